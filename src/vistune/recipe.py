@@ -1,0 +1,293 @@
+"""What a run is: frozen models, one YAML file a recipe, dotted overrides on top.
+
+recipe name or file + ["stages.tune.learn.language=1e-4", …] -> Recipe, complete and checked; `dump` replays it.
+Numbers are read as YAML 1.2 reads them (`1e-4` is a number, `no` is a string); list items are addressed by `name`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from vistune.errors import RecipeError
+from vistune.files import read_text
+from vistune.registry import guess
+
+Rate = Annotated[float, Field(gt=0, lt=10, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Part = Literal["vision", "projector", "language", "adapters"]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, validate_default=True)
+
+
+class DataSource(Strict):
+    """Rows to learn from: a LLaVA JSON or messages JSONL file, or a folder that `generate` wrote."""
+
+    file: Path
+    images: Path | None = None  # picture folder; absent = the `images.json` beside the file
+    kinds: tuple[str, ...] | None = None  # absent = the stage's kinds
+    take: int | None = Field(default=None, ge=1)  # the first N rows
+
+
+def _sources(value: Any) -> Any:
+    if isinstance(value, str | Path):
+        value = [value]
+    return [{"file": item} if isinstance(item, str | Path) else item for item in value] if isinstance(value, Sequence) else value
+
+
+Sources = Annotated[tuple[DataSource, ...], BeforeValidator(_sources)]
+
+
+class Lora(Strict):
+    """Low-rank adapters on the language model (arXiv 2106.09685); `targets` absent = every linear layer but the head."""
+
+    rank: int = Field(default=128, ge=1)
+    alpha: float = Field(default=256, gt=0)
+    dropout: Share = 0.0
+    targets: tuple[str, ...] | None = None
+    dora: bool = False
+    rslora: bool = False
+
+
+class Stage(Strict):
+    """One stage of training: what learns at which peak rate, from which rows, for how long."""
+
+    name: str = Field(pattern=r"^[a-z0-9_-]+$")
+    learn: Mapping[Part, Rate]
+    lora: Lora | None = None
+    data: Sources | None = None  # absent = the recipe's
+    kinds: tuple[str, ...] | None = None  # absent = all
+    template: str | None = None  # absent = the model's
+    steps: int | None = Field(default=None, ge=1)
+    epochs: float | None = Field(default=None, gt=0, le=1000)
+    samples_per_step: int = Field(default=128, ge=1)
+    tokens_per_row: int = Field(default=2048, ge=16)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_share: Share = 0.03
+    weight_decay: float = Field(default=0.0, ge=0, le=1)
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip: float = Field(default=1.0, gt=0)
+    precision: Literal["fp32", "bf16"] = "bf16"
+    save_every: int | None = Field(default=None, ge=1)  # steps; absent = at the stage's end only
+
+    @model_validator(mode="after")
+    def _agree(self) -> Stage:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of `steps` and `epochs`")
+        if not self.learn:
+            raise ValueError("`learn` is empty: name at least one part and its rate")
+        if "adapters" in self.learn and self.lora is None:
+            raise ValueError("`learn.adapters` needs a `lora` section in the same stage")
+        if self.lora is not None and "adapters" not in self.learn:
+            raise ValueError("`lora` needs `learn.adapters`, the adapters' rate")
+        if self.lora is not None and "language" in self.learn:
+            raise ValueError("`learn.language` (full) and `lora` exclude each other: keep one")
+        return self
+
+
+class Model(Strict):
+    """Backbones and how they are joined; a backbone is a folder, a hub name, or `builtin`."""
+
+    vision: str = "builtin"
+    language: str = "builtin"
+    projector: str = "mlp2x_gelu"
+    feature_layer: int = Field(default=-2, le=-1)
+    feature_tokens: Literal["patch", "cls_patch"] = "patch"
+    image_mode: Literal["square", "pad"] = "square"
+    template: str = "v1"
+
+
+class Recipe(Strict):
+    """A whole run."""
+
+    name: str = "run"
+    seed: int = Field(default=0, ge=0)
+    model: Model = Model()
+    data: Sources = ()
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    on_bad_sample: Literal["raise", "reject"] = "raise"
+    reject_limit: Share = 0.01
+    keep_checkpoints: int = Field(default=2, ge=1)
+    workers: int = Field(default=0, ge=0, le=64)
+
+    @model_validator(mode="after")
+    def _agree(self) -> Recipe:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two stages share a name: {', '.join(names)}")
+        return self
+
+
+def warmup_steps(stage: Stage, steps: int) -> int:
+    return round(steps * stage.warmup_share)
+
+
+def stage_steps(stage: Stage, samples: int) -> int:
+    """Optimiser steps of a stage over `samples` rows; a last, smaller step of an epoch counts."""
+    if stage.steps is not None:
+        return stage.steps
+    assert stage.epochs is not None
+    return max(1, math.ceil(stage.epochs * samples / stage.samples_per_step))
+
+
+def known_recipes() -> list[str]:
+    folder = resources.files("vistune") / "recipes"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe by its shipped name or its file, apply `key.path=value` overrides, check all of it.
+
+    Raises RecipeError naming the key path, the value and what is allowed.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        place, text = str(path), read_text(path)
+    elif name in known_recipes():
+        place, text = name, (resources.files("vistune") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+    else:
+        raise RecipeError(f"unknown recipe {name!r}", f"{guess(name, known_recipes())}; or give a .yaml file")
+    tree = parse_yaml(text, place)
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{place}: a recipe is a mapping of keys, got {type(tree).__name__}", "start from a shipped recipe")
+    for override in overrides:
+        _override(tree, override)
+    return validate(tree, place)
+
+
+def validate(tree: Any, place: str) -> Recipe:
+    _refuse_secrets(tree, place)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise _explain(error, tree, place) from None
+
+
+def dump(recipe: Recipe) -> str:
+    """The recipe as YAML that `load_recipe` reads back to an equal recipe."""
+    return yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars: only true/false are booleans, `1e-4` is a number; a repeated key is an error."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float", "tag:yaml.org,2002:int", "tag:yaml.org,2002:timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|nan)$"), list("-+.0123456789"))
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+
+
+def parse_yaml(text: str, place: str) -> Any:
+    """Safe YAML: no tags, no aliases (a recipe needs none, and nested ones grow without bound)."""
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_Loader)):
+            raise RecipeError(f"{place}: YAML aliases (*name) are not read", "write the value out")
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise RecipeError(f"{place}{line}: not YAML: {getattr(error, 'problem', error)}", "mend the line") from None
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    """Set `a.b.c` in `tree`; a part that names a list item finds it by its `name`."""
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise RecipeError(f"override {override!r} is not key=value", "write for example seed=3")
+    here: Any = tree
+    keys = path.split(".")
+    for depth, key in enumerate(keys[:-1]):
+        if isinstance(here, list):
+            here = _item(here, key, path)
+        else:
+            if not isinstance(here.get(key), dict | list):
+                here[key] = {}
+            here = here[key]
+        if not isinstance(here, dict | list):
+            raise RecipeError(f"{path}: {'.'.join(keys[: depth + 1])} holds no keys", "shorten the path")
+    value = parse_yaml(text, f"override {path}")
+    if isinstance(here, list):
+        raise RecipeError(f"{path}: names a whole list item", f"go on with one of its keys, {path}.KEY=…")
+    here[keys[-1]] = value
+
+
+def _item(items: list[Any], key: str, path: str) -> Any:
+    named = {str(item.get("name", number)): item for number, item in enumerate(items) if isinstance(item, dict)}
+    if key not in named:
+        raise RecipeError(f"{path}: no item is called {key!r}", guess(key, named))
+    return named[key]
+
+
+def _refuse_secrets(tree: Any, path: str) -> None:
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            if re.search(r"api[_-]?key|secret|token$|password", str(key), re.IGNORECASE):
+                raise RecipeError(f"{path}.{key}: a secret does not belong in a recipe", "put it in the environment or a key file")
+            _refuse_secrets(value, f"{path}.{key}")
+    elif isinstance(tree, list):
+        for number, value in enumerate(tree):
+            _refuse_secrets(value, f"{path}.{number}")
+
+
+def _explain(error: ValidationError, tree: Any, place: str) -> RecipeError:
+    """All complaints of pydantic, each with its key path, what was got and the nearest known key."""
+    lines, hints = [], []
+    for complaint in error.errors():
+        where = ".".join(_name_items(complaint["loc"], tree))
+        if complaint["type"] == "extra_forbidden":
+            lines.append(f"{place}: unknown key {where!r}")
+            hints.append(guess(str(complaint["loc"][-1]), _fields_at(complaint["loc"][:-1])))
+        else:
+            got = complaint.get("input")
+            shown = "" if complaint["type"] in ("missing", "value_error") or isinstance(got, dict) else f" (got {got!r})"
+            lines.append(f"{place}: {where or 'recipe'}: {complaint['msg'].removeprefix('Value error, ')}{shown}")
+    return RecipeError("; ".join(lines), "; ".join(hints) or "edit the recipe")
+
+
+def _name_items(loc: tuple[int | str, ...], tree: Any) -> list[str]:
+    """List indices as the items' names, as overrides address them."""
+    path: list[str] = []
+    for key in loc:
+        try:
+            tree = tree[key]
+        except (KeyError, IndexError, TypeError):
+            tree = None
+        path.append(str(tree["name"]) if isinstance(key, int) and isinstance(tree, dict) and "name" in tree else str(key))
+    return path
+
+
+def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
+    model: type[Strict] = Recipe
+    children: dict[str, type[Strict]] = {"model": Model, "stages": Stage, "lora": Lora, "data": DataSource}
+    for key in loc:
+        if isinstance(key, str) and key in children:
+            model = children[key]
+        elif key == "learn":
+            return ["vision", "projector", "language", "adapters"]
+    return list(model.model_fields)

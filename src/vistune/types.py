@@ -1,0 +1,191 @@
+"""The nouns that cross a room's border, in the order in which data flows.
+
+COCO · captions · boxes ─read→ AnnotatedImage ─teacher→ Sample
+LLaVA JSON · messages JSONL ─read────────────────────→ Sample
+Sample ─Processor.encode→ Example ─plan, collate→ Batch ─model→ hidden ─loss→ LossSum
+run folder ─load→ Assistant ─→ Completion ─→ Score
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+IGNORE = -100  # a label that is not learnt (torch's cross-entropy default, LLaVA's IGNORE_INDEX)
+IMAGE_ID = -200  # an image slot in `input_ids`: never a row of the embedding table, so no text can become it
+
+Role = Literal["system", "user", "assistant"]
+KINDS = ("caption", "conversation", "detail", "reasoning")
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """One object in a picture: relative corners, 0-1, origin top left; `attributes` such as {"color": "red"}."""
+
+    label: str
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def center(self) -> tuple[float, float]:
+        return (self.x0 + self.x1) / 2, (self.y0 + self.y1) / 2
+
+    @property
+    def area(self) -> float:
+        """Share of the picture, 0-1."""
+        return (self.x1 - self.x0) * (self.y1 - self.y0)
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotatedImage:
+    """What is known about a picture before any dialogue."""
+
+    id: str
+    path: Path
+    captions: tuple[str, ...] = ()
+    boxes: tuple[Box, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture in a message: a file, or an image already in memory."""
+
+    source: Path | Image
+
+
+Part = str | Picture
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: Role
+    parts: tuple[Part, ...]
+
+    @property
+    def text(self) -> str:
+        return "".join(part for part in self.parts if isinstance(part, str))
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        return tuple(part for part in self.parts if isinstance(part, Picture))
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The one conversation type of training, evaluation, chat and server.
+
+    `origin` is where a message about this sample must point: `path:line`. Strings never hold `<image>`:
+    readers split it into Picture parts at the door.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    kind: str = ""
+    origin: str = ""
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        return tuple(picture for message in self.messages for picture in message.pictures)
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What processor and model must agree on, made from the backbones' configs before either is built.
+
+    Sizes are in pixels (`image_side`) and tokens (`slots_per_image`); `image_mean` and `image_std` per RGB channel.
+    """
+
+    vision_width: int
+    language_width: int
+    vocabulary: int
+    slots_per_image: int
+    image_side: int
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+    projector: str
+    template: str
+    feature_layer: int = -2
+    feature_tokens: str = "patch"
+    image_mode: str = "square"
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One sample as tensors, image slots already expanded.
+
+    input_ids (tokens,) int64, IMAGE_ID at every image slot · labels (tokens,) int64, the same positions, not
+    shifted, IGNORE where nothing is learnt · images (tiles, 3, side, side) uint8, in the order of their slots.
+    """
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    images: torch.Tensor
+
+    def __len__(self) -> int:
+        return int(self.input_ids.shape[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One packed row: documents end to end, no padding.
+
+    input_ids, labels, positions (tokens,) int64; `positions` restart at 0 with each document · starts
+    (documents + 1,) int32: where each document begins, and the row's end · images (tiles, 3, side, side) uint8,
+    at least one tile: a row without pictures carries one blank tile that no slot takes · supervised: how many
+    labels are learnt · ids: the documents' sample ids, for messages.
+    """
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    positions: torch.Tensor
+    starts: torch.Tensor
+    images: torch.Tensor
+    supervised: int
+    ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LossSum:
+    """Summed loss over supervised tokens, and their count; whoever divides knows the count of the whole step."""
+
+    sum: torch.Tensor
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What the model said: text without the end token, why it stopped, tokens read and written."""
+
+    text: str
+    finish_reason: Literal["stop", "length"]
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """A sample set aside, with the reason's code and text."""
+
+    id: str
+    origin: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question of a benchmark with its gold answer; `tags` such as {"type": "colour", "language": "ko"}."""
+
+    id: str
+    sample: Sample
+    answer: str
+    tags: Mapping[str, Any] = field(default_factory=dict)
