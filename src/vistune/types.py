@@ -116,6 +116,7 @@ class Spec:
     feature_layer: int = -2
     feature_tokens: str = "patch"
     image_mode: str = "square"
+    tokenization: str = "whole"  # or "chunks": each text around a picture on its own, as the original LLaVA did
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Visual instruction tuning, whole."""
