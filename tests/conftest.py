@@ -15,3 +15,70 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("../shared is absent: fixtures of real photographs and official files are not here")
     return SHARED
+
+
+TEXTS = [
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
+    "and polite answers to the user's questions. USER: What colour is the circle? ASSISTANT: red",
+    "Where is the blue square? It is at the top left of the picture, above a small green star.",
+    "이 그림에는 빨간 원과 파란 사각형이 있습니다. 원은 무슨 색인가요? 빨간색입니다.",
+    "0 1 2 3 4 5 6 7 8 9 yes no 네 아니요 . , ? ! : ; ( ) [ ]",
+]
+
+
+def make_tokenizer(folder: Path) -> None:
+    """A real byte-level BPE tokenizer in transformers' layout, trained on a few sentences: 400 tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<unk>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<unk>"
+    ).save_pretrained(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    make_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`vision/` (CLIP, 32x32 pixels, patch 16: 4 slots) and `language/` (Llama and its tokenizer), random weights."""
+    import torch
+    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("backbones")
+    torch.manual_seed(0)
+    vision = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2, image_size=32, patch_size=16
+    )
+    CLIPVisionModel(vision).save_pretrained(folder / "vision")
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(
+        folder / "vision"
+    )
+    language = LlamaConfig(
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=400,
+        max_position_embeddings=1024,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    LlamaForCausalLM(language).save_pretrained(folder / "language")
+    make_tokenizer(folder / "language")
+    return folder
