@@ -1,0 +1,11 @@
+"""What boxes say, in words: facts, questions with exact answers and descriptions, in English and Korean.
+
+boxes -> Scene -> (question, answer) · description
+The drawn world asks its test questions from here, the rule teacher writes its dialogues from here.
+"""
+
+from vistune.facts.describe import caption, description
+from vistune.facts.questions import QUESTION_TYPES, Asked, ask
+from vistune.facts.scene import PLACES, Scene, place_of
+
+__all__ = ["PLACES", "QUESTION_TYPES", "Asked", "Scene", "ask", "caption", "description", "place_of"]

@@ -1,0 +1,252 @@
+"""Questions about boxes whose answers are certain, by type, in English and Korean.
+
+Scene + random generator -> a fact that the boxes settle -> (question, short answer, answer as a sentence)
+Wordings are data (`wordings.json`): by language, type and form, several questions and several sentences.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from vistune.facts import lexicon as words
+from vistune.facts.scene import CLEAR_GAP, CLEAR_RATIO, LARGEST_PLACED_AREA, PLACES, Scene, key, place_of
+from vistune.types import Box
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question with its exact short answer, and the same answer as a sentence."""
+
+    type: str
+    question: str
+    answer: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A form of wording and what fills it: boxes, labels, colours, places, numbers and a truth value."""
+
+    form: str
+    fill: Mapping[str, Any]
+
+
+@cache
+def wordings() -> Mapping[str, Any]:
+    return json.loads((resources.files("vistune.facts") / "wordings.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def _colour(scene: Scene, rng: random.Random) -> Fact | None:
+    by_label = [box for box in scene.boxes if scene.labels[box.label] == 1 and "color" in box.attributes]
+    by_place = [place for place, box in scene.places.items() if "color" in box.attributes]
+    forms = [("label", by_label)] * bool(by_label) + [("place", by_place)] * bool(by_place)
+    if not forms:
+        return None
+    form, choices = rng.choice(forms)
+    if form == "label":
+        box = rng.choice(choices)  # type: ignore[arg-type]
+        return Fact("colour_label", {"box": box, "color": box.attributes["color"], "label": box.label})
+    place = rng.choice(choices)
+    box = scene.places[place]  # type: ignore[index]
+    return Fact("colour_place", {"box": box, "color": box.attributes["color"], "label": box.label, "place": place})
+
+
+def _shape(scene: Scene, rng: random.Random) -> Fact | None:
+    by_color = [box for box in scene.boxes if scene.colors.get(box.attributes.get("color", ""), 0) == 1]
+    by_place = list(scene.places)
+    forms = ["color"] * bool(by_color) + ["place"] * bool(by_place)
+    if not forms:
+        return None
+    if rng.choice(forms) == "color":
+        box = rng.choice(by_color)
+        return Fact(_what("color", box), {"box": box, "color": box.attributes["color"], "label": box.label})
+    place = rng.choice(by_place)
+    box = scene.places[place]
+    return Fact(_what("place", box), {"box": box, "label": box.label, "place": place})
+
+
+def _what(form: str, box: Box) -> str:
+    return f"{'shape' if words.is_shape(box.label) else 'object'}_{form}"
+
+
+def _existence(scene: Scene, rng: random.Random) -> Fact | None:
+    present = [key(box) for box in scene.boxes]
+    if not present:
+        return None
+    truth = rng.random() < 0.5
+    if truth:
+        color, label = rng.choice(present)
+    else:
+        color, label = _absent(scene, rng)
+    return Fact("existence", {"color": color, "label": label, "truth": truth})
+
+
+def _absent(scene: Scene, rng: random.Random) -> tuple[str, str]:
+    """A name that is not there; in a coloured scene most often a mix of a colour and a shape that are."""
+    objects = words.lexicon()["objects"]
+    if not scene.colored:
+        absent = [label for label in objects if not words.is_shape(label) and label not in scene.labels]
+        return "", rng.choice(absent)
+    colors = list(words.lexicon()["colors"])
+    labels = [label for label in objects if words.is_shape(label)]
+    for _ in range(8):
+        mixed = rng.random() < 0.6
+        color = rng.choice(list(scene.colors) if mixed else colors)
+        label = rng.choice(list(scene.labels) if mixed and rng.random() < 0.5 else labels)
+        if (color, label) not in scene.names:
+            return color, label
+    return next((color, label) for color in colors for label in labels if (color, label) not in scene.names)
+
+
+def _count(scene: Scene, rng: random.Random) -> Fact | None:
+    if not scene.boxes:
+        return None
+    forms = ["label", "label"] + ["color"] * scene.colored + ["all"] * scene.colored
+    form = rng.choice(forms)
+    if form == "all":
+        return Fact("count_all", {"number": len(scene.boxes)})
+    if form == "color":
+        color = rng.choice(list(scene.colors))
+        return Fact("count_color", {"color": color, "number": scene.colors[color]})
+    label = rng.choice(list(scene.labels))
+    return Fact("count_label", {"label": label, "number": scene.labels[label]})
+
+
+def _position(scene: Scene, rng: random.Random) -> Fact | None:
+    boxes = [box for box in scene.unique if box.area <= LARGEST_PLACED_AREA]
+    if not boxes:
+        return None
+    box = rng.choice(boxes)
+    return Fact("position", {"box": box, "place": place_of(box)})
+
+
+def _size(scene: Scene, rng: random.Random) -> Fact | None:
+    boxes = [box for box in scene.unique if "size" in box.attributes]
+    if not boxes:
+        return None
+    box = rng.choice(boxes)
+    return Fact("size", {"box": box, "size": box.attributes["size"]})
+
+
+def _comparison(scene: Scene, rng: random.Random) -> Fact | None:
+    forms = [_larger, _beside, _beside, _more]
+    rng.shuffle(forms)
+    for form in forms:
+        if fact := form(scene, rng):
+            return fact
+    return None
+
+
+def _pairs(scene: Scene, clear: Callable[[Box, Box], bool]) -> list[tuple[Box, Box]]:
+    return [(a, b) for a in scene.unique for b in scene.unique if a is not b and clear(a, b)]
+
+
+def _larger(scene: Scene, rng: random.Random) -> Fact | None:
+    pairs = _pairs(scene, lambda a, b: a.area >= CLEAR_RATIO * b.area)
+    if not pairs:
+        return None
+    a, b = rng.choice(pairs)
+    first, second = (a, b) if rng.random() < 0.5 else (b, a)
+    return Fact("larger", {"a": first, "b": second, "box": a})
+
+
+def _beside(scene: Scene, rng: random.Random) -> Fact | None:
+    axis = rng.choice((0, 1))
+    pairs = _pairs(scene, lambda a, b: a.center[axis] <= b.center[axis] - CLEAR_GAP)
+    if not pairs:
+        return None
+    first, second = rng.choice(pairs)
+    truth = rng.random() < 0.5
+    a, b = (first, second) if truth else (second, first)
+    return Fact(("left_of", "above")[axis], {"a": a, "b": b, "truth": truth})
+
+
+def _more(scene: Scene, rng: random.Random) -> Fact | None:
+    pairs = [(a, b) for a in scene.labels for b in scene.labels if scene.labels[a] > scene.labels[b]]
+    if not pairs:
+        return None
+    more, fewer = rng.choice(pairs)
+    truth = rng.random() < 0.5
+    first, second = (more, fewer) if truth else (fewer, more)
+    numbers = {"number": scene.labels[first], "other_number": scene.labels[second]}
+    return Fact("more", {"label": first, "other": second, "truth": truth, **numbers})
+
+
+def _removal(scene: Scene, rng: random.Random) -> Fact | None:
+    if len(scene.labels) < 2:
+        return None
+    label = rng.choice(list(scene.labels))
+    left = len(scene.boxes) - scene.labels[label]
+    return Fact("removal", {"label": label, "removed": scene.labels[label], "total": len(scene.boxes), "number": left})
+
+
+QUESTION_TYPES: Mapping[str, Callable[[Scene, random.Random], Fact | None]] = {
+    "colour": _colour,
+    "shape": _shape,
+    "existence": _existence,
+    "count": _count,
+    "position": _position,
+    "size": _size,
+    "comparison": _comparison,
+    "removal": _removal,
+}
+
+
+def ask(scene: Scene, kind: str, language: str, rng: random.Random) -> Asked | None:
+    """A question of a type with its answer, or None where the boxes settle none."""
+    fact = QUESTION_TYPES[kind](scene, rng)
+    return None if fact is None else word(fact, kind, language, rng)
+
+
+def word(fact: Fact, kind: str, language: str, rng: random.Random) -> Asked:
+    fill = {slot: text for slot, value in fact.fill.items() for slot, text in _say(slot, value, language)}
+    forms = wordings()[language][fact.form]
+    truth = fact.fill.get("truth")
+    sentences: Sequence[str] = forms["sentences"] if truth is None else forms["yes" if truth else "no"]
+    return Asked(
+        type=kind,
+        question=_finish(rng.choice(forms["questions"]).format(**fill), language),
+        answer=_short(fact, fill, language),
+        sentence=_finish(rng.choice(sentences).format(**fill), language),
+    )
+
+
+def _say(slot: str, value: Any, language: str) -> list[tuple[str, str]]:
+    """What a slot's value is called; a box also has its article."""
+    if isinstance(value, Box):
+        text = words.name(value, language)
+        return [(slot, text), (f"one_{slot}", words.one(text, value.label) if language == "en" else text)]
+    if slot in ("label", "other"):
+        text = words.noun(value, language)
+        article = words.one(text, value) if language == "en" else text
+        return [(slot, text), (f"one_{slot}", article), (f"{slot}s", words.plural(value, language))]
+    if slot == "color":
+        text = words.color_word(value, language) if value else ""
+        return [(slot, text), ("colored", f"{text} " if text else ""), ("an", "an" if text[:1] in tuple("aeiou") else "a")]
+    if slot == "place":
+        return [(slot, words.place_word(value, language))]
+    if slot == "size":
+        return [(slot, words.size_word(value, language)), ("size_answer", words.size_word(value, language, answer=True))]
+    return [(slot, str(value))]
+
+
+def _short(fact: Fact, fill: Mapping[str, str], language: str) -> str:
+    """The answer in a word or a phrase."""
+    if "truth" in fact.fill:
+        return wordings()[language]["yes" if fact.fill["truth"] else "no"]  # type: ignore[no-any-return]
+    return wordings()[language][fact.form]["short"].format(**fill)  # type: ignore[no-any-return]
+
+
+def _finish(text: str, language: str) -> str:
+    text = words.particles(text) if language == "ko" else text
+    return text[:1].upper() + text[1:] if language == "en" else text
+
+
+def place_is_free(scene: Scene, place: str) -> bool:
+    return place in PLACES and all(place_of(box) != place for box in scene.boxes)

@@ -1,0 +1,66 @@
+"""What the boxes of one picture say: which names are unique, how many there are, where each one lies."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from vistune.types import Box
+
+PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
+# A box that fills much of the picture has no place in it worth asking for.
+LARGEST_PLACED_AREA = 0.2
+# Relations are stated only where a glance settles them: centres this far apart, areas this many times larger.
+CLEAR_GAP = 0.2
+CLEAR_RATIO = 1.8
+
+
+def place_of(box: Box) -> str:
+    """The ninth of the picture in which the box's centre lies."""
+    x, y = box.center
+    return PLACES[min(int(y * 3), 2) * 3 + min(int(x * 3), 2)]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The boxes of a picture, with what follows from them."""
+
+    boxes: tuple[Box, ...]
+
+    @cached_property
+    def labels(self) -> Counter[str]:
+        return Counter(box.label for box in self.boxes)
+
+    @cached_property
+    def colors(self) -> Counter[str]:
+        return Counter(box.attributes["color"] for box in self.boxes if "color" in box.attributes)
+
+    @cached_property
+    def names(self) -> Counter[tuple[str, str]]:
+        return Counter(key(box) for box in self.boxes)
+
+    @cached_property
+    def unique(self) -> tuple[Box, ...]:
+        """Boxes that their colour and label single out."""
+        return tuple(box for box in self.boxes if self.names[key(box)] == 1)
+
+    @cached_property
+    def places(self) -> dict[str, Box]:
+        """Places that exactly one object holds."""
+        held = Counter(place_of(box) for box in self.boxes)
+        return {place_of(box): box for box in self.boxes if held[place_of(box)] == 1 and box.area <= LARGEST_PLACED_AREA}
+
+    @property
+    def colored(self) -> bool:
+        return bool(self.boxes) and all("color" in box.attributes for box in self.boxes)
+
+
+def key(box: Box) -> tuple[str, str]:
+    return box.attributes.get("color", ""), box.label
+
+
+def reading_order(boxes: Sequence[Box]) -> list[Box]:
+    """Top row first, left to right."""
+    return sorted(boxes, key=lambda box: (PLACES.index(place_of(box)), box.x0))
