@@ -5,7 +5,8 @@ The drawn world asks its test questions from here, the rule teacher writes its d
 """
 
 from vistune.facts.describe import caption, description
-from vistune.facts.questions import QUESTION_TYPES, Asked, ask
+from vistune.facts.questions import QUESTION_TYPES, Asked, ask, brief_cue
+from vistune.facts.reasoning import reason
 from vistune.facts.scene import PLACES, Scene, place_of
 
-__all__ = ["PLACES", "QUESTION_TYPES", "Asked", "Scene", "ask", "caption", "description", "place_of"]
+__all__ = ["PLACES", "QUESTION_TYPES", "Asked", "Scene", "ask", "brief_cue", "caption", "description", "place_of", "reason"]

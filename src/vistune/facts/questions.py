@@ -15,7 +15,7 @@ from importlib import resources
 from typing import Any
 
 from vistune.facts import lexicon as words
-from vistune.facts.scene import CLEAR_GAP, CLEAR_RATIO, LARGEST_PLACED_AREA, PLACES, Scene, key, place_of
+from vistune.facts.scene import CLEAR_GAP, CLEAR_RATIO, LARGEST_PLACED_AREA, Scene, key, place_of
 from vistune.types import Box
 
 
@@ -248,5 +248,6 @@ def _finish(text: str, language: str) -> str:
     return text[:1].upper() + text[1:] if language == "en" else text
 
 
-def place_is_free(scene: Scene, place: str) -> bool:
-    return place in PLACES and all(place_of(box) != place for box in scene.boxes)
+def brief_cue(language: str) -> str:
+    """The line that asks for a short answer; in English LLaVA-1.5's response-format prompt (arXiv 2310.03744, 3.2)."""
+    return str(wordings()[language]["brief"])

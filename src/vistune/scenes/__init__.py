@@ -7,14 +7,13 @@ from importlib import resources
 from pathlib import Path
 
 from vistune.scenes.draw import render
-from vistune.scenes.folder import SHORT, SPLITS, DrawnFolder, scenes_of, write_world
+from vistune.scenes.folder import SPLITS, DrawnFolder, scenes_of, write_world
 from vistune.scenes.world import COLORS, HELD_OUT, SHAPES, SIDE, DrawnScene, make_scene
 
 __all__ = [
     "COLORS",
     "HELD_OUT",
     "SHAPES",
-    "SHORT",
     "SIDE",
     "SPLITS",
     "DrawnFolder",

@@ -17,14 +17,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vistune.facts import QUESTION_TYPES, Scene, ask, caption
+from vistune.facts import QUESTION_TYPES, Scene, ask, brief_cue, caption
 from vistune.files import write_jsonl
 from vistune.scenes.draw import render
 from vistune.scenes.world import SHAPES, SIDE, DrawnScene, make_scene
 
 SPLITS = ("train", "heldout", "combinations")
-SHORT = {"en": "Answer the question using a single word or phrase.", "ko": "한 단어나 구로 답하세요."}
-_CAPTIONS_PER_LANGUAGE = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +104,7 @@ def _questions(scene: Scene, image: str, chance: random.Random) -> Iterator[dict
             yield {
                 "question_id": f"{image.removesuffix('.jpg')}-{kind}",
                 "image": image,
-                "text": f"{asked.question}\n{SHORT[language]}",
+                "text": f"{asked.question}\n{brief_cue(language)}",
                 "answer": asked.answer,
                 "type": kind,
                 "language": language,

@@ -1,0 +1,79 @@
+"""The offline teacher: dialogues written from captions and boxes alone, by rule, English and Korean.
+
+AnnotatedImage + kind + language + chance -> turns (question, answer) that the boxes settle, or None
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from vistune.facts import QUESTION_TYPES, Scene, ask, brief_cue, caption, description, reason
+from vistune.types import AnnotatedImage
+
+Turns = tuple[tuple[str, str], ...]
+
+BRIEF_SHARE = 0.75  # of conversations: short answers, asked for in the first turn as LLaVA-1.5's data does
+LONGEST_CONVERSATION = 6  # turns
+
+
+@cache
+def instructions() -> Mapping[str, Any]:
+    return json.loads((resources.files("vistune.datagen") / "instructions.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def write(image: AnnotatedImage, kind: str, language: str, rng: random.Random) -> Turns | None:
+    """The turns of one sample, or None where captions and boxes do not give enough to say."""
+    scene = Scene(image.boxes)
+    if kind == "conversation":
+        return conversation(scene, language, rng)
+    if kind == "reasoning":
+        turn = reason(scene, language, rng)
+        return (turn,) if turn else None
+    if kind == "detail":
+        return ((rng.choice(instructions()["detail"][language]), description(scene, language, rng)),) if image.boxes else None
+    return ((rng.choice(instructions()["caption"][language]), _caption(image, scene, language, rng)),) if image.captions or image.boxes else None
+
+
+def conversation(scene: Scene, language: str, rng: random.Random, *, turns: int = LONGEST_CONVERSATION) -> Turns | None:
+    """Questions of different types about one picture, all brief or all in sentences; no question twice."""
+    brief = rng.random() < BRIEF_SHARE
+    kinds = list(QUESTION_TYPES)
+    rng.shuffle(kinds)
+    asked: dict[str, str] = {}
+    for kind in kinds + kinds:
+        if len(asked) == turns:
+            break
+        item = ask(scene, kind, language, rng)
+        if item is not None:
+            asked.setdefault(item.question, item.answer if brief else item.sentence)
+    if not asked:
+        return None
+    rows = list(asked.items())
+    if brief:
+        rows[0] = (f"{rows[0][0]}\n{brief_cue(language)}", rows[0][1])
+    return tuple(rows)
+
+
+def _caption(image: AnnotatedImage, scene: Scene, language: str, rng: random.Random) -> str:
+    """One of the picture's own captions in that language, else one written from its boxes."""
+    own = [text for text in image.captions if is_korean(text) == (language == "ko")]
+    return _clean(rng.choice(own)) if own else caption(scene, language, rng)
+
+
+def is_korean(text: str) -> bool:
+    return bool(re.search("[가-힣]", text))
+
+
+def _clean(text: str) -> str:
+    return " ".join(text.split())
+
+
+def languages(names: Sequence[str]) -> tuple[str, ...]:
+    """The languages that rules are written for, of those asked for."""
+    return tuple(name for name in names if name in ("en", "ko"))
