@@ -55,12 +55,23 @@ def train_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<unk>", "<s>", "</s>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=2048, min_frequency=3, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=2048,
+        min_frequency=3,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(_tokenizer_texts(), trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)]
+    )
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<unk>", model_max_length=2048
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<unk>",
+        model_max_length=2048,
     )
     fast.save_pretrained(folder)
     return fast
@@ -82,7 +93,9 @@ def _tokenizer_texts() -> Iterator[str]:
         yield f" a {label}, two {words.plural(label, 'en')}. {words.noun(label, 'ko')}[은/는] {words.counted(2, label, 'ko')}"
     for _ in range(50):
         yield f"{SYSTEM} USER: "
-        yield from (f"{line} ASSISTANT:" for lists in instructions().values() for lines in lists.values() for line in lines)
+        yield from (
+            f"{line} ASSISTANT:" for lists in instructions().values() for lines in lists.values() for line in lines
+        )
 
 
 def notes(boxes: tuple[Box, ...], language: str, chance: random.Random) -> str:
@@ -179,7 +192,9 @@ def look_up(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, coun
             asked = ask(Scene(boxes), kind, language, chance)
             if asked is None:
                 continue
-            prompts.append(f"{SYSTEM} USER: {notes(boxes, language, chance)}\n{asked.question}\n{brief_cue(language)} ASSISTANT:")
+            prompts.append(
+                f"{SYSTEM} USER: {notes(boxes, language, chance)}\n{asked.question}\n{brief_cue(language)} ASSISTANT:"
+            )
             answers.append(f" {asked.answer}")
         right = 0
         for prompt, answer in zip(prompts, answers, strict=True):

@@ -86,7 +86,9 @@ def near_duplicate(scene: DrawnScene, chance: random.Random, shape_share: float)
             return DrawnScene(things, background=chance.randrange(2**31))
 
 
-def make_batch(rng: np.random.Generator, chance: random.Random, counts: tuple[int, int]) -> tuple[Tensor, list[list[str]]]:
+def make_batch(
+    rng: np.random.Generator, chance: random.Random, counts: tuple[int, int]
+) -> tuple[Tensor, list[list[str]]]:
     """Pictures (GROUPS * GROUP, 3, side, side) uint8 and each caption's phrases."""
     pixels, phrases = [], []
     for _ in range(GROUPS):
@@ -94,7 +96,12 @@ def make_batch(rng: np.random.Generator, chance: random.Random, counts: tuple[in
         for variant in (scene, *(near_duplicate(scene, chance, 0.6) for _ in range(GROUP - 1))):
             pixels.append(render(variant))
             language = chance.choice(("en", "ko"))
-            text = caption(Scene(variant.boxes()), language, chance).rstrip(".").removesuffix("이 있습니다").removesuffix("가 있습니다")
+            text = (
+                caption(Scene(variant.boxes()), language, chance)
+                .rstrip(".")
+                .removesuffix("이 있습니다")
+                .removesuffix("가 있습니다")
+            )
             phrases.append([shorten(phrase, chance) for phrase in text.lower().split(", ")])
     return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2), phrases
 
@@ -150,14 +157,18 @@ def probe(tower: CLIPVisionModel, *, layer: int = -2, scenes: int = 1500) -> dic
         drawn = [make_scene(rng, held_out=held_out) for _ in range(count)]
         pixels = torch.from_numpy(np.stack([render(scene) for scene in drawn])).permute(0, 3, 1, 2)
         normal = (pixels.float() / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
-        hidden = torch.cat([tower(chunk, output_hidden_states=True).hidden_states[layer][:, 1:] for chunk in normal.split(200)])
+        hidden = torch.cat(
+            [tower(chunk, output_hidden_states=True).hidden_states[layer][:, 1:] for chunk in normal.split(200)]
+        )
         grid = hidden.reshape(count, 3, 2, 3, 2, -1).permute(0, 1, 3, 2, 4, 5).reshape(count, 9, -1).numpy()
         for k, scene in enumerate(drawn):
             for thing in scene.things:
                 if part == "combinations" and (thing.color, thing.shape) not in HELD_OUT:
                     continue
                 features[part].append(grid[k, thing.y // 32 * 3 + thing.x // 32])
-                labels[part].append((SHAPES.index(thing.shape), list(COLORS).index(thing.color), int(thing.size == "large")))
+                labels[part].append(
+                    (SHAPES.index(thing.shape), list(COLORS).index(thing.color), int(thing.size == "large"))
+                )
     x = np.stack(features["train"])
     mean, std = x.mean(0), x.std(0) + 1e-6
 
@@ -210,7 +221,10 @@ def train(work: Path, *, minutes: float, rate: float, decay: bool) -> None:
         losses.append(loss.item())
         founds.append(found)
         if time.time() - shown > 60:
-            print(f"step {step} {elapsed:.1f} min loss {np.mean(losses[-50:]):.3f} found {np.mean(founds[-50:]):.3f}", flush=True)
+            print(
+                f"step {step} {elapsed:.1f} min loss {np.mean(losses[-50:]):.3f} found {np.mean(founds[-50:]):.3f}",
+                flush=True,
+            )
             shown = time.time()
         if step % 400 == 0:
             print("probe", {k: round(v, 3) for k, v in probe(model.tower.eval()).items()}, flush=True)

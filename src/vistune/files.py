@@ -106,7 +106,9 @@ def parse_json(text: str, place: str, *, first_line: int) -> Any:
         return json.loads(text, parse_constant=refuse)
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
-        raise DataError(f"{place}:{line}: not JSON at column {error.colno}: {error.msg}", "mend or remove the line") from None
+        raise DataError(
+            f"{place}:{line}: not JSON at column {error.colno}: {error.msg}", "mend or remove the line"
+        ) from None
 
 
 def sha256_of(path: Path) -> str:

@@ -41,7 +41,11 @@ class DataSource(Strict):
 def _sources(value: Any) -> Any:
     if isinstance(value, str | Path):
         value = [value]
-    return [{"file": item} if isinstance(item, str | Path) else item for item in value] if isinstance(value, Sequence) else value
+    return (
+        [{"file": item} if isinstance(item, str | Path) else item for item in value]
+        if isinstance(value, Sequence)
+        else value
+    )
 
 
 Sources = Annotated[tuple[DataSource, ...], BeforeValidator(_sources)]
@@ -158,7 +162,9 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"unknown recipe {name!r}", f"{guess(name, known_recipes())}; or give a .yaml file")
     tree = parse_yaml(text, place)
     if not isinstance(tree, dict):
-        raise RecipeError(f"{place}: a recipe is a mapping of keys, got {type(tree).__name__}", "start from a shipped recipe")
+        raise RecipeError(
+            f"{place}: a recipe is a mapping of keys, got {type(tree).__name__}", "start from a shipped recipe"
+        )
     for override in overrides:
         _override(tree, override)
     return validate(tree, place)
@@ -182,12 +188,26 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float", "tag:yaml.org,2002:int", "tag:yaml.org,2002:timestamp")]
+    first: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if tag
+        not in (
+            "tag:yaml.org,2002:bool",
+            "tag:yaml.org,2002:float",
+            "tag:yaml.org,2002:int",
+            "tag:yaml.org,2002:timestamp",
+        )
+    ]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789"))
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|nan)$"), list("-+.0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|nan)$"),
+    list("-+.0123456789"),
+)
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -248,7 +268,9 @@ def _refuse_secrets(tree: Any, path: str) -> None:
     if isinstance(tree, dict):
         for key, value in tree.items():
             if re.search(r"api[_-]?key|secret|token$|password", str(key), re.IGNORECASE):
-                raise RecipeError(f"{path}.{key}: a secret does not belong in a recipe", "put it in the environment or a key file")
+                raise RecipeError(
+                    f"{path}.{key}: a secret does not belong in a recipe", "put it in the environment or a key file"
+                )
             _refuse_secrets(value, f"{path}.{key}")
     elif isinstance(tree, list):
         for number, value in enumerate(tree):
@@ -265,7 +287,9 @@ def _explain(error: ValidationError, tree: Any, place: str) -> RecipeError:
             hints.append(guess(str(complaint["loc"][-1]), _fields_at(complaint["loc"][:-1])))
         else:
             got = complaint.get("input")
-            shown = "" if complaint["type"] in ("missing", "value_error") or isinstance(got, dict) else f" (got {got!r})"
+            shown = (
+                "" if complaint["type"] in ("missing", "value_error") or isinstance(got, dict) else f" (got {got!r})"
+            )
             lines.append(f"{place}: {where or 'recipe'}: {complaint['msg'].removeprefix('Value error, ')}{shown}")
     return RecipeError("; ".join(lines), "; ".join(hints) or "edit the recipe")
 
@@ -278,7 +302,9 @@ def _name_items(loc: tuple[int | str, ...], tree: Any) -> list[str]:
             tree = tree[key]
         except (KeyError, IndexError, TypeError):
             tree = None
-        path.append(str(tree["name"]) if isinstance(key, int) and isinstance(tree, dict) and "name" in tree else str(key))
+        path.append(
+            str(tree["name"]) if isinstance(key, int) and isinstance(tree, dict) and "name" in tree else str(key)
+        )
     return path
 
 

@@ -32,5 +32,7 @@ def lookup(name: str, table: Mapping[str, T], what: str) -> T:
         try:
             return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
         except (ImportError, AttributeError) as error:
-            raise RecipeError(f"{what} {name!r} cannot be imported: {error}", "name an importable module:attribute") from error
+            raise RecipeError(
+                f"{what} {name!r} cannot be imported: {error}", "name an importable module:attribute"
+            ) from error
     raise RecipeError(f"unknown {what} {name!r}", guess(name, table))

@@ -36,8 +36,16 @@ def write(image: AnnotatedImage, kind: str, language: str, rng: random.Random) -
         turn = reason(scene, language, rng)
         return (turn,) if turn else None
     if kind == "detail":
-        return ((rng.choice(instructions()["detail"][language]), description(scene, language, rng)),) if image.boxes else None
-    return ((rng.choice(instructions()["caption"][language]), _caption(image, scene, language, rng)),) if image.captions or image.boxes else None
+        return (
+            ((rng.choice(instructions()["detail"][language]), description(scene, language, rng)),)
+            if image.boxes
+            else None
+        )
+    return (
+        ((rng.choice(instructions()["caption"][language]), _caption(image, scene, language, rng)),)
+        if image.captions or image.boxes
+        else None
+    )
 
 
 def conversation(scene: Scene, language: str, rng: random.Random, *, turns: int = LONGEST_CONVERSATION) -> Turns | None:

@@ -9,4 +9,15 @@ from vistune.facts.questions import QUESTION_TYPES, Asked, ask, brief_cue
 from vistune.facts.reasoning import reason
 from vistune.facts.scene import PLACES, Scene, place_of
 
-__all__ = ["PLACES", "QUESTION_TYPES", "Asked", "Scene", "ask", "brief_cue", "caption", "description", "place_of", "reason"]
+__all__ = [
+    "PLACES",
+    "QUESTION_TYPES",
+    "Asked",
+    "Scene",
+    "ask",
+    "brief_cue",
+    "caption",
+    "description",
+    "place_of",
+    "reason",
+]

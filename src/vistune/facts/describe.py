@@ -34,13 +34,21 @@ def description(scene: Scene, language: str, rng: random.Random) -> str:
     if scene.colored and len(scene.boxes) <= LARGEST_LISTED:
         form = rng.choice(_PLACED[language])
         opening = rng.choice(_OPENINGS[language]).format(count=len(scene.boxes), s="s" * (len(scene.boxes) > 1))
-        lines = [form.format(place=words.place_word(place_of(box), language), thing=_thing(box, language)) for box in reading_order(scene.boxes)]
+        lines = [
+            form.format(place=words.place_word(place_of(box), language), thing=_thing(box, language))
+            for box in reading_order(scene.boxes)
+        ]
         return " ".join(_sentence(line, language) for line in [opening, *lines])
     lines = [caption(scene, language, rng)]
     for box in reading_order(scene.unique):
         if box.area <= LARGEST_PLACED_AREA:
             form = rng.choice(_UNIQUE[language])
-            lines.append(_sentence(form.format(place=words.place_word(place_of(box), language), name=words.name(box, language)), language))
+            lines.append(
+                _sentence(
+                    form.format(place=words.place_word(place_of(box), language), name=words.name(box, language)),
+                    language,
+                )
+            )
     return " ".join(lines)
 
 

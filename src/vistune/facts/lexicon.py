@@ -34,7 +34,7 @@ def noun(label: str, language: str) -> str:
 
 
 def plural(label: str, language: str) -> str:
-    """"people"; Korean nouns do not change."""
+    """ "people"; Korean nouns do not change."""
     if language == "ko":
         return noun(label, "ko")
     return str(lexicon()["objects"].get(label, {}).get("plural", f"{label}s"))
@@ -68,7 +68,7 @@ def one(text: str, label: str) -> str:
 
 
 def counted(count: int, label: str, language: str) -> str:
-    """"two dogs" · "개 두 마리"; above ten in digits."""
+    """ "two dogs" · "개 두 마리"; above ten in digits."""
     if language == "ko":
         counter = lexicon()["objects"].get(label, {}).get("counter", "개")
         return f"{noun(label, 'ko')} {KO_NUMBERS[count] if count < len(KO_NUMBERS) else count} {counter}"

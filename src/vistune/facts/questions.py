@@ -228,11 +228,18 @@ def _say(slot: str, value: Any, language: str) -> list[tuple[str, str]]:
         return [(slot, text), (f"one_{slot}", article), (f"{slot}s", words.plural(value, language))]
     if slot == "color":
         text = words.color_word(value, language) if value else ""
-        return [(slot, text), ("colored", f"{text} " if text else ""), ("an", "an" if text[:1] in tuple("aeiou") else "a")]
+        return [
+            (slot, text),
+            ("colored", f"{text} " if text else ""),
+            ("an", "an" if text[:1] in tuple("aeiou") else "a"),
+        ]
     if slot == "place":
         return [(slot, words.place_word(value, language))]
     if slot == "size":
-        return [(slot, words.size_word(value, language)), ("size_answer", words.size_word(value, language, answer=True))]
+        return [
+            (slot, words.size_word(value, language)),
+            ("size_answer", words.size_word(value, language, answer=True)),
+        ]
     return [(slot, str(value))]
 
 

@@ -38,7 +38,9 @@ def _compare_counts(scene: Scene, language: str, rng: random.Random) -> Turn | N
             f"{one}[은/는] {a}개이고 {other}[은/는] {b}개입니다. 따라서 {verdict}.",
         )
     ones, others = words.plural(first, "en"), words.plural(second, "en")
-    verdict = f"there are more {ones}" if a > b else f"there are more {others}" if b > a else "there are as many of each"
+    verdict = (
+        f"there are more {ones}" if a > b else f"there are more {others}" if b > a else "there are as many of each"
+    )
     return (
         f"Are there more {ones} or more {others}, and how do you know?",
         f"The number of {ones} is {a} and the number of {others} is {b}. So {verdict}.",

@@ -50,7 +50,9 @@ class Scene:
     def places(self) -> dict[str, Box]:
         """Places that exactly one object holds."""
         held = Counter(place_of(box) for box in self.boxes)
-        return {place_of(box): box for box in self.boxes if held[place_of(box)] == 1 and box.area <= LARGEST_PLACED_AREA}
+        return {
+            place_of(box): box for box in self.boxes if held[place_of(box)] == 1 and box.area <= LARGEST_PLACED_AREA
+        }
 
     @property
     def colored(self) -> bool:

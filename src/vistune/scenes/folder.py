@@ -33,7 +33,9 @@ class DrawnFolder:
     counts: dict[str, int]
 
 
-def write_world(out: Path, *, count: int, seed: int, tests: int | None = None, advance: Callable[[int], None] = lambda n: None) -> DrawnFolder:
+def write_world(
+    out: Path, *, count: int, seed: int, tests: int | None = None, advance: Callable[[int], None] = lambda n: None
+) -> DrawnFolder:
     """Draw `count` training scenes and `tests` scenes (a tenth, at least 20) for each of the two test splits."""
     tests = max(20, count // 10) if tests is None else tests
     counts = {"train": count, "heldout": tests, "combinations": tests}
@@ -75,8 +77,15 @@ def _write_split(out: Path, split: str, *, first: int, count: int, seed: int, ad
         advance(1)
     categories = [{"id": k, "name": shape, "supercategory": "shape"} for k, shape in enumerate(SHAPES, start=1)]
     for kind, rows, extra in (("captions", captions, {}), ("instances", instances, {"categories": categories})):
-        content = {"info": {"description": "vistune drawn scenes", "seed": seed}, "images": images, "annotations": rows, **extra}
-        (out / "annotations" / f"{kind}_{split}.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        content = {
+            "info": {"description": "vistune drawn scenes", "seed": seed},
+            "images": images,
+            "annotations": rows,
+            **extra,
+        }
+        (out / "annotations" / f"{kind}_{split}.json").write_text(
+            json.dumps(content, ensure_ascii=False), encoding="utf-8"
+        )
     if questions:
         write_jsonl(out / f"questions_{split}.jsonl", questions)
 

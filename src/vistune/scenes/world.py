@@ -57,7 +57,9 @@ class DrawnScene:
         return tuple(thing.box() for thing in self.things)
 
 
-def make_scene(rng: np.random.Generator, *, held_out: bool = False, counts: tuple[int, int] = (1, LARGEST_COUNT)) -> DrawnScene:
+def make_scene(
+    rng: np.random.Generator, *, held_out: bool = False, counts: tuple[int, int] = (1, LARGEST_COUNT)
+) -> DrawnScene:
     """A scene drawn by chance; with `held_out` at least one thing is a held-out pair, without it none is."""
     count = int(rng.integers(counts[0], counts[1] + 1))
     cells = np.sort(rng.permutation(9)[:count])
