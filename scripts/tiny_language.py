@@ -90,7 +90,8 @@ def _tokenizer_texts() -> Iterator[str]:
                     yield f"\n{question}"
     objects = words.lexicon()["objects"]
     for label in list(objects) * 6:
-        yield f" a {label}, two {words.plural(label, 'en')}. {words.noun(label, 'ko')}[은/는] {words.counted(2, label, 'ko')}"
+        yield f" a {label}, two {words.plural(label, 'en')}."
+        yield f" {words.noun(label, 'ko')}은 {words.counted(2, label, 'ko')}"
     for _ in range(50):
         yield f"{SYSTEM} USER: "
         yield from (

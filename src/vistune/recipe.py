@@ -52,7 +52,7 @@ Sources = Annotated[tuple[DataSource, ...], BeforeValidator(_sources)]
 
 
 class Lora(Strict):
-    """Low-rank adapters on the language model (arXiv 2106.09685); `targets` absent = every linear layer but the head."""
+    """Low-rank adapters on the language model (arXiv 2106.09685); without `targets`, all linear layers but the head."""
 
     rank: int = Field(default=128, ge=1)
     alpha: float = Field(default=256, gt=0)
@@ -80,7 +80,7 @@ class Stage(Strict):
     weight_decay: float = Field(default=0.0, ge=0, le=1)
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float = Field(default=1.0, gt=0)
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto = bf16 where the hardware multiplies it faster
     save_every: int | None = Field(default=None, ge=1)  # steps; absent = at the stage's end only
 
     @model_validator(mode="after")

@@ -149,7 +149,7 @@ def _row(name: str, order: Order, turns: rule.Turns, chance: random.Random) -> d
 
 
 def write_generated(out: Path, made: Generated, images: Sequence[AnnotatedImage]) -> None:
-    """The files that `train` and `check` read, each whole or absent; samples.json last, so that it means all is there."""
+    """The files that `train` and `check` read, each whole or absent; samples.json comes last and means all is there."""
     folders = sorted({os.path.relpath(image.path.parent, out) for image in images})
     write_json(out / "images.json", {"folders": folders})
     write_jsonl(

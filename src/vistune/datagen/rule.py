@@ -24,7 +24,7 @@ LONGEST_CONVERSATION = 6  # turns
 
 @cache
 def instructions() -> Mapping[str, Any]:
-    return json.loads((resources.files("vistune.datagen") / "instructions.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    return json.loads((resources.files("vistune.datagen") / "instructions.json").read_text(encoding="utf-8"))
 
 
 def write(image: AnnotatedImage, kind: str, language: str, rng: random.Random) -> Turns | None:

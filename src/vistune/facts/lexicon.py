@@ -21,7 +21,7 @@ EN_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eigh
 
 @cache
 def lexicon() -> Mapping[str, Any]:
-    return json.loads((resources.files("vistune.facts") / "lexicon.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    return json.loads((resources.files("vistune.facts") / "lexicon.json").read_text(encoding="utf-8"))
 
 
 def is_shape(label: str) -> bool:

@@ -39,21 +39,20 @@ class Fact:
 
 @cache
 def wordings() -> Mapping[str, Any]:
-    return json.loads((resources.files("vistune.facts") / "wordings.json").read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+    return json.loads((resources.files("vistune.facts") / "wordings.json").read_text(encoding="utf-8"))
 
 
 def _colour(scene: Scene, rng: random.Random) -> Fact | None:
     by_label = [box for box in scene.boxes if scene.labels[box.label] == 1 and "color" in box.attributes]
     by_place = [place for place, box in scene.places.items() if "color" in box.attributes]
-    forms = [("label", by_label)] * bool(by_label) + [("place", by_place)] * bool(by_place)
+    forms = ["label"] * bool(by_label) + ["place"] * bool(by_place)
     if not forms:
         return None
-    form, choices = rng.choice(forms)
-    if form == "label":
-        box = rng.choice(choices)  # type: ignore[arg-type]
+    if rng.choice(forms) == "label":
+        box = rng.choice(by_label)
         return Fact("colour_label", {"box": box, "color": box.attributes["color"], "label": box.label})
-    place = rng.choice(choices)
-    box = scene.places[place]  # type: ignore[index]
+    place = rng.choice(by_place)
+    box = scene.places[place]
     return Fact("colour_place", {"box": box, "color": box.attributes["color"], "label": box.label, "place": place})
 
 
@@ -246,8 +245,8 @@ def _say(slot: str, value: Any, language: str) -> list[tuple[str, str]]:
 def _short(fact: Fact, fill: Mapping[str, str], language: str) -> str:
     """The answer in a word or a phrase."""
     if "truth" in fact.fill:
-        return wordings()[language]["yes" if fact.fill["truth"] else "no"]  # type: ignore[no-any-return]
-    return wordings()[language][fact.form]["short"].format(**fill)  # type: ignore[no-any-return]
+        return wordings()[language]["yes" if fact.fill["truth"] else "no"]
+    return wordings()[language][fact.form]["short"].format(**fill)
 
 
 def _finish(text: str, language: str) -> str:

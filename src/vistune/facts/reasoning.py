@@ -77,7 +77,8 @@ def _compare_places(scene: Scene, language: str, rng: random.Random) -> Turn | N
     if language == "ko":
         return (
             f"{name_a}[과/와] {name_b} 가운데 어느 것이 더 왼쪽에 있는지 이유와 함께 말해 주세요.",
-            f"{name_a}[은/는] {place_a}에 있고 {name_b}[은/는] {place_b}에 있습니다. 따라서 {name_left}[이/가] 더 왼쪽에 있습니다.",
+            f"{name_a}[은/는] {place_a}에 있고 {name_b}[은/는] {place_b}에 있습니다. "
+            f"따라서 {name_left}[이/가] 더 왼쪽에 있습니다.",
         )
     return (
         f"Which is further left, the {name_a} or the {name_b}, and how do you know?",

@@ -1,6 +1,6 @@
 """The drawn world on disk: a COCO folder that any COCO tool reads, and question files with exact answers.
 
-count, seed -> OUT/{train,heldout,combinations}/*.jpg, annotations/{captions,instances}_SPLIT.json, questions_SPLIT.jsonl
+count, seed -> OUT/SPLIT/*.jpg, OUT/annotations/{captions,instances}_SPLIT.json, OUT/questions_SPLIT.jsonl
 Categories are shapes; colour and size are each annotation's `attributes`. Captions are English and Korean in turn.
 """
 
@@ -60,7 +60,10 @@ def scenes_of(split: str, count: int, seed: int) -> Iterator[DrawnScene]:
 def _write_split(out: Path, split: str, *, first: int, count: int, seed: int, advance: Callable[[int], None]) -> None:
     (out / split).mkdir(exist_ok=True)
     chance = random.Random(f"{seed}/{split}")
-    images, captions, instances, questions = [], [], [], []
+    images: list[dict[str, Any]] = []
+    captions: list[dict[str, Any]] = []
+    instances: list[dict[str, Any]] = []
+    questions: list[dict[str, Any]] = []
     for number, drawn in enumerate(scenes_of(split, count, seed), start=first):
         name = f"{number:012d}.jpg"
         buffer = io.BytesIO()
