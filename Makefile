@@ -1,0 +1,35 @@
+# install → quickstart → test: each sets up .venv where it is missing. Nothing but Python ≥ 3.11 and a package index is needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# A CUDA build instead: make install TORCH="torch --index-url <the index of the CUDA build you want>"
+TORCH ?= -r constraints.txt
+OUT ?= runs/quickstart
+
+.PHONY: install quickstart test soak lint clean
+
+install: $(VENV)/installed
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+quickstart: install
+	$(BIN)/vistune quickstart --out $(OUT)
+
+lint: install
+	$(BIN)/ruff check src tests scripts examples benchmarks
+	$(BIN)/ruff format --check src tests scripts examples benchmarks
+	$(BIN)/mypy
+
+test: install lint
+	$(BIN)/pytest -n 2 -m "not soak"
+
+soak: install
+	$(BIN)/pytest -m soak
+
+clean:
+	rm -rf $(VENV) build dist

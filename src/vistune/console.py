@@ -1,0 +1,67 @@
+"""What a person sees: results on stdout, progress bars with rate and time left on stderr.
+
+A workflow asks `watch(label, total)` for a bar and is given `advance(count, note)`; without a console it is silent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+Advance = Callable[..., None]
+Watch = Callable[[str, int], AbstractContextManager[Advance]]
+
+stderr = Console(stderr=True, highlight=False)
+
+
+class Rate(ProgressColumn):
+    """Steps a second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f}/s" if speed else "", style="cyan")
+
+
+@contextmanager
+def watch(label: str, total: int) -> Iterator[Advance]:
+    """A bar on stderr: done, rate, time gone and left, and a note such as the loss."""
+    columns = (
+        TextColumn("{task.description:<14}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        Rate(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=stderr) as progress:
+        task = progress.add_task(label, total=total, note="")
+
+        def advance(count: int = 1, note: str = "") -> None:
+            progress.update(task, advance=count, **({"note": note} if note else {}))
+
+        yield advance
+
+
+@contextmanager
+def silent(label: str, total: int) -> Iterator[Advance]:
+    """No bar: for calls from Python and for tests."""
+
+    def advance(count: int = 1, note: str = "") -> None:
+        pass
+
+    yield advance
