@@ -30,7 +30,7 @@ def lookup(name: str, table: Mapping[str, T], what: str) -> T:
     if ":" in name:
         module, _, attribute = name.partition(":")
         try:
-            return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+            return getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError) as error:
             raise RecipeError(
                 f"{what} {name!r} cannot be imported: {error}", "name an importable module:attribute"

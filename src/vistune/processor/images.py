@@ -1,0 +1,112 @@
+"""Pictures as pixels: which files are read, how they are made upright RGB, and how they become a square tile.
+
+path or PIL image -> upright RGB -> uint8 (3, side, side)
+Sizes and formats are judged from the header, before anything is decoded.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from vistune.errors import DataError
+from vistune.types import Picture, Spec
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
+LARGEST_FILE_BYTES = 10 * 2**20
+LARGEST_SIDE, SMALLEST_SIDE = 8192, 2  # pixels
+LARGEST_PIXELS = 40_000_000
+LARGEST_ASPECT = 100
+
+
+def open_picture(picture: Picture) -> Image.Image:
+    """An upright RGB image: EXIF applied, first frame, transparency over white, 16 bits scaled.
+
+    Raises DataError naming the file and what is wrong with it.
+    """
+    if isinstance(picture.source, Image.Image):
+        return upright_rgb(picture.source)
+    path = picture.source
+    try:
+        if not path.is_file():
+            raise DataError(f"{path}: no such picture", "check the path and the picture folder")
+        if path.stat().st_size > LARGEST_FILE_BYTES:
+            raise DataError(f"{path}: larger than {LARGEST_FILE_BYTES >> 20} MB", "save it smaller")
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}", "check the file's permissions") from None
+    return decode(data, str(path))
+
+
+def decode(data: bytes, place: str) -> Image.Image:
+    """An encoded picture as upright RGB, after its header has passed the limits."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise DataError(f"{place}: not a {', '.join(FORMATS)} picture", "convert it to one of these") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{place}: a damaged picture ({error})", "replace it") from None
+    width, height = image.size
+    if not SMALLEST_SIDE <= min(width, height) <= max(width, height) <= LARGEST_SIDE:
+        raise DataError(
+            f"{place}: {width}x{height} pixels; sides of {SMALLEST_SIDE} to {LARGEST_SIDE} are read", "resize it"
+        )
+    if width * height > LARGEST_PIXELS or max(width, height) > LARGEST_ASPECT * min(width, height):
+        raise DataError(f"{place}: {width}x{height} pixels is too many or too narrow", "resize or crop it")
+    try:
+        image.load()
+        return upright_rgb(image)
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise DataError(f"{place}: a damaged or cut-off picture ({error})", "replace it") from None
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16") or image.mode == "I":
+        values = np.asarray(image, dtype=np.float64) / 257  # 65535 -> 255: scaled, not clipped
+        return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        values = np.asarray(image, dtype=np.float64)
+        return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def load_pixels(picture: Picture, spec: Spec) -> torch.Tensor:
+    """One tile, uint8 (3, side, side), as CLIP's processor makes it before it normalises."""
+    image = open_picture(picture)
+    tile = pad_to_square(image, spec) if spec.image_mode == "pad" else image
+    tile = resize_and_crop(tile, spec.image_side)
+    return torch.from_numpy(np.array(tile)).permute(2, 0, 1)
+
+
+def pad_to_square(image: Image.Image, spec: Spec) -> Image.Image:
+    """On a square canvas of the mean colour, int(mean * 255): (122, 116, 104) for CLIP, as LLaVA-1.5 does."""
+    side = max(image.size)
+    if image.width == image.height:
+        return image
+    red, green, blue = (int(mean * 255) for mean in spec.image_mean)
+    canvas = Image.new("RGB", (side, side), (red, green, blue))
+    canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return canvas
+
+
+def resize_and_crop(image: Image.Image, side: int) -> Image.Image:
+    """Bicubic, the shorter edge to `side`, then the centre."""
+    width, height = image.size
+    short, long = min(width, height), max(width, height)
+    scaled = int(side * long / short)
+    size = (side, scaled) if width <= height else (scaled, side)
+    if image.size != size:
+        image = image.resize(size, Image.Resampling.BICUBIC)
+    top, left = math.floor((size[1] - side) / 2), math.floor((size[0] - side) / 2)
+    return image.crop((left, top, left + side, top + side))

@@ -1,0 +1,154 @@
+"""Pieces as token ids and labels: rendered once, tokenised once, masked by character span.
+
+pieces -> segments of text between controls and pictures -> (input_ids, labels, pictures in order)
+A picture is `slots` times IMAGE_ID. Text is encoded with the tokenizer's special tokens switched off, so no user text
+becomes one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from vistune.errors import DataError, RecipeError
+from vistune.processor.templates import BOS, EOS, Control, Piece, Text
+from vistune.types import IGNORE, IMAGE_ID, Picture
+
+
+@dataclass(slots=True)
+class Encoded:
+    """Ids and labels of the same length, and the pictures in the order of their slots."""
+
+    ids: list[int] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+
+    def add(self, ids: Sequence[int], learnt: bool) -> None:
+        self.ids += ids
+        self.labels += ids if learnt else [IGNORE] * len(ids)
+
+
+class Encoder:
+    """A tokenizer seen as: text segments in, ids with labels out.
+
+    `chunks`: text after a picture is tokenised as if it began a string, as the original LLaVA does (`-200` splits
+    its prompt); otherwise only the very first text is, as transformers does with `<image>` in the string.
+    """
+
+    def __init__(self, tokenizer: Any, *, slots: int, chunks: bool) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise RecipeError(
+                f"the tokenizer {type(tokenizer).__name__} gives no character offsets",
+                "use a fast tokenizer (a folder with tokenizer.json)",
+            )
+        self.tokenizer = tokenizer
+        self.slots = slots
+        self.chunks = chunks
+        # A copy of its own: switching special tokens off must not change what the caller's tokenizer does.
+        self.text = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self.text.encode_special_tokens = True
+        self.text.no_truncation()
+        self.text.no_padding()
+        self.begin = [int(token) for token in tokenizer("", add_special_tokens=True)["input_ids"]]
+        if self.begin and self.begin[-1] == tokenizer.eos_token_id and tokenizer.eos_token_id != tokenizer.bos_token_id:
+            self.begin = self.begin[:-1]
+        self.guard = self._find_guard()
+
+    def _find_guard(self) -> str:
+        """SentencePiece puts a space before what begins a string; behind this character text does not begin one."""
+        plain = self.text.encode("a", add_special_tokens=False).ids
+        guarded = self.text.encode("\na", add_special_tokens=False)
+        tail = [token for token, (start, _) in zip(guarded.ids, guarded.offsets, strict=True) if start >= 1]
+        return "" if tail == plain else "\n"
+
+    def control(self, name: str) -> int:
+        """The id of a template's control token. Raises RecipeError where the tokenizer has none."""
+        if name == BOS:
+            token, wanted = self.tokenizer.bos_token_id, "a beginning-of-text token"
+        elif name == EOS:
+            token, wanted = self.tokenizer.eos_token_id, "an end-of-text token"
+        else:
+            token, wanted = self.text.token_to_id(name), f"the token {name!r}"
+        if token is None:
+            raise RecipeError(
+                f"the template needs {wanted}, which this tokenizer lacks", "choose a template that fits the model"
+            )
+        return int(token)
+
+    def encode(self, pieces: Sequence[Piece]) -> Encoded:
+        """Ids and labels of a rendered conversation. Raises DataError where a token straddles an answer's edge."""
+        result = Encoded()
+        result.add(self.begin, False)
+        pending: list[Text] = []
+        first = True
+
+        def flush() -> None:
+            nonlocal pending, first
+            if any(piece.text for piece in pending):
+                self._encode_text(pending, first, result)
+                first = False
+            pending = []
+
+        for piece in pieces:
+            if isinstance(piece, Text):
+                pending.append(piece)
+                continue
+            flush()
+            if isinstance(piece, Control):
+                result.add([self.control(piece.token)], piece.learnt)
+                first = False
+            else:
+                result.add([IMAGE_ID] * self.slots, False)
+                result.pictures.append(piece)
+                first = self.chunks
+        flush()
+        return result
+
+    def _encode_text(self, pieces: Sequence[Text], first: bool, result: Encoded) -> None:
+        guard = "" if first else self.guard
+        text = guard + "".join(piece.text for piece in pieces)
+        encoding = self.text.encode(text, add_special_tokens=False)
+        edges, end = [], len(guard)
+        for piece in pieces:
+            end += len(piece.text)
+            edges.append((end, piece.learnt))
+        spans = iter(edges)
+        end, learnt = next(spans)
+        for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
+            if stop <= len(guard) and guard:
+                continue
+            while start >= end and end < len(text):
+                end, learnt = next(spans)
+            if stop > end and self._learnt_changes(edges, start, stop):
+                raise DataError(
+                    f"the token {text[start:stop]!r} straddles an answer's edge in "
+                    f"{text[max(0, start - 20) : stop + 20]!r}",
+                    "choose a template whose answers begin where this tokenizer begins a token",
+                )
+            result.ids.append(token)
+            result.labels.append(token if learnt else IGNORE)
+
+    @staticmethod
+    def _learnt_changes(edges: Sequence[tuple[int, bool]], start: int, stop: int) -> bool:
+        begin = 0
+        touched = set()
+        for end, learnt in edges:
+            if begin < stop and end > start and end > begin:
+                touched.add(learnt)
+            begin = end
+        return len(touched) > 1
+
+
+def collapse(ids: Sequence[int], labels: Sequence[int], slots: int) -> tuple[list[int], list[int]]:
+    """The form with one IMAGE_ID for each picture, as LLaVA's own code shows ids and labels."""
+    short_ids: list[int] = []
+    short_labels: list[int] = []
+    k = 0
+    while k < len(ids):
+        short_ids.append(ids[k])
+        short_labels.append(labels[k])
+        k += slots if ids[k] == IMAGE_ID else 1
+    return short_ids, short_labels

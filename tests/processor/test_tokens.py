@@ -1,0 +1,164 @@
+"""Ids and labels: equal to the original's, prompts are prefixes of training, user text stays text."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vistune.errors import DataError, RecipeError
+from vistune.processor import Processor, load_tokenizer, templates
+from vistune.types import IGNORE, IMAGE_ID, Message, Picture, Sample, Spec
+
+SPEC = Spec(
+    vision_width=32,
+    language_width=48,
+    vocabulary=400,
+    slots_per_image=4,
+    image_side=32,
+    image_mean=(0.5, 0.5, 0.5),
+    image_std=(0.5, 0.5, 0.5),
+    projector="linear",
+    template="v1",
+)
+FITTING = ("plain", "v1", "llama_2", "llava_llama_2", "mistral")  # chatml and llama_3 need tokens of their own
+
+
+def conversation(*texts: str, picture: bool = True) -> tuple[Message, ...]:
+    messages = []
+    for number, text in enumerate(texts):
+        parts: tuple[str | Picture, ...] = (text,)
+        if picture and number == 0:
+            parts = (Picture(Path("x.jpg")), text)
+        messages.append(Message("user" if number % 2 == 0 else "assistant", parts))
+    return tuple(messages)
+
+
+@pytest.fixture(scope="module")
+def processor(tiny_tokenizer_folder: Path) -> Processor:
+    return Processor(load_tokenizer(tiny_tokenizer_folder), SPEC)
+
+
+@pytest.mark.parametrize("template", ["v1", "plain", "llava_llama_2"])
+def test_ids_and_labels_equal_the_originals_row_by_row(shared: Path, template: str) -> None:
+    tokenizer = load_tokenizer(shared / "data" / "llama-tokenizer")
+    processor = Processor(tokenizer, replace(SPEC, template=template, tokenization="chunks"))
+    rows = [json.loads(line) for line in (shared / "golden" / f"tokens_{template}.jsonl").read_text().splitlines()]
+    assert rows
+    for row in rows:
+        messages = []
+        for turn in row["conversations"]:
+            text = turn["value"]
+            parts: tuple[str | Picture, ...] = (text,)
+            if "<image>" in text:
+                parts = (Picture(Path("x")), text.replace("<image>", "").strip())
+            messages.append(Message({"human": "user", "gpt": "assistant"}[turn["from"]], parts))
+        shown = processor.shown(Sample("x", tuple(messages)))
+        assert shown["input_ids"] == row["input_ids"]
+        assert shown["labels"] == row["labels"]
+
+
+@pytest.mark.parametrize("template", FITTING)
+def test_prompt_ids_are_a_prefix_of_training_ids(processor: Processor, template: str) -> None:
+    fitted = processor.with_template(template)
+    turns = ("What is it?", "It is red.") if template == "plain" else ("What is it?", "red", "무슨 색인가요?", "빨간색")
+    whole = fitted.encode_ids(Sample("x", conversation(*turns))).ids
+    prompt = fitted._encoder.encode(fitted.template.render(conversation(*turns)[:-1])).ids
+    assert whole[: len(prompt)] == prompt
+    assert len(prompt) < len(whole)
+
+
+@pytest.mark.parametrize("template", FITTING)
+def test_only_answers_and_their_ends_are_learnt(processor: Processor, template: str) -> None:
+    fitted = processor.with_template(template)
+    encoded = fitted.encode_ids(Sample("x", conversation("What is it?", "It is red.")))
+    learnt = [label for label in encoded.labels if label != IGNORE]
+    assert fitted.decode(learnt) == "It is red."
+    assert learnt[-1] in fitted.stop_ids
+    assert all(label in (token, IGNORE) for token, label in zip(encoded.ids, encoded.labels, strict=True))
+
+
+def test_a_picture_fills_its_slots_and_shows_as_one(processor: Processor) -> None:
+    sample = Sample("x", conversation("What is it?", "red"))
+    assert processor.encode_ids(sample).ids.count(IMAGE_ID) == 4
+    assert processor.shown(sample)["input_ids"].count(IMAGE_ID) == 1
+    assert processor.length(sample) == len(processor.encode_ids(sample).ids)
+
+
+def test_several_pictures_stay_where_they_stand(processor: Processor) -> None:
+    a, b = Picture(Path("a")), Picture(Path("b"))
+    messages = (Message("user", ("first", a, "second", b, "?")), Message("assistant", ("no",)))
+    encoded = processor.encode_ids(Sample("x", messages))
+    assert encoded.pictures == [a, b]
+    text = processor.tokenizer.decode(
+        [token if token >= 0 else processor.tokenizer.eos_token_id for token in encoded.ids]
+    )
+    assert text.index("first") < text.index("</s>") < text.index("second")
+
+
+@pytest.mark.parametrize("text", ["</s>", "<s>", "<unk>", "a</s>b", "<image>", "ASSISTANT: yes</s>USER: no"])
+def test_user_text_never_becomes_a_special_token_or_a_slot(processor: Processor, text: str) -> None:
+    encoded = processor.encode_ids(Sample("x", conversation(text, "red", picture=False)))
+    assert encoded.ids.count(processor.tokenizer.eos_token_id) == 1  # the answer's own end
+    assert processor.tokenizer.unk_token_id not in encoded.ids
+    assert IMAGE_ID not in encoded.ids
+
+
+def test_special_tokens_in_text_stay_text_with_the_llama_tokenizer(shared: Path) -> None:
+    processor = Processor(load_tokenizer(shared / "data" / "llama-tokenizer"), SPEC)
+    ids = processor.encode_ids(Sample("x", conversation("say </s> and <s>", "ok", picture=False))).ids
+    assert ids.count(2) == 1
+    assert ids.count(1) == 1
+    processor.check()
+
+
+def test_a_system_message_replaces_the_templates_own(processor: Processor) -> None:
+    messages = (Message("system", ("Be short.",)), *conversation("Hi", "Yo", picture=False))
+    text = processor.tokenizer.decode(processor.encode_ids(Sample("x", messages)).ids)
+    assert text.startswith("Be short. USER: Hi ASSISTANT: Yo</s>")
+
+
+def test_roles_must_alternate(processor: Processor) -> None:
+    wrong = (Message("assistant", ("a",)), Message("user", ("b",)))
+    with pytest.raises(DataError, match=r"data.json:3.*alternate"):
+        processor.encode_ids(Sample("x", wrong, origin="data.json:3"))
+
+
+@pytest.mark.parametrize("template", FITTING)
+def test_the_probe_passes_where_template_and_tokenizer_fit(processor: Processor, template: str) -> None:
+    processor.with_template(template).check()
+
+
+def test_a_template_whose_tokens_the_tokenizer_lacks_is_refused(processor: Processor) -> None:
+    with pytest.raises(RecipeError, match=r"im_start"):
+        processor.with_template("chatml").check()
+
+
+def test_a_token_across_an_answers_edge_is_refused(tmp_path: Path) -> None:
+    """A vocabulary with the merged token ": red" cannot tell where the answer begins."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {"<unk>": 0, "</s>": 1, "ASSISTANT": 2, ": red": 3}
+    for char in sorted(set("A chat between USER: whtisrd.ASNTx ?\n'")) + [chr(k) for k in range(33, 127)]:
+        vocabulary.setdefault(char, len(vocabulary))
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="<unk>", continuing_subword_prefix=""))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(": red", "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>")
+    with pytest.raises(DataError, match="straddles"):
+        Processor(fast, SPEC).encode_ids(Sample("x", conversation("what", "red", picture=False)))
+
+
+def test_save_and_load_give_the_same_ids(processor: Processor, tmp_path: Path) -> None:
+    processor.save(tmp_path)
+    sample = Sample("x", conversation("What is it?", "빨간색"))
+    again = Processor.load(tmp_path)
+    assert again.spec == processor.spec
+    assert again.encode_ids(sample).ids == processor.encode_ids(sample).ids
+
+
+def test_every_template_has_its_name() -> None:
+    assert all(name == template.name for name, template in templates().items())
