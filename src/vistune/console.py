@@ -52,7 +52,9 @@ def watch(label: str, total: int) -> Iterator[Advance]:
         task = progress.add_task(label, total=total, note="")
 
         def advance(count: int = 1, note: str = "") -> None:
-            progress.update(task, advance=count, **({"note": note} if note else {}))
+            progress.update(task, advance=count)
+            if note:
+                progress.update(task, note=note)
 
         yield advance
 

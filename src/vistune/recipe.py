@@ -143,6 +143,11 @@ def stage_steps(stage: Stage, samples: int) -> int:
     return max(1, math.ceil(stage.epochs * samples / stage.samples_per_step))
 
 
+def source_of(name: str, part: str) -> str:
+    """`builtin` is the package's own tiny backbone; anything else is a folder or a hub name as it stands."""
+    return str(resources.files("vistune.scenes") / "backbones" / part) if name == "builtin" else name
+
+
 def known_recipes() -> list[str]:
     folder = resources.files("vistune") / "recipes"
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))

@@ -3,9 +3,6 @@
 seed -> DrawnScene -> pixels, boxes, captions, questions -> a COCO folder
 """
 
-from importlib import resources
-from pathlib import Path
-
 from vistune.scenes.draw import render
 from vistune.scenes.folder import SPLITS, DrawnFolder, scenes_of, write_world
 from vistune.scenes.world import COLORS, HELD_OUT, SHAPES, SIDE, DrawnScene, make_scene
@@ -18,14 +15,8 @@ __all__ = [
     "SPLITS",
     "DrawnFolder",
     "DrawnScene",
-    "backbone",
     "make_scene",
     "render",
     "scenes_of",
     "write_world",
 ]
-
-
-def backbone(part: str) -> Path:
-    """The folder of the tiny `vision` or `language` backbone that ships with the package."""
-    return Path(str(resources.files("vistune.scenes") / "backbones" / part))

@@ -1,0 +1,129 @@
+"""A model folder, whole by itself: what was learnt as weights, what was not as a reference, and how to read both.
+
+FOLDER/spec.json recipe.yaml parts.json projector.safetensors tokenizer/ [vision/ language/ adapter/] manifest.json
+A part that never learnt is named by its source and checked by its config's hash; the manifest holds every file's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from vistune.errors import CheckpointError, DataError
+from vistune.files import committed_folder, read_json, sha256_of, write_atomic, write_json
+from vistune.model import VisionLanguageModel, build_projector, load_adapters, load_tower
+from vistune.model.language import base_of, load_language
+from vistune.processor import Processor
+from vistune.recipe import Recipe, dump, source_of
+
+FORMAT = 1
+
+
+def save(
+    folder: Path,
+    model: VisionLanguageModel,
+    processor: Processor,
+    *,
+    recipe: Recipe,
+    learnt: Collection[str],
+    extra: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a model folder that is whole or absent. `learnt`: every part that any stage so far has changed."""
+    with committed_folder(folder) as draft:
+        save_file(
+            {name: t.contiguous() for name, t in model.projector.state_dict().items()}, draft / "projector.safetensors"
+        )
+        if "vision" in learnt:
+            model.vision.tower.save_pretrained(draft / "vision")
+        if "language" in learnt:
+            base_of(model.language).save_pretrained(draft / "language")
+        if model.adapted:
+            model.language.save_pretrained(draft / "adapter", save_embedding_layers=False)  # type: ignore[operator]
+        processor.save(draft / "tokenizer")
+        write_atomic(draft / "recipe.yaml", dump(recipe))
+        sources = {"vision": recipe.model.vision, "language": recipe.model.language}
+        parts = {part: _reference(part, sources[part], part in learnt) for part in ("vision", "language")}
+        write_json(
+            draft / "parts.json", {"format": FORMAT, "adapter": model.adapted, **parts, "extra": dict(extra or {})}
+        )
+        write_manifest(draft)
+
+
+def write_manifest(folder: Path) -> None:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
+    write_json(folder / "manifest.json", {str(path.relative_to(folder)): sha256_of(path) for path in files})
+
+
+def _reference(part: str, source: str, saved: bool) -> dict[str, Any]:
+    config = Path(source_of(source, part)) / "config.json"
+    return {"source": source, "saved": saved, "config_sha256": sha256_of(config) if config.is_file() else None}
+
+
+def verify(folder: Path) -> None:
+    """Raise CheckpointError naming the first file that is missing or not what was written."""
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder", "check the path")
+    manifest_file = folder / "manifest.json"
+    if not manifest_file.is_file():
+        raise CheckpointError(f"{folder}: no manifest.json: not a vistune model folder, or cut off", "name another one")
+    for name, digest in _read(manifest_file).items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{path}: missing, though the manifest names it", "use another checkpoint")
+        if sha256_of(path) != digest:
+            raise CheckpointError(f"{path}: damaged: its SHA-256 is not the manifest's", "use another checkpoint")
+
+
+def load(
+    folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[VisionLanguageModel, Processor]:
+    """Read a model folder after checking its manifest. Raises CheckpointError naming what is wrong with which file."""
+    verify(folder)
+    parts = read_parts(folder)
+    processor = Processor.load(folder / "tokenizer")
+    spec = processor.spec
+    sources = {part: _locate(folder, part, parts[part]) for part in ("vision", "language")}
+    projector = build_projector(spec, seed=0)
+    try:
+        projector.load_state_dict(load_file(folder / "projector.safetensors"))
+    except (RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / 'projector.safetensors'}: {error}", "use another checkpoint") from None
+    language = load_language(sources["language"], dtype)
+    if parts["adapter"]:
+        language = load_adapters(language, folder / "adapter")
+    tower = load_tower(sources["vision"], spec, dtype, cut=parts["vision"]["saved"])
+    model = VisionLanguageModel(tower, projector.to(dtype), language, spec)
+    return model.to(device).eval(), processor
+
+
+def read_parts(folder: Path) -> Mapping[str, Any]:
+    parts: Mapping[str, Any] = _read(folder / "parts.json")
+    if parts.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{folder}: written in format {parts.get('format')}, this is {FORMAT}", "use a newer vistune"
+        )
+    return parts
+
+
+def _locate(folder: Path, part: str, reference: Mapping[str, Any]) -> str:
+    if reference["saved"]:
+        return str(folder / part)
+    source = source_of(str(reference["source"]), part)
+    config = Path(source) / "config.json"
+    if reference["config_sha256"] and not config.is_file():
+        raise CheckpointError(f"{folder}: its {part} backbone {source} is gone", "put it back there")
+    if reference["config_sha256"] and sha256_of(config) != reference["config_sha256"]:
+        raise CheckpointError(f"{folder}: its {part} backbone {source} has changed", "put the original back")
+    return source
+
+
+def _read(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except DataError as error:
+        raise CheckpointError(error.message, "use another checkpoint") from None

@@ -1,0 +1,158 @@
+"""Prefill and decode: many prompts at once, each answered as if it were alone.
+
+Examples -> packed prefill fills a cache -> one token a sequence and step -> Completions, in the order asked
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vistune.model import DocumentCache, VisionLanguageModel
+from vistune.processor import Processor
+from vistune.types import Batch, Completion, Example
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen; temperature 0 is greedy. `top_k` 0 and `top_p` 1 keep all tokens."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+
+
+GREEDY = Sampling()
+
+
+def as_row(examples: Sequence[Example], device: torch.device) -> Batch:
+    """Prompts end to end; a row without pictures carries one blank tile."""
+    lengths = [len(example) for example in examples]
+    images = torch.cat([example.images for example in examples])
+    if len(images) == 0:
+        images = torch.zeros((1, *images.shape[1:]), dtype=torch.uint8)
+    starts = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
+    return Batch(
+        input_ids=torch.cat([example.input_ids for example in examples]).to(device),
+        labels=torch.cat([example.labels for example in examples]).to(device),
+        positions=torch.cat([torch.arange(length) for length in lengths]).to(device),
+        starts=starts,
+        images=images.to(device),
+        supervised=0,
+    )
+
+
+def steps(
+    model: VisionLanguageModel,
+    examples: Sequence[Example],
+    *,
+    max_tokens: int,
+    stop_ids: frozenset[int],
+    sampling: Sampling,
+) -> Iterator[list[tuple[int, int]]]:
+    """After each step, (sequence, token) of every sequence still running; a stop token ends its sequence."""
+    device = model.head.device
+    row = as_row(examples, device)
+    cache = DocumentCache([int(start) for start in row.starts], room=max_tokens)
+    with torch.inference_mode():
+        last = row.starts[1:].long() - 1
+        hidden = model(row, cache=cache)[last.to(device)]
+        running = torch.arange(len(examples))
+        chances = [torch.Generator().manual_seed(sampling.seed + k) for k in range(len(examples))]
+        for step in range(max_tokens):
+            tokens = choose(hidden @ model.head.T, sampling, [chances[k] for k in running.tolist()])
+            said = list(zip(running.tolist(), tokens.tolist(), strict=True))
+            yield said
+            alive = torch.tensor([token not in stop_ids for _, token in said])
+            if not alive.any() or step + 1 == max_tokens:
+                return
+            if not alive.all():
+                kept = alive.nonzero(as_tuple=True)[0]
+                cache.keep(kept)
+                running, tokens = running[kept], tokens[kept.to(device)]
+            hidden = model.decode(tokens, cache)
+
+
+def choose(logits: Tensor, sampling: Sampling, chances: Sequence[torch.Generator]) -> Tensor:
+    """The next token of each sequence (sequences,); each has a chance of its own, so company changes nothing."""
+    if sampling.temperature == 0:
+        return logits.argmax(dim=-1)
+    scores = logits.float() / sampling.temperature
+    if sampling.top_k:
+        least = scores.topk(min(sampling.top_k, scores.shape[-1])).values[:, -1:]
+        scores = scores.masked_fill(scores < least, -torch.inf)
+    probabilities = scores.softmax(dim=-1)
+    if sampling.top_p < 1:
+        ordered, places = probabilities.sort(dim=-1, descending=True)
+        beyond = ordered.cumsum(dim=-1) - ordered >= sampling.top_p
+        probabilities = probabilities.scatter(-1, places, ordered.masked_fill(beyond, 0.0))
+    picks = [
+        torch.multinomial(row.cpu(), 1, generator=chance) for row, chance in zip(probabilities, chances, strict=True)
+    ]
+    return torch.cat(picks).to(logits.device)
+
+
+def generate(
+    model: VisionLanguageModel,
+    processor: Processor,
+    prompts: Sequence[Example],
+    *,
+    max_tokens: int = 256,
+    sampling: Sampling = GREEDY,
+    batch_size: int = 32,
+    advance: Callable[[int], None] = lambda count: None,
+) -> list[Completion]:
+    """Answers to prompts, in their order; prompts of like length run together."""
+    order = sorted(range(len(prompts)), key=lambda k: len(prompts[k]))
+    answers: dict[int, Completion] = {}
+    stop_ids = processor.stop_ids
+    for begin in range(0, len(order), batch_size):
+        group = order[begin : begin + batch_size]
+        said: list[list[int]] = [[] for _ in group]
+        seeded = replace(sampling, seed=sampling.seed + begin)
+        for step in steps(
+            model, [prompts[k] for k in group], max_tokens=max_tokens, stop_ids=stop_ids, sampling=seeded
+        ):
+            for sequence, token in step:
+                said[sequence].append(token)
+        for k, tokens in zip(group, said, strict=True):
+            answers[k] = completion(processor, tokens, len(prompts[k]))
+        advance(len(group))
+    return [answers[k] for k in range(len(prompts))]
+
+
+def completion(processor: Processor, tokens: Sequence[int], prompt_tokens: int) -> Completion:
+    stopped = bool(tokens) and tokens[-1] in processor.stop_ids
+    reason: Literal["stop", "length"] = "stop" if stopped else "length"
+    text = processor.decode(tokens[:-1] if stopped else tokens)
+    return Completion(text, reason, prompt_tokens, len(tokens))
+
+
+def stream(
+    model: VisionLanguageModel,
+    processor: Processor,
+    prompt: Example,
+    *,
+    max_tokens: int = 256,
+    sampling: Sampling = GREEDY,
+) -> Iterator[str]:
+    """Pieces of an answer as they come; a character is held back until all its bytes are there."""
+    tokens: list[int] = []
+    shown = ""
+    for step in steps(model, [prompt], max_tokens=max_tokens, stop_ids=processor.stop_ids, sampling=sampling):
+        token = step[0][1]
+        if token in processor.stop_ids:
+            break
+        tokens.append(token)
+        text = processor.decode(tokens)
+        if not text.endswith("�"):
+            yield text[len(shown) :]
+            shown = text
+    final = processor.decode(tokens)
+    if len(final) > len(shown):
+        yield final[len(shown) :]

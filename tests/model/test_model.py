@@ -1,0 +1,215 @@
+"""The model on packed rows equals stock transformers on single documents; loss, gradients and parts are exact."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from vistune.errors import RecipeError
+from vistune.model import VisionLanguageModel, add_adapters, build, next_token_loss, read_spec
+from vistune.model.attention import register
+from vistune.model.language import run
+from vistune.recipe import Lora, Model
+from vistune.types import IGNORE, IMAGE_ID, Batch
+
+
+def tiny(kind: str) -> Any:
+    from transformers import (
+        AutoModelForCausalLM,
+        Gemma3TextConfig,
+        LlamaConfig,
+        MistralConfig,
+        Qwen2Config,
+        Qwen3Config,
+    )
+
+    size = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 99,
+        "head_dim": 8,
+        "pad_token_id": 0,
+    }
+    configs = {
+        "llama": lambda: LlamaConfig(**size),
+        "mistral": lambda: MistralConfig(**size, sliding_window=5),
+        "qwen2": lambda: Qwen2Config(**size),
+        "qwen3": lambda: Qwen3Config(**size),
+        "gemma3": lambda: Gemma3TextConfig(**size, sliding_window=4, query_pre_attn_scalar=8),
+    }
+    torch.manual_seed(1)
+    return AutoModelForCausalLM.from_config(configs[kind](), attn_implementation="eager").eval()
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3", "gemma3"])
+def test_packed_documents_equal_stock_transformers_on_each_alone(kind: str) -> None:
+    model = tiny(kind)
+    documents = [torch.randint(1, 99, (n,)) for n in (7, 1, 12)]
+    alone = [model.model(input_ids=ids[None]).last_hidden_state[0] for ids in documents]
+    model.set_attn_implementation(register())
+    ids = torch.cat(documents)
+    positions = torch.cat([torch.arange(len(d)) for d in documents])
+    packed = run(model, model.get_input_embeddings()(ids[None]), positions[None], starts=[0, 7, 8, 20])[0]
+    torch.testing.assert_close(packed, torch.cat(alone), atol=1e-4, rtol=1e-4)
+
+
+@pytest.fixture
+def model(tiny_backbones: Path) -> VisionLanguageModel:
+    recipe = Model(vision=str(tiny_backbones / "vision"), language=str(tiny_backbones / "language"))
+    return build(recipe, read_spec(recipe), seed=0)
+
+
+def document(length: int, picture: bool, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """ids, labels (the last half learnt), tiles."""
+    chance = torch.Generator().manual_seed(seed)
+    ids = torch.randint(3, 400, (length,), generator=chance)
+    if picture:
+        ids = torch.cat([ids[:2], torch.full((4,), IMAGE_ID), ids[2:]])
+    labels = ids.clone()
+    labels[: len(ids) // 2] = IGNORE
+    labels[ids == IMAGE_ID] = IGNORE
+    tiles = torch.randint(0, 256, (1, 3, 32, 32), generator=chance, dtype=torch.uint8)
+    return ids, labels, tiles if picture else tiles[:0]
+
+
+def pack(documents: list[tuple[Tensor, Tensor, Tensor]]) -> Batch:
+    lengths = [len(ids) for ids, _, _ in documents]
+    images = torch.cat([tiles for _, _, tiles in documents])
+    labels = torch.cat([labels for _, labels, _ in documents])
+    return Batch(
+        input_ids=torch.cat([ids for ids, _, _ in documents]),
+        labels=labels,
+        positions=torch.cat([torch.arange(n) for n in lengths]),
+        starts=torch.tensor([0, *torch.tensor(lengths).cumsum(0)], dtype=torch.int32),
+        images=images if len(images) else torch.zeros((1, 3, 32, 32), dtype=torch.uint8),
+        supervised=int((labels != IGNORE).sum()),
+    )
+
+
+def loss_of(model: VisionLanguageModel, batch: Batch) -> tuple[Tensor, int]:
+    loss = next_token_loss(model(batch), model.head, batch.labels, batch.starts)
+    return loss.sum, loss.count
+
+
+def test_packed_and_separate_documents_give_the_same_loss_and_gradients(model: VisionLanguageModel) -> None:
+    documents = [document(9, True, 1), document(14, False, 2), document(6, True, 3)]
+    model.set_learning({"vision", "projector", "language"})
+    total, count = loss_of(model, pack(documents))
+    total.backward()
+    together = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    apart = [loss_of(model, pack([one])) for one in documents]
+    for loss, _ in apart:
+        loss.backward()
+    assert count == sum(n for _, n in apart)
+    torch.testing.assert_close(total, sum(loss for loss, _ in apart), rtol=1e-5, atol=1e-5)
+    for name, parameter in model.named_parameters():
+        if name in together and parameter.grad is not None:
+            torch.testing.assert_close(together[name], parameter.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_the_loss_is_plain_shifted_cross_entropy(model: VisionLanguageModel) -> None:
+    batch = pack([document(20, False, 4)])
+    logits = model(batch) @ model.head.T
+    wanted = torch.nn.functional.cross_entropy(
+        logits[:-1].float(), batch.labels[1:], reduction="sum", ignore_index=IGNORE
+    )
+    total, count = loss_of(model, batch)
+    torch.testing.assert_close(total, wanted)
+    assert count == int((batch.labels[1:] != IGNORE).sum())
+
+
+def test_a_row_without_pictures_keeps_a_gradient_on_every_part_and_its_text_bit_equal(
+    model: VisionLanguageModel,
+) -> None:
+    batch = pack([document(8, False, 5)])
+    model.set_learning({"vision", "projector", "language"})
+    stock = model.language.get_decoder()
+    hidden = model(batch)
+    embedded = model.language.get_input_embeddings()(batch.input_ids)
+    alone = stock(inputs_embeds=embedded[None], position_ids=batch.positions[None], starts=[0, 8]).last_hidden_state[0]
+    assert torch.equal(hidden, alone)
+    hidden.sum().backward()
+    assert all(p.grad is not None for p in model.projector.parameters())
+    assert all(p.grad is not None for name, p in model.vision.named_parameters() if "post_layernorm" not in name)
+
+
+def test_a_picture_changes_what_follows_it_and_nothing_before(model: VisionLanguageModel) -> None:
+    ids, labels, tiles = document(9, True, 6)
+    a, b = model(pack([(ids, labels, tiles)])), model(pack([(ids, labels, 255 - tiles)]))
+    assert torch.equal(a[:2], b[:2])
+    assert not torch.allclose(a[6:], b[6:])
+
+
+def test_layers_behind_the_feature_layer_are_gone(model: VisionLanguageModel, tiny_backbones: Path) -> None:
+    from transformers import CLIPVisionModel
+
+    stock = CLIPVisionModel.from_pretrained(tiny_backbones / "vision")
+    tile = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    mean, std = (torch.tensor(value)[:, None, None] for value in (model.spec.image_mean, model.spec.image_std))
+    wanted = stock((tile / 255 - mean) / std, output_hidden_states=True).hidden_states[-2][:, 1:]
+    torch.testing.assert_close(model.vision(tile), wanted, atol=1e-5, rtol=1e-5)
+    assert len(model.vision.tower.encoder.layers) == 2
+
+
+def test_only_what_a_stage_names_learns(model: VisionLanguageModel) -> None:
+    model.set_learning({"projector"})
+    assert {part for part, ps in model.parts().items() if any(p.requires_grad for _, p in ps)} == {"projector"}
+    assert not model.language.training
+    with pytest.raises(RecipeError, match=r"learn\.adapters"):
+        model.set_learning({"adapters"})
+
+
+def test_adapters_land_on_the_language_model_only(model: VisionLanguageModel) -> None:
+    before = loss_of(model, pack([document(9, True, 7)]))[0]
+    model.language = add_adapters(model.language, Lora(rank=4, alpha=8))
+    model.set_learning({"adapters", "projector"})
+    names = [name for name, _ in model.parts()["adapters"]]
+    assert len(names) == 2 * 7 * 2  # two matrices, seven linear layers, two layers
+    assert not [name for name, _ in model.vision.named_parameters() if "lora" in name]
+    after = loss_of(model, pack([document(9, True, 7)]))[0]
+    torch.testing.assert_close(before, after)  # B starts at zero
+    after.backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for _, p in model.parts()["adapters"])
+
+
+def test_the_same_seed_gives_the_same_projector(tiny_backbones: Path) -> None:
+    recipe = Model(vision=str(tiny_backbones / "vision"), language=str(tiny_backbones / "language"))
+    spec = read_spec(recipe)
+    a, b, c = (build(recipe, spec, seed=seed).projector[0].weight for seed in (3, 3, 4))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_soft_capped_models_are_refused_by_name(tmp_path: Path, tiny_backbones: Path) -> None:
+    from transformers import Gemma2Config
+
+    Gemma2Config(hidden_size=32, num_hidden_layers=1, attn_logit_softcapping=50.0).save_pretrained(tmp_path)
+    with pytest.raises(RecipeError, match="attn_logit_softcapping"):
+        read_spec(Model(vision=str(tiny_backbones / "vision"), language=str(tmp_path)))
+
+
+def test_a_backbone_that_is_not_there_is_named() -> None:
+    with pytest.raises(RecipeError, match="no/such/folder"):
+        read_spec(Model(vision="no/such/folder", language="no/such/folder"))
+
+
+def test_siglip_towers_are_read(tmp_path: Path, tiny_backbones: Path) -> None:
+    from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
+
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
+    stock = SiglipVisionModel(SiglipVisionConfig(**size, image_size=32, patch_size=16)).eval()
+    stock.save_pretrained(tmp_path)
+    SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    recipe = Model(vision=str(tmp_path), language=str(tiny_backbones / "language"))
+    model = build(recipe, read_spec(recipe), seed=0)
+    tile = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    wanted = stock(tile / 127.5 - 1, output_hidden_states=True).hidden_states[-2]
+    torch.testing.assert_close(model.vision(tile), wanted, atol=1e-5, rtol=1e-5)
