@@ -2,7 +2,7 @@
 
 scene -> notes in words -> the rule teacher's dialogue about the notes -> next-token loss
 Each row puts notes where a picture would stand ("USER: <notes> question ASSISTANT: answer</s>…"), so looking
-things up by name is learnt in text; a share of rows are key-value lists, which bring about copying heads early.
+things up by name is learnt in text.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from vistune.datagen.rule import instructions, write
 from vistune.facts import QUESTION_TYPES, Scene, ask, brief_cue
 from vistune.facts import lexicon as words
-from vistune.facts.scene import place_of
+from vistune.facts.scene import PLACES, place_of
 from vistune.scenes import make_scene
 from vistune.types import AnnotatedImage, Box
 
@@ -31,6 +32,10 @@ SYSTEM = (
 )
 ROW = 224  # tokens
 ROWS = 24  # a step
+GRID = 6  # folded notes lie on GRID x GRID positions, as many as the tiny tower has patches
+FOLD = 0  # the id (<unk>) that stands for a folded position
+BAG = 8  # words a position can hold
+FOLDED = 0.6  # share of rows whose notes are folded
 CONFIG = {
     "hidden_size": 128,
     "intermediate_size": 384,
@@ -111,102 +116,153 @@ def notes(boxes: tuple[Box, ...], language: str, chance: random.Random) -> str:
     return " ".join(phrases)
 
 
+@dataclass
+class Drawn:
+    """Token rows with the weight of each token's loss (answers 1, the rest little, padding 0), and folded notes.
+
+    ids, weights (rows, tokens) · bags (slots, words) word ids and shares (slots, words) of every FOLD in `ids`.
+    """
+
+    ids: Tensor
+    weights: Tensor
+    bags: Tensor
+    shares: Tensor
+
+
 class Rows:
-    """Token rows and the weight of each token's loss: answers 1, the rest little, padding 0."""
+    """Rows of dialogue about notes. Notes are plain sentences, or laid out on a grid of GRID x GRID positions.
+
+    On the grid the words of a phrase are folded into single positions, their embeddings added up, at the positions
+    that the thing would cover in a picture: text still, in the shape in which a projector will hand over a picture.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: str) -> None:
         self.tokenizer = tokenizer
         self.chance = random.Random(seed)
         self.rng = np.random.default_rng([int(part) for part in seed.split("/")])
         self.end = tokenizer.eos_token_id
+        self.empty = tokenizer.encode(".", add_special_tokens=False)[0]
 
-    def batch(self, counts: tuple[int, int], recall: float) -> tuple[Tensor, Tensor]:
-        ids = torch.zeros(ROWS, ROW, dtype=torch.long)
+    def batch(self, counts: tuple[int, int], folded: float) -> Drawn:
+        ids = torch.full((ROWS, ROW), self.end)  # padding: it carries no loss
         weights = torch.zeros(ROWS, ROW)
-        pieces = [self._recall() if self.chance.random() < recall else self._dialogue(counts) for _ in range(ROWS)]
-        for k, row in enumerate(pieces):
-            tokens, weight = self._encode(row)
+        bags: list[list[int]] = []
+        shares: list[list[float]] = []
+        for k in range(ROWS):
+            boxes = make_scene(self.rng, held_out=self.chance.random() < 0.1, counts=counts).boxes()
+            on_grid = self.chance.random() < folded
+            tokens, weight = self._dialogue(boxes, on_grid)
             ids[k, : len(tokens)] = torch.tensor(tokens)
             weights[k, : len(tokens)] = torch.tensor(weight)
-        return ids, weights
+            if on_grid:
+                for bag in fold(boxes, self.chance, self.tokenizer, self.empty):
+                    bags.append([word for word, _ in bag] + [self.empty] * (BAG - len(bag)))
+                    shares.append([share for _, share in bag] + [0.0] * (BAG - len(bag)))
+        return Drawn(ids, weights, torch.tensor(bags).view(-1, BAG), torch.tensor(shares).view(-1, BAG))
 
-    def _encode(self, row: list[tuple[str, float]] | list[tuple[int, float]]) -> tuple[list[int], list[float]]:
-        tokens, weights = [self.tokenizer.bos_token_id], [0.0]
-        if row and isinstance(row[0][0], int):
-            return [token for token, _ in row][:ROW], [weight for _, weight in row][:ROW]
-        encoded = self.tokenizer([text for text, _ in row], add_special_tokens=False)["input_ids"]
-        for ids, (_, weight) in zip(encoded, row, strict=True):
-            ids = ids + [self.end] * (weight == 1.0)
-            if len(tokens) + len(ids) > ROW:
-                break
-            tokens += ids
-            weights += [weight] * len(ids)
-        return tokens, weights
-
-    def _dialogue(self, counts: tuple[int, int]) -> list[tuple[str, float]]:
-        """Notes, then dialogues about them in either language until the row is full."""
-        boxes = make_scene(self.rng, held_out=self.chance.random() < 0.1, counts=counts).boxes()
+    def _dialogue(self, boxes: tuple[Box, ...], on_grid: bool) -> tuple[list[int], list[float]]:
+        """Notes, then dialogues about them in one language until the row is full."""
         image = AnnotatedImage("", Path(), (), boxes)
-        text = f"{SYSTEM} USER: " if self.chance.random() < 0.3 else "USER: "
-        text += notes(boxes, self.chance.choice(("en", "ko")), self.chance) + "\n"
-        row: list[tuple[str, float]] = []
-        language = self.chance.choice(("en", "ko"))
+        opening = f"{SYSTEM} USER: " if self.chance.random() < 0.3 else "USER: "
+        tokens = self.tokenizer.encode(opening)
+        if on_grid:
+            tokens += [FOLD] * GRID * GRID
+        else:
+            text = notes(boxes, self.chance.choice(("en", "ko")), self.chance)
+            tokens += self.tokenizer.encode(text, add_special_tokens=False)
+        weights = [0.05 * (not on_grid)] * len(tokens)
+        language, start = self.chance.choice(("en", "ko")), "\n"
+        texts: list[str] = []
         for _ in range(6):
             for question, answer in write(image, self.chance.choice(KINDS), language, self.chance) or ():
-                row += [(f"{text}{question} ASSISTANT:", 0.05), (f" {answer}", 1.0)]
-                text = "USER: "
-        return row
-
-    def _recall(self) -> list[tuple[int, float]]:
-        """Random keys and values, then the keys again in another order: only copying tells the values."""
-        count = self.chance.randint(3, 12)
-        symbols = self.chance.sample(range(259, len(self.tokenizer)), 2 * count + 1)
-        keys, values, mark = symbols[:count], symbols[count : 2 * count], symbols[-1]
-        row: list[tuple[int, float]] = [(1, 0.0)]
-        for key, value in zip(keys, values, strict=True):
-            row += [(key, 0.0), (value, 0.0), (mark, 0.0)]
-        while len(row) < ROW - 3:
-            k = self.chance.randrange(count)
-            row += [(keys[k], 0.0), (values[k], 0.5), (mark, 0.0)]
-        return row
+                texts += [f"{start}{question} ASSISTANT:", f" {answer}"]
+                start = "USER: "
+        encoded = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        for asked, said in zip(encoded[0::2], encoded[1::2], strict=True):
+            if len(tokens) + len(asked) + len(said) + 1 > ROW:
+                break
+            tokens += [*asked, *said, self.end]
+            weights += [0.05] * len(asked) + [1.0] * (len(said) + 1)
+        return tokens, weights
 
 
-def loss_of(body: nn.Module, head: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-    hidden = body(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-    learnt = weights[:, 1:] > 0
-    logits = hidden[learnt] @ head.T
-    losses = nn.functional.cross_entropy(logits, ids[:, 1:][learnt], reduction="none")
-    return (losses * weights[:, 1:][learnt]).sum() / weights[:, 1:].sum()
+def fold(
+    boxes: tuple[Box, ...], chance: random.Random, tokenizer: PreTrainedTokenizerFast, empty: int
+) -> list[list[tuple[int, float]]]:
+    """(word, share) of every grid position in reading order; a thing lies on the 2 x 2 positions of its ninth."""
+    grid: list[list[tuple[int, float]]] = [[(empty, 1.0)] for _ in range(GRID * GRID)]
+    language = chance.choice(("en", "ko"))
+    for box in boxes:
+        place = place_of(box)
+        size = words.size_word(box.attributes["size"], language)
+        phrase = f" {words.place_word(place, language)} {size} {words.name(box, language)}"
+        bag = tokenizer.encode(phrase, add_special_tokens=False)[: BAG - 1]
+        row, column = divmod(PLACES.index(place), 3)
+        corners = [(2 * row + y) * GRID + 2 * column + x for y in (0, 1) for x in (0, 1)]
+        strong = chance.choice(corners)
+        for corner in corners:
+            share = 1.0 if corner == strong else chance.choice((0.0, 0.3, 0.6, 1.0))
+            grid[corner] = [(word, share * chance.uniform(0.7, 1.3)) for word in bag] + [(empty, 1 - min(share, 1.0))]
+    return grid
+
+
+def embed(model: LlamaForCausalLM, drawn: Drawn, noise: float) -> Tensor:
+    """Embeddings (rows, tokens, width): a folded position is its words' sum, a little blurred."""
+    table = model.get_input_embeddings().weight
+    rows = table[drawn.ids]
+    if len(drawn.bags):
+        folded = (table[drawn.bags] * drawn.shares[:, :, None]).sum(dim=1)
+        folded = folded + noise * folded.detach().pow(2).mean().sqrt() * torch.randn_like(folded)
+        rows = rows.masked_scatter((drawn.ids == FOLD)[:, :, None], folded)
+    return rows
+
+
+def loss_of(body: nn.Module, model: LlamaForCausalLM, drawn: Drawn) -> Tensor:
+    hidden = body(inputs_embeds=embed(model, drawn, 0.3), use_cache=False).last_hidden_state[:, :-1]
+    wanted = drawn.weights[:, 1:]
+    learnt = wanted > 0
+    logits = hidden[learnt] @ model.lm_head.weight.T
+    losses = nn.functional.cross_entropy(logits, drawn.ids[:, 1:][learnt], reduction="none")
+    return (losses * wanted[learnt]).sum() / wanted.sum()
 
 
 @torch.no_grad()
-def look_up(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, count: int = 40) -> dict[str, float]:
+def look_up(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, folded: bool, count: int = 40
+) -> dict[str, float]:
     """Share of short answers right, word for word, from notes of unseen scenes, by type and in all."""
     model.eval()
     chance, rng = random.Random(99), np.random.default_rng(99)
+    empty = tokenizer.encode(".", add_special_tokens=False)[0]
     result = {}
     for kind in QUESTION_TYPES:
-        prompts, answers = [], []
-        while len(prompts) < count:
+        right, asked_count = 0, 0
+        while asked_count < count:
             language = chance.choice(("en", "ko"))
             boxes = make_scene(rng, counts=(2, 5)).boxes()
             asked = ask(Scene(boxes), kind, language, chance)
             if asked is None:
                 continue
-            prompts.append(
-                f"{SYSTEM} USER: {notes(boxes, language, chance)}\n{asked.question}\n{brief_cue(language)} ASSISTANT:"
-            )
-            answers.append(f" {asked.answer}")
-        right = 0
-        for prompt, answer in zip(prompts, answers, strict=True):
-            start = tokenizer(prompt)["input_ids"]
-            gold = tokenizer(answer, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
-            logits = model(input_ids=torch.tensor([start + gold])).logits[0, len(start) - 1 : -1]
+            asked_count += 1
+            start = tokenizer.encode(f"{SYSTEM} USER: ")
+            bags, shares = torch.zeros(0, BAG, dtype=torch.long), torch.zeros(0, BAG)
+            if folded:
+                start += [FOLD] * GRID * GRID
+                grid = fold(boxes, chance, tokenizer, empty)
+                bags = torch.tensor([[word for word, _ in bag] + [empty] * (BAG - len(bag)) for bag in grid])
+                shares = torch.tensor([[share for _, share in bag] + [0.0] * (BAG - len(bag)) for bag in grid])
+            else:
+                start += tokenizer.encode(notes(boxes, language, chance), add_special_tokens=False)
+            question = f"\n{asked.question}\n{brief_cue(language)} ASSISTANT:"
+            start += tokenizer.encode(question, add_special_tokens=False)
+            gold = tokenizer.encode(f" {asked.answer}", add_special_tokens=False) + [tokenizer.eos_token_id]
+            drawn = Drawn(torch.tensor([start + gold]), torch.zeros(1), bags, shares)
+            logits = model(inputs_embeds=embed(model, drawn, 0.0)).logits[0, len(start) - 1 : -1]
             right += int((logits.argmax(-1) == torch.tensor(gold)).all())
         result[kind] = right / count
     result["all"] = float(np.mean(list(result.values())))
     model.train()
-    return result
+    return {kind: round(share, 3) for kind, share in result.items()}
 
 
 def train(work: Path, *, minutes: float, rate: float, decay: bool) -> None:
@@ -236,8 +292,7 @@ def train(work: Path, *, minutes: float, rate: float, decay: bool) -> None:
         for optimizer in (muon, adam):
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
-        counts, recall = ((1, 2), 0.4) if step < 700 else ((1, 3), 0.2) if step < 1500 else ((1, 5), 0.04)
-        loss = loss_of(body, model.lm_head.weight, *rows.batch(counts, recall))
+        loss = loss_of(body, model, rows.batch((1, 3) if step < 2000 else (1, 5), FOLDED))
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in (muon, adam):
@@ -249,9 +304,11 @@ def train(work: Path, *, minutes: float, rate: float, decay: bool) -> None:
             print(f"step {step} {elapsed:.1f} min loss {np.mean(losses[-60:]):.4f}", flush=True)
             shown = time.time()
         if step % 400 == 0:
-            print("look-up", look_up(model, tokenizer), flush=True)
+            print("folded ", look_up(model, tokenizer, folded=True), flush=True)
+            print("look-up", look_up(model, tokenizer, folded=False), flush=True)
             save(work, model, muon, adam, step)
-    print("look-up", look_up(model, tokenizer), flush=True)
+    print("folded ", look_up(model, tokenizer, folded=True), flush=True)
+    print("look-up", look_up(model, tokenizer, folded=False), flush=True)
     save(work, model, muon, adam, step)
 
 
@@ -271,7 +328,7 @@ def export(work: Path, out: Path) -> dict[str, float]:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(work / "language")
     model = build(tokenizer)
     model.load_state_dict(torch.load(work / "language.pt", weights_only=True)["model"])
-    scores = look_up(model, tokenizer, count=100)
+    scores = look_up(model, tokenizer, folded=False, count=100)
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
     return scores
