@@ -6,7 +6,7 @@ A part that never learnt is named by its source and checked by its config's hash
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,12 @@ def save(
     recipe: Recipe,
     learnt: Collection[str],
     extra: Mapping[str, Any] | None = None,
+    also: Callable[[Path], None] = lambda draft: None,
 ) -> None:
-    """Write a model folder that is whole or absent. `learnt`: every part that any stage so far has changed."""
+    """Write a model folder that is whole or absent. `learnt`: every part that any stage so far has changed.
+
+    `also` may put more files into the folder; the manifest covers them.
+    """
     with committed_folder(folder) as draft:
         save_file(
             {name: t.contiguous() for name, t in model.projector.state_dict().items()}, draft / "projector.safetensors"
@@ -51,6 +55,7 @@ def save(
         write_json(
             draft / "parts.json", {"format": FORMAT, "adapter": model.adapted, **parts, "extra": dict(extra or {})}
         )
+        also(draft)
         write_manifest(draft)
 
 

@@ -6,7 +6,7 @@ Sample -> template -> pieces -> ids, labels, pixels -> Example
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from vistune.processor.images import load_pixels
 from vistune.processor.templates import template_named
 from vistune.processor.tokens import Encoded, Encoder, collapse
 from vistune.types import IGNORE, Example, Message, Picture, Sample, Spec
+
+PixelReader = Callable[[Picture, Spec], torch.Tensor]
 
 
 class Processor:
@@ -55,18 +57,18 @@ class Processor:
     def length(self, sample: Sample) -> int:
         return len(self.encode_ids(sample).ids)
 
-    def encode(self, sample: Sample) -> Example:
-        """The training view: answers and their ends are learnt."""
-        return self._example(self.encode_ids(sample))
+    def encode(self, sample: Sample, pixels: PixelReader = load_pixels) -> Example:
+        """The training view: answers and their ends are learnt. `pixels` may be a cache around `load_pixels`."""
+        return self._example(self.encode_ids(sample), pixels)
 
     def encode_prompt(self, messages: Sequence[Message]) -> Example:
         """The generation view: ends where the assistant's answer begins, nothing is learnt."""
         example = self._example(self._encoder.encode(self.template.render(messages)))
         return replace(example, labels=torch.full_like(example.input_ids, IGNORE))
 
-    def _example(self, encoded: Encoded) -> Example:
+    def _example(self, encoded: Encoded, pixels: PixelReader = load_pixels) -> Example:
         side = self.spec.image_side
-        tiles = [load_pixels(picture, self.spec) for picture in encoded.pictures]
+        tiles = [pixels(picture, self.spec) for picture in encoded.pictures]
         images = torch.stack(tiles) if tiles else torch.zeros((0, 3, side, side), dtype=torch.uint8)
         return Example(torch.tensor(encoded.ids), torch.tensor(encoded.labels), images)
 

@@ -1,0 +1,33 @@
+"""Examples end to end as one row.
+
+Examples -> Batch: no padding, positions restart, `starts` marks the documents
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from vistune.types import IGNORE, Batch, Example
+
+
+def collate(examples: Sequence[Example], ids: Sequence[str]) -> Batch:
+    """One packed row; without any picture it carries one blank tile."""
+    lengths = [len(example) for example in examples]
+    labels = torch.cat([example.labels for example in examples])
+    starts = torch.tensor([0, *lengths]).cumsum(0)
+    images = torch.cat([example.images for example in examples])
+    if len(images) == 0:
+        images = torch.zeros((1, *images.shape[1:]), dtype=torch.uint8)
+    learnt = labels != IGNORE
+    learnt[starts[:-1]] = False  # a document's first token has nothing before it to be predicted from
+    return Batch(
+        input_ids=torch.cat([example.input_ids for example in examples]),
+        labels=labels,
+        positions=torch.cat([torch.arange(length) for length in lengths]),
+        starts=starts.to(torch.int32),
+        images=images,
+        supervised=int(learnt.sum()),
+        ids=tuple(ids),
+    )

@@ -1,0 +1,91 @@
+"""Planned steps as batches, in order, prepared ahead by threads; the number of threads changes nothing.
+
+StagePlan + Samples + Processor -> (step, [Batch, …]) from any step on
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+
+from torch import Tensor
+
+from vistune.data.collate import collate
+from vistune.data.packing import StagePlan
+from vistune.errors import DataError
+from vistune.processor import Processor, load_pixels
+from vistune.types import Batch, Example, Picture, Sample, Spec
+
+PIXEL_CACHE_BYTES = 512 * 2**20
+
+
+class PixelCache:
+    """The tiles read last, up to a number of bytes: small pictures are decoded once, not every epoch."""
+
+    def __init__(self, limit: int = PIXEL_CACHE_BYTES) -> None:
+        self.limit = limit
+        self.held = 0
+        self.tiles: OrderedDict[Path, Tensor] = OrderedDict()
+        self.lock = Lock()
+
+    def __call__(self, picture: Picture, spec: Spec) -> Tensor:
+        if not isinstance(picture.source, Path):
+            return load_pixels(picture, spec)
+        with self.lock:
+            if (tile := self.tiles.get(picture.source)) is not None:
+                self.tiles.move_to_end(picture.source)
+                return tile
+        tile = load_pixels(picture, spec)
+        with self.lock:
+            if picture.source not in self.tiles:
+                self.tiles[picture.source] = tile
+                self.held += tile.nbytes
+            while self.held > self.limit:
+                self.held -= self.tiles.popitem(last=False)[1].nbytes
+        return tile
+
+
+class Loader:
+    """Batches of a stage. Raises DataError naming the sample whose picture cannot be read."""
+
+    def __init__(self, samples: Sequence[Sample], processor: Processor, plan: StagePlan, *, workers: int = 0) -> None:
+        self.samples = samples
+        self.processor = processor
+        self.plan = plan
+        self.workers = workers
+        self.pixels = PixelCache()
+
+    def __len__(self) -> int:
+        return len(self.plan.steps)
+
+    def steps(self, start: int = 0) -> Iterator[tuple[int, list[Batch]]]:
+        """(step, its rows) from `start` on."""
+        numbers = range(start, len(self.plan.steps))
+        if self.workers == 0:
+            for step in numbers:
+                yield step, self.load(step)
+            return
+        with ThreadPoolExecutor(self.workers, thread_name_prefix="loader") as pool:
+            ahead: deque[tuple[int, Future[list[Batch]]]] = deque()
+            for step in numbers:
+                ahead.append((step, pool.submit(self.load, step)))
+                if len(ahead) > self.workers + 1:
+                    number, future = ahead.popleft()
+                    yield number, future.result()
+            while ahead:
+                number, future = ahead.popleft()
+                yield number, future.result()
+
+    def load(self, step: int) -> list[Batch]:
+        rows = self.plan.steps[step]
+        return [collate([self._encode(k) for k in row], [self.samples[k].id for k in row]) for row in rows]
+
+    def _encode(self, index: int) -> Example:
+        sample = self.samples[index]
+        try:
+            return self.processor.encode(sample, self.pixels)
+        except DataError as error:
+            raise DataError(f"{sample.origin}: sample {sample.id!r}: {error.message}", error.hint) from None

@@ -1,0 +1,117 @@
+"""The plan holds every sample once an epoch, no row overflows, and threads change nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from vistune.data import Loader, check, collate, plan_stage
+from vistune.data.packing import pack
+from vistune.errors import DataError
+from vistune.model import read_spec
+from vistune.processor import Processor, load_tokenizer
+from vistune.recipe import DataSource, Model
+from vistune.types import IGNORE, Message, Picture, Sample
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(1, 20), st.integers(0, 5))
+def test_every_epoch_holds_every_sample_once_and_no_row_overflows(lengths: list[int], per_step: int, seed: int) -> None:
+    steps_an_epoch = -(-len(lengths) // per_step)
+    names = [str(k) for k in range(len(lengths))]
+    arguments = {"samples_per_step": per_step, "tokens_per_row": 64, "steps": 2 * steps_an_epoch, "seed": seed}
+    plan = plan_stage(lengths, names, **arguments)
+    assert plan == plan_stage(lengths, names, **arguments)
+    for epoch in (plan.steps[:steps_an_epoch], plan.steps[steps_an_epoch:]):
+        assert sorted(k for step in epoch for row in step for k in row) == list(range(len(lengths)))
+    assert all(sum(lengths[k] for k in row) <= 64 for step in plan.steps for row in step)
+
+
+@given(st.lists(st.integers(1, 64), min_size=1, max_size=40))
+def test_packing_never_opens_a_row_that_an_earlier_one_had_room_for(lengths: list[int]) -> None:
+    rows = pack(range(len(lengths)), lengths, 64)
+    fills = sorted(sum(lengths[k] for k in row) for row in rows)
+    assert len(fills) < 2 or fills[0] + fills[1] > 64
+
+
+def test_a_sample_longer_than_a_row_is_named() -> None:
+    with pytest.raises(DataError, match=r"data.json:7.*65 tokens"):
+        plan_stage([5, 65], ["data.json:2", "data.json:7"], samples_per_step=2, tokens_per_row=64, steps=1, seed=0)
+
+
+@pytest.fixture
+def processor(tiny_backbones: Path) -> Processor:
+    recipe = Model(vision=str(tiny_backbones / "vision"), language=str(tiny_backbones / "language"))
+    return Processor(load_tokenizer(tiny_backbones / "language"), read_spec(recipe))
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> list[Sample]:
+    made = []
+    for k in range(9):
+        Image.new("RGB", (40, 32), (20 * k, 100, 50)).save(tmp_path / f"{k}.png")
+        asked = (Picture(tmp_path / f"{k}.png"), "What?") if k % 3 else ("What?",)
+        made.append(
+            Sample(str(k), (Message("user", asked), Message("assistant", ("red " * (k + 1),))), origin=f"d:{k}")
+        )
+    return made
+
+
+def test_collate_marks_documents_and_counts_what_is_learnt(processor: Processor, samples: list[Sample]) -> None:
+    examples = [processor.encode(sample) for sample in samples[:3]]
+    batch = collate(examples, ["0", "1", "2"])
+    assert batch.starts.tolist() == [0, *torch.tensor([len(e) for e in examples]).cumsum(0).tolist()]
+    assert batch.positions[batch.starts[:-1].long()].tolist() == [0, 0, 0]
+    assert batch.supervised == sum(int((e.labels[1:] != IGNORE).sum()) for e in examples)
+    assert batch.images.shape == (2, 3, 32, 32)
+    assert collate(examples[:1], ["0"]).images.shape == (1, 3, 32, 32)  # the blank tile of a text-only row
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_change_nothing(processor: Processor, samples: list[Sample], workers: int) -> None:
+    lengths = [processor.length(sample) for sample in samples]
+    plan = plan_stage(
+        lengths, lengths and [s.origin for s in samples], samples_per_step=4, tokens_per_row=300, steps=7, seed=1
+    )
+    inline = list(Loader(samples, processor, plan).steps(start=2))
+    ahead = list(Loader(samples, processor, plan, workers=workers).steps(start=2))
+    assert [number for number, _ in inline] == [2, 3, 4, 5, 6]
+    for (step, rows), (other, others) in zip(inline, ahead, strict=True):
+        assert step == other
+        for a, b in zip(rows, others, strict=True):
+            assert torch.equal(a.input_ids, b.input_ids)
+            assert torch.equal(a.images, b.images)
+            assert a.ids == b.ids
+
+
+def test_a_picture_that_broke_since_names_its_sample(
+    processor: Processor, samples: list[Sample], tmp_path: Path
+) -> None:
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    plan = plan_stage([9] * 9, [s.id for s in samples], samples_per_step=9, tokens_per_row=300, steps=1, seed=1)
+    with pytest.raises(DataError, match=r"d:1: sample '1': .*1\.png"):
+        list(Loader(samples, processor, plan).steps())
+
+
+def test_check_gathers_every_fault_with_its_place(processor: Processor, tmp_path: Path) -> None:
+    import json
+
+    rows = []
+    for name in ("good.png", "cut.png", "text.png"):
+        Image.new("RGB", (40, 32)).save(tmp_path / name)
+        turns = [{"from": "human", "value": "<image>\n?"}, {"from": "gpt", "value": "red"}]
+        rows.append({"id": name, "image": name, "kind": "caption", "conversations": turns})
+    data = (tmp_path / "cut.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(data[: len(data) - 20])
+    (tmp_path / "text.png").write_text("<html>not found</html>")
+    rows.append({"id": "bad", "conversations": []})
+    (tmp_path / "d.json").write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]")
+    report = check([DataSource(file=tmp_path / "d.json")], processor)
+    assert sorted(fault.id for fault in report.faults) == ["bad", "cut.png", "text.png"]
+    assert (report.rows, report.samples, report.pictures) == (4, 3, 3)
+    assert report.learnt_tokens > 0
+    assert all(":" in fault.origin for fault in report.faults)

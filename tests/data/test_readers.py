@@ -1,0 +1,152 @@
+"""Rows become Samples or an error that names file, line and field."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from vistune.data import read_samples
+from vistune.errors import DataError
+from vistune.recipe import DataSource
+from vistune.types import Picture
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        Image.new("RGB", (8, 8)).save(tmp_path / "images" / name)
+    return tmp_path
+
+
+def good(**changes: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "id": "1",
+        "image": "a.jpg",
+        "conversations": [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "red"}],
+    }
+    return {**row, **changes}
+
+
+def write(folder: Path, *rows: Any) -> DataSource:
+    """A JSON list, a row a line: row k begins on line k + 2."""
+    body = ",\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows)
+    (folder / "data.json").write_text(f"[\n{body}\n]\n", encoding="utf-8")
+    return DataSource(file=folder / "data.json", images=folder / "images")
+
+
+def turns(*pairs: tuple[str, Any]) -> list[dict[str, Any]]:
+    return [{"from": speaker, "value": value} for speaker, value in pairs]
+
+
+def test_markers_become_parts_and_their_newline_goes_with_them(folder: Path) -> None:
+    after = good(conversations=turns(("human", "What?\n<image>"), ("gpt", "red"), ("human", "And?"), ("gpt", "no")))
+    result = read_samples(write(folder, good(), after))
+    a, b = result.samples
+    picture = Picture((folder / "images" / "a.jpg").resolve())
+    assert a.messages[0].parts == (picture, "What?")
+    assert b.messages[0].parts == ("What?", picture)
+    assert (a.origin, b.origin) == (f"{folder / 'data.json'}:2", f"{folder / 'data.json'}:3")
+
+
+def test_messages_jsonl_reads_to_the_same_sample(folder: Path) -> None:
+    parts = [{"type": "image"}, {"type": "text", "text": "What?"}]
+    row = {"id": "1", "messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "red"}]}
+    (folder / "m.jsonl").write_text(json.dumps({**row, "images": ["a.jpg"]}) + "\n\n", encoding="utf-8")
+    ours = read_samples(DataSource(file=folder / "m.jsonl", images=folder / "images")).samples[0]
+    llava = read_samples(write(folder, good())).samples[0]
+    assert ours.messages == llava.messages
+
+
+BAD = {
+    "marker without picture": (good(image=[]), r"data\.json:3:image: 1 <image> .* 0 pictures"),
+    "three markers, two pictures": (
+        good(image=["a.jpg", "b.jpg"], conversations=turns(("human", "<image><image><image>?"), ("gpt", "x"))),
+        r":3:image: 3 <image> .* 2 pictures",
+    ),
+    "missing picture": (good(image="c.jpg"), r":3:image: no picture 'c\.jpg'"),
+    "path out of the folder": (good(image="../data.json"), r":3:image: .*leaves"),
+    "absolute path": (good(image="/etc/passwd"), r":3:image: .*leaves"),
+    "first turn gpt": (good(image=[], conversations=turns(("gpt", "hi"))), r":3:conversations\[0\]: assistant"),
+    "two human in a row": (
+        good(conversations=turns(("human", "<image>a"), ("human", "b"), ("gpt", "c"))),
+        r":3:conversations\[1\]: user speaks",
+    ),
+    "unknown speaker": (good(conversations=turns(("bot", "<image>a"))), r":3:conversations\[0\]\.from: 'bot'"),
+    "value not text": (good(conversations=turns(("human", 5), ("gpt", "x"))), r":3:conversations\[0\]\.value: text"),
+    "empty answer": (
+        good(conversations=turns(("human", "<image>a"), ("gpt", " "))),
+        r":3:conversations\[1\]: an empty",
+    ),
+    "no answer": (good(conversations=turns(("human", "<image>a"))), r":3:conversations: the last question"),
+    "empty list": (good(conversations=[]), r":3:conversations: a list"),
+    "lone surrogate": (good(conversations=turns(("human", "<image>\ud800"), ("gpt", "x"))), r":3:.*no text"),
+    "nul": (good(conversations=turns(("human", "<image>\0"), ("gpt", "x"))), r":3:.*no text"),
+    "picture in an answer": (good(conversations=turns(("human", "a"), ("gpt", "<image>"))), r"\[1\]\.value.*answer"),
+    "not an object": ("5", r":3: a row must be an object"),
+    "no turns at all": ({"id": "x"}, r":3: neither"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_row_is_named_by_file_line_and_field(folder: Path, name: str) -> None:
+    row, pattern = BAD[name]
+    source = write(folder, good(), row)
+    with pytest.raises(DataError, match=pattern) as caught:
+        read_samples(source)
+    assert caught.value.hint
+    result = read_samples(source, on_bad_sample="reject")
+    assert len(result.samples) == 1
+    assert result.rejects[0].origin.endswith(":3")
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern"),
+    [
+        ("", r"data\.json: is empty"),
+        ("[]", r"data\.json: holds no rows"),
+        ('[\n{"id": 1,\n  "conversations": [}\n]', r"data\.json:3: not JSON"),
+        ('[\n{"id": "1"', r"data\.json:2: not JSON"),
+        ("[\n", r"data\.json:2: the list is cut off"),
+        ('{"id": NaN}', r"data\.json:1: NaN"),
+    ],
+)
+def test_a_bad_file_is_named_with_its_line(folder: Path, text: str, pattern: str) -> None:
+    (folder / "data.json").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=pattern):
+        read_samples(DataSource(file=folder / "data.json"))
+
+
+def test_invalid_utf8_names_the_line(folder: Path) -> None:
+    (folder / "data.json").write_bytes(b'[\n{"id": "\xff"}\n]')
+    with pytest.raises(DataError, match=r"data\.json:2: not UTF-8"):
+        read_samples(DataSource(file=folder / "data.json"))
+
+
+def test_a_picture_without_marker_is_put_first_and_counted(folder: Path) -> None:
+    result = read_samples(write(folder, good(conversations=turns(("human", "What?"), ("gpt", "red")))))
+    assert isinstance(result.samples[0].messages[0].parts[0], Picture)
+    assert sum(result.warnings.values()) == 1
+
+
+def test_kinds_choose_rows_and_a_wrong_kind_lists_the_right_ones(folder: Path) -> None:
+    source = write(folder, good(kind="caption"), good(kind="detail"))
+    assert [s.kind for s in read_samples(source, kinds=("detail",)).samples] == ["detail"]
+    with pytest.raises(DataError, match="caption, detail"):
+        read_samples(source, kinds=("reasoning",))
+
+
+def test_a_near_miss_of_a_picture_name_is_suggested(folder: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        read_samples(write(folder, good(image="a.jpeg")))
+    assert "a.jpg" in caught.value.hint
+
+
+def test_pictures_of_the_gpt4_samples_may_be_elsewhere(shared: Path, tmp_path: Path) -> None:
+    source = DataSource(file=shared / "data" / "llava-coco30" / "gpt4_qa.llava.json", images=tmp_path)
+    with pytest.raises(DataError, match=r"gpt4_qa\.llava\.json:2:image: no picture"):
+        read_samples(source)
