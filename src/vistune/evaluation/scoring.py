@@ -1,0 +1,121 @@
+"""From answers to numbers with intervals: accuracy by type and language, and the gap to answering blind.
+
+Answered rows -> Score (mean and 95 % interval, bootstrapped by picture) -> the result that `evaluate --json` prints
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vistune.evaluation.runner import CONDITIONS, Answered
+from vistune.evaluation.task import picture_of
+from vistune.types import Question
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A mean with its 95 % interval, 0-1."""
+
+    value: float
+    low: float
+    high: float
+    count: int
+
+    def as_json(self) -> dict[str, float | int]:
+        return {"value": self.value, "low": self.low, "high": self.high, "count": self.count}
+
+
+def _sums(rows: Sequence[Answered], pictures: Sequence[str]) -> np.ndarray:
+    """(pictures, 2): right answers and questions of each picture."""
+    place = {picture: k for k, picture in enumerate(pictures)}
+    sums = np.zeros((len(pictures), 2))
+    for row in rows:
+        k = place[picture_of(row.question)]
+        sums[k] += (row.right, 1)
+    return sums
+
+
+def _resample(sums: np.ndarray, seed: int) -> np.ndarray:
+    """Accuracies of RESAMPLES draws of pictures with replacement; the same seed draws the same pictures."""
+    draws = np.random.default_rng(seed).integers(len(sums), size=(RESAMPLES, len(sums)))
+    totals = sums[draws].sum(axis=1)
+    return totals[:, 0] / np.maximum(totals[:, 1], 1)
+
+
+def accuracy(rows: Sequence[Answered], *, seed: int = 0) -> Score:
+    """Share right, with an interval over pictures: questions of one picture stand or fall together."""
+    if not rows:
+        return Score(0.0, 0.0, 0.0, 0)
+    sums = _sums(rows, sorted({picture_of(row.question) for row in rows}))
+    low, high = np.quantile(_resample(sums, seed), (0.025, 0.975))
+    return Score(float(sums[:, 0].sum() / sums[:, 1].sum()), float(low), float(high), len(rows))
+
+
+def gap(seen: Sequence[Answered], blind: Sequence[Answered], *, seed: int = 0) -> Score:
+    """Accuracy with the picture less accuracy without it, over the same pictures drawn together."""
+    seen = [row for row in seen if row.question.sample.pictures]
+    pictures = sorted({picture_of(row.question) for row in seen})
+    if not pictures:
+        return Score(0.0, 0.0, 0.0, 0)
+    with_it, without = _sums(seen, pictures), _sums(blind, pictures)
+    differences = _resample(with_it, seed) - _resample(without, seed)
+    low, high = np.quantile(differences, (0.025, 0.975))
+    value = with_it[:, 0].sum() / with_it[:, 1].sum() - without[:, 0].sum() / max(without[:, 1].sum(), 1)
+    return Score(float(value), float(low), float(high), len(seen))
+
+
+def in_words(difference: Score) -> str:
+    """What the gap says about looking."""
+    if difference.low > 0:
+        return "the picture helps: the interval of the gap lies above zero"
+    if difference.high < 0:
+        return "the picture hurts: the interval of the gap lies below zero"
+    return "no sign that the model looks: the interval of the gap includes zero"
+
+
+def majority(questions: Sequence[Question]) -> float:
+    """Share right of always giving the most frequent answer of the question's type and language."""
+    answers: dict[tuple[Any, Any], Counter[str]] = defaultdict(Counter)
+    for question in questions:
+        answers[question.tags.get("type"), question.tags.get("language")][question.answer] += 1
+    return sum(counter.most_common(1)[0][1] for counter in answers.values()) / max(len(questions), 1)
+
+
+def result_of(name: str, rows: Mapping[str, Sequence[Answered]], *, seed: int = 0) -> dict[str, Any]:
+    """Everything about a task's run, as JSON: metrics by condition, by type and language, the gap and its words."""
+    seen = rows["with_image"]
+    result: dict[str, Any] = {"task": name, "count": len(seen), "unparsed": 0}
+    questions = [row.question for row in seen]
+    result["majority"] = majority(questions)
+    for condition in CONDITIONS:
+        if condition in rows:
+            score = accuracy(rows[condition], seed=seed)
+            key = "metrics" if condition == "with_image" else condition
+            result[key] = {"accuracy": score.value}
+            result.setdefault("intervals", {})[condition] = score.as_json()
+    blind = [condition for condition in CONDITIONS[1:] if rows.get(condition)]
+    if blind:
+        best = max(blind, key=lambda condition: accuracy(rows[condition], seed=seed).value)
+        difference = gap(seen, rows[best], seed=seed)
+        result["gap"] = {**difference.as_json(), "against": best, "words": in_words(difference)}
+    for tag in ("type", "language"):
+        result[f"by_{tag}"] = _by(rows, lambda row, tag=tag: str(row.question.tags.get(tag, "all")), seed)  # type: ignore[misc]
+    return result
+
+
+def _by(rows: Mapping[str, Sequence[Answered]], key: Callable[[Answered], str], seed: int) -> dict[str, Any]:
+    groups = sorted({key(row) for row in rows["with_image"]})
+    table: dict[str, Any] = {}
+    for group in groups:
+        chosen = {condition: [row for row in listed if key(row) == group] for condition, listed in rows.items()}
+        entry: dict[str, Any] = {c: accuracy(listed, seed=seed).as_json() for c, listed in chosen.items()}
+        entry["majority"] = majority([row.question for row in chosen["with_image"]])
+        table[group] = entry
+    return table

@@ -1,0 +1,153 @@
+"""Scores, blind conditions and descriptions: exact on small, known cases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vistune.errors import DataError
+from vistune.evaluation import (
+    Answered,
+    accuracy,
+    answer,
+    choose,
+    derangement,
+    gap,
+    in_words,
+    majority,
+    named_pairs,
+    result_of,
+)
+from vistune.evaluation.runner import prompt_of
+from vistune.evaluation.task import same_text
+from vistune.evaluation.tasks.file import File
+from vistune.evaluation.tasks.scenes import HeldOut
+from vistune.model import build, read_spec
+from vistune.processor import Processor, load_tokenizer
+from vistune.recipe import Model
+from vistune.scenes import write_world
+from vistune.types import Message, Picture, Question, Sample
+
+
+def question(name: str, picture: str | None, gold: str = "red", kind: str = "colour") -> Question:
+    parts = ((Picture(Path(picture)),) if picture else ()) + ("What?",)
+    return Question(name, Sample(name, (Message("user", parts),)), gold, {"type": kind, "language": "en"})
+
+
+def rows(*rights: bool, condition: str = "with_image", per_picture: int = 1) -> list[Answered]:
+    return [Answered(question(str(k), f"p{k // per_picture}"), condition, "x", right) for k, right in enumerate(rights)]
+
+
+@given(st.lists(st.text(min_size=1, max_size=3), min_size=2, max_size=30), st.integers(0, 9))
+def test_a_derangement_moves_every_picture_to_another(pictures: list[str], seed: int) -> None:
+    moved = derangement(pictures, seed)
+    distinct = set(pictures)
+    if len(distinct) < 2:
+        assert moved == {}
+        return
+    assert set(moved) == set(moved.values()) == distinct
+    assert all(a != b for a, b in moved.items())
+    assert moved == derangement(pictures, seed)
+
+
+def test_conditions_change_the_picture_and_nothing_else() -> None:
+    asked = question("1", "a.jpg")
+    wrong = {"a.jpg": "b.jpg"}
+    assert prompt_of(asked, "with_image", wrong) == list(asked.sample.messages)
+    assert prompt_of(asked, "without_image", wrong)[0].parts == ("What?",)
+    assert prompt_of(asked, "wrong_image", wrong)[0].parts == (Picture(Path("b.jpg")), "What?")
+
+
+def test_the_interval_is_over_pictures() -> None:
+    score = accuracy(rows(*[True] * 50, *[False] * 50))
+    assert score.value == 0.5
+    assert score.low == pytest.approx(0.4, abs=0.03)
+    assert score.high == pytest.approx(0.6, abs=0.03)
+    clustered = accuracy(rows(*[True] * 50, *[False] * 50, per_picture=10))
+    assert clustered.high - clustered.low > 2 * (score.high - score.low)
+
+
+def test_the_gap_is_paired_and_said_in_words() -> None:
+    same = rows(*[True, False] * 50)
+    assert gap(same, same).value == gap(same, same).high == 0
+    assert "includes zero" in in_words(gap(same, same))
+    better = rows(*[True] * 100)
+    assert gap(better, same).value == 0.5
+    assert "helps" in in_words(gap(better, same))
+
+
+def test_majority_is_by_type_and_language() -> None:
+    asked = [
+        question("1", "a", "red"),
+        question("2", "b", "red"),
+        question("3", "c", "blue"),
+        question("4", "d", "2", "count"),
+    ]
+    assert majority(asked) == 0.75
+
+
+def test_a_result_holds_every_condition_and_table() -> None:
+    found = {c: rows(*[c == "with_image"] * 8, condition=c) for c in ("with_image", "without_image", "wrong_image")}
+    result = result_of("scenes", found)
+    assert result["metrics"] == {"accuracy": 1.0}
+    assert result["without_image"] == {"accuracy": 0.0}
+    assert result["gap"]["value"] == 1.0
+    assert result["by_type"]["colour"]["wrong_image"]["value"] == 0.0
+    assert result["by_language"]["en"]["with_image"]["count"] == 8
+
+
+@pytest.mark.parametrize(("reply", "right"), [("Red.", True), (" red ", True), ("reddish", False), ("", False)])
+def test_exact_match_forgives_case_space_and_a_stop(reply: str, right: bool) -> None:
+    assert same_text(reply, "red") == right
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "pairs"),
+    [
+        (
+            "At the top there is a large red circle. A small Blue star.",
+            "en",
+            {("red", "circle"): 1, ("blue", "star"): 1},
+        ),
+        ("Two: a red circle, a red circle.", "en", {("red", "circle"): 2}),
+        (
+            "왼쪽 위에 큰 빨간색 원이 있습니다. 가운데에는 작은 보라색 십자가가 보입니다.",
+            "ko",
+            {("red", "circle"): 1, ("purple", "cross"): 1},
+        ),
+        ("nothing here", "en", {}),
+    ],
+)
+def test_named_pairs(text: str, language: str, pairs: dict[tuple[str, str], int]) -> None:
+    assert dict(named_pairs(text, language)) == pairs
+
+
+def test_a_limit_keeps_whole_pictures() -> None:
+    asked = [question(str(k), f"p{k // 4}") for k in range(40)]
+    kept = choose(asked, 10, seed=1)
+    assert len(kept) == 12
+    assert kept == choose(asked, 10, seed=1)
+
+
+def test_a_model_is_asked_under_every_condition(tmp_path: Path, tiny_backbones: Path) -> None:
+    write_world(tmp_path, count=1, seed=0, tests=3)
+    recipe = Model(vision=str(tiny_backbones / "vision"), language=str(tiny_backbones / "language"))
+    spec = read_spec(recipe)
+    model, processor = build(recipe, spec, seed=0).eval(), Processor(load_tokenizer(tiny_backbones / "language"), spec)
+    task = HeldOut(tmp_path)
+    asked = task.questions()
+    assert len(asked) > 10
+    for condition in ("with_image", "without_image", "wrong_image"):
+        found = answer(model, processor, task, asked, condition=condition)
+        assert [row.question.id for row in found] == [q.id for q in asked]
+    assert found[0].as_row()["answer"] == asked[0].answer
+
+
+def test_a_file_of_questions_names_its_bad_line(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_text('{"question_id": 1, "text": "a", "answer": "b"}\n{"question_id": 2, "text": "a"}\n')
+    with pytest.raises(DataError, match=r"q\.jsonl:2:answer"):
+        File(path).questions()
