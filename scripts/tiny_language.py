@@ -328,7 +328,8 @@ def export(work: Path, out: Path) -> dict[str, float]:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(work / "language")
     model = build(tokenizer)
     model.load_state_dict(torch.load(work / "language.pt", weights_only=True)["model"])
-    scores = look_up(model, tokenizer, folded=False, count=100)
+    scores = {f"text_{kind}": share for kind, share in look_up(model, tokenizer, folded=False, count=100).items()}
+    scores |= {f"folded_{kind}": share for kind, share in look_up(model, tokenizer, folded=True, count=100).items()}
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
     return scores

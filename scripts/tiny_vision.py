@@ -244,7 +244,7 @@ def export(work: Path, out: Path) -> dict[str, float]:
     """The tower alone, fp16, in transformers' layout, with its image processor; returns its probes."""
     model = Contrast()
     model.load_state_dict(torch.load(work / "vision.pt", weights_only=True)["model"])
-    scores = probe(model.tower.eval())
+    scores = {what: round(share, 4) for what, share in probe(model.tower.eval()).items()}
     model.tower.half().save_pretrained(out)
     CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}).save_pretrained(out)
     return scores

@@ -41,30 +41,33 @@ def check(
     sources: Sequence[DataSource],
     processor: Processor | None,
     *,
-    open_pictures: bool = True,
+    pictures: bool = True,
     advance: Callable[[int], None] = lambda count: None,
 ) -> CheckReport:
-    """Read all rows, encode them (with a processor), open each picture once; faults are gathered, not raised."""
+    """Read all rows, encode them (with a processor), open each picture once; faults are gathered, not raised.
+
+    Without `pictures` they are neither looked for nor opened.
+    """
     samples: list[Sample] = []
     faults: list[Reject] = []
     warnings: Counter[str] = Counter()
     rows = 0
     for source in sources:
-        result = read_samples(source, on_bad_sample="reject")
+        result = read_samples(source, on_bad_sample="reject", find_pictures=pictures)
         samples += result.samples
         faults += result.rejects
         warnings += result.warnings
         rows += result.rows
-    pictures = {picture.source: sample for sample in samples for picture in sample.pictures}
-    if open_pictures:
-        faults += _open_all({path: sample for path, sample in pictures.items() if isinstance(path, Path)})
+    used = {p.source: sample for sample in samples for p in sample.pictures if isinstance(p.source, Path)}
+    if pictures:
+        faults += _open_all(used)
     lengths, learnt = [0], 0
     if processor is not None:
         lengths, learnt = _encode_all(samples, processor, faults, advance)
     return CheckReport(
         rows=rows,
         samples=len(samples),
-        pictures=len(pictures),
+        pictures=len(used),
         kinds=dict(Counter(sample.kind or "none" for sample in samples)),
         tokens={"min": min(lengths), "median": int(statistics.median(lengths)), "max": max(lengths)},
         learnt_tokens=learnt,

@@ -15,8 +15,8 @@ from vistune.types import Picture
 class PictureFolders:
     """Finds a relative path in the first folder that holds it; each directory is listed once."""
 
-    def __init__(self, folders: Sequence[Path]) -> None:
-        self.folders = [folder.resolve() for folder in folders]
+    def __init__(self, folders: Sequence[Path] | None) -> None:
+        self.folders = None if folders is None else [folder.resolve() for folder in folders]
         self._names = cache(self._list)
 
     @staticmethod
@@ -31,6 +31,8 @@ class PictureFolders:
         relative = Path(name)
         if relative.is_absolute() or ".." in relative.parts or not name:
             raise DataError(f"{place}: {name!r} leaves the picture folder", "give a path relative to it")
+        if self.folders is None:  # pictures need not be there
+            return Picture(relative)
         for folder in self.folders:
             inside = folder / relative
             if relative.name in self._names(inside.parent):

@@ -36,11 +36,18 @@ class ReadResult:
 
 
 def read_samples(
-    source: DataSource, *, kinds: tuple[str, ...] | None = None, on_bad_sample: Literal["raise", "reject"] = "raise"
+    source: DataSource,
+    *,
+    kinds: tuple[str, ...] | None = None,
+    on_bad_sample: Literal["raise", "reject"] = "raise",
+    find_pictures: bool = True,
 ) -> ReadResult:
-    """All rows of a source whose kind is wanted. Raises DataError at the first bad row, unless told to reject."""
+    """All rows of a source whose kind is wanted. Raises DataError at the first bad row, unless told to reject.
+
+    Without `find_pictures` no picture need be there: names are kept as they stand.
+    """
     path = data_file(source.file)
-    pictures = PictureFolders(_folders(path, source.images))
+    pictures = PictureFolders(_folders(path, source.images) if find_pictures else None)
     wanted = source.kinds or kinds
     result = ReadResult()
     seen: Counter[str] = Counter()

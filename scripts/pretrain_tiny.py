@@ -1,0 +1,65 @@
+"""Make the tiny backbones again, in legs that go on where the last one stopped.
+
+python scripts/pretrain_tiny.py vision   --work DIR --minutes 45            the tower, from pictures and captions
+python scripts/pretrain_tiny.py language --work DIR --minutes 60            the language model, from text
+python scripts/pretrain_tiny.py vision   --work DIR --minutes 25 --decay    a last leg: the rate falls to nothing
+python scripts/pretrain_tiny.py export   --work DIR                         into the package, where a gate improved
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from importlib import resources
+from pathlib import Path
+
+import tiny_language
+import tiny_vision
+import torch
+
+BACKBONES = Path(str(resources.files("vistune.scenes"))) / "backbones"
+GATES = {"vision": "shape", "language": "folded_all"}
+
+
+def export(work: Path) -> None:
+    """Write each backbone whose gate is above that of the shipped one; its scores lie in `scores.json`."""
+    makers = {"vision": tiny_vision.export, "language": tiny_language.export}
+    for part, make in makers.items():
+        if not (work / f"{part}.pt").exists():
+            continue
+        draft = work / f"export-{part}"
+        shutil.rmtree(draft, ignore_errors=True)
+        scores = make(work, draft)
+        (draft / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
+        shipped = BACKBONES / part / "scores.json"
+        before = json.loads(shipped.read_text())[GATES[part]] if shipped.exists() else -1.0
+        verdict = "shipped" if scores[GATES[part]] > before else "kept the old one"
+        print(f"{part}: {GATES[part]} {scores[GATES[part]]:.3f}, before {before:.3f}: {verdict}", scores)
+        if scores[GATES[part]] > before:
+            BACKBONES.mkdir(exist_ok=True)
+            for path in draft.iterdir():
+                (BACKBONES / part).mkdir(exist_ok=True)
+                shutil.copy(path, BACKBONES / part / path.name)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("vision", "language", "export"))
+    parser.add_argument("--work", type=Path, required=True, help="where legs leave their state")
+    parser.add_argument("--minutes", type=float, default=45)
+    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--decay", action="store_true", help="let the rate fall to nothing over this leg")
+    parser.add_argument("--threads", type=int, default=1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    if arguments.what == "export":
+        export(arguments.work)
+        return
+    train = tiny_vision.train if arguments.what == "vision" else tiny_language.train
+    train(arguments.work, minutes=arguments.minutes, rate=arguments.rate, decay=arguments.decay)
+
+
+if __name__ == "__main__":
+    main()

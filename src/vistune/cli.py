@@ -1,0 +1,274 @@
+"""The command line: one verb = parse, call one workflow, print.
+
+Results go to stdout, progress to stderr. A VistuneError is one line and its exit code; anything else is our bug.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from vistune import workflows
+from vistune.console import silent, stderr, watch
+from vistune.errors import RecipeError, VistuneError
+from vistune.recipe import DataSource, load_recipe
+
+app = typer.Typer(
+    name="vistune",
+    help="Visual instruction tuning, whole: write the data, align, tune, measure, talk.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+stdout = Console(highlight=False)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value on top of the recipe.")]
+
+
+def print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+@app.command()
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/quickstart"),
+    seed: Annotated[int, typer.Option(help="Decides everything.")] = 0,
+) -> None:
+    """The whole loop on the built-in world, offline: draw, generate, check, align, tune, evaluate, report."""
+    summary = workflows.quickstart(out, overrides=[f"seed={seed}"], watch=watch)
+    stdout.print(summary_table(summary))
+    stdout.print(type_table(summary))
+    stdout.print(
+        f"The gap to the better blind condition: {100 * summary['gap']['value']:.1f} points "
+        f"({summary['gap']['words']})."
+    )
+    took = " · ".join(f"{step} {seconds:.0f} s" for step, seconds in summary["seconds"].items())
+    stdout.print(f"{took} · peak memory {summary['peak_memory_mb']} MB")
+    picture = next(iter(sorted((out / "world" / "heldout").glob("*.jpg"))))
+    stdout.print(f"Report: {out / 'report.html'}")
+    stdout.print(f"Talk to it:  vistune chat {out} --image {picture}", soft_wrap=True)
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    rows = {
+        "majority": "always the most frequent answer",
+        "align": "after stage 1 (projector aligned)",
+        "tune": "after stage 2 (tuned on instructions)",
+        "without_image": "stage 2, without its picture",
+        "wrong_image": "stage 2, with a wrong picture",
+        "heldout_combinations": "stage 2, held-out colour-shape pairs",
+    }
+    table = Table("held-out scenes, exact match", "accuracy", "95 % interval", title="What the model sees")
+    for key, label in rows.items():
+        interval = summary["intervals"].get(key)
+        shown = f"{100 * interval['low']:.1f} – {100 * interval['high']:.1f}" if interval else ""
+        table.add_row(label, f"{100 * summary['accuracy'][key]:.1f} %", shown)
+    described = summary["descriptions"]
+    right = f"{described['recall']:.2f} / {described['precision']:.2f}"
+    table.add_row("things right in descriptions (recall / precision)", right, "")
+    return table
+
+
+def type_table(summary: dict[str, Any]) -> Table:
+    table = Table("question", "with picture", "without", "wrong", "majority")
+    for group, entry in {**summary["by_type"], **summary["by_language"]}.items():
+        cells = [f"{100 * entry[key]:.1f}" for key in ("tune", "without_image", "wrong_image", "majority")]
+        table.add_row(group, *cells)
+    return table
+
+
+@app.command()
+def scenes(
+    out: Annotated[Path, typer.Argument(help="Folder to draw into.")],
+    count: Annotated[int, typer.Option(help="Training scenes.", min=1)] = 1000,
+    seed: Annotated[int, typer.Option(help="Decides every picture.")] = 0,
+) -> None:
+    """Draw the built-in world: a COCO folder with exact captions and boxes, and its question files."""
+    drawn = workflows.draw_scenes(out, count=count, seed=seed, watch=watch)
+    stdout.print(f"{drawn.path}: " + ", ".join(f"{n} {split}" for split, n in drawn.counts.items()))
+
+
+@app.command()
+def generate(
+    source: Annotated[Path, typer.Argument(help="A COCO folder.")],
+    out: Annotated[Path, typer.Option(help="Where the data goes.")],
+    teacher: Annotated[str, typer.Option(help="Who writes: rule.")] = "rule",
+    split: Annotated[str | None, typer.Option(help="Which split of the folder.")] = None,
+    kinds: Annotated[str, typer.Option(help="Comma-separated.")] = "caption,conversation,detail,reasoning",
+    mix: Annotated[str | None, typer.Option(help="conversation:detail:reasoning, such as 58:23:77.")] = None,
+    per_image: Annotated[int, typer.Option(help="With --mix: instructions a picture and language gets.", min=1)] = 1,
+    language: Annotated[str, typer.Option(help="Comma-separated: en,ko.")] = "en",
+    limit: Annotated[int | None, typer.Option(help="The first N pictures.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Decides every choice.")] = 0,
+) -> None:
+    """Have a teacher write instruction data about described pictures."""
+    from vistune.datagen import Wishes
+
+    wishes = Wishes(
+        kinds=tuple(kinds.split(",")),
+        languages=tuple(language.split(",")),
+        mix=_mix(mix),
+        per_image=per_image,
+        seed=seed,
+    )
+    made = workflows.generate_data(source, out, wishes, teacher=teacher, split=split, limit=limit, watch=watch)
+    stdout.print(f"{out}: {len(made.rows)} samples, {len(made.rejects)} rejected; report: {out / 'report.html'}")
+
+
+def _mix(text: str | None) -> tuple[int, int, int] | None:
+    if text is None:
+        return None
+    try:
+        conversation, detail, reasoning = (int(share) for share in text.split(":"))
+    except ValueError:
+        raise RecipeError(f"--mix {text}: three whole numbers are wanted", "write for example 58:23:77") from None
+    return conversation, detail, reasoning
+
+
+@app.command()
+def check(
+    data: Annotated[list[Path], typer.Argument(help="Data files, or folders that generate wrote.")],
+    images: Annotated[list[Path] | None, typer.Option(help="Picture folder(s).")] = None,
+    no_images: Annotated[bool, typer.Option("--no-images", help="Do not look for or open pictures.")] = False,
+    recipe: Annotated[str | None, typer.Option(help="Also encode with this recipe's model.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Prove every sample before anything is trained; each fault with file, line and field."""
+    sources = [DataSource(file=path, images=folder) for path, folder in zip(data, _folders(images, data), strict=True)]
+    loaded = load_recipe(recipe) if recipe else None
+    bar = silent if as_json else watch
+    found = workflows.check_data(sources, recipe=loaded, pictures=not no_images, watch=bar)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        for fault in found.faults[:50]:
+            stdout.print(fault.detail, soft_wrap=True)
+        kinds = ", ".join(f"{count} {kind}" for kind, count in found.kinds.items())
+        stdout.print(f"{found.rows} rows, {found.pictures} pictures ({kinds}); {len(found.faults)} faults")
+        for what, count in found.warnings.items():
+            stdout.print(f"warning: {count} × {what}")
+    if found.faults:
+        raise typer.Exit(2)
+
+
+def _folders(images: list[Path] | None, data: list[Path]) -> list[Path | None]:
+    """One picture folder for all files, one for each, or none."""
+    if not images:
+        return [None] * len(data)
+    if len(images) not in (1, len(data)):
+        raise RecipeError(f"{len(images)} --images for {len(data)} data files", "give one for all, or one for each")
+    return list(images) if len(images) == len(data) else [images[0]] * len(data)
+
+
+@app.command()
+def show(
+    data: Annotated[Path, typer.Argument(help="A data file.")],
+    index: Annotated[int | None, typer.Option(help="One sample only.", min=0)] = None,
+    template: Annotated[str, typer.Option(help="Prompt template.")] = "v1",
+    tokenizer: Annotated[str, typer.Option(help="A tokenizer folder, or builtin.")] = "builtin",
+    as_json: Json = False,
+) -> None:
+    """What the model sees of a sample, and which tokens it learns."""
+    rows = workflows.show(DataSource(file=data), template=template, tokenizer=tokenizer, index=index)
+    if as_json:
+        print_json(rows)
+        return
+    for row, pieces in zip(rows, workflows.coloured(rows, tokenizer), strict=True):
+        stdout.print(f"[bold]{row['id']}[/bold]  {len(row['input_ids'])} tokens, learnt in green")
+        stdout.print(pieces)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name or a YAML file.")],
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and plan everything, learn nothing.")] = False,
+) -> None:
+    """Run a recipe's stages; each is checkpointed and resumable."""
+    loaded = load_recipe(recipe, overrides or [])
+    if dry_run:
+        print_json(workflows.dry_run(loaded, watch=watch))
+        return
+    if out is None:
+        raise RecipeError("train needs a run folder", "add --out RUN")
+    workflows.train(loaded, out, resume=resume, watch=watch)
+    stdout.print(f"{out}: finished; talk to it with  vistune chat {out} --image FILE", soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A run or model folder.")],
+    task: Annotated[str, typer.Option(help="Comma-separated task names.")] = "scenes",
+    data: Annotated[Path | None, typer.Option(help="The task's data folder.")] = None,
+    limit: Annotated[int | None, typer.Option(help="About N questions, whole pictures.", min=1)] = None,
+    out: Annotated[Path | None, typer.Option(help="Where answers are kept.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask a task's questions with the picture, without it and with a wrong one."""
+    if data is None:
+        raise RecipeError("evaluate needs the task's data", "add --data DIR")
+    bar = silent if as_json else watch
+    kept = out or (model / "evals" if (model / "run.json").is_file() else None)
+    names = task.split(",")
+    results = [workflows.evaluate(model, task=name, data=data, out=kept, limit=limit, watch=bar) for name in names]
+    if as_json:
+        print_json(results if len(results) > 1 else results[0])
+        return
+    for result in results:
+        stdout.print(result_table(result))
+
+
+def result_table(result: dict[str, Any]) -> Table:
+    table = Table("condition", "accuracy", "95 % interval", title=f"{result['task']}, {result['count']} questions")
+    for condition, interval in result["intervals"].items():
+        shown = f"{100 * interval['low']:.1f} – {100 * interval['high']:.1f}"
+        table.add_row(condition.replace("_", " "), f"{100 * interval['value']:.1f} %", shown)
+    table.add_row("majority answer", f"{100 * result['majority']:.1f} %", "")
+    if "gap" in result:
+        table.add_row("gap", f"{100 * result['gap']['value']:.1f} points", result["gap"]["words"])
+    return table
+
+
+@app.command()
+def chat(
+    model: Annotated[Path, typer.Argument(help="A run or model folder.")],
+    image: Annotated[Path | None, typer.Option(help="A picture to talk about.")] = None,
+) -> None:
+    """Talk to a model in the terminal, English or Korean."""
+    from vistune.serving import chat as talk
+
+    def write(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    talk(workflows.load(model), picture=image, read=lambda: input("> "), write=write)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run folder, or one that generate wrote.")],
+    language: Annotated[str, typer.Option("--lang", help="en or ko.")] = "en",
+) -> None:
+    """Write the folder's report.html: one page that opens offline."""
+    stdout.print(str(workflows.report(folder, language=language)))
+
+
+def main() -> None:
+    """The entry point: errors of ours become one line and an exit code."""
+    try:
+        app()
+    except VistuneError as error:
+        stderr.print(f"vistune: {error}", style="red", soft_wrap=True, markup=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)

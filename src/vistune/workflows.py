@@ -1,0 +1,354 @@
+"""Where rooms meet: one function a verb. They share nothing but folders, so any step reruns alone.
+
+draw -> generate -> check -> train -> evaluate -> report; `quickstart` is these in a row.
+Rooms that need torch are imported inside the verbs that use them, so that `vistune --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vistune.console import Watch, silent
+from vistune.errors import CheckpointError, DataError
+from vistune.files import read_json, write_json, write_jsonl
+from vistune.recipe import DataSource, Recipe, load_recipe
+
+if TYPE_CHECKING:
+    from vistune.data import CheckReport
+    from vistune.datagen import Generated, Wishes
+    from vistune.evaluation import Answered
+    from vistune.generation import Assistant
+    from vistune.scenes import DrawnFolder
+
+
+def draw_scenes(
+    out: Path, *, count: int, seed: int = 0, tests: int | None = None, watch: Watch = silent
+) -> DrawnFolder:
+    """Draw the built-in world: a COCO folder and its question files."""
+    from vistune.scenes import write_world
+
+    tests = max(20, count // 10) if tests is None else tests
+    with watch("draw", count + 2 * tests) as advance:
+        return write_world(out, count=count, seed=seed, tests=tests, advance=advance)
+
+
+def generate_data(
+    source: Path,
+    out: Path,
+    wishes: Wishes,
+    *,
+    teacher: str = "rule",
+    split: str | None = None,
+    limit: int | None = None,
+    watch: Watch = silent,
+) -> Generated:
+    """Have a teacher write instruction data about a COCO folder's pictures."""
+    from vistune.datagen import generate, read_coco, write_generated
+    from vistune.datagen.generate import orders
+    from vistune.report import write_data_report
+
+    images = read_coco(source, split)[:limit]
+    if not images:
+        raise DataError(f"{source}: split {split!r} has no pictures", "name another split")
+    with watch("generate", len(orders(images, wishes))) as advance:
+        made = generate(images, wishes, teacher=teacher, advance=advance)
+    write_generated(out, made, images)
+    write_data_report(out)
+    return made
+
+
+def check_data(
+    sources: Sequence[DataSource], *, recipe: Recipe | None = None, pictures: bool = True, watch: Watch = silent
+) -> CheckReport:
+    """Prove every row: form, pictures, and with a recipe tokens and what is learnt."""
+    from vistune.data import check
+
+    processor = make_processor(recipe) if recipe is not None else None
+    with watch("check", 1) as advance:
+        report = check(sources, processor, pictures=pictures)
+        advance(1)
+    return report
+
+
+def make_processor(recipe: Recipe) -> Any:
+    """The processor of a recipe's model, without its weights."""
+    from vistune.model import read_spec
+    from vistune.processor import Processor, load_tokenizer
+    from vistune.recipe import source_of
+
+    return Processor(load_tokenizer(source_of(recipe.model.language, "language")), read_spec(recipe.model))
+
+
+def show(
+    source: DataSource, *, template: str = "v1", tokenizer: str = "builtin", index: int | None = None
+) -> list[dict[str, Any]]:
+    """What the model sees of each sample and which tokens it learns; no picture is opened, none need be there."""
+    from vistune.data import read_samples
+    from vistune.processor import Processor, load_tokenizer
+    from vistune.recipe import source_of
+    from vistune.types import Spec
+
+    loaded = load_tokenizer(source_of(tokenizer, "language"))
+    half = (0.5, 0.5, 0.5)
+    spec = Spec(1, 1, len(loaded), 1, 2, half, half, "identity", template, tokenization="chunks")
+    processor = Processor(loaded, spec)
+    samples = read_samples(source, find_pictures=False).samples
+    chosen = samples if index is None else samples[index : index + 1]
+    if index is not None and not chosen:
+        raise DataError(f"{source.file}: has no sample {index}", f"give an index below {len(samples)}")
+    return [processor.shown(sample) for sample in chosen]
+
+
+def coloured(rows: Sequence[dict[str, Any]], tokenizer: str = "builtin") -> list[str]:
+    """Each sample's text as the model reads it, learnt tokens in green (rich markup)."""
+    from rich.markup import escape
+
+    from vistune.processor import load_tokenizer
+    from vistune.recipe import source_of
+    from vistune.types import IGNORE, IMAGE_ID
+
+    loaded = load_tokenizer(source_of(tokenizer, "language"))
+    shown = []
+    for row in rows:
+        runs: list[tuple[bool, list[int]]] = []
+        for token, label in zip(row["input_ids"], row["labels"], strict=True):
+            learnt = label != IGNORE
+            if not runs or runs[-1][0] != learnt or token == IMAGE_ID or runs[-1][1][-1] == IMAGE_ID:
+                runs.append((learnt, []))
+            runs[-1][1].append(token)
+        texts = [(learnt, "[picture]" if ids == [IMAGE_ID] else loaded.decode(ids)) for learnt, ids in runs]
+        shown.append("".join(f"[green]{escape(t)}[/green]" if learnt else escape(t) for learnt, t in texts))
+    return shown
+
+
+def train(recipe: Recipe, out: Path, *, resume: bool = False, watch: Watch = silent) -> Path:
+    """Run a recipe's stages; returns the run folder. Raises Stopped when asked to stop, state saved."""
+    from vistune.training import Run
+
+    Run(recipe, out, watch=watch).start(resume=resume)
+    return out
+
+
+def dry_run(recipe: Recipe, *, watch: Watch = silent) -> list[dict[str, Any]]:
+    """Read, encode and plan everything a run would; learn nothing."""
+    from vistune.training import plan_run
+
+    planned, _ = plan_run(recipe, make_processor(recipe), watch)
+    return [
+        {
+            "stage": item.stage.name,
+            "samples": len(item.samples),
+            "steps": len(item.plan.steps),
+            "rows": sum(map(len, item.plan.steps)),
+            "learn": dict(item.stage.learn),
+        }
+        for item in planned
+    ]
+
+
+def find_model(path: Path) -> Path:
+    """A model folder itself, or a run's: the end of its last finished stage, else its newest checkpoint."""
+    if (path / "parts.json").is_file():
+        return path
+    from vistune.checkpoint import read_parts
+    from vistune.training import checkpoints_of
+
+    saved = checkpoints_of(path)
+    if not saved:
+        raise CheckpointError(f"{path}: neither a model folder nor a run with checkpoints", "check the path")
+    finished = [folder for folder in saved if read_parts(folder)["extra"].get("finished")]
+    return (finished or saved)[-1]
+
+
+def load(model: str | Path, *, device: str = "auto", dtype: str = "fp32") -> Assistant:
+    """A run folder or a model folder as something to talk to."""
+    import torch
+
+    from vistune import checkpoint
+    from vistune.generation import Assistant
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
+    return Assistant(*checkpoint.load(find_model(Path(model)), device=device, dtype=precision))
+
+
+def evaluate(
+    model: Path,
+    *,
+    task: str,
+    data: Path,
+    out: Path | None = None,
+    limit: int | None = None,
+    blind_limit: int | None = None,
+    blind: bool = True,
+    name: str | None = None,
+    seed: int = 0,
+    watch: Watch = silent,
+) -> dict[str, Any]:
+    """Ask a task's questions with the picture, without it and with a wrong one; keeps answers in `out`.
+
+    `blind_limit` asks the two blind conditions on a seeded subset of pictures only.
+    """
+    from vistune.evaluation import CONDITIONS, TASKS, answer, choose, result_of
+    from vistune.registry import lookup
+
+    made = lookup(task, TASKS, "task")(data)
+    questions = choose(made.questions(), limit, seed)
+    some = choose(questions, blind_limit, seed)
+    assistant = load(model)
+    rows: dict[str, list[Answered]] = {}
+    conditions = CONDITIONS if blind else CONDITIONS[:1]
+    with watch(f"ask {name or task}", len(questions) + len(some) * (len(conditions) - 1)) as advance:
+        for condition in conditions:
+            asked = questions if condition == "with_image" else some
+            rows[condition] = answer(
+                assistant.model, assistant.processor, made, asked, condition=condition, seed=seed, advance=advance
+            )
+    result = result_of(task, rows, seed=seed)
+    result["model"] = str(model)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        listed = [row.as_row() for answered in rows.values() for row in answered]
+        write_jsonl(out / f"{name or task}.predictions.jsonl", listed)
+        write_json(out / f"{name or task}.json", result)
+    return result
+
+
+def describe(model: Path, data: Path, split: str, *, out: Path, limit: int, watch: Watch = silent) -> dict[str, Any]:
+    """Have the model describe pictures freely; recall and precision of the things it names."""
+    from vistune.datagen import read_coco
+    from vistune.evaluation import describe as run
+
+    images = read_coco(data, split)[:limit]
+    assistant = load(model)
+    with watch("describe", 2 * len(images)) as advance:
+        result = run(assistant.model, assistant.processor, images, advance=advance)
+    write_json(out / "descriptions.json", result)
+    return result
+
+
+def report(folder: Path, *, language: str = "en") -> Path:
+    """The page of a run folder, or of a folder that `generate` wrote."""
+    from vistune.report import write_data_report, write_run_report
+
+    if (folder / "generate.json").is_file():
+        return write_data_report(folder, language=language)
+    if (folder / "run.json").is_file():
+        return write_run_report(folder, language=language)
+    raise DataError(f"{folder}: neither a run nor generated data", "name a folder that `train` or `generate` wrote")
+
+
+@dataclass(frozen=True, slots=True)
+class Quickstart:
+    """How much the main job draws and asks; the recipe says how it learns."""
+
+    scenes: int = 4000
+    tests: int = 250
+    blind_questions: int = 600
+    descriptions: int = 60
+
+
+def quickstart(
+    out: Path, *, size: Quickstart | None = None, overrides: Sequence[str] = (), watch: Watch = silent
+) -> dict[str, Any]:
+    """The whole loop on the built-in world: draw, generate, check, train, evaluate, report."""
+    from vistune.datagen import Wishes
+
+    size = size or Quickstart()
+    world, data, run = out / "world", out / "data", out
+    recipe = load_recipe("quickstart", [f"data={data / 'samples.json'}", *overrides])
+    clock = Clock()
+    draw_scenes(world, count=size.scenes, seed=recipe.seed, tests=size.tests, watch=watch)
+    clock.mark("draw")
+    wishes = Wishes(languages=("en", "ko"), mix=(6, 1, 1), per_image=2, seed=recipe.seed)
+    generate_data(world, data, wishes, split="train", watch=watch)
+    clock.mark("generate")
+    report_ = check_data(recipe.data, recipe=recipe, watch=watch)
+    if report_.faults:
+        raise DataError(f"{data}: {len(report_.faults)} faults, first: {report_.faults[0].detail}", "see vistune check")
+    clock.mark("check")
+    train(recipe, run, watch=watch)
+    clock.mark("train")
+    aligned = next(path for path in sorted((run / "checkpoints").iterdir()) if path.name.startswith("1-"))
+    evals = run / "evals"
+    asked = size.blind_questions
+    stage_1 = evaluate(
+        aligned, task="scenes", data=world, out=evals, blind=False, name="align", limit=asked, watch=watch
+    )
+    stage_2 = evaluate(run, task="scenes", data=world, out=evals, blind_limit=asked, watch=watch)
+    unseen = evaluate(run, task="combinations", data=world, out=evals, blind=False, watch=watch)
+    described = describe(run, world, "heldout", out=evals, limit=size.descriptions, watch=watch)
+    clock.mark("evaluate")
+    summary = summarise(stage_1, stage_2, unseen, described)
+    summary |= {"seconds": clock.seconds, "peak_memory_mb": peak_memory_mb(), "seed": recipe.seed}
+    write_json(run / "summary.json", summary)
+    report(run)
+    clock.mark("report")
+    write_json(run / "summary.json", summary)
+    return summary
+
+
+def summarise(
+    stage_1: dict[str, Any], stage_2: dict[str, Any], unseen: dict[str, Any], described: dict[str, Any]
+) -> dict[str, Any]:
+    """The few numbers that say whether the model sees; accuracies 0-1."""
+
+    def by(table: dict[str, Any]) -> dict[str, Any]:
+        names = {"with_image": "tune", "without_image": "without_image", "wrong_image": "wrong_image"}
+        found: dict[str, Any] = {}
+        for group, entry in table.items():
+            found[group] = {new: entry[old]["value"] for old, new in names.items() if old in entry}
+            found[group]["majority"] = entry["majority"]
+        return found
+
+    intervals = stage_2["intervals"]
+    return {
+        "accuracy": {
+            "majority": stage_2["majority"],
+            "align": stage_1["metrics"]["accuracy"],
+            "tune": stage_2["metrics"]["accuracy"],
+            "without_image": stage_2["without_image"]["accuracy"],
+            "wrong_image": stage_2["wrong_image"]["accuracy"],
+            "heldout_combinations": unseen["metrics"]["accuracy"],
+        },
+        "intervals": {
+            "align": stage_1["intervals"]["with_image"],
+            "tune": intervals["with_image"],
+            "without_image": intervals["without_image"],
+            "wrong_image": intervals["wrong_image"],
+            "heldout_combinations": unseen["intervals"]["with_image"],
+        },
+        "gap": stage_2["gap"],
+        "by_type": by(stage_2["by_type"]),
+        "by_language": by(stage_2["by_language"]),
+        "descriptions": {"recall": described["recall"], "precision": described["precision"]},
+    }
+
+
+class Clock:
+    """Seconds by step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def mark(self, step: str) -> None:
+        now = time.perf_counter()
+        self.seconds[step] = round(now - self.last, 1)
+        self.last = now
+
+
+def peak_memory_mb() -> int:
+    """The most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def summary_of(run: Path) -> dict[str, Any]:
+    summary: dict[str, Any] = read_json(run / "summary.json")
+    return summary
