@@ -1,0 +1,210 @@
+"""Plots as SVG text that goes straight into a page.
+
+numbers -> Figure -> SVG, letters as paths, colours as the page's CSS variables so that dark mode reaches them
+A figure is as wide as a phone: a page lays several side by side, and no letter ever gets too small to read.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cache
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+WIDTH = 4.6  # inches
+BAR = 0.16  # inches a bar takes
+PALETTE: Mapping[str, str] = {  # of the page's light theme; blue and orange are told apart by every kind of eye
+    "ink": "#1b1d20",
+    "muted": "#6a7078",
+    "rule": "#dfe2e6",
+    "blue": "#0b65ad",
+    "orange": "#d9730d",
+    "grey": "#a7adb5",
+}
+HANGUL_FONTS = (
+    "Noto Sans CJK KR",
+    "Noto Sans KR",
+    "NanumGothic",
+    "NanumBarunGothic",
+    "Malgun Gothic",
+    "Apple SD Gothic Neo",
+    "AppleGothic",
+    "UnDotum",
+    "Baekmuk Dotum",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One bar of every group: its name, its colour in PALETTE, and whether it is drawn as an outline."""
+
+    name: str
+    color: str
+    hollow: bool = False
+
+
+@cache
+def fonts() -> tuple[str, ...]:
+    """Families to draw with: matplotlib's own, and the first Hangul family on this machine."""
+    known = {entry.name for entry in font_manager.fontManager.ttflist}
+    return ("DejaVu Sans", *[name for name in HANGUL_FONTS if name in known][:1])
+
+
+@cache
+def _letters() -> frozenset[int]:
+    """Every character that one of the families has a shape for."""
+    paths = [font_manager.findfont(family, fallback_to_default=False) for family in fonts()]
+    return frozenset(code for path in paths for code in font_manager.get_font(path).get_charmap())
+
+
+def drawable(text: str, instead: str) -> str:
+    """`text`, or `instead` where a letter of it has no shape here and would be drawn as a box."""
+    return text if all(ord(letter) in _letters() for letter in text) else instead
+
+
+def smooth(values: Sequence[float]) -> np.ndarray:
+    """A centred moving mean over a twentieth of the steps; steps that are not numbers are left out of it."""
+    raw = np.asarray(values, dtype=float)
+    window = np.ones(2 * (len(raw) // 40) + 1)
+    fine = np.isfinite(raw)
+    sums = np.convolve(np.where(fine, raw, 0.0), window, "same")[: len(raw)]
+    counts = np.convolve(fine, window, "same")[: len(raw)]
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
+def loss_panel(steps: Sequence[int], losses: Sequence[float], *, title: str, axis: str) -> Markup:
+    """One stage's loss: every step thin, the moving mean thick and its last value written beside it."""
+    with _style():
+        figure, axes = _panel(2.5, title)
+        raw, mean = np.asarray(losses, dtype=float), smooth(losses)
+        axes.plot(steps, np.where(np.isfinite(raw), raw, np.nan), color=PALETTE["grey"], linewidth=0.7)
+        axes.plot(steps, mean, color=PALETTE["blue"], linewidth=1.8)
+        if np.isfinite(mean[-1]):
+            axes.annotate(
+                f"{mean[-1]:.3g}",
+                (steps[-1], mean[-1]),
+                xytext=(4, 0),
+                textcoords="offset points",
+                color=PALETTE["blue"],
+                va="center",
+                weight="bold",
+                annotation_clip=False,
+            )
+        axes.set_ylim(bottom=0)
+        axes.margins(x=0)
+        axes.grid(axis="y", color=PALETTE["rule"], linewidth=0.6)
+        axes.set_xlabel(axis)
+        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
+        axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
+        return _svg(figure)
+
+
+def grouped_bars(
+    groups: Sequence[tuple[str, Sequence[float | None]]], series: Sequence[Series], *, title: str
+) -> Markup:
+    """Lying bars, one group a row and one bar a series; shares 0-1, each written in per cent at its end."""
+    with _style():
+        step = BAR * len(series) + 0.14
+        figure, axes = _panel(0.35 + step * len(groups), title)
+        for row, (_, shares) in enumerate(groups):
+            for place, (kind, share) in enumerate(zip(series, shares, strict=True)):
+                if share is None:
+                    continue
+                height = row * step + place * BAR
+                color = PALETTE[kind.color]
+                face = "none" if kind.hollow else color
+                axes.barh(height, share, BAR * 0.82, facecolor=face, edgecolor=color, linewidth=0.7)
+                axes.annotate(
+                    f"{100 * share:.0f}",
+                    (share, height),
+                    xytext=(3, 0),
+                    textcoords="offset points",
+                    va="center_baseline",
+                    fontsize=7.5,
+                    color=PALETTE["ink"] if place == 0 else PALETTE["muted"],
+                    weight="bold" if place == 0 else "normal",
+                )
+        middle = BAR * (len(series) - 1) / 2
+        axes.set_yticks([row * step + middle for row in range(len(groups))], [name for name, _ in groups])
+        axes.tick_params(axis="y", labelcolor=PALETTE["ink"])
+        axes.set_xticks([])
+        axes.set_xlim(0, 1.06)
+        axes.set_ylim(len(groups) * step - 0.14 - BAR / 2, -BAR / 2 - 0.02)
+        axes.spines["bottom"].set_visible(False)
+        axes.spines["left"].set_visible(True)
+        return _svg(figure)
+
+
+def histogram(values: Sequence[int], *, title: str, axis: str, median: str, limit: int) -> Markup:
+    """How often each length comes, from 0 to `limit`, with the median named."""
+    with _style():
+        figure, axes = _panel(2.2, title)
+        bins = np.linspace(0, max(limit, 1), 31)
+        axes.hist(values, bins=bins.tolist(), color=PALETTE["blue"], rwidth=0.86)
+        middle = float(np.median(values))
+        axes.axvline(middle, color=PALETTE["orange"], linewidth=1.4)
+        axes.annotate(
+            f"{median} {middle:.0f}",
+            (middle, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(4, -2) if middle < limit * 0.7 else (-4, -2),
+            textcoords="offset points",
+            ha="left" if middle < limit * 0.7 else "right",
+            va="top",
+            color=PALETTE["orange"],
+            weight="bold",
+        )
+        axes.set_ylim(0, axes.get_ylim()[1] * 1.12)  # room for the median's name above the bars
+        axes.set_xlabel(axis)
+        axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4, integer=True))
+        axes.grid(axis="y", color=PALETTE["rule"], linewidth=0.6)
+        return _svg(figure)
+
+
+def _style() -> AbstractContextManager[None]:
+    settings = {
+        "svg.fonttype": "path",
+        "svg.hashsalt": "vistune",  # the same numbers draw the same bytes
+        "text.parse_math": False,  # names come from users: a dollar sign is a dollar sign
+        "font.family": list(fonts()),
+        "font.size": 9,
+        "axes.unicode_minus": False,
+        "text.color": PALETTE["ink"],
+        "axes.edgecolor": PALETTE["muted"],
+        "axes.labelcolor": PALETTE["muted"],
+        "xtick.color": PALETTE["muted"],
+        "ytick.color": PALETTE["muted"],
+    }
+    return matplotlib.rc_context(settings)
+
+
+def _panel(height: float, title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", fontsize=10, weight="bold", color=PALETTE["ink"])
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(length=0)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _svg(figure: Figure) -> Markup:
+    """The bare <svg> element: no prologue, no comments, no size of its own, theme colours as variables."""
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = re.sub(r"<!--.*?-->\s*", "", buffer.getvalue()[buffer.getvalue().index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    for name, color in PALETTE.items():
+        text = text.replace(color, f"var(--{name})")
+    return Markup(text)

@@ -1,0 +1,130 @@
+"""The command line as a person meets it: results on stdout, one clear line for a mistake, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+Result = subprocess.CompletedProcess[str]
+
+
+def vistune(*arguments: str | Path, folder: Path, keyboard: str = "") -> Result:
+    command = [sys.executable, "-c", "from vistune.cli import main; main()", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+    return subprocess.run(
+        command, cwd=folder, env=environment, input=keyboard, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def refused(result: Result, *words: str) -> None:
+    """Exit code 2, nothing on stdout, one line that says what, where and what to do."""
+    assert result.returncode == 2, result.stderr
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    said = " ".join(result.stderr.split())
+    for word in (*words, "Fix:"):
+        assert word in said, f"{word!r} is not in {said!r}"
+
+
+def write(folder: Path, *rows: object) -> Path:
+    path = folder / "data.json"
+    path.write_text("[\n" + ",\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n]\n")
+    return path
+
+
+def row(**changes: object) -> dict[str, object]:
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "red"}]
+    return {"id": "1", "image": "a.png", "kind": "caption", "conversations": turns, **changes}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    Image.new("RGB", (40, 40), (200, 30, 30)).save(tmp_path / "a.png")
+    return tmp_path
+
+
+def train(folder: Path, data: Path) -> Result:
+    arguments = ["stages.align.steps=1", "stages.tune.steps=1", "stages.tune.kinds=[caption]"]
+    return vistune("train", "quickstart", f"data={data}", *arguments, "--out", folder / "run", folder=folder)
+
+
+def test_bad_data_is_one_line_with_its_place_and_leaves_nothing(folder: Path) -> None:
+    cut = Image.new("RGB", (40, 40))
+    cut.save(folder / "cut.png")
+    (folder / "cut.png").write_bytes((folder / "cut.png").read_bytes()[:60])
+    cases: list[tuple[object, tuple[str, ...]]] = [
+        (row(image="b.png"), ("data.json:3:image", "b.png")),
+        ('{"id": "2", "conversations": [}', ("data.json:3", "not JSON")),
+        (row(image=[], id="2"), ("data.json:3:image", "1 <image>", "0 pictures")),
+    ]
+    for bad, words in cases:
+        refused(train(folder, write(folder, row(), bad)), *words)
+        assert not (folder / "run").exists()
+    refused(train(folder, write(folder, row(image="cut.png"))), "data.json:2", "cut.png", "damaged")
+    (folder / "data.json").write_text("[]")
+    refused(vistune("train", "quickstart", "data=data.json", "--out", "run2", folder=folder), "data.json", "no rows")
+
+
+def test_bad_rows_may_be_set_aside(folder: Path) -> None:
+    data = write(folder, *[row(id=str(k)) for k in range(3)], row(id="bad", image="b.png"))
+    arguments = ["stages.align.steps=1", "stages.tune.steps=1", "stages.tune.kinds=[caption]"]
+    command = ("train", "quickstart", f"data={data}", *arguments, "on_bad_sample=reject", "--out", "run")
+    few = vistune(*command, folder=folder)
+    assert few.returncode == 3, few.stderr
+    assert "rejected" in few.stderr
+    done = vistune(*command, "reject_limit=0.5", folder=folder)
+    assert done.returncode == 0, done.stderr
+    rejects = [json.loads(line) for line in (folder / "run" / "rejects.jsonl").read_text().splitlines()]
+    assert {(reject["id"], reject["reason"]) for reject in rejects} == {("bad", "bad_image")}
+
+
+def test_wrong_keys_and_names_get_a_guess(folder: Path) -> None:
+    refused(vistune("train", "quickstrat", "--out", "run", folder=folder), "quickstrat", "did you mean 'quickstart'")
+    bad_key = vistune("train", "quickstart", "stages.tune.lern.language=1e-4", "--out", "run", folder=folder)
+    refused(bad_key, "stages.tune.lern", "did you mean 'learn'")
+    refused(vistune("train", "quickstart", "--out", "run", folder=folder), "no data")
+    refused(vistune("evaluate", "nowhere", "--data", ".", folder=folder), "nowhere")
+    refused(vistune("generate", "nowhere", "--out", "data", folder=folder), "nowhere")
+
+
+def test_check_lists_every_fault_and_json_is_one_document(folder: Path) -> None:
+    data = write(folder, row(), row(image="b.png"), row(conversations=[]))
+    result = vistune("check", data, "--recipe", "quickstart", "--json", folder=folder)
+    assert result.returncode == 2
+    report = json.loads(result.stdout)
+    assert [fault["origin"].rsplit(":", 1)[1] for fault in report["faults"]] == ["3", "4"]
+    plain = vistune("check", write(folder, row()), folder=folder)
+    assert plain.returncode == 0
+    assert "1 rows" in plain.stdout
+
+
+def test_show_needs_no_picture_and_marks_what_is_learnt(folder: Path) -> None:
+    result = vistune("show", write(folder, row(image="gone.png")), "--json", folder=folder)
+    (shown,) = json.loads(result.stdout)
+    assert shown["input_ids"].count(-200) == 1
+    assert any(label != -100 for label in shown["labels"])
+    assert len(shown["input_ids"]) == len(shown["labels"])
+
+
+def test_scenes_generate_and_report(folder: Path) -> None:
+    drawn = vistune("scenes", "world", "--count", "12", folder=folder)
+    assert drawn.returncode == 0, drawn.stderr
+    command = ("generate", "world", "--split", "train", "--language", "en,ko", "--mix", "58:23:77", "--out", "data")
+    made = vistune(*command, folder=folder)
+    assert made.returncode == 0, made.stderr
+    assert json.loads((folder / "data" / "generate.json").read_text())["images"] == 12
+    assert vistune("check", "data", "--recipe", "quickstart", folder=folder).returncode == 0
+    page = vistune("report", "data", "--lang", "ko", folder=folder)
+    assert page.stdout.strip().endswith("report.html")
+
+
+def test_help_names_every_verb(folder: Path) -> None:
+    result = vistune("--help", folder=folder)
+    for verb in ("quickstart", "scenes", "generate", "check", "show", "train", "evaluate", "chat", "report"):
+        assert verb in result.stdout
