@@ -255,7 +255,7 @@ def look_up(
                 start += tokenizer.encode(notes(boxes, language, chance), add_special_tokens=False)
             question = f"\n{asked.question}\n{brief_cue(language)} ASSISTANT:"
             start += tokenizer.encode(question, add_special_tokens=False)
-            gold = tokenizer.encode(f" {asked.answer}", add_special_tokens=False) + [tokenizer.eos_token_id]
+            gold = [*tokenizer.encode(f" {asked.answer}", add_special_tokens=False), tokenizer.eos_token_id]
             drawn = Drawn(torch.tensor([start + gold]), torch.zeros(1), bags, shares)
             logits = model(inputs_embeds=embed(model, drawn, 0.0)).logits[0, len(start) - 1 : -1]
             right += int((logits.argmax(-1) == torch.tensor(gold)).all())

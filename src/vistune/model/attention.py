@@ -57,19 +57,14 @@ def attend(
         return out.transpose(1, 2), None
     if starts is None:
         raise ValueError("vistune's attention needs `starts` (packed) or `decode_mask` (decoding)")
+    lengths = [end - begin for begin, end in pairwise(starts)]
     outs = []
-    for begin, end in pairwise(starts):
-        window = _window_mask(end - begin, sliding_window, query.device)
+    # split, not slices: the gradient of a slice is as large as the row, that of a split is one concatenation
+    for q, k, v in zip(*(t.split(lengths, dim=2) for t in (query, key, value)), strict=True):
+        window = _window_mask(q.shape[2], sliding_window, query.device)
         outs.append(
             scaled_dot_product_attention(
-                query[:, :, begin:end],
-                key[:, :, begin:end],
-                value[:, :, begin:end],
-                attn_mask=window,
-                dropout_p=dropout,
-                is_causal=window is None,
-                scale=scaling,
-                enable_gqa=grouped,
+                q, k, v, window, dropout, is_causal=window is None, scale=scaling, enable_gqa=grouped
             )
         )
     return torch.cat(outs, dim=2).transpose(1, 2), None

@@ -1,0 +1,229 @@
+"""Reports show what a folder holds, whole in one file, and never run what a model said."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from vistune.errors import DataError, RecipeError
+from vistune.files import read_json
+from vistune.report import page as pages
+from vistune.report import plots, write_data_report, write_run_report
+from vistune.report.pictures import spread
+
+RUN_SECTIONS = ["result", "training", "answers", "descriptions", "cost", "run"]
+DATA_SECTIONS = ["counts", "lengths", "samples", "rejects"]
+
+
+class Page(HTMLParser):
+    """What a browser would build of a page: tags with attributes, and text by section."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.sections: dict[str, str] = {}
+        self._section = ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag == "section":
+            self._section = str(dict(attrs)["id"])
+            self.sections[self._section] = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._section:
+            self.sections[self._section] += data
+
+    def values(self, tag: str, name: str) -> list[str | None]:
+        return [attrs.get(name) for listed, attrs in self.tags if listed == tag]
+
+
+def picture_count(page: Page) -> int:
+    return sum(str(source).startswith("data:image/jpeg;base64,") for source in page.values("img", "src"))
+
+
+def test_a_run_report_has_every_section(run_folder: Path) -> None:
+    path = write_run_report(run_folder)
+    assert path == run_folder / "report.html"
+    page = Page(path)
+    assert list(page.sections) == RUN_SECTIONS
+    result = page.sections["result"]
+    assert "91.4 %" in result
+    assert "+51.2" in result
+    assert "the picture helps" in result
+    assert "81.3 – 87.3" in result  # the interval of unseen combinations
+    assert "120 steps" in page.sections["training"]
+    assert "480,000 tokens" in page.sections["training"]
+    assert "6 min 12 s" in page.sections["cost"]
+    assert "1,843 MB" in page.sections["cost"]
+    assert "9f" * 32 in page.sections["run"]
+    assert "name: align" in page.sections["run"]
+    assert page.values("svg", "viewbox").count(None) == 0
+    assert len(page.values("svg", "viewbox")) == 4  # two stages, types, languages
+
+
+def test_twenty_answers_half_of_them_wrong_in_both_languages(run_folder: Path) -> None:
+    page = Page(write_run_report(run_folder))
+    assert picture_count(page) == 20 + 4
+    answers = page.sections["answers"]
+    assert answers.count("✓ right") == answers.count("✗ wrong") == 10
+    assert answers.count("· English") == answers.count("· Korean") == 10
+
+
+def test_few_wrong_answers_leave_room_for_more_right_ones(run_folder: Path) -> None:
+    file = run_folder / "evals" / "heldout.predictions.jsonl"
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    kept = [row for row in rows if row["right"] or row["question_id"] in ("0", "5", "10")]
+    file.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+    answers = Page(write_run_report(run_folder)).sections["answers"]
+    assert (answers.count("✓ right"), answers.count("✗ wrong")) == (17, 3)
+
+
+def test_what_a_model_said_is_text(run_folder: Path, data_folder: Path) -> None:
+    for page in (Page(write_run_report(run_folder)), Page(write_data_report(data_folder))):
+        assert "script" not in {tag for tag, _ in page.tags}
+        assert "<script>alert(1)</script>" in "".join(page.sections.values())
+
+
+@pytest.mark.parametrize("language", ["en", "ko"])
+def test_nothing_is_loaded_from_outside(run_folder: Path, data_folder: Path, language: str) -> None:
+    for path in (write_run_report(run_folder, language=language), write_data_report(data_folder, language=language)):
+        for tag, attrs in Page(path).tags:
+            assert tag not in ("link", "script", "iframe", "object")
+            for name in ("src", "href", "xlink:href", "srcset"):
+                assert (attrs.get(name) or "#").startswith(("#", "data:image/jpeg;base64,")), (tag, attrs)
+        assert not re.search(r"url\((?!#)|@import", path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("gone", ["run.json", "recipe.yaml", "metrics.jsonl", "summary.json", "evals"])
+def test_a_missing_file_takes_its_section_only(run_folder: Path, gone: str) -> None:
+    path = run_folder / gone
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    lost = {"metrics.jsonl": {"training"}, "summary.json": {"result", "cost"}, "evals": {"answers", "descriptions"}}
+    expected = [name for name in RUN_SECTIONS if name not in lost.get(gone, set())]
+    assert list(Page(write_run_report(run_folder)).sections) == expected
+
+
+def test_an_empty_folder_says_so(tmp_path: Path) -> None:
+    assert "Nothing to show" in write_run_report(tmp_path).read_text(encoding="utf-8")
+    assert "Nothing to show" in write_data_report(tmp_path).read_text(encoding="utf-8")
+
+
+def test_no_folder_is_an_error_with_a_hint(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        write_run_report(tmp_path / "nowhere")
+
+
+def test_a_summary_of_one_condition_is_enough(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text('{"accuracy": {"align": 0.5}, "by_type": {"colour": {"tune": 0.5}}}')
+    assert "50.0 %" in Page(write_run_report(tmp_path)).sections["result"]
+
+
+def test_missing_and_broken_pictures_become_boxes_with_their_names(run_folder: Path) -> None:
+    pictures = sorted((run_folder.parent / "world" / "heldout").iterdir())
+    for picture in pictures[::2]:
+        picture.unlink()
+    for picture in pictures[1::2]:
+        picture.write_bytes(b"no picture")
+    page = Page(write_run_report(run_folder))
+    assert picture_count(page) == 0
+    assert page.values("div", "class").count("missing") == 24
+    assert ".jpg" in page.sections["answers"]
+
+
+def test_a_run_that_diverged_or_still_writes_is_shown(run_folder: Path) -> None:
+    file = run_folder / "metrics.jsonl"
+    row = {"step": 300, "stage": "tune", "loss": float("nan"), "tokens": 1, "tokens_per_second": 1.0, "seconds": 1.0}
+    with open(file, "a", encoding="utf-8") as metrics:
+        metrics.write(json.dumps(row) + '\n{"step": 301, "sta')
+    training = Page(write_run_report(run_folder)).sections["training"]
+    assert "301 steps" in training
+    assert "not a number: 1" in training
+
+
+def test_a_data_report_has_every_section(data_folder: Path) -> None:
+    page = Page(write_data_report(data_folder))
+    assert list(page.sections) == DATA_SECTIONS
+    assert picture_count(page) == 20
+    assert "240" in page.sections["counts"]
+    assert page.sections["samples"].count("caption · English") == 5  # four groups in turn
+    assert "<image>" not in page.sections["samples"]
+    assert re.search(r"too little known about the picture\s*7", page.sections["rejects"])
+    assert "0-reasoning-en · 0.jpg" in page.sections["rejects"]
+    assert len(page.values("svg", "viewbox")) == 2
+
+
+def test_a_korean_page_speaks_korean(run_folder: Path, data_folder: Path) -> None:
+    page = Page(write_run_report(run_folder, language="ko"))
+    assert ("html", {"lang": "ko"}) in page.tags
+    assert "그림이 도움이 됩니다" in page.sections["result"]
+    assert "그림 없이" in page.sections["result"]
+    assert page.sections["answers"].count("✗ 틀림") == 10
+    assert "6 분 12 초" in page.sections["cost"]
+    assert "그림에 대한 정보 부족" in Page(write_data_report(data_folder, language="ko")).sections["rejects"]
+    with pytest.raises(RecipeError, match="kr"):
+        write_run_report(run_folder, language="kr")
+
+
+def test_both_languages_name_the_same_things() -> None:
+    labels = read_json(Path(pages.__file__).with_name("labels.json"))
+    assert labels["en"].keys() == labels["ko"].keys()
+    assert labels["en"]["words"].keys() <= labels["ko"]["words"].keys()
+
+
+def test_the_words_of_the_gap_are_the_scorers_own() -> None:
+    scoring = pytest.importorskip("vistune.evaluation.scoring")
+    korean = read_json(Path(pages.__file__).with_name("labels.json"))["ko"]["words"]
+    for low, high in ((0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1)):
+        assert scoring.in_words(scoring.Score(0.0, low, high, 9)) in korean
+
+
+def test_the_same_folder_writes_the_same_bytes(run_folder: Path) -> None:
+    first = write_run_report(run_folder).read_bytes()
+    assert write_run_report(run_folder).read_bytes() == first
+
+
+def test_a_letter_without_a_shape_is_never_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    plots._letters.cache_clear()
+    monkeypatch.setattr(plots, "fonts", lambda: ("DejaVu Sans",))
+    try:
+        assert plots.drawable("색", "colour") == "colour"
+        assert plots.drawable("colour 1-2", "#1") == "colour 1-2"
+        labels = read_json(Path(pages.__file__).with_name("labels.json"))["ko"]
+        assert pages._drawn("without_image", labels, "#1") == "without picture"
+        assert pages._drawn("사용자 유형", labels, "#3") == "#3"
+    finally:
+        plots._letters.cache_clear()
+
+
+def test_names_with_signs_of_markup_or_formulas_are_drawn_as_they_are() -> None:
+    svg = plots.loss_panel([0, 1], [1.0, 0.5], title="$\\bad{ <b>--> </svg>", axis="step")
+    assert svg.count("<svg") == svg.count("</svg>") == 1
+    assert "<b>" not in svg
+
+
+def test_smoothing_keeps_a_constant_to_its_edges_and_skips_what_is_no_number() -> None:
+    assert plots.smooth([2.0] * 100).tolist() == [2.0] * 100
+    assert plots.smooth([2.0] * 50 + [float("inf")] + [2.0] * 49).tolist() == [2.0] * 100
+
+
+def test_a_choice_takes_every_group_in_turn() -> None:
+    rows = [("en", n) for n in range(90)] + [("ko", n) for n in range(3)]
+    chosen = spread(rows, 8, group=lambda row: row[0], seed=1)
+    assert [name for name, _ in chosen].count("ko") == 3
+    assert len(set(chosen)) == 8
+    assert chosen == spread(rows, 8, group=lambda row: row[0], seed=1)
+    assert len(spread(rows, 200, group=lambda row: row[0], seed=1)) == 93
+
+
+def test_reporting_needs_no_torch() -> None:
+    code = "import sys, vistune.report; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
