@@ -66,7 +66,7 @@ def test_a_step_runs_alone_from_what_the_one_before_left(run: Path) -> None:
     again = workflows.evaluate(run, task="scenes", data=run / "world", blind_limit=SMALL.blind_questions)
     assert again["metrics"] == first["metrics"]
     assert again["gap"] == first["gap"]
-    assert workflows.report(run) == run / "report.html"
+    assert workflows.write_report(run) == run / "report.html"
 
 
 def test_the_same_seed_trains_the_same_model(run: Path, tmp_path: Path) -> None:

@@ -8,9 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vistune.workflows import check_data, draw_scenes, evaluate, generate_data, load, quickstart, report, train
+    from vistune.workflows import (
+        check_data,
+        draw_scenes,
+        evaluate,
+        generate_data,
+        load,
+        quickstart,
+        train,
+        write_report,
+    )
 
-__all__ = ["check_data", "draw_scenes", "evaluate", "generate_data", "load", "quickstart", "report", "train"]
+__all__ = ["check_data", "draw_scenes", "evaluate", "generate_data", "load", "quickstart", "train", "write_report"]
 __version__ = "0.1.0"
 
 

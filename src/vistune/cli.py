@@ -260,7 +260,7 @@ def report(
     language: Annotated[str, typer.Option("--lang", help="en or ko.")] = "en",
 ) -> None:
     """Write the folder's report.html: one page that opens offline."""
-    stdout.print(str(workflows.report(folder, language=language)))
+    stdout.print(str(workflows.write_report(folder, language=language)))
 
 
 def main() -> None:

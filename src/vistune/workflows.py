@@ -198,10 +198,11 @@ def evaluate(
     from vistune.evaluation import CONDITIONS, TASKS, answer, choose, result_of
     from vistune.registry import lookup
 
+    folder = find_model(model)
     made = lookup(task, TASKS, "task")(data)
     questions = choose(made.questions(), limit, seed)
     some = choose(questions, blind_limit, seed)
-    assistant = load(model)
+    assistant = load(folder)
     rows: dict[str, list[Answered]] = {}
     conditions = CONDITIONS if blind else CONDITIONS[:1]
     with watch(f"ask {name or task}", len(questions) + len(some) * (len(conditions) - 1)) as advance:
@@ -233,7 +234,7 @@ def describe(model: Path, data: Path, split: str, *, out: Path, limit: int, watc
     return result
 
 
-def report(folder: Path, *, language: str = "en") -> Path:
+def write_report(folder: Path, *, language: str = "en") -> Path:
     """The page of a run folder, or of a folder that `generate` wrote."""
     from vistune.report import write_data_report, write_run_report
 
@@ -288,7 +289,7 @@ def quickstart(
     summary = summarise(stage_1, stage_2, unseen, described)
     summary |= {"seconds": clock.seconds, "peak_memory_mb": peak_memory_mb(), "seed": recipe.seed}
     write_json(run / "summary.json", summary)
-    report(run)
+    write_report(run)
     clock.mark("report")
     write_json(run / "summary.json", summary)
     return summary

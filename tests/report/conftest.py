@@ -100,7 +100,7 @@ def _predictions(folder: Path) -> None:
     for number in range(120):
         language = ("en", "ko")[number % 2]
         prompt, right, wrong = QUESTIONS[language]
-        image = folder.parent / "world" / "heldout" / f"{number // 4:012d}.jpg"
+        image = folder / "world" / "heldout" / f"{number // 4:012d}.jpg"
         draw(image, number)
         for condition in ("with_image", "without_image"):
             good = number % 5 != 0
@@ -117,7 +117,9 @@ def _predictions(folder: Path) -> None:
                     "language": language,
                 }
             )
-    write_jsonl(folder / "evals" / "heldout.predictions.jsonl", rows)
+    write_jsonl(folder / "evals" / "scenes.predictions.jsonl", rows)
+    before = [{**row, "text": "what stage 1 said", "right": False} for row in rows]
+    write_jsonl(folder / "evals" / "align.predictions.jsonl", before)
     texts = [
         {"image": rows[4 * number]["image"], "language": language, "text": text}
         for number in range(6)

@@ -79,12 +79,23 @@ def test_twenty_answers_half_of_them_wrong_in_both_languages(run_folder: Path) -
 
 
 def test_few_wrong_answers_leave_room_for_more_right_ones(run_folder: Path) -> None:
-    file = run_folder / "evals" / "heldout.predictions.jsonl"
+    file = run_folder / "evals" / "scenes.predictions.jsonl"
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     kept = [row for row in rows if row["right"] or row["question_id"] in ("0", "5", "10")]
     file.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
     answers = Page(write_run_report(run_folder)).sections["answers"]
     assert (answers.count("✓ right"), answers.count("✗ wrong")) == (17, 3)
+
+
+def test_answers_of_an_earlier_stage_are_shown_only_where_there_are_no_later_ones(run_folder: Path) -> None:
+    assert "what stage 1 said" not in Page(write_run_report(run_folder)).sections["answers"]
+    (run_folder / "evals" / "scenes.predictions.jsonl").unlink()
+    assert Page(write_run_report(run_folder)).sections["answers"].count("what stage 1 said") == 20
+
+
+def test_a_run_that_was_moved_keeps_its_pictures(run_folder: Path) -> None:
+    moved = run_folder.rename(run_folder.parent / "moved")
+    assert picture_count(Page(write_run_report(moved))) == 20 + 4
 
 
 def test_what_a_model_said_is_text(run_folder: Path, data_folder: Path) -> None:
@@ -128,7 +139,7 @@ def test_a_summary_of_one_condition_is_enough(tmp_path: Path) -> None:
 
 
 def test_missing_and_broken_pictures_become_boxes_with_their_names(run_folder: Path) -> None:
-    pictures = sorted((run_folder.parent / "world" / "heldout").iterdir())
+    pictures = sorted((run_folder / "world" / "heldout").iterdir())
     for picture in pictures[::2]:
         picture.unlink()
     for picture in pictures[1::2]:
@@ -167,7 +178,7 @@ def test_a_korean_page_speaks_korean(run_folder: Path, data_folder: Path) -> Non
     assert "그림이 도움이 됩니다" in page.sections["result"]
     assert "그림 없이" in page.sections["result"]
     assert page.sections["answers"].count("✗ 틀림") == 10
-    assert "6 분 12 초" in page.sections["cost"]
+    assert "6분 12초" in page.sections["cost"]
     assert "그림에 대한 정보 부족" in Page(write_data_report(data_folder, language="ko")).sections["rejects"]
     with pytest.raises(RecipeError, match="kr"):
         write_run_report(run_folder, language="kr")

@@ -39,10 +39,11 @@ def write_run_report(run: Path, *, language: str = "en") -> Path:
     summary = _json(run / "summary.json") or {}
     seed = int(summary.get("seed") or 0)
     recipe = run / "recipe.yaml"
+    training = _training(run / "metrics.jsonl", labels)
     sections = {
         "summary": _summary(summary, labels) if summary else None,
-        "training": _training(run / "metrics.jsonl", labels),
-        "answers": _answers(run, seed),
+        "training": training,
+        "answers": _answers(run, [stage["stage"] for stage in training or ()][:-1], seed),
         "descriptions": _descriptions(run, seed),
         "run": _json(run / "run.json"),
         "recipe": read_text(recipe) if recipe.is_file() else None,
@@ -116,11 +117,11 @@ def _label(key: str, labels: Labels) -> str:
 
 def _duration(seconds: float, labels: Labels) -> str:
     if seconds < 60:
-        return f"{seconds:.1f} {labels['second']}"
+        return f"{seconds:.1f}{labels['second']}"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     parts = ((hours, "hour"), (minutes, "minute"), (rest, "second"))
-    return " ".join(f"{number} {labels[unit]}" for number, unit in parts if number)
+    return " ".join(f"{number}{labels[unit]}" for number, unit in parts if number)
 
 
 def _summary(summary: Row, labels: Labels) -> dict[str, Any]:
@@ -193,11 +194,16 @@ def _metrics(path: Path) -> list[Row]:
     return rows
 
 
-def _answers(run: Path, seed: int) -> list[dict[str, Any]] | None:
-    """Half right and half wrong where there are that many; every language in turn."""
+def _answers(run: Path, earlier: Sequence[str], seed: int) -> list[dict[str, Any]] | None:
+    """Half right and half wrong where there are that many; every language in turn.
+
+    Files that bear the name of an `earlier` stage hold what that stage said, and are read only where there is no other.
+    """
+    files = {path.name.removesuffix(".predictions.jsonl"): path for path in (run / "evals").glob("*.predictions.jsonl")}
+    final = {name: path for name, path in files.items() if name not in earlier}
     rows = [
-        {"source": path.name.removesuffix(".predictions.jsonl"), **row}
-        for path in sorted((run / "evals").glob("*.predictions.jsonl"))
+        {"source": name, **row}
+        for name, path in sorted((final or files).items())
         for _, row in read_jsonl(path)
         if row.get("condition", "with_image") == "with_image"
     ]
@@ -211,7 +217,10 @@ def _answers(run: Path, seed: int) -> list[dict[str, Any]] | None:
 
 
 def _picture(row: Row, run: Path) -> Thumbnail:
-    return thumbnail(str(row.get("image") or "–"), (run, run.parent, Path()))
+    """A picture where its path says, else, as a run folder may have moved, under the run by the path's last parts."""
+    path = Path(str(row.get("image") or "–"))
+    tails = (run.joinpath(*path.parts[begin:]) for begin in range(len(path.parts)))
+    return thumbnail(str(path), (path, *tails))
 
 
 def _descriptions(run: Path, seed: int) -> dict[str, Any] | None:
@@ -267,7 +276,9 @@ def _samples(folder: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [
         {
             **row,
-            "thumbnail": thumbnail(row["image"], folders) if row.get("image") else None,
+            "thumbnail": thumbnail(row["image"], [place / row["image"] for place in folders])
+            if row.get("image")
+            else None,
             "turns": [(turn["from"], turn["value"].replace("<image>", "").strip()) for turn in row["conversations"]],
         }
         for row in spread(rows, SAMPLES, group=by_group, seed=0)

@@ -28,10 +28,9 @@ class Thumbnail:
     uri: str | None
 
 
-def thumbnail(name: str, folders: Iterable[Path]) -> Thumbnail:
-    """The first picture of that name in the folders; what cannot be opened keeps its name, for a grey box."""
-    for folder in folders:
-        path = folder / name
+def thumbnail(name: str, paths: Iterable[Path]) -> Thumbnail:
+    """The first of the paths where a file is; what cannot be opened keeps its name, for a grey box."""
+    for path in paths:
         if path.is_file():
             try:
                 return Thumbnail(Path(name).name, _data_uri(path))

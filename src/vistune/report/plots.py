@@ -145,20 +145,25 @@ def grouped_bars(
 
 
 def histogram(values: Sequence[int], *, title: str, axis: str, median: str, limit: int) -> Markup:
-    """How often each length comes, from 0 to `limit`, with the median named."""
+    """How often each length comes, from 1 to `limit` on a log scale, with the median named."""
     with _style():
         figure, axes = _panel(2.2, title)
-        bins = np.linspace(0, max(limit, 1), 31)
-        axes.hist(values, bins=bins.tolist(), color=PALETTE["blue"], rwidth=0.86)
+        # Edges lie between whole numbers: no bin is without a length, however narrow.
+        edges = np.unique(np.round(np.geomspace(1, limit + 1, 31))) - 0.5
+        axes.hist(np.maximum(values, 1), bins=edges.tolist(), color=PALETTE["blue"], rwidth=0.86)
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:,.0f}"))
+        axes.minorticks_off()
         middle = float(np.median(values))
+        left = middle < limit**0.6
         axes.axvline(middle, color=PALETTE["orange"], linewidth=1.4)
         axes.annotate(
             f"{median} {middle:.0f}",
-            (middle, 1),
+            (max(middle, 1), 1),
             xycoords=("data", "axes fraction"),
-            xytext=(4, -2) if middle < limit * 0.7 else (-4, -2),
+            xytext=(4, -2) if left else (-4, -2),
             textcoords="offset points",
-            ha="left" if middle < limit * 0.7 else "right",
+            ha="left" if left else "right",
             va="top",
             color=PALETTE["orange"],
             weight="bold",

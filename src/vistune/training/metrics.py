@@ -14,7 +14,6 @@ class Metrics:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
 
     def cut(self, keep: int) -> None:
         """Keep the first `keep` whole lines; a torn last line of a killed run goes."""
