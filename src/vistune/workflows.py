@@ -249,7 +249,7 @@ def write_report(folder: Path, *, language: str = "en") -> Path:
 class Quickstart:
     """How much the main job draws and asks; the recipe says how it learns."""
 
-    scenes: int = 4000
+    scenes: int = 3000
     tests: int = 250
     blind_questions: int = 600
     descriptions: int = 60
@@ -267,7 +267,7 @@ def quickstart(
     clock = Clock()
     draw_scenes(world, count=size.scenes, seed=recipe.seed, tests=size.tests, watch=watch)
     clock.mark("draw")
-    wishes = Wishes(languages=("en", "ko"), mix=(6, 1, 1), per_image=2, seed=recipe.seed)
+    wishes = Wishes(languages=("en", "ko"), mix=(6, 1, 1), per_image=3, seed=recipe.seed)
     generate_data(world, data, wishes, split="train", watch=watch)
     clock.mark("generate")
     report_ = check_data(recipe.data, recipe=recipe, watch=watch)

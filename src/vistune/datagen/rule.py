@@ -19,7 +19,7 @@ from vistune.types import AnnotatedImage
 Turns = tuple[tuple[str, str], ...]
 
 BRIEF_SHARE = 0.75  # of conversations: short answers, asked for in the first turn as LLaVA-1.5's data does
-LONGEST_CONVERSATION = 6  # turns
+LONGEST_CONVERSATION = 8  # turns
 
 
 @cache
