@@ -6,7 +6,7 @@ Examples -> packed prefill fills a cache -> one token a sequence and step -> Com
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -54,8 +54,12 @@ def steps(
     max_tokens: int,
     stop_ids: frozenset[int],
     sampling: Sampling,
+    seeds: Sequence[int],
 ) -> Iterator[list[tuple[int, int]]]:
-    """After each step, (sequence, token) of every sequence still running; a stop token ends its sequence."""
+    """After each step, (sequence, token) of every sequence still running; a stop token ends its sequence.
+
+    `seeds`: one a sequence, so that company changes no sampled answer either.
+    """
     device = model.head.device
     row = as_row(examples, device)
     cache = DocumentCache([int(start) for start in row.starts], room=max_tokens)
@@ -63,7 +67,7 @@ def steps(
         last = row.starts[1:].long() - 1
         hidden = model(row, cache=cache)[last.to(device)]
         running = torch.arange(len(examples))
-        chances = [torch.Generator().manual_seed(sampling.seed + k) for k in range(len(examples))]
+        chances = [torch.Generator().manual_seed(seed) for seed in seeds]
         for step in range(max_tokens):
             tokens = choose(hidden @ model.head.T, sampling, [chances[k] for k in running.tolist()])
             said = list(zip(running.tolist(), tokens.tolist(), strict=True))
@@ -114,10 +118,10 @@ def generate(
     for begin in range(0, len(order), batch_size):
         group = order[begin : begin + batch_size]
         said: list[list[int]] = [[] for _ in group]
-        seeded = replace(sampling, seed=sampling.seed + begin)
-        for step in steps(
-            model, [prompts[k] for k in group], max_tokens=max_tokens, stop_ids=stop_ids, sampling=seeded
-        ):
+        seeds = [sampling.seed + k for k in group]
+        examples = [prompts[k] for k in group]
+        running = steps(model, examples, max_tokens=max_tokens, stop_ids=stop_ids, sampling=sampling, seeds=seeds)
+        for step in running:
             for sequence, token in step:
                 said[sequence].append(token)
         for k, tokens in zip(group, said, strict=True):
@@ -144,7 +148,8 @@ def stream(
     """Pieces of an answer as they come; a character is held back until all its bytes are there."""
     tokens: list[int] = []
     shown = ""
-    for step in steps(model, [prompt], max_tokens=max_tokens, stop_ids=processor.stop_ids, sampling=sampling):
+    stop_ids, seeds = processor.stop_ids, [sampling.seed]
+    for step in steps(model, [prompt], max_tokens=max_tokens, stop_ids=stop_ids, sampling=sampling, seeds=seeds):
         token = step[0][1]
         if token in processor.stop_ids:
             break
