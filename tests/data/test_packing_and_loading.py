@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -10,13 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vistune.data import Loader, check, collate, plan_stage
-from vistune.data.packing import pack
+from vistune.data import Loader, PixelCache, check, collate, plan_epoch, plan_stage
+from vistune.data.packing import pack, shuffled
 from vistune.errors import DataError
 from vistune.model import read_spec
 from vistune.processor import Processor, load_tokenizer
 from vistune.recipe import DataSource, Model
 from vistune.types import IGNORE, Message, Picture, Sample
+
+ORDER = [2, 1, 4, 0, 5, 7, 6, 3]
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=60), st.integers(1, 20), st.integers(0, 5))
@@ -26,9 +32,17 @@ def test_every_epoch_holds_every_sample_once_and_no_row_overflows(lengths: list[
     arguments = {"samples_per_step": per_step, "tokens_per_row": 64, "steps": 2 * steps_an_epoch, "seed": seed}
     plan = plan_stage(lengths, names, **arguments)
     assert plan == plan_stage(lengths, names, **arguments)
-    for epoch in (plan.steps[:steps_an_epoch], plan.steps[steps_an_epoch:]):
+    epochs = (plan.steps[:steps_an_epoch], plan.steps[steps_an_epoch:])
+    for number, epoch in enumerate(epochs):
+        alone = plan_epoch(lengths, samples_per_step=per_step, tokens_per_row=64, seed=seed, epoch=number)
+        assert tuple(alone) == epoch
         assert sorted(k for step in epoch for row in step for k in row) == list(range(len(lengths)))
     assert all(sum(lengths[k] for k in row) <= 64 for step in plan.steps for row in step)
+
+
+def test_the_order_is_the_same_on_every_machine() -> None:
+    assert shuffled(8, seed=3, epoch=1) == ORDER
+    assert shuffled(8, seed=3, epoch=2) != ORDER
 
 
 @given(st.lists(st.integers(1, 64), min_size=1, max_size=40))
@@ -97,9 +111,52 @@ def test_a_picture_that_broke_since_names_its_sample(
         list(Loader(samples, processor, plan).steps())
 
 
-def test_check_gathers_every_fault_with_its_place(processor: Processor, tmp_path: Path) -> None:
-    import json
+def test_a_run_that_stops_early_ends_its_threads(processor: Processor, samples: list[Sample]) -> None:
+    plan = plan_stage([9] * 9, [s.id for s in samples], samples_per_step=1, tokens_per_row=300, steps=40, seed=1)
+    before = threading.active_count()
+    steps = Loader(samples, processor, plan, workers=2).steps()
+    next(steps)
+    assert threading.active_count() > before
+    steps.close()
+    assert threading.active_count() == before
 
+
+def test_small_pictures_are_decoded_once_within_the_bytes_allowed(processor: Processor, samples: list[Sample]) -> None:
+    tile = 3 * 32 * 32
+    plan = plan_stage([9] * 9, [s.id for s in samples], samples_per_step=9, tokens_per_row=300, steps=2, seed=1)
+    whole, narrow = PixelCache(), PixelCache(2 * tile)
+    wanted, given = (list(Loader(samples, processor, plan, pixels=cache).steps()) for cache in (whole, narrow))
+    assert (len(whole.tiles), whole.held) == (6, 6 * tile)
+    assert (len(narrow.tiles), narrow.held) == (2, 2 * tile)
+    for (_, rows), (_, others) in zip(wanted, given, strict=True):
+        assert all(torch.equal(a.images, b.images) for a, b in zip(rows, others, strict=True))
+
+
+def test_check_names_what_is_too_long_and_reads_on_past_a_broken_file(processor: Processor, tmp_path: Path) -> None:
+    Image.new("RGB", (40, 32)).save(tmp_path / "cut.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:-20])
+    rows = []
+    for name, answer in (("short", "red"), ("long", "red " * 100)):
+        turns = [{"from": "human", "value": "<image>\n?"}, {"from": "gpt", "value": answer}]
+        rows.append({"id": name, "image": "cut.png", "conversations": turns})
+    (tmp_path / "d.json").write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]")
+    (tmp_path / "broken.json").write_text("[{")
+    sources = [DataSource(file=tmp_path / name) for name in ("gone.json", "broken.json", "d.json")]
+    seen: list[tuple[str, int]] = []
+
+    @contextmanager
+    def watch(label: str, total: int) -> Iterator[Callable[..., None]]:
+        yield lambda count: seen.append((label, count))
+
+    report = check(sources, processor, tokens_per_row=150, watch=watch)
+    found = [(fault.id, fault.reason) for fault in report.faults]
+    assert found == [("", "bad_file"), ("", "bad_file"), ("short", "bad_picture"), ("long", "bad_tokens")]
+    assert "1 more" in report.faults[2].detail
+    assert "do not fit a row of 150" in report.faults[3].detail
+    assert seen == [("open pictures", 1), ("encode", 1), ("encode", 1)]
+
+
+def test_check_gathers_every_fault_with_its_place(processor: Processor, tmp_path: Path) -> None:
     rows = []
     for name in ("good.png", "cut.png", "text.png"):
         Image.new("RGB", (40, 32)).save(tmp_path / name)

@@ -9,15 +9,21 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vistune.data.packing import refuse_too_long
 from vistune.data.readers import read_samples
 from vistune.errors import DataError
 from vistune.processor import Processor, open_picture
+from vistune.processor.tokens import Encoded
 from vistune.recipe import DataSource
 from vistune.types import IGNORE, Picture, Reject, Sample
+
+Advance = Callable[..., None]
+Watch = Callable[[str, int], AbstractContextManager[Advance]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,28 +48,34 @@ def check(
     processor: Processor | None,
     *,
     pictures: bool = True,
-    advance: Callable[[int], None] = lambda count: None,
+    tokens_per_row: int | None = None,
+    watch: Watch = lambda label, total: nullcontext(lambda *done: None),
 ) -> CheckReport:
     """Read all rows, encode them (with a processor), open each picture once; faults are gathered, not raised.
 
-    Without `pictures` they are neither looked for nor opened.
+    Without `pictures` they are neither looked for nor opened. Samples longer than `tokens_per_row` are faults.
     """
     samples: list[Sample] = []
     faults: list[Reject] = []
     warnings: Counter[str] = Counter()
     rows = 0
     for source in sources:
-        result = read_samples(source, on_bad_sample="reject", find_pictures=pictures)
+        try:
+            result = read_samples(source, on_bad_sample="reject", find_pictures=pictures)
+        except DataError as error:  # the file as a whole: not there, no list, broken off
+            faults.append(Reject("", str(source.file), "bad_file", str(error)))
+            continue
         samples += result.samples
         faults += result.rejects
         warnings += result.warnings
         rows += result.rows
-    used = {p.source: sample for sample in samples for p in sample.pictures if isinstance(p.source, Path)}
+    used = Counter(p.source for sample in samples for p in sample.pictures if isinstance(p.source, Path))
     if pictures:
-        faults += _open_all(used)
+        faults += _open_all(samples, used, watch)
     lengths, learnt = [0], 0
     if processor is not None:
-        lengths, learnt = _encode_all(samples, processor, faults, advance)
+        with watch("encode", len(samples)) as advance:
+            lengths, learnt = _encode_all(samples, processor, tokens_per_row, faults, advance)
     return CheckReport(
         rows=rows,
         samples=len(samples),
@@ -76,31 +88,59 @@ def check(
     )
 
 
-def _open_all(pictures: dict[Path, Sample]) -> list[Reject]:
-    def fault(item: tuple[Path, Sample]) -> Reject | None:
-        path, sample = item
+def prove(sample: Sample, processor: Processor, tokens_per_row: int | None = None) -> Encoded:
+    """The sample's ids and labels. Raises DataError where nothing is learnt, or it is longer than a row."""
+    encoded = processor.encode_ids(sample)
+    if learnt_in(encoded) == 0:
+        raise DataError(f"{sample.origin}: nothing in it is learnt", "give it an answer")
+    if tokens_per_row is not None:
+        refuse_too_long(sample.origin, len(encoded.ids), tokens_per_row)
+    return encoded
+
+
+def learnt_in(encoded: Encoded) -> int:
+    """How many tokens are learnt; the first of a document never is."""
+    return sum(label != IGNORE for label in encoded.labels[1:])
+
+
+def _open_all(samples: Sequence[Sample], used: Counter[Path], watch: Watch) -> list[Reject]:
+    """A fault for each picture that cannot be opened, at the first sample that shows it."""
+    first: dict[Path, Sample] = {}
+    for sample in samples:
+        for picture in sample.pictures:
+            if isinstance(picture.source, Path):
+                first.setdefault(picture.source, sample)
+
+    def fault(path: Path) -> Reject | None:
         try:
             open_picture(Picture(path))
         except DataError as error:
-            return Reject(sample.id, sample.origin, "bad_picture", f"{sample.origin}:image: {error}")
+            sample = first[path]
+            others = f" ({used[path] - 1} more places show it)" if used[path] > 1 else ""
+            return Reject(sample.id, sample.origin, "bad_picture", f"{sample.origin}:image: {error}{others}")
         return None
 
-    with ThreadPoolExecutor() as pool:
-        return [found for found in pool.map(fault, pictures.items()) if found is not None]
+    found = []
+    with watch("open pictures", len(first)) as advance, ThreadPoolExecutor() as pool:
+        for reject in pool.map(fault, first):
+            found += [reject] if reject is not None else []
+            advance(1)
+    return found
 
 
 def _encode_all(
-    samples: Sequence[Sample], processor: Processor, faults: list[Reject], advance: Callable[[int], None]
+    samples: Sequence[Sample],
+    processor: Processor,
+    tokens_per_row: int | None,
+    faults: list[Reject],
+    advance: Advance,
 ) -> tuple[list[int], int]:
     lengths, learnt = [], 0
     for sample in samples:
         try:
-            encoded = processor.encode_ids(sample)
-            count = sum(label != IGNORE for label in encoded.labels)
-            if count == 0:
-                raise DataError(f"{sample.origin}: nothing in it is learnt", "give it an answer")
+            encoded = prove(sample, processor, tokens_per_row)
             lengths.append(len(encoded.ids))
-            learnt += count
+            learnt += learnt_in(encoded)
         except DataError as error:
             faults.append(Reject(sample.id, sample.origin, "bad_tokens", str(error)))
         advance(1)

@@ -6,7 +6,7 @@ StagePlan + Samples + Processor -> (step, [Batch, …]) from any step on
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
@@ -51,24 +51,33 @@ class PixelCache:
 class Loader:
     """Batches of a stage. Raises DataError naming the sample whose picture cannot be read."""
 
-    def __init__(self, samples: Sequence[Sample], processor: Processor, plan: StagePlan, *, workers: int = 0) -> None:
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        processor: Processor,
+        plan: StagePlan,
+        *,
+        workers: int = 0,
+        pixels: PixelCache | None = None,
+    ) -> None:
         self.samples = samples
         self.processor = processor
         self.plan = plan
         self.workers = workers
-        self.pixels = PixelCache()
+        self.pixels = pixels or PixelCache()  # given by a run, whose stages share their pictures
 
     def __len__(self) -> int:
         return len(self.plan.steps)
 
-    def steps(self, start: int = 0) -> Iterator[tuple[int, list[Batch]]]:
+    def steps(self, start: int = 0) -> Generator[tuple[int, list[Batch]], None, None]:
         """(step, its rows) from `start` on."""
         numbers = range(start, len(self.plan.steps))
         if self.workers == 0:
             for step in numbers:
                 yield step, self.load(step)
             return
-        with ThreadPoolExecutor(self.workers, thread_name_prefix="loader") as pool:
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="loader")
+        try:
             ahead: deque[tuple[int, Future[list[Batch]]]] = deque()
             for step in numbers:
                 ahead.append((step, pool.submit(self.load, step)))
@@ -78,6 +87,8 @@ class Loader:
             while ahead:
                 number, future = ahead.popleft()
                 yield number, future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # a run that stops early waits for no step ahead
 
     def load(self, step: int) -> list[Batch]:
         rows = self.plan.steps[step]

@@ -1,14 +1,15 @@
 """Which samples make which step and row, planned before anything is read: the same on every machine.
 
-lengths -> plan_stage -> steps of rows of sample indices -> collate -> Batch
+lengths -> plan_epoch, plan_stage -> steps of rows of sample indices -> collate -> Batch
 Samples are shuffled by (seed, epoch), cut into steps, and each step's samples are packed best-fit into rows.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, count, islice
 
 import numpy as np
 
@@ -20,18 +21,19 @@ Step = tuple[Row, ...]
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """All steps of a stage; the hash tells two plans apart when a run is resumed."""
+    """All steps of a stage, and what they were made from: a resumed run compares the two, name by name."""
 
     steps: tuple[Step, ...]
+    made_from: Mapping[str, int | str]
 
     @property
     def digest(self) -> str:
         return hashlib.sha256(repr(self.steps).encode()).hexdigest()
 
 
-def shuffled(count: int, *, seed: int, epoch: int) -> list[int]:
+def shuffled(samples: int, *, seed: int, epoch: int) -> list[int]:
     """The order of one epoch."""
-    order = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch]))).permutation(count)
+    order = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch]))).permutation(samples)
     return [int(index) for index in order]
 
 
@@ -52,17 +54,13 @@ def pack(indices: Sequence[int], lengths: Sequence[int], tokens_per_row: int) ->
     return tuple(tuple(row) for row in rows)
 
 
-def order_of(count: int, *, samples_per_step: int, steps: int, seed: int) -> Iterator[list[int]]:
-    """The samples of each step, epoch after epoch; an epoch's last step may be smaller."""
-    made, epoch = 0, 0
-    while made < steps:
-        order = shuffled(count, seed=seed, epoch=epoch)
-        for begin in range(0, count, samples_per_step):
-            if made == steps:
-                return
-            yield order[begin : begin + samples_per_step]
-            made += 1
-        epoch += 1
+def plan_epoch(
+    lengths: Sequence[int], *, samples_per_step: int, tokens_per_row: int, seed: int, epoch: int
+) -> Iterator[Step]:
+    """The steps of one epoch, each sample in exactly one; the last step may be smaller."""
+    order = shuffled(len(lengths), seed=seed, epoch=epoch)
+    for begin in range(0, len(order), samples_per_step):
+        yield pack(order[begin : begin + samples_per_step], lengths, tokens_per_row)
 
 
 def plan_stage(
@@ -73,15 +71,25 @@ def plan_stage(
     tokens_per_row: int,
     steps: int,
     seed: int,
+    content: str = "",
 ) -> StagePlan:
-    """The plan of a stage. Raises DataError naming the first sample that is longer than a row."""
+    """`steps` steps, epoch after epoch. Raises DataError naming the first sample that is longer than a row.
+
+    `content` is a hash of what the samples hold, so that changed data is noticed where lengths are the same.
+    """
     if not lengths:
         raise DataError("there is nothing to learn from: no samples", "check the recipe's data and kinds")
     for name, length in zip(names, lengths, strict=True):
-        if length > tokens_per_row:
-            raise DataError(
-                f"{name}: {length} tokens do not fit a row of {tokens_per_row}",
-                "raise the stage's tokens_per_row, or shorten the sample",
-            )
-    orders = order_of(len(lengths), samples_per_step=samples_per_step, steps=steps, seed=seed)
-    return StagePlan(tuple(pack(indices, lengths, tokens_per_row) for indices in orders))
+        refuse_too_long(name, length, tokens_per_row)
+    sizes = {"samples_per_step": samples_per_step, "tokens_per_row": tokens_per_row, "seed": seed}
+    endless = chain.from_iterable(plan_epoch(lengths, epoch=epoch, **sizes) for epoch in count())
+    made_from: dict[str, int | str] = {"samples": len(lengths), "steps": steps, "data": content, **sizes}
+    return StagePlan(tuple(islice(endless, steps)), made_from)
+
+
+def refuse_too_long(name: str, length: int, tokens_per_row: int) -> None:
+    if length > tokens_per_row:
+        raise DataError(
+            f"{name}: {length} tokens do not fit a row of {tokens_per_row}",
+            "raise the stage's tokens_per_row, or shorten the sample",
+        )

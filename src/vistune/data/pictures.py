@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
-from vistune.errors import DataError
-from vistune.registry import guess
+from vistune.data.faults import RowError, text
 from vistune.types import Picture
+
+NEAR_MISSES = 20  # names compared with all others; a wrong folder misses every picture, and comparing is slow
 
 
 class PictureFolders:
@@ -18,29 +20,48 @@ class PictureFolders:
     def __init__(self, folders: Sequence[Path] | None) -> None:
         self.folders = None if folders is None else [folder.resolve() for folder in folders]
         self._names = cache(self._list)
+        self._found: dict[str, Picture] = {}
+        self._misses = 0
 
     @staticmethod
-    def _list(folder: Path) -> frozenset[str]:
+    def _list(folder: Path) -> Mapping[str, bool]:
+        """Files of a directory, and whether each is a link."""
         try:
-            return frozenset(entry.name for entry in os.scandir(folder) if entry.is_file())
+            with os.scandir(folder) as entries:
+                return {entry.name: entry.is_symlink() for entry in entries if entry.is_file()}
         except OSError:
-            return frozenset()
+            return {}
 
-    def find(self, name: str, place: str) -> Picture:
-        """Raises DataError for an absolute path, one that leaves the folders, or one that is not there."""
+    def find(self, name: str, place: str, field: str) -> Picture:
+        """Raises RowError for an absolute path, one that leaves the folders, or one that is not there."""
+        if (known := self._found.get(name)) is None:
+            known = self._found[name] = self._find(text(name, place, field), place, field)
+        return known
+
+    def _find(self, name: str, place: str, field: str) -> Picture:
         relative = Path(name)
-        if relative.is_absolute() or ".." in relative.parts or not name:
-            raise DataError(f"{place}: {name!r} leaves the picture folder", "give a path relative to it")
+        if not relative.name:
+            raise RowError(place, field, f"{name!r} names no picture", "give its path in the picture folder")
+        if relative.is_absolute() or ".." in relative.parts:
+            raise RowError(place, field, f"{name!r} leaves the picture folder", "give a path relative to it")
         if self.folders is None:  # pictures need not be there
             return Picture(relative)
         for folder in self.folders:
             inside = folder / relative
-            if relative.name in self._names(inside.parent):
-                if inside.is_symlink() and not inside.resolve().is_relative_to(folder):
-                    raise DataError(f"{place}: {name!r} is a link out of the picture folder", "copy the picture there")
-                return Picture(inside)
-        shown = ", ".join(str(folder) for folder in self.folders)
-        known = sorted(self._names(self.folders[0] / relative.parent))[:2000] if self.folders else []
-        near = guess(relative.name, known).split("?")[0] + "?" if known else ""
-        hint = near if near.startswith("did you mean") else "check the picture folder (data.images, images.json)"
-        raise DataError(f"{place}: no picture {name!r} in {shown}", hint)
+            is_link = self._names(inside.parent).get(relative.name)
+            if is_link is None:
+                continue
+            if is_link and not inside.resolve().is_relative_to(folder):
+                raise RowError(place, field, f"{name!r} is a link out of the picture folder", "copy the picture there")
+            return Picture(inside)
+        folders = ", ".join(str(folder) for folder in self.folders)
+        raise RowError(place, field, f"no picture {name[:200]!r} in {folders}", self._near_miss(relative))
+
+    def _near_miss(self, relative: Path) -> str:
+        self._misses += 1
+        if self._misses <= NEAR_MISSES:
+            for folder in self.folders or ():
+                names = self._names((folder / relative).parent)
+                if near := get_close_matches(relative.name, names, n=1, cutoff=0.5):
+                    return f"did you mean {str(relative.with_name(near[0]))!r}?"
+        return "check the picture folder (data.images, images.json)"

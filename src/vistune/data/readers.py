@@ -1,7 +1,6 @@
-"""Files to Samples: LLaVA JSON and messages JSONL, every row proved at the door.
+"""Files to Samples: LLaVA JSON lists and messages JSONL, every row proved at the door.
 
-file or folder + picture folders -> Samples with their place (`path:line`), or rejects with a reason
-`<image>` markers become Picture parts here and nowhere else; the newline beside a marker belongs to the marker.
+file or folder + picture folders -> rows with the line each begins on -> Samples, or rejects with a reason
 """
 
 from __future__ import annotations
@@ -9,29 +8,30 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from vistune.data.faults import RowError, shown
 from vistune.data.pictures import PictureFolders
+from vistune.data.rows import SEE, kind_of, read_row
 from vistune.errors import DataError
-from vistune.files import parse_json, read_json, read_jsonl, read_text
+from vistune.files import read_json, read_text
 from vistune.recipe import DataSource
-from vistune.types import Message, Part, Reject, Sample
+from vistune.types import Reject, Sample
 
-MARKER = "<image>"
-ROLES: Mapping[str, Literal["system", "user", "assistant"]] = {"human": "user", "gpt": "assistant", "system": "system"}
-_BAD_TEXT = re.compile("[\x00\ud800-\udfff]")
+_SPACE = re.compile(r"[ \t\n\r]*")
 
 
 @dataclass(slots=True)
 class ReadResult:
-    """Samples in file order, what was set aside, and how often something was mended (by what was done)."""
+    """Samples in file order, what was set aside, how often something was mended, and the kinds of all rows."""
 
     samples: list[Sample] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
     warnings: Counter[str] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
     rows: int = 0
 
 
@@ -42,39 +42,58 @@ def read_samples(
     on_bad_sample: Literal["raise", "reject"] = "raise",
     find_pictures: bool = True,
 ) -> ReadResult:
-    """All rows of a source whose kind is wanted. Raises DataError at the first bad row, unless told to reject.
+    """All rows of a source whose kind is wanted; the source's own `kinds` go before the stage's.
 
-    Without `find_pictures` no picture need be there: names are kept as they stand.
+    Raises DataError at the first bad row, unless told to reject; a JSON list that breaks off cannot be read past the
+    break. Without `find_pictures` no picture need be there: names are kept as they stand.
     """
     path = data_file(source.file)
     pictures = PictureFolders(_folders(path, source.images) if find_pictures else None)
     wanted = source.kinds or kinds
     result = ReadResult()
-    seen: Counter[str] = Counter()
     for line, row in _rows(path):
         if source.take is not None and len(result.samples) >= source.take:
             break
         result.rows += 1
         place = f"{path}:{line}"
         try:
-            kind = _kind(row, wanted, place)
-            seen[kind] += 1
-            if wanted and kind not in wanted:
-                continue
-            result.samples.append(read_row(row, place, pictures, result.warnings))
-        except DataError as error:
+            if isinstance(row, RowError):
+                raise row
+            if not isinstance(row, dict):
+                raise RowError(place, "", f"a row must be an object, got {type(row).__name__}", SEE)
+            kind = kind_of(row, place)
+            result.kinds[kind] += 1
+            if wanted and not kind:
+                raise RowError(
+                    place,
+                    "kind",
+                    f"the row has none, but the recipe chooses {', '.join(wanted)}",
+                    "add `kind` to the rows, or set the stage's kinds to null",
+                )
+            if not wanted or kind in wanted:
+                result.samples.append(read_row(row, place, pictures, result.warnings))
+        except RowError as error:
             if on_bad_sample == "raise":
                 raise
-            name = str(row.get("id", "")) if isinstance(row, dict) else ""
-            result.rejects.append(Reject(name, place, _code(error), str(error)))
+            name = row.get("id", "") if isinstance(row, dict) else ""
+            result.rejects.append(Reject(_printable(name), place, error.reason, str(error)))
     if not result.rows:
         raise DataError(f"{path}: holds no rows", "give a file with at least one sample")
-    if not result.samples and not result.rejects:
+    if source.kinds:
+        refuse_unknown_kinds([result], source.kinds, str(path))
+    return result
+
+
+def refuse_unknown_kinds(results: Sequence[ReadResult], wanted: tuple[str, ...], place: str) -> None:
+    """Raise DataError where no row of any file is of a wanted kind, naming the kinds that there are."""
+    if not any(result.samples or result.rejects for result in results):
+        known = Counter[str]()
+        for result in results:
+            known += result.kinds
         raise DataError(
-            f"{path}: no row of the kind {', '.join(wanted or ())}; it has {', '.join(map(str, seen))}",
+            f"{place}: no row of the kind {', '.join(wanted)}; there are {', '.join(sorted(known))}",
             "choose other kinds in the recipe",
         )
-    return result
 
 
 def data_file(path: Path) -> Path:
@@ -94,192 +113,100 @@ def _folders(path: Path, images: Path | None) -> list[Path]:
             raise DataError(f"{images}: no such picture folder", "check the recipe's data.images")
         return [images]
     beside = path.parent / "images.json"
-    if beside.is_file():
-        tree = read_json(beside)
-        if not isinstance(tree, dict) or not isinstance(tree.get("folders"), list):
-            raise DataError(f"{beside}: folders: a list of folders is wanted", 'write {"folders": ["…"]}')
-        return [path.parent / folder for folder in tree["folders"]]
-    return [path.parent]
+    if not beside.is_file():
+        return [path.parent]
+    tree = read_json(beside)
+    folders = tree.get("folders") if isinstance(tree, dict) else None
+    if not isinstance(folders, list) or not all(isinstance(folder, str) for folder in folders):
+        raise DataError(f"{beside}: folders: a list of folders is wanted", 'write {"folders": ["…"]}')
+    return [path.parent / folder for folder in folders]
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line, row) of a JSON list or of JSON lines, told apart by the first character."""
-    text = read_text(path)
-    body = text.lstrip()
-    if not body:
+    """(line, row or what is wrong with it) of a JSON list or of JSON lines, told apart by the first character."""
+    content = read_text(path)
+    if not content.strip():
         raise DataError(f"{path}: is empty", "give a file with at least one sample")
-    return _list_rows(text, path) if body[0] == "[" else read_jsonl(path)
+    return _list_rows(content, path) if content.lstrip()[0] == "[" else _line_rows(content, path)
 
 
-def _list_rows(text: str, path: Path) -> Iterator[tuple[int, Any]]:
-    """Rows of a JSON list with the line on which each begins."""
-    decoder = json.JSONDecoder(parse_constant=lambda name: parse_json(name, str(path), first_line=line))
-    space = re.compile(r"[\s,]*")
-    at, line = text.index("[") + 1, 1 + text.count("\n", 0, text.index("["))
-    while True:
-        start = space.match(text, at)
-        assert start is not None
-        line += text.count("\n", at, start.end())
-        at = start.end()
-        if at >= len(text):
-            raise DataError(f"{path}:{line}: the list is cut off", "the file is incomplete: write it again")
-        if text[at] == "]":
-            return
-        try:
-            row, end = decoder.raw_decode(text, at)
-        except json.JSONDecodeError as error:
-            bad = 1 + text.count("\n", 0, error.pos)
-            raise DataError(f"{path}:{bad}: not JSON: {error.msg}", "mend or remove the row") from None
-        yield line, row
-        line += text.count("\n", at, end)
-        at = end
-
-
-def _kind(row: Any, wanted: tuple[str, ...] | None, place: str) -> str:
-    if not isinstance(row, dict):
-        raise DataError(f"{place}: a row must be an object, got {type(row).__name__}", "see docs/data.md")
-    kind = row.get("kind", "")
-    if wanted and not kind:
-        raise DataError(
-            f"{place}:kind: the row has none, but the recipe chooses {', '.join(wanted)}",
-            "add `kind` to the rows, or set the stage's kinds to null",
-        )
-    return str(kind)
-
-
-def read_row(row: Mapping[str, Any], place: str, pictures: PictureFolders, warnings: Counter[str]) -> Sample:
-    """One row of either form as a Sample. Raises DataError `path:line:field: …`."""
-    if "conversations" in row:
-        messages = _llava(row, place, pictures, warnings)
-    elif "messages" in row:
-        messages = _messages(row, place, pictures)
-    else:
-        raise DataError(f"{place}: neither `conversations` nor `messages`", "see docs/data.md for both forms")
-    name = row.get("id")
-    if name is None:
-        warnings["no id: the line number stands in"] += 1
-        name = place.rsplit(":", 1)[-1]
-    _check_turns(messages, place, "conversations" if "conversations" in row else "messages")
-    return Sample(id=str(name), messages=tuple(messages), kind=str(row.get("kind", "")), origin=place)
-
-
-def _llava(row: Mapping[str, Any], place: str, pictures: PictureFolders, warnings: Counter[str]) -> list[Message]:
-    turns = row["conversations"]
-    if not isinstance(turns, list) or not turns:
-        raise DataError(f"{place}:conversations: a list of turns is wanted, got {_show(turns)}", "see docs/data.md")
-    images = row.get("image", [])
-    names = [images] if isinstance(images, str) else images
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise DataError(f"{place}:image: a path or a list of paths is wanted, got {_show(images)}", "mend the row")
-    texts = [_text(turn, "value", f"{place}:conversations[{k}]") for k, turn in enumerate(turns)]
-    marks = sum(text.count(MARKER) for text in texts)
-    if names and not marks:
-        warnings["picture without <image>: put at the start"] += 1
-        texts[0] = f"{MARKER * len(names)}\n{texts[0]}"
-        marks = len(names)
-    if marks != len(names):
-        raise DataError(
-            f"{place}:image: {marks} {MARKER} in the text but {len(names)} pictures",
-            "give each marker its picture, or remove one of them",
-        )
-    found = iter([pictures.find(name, f"{place}:image") for name in names])
-    messages = []
-    for k, (turn, text) in enumerate(zip(turns, texts, strict=True)):
-        speaker = turn.get("from")
-        if speaker not in ROLES:
-            raise DataError(f"{place}:conversations[{k}].from: {speaker!r}", f"use {', '.join(ROLES)}")
-        if MARKER in text and speaker != "human":
-            raise DataError(f"{place}:conversations[{k}].value: {MARKER} in an answer", "pictures belong to questions")
-        messages.append(Message(ROLES[speaker], split_markers(text, found)))
-    return messages
-
-
-def split_markers(text: str, pictures: Iterator[Any]) -> tuple[Part, ...]:
-    """Text around its markers as parts; one newline beside a marker goes with it."""
-    parts: list[Part] = []
-    for k, piece in enumerate(text.split(MARKER)):
-        if k:
-            parts.append(next(pictures))
-            piece = piece.removeprefix("\n")
-        piece = piece.removesuffix("\n") if k < text.count(MARKER) else piece
-        if piece:
-            parts.append(piece)
-    return tuple(parts)
-
-
-def _messages(row: Mapping[str, Any], place: str, pictures: PictureFolders) -> list[Message]:
-    turns, names = row["messages"], row.get("images") or []
-    if not isinstance(turns, list) or not turns:
-        raise DataError(f"{place}:messages: a list of messages is wanted, got {_show(turns)}", "see docs/data.md")
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise DataError(f"{place}:images: a list of paths is wanted, got {_show(names)}", "mend the row")
-    queue = list(names)
-    messages = []
-    for k, turn in enumerate(turns):
-        where = f"{place}:messages[{k}]"
-        said = turn.get("role") if isinstance(turn, dict) else None
-        role = next((known for known in ROLES.values() if known == said), None)
-        if role is None:
-            raise DataError(f"{where}.role: {said!r}", f"use {', '.join(ROLES.values())}")
-        content = turn.get("content")
-        if isinstance(content, str):
-            messages.append(Message(role, (_text(turn, "content", where),)))
+def _line_rows(content: str, path: Path) -> Iterator[tuple[int, Any]]:
+    values = _Values()
+    for line, written in enumerate(content.split("\n"), start=1):
+        if not written.strip():
             continue
-        if not isinstance(content, list):
-            raise DataError(f"{where}.content: text or a list of parts is wanted, got {_show(content)}", "mend the row")
-        parts: list[Part] = []
-        for number, part in enumerate(content):
-            spot = f"{where}.content[{number}]"
-            kind = part.get("type") if isinstance(part, dict) else None
-            if kind == "text":
-                parts.append(_text(part, "text", spot))
-            elif kind == "image":
-                name = part.get("image") or (queue.pop(0) if queue else None)
-                if not isinstance(name, str):
-                    raise DataError(f"{spot}: a picture that `images` does not list", "list it there")
-                parts.append(pictures.find(name, spot))
-            else:
-                raise DataError(f"{spot}.type: {kind!r}", "use text or image")
-        messages.append(Message(role, tuple(parts)))
-    if queue:
-        raise DataError(f"{place}:images: {len(queue)} more than the messages use", "remove them, or add image parts")
-    return messages
+        place = f"{path}:{line}"
+        try:
+            row, end = values.at(written, _after_space(written, 0), place)
+            if _after_space(written, end) < len(written):
+                raise RowError(place, "", f"not JSON: more text after the value, at column {end + 1}", "one row a line")
+            yield line, row
+        except RowError as error:
+            yield line, error
+        except json.JSONDecodeError as error:
+            yield line, RowError(place, "", f"not JSON at column {error.colno}: {error.msg}", "mend or remove the line")
 
 
-def _text(turn: Any, key: str, place: str) -> str:
-    value = turn.get(key) if isinstance(turn, dict) else None
-    if not isinstance(value, str):
-        raise DataError(f"{place}.{key}: text is wanted, got {_show(value)}", "mend the row")
-    if bad := _BAD_TEXT.search(value):
-        raise DataError(f"{place}.{key}: the character {bad.group()!a} is no text", "remove it")
-    return value
+def _list_rows(content: str, path: Path) -> Iterator[tuple[int, Any]]:
+    values = _Values()
+    at, counted, line = content.index("[") + 1, 0, 1
+
+    def broken(where: int, problem: str, hint: str) -> DataError:
+        return DataError(f"{path}:{1 + content.count(chr(10), 0, where)}: {problem}", hint)
+
+    separator = False
+    while True:
+        at = _after_space(content, at)
+        if at >= len(content):
+            raise broken(at, "the list is cut off", "the file is incomplete: write it again")
+        if content[at] == "]" and not separator:
+            break
+        line, counted = line + content.count("\n", counted, at), at
+        try:
+            row, end = values.at(content, at, f"{path}:{line}")
+            yield line, row
+        except RowError as error:
+            end = values.end
+            yield line, error
+        except json.JSONDecodeError as error:
+            raise broken(error.pos, f"not JSON: {error.msg}", "mend or remove the row") from None
+        at = _after_space(content, end)
+        separator = content[at : at + 1] == ","
+        if separator:
+            at += 1
+        elif at < len(content) and content[at] != "]":
+            raise broken(at, f"not JSON: a comma or ] is wanted, got {shown(content[at])}", "mend the list")
+    if (rest := _after_space(content, at + 1)) < len(content):
+        raise broken(rest, "more text after the end of the list", "one list a file; or write JSON lines")
 
 
-def _check_turns(messages: list[Message], place: str, key: str) -> None:
-    """User and assistant in turn, beginning with the user, ending with an answer, none of them empty."""
-    turns = messages[1:] if messages[0].role == "system" else messages
-    skipped = len(messages) - len(turns)
-    for k, message in enumerate(turns):
-        wanted = "user" if k % 2 == 0 else "assistant"
-        if message.role != wanted:
-            raise DataError(
-                f"{place}:{key}[{k + skipped}]: {message.role} speaks where {wanted} must",
-                "begin with the user and let each question have one answer",
-            )
-        if message.role == "assistant" and not message.text.strip():
-            raise DataError(f"{place}:{key}[{k + skipped}]: an empty answer", "write it or remove the turn")
-        if message.role == "user" and not message.text.strip() and not message.pictures:
-            raise DataError(f"{place}:{key}[{k + skipped}]: an empty question", "write it or remove the turn")
-    if len(turns) % 2 or not turns:
-        raise DataError(f"{place}:{key}: the last question has no answer", "add it or remove the question")
+def _after_space(content: str, at: int) -> int:
+    found = _SPACE.match(content, at)
+    assert found is not None  # it matches nothing too
+    return found.end()
 
 
-def _code(error: DataError) -> str:
-    """A short reason: the field that the message names."""
-    found = re.search(r":\d+:([a-z_]+)", error.message)
-    return f"bad_{found.group(1)}" if found else "bad_row"
+class _Values:
+    """JSON values out of the middle of a text; NaN and Infinity, which other readers refuse, are faults."""
+
+    def __init__(self) -> None:
+        self.constants: list[str] = []
+        self.decoder = json.JSONDecoder(parse_constant=self.constants.append)
+        self.end = 0
+
+    def at(self, content: str, start: int, place: str) -> tuple[Any, int]:
+        """The value that begins at `start`, and where it ends (kept in `end`). Raises RowError or JSONDecodeError."""
+        self.constants.clear()
+        try:
+            value, self.end = self.decoder.raw_decode(content, start)
+        except json.JSONDecodeError:
+            raise
+        except (RecursionError, ValueError) as error:  # brackets without end, a number of thousands of digits
+            raise json.JSONDecodeError(str(error), content, start) from None
+        if self.constants:
+            raise RowError(place, "", f"{self.constants[0]} is not JSON", "write a number or null")
+        return value, self.end
 
 
-def _show(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}…"
+def _printable(name: Any) -> str:
+    return str(name).encode(errors="replace").decode().replace("\0", "?")
