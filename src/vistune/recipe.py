@@ -75,6 +75,7 @@ class Stage(Strict):
     epochs: float | None = Field(default=None, gt=0, le=1000)
     samples_per_step: int = Field(default=128, ge=1)
     tokens_per_row: int = Field(default=2048, ge=16)
+    optimizer: Literal["adamw", "muon"] = "adamw"
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_share: Share = 0.03
     weight_decay: float = Field(default=0.0, ge=0, le=1)

@@ -11,7 +11,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from vistune.files import write_atomic, write_json, write_jsonl
 from vistune.registry import lookup
 from vistune.types import KINDS, AnnotatedImage, Reject
 
-Teacher = Callable[[AnnotatedImage, str, str, random.Random], rule.Turns | None]
+Teacher = Callable[[AnnotatedImage, str, str, random.Random, int], rule.Turns | None]
 TEACHERS: Mapping[str, Teacher] = {"rule": rule.write}
 RULE_LANGUAGES = ("en", "ko")
 
@@ -66,10 +66,11 @@ def orders(images: Sequence[AnnotatedImage], wishes: Wishes) -> list[Order]:
         lookup(kind, dict.fromkeys(KINDS), "kind")
     if wishes.mix is None:
         return [
-            Order(image, kind, language, 0)
+            order
             for image in images
             for language in wishes.languages
             for kind in wishes.kinds
+            for order in (_captions(image, language) if kind == "caption" else [Order(image, kind, language, 0)])
         ]
     places = [(image, language) for image in images for language in wishes.languages]
     dealt = _deal(wishes.mix, len(places) * wishes.per_image)
@@ -77,13 +78,20 @@ def orders(images: Sequence[AnnotatedImage], wishes: Wishes) -> list[Order]:
     result = []
     for k, (image, language) in enumerate(places):
         if "caption" in wishes.kinds:
-            result.append(Order(image, "caption", language, 0))
+            result += _captions(image, language)
         mine = dealt[k * wishes.per_image : (k + 1) * wishes.per_image]
         seen: Counter[str] = Counter()
         for kind in mine:
             result.append(Order(image, kind, language, seen[kind]))
             seen[kind] += 1
     return result
+
+
+def _captions(image: AnnotatedImage, language: str) -> list[Order]:
+    """One order for each caption that the picture has in the language; one to be written where it has none."""
+    own = [text for text in image.captions if rule.is_korean(text) == (language == "ko")]
+    each = [replace(image, captions=(text,)) for text in own] or [image]
+    return [Order(alone, "caption", language, number) for number, alone in enumerate(each)]
 
 
 def _deal(mix: tuple[int, int, int], total: int) -> list[str]:
@@ -117,7 +125,7 @@ def generate(
     for order in orders(images, wishes):
         name = f"{order.image.id}-{order.kind}-{order.language}" + (f"-{order.number}" if order.number else "")
         chance = random.Random(f"{wishes.seed}/{name}")
-        turns = write(order.image, order.kind, order.language, chance)
+        turns = write(order.image, order.kind, order.language, chance, order.number)
         if turns is None:
             rejects.append(
                 Reject(

@@ -27,25 +27,23 @@ def instructions() -> Mapping[str, Any]:
     return json.loads((resources.files("vistune.datagen") / "instructions.json").read_text(encoding="utf-8"))
 
 
-def write(image: AnnotatedImage, kind: str, language: str, rng: random.Random) -> Turns | None:
-    """The turns of one sample, or None where captions and boxes do not give enough to say."""
+def write(image: AnnotatedImage, kind: str, language: str, rng: random.Random, number: int = 0) -> Turns | None:
+    """The turns of one sample, or None where captions and boxes do not give enough to say.
+
+    `number`: how many samples of this kind and language the picture has already; each gets another instruction.
+    """
     scene = Scene(image.boxes)
     if kind == "conversation":
         return conversation(scene, language, rng)
     if kind == "reasoning":
         turn = reason(scene, language, rng)
         return (turn,) if turn else None
-    if kind == "detail":
-        return (
-            ((rng.choice(instructions()["detail"][language]), description(scene, language, rng)),)
-            if image.boxes
-            else None
-        )
-    return (
-        ((rng.choice(instructions()["caption"][language]), _caption(image, scene, language, rng)),)
-        if image.captions or image.boxes
-        else None
-    )
+    if not image.boxes and (kind == "detail" or not image.captions):
+        return None
+    choices = instructions()[kind][language]
+    asked = choices[(random.Random(image.id).randrange(len(choices)) + number) % len(choices)]
+    said = description(scene, language, rng) if kind == "detail" else _caption(image, scene, language, rng)
+    return ((asked, said),)
 
 
 def conversation(scene: Scene, language: str, rng: random.Random, *, turns: int = LONGEST_CONVERSATION) -> Turns | None:

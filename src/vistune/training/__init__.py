@@ -1,6 +1,8 @@
 """Stages of training: trainer, optimiser, state, metrics, and a recipe's whole run."""
 
-from vistune.training.run import Run, checkpoints_of, plan_run
+from vistune.training.folder import checkpoints_of
+from vistune.training.plan import plan_run
+from vistune.training.run import Run
 from vistune.training.trainer import StepReport, Trainer
 
 __all__ = ["Run", "StepReport", "Trainer", "checkpoints_of", "plan_run"]

@@ -7,11 +7,9 @@ The cursor to resume from is (stage, step); checkpoints are committed by rename,
 from __future__ import annotations
 
 import platform
-import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,72 +17,17 @@ from typing import Any
 import torch
 
 from vistune import checkpoint
-from vistune.data import Loader, StagePlan, data_file, plan_stage, read_samples
-from vistune.errors import CheckpointError, RecipeError, Stopped, TooManyRejects
-from vistune.files import sha256_of, write_atomic, write_json, write_jsonl
+from vistune.data import Loader, PixelCache, data_file
+from vistune.errors import RecipeError, Stopped
+from vistune.files import read_json, sha256_of, write_atomic, write_json, write_jsonl
 from vistune.model import VisionLanguageModel, add_adapters, build, merge_adapters, read_spec
 from vistune.processor import Processor, load_tokenizer
-from vistune.recipe import Recipe, Stage, dump, source_of, stage_steps
+from vistune.recipe import Recipe, Stage, dump, source_of
+from vistune.training.folder import checkpoint_name, checkpoints_of, newest_whole, prune, refuse_another_recipe, sweep
 from vistune.training.metrics import Metrics
-from vistune.training.state import Cursor, load_state, save_state
+from vistune.training.plan import Planned, Watch, plan_run
+from vistune.training.state import cursor_at, load_state, save_state, seed_all
 from vistune.training.trainer import StepReport, Trainer
-from vistune.types import Reject, Sample
-
-Advance = Callable[..., None]
-Watch = Callable[[str, int], AbstractContextManager[Advance]]
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """A stage with its samples, the processor in its template, and all its steps."""
-
-    stage: Stage
-    samples: Sequence[Sample]
-    processor: Processor
-    plan: StagePlan
-
-
-def plan_run(recipe: Recipe, processor: Processor, watch: Watch) -> tuple[list[Planned], list[Reject]]:
-    """Read and encode the data of every stage before any learns, so that mistakes show in the first minute."""
-    planned, rejects = [], []
-    for number, stage in enumerate(recipe.stages):
-        sources = stage.data if stage.data is not None else recipe.data
-        if not sources:
-            raise RecipeError(f"stage {stage.name}: no data", "add data=FILE, or stages.NAME.data in the recipe")
-        samples: list[Sample] = []
-        for source in sources:
-            result = read_samples(source, kinds=stage.kinds, on_bad_sample=recipe.on_bad_sample)
-            samples += result.samples
-            rejects += result.rejects
-            if len(result.rejects) > recipe.reject_limit * result.rows:
-                raise TooManyRejects(
-                    f"{source.file}: {len(result.rejects)} of {result.rows} rows rejected, "
-                    f"first: {result.rejects[0].detail}",
-                    "mend the rows or raise reject_limit",
-                )
-        fitted = processor.with_template(stage.template or recipe.model.template)
-        fitted.check()
-        with watch(f"plan {stage.name}", len(samples)) as advance:
-            lengths = []
-            for sample in samples:
-                lengths.append(fitted.length(sample))
-                advance(1)
-        plan = plan_stage(
-            lengths,
-            [sample.origin for sample in samples],
-            samples_per_step=stage.samples_per_step,
-            tokens_per_row=stage.tokens_per_row,
-            steps=stage_steps(stage, len(samples)),
-            seed=recipe.seed + number,
-        )
-        planned.append(Planned(stage, samples, fitted, plan))
-    return planned, rejects
-
-
-def checkpoints_of(out: Path) -> list[Path]:
-    """Committed checkpoints, oldest first."""
-    folder = out / "checkpoints"
-    return sorted(path for path in folder.iterdir() if (path / "manifest.json").is_file()) if folder.is_dir() else []
 
 
 class Run:
@@ -97,37 +40,50 @@ class Run:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.metrics = Metrics(out / "metrics.jsonl")
         self.learnt: set[str] = set()
+        self.reached = (recipe.stages[0].name, 0)  # stage and steps done
+        self.hashes: dict[str, str] = {}
+        self.pixels = PixelCache()
         self.spec = read_spec(recipe.model)
         tokenizer = load_tokenizer(source_of(recipe.model.language, "language"))
         self.processor = Processor(tokenizer, self.spec)
 
     def start(self, *, resume: bool) -> None:
-        """Run all stages, or go on where the newest checkpoint stands. Raises Stopped after SIGTERM."""
+        """Run all stages, or go on where the newest checkpoint stands; a finished run stays as it is.
+
+        Raises Stopped after SIGTERM, state saved.
+        """
         latest = self._latest(resume)
+        extra = checkpoint.read_parts(latest)["extra"] if latest is not None else None
+        if latest is not None and extra is not None:
+            refuse_another_recipe(latest, self.recipe, extra["stage"] + 1)
+            if extra["finished"] and extra["stage"] + 1 == len(self.recipe.stages):
+                self._mark_finished(extra["step"])
+                return
         planned, rejects = plan_run(self.recipe, self.processor, self.watch)
         self.out.mkdir(parents=True, exist_ok=True)
+        sweep(self.out)
         write_atomic(self.out / "recipe.yaml", dump(self.recipe))
         write_jsonl(self.out / "rejects.jsonl", ({"id": r.id, "reason": r.reason, "detail": r.detail} for r in rejects))
         model, first, cursor_folder = self._model(latest, planned)
-        self._status("running", self.recipe.stages[0].name, 0)
-        with stop_requested() as stopping:
-            for number in range(first, len(planned)):
-                model = self._stage(model, number, planned[number], cursor_folder, stopping)
-                cursor_folder = None
-        self._status("finished", self.recipe.stages[-1].name, len(planned[-1].plan.steps))
+        self._status("running", planned[first].stage.name, extra["step"] if cursor_folder and extra else 0)
+        try:
+            with stop_requested() as stopping:
+                for number in range(first, len(planned)):
+                    model = self._stage(model, number, planned, cursor_folder, stopping)
+                    cursor_folder = None
+        except Stopped as stop:
+            self._status("preempted", *self.reached, reason=stop.message)
+            raise
+        except BaseException as error:
+            self._status("failed", *self.reached, reason=f"{type(error).__name__}: {error}")
+            raise
+        self._status("finished", *self.reached)
 
     def _latest(self, resume: bool) -> Path | None:
-        saved = checkpoints_of(self.out)
-        if not resume:
-            if saved or (self.out / "metrics.jsonl").exists():
-                raise RecipeError(f"{self.out}: holds a run already", "add --resume to go on, or give another folder")
-            return None
-        for path in reversed(saved):
-            try:
-                checkpoint.verify(path)
-                return path
-            except CheckpointError as error:
-                write_json(self.out / "skipped_checkpoint.json", {"path": path.name, "reason": str(error)})
+        if resume:
+            return newest_whole(self.out)
+        if checkpoints_of(self.out) or self.metrics.path.exists():
+            raise RecipeError(f"{self.out}: holds a run already", "add --resume to go on, or give another folder")
         return None
 
     def _model(self, latest: Path | None, planned: Sequence[Planned]) -> tuple[VisionLanguageModel, int, Path | None]:
@@ -136,35 +92,35 @@ class Run:
             self.metrics.cut(0)
             return build(self.recipe.model, self.spec, seed=self.recipe.seed).to(self.device), 0, None
         extra = checkpoint.read_parts(latest)["extra"]
-        if extra["recipe_stages"] != [stage.name for stage in self.recipe.stages]:
-            raise CheckpointError(
-                f"{latest}: has the stages {extra['recipe_stages']}", "resume with the run's own recipe"
-            )
         self.learnt = set(extra["learnt"])
         model, _ = checkpoint.load(latest, device=self.device)
         done = sum(len(item.plan.steps) for item in planned[: extra["stage"]])
         self.metrics.cut(done + extra["step"])
-        finished = extra["step"] == len(planned[extra["stage"]].plan.steps)
+        finished = bool(extra["finished"])
         return model, extra["stage"] + finished, None if finished else latest
 
     def _stage(
         self,
         model: VisionLanguageModel,
         number: int,
-        planned: Planned,
+        all_planned: Sequence[Planned],
         cursor_folder: Path | None,
         stopping: Callable[[], bool],
     ) -> VisionLanguageModel:
+        planned, is_last = all_planned[number], number + 1 == len(all_planned)
         stage, steps = planned.stage, len(planned.plan.steps)
         if cursor_folder is None:
             self._prepare(model, stage, number)
         model.set_learning(stage.learn)
         self.learnt |= set(stage.learn)
-        loader = Loader(planned.samples, planned.processor, planned.plan, workers=self.recipe.workers)
+        loader = Loader(
+            planned.samples, planned.processor, planned.plan, workers=self.recipe.workers, pixels=self.pixels
+        )
         trainer = Trainer(model, loader, stage, device=self.device)
         start = 0
         if cursor_folder is not None:
-            start = load_state(cursor_folder / "state", trainer.optimizer, plan=planned.plan.digest).step
+            start = load_state(cursor_folder / "state", trainer.optimizer, plan=planned.plan).step
+        self.reached = (stage.name, start)
         with self.watch(stage.name, steps) as advance:
             advance(start)
 
@@ -172,11 +128,11 @@ class Run:
                 self._log(stage, report)
                 advance(1, note=f"loss {report.loss:.3f} · {report.tokens_per_second:,.0f} tokens/s")
                 done = report.step + 1
+                self.reached = (stage.name, done)
                 asked = stopping()
                 if done == steps or asked or (stage.save_every and done % stage.save_every == 0):
                     self._save(model, trainer, number, planned, done)
-                if asked and done < steps:
-                    self._status("preempted", stage.name, done)
+                if asked and not (done == steps and is_last):
                     raise Stopped(f"{self.out}: stopped at step {done} of stage {stage.name}", "go on with --resume")
 
             trainer.run(start, after_step)
@@ -184,7 +140,7 @@ class Run:
 
     def _prepare(self, model: VisionLanguageModel, stage: Stage, number: int) -> None:
         """Earlier adapters become part of the weights; a LoRA stage begins with fresh ones."""
-        torch.manual_seed(self.recipe.seed + number)
+        seed_all(self.recipe.seed + number)
         if model.adapted:
             model.language = merge_adapters(model.language)
             self.learnt = (self.learnt - {"adapters"}) | {"language"}
@@ -212,16 +168,14 @@ class Run:
             "step": done,
             "finished": finished,
             "learnt": sorted(self.learnt),
-            "recipe_stages": [s.name for s in self.recipe.stages],
         }
-        cursor = Cursor(stage.name, done, planned.plan.digest)
 
         def state(draft: Path) -> None:
             if not finished:
-                save_state(draft / "state", trainer.optimizer, cursor)
+                save_state(draft / "state", trainer.optimizer, cursor_at(stage.name, done, planned.plan))
 
         checkpoint.save(
-            self.out / "checkpoints" / f"{number + 1}-{stage.name}-{done:06d}",
+            self.out / "checkpoints" / checkpoint_name(number, stage.name, done),
             model,
             self.processor,
             recipe=self.recipe,
@@ -229,27 +183,32 @@ class Run:
             extra=extra,
             also=state,
         )
-        self._prune()
+        prune(self.out, self.recipe.keep_checkpoints)
         self._status("running", stage.name, done)
 
-    def _prune(self) -> None:
-        """Keep stage ends and the newest `keep_checkpoints` of the rest."""
-        between = [path for path in checkpoints_of(self.out) if not checkpoint.read_parts(path)["extra"]["finished"]]
-        for path in between[: -self.recipe.keep_checkpoints]:
-            shutil.rmtree(path)
-
-    def _status(self, status: str, stage: str, step: int) -> None:
-        files = sorted({data_file(s.file) for st in self.recipe.stages for s in st.data or self.recipe.data})
+    def _status(self, status: str, stage: str, step: int, *, reason: str = "") -> None:
         content: dict[str, Any] = {
             "status": status,
             "stage": stage,
             "step": step,
-            "reason": "" if status != "preempted" else "asked to stop",
+            "reason": reason,
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
-            "data": {str(path): sha256_of(path) for path in files},
+            "data": self._data_hashes(),
             "device": self.device,
         }
         write_json(self.out / "run.json", content)
+
+    def _mark_finished(self, step: int) -> None:
+        """A kill after the last checkpoint left everything done but this; the data need not be there any more."""
+        path = self.out / "run.json"
+        write_json(path, read_json(path) | {"status": "finished", "stage": self.recipe.stages[-1].name, "step": step})
+
+    def _data_hashes(self) -> dict[str, str]:
+        """Of each data file as it is when the run begins."""
+        if not self.hashes:
+            files = {data_file(source.file) for st in self.recipe.stages for source in st.data or self.recipe.data}
+            self.hashes = {str(path): sha256_of(path) for path in sorted(files)}
+        return self.hashes
 
 
 @contextmanager

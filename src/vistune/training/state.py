@@ -5,13 +5,18 @@ Written into a checkpoint's `state/` before its manifest, so it is whole or the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import random
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from vistune.data import StagePlan
 from vistune.errors import CheckpointError
+from vistune.training.optim import Optimizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,28 +26,65 @@ class Cursor:
     stage: str
     step: int
     plan: str
+    made_from: Mapping[str, int | str]
 
 
-def save_state(folder: Path, optimizer: torch.optim.Optimizer, cursor: Cursor) -> None:
+def cursor_at(stage: str, step: int, plan: StagePlan) -> Cursor:
+    return Cursor(stage, step, plan.digest, dict(plan.made_from))
+
+
+def seed_all(seed: int) -> None:
+    """Set every global source of chance that training code, a library's or a user's part may draw from."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
+def save_state(folder: Path, optimizer: Optimizer, cursor: Cursor) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    chance: dict[str, Any] = {"cpu": torch.get_rng_state()}
+    chance = {"torch": torch.get_rng_state(), "python": random.getstate(), "numpy": _numpy_state()}
     if torch.cuda.is_available():
         chance["cuda"] = torch.cuda.get_rng_state_all()
-    where = {"stage": cursor.stage, "step": cursor.step, "plan": cursor.plan}
-    torch.save({"optimizer": optimizer.state_dict(), "chance": chance, "cursor": where}, folder / "state.pt")
+    content = {"optimizer": optimizer.state_dict(), "chance": chance, "cursor": asdict(cursor)}
+    torch.save(content, folder / "state.pt")
 
 
-def load_state(folder: Path, optimizer: torch.optim.Optimizer, *, plan: str) -> Cursor:
-    """Restore optimiser and chance. Raises CheckpointError where the plan is another one."""
+def load_state(folder: Path, optimizer: Optimizer, *, plan: StagePlan) -> Cursor:
+    """Restore optimiser and chance. Raises CheckpointError, naming what differs, where the plan is another one."""
     state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
-    cursor = Cursor(**state["cursor"])
-    if cursor.plan != plan:
+    try:
+        cursor, chance = Cursor(**state["cursor"]), state["chance"]
+        random.setstate(chance["python"])
+        np.random.set_state(_numpy_tuple(chance["numpy"]))
+        torch.set_rng_state(chance["torch"])
+    except (KeyError, TypeError):
+        raise CheckpointError(f"{folder}: written by another version of vistune", "start a new run") from None
+    if cursor.plan != plan.digest or cursor.made_from != plan.made_from:
+        differing = [key for key, value in plan.made_from.items() if cursor.made_from.get(key) != value]
+        listed = "; ".join(f"{key} was {cursor.made_from.get(key)}, is {plan.made_from[key]}" for key in differing)
         raise CheckpointError(
-            f"{folder}: was written for other data, batch sizes or seed (plan {cursor.plan[:12]}, now {plan[:12]})",
+            f"{folder}: was written for another plan: {listed or 'the steps differ'}",
             "resume with the recipe and data of the run, or start a new run",
         )
     optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["chance"]["cpu"])
-    if "cuda" in state["chance"]:
-        torch.cuda.set_rng_state_all(state["chance"]["cuda"])
+    if "cuda" in chance and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(chance["cuda"])
     return cursor
+
+
+def _numpy_state() -> dict[str, Any]:
+    """numpy's global generator as plain values: `weights_only` reads no arrays of numpy's."""
+    state = np.random.get_state(legacy=False)
+    assert isinstance(state, dict)
+    inner = state["state"]
+    gauss = (int(state["has_gauss"]), float(state["gauss"]))
+    return {
+        "name": state["bit_generator"],
+        "keys": inner["key"].tolist(),
+        "position": int(inner["pos"]),
+        "gauss": gauss,
+    }
+
+
+def _numpy_tuple(state: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (state["name"], np.array(state["keys"], dtype=np.uint32), state["position"], *state["gauss"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 
 import torch
@@ -17,13 +17,13 @@ from vistune.data import Loader
 from vistune.errors import VistuneError
 from vistune.model import VisionLanguageModel, next_token_loss
 from vistune.recipe import Stage
-from vistune.training.optim import make_optimizer, set_rates, stage_factor
+from vistune.training.optim import make_optimizer, stage_factor
 from vistune.types import Batch
 
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What one optimiser step did; loss is the mean over its supervised tokens."""
+    """What one optimiser step did; loss is the mean over its supervised tokens, seconds with the wait for data."""
 
     step: int
     loss: float
@@ -53,14 +53,17 @@ class Trainer:
 
     def run(self, start: int, after_step: Callable[[StepReport], None]) -> None:
         """Every step from `start` on; `after_step` may save, log, or raise to stop."""
-        for step, batches in self.loader.steps(start=start):
-            after_step(self.learn(step, batches))
+        with closing(self.loader.steps(start=start)) as steps:
+            began = time.perf_counter()
+            for step, batches in steps:
+                report = self.learn(step, batches)
+                after_step(replace(report, seconds=time.perf_counter() - began))
+                began = time.perf_counter()
 
     def learn(self, step: int, batches: Sequence[Batch]) -> StepReport:
         """One optimiser step; every supervised token in it weighs the same, however it is packed into rows."""
         began = time.perf_counter()
-        factor = self.factor(step)
-        set_rates(self.optimizer, factor)
+        self.optimizer.set_rates(self.factor(step))
         count = sum(batch.supervised for batch in batches)
         total = 0.0
         for batch in batches:

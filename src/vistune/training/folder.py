@@ -1,0 +1,96 @@
+"""The run folder on disk: which checkpoints are whole, which one to resume from, and what run.json says.
+
+OUT/{recipe.yaml, run.json, metrics.jsonl, rejects.jsonl, checkpoints/STAGE-NUMBER-NAME-STEP/}
+A folder whose name begins with a dot is a draft or a discarded one: a kill may leave it, the next start sweeps it.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vistune import checkpoint
+from vistune.errors import CheckpointError
+from vistune.files import write_json
+from vistune.recipe import Recipe, load_recipe
+
+_NAME = re.compile(r"(\d+)-(.+)-(\d+)")
+# What may differ when a run goes on: it changes what is kept or how fast, never what is learnt. Rows and kinds are
+# compared by what they hold, in the stage's plan.
+_FREE = ("save_every", "data", "kinds")
+
+
+def checkpoint_name(number: int, stage: str, step: int) -> str:
+    return f"{number + 1}-{stage}-{step:06d}"
+
+
+def checkpoints_of(out: Path) -> list[Path]:
+    """Committed checkpoints in the order of the run, the newest last."""
+    folder = out / "checkpoints"
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        name = _NAME.fullmatch(path.name)
+        if name and (path / "manifest.json").is_file():
+            found.append((int(name[1]), int(name[3]), path))
+    return [path for _, _, path in sorted(found)]
+
+
+def newest_whole(out: Path) -> Path | None:
+    """The newest checkpoint that is undamaged. Raises CheckpointError where there are some and all are damaged."""
+    saved = checkpoints_of(out)
+    for path in reversed(saved):
+        try:
+            checkpoint.verify(path)
+            return path
+        except CheckpointError as error:
+            write_json(out / "skipped_checkpoint.json", {"path": path.name, "reason": str(error)})
+    if saved:
+        raise CheckpointError(
+            f"{out}: all checkpoints are damaged; skipped_checkpoint.json tells of the oldest", "start a new run"
+        )
+    return None
+
+
+def prune(out: Path, keep: int) -> None:
+    """Remove all but the newest `keep` of the checkpoints that are no stage's end."""
+    between = [path for path in checkpoints_of(out) if not _finished(path)]
+    for path in between[:-keep]:
+        aside = path.with_name(f".{path.name}.discarded")  # by one rename, so that none is ever seen half removed
+        path.rename(aside)
+        shutil.rmtree(aside)
+
+
+def sweep(out: Path) -> None:
+    """Remove what a killed run left half written or half removed."""
+    for path in (out / "checkpoints").glob(".*"):
+        shutil.rmtree(path)
+
+
+def _finished(path: Path) -> bool:
+    try:
+        return bool(checkpoint.read_parts(path)["extra"]["finished"])
+    except CheckpointError:
+        return False
+
+
+def refuse_another_recipe(saved: Path, recipe: Recipe, stages: int) -> None:
+    """Raise CheckpointError, naming each key, where the first `stages` stages would have learnt otherwise."""
+    before = dict(_flat(load_recipe(str(saved / "recipe.yaml")), stages))
+    now = dict(_flat(recipe, stages))
+    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if keys:
+        listed = "; ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in keys)
+        raise CheckpointError(
+            f"{saved}: the recipe has changed since: {listed}", "resume with the run's own recipe, or start a new run"
+        )
+
+
+def _flat(recipe: Recipe, stages: int) -> Iterator[tuple[str, Any]]:
+    yield "seed", recipe.seed
+    yield from ((f"model.{key}", value) for key, value in recipe.model.model_dump().items())
+    yield "stages", ", ".join(stage.name for stage in recipe.stages[:stages])
+    for stage in recipe.stages[:stages]:
+        yield from ((f"stages.{stage.name}.{key}", v) for key, v in stage.model_dump().items() if key not in _FREE)
