@@ -68,11 +68,10 @@ def check_data(
     """Prove every row: form, pictures, and with a recipe tokens and what is learnt."""
     from vistune.data import check
 
-    processor = make_processor(recipe) if recipe is not None else None
-    with watch("check", 1) as advance:
-        report = check(sources, processor, pictures=pictures)
-        advance(1)
-    return report
+    if recipe is None:
+        return check(sources, None, pictures=pictures, watch=watch)
+    longest = max(stage.tokens_per_row for stage in recipe.stages)
+    return check(sources, make_processor(recipe), pictures=pictures, tokens_per_row=longest, watch=watch)
 
 
 def make_processor(recipe: Recipe) -> Any:
