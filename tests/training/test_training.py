@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -17,12 +21,14 @@ from training_stages import ALIGN, LORA, TUNE, MakeRecipe
 
 from vistune import checkpoint
 from vistune.console import silent
-from vistune.errors import CheckpointError, RecipeError, Stopped, VistuneError
-from vistune.files import read_json
+from vistune.data import plan_stage
+from vistune.errors import CheckpointError, DataError, RecipeError, Stopped, VistuneError
+from vistune.files import read_json, read_jsonl
 from vistune.recipe import Recipe, Stage, dump
 from vistune.training import Run, checkpoints_of
 from vistune.training.metrics import Metrics
 from vistune.training.optim import make_optimizer, rate_factor
+from vistune.training.state import cursor_at, load_state, save_state, seed_all
 
 
 def train(recipe: Recipe, out: Path, *, resume: bool = False) -> list[dict[str, Any]]:
@@ -68,6 +74,7 @@ def test_rows_of_any_length_give_the_same_losses(make_recipe: MakeRecipe, tmp_pa
     assert [row["supervised_tokens"] for row in long] == [row["supervised_tokens"] for row in short]
     for a, b in zip(long, short, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+        assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=1e-3)
 
 
 WORKER = """
@@ -94,7 +101,7 @@ def wait_for(path: Path, lines: int, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize(("tune", "lines"), [(TUNE, 3), (TUNE, 9), (LORA, 11)], ids=["align", "tune", "lora"])
+@pytest.mark.parametrize(("tune", "lines"), [(TUNE, 3), (TUNE, 9), (LORA, 11), ({**TUNE, "optimizer": "muon"}, 9)])
 def test_a_killed_run_resumes_to_the_same_weights(
     tune: dict[str, Any], lines: int, make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
@@ -157,14 +164,153 @@ def test_a_run_folder_is_never_overwritten(make_recipe: MakeRecipe, tmp_path: Pa
         train(make_recipe(ALIGN), tmp_path / "run")
 
 
-def test_another_plan_is_refused_at_resume(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    train(make_recipe({**TUNE, "steps": 6}), tmp_path / "run")
-    last = checkpoints_of(tmp_path / "run")[-1]
-    for path in sorted(last.rglob("*"), reverse=True):
-        path.unlink() if path.is_file() else path.rmdir()
-    last.rmdir()
-    with pytest.raises(CheckpointError, match="other data, batch sizes or seed"):
-        train(make_recipe({**TUNE, "steps": 6}, seed=9), tmp_path / "run", resume=True)
+@pytest.fixture
+def half_done(make_recipe: MakeRecipe, tmp_path: Path) -> Path:
+    """A run whose newest checkpoint stands in the middle of its only stage."""
+    train(make_recipe(TUNE), tmp_path / "run")
+    shutil.rmtree(checkpoints_of(tmp_path / "run")[-1])
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "pattern"),
+    [
+        ({}, {"seed": 9}, "seed was 0, is 9"),
+        ({"learn": {"projector": 1e-3}}, {}, r"stages\.tune\.learn was .*0\.002.*, is .*0\.001"),
+        ({"samples_per_step": 4}, {}, r"stages\.tune\.samples_per_step was 5, is 4"),
+        ({"name": "other"}, {}, "stages was tune, is other"),
+    ],
+)
+def test_a_changed_recipe_is_refused_at_resume_by_key(
+    stage: dict[str, Any], changes: dict[str, Any], pattern: str, make_recipe: MakeRecipe, half_done: Path
+) -> None:
+    before = (half_done / "recipe.yaml").read_text()
+    with pytest.raises(CheckpointError, match=pattern):
+        train(make_recipe({**TUNE, **stage}, **changes), half_done, resume=True)
+    assert (half_done / "recipe.yaml").read_text() == before
+
+
+def test_changed_data_is_refused_at_resume(make_recipe: MakeRecipe, half_done: Path, data: Path) -> None:
+    data.write_text(data.read_text().replace('"red"', '"rot"'))
+    with pytest.raises(CheckpointError, match=r"another plan: .*data was"):
+        train(make_recipe(TUNE), half_done, resume=True)
+
+
+def test_how_often_to_save_may_change_at_resume(make_recipe: MakeRecipe, half_done: Path, tmp_path: Path) -> None:
+    resumed = train(make_recipe({**TUNE, "save_every": 5}, workers=1), half_done, resume=True)
+    whole = train(make_recipe(TUNE), tmp_path / "whole")
+    assert [row["loss_hex"] for row in resumed] == [row["loss_hex"] for row in whole]
+
+
+def test_what_a_kill_left_half_written_or_half_removed_is_swept(
+    make_recipe: MakeRecipe, half_done: Path, tmp_path: Path
+) -> None:
+    kept = checkpoints_of(half_done)
+    draft = half_done / "checkpoints" / ".1-tune-000006.tmp-x"  # killed between manifest and rename
+    shutil.copytree(kept[-1], draft)
+    discarded = half_done / "checkpoints" / ".1-tune-000001.discarded"
+    discarded.mkdir()
+    (discarded / "manifest.json").write_text("{}")
+    assert checkpoints_of(half_done) == kept
+    train(make_recipe(TUNE), half_done, resume=True)
+    assert not list((half_done / "checkpoints").glob(".*"))
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_again(make_recipe: MakeRecipe, half_done: Path) -> None:
+    for path in checkpoints_of(half_done):
+        (path / "projector.safetensors").write_bytes(b"torn")
+    rows = Metrics(half_done / "metrics.jsonl").read()
+    with pytest.raises(CheckpointError, match="all checkpoints are damaged"):
+        train(make_recipe(TUNE), half_done, resume=True)
+    assert Metrics(half_done / "metrics.jsonl").read() == rows
+
+
+def test_checkpoints_stand_in_the_order_of_the_run(tmp_path: Path) -> None:
+    names = ["1-a-000002", "2-b-000010", "2-b-999999", "2-b-1000000", "10-c-000001"]
+    for name in reversed([*names, "mine", ".2-b-000003.tmp-x"]):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+        (tmp_path / "checkpoints" / name / "manifest.json").write_text("{}")
+    assert [path.name for path in checkpoints_of(tmp_path)] == names
+
+
+def test_a_finished_run_stays_as_it_is_without_its_data_and_may_get_a_stage_more(
+    make_recipe: MakeRecipe, tmp_path: Path, data: Path
+) -> None:
+    both = make_recipe(ALIGN, TUNE)
+    whole = train(both, tmp_path / "whole")
+    train(make_recipe(ALIGN), tmp_path / "run")
+    content = data.read_text()
+    data.unlink()
+    train(make_recipe(ALIGN), tmp_path / "run", resume=True)
+    assert read_json(tmp_path / "run" / "run.json")["status"] == "finished"
+    data.write_text(content)
+    assert [r["loss_hex"] for r in train(both, tmp_path / "run", resume=True)] == [r["loss_hex"] for r in whole]
+
+
+def test_asked_to_stop_at_a_stages_last_step_the_next_one_does_not_begin(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    recipe = make_recipe(ALIGN, TUNE)
+    run = Run(recipe, tmp_path / "run", watch=silent)
+    log = run._log
+
+    def log_and_ask(stage: Stage, report: Any) -> None:
+        log(stage, report)
+        if stage.name == "align" and report.step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    run._log = log_and_ask  # type: ignore[method-assign]
+    with pytest.raises(Stopped):
+        run.start(resume=False)
+    told = read_json(tmp_path / "run" / "run.json")
+    assert (told["status"], told["stage"], told["step"]) == ("preempted", "align", 6)
+    assert {row["stage"] for row in run.metrics.read()} == {"align"}
+    resumed, whole = train(recipe, tmp_path / "run", resume=True), train(recipe, tmp_path / "whole")
+    assert [row["loss_hex"] for row in resumed] == [row["loss_hex"] for row in whole]
+
+
+def test_samples_that_do_not_fit_may_be_set_aside(make_recipe: MakeRecipe, tmp_path: Path, data: Path) -> None:
+    rows = json.loads(data.read_text())
+    long = [{"from": "human", "value": "Hello?"}, {"from": "gpt", "value": "red " * 500}]
+    data.write_text(json.dumps([*rows, {"id": "long", "kind": "caption", "conversations": long}]))
+    with pytest.raises(DataError, match="do not fit a row of 300"):
+        train(make_recipe({**ALIGN, "tokens_per_row": 300}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    stages = ({**ALIGN, "tokens_per_row": 300}, {**TUNE, "tokens_per_row": 300})
+    train(make_recipe(*stages, on_bad_sample="reject", reject_limit=0.2), tmp_path / "run")
+    rejects = list(read_jsonl(tmp_path / "run" / "rejects.jsonl"))
+    assert [(row["id"], row["reason"]) for _, row in rejects] == [("long", "bad_tokens")]
+
+
+def test_a_stage_may_choose_kinds_that_only_one_of_its_files_has(
+    make_recipe: MakeRecipe, tmp_path: Path, data: Path
+) -> None:
+    other = tmp_path / "other.json"
+    other.write_text(data.read_text().replace('"caption"', '"detail"'))
+    train(make_recipe({**ALIGN, "kinds": ["detail"]}, data=[str(data), str(other)]), tmp_path / "run")
+    with pytest.raises(DataError, match="stage align: no row of the kind reasoning; there are caption, detail"):
+        train(make_recipe({**ALIGN, "kinds": ["reasoning"]}, data=[str(data), str(other)]), tmp_path / "no")
+
+
+def test_chance_goes_on_where_it_was(tmp_path: Path) -> None:
+    plan = plan_stage([1, 2], ["a", "b"], samples_per_step=1, tokens_per_row=16, steps=2, seed=0)
+    stage = Stage(name="x", learn={"projector": 1e-3}, steps=1)
+    optimizer = make_optimizer({"projector": [("w", torch.nn.Parameter(torch.ones(2, 2)))]}, stage)
+    seed_all(5)
+    save_state(tmp_path, optimizer, cursor_at("x", 1, plan))
+    wanted = (random.random(), np.random.standard_normal(3).tolist(), torch.rand(3).tolist())
+    assert load_state(tmp_path, optimizer, plan=plan).step == 1
+    assert (random.random(), np.random.standard_normal(3).tolist(), torch.rand(3).tolist()) == wanted
+
+
+def test_bf16_learns_on_fp32_weights(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    fast = {**TUNE, "learn": {"projector": 5e-3, "language": 5e-3}, "steps": 60, "save_every": None}
+    losses = [row["loss"] for row in train(make_recipe({**fast, "precision": "bf16"}), tmp_path / "run")]
+    exact = [row["loss"] for row in train(make_recipe({**fast, "precision": "fp32"}), tmp_path / "exact")]
+    assert losses != exact
+    assert sum(losses[-5:]) < 0.4 * sum(losses[:5])
+    saved = weights(checkpoints_of(tmp_path / "run")[-1])
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
 
 
 def test_a_loss_that_is_no_number_stops_with_the_samples(make_recipe: MakeRecipe, tmp_path: Path) -> None:
@@ -180,6 +326,9 @@ def test_a_loss_that_is_no_number_stops_with_the_samples(make_recipe: MakeRecipe
     run._model = poisoned  # type: ignore[method-assign]
     with pytest.raises(VistuneError, match=r"stage tune, step 0: loss nan.*samples \w"):
         run.start(resume=False)
+    told = read_json(tmp_path / "run" / "run.json")
+    assert told["status"] == "failed"
+    assert "loss nan" in told["reason"]
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
