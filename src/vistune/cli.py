@@ -6,6 +6,7 @@ Results go to stdout, progress to stderr. A VistuneError is one line and its exi
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -265,6 +266,9 @@ def report(
 
 def main() -> None:
     """The entry point: errors of ours become one line and an exit code."""
+    # This process is ours: one progress bar a step is shown, and no library's beside it.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
         app()
     except VistuneError as error:

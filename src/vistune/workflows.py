@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vistune.console import Watch, silent
-from vistune.errors import CheckpointError, DataError
+from vistune.errors import CheckpointError, DataError, RecipeError
 from vistune.files import read_json, write_json, write_jsonl
 from vistune.recipe import DataSource, Recipe, load_recipe
 
@@ -260,6 +260,8 @@ def quickstart(
     """The whole loop on the built-in world: draw, generate, check, train, evaluate, report."""
     from vistune.datagen import Wishes
 
+    if (out / "run.json").exists():
+        raise RecipeError(f"{out}: holds a run already", f"look at {out / 'report.html'}, or give another --out")
     size = size or Quickstart()
     world, data, run = out / "world", out / "data", out
     recipe = load_recipe("quickstart", [f"data={data / 'samples.json'}", *overrides])
