@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import random
 import shutil
 import signal
 import subprocess
@@ -353,3 +354,25 @@ def test_norms_and_biases_do_not_decay(make_recipe: MakeRecipe, tmp_path: Path) 
         ("language", 1e-4, 0.0),
     }
     assert all((p.ndim > 1) == (g["weight_decay"] > 0) for g in groups for p in g["params"])
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("stage", [TUNE, LORA, {**TUNE, "optimizer": "muon"}], ids=["full", "lora", "muon"])
+def test_a_run_killed_again_and_again_ends_with_the_same_weights(
+    stage: dict[str, Any], make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    """Twenty kills at random moments, start-up and saving included, then one run to the end."""
+    recipe = make_recipe({**ALIGN, "save_every": 1}, {**stage, "save_every": 1})
+    (tmp_path / "recipe.yaml").write_text(dump(recipe))
+    whole = train(recipe, tmp_path / "whole")
+    chance = random.Random(0)
+    for _ in range(20):
+        begun = (tmp_path / "killed" / "run.json").exists()
+        process = start(tmp_path / "recipe.yaml", tmp_path / "killed", "resume" if begun else "start")
+        time.sleep(chance.uniform(2.0, 9.0))
+        process.kill()
+        process.wait()
+    resumed = train(recipe, tmp_path / "killed", resume=True)
+    assert [row["loss_hex"] for row in resumed] == [row["loss_hex"] for row in whole]
+    ours, theirs = (weights(checkpoints_of(tmp_path / run)[-1]) for run in ("killed", "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
