@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import random
 import shutil
 import signal
 import subprocess
