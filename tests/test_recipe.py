@@ -96,6 +96,6 @@ def test_unknown_recipes_and_missing_files_are_named(tmp_path: Path) -> None:
 
 def test_steps_and_warmup_follow_from_the_stage() -> None:
     stage = Stage(name="x", learn={"projector": 1e-3}, epochs=3, samples_per_step=32)
-    assert stage_steps(stage, 100) == 10
+    assert stage_steps(stage, 100) == 12  # three times four steps, the last of each smaller: every row three times
     assert warmup_steps(stage, 1000) == 30
     assert stage_steps(Stage(name="x", learn={"projector": 1e-3}, steps=7), 100) == 7

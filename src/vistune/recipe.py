@@ -141,7 +141,7 @@ def stage_steps(stage: Stage, samples: int) -> int:
     if stage.steps is not None:
         return stage.steps
     assert stage.epochs is not None
-    return max(1, math.ceil(stage.epochs * samples / stage.samples_per_step))
+    return max(1, math.ceil(stage.epochs * math.ceil(samples / stage.samples_per_step)))
 
 
 def source_of(name: str, part: str) -> str:

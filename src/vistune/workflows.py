@@ -70,8 +70,8 @@ def check_data(
 
     if recipe is None:
         return check(sources, None, pictures=pictures, watch=watch)
-    longest = max(stage.tokens_per_row for stage in recipe.stages)
-    return check(sources, make_processor(recipe), pictures=pictures, tokens_per_row=longest, watch=watch)
+    shortest = min(stage.tokens_per_row for stage in recipe.stages)
+    return check(sources, make_processor(recipe), pictures=pictures, tokens_per_row=shortest, watch=watch)
 
 
 def make_processor(recipe: Recipe) -> Any:
@@ -259,6 +259,7 @@ def quickstart(
 ) -> dict[str, Any]:
     """The whole loop on the built-in world: draw, generate, check, train, evaluate, report."""
     from vistune.datagen import Wishes
+    from vistune.training import checkpoints_of
 
     if (out / "run.json").exists():
         raise RecipeError(f"{out}: holds a run already", f"look at {out / 'report.html'}, or give another --out")
@@ -277,7 +278,7 @@ def quickstart(
     clock.mark("check")
     train(recipe, run, watch=watch)
     clock.mark("train")
-    aligned = next(path for path in sorted((run / "checkpoints").iterdir()) if path.name.startswith("1-"))
+    aligned = checkpoints_of(run)[0]
     evals = run / "evals"
     asked = size.blind_questions
     stage_1 = evaluate(
