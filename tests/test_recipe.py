@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from vistune.errors import DataError, RecipeError
-from vistune.recipe import Recipe, Stage, load_recipe, parse_yaml, stage_steps, warmup_steps
+from vistune.recipe import Recipe, Stage, dump, load_recipe, parse_yaml, stage_steps, validate, warmup_steps
 
 STAGE = "stages:\n- {name: tune, learn: {projector: 1e-3}, steps: 5}\n"
 
@@ -99,3 +100,141 @@ def test_steps_and_warmup_follow_from_the_stage() -> None:
     assert stage_steps(stage, 100) == 12  # three times four steps, the last of each smaller: every row three times
     assert warmup_steps(stage, 1000) == 30
     assert stage_steps(Stage(name="x", learn={"projector": 1e-3}, steps=7), 100) == 7
+
+
+LAUGHS = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (LAUGHS, "aliases"),
+        ("a: !!python/name:os.system x\n", "not YAML"),
+        ("a: !!python/object/new:os.system [touch owned]\n", "not YAML"),
+        ("seed: !!int abc\n", "not YAML"),
+        ("seed: !!float abc\n", "not YAML"),
+        ("a: !!bool abc\n", "not YAML"),
+        ("a: !!timestamp abc\n", "not YAML"),
+        ("a: !!map [1]\n", "not YAML"),
+        ("? [a]\n: 1\n", "a key is a list"),
+        ("{a: 1}: 2\n", "a key is a list or a mapping"),
+        (f"seed: {'9' * 5000}\n", "not YAML"),
+        (f"a: {'[' * 3000}{']' * 3000}\n", "not YAML"),
+        ("a: 1\n---\n", "another document"),
+        ("a: \x07\n", "not YAML"),
+        ("1: 2\n", "Keys should be strings"),
+        ("model: {seed: 1, seed: 2}\n", r":1: not YAML: the key 'seed' stands twice"),
+        ("model: {hf_token: x}\n", r"model\.hf_token: a secret"),
+        ("data: [{file: a, password: x}]\n", r"data\.0\.password: a secret"),
+    ],
+)
+def test_hostile_yaml_is_an_error_and_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError, match=words):
+        read(tmp_path, text + STAGE)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["r.yaml"]
+
+
+@pytest.mark.parametrize("key", ["sk-CANARYabcdefghijkl0123", "hf_CANARYabcdefghijkl0123"])
+def test_a_key_in_any_field_is_refused_and_not_repeated(tmp_path: Path, key: str) -> None:
+    with pytest.raises(RecipeError, match=r"model\.language: looks like a secret") as caught:
+        read(tmp_path, STAGE, f"model.language={key}")
+    assert "CANARY" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *[("1e-4", 1e-4), ("-2E+3", -2000.0), (".5", 0.5), ("1.", 1.0), ("+3", 3), ("0o17", 15), ("0x1F", 31)],
+        *[("010", 10), ("yes", "yes"), ("off", "off"), ("12:30:45", "12:30:45"), ("null", None), ("~", None)],
+        *[("'1e-4'", "1e-4"), ("1e", "1e"), ("e5", "e5"), ("0b1", "0b1"), ("false", False)],
+    ],
+)
+def test_each_scalar_is_what_yaml_1_2_says(text: str, value: object) -> None:
+    read = parse_yaml(f"a: {text}", "x")["a"]
+    assert (read, type(read)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "meant"),
+    [
+        ("sede=1", "sede", "seed"),
+        ("model.langauge=x", "model.langauge", "language"),
+        ("stages.tune.shedule=cosine", "stages.tune.shedule", "schedule"),
+        ("stages.tune.learn.languge=1e-3", "stages.tune.learn.languge", "language"),
+        ("stages.tune.lora={rnk: 4}", "stages.tune.lora.rnk", "rank"),
+        ("data=[{file: a, knids: [caption]}]", "data.0.knids", "kinds"),
+        ("stages.tune.data=[{file: a, imges: b}]", "stages.tune.data.0.imges", "images"),
+    ],
+)
+def test_an_unknown_key_gets_its_path_and_a_guess_at_each_level(
+    tmp_path: Path, override: str, path: str, meant: str
+) -> None:
+    with pytest.raises(RecipeError) as caught:
+        read(tmp_path, STAGE, override)
+    assert caught.value.message.endswith(f": unknown key {path!r}")
+    assert f"did you mean {meant!r}?" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *["learn.projector=0", "learn.projector=.inf", "learn.projector=10", "learn.projector='1e-4'"],
+        *["steps=0", "steps=-1", "steps=1.5", "steps='5'", "steps=true", "epochs=.nan", "samples_per_step=-3"],
+        *["warmup_share=1", "warmup_share=-0.1", "weight_decay=.nan", "weight_decay=-1", "clip=0", "clip=.nan"],
+        *["betas=[.nan, 0.9]", "betas=[0.9, 1.0]", "betas=[0.9]", "betas=[-0.1, 0.9]", "tokens_per_row=1"],
+        *["lora={rank: 0}", "lora={alpha: .inf}", "lora={alpha: -1}", "lora={dropout: 1}", "precision=fp8"],
+        *["save_every=0", "schedule=cosin", "optimizer=sgd", "name=Tune/2", "name=", "learn=5"],
+    ],
+)
+def test_a_wrong_value_is_the_only_complaint(tmp_path: Path, wrong: str) -> None:
+    """One mistake, one complaint that begins at its key; nothing follows from it."""
+    with pytest.raises(RecipeError) as caught:
+        read(tmp_path, STAGE, f"stages.tune.{wrong}")
+    where = wrong.partition("=")[0]
+    assert re.search(rf": stages\.\S+?\.{where}\b|: stages\.\S*{where}", caught.value.message), caught.value.message
+    assert "at least 1 item" not in caught.value.message
+
+
+def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        read(tmp_path, STAGE, "seed=-1", "model.image_mode=round", "stages.tune.clip=0")
+    for path in ("seed", "model.image_mode", "stages.tune.clip"):
+        assert f": {path}: " in caught.value.message
+
+
+def test_a_full_recipe_survives_its_dump(tmp_path: Path) -> None:
+    recipe = read(
+        tmp_path,
+        STAGE,
+        "name='010'",
+        "seed=7",
+        "model={vision: 'no', language: 1e5 x, image_mode: pad, feature_layer: -1}",
+        "data=[a.json, {file: 그림.json, kinds: [caption], take: 5, images: 'p q'}]",
+        "stages.tune.learn={projector: 1e-7, adapters: 2e-4}",
+        "stages.tune.lora={rank: 4, alpha: 8, targets: [q_proj]}",
+        "stages.tune.betas=[0.8, 0.95]",
+        "reject_limit=0.5",
+    )
+    again = validate(parse_yaml(dump(recipe), "dump"), "dump")
+    assert again == recipe
+    assert dump(again) == dump(recipe)
+    assert recipe.stages[0].learn["projector"] == 1e-7
+    assert recipe.model.vision == "no"
+
+
+def test_sources_without_a_name_are_reached_by_their_place(tmp_path: Path) -> None:
+    text = STAGE + "data: [{file: a.json}, {file: b.json}]\n"
+    assert read(tmp_path, text, "data.1.take=5").data[1].take == 5
+    with pytest.raises(RecipeError, match=r"no item is called '2'"):
+        read(tmp_path, text, "data.2.take=5")
+
+
+def test_an_override_leaves_the_rest_of_the_recipe(tmp_path: Path) -> None:
+    two = STAGE + "- {name: last, learn: {language: 1e-5}, epochs: 2}\n"
+    plain, changed = read(tmp_path, two), read(tmp_path, two, "stages.last.epochs=3", "stages.tune.clip=.inf")
+    assert changed.stages[1].epochs == 3
+    assert changed.stages[0] == plain.stages[0].model_copy(update={"clip": float("inf")})
+    assert changed.stages[1].learn == plain.stages[1].learn

@@ -11,22 +11,45 @@ import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from vistune.errors import RecipeError
 from vistune.files import read_text
 from vistune.registry import guess
 
-Rate = Annotated[float, Field(gt=0, lt=10, allow_inf_nan=False)]
+
+def _unquoted(value: Any) -> Any:
+    if isinstance(value, str | bool):
+        raise ValueError(f"a number is wanted, got {value!r}; a number in quotes is text")
+    return value
+
+
+Rate = Annotated[float, Field(gt=0, lt=10, allow_inf_nan=False), BeforeValidator(_unquoted)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Part = Literal["vision", "projector", "language", "adapters"]
 
 
 class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, validate_default=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        kinds = get_args(annotation) or (annotation,)
+        return _unquoted(value) if int in kinds or float in kinds else value
 
 
 class DataSource(Strict):
@@ -55,7 +78,7 @@ class Lora(Strict):
     """Low-rank adapters on the language model (arXiv 2106.09685); without `targets`, all linear layers but the head."""
 
     rank: int = Field(default=128, ge=1)
-    alpha: float = Field(default=256, gt=0)
+    alpha: float = Field(default=256, gt=0, allow_inf_nan=False)
     dropout: Share = 0.0
     targets: tuple[str, ...] | None = None
     dora: bool = False
@@ -79,7 +102,7 @@ class Stage(Strict):
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_share: Share = 0.03
     weight_decay: float = Field(default=0.0, ge=0, le=1)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Share, Share] = (0.9, 0.999)
     clip: float = Field(default=1.0, gt=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto = bf16 where the hardware multiplies it faster
     save_every: int | None = Field(default=None, ge=1)  # steps; absent = at the stage's end only
@@ -208,7 +231,9 @@ _Loader.yaml_implicit_resolvers = {
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"^(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")
+)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|nan)$"),
@@ -219,6 +244,8 @@ _Loader.add_implicit_resolver(
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[Any] = set()
     for key_node, _ in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(None, None, "a key is a list or a mapping", key_node.start_mark)
         key = loader.construct_object(key_node, deep=True)
         if key in seen:
             raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
@@ -227,8 +254,11 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 
 
 _Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
-# PyYAML reads 010 as an octal number, YAML 1.2 as ten.
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
+# PyYAML reads 010 as an octal number, YAML 1.2 as ten and 0o10 as eight.
+_Loader.add_constructor(
+    "tag:yaml.org,2002:int",
+    lambda loader, node: int(node.value, {"0o": 8, "0x": 16}.get(node.value[:2], 10)),
+)
 
 
 def parse_yaml(text: str, place: str) -> Any:
@@ -241,6 +271,10 @@ def parse_yaml(text: str, place: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         raise RecipeError(f"{place}{line}: not YAML: {getattr(error, 'problem', error)}", "mend the line") from None
+    except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        # PyYAML's own constructors, on a tag that does not fit its value, a number of thousands of digits, or brackets
+        # without end.
+        raise RecipeError(f"{place}: not YAML that a recipe holds: {str(error)[:80]}", "write plain values") from None
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
@@ -283,16 +317,21 @@ def _refuse_secrets(tree: Any, path: str) -> None:
     elif isinstance(tree, list):
         for number, value in enumerate(tree):
             _refuse_secrets(value, f"{path}.{number}")
+    elif isinstance(tree, str) and re.match(r"(?:sk-|hf_|ghp_)[\w-]{16,}$", tree):
+        raise RecipeError(f"{path}: looks like a secret key", "put it in the environment or a key file")
 
 
 def _explain(error: ValidationError, tree: Any, place: str) -> RecipeError:
     """All complaints of pydantic, each with its key path, what was got and the nearest known key."""
     lines, hints = [], []
     for complaint in error.errors():
-        where = ".".join(_name_items(complaint["loc"], tree))
-        if complaint["type"] == "extra_forbidden":
+        where = ".".join(_name_items(complaint["loc"], tree)).removesuffix(".[key]")
+        if complaint["type"] == "too_short" and complaint["input"]:
+            continue  # pydantic counts an item with a complaint of its own as absent
+        if complaint["type"] == "extra_forbidden" or complaint["loc"][-1:] == ("[key]",):
             lines.append(f"{place}: unknown key {where!r}")
-            hints.append(guess(str(complaint["loc"][-1]), _fields_at(complaint["loc"][:-1])))
+            *above, key = [part for part in complaint["loc"] if part != "[key]"]
+            hints.append(guess(str(key), _fields_at(tuple(above))))
         else:
             got = complaint.get("input")
             shown = (
