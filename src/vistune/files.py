@@ -44,23 +44,31 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def committed_folder(path: Path) -> Iterator[Path]:
-    """A fresh folder to fill; it takes the name `path` only when the block ends without an error."""
+    """A fresh folder to fill; it takes the name `path` only when the block ends without an error.
+
+    An older folder of that name steps aside whole first: killed at any moment, `path` is the old, the new or absent.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.tmp-"))
     os.chmod(draft, 0o755)
+    older = draft.with_name(f"{draft.name}-old")
     try:
         yield draft
         for file in draft.rglob("*"):
             if file.is_file():
                 with open(file, "rb") as written:
                     os.fsync(written.fileno())
-        if path.exists():
-            shutil.rmtree(path)
+        if path.is_dir():
+            os.replace(path, older)
         os.replace(draft, path)
     except BaseException:
+        if older.exists() and not path.exists():
+            os.replace(older, path)
         shutil.rmtree(draft, ignore_errors=True)
         raise
     sync_folder(path.parent)
+    if older.exists():
+        shutil.rmtree(older)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -91,6 +99,8 @@ def read_text(path: Path) -> str:
         raise DataError(f"{path}: no such file", "check the path") from None
     except IsADirectoryError:
         raise DataError(f"{path}: is a folder, a file is wanted", "name the file inside it") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}", "check the path and its permissions") from None
     except UnicodeDecodeError as error:
         line = path.read_bytes()[: error.start].count(b"\n") + 1
         raise DataError(f"{path}:{line}: not UTF-8 (byte {error.start})", "save the file as UTF-8") from None
@@ -109,6 +119,8 @@ def parse_json(text: str, place: str, *, first_line: int) -> Any:
         raise DataError(
             f"{place}:{line}: not JSON at column {error.colno}: {error.msg}", "mend or remove the line"
         ) from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
+        raise DataError(f"{place}:{first_line}: not JSON that can be read: {str(error)[:80]}", "mend it") from None
 
 
 def sha256_of(path: Path) -> str:

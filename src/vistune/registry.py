@@ -31,7 +31,7 @@ def lookup(name: str, table: Mapping[str, T], what: str) -> T:
         module, _, attribute = name.partition(":")
         try:
             return getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: an empty or relative name
             raise RecipeError(
                 f"{what} {name!r} cannot be imported: {error}", "name an importable module:attribute"
             ) from error
