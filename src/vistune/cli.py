@@ -28,10 +28,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-stdout = Console(highlight=False)
+stdout = Console(highlight=False, emoji=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value on top of the recipe.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value on top of the recipe, such as data=FILE.")]
 
 
 def print_json(value: Any) -> None:
@@ -113,6 +113,10 @@ def generate(
     """Have a teacher write instruction data about described pictures."""
     from vistune.datagen import Wishes
 
+    if mix is None and per_image != 1:
+        raise RecipeError(f"--per-image {per_image} goes with --mix", "add --mix 58:23:77, or leave it out")
+    if mix is not None and not {"conversation", "detail", "reasoning"} <= set(kinds.split(",")):
+        raise RecipeError("--mix deals conversation, detail and reasoning", "leave --kinds out, or leave --mix out")
     wishes = Wishes(
         kinds=tuple(kinds.split(",")),
         languages=tuple(language.split(",")),
@@ -151,9 +155,13 @@ def check(
         print_json(found.as_json())
     else:
         for fault in found.faults[:50]:
-            stdout.print(fault.detail, soft_wrap=True)
+            stdout.print(fault.detail, soft_wrap=True, markup=False)
         kinds = ", ".join(f"{count} {kind}" for kind, count in found.kinds.items())
-        stdout.print(f"{found.rows} rows, {found.pictures} pictures ({kinds}); {len(found.faults)} faults")
+        stdout.print(f"{found.rows} rows, {found.pictures} pictures ({kinds or 'none'}); {len(found.faults)} faults")
+        if loaded is not None:
+            low, middle, high = (found.tokens[key] for key in ("min", "median", "max"))
+            learnt = f"{found.learnt_tokens:,} learnt"
+            stdout.print(f"tokens a sample: {low} to {high}, median {middle}; {learnt} in all")
         for what, count in found.warnings.items():
             stdout.print(f"warning: {count} × {what}")
     if found.faults:
@@ -191,7 +199,7 @@ def show(
 def train(
     recipe: Annotated[str, typer.Argument(help="A shipped recipe's name or a YAML file.")],
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder (needed).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and plan everything, learn nothing.")] = False,
 ) -> None:
@@ -202,6 +210,8 @@ def train(
         return
     if out is None:
         raise RecipeError("train needs a run folder", "add --out RUN")
+    if resume and not (out / "run.json").is_file():
+        raise RecipeError(f"{out}: no run to resume", "check the path, or leave --resume out")
     workflows.train(loaded, out, resume=resume, watch=watch)
     stdout.print(f"{out}: finished; talk to it with  vistune chat {out} --image FILE", soft_wrap=True)
 
@@ -210,18 +220,26 @@ def train(
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A run or model folder.")],
     task: Annotated[str, typer.Option(help="Comma-separated task names.")] = "scenes",
-    data: Annotated[Path | None, typer.Option(help="The task's data folder.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The task's data folder; without it the run's own world/.")] = None,
     limit: Annotated[int | None, typer.Option(help="About N questions, whole pictures.", min=1)] = None,
-    out: Annotated[Path | None, typer.Option(help="Where answers are kept.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where answers are kept; without it in the run, if all are asked."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Ask a task's questions with the picture, without it and with a wrong one."""
-    if data is None:
+    workflows.find_model(model)
+    world = model / "world"
+    if data is None and not world.is_dir():
         raise RecipeError("evaluate needs the task's data", "add --data DIR")
     bar = silent if as_json else watch
-    kept = out or (model / "evals" if (model / "run.json").is_file() else None)
+    # A look at a few questions is not the run's result: only the whole task is kept in the run unless told so.
+    kept = out or (model / "evals" if (model / "run.json").is_file() and limit is None else None)
     names = task.split(",")
-    results = [workflows.evaluate(model, task=name, data=data, out=kept, limit=limit, watch=bar) for name in names]
+    results = [
+        workflows.evaluate(model, task=name, data=data or world, out=kept, limit=limit, watch=bar) for name in names
+    ]
     if as_json:
         print_json(results if len(results) > 1 else results[0])
         return
@@ -272,7 +290,7 @@ def main() -> None:
     try:
         app()
     except VistuneError as error:
-        stderr.print(f"vistune: {error}", style="red", soft_wrap=True, markup=False)
+        stderr.print(f"vistune: {error}", style="red", soft_wrap=True, markup=False, emoji=False)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

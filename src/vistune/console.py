@@ -16,7 +16,6 @@ from rich.progress import (
     ProgressColumn,
     Task,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.text import Text
@@ -24,7 +23,7 @@ from rich.text import Text
 Advance = Callable[..., None]
 Watch = Callable[[str, int], AbstractContextManager[Advance]]
 
-stderr = Console(stderr=True, highlight=False)
+stderr = Console(stderr=True, highlight=False, emoji=False)
 
 
 class Rate(ProgressColumn):
@@ -40,12 +39,10 @@ def watch(label: str, total: int) -> Iterator[Advance]:
     """A bar on stderr: done, rate, time gone and left, and a note such as the loss."""
     columns = (
         TextColumn("{task.description:<14}"),
-        BarColumn(bar_width=28),
+        BarColumn(bar_width=16),
         MofNCompleteColumn(),
         Rate(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=stderr) as progress:

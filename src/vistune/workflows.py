@@ -33,6 +33,7 @@ def draw_scenes(
     from vistune.scenes import write_world
 
     tests = max(20, count // 10) if tests is None else tests
+    refuse_written(out, "annotations")
     with watch("draw", count + 2 * tests) as advance:
         return write_world(out, count=count, seed=seed, tests=tests, advance=advance)
 
@@ -52,6 +53,7 @@ def generate_data(
     from vistune.datagen.generate import orders
     from vistune.report import write_data_report
 
+    refuse_written(out, "samples.json")
     images = read_coco(source, split)[:limit]
     if not images:
         raise DataError(f"{source}: split {split!r} has no pictures", "name another split")
@@ -60,6 +62,14 @@ def generate_data(
     write_generated(out, made, images)
     write_data_report(out)
     return made
+
+
+def refuse_written(out: Path, name: str) -> None:
+    """Raise RecipeError where `out` is a file or holds what an earlier call wrote: nothing is overwritten silently."""
+    if out.exists() and not out.is_dir():
+        raise RecipeError(f"{out}: is a file, a folder is wanted", "give another folder")
+    if (out / name).exists():
+        raise RecipeError(f"{out}: holds {name} already", "give another folder, or remove this one")
 
 
 def check_data(
@@ -129,6 +139,8 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, watch: Watch = sil
     """Run a recipe's stages; returns the run folder. Raises Stopped when asked to stop, state saved."""
     from vistune.training import Run
 
+    if out.exists() and not out.is_dir():
+        raise RecipeError(f"{out}: is a file, a folder is wanted", "give another folder")
     Run(recipe, out, watch=watch).start(resume=resume)
     return out
 

@@ -64,4 +64,4 @@ class PictureFolders:
                 names = self._names((folder / relative).parent)
                 if near := get_close_matches(relative.name, names, n=1, cutoff=0.5):
                     return f"did you mean {str(relative.with_name(near[0]))!r}?"
-        return "check the picture folder (data.images, images.json)"
+        return "check the picture folder (--images, data.images, images.json)"

@@ -110,7 +110,7 @@ def _folders(path: Path, images: Path | None) -> list[Path]:
     """Where pictures lie: as told, else as images.json beside the file says, else beside the file."""
     if images is not None:
         if not images.is_dir():
-            raise DataError(f"{images}: no such picture folder", "check the recipe's data.images")
+            raise DataError(f"{images}: no such picture folder", "check --images, or the recipe's data.images")
         return [images]
     beside = path.parent / "images.json"
     if not beside.is_file():

@@ -5,9 +5,11 @@ annotations/{captions,instances}_SPLIT.json + SPLIT/*.jpg -> AnnotatedImage. Nam
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,17 +50,20 @@ def read_coco(folder: Path, split: str | None = None) -> list[AnnotatedImage]:
     captions_file = folder / "annotations" / f"captions_{split}.json"
     if captions_file.exists():
         tree = _tree(captions_file)
-        images.update({image["id"]: image for image in tree["images"]})
-        for row in tree["annotations"]:
-            captions[row["image_id"]].append(str(row["caption"]).strip())
+        images.update(_images(tree, captions_file))
+        for number, row in enumerate(tree["annotations"]):
+            with _placed(f"{captions_file}: annotations[{number}]", "caption"):
+                captions[images[row["image_id"]]["id"]].append(_text(row["caption"]))
     instances_file = folder / "annotations" / f"instances_{split}.json"
     if instances_file.exists():
         tree = _tree(instances_file)
-        images.update({image["id"]: image for image in tree["images"]})
-        labels = {category["id"]: str(category["name"]) for category in tree["categories"]}
+        images.update(_images(tree, instances_file))
+        with _placed(f"{instances_file}: categories", "list of categories"):
+            labels = {category["id"]: _text(category["name"]) for category in tree["categories"]}
         for number, row in enumerate(tree["annotations"]):
-            if not row.get("iscrowd"):
-                boxes[row["image_id"]].append(_box(row, images, labels, f"{instances_file}: annotations[{number}]"))
+            with _placed(f"{instances_file}: annotations[{number}]", "box"):
+                if not row.get("iscrowd"):
+                    boxes[row["image_id"]].append(_box(row, images, labels))
     return [
         AnnotatedImage(
             id=Path(image["file_name"]).stem.removeprefix(f"COCO_{split}_"),
@@ -78,17 +83,49 @@ def _tree(path: Path) -> Mapping[str, Any]:
     return tree
 
 
-def _box(row: Mapping[str, Any], images: Mapping[int, Mapping[str, Any]], labels: Mapping[int, str], place: str) -> Box:
+def _images(tree: Mapping[str, Any], path: Path) -> dict[int, dict[str, Any]]:
+    """By id; a file name is a path below the split's folder."""
+    found: dict[int, dict[str, Any]] = {}
+    for number, image in enumerate(tree["images"]):
+        with _placed(f"{path}: images[{number}]", "picture"):
+            key, name = image["id"], Path(_text(image["file_name"]))
+            if type(key) is not int:
+                raise ValueError(f"the id {key!r} is no whole number")
+            if name.is_absolute() or ".." in name.parts:
+                raise ValueError(f"file_name {str(name)!r} leads out of the split's folder")
+            found[key] = image
+    return found
+
+
+@contextmanager
+def _placed(place: str, what: str) -> Iterator[None]:
+    """Whatever a row lacks or has wrong is said with the row's place."""
     try:
-        image = images[row["image_id"]]
-        x, y, width, height = row["bbox"]
-        label = labels[row["category_id"]]
-    except (KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{place}: not a COCO box ({type(error).__name__}: {error})", "mend or remove it") from None
+        yield
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as error:
+        raise DataError(f"{place}: not a COCO {what} ({type(error).__name__}: {error})", "mend or remove it") from None
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"text is wanted, got {value!r}")
+    value.encode()  # a lone surrogate raises here, not when the rows are written
+    return value.strip()
+
+
+def _box(row: Mapping[str, Any], images: Mapping[int, Mapping[str, Any]], labels: Mapping[int, str]) -> Box:
+    image, label = images[row["image_id"]], labels[row["category_id"]]
     w, h = image["width"], image["height"]
-    corners = (x / w, y / h, (x + width) / w, (y + height) / h)
-    x0, y0, x1, y1 = (min(max(corner, 0.0), 1.0) for corner in corners)
-    return Box(label, x0, y0, x1, y1, {str(k): str(v) for k, v in (row.get("attributes") or {}).items()})
+    x, y, width, height = row["bbox"]
+    numbers = (w, h, x, y, width, height)
+    if any(isinstance(number, bool) or not math.isfinite(number) for number in numbers) or min(w, h) <= 0:
+        raise ValueError(f"bbox {row['bbox']} in a picture of {w} x {h} pixels")
+    # A box without width or height stands in COCO itself; a negative size or a box beside the picture is a mistake.
+    if min(width, height) < 0 or x > w or y > h or x + width < 0 or y + height < 0:
+        raise ValueError(f"bbox {row['bbox']} is not within the picture's {w} x {h} pixels")
+    x0, y0, x1, y1 = (min(max(c, 0.0), 1.0) for c in (x / w, y / h, (x + width) / w, (y + height) / h))
+    attributes = {_text(key): str(value) for key, value in (row.get("attributes") or {}).items()}
+    return Box(label, x0, y0, x1, y1, attributes)
 
 
 def _find(folder: Path, name: str, split: str) -> Path:

@@ -59,8 +59,9 @@ def accuracy(rows: Sequence[Answered], *, seed: int = 0) -> Score:
 
 
 def gap(seen: Sequence[Answered], blind: Sequence[Answered], *, seed: int = 0) -> Score:
-    """Accuracy with the picture less accuracy without it, over the same pictures drawn together."""
-    seen = [row for row in seen if row.question.sample.pictures]
+    """Accuracy with the picture less accuracy without it, over the questions that were asked both ways."""
+    both = {row.question.id for row in blind}
+    seen = [row for row in seen if row.question.id in both]
     pictures = sorted({picture_of(row.question) for row in seen})
     if not pictures:
         return Score(0.0, 0.0, 0.0, 0)

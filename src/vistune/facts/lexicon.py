@@ -67,11 +67,20 @@ def one(text: str, label: str) -> str:
     return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
 
 
+def counter(label: str) -> str:
+    """The Korean counting word: 명 for people, 마리 for animals, 개 where nothing else is known."""
+    return str(lexicon()["objects"].get(label, {}).get("counter", "개"))
+
+
+def is_plain(label: str) -> bool:
+    """Whether "a NAME is" can be said; of skis and scissors it cannot."""
+    return "one" not in lexicon()["objects"].get(label, {})
+
+
 def counted(count: int, label: str, language: str) -> str:
     """ "two dogs" · "개 두 마리"; above ten in digits."""
     if language == "ko":
-        counter = lexicon()["objects"].get(label, {}).get("counter", "개")
-        return f"{noun(label, 'ko')} {KO_NUMBERS[count] if count < len(KO_NUMBERS) else count} {counter}"
+        return f"{noun(label, 'ko')} {KO_NUMBERS[count] if count < len(KO_NUMBERS) else count} {counter(label)}"
     if count == 1:
         return one(label, label)
     return f"{EN_NUMBERS[count] if count < len(EN_NUMBERS) else count} {plural(label, 'en')}"

@@ -75,7 +75,7 @@ def _what(form: str, box: Box) -> str:
 
 
 def _existence(scene: Scene, rng: random.Random) -> Fact | None:
-    present = [key(box) for box in scene.boxes]
+    present = [key(box) for box in scene.boxes if words.is_plain(box.label)]
     if not present:
         return None
     truth = rng.random() < 0.5
@@ -90,7 +90,7 @@ def _absent(scene: Scene, rng: random.Random) -> tuple[str, str]:
     """A name that is not there; in a coloured scene most often a mix of a colour and a shape that are."""
     objects = words.lexicon()["objects"]
     if not scene.colored:
-        absent = [label for label in objects if not words.is_shape(label) and label not in scene.labels]
+        absent = [k for k in objects if not words.is_shape(k) and words.is_plain(k) and k not in scene.labels]
         return "", rng.choice(absent)
     colors = list(words.lexicon()["colors"])
     labels = [label for label in objects if words.is_shape(label)]
@@ -224,7 +224,8 @@ def _say(slot: str, value: Any, language: str) -> list[tuple[str, str]]:
     if slot in ("label", "other"):
         text = words.noun(value, language)
         article = words.one(text, value) if language == "en" else text
-        return [(slot, text), (f"one_{slot}", article), (f"{slot}s", words.plural(value, language))]
+        plural = words.plural(value, language)
+        return [(slot, text), (f"one_{slot}", article), (f"{slot}s", plural), ("counter", words.counter(value))]
     if slot == "color":
         text = words.color_word(value, language) if value else ""
         return [

@@ -35,7 +35,8 @@ def _compare_counts(scene: Scene, language: str, rng: random.Random) -> Turn | N
         verdict = f"{one}[이/가] 더 많습니다" if a > b else f"{other}[이/가] 더 많습니다" if b > a else "수가 같습니다"
         return (
             f"{one}[과/와] {other} 가운데 어느 것이 더 많은지 이유와 함께 말해 주세요.",
-            f"{one}[은/는] {a}개이고 {other}[은/는] {b}개입니다. 따라서 {verdict}.",
+            f"{one}[은/는] {a}{words.counter(first)}이고 {other}[은/는] {b}{words.counter(second)}입니다. "
+            f"따라서 {verdict}.",
         )
     ones, others = words.plural(first, "en"), words.plural(second, "en")
     verdict = (
@@ -56,7 +57,8 @@ def _take_away(scene: Scene, language: str, rng: random.Random) -> Turn | None:
         noun = words.noun(label, "ko")
         return (
             f"{noun}[을/를] 모두 없애면 물체는 몇 개 남는지 이유와 함께 말해 주세요.",
-            f"물체는 모두 {total}개이고 그 가운데 {noun}[은/는] {gone}개입니다. 따라서 {total - gone}개가 남습니다.",
+            f"물체는 모두 {total}개이고 그 가운데 {noun}[은/는] {gone}{words.counter(label)}입니다. "
+            f"따라서 {total - gone}개가 남습니다.",
         )
     plural = words.plural(label, "en")
     return (

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from vistune.facts.lexicon import is_plain
 from vistune.types import Box
 
 PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
@@ -43,8 +44,8 @@ class Scene:
 
     @cached_property
     def unique(self) -> tuple[Box, ...]:
-        """Boxes that their colour and label single out."""
-        return tuple(box for box in self.boxes if self.names[key(box)] == 1)
+        """Boxes that their colour and label single out, and that can be spoken of in the singular."""
+        return tuple(box for box in self.boxes if self.names[key(box)] == 1 and is_plain(box.label))
 
     @cached_property
     def places(self) -> dict[str, Box]:

@@ -66,7 +66,7 @@ def decode(data: bytes, place: str) -> Image.Image:
 
 def upright_rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
-    if image.mode == "RGB":
+    if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16") or image.mode == "I":
         values = np.asarray(image, dtype=np.float64) / 257  # 65535 -> 255: scaled, not clipped

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from vistune.errors import DataError
+from vistune.errors import DataError, RecipeError
 from vistune.files import read_json, write_json
 from vistune.processor.images import load_pixels
 from vistune.processor.templates import template_named
@@ -116,7 +116,13 @@ def load_tokenizer(folder: Path | str) -> Any:
     """The fast tokenizer of a model folder; remote code is never run."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(str(folder), use_fast=True)
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), use_fast=True)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RecipeError(
+            f"tokenizer {folder}: cannot be read: {reason}", "name a folder with tokenizer.json"
+        ) from None
 
 
 def read_spec_file(path: Path) -> Spec:

@@ -21,14 +21,17 @@ def chat(assistant: Assistant, *, picture: Path | None, read: Callable[[], str],
     messages: list[Message] = []
     waiting: Picture | None = None
 
+    shown_last: Picture | None = None
+
     def take(path: Path) -> None:
-        nonlocal waiting, messages
+        nonlocal waiting, messages, shown_last
         try:
             shown = open_picture(Picture(path))
         except DataError as error:
             write(f"{error}\n")
             return
-        waiting, messages = Picture(path), []
+        waiting = shown_last = Picture(path)
+        messages = []
         write(f"[{path.name}, {shown.width}x{shown.height}]\n")
 
     write(f"{HELP}\n")
@@ -38,8 +41,9 @@ def chat(assistant: Assistant, *, picture: Path | None, read: Callable[[], str],
         if line == "/quit":
             return
         if line == "/reset":
-            messages, waiting = [], None if picture is None else Picture(picture)
-        elif line.startswith("/image"):
+            messages, waiting = [], shown_last
+            write("[anew]\n")
+        elif line.startswith("/image "):
             take(Path(line.removeprefix("/image").strip()))
         elif line.startswith("/"):
             write(f"{HELP}\n")

@@ -213,19 +213,22 @@ class Run:
 
 @contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
-    """SIGTERM sets a flag that the loop reads between steps; the handler before is put back."""
+    """SIGTERM and the first Ctrl-C set a flag that the loop reads between steps; a second Ctrl-C ends at once."""
     asked = False
 
     def note(signum: int, frame: FrameType | None) -> None:
         nonlocal asked
+        if asked and signum == signal.SIGINT:
+            raise KeyboardInterrupt
         asked = True
 
     try:
-        before = signal.signal(signal.SIGTERM, note)
+        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     except ValueError:  # not the main thread: signals go elsewhere
         yield lambda: False
         return
     try:
         yield lambda: asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
