@@ -58,6 +58,8 @@ def decode(data: bytes, place: str) -> Image.Image:
     if width * height > LARGEST_PIXELS or max(width, height) > LARGEST_ASPECT * min(width, height):
         raise DataError(f"{place}: {width}x{height} pixels is too many or too narrow", "resize or crop it")
     try:
+        if image.format == "PNG":
+            Image.open(io.BytesIO(data), formats=("PNG",)).verify()  # loading does not look at the pixels' checksums
         image.load()
         return upright_rgb(image)
     except (OSError, ValueError, SyntaxError, EOFError) as error:
