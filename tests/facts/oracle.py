@@ -1,0 +1,300 @@
+"""An oracle of its own: every question that boxes settle, word for word, with its type and answer.
+
+It shares nothing with `vistune.facts` but the wordings' meaning: its words, places, particles and rules stand here.
+A question that is not in the table is one that the boxes leave open, or one in bad grammar.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from vistune.types import Box
+
+EN_PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
+KO_PLACES = ("왼쪽 위", "위쪽", "오른쪽 위", "왼쪽", "가운데", "오른쪽", "왼쪽 아래", "아래쪽", "오른쪽 아래")
+KO_COLORS = {
+    **{"red": "빨간색", "orange": "주황색", "yellow": "노란색"},
+    **{"green": "초록색", "blue": "파란색", "purple": "보라색"},
+}
+SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
+# label: English plural, Korean noun, Korean counter
+WORDS = {
+    **{
+        "circle": ("circles", "원", "개"),
+        "square": ("squares", "사각형", "개"),
+        "triangle": ("triangles", "삼각형", "개"),
+    },
+    **{"star": ("stars", "별", "개"), "cross": ("crosses", "십자가", "개"), "heart": ("hearts", "하트", "개")},
+    **{"person": ("people", "사람", "명"), "dog": ("dogs", "개", "마리"), "bus": ("buses", "버스", "대")},
+    **{
+        "knife": ("knives", "칼", "개"),
+        "sheep": ("sheep", "양", "마리"),
+        "traffic light": ("traffic lights", "신호등", "개"),
+    },
+    **{"skis": ("pairs of skis", "스키", "개"), "robot": ("robots", "robot", "개")},  # "robot" is in no lexicon
+}
+
+
+def with_particle(word: str, closed: str, opened: str) -> str:
+    """A Hangul syllable with a final consonant decomposes into three letters; of Latin ones only n, m, l, r close."""
+    last = word[-1]
+    ends = len(unicodedata.normalize("NFD", last)) == 3 if last >= "가" else last in "lmnr013678"
+    return word + (closed if ends else opened)
+
+
+def eun(word: str) -> str:
+    return with_particle(word, "은", "는")
+
+
+def i(word: str) -> str:
+    return with_particle(word, "이", "가")
+
+
+def article(word: str) -> str:
+    return f"an {word}" if word[0] in "aeiou" else f"a {word}"
+
+
+@dataclass(frozen=True)
+class Oracle:
+    boxes: tuple[Box, ...]
+    korean: bool
+
+    def noun(self, label: str) -> str:
+        return WORDS[label][1] if self.korean else label
+
+    def color(self, color: str) -> str:
+        return KO_COLORS[color] if self.korean else color
+
+    def name(self, box: Box) -> str:
+        color = box.attributes.get("color")
+        return f"{self.color(color)} {self.noun(box.label)}" if color else self.noun(box.label)
+
+    def place(self, box: Box) -> str:
+        column, row = (min(int(3 * (low + high) / 2), 2) for low, high in ((box.x0, box.x1), (box.y0, box.y1)))
+        return (KO_PLACES if self.korean else EN_PLACES)[3 * row + column]
+
+    def truth(self, value: bool) -> str:
+        return ("네" if value else "아니요") if self.korean else ("yes" if value else "no")
+
+    def known_by_name(self) -> list[Box]:
+        """Boxes whose name fits no other box; another of the same label and no known colour may have any colour."""
+        return [
+            a
+            for a in self.boxes
+            if not any(
+                a is not b and a.label == b.label and colors_may_agree(a.attributes, b.attributes) for b in self.boxes
+            )
+        ]
+
+    def settled(self) -> dict[str, tuple[str, str]]:
+        """question -> (type, answer)"""
+        table: dict[str, tuple[str, str]] = {}
+        for kind, answer, questions in self._all():
+            for question in questions:
+                assert table.setdefault(question, (kind, answer)) == (kind, answer), "the oracle contradicts itself"
+        return table
+
+    def _all(self) -> Iterator[tuple[str, str, Iterable[str]]]:
+        yield from self._single()
+        yield from self._counted()
+        for box in self.known_by_name():
+            yield from self._named(box)
+            for other in self.known_by_name():
+                if other is not box:
+                    yield from self._compared(box, other)
+
+    def _single(self) -> Iterator[tuple[str, str, Iterable[str]]]:
+        """What one place, one label or one colour singles out."""
+        for box in self.boxes:
+            label, place, color = self.noun(box.label), self.place(box), box.attributes.get("color")
+            shape = box.label in SHAPES
+            if color and sum(b.label == box.label for b in self.boxes) == 1:
+                yield (
+                    "colour",
+                    self.color(color),
+                    (
+                        (f"{eun(label)} 무슨 색인가요?", f"{label}의 색은 무엇인가요?")
+                        if self.korean
+                        else (f"What colour is the {label}?", f"Which colour does the {label} have?")
+                    ),
+                )
+            if color and all("color" in b.attributes for b in self.boxes):
+                word = self.color(color)
+                if sum(b.attributes["color"] == color for b in self.boxes) == 1:
+                    yield (
+                        "shape",
+                        label,
+                        (
+                            (f"{word} 물체는 무슨 모양인가요?", f"{word} 물체의 모양은 무엇인가요?")
+                            if self.korean and shape
+                            else (f"{word} 물체는 무엇인가요?",)
+                            if self.korean
+                            else (f"What shape is the {word} object?", f"Which shape is {word}?")
+                            if shape
+                            else (f"What is the {word} object?",)
+                        ),
+                    )
+            if box.area <= 0.2 and sum(self.place(b) == place for b in self.boxes) == 1:
+                if color:
+                    yield (
+                        "colour",
+                        self.color(color),
+                        (
+                            (f"{place}에 있는 물체는 무슨 색인가요?",)
+                            if self.korean
+                            else (f"What colour is the object at the {place}?",)
+                        ),
+                    )
+                yield (
+                    "shape",
+                    label,
+                    (
+                        (f"{place}에 있는 물체는 무슨 모양인가요?", f"{place}에는 무슨 모양이 있나요?")
+                        if self.korean and shape
+                        else (f"사진의 {place}에는 무엇이 있나요?", f"{place}에 무엇이 보이나요?")
+                        if self.korean
+                        else (f"What shape is at the {place}?", f"What shape is the object at the {place}?")
+                        if shape
+                        else (f"What is at the {place} of the picture?", f"What can be seen at the {place}?")
+                    ),
+                )
+
+    def _counted(self) -> Iterator[tuple[str, str, Iterable[str]]]:
+        total = len(self.boxes)
+        if total and all("color" in box.attributes for box in self.boxes):
+            yield "count", str(total), ("물체는 모두 몇 개인가요?" if self.korean else "How many objects are there?",)
+            for color in KO_COLORS:
+                word, number = self.color(color), sum(box.attributes["color"] == color for box in self.boxes)
+                yield (
+                    "count",
+                    str(number),
+                    (f"{word} 물체는 몇 개인가요?" if self.korean else f"How many {word} objects are there?",),
+                )
+        for label, (plural, noun, counter) in WORDS.items():
+            number = sum(box.label == label for box in self.boxes)
+            yield (
+                "count",
+                str(number),
+                (
+                    (f"{eun(noun)} 몇 {counter}인가요?", f"{i(noun)} 몇 {counter} 있나요?")
+                    if self.korean
+                    else (f"How many {plural} are there?", f"How many {plural} can you see?")
+                ),
+            )
+            if number:
+                yield (
+                    "removal",
+                    str(total - number),
+                    (
+                        (
+                            f"{with_particle(noun, '을', '를')} 모두 없애면 물체는 몇 개 남나요?",
+                            f"{i(noun)} 없으면 물체는 몇 개인가요?",
+                        )
+                        if self.korean
+                        else (
+                            f"If all {plural} are removed, how many objects are left?",
+                            f"How many objects are left without the {plural}?",
+                        )
+                    ),
+                )
+            yield from self._there(label)
+            for other, (others, other_noun, _) in WORDS.items():
+                rest = sum(box.label == other for box in self.boxes)
+                if number and rest and number != rest:
+                    yield (
+                        "comparison",
+                        self.truth(number > rest),
+                        (
+                            f"{i(noun)} {other_noun}보다 더 많은가요?"
+                            if self.korean
+                            else f"Are there more {plural} than {others}?",
+                        ),
+                    )
+
+    def _there(self, label: str) -> Iterator[tuple[str, str, Iterable[str]]]:
+        kinds = [box.attributes.get("color", "") for box in self.boxes if box.label == label]
+        for color in ("", *KO_COLORS):
+            if color and "" in kinds and color not in kinds:
+                continue  # one of unknown colour may have this one
+            name = f"{self.color(color)} {self.noun(label)}" if color else self.noun(label)
+            yield (
+                "existence",
+                self.truth(color in kinds if color else bool(kinds)),
+                (
+                    (f"{i(name)} 있나요?", f"{i(name)} 보이나요?")
+                    if self.korean
+                    else (f"Is there {article(name)}?", f"Can you see {article(name)}?")
+                ),
+            )
+
+    def _named(self, box: Box) -> Iterator[tuple[str, str, Iterable[str]]]:
+        name, size = self.name(box), box.attributes.get("size")
+        if box.area <= 0.2:
+            yield (
+                "position",
+                self.place(box),
+                (
+                    (f"{eun(name)} 어디에 있나요?", f"{name}의 위치는 어디인가요?")
+                    if self.korean
+                    else (f"Where is the {name}?", f"At which place is the {name}?")
+                ),
+            )
+        if size:
+            yield (
+                "size",
+                ("큽니다" if size == "large" else "작습니다") if self.korean else size,
+                (
+                    (f"{eun(name)} 큰가요, 작은가요?", f"{name}의 크기는 어떤가요?")
+                    if self.korean
+                    else (f"Is the {name} large or small?", f"What size is the {name}?")
+                ),
+            )
+
+    def _compared(self, a: Box, b: Box) -> Iterator[tuple[str, str, Iterable[str]]]:
+        one, other = self.name(a), self.name(b)
+        areas = ((box.x1 - box.x0) * (box.y1 - box.y0) for box in (a, b))
+        large, small = sorted(zip(areas, (one, other), strict=True), reverse=True)
+        if large[0] >= 1.8 * small[0]:
+            yield (
+                "comparison",
+                large[1],
+                (
+                    f"{with_particle(one, '과', '와')} {other} 가운데 더 큰 것은 무엇인가요?"
+                    if self.korean
+                    else f"Which is larger, the {one} or the {other}?",
+                ),
+            )
+        right, below = ((high + low) / 2 for high, low in ((b.x0, b.x1), (b.y0, b.y1)))
+        across, down = right - (a.x0 + a.x1) / 2, below - (a.y0 + a.y1) / 2
+        if abs(across) >= 0.2 - 1e-9:
+            yield (
+                "comparison",
+                self.truth(across > 0),
+                (
+                    (f"{eun(one)} {other}의 왼쪽에 있나요?", f"{eun(one)} {other}보다 왼쪽에 있나요?")
+                    if self.korean
+                    else (f"Is the {one} to the left of the {other}?", f"Is the {one} further left than the {other}?")
+                ),
+            )
+        if abs(down) >= 0.2 - 1e-9:
+            yield (
+                "comparison",
+                self.truth(down > 0),
+                (
+                    (f"{eun(one)} {other}의 위에 있나요?", f"{eun(one)} {other}보다 위에 있나요?")
+                    if self.korean
+                    else (f"Is the {one} above the {other}?", f"Is the {one} higher than the {other}?")
+                ),
+            )
+
+
+def colors_may_agree(a: object, b: object) -> bool:
+    assert isinstance(a, dict)
+    assert isinstance(b, dict)
+    return a.get("color") is None or b.get("color") is None or a["color"] == b["color"]
+
+
+def settled(boxes: Sequence[Box], language: str) -> dict[str, tuple[str, str]]:
+    return Oracle(tuple(boxes), language == "ko").settled()
