@@ -57,7 +57,7 @@ def _colour(scene: Scene, rng: random.Random) -> Fact | None:
 
 
 def _shape(scene: Scene, rng: random.Random) -> Fact | None:
-    by_color = [box for box in scene.boxes if scene.colors.get(box.attributes.get("color", ""), 0) == 1]
+    by_color = [box for box in scene.boxes if scene.colored and scene.colors[box.attributes["color"]] == 1]
     by_place = list(scene.places)
     forms = ["color"] * bool(by_color) + ["place"] * bool(by_place)
     if not forms:

@@ -44,8 +44,17 @@ class Scene:
 
     @cached_property
     def unique(self) -> tuple[Box, ...]:
-        """Boxes that their colour and label single out, and that can be spoken of in the singular."""
-        return tuple(box for box in self.boxes if self.names[key(box)] == 1 and is_plain(box.label))
+        """Boxes that their colour and label single out, and that can be spoken of in the singular.
+
+        Beside a dog whose colour is not known, neither "the dog" nor "the red dog" singles one out.
+        """
+        return tuple(
+            box
+            for box in self.boxes
+            if self.names[key(box)] == 1
+            and is_plain(box.label)
+            and (self.labels[box.label] == 1 or not self.names["", box.label])
+        )
 
     @cached_property
     def places(self) -> dict[str, Box]:
