@@ -1,0 +1,180 @@
+"""The rows that are written: dealt exactly, alike in both forms, decided by the seed alone."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from facts.oracle import settled
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vistune.datagen import Wishes, generate, read_coco, write_generated
+from vistune.datagen.generate import _deal, orders
+from vistune.scenes import write_world
+from vistune.types import KINDS, AnnotatedImage, Box
+
+CUES = {"en": "Answer the question using a single word or phrase.", "ko": "한 단어나 구로 답하세요."}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[AnnotatedImage]:
+    out = tmp_path_factory.mktemp("world")
+    write_world(out, count=40, seed=9, tests=1)
+    return read_coco(out, "train")
+
+
+@given(st.tuples(*[st.integers(0, 90)] * 3).filter(any), st.integers(0, 2000))
+def test_a_mix_is_dealt_to_the_last_row(mix: tuple[int, int, int], total: int) -> None:
+    """No kind is a whole row away from its share; where the shares divide the rows, each is exact."""
+    dealt = Counter(_deal(mix, total))
+    assert dealt.total() == total
+    for kind, share in zip(("conversation", "detail", "reasoning"), mix, strict=True):
+        assert abs(dealt[kind] - total * share / sum(mix)) < 1
+        assert share or not dealt[kind]
+        if total % sum(mix) == 0:
+            assert dealt[kind] == total // sum(mix) * share
+
+
+@pytest.mark.parametrize(("per_image", "wanted"), [(1, (29, 12, 39)), (3, (88, 35, 117)), (79, (2320, 920, 3080))])
+def test_58_23_77_over_forty_pictures_and_two_languages(
+    images: list[AnnotatedImage], per_image: int, wanted: tuple[int, ...]
+) -> None:
+    placed = orders(images, Wishes(kinds=KINDS, languages=("en", "ko"), mix=(58, 23, 77), per_image=per_image))
+    kinds = Counter(order.kind for order in placed)
+    assert (kinds["conversation"], kinds["detail"], kinds["reasoning"]) == wanted
+    each = Counter((order.image.id, order.language) for order in placed if order.kind != "caption")
+    assert set(each.values()) == {per_image}
+    assert len({(order.image.id, order.kind, order.language, order.number) for order in placed}) == len(placed)
+
+
+def test_seeds_differ_and_a_seed_does_not(images: list[AnnotatedImage]) -> None:
+    wishes = Wishes(languages=("en", "ko"), mix=(58, 23, 77), per_image=2, seed=1)
+    assert generate(images, wishes).rows == generate(images, wishes).rows
+    other = generate(images, replace(wishes, seed=2)).rows
+    assert other != generate(images, wishes).rows
+
+
+def test_a_row_does_not_depend_on_its_neighbours(images: list[AnnotatedImage]) -> None:
+    """A run over a part of the pictures writes the same rows for them: limits and retries change nothing."""
+    whole = {row["id"]: row for row in generate(images, Wishes(languages=("en", "ko"))).rows}
+    part = generate(images[7:11], Wishes(languages=("ko",), kinds=("reasoning", "conversation"))).rows
+    assert part
+    assert all(whole[row["id"]] == row for row in part)
+
+
+def test_every_row_asks_and_answers_in_turn_with_one_marker(images: list[AnnotatedImage]) -> None:
+    rows = generate(images, Wishes(languages=("en", "ko"))).rows
+    assert {(row["kind"], row["language"]) for row in rows} == {(kind, la) for kind in KINDS for la in ("en", "ko")}
+    sides = Counter()
+    for row in rows:
+        turns = row["conversations"]
+        assert [turn["from"] for turn in turns] == ["human", "gpt"] * (len(turns) // 2)
+        assert all(turn["value"].strip() == turn["value"] != "" for turn in turns)
+        assert "".join(turn["value"] for turn in turns).count("<image>") == 1
+        first = turns[0]["value"]
+        assert first.startswith("<image>\n") != first.endswith("\n<image>")
+        sides[first.startswith("<image>")] += 1
+        hangul = any("가" <= char <= "힣" for turn in turns for char in turn["value"])
+        assert hangul == (row["language"] == "ko"), row
+    assert 0.4 < sides[True] / sides.total() < 0.6
+
+
+def test_conversations_are_answered_as_the_boxes_say(images: list[AnnotatedImage]) -> None:
+    """The oracle of the facts' tests answers each turn again; brief ones, and those in sentences, agree with it."""
+    by_name = {image.path.name: image for image in images}
+    forms = Counter()
+    for row in generate(images, Wishes(kinds=("conversation",), languages=("en", "ko"))).rows:
+        table, turns = settled(by_name[row["image"]].boxes, row["language"]), row["conversations"]
+        lines = turns[0]["value"].replace("<image>", "").strip().split("\n")
+        brief = CUES[row["language"]] in lines
+        asked = [lines[0], *(turn["value"] for turn in turns[2::2])]
+        assert len(set(asked)) == len(asked) <= 8
+        assert len(lines) == 1 + brief
+        for question, answer in zip(asked, (turn["value"] for turn in turns[1::2]), strict=True):
+            _, wanted = table[question]
+            if brief:
+                assert answer == wanted, row
+            else:
+                start = {"yes": "Yes, ", "no": "No, "}.get(wanted, wanted)
+                assert answer.endswith(".")
+                assert start in answer, row
+        forms[brief] += 1
+    assert 0.6 < forms[True] / forms.total() < 0.9
+
+
+def test_both_files_hold_the_same_turns(images: list[AnnotatedImage], tmp_path: Path) -> None:
+    made = generate(images, Wishes(languages=("en", "ko")))
+    write_generated(tmp_path / "out", made, images)
+    llava = json.loads((tmp_path / "out" / "samples.json").read_text(encoding="utf-8"))
+    lines = (tmp_path / "out" / "messages.jsonl").read_text(encoding="utf-8").splitlines()
+    assert llava == made.rows
+    for row, line in zip(llava, lines, strict=True):
+        other = json.loads(line)
+        assert other["images"] == [row["image"]]
+        assert (other["id"], other["kind"], other["language"]) == (row["id"], row["kind"], row["language"])
+        texts = []
+        for number, message in enumerate(other["messages"]):
+            assert message["role"] == ("user", "assistant")[number % 2]
+            if number == 0:
+                assert [part["type"] for part in message["content"]] == ["image", "text"]
+                texts.append(message["content"][1]["text"])
+            else:
+                texts.append(message["content"])
+        assert texts == [turn["value"].replace("<image>", "").strip() for turn in row["conversations"]]
+    counted = json.loads((tmp_path / "out" / "generate.json").read_text())
+    assert counted["rows"] == len(llava) == sum(counted["counts"].values())
+    folders = json.loads((tmp_path / "out" / "images.json").read_text())["folders"]
+    assert all((tmp_path / "out" / name / llava[0]["image"]).is_file() for name in folders)
+
+
+@pytest.mark.parametrize("marked", ["An <image> of a dog.", "<image>"])
+def test_a_marker_in_any_text_is_rejected(tmp_path: Path, marked: str) -> None:
+    """In a caption, and in a label that a question would name."""
+    captioned = AnnotatedImage("1", tmp_path / "1.jpg", (marked, "A dog."))
+    labelled = AnnotatedImage("2", tmp_path / "2.jpg", (), (Box(marked, 0.1, 0.1, 0.2, 0.2),))
+    made = generate([captioned, labelled], Wishes(languages=("en",)))
+    assert [row["conversations"][1]["value"] for row in made.rows] == ["A dog."]
+    reasons = {reject.id: reject.reason for reject in made.rejects}
+    assert reasons["1-caption-en"] == reasons["2-caption-en"] == "image_marker"
+    assert reasons["2-detail-en"] == "image_marker"
+    write_generated(tmp_path / "out", made, [captioned, labelled])
+    lines = (tmp_path / "out" / "rejects.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [reject.id for reject in made.rejects]
+    assert json.loads((tmp_path / "out" / "generate.json").read_text())["rejects"] == dict(
+        Counter(reject.reason for reject in made.rejects)
+    )
+
+
+def test_coco_photographs_are_described_by_their_own_boxes(shared: Path) -> None:
+    """Real labels, real captions: counts in every row are those of the boxes, and all the captions are used."""
+    folder = shared / "data" / "coco-mini"
+    photographs = read_coco(folder, "val2017")
+    by_name = {image.path.name: image for image in photographs}
+    made = generate(photographs, Wishes(languages=("en", "ko"), seed=3))
+    kinds = Counter((row["kind"], row["language"]) for row in made.rows)
+    assert set(kinds) == {(kind, language) for kind in KINDS for language in ("en", "ko")}
+    written = Counter(
+        (row["image"], row["conversations"][1]["value"])
+        for row in made.rows
+        if (row["kind"], row["language"]) == ("caption", "en")
+    )
+    assert written == Counter((name, " ".join(text.split())) for name in by_name for text in by_name[name].captions)
+    ids = [row["id"] for row in made.rows] + [reject.id for reject in made.rejects]
+    assert len(set(ids)) == len(ids)
+    asked = 0
+    for row in made.rows:
+        labels = Counter(box.label for box in by_name[row["image"]].boxes)
+        for question, answer in zip(row["conversations"][::2], row["conversations"][1::2], strict=True):
+            for label in ("person", "dog", "cat", "car", "chair"):
+                plural = {"person": "people"}.get(label, f"{label}s")
+                if f"How many {plural} are there?" in question["value"]:
+                    assert str(labels[label]) in answer["value"]
+                    asked += 1
+                if f"Is there a {label}?" in question["value"]:
+                    assert answer["value"].lower().startswith("yes" if labels[label] else "no")
+                    asked += 1
+    assert asked > 5
