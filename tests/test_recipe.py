@@ -119,7 +119,7 @@ LAUGHS = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip(
         ("? [a]\n: 1\n", "a key is a list"),
         ("{a: 1}: 2\n", "a key is a list or a mapping"),
         (f"seed: {'9' * 5000}\n", "not YAML"),
-        (f"a: {'[' * 3000}{']' * 3000}\n", "not YAML"),
+        (f"a: {'[' * 600}{']' * 600}\n", "not YAML"),
         ("a: 1\n---\n", "another document"),
         ("a: \x07\n", "not YAML"),
         ("1: 2\n", "Keys should be strings"),
