@@ -88,7 +88,7 @@ def _summary(folder: Path) -> None:
                 for name, share in accuracy.items()
                 if name != "majority"
             },
-            "seconds": {"scenes": 4.1, "generate": 1.3, "train": 371.5, "evaluate": 48.0},
+            "seconds": {"draw": 4.1, "generate": 1.3, "train": 371.5, "evaluate": 48.0},
             "peak_memory_mb": 1843.2,
             "seed": 0,
         },
@@ -101,7 +101,7 @@ def _predictions(folder: Path) -> None:
         language = ("en", "ko")[number % 2]
         prompt, right, wrong = QUESTIONS[language]
         image = folder / "world" / "heldout" / f"{number // 4:012d}.jpg"
-        draw(image, number)
+        draw(image, number // 4)
         for condition in ("with_image", "without_image"):
             good = number % 5 != 0
             rows.append(
