@@ -205,6 +205,8 @@ def ask(scene: Scene, kind: str, language: str, rng: random.Random) -> Asked | N
 
 def word(fact: Fact, kind: str, language: str, rng: random.Random) -> Asked:
     fill = {slot: text for slot, value in fact.fill.items() for slot, text in _say(slot, value, language)}
+    if "an" in fill and not fill["color"]:  # without a colour the label itself decides: "an airplane"
+        fill["an"] = words.one(fill["label"], fill["label"]).split()[0]
     forms = wordings()[language][fact.form]
     truth = fact.fill.get("truth")
     sentences: Sequence[str] = forms["sentences"] if truth is None else forms["yes" if truth else "no"]
