@@ -3,6 +3,7 @@
 python scripts/pretrain_tiny.py vision   --work DIR --minutes 45            the tower, from pictures and captions
 python scripts/pretrain_tiny.py language --work DIR --minutes 60            the language model, from text
 python scripts/pretrain_tiny.py vision   --work DIR --minutes 25 --decay    a last leg: the rate falls to nothing
+python scripts/pretrain_tiny.py language --work DIR --minutes 60 --shipped  go on from the shipped language model
 python scripts/pretrain_tiny.py export   --work DIR                         into the package, where a gate improved
 """
 
@@ -50,6 +51,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=45)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--decay", action="store_true", help="let the rate fall to nothing over this leg")
+    parser.add_argument("--shipped", action="store_true", help="language: start from the shipped model")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -57,6 +59,8 @@ def main() -> None:
     if arguments.what == "export":
         export(arguments.work)
         return
+    if arguments.shipped and not (arguments.work / "language").exists():
+        shutil.copytree(BACKBONES / "language", arguments.work / "language")
     train = tiny_vision.train if arguments.what == "vision" else tiny_language.train
     train(arguments.work, minutes=arguments.minutes, rate=arguments.rate, decay=arguments.decay)
 

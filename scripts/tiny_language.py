@@ -1,12 +1,15 @@
 """The tiny language model: a Llama that learns from text only, English and Korean, with its own tokenizer.
 
 scene -> notes in words -> the rule teacher's dialogue about the notes -> next-token loss
+The scenes are those of the drawn world, and made-up everyday ones: things as photographs hold them, with captions
+from a small grammar (`photo_words.json`), so that the first real pictures do not meet a model that knows shapes alone.
 Each row puts notes where a picture would stand ("USER: <notes> question ASSISTANT: answer</s>…"), so looking
 things up by name is learnt in text.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Iterator
@@ -36,6 +39,8 @@ GRID = 6  # folded notes lie on GRID x GRID positions, as many as the tiny tower
 FOLD = 0  # the id (<unk>) that stands for a folded position
 BAG = 8  # words a position can hold
 FOLDED = 0.6  # share of rows whose notes are folded
+EASY_STEPS = 2000  # with at most three things a scene
+EVERYDAY = 0.4  # share of rows about everyday scenes
 CONFIG = {
     "hidden_size": 128,
     "intermediate_size": 384,
@@ -47,6 +52,8 @@ CONFIG = {
     "rope_theta": 10000.0,
 }
 KINDS = ("conversation",) * 6 + ("detail", "reasoning", "caption")
+EVERYDAY_KINDS = ("conversation",) * 2 + ("detail", "reasoning") + ("caption",) * 3
+PHOTO_WORDS = json.loads((Path(__file__).parent / "photo_words.json").read_text(encoding="utf-8"))
 # Korean particles and endings are split from their nouns, so that a name is the same token wherever it stands.
 ENDINGS = r"(?:입니다|에는|에서|보다|은|는|이|(?<!십자)가|을|를|의|와|과|에|개)(?=[\s.,?!]|$)"
 
@@ -111,9 +118,57 @@ def notes(boxes: tuple[Box, ...], language: str, chance: random.Random) -> str:
         chance.shuffle(listed)
     phrases = []
     for box in listed:
-        size = words.size_word(box.attributes["size"], language)
-        phrases.append(f"{words.place_word(place_of(box), language)}: {size} {words.name(box, language)}.")
+        phrases.append(f"{words.place_word(place_of(box), language)}: {_sized(box, language)}.")
     return " ".join(phrases)
+
+
+def _sized(box: Box, language: str) -> str:
+    size = box.attributes.get("size")
+    return f"{words.size_word(size, language)} {words.name(box, language)}" if size else words.name(box, language)
+
+
+def everyday(chance: random.Random) -> AnnotatedImage:
+    """A made-up photograph: a few things at places, most labels more than once in a while, and an English caption."""
+    labels = [label for label in words.lexicon()["objects"] if not words.is_shape(label)]
+    chosen = [chance.choice(labels) if chance.random() < 0.75 else "person" for _ in range(chance.randint(1, 5))]
+    boxes = []
+    for label in chosen:
+        for _ in range(chance.choice((1, 1, 1, 1, 2, 3, 5))):
+            x, y, side = chance.random(), chance.random(), chance.choice((0.1, 0.2, 0.4))
+            boxes.append(
+                Box(label, max(0, x - side / 2), max(0, y - side / 2), min(1, x + side / 2), min(1, y + side / 2))
+            )
+    return AnnotatedImage(str(chance.random()), Path(), (everyday_caption(chosen, chance),), tuple(boxes))
+
+
+def everyday_caption(labels: list[str], chance: random.Random) -> str:
+    """A caption in the manner of people's, naming at most three of the labels."""
+
+    def thing(label: str) -> str:
+        name = chance.choice(PHOTO_WORDS["person"]) if label == "person" else label
+        quantity = chance.choice(PHOTO_WORDS["quantities"])
+        adjective = f"{chance.choice(PHOTO_WORDS['adjectives'])} " if chance.random() < 0.4 else ""
+        many = quantity not in ("a", "the", "one", "an old") and label != "person"
+        return f"{quantity} {adjective}{words.plural(label, 'en') if many else name}"
+
+    a, b, c = (thing(label) for label in (labels * 3)[:3])
+    if len(labels) == 1:
+        b, c = (f"a {chance.choice(PHOTO_WORDS['scenes'])}" for _ in range(2))
+    scene = chance.choice(PHOTO_WORDS["scenes"])
+    text = chance.choice(PHOTO_WORDS["frames"]).format(
+        a=a,
+        b=b,
+        c=c,
+        do=chance.choice(PHOTO_WORDS["doing"]),
+        do2=chance.choice(PHOTO_WORDS["doing"]),
+        rel=chance.choice(PHOTO_WORDS["relations"]),
+        scene=f"{chance.choice(('a', 'the', 'a', 'an open', 'a small'))} {scene}",
+        scene_bare=scene,
+        **{"in": chance.choice(("in", "on", "at", "near", "by"))},
+    )
+    if chance.random() < 0.85:
+        text = text[:1].upper() + text[1:]
+    return text + (". " if chance.random() < 0.7 else "").strip()
 
 
 @dataclass
@@ -149,32 +204,36 @@ class Rows:
         bags: list[list[int]] = []
         shares: list[list[float]] = []
         for k in range(ROWS):
-            boxes = make_scene(self.rng, held_out=self.chance.random() < 0.1, counts=counts).boxes()
+            if self.chance.random() < EVERYDAY:
+                image, kinds = everyday(self.chance), EVERYDAY_KINDS
+            else:
+                boxes = make_scene(self.rng, held_out=self.chance.random() < 0.1, counts=counts).boxes()
+                image, kinds = AnnotatedImage(str(self.chance.random()), Path(), (), boxes), KINDS
             on_grid = self.chance.random() < folded
-            tokens, weight = self._dialogue(boxes, on_grid)
+            tokens, weight = self._dialogue(image, kinds, on_grid)
             ids[k, : len(tokens)] = torch.tensor(tokens)
             weights[k, : len(tokens)] = torch.tensor(weight)
             if on_grid:
-                for bag in fold(boxes, self.chance, self.tokenizer, self.empty):
+                for bag in fold(image, self.chance, self.tokenizer, self.empty):
                     bags.append([word for word, _ in bag] + [self.empty] * (BAG - len(bag)))
                     shares.append([share for _, share in bag] + [0.0] * (BAG - len(bag)))
         return Drawn(ids, weights, torch.tensor(bags).view(-1, BAG), torch.tensor(shares).view(-1, BAG))
 
-    def _dialogue(self, boxes: tuple[Box, ...], on_grid: bool) -> tuple[list[int], list[float]]:
+    def _dialogue(self, image: AnnotatedImage, kinds: tuple[str, ...], on_grid: bool) -> tuple[list[int], list[float]]:
         """Notes, then dialogues about them in one language until the row is full."""
-        image = AnnotatedImage("", Path(), (), boxes)
         opening = f"{SYSTEM} USER: " if self.chance.random() < 0.3 else "USER: "
         tokens = self.tokenizer.encode(opening)
         if on_grid:
             tokens += [FOLD] * GRID * GRID
         else:
-            text = notes(boxes, self.chance.choice(("en", "ko")), self.chance)
+            text = " ".join([notes(image.boxes, self.chance.choice(("en", "ko")), self.chance), *image.captions])
             tokens += self.tokenizer.encode(text, add_special_tokens=False)
         weights = [0.05 * (not on_grid)] * len(tokens)
         language, start = self.chance.choice(("en", "ko")), "\n"
         texts: list[str] = []
         for _ in range(6):
-            for question, answer in write(image, self.chance.choice(KINDS), language, self.chance) or ():
+            kind, number = self.chance.choice(kinds), self.chance.randrange(1000)  # any of the instructions
+            for question, answer in write(image, kind, language, self.chance, number) or ():
                 texts += [f"{start}{question} ASSISTANT:", f" {answer}"]
                 start = "USER: "
         encoded = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -187,15 +246,22 @@ class Rows:
 
 
 def fold(
-    boxes: tuple[Box, ...], chance: random.Random, tokenizer: PreTrainedTokenizerFast, empty: int
+    image: AnnotatedImage, chance: random.Random, tokenizer: PreTrainedTokenizerFast, empty: int
 ) -> list[list[tuple[int, float]]]:
-    """(word, share) of every grid position in reading order; a thing lies on the 2 x 2 positions of its ninth."""
+    """(word, share) of every grid position in reading order; a thing lies on the 2 x 2 positions of its ninth.
+
+    A caption of one's own is spread over the grid too, a few of its words at a position, in order.
+    """
     grid: list[list[tuple[int, float]]] = [[(empty, 1.0)] for _ in range(GRID * GRID)]
     language = chance.choice(("en", "ko"))
-    for box in boxes:
+    for text in image.captions:
+        caption = tokenizer.encode(f" {text}", add_special_tokens=False)
+        parts = [caption[k : k + BAG - 1] for k in range(0, len(caption), BAG - 1)]
+        for part, corner in zip(parts, sorted(chance.sample(range(GRID * GRID), len(parts))), strict=True):
+            grid[corner] = [(word, 1.0) for word in part]
+    for box in image.boxes:
         place = place_of(box)
-        size = words.size_word(box.attributes["size"], language)
-        phrase = f" {words.place_word(place, language)} {size} {words.name(box, language)}"
+        phrase = f" {words.place_word(place, language)} {_sized(box, language)}"
         bag = tokenizer.encode(phrase, add_special_tokens=False)[: BAG - 1]
         row, column = divmod(PLACES.index(place), 3)
         corners = [(2 * row + y) * GRID + 2 * column + x for y in (0, 1) for x in (0, 1)]
@@ -248,7 +314,7 @@ def look_up(
             bags, shares = torch.zeros(0, BAG, dtype=torch.long), torch.zeros(0, BAG)
             if folded:
                 start += [FOLD] * GRID * GRID
-                grid = fold(boxes, chance, tokenizer, empty)
+                grid = fold(AnnotatedImage("", Path(), (), boxes), chance, tokenizer, empty)
                 bags = torch.tensor([[word for word, _ in bag] + [empty] * (BAG - len(bag)) for bag in grid])
                 shares = torch.tensor([[share for _, share in bag] + [0.0] * (BAG - len(bag)) for bag in grid])
             else:
@@ -278,6 +344,9 @@ def train(work: Path, *, minutes: float, rate: float, decay: bool) -> None:
     muon = torch.optim.Muon(matrices, lr=rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw")
     adam = torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)
     step = 0
+    if (work / "language" / "model.safetensors").exists():  # the shipped model, to go on from
+        model.load_state_dict(LlamaForCausalLM.from_pretrained(work / "language", dtype=torch.float32).state_dict())
+        step = EASY_STEPS
     if (work / "language.pt").exists():
         saved = torch.load(work / "language.pt", weights_only=True)
         model.load_state_dict(saved["model"])
@@ -292,7 +361,7 @@ def train(work: Path, *, minutes: float, rate: float, decay: bool) -> None:
         for optimizer in (muon, adam):
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
-        loss = loss_of(body, model, rows.batch((1, 3) if step < 2000 else (1, 5), FOLDED))
+        loss = loss_of(body, model, rows.batch((1, 3) if step < EASY_STEPS else (1, 5), FOLDED))
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in (muon, adam):

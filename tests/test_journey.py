@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 
 import vistune
-from vistune import workflows
+from vistune import mainjob, workflows
 from vistune.files import read_json
 
-SMALL = workflows.Quickstart(scenes=60, tests=20, blind_questions=40, descriptions=4)
+SMALL = mainjob.Size(scenes=60, tests=20, blind_questions=40, descriptions=4)
 FEW_STEPS = ["stages.align.steps=3", "stages.tune.steps=6"]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("journey") / "run"
-    workflows.quickstart(out, size=SMALL, overrides=FEW_STEPS)
+    mainjob.quickstart(out, size=SMALL, overrides=FEW_STEPS)
     return out
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vistune.mainjob import quickstart
     from vistune.workflows import (
         check_data,
         draw_scenes,
         evaluate,
         generate_data,
         load,
-        quickstart,
         train,
         write_report,
     )
@@ -25,9 +25,9 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from vistune import workflows
+        from vistune import mainjob, workflows
 
-        return getattr(workflows, name)
+        return getattr(mainjob if name == "quickstart" else workflows, name)
     raise AttributeError(f"module 'vistune' has no attribute {name!r}")
 
 

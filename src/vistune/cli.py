@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vistune import workflows
+from vistune import mainjob, workflows
 from vistune.console import silent, stderr, watch
 from vistune.errors import RecipeError, VistuneError
 from vistune.recipe import DataSource, load_recipe
@@ -44,7 +44,7 @@ def quickstart(
     seed: Annotated[int, typer.Option(help="Decides everything.")] = 0,
 ) -> None:
     """The whole loop on the built-in world, offline: draw, generate, check, align, tune, evaluate, report."""
-    summary = workflows.quickstart(out, overrides=[f"seed={seed}"], watch=watch)
+    summary = mainjob.quickstart(out, overrides=[f"seed={seed}"], watch=watch)
     stdout.print(summary_table(summary))
     stdout.print(type_table(summary))
     stdout.print(

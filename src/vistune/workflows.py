@@ -1,22 +1,19 @@
 """Where rooms meet: one function a verb. They share nothing but folders, so any step reruns alone.
 
-draw -> generate -> check -> train -> evaluate -> report; `quickstart` is these in a row.
+draw -> generate -> check -> train -> evaluate -> report; `mainjob.py` runs them in a row.
 Rooms that need torch are imported inside the verbs that use them, so that `vistune --help` answers at once.
 """
 
 from __future__ import annotations
 
-import resource
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vistune.console import Watch, silent
 from vistune.errors import CheckpointError, DataError, RecipeError
-from vistune.files import read_json, write_json, write_jsonl
-from vistune.recipe import DataSource, Recipe, load_recipe
+from vistune.files import write_json, write_jsonl
+from vistune.recipe import DataSource, Recipe
 
 if TYPE_CHECKING:
     from vistune.data import CheckReport
@@ -254,116 +251,3 @@ def write_report(folder: Path, *, language: str = "en") -> Path:
     if (folder / "run.json").is_file():
         return write_run_report(folder, language=language)
     raise DataError(f"{folder}: neither a run nor generated data", "name a folder that `train` or `generate` wrote")
-
-
-@dataclass(frozen=True, slots=True)
-class Quickstart:
-    """How much the main job draws and asks; the recipe says how it learns."""
-
-    scenes: int = 3000
-    tests: int = 250
-    blind_questions: int = 600
-    descriptions: int = 60
-
-
-def quickstart(
-    out: Path, *, size: Quickstart | None = None, overrides: Sequence[str] = (), watch: Watch = silent
-) -> dict[str, Any]:
-    """The whole loop on the built-in world: draw, generate, check, train, evaluate, report."""
-    from vistune.datagen import Wishes
-    from vistune.training import checkpoints_of
-
-    if (out / "run.json").exists():
-        raise RecipeError(f"{out}: holds a run already", f"look at {out / 'report.html'}, or give another --out")
-    size = size or Quickstart()
-    world, data, run = out / "world", out / "data", out
-    recipe = load_recipe("quickstart", [f"data={data / 'samples.json'}", *overrides])
-    clock = Clock()
-    draw_scenes(world, count=size.scenes, seed=recipe.seed, tests=size.tests, watch=watch)
-    clock.mark("draw")
-    wishes = Wishes(languages=("en", "ko"), mix=(6, 1, 1), per_image=3, seed=recipe.seed)
-    generate_data(world, data, wishes, split="train", watch=watch)
-    clock.mark("generate")
-    report_ = check_data(recipe.data, recipe=recipe, watch=watch)
-    if report_.faults:
-        raise DataError(f"{data}: {len(report_.faults)} faults, first: {report_.faults[0].detail}", "see vistune check")
-    clock.mark("check")
-    train(recipe, run, watch=watch)
-    clock.mark("train")
-    aligned = checkpoints_of(run)[0]
-    evals = run / "evals"
-    asked = size.blind_questions
-    stage_1 = evaluate(
-        aligned, task="scenes", data=world, out=evals, blind=False, name="align", limit=asked, watch=watch
-    )
-    stage_2 = evaluate(run, task="scenes", data=world, out=evals, blind_limit=asked, watch=watch)
-    unseen = evaluate(run, task="combinations", data=world, out=evals, blind=False, watch=watch)
-    described = describe(run, world, "heldout", out=evals, limit=size.descriptions, watch=watch)
-    clock.mark("evaluate")
-    summary = summarise(stage_1, stage_2, unseen, described)
-    summary |= {"seconds": clock.seconds, "peak_memory_mb": peak_memory_mb(), "seed": recipe.seed}
-    write_json(run / "summary.json", summary)
-    write_report(run)
-    clock.mark("report")
-    write_json(run / "summary.json", summary)
-    return summary
-
-
-def summarise(
-    stage_1: dict[str, Any], stage_2: dict[str, Any], unseen: dict[str, Any], described: dict[str, Any]
-) -> dict[str, Any]:
-    """The few numbers that say whether the model sees; accuracies 0-1."""
-
-    def by(table: dict[str, Any]) -> dict[str, Any]:
-        names = {"with_image": "tune", "without_image": "without_image", "wrong_image": "wrong_image"}
-        found: dict[str, Any] = {}
-        for group, entry in table.items():
-            found[group] = {new: entry[old]["value"] for old, new in names.items() if old in entry}
-            found[group]["majority"] = entry["majority"]
-        return found
-
-    intervals = stage_2["intervals"]
-    return {
-        "accuracy": {
-            "majority": stage_2["majority"],
-            "align": stage_1["metrics"]["accuracy"],
-            "tune": stage_2["metrics"]["accuracy"],
-            "without_image": stage_2["without_image"]["accuracy"],
-            "wrong_image": stage_2["wrong_image"]["accuracy"],
-            "heldout_combinations": unseen["metrics"]["accuracy"],
-        },
-        "intervals": {
-            "align": stage_1["intervals"]["with_image"],
-            "tune": intervals["with_image"],
-            "without_image": intervals["without_image"],
-            "wrong_image": intervals["wrong_image"],
-            "heldout_combinations": unseen["intervals"]["with_image"],
-        },
-        "gap": stage_2["gap"],
-        "by_type": by(stage_2["by_type"]),
-        "by_language": by(stage_2["by_language"]),
-        "descriptions": {"recall": described["recall"], "precision": described["precision"]},
-    }
-
-
-class Clock:
-    """Seconds by step."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.last = time.perf_counter()
-
-    def mark(self, step: str) -> None:
-        now = time.perf_counter()
-        self.seconds[step] = round(now - self.last, 1)
-        self.last = now
-
-
-def peak_memory_mb() -> int:
-    """The most memory that this process has held."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-
-
-def summary_of(run: Path) -> dict[str, Any]:
-    summary: dict[str, Any] = read_json(run / "summary.json")
-    return summary

@@ -10,12 +10,13 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "vistune"
 LEVELS = (
     ("errors",),
-    ("types", "recipe", "registry", "files", "facts"),
+    ("types", "recipe", "registry", "files", "strict_yaml", "facts"),
     ("processor", "model", "scenes", "remote"),
     ("data", "generation", "checkpoint"),
     ("datagen", "training", "evaluation", "serving", "interop"),
     ("report", "console"),
     ("workflows",),
+    ("mainjob",),
     ("cli",),
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
@@ -23,6 +24,7 @@ WITHIN_LEVEL_1 = {
     "types": 0,
     "registry": 1,
     "files": 1,
+    "strict_yaml": 1,
     "recipe": 2,
     "facts": 2,
 }  # the first level has an order of its own

@@ -39,16 +39,13 @@ def description(scene: Scene, language: str, rng: random.Random) -> str:
             for box in reading_order(scene.boxes)
         ]
         return " ".join(_sentence(line, language) for line in [opening, *lines])
-    lines = [caption(scene, language, rng)]
-    for box in reading_order(scene.unique):
-        if box.area <= LARGEST_PLACED_AREA:
-            form = rng.choice(_UNIQUE[language])
-            lines.append(
-                _sentence(
-                    form.format(place=words.place_word(place_of(box), language), name=words.name(box, language)),
-                    language,
-                )
-            )
+    form = rng.choice(_UNIQUE[language])
+    placed = [
+        form.format(place=words.place_word(place_of(box), language), name=words.name(box, language))
+        for box in reading_order(scene.unique)
+        if box.area <= LARGEST_PLACED_AREA
+    ]
+    lines = [caption(scene, language, rng), *(_sentence(line, language) for line in placed)]
     return " ".join(lines)
 
 

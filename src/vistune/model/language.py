@@ -61,7 +61,7 @@ def run(language: nn.Module, embeddings: Tensor, positions: Tensor, **attention:
     hidden: Tensor = body(
         inputs_embeds=embeddings,
         position_ids=positions,
-        past_key_values=cache,
+        cache=cache,
         use_cache=cache is not None,
         **attention,
     ).last_hidden_state
