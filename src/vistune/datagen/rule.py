@@ -42,7 +42,7 @@ def write(image: AnnotatedImage, kind: str, language: str, rng: random.Random, n
         return None
     choices = instructions()[kind][language]
     asked = choices[(random.Random(image.id).randrange(len(choices)) + number) % len(choices)]
-    said = description(scene, language, rng) if kind == "detail" else _caption(image, scene, language, rng)
+    said = _detail(image, scene, language, rng) if kind == "detail" else _caption(image, scene, language, rng)
     return ((asked, said),)
 
 
@@ -66,9 +66,23 @@ def conversation(scene: Scene, language: str, rng: random.Random, *, turns: int 
     return tuple(rows)
 
 
+def _detail(image: AnnotatedImage, scene: Scene, language: str, rng: random.Random) -> str:
+    """What the boxes settle; of a photograph, what people said of it first: boxes do not know what is going on."""
+    said = description(scene, language, rng)
+    if scene.colored or not _own(image, language):
+        return said
+    opening = _clean(rng.choice(_own(image, language)))
+    opening = opening[:1].upper() + opening[1:]
+    return f"{opening}{'' if opening.endswith(('.', '!', '?')) else '.'} {said}"
+
+
+def _own(image: AnnotatedImage, language: str) -> list[str]:
+    return [text for text in image.captions if is_korean(text) == (language == "ko")]
+
+
 def _caption(image: AnnotatedImage, scene: Scene, language: str, rng: random.Random) -> str:
     """One of the picture's own captions in that language, else one written from its boxes."""
-    own = [text for text in image.captions if is_korean(text) == (language == "ko")]
+    own = _own(image, language)
     return _clean(rng.choice(own)) if own else caption(scene, language, rng)
 
 

@@ -1,1 +1,25 @@
+"""Remote models behind an OpenAI-compatible endpoint: client, journal, budget, pace; for teachers and judges alike."""
 
+from vistune.remote.asker import Answer, Asker, Ledger, drift, read_ledger, stopped
+from vistune.remote.budget import Budget, Price, read_prices
+from vistune.remote.client import Client, Completion, read_completion, read_key
+from vistune.remote.journal import Journal
+from vistune.remote.pace import Pace
+
+__all__ = [
+    "Answer",
+    "Asker",
+    "Budget",
+    "Client",
+    "Completion",
+    "Journal",
+    "Ledger",
+    "Pace",
+    "Price",
+    "drift",
+    "read_completion",
+    "read_key",
+    "read_ledger",
+    "read_prices",
+    "stopped",
+]

@@ -1,0 +1,228 @@
+"""What a teacher wrote, judged: one small named function a reason, each with its code.
+
+picture + kind + language + turns -> the faults found, empty where the sample may be learnt
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+from vistune.datagen.grounding import ungrounded, wrong_count, wrong_position
+from vistune.datagen.prompts import context, system_prompt
+from vistune.datagen.replies import ReplyFault, Turns, parse_reply
+from vistune.types import AnnotatedImage
+
+FEWEST_DETAIL_WORDS = {"ko": 6}  # Korean writes in fewer, longer words
+FEWEST_DETAIL_WORDS_ELSE = 9
+MOST_WORDS = 1500
+ECHOED_WORDS = 12  # as many words of the prompt in a row are an echo
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What is judged: the order, and what the teacher wrote for it."""
+
+    image: AnnotatedImage
+    kind: str
+    language: str
+    turns: Turns
+
+    @property
+    def answers(self) -> list[str]:
+        return [answer for _, answer in self.turns]
+
+    @property
+    def texts(self) -> list[str]:
+        return [text for turn in self.turns for text in turn if text]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    code: str
+    detail: str
+
+
+_LEAK = re.compile(
+    r"\bcaptions?\b|\bbounding[- ]box|\bcoordinates?\b|\bannotat\w*"
+    r"|\b(?:the|this|these) (?:provided |given )?descriptions? (?:says?|mentions?|states?|tells?)"
+    r"|\b(?:according to|based on|from) the (?:provided |given )?(?:descriptions?|sentences|list)"
+    r"|\bas (?:described|stated|mentioned) in the"
+    r"|캡션|바운딩|경계 ?상자|좌표|주석|(?:설명|문장|목록|정보)(?:에|을) (?:따르면|의하면|보면|바탕으로)"
+    r"|(?:주어진|제공된) (?:설명|문장|정보|목록)",
+    re.IGNORECASE,
+)
+_NUMBERS = re.compile(
+    r"[\[(]\s*[01]?\.\d+\s*,\s*[01]?\.\d+|(?<![\d.])0\.\d{2,3}(?!\d)(?!\s?(?:liters?|litres?|리터|km|kg|m\b|%))"
+)
+
+
+def leak(written: Written) -> str:
+    """Words or raw numbers that give away what the teacher was shown in place of the picture."""
+    for text in written.texts:
+        if match := _LEAK.search(text) or _NUMBERS.search(text):
+            return match.group()
+    return ""
+
+
+def ungrounded_object(written: Written) -> str:
+    """One of the 80 COCO classes asserted that neither captions nor boxes name."""
+    return ungrounded(written.image, written.turns, written.language)
+
+
+def count(written: Written) -> str:
+    return wrong_count(written.image, written.turns, written.language)
+
+
+def position(written: Written) -> str:
+    return wrong_position(written.image, written.turns, written.language)
+
+
+_SCRIPTS = {
+    "ko": r"[가-힣]",
+    "ja": r"[぀-ヿ一-鿿]",
+    "zh": r"[一-鿿]",
+    "ru": r"[Ѐ-ӿ]",
+    "uk": r"[Ѐ-ӿ]",
+    "ar": r"[؀-ۿ]",
+    "th": r"[฀-๿]",
+    "hi": r"[ऀ-ॿ]",
+    "he": r"[֐-׿]",
+    "el": r"[Ͱ-Ͽ]",
+}
+_LATIN = r"[A-Za-zÀ-ɏ]"
+
+
+def language(written: Written) -> str:
+    """Most letters of every text are of the language's script; names in another script may stand among them."""
+    script = _SCRIPTS.get(written.language, _LATIN)
+    for text in written.texts:
+        letters = re.findall(r"[^\W\d_]", text)
+        own = len(re.findall(script, text))
+        # Korean packs a word into few letters, so an English name among them weighs more than it reads
+        if len(letters) > 3 and own < (0.35 if written.language == "ko" else 0.7) * len(letters):
+            return f"{own} of {len(letters)} letters are of the script: {text[:40]!r}"
+    return ""
+
+
+_REFUSAL = re.compile(
+    r"\bas an ai\b|\bi(?:'m| am) (?:sorry|unable|not able)|\bi don't have (?:access|the ability)|\bi apologi[sz]e"
+    r"|\bi (?:can(?:no|')t|cannot) (?:see|view|assist|help|provide|access|fulfil|describe|answer|determine|generate)"
+    r"|\bas a (?:large )?language model"
+    r"|죄송(?:합니다|하지만|해요)|(?:이미지|사진|그림)(?:를|을) (?:직접 )?(?:볼|확인할|분석할) 수 없"
+    r"|(?:AI|인공지능|언어) ?(?:모델|어시스턴트|비서)|도와 ?드릴 수 없|제공할 수 없|답변(?:을 드릴|할) 수 없",
+    re.IGNORECASE,
+)
+
+
+def refusal(written: Written) -> str:
+    for answer in written.answers:
+        if match := _REFUSAL.search(answer):
+            return match.group()
+    return ""
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())
+
+
+def prompt_echo(written: Written) -> str:
+    """A run of the instructions' words, or the captions or boxes as they were shown."""
+    asked = " ".join(_words(system_prompt(written.kind, written.language)))
+    shown = context(written.image.captions, written.image.boxes, written.kind).lower()
+    for text in written.texts:
+        words = _words(text)
+        for k in range(len(words) - ECHOED_WORDS + 1):
+            if (run := " ".join(words[k : k + ECHOED_WORDS])) in asked:
+                return run
+        lines = [line.strip() for line in shown.split("\n") if len(line.split()) > 3]
+        echoed = [line for line in lines if line in text.lower()]
+        if len(echoed) >= 2 or (echoed and "[" in echoed[0]):
+            return echoed[0]
+        if match := re.search(r"\b(?:write|create|generate) (?:a|one) (?:conversation|question|description)\b|"
+                              r"다음 (?:형식|지시|규칙)|형식으로 (?:작성|써)|use this form", text.lower()):  # fmt: skip
+            return match.group()
+    return ""
+
+
+def _bare(question: str) -> list[str]:
+    """A question's words without what changes nothing: articles, particles, politeness, "in the picture"."""
+    text = re.sub(r"\b(?:in|of) (?:the|this) (?:picture|image|photo|scene)\b", " ", question.lower().split("\n")[0])
+    text = re.sub(r"(?:사진|그림|이미지)(?:에서?|속에?)?\s", " ", text)
+    words = [re.sub(r"(?<=[가-힣])(?:은|는|이|가|을|를)$", "", word) for word in _words(text)]
+    return [word for word in words if word not in ("the", "a", "an", "please", "so", "then", "and", "exactly", "혹시")]
+
+
+def near_duplicate(written: Written) -> str:
+    """Two questions of one conversation the same but for trifles, or an answer that is its question."""
+    seen: list[list[str]] = []
+    for question, answer in written.turns:
+        if question and _words(question) == _words(answer):
+            return question[:60]
+        words = _bare(question)
+        if words and any(SequenceMatcher(None, words, other).ratio() >= 0.93 for other in seen):
+            return question[:60]
+        seen.append(words)
+    return ""
+
+
+def length(written: Written) -> str:
+    """A description of a few words, an answer without end, or one that runs in a loop."""
+    for answer in written.answers:
+        words = answer.split()
+        fewest = FEWEST_DETAIL_WORDS.get(written.language, FEWEST_DETAIL_WORDS_ELSE) if written.kind == "detail" else 1
+        if len(words) < fewest or len(words) > MOST_WORDS:
+            return f"{len(words)} words"
+        runs = [tuple(words[k : k + 4]) for k in range(len(words) - 3)]
+        if len(runs) >= 24 and len(set(runs)) < 0.5 * len(runs):
+            return f"{len(runs) - len(set(runs))} repeated runs of four words"
+    return ""
+
+
+_SPECIAL = re.compile(
+    r"</?s>|<\|[^|\n]{1,40}\|>|\[/?INST\]|<</?SYS>>|</?image>|<(?:pad|unk|bos|eos)>|"
+    r"^\s*(?:USER|ASSISTANT|SYSTEM|Human|Assistant|User)\s*:|###\s*(?:Human|Assistant)",
+    re.MULTILINE,
+)
+
+
+def special_tokens(written: Written) -> str:
+    for text in written.texts:
+        if match := _SPECIAL.search(text) or re.search(r"\b(?:USER|ASSISTANT):", text):
+            return match.group()
+    return ""
+
+
+CHECKS: Mapping[str, Callable[[Written], str]] = {
+    "special_tokens": special_tokens,
+    "refusal": refusal,
+    "prompt_echo": prompt_echo,
+    "leak": leak,
+    "language": language,
+    "near_duplicate": near_duplicate,
+    "length": length,
+    "ungrounded_object": ungrounded_object,
+    "count": count,
+    "position": position,
+}
+
+
+def judge(written: Written) -> list[Fault]:
+    """Every check's fault, in the order of the table."""
+    return [Fault(code, detail) for code, check in CHECKS.items() if (detail := check(written))]
+
+
+def judge_reply(
+    text: str, image: AnnotatedImage, kind: str, language: str, *, asked_here: bool = True
+) -> tuple[Turns, list[Fault]]:
+    """A raw reply parsed and judged; no turns where its shape cannot be read."""
+    try:
+        turns = parse_reply(text, kind, asked_here=asked_here)
+    except ReplyFault as fault:
+        whole = Written(image, kind, language, (("", text),))
+        # a refusal or an echo has no shape either; that it is one says more
+        better = [Fault(code, found) for code in ("refusal", "prompt_echo") if (found := CHECKS[code](whole))]
+        return (), better or [Fault(fault.code, fault.detail)]
+    return turns, judge(Written(image, kind, language, turns))

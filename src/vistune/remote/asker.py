@@ -1,0 +1,285 @@
+"""Paid questions, each asked until it has its answer and never twice: client, journal, budget and pace put together.
+
+key + body -> journaled already? -> reserve money -> intent on disk -> pace -> send -> settle -> reply on disk -> Answer
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vistune.errors import BudgetError, RecipeError, Stopped, TeacherError, VistuneError
+from vistune.remote.budget import Budget, Price
+from vistune.remote.client import Client, Completion, Outcome, read_completion
+from vistune.remote.journal import Journal
+from vistune.remote.pace import Pace, backoff_seconds
+
+MOST_SENDS = 6  # of one question, where the service or the network fails
+DISK_PATIENCE_SECONDS = 30.0  # how long a paid answer is held in memory while the disk refuses it
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back for one key: the completion and where its record lies, or the reason why there is none."""
+
+    completion: Completion
+    offset: int | None = None
+
+
+@dataclass
+class Ledger:
+    """What the journal says so far: where each reply lies, which questions are refused for good, and the money."""
+
+    replies: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    sends: Counter[str] = field(default_factory=Counter)
+    open_intents: dict[tuple[str, int], float] = field(default_factory=dict)
+    header: Mapping[str, Any] | None = None
+    model: str = ""
+    dollars: float = 0.0
+    maybe_dollars: float = 0.0
+    maybe_billed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+
+    def take(self, offset: int, record: Mapping[str, Any]) -> None:
+        """One record more, in the order of the journal; a key's first reply is its answer."""
+        kind, key = record.get("t"), str(record.get("key", ""))
+        if kind == "header":
+            self.header = record["header"]
+        elif kind == "intent":
+            self.open_intents[key, record["send"]] = record["worst"]
+            self.sends[key] = max(self.sends[key], record["send"])
+        elif kind == "reply":
+            self.open_intents.pop((key, record["send"]), None)
+            self.replies.setdefault(key, offset)
+            self.model = self.model or record["model"]
+            self.dollars += record["dollars"]
+            self.prompt_tokens += record["usage"][0] or 0
+            self.completion_tokens += record["usage"][1] or 0
+            self.outcomes["reply"] += 1
+        elif kind == "failure":
+            worst = self.open_intents.pop((key, record["send"]), 0.0)
+            self.outcomes[record["kind"]] += 1
+            if record["kind"] == "refused":
+                self.refused[key] = record["reason"]
+            elif record["kind"] == "unknown":
+                self.maybe_dollars += worst
+                self.maybe_billed += 1
+
+    def forget_the_killed(self) -> None:
+        """Intents that a killed run left without an outcome may have been billed: their worst case counts as spent."""
+        self.maybe_dollars += sum(self.open_intents.values())
+        self.maybe_billed += len(self.open_intents)
+        self.open_intents.clear()
+
+
+def read_ledger(journal: Journal) -> Ledger:
+    ledger = Ledger()
+    for offset, record in journal.records():
+        ledger.take(offset, record)
+    ledger.forget_the_killed()
+    return ledger
+
+
+def drift(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What changed between two headers, as a unified diff; empty where nothing did."""
+    old, new = (json.dumps(item, ensure_ascii=False, indent=1, sort_keys=True).split("\n") for item in (before, now))
+    return "\n".join(difflib.unified_diff(old, new, "asked before", "asked now", lineterm="", n=1))
+
+
+class Asker:
+    """Asks one endpoint, many questions at a time; what the journal holds is never asked again."""
+
+    def __init__(
+        self,
+        client: Client,
+        journal: Journal,
+        pace: Pace,
+        *,
+        header: Mapping[str, Any],
+        price: Price | None = None,
+        budget: float | None = None,
+        allow_drift: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.client, self.journal, self.pace, self.price = client, journal, pace, price
+        self.ledger = read_ledger(journal)
+        self.header = dict(header)
+        self.allow_drift = allow_drift
+        if budget is not None and price is None:
+            raise RecipeError(
+                f"--budget: no price is known of the model {header.get('model')!r}",
+                "add it to a table given by --prices",
+            )
+        if self.ledger.header is not None and (diff := drift(self.ledger.header, self.header)) and not allow_drift:
+            raise RecipeError(
+                f"{journal.path}: model, parameters or prompts are not those of the answers in it:\n{diff}\n",
+                "give another --out, or --allow-drift to keep the old answers and ask what differs",
+            )
+        self.budget = Budget(budget, spent=self.ledger.dollars + self.ledger.maybe_dollars)
+        self.chance = random.Random(seed)
+        self.stopping: VistuneError | None = None
+        self.in_flight = 0
+
+    async def begin(self) -> None:
+        """Write this run's header where it is not the journal's newest."""
+        if self.ledger.header is None or drift(self.ledger.header, self.header):
+            await self._keep({"t": "header", "header": self.header, "at": time.time()})
+
+    def stop(self, why: VistuneError) -> None:
+        """No question is sent from now on; what is under way may end. The first reason is the one that counts."""
+        self.stopping = self.stopping or why
+
+    async def ask(self, key: str, body: bytes, *, prompt_bound: int, completion_bound: int) -> Answer:
+        """The answer to one question; `prompt_bound`, `completion_bound`: tokens that it cannot exceed.
+
+        Raises what stops a whole run: RecipeError (key, model or address wrong), BudgetError, TeacherError, Stopped.
+        """
+        if key in self.ledger.replies:
+            return self.answer_at(self.ledger.replies[key])
+        if key in self.ledger.refused:
+            return Answer(Completion(None, "refused_by_service", "", None, None))
+        worst = self.price.dollars(prompt_bound, completion_bound) if self.price else 0.0
+        for attempt in range(MOST_SENDS):
+            outcome, send = await self._send(key, body, worst, prompt_bound + completion_bound)
+            if outcome.kind == "reply":
+                return await self._reply(key, send, outcome, worst)
+            await self._failure(key, send, outcome, worst)
+            if outcome.kind == "refused":
+                return Answer(Completion(None, "refused_by_service", "", None, None))
+            self._check_stopped()
+            if outcome.kind != "limited":
+                wait = backoff_seconds(attempt, self.chance)
+                await asyncio.sleep(max(wait, outcome.retry_after or 0.0))
+        return Answer(Completion(None, "no_answer", "", None, None))
+
+    def answer_at(self, offset: int) -> Answer:
+        record = self.journal.read(offset)
+        return Answer(read_completion(record["body"], record["reason"]), offset)
+
+    def _check_stopped(self) -> None:
+        if self.stopping is not None:
+            raise self.stopping
+
+    async def _send(self, key: str, body: bytes, worst: float, tokens: int) -> tuple[Outcome, int]:
+        """One request on the wire, its worst case reserved and its intent on disk before that."""
+        while True:
+            self._check_stopped()
+            try:
+                await self.budget.reserve(worst)
+            except BudgetError as error:
+                self.stop(error)
+                raise
+            send = self.ledger.sends[key] + 1
+            try:
+                await self._append({"t": "intent", "key": key, "send": send, "worst": worst, "at": time.time()})
+                async with self.pace.turn(tokens):
+                    if self.stopping is not None:
+                        await self._failure(
+                            key, send, Outcome("failed", 0, "", "not sent: the run was stopping"), worst
+                        )
+                        raise self.stopping
+                    self.in_flight += 1
+                    try:
+                        outcome = await self.client.complete(body, key=f"{key}/{send}")
+                    finally:
+                        self.in_flight -= 1
+                    if outcome.kind == "limited":
+                        await self.pace.limited(outcome.retry_after)
+                    elif outcome.kind in ("failed", "unknown"):
+                        await self.pace.failed()
+                    else:
+                        await self.pace.succeeded()
+            except TeacherError as error:
+                self.stop(error)
+                raise
+            if outcome.kind == "limited" and self.stopping is None:
+                await self._failure(key, send, outcome, worst)
+                continue  # a 429 is no failure of the question: it waits for the pace as long as that takes
+            return outcome, send
+
+    async def _reply(self, key: str, send: int, outcome: Outcome, worst: float) -> Answer:
+        """Everything that was paid for goes to disk before anybody looks into it."""
+        completion = read_completion(outcome.body, outcome.reason)
+        prompt, answered = completion.prompt_tokens, completion.completion_tokens
+        known = self.price is not None and prompt is not None and answered is not None
+        dollars = self.price.dollars(prompt or 0, answered or 0) if self.price and known else worst
+        record = {
+            "t": "reply",
+            "key": key,
+            "send": send,
+            "model": completion.model,
+            "usage": [prompt, answered],
+            "dollars": dollars,
+            "seconds": round(outcome.seconds, 3),
+            "at": time.time(),
+            "reason": outcome.reason,
+            "body": outcome.body,
+        }
+        before = self.ledger.model
+        offset = await self._keep(record)
+        await self.budget.settle(worst, dollars)
+        if before and completion.model and completion.model != before and not self.allow_drift:
+            error = RecipeError(
+                f"the service answers as {completion.model!r} now, before as {before!r}",
+                "name the exact version with --model, or --allow-drift",
+            )
+            self.stop(error)
+            raise error
+        return Answer(completion, offset)
+
+    async def _failure(self, key: str, send: int, outcome: Outcome, worst: float) -> None:
+        record = {
+            "t": "failure",
+            "key": key,
+            "send": send,
+            "kind": outcome.kind,
+            "status": outcome.status,
+            "reason": outcome.reason,
+            "at": time.time(),
+        }
+        await self._keep(record)
+        await self.budget.settle(worst, worst if outcome.kind == "unknown" else 0.0)
+        if outcome.kind == "stop_quota":
+            error: VistuneError = BudgetError(
+                f"the service's quota is spent: {outcome.reason}",
+                "every answer is kept; top up and run the same command",
+            )
+        elif outcome.kind == "stop_recipe":
+            error = RecipeError(
+                f"{self.client.http.base_url}: {outcome.reason}", "check the key, --base-url and --model"
+            )
+        else:
+            return
+        self.stop(error)
+        raise error
+
+    async def _append(self, record: Mapping[str, Any]) -> int:
+        offset = await self.journal.append(record)
+        self.ledger.take(offset, record)
+        return offset
+
+    async def _keep(self, record: Mapping[str, Any]) -> int:
+        """Append what must not be lost: while the disk refuses, nothing is sent and this is held and tried again."""
+        until = time.monotonic() + DISK_PATIENCE_SECONDS
+        while True:
+            try:
+                return await self._append(record)
+            except TeacherError as error:
+                self.stop(error)
+                if time.monotonic() > until:
+                    raise
+                await asyncio.sleep(0.5)
+
+
+def stopped() -> Stopped:
+    return Stopped("stopped as asked", "run the same command again to go on")

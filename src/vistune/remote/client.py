@@ -1,0 +1,200 @@
+"""One request to an OpenAI-compatible endpoint, and what its answer means.
+
+body -> POST -> Outcome: a reply, or a failure that says who must act: wait, ask again, set this one aside, or stop
+Retries, pace, budget and journal are the caller's; here is the protocol, with hard limits on time and bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import json
+import math
+import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from vistune.errors import RecipeError
+
+if TYPE_CHECKING:
+    import httpx2
+
+LARGEST_BODY = 4 << 20  # bytes; a chat completion is a few thousand
+Kind = Literal["reply", "limited", "failed", "unknown", "refused", "stop_quota", "stop_recipe"]
+"""reply: a 200, billed · limited: 429 · failed: the service's fault, not billed · unknown: sent, no answer, maybe
+billed · refused: this one request, never again · stop_quota: money · stop_recipe: key, model or address are wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one request. `body` is what came over the wire, cut at LARGEST_BODY; seconds of wall time."""
+
+    kind: Kind
+    status: int
+    body: str
+    reason: str = ""
+    retry_after: float | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What a reply's body says; `text` is None with a `fault` code where it holds no usable answer."""
+
+    text: str | None
+    fault: str
+    model: str
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+class Client:
+    """Connections to one endpoint. The key is sent to that endpoint alone: redirects are not followed."""
+
+    def __init__(self, base_url: str, key: str | None, *, concurrency: int, deadline_seconds: float = 120.0) -> None:
+        import httpx2
+
+        if not base_url.startswith(("http://", "https://")):
+            raise RecipeError(f"--base-url {base_url!r} is no http address", "write for example https://HOST/v1")
+        headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
+        if key:
+            headers["Authorization"] = f"Bearer {key}"
+        self.deadline_seconds = deadline_seconds
+        self.http = httpx2.AsyncClient(
+            base_url=base_url.rstrip("/") + "/",
+            headers=headers,
+            timeout=httpx2.Timeout(deadline_seconds, connect=min(30.0, deadline_seconds)),
+            limits=httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
+            follow_redirects=False,
+            trust_env=True,
+        )
+
+    async def complete(self, body: bytes, *, key: str = "") -> Outcome:
+        """POST a chat completion within the deadline; never raises for what the network or the service does."""
+        began = time.monotonic()
+        outcome = await self.request("POST", "chat/completions", content=body, headers={"X-Request-Key": key})
+        return Outcome(
+            outcome.kind, outcome.status, outcome.body, outcome.reason, outcome.retry_after, time.monotonic() - began
+        )
+
+    async def request(self, method: str, path: str, **given: Any) -> Outcome:
+        import httpx2
+
+        try:
+            async with asyncio.timeout(self.deadline_seconds):
+                async with self.http.stream(method, path, **given) as response:
+                    raw, whole = await _read_limited(response)
+                    status, headers = response.status_code, response.headers
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
+            return Outcome("failed", 0, "", f"connect: {type(error).__name__}: {str(error)[:200]}")
+        except (TimeoutError, httpx2.HTTPError, zlib.error) as error:
+            return Outcome("unknown", 0, "", f"{type(error).__name__}: {str(error)[:200]}")
+        text = raw.decode("utf-8", "backslashreplace")
+        if status == 200 and not whole:
+            return Outcome("reply", status, text[: 1 << 16], "body_too_large")
+        return classify(status, headers, text)
+
+    async def close(self) -> None:
+        await self.http.aclose()
+
+
+async def _read_limited(response: httpx2.Response) -> tuple[bytes, bool]:
+    """(bytes, whether that is all); unpacks gzip itself, so that a small body cannot become a large one."""
+    unpack = zlib.decompressobj(47) if response.headers.get("content-encoding", "") in ("gzip", "deflate") else None
+    data = bytearray()
+    async for chunk in response.aiter_raw(1 << 16):
+        data += unpack.decompress(chunk, LARGEST_BODY + 1 - len(data)) if unpack else chunk
+        if len(data) > LARGEST_BODY:
+            return bytes(data[:LARGEST_BODY]), False
+    return bytes(data), True
+
+
+def classify(status: int, headers: Mapping[str, str], body: str) -> Outcome:
+    """What an HTTP answer means for the request and for the run."""
+    code, message = _error_of(body)
+    said = f"{status} {code or ''} {message}".strip()[:300]
+    if status == 200:
+        return Outcome("reply", status, body)
+    if status == 402 or "insufficient_quota" in code or "billing" in code:
+        return Outcome("stop_quota", status, body, said)
+    if status == 429:
+        return Outcome("limited", status, body, said, retry_after(headers.get("retry-after"), time.time()))
+    if status in (401, 403) or status in (404, 405) or 300 <= status < 400:
+        return Outcome("stop_recipe", status, body, said)
+    if status in (408, 409, 425) or status >= 500:
+        return Outcome("failed", status, body, said, retry_after(headers.get("retry-after"), time.time()))
+    return Outcome("refused", status, body, said)
+
+
+def _error_of(body: str) -> tuple[str, str]:
+    """(code and type, message) of an OpenAI error body; empty where it is none."""
+    try:
+        error = json.loads(body)["error"]
+        if isinstance(error, str):
+            return "", error
+        return f"{error.get('code') or ''} {error.get('type') or ''}".strip(), str(error.get("message") or "")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return "", ""
+
+
+def retry_after(value: str | None, now: float) -> float | None:
+    """Seconds from a Retry-After header, a number or an HTTP date; None where there is none that can be read."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - now
+        except (ValueError, TypeError, OverflowError):
+            return None
+    return min(max(0.0, seconds), 86_400.0) if math.isfinite(seconds) else None
+
+
+def read_completion(body: str, reason: str = "") -> Completion:
+    """The answer in a reply's body. Never raises: a body that holds none has a `fault` and no text."""
+    if reason:
+        return Completion(None, reason, "", None, None)
+    try:
+        tree = json.loads(body)
+    except (ValueError, RecursionError):
+        return Completion(None, "empty_body" if not body.strip() else "not_json", "", None, None)
+    if not isinstance(tree, dict):
+        return Completion(None, "not_json", "", None, None)
+    usage = tree["usage"] if isinstance(tree.get("usage"), dict) else {}
+    prompt, completion = (_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
+    model = tree["model"] if isinstance(tree.get("model"), str) else ""
+    choices = tree.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
+    message = first.get("message") if first and isinstance(first.get("message"), dict) else None
+    text, fault = None, ""
+    if first is None or message is None:
+        fault = "no_choices"
+    elif first.get("finish_reason") == "content_filter":
+        fault = "content_filter"
+    elif first.get("finish_reason") == "length":
+        fault = "cut_off"
+    elif not isinstance(message.get("content"), str):
+        fault = "refusal" if isinstance(message.get("refusal"), str) else "no_content"
+    else:
+        text = message["content"]
+    return Completion(text, fault, model, prompt, completion)
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and 0 <= value < 1 << 40 else None
+
+
+def read_key(environment: Mapping[str, str], file: Path | None) -> str | None:
+    """The key from a file, else from OPENAI_API_KEY; None where the endpoint needs none."""
+    if file is not None:
+        from vistune.files import read_text
+
+        key = read_text(file).strip()
+        if not key or any(char.isspace() for char in key):
+            raise RecipeError(f"{file}: holds no key", "one line with the key and nothing else")
+        return key
+    return environment.get("OPENAI_API_KEY", "").strip() or None
