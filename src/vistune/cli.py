@@ -19,6 +19,7 @@ from vistune import mainjob, workflows
 from vistune.console import silent, stderr, watch
 from vistune.errors import RecipeError, VistuneError
 from vistune.recipe import DataSource, load_recipe
+from vistune.registry import lookup
 
 app = typer.Typer(
     name="vistune",
@@ -101,22 +102,40 @@ def scenes(
 def generate(
     source: Annotated[Path, typer.Argument(help="A COCO folder.")],
     out: Annotated[Path, typer.Option(help="Where the data goes.")],
-    teacher: Annotated[str, typer.Option(help="Who writes: rule.")] = "rule",
+    teacher: Annotated[str, typer.Option(help="Who writes: rule (offline) or openai (any such endpoint).")] = "rule",
     split: Annotated[str | None, typer.Option(help="Which split of the folder.")] = None,
     kinds: Annotated[str, typer.Option(help="Comma-separated.")] = "caption,conversation,detail,reasoning",
     mix: Annotated[str | None, typer.Option(help="conversation:detail:reasoning, such as 58:23:77.")] = None,
     per_image: Annotated[int, typer.Option(help="With --mix: instructions a picture and language gets.", min=1)] = 1,
-    language: Annotated[str, typer.Option(help="Comma-separated: en,ko.")] = "en",
+    language: Annotated[str, typer.Option(help="Comma-separated: en,ko; openai writes any other too.")] = "en",
     limit: Annotated[int | None, typer.Option(help="The first N pictures.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Decides every choice.")] = 0,
+    model: Annotated[str | None, typer.Option(help="openai: the model's name at the endpoint.")] = None,
+    base_url: Annotated[str, typer.Option(help="openai: the endpoint.")] = "https://api.openai.com/v1",
+    api_key_file: Annotated[Path | None, typer.Option(help="openai: the key; else OPENAI_API_KEY is read.")] = None,
+    see: Annotated[bool, typer.Option("--see", help="openai: send the picture itself too.")] = False,
+    concurrency: Annotated[int, typer.Option(help="openai: requests under way at most.", min=1)] = 16,
+    requests_per_minute: Annotated[float | None, typer.Option(help="openai: limit.", min=0.1)] = None,
+    tokens_per_minute: Annotated[float | None, typer.Option(help="openai: limit.", min=1)] = None,
+    tries: Annotated[int, typer.Option(help="openai: asked again when the checks reject a reply.", min=1)] = 3,
+    budget: Annotated[float | None, typer.Option(help="openai: dollars that are never exceeded.", min=0)] = None,
+    prices: Annotated[Path | None, typer.Option(help="openai: a price table in place of the shipped one.")] = None,
+    allow_drift: Annotated[bool, typer.Option("--allow-drift", help="openai: go on with another prompt.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="openai: count and price it all, ask nothing.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Have a teacher write instruction data about described pictures."""
-    from vistune.datagen import Wishes
+    from vistune.datagen import TEACHERS, Service, Wishes
 
+    lookup(teacher, dict.fromkeys(TEACHERS), "teacher")
     if mix is None and per_image != 1:
         raise RecipeError(f"--per-image {per_image} goes with --mix", "add --mix 58:23:77, or leave it out")
     if mix is not None and not {"conversation", "detail", "reasoning"} <= set(kinds.split(",")):
         raise RecipeError("--mix deals conversation, detail and reasoning", "leave --kinds out, or leave --mix out")
+    if (model is None) != (teacher == "rule"):
+        raise RecipeError(f"--teacher {teacher} and --model {model}", "openai needs --model, rule takes none")
+    if dry_run and model is None:
+        raise RecipeError("--dry-run: the rule teacher costs nothing", "leave it out")
     wishes = Wishes(
         kinds=tuple(kinds.split(",")),
         languages=tuple(language.split(",")),
@@ -124,8 +143,48 @@ def generate(
         per_image=per_image,
         seed=seed,
     )
-    made = workflows.generate_data(source, out, wishes, teacher=teacher, split=split, limit=limit, watch=watch)
+    service = None
+    if model is not None:
+        service = Service(
+            model=model,
+            base_url=base_url,
+            key_file=api_key_file,
+            see=see,
+            tries=tries,
+            concurrency=concurrency,
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
+            budget=budget,
+            prices=prices,
+            allow_drift=allow_drift,
+        )
+    if dry_run and service is not None:
+        plan = workflows.plan_generation(source, wishes, service, split=split, limit=limit)
+        print_json(plan) if as_json else print_plan(plan)
+        return
+    made = workflows.generate_data(source, out, wishes, service=service, split=split, limit=limit, watch=watch)
+    counts = {"samples": len(made.rows), "rejected": len(made.rejects), "spent": dict(made.spent)}
+    if as_json:
+        print_json(counts)
+        return
     stdout.print(f"{out}: {len(made.rows)} samples, {len(made.rejects)} rejected; report: {out / 'report.html'}")
+
+
+def print_plan(plan: dict[str, Any]) -> None:
+    """What a run would ask, cost and take, and three requests as they would be sent."""
+    for number, example in enumerate(plan["examples"], start=1):
+        stdout.print(f"--- request {number} of {plan['requests']} ---", markup=False)
+        stdout.print(json.dumps(example, ensure_ascii=False, indent=1), markup=False, soft_wrap=True)
+    money = (
+        "no price known"
+        if plan["dollars"] is None
+        else f"${plan['dollars']:.2f}, at most ${plan['dollars_at_most']:.2f}"
+    )
+    stdout.print(
+        f"{plan['requests']} requests · {plan['prompt_tokens']} prompt and {plan['completion_tokens']} completion "
+        f"tokens ({plan['tokens_by']}) · {money} · {plan['minutes']:.1f} minutes ({plan['minutes_by']})",
+        markup=False,
+    )
 
 
 def _mix(text: str | None) -> tuple[int, int, int] | None:

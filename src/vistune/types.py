@@ -174,12 +174,13 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A sample set aside, with the reason's code and text."""
+    """A sample set aside, with the reason's code and text, and what was received in its place, if anything was."""
 
     id: str
     origin: str
     reason: str
     detail: str
+    raw: str = ""
 
 
 @dataclass(frozen=True, slots=True)

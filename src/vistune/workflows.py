@@ -17,10 +17,11 @@ from vistune.recipe import DataSource, Recipe
 
 if TYPE_CHECKING:
     from vistune.data import CheckReport
-    from vistune.datagen import Generated, Wishes
+    from vistune.datagen import Generated, Service, Wishes
     from vistune.evaluation import Answered
     from vistune.generation import Assistant
     from vistune.scenes import DrawnFolder
+    from vistune.types import AnnotatedImage
 
 
 def draw_scenes(
@@ -40,25 +41,50 @@ def generate_data(
     out: Path,
     wishes: Wishes,
     *,
-    teacher: str = "rule",
+    service: Service | None = None,
     split: str | None = None,
     limit: int | None = None,
     watch: Watch = silent,
 ) -> Generated:
-    """Have a teacher write instruction data about a COCO folder's pictures."""
-    from vistune.datagen import generate, read_coco, write_generated
-    from vistune.datagen.generate import orders
+    """Have a teacher write instruction data about described pictures: the rule teacher, or a `service`.
+
+    A stopped run of a service goes on where it was when it is called again with the same `out`.
+    """
+    from vistune.datagen import by_rule, by_service, is_asked, make_orders, write_generated
     from vistune.report import write_data_report
 
-    refuse_written(out, "samples.json")
-    images = read_coco(source, split)[:limit]
-    if not images:
-        raise DataError(f"{source}: split {split!r} has no pictures", "name another split")
-    with watch("generate", len(orders(images, wishes))) as advance:
-        made = generate(images, wishes, teacher=teacher, advance=advance)
+    if service is None or not (out / "journal.jsonl").exists():
+        refuse_written(out, "samples.json")
+    images = described_pictures(source, split, limit)
+    orders = make_orders(images, wishes)
+    if service is None:
+        with watch("generate", len(orders)) as advance:
+            made = by_rule(images, wishes, advance)
+    else:
+        with watch("generate", sum(map(is_asked, orders))) as advance:
+            made = by_service(images, wishes, service, out, advance)
     write_generated(out, made, images)
     write_data_report(out)
     return made
+
+
+def plan_generation(
+    source: Path, wishes: Wishes, service: Service, *, split: str | None = None, limit: int | None = None
+) -> dict[str, Any]:
+    """What a run of a service would ask, cost and take; nothing is sent."""
+    from vistune.datagen import foresee, is_asked, make_orders
+
+    orders = make_orders(described_pictures(source, split, limit), wishes)
+    return foresee([order for order in orders if is_asked(order)], service)
+
+
+def described_pictures(source: Path, split: str | None, limit: int | None) -> list[AnnotatedImage]:
+    from vistune.datagen import read_coco
+
+    images = read_coco(source, split)[:limit]
+    if not images:
+        raise DataError(f"{source}: split {split!r} has no pictures", "name another split")
+    return images
 
 
 def refuse_written(out: Path, name: str) -> None:

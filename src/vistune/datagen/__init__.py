@@ -1,6 +1,22 @@
 """Instruction data: described pictures in, checked conversations out."""
 
 from vistune.datagen.coco import read_coco, splits_of
-from vistune.datagen.generate import TEACHERS, Generated, Wishes, generate, write_generated
+from vistune.datagen.generate import TEACHERS, Generated, by_rule, by_service, is_asked, write_generated
+from vistune.datagen.orders import Order, Wishes, make_orders
+from vistune.datagen.teacher import Service, foresee
 
-__all__ = ["TEACHERS", "Generated", "Wishes", "generate", "read_coco", "splits_of", "write_generated"]
+__all__ = [
+    "TEACHERS",
+    "Generated",
+    "Order",
+    "Service",
+    "Wishes",
+    "by_rule",
+    "by_service",
+    "foresee",
+    "is_asked",
+    "make_orders",
+    "read_coco",
+    "splits_of",
+    "write_generated",
+]

@@ -1,146 +1,139 @@
 """Instruction data from described pictures: who says what about which picture, in which language.
 
-AnnotatedImages -> orders (picture, kind, language) -> teacher -> rows -> samples.json, messages.jsonl, rejects.jsonl
-The seed decides everything: the same call writes the same bytes.
+AnnotatedImages -> orders -> teacher -> rows -> samples.json, messages.jsonl, rejects.jsonl
+The seed decides everything that is ours: the same call, over the same replies, writes the same bytes.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vistune.datagen import rule
+from vistune.datagen.orders import Order, Wishes, make_orders, own_captions
+from vistune.datagen.prompts import OWN_LANGUAGES
+from vistune.datagen.replies import Turns
+from vistune.datagen.teacher import Service, Settled, Tally, ask_all, open_asker, turns_of
 from vistune.errors import RecipeError
 from vistune.files import write_atomic, write_json, write_jsonl
-from vistune.registry import lookup
-from vistune.types import KINDS, AnnotatedImage, Reject
+from vistune.remote import Asker
+from vistune.types import AnnotatedImage, Reject
 
-Teacher = Callable[[AnnotatedImage, str, str, random.Random, int], rule.Turns | None]
-TEACHERS: Mapping[str, Teacher] = {"rule": rule.write}
-RULE_LANGUAGES = ("en", "ko")
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """One sample to write."""
-
-    image: AnnotatedImage
-    kind: str
-    language: str
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """What to write: kinds, languages, and how many instructions a picture and language gets.
-
-    Without `mix` every picture gets each kind in each language. With it (conversation : detail : reasoning, as in
-    58:23:77) instruction kinds are dealt over the pictures in that proportion, `per_image` for each language;
-    captions are written for each picture either way.
-    """
-
-    kinds: tuple[str, ...] = KINDS
-    languages: tuple[str, ...] = ("en",)
-    mix: tuple[int, int, int] | None = None
-    per_image: int = 1
-    seed: int = 0
+TEACHERS = ("rule", "openai")
 
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """Rows in LLaVA form, in the order of the pictures, and what could not be written."""
+    """Rows in LLaVA form, in the order of the pictures, what could not be written, and what it cost."""
 
     rows: list[dict[str, Any]]
     rejects: list[Reject]
+    spent: Mapping[str, Any] = field(default_factory=dict)
 
 
-def orders(images: Sequence[AnnotatedImage], wishes: Wishes) -> list[Order]:
-    """What to write about which picture, decided by the seed alone."""
-    for kind in wishes.kinds:
-        lookup(kind, dict.fromkeys(KINDS), "kind")
-    if wishes.mix is None:
-        return [
-            order
-            for image in images
-            for language in wishes.languages
-            for kind in wishes.kinds
-            for order in (_captions(image, language) if kind == "caption" else [Order(image, kind, language, 0)])
-        ]
-    places = [(image, language) for image in images for language in wishes.languages]
-    dealt = _deal(wishes.mix, len(places) * wishes.per_image)
-    random.Random(f"{wishes.seed}/mix").shuffle(dealt)
-    result = []
-    for k, (image, language) in enumerate(places):
-        if "caption" in wishes.kinds:
-            result += _captions(image, language)
-        mine = dealt[k * wishes.per_image : (k + 1) * wishes.per_image]
-        seen: Counter[str] = Counter()
-        for kind in mine:
-            result.append(Order(image, kind, language, seen[kind]))
-            seen[kind] += 1
-    return result
-
-
-def _captions(image: AnnotatedImage, language: str) -> list[Order]:
-    """One order for each caption that the picture has in the language; one to be written where it has none."""
-    own = [text for text in image.captions if rule.is_korean(text) == (language == "ko")]
-    each = [replace(image, captions=(text,)) for text in own] or [image]
-    return [Order(alone, "caption", language, number) for number, alone in enumerate(each)]
-
-
-def _deal(mix: tuple[int, int, int], total: int) -> list[str]:
-    """`total` kinds in the proportion `mix`, by largest remainder."""
-    names = ("conversation", "detail", "reasoning")
-    if min(mix) < 0 or sum(mix) == 0:
-        raise RecipeError(f"mix {mix}: shares must be 0 or more, one of them above 0", "write for example 58:23:77")
-    exact = [total * share / sum(mix) for share in mix]
-    counts = [int(share) for share in exact]
-    for k in sorted(range(3), key=lambda k: counts[k] - exact[k])[: total - sum(counts)]:
-        counts[k] += 1
-    return [name for name, count in zip(names, counts, strict=True) for _ in range(count)]
-
-
-def generate(
-    images: Sequence[AnnotatedImage],
-    wishes: Wishes,
-    *,
-    teacher: str = "rule",
-    advance: Callable[[int], None] = lambda n: None,
+def by_rule(
+    images: Sequence[AnnotatedImage], wishes: Wishes, advance: Callable[..., None] = lambda count: None
 ) -> Generated:
-    """Have the teacher write every order; what it cannot write is set aside with its reason."""
-    write = lookup(teacher, TEACHERS, "teacher")
+    """The offline teacher writes every order; what it cannot write is set aside with its reason."""
     for language in wishes.languages:
-        if teacher == "rule" and language not in RULE_LANGUAGES:
+        if language not in OWN_LANGUAGES:
             raise RecipeError(
-                f"the rule teacher writes no {language!r}", f"choose of {', '.join(RULE_LANGUAGES)}, or another teacher"
+                f"the rule teacher writes no {language!r}", f"choose of {', '.join(OWN_LANGUAGES)}, or another teacher"
             )
     rows: list[dict[str, Any]] = []
     rejects: list[Reject] = []
-    for order in orders(images, wishes):
-        name = f"{order.image.id}-{order.kind}-{order.language}" + (f"-{order.number}" if order.number else "")
-        chance = random.Random(f"{wishes.seed}/{name}")
-        turns = write(order.image, order.kind, order.language, chance, order.number)
-        if turns is None:
-            rejects.append(
-                Reject(
-                    name, str(order.image.path), "too_little_known", "captions and boxes settle nothing of this kind"
-                )
-            )
-        elif any("<image>" in text for turn in turns for text in turn):
-            rejects.append(Reject(name, str(order.image.path), "image_marker", "the text holds the marker <image>"))
-        else:
-            rows.append(_row(name, order, turns, chance))
+    for order in make_orders(images, wishes):
+        _write_by_rule(order, wishes.seed, rows, rejects)
         advance(1)
     return Generated(rows, rejects)
 
 
-def _row(name: str, order: Order, turns: rule.Turns, chance: random.Random) -> dict[str, Any]:
+def _write_by_rule(order: Order, seed: int, rows: list[dict[str, Any]], rejects: list[Reject]) -> None:
+    chance = random.Random(f"{seed}/{order.name}")
+    turns = rule.write(order.image, order.kind, order.language, chance, order.number)
+    origin = str(order.image.path)
+    if turns is None:
+        rejects.append(Reject(order.name, origin, "too_little_known", "captions and boxes settle nothing of this kind"))
+    elif any("<image>" in text for turn in turns for text in turn):
+        rejects.append(Reject(order.name, origin, "special_tokens", "the text holds the marker <image>"))
+    else:
+        rows.append(_row(order, turns, chance))
+
+
+def by_service(
+    images: Sequence[AnnotatedImage], wishes: Wishes, service: Service, folder: Path, advance: Callable[..., None]
+) -> Generated:
+    """A remote teacher writes every order but captions that the picture has already; its journal lies in `folder`."""
+    orders = make_orders(images, wishes)
+    asked = [order for order in orders if is_asked(order)]
+    asker = open_asker(service, folder, service.header(wishes.kinds, wishes.languages), seed=wishes.seed)
+    try:
+        settled = asyncio.run(_ask(asked, service, asker, advance))
+        return _collect(orders, dict(zip((order.name for order in asked), settled, strict=True)), asker, wishes.seed)
+    finally:
+        asker.journal.close()
+
+
+def is_asked(order: Order) -> bool:
+    """Whether an order costs a request."""
+    return order.kind != "caption" or not own_captions(order.image, order.language)
+
+
+async def _ask(orders: Sequence[Order], service: Service, asker: Asker, advance: Callable[..., None]) -> list[Settled]:
+    def report(tally: Tally) -> None:
+        worst = ", ".join(f"{code} {count}" for code, count in tally.rejected.most_common(3))
+        advance(1, f"${asker.budget.spent:.2f}" + (f" · rejected: {worst}" if worst else ""))
+
+    try:
+        return await ask_all(orders, service, asker, report)
+    finally:
+        await asker.client.close()
+
+
+def _collect(orders: Sequence[Order], settled: Mapping[str, Settled], asker: Asker, seed: int) -> Generated:
+    """Rows from the journal, in the orders' own order."""
+    rows: list[dict[str, Any]] = []
+    rejects: list[Reject] = []
+    for order in orders:
+        if order.name not in settled:
+            _write_by_rule(order, seed, rows, rejects)
+            continue
+        turns, raw = turns_of(order, settled[order.name], asker)
+        if turns:
+            chance = random.Random(f"{seed}/{order.name}")
+            rows.append(_row(order, _with_question(order, turns), chance))
+            continue
+        fault = settled[order.name].faults[0]
+        rejects.append(Reject(order.name, str(order.image.path), fault.code, fault.detail, raw))
+    ledger = asker.ledger
+    spent = {
+        "model": ledger.model,
+        "dollars": round(ledger.dollars, 6),
+        "maybe_dollars": round(ledger.maybe_dollars, 6),
+        "maybe_billed": ledger.maybe_billed,
+        "priced": asker.price is not None,
+        "prompt_tokens": ledger.prompt_tokens,
+        "completion_tokens": ledger.completion_tokens,
+        "outcomes": dict(sorted(ledger.outcomes.items())),
+    }
+    return Generated(rows, rejects, spent)
+
+
+def _with_question(order: Order, turns: Turns) -> Turns:
+    """A description's own question, where it is ours to ask."""
+    if turns[0][0]:
+        return turns
+    return ((rule.instruction(order.image.id, order.kind, order.language, order.number), turns[0][1]),)
+
+
+def _row(order: Order, turns: Turns, chance: random.Random) -> dict[str, Any]:
     """LLaVA form; the marker stands before or after the first question by chance, as in the original's data."""
     conversations = []
     for number, (question, answer) in enumerate(turns):
@@ -148,7 +141,7 @@ def _row(name: str, order: Order, turns: rule.Turns, chance: random.Random) -> d
             question = f"<image>\n{question}" if chance.random() < 0.5 else f"{question}\n<image>"
         conversations += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
     return {
-        "id": name,
+        "id": order.name,
         "image": order.image.path.name,
         "kind": order.kind,
         "language": order.language,
@@ -162,7 +155,10 @@ def write_generated(out: Path, made: Generated, images: Sequence[AnnotatedImage]
     write_json(out / "images.json", {"folders": folders})
     write_jsonl(
         out / "rejects.jsonl",
-        ({"id": r.id, "origin": Path(r.origin).name, "reason": r.reason, "detail": r.detail} for r in made.rejects),
+        (
+            {"id": r.id, "origin": Path(r.origin).name, "reason": r.reason, "detail": r.detail, "raw": r.raw}
+            for r in made.rejects
+        ),
     )
     write_jsonl(out / "messages.jsonl", (_messages(row) for row in made.rows))
     counts = Counter(f"{row['kind']}/{row['language']}" for row in made.rows)
@@ -174,6 +170,7 @@ def write_generated(out: Path, made: Generated, images: Sequence[AnnotatedImage]
             "images": len(images),
             "counts": dict(sorted(counts.items())),
             "rejects": dict(reasons),
+            "spent": dict(made.spent),
         },
     )
     write_atomic(out / "samples.json", _json_list(made.rows))

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import json
 import random
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from typing import Any
 
+from vistune.datagen.orders import own_captions
+from vistune.datagen.replies import Turns
 from vistune.facts import QUESTION_TYPES, Scene, ask, brief_cue, caption, description, reason
 from vistune.types import AnnotatedImage
-
-Turns = tuple[tuple[str, str], ...]
 
 BRIEF_SHARE = 0.75  # of conversations: short answers, asked for in the first turn as LLaVA-1.5's data does
 LONGEST_CONVERSATION = 8  # turns
@@ -40,10 +39,16 @@ def write(image: AnnotatedImage, kind: str, language: str, rng: random.Random, n
         return (turn,) if turn else None
     if not image.boxes and (kind == "detail" or not image.captions):
         return None
-    choices = instructions()[kind][language]
-    asked = choices[(random.Random(image.id).randrange(len(choices)) + number) % len(choices)]
+    asked = instruction(image.id, kind, language, number)
     said = _detail(image, scene, language, rng) if kind == "detail" else _caption(image, scene, language, rng)
     return ((asked, said),)
+
+
+def instruction(image_id: str, kind: str, language: str, number: int) -> str:
+    """The question of a detail or caption sample; each sample of a picture gets another one."""
+    choices = instructions()[kind][language]
+    chosen: str = choices[(random.Random(image_id).randrange(len(choices)) + number) % len(choices)]
+    return chosen
 
 
 def conversation(scene: Scene, language: str, rng: random.Random, *, turns: int = LONGEST_CONVERSATION) -> Turns | None:
@@ -69,31 +74,18 @@ def conversation(scene: Scene, language: str, rng: random.Random, *, turns: int 
 def _detail(image: AnnotatedImage, scene: Scene, language: str, rng: random.Random) -> str:
     """What the boxes settle; of a photograph, what people said of it first: boxes do not know what is going on."""
     said = description(scene, language, rng)
-    if scene.colored or not _own(image, language):
+    if scene.colored or not own_captions(image, language):
         return said
-    opening = _clean(rng.choice(_own(image, language)))
+    opening = _clean(rng.choice(own_captions(image, language)))
     opening = opening[:1].upper() + opening[1:]
     return f"{opening}{'' if opening.endswith(('.', '!', '?')) else '.'} {said}"
 
 
-def _own(image: AnnotatedImage, language: str) -> list[str]:
-    return [text for text in image.captions if is_korean(text) == (language == "ko")]
-
-
 def _caption(image: AnnotatedImage, scene: Scene, language: str, rng: random.Random) -> str:
     """One of the picture's own captions in that language, else one written from its boxes."""
-    own = _own(image, language)
+    own = own_captions(image, language)
     return _clean(rng.choice(own)) if own else caption(scene, language, rng)
-
-
-def is_korean(text: str) -> bool:
-    return bool(re.search("[가-힣]", text))
 
 
 def _clean(text: str) -> str:
     return " ".join(text.split())
-
-
-def languages(names: Sequence[str]) -> tuple[str, ...]:
-    """The languages that rules are written for, of those asked for."""
-    return tuple(name for name in names if name in ("en", "ko"))

@@ -11,7 +11,8 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,6 +97,19 @@ def drift(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return "\n".join(difflib.unified_diff(old, new, "asked before", "asked now", lineterm="", n=1))
 
 
+class _Idle:
+    """The current task, in the set of those that only wait."""
+
+    def __init__(self, tasks: set[asyncio.Task[Any]]) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.tasks, self.task = tasks, task
+        tasks.add(task)
+
+    def discard(self) -> None:
+        self.tasks.discard(self.task)
+
+
 class Asker:
     """Asks one endpoint, many questions at a time; what the journal holds is never asked again."""
 
@@ -128,7 +142,7 @@ class Asker:
         self.budget = Budget(budget, spent=self.ledger.dollars + self.ledger.maybe_dollars)
         self.chance = random.Random(seed)
         self.stopping: VistuneError | None = None
-        self.in_flight = 0
+        self.idle: set[asyncio.Task[Any]] = set()
 
     async def begin(self) -> None:
         """Write this run's header where it is not the journal's newest."""
@@ -137,7 +151,26 @@ class Asker:
 
     def stop(self, why: VistuneError) -> None:
         """No question is sent from now on; what is under way may end. The first reason is the one that counts."""
-        self.stopping = self.stopping or why
+        if self.stopping is None:
+            self.stopping = why
+            for task in self.idle:
+                task.cancel()
+
+    @contextmanager
+    def _idle(self) -> Iterator[_Idle]:
+        """A stretch of waiting that `stop` cuts short, with the reason for stopping in place of the cancellation."""
+        self._check_stopped()
+        idle = _Idle(self.idle)
+        try:
+            yield idle
+        except asyncio.CancelledError:
+            self._check_stopped()
+            raise
+        except (BudgetError, TeacherError) as error:
+            self.stop(error)
+            raise
+        finally:
+            idle.discard()
 
     async def ask(self, key: str, body: bytes, *, prompt_bound: int, completion_bound: int) -> Answer:
         """The answer to one question; `prompt_bound`, `completion_bound`: tokens that it cannot exceed.
@@ -156,10 +189,8 @@ class Asker:
             await self._failure(key, send, outcome, worst)
             if outcome.kind == "refused":
                 return Answer(Completion(None, "refused_by_service", "", None, None))
-            self._check_stopped()
-            if outcome.kind != "limited":
-                wait = backoff_seconds(attempt, self.chance)
-                await asyncio.sleep(max(wait, outcome.retry_after or 0.0))
+            with self._idle():
+                await asyncio.sleep(max(backoff_seconds(attempt, self.chance), outcome.retry_after or 0.0))
         return Answer(Completion(None, "no_answer", "", None, None))
 
     def answer_at(self, offset: int) -> Answer:
@@ -173,39 +204,34 @@ class Asker:
     async def _send(self, key: str, body: bytes, worst: float, tokens: int) -> tuple[Outcome, int]:
         """One request on the wire, its worst case reserved and its intent on disk before that."""
         while True:
-            self._check_stopped()
-            try:
+            with self._idle():
                 await self.budget.reserve(worst)
-            except BudgetError as error:
-                self.stop(error)
-                raise
             send = self.ledger.sends[key] + 1
+            await self._keep({"t": "intent", "key": key, "send": send, "worst": worst, "at": time.time()})
+            outcome = Outcome("failed", 0, "", "not sent: stopping")
             try:
-                await self._append({"t": "intent", "key": key, "send": send, "worst": worst, "at": time.time()})
-                async with self.pace.turn(tokens):
-                    if self.stopping is not None:
-                        await self._failure(
-                            key, send, Outcome("failed", 0, "", "not sent: the run was stopping"), worst
-                        )
-                        raise self.stopping
-                    self.in_flight += 1
-                    try:
+                with self._idle() as idle:
+                    async with self.pace.turn(tokens):
+                        idle.discard()
+                        self._check_stopped()
+                        outcome = Outcome("unknown", 0, "", "no answer: stopping")
                         outcome = await self.client.complete(body, key=f"{key}/{send}")
-                    finally:
-                        self.in_flight -= 1
-                    if outcome.kind == "limited":
-                        await self.pace.limited(outcome.retry_after)
-                    elif outcome.kind in ("failed", "unknown"):
-                        await self.pace.failed()
-                    else:
-                        await self.pace.succeeded()
-            except TeacherError as error:
-                self.stop(error)
+                        await self._tell_pace(outcome)
+            except (VistuneError, asyncio.CancelledError):
+                await asyncio.shield(self._failure(key, send, outcome, worst))
                 raise
-            if outcome.kind == "limited" and self.stopping is None:
-                await self._failure(key, send, outcome, worst)
-                continue  # a 429 is no failure of the question: it waits for the pace as long as that takes
-            return outcome, send
+            if outcome.kind != "limited" or self.stopping is not None:
+                return outcome, send
+            await self._failure(key, send, outcome, worst)
+            # A 429 is no failure of the question: it waits for the pace as long as that takes.
+
+    async def _tell_pace(self, outcome: Outcome) -> None:
+        if outcome.kind == "limited":
+            await self.pace.limited(outcome.retry_after)
+        elif outcome.kind in ("failed", "unknown"):
+            await self.pace.failed()
+        else:
+            await self.pace.succeeded()
 
     async def _reply(self, key: str, send: int, outcome: Outcome, worst: float) -> Answer:
         """Everything that was paid for goes to disk before anybody looks into it."""
