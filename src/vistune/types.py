@@ -53,6 +53,7 @@ class AnnotatedImage:
     path: Path
     captions: tuple[str, ...] = ()
     boxes: tuple[Box, ...] = ()
+    crowds: tuple[str, ...] = ()  # labels of which there are more than the boxes show (COCO's `iscrowd`)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ def read_coco(folder: Path, split: str | None = None) -> list[AnnotatedImage]:
     images: dict[int, dict[str, Any]] = {}
     captions: dict[int, list[str]] = defaultdict(list)
     boxes: dict[int, list[Box]] = defaultdict(list)
+    crowds: dict[int, set[str]] = defaultdict(set)
     captions_file = folder / "annotations" / f"captions_{split}.json"
     if captions_file.exists():
         tree = _tree(captions_file)
@@ -62,7 +63,9 @@ def read_coco(folder: Path, split: str | None = None) -> list[AnnotatedImage]:
             labels = {category["id"]: _text(category["name"]) for category in tree["categories"]}
         for number, row in enumerate(tree["annotations"]):
             with _placed(f"{instances_file}: annotations[{number}]", "box"):
-                if not row.get("iscrowd"):
+                if row.get("iscrowd"):  # its box spans a group that nobody counted
+                    crowds[row["image_id"]].add(labels[row["category_id"]])
+                else:
                     boxes[row["image_id"]].append(_box(row, images, labels))
     return [
         AnnotatedImage(
@@ -70,6 +73,7 @@ def read_coco(folder: Path, split: str | None = None) -> list[AnnotatedImage]:
             path=_find(folder / split, image["file_name"], split),
             captions=tuple(captions[key]),
             boxes=tuple(boxes[key]),
+            crowds=tuple(sorted(crowds[key])),
         )
         for key, image in sorted(images.items())
     ]

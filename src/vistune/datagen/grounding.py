@@ -119,7 +119,7 @@ def _is_ko_noun(text: str, match: re.Match[str]) -> bool:
 def _evidence(image: AnnotatedImage) -> set[str]:
     """Classes that captions or boxes name, or make likely enough."""
     classes = _data()["classes"]
-    found = {box.label for box in image.boxes}
+    found = {box.label for box in image.boxes} | set(image.crowds)
     for caption in image.captions:
         lowered = caption.lower()
         tokens = set(re.findall(r"[a-z']+|[가-힣]+", lowered))
@@ -211,7 +211,7 @@ def wrong_count(image: AnnotatedImage, turns: tuple[tuple[str, str], ...], langu
 
     A smaller number may speak of a part ("two people on the left"); it is wrong only where it speaks of all.
     """
-    counts = Counter(box.label for box in image.boxes)
+    counts = Counter(box.label for box in image.boxes if box.label not in image.crowds)
     told = {(label, number) for caption in image.captions for known in ("en", "ko")
             for label, number, _ in _counted(caption, known)}  # fmt: skip
     for question, answer in turns:
@@ -295,7 +295,7 @@ _KO_SIDES = {"왼쪽": "left", "오른쪽": "right", "위": "above", "위쪽": "
 def wrong_position(image: AnnotatedImage, turns: tuple[tuple[str, str], ...], language: str) -> str:
     """The first stated side that the boxes contradict, as words; only of classes with exactly one box."""
     counts = Counter(box.label for box in image.boxes)
-    single = {box.label: box for box in image.boxes if counts[box.label] == 1}
+    single = {box.label: box for box in image.boxes if counts[box.label] == 1 and box.label not in image.crowds}
     for question, answer in turns:
         statements = [clause for clause in clauses(answer, language) if is_asserted(clause, language)]
         if _YES.match(answer):

@@ -79,6 +79,8 @@ def messages(image: AnnotatedImage, kind: str, language: str, *, see: bool = Fal
             asked.append({"role": "user", "content": context(shot["captions"], boxes, kind)})
             asked.append({"role": "assistant", "content": shot["reply"]})
     text = context(image.captions, image.boxes, kind)
+    if image.crowds and "boxes" in SHOWN[kind]:
+        text += f"\nmany more: {', '.join(image.crowds)}"
     asked.append({"role": "user", "content": [{"type": "text", "text": text}, _picture(image)] if see else text})
     return asked
 

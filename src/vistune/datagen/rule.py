@@ -31,7 +31,7 @@ def write(image: AnnotatedImage, kind: str, language: str, rng: random.Random, n
 
     `number`: how many samples of this kind and language the picture has already; each gets another instruction.
     """
-    scene = Scene(image.boxes)
+    scene = Scene(image.boxes, image.crowds)
     if kind == "conversation":
         return conversation(scene, language, rng)
     if kind == "reasoning":

@@ -19,7 +19,12 @@ def caption(scene: Scene, language: str, rng: random.Random) -> str:
     if not scene.boxes:
         return rng.choice(_EMPTY[language])
     if not scene.colored or len(scene.boxes) > LARGEST_LISTED:
-        counts = _join([words.counted(count, label, language) for label, count in scene.labels.most_common()], language)
+        named = dict(scene.labels.most_common()) | dict.fromkeys(scene.crowds, 0)
+        counted = [
+            words.many(label, language) if label in scene.crowds else words.counted(count, label, language)
+            for label, count in named.items()
+        ]
+        counts = _join(counted, language)
         return _sentence(rng.choice(_COUNTS[language]).format(things=counts), language)
     phrases = [_phrase(box, language) for box in reading_order(scene.boxes)]
     if language == "ko":

@@ -86,6 +86,11 @@ def counted(count: int, label: str, language: str) -> str:
     return f"{EN_NUMBERS[count] if count < len(EN_NUMBERS) else count} {plural(label, 'en')}"
 
 
+def many(label: str, language: str) -> str:
+    """ "many people" · "사람 여러 명", where nobody has counted."""
+    return f"{noun(label, 'ko')} 여러 {counter(label)}" if language == "ko" else f"many {plural(label, 'en')}"
+
+
 _PARTICLE = re.compile(r"(.)\[([^/\]]+)/([^\]]+)\]")
 
 

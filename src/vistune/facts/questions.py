@@ -90,7 +90,11 @@ def _absent(scene: Scene, rng: random.Random) -> tuple[str, str]:
     """A name that is not there; in a coloured scene most often a mix of a colour and a shape that are."""
     objects = words.lexicon()["objects"]
     if not scene.colored:
-        absent = [k for k in objects if not words.is_shape(k) and words.is_plain(k) and k not in scene.labels]
+        absent = [
+            k
+            for k in objects
+            if not words.is_shape(k) and words.is_plain(k) and k not in scene.labels and k not in scene.crowds
+        ]
         return "", rng.choice(absent)
     colors = list(words.lexicon()["colors"])
     labels = [label for label in objects if words.is_shape(label)]
@@ -113,8 +117,10 @@ def _count(scene: Scene, rng: random.Random) -> Fact | None:
     if form == "color":
         color = rng.choice(list(scene.colors))
         return Fact("count_color", {"color": color, "number": scene.colors[color]})
-    label = rng.choice(list(scene.labels))
-    return Fact("count_label", {"label": label, "number": scene.labels[label]})
+    if not scene.countable:
+        return None
+    label = rng.choice(list(scene.countable))
+    return Fact("count_label", {"label": label, "number": scene.countable[label]})
 
 
 def _position(scene: Scene, rng: random.Random) -> Fact | None:
@@ -167,7 +173,8 @@ def _beside(scene: Scene, rng: random.Random) -> Fact | None:
 
 
 def _more(scene: Scene, rng: random.Random) -> Fact | None:
-    pairs = [(a, b) for a in scene.labels for b in scene.labels if scene.labels[a] > scene.labels[b]]
+    counts = scene.countable
+    pairs = [(a, b) for a in counts for b in counts if counts[a] > counts[b]]
     if not pairs:
         return None
     more, fewer = rng.choice(pairs)
@@ -178,7 +185,7 @@ def _more(scene: Scene, rng: random.Random) -> Fact | None:
 
 
 def _removal(scene: Scene, rng: random.Random) -> Fact | None:
-    if len(scene.labels) < 2:
+    if len(scene.labels) < 2 or scene.crowds:
         return None
     label = rng.choice(list(scene.labels))
     left = len(scene.boxes) - scene.labels[label]

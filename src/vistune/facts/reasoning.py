@@ -26,10 +26,10 @@ def reason(scene: Scene, language: str, rng: random.Random) -> Turn | None:
 
 
 def _compare_counts(scene: Scene, language: str, rng: random.Random) -> Turn | None:
-    if len(scene.labels) < 2:
+    if len(scene.countable) < 2:
         return None
-    first, second = rng.sample(list(scene.labels), 2)
-    a, b = scene.labels[first], scene.labels[second]
+    first, second = rng.sample(list(scene.countable), 2)
+    a, b = scene.countable[first], scene.countable[second]
     if language == "ko":
         one, other = words.noun(first, "ko"), words.noun(second, "ko")
         verdict = f"{one}[이/가] 더 많습니다" if a > b else f"{other}[이/가] 더 많습니다" if b > a else "수가 같습니다"
@@ -49,7 +49,7 @@ def _compare_counts(scene: Scene, language: str, rng: random.Random) -> Turn | N
 
 
 def _take_away(scene: Scene, language: str, rng: random.Random) -> Turn | None:
-    if len(scene.labels) < 2:
+    if len(scene.labels) < 2 or scene.crowds:
         return None
     label = rng.choice(list(scene.labels))
     total, gone = len(scene.boxes), scene.labels[label]

@@ -26,13 +26,19 @@ def place_of(box: Box) -> str:
 
 @dataclass(frozen=True)
 class Scene:
-    """The boxes of a picture, with what follows from them."""
+    """The boxes of a picture, with what follows from them; of the labels in `crowds` there are more than boxes."""
 
     boxes: tuple[Box, ...]
+    crowds: tuple[str, ...] = ()
 
     @cached_property
     def labels(self) -> Counter[str]:
         return Counter(box.label for box in self.boxes)
+
+    @cached_property
+    def countable(self) -> Counter[str]:
+        """Labels whose boxes are all there are."""
+        return Counter(box.label for box in self.boxes if box.label not in self.crowds)
 
     @cached_property
     def colors(self) -> Counter[str]:
@@ -52,6 +58,7 @@ class Scene:
             box
             for box in self.boxes
             if self.names[key(box)] == 1
+            and box.label not in self.crowds
             and is_plain(box.label)
             and (self.labels[box.label] == 1 or not self.names["", box.label])
         )
