@@ -1,9 +1,10 @@
 """Instruction data: described pictures in, checked conversations out."""
 
 from vistune.datagen.coco import read_coco, splits_of
+from vistune.datagen.estimate import foresee
 from vistune.datagen.generate import TEACHERS, Generated, by_rule, by_service, is_asked, write_generated
 from vistune.datagen.orders import Order, Wishes, make_orders
-from vistune.datagen.teacher import Service, foresee
+from vistune.datagen.teacher import Service
 
 __all__ = [
     "TEACHERS",

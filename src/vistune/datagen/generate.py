@@ -20,7 +20,7 @@ from vistune.datagen import rule
 from vistune.datagen.orders import Order, Wishes, make_orders, own_captions
 from vistune.datagen.prompts import OWN_LANGUAGES
 from vistune.datagen.replies import Turns
-from vistune.datagen.teacher import Service, Settled, Tally, ask_all, open_asker, turns_of
+from vistune.datagen.teacher import Service, Settled, Tally, ask_all, ask_in_batches, open_asker, turns_of
 from vistune.errors import RecipeError
 from vistune.files import write_atomic, write_json, write_jsonl
 from vistune.remote import Asker
@@ -92,6 +92,8 @@ async def _ask(orders: Sequence[Order], service: Service, asker: Asker, advance:
         advance(1, f"${asker.budget.spent:.2f}" + (f" · rejected: {worst}" if worst else ""))
 
     try:
+        if service.batch:
+            return await ask_in_batches(orders, service, asker, report, lambda note: advance(0, note))
         return await ask_all(orders, service, asker, report)
     finally:
         await asker.client.close()

@@ -24,8 +24,19 @@ from vistune.datagen.orders import Order
 from vistune.datagen.prompts import OWN_LANGUAGES, messages, prompts, system_prompt
 from vistune.datagen.replies import Turns, parse_reply
 from vistune.errors import VistuneError
-from vistune.files import read_text
-from vistune.remote import Answer, Asker, Client, Journal, Pace, Price, read_key, read_prices, stopped
+from vistune.remote import (
+    Answer,
+    Asker,
+    Client,
+    Journal,
+    Pace,
+    Price,
+    Question,
+    ask_batch,
+    read_key,
+    read_prices,
+    stopped,
+)
 
 GRACE_SECONDS = 30.0  # how long requests under way may take to end once the run is asked to stop
 MOST_TOKENS = {"conversation": 1024, "detail": 768, "reasoning": 768, "caption": 96}
@@ -49,6 +60,8 @@ class Service:
     budget: float | None = None  # dollars
     prices: Path | None = None
     allow_drift: bool = False
+    batch: bool = False
+    poll_seconds: float = 30.0
     tokenizer: Path | None = None  # counts tokens where the endpoint's model has this one
 
     def price(self) -> Price | None:
@@ -97,6 +110,13 @@ class Tally:
     accepted: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
 
+    def take(self, settled: Settled) -> None:
+        self.asked += 1
+        if settled.faults:
+            self.rejected[settled.faults[0].code] += 1
+        else:
+            self.accepted += 1
+
 
 def request_of(order: Order, service: Service, price: Price | None) -> Request:
     asked = messages(order.image, order.kind, order.language, see=service.see)
@@ -119,69 +139,6 @@ def prompt_bound(asked: Sequence[dict[str, Any]], price: Price | None) -> int:
             if isinstance(part, dict) and part["type"] == "image_url":
                 total += price.image_tokens if price else 0
     return total
-
-
-LATENCY_SECONDS = 5.0  # of one answer, where nothing is known of the service
-ANSWER_TOKENS = {"conversation": 350, "detail": 220, "reasoning": 220, "caption": 25}  # typical of GPT-4-class teachers
-
-
-def foresee(orders: Sequence[Order], service: Service) -> dict[str, Any]:
-    """Requests, tokens, dollars and minutes of a run; how tokens were found is named, dollars have an upper bound."""
-    price = service.price()
-    counter, method = token_counter(service)
-    requests = [request_of(order, service, price) for order in orders]
-    prompt = sum(counter(text) + 4 for request in requests for text in _texts(json.loads(request.body))) + sum(
-        price.image_tokens if service.see and price else 0 for _ in requests
-    )
-    completion = sum(ANSWER_TOKENS[order.kind] for order in orders)
-    minutes = {"latency": len(orders) * LATENCY_SECONDS / service.concurrency / 60}
-    if service.requests_per_minute:
-        minutes["requests per minute"] = len(orders) / service.requests_per_minute
-    if service.tokens_per_minute:
-        minutes["tokens per minute"] = (prompt + completion) / service.tokens_per_minute
-    slowest = max(minutes, key=lambda name: minutes[name])
-    worst = sum(price.dollars(r.prompt_bound, r.completion_bound) for r in requests) * service.tries if price else None
-    return {
-        "requests": len(requests),
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "tokens_by": method,
-        "dollars": price.dollars(prompt, completion) if price else None,
-        "dollars_at_most": worst,
-        "minutes": minutes[slowest],
-        "minutes_by": f"by {slowest}",
-        "examples": [json.loads(requests[k].body) for k in _spread(orders)],
-    }
-
-
-def _spread(orders: Sequence[Order]) -> list[int]:
-    """Three orders, of different kinds where there are as many."""
-    firsts = list({order.kind: k for k, order in reversed(list(enumerate(orders)))}.values())
-    rest = [k for k in range(len(orders)) if k not in firsts]
-    return sorted([*firsts, *rest][:3])
-
-
-def _texts(body: dict[str, Any]) -> Iterator[str]:
-    for message in body["messages"]:
-        content = message["content"]
-        yield from [content] if isinstance(content, str) else (part.get("text", "") for part in content)
-
-
-def token_counter(service: Service) -> tuple[Callable[[str], int], str]:
-    """A count of tokens and how it is made: the tokenizer given, tiktoken if it knows the model, else an estimate."""
-    if service.tokenizer is not None:
-        from tokenizers import Tokenizer
-
-        path = service.tokenizer / "tokenizer.json" if service.tokenizer.is_dir() else service.tokenizer
-        loaded = Tokenizer.from_str(read_text(path))
-        return lambda text: len(loaded.encode(text, add_special_tokens=False).ids), f"counted with {path}"
-    try:
-        import tiktoken
-
-        known = tiktoken.encoding_for_model(service.model)
-    except Exception:  # not installed, a model it does not know, or no network for its vocabulary
-        return lambda text: -(-len(text.encode()) // 3), "estimated: one token for three bytes of UTF-8"
-    return lambda text: len(known.encode(text, disallowed_special=())), f"counted with tiktoken's {known.name}"
 
 
 def judged(order: Order, answer: Answer) -> tuple[Turns, list[Fault]]:
@@ -216,6 +173,58 @@ async def settle(order: Order, service: Service, asker: Asker, price: Price | No
     return last
 
 
+async def ask_in_batches(
+    orders: Sequence[Order], service: Service, asker: Asker, report: Callable[[Tally], None], say: Callable[[str], None]
+) -> list[Settled]:
+    """Every order settled through the Batch API: a round of batches, then another one for what the checks rejected."""
+    done: list[Settled | None] = [None] * len(orders)
+    tally = Tally()
+    await asker.begin()
+    task = asyncio.current_task()
+    assert task is not None
+    with _signals(asker, [task]):
+        for attempt in range(service.tries):
+            await _batch_round(orders, service, asker, done, attempt, say)
+            for number, order in enumerate(orders):
+                if done[number] is None:
+                    done[number] = _settled_at(order, service, asker, attempt)
+                    settled = done[number]
+                    if settled is not None:
+                        tally.take(settled)
+                        report(tally)
+    return [settled for settled in done if settled is not None]
+
+
+async def _batch_round(
+    orders: Sequence[Order],
+    service: Service,
+    asker: Asker,
+    done: Sequence[Settled | None],
+    attempt: int,
+    say: Callable[[str], None],
+) -> None:
+    price = asker.price
+    questions = []
+    for order, settled in zip(orders, done, strict=True):
+        if settled is None:
+            request = request_of(order, service, price)
+            bounds = request.prompt_bound, request.completion_bound
+            worst = price.dollars(*bounds, batch=True) if price else 0.0
+            questions.append(Question(f"{request.key}-{attempt}", request.body, worst))
+    await ask_batch(asker, questions, poll_seconds=service.poll_seconds, report=say)
+
+
+def _settled_at(order: Order, service: Service, asker: Asker, attempt: int) -> Settled | None:
+    """What the reply of one round makes of an order; None where it is to be asked once more."""
+    key = f"{request_of(order, service, asker.price).key}-{attempt}"
+    if key not in asker.ledger.replies:
+        return Settled(None, (Fault("refused_by_service", asker.ledger.refused.get(key, "")),))
+    _, faults = judged(order, asker.answer_at(asker.ledger.replies[key]))
+    if not faults:
+        return Settled(key)
+    return Settled(key, tuple(faults)) if attempt == service.tries - 1 else None
+
+
 async def ask_all(
     orders: Sequence[Order], service: Service, asker: Asker, report: Callable[[Tally], None]
 ) -> list[Settled]:
@@ -229,11 +238,7 @@ async def ask_all(
         for number in waiting:
             settled = await settle(orders[number], service, asker, price)
             done[number] = settled
-            tally.asked += 1
-            if settled.faults:
-                tally.rejected[settled.faults[0].code] += 1
-            else:
-                tally.accepted += 1
+            tally.take(settled)
             report(tally)
 
     await asker.begin()

@@ -1,6 +1,7 @@
 """Remote models behind an OpenAI-compatible endpoint: client, journal, budget, pace; for teachers and judges alike."""
 
 from vistune.remote.asker import Answer, Asker, Ledger, drift, read_ledger, stopped
+from vistune.remote.batch import Question, ask_batch
 from vistune.remote.budget import Budget, Price, read_prices
 from vistune.remote.client import Client, Completion, read_completion, read_key
 from vistune.remote.journal import Journal
@@ -16,6 +17,8 @@ __all__ = [
     "Ledger",
     "Pace",
     "Price",
+    "Question",
+    "ask_batch",
     "drift",
     "read_completion",
     "read_key",

@@ -50,6 +50,7 @@ class Ledger:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
+    chunks: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def take(self, offset: int, record: Mapping[str, Any]) -> None:
         """One record more, in the order of the journal; a key's first reply is its answer."""
@@ -67,6 +68,8 @@ class Ledger:
             self.prompt_tokens += record["usage"][0] or 0
             self.completion_tokens += record["usage"][1] or 0
             self.outcomes["reply"] += 1
+        elif kind == "chunk":
+            self.chunks[record["chunk"]] = {**self.chunks.get(record["chunk"], {}), **record}
         elif kind == "failure":
             worst = self.open_intents.pop((key, record["send"]), 0.0)
             self.outcomes[record["kind"]] += 1
@@ -147,7 +150,7 @@ class Asker:
     async def begin(self) -> None:
         """Write this run's header where it is not the journal's newest."""
         if self.ledger.header is None or drift(self.ledger.header, self.header):
-            await self._keep({"t": "header", "header": self.header, "at": time.time()})
+            await self.keep({"t": "header", "header": self.header, "at": time.time()})
 
     def stop(self, why: VistuneError) -> None:
         """No question is sent from now on; what is under way may end. The first reason is the one that counts."""
@@ -189,9 +192,13 @@ class Asker:
             await self._failure(key, send, outcome, worst)
             if outcome.kind == "refused":
                 return Answer(Completion(None, "refused_by_service", "", None, None))
-            with self._idle():
-                await asyncio.sleep(max(backoff_seconds(attempt, self.chance), outcome.retry_after or 0.0))
+            await self.wait(max(backoff_seconds(attempt, self.chance), outcome.retry_after or 0.0))
         return Answer(Completion(None, "no_answer", "", None, None))
+
+    async def wait(self, seconds: float) -> None:
+        """Sleep, unless the run is stopped; then raises the reason."""
+        with self._idle():
+            await asyncio.sleep(seconds)
 
     def answer_at(self, offset: int) -> Answer:
         record = self.journal.read(offset)
@@ -207,7 +214,7 @@ class Asker:
             with self._idle():
                 await self.budget.reserve(worst)
             send = self.ledger.sends[key] + 1
-            await self._keep({"t": "intent", "key": key, "send": send, "worst": worst, "at": time.time()})
+            await self.keep({"t": "intent", "key": key, "send": send, "worst": worst, "at": time.time()})
             outcome = Outcome("failed", 0, "", "not sent: stopping")
             try:
                 with self._idle() as idle:
@@ -252,7 +259,7 @@ class Asker:
             "body": outcome.body,
         }
         before = self.ledger.model
-        offset = await self._keep(record)
+        offset = await self.keep(record)
         await self.budget.settle(worst, dollars)
         if before and completion.model and completion.model != before and not self.allow_drift:
             error = RecipeError(
@@ -273,7 +280,7 @@ class Asker:
             "reason": outcome.reason,
             "at": time.time(),
         }
-        await self._keep(record)
+        await self.keep(record)
         await self.budget.settle(worst, worst if outcome.kind == "unknown" else 0.0)
         if outcome.kind == "stop_quota":
             error: VistuneError = BudgetError(
@@ -289,17 +296,17 @@ class Asker:
         self.stop(error)
         raise error
 
-    async def _append(self, record: Mapping[str, Any]) -> int:
+    async def append(self, record: Mapping[str, Any]) -> int:
         offset = await self.journal.append(record)
         self.ledger.take(offset, record)
         return offset
 
-    async def _keep(self, record: Mapping[str, Any]) -> int:
+    async def keep(self, record: Mapping[str, Any]) -> int:
         """Append what must not be lost: while the disk refuses, nothing is sent and this is held and tried again."""
         until = time.monotonic() + DISK_PATIENCE_SECONDS
         while True:
             try:
-                return await self._append(record)
+                return await self.append(record)
             except TeacherError as error:
                 self.stop(error)
                 if time.monotonic() > until:

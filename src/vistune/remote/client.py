@@ -59,7 +59,7 @@ class Client:
 
         if not base_url.startswith(("http://", "https://")):
             raise RecipeError(f"--base-url {base_url!r} is no http address", "write for example https://HOST/v1")
-        headers = {"Accept-Encoding": "identity", "Content-Type": "application/json"}
+        headers = {"Accept-Encoding": "identity"}
         if key:
             headers["Authorization"] = f"Bearer {key}"
         self.deadline_seconds = deadline_seconds
@@ -75,7 +75,8 @@ class Client:
     async def complete(self, body: bytes, *, key: str = "") -> Outcome:
         """POST a chat completion within the deadline; never raises for what the network or the service does."""
         began = time.monotonic()
-        outcome = await self.request("POST", "chat/completions", content=body, headers={"X-Request-Key": key})
+        headers = {"Content-Type": "application/json", "X-Request-Key": key}
+        outcome = await self.request("POST", "chat/completions", content=body, headers=headers)
         return Outcome(
             outcome.kind, outcome.status, outcome.body, outcome.reason, outcome.retry_after, time.monotonic() - began
         )
@@ -96,6 +97,22 @@ class Client:
         if status == 200 and not whole:
             return Outcome("reply", status, text[: 1 << 16], "body_too_large")
         return classify(status, headers, text)
+
+    async def download(self, path: str, to: Path) -> Outcome:
+        """GET a file of any size onto the disk; `to` is whole when the outcome is a reply."""
+        import httpx2
+
+        try:
+            async with self.http.stream("GET", path) as response:
+                if response.status_code != 200:
+                    raw, _ = await _read_limited(response)
+                    return classify(response.status_code, response.headers, raw.decode("utf-8", "backslashreplace"))
+                with open(to, "wb") as file:
+                    async for chunk in response.aiter_bytes(1 << 16):
+                        file.write(chunk)
+        except (TimeoutError, httpx2.HTTPError) as error:
+            return Outcome("failed", 0, "", f"{type(error).__name__}: {str(error)[:200]}")
+        return Outcome("reply", 200, "")
 
     async def close(self) -> None:
         await self.http.aclose()
