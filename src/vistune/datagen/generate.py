@@ -10,9 +10,10 @@ import asyncio
 import json
 import os
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,12 @@ def by_service(
     asked = [order for order in orders if is_asked(order)]
     asker = open_asker(service, folder, service.header(wishes.kinds, wishes.languages), seed=wishes.seed)
     try:
+        before, began = asker.ledger.outcomes["reply"], time.monotonic()
         settled = asyncio.run(_ask(asked, service, asker, advance))
-        return _collect(orders, dict(zip((order.name for order in asked), settled, strict=True)), asker, wishes.seed)
+        seconds, replies = time.monotonic() - began, asker.ledger.outcomes["reply"] - before
+        by_name = dict(zip((order.name for order in asked), settled, strict=True))
+        made = _collect(orders, by_name, asker, wishes.seed)
+        return replace(made, spent={**made.spent, "replies": replies, "seconds": round(seconds, 3)})
     finally:
         asker.journal.close()
 
@@ -162,6 +167,7 @@ def write_generated(out: Path, made: Generated, images: Sequence[AnnotatedImage]
             for r in made.rejects
         ),
     )
+    write_jsonl(out / "pictures.jsonl", map(_shown, images))
     write_jsonl(out / "messages.jsonl", (_messages(row) for row in made.rows))
     counts = Counter(f"{row['kind']}/{row['language']}" for row in made.rows)
     reasons = Counter(reject.reason for reject in made.rejects)
@@ -176,6 +182,21 @@ def write_generated(out: Path, made: Generated, images: Sequence[AnnotatedImage]
         },
     )
     write_atomic(out / "samples.json", _json_list(made.rows))
+
+
+def _shown(image: AnnotatedImage) -> dict[str, Any]:
+    """What a teacher knows of a picture, for readers of the report."""
+    boxes = [
+        {
+            "label": box.label,
+            "x0": round(box.x0, 4),
+            "y0": round(box.y0, 4),
+            "x1": round(box.x1, 4),
+            "y1": round(box.y1, 4),
+        }
+        for box in image.boxes
+    ]
+    return {"image": image.path.name, "captions": image.captions, "boxes": boxes}
 
 
 def _json_list(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -21,6 +21,7 @@ from vistune.files import read_json, read_jsonl, read_text, write_atomic
 from vistune.registry import lookup
 from vistune.report import plots
 from vistune.report.pictures import Thumbnail, spread, thumbnail
+from vistune.report.wording import question_types, verb_nouns
 
 ANSWERS, DESCRIPTIONS, SAMPLES = 20, 4, 20
 SERIES = (
@@ -57,7 +58,10 @@ def write_data_report(folder: Path, *, language: str = "en") -> Path:
     rows = _json(folder / "samples.json")
     sections = {
         "counts": _counts(folder, rows),
+        "spent": _spent(folder),
         "lengths": _lengths(rows, labels) if rows else None,
+        "questions": question_types(rows) if rows else None,
+        "verb_nouns": verb_nouns(rows) if rows else None,
         "samples": _samples(folder, rows) if rows else None,
         "rejects": _rejects(folder / "rejects.jsonl"),
     }
@@ -249,6 +253,13 @@ def _counts(folder: Path, rows: Sequence[Row] | None) -> dict[str, Any] | None:
     }
 
 
+def _spent(folder: Path) -> dict[str, Any] | None:
+    """What a remote teacher cost and how fast it went; None where none was asked."""
+    told: Row = _json(folder / "generate.json") or {}
+    spent = told.get("spent") or {}
+    return spent if spent.get("outcomes") else None
+
+
 def _lengths(rows: Sequence[Row], labels: Labels) -> list[plots.Markup]:
     """One histogram a language, over the same lengths."""
     by_language: dict[str, list[int]] = defaultdict(list)
@@ -269,14 +280,22 @@ def _lengths(rows: Sequence[Row], labels: Labels) -> list[plots.Markup]:
     ]
 
 
+def _boxes(path: Path) -> dict[str, list[Row]]:
+    """By picture: the boxes that the teacher was shown."""
+    return {str(row["image"]): row["boxes"] for _, row in read_jsonl(path)} if path.is_file() else {}
+
+
 def _samples(folder: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
     listed: Row = _json(folder / "images.json") or {}
     folders = [folder, *(folder / name for name in listed.get("folders", ()))]
+    boxes = _boxes(folder / "pictures.jsonl")
     by_group: Callable[[Row], str] = lambda row: f"{row.get('kind')}/{row.get('language')}"  # noqa: E731
     return [
         {
             **row,
-            "thumbnail": thumbnail(row["image"], [place / row["image"] for place in folders])
+            "thumbnail": thumbnail(
+                row["image"], [place / row["image"] for place in folders], boxes.get(row["image"], ())
+            )
             if row.get("image")
             else None,
             "turns": [(turn["from"], turn["value"].replace("<image>", "").strip()) for turn in row["conversations"]],

@@ -1,6 +1,6 @@
 """Pictures inside a page: small JPEGs as data URIs, and choices of rows that show every group.
 
-picture file -> at most 192 pixels -> data:image/jpeg;base64,…
+picture file -> at most 256 pixels -> data:image/jpeg;base64,…
 """
 
 from __future__ import annotations
@@ -9,14 +9,15 @@ import base64
 import io
 import random
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
-SIDE = 192  # pixels of the longer side
+SIDE = 256  # pixels of the longer side
+COLORS = ("#4e9bff", "#ffb000", "#33d17a", "#ff6b6b", "#c792ea", "#00d4d4", "#f9f871", "#ff8ad8")
 Row = TypeVar("Row")
 
 
@@ -28,18 +29,21 @@ class Thumbnail:
     uri: str | None
 
 
-def thumbnail(name: str, paths: Iterable[Path]) -> Thumbnail:
-    """The first of the paths where a file is; what cannot be opened keeps its name, for a grey box."""
+def thumbnail(name: str, paths: Iterable[Path], boxes: Sequence[Mapping[str, Any]] = ()) -> Thumbnail:
+    """The first of the paths where a file is; what cannot be opened keeps its name, for a grey box.
+
+    `boxes`: {label, x0, y0, x1, y1}, relative to the picture, drawn over it.
+    """
     for path in paths:
         if path.is_file():
             try:
-                return Thumbnail(Path(name).name, _data_uri(path))
+                return Thumbnail(Path(name).name, _data_uri(path, boxes))
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # all that PIL raises on bad files
                 break
     return Thumbnail(Path(name).name, None)
 
 
-def _data_uri(path: Path) -> str:
+def _data_uri(path: Path, boxes: Sequence[Mapping[str, Any]]) -> str:
     with Image.open(path) as opened:
         picture = ImageOps.exif_transpose(opened)
         if picture.has_transparency_data:
@@ -47,9 +51,26 @@ def _data_uri(path: Path) -> str:
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
         picture = picture.convert("RGB")
     picture.thumbnail((SIDE, SIDE))
+    _draw(picture, boxes)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _draw(picture: Image.Image, boxes: Sequence[Mapping[str, Any]]) -> None:
+    """Outlines, a colour a label, the largest first so that small ones stay visible; the label at the first of each."""
+    pen = ImageDraw.Draw(picture)
+    labels = sorted({str(box["label"]) for box in boxes})
+    named: set[str] = set()
+    for box in sorted(boxes, key=lambda box: (box["x0"] - box["x1"]) * (box["y1"] - box["y0"])):
+        label = str(box["label"])
+        color = COLORS[labels.index(label) % len(COLORS)]
+        x0, y0 = box["x0"] * (picture.width - 1), box["y0"] * (picture.height - 1)
+        x1, y1 = box["x1"] * (picture.width - 1), box["y1"] * (picture.height - 1)
+        pen.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=color)
+        if label not in named:
+            named.add(label)
+            pen.text((x0 + 2, y0 + 1), label, fill=color, stroke_width=1, stroke_fill="black")
 
 
 def spread(rows: Sequence[Row], count: int, *, group: Callable[[Row], Hashable], seed: int) -> list[Row]:
