@@ -19,7 +19,7 @@ from vistune.report import plots, write_data_report, write_run_report
 from vistune.report.pictures import spread
 
 RUN_SECTIONS = ["result", "training", "answers", "descriptions", "cost", "run"]
-DATA_SECTIONS = ["counts", "lengths", "samples", "rejects"]
+DATA_SECTIONS = ["counts", "lengths", "question-types", "samples", "rejects"]
 
 
 class Page(HTMLParser):
