@@ -24,7 +24,13 @@ _TYPES = (
     ("request", re.compile(r"^\w+|세요|시오|줘|주십시오")),
 )  # fmt: skip
 _EN_DETERMINERS = frozenset(("the", "a", "an", "his", "her", "its", "their", "some", "two", "three", "several"))
-_EN_WEAK = _EN_DETERMINERS | frozenset(("this", "that", "these", "other", "of", "to", "and", "in", "on", "at", "for"))
+_EN_WEAK = _EN_DETERMINERS | set(re.findall(r"\w+", """
+    this that these other of to and in on at for with by near from into onto over under up down out off next front as
+    behind beside around through along across together against towards himself herself itself themselves while
+"""))  # fmt: skip
+_EN_NOT_DOING = frozenset(
+    ("dining", "parking", "living", "building", "ceiling", "evening", "morning", "during", "clothing")
+)
 _EN_PAIR = re.compile(
     rf"\b([a-z]{{3,}}ing)\s+((?:(?:{'|'.join(sorted(_EN_DETERMINERS))})\s+)?(?:[a-z]+\s+)?[a-z]{{3,}})"
 )
@@ -54,7 +60,7 @@ def verb_nouns(rows: Iterable[Mapping[str, Any]], most: int = 15) -> list[tuple[
                 text = turn["value"].lower()
                 for verb, phrase in _EN_PAIR.findall(text):
                     words = [word for word in phrase.split() if word not in _EN_WEAK]
-                    if words:
+                    if words and verb not in _EN_NOT_DOING:
                         pairs[verb, words[-1]] += 1
                 for noun, verb in _KO_PAIR.findall(text):
                     pairs[verb, noun] += 1
