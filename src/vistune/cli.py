@@ -100,10 +100,21 @@ def scenes(
 
 @app.command()
 def generate(
-    source: Annotated[Path, typer.Argument(help="A COCO folder.")],
+    source: Annotated[
+        Path,
+        typer.Argument(help="A COCO folder, a table (.jsonl .json .csv .tsv .parquet), or with --see bare pictures."),
+    ],
     out: Annotated[Path, typer.Option(help="Where the data goes.")],
     teacher: Annotated[str, typer.Option(help="Who writes: rule (offline) or openai (any such endpoint).")] = "rule",
     split: Annotated[str | None, typer.Option(help="Which split of the folder.")] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(help="Table: which column is which, such as image=file,captions=text,boxes=objects,id=key."),
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Table: the folder its pictures lie in; else its own.")] = None,
+    boxes_as: Annotated[
+        str | None, typer.Option(help="Table: relative (corners 0-1), pixels (corners) or coco.")
+    ] = None,
     kinds: Annotated[str, typer.Option(help="Comma-separated.")] = "caption,conversation,detail,reasoning",
     mix: Annotated[str | None, typer.Option(help="conversation:detail:reasoning, such as 58:23:77.")] = None,
     per_image: Annotated[int, typer.Option(help="With --mix: instructions a picture and language gets.", min=1)] = 1,
@@ -126,7 +137,7 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Have a teacher write instruction data about described pictures."""
-    from vistune.datagen import TEACHERS, Service, Wishes
+    from vistune.datagen import TEACHERS, Service, TableForm, Wishes
 
     lookup(teacher, dict.fromkeys(TEACHERS), "teacher")
     if mix is None and per_image != 1:
@@ -160,16 +171,28 @@ def generate(
             prices=prices,
             allow_drift=allow_drift,
         )
+    table = None
+    if columns is not None or images is not None or boxes_as is not None:
+        table = TableForm(columns=_columns(columns), images=images, boxes=boxes_as or "relative")  # type: ignore[arg-type]
     if dry_run and service is not None:
-        plan = workflows.plan_generation(source, wishes, service, split=split, limit=limit)
+        plan = workflows.plan_generation(source, wishes, service, split=split, table=table, limit=limit)
         print_json(plan) if as_json else print_plan(plan)
         return
-    made = workflows.generate_data(source, out, wishes, service=service, split=split, limit=limit, watch=watch)
+    made = workflows.generate_data(
+        source, out, wishes, service=service, split=split, table=table, limit=limit, watch=silent if as_json else watch
+    )
     counts = {"samples": len(made.rows), "rejected": len(made.rejects), "spent": dict(made.spent)}
     if as_json:
         print_json(counts)
         return
     stdout.print(f"{out}: {len(made.rows)} samples, {len(made.rejects)} rejected; report: {out / 'report.html'}")
+
+
+def _columns(text: str | None) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in text.split(",")] if text else []
+    if not all(name and column for name, _, column in pairs):
+        raise RecipeError(f"--columns {text}: pairs are wanted", "write for example image=file_name,captions=text")
+    return {name.strip(): column.strip() for name, _, column in pairs}
 
 
 def print_plan(plan: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from vistune.recipe import DataSource, Recipe
 
 if TYPE_CHECKING:
     from vistune.data import CheckReport
-    from vistune.datagen import Generated, Service, Wishes
+    from vistune.datagen import Generated, Service, TableForm, Wishes
     from vistune.evaluation import Answered
     from vistune.generation import Assistant
     from vistune.scenes import DrawnFolder
@@ -43,6 +43,7 @@ def generate_data(
     *,
     service: Service | None = None,
     split: str | None = None,
+    table: TableForm | None = None,
     limit: int | None = None,
     watch: Watch = silent,
 ) -> Generated:
@@ -55,7 +56,7 @@ def generate_data(
 
     if service is None or not (out / "journal.jsonl").exists():
         refuse_written(out, "samples.json")
-    images = described_pictures(source, split, limit)
+    images = described_pictures(source, split, table, limit, seen=service is not None and service.see)
     orders = make_orders(images, wishes)
     if service is None:
         with watch("generate", len(orders)) as advance:
@@ -69,22 +70,48 @@ def generate_data(
 
 
 def plan_generation(
-    source: Path, wishes: Wishes, service: Service, *, split: str | None = None, limit: int | None = None
+    source: Path,
+    wishes: Wishes,
+    service: Service,
+    *,
+    split: str | None = None,
+    table: TableForm | None = None,
+    limit: int | None = None,
 ) -> dict[str, Any]:
     """What a run of a service would ask, cost and take; nothing is sent."""
     from vistune.datagen import foresee, is_asked, make_orders
 
-    orders = make_orders(described_pictures(source, split, limit), wishes)
+    orders = make_orders(described_pictures(source, split, table, limit, seen=service.see), wishes)
     return foresee([order for order in orders if is_asked(order)], service)
 
 
-def described_pictures(source: Path, split: str | None, limit: int | None) -> list[AnnotatedImage]:
-    from vistune.datagen import read_coco
+def described_pictures(
+    source: Path, split: str | None, table: TableForm | None, limit: int | None, *, seen: bool = False
+) -> list[AnnotatedImage]:
+    """The pictures of a COCO folder or a table; bare ones too where the teacher sees them."""
+    from vistune.datagen import SUFFIXES, TableForm, read_coco, read_pictures, read_table, splits_of
 
-    images = read_coco(source, split)[:limit]
+    if source.suffix.lower() in SUFFIXES and not source.is_dir():
+        if split is not None:
+            raise RecipeError(f"--split {split}: {source} is a table and has none", "leave --split out")
+        images = read_table(source, table or TableForm())
+    elif table is not None:
+        raise RecipeError(
+            f"{source}: --columns, --images and --boxes-as are for tables", "name a .jsonl, .csv or other"
+        )
+    elif source.is_dir() and not splits_of(source) and (bare := read_pictures(source)):
+        images = bare
+    else:
+        images = read_coco(source, split)
     if not images:
         raise DataError(f"{source}: split {split!r} has no pictures", "name another split")
-    return images
+    unknown = [image for image in images if not (image.captions or image.boxes or image.crowds)]
+    if len(unknown) == len(images) and not seen:
+        raise DataError(
+            f"{source}: no picture has a caption or a box",
+            "name a COCO folder or a table with captions or boxes, or let a teacher look: --teacher openai --see",
+        )
+    return images[:limit]
 
 
 def refuse_written(out: Path, name: str) -> None:

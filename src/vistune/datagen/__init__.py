@@ -4,13 +4,16 @@ from vistune.datagen.coco import read_coco, splits_of
 from vistune.datagen.estimate import foresee
 from vistune.datagen.generate import TEACHERS, Generated, by_rule, by_service, is_asked, write_generated
 from vistune.datagen.orders import Order, Wishes, make_orders
+from vistune.datagen.tables import SUFFIXES, TableForm, read_pictures, read_table
 from vistune.datagen.teacher import Service
 
 __all__ = [
+    "SUFFIXES",
     "TEACHERS",
     "Generated",
     "Order",
     "Service",
+    "TableForm",
     "Wishes",
     "by_rule",
     "by_service",
@@ -18,6 +21,8 @@ __all__ = [
     "is_asked",
     "make_orders",
     "read_coco",
+    "read_pictures",
+    "read_table",
     "splits_of",
     "write_generated",
 ]

@@ -50,13 +50,25 @@ def by_rule(
             )
     rows: list[dict[str, Any]] = []
     rejects: list[Reject] = []
+    _, names = picture_names(images)
     for order in make_orders(images, wishes):
-        _write_by_rule(order, wishes.seed, rows, rejects)
+        _write_by_rule(order, names, wishes.seed, rows, rejects)
         advance(1)
     return Generated(rows, rejects)
 
 
-def _write_by_rule(order: Order, seed: int, rows: list[dict[str, Any]], rejects: list[Reject]) -> None:
+def picture_names(images: Sequence[AnnotatedImage]) -> tuple[list[Path], dict[Path, str]]:
+    """(folders, each picture's name below one of them): the bare name, unless two pictures in two folders share it."""
+    paths = [image.path for image in images]
+    if len({path.name for path in paths}) == len(paths):
+        return sorted({path.parent for path in paths}), {path: path.name for path in paths}
+    common = Path(os.path.commonpath([path.parent.absolute() for path in paths]))
+    return [common], {path: path.absolute().relative_to(common).as_posix() for path in paths}
+
+
+def _write_by_rule(
+    order: Order, names: Mapping[Path, str], seed: int, rows: list[dict[str, Any]], rejects: list[Reject]
+) -> None:
     chance = random.Random(f"{seed}/{order.name}")
     turns = rule.write(order.image, order.kind, order.language, chance, order.number)
     origin = str(order.image.path)
@@ -65,7 +77,7 @@ def _write_by_rule(order: Order, seed: int, rows: list[dict[str, Any]], rejects:
     elif any("<image>" in text for turn in turns for text in turn):
         rejects.append(Reject(order.name, origin, "special_tokens", "the text holds the marker <image>"))
     else:
-        rows.append(_row(order, turns, chance))
+        rows.append(_row(order, names[order.image.path], turns, chance))
 
 
 def by_service(
@@ -80,7 +92,7 @@ def by_service(
         settled = asyncio.run(_ask(asked, service, asker, advance))
         seconds, replies = time.monotonic() - began, asker.ledger.outcomes["reply"] - before
         by_name = dict(zip((order.name for order in asked), settled, strict=True))
-        made = _collect(orders, by_name, asker, wishes.seed)
+        made = _collect(orders, picture_names(images)[1], by_name, asker, wishes.seed)
         return replace(made, spent={**made.spent, "replies": replies, "seconds": round(seconds, 3)})
     finally:
         asker.journal.close()
@@ -104,18 +116,20 @@ async def _ask(orders: Sequence[Order], service: Service, asker: Asker, advance:
         await asker.client.close()
 
 
-def _collect(orders: Sequence[Order], settled: Mapping[str, Settled], asker: Asker, seed: int) -> Generated:
+def _collect(
+    orders: Sequence[Order], names: Mapping[Path, str], settled: Mapping[str, Settled], asker: Asker, seed: int
+) -> Generated:
     """Rows from the journal, in the orders' own order."""
     rows: list[dict[str, Any]] = []
     rejects: list[Reject] = []
     for order in orders:
         if order.name not in settled:
-            _write_by_rule(order, seed, rows, rejects)
+            _write_by_rule(order, names, seed, rows, rejects)
             continue
         turns, raw = turns_of(order, settled[order.name], asker)
         if turns:
             chance = random.Random(f"{seed}/{order.name}")
-            rows.append(_row(order, _with_question(order, turns), chance))
+            rows.append(_row(order, names[order.image.path], _with_question(order, turns), chance))
             continue
         fault = settled[order.name].faults[0]
         rejects.append(Reject(order.name, str(order.image.path), fault.code, fault.detail, raw))
@@ -140,7 +154,7 @@ def _with_question(order: Order, turns: Turns) -> Turns:
     return ((rule.instruction(order.image.id, order.kind, order.language, order.number), turns[0][1]),)
 
 
-def _row(order: Order, turns: Turns, chance: random.Random) -> dict[str, Any]:
+def _row(order: Order, picture: str, turns: Turns, chance: random.Random) -> dict[str, Any]:
     """LLaVA form; the marker stands before or after the first question by chance, as in the original's data."""
     conversations = []
     for number, (question, answer) in enumerate(turns):
@@ -149,7 +163,7 @@ def _row(order: Order, turns: Turns, chance: random.Random) -> dict[str, Any]:
         conversations += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
     return {
         "id": order.name,
-        "image": order.image.path.name,
+        "image": picture,
         "kind": order.kind,
         "language": order.language,
         "conversations": conversations,
@@ -158,8 +172,8 @@ def _row(order: Order, turns: Turns, chance: random.Random) -> dict[str, Any]:
 
 def write_generated(out: Path, made: Generated, images: Sequence[AnnotatedImage]) -> None:
     """The files that `train` and `check` read, each whole or absent; samples.json comes last and means all is there."""
-    folders = sorted({os.path.relpath(image.path.parent, out) for image in images})
-    write_json(out / "images.json", {"folders": folders})
+    folders, names = picture_names(images)
+    write_json(out / "images.json", {"folders": [os.path.relpath(folder, out) for folder in folders]})
     write_jsonl(
         out / "rejects.jsonl",
         (
@@ -167,7 +181,7 @@ def write_generated(out: Path, made: Generated, images: Sequence[AnnotatedImage]
             for r in made.rejects
         ),
     )
-    write_jsonl(out / "pictures.jsonl", map(_shown, images))
+    write_jsonl(out / "pictures.jsonl", (_shown(image, names[image.path]) for image in images))
     write_jsonl(out / "messages.jsonl", (_messages(row) for row in made.rows))
     counts = Counter(f"{row['kind']}/{row['language']}" for row in made.rows)
     reasons = Counter(reject.reason for reject in made.rejects)
@@ -184,7 +198,7 @@ def write_generated(out: Path, made: Generated, images: Sequence[AnnotatedImage]
     write_atomic(out / "samples.json", _json_list(made.rows))
 
 
-def _shown(image: AnnotatedImage) -> dict[str, Any]:
+def _shown(image: AnnotatedImage, name: str) -> dict[str, Any]:
     """What a teacher knows of a picture, for readers of the report."""
     boxes = [
         {
@@ -196,7 +210,7 @@ def _shown(image: AnnotatedImage) -> dict[str, Any]:
         }
         for box in image.boxes
     ]
-    return {"image": image.path.name, "captions": image.captions, "boxes": boxes}
+    return {"image": name, "captions": image.captions, "boxes": boxes}
 
 
 def _json_list(rows: Sequence[Mapping[str, Any]]) -> str:
