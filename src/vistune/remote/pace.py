@@ -1,7 +1,8 @@
 """Pace: as many requests at once as the service bears, within its limits, and silence when it asks for silence.
 
 before each request: a free slot, the Retry-After deadline, requests/min and tokens/min, the circuit -> send
-after it: success widens the slots by one a round, a 429 halves them (AIMD), failures in a row open the circuit
+after it: a 429 halves the slots, successes widen them again, failures in a row open the circuit
+The first request goes alone until it succeeds: a wrong key or model costs one call, not one of every slot.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from vistune.errors import TeacherError
 
 CIRCUIT_FAILURES = 20  # failures in a row that open the circuit
 PROBE_SECONDS = 10.0  # between two probes while it is open
+# After a 429 the slots grow as TCP's congestion window does (CUBIC, RFC 9438): quickly back to where the 429 came,
+# long about there, then faster and faster past it. A round is as many successes as there are slots.
+CURVE = 0.0002
 
 
 @dataclass
@@ -51,7 +55,6 @@ class Pace:
     tokens_per_minute: float | None = None
     patience_seconds: float = 600.0  # how long every request may fail before the run gives up
     clock: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], object] = asyncio.sleep
     under_way: int = 0
     quiet_until: float = 0.0
     failures: int = 0
@@ -60,7 +63,9 @@ class Pace:
     last_probe: float = field(default=float("-inf"))
 
     def __post_init__(self) -> None:
-        self.slots = float(self.concurrency)
+        self.slots = 1.0  # until the first success
+        self.peak = float(self.concurrency)  # the slots at which the last 429 came
+        self.rounds: float | None = None  # of successes since the last 429
         self.requests = Bucket(self.requests_per_minute, self.clock)
         self.tokens = Bucket(self.tokens_per_minute, self.clock)
         self.changed = asyncio.Condition()
@@ -120,7 +125,11 @@ class Pace:
     async def succeeded(self) -> None:
         async with self.changed:
             self.failures, self.failing_since = 0, None
-            self.slots = min(float(self.concurrency), self.slots + 1 / max(1.0, self.slots))
+            wider = self.peak
+            if self.rounds is not None:
+                self.rounds += 1 / self.slots
+                wider += CURVE * (self.rounds - (self.peak / 2 / CURVE) ** (1 / 3)) ** 3
+            self.slots = min(float(self.concurrency), max(1.0, wider))
             self.changed.notify_all()
 
     async def failed(self) -> None:
@@ -137,5 +146,6 @@ class Pace:
             wait = retry_after if retry_after is not None else 1.0
             self.quiet_until = max(self.quiet_until, now + wait)
             if now > self.narrowed:
+                self.peak, self.rounds = self.slots, 0.0
                 self.slots = max(1.0, self.slots / 2)
                 self.narrowed = now + wait + 0.5

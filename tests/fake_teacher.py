@@ -1,0 +1,248 @@
+"""An OpenAI-compatible teacher on a loopback port that misbehaves as told, and keeps a ledger of what it billed.
+
+request -> `behave(request)` -> Behaviour (status, body, headers, delay, drip, cut) -> bytes; Batch API included
+Speaks HTTP/1.1 over plain sockets, so that broken answers can be as broken as they come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from vistune.datagen.prompts import system_prompt
+
+USAGE = {"prompt_tokens": 900, "completion_tokens": 120}
+TEXTS = {
+    "en": {
+        "conversation": "Question:\nIs it a calm scene?\n===\nAnswer:\nYes, it looks calm and quiet.\n===\n"
+        "Question:\nHow is the light?\n===\nAnswer:\nThe light is soft and even.",
+        "detail": "The scene is calm and wide, with soft light that falls evenly on everything, nothing is in a hurry.",
+        "reasoning": "Question:\nWhat mood does it give?\n===\nAnswer:\nA quiet one, since nothing moves in haste.",
+        "caption": "A calm and quiet scene in soft light.",
+    },
+    "ko": {
+        "conversation": "질문:\n분위기가 어떤가요?\n===\n답변:\n조용하고 차분합니다.\n===\n"
+        "질문:\n빛은 어떤가요?\n===\n답변:\n부드럽고 고르게 퍼져 있습니다.",
+        "detail": "전체적으로 조용하고 차분한 장면이며 부드러운 빛이 고르게 퍼져 있어 편안한 느낌을 줍니다.",
+        "reasoning": "질문:\n어떤 느낌을 주나요?\n===\n답변:\n서두르는 기색이 없어 평온한 느낌을 줍니다.",
+        "caption": "부드러운 빛 속의 조용하고 차분한 장면.",
+    },
+}
+
+
+@dataclass
+class Request:
+    """One request as the service saw it; `billed` once its answer was begun. Times in seconds."""
+
+    number: int
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    at: float
+    billed: bool = False
+    status: int = 0
+
+    @property
+    def key(self) -> str:
+        return self.headers.get("x-request-key", "")
+
+    @property
+    def tree(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass
+class Behaviour:
+    """What the service does with one request. `body` None: a good completion. `cut`: bytes, then the line goes dead
+    (reset). `drip`: seconds a byte. `hang`: says nothing more after the headers."""
+
+    status: int = 200
+    body: bytes | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    delay: float = 0.0
+    drip: float = 0.0
+    cut: int | None = None
+    hang: bool = False
+
+
+def error(status: int, code: str = "", message: str = "no", **headers: str) -> Behaviour:
+    body = json.dumps({"error": {"message": message, "type": code, "code": code}}).encode()
+    return Behaviour(status, body, {name.replace("_", "-"): value for name, value in headers.items()})
+
+
+def kind_of(tree: Any) -> tuple[str, str]:
+    """(kind, language) that a request asks for, by its system prompt."""
+    system = tree["messages"][0]["content"]
+    for language in ("en", "ko"):
+        for kind in TEXTS[language]:
+            if system.startswith(system_prompt(kind, language)):
+                return kind, language
+    raise AssertionError(f"not one of our prompts: {system[:80]!r}")
+
+
+def completion(text: Any, *, model: str = "fake-1", finish_reason: str = "stop", usage: Any = USAGE) -> bytes:
+    message = {"role": "assistant", "content": text}
+    tree = {"id": "x", "model": model, "choices": [{"index": 0, "message": message, "finish_reason": finish_reason}]}
+    return json.dumps(tree | ({"usage": usage} if usage is not None else {})).encode()
+
+
+def good(tree: Any) -> bytes:
+    kind, language = kind_of(tree)
+    return completion(TEXTS[language][kind])
+
+
+class FakeTeacher:
+    """Serves from a thread of its own until closed; `behave` may be changed at any time."""
+
+    def __init__(self, behave: Callable[[Request], Behaviour] = lambda request: Behaviour()) -> None:
+        self.behave = behave
+        self.asked: list[Request] = []
+        self.under_way = 0
+        self.most_under_way = 0
+        self.files: dict[str, dict[str, Any]] = {}
+        self.batches: dict[str, dict[str, Any]] = {}
+        self.batch_step: Callable[[dict[str, Any]], None] = complete_batch
+        started = threading.Event()
+        self.thread = threading.Thread(target=self._run, args=(started,), daemon=True)
+        self.thread.start()
+        started.wait()
+
+    def _run(self, started: threading.Event) -> None:
+        async def serve() -> None:
+            self.loop = asyncio.get_running_loop()
+            self.closing = asyncio.Event()
+            server = await asyncio.start_server(self._connection, "127.0.0.1", 0, limit=1 << 26)
+            self.port = server.sockets[0].getsockname()[1]
+            started.set()
+            await self.closing.wait()
+            server.close()
+
+        asyncio.run(serve())
+
+    def close(self) -> None:
+        if self.thread.is_alive():
+            self.loop.call_soon_threadsafe(self.closing.set)
+            self.thread.join(5)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    @property
+    def chats(self) -> list[Request]:
+        return [request for request in self.asked if request.path.endswith("/chat/completions")]
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while await self._exchange(reader, writer):
+                pass
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """One request and its answer; False ends the connection."""
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        method, path, _ = head[0].split(" ")
+        headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in head[1:]) if k}
+        if headers.get("transfer-encoding") == "chunked":
+            body = await _read_chunks(reader)
+        else:
+            body = await reader.readexactly(int(headers.get("content-length", "0")))
+        request = Request(len(self.asked), method, path, headers, body, time.monotonic())
+        self.asked.append(request)
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            return await self._answer(request, writer)
+        finally:
+            self.under_way -= 1
+
+    async def _answer(self, request: Request, writer: asyncio.StreamWriter) -> bool:
+        chat = request.path.endswith("/chat/completions")
+        behaviour = self.behave(request)
+        await asyncio.sleep(behaviour.delay)
+        content = behaviour.body
+        if content is None:
+            content = good(request.tree) if chat else self._batch_api(request)
+        request.billed = chat and behaviour.status == 200
+        request.status = behaviour.status
+        lines = [f"HTTP/1.1 {behaviour.status} X", f"Content-Length: {len(content)}", "Content-Type: application/json"]
+        lines += [f"{name}: {value}" for name, value in behaviour.headers.items()]
+        writer.write("\r\n".join([*lines, "", ""]).encode())
+        if behaviour.hang:
+            await writer.drain()
+            await asyncio.sleep(3600)
+        if behaviour.drip:
+            for k in range(len(content)):
+                writer.write(content[k : k + 1])
+                await writer.drain()
+                await asyncio.sleep(behaviour.drip)
+        elif behaviour.cut is not None:
+            writer.write(content[: behaviour.cut])
+            await writer.drain()
+            writer.transport.abort()
+            return False
+        else:
+            writer.write(content)
+        await writer.drain()
+        return True
+
+    def _batch_api(self, request: Request) -> bytes:
+        """Files and batches. A batch moves on by `batch_step` each time it is looked at."""
+        path = request.path.split("?")[0].removeprefix("/v1/")
+        if request.method == "POST" and path == "files":
+            found = re.search(rb'filename="([^"]+)"\r\n(?:[^\r]*\r\n)*\r\n(.*)\r\n--', request.body, re.DOTALL)
+            assert found is not None
+            name = f"file-{len(self.files)}"
+            self.files[name] = {"id": name, "filename": found.group(1).decode(), "content": found.group(2)}
+            return json.dumps({"id": name, "filename": self.files[name]["filename"]}).encode()
+        if request.method == "POST" and path == "batches":
+            name = f"batch-{len(self.batches)}"
+            self.batches[name] = {"id": name, "status": "validating", **request.tree}
+            return json.dumps(self.batches[name]).encode()
+        if path.startswith("files/") and path.endswith("/content"):
+            return self.files[path.split("/")[1]]["content"]  # type: ignore[no-any-return]
+        if path in ("files", "batches"):
+            table = self.files if path == "files" else self.batches
+            listed = [{k: v for k, v in entry.items() if k != "content"} for entry in reversed(table.values())]
+            return json.dumps({"data": listed, "has_more": False}).encode()
+        batch = self.batches[path.split("/")[1]]
+        self.batch_step({"batch": batch, "files": self.files})
+        return json.dumps(batch).encode()
+
+
+def complete_batch(
+    given: dict[str, Any], line: Callable[[dict[str, Any]], dict[str, Any] | None] = lambda asked: answer_line(asked)
+) -> None:
+    """The batch answers every line at once; `line` makes an output line of an asked one (None: left out)."""
+    batch, files = given["batch"], given["files"]
+    if batch["status"] != "validating":
+        return
+    asked = [json.loads(row) for row in files[batch["input_file_id"]]["content"].split(b"\n") if row.strip()]
+    lines = [made for made in map(line, asked) if made is not None]
+    name = f"file-{len(files)}"
+    files[name] = {"id": name, "filename": "out", "content": b"".join(json.dumps(x).encode() + b"\n" for x in lines)}
+    batch |= {"status": "completed", "output_file_id": name}
+
+
+def answer_line(asked: dict[str, Any]) -> dict[str, Any]:
+    body = json.loads(good(asked["body"]))
+    return {"custom_id": asked["custom_id"], "response": {"status_code": 200, "body": body}, "error": None}
+
+
+async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
+    data = b""
+    while size := int(await reader.readline(), 16):
+        data += await reader.readexactly(size)
+        await reader.readline()
+    await reader.readline()
+    return data
