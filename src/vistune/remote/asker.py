@@ -9,6 +9,7 @@ import asyncio
 import difflib
 import json
 import random
+import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -43,6 +44,7 @@ class Ledger:
     sends: Counter[str] = field(default_factory=Counter)
     open_intents: dict[tuple[str, int], float] = field(default_factory=dict)
     header: Mapping[str, Any] | None = None
+    run: str = ""  # this journal's own name, random: by it a batch is found again at the service
     model: str = ""
     dollars: float = 0.0
     maybe_dollars: float = 0.0
@@ -57,6 +59,7 @@ class Ledger:
         kind, key = record.get("t"), str(record.get("key", ""))
         if kind == "header":
             self.header = record["header"]
+            self.run = self.run or record["run"]
         elif kind == "intent":
             self.open_intents[key, record["send"]] = record["worst"]
             self.sends[key] = max(self.sends[key], record["send"])
@@ -150,7 +153,8 @@ class Asker:
     async def begin(self) -> None:
         """Write this run's header where it is not the journal's newest."""
         if self.ledger.header is None or drift(self.ledger.header, self.header):
-            await self.keep({"t": "header", "header": self.header, "at": time.time()})
+            run = self.ledger.run or secrets.token_hex(12)
+            await self.keep({"t": "header", "header": self.header, "run": run, "at": time.time()})
 
     def stop(self, why: VistuneError) -> None:
         """No question is sent from now on; what is under way may end. The first reason is the one that counts."""
@@ -224,6 +228,8 @@ class Asker:
                         outcome = Outcome("unknown", 0, "", "no answer: stopping")
                         outcome = await self.client.complete(body, key=f"{key}/{send}")
                         await self._tell_pace(outcome)
+                        if why := self._why_to_stop(outcome):  # before the slot is free for another one
+                            self.stop(why)
             except (VistuneError, asyncio.CancelledError):
                 await asyncio.shield(self._failure(key, send, outcome, worst))
                 raise
@@ -282,19 +288,21 @@ class Asker:
         }
         await self.keep(record)
         await self.budget.settle(worst, worst if outcome.kind == "unknown" else 0.0)
+        if why := self._why_to_stop(outcome):
+            raise why
+
+    def _why_to_stop(self, outcome: Outcome) -> VistuneError | None:
+        """The error of an answer after which no other question need be sent."""
         if outcome.kind == "stop_quota":
-            error: VistuneError = BudgetError(
+            return BudgetError(
                 f"the service's quota is spent: {outcome.reason}",
                 "every answer is kept; top up and run the same command",
             )
-        elif outcome.kind == "stop_recipe":
-            error = RecipeError(
+        if outcome.kind == "stop_recipe":
+            return RecipeError(
                 f"{self.client.http.base_url}: {outcome.reason}", "check the key, --base-url and --model"
             )
-        else:
-            return
-        self.stop(error)
-        raise error
+        return None
 
     async def append(self, record: Mapping[str, Any]) -> int:
         offset = await self.journal.append(record)

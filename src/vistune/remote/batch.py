@@ -86,9 +86,10 @@ def _fitting(asker: Asker, questions: Sequence[Question]) -> list[Question]:
 
 
 async def _begin(asker: Asker, questions: Sequence[Question]) -> dict[str, Any]:
-    """The chunk's name follows from its questions and from how many chunks there were before it."""
+    """The chunk's name follows from the journal's, from its questions, and from how many chunks came before it."""
     keys = [question.key for question in questions]
-    name = hashlib.sha256("\n".join([str(len(asker.ledger.chunks)), *keys]).encode()).hexdigest()[:24]
+    number = str(len(asker.ledger.chunks))
+    name = hashlib.sha256("\n".join([asker.ledger.run, number, *keys]).encode()).hexdigest()[:24]
     worst = sum(question.worst for question in questions)
     await asker.keep({"t": "chunk", "chunk": name, "step": "intent", "keys": keys, "worst": worst, "at": time.time()})
     return asker.ledger.chunks[name]
@@ -128,9 +129,9 @@ async def _go_on(
     for field in ("output_file_id", "error_file_id"):
         if batch.get(field):
             answered += await _fetch(asker, str(batch[field]), set(chunk["keys"]), chunk["worst"] / len(chunk["keys"]))
+    await asker.keep({"t": "chunk", "chunk": name, "step": "finished"})
     if not answered and batch.get("status") == "failed":
         raise RecipeError(f"batch {batch['id']} failed: {json.dumps(batch.get('errors'))[:300]}", "mend what it names")
-    await asker.keep({"t": "chunk", "chunk": name, "step": "finished"})
     return answered
 
 
