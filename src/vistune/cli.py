@@ -359,11 +359,20 @@ def chat(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="A run folder, or one that generate wrote.")],
+    path: Annotated[Path, typer.Argument(help="A run, a folder that generate wrote, or any file of samples.")],
+    out: Annotated[Path | None, typer.Option(help="Data: the page's file; else beside the data.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Data: the folder its pictures lie in.")] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Data: an evaluation set (a folder of pictures, or its files) whose pictures are looked for."
+        ),
+    ] = None,
     language: Annotated[str, typer.Option("--lang", help="en or ko.")] = "en",
 ) -> None:
-    """Write the folder's report.html: one page that opens offline."""
-    stdout.print(str(workflows.write_report(folder, language=language)))
+    """Write a page that opens offline: what a run learnt, or what a data set holds."""
+    page = workflows.write_report(path, out=out, images=images, against=against or (), language=language, watch=watch)
+    stdout.print(str(page), soft_wrap=True)
 
 
 def main() -> None:

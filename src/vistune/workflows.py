@@ -7,6 +7,7 @@ Rooms that need torch are imported inside the verbs that use them, so that `vist
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -295,12 +296,35 @@ def describe(model: Path, data: Path, split: str, *, out: Path, limit: int, watc
     return result
 
 
-def write_report(folder: Path, *, language: str = "en") -> Path:
-    """The page of a run folder, or of a folder that `generate` wrote."""
+def write_report(
+    path: Path,
+    *,
+    out: Path | None = None,
+    images: Path | None = None,
+    against: Sequence[Path] = (),
+    language: str = "en",
+    watch: Watch = silent,
+) -> Path:
+    """The page of a run folder, of a folder that `generate` wrote, or of any file of samples.
+
+    `images`: where the pictures of a file lie · `against`: evaluation sets whose pictures are looked for in the data.
+    """
     from vistune.report import write_data_report, write_run_report
 
-    if (folder / "generate.json").is_file():
-        return write_data_report(folder, language=language)
-    if (folder / "run.json").is_file():
-        return write_run_report(folder, language=language)
-    raise DataError(f"{folder}: neither a run nor generated data", "name a folder that `train` or `generate` wrote")
+    if (path / "run.json").is_file() and not (path / "generate.json").is_file():
+        if out or images or against:
+            raise RecipeError(f"{path}: is a run; --out, --images and --against are for data", "leave them out")
+        return write_run_report(path, language=language)
+    if path.is_dir() and not (path / "generate.json").is_file():
+        raise DataError(f"{path}: neither a run nor generated data", "name a folder that `train` or `generate` wrote")
+    found = picture_likeness(path, images, against, watch)
+    return write_data_report(path, out=out, images=images, likeness=found, language=language)
+
+
+def picture_likeness(path: Path, images: Path | None, against: Sequence[Path], watch: Watch) -> dict[str, Any]:
+    """Near-duplicate pictures of a data set and what it shares with evaluation sets, as plain values."""
+    from vistune.data import compare_pictures, pictures_of
+
+    pictures = pictures_of(DataSource(file=path, images=images))
+    with watch("compare pictures", len(pictures)) as advance:
+        return asdict(compare_pictures(pictures, against, advance=advance))

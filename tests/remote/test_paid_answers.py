@@ -178,8 +178,8 @@ def kill_and_go_on(
     accounted = sends(out, "reply") + sends(out, "intent")
     billed = [request.key for request in teacher.asked[first:] if request.billed]
     assert all(accounted[key] for key in billed), f"kill point {number}: billed and not in the journal"
-    # what is billed and has no reply was under way when the run was killed
-    assert len([key for key in billed if key not in sends(out, "reply")]) <= 4
+    # What is billed and has no reply was under way when the run was killed: one a worker, 1.5 workers a slot and one.
+    assert len([key for key in billed if key not in sends(out, "reply")]) <= 7
     return code != 0
 
 
@@ -191,7 +191,7 @@ def reference(images: Images, teacher: FakeTeacher, out: Path, **service: Any) -
 def test_a_killed_run_goes_on_and_writes_the_same_bytes(tmp_path: Path, teacher: FakeTeacher, images: Images) -> None:
     wanted = reference(images[:3], teacher, tmp_path / "whole")
     chance = random.Random(0)
-    for number in (2, 9, *sorted(chance.sample(range(20, 90), 3))):
+    for number in (2, 9, *sorted(chance.sample(range(12, 60), 3))):
         assert kill_and_go_on(images[:3], teacher, tmp_path / f"killed-{number}", wanted, number)
 
 
@@ -203,7 +203,7 @@ def test_a_run_killed_at_every_point_goes_on(tmp_path: Path, teacher: FakeTeache
     while kill_and_go_on(images[:3], teacher, tmp_path / f"killed-{number}", wanted, number):
         number += 1
     print(f"{number - 1} kill points")
-    assert number > 90
+    assert number > 60
 
 
 @pytest.mark.soak
@@ -213,7 +213,7 @@ def test_a_run_killed_at_random_times_goes_on(tmp_path: Path, teacher: FakeTeach
     wanted = reference(images, teacher, tmp_path / "whole")
     chance = random.Random(1)
     kills = 0
-    for number in range(60):
+    for number in range(90):
         out = tmp_path / f"run-{number}"
         first = len(teacher.asked)
         for _ in range(4):

@@ -2,19 +2,23 @@
 
 from vistune.data.check import CheckReport, check, prove
 from vistune.data.collate import collate
+from vistune.data.likeness import Likeness, compare_pictures
 from vistune.data.loader import Loader, PixelCache
 from vistune.data.packing import StagePlan, plan_epoch, plan_stage
-from vistune.data.readers import ReadResult, data_file, read_samples, refuse_unknown_kinds
+from vistune.data.readers import ReadResult, data_file, pictures_of, read_samples, refuse_unknown_kinds
 
 __all__ = [
     "CheckReport",
+    "Likeness",
     "Loader",
     "PixelCache",
     "ReadResult",
     "StagePlan",
     "check",
     "collate",
+    "compare_pictures",
     "data_file",
+    "pictures_of",
     "plan_epoch",
     "plan_stage",
     "prove",

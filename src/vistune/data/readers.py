@@ -96,6 +96,19 @@ def refuse_unknown_kinds(results: Sequence[ReadResult], wanted: tuple[str, ...],
         )
 
 
+def pictures_of(source: DataSource) -> dict[str, Path | None]:
+    """Every picture that a source's good rows name, and where it lies; None where it is not there."""
+    samples = read_samples(source, on_bad_sample="reject", find_pictures=False).samples
+    folders = PictureFolders(_folders(data_file(source.file), source.images))
+    found: dict[str, Path | None] = {}
+    for name in dict.fromkeys(str(picture.source) for sample in samples for picture in sample.pictures):
+        try:
+            found[name] = Path(str(folders.find(name, str(source.file), "image").source))
+        except RowError:
+            found[name] = None
+    return found
+
+
 def data_file(path: Path) -> Path:
     """A file, or the samples.json or messages.jsonl of a folder that `generate` wrote."""
     if not path.is_dir():

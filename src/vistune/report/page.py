@@ -7,6 +7,7 @@ data folder -> the same                                        -> page.html.j2 -
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -49,28 +50,75 @@ def write_run_report(run: Path, *, language: str = "en") -> Path:
         "run": _json(run / "run.json"),
         "recipe": read_text(recipe) if recipe.is_file() else None,
     }
-    return _write(run, "run_title", sections, labels, language)
+    return _write(run / "report.html", run.resolve().name, "run_title", sections, labels, language)
 
 
-def write_data_report(folder: Path, *, language: str = "en") -> Path:
-    """Write FOLDER/report.html: what `generate` wrote, how long it is, what it looks like, what was set aside."""
+def write_data_report(
+    data: Path,
+    *,
+    out: Path | None = None,
+    images: Path | None = None,
+    likeness: Row | None = None,
+    language: str = "en",
+) -> Path:
+    """The page of a folder that `generate` wrote (FOLDER/report.html), or of any file of samples (FILE.report.html).
+
+    How many and how long, how it asks, samples with their pictures, what was set aside, and with `likeness` which
+    pictures are nearly the same or in evaluation sets.
+    """
     labels = _labels(language)
-    rows = _json(folder / "samples.json")
+    folder = data if data.is_dir() else data.parent
+    rows = _rows(data)
     sections = {
-        "counts": _counts(folder, rows),
-        "spent": _spent(folder),
+        "counts": _counts(data, rows),
+        "spent": _spent(data),
         "lengths": _lengths(rows, labels) if rows else None,
         "questions": question_types(rows) if rows else None,
         "verb_nouns": verb_nouns(rows) if rows else None,
-        "samples": _samples(folder, rows) if rows else None,
-        "rejects": _rejects(folder / "rejects.jsonl"),
+        "likeness": likeness,
+        "samples": _samples(folder, images, rows) if rows else None,
+        "rejects": _rejects(data / "rejects.jsonl") if data.is_dir() else None,
     }
-    return _write(folder, "data_title", sections, labels, language)
+    path = out or (data / "report.html" if data.is_dir() else data.with_name(f"{data.name}.report.html"))
+    return _write(path, data.resolve().name, "data_title", sections, labels, language)
 
 
-def _write(folder: Path, title: str, sections: Mapping[str, Any], labels: Labels, language: str) -> Path:
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder", "name the folder that train, quickstart or generate wrote")
+def _rows(data: Path) -> list[Row] | None:
+    """Rows in LLaVA form; messages are turned into it, and a language is told by its letters where a row names none."""
+    path = data / "samples.json" if data.is_dir() else data
+    if not path.is_file():
+        if data.is_dir():
+            return None
+        raise DataError(f"{data}: no such file", "name a data file, a folder that `generate` wrote, or a run")
+    lines = path.suffix.lower() == ".jsonl" or not read_text(path).lstrip().startswith("[")
+    rows: list[Row] = [row for _, row in read_jsonl(path)] if lines else read_json(path)
+    return [_in_llava_form(row) for row in rows]
+
+
+def _in_llava_form(row: Row) -> Row:
+    conversations = row.get("conversations")
+    if conversations is None:
+        names = {"user": "human", "assistant": "gpt"}
+        conversations = [
+            {"from": names.get(message["role"], message["role"]), "value": _said(message["content"])}
+            for message in row["messages"]
+        ]
+    image = row.get("image") or next(iter(row.get("images") or ()), None)
+    answers = " ".join(turn["value"] for turn in conversations if turn["from"] == "gpt")
+    language = row.get("language") or ("ko" if re.search("[가-힣]", answers) else "en" if answers.isascii() else "–")
+    image = image[0] if isinstance(image, list) and image else image
+    return {"kind": "–", **row, "image": image, "language": language, "conversations": conversations}
+
+
+def _said(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    return "\n".join(part.get("text", "<image>") for part in content)
+
+
+def _write(path: Path, name: str, title: str, sections: Mapping[str, Any], labels: Labels, language: str) -> Path:
+    if not path.parent.is_dir():
+        raise DataError(f"{path.parent}: no such folder", "name the folder that train, quickstart or generate wrote")
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -83,9 +131,8 @@ def _write(folder: Path, title: str, sections: Mapping[str, Any], labels: Labels
     environment.filters["word"] = lambda text: _word(text, labels)
     environment.filters["whole"] = lambda number: f"{number:,.0f}"
     page = environment.get_template("page.html.j2").render(
-        sections=sections, t=labels, language=language, title=labels[title], name=folder.resolve().name
+        sections=sections, t=labels, language=language, title=labels[title], name=name
     )
-    path = folder / "report.html"
     write_atomic(path, page)
     return path
 
@@ -235,13 +282,16 @@ def _descriptions(run: Path, seed: int) -> dict[str, Any] | None:
     return {**told, "texts": [{**row, "thumbnail": _picture(row, run)} for row in texts]}
 
 
-def _counts(folder: Path, rows: Sequence[Row] | None) -> dict[str, Any] | None:
+def _counts(data: Path, rows: Sequence[Row] | None) -> dict[str, Any] | None:
     """Samples by kind and language, of generate.json or else counted."""
-    told: Row | None = _json(folder / "generate.json")
+    told: Row | None = _json(data / "generate.json") if data.is_dir() else None
     if told is None and rows is None:
         return None
     if told is None:
-        told = {"counts": Counter(f"{row.get('kind', '–')}/{row.get('language', '–')}" for row in rows or ())}
+        told = {
+            "counts": Counter(f"{row['kind']}/{row['language']}" for row in rows or ()),
+            "images": len({row["image"] for row in rows or () if row.get("image")}),
+        }
     table = {tuple(name.rpartition("/")[::2]): count for name, count in told["counts"].items()}
     return {
         "table": table,
@@ -253,9 +303,9 @@ def _counts(folder: Path, rows: Sequence[Row] | None) -> dict[str, Any] | None:
     }
 
 
-def _spent(folder: Path) -> dict[str, Any] | None:
+def _spent(data: Path) -> dict[str, Any] | None:
     """What a remote teacher cost and how fast it went; None where none was asked."""
-    told: Row = _json(folder / "generate.json") or {}
+    told: Row = (_json(data / "generate.json") if data.is_dir() else None) or {}
     spent = told.get("spent") or {}
     return spent if spent.get("outcomes") else None
 
@@ -285,9 +335,9 @@ def _boxes(path: Path) -> dict[str, list[Row]]:
     return {str(row["image"]): row["boxes"] for _, row in read_jsonl(path)} if path.is_file() else {}
 
 
-def _samples(folder: Path, rows: Sequence[Row]) -> list[dict[str, Any]]:
+def _samples(folder: Path, images: Path | None, rows: Sequence[Row]) -> list[dict[str, Any]]:
     listed: Row = _json(folder / "images.json") or {}
-    folders = [folder, *(folder / name for name in listed.get("folders", ()))]
+    folders = [images] if images else [folder, *(folder / name for name in listed.get("folders", ()))]
     boxes = _boxes(folder / "pictures.jsonl")
     by_group: Callable[[Row], str] = lambda row: f"{row.get('kind')}/{row.get('language')}"  # noqa: E731
     return [
