@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -220,6 +221,40 @@ def _mix(text: str | None) -> tuple[int, int, int] | None:
     except ValueError:
         raise RecipeError(f"--mix {text}: three whole numbers are wanted", "write for example 58:23:77") from None
     return conversation, detail, reasoning
+
+
+@app.command(name="filter")
+def filter_(
+    captions: Annotated[Path, typer.Argument(help="Captions: .jsonl, .json (LLaVA form), .tsv (CC3M's) or .csv.")],
+    out: Annotated[Path, typer.Option(help="The chosen rows, in the same form.")],
+    column: Annotated[str | None, typer.Option(help="The caption's field; else caption, blip_caption or text.")] = None,
+    least: Annotated[int, typer.Option(help="A noun phrase in fewer captions chooses none.", min=1)] = 3,
+    most: Annotated[int, typer.Option(help="A noun phrase chooses at most so many.", min=1)] = 100,
+    seed: Annotated[int, typer.Option(help="Decides which captions a frequent phrase chooses.")] = 0,
+    finder: Annotated[str, typer.Option(help="Noun phrases: rules (no download), or spacy.")] = "rules",
+    as_json: Json = False,
+) -> None:
+    """Choose stage-1 captions so that rare concepts stay and frequent ones do not drown them (CC3M -> 595K)."""
+    chosen = workflows.filter_captions(
+        captions,
+        out,
+        column=column,
+        least=least,
+        most=most,
+        seed=seed,
+        finder=finder,
+        watch=silent if as_json else watch,
+    )
+    if as_json:
+        print_json(asdict(chosen))
+        return
+    aside = ", ".join(f"{count} {reason}" for reason, count in chosen.rejects.items())
+    stdout.print(
+        f"{out}: {chosen.chosen:,} of {chosen.captions:,} captions; {chosen.frequent_enough:,} of {chosen.phrases:,} noun "
+        f"phrases are in {least} captions or more; {chosen.without_phrase:,} captions name nothing"
+        + (f"; set aside: {aside} ({out.name}.rejects.jsonl)" if aside else ""),
+        soft_wrap=True,
+    )
 
 
 @app.command()

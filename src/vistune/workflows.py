@@ -18,7 +18,7 @@ from vistune.recipe import DataSource, Recipe
 
 if TYPE_CHECKING:
     from vistune.data import CheckReport
-    from vistune.datagen import Generated, Service, TableForm, Wishes
+    from vistune.datagen import Chosen, Generated, Service, TableForm, Wishes
     from vistune.evaluation import Answered
     from vistune.generation import Assistant
     from vistune.scenes import DrawnFolder
@@ -113,6 +113,14 @@ def described_pictures(
             "name a COCO folder or a table with captions or boxes, or let a teacher look: --teacher openai --see",
         )
     return images[:limit]
+
+
+def filter_captions(source: Path, out: Path, *, watch: Watch = silent, **choice: Any) -> Chosen:
+    """The concept-balanced choice of stage-1 captions; see `vistune.datagen.filter_captions` for `choice`."""
+    from vistune import datagen
+
+    with watch("read captions", None) as advance:
+        return datagen.filter_captions(source, out, advance=advance, **choice)
 
 
 def refuse_written(out: Path, name: str) -> None:

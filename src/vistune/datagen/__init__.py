@@ -1,6 +1,7 @@
 """Instruction data: described pictures in, checked conversations out."""
 
 from vistune.datagen.coco import read_coco, splits_of
+from vistune.datagen.concepts import Chosen, filter_captions
 from vistune.datagen.estimate import foresee
 from vistune.datagen.generate import TEACHERS, Generated, by_rule, by_service, is_asked, write_generated
 from vistune.datagen.orders import Order, Wishes, make_orders
@@ -10,6 +11,7 @@ from vistune.datagen.teacher import Service
 __all__ = [
     "SUFFIXES",
     "TEACHERS",
+    "Chosen",
     "Generated",
     "Order",
     "Service",
@@ -17,6 +19,7 @@ __all__ = [
     "Wishes",
     "by_rule",
     "by_service",
+    "filter_captions",
     "foresee",
     "is_asked",
     "make_orders",

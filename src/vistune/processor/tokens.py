@@ -7,6 +7,7 @@ becomes one of them.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,6 +56,7 @@ class Encoder:
         self.begin = [int(token) for token in tokenizer("", add_special_tokens=True)["input_ids"]]
         if self.begin and self.begin[-1] == tokenizer.eos_token_id and tokenizer.eos_token_id != tokenizer.bos_token_id:
             self.begin = self.begin[:-1]
+        self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id  # looked up once: transformers is slow at it
         self.guard = self._find_guard()
 
     def _find_guard(self) -> str:
@@ -67,9 +69,9 @@ class Encoder:
     def control(self, name: str) -> int:
         """The id of a template's control token. Raises RecipeError where the tokenizer has none."""
         if name == BOS:
-            token, wanted = self.tokenizer.bos_token_id, "a beginning-of-text token"
+            token, wanted = self.bos, "a beginning-of-text token"
         elif name == EOS:
-            token, wanted = self.tokenizer.eos_token_id, "an end-of-text token"
+            token, wanted = self.eos, "an end-of-text token"
         else:
             token, wanted = self.text.token_to_id(name), f"the token {name!r}"
         if token is None:
@@ -111,35 +113,32 @@ class Encoder:
         guard = "" if first else self.guard
         text = guard + "".join(piece.text for piece in pieces)
         encoding = self.text.encode(text, add_special_tokens=False)
-        edges, end = [], len(guard)
-        for piece in pieces:
-            end += len(piece.text)
-            edges.append((end, piece.learnt))
-        spans = iter(edges)
-        end, learnt = next(spans)
-        for token, (start, stop) in zip(encoding.ids, encoding.offsets, strict=True):
-            if stop <= len(guard) and guard:
-                continue
-            while start >= end and end < len(text):
-                end, learnt = next(spans)
-            if stop > end and self._learnt_changes(edges, start, stop):
+        ids, offsets = encoding.ids, encoding.offsets
+        starts = [start for start, _ in offsets]
+        done = next((k for k, (_, stop) in enumerate(offsets) if stop > len(guard)), len(ids)) if guard else 0
+        for end, learnt in _spans(pieces, len(guard)):
+            upto = bisect_left(starts, end, done) if end < len(text) else len(ids)
+            if upto > done and offsets[upto - 1][1] > end:
+                start, stop = offsets[upto - 1]
                 raise DataError(
                     f"the token {text[start:stop]!r} straddles an answer's edge in "
                     f"{text[max(0, start - 20) : stop + 20]!r}",
                     "choose a template whose answers begin where this tokenizer begins a token",
                 )
-            result.ids.append(token)
-            result.labels.append(token if learnt else IGNORE)
+            result.add(ids[done:upto], learnt)
+            done = upto
 
-    @staticmethod
-    def _learnt_changes(edges: Sequence[tuple[int, bool]], start: int, stop: int) -> bool:
-        begin = 0
-        touched = set()
-        for end, learnt in edges:
-            if begin < stop and end > start and end > begin:
-                touched.add(learnt)
-            begin = end
-        return len(touched) > 1
+
+def _spans(pieces: Sequence[Text], begin: int) -> list[tuple[int, bool]]:
+    """(end, learnt) of each stretch of text of one kind, in characters from `begin` on."""
+    spans: list[tuple[int, bool]] = []
+    for piece in pieces:
+        begin += len(piece.text)
+        if spans and (spans[-1][1] == piece.learnt or not piece.text):
+            spans[-1] = (begin, spans[-1][1])
+        elif piece.text:
+            spans.append((begin, piece.learnt))
+    return spans
 
 
 def collapse(ids: Sequence[int], labels: Sequence[int], slots: int) -> tuple[list[int], list[int]]:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from vistune.recipe import Stage, warmup_steps
+from vistune.training.muon import Muon
 
 
 def _cosine(share: float) -> float:
@@ -94,7 +95,7 @@ def make_optimizer(parts: Mapping[str, Sequence[tuple[str, nn.Parameter]]], stag
     if adamw:
         members.append(torch.optim.AdamW(adamw, betas=stage.betas, eps=1e-8, fused=True))
     if muon:
-        members.append(torch.optim.Muon(muon, adjust_lr_fn="match_rms_adamw"))
+        members.append(Muon(muon))
     return Optimizer(members)
 
 

@@ -18,6 +18,7 @@ from vistune.errors import VistuneError
 from vistune.model import VisionLanguageModel, next_token_loss
 from vistune.recipe import Stage
 from vistune.training.optim import make_optimizer, stage_factor
+from vistune.training.precision import uses_bf16
 from vistune.types import Batch
 
 
@@ -96,15 +97,6 @@ class Trainer:
 
     def _precision(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.bf16)
-
-
-def uses_bf16(precision: str, device: str) -> bool:
-    """`auto`: where the hardware multiplies bf16 faster than fp32: on a GPU that has it, on a CPU with AMX."""
-    if precision != "auto":
-        return precision == "bf16"
-    if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported()
-    return bool(torch.cpu._is_amx_tile_supported())
 
 
 def to_device(batch: Batch, device: str) -> Batch:
