@@ -10,8 +10,8 @@ import asyncio
 import json
 import re
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,8 +98,8 @@ def good(tree: Any) -> bytes:
     return completion(TEXTS[language][kind])
 
 
-class FakeTeacher:
-    """Serves from a thread of its own until closed; `behave` may be changed at any time."""
+class FakeService:
+    """The service itself, on whichever loop `serving` runs; `behave` may be changed at any time."""
 
     def __init__(self, behave: Callable[[Request], Behaviour] = lambda request: Behaviour()) -> None:
         self.behave = behave
@@ -109,27 +109,15 @@ class FakeTeacher:
         self.files: dict[str, dict[str, Any]] = {}
         self.batches: dict[str, dict[str, Any]] = {}
         self.batch_step: Callable[[dict[str, Any]], None] = complete_batch
-        started = threading.Event()
-        self.thread = threading.Thread(target=self._run, args=(started,), daemon=True)
-        self.thread.start()
-        started.wait()
 
-    def _run(self, started: threading.Event) -> None:
-        async def serve() -> None:
-            self.loop = asyncio.get_running_loop()
-            self.closing = asyncio.Event()
-            server = await asyncio.start_server(self._connection, "127.0.0.1", 0, limit=1 << 26)
-            self.port = server.sockets[0].getsockname()[1]
-            started.set()
-            await self.closing.wait()
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[None]:
+        server = await asyncio.start_server(self._connection, "127.0.0.1", 0, limit=1 << 26)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield
+        finally:
             server.close()
-
-        asyncio.run(serve())
-
-    def close(self) -> None:
-        if self.thread.is_alive():
-            self.loop.call_soon_threadsafe(self.closing.set)
-            self.thread.join(5)
 
     @property
     def url(self) -> str:
@@ -157,7 +145,7 @@ class FakeTeacher:
             body = await _read_chunks(reader)
         else:
             body = await reader.readexactly(int(headers.get("content-length", "0")))
-        request = Request(len(self.asked), method, path, headers, body, time.monotonic())
+        request = Request(len(self.asked), method, path, headers, body, asyncio.get_running_loop().time())
         self.asked.append(request)
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
@@ -218,6 +206,32 @@ class FakeTeacher:
         batch = self.batches[path.split("/")[1]]
         self.batch_step({"batch": batch, "files": self.files})
         return json.dumps(batch).encode()
+
+
+class FakeTeacher(FakeService):
+    """A service in a thread of its own, until closed."""
+
+    def __init__(self, behave: Callable[[Request], Behaviour] = lambda request: Behaviour()) -> None:
+        super().__init__(behave)
+        started = threading.Event()
+        self.thread = threading.Thread(target=self._run, args=(started,), daemon=True)
+        self.thread.start()
+        started.wait()
+
+    def _run(self, started: threading.Event) -> None:
+        async def serve() -> None:
+            self.loop = asyncio.get_running_loop()
+            self.closing = asyncio.Event()
+            async with self.serving():
+                started.set()
+                await self.closing.wait()
+
+        asyncio.run(serve())
+
+    def close(self) -> None:
+        if self.thread.is_alive():
+            self.loop.call_soon_threadsafe(self.closing.set)
+            self.thread.join(5)
 
 
 def complete_batch(

@@ -39,9 +39,8 @@ def save(
     `also` may put more files into the folder; the manifest covers them.
     """
     with committed_folder(folder) as draft:
-        save_file(
-            {name: t.contiguous() for name, t in model.projector.state_dict().items()}, draft / "projector.safetensors"
-        )
+        tensors = {name: t.contiguous() for name, t in model.projector_state().items()}
+        save_file(tensors, draft / "projector.safetensors")
         if "vision" in learnt:
             model.vision.tower.save_pretrained(draft / "vision")
         if "language" in learnt:
@@ -93,16 +92,16 @@ def load(
     processor = Processor.load(folder / "tokenizer")
     spec = processor.spec
     sources = {part: _locate(folder, part, parts[part]) for part in ("vision", "language")}
-    projector = build_projector(spec, seed=0)
-    try:
-        projector.load_state_dict(load_file(folder / "projector.safetensors"))
-    except (RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{folder / 'projector.safetensors'}: {error}", "use another checkpoint") from None
     language = load_language(sources["language"], dtype)
     if parts["adapter"]:
         language = load_adapters(language, folder / "adapter")
     tower = load_tower(sources["vision"], spec, dtype, cut=parts["vision"]["saved"])
-    model = VisionLanguageModel(tower, projector.to(dtype), language, spec)
+    model = VisionLanguageModel(tower, build_projector(spec, seed=0), language, spec)
+    try:
+        model.load_projector(load_file(folder / "projector.safetensors"))
+    except (RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / 'projector.safetensors'}: {error}", "use another checkpoint") from None
+    model.projector.to(dtype)
     return model.to(device).eval(), processor
 
 

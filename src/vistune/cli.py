@@ -230,7 +230,7 @@ def filter_(
     column: Annotated[str | None, typer.Option(help="The caption's field; else caption, blip_caption or text.")] = None,
     least: Annotated[int, typer.Option(help="A noun phrase in fewer captions chooses none.", min=1)] = 3,
     most: Annotated[int, typer.Option(help="A noun phrase chooses at most so many.", min=1)] = 100,
-    seed: Annotated[int, typer.Option(help="Decides which captions a frequent phrase chooses.")] = 0,
+    seed: Annotated[int, typer.Option(help="Decides which captions a frequent phrase chooses.", min=0)] = 0,
     finder: Annotated[str, typer.Option(help="Noun phrases: rules (no download), or spacy.")] = "rules",
     as_json: Json = False,
 ) -> None:
@@ -250,9 +250,10 @@ def filter_(
         return
     aside = ", ".join(f"{count} {reason}" for reason, count in chosen.rejects.items())
     stdout.print(
-        f"{out}: {chosen.chosen:,} of {chosen.captions:,} captions; {chosen.frequent_enough:,} of {chosen.phrases:,} noun "
-        f"phrases are in {least} captions or more; {chosen.without_phrase:,} captions name nothing"
+        f"{out}: {chosen.chosen:,} of {chosen.captions:,} captions; {chosen.frequent_enough:,} of {chosen.phrases:,} "
+        f"noun phrases are in {least} captions or more; {chosen.without_phrase:,} captions name nothing"
         + (f"; set aside: {aside} ({out.name}.rejects.jsonl)" if aside else ""),
+        markup=False,
         soft_wrap=True,
     )
 

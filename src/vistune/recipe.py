@@ -131,8 +131,11 @@ class Model(Strict):
     projector: str = "mlp2x_gelu"
     feature_layer: int = Field(default=-2, le=-1)
     feature_tokens: Literal["patch", "cls_patch"] = "patch"
-    image_mode: Literal["square", "pad"] = "square"
+    space: Literal["hidden", "joint"] = "hidden"  # joint: through CLIP's last norm and projection, on every token
+    image_mode: Literal["square", "pad", "anyres"] = "square"
+    canvases: tuple[tuple[int, int], ...] | None = None  # anyres: (width, height) in pixels; absent = LLaVA 1.6's five
     template: str = "v1"
+    tokenization: Literal["whole", "chunks"] = "whole"  # chunks: text after a picture as if it began, as LLaVA's own
 
 
 class Recipe(Strict):

@@ -9,7 +9,7 @@ run folder ─load→ Assistant ─→ Completion ─→ Score
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -102,7 +102,8 @@ class Sample:
 class Spec:
     """What processor and model must agree on, made from the backbones' configs before either is built.
 
-    Sizes are in pixels (`image_side`) and tokens (`slots_per_image`); `image_mean` and `image_std` per RGB channel.
+    Sizes are in pixels (`image_side`, `canvases` as width and height) and tokens (`slots_per_image`: those of one
+    tile, behind the projector); `image_mean` and `image_std` per RGB channel.
     """
 
     vision_width: int
@@ -116,7 +117,11 @@ class Spec:
     template: str
     feature_layer: int = -2
     feature_tokens: str = "patch"
-    image_mode: str = "square"
+    space: str = "hidden"  # or "joint": through the tower's last norm and projection, the space it shares with text
+    image_mode: str = "square"  # or "pad", or "anyres": an overview and the tiles of one of `canvases`
+    image_fit: str = "crop"  # the shorter edge to the side, then the centre, as CLIP; or "stretch", as SigLIP
+    image_resample: int = 3  # Pillow's number: 3 bicubic, 2 bilinear
+    canvases: tuple[tuple[int, int], ...] = ()
     tokenization: str = "whole"  # or "chunks": each text around a picture on its own, as the original LLaVA did
 
 
@@ -125,12 +130,15 @@ class Example:
     """One sample as tensors, image slots already expanded.
 
     input_ids (tokens,) int64, IMAGE_ID at every image slot · labels (tokens,) int64, the same positions, not
-    shifted, IGNORE where nothing is learnt · images (tiles, 3, side, side) uint8, in the order of their slots.
+    shifted, IGNORE where nothing is learnt · images (tiles, 3, side, side) uint8, in the order of their slots ·
+    slots (slots, 2) int64: the tile and the patch that fill each slot, tile -1 for the newline that ends a row of
+    patches; None where every patch of every tile has its slot, in order.
     """
 
     input_ids: torch.Tensor
     labels: torch.Tensor
     images: torch.Tensor
+    slots: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.input_ids.shape[0])
@@ -143,7 +151,8 @@ class Batch:
     input_ids, labels, positions (tokens,) int64; `positions` restart at 0 with each document · starts
     (documents + 1,) int32: where each document begins, and the row's end · images (tiles, 3, side, side) uint8,
     at least one tile: a row without pictures carries one blank tile that no slot takes · supervised: how many
-    labels are learnt · ids: the documents' sample ids, for messages.
+    labels are learnt · ids: the documents' sample ids, for messages · slots (slots, 2) int64 or None: as an Example's,
+    tiles counted over the row.
     """
 
     input_ids: torch.Tensor
@@ -153,6 +162,16 @@ class Batch:
     images: torch.Tensor
     supervised: int
     ids: tuple[str, ...] = ()
+    slots: torch.Tensor | None = None
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same row on a device; `starts` stays where it is, since it is read number by number."""
+        moved = {
+            name: tensor.to(device, non_blocking=True)
+            for name in ("input_ids", "labels", "positions", "images", "slots")
+            if (tensor := getattr(self, name)) is not None
+        }
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True, slots=True)

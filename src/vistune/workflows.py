@@ -119,7 +119,8 @@ def filter_captions(source: Path, out: Path, *, watch: Watch = silent, **choice:
     """The concept-balanced choice of stage-1 captions; see `vistune.datagen.filter_captions` for `choice`."""
     from vistune import datagen
 
-    with watch("read captions", None) as advance:
+    megabytes = 2 * source.stat().st_size // 1_000_000 if source.is_file() else 0  # both passes
+    with watch("filter, MB", megabytes) as advance:
         return datagen.filter_captions(source, out, advance=advance, **choice)
 
 

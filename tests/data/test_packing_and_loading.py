@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vistune.data import Loader, PixelCache, check, collate, plan_epoch, plan_stage
+from vistune.data import Loader, PixelCache, check, plan_epoch, plan_stage
 from vistune.data.packing import pack, shuffled
 from vistune.errors import DataError
 from vistune.model import read_spec
-from vistune.processor import Processor, load_tokenizer
+from vistune.processor import Processor, collate, load_tokenizer
 from vistune.recipe import DataSource, Model
 from vistune.types import IGNORE, Message, Picture, Sample
 

@@ -18,7 +18,7 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil
 
 from vistune.errors import DataError
-from vistune.processor import load_pixels, open_picture
+from vistune.processor import load_tiles, open_picture
 from vistune.processor.images import decode
 from vistune.types import Picture, Spec
 
@@ -45,7 +45,7 @@ def test_pixels_equal_transformers_clip_processor_on_photographs(shared: Path) -
     )
     for path in photographs(shared):
         wanted = stock(Image.open(path).convert("RGB"), return_tensors="pt")["pixel_values"][0]
-        ours = load_pixels(Picture(path), SPEC)
+        ours = load_tiles(Picture(path), SPEC)[0]
         assert int((ours.float() - wanted.float()).abs().max()) <= 1
 
 
@@ -56,7 +56,7 @@ def test_pad_equals_the_original_llavas_canvas(shared: Path) -> None:
         canvas = Image.new("RGB", (side, side), (122, 116, 104))
         canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
         wanted = torch.from_numpy(np.array(canvas.resize((336, 336), Image.Resampling.BICUBIC))).permute(2, 0, 1)
-        ours = load_pixels(Picture(path), replace(SPEC, image_mode="pad"))
+        ours = load_tiles(Picture(path), replace(SPEC, image_mode="pad"))[0]
         assert torch.equal(ours, wanted)
 
 
@@ -118,7 +118,7 @@ def test_pixels_equal_transformers_at_odd_sizes(size: tuple[int, int], side: int
         size={"shortest_edge": side}, crop_size={"height": side, "width": side}, do_normalize=False, do_rescale=False
     )
     wanted = stock(noise(*size), return_tensors="pt")["pixel_values"][0]
-    ours = load_pixels(Picture(noise(*size)), replace(SPEC, image_side=side))
+    ours = load_tiles(Picture(noise(*size)), replace(SPEC, image_side=side))[0]
     assert ours.shape == (3, side, side)
     assert ours.dtype == torch.uint8
     assert int((ours.float() - wanted.float()).abs().max()) <= 1
@@ -301,7 +301,7 @@ def test_flipped_bytes_give_a_picture_or_a_data_error(form: str) -> None:
 def test_pad_stands_in_the_middle_of_the_mean_colour(size: tuple[int, int]) -> None:
     """Before it is resized: the picture is untouched, all around it is int(255 * mean)."""
     image, side = noise(size[1], size[0]), max(size)
-    tile = load_pixels(Picture(image), replace(SPEC, image_mode="pad", image_side=side)).permute(1, 2, 0).numpy()
+    tile = load_tiles(Picture(image), replace(SPEC, image_mode="pad", image_side=side))[0].permute(1, 2, 0).numpy()
     wanted = np.empty((side, side, 3), dtype=np.uint8)
     wanted[:] = (122, 116, 104)
     left, top = (side - size[0]) // 2, (side - size[1]) // 2

@@ -8,8 +8,14 @@ from pathlib import Path
 import pytest
 from fake_teacher import FakeTeacher
 from PIL import Image
+from remote.paid_runs import CANARY
 
 from vistune.types import AnnotatedImage, Box
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", CANARY)
 
 
 @pytest.fixture
@@ -21,9 +27,10 @@ def teacher() -> Iterator[FakeTeacher]:
 
 @pytest.fixture
 def images(tmp_path: Path) -> list[AnnotatedImage]:
-    """Twelve pictures, each with a caption and a box."""
+    """Twelve pictures, each with a caption and a box; beside them the prices of the fake teacher."""
     folder = tmp_path / "pictures"
     folder.mkdir()
+    (folder / "prices.yaml").write_text("models: {fake-1: {input: 10, output: 100}}\n")
     made = []
     for k in range(12):
         path = folder / f"{k:03}.jpg"

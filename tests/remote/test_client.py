@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
-import gzip
 import json
-import resource
 import time
+import zlib
 from pathlib import Path
 
 import pytest
-from fake_teacher import Behaviour, FakeTeacher, completion
-from hypothesis import given, settings
+from fake_teacher import TEXTS, Behaviour, FakeTeacher, completion
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from remote.paid_runs import ended, in_child
 
+from vistune.datagen import Wishes, make_orders
+from vistune.datagen.teacher import judged
 from vistune.errors import RecipeError
-from vistune.remote import Client, read_completion, read_key
+from vistune.remote import Answer, Client, read_completion, read_key
 from vistune.remote.client import LARGEST_BODY, Outcome, classify, retry_after
+from vistune.types import AnnotatedImage, Box
 
 
 def error_body(code: str) -> str:
@@ -117,14 +120,45 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=2000, deadline=None)
-@given(
-    body=st.text() | st.binary().map(lambda raw: raw.decode("utf-8", "backslashreplace")) | json_values.map(json.dumps)
+# fmt: off
+PIECES = [*TEXTS["en"].values(), *TEXTS["ko"].values(), "Question:\n", "===", "Answer:\n", "질문:", "답변:", "```json",
+          "<image>", "</s>", "{", "0.5", "\ud800", "\0", "As an AI"]
+# fmt: on
+texts = st.text() | st.lists(st.sampled_from(PIECES)).map("\n".join)
+bodies = (
+    st.text()
+    | st.binary().map(lambda raw: raw.decode("utf-8", "backslashreplace"))
+    | json_values.map(json.dumps)
+    | texts.map(lambda text: completion(text).decode())
 )
-def test_no_body_raises(body: str) -> None:
-    read_completion(body)
+ORDERS = make_orders(
+    [AnnotatedImage("1", Path("1.jpg"), ("A dog.",), (Box("dog", 0.1, 0.1, 0.5, 0.5),))],
+    Wishes(kinds=("conversation", "detail", "reasoning", "caption"), languages=("en", "ko")),
+)
+
+
+def read_and_judge(body: str) -> None:
+    """Nothing raises, and what is no answer has a reason."""
+    read = read_completion(body)
+    assert (read.text is None) == bool(read.fault)
+    for order in ORDERS:
+        turns, faults = judged(order, Answer(read, 0))
+        assert bool(turns) or bool(faults)
     for status in (200, 400, 429, 500):
         assert isinstance(classify(status, {}, body), Outcome)
+
+
+@settings(max_examples=300, deadline=None)
+@given(body=bodies)
+def test_no_body_raises(body: str) -> None:
+    read_and_judge(body)
+
+
+@pytest.mark.soak
+@settings(max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(body=bodies)
+def test_no_body_of_ten_thousand_raises(body: str) -> None:
+    read_and_judge(body)
 
 
 def ask(teacher: FakeTeacher, *, deadline_seconds: float = 10.0, key: str | None = None) -> Outcome:
@@ -159,18 +193,36 @@ def test_nobody_there_is_a_failure_that_cost_nothing(teacher: FakeTeacher) -> No
     assert ask(teacher).kind == "failed"
 
 
+def bomb(packed: int = 1 << 20) -> bytes:
+    """About 1 MB of gzip that unpacks to 1 GB, made without holding that."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    return b"".join([*(packer.compress(bytes(packed)) for _ in range(1024)), packer.flush()])
+
+
+def memory(field: str) -> int:
+    """KiB of this process, from the kernel: VmRSS now, VmHWM at most."""
+    return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0])
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel tells no peak of a process")
 @pytest.mark.parametrize("packed", [True, False])
 def test_a_gigabyte_is_cut_off(teacher: FakeTeacher, packed: bool) -> None:
     """A gzip bomb of 1 MB and a body of 50 MB: a few megabytes are read, and the answer says so."""
-    content = gzip.compress(b"\0" * (1 << 30), 6) if packed else b"x" * (50 << 20)
+    content = bomb() if packed else b"x" * (50 << 20)
+    assert not packed or len(content) < 2 << 20
     headers = {"Content-Encoding": "gzip"} if packed else {}
     teacher.behave = lambda request: Behaviour(body=content, headers=headers)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    outcome = ask(teacher, deadline_seconds=60)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert (outcome.kind, outcome.reason) == ("reply", "body_too_large")
-    assert len(outcome.body) <= LARGEST_BODY
-    assert grown < 64 << 10, f"{grown} KiB more than before"
+
+    def work() -> None:
+        before = memory("VmRSS")
+        outcome = ask(teacher, deadline_seconds=60)
+        grown = memory("VmHWM") - before
+        assert (outcome.kind, outcome.reason) == ("reply", "body_too_large")
+        assert len(outcome.body) <= LARGEST_BODY
+        assert read_completion(outcome.body, outcome.reason).fault == "body_too_large"
+        assert grown < 64 << 10, f"{grown} KiB more than before"
+
+    assert ended(in_child(work)) == 0  # a child of its own: its peak begins with it
 
 
 def test_bytes_that_are_no_text_are_kept_readable(teacher: FakeTeacher) -> None:

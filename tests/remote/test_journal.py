@@ -118,11 +118,19 @@ def test_an_acknowledged_append_survives_a_power_cut(tmp_path: Path, monkeypatch
     assert sorted(number for _, number in lines) == list(range(300))
 
 
+@pytest.mark.parametrize("cut", ["the cut works", "the cut is refused as well"])
 @pytest.mark.parametrize("call", ["write", "fsync"])
 def test_a_full_disk_is_said_and_leaves_no_half_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, cut: str
 ) -> None:
     fill(tmp_path, 3)
+    real_cut = os.ftruncate
+
+    def refuse_cut(handle: int, size: int) -> None:
+        if full:
+            raise OSError(errno.EIO, "Input/output error")
+        real_cut(handle, size)
+
     real = getattr(os, call)
     full = True
 
@@ -135,13 +143,15 @@ def test_a_full_disk_is_said_and_leaves_no_half_record(
 
     journal = Journal(tmp_path)
     monkeypatch.setattr(os, call, refuse)
+    if cut == "the cut is refused as well":
+        monkeypatch.setattr(os, "ftruncate", refuse_cut)
 
     async def work() -> None:
         nonlocal full
         with pytest.raises(TeacherError, match="No space left on device"):
             await journal.append({"n": 1})
         full = False
-        await journal.append({"n": 2})
+        assert journal.read(await journal.append({"n": 2})) == {"n": 2}
 
     asyncio.run(work())
     journal.close()

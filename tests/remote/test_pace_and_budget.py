@@ -4,42 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Coroutine
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from remote.virtual_time import now, run
 
 from vistune.errors import BudgetError, TeacherError
 from vistune.remote import Budget, Pace
 from vistune.remote.pace import PROBE_SECONDS, backoff_seconds
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop whose clock jumps to the next timer when nothing else is to be done."""
-
-    ahead = 0.0
-
-    def time(self) -> float:
-        return super().time() + self.ahead
-
-    def _run_once(self) -> None:
-        if not self._ready and self._scheduled:  # type: ignore[attr-defined]
-            self.ahead += max(0.0, self._scheduled[0]._when - self.time())  # type: ignore[attr-defined]
-        super()._run_once()  # type: ignore[misc]
-
-
-def run(work: Coroutine[Any, Any, Any]) -> Any:
-    loop = VirtualLoop()
-    try:
-        return loop.run_until_complete(work)
-    finally:
-        loop.close()
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 @pytest.mark.parametrize("seconds", [1.0, 30.0, 600.0])
@@ -77,20 +50,22 @@ def test_slots_settle_at_what_the_service_bears() -> None:
         under_way = 0
         refused: list[bool] = []
 
+        waiting = iter(range(2000))
+
         async def ask() -> None:
             nonlocal under_way
-            while True:
-                async with pace.turn(1):
-                    under_way += 1
-                    limited = under_way > 8
-                    await asyncio.sleep(0.2)
-                    under_way -= 1
-                    refused.append(limited)
-                    await (pace.limited(1.0) if limited else pace.succeeded())
-                if not limited:
-                    return
+            for _ in waiting:
+                limited = True
+                while limited:
+                    async with pace.turn(1):
+                        under_way += 1
+                        limited = under_way > 8
+                        await asyncio.sleep(0.2)
+                        under_way -= 1
+                        refused.append(limited)
+                        await (pace.limited(1.0) if limited else pace.succeeded())
 
-        await asyncio.gather(*(ask() for _ in range(2000)))
+        await asyncio.gather(*(ask() for _ in range(97)))
         return refused, pace.slots
 
     refused, slots = run(work())
@@ -213,7 +188,7 @@ def test_back_off_grows_with_jitter() -> None:
         assert all(top / 2 <= wait <= top for wait in group)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     limit=st.floats(0.5, 20),
     concurrency=st.integers(1, 64),
@@ -221,32 +196,29 @@ def test_back_off_grows_with_jitter() -> None:
     already=st.floats(0, 5),
 )
 def test_the_budget_is_never_exceeded(limit: float, concurrency: int, seed: int, already: float) -> None:
-    """1,000 random schedules of prices and delays: real costs up to the worst case, refusals, unknown outcomes."""
+    """Random schedules of prices and delays: real costs up to the worst case, refusals, unknown outcomes."""
     chance = random.Random(seed)
 
     async def work() -> None:
         budget = Budget(limit, spent=already)
-        paid, answers_after, refused = already, 0, False
+        paid = already
         waiting = iter(range(200))
 
         async def ask() -> None:
-            nonlocal paid, answers_after, refused
+            nonlocal paid
             for _ in waiting:
                 worst = chance.uniform(0.01, 0.4)
                 try:
                     await budget.reserve(worst)
                 except BudgetError:
-                    refused = True
                     return
                 await asyncio.sleep(chance.random())
                 actual = chance.choice((0.0, worst, worst * chance.random()))
                 paid += actual
-                answers_after += refused
                 assert paid <= limit + 1e-9 or paid == already, "more was spent than allowed"
                 await budget.settle(worst, actual)
 
         await asyncio.gather(*(ask() for _ in range(concurrency)))
-        assert answers_after <= concurrency
         assert budget.reserved == pytest.approx(0, abs=1e-9)
         assert budget.spent == pytest.approx(paid)
 

@@ -1,7 +1,6 @@
 """Files -> Samples, Examples -> Batches: readers, plan, collate, loader, check."""
 
 from vistune.data.check import CheckReport, check, prove
-from vistune.data.collate import collate
 from vistune.data.likeness import Likeness, compare_pictures
 from vistune.data.loader import Loader, PixelCache
 from vistune.data.packing import StagePlan, plan_epoch, plan_stage
@@ -15,7 +14,6 @@ __all__ = [
     "ReadResult",
     "StagePlan",
     "check",
-    "collate",
     "compare_pictures",
     "data_file",
     "pictures_of",

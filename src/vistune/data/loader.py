@@ -13,17 +13,16 @@ from threading import Lock
 
 from torch import Tensor
 
-from vistune.data.collate import collate
 from vistune.data.packing import StagePlan
 from vistune.errors import DataError
-from vistune.processor import Processor, load_pixels
+from vistune.processor import Processor, collate, load_tiles
 from vistune.types import Batch, Example, Picture, Sample, Spec
 
 PIXEL_CACHE_BYTES = 512 * 2**20
 
 
 class PixelCache:
-    """The tiles read last, up to a number of bytes: small pictures are decoded once, not every epoch."""
+    """The pictures' tiles read last, up to a number of bytes: small pictures are decoded once, not every epoch."""
 
     def __init__(self, limit: int = PIXEL_CACHE_BYTES) -> None:
         self.limit = limit
@@ -33,19 +32,19 @@ class PixelCache:
 
     def __call__(self, picture: Picture, spec: Spec) -> Tensor:
         if not isinstance(picture.source, Path):
-            return load_pixels(picture, spec)
+            return load_tiles(picture, spec)
         with self.lock:
-            if (tile := self.tiles.get(picture.source)) is not None:
+            if (tiles := self.tiles.get(picture.source)) is not None:
                 self.tiles.move_to_end(picture.source)
-                return tile
-        tile = load_pixels(picture, spec)
+                return tiles
+        tiles = load_tiles(picture, spec)
         with self.lock:
             if picture.source not in self.tiles:
-                self.tiles[picture.source] = tile
-                self.held += tile.nbytes
+                self.tiles[picture.source] = tiles
+                self.held += tiles.nbytes
             while self.held > self.limit:
                 self.held -= self.tiles.popitem(last=False)[1].nbytes
-        return tile
+        return tiles
 
 
 class Loader:

@@ -17,9 +17,9 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from vistune.errors import DataError
-from vistune.generation.engine import GREEDY, Sampling, as_row, generate, stream
+from vistune.generation.engine import GREEDY, Sampling, generate, stream
 from vistune.model import VisionLanguageModel
-from vistune.processor import Processor
+from vistune.processor import Processor, collate
 from vistune.types import Completion, Example, Message, Part, Picture, Sample
 
 Given = Mapping[str, Any] | Message
@@ -64,7 +64,7 @@ class Assistant:
     def logits(self, messages: Sequence[Given]) -> Tensor:
         """(tokens, vocabulary), image slots expanded; a finished conversation is rendered as in training."""
         with torch.inference_mode():
-            row = as_row([self.encode(messages)], self.model.head.device)
+            row = collate([self.encode(messages)]).to(self.model.head.device)
             return self.model(row) @ self.model.head.T
 
 

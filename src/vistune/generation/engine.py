@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from vistune.model import DocumentCache, VisionLanguageModel
-from vistune.processor import Processor
-from vistune.types import Batch, Completion, Example
+from vistune.processor import Processor, collate
+from vistune.types import Completion, Example
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,23 +28,6 @@ class Sampling:
 
 
 GREEDY = Sampling()
-
-
-def as_row(examples: Sequence[Example], device: torch.device) -> Batch:
-    """Prompts end to end; a row without pictures carries one blank tile."""
-    lengths = [len(example) for example in examples]
-    images = torch.cat([example.images for example in examples])
-    if len(images) == 0:
-        images = torch.zeros((1, *images.shape[1:]), dtype=torch.uint8)
-    starts = torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
-    return Batch(
-        input_ids=torch.cat([example.input_ids for example in examples]).to(device),
-        labels=torch.cat([example.labels for example in examples]).to(device),
-        positions=torch.cat([torch.arange(length) for length in lengths]).to(device),
-        starts=starts,
-        images=images.to(device),
-        supervised=0,
-    )
 
 
 def steps(
@@ -61,7 +44,7 @@ def steps(
     `seeds`: one a sequence, so that company changes no sampled answer either.
     """
     device = model.head.device
-    row = as_row(examples, device)
+    row = collate(examples).to(device)
     cache = DocumentCache([int(start) for start in row.starts], room=max_tokens)
     with torch.inference_mode():
         last = row.starts[1:].long() - 1

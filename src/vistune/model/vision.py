@@ -15,33 +15,52 @@ from vistune.types import Spec
 
 
 class VisionTower(nn.Module):
-    """A tower that ends at the feature layer: what lies behind it is dropped, not computed."""
+    """A tower that ends at the feature layer: what lies behind it is dropped, not computed.
+
+    In the joint space the tower's last norm and its projection follow the feature layer, on every token.
+    """
 
     def __init__(self, tower: Any, spec: Spec, *, cut: bool = False) -> None:
         super().__init__()
-        layers = tower.config.num_hidden_layers
+        self.joint = spec.space == "joint"
+        body = tower.vision_model if self.joint else tower
+        layers = body.config.num_hidden_layers
         kept = layers if cut else layers_kept(layers, spec.feature_layer)
-        tower.encoder.layers = tower.encoder.layers[:kept]
-        tower.config.num_hidden_layers = kept
-        # hidden_states[k] is an encoder layer's bare output: SigLIP's last norm and pooling head come after it.
-        tower.post_layernorm = nn.Identity()
-        if hasattr(tower, "head"):
-            tower.use_head = False
-            tower.head = None
+        body.encoder.layers = body.encoder.layers[:kept]
+        body.config.num_hidden_layers = tower.config.num_hidden_layers = kept
+        if not self.joint:
+            # hidden_states[k] is an encoder layer's bare output: the last norm and SigLIP's pooling head come after it.
+            body.post_layernorm = nn.Identity()
+        if hasattr(body, "head"):
+            body.use_head = False
+            body.head = None
         self.tower = tower
-        self.drop_first = spec.feature_tokens == "patch" and has_class_token(tower.config)
+        self.drop_first = spec.feature_tokens == "patch" and has_class_token(body.config)
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", 255 * torch.tensor(spec.image_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(spec.image_std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (tiles, slots, width); a frozen tower keeps no activations."""
+        """Features (tiles, tokens, width); a frozen tower keeps no activations."""
         learns = torch.is_grad_enabled() and next(self.tower.parameters()).requires_grad
         with torch.set_grad_enabled(learns):
             normal = (images.to(self.mean.dtype) - self.mean) / self.std
-            features: Tensor = self.tower(pixel_values=normal).last_hidden_state
+            features: Tensor = self._features(normal.to(self._dtype))
         return features[:, 1:] if self.drop_first else features
+
+    def _features(self, normal: Tensor) -> Tensor:
+        if not self.joint:
+            hidden: Tensor = self.tower(pixel_values=normal).last_hidden_state
+            return hidden
+        body = self.tower.vision_model
+        hidden = body(pixel_values=normal).last_hidden_state
+        joint: Tensor = self.tower.visual_projection(body.post_layernorm(hidden))
+        return joint
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(self.tower.parameters()).dtype
 
 
 def layers_kept(layers: int, feature_layer: int) -> int:
@@ -56,14 +75,23 @@ def has_class_token(config: Any) -> bool:
     return config.model_type == "clip_vision_model"
 
 
-def slots(config: Any, feature_tokens: str) -> int:
-    """Tokens a tile gives: patches, and the class token where it is kept."""
+def tokens_of(config: Any, feature_tokens: str) -> int:
+    """Tokens that the tower gives for a tile: patches, and the class token where it is kept."""
     patches = (config.image_size // config.patch_size) ** 2
     if feature_tokens == "cls_patch":
         if not has_class_token(config):
             raise RecipeError(f"feature_tokens=cls_patch: {config.model_type} has no class token", "use patch")
         return int(patches) + 1
     return int(patches)
+
+
+def width_of(config: Any, space: str) -> int:
+    """The features' width. Raises RecipeError where a tower has no joint space with text."""
+    if space == "hidden":
+        return int(config.hidden_size)
+    if not has_class_token(config):
+        raise RecipeError(f"model.space=joint: {config.model_type} has no projection into a joint space", "use a CLIP")
+    return int(config.projection_dim)
 
 
 def vision_config(source: str) -> Any:
@@ -86,10 +114,37 @@ def read_config(source: str, what: str) -> Any:
         raise RecipeError(f"{what} {source}: cannot be read: {reason}", "name a model folder or a hub name") from None
 
 
+def image_rules(source: str) -> dict[str, Any]:
+    """A spec's fields on pictures, as the tower's own image processor has them. Raises RecipeError without one."""
+    from transformers import AutoImageProcessor
+
+    try:
+        rules = AutoImageProcessor.from_pretrained(source, backend="pil")
+    except (OSError, ValueError) as error:
+        raise RecipeError(
+            f"vision tower {source}: no picture rules: {str(error).splitlines()[0]}",
+            "put the tower's preprocessor_config.json into its folder",
+        ) from None
+    return {
+        "image_mean": tuple(rules.image_mean),
+        "image_std": tuple(rules.image_std),
+        "image_fit": "crop" if rules.size.shortest_edge else "stretch",
+        "image_resample": int(rules.resample),
+    }
+
+
 def load_tower(source: str, spec: Spec, dtype: torch.dtype, *, cut: bool = False) -> VisionTower:
     """The tower of a folder or hub name; `cut` says that it was saved without the layers behind the feature layer."""
-    from transformers import CLIPVisionModel, SiglipVisionModel
-
-    kind = {"clip_vision_model": CLIPVisionModel, "siglip_vision_model": SiglipVisionModel}
-    tower = kind[vision_config(source).model_type].from_pretrained(source, dtype=dtype, attn_implementation="sdpa")
+    tower = tower_class(vision_config(source), spec.space).from_pretrained(
+        source, dtype=dtype, attn_implementation="sdpa"
+    )
     return VisionTower(tower, spec, cut=cut)
+
+
+def tower_class(config: Any, space: str) -> Any:
+    """transformers' class for a tower: with its projection where the joint space is asked for."""
+    from transformers import CLIPVisionModel, CLIPVisionModelWithProjection, SiglipVisionModel
+
+    if space == "joint":
+        return CLIPVisionModelWithProjection
+    return {"clip_vision_model": CLIPVisionModel, "siglip_vision_model": SiglipVisionModel}[config.model_type]

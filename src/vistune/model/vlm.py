@@ -5,7 +5,7 @@ Batch -> tower -> projector -> one masked scatter into the text's embeddings -> 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -15,31 +15,42 @@ from vistune.errors import RecipeError
 from vistune.model.attention import DocumentCache
 from vistune.model.language import embed, head_weight, language_config, load_language, run
 from vistune.model.lora import has_adapters
-from vistune.model.projectors import build_projector
-from vistune.model.vision import VisionTower, load_tower, slots, vision_config
+from vistune.model.projectors import build_projector, slots_behind
+from vistune.model.vision import VisionTower, image_rules, load_tower, tokens_of, vision_config, width_of
 from vistune.recipe import Model, source_of
 from vistune.types import IMAGE_ID, Batch, Spec
 
 
 class VisionLanguageModel(nn.Module):
-    """A vision tower, a projector and a language model."""
+    """A vision tower, a projector and a language model; `newline` ends each row of an anyres picture's patches."""
 
     def __init__(self, vision: VisionTower, projector: nn.Module, language: nn.Module, spec: Spec) -> None:
         super().__init__()
         self.vision = vision
         self.projector = projector
+        self.newline = nn.Parameter(torch.zeros(spec.language_width)) if spec.image_mode == "anyres" else None
         self.language = language
         self.spec = spec
 
     def forward(self, batch: Batch, cache: DocumentCache | None = None) -> Tensor:
         """Hidden states, one row per token. Trains and prefills; `decode` needs only the language model."""
         text = embed(self.language, batch.input_ids.clamp(min=0))
-        pictures = self.projector(self.vision(batch.images)).flatten(0, 1).to(text.dtype)
+        pictures = self.features(batch).to(text.dtype)
         rows = text.masked_scatter((batch.input_ids == IMAGE_ID)[:, None], pictures)
         # A row without pictures scatters none of its blank tile: this keeps the projector in the graph, adding zero.
         rows = rows + 0.0 * pictures[:1]
         starts = [int(start) for start in batch.starts]
         return run(self.language, rows[None], batch.positions[None], starts=starts, cache=cache)[0]
+
+    def features(self, batch: Batch) -> Tensor:
+        """(slots, width): what stands in the row's image slots; of a row without pictures, its blank tile's."""
+        tiles = self.projector(self.vision(batch.images))
+        if self.newline is None or batch.slots is None:
+            flat: Tensor = tiles.flatten(0, 1)
+            return flat if self.newline is None else torch.cat([flat, self.newline[None].to(flat.dtype)])
+        tile, patch = batch.slots.unbind(1)
+        placed = tiles[tile.clamp(min=0), patch]
+        return torch.where((tile < 0)[:, None], self.newline.to(placed.dtype), placed)
 
     def decode(self, tokens: Tensor, cache: DocumentCache) -> Tensor:
         """Hidden states (sequences, width) of one more token each; the cache grows by it."""
@@ -64,12 +75,28 @@ class VisionLanguageModel(nn.Module):
     def parts(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
         """Parameters by the part that a recipe's `learn` names."""
         language = list(self.language.named_parameters())
+        newline = [("newline", self.newline)] if self.newline is not None else []
         return {
             "vision": list(self.vision.named_parameters()),
-            "projector": list(self.projector.named_parameters()),
+            "projector": [*self.projector.named_parameters(), *newline],
             "language": [(name, p) for name, p in language if "lora_" not in name],
             "adapters": [(name, p) for name, p in language if "lora_" in name],
         }
+
+    def projector_state(self) -> dict[str, Tensor]:
+        """The projector's tensors, and the newline beside them where there is one."""
+        newline = {"newline": self.newline.detach()} if self.newline is not None else {}
+        return {**self.projector.state_dict(), **newline}
+
+    def load_projector(self, state: Mapping[str, Tensor]) -> None:
+        """Take what `projector_state` gave. Raises RuntimeError naming a tensor that is missing, extra or of another shape."""
+        rest = dict(state)
+        if self.newline is not None:
+            if "newline" not in rest:
+                raise RuntimeError("missing tensor: newline")
+            with torch.no_grad():
+                self.newline.copy_(rest.pop("newline"))
+        self.projector.load_state_dict(rest)
 
     def set_learning(self, learning: Collection[str]) -> None:
         """Freeze every part but these; frozen parts are in evaluation mode."""
@@ -92,42 +119,60 @@ def read_spec(model: Model) -> Spec:
     vision_source = source_of(model.vision, "vision")
     vision = vision_config(vision_source)
     language = language_config(source_of(model.language, "language"))
-    mean, std = _normalisation(vision_source)
-    if model.projector == "identity" and vision.hidden_size != language.hidden_size:
+    return spec_of(model, vision, language.hidden_size, language.vocab_size, image_rules(vision_source))
+
+
+def default_canvases(side: int) -> tuple[tuple[int, int], ...]:
+    """LLaVA 1.6's five canvases, (width, height) in pixels for tiles of `side`."""
+    return tuple((columns * side, rows * side) for columns, rows in ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3)))
+
+
+def spec_of(model: Model, vision: Any, width: int, vocabulary: int, rules: Mapping[str, Any]) -> Spec:
+    """The spec of a tower's config under a language model of that width. Raises RecipeError where they do not fit."""
+    vision_width = width_of(vision, model.space)
+    if model.projector == "identity" and vision_width != width:
         raise RecipeError(
-            f"model.projector=identity: the tower's width {vision.hidden_size} is not the language model's "
-            f"{language.hidden_size}",
+            f"model.projector=identity: the tower's width {vision_width} is not the language model's {width}",
             "use linear or mlp2x_gelu",
         )
+    anyres = model.image_mode == "anyres"
+    if anyres and model.feature_tokens != "patch":
+        raise RecipeError("model.image_mode=anyres: tiles are joined patch by patch", "use feature_tokens=patch")
+    canvases = (model.canvases or default_canvases(vision.image_size)) if anyres else ()
+    for canvas in canvases:
+        if any(edge % vision.image_size for edge in canvas):
+            raise RecipeError(
+                f"model.canvases: {canvas[0]}x{canvas[1]} is not made of tiles of {vision.image_size}",
+                "write multiples of the tower's side, in pixels: [[336, 672], [672, 336]]",
+            )
     return Spec(
-        vision_width=vision.hidden_size,
-        language_width=language.hidden_size,
-        vocabulary=language.vocab_size,
-        slots_per_image=slots(vision, model.feature_tokens),
+        vision_width=vision_width,
+        language_width=width,
+        vocabulary=vocabulary,
+        slots_per_image=slots_behind(model.projector, tokens_of(vision, model.feature_tokens)),
         image_side=vision.image_size,
-        image_mean=mean,
-        image_std=std,
         projector=model.projector,
         template=model.template,
         feature_layer=model.feature_layer,
         feature_tokens=model.feature_tokens,
+        space=model.space,
         image_mode=model.image_mode,
+        canvases=canvases,
+        tokenization=model.tokenization,
+        **rules,
     )
-
-
-def _normalisation(source: str) -> tuple[Any, Any]:
-    """Mean and standard deviation that the tower was trained with, from its image processor's file."""
-    from transformers import AutoImageProcessor
-
-    processor = AutoImageProcessor.from_pretrained(source, backend="pil")
-    return tuple(processor.image_mean), tuple(processor.image_std)
 
 
 def build(model: Model, spec: Spec, *, seed: int, dtype: torch.dtype = torch.float32) -> VisionLanguageModel:
     """The backbones with their weights and a fresh projector."""
-    return VisionLanguageModel(
+    made = VisionLanguageModel(
         load_tower(source_of(model.vision, "vision"), spec, dtype),
         build_projector(spec, seed=seed).to(dtype),
         load_language(source_of(model.language, "language"), dtype),
         spec,
     )
+    if made.newline is not None:  # N(0, 1) / sqrt(width), as LLaVA 1.6 begins it
+        chance = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            made.newline.copy_(torch.randn(spec.language_width, generator=chance) / spec.language_width**0.5)
+    return made

@@ -1,6 +1,6 @@
 """Pictures as pixels: which files are read, how they are made upright RGB, and how they become a square tile.
 
-path or PIL image -> upright RGB -> uint8 (3, side, side)
+path or PIL image -> upright RGB -> a square of the tower's side (tiles.py makes tensors of them)
 Sizes and formats are judged from the header, before anything is decoded.
 """
 
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import io
 import math
+from pathlib import Path
 
 import numpy as np
-import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from vistune.errors import DataError
 from vistune.types import Picture, Spec
@@ -30,20 +30,32 @@ def open_picture(picture: Picture) -> Image.Image:
     """
     if isinstance(picture.source, Image.Image):
         return upright_rgb(picture.source)
-    path = picture.source
+    return decode(_read(picture.source), str(picture.source))
+
+
+def picture_size(picture: Picture) -> tuple[int, int]:
+    """(width, height) in pixels as the picture will stand, from its header. Raises DataError as `open_picture`."""
+    if isinstance(picture.source, Image.Image):
+        image = picture.source
+    else:
+        image = _open(_read(picture.source), str(picture.source))
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    return (image.height, image.width) if turned else image.size
+
+
+def _read(path: Path) -> bytes:
     try:
         if not path.is_file():
             raise DataError(f"{path}: no such picture", "check the path and the picture folder")
         if path.stat().st_size > LARGEST_FILE_BYTES:
             raise DataError(f"{path}: larger than {LARGEST_FILE_BYTES >> 20} MB", "save it smaller")
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}", "check the file's permissions") from None
-    return decode(data, str(path))
 
 
-def decode(data: bytes, place: str) -> Image.Image:
-    """An encoded picture as upright RGB, after its header has passed the limits."""
+def _open(data: bytes, place: str) -> Image.Image:
+    """An encoded picture, not decoded yet, whose header has passed the limits."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
@@ -57,6 +69,12 @@ def decode(data: bytes, place: str) -> Image.Image:
         )
     if width * height > LARGEST_PIXELS or max(width, height) > LARGEST_ASPECT * min(width, height):
         raise DataError(f"{place}: {width}x{height} pixels is too many or too narrow", "resize or crop it")
+    return image
+
+
+def decode(data: bytes, place: str) -> Image.Image:
+    """An encoded picture as upright RGB, after its header has passed the limits."""
+    image = _open(data, place)
     try:
         if image.format == "PNG":
             Image.open(io.BytesIO(data), formats=("PNG",)).verify()  # loading does not look at the pixels' checksums
@@ -83,14 +101,6 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def load_pixels(picture: Picture, spec: Spec) -> torch.Tensor:
-    """One tile, uint8 (3, side, side), as CLIP's processor makes it before it normalises."""
-    image = open_picture(picture)
-    tile = pad_to_square(image, spec) if spec.image_mode == "pad" else image
-    tile = resize_and_crop(tile, spec.image_side)
-    return torch.from_numpy(np.array(tile)).permute(2, 0, 1)
-
-
 def pad_to_square(image: Image.Image, spec: Spec) -> Image.Image:
     """On a square canvas of the mean colour, int(mean * 255): (122, 116, 104) for CLIP, as LLaVA-1.5 does."""
     side = max(image.size)
@@ -102,13 +112,15 @@ def pad_to_square(image: Image.Image, spec: Spec) -> Image.Image:
     return canvas
 
 
-def resize_and_crop(image: Image.Image, side: int) -> Image.Image:
-    """Bicubic, the shorter edge to `side`, then the centre."""
+def fit(image: Image.Image, spec: Spec) -> Image.Image:
+    """A square of the tower's side: the shorter edge resized and the centre cut out, or both edges resized."""
+    side, resample = spec.image_side, Image.Resampling(spec.image_resample)
+    if spec.image_fit == "stretch":
+        return image if image.size == (side, side) else image.resize((side, side), resample)
     width, height = image.size
-    short, long = min(width, height), max(width, height)
-    scaled = int(side * long / short)
+    scaled = int(side * max(width, height) / min(width, height))
     size = (side, scaled) if width <= height else (scaled, side)
     if image.size != size:
-        image = image.resize(size, Image.Resampling.BICUBIC)
+        image = image.resize(size, resample)
     top, left = math.floor((size[1] - side) / 2), math.floor((size[0] - side) / 2)
     return image.crop((left, top, left + side, top + side))

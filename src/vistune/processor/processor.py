@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from vistune.errors import DataError, RecipeError
 from vistune.files import read_json, write_json
-from vistune.processor.images import load_pixels
+from vistune.processor.images import picture_size
 from vistune.processor.templates import template_named
+from vistune.processor.tiles import NEWLINE, anyres_slots, load_tiles, slots_of
 from vistune.processor.tokens import Encoded, Encoder, collapse
 from vistune.types import IGNORE, Example, Message, Picture, Sample, Spec
 
@@ -30,7 +32,9 @@ class Processor:
         self.tokenizer = tokenizer
         self.spec = spec
         self.template = template_named(spec.template)
-        self._encoder = Encoder(tokenizer, slots=spec.slots_per_image, chunks=spec.tokenization == "chunks")
+        self._encoder = Encoder(
+            tokenizer, slots=lambda picture: slots_of(picture, spec), chunks=spec.tokenization == "chunks"
+        )
 
     def with_template(self, name: str) -> Processor:
         return self if name == self.spec.template else Processor(self.tokenizer, replace(self.spec, template=name))
@@ -57,8 +61,8 @@ class Processor:
     def length(self, sample: Sample) -> int:
         return len(self.encode_ids(sample).ids)
 
-    def encode(self, sample: Sample, pixels: PixelReader = load_pixels) -> Example:
-        """The training view: answers and their ends are learnt. `pixels` may be a cache around `load_pixels`."""
+    def encode(self, sample: Sample, pixels: PixelReader = load_tiles) -> Example:
+        """The training view: answers and their ends are learnt. `pixels` may be a cache around `load_tiles`."""
         return self._example(self.encode_ids(sample), pixels)
 
     def encode_prompt(self, messages: Sequence[Message]) -> Example:
@@ -66,16 +70,27 @@ class Processor:
         example = self._example(self._encoder.encode(self.template.render(messages)))
         return replace(example, labels=torch.full_like(example.input_ids, IGNORE))
 
-    def _example(self, encoded: Encoded, pixels: PixelReader = load_pixels) -> Example:
+    def _example(self, encoded: Encoded, pixels: PixelReader = load_tiles) -> Example:
         side = self.spec.image_side
         tiles = [pixels(picture, self.spec) for picture in encoded.pictures]
-        images = torch.stack(tiles) if tiles else torch.zeros((0, 3, side, side), dtype=torch.uint8)
-        return Example(torch.tensor(encoded.ids), torch.tensor(encoded.labels), images)
+        images = torch.cat(tiles) if tiles else torch.zeros((0, 3, side, side), dtype=torch.uint8)
+        slots = self._slots(encoded.pictures, tiles) if self.spec.image_mode == "anyres" and tiles else None
+        return Example(torch.tensor(encoded.ids), torch.tensor(encoded.labels), images, slots)
+
+    def _slots(self, pictures: Sequence[Picture], tiles: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The pictures' slots (slots, 2), tiles counted over all of them."""
+        found, before = [], 0
+        for picture, mine in zip(pictures, tiles, strict=True):
+            slots = anyres_slots(picture_size(picture), self.spec).clone()
+            slots[slots[:, 0] != NEWLINE, 0] += before
+            found.append(slots)
+            before += len(mine)
+        return torch.cat(found)
 
     def shown(self, sample: Sample) -> dict[str, Any]:
         """What the model sees of a sample, one -200 for a picture, and what it learns."""
         encoded = self.encode_ids(sample)
-        ids, labels = collapse(encoded.ids, encoded.labels, self.spec.slots_per_image)
+        ids, labels = collapse(encoded)
         return {"id": sample.id, "input_ids": ids, "labels": labels}
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -84,7 +99,7 @@ class Processor:
 
     def check(self) -> None:
         """Encode a probe conversation; raise where a token straddles an answer or the answer does not come back."""
-        picture = Picture(Path("probe"))
+        picture = Picture(Image.new("RGB", (2, 2)))  # a size suffices
         for turns in (("What colour is it?", "It is red."), ("무슨 색인가요?", "빨간색입니다.")), (("2 + 2?", "4"),):
             messages: list[Message] = []
             for number, (question, answer) in enumerate(turns):
@@ -128,9 +143,11 @@ def load_tokenizer(folder: Path | str) -> Any:
 def read_spec_file(path: Path) -> Spec:
     tree = read_json(path)
     try:
-        fields: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in tree.items()
-        }
-        return Spec(**fields)
+        return Spec(**{key: _frozen(value) for key, value in tree.items()})
     except TypeError as error:
         raise DataError(f"{path}: not a vistune spec: {error}", f"keys seen: {json.dumps(sorted(tree))}") from None
+
+
+def _frozen(value: Any) -> Any:
+    """Lists of JSON as the tuples that a spec holds."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value

@@ -1,14 +1,14 @@
 """Pieces as token ids and labels: rendered once, tokenised once, masked by character span.
 
 pieces -> segments of text between controls and pictures -> (input_ids, labels, pictures in order)
-A picture is `slots` times IMAGE_ID. Text is encoded with the tokenizer's special tokens switched off, so no user text
-becomes one of them.
+A picture is as many IMAGE_ID as it has slots. Text is encoded with the tokenizer's special tokens switched off, so no
+user text becomes one of them.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,7 @@ class Encoded:
     ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     pictures: list[Picture] = field(default_factory=list)
+    slots: list[int] = field(default_factory=list)  # of each picture
 
     def add(self, ids: Sequence[int], learnt: bool) -> None:
         self.ids += ids
@@ -39,7 +40,7 @@ class Encoder:
     its prompt); otherwise only the very first text is, as transformers does with `<image>` in the string.
     """
 
-    def __init__(self, tokenizer: Any, *, slots: int, chunks: bool) -> None:
+    def __init__(self, tokenizer: Any, *, slots: Callable[[Picture], int], chunks: bool) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise RecipeError(
                 f"the tokenizer {type(tokenizer).__name__} gives no character offsets",
@@ -56,7 +57,10 @@ class Encoder:
         self.begin = [int(token) for token in tokenizer("", add_special_tokens=True)["input_ids"]]
         if self.begin and self.begin[-1] == tokenizer.eos_token_id and tokenizer.eos_token_id != tokenizer.bos_token_id:
             self.begin = self.begin[:-1]
-        self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id  # looked up once: transformers is slow at it
+        self.bos, self.eos = (
+            tokenizer.bos_token_id,
+            tokenizer.eos_token_id,
+        )  # looked up once: transformers is slow at it
         self.guard = self._find_guard()
 
     def _find_guard(self) -> str:
@@ -103,8 +107,10 @@ class Encoder:
                 result.add([self.control(piece.token)], piece.learnt)
                 first = False
             else:
-                result.add([IMAGE_ID] * self.slots, False)
+                slots = self.slots(piece)
+                result.add([IMAGE_ID] * slots, False)
                 result.pictures.append(piece)
+                result.slots.append(slots)
                 first = self.chunks
         flush()
         return result
@@ -141,13 +147,14 @@ def _spans(pieces: Sequence[Text], begin: int) -> list[tuple[int, bool]]:
     return spans
 
 
-def collapse(ids: Sequence[int], labels: Sequence[int], slots: int) -> tuple[list[int], list[int]]:
-    """The form with one IMAGE_ID for each picture, as LLaVA's own code shows ids and labels."""
-    short_ids: list[int] = []
-    short_labels: list[int] = []
+def collapse(encoded: Encoded) -> tuple[list[int], list[int]]:
+    """(ids, labels) with one IMAGE_ID for each picture, as LLaVA's own code shows them."""
+    ids: list[int] = []
+    labels: list[int] = []
+    slots = iter(encoded.slots)
     k = 0
-    while k < len(ids):
-        short_ids.append(ids[k])
-        short_labels.append(labels[k])
-        k += slots if ids[k] == IMAGE_ID else 1
-    return short_ids, short_labels
+    while k < len(encoded.ids):
+        ids.append(encoded.ids[k])
+        labels.append(encoded.labels[k])
+        k += next(slots) if encoded.ids[k] == IMAGE_ID else 1
+    return ids, labels

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vistune.errors import BudgetError, RecipeError, Stopped, TeacherError, VistuneError
+from vistune.files import write_jsonl
 from vistune.remote.budget import Budget, Price
 from vistune.remote.client import Client, Completion, Outcome, read_completion
 from vistune.remote.journal import Journal
@@ -90,10 +91,15 @@ class Ledger:
 
 
 def read_ledger(journal: Journal) -> Ledger:
+    """The journal's records told as one; lines that are none are named in `journal.damaged.jsonl`, asked again."""
     ledger = Ledger()
     for offset, record in journal.records():
         ledger.take(offset, record)
     ledger.forget_the_killed()
+    if journal.bad:
+        ledger.outcomes["damaged_line"] = len(journal.bad)
+        rows = [{"line": bad.number, "why": bad.why} for bad in journal.bad]
+        write_jsonl(journal.path.with_name("journal.damaged.jsonl"), rows)
     return ledger
 
 

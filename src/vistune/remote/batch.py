@@ -1,8 +1,8 @@
 """The Batch API: many questions in a file, answered within a day at half the price.
 
 questions -> chunks -> upload, create, poll, fetch -> replies in the journal
-Every step is journaled before it is taken and can be found again at the service (the file by its name, the batch by
-its metadata), so that a run killed between any two of them goes on with its own batch and never makes a second one.
+Every step is journaled before it is taken and a batch is found again at the service by its metadata, so that a run
+killed anywhere goes on with its own batch and never makes a second one. A file without a batch costs nothing: it stays.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from vistune.remote.client import LARGEST_BODY, Outcome, read_completion
 MOST_LINES = 50_000  # of one batch, by OpenAI's documentation
 MOST_BYTES = 190 << 20
 ENDED = ("completed", "failed", "expired", "cancelled")
+DOWNLOADS = 6  # tries of one file
 CHUNK = "vistune_chunk"  # the metadata's name
 
 
@@ -109,7 +110,7 @@ async def _go_on(
         if questions is None:  # killed before the service had it: the questions are asked in another chunk
             await asker.keep({"t": "chunk", "chunk": name, "step": "finished"})
             return 0
-        file_id = await _find_file(asker, name) or await _upload(asker, name, list(questions.values()))
+        file_id = await _upload(asker, name, list(questions.values()))
         wanted = {
             "input_file_id": file_id,
             "endpoint": "/v1/chat/completions",
@@ -177,13 +178,6 @@ async def _find_batch(asker: Asker, name: str) -> dict[str, Any] | None:
     return None
 
 
-async def _find_file(asker: Asker, name: str) -> str | None:
-    for file in await _listed(asker, "files"):
-        if file.get("filename") == f"vistune-{name}.jsonl":
-            return str(file["id"])
-    return None
-
-
 async def _upload(asker: Asker, name: str, questions: Sequence[Question]) -> str:
     lines = (
         b'{"custom_id":%s,"method":"POST","url":"/v1/chat/completions","body":%s}\n'
@@ -205,7 +199,7 @@ async def _fetch(asker: Asker, file_id: str, keys: set[str], worst: float) -> in
     """Journal every answer of an output or error file; keys that are unknown or already answered are passed over."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "output.jsonl"
-        for attempt in range(6):
+        for attempt in range(DOWNLOADS):
             outcome = await asker.client.download(f"files/{file_id}/content", path)
             if outcome.kind == "reply":
                 break

@@ -62,6 +62,7 @@ class Client:
         headers = {"Accept-Encoding": "identity"}
         if key:
             headers["Authorization"] = f"Bearer {key}"
+        self.key = key
         self.deadline_seconds = deadline_seconds
         self.http = httpx2.AsyncClient(
             base_url=base_url.rstrip("/") + "/",
@@ -93,10 +94,15 @@ class Client:
             return Outcome("failed", 0, "", f"connect: {type(error).__name__}: {str(error)[:200]}")
         except (TimeoutError, httpx2.HTTPError, zlib.error) as error:
             return Outcome("unknown", 0, "", f"{type(error).__name__}: {str(error)[:200]}")
-        text = raw.decode("utf-8", "backslashreplace")
+        text = self._without_key(raw.decode("utf-8", "backslashreplace"))
         if status == 200 and not whole:
             return Outcome("reply", status, text[: 1 << 16], "body_too_large")
         return classify(status, headers, text)
+
+    def _without_key(self, text: str) -> str:
+        """Some services quote the key that they refuse, and what they say goes to the journal and the screen."""
+        secret = self.key is not None and len(self.key) >= 16  # a local server's "EMPTY" is none
+        return text.replace(self.key or "", "[key]") if secret else text
 
     async def download(self, path: str, to: Path) -> Outcome:
         """GET a file of any size onto the disk; `to` is whole when the outcome is a reply."""
@@ -106,7 +112,8 @@ class Client:
             async with self.http.stream("GET", path) as response:
                 if response.status_code != 200:
                     raw, _ = await _read_limited(response)
-                    return classify(response.status_code, response.headers, raw.decode("utf-8", "backslashreplace"))
+                    text = self._without_key(raw.decode("utf-8", "backslashreplace"))
+                    return classify(response.status_code, response.headers, text)
                 with open(to, "wb") as file:
                     async for chunk in response.aiter_bytes(1 << 16):
                         file.write(chunk)

@@ -50,6 +50,14 @@ def decode_record(line: bytes) -> Record:
     return record
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder whose name survives a power cut, and those of its new parents with it."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
 class Lock:
     """One process a folder. The kernel lets go of a lock when its process dies, so none is ever stale."""
 
@@ -80,13 +88,18 @@ class Journal:
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "journal.jsonl"
-        self.lock = Lock(folder / "journal.lock")
+        try:
+            make_folder(folder)
+            self.lock = Lock(folder / "journal.lock")
+            self.handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            sync_folder(folder)
+            self.end = self._cut_torn_tail()
+        except OSError as error:
+            raise RecipeError(
+                f"{self.path}: cannot be written: {error.strerror}", "make room or mend the disk, or give another --out"
+            ) from None
         self.bad: list[BadLine] = []
-        self.handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        sync_folder(folder)
-        self.end = self._cut_torn_tail()
         self.waiting: list[tuple[bytes, asyncio.Future[int]]] = []
         self.writer: asyncio.Task[None] | None = None
 
@@ -108,7 +121,7 @@ class Journal:
         return position
 
     def records(self) -> Iterator[tuple[int, Record]]:
-        """(offset in bytes, record) of every good line; bad ones are set aside in `bad`."""
+        """(offset in bytes, record) of every good line; bad ones are set aside in `bad`, by their numbers."""
         self.bad = []
         offset = 0
         with open(self.path, "rb") as file:
@@ -160,15 +173,16 @@ class Journal:
                 self.end += len(line)
 
     def _write(self, data: bytes) -> None:
-        """All of `data` or nothing of it: a part that a full disk took is cut off again."""
-        written = 0
-        try:
-            while written < len(data):
-                written += os.write(self.handle, data[written:])
-            os.fsync(self.handle)
-        except OSError:
+        """All of `data`, and nothing before it but what was promised: what a write left that failed is cut off first.
+
+        Cut off now and not when it failed: a disk that refuses a write may refuse the cut as well.
+        """
+        if os.fstat(self.handle).st_size != self.end:
             os.ftruncate(self.handle, self.end)
-            raise
+        written = 0
+        while written < len(data):
+            written += os.write(self.handle, data[written:])
+        os.fsync(self.handle)
 
     def close(self) -> None:
         os.close(self.handle)

@@ -69,7 +69,7 @@ class Trainer:
         total = 0.0
         for batch in batches:
             with self._precision():
-                loss = self._loss(to_device(batch, self.device)) / max(count, 1)
+                loss = self._loss(batch.to(self.device)) / max(count, 1)
             loss.backward()
             total += float(loss.detach())
         norm = float(torch.nn.utils.clip_grad_norm_(self.learning, self.stage.clip))
@@ -97,11 +97,3 @@ class Trainer:
 
     def _precision(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.bf16)
-
-
-def to_device(batch: Batch, device: str) -> Batch:
-    moved = {
-        name: getattr(batch, name).to(device, non_blocking=True)
-        for name in ("input_ids", "labels", "positions", "images")
-    }
-    return replace(batch, **moved)

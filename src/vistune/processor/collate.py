@@ -9,10 +9,11 @@ from collections.abc import Sequence
 
 import torch
 
+from vistune.processor.tiles import NEWLINE
 from vistune.types import IGNORE, Batch, Example
 
 
-def collate(examples: Sequence[Example], ids: Sequence[str]) -> Batch:
+def collate(examples: Sequence[Example], ids: Sequence[str] = ()) -> Batch:
     """One packed row; without any picture it carries one blank tile."""
     lengths = [len(example) for example in examples]
     labels = torch.cat([example.labels for example in examples])
@@ -30,4 +31,17 @@ def collate(examples: Sequence[Example], ids: Sequence[str]) -> Batch:
         images=images,
         supervised=int(learnt.sum()),
         ids=tuple(ids),
+        slots=_slots(examples),
     )
+
+
+def _slots(examples: Sequence[Example]) -> torch.Tensor | None:
+    """The examples' slots with tiles counted over the row; None where all are in order."""
+    found, tiles = [], 0
+    for example in examples:
+        if example.slots is not None:
+            counted = example.slots.clone()
+            counted[counted[:, 0] != NEWLINE, 0] += tiles
+            found.append(counted)
+        tiles += len(example.images)
+    return torch.cat(found) if found else None
