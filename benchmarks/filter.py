@@ -84,8 +84,8 @@ def main() -> None:
         child.join()
     print(f"{took:.1f} s  {given.captions / took:,.0f} captions/s  peak {peak:.0f} MB ({before:.0f} MB before)")
     print(
-        f"{chosen.chosen:,} chosen ({chosen.chosen / chosen.captions:.0%}); {chosen.phrases:,} phrases, {chosen.frequent_enough:,} of them frequent enough; "
-        f"{chosen.without_phrase:,} captions without one"
+        f"{chosen.chosen:,} chosen ({chosen.chosen / chosen.captions:.0%}); {chosen.phrases:,} phrases, "
+        f"{chosen.frequent_enough:,} of them frequent enough; {chosen.without_phrase:,} captions without one"
     )
 
 
