@@ -1,0 +1,114 @@
+"""A model from tensors by part: nothing is initialised first, no second copy is made.
+
+Source (spec, configs, tensors by part) -> VisionLanguageModel
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vistune.errors import CheckpointError
+from vistune.interop.tensors import Lazy, Parts, some, whole
+from vistune.model import VisionLanguageModel, build_projector
+from vistune.model.attention import register
+from vistune.model.vision import VisionTower, tower_class
+from vistune.types import Spec
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a folder of another layout says of itself.
+
+    `parts`: its tensors · `vision`, `language`: transformers' configs · `tower`: the tower's own folder or hub name,
+    where the layout leaves it outside · `adapter`: a PEFT folder to put on the language model.
+    """
+
+    layout: str
+    folder: Path
+    spec: Spec
+    tokenizer: Any
+    vision: Any
+    language: Any
+    parts: Parts
+    tower: str | None = None
+    tower_inside: bool = True
+    adapt: Callable[[nn.Module], nn.Module] | None = None
+
+
+def build_model(source: Source, dtype: torch.dtype) -> VisionLanguageModel:
+    """The model with the source's weights, each read once. Raises CheckpointError naming tensors that do not fit."""
+    spec, parts, place = source.spec, source.parts, str(source.folder)
+    tower = VisionTower(load_tower_tensors(source, dtype), spec)
+    language = load_part(causal_class(source.language), source.language, parts["language"], dtype, place)
+    if source.adapt is not None:
+        language = source.adapt(language)
+    with torch.device("meta"):
+        projector = build_projector(spec, seed=0)
+    fit_tensors(dict(projector.state_dict()), parts["projector"], f"{place}: projector")
+    projector.load_state_dict({name: whole(t).to(dtype) for name, t in parts["projector"].items()}, assign=True)
+    model = VisionLanguageModel(tower, projector, language, spec)
+    if model.newline is not None:
+        if "newline" not in parts["newline"]:
+            raise CheckpointError(f"{place}: anyres without image_newline", "name a LLaVA 1.6 model")
+        with torch.no_grad():
+            model.newline.copy_(whole(parts["newline"]["newline"]))
+    return model.eval()
+
+
+def load_tower_tensors(source: Source, dtype: torch.dtype) -> nn.Module:
+    """The whole tower as transformers' class; VisionTower cuts it."""
+    place = f"{source.folder}: vision tower"
+    return load_part(tower_class(source.vision, "hidden"), source.vision, source.parts["vision"], dtype, place)
+
+
+def causal_class(config: Any) -> Any:
+    """transformers' causal language model for a config."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+
+
+def load_part(kind: Any, config: Any, tensors: Mapping[str, Lazy], dtype: torch.dtype, place: str) -> nn.Module:
+    """A transformers model of `config` with exactly these tensors."""
+    with torch.device("meta"):
+        empty = kind(config)
+    wanted = dict(empty.state_dict())
+    tied = (
+        set(getattr(empty, "_tied_weights_keys", None) or ()) if getattr(config, "tie_word_embeddings", False) else ()
+    )
+    fit_tensors(wanted, tensors, place, optional=set(tied) | {n for n in wanted if n.startswith("head.")})
+    attention = register() if hasattr(empty, "lm_head") else "sdpa"
+    model: nn.Module = kind.from_pretrained(
+        None, config=config, state_dict=dict(tensors), dtype=dtype, attn_implementation=attention
+    )
+    return model
+
+
+def fit_tensors(
+    wanted: Mapping[str, torch.Tensor], given: Mapping[str, Lazy], place: str, *, optional: set[str] | None = None
+) -> None:
+    """Raise CheckpointError naming, at most ten each, tensors that are missing, too many or of another shape."""
+    missing = wanted.keys() - given.keys() - (optional or set())
+    extra = given.keys() - wanted.keys()
+    shapes = [
+        f"{name} {shape_of(given[name])} where {tuple(wanted[name].shape)} is wanted"
+        for name in wanted.keys() & given.keys()
+        if shape_of(given[name]) != tuple(wanted[name].shape)
+    ]
+    faults = [
+        f"{what}: {some(found)}"
+        for what, found in (("missing", missing), ("not of this model", extra), ("of another shape", shapes))
+        if found
+    ]
+    if faults:
+        raise CheckpointError(f"{place}: tensors {'; '.join(faults)}", "the folder's config and weights do not fit")
+
+
+def shape_of(tensor: Lazy) -> tuple[int, ...]:
+    return tuple(tensor.get_shape() if hasattr(tensor, "get_shape") else tensor.shape)

@@ -1,0 +1,56 @@
+"""Folders, hub names, tokenizers and towers that another layout points to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vistune.errors import CheckpointError
+from vistune.interop.tensors import Lazy, names, read_tensors
+from vistune.model.vision import vision_config
+from vistune.processor import load_tokenizer
+
+
+def resolve(name: str, beside: Path | None = None) -> Path:
+    """The folder of a path (also relative to `beside`) or of a hub name. Raises CheckpointError where it is neither."""
+    for folder in (*([beside / name] if beside is not None else []), Path(name)):
+        if folder.is_dir():
+            return folder
+    from httpx import HTTPError
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, HTTPError, OSError):
+        raise CheckpointError(
+            f"{name}: neither a folder nor a model of the hub that can be reached", "give a folder that is there"
+        ) from None
+
+
+def tokenizer_of(folder: Path) -> Any:
+    """A folder's fast tokenizer; of one that holds `tokenizer.model` alone, the Llama tokenizer it is.
+
+    transformers' Auto class makes another one of such a folder, and says nothing.
+    """
+    if (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
+        from transformers import LlamaTokenizer
+
+        return LlamaTokenizer.from_pretrained(str(folder))
+    if not (folder / "tokenizer.json").is_file():
+        raise CheckpointError(f"{folder}: neither tokenizer.json nor tokenizer.model", "give --base with a tokenizer")
+    return load_tokenizer(folder)
+
+
+def read_tower(name: str, beside: Path | None = None) -> tuple[Path, Any, dict[str, Lazy]]:
+    """(folder, config, tensors) of a vision tower; of a joint model, its vision part."""
+    folder = resolve(name, beside)
+    config = vision_config(str(folder))
+    rules = names()["tower"]["read"]
+    found: dict[str, Lazy] = {}
+    for tensor_name, tensor in read_tensors(folder).items():
+        rule = next(((old, new) for old, new in rules if tensor_name.startswith(old)), None)
+        if rule is not None and not tensor_name.endswith(tuple(names()["ignored"])):
+            found[(rule[1] + tensor_name.removeprefix(rule[0])).removeprefix("vision:")] = tensor
+    return folder, config, found

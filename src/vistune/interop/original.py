@@ -1,0 +1,193 @@
+"""The original LLaVA's layouts: merged folders, LoRA folders over a base, stage-1 projectors over a base.
+
+config.json with `mm_*` keys + `model.mm_projector.*` tensors <-> our parts (haotian-liu/LLaVA, llava_arch.py)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from vistune.errors import CheckpointError
+from vistune.interop.build import Source, shape_of
+from vistune.interop.folders import read_tower, resolve, tokenizer_of
+from vistune.interop.tensors import (
+    Lazy,
+    Parts,
+    by_part,
+    read_adapter,
+    read_config,
+    read_pickle,
+    read_tensors,
+    some,
+    weight_files,
+)
+from vistune.model import load_adapters
+from vistune.model.vision import image_rules
+from vistune.model.vlm import spec_of
+from vistune.recipe import Model
+
+CLASSES = {  # the original's classes, by the language model inside
+    "LlavaLlamaForCausalLM": "llama",
+    "LlavaMistralForCausalLM": "mistral",
+    "LlavaQwenForCausalLM": "qwen2",
+}
+TUNED = "non_lora_trainables.bin"
+PROJECTOR = "mm_projector.bin"
+
+
+def is_original(folder: Path, config: Mapping[str, Any]) -> bool:
+    """By the class or the `mm_*` keys; `model_type` says "llava" in transformers' layout too."""
+    named = any(
+        name in CLASSES or (name.startswith("Llava") and "ForCausalLM" in name) for name in architectures(config)
+    )
+    return named or any(key.startswith("mm_") for key in config)
+
+
+def architectures(config: Mapping[str, Any]) -> list[str]:
+    listed = config.get("architectures")
+    return [str(name) for name in listed] if isinstance(listed, list) else []
+
+
+def read(folder: Path, *, base: str | None, template: str | None, vision: str | None) -> Source:
+    """A merged folder, a LoRA folder, or a stage-1 projector. Raises CheckpointError saying what is missing."""
+    config = read_config(folder)
+    refuse(folder, config)
+    if (folder / "adapter_config.json").is_file():
+        parts, home = _over_base(folder, base, TUNED)
+        adapt = partial(_adapted, folder=folder)
+    elif not weight_files(folder):
+        parts, home = _over_base(folder, base, PROJECTOR)
+        adapt = None
+    else:
+        parts, home, adapt = by_part(read_tensors(folder, pickles=True), "original", str(folder)), folder, None
+    tower_name = vision or config.get("mm_vision_tower") or config.get("vision_tower")
+    if not tower_name:
+        raise CheckpointError(f"{folder / 'config.json'}: mm_vision_tower is missing", "name the tower with --vision")
+    tower_folder, tower_config, tower = read_tower(str(tower_name), folder)
+    inside = bool(parts["vision"])
+    parts["vision"] = {**tower, **parts["vision"]}
+    language = language_config_of(read_config(home) if home != folder else config)
+    language.vocab_size = shape_of(parts["language"]["model.embed_tokens.weight"])[0]
+    settings = settings_of(folder, config, parts, template)
+    spec = spec_of(settings, tower_config, language.hidden_size, language.vocab_size, image_rules(str(tower_folder)))
+    return Source(
+        layout="original",
+        folder=folder,
+        spec=spec,
+        tokenizer=tokenizer_of(folder if _has_tokenizer(folder) else home),
+        vision=tower_config,
+        language=language,
+        parts=parts,
+        tower=str(tower_name) if not tower_folder.is_relative_to(folder) else str(tower_folder),
+        tower_inside=inside,
+        adapt=adapt,
+    )
+
+
+def refuse(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raise CheckpointError, with what to do, for what this reader does not serve."""
+    place = folder / "config.json"
+    strange = [name for name in architectures(config) if name.startswith("Llava") and name not in CLASSES]
+    if strange:
+        raise CheckpointError(f"{place}: {', '.join(strange)} is not served", f"known: {', '.join(sorted(CLASSES))}")
+    if config.get("quantization_config"):
+        raise CheckpointError(f"{place}: saved in {_bits(config)}", "fetch the full-precision model and --quantize it")
+    if "delta" in folder.name.lower() and config.get("mm_projector_type") is None and not config.get("use_mm_proj"):
+        raise CheckpointError(f"{folder}: weight deltas are not served", "apply them to their base first")
+    for key, meaning in (
+        ("mm_use_im_start_end", "pictures wrapped in <im_start> and <im_end>"),
+        ("mm_resampler_type", "a resampler"),
+        ("s2", "an S2 tower"),
+    ):
+        if config.get(key):
+            raise CheckpointError(f"{place}: {key}: {meaning} is not served", "use a model without it")
+
+
+def _bits(config: Mapping[str, Any]) -> str:
+    settings = config["quantization_config"]
+    return "4 bit" if isinstance(settings, dict) and settings.get("load_in_4bit") else "a quantised form"
+
+
+def settings_of(folder: Path, config: Mapping[str, Any], parts: Parts, template: str | None) -> Model:
+    """The original's keys as our own settings."""
+    mode = config.get("image_aspect_ratio") or "square"
+    if mode not in ("square", "pad", "anyres"):
+        raise CheckpointError(f"{folder / 'config.json'}: image_aspect_ratio {mode!r} is not served", "pad or anyres")
+    merge = config.get("mm_patch_merge_type", "flat")
+    if mode == "anyres" and merge != "spatial_unpad":
+        raise CheckpointError(f"{folder / 'config.json'}: mm_patch_merge_type {merge!r} is not served", "spatial_unpad")
+    canvases = config.get("image_grid_pinpoints") if mode == "anyres" else None
+    if canvases is not None and not isinstance(canvases, list):
+        raise CheckpointError(f"{folder / 'config.json'}: image_grid_pinpoints {canvases!r}", "a list of pairs is read")
+    return Model(
+        projector=projector_of(config, parts["projector"]),
+        feature_layer=config.get("mm_vision_select_layer", -2),
+        feature_tokens=config.get("mm_vision_select_feature", "patch"),
+        image_mode=mode,
+        canvases=tuple((int(width), int(height)) for width, height in canvases) if canvases else None,
+        template=template or str(config.get("vistune_template") or "v1"),
+        tokenization=config.get("vistune_tokenization", "chunks"),
+    )
+
+
+def projector_of(config: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> str:
+    """The projector's name by its tensors: old configs do not name it."""
+    if not tensors:
+        return "identity"
+    depth = len([name for name in tensors if name.endswith("weight")])
+    return "linear" if "weight" in tensors else str(config.get("mm_projector_type") or f"mlp{depth}x_gelu")
+
+
+def language_config_of(config: Mapping[str, Any]) -> Any:
+    """transformers' config of the language model inside."""
+    from transformers import AutoConfig
+
+    named = architectures(config)
+    kind = next((CLASSES[name] for name in named if name in CLASSES), None) or str(config.get("model_type", "llama"))
+    kind = "llama" if kind.startswith("llava") else kind
+    own = {key: value for key, value in config.items() if not key.startswith(("mm_", "vistune_"))}
+    for key in ("architectures", "model_type", "image_aspect_ratio", "image_grid_pinpoints", "use_mm_proj",
+                "tune_mm_mlp_adapter", "freeze_mm_mlp_adapter", "tokenizer_model_max_length", "vision_tower",
+                "tokenizer_padding_side", "unfreeze_mm_vision_tower", "_name_or_path"):  # fmt: skip
+        own.pop(key, None)
+    return AutoConfig.for_model(kind, **own)
+
+
+def _over_base(folder: Path, base: str | None, tuned: str) -> tuple[Parts, Path]:
+    """A base language model's tensors with the projector, and whatever else learnt, in their place."""
+    if base is None:
+        raise CheckpointError(f"{folder}: needs the language model it was trained on", "name it with --base")
+    home = resolve(base)
+    path = folder / tuned
+    if not path.is_file():
+        raise CheckpointError(f"{folder}: neither model*.safetensors nor {tuned}", "name a LLaVA folder")
+    parts = by_part(read_tensors(home, pickles=True), "original", str(home))
+    learnt = {_stripped(name): tensor for name, tensor in read_pickle(path).items()}
+    for part, tensors in by_part(learnt, "original", str(path)).items():
+        parts[part] |= tensors
+    return parts, home
+
+
+def _stripped(name: str) -> str:
+    """A tensor's name without what PEFT put before it; stage-1 files of other models begin otherwise too."""
+    name = name.removeprefix("base_model.")
+    name = "model." + name.split("model.model.", 1)[1] if name.startswith("model.model.") else name
+    return f"model.mm_projector.{name.split('mm_projector.', 1)[1]}" if "mm_projector." in name else name
+
+
+def _adapted(language: nn.Module, *, folder: Path) -> nn.Module:
+    path = folder / "adapter_model.safetensors"
+    tensors = read_adapter(folder)
+    leaked = [name for name in tensors if "vision_tower" in name]
+    if leaked:
+        raise CheckpointError(f"{path}: adapters on the vision tower: {some(leaked)}", "they are not served")
+    return load_adapters(language, folder)
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
