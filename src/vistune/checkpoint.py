@@ -22,6 +22,7 @@ from vistune.processor import Processor
 from vistune.recipe import Recipe, dump, source_of
 
 FORMAT = 1
+BACKBONES = ("vision", "language")
 
 
 def save(
@@ -44,18 +45,62 @@ def save(
         if "vision" in learnt:
             model.vision.tower.save_pretrained(draft / "vision")
         if "language" in learnt:
-            base_of(model.language).save_pretrained(draft / "language")
+            save_language(model, draft / "language")
         if model.adapted:
             model.language.save_pretrained(draft / "adapter", save_embedding_layers=False)  # type: ignore[operator]
         processor.save(draft / "tokenizer")
         write_atomic(draft / "recipe.yaml", dump(recipe))
         sources = {"vision": recipe.model.vision, "language": recipe.model.language}
-        parts = {part: _reference(part, sources[part], part in learnt) for part in ("vision", "language")}
+        parts = {part: _reference(part, sources[part], part in learnt) for part in BACKBONES}
         write_json(
             draft / "parts.json", {"format": FORMAT, "adapter": model.adapted, **parts, "extra": dict(extra or {})}
         )
         also(draft)
         write_manifest(draft)
+
+
+def save_imported(
+    folder: Path,
+    model: VisionLanguageModel,
+    processor: Processor,
+    *,
+    write_tower: Callable[[Path], None],
+    origin: Mapping[str, Any],
+) -> None:
+    """A model folder of a model that came from elsewhere: all its parts inside, its tower whole as it came.
+
+    `write_tower` fills the folder it is given with the tower's files · `origin`: where the model came from.
+    """
+    with committed_folder(folder) as draft:
+        tensors = {name: t.contiguous() for name, t in model.projector_state().items()}
+        save_file(tensors, draft / "projector.safetensors")
+        save_language(model, draft / "language")
+        if model.adapted:
+            model.language.save_pretrained(draft / "adapter", save_embedding_layers=False)  # type: ignore[operator]
+        write_tower(draft / "vision")
+        processor.save(draft / "tokenizer")
+        parts = {part: {"source": part, "saved": True, "cut": False, "config_sha256": None} for part in BACKBONES}
+        extra = {"finished": True, "origin": dict(origin)}
+        write_json(draft / "parts.json", {"format": FORMAT, "adapter": model.adapted, **parts, "extra": extra})
+        write_manifest(draft)
+
+
+def save_language(model: VisionLanguageModel, folder: Path) -> None:
+    """The language model without its adapters, in transformers' layout."""
+    base = base_of(model.language)
+    state = {name.replace(".base_layer.", "."): t for name, t in base.state_dict().items() if ".lora_" not in name}
+    base.save_pretrained(folder, state_dict=state)
+
+
+def tower_of(folder: Path) -> tuple[str, bool]:
+    """(folder or hub name of the model's vision tower, whether it ends at the feature layer)."""
+    reference = read_parts(folder)["vision"]
+    return _locate(folder, "vision", reference), is_cut(reference)
+
+
+def is_cut(reference: Mapping[str, Any]) -> bool:
+    """A tower that learnt was saved without the layers behind the feature layer; an imported one is whole."""
+    return bool(reference["saved"] and reference.get("cut", True))
 
 
 def write_manifest(folder: Path) -> None:
@@ -91,11 +136,11 @@ def load(
     parts = read_parts(folder)
     processor = Processor.load(folder / "tokenizer")
     spec = processor.spec
-    sources = {part: _locate(folder, part, parts[part]) for part in ("vision", "language")}
+    sources = {part: _locate(folder, part, parts[part]) for part in BACKBONES}
     language = load_language(sources["language"], dtype)
     if parts["adapter"]:
         language = load_adapters(language, folder / "adapter")
-    tower = load_tower(sources["vision"], spec, dtype, cut=parts["vision"]["saved"])
+    tower = load_tower(sources["vision"], spec, dtype, cut=is_cut(parts["vision"]))
     model = VisionLanguageModel(tower, build_projector(spec, seed=0), language, spec)
     try:
         model.load_projector(load_file(folder / "projector.safetensors"))

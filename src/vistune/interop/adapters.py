@@ -58,9 +58,7 @@ def split(tensors: dict[str, Lazy], place: str) -> tuple[dict[str, Lazy], dict[s
         elif inner.startswith("model.layers."):
             lora[inner] = tensor
         else:
-            raise CheckpointError(
-                f"{place}: adapters outside the language model: {some([name])}", "they are not served"
-            )
+            raise CheckpointError(f"{place}: {name}: adapters outside the language model", "they are not served")
     return lora, by_part(others, "llava-hf", place)["projector"]
 
 

@@ -16,14 +16,13 @@ def resolve(name: str, beside: Path | None = None) -> Path:
     for folder in (*([beside / name] if beside is not None else []), Path(name)):
         if folder.is_dir():
             return folder
-    from httpx import HTTPError
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
         return Path(snapshot_download(name, allow_patterns=patterns))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, HTTPError, OSError):
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
         raise CheckpointError(
             f"{name}: neither a folder nor a model of the hub that can be reached", "give a folder that is there"
         ) from None

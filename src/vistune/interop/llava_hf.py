@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vistune.errors import CheckpointError
 from vistune.interop.build import Source
@@ -18,7 +18,7 @@ from vistune.model.vlm import spec_of
 from vistune.recipe import Model
 
 CLASSES = ("LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration")
-TOKENS = {"default": "patch", "full": "cls_patch"}
+TOKENS: Mapping[str, Literal["patch", "cls_patch"]] = {"default": "patch", "full": "cls_patch"}
 
 
 def is_hf(config: Mapping[str, Any]) -> bool:
@@ -67,15 +67,11 @@ def read(folder: Path, *, base: str | None, template: str | None, vision: str | 
 def refuse(config: Any, place: Path) -> None:
     """Raise CheckpointError for what this reader does not serve."""
     if config.model_type not in ("llava", "llava_next"):
-        raise CheckpointError(
-            f"{place}: model_type {config.model_type!r} is not served", "use a LLaVA 1.5 or 1.6 model"
-        )
+        raise CheckpointError(f"{place}: model_type {config.model_type!r} is not served", "use LLaVA 1.5 or 1.6")
     if not isinstance(config.vision_feature_layer, int) or config.vision_feature_layer >= 0:
-        raise CheckpointError(
-            f"{place}: vision_feature_layer {config.vision_feature_layer!r}", "one layer from the end"
-        )
+        raise CheckpointError(f"{place}: vision_feature_layer {config.vision_feature_layer!r}", "one layer, -2")
     if config.projector_hidden_act != "gelu" or not getattr(config, "multimodal_projector_bias", True):
-        raise CheckpointError(f"{place}: a projector of two layers with biases and GELU is served", "use another model")
+        raise CheckpointError(f"{place}: a projector of two layers with biases and GELU is wanted", "another model")
     if config.vision_feature_select_strategy not in TOKENS:
         known = ", ".join(TOKENS)
         raise CheckpointError(f"{place}: vision_feature_select_strategy", f"known: {known}")

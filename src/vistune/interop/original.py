@@ -115,7 +115,7 @@ def _bits(config: Mapping[str, Any]) -> str:
 
 def settings_of(folder: Path, config: Mapping[str, Any], parts: Parts, template: str | None) -> Model:
     """The original's keys as our own settings."""
-    mode = config.get("image_aspect_ratio") or "square"
+    mode: Any = config.get("image_aspect_ratio") or "square"
     if mode not in ("square", "pad", "anyres"):
         raise CheckpointError(f"{folder / 'config.json'}: image_aspect_ratio {mode!r} is not served", "pad or anyres")
     merge = config.get("mm_patch_merge_type", "flat")
