@@ -9,7 +9,7 @@ import pytest
 
 from vistune import workflows
 from vistune.datagen import Wishes
-from vistune.datagen.grounding import mentions
+from vistune.datagen.mentions import mentions
 from vistune.recipe import load_recipe
 
 

@@ -87,9 +87,13 @@ def save_imported(
 
 def save_language(model: VisionLanguageModel, folder: Path) -> None:
     """The language model without its adapters, in transformers' layout."""
-    base = base_of(model.language)
-    state = {name.replace(".base_layer.", "."): t for name, t in base.state_dict().items() if ".lora_" not in name}
-    base.save_pretrained(folder, state_dict=state)
+    base_of(model.language).save_pretrained(folder, state_dict=language_state(model))
+
+
+def language_state(model: VisionLanguageModel) -> dict[str, torch.Tensor]:
+    """The language model's own tensors under its own names, whatever adapters it wears."""
+    state = base_of(model.language).state_dict()
+    return {name.replace(".base_layer.", "."): tensor for name, tensor in state.items() if ".lora_" not in name}
 
 
 def tower_of(folder: Path) -> tuple[str, bool]:

@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-from vistune.datagen.grounding import ungrounded, wrong_count, wrong_position
+from vistune.datagen.counts import wrong_count
+from vistune.datagen.grounding import ungrounded
+from vistune.datagen.positions import wrong_position
 from vistune.datagen.prompts import context, system_prompt
 from vistune.datagen.replies import ReplyFault, Turns, parse_reply
 from vistune.types import AnnotatedImage
@@ -46,16 +48,22 @@ class Fault:
 
 
 _LEAK = re.compile(
-    r"\bcaptions?\b|\bbounding[- ]box|\bcoordinates?\b|\bannotat\w*"
-    r"|\b(?:the|this|these) (?:provided |given )?descriptions? (?:says?|mentions?|states?|tells?)"
+    r"\bcaptions?\b|\bbounding[- ]box|\bannotat\w*"
+    # not the verb: "he coordinates several tasks"
+    r"|\b(?:the|these|those|its|their|given|exact|pixel|image|picture|normali[sz]ed|relative|with|at|by|from|of|and|x|y)"
+    r"[- ]coordinates?\b|\bcoordinates? (?:of|for|are|show|indicate|suggest|given)\b|\bcoordinates?\s*[\[(:=]"
+    r"|\bdescriptions? (?:(?:does not|doesn't|doesn’t|do not|don't|don’t|never) )?(?:explicitly )?"
+    r"(?:says?|mentions?|states?|tells?|specif(?:y|ies)|indicates?)\b"
+    r"|\b(?:(?:is|are|was|were) not|isn't|isn’t|aren't|aren’t) (?:explicitly |clearly |directly )?"
+    r"(?:mentioned|specified|stated|described)\b"
     r"|\b(?:according to|based on|from) the (?:provided |given )?(?:descriptions?|sentences|list)"
     r"|\bas (?:described|stated|mentioned) in the"
     r"|캡션|바운딩|경계 ?상자|좌표|주석|(?:설명|문장|목록|정보)(?:에|을) (?:따르면|의하면|보면|바탕으로)"
-    r"|(?:주어진|제공된) (?:설명|문장|정보|목록)",
+    r"|(?:주어진|제공된) (?:설명|문장|정보|목록)|(?:언급|명시|서술|기술)(?:되어 있지|되어있지|되지|하지) 않|언급이 없",
     re.IGNORECASE,
 )
 _NUMBERS = re.compile(
-    r"[\[(]\s*[01]?\.\d+\s*,\s*[01]?\.\d+|(?<![\d.])0\.\d{2,3}(?!\d)(?!\s?(?:liters?|litres?|리터|km|kg|m\b|%))"
+    r"[\[(]\s*[01]?\.\d+\s*,\s*[01]?\.\d+|(?<![\d.])0\.\d{2,3}(?!\d)(?![\s-]?(?:liters?|litres?|리터|미터|킬로|그램|퍼센트|초|km|kg|ml|mm|cm|g|l|m|miles?|meters?|metres?|inch(?:es)?|percent|seconds?)\b|\s?%)"
 )
 
 
@@ -109,7 +117,10 @@ def language(written: Written) -> str:
 
 _REFUSAL = re.compile(
     r"\bas an ai\b|\bi(?:'m| am) (?:sorry|unable|not able)|\bi don't have (?:access|the ability)|\bi apologi[sz]e"
-    r"|\bi (?:can(?:no|')t|cannot) (?:see|view|assist|help|provide|access|fulfil|describe|answer|determine|generate)"
+    r"|\bi (?:can't|can’t|cannot) (?:assist|help (?:you|with)|provide|access|fulfil|describe|answer|determine|generate)"
+    # "I can't see any cars" tells of the picture, "I can't see the picture" refuses
+    r"|\bi (?:can't|can’t|cannot) (?:actually |directly )?(?:see|view|open)(?:\s*[.,;!]|"
+    r" (?:the |this |that |your |any |an |it\b|what you|)(?:attached |actual )?(?:images?|pictures?|photos?|it\b|what you|files?))"
     r"|\bas a (?:large )?language model"
     r"|죄송(?:합니다|하지만|해요)|(?:이미지|사진|그림)(?:를|을) (?:직접 )?(?:볼|확인할|분석할) 수 없"
     r"|(?:AI|인공지능|언어) ?(?:모델|어시스턴트|비서)|도와 ?드릴 수 없|제공할 수 없|답변(?:을 드릴|할) 수 없",
@@ -128,6 +139,12 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
+_ORDER = re.compile(
+    r"(?:^|[.!?:]\s+|\n)\s*(?:please )?(?:write|create|generate) (?:a|one) (?:conversation|question|description)\b|"
+    r"다음 (?:형식|지시|규칙)|형식으로 (?:작성|써)|\buse this form\b"
+)
+
+
 def prompt_echo(written: Written) -> str:
     """A run of the instructions' words, or the captions or boxes as they were shown."""
     asked = " ".join(_words(system_prompt(written.kind, written.language)))
@@ -141,8 +158,7 @@ def prompt_echo(written: Written) -> str:
         echoed = [line for line in lines if line in text.lower()]
         if len(echoed) >= 2 or (echoed and "[" in echoed[0]):
             return echoed[0]
-        if match := re.search(r"\b(?:write|create|generate) (?:a|one) (?:conversation|question|description)\b|"
-                              r"다음 (?:형식|지시|규칙)|형식으로 (?:작성|써)|use this form", text.lower()):  # fmt: skip
+        if match := _ORDER.search(text.lower()):
             return match.group()
     return ""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import resources
 
-from vistune.datagen.grounding import KO_PARTICLES
+from vistune.datagen.mentions import KO_PARTICLES
 from vistune.errors import RecipeError
 
 Finder = Callable[[Iterable[str]], Iterator[list[str]]]

@@ -41,15 +41,46 @@ def parse_reply(text: str, kind: str, *, asked_here: bool = True) -> Turns:
         raise ReplyFault("shape", "the reply is empty")
     spoken = _from_json(text) if text[0] in "[{" and _looks_like_json(text) else _from_lines(text)
     if kind in ("detail", "caption") and asked_here:
-        if not spoken:
-            return (("", text),)
-        if len(spoken) == 1 and spoken[0][0] == "answer":
-            return (("", spoken[0][1]),)
-        raise ReplyFault("shape", "questions and answers where one text was asked for")
-    turns = _paired(spoken)
+        turns = _alone(spoken, text)
+    else:
+        turns = _paired(spoken)
+    _refuse_chatter(turns)
     if kind != "conversation" and len(turns) != 1:
         raise ReplyFault("shape", f"{len(turns)} questions where one was asked for")
     return turns
+
+
+_OPENING = re.compile(
+    r"^\W*(?:(?:sure|certainly|of course|absolutely|okay|ok)\s*[!,.:]|"
+    r"here(?:'s|’s| is| are)\b[^\n.]{0,80}\b(?:descriptions?|captions?|conversations?|questions?|answers?|text|dialogues?)\b|"
+    r"(?:네[,.!]?\s)?(?:다음은|아래는|여기)[^\n.]{0,60}(?:설명|묘사|대화|캡션|질문|답변|문장|글)(?:입니다|이에요|예요|이다|\s?:)|"
+    r"(?:네[,.!]?\s)?(?:물론(?:입니다|이죠|이에요)|알겠습니다))",
+    re.IGNORECASE,
+)
+_CLOSING = re.compile(
+    r"\blet me know\b|\bfeel free to (?:ask|reach)|\bi hope (?:this|that|it|these)\b|\bhope (?:this|that) helps|"
+    r"\bwould you like me to\b|\bif you (?:need|want|would like|have|'d like) (?:me|any|more|further|another)\b|"
+    r"도움이 되(?:었|셨|길|기를)|언제든지? (?:말씀|물어|질문|알려)|"
+    r"(?:더|다른|추가)[^.\n]{0,24}(?:필요하|원하|궁금하)[^.\n]{0,24}(?:말씀|알려 주|물어|요청)",
+    re.IGNORECASE,
+)
+
+
+def _refuse_chatter(turns: Turns) -> None:
+    """Words to the one who ordered, around the text: "Here is a description:", "Let me know if …"."""
+    first, last = turns[0], turns[-1][1].rstrip().split("\n")[-1]
+    opening = _OPENING.match(first[1]) if not first[0] else None
+    if match := opening or _CLOSING.search(re.split(r"(?<=[.!?])\s+", last)[-1]):
+        raise ReplyFault("shape", f"words about the reply: {match.group()[:60]!r}")
+
+
+def _alone(spoken: list[tuple[str, str]], text: str) -> Turns:
+    """The one text that was asked for, marked as an answer or not at all."""
+    if not spoken:
+        return (("", text),)
+    if len(spoken) == 1 and spoken[0][0] == "answer":
+        return (("", spoken[0][1]),)
+    raise ReplyFault("shape", "questions and answers where one text was asked for")
 
 
 def _looks_like_json(text: str) -> bool:
@@ -95,11 +126,10 @@ def _json_turns(value: Any) -> list[tuple[str, str]]:
     if isinstance(value, Mapping):
         lowered = {str(key).lower(): item for key, item in value.items()}
         for question, answer in _PAIR_NAMES:
-            if question in lowered or answer in lowered:
-                pair = [("question", lowered.get(question)), ("answer", lowered.get(answer))]
-                if all(isinstance(item, str) for _, item in pair):
-                    return [(role, str(item).strip()) for role, item in pair]
-                raise ReplyFault("shape", "a question or an answer is missing")
+            if isinstance(lowered.get(question), str) and isinstance(lowered.get(answer), str):
+                return [("question", lowered[question].strip()), ("answer", lowered[answer].strip())]
+        if lowered.keys() & {name for pair in _PAIR_NAMES for name in pair}:
+            raise ReplyFault("shape", "a question or an answer is missing")
         speaker, said = lowered.get("from", lowered.get("role")), lowered.get("value", lowered.get("content"))
         if speaker in _FROM and isinstance(said, str):
             return [(_FROM[speaker], said.strip())]

@@ -79,10 +79,8 @@ def load_part(kind: Any, config: Any, tensors: Mapping[str, Lazy], dtype: torch.
     with torch.device("meta"):
         empty = kind(config)
     wanted = dict(empty.state_dict())
-    tied = (
-        set(getattr(empty, "_tied_weights_keys", None) or ()) if getattr(config, "tie_word_embeddings", False) else ()
-    )
-    fit_tensors(wanted, tensors, place, optional=set(tied) | {n for n in wanted if n.startswith("head.")})
+    tied = {"lm_head.weight"} if getattr(config, "tie_word_embeddings", False) else set()
+    fit_tensors(wanted, tensors, place, optional=tied | {name for name in wanted if name.startswith("head.")})
     attention = register() if hasattr(empty, "lm_head") else "sdpa"
     model: nn.Module = kind.from_pretrained(
         None, config=config, state_dict=dict(tensors), dtype=dtype, attn_implementation=attention

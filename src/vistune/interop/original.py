@@ -42,9 +42,7 @@ PROJECTOR = "mm_projector.bin"
 
 def is_original(folder: Path, config: Mapping[str, Any]) -> bool:
     """By the class or the `mm_*` keys; `model_type` says "llava" in transformers' layout too."""
-    named = any(
-        name in CLASSES or (name.startswith("Llava") and "ForCausalLM" in name) for name in architectures(config)
-    )
+    named = any(name.startswith("Llava") and name.endswith("ForCausalLM") for name in architectures(config))
     return named or any(key.startswith("mm_") for key in config)
 
 

@@ -1,0 +1,73 @@
+"""A model card: what the model was made from, in the fields that the hub reads.
+
+model folder (and the run around it, if any) -> README.md
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vistune.files import read_json, read_text
+
+
+def write_card(folder: Path) -> str:
+    """The card's text: base models, data, what learnt at which rate, scores; only what the folder knows."""
+    recipe = _yaml(folder / "recipe.yaml")
+    parts = _json(folder / "parts.json")
+    run = folder.parent.parent if folder.parent.name == "checkpoints" else folder
+    bases = [str(parts[part]["source"]) for part in ("vision", "language") if part in parts]
+    origin = parts.get("extra", {}).get("origin", {})
+    bases = [Path(name).name if "/" in name and Path(name).is_dir() else name for name in bases]
+    data = sorted({Path(str(source["file"])).name for source in recipe.get("data", []) if "file" in source})
+    head: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "image-text-to-text",
+        "tags": ["llava", "vistune"],
+        "license": "other",
+        "license_name": "that-of-the-base-models-and-data",
+    }
+    lines = [
+        "---",
+        yaml.safe_dump(head, sort_keys=False).strip(),
+        "---",
+        "",
+        f"# {recipe.get('name', folder.name)}",
+        "",
+    ]
+    lines += ["A LLaVA-style model made with vistune.", ""]
+    if origin:
+        lines += [f"Imported from a folder of the layout {origin.get('layout')}: {origin.get('folder')}.", ""]
+    elif bases:
+        lines += [f"Base models: {', '.join(bases)}.", ""]
+    if data:
+        lines += [f"Data: {', '.join(data)}.", ""]
+    for stage in recipe.get("stages", []):
+        learnt = ", ".join(f"{part} at {rate:g}" for part, rate in stage.get("learn", {}).items())
+        lines.append(f"- stage {stage.get('name')}: {learnt}")
+    lines += ["", *_scores(run)]
+    lines += [
+        "The licences of the base models and of the data bind this model too; fill in `license` before you share it."
+    ]
+    return "\n".join(lines).strip() + "\n"
+
+
+def _scores(run: Path) -> list[str]:
+    rows = []
+    for path in sorted((run / "evals").glob("*.json")):
+        metrics = _json(path).get("metrics")
+        if isinstance(metrics, dict):
+            rows.append(f"| {path.stem} | {', '.join(f'{name} {value:.4g}' for name, value in metrics.items())} |")
+    return ["| evaluation | scores |", "| --- | --- |", *rows, ""] if rows else []
+
+
+def _json(path: Path) -> dict[str, Any]:
+    value = read_json(path) if path.is_file() else {}
+    return value if isinstance(value, dict) else {}
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    value = yaml.safe_load(read_text(path)) if path.is_file() else {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,313 @@
+"""A model of ours written as others read it: complete folders of weights, configs, tokenizer, picture rules, template.
+
+Exported (model, processor, tower whole or cut) -> llava-hf | llava-original | peft folder
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vistune.checkpoint import language_state
+from vistune.errors import RecipeError
+from vistune.files import write_atomic, write_json
+from vistune.interop.original import CLASSES
+from vistune.interop.tensors import Lazy, whole, written_name
+from vistune.model import VisionLanguageModel
+from vistune.model.language import base_of
+from vistune.processor import Processor
+from vistune.processor import chat_template
+from vistune.types import Spec
+
+ROWS = 64  # a vocabulary that grows is rounded up to a multiple of this, as llava-hf's is
+SHARD = "5GB"
+IMAGE, PAD = "<image>", "<pad>"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What is to be written. `tower`: its tensors as they lie on disk, `cut` where they end at the feature layer."""
+
+    model: VisionLanguageModel
+    processor: Processor
+    tower: Mapping[str, Lazy]
+    tower_config: Any
+    cut: bool
+    tower_name: str  # how an original config names it: a hub name, or the folder's own name
+    tower_inside: bool  # whether the original layout's weights hold it
+    card: str
+
+    @property
+    def spec(self) -> Spec:
+        return self.processor.spec
+
+    @property
+    def feature_layer(self) -> int:
+        return -1 if self.cut else self.spec.feature_layer
+
+    @property
+    def language(self) -> Any:
+        return base_of(self.model.language)
+
+
+def write_hf(made: Exported, folder: Path) -> None:
+    """As llava-hf/llava-1.5-7b-hf is: what `vllm serve` and transformers load. Raises RecipeError for what it lacks."""
+    refuse_for_hf(made)
+    tokenizer, image_id, rows = with_image_token(made.processor.tokenizer, made.language.config.vocab_size)
+    state = {**part_state(made, "vision", "llava-hf"), **part_state(made, "projector", "llava-hf")}
+    state |= {written_name("language", name, "llava-hf"): t for name, t in grown(language_tensors(made), rows).items()}
+    save(state, folder)
+    config = hf_config(made, image_id, rows, tokenizer.pad_token_id)
+    config.save_pretrained(folder)
+    write_processor(made, tokenizer, folder)
+    generation_config(made, tokenizer).save_pretrained(folder)
+    write_atomic(folder / "README.md", made.card)
+
+
+def refuse_for_hf(made: Exported) -> None:
+    spec = made.spec
+    if spec.projector != "mlp2x_gelu":
+        raise RecipeError(
+            f"--layout llava-hf: transformers' LLaVA has a projector of two layers, this model has {spec.projector}",
+            "train with model.projector=mlp2x_gelu, or export --layout llava-original",
+        )
+    if spec.space != "hidden":
+        raise RecipeError("--layout llava-hf: it has no joint space", "train with model.space=hidden")
+    if spec.image_mode == "pad" and spec.image_fit == "stretch":
+        raise RecipeError("--layout llava-hf: no processor there pads and stretches", "train with image_mode=square")
+
+
+def with_image_token(tokenizer: Any, rows: int) -> tuple[Any, int, int]:
+    """(a tokenizer that knows `<image>` and a padding token, the picture's id, rows that the vocabulary needs)."""
+    from copy import deepcopy
+
+    from tokenizers import AddedToken
+
+    own = deepcopy(tokenizer)
+    own.chat_template = None
+    if IMAGE not in own.get_vocab():
+        own.add_tokens([AddedToken(IMAGE, special=True, normalized=False)], special_tokens=True)
+    if own.pad_token_id is None or own.pad_token_id == own.unk_token_id:
+        own.add_special_tokens({"pad_token": AddedToken(PAD, special=True, normalized=False)})
+    needed = max(own.convert_tokens_to_ids([IMAGE, own.pad_token])) + 1
+    image_id: int = own.convert_tokens_to_ids(IMAGE)
+    return own, image_id, rows if needed <= rows else -(-needed // ROWS) * ROWS
+
+
+def language_tensors(made: Exported) -> dict[str, Tensor]:
+    """The language model's tensors; a head that is the embedding is written once."""
+    state = language_state(made.model)
+    if made.language.config.tie_word_embeddings:
+        state.pop("lm_head.weight", None)
+    return state
+
+
+def grown(state: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
+    """An embedding or head that is too short gets the mean of its rows below: never the likeliest token."""
+    longer = dict(state)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        if name in state and len(state[name]) < rows:
+            mean = state[name].float().mean(dim=0, keepdim=True).to(state[name].dtype)
+            longer[name] = torch.cat([state[name], mean.expand(rows - len(state[name]), -1)])
+    return longer
+
+
+def part_state(made: Exported, part: str, layout: str) -> dict[str, Tensor]:
+    """A part's tensors under the layout's names."""
+    if part == "vision":
+        return {written_name("vision", name, layout): whole(tensor) for name, tensor in made.tower.items()}
+    state = made.model.projector_state()
+    newline = state.pop("newline", None)
+    named = {written_name("projector", name, layout): tensor for name, tensor in state.items()}
+    return named if newline is None else {**named, written_name("newline", "newline", layout): newline}
+
+
+def save(state: Mapping[str, Tensor], folder: Path) -> None:
+    """safetensors, in shards of 5 GB with an index where there are several."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    save_torch_state_dict(tensors, folder, max_shard_size=SHARD, metadata={"format": "pt"})
+
+
+def hf_config(made: Exported, image_id: int, rows: int, pad_id: int) -> Any:
+    from transformers import LlavaConfig, LlavaNextConfig
+
+    text = type(made.language.config)(**{**made.language.config.to_dict(), "vocab_size": rows, "pad_token_id": pad_id})
+    common: dict[str, Any] = {
+        "vision_config": made.tower_config,
+        "text_config": text,
+        "image_token_index": image_id,
+        "image_seq_length": made.spec.slots_per_image,
+        "projector_hidden_act": "gelu",
+        "vision_feature_layer": made.feature_layer,
+        "vision_feature_select_strategy": "default" if made.spec.feature_tokens == "patch" else "full",
+        "dtype": str(next(made.model.projector.parameters()).dtype).removeprefix("torch."),
+    }
+    if made.tower_config.model_type != "clip_vision_model":  # no class token: nothing is dropped
+        common["vision_feature_select_strategy"] = "full"
+    if made.spec.image_mode == "anyres":
+        pairs = [[height, width] for width, height in made.spec.canvases]
+        config: Any = LlavaNextConfig(**common, image_grid_pinpoints=pairs, use_image_newline_parameter=True)
+        config.architectures = ["LlavaNextForConditionalGeneration"]
+    else:
+        config = LlavaConfig(**common)
+        config.architectures = ["LlavaForConditionalGeneration"]
+    return config
+
+
+def image_processor(spec: Spec) -> Any:
+    """transformers' picture rules that make the tiles this model was trained on."""
+    from transformers import (
+        CLIPImageProcessorPil,
+        LlavaImageProcessorPil,
+        LlavaNextImageProcessorPil,
+        SiglipImageProcessorPil,
+    )
+
+    side = {"height": spec.image_side, "width": spec.image_side}
+    common = {"image_mean": list(spec.image_mean), "image_std": list(spec.image_std), "resample": spec.image_resample}
+    crop = {"size": {"shortest_edge": spec.image_side}, "crop_size": side}
+    if spec.image_mode == "anyres":
+        pairs = [[height, width] for width, height in spec.canvases]
+        return LlavaNextImageProcessorPil(**common, **crop, image_grid_pinpoints=pairs)
+    if spec.image_fit == "stretch":
+        return SiglipImageProcessorPil(**common, size=side)
+    if spec.image_mode == "pad":
+        return LlavaImageProcessorPil(**common, **crop, do_pad=True)
+    return CLIPImageProcessorPil(**common, **crop)
+
+
+def write_processor(made: Exported, tokenizer: Any, folder: Path) -> None:
+    """Tokenizer, picture rules and chat template, also under the names that older loaders look for."""
+    from transformers import LlavaNextProcessor, LlavaProcessor
+
+    spec = made.spec
+    template = made.processor.tokenizer.chat_template if spec.template == "tokenizer" else chat_template(
+        spec.template, tokenization=spec.tokenization)  # fmt: skip
+    patches = made.tower_config.patch_size
+    clip = made.tower_config.model_type == "clip_vision_model"
+    kind = LlavaNextProcessor if spec.image_mode == "anyres" else LlavaProcessor
+    rules = image_processor(spec)
+    kind(
+        rules,
+        tokenizer,
+        patch_size=patches,
+        vision_feature_select_strategy="default" if clip and spec.feature_tokens == "patch" else "full",
+        chat_template=template,
+        num_additional_image_tokens=1 if clip else 0,
+    ).save_pretrained(folder)
+    rules.save_pretrained(folder)
+
+
+def generation_config(made: Exported, tokenizer: Any) -> Any:
+    """Greedy, ending where the template ends an answer."""
+    from transformers import GenerationConfig
+
+    ends = sorted(made.processor.stop_ids)
+    return GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=ends[0] if len(ends) == 1 else ends,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def write_original(made: Exported, folder: Path) -> None:
+    """As liuhaotian/llava-v1.5-7b is: the original LLaVA's code loads it."""
+    names = {kind: name for name, kind in CLASSES.items()}
+    kind = made.language.config.model_type
+    if kind not in names:
+        raise RecipeError(f"--layout llava-original: no class there for {kind!r}", f"it has {', '.join(sorted(names))}")
+    if "2x2" in made.spec.projector or made.spec.space != "hidden" or made.spec.image_fit == "stretch":
+        raise RecipeError(
+            f"--layout llava-original: no {made.spec.projector} over this tower there", "export --layout llava-hf"
+        )
+    state = part_state(made, "projector", "original")
+    if made.tower_inside or made.cut:
+        state |= part_state(made, "vision", "original")
+    save({**state, **language_tensors(made)}, folder)
+    config = {
+        **made.language.config.to_dict(),
+        "architectures": [names[kind]],
+        "model_type": f"llava_{kind}" if kind != "qwen2" else "llava_qwen",
+        "mm_vision_tower": made.tower_name,
+        "mm_hidden_size": made.spec.vision_width,
+        "mm_projector_type": made.spec.projector,
+        "mm_vision_select_layer": made.feature_layer,
+        "mm_vision_select_feature": made.spec.feature_tokens,
+        "mm_use_im_start_end": False,
+        "mm_use_im_patch_token": False,
+        "mm_patch_merge_type": "spatial_unpad" if made.spec.image_mode == "anyres" else "flat",
+        "image_aspect_ratio": made.spec.image_mode,
+        "use_mm_proj": True,
+        "unfreeze_mm_vision_tower": made.cut,
+        "vistune_template": made.spec.template,
+        "vistune_tokenization": made.spec.tokenization,
+    }
+    if made.spec.image_mode == "anyres":
+        config["image_grid_pinpoints"] = [list(canvas) for canvas in made.spec.canvases]
+    write_json(folder / "config.json", config)
+    made.processor.tokenizer.save_pretrained(folder)
+    generation_config(made, made.processor.tokenizer).save_pretrained(folder)
+    write_atomic(folder / "README.md", made.card)
+    if not made.tower_name.count("/"):
+        write_tower(made.tower, made.tower_config, made.spec, folder / made.tower_name)
+
+
+def write_peft(made: Exported, folder: Path, *, base: str | None) -> None:
+    """Adapters over a llava-hf model as PEFT and vLLM load them; the base goes to `base/` unless there is one already.
+
+    With a `base` of the user's the tuned projector goes with the adapters (PEFT's `modules_to_save`).
+    """
+    from peft import get_peft_model_state_dict
+
+    if not made.model.adapted:
+        raise RecipeError("--layout peft: this model has no adapters", "export --layout llava-hf")
+    refuse_for_hf(made)
+    peft: Any = made.model.language
+    tensors = {
+        name.replace("base_model.model.model.", "base_model.model.model.language_model.", 1): tensor
+        for name, tensor in get_peft_model_state_dict(peft).items()
+    }
+    config = dict(peft.peft_config["default"].to_dict())
+    layers = sorted({name.rsplit(".", 1)[-1] for name in peft.targeted_module_names})
+    config |= {
+        "base_model_name_or_path": base or "base",
+        "target_modules": rf".*language_model.*\.({'|'.join(layers)})",
+        "modules_to_save": None,
+        "task_type": None,
+        "inference_mode": True,
+        "peft_type": "LORA",
+    }
+    if base is None:
+        write_hf(made, folder / "base")
+    else:
+        config["modules_to_save"] = ["multi_modal_projector"]
+        tensors |= {
+            f"base_model.model.model.{name}": t for name, t in part_state(made, "projector", "llava-hf").items()
+        }
+    write_json(folder / "adapter_config.json", {key: plain(value) for key, value in config.items()})
+    save_file(
+        {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, folder / "adapter_model.safetensors"
+    )
+    write_atomic(folder / "README.md", made.card)
+
+
+def plain(value: Any) -> Any:
+    """Sets and enumerations of PEFT's configs as JSON holds them."""
+    if isinstance(value, set | frozenset | tuple):
+        return sorted(value)
+    return getattr(value, "value", value)
+
+
+def write_tower(tower: Mapping[str, Lazy], config: Any, spec: Spec, folder: Path) -> None:
+    """A vision tower's own folder, in transformers' layout."""
+    save({f"vision_model.{name}": whole(tensor) for name, tensor in tower.items()}, folder)
+    config.save_pretrained(folder)
+    image_processor(replace(spec, image_mode="square")).save_pretrained(folder)
