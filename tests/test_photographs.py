@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vistune import workflows
+from vistune import models, workflows
 from vistune.datagen import Wishes
 from vistune.datagen.mentions import mentions
 from vistune.recipe import load_recipe
@@ -23,7 +23,7 @@ def test_eighty_photographs_are_known_by_heart(shared: Path, tmp_path: Path) -> 
     data = tmp_path / "data"
     workflows.generate_data(shared / "data" / "coco-mini", data, Wishes(languages=("en",)), split="train2017")
     workflows.train(load_recipe("quickstart", [f"data={data / 'messages.jsonl'}"]), tmp_path / "run")
-    assistant = workflows.load(tmp_path / "run")
+    assistant = models.load(tmp_path / "run")
     rows = [json.loads(line) for line in (data / "messages.jsonl").open(encoding="utf-8")]
     asked = [(row["images"][0], row["messages"][0]["content"][1]["text"], row["messages"][1]["content"])
              for row in rows if row["kind"] == "caption"]  # fmt: skip

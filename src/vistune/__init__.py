@@ -9,25 +9,36 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vistune.mainjob import quickstart
+    from vistune.models import export, import_model, load
     from vistune.workflows import (
         check_data,
         draw_scenes,
         evaluate,
         generate_data,
-        load,
         train,
         write_report,
     )
 
-__all__ = ["check_data", "draw_scenes", "evaluate", "generate_data", "load", "quickstart", "train", "write_report"]
+__all__ = [
+    "check_data",
+    "draw_scenes",
+    "evaluate",
+    "export",
+    "generate_data",
+    "import_model",
+    "load",
+    "quickstart",
+    "train",
+    "write_report",
+]
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from vistune import mainjob, workflows
+        from vistune import mainjob, models, workflows
 
-        return getattr(mainjob if name == "quickstart" else workflows, name)
+        return next(getattr(module, name) for module in (models, workflows, mainjob) if hasattr(module, name))
     raise AttributeError(f"module 'vistune' has no attribute {name!r}")
 
 

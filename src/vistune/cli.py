@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vistune import mainjob, workflows
+from vistune import mainjob, models, workflows
 from vistune.console import silent, stderr, watch
 from vistune.errors import RecipeError, VistuneError
 from vistune.recipe import DataSource, load_recipe
@@ -349,7 +349,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Ask a task's questions with the picture, without it and with a wrong one."""
-    workflows.find_model(model)
+    if models.is_ours(model):
+        models.find_model(model)
     world = model / "world"
     if data is None and not world.is_dir():
         raise RecipeError("evaluate needs the task's data", "add --data DIR")
@@ -390,7 +391,54 @@ def chat(
         sys.stdout.write(text)
         sys.stdout.flush()
 
-    talk(workflows.load(model), picture=image, read=lambda: input("> "), write=write)
+    talk(models.load(model), picture=image, read=lambda: input("> "), write=write)
+
+
+@app.command(name="import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="A llava-hf, original LLaVA, LoRA, stage-1 or PEFT folder.")],
+    out: Annotated[Path, typer.Argument(help="The model folder to write.")],
+    base: Annotated[str | None, typer.Option(help="The language model under a LoRA or stage-1 folder.")] = None,
+    vision: Annotated[
+        str | None, typer.Option(help="The vision tower, where the folder's own name of it fails.")
+    ] = None,
+    template: Annotated[str | None, typer.Option(help="The chat template it was trained with.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Bring a model of another layout into a folder of ours; which layout, its content tells."""
+    found = models.import_model(source, out, base=base, vision=vision, template=template)
+    if as_json:
+        print_json(found)
+        return
+    spec = found["spec"]
+    spec = found["spec"]
+    settings = f"projector {spec['projector']}, pictures {spec['image_mode']}, template {spec['template']}"
+    kept = ", adapters kept" if found["adapter"] else ""
+    stdout.print(f"{out}: from the layout {found['layout']}; {settings}{kept}", soft_wrap=True)
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="A run, a model folder, or any layout that import reads.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    layout: Annotated[str, typer.Option(help="llava-hf, llava-original or peft.")],
+    merge: Annotated[bool, typer.Option(help="Add the adapters into the weights.")] = False,
+    base: Annotated[str | None, typer.Option(help="peft: the llava-hf model that lies under the adapters.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Write a model as transformers, vLLM, PEFT or the original LLaVA load it; ends by loading and comparing it."""
+    rows = models.export(model, out, layout=layout, merge=merge, base=base, dtype=dtype)
+    if as_json:
+        print_json(rows)
+        return
+    table = Table(title=f"{out}: what was written beside the model")
+    for name in ("probe", "tokens", "same ids", "largest logit difference", "same greedy tokens"):
+        table.add_column(name)
+    for row in rows:
+        same = ["yes" if row[key] else "no" for key in ("same_ids", "same_tokens")]
+        table.add_row(row["probe"], str(row["tokens"]), same[0], f"{row['largest_difference']:.2g}", same[1])
+    stdout.print(table)
 
 
 @app.command()

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vistune.console import Watch, silent
-from vistune.errors import CheckpointError, DataError, RecipeError
+from vistune.errors import DataError, RecipeError
 from vistune.files import write_json, write_jsonl
+from vistune.models import load, refuse_written
 from vistune.recipe import DataSource, Recipe
 
 if TYPE_CHECKING:
     from vistune.data import CheckReport
     from vistune.datagen import Chosen, Generated, Service, TableForm, Wishes
     from vistune.evaluation import Answered
-    from vistune.generation import Assistant
     from vistune.scenes import DrawnFolder
     from vistune.types import AnnotatedImage
 
@@ -124,14 +124,6 @@ def filter_captions(source: Path, out: Path, *, watch: Watch = silent, **choice:
         return datagen.filter_captions(source, out, advance=advance, **choice)
 
 
-def refuse_written(out: Path, name: str) -> None:
-    """Raise RecipeError where `out` is a file or holds what an earlier call wrote: nothing is overwritten silently."""
-    if out.exists() and not out.is_dir():
-        raise RecipeError(f"{out}: is a file, a folder is wanted", "give another folder")
-    if (out / name).exists():
-        raise RecipeError(f"{out}: holds {name} already", "give another folder, or remove this one")
-
-
 def check_data(
     sources: Sequence[DataSource], *, recipe: Recipe | None = None, pictures: bool = True, watch: Watch = silent
 ) -> CheckReport:
@@ -222,33 +214,6 @@ def dry_run(recipe: Recipe, *, watch: Watch = silent) -> list[dict[str, Any]]:
     ]
 
 
-def find_model(path: Path) -> Path:
-    """A model folder itself, or a run's: the end of its last finished stage, else its newest checkpoint."""
-    if (path / "parts.json").is_file():
-        return path
-    from vistune.checkpoint import read_parts
-    from vistune.training import checkpoints_of
-
-    saved = checkpoints_of(path)
-    if not saved:
-        raise CheckpointError(f"{path}: neither a model folder nor a run with checkpoints", "check the path")
-    finished = [folder for folder in saved if read_parts(folder)["extra"].get("finished")]
-    return (finished or saved)[-1]
-
-
-def load(model: str | Path, *, device: str = "auto", dtype: str = "fp32") -> Assistant:
-    """A run folder or a model folder as something to talk to."""
-    import torch
-
-    from vistune import checkpoint
-    from vistune.generation import Assistant
-
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    precision = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
-    return Assistant(*checkpoint.load(find_model(Path(model)), device=device, dtype=precision))
-
-
 def evaluate(
     model: Path,
     *,
@@ -269,11 +234,10 @@ def evaluate(
     from vistune.evaluation import CONDITIONS, TASKS, answer, choose, result_of
     from vistune.registry import lookup
 
-    folder = find_model(model)
     made = lookup(task, TASKS, "task")(data)
     questions = choose(made.questions(), limit, seed)
     some = choose(questions, blind_limit, seed)
-    assistant = load(folder)
+    assistant = load(model)
     rows: dict[str, list[Answered]] = {}
     conditions = CONDITIONS if blind else CONDITIONS[:1]
     with watch(f"ask {name or task}", len(questions) + len(some) * (len(conditions) - 1)) as advance:

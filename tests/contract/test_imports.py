@@ -15,6 +15,7 @@ LEVELS = (
     ("data", "generation", "checkpoint"),
     ("datagen", "training", "evaluation", "serving", "interop"),
     ("report", "console"),
+    ("models",),
     ("workflows",),
     ("mainjob",),
     ("cli",),

@@ -17,8 +17,10 @@ from vistune.datagen.prompts import context, system_prompt
 from vistune.datagen.replies import ReplyFault, Turns, parse_reply
 from vistune.types import AnnotatedImage
 
-FEWEST_DETAIL_WORDS = {"ko": 6}  # Korean writes in fewer, longer words
-FEWEST_DETAIL_WORDS_ELSE = 9
+FEWEST_WORDS = {"detail": 16, "reasoning": 10}  # one sentence is no description, one phrase no reasoning
+KO_WORDS = 0.7  # Korean says the same in fewer, longer words
+UNSPACED = ("zh", "ja", "th")
+LETTERS_A_WORD = 2  # where no spaces part the words
 MOST_WORDS = 1500
 ECHOED_WORDS = 12  # as many words of the prompt in a row are an echo
 
@@ -50,13 +52,15 @@ class Fault:
 _LEAK = re.compile(
     r"\bcaptions?\b|\bbounding[- ]box|\bannotat\w*"
     # not the verb: "he coordinates several tasks"
-    r"|\b(?:the|these|those|its|their|given|exact|pixel|image|picture|normali[sz]ed|relative|with|at|by|from|of|and|x|y)"
+    r"|\b(?:the|these|those|its|their|given|exact|pixel|image|picture|normali[sz]ed|relative|with|at|from|x|y)"
     r"[- ]coordinates?\b|\bcoordinates? (?:of|for|are|show|indicate|suggest|given)\b|\bcoordinates?\s*[\[(:=]"
     r"|\bdescriptions? (?:(?:does not|doesn't|doesn’t|do not|don't|don’t|never) )?(?:explicitly )?"
     r"(?:says?|mentions?|states?|tells?|specif(?:y|ies)|indicates?)\b"
     r"|\b(?:(?:is|are|was|were) not|isn't|isn’t|aren't|aren’t) (?:explicitly |clearly |directly )?"
     r"(?:mentioned|specified|stated|described)\b"
     r"|\b(?:according to|based on|from) the (?:provided |given )?(?:descriptions?|sentences|list)"
+    r"|\b(?:none|any|one|some|each|all|both|two) of the (?:sentences|descriptions)\b"
+    r"|\bsentences? (?:says?|mentions?|states?|tells?|describes?)\b"
     r"|\bas (?:described|stated|mentioned) in the"
     r"|캡션|바운딩|경계 ?상자|좌표|주석|(?:설명|문장|목록|정보)(?:에|을) (?:따르면|의하면|보면|바탕으로)"
     r"|(?:주어진|제공된) (?:설명|문장|정보|목록)|(?:언급|명시|서술|기술)(?:되어 있지|되어있지|되지|하지) 않|언급이 없",
@@ -69,7 +73,8 @@ _NUMBERS = re.compile(
 
 def leak(written: Written) -> str:
     """Words or raw numbers that give away what the teacher was shown in place of the picture."""
-    for text in written.texts:
+    # "Write a caption for this picture" is how people ask for one
+    for text in written.answers if written.kind == "caption" else written.texts:
         if match := _LEAK.search(text) or _NUMBERS.search(text):
             return match.group()
     return ""
@@ -163,34 +168,62 @@ def prompt_echo(written: Written) -> str:
     return ""
 
 
+_TRIFLES = frozenset("the a an please so then and exactly is are was were of do does did 혹시".split())
+
+
+_STEM = re.compile(r"^([a-z]{3,}?)(?:(?<=([a-z]))\2)?(?:ing|s)$")  # "wearing", "wears", "sitting"
+
+
+def _plain(question: str) -> str:
+    text = re.sub(r"\b(?:in|of) (?:the|this) (?:picture|image|photo|scene)\b", " ", question.lower().split("\n")[0])
+    return re.sub(r"(?:사진|그림|이미지)(?:에서?|속에?)?\s", " ", text)
+
+
 def _bare(question: str) -> list[str]:
     """A question's words without what changes nothing: articles, particles, politeness, "in the picture"."""
-    text = re.sub(r"\b(?:in|of) (?:the|this) (?:picture|image|photo|scene)\b", " ", question.lower().split("\n")[0])
-    text = re.sub(r"(?:사진|그림|이미지)(?:에서?|속에?)?\s", " ", text)
-    words = [re.sub(r"(?<=[가-힣])(?:은|는|이|가|을|를)$", "", word) for word in _words(text)]
-    return [word for word in words if word not in ("the", "a", "an", "please", "so", "then", "and", "exactly", "혹시")]
+    words = [re.sub(r"(?<=[가-힣])(?:은|는|이|가|을|를)$", "", word) for word in _words(_plain(question))]
+    return [_STEM.sub(r"\1", word) for word in words if word not in _TRIFLES]
+
+
+_KO_ASKED = re.compile(r"(누구|무엇|어디|언제|뭐|누가|무슨 색)(?:은|는|이|가|을|를|에)?(?:인가요|입니까|일까요|인지|예요|이에요|죠)?(?=\s|$|\W)")
+_KO_BEING = re.compile(r"(?<=고) (?:있는(?: 것)?(?:은|는|이|가)?|있나요|있습니까|있을까요|있어요|있죠)(?=\s|$|\W)")
+
+
+def _ko_bare(question: str) -> list[str]:
+    """The words in any order: "무엇을 먹고 있나요" and "먹고 있는 것은 무엇인가요" ask the same. What marks who does
+    it is kept, in one form for subject and topic.
+    """
+    words = _words(_KO_ASKED.sub(r"\1", _KO_BEING.sub("", _plain(question))))
+    return sorted(re.sub(r"(?<=[가-힣])(?:은|는|가)$", "이", word) for word in words if word not in _TRIFLES)
 
 
 def near_duplicate(written: Written) -> str:
     """Two questions of one conversation the same but for trifles, or an answer that is its question."""
     seen: list[list[str]] = []
+    seen_korean: list[list[str]] = []
     for question, answer in written.turns:
         if question and _words(question) == _words(answer):
             return question[:60]
         words = _bare(question)
-        if words and any(SequenceMatcher(None, words, other).ratio() >= 0.93 for other in seen):
+        korean = _ko_bare(question) if written.language == "ko" else []
+        alike = any(SequenceMatcher(None, words, other).ratio() >= 0.93 for other in seen)
+        if (words and alike) or (korean and korean in seen_korean):
             return question[:60]
         seen.append(words)
+        seen_korean.append(korean)
     return ""
 
 
 def length(written: Written) -> str:
     """A description of a few words, an answer without end, or one that runs in a loop."""
+    fewest = FEWEST_WORDS.get(written.kind, 1) * (KO_WORDS if written.language == "ko" else 1)
     for answer in written.answers:
         words = answer.split()
-        fewest = FEWEST_DETAIL_WORDS.get(written.language, FEWEST_DETAIL_WORDS_ELSE) if written.kind == "detail" else 1
-        if len(words) < fewest or len(words) > MOST_WORDS:
-            return f"{len(words)} words"
+        count = len(words)
+        if written.language in UNSPACED:
+            count = max(count, len(re.findall(r"[^\W\d_]", answer)) // LETTERS_A_WORD)
+        if count < fewest or count > MOST_WORDS:
+            return f"{count} words"
         runs = [tuple(words[k : k + 4]) for k in range(len(words) - 3)]
         if len(runs) >= 24 and len(set(runs)) < 0.5 * len(runs):
             return f"{len(runs) - len(set(runs))} repeated runs of four words"

@@ -151,7 +151,7 @@ def _en_counted(lowered: str, mention: Mention, found: list[Mention]) -> Stated 
 
 
 _KO_AFTER = re.compile(
-    rf"^(?:{KO_PARTICLES})?\s*(모두 |총 |전부 )?({_KO_WORD}|\d{{1,3}})\s?({_COUNTERS})(?!의|\s?(?:이상|정도|쯤))"
+    rf"^(?:{KO_PARTICLES})?\s*(모두 |총 |전부 )?({_KO_WORD}|\d{{1,3}})\s?({_COUNTERS})(만)?(?!의|\s?(?:이상|정도|쯤))"
 )
 _KO_BEFORE = re.compile(rf"(?<![가-힣])({_KO_WORD}|\d{{1,3}})\s?({_COUNTERS})의\s+$")
 _KO_DIRECT = re.compile(rf"(?<![가-힣])({_KO_WORD})\s$")  # "두 사람", "세 남자"
@@ -163,9 +163,9 @@ def _ko_counted(lowered: str, mention: Mention) -> Stated | None:
     """ "개 두 마리", "두 마리의 개", "두 사람"; all are meant where the clause says no more than that they are there."""
     before, after = lowered[: mention.start], lowered[mention.end :]
     if match := _KO_AFTER.search(after):
-        said, word, counter = match.groups()
+        every, word, counter, only = match.groups()
         ends = bool(_KO_EXISTS.match(after[match.end() :]))
-        whole = bool(_KO_SHOWN.match(before)) and ends and (bool(said) or _value(word) > 1) and not mention.narrow
+        whole = bool(_KO_SHOWN.match(before)) and ends and (bool(every or only) or _value(word) > 1) and not mention.narrow
     elif match := _KO_BEFORE.search(before):
         word, counter, whole = *match.groups(), False
     elif mention.label == "person" and (match := _KO_DIRECT.search(before)):

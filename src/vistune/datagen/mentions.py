@@ -107,8 +107,13 @@ _BEFORE_A_VERB = re.compile(
 _AFTER_A_VERB = re.compile(r"\s+(?:an?|the|his|her|their|your|my|our|its|it|them|him|us|me)\b")
 
 
+_YOUNG = re.compile(r"\s+(?:birds?|cats?|dogs?|horses?|sheep|lambs?|cows?|elephants?|bears?|zebras?|giraffes?|goats?|ducks?)\b")
+
+
 def _is_en_noun(text: str, match: re.Match[str]) -> bool:
-    """Whether a word that is a verb too ("train", "book") stands as a noun."""
+    """Whether a word that is a verb too ("train", "book") stands as a noun; a baby elephant is no baby."""
+    if match.group() == "baby":
+        return not _YOUNG.match(text, match.end())
     if match.group() not in class_words()["also_verbs"]:
         return True
     before = text[: match.start()]

@@ -13,20 +13,24 @@ from vistune.datagen.mentions import Mention, words_of
 _KO_CLOSED_BY_L = "".join(chr(code) for code in range(ord("가"), ord("힣") + 1) if (code - ord("가")) % 28 == 8)
 _NEGATED = {
     "en": re.compile(
-        r"\b(?:no|not|never|without|nobody|none|neither|nor|absent|missing|lacks?|lacking|instead of|rather than|"
-        r"free of|cannot)\b|n't\b|n’t\b"
+        r"\b(?:no|not|never|nobody|none|neither|nor|absent|missing|cannot)\b|n't\b|n’t\b"
     ),
-    "ko": re.compile(r"없|않|아니|못 |못하|말고|대신"),
+    "ko": re.compile(r"없|않|아니|못 |못하"),
 }
+# these deny what stands next to them and leave the clause: "a bird flies without haste", "개 대신 고양이가"
+_EN_WITHOUT = re.compile(r"\b(?:without|instead of|rather than|free of|lacks?|lacking|with no)\b.*$", re.IGNORECASE | re.DOTALL)
+_KO_WITHOUT = re.compile(r"\S+ (?:없이|말고|대신)(?: |$)")
+_PUT_IN = re.compile(r",\s+((?:by|in) contrast|however|of course|in general|for example|on the other hand|in turn),", re.IGNORECASE)
 _HEDGED = {
     "en": re.compile(
         r"\b(?:might|may|could|would|perhaps|possibly|probably|likely|maybe|if|such as|like|imagine|usually|often|"
         r"typically|should|or|can(?! (?:be seen|see|be found|you see|we see))|for example|e\.g\.|in case|as though|"
-        r"as if|suggests?|meant for|designed for|used (?:for|to)|whether)\b"
+        r"as if|suggests?|(?:by|in) contrast|unlike|compared (?:to|with)|in general|generally|"
+        r"meant for|designed for|used (?:for|to)|whether)\b"
     ),
     "ko": re.compile(
         rf"수 있|수도|아마|처럼|것 같|라면|다면|보통|흔히|만약|대개|려고|려면|위해|위한|듯|모양|[{_KO_CLOSED_BY_L}] (?:때|것(?:이|입))|"
-        r"일지|거나|는 (?:편이|것이) (?:좋|편|낫|안전)"
+        r"일지|거나|기도 하|기도 합|는 (?:편이|것이) (?:좋|편|낫|안전)"
     ),
 }
 _CLAUSE = {
@@ -57,13 +61,16 @@ def is_asserted(clause: str, language: str) -> bool:
 
 def asserted(text: str, language: str) -> Iterator[str]:
     """The clauses that claim something. In "no cars, trucks or buses" the trucks are denied with the cars."""
-    for sentence in re.split(r"(?<=[.!?])\s+|\n", text):
+    without = _KO_WITHOUT if language == "ko" else _EN_WITHOUT
+    for sentence in re.split(r"(?<=[.!?])\s+|\n", _PUT_IN.sub(r" \1 ", text)):
         claimed = True
         for clause in clauses(sentence, language):
             goes_on = language != "ko" and len(clause.split()) <= LISTED_WORDS and not _EN_VERB.search(clause.lower())
-            claimed = (claimed or not goes_on) and is_asserted(clause, language)
+            rest = without.sub("", clause)
+            claimed = (claimed or not goes_on) and is_asserted(rest, language)
             if claimed:
-                yield clause
+                yield rest
+            claimed = claimed and (language == "ko" or rest == clause)
 
 
 _GENERAL_BEFORE = re.compile(
@@ -79,20 +86,33 @@ _BARE_SUBJECT = re.compile(r"^\s*(?:and|so|since|because|as|in general|generally
 _GERUND = re.compile(r"^\s*(?:\w+ly,? |on [^,]{1,40}, |so )?(?!(?:stand|sitt|ly|hang|lean|rest|wait|walk)ing\b)\w+ing\b")
 _TELLS = re.compile(r"\s(?:is|\w{2,}s)\s(?!(?:an?|one|two|three|some|several)\b)")
 _KO_WHOEVER = re.compile(rf"(?:려는|[{_KO_CLOSED_BY_L}]) $")  # "앉으려는 사람", "앉을 사람"
+_KIND_AFTER = re.compile(
+    r"\s+are\s+(?:\w+ly )?(?:common|known|able|popular|famous|said|good|bad|(?:\w+ ){0,2}(?:animals|creatures|mammals))\b"
+)
+_DEPICTED = re.compile(
+    r"\b(?:patterns?|prints?|drawings?|posters?|paintings?|statues?|sculptures?|logos?|shapes?|stickers?) of (?:\w+ ){0,3}$"
+)
+_KO_SUCH_AS = re.compile(  # "버스나 택시 같은 교통편", "배 무늬"
+    r"이?나\s|(?:과|와)?\s?같은\s|\s?(?:무늬|그림|모양|로고|동상|조각상|스티커)"
+)
 _ANYBODY = re.compile(r"(?:person|people|child|children|kids?)$")
 
 
 def is_general(clause: str, mention: Mention, language: str) -> bool:
-    """Whether people or a kind are spoken of in general: "a path that a person can take", "Bears hibernate"."""
+    """Whether a kind is spoken of, or what is only drawn: "a path that a person can take", "Bears hibernate"."""
     lowered = clause.lower()
     if language == "ko":
-        return mention.label == "person" and bool(_KO_WHOEVER.search(lowered[: mention.start]))
-    if _SCENE_AFTER.match(lowered, mention.end):
-        return False
-    if _GERUND.match(lowered[: mention.start]) and _TELLS.search(lowered, mention.end):
-        return True
+        whoever = mention.label == "person" and _KO_WHOEVER.search(lowered[: mention.start])
+        return bool(whoever or _KO_SUCH_AS.match(lowered, mention.end))
     before, word = lowered[: mention.start], lowered[mention.start : mention.end]
-    if mention.label == "person" and _ANYBODY.match(word) and _GENERAL_BEFORE.search(before):
+    if _GERUND.match(before) and _TELLS.search(lowered, mention.end):
+        return True
+    if _DEPICTED.search(before):
         return True
     is_plural = word.endswith("s") or word in ("people", "children", "men", "women", "geese", "sheep", "cattle")
-    return is_plural and bool(_BARE_SUBJECT.match(before)) and bool(re.match(r"\s+\w", lowered[mention.end :]))
+    is_kind = is_plural and bool(_BARE_SUBJECT.match(before))
+    if _SCENE_AFTER.match(lowered, mention.end):
+        return is_kind and bool(_KIND_AFTER.match(lowered, mention.end))
+    if mention.label == "person" and _ANYBODY.match(word) and _GENERAL_BEFORE.search(before):
+        return True
+    return is_kind and bool(re.match(r"\s+\w", lowered[mention.end :]))

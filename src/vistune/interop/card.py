@@ -29,14 +29,8 @@ def write_card(folder: Path) -> str:
         "license": "other",
         "license_name": "that-of-the-base-models-and-data",
     }
-    lines = [
-        "---",
-        yaml.safe_dump(head, sort_keys=False).strip(),
-        "---",
-        "",
-        f"# {recipe.get('name', folder.name)}",
-        "",
-    ]
+    title = str(recipe.get("name", folder.name))
+    lines = ["---", yaml.safe_dump(head, sort_keys=False).strip(), "---", "", f"# {title}", ""]
     lines += ["A LLaVA-style model made with vistune.", ""]
     if origin:
         lines += [f"Imported from a folder of the layout {origin.get('layout')}: {origin.get('folder')}.", ""]
@@ -48,9 +42,9 @@ def write_card(folder: Path) -> str:
         learnt = ", ".join(f"{part} at {rate:g}" for part, rate in stage.get("learn", {}).items())
         lines.append(f"- stage {stage.get('name')}: {learnt}")
     lines += ["", *_scores(run)]
-    lines += [
-        "The licences of the base models and of the data bind this model too; fill in `license` before you share it."
-    ]
+    lines.append(
+        "The licences of the base models and of the data bind this model : fill in `license` before sharing."
+    )
     return "\n".join(lines).strip() + "\n"
 
 

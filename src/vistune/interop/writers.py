@@ -22,8 +22,7 @@ from vistune.interop.original import CLASSES
 from vistune.interop.tensors import Lazy, whole, written_name
 from vistune.model import VisionLanguageModel
 from vistune.model.language import base_of
-from vistune.processor import Processor
-from vistune.processor import chat_template
+from vistune.processor import Processor, chat_template
 from vistune.types import Spec
 
 ROWS = 64  # a vocabulary that grows is rounded up to a multiple of this, as llava-hf's is
@@ -289,13 +288,11 @@ def write_peft(made: Exported, folder: Path, *, base: str | None) -> None:
         write_hf(made, folder / "base")
     else:
         config["modules_to_save"] = ["multi_modal_projector"]
-        tensors |= {
-            f"base_model.model.model.{name}": t for name, t in part_state(made, "projector", "llava-hf").items()
-        }
+        projector = part_state(made, "projector", "llava-hf")
+        tensors |= {f"base_model.model.model.{name}": tensor for name, tensor in projector.items()}
     write_json(folder / "adapter_config.json", {key: plain(value) for key, value in config.items()})
-    save_file(
-        {name: t.detach().cpu().contiguous() for name, t in tensors.items()}, folder / "adapter_model.safetensors"
-    )
+    own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(own, folder / "adapter_model.safetensors")
     write_atomic(folder / "README.md", made.card)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vistune.errors import RecipeError
@@ -32,7 +33,7 @@ class VisionTower(nn.Module):
             # hidden_states[k] is an encoder layer's bare output: the last norm and SigLIP's pooling head come after it.
             body.post_layernorm = nn.Identity()
         if hasattr(body, "head"):
-            body.use_head = False
+            body.use_head = body.config.vision_use_head = False
             body.head = None
         self.tower = tower
         self.drop_first = spec.feature_tokens == "patch" and has_class_token(body.config)
@@ -96,10 +97,12 @@ def width_of(config: Any, space: str) -> int:
 
 def vision_config(source: str) -> Any:
     """The tower's config, from a vision folder or the vision part of a joint one."""
-    config = read_config(source, "vision tower")
-    config = getattr(config, "vision_config", config)
+    whole = read_config(source, "vision tower")
+    config = getattr(whole, "vision_config", whole)
     if config.model_type not in ("clip_vision_model", "siglip_vision_model"):
         raise RecipeError(f"vision tower {source}: {config.model_type!r} is not served", "use a CLIP or SigLIP tower")
+    if has_class_token(config):  # a joint folder's own width counts, whatever its vision part says
+        config.projection_dim = getattr(whole, "projection_dim", config.projection_dim)
     return config
 
 
@@ -125,6 +128,14 @@ def image_rules(source: str) -> dict[str, Any]:
             f"vision tower {source}: no picture rules: {str(error).splitlines()[0]}",
             "put the tower's preprocessor_config.json into its folder",
         ) from None
+    cut = (rules.crop_size.height, rules.crop_size.width) if rules.do_center_crop else ()
+    edges = {rules.size.shortest_edge or rules.size.height, rules.size.shortest_edge or rules.size.width, *cut}
+    steps = rules.do_resize and rules.do_rescale and rules.do_normalize
+    if len(edges) > 1 or not steps or abs(255 * rules.rescale_factor - 1) > 1e-6:
+        raise RecipeError(
+            f"vision tower {source}: its picture rules are not to resize to one square, rescale by 1/255 and normalise",
+            "mend its preprocessor_config.json, or use another tower",
+        )
     return {
         "image_mean": tuple(rules.image_mean),
         "image_std": tuple(rules.image_std),
@@ -134,10 +145,26 @@ def image_rules(source: str) -> dict[str, Any]:
 
 
 def load_tower(source: str, spec: Spec, dtype: torch.dtype, *, cut: bool = False) -> VisionTower:
-    """The tower of a folder or hub name; `cut` says that it was saved without the layers behind the feature layer."""
-    tower = tower_class(vision_config(source), spec.space).from_pretrained(
-        source, dtype=dtype, attn_implementation="sdpa"
-    )
+    """The tower of a folder or hub name; `cut` says that it was saved without the layers behind the feature layer.
+
+    Raises RecipeError where weights are missing, damaged or of another shape.
+    """
+    config = vision_config(source)
+    try:
+        tower, found = tower_class(config, spec.space).from_pretrained(
+            source, config=config, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
+        )
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise RecipeError(
+            f"vision tower {source}: its weights cannot be read: {str(error).splitlines()[0]}", "name a whole tower"
+        ) from None
+    unused = ("head.",) if spec.space == "joint" else ("head.", "post_layernorm.")
+    missing = sorted(name for name in found["missing_keys"] if not name.startswith(unused))
+    if missing:  # transformers would draw them at random
+        raise RecipeError(
+            f"vision tower {source}: {len(missing)} weights are missing, such as {missing[0]}",
+            "name a whole tower; space=joint needs a joint CLIP's folder, with visual_projection",
+        )
     return VisionTower(tower, spec, cut=cut)
 
 

@@ -89,13 +89,15 @@ class VisionLanguageModel(nn.Module):
         return {**self.projector.state_dict(), **newline}
 
     def load_projector(self, state: Mapping[str, Tensor]) -> None:
-        """Take what `projector_state` gave. Raises RuntimeError naming a tensor that is missing, extra or of another shape."""
+        """Take what `projector_state` gave. Raises RuntimeError naming what is missing, extra or of another shape."""
         rest = dict(state)
         if self.newline is not None:
-            if "newline" not in rest:
-                raise RuntimeError("missing tensor: newline")
+            given = rest.pop("newline", None)
+            if given is None or given.shape != self.newline.shape:
+                found = "missing" if given is None else f"{tuple(given.shape)}"
+                raise RuntimeError(f"newline is {found}, {tuple(self.newline.shape)} is wanted")
             with torch.no_grad():
-                self.newline.copy_(rest.pop("newline"))
+                self.newline.copy_(given)
         self.projector.load_state_dict(rest)
 
     def set_learning(self, learning: Collection[str]) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vistune.errors import DataError
 from vistune.types import Picture, Spec
@@ -21,6 +23,17 @@ LARGEST_FILE_BYTES = 10 * 2**20
 LARGEST_SIDE, SMALLEST_SIDE = 8192, 2  # pixels
 LARGEST_PIXELS = 40_000_000
 LARGEST_ASPECT = 100
+DAMAGE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+TURNS = {  # EXIF's orientations, 1 being upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"xmp")  # one of these is in a PNG that names an orientation
 
 
 def open_picture(picture: Picture) -> Image.Image:
@@ -29,39 +42,55 @@ def open_picture(picture: Picture) -> Image.Image:
     Raises DataError naming the file and what is wrong with it.
     """
     if isinstance(picture.source, Image.Image):
+        _refuse_size(picture.source, "a picture in memory")
         return upright_rgb(picture.source)
-    return decode(_read(picture.source), str(picture.source))
+    return decode(_checked(picture.source).read_bytes(), str(picture.source))
 
 
 def picture_size(picture: Picture) -> tuple[int, int]:
     """(width, height) in pixels as the picture will stand, from its header. Raises DataError as `open_picture`."""
     if isinstance(picture.source, Image.Image):
-        image = picture.source
-    else:
-        image = _open(_read(picture.source), str(picture.source))
-    turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    return (image.height, image.width) if turned else image.size
+        _refuse_size(picture.source, "a picture in memory")
+        return _upright_size(picture.source)
+    place = str(picture.source)
+    with _checked(picture.source).open("rb") as file:
+        image = _open(file, place)
+        if image.format != "PNG":
+            return _upright_size(image)
+        file.seek(0)
+        data = file.read()
+    if not any(mark in data for mark in PNG_EXIF):
+        return image.size
+    # A PNG may tell its orientation behind its pixels.
+    return _upright_size(_load(data, place))
 
 
-def _read(path: Path) -> bytes:
+def _checked(path: Path) -> Path:
+    """A file that may be read whole."""
     try:
         if not path.is_file():
             raise DataError(f"{path}: no such picture", "check the path and the picture folder")
         if path.stat().st_size > LARGEST_FILE_BYTES:
             raise DataError(f"{path}: larger than {LARGEST_FILE_BYTES >> 20} MB", "save it smaller")
-        return path.read_bytes()
+        with path.open("rb"):
+            return path
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}", "check the file's permissions") from None
 
 
-def _open(data: bytes, place: str) -> Image.Image:
+def _open(file: BinaryIO, place: str) -> Image.Image:
     """An encoded picture, not decoded yet, whose header has passed the limits."""
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:
         raise DataError(f"{place}: not a {', '.join(FORMATS)} picture", "convert it to one of these") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except DAMAGE as error:
         raise DataError(f"{place}: a damaged picture ({error})", "replace it") from None
+    _refuse_size(image, place)
+    return image
+
+
+def _refuse_size(image: Image.Image, place: str) -> None:
     width, height = image.size
     if not SMALLEST_SIDE <= min(width, height) <= max(width, height) <= LARGEST_SIDE:
         raise DataError(
@@ -69,23 +98,39 @@ def _open(data: bytes, place: str) -> Image.Image:
         )
     if width * height > LARGEST_PIXELS or max(width, height) > LARGEST_ASPECT * min(width, height):
         raise DataError(f"{place}: {width}x{height} pixels is too many or too narrow", "resize or crop it")
-    return image
 
 
 def decode(data: bytes, place: str) -> Image.Image:
     """An encoded picture as upright RGB, after its header has passed the limits."""
-    image = _open(data, place)
+    return upright_rgb(_load(data, place))
+
+
+def _load(data: bytes, place: str) -> Image.Image:
+    image = _open(io.BytesIO(data), place)
     try:
         if image.format == "PNG":
             Image.open(io.BytesIO(data), formats=("PNG",)).verify()  # loading does not look at the pixels' checksums
         image.load()
-        return upright_rgb(image)
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except DAMAGE as error:
         raise DataError(f"{place}: a damaged or cut-off picture ({error})", "replace it") from None
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's number; 1 where there is none, or none that can be read."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except (ValueError, TypeError, SyntaxError, struct.error):
+        return 1
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    return (image.height, image.width) if _orientation(image) in (5, 6, 7, 8) else image.size
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
+    turn = TURNS.get(_orientation(image))
+    image = image if turn is None else image.transpose(turn)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16") or image.mode == "I":

@@ -75,7 +75,7 @@ def load_tiles(picture: Picture, spec: Spec) -> torch.Tensor:
 
 def _anyres(image: Image.Image, spec: Spec) -> list[Image.Image]:
     """The whole picture squeezed into one tile, then the canvas cut into tiles, row by row."""
-    side = spec.image_side
+    side, resample = spec.image_side, Image.Resampling(spec.image_resample)
     width, height = choose_canvas(image.size, spec.canvases)
     across, down = width / image.width, height / image.height
     if across < down:
@@ -83,10 +83,10 @@ def _anyres(image: Image.Image, spec: Spec) -> list[Image.Image]:
     else:
         fitted = (min(math.ceil(image.width * down), width), height)
     canvas = Image.new("RGB", (width, height))
-    resized = image.resize(fitted, Image.Resampling.BICUBIC)
+    resized = image.resize(fitted, resample)
     canvas.paste(resized, ((width - fitted[0]) // 2, (height - fitted[1]) // 2))
     corners = [(x, y) for y in range(0, height, side) for x in range(0, width, side)]
-    overview = image.resize((side, side), Image.Resampling.BICUBIC)
+    overview = image.resize((side, side), resample)
     return [overview, *(canvas.crop((x, y, x + side, y + side)) for x, y in corners)]
 
 

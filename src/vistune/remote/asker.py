@@ -305,9 +305,7 @@ class Asker:
                 "every answer is kept; top up and run the same command",
             )
         if outcome.kind == "stop_recipe":
-            return RecipeError(
-                f"{self.client.http.base_url}: {outcome.reason}", "check the key, --base-url and --model"
-            )
+            return RecipeError(f"{self.client.base_url}: {outcome.reason}", "check the key, --base-url and --model")
         return None
 
     async def append(self, record: Mapping[str, Any]) -> int:

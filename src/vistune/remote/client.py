@@ -12,7 +12,8 @@ import json
 import math
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +23,7 @@ from vistune.errors import RecipeError
 if TYPE_CHECKING:
     import httpx2
 
+LANE_CONNECTIONS = 8  # a pool looks at each of its connections twice a request: eight small ones cost less than one
 LARGEST_BODY = 4 << 20  # bytes; a chat completion is a few thousand
 Kind = Literal["reply", "limited", "failed", "unknown", "refused", "stop_quota", "stop_recipe"]
 """reply: a 200, billed · limited: 429 · failed: the service's fault, not billed · unknown: sent, no answer, maybe
@@ -51,6 +53,14 @@ class Completion:
     completion_tokens: int | None
 
 
+@dataclass
+class Lane:
+    """A few of the connections, and how many requests are on them."""
+
+    http: httpx2.AsyncClient
+    under_way: int = 0
+
+
 class Client:
     """Connections to one endpoint. The key is sent to that endpoint alone: redirects are not followed."""
 
@@ -64,14 +74,22 @@ class Client:
             headers["Authorization"] = f"Bearer {key}"
         self.key = key
         self.deadline_seconds = deadline_seconds
-        self.http = httpx2.AsyncClient(
-            base_url=base_url.rstrip("/") + "/",
-            headers=headers,
-            timeout=httpx2.Timeout(deadline_seconds, connect=min(30.0, deadline_seconds)),
-            limits=httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
-            follow_redirects=False,
-            trust_env=True,
-        )
+        self.base_url = base_url.rstrip("/") + "/"
+        certificates = httpx2.create_ssl_context()
+        self.lanes = [
+            Lane(
+                httpx2.AsyncClient(
+                    base_url=self.base_url,
+                    headers=headers,
+                    timeout=httpx2.Timeout(deadline_seconds, connect=min(30.0, deadline_seconds)),
+                    limits=httpx2.Limits(max_connections=LANE_CONNECTIONS, max_keepalive_connections=LANE_CONNECTIONS),
+                    verify=certificates,
+                    follow_redirects=False,
+                    trust_env=True,
+                )
+            )
+            for _ in range(math.ceil(concurrency / LANE_CONNECTIONS))
+        ]
 
     async def complete(self, body: bytes, *, key: str = "") -> Outcome:
         """POST a chat completion within the deadline; never raises for what the network or the service does."""
@@ -87,7 +105,7 @@ class Client:
 
         try:
             async with asyncio.timeout(self.deadline_seconds):
-                async with self.http.stream(method, path, **given) as response:
+                async with self._stream(method, path, **given) as response:
                     raw, whole = await _read_limited(response)
                     status, headers = response.status_code, response.headers
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
@@ -109,7 +127,7 @@ class Client:
         import httpx2
 
         try:
-            async with self.http.stream("GET", path) as response:
+            async with self._stream("GET", path) as response:
                 if response.status_code != 200:
                     raw, _ = await _read_limited(response)
                     text = self._without_key(raw.decode("utf-8", "backslashreplace"))
@@ -121,8 +139,19 @@ class Client:
             return Outcome("failed", 0, "", f"{type(error).__name__}: {str(error)[:200]}")
         return Outcome("reply", 200, "")
 
+    @asynccontextmanager
+    async def _stream(self, method: str, path: str, **given: Any) -> AsyncIterator[httpx2.Response]:
+        lane = min(self.lanes, key=lambda lane: lane.under_way)
+        lane.under_way += 1
+        try:
+            async with lane.http.stream(method, path, **given) as response:
+                yield response
+        finally:
+            lane.under_way -= 1
+
     async def close(self) -> None:
-        await self.http.aclose()
+        for lane in self.lanes:
+            await lane.http.aclose()
 
 
 async def _read_limited(response: httpx2.Response) -> tuple[bytes, bool]:

@@ -1,0 +1,86 @@
+"""A model by its folder: found, loaded, brought in from other layouts, written as others read it.
+
+MODEL (run folder, checkpoint, other layout) -> Assistant · other layout -> import_model -> ours -> export -> another
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vistune.errors import CheckpointError, RecipeError
+
+if TYPE_CHECKING:
+    from vistune.generation import Assistant
+
+
+def find_model(path: Path) -> Path:
+    """A model folder itself, or a run's: the end of its last finished stage, else its newest checkpoint."""
+    if (path / "parts.json").is_file():
+        return path
+    from vistune.checkpoint import read_parts
+    from vistune.training import checkpoints_of
+
+    saved = checkpoints_of(path)
+    if not saved:
+        raise CheckpointError(f"{path}: neither a model folder nor a run with checkpoints", "check the path")
+    finished = [folder for folder in saved if read_parts(folder)["extra"].get("finished")]
+    return (finished or saved)[-1]
+
+
+def load(model: str | Path, *, device: str = "auto", dtype: str = "fp32", template: str | None = None) -> Assistant:
+    """A run folder, a model folder, or a folder of a layout that `import` reads, as something to talk to."""
+    import torch
+
+    from vistune import checkpoint
+    from vistune.generation import Assistant
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
+    path = Path(model)
+    if is_ours(path):
+        return Assistant(*checkpoint.load(find_model(path), device=device, dtype=precision))
+    from vistune.interop import layouts
+
+    return Assistant(*layouts.load(path, device=device, dtype=precision, template=template))
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a folder is a run or a model folder of ours; others are read by what is in them."""
+    return any((path / name).exists() for name in ("parts.json", "run.json", "checkpoints")) or not path.is_dir()
+
+
+def import_model(
+    source: Path, out: Path, *, base: str | None = None, template: str | None = None, vision: str | None = None
+) -> dict[str, Any]:
+    """A model of another layout as a model folder of ours."""
+    from vistune.interop import export as conversion
+
+    refuse_written(out, "parts.json")
+    return conversion.import_model(source, out, base=base, template=template, vision=vision)
+
+
+def export(
+    model: Path, out: Path, *, layout: str, merge: bool = False, base: str | None = None, dtype: str = "auto"
+) -> list[dict[str, Any]]:
+    """A model as other tools load it, compared with itself after loading; the parity table. See `docs/interop.md`."""
+    import torch
+
+    from vistune.interop import export as conversion
+
+    names = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if dtype not in names:
+        raise RecipeError(f"--dtype {dtype!r} is not known", f"choose of {', '.join(names)}")
+    folder = find_model(model) if is_ours(model) else model
+    rows = conversion.export_model(folder, out, layout=layout, merge=merge, base=base, dtype=names[dtype])
+    return [asdict(row) for row in rows]
+
+
+def refuse_written(out: Path, name: str) -> None:
+    """Raise RecipeError where `out` is a file or holds what an earlier call wrote: nothing is overwritten silently."""
+    if out.exists() and not out.is_dir():
+        raise RecipeError(f"{out}: is a file, a folder is wanted", "give another folder")
+    if (out / name).exists():
+        raise RecipeError(f"{out}: holds {name} already", "give another folder, or remove this one")
