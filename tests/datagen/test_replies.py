@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vistune.datagen.checks import CHECKS, judge_reply
+from vistune.datagen.checks import CHECKS, Written, judge, judge_reply
 from vistune.types import AnnotatedImage, Box
 
 TREE = json.loads((Path(__file__).parent / "replies.json").read_text(encoding="utf-8"))
@@ -34,6 +34,74 @@ def readable(number: int, reply: dict[str, Any]) -> str:
 def test_faults_are_those_a_careful_reader_finds(reply: dict[str, Any]) -> None:
     _, faults = judge_reply(reply["reply"], picture(reply["picture"]), reply["kind"], reply["language"])
     assert {fault.code for fault in faults} == set(reply["faults"]), faults
+
+
+STATEMENTS = [
+    ("farm", "en", "", "The farmer leads two horses to the barn.", ""),
+    ("farm", "en", "", "A bicycle leans against the fence.", "ungrounded_object"),
+    ("farm", "en", "", "There isn't a bicycle, a car or a bus anywhere near the fence.", ""),
+    (
+        "farm",
+        "en",
+        "What would make the scene safer?",
+        "A taller fence would keep the horses in. Cars passing by could frighten them.",
+        "",
+    ),
+    ("farm", "en", "", "The dog is on the right of the farmer.", "position"),
+    ("farm", "en", "", "The dog is to the right of the horses, and the farmer is on the right.", ""),
+    ("farm", "en", "", "The truck sits above the dog.", ""),
+    ("farm", "en", "", "To the left of the farmer there is a dog.", ""),
+    ("farm", "en", "", "To the right of the farmer walks a dog.", "position"),
+    ("farm", "en", "What is to the left of the dog?", "The truck.", ""),
+    ("farm", "en", "What is to the left of the truck?", "The dog.", "position"),
+    ("farm", "en", "", "There is only one horse in the picture.", "count"),
+    ("farm", "en", "", "There are two people in the picture.", "count"),
+    ("farm", "en", "Is there a bus?", "Yes, there is.", "ungrounded_object"),
+    ("farm", "en", "Could a cat live here?", "Yes, cats are common on farms.", ""),
+    ("farm", "en", "How many dogs are there?", "One.", ""),
+    ("farm", "en", "How many dogs are there?", "Two dogs.", "count"),
+    ("farm", "en", "", "The white horse has turned its head to the left.", ""),
+    (
+        "bedroom",
+        "en",
+        "",
+        "The boy is reading like a person who has forgotten the time. A dog would not disturb him.",
+        "",
+    ),
+    ("bedroom", "en", "", "A laptop lies open next to the boy.", "ungrounded_object"),
+    ("bedroom", "en", "", "Instead of a laptop, the boy has a book.", ""),
+    ("bedroom", "en", "", "The boy wears pyjamas with a pattern of small boats.", ""),
+    ("desk", "en", "", "The keyboard of the laptop is black.", ""),
+    (
+        "desk",
+        "en",
+        "",
+        "The desk is ready for someone to sit down and work. A man is leaning over the laptop.",
+        "ungrounded_object",
+    ),
+    ("farm", "ko", "", "농부가 자전거를 울타리에 세워 두었습니다.", "ungrounded_object"),
+    ("farm", "ko", "", "농부는 말을 하지 않고 걷습니다.", ""),
+    ("farm", "ko", "", "사람 두 명이 울타리 곁에 있습니다.", "count"),
+    ("farm", "ko", "", "개는 사람의 오른쪽에 있습니다.", "position"),
+    ("farm", "ko", "", "사람 왼쪽에 개가 있습니다.", ""),
+    ("farm", "ko", "", "사람 오른쪽에는 개가 있습니다.", "position"),
+    ("farm", "ko", "", "트럭은 사진 오른쪽에 있습니다.", "position"),
+    ("farm", "ko", "버스도 있나요?", "네, 있습니다.", "ungrounded_object"),
+    ("farm", "ko", "고양이는 어디에 있나요?", "헛간 앞에 있습니다.", "ungrounded_object"),
+    ("farm", "ko", "", "말을 돌보려면 시간이 많이 필요합니다. 자동차가 지나가면 놀랄 수 있습니다.", ""),
+    ("bedroom", "ko", "", "아이는 책을 읽으면서 컵을 들고 있습니다. 텔레비전은 꺼져 있습니다.", "ungrounded_object"),
+    ("bedroom", "ko", "", "침대 위에 아이가 앉아 있습니다.", ""),
+    ("bedroom", "ko", "", "새 이불이 깔려 있고 방은 조용합니다.", ""),
+    ("sofa", "ko", "", "사진에는 고양이 한 마리만 있습니다.", "count"),
+    ("sofa", "ko", "", "검은 고양이 한 마리와 흰 고양이 한 마리가 있습니다.", ""),
+    ("street", "ko", "", "버스 한 대가 사람 세 명 옆을 지나갑니다.", ""),
+]
+
+
+@pytest.mark.parametrize(("name", "language", "question", "answer", "fault"), STATEMENTS)
+def test_one_statement_of_a_picture(name: str, language: str, question: str, answer: str, fault: str) -> None:
+    faults = judge(Written(picture(name), "conversation", language, ((question, answer),)))
+    assert [found.code for found in faults] == ([fault] if fault else []), faults
 
 
 def test_there_are_enough_replies_of_each_sort() -> None:

@@ -8,18 +8,22 @@ import os
 import resource
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPImageProcessorPil
+from torch import Tensor
+from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
+from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from vistune.errors import DataError
 from vistune.processor import load_tiles, open_picture
-from vistune.processor.images import decode
+from vistune.processor.images import decode, picture_size
 from vistune.types import Picture, Spec
 
 SPEC = Spec(
@@ -36,17 +40,40 @@ SPEC = Spec(
 
 
 def photographs(shared: Path) -> list[Path]:
-    return sorted((shared / "golden" / "images").glob("*.jpg"))
+    mini = sorted((shared / "data" / "coco-mini" / "val2017").glob("*.jpg"))[:4]
+    return [*sorted((shared / "golden" / "images").glob("*.jpg")), *mini]
 
 
-def test_pixels_equal_transformers_clip_processor_on_photographs(shared: Path) -> None:
-    stock = CLIPImageProcessorPil(
-        size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}, do_normalize=False, do_rescale=False
-    )
+def stock(side: int, fit: str, resample: int, *, pad: bool = False) -> Any:
+    """transformers' own processor, stopped before it rescales and normalises."""
+    plain = {"resample": resample, "do_normalize": False, "do_rescale": False}
+    if fit == "stretch":
+        return SiglipImageProcessorPil(size={"height": side, "width": side}, **plain)
+    square = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+    return LlavaImageProcessorPil(**square, do_pad=True, **plain) if pad else CLIPImageProcessorPil(**square, **plain)
+
+
+def ours_and_theirs(picture: Picture, side: int, fit: str, resample: int, *, pad: bool) -> tuple[Tensor, Tensor]:
+    mode = "pad" if pad else "square"
+    spec = replace(SPEC, image_side=side, image_fit=fit, image_resample=resample, image_mode=mode)
+    tiles = load_tiles(picture, spec)
+    assert tiles.shape == (1, 3, side, side)
+    assert tiles.dtype == torch.uint8
+    theirs = stock(side, fit, resample, pad=pad)(open_picture(picture), return_tensors="pt")["pixel_values"]
+    return tiles, theirs.to(torch.uint8)
+
+
+WAYS = [("crop", False), ("stretch", False), ("crop", True)]
+
+
+@pytest.mark.parametrize("side", [336, 224, 56, 700])
+@pytest.mark.parametrize("resample", [Image.Resampling.BICUBIC, Image.Resampling.BILINEAR])
+@pytest.mark.parametrize(("fit", "pad"), WAYS)
+def test_pixels_equal_transformers_processors_on_photographs(
+    fit: str, pad: bool, resample: int, side: int, shared: Path
+) -> None:
     for path in photographs(shared):
-        wanted = stock(Image.open(path).convert("RGB"), return_tensors="pt")["pixel_values"][0]
-        ours = load_tiles(Picture(path), SPEC)[0]
-        assert int((ours.float() - wanted.float()).abs().max()) <= 1
+        assert torch.equal(*ours_and_theirs(Picture(path), side, fit, int(resample), pad=pad))
 
 
 def test_pad_equals_the_original_llavas_canvas(shared: Path) -> None:
@@ -111,17 +138,28 @@ def test_a_folder_or_a_pipe_is_no_picture(tmp_path: Path) -> None:
             open_picture(Picture(tmp_path / name))
 
 
-@pytest.mark.parametrize("size", [(2, 150), (150, 2), (336, 336), (335, 337), (501, 333), (20, 31)])
-@pytest.mark.parametrize("side", [336, 56])
-def test_pixels_equal_transformers_at_odd_sizes(size: tuple[int, int], side: int) -> None:
-    stock = CLIPImageProcessorPil(
-        size={"shortest_edge": side}, crop_size={"height": side, "width": side}, do_normalize=False, do_rescale=False
-    )
-    wanted = stock(noise(*size), return_tensors="pt")["pixel_values"][0]
-    ours = load_tiles(Picture(noise(*size)), replace(SPEC, image_side=side))[0]
-    assert ours.shape == (3, side, side)
-    assert ours.dtype == torch.uint8
-    assert int((ours.float() - wanted.float()).abs().max()) <= 1
+@pytest.mark.parametrize(
+    "size", [(2, 150), (150, 2), (336, 336), (335, 337), (501, 333), (20, 31), (333, 1000), (1001, 77)]
+)
+@pytest.mark.parametrize("side", [336, 57])
+@pytest.mark.parametrize(("fit", "pad"), WAYS)
+def test_pixels_equal_transformers_at_odd_sizes(fit: str, pad: bool, side: int, size: tuple[int, int]) -> None:
+    for resample in (2, 3):
+        assert torch.equal(*ours_and_theirs(Picture(noise(*size)), side, fit, resample, pad=pad))
+
+
+def test_the_processor_is_the_towers_own_after_normalising(tiny_backbones: Path) -> None:
+    """What the tower is shown is what AutoImageProcessor of its folder makes, to 1/255."""
+    from transformers import AutoImageProcessor
+
+    from vistune.model.vision import image_rules
+
+    source = str(tiny_backbones / "vision")
+    rules = AutoImageProcessor.from_pretrained(source, backend="pil")
+    spec = replace(SPEC, image_side=32, **image_rules(source))
+    mean, std = (torch.tensor(getattr(spec, name)).view(3, 1, 1) for name in ("image_mean", "image_std"))
+    normal = (load_tiles(Picture(noise(50, 70)), spec)[0] / 255 - mean) / std
+    torch.testing.assert_close(normal, rules(noise(50, 70), return_tensors="pt")["pixel_values"][0])
 
 
 def shown(folder: Path, image: Image.Image, form: str = "PNG", **options: object) -> list[list[tuple[int, ...]]]:
@@ -158,6 +196,8 @@ def test_what_is_transparent_is_white_in_every_mode(tmp_path: Path) -> None:
         (Image.fromarray(np.array([[[10, 20, 30], [200, 40, 90]]] * 2, dtype=np.uint8)), (10, 20, 30)),
     ):
         assert shown(tmp_path, image, transparency=key)[0] == [[255, 255, 255], [200, 40, 90]]
+    veiled = Image.fromarray(np.array([[[100, 0], [100, 51], [100, 255]]] * 2, dtype=np.uint8), mode="LA")
+    assert shown(tmp_path, veiled)[0] == grey(255, 224, 100)
     light = Image.fromarray(np.array([[7, 130]] * 2, dtype=np.uint8))
     assert shown(tmp_path, light, transparency=7)[0] == grey(255, 130)
 
@@ -230,17 +270,77 @@ def test_a_whole_picture_over_the_limits_is_refused_from_its_header(
 ) -> None:
     """A child's peak memory says that nothing was decoded: 13400 x 13400 takes 180 MB when it is."""
     (tmp_path / "a.png").write_bytes(png(*size))
+    for read in (open_picture, picture_size):
+        assert refused_within(10, read, Picture(tmp_path / "a.png"), words)
+
+
+def refused_within(megabytes: int, read: Callable[[Picture], object], picture: Picture, words: str) -> bool:
+    """Whether a child is refused the picture with these words, and grows by less than that."""
     child = os.fork()
     if child == 0:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         said = ""
         try:
-            open_picture(Picture(tmp_path / "a.png"))
+            read(picture)
         except DataError as error:
             said = str(error)
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        os._exit(0 if words in said and grown < 10 * 1024 else 1)
-    assert os.waitpid(child, 0)[1] == 0
+        os._exit(0 if words in said and grown < megabytes * 1024 else 1)
+    return os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize(
+    "bomb", [(b"zTXt", b"a\0\0"), (b"iCCP", b"a\0\0"), (b"iTXt", b"a\0\1\0\0\0")], ids=["zTXt", "iCCP", "iTXt"]
+)
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_bomb_in_a_pngs_metadata_is_not_inflated(bomb: tuple[bytes, bytes], behind: bool, tmp_path: Path) -> None:
+    packed = chunk(bomb[0], bomb[1] + zlib.compress(bytes(70 * 2**20), 1))
+    whole = png(8, 8)
+    (tmp_path / "a.png").write_bytes(whole[:-12] + packed + whole[-12:] if behind else png(8, 8, packed))
+    assert refused_within(20, open_picture, Picture(tmp_path / "a.png"), "damaged")
+    if not behind:
+        assert refused_within(20, picture_size, Picture(tmp_path / "a.png"), "damaged")
+
+
+@pytest.mark.parametrize("read", [open_picture, picture_size])
+def test_a_picture_with_20_megabytes_of_metadata_is_refused_unread(
+    read: Callable[[Picture], object], tmp_path: Path
+) -> None:
+    buffer = io.BytesIO()
+    noise(20, 30).save(buffer, "JPEG")
+    comment = b"\xff\xfe\xff\xff" + bytes(65533)
+    (tmp_path / "a.jpg").write_bytes(b"\xff\xd8" + comment * 320 + buffer.getvalue()[2:])
+    assert refused_within(5, read, Picture(tmp_path / "a.jpg"), "larger than 10 MB")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 10), (9000, 9000)])
+def test_a_picture_in_memory_has_the_same_limits(size: tuple[int, int]) -> None:
+    """A strip of 1 x 5000 would be resized to 336 x 1680000."""
+    for read in (open_picture, picture_size):
+        with pytest.raises(DataError, match=f"a picture in memory: {size[0]}x{size[1]} pixels"):
+            read(Picture(Image.new("1", size)))
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF"])
+def test_a_size_is_read_without_the_pixels(form: str, tmp_path: Path) -> None:
+    """Of a picture cut off behind its header."""
+    buffer = io.BytesIO()
+    noise(300, 200).save(buffer, form)
+    keep = 0.97 if form == "WEBP" else 0.1  # WebP's own reader wants the file whole, or nearly
+    (tmp_path / "a").write_bytes(buffer.getvalue()[: int(keep * len(buffer.getvalue()))])
+    if form != "WEBP":
+        assert picture_size(Picture(tmp_path / "a")) == (200, 300)
+    with pytest.raises(DataError):
+        open_picture(Picture(tmp_path / "a"))
+
+
+@pytest.mark.parametrize(("key", "value"), [("xmp", "no bytes"), ("exif", "rubbish"), ("Raw profile type exif", "zz")])
+def test_text_that_only_claims_to_be_exif_is_ignored(key: str, value: str, tmp_path: Path) -> None:
+    told = chunk(b"tEXt", key.encode() + b"\0" + value.encode())
+    whole = png(8, 16)
+    for data in (png(8, 16, told), whole[:-12] + told + whole[-12:]):
+        (tmp_path / "a.png").write_bytes(data)
+        assert open_picture(Picture(tmp_path / "a.png")).size == picture_size(Picture(tmp_path / "a.png")) == (8, 16)
 
 
 def test_what_is_within_the_limits_is_read() -> None:
@@ -252,7 +352,6 @@ def test_what_is_within_the_limits_is_read() -> None:
     "content",
     [
         png(8, 8, crc=1),
-        png(8, 8, chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(70 * 2**20), 9))),
         png(8, 8)[:40],
         png(8, 8).replace(b"IDAT", b"IDAX"),
         b"\x89PNG\r\n\x1a\n",
@@ -264,6 +363,10 @@ def test_what_is_within_the_limits_is_read() -> None:
         b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         b"\0\0\0\x20ftypavif" + bytes(40),
         b"BM" + bytes(60),
+        b"SIMPLE  =                    T".ljust(2880),
+        b"\0\0\0\x18ftypheic" + bytes(40),
+        b"II*\0\x08\0\0\0" + bytes(60),
+        b"\0\0\1\0\1\0\x10\x10" + bytes(60),
     ],
 )
 def test_bad_or_foreign_bytes_named_jpg_are_a_data_error_with_a_hint(tmp_path: Path, content: bytes) -> None:
@@ -285,16 +388,20 @@ def test_what_follows_a_picture_is_not_read(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF"])
-def test_flipped_bytes_give_a_picture_or_a_data_error(form: str) -> None:
-    buffer = io.BytesIO()
-    noise(24, 32).save(buffer, form)
+def test_flipped_bytes_give_a_picture_of_its_headers_size_or_a_data_error(form: str, tmp_path: Path) -> None:
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    noise(24, 32).save(buffer, form, exif=exif)
     chance = np.random.default_rng(0)
     for _ in range(150):
         content = bytearray(buffer.getvalue())
         for place in chance.integers(0, len(content) // int(chance.integers(1, 12)), size=int(chance.integers(1, 5))):
             content[place] = int(chance.integers(256))
+        (tmp_path / "a").write_bytes(content)
         with contextlib.suppress(DataError):
-            assert decode(bytes(content), "a").mode == "RGB"
+            size = picture_size(Picture(tmp_path / "a"))
+            image = open_picture(Picture(tmp_path / "a"))
+            assert (image.mode, image.size) == ("RGB", size)
 
 
 @pytest.mark.parametrize("size", [(30, 20), (20, 30), (20, 20), (31, 20)])

@@ -125,7 +125,8 @@ _REFUSAL = re.compile(
     r"|\bi (?:can't|can’t|cannot) (?:assist|help (?:you|with)|provide|access|fulfil|describe|answer|determine|generate)"
     # "I can't see any cars" tells of the picture, "I can't see the picture" refuses
     r"|\bi (?:can't|can’t|cannot) (?:actually |directly )?(?:see|view|open)(?:\s*[.,;!]|"
-    r" (?:the |this |that |your |any |an |it\b|what you|)(?:attached |actual )?(?:images?|pictures?|photos?|it\b|what you|files?))"
+    r" (?:the |this |that |your |any |an |it\b|what you|)(?:attached |actual )?"
+    r"(?:images?|pictures?|photos?|it\b|what you|files?))"
     r"|\bas a (?:large )?language model"
     r"|죄송(?:합니다|하지만|해요)|(?:이미지|사진|그림)(?:를|을) (?:직접 )?(?:볼|확인할|분석할) 수 없"
     r"|(?:AI|인공지능|언어) ?(?:모델|어시스턴트|비서)|도와 ?드릴 수 없|제공할 수 없|답변(?:을 드릴|할) 수 없",
@@ -168,7 +169,27 @@ def prompt_echo(written: Written) -> str:
     return ""
 
 
-_TRIFLES = frozenset("the a an please so then and exactly is are was were of do does did 혹시".split())
+_TRIFLES = frozenset(
+    (
+        "the",
+        "a",
+        "an",
+        "please",
+        "so",
+        "then",
+        "and",
+        "exactly",
+        "is",
+        "are",
+        "was",
+        "were",
+        "of",
+        "do",
+        "does",
+        "did",
+        "혹시",
+    )
+)
 
 
 _STEM = re.compile(r"^([a-z]{3,}?)(?:(?<=([a-z]))\2)?(?:ing|s)$")  # "wearing", "wears", "sitting"
@@ -185,7 +206,10 @@ def _bare(question: str) -> list[str]:
     return [_STEM.sub(r"\1", word) for word in words if word not in _TRIFLES]
 
 
-_KO_ASKED = re.compile(r"(누구|무엇|어디|언제|뭐|누가|무슨 색)(?:은|는|이|가|을|를|에)?(?:인가요|입니까|일까요|인지|예요|이에요|죠)?(?=\s|$|\W)")
+_KO_ASKED = re.compile(
+    r"(누구|무엇|어디|언제|뭐|누가|무슨 색)(?:은|는|이|가|을|를|에)?"
+    r"(?:인가요|입니까|일까요|인지|예요|이에요|죠)?(?=\s|$|\W)"
+)
 _KO_BEING = re.compile(r"(?<=고) (?:있는(?: 것)?(?:은|는|이|가)?|있나요|있습니까|있을까요|있어요|있죠)(?=\s|$|\W)")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from vistune.datagen.mentions import KO_PARTICLES, Mention, loose_mentions
-from vistune.datagen.statements import asserted, is_asserted
+from vistune.datagen.statements import asserted
 from vistune.facts.lexicon import EN_NUMBERS, KO_NUMBERS
 from vistune.types import AnnotatedImage, Box
 
@@ -68,7 +68,9 @@ def _at(stated: Stated, boxes: list[Box]) -> int:
 
 _FIRST_NUMBER = {
     "en": re.compile(rf"\b(?:\d{{1,3}}|no|{_EN_WORD})\b"),
-    "ko": re.compile(rf"\d{{1,3}}|(?<![가-힣])(?:{_KO_WORD})(?=\s)|(?<![가-힣])(?:하나|둘|셋|넷|다섯|여섯)(?=[입이예. ])"),
+    "ko": re.compile(
+        rf"\d{{1,3}}|(?<![가-힣])(?:{_KO_WORD})(?=\s)|(?<![가-힣])(?:하나|둘|셋|넷|다섯|여섯)(?=[입이예. ])"
+    ),
 }
 _ABOUT = re.compile(r"\b(?:about|around|least|over|more than|roughly|approximately)\b|약 |정도|이상|대략|쯤")
 
@@ -119,8 +121,8 @@ def _counted(clause: str, language: str) -> Iterator[Stated]:
 
 _EN_COUNT = re.compile(rf"\b({_EN_WORD}|\d{{1,3}})\s+((?:[\w-]+\s+){{0,2}})$")
 _EN_ROUGHLY = re.compile(
-    r"\b(?:least|about|around|than|over|nearly|almost|approximately|roughly|another|first|last|every|each|up to|to|some|"
-    r"number)\s+(?:other\s+)?$"
+    r"\b(?:least|about|around|than|over|nearly|almost|approximately|roughly|another|first|last|every|each|up to|to|"
+    r"some|number)\s+(?:other\s+)?$"
 )
 _EN_PICTURE = r"(?:in|on) (?:the|this) (?:picture|image|photo|photograph|scene)"
 _EN_ENDS = re.compile(
@@ -160,12 +162,14 @@ _KO_EXISTS = re.compile(r"^[가-힣]*\s?(?:있습니다|있다|있어요|보입�
 
 
 def _ko_counted(lowered: str, mention: Mention) -> Stated | None:
-    """ "개 두 마리", "두 마리의 개", "두 사람"; all are meant where the clause says no more than that they are there."""
+    """ "개 두 마리", "두 마리의 개", "두 사람"; all, where no more is said than that they are there."""
     before, after = lowered[: mention.start], lowered[mention.end :]
     if match := _KO_AFTER.search(after):
         every, word, counter, only = match.groups()
         ends = bool(_KO_EXISTS.match(after[match.end() :]))
-        whole = bool(_KO_SHOWN.match(before)) and ends and (bool(every or only) or _value(word) > 1) and not mention.narrow
+        whole = (
+            bool(_KO_SHOWN.match(before)) and ends and (bool(every or only) or _value(word) > 1) and not mention.narrow
+        )
     elif match := _KO_BEFORE.search(before):
         word, counter, whole = *match.groups(), False
     elif mention.label == "person" and (match := _KO_DIRECT.search(before)):

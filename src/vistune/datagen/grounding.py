@@ -34,6 +34,8 @@ def _presupposed(question: str, answer: str, language: str) -> list[str]:
     """Classes that a question takes for granted: "What is the dog doing?", "개는 무엇을 하고 있나요?"."""
     if _NO.match(answer) or is_negated(answer.split(".")[0], language):
         return []
+    if language == "ko" and is_hedged(question, language):
+        return []  # "지나가는 사람은 무엇을 조심해야 할까요?": a topic may be anyone
     lowered = question.lower()
     found = []
     for mention in mentions(question, language):

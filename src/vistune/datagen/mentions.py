@@ -101,13 +101,15 @@ def _find(text: str, language: str, terms: Terms) -> list[Mention]:
 
 
 _BEFORE_A_VERB = re.compile(
-    r"\b(?:(?<!next )(?<!close )(?<!due )to|can|could|will|would|must|should|may|might|cannot|please|i|you|we|they|he|she|let's|"
-    r"who)\s+(?:also |always |never |not )?$"
+    r"\b(?:(?<!next )(?<!close )(?<!due )to|can|could|will|would|must|should|may|might|cannot|please|i|you|we|they|"
+    r"he|she|let's|who)\s+(?:also |always |never |not )?$"
 )
 _AFTER_A_VERB = re.compile(r"\s+(?:an?|the|his|her|their|your|my|our|its|it|them|him|us|me)\b")
 
 
-_YOUNG = re.compile(r"\s+(?:birds?|cats?|dogs?|horses?|sheep|lambs?|cows?|elephants?|bears?|zebras?|giraffes?|goats?|ducks?)\b")
+_YOUNG = re.compile(
+    r"\s+(?:birds?|cats?|dogs?|horses?|sheep|lambs?|cows?|elephants?|bears?|zebras?|giraffes?|goats?|ducks?)\b"
+)
 
 
 def _is_en_noun(text: str, match: re.Match[str]) -> bool:

@@ -69,9 +69,11 @@ def _misplaced(statement: str, single: Mapping[str, Box], language: str) -> str:
 _OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above", "on": "under", "under": "on"}
 _EN_RELATION = re.compile(r"\b(?:(?:to|on) the (left|right) (?:side )?of|(left|right) of|(above|below))\b")
 _EN_NOUN_AHEAD = re.compile(r"^\s*(?:the|a|an|another)?\s*(?:\w+\s+){0,2}$")
-_EN_SIDE_FIRST = re.compile(r"(?:^|\band |\bwhile )\s*(?:(?:to|on) the )?(left|right) (?:side )?of (?:the |a |an )?(?:\w+ )?$")
+_EN_SIDE_FIRST = re.compile(
+    r"(?:^|\band |\bwhile )\s*(?:(?:to|on) the )?(left|right) (?:side )?of (?:the |a |an )?(?:\w+ )?$"
+)
 _EN_STANDS = re.compile(
-    r"^\s*(?:,\s*)?(?:there |you can see |we see |one can see )?(?:is|are|stands?|sits?|lies?|hangs?|rests?)?"
+    r"^\s*(?:,\s*)?(?:there |you can see |we see |one can see )?(?:is|are|\w+s)?"
     r"\s*(?:the|a|an|another)\s+(?:\w+\s+){0,2}$"
 )
 WORDS_BETWEEN = 9

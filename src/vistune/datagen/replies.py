@@ -40,10 +40,7 @@ def parse_reply(text: str, kind: str, *, asked_here: bool = True) -> Turns:
     if not text:
         raise ReplyFault("shape", "the reply is empty")
     spoken = _from_json(text) if text[0] in "[{" and _looks_like_json(text) else _from_lines(text)
-    if kind in ("detail", "caption") and asked_here:
-        turns = _alone(spoken, text)
-    else:
-        turns = _paired(spoken)
+    turns = _alone(spoken, text) if kind in ("detail", "caption") and asked_here else _paired(spoken)
     _refuse_chatter(turns)
     if kind != "conversation" and len(turns) != 1:
         raise ReplyFault("shape", f"{len(turns)} questions where one was asked for")
@@ -52,7 +49,8 @@ def parse_reply(text: str, kind: str, *, asked_here: bool = True) -> Turns:
 
 _OPENING = re.compile(
     r"^\W*(?:(?:sure|certainly|of course|absolutely|okay|ok)\s*[!,.:]|"
-    r"here(?:'s|’s| is| are)\b[^\n.]{0,80}\b(?:descriptions?|captions?|conversations?|questions?|answers?|text|dialogues?)\b|"
+    r"here(?:'s|’s| is| are)\b[^\n.]{0,80}\b(?:descriptions?|captions?|conversations?|questions?|answers?|text|"
+    r"dialogues?)\b|"
     r"(?:네[,.!]?\s)?(?:다음은|아래는|여기)[^\n.]{0,60}(?:설명|묘사|대화|캡션|질문|답변|문장|글)(?:입니다|이에요|예요|이다|\s?:)|"
     r"(?:네[,.!]?\s)?(?:물론(?:입니다|이죠|이에요)|알겠습니다))",
     re.IGNORECASE,

@@ -12,15 +12,17 @@ from vistune.datagen.mentions import Mention, words_of
 
 _KO_CLOSED_BY_L = "".join(chr(code) for code in range(ord("가"), ord("힣") + 1) if (code - ord("가")) % 28 == 8)
 _NEGATED = {
-    "en": re.compile(
-        r"\b(?:no|not|never|nobody|none|neither|nor|absent|missing|cannot)\b|n't\b|n’t\b"
-    ),
+    "en": re.compile(r"\b(?:no|not|never|nobody|none|neither|nor|absent|missing|cannot)\b|n't\b|n’t\b"),
     "ko": re.compile(r"없|않|아니|못 |못하"),
 }
 # these deny what stands next to them and leave the clause: "a bird flies without haste", "개 대신 고양이가"
-_EN_WITHOUT = re.compile(r"\b(?:without|instead of|rather than|free of|lacks?|lacking|with no)\b.*$", re.IGNORECASE | re.DOTALL)
+_EN_WITHOUT = re.compile(
+    r"\b(?:without|instead of|rather than|free of|lacks?|lacking|with no)\b.*$", re.IGNORECASE | re.DOTALL
+)
 _KO_WITHOUT = re.compile(r"\S+ (?:없이|말고|대신)(?: |$)")
-_PUT_IN = re.compile(r",\s+((?:by|in) contrast|however|of course|in general|for example|on the other hand|in turn),", re.IGNORECASE)
+_PUT_IN = re.compile(
+    r",\s+((?:by|in) contrast|however|of course|in general|for example|on the other hand|in turn),", re.IGNORECASE
+)
 _HEDGED = {
     "en": re.compile(
         r"\b(?:might|may|could|would|perhaps|possibly|probably|likely|maybe|if|such as|like|imagine|usually|often|"
@@ -30,6 +32,7 @@ _HEDGED = {
     ),
     "ko": re.compile(
         rf"수 있|수도|아마|처럼|것 같|라면|다면|보통|흔히|만약|대개|려고|려면|위해|위한|듯|모양|[{_KO_CLOSED_BY_L}] (?:때|것(?:이|입))|"
+        rf"[가-힣]야 (?:하|할|합|해|한)|"
         r"일지|거나|기도 하|기도 합|는 (?:편이|것이) (?:좋|편|낫|안전)"
     ),
 }
@@ -78,19 +81,23 @@ _GENERAL_BEFORE = re.compile(
     r"encouraging|enables?|gives?|attracts?|prevents?|tells?|warns?|makes?|keeps?|brings?))\s+(?:\w+[- ]){0,3}$"
 )
 _SCENE_AFTER = re.compile(
-    r"\s+(?:is|are|was|were|can be seen|visible|in|on|at|near|by|next|behind|beside|stands?|sits?|lies?|walks?|waits?|hangs?|"
-    r"lines?|fills?|surrounds?|rests?|watch|watches|gathers?|holds?|rides?|flies|fly|grazes?|floats?|wears?|\w+ing|"
+    r"\s+(?:is|are|was|were|can be seen|visible|in|on|at|near|by|next|behind|beside|stands?|sits?|lies?|walks?|"
+    r"waits?|hangs?|lines?|fills?|surrounds?|rests?|watch|watches|gathers?|holds?|rides?|flies|fly|grazes?|floats?|wears?|\w+ing|"
     r"and|,|with|along|above|under|below|around)\b"
 )
 _BARE_SUBJECT = re.compile(r"^\s*(?:and|so|since|because|as|in general|generally)?,?\s*$")
-_GERUND = re.compile(r"^\s*(?:\w+ly,? |on [^,]{1,40}, |so )?(?!(?:stand|sitt|ly|hang|lean|rest|wait|walk)ing\b)\w+ing\b")
+_GERUND = re.compile(
+    r"^\s*(?:\w+ly,? |on [^,]{1,40}, |so )?(?!(?:stand|sitt|ly|hang|lean|rest|wait|walk)ing\b)\w+ing\b"
+)
 _TELLS = re.compile(r"\s(?:is|\w{2,}s)\s(?!(?:an?|one|two|three|some|several)\b)")
 _KO_WHOEVER = re.compile(rf"(?:려는|[{_KO_CLOSED_BY_L}]) $")  # "앉으려는 사람", "앉을 사람"
 _KIND_AFTER = re.compile(
-    r"\s+are\s+(?:\w+ly )?(?:common|known|able|popular|famous|said|good|bad|(?:\w+ ){0,2}(?:animals|creatures|mammals))\b"
+    r"\s+are\s+(?:\w+ly )?(?:common|known|able|popular|famous|said|good|bad|"
+    r"(?:\w+ ){0,2}(?:animals|creatures|mammals))\b"
 )
 _DEPICTED = re.compile(
-    r"\b(?:patterns?|prints?|drawings?|posters?|paintings?|statues?|sculptures?|logos?|shapes?|stickers?) of (?:\w+ ){0,3}$"
+    r"\b(?:patterns?|prints?|drawings?|posters?|paintings?|statues?|sculptures?|logos?|shapes?|"
+    r"stickers?) of (?:\w+ ){0,3}$"
 )
 _KO_SUCH_AS = re.compile(  # "버스나 택시 같은 교통편", "배 무늬"
     r"이?나\s|(?:과|와)?\s?같은\s|\s?(?:무늬|그림|모양|로고|동상|조각상|스티커)"

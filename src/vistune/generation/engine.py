@@ -35,13 +35,14 @@ def steps(
     examples: Sequence[Example],
     *,
     max_tokens: int,
-    stop_ids: frozenset[int],
+    ended: Callable[[Sequence[int]], bool],
     sampling: Sampling,
     seeds: Sequence[int],
 ) -> Iterator[list[tuple[int, int]]]:
-    """After each step, (sequence, token) of every sequence still running; a stop token ends its sequence.
+    """After each step, (sequence, token) of every sequence still running.
 
-    `seeds`: one a sequence, so that company changes no sampled answer either.
+    `ended`: whether the tokens that a sequence has said so far end it. `seeds`: one a sequence, so that company
+    changes no sampled answer either.
     """
     device = model.head.device
     row = collate(examples).to(device)
@@ -50,12 +51,15 @@ def steps(
         last = row.starts[1:].long() - 1
         hidden = model(row, cache=cache)[last.to(device)]
         running = torch.arange(len(examples))
+        said: list[list[int]] = [[] for _ in examples]
         chances = [torch.Generator().manual_seed(seed) for seed in seeds]
         for step in range(max_tokens):
             tokens = choose(hidden @ model.head.T, sampling, [chances[k] for k in running.tolist()])
-            said = list(zip(running.tolist(), tokens.tolist(), strict=True))
-            yield said
-            alive = torch.tensor([token not in stop_ids for _, token in said])
+            new = list(zip(running.tolist(), tokens.tolist(), strict=True))
+            yield new
+            for sequence, token in new:
+                said[sequence].append(token)
+            alive = torch.tensor([not ended(said[sequence]) for sequence, _ in new])
             if not alive.any() or step + 1 == max_tokens:
                 return
             if not alive.all():
@@ -97,14 +101,14 @@ def generate(
     """Answers to prompts, in their order; prompts of like length run together."""
     order = sorted(range(len(prompts)), key=lambda k: len(prompts[k]))
     answers: dict[int, Completion] = {}
-    stop_ids = processor.stop_ids
     for begin in range(0, len(order), batch_size):
         group = order[begin : begin + batch_size]
         said: list[list[int]] = [[] for _ in group]
         seeds = [sampling.seed + k for k in group]
         examples = [prompts[k] for k in group]
-        running = steps(model, examples, max_tokens=max_tokens, stop_ids=stop_ids, sampling=sampling, seeds=seeds)
-        for step in running:
+        for step in steps(
+            model, examples, max_tokens=max_tokens, ended=processor.ended, sampling=sampling, seeds=seeds
+        ):
             for sequence, token in step:
                 said[sequence].append(token)
         for k, tokens in zip(group, said, strict=True):
@@ -114,10 +118,8 @@ def generate(
 
 
 def completion(processor: Processor, tokens: Sequence[int], prompt_tokens: int) -> Completion:
-    stopped = bool(tokens) and tokens[-1] in processor.stop_ids
-    reason: Literal["stop", "length"] = "stop" if stopped else "length"
-    text = processor.decode(tokens[:-1] if stopped else tokens)
-    return Completion(text, reason, prompt_tokens, len(tokens))
+    reason: Literal["stop", "length"] = "stop" if tokens and processor.ended(tokens) else "length"
+    return Completion(processor.answer(tokens), reason, prompt_tokens, len(tokens))
 
 
 def stream(
@@ -128,19 +130,19 @@ def stream(
     max_tokens: int = 256,
     sampling: Sampling = GREEDY,
 ) -> Iterator[str]:
-    """Pieces of an answer as they come; a character is held back until all its bytes are there."""
+    """Pieces of an answer as they come; a character is held back until all its bytes are there, as is what may turn
+    out to be the answer's end."""
     tokens: list[int] = []
-    shown = ""
-    stop_ids, seeds = processor.stop_ids, [sampling.seed]
-    for step in steps(model, [prompt], max_tokens=max_tokens, stop_ids=stop_ids, sampling=sampling, seeds=seeds):
-        token = step[0][1]
-        if token in processor.stop_ids:
+    shown, end = "", processor.stop_text
+    seeds = [sampling.seed]
+    for step in steps(model, [prompt], max_tokens=max_tokens, ended=processor.ended, sampling=sampling, seeds=seeds):
+        tokens.append(step[0][1])
+        if processor.ended(tokens):
             break
-        tokens.append(token)
-        text = processor.decode(tokens)
-        if not text.endswith("�"):
+        text = processor.answer(tokens)
+        if not text.endswith(("�", *(end[:k] for k in range(1, len(end))))):
             yield text[len(shown) :]
             shown = text
-    final = processor.decode(tokens)
+    final = processor.answer(tokens)
     if len(final) > len(shown):
         yield final[len(shown) :]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from PIL import Image
 
 from vistune.errors import DataError, RecipeError
 from vistune.files import read_json, write_json
+from vistune.processor.chat_templates import chat_template
 from vistune.processor.images import picture_size
-from vistune.processor.templates import template_named
+from vistune.processor.templates import BOS, EOS, Control, Text
 from vistune.processor.tiles import NEWLINE, anyres_slots, load_tiles, slots_of
+from vistune.processor.tokenizer_template import TokenizerTemplate, template_for
 from vistune.processor.tokens import Encoded, Encoder, collapse
 from vistune.types import IGNORE, Example, Message, Picture, Sample, Spec
 
@@ -31,23 +34,54 @@ class Processor:
     def __init__(self, tokenizer: Any, spec: Spec) -> None:
         self.tokenizer = tokenizer
         self.spec = spec
-        self.template = template_named(spec.template)
+        self.template = template_for(spec.template, tokenizer)
+        turn = self.template.render((Message("user", ("?",)), Message("assistant", ("!",))))
         self._encoder = Encoder(
-            tokenizer, slots=lambda picture: slots_of(picture, spec), chunks=spec.tokenization == "chunks"
+            tokenizer,
+            slots=lambda picture: slots_of(picture, spec),
+            chunks=spec.tokenization == "chunks",
+            controls={piece.token for piece in turn if isinstance(piece, Control)} - {BOS, EOS},
         )
 
     def with_template(self, name: str) -> Processor:
         return self if name == self.spec.template else Processor(self.tokenizer, replace(self.spec, template=name))
 
-    @property
+    @cached_property
     def stop_ids(self) -> frozenset[int]:
-        """Ids that end an answer: the tokenizer's end token and the template's own."""
+        """Tokens that end an answer: the tokenizer's end token and the template's own."""
         ends = {self.tokenizer.eos_token_id}
-        if self.template.end == "\n":
-            ends |= set(self._encoder.text.encode("\n", add_special_tokens=False).ids[-1:])
-        else:
-            ends.add(self._encoder.control(self.template.end))
+        if isinstance(self.template.end, Control) and self.template.end != Control(EOS):
+            ends.add(self._encoder.control(self.template.end.token))
         return frozenset(token for token in ends if token is not None)
+
+    @property
+    def stop_text(self) -> str:
+        """Text that ends an answer, of as many tokens as it may take; "" where a token of the template does."""
+        return self.template.end.text if isinstance(self.template.end, Text) else ""
+
+    def ended(self, said: Sequence[int]) -> bool:
+        """Whether the last of the tokens said ends the answer."""
+        if said[-1] in self.stop_ids:
+            return True
+        end = self.stop_text  # each of its characters is from one of as many tokens at most
+        return bool(end) and end in self._encoder.text.decode(said[-len(end) :], skip_special_tokens=False)
+
+    def answer(self, said: Sequence[int]) -> str:
+        """The text of an answer, without its end."""
+        text = self.decode(said[:-1] if said and said[-1] in self.stop_ids else said)
+        return text.partition(self.stop_text)[0].strip() if self.stop_text else text
+
+    @property
+    def chat_template(self) -> str:
+        """The template as Jinja, such that transformers gives the ids that this processor gives."""
+        if isinstance(self.template, TokenizerTemplate):
+            return str(self.template.source)
+        return chat_template(
+            self.template.name,
+            tokenization=self.spec.tokenization,
+            begin="".join(self.tokenizer.convert_ids_to_tokens(self._encoder.begin)),
+            spaced=bool(self._encoder.guard),
+        )
 
     def encode_ids(self, sample: Sample) -> Encoded:
         """Ids and labels with slots expanded; no picture is opened."""
@@ -98,7 +132,13 @@ class Processor:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def check(self) -> None:
-        """Encode a probe conversation; raise where a token straddles an answer or the answer does not come back."""
+        """Encode a probe conversation before a training.
+
+        Raises RecipeError where the tokenizer's template does not say what is learnt, DataError where a token
+        straddles an answer's edge, an answer does not come back or a prompt is not how its training begins.
+        """
+        if isinstance(self.template, TokenizerTemplate):
+            self.template.require_learnable()
         picture = Picture(Image.new("RGB", (2, 2)))  # a size suffices
         for turns in (("What colour is it?", "It is red."), ("무슨 색인가요?", "빨간색입니다.")), (("2 + 2?", "4"),):
             messages: list[Message] = []
@@ -108,14 +148,21 @@ class Processor:
             if self.template.name == "plain":
                 messages = messages[:2]
             encoded = self.encode_ids(Sample("probe", tuple(messages), origin="start-up probe"))
-            learnt = [label for label in encoded.labels if label != IGNORE]
+            prompt = self._encoder.encode(self.template.render(messages[:-1])).ids
+            learnt = [label for label in encoded.labels if label != IGNORE and label not in self.stop_ids]
             said = "".join(self.decode(learnt).split())
-            wanted = "".join("".join(answer.split()) for _, answer in turns[: len(messages) // 2])
+            answers = [answer + self.stop_text for _, answer in turns[: len(messages) // 2]]
+            wanted = "".join("".join(answers).split())
             if said != wanted:
-                raise DataError(
-                    f"start-up probe: the learnt tokens read {said!r}, the answers are {wanted!r}",
-                    f"the template {self.template.name!r} and this tokenizer do not fit: choose another template",
-                )
+                wrong = f"the learnt tokens read {said!r}, the answers are {wanted!r}"
+            elif encoded.ids[: len(prompt)] != prompt:
+                wrong = "a prompt's ids are not those with which its answer is learnt"
+            else:
+                continue
+            raise DataError(
+                f"start-up probe: {wrong}",
+                f"the template {self.template.name!r} and this tokenizer do not fit: choose another template",
+            )
 
     def save(self, folder: Path) -> None:
         """Tokenizer files and spec.json."""

@@ -3,6 +3,10 @@
 messages -> pieces: text (learnt or not), control tokens, picture slots
 Supervised are the answer and its end in every turn, nothing else (LLaVA: `preprocess_v1`, `preprocess_llama_2`,
 `preprocess_plain`). A style is a function of a few lines; templates are rows of one table.
+
+Promised of a user's text: it becomes no special token, no picture slot and no control token of the template. A
+separator that is itself text (`ASSISTANT:`, `###`, `[INST]`) can be typed by anyone and then reads as in the template;
+where that matters choose a template whose turns end with control tokens (`chatml`, `llama_3`).
 """
 
 from __future__ import annotations
@@ -48,16 +52,17 @@ class Template:
     name: str
     style: Style
     system: str
-    end: str = EOS  # the control that ends an answer
+    end: Control | Text = Control(EOS)  # what ends an answer
 
     def render(self, messages: Sequence[Message], *, origin: str = "") -> list[Piece]:
         """All pieces of a conversation; a last user message is left open for the model to answer."""
-        system, turns = _split(messages, origin)
+        system, turns = split_turns(messages, origin)
         return self.style(self.system if system is None else system, turns)
 
 
-def _split(messages: Sequence[Message], origin: str) -> tuple[str | None, Turns]:
-    """The system sentence, and the turns; raises DataError where roles do not alternate."""
+def split_turns(messages: Sequence[Message], origin: str) -> tuple[str | None, Turns]:
+    """The system sentence, and the turns; raises DataError where roles do not alternate or another than the user
+    shows a picture."""
     system, rest = None, list(messages)
     if rest and rest[0].role == "system":
         system = rest.pop(0).text
@@ -67,6 +72,12 @@ def _split(messages: Sequence[Message], origin: str) -> tuple[str | None, Turns]
             f"{origin or 'conversation'}: roles are {', '.join(roles) or 'none'}; user and assistant must alternate",
             "begin with the user and let each question have one answer",
         )
+    for message in messages:
+        if message.role != "user" and message.pictures:
+            raise DataError(
+                f"{origin or 'conversation'}: a picture stands in a message of the {message.role}",
+                "move it to the user's message",
+            )
     answers: list[Message | None] = [*rest[1::2], None]
     return system, [(question, answers[k]) for k, question in enumerate(rest[0::2])]
 
@@ -97,6 +108,15 @@ def _vicuna(system: str, turns: Turns) -> list[Piece]:
         pieces += [Text("USER: "), *question_pieces(question), Text(" ASSISTANT:")]
         if answer is not None:
             pieces += [Text(f" {answer.text}", True), Control(EOS, True)]
+    return pieces
+
+
+def _vicuna_v0(system: str, turns: Turns) -> list[Piece]:
+    pieces: list[Piece] = [Text(f"{system}###" if system else "")]
+    for question, answer in turns:
+        pieces += [Text("Human: "), *question_pieces(question), Text("###Assistant:")]
+        if answer is not None:
+            pieces.append(Text(f" {answer.text}###", True))
     return pieces
 
 
@@ -148,13 +168,14 @@ def templates() -> Mapping[str, Template]:
     """All templates by name."""
     strings = system_strings()
     rows = (
-        Template("plain", _plain, "", end="\n"),
+        Template("plain", _plain, "", end=Text("\n")),
+        Template("v0", _vicuna_v0, strings["v0"], end=Text("###")),
         Template("v1", _vicuna, strings["v1"]),
         Template("llama_2", _llama_2, strings["llama_2"]),
         Template("llava_llama_2", _llama_2, strings["llava_llama_2"]),
         Template("mistral", _llama_2, ""),
-        Template("chatml", _chatml, "You are a helpful assistant.", end="<|im_end|>"),
-        Template("llama_3", _llama_3, "", end="<|eot_id|>"),
+        Template("chatml", _chatml, "You are a helpful assistant.", end=Control("<|im_end|>")),
+        Template("llama_3", _llama_3, "", end=Control("<|eot_id|>")),
     )
     return {row.name: row for row in rows}
 

@@ -2,17 +2,18 @@
 
 pieces -> segments of text between controls and pictures -> (input_ids, labels, pictures in order)
 A picture is as many IMAGE_ID as it has slots. Text is encoded with the tokenizer's special tokens switched off, so no
-user text becomes one of them.
+user text becomes one of them; a special id that a vocabulary would still give (Unigram holds `</s>` as a word) is
+taken apart.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from vistune.errors import DataError, RecipeError
 from vistune.processor.templates import BOS, EOS, Control, Piece, Text
@@ -38,9 +39,12 @@ class Encoder:
 
     `chunks`: text after a picture is tokenised as if it began a string, as the original LLaVA does (`-200` splits
     its prompt); otherwise only the very first text is, as transformers does with `<image>` in the string.
+    `controls`: the template's tokens, which text must not become even where the tokenizer does not call them special.
     """
 
-    def __init__(self, tokenizer: Any, *, slots: Callable[[Picture], int], chunks: bool) -> None:
+    def __init__(
+        self, tokenizer: Any, *, slots: Callable[[Picture], int], chunks: bool, controls: Collection[str] = ()
+    ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise RecipeError(
                 f"the tokenizer {type(tokenizer).__name__} gives no character offsets",
@@ -54,6 +58,11 @@ class Encoder:
         self.text.encode_special_tokens = True
         self.text.no_truncation()
         self.text.no_padding()
+        known = [name for name in controls if self.text.token_to_id(name) is not None]
+        self.text.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in known])
+        added = self.text.get_added_tokens_decoder().items()
+        # An unknown character is the unknown token, which is no control.
+        self.special = {key for key, token in added if token.special} - {tokenizer.unk_token_id}
         self.begin = [int(token) for token in tokenizer("", add_special_tokens=True)["input_ids"]]
         if self.begin and self.begin[-1] == tokenizer.eos_token_id and tokenizer.eos_token_id != tokenizer.bos_token_id:
             self.begin = self.begin[:-1]
@@ -87,7 +96,9 @@ class Encoder:
     def encode(self, pieces: Sequence[Piece]) -> Encoded:
         """Ids and labels of a rendered conversation. Raises DataError where a token straddles an answer's edge."""
         result = Encoded()
-        result.add(self.begin, False)
+        opening = pieces[0] if pieces else None
+        if not isinstance(opening, Control) or [self.control(opening.token)] != self.begin:
+            result.add(self.begin, False)
         pending: list[Text] = []
         first = True
 
@@ -118,8 +129,7 @@ class Encoder:
     def _encode_text(self, pieces: Sequence[Text], first: bool, result: Encoded) -> None:
         guard = "" if first else self.guard
         text = guard + "".join(piece.text for piece in pieces)
-        encoding = self.text.encode(text, add_special_tokens=False)
-        ids, offsets = encoding.ids, encoding.offsets
+        ids, offsets = self._as_text(text)
         starts = [start for start, _ in offsets]
         done = next((k for k, (_, stop) in enumerate(offsets) if stop > len(guard)), len(ids)) if guard else 0
         for end, learnt in _spans(pieces, len(guard)):
@@ -133,6 +143,25 @@ class Encoder:
                 )
             result.add(ids[done:upto], learnt)
             done = upto
+
+    def _as_text(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids and character offsets of text; where the vocabulary has a special token for it, it is cut in two."""
+        encoding = self.text.encode(text, add_special_tokens=False)
+        ids, offsets = encoding.ids, encoding.offsets
+        if self.special.isdisjoint(ids):
+            return ids, offsets
+        start, stop = offsets[next(k for k, token in enumerate(ids) if token in self.special)]
+        if stop - start < 2:
+            raise DataError(f"the text {text[start:stop]!r} is a special token of this tokenizer", "leave it out")
+        cut, guard = start + 1, len(self.guard)
+        ids, offsets = self._as_text(text[:cut])
+        more, places = self._as_text(self.guard + text[cut:])
+        behind = [(token, place) for token, place in zip(more, places, strict=True) if place[1] > guard]
+        shift = cut - guard
+        return (
+            ids + [token for token, _ in behind],
+            offsets + [(max(begin + shift, cut), end + shift) for _, (begin, end) in behind],
+        )
 
 
 def _spans(pieces: Sequence[Text], begin: int) -> list[tuple[int, bool]]:

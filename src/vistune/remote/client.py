@@ -23,7 +23,7 @@ from vistune.errors import RecipeError
 if TYPE_CHECKING:
     import httpx2
 
-LANE_CONNECTIONS = 8  # a pool looks at each of its connections twice a request: eight small ones cost less than one
+LANE_CONNECTIONS = 8  # a pool looks at all of its connections twice a request, so many small ones cost less
 LARGEST_BODY = 4 << 20  # bytes; a chat completion is a few thousand
 Kind = Literal["reply", "limited", "failed", "unknown", "refused", "stop_quota", "stop_recipe"]
 """reply: a 200, billed · limited: 429 · failed: the service's fault, not billed · unknown: sent, no answer, maybe

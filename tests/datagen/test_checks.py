@@ -1,0 +1,103 @@
+"""The checks on true texts find nothing: the rule teacher's, people's captions, our own examples, GPT-4's answers."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vistune.datagen import read_coco
+from vistune.datagen.checks import CHECKS, Written, judge, judge_reply
+from vistune.datagen.prompts import OWN_LANGUAGES, SHOWN, prompts
+from vistune.datagen.rule import write
+from vistune.types import AnnotatedImage, Box
+
+GROUNDING = ("ungrounded_object", "count", "position")
+GPT4_KINDS = {"conv": "conversation", "detail": "detail", "complex": "reasoning"}
+
+
+def photographs(shared: Path) -> Iterator[AnnotatedImage]:
+    for split in ("train2017", "val2017"):
+        yield from read_coco(shared / "data" / "coco-mini", split=split)
+
+
+@pytest.mark.parametrize("language", OWN_LANGUAGES)
+@pytest.mark.parametrize("kind", SHOWN)
+def test_the_rule_teacher_contradicts_nothing(shared: Path, kind: str, language: str) -> None:
+    """Of a picture with one box there may be too little to say, and no more than that is found."""
+    judged = 0
+    for image in photographs(shared):
+        turns = write(image, kind, language, random.Random(image.id))
+        if turns is None:
+            continue
+        judged += 1
+        faults = [fault for fault in judge(Written(image, kind, language, turns)) if fault.code != "length"]
+        assert not faults, (image.id, turns)
+    assert judged >= 90
+
+
+def test_what_people_say_of_photographs_is_seldom_refused(shared: Path) -> None:
+    """Each caption against the boxes and the other captions: no number, no side, and few objects nobody else names."""
+    found: Counter[str] = Counter()
+    said = 0
+    for image in photographs(shared):
+        for caption in image.captions:
+            others = tuple(other for other in image.captions if other != caption)
+            said += 1
+            found.update(fault.code for fault in judge(Written(replace(image, captions=others), "caption", "en",
+                                                               (("", caption),))))  # fmt: skip
+    assert found.keys() <= {"ungrounded_object"}
+    assert found["ungrounded_object"] <= 0.02 * said
+
+
+def gpt4(shared: Path) -> list[dict[str, str]]:
+    path = shared / "data" / "llava-coco30" / "gpt4_qa.jsonl"
+    return [json.loads(line) for line in path.open(encoding="utf-8")]
+
+
+def test_no_answer_of_gpt4_fails_a_check_that_needs_no_boxes(shared: Path) -> None:
+    rows = gpt4(shared)
+    assert len(rows) == 90
+    for row in rows:
+        unseen = AnnotatedImage(row["id"], Path(row["image"]), (), (), ())
+        written = Written(unseen, GPT4_KINDS[row["type"]], "en", ((row["instruction"], row["output"]),))
+        assert {code for code, check in CHECKS.items() if check(written)} <= {"ungrounded_object"}, row
+
+
+def test_a_description_of_another_picture_is_refused(shared: Path) -> None:
+    """GPT-4's descriptions beside its own texts on another picture: at least nine in ten name what is not there."""
+    rows = [row for row in gpt4(shared) if row["type"] == "detail"]
+    refused = 0
+    for row, other in zip(rows, rows[7:] + rows[:7], strict=True):
+        texts = tuple(each["output"] for each in gpt4(shared) if each["id"] == other["id"])
+        image = AnnotatedImage(other["id"], Path(other["image"]), texts, (), ())
+        refused += bool(judge(Written(image, "detail", "en", (("", row["output"]),))))
+    assert refused >= 0.9 * len(rows)
+
+
+@pytest.mark.parametrize("language", OWN_LANGUAGES)
+@pytest.mark.parametrize("kind", SHOWN)
+def test_our_own_examples_pass(kind: str, language: str) -> None:
+    for shot in prompts(language)[kind]["shots"]:
+        boxes = tuple(Box(label, *corners) for label, *corners in shot.get("boxes", ()))
+        image = AnnotatedImage("shot", Path("shot.jpg"), tuple(shot["captions"]), boxes)
+        _, faults = judge_reply(shot["reply"], image, kind, language)
+        assert not faults, shot["reply"]
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("zh", "一只棕色的狗在沙滩上跳起来接住红色的飞盘，旁边站着一位女士，她正看着这只狗，身后是大海。"),
+        ("ja", "茶色の犬が砂浜で赤いフリスビーを追いかけて跳び上がり、その横で女性が海を背に見守っています。"),
+    ],
+)
+def test_scripts_without_spaces_are_not_too_short(language: str, text: str) -> None:
+    image = AnnotatedImage("beach", Path("beach.jpg"), (), ())
+    assert judge(Written(image, "detail", language, (("", text),))) == []
+    assert [fault.code for fault in judge(Written(image, "detail", language, (("", text[:8]),)))] == ["length"]

@@ -1,0 +1,121 @@
+"""What the original's code and transformers computed, computed again from their own folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from vistune.generation.engine import GREEDY, steps
+from vistune.interop import layouts
+from vistune.model import VisionLanguageModel, next_token_loss
+from vistune.processor import Processor, collate
+from vistune.processor.tiles import load_tiles
+from vistune.types import IGNORE, IMAGE_ID, Example, Picture
+
+Loaded = tuple[VisionLanguageModel, Processor]
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
+
+
+def example(row: dict[str, Any], images: Path, processor: Processor) -> Example:
+    """A golden row, its one -200 made as many slots as the picture takes."""
+    spec, slots = processor.spec, processor.spec.slots_per_image
+    ids: list[int] = []
+    labels: list[int] = []
+    for token, label in zip(row["input_ids"], row["labels"], strict=True):
+        ids += [token] * (slots if token == IMAGE_ID else 1)
+        labels += [label] * (slots if token == IMAGE_ID else 1)
+    tiles = load_tiles(Picture(images / row["image"]), spec)
+    return Example(torch.tensor(ids), torch.tensor(labels), tiles)
+
+
+def greedy(model: VisionLanguageModel, prompt: Example, count: int) -> list[int]:
+    running = steps(model, [prompt], max_tokens=count, stop_ids=frozenset(), sampling=GREEDY, seeds=[0])
+    return [step[0][1] for step in running]
+
+
+@pytest.fixture(scope="module")
+def original_model(golden_original: Path) -> Loaded:
+    return layouts.load(golden_original)
+
+
+def test_the_originals_ids_and_labels(original_model: Loaded, golden_original: Path, golden_images: Path) -> None:
+    from collections import Counter
+
+    from vistune.data.pictures import PictureFolders
+    from vistune.data.rows import read_row
+
+    _, processor = original_model
+    for row in rows_of(golden_original):
+        sample = read_row({**row, "id": "x"}, "x:1", PictureFolders([golden_images]), Counter())
+        shown = processor.shown(sample)
+        assert shown["input_ids"] == row["input_ids"]
+        assert shown["labels"] == row["labels"]
+
+
+def test_the_originals_numbers(original_model: Loaded, golden_original: Path, golden_images: Path) -> None:
+    model, processor = original_model
+    expected = np.load(golden_original / "expected.npz")
+    rows = rows_of(golden_original)
+    examples = [example(row, golden_images, processor) for row in rows]
+    with torch.inference_mode():
+        features = model.features(collate(examples)).reshape(expected["projected_features"].shape)
+        np.testing.assert_allclose(features.numpy(), expected["projected_features"], atol=1e-4)
+        total, count = 0.0, 0
+        for k, one in enumerate(examples):
+            assert len(one) == expected["seq_len"][k]
+            batch = collate([one])
+            hidden = model(batch)
+            loss = next_token_loss(hidden, model.head, batch.labels, batch.starts)
+            assert float(loss.sum) / loss.count == pytest.approx(float(expected["per_sample_loss"][k]), abs=1e-4)
+            last = hidden[-1] @ model.head.T
+            np.testing.assert_allclose(last[:64].numpy(), expected["last_logits64"][k], atol=1e-4)
+            total, count = total + float(loss.sum), count + loss.count
+    assert total / count == pytest.approx(float(expected["batch_loss"]), abs=1e-4)
+    prompt = Example(examples[0].input_ids[:-8], torch.full_like(examples[0].labels[:-8], IGNORE), examples[0].images)
+    assert greedy(model, prompt, 16) == expected["generated"][0, 1:].tolist()
+
+
+def test_transformers_numbers(golden_hf: Path, golden_images: Path) -> None:
+    model, processor = layouts.load(golden_hf, template="v1")
+    expected = np.load(golden_hf / "expected.npz")
+    for k, row in enumerate(rows_of(golden_hf)):
+        ids = torch.tensor(row["input_ids"])
+        ids = torch.where(ids == 32000, IMAGE_ID, ids)
+        tiles = load_tiles(Picture(golden_images / row["image"]), processor.spec)
+        batch = collate([Example(ids, torch.full_like(ids, IGNORE), tiles)])
+        with torch.inference_mode():
+            logits = model(batch) @ model.head.T
+        np.testing.assert_allclose(logits[:, ::97].numpy(), expected[f"logits_{k}"].squeeze(), atol=1e-4)
+
+
+def test_transformers_ids_and_greedy_tokens(golden_hf: Path, golden_images: Path) -> None:
+    """By the folder's own chat template."""
+    from vistune.generation import Assistant
+
+    assistant = Assistant(*layouts.load(golden_hf))
+    for row in rows_of(golden_hf):
+        messages = [
+            {**message, "content": [
+                {"type": "image", "image": golden_images / row["image"]} if part["type"] == "image" else part
+                for part in message["content"]
+            ]}
+            for message in row["messages"]
+        ]  # fmt: skip
+        ids = assistant.encode(messages).input_ids
+        assert torch.where(ids == IMAGE_ID, 32000, ids).tolist() == row["input_ids"]
+        prompt = assistant.processor.encode_prompt(read(messages[:1]))
+        assert greedy(assistant.model, prompt, len(row["greedy"])) == row["greedy"]
+
+
+def read(messages: list[dict[str, Any]]) -> Any:
+    from vistune.generation import read_messages
+
+    return read_messages(messages)

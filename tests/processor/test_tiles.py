@@ -1,0 +1,368 @@
+"""anyres: counts, canvases, pixels and the order of features are LLaVA 1.6's; a row of several pictures stays exact."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers.image_processing_utils import select_best_resolution
+from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
+from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
+
+from vistune.errors import RecipeError
+from vistune.generation import Assistant, generate
+from vistune.model import VisionLanguageModel, build, next_token_loss, read_spec
+from vistune.model.vlm import default_canvases
+from vistune.processor import Processor, collate, load_tiles, load_tokenizer, open_picture
+from vistune.processor.images import picture_size
+from vistune.processor.tiles import NEWLINE, anyres_slots, choose_canvas, slots_of
+from vistune.recipe import Model
+from vistune.types import IMAGE_ID, Example, Message, Picture, Sample, Spec
+
+SPEC = Spec(
+    vision_width=4,
+    language_width=4,
+    vocabulary=1,
+    slots_per_image=576,
+    image_side=336,
+    image_mean=(0.48145466, 0.4578275, 0.40821073),
+    image_std=(0.26862954, 0.26130258, 0.27577711),
+    projector="identity",
+    template="v1",
+    image_mode="anyres",
+    canvases=default_canvases(336),
+)
+
+# Picture, its canvas, rows and columns of patches, slots in all: run with the original's code (LLaVA 1.6).
+TABLE = [
+    ((336, 336), (336, 672), 24, 24, 1176),
+    ((640, 480), (672, 672), 36, 48, 2340),
+    ((480, 640), (672, 672), 48, 36, 2352),
+    ((1344, 336), (1008, 336), 18, 72, 1890),
+    ((300, 1200), (336, 1008), 72, 18, 1944),
+    ((1000, 200), (1008, 336), 14, 72, 1598),
+    ((899, 1024), (672, 672), 48, 42, 2640),
+    ((1024, 899), (672, 672), 42, 48, 2634),
+    ((200, 200), (336, 672), 24, 24, 1176),
+    ((667, 500), (672, 672), 36, 48, 2340),
+]
+
+
+def spec_of_tiles(side: int, grid: int, canvases: tuple[tuple[int, int], ...] | None = None) -> Spec:
+    return replace(SPEC, image_side=side, slots_per_image=grid**2, canvases=canvases or default_canvases(side))
+
+
+def pairs(spec: Spec) -> list[list[int]]:
+    """Canvases as transformers writes them: height, width."""
+    return [[height, width] for width, height in spec.canvases]
+
+
+def noise(size: tuple[int, int], seed: int = 0) -> Image.Image:
+    width, height = size
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize(("size", "canvas", "rows", "columns", "count"), TABLE)
+def test_counts_and_grids_are_the_originals(
+    size: tuple[int, int], canvas: tuple[int, int], rows: int, columns: int, count: int
+) -> None:
+    assert choose_canvas(size, SPEC.canvases) == canvas
+    slots = anyres_slots(size, SPEC)
+    assert len(slots) == count == 576 + rows * (columns + 1)
+    assert torch.equal(slots[:576], torch.stack([torch.zeros(576, dtype=torch.int64), torch.arange(576)], 1))
+    ends = slots[576:].reshape(rows, columns + 1, 2)
+    assert (ends[:, -1, 0] == NEWLINE).all()
+    assert (ends[:, :-1, 0] > 0).all()
+    assert slots_of(Picture(Image.new("RGB", size)), SPEC) == count
+
+
+def sizes(count: int, largest: int = 1600) -> list[tuple[int, int]]:
+    chance = np.random.default_rng(1)
+    return [(int(w), int(h)) for w, h in chance.integers(20, largest, (count, 2))]
+
+
+@pytest.mark.parametrize("canvases", [default_canvases(336), ((448, 224), (224, 448), (224, 224), (896, 672))])
+def test_the_canvas_is_the_one_that_transformers_chooses(canvases: tuple[tuple[int, int], ...]) -> None:
+    listed = [(height, width) for width, height in canvases]
+    for width, height in [*sizes(2000), (336, 336), (200, 200), (672, 672), (5, 5)]:
+        tall, wide = select_best_resolution((height, width), listed)
+        assert choose_canvas((width, height), canvases) == (wide, tall)
+
+
+def test_of_equal_canvases_the_first_is_taken() -> None:
+    """The original lists (width, height), transformers (height, width): small squares lie on another canvas there."""
+    assert choose_canvas((300, 300), ((336, 672), (672, 336))) == (336, 672)
+    assert choose_canvas((300, 300), ((672, 336), (336, 672))) == (672, 336)
+
+
+def stock_tiles(image: Image.Image, spec: Spec) -> Tensor:
+    side = spec.image_side
+    rules = LlavaNextImageProcessorPil(
+        size={"shortest_edge": side},
+        crop_size={"height": side, "width": side},
+        image_grid_pinpoints=pairs(spec),
+        resample=spec.image_resample,
+        do_rescale=False,
+        do_normalize=False,
+    )
+    return rules(image, return_tensors="pt")["pixel_values"][0]
+
+
+@pytest.mark.parametrize("resample", [Image.Resampling.BICUBIC, Image.Resampling.BILINEAR])
+@pytest.mark.parametrize("side", [336, 32])
+def test_tiles_of_photographs_equal_transformers(side: int, resample: int, shared: Path) -> None:
+    spec = replace(spec_of_tiles(side, 2), image_resample=int(resample))
+    paths = sorted((shared / "data" / "coco-mini" / "val2017").glob("*.jpg"))[:6]
+    assert len(paths) == 6
+    for path in paths:
+        image = Image.open(path).convert("RGB")
+        assert torch.equal(load_tiles(Picture(path), spec), stock_tiles(image, spec).to(torch.uint8))
+
+
+@pytest.mark.parametrize("size", [(33, 31), (200, 2), (7, 300), (32, 32), (64, 64), (97, 65), (21, 90), (350, 90)])
+@pytest.mark.parametrize("canvases", [default_canvases(32), ((96, 64), (64, 128), (32, 32))])
+def test_tiles_of_odd_sizes_equal_transformers(
+    size: tuple[int, int], canvases: tuple[tuple[int, int], ...]
+) -> None:
+    spec = spec_of_tiles(32, 2, canvases)
+    ours = load_tiles(Picture(noise(size)), spec)
+    assert torch.equal(ours, stock_tiles(noise(size), spec).to(torch.uint8))
+    width, height = choose_canvas(size, canvases)
+    assert len(ours) == 1 + width * height // 32**2
+
+
+def placed_by_transformers(features: Tensor, size: tuple[int, int], spec: Spec, newline: Tensor) -> Tensor:
+    """features (tiles, patches, width) -> (slots, width), by LlavaNextModel's own packing."""
+    grid = round(spec.slots_per_image**0.5)
+    vision = SimpleNamespace(image_size=spec.image_side, patch_size=spec.image_side // grid)
+    model = SimpleNamespace(config=SimpleNamespace(vision_config=vision, image_grid_pinpoints=pairs(spec)))
+    packed, _ = LlavaNextModel.pack_image_features(
+        model, [features], torch.tensor([[size[1], size[0]]]), "default", newline
+    )
+    return packed[0]
+
+
+def placed(features: Tensor, slots: Tensor, newline: Tensor) -> Tensor:
+    return torch.stack([newline if tile == NEWLINE else features[tile, patch] for tile, patch in slots.tolist()])
+
+
+@pytest.mark.parametrize("grid", [1, 4, 5, 24])
+def test_features_stand_where_transformers_puts_them(grid: int) -> None:
+    spec = spec_of_tiles(336, grid)
+    newline = torch.randn(2)
+    for size in [*(size for size, *_ in TABLE), *sizes(15)]:
+        width, height = choose_canvas(size, spec.canvases)
+        features = torch.randn(1 + width * height // 336**2, grid**2, 2)
+        ours = placed(features, anyres_slots(size, spec), newline)
+        assert torch.equal(ours, placed_by_transformers(features, size, spec, newline)), size
+
+
+# transformers rounds a ratio to 7 decimals where the original's int() falls just short of a whole number.
+@pytest.mark.parametrize("size", [(88, 55), (176, 110), (352, 748), (836, 352), (536, 1407), (704, 1496)])
+def test_where_transformers_rounds_otherwise_the_original_is_kept(size: tuple[int, int]) -> None:
+    width, height = choose_canvas(size, SPEC.canvases)
+    rows, columns = height // 14, width // 14
+    features = torch.zeros(1 + width * height // 336**2, 576, 2)
+    theirs = len(placed_by_transformers(features, size, SPEC, torch.zeros(2)))
+    if size[0] / size[1] > columns / rows:
+        rows -= 2 * ((rows - int(size[1] * (columns / size[0]))) // 2)
+    else:
+        columns -= 2 * ((columns - int(size[0] * (rows / size[1]))) // 2)
+    assert len(anyres_slots(size, SPEC)) == 576 + rows * (columns + 1) != theirs
+
+
+def turned(form: str, turn: int, *, behind: bool = False) -> bytes:
+    """A picture of 90 x 40 as it is stored; `behind`: a PNG that tells its orientation after its pixels."""
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    buffer = io.BytesIO()
+    noise((90, 40)).save(buffer, form, **({} if behind else {"exif": exif}))
+    data = buffer.getvalue()
+    if not behind:
+        return data
+    body = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    end = data.rindex(b"IEND") - 4
+    return data[:end] + chunk + data[end:]
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize(("form", "behind"), [("JPEG", False), ("WEBP", False), ("PNG", False), ("PNG", True)])
+def test_slots_from_the_header_are_those_of_the_decoded_picture(
+    form: str, behind: bool, turn: int, tmp_path: Path
+) -> None:
+    (tmp_path / "a").write_bytes(turned(form, turn, behind=behind))
+    picture, spec = Picture(tmp_path / "a"), spec_of_tiles(32, 2)
+    upright = open_picture(picture)
+    assert picture_size(picture) == upright.size == ((40, 90) if turn >= 5 else (90, 40))
+    assert slots_of(picture, spec) == len(anyres_slots(upright.size, spec))
+    slots = anyres_slots(picture_size(picture), spec)
+    assert int(slots[:, 0].max()) < len(load_tiles(picture, spec))
+    memory = Picture(Image.open(tmp_path / "a"))
+    assert picture_size(memory) == upright.size == open_picture(memory).size
+
+
+# The model: a row of several pictures
+
+
+@pytest.fixture(scope="module")
+def assistant(tiny_backbones: Path) -> Assistant:
+    """Tiles of 32 pixels with 2 x 2 patches."""
+    return make(tiny_backbones)
+
+
+def make(tiny_backbones: Path, **changes: object) -> Assistant:
+    settings = Model.model_validate(
+        {
+            "vision": str(tiny_backbones / "vision"),
+            "language": str(tiny_backbones / "language"),
+            "image_mode": "anyres",
+            **changes,
+        }
+    )
+    spec = read_spec(settings)
+    processor = Processor(load_tokenizer(settings.language), spec)
+    processor.check()
+    return Assistant(build(settings, spec, seed=0).eval(), processor)
+
+
+def sample(*pictures: tuple[int, int]) -> Sample:
+    parts = [Picture(noise(size, seed)) for seed, size in enumerate(pictures)]
+    asked = Message("user", (*parts, "What colour is the circle?"))
+    return Sample("s", (asked, Message("assistant", ("red and blue",))))
+
+
+SAMPLES = [sample((90, 40), (40, 90)), sample(), sample((64, 64)), sample((200, 30))]
+
+
+def loss_of(model: VisionLanguageModel, examples: list[Example]) -> Tensor:
+    batch = collate(examples)
+    return next_token_loss(model(batch), model.head, batch.labels, batch.starts).sum
+
+
+@pytest.mark.parametrize("projector", ["mlp2x_gelu", "pool2x2_mlp2x_gelu"])
+def test_packed_and_separate_rows_learn_the_same(projector: str, tiny_backbones: Path) -> None:
+    assistant = make(tiny_backbones, projector=projector)
+    model = assistant.model
+    examples = [assistant.processor.encode(one) for one in SAMPLES]
+    model.set_learning({"vision", "projector", "language"})
+    total = loss_of(model, examples)
+    total.backward()
+    together = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    assert float(together["newline"].abs().sum()) > 0
+    model.zero_grad()
+    apart = [loss_of(model, [example]) for example in examples]
+    for loss in apart:
+        loss.backward()
+    torch.testing.assert_close(total, torch.stack(apart).sum(), rtol=1e-5, atol=1e-5)
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == (name in together)
+        if parameter.grad is not None:
+            torch.testing.assert_close(together[name], parameter.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_a_row_without_pictures_gives_every_part_a_gradient_and_changes_no_text(assistant: Assistant) -> None:
+    model = assistant.model
+    model.set_learning({"vision", "projector", "language"})
+    model.zero_grad()
+    batch = collate([assistant.processor.encode(sample())])
+    assert batch.slots is None
+    hidden = model(batch)
+    embedded = model.language.get_input_embeddings()(batch.input_ids)[None]
+    alone = model.language.get_decoder()(
+        inputs_embeds=embedded, position_ids=batch.positions[None], starts=batch.starts.tolist()
+    )
+    assert torch.equal(hidden, alone.last_hidden_state[0])
+    hidden.sum().backward()
+    parts = model.parts()["projector"]
+    assert "newline" in dict(parts)
+    assert all(parameter.grad is not None and not parameter.grad.any() for _, parameter in parts)
+
+
+def test_a_rows_features_equal_transformers_packing(assistant: Assistant) -> None:
+    model, spec = assistant.model, assistant.processor.spec
+    with torch.no_grad():
+        batch = collate([assistant.processor.encode(one) for one in SAMPLES])
+        tiles = model.projector(model.vision(batch.images))
+        wanted, begin = [], 0
+        for size in [(90, 40), (40, 90), (64, 64), (200, 30)]:
+            width, height = choose_canvas(size, spec.canvases)
+            count = 1 + width * height // 32**2
+            wanted.append(placed_by_transformers(tiles[begin : begin + count], size, spec, model.newline))
+            begin += count
+        assert begin == len(batch.images)
+        assert torch.equal(model.features(batch), torch.cat(wanted))
+        assert int((batch.input_ids == IMAGE_ID).sum()) == sum(map(len, wanted))
+
+
+def test_tiles_are_counted_over_a_sample_and_over_a_row(assistant: Assistant) -> None:
+    spec = assistant.processor.spec
+    batch = collate([assistant.processor.encode(one) for one in SAMPLES])
+    begin, expected = 0, []
+    for size in [(90, 40), (40, 90), (64, 64), (200, 30)]:
+        expected += [(tile if tile == NEWLINE else tile + begin, patch) for tile, patch in anyres_slots(size, spec).tolist()]
+        begin += len(load_tiles(Picture(noise(size)), spec))
+    assert batch.slots is not None
+    assert [tuple(slot) for slot in batch.slots.tolist()] == expected
+    again = collate([assistant.processor.encode(one) for one in SAMPLES])  # the cached slots were not written into
+    assert again.slots is not None
+    assert torch.equal(again.slots, batch.slots)
+
+
+def test_answers_in_company_are_the_answers_alone(assistant: Assistant) -> None:
+    prompts = [assistant.processor.encode_prompt(one.messages[:1]) for one in SAMPLES]
+    together = generate(assistant.model, assistant.processor, prompts, max_tokens=8)
+    apart = [generate(assistant.model, assistant.processor, [prompt], max_tokens=8)[0] for prompt in prompts]
+    assert together == apart
+    image = noise((90, 40))
+    assert assistant.ask(image, "Where?", max_tokens=5) == "".join(assistant.stream(image, "Where?", max_tokens=5))
+
+
+def test_a_picture_is_seen_tile_by_tile(assistant: Assistant) -> None:
+    """A change in the right bottom corner changes the logits behind the picture, and a change of size the length."""
+    image, other = noise((90, 40)), noise((90, 40))
+    other.paste((0, 0, 0), (70, 30, 90, 40))
+    logits = [assistant.logits(turns_about(picture)) for picture in (image, other)]
+    assert not torch.allclose(logits[0][-1], logits[1][-1])
+    assert len(assistant.logits(turns_about(noise((90, 30))))) != len(logits[0])
+
+
+def turns_about(image: Image.Image) -> list[Message]:
+    return [Message("user", (Picture(image), "Where?")), Message("assistant", ("yes",))]
+
+
+@pytest.mark.parametrize("canvas", [(32, 33), (48, 32), (31, 64)])
+def test_canvases_not_made_of_tiles_are_refused(canvas: tuple[int, int], tiny_backbones: Path) -> None:
+    with pytest.raises(RecipeError, match=rf"model\.canvases: {canvas[0]}x{canvas[1]} is not made of tiles of 32"):
+        make(tiny_backbones, canvases=[(32, 64), canvas])
+
+
+def test_anyres_joins_patches_only(tiny_backbones: Path) -> None:
+    with pytest.raises(RecipeError, match=r"image_mode=anyres: tiles are joined patch by patch"):
+        make(tiny_backbones, feature_tokens="cls_patch")
+
+
+def test_own_canvases_and_shorter_tiles(tiny_backbones: Path) -> None:
+    own = make(tiny_backbones, canvases=[(32, 32), (128, 32)]).processor
+    assert own.spec.canvases == ((32, 32), (128, 32))
+    assert own.encode(sample((300, 60))).images.shape[0] == 1 + 4
+    pooled = make(tiny_backbones, projector="pool2x2_mlp2x_gelu").processor
+    assert pooled.spec.slots_per_image == 1
+    assert slots_of(Picture(noise((64, 64))), pooled.spec) == 1 + 2 * (2 + 1)
+
+
+def test_a_picture_too_thin_for_a_row_of_patches_keeps_its_overview(assistant: Assistant) -> None:
+    picture = Picture(noise((400, 4)))
+    slots = anyres_slots(picture_size(picture), assistant.processor.spec)
+    assert slots[:4].tolist() == [[0, 0], [0, 1], [0, 2], [0, 3]]
+    assert not (slots[4:, 0] == 0).any()
+    assert assistant.ask(picture.source, "Where?", max_tokens=2) is not None
