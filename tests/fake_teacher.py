@@ -23,14 +23,16 @@ TEXTS = {
         "conversation": "Question:\nIs it a calm scene?\n===\nAnswer:\nYes, it looks calm and quiet.\n===\n"
         "Question:\nHow is the light?\n===\nAnswer:\nThe light is soft and even.",
         "detail": "The scene is calm and wide, with soft light that falls evenly on everything, nothing is in a hurry.",
-        "reasoning": "Question:\nWhat mood does it give?\n===\nAnswer:\nA quiet one, since nothing moves in haste.",
+        "reasoning": "Question:\nWhat mood does it give?\n===\nAnswer:\nA quiet one, since nothing moves in haste and "
+        "the light stays soft and even.",
         "caption": "A calm and quiet scene in soft light.",
     },
     "ko": {
         "conversation": "질문:\n분위기가 어떤가요?\n===\n답변:\n조용하고 차분합니다.\n===\n"
         "질문:\n빛은 어떤가요?\n===\n답변:\n부드럽고 고르게 퍼져 있습니다.",
         "detail": "전체적으로 조용하고 차분한 장면이며 부드러운 빛이 고르게 퍼져 있어 편안한 느낌을 줍니다.",
-        "reasoning": "질문:\n어떤 느낌을 주나요?\n===\n답변:\n서두르는 기색이 없어 평온한 느낌을 줍니다.",
+        "reasoning": "질문:\n어떤 느낌을 주나요?\n===\n답변:\n서두르는 기색이 전혀 없고 빛도 "
+        "부드러워 전체적으로 평온한 느낌을 줍니다.",
         "caption": "부드러운 빛 속의 조용하고 차분한 장면.",
     },
 }

@@ -128,3 +128,17 @@ def test_help_names_every_verb(folder: Path) -> None:
     result = vistune("--help", folder=folder)
     for verb in ("quickstart", "scenes", "generate", "check", "show", "train", "evaluate", "chat", "report"):
         assert verb in result.stdout
+
+
+def test_device_precision_and_bits_are_flags_of_what_uses_a_model(folder: Path) -> None:
+    assert train(folder, write(folder, *[row(id=str(k)) for k in range(2)])).returncode == 0
+    said = [
+        vistune("chat", "run", "--image", "a.png", *flags, folder=folder, keyboard="What colour?\n")
+        for flags in (("--device", "cpu"), ("--device", "cpu", "--dtype", "bf16"))
+    ]
+    assert all(result.returncode == 0 for result in said), said
+    refused(vistune("chat", "run", "--device", "cpuu", folder=folder), "--device 'cpuu'", "cuda")
+    refused(vistune("chat", "run", "--device", "cuda:99", folder=folder), "sees no such GPU")
+    refused(vistune("chat", "run", "--dtype", "fp8", folder=folder), "--dtype 'fp8'", "bf16")
+    refused(vistune("chat", "run", "--quantize", "3", folder=folder), "quantize 3", "4 or 8")
+    refused(vistune("evaluate", "run", "--data", ".", "--device", "tpu", folder=folder), "--device 'tpu'")

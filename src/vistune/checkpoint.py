@@ -133,15 +133,18 @@ def verify(folder: Path) -> None:
 
 
 def load(
-    folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32
+    folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32, quantize: int | None = None
 ) -> tuple[VisionLanguageModel, Processor]:
-    """Read a model folder after checking its manifest. Raises CheckpointError naming what is wrong with which file."""
+    """Read a model folder after checking its manifest; `quantize`: the language model in 4 or 8 bits.
+
+    Raises CheckpointError naming what is wrong with which file.
+    """
     verify(folder)
     parts = read_parts(folder)
     processor = Processor.load(folder / "tokenizer")
     spec = processor.spec
     sources = {part: _locate(folder, part, parts[part]) for part in BACKBONES}
-    language = load_language(sources["language"], dtype)
+    language = load_language(sources["language"], dtype, quantize)
     if parts["adapter"]:
         language = load_adapters(language, folder / "adapter")
     tower = load_tower(sources["vision"], spec, dtype, cut=is_cut(parts["vision"]))

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vistune.errors import CheckpointError, RecipeError
+from vistune.registry import lookup
 
 if TYPE_CHECKING:
+    import torch
+
     from vistune.generation import Assistant
 
 
@@ -29,22 +32,57 @@ def find_model(path: Path) -> Path:
     return (finished or saved)[-1]
 
 
-def load(model: str | Path, *, device: str = "auto", dtype: str = "fp32", template: str | None = None) -> Assistant:
-    """A run folder, a model folder, or a folder of a layout that `import` reads, as something to talk to."""
-    import torch
+def load(
+    model: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: int | None = None,
+    template: str | None = None,
+) -> Assistant:
+    """A run folder, a model folder, or a folder of a layout that `import` reads, as something to talk to.
 
+    `device` auto: a GPU where there is one · `dtype` auto: bf16 on a GPU, fp32 on a CPU · `quantize`: the language
+    model's weights in 4 or 8 bits; tower, projector and head stay as they are.
+    """
     from vistune import checkpoint
     from vistune.generation import Assistant
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    precision = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
+    device = chosen_device(device)
+    precision = chosen_dtype(dtype, device)
     path = Path(model)
     if is_ours(path):
-        return Assistant(*checkpoint.load(find_model(path), device=device, dtype=precision))
+        made = checkpoint.load(find_model(path), device=device, dtype=precision, quantize=quantize)
+        return Assistant(*made)
     from vistune.interop import layouts
 
+    if quantize is not None:
+        raise RecipeError(f"{path}: a folder of another layout is not quantised as it is", "vistune import it first")
     return Assistant(*layouts.load(path, device=device, dtype=precision, template=template))
+
+
+def chosen_device(name: str) -> str:
+    """The device that --device means. Raises RecipeError where it is not there."""
+    import torch
+
+    kind, _, number = name.partition(":")
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name != "cpu" and not (kind == "cuda" and (number.isdigit() or name == "cuda")):
+        raise RecipeError(f"--device {name!r} is not known", "choose of auto, cpu, cuda, or a GPU such as cuda:1")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise RecipeError(f"--device {name}: torch {torch.__version__} sees no such GPU", "use --device auto")
+    return name
+
+
+def chosen_dtype(name: str, device: str) -> torch.dtype:
+    """The precision that --dtype means on a device."""
+    import torch
+
+    names = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+    if name == "auto":
+        return torch.float32 if device == "cpu" else torch.bfloat16
+    return lookup(name, names, "--dtype")
 
 
 def is_ours(path: Path) -> bool:

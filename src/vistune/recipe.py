@@ -75,13 +75,20 @@ def _sources(value: Any) -> Any:
 Sources = Annotated[tuple[DataSource, ...], BeforeValidator(_sources)]
 
 
+def _names(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
 class Lora(Strict):
-    """Low-rank adapters on the language model (arXiv 2106.09685); without `targets`, all linear layers but the head."""
+    """Low-rank adapters on the language model (arXiv 2106.09685); without `targets`, all linear layers but the head.
+
+    `targets`: `all-linear`, `attention`, or the ends of layers' names, such as [q_proj, v_proj].
+    """
 
     rank: int = Field(default=128, ge=1)
     alpha: float = Field(default=256, gt=0, allow_inf_nan=False)
     dropout: Share = 0.0
-    targets: tuple[str, ...] | None = None
+    targets: Annotated[Annotated[tuple[str, ...], Field(min_length=1)] | None, BeforeValidator(_names)] = None
     dora: bool = False
     rslora: bool = False
 
@@ -92,6 +99,7 @@ class Stage(Strict):
     name: str = Field(pattern=r"^[a-z0-9_-]+$")
     learn: Mapping[Part, Rate]
     lora: Lora | None = None
+    quantize: Literal[4, 8] | None = None  # bits of the language model under the adapters (QLoRA, arXiv 2305.14314)
     data: Sources | None = None  # absent = the recipe's
     kinds: tuple[str, ...] | None = None  # absent = all
     template: str | None = None  # absent = the model's
@@ -120,6 +128,8 @@ class Stage(Strict):
             raise ValueError("`lora` needs `learn.adapters`, the adapters' rate")
         if self.lora is not None and "language" in self.learn:
             raise ValueError("`learn.language` (full) and `lora` exclude each other: keep one")
+        if self.quantize is not None and self.lora is None:
+            raise ValueError("`quantize` needs `lora` in the same stage: quantised weights do not learn")
         return self
 
 
@@ -156,6 +166,14 @@ class Recipe(Strict):
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"two stages share a name: {', '.join(names)}")
+        if any(stage.quantize is not None for stage in self.stages[:-1]):
+            raise ValueError("`quantize` is for the last stage: adapters cannot be merged into a quantised base")
+        changed = [stage.name for stage in self.stages[:-1] if {"language", "adapters"} & set(stage.learn)]
+        if self.stages[-1].quantize is not None and changed:
+            raise ValueError(
+                f"`quantize` reads the language model anew, but stage {changed[0]} changes it: "
+                "finish that run, and name its model's language folder in a run of its own"
+            )
         return self
 
 

@@ -225,11 +225,15 @@ def evaluate(
     blind: bool = True,
     name: str | None = None,
     seed: int = 0,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: int | None = None,
     watch: Watch = silent,
 ) -> dict[str, Any]:
     """Ask a task's questions with the picture, without it and with a wrong one; keeps answers in `out`.
 
-    `blind_limit` asks the two blind conditions on a seeded subset of pictures only.
+    `blind_limit` asks the two blind conditions on a seeded subset of pictures only · `device`, `dtype`, `quantize`:
+    as `load` has them.
     """
     from vistune.evaluation import CONDITIONS, TASKS, answer, choose, result_of
     from vistune.registry import lookup
@@ -237,7 +241,7 @@ def evaluate(
     made = lookup(task, TASKS, "task")(data)
     questions = choose(made.questions(), limit, seed)
     some = choose(questions, blind_limit, seed)
-    assistant = load(model)
+    assistant = load(model, device=device, dtype=dtype, quantize=quantize)
     rows: dict[str, list[Answered]] = {}
     conditions = CONDITIONS if blind else CONDITIONS[:1]
     with watch(f"ask {name or task}", len(questions) + len(some) * (len(conditions) - 1)) as advance:

@@ -18,6 +18,7 @@ LEVELS = (
     ("models",),
     ("workflows",),
     ("mainjob",),
+    ("commands",),
     ("cli",),
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
@@ -79,7 +80,21 @@ def test_imports_point_down(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "room", ["datagen", "remote", "report", "cli", "console", "recipe", "registry", "files", "errors", "facts", "types"]
+    "room",
+    [
+        "datagen",
+        "remote",
+        "report",
+        "cli",
+        "commands",
+        "console",
+        "recipe",
+        "registry",
+        "files",
+        "errors",
+        "facts",
+        "types",
+    ],
 )
 def test_rooms_that_must_not_import_torch(room: str) -> None:
     for path in FILES:

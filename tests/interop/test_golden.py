@@ -37,7 +37,7 @@ def example(row: dict[str, Any], images: Path, processor: Processor) -> Example:
 
 
 def greedy(model: VisionLanguageModel, prompt: Example, count: int) -> list[int]:
-    running = steps(model, [prompt], max_tokens=count, stop_ids=frozenset(), sampling=GREEDY, seeds=[0])
+    running = steps(model, [prompt], max_tokens=count, ended=lambda said: False, sampling=GREEDY, seeds=[0])
     return [step[0][1] for step in running]
 
 

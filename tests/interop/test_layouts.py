@@ -298,7 +298,7 @@ def test_remote_code_is_never_followed(original: Make, tmp_path: Path) -> None:
 
 def test_a_folder_of_nothing_and_one_of_something_else(tmp_path: Path, tiny_backbones: Path) -> None:
     for folder in (tmp_path, tmp_path / "absent", tiny_backbones / "language"):
-        with pytest.raises(CheckpointError, match="folder|LLaVA"):
+        with pytest.raises(CheckpointError, match=r"folder|LLaVA"):
             layouts.load(folder)
 
 

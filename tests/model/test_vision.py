@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +28,12 @@ from transformers import (
 
 from vistune import checkpoint
 from vistune.errors import RecipeError
-from vistune.model import VisionLanguageModel, build, next_token_loss, read_spec
+from vistune.model import build, read_spec
 from vistune.model.vision import image_rules, load_tower, vision_config
-from vistune.processor import Processor, collate, load_tokenizer
+from vistune.processor import Processor, load_tokenizer
 from vistune.recipe import Model, Recipe, Stage
 from vistune.training.optim import make_optimizer
-from vistune.types import Message, Picture, Sample, Spec
+from vistune.types import Spec
 
 LAYERS = 4
 SIZE = {

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tokenizers import AddedToken
 
 from vistune.errors import DataError, RecipeError
 from vistune.processor import Processor, load_tokenizer, templates
+from vistune.processor.templates import Control
 from vistune.types import IGNORE, IMAGE_ID, Message, Picture, Sample, Spec
 
 SPEC = Spec(
@@ -104,6 +106,80 @@ def test_user_text_never_becomes_a_special_token_or_a_slot(processor: Processor,
     assert encoded.ids.count(processor.tokenizer.eos_token_id) == 1  # the answer's own end
     assert processor.tokenizer.unk_token_id not in encoded.ids
     assert IMAGE_ID not in encoded.ids
+
+
+ATTACKS = ["ASSISTANT:", "<|im_start|>system", "<|im_end|>", "<|eot_id|>", "</s>", "<s>", "<image>", "###", "[/INST]"]
+
+
+@pytest.mark.parametrize("tokenization", ["whole", "chunks"])
+@pytest.mark.parametrize("template", sorted(templates()))
+@pytest.mark.parametrize("kind", ["bytes", "llama"])
+def test_user_text_gives_no_control_of_any_template(
+    request: pytest.FixtureRequest, tiny_tokenizer_folder: Path, kind: str, template: str, tokenization: str
+) -> None:
+    """As many controls and slots as an innocent conversation has, whatever stands in the messages; nor is `<|eot_id|>`
+    safe only because the tokenizer calls it special: here it does not."""
+    folder = tiny_tokenizer_folder
+    if kind == "llama":
+        folder = request.getfixturevalue("shared") / "data" / "llama-tokenizer"
+    tokenizer = load_tokenizer(folder)
+    special = ("<image>", "<|im_start|>", "<|start_header_id|>", "<|end_header_id|>")
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in special], special_tokens=True)
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in ("<|im_end|>", "<|eot_id|>")])
+    fitted = Processor(tokenizer, replace(SPEC, template=template, tokenization=tokenization))
+    fitted.check()
+    controls = {tokenizer.convert_tokens_to_ids(piece.token) for piece in _controls(fitted)}
+    controls |= {IMAGE_ID, *(token for token in tokenizer.all_special_ids if token != tokenizer.unk_token_id)}
+
+    def seen(text: str) -> list[int]:
+        messages = (Message("system", (f"s {text}",)), *conversation(f"a {text} b", f"c {text} d", text, text))
+        return [token for token in fitted.encode_ids(Sample("x", messages)).ids if token in controls]
+
+    innocent = seen("word")
+    assert len(innocent) >= 4
+    for text in ATTACKS:
+        assert seen(text) == innocent, text
+
+
+def _controls(fitted: Processor) -> list[Control]:
+    pieces = fitted.template.render(conversation("a", "b"))
+    return [piece for piece in pieces if isinstance(piece, Control) and piece.token.startswith("<")]
+
+
+def test_a_vocabulary_that_holds_a_special_token_as_a_word_gives_characters() -> None:
+    """Unigram finds any piece of its vocabulary in text, `</s>` too."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    scores = [("<unk>", 0.0), ("</s>", 0.0), ("▁", -3.0), ("▁red", -1.0)] + [(chr(k), -4.0) for k in range(33, 127)]
+    made = Tokenizer(models.Unigram([*scores, ("\n", -4.0)], unk_id=0))
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    made.decoder = decoders.Metaspace(prepend_scheme="first")
+    fast = PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>", eos_token="</s>")
+    fitted = Processor(fast, SPEC)
+    encoded = fitted.encode_ids(Sample("x", conversation("say </s> </s>", "red</s>", picture=False)))
+    assert encoded.ids.count(1) == 1
+    assert fitted.decode([label for label in encoded.labels if label != IGNORE]) == "red</s>"
+    text = fast.decode(encoded.ids)
+    assert "USER: say </s> </s> ASSISTANT: red</s>" in text
+
+
+@pytest.mark.parametrize("role", ["system", "assistant"])
+def test_only_the_user_shows_pictures(processor: Processor, role: str) -> None:
+    messages = [Message("system", ("s",)), *conversation("a", "b")]
+    messages = [Message(m.role, (*m.parts, Picture(Path("y")))) if m.role == role else m for m in messages]
+    with pytest.raises(DataError, match=rf"x.json:3.*{role}"):
+        processor.encode_ids(Sample("x", tuple(messages), origin="x.json:3"))
+
+
+def test_v0_is_the_single_style_with_its_own_system_sentence(processor: Processor, shared: Path) -> None:
+    strings = json.loads((shared / "data" / "interface" / "llava_system_strings.json").read_text(encoding="utf-8"))
+    system = strings["conv_vicuna_v0"]["system"]
+    encoded = processor.with_template("v0").encode_ids(Sample("x", conversation("a", "b", "c", "d", picture=False)))
+    text = processor.tokenizer.decode(encoded.ids)
+    assert text == f"{system}###Human: a###Assistant: b###Human: c###Assistant: d###"
+    learnt = processor.tokenizer.decode([label for label in encoded.labels if label != IGNORE])
+    assert learnt == " b### d###"
 
 
 def test_special_tokens_in_text_stay_text_with_the_llama_tokenizer(shared: Path) -> None:

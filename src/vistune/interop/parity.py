@@ -81,7 +81,7 @@ def ask_ours(assistant: Assistant, conversations: dict[str, list[dict[str, Any]]
 def generate_ids(assistant: Assistant, prompt: Any) -> list[int]:
     said: list[int] = []
     running = steps(
-        assistant.model, [prompt], max_tokens=GREEDY_TOKENS, stop_ids=frozenset(), sampling=GREEDY, seeds=[0]
+        assistant.model, [prompt], max_tokens=GREEDY_TOKENS, ended=lambda said: False, sampling=GREEDY, seeds=[0]
     )
     for step in running:
         said.append(step[0][1])

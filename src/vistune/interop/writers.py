@@ -22,7 +22,7 @@ from vistune.interop.original import CLASSES
 from vistune.interop.tensors import Lazy, whole, written_name
 from vistune.model import VisionLanguageModel
 from vistune.model.language import base_of
-from vistune.processor import Processor, chat_template
+from vistune.processor import Processor
 from vistune.types import Spec
 
 ROWS = 64  # a vocabulary that grows is rounded up to a multiple of this, as llava-hf's is
@@ -188,8 +188,6 @@ def write_processor(made: Exported, tokenizer: Any, folder: Path) -> None:
     from transformers import LlavaNextProcessor, LlavaProcessor
 
     spec = made.spec
-    template = made.processor.tokenizer.chat_template if spec.template == "tokenizer" else chat_template(
-        spec.template, tokenization=spec.tokenization)  # fmt: skip
     patches = made.tower_config.patch_size
     clip = made.tower_config.model_type == "clip_vision_model"
     kind = LlavaNextProcessor if spec.image_mode == "anyres" else LlavaProcessor
@@ -199,7 +197,7 @@ def write_processor(made: Exported, tokenizer: Any, folder: Path) -> None:
         tokenizer,
         patch_size=patches,
         vision_feature_select_strategy="default" if clip and spec.feature_tokens == "patch" else "full",
-        chat_template=template,
+        chat_template=made.processor.chat_template,
         num_additional_image_tokens=1 if clip else 0,
     ).save_pretrained(folder)
     rules.save_pretrained(folder)
@@ -210,7 +208,9 @@ def generation_config(made: Exported, tokenizer: Any) -> Any:
     from transformers import GenerationConfig
 
     ends = sorted(made.processor.stop_ids)
+    text_ends = {"stop_strings": [made.processor.stop_text]} if made.processor.stop_text else {}
     return GenerationConfig(
+        **text_ends,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=ends[0] if len(ends) == 1 else ends,
         pad_token_id=tokenizer.pad_token_id,

@@ -5,37 +5,105 @@ embeddings (tokens, width) + positions + starts -> hidden states (tokens, width)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from vistune.errors import RecipeError
+from vistune.errors import CheckpointError, RecipeError
 from vistune.model.attention import register
+from vistune.model.trial import refuse_unserved
 from vistune.model.vision import read_config
 
 
 def language_config(source: str) -> Any:
-    """The model's config. Raises RecipeError for what our attention cannot serve, and for code in the folder."""
-    config = read_config(source, "language model").get_text_config()
+    """The model's config. Raises RecipeError for what ours cannot serve, before any weights are read."""
+    config = read_config(source, "language model")
     if getattr(config, "auto_map", None):
         raise RecipeError(
             f"language model {source}: its config asks to run code of its own", "use a model of transformers"
         )
-    for field in ("attn_logit_softcapping", "final_logit_softcapping"):
-        if getattr(config, field, None) is not None:
-            raise RecipeError(
-                f"language model {source}: soft-capped logits ({field}) are not served", "use a model without them"
-            )
+    if config.get_text_config() is not config:
+        raise RecipeError(
+            f"language model {source}: {config.model_type} is a model of several parts, of which text is one",
+            "save its language model alone, as transformers' causal LM of the text config, and name that folder",
+        )
+    if getattr(config, "quantization_config", None):
+        raise RecipeError(
+            f"language model {source}: its weights are saved in a quantised form",
+            "use the full-precision model, with quantize: 4 or 8",
+        )
+    refuse_unserved(config, source)
     return config
 
 
-def load_language(source: str, dtype: torch.dtype) -> nn.Module:
+def load_language(source: str, dtype: torch.dtype, quantize: int | None = None) -> nn.Module:
+    """The causal LM, its linear layers but the head in 4 or 8 bits where `quantize` says so.
+
+    Raises CheckpointError naming tensors that are missing or of another shape: none is made up.
+    """
     from transformers import AutoModelForCausalLM
 
     language_config(source)
-    model: nn.Module = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation=register())
-    return model
+    settings: dict[str, Any] = {}
+    if quantize is not None:
+        settings["quantization_config"] = quantization(quantize, dtype)
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=dtype,
+            attn_implementation=register(),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported, and refused below with their names
+            **settings,
+        )
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"language model {source}: {first_line(error)}", "name a whole model") from None
+    faults = sorted([*report["missing_keys"], *(str(fault[0]) for fault in report["mismatched_keys"])])
+    if faults:
+        raise CheckpointError(
+            f"language model {source}: tensors missing or of another shape: {some(faults)}",
+            "the folder's config and weights do not fit: name a whole model",
+        )
+    made: nn.Module = model
+    return made
+
+
+def quantization(bits: int, dtype: torch.dtype) -> Any:
+    """bitsandbytes' settings as QLoRA's (arXiv 2305.14314): nf4 with double quantisation, products in `dtype`; or int8.
+
+    transformers leaves the head as it is.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise RecipeError(f"quantize {bits}: bitsandbytes is not installed", "pip install 'vistune[quant]'")
+    from transformers import BitsAndBytesConfig
+
+    if bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    if bits != 4:
+        raise RecipeError(f"quantize {bits}: no such form", "use 4 or 8")
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def is_quantised(language: nn.Module) -> bool:
+    return bool(getattr(base_of(language), "is_quantized", False))
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def some(names: Sequence[str], most: int = 10) -> str:
+    """Names in a row, not more than `most` of them."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def base_of(language: nn.Module) -> Any:

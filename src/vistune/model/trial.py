@@ -23,7 +23,7 @@ from vistune.model.attention import DocumentCache, attend
 HINT = "use a model with plain attention, such as Llama, Mistral, Qwen2, Qwen3 or Gemma 3"
 NAME = "vistune_trial"
 # What layers hand over beside the arguments of our attention, without any bearing on what is computed.
-HARMLESS = frozenset({"position_ids", "use_cache", "output_attentions"})
+HARMLESS = frozenset({"position_ids", "use_cache", "output_attentions", "output_router_logits"})
 # What a head does: one matrix product, seen in this shape and that.
 PRODUCT = frozenset({"mm", "bmm", "t", "transpose", "view", "_unsafe_view", "alias", "detach", "slice", "_to_copy"})
 STARTS = [0, 3, 5]
@@ -55,8 +55,10 @@ def _reasons(config: Any) -> Iterator[str]:
             yield "its layers keep a state of their own (a state-space or hybrid model)"
         behind_body = _run(model)
     except Exception as error:  # whatever transformers' many models raise: it is the reason, and is shown
-        what = str(error).strip().splitlines()
-        yield f"its layers cannot be run with our attention and cache: {type(error).__name__}: {what[0] if what else ''}"
+        if NAME in error.args:  # a KeyError: its classes are kept in a table of its own
+            yield "its attention does not go through transformers' AttentionInterface"
+        what = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+        yield f"its layers cannot be run with our attention and cache: {type(error).__name__}: {what}"
         return
     layers = config.num_hidden_layers
     if len(watch.windows) != layers:
@@ -121,7 +123,8 @@ class _Watch:
     def attend(self, module: nn.Module, *states: Tensor, **given: Any) -> tuple[Tensor, None]:
         if given.get("decode_mask") is None:
             self.windows.append(given.get("sliding_window"))
-        given |= {"attention_mask": mask for mask in states[3:]}
+        if len(states) > 3:
+            given["attention_mask"] = states[3]
         causal = given.pop("is_causal", None)
         self.bidirectional |= causal is False or getattr(module, "is_causal", True) is False
         handed = {name for name, value in given.items() if value is not None}

@@ -165,12 +165,14 @@ def spec_of(model: Model, vision: Any, width: int, vocabulary: int, rules: Mappi
     )
 
 
-def build(model: Model, spec: Spec, *, seed: int, dtype: torch.dtype = torch.float32) -> VisionLanguageModel:
-    """The backbones with their weights and a fresh projector."""
+def build(
+    model: Model, spec: Spec, *, seed: int, dtype: torch.dtype = torch.float32, quantize: int | None = None
+) -> VisionLanguageModel:
+    """The backbones with their weights and a fresh projector; `quantize`: bits of the language model's, 4 or 8."""
     made = VisionLanguageModel(
         load_tower(source_of(model.vision, "vision"), spec, dtype),
         build_projector(spec, seed=seed).to(dtype),
-        load_language(source_of(model.language, "language"), dtype),
+        load_language(source_of(model.language, "language"), dtype, quantize),
         spec,
     )
     if made.newline is not None:  # N(0, 1) / sqrt(width), as LLaVA 1.6 begins it

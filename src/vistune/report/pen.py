@@ -120,12 +120,11 @@ class Pen:
                 self.line([fork, _polar(fork, angle + lean, size * 0.17)], color=ICE, thick=size / 11)
 
     def save(self, folder: Path, name: str, title: str) -> list[Path]:
-        """Write NAME.svg and NAME.png."""
+        """Write NAME.svg and NAME.png, inside `style()` as all drawing."""
         svg, png = io.StringIO(), io.BytesIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        with style():
-            self.figure.savefig(svg, format="svg", metadata=nothing)
-            self.figure.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None})
+        self.figure.savefig(svg, format="svg", metadata=nothing)
+        self.figure.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None})
         spoken = f"<title>{escape(title)}</title>\n<desc>{escape(' · '.join(self.said))}</desc>\n"
         text = re.sub(r"<svg[^>]*>\n?", lambda tag: f"{tag[0].rstrip()[:-1]} role=\"img\">\n{spoken}", svg.getvalue(), 1)
         paths = [folder / f"{name}.svg", folder / f"{name}.png"]
@@ -175,3 +174,15 @@ def cut(text: str, room: float, size: float, bold: bool) -> str:
 
 def _polar(at: tuple[float, float], angle: float, radius: float) -> tuple[float, float]:
     return at[0] + radius * math.cos(angle), at[1] + radius * math.sin(angle)
+
+
+def wrap(text: str, room: float, size: float) -> list[str]:
+    """The text in lines of at most `room` points; a longer word has a line of its own."""
+    lines: list[str] = []
+    for word in text.split():
+        joined = f"{lines[-1]} {word}" if lines else word
+        if lines and width_of(joined, size, False) <= room:
+            lines[-1] = joined
+        else:
+            lines.append(word)
+    return lines

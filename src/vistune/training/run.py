@@ -21,6 +21,7 @@ from vistune.data import Loader, PixelCache, data_file
 from vistune.errors import RecipeError, Stopped
 from vistune.files import read_json, sha256_of, write_atomic, write_json, write_jsonl
 from vistune.model import VisionLanguageModel, add_adapters, build, merge_adapters, read_spec
+from vistune.model.language import base_of, is_quantised, load_language
 from vistune.processor import Processor, load_tokenizer
 from vistune.recipe import Recipe, Stage, dump, source_of
 from vistune.training.folder import checkpoint_name, checkpoints_of, newest_whole, prune, refuse_another_recipe, sweep
@@ -90,10 +91,12 @@ class Run:
         """The model, the first stage to run, and the checkpoint whose state that stage goes on from."""
         if latest is None:
             self.metrics.cut(0)
-            return build(self.recipe.model, self.spec, seed=self.recipe.seed).to(self.device), 0, None
+            first = self.recipe.stages[0]
+            model = build(self.recipe.model, self.spec, seed=self.recipe.seed, quantize=first.quantize)
+            return model.to(self.device), 0, None
         extra = checkpoint.read_parts(latest)["extra"]
         self.learnt = set(extra["learnt"])
-        model, _ = checkpoint.load(latest, device=self.device)
+        model, _ = checkpoint.load(latest, device=self.device, quantize=self.recipe.stages[extra["stage"]].quantize)
         done = sum(len(item.plan.steps) for item in planned[: extra["stage"]])
         self.metrics.cut(done + extra["step"])
         finished = bool(extra["finished"])
@@ -144,6 +147,11 @@ class Run:
         if model.adapted:
             model.language = merge_adapters(model.language)
             self.learnt = (self.learnt - {"adapters"}) | {"language"}
+        if stage.quantize is not None and not is_quantised(model.language):
+            # The recipe holds that no stage before has changed the language model: it is as it lies in its folder.
+            source = source_of(self.recipe.model.language, "language")
+            model.language = load_language(source, base_of(model.language).dtype, stage.quantize)
+            model.to(self.device)
         if stage.lora is not None:
             model.language = add_adapters(model.language, stage.lora)
 

@@ -1,0 +1,256 @@
+"""The verbs on data: draw, generate, filter, check, show, report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vistune import workflows
+from vistune.commands.output import Json, print_json, stdout
+from vistune.console import silent, watch
+from vistune.errors import RecipeError
+from vistune.recipe import DataSource, load_recipe
+from vistune.registry import lookup
+
+
+def scenes(
+    out: Annotated[Path, typer.Argument(help="Folder to draw into.")],
+    count: Annotated[int, typer.Option(help="Training scenes.", min=1)] = 1000,
+    seed: Annotated[int, typer.Option(help="Decides every picture.")] = 0,
+) -> None:
+    """Draw the built-in world: a COCO folder with exact captions and boxes, and its question files."""
+    drawn = workflows.draw_scenes(out, count=count, seed=seed, watch=watch)
+    stdout.print(f"{drawn.path}: " + ", ".join(f"{n} {split}" for split, n in drawn.counts.items()))
+
+
+def generate(
+    source: Annotated[
+        Path,
+        typer.Argument(help="A COCO folder, a table (.jsonl .json .csv .tsv .parquet), or with --see bare pictures."),
+    ],
+    out: Annotated[Path, typer.Option(help="Where the data goes.")],
+    teacher: Annotated[str, typer.Option(help="Who writes: rule (offline) or openai (any such endpoint).")] = "rule",
+    split: Annotated[str | None, typer.Option(help="Which split of the folder.")] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(help="Table: which column is which, such as image=file,captions=text,boxes=objects,id=key."),
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Table: the folder its pictures lie in; else its own.")] = None,
+    boxes_as: Annotated[
+        str | None, typer.Option(help="Table: relative (corners 0-1), pixels (corners) or coco.")
+    ] = None,
+    kinds: Annotated[str, typer.Option(help="Comma-separated.")] = "caption,conversation,detail,reasoning",
+    mix: Annotated[str | None, typer.Option(help="conversation:detail:reasoning, such as 58:23:77.")] = None,
+    per_image: Annotated[int, typer.Option(help="With --mix: instructions a picture and language gets.", min=1)] = 1,
+    language: Annotated[str, typer.Option(help="Comma-separated: en,ko; openai writes any other too.")] = "en",
+    limit: Annotated[int | None, typer.Option(help="The first N pictures.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Decides every choice.")] = 0,
+    model: Annotated[str | None, typer.Option(help="openai: the model's name at the endpoint.")] = None,
+    base_url: Annotated[str, typer.Option(help="openai: the endpoint.")] = "https://api.openai.com/v1",
+    api_key_file: Annotated[Path | None, typer.Option(help="openai: the key; else OPENAI_API_KEY is read.")] = None,
+    see: Annotated[bool, typer.Option("--see", help="openai: send the picture itself too.")] = False,
+    concurrency: Annotated[int, typer.Option(help="openai: requests under way at most.", min=1)] = 16,
+    requests_per_minute: Annotated[float | None, typer.Option(help="openai: limit.", min=0.1)] = None,
+    tokens_per_minute: Annotated[float | None, typer.Option(help="openai: limit.", min=1)] = None,
+    tries: Annotated[int, typer.Option(help="openai: asked again when the checks reject a reply.", min=1)] = 3,
+    batch: Annotated[bool, typer.Option("--batch", help="openai: by the Batch API, within a day, cheaper.")] = False,
+    budget: Annotated[float | None, typer.Option(help="openai: dollars that are never exceeded.", min=0)] = None,
+    prices: Annotated[Path | None, typer.Option(help="openai: a price table in place of the shipped one.")] = None,
+    allow_drift: Annotated[bool, typer.Option("--allow-drift", help="openai: go on with another prompt.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="openai: count and price it all, ask nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Have a teacher write instruction data about described pictures."""
+    from vistune.datagen import TEACHERS, Service, TableForm, Wishes
+
+    lookup(teacher, dict.fromkeys(TEACHERS), "teacher")
+    if mix is None and per_image != 1:
+        raise RecipeError(f"--per-image {per_image} goes with --mix", "add --mix 58:23:77, or leave it out")
+    if mix is not None and not {"conversation", "detail", "reasoning"} <= set(kinds.split(",")):
+        raise RecipeError("--mix deals conversation, detail and reasoning", "leave --kinds out, or leave --mix out")
+    if (model is None) != (teacher == "rule"):
+        raise RecipeError(f"--teacher {teacher} and --model {model}", "openai needs --model, rule takes none")
+    if dry_run and model is None:
+        raise RecipeError("--dry-run: the rule teacher costs nothing", "leave it out")
+    wishes = Wishes(
+        kinds=tuple(kinds.split(",")),
+        languages=tuple(language.split(",")),
+        mix=_mix(mix),
+        per_image=per_image,
+        seed=seed,
+    )
+    service = None
+    if model is not None:
+        service = Service(
+            model=model,
+            base_url=base_url,
+            key_file=api_key_file,
+            see=see,
+            tries=tries,
+            batch=batch,
+            concurrency=concurrency,
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
+            budget=budget,
+            prices=prices,
+            allow_drift=allow_drift,
+        )
+    table = None
+    if columns is not None or images is not None or boxes_as is not None:
+        table = TableForm(columns=_columns(columns), images=images, boxes=boxes_as or "relative")  # type: ignore[arg-type]
+    if dry_run and service is not None:
+        plan = workflows.plan_generation(source, wishes, service, split=split, table=table, limit=limit)
+        print_json(plan) if as_json else print_plan(plan)
+        return
+    made = workflows.generate_data(
+        source, out, wishes, service=service, split=split, table=table, limit=limit, watch=silent if as_json else watch
+    )
+    counts = {"samples": len(made.rows), "rejected": len(made.rejects), "spent": dict(made.spent)}
+    if as_json:
+        print_json(counts)
+        return
+    stdout.print(f"{out}: {len(made.rows)} samples, {len(made.rejects)} rejected; report: {out / 'report.html'}")
+
+
+def _columns(text: str | None) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in text.split(",")] if text else []
+    if not all(name and column for name, _, column in pairs):
+        raise RecipeError(f"--columns {text}: pairs are wanted", "write for example image=file_name,captions=text")
+    return {name.strip(): column.strip() for name, _, column in pairs}
+
+
+def print_plan(plan: dict[str, Any]) -> None:
+    """What a run would ask, cost and take, and three requests as they would be sent."""
+    for number, example in enumerate(plan["examples"], start=1):
+        stdout.print(f"--- request {number} of {plan['requests']} ---", markup=False)
+        stdout.print(json.dumps(example, ensure_ascii=False, indent=1), markup=False, soft_wrap=True)
+    money = (
+        "no price known"
+        if plan["dollars"] is None
+        else f"${plan['dollars']:.2f}, at most ${plan['dollars_at_most']:.2f}"
+    )
+    stdout.print(
+        f"{plan['requests']} requests · {plan['prompt_tokens']} prompt and {plan['completion_tokens']} completion "
+        f"tokens ({plan['tokens_by']}) · {money} · {plan['minutes']:.1f} minutes ({plan['minutes_by']})",
+        markup=False,
+    )
+
+
+def _mix(text: str | None) -> tuple[int, int, int] | None:
+    if text is None:
+        return None
+    try:
+        conversation, detail, reasoning = (int(share) for share in text.split(":"))
+    except ValueError:
+        raise RecipeError(f"--mix {text}: three whole numbers are wanted", "write for example 58:23:77") from None
+    return conversation, detail, reasoning
+
+
+def filter_(
+    captions: Annotated[Path, typer.Argument(help="Captions: .jsonl, .json (LLaVA form), .tsv (CC3M's) or .csv.")],
+    out: Annotated[Path, typer.Option(help="The chosen rows, in the same form.")],
+    column: Annotated[str | None, typer.Option(help="The caption's field; else caption, blip_caption or text.")] = None,
+    least: Annotated[int, typer.Option(help="A noun phrase in fewer captions chooses none.", min=1)] = 3,
+    most: Annotated[int, typer.Option(help="A noun phrase chooses at most so many.", min=1)] = 100,
+    seed: Annotated[int, typer.Option(help="Decides which captions a frequent phrase chooses.", min=0)] = 0,
+    finder: Annotated[str, typer.Option(help="Noun phrases: rules (no download), or spacy.")] = "rules",
+    as_json: Json = False,
+) -> None:
+    """Choose stage-1 captions so that rare concepts stay and frequent ones do not drown them (CC3M -> 595K)."""
+    chosen = workflows.filter_captions(
+        captions,
+        out,
+        column=column,
+        least=least,
+        most=most,
+        seed=seed,
+        finder=finder,
+        watch=silent if as_json else watch,
+    )
+    if as_json:
+        print_json(asdict(chosen))
+        return
+    aside = ", ".join(f"{count} {reason}" for reason, count in chosen.rejects.items())
+    stdout.print(
+        f"{out}: {chosen.chosen:,} of {chosen.captions:,} captions; {chosen.frequent_enough:,} of {chosen.phrases:,} "
+        f"noun phrases are in {least} captions or more; {chosen.without_phrase:,} captions name nothing"
+        + (f"; set aside: {aside} ({out.name}.rejects.jsonl)" if aside else ""),
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def check(
+    data: Annotated[list[Path], typer.Argument(help="Data files, or folders that generate wrote.")],
+    images: Annotated[list[Path] | None, typer.Option(help="Picture folder(s).")] = None,
+    no_images: Annotated[bool, typer.Option("--no-images", help="Do not look for or open pictures.")] = False,
+    recipe: Annotated[str | None, typer.Option(help="Also encode with this recipe's model.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Prove every sample before anything is trained; each fault with file, line and field."""
+    sources = [DataSource(file=path, images=folder) for path, folder in zip(data, _folders(images, data), strict=True)]
+    loaded = load_recipe(recipe) if recipe else None
+    bar = silent if as_json else watch
+    found = workflows.check_data(sources, recipe=loaded, pictures=not no_images, watch=bar)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        for fault in found.faults[:50]:
+            stdout.print(fault.detail, soft_wrap=True, markup=False)
+        kinds = ", ".join(f"{count} {kind}" for kind, count in found.kinds.items())
+        stdout.print(f"{found.rows} rows, {found.pictures} pictures ({kinds or 'none'}); {len(found.faults)} faults")
+        if loaded is not None:
+            low, middle, high = (found.tokens[key] for key in ("min", "median", "max"))
+            learnt = f"{found.learnt_tokens:,} learnt"
+            stdout.print(f"tokens a sample: {low} to {high}, median {middle}; {learnt} in all")
+        for what, count in found.warnings.items():
+            stdout.print(f"warning: {count} × {what}")
+    if found.faults:
+        raise typer.Exit(2)
+
+
+def _folders(images: list[Path] | None, data: list[Path]) -> list[Path | None]:
+    """One picture folder for all files, one for each, or none."""
+    if not images:
+        return [None] * len(data)
+    if len(images) not in (1, len(data)):
+        raise RecipeError(f"{len(images)} --images for {len(data)} data files", "give one for all, or one for each")
+    return list(images) if len(images) == len(data) else [images[0]] * len(data)
+
+
+def show(
+    data: Annotated[Path, typer.Argument(help="A data file.")],
+    index: Annotated[int | None, typer.Option(help="One sample only.", min=0)] = None,
+    template: Annotated[str, typer.Option(help="Prompt template.")] = "v1",
+    tokenizer: Annotated[str, typer.Option(help="A tokenizer folder, or builtin.")] = "builtin",
+    as_json: Json = False,
+) -> None:
+    """What the model sees of a sample, and which tokens it learns."""
+    rows = workflows.show(DataSource(file=data), template=template, tokenizer=tokenizer, index=index)
+    if as_json:
+        print_json(rows)
+        return
+    for row, pieces in zip(rows, workflows.coloured(rows, tokenizer), strict=True):
+        stdout.print(f"[bold]{row['id']}[/bold]  {len(row['input_ids'])} tokens, learnt in green")
+        stdout.print(pieces)
+
+
+def report(
+    path: Annotated[Path, typer.Argument(help="A run, a folder that generate wrote, or any file of samples.")],
+    out: Annotated[Path | None, typer.Option(help="Data: the page's file; else beside the data.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Data: the folder its pictures lie in.")] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Data: an evaluation set (a folder of pictures, or its files) whose pictures are looked for."
+        ),
+    ] = None,
+    language: Annotated[str, typer.Option("--lang", help="en or ko.")] = "en",
+) -> None:
+    """Write a page that opens offline: what a run learnt, or what a data set holds."""
+    page = workflows.write_report(path, out=out, images=images, against=against or (), language=language, watch=watch)
+    stdout.print(str(page), soft_wrap=True)

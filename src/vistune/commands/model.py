@@ -1,0 +1,205 @@
+"""The verbs on models: the whole loop, train, evaluate, chat, import, export."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from vistune import mainjob, models, workflows
+from vistune.commands.output import Json, print_json, stdout
+from vistune.console import silent, watch
+from vistune.errors import RecipeError
+from vistune.recipe import load_recipe
+
+Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value on top of the recipe, such as data=FILE.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda; auto = a GPU where there is one.")]
+Dtype = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16; auto = bf16 on a GPU, fp32 on a CPU.")]
+Quantize = Annotated[int | None, typer.Option(help="Bits of the language model's weights: 4 or 8.")]
+
+
+def quickstart(
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/quickstart"),
+    seed: Annotated[int, typer.Option(help="Decides everything.")] = 0,
+) -> None:
+    """The whole loop on the built-in world, offline: draw, generate, check, align, tune, evaluate, report."""
+    summary = mainjob.quickstart(out, overrides=[f"seed={seed}"], watch=watch)
+    stdout.print(summary_table(summary))
+    stdout.print(type_table(summary))
+    stdout.print(
+        f"The gap to the better blind condition: {100 * summary['gap']['value']:.1f} points "
+        f"({summary['gap']['words']})."
+    )
+    took = " · ".join(f"{step} {seconds:.0f} s" for step, seconds in summary["seconds"].items())
+    stdout.print(f"{took} · peak memory {summary['peak_memory_mb']} MB")
+    picture = next(iter(sorted((out / "world" / "heldout").glob("*.jpg"))))
+    stdout.print(f"Report: {out / 'report.html'}")
+    stdout.print(f"Talk to it:  vistune chat {out} --image {picture}", soft_wrap=True)
+
+
+def summary_table(summary: dict[str, Any]) -> Table:
+    rows = {
+        "majority": "always the most frequent answer",
+        "align": "after stage 1 (projector aligned)",
+        "tune": "after stage 2 (tuned on instructions)",
+        "without_image": "stage 2, without its picture",
+        "wrong_image": "stage 2, with a wrong picture",
+        "heldout_combinations": "stage 2, held-out colour-shape pairs",
+    }
+    table = Table("held-out scenes, exact match", "accuracy", "95 % interval", title="What the model sees")
+    for key, label in rows.items():
+        interval = summary["intervals"].get(key)
+        shown = f"{100 * interval['low']:.1f} – {100 * interval['high']:.1f}" if interval else ""
+        table.add_row(label, f"{100 * summary['accuracy'][key]:.1f} %", shown)
+    described = summary["descriptions"]
+    right = f"{described['recall']:.2f} / {described['precision']:.2f}"
+    table.add_row("things right in descriptions (recall / precision)", right, "")
+    return table
+
+
+def type_table(summary: dict[str, Any]) -> Table:
+    table = Table("question", "with picture", "without", "wrong", "majority")
+    for group, entry in {**summary["by_type"], **summary["by_language"]}.items():
+        cells = [f"{100 * entry[key]:.1f}" for key in ("tune", "without_image", "wrong_image", "majority")]
+        table.add_row(group, *cells)
+    return table
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name or a YAML file.")],
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder (needed).")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and plan everything, learn nothing.")] = False,
+) -> None:
+    """Run a recipe's stages; each is checkpointed and resumable."""
+    loaded = load_recipe(recipe, overrides or [])
+    if dry_run:
+        print_json(workflows.dry_run(loaded, watch=watch))
+        return
+    if out is None:
+        raise RecipeError("train needs a run folder", "add --out RUN")
+    if resume and not (out / "run.json").is_file():
+        raise RecipeError(f"{out}: no run to resume", "check the path, or leave --resume out")
+    workflows.train(loaded, out, resume=resume, watch=watch)
+    stdout.print(f"{out}: finished; talk to it with  vistune chat {out} --image FILE", soft_wrap=True)
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A run or model folder.")],
+    task: Annotated[str, typer.Option(help="Comma-separated task names.")] = "scenes",
+    data: Annotated[Path | None, typer.Option(help="The task's data folder; without it the run's own world/.")] = None,
+    limit: Annotated[int | None, typer.Option(help="About N questions, whole pictures.", min=1)] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where answers are kept; without it in the run, if all are asked."),
+    ] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    quantize: Quantize = None,
+    as_json: Json = False,
+) -> None:
+    """Ask a task's questions with the picture, without it and with a wrong one."""
+    if models.is_ours(model):
+        models.find_model(model)
+    world = model / "world"
+    if data is None and not world.is_dir():
+        raise RecipeError("evaluate needs the task's data", "add --data DIR")
+    bar = silent if as_json else watch
+    # A look at a few questions is not the run's result: only the whole task is kept in the run unless told so.
+    kept = out or (model / "evals" if (model / "run.json").is_file() and limit is None else None)
+    results = [
+        workflows.evaluate(
+            model,
+            task=name,
+            data=data or world,
+            out=kept,
+            limit=limit,
+            device=device,
+            dtype=dtype,
+            quantize=quantize,
+            watch=bar,
+        )
+        for name in task.split(",")
+    ]
+    if as_json:
+        print_json(results if len(results) > 1 else results[0])
+        return
+    for result in results:
+        stdout.print(result_table(result))
+
+
+def result_table(result: dict[str, Any]) -> Table:
+    table = Table("condition", "accuracy", "95 % interval", title=f"{result['task']}, {result['count']} questions")
+    for condition, interval in result["intervals"].items():
+        shown = f"{100 * interval['low']:.1f} – {100 * interval['high']:.1f}"
+        table.add_row(condition.replace("_", " "), f"{100 * interval['value']:.1f} %", shown)
+    table.add_row("majority answer", f"{100 * result['majority']:.1f} %", "")
+    if "gap" in result:
+        table.add_row("gap", f"{100 * result['gap']['value']:.1f} points", result["gap"]["words"])
+    return table
+
+
+def chat(
+    model: Annotated[Path, typer.Argument(help="A run or model folder.")],
+    image: Annotated[Path | None, typer.Option(help="A picture to talk about.")] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    quantize: Quantize = None,
+) -> None:
+    """Talk to a model in the terminal, English or Korean."""
+    from vistune.serving import chat as talk
+
+    def write(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    assistant = models.load(model, device=device, dtype=dtype, quantize=quantize)
+    talk(assistant, picture=image, read=lambda: input("> "), write=write)
+
+
+def import_(
+    source: Annotated[Path, typer.Argument(help="A llava-hf, original LLaVA, LoRA, stage-1 or PEFT folder.")],
+    out: Annotated[Path, typer.Argument(help="The model folder to write.")],
+    base: Annotated[str | None, typer.Option(help="The language model under a LoRA or stage-1 folder.")] = None,
+    vision: Annotated[
+        str | None, typer.Option(help="The vision tower, where the folder's own name of it fails.")
+    ] = None,
+    template: Annotated[str | None, typer.Option(help="The chat template it was trained with.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Bring a model of another layout into a folder of ours; which layout, its content tells."""
+    found = models.import_model(source, out, base=base, vision=vision, template=template)
+    if as_json:
+        print_json(found)
+        return
+    spec = found["spec"]
+    settings = f"projector {spec['projector']}, pictures {spec['image_mode']}, template {spec['template']}"
+    kept = ", adapters kept" if found["adapter"] else ""
+    stdout.print(f"{out}: from the layout {found['layout']}; {settings}{kept}", soft_wrap=True)
+
+
+def export(
+    model: Annotated[Path, typer.Argument(help="A run, a model folder, or any layout that import reads.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    layout: Annotated[str, typer.Option(help="llava-hf, llava-original or peft.")],
+    merge: Annotated[bool, typer.Option(help="Add the adapters into the weights.")] = False,
+    base: Annotated[str | None, typer.Option(help="peft: the llava-hf model that lies under the adapters.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Write a model as transformers, vLLM, PEFT or the original LLaVA load it; ends by loading and comparing it."""
+    rows = models.export(model, out, layout=layout, merge=merge, base=base, dtype=dtype)
+    if as_json:
+        print_json(rows)
+        return
+    table = Table(title=f"{out}: what was written beside the model")
+    for name in ("probe", "tokens", "same ids", "largest logit difference", "same greedy tokens"):
+        table.add_column(name)
+    for row in rows:
+        same = ["yes" if row[key] else "no" for key in ("same_ids", "same_tokens")]
+        table.add_row(row["probe"], str(row["tokens"]), same[0], f"{row['largest_difference']:.2g}", same[1])
+    stdout.print(table)

@@ -1,0 +1,176 @@
+"""Any causal LM of transformers answers through us as by itself; what would answer otherwise is refused by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from model.tiny_models import KINDS, SIZE, config_of, tiny
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vistune.errors import CheckpointError, RecipeError
+from vistune.model import DocumentCache, build, read_spec
+from vistune.model.attention import register
+from vistune.model.language import language_config, load_language, run
+from vistune.processor import collate
+from vistune.recipe import Model
+from vistune.types import IGNORE, Example
+
+
+def example(ids: Tensor) -> Example:
+    return Example(
+        input_ids=ids, labels=torch.full_like(ids, IGNORE), images=torch.zeros((0, 3, 32, 32), dtype=torch.uint8)
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_packed_documents_equal_stock_transformers_on_each_alone(kind: str) -> None:
+    model = tiny(kind)
+    documents = [torch.randint(1, 99, (n,)) for n in (7, 1, 12)]
+    with torch.no_grad():
+        alone = [model.model(input_ids=ids[None]).last_hidden_state[0] for ids in documents]
+        model.set_attn_implementation(register())
+        rows = model.get_input_embeddings()(torch.cat(documents)[None])
+        positions = torch.cat([torch.arange(len(d)) for d in documents])
+        packed = run(model, rows, positions[None], starts=[0, 7, 8, 20])[0]
+    torch.testing.assert_close(packed, torch.cat(alone), atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_greedy_answers_are_those_of_transformers_token_by_token(
+    kind: str, tmp_path: Path, tiny_backbones: Path
+) -> None:
+    """Two prompts of unlike length in one batch, far past the sliding windows of those that have one."""
+    stock = tiny(kind)
+    stock.save_pretrained(tmp_path)
+    recipe = Model(vision=str(tiny_backbones / "vision"), language=str(tmp_path))
+    model = build(recipe, read_spec(recipe), seed=0).eval()
+    prompts = [torch.randint(1, 99, (n,), generator=torch.Generator().manual_seed(n)) for n in (3, 9)]
+    wanted = [
+        stock.generate(ids[None], do_sample=False, max_new_tokens=24, eos_token_id=None)[0, len(ids) :].tolist()
+        for ids in prompts
+    ]
+    with torch.inference_mode():
+        row = collate([example(ids) for ids in prompts])
+        cache = DocumentCache(row.starts.tolist(), room=24)
+        hidden = model(row, cache=cache)[row.starts[1:].long() - 1]
+        tokens = [(hidden @ model.head.T).argmax(dim=-1)]
+        while len(tokens) < 24:
+            tokens.append((model.decode(tokens[-1], cache) @ model.head.T).argmax(dim=-1))
+    said = torch.stack(tokens, dim=1).tolist()
+    assert said == wanted
+    assert len(set(said[0] + said[1])) > 4, "the answers are too dull to prove anything"
+
+
+def test_a_sliding_window_is_felt() -> None:
+    """The same weights without their window say something else: the tests above do look past it."""
+    model = tiny("mistral")
+    ids = torch.randint(1, 99, (1, 12), generator=torch.Generator().manual_seed(9))
+    with_window = model(ids).logits
+    model.config.sliding_window = None
+    for layer in model.model.layers:
+        layer.self_attn.sliding_window = None
+    assert not torch.allclose(with_window, model(ids).logits, atol=1e-2)
+
+
+SMALL = {key: value for key, value in SIZE.items() if key not in ("initializer_range", "head_dim")}
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "gemma2": ("gemma2", {}, "attn_logit_softcapping"),
+    "gemma2 without caps in attention": ("gemma2", {"attn_logit_softcapping": None}, "final_logit_softcapping"),
+    "gpt-oss": ("gpt_oss", {"num_local_experts": 2, "num_experts_per_tok": 1}, "s_aux"),
+    "sparse attention": (
+        "deepseek_v32",
+        {"q_lora_rank": 16, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8},
+        "deepseek_v32",
+    ),
+    "t5": ("t5", {}, "encoder-decoder"),
+    "bart": ("bart", {}, "encoder-decoder"),
+    "mamba": ("mamba", {}, "state-space"),
+    "jamba": ("jamba", {}, "state-space"),
+    "lfm2": ("lfm2", {"layer_types": ["conv", "full_attention"]}, "get_conv_state"),
+    "mpt": ("mpt", {}, "mpt"),
+    "bloom": ("bloom", {}, "bloom"),
+    "falcon": ("falcon", {"alibi": True}, "AttentionInterface"),
+    "bert": ("bert", {}, "looks ahead"),
+    "chunked attention": ("llama4_text", {"num_local_experts": 1, "intermediate_size_mlp": 32}, "chunked_attention"),
+    "scaled logits": ("granite", {"logits_scaling": 8.0}, "div"),
+    "biased logits": ("gptj", {"rotary_dim": 4}, "addmm"),
+    "learnt masks": ("doge", {}, "attention_mask"),
+    "embeddings of a layer each": ("gemma4_text", {"num_global_key_value_heads": 2}, "gemma4_text"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_would_be_computed_otherwise_is_refused_by_name_before_weights_are_read(case: str, tmp_path: Path) -> None:
+    """The folder holds a config alone: a refusal that came after reading weights would speak of missing ones."""
+    from transformers import AutoConfig
+
+    architecture, changes, word = REFUSED[case]
+    AutoConfig.for_model(architecture, **{**SMALL, **changes}).save_pretrained(tmp_path)
+    with pytest.raises(RecipeError, match=word) as caught:
+        language_config(str(tmp_path))
+    assert str(tmp_path) in str(caught.value)
+    assert architecture in str(caught.value)
+    assert caught.value.hint
+
+
+def test_what_a_trial_must_not_refuse() -> None:
+    from vistune.model.trial import refuse_unserved
+
+    for kind in KINDS:
+        refuse_unserved(config_of(kind), kind)
+
+
+def test_a_trial_draws_nothing_and_changes_no_config(tmp_path: Path) -> None:
+    config = config_of("gemma3")
+    before, state = config.to_dict(), torch.get_rng_state()
+    from vistune.model.trial import refuse_unserved
+
+    refuse_unserved(config, "here")
+    assert config.to_dict() == before
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_multimodal_folder_is_refused_by_name(tmp_path: Path) -> None:
+    from transformers import Gemma3Config
+
+    Gemma3Config(text_config={**SIZE}).save_pretrained(tmp_path)
+    with pytest.raises(RecipeError, match=r"gemma3 is a model of several parts"):
+        language_config(str(tmp_path))
+
+
+def test_code_in_the_folder_and_quantised_weights_are_refused(tmp_path: Path) -> None:
+    config_of("llama").save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    plain = json.loads(file.read_text())
+    file.write_text(json.dumps({**plain, "auto_map": {"AutoModelForCausalLM": "own.Model"}}))
+    with pytest.raises(RecipeError, match="code of its own"):
+        language_config(str(tmp_path))
+    file.write_text(json.dumps({**plain, "quantization_config": {"quant_method": "gptq", "bits": 4}}))
+    with pytest.raises(RecipeError, match="quantised form"):
+        language_config(str(tmp_path))
+
+
+def test_missing_and_misshapen_tensors_are_named_not_drawn_at_random(tmp_path: Path) -> None:
+    tiny("llama").save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    whole = load_file(weights)
+    name = "model.layers.1.mlp.up_proj.weight"
+    save_file({key: value for key, value in whole.items() if key != name}, weights, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
+        load_language(str(tmp_path), torch.float32)
+    save_file({**whole, name: torch.zeros(3, 3)}, weights, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
+        load_language(str(tmp_path), torch.float32)
+    save_file({"model.norm.weight": whole["model.norm.weight"]}, weights, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError) as caught:
+        load_language(str(tmp_path), torch.float32)
+    assert caught.value.message.count("weight") == 10
+    assert "and 10 more" in caught.value.message
+    weights.unlink()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        load_language(str(tmp_path), torch.float32)
