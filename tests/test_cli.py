@@ -141,4 +141,7 @@ def test_device_precision_and_bits_are_flags_of_what_uses_a_model(folder: Path) 
     refused(vistune("chat", "run", "--device", "cuda:99", folder=folder), "sees no such GPU")
     refused(vistune("chat", "run", "--dtype", "fp8", folder=folder), "--dtype 'fp8'", "bf16")
     refused(vistune("chat", "run", "--quantize", "3", folder=folder), "quantize 3", "4 or 8")
-    refused(vistune("evaluate", "run", "--data", ".", "--device", "tpu", folder=folder), "--device 'tpu'")
+    assert vistune("scenes", "world", "--count", "2", folder=folder).returncode == 0
+    refused(vistune("evaluate", "run", "--data", "world", "--device", "tpu", folder=folder), "--device 'tpu'")
+    command = ("evaluate", "run", "--data", "world", "--limit", "10", "--device", "cpu", "--dtype", "bf16", "--json")
+    assert json.loads(vistune(*command, folder=folder).stdout)["count"] >= 10

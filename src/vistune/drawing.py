@@ -13,14 +13,14 @@ from vistune.recipe import Model, Recipe, Stage, source_of
 
 if TYPE_CHECKING:
     from vistune.model.vlm import VisionLanguageModel
-    from vistune.report.diagrams import ModelFacts, StageFacts
+    from vistune.report import ModelFacts, StageFacts
     from vistune.types import Spec
 
 
 def draw(recipe: Recipe, out: Path, *, language: str = "en") -> list[Path]:
     """Picture the model and the stages into the folder `out`; `language` of the words: en or ko."""
     from vistune.model import read_spec
-    from vistune.report.diagrams import draw_diagrams
+    from vistune.report import draw_diagrams
 
     if out.exists() and not out.is_dir():
         raise RecipeError(f"{out}: is a file, a folder is wanted", "give another folder")
@@ -56,7 +56,7 @@ def model_facts(recipe: Model, spec: Spec, model: VisionLanguageModel) -> ModelF
     from vistune.model.language import language_config
     from vistune.model.vision import tokens_of, vision_config
     from vistune.processor.tiles import anyres_slots
-    from vistune.report.diagrams import ModelFacts
+    from vistune.report import ModelFacts
 
     vision = vision_config(source_of(recipe.vision, "vision"))
     language = language_config(source_of(recipe.language, "language"))
@@ -96,7 +96,7 @@ def model_facts(recipe: Model, spec: Spec, model: VisionLanguageModel) -> ModelF
 def stage_facts(recipe: Recipe, stage: Stage, spec: Spec, model: VisionLanguageModel) -> StageFacts:
     """What a stage's card shows. Raises RecipeError where a stage would learn a part that the model lacks."""
     from vistune.model import add_adapters
-    from vistune.report.diagrams import StageFacts
+    from vistune.report import StageFacts
 
     if stage.lora is not None:  # adapters go into the layers themselves: another model, so that this one stays plain
         model = without_weights(recipe.model, spec)
@@ -107,6 +107,7 @@ def stage_facts(recipe: Recipe, stage: Stage, spec: Spec, model: VisionLanguageM
         learn=dict(stage.learn),
         parameters=parameters_of(model),
         lora_rank=stage.lora.rank if stage.lora is not None else None,
+        quantize=stage.quantize,
         steps=stage.steps,
         epochs=stage.epochs,
         samples_per_step=stage.samples_per_step,

@@ -42,9 +42,7 @@ def write_card(folder: Path) -> str:
         learnt = ", ".join(f"{part} at {rate:g}" for part, rate in stage.get("learn", {}).items())
         lines.append(f"- stage {stage.get('name')}: {learnt}")
     lines += ["", *_scores(run)]
-    lines.append(
-        "The licences of the base models and of the data bind this model : fill in `license` before sharing."
-    )
+    lines.append("The licences of the base models and of the data bind this model too: set `license` before sharing.")
     return "\n".join(lines).strip() + "\n"
 
 

@@ -64,7 +64,7 @@ def write_hf(made: Exported, folder: Path) -> None:
     state |= {written_name("language", name, "llava-hf"): t for name, t in grown(language_tensors(made), rows).items()}
     save(state, folder)
     config = hf_config(made, image_id, rows, tokenizer.pad_token_id)
-    config.save_pretrained(folder)
+    write_config(config, folder)
     write_processor(made, tokenizer, folder)
     generation_config(made, tokenizer).save_pretrained(folder)
     write_atomic(folder / "README.md", made.card)
@@ -161,6 +161,16 @@ def hf_config(made: Exported, image_id: int, rows: int, pad_id: int) -> Any:
     return config
 
 
+def write_config(config: Any, folder: Path) -> None:
+    """config.json without the places on this machine that its parts were read from."""
+    write_json(folder / "config.json", without_paths(config.to_dict()))
+
+
+def without_paths(tree: dict[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in tree.items() if key != "_name_or_path"}
+    return {key: without_paths(value) if isinstance(value, dict) else value for key, value in kept.items()}
+
+
 def image_processor(spec: Spec) -> Any:
     """transformers' picture rules that make the tiles this model was trained on."""
     from transformers import (
@@ -232,7 +242,7 @@ def write_original(made: Exported, folder: Path) -> None:
         state |= part_state(made, "vision", "original")
     save({**state, **language_tensors(made)}, folder)
     config = {
-        **made.language.config.to_dict(),
+        **without_paths(made.language.config.to_dict()),
         "architectures": [names[kind]],
         "model_type": f"llava_{kind}" if kind != "qwen2" else "llava_qwen",
         "mm_vision_tower": made.tower_name,
@@ -306,5 +316,5 @@ def plain(value: Any) -> Any:
 def write_tower(tower: Mapping[str, Lazy], config: Any, spec: Spec, folder: Path) -> None:
     """A vision tower's own folder, in transformers' layout."""
     save({f"vision_model.{name}": whole(tensor) for name, tensor in tower.items()}, folder)
-    config.save_pretrained(folder)
+    write_config(config, folder)
     image_processor(replace(spec, image_mode="square")).save_pretrained(folder)

@@ -167,10 +167,10 @@ async def _read_limited(response: httpx2.Response) -> tuple[bytes, bool]:
 
 def classify(status: int, headers: Mapping[str, str], body: str) -> Outcome:
     """What an HTTP answer means for the request and for the run."""
-    code, message = _error_of(body)
-    said = f"{status} {code or ''} {message}".strip()[:300]
     if status == 200:
         return Outcome("reply", status, body)
+    code, message = _error_of(body)
+    said = f"{status} {code or ''} {message}".strip()[:300]
     if status == 402 or "insufficient_quota" in code or "billing" in code:
         return Outcome("stop_quota", status, body, said)
     if status == 429:

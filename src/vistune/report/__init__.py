@@ -1,5 +1,8 @@
-"""Pages that anyone can open: what a run learnt and what generated data holds, each in one HTML file."""
+"""Pages and pictures that anyone can open: what a run learnt, what data holds, what a recipe builds."""
 
+from vistune.report.diagrams import draw_diagrams
+from vistune.report.model_diagram import ModelFacts
 from vistune.report.page import write_data_report, write_run_report
+from vistune.report.stage_diagram import StageFacts
 
-__all__ = ["write_data_report", "write_run_report"]
+__all__ = ["ModelFacts", "StageFacts", "draw_diagrams", "write_data_report", "write_run_report"]

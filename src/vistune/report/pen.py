@@ -7,9 +7,11 @@ The same drawing always gives the same bytes. No letter is ever drawn as an empt
 from __future__ import annotations
 
 import io
+import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -25,8 +27,17 @@ from vistune.files import write_atomic
 from vistune.report import plots
 
 INK, MUTED, RULE = plots.PALETTE["ink"], plots.PALETTE["muted"], plots.PALETTE["rule"]
+TINTS = {  # what a box is: edge, face
+    "vision": ("#0b65ad", "#e9f2fa"),
+    "projector": ("#d9730d", "#fdf1e3"),
+    "language": ("#1b7f5c", "#e7f5ee"),
+    "frozen": ("#86b9de", "#eef6fc"),
+    "learns": ("#e8590c", "#fff1e4"),
+    "said": ("#dfe2e6", "#f6f7f8"),
+}
+UNITS = ((10**9, "B"), (10**6, "M"), (10**3, "K"))
 ICE, FIRE, EMBER = "#2b8fd0", "#e8590c", "#ffc53d"
-PNG_DPI = 144
+PNG_DPI = 120
 SMALLEST = 0.72  # words that do not fit shrink to this share of their size, and are cut in the middle after that
 # A flame in a unit square, tip up: x, y of cubic Bézier curves, the first point and then three for each curve.
 FLAME = (
@@ -70,6 +81,17 @@ class Pen:
             size, text = size * shrunk, cut(text, room, size * shrunk, bold)
         weight = "bold" if bold else "normal"
         self.axes.text(*at, text, fontsize=size, color=color, weight=weight, ha=align, va="baseline")
+
+    def head(self, title: str, aim: str) -> None:
+        """The sheet's title and, below it, what it is about."""
+        wide, high = self.figure.get_size_inches() * 72
+        self.words((28, high - 38), title, 18, bold=True, room=wide - 280)
+        self.words((28, high - 60), aim, 11, color=MUTED, room=wide - 280)
+
+    def count(self, at: tuple[float, float], number: int, exact: str, room: float) -> None:
+        """A number at the foot of a box, `at` the box's lower edge: short and large, `exact` and small below it."""
+        self.words((at[0], at[1] + 25), short(number), 14, bold=True, room=room)
+        self.words((at[0], at[1] + 11), exact, 8.5, color=MUTED, room=room)
 
     def box(
         self, at: tuple[float, float], size: tuple[float, float], *, face: str, edge: str, thick: float = 1.2,
@@ -124,23 +146,33 @@ class Pen:
         svg, png = io.StringIO(), io.BytesIO()
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         self.figure.savefig(svg, format="svg", metadata=nothing)
-        self.figure.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None})
+        self.figure.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None}, pil_kwargs={"optimize": True})
         spoken = f"<title>{escape(title)}</title>\n<desc>{escape(' · '.join(self.said))}</desc>\n"
-        text = re.sub(r"<svg[^>]*>\n?", lambda tag: f"{tag[0].rstrip()[:-1]} role=\"img\">\n{spoken}", svg.getvalue(), 1)
+        text = re.sub(r"<svg[^>]*>\n?", lambda tag: f'{tag[0].rstrip()[:-1]} role="img">\n{spoken}', svg.getvalue(), 1)
         paths = [folder / f"{name}.svg", folder / f"{name}.png"]
         write_atomic(paths[0], text)
         write_atomic(paths[1], png.getvalue())
         return paths
 
 
-def style() -> matplotlib.rc_context:
+@contextmanager
+def style() -> Iterator[None]:
     """Letters as paths, dollar signs as they are, the same ids every time."""
-    return matplotlib.rc_context({
+    settings = {
         "svg.fonttype": "path",
         "svg.hashsalt": "vistune",
         "text.parse_math": False,
         "font.family": list(plots.fonts()),
-    })  # fmt: skip
+    }
+    # A Hangul font calls its bold "semibold": the nearest weight is right, and no news to whoever draws.
+    log = logging.getLogger("matplotlib.font_manager")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with matplotlib.rc_context(settings):
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def refuse_undrawable(text: str) -> None:
@@ -154,6 +186,15 @@ def refuse_undrawable(text: str) -> None:
             f"install one (Debian: apt-get install fonts-nanum), remove {matplotlib.get_cachedir()}, draw again",
         )
     raise RecipeError(f"cannot draw {text!r}: no shape for {missing[0]!r}", "use Latin or Korean letters in names")
+
+
+def short(count: int) -> str:
+    """Four digits and a unit: 20,979,712 is 20.98 M; numbers below a thousand stand as they are."""
+    for unit, letter in UNITS:
+        if count >= unit * 0.99995:
+            value = count / unit
+            return f"{value:.{4 - len(str(int(value + 0.00005)))}f} {letter}"
+    return str(count)
 
 
 def width_of(text: str, size: float, bold: bool) -> float:

@@ -1,0 +1,108 @@
+"""How much memory and time a large model folder takes to load: peak against the size of its weights.
+
+python benchmarks/load.py [--gigabytes 2.0] [--layout llava-original|llava-hf|ours]
+
+Makes a random Llama of that size (fp16) with a small CLIP tower and a projector in the layout, in a temporary folder,
+then loads it in a process of its own. "Peak" is that process's most resident memory less what it holds before loading.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+
+def make(folder: Path, gigabytes: float) -> int:
+    """An original-layout folder; returns the bytes of its weights."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, LlamaConfig, PreTrainedTokenizerFast
+
+    folder.mkdir(parents=True)
+    tower = CLIPVisionConfig(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
+                             image_size=56, patch_size=14)  # fmt: skip
+    CLIPVisionModel(tower).half().save_pretrained(folder / "tower")
+    CLIPImageProcessor(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}).save_pretrained(
+        folder / "tower"
+    )
+    width, inner, rows = 1024, 4096, 32000
+    layer = 4 * width * width + 3 * width * inner
+    layers = max(1, round((gigabytes * 2**30 / 2 - 2 * rows * width) / layer))
+    config = LlamaConfig(hidden_size=width, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=8,
+                         num_key_value_heads=8, vocab_size=rows, dtype="float16")  # fmt: skip
+    shapes = {"model.embed_tokens.weight": (rows, width), "lm_head.weight": (rows, width), "model.norm.weight": (width,),
+              "model.mm_projector.0.weight": (width, 64), "model.mm_projector.0.bias": (width,),
+              "model.mm_projector.2.weight": (width, width), "model.mm_projector.2.bias": (width,)}  # fmt: skip
+    for k in range(layers):
+        at = f"model.layers.{k}"
+        shapes |= {f"{at}.self_attn.{name}_proj.weight": (width, width) for name in "qkvo"}
+        shapes |= {f"{at}.mlp.{name}_proj.weight": (inner, width) for name in ("gate", "up")}
+        shapes |= {f"{at}.mlp.down_proj.weight": (width, inner)}
+        shapes |= {f"{at}.{name}_layernorm.weight": (width,) for name in ("input", "post_attention")}
+    tensors = {name: torch.randn(shape, dtype=torch.float16) * 0.02 for name, shape in shapes.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    tree = {**config.to_dict(), "architectures": ["LlavaLlamaForCausalLM"], "mm_vision_tower": "tower",
+            "mm_projector_type": "mlp2x_gelu", "mm_hidden_size": 64, "mm_vision_select_layer": -2,
+            "image_aspect_ratio": "pad"}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(tree))
+    from tokenizers import Tokenizer, models
+
+    words = Tokenizer(models.WordLevel({"<unk>": 0, "<s>": 1, "</s>": 2}, unk_token="<unk>"))
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    return (folder / "model.safetensors").stat().st_size
+
+
+def load(folder: str, layout: str, result: Any) -> None:
+    import torch
+    import transformers  # noqa: F401 - what is imported anyway is not counted as the model's
+
+    from vistune import checkpoint
+    from vistune.interop import build, layouts, original  # noqa: F401
+
+    before = peak_bytes()
+    began = time.perf_counter()
+    reader = checkpoint.load if layout == "ours" else layouts.load
+    model, _ = reader(Path(folder), dtype=torch.float16)
+    touched = sum(float(p.detach().sum()) for p in model.parameters())  # every page is really there
+    took = time.perf_counter() - began
+    result.put((took, peak_bytes() - before, touched))
+
+
+def peak_bytes() -> int:
+    """The most resident memory of this process; `ru_maxrss` would count the parent's from before exec."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gigabytes", type=float, default=2.0)
+    parser.add_argument("--layout", choices=("llava-original", "ours"), default="llava-original")
+    given = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "model"
+        size = make(folder, given.gigabytes)
+        if given.layout == "ours":
+            from vistune.interop.export import import_model
+
+            import_model(folder, Path(place) / "ours")
+            folder = Path(place) / "ours"
+        result = context.Queue()
+        child = context.Process(target=load, args=(str(folder), given.layout, result))
+        child.start()
+        took, peak, _ = result.get()
+        child.join()
+        print(f"{given.layout}: {size / 2**30:.2f} GiB of weights, loaded and summed in {took:.1f} s, "
+              f"peak {peak / 2**30:.2f} GiB = {peak / size:.2f} x")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""Every projector: its shape, its parameters, its slots, its names in a file; what it cannot do is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from vistune.errors import RecipeError
+from vistune.model import VisionLanguageModel, build, build_projector, read_spec
+from vistune.model.projectors import PROJECTORS, projector_named, slots_behind
+from vistune.recipe import Model
+from vistune.types import Spec
+
+VISION, LANGUAGE = 6, 10
+HALF = (0.5, 0.5, 0.5)
+SPEC = Spec(VISION, LANGUAGE, 1, 1, 32, HALF, HALF, "linear", "v1")
+MLP = {f"mlp{depth}x_gelu": depth for depth in range(1, 9)}
+SHORTENING = ["pool2x2_mlp2x_gelu", "shuffle2x2_mlp2x_gelu"]
+
+
+def names(depth: int, before: str = "") -> list[str]:
+    return [f"{before}{2 * layer}.{kind}" for layer in range(depth) for kind in ("weight", "bias")]
+
+
+def test_there_are_no_other_projectors_than_these() -> None:
+    assert set(PROJECTORS) == {"linear", "identity", *MLP, *SHORTENING}
+    with pytest.raises(RecipeError, match="mlp2x_gelu"):
+        projector_named("mlp2xgelu")
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("linear", ["weight", "bias"]),
+        ("identity", []),
+        *((name, names(depth)) for name, depth in MLP.items()),
+        *((name, names(2, "1.")) for name in SHORTENING),
+    ],
+)
+def test_names_in_a_file_are_llavas(name: str, written: list[str]) -> None:
+    assert list(build_projector(replace(SPEC, projector=name), seed=0).state_dict()) == written
+
+
+@pytest.mark.parametrize(
+    ("name", "language", "count"),
+    [
+        ("linear", 4096, 4_198_400),
+        ("linear", 5120, 5_248_000),
+        ("mlp2x_gelu", 4096, 20_979_712),
+        ("mlp2x_gelu", 5120, 31_467_520),
+        ("mlp1x_gelu", 4096, 4_198_400),
+        ("mlp3x_gelu", 4096, 20_979_712 + 4096 * 4097),
+        ("identity", 4096, 0),
+        ("pool2x2_mlp2x_gelu", 4096, 20_979_712),
+        ("shuffle2x2_mlp2x_gelu", 4096, 20_979_712 + 3 * 1024 * 4096),
+    ],
+)
+def test_parameters_are_counted_as_published(name: str, language: int, count: int) -> None:
+    with torch.device("meta"):
+        projector = PROJECTORS[name].build(1024, language)
+    assert sum(parameter.numel() for parameter in projector.parameters()) == count
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 5, 8, 27])
+@pytest.mark.parametrize("name", sorted(PROJECTORS))
+def test_the_slots_foretold_are_the_slots_made(name: str, side: int) -> None:
+    width = LANGUAGE if name == "identity" else VISION
+    projector = PROJECTORS[name].build(width, LANGUAGE)
+    features = torch.randn(2, side * side, width)
+    if name == "shuffle2x2_mlp2x_gelu" and side % 2:
+        with pytest.raises(RecipeError, match=rf"a grid of {side} x {side} patches cannot be halved"):
+            slots_behind(name, side * side)
+        return
+    slots = slots_behind(name, side * side)
+    assert projector(features).shape == (2, slots, LANGUAGE)
+    assert slots == (((side + 1) // 2) ** 2 if name in SHORTENING else side * side)
+
+
+@pytest.mark.parametrize("name", SHORTENING)
+def test_a_class_token_is_no_patch(name: str, tiny_backbones: Path) -> None:
+    settings = Model(
+        vision=str(tiny_backbones / "vision"),
+        language=str(tiny_backbones / "language"),
+        projector=name,
+        feature_tokens="cls_patch",
+    )
+    with pytest.raises(RecipeError, match=f"model.projector={name}: 5 tokens are no square .*feature_tokens=patch"):
+        read_spec(settings)
+
+
+def squares(features: Tensor, side: int) -> list[list[list[Tensor]]]:
+    """The patches of each 2x2 square, by row and column of squares, left to right and down."""
+    return [
+        [
+            [
+                features[y * side + x]
+                for y in range(top, min(top + 2, side))
+                for x in range(left, min(left + 2, side))
+            ]
+            for left in range(0, side, 2)
+        ]
+        for top in range(0, side, 2)
+    ]
+
+
+@pytest.mark.parametrize("side", [2, 3, 4, 5])
+def test_pooling_is_the_mean_of_the_patches_that_are_there(side: int) -> None:
+    features = torch.randn(side * side, VISION)
+    wanted = [torch.stack(square).mean(0) for row in squares(features, side) for square in row]
+    pooled = PROJECTORS["pool2x2_mlp2x_gelu"].build(VISION, LANGUAGE)[0](features[None])[0]
+    torch.testing.assert_close(pooled, torch.stack(wanted))
+
+
+def test_shuffling_lays_four_patches_side_by_side() -> None:
+    features = torch.randn(16, VISION)
+    wanted = [torch.cat(square) for row in squares(features, 4) for square in row]
+    shuffled = PROJECTORS["shuffle2x2_mlp2x_gelu"].build(VISION, LANGUAGE)[0](features[None])[0]
+    assert torch.equal(shuffled, torch.stack(wanted))
+
+
+def test_the_activation_is_exact_gelu() -> None:
+    projector = build_projector(replace(SPEC, projector="mlp2x_gelu"), seed=0)
+    features = 3 * torch.randn(1, 4, VISION)
+    first, second = projector[0], projector[2]
+    hidden = features @ first.weight.T + first.bias
+    exact = hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5))
+    torch.testing.assert_close(projector(features), exact @ second.weight.T + second.bias)
+
+
+@pytest.mark.parametrize("name", sorted(PROJECTORS.keys() - {"identity"}))
+def test_a_fresh_projector_is_torchs_own_start_and_touches_no_other_chance(name: str) -> None:
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    made = build_projector(replace(SPEC, projector=name), seed=11)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(11)
+    linears = [module for module in made.modules() if isinstance(module, nn.Linear)]
+    for ours in linears:
+        stock = nn.Linear(ours.in_features, ours.out_features)
+        assert torch.equal(ours.weight, stock.weight)
+        assert torch.equal(ours.bias, stock.bias)
+
+
+def model_with(tiny_backbones: Path, **changes: str) -> VisionLanguageModel:
+    settings = Model.model_validate(
+        {"vision": str(tiny_backbones / "vision"), "language": str(tiny_backbones / "language"), **changes}
+    )
+    return build(settings, read_spec(settings), seed=0)
+
+
+def test_what_a_projectors_file_lacks_or_has_too_much_is_named(tiny_backbones: Path) -> None:
+    tiled, plain = model_with(tiny_backbones, image_mode="anyres"), model_with(tiny_backbones)
+    state = tiled.projector_state()
+    assert list(state) == [*names(2), "newline"]
+    with torch.no_grad():
+        tiled.newline.zero_()
+        tiled.projector[0].weight.zero_()
+    kept = {name: tensor.clone() for name, tensor in model_with(tiny_backbones, image_mode="anyres").projector_state().items()}
+    tiled.load_projector(kept)
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in tiled.projector_state().items())
+    with pytest.raises(RuntimeError, match="newline is missing"):
+        tiled.load_projector({name: tensor for name, tensor in kept.items() if name != "newline"})
+    with pytest.raises(RuntimeError, match=r"newline is \(1,\), \(48,\) is wanted"):
+        tiled.load_projector({**kept, "newline": torch.zeros(1)})
+    with pytest.raises(RuntimeError, match="newline"):
+        plain.load_projector(kept)
+    with pytest.raises(RuntimeError, match=r"2\.bias"):
+        plain.load_projector({name: tensor for name, tensor in plain.projector_state().items() if name != "2.bias"})
+
+
+def test_the_newline_begins_as_llava_begins_it_and_from_the_seed(tiny_backbones: Path) -> None:
+    newline = model_with(tiny_backbones, image_mode="anyres").newline
+    assert newline is not None
+    assert torch.equal(newline, model_with(tiny_backbones, image_mode="anyres").newline)
+    wanted = torch.randn(48, generator=torch.Generator().manual_seed(0)) / 48**0.5
+    torch.testing.assert_close(newline.detach(), wanted)
+    assert model_with(tiny_backbones).newline is None

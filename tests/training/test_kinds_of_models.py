@@ -1,0 +1,174 @@
+"""Tiles, shorter tiles, the joint space and SigLIP: trained, saved, resumed and asked, all through the same two verbs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    SiglipImageProcessor,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+
+from vistune import workflows
+from vistune.console import silent
+from vistune.errors import Stopped
+from vistune.files import read_jsonl
+from vistune.recipe import Recipe, validate
+from vistune.training import Run, checkpoints_of
+
+SIZE = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 8,
+}
+TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 50}
+KINDS: dict[str, dict[str, Any]] = {
+    "anyres": {"vision": "clip", "image_mode": "anyres"},
+    "anyres_pooled": {"vision": "clip", "image_mode": "anyres", "projector": "pool2x2_mlp2x_gelu"},
+    "pooled": {"vision": "clip", "projector": "pool2x2_mlp2x_gelu", "image_mode": "pad"},
+    "shuffled": {"vision": "siglip", "projector": "shuffle2x2_mlp2x_gelu", "feature_layer": -1},
+    "joint": {"vision": "clip", "space": "joint", "feature_tokens": "cls_patch"},
+    "siglip": {"vision": "siglip"},
+}
+
+
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("towers")
+    torch.manual_seed(0)
+    clip = CLIPModel(CLIPConfig(vision_config=SIZE, text_config=TEXT, projection_dim=24))
+    clip.save_pretrained(folder / "clip")
+    square = {"height": 32, "width": 32}
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=square).save_pretrained(folder / "clip")
+    SiglipVisionModel(SiglipVisionConfig(**SIZE)).save_pretrained(folder / "siglip")
+    SiglipImageProcessor(size=square).save_pretrained(folder / "siglip")
+    return folder
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """Wide, tall and square pictures, two in one row, none in another."""
+    sizes = [(90, 40), (40, 90), (64, 64), (33, 20)]
+    for k, size in enumerate(sizes):
+        Image.effect_noise(size, 60 + k).convert("RGB").save(tmp_path / f"{k}.png")
+    listed: list[dict[str, Any]] = [
+        {"id": str(k), "image": f"{k}.png", "conversations": turns("<image>\nWhat colour?", "red")} for k in range(4)
+    ]
+    listed.append({"id": "two", "image": ["0.png", "1.png"], "conversations": turns("<image><image>Same?", "no")})
+    listed.append({"id": "none", "conversations": turns("Hello?", "네")})
+    (tmp_path / "data.json").write_text(json.dumps(listed))
+    return tmp_path / "data.json"
+
+
+def turns(question: str, answer: str) -> list[dict[str, str]]:
+    return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+
+
+def recipe_of(kind: str, towers: Path, tiny_backbones: Path, rows: Path, *, steps: int, **stage: Any) -> Recipe:
+    model = {**KINDS[kind], "language": str(tiny_backbones / "language")}
+    model["vision"] = str(towers / model["vision"])
+    learn = {"vision": 1e-3, "projector": 3e-3, "language": 1e-3}
+    only = {"name": "tune", "learn": learn, "steps": steps, "samples_per_step": 4, "tokens_per_row": 512, **stage}
+    return validate({"model": model, "data": str(rows), "stages": [only]}, "test")
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    found = {}
+    for path in sorted(folder.rglob("*.safetensors")):
+        found.update({f"{path.relative_to(folder)}:{name}": t for name, t in load_file(path).items()})
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_trains_saves_and_answers(
+    kind: str, towers: Path, tiny_backbones: Path, rows: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_of(kind, towers, tiny_backbones, rows, steps=2)
+    run = Run(recipe, tmp_path / "again", watch=silent)
+    fresh, _, _ = run._model(None, [])
+    started = {name: parameter.clone() for name, parameter in fresh.named_parameters()}
+    workflows.train(recipe, tmp_path / "run")
+    assistant = workflows.load(tmp_path / "run", device="cpu")
+    learnt = dict(assistant.model.named_parameters())
+    assert learnt.keys() == started.keys()
+    for part in ("vision.tower", "projector", "language", *(["newline"] if kind.startswith("anyres") else [])):
+        assert any(not torch.equal(learnt[name], started[name]) for name in learnt if name.startswith(part)), part
+    spec = assistant.processor.spec
+    assert spec == run.spec
+    picture = Image.open(rows.parent / "0.png")
+    example = assistant.encode([{"role": "user", "content": [{"type": "image", "image": picture}]},
+                                {"role": "assistant", "content": "red"}])  # fmt: skip
+    assert (len(example.images) > 1) == (spec.image_mode == "anyres")
+    answer = assistant.ask(picture, "What colour?", max_tokens=6)
+    assert answer == workflows.load(tmp_path / "run", device="cpu").ask(picture, "What colour?", max_tokens=6)
+    half = workflows.load(tmp_path / "run", device="cpu", dtype="bf16")
+    assert isinstance(half.ask(picture, "What colour?", max_tokens=2), str)
+
+
+@pytest.mark.parametrize("kind", ["anyres", "joint"])
+def test_a_stopped_run_resumes_to_the_same_weights(
+    kind: str, towers: Path, tiny_backbones: Path, rows: Path, tmp_path: Path
+) -> None:
+    torch.set_num_threads(1)
+    recipe = recipe_of(kind, towers, tiny_backbones, rows, steps=5)
+    workflows.train(recipe, tmp_path / "whole")
+    run = Run(recipe, tmp_path / "stopped", watch=silent)
+    log = run._log
+
+    def log_and_ask(stage: Any, report: Any) -> None:
+        log(stage, report)
+        if report.step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    run._log = log_and_ask  # type: ignore[method-assign]
+    with pytest.raises(Stopped):
+        run.start()
+    workflows.train(recipe, tmp_path / "stopped", resume=True)
+    whole, resumed = (
+        [row["loss_hex"] for row in read_jsonl(tmp_path / name / "metrics.jsonl")] for name in ("whole", "stopped")
+    )
+    assert len(whole) == 5
+    assert resumed == whole
+    ours, theirs = (tensors(checkpoints_of(tmp_path / name)[-1]) for name in ("stopped", "whole"))
+    assert ours.keys() == theirs.keys()
+    assert ("projector.safetensors:newline" in ours) == (kind == "anyres")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_frozen_tower_is_named_and_not_copied(
+    towers: Path, tiny_backbones: Path, rows: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_of("joint", towers, tiny_backbones, rows, steps=1, learn={"projector": 1e-3})
+    workflows.train(recipe, tmp_path / "run")
+    saved = checkpoints_of(tmp_path / "run")[-1]
+    assert not (saved / "vision").exists()
+    model = workflows.load(saved, device="cpu").model
+    stock = load_file(towers / "clip" / "model.safetensors")
+    kept = dict(model.vision.tower.named_parameters())
+    assert torch.equal(kept["visual_projection.weight"], stock["visual_projection.weight"])
+
+
+def test_rows_of_any_length_give_the_same_losses_in_tiles(
+    towers: Path, tiny_backbones: Path, rows: Path, tmp_path: Path
+) -> None:
+    losses = []
+    for length in (512, 4096):
+        recipe = recipe_of("anyres", towers, tiny_backbones, rows, steps=3, tokens_per_row=length)
+        workflows.train(recipe, tmp_path / str(length))
+        losses.append([row["loss"] for row in read_jsonl(tmp_path / str(length) / "metrics.jsonl")])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
