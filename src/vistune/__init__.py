@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vistune.drawing import draw
     from vistune.mainjob import quickstart
     from vistune.models import export, import_model, load
     from vistune.workflows import (
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_data",
+    "draw",
     "draw_scenes",
     "evaluate",
     "export",
@@ -36,9 +38,9 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from vistune import mainjob, models, workflows
+        from vistune import drawing, mainjob, models, workflows
 
-        return next(getattr(module, name) for module in (models, workflows, mainjob) if hasattr(module, name))
+        return next(getattr(module, name) for module in (models, drawing, workflows, mainjob) if hasattr(module, name))
     raise AttributeError(f"module 'vistune' has no attribute {name!r}")
 
 

@@ -27,6 +27,7 @@ VERBS: Mapping[str, Callable[..., None]] = {
     "chat": model.chat,
     "import": model.import_,
     "export": model.export,
+    "draw": model.draw,
     "report": data.report,
 }
 

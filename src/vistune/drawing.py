@@ -104,7 +104,7 @@ def stage_facts(recipe: Recipe, stage: Stage, spec: Spec, model: VisionLanguageM
     model.set_learning(stage.learn)
     return StageFacts(
         name=stage.name,
-        learn=dict(stage.learn),
+        learn={str(part): rate for part, rate in stage.learn.items()},
         parameters=parameters_of(model),
         lora_rank=stage.lora.rank if stage.lora is not None else None,
         quantize=stage.quantize,

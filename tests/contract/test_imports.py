@@ -15,9 +15,9 @@ LEVELS = (
     ("data", "generation", "checkpoint"),
     ("datagen", "training", "evaluation", "serving", "interop"),
     ("report", "console"),
-    ("models",),
+    ("models", "drawing"),
     ("workflows",),
-    ("mainjob",),
+    ("mainjob", "drawing"),
     ("commands",),
     ("cli",),
 )

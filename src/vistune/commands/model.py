@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from vistune import mainjob, models, workflows
+from vistune import drawing, mainjob, models, workflows
 from vistune.commands.output import Json, print_json, stdout
 from vistune.console import silent, watch
 from vistune.errors import RecipeError
@@ -203,3 +203,14 @@ def export(
         same = ["yes" if row[key] else "no" for key in ("same_ids", "same_tokens")]
         table.add_row(row["probe"], str(row["tokens"]), same[0], f"{row['largest_difference']:.2g}", same[1])
     stdout.print(table)
+
+
+def draw(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name or a YAML file.")],
+    out: Annotated[Path, typer.Argument(help="The folder for model.svg, stages.svg and the same as .png.")],
+    overrides: Overrides = None,
+    language: Annotated[str, typer.Option("--lang", help="en or ko.")] = "en",
+) -> None:
+    """Picture a recipe's model and stages, what is frozen and what learns; no weights are loaded."""
+    for path in drawing.draw(load_recipe(recipe, overrides or []), out, language=language):
+        stdout.print(str(path), soft_wrap=True)

@@ -148,7 +148,8 @@ class Pen:
         self.figure.savefig(svg, format="svg", metadata=nothing)
         self.figure.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None}, pil_kwargs={"optimize": True})
         spoken = f"<title>{escape(title)}</title>\n<desc>{escape(' · '.join(self.said))}</desc>\n"
-        text = re.sub(r"<svg[^>]*>\n?", lambda tag: f'{tag[0].rstrip()[:-1]} role="img">\n{spoken}', svg.getvalue(), 1)
+        head, tag, rest = re.split(r"(<svg[^>]*)>\n?", svg.getvalue(), maxsplit=1)
+        text = f'{head}{tag} role="img">\n{spoken}{rest}'
         paths = [folder / f"{name}.svg", folder / f"{name}.png"]
         write_atomic(paths[0], text)
         write_atomic(paths[1], png.getvalue())

@@ -1,6 +1,6 @@
 """The stages at a glance: what is frozen and what learns, at which rate, from how many parameters.
 
-StageFacts -> a card each: steps and data · vision encoder -> projector -> language model (+ LoRA) · the share that learns
+StageFacts -> a card each: steps and data · vision encoder -> projector -> language model (+ LoRA) · what share learns
 """
 
 from __future__ import annotations
