@@ -96,11 +96,7 @@ def squares(features: Tensor, side: int) -> list[list[list[Tensor]]]:
     """The patches of each 2x2 square, by row and column of squares, left to right and down."""
     return [
         [
-            [
-                features[y * side + x]
-                for y in range(top, min(top + 2, side))
-                for x in range(left, min(left + 2, side))
-            ]
+            [features[y * side + x] for y in range(top, min(top + 2, side)) for x in range(left, min(left + 2, side))]
             for left in range(0, side, 2)
         ]
         for top in range(0, side, 2)
@@ -159,7 +155,7 @@ def test_what_a_projectors_file_lacks_or_has_too_much_is_named(tiny_backbones: P
     with torch.no_grad():
         tiled.newline.zero_()
         tiled.projector[0].weight.zero_()
-    kept = {name: tensor.clone() for name, tensor in model_with(tiny_backbones, image_mode="anyres").projector_state().items()}
+    kept = model_with(tiny_backbones, image_mode="anyres").projector_state()
     tiled.load_projector(kept)
     assert all(torch.equal(tensor, kept[name]) for name, tensor in tiled.projector_state().items())
     with pytest.raises(RuntimeError, match="newline is missing"):

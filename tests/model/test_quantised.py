@@ -62,7 +62,12 @@ def backbones(language: Path, tiny_backbones: Path) -> Model:
 @needs_bitsandbytes
 @pytest.mark.parametrize(("bits", "kind", "close"), [(4, "Linear4bit", 0.3), (8, "Linear8bitLt", 0.03)])
 def test_the_language_models_layers_are_quantised_and_nothing_else(
-    bits: int, kind: str, close: float, language_folder: Path, tiny_backbones: Path
+    bits: int,
+    kind: str,
+    close: float,
+    language_folder: Path,
+    tiny_backbones: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     recipe = backbones(language_folder, tiny_backbones)
     model = build(recipe, read_spec(recipe), seed=0, quantize=bits).eval()
@@ -76,6 +81,7 @@ def test_the_language_models_layers_are_quantised_and_nothing_else(
     coarse = hidden_of_probe(model.language)
     distance = float((coarse - plain).norm() / plain.norm())
     assert 0 < distance < close
+    assert "MatMul8bitLt" not in caplog.text, "a line at every layer of every step"
 
 
 @needs_bitsandbytes

@@ -1,4 +1,4 @@
-"""Tiles, shorter tiles, the joint space and SigLIP: trained, saved, resumed and asked, all through the same two verbs."""
+"""Tiles, shorter tiles, the joint space and SigLIP: trained, saved, resumed and asked through the same verbs."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from transformers import (
 from vistune import workflows
 from vistune.console import silent
 from vistune.errors import Stopped
-from vistune.files import read_jsonl
 from vistune.recipe import Recipe, validate
 from vistune.training import Run, checkpoints_of
+from vistune.training.metrics import Metrics
 
 SIZE = {
     "hidden_size": 32,
@@ -137,10 +137,10 @@ def test_a_stopped_run_resumes_to_the_same_weights(
 
     run._log = log_and_ask  # type: ignore[method-assign]
     with pytest.raises(Stopped):
-        run.start()
+        run.start(resume=False)
     workflows.train(recipe, tmp_path / "stopped", resume=True)
     whole, resumed = (
-        [row["loss_hex"] for row in read_jsonl(tmp_path / name / "metrics.jsonl")] for name in ("whole", "stopped")
+        [row["loss_hex"] for row in Metrics(tmp_path / name / "metrics.jsonl").read()] for name in ("whole", "stopped")
     )
     assert len(whole) == 5
     assert resumed == whole
@@ -150,9 +150,7 @@ def test_a_stopped_run_resumes_to_the_same_weights(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_a_frozen_tower_is_named_and_not_copied(
-    towers: Path, tiny_backbones: Path, rows: Path, tmp_path: Path
-) -> None:
+def test_a_frozen_tower_is_named_and_not_copied(towers: Path, tiny_backbones: Path, rows: Path, tmp_path: Path) -> None:
     recipe = recipe_of("joint", towers, tiny_backbones, rows, steps=1, learn={"projector": 1e-3})
     workflows.train(recipe, tmp_path / "run")
     saved = checkpoints_of(tmp_path / "run")[-1]
@@ -170,5 +168,5 @@ def test_rows_of_any_length_give_the_same_losses_in_tiles(
     for length in (512, 4096):
         recipe = recipe_of("anyres", towers, tiny_backbones, rows, steps=3, tokens_per_row=length)
         workflows.train(recipe, tmp_path / str(length))
-        losses.append([row["loss"] for row in read_jsonl(tmp_path / str(length) / "metrics.jsonl")])
+        losses.append([row["loss"] for row in Metrics(tmp_path / str(length) / "metrics.jsonl").read()])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

@@ -1,4 +1,4 @@
-"""The verbs on models: the whole loop, train, evaluate, chat, import, export."""
+"""The verbs on models: the whole loop, train, evaluate, chat, import, export, draw."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ embeddings (tokens, width) + positions + starts -> hidden states (tokens, width)
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -82,6 +83,8 @@ def quantization(bits: int, dtype: torch.dtype) -> Any:
     from transformers import BitsAndBytesConfig
 
     if bits == 8:
+        # Else a line at every layer of every step: that int8 products round their inputs to fp16, which was asked for.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(load_in_8bit=True)
     if bits != 4:
         raise RecipeError(f"quantize {bits}: no such form", "use 4 or 8")

@@ -191,10 +191,10 @@ def refuse_undrawable(text: str) -> None:
 
 def short(count: int) -> str:
     """Four digits and a unit: 20,979,712 is 20.98 M; numbers below a thousand stand as they are."""
+    rounded = int(float(f"{count:.3e}"))
     for unit, letter in UNITS:
-        if count >= unit * 0.99995:
-            value = count / unit
-            return f"{value:.{4 - len(str(int(value + 0.00005)))}f} {letter}"
+        if rounded >= unit:
+            return f"{rounded / unit:.{4 - len(str(rounded // unit))}f} {letter}"
     return str(count)
 
 
