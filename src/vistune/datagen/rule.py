@@ -37,7 +37,7 @@ def write(image: AnnotatedImage, kind: str, language: str, rng: random.Random, n
     if kind == "reasoning":
         turn = reason(scene, language, rng)
         return (turn,) if turn else None
-    if not image.boxes and (kind == "detail" or not image.captions):
+    if not image.boxes and (kind == "detail" or not own_captions(image, language)):
         return None
     asked = instruction(image.id, kind, language, number)
     said = _detail(image, scene, language, rng) if kind == "detail" else _caption(image, scene, language, rng)
