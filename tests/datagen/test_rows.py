@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +14,7 @@ from facts.oracle import settled
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vistune.datagen import Wishes, by_rule, read_coco, write_generated
+from vistune.datagen import Wishes, by_rule, read_coco, rule, write_generated
 from vistune.datagen.orders import _deal, make_orders
 from vistune.scenes import write_world
 from vistune.types import KINDS, AnnotatedImage, Box
@@ -178,3 +180,16 @@ def test_coco_photographs_are_described_by_their_own_boxes(shared: Path) -> None
                     assert answer["value"].lower().startswith("yes" if labels[label] else "no")
                     asked += 1
     assert asked > 5
+
+
+@pytest.mark.parametrize("language", ["en", "ko"])
+def test_what_a_caption_names_is_never_denied(language: str) -> None:
+    """Boxes show two chairs alone; a cat, a bicycle and an apple are told of, in Korean or as a kitty."""
+    chairs = tuple(Box("chair", x, 0.4, x + 0.2, 0.9) for x in (0.1, 0.6))
+    told = ("고양이와 자전거, 사과가 있는 거실.", "A kitty beside a bicycle and an apple.")
+    names = {"en": r"\b(?:cat|bicycle|apple)s?\b", "ko": "고양이|자전거|사과"}[language]
+    for caption in told:
+        image = AnnotatedImage("1", Path("1.jpg"), (caption,), chairs)
+        for seed in range(60):
+            turns = rule.write(image, "conversation", language, random.Random(seed)) or ()
+            assert not [turn for turn in turns if re.search(names, turn[0])], turns

@@ -6,6 +6,9 @@ captions, boxes + turns -> the first class that nothing speaks for
 from __future__ import annotations
 
 import re
+from collections import defaultdict
+from collections.abc import Mapping
+from functools import cache
 
 from vistune.datagen.mentions import class_words, mentions
 from vistune.datagen.statements import asserted, is_general, is_hedged, is_negated
@@ -17,7 +20,7 @@ _NO = re.compile(r"^\s*(?:no\b|none\b|아니|없)", re.IGNORECASE)
 
 def ungrounded(image: AnnotatedImage, turns: tuple[tuple[str, str], ...], language: str) -> str:
     """The first class asserted present that neither captions nor boxes name; empty where there is none."""
-    known = _evidence(image)
+    known = evidence(image)
     for question, answer in turns:
         said = [mention.label for clause in asserted(answer, language) for mention in mentions(clause, language)
                 if not is_general(clause, mention, language)]  # fmt: skip
@@ -49,7 +52,7 @@ def _presupposed(question: str, answer: str, language: str) -> list[str]:
     return found
 
 
-def _evidence(image: AnnotatedImage) -> set[str]:
+def evidence(image: AnnotatedImage) -> set[str]:
     """Classes that captions or boxes name, or make likely enough."""
     found = {box.label for box in image.boxes} | set(image.crowds)
     for caption in image.captions:
@@ -58,16 +61,30 @@ def _evidence(image: AnnotatedImage) -> set[str]:
     return found | {label for label, entry in class_words()["classes"].items() if found & set(entry.get("within", ()))}
 
 
+@cache
+def _told_by() -> tuple[Mapping[str, frozenset[str]], tuple[tuple[str, str], ...]]:
+    """(whole word -> classes it tells of, (part of a caption, class)): class names and words of evidence."""
+    words: dict[str, set[str]] = defaultdict(set)
+    parts = []
+    for label, entry in class_words()["classes"].items():
+        for word in [*entry.get("evidence", ()), *(word for word in entry["en"] if " " not in word)]:
+            if " " in word or not word.isascii():
+                parts.append((word, label))
+            else:
+                words[word].add(label)
+                words[f"{word}s"].add(label)
+    return {word: frozenset(labels) for word, labels in words.items()}, tuple(parts)
+
+
 def _likely(caption: str) -> set[str]:
     """Classes whose own words or words of evidence stand in a caption in lower case."""
-    # the name of another class is taken whole: a hot dog is no dog, and a traffic light no traffic
-    spans = [(mention.start, mention.end) for mention in mentions(caption, "en")]
-    whole = [span for span in spans if " " in caption[slice(*span)]]
-    rest = "".join(" " if any(a <= k < b for a, b in whole) else char for k, char in enumerate(caption))
-    tokens = set(re.findall(r"[a-z']+|[가-힣]+", rest))
-    found = set()
-    for label, entry in class_words()["classes"].items():
-        words = [*entry.get("evidence", ()), *(word for word in entry["en"] if " " not in word)]
-        if any(word in caption if " " in word or not word.isascii() else tokens & {word, f"{word}s"} for word in words):
-            found.add(label)
+    rest = caption
+    for mention in mentions(caption, "en"):
+        # the name of another class is taken whole: a hot dog is no dog, and a traffic light no traffic
+        if " " in caption[mention.start : mention.end]:
+            rest = rest[: mention.start] + " " * (mention.end - mention.start) + rest[mention.end :]
+    words, parts = _told_by()
+    found = {label for part, label in parts if part in caption}
+    for token in set(re.findall(r"[a-z']+|[가-힣]+", rest)):
+        found |= words.get(token, frozenset())
     return found

@@ -12,6 +12,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from vistune.datagen.grounding import evidence
 from vistune.datagen.orders import own_captions
 from vistune.datagen.replies import Turns
 from vistune.facts import QUESTION_TYPES, Scene, ask, brief_cue, caption, description, reason
@@ -32,6 +33,8 @@ def write(image: AnnotatedImage, kind: str, language: str, rng: random.Random, n
     `number`: how many samples of this kind and language the picture has already; each gets another instruction.
     """
     scene = Scene(image.boxes, image.crowds)
+    if not scene.colored:
+        scene = Scene(image.boxes, image.crowds, frozenset(evidence(image)))
     if kind == "conversation":
         return conversation(scene, language, rng)
     if kind == "reasoning":

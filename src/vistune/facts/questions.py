@@ -93,7 +93,7 @@ def _absent(scene: Scene, rng: random.Random) -> tuple[str, str]:
         absent = [
             k
             for k in objects
-            if not words.is_shape(k) and words.is_plain(k) and k not in scene.labels and k not in scene.crowds
+            if not words.is_shape(k) and words.is_plain(k) and k not in {*scene.labels, *scene.crowds, *scene.told}
         ]
         return "", rng.choice(absent)
     colors = list(words.lexicon()["colors"])

@@ -26,10 +26,15 @@ def place_of(box: Box) -> str:
 
 @dataclass(frozen=True)
 class Scene:
-    """The boxes of a picture, with what follows from them; of the labels in `crowds` there are more than boxes."""
+    """The boxes of a picture, with what follows from them.
+
+    `crowds`: labels of which there are more than boxes · `told`: what else is known to be there, with or without a
+    box: no question may deny it.
+    """
 
     boxes: tuple[Box, ...]
     crowds: tuple[str, ...] = ()
+    told: frozenset[str] = frozenset()
 
     @cached_property
     def labels(self) -> Counter[str]:
