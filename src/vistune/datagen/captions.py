@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -19,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 
 from vistune.errors import DataError
-from vistune.files import sync_folder
+from vistune.files import replacing
 
 NAMES = ("caption", "blip_caption", "text", "captions")  # where a caption stands without being told
 CHUNK = 1 << 20  # characters read at once of a JSON list
@@ -69,13 +66,13 @@ def copy_rows(source: Path, column: str | None, out: Path, keep: np.ndarray[Any,
     aside = out.with_name(f"{out.name}.rejects.jsonl")
     changed = DataError(f"{source}: was changed while it was read", "run again when nothing writes to it")
     number = written = rejected = 0
-    with _replacing(out) as file, _replacing(aside) as set_aside:
-        file.write("[" if listed else "")
+    with replacing(out) as file, replacing(aside) as set_aside:
+        file.write(b"[" if listed else b"")
         for row in read_rows(source, column, advance):
             if row.fault:
                 shown = row.raw[:500].encode("utf-8", "backslashreplace").decode()
                 reject = {"line": row.line, "reason": row.fault, "raw": shown}
-                set_aside.write(json.dumps(reject, ensure_ascii=False) + "\n")
+                set_aside.write((json.dumps(reject, ensure_ascii=False) + "\n").encode())
                 rejected += 1
                 continue
             if row.caption is not None:
@@ -84,9 +81,9 @@ def copy_rows(source: Path, column: str | None, out: Path, keep: np.ndarray[Any,
                     raise changed
                 if not keep[number - 1]:
                     continue
-            file.write(("," if written else "") + "\n" + row.raw if listed else row.raw + "\n")
+            file.write((("," if written else "") + "\n" + row.raw if listed else row.raw + "\n").encode())
             written += 1
-        file.write("\n]\n" if listed else "")
+        file.write(b"\n]\n" if listed else b"")
         if number != len(keep):
             raise changed
     if not rejected:
@@ -268,20 +265,3 @@ FORMS: Mapping[str, Callable[[IO[str], Path, str | None], Iterator[Row]]] = {
     ".tsv": _tsv,
     ".csv": _csv,
 }
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[str]]:
-    """A file that takes its name when all is written: too large to be held in memory as `write_atomic` does."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.tmp-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)

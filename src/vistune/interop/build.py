@@ -17,6 +17,7 @@ from vistune.errors import CheckpointError
 from vistune.interop.tensors import Lazy, Parts, some, whole
 from vistune.model import VisionLanguageModel, build_projector
 from vistune.model.attention import register
+from vistune.model.trial import refuse_unserved
 from vistune.model.vision import VisionTower, tower_class
 from vistune.types import Spec
 
@@ -45,6 +46,7 @@ def build_model(source: Source, dtype: torch.dtype) -> VisionLanguageModel:
     """The model with the source's weights, each read once. Raises CheckpointError naming tensors that do not fit."""
     spec, parts, place = source.spec, source.parts, str(source.folder)
     tower = VisionTower(load_tower_tensors(source, dtype), spec)
+    refuse_unserved(source.language, place)
     language = load_part(causal_class(source.language), source.language, parts["language"], dtype, place)
     if source.adapt is not None:
         language = source.adapt(language)
