@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,14 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("../shared is absent: fixtures of real photographs and official files are not here")
     return SHARED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests keep nothing in the user's cache; what a test starts as a process of its own shares it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VISTUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 TEXTS = [

@@ -129,6 +129,13 @@ def parse_json(text: str, place: str, *, first_line: int) -> Any:
         raise DataError(f"{place}:{first_line}: not JSON that can be read: {str(error)[:80]}", "mend it") from None
 
 
+def user_cache() -> Path:
+    """Where what can be made again is kept: VISTUNE_CACHE, else `vistune` in XDG_CACHE_HOME or ~/.cache."""
+    if named := os.environ.get("VISTUNE_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vistune"
+
+
 def sha256_of(path: Path) -> str:
     """Hex digest of a file's bytes."""
     with open(path, "rb") as file:

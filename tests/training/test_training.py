@@ -279,7 +279,7 @@ def test_samples_that_do_not_fit_may_be_set_aside(make_recipe: MakeRecipe, tmp_p
     stages = ({**ALIGN, "tokens_per_row": 300}, {**TUNE, "tokens_per_row": 300})
     train(make_recipe(*stages, on_bad_sample="reject", reject_limit=0.2), tmp_path / "run")
     rejects = list(read_jsonl(tmp_path / "run" / "rejects.jsonl"))
-    assert [(row["id"], row["reason"]) for _, row in rejects] == [("long", "bad_tokens")]
+    assert [(row["id"], row["reason"]) for _, row in rejects] == [("long", "too_long")]
 
 
 def test_a_stage_may_choose_kinds_that_only_one_of_its_files_has(
@@ -293,7 +293,7 @@ def test_a_stage_may_choose_kinds_that_only_one_of_its_files_has(
 
 
 def test_chance_goes_on_where_it_was(tmp_path: Path) -> None:
-    plan = plan_stage([1, 2], ["a", "b"], samples_per_step=1, tokens_per_row=16, steps=2, seed=0)
+    plan = plan_stage([1, 2], samples_per_step=1, tokens_per_row=16, steps=2, seed=0)
     stage = Stage(name="x", learn={"projector": 1e-3}, steps=1)
     optimizer = make_optimizer({"projector": [("w", torch.nn.Parameter(torch.ones(2, 2)))]}, stage)
     seed_all(5)

@@ -5,25 +5,22 @@ data sources + Processor -> CheckReport with a place and a reason for every faul
 
 from __future__ import annotations
 
-import statistics
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vistune.data.packing import refuse_too_long
-from vistune.data.readers import read_samples
+import numpy as np
+
+from vistune.data.index import Index, Watch, index, too_long
+from vistune.data.readers import data_file, folders_of
 from vistune.errors import DataError
 from vistune.processor import Processor, open_picture
-from vistune.processor.tokens import Encoded
 from vistune.recipe import DataSource
-from vistune.types import IGNORE, Picture, Reject, Sample
-
-Advance = Callable[..., None]
-Watch = Callable[[str, int], AbstractContextManager[Advance]]
+from vistune.types import Picture, Reject
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,93 +52,85 @@ def check(
 
     Without `pictures` they are neither looked for nor opened. Samples longer than `tokens_per_row` are faults.
     """
-    samples: list[Sample] = []
     faults: list[Reject] = []
-    warnings: Counter[str] = Counter()
-    rows = 0
+    files: list[Index] = []
+    lengths: list[np.ndarray] = []
     for source in sources:
         try:
-            result = read_samples(source, on_bad_sample="reject", find_pictures=pictures)
+            path = data_file(source.file)
+            folders = folders_of(path, source.images) if pictures else None
+            made = index(path, folders, processor, watch=watch)
         except DataError as error:  # the file as a whole: not there, no list, broken off
             faults.append(Reject("", str(source.file), "bad_file", str(error)))
             continue
-        samples += result.samples
-        faults += result.rejects
-        warnings += result.warnings
-        rows += result.rows
-    used = Counter(p.source for sample in samples for p in sample.pictures if isinstance(p.source, Path))
+        files.append(made)
+        faults += [fault.reject for fault in made.faults]
+        if processor is not None:
+            long = made.lengths(processor)
+            lengths.append(long)
+            faults += [fault.reject for fault in too_long(made, long, tokens_per_row)]
+    used = _first_shown(files)
     if pictures:
-        faults += _open_all(samples, used, watch)
-    lengths, learnt = [0], 0
-    if processor is not None:
-        with watch("encode", len(samples)) as advance:
-            lengths, learnt = _encode_all(samples, processor, tokens_per_row, faults, advance)
+        faults += _open_all(used, watch)
     return CheckReport(
-        rows=rows,
-        samples=len(samples),
+        rows=sum(len(made) + len(made.faults) for made in files),
+        samples=sum(map(len, files)),
         pictures=len(used),
-        kinds=dict(Counter(sample.kind or "none" for sample in samples)),
-        tokens={"min": min(lengths), "median": int(statistics.median(lengths)), "max": max(lengths)},
-        learnt_tokens=learnt,
-        warnings=dict(warnings),
+        kinds=dict(sum((_kinds(made) for made in files), Counter[str]())),
+        tokens=_spread(lengths),
+        learnt_tokens=sum(int(made.columns["learnt"].sum()) for made in files),
+        warnings=dict(sum((Counter(made.warnings) for made in files), Counter[str]())),
         faults=faults,
     )
 
 
-def prove(sample: Sample, processor: Processor, tokens_per_row: int | None = None) -> Encoded:
-    """The sample's ids and labels. Raises DataError where nothing is learnt, or it is longer than a row."""
-    encoded = processor.encode_ids(sample)
-    if learnt_in(encoded) == 0:
-        raise DataError(f"{sample.origin}: nothing in it is learnt", "give it an answer")
-    if tokens_per_row is not None:
-        refuse_too_long(sample.origin, len(encoded.ids), tokens_per_row)
-    return encoded
+def _spread(lengths: Sequence[np.ndarray]) -> dict[str, int]:
+    found = np.concatenate(lengths) if any(map(len, lengths)) else np.zeros(1, np.int64)
+    return {"min": int(found.min()), "median": int(np.median(found)), "max": int(found.max())}
 
 
-def learnt_in(encoded: Encoded) -> int:
-    """How many tokens are learnt; the first of a document never is."""
-    return sum(label != IGNORE for label in encoded.labels[1:])
+def _kinds(made: Index) -> Counter[str]:
+    counts = np.bincount(made.columns["kind"], minlength=len(made.kinds))
+    return Counter({kind or "none": int(count) for kind, count in zip(made.kinds, counts, strict=True)})
 
 
-def _open_all(samples: Sequence[Sample], used: Counter[Path], watch: Watch) -> list[Reject]:
+@dataclass(slots=True)
+class _Shown:
+    """A picture file: the first row that shows it, and how many places do."""
+
+    index: Index
+    row: int
+    places: int = 0
+
+
+def _first_shown(files: Sequence[Index]) -> dict[Path, _Shown]:
+    found: dict[Path, _Shown] = {}
+    for made in files:
+        paths = [Path(str(made.folders.find(name, str(made.path), "image").source)) for name in made.names]
+        rows = np.repeat(np.arange(len(made)), made.columns["pictures"])
+        for row, place in zip(rows.tolist(), made.shown.tolist(), strict=True):
+            shown = found.setdefault(paths[place], _Shown(made, row))
+            shown.places += 1
+    return found
+
+
+def _open_all(used: Mapping[Path, _Shown], watch: Watch) -> list[Reject]:
     """A fault for each picture that cannot be opened, at the first sample that shows it."""
-    first: dict[Path, Sample] = {}
-    for sample in samples:
-        for picture in sample.pictures:
-            if isinstance(picture.source, Path):
-                first.setdefault(picture.source, sample)
 
     def fault(path: Path) -> Reject | None:
         try:
             open_picture(Picture(path))
         except DataError as error:
-            sample = first[path]
-            others = f" ({used[path] - 1} more places show it)" if used[path] > 1 else ""
-            return Reject(sample.id, sample.origin, "bad_picture", f"{sample.origin}:image: {error}{others}")
+            shown = used[path]
+            origin = shown.index.origin(shown.row)
+            others = f" ({shown.places - 1} more places show it)" if shown.places > 1 else ""
+            name = shown.index.sample(shown.row).id
+            return Reject(name, origin, "bad_picture", f"{origin}:image: {error}{others}")
         return None
 
     found = []
-    with watch("open pictures", len(first)) as advance, ThreadPoolExecutor() as pool:
-        for reject in pool.map(fault, first):
+    with watch("open pictures", len(used)) as advance, ThreadPoolExecutor() as pool:
+        for reject in pool.map(fault, used):
             found += [reject] if reject is not None else []
             advance(1)
     return found
-
-
-def _encode_all(
-    samples: Sequence[Sample],
-    processor: Processor,
-    tokens_per_row: int | None,
-    faults: list[Reject],
-    advance: Advance,
-) -> tuple[list[int], int]:
-    lengths, learnt = [], 0
-    for sample in samples:
-        try:
-            encoded = prove(sample, processor, tokens_per_row)
-            lengths.append(len(encoded.ids))
-            learnt += learnt_in(encoded)
-        except DataError as error:
-            faults.append(Reject(sample.id, sample.origin, "bad_tokens", str(error)))
-        advance(1)
-    return lengths or [0], learnt

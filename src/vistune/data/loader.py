@@ -91,10 +91,13 @@ class Loader:
 
     def load(self, step: int) -> list[Batch]:
         rows = self.plan.steps[step]
-        return [collate([self._encode(k) for k in row], [self.samples[k].id for k in row]) for row in rows]
+        batches = []
+        for row in rows:
+            samples = [self.samples[k] for k in row]
+            batches.append(collate([self._encode(sample) for sample in samples], [sample.id for sample in samples]))
+        return batches
 
-    def _encode(self, index: int) -> Example:
-        sample = self.samples[index]
+    def _encode(self, sample: Sample) -> Example:
         try:
             return self.processor.encode(sample, self.pixels)
         except DataError as error:

@@ -65,7 +65,6 @@ def plan_epoch(
 
 def plan_stage(
     lengths: Sequence[int],
-    names: Sequence[str],
     *,
     samples_per_step: int,
     tokens_per_row: int,
@@ -73,23 +72,15 @@ def plan_stage(
     seed: int,
     content: str = "",
 ) -> StagePlan:
-    """`steps` steps, epoch after epoch. Raises DataError naming the first sample that is longer than a row.
+    """`steps` steps, epoch after epoch, of samples none of which is longer than a row.
 
     `content` is a hash of what the samples hold, so that changed data is noticed where lengths are the same.
     """
     if not lengths:
         raise DataError("there is nothing to learn from: no samples", "check the recipe's data and kinds")
-    for name, length in zip(names, lengths, strict=True):
-        refuse_too_long(name, length, tokens_per_row)
+    if max(lengths) > tokens_per_row:
+        raise ValueError(f"a sample of {max(lengths)} tokens does not fit a row of {tokens_per_row}")
     sizes = {"samples_per_step": samples_per_step, "tokens_per_row": tokens_per_row, "seed": seed}
     endless = chain.from_iterable(plan_epoch(lengths, epoch=epoch, **sizes) for epoch in count())
     made_from: dict[str, int | str] = {"samples": len(lengths), "steps": steps, "data": content, **sizes}
     return StagePlan(tuple(islice(endless, steps)), made_from)
-
-
-def refuse_too_long(name: str, length: int, tokens_per_row: int) -> None:
-    if length > tokens_per_row:
-        raise DataError(
-            f"{name}: {length} tokens do not fit a row of {tokens_per_row}",
-            "raise the stage's tokens_per_row, or shorten the sample",
-        )

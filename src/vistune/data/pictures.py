@@ -21,6 +21,7 @@ class PictureFolders:
         self.folders = None if folders is None else [folder.resolve() for folder in folders]
         self._names = cache(self._list)
         self._found: dict[str, Picture] = {}
+        self._written: dict[Path, str] = {}
         self._misses = 0
 
     @staticmethod
@@ -36,7 +37,12 @@ class PictureFolders:
         """Raises RowError for an absolute path, one that leaves the folders, or one that is not there."""
         if (known := self._found.get(name)) is None:
             known = self._found[name] = self._find(text(name, place, field), place, field)
+            self._written.setdefault(Path(str(known.source)), name)
         return known
+
+    def name_of(self, picture: Picture) -> str:
+        """The name under which a picture was found first."""
+        return self._written[Path(str(picture.source))]
 
     def _find(self, name: str, place: str, field: str) -> Picture:
         relative = Path(name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,16 @@ from vistune.recipe import DataSource
 from vistune.types import Reject, Sample
 
 _SPACE = re.compile(r"[ \t\n\r]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A row as it stands in its file's text: the line it begins on, its characters, its value or what is wrong."""
+
+    line: int
+    begin: int
+    end: int
+    value: Any
 
 
 @dataclass(slots=True)
@@ -48,10 +58,11 @@ def read_samples(
     break. Without `find_pictures` no picture need be there: names are kept as they stand.
     """
     path = data_file(source.file)
-    pictures = PictureFolders(_folders(path, source.images) if find_pictures else None)
+    pictures = PictureFolders(folders_of(path, source.images) if find_pictures else None)
     wanted = source.kinds or kinds
     result = ReadResult()
-    for line, row in _rows(path):
+    for written in written_rows(path, read_text(path)):
+        line, row = written.line, written.value
         if source.take is not None and len(result.samples) >= source.take:
             break
         result.rows += 1
@@ -76,30 +87,26 @@ def read_samples(
             if on_bad_sample == "raise":
                 raise
             name = row.get("id", "") if isinstance(row, dict) else ""
-            result.rejects.append(Reject(_printable(name), place, error.reason, str(error)))
+            result.rejects.append(Reject(printable(name), place, error.reason, str(error)))
     if not result.rows:
         raise DataError(f"{path}: holds no rows", "give a file with at least one sample")
-    if source.kinds:
-        refuse_unknown_kinds([result], source.kinds, str(path))
+    if source.kinds and not result.samples and not result.rejects:
+        refuse_unknown_kinds(result.kinds, source.kinds, str(path))
     return result
 
 
-def refuse_unknown_kinds(results: Sequence[ReadResult], wanted: tuple[str, ...], place: str) -> None:
-    """Raise DataError where no row of any file is of a wanted kind, naming the kinds that there are."""
-    if not any(result.samples or result.rejects for result in results):
-        known = Counter[str]()
-        for result in results:
-            known += result.kinds
-        raise DataError(
-            f"{place}: no row of the kind {', '.join(wanted)}; there are {', '.join(sorted(known))}",
-            "choose other kinds in the recipe",
-        )
+def refuse_unknown_kinds(known: Iterable[str], wanted: tuple[str, ...], place: str) -> None:
+    """No row of any file is of a wanted kind: raises DataError naming the kinds that there are."""
+    raise DataError(
+        f"{place}: no row of the kind {', '.join(wanted)}; there are {', '.join(sorted(known))}",
+        "choose other kinds in the recipe",
+    )
 
 
 def pictures_of(source: DataSource) -> dict[str, Path | None]:
     """Every picture that a source's good rows name, and where it lies; None where it is not there."""
     samples = read_samples(source, on_bad_sample="reject", find_pictures=False).samples
-    folders = PictureFolders(_folders(data_file(source.file), source.images))
+    folders = PictureFolders(folders_of(data_file(source.file), source.images))
     found: dict[str, Path | None] = {}
     for name in dict.fromkeys(str(picture.source) for sample in samples for picture in sample.pictures):
         try:
@@ -119,7 +126,7 @@ def data_file(path: Path) -> Path:
     raise DataError(f"{path}: holds neither samples.json nor messages.jsonl", "name the data file itself")
 
 
-def _folders(path: Path, images: Path | None) -> list[Path]:
+def folders_of(path: Path, images: Path | None) -> list[Path]:
     """Where pictures lie: as told, else as images.json beside the file says, else beside the file."""
     if images is not None:
         if not images.is_dir():
@@ -135,32 +142,37 @@ def _folders(path: Path, images: Path | None) -> list[Path]:
     return [path.parent / folder for folder in folders]
 
 
-def _rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line, row or what is wrong with it) of a JSON list or of JSON lines, told apart by the first character."""
-    content = read_text(path)
+def written_rows(path: Path, content: str) -> Iterator[Written]:
+    """The rows of a file's text: a JSON list or JSON lines, told apart by the first character.
+
+    Raises DataError where the file is empty, or a list breaks off.
+    """
     if not content.strip():
         raise DataError(f"{path}: is empty", "give a file with at least one sample")
     return _list_rows(content, path) if content.lstrip()[0] == "[" else _line_rows(content, path)
 
 
-def _line_rows(content: str, path: Path) -> Iterator[tuple[int, Any]]:
+def _line_rows(content: str, path: Path) -> Iterator[Written]:
     values = _Values()
+    begin = after = 0
     for line, written in enumerate(content.split("\n"), start=1):
+        begin, after = after, after + len(written) + 1
         if not written.strip():
             continue
-        place = f"{path}:{line}"
+        place, last = f"{path}:{line}", begin + len(written)
         try:
             row, end = values.at(written, _after_space(written, 0), place)
             if _after_space(written, end) < len(written):
                 raise RowError(place, "", f"not JSON: more text after the value, at column {end + 1}", "one row a line")
-            yield line, row
+            yield Written(line, begin, last, row)
         except RowError as error:
-            yield line, error
+            yield Written(line, begin, last, error)
         except json.JSONDecodeError as error:
-            yield line, RowError(place, "", f"not JSON at column {error.colno}: {error.msg}", "mend or remove the line")
+            wrong = RowError(place, "", f"not JSON at column {error.colno}: {error.msg}", "mend or remove the line")
+            yield Written(line, begin, last, wrong)
 
 
-def _list_rows(content: str, path: Path) -> Iterator[tuple[int, Any]]:
+def _list_rows(content: str, path: Path) -> Iterator[Written]:
     values = _Values()
     at, counted, line = content.index("[") + 1, 0, 1
 
@@ -177,10 +189,10 @@ def _list_rows(content: str, path: Path) -> Iterator[tuple[int, Any]]:
         line, counted = line + content.count("\n", counted, at), at
         try:
             row, end = values.at(content, at, f"{path}:{line}")
-            yield line, row
+            yield Written(line, at, end, row)
         except RowError as error:
             end = values.end
-            yield line, error
+            yield Written(line, at, end, error)
         except json.JSONDecodeError as error:
             raise broken(error.pos, f"not JSON: {error.msg}", "mend or remove the row") from None
         at = _after_space(content, end)
@@ -221,5 +233,5 @@ class _Values:
         return value, self.end
 
 
-def _printable(name: Any) -> str:
+def printable(name: Any) -> str:
     return str(name).encode(errors="replace").decode().replace("\0", "?")

@@ -5,6 +5,7 @@ Sample -> template -> pieces -> ids, labels, pixels -> Example
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -38,10 +39,24 @@ class Processor:
         turn = self.template.render((Message("user", ("?",)), Message("assistant", ("!",))))
         self._encoder = Encoder(
             tokenizer,
-            slots=lambda picture: slots_of(picture, spec),
+            slots=self.slots,
             chunks=spec.tokenization == "chunks",
             controls={piece.token for piece in turn if isinstance(piece, Control)} - {BOS, EOS},
         )
+
+    def slots(self, picture: Picture) -> int:
+        """How many slots a picture takes; no pixel is decoded."""
+        return slots_of(picture, self.spec)
+
+    @cached_property
+    def text_rules(self) -> str:
+        """A hash of all that decides a conversation's ids and labels, image slots aside."""
+        probe = (Message("user", ("1",)), Message("assistant", ("2",))) * (1 if self.template.name == "plain" else 2)
+        shown = self._encoder.encode(self.template.render(probe))
+        source = self.template.source if isinstance(self.template, TokenizerTemplate) else ""
+        rules = (self.spec.template, self.spec.tokenization, source, self._encoder.begin, shown.ids, shown.labels)
+        text = f"{self.tokenizer.backend_tokenizer.to_str()} {self.tokenizer.special_tokens_map} {rules}"
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def with_template(self, name: str) -> Processor:
         return self if name == self.spec.template else Processor(self.tokenizer, replace(self.spec, template=name))

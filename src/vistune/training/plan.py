@@ -6,19 +6,16 @@ Recipe + data -> samples, proved and measured -> Planned stages; what is set asi
 from __future__ import annotations
 
 import hashlib
-from array import array
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vistune.data import StagePlan, plan_stage, prove, read_samples, refuse_unknown_kinds
-from vistune.errors import DataError, RecipeError, TooManyRejects
+import numpy as np
+
+from vistune.data import Rows, StagePlan, Watch, choose_rows, known_kinds, plan_stage, refuse_unknown_kinds
+from vistune.errors import RecipeError, TooManyRejects
 from vistune.processor import Processor
 from vistune.recipe import Recipe, Stage, stage_steps
-from vistune.types import Reject, Sample
-
-Advance = Callable[..., None]
-Watch = Callable[[str, int], AbstractContextManager[Advance]]
+from vistune.types import Reject
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +23,7 @@ class Planned:
     """A stage with its samples, the processor in its template, and all its steps."""
 
     stage: Stage
-    samples: Sequence[Sample]
+    samples: Rows
     processor: Processor
     plan: StagePlan
 
@@ -48,37 +45,31 @@ def _plan(
     sources = stage.data if stage.data is not None else recipe.data
     if not sources:
         raise RecipeError(f"stage {stage.name}: no data", "add data=FILE, or stages.NAME.data in the recipe")
-    results = [read_samples(source, kinds=stage.kinds, on_bad_sample=recipe.on_bad_sample) for source in sources]
-    if stage.kinds:
-        refuse_unknown_kinds(results, stage.kinds, f"stage {stage.name}")
-    rejects = [reject for result in results for reject in result.rejects]
     fitted = processor.with_template(stage.template or recipe.model.template)
     fitted.check()
-    samples, lengths, content = [], [], hashlib.sha256()
-    with watch(f"plan {stage.name}", sum(len(result.samples) for result in results)) as advance:
-        for sample in (sample for result in results for sample in result.samples):
-            advance(1)
-            try:
-                ids = prove(sample, fitted, stage.tokens_per_row).ids
-            except DataError as error:
-                if recipe.on_bad_sample == "raise":
-                    raise
-                rejects.append(Reject(sample.id, sample.origin, "bad_tokens", str(error)))
-                continue
-            samples.append(sample)
-            lengths.append(len(ids))
-            content.update(array("q", ids).tobytes())
-    _refuse_too_many(stage, rejects, sum(result.rows for result in results), recipe.reject_limit)
+    label = f"plan {stage.name}"
+    chosen = [
+        choose_rows(source, fitted, stage.kinds, stage.tokens_per_row, watch=watch, label=label) for source in sources
+    ]
+    if stage.kinds and not any(choice.found for choice in chosen):
+        known = {kind for choice in chosen for kind in known_kinds(choice.index)}
+        refuse_unknown_kinds(known, stage.kinds, f"stage {stage.name}")
+    faults = [fault for choice in chosen for fault in choice.faults]
+    if faults and recipe.on_bad_sample == "raise":
+        raise faults[0].error
+    rejects = [fault.reject for fault in faults]
+    rows = Rows([(choice.index, choice.rows) for choice in chosen])
+    _refuse_too_many(stage, rejects, len(rows) + len(rejects), recipe.reject_limit)
+    content = hashlib.sha256("".join(choice.index.digest for choice in chosen).encode())
     plan = plan_stage(
-        lengths,
-        [sample.origin for sample in samples],
+        np.concatenate([choice.lengths for choice in chosen]).tolist(),
         samples_per_step=stage.samples_per_step,
         tokens_per_row=stage.tokens_per_row,
-        steps=stage_steps(stage, len(samples)),
+        steps=stage_steps(stage, len(rows)),
         seed=recipe.seed + number,
         content=content.hexdigest()[:16],
     )
-    return Planned(stage, samples, fitted, plan), rejects
+    return Planned(stage, rows, fitted, plan), rejects
 
 
 def _refuse_too_many(stage: Stage, rejects: Sequence[Reject], rows: int, limit: float) -> None:

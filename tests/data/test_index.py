@@ -1,0 +1,158 @@
+"""A data file's index: the same rows, lengths and faults as reading it anew, kept only while nothing changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vistune.console import silent
+from vistune.data import Rows, choose_rows, index, read_samples
+from vistune.errors import DataError
+from vistune.files import user_cache
+from vistune.model import read_spec
+from vistune.processor import Processor, load_tokenizer
+from vistune.recipe import DataSource, Model
+from vistune.types import Sample
+
+SAID = ["red", "빨간 원이 있습니다", "two <s> dots", "é", "🐶 a dog", "none"]
+
+
+@pytest.fixture(params=["square", "anyres"])
+def processor(tiny_backbones: Path, request: pytest.FixtureRequest) -> Processor:
+    model = Model(
+        vision=str(tiny_backbones / "vision"), language=str(tiny_backbones / "language"), image_mode=request.param
+    )
+    return Processor(load_tokenizer(tiny_backbones / "language"), read_spec(model))
+
+
+@pytest.fixture(autouse=True)
+def _fresh_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VISTUNE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> list[dict[str, object]]:
+    made: list[dict[str, object]] = []
+    for k, said in enumerate(SAID):
+        Image.new("RGB", (30 + 40 * k, 50)).save(tmp_path / f"{k}.png")
+        turns = [{"from": "human", "value": "<image>\n무엇인가요?"}, {"from": "gpt", "value": said}]
+        made.append(
+            {"id": f"r{k}", "image": f"{k}.png", "kind": "caption" if k % 2 else "detail", "conversations": turns}
+        )
+    del made[5]["image"]
+    made[5]["conversations"] = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "none"}]
+    return made
+
+
+def as_list(rows: list[dict[str, object]]) -> str:
+    return "[\n" + " ,\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "]\n"
+
+
+def as_lines(rows: list[dict[str, object]]) -> str:
+    return "\n\n".join(json.dumps(row, ensure_ascii=False) + " " for row in rows)
+
+
+@contextmanager
+def counting(encoded: list[int]) -> Iterator[Callable[..., None]]:
+    yield encoded.append
+
+
+def built(path: Path, processor: Processor) -> tuple[list[Sample], list[int], int]:
+    """Samples and lengths by the index, and how many rows had to be encoded for it."""
+    encoded: list[int] = []
+    made = index(path, [path.parent], processor, watch=lambda label, total: counting(encoded))
+    assert not made.faults
+    picked = Rows([(made, made.of_kind(None))])
+    return list(picked), made.lengths(processor).tolist(), len(encoded)
+
+
+@pytest.mark.parametrize("written", [as_list, as_lines])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_rows_read_by_their_place_are_the_rows_of_the_file(
+    tmp_path: Path, processor: Processor, rows: list[dict[str, object]], written: Callable[..., str], mark: str
+) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(mark + written(rows), encoding="utf-8")
+    wanted = read_samples(DataSource(file=path)).samples
+    lengths = [processor.length(sample) for sample in wanted]
+    assert built(path, processor) == (wanted, lengths, len(rows))
+    assert built(path, processor) == (wanted, lengths, 0)  # out of the cache
+
+
+def test_another_file_template_or_missing_picture_is_noticed(
+    tmp_path: Path, processor: Processor, rows: list[dict[str, object]]
+) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(as_list(rows), encoding="utf-8")
+    assert built(path, processor)[2] == 6
+    _, lengths, encoded = built(path, processor.with_template("llava_llama_2"))
+    assert encoded == 6
+    assert lengths != built(path, processor)[1]
+    moved = tmp_path / "elsewhere" / "copy.json"
+    moved.parent.mkdir()
+    for picture in tmp_path.glob("*.png"):
+        (moved.parent / picture.name).write_bytes(picture.read_bytes())
+    moved.write_text(as_list(rows), encoding="utf-8")
+    samples, _, encoded = built(moved, processor)  # the same bytes: nothing is encoded again
+    assert encoded == 0
+    assert samples[0].pictures[0].source == moved.parent / "0.png"
+    (tmp_path / "2.png").unlink()
+    made = index(path, [tmp_path], processor)
+    assert [fault.reject.id for fault in made.faults] == ["r2"]
+    rows[0]["id"] = "changed"
+    path.write_text(as_list(rows[:2]), encoding="utf-8")
+    assert built(path, processor)[2] == 2
+
+
+def test_a_damaged_cache_costs_time_only(tmp_path: Path, processor: Processor, rows: list[dict[str, object]]) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(as_list(rows), encoding="utf-8")
+    first = built(path, processor)
+    (kept,) = (user_cache() / "index").iterdir()
+    kept.write_bytes(kept.read_bytes()[:100])
+    assert built(path, processor) == first
+    assert built(path, processor)[2] == 0
+
+
+def test_a_file_that_changed_during_the_run_is_named(
+    tmp_path: Path, processor: Processor, rows: list[dict[str, object]]
+) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(as_list(rows), encoding="utf-8")
+    made = index(path, [tmp_path], processor)
+    path.write_text(as_list(rows[1:]), encoding="utf-8")
+    with pytest.raises(DataError, match=r"data.json:3: cannot be read again.*changed"):
+        made.sample(1)
+
+
+def test_a_choice_takes_kinds_then_the_first_rows(
+    tmp_path: Path, processor: Processor, rows: list[dict[str, object]]
+) -> None:
+    path = tmp_path / "data.json"
+    del rows[4]["kind"]
+    rows[2]["conversations"] = []
+    path.write_text(as_list(rows), encoding="utf-8")
+
+    def chosen(**settings: object) -> tuple[list[str], list[str]]:
+        kinds, longest = settings.pop("kinds", None), settings.pop("longest", None)
+        source = DataSource(file=path, **settings)  # type: ignore[arg-type]
+        made = choose_rows(source, processor, kinds, longest, watch=silent, label="")  # type: ignore[arg-type]
+        return [s.id for s in Rows([(made.index, made.rows)])], [fault.reject.reason for fault in made.faults]
+
+    assert chosen() == (["r0", "r1", "r3", "r4", "r5"], ["bad_conversations"])
+    assert chosen(kinds=("caption",)) == (["r1", "r3", "r5"], ["bad_kind"])
+    assert chosen(kinds=("caption",), take=2) == (["r1", "r3"], [])
+    assert chosen(kinds=("detail",)) == (["r0"], ["bad_conversations", "bad_kind"])
+    lengths = [processor.length(s) for s in read_samples(DataSource(file=path), on_bad_sample="reject").samples]
+    longest = max(lengths)
+    ids, reasons = chosen(longest=longest - 1)
+    assert len(ids) == sum(length < longest for length in lengths)
+    assert "too_long" in reasons
+    path.write_text(as_list(rows[:2]), encoding="utf-8")
+    with pytest.raises(DataError, match="no row of the kind reasoning; there are caption, detail"):
+        choose_rows(DataSource(file=path, kinds=("reasoning",)), processor, None, None, watch=silent, label="")
