@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vistune.errors import DataError, RecipeError
-from vistune.recipe import Recipe, Stage, dump, load_recipe, parse_yaml, stage_steps, validate, warmup_steps
+from vistune.recipe import Recipe, Stage, Take, dump, load_recipe, parse_yaml, stage_steps, validate, warmup_steps
 
 STAGE = "stages:\n- {name: tune, learn: {projector: 1e-3}, steps: 5}\n"
 
@@ -29,7 +29,7 @@ def test_overrides_reach_list_items_by_name(tmp_path: Path) -> None:
     )
     assert recipe.stages[0].learn == {"projector": 1e-3, "language": 1e-4}
     assert recipe.seed == 3
-    assert [(str(source.file), source.take) for source in recipe.data] == [("a.json", None), ("b.json", 5)]
+    assert [(str(source.file), source.take) for source in recipe.data] == [("a.json", None), ("b.json", Take(rows=5))]
 
 
 BAD = {
@@ -227,7 +227,7 @@ def test_a_full_recipe_survives_its_dump(tmp_path: Path) -> None:
 
 def test_sources_without_a_name_are_reached_by_their_place(tmp_path: Path) -> None:
     text = STAGE + "data: [{file: a.json}, {file: b.json}]\n"
-    assert read(tmp_path, text, "data.1.take=5").data[1].take == 5
+    assert read(tmp_path, text, "data.1.take=5").data[1].take == Take(rows=5)
     with pytest.raises(RecipeError, match=r"no item is called '2'"):
         read(tmp_path, text, "data.2.take=5")
 
@@ -238,3 +238,49 @@ def test_an_override_leaves_the_rest_of_the_recipe(tmp_path: Path) -> None:
     assert changed.stages[1].epochs == 3
     assert changed.stages[0] == plain.stages[0].model_copy(update={"clip": float("inf")})
     assert changed.stages[1].learn == plain.stages[1].learn
+
+
+@pytest.mark.parametrize(
+    ("written", "wanted"),
+    [("take: 5", ("first", 5)), ("take: last 7", ("last", 7)), ("take: random 9", ("random", 9))],
+)
+def test_some_rows_may_be_taken(tmp_path: Path, written: str, wanted: tuple[str, int]) -> None:
+    recipe = read(tmp_path, STAGE + f"data: [{{file: a.json, {written}}}]\n")
+    take = recipe.data[0].take
+    assert take is not None
+    assert (take.which, take.rows) == wanted
+    (tmp_path / "again.yaml").write_text(dump(recipe))
+    assert load_recipe(str(tmp_path / "again.yaml")) == recipe
+
+
+def test_a_wrong_choice_of_rows_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"data.0.take.*'the last'.*last N"):
+        read(tmp_path, STAGE + "data: [{file: a.json, take: the last}]\n")
+
+
+# Of arXiv 2304.08485 and 2310.03744: (samples a step, epochs, rates) of both stages.
+PAPERS = {
+    "llava-v1-7b": ((128, 1, {"projector": 2e-3}), (32, 3, {"projector": 2e-5, "language": 2e-5})),
+    "llava-v1-13b": ((128, 1, {"projector": 2e-3}), (32, 3, {"projector": 2e-5, "language": 2e-5})),
+    "llava-v1.5-7b": ((256, 1, {"projector": 1e-3}), (128, 1, {"projector": 2e-5, "language": 2e-5})),
+    "llava-v1.5-13b": ((256, 1, {"projector": 1e-3}), (128, 1, {"projector": 2e-5, "language": 2e-5})),
+    "llava-v1.5-7b-lora": ((256, 1, {"projector": 1e-3}), (128, 1, {"projector": 2e-5, "adapters": 2e-4})),
+    "llava-v1.5-13b-lora": ((256, 1, {"projector": 1e-3}), (128, 1, {"projector": 2e-5, "adapters": 2e-4})),
+    "llava-v1.5-7b-qlora": ((256, 1, {"projector": 1e-3}), (128, 1, {"projector": 2e-5, "adapters": 2e-4})),
+    "scienceqa-13b": ((128, 1, {"projector": 2e-3}), (32, 12, {"projector": 2e-5, "language": 2e-5})),
+}
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_shipped_recipes_learn_as_the_papers_say(name: str) -> None:
+    recipe = load_recipe(name)
+    found = tuple((stage.samples_per_step, stage.epochs, dict(stage.learn)) for stage in recipe.stages)
+    assert found == PAPERS[name]
+    assert {stage.schedule for stage in recipe.stages} == {"cosine"}
+    assert {(stage.warmup_share, stage.weight_decay, stage.clip) for stage in recipe.stages} == {(0.03, 0.0, 1.0)}
+    assert [stage.template for stage in recipe.stages] == ["plain", None]
+    if "lora" in name:
+        lora = recipe.stages[1].lora
+        assert lora is not None
+        assert (lora.rank, lora.alpha, lora.targets) == (128, 256, None)
+        assert recipe.stages[1].quantize == (4 if "qlora" in name else None)

@@ -53,13 +53,33 @@ class Strict(BaseModel):
         return _unquoted(value) if int in kinds or float in kinds else value
 
 
+class Take(Strict):
+    """Some of a file's rows: the first, the last or, by the recipe's seed, a random choice, in the file's order."""
+
+    which: Literal["first", "last", "random"] = "first"
+    rows: int = Field(ge=1)
+
+
+def _take(value: Any) -> Any:
+    """`100`, `last 100` and `random 100` as a Take."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return {"rows": value}
+    if isinstance(value, str):
+        found = re.fullmatch(r"(first|last|random) (\d+)", value.strip())
+        if found is None:
+            raise ValueError(f"{value!r} is not N, `first N`, `last N` or `random N`")
+        return {"which": found.group(1), "rows": int(found.group(2))}
+    return value
+
+
 class DataSource(Strict):
     """Rows to learn from: a LLaVA JSON or messages JSONL file, or a folder that `generate` wrote."""
 
     file: Path
     images: Path | None = None  # picture folder; absent = the `images.json` beside the file
     kinds: tuple[str, ...] | None = None  # absent = the stage's kinds
-    take: int | None = Field(default=None, ge=1)  # the first N rows
+    take: Annotated[Take | None, BeforeValidator(_take)] = None  # N, `last N` or `random N` rows; absent = all
+    weight: float = Field(default=1.0, gt=0, le=100)  # how often an epoch shows each row; 0.5: another half each epoch
 
 
 def _sources(value: Any) -> Any:
@@ -103,6 +123,8 @@ class Stage(Strict):
     data: Sources | None = None  # absent = the recipe's
     kinds: tuple[str, ...] | None = None  # absent = all
     template: str | None = None  # absent = the model's
+    image_mode: Literal["square", "pad"] | None = None  # absent = the model's; LLaVA 1.5 aligns on squares
+    recompute: tuple[Literal["vision", "language"], ...] = ()  # activation checkpointing: less memory, more time
     steps: int | None = Field(default=None, ge=1)
     epochs: float | None = Field(default=None, gt=0, le=1000)
     samples_per_step: int = Field(default=128, ge=1)
@@ -168,6 +190,8 @@ class Recipe(Strict):
             raise ValueError(f"two stages share a name: {', '.join(names)}")
         if any(stage.quantize is not None for stage in self.stages[:-1]):
             raise ValueError("`quantize` is for the last stage: adapters cannot be merged into a quantised base")
+        if self.model.image_mode == "anyres" and (own := [stage.name for stage in self.stages if stage.image_mode]):
+            raise ValueError(f"stage {own[0]} has an `image_mode` of its own, which an anyres model cannot: remove it")
         changed = [stage.name for stage in self.stages[:-1] if {"language", "adapters"} & set(stage.learn)]
         if self.stages[-1].quantize is not None and changed:
             raise ValueError(
@@ -314,7 +338,13 @@ def _name_items(loc: tuple[int | str, ...], tree: Any) -> list[str]:
 
 def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
     model: type[Strict] = Recipe
-    children: dict[str, type[Strict]] = {"model": Model, "stages": Stage, "lora": Lora, "data": DataSource}
+    children: dict[str, type[Strict]] = {
+        "model": Model,
+        "stages": Stage,
+        "lora": Lora,
+        "data": DataSource,
+        "take": Take,
+    }
     for key in loc:
         if isinstance(key, str) and key in children:
             model = children[key]

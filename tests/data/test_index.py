@@ -147,6 +147,11 @@ def test_a_choice_takes_kinds_then_the_first_rows(
     assert chosen() == (["r0", "r1", "r3", "r4", "r5"], ["bad_conversations"])
     assert chosen(kinds=("caption",)) == (["r1", "r3", "r5"], ["bad_kind"])
     assert chosen(kinds=("caption",), take=2) == (["r1", "r3"], [])
+    assert chosen(take="last 2") == (["r4", "r5"], [])
+    picked = chosen(take="random 3")[0]
+    assert sorted(picked) == picked
+    assert len(set(picked)) == 3
+    assert picked == chosen(take="random 3")[0]
     assert chosen(kinds=("detail",)) == (["r0"], ["bad_conversations", "bad_kind"])
     lengths = [processor.length(s) for s in read_samples(DataSource(file=path), on_bad_sample="reject").samples]
     longest = max(lengths)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vistune.data import Loader, PixelCache, check, plan_epoch, plan_stage
-from vistune.data.packing import pack, shuffled
+from vistune.data.packing import drawn, pack, shuffled
 from vistune.errors import DataError
 from vistune.model import read_spec
 from vistune.processor import Processor, collate, load_tokenizer
@@ -42,6 +43,27 @@ def test_every_epoch_holds_every_sample_once_and_no_row_overflows(lengths: list[
 def test_the_order_is_the_same_on_every_machine() -> None:
     assert shuffled(8, seed=3, epoch=1) == ORDER
     assert shuffled(8, seed=3, epoch=2) != ORDER
+
+
+@given(st.lists(st.tuples(st.integers(1, 20), st.sampled_from([0.25, 0.5, 1.0, 2.0, 2.3])), min_size=1, max_size=4))
+def test_a_source_comes_as_often_as_its_weight_says(mixture: list[tuple[int, float]]) -> None:
+    epochs = [np.bincount(drawn(mixture, seed=3, epoch=k), minlength=sum(n for n, _ in mixture)) for k in range(2)]
+    begin = 0
+    for samples, weight in mixture:
+        for times in epochs:
+            mine = times[begin : begin + samples]
+            assert set(mine) <= {int(weight), int(weight) + 1}
+            assert mine.sum() == int(weight) * samples + round((weight % 1) * samples)
+        begin += samples
+
+
+def test_a_part_of_a_source_is_another_one_each_epoch_and_all_of_it_is_the_plain_order() -> None:
+    halves = [set(drawn([(40, 0.5)], seed=0, epoch=epoch).tolist()) for epoch in range(3)]
+    assert [len(half) for half in halves] == [20, 20, 20]
+    assert len(set(map(frozenset, halves))) == 3
+    sizes = {"samples_per_step": 4, "tokens_per_row": 64, "seed": 1, "epoch": 2}
+    lengths = [5] * 30
+    assert list(plan_epoch(lengths, **sizes, mixture=[(10, 1.0), (20, 1.0)])) == list(plan_epoch(lengths, **sizes))
 
 
 @given(st.lists(st.integers(1, 64), min_size=1, max_size=40))

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from training_stages import ALIGN, LORA, TUNE, MakeRecipe
 
@@ -375,3 +376,33 @@ def test_a_run_killed_again_and_again_ends_with_the_same_weights(
     assert [row["loss_hex"] for row in resumed] == [row["loss_hex"] for row in whole]
     ours, theirs = (weights(checkpoints_of(tmp_path / run)[-1]) for run in ("killed", "whole"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("parts", [("language",), ("vision", "language")])
+def test_computing_activations_again_changes_no_number(
+    make_recipe: MakeRecipe, tmp_path: Path, parts: tuple[str, ...]
+) -> None:
+    stage = {**TUNE, "steps": 4, "save_every": None, "learn": {"projector": 1e-3, "language": 1e-3, "vision": 1e-4}}
+    plain = train(make_recipe(stage), tmp_path / "plain")
+    again = train(make_recipe({**stage, "recompute": parts}), tmp_path / "again")
+    assert [row["loss_hex"] for row in again] == [row["loss_hex"] for row in plain]
+    assert (
+        weights(checkpoints_of(tmp_path / "again")[-1]).keys() == weights(checkpoints_of(tmp_path / "plain")[-1]).keys()
+    )
+
+
+def test_a_stage_may_see_pictures_in_a_mode_of_its_own(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """Pictures of another mode are other pixels, though both stages read them through one cache."""
+    stages = (
+        {**TUNE, "name": "a", "steps": 3, "save_every": None},
+        {**TUNE, "name": "b", "steps": 3, "save_every": None},
+    )
+    recipe = make_recipe(*stages)
+    for number, picture in enumerate(sorted(recipe.data[0].file.parent.glob("*.png"))):
+        wide = Image.new("RGB", (64, 32), (250, 20, 9 * number))
+        wide.paste((0, 90, 200), (0, 0, 16, 32))
+        wide.save(picture)
+    same = train(recipe, tmp_path / "same")
+    pad = train(make_recipe(stages[0], {**stages[1], "image_mode": "pad"}), tmp_path / "pad")
+    assert [row["loss_hex"] for row in pad[:3]] == [row["loss_hex"] for row in same[:3]]
+    assert pad[3]["loss_hex"] != same[3]["loss_hex"]

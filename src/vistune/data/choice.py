@@ -14,7 +14,7 @@ from vistune.data.faults import RowError
 from vistune.data.index import Fault, Index, Watch, index, too_long
 from vistune.data.readers import data_file, folders_of, refuse_unknown_kinds
 from vistune.processor import Processor
-from vistune.recipe import DataSource
+from vistune.recipe import DataSource, Take
 from vistune.types import Reject
 
 
@@ -40,8 +40,9 @@ def choose_rows(
     *,
     watch: Watch,
     label: str,
+    seed: int = 0,
 ) -> Choice:
-    """The rows of the wanted kinds, the source's own before the stage's; of them the first `take`.
+    """The rows of the wanted kinds, the source's own before the stage's; of them those to `take`.
 
     Raises DataError where the file as a whole cannot be read, or holds no row of the source's own kinds.
     """
@@ -56,13 +57,25 @@ def choose_rows(
     chosen = set(made.kinds) if not wanted else set(wanted)
     faults += [fault for fault in too_long(made, lengths, tokens_per_row) if fault.kind in chosen]
     rows = rows[lengths[rows] <= (tokens_per_row or np.inf)]
-    if source.take is not None and len(rows) > source.take:
-        rows = rows[: source.take]
-        faults = [fault for fault in faults if fault.line < made.columns["line"][rows[-1]]]
+    if source.take is not None and len(rows) > source.take.rows:
+        rows, faults = _taken(source.take, made, rows, faults, seed)
     faults.sort(key=lambda fault: fault.line)
     if source.kinds and not len(rows) and not faults:
         refuse_unknown_kinds(known_kinds(made), source.kinds, str(path))
     return Choice(made, rows, lengths[rows], tuple(faults))
+
+
+def _taken(take: Take, made: Index, rows: np.ndarray, faults: list[Fault], seed: int) -> tuple[np.ndarray, list[Fault]]:
+    """The rows to take; faults among rows that are not wanted are none."""
+    lines = made.columns["line"]
+    if take.which == "first":
+        rows = rows[: take.rows]
+        return rows, [fault for fault in faults if fault.line < lines[rows[-1]]]
+    if take.which == "last":
+        rows = rows[-take.rows :]
+        return rows, [fault for fault in faults if fault.line > lines[rows[0]]]
+    chance = np.random.Generator(np.random.PCG64(seed))
+    return np.sort(chance.permutation(rows)[: take.rows]), faults
 
 
 def known_kinds(made: Index) -> list[str]:

@@ -27,20 +27,21 @@ class PixelCache:
     def __init__(self, limit: int = PIXEL_CACHE_BYTES) -> None:
         self.limit = limit
         self.held = 0
-        self.tiles: OrderedDict[Path, Tensor] = OrderedDict()
+        self.tiles: OrderedDict[tuple[Path, str], Tensor] = OrderedDict()
         self.lock = Lock()
 
     def __call__(self, picture: Picture, spec: Spec) -> Tensor:
         if not isinstance(picture.source, Path):
             return load_tiles(picture, spec)
+        key = picture.source, spec.image_mode  # a stage may have a mode of its own
         with self.lock:
-            if (tiles := self.tiles.get(picture.source)) is not None:
-                self.tiles.move_to_end(picture.source)
+            if (tiles := self.tiles.get(key)) is not None:
+                self.tiles.move_to_end(key)
                 return tiles
         tiles = load_tiles(picture, spec)
         with self.lock:
-            if picture.source not in self.tiles:
-                self.tiles[picture.source] = tiles
+            if key not in self.tiles:
+                self.tiles[key] = tiles
                 self.held += tiles.nbytes
             while self.held > self.limit:
                 self.held -= self.tiles.popitem(last=False)[1].nbytes

@@ -17,6 +17,7 @@ from vistune.errors import DataError
 
 Row = tuple[int, ...]
 Step = tuple[Row, ...]
+Mixture = Sequence[tuple[int, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +55,36 @@ def pack(indices: Sequence[int], lengths: Sequence[int], tokens_per_row: int) ->
     return tuple(tuple(row) for row in rows)
 
 
+def drawn(mixture: Mixture, *, seed: int, epoch: int) -> np.ndarray:
+    """The samples of one epoch, before they are shuffled: each source's, as often as its weight says.
+
+    Of a weight of 2.3 every sample comes twice and a seeded three tenths of them once more, others each epoch.
+    """
+    found, begin = [], 0
+    for number, (samples, weight) in enumerate(mixture):
+        place = np.arange(begin, begin + samples)
+        whole, extra = int(weight), round((weight % 1) * samples)
+        chance = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch, number])))
+        found += [place] * whole + [np.sort(chance.permutation(place)[:extra])]
+        begin += samples
+    return np.concatenate(found)
+
+
 def plan_epoch(
-    lengths: Sequence[int], *, samples_per_step: int, tokens_per_row: int, seed: int, epoch: int
+    lengths: Sequence[int],
+    *,
+    samples_per_step: int,
+    tokens_per_row: int,
+    seed: int,
+    epoch: int,
+    mixture: Mixture | None = None,
 ) -> Iterator[Step]:
-    """The steps of one epoch, each sample in exactly one; the last step may be smaller."""
-    order = shuffled(len(lengths), seed=seed, epoch=epoch)
+    """The steps of one epoch, each drawn sample in exactly one of them; the last step may be smaller.
+
+    `mixture`: (samples, weight) of each source, in the order of `lengths`; without it every sample comes once.
+    """
+    chosen = drawn(mixture or [(len(lengths), 1.0)], seed=seed, epoch=epoch)
+    order = [int(chosen[place]) for place in shuffled(len(chosen), seed=seed, epoch=epoch)]
     for begin in range(0, len(order), samples_per_step):
         yield pack(order[begin : begin + samples_per_step], lengths, tokens_per_row)
 
@@ -71,6 +97,7 @@ def plan_stage(
     steps: int,
     seed: int,
     content: str = "",
+    mixture: Mixture | None = None,
 ) -> StagePlan:
     """`steps` steps, epoch after epoch, of samples none of which is longer than a row.
 
@@ -81,6 +108,8 @@ def plan_stage(
     if max(lengths) > tokens_per_row:
         raise ValueError(f"a sample of {max(lengths)} tokens does not fit a row of {tokens_per_row}")
     sizes = {"samples_per_step": samples_per_step, "tokens_per_row": tokens_per_row, "seed": seed}
-    endless = chain.from_iterable(plan_epoch(lengths, epoch=epoch, **sizes) for epoch in count())
+    endless = chain.from_iterable(plan_epoch(lengths, epoch=epoch, mixture=mixture, **sizes) for epoch in count())
     made_from: dict[str, int | str] = {"samples": len(lengths), "steps": steps, "data": content, **sizes}
+    if mixture is not None:
+        made_from["mixture"] = repr([weight for _, weight in mixture])
     return StagePlan(tuple(islice(endless, steps)), made_from)

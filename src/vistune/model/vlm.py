@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vistune.errors import RecipeError
 from vistune.model.attention import DocumentCache
-from vistune.model.language import embed, head_weight, language_config, load_language, run
+from vistune.model.language import base_of, embed, head_weight, language_config, load_language, run
 from vistune.model.lora import has_adapters
 from vistune.model.projectors import build_projector, slots_behind
 from vistune.model.vision import VisionTower, image_rules, load_tower, tokens_of, vision_config, width_of
@@ -110,6 +110,15 @@ class VisionLanguageModel(nn.Module):
         self.vision.train("vision" in learning)
         self.projector.train("projector" in learning)
         self.language.train("language" in learning or "adapters" in learning)
+
+    def set_recompute(self, parts: Collection[str]) -> None:
+        """Activation checkpointing: layers of these parts keep only their inputs and compute the rest again."""
+        towers = {"vision": self.vision.tower, "language": base_of(self.language)}
+        for part, module in towers.items():
+            if part in parts:
+                module.gradient_checkpointing_enable({"use_reentrant": False})
+            elif module.is_gradient_checkpointing:
+                module.gradient_checkpointing_disable()
 
     @property
     def adapted(self) -> bool:

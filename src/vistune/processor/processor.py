@@ -61,6 +61,9 @@ class Processor:
     def with_template(self, name: str) -> Processor:
         return self if name == self.spec.template else Processor(self.tokenizer, replace(self.spec, template=name))
 
+    def with_image_mode(self, mode: str) -> Processor:
+        return self if mode == self.spec.image_mode else Processor(self.tokenizer, replace(self.spec, image_mode=mode))
+
     @cached_property
     def stop_ids(self) -> frozenset[int]:
         """Tokens that end an answer: the tokenizer's end token and the template's own."""

@@ -45,11 +45,13 @@ def _plan(
     sources = stage.data if stage.data is not None else recipe.data
     if not sources:
         raise RecipeError(f"stage {stage.name}: no data", "add data=FILE, or stages.NAME.data in the recipe")
-    fitted = processor.with_template(stage.template or recipe.model.template)
+    fitted = processor.with_template(stage.template or processor.spec.template)
+    fitted = fitted.with_image_mode(stage.image_mode or processor.spec.image_mode)
     fitted.check()
     label = f"plan {stage.name}"
     chosen = [
-        choose_rows(source, fitted, stage.kinds, stage.tokens_per_row, watch=watch, label=label) for source in sources
+        choose_rows(source, fitted, stage.kinds, stage.tokens_per_row, watch=watch, label=label, seed=recipe.seed)
+        for source in sources
     ]
     if stage.kinds and not any(choice.found for choice in chosen):
         known = {kind for choice in chosen for kind in known_kinds(choice.index)}
@@ -60,12 +62,15 @@ def _plan(
     rejects = [fault.reject for fault in faults]
     rows = Rows([(choice.index, choice.rows) for choice in chosen])
     _refuse_too_many(stage, rejects, len(rows) + len(rejects), recipe.reject_limit)
+    weights = [source.weight for source in sources]
+    mixture = [(len(choice.rows), weight) for choice, weight in zip(chosen, weights, strict=True)]
     content = hashlib.sha256("".join(choice.index.digest for choice in chosen).encode())
     plan = plan_stage(
         np.concatenate([choice.lengths for choice in chosen]).tolist(),
         samples_per_step=stage.samples_per_step,
         tokens_per_row=stage.tokens_per_row,
-        steps=stage_steps(stage, len(rows)),
+        steps=stage_steps(stage, sum(round(weight * samples) for samples, weight in mixture)),
+        mixture=None if set(weights) == {1.0} else mixture,
         seed=recipe.seed + number,
         content=content.hexdigest()[:16],
     )

@@ -115,6 +115,7 @@ class Run:
         if cursor_folder is None:
             self._prepare(model, stage, number)
         model.set_learning(stage.learn)
+        model.set_recompute(stage.recompute)
         self.learnt |= set(stage.learn)
         loader = Loader(
             planned.samples, planned.processor, planned.plan, workers=self.recipe.workers, pixels=self.pixels
