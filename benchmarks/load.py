@@ -1,9 +1,10 @@
-"""How much memory and time a large model folder takes to load: peak against the size of its weights.
+"""How much memory and time a large model folder takes to load, import or export: peak against its weights' size.
 
-python benchmarks/load.py [--gigabytes 2.0] [--layout llava-original|llava-hf|ours]
+python benchmarks/load.py [--gigabytes 2.0] [--layout llava-original|llava-hf|ours] [--verb load|import|export]
 
 Makes a random Llama of that size (fp16) with a small CLIP tower and a projector in the layout, in a temporary folder,
-then loads it in a process of its own. "Peak" is that process's most resident memory less what it holds before loading.
+then loads, imports or exports it (to the original's layout, its parity check included) in a process of its own. "Peak"
+is that process's most resident memory less what it holds before; an export computes in fp32, twice these weights.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -35,7 +37,8 @@ def make(folder: Path, gigabytes: float) -> int:
     layers = max(1, round((gigabytes * 2**30 / 2 - 2 * rows * width) / layer))
     config = LlamaConfig(hidden_size=width, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=8,
                          num_key_value_heads=8, vocab_size=rows, dtype="float16")  # fmt: skip
-    shapes = {"model.embed_tokens.weight": (rows, width), "lm_head.weight": (rows, width), "model.norm.weight": (width,),
+    shapes = {"model.embed_tokens.weight": (rows, width), "lm_head.weight": (rows, width),
+              "model.norm.weight": (width,),
               "model.mm_projector.0.weight": (width, 64), "model.mm_projector.0.bias": (width,),
               "model.mm_projector.2.weight": (width, width), "model.mm_projector.2.bias": (width,)}  # fmt: skip
     for k in range(layers):
@@ -50,29 +53,36 @@ def make(folder: Path, gigabytes: float) -> int:
             "mm_projector_type": "mlp2x_gelu", "mm_hidden_size": 64, "mm_vision_select_layer": -2,
             "image_aspect_ratio": "pad"}  # fmt: skip
     (folder / "config.json").write_text(json.dumps(tree))
-    from tokenizers import Tokenizer, models
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    words = Tokenizer(models.WordLevel({"<unk>": 0, "<s>": 1, "</s>": 2}, unk_token="<unk>"))
+    alphabet = ["<unk>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    byte_level = Tokenizer(models.BPE({token: number for number, token in enumerate(alphabet)}, []))
+    byte_level.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    byte_level.decoder = decoders.ByteLevel()
     PreTrainedTokenizerFast(
-        tokenizer_object=words, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+        tokenizer_object=byte_level, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     ).save_pretrained(folder)
     return (folder / "model.safetensors").stat().st_size
 
 
-def load(folder: str, layout: str, result: Any) -> None:
+def work(folder: str, layout: str, verb: str, result: Any) -> None:
     import torch
     import transformers  # noqa: F401 - what is imported anyway is not counted as the model's
 
     from vistune import checkpoint
-    from vistune.interop import build, layouts, original  # noqa: F401
+    from vistune.interop import export, layouts
 
     before = peak_bytes()
     began = time.perf_counter()
-    reader = checkpoint.load if layout == "ours" else layouts.load
-    model, _ = reader(Path(folder), dtype=torch.float16)
-    touched = sum(float(p.detach().sum()) for p in model.parameters())  # every page is really there
-    took = time.perf_counter() - began
-    result.put((took, peak_bytes() - before, touched))
+    if verb == "load":
+        reader = checkpoint.load if layout == "ours" else layouts.load
+        model, _ = reader(Path(folder), dtype=torch.float16)
+        sum(float(p.detach().sum()) for p in model.parameters())  # every page is really there
+    elif verb == "import":
+        export.import_model(Path(folder), Path(f"{folder}-imported"))
+    else:
+        export.export_model(Path(folder), Path(f"{folder}-exported"), layout="llava-original")
+    result.put((time.perf_counter() - began, peak_bytes() - before))
 
 
 def peak_bytes() -> int:
@@ -84,23 +94,31 @@ def peak_bytes() -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=2.0)
-    parser.add_argument("--layout", choices=("llava-original", "ours"), default="llava-original")
+    parser.add_argument("--layout", choices=("llava-original", "llava-hf", "ours"), default="llava-original")
+    parser.add_argument("--verb", choices=("load", "import", "export"), default="load")
     given = parser.parse_args()
+    if (given.verb, given.layout) == ("import", "ours"):
+        parser.error("a folder of ours is not imported")
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "model"
         size = make(folder, given.gigabytes)
-        if given.layout == "ours":
-            from vistune.interop.export import import_model
+        if given.layout != "llava-original":
+            from vistune.interop.export import export_model, import_model
 
-            import_model(folder, Path(place) / "ours")
-            folder = Path(place) / "ours"
+            if given.layout == "ours":
+                import_model(folder, Path(place) / "ours")
+            else:
+                export_model(folder, Path(place) / "llava-hf", layout="llava-hf")
+            folder = Path(place) / given.layout
         result = context.Queue()
-        child = context.Process(target=load, args=(str(folder), given.layout, result))
+        child = context.Process(target=work, args=(str(folder), given.layout, given.verb, result))
         child.start()
-        took, peak, _ = result.get()
         child.join()
-        print(f"{given.layout}: {size / 2**30:.2f} GiB of weights, loaded and summed in {took:.1f} s, "
+        if child.exitcode:
+            sys.exit(child.exitcode)
+        took, peak = result.get()
+        print(f"{given.verb} {given.layout}: {size / 2**30:.2f} GiB of weights, {took:.1f} s, "
               f"peak {peak / 2**30:.2f} GiB = {peak / size:.2f} x")  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from vistune.errors import DataError
+from vistune.errors import DataError, DiskError
 from vistune.files import committed_folder, read_json, read_jsonl, read_text, sha256_of, write_atomic, write_jsonl
 
 
@@ -28,6 +29,29 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
         write_atomic(path, "new")
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_atomic(path, "old")
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+        try:
+            write_atomic(path, "x" * 100_000)
+        except DiskError as error:
+            os._exit(7 if str(error).startswith(f"{path}: cannot be written: ") and "make room" in error.hint else 8)
+        os._exit(9)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_place_that_is_no_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskError, match=r"file/a.txt: cannot be written"):
+        write_atomic(tmp_path / "file" / "a.txt", "new")
 
 
 def test_a_killed_writer_leaves_the_old_folder(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vistune.drawing import draw
     from vistune.mainjob import quickstart
+    from vistune.measuring import score
     from vistune.models import export, import_model, load
     from vistune.workflows import (
         check_data,
@@ -30,6 +31,7 @@ __all__ = [
     "import_model",
     "load",
     "quickstart",
+    "score",
     "train",
     "write_report",
 ]
@@ -38,9 +40,10 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from vistune import drawing, mainjob, models, workflows
+        from vistune import drawing, mainjob, measuring, models, workflows
 
-        return next(getattr(module, name) for module in (models, drawing, workflows, mainjob) if hasattr(module, name))
+        rooms = (models, drawing, measuring, workflows, mainjob)
+        return next(getattr(room, name) for room in rooms if hasattr(room, name))
     raise AttributeError(f"module 'vistune' has no attribute {name!r}")
 
 

@@ -96,10 +96,10 @@ def language_state(model: VisionLanguageModel) -> dict[str, torch.Tensor]:
     return {name.replace(".base_layer.", "."): tensor for name, tensor in state.items() if ".lora_" not in name}
 
 
-def tower_of(folder: Path) -> tuple[str, bool]:
-    """(folder or hub name of the model's vision tower, whether it ends at the feature layer)."""
-    reference = read_parts(folder)["vision"]
-    return _locate(folder, "vision", reference), is_cut(reference)
+def backbone_of(folder: Path, part: str) -> tuple[str, bool]:
+    """(folder or hub name of a model's vision or language, whether it is a tower that ends at the feature layer)."""
+    reference = read_parts(folder)[part]
+    return _locate(folder, part, reference), part == "vision" and is_cut(reference)
 
 
 def is_cut(reference: Mapping[str, Any]) -> bool:
@@ -148,12 +148,11 @@ def load(
     if parts["adapter"]:
         language = load_adapters(language, folder / "adapter")
     tower = load_tower(sources["vision"], spec, dtype, cut=is_cut(parts["vision"]))
-    model = VisionLanguageModel(tower, build_projector(spec, seed=0), language, spec)
+    model = VisionLanguageModel(tower, build_projector(spec, seed=0).to(dtype), language, spec)
     try:
         model.load_projector(load_file(folder / "projector.safetensors"))
     except (RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{folder / 'projector.safetensors'}: {error}", "use another checkpoint") from None
-    model.projector.to(dtype)
     return model.to(device).eval(), processor
 
 

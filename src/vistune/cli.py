@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import typer
 
-from vistune.commands import data, model
+from vistune.commands import data, measure, model
 from vistune.console import stderr
 from vistune.errors import VistuneError
 
@@ -23,7 +23,8 @@ VERBS: Mapping[str, Callable[..., None]] = {
     "check": data.check,
     "show": data.show,
     "train": model.train,
-    "evaluate": model.evaluate,
+    "evaluate": measure.evaluate,
+    "score": measure.score,
     "chat": model.chat,
     "import": model.import_,
     "export": model.export,

@@ -57,6 +57,24 @@ def watch(label: str, total: int) -> Iterator[Advance]:
 
 
 @contextmanager
+def watch_bytes(watch: Watch, label: str, size: int) -> Iterator[Callable[[float], None]]:
+    """A bar of `size` bytes in the unit that fits them; is told megabytes, full when the block ends."""
+    unit, scale = next((name, scale) for name, scale in (("MB", 1e6), ("kB", 1e3), ("bytes", 1.0))
+                       if size >= 10 * scale or scale == 1.0)  # fmt: skip
+    total, read, shown = round(size / scale), 0.0, 0
+    with watch(f"{label}, {unit}", total) as advance:
+
+        def tell(megabytes: float) -> None:
+            nonlocal read, shown
+            read = min(read + megabytes * 1e6 / scale, total)
+            advance(int(read) - shown)
+            shown = int(read)
+
+        yield tell
+        advance(total - shown)
+
+
+@contextmanager
 def silent(label: str, total: int) -> Iterator[Advance]:
     """No bar: for calls from Python and for tests."""
 

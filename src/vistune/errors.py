@@ -4,6 +4,7 @@ VistuneError(message, hint)
 ├── RecipeError       edit the recipe or the command                    exit 2
 ├── DataError         fix the file: path, line, field                   exit 2
 │   └── TooManyRejects                                                  exit 3
+├── DiskError         make room, or mend the disk; an OSError too    exit 2
 ├── CheckpointError   another folder, or the same one mended            exit 2
 ├── TeacherError      a remote service; raised after the retries        exit 5
 │   └── BudgetError   money or quota is spent                           exit 4
@@ -12,6 +13,8 @@ The command line catches these and prints one line; anything else is our bug and
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 class VistuneError(Exception):
@@ -42,6 +45,10 @@ class TooManyRejects(DataError):
     exit_code = 3
 
 
+class DiskError(VistuneError, OSError):
+    """A file cannot be written; what was there before is as it was."""
+
+
 class CheckpointError(VistuneError):
     """A model folder is incomplete, damaged, or of another layout."""
 
@@ -62,3 +69,10 @@ class Stopped(VistuneError):
     """The run was asked to stop and saved its state first."""
 
     exit_code = 75
+
+
+def some(names: Iterable[str], most: int = 10) -> str:
+    """Names for a message, sorted, at most `most` of them, and how many more there are."""
+    listed = sorted(names)
+    more = f" and {len(listed) - most} more" if len(listed) > most else ""
+    return ", ".join(listed[:most]) + more

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from vistune.errors import DataError
+from vistune.errors import DataError, DiskError
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -23,7 +23,24 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to fill that takes its name when the block ends without an error, whole and on disk."""
+    """A file to fill that takes its name when the block ends without an error, whole and on disk.
+
+    Raises DiskError where the disk refuses; no part of the new file is left then.
+    """
+    try:
+        with _draft(path) as file:
+            yield file
+    except OSError as error:
+        if isinstance(error, DiskError):
+            raise
+        raise DiskError(
+            f"{path}: cannot be written: {error.strerror or error}",
+            "make room or mend the disk, then run the same command again",
+        ) from error
+
+
+@contextmanager
+def _draft(path: Path) -> Iterator[IO[bytes]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.tmp-")
     try:

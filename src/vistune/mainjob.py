@@ -21,10 +21,14 @@ from vistune.recipe import load_recipe
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much the main job draws and asks; the recipe says how it learns."""
+    """How much the main job draws, learns and asks; the recipe says how it learns.
+
+    `steps` of stage 2: fewer than the recipe's, which are for pictures that the tiny backbones have never seen.
+    """
 
     scenes: int = 3000
     tests: int = 250
+    steps: int = 540
     blind_questions: int = 600
     descriptions: int = 60
 
@@ -40,7 +44,7 @@ def quickstart(
         raise RecipeError(f"{out}: holds a run already", f"look at {out / 'report.html'}, or give another --out")
     size = size or Size()
     world, data = out / "world", out / "data"
-    recipe = load_recipe("quickstart", [f"data={data / 'samples.json'}", *overrides])
+    recipe = load_recipe("quickstart", [f"data={data / 'samples.json'}", f"stages.tune.steps={size.steps}", *overrides])
     clock = Clock()
     workflows.draw_scenes(world, count=size.scenes, seed=recipe.seed, tests=size.tests, watch=watch)
     clock.mark("draw")

@@ -101,9 +101,20 @@ def import_model(
 
 
 def export(
-    model: Path, out: Path, *, layout: str, merge: bool = False, base: str | None = None, dtype: str = "auto"
+    model: Path,
+    out: Path,
+    *,
+    layout: str,
+    merge: bool = False,
+    base: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: int | None = None,
 ) -> list[dict[str, Any]]:
-    """A model as other tools load it, compared with itself after loading; the parity table. See `docs/interop.md`."""
+    """A model as other tools load it, compared with itself after loading; the parity table. See `docs/interop.md`.
+
+    `dtype` auto: as the language model is stored. `quantize` is refused with what to do instead: no layout holds it.
+    """
     import torch
 
     from vistune.interop import export as conversion
@@ -111,8 +122,12 @@ def export(
     names = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if dtype not in names:
         raise RecipeError(f"--dtype {dtype!r} is not known", f"choose of {', '.join(names)}")
+    if quantize is not None:
+        conversion.refuse_quantised(layout, quantize)
     folder = find_model(model) if is_ours(model) else model
-    rows = conversion.export_model(folder, out, layout=layout, merge=merge, base=base, dtype=names[dtype])
+    rows = conversion.export_model(
+        folder, out, layout=layout, merge=merge, base=base, dtype=names[dtype], device=chosen_device(device)
+    )
     return [asdict(row) for row in rows]
 
 

@@ -187,7 +187,7 @@ class Completion:
     """What the model said: text without the end token, why it stopped, tokens read and written."""
 
     text: str
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "cancelled"]
     prompt_tokens: int
     completion_tokens: int
 

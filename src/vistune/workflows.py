@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vistune.console import Watch, silent
+from vistune.console import Watch, silent, watch_bytes
 from vistune.errors import DataError, RecipeError
 from vistune.files import write_json, write_jsonl
 from vistune.models import load, refuse_written
@@ -92,13 +92,15 @@ def described_pictures(
     """The pictures of a COCO folder or a table; bare ones too where the teacher sees them."""
     from vistune.datagen import SUFFIXES, TableForm, read_coco, read_pictures, read_table, splits_of
 
-    if source.suffix.lower() in SUFFIXES and not source.is_dir():
+    if not source.exists():
+        raise DataError(f"{source}: no such file or folder", "check the path")
+    if not source.is_dir():
         if split is not None:
             raise RecipeError(f"--split {split}: {source} is a table and has none", "leave --split out")
         images = read_table(source, table or TableForm())
     elif table is not None:
         raise RecipeError(
-            f"{source}: --columns, --images and --boxes-as are for tables", "name a .jsonl, .csv or other"
+            f"{source}: --columns, --images and --boxes-as are for tables", f"name a file: {', '.join(SUFFIXES)}"
         )
     elif source.is_dir() and not splits_of(source) and (bare := read_pictures(source)):
         images = bare
@@ -119,8 +121,8 @@ def filter_captions(source: Path, out: Path, *, watch: Watch = silent, **choice:
     """The concept-balanced choice of stage-1 captions; see `vistune.datagen.filter_captions` for `choice`."""
     from vistune import datagen
 
-    megabytes = 2 * source.stat().st_size // 1_000_000 if source.is_file() else 0  # both passes
-    with watch("filter, MB", megabytes) as advance:
+    size = 2 * source.stat().st_size if source.is_file() else 0  # it is read twice
+    with watch_bytes(watch, "filter", size) as advance:
         return datagen.filter_captions(source, out, advance=advance, **choice)
 
 
@@ -235,7 +237,7 @@ def evaluate(
     `blind_limit` asks the two blind conditions on a seeded subset of pictures only · `device`, `dtype`, `quantize`:
     as `load` has them.
     """
-    from vistune.evaluation import CONDITIONS, TASKS, answer, choose, result_of
+    from vistune.evaluation import TASKS, answer, choose, conditions_for, result_of
     from vistune.registry import lookup
 
     made = lookup(task, TASKS, "task")(data)
@@ -243,15 +245,18 @@ def evaluate(
     some = choose(questions, blind_limit, seed)
     assistant = load(model, device=device, dtype=dtype, quantize=quantize)
     rows: dict[str, list[Answered]] = {}
-    conditions = CONDITIONS if blind else CONDITIONS[:1]
+    possible, left_out = conditions_for(some)
+    conditions = possible if blind else possible[:1]
     with watch(f"ask {name or task}", len(questions) + len(some) * (len(conditions) - 1)) as advance:
         for condition in conditions:
             asked = questions if condition == "with_image" else some
             rows[condition] = answer(
                 assistant.model, assistant.processor, made, asked, condition=condition, seed=seed, advance=advance
             )
-    result = result_of(task, rows, seed=seed)
+    result = result_of(task, made, rows, seed=seed)
     result["model"] = str(model)
+    if blind and left_out:
+        result["left_out"] = left_out
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         listed = [row.as_row() for answered in rows.values() for row in answered]

@@ -80,3 +80,12 @@ def test_no_path_of_a_machine_is_in_the_project() -> None:
     texts = [name for name in listed if name.endswith((".py", ".md", ".toml", ".yaml", ".json", ".txt", "Makefile"))]
     found = [name for name in texts if (ROOT / name).is_file() and pattern.search((ROOT / name).read_bytes())]
     assert not found
+
+
+def test_the_tasks_in_the_evaluation_page_are_current() -> None:
+    spec = importlib.util.spec_from_file_location("write_task_docs", ROOT / "scripts" / "write_task_docs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    writer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(writer)
+    assert writer.PAGE.read_text(encoding="utf-8") == writer.page(), "run: python scripts/write_task_docs.py"

@@ -113,6 +113,13 @@ def test_what_is_chosen_is_the_union_over_phrases(captions: list[set[int]], seed
         assert len(taken) == (0 if size < 3 else min(size, 5))
 
 
+def test_numbers_articles_and_plurals_name_one_concept(tmp_path: Path) -> None:
+    captions = ["A red apple.", "The red apple on a shelf.", "Two red apples.", "A shelf in a barn."]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"caption": text}) + "\n" for text in captions))
+    filter_captions(tmp_path / "in.jsonl", tmp_path / "out.jsonl")  # red apple: in 3, shelf: 2, barn: 1
+    assert [json.loads(line)["caption"] for line in (tmp_path / "out.jsonl").open()] == captions[:3]
+
+
 def test_a_phrase_said_twice_in_a_caption_counts_once(tmp_path: Path) -> None:
     source = tmp_path / "in.tsv"
     source.write_text("a dog and a dog\tu\nthe dog\tu\n", encoding="utf-8")
@@ -323,6 +330,7 @@ def test_the_verb_its_json_and_its_exit_codes(tmp_path: Path) -> None:
     assert plain.returncode == 0, plain.stderr
     assert "[one].jsonl: 3 of 5 captions; 1 of 5 noun phrases are in 3 captions or more" in plain.stdout
     assert "set aside: 1 not_json ([one].jsonl.rejects.jsonl)" in plain.stdout
+    assert f" {2 * (tmp_path / 'in.jsonl').stat().st_size}/" in plain.stderr, "the bar is not full at the end"
     told = vistune("in.jsonl", "--out", "two.jsonl", "--least", "1", "--most", "1", "--json", folder=tmp_path)
     assert told.returncode == 0, told.stderr
     assert told.stderr == ""

@@ -14,6 +14,7 @@ from vistune.evaluation import (
     accuracy,
     answer,
     choose,
+    conditions_for,
     derangement,
     gap,
     in_words,
@@ -38,7 +39,11 @@ def question(name: str, picture: str | None, gold: str = "red", kind: str = "col
 
 
 def rows(*rights: bool, condition: str = "with_image", per_picture: int = 1) -> list[Answered]:
-    return [Answered(question(str(k), f"p{k // per_picture}"), condition, "x", right) for k, right in enumerate(rights)]
+    texts = {True: "red", False: "blue"}
+    return [
+        Answered(question(str(k), f"p{k // per_picture}"), condition, texts[right], float(right))
+        for k, right in enumerate(rights)
+    ]
 
 
 @given(st.lists(st.text(min_size=1, max_size=3), min_size=2, max_size=30), st.integers(0, 9))
@@ -59,6 +64,15 @@ def test_conditions_change_the_picture_and_nothing_else() -> None:
     assert prompt_of(asked, "with_image", wrong) == list(asked.sample.messages)
     assert prompt_of(asked, "without_image", wrong)[0].parts == ("What?",)
     assert prompt_of(asked, "wrong_image", wrong)[0].parts == (Picture(Path("b.jpg")), "What?")
+
+
+def test_a_wrong_picture_needs_two_pictures() -> None:
+    one = [question("1", "a.jpg"), question("2", "a.jpg")]
+    possible, left_out = conditions_for(one)
+    assert possible == ("with_image", "without_image")
+    assert "needs two different" in left_out["wrong_image"]
+    assert conditions_for([question("1", None)])[0] == ("with_image",)
+    assert conditions_for([*one, question("3", "b.jpg")])[1] == {}
 
 
 def test_the_interval_is_over_pictures() -> None:
@@ -91,7 +105,7 @@ def test_majority_is_by_type_and_language() -> None:
 
 def test_a_result_holds_every_condition_and_table() -> None:
     found = {c: rows(*[c == "with_image"] * 8, condition=c) for c in ("with_image", "without_image", "wrong_image")}
-    result = result_of("scenes", found)
+    result = result_of("scenes", HeldOut(Path()), found)
     assert result["metrics"] == {"accuracy": 1.0}
     assert result["without_image"] == {"accuracy": 0.0}
     assert result["gap"]["value"] == 1.0

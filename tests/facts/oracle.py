@@ -29,11 +29,11 @@ WORDS = {
     **{"star": ("stars", "별", "개"), "cross": ("crosses", "십자가", "개"), "heart": ("hearts", "하트", "개")},
     **{"person": ("people", "사람", "명"), "dog": ("dogs", "개", "마리"), "bus": ("buses", "버스", "대")},
     **{
-        "knife": ("knives", "칼", "개"),
+        "knife": ("knives", "칼", "자루"),
         "sheep": ("sheep", "양", "마리"),
         "traffic light": ("traffic lights", "신호등", "개"),
     },
-    **{"skis": ("pairs of skis", "스키", "개"), "robot": ("robots", "robot", "개")},  # "robot" is in no lexicon
+    **{"skis": ("pairs of skis", "스키", "벌"), "robot": ("robots", "robot", "개")},  # "robot" is in no lexicon
 }
 
 
@@ -60,6 +60,16 @@ def article(word: str) -> str:
 class Oracle:
     boxes: tuple[Box, ...]
     korean: bool
+
+    @property
+    def drawn(self) -> bool:
+        return all(box.label in SHAPES for box in self.boxes)
+
+    def is_open(self, place: str, box: Box) -> bool:
+        """No other box holds the middle of the place."""
+        index = (KO_PLACES if self.korean else EN_PLACES).index(place)
+        x, y = (index % 3 + 0.5) / 3, (index // 3 + 0.5) / 3
+        return not any(b is not box and b.x0 <= x <= b.x1 and b.y0 <= y <= b.y1 for b in self.boxes)
 
     def noun(self, label: str) -> str:
         return WORDS[label][1] if self.korean else label
@@ -120,7 +130,7 @@ class Oracle:
                         else (f"What colour is the {label}?", f"Which colour does the {label} have?")
                     ),
                 )
-            if color and all("color" in b.attributes for b in self.boxes):
+            if color and box.label != "person" and all("color" in b.attributes for b in self.boxes):
                 word = self.color(color)
                 if sum(b.attributes["color"] == color for b in self.boxes) == 1:
                     yield (
@@ -136,8 +146,9 @@ class Oracle:
                             else (f"What is the {word} object?",)
                         ),
                     )
-            if box.area <= 0.2 and sum(self.place(b) == place for b in self.boxes) == 1:
-                if color:
+            alone = sum(self.place(b) == place for b in self.boxes) == 1 and self.is_open(place, box)
+            if box.area <= 0.2 and alone:
+                if color and box.label != "person":
                     yield (
                         "colour",
                         self.color(color),
@@ -163,7 +174,8 @@ class Oracle:
 
     def _counted(self) -> Iterator[tuple[str, str, Iterable[str]]]:
         total = len(self.boxes)
-        if total and all("color" in box.attributes for box in self.boxes):
+        people = any(box.label == "person" for box in self.boxes)
+        if total and not people and all("color" in box.attributes for box in self.boxes):
             yield "count", str(total), ("물체는 모두 몇 개인가요?" if self.korean else "How many objects are there?",)
             for color in KO_COLORS:
                 word, number = self.color(color), sum(box.attributes["color"] == color for box in self.boxes)
@@ -178,12 +190,22 @@ class Oracle:
                 "count",
                 str(number),
                 (
-                    (f"{eun(noun)} 몇 {counter}인가요?", f"{i(noun)} 몇 {counter} 있나요?")
+                    (
+                        f"{eun(noun)} 몇 {counter}인가요?",
+                        f"{i(noun)} 몇 {counter} 있나요?",
+                        f"사진에 {i(noun)} 몇 {counter} 보이나요?",
+                    )
                     if self.korean
-                    else (f"How many {plural} are there?", f"How many {plural} can you see?")
+                    else (
+                        f"How many {plural} are there?",
+                        f"How many {plural} can you see?",
+                        f"How many {plural} are there in the picture?",
+                    )
                 ),
             )
-            if number:
+            if number > 1 and not self.drawn:
+                yield "removal", str(number - 1), self._one_less(noun, counter, plural)
+            if number and self.drawn:
                 yield (
                     "removal",
                     str(total - number),
@@ -206,12 +228,27 @@ class Oracle:
                     yield (
                         "comparison",
                         self.truth(number > rest),
-                        (
-                            f"{i(noun)} {other_noun}보다 더 많은가요?"
-                            if self.korean
-                            else f"Are there more {plural} than {others}?",
-                        ),
+                        (f"{i(noun)} {other_noun}보다 더 많은가요?", f"{other_noun}보다 {i(noun)} 더 많이 보이나요?")
+                        if self.korean
+                        else (f"Are there more {plural} than {others}?", f"Do you see more {plural} than {others}?"),
                     )
+
+    def _one_less(self, noun: str, counter: str, plural: str) -> tuple[str, ...]:
+        """Two wordings for what can go away of itself, two for what is taken."""
+        if self.korean:
+            one = f"한 {counter}"
+            return (
+                f"{noun} {i(one)} 떠나면 {eun(noun)} 몇 {counter} 남나요?",
+                f"{noun} 가운데 {i(one)} 자리를 뜨면 몇 {i(counter)} 남나요?",
+                f"{noun} {with_particle(one, '을', '를')} 치우면 {eun(noun)} 몇 {counter} 남나요?",
+                f"{noun} 가운데 {with_particle(one, '을', '를')} 빼면 몇 {i(counter)} 남나요?",
+            )
+        return (
+            f"If one of the {plural} left, how many {plural} would remain?",
+            f"How many {plural} would be left if one of them went away?",
+            f"If one of the {plural} were taken away, how many {plural} would be left?",
+            f"How many {plural} would be left if one of them were taken away?",
+        )
 
     def _there(self, label: str) -> Iterator[tuple[str, str, Iterable[str]]]:
         kinds = [box.attributes.get("color", "") for box in self.boxes if box.label == label]
@@ -223,9 +260,14 @@ class Oracle:
                 "existence",
                 self.truth(color in kinds if color else bool(kinds)),
                 (
-                    (f"{i(name)} 있나요?", f"{i(name)} 보이나요?")
+                    (f"{i(name)} 있나요?", f"{i(name)} 보이나요?", f"사진에 {i(name)} 있나요?")
                     if self.korean
-                    else (f"Is there {article(name)}?", f"Can you see {article(name)}?")
+                    else (
+                        f"Is there {article(name)}?",
+                        f"Can you see {article(name)}?",
+                        f"Is there {article(name)} in the picture?",
+                        f"Does the picture show {article(name)}?",
+                    )
                 ),
             )
 
@@ -236,9 +278,18 @@ class Oracle:
                 "position",
                 self.place(box),
                 (
-                    (f"{eun(name)} 어디에 있나요?", f"{name}의 위치는 어디인가요?")
+                    (
+                        f"{eun(name)} 어디에 있나요?",
+                        f"{name}의 위치는 어디인가요?",
+                        f"{eun(name)} 사진의 어느 쪽에 있나요?",
+                    )
                     if self.korean
-                    else (f"Where is the {name}?", f"At which place is the {name}?")
+                    else (
+                        f"Where is the {name}?",
+                        f"At which place is the {name}?",
+                        f"Where in the picture is the {name}?",
+                        f"In which part of the picture is the {name}?",
+                    )
                 ),
             )
         if size:
@@ -261,9 +312,19 @@ class Oracle:
                 "comparison",
                 large[1],
                 (
-                    f"{with_particle(one, '과', '와')} {other} 가운데 더 큰 것은 무엇인가요?"
+                    (f"{with_particle(one, '과', '와')} {other} 가운데 더 큰 것은 무엇인가요?",)
+                    if self.korean and self.drawn
+                    else (
+                        f"{with_particle(one, '과', '와')} {other} 가운데 사진에서 어느 쪽이 더 크게 보이나요?",
+                        f"사진에서 더 크게 보이는 쪽은 {one}인가요, {other}인가요?",
+                    )
                     if self.korean
-                    else f"Which is larger, the {one} or the {other}?",
+                    else (f"Which is larger, the {one} or the {other}?",)
+                    if self.drawn
+                    else (
+                        f"Which looks larger in the picture, the {one} or the {other}?",
+                        f"Does the {one} or the {other} take up more of the picture?",
+                    )
                 ),
             )
         right, below = ((high + low) / 2 for high, low in ((b.x0, b.x1), (b.y0, b.y1)))
@@ -283,9 +344,16 @@ class Oracle:
                 "comparison",
                 self.truth(down > 0),
                 (
-                    (f"{eun(one)} {other}의 위에 있나요?", f"{eun(one)} {other}보다 위에 있나요?")
+                    (f"{eun(one)} {other}의 위쪽에 있나요?", f"{eun(one)} {other}보다 위쪽에 있나요?")
+                    if self.korean and self.drawn
+                    else (f"사진에서 {eun(one)} {other}보다 위쪽에 있나요?", f"{i(one)} {other}보다 위쪽에 보이나요?")
                     if self.korean
                     else (f"Is the {one} above the {other}?", f"Is the {one} higher than the {other}?")
+                    if self.drawn
+                    else (
+                        f"Is the {one} higher in the picture than the {other}?",
+                        f"Is the {one} further up in the picture than the {other}?",
+                    )
                 ),
             )
 

@@ -88,7 +88,9 @@ def test_counts_places_and_existence_hold(found: list[Box], language: str, seed:
 @given(boxes, st.sampled_from(["en", "ko"]), st.integers(0, 99))
 def test_captions_name_every_kind_of_thing(found: list[Box], language: str, seed: int) -> None:
     scene, rng = Scene(tuple(found)), random.Random(seed)
-    for text in (caption(scene, language, rng), description(scene, language, rng)):
+    texts = [description(scene, language, rng)]
+    texts += [caption(scene, language, rng)] if len(scene.labels) <= 4 else []  # a sentence names the four largest
+    for text in texts:
         assert text.endswith(".")
         for label, count in scene.labels.items():
             assert words.counted(count, label, language).lower() in text.lower()

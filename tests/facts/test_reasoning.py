@@ -21,8 +21,10 @@ def reasons(boxes: tuple[Box, ...], language: str) -> set[tuple[str, str]]:
     for first, second in permutations(count, 2):
         (ones, one, unit), (others, other, other_unit), a, b = WORDS[first], WORDS[second], count[first], count[second]
         total, left = len(boxes), len(boxes) - a
-        if korean:
-            verdict = "수가 같습니다" if a == b else f"{i(one if a > b else other)} 더 많습니다"
+        if not oracle.drawn:
+            found |= seen(first, second, a, b, korean)
+        elif korean:
+            verdict = "어느 쪽도 더 많지 않고 수가 같습니다" if a == b else f"{i(one if a > b else other)} 더 많습니다"
             found |= {
                 (
                     f"{with_particle(one, '과', '와')} {other} 가운데 어느 것이 더 많은지 이유와 함께 말해 주세요.",
@@ -34,7 +36,7 @@ def reasons(boxes: tuple[Box, ...], language: str) -> set[tuple[str, str]]:
                 ),
             }
         else:
-            verdict = "there are as many of each" if a == b else f"there are more {ones if a > b else others}"
+            verdict = "neither: there are as many of each" if a == b else f"there are more {ones if a > b else others}"
             found |= {
                 (
                     f"Are there more {ones} or more {others}, and how do you know?",
@@ -50,20 +52,44 @@ def reasons(boxes: tuple[Box, ...], language: str) -> set[tuple[str, str]]:
         across = (b.x0 + b.x1) / 2 - (a.x0 + a.x1) / 2
         if abs(across) < 0.2:
             continue
+        if not oracle.drawn and int(3 * (a.x0 + a.x1) / 2) == int(3 * (b.x0 + b.x1) / 2):
+            continue  # where each lies would be no reason
         one, other, left_one = oracle.name(a), oracle.name(b), oracle.name(a if across > 0 else b)
         here, there = oracle.place(a), oracle.place(b)
+        which = "어느 것" if oracle.drawn else "어느 쪽"
+        if not korean:
+            close = {} if oracle.drawn else {"left": "on", "right": "on", "center": "in"}
+            here, there = (f"{close.get(place, 'at')} the {place}" for place in (here, there))
         if korean:
             asked = (
-                f"{with_particle(one, '과', '와')} {other} 가운데 어느 것이 더 왼쪽에 있는지 이유와 함께 말해 주세요."
+                f"{with_particle(one, '과', '와')} {other} 가운데 {which}이 더 왼쪽에 있는지 이유와 함께 말해 주세요."
             )
             said = f"{eun(one)} {here}에 있고 {eun(other)} {there}에 있습니다. 따라서 {i(left_one)} 더 왼쪽에 있습니다."
         else:
             asked = f"Which is further left, the {one} or the {other}, and how do you know?"
-            said = f"The {one} is at the {here} and the {other} is at the {there}. So the {left_one} is further left."
+            said = f"The {one} is {here} and the {other} is {there}. So the {left_one} is further left."
         found.add((asked, said))
     return found
 
 
+def seen(first: str, second: str, a: int, b: int, korean: bool) -> set[tuple[str, str]]:
+    """Of photographs numbers are words, and people are no things."""
+    (ones, one, unit), (others, other, other_unit) = WORDS[first], WORDS[second]
+    if korean:
+        verdict = "어느 쪽도 더 많지 않고 수가 같습니다" if a == b else f"{i(one if a > b else other)} 더 많습니다"
+        said = f"{eun(one)} {KO[a]} {unit}이고 {eun(other)} {KO[b]} {other_unit}입니다. 따라서 {verdict}."
+        return {(f"{with_particle(one, '과', '와')} {other} 가운데 어느 쪽이 더 많은지 이유와 함께 말해 주세요.", said)}
+    verdict = "neither: there are as many of each" if a == b else f"there are more {ones if a > b else others}"
+    single = {label: "a pair of skis" if label == "skis" else f"a {label}" for label in (first, second)}
+    things = (
+        single[label] if n == 1 else f"{EN[n]} {plural}" for label, n, plural in ((first, a, ones), (second, b, others))
+    )
+    said = f"There {'is' if a == 1 else 'are'} {' and '.join(things)}. So {verdict}."
+    return {(f"Are there more {ones} or more {others}, and how do you know?", said)}
+
+
+KO = ("", "한", "두", "세", "네", "다섯", "여섯")
+EN = ("no", "one", "two", "three", "four", "five", "six")
 PLACED = st.tuples(*[st.integers(1, 59)] * 2, *[st.integers(1, 5)] * 2)
 COLORS = st.sampled_from([None, "red", "blue"])
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from vistune.generation.engine import GREEDY, steps
+from vistune.generation import likeliest
 from vistune.interop import layouts
 from vistune.model import VisionLanguageModel, next_token_loss
 from vistune.processor import Processor, collate
@@ -34,11 +34,6 @@ def example(row: dict[str, Any], images: Path, processor: Processor) -> Example:
         labels += [label] * (slots if token == IMAGE_ID else 1)
     tiles = load_tiles(Picture(images / row["image"]), spec)
     return Example(torch.tensor(ids), torch.tensor(labels), tiles)
-
-
-def greedy(model: VisionLanguageModel, prompt: Example, count: int) -> list[int]:
-    running = steps(model, [prompt], max_tokens=count, ended=lambda said: False, sampling=GREEDY, seeds=[0])
-    return [step[0][1] for step in running]
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +75,7 @@ def test_the_originals_numbers(original_model: Loaded, golden_original: Path, go
             total, count = total + float(loss.sum), count + loss.count
     assert total / count == pytest.approx(float(expected["batch_loss"]), abs=1e-4)
     prompt = Example(examples[0].input_ids[:-8], torch.full_like(examples[0].labels[:-8], IGNORE), examples[0].images)
-    assert greedy(model, prompt, 16) == expected["generated"][0, 1:].tolist()
+    assert likeliest(model, prompt, 16) == expected["generated"][0, 1:].tolist()
 
 
 def test_transformers_numbers(golden_hf: Path, golden_images: Path) -> None:
@@ -112,7 +107,7 @@ def test_transformers_ids_and_greedy_tokens(golden_hf: Path, golden_images: Path
         ids = assistant.encode(messages).input_ids
         assert torch.where(ids == IMAGE_ID, 32000, ids).tolist() == row["input_ids"]
         prompt = assistant.processor.encode_prompt(read(messages[:1]))
-        assert greedy(assistant.model, prompt, len(row["greedy"])) == row["greedy"]
+        assert likeliest(assistant.model, prompt, len(row["greedy"])) == row["greedy"]
 
 
 def read(messages: list[dict[str, Any]]) -> Any:

@@ -13,10 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vistune.errors import CheckpointError, RecipeError
-from vistune.model import DocumentCache, build, read_spec
+from vistune.model import Reading, Tails, build, read_spec
 from vistune.model.attention import register
 from vistune.model.language import language_config, load_language, run
-from vistune.processor import collate
 from vistune.recipe import Model
 from vistune.types import IGNORE, Example
 
@@ -55,12 +54,13 @@ def test_greedy_answers_are_those_of_transformers_token_by_token(
         for ids in prompts
     ]
     with torch.inference_mode():
-        row = collate([example(ids) for ids in prompts])
-        cache = DocumentCache(row.starts.tolist(), room=24)
-        hidden = model(row, cache=cache)[row.starts[1:].long() - 1]
+        reading, tails = Reading([None, None], [len(ids) for ids in prompts]), Tails()
+        rows = model.embed(torch.cat(prompts), torch.zeros(0, 32))
+        hidden = model.read(rows, reading)[torch.tensor(reading.starts[1:]) - 1]
+        tails.add(reading)
         tokens = [(hidden @ model.head.T).argmax(dim=-1)]
         while len(tokens) < 24:
-            tokens.append((model.decode(tokens[-1], cache) @ model.head.T).argmax(dim=-1))
+            tokens.append((model.decode(tokens[-1], tails) @ model.head.T).argmax(dim=-1))
     said = torch.stack(tokens, dim=1).tolist()
     assert said == wanted
     assert len(set(said[0] + said[1])) > 4, "the answers are too dull to prove anything"

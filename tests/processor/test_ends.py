@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vistune.generation import Assistant, generate, stream
+from vistune.generation import Assistant, generate
 from vistune.model import build, read_spec
 from vistune.processor import Processor, load_tokenizer
 from vistune.processor.templates import Control, Template, Text
@@ -64,7 +64,7 @@ def test_a_text_end_stops_the_engine_and_the_stream(assistant: Assistant) -> Non
     assert ended[0].completion_tokens < free[0].completion_tokens
     assert ended[1].text == free[1].text.partition(end)[0].strip()
     for prompt, completion in zip(prompts, ended, strict=True):
-        assert "".join(stream(assistant.model, fitted, prompt, max_tokens=24)) == completion.text
+        assert "".join(Assistant(assistant.model, fitted).engine.submit(prompt, max_tokens=24)) == completion.text
 
 
 def test_a_single_token_end_is_found_by_its_id_alone(assistant: Assistant) -> None:

@@ -22,8 +22,8 @@ from remote.paid_runs import check_accounts, paid, records
 from remote.virtual_time import ask_about, made_up, now, run
 
 from vistune.datagen import Service, Wishes, make_orders
-from vistune.datagen.teacher import request_of
-from vistune.errors import BudgetError
+from vistune.datagen.service import request_of
+from vistune.errors import BudgetError, TeacherError
 from vistune.remote import Asker, Client, Price
 from vistune.remote.client import Outcome
 from vistune.remote.pace import PROBE_SECONDS
@@ -180,7 +180,11 @@ def test_a_line_that_stays_broken_is_tried_six_times_and_its_slot_is_free(tmp_pa
         teacher = FakeService(lambda request: BROKEN[name])
         async with teacher.serving(), UNREACHABLE.get(name, no_name)() as url:
             url = url if name in UNREACHABLE else teacher.url
-            settled, asker = await ask_about(made_up(2), teacher, tmp_path, url=url, concurrency=2)
+            if name in UNREACHABLE:  # the service was there before: this is an outage and no wrong address
+                teacher.behave = lambda request: Behaviour()
+                await ask_about(made_up(1), teacher, tmp_path)
+                teacher.asked.clear()
+            settled, asker = await ask_about(made_up(3)[-2:], teacher, tmp_path, url=url, concurrency=2)
             assert [each.faults[0].code for each in settled] == ["no_answer"] * 2
             assert asker.pace.under_way == 0
             assert asker.budget.under_way == 0
@@ -189,6 +193,27 @@ def test_a_line_that_stays_broken_is_tried_six_times_and_its_slot_is_free(tmp_pa
         kind = "failed" if name in UNREACHABLE else "unknown"
         assert Counter(record["kind"] for record in failures) == {kind: 12}, failures[0]
         assert len(teacher.asked) == (0 if name in UNREACHABLE else 12)
+
+    run(work())
+
+
+@pytest.mark.parametrize("name", UNREACHABLE)
+@pytest.mark.parametrize("concurrency", [1, 16])
+def test_an_address_where_nobody_ever_answered_ends_the_run_in_seconds(
+    tmp_path: Path, name: str, concurrency: int
+) -> None:
+    async def work() -> None:
+        teacher = FakeService()
+        async with teacher.serving(), UNREACHABLE[name]() as url:
+            began = now()
+            with pytest.raises(TeacherError) as caught:
+                await ask_about(made_up(30), teacher, tmp_path, url=url, concurrency=concurrency)
+            assert now() - began < 5
+        assert type(caught.value) is TeacherError
+        assert caught.value.exit_code == 5
+        assert f"cannot connect to {url}" in str(caught.value)
+        assert "check --base-url" in str(caught.value)
+        assert len([record for record in records(tmp_path) if record["t"] == "failure"]) <= 3 + 1.5 * concurrency
 
     run(work())
 

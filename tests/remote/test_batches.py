@@ -103,6 +103,14 @@ def test_a_batch_that_answers_nothing_ends_the_run(tmp_path: Path, teacher: Fake
     assert len(teacher.batches) == 1
 
 
+def test_a_batch_for_an_address_where_nobody_is_ends_in_seconds(
+    tmp_path: Path, teacher: FakeTeacher, images: Images
+) -> None:
+    teacher.close()
+    with pytest.raises(TeacherError, match=f"cannot connect to {teacher.url}.*check --base-url"):
+        write(images, teacher, tmp_path / "out", batch=True)
+
+
 def test_a_batch_keeps_to_the_budget(tmp_path: Path, teacher: FakeTeacher, images: Images) -> None:
     with pytest.raises(BudgetError):
         write(images, teacher, tmp_path / "out", batch=True, budget=0.3)

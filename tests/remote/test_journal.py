@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -180,3 +181,32 @@ def test_a_second_process_is_refused_and_a_dead_one_holds_nothing(tmp_path: Path
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     Journal(tmp_path).close()
+
+
+def test_a_journal_that_another_host_holds_is_refused_until_that_host_lets_go(tmp_path: Path) -> None:
+    """A network disk hands the other host's lock to our kernel; here a process that goes by another name holds it."""
+    child = os.fork()
+    if child == 0:
+        socket.gethostname = lambda: "node-7"
+        held = Journal(tmp_path)
+        time.sleep(60)
+        os._exit(held.end)
+    lock = tmp_path / "journal.lock"
+    try:
+        until = time.monotonic() + 10
+        while not lock.exists() or not lock.read_text():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        before = (tmp_path / "journal.jsonl").read_bytes()
+        began = time.monotonic()
+        with pytest.raises(RecipeError, match=f"in use by process {child} on node-7.*--out"):
+            Journal(tmp_path)
+        assert time.monotonic() - began < 2
+        assert (tmp_path / "journal.jsonl").read_bytes() == before
+        assert lock.read_text() == f"process {child} on node-7", "the holder's name was overwritten"
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    journal = Journal(tmp_path)  # what the dead host wrote into the lock is no lock
+    assert lock.read_text() == f"process {os.getpid()} on {socket.gethostname()}"
+    journal.close()

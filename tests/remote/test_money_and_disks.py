@@ -6,6 +6,7 @@ import ctypes
 import errno
 import json
 import os
+import resource
 import signal
 import subprocess
 import threading
@@ -31,7 +32,15 @@ from remote.paid_runs import (
 )
 
 from vistune.datagen import Wishes
-from vistune.errors import BudgetError, RecipeError, TeacherError
+from vistune.errors import BudgetError, DiskError, RecipeError, TeacherError
+
+
+def test_a_budget_for_a_model_without_a_price_is_refused_with_what_to_do(
+    tmp_path: Path, teacher: FakeTeacher, images: Images
+) -> None:
+    with pytest.raises(RecipeError, match=r"no price is known for the model 'other'.*models: {other: .*--prices"):
+        write(images, teacher, tmp_path / "out", model="other", budget=1.0)
+    assert not teacher.asked
 
 
 @pytest.mark.parametrize("concurrency", [1, 16])
@@ -199,6 +208,33 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_is_asked(
         pytest.skip("mounting needs root and a kernel that allows it")
     assert code == 0
     assert not teacher.asked
+
+
+def test_a_disk_that_is_full_when_the_files_are_written_is_said_and_the_answers_stay(
+    tmp_path: Path, teacher: FakeTeacher, images: Images
+) -> None:
+    """No file may grow to the size of the largest one: the answers are there, and the export does not fit."""
+    wanted = reference(images, teacher, tmp_path / "whole")
+    out = tmp_path / "out"
+    write(images, teacher, out)
+    (out / "samples.json").unlink()
+    kept, start = (out / "journal.jsonl").read_bytes(), len(teacher.asked)
+
+    def work() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(wanted["messages.jsonl"]) - 1, resource.RLIM_INFINITY))
+        with pytest.raises(
+            DiskError, match=r"messages.jsonl: cannot be written: File too large. Fix: make room"
+        ) as caught:
+            write(images, teacher, out)
+        assert caught.value.exit_code == 2
+
+    assert ended(in_child(work)) == 0
+    assert (out / "journal.jsonl").read_bytes() == kept
+    assert not (out / "samples.json").exists()
+    assert not list(out.glob(".*.tmp-*"))
+    assert reference(images, teacher, out) == wanted
+    assert len(teacher.asked) == start, "what was paid for was asked again"
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])

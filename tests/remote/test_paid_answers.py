@@ -47,6 +47,18 @@ def test_a_wrong_key_or_model_costs_one_call(
     assert CANARY not in str(caught.value)
 
 
+@pytest.mark.parametrize("batch", [False, True])
+@pytest.mark.parametrize("status", [401, 403])
+def test_where_no_key_was_given_that_is_what_is_said(
+    tmp_path: Path, teacher: FakeTeacher, images: Images, monkeypatch: pytest.MonkeyPatch, status: int, batch: bool
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY")
+    teacher.behave = lambda request: error(status, "", "You didn't provide an API key")
+    with pytest.raises(RecipeError, match=r"no key was given \(OPENAI_API_KEY is not set\).*--api-key-file"):
+        write(images, teacher, tmp_path / "out", batch=batch)
+    assert len(teacher.asked) == 1
+
+
 def test_every_fifth_answer_is_a_500_and_all_is_done(tmp_path: Path, teacher: FakeTeacher, images: Images) -> None:
     wanted = reference(images, teacher, tmp_path / "whole")
     chance = random.Random(3)

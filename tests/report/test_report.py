@@ -215,6 +215,22 @@ def test_a_letter_without_a_shape_is_never_drawn(monkeypatch: pytest.MonkeyPatch
         plots._letters.cache_clear()
 
 
+def test_korean_is_drawn_as_letters_and_nothing_is_said_about_fonts() -> None:
+    """The bold of some Hangul families goes by another weight, of which matplotlib warns at the first drawing."""
+    if len(plots.fonts()) < 2:
+        pytest.skip("no font with Korean letters is installed")
+    drawing = (
+        "from vistune.report import plots\n"
+        "for title in ('길이의 분포', '깊이의 분포', '길이의 분포'):\n"
+        "    print(hash(plots.histogram([3, 4, 5], title=title, axis='토큰', median='중앙값', limit=64)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", drawing], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    first, other, again = done.stdout.split()
+    assert first == again
+    assert first != other, "two letters look the same: both are the box of a letter without a shape"
+
+
 def test_names_with_signs_of_markup_or_formulas_are_drawn_as_they_are() -> None:
     svg = plots.loss_panel([0, 1], [1.0, 0.5], title="$\\bad{ <b>--> </svg>", axis="step")
     assert svg.count("<svg") == svg.count("</svg>") == 1

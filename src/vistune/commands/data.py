@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vistune import workflows
-from vistune.commands.output import Json, print_json, stdout
+from vistune.commands.output import Json, count_of, print_json, stdout
 from vistune.console import silent, watch
 from vistune.errors import RecipeError
 from vistune.recipe import DataSource, load_recipe
 from vistune.registry import lookup
+
+if TYPE_CHECKING:
+    from vistune.datagen import Generated
 
 
 def scenes(
@@ -68,17 +71,20 @@ def generate(
     from vistune.datagen import TEACHERS, Service, TableForm, Wishes
 
     lookup(teacher, dict.fromkeys(TEACHERS), "teacher")
+    wanted, languages = _names(kinds), _names(language)
     if mix is None and per_image != 1:
         raise RecipeError(f"--per-image {per_image} goes with --mix", "add --mix 58:23:77, or leave it out")
-    if mix is not None and not {"conversation", "detail", "reasoning"} <= set(kinds.split(",")):
+    if mix is not None and not {"conversation", "detail", "reasoning"} <= set(wanted):
         raise RecipeError("--mix deals conversation, detail and reasoning", "leave --kinds out, or leave --mix out")
-    if (model is None) != (teacher == "rule"):
-        raise RecipeError(f"--teacher {teacher} and --model {model}", "openai needs --model, rule takes none")
-    if dry_run and model is None:
-        raise RecipeError("--dry-run: the rule teacher costs nothing", "leave it out")
+    if model is None and teacher == "openai":
+        raise RecipeError("--teacher openai: no model is named", "add --model and the name it has at the endpoint")
+    if model is not None and teacher == "rule":
+        raise RecipeError(f"--model {model}: the rule teacher is no model", "add --teacher openai, or leave it out")
+    if model is None and (dry_run or budget is not None):
+        raise RecipeError("--dry-run and --budget: the rule teacher costs nothing", "leave them out")
     wishes = Wishes(
-        kinds=tuple(kinds.split(",")),
-        languages=tuple(language.split(",")),
+        kinds=wanted,
+        languages=languages,
         mix=_mix(mix),
         per_image=per_image,
         seed=seed,
@@ -113,7 +119,8 @@ def generate(
     if as_json:
         print_json(counts)
         return
-    stdout.print(f"{out}: {len(made.rows)} samples, {len(made.rejects)} rejected; report: {out / 'report.html'}")
+    for line in summary(out, made):
+        stdout.print(line, markup=False, soft_wrap=True)
 
 
 def _columns(text: str | None) -> dict[str, str]:
@@ -123,21 +130,58 @@ def _columns(text: str | None) -> dict[str, str]:
     return {name.strip(): column.strip() for name, _, column in pairs}
 
 
+def _names(text: str) -> tuple[str, ...]:
+    """A list with commas, each name once."""
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+
+
+def summary(out: Path, made: Generated) -> list[str]:
+    """What a run came to, as lines: samples, rejects by reason, money."""
+    reasons = Counter(reject.reason for reject in made.rejects).most_common()
+    why = f" ({', '.join(f'{count} {reason}' for reason, count in reasons)}; see rejects.jsonl)" if reasons else ""
+    lines = [f"{out}: {count_of(len(made.rows), 'sample')}, {len(made.rejects)} rejected{why}"]
+    spent = made.spent
+    if spent:
+        maybe = f", and at most ${spent['maybe_dollars']:.2f} for requests without an answer"
+        money = f"${spent['dollars']:.2f}{maybe if spent['maybe_billed'] else ''}" if spent["priced"] else NO_PRICE
+        lines.append(
+            f"asked {spent['model']}: {spent['prompt_tokens']:,} prompt and {spent['completion_tokens']:,} completion "
+            f"tokens; {money}"
+        )
+    return [*lines, f"report: {out / 'report.html'}"]
+
+
+NO_PRICE = "no price known for this model (give one with --prices)"
+
+
 def print_plan(plan: dict[str, Any]) -> None:
-    """What a run would ask, cost and take, and three requests as they would be sent."""
-    for number, example in enumerate(plan["examples"], start=1):
-        stdout.print(f"--- request {number} of {plan['requests']} ---", markup=False)
-        stdout.print(json.dumps(example, ensure_ascii=False, indent=1), markup=False, soft_wrap=True)
-    money = (
-        "no price known"
-        if plan["dollars"] is None
-        else f"${plan['dollars']:.2f}, at most ${plan['dollars_at_most']:.2f}"
-    )
-    stdout.print(
-        f"{plan['requests']} requests · {plan['prompt_tokens']} prompt and {plan['completion_tokens']} completion "
-        f"tokens ({plan['tokens_by']}) · {money} · {plan['minutes']:.1f} minutes ({plan['minutes_by']})",
-        markup=False,
-    )
+    """What a run would ask, cost and take, in a few lines."""
+    kinds = plan["kinds"]
+    listed = f" ({', '.join(f'{count:,} {kind}' for kind, count in kinds.items())})" if kinds else ""
+    lines = [
+        f"{count_of(plan['requests'], 'request')}{listed}",
+        f"{plan['prompt_tokens']:,} prompt and {plan['completion_tokens']:,} completion tokens ({plan['tokens_by']})",
+    ]
+    if plan["dollars"] is None:
+        lines.append(f"no price known: {plan['how_to_price']}")
+    else:
+        lines.append(f"${plan['dollars']:.2f} expected, ${plan['dollars_at_most']:.2f} at most")
+    if plan["budget"] is not None:
+        lines.append(f"--budget ${plan['budget']:.2f}: {_fit(plan)}")
+    lines.append(f"{plan['minutes']:.1f} minutes ({plan['minutes_by']})")
+    if "caption" in kinds:
+        lines.append("caption: pictures without a caption in that language; --kinds without caption leaves them out")
+    lines.append("nothing was sent; --json shows three requests whole")
+    for line in lines:
+        stdout.print(line, markup=False, soft_wrap=True)
+
+
+def _fit(plan: dict[str, Any]) -> str:
+    if plan["dollars_at_most"] <= plan["budget"]:
+        return "all fits, whatever comes"
+    if plan["dollars"] <= plan["budget"]:
+        return "the expected cost fits; the run stops with all answers kept if it comes to more"
+    return "does not fit: the run would stop before its end, with all answers kept"
 
 
 def _mix(text: str | None) -> tuple[int, int, int] | None:
@@ -202,7 +246,10 @@ def check(
         for fault in found.faults[:50]:
             stdout.print(fault.detail, soft_wrap=True, markup=False)
         kinds = ", ".join(f"{count} {kind}" for kind, count in found.kinds.items())
-        stdout.print(f"{found.rows} rows, {found.pictures} pictures ({kinds or 'none'}); {len(found.faults)} faults")
+        stdout.print(
+            f"{count_of(found.rows, 'row')}, {count_of(found.pictures, 'picture')} ({kinds or 'none'}); "
+            f"{count_of(len(found.faults), 'fault')}"
+        )
         if loaded is not None:
             low, middle, high = (found.tokens[key] for key in ("min", "median", "max"))
             learnt = f"{found.learnt_tokens:,} learnt"

@@ -1,4 +1,4 @@
-"""The verbs on models: the whole loop, train, evaluate, chat, import, export, draw."""
+"""The verbs on models: the whole loop, train, chat, import, export, draw."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.table import Table
 
 from vistune import drawing, mainjob, models, workflows
 from vistune.commands.output import Json, print_json, stdout
-from vistune.console import silent, watch
+from vistune.console import watch
 from vistune.errors import RecipeError
 from vistune.recipe import load_recipe
 
@@ -88,61 +88,6 @@ def train(
     stdout.print(f"{out}: finished; talk to it with  vistune chat {out} --image FILE", soft_wrap=True)
 
 
-def evaluate(
-    model: Annotated[Path, typer.Argument(help="A run or model folder.")],
-    task: Annotated[str, typer.Option(help="Comma-separated task names.")] = "scenes",
-    data: Annotated[Path | None, typer.Option(help="The task's data folder; without it the run's own world/.")] = None,
-    limit: Annotated[int | None, typer.Option(help="About N questions, whole pictures.", min=1)] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Where answers are kept; without it in the run, if all are asked."),
-    ] = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    quantize: Quantize = None,
-    as_json: Json = False,
-) -> None:
-    """Ask a task's questions with the picture, without it and with a wrong one."""
-    if models.is_ours(model):
-        models.find_model(model)
-    world = model / "world"
-    if data is None and not world.is_dir():
-        raise RecipeError("evaluate needs the task's data", "add --data DIR")
-    bar = silent if as_json else watch
-    # A look at a few questions is not the run's result: only the whole task is kept in the run unless told so.
-    kept = out or (model / "evals" if (model / "run.json").is_file() and limit is None else None)
-    results = [
-        workflows.evaluate(
-            model,
-            task=name,
-            data=data or world,
-            out=kept,
-            limit=limit,
-            device=device,
-            dtype=dtype,
-            quantize=quantize,
-            watch=bar,
-        )
-        for name in task.split(",")
-    ]
-    if as_json:
-        print_json(results if len(results) > 1 else results[0])
-        return
-    for result in results:
-        stdout.print(result_table(result))
-
-
-def result_table(result: dict[str, Any]) -> Table:
-    table = Table("condition", "accuracy", "95 % interval", title=f"{result['task']}, {result['count']} questions")
-    for condition, interval in result["intervals"].items():
-        shown = f"{100 * interval['low']:.1f} – {100 * interval['high']:.1f}"
-        table.add_row(condition.replace("_", " "), f"{100 * interval['value']:.1f} %", shown)
-    table.add_row("majority answer", f"{100 * result['majority']:.1f} %", "")
-    if "gap" in result:
-        table.add_row("gap", f"{100 * result['gap']['value']:.1f} points", result["gap"]["words"])
-    return table
-
-
 def chat(
     model: Annotated[Path, typer.Argument(help="A run or model folder.")],
     image: Annotated[Path | None, typer.Option(help="A picture to talk about.")] = None,
@@ -188,11 +133,19 @@ def export(
     layout: Annotated[str, typer.Option(help="llava-hf, llava-original or peft.")],
     merge: Annotated[bool, typer.Option(help="Add the adapters into the weights.")] = False,
     base: Annotated[str | None, typer.Option(help="peft: the llava-hf model that lies under the adapters.")] = None,
-    dtype: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    device: Annotated[str, typer.Option(help="Where the answers are compared: auto, cpu or cuda.")] = "auto",
+    dtype: Annotated[
+        str, typer.Option(help="auto, fp32, bf16 or fp16; auto = as the language model is stored.")
+    ] = "auto",
+    quantize: Annotated[
+        int | None, typer.Option(help="Refused, with who quantises the layout while loading it: exports are exact.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write a model as transformers, vLLM, PEFT or the original LLaVA load it; ends by loading and comparing it."""
-    rows = models.export(model, out, layout=layout, merge=merge, base=base, dtype=dtype)
+    rows = models.export(
+        model, out, layout=layout, merge=merge, base=base, device=device, dtype=dtype, quantize=quantize
+    )
     if as_json:
         print_json(rows)
         return

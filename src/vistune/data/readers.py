@@ -63,8 +63,6 @@ def read_samples(
     result = ReadResult()
     for written in written_rows(path, read_text(path)):
         line, row = written.line, written.value
-        if source.take is not None and len(result.samples) >= source.take:
-            break
         result.rows += 1
         place = f"{path}:{line}"
         try:

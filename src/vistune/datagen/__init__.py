@@ -5,8 +5,8 @@ from vistune.datagen.concepts import Chosen, filter_captions
 from vistune.datagen.estimate import foresee
 from vistune.datagen.generate import TEACHERS, Generated, by_rule, by_service, is_asked, write_generated
 from vistune.datagen.orders import Order, Wishes, make_orders
+from vistune.datagen.service import Service
 from vistune.datagen.tables import SUFFIXES, TableForm, read_pictures, read_table
-from vistune.datagen.teacher import Service
 
 __all__ = [
     "SUFFIXES",

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import cache
 
 from vistune.datagen.counts import wrong_count
 from vistune.datagen.grounding import ungrounded
@@ -151,9 +152,14 @@ _ORDER = re.compile(
 )
 
 
+@cache
+def _instructions(kind: str, language: str) -> str:
+    return " ".join(_words(system_prompt(kind, language)))
+
+
 def prompt_echo(written: Written) -> str:
     """A run of the instructions' words, or the captions or boxes as they were shown."""
-    asked = " ".join(_words(system_prompt(written.kind, written.language)))
+    asked = _instructions(written.kind, written.language)
     shown = context(written.image.captions, written.image.boxes, written.kind).lower()
     for text in written.texts:
         words = _words(text)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vistune.datagen.mentions import KO_PARTICLES, Mention, loose_mentions
 from vistune.datagen.statements import asserted
-from vistune.facts.lexicon import EN_NUMBERS, KO_NUMBERS
+from vistune.facts.lexicon import EN_NUMBERS, KO_NUMBERS, class_of
 from vistune.types import AnnotatedImage, Box
 
 _VALUES = {word: value for words in (EN_NUMBERS, KO_NUMBERS) for value, word in enumerate(words) if word}
@@ -39,7 +39,7 @@ def wrong_count(image: AnnotatedImage, turns: tuple[tuple[str, str], ...], langu
     A smaller number may speak of a part ("two people on the left"); it is wrong only where it speaks of all.
     A number that a caption gives is never wrong.
     """
-    boxes = [box for box in image.boxes if box.label not in image.crowds]
+    boxes = [replace(box, label=class_of(box.label)) for box in image.boxes if box.label not in image.crowds]
     counts = Counter(box.label for box in boxes)
     told = {(stated.label, stated.number) for caption in image.captions for known in ("en", "ko")
             for stated in _counted(caption, known)}  # fmt: skip

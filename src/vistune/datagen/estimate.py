@@ -6,19 +6,24 @@ orders + service -> requests, tokens (and how they were counted), dollars with a
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from vistune.datagen.orders import Order
-from vistune.datagen.teacher import Service, request_of
+from vistune.datagen.service import Service, request_of
 from vistune.files import read_text
+from vistune.remote import how_to_price
 
 LATENCY_SECONDS = 5.0  # of one answer, where nothing is known of the service
 ANSWER_TOKENS = {"conversation": 350, "detail": 220, "reasoning": 220, "caption": 25}  # typical of GPT-4-class teachers
 
 
 def foresee(orders: Sequence[Order], service: Service) -> dict[str, Any]:
-    """Requests, tokens, dollars and minutes of a run; how tokens were found is named, dollars have an upper bound."""
+    """Requests, tokens, dollars and minutes of a run; how tokens were found is named, dollars have an upper bound.
+
+    Raises RecipeError where a budget is given and no price is known.
+    """
     price = service.price()
     counter, method = token_counter(service)
     requests = [request_of(order, service, price) for order in orders]
@@ -32,14 +37,21 @@ def foresee(orders: Sequence[Order], service: Service) -> dict[str, Any]:
     if service.tokens_per_minute:
         minutes["tokens per minute"] = (prompt + completion) / service.tokens_per_minute
     slowest = max(minutes, key=lambda name: minutes[name])
-    worst = sum(price.dollars(r.prompt_bound, r.completion_bound) for r in requests) * service.tries if price else None
+    worst = None
+    if price:
+        bounds = ((request.prompt_bound, request.completion_bound) for request in requests)
+        worst = service.tries * sum(price.dollars(*bound, batch=service.batch) for bound in bounds)
     return {
         "requests": len(requests),
+        "kinds": dict(Counter(order.kind for order in orders)),
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "tokens_by": method,
-        "dollars": price.dollars(prompt, completion) if price else None,
+        "dollars": price.dollars(prompt, completion, batch=service.batch) if price else None,
         "dollars_at_most": worst,
+        "budget": service.budget,
+        "price": None if price is None else {"input": price.input, "output": price.output},
+        "how_to_price": how_to_price(service.model) if price is None else None,
         "minutes": minutes[slowest],
         "minutes_by": f"by {slowest}",
         "examples": [json.loads(requests[k].body) for k in _spread(orders)],

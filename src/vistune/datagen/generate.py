@@ -21,7 +21,8 @@ from vistune.datagen import rule
 from vistune.datagen.orders import Order, Wishes, make_orders, own_captions
 from vistune.datagen.prompts import OWN_LANGUAGES
 from vistune.datagen.replies import Turns
-from vistune.datagen.teacher import Service, Settled, Tally, ask_all, ask_in_batches, open_asker, turns_of
+from vistune.datagen.service import Service
+from vistune.datagen.teacher import Settled, Tally, ask_all, ask_in_batches, open_asker, turns_of
 from vistune.errors import RecipeError
 from vistune.files import write_atomic, write_json, write_jsonl
 from vistune.remote import Asker
@@ -106,7 +107,8 @@ def is_asked(order: Order) -> bool:
 async def _ask(orders: Sequence[Order], service: Service, asker: Asker, advance: Callable[..., None]) -> list[Settled]:
     def report(tally: Tally) -> None:
         worst = ", ".join(f"{code} {count}" for code, count in tally.rejected.most_common(3))
-        advance(1, f"${asker.budget.spent:.2f}" + (f" · rejected: {worst}" if worst else ""))
+        money = f"${asker.budget.spent:.2f}" if asker.price else "no price known"
+        advance(1, money + (f" · rejected: {worst}" if worst else ""))
 
     try:
         if service.batch:

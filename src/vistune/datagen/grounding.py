@@ -8,10 +8,11 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 
 from vistune.datagen.mentions import class_words, mentions
 from vistune.datagen.statements import asserted, is_general, is_hedged, is_negated
+from vistune.facts.lexicon import class_of
 from vistune.types import AnnotatedImage
 
 YES = re.compile(r"^\s*(?:yes|yeah|yep|네|예|그렇습니다|맞습니다)\b", re.IGNORECASE)
@@ -54,7 +55,7 @@ def _presupposed(question: str, answer: str, language: str) -> list[str]:
 
 def evidence(image: AnnotatedImage) -> set[str]:
     """Classes that captions or boxes name, or make likely enough."""
-    found = {box.label for box in image.boxes} | set(image.crowds)
+    found = {class_of(label) for label in (*image.crowds, *(box.label for box in image.boxes))}
     for caption in image.captions:
         found |= {mention.label for language in ("en", "ko") for mention in mentions(caption, language)}
         found |= _likely(caption.lower())
@@ -76,7 +77,8 @@ def _told_by() -> tuple[Mapping[str, frozenset[str]], tuple[tuple[str, str], ...
     return {word: frozenset(labels) for word, labels in words.items()}, tuple(parts)
 
 
-def _likely(caption: str) -> set[str]:
+@lru_cache(1 << 12)  # a picture's captions are read for each reply about it
+def _likely(caption: str) -> frozenset[str]:
     """Classes whose own words or words of evidence stand in a caption in lower case."""
     rest = caption
     for mention in mentions(caption, "en"):
@@ -87,4 +89,4 @@ def _likely(caption: str) -> set[str]:
     found = {label for part, label in parts if part in caption}
     for token in set(re.findall(r"[a-z']+|[가-힣]+", rest)):
         found |= words.get(token, frozenset())
-    return found
+    return frozenset(found)

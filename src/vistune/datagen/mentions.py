@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from typing import Any
 
@@ -49,12 +49,12 @@ def words_of(language: str) -> str:
 
 def mentions(text: str, language: str) -> list[Mention]:
     """Every class that the text names, left to right; what only looks like a class is passed over."""
-    return _find(text.lower(), words_of(language), _terms(words_of(language)))
+    return list(_find(text.lower(), words_of(language), _terms))
 
 
 def loose_mentions(text: str, language: str) -> list[Mention]:
     """`mentions`, and looser names too ("skier", "ball"): they count and place what boxes show, no more."""
-    return _find(text.lower(), words_of(language), _loose_terms(words_of(language)))
+    return list(_find(text.lower(), words_of(language), _loose_terms))
 
 
 def _forms(word: str, language: str) -> list[str]:
@@ -87,17 +87,24 @@ def _with_lookalikes(named: Mapping[str, str], narrower: frozenset[str], languag
     """The longest words first, so that "hot dog" and "bus stop" are met before "dog" and "bus"."""
     lookalikes = {form: "" for word in class_words()["not_the_class"][language] for form in _forms(word, language)}
     labels = {**lookalikes, **named}
-    listed = "|".join(re.escape(word) for word in sorted(labels, key=len, reverse=True))
+    letters: dict[str, list[str]] = {}
+    for word in sorted(labels, key=len, reverse=True):
+        letters.setdefault(word[0], []).append(re.escape(word[1:]))
+    # Told apart by their first letter, hundreds of words cost one look at most places of a text.
+    first = f"(?=[{re.escape(''.join(letters))}])"
+    listed = "|".join(f"{re.escape(letter)}(?:{'|'.join(rests)})" for letter, rests in letters.items())
     ends = r"(?![\w-])" if language == "en" else rf"(?=(?:{KO_PARTICLES})?(?![가-힣]))"
     starts = r"(?<![\w-])" if language == "en" else "(?<![가-힣])"
-    return Terms(re.compile(f"{starts}(?:{listed}){ends}"), labels, narrower)
+    return Terms(re.compile(f"{first}{starts}(?:{listed}){ends}"), labels, narrower)
 
 
-def _find(text: str, language: str, terms: Terms) -> list[Mention]:
+@lru_cache(1 << 12)  # the captions of a picture are read for each reply about it, and by several checks
+def _find(text: str, language: str, known: Callable[[str], Terms]) -> tuple[Mention, ...]:
+    terms = known(language)
     stands = _is_ko_noun if language == "ko" else _is_en_noun
-    return [Mention(terms.labels[match.group()], match.start(), match.end(), match.group() in terms.narrower)
+    return tuple(Mention(terms.labels[match.group()], match.start(), match.end(), match.group() in terms.narrower)
             for match in terms.pattern.finditer(text)
-            if terms.labels[match.group()] and stands(text, match)]  # fmt: skip
+            if terms.labels[match.group()] and stands(text, match))  # fmt: skip
 
 
 _BEFORE_A_VERB = re.compile(

@@ -13,6 +13,7 @@ from itertools import pairwise
 from vistune.datagen.grounding import YES
 from vistune.datagen.mentions import Mention, loose_mentions
 from vistune.datagen.statements import asserted
+from vistune.facts.lexicon import class_of
 from vistune.types import AnnotatedImage, Box
 
 TOLERANCE = 0.05  # share of the picture by which a stated side may be missed
@@ -20,8 +21,10 @@ TOLERANCE = 0.05  # share of the picture by which a stated side may be missed
 
 def wrong_position(image: AnnotatedImage, turns: tuple[tuple[str, str], ...], language: str) -> str:
     """The first stated side that the boxes contradict, as words; only of classes with exactly one box."""
-    counts = Counter(box.label for box in image.boxes)
-    single = {box.label: box for box in image.boxes if counts[box.label] == 1 and box.label not in image.crowds}
+    counts = Counter(class_of(box.label) for box in image.boxes)
+    crowds = {class_of(label) for label in image.crowds}
+    named = ((class_of(box.label), box) for box in image.boxes)
+    single = {label: box for label, box in named if counts[label] == 1 and label not in crowds}
     for question, answer in turns:
         for statement in _statements(question.split("\n")[0].rstrip("?"), answer, language):
             if fault := _misplaced(statement, single, language):

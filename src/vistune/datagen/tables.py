@@ -53,7 +53,8 @@ class TableForm:
             if name not in COLUMNS:
                 raise RecipeError(f"--columns {name}={self.columns[name]}: no such field", guess(name, COLUMNS))
         if self.boxes not in get_args(BoxForm):
-            raise RecipeError(f"--boxes-as {self.boxes}: unknown", guess(self.boxes, get_args(BoxForm)))
+            hint = "relative (corners 0-1), pixels (corners) or coco (x, y, width, height in pixels)"
+            raise RecipeError(f"--boxes-as {self.boxes!r}: no such form of boxes", hint)
 
 
 def read_table(path: Path, form: TableForm) -> list[AnnotatedImage]:
@@ -237,7 +238,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
         ".parquet": _parquet_rows,
     }
     if path.suffix.lower() not in readers:
-        raise DataError(f"{path}: no table that can be read", f"one of {', '.join(SUFFIXES)}, or a COCO folder")
+        raise DataError(f"{path}: is no table of a kind that can be read", f"save it as one of {', '.join(SUFFIXES)}")
     return readers[path.suffix.lower()](path)
 
 

@@ -8,8 +8,6 @@ that a run killed anywhere and taken up again writes the same bytes.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import os
 import signal
 from collections import Counter
@@ -21,8 +19,9 @@ from typing import Any
 
 from vistune.datagen.checks import Fault, judge_reply
 from vistune.datagen.orders import Order
-from vistune.datagen.prompts import OWN_LANGUAGES, messages, prompts, system_prompt
+from vistune.datagen.prompts import OWN_LANGUAGES
 from vistune.datagen.replies import Turns, parse_reply
+from vistune.datagen.service import Service, request_of
 from vistune.errors import VistuneError
 from vistune.remote import (
     Answer,
@@ -30,68 +29,13 @@ from vistune.remote import (
     Client,
     Journal,
     Pace,
-    Price,
     Question,
     ask_batch,
     read_key,
-    read_prices,
     stopped,
 )
 
 GRACE_SECONDS = 30.0  # how long requests under way may take to end once the run is asked to stop
-MOST_TOKENS = {"conversation": 1024, "detail": 768, "reasoning": 768, "caption": 96}
-
-
-@dataclass(frozen=True, slots=True)
-class Service:
-    """Which model, where, at what pace and price."""
-
-    model: str
-    base_url: str = "https://api.openai.com/v1"
-    key_file: Path | None = None
-    see: bool = False
-    temperature: float = 0.7
-    tries: int = 3  # of one order, where the checks reject what came
-    concurrency: int = 16
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    deadline_seconds: float = 120.0
-    patience_seconds: float = 600.0
-    budget: float | None = None  # dollars
-    prices: Path | None = None
-    allow_drift: bool = False
-    batch: bool = False
-    poll_seconds: float = 30.0
-    tokenizer: Path | None = None  # counts tokens where the endpoint's model has this one
-
-    def price(self) -> Price | None:
-        return read_prices(self.prices).get(self.model)
-
-    def header(self, kinds: Sequence[str], languages: Sequence[str]) -> dict[str, Any]:
-        """What answers depend on: a journal made with another header is refused."""
-        asked = [(kind, language) for language in languages for kind in kinds]
-        return {
-            "model": self.model,
-            "base_url": self.base_url,
-            "parameters": {"temperature": self.temperature, "max_tokens": MOST_TOKENS, "see": self.see},
-            "prompts": {
-                f"{kind}/{language}": [
-                    system_prompt(kind, language, see=self.see),
-                    *(shot["reply"] for shot in prompts(language)[kind]["shots"] if language in OWN_LANGUAGES),
-                ]
-                for kind, language in asked
-            },
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One order as it goes over the wire; the bounds are tokens that it cannot exceed."""
-
-    key: str
-    body: bytes
-    prompt_bound: int
-    completion_bound: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,29 +62,6 @@ class Tally:
             self.accepted += 1
 
 
-def request_of(order: Order, service: Service, price: Price | None) -> Request:
-    asked = messages(order.image, order.kind, order.language, see=service.see)
-    most = MOST_TOKENS[order.kind]
-    tree = {"model": service.model, "messages": asked, "temperature": service.temperature, "max_tokens": most}
-    body = json.dumps(tree, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
-    # The order's name is part of the key: two orders that ask the same of the same picture want two answers.
-    key = hashlib.sha256(order.name.encode() + b"\0" + body).hexdigest()[:32]
-    return Request(key, body, prompt_bound(asked, price), most)
-
-
-def prompt_bound(asked: Sequence[dict[str, Any]], price: Price | None) -> int:
-    """Tokens that a prompt cannot exceed: no byte-level vocabulary makes more tokens than there are bytes."""
-    total = 16
-    for message in asked:
-        parts = message["content"] if isinstance(message["content"], list) else [message["content"]]
-        for part in parts:
-            text = part if isinstance(part, str) else part.get("text", "")
-            total += len(text.encode()) + 8
-            if isinstance(part, dict) and part["type"] == "image_url":
-                total += price.image_tokens if price else 0
-    return total
-
-
 def judged(order: Order, answer: Answer) -> tuple[Turns, list[Fault]]:
     """The turns of an answer, or why it is not taken."""
     completion = answer.completion
@@ -154,16 +75,32 @@ def judged(order: Order, answer: Answer) -> tuple[Turns, list[Fault]]:
 FINAL = ("refused_by_service", "no_answer")  # asking the same again would not help
 
 
-async def settle(order: Order, service: Service, asker: Asker, price: Price | None) -> Settled:
+class Queues:
+    """Where the workers of a run stand in line, so that no slot of the service is idle while replies are judged.
+
+    asking: half as many again as there are slots have money reserved and an intent on disk: while one writes its
+    reply to the journal, another one sends · judging: one reply a round of the loop, sending goes first.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self.asking = asyncio.Semaphore(slots * 3 // 2 + 1)
+        self.judging = asyncio.Lock()
+        self.workers = 3 * slots + 1
+
+
+async def settle(order: Order, service: Service, asker: Asker, queues: Queues) -> Settled:
     """Ask until a reply passes the checks, `tries` times at most."""
-    request = request_of(order, service, price)
+    request = request_of(order, service, asker.price)
     last: Settled | None = None
     for attempt in range(service.tries):
         key = f"{request.key}-{attempt}"
-        answer = await asker.ask(
-            key, request.body, prompt_bound=request.prompt_bound, completion_bound=request.completion_bound
-        )
-        _, faults = judged(order, answer)
+        async with queues.asking:
+            answer = await asker.ask(
+                key, request.body, prompt_bound=request.prompt_bound, completion_bound=request.completion_bound
+            )
+        async with queues.judging:
+            await asyncio.sleep(0)
+            _, faults = judged(order, answer)
         if not faults:
             return Settled(key)
         last = Settled(key if answer.offset is not None else None, tuple(faults))
@@ -229,21 +166,19 @@ async def ask_all(
     orders: Sequence[Order], service: Service, asker: Asker, report: Callable[[Tally], None]
 ) -> list[Settled]:
     """Every order settled, `concurrency` at a time. Raises what stopped the run; what came until then is kept."""
-    price = asker.price
     done: list[Settled | None] = [None] * len(orders)
     waiting = iter(range(len(orders)))
-    tally = Tally()
+    tally, queues = Tally(), Queues(service.concurrency)
 
     async def work() -> None:
         for number in waiting:
-            settled = await settle(orders[number], service, asker, price)
+            settled = await settle(orders[number], service, asker, queues)
             done[number] = settled
             tally.take(settled)
             report(tally)
 
     await asker.begin()
-    # Half as many again as there are slots: while one writes its reply to the journal, another one sends.
-    workers = [asyncio.create_task(work()) for _ in range(min(len(orders), service.concurrency * 3 // 2 + 1))]
+    workers = [asyncio.create_task(work()) for _ in range(min(len(orders), queues.workers))]
     with _signals(asker, workers):
         results = await _all_ended(workers, asker)
     wrong = [result for result in results if isinstance(result, BaseException)]

@@ -22,12 +22,12 @@ CONDITIONS = ("with_image", "without_image", "wrong_image")
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A question, what the model said, and whether that is right."""
+    """A question, what the model said, and how right that is, 0-1 (0 also where only a judge could tell)."""
 
     question: Question
     condition: str
     text: str
-    right: bool
+    right: float
 
     def as_row(self) -> dict[str, Any]:
         """LLaVA's answer line, with what a report needs."""
@@ -39,7 +39,7 @@ class Answered:
             "right": self.right,
             "condition": self.condition,
             "image": picture_of(self.question),
-            **self.question.tags,
+            **{name: value for name, value in self.question.tags.items() if isinstance(value, str | int | float)},
         }
 
 
@@ -50,6 +50,17 @@ def derangement(pictures: Sequence[str], seed: int) -> dict[str, str]:
         return {}
     random.Random(seed).shuffle(order)
     return dict(zip(order, [*order[1:], order[0]], strict=True))
+
+
+def conditions_for(questions: Sequence[Question]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """(conditions that these questions can be asked under, why each other one is left out)."""
+    pictures = {picture_of(question) for question in questions if question.sample.pictures}
+    left_out = {}
+    if not pictures:
+        left_out["without_image"] = "no question has a picture to leave out"
+    if len(pictures) < 2:
+        left_out["wrong_image"] = f"a wrong picture needs two different ones, the questions asked have {len(pictures)}"
+    return tuple(condition for condition in CONDITIONS if condition not in left_out), left_out
 
 
 def prompt_of(question: Question, condition: str, wrong: Mapping[str, str]) -> list[Message]:
@@ -96,7 +107,10 @@ def answer(
     seed: int = 0,
     advance: Callable[[int], None] = lambda count: None,
 ) -> list[Answered]:
-    """Greedy answers; text-only questions have no wrong or missing picture and are left out of those conditions."""
+    """Greedy answers; text-only questions have no wrong or missing picture and are left out of those conditions.
+
+    `condition` is one that `conditions_for` names.
+    """
     asked = [q for q in questions if condition == "with_image" or q.sample.pictures]
     wrong = derangement([picture_of(question) for question in asked if question.sample.pictures], seed)
     rows: list[Answered] = []
@@ -104,5 +118,5 @@ def answer(
         block = asked[begin : begin + 256]
         prompts = [processor.encode_prompt(prompt_of(question, condition, wrong)) for question in block]
         said = generate(model, processor, prompts, max_tokens=task.max_tokens, batch_size=64, advance=advance)
-        rows += [Answered(q, condition, c.text, task.right(q, c.text)) for q, c in zip(block, said, strict=True)]
+        rows += [Answered(q, condition, c.text, task.mark(q, c.text).points) for q, c in zip(block, said, strict=True)]
     return rows

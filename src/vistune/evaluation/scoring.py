@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from vistune.evaluation.runner import CONDITIONS, Answered
-from vistune.evaluation.task import picture_of
+from vistune.evaluation.scorer import figures_of
+from vistune.evaluation.task import Reply, Task, picture_of
 from vistune.types import Question
 
 RESAMPLES = 2000
@@ -89,22 +90,24 @@ def majority(questions: Sequence[Question]) -> float:
     return sum(counter.most_common(1)[0][1] for counter in answers.values()) / max(len(questions), 1)
 
 
-def result_of(name: str, rows: Mapping[str, Sequence[Answered]], *, seed: int = 0) -> dict[str, Any]:
-    """Everything about a task's run, as JSON: metrics by condition, by type and language, the gap and its words."""
-    seen = rows["with_image"]
-    result: dict[str, Any] = {"task": name, "count": len(seen), "unparsed": 0}
-    questions = [row.question for row in seen]
-    result["majority"] = majority(questions)
-    for condition in CONDITIONS:
-        if condition in rows:
-            score = accuracy(rows[condition], seed=seed)
-            key = "metrics" if condition == "with_image" else condition
-            result[key] = {"accuracy": score.value}
-            result.setdefault("intervals", {})[condition] = score.as_json()
-    blind = [condition for condition in CONDITIONS[1:] if rows.get(condition)]
+def result_of(name: str, task: Task, rows: Mapping[str, Sequence[Answered]], *, seed: int = 0) -> dict[str, Any]:
+    """Everything about a task's run, as JSON: its metrics by condition, by type and language, the gap and its words.
+
+    Intervals, gap and tables are of the mean points, 0-1, whatever the task's metrics are. A task that has no figures
+    here, since a server or a judge gives them, has its count alone.
+    """
+    asked = [condition for condition in CONDITIONS if condition in rows]
+    scored = {c: figures_of(task, [Reply(row.question, row.text) for row in rows[c]]) for c in asked}
+    result: dict[str, Any] = {"task": name, **scored["with_image"].as_json()}
+    if not scored["with_image"].metrics:
+        return result
+    result["majority"] = majority([row.question for row in rows["with_image"]])
+    result |= {condition: dict(scored[condition].metrics) for condition in asked[1:]}
+    result["intervals"] = {condition: accuracy(rows[condition], seed=seed).as_json() for condition in asked}
+    blind = [condition for condition in asked[1:] if rows[condition]]
     if blind:
         best = max(blind, key=lambda condition: accuracy(rows[condition], seed=seed).value)
-        difference = gap(seen, rows[best], seed=seed)
+        difference = gap(rows["with_image"], rows[best], seed=seed)
         result["gap"] = {**difference.as_json(), "against": best, "words": in_words(difference)}
     for tag in ("type", "language"):
         result[f"by_{tag}"] = _by(rows, lambda row, tag=tag: str(row.question.tags.get(tag, "all")), seed)  # type: ignore[misc]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -21,12 +21,18 @@ from vistune.types import Box
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question with its exact short answer, and the same answer as a sentence."""
+    """A question with its exact short answer, and the same answer as a sentence.
+
+    about: what is asked of which objects, the same in every wording of a question · labels: what the question and its
+    answer name.
+    """
 
     type: str
     question: str
     answer: str
     sentence: str
+    about: Hashable
+    labels: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,23 @@ class Fact:
     form: str
     fill: Mapping[str, Any]
 
+    @property
+    def about(self) -> Hashable:
+        """Two facts about the same are one question: of a pair the order, of a box how it is named makes none."""
+        slots = ("a", "b") if "a" in self.fill else ("box",) if "box" in self.fill else ("color", "label", "other")
+        subjects = (self.fill[slot] for slot in slots if slot in self.fill)
+        return _TOPICS.get(self.form, self.form), frozenset(
+            (value.label, value.x0, value.y0, value.x1, value.y1) if isinstance(value, Box) else value
+            for value in subjects
+        )
+
+
+_TOPICS = {
+    **dict.fromkeys(("colour_label", "colour_place"), "colour"),
+    **dict.fromkeys(("shape_color", "shape_place", "object_color"), "shape"),
+    **dict.fromkeys(("object_place", "position", "position_seen"), "place"),
+}
+
 
 @cache
 def wordings() -> Mapping[str, Any]:
@@ -44,7 +67,9 @@ def wordings() -> Mapping[str, Any]:
 
 def _colour(scene: Scene, rng: random.Random) -> Fact | None:
     by_label = [box for box in scene.boxes if scene.labels[box.label] == 1 and "color" in box.attributes]
-    by_place = [place for place, box in scene.places.items() if "color" in box.attributes]
+    by_place = [
+        place for place, box in scene.places.items() if "color" in box.attributes and not words.is_person(box.label)
+    ]
     forms = ["label"] * bool(by_label) + ["place"] * bool(by_place)
     if not forms:
         return None
@@ -57,7 +82,11 @@ def _colour(scene: Scene, rng: random.Random) -> Fact | None:
 
 
 def _shape(scene: Scene, rng: random.Random) -> Fact | None:
-    by_color = [box for box in scene.boxes if scene.colored and scene.colors[box.attributes["color"]] == 1]
+    by_color = [
+        box
+        for box in scene.boxes
+        if scene.colored and scene.colors[box.attributes["color"]] == 1 and not words.is_person(box.label)
+    ]
     by_place = list(scene.places)
     forms = ["color"] * bool(by_color) + ["place"] * bool(by_place)
     if not forms:
@@ -83,17 +112,21 @@ def _existence(scene: Scene, rng: random.Random) -> Fact | None:
         color, label = rng.choice(present)
     else:
         color, label = _absent(scene, rng)
-    return Fact("existence", {"color": color, "label": label, "truth": truth})
+    fill = {"color": color, "label": label, "truth": truth}
+    if color or scene.drawn:
+        return Fact("existence", fill)
+    return Fact("existence_seen", {**fill, "number": scene.countable[label]})
 
 
 def _absent(scene: Scene, rng: random.Random) -> tuple[str, str]:
     """A name that is not there; in a coloured scene most often a mix of a colour and a shape that are."""
     objects = words.lexicon()["objects"]
     if not scene.colored:
+        there = {words.class_of(label) for label in (*scene.labels, *scene.crowds, *scene.told)}
         absent = [
-            k
-            for k in objects
-            if not words.is_shape(k) and words.is_plain(k) and k not in {*scene.labels, *scene.crowds, *scene.told}
+            label
+            for label, entry in objects.items()
+            if not (words.is_shape(label) or "of" in entry or label in there) and words.is_plain(label)
         ]
         return "", rng.choice(absent)
     colors = list(words.lexicon()["colors"])
@@ -110,7 +143,8 @@ def _absent(scene: Scene, rng: random.Random) -> tuple[str, str]:
 def _count(scene: Scene, rng: random.Random) -> Fact | None:
     if not scene.boxes:
         return None
-    forms = ["label", "label"] + ["color"] * scene.colored + ["all"] * scene.colored
+    things = scene.colored and not scene.has_people  # people are no objects to be counted among them
+    forms = ["label", "label"] + ["color"] * things + ["all"] * things
     form = rng.choice(forms)
     if form == "all":
         return Fact("count_all", {"number": len(scene.boxes)})
@@ -120,7 +154,7 @@ def _count(scene: Scene, rng: random.Random) -> Fact | None:
     if not scene.countable:
         return None
     label = rng.choice(list(scene.countable))
-    return Fact("count_label", {"label": label, "number": scene.countable[label]})
+    return Fact("count_label" if scene.drawn else "count_seen", {"label": label, "number": scene.countable[label]})
 
 
 def _position(scene: Scene, rng: random.Random) -> Fact | None:
@@ -128,7 +162,9 @@ def _position(scene: Scene, rng: random.Random) -> Fact | None:
     if not boxes:
         return None
     box = rng.choice(boxes)
-    return Fact("position", {"box": box, "place": place_of(box)})
+    if scene.drawn:
+        return Fact("position", {"box": box, "place": place_of(box)})
+    return Fact("position_seen", {"box": box, "at": place_of(box)})
 
 
 def _size(scene: Scene, rng: random.Random) -> Fact | None:
@@ -158,7 +194,7 @@ def _larger(scene: Scene, rng: random.Random) -> Fact | None:
         return None
     a, b = rng.choice(pairs)
     first, second = (a, b) if rng.random() < 0.5 else (b, a)
-    return Fact("larger", {"a": first, "b": second, "box": a})
+    return Fact("larger" if scene.drawn else "larger_seen", {"a": first, "b": second, "box": a})
 
 
 def _beside(scene: Scene, rng: random.Random) -> Fact | None:
@@ -169,7 +205,7 @@ def _beside(scene: Scene, rng: random.Random) -> Fact | None:
     first, second = rng.choice(pairs)
     truth = rng.random() < 0.5
     a, b = (first, second) if truth else (second, first)
-    return Fact(("left_of", "above")[axis], {"a": a, "b": b, "truth": truth})
+    return Fact(("left_of", "above" if scene.drawn else "above_seen")[axis], {"a": a, "b": b, "truth": truth})
 
 
 def _more(scene: Scene, rng: random.Random) -> Fact | None:
@@ -181,15 +217,28 @@ def _more(scene: Scene, rng: random.Random) -> Fact | None:
     truth = rng.random() < 0.5
     first, second = (more, fewer) if truth else (fewer, more)
     numbers = {"number": scene.labels[first], "other_number": scene.labels[second]}
-    return Fact("more", {"label": first, "other": second, "truth": truth, **numbers})
+    return Fact("more" if scene.drawn else "more_seen", {"label": first, "other": second, "truth": truth, **numbers})
 
 
 def _removal(scene: Scene, rng: random.Random) -> Fact | None:
+    if not scene.drawn:
+        return _one_less(scene, rng)
     if len(scene.labels) < 2 or scene.crowds:
         return None
     label = rng.choice(list(scene.labels))
     left = len(scene.boxes) - scene.labels[label]
     return Fact("removal", {"label": label, "removed": scene.labels[label], "total": len(scene.boxes), "number": left})
+
+
+def _one_less(scene: Scene, rng: random.Random) -> Fact | None:
+    """Of a photograph nobody can say how many objects there are in all, but how many chairs."""
+    several = [label for label, count in scene.countable.items() if count > 1]
+    if not several:
+        return None
+    label = rng.choice(several)
+    total = scene.countable[label]
+    form = "leaving" if words.group(label) in ("person", "animal", "vehicle") else "taking"
+    return Fact(form, {"label": label, "total": total, "number": total - 1})
 
 
 QUESTION_TYPES: Mapping[str, Callable[[Scene, random.Random], Fact | None]] = {
@@ -213,7 +262,8 @@ def ask(scene: Scene, kind: str, language: str, rng: random.Random) -> Asked | N
 def word(fact: Fact, kind: str, language: str, rng: random.Random) -> Asked:
     fill = {slot: text for slot, value in fact.fill.items() for slot, text in _say(slot, value, language)}
     if "an" in fill and not fill["color"]:  # without a colour the label itself decides: "an airplane"
-        fill["an"] = words.one(fill["label"], fill["label"]).split()[0]
+        fill["an"] = words.one(fill["label"], fact.fill["label"]).split()[0]
+    fill |= _counts(fact.fill, language)
     forms = wordings()[language][fact.form]
     truth = fact.fill.get("truth")
     sentences: Sequence[str] = forms["sentences"] if truth is None else forms["yes" if truth else "no"]
@@ -222,7 +272,34 @@ def word(fact: Fact, kind: str, language: str, rng: random.Random) -> Asked:
         question=_finish(rng.choice(forms["questions"]).format(**fill), language),
         answer=_short(fact, fill, language),
         sentence=_finish(rng.choice(sentences).format(**fill), language),
+        about=fact.about,
+        labels=frozenset(
+            value.label if isinstance(value, Box) else value
+            for slot, value in fact.fill.items()
+            if slot in ("a", "b", "box", "label", "other")
+        ),
     )
+
+
+def _counts(fill: Mapping[str, Any], language: str) -> dict[str, str]:
+    """Numbers with what they count, as words: "two dogs" and "two" · "개 두 마리" and "두 마리"; 0: nobody counted."""
+    said = {}
+    for slot, label, number in (
+        ("", "label", "number"),
+        ("other_", "other", "other_number"),
+        ("all_", "label", "total"),
+    ):
+        if label in fill and number in fill:
+            name, count = fill[label], fill[number]
+            said[f"{slot}things"] = words.counted(count, name, language) if count else words.many(name, language)
+            said[f"{slot}amount"] = words.amount(count, name) if language == "ko" else words.number(count)
+            said[f"{slot}are"] = "is" if count == 1 else "are"
+            said[f"{slot}counted"] = (
+                f"one {words.one(words.noun(name, 'en'), name).split(' ', 1)[1]}"
+                if (count == 1 and language == "en")
+                else said[f"{slot}things"]
+            )
+    return said
 
 
 def _say(slot: str, value: Any, language: str) -> list[tuple[str, str]]:
@@ -233,8 +310,9 @@ def _say(slot: str, value: Any, language: str) -> list[tuple[str, str]]:
     if slot in ("label", "other"):
         text = words.noun(value, language)
         article = words.one(text, value) if language == "en" else text
-        plural = words.plural(value, language)
-        return [(slot, text), (f"one_{slot}", article), (f"{slot}s", plural), ("counter", words.counter(value))]
+        plural, counter = words.plural(value, language), words.counter(value)
+        said = [(slot, text), (f"one_{slot}", article), (f"{slot}s", plural)]
+        return [*said, ("counter", counter)] if slot == "label" else said
     if slot == "color":
         text = words.color_word(value, language) if value else ""
         return [
@@ -242,6 +320,8 @@ def _say(slot: str, value: Any, language: str) -> list[tuple[str, str]]:
             ("colored", f"{text} " if text else ""),
             ("an", "an" if text[:1] in tuple("aeiou") else "a"),
         ]
+    if slot == "at":
+        return [(slot, words.at_place(value, language)), ("place", words.place_word(value, language))]
     if slot == "place":
         return [(slot, words.place_word(value, language))]
     if slot == "size":

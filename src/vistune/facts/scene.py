@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from vistune.facts.lexicon import is_plain
+from vistune.facts.lexicon import class_of, is_person, is_plain, is_shape
 from vistune.types import Box
 
 PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
@@ -43,7 +43,16 @@ class Scene:
     @cached_property
     def countable(self) -> Counter[str]:
         """Labels whose boxes are all there are."""
-        return Counter(box.label for box in self.boxes if box.label not in self.crowds)
+        return Counter(box.label for box in self.boxes if box.label not in (*self.crowds, *self.vague))
+
+    @cached_property
+    def vague(self) -> frozenset[str]:
+        """Labels of which another may be a sort: beside a "puppy", a "dog" may be any, and one of the dogs a puppy."""
+        classes = {label: class_of(label) for label in (*self.labels, *self.crowds)}
+        sorts = {of for label, of in classes.items() if label != of}
+        return frozenset(
+            label for label, of in classes.items() if (label == of and of in sorts) or (label != of and of in classes)
+        )
 
     @cached_property
     def colors(self) -> Counter[str]:
@@ -63,22 +72,41 @@ class Scene:
             box
             for box in self.boxes
             if self.names[key(box)] == 1
-            and box.label not in self.crowds
+            and box.label not in (*self.crowds, *self.vague)
             and is_plain(box.label)
             and (self.labels[box.label] == 1 or not self.names["", box.label])
         )
 
     @cached_property
     def places(self) -> dict[str, Box]:
-        """Places that exactly one object holds."""
+        """Places that exactly one object holds, and no other box reaches the middle of."""
         held = Counter(place_of(box) for box in self.boxes)
         return {
-            place_of(box): box for box in self.boxes if held[place_of(box)] == 1 and box.area <= LARGEST_PLACED_AREA
+            place_of(box): box
+            for box in self.boxes
+            if held[place_of(box)] == 1
+            and box.area <= LARGEST_PLACED_AREA
+            and not any(_reaches(other, place_of(box)) for other in self.boxes if other is not box)
         }
+
+    @property
+    def drawn(self) -> bool:
+        """Whether only shapes are known, which "object" suits; of photographs one speaks otherwise."""
+        return all(is_shape(box.label) for box in self.boxes)
+
+    @property
+    def has_people(self) -> bool:
+        return any(is_person(label) for label in (*self.labels, *self.crowds))
 
     @property
     def colored(self) -> bool:
         return bool(self.boxes) and all("color" in box.attributes for box in self.boxes)
+
+
+def _reaches(box: Box, place: str) -> bool:
+    """Whether a box holds the middle of a ninth of the picture."""
+    row, column = divmod(PLACES.index(place), 3)
+    return box.x0 <= (column + 0.5) / 3 <= box.x1 and box.y0 <= (row + 0.5) / 3 <= box.y1
 
 
 def key(box: Box) -> tuple[str, str]:

@@ -1,6 +1,9 @@
-"""Prefill, decode, stream; an Assistant is model, processor and engine together."""
+"""Prompts to answers: one engine for all; an Assistant is model, processor and engine together."""
 
+from vistune.generation.answer import Answer
 from vistune.generation.assistant import Assistant, read_messages
-from vistune.generation.engine import GREEDY, Sampling, generate, stream
+from vistune.generation.engine import Engine, generate
+from vistune.generation.running import likeliest
+from vistune.generation.sampling import GREEDY, Sampling
 
-__all__ = ["GREEDY", "Assistant", "Sampling", "generate", "read_messages", "stream"]
+__all__ = ["GREEDY", "Answer", "Assistant", "Engine", "Sampling", "generate", "likeliest", "read_messages"]

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from vistune.errors import DataError
-from vistune.generation.engine import GREEDY, Sampling, generate, stream
+from vistune.generation.engine import Engine
+from vistune.generation.sampling import GREEDY, Sampling
 from vistune.model import VisionLanguageModel
-from vistune.processor import Processor, collate
+from vistune.processor import LARGEST_FILE_BYTES, Processor, collate, load_bytes
 from vistune.types import Completion, Example, Message, Part, Picture, Sample
 
 Given = Mapping[str, Any] | Message
@@ -32,6 +32,7 @@ class Assistant:
     def __init__(self, model: VisionLanguageModel, processor: Processor) -> None:
         self.model = model
         self.processor = processor
+        self.engine = Engine(model, processor)
 
     def ask(
         self, picture: PictureGiven | None, question: str, *, max_tokens: int = 256, sampling: Sampling = GREEDY
@@ -42,7 +43,7 @@ class Assistant:
     def chat(self, messages: Sequence[Given], *, max_tokens: int = 256, sampling: Sampling = GREEDY) -> Completion:
         """The model's next message in a conversation that ends with the user's."""
         prompt = self.processor.encode_prompt(read_messages(messages))
-        return generate(self.model, self.processor, [prompt], max_tokens=max_tokens, sampling=sampling)[0]
+        return self.engine.submit(prompt, max_tokens=max_tokens, sampling=sampling).result()
 
     def stream(
         self,
@@ -52,10 +53,17 @@ class Assistant:
         max_tokens: int = 256,
         sampling: Sampling = GREEDY,
     ) -> Iterator[str]:
-        """The answer in pieces; `question` may be a whole conversation, then `picture` is None."""
+        """The answer in pieces; `question` may be a whole conversation, then `picture` is None.
+
+        Whoever stops listening cancels it.
+        """
         messages = _one_turn(picture, question) if isinstance(question, str) else read_messages(question)
         prompt = self.processor.encode_prompt(messages)
-        return stream(self.model, self.processor, prompt, max_tokens=max_tokens, sampling=sampling)
+        answer = self.engine.submit(prompt, max_tokens=max_tokens, sampling=sampling)
+        try:
+            yield from answer
+        finally:
+            answer.cancel()
 
     def encode(self, messages: Sequence[Given]) -> Example:
         """Exactly what training would see of this conversation."""
@@ -104,14 +112,14 @@ def _part(part: Mapping[str, Any], place: str) -> Part:
 
 
 def _from_data_url(url: str, place: str) -> Image.Image:
+    """The picture in a URL, under the limits of picture files; nothing is decoded before they are passed."""
     header, comma, payload = url.partition(",")
     if not header.startswith("data:image/") or not header.endswith(";base64") or not comma:
         raise DataError(f"{place}.image_url.url: only data:image/…;base64 URLs are read", "send the picture's bytes")
+    if len(payload) > LARGEST_FILE_BYTES * 4 // 3 + 4:
+        raise DataError(f"{place}.image_url.url: larger than {LARGEST_FILE_BYTES >> 20} MB", "send it smaller")
     try:
-        image = Image.open(io.BytesIO(base64.b64decode(payload, validate=True)), formats=("JPEG", "PNG", "WEBP", "GIF"))
-        image.load()
-    except (binascii.Error, UnidentifiedImageError, OSError) as error:
-        raise DataError(
-            f"{place}.image_url.url: not a picture ({type(error).__name__})", "send a JPEG or PNG"
-        ) from None
-    return image
+        data = base64.b64decode(payload, validate=True)
+    except (binascii.Error, ValueError):
+        raise DataError(f"{place}.image_url.url: not base64", "send the picture's bytes in base64") from None
+    return load_bytes(data, f"{place}.image_url.url")

@@ -1,91 +1,226 @@
-"""Prefill and decode: many prompts at once, each answered as if it were alone.
+"""The engine: requests come while others run, join and leave the batch between steps, and stream their text.
 
-Examples -> packed prefill fills a cache -> one token a sequence and step -> Completions, in the order asked
+Example -> submit -> Answer · step: cancelled ones leave, waiting ones join, everyone says a token, ended ones leave
+`generate`, the assistant, the chat and the server all go through here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
-import torch
-from torch import Tensor
-
-from vistune.model import DocumentCache, VisionLanguageModel
-from vistune.processor import Processor, collate
+from vistune.errors import DataError
+from vistune.generation.answer import Answer, Listener
+from vistune.generation.prefix import Prompt, prompt_of
+from vistune.generation.running import RunningBatch, Speaker
+from vistune.generation.sampling import GREEDY, Sampling
+from vistune.model import VisionLanguageModel
+from vistune.model.language import base_of
+from vistune.processor import Processor
 from vistune.types import Completion, Example
 
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How the next token is chosen; temperature 0 is greedy. `top_k` 0 and `top_p` 1 keep all tokens."""
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int = 0
+CACHE_BYTES = 2 * 2**30
+LOOKAHEAD = 64  # waiting prompts among which a common beginning is looked for
 
 
-GREEDY = Sampling()
+class Engine:
+    """At most `batch_size` answers at once, others wait in order.
 
-
-def steps(
-    model: VisionLanguageModel,
-    examples: Sequence[Example],
-    *,
-    max_tokens: int,
-    ended: Callable[[Sequence[int]], bool],
-    sampling: Sampling,
-    seeds: Sequence[int],
-) -> Iterator[list[tuple[int, int]]]:
-    """After each step, (sequence, token) of every sequence still running.
-
-    `ended`: whether the tokens that a sequence has said so far end it. `seeds`: one a sequence, so that company
-    changes no sampled answer either.
+    Without `start`, whoever waits for an answer steps the engine, and the others' answers with it; after it a thread
+    does. `cache_bytes`: what is kept of earlier prompts, beside what the running ones need; those used longest ago go
+    first. The model's weights must stay as they are while an engine lives.
     """
-    device = model.head.device
-    row = collate(examples).to(device)
-    cache = DocumentCache([int(start) for start in row.starts], room=max_tokens)
-    with torch.inference_mode():
-        last = row.starts[1:].long() - 1
-        hidden = model(row, cache=cache)[last.to(device)]
-        running = torch.arange(len(examples))
-        said: list[list[int]] = [[] for _ in examples]
-        chances = [torch.Generator().manual_seed(seed) for seed in seeds]
-        for step in range(max_tokens):
-            tokens = choose(hidden @ model.head.T, sampling, [chances[k] for k in running.tolist()])
-            new = list(zip(running.tolist(), tokens.tolist(), strict=True))
-            yield new
-            for sequence, token in new:
-                said[sequence].append(token)
-            alive = torch.tensor([not ended(said[sequence]) for sequence, _ in new])
-            if not alive.any() or step + 1 == max_tokens:
-                return
-            if not alive.all():
-                kept = alive.nonzero(as_tuple=True)[0]
-                cache.keep(kept)
-                running, tokens = running[kept], tokens[kept.to(device)]
-            hidden = model.decode(tokens, cache)
+
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        processor: Processor,
+        *,
+        batch_size: int = 32,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self.processor = processor
+        self.batch_size = batch_size
+        self.context = _context(model)
+        self.batch = RunningBatch(model, cache_bytes)
+        self._waiting: deque[Answer] = deque()
+        self._running: dict[Speaker, Answer] = {}
+        self._stepping = threading.RLock()
+        self._work = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closing = False
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    def submit(
+        self,
+        prompt: Example | Prompt,
+        *,
+        max_tokens: int = 256,
+        sampling: Sampling = GREEDY,
+        stop: Sequence[str] = (),
+        listen: Listener | None = None,
+    ) -> Answer:
+        """Ask; from any thread. An answer that fills the model's context ends with reason `length`.
+
+        Raises DataError where the prompt alone fills it, or where nothing is asked for.
+        """
+        if max_tokens < 1 or not len(prompt) or not all(stop):
+            raise DataError(
+                f"prompt of {len(prompt)} tokens, max_tokens {max_tokens}, stop {list(stop)}: nothing can be answered",
+                "give a prompt, one token or more, and stop strings that are not empty",
+            )
+        if len(prompt) >= self.context:
+            raise DataError(
+                f"the prompt takes {len(prompt)} tokens, the model reads {self.context:.0f}", "shorten the conversation"
+            )
+        answer = Answer(
+            self,
+            self.processor,
+            Speaker(prompt if isinstance(prompt, Prompt) else prompt_of(prompt), sampling),
+            max_tokens=int(min(max_tokens, self.context - len(prompt))),
+            stop=stop,
+            listen=listen,
+        )
+        with self._work:
+            if self._closing:
+                raise RuntimeError("the engine is closed")
+            self._waiting.append(answer)
+            self._work.notify()
+        return answer
+
+    def step(self) -> bool:
+        """Go on by a token of each; whether anything was left to do.
+
+        An error of one prompt ends its answer alone, one of the whole batch all that run; the engine goes on.
+        """
+        with self._stepping:
+            self._let_cancelled_leave()
+            self._let_join()
+            if not self._running:
+                return bool(self._waiting)
+            try:
+                self.batch.step()
+            except BaseException as error:
+                self._abandon(error)
+                if not isinstance(error, Exception):  # Ctrl-C
+                    raise
+            self._hear(list(self._running.values()))
+            return True
+
+    def drive(self, done: Callable[[], bool]) -> None:
+        """Step until `done`, unless the engine's thread does."""
+        while self._thread is None and not done():
+            self.step()
+
+    def start(self) -> Engine:
+        """Step in a thread whenever there is something to do, until `close`."""
+        assert self._thread is None, "started twice"
+        self._thread = threading.Thread(target=self._run, name="vistune engine", daemon=True)
+        self._thread.start()
+        return self
+
+    def close(self) -> None:
+        """Take no more requests; those under way end as cancelled."""
+        with self._work:
+            self._closing = True
+            self._work.notify()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        with self._stepping:
+            for answer in (*self._waiting, *self._running.values()):
+                answer.cancel()
+            self._let_cancelled_leave()
+
+    def __enter__(self) -> Engine:
+        return self.start()
+
+    def __exit__(self, *exception: Any) -> None:
+        self.close()
+
+    def _run(self) -> None:
+        while True:
+            with self._work:
+                self._work.wait_for(lambda: self._closing or self._waiting or self._running)
+                if self._closing:
+                    return
+            self.step()
+
+    def _let_cancelled_leave(self) -> None:
+        for answer in [answer for answer in self._running.values() if answer.is_cancelled]:
+            self._leave(answer)
+            answer.end("cancelled")
+        with self._work:
+            gone = [answer for answer in self._waiting if answer.is_cancelled]
+            for answer in gone:
+                self._waiting.remove(answer)
+        for answer in gone:
+            answer.end("cancelled")
+
+    def _let_join(self) -> None:
+        """Those who wait join as there is room; a prompt that cannot be read ends its own answer."""
+        free = self.batch_size - len(self._running)
+        with self._work:
+            ahead = [self._waiting[k] for k in range(min(len(self._waiting), max(LOOKAHEAD, free)))]
+        if not ahead or not free:
+            return
+        speakers = [answer.speaker for answer in ahead]
+        try:
+            joined = ahead[: len(self.batch.admit(speakers, free))]
+        except Exception:
+            joined = self._let_one_join(ahead[0])
+        except BaseException as error:  # Ctrl-C, which may come between any two lines of it
+            self._abandon(error)
+            raise
+        with self._work:
+            for _ in joined:
+                self._waiting.popleft()
+        joined = [answer for answer in joined if not answer.ended]
+        self._running |= {answer.speaker: answer for answer in joined}
+        self._hear(joined)
+
+    def _let_one_join(self, answer: Answer) -> list[Answer]:
+        """After an error among several: the first alone, so that the error is seen to be its own."""
+        try:
+            self.batch.admit([answer.speaker], 1)
+        except Exception as error:
+            answer.fail(error)
+        return [answer]
+
+    def _hear(self, answers: Sequence[Answer]) -> None:
+        for answer in answers:
+            try:
+                answer.hear()
+            except Exception as error:  # a listener's, or a tokenizer's: not the others' concern
+                answer.fail(error)
+            if answer.ended:
+                self._leave(answer)
+
+    def _leave(self, answer: Answer) -> None:
+        del self._running[answer.speaker]
+        self.batch.leave(answer.speaker)
+
+    def _abandon(self, error: BaseException) -> None:
+        answers = list(self._running.values())
+        self._running.clear()
+        self.batch.clear()
+        for answer in answers:
+            answer.fail(error)
 
 
-def choose(logits: Tensor, sampling: Sampling, chances: Sequence[torch.Generator]) -> Tensor:
-    """The next token of each sequence (sequences,); each has a chance of its own, so company changes nothing."""
-    if sampling.temperature == 0:
-        return logits.argmax(dim=-1)
-    scores = logits.float() / sampling.temperature
-    if sampling.top_k:
-        least = scores.topk(min(sampling.top_k, scores.shape[-1])).values[:, -1:]
-        scores = scores.masked_fill(scores < least, -torch.inf)
-    probabilities = scores.softmax(dim=-1)
-    if sampling.top_p < 1:
-        ordered, places = probabilities.sort(dim=-1, descending=True)
-        beyond = ordered.cumsum(dim=-1) - ordered >= sampling.top_p
-        probabilities = probabilities.scatter(-1, places, ordered.masked_fill(beyond, 0.0))
-    picks = [
-        torch.multinomial(row.cpu(), 1, generator=chance) for row, chance in zip(probabilities, chances, strict=True)
-    ]
-    return torch.cat(picks).to(logits.device)
+def _context(model: VisionLanguageModel) -> float:
+    """How many tokens the language model was made for; infinite where its config does not say."""
+    return float(getattr(base_of(model.language).config, "max_position_embeddings", None) or "inf")
 
 
 def generate(
@@ -98,51 +233,17 @@ def generate(
     batch_size: int = 32,
     advance: Callable[[int], None] = lambda count: None,
 ) -> list[Completion]:
-    """Answers to prompts, in their order; prompts of like length run together."""
-    order = sorted(range(len(prompts)), key=lambda k: len(prompts[k]))
-    answers: dict[int, Completion] = {}
-    for begin in range(0, len(order), batch_size):
-        group = order[begin : begin + batch_size]
-        said: list[list[int]] = [[] for _ in group]
-        seeds = [sampling.seed + k for k in group]
-        examples = [prompts[k] for k in group]
-        for step in steps(
-            model, examples, max_tokens=max_tokens, ended=processor.ended, sampling=sampling, seeds=seeds
-        ):
-            for sequence, token in step:
-                said[sequence].append(token)
-        for k, tokens in zip(group, said, strict=True):
-            answers[k] = completion(processor, tokens, len(prompts[k]))
-        advance(len(group))
-    return [answers[k] for k in range(len(prompts))]
+    """Answers to prompts, in their order; those that begin alike run together, so that it is read once.
 
-
-def completion(processor: Processor, tokens: Sequence[int], prompt_tokens: int) -> Completion:
-    reason: Literal["stop", "length"] = "stop" if tokens and processor.ended(tokens) else "length"
-    return Completion(processor.answer(tokens), reason, prompt_tokens, len(tokens))
-
-
-def stream(
-    model: VisionLanguageModel,
-    processor: Processor,
-    prompt: Example,
-    *,
-    max_tokens: int = 256,
-    sampling: Sampling = GREEDY,
-) -> Iterator[str]:
-    """Pieces of an answer as they come; a character is held back until all its bytes are there, as is what may turn
-    out to be the answer's end."""
-    tokens: list[int] = []
-    shown, end = "", processor.stop_text
-    seeds = [sampling.seed]
-    for step in steps(model, [prompt], max_tokens=max_tokens, ended=processor.ended, sampling=sampling, seeds=seeds):
-        tokens.append(step[0][1])
-        if processor.ended(tokens):
-            break
-        text = processor.answer(tokens)
-        if not text.endswith(("�", *(end[:k] for k in range(1, len(end))))):
-            yield text[len(shown) :]
-            shown = text
-    final = processor.answer(tokens)
-    if len(final) > len(shown):
-        yield final[len(shown) :]
+    Prompt k is sampled with seed `sampling.seed + k`.
+    """
+    engine = Engine(model, processor, batch_size=batch_size)
+    known = [prompt_of(prompt) for prompt in prompts]
+    asked = {
+        k: engine.submit(known[k], max_tokens=max_tokens, sampling=replace(sampling, seed=sampling.seed + k))
+        for k in sorted(range(len(known)), key=lambda k: known[k].codes.tobytes())
+    }
+    left = len(prompts)
+    while engine.step():
+        advance(left - (left := engine.waiting + engine.running))
+    return [asked[k].result() for k in range(len(prompts))]

@@ -11,12 +11,12 @@ from typing import Any
 
 from torch import nn
 
-from vistune.errors import CheckpointError, DataError
+from vistune.errors import CheckpointError, DataError, some
 from vistune.files import read_json
 from vistune.interop import llava_hf, original
 from vistune.interop.build import Source
 from vistune.interop.folders import resolve
-from vistune.interop.tensors import Lazy, by_part, read_adapter, read_config, some, whole
+from vistune.interop.tensors import Lazy, by_part, read_adapter, read_config, whole
 
 PREFIX = "base_model.model."
 LANGUAGE = ("model.language_model.", "language_model.model.", "language_model.")  # where transformers keeps it

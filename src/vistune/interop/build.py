@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from vistune.errors import CheckpointError
-from vistune.interop.tensors import Lazy, Parts, some, whole
+from vistune.errors import CheckpointError, some
+from vistune.interop.tensors import Lazy, Parts, whole
 from vistune.model import VisionLanguageModel, build_projector
 from vistune.model.attention import register
 from vistune.model.trial import refuse_unserved
 from vistune.model.vision import VisionTower, tower_class
+from vistune.processor import Processor
 from vistune.types import Spec
 
 
@@ -61,6 +62,20 @@ def build_model(source: Source, dtype: torch.dtype) -> VisionLanguageModel:
         with torch.no_grad():
             model.newline.copy_(whole(parts["newline"]["newline"]))
     return model.eval()
+
+
+def processor_of(source: Source) -> Processor:
+    """The source's processor. Raises CheckpointError where its tokenizer gives ids that the model has no rows for."""
+    tokenizer, rows = source.tokenizer, source.spec.vocabulary
+    # Special tokens may lie behind the vocabulary (Gemma 3's soft image token does): no text becomes one.
+    words = [number for number, token in tokenizer.added_tokens_decoder.items() if not token.special]
+    last = max([tokenizer.vocab_size - 1, *words])
+    if last >= rows:
+        raise CheckpointError(
+            f"{source.folder}: its tokenizer gives ids up to {last}, its language model has {rows} rows",
+            "put the tokenizer back that the model was trained with",
+        )
+    return Processor(tokenizer, source.spec)
 
 
 def load_tower_tensors(source: Source, dtype: torch.dtype) -> nn.Module:

@@ -18,19 +18,26 @@ from vistune.errors import CheckpointError, RecipeError
 from vistune.files import committed_folder, read_json
 from vistune.generation import Assistant
 from vistune.interop import layouts
-from vistune.interop.build import Source, build_model
+from vistune.interop.build import Source, build_model, processor_of
 from vistune.interop.card import write_card
-from vistune.interop.folders import read_tower
+from vistune.interop.folders import read_tower, resolve
 from vistune.interop.parity import Answer, Row, ask_ours, ask_transformers, compare, is_off, probes
-from vistune.interop.writers import Exported, write_hf, write_original, write_peft, write_tower
-from vistune.model import merge_adapters
-from vistune.processor import Processor
+from vistune.interop.tensors import read_tensors
+from vistune.interop.towers import lengthened, write_tower
+from vistune.interop.writers import Exported, write_hf, write_original, write_peft
+from vistune.model import VisionLanguageModel, merge_adapters
+from vistune.registry import guess
 
 Conversations = dict[str, list[dict[str, Any]]]
 Writer = Callable[[Exported, Path], None]
 Loader = Callable[[Path, torch.dtype, Conversations], dict[str, Answer]]
 
-LAYOUTS = ("llava-hf", "llava-original", "peft")
+QUANTISED_BY = {  # the layouts, and why none is written in 4 or 8 bits: who makes that form of each, while loading it
+    "llava-hf": "transformers quantises it as it loads, by "
+    "quantization_config=BitsAndBytesConfig(load_in_{bits}bit=True), and so does vLLM, by --quantization bitsandbytes",
+    "llava-original": "the original LLaVA reads full precision and quantises it as it loads: --load-{bits}bit",
+    "peft": "adapters are never quantised; load the base under them in {bits} bits",
+}
 
 
 def import_model(
@@ -38,8 +45,8 @@ def import_model(
 ) -> dict[str, Any]:
     """A folder of another layout as a model folder of ours, every part inside. Returns what was found."""
     source = layouts.read_source(folder, base=base, template=template, vision=vision)
+    processor = processor_of(source)
     model = build_model(source, stored_dtype(source.parts["language"]))
-    processor = Processor(source.tokenizer, source.spec)
     origin = {"layout": source.layout, "folder": folder.name, "base": base, "tower": source.tower,
               "tower_inside": source.tower_inside}  # fmt: skip
     tower = partial(write_tower, source.parts["vision"], source.vision, source.spec)
@@ -61,30 +68,39 @@ def export_model(
     merge: bool = False,
     base: str | None = None,
     dtype: torch.dtype | None = None,
+    device: str = "cpu",
 ) -> list[Row]:
     """Write `folder` (ours or any layout that is read) as `layout`, load that, and compare; the parity table.
 
+    Where adapters are merged, rows of "merge" come first: the model before beside the model after. `dtype`: None = as
+    the language model is stored. `device`: where both are asked.
     Raises CheckpointError, and leaves no OUT, where the written folder does not answer as the model does.
     """
-    if layout not in LAYOUTS:
-        raise RecipeError(f"--layout {layout!r} is not known", f"choose of {', '.join(LAYOUTS)}")
+    refuse_unknown(layout)
     if out.exists():
         raise RecipeError(f"{out}: is there already", "give another folder")
-    made = exported_from(folder, dtype)
+    made = exported_from(folder, dtype, device)
+    conversations = probes()
+    wanted = ask_ours(Assistant(made.model, made.processor), conversations)
+    merges: list[Row] = []
     if made.model.adapted and layout != "peft":
         if not merge:
             raise RecipeError(
                 f"{folder}: its adapters are not merged, and --layout {layout} has no place for them",
                 "add --merge, or export --layout peft",
             )
+        before = {f"merge: {probe}": answer for probe, answer in wanted.items()}
         made.model.language = merge_adapters(made.model.language)
-    precision = next(made.model.projector.parameters(), torch.zeros(0)).dtype
-    conversations = probes()
-    wanted = ask_ours(Assistant(made.model, made.processor), conversations)
+        wanted = ask_ours(Assistant(made.model, made.processor), conversations)
+        merges = compare(before, {f"merge: {probe}": answer for probe, answer in wanted.items()})
+    precision = made.model.head.dtype
+    if precision != made.dtype:
+        round_weights(made.model, made.dtype)
+        wanted = ask_ours(Assistant(made.model, made.processor), conversations)
     ways: Mapping[str, tuple[Writer, Loader]] = {
-        "llava-hf": (write_hf, from_transformers),
-        "llava-original": (write_original, from_original),
-        "peft": (partial(write_peft, base=base), partial(from_peft, base=base)),
+        "llava-hf": (write_hf, partial(from_transformers, device=device)),
+        "llava-original": (write_original, partial(from_original, device=device)),
+        "peft": (partial(write_peft, base=base), partial(from_peft, base=base, device=device)),
     }
     write, read = ways[layout]
     with committed_folder(out) as draft:
@@ -98,15 +114,44 @@ def export_model(
                 for row in rows
             )
             raise CheckpointError(f"{out}: what was written answers otherwise: {listed}", "report this with the model")
-    return rows
+    return [*merges, *rows]
 
 
-def exported_from(folder: Path, dtype: torch.dtype | None) -> Exported:
-    """A model folder of ours, or of a layout that is read, with its tower as it lies on disk."""
+def refuse_unknown(layout: str) -> None:
+    if layout not in QUANTISED_BY:
+        raise RecipeError(f"--layout {layout!r} is not known", guess(layout, QUANTISED_BY))
+
+
+def refuse_quantised(layout: str, bits: int) -> None:
+    """Raise RecipeError: what was quantised is not written, since nothing could make it exact again."""
+    refuse_unknown(layout)
+    reason = QUANTISED_BY[layout].format(bits=bits)
+    raise RecipeError(
+        f"--quantize {bits}: --layout {layout} is written in full precision; {reason}", "export without --quantize"
+    )
+
+
+def round_weights(model: VisionLanguageModel, dtype: torch.dtype) -> None:
+    """Give every weight the value it will have on disk: what is compared is then the same to the last digit."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.to(dtype))
+
+
+def exported_from(folder: Path, dtype: torch.dtype | None, device: str) -> Exported:
+    """A model folder of ours, or of a layout that is read, with its tower as it lies on disk.
+
+    On a CPU it computes in fp32, whatever is written: half precision is slow there, and compares loosely.
+    """
+    computes = torch.float32 if device == "cpu" else None
     if (folder / "parts.json").is_file():
-        model, processor = checkpoint.load(folder, dtype=dtype or torch.float32)
-        name, cut = checkpoint.tower_of(folder)
+        language, _ = checkpoint.backbone_of(folder, "language")
+        dtype = dtype or stored_dtype(read_tensors(resolve(language), pickles=True))
+        model, processor = checkpoint.load(folder, dtype=computes or dtype, device=device)
+        name, cut = checkpoint.backbone_of(folder, "vision")
         tower_folder, config, tower = read_tower(name)
+        if cut:
+            tower, config = lengthened(tower, config, processor.spec.feature_layer)
         origin = read_json(folder / "parts.json")["extra"].get("origin", {})
         reference = str(origin.get("tower") or name)
         return Exported(
@@ -114,21 +159,22 @@ def exported_from(folder: Path, dtype: torch.dtype | None) -> Exported:
             processor=processor,
             tower=tower,
             tower_config=config,
-            cut=cut,
             tower_name=reference if is_hub_name(reference) else tower_folder.name,
-            tower_inside=bool(origin.get("tower_inside", False)),
+            tower_inside=cut or bool(origin.get("tower_inside", False)),
             card=write_card(folder),
+            dtype=dtype,
         )
     source: Source = layouts.read_source(folder)
+    dtype = dtype or stored_dtype(source.parts["language"])
     return Exported(
-        model=build_model(source, dtype or stored_dtype(source.parts["language"])),
-        processor=Processor(source.tokenizer, source.spec),
+        model=build_model(source, computes or dtype).to(device),
+        processor=processor_of(source),
         tower=source.parts["vision"],
         tower_config=source.vision,
-        cut=False,
         tower_name=source.tower if source.tower and is_hub_name(source.tower) else "vision_tower",
         tower_inside=source.tower_inside,
         card=write_card(folder),
+        dtype=dtype,
     )
 
 
@@ -137,11 +183,13 @@ def is_hub_name(name: str) -> bool:
     return name.count("/") == 1 and not name.startswith((".", "/")) and not Path(name).is_dir()
 
 
-def from_transformers(folder: Path, dtype: torch.dtype, conversations: Conversations) -> dict[str, Answer]:
+def from_transformers(
+    folder: Path, dtype: torch.dtype, conversations: Conversations, *, device: str
+) -> dict[str, Answer]:
     from transformers import AutoModelForImageTextToText
 
-    model = AutoModelForImageTextToText.from_pretrained(str(folder), dtype=dtype).eval()
-    return with_processor(model, folder, conversations)
+    model: Any = AutoModelForImageTextToText.from_pretrained(str(folder), dtype=dtype)
+    return with_processor(model.eval().to(device), folder, conversations)
 
 
 def with_processor(model: Any, folder: Path, conversations: Conversations) -> dict[str, Answer]:
@@ -151,15 +199,17 @@ def with_processor(model: Any, folder: Path, conversations: Conversations) -> di
     return ask_transformers(model, processor, conversations, processor.image_token_id)
 
 
-def from_original(folder: Path, dtype: torch.dtype, conversations: Conversations) -> dict[str, Answer]:
+def from_original(folder: Path, dtype: torch.dtype, conversations: Conversations, *, device: str) -> dict[str, Answer]:
     """By our own reader: the original's code needs libraries of its time."""
-    return ask_ours(Assistant(*layouts.load(folder, dtype=dtype)), conversations)
+    return ask_ours(Assistant(*layouts.load(folder, dtype=dtype, device=device)), conversations)
 
 
-def from_peft(folder: Path, dtype: torch.dtype, conversations: Conversations, *, base: str | None) -> dict[str, Answer]:
+def from_peft(
+    folder: Path, dtype: torch.dtype, conversations: Conversations, *, base: str | None, device: str
+) -> dict[str, Answer]:
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
 
     home = base or str(folder / "base")
     model = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(home, dtype=dtype), str(folder))
-    return with_processor(model.eval(), Path(home), conversations)
+    return with_processor(model.eval().to(device), Path(home), conversations)

@@ -8,7 +8,7 @@ from typing import Any
 from vistune.errors import CheckpointError
 from vistune.interop.tensors import Lazy, names, read_tensors
 from vistune.model.vision import vision_config
-from vistune.processor import load_tokenizer
+from vistune.processor import load_sentencepiece, load_tokenizer
 
 
 def resolve(name: str, beside: Path | None = None) -> Path:
@@ -34,9 +34,7 @@ def tokenizer_of(folder: Path) -> Any:
     transformers' Auto class makes another one of such a folder, and says nothing.
     """
     if (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
-        from transformers import LlamaTokenizer
-
-        return LlamaTokenizer.from_pretrained(str(folder))
+        return load_sentencepiece(folder)
     if not (folder / "tokenizer.json").is_file():
         raise CheckpointError(f"{folder}: neither tokenizer.json nor tokenizer.model", "give --base with a tokenizer")
     return load_tokenizer(folder)

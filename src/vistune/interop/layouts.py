@@ -13,7 +13,7 @@ import torch
 
 from vistune.errors import CheckpointError
 from vistune.interop import adapters, llava_hf, original
-from vistune.interop.build import Source, build_model
+from vistune.interop.build import Source, build_model, processor_of
 from vistune.interop.tensors import read_config
 from vistune.model import VisionLanguageModel
 from vistune.processor import Processor
@@ -53,5 +53,5 @@ def load(
 ) -> tuple[VisionLanguageModel, Processor]:
     """Model and processor of a folder of another layout; `outside` as for `read_source`."""
     source = read_source(folder, **outside)
-    processor = Processor(source.tokenizer, source.spec)
+    processor = processor_of(source)
     return build_model(source, dtype).to(device).eval(), processor

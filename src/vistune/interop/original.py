@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from vistune.errors import CheckpointError
+from vistune.errors import CheckpointError, some
 from vistune.interop.build import Source, shape_of
 from vistune.interop.folders import read_tower, resolve, tokenizer_of
 from vistune.interop.tensors import (
@@ -23,7 +23,6 @@ from vistune.interop.tensors import (
     read_config,
     read_pickle,
     read_tensors,
-    some,
     weight_files,
 )
 from vistune.model import load_adapters
@@ -165,13 +164,13 @@ def _over_base(folder: Path, base: str | None, tuned: str) -> tuple[Parts, Path]
     if not path.is_file():
         raise CheckpointError(f"{folder}: neither model*.safetensors nor {tuned}", "name a LLaVA folder")
     parts = by_part(read_tensors(home, pickles=True), "original", str(home))
-    learnt = {_stripped(name): tensor for name, tensor in read_pickle(path).items()}
+    learnt = {stripped(name): tensor for name, tensor in read_pickle(path).items()}
     for part, tensors in by_part(learnt, "original", str(path)).items():
         parts[part] |= tensors
     return parts, home
 
 
-def _stripped(name: str) -> str:
+def stripped(name: str) -> str:
     """A tensor's name without what PEFT put before it; stage-1 files of other models begin otherwise too."""
     name = name.removeprefix("base_model.")
     name = "model." + name.split("model.model.", 1)[1] if name.startswith("model.model.") else name

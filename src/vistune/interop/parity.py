@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vistune.generation import Assistant, read_messages
-from vistune.generation.engine import GREEDY, steps
+from vistune.generation import Assistant, likeliest, read_messages
 from vistune.processor import collate
 from vistune.types import IMAGE_ID
 
@@ -73,19 +72,9 @@ def ask_ours(assistant: Assistant, conversations: dict[str, list[dict[str, Any]]
         prompt = processor.encode_prompt(read_messages(messages))
         with torch.inference_mode():
             logits = model(collate([prompt]).to(model.head.device))[-1] @ model.head.T
-        said = generate_ids(assistant, prompt)
+        said = likeliest(model, prompt, GREEDY_TOKENS)
         found[name] = Answer(prompt.input_ids, logits.float().cpu(), said)
     return found
-
-
-def generate_ids(assistant: Assistant, prompt: Any) -> list[int]:
-    said: list[int] = []
-    running = steps(
-        assistant.model, [prompt], max_tokens=GREEDY_TOKENS, ended=lambda said: False, sampling=GREEDY, seeds=[0]
-    )
-    for step in running:
-        said.append(step[0][1])
-    return said
 
 
 def ask_transformers(

@@ -6,7 +6,7 @@ folder -> {name: lazy tensor} · {name: lazy tensor} + a layout's names -> parts
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -17,10 +17,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vistune.errors import CheckpointError, DataError
+from vistune.errors import CheckpointError, DataError, some
 from vistune.files import read_json
 
-SHOWN = 10  # names listed in an error
 PARTS = ("vision", "projector", "newline", "language")
 Lazy = Any  # a Tensor, or a safetensors slice: both give the tensor for `[...]`
 Parts = dict[str, dict[str, Lazy]]
@@ -141,10 +140,3 @@ def whole(tensor: Lazy) -> Tensor:
     """The tensor itself."""
     read: Tensor = tensor[...]
     return read
-
-
-def some(names_: Iterable[str]) -> str:
-    """At most SHOWN names, and how many more."""
-    listed = sorted(names_)
-    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
-    return ", ".join(listed[:SHOWN]) + more

@@ -6,12 +6,11 @@ Exported (model, processor, tower whole or cut) -> llava-hf | llava-original | p
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -20,36 +19,32 @@ from vistune.errors import RecipeError
 from vistune.files import write_atomic, write_json
 from vistune.interop.original import CLASSES
 from vistune.interop.tensors import Lazy, whole, written_name
+from vistune.interop.towers import image_processor, save, without_paths, write_config, write_tower
 from vistune.model import VisionLanguageModel
 from vistune.model.language import base_of
-from vistune.processor import Processor
+from vistune.processor import Processor, save_tokenizer
 from vistune.types import Spec
 
 ROWS = 64  # a vocabulary that grows is rounded up to a multiple of this, as llava-hf's is
-SHARD = "5GB"
 IMAGE, PAD = "<image>", "<pad>"
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What is to be written. `tower`: its tensors as they lie on disk, `cut` where they end at the feature layer."""
+    """What is to be written. `tower`: its tensors as they lie on disk, of every layer that its config counts."""
 
     model: VisionLanguageModel
     processor: Processor
     tower: Mapping[str, Lazy]
     tower_config: Any
-    cut: bool
     tower_name: str  # how an original config names it: a hub name, or the folder's own name
     tower_inside: bool  # whether the original layout's weights hold it
     card: str
+    dtype: torch.dtype  # of all that is written; the model itself may compute in another
 
     @property
     def spec(self) -> Spec:
         return self.processor.spec
-
-    @property
-    def feature_layer(self) -> int:
-        return -1 if self.cut else self.spec.feature_layer
 
     @property
     def language(self) -> Any:
@@ -60,14 +55,19 @@ def write_hf(made: Exported, folder: Path) -> None:
     """As llava-hf/llava-1.5-7b-hf is: what `vllm serve` and transformers load. Raises RecipeError for what it lacks."""
     refuse_for_hf(made)
     tokenizer, image_id, rows = with_image_token(made.processor.tokenizer, made.language.config.vocab_size)
-    state = {**part_state(made, "vision", "llava-hf"), **part_state(made, "projector", "llava-hf")}
-    state |= {written_name("language", name, "llava-hf"): t for name, t in grown(language_tensors(made), rows).items()}
-    save(state, folder)
+    save(hf_state(made, rows), folder)
     config = hf_config(made, image_id, rows, tokenizer.pad_token_id)
     write_config(config, folder)
     write_processor(made, tokenizer, folder)
     generation_config(made, tokenizer).save_pretrained(folder)
     write_atomic(folder / "README.md", made.card)
+
+
+def hf_state(made: Exported, rows: int) -> dict[str, Tensor]:
+    """Every tensor as llava-hf names it, the vocabulary grown to `rows`."""
+    state = {**part_state(made, "vision", "llava-hf"), **part_state(made, "projector", "llava-hf")}
+    language = grown(language_tensors(made), rows)
+    return state | {written_name("language", name, "llava-hf"): tensor for name, tensor in language.items()}
 
 
 def refuse_for_hf(made: Exported) -> None:
@@ -102,7 +102,7 @@ def with_image_token(tokenizer: Any, rows: int) -> tuple[Any, int, int]:
 
 def language_tensors(made: Exported) -> dict[str, Tensor]:
     """The language model's tensors; a head that is the embedding is written once."""
-    state = language_state(made.model)
+    state = {name: tensor.to(made.dtype) for name, tensor in language_state(made.model).items()}
     if made.language.config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
     return state
@@ -121,18 +121,13 @@ def grown(state: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
 def part_state(made: Exported, part: str, layout: str) -> dict[str, Tensor]:
     """A part's tensors under the layout's names."""
     if part == "vision":
-        return {written_name("vision", name, layout): whole(tensor) for name, tensor in made.tower.items()}
-    state = made.model.projector_state()
+        return {
+            written_name("vision", name, layout): whole(tensor).to(made.dtype) for name, tensor in made.tower.items()
+        }
+    state = {name: tensor.to(made.dtype) for name, tensor in made.model.projector_state().items()}
     newline = state.pop("newline", None)
     named = {written_name("projector", name, layout): tensor for name, tensor in state.items()}
     return named if newline is None else {**named, written_name("newline", "newline", layout): newline}
-
-
-def save(state: Mapping[str, Tensor], folder: Path) -> None:
-    """safetensors, in shards of 5 GB with an index where there are several."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    save_torch_state_dict(tensors, folder, max_shard_size=SHARD, metadata={"format": "pt"})
 
 
 def hf_config(made: Exported, image_id: int, rows: int, pad_id: int) -> Any:
@@ -145,9 +140,9 @@ def hf_config(made: Exported, image_id: int, rows: int, pad_id: int) -> Any:
         "image_token_index": image_id,
         "image_seq_length": made.spec.slots_per_image,
         "projector_hidden_act": "gelu",
-        "vision_feature_layer": made.feature_layer,
+        "vision_feature_layer": made.spec.feature_layer,
         "vision_feature_select_strategy": "default" if made.spec.feature_tokens == "patch" else "full",
-        "dtype": str(next(made.model.projector.parameters()).dtype).removeprefix("torch."),
+        "dtype": str(made.dtype).removeprefix("torch."),
     }
     if made.tower_config.model_type != "clip_vision_model":  # no class token: nothing is dropped
         common["vision_feature_select_strategy"] = "full"
@@ -159,38 +154,6 @@ def hf_config(made: Exported, image_id: int, rows: int, pad_id: int) -> Any:
         config = LlavaConfig(**common)
         config.architectures = ["LlavaForConditionalGeneration"]
     return config
-
-
-def write_config(config: Any, folder: Path) -> None:
-    """config.json without the places on this machine that its parts were read from."""
-    write_json(folder / "config.json", without_paths(config.to_dict()))
-
-
-def without_paths(tree: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: value for key, value in tree.items() if key != "_name_or_path"}
-    return {key: without_paths(value) if isinstance(value, dict) else value for key, value in kept.items()}
-
-
-def image_processor(spec: Spec) -> Any:
-    """transformers' picture rules that make the tiles this model was trained on."""
-    from transformers import (
-        CLIPImageProcessorPil,
-        LlavaImageProcessorPil,
-        LlavaNextImageProcessorPil,
-        SiglipImageProcessorPil,
-    )
-
-    side = {"height": spec.image_side, "width": spec.image_side}
-    common = {"image_mean": list(spec.image_mean), "image_std": list(spec.image_std), "resample": spec.image_resample}
-    crop = {"size": {"shortest_edge": spec.image_side}, "crop_size": side}
-    if spec.image_mode == "anyres":
-        pairs = [[height, width] for width, height in spec.canvases]
-        return LlavaNextImageProcessorPil(**common, **crop, image_grid_pinpoints=pairs)
-    if spec.image_fit == "stretch":
-        return SiglipImageProcessorPil(**common, size=side)
-    if spec.image_mode == "pad":
-        return LlavaImageProcessorPil(**common, **crop, do_pad=True)
-    return CLIPImageProcessorPil(**common, **crop)
 
 
 def write_processor(made: Exported, tokenizer: Any, folder: Path) -> None:
@@ -237,10 +200,7 @@ def write_original(made: Exported, folder: Path) -> None:
         raise RecipeError(
             f"--layout llava-original: no {made.spec.projector} over this tower there", "export --layout llava-hf"
         )
-    state = part_state(made, "projector", "original")
-    if made.tower_inside or made.cut:
-        state |= part_state(made, "vision", "original")
-    save({**state, **language_tensors(made)}, folder)
+    save(original_state(made), folder)
     config = {
         **without_paths(made.language.config.to_dict()),
         "architectures": [names[kind]],
@@ -248,25 +208,31 @@ def write_original(made: Exported, folder: Path) -> None:
         "mm_vision_tower": made.tower_name,
         "mm_hidden_size": made.spec.vision_width,
         "mm_projector_type": made.spec.projector,
-        "mm_vision_select_layer": made.feature_layer,
+        "mm_vision_select_layer": made.spec.feature_layer,
         "mm_vision_select_feature": made.spec.feature_tokens,
         "mm_use_im_start_end": False,
         "mm_use_im_patch_token": False,
         "mm_patch_merge_type": "spatial_unpad" if made.spec.image_mode == "anyres" else "flat",
         "image_aspect_ratio": made.spec.image_mode,
         "use_mm_proj": True,
-        "unfreeze_mm_vision_tower": made.cut,
+        "unfreeze_mm_vision_tower": made.tower_inside,
         "vistune_template": made.spec.template,
         "vistune_tokenization": made.spec.tokenization,
     }
     if made.spec.image_mode == "anyres":
         config["image_grid_pinpoints"] = [list(canvas) for canvas in made.spec.canvases]
     write_json(folder / "config.json", config)
-    made.processor.tokenizer.save_pretrained(folder)
+    save_tokenizer(made.processor.tokenizer, folder)
     generation_config(made, made.processor.tokenizer).save_pretrained(folder)
     write_atomic(folder / "README.md", made.card)
     if not made.tower_name.count("/"):
         write_tower(made.tower, made.tower_config, made.spec, folder / made.tower_name)
+
+
+def original_state(made: Exported) -> dict[str, Tensor]:
+    """Every tensor as the original names it; the tower's too where they belong inside."""
+    tower = part_state(made, "vision", "original") if made.tower_inside else {}
+    return {**tower, **part_state(made, "projector", "original"), **language_tensors(made)}
 
 
 def write_peft(made: Exported, folder: Path, *, base: str | None) -> None:
@@ -274,16 +240,10 @@ def write_peft(made: Exported, folder: Path, *, base: str | None) -> None:
 
     With a `base` of the user's the tuned projector goes with the adapters (PEFT's `modules_to_save`).
     """
-    from peft import get_peft_model_state_dict
-
     if not made.model.adapted:
         raise RecipeError("--layout peft: this model has no adapters", "export --layout llava-hf")
     refuse_for_hf(made)
     peft: Any = made.model.language
-    tensors = {
-        name.replace("base_model.model.model.", "base_model.model.model.language_model.", 1): tensor
-        for name, tensor in get_peft_model_state_dict(peft).items()
-    }
     config = dict(peft.peft_config["default"].to_dict())
     layers = sorted({name.rsplit(".", 1)[-1] for name in peft.targeted_module_names})
     config |= {
@@ -298,12 +258,24 @@ def write_peft(made: Exported, folder: Path, *, base: str | None) -> None:
         write_hf(made, folder / "base")
     else:
         config["modules_to_save"] = ["multi_modal_projector"]
-        projector = part_state(made, "projector", "llava-hf")
-        tensors |= {f"base_model.model.model.{name}": tensor for name, tensor in projector.items()}
     write_json(folder / "adapter_config.json", {key: plain(value) for key, value in config.items()})
+    tensors = peft_state(made, with_projector=base is not None)
     own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(own, folder / "adapter_model.safetensors")
     write_atomic(folder / "README.md", made.card)
+
+
+def peft_state(made: Exported, *, with_projector: bool) -> dict[str, Tensor]:
+    """Adapters, and the projector tuned beside them, as PEFT names them inside transformers' LLaVA."""
+    from peft import get_peft_model_state_dict
+
+    top = "base_model.model.model."
+    tensors = {
+        name.replace(top, f"{top}language_model.", 1): tensor.to(made.dtype)
+        for name, tensor in get_peft_model_state_dict(made.model.language, save_embedding_layers=False).items()
+    }
+    projector = part_state(made, "projector", "llava-hf") if with_projector else {}
+    return {**tensors, **{f"{top}{name}": tensor for name, tensor in projector.items()}}
 
 
 def plain(value: Any) -> Any:
@@ -311,10 +283,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, set | frozenset | tuple):
         return sorted(value)
     return getattr(value, "value", value)
-
-
-def write_tower(tower: Mapping[str, Lazy], config: Any, spec: Spec, folder: Path) -> None:
-    """A vision tower's own folder, in transformers' layout."""
-    save({f"vision_model.{name}": whole(tensor) for name, tensor in tower.items()}, folder)
-    write_config(config, folder)
-    image_processor(replace(spec, image_mode="square")).save_pretrained(folder)

@@ -1,6 +1,6 @@
 """Batch -> hidden states: tower, projector, language model, attention inside documents, loss, adapters."""
 
-from vistune.model.attention import DocumentCache
+from vistune.model.cache import Reading, Stem, Tails
 from vistune.model.lora import add_adapters, load_adapters, merge_adapters
 from vistune.model.loss import next_token_loss
 from vistune.model.projectors import PROJECTORS, build_projector
@@ -9,7 +9,9 @@ from vistune.model.vlm import VisionLanguageModel, build, read_spec
 
 __all__ = [
     "PROJECTORS",
-    "DocumentCache",
+    "Reading",
+    "Stem",
+    "Tails",
     "VisionLanguageModel",
     "add_adapters",
     "build",

@@ -1,21 +1,29 @@
 """Attention inside documents only, registered with transformers once under the name `vistune`.
 
 Packed: query, key, value (1, heads, tokens, width) and `starts` -> each document attends to itself, causally
-Decoding: one query token a sequence against a padded cache and its mask
-transformers builds no mask for an attention function it has no mask function for, and hands `starts` through.
+With a `past` (cache.py): new tokens of documents look back over what was read before
+transformers builds no mask for an attention function it has no mask function for, and hands the rest through.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 NAME = "vistune"
+MOST_SCORES = 2**26  # held at once where scores are written out
+
+
+class Past(Protocol):
+    """What was read before, as `attend` asks it."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None) -> Tensor:
+        """(1, heads, tokens, width), of a row's new tokens over the past and themselves."""
 
 
 def register() -> str:
@@ -37,40 +45,49 @@ def attend(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     starts: Sequence[int] | None = None,
-    decode_mask: Tensor | None = None,
+    past: Past | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """(batch, tokens, heads, width). `starts`: where documents begin, and the row's end · `decode_mask` (batch, keys).
+    """(1, tokens, heads, width). `starts`: where documents begin, and the row's end.
 
     A sliding window of w lets a token see itself and the w - 1 before it.
     """
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if past is not None:
+        out = past.attend(query, key, value, scaling, sliding_window)
+    elif starts is not None:
+        out = packed_attention(query, key, value, starts, scaling, sliding_window, dropout)
+    else:
+        raise ValueError("vistune's attention needs `starts` (packed) or `past` (reading on)")
+    return out.transpose(1, 2), None
+
+
+def packed_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    starts: Sequence[int],
+    scaling: float,
+    window: int | None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Each document over itself alone: (1, heads, tokens, width), as the query."""
     grouped = query.shape[1] != key.shape[1]
-    if decode_mask is not None:
-        mask = decode_mask
-        if sliding_window is not None:
-            newest = mask.sum(dim=1, keepdim=True)
-            place = torch.arange(mask.shape[1], device=mask.device)
-            mask = mask & (place > newest - 1 - sliding_window)
-        out = scaled_dot_product_attention(
-            query, key, value, attn_mask=mask[:, None, None, :], scale=scaling, enable_gqa=grouped
-        )
-        return out.transpose(1, 2), None
-    if starts is None:
-        raise ValueError("vistune's attention needs `starts` (packed) or `decode_mask` (decoding)")
     lengths = [end - begin for begin, end in pairwise(starts)]
     outs = []
     # split, not slices: the gradient of a slice is as large as the row, that of a split is one concatenation
     for q, k, v in zip(*(t.split(lengths, dim=2) for t in (query, key, value)), strict=True):
-        window = _window_mask(q.shape[2], sliding_window, query.device)
+        mask = window_mask(q.shape[2], window, query.device)
         outs.append(
             scaled_dot_product_attention(
-                q, k, v, window, dropout, is_causal=window is None, scale=scaling, enable_gqa=grouped
+                q, k, v, mask, dropout, is_causal=mask is None, scale=scaling, enable_gqa=grouped
             )
         )
-    return torch.cat(outs, dim=2).transpose(1, 2), None
+    return torch.cat(outs, dim=2)
 
 
-def _window_mask(tokens: int, window: int | None, device: torch.device) -> Tensor | None:
+def window_mask(tokens: int, window: int | None, device: torch.device) -> Tensor | None:
+    """(tokens, tokens) bool of who sees whom; None where the window reaches over all of them."""
     if window is None or tokens <= window:
         return None
     place = torch.arange(tokens, device=device)
@@ -78,52 +95,55 @@ def _window_mask(tokens: int, window: int | None, device: torch.device) -> Tenso
     return (back >= 0) & (back < window)
 
 
-class DocumentCache:
-    """Keys and values of a batch of sequences, right-padded: filled once by a packed row, then a token at a time.
+def partial_attention(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, seen: Tensor | None = None, *, causal: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Attention over a part of the keys, and the logarithm of its weights' sum, by which `join` puts parts together.
 
-    `lengths` (sequences,) counts what each sequence holds. It speaks as much of transformers' cache protocol as its
-    attention layers use: `update` and `get_seq_length`.
+    query (batch, heads, tokens, width) · key, value (batch, kv heads, keys, width) · seen (batch or 1, 1, tokens, keys)
+    bool; a token that sees none of the keys gets zeros -> (batch, heads, tokens, width), (batch, heads, tokens)
     """
+    batch, heads, tokens, _ = query.shape
+    shared_by = heads // key.shape[1]
+    if shared_by > 1 and causal:
+        key, value = key.repeat_interleave(shared_by, dim=1), value.repeat_interleave(shared_by, dim=1)
+    elif shared_by > 1:  # the heads that share keys look as so many tokens of one head: no key is copied
+        query = query.reshape(batch, key.shape[1], shared_by * tokens, -1)
+        seen = seen.repeat(1, 1, shared_by, 1) if seen is not None and tokens > 1 else seen
+    blocked = None if seen is None else torch.zeros_like(seen, dtype=query.dtype).masked_fill_(~seen, -torch.inf)
+    if query.device.type == "cpu" and key.shape[-1] == value.shape[-1]:
+        # What scaled_dot_product_attention runs here, which keeps the sums to itself.
+        out, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, 0.0, causal, attn_mask=blocked, scale=scaling
+        )
+    else:
+        out, sums = _written_out(query, key, value, scaling, blocked, causal)
+    if seen is not None:
+        blind = ~seen.any(dim=-1).expand(sums.shape)
+        out, sums = out.masked_fill(blind[..., None], 0.0), sums.masked_fill(blind, -torch.inf)
+    return out.reshape(batch, heads, tokens, -1), sums.reshape(batch, heads, tokens)
 
-    def __init__(self, starts: Sequence[int], room: int) -> None:
-        self.starts = list(starts)
-        self.lengths = torch.tensor([end - begin for begin, end in pairwise(starts)])
-        self.room = int(self.lengths.max()) + room
-        self.keys: dict[int, Tensor] = {}
-        self.values: dict[int, Tensor] = {}
-        self.filled = False
 
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Filling: store a packed row's (1, heads, tokens, width) and give it back. Decoding: append, give all."""
-        if not self.filled:
-            self.keys[layer_idx] = self._spread(key)
-            self.values[layer_idx] = self._spread(value)
-            return key, value
-        rows = torch.arange(key.shape[0], device=key.device)
-        at = self.lengths.to(key.device)
-        self.keys[layer_idx][rows, :, at] = key[:, :, 0]
-        self.values[layer_idx][rows, :, at] = value[:, :, 0]
-        seen = int(self.lengths.max()) + 1
-        return self.keys[layer_idx][:, :, :seen], self.values[layer_idx][:, :, :seen]
+def _written_out(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, blocked: Tensor | None, causal: bool
+) -> tuple[Tensor, Tensor]:
+    """The same in plain products, for any device, over stretches of tokens so that memory stays bounded."""
+    batch, heads, tokens, _ = query.shape
+    keys = key.shape[2]
+    outs, sums = [], []
+    for rows in torch.arange(tokens, device=query.device).split(max(1, MOST_SCORES // (batch * heads * keys))):
+        scores = (query[:, :, rows] @ key.transpose(-1, -2)).float() * scaling
+        if causal:
+            scores.masked_fill_(torch.arange(keys, device=query.device) > rows[:, None], -torch.inf)
+        if blocked is not None:
+            scores += blocked if blocked.shape[2] == 1 else blocked[:, :, rows]
+        sums.append(scores.logsumexp(dim=-1))
+        outs.append(scores.softmax(dim=-1).to(value.dtype) @ value)
+    return torch.cat(outs, dim=2), torch.cat(sums, dim=2)
 
-    def _spread(self, packed: Tensor) -> Tensor:
-        _, heads, _, width = packed.shape
-        padded = packed.new_zeros(len(self.lengths), heads, self.room, width)
-        for row, (begin, end) in enumerate(pairwise(self.starts)):
-            padded[row, :, : end - begin] = packed[0, :, begin:end]
-        return padded
 
-    def decode_mask(self, device: torch.device) -> Tensor:
-        """(sequences, keys) bool for the next step: what each sequence holds, and the token that comes."""
-        place = torch.arange(int(self.lengths.max()) + 1, device=device)
-        return place[None, :] <= self.lengths.to(device)[:, None]
-
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these sequences only."""
-        self.lengths = self.lengths[rows]
-        for layer in self.keys:
-            self.keys[layer] = self.keys[layer][rows]
-            self.values[layer] = self.values[layer][rows]
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return int(self.lengths.max())
+def join(parts: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor]) -> Tensor:
+    """Attention over two parts' keys together, from what `partial_attention` gave for each."""
+    (out, sums), (other, other_sums) = parts, others
+    share = (other_sums - sums).sigmoid()[..., None]
+    return torch.lerp(out, other, share.to(out.dtype))

@@ -6,15 +6,15 @@ embeddings (tokens, width) + positions + starts -> hidden states (tokens, width)
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from importlib.util import find_spec
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from vistune.errors import CheckpointError, RecipeError
+from vistune.errors import CheckpointError, RecipeError, some
 from vistune.model.attention import register
 from vistune.model.trial import refuse_unserved
 from vistune.model.vision import read_config
@@ -61,7 +61,7 @@ def load_language(source: str, dtype: torch.dtype, quantize: int | None = None) 
             ignore_mismatched_sizes=True,  # reported, and refused below with their names
             **settings,
         )
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, UnpicklingError) as error:
         raise CheckpointError(f"language model {source}: {first_line(error)}", "name a whole model") from None
     faults = sorted([*report["missing_keys"], *(str(fault[0]) for fault in report["mismatched_keys"])])
     if faults:
@@ -102,11 +102,6 @@ def is_quantised(language: nn.Module) -> bool:
 
 def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def some(names: Sequence[str], most: int = 10) -> str:
-    """Names in a row, not more than `most` of them."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def base_of(language: nn.Module) -> Any:

@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from vistune.errors import CheckpointError, RecipeError
-from vistune.model.language import base_of, embed, first_line, is_quantised, run, some
+from vistune.errors import CheckpointError, RecipeError, some
+from vistune.model.language import base_of, embed, first_line, is_quantised, run
 from vistune.recipe import Lora
 
 EVERYTHING, ATTENTION = "all-linear", "attention"

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vistune.errors import RecipeError
-from vistune.model.attention import DocumentCache, attend
+from vistune.model.attention import attend
+from vistune.model.cache import Reading, Tails
 
 HINT = "use a model with plain attention, such as Llama, Mistral, Qwen2, Qwen3 or Gemma 3"
 NAME = "vistune_trial"
@@ -26,7 +27,7 @@ NAME = "vistune_trial"
 HARMLESS = frozenset({"position_ids", "use_cache", "output_attentions", "output_router_logits"})
 # What a head does: one matrix product, seen in this shape and that.
 PRODUCT = frozenset({"mm", "bmm", "t", "transpose", "view", "_unsafe_view", "alias", "detach", "slice", "_to_copy"})
-STARTS = [0, 3, 5]
+LENGTHS = [3, 2]  # of the two documents
 
 
 def refuse_unserved(config: Any, place: str) -> None:
@@ -89,24 +90,21 @@ def _against_windows(config: Any, windows: list[int | None]) -> Iterator[str]:
 def _run(model: Any) -> set[str]:
     """Pack two documents, decode a token of each; the operations between the body's end and the logits."""
     operations = _Operations()
-    cache = DocumentCache(STARTS, room=1)
-    rows = torch.empty(1, STARTS[-1], model.config.hidden_size, dtype=torch.bfloat16, device="meta")
-    places = torch.empty(1, STARTS[-1], dtype=torch.long, device="meta")
+    reading = Reading([None, None], LENGTHS, "meta")
+    rows = torch.empty(1, sum(LENGTHS), model.config.hidden_size, dtype=torch.bfloat16, device="meta")
     hook = model.get_decoder().register_forward_hook(lambda *_: operations.__enter__() and None)
     with torch.no_grad():
         try:
-            model(inputs_embeds=rows, position_ids=places, starts=STARTS, cache=cache, use_cache=True)
+            model(inputs_embeds=rows, position_ids=reading.positions[None], cache=reading, past=reading, use_cache=True)
         finally:
             hook.remove()
             if operations.entered:
                 operations.__exit__(None, None, None)
-        cache.filled = True
+        tails = Tails("meta")
+        tails.add(reading)
+        places = tails.prepare()
         model.get_decoder()(
-            inputs_embeds=rows[:, :2].transpose(0, 1),
-            position_ids=places[:, :2].T,
-            decode_mask=cache.decode_mask(rows.device),
-            cache=cache,
-            use_cache=True,
+            inputs_embeds=rows[:, :2], position_ids=places[None], cache=tails, past=tails, use_cache=True
         )
     return operations.names
 
@@ -121,7 +119,7 @@ class _Watch:
         self.own = set(inspect.signature(attend).parameters)
 
     def attend(self, module: nn.Module, *states: Tensor, **given: Any) -> tuple[Tensor, None]:
-        if given.get("decode_mask") is None:
+        if isinstance(given.get("past"), Reading):
             self.windows.append(given.get("sliding_window"))
         if len(states) > 3:
             given["attention_mask"] = states[3]

@@ -5,6 +5,7 @@ uint8 (tiles, 3, side, side) -> normalised -> encoder layers -> (tiles, slots, w
 
 from __future__ import annotations
 
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -154,7 +155,7 @@ def load_tower(source: str, spec: Spec, dtype: torch.dtype, *, cut: bool = False
         tower, found = tower_class(config, spec.space).from_pretrained(
             source, config=config, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
         )
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise RecipeError(
             f"vision tower {source}: its weights cannot be read: {str(error).splitlines()[0]}", "name a whole tower"
         ) from None

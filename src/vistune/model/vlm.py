@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vistune.errors import RecipeError
-from vistune.model.attention import DocumentCache
+from vistune.model.cache import Reading, Tails
 from vistune.model.language import base_of, embed, head_weight, language_config, load_language, run
 from vistune.model.lora import has_adapters
 from vistune.model.projectors import build_projector, slots_behind
@@ -28,44 +28,58 @@ class VisionLanguageModel(nn.Module):
         super().__init__()
         self.vision = vision
         self.projector = projector
-        self.newline = nn.Parameter(torch.zeros(spec.language_width)) if spec.image_mode == "anyres" else None
+        like = next(projector.parameters(), head_weight(language))  # the newline lies among the projector's rows
+        newline = torch.zeros(spec.language_width, dtype=like.dtype)
+        self.newline = nn.Parameter(newline) if spec.image_mode == "anyres" else None
         self.language = language
         self.spec = spec
 
-    def forward(self, batch: Batch, cache: DocumentCache | None = None) -> Tensor:
-        """Hidden states, one row per token. Trains and prefills; `decode` needs only the language model."""
-        text = embed(self.language, batch.input_ids.clamp(min=0))
-        pictures = self.features(batch).to(text.dtype)
-        rows = text.masked_scatter((batch.input_ids == IMAGE_ID)[:, None], pictures)
+    def forward(self, batch: Batch) -> Tensor:
+        """Hidden states, one row per token, of documents from their beginning. Trains; answering uses what follows."""
+        pictures = self.features(batch)
+        rows = self.embed(batch.input_ids, pictures)
         # A row without pictures scatters none of its blank tile: this keeps the projector in the graph, adding zero.
-        rows = rows + 0.0 * pictures[:1]
+        rows = rows + 0.0 * pictures[:1].to(rows.dtype)
         starts = [int(start) for start in batch.starts]
-        return run(self.language, rows[None], batch.positions[None], starts=starts, cache=cache)[0]
+        return run(self.language, rows[None], batch.positions[None], starts=starts)[0]
 
     def features(self, batch: Batch) -> Tensor:
         """(slots, width): what stands in the row's image slots; of a row without pictures, its blank tile's."""
-        tiles = self.projector(self.vision(batch.images))
+        tiles = self.encode(batch.images)
         if self.newline is None or batch.slots is None:
             flat: Tensor = tiles.flatten(0, 1)
             return flat if self.newline is None else torch.cat([flat, self.newline[None].to(flat.dtype)])
-        tile, patch = batch.slots.unbind(1)
+        return self.place(tiles, batch.slots)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """uint8 (tiles, 3, side, side) as the language model sees them: (tiles, patches, width)."""
+        tiles: Tensor = self.projector(self.vision(images))
+        return tiles
+
+    def place(self, tiles: Tensor, slots: Tensor) -> Tensor:
+        """(slots, width): the tile and patch that fill each slot (slots, 2), the newline where the tile is -1."""
+        tile, patch = slots.unbind(1)
         placed = tiles[tile.clamp(min=0), patch]
+        if self.newline is None:
+            return placed
         return torch.where((tile < 0)[:, None], self.newline.to(placed.dtype), placed)
 
-    def decode(self, tokens: Tensor, cache: DocumentCache) -> Tensor:
-        """Hidden states (sequences, width) of one more token each; the cache grows by it."""
-        device = tokens.device
-        cache.filled = True
-        positions = cache.lengths.to(device)[:, None]
-        hidden = run(
-            self.language,
-            embed(self.language, tokens)[:, None],
-            positions,
-            decode_mask=cache.decode_mask(device),
-            cache=cache,
-        )
-        cache.lengths = cache.lengths + 1
-        return hidden[:, 0]
+    def embed(self, ids: Tensor, pictures: Tensor) -> Tensor:
+        """(tokens, width): the text's embeddings, with pictures (slots, width) at the image slots."""
+        text = embed(self.language, ids.clamp(min=0))
+        return text.masked_scatter((ids == IMAGE_ID)[:, None], pictures.to(text.dtype))
+
+    def read(self, rows: Tensor, reading: Reading) -> Tensor:
+        """Hidden states (tokens, width) of a row of embeddings; the reading then holds its keys and values."""
+        return run(self.language, rows[None], reading.positions[None], cache=reading, past=reading)[0]
+
+    def decode(self, tokens: Tensor, tails: Tails) -> Tensor:
+        """Hidden states (rows, width) of one more token (rows,) of each running document; the tails grow by it."""
+        positions = tails.prepare()
+        rows = embed(self.language, tokens)
+        hidden = run(self.language, rows[None], positions[None], cache=tails, past=tails)[0]
+        tails.advance()
+        return hidden
 
     @property
     def head(self) -> Tensor:

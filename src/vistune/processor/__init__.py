@@ -2,18 +2,23 @@
 
 from vistune.processor.chat_templates import chat_template
 from vistune.processor.collate import collate
-from vistune.processor.images import open_picture
-from vistune.processor.processor import Processor, load_tokenizer
+from vistune.processor.images import LARGEST_FILE_BYTES, load_bytes, open_picture
+from vistune.processor.processor import Processor
 from vistune.processor.templates import template_named, templates
 from vistune.processor.tiles import load_tiles
+from vistune.processor.tokenizer_files import load_sentencepiece, load_tokenizer, save_tokenizer
 
 __all__ = [
+    "LARGEST_FILE_BYTES",
     "Processor",
     "chat_template",
     "collate",
+    "load_bytes",
+    "load_sentencepiece",
     "load_tiles",
     "load_tokenizer",
     "open_picture",
+    "save_tokenizer",
     "template_named",
     "templates",
 ]

@@ -62,7 +62,7 @@ def picture_size(picture: Picture) -> tuple[int, int]:
     if not any(mark in data for mark in PNG_EXIF):
         return image.size
     # A PNG may tell its orientation behind its pixels.
-    return _upright_size(_load(data, place))
+    return _upright_size(load_bytes(data, place))
 
 
 def _checked(path: Path) -> Path:
@@ -102,10 +102,13 @@ def _refuse_size(image: Image.Image, place: str) -> None:
 
 def decode(data: bytes, place: str) -> Image.Image:
     """An encoded picture as upright RGB, after its header has passed the limits."""
-    return upright_rgb(_load(data, place))
+    return upright_rgb(load_bytes(data, place))
 
 
-def _load(data: bytes, place: str) -> Image.Image:
+def load_bytes(data: bytes, place: str) -> Image.Image:
+    """An encoded picture as it lies in the file, not turned yet, after its size and header have passed the limits."""
+    if len(data) > LARGEST_FILE_BYTES:
+        raise DataError(f"{place}: larger than {LARGEST_FILE_BYTES >> 20} MB", "send it smaller")
     image = _open(io.BytesIO(data), place)
     try:
         if image.format == "PNG":

@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from PIL import Image
 
-from vistune.errors import DataError, RecipeError
+from vistune.errors import DataError
 from vistune.files import read_json, write_json
 from vistune.processor.chat_templates import chat_template
 from vistune.processor.images import picture_size
 from vistune.processor.templates import BOS, EOS, Control, Text
 from vistune.processor.tiles import NEWLINE, anyres_slots, load_tiles, slots_of
+from vistune.processor.tokenizer_files import load_tokenizer, save_tokenizer
 from vistune.processor.tokenizer_template import TokenizerTemplate, template_for
 from vistune.processor.tokens import Encoded, Encoder, collapse
 from vistune.types import IGNORE, Example, Message, Picture, Sample, Spec
@@ -98,7 +99,7 @@ class Processor:
             self.template.name,
             tokenization=self.spec.tokenization,
             begin="".join(self.tokenizer.convert_ids_to_tokens(self._encoder.begin)),
-            spaced=bool(self._encoder.guard),
+            spaced=bool(self._encoder.guard) and not self._encoder.restarts,
         )
 
     def encode_ids(self, sample: Sample) -> Encoded:
@@ -184,25 +185,12 @@ class Processor:
 
     def save(self, folder: Path) -> None:
         """Tokenizer files and spec.json."""
-        self.tokenizer.save_pretrained(folder)
+        save_tokenizer(self.tokenizer, folder)
         write_json(folder / "spec.json", asdict(self.spec))
 
     @classmethod
     def load(cls, folder: Path) -> Processor:
         return cls(load_tokenizer(folder), read_spec_file(folder / "spec.json"))
-
-
-def load_tokenizer(folder: Path | str) -> Any:
-    """The fast tokenizer of a model folder; remote code is never run."""
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(str(folder), use_fast=True)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RecipeError(
-            f"tokenizer {folder}: cannot be read: {reason}", "name a folder with tokenizer.json"
-        ) from None
 
 
 def read_spec_file(path: Path) -> Spec:

@@ -39,6 +39,7 @@ class Encoder:
 
     `chunks`: text after a picture is tokenised as if it began a string, as the original LLaVA does (`-200` splits
     its prompt); otherwise only the very first text is, as transformers does with `<image>` in the string.
+    `restarts`, found out: text behind every special token begins a string too.
     `controls`: the template's tokens, which text must not become even where the tokenizer does not call them special.
     """
 
@@ -71,6 +72,7 @@ class Encoder:
             tokenizer.eos_token_id,
         )  # looked up once: transformers is slow at it
         self.guard = self._find_guard()
+        self.restarts = bool(self.guard) and self._starts_anew()
 
     def _find_guard(self) -> str:
         """SentencePiece puts a space before what begins a string; behind this character text does not begin one."""
@@ -78,6 +80,11 @@ class Encoder:
         guarded = self.text.encode("\na", add_special_tokens=False)
         tail = [token for token, (start, _) in zip(guarded.ids, guarded.offsets, strict=True) if start >= 1]
         return "" if tail == plain else "\n"
+
+    def _starts_anew(self) -> bool:
+        """Whether that space also stands behind special tokens: a tokenizer with `legacy`, as Vicuna 1.3's is."""
+        whole = self.tokenizer.backend_tokenizer.encode(f"{self.tokenizer.eos_token}a", add_special_tokens=False).ids
+        return bool(whole[1:] == self.text.encode("a", add_special_tokens=False).ids)
 
     def control(self, name: str) -> int:
         """The id of a template's control token. Raises RecipeError where the tokenizer has none."""
@@ -116,13 +123,13 @@ class Encoder:
             flush()
             if isinstance(piece, Control):
                 result.add([self.control(piece.token)], piece.learnt)
-                first = False
+                first = self.restarts
             else:
                 slots = self.slots(piece)
                 result.add([IMAGE_ID] * slots, False)
                 result.pictures.append(piece)
                 result.slots.append(slots)
-                first = self.chunks
+                first = self.chunks or self.restarts
         flush()
         return result
 

@@ -2,7 +2,7 @@
 
 from vistune.remote.asker import Answer, Asker, Ledger, drift, read_ledger, stopped
 from vistune.remote.batch import Question, ask_batch
-from vistune.remote.budget import Budget, Price, read_prices
+from vistune.remote.budget import Budget, Price, how_to_price, read_prices, unpriced
 from vistune.remote.client import Client, Completion, read_completion, read_key
 from vistune.remote.journal import Journal
 from vistune.remote.pace import Pace
@@ -20,9 +20,11 @@ __all__ = [
     "Question",
     "ask_batch",
     "drift",
+    "how_to_price",
     "read_completion",
     "read_key",
     "read_ledger",
     "read_prices",
     "stopped",
+    "unpriced",
 ]

@@ -19,12 +19,13 @@ from typing import Any
 
 from vistune.errors import BudgetError, RecipeError, Stopped, TeacherError, VistuneError
 from vistune.files import write_jsonl
-from vistune.remote.budget import Budget, Price
+from vistune.remote.budget import Budget, Price, unpriced
 from vistune.remote.client import Client, Completion, Outcome, read_completion
 from vistune.remote.journal import Journal
 from vistune.remote.pace import Pace, backoff_seconds
 
 MOST_SENDS = 6  # of one question, where the service or the network fails
+FIRST_CONNECTS = 3  # tries to reach an address that never answered anything: it is wrong rather than down
 DISK_PATIENCE_SECONDS = 30.0  # how long a paid answer is held in memory while the disk refuses it
 
 
@@ -142,10 +143,7 @@ class Asker:
         self.header = dict(header)
         self.allow_drift = allow_drift
         if budget is not None and price is None:
-            raise RecipeError(
-                f"--budget: no price is known of the model {header.get('model')!r}",
-                "add it to a table given by --prices",
-            )
+            raise unpriced(str(header.get("model")))
         if self.ledger.header is not None and (diff := drift(self.ledger.header, self.header)) and not allow_drift:
             raise RecipeError(
                 f"{journal.path}: model, parameters or prompts are not those of the answers in it:\n{diff}\n",
@@ -154,6 +152,8 @@ class Asker:
         self.budget = Budget(budget, spent=self.ledger.dollars + self.ledger.maybe_dollars)
         self.chance = random.Random(seed)
         self.stopping: VistuneError | None = None
+        self.reached = bool(self.ledger.replies)
+        self.unreached = 0
         self.idle: set[asyncio.Task[Any]] = set()
 
     async def begin(self) -> None:
@@ -234,7 +234,7 @@ class Asker:
                         outcome = Outcome("unknown", 0, "", "no answer: stopping")
                         outcome = await self.client.complete(body, key=f"{key}/{send}")
                         await self._tell_pace(outcome)
-                        if why := self._why_to_stop(outcome):  # before the slot is free for another one
+                        if why := self.why_to_stop(outcome):  # before the slot is free for another one
                             self.stop(why)
             except (VistuneError, asyncio.CancelledError):
                 await asyncio.shield(self._failure(key, send, outcome, worst))
@@ -245,6 +245,7 @@ class Asker:
             # A 429 is no failure of the question: it waits for the pace as long as that takes.
 
     async def _tell_pace(self, outcome: Outcome) -> None:
+        self.note_reach(outcome)
         if outcome.kind == "limited":
             await self.pace.limited(outcome.retry_after)
         elif outcome.kind in ("failed", "unknown"):
@@ -294,15 +295,30 @@ class Asker:
         }
         await self.keep(record)
         await self.budget.settle(worst, worst if outcome.kind == "unknown" else 0.0)
-        if why := self._why_to_stop(outcome):
+        if why := self.why_to_stop(outcome):
             raise why
 
-    def _why_to_stop(self, outcome: Outcome) -> VistuneError | None:
+    def note_reach(self, outcome: Outcome) -> None:
+        """Whether anything at all was ever heard from this address; outages of one that answers are ridden out."""
+        self.reached = self.reached or outcome.kind != "failed" or outcome.status != 0
+        self.unreached += not self.reached
+
+    def why_to_stop(self, outcome: Outcome) -> VistuneError | None:
         """The error of an answer after which no other question need be sent."""
+        if not self.reached and self.unreached >= FIRST_CONNECTS:
+            return TeacherError(
+                f"cannot connect to {self.client.base_url} ({outcome.reason})",
+                "check --base-url, and that the service is up",
+            )
         if outcome.kind == "stop_quota":
             return BudgetError(
                 f"the service's quota is spent: {outcome.reason}",
                 "every answer is kept; top up and run the same command",
+            )
+        if outcome.status in (401, 403) and self.client.key is None:
+            return RecipeError(
+                f"no key was given (OPENAI_API_KEY is not set), and {self.client.base_url} wants one: {outcome.reason}",
+                "set OPENAI_API_KEY, or name a file that holds the key with --api-key-file",
             )
         if outcome.kind == "stop_recipe":
             return RecipeError(f"{self.client.base_url}: {outcome.reason}", "check the key, --base-url and --model")

@@ -141,6 +141,7 @@ async def _call(asker: Asker, method: str, path: str, **given: Any) -> dict[str,
     outcome = Outcome("failed", 0, "")
     for attempt in range(8):
         outcome = await asker.client.request(method, path, **given)
+        asker.note_reach(outcome)
         if outcome.kind == "reply":
             try:
                 tree = json.loads(outcome.body)
@@ -148,10 +149,10 @@ async def _call(asker: Asker, method: str, path: str, **given: Any) -> dict[str,
                 tree = None
             if isinstance(tree, dict):
                 return tree
+        elif (why := asker.why_to_stop(outcome)) and outcome.status not in (404, 405):
+            raise why
         elif outcome.kind in ("refused", "stop_recipe"):
             raise RecipeError(f"{path}: {outcome.reason}", "does this endpoint have the Batch API? leave --batch out")
-        elif outcome.kind == "stop_quota":
-            raise BudgetError(f"the service's quota is spent: {outcome.reason}", "top up and run the same command")
         if method == "POST":
             break  # it may have been taken: look for it before anything is made a second time
         await asker.wait(max(outcome.retry_after or 0.0, min(30.0, 0.5 * 2**attempt)))

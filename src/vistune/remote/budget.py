@@ -57,6 +57,18 @@ def _price(entry: Any, place: str) -> Price:
     return Price(**entry)
 
 
+def unpriced(model: str) -> RecipeError:
+    """The error of a budget for a model of which no price is known."""
+    return RecipeError(f"--budget: no price is known for the model {model!r}", how_to_price(model))
+
+
+def how_to_price(model: str) -> str:
+    return (
+        f"write 'models: {{{model}: {{input: 2.5, output: 10}}}}', dollars per million tokens, to a file and give it "
+        "with --prices"
+    )
+
+
 class Budget:
     """Dollars: `spent` for certain, `reserved` for what is under way; their sum never exceeds `limit`."""
 

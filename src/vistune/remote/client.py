@@ -23,7 +23,6 @@ from vistune.errors import RecipeError
 if TYPE_CHECKING:
     import httpx2
 
-LANE_CONNECTIONS = 8  # a pool looks at all of its connections twice a request, so many small ones cost less
 LARGEST_BODY = 4 << 20  # bytes; a chat completion is a few thousand
 Kind = Literal["reply", "limited", "failed", "unknown", "refused", "stop_quota", "stop_recipe"]
 """reply: a 200, billed · limited: 429 · failed: the service's fault, not billed · unknown: sent, no answer, maybe
@@ -55,7 +54,7 @@ class Completion:
 
 @dataclass
 class Lane:
-    """A few of the connections, and how many requests are on them."""
+    """One connection, and how many requests are on it: a pool of many looks at each of them twice a request."""
 
     http: httpx2.AsyncClient
     under_way: int = 0
@@ -75,32 +74,33 @@ class Client:
         self.key = key
         self.deadline_seconds = deadline_seconds
         self.base_url = base_url.rstrip("/") + "/"
+        self.chat = httpx2.URL(self.base_url + "chat/completions")  # taken apart once, not for each request
         certificates = httpx2.create_ssl_context()
         self.lanes = [
             Lane(
                 httpx2.AsyncClient(
                     base_url=self.base_url,
                     headers=headers,
-                    timeout=httpx2.Timeout(deadline_seconds, connect=min(30.0, deadline_seconds)),
-                    limits=httpx2.Limits(max_connections=LANE_CONNECTIONS, max_keepalive_connections=LANE_CONNECTIONS),
+                    timeout=httpx2.Timeout(deadline_seconds, connect=min(10.0, deadline_seconds)),
+                    limits=httpx2.Limits(max_connections=1, max_keepalive_connections=1),
                     verify=certificates,
                     follow_redirects=False,
                     trust_env=True,
                 )
             )
-            for _ in range(math.ceil(concurrency / LANE_CONNECTIONS))
+            for _ in range(concurrency)
         ]
 
     async def complete(self, body: bytes, *, key: str = "") -> Outcome:
         """POST a chat completion within the deadline; never raises for what the network or the service does."""
         began = time.monotonic()
         headers = {"Content-Type": "application/json", "X-Request-Key": key}
-        outcome = await self.request("POST", "chat/completions", content=body, headers=headers)
+        outcome = await self.request("POST", self.chat, content=body, headers=headers)
         return Outcome(
             outcome.kind, outcome.status, outcome.body, outcome.reason, outcome.retry_after, time.monotonic() - began
         )
 
-    async def request(self, method: str, path: str, **given: Any) -> Outcome:
+    async def request(self, method: str, path: str | httpx2.URL, **given: Any) -> Outcome:
         import httpx2
 
         try:
@@ -140,7 +140,7 @@ class Client:
         return Outcome("reply", 200, "")
 
     @asynccontextmanager
-    async def _stream(self, method: str, path: str, **given: Any) -> AsyncIterator[httpx2.Response]:
+    async def _stream(self, method: str, path: str | httpx2.URL, **given: Any) -> AsyncIterator[httpx2.Response]:
         lane = min(self.lanes, key=lambda lane: lane.under_way)
         lane.under_way += 1
         try:

@@ -65,7 +65,7 @@ class Lock:
         self.file: IO[str] = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - held open as long as the lock
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:  # by a process of this machine, or on a network disk by one of another
             self.file.seek(0)
             holder = self.file.read().strip() or "another process"
             self.file.close()

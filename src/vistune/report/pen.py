@@ -7,7 +7,6 @@ The same drawing always gives the same bytes. No letter is ever drawn as an empt
 from __future__ import annotations
 
 import io
-import logging
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -165,15 +164,8 @@ def style() -> Iterator[None]:
         "text.parse_math": False,
         "font.family": list(plots.fonts()),
     }
-    # A Hangul font calls its bold "semibold": the nearest weight is right, and no news to whoever draws.
-    log = logging.getLogger("matplotlib.font_manager")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with matplotlib.rc_context(settings):
-            yield
-    finally:
-        log.setLevel(level)
+    with plots.quiet_fonts(), matplotlib.rc_context(settings):
+        yield
 
 
 def refuse_undrawable(text: str) -> None:

@@ -7,9 +7,10 @@ A figure is as wide as a phone: a page lays several side by side, and no letter 
 from __future__ import annotations
 
 import io
+import logging
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -69,6 +70,18 @@ def _letters() -> frozenset[int]:
 def drawable(text: str, instead: str) -> str:
     """`text`, or `instead` where a letter of it has no shape here and would be drawn as a box."""
     return text if all(ord(letter) in _letters() for letter in text) else instead
+
+
+@contextmanager
+def quiet_fonts() -> Iterator[None]:
+    """A Hangul font calls its bold "semibold": the nearest weight is right, and no news to whoever draws."""
+    log = logging.getLogger("matplotlib.font_manager")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def smooth(values: Sequence[float]) -> np.ndarray:
@@ -175,7 +188,8 @@ def histogram(values: Sequence[int], *, title: str, axis: str, median: str, limi
         return _svg(figure)
 
 
-def _style() -> AbstractContextManager[None]:
+@contextmanager
+def _style() -> Iterator[None]:
     settings = {
         "svg.fonttype": "path",
         "svg.hashsalt": "vistune",  # the same numbers draw the same bytes
@@ -189,7 +203,8 @@ def _style() -> AbstractContextManager[None]:
         "xtick.color": PALETTE["muted"],
         "ytick.color": PALETTE["muted"],
     }
-    return matplotlib.rc_context(settings)
+    with quiet_fonts(), matplotlib.rc_context(settings):
+        yield
 
 
 def _panel(height: float, title: str) -> tuple[Figure, Axes]:

@@ -4,8 +4,45 @@ from collections.abc import Mapping
 
 from vistune.evaluation.task import Task
 from vistune.evaluation.tasks.file import File
+from vistune.evaluation.tasks.gqa import Gqa
+from vistune.evaluation.tasks.korean import KDtcBench, KMMBench, KSeed
+from vistune.evaluation.tasks.korean_judged import KLlavaW, Koffvqa
+from vistune.evaluation.tasks.korean_pope import KPope
+from vistune.evaluation.tasks.llava_bench import LlavaBench
+from vistune.evaluation.tasks.mmbench import MMBench, MMBenchCn
+from vistune.evaluation.tasks.mme import Mme
+from vistune.evaluation.tasks.mmvet import MMVet
+from vistune.evaluation.tasks.pope import Pope
 from vistune.evaluation.tasks.scenes import Combinations, HeldOut
+from vistune.evaluation.tasks.scienceqa import ScienceQA
+from vistune.evaluation.tasks.seed import Seed
+from vistune.evaluation.tasks.textvqa import TextVqa
+from vistune.evaluation.tasks.vizwiz import VizWiz
+from vistune.evaluation.tasks.vqav2 import VqaV2
 
-TASKS: Mapping[str, type[Task]] = {"scenes": HeldOut, "combinations": Combinations, "file": File}
+TASKS: Mapping[str, type[Task]] = {
+    "scenes": HeldOut,
+    "combinations": Combinations,
+    "file": File,
+    "scienceqa": ScienceQA,
+    "pope": Pope,
+    "mme": Mme,
+    "seed": Seed,
+    "gqa": Gqa,
+    "vqav2": VqaV2,
+    "textvqa": TextVqa,
+    "vizwiz": VizWiz,
+    "mmbench": MMBench,
+    "mmbench-cn": MMBenchCn,
+    "mmbench-ko": KMMBench,  # what VLMEvalKit calls K-MMBench
+    "mmvet": MMVet,
+    "llava-bench": LlavaBench,
+    "k-mmbench": KMMBench,
+    "k-seed": KSeed,
+    "k-dtcbench": KDtcBench,
+    "k-llava-w": KLlavaW,
+    "koffvqa": Koffvqa,
+    "k-pope": KPope,
+}
 
 __all__ = ["TASKS"]

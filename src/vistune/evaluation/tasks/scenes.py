@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import replace
 
 from vistune.errors import DataError
-from vistune.evaluation.task import same_text
+from vistune.evaluation.task import Benchmark, Facts, Marked, mean, same_text
 from vistune.files import read_jsonl
 from vistune.types import Message, Picture, Question, Sample
 
 
-class HeldOut:
+class HeldOut(Benchmark):
     """Exact short answers about scenes that were drawn for the test alone."""
 
+    facts = Facts(
+        about="the built-in drawn world: scenes for the test alone, English and Korean",
+        files=("questions_heldout.jsonl and heldout/ (a run's own world/, or `vistune scenes FOLDER`)",),
+        source="drawn by this program",
+        licence="Apache-2.0",
+        size="a few MB",
+    )
     split = "heldout"
     max_tokens = 16
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
 
     def questions(self) -> Sequence[Question]:
         path = self.folder / f"questions_{self.split}.jsonl"
@@ -31,11 +35,20 @@ class HeldOut:
         sample = Sample(row["question_id"], (Message("user", (picture, row["text"])),))
         return Question(row["question_id"], sample, row["answer"], {"type": row["type"], "language": row["language"]})
 
-    def right(self, question: Question, reply: str) -> bool:
-        return same_text(reply, question.answer)
+    def points(self, question: Question, answer: str) -> float:
+        return float(same_text(answer, question.answer))
+
+    def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
+        """`accuracy`, 0-1."""
+        return {"accuracy": mean(rows) / 100}
 
 
 class Combinations(HeldOut):
     """The same about scenes with held-out colour-shape pairs."""
 
+    facts = replace(
+        HeldOut.facts,
+        about="the built-in drawn world: scenes with colour-shape pairs that training never showed",
+        files=("questions_combinations.jsonl and combinations/ (likewise)",),
+    )
     split = "combinations"

@@ -1,0 +1,259 @@
+"""Training speed and memory beside what people use today: the same weights, data and batch, side by side in one run.
+
+python benchmarks/train.py [--shared ../shared] [--stages stage1,lora,full] [--rounds 3] [--steps 6] [--trl FOLDER]
+
+Backbones and data are those of shared/bench: CLIP 8x384 at 336 pixels (576 slots), Llama 8x512 with the Llama
+tokenizer's 32,000 tokens, real photographs and GPT-4's texts; 8 samples a step. Peers: a plain loop over transformers'
+LlavaForConditionalGeneration (padded batch, AdamW; bf16 autocast and fp32), and TRL's SFTTrainer where `--trl` names a
+folder that holds it. First the losses of one batch are compared at equal masks. Each measurement is a process of its
+own, the rounds are interleaved, and of each the median step counts. "Peak" is the process's most resident memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+SAMPLES = 8
+RATE = 1e-4
+ADAPTED = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+
+def recipe_of(work: Path, stage: str, precision: str, steps: int) -> Any:
+    """The same stage as a recipe of ours."""
+    from vistune.recipe import validate
+
+    learn = {
+        "stage1": {"projector": RATE},
+        "lora": {"projector": RATE, "adapters": RATE},
+        "full": {"projector": RATE, "language": RATE},
+    }[stage]
+    tree: dict[str, Any] = {
+        "name": stage,
+        "learn": learn,
+        "steps": steps,
+        "samples_per_step": SAMPLES,
+        "tokens_per_row": 16384,
+        "schedule": "constant",
+        "warmup_share": 0,
+        "precision": precision,
+    }
+    if stage == "lora":
+        tree["lora"] = {"rank": 128, "alpha": 256}
+    model = {"vision": str(work / "vision"), "language": str(work / "llm"), "template": "v1"}
+    return validate({"model": model, "data": [{"file": work / "data.json", "images": work / "images"}],
+                     "stages": [tree], "workers": 1}, "benchmark")  # fmt: skip
+
+
+def ours(work: Path, stage: str, precision: str, steps: int) -> tuple[list[float], float]:
+    """Seconds of each step of the real trainer, and the tokens of a step."""
+    from vistune.console import silent
+    from vistune.data import Loader
+    from vistune.training import Run, Trainer, plan_run
+
+    recipe = recipe_of(work, stage, precision, steps)
+    run = Run(recipe, work / "unused", watch=silent)
+    planned = plan_run(recipe, run.processor, silent)[0][0]
+    model, _, _ = run._model(None, [planned])
+    run._prepare(model, planned.stage, 0)
+    model.set_learning(planned.stage.learn)
+    loader = Loader(planned.samples, planned.processor, planned.plan, workers=recipe.workers)
+    reports: list[Any] = []
+    Trainer(model, loader, planned.stage, device=run.device).run(0, reports.append)
+    return [report.seconds for report in reports], statistics.median(report.tokens for report in reports)
+
+
+def hf_model(work: Path, stage: str) -> Any:
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlavaForConditionalGeneration
+
+    model = LlavaForConditionalGeneration.from_pretrained(work / "llava-hf")
+    for name, parameter in model.named_parameters():
+        learns = "multi_modal_projector" in name or (stage == "full" and "vision_tower" not in name)
+        parameter.requires_grad_(learns)
+    if stage == "lora":
+        model = get_peft_model(model, LoraConfig(r=128, lora_alpha=256, target_modules=ADAPTED,
+                                                 modules_to_save=["multi_modal_projector"]))  # fmt: skip
+    return model
+
+
+def plain(work: Path, stage: str, precision: str, steps: int) -> tuple[list[float], float]:
+    """A loop as one writes it over transformers: processor, padded batch, forward with labels, AdamW."""
+    import torch
+    from PIL import Image
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(work / "llava-hf")
+    model = hf_model(work, stage).train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=RATE)
+    rows = json.loads((work / "data.json").read_text())
+    seconds, tokens = [], []
+    for step in range(steps):
+        began = time.perf_counter()
+        texts, pictures = [], []
+        for row in rows[step * SAMPLES : (step + 1) * SAMPLES]:
+            texts.append(processor.apply_chat_template(list(_messages(row)), tokenize=False))
+            pictures.append(Image.open(work / "images" / row["image"]).convert("RGB"))
+        batch = processor(text=texts, images=pictures, return_tensors="pt", padding=True)
+        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            loss = model(**batch, labels=labels.masked_fill(labels == 32000, -100)).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds.append(time.perf_counter() - began)
+        tokens.append(labels.numel())
+    return seconds, statistics.median(tokens)
+
+
+def _messages(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for number, turn in enumerate(row["conversations"]):
+        content = [{"type": "text", "text": turn["value"].replace("<image>\n", "")}]
+        if number == 0:
+            content = [{"type": "image"}, *content]
+        yield {"role": "user" if turn["from"] == "human" else "assistant", "content": content}
+
+
+def losses(work: Path) -> tuple[float, float]:
+    """Mean loss of one step's rows, ours and transformers', over the same ids and labels."""
+    import torch
+    from transformers import LlavaForConditionalGeneration
+
+    from vistune.console import silent
+    from vistune.data import Loader
+    from vistune.model import next_token_loss
+    from vistune.training import Run, plan_run
+
+    recipe = recipe_of(work, "full", "fp32", 1)
+    run = Run(recipe, work / "unused", watch=silent)
+    planned = plan_run(recipe, run.processor, silent)[0][0]
+    model, _, _ = run._model(None, [planned])
+    (batch,) = Loader(planned.samples, planned.processor, planned.plan).load(0)
+    peer = LlavaForConditionalGeneration.from_pretrained(work / "llava-hf").eval()
+    theirs = peer.model.multi_modal_projector
+    model.projector.load_state_dict(
+        {f"{place}.{name}": tensor for place, layer in ((0, theirs.linear_1), (2, theirs.linear_2))
+         for name, tensor in layer.state_dict().items()}
+    )  # fmt: skip
+    words = model.head.shape[0]  # the peer's head has more rows than its tokenizer has tokens
+    peer.lm_head.weight = torch.nn.Parameter(peer.lm_head.weight[:words])
+    peer.config.text_config.vocab_size = words
+    with torch.no_grad():
+        mine = next_token_loss(model.eval()(batch), model.head, batch.labels, batch.starts)
+        normal = (batch.images.float() - model.vision.mean) / model.vision.std
+        total = 0.0
+        for number, (begin, end) in enumerate(zip(batch.starts[:-1], batch.starts[1:], strict=True)):
+            ids = batch.input_ids[begin:end].masked_fill(batch.input_ids[begin:end] < 0, 32000)[None]
+            labels = batch.labels[begin:end][None]
+            out = peer(input_ids=ids, pixel_values=normal[number][None], labels=labels)
+            total += float(out.loss) * int((labels[:, 1:] != -100).sum())
+    return float(mine.sum) / mine.count, total / mine.count
+
+
+def prepare(work: Path, shared: Path, samples: int) -> None:
+    """Backbones and data, made by the scripts beside the fixtures."""
+    photographs = shared / "data" / "coco-mini" / "train2017"
+    (work / "images").symlink_to(photographs.resolve())
+    scripts = shared / "bench"
+    tokenizer = shared / "data" / "llama-tokenizer"
+    for command in (
+        [str(scripts / "make_backbones.py"), str(work), str(tokenizer)],
+        [str(scripts / "make_data.py"), str(photographs), str(shared / "data" / "llava-coco30" / "gpt4_qa.jsonl"),
+         str(work / "data.json"), str(samples)],
+    ):  # fmt: skip
+        subprocess.run([sys.executable, *command], check=True, capture_output=True)
+
+
+def trl(work: Path, shared: Path, folder: Path, stage: str, precision: str) -> dict[str, Any]:
+    """What shared/bench's script measures of TRL."""
+    name = {"stage1": "1"}.get(stage, stage)
+    command = [sys.executable, str(shared / "bench" / "peer_trl.py"), str(work), str(work / "data.json"),
+               str(work / "images"), name, *(["--fp32"] if precision == "fp32" else [])]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(folder)})
+    found = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
+    if not found:
+        raise SystemExit(f"TRL failed: {done.stderr[-2000:]}")
+    values = dict(part.split("=") for part in found[0].split() if "=" in part)
+    return {"samples_per_s": float(values["samples/s"]), "peak_mb": int(values["peak_rss"].removesuffix("MB"))}
+
+
+def measure(work: Path, who: str, stage: str, precision: str, steps: int) -> dict[str, Any]:
+    """One measurement in this process; the first two steps warm up."""
+    seconds, tokens = {"ours": ours, "plain": plain}[who](work, stage, precision, steps)
+    return {
+        "samples_per_s": SAMPLES / statistics.median(seconds[2:]),
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "tokens": tokens,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    parser.add_argument("--stages", default="stage1,lora,full")
+    parser.add_argument("--precisions", default="bf16,fp32")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--trl", type=Path)
+    parser.add_argument("--one", nargs=4, metavar=("WORK", "WHO", "STAGE", "PRECISION"), help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        work, who, stage, precision = given.one
+        print(json.dumps(measure(Path(work), who, stage, precision, given.steps)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        prepare(work, given.shared, SAMPLES * given.steps)
+        mine, theirs = losses(work)
+        print(f"loss of one batch at equal masks: ours {mine:.6f}, transformers {theirs:.6f}", flush=True)
+        for stage in given.stages.split(","):
+            compare(given, work, stage)
+
+
+def compare(given: argparse.Namespace, work: Path, stage: str) -> None:
+    runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for _ in range(given.rounds):
+        for precision in given.precisions.split(","):
+            for who in ("ours", "plain", *(["trl"] if given.trl else [])):
+                if who == "trl":
+                    result = trl(work, given.shared, given.trl, stage, precision)
+                else:
+                    command = [
+                        sys.executable,
+                        __file__,
+                        "--steps",
+                        str(given.steps),
+                        "--one",
+                        str(work),
+                        who,
+                        stage,
+                        precision,
+                    ]
+                    done = subprocess.run(command, capture_output=True, text=True)
+                    if done.returncode:
+                        raise SystemExit(done.stderr[-2000:])
+                    result = json.loads(done.stdout.splitlines()[-1])
+                runs.setdefault((who, precision), []).append(result)
+    speeds = {key: [run["samples_per_s"] for run in listed] for key, listed in runs.items()}
+    best = max(statistics.median(values) for (who, _), values in speeds.items() if who == "ours")
+    print(f"\n{stage} (load {os.getloadavg()[0]:.1f})")
+    for (who, precision), values in speeds.items():
+        middle, peak = statistics.median(values), max(run["peak_mb"] for run in runs[who, precision])
+        spread = f"{min(values):.3f}-{max(values):.3f}"
+        print(f"  {who:6} {precision}: {middle:6.3f} samples/s ({spread}), peak {peak:,} MB: "
+              f"ours at its best {best / middle:.2f} x", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""The service that a remote teacher is: which model, where, at what pace and price, and an order as it is asked there.
+
+order + Service -> Request (key = hash of the body, bounds of its tokens)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vistune.datagen.orders import Order
+from vistune.datagen.prompts import OWN_LANGUAGES, messages, prompts, system_prompt
+from vistune.remote import Price, read_prices, unpriced
+
+MOST_TOKENS = {"conversation": 1024, "detail": 768, "reasoning": 768, "caption": 96}
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Which model, where, at what pace and price."""
+
+    model: str
+    base_url: str = "https://api.openai.com/v1"
+    key_file: Path | None = None
+    see: bool = False
+    temperature: float = 0.7
+    tries: int = 3  # of one order, where the checks reject what came
+    concurrency: int = 16
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    deadline_seconds: float = 120.0
+    patience_seconds: float = 600.0
+    budget: float | None = None  # dollars
+    prices: Path | None = None
+    allow_drift: bool = False
+    batch: bool = False
+    poll_seconds: float = 30.0
+    tokenizer: Path | None = None  # counts tokens where the endpoint's model has this one
+
+    def price(self) -> Price | None:
+        """What the model costs. Raises RecipeError where a budget is to be kept and no price is known."""
+        price = read_prices(self.prices).get(self.model)
+        if price is None and self.budget is not None:
+            raise unpriced(self.model)
+        return price
+
+    def header(self, kinds: Sequence[str], languages: Sequence[str]) -> dict[str, Any]:
+        """What answers depend on: a journal made with another header is refused."""
+        asked = [(kind, language) for language in languages for kind in kinds]
+        return {
+            "model": self.model,
+            "base_url": self.base_url,
+            "parameters": {"temperature": self.temperature, "max_tokens": MOST_TOKENS, "see": self.see},
+            "prompts": {
+                f"{kind}/{language}": [
+                    system_prompt(kind, language, see=self.see),
+                    *(shot["reply"] for shot in prompts(language)[kind]["shots"] if language in OWN_LANGUAGES),
+                ]
+                for kind, language in asked
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One order as it goes over the wire; the bounds are tokens that it cannot exceed."""
+
+    key: str
+    body: bytes
+    prompt_bound: int
+    completion_bound: int
+
+
+def request_of(order: Order, service: Service, price: Price | None) -> Request:
+    asked = messages(order.image, order.kind, order.language, see=service.see)
+    most = MOST_TOKENS[order.kind]
+    tree = {"model": service.model, "messages": asked, "temperature": service.temperature, "max_tokens": most}
+    body = json.dumps(tree, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
+    # The order's name is part of the key: two orders that ask the same of the same picture want two answers.
+    key = hashlib.sha256(order.name.encode() + b"\0" + body).hexdigest()[:32]
+    return Request(key, body, prompt_bound(asked, price), most)
+
+
+def prompt_bound(asked: Sequence[dict[str, Any]], price: Price | None) -> int:
+    """Tokens that a prompt cannot exceed: no byte-level vocabulary makes more tokens than there are bytes."""
+    total = 16
+    for message in asked:
+        parts = message["content"] if isinstance(message["content"], list) else [message["content"]]
+        for part in parts:
+            text = part if isinstance(part, str) else part.get("text", "")
+            total += len(text.encode()) + 8
+            if isinstance(part, dict) and part["type"] == "image_url":
+                total += price.image_tokens if price else 0
+    return total

@@ -1,0 +1,138 @@
+"""Releases that are one table: tab-separated or JSON lines, their pictures in the cells as base64.
+
+data folder + the release's name -> the table's file -> Row (fields as text, its place) -> pictures unpacked beside it
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import csv
+import hashlib
+import io
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vistune.errors import DataError
+from vistune.evaluation.choices import is_missing
+from vistune.evaluation.release import release_lines, release_text
+from vistune.files import write_atomic
+
+KINDS = (".tsv", ".tsv.gz", ".jsonl", ".jsonl.gz")
+LARGEST_CELL = 1 << 28  # bytes; a picture of a dozen megapixels as base64 is a tenth of that
+SHORTEST_PICTURE = 64  # characters; a shorter cell is a path or the index of the row that holds the picture
+PNG = b"\x89PNG"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a table; `place` is its file and line for messages."""
+
+    fields: Mapping[str, Any]
+    place: str
+
+    def text(self, *names: str) -> str:
+        """The first of these fields that is there. Raises DataError where none is."""
+        for name in names:
+            if not is_missing(self.fields.get(name)):
+                return str(self.fields[name])
+        raise DataError(f"{self.place}:{names[0]}: is missing", "download the file again, whole")
+
+    def get(self, *names: str) -> str | None:
+        """The first of these fields that is there, else None."""
+        return next((str(self.fields[name]) for name in names if not is_missing(self.fields.get(name))), None)
+
+
+def table_in(folder: Path, word: str, language: str = "") -> Path:
+    """The one table whose name holds `word`, in any case, and no other language; of several, that which says its own.
+
+    `folder` may be the file itself. Raises DataError where none or several fit.
+    """
+    if folder.is_file():
+        return folder
+    named = sorted(p for p in folder.glob("*") if word in p.name.lower() and p.name.lower().endswith(KINDS))
+    fits = [path for path in named if not language or languages_of(path) <= {language}]
+    if len(fits) > 1:
+        fits = [path for path in fits if languages_of(path)] or fits
+    if len(fits) == 1:
+        return fits[0]
+    wanted = f"{folder}/*{word}*.tsv or .jsonl"
+    if fits:
+        listed = ", ".join(path.name for path in fits[:4])
+        raise DataError(f"{wanted}: {len(fits)} files fit ({listed})", "name one by --data FILE")
+    if named:
+        raise DataError(
+            f"{wanted}: only in another language: {named[0].name}", "name it by --data FILE, or another task"
+        )
+    raise DataError(f"{wanted}: no such file", "`vistune evaluate --list` says what to download and from where")
+
+
+def languages_of(path: Path) -> set[str]:
+    """The languages that a file's name names: MMBench_DEV_CN.tsv is Chinese."""
+    return {"en", "cn", "ko"} & set(path.name.lower().replace(".", "_").replace("-", "_").split("_"))
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The rows of a table; a tab-separated cell may hold quoted tabs and line breaks, as pandas writes them."""
+    if ".tsv" not in path.name.lower():
+        for number, value in release_lines(path):
+            if not isinstance(value, dict):
+                raise DataError(f"{path}:{number}: is no object", "one JSON object a line")
+            yield Row(value, f"{path}:{number}")
+        return
+    csv.field_size_limit(LARGEST_CELL)  # the csv module keeps this for the whole process and refuses pictures without
+    reader = csv.DictReader(io.StringIO(release_text(path), newline=""), delimiter="\t", strict=True)
+    try:
+        for value in reader:
+            place = f"{path}:{reader.line_num}"
+            if None in value:
+                raise DataError(f"{place}: has more cells than the first line", "mend or download the file again")
+            yield Row(value, place)
+    except csv.Error as error:
+        raise DataError(f"{path}:{reader.line_num}: not tab-separated: {error}", "download the file again") from None
+
+
+class Pictures:
+    """A table's pictures as files named by what they hold: beside the table, else in a folder that ends with us."""
+
+    def __init__(self, table: Path) -> None:
+        self.base = table.parent
+        self.folder = table.parent / f"{table.name.split('.')[0]}.pictures"
+        self.temporary: tempfile.TemporaryDirectory[str] | None = None
+
+    def of(self, rows: Mapping[str, Row]) -> dict[str, Path]:
+        """By row index; a cell holds base64, a path, or the index of the row that has the picture."""
+        found: dict[str, Path] = {}
+        elsewhere: dict[str, str] = {}
+        for index, row in rows.items():
+            cell = row.get("image", "image_path")
+            if cell is not None and len(cell) > SHORTEST_PICTURE and "." not in cell:
+                found[index] = self._unpack(cell, row.place)
+            elif cell in rows and cell is not None:
+                elsewhere[index] = cell
+            elif cell is not None:
+                found[index] = self.base / cell
+        for index, other in elsewhere.items():
+            if other not in found:
+                raise DataError(f"{rows[index].place}:image: row {other!r} has no picture", "download the file again")
+            found[index] = found[other]
+        return found
+
+    def _unpack(self, cell: str, place: str) -> Path:
+        try:
+            data = base64.b64decode(cell, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise DataError(f"{place}:image: no base64 ({error})", "download the file again") from None
+        name = f"{hashlib.sha256(data).hexdigest()[:32]}.{'png' if data.startswith(PNG) else 'jpg'}"
+        if not (self.folder / name).is_file():
+            try:
+                write_atomic(self.folder / name, data)
+            except OSError:  # a data folder that is shared read-only
+                if self.temporary is None:
+                    self.temporary = tempfile.TemporaryDirectory(prefix="vistune-pictures-")
+                    self.folder = Path(self.temporary.name)
+                write_atomic(self.folder / name, data)
+        return self.folder / name

@@ -1,0 +1,98 @@
+"""GQA: compositional questions over scene graphs, one short answer each. https://arxiv.org/abs/1902.09506
+
+The benchmark's eval.py: accuracy over balanced questions, yes-no against open ones, by type, steps and words, and how
+far the answers' distribution is from the gold one (lower is better). Validity and plausibility need files that are not
+released for testdev; they are left out, where the original prints 0.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from vistune.errors import DataError
+from vistune.evaluation.release import field_of, find, matching, picture_folder, release_map
+from vistune.evaluation.task import SHORT, Benchmark, Facts, Marked, Reply, Table, ask, by, mean
+from vistune.types import Question
+
+USUAL = "testdev_balanced_questions.json"
+
+
+class Gqa(Benchmark):
+    """The reply without final full stops and in lower case is the answer."""
+
+    facts = Facts(
+        about="12,578 balanced testdev questions on 398 pictures",
+        files=(USUAL + " (or one other *questions*.json)", "images/"),
+        source="https://cs.stanford.edu/people/dorarad/gqa/download.html",
+        licence="CC BY 4.0; pictures: Visual Genome's terms",
+        size="1.4 GB of questions, 20 GB of pictures",
+        paper="https://arxiv.org/abs/1902.09506",
+    )
+
+    def questions(self) -> Sequence[Question]:
+        path = (matching(self.folder, USUAL) or find(self.folder, ["*questions*.json"]))[0]
+        pictures = picture_folder(self.folder, "images")
+        found = []
+        for name, row in release_map(path).items():
+            place = f"{path}:{name}"
+            if not field_of(row, "question", str, place) or row.get("isBalanced") is False:
+                continue  # as the benchmark: figures are over the balanced questions
+            types = row.get("types") or {}
+            tags = {
+                "structural": types.get("structural"),
+                "semantic": types.get("semantic"),
+                "steps": f"{_steps(row['semantic']):02d}" if row.get("semantic") else None,
+                "words": f"{len(row['question'].split()):02d}",
+                "group": (row.get("groups") or {}).get("global"),
+                "form": "open" if types.get("structural") == "query" else "binary",
+            }
+            answer = field_of(row, "answer", str, place)
+            picture = pictures / f"{row.get('imageId', name)}.jpg"
+            found.append(ask(name, row["question"] + SHORT, picture, answer=answer, origin=place, **tags))
+        if not found:
+            raise DataError(f"{path}: holds no balanced question", "take testdev_balanced_questions.json")
+        return found
+
+    def parse(self, question: Question, reply: str, rule: str) -> str | None:
+        return reply.rstrip(".").lower()
+
+    def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
+        forms = {form: value for form, (value, _) in by(rows, "form").items()}
+        return {"accuracy": mean(rows), **forms, "distribution": distribution(rows)}
+
+    def tables(self, rows: Sequence[Marked]) -> dict[str, Table]:
+        numbered = {
+            tag: {name.lstrip("0") or "0": cell for name, cell in by(rows, tag).items()} for tag in ("steps", "words")
+        }
+        return {"structural": by(rows, "structural"), "semantic": by(rows, "semantic"), **numbered}
+
+    def submission(self, rows: Sequence[Reply]) -> tuple[str, bytes]:
+        """The server's list."""
+        listed = [{"questionId": row.question.id, "prediction": (row.text or "").rstrip(".").lower()} for row in rows]
+        return "gqa_submission.json", json.dumps(listed).encode()
+
+
+def _steps(semantic: Sequence[Any]) -> int:
+    """Operations of a question's programme that do more than ask the final question."""
+    told = (f"{step['operation']}: {step['argument']}" for step in semantic)
+    return sum(not any(end in step for end in ("exist", "query: name", "choose name")) for step in told)
+
+
+def distribution(rows: Sequence[Marked]) -> float:
+    """Mean over groups, weighted by size, of the chi-square distance of given from gold answers, over 100."""
+    gold: dict[str, Counter[str]] = {}
+    given: dict[str, Counter[str]] = {}
+    for row in rows:
+        group = row.question.tags["group"]
+        if group is not None:
+            gold.setdefault(group, Counter())[row.question.answer] += 1
+            given.setdefault(group, Counter())[row.answer or ""] += 1
+    total = sum(counts.total() for counts in gold.values())
+    apart = sum(
+        counts.total() * sum((given[group][answer] - expected) ** 2 / expected for answer, expected in counts.items())
+        for group, counts in gold.items()
+    )
+    return apart / total / 100 if total else 0.0

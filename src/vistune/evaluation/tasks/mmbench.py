@@ -1,0 +1,203 @@
+"""MMBench: one question asked with its options in every rotation; right only if every one is. arXiv 2307.06281
+
+*mmbench*.tsv (rows with rotations as index + k x 1,000,000) -> questions · replies -> matcher -> circular accuracy
+The rotations are those of the file: some last options ("all above are not right") stay where they are.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from vistune.errors import DataError, RecipeError
+from vistune.evaluation.choices import is_missing, matched
+from vistune.evaluation.free_replies import choice_of
+from vistune.evaluation.predictions import Prediction
+from vistune.evaluation.tables import Pictures, Row, read_rows, table_in
+from vistune.evaluation.task import BOTH, LENIENT, LETTER, Benchmark, Facts, Marked, Reply, Table, ask, mean
+from vistune.types import Question
+
+COLUMNS = "ABCDEFGH"
+ROTATION = 1_000_000  # index modulo this is the question, the quotient the rotation
+
+
+class MMBench(Benchmark):
+    """Circular accuracy over questions, by ability; English."""
+
+    facts: ClassVar[Facts] = Facts(
+        about="abilities, every question asked in each rotation of its options",
+        files=("mmbench*.tsv",),
+        source="https://github.com/open-compass/MMBench (MMBench_DEV_EN.tsv, or LLaVA's mmbench_dev_20230712.tsv)",
+        licence="as its page states",
+        size="1,164 questions, 4,329 rows (dev); the file of 2023: 1,176 and 4,377",
+        paper="https://arxiv.org/abs/2307.06281",
+    )
+    max_tokens = 1024
+    rules = BOTH
+    word, language = "mmbench", "en"
+    suffix = LETTER
+
+    def questions(self) -> Sequence[Question]:
+        path = table_in(self.folder, self.word, self.language)
+        rows: dict[str, Row] = {}
+        for row in read_rows(path):
+            index = row.text("index", "question_id")
+            if not index.isdigit() or index in rows:
+                raise DataError(f"{row.place}:index: {index!r} is no whole number or comes twice", "one row an index")
+            rows[index] = row
+        self.pictures = Pictures(path)  # keeps a temporary folder as long as the task lives
+        found = self.pictures.of(rows)
+        return [self._question(index, row, found.get(index)) for index, row in rows.items()]
+
+    def _question(self, index: str, row: Row, picture: Path | None) -> Question:
+        options = options_of(row.fields)
+        text = "\n".join(
+            [
+                *filter(None, [row.get("hint"), row.get("question")]),
+                *(f"{letter}. {option}" for letter, option in options.items() if option),
+            ]
+        )
+        return ask(
+            index,
+            text + self.suffix,
+            picture,
+            answer=row.get("answer") or "",
+            origin=row.place,
+            options=options,
+            category=row.get("category"),
+            l2=row.get("l2-category", "l2_category"),
+            row={name: row.get(name) or "" for name in UPLOADED if name in row.fields},
+        )
+
+    def read(self, path: Path) -> Sequence[Prediction]:
+        """Answer lines, or the table with a `prediction` column that VLMEvalKit writes (xlsx, tsv)."""
+        if path.suffix.lower() not in (".xlsx", ".tsv"):
+            return super().read(path)
+        rows = read_sheet(path) if path.suffix.lower() == ".xlsx" else read_rows(path)
+        return [Prediction(row.text("index"), row.get("prediction") or "", row.place, row.fields) for row in rows]
+
+    def asks_another(self, question: Question, prediction: Prediction) -> bool:
+        """The releases give some indexes to other questions."""
+        prompt, asked = prediction.fields.get("prompt"), question.tags["row"].get("question", "")
+        return isinstance(prompt, str) and asked not in prompt
+
+    def parse(self, question: Question, reply: str, rule: str) -> str | None:
+        options = question.tags["options"]
+        return choice_of(reply, options) if rule == LENIENT else matched(reply, options)
+
+    def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
+        """Per cent: `Overall` circular, `vanilla_acc` of unrotated rows, `row_acc` of all rows."""
+        if not any(row.question.answer for row in rows):
+            return {}  # the test split: its answers are on the server
+        first = [row for row in rows if int(row.question.id) < ROTATION]
+        return {"Overall": mean(circular(rows)), "vanilla_acc": mean(first), "row_acc": mean(rows)}
+
+    def tables(self, rows: Sequence[Marked]) -> dict[str, Table]:
+        """Circular accuracy by ability, coarse (`l2-category`) and fine (`category`), where the file has them."""
+        found = {"l2-category": _by_ability(rows, "l2"), "category": _by_ability(rows, "category")}
+        return {name: table for name, table in found.items() if table}
+
+    def submission(self, rows: Sequence[Reply]) -> tuple[str, bytes]:
+        """The table that the server wants: what was said to every row, raw."""
+        return "mmbench_upload.xlsx", sheet([upload_row(row) for row in rows])
+
+
+class MMBenchCn(MMBench):
+    """The same questions in Chinese."""
+
+    facts = Facts(
+        about="MMBench in Chinese",
+        files=("mmbench*cn*.tsv",),
+        source="https://github.com/open-compass/MMBench (MMBench_DEV_CN.tsv)",
+        licence="as its page states",
+        size="1,164 questions, 4,329 rows (dev)",
+        paper="https://arxiv.org/abs/2307.06281",
+    )
+    language = "cn"
+    suffix = "\n请直接回答选项字母。"
+
+
+def options_of(fields: Mapping[str, Any]) -> dict[str, str]:
+    """Letter to text, up to the first that is missing; a table without option columns has A to D without texts."""
+    if not any(letter in fields for letter in COLUMNS):
+        return dict.fromkeys("ABCD", "")
+    found: dict[str, str] = {}
+    for letter in COLUMNS:
+        if is_missing(fields.get(letter)):
+            break
+        found[letter] = str(fields[letter])
+    return found
+
+
+def circular(rows: Sequence[Marked]) -> list[Marked]:
+    """One row a question, its first, with the points of its worst rotation."""
+    groups: dict[int, list[Marked]] = {}
+    for row in rows:
+        groups.setdefault(int(row.question.id) % ROTATION, []).append(row)
+    firsts = [(min(group, key=lambda row: int(row.question.id)), group) for group in groups.values()]
+    return [Marked(f.question, f.text, f.answer, min(row.points for row in group)) for f, group in firsts]
+
+
+def _by_ability(rows: Sequence[Marked], tag: str) -> Table:
+    if not any(row.question.answer for row in rows):
+        return {}
+    groups: dict[str, list[Marked]] = {}
+    for row in circular(rows):
+        if row.question.tags[tag] is not None:
+            groups.setdefault(row.question.tags[tag], []).append(row)
+    return {name: (mean(groups[name]), len(groups[name])) for name in sorted(groups)}
+
+
+UPLOADED = ("index", "question", "A", "B", "C", "D", "answer", "split")
+
+
+def upload_row(row: Reply) -> dict[str, str]:
+    """The release's columns without picture and categories, the prediction after the options."""
+    fields = {"index": row.question.id, **row.question.tags["row"]}
+    before = {name: value for name, value in fields.items() if name not in ("answer", "split")}
+    after = {name: value for name, value in fields.items() if name in ("answer", "split")}
+    return {**before, "prediction": row.text or "", **after}
+
+
+def sheet(rows: Sequence[Mapping[str, str]]) -> bytes:
+    """One xlsx sheet, a header line first. Control characters, which the format cannot hold, are left out."""
+    openpyxl = _openpyxl()
+    from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
+
+    book = openpyxl.Workbook()
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    for column, name in enumerate(columns, start=1):
+        book.active.cell(1, column, name)
+    for number, row in enumerate(rows, start=2):
+        for column, name in enumerate(columns, start=1):
+            value = row.get(name, "")
+            if name == "index":
+                book.active.cell(number, column, int(value))
+            elif value:
+                cell = book.active.cell(number, column, ILLEGAL_CHARACTERS_RE.sub("", value))
+                cell.data_type = "s"  # what begins with "=" would be a formula
+    file = io.BytesIO()
+    book.save(file)
+    return file.getvalue()
+
+
+def read_sheet(path: Path) -> list[Row]:
+    """The rows of an xlsx file's first sheet."""
+    openpyxl = _openpyxl()
+    try:
+        book = openpyxl.load_workbook(path, read_only=True)
+    except Exception as error:  # a zip of XML: openpyxl raises whatever its parts raise
+        raise DataError(f"{path}: no xlsx file that can be read: {error}", "write it again") from None
+    lines = book.worksheets[0].iter_rows(values_only=True)
+    names = [str(name) for name in next(lines, ())]
+    return [Row(dict(zip(names, line, strict=False)), f"{path}:{number}") for number, line in enumerate(lines, start=2)]
+
+
+def _openpyxl() -> Any:
+    try:
+        import openpyxl
+    except ImportError:
+        raise RecipeError("xlsx files need openpyxl", "pip install 'vistune[evaluate]'") from None
+    return openpyxl

@@ -1,0 +1,193 @@
+"""MME: fourteen abilities, two yes-no questions a picture, one of each answer. https://arxiv.org/abs/2306.13394
+
+A task's score is the share of questions right plus the share of pictures with both right, in per cent (at most 200);
+perception adds ten tasks, cognition four (the benchmark's calculation.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from vistune.errors import DataError
+from vistune.evaluation.free_replies import yes_or_no
+from vistune.evaluation.predictions import Prediction, read_predictions
+from vistune.evaluation.release import field_of, matching, picture_folder, release_lines, release_text
+from vistune.evaluation.task import (
+    BOTH,
+    LENIENT,
+    OFFICIAL,
+    SHORT,
+    Benchmark,
+    Facts,
+    Judge,
+    Marked,
+    Reply,
+    Scored,
+    Table,
+    ask,
+)
+from vistune.types import Question
+
+PERCEPTION = ("existence", "count", "position", "color", "posters", "celebrity", "scene", "landmark", "artwork", "OCR")
+COGNITION = ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning")
+CATEGORIES = (*PERCEPTION, *COGNITION)
+ENDING = "Please answer yes or no."
+
+
+class Mme(Benchmark):
+    """ "yes" or "no" within the first four characters, in any case."""
+
+    facts = Facts(
+        about="2,374 yes-no questions on 1,187 pictures, 14 abilities; perception (of 2000) and cognition (of 800)",
+        files=(
+            "the 14 folders of MME_Benchmark_release_version, or eval_tool/Your_Results/*.txt",
+            "llava_mme.jsonl alone, where the predictions are result files with the gold answer in them",
+        ),
+        source="https://github.com/BradyFU/Awesome-Multimodal-Large-Language-Models/tree/Evaluation (on request)",
+        licence="none stated; research use",
+        size="about 0.9 GB",
+        paper="https://arxiv.org/abs/2306.13394",
+    )
+    rules = BOTH
+
+    def questions(self) -> Sequence[Question]:
+        base = picture_folder(self.folder, "MME_Benchmark_release_version", "")
+        for folder in (self.folder, self.folder / "eval_tool" / "Your_Results", self.folder / "Your_Results"):
+            files = [folder / f"{category}.txt" for category in CATEGORIES]
+            if any(file.is_file() for file in files):
+                return [question for file in _all(files) for question in _template(file, base)]
+        folders = [base / category for category in CATEGORIES]
+        listed = matching(self.folder, "llava_mme.jsonl")
+        if listed and not any(folder.is_dir() for folder in folders):
+            return [_llava(f"{listed[0]}:{line}", row, base) for line, row in release_lines(listed[0])]
+        return [question for folder in _all(folders) for question in _release(folder)]
+
+    def read(self, path: Path) -> Sequence[Prediction]:
+        """A folder of result files (picture, question, gold, reply by tabs), or LLaVA's answer lines."""
+        if not path.is_dir():
+            return read_predictions(path)
+        files = _all([path / f"{category}.txt" for category in CATEGORIES])
+        return [prediction for file in files for prediction in _results(file)]
+
+    def identify(self, prediction: Prediction) -> str:
+        """Two questions share LLaVA's id, so the prompt tells which; our own ids hold the question."""
+        prompt = prediction.fields.get("prompt")
+        if ": " in prediction.id or not isinstance(prompt, str):
+            return prediction.id
+        category, _, rest = prediction.id.partition("/")
+        return name_of(category, rest, prompt.split("\n", 1)[0])
+
+    def parse(self, question: Question, reply: str, rule: str) -> str | None:
+        if rule == LENIENT:
+            return yes_or_no(reply)
+        opening = reply.lower()[:4]
+        return next((answer for answer in ("yes", "no") if answer in opening), None)
+
+    def score(self, rows: Sequence[Reply], rule: str = OFFICIAL, judge: Judge | None = None) -> Scored:
+        """As the base has it; where the data has no gold (llava_mme.jsonl), that of the result files."""
+        return super().score([_with_gold(row) for row in rows], rule)
+
+    def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
+        scores = {name: accuracy + plus for name, (accuracy, plus) in _by_category(rows).items()}
+        totals = {
+            "Perception": sum(scores.get(name, 0.0) for name in PERCEPTION),
+            "Cognition": sum(scores.get(name, 0.0) for name in COGNITION),
+        }
+        return {**scores, **totals}
+
+    def tables(self, rows: Sequence[Marked]) -> dict[str, Table]:
+        count = {c: sum(row.question.tags["category"] == c for row in rows) for c in CATEGORIES}
+        figures = _by_category(rows)
+        return {
+            "acc": {name: (accuracy, count[name]) for name, (accuracy, _) in figures.items()},
+            "acc+": {name: (plus, count[name]) for name, (_, plus) in figures.items()},
+        }
+
+
+def _all(paths: Sequence[Path]) -> Sequence[Path]:
+    """The paths, if all are there. Raises DataError naming each that is not: a total over fewer would be another."""
+    absent = [str(path) for path in paths if not path.exists()]
+    if absent:
+        raise DataError(f"{', '.join(absent)}: missing", "`vistune evaluate --list` says what to download")
+    return paths
+
+
+def name_of(category: str, image: str, question: str) -> str:
+    """A question's id: its two questions a picture differ in their words only."""
+    return f"{category}/{image.rsplit('/', 1)[-1]}: {question.replace(ENDING, '').strip()}"
+
+
+def _question(category: str, image: str, text: str, gold: str, picture: Path, place: str) -> Question:
+    name = name_of(category, image, text)
+    prompt = text.replace(ENDING, "").strip() + SHORT
+    return ask(name, prompt, picture, answer=gold.strip().lower(), origin=place, category=category, image=image)
+
+
+def _cells(path: Path, least: int) -> Iterator[tuple[str, list[str]]]:
+    """(place, cells) of each line of a tab-separated file; the last cell keeps further tabs."""
+    for number, line in enumerate(release_text(path).splitlines(), start=1):
+        cells = line.split("\t", least - 1)
+        if line.strip():
+            if len(cells) < least:
+                raise DataError(f"{path}:{number}: has {len(cells)} cells, {least} are wanted", "separate them by tabs")
+            yield f"{path}:{number}", cells
+
+
+def _template(path: Path, base: Path) -> Iterator[Question]:
+    """A result file as the benchmark hands it out, or with anybody's replies in its fourth column."""
+    pictures = picture_folder(base / path.stem, "images", "")
+    for place, (image, text, rest) in _cells(path, 3):
+        yield _question(path.stem, image, text, rest.split("\t", 1)[0], pictures / image, place)
+
+
+def _release(folder: Path) -> Iterator[Question]:
+    """A category's folder: question files beside the pictures, or in `questions_answers_YN`."""
+    for path in sorted(picture_folder(folder, "questions_answers_YN", "").glob("*.txt")):
+        picture = next(
+            (p for p in sorted(picture_folder(folder, "images", "").glob(f"{path.stem}.*")) if p != path), None
+        )
+        if picture is None:
+            raise DataError(f"{path}: no picture {path.stem}.jpg or .png lies beside it", "unpack the release whole")
+        for place, (text, gold) in _cells(path, 2):
+            yield _question(folder.name, picture.name, text, gold, picture, place)
+
+
+def _llava(place: str, row: object, base: Path) -> Question:
+    image, text = field_of(row, "image", str, place), field_of(row, "text", str, place)
+    category = field_of(row, "category", str, place)
+    return _question(category, image, text.split("\n", 1)[0], "", base / image, place)
+
+
+def _results(path: Path) -> Iterator[Prediction]:
+    for place, (image, text, gold, reply) in _cells(path, 4):
+        yield Prediction(name_of(path.stem, image, text), reply, place, {"gold": gold.strip().lower()})
+
+
+def _with_gold(row: Reply) -> Reply:
+    stated, known = row.fields.get("gold", ""), row.question.answer
+    if not (stated or known):
+        raise DataError(
+            f"{row.question.sample.origin}: no gold answer", "add the benchmark's folders or eval_tool/Your_Results"
+        )
+    if stated and known and stated != known:
+        raise DataError(
+            f"{row.question.id}: the results say {stated!r} is right, the data {known!r}", "use one release"
+        )
+    return row if known else replace(row, question=replace(row.question, answer=stated))
+
+
+def _by_category(rows: Sequence[Marked]) -> dict[str, tuple[float, float]]:
+    """(accuracy over questions, over pictures with all their questions right), per cent, of each category asked."""
+    found: dict[str, tuple[float, float]] = {}
+    for category in CATEGORIES:
+        pictures: dict[str, list[float]] = {}
+        for row in rows:
+            if row.question.tags["category"] == category:
+                pictures.setdefault(row.question.tags["image"].rsplit("/", 1)[-1], []).append(row.points)
+        points = [point for listed in pictures.values() for point in listed]
+        if points:
+            both = sum(all(listed) for listed in pictures.values())
+            found[category] = (100 * sum(points) / len(points), 100 * both / len(pictures))
+    return found

@@ -1,0 +1,176 @@
+"""MM-Vet: free answers graded 0 to 1 by a judge, over six capabilities and their combinations. arXiv 2308.02490
+
+mm-vet.json -> questions · reply -> the judge's prompt with question | answer | reply -> grades -> means by capability
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from vistune.errors import DataError, RecipeError
+from vistune.evaluation.judge import Body, judgements
+from vistune.evaluation.judge_prompts import read_prompt, sha256_of_text
+from vistune.evaluation.predictions import Prediction
+from vistune.evaluation.release import field_of, find, release_json
+from vistune.evaluation.task import OFFICIAL, Benchmark, Facts, Judge, Marked, Reply, Scored, Table, ask
+from vistune.types import Question
+
+PROMPT_SHA256 = "d1b3e0a5b4e72c888b77164489d705bba4dd149934fff564dfba6443d81afe3f"  # of the published prompt
+AGAIN = "\nPredict the correctness of the answer (digit): "
+PARAMETERS = {"temperature": 0.0, "max_tokens": 3}
+
+
+class MMVet(Benchmark):
+    """The judge of the publication was gpt-4-0613; another one gives other figures, so it stands in the result."""
+
+    facts: ClassVar[Facts] = Facts(
+        about="free answers to 218 questions that need several capabilities, graded by a judge",
+        files=("mm-vet.json", "images/", "mm-vet_evaluator.py or mmvet_judge_prompt.txt (the judge's prompt)"),
+        source="https://github.com/yuweihao/MM-Vet (mm-vet.zip)",
+        licence="CC BY-NC 4.0",
+        size="218 questions, 200 pictures",
+        paper="https://arxiv.org/abs/2308.02490",
+    )
+    max_tokens = 1024
+    judged = True
+    judge_runs = 1  # opinions on each answer; the publication took five
+
+    def questions(self) -> Sequence[Question]:
+        [path] = find(self.folder, ["mm-vet.json"])
+        tree = release_json(path)
+        if not isinstance(tree, dict):
+            raise DataError(f"{path}: is no map of questions", "download mm-vet.zip again")
+        pictures = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
+        found = []
+        for name, row in tree.items():
+            place = f"{path}:{name}"
+            text, image = field_of(row, "question", str, place), field_of(row, "imagename", str, place)
+            answer, capabilities = field_of(row, "answer", str, place), field_of(row, "capability", list, place)
+            found.append(
+                ask(name, text, pictures / image, answer=answer, origin=place, capabilities=sorted(set(capabilities)))
+            )
+        return found
+
+    def read(self, path: Path) -> Sequence[Prediction]:
+        """Answers, or the grades that MM-Vet's own scorer wrote: {id: {model, content, score}}."""
+        if path.suffix == ".json":
+            tree = release_json(path)
+            if isinstance(tree, dict) and tree and all(isinstance(v, dict) and "score" in v for v in tree.values()):
+                return [Prediction(name, "", f"{path}:{name}", row) for name, row in tree.items()]
+        return super().read(path)
+
+    def identify(self, prediction: Prediction) -> str:
+        """LLaVA's lines number the questions without the release's `v1_`."""
+        return prediction.id if prediction.id.startswith("v1_") else f"v1_{prediction.id}"
+
+    def score(self, rows: Sequence[Reply], rule: str = OFFICIAL, judge: Judge | None = None) -> Scored:
+        notes: dict[str, Any] = {}
+        if any("score" in row.fields and not row.text for row in rows):
+            grades = _stored(rows)
+            models = sorted({str(name) for row in rows for name in row.fields.get("model", [])})
+            notes["judge"] = {"answered_as": ", ".join(models), "stored": True}
+        else:
+            grades, notes["judge"] = self._graded(rows, judge)
+        metrics, combinations, runs = figures([row.question for row in rows], grades)
+        scored = super().score(rows, rule)
+        return replace(scored, metrics=metrics, tables=combinations, notes={**notes, "runs": runs})
+
+    def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
+        return {}  # a mark alone says nothing here: the figures come from the judge
+
+    def _graded(self, rows: Sequence[Reply], judge: Judge | None) -> tuple[dict[str, list[float]], dict[str, Any]]:
+        """Grades by question; a missing answer has 0 in every run and is not sent."""
+        if judge is None:
+            raise RecipeError("mmvet is graded by a judge", "name one by --judge, or score a file of stored grades")
+        prompt = read_prompt(self.folder, ["*judge_prompt*.txt"], ["mm-vet_evaluator.py"], "prompt")
+        bodies = {
+            f"{row.question.id} run {run}": {"messages": [{"role": "user", "content": request}], **PARAMETERS}
+            for row in rows
+            if row.text is not None
+            for request in [request_of(prompt, row.question, row.text)]
+            for run in range(self.judge_runs)
+        }
+        found = judgements(judge, bodies, read_grade, again) if bodies else {}
+        grades = {
+            row.question.id: [found.get(f"{row.question.id} run {run}", 0.0) for run in range(self.judge_runs)]
+            for row in rows
+        }
+        digest = sha256_of_text(prompt)
+        return grades, {
+            "prompt_sha256": digest,
+            "prompt_as_published": digest == PROMPT_SHA256,
+            "parameters": PARAMETERS,
+        }
+
+
+def request_of(prompt: str, question: Question, reply: str) -> str:
+    """What the judge reads: the examples, then this question's row up to the grade."""
+    gold = question.answer.replace("<AND>", " <AND> ").replace("<OR>", " <OR> ")
+    asked = "".join(part for part in question.sample.messages[-1].parts if isinstance(part, str))
+    return prompt + "\n" + " | ".join([asked, gold, reply, ""])
+
+
+def again(body: Body, attempt: int) -> Body:
+    """The request after one that brought no grade: plainer, and from the third on warmer by a half each time."""
+    [message] = body["messages"]
+    warmer = {"temperature": 0.5 * (attempt - 1)}
+    return {**body, **warmer, "messages": [{**message, "content": message["content"] + AGAIN}]}
+
+
+def read_grade(reply: str) -> float | None:
+    """The number before the first blank, 0 to 1."""
+    try:
+        grade = float(reply.split(" ")[0].strip())
+    except ValueError:
+        return None
+    return grade if 0.0 <= grade <= 1.0 else None
+
+
+def _stored(rows: Sequence[Reply]) -> dict[str, list[float]]:
+    """Grades from a file. Raises DataError where a question has none, or not as many as the others."""
+    grades: dict[str, list[float]] = {}
+    for row in rows:
+        scores = row.fields.get("score")
+        if (
+            not isinstance(scores, list)
+            or not scores
+            or not all(type(s) in (int, float) and 0 <= s <= 1 for s in scores)
+        ):
+            raise DataError(f"{row.question.id}: score: no grades from 0 to 1", "grade every question, then score")
+        grades[row.question.id] = [float(score) for score in scores]
+    if len({len(scores) for scores in grades.values()}) > 1:
+        raise DataError("the questions have been graded unequally often", "finish the last run of the grading")
+    return grades
+
+
+def figures(
+    questions: Sequence[Question], grades: Mapping[str, Sequence[float]]
+) -> tuple[dict[str, float], dict[str, Table], list[float]]:
+    """(per cent by capability, `total` and `std` over runs; by exact set of capabilities; total of each run).
+
+    Each question counts in all of its capabilities; means over runs, to one decimal, as the official scorer rounds.
+    """
+    groups: dict[str, list[str]] = {}
+    sets: dict[str, list[str]] = {}
+    for question in questions:
+        for capability in question.tags["capabilities"]:
+            groups.setdefault(capability, []).append(question.id)
+        sets.setdefault("_".join(question.tags["capabilities"]), []).append(question.id)
+
+    def by_run(names: Sequence[str]) -> np.ndarray:
+        return np.array([grades[name] for name in names]).sum(axis=0) / len(names) * 100
+
+    totals = by_run([question.id for question in questions])
+    metrics = {name: _rounded(by_run(groups[name]).mean()) for name in sorted(groups)}
+    metrics |= {"total": _rounded(totals.mean()), "std": _rounded(totals.std())}
+    table = {name: (_rounded(by_run(sets[name]).mean()), len(sets[name])) for name in sorted(sets)}
+    return metrics, {"capability integration": table}, [_rounded(total) for total in totals]
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), 1)

@@ -1,0 +1,129 @@
+"""ScienceQA: school questions with a letter to choose, half of them about a picture. https://arxiv.org/abs/2209.09513
+
+Figures: LLaVA's (`acc`, `img_acc`; llava/eval/eval_science_qa.py) and the benchmark's own breakdown
+(tools/evaluate_acc.py), rounded as it rounds them. A missing reply stays in `img_acc`'s denominator.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vistune.errors import DataError
+from vistune.evaluation.free_replies import choice_of
+from vistune.evaluation.predictions import Prediction, prediction_of, read_predictions
+from vistune.evaluation.release import field_of, find, matching, picture_folder, release_map
+from vistune.evaluation.task import BOTH, LENIENT, LETTER, Benchmark, Facts, Marked, Table, ask, by, mean
+from vistune.files import parse_json, read_text
+from vistune.types import Question
+
+LETTERS = "ABCDE"
+SPLIT = "test"
+_STATED = re.compile(r"The answer is ([A-Z]).")  # the last dot is any sign but a line break, as in the original
+_SUBJECTS = {"natural science": "natural", "social science": "social", "language science": "language"}
+
+
+class ScienceQA(Benchmark):
+    """A letter, or "The answer is B." at the end of a chain of thought."""
+
+    facts = Facts(
+        about="4,241 test questions, 2,017 with a picture; a letter among up to five",
+        files=("problems.json", "pid_splits.json (else every problem whose split is test)", "images/test/ID/image.png"),
+        source="https://github.com/lupantech/ScienceQA",
+        licence="CC BY-NC-SA 4.0",
+        size="about 0.6 GB with the test pictures",
+        paper="https://arxiv.org/abs/2209.09513",
+    )
+    max_tokens = 1024
+    rules = BOTH
+
+    def questions(self) -> Sequence[Question]:
+        path = (matching(self.folder, "problems.json") or find(self.folder, ["problems*.json"]))[0]
+        problems = release_map(path)
+        pictures = picture_folder(self.folder, f"images/{SPLIT}", SPLIT)
+        return [self._question(path, pid, problems.get(pid), pictures) for pid in self._split(problems)]
+
+    def _split(self, problems: Mapping[str, Any]) -> list[str]:
+        listed = matching(self.folder, "pid_splits.json")
+        if listed:
+            return [str(pid) for pid in field_of(release_map(listed[0]), SPLIT, list, str(listed[0]))]
+        return [pid for pid, row in problems.items() if not isinstance(row, dict) or row.get("split", SPLIT) == SPLIT]
+
+    def _question(self, path: Path, pid: str, row: Any, pictures: Path) -> Question:
+        place = f"{path}:{pid}"
+        if row is None:
+            raise DataError(f"{place}: pid_splits.json lists it, the problems do not", "download both files again")
+        choices = field_of(row, "choices", list, place)
+        hint = str(row.get("hint") or "")
+        lines = [f"Context: {hint}"] if hint else []
+        lines += [str(row.get("question", "")), *(f"{LETTERS[k]}. {choice}" for k, choice in enumerate(choices))]
+        picture = pictures / pid / row["image"] if row.get("image") else None
+        subject = row.get("subject")
+        return ask(
+            pid,
+            re.sub(" {2,}", " ", "\n".join(lines)) + LETTER,
+            picture,
+            answer=LETTERS[field_of(row, "answer", int, place)],
+            origin=place,
+            choices=choices,
+            subject=_SUBJECTS.get(subject, subject),
+            topic=row.get("topic"),
+            context=[*(["has_text"] if hint else []), *(["has_image"] if picture else [])] or ["no_context"],
+            grade=_grade(row.get("grade")),
+        )
+
+    def read(self, path: Path) -> Sequence[Prediction]:
+        """LLaVA's answer lines, or its result file, whose `outputs` begin with the speaker's name."""
+        text = "" if path.is_dir() else read_text(path)
+        if not text.startswith("{") or '"outputs"' not in text:
+            return read_predictions(path)
+        outputs = field_of(parse_json(text, str(path), first_line=1), "outputs", dict, str(path))
+        rows = ({"question_id": pid, "text": said} for pid, said in outputs.items())
+        found = [prediction_of(row, f"{path}:{row['question_id']}") for row in rows]
+        return [replace(one, text=one.text.removeprefix("Assistant:").strip()) for one in found]
+
+    def parse(self, question: Question, reply: str, rule: str) -> str | None:
+        if reply in LETTERS and len(reply) == 1:
+            return reply
+        if len(reply) >= 3 and reply[0] in LETTERS and reply[1:3] == ". ":
+            return reply[0]
+        stated = _STATED.findall(reply)
+        if len(stated) == 1:
+            return str(stated[0])
+        choices = question.tags["choices"]
+        return choice_of(reply, dict(zip(LETTERS, choices, strict=False))) if rule == LENIENT else None
+
+    def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
+        pictured = [row for row in rows if row.question.sample.pictures]
+        found = {"acc": mean(rows), "img_acc": mean(pictured)} if pictured else {"acc": mean(rows)}
+        return found | {name: round(value, 2) for name, (value, _) in _breakdown(rows).items()}
+
+    def tables(self, rows: Sequence[Marked]) -> dict[str, Table]:
+        return {"breakdown": _breakdown(rows), "topic": by(rows, "topic")}
+
+    def submission(self, rows: Sequence[Any]) -> tuple[str, bytes] | None:
+        """The benchmark's results file: choice indices by problem id, -1 where nothing was understood."""
+        marked = [self.mark(row.question, row.text) for row in rows]
+        results = {row.question.id: LETTERS.find(row.answer) if row.answer else -1 for row in marked}
+        return "scienceqa_results.json", json.dumps({"results": results}, indent=1).encode()
+
+
+def _grade(grade: str | None) -> str | None:
+    if not grade:
+        return None
+    return "grade_1_6" if int(grade.removeprefix("grade")) <= 6 else "grade_7_12"
+
+
+def _breakdown(rows: Sequence[Marked]) -> dict[str, tuple[float, int]]:
+    """The benchmark's table. Groups without questions are left out; all are, where the problems name no subject."""
+    if not any(row.question.tags["subject"] for row in rows):
+        return {}
+    table = dict(by(rows, "subject"))
+    for name in ("has_text", "has_image", "no_context"):
+        group = [row for row in rows if name in row.question.tags["context"]]
+        table |= {name: (mean(group), len(group))} if group else {}
+    return table | by(rows, "grade") | {"average": (mean(rows), len(rows))}

@@ -1,0 +1,87 @@
+"""SEED-Bench (v1): one of four choices about pictures and video frames. https://arxiv.org/abs/2307.16125
+
+The letter protocol of LLaVA-1.5: the reply is the answer's letter and nothing else. (The benchmark's own protocol ranks
+the choices by likelihood and gives other figures.)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vistune.evaluation.free_replies import choice_of
+from vistune.evaluation.predictions import Prediction, prediction_of, read_predictions
+from vistune.evaluation.release import field_of, find, matching, picture_folder, release_map
+from vistune.evaluation.task import BOTH, LENIENT, LETTER, Benchmark, Facts, Marked, Reply, Table, ask, by, mean
+from vistune.files import parse_json, read_text
+from vistune.types import Question
+
+LETTERS = "ABCD"
+
+
+class Seed(Benchmark):
+    """The letter alone, in capitals."""
+
+    facts = Facts(
+        about="14,233 questions on pictures and 5,009 on videos (LLaVA: their middle frame)",
+        files=("SEED-Bench.json", "SEED-Bench-image/", "SEED-Bench-video-image/ (one frame a video, DATA_ID.png)"),
+        source="https://github.com/AILab-CVC/SEED-Bench",
+        licence="CC BY-NC 4.0; videos: their owners' terms",
+        size="about 30 GB; the pictures alone 4 GB",
+        paper="https://arxiv.org/abs/2307.16125",
+    )
+    rules = BOTH
+
+    def questions(self) -> Sequence[Question]:
+        path = (matching(self.folder, "SEED-Bench.json") or find(self.folder, ["SEED-Bench*.json"]))[0]
+        release = release_map(path)
+        named = field_of({"question_type": {}, **release}, "question_type", dict, str(path))
+        types = {number: name for name, number in named.items()}
+        rows = field_of(release, "questions", list, str(path))
+        return [self._question(f"{path}:question {k}", row, types) for k, row in enumerate(rows, start=1)]
+
+    def _question(self, place: str, row: Any, types: Mapping[int, str]) -> Question:
+        name = str(field_of(row, "question_id", (str, int), place))
+        kind = row.get("data_type", "video" if name.startswith("v") else "image")
+        options = {
+            letter: str(row[f"choice_{letter.lower()}"]) for letter in LETTERS if f"choice_{letter.lower()}" in row
+        }
+        lines = [str(row.get("question", "")), *(f"{letter}. {text}" for letter, text in options.items())]
+        data = str(row.get("data_id", name))
+        if kind == "video":
+            picture = picture_folder(self.folder, "SEED-Bench-video-image") / f"{Path(data).stem}.png"
+        else:
+            picture = picture_folder(self.folder, "SEED-Bench-image") / data
+        ability = types.get(row.get("question_type_id", 0))
+        answer = field_of(row, "answer", str, place)
+        tags = {"kind": kind, "ability": ability, "options": options or dict.fromkeys(LETTERS, "")}
+        return ask(name, "\n".join(lines) + LETTER, picture, answer=answer, origin=place, **tags)
+
+    def read(self, path: Path) -> Sequence[Prediction]:
+        """Answer lines; also the benchmark's own result files, whose lines end in commas."""
+        lines = [(n, line.strip()) for n, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()]
+        if not any(line.endswith("},") for _, line in lines) or lines[0][1].startswith("["):
+            return read_predictions(path)
+        return [
+            prediction_of(parse_json(line.removesuffix(","), str(path), first_line=n), f"{path}:{n}")
+            for n, line in lines
+        ]
+
+    def parse(self, question: Question, reply: str, rule: str) -> str | None:
+        options = question.tags["options"]
+        if reply in options:
+            return reply
+        return choice_of(reply, options) if rule == LENIENT else None
+
+    def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
+        return {"overall": mean(rows), **{kind: value for kind, (value, _) in by(rows, "kind").items()}}
+
+    def tables(self, rows: Sequence[Marked]) -> dict[str, Table]:
+        return {"kind": by(rows, "kind"), "ability": by(rows, "ability")}
+
+    def submission(self, rows: Sequence[Reply]) -> tuple[str, bytes]:
+        """The leaderboard's lines."""
+        lines = [json.dumps({"question_id": row.question.id, "prediction": row.text or ""}) for row in rows]
+        return "seed_submission.jsonl", ("\n".join(lines) + "\n").encode()

@@ -1,0 +1,161 @@
+"""`vistune generate` as a person meets it: what a dry run says, what the end says, and each mistake in one line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fake_teacher import TEXTS, Behaviour, FakeTeacher, completion
+from PIL import Image
+from typer.testing import CliRunner
+
+from vistune.cli import app
+from vistune.errors import VistuneError
+
+PRICE = "models: {m: {input: 10, output: 100, batch_factor: 0.5}}\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Four pictures with an English caption and a box, and prices of the model `m`."""
+    rows = []
+    for k in range(4):
+        Image.new("RGB", (40, 40), (50 * k, 0, 0)).save(tmp_path / f"{k}.jpg")
+        rows.append({"image": f"{k}.jpg", "captions": [f"Scene {k}."], "boxes": [["dog", 0.1, 0.1, 0.5, 0.9]]})
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    (tmp_path / "prices.yaml").write_text(PRICE, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def teacher() -> Iterator[FakeTeacher]:
+    fake = FakeTeacher()
+    yield fake
+    fake.close()
+
+
+def generate(folder: Path, *more: str, source: str = "mine.jsonl") -> str:
+    """What it prints, in one line."""
+    done = CliRunner().invoke(app, ["generate", str(folder / source), "--out", str(folder / "out"), *more])
+    if done.exception is not None:
+        raise done.exception
+    return " ".join(done.stdout.split())
+
+
+def paid(folder: Path, *more: str, teacher: FakeTeacher | None = None) -> list[str]:
+    url = ["--base-url", teacher.url] if teacher else []
+    return ["--teacher", "openai", "--model", "m", "--prices", str(folder / "prices.yaml"), *url, *more]
+
+
+def test_a_dry_run_is_a_few_lines_and_the_requests_are_in_its_json(folder: Path) -> None:
+    arguments = ["generate", str(folder / "mine.jsonl"), "--out", str(folder / "out"), *paid(folder, "--dry-run")]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[0] == "12 requests (4 conversation, 4 detail, 4 reasoning)"
+    assert len(lines) <= 6
+    assert "messages" not in done.stdout
+    plan = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    assert len(plan["examples"]) == 3
+    assert plan["examples"][0]["messages"][0]["role"] == "system"
+    assert not (folder / "out").exists()
+
+
+def test_a_dry_run_says_whether_the_budget_bears_it(folder: Path) -> None:
+    plan = json.loads(generate(folder, *paid(folder, "--dry-run", "--json")))
+    assert 0 < plan["dollars"] < plan["dollars_at_most"]
+    for budget, words in [
+        (plan["dollars_at_most"] + 0.01, "all fits"),
+        ((plan["dollars"] + plan["dollars_at_most"]) / 2, "the expected cost fits"),
+        (plan["dollars"] / 2, "does not fit"),
+    ]:
+        assert f"--budget ${budget:.2f}: {words}" in generate(
+            folder, *paid(folder, "--dry-run", "--budget", str(budget))
+        )
+    batch = json.loads(generate(folder, *paid(folder, "--dry-run", "--json", "--batch")))
+    assert batch["dollars"] == pytest.approx(plan["dollars"] / 2)
+
+
+def test_a_dry_run_without_a_price_says_how_to_give_one(folder: Path) -> None:
+    asked = ["--teacher", "openai", "--model", "unheard-of", "--dry-run"]
+    said = generate(folder, *asked)
+    assert "no price known: write 'models: {unheard-of: {input: 2.5, output: 10}}'" in said
+    assert "$" not in said
+    with pytest.raises(VistuneError, match=r"--budget: no price is known for the model 'unheard-of'.*--prices"):
+        generate(folder, *asked, "--budget", "5")
+
+
+def test_a_dry_run_names_the_captions_that_would_be_paid_for(folder: Path) -> None:
+    """English pictures asked about in Korean have no caption of their own, with --mix too."""
+    mixed = paid(folder, "--dry-run", "--language", "ko", "--mix", "1:1:2")
+    said = generate(folder, *mixed)
+    assert said.startswith("8 requests (")
+    assert "4 caption" in said
+    assert "--kinds without caption leaves them out" in said
+    without = generate(folder, *mixed, "--kinds", "conversation, detail, reasoning")
+    assert without.startswith("4 requests (")
+    assert "caption" not in without
+    english = generate(folder, *paid(folder, "--dry-run", "--mix", "1:1:2"))
+    assert english.startswith("4 requests (")
+
+
+def test_the_end_tells_rejects_by_reason_and_the_money(folder: Path, teacher: FakeTeacher) -> None:
+    sorry = completion("I'm sorry, I cannot see the image.")
+    teacher.behave = lambda request: Behaviour(
+        body=sorry if "Scene 1." in request.body.decode() else completion(TEXTS["en"]["detail"])
+    )
+    said = generate(folder, *paid(folder, "--kinds", "detail", "--tries", "1", teacher=teacher))
+    assert "out: 3 samples, 1 rejected (1 refusal; see rejects.jsonl)" in said
+    assert "asked fake-1: 3,600 prompt and 480 completion tokens; $0.08" in said
+    again = generate(folder, *paid(folder, "--kinds", "detail", "--tries", "1", teacher=teacher))
+    assert again == said, "the same command again"
+    assert len(teacher.asked) == 4
+
+
+def test_the_end_shows_no_dollars_where_no_price_is_known(
+    folder: Path, teacher: FakeTeacher, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = generate(folder, "--teacher", "openai", "--model", "other", "--base-url", teacher.url, "--kinds", "detail")
+    assert "no price known for this model (give one with --prices)" in said
+    assert "$" not in said + capfd.readouterr().err
+
+
+def test_the_rule_teacher_tells_why_and_is_not_run_over_its_own_data(folder: Path) -> None:
+    assert "out: 4 samples, 0 rejected report:" in generate(folder, "--kinds", " detail , detail")
+    with pytest.raises(VistuneError, match=r"out: holds samples.json already"):
+        generate(folder, "--kinds", "detail")
+    (folder / "out" / "samples.json").unlink()  # what a killed run leaves: everything but the last file
+    assert "4 samples" in generate(folder, "--kinds", "detail")
+
+
+@pytest.mark.parametrize(
+    ("source", "more", "words"),
+    [
+        ("mine.xlsx", (), r"mine.xlsx: is no table of a kind that can be read.*save it as one of .jsonl, .json, .csv"),
+        ("nowhere.jsonl", (), r"nowhere.jsonl: no such file or folder. Fix: check the path"),
+        ("nowhere", (), r"nowhere: no such file or folder. Fix: check the path"),
+        ("mine.jsonl", ("--boxes-as", "nonsense"), r"--boxes-as 'nonsense': no such form of boxes.*pixels \(corners\)"),
+        ("mine.jsonl", ("--teacher", "openai"), r"--teacher openai: no model is named. Fix: add --model"),
+        ("mine.jsonl", ("--model", "m"), r"--model m: the rule teacher is no model. Fix: add --teacher openai"),
+        ("mine.jsonl", ("--budget", "5"), r"the rule teacher costs nothing"),
+        ("mine.jsonl", ("--kinds", "detail,x"), r"unknown kind 'x'"),
+    ],
+)
+def test_a_mistake_is_named_with_what_to_do(folder: Path, source: str, more: tuple[str, ...], words: str) -> None:
+    (folder / "mine.xlsx").write_bytes(b"PK\x03\x04")
+    with pytest.raises(VistuneError, match=words) as caught:
+        generate(folder, *more, source=source)
+    assert "None" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_check_counts_one_fault_as_one(folder: Path) -> None:
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": ""}]
+    row = {"id": "1", "image": "0.jpg", "kind": "detail", "conversations": turns}
+    (folder / "bad.json").write_text(json.dumps([row]), encoding="utf-8")
+    done = CliRunner().invoke(app, ["check", str(folder / "bad.json")])
+    assert done.exit_code == 2
+    assert "1 row, " in done.stdout
+    assert done.stdout.rstrip().endswith("; 1 fault")

@@ -1,0 +1,77 @@
+"""A model asked through the one workflow: official figures by condition, and what cannot be asked is said."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import pytest
+from evaluation.releases import RELEASES
+from PIL import Image
+
+import vistune
+from vistune import workflows
+from vistune.checkpoint import save
+from vistune.evaluation import TASKS, score
+from vistune.files import read_jsonl, write_jsonl
+from vistune.model import build, read_spec
+from vistune.processor import Processor, load_tokenizer
+from vistune.recipe import Model, Recipe, Stage
+from vistune.scenes import write_world
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "add_a_task.py"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory, tiny_backbones: Path) -> Path:
+    parts = Model(vision=str(tiny_backbones / "vision"), language=str(tiny_backbones / "language"))
+    recipe = Recipe(model=parts, stages=(Stage(name="align", learn={"projector": 1e-3}, steps=1),))
+    spec = read_spec(parts)
+    processor = Processor(load_tokenizer(parts.language), spec)
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    save(folder, build(parts, spec, seed=0), processor, recipe=recipe, learnt={"projector"})
+    return folder
+
+
+def test_a_limit_that_leaves_one_picture_leaves_the_wrong_picture_out(tmp_path: Path, model: Path) -> None:
+    write_world(tmp_path, count=1, seed=0, tests=3)
+    result = workflows.evaluate(model, task="scenes", data=tmp_path, limit=2, out=tmp_path / "evals")
+    assert "needs two different" in result["left_out"]["wrong_image"]
+    assert "wrong_image" not in result["intervals"]
+    assert result["gap"]["against"] == "without_image"
+    assert {row["condition"] for _, row in read_jsonl(tmp_path / "evals" / "scenes.predictions.jsonl")} == {
+        "with_image",
+        "without_image",
+    }
+
+
+@pytest.mark.parametrize("name", ["pope", "textvqa", "mme"])
+def test_a_benchmark_is_asked_and_its_kept_answers_score_the_same(tmp_path: Path, model: Path, name: str) -> None:
+    RELEASES[name](tmp_path)
+    for question in TASKS[name](tmp_path).questions():
+        place = Path(str(question.sample.pictures[0].source))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), (200, 30, 30)).save(place)
+    result = workflows.evaluate(model, task=name, data=tmp_path, out=tmp_path / "evals")
+    kept = tmp_path / "evals" / f"{name}.predictions.jsonl"
+    assert score(name, TASKS[name](tmp_path), kept).scored.metrics == result["metrics"]
+    assert result["without_image"].keys() == result["metrics"].keys()
+
+
+def test_the_example_task(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(EXAMPLE.read_text(encoding="utf-8").splitlines()) < 40
+    shutil.copy(EXAMPLE, tmp_path / "add_a_task.py")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert importlib.util.find_spec("add_a_task") is not None
+    rows = [{"id": k, "image": f"{k}.png", "thing": "cats" if k else "dogs", "count": k} for k in range(3)]
+    write_jsonl(tmp_path / "counts.jsonl", rows)
+    for k in range(3):
+        Image.new("RGB", (40, 40), (80 * k, 30, 30)).save(tmp_path / f"{k}.png")
+    said = ["There are 0 dogs.", "3", "one or 2 or 3"]
+    write_jsonl(tmp_path / "said.jsonl", [{"question_id": k, "text": text} for k, text in enumerate(said)])
+    scored = vistune.score("add_a_task:Counting", tmp_path, tmp_path / "said.jsonl").scored
+    assert scored.metrics == {"accuracy": pytest.approx(100 / 3), "mean_error": 1.0}
+    assert (scored.count, scored.unparsed, scored.examples) == (3, 1, (("2", "one or 2 or 3"),))
+    assert scored.tables["thing"] == {"cats": (0.0, 2), "dogs": (100.0, 1)}
+    assert workflows.evaluate(model, task="add_a_task:Counting", data=tmp_path)["count"] == 3

@@ -1,0 +1,135 @@
+"""A judge behind a real loopback endpoint: asked once, journaled, asked again where unreadable, loud where it fails."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_teacher import Behaviour, FakeTeacher, Request, completion, error
+
+from vistune.errors import BudgetError, RecipeError, TeacherError
+from vistune.evaluation.judge import TRIES, RemoteJudge, Service, judgements
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTeacher]:
+    monkeypatch.setenv("OPENAI_API_KEY", "a-key-of-nobody-at-all")
+    fake = FakeTeacher()
+    yield fake
+    fake.close()
+
+
+def body(text: str, **parameters: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}], "max_tokens": 8, **parameters}
+
+
+def judge_at(endpoint: FakeTeacher, folder: Path, **settings: Any) -> RemoteJudge:
+    return RemoteJudge(Service("fake-1", endpoint.url, **settings), folder)
+
+
+def says(endpoint: FakeTeacher, *replies: str) -> None:
+    """Each request for a text gets the next of these replies, the last one again and again."""
+    seen: dict[bytes, int] = {}
+
+    def behave(request: Request) -> Behaviour:
+        number = seen[request.body] = seen.get(request.body, -1) + 1
+        return Behaviour(body=completion(replies[min(number, len(replies) - 1)]))
+
+    endpoint.behave = behave
+
+
+def test_answers_come_in_order_and_are_asked_once(tmp_path: Path, endpoint: FakeTeacher) -> None:
+    endpoint.behave = lambda request: Behaviour(body=completion(request.tree["messages"][0]["content"].upper()))
+    bodies = [body(f"text {k}") for k in range(40)]
+    wanted = [f"TEXT {k}" for k in range(40)]
+    assert judge_at(endpoint, tmp_path)(bodies) == wanted
+    assert len(endpoint.chats) == 40
+    assert judge_at(endpoint, tmp_path)(bodies) == wanted
+    assert len(endpoint.chats) == 40
+    sent = endpoint.chats[0].tree
+    assert (sent["model"], sent["max_tokens"]) == ("fake-1", 8)
+
+
+def test_the_same_body_twice_asks_for_two_opinions(tmp_path: Path, endpoint: FakeTeacher) -> None:
+    says(endpoint, "0.1", "0.2", "0.3")
+    assert judge_at(endpoint, tmp_path, concurrency=1)([body("x")] * 3) == ["0.1", "0.2", "0.3"]
+    assert judge_at(endpoint, tmp_path)([body("x")] * 2) == ["0.1", "0.2"]
+    assert len(endpoint.chats) == 3
+
+
+def test_a_grade_that_ends_at_the_limit_is_read(tmp_path: Path, endpoint: FakeTeacher) -> None:
+    endpoint.behave = lambda request: Behaviour(body=completion("0.5", finish_reason="length"))
+    assert judge_at(endpoint, tmp_path)([body("x", max_tokens=3)]) == ["0.5"]
+
+
+def test_unreadable_judgements_are_asked_again_and_then_fail_loudly(tmp_path: Path, endpoint: FakeTeacher) -> None:
+    def number(reply: str) -> int | None:
+        return int(reply) if reply.isdigit() else None
+
+    says(endpoint, "hm", "well", "7")
+    judge = judge_at(endpoint, tmp_path, concurrency=1)
+    assert judgements(judge, {"a": body("x"), "b": body("y")}, number) == {"a": 7, "b": 7}
+    assert len(endpoint.chats) == 6
+    says(endpoint, "never")
+    with pytest.raises(TeacherError, match=r"1 of 1 judgements cannot be read, such as that of c: 'never'"):
+        judgements(judge, {"c": body("z")}, number)
+    assert len(endpoint.chats) == 6 + TRIES
+
+
+def test_a_reply_without_text_is_no_judgement(tmp_path: Path, endpoint: FakeTeacher) -> None:
+    endpoint.behave = lambda request: Behaviour(body=completion(None))
+    with pytest.raises(TeacherError, match="no text for 1 of 1 requests: no_content") as caught:
+        judge_at(endpoint, tmp_path)([body("x")])
+    assert caught.value.exit_code == 5
+    asked = len(endpoint.chats)
+    says(endpoint, "fine")
+    assert judge_at(endpoint, tmp_path)([body("x")]) == ["fine"]  # the stored faults are no tries of this run
+    assert len(endpoint.chats) == asked + 1
+
+
+def test_refusals_and_wrong_keys_stop(tmp_path: Path, endpoint: FakeTeacher) -> None:
+    endpoint.behave = lambda request: error(400, "invalid_request")
+    with pytest.raises(TeacherError, match="refused_by_service"):
+        judge_at(endpoint, tmp_path / "a")([body("x")])
+    endpoint.behave = lambda request: error(401, "invalid_api_key")
+    with pytest.raises(RecipeError, match="401"):
+        judge_at(endpoint, tmp_path / "b")([body(str(k)) for k in range(30)])
+
+
+def test_a_budget_is_kept(tmp_path: Path, endpoint: FakeTeacher) -> None:
+    usage = {"prompt_tokens": 20, "completion_tokens": 8}
+    endpoint.behave = lambda request: Behaviour(body=completion("1", usage=usage))
+    (tmp_path / "prices.yaml").write_text("models: {fake-1: {input: 1000, output: 1000}}\n")
+    judge = judge_at(endpoint, tmp_path / "j", budget=0.3, prices=tmp_path / "prices.yaml", concurrency=1)
+    with pytest.raises(BudgetError):
+        judge([body(str(k)) for k in range(20)])
+    assert 0 < judge.spent["dollars"] <= 0.3
+    assert judge.spent["dollars"] == pytest.approx(0.028 * len(endpoint.chats))
+
+
+def test_a_run_that_stops_goes_on_where_it_stopped(tmp_path: Path, endpoint: FakeTeacher) -> None:
+    def runs_dry(request: Request) -> Behaviour:
+        return error(402, "insufficient_quota") if request.number >= 5 else Behaviour(body=completion("1"))
+
+    endpoint.behave = runs_dry
+    bodies = [body(str(k)) for k in range(12)]
+    with pytest.raises(BudgetError):
+        judge_at(endpoint, tmp_path, concurrency=1)(bodies)
+    asked = len(endpoint.chats)
+    says(endpoint, "2")
+    assert judge_at(endpoint, tmp_path, concurrency=1)(bodies) == ["1"] * 5 + ["2"] * 7
+    assert len(endpoint.chats) == asked + 7
+
+
+def test_the_judge_names_itself(tmp_path: Path, endpoint: FakeTeacher) -> None:
+    says(endpoint, "1")
+    judge = judge_at(endpoint, tmp_path)
+    judge([body("x")])
+    found = judge.describe()
+    assert (found["model"], found["answered_as"], found["base_url"]) == ("fake-1", "fake-1", endpoint.url)
+    assert json.dumps(found)
+    with pytest.raises(RecipeError, match="not those of the answers"):
+        RemoteJudge(Service("fake-2", endpoint.url), tmp_path)([body("x")])

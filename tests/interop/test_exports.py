@@ -1,0 +1,169 @@
+"""What an export must carry: tuned towers with every layer, one precision, tokenizer.model, the merge's own error."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from vistune import checkpoint, models
+from vistune.errors import RecipeError
+from vistune.generation import Assistant
+from vistune.interop import layouts
+from vistune.interop.export import export_model, import_model
+from vistune.interop.parity import probes
+from vistune.model import add_adapters, build, read_spec
+from vistune.processor import Processor, load_tokenizer
+from vistune.recipe import Lora, Model, Recipe, Stage
+
+Make = Callable[..., Path]
+FINISHED = [*probes()["picture"], {"role": "assistant", "content": "Waves."}]
+
+
+@pytest.fixture
+def tuned(tiny_backbones: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A model folder whose parts have learnt: every tensor of them moved at random."""
+
+    def make(*learnt: str, lora: Lora | None = None, **choices: Any) -> Path:
+        named = {"vision": str(tiny_backbones / "vision"), "language": str(tiny_backbones / "language"), **choices}
+        recipe = Recipe(model=Model(**named), stages=(Stage(name="tune", learn={"projector": 1e-3}, steps=1),))
+        spec = read_spec(recipe.model)
+        torch.manual_seed(4)
+        model = build(recipe.model, spec, seed=1)
+        if lora is not None:
+            model.language = add_adapters(model.language, lora)
+        with torch.no_grad():
+            for part in learnt:
+                for _, parameter in model.parts()[part]:
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+        processor = Processor(load_tokenizer(recipe.model.language), spec)
+        checkpoint.save(tmp_path / "tuned", model, processor, recipe=recipe, learnt=learnt)
+        return tmp_path / "tuned"
+
+    return make
+
+
+def logits(made: Any) -> torch.Tensor:
+    return Assistant(*made).logits(FINISHED)
+
+
+def transformers_logits(folder: Path) -> torch.Tensor:
+    """Of the finished conversation, by transformers alone: its classes, its processor, the folder's template."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(folder, backend="pil")
+    said = {"role": "assistant", "content": [{"type": "text", "text": "Waves."}]}
+    inputs = processor.apply_chat_template(
+        [*probes()["picture"], said], tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    with torch.inference_mode():
+        return model(**inputs).logits[0]
+
+
+@pytest.mark.parametrize("layer", [-1, -2, -3])
+@pytest.mark.parametrize("mode", ["pad", "anyres"])
+def test_a_tuned_tower_goes_to_transformers_with_all_its_layers(
+    tuned: Make, tmp_path: Path, mode: str, layer: int
+) -> None:
+    """The feature layer keeps its number, and nothing is left for transformers to draw at random."""
+    from transformers import AutoModelForImageTextToText
+
+    folder = tuned("vision", "projector", image_mode=mode, feature_layer=layer, projector="mlp2x_gelu")
+    export_model(folder, tmp_path / "hf", layout="llava-hf")
+    wanted = logits(checkpoint.load(folder))
+    torch.testing.assert_close(transformers_logits(tmp_path / "hf")[:, :400], wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits(layouts.load(tmp_path / "hf"))[:, :400], wanted, atol=1e-4, rtol=1e-4)
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert (config["vision_feature_layer"], config["vision_config"]["num_hidden_layers"]) == (layer, 3)
+    _, report = AutoModelForImageTextToText.from_pretrained(tmp_path / "hf", output_loading_info=True)
+    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+
+
+def test_a_tuned_tower_goes_to_the_original_inside_the_weights(tuned: Make, tmp_path: Path) -> None:
+    folder = tuned("vision", "projector", projector="linear")
+    export_model(folder, tmp_path / "original", layout="llava-original")
+    torch.testing.assert_close(
+        logits(layouts.load(tmp_path / "original")), logits(checkpoint.load(folder)), atol=1e-5, rtol=1e-5
+    )
+    config = json.loads((tmp_path / "original" / "config.json").read_text())
+    assert config["unfreeze_mm_vision_tower"] is True  # else the original takes the weights of the tower it is named
+    assert config["mm_vision_select_layer"] == -2
+    inside = load_file(tmp_path / "original" / "model.safetensors")
+    layers = {name.split(".")[6] for name in inside if ".encoder.layers." in name}
+    assert layers == {"0", "1", "2"}
+    tower = tmp_path / "original" / config["mm_vision_tower"]
+    assert json.loads((tower / "config.json").read_text())["num_hidden_layers"] == 3
+
+
+@pytest.mark.parametrize("layout", ["llava-hf", "llava-original"])
+def test_one_precision_throughout_as_stored_or_as_asked(original: Make, tmp_path: Path, layout: str) -> None:
+    """The newline too; a model kept in bf16 comes and goes without growing."""
+    merged = original(
+        image_aspect_ratio="anyres", mm_patch_merge_type="spatial_unpad", tower_inside=True,
+        image_grid_pinpoints=[[32, 64], [64, 32], [64, 64]],
+    )  # fmt: skip
+    halved = {name: tensor.bfloat16() for name, tensor in load_file(merged / "model.safetensors").items()}
+    save_file(halved, merged / "model.safetensors", metadata={"format": "pt"})
+    import_model(merged, tmp_path / "ours")
+    assert checkpoint.load(tmp_path / "ours", dtype=torch.bfloat16)[0].newline.dtype == torch.bfloat16
+    for folder, dtype in ((tmp_path / "stored", None), (tmp_path / "single", torch.float32)):
+        export_model(tmp_path / "ours", folder, layout=layout, dtype=dtype)
+        found = {name: tensor.dtype for name, tensor in load_file(folder / "model.safetensors").items()}
+        assert any("newline" in name for name in found)
+        assert set(found.values()) == {dtype or torch.bfloat16}, found
+
+
+def test_tokenizer_model_and_legacy_go_with_the_original(original: Make, shared: Path, tmp_path: Path) -> None:
+    merged = original()
+    (merged / "tokenizer.json").unlink()
+    shutil.copy(shared / "data" / "llama-tokenizer" / "tokenizer.model", merged)
+    (merged / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer", "legacy": True}))
+    grow(merged, 32000)
+    import_model(merged, tmp_path / "ours")
+    export_model(tmp_path / "ours", tmp_path / "back", layout="llava-original")
+    export_model(tmp_path / "ours", tmp_path / "hf", layout="llava-hf")  # parity: transformers keeps `legacy` too
+    wanted = (merged / "tokenizer.model").read_bytes()
+    assert (tmp_path / "ours" / "tokenizer" / "tokenizer.model").read_bytes() == wanted
+    assert (tmp_path / "back" / "tokenizer.model").read_bytes() == wanted
+    assert json.loads((tmp_path / "back" / "tokenizer_config.json").read_text())["legacy"] is True
+
+
+def grow(folder: Path, rows: int) -> None:
+    """The language model with a larger vocabulary."""
+    tensors = load_file(folder / "model.safetensors")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        tensors[name] = 0.02 * torch.randn(rows, tensors[name].shape[1], generator=torch.Generator().manual_seed(2))
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": rows}))
+
+
+def test_a_merge_is_shown_beside_what_was_merged(tuned: Make, tmp_path: Path) -> None:
+    folder = tuned("adapters", "projector", lora=Lora(rank=4, alpha=8), projector="mlp2x_gelu")
+    rows = export_model(folder, tmp_path / "hf", layout="llava-hf", merge=True)
+    names = [row.probe for row in rows]
+    assert names == [f"merge: {probe}" for probe in probes()] + list(probes())
+    merges = rows[: len(probes())]
+    assert all(row.same_ids and row.same_tokens for row in merges)
+    assert 0 < max(row.largest_difference for row in merges) < 1e-4  # another order of sums, no other sums
+    torch.testing.assert_close(
+        logits(layouts.load(tmp_path / "hf"))[:, :400], logits(checkpoint.load(folder)), atol=1e-4, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize(("layout", "said"), [
+    ("llava-hf", "BitsAndBytesConfig"), ("llava-original", "--load-4bit"), ("peft", "base under them"),
+])  # fmt: skip
+def test_an_export_is_never_quantised_and_says_who_does_it(tmp_path: Path, layout: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        models.export(tmp_path, tmp_path / "out", layout=layout, quantize=4)
+    with pytest.raises(RecipeError, match="not known"):
+        models.export(tmp_path, tmp_path / "out", layout="gguf", quantize=4)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,136 @@
+"""Tokenizers that put a space behind special tokens too, and folders that hold `tokenizer.model` alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vistune.data.pictures import PictureFolders
+from vistune.data.rows import read_row
+from vistune.processor import Processor, load_sentencepiece, load_tokenizer
+from vistune.types import IGNORE, IMAGE_ID, Sample, Spec
+
+SPEC = Spec(
+    vision_width=32,
+    language_width=48,
+    vocabulary=32000,
+    slots_per_image=4,
+    image_side=32,
+    image_mean=(0.5, 0.5, 0.5),
+    image_std=(0.5, 0.5, 0.5),
+    projector="linear",
+    template="v1",
+    tokenization="chunks",
+)
+BOS, EOS = 1, 2
+UNSPACED = {"v1": [11889], "llava_llama_2": [29961]}  # "USER" and "[" as one piece …
+SPACED = {"v1": [3148, 1001], "llava_llama_2": [518]}  # … and behind a space
+
+
+@pytest.fixture
+def folder_of(shared: Path, tmp_path: Path) -> Callable[..., Path]:
+    """`tokenizer.model` alone, with a tokenizer_config.json of the settings given, or with none."""
+
+    def make(**settings: Any) -> Path:
+        folder = tmp_path / "llama"
+        folder.mkdir()
+        shutil.copy(shared / "data" / "llama-tokenizer" / "tokenizer.model", folder)
+        if settings:
+            (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+        return folder
+
+    return make
+
+
+def golden(shared: Path, template: str) -> list[dict[str, Any]]:
+    lines = (shared / "golden" / f"tokens_{template}.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def sample_of(row: dict[str, Any], shared: Path) -> Sample:
+    return read_row({"id": "x", "image": "000000000139.jpg", **row} if "<image>" in str(row) else {"id": "x", **row},
+                    "x:1", PictureFolders([shared / "golden" / "images"]), Counter())  # fmt: skip
+
+
+def spaced(row: dict[str, Any], template: str) -> tuple[list[int], list[int]]:
+    """The golden row, made with legacy=False, as legacy=True gives it: other pieces behind a special token."""
+    ids, labels = list(row["input_ids"]), list(row["labels"])
+    old, new = UNSPACED[template], SPACED[template]
+    for k in range(len(ids) - len(old), 1, -1):
+        if ids[k - 1] in (BOS, EOS) and ids[k : k + len(old)] == old:
+            assert labels[k : k + len(old)] == [IGNORE] * len(old)
+            ids[k : k + len(old)] = new
+            labels[k : k + len(old)] = [IGNORE] * len(new)
+    return ids, labels
+
+
+@pytest.mark.parametrize("template", ["v1", "plain", "llava_llama_2"])
+def test_without_legacy_the_golden_ids(shared: Path, folder_of: Callable[..., Path], template: str) -> None:
+    processor = Processor(load_sentencepiece(folder_of(legacy=False)), replace(SPEC, template=template))
+    for row in golden(shared, template):
+        shown = processor.shown(sample_of(row, shared))
+        assert (shown["input_ids"], shown["labels"]) == (row["input_ids"], row["labels"])
+
+
+@pytest.mark.parametrize("template", ["v1", "llava_llama_2"])
+@pytest.mark.parametrize("settings", [{"legacy": True}, {"legacy": None}, {}], ids=["true", "null", "no config"])
+def test_with_legacy_text_behind_a_special_token_begins_anew(
+    shared: Path, folder_of: Callable[..., Path], tmp_path: Path, template: str, settings: dict[str, Any]
+) -> None:
+    """Also after saving and loading again: the flag and `tokenizer.model` go along."""
+    made = Processor(load_sentencepiece(folder_of(**settings)), replace(SPEC, template=template))
+    made.save(tmp_path / "saved")
+    again = Processor.load(tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text())["legacy"] is True
+    assert (tmp_path / "saved" / "tokenizer.model").read_bytes() == (tmp_path / "llama/tokenizer.model").read_bytes()
+    changed = 0
+    for row in golden(shared, template):
+        wanted = spaced(row, template)
+        changed += wanted[0] != row["input_ids"]
+        for processor in (made, again):
+            shown = processor.shown(sample_of(row, shared))
+            assert (shown["input_ids"], shown["labels"]) == wanted
+    assert changed
+
+
+def test_a_legacy_prompt_is_sentencepieces_own_pieces(shared: Path, folder_of: Callable[..., Path]) -> None:
+    """Each stretch between special tokens and pictures as sentencepiece encodes it alone."""
+    from sentencepiece import SentencePieceProcessor
+
+    folder = folder_of()
+    pieces = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    row = {"conversations": [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "빨간 원."},
+                             {"from": "human", "value": "Where?"}, {"from": "gpt", "value": "On top."}]}  # fmt: skip
+    shown = Processor(load_sentencepiece(folder), SPEC).shown(sample_of(row, shared))
+    system = "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, " \
+             "detailed, and polite answers to the user's questions."  # fmt: skip
+    wanted = [BOS, *pieces.encode(f"{system} USER: "), IMAGE_ID, *pieces.encode("\nWhat is it? ASSISTANT: 빨간 원."),
+              EOS, *pieces.encode("USER: Where? ASSISTANT: On top."), EOS]  # fmt: skip
+    assert shown["input_ids"] == wanted
+
+
+@pytest.mark.parametrize("tokenization", ["whole", "chunks"])
+def test_the_chat_template_of_a_legacy_tokenizer_gives_its_ids(
+    shared: Path, folder_of: Callable[..., Path], tmp_path: Path, tokenization: str
+) -> None:
+    """As transformers tokenises the rendered string, whole and with `<image>` a special token."""
+    processor = Processor(load_sentencepiece(folder_of()), replace(SPEC, tokenization=tokenization))
+    processor.save(tmp_path / "saved")
+    tokenizer = load_tokenizer(tmp_path / "saved")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    image = tokenizer.convert_tokens_to_ids("<image>")
+    for row in golden(shared, "v1"):
+        sample = sample_of(row, shared)
+        messages = [{"role": message.role, "content": [
+            {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in message.parts
+        ]} for message in sample.messages]  # fmt: skip
+        text = tokenizer.apply_chat_template(messages, chat_template=processor.chat_template, tokenize=False)
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert [IMAGE_ID if token == image else token for token in ids] == processor.shown(sample)["input_ids"]
