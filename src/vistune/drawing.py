@@ -24,6 +24,8 @@ def draw(recipe: Recipe, out: Path, *, language: str = "en") -> list[Path]:
 
     if out.exists() and not out.is_dir():
         raise RecipeError(f"{out}: is a file, a folder is wanted", "give another folder")
+    if recipe.origin is not None:
+        raise RecipeError(f"{recipe.name}: goes on `from` a model: its picture is not drawn", "name its backbones")
     spec = read_spec(recipe.model)
     model = without_weights(recipe.model, spec)
     facts = model_facts(recipe.model, spec, model)

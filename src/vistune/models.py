@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import torch
 
     from vistune.generation import Assistant
+    from vistune.recipe import Model, Origin
+    from vistune.training import Base
+    from vistune.types import Spec
 
 
 def find_model(path: Path) -> Path:
@@ -129,6 +132,51 @@ def export(
         folder, out, layout=layout, merge=merge, base=base, dtype=names[dtype], device=chosen_device(device)
     )
     return [asdict(row) for row in rows]
+
+
+def base_of(origin: Origin, out: Path) -> Base:
+    """The model that a recipe goes on from. One of another layout is brought into OUT/from when training begins.
+
+    Reads configs and tokenizer only. Raises CheckpointError or RecipeError where the folder is no model.
+    """
+    from vistune import checkpoint
+    from vistune.processor import Processor
+    from vistune.training import Base
+
+    outside = {"base": origin.base, "vision": origin.vision, "template": origin.template}
+    if is_ours(origin.model):
+        if any(outside.values()):
+            raise RecipeError(f"from: {origin.model} is whole", "remove base, vision and template")
+        folder = find_model(origin.model)
+        processor = Processor.load(folder / "tokenizer")
+        vision, cut = checkpoint.backbone_of(folder, "vision")
+        language, _ = checkpoint.backbone_of(folder, "language")
+        return Base(processor, model_of(processor.spec, vision, language), cut, lambda: folder)
+    from vistune.interop import layouts
+
+    source = layouts.read_source(origin.model, **outside)
+    folder = out / "from"
+
+    def bring_in() -> Path:
+        if not (folder / "parts.json").is_file():
+            import_model(origin.model, folder, **outside)
+        return folder
+
+    model = model_of(source.spec, str(folder / "vision"), str(folder / "language"))
+    return Base(Processor(source.tokenizer, source.spec), model, False, bring_in)
+
+
+def model_of(spec: Spec, vision: str, language: str) -> Model:
+    """A recipe's model section for what a spec says of backbones that lie there."""
+    from vistune.recipe import Model
+
+    keys = ("projector", "feature_layer", "feature_tokens", "space", "image_mode", "template", "tokenization")
+    return Model(
+        vision=vision,
+        language=language,
+        canvases=spec.canvases or None,
+        **{key: getattr(spec, key) for key in keys},
+    )
 
 
 def refuse_written(out: Path, name: str) -> None:

@@ -170,11 +170,30 @@ class Model(Strict):
     tokenization: Literal["whole", "chunks"] = "whole"  # chunks: text after a picture as if it began, as LLaVA's own
 
 
+class Origin(Strict):
+    """An existing model to go on from: a run, a model folder, or a folder of a layout that `import` reads.
+
+    `base`, `vision`, `template`: what such a folder leaves outside, as for `vistune import`.
+    """
+
+    model: Path
+    base: str | None = None
+    vision: str | None = None
+    template: str | None = None
+
+
+def _origin(value: Any) -> Any:
+    return {"model": value} if isinstance(value, str | Path) else value
+
+
 class Recipe(Strict):
-    """A whole run."""
+    """A whole run; it begins with the backbones of `model`, or with the model that `from` names."""
+
+    model_config = ConfigDict(populate_by_name=True)
 
     name: str = "run"
     seed: int = Field(default=0, ge=0)
+    origin: Annotated[Origin | None, BeforeValidator(_origin)] = Field(default=None, alias="from")
     model: Model = Model()
     data: Sources = ()
     stages: tuple[Stage, ...] = Field(min_length=1)
@@ -185,6 +204,8 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _agree(self) -> Recipe:
+        if self.origin is not None and "model" in self.model_fields_set:
+            raise ValueError("`from` brings its model: remove `model`; a stage may have its own template")
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"two stages share a name: {', '.join(names)}")
@@ -255,7 +276,10 @@ def validate(tree: Any, place: str) -> Recipe:
 
 def dump(recipe: Recipe) -> str:
     """The recipe as YAML that `load_recipe` reads back to an equal recipe."""
-    return yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+    tree = recipe.model_dump(mode="json", exclude_none=True, by_alias=True)
+    if recipe.origin is not None:
+        del tree["model"]  # what `from` names says it
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
 def _override(tree: dict[str, Any], override: str) -> None:
@@ -344,6 +368,7 @@ def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
         "lora": Lora,
         "data": DataSource,
         "take": Take,
+        "from": Origin,
     }
     for key in loc:
         if isinstance(key, str) and key in children:

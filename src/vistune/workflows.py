@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vistune import models
 from vistune.console import Watch, silent, watch_bytes
 from vistune.errors import DataError, RecipeError
 from vistune.files import write_json, write_jsonl
@@ -144,6 +145,9 @@ def make_processor(recipe: Recipe) -> Any:
     from vistune.processor import Processor, load_tokenizer
     from vistune.recipe import source_of
 
+    if recipe.origin is not None:
+        processor: Processor = models.base_of(recipe.origin, Path("from")).processor
+        return processor
     return Processor(load_tokenizer(source_of(recipe.model.language, "language")), read_spec(recipe.model))
 
 
@@ -195,7 +199,8 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False, watch: Watch = sil
 
     if out.exists() and not out.is_dir():
         raise RecipeError(f"{out}: is a file, a folder is wanted", "give another folder")
-    Run(recipe, out, watch=watch).start(resume=resume)
+    base = None if recipe.origin is None else models.base_of(recipe.origin, out)
+    Run(recipe, out, watch=watch, base=base).start(resume=resume)
     return out
 
 

@@ -90,7 +90,10 @@ def refuse_another_recipe(saved: Path, recipe: Recipe, stages: int) -> None:
 
 def _flat(recipe: Recipe, stages: int) -> Iterator[tuple[str, Any]]:
     yield "seed", recipe.seed
-    yield from ((f"model.{key}", value) for key, value in recipe.model.model_dump().items())
+    if recipe.origin is not None:
+        yield "from", str(recipe.origin.model)
+    else:
+        yield from ((f"model.{key}", value) for key, value in recipe.model.model_dump().items())
     yield "stages", ", ".join(stage.name for stage in recipe.stages[:stages])
     for stage in recipe.stages[:stages]:
         yield from ((f"stages.{stage.name}.{key}", v) for key, v in stage.model_dump().items() if key not in _FREE)

@@ -10,6 +10,7 @@ import platform
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,7 +24,7 @@ from vistune.files import read_json, sha256_of, write_atomic, write_json, write_
 from vistune.model import VisionLanguageModel, add_adapters, build, merge_adapters, read_spec
 from vistune.model.language import base_of, is_quantised, load_language
 from vistune.processor import Processor, load_tokenizer
-from vistune.recipe import Recipe, Stage, dump, source_of
+from vistune.recipe import Model, Recipe, Stage, dump, source_of
 from vistune.training.folder import checkpoint_name, checkpoints_of, newest_whole, prune, refuse_another_recipe, sweep
 from vistune.training.metrics import Metrics
 from vistune.training.plan import Planned, Watch, plan_run
@@ -31,10 +32,23 @@ from vistune.training.state import cursor_at, load_state, save_state, seed_all
 from vistune.training.trainer import StepReport, Trainer
 
 
+@dataclass(frozen=True, slots=True)
+class Base:
+    """The model that a recipe goes on from: how it reads, where its backbones lie, and its folder, made when needed.
+
+    `cut`: its tower learnt, and ends at the feature layer.
+    """
+
+    processor: Processor
+    model: Model
+    cut: bool
+    open: Callable[[], Path]
+
+
 class Run:
     """A run folder and the model in it."""
 
-    def __init__(self, recipe: Recipe, out: Path, *, watch: Watch) -> None:
+    def __init__(self, recipe: Recipe, out: Path, *, watch: Watch, base: Base | None = None) -> None:
         self.recipe = recipe
         self.out = out
         self.watch = watch
@@ -44,9 +58,12 @@ class Run:
         self.reached = (recipe.stages[0].name, 0)  # stage and steps done
         self.hashes: dict[str, str] = {}
         self.pixels = PixelCache()
-        self.spec = read_spec(recipe.model)
-        tokenizer = load_tokenizer(source_of(recipe.model.language, "language"))
-        self.processor = Processor(tokenizer, self.spec)
+        self.base = base
+        if base is not None:
+            self.recipe, self.processor = recipe.model_copy(update={"model": base.model}), base.processor
+        else:
+            tokenizer = load_tokenizer(source_of(recipe.model.language, "language"))
+            self.processor = Processor(tokenizer, read_spec(recipe.model))
 
     def start(self, *, resume: bool) -> None:
         """Run all stages, or go on where the newest checkpoint stands; a finished run stays as it is.
@@ -91,9 +108,7 @@ class Run:
         """The model, the first stage to run, and the checkpoint whose state that stage goes on from."""
         if latest is None:
             self.metrics.cut(0)
-            first = self.recipe.stages[0]
-            model = build(self.recipe.model, self.spec, seed=self.recipe.seed, quantize=first.quantize)
-            return model.to(self.device), 0, None
+            return self._first_model(self.recipe.stages[0].quantize), 0, None
         extra = checkpoint.read_parts(latest)["extra"]
         self.learnt = set(extra["learnt"])
         model, _ = checkpoint.load(latest, device=self.device, quantize=self.recipe.stages[extra["stage"]].quantize)
@@ -101,6 +116,21 @@ class Run:
         self.metrics.cut(done + extra["step"])
         finished = bool(extra["finished"])
         return model, extra["stage"] + finished, None if finished else latest
+
+    def _first_model(self, quantize: int | None) -> VisionLanguageModel:
+        """The backbones with a fresh projector, or the model to go on from, its adapters merged."""
+        if self.base is None:
+            spec = self.processor.spec
+            return build(self.recipe.model, spec, seed=self.recipe.seed, quantize=quantize).to(self.device)
+        model, _ = checkpoint.load(self.base.open(), device=self.device, quantize=quantize)
+        self.learnt |= {"vision"} if self.base.cut else set()  # saved with the run: no whole tower lies anywhere
+        if model.adapted:
+            if quantize is not None:
+                raise RecipeError("quantize: the model of `from` has adapters, which merge into full weights only",
+                                  "vistune export it --merge first, or leave quantize out")  # fmt: skip
+            model.language = merge_adapters(model.language)
+            self.learnt.add("language")
+        return model
 
     def _stage(
         self,

@@ -1,0 +1,93 @@
+"""`from`: a run that begins with an existing model, of ours or of another layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training_stages import ALIGN, LORA, TUNE, MakeRecipe
+
+from vistune import checkpoint, models, workflows
+from vistune.errors import RecipeError
+from vistune.files import read_json
+from vistune.recipe import Recipe, dump, load_recipe, validate
+from vistune.training import checkpoints_of
+
+QUESTION = [{"role": "user", "content": "What colour?"}]
+
+
+def going_on(first: Recipe, origin: Path, *stages: dict[str, Any], **changes: Any) -> Recipe:
+    return validate({"from": str(origin), "data": str(first.data[0].file), "stages": list(stages), **changes}, "test")
+
+
+def logits(model: Path) -> torch.Tensor:
+    """Of the tokenizer's own tokens: llava-hf pads the vocabulary."""
+    assistant = models.load(model)
+    return assistant.logits([*QUESTION, {"role": "assistant", "content": "red"}])[:, :400]
+
+
+@pytest.fixture
+def first(make_recipe: MakeRecipe) -> Recipe:
+    return make_recipe(ALIGN, {**LORA, "steps": 3, "save_every": None})
+
+
+@pytest.mark.parametrize("layout", ["ours", "llava-original", "llava-hf"])
+def test_a_run_goes_on_where_a_model_stands(first: Recipe, tmp_path: Path, layout: str) -> None:
+    torch.set_num_threads(1)
+    origin = workflows.train(first, tmp_path / "first")
+    if layout != "ours":
+        models.export(origin, tmp_path / layout, layout=layout, merge=True)
+        origin = tmp_path / layout
+    still = {**TUNE, "learn": {"projector": 1e-9}, "steps": 1, "save_every": None}
+    run = workflows.train(going_on(first, origin, still), tmp_path / "second")
+    saved = checkpoints_of(run)[-1]
+    assert torch.allclose(logits(run), logits(tmp_path / "first"), atol=1e-4)
+    parts = checkpoint.read_parts(saved)
+    assert parts["language"]["saved"] == (layout == "ours")  # adapters became part of the weights
+    assert (run / "from").exists() == (layout != "ours")
+    assert "model" not in (run / "recipe.yaml").read_text().split("stages")[0].replace("model: /", "")
+    assert load_recipe(str(run / "recipe.yaml")).origin is not None
+
+
+def test_a_run_with_another_layout_under_it_is_killed_and_goes_on(first: Recipe, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    origin = workflows.train(first, tmp_path / "first")
+    models.export(origin, tmp_path / "hf", layout="llava-hf", merge=True)
+    recipe = going_on(first, tmp_path / "hf", {**LORA, "steps": 6, "save_every": 2}, keep_checkpoints=5)
+    whole = workflows.train(recipe, tmp_path / "whole")
+    cut = workflows.train(recipe, tmp_path / "cut")
+    for saved in checkpoints_of(cut)[1:]:
+        for file in sorted(saved.rglob("*"), reverse=True):
+            file.rmdir() if file.is_dir() else file.unlink()
+        saved.rmdir()
+    workflows.train(recipe, cut, resume=True)
+    names = [path.name for path in checkpoints_of(whole)]
+    assert [path.name for path in checkpoints_of(cut)] == names
+    for name in ("projector.safetensors", "adapter/adapter_model.safetensors"):
+        ends = [(run / "checkpoints" / names[-1] / name).read_bytes() for run in (whole, cut)]
+        assert ends[0] == ends[1]
+    assert read_json(cut / "run.json")["status"] == "finished"
+
+
+def test_a_tower_that_learnt_stays_whole_in_what_follows(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    learn = {"projector": 1e-3, "vision": 1e-3}
+    recipe = make_recipe({**TUNE, "learn": learn, "steps": 2, "save_every": None})
+    origin = workflows.train(recipe, tmp_path / "first")
+    still = {**TUNE, "learn": {"projector": 1e-9}, "steps": 1, "save_every": None}
+    run = workflows.train(going_on(recipe, origin, still), tmp_path / "second")
+    picture = next(recipe.data[0].file.parent.glob("*.png"))
+    asked = [{"role": "user", "content": [{"type": "image", "image": str(picture)}, {"type": "text", "text": "?"}]},
+             {"role": "assistant", "content": "red"}]  # fmt: skip
+    before, after = (models.load(folder).logits(asked) for folder in (origin, run))
+    assert torch.allclose(before, after, atol=1e-4)
+
+
+def test_from_and_model_exclude_each_other(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="`from` brings its model"):
+        validate({"from": "somewhere", "model": {}, "stages": [ALIGN]}, "test")
+    recipe = validate({"from": {"model": "somewhere", "base": "vicuna"}, "stages": [ALIGN]}, "test")
+    (tmp_path / "again.yaml").write_text(dump(recipe))
+    assert load_recipe(str(tmp_path / "again.yaml")) == recipe
