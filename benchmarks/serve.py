@@ -4,7 +4,7 @@ python benchmarks/serve.py MODEL [--pictures 0,4,16] [--tokens 64] [--repeats 3]
 
 MODEL: a folder in the llava-hf layout. Sixteen requests come at once: text alone (0), or about so many pictures.
 transformers answers some of the same requests one after the other with `generate`, same ids and pixels. Both times
-begin with the prompt and end with the last token. Then the wait for a first token, with the engine idle and with
+begin with the prompt and end with the last token (of the processor where one thread works, else of the clock). Then the wait for a first token, with the engine idle and with
 sixteen other streams running in its thread; each time a prompt (and picture) never seen before.
 """
 

@@ -144,7 +144,7 @@ def base_of(origin: Origin, out: Path) -> Base:
     from vistune.training import Base
 
     outside = {"base": origin.base, "vision": origin.vision, "template": origin.template}
-    if is_ours(origin.model):
+    if origin.model.exists() and is_ours(origin.model):
         if any(outside.values()):
             raise RecipeError(f"from: {origin.model} is whole", "remove base, vision and template")
         folder = find_model(origin.model)

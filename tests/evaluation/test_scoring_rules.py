@@ -267,31 +267,26 @@ FORMS = ('{"questions": [%s]}', '{"annotations": [%s]}', '{"data": [%s]}', '{"1"
 DAMAGE = ("", "null", "[]", "[[]]\n{}", '{"test": [7]}', "\x00", "{", *(form % row for form in FORMS for row in ROWS))
 
 
-@pytest.mark.parametrize("text", DAMAGE)
 @pytest.mark.parametrize("name", NAMES)
-def test_a_damaged_release_is_refused_by_name(name: str, text: str, tmp_path: Path) -> None:
-    """Whichever of a release's files holds something else: one line that names it, or a release without questions."""
-    said = RELEASES[name](tmp_path)
-    path = write_said(tmp_path / "said.jsonl", said)
-    damaged = [
-        file for file in tmp_path.rglob("*") if file.suffix in (".json", ".jsonl", ".gz", ".txt") and file != path
-    ]
-    for file in damaged[:5]:
+def test_a_damaged_release_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    """Whichever of a release's files holds something else: one line that names it."""
+    path = write_said(tmp_path / "said.jsonl", RELEASES[name](tmp_path))
+    files = [file for file in tmp_path.rglob("*") if file.suffix in (".json", ".jsonl", ".gz", ".txt") and file != path]
+    for file in files[:3]:
         whole = file.read_bytes()
-        file.write_bytes(gzip.compress(text.encode()) if file.suffix == ".gz" else text.encode())
-        with pytest.raises(DataError) as caught:
-            score(name, TASKS[name](tmp_path), path)
-        assert str(tmp_path) in str(caught.value)
+        for text in DAMAGE:
+            file.write_bytes(gzip.compress(text.encode()) if file.suffix == ".gz" else text.encode())
+            with pytest.raises(DataError) as caught:
+                score(name, TASKS[name](tmp_path), path)
+            assert str(tmp_path) in str(caught.value), text
         file.write_bytes(whole)
 
 
-@pytest.mark.parametrize(
-    "text", [*DAMAGE, '{"outputs": {"1": 5}}', '{"outputs": []}', '{"question_id": [], "text": ""}']
-)
 @pytest.mark.parametrize("name", NAMES)
-def test_damaged_predictions_are_refused_by_name(name: str, text: str, tmp_path: Path) -> None:
+def test_damaged_predictions_are_refused_by_name(name: str, tmp_path: Path) -> None:
     RELEASES[name](tmp_path)
     path = tmp_path / "said.jsonl"
-    path.write_text(text)
-    with pytest.raises(DataError, match=r"said\.jsonl"):
-        score(name, TASKS[name](tmp_path), path)
+    for text in (*DAMAGE, '{"outputs": {"1": 5}}', '{"outputs": []}', '{"question_id": [], "text": ""}'):
+        path.write_text(text)
+        with pytest.raises(DataError, match=r"said\.jsonl"):
+            score(name, TASKS[name](tmp_path), path)

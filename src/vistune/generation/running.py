@@ -74,9 +74,9 @@ class RunningBatch:
             stems.append(stem)
         if joining:
             begins = [len(stem) if stem is not None else 0 for stem in stems]
-            ends = [len(speaker.prompt) for speaker in joining]
-            prompts = [speaker.prompt for speaker in joining]
-            reading, hidden = self._read(prompts, stems, begins, ends)
+            rests = [self._embed(s.prompt, slice(b, len(s.prompt))) for s, b in zip(joining, begins, strict=True)]
+            reading = Reading(stems, [len(rest) for rest in rests], self.model.head.device)
+            hidden = self.model.read(torch.cat(rests), reading)
             last = torch.tensor(reading.starts[1:], device=hidden.device) - 1
             tokens = self._choose(hidden[last], joining)
             self._tails.add(reading)
@@ -130,21 +130,14 @@ class RunningBatch:
 
     def _read_stem(self, prompt: Prompt, stem: Stem | None, upto: int) -> Stem:
         begin = len(stem) if stem is not None else 0
-        reading, _ = self._read([prompt], [stem], [begin], [upto])
-        made = reading.stem(0)
+        made = self.model.read_stem(self._embed(prompt, slice(begin, upto)), stem)
         self.stems.put(prompt.codes[:upto], made)
         return made
 
-    def _read(
-        self, prompts: Sequence[Prompt], stems: Sequence[Stem | None], begins: Sequence[int], ends: Sequence[int]
-    ) -> tuple[Reading, Tensor]:
-        """Prompts from `begins` to `ends` in one row, each behind its stem; the row's hidden states beside it."""
-        device = self.model.head.device
-        spans = [slice(*span) for span in zip(begins, ends, strict=True)]
-        ids = torch.cat([prompt.example.input_ids[span] for prompt, span in zip(prompts, spans, strict=True)])
-        slots = [self._slots(prompt, span) for prompt, span in zip(prompts, spans, strict=True)]
-        reading = Reading(stems, [span.stop - span.start for span in spans], device)
-        return reading, self.model.read(self.model.embed(ids.to(device), torch.cat(slots)), reading)
+    def _embed(self, prompt: Prompt, span: slice) -> Tensor:
+        """(tokens, width): a stretch of a prompt as the language model takes it."""
+        ids = prompt.example.input_ids[span].to(self.model.head.device)
+        return self.model.embed(ids, self._slots(prompt, span))
 
     def _slots(self, prompt: Prompt, span: slice) -> Tensor:
         """(slots, width): what fills a prompt's slots within a span; each picture is encoded once."""

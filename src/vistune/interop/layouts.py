@@ -14,6 +14,7 @@ import torch
 from vistune.errors import CheckpointError
 from vistune.interop import adapters, llava_hf, original
 from vistune.interop.build import Source, build_model, processor_of
+from vistune.interop.folders import resolve
 from vistune.interop.tensors import read_config
 from vistune.model import VisionLanguageModel
 from vistune.processor import Processor
@@ -44,7 +45,8 @@ def layout_of(folder: Path) -> str:
 def read_source(
     folder: Path, *, base: str | None = None, template: str | None = None, vision: str | None = None
 ) -> Source:
-    """A folder of any known layout. `base`, `vision`: the language model and tower it leaves outside."""
+    """A folder, or hub name, of any known layout. `base`, `vision`: the language model and tower it leaves outside."""
+    folder = resolve(str(folder))
     return READERS[layout_of(folder)](folder, base=base, template=template, vision=vision)
 
 

@@ -89,12 +89,24 @@ class _LookBack:
         return self._seen[number, window]
 
 
+class Enough(Exception):
+    """Raised out of a model's last layer once its keys are there, where nobody asks for the hidden states."""
+
+
 class Reading:
-    """A packed row of new tokens, each document behind its stem or at its own beginning."""
+    """A packed row of new tokens, each document behind its stem or at its own beginning.
+
+    `layers`: where given, the model is left (`Enough`) when so many have their keys and values: a stem needs no more.
+    """
 
     def __init__(
-        self, stems: Sequence[Stem | None], lengths: Sequence[int], device: torch.device | str = "cpu"
+        self,
+        stems: Sequence[Stem | None],
+        lengths: Sequence[int],
+        device: torch.device | str = "cpu",
+        layers: int | None = None,
     ) -> None:
+        self.layers = layers
         self.stems = list(stems)
         self.lengths = list(lengths)
         self.starts = [0, *accumulate(lengths)]
@@ -113,6 +125,8 @@ class Reading:
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None) -> Tensor:
         self.keys[self._layer], self.values[self._layer] = key[0], value[0]
+        if len(self.keys) == self.layers:
+            raise Enough
         if not self._back.groups:
             return packed_attention(query, key, value, self.starts, scaling, window)
         owns = []

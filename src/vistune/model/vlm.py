@@ -6,13 +6,14 @@ Batch -> tower -> projector -> one masked scatter into the text's embeddings -> 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vistune.errors import RecipeError
-from vistune.model.cache import Reading, Tails
+from vistune.model.cache import Enough, Reading, Stem, Tails
 from vistune.model.language import base_of, embed, head_weight, language_config, load_language, run
 from vistune.model.lora import has_adapters
 from vistune.model.projectors import build_projector, slots_behind
@@ -72,6 +73,14 @@ class VisionLanguageModel(nn.Module):
     def read(self, rows: Tensor, reading: Reading) -> Tensor:
         """Hidden states (tokens, width) of a row of embeddings; the reading then holds its keys and values."""
         return run(self.language, rows[None], reading.positions[None], cache=reading, past=reading)[0]
+
+    def read_stem(self, rows: Tensor, stem: Stem | None) -> Stem:
+        """A row of embeddings behind a stem, or at the beginning, as one stem."""
+        layers = base_of(self.language).config.num_hidden_layers
+        reading = Reading([stem], [len(rows)], rows.device, layers)
+        with suppress(Enough):
+            self.read(rows, reading)
+        return reading.stem(0)
 
     def decode(self, tokens: Tensor, tails: Tails) -> Tensor:
         """Hidden states (rows, width) of one more token (rows,) of each running document; the tails grow by it."""
