@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -63,7 +64,7 @@ def test_every_command_in_the_pages_parses(page: str) -> None:
     from vistune.cli import app
 
     for command in commands(ROOT / page):
-        words = command.split("#")[0].replace("'", "").split()[1:]
+        words = shlex.split(command, comments=True)[1:]
         verb = words[0]
         shown = CliRunner().invoke(app, [verb, "--help"])
         assert shown.exit_code == 0, f"{page}: {command}: no verb {verb}"
