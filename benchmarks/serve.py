@@ -4,8 +4,9 @@ python benchmarks/serve.py MODEL [--pictures 0,4,16] [--tokens 64] [--repeats 3]
 
 MODEL: a folder in the llava-hf layout. Sixteen requests come at once: text alone (0), or about so many pictures.
 transformers answers some of the same requests one after the other with `generate`, same ids and pixels. Both times
-begin with the prompt and end with the last token (of the processor where one thread works, else of the clock). Then the wait for a first token, with the engine idle and with
-sixteen other streams running in its thread; each time a prompt (and picture) never seen before.
+begin with the prompt and end with the last token; on one thread, seconds are the processor's own, so that other work
+on the machine counts less. Then the wait for a first token by the clock, with the engine idle and with sixteen other
+streams running in its thread; each time a prompt (and picture) never seen before.
 """
 
 from __future__ import annotations
