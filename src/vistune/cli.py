@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import typer
 
-from vistune.commands import data, measure, model
+from vistune.commands import data, measure, model, serve
 from vistune.console import stderr
 from vistune.errors import VistuneError
 
@@ -26,6 +26,7 @@ VERBS: Mapping[str, Callable[..., None]] = {
     "evaluate": measure.evaluate,
     "score": measure.score,
     "chat": model.chat,
+    "serve": serve.serve,
     "import": model.import_,
     "export": model.export,
     "draw": model.draw,

@@ -116,16 +116,27 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
 
 def read_text(path: Path) -> str:
     """A UTF-8 file, with or without a byte-order mark."""
+    return decoded(read_bytes(path), path)
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file of the user's, whole. Raises DataError where it cannot be read."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file", "check the path") from None
     except IsADirectoryError:
         raise DataError(f"{path}: is a folder, a file is wanted", "name the file inside it") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}", "check the path and its permissions") from None
+
+
+def decoded(content: bytes, path: Path) -> str:
+    """The text of a file's bytes. Raises DataError naming the line that is not UTF-8."""
+    try:
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        line = content[: error.start].count(b"\n") + 1
         raise DataError(f"{path}:{line}: not UTF-8 (byte {error.start})", "save the file as UTF-8") from None
 
 

@@ -82,9 +82,14 @@ def chosen_dtype(name: str, device: str) -> torch.dtype:
     """The precision that --dtype means on a device."""
     import torch
 
-    names = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    if name == "auto":
-        return torch.float32 if device == "cpu" else torch.bfloat16
+    return named_dtype(name) or (torch.float32 if device == "cpu" else torch.bfloat16)
+
+
+def named_dtype(name: str) -> torch.dtype | None:
+    """The precision that --dtype names; None for auto."""
+    import torch
+
+    names = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     return lookup(name, names, "--dtype")
 
 
@@ -118,18 +123,14 @@ def export(
 
     `dtype` auto: as the language model is stored. `quantize` is refused with what to do instead: no layout holds it.
     """
-    import torch
-
     from vistune.interop import export as conversion
 
-    names = {"auto": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    if dtype not in names:
-        raise RecipeError(f"--dtype {dtype!r} is not known", f"choose of {', '.join(names)}")
+    precision = named_dtype(dtype)
     if quantize is not None:
         conversion.refuse_quantised(layout, quantize)
     folder = find_model(model) if is_ours(model) else model
     rows = conversion.export_model(
-        folder, out, layout=layout, merge=merge, base=base, dtype=names[dtype], device=chosen_device(device)
+        folder, out, layout=layout, merge=merge, base=base, dtype=precision, device=chosen_device(device)
     )
     return [asdict(row) for row in rows]
 
@@ -137,10 +138,12 @@ def export(
 def base_of(origin: Origin, out: Path) -> Base:
     """The model that a recipe goes on from. One of another layout is brought into OUT/from when training begins.
 
-    Reads configs and tokenizer only. Raises CheckpointError or RecipeError where the folder is no model.
+    Reads configs and tokenizer only. Of a run it is the checkpoint that stands there now, whatever the run does later.
+    Raises CheckpointError or RecipeError where the folder is no model.
     """
     from vistune import checkpoint
     from vistune.processor import Processor
+    from vistune.recipe import Origin
     from vistune.training import Base
 
     outside = {"base": origin.base, "vision": origin.vision, "template": origin.template}
@@ -151,19 +154,32 @@ def base_of(origin: Origin, out: Path) -> Base:
         processor = Processor.load(folder / "tokenizer")
         vision, cut = checkpoint.backbone_of(folder, "vision")
         language, _ = checkpoint.backbone_of(folder, "language")
-        return Base(processor, model_of(processor.spec, vision, language), cut, lambda: folder)
-    from vistune.interop import layouts
+        return Base(
+            origin=Origin(model=folder),
+            processor=processor,
+            model=model_of(processor.spec, vision, language),
+            cut=cut,
+            adapted=bool(checkpoint.read_parts(folder)["adapter"]),
+            open=lambda: folder,
+        )
+    from vistune.interop import export, layouts
+    from vistune.interop.build import processor_of
 
     source = layouts.read_source(origin.model, **outside)
     folder = out / "from"
 
     def bring_in() -> Path:
-        if not (folder / "parts.json").is_file():
-            import_model(origin.model, folder, **outside)
+        export.import_model(origin.model, folder, **outside)  # anew: what lies there may be of another `from`
         return folder
 
-    model = model_of(source.spec, str(folder / "vision"), str(folder / "language"))
-    return Base(Processor(source.tokenizer, source.spec), model, False, bring_in)
+    return Base(
+        origin=origin,
+        processor=processor_of(source),
+        model=model_of(source.spec, str(folder / "vision"), str(folder / "language")),
+        cut=False,
+        adapted=source.adapt is not None,
+        open=bring_in,
+    )
 
 
 def model_of(spec: Spec, vision: str, language: str) -> Model:

@@ -6,7 +6,7 @@ Rooms that need torch are imported inside the verbs that use them, so that `vist
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from vistune.datagen import Chosen, Generated, Service, TableForm, Wishes
     from vistune.evaluation import Answered
     from vistune.scenes import DrawnFolder
+    from vistune.serving.limits import Settings
     from vistune.types import AnnotatedImage
 
 
@@ -155,7 +156,7 @@ def show(
     source: DataSource, *, template: str = "v1", tokenizer: str = "builtin", index: int | None = None
 ) -> list[dict[str, Any]]:
     """What the model sees of each sample and which tokens it learns; no picture is opened, none need be there."""
-    from vistune.data import read_samples
+    from vistune.data import all_rows
     from vistune.processor import Processor, load_tokenizer
     from vistune.recipe import source_of
     from vistune.types import Spec
@@ -164,7 +165,7 @@ def show(
     half = (0.5, 0.5, 0.5)
     spec = Spec(1, 1, len(loaded), 1, 2, half, half, "identity", template, tokenization="chunks")
     processor = Processor(loaded, spec)
-    samples = read_samples(source, find_pictures=False).samples
+    samples = all_rows(source, find_pictures=False)
     chosen = samples if index is None else samples[index : index + 1]
     if index is not None and not chosen:
         raise DataError(f"{source.file}: has no sample {index}", f"give an index below {len(samples)}")
@@ -315,3 +316,21 @@ def picture_likeness(path: Path, images: Path | None, against: Sequence[Path], w
     pictures = pictures_of(DataSource(file=path, images=images))
     with watch("compare pictures", len(pictures)) as advance:
         return asdict(compare_pictures(pictures, against, advance=advance))
+
+
+def serve(
+    model: Path,
+    settings: Settings,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: int | None = None,
+    announce: Callable[[str], None] = lambda address: None,
+) -> None:
+    """Answer OpenAI-style requests until the process is told to stop. Raises RecipeError where it may not listen."""
+    try:
+        from vistune.serving.server import check, serve
+    except ImportError as error:
+        raise RecipeError(f"vistune serve needs {error.name}", "pip install 'vistune[serve]'") from None
+    check(settings)  # before the weights are waited for
+    serve(load(model, device=device, dtype=dtype, quantize=quantize), settings, announce=announce)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 from PIL import Image
 
 from vistune.console import silent
-from vistune.data import Rows, choose_rows, index, read_samples
-from vistune.errors import DataError
+from vistune.data import Rows, check, choose_rows, index
+from vistune.data.pictures import PictureFolders
+from vistune.data.rows import read_row
+from vistune.errors import DataError, RecipeError
 from vistune.files import user_cache
 from vistune.model import read_spec
 from vistune.processor import Processor, load_tokenizer
@@ -53,8 +56,30 @@ def as_list(rows: list[dict[str, object]]) -> str:
     return "[\n" + " ,\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "]\n"
 
 
+def as_one_line(rows: list[dict[str, object]]) -> str:
+    return json.dumps(rows, ensure_ascii=False)
+
+
+def as_windows_has_it(rows: list[dict[str, object]]) -> str:
+    return json.dumps(rows, ensure_ascii=False, indent=1).replace("\n", "\r\n")
+
+
 def as_lines(rows: list[dict[str, object]]) -> str:
     return "\n\n".join(json.dumps(row, ensure_ascii=False) + " " for row in rows)
+
+
+def as_windows_lines(rows: list[dict[str, object]]) -> str:
+    return "\r\n".join(json.dumps(row) for row in rows) + "\r\n"
+
+
+def places(path: Path, written: str) -> list[str]:
+    """Where each row must be said to lie, found by its id alone."""
+    found: list[str] = []
+    lines: list[int] = []
+    for k in range(len(SAID)):
+        lines.append(1 + written[: written.index(f'"id": "r{k}"')].rpartition("{")[0].count("\n"))
+        found.append(f"{path}:{lines[k]}[{k}]" if lines[k] in lines[:k] else f"{path}:{lines[k]}")
+    return found
 
 
 @contextmanager
@@ -68,17 +93,19 @@ def built(path: Path, processor: Processor) -> tuple[list[Sample], list[int], in
     made = index(path, [path.parent], processor, watch=lambda label, total: counting(encoded))
     assert not made.faults
     picked = Rows([(made, made.of_kind(None))])
-    return list(picked), made.lengths(processor).tolist(), len(encoded)
+    return list(picked), made.lengths.tolist(), len(encoded)
 
 
-@pytest.mark.parametrize("written", [as_list, as_lines])
+@pytest.mark.parametrize("written", [as_list, as_one_line, as_windows_has_it, as_lines, as_windows_lines])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_rows_read_by_their_place_are_the_rows_of_the_file(
     tmp_path: Path, processor: Processor, rows: list[dict[str, object]], written: Callable[..., str], mark: str
 ) -> None:
     path = tmp_path / "data.json"
-    path.write_text(mark + written(rows), encoding="utf-8")
-    wanted = read_samples(DataSource(file=path)).samples
+    path.write_bytes((mark + written(rows)).encode())
+    pictures = PictureFolders([tmp_path])
+    at = places(path, written(rows))
+    wanted = [read_row(row, place, pictures, Counter()) for row, place in zip(rows, at, strict=True)]
     lengths = [processor.length(sample) for sample in wanted]
     assert built(path, processor) == (wanted, lengths, len(rows))
     assert built(path, processor) == (wanted, lengths, 0)  # out of the cache
@@ -114,9 +141,37 @@ def test_a_damaged_cache_costs_time_only(tmp_path: Path, processor: Processor, r
     path.write_text(as_list(rows), encoding="utf-8")
     first = built(path, processor)
     (kept,) = (user_cache() / "index").iterdir()
-    kept.write_bytes(kept.read_bytes()[:100])
-    assert built(path, processor) == first
-    assert built(path, processor)[2] == 0
+    for length in (0, 100, kept.stat().st_size - 1):
+        kept.write_bytes(kept.read_bytes()[:length])
+        assert built(path, processor) == first
+        assert built(path, processor)[2] == 0
+
+
+def test_a_picture_damaged_since_is_a_fault_of_its_row_where_its_size_counts(
+    tmp_path: Path, processor: Processor, rows: list[dict[str, object]]
+) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(as_list(rows), encoding="utf-8")
+    built(path, processor)
+    (tmp_path / "3.png").write_bytes(b"no picture")
+    faults = index(path, [tmp_path], processor).faults
+    assert [fault.reject.id for fault in faults] == (["r3"] if processor.spec.image_mode == "anyres" else [])
+
+
+def test_tokens_are_checked_without_pictures_only_where_none_is_needed(
+    tmp_path: Path, processor: Processor, rows: list[dict[str, object]]
+) -> None:
+    path = tmp_path / "data.json"
+    path.write_text(as_list(rows), encoding="utf-8")
+    wanted = check([DataSource(file=path)], processor).tokens
+    for picture in tmp_path.glob("*.png"):
+        picture.unlink()
+    if processor.spec.image_mode == "anyres":
+        with pytest.raises(RecipeError, match="pictures' sizes"):
+            check([DataSource(file=path)], processor, pictures=False)
+    else:
+        report = check([DataSource(file=path)], processor, pictures=False)
+        assert (report.tokens, report.faults) == (wanted, [])
 
 
 def test_a_file_that_changed_during_the_run_is_named(
@@ -128,15 +183,19 @@ def test_a_file_that_changed_during_the_run_is_named(
     path.write_text(as_list(rows[1:]), encoding="utf-8")
     with pytest.raises(DataError, match=r"data.json:3: cannot be read again.*changed"):
         made.sample(1)
+    path.write_text(as_list(rows).replace("red", "rot"), encoding="utf-8")
+    with pytest.raises(DataError, match=r"data.json:2: cannot be read again.*changed"):
+        made.sample(0)
 
 
+@pytest.mark.parametrize("written", [as_list, as_one_line])
 def test_a_choice_takes_kinds_then_the_first_rows(
-    tmp_path: Path, processor: Processor, rows: list[dict[str, object]]
+    tmp_path: Path, processor: Processor, rows: list[dict[str, object]], written: Callable[..., str]
 ) -> None:
     path = tmp_path / "data.json"
     del rows[4]["kind"]
     rows[2]["conversations"] = []
-    path.write_text(as_list(rows), encoding="utf-8")
+    path.write_text(written(rows), encoding="utf-8")
 
     def chosen(**settings: object) -> tuple[list[str], list[str]]:
         kinds, longest = settings.pop("kinds", None), settings.pop("longest", None)
@@ -147,14 +206,19 @@ def test_a_choice_takes_kinds_then_the_first_rows(
     assert chosen() == (["r0", "r1", "r3", "r4", "r5"], ["bad_conversations"])
     assert chosen(kinds=("caption",)) == (["r1", "r3", "r5"], ["bad_kind"])
     assert chosen(kinds=("caption",), take=2) == (["r1", "r3"], [])
+    assert chosen(take=3) == (["r0", "r1", "r3"], ["bad_conversations"])
+    assert chosen(take=2) == (["r0", "r1"], [])
     assert chosen(take="last 2") == (["r4", "r5"], [])
+    assert chosen(take="last 4") == (["r1", "r3", "r4", "r5"], ["bad_conversations"])
+    assert chosen(kinds=("caption",), take=3) == (["r1", "r3", "r5"], ["bad_kind"])
+    assert chosen(kinds=("detail",), take=1) == (["r0"], [])
     picked = chosen(take="random 3")[0]
     assert sorted(picked) == picked
     assert len(set(picked)) == 3
     assert picked == chosen(take="random 3")[0]
     assert chosen(kinds=("detail",)) == (["r0"], ["bad_conversations", "bad_kind"])
-    lengths = [processor.length(s) for s in read_samples(DataSource(file=path), on_bad_sample="reject").samples]
-    longest = max(lengths)
+    lengths = index(path, [tmp_path], processor).lengths
+    longest = int(max(lengths))
     ids, reasons = chosen(longest=longest - 1)
     assert len(ids) == sum(length < longest for length in lengths)
     assert "too_long" in reasons

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vistune.data import Loader, PixelCache, check, plan_epoch, plan_stage
+from vistune.data import Loader, PixelCache, check, epoch_size, plan_epoch, plan_stage
 from vistune.data.packing import drawn, pack, shuffled
 from vistune.errors import DataError
 from vistune.model import read_spec
@@ -55,6 +55,7 @@ def test_a_source_comes_as_often_as_its_weight_says(mixture: list[tuple[int, flo
             assert set(mine) <= {int(weight), int(weight) + 1}
             assert mine.sum() == int(weight) * samples + round((weight % 1) * samples)
         begin += samples
+    assert epochs[0].sum() == epoch_size(mixture)
 
 
 def test_a_part_of_a_source_is_another_one_each_epoch_and_all_of_it_is_the_plain_order() -> None:
@@ -71,6 +72,11 @@ def test_packing_never_opens_a_row_that_an_earlier_one_had_room_for(lengths: lis
     rows = pack(range(len(lengths)), lengths, 64)
     fills = sorted(sum(lengths[k] for k in row) for row in rows)
     assert len(fills) < 2 or fills[0] + fills[1] > 64
+
+
+def test_weights_that_show_no_row_are_refused() -> None:
+    with pytest.raises(DataError, match="the weights show no row"):
+        plan_stage([5, 6], samples_per_step=2, tokens_per_row=64, steps=3, seed=0, mixture=[(2, 0.1)])
 
 
 def test_no_plan_holds_a_sample_longer_than_a_row() -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vistune.data import read_samples
+from vistune.data import Index, all_rows, index
 from vistune.errors import DataError
 from vistune.recipe import DataSource
-from vistune.types import Picture
+from vistune.types import Picture, Sample
 
 
 @pytest.fixture
@@ -39,14 +39,22 @@ def write(folder: Path, *rows: Any) -> DataSource:
     return DataSource(file=folder / "data.json", images=folder / "images")
 
 
+def read(source: DataSource) -> Index:
+    assert source.images is not None
+    return index(source.file, [source.images], None)
+
+
+def samples(made: Index) -> list[Sample]:
+    return [made.sample(k) for k in range(len(made))]
+
+
 def turns(*pairs: tuple[str, Any]) -> list[dict[str, Any]]:
     return [{"from": speaker, "value": value} for speaker, value in pairs]
 
 
 def test_markers_become_parts_and_their_newline_goes_with_them(folder: Path) -> None:
     after = good(conversations=turns(("human", "What?\n<image>"), ("gpt", "red"), ("human", "And?"), ("gpt", "no")))
-    result = read_samples(write(folder, good(), after))
-    a, b = result.samples
+    a, b = all_rows(write(folder, good(), after))
     picture = Picture((folder / "images" / "a.jpg").resolve())
     assert a.messages[0].parts == (picture, "What?")
     assert b.messages[0].parts == ("What?", picture)
@@ -57,8 +65,8 @@ def test_messages_jsonl_reads_to_the_same_sample(folder: Path) -> None:
     parts = [{"type": "image"}, {"type": "text", "text": "What?"}]
     row = {"id": "1", "messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "red"}]}
     (folder / "m.jsonl").write_text(json.dumps({**row, "images": ["a.jpg"]}) + "\n\n", encoding="utf-8")
-    ours = read_samples(DataSource(file=folder / "m.jsonl", images=folder / "images")).samples[0]
-    llava = read_samples(write(folder, good())).samples[0]
+    ours = all_rows(DataSource(file=folder / "m.jsonl", images=folder / "images"))[0]
+    llava = all_rows(write(folder, good()))[0]
     assert ours.messages == llava.messages
 
 
@@ -112,11 +120,11 @@ def test_a_bad_row_is_named_by_file_line_and_field(folder: Path, name: str) -> N
     row, pattern = BAD[name]
     source = write(folder, good(), row)
     with pytest.raises(DataError, match=pattern) as caught:
-        read_samples(source)
+        all_rows(source)
     assert caught.value.hint
-    result = read_samples(source, on_bad_sample="reject")
-    assert len(result.samples) == 1
-    assert result.rejects[0].origin.endswith(":3")
+    made = read(source)
+    assert len(made) == 1
+    assert made.faults[0].reject.origin.endswith(":3")
 
 
 @pytest.mark.parametrize(
@@ -139,40 +147,31 @@ def test_a_bad_row_is_named_by_file_line_and_field(folder: Path, name: str) -> N
 def test_a_bad_file_is_named_with_its_line(folder: Path, text: str, pattern: str) -> None:
     (folder / "data.json").write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=pattern):
-        read_samples(DataSource(file=folder / "data.json"))
+        all_rows(DataSource(file=folder / "data.json"))
 
 
 def test_invalid_utf8_names_the_line(folder: Path) -> None:
     (folder / "data.json").write_bytes(b'[\n{"id": "\xff"}\n]')
     with pytest.raises(DataError, match=r"data\.json:2: not UTF-8"):
-        read_samples(DataSource(file=folder / "data.json"))
+        all_rows(DataSource(file=folder / "data.json"))
 
 
 def test_a_picture_without_marker_is_put_first_and_counted(folder: Path) -> None:
-    result = read_samples(write(folder, good(conversations=turns(("human", "What?"), ("gpt", "red")))))
-    assert isinstance(result.samples[0].messages[0].parts[0], Picture)
-    assert sum(result.warnings.values()) == 1
-
-
-def test_kinds_choose_rows_and_a_wrong_kind_lists_the_right_ones(folder: Path) -> None:
-    source = write(folder, good(kind="caption"), good(kind="detail"))
-    assert [s.kind for s in read_samples(source, kinds=("detail",)).samples] == ["detail"]
-    assert read_samples(source, kinds=("reasoning",)).samples == []  # another file of the stage may have them
-    own = source.model_copy(update={"kinds": ("reasoning",)})
-    with pytest.raises(DataError, match="reasoning; there are caption, detail"):
-        read_samples(own)
+    made = read(write(folder, good(conversations=turns(("human", "What?"), ("gpt", "red")))))
+    assert isinstance(made.sample(0).messages[0].parts[0], Picture)
+    assert sum(made.warnings.values()) == 1
 
 
 def test_a_near_miss_of_a_picture_name_is_suggested(folder: Path) -> None:
     with pytest.raises(DataError) as caught:
-        read_samples(write(folder, good(image="a.jpeg")))
+        all_rows(write(folder, good(image="a.jpeg")))
     assert "a.jpg" in caught.value.hint
 
 
 def test_pictures_of_the_gpt4_samples_may_be_elsewhere(shared: Path, tmp_path: Path) -> None:
     source = DataSource(file=shared / "data" / "llava-coco30" / "gpt4_qa.llava.json", images=tmp_path)
     with pytest.raises(DataError, match=r"gpt4_qa\.llava\.json:2:image: no picture"):
-        read_samples(source)
+        all_rows(source)
 
 
 def chat(question: Any, **changes: Any) -> dict[str, Any]:
@@ -180,10 +179,10 @@ def chat(question: Any, **changes: Any) -> dict[str, Any]:
     return {"id": "1", "messages": turns, **changes}
 
 
-def read_lines(folder: Path, *rows: Any, **options: Any) -> Any:
+def write_lines(folder: Path, *rows: Any) -> DataSource:
     lines = (row if isinstance(row, str) else json.dumps(row) for row in rows)
     (folder / "m.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    return read_samples(DataSource(file=folder / "m.jsonl", images=folder / "images"), **options)
+    return DataSource(file=folder / "m.jsonl", images=folder / "images")
 
 
 @pytest.mark.parametrize(
@@ -198,7 +197,7 @@ def read_lines(folder: Path, *rows: Any, **options: Any) -> Any:
     ids=["marker", "listed only", "named", "named and listed", "marker in a part"],
 )
 def test_messages_may_place_a_picture_in_any_of_these_ways(folder: Path, question: Any, images: Any) -> None:
-    sample = read_lines(folder, chat(question, images=images)).samples[0]
+    (sample,) = all_rows(write_lines(folder, chat(question, images=images)))
     assert sample.messages[0].parts == (Picture((folder / "images" / "a.jpg").resolve()), "What?")
 
 
@@ -219,42 +218,55 @@ BAD_CHAT = {
 @pytest.mark.parametrize("name", BAD_CHAT)
 def test_a_bad_line_is_named_and_the_next_ones_are_read(folder: Path, name: str) -> None:
     row, pattern = BAD_CHAT[name]
+    source = write_lines(folder, chat("hi"), row, chat("hi"))
     with pytest.raises(DataError, match=pattern):
-        read_lines(folder, chat("hi"), row, chat("hi"))
-    result = read_lines(folder, chat("hi"), row, chat("hi"), on_bad_sample="reject")
-    assert len(result.samples) == 2
-    assert [reject.origin.rsplit(":", 1)[1] for reject in result.rejects] == ["2"]
+        all_rows(source)
+    made = read(source)
+    assert len(made) == 2
+    assert [fault.reject.origin.rsplit(":", 1)[1] for fault in made.faults] == ["2"]
 
 
 def test_rows_over_many_lines_keep_the_line_on_which_they_begin(folder: Path) -> None:
     (folder / "data.json").write_text("\n" + json.dumps([good(), SPOKEN, good(image="c.jpg")], indent=2))
-    result = read_samples(DataSource(file=folder / "data.json", images=folder / "images"), on_bad_sample="reject")
+    made = read(DataSource(file=folder / "data.json", images=folder / "images"))
     lines = (folder / "data.json").read_text().split("\n")
     begun = [number for number, line in enumerate(lines, start=1) if line == "  {"]
-    origins = [sample.origin for sample in result.samples] + [reject.origin for reject in result.rejects]
+    origins = [sample.origin for sample in samples(made)] + [fault.reject.origin for fault in made.faults]
     assert [int(origin.rsplit(":", 1)[1]) for origin in origins] == begun
 
 
 def test_a_picture_goes_to_the_first_question_not_to_the_system(folder: Path) -> None:
     row = good(conversations=turns(("system", "Be brief."), ("human", "What?"), ("gpt", "red")))
-    result = read_samples(write(folder, row))
-    assert result.samples[0].messages[0].parts == ("Be brief.",)
-    assert len(result.samples[0].messages[1].pictures) == 1
-    assert sum(result.warnings.values()) == 1
+    made = read(write(folder, row))
+    assert made.sample(0).messages[0].parts == ("Be brief.",)
+    assert len(made.sample(0).messages[1].pictures) == 1
+    assert sum(made.warnings.values()) == 1
 
 
 def test_a_row_without_id_is_called_by_its_line(folder: Path) -> None:
-    result = read_samples(write(folder, SPOKEN, {**SPOKEN, "id": None}))
-    assert [sample.id for sample in result.samples] == ["1", "3"]
+    assert [sample.id for sample in all_rows(write(folder, SPOKEN, {**SPOKEN, "id": None}))] == ["1", "3"]
+
+
+def test_rows_of_one_line_are_told_apart_by_their_number(folder: Path) -> None:
+    nameless = {**SPOKEN, "id": None}
+    bad = good(image="c.jpg", id="bad")
+    source = write(folder, SPOKEN)
+    text = json.dumps([nameless, bad, nameless, bad])
+    source.file.write_text("\n" + text[:-1] + ",\n" + text[1:-1] + "]", encoding="utf-8")
+    made = read(source)
+    assert [sample.id for sample in samples(made)] == ["2", "2[2]", "3", "3[6]"]
+    assert [fault.reject.origin.rsplit(":", 1)[1] for fault in made.faults] == ["2[1]", "2[3]", "3[5]", "3[7]"]
+    with pytest.raises(DataError, match=r"data\.json:2\[1\]:image: no picture"):
+        all_rows(source)
 
 
 def test_a_link_out_of_the_picture_folder_is_refused(folder: Path) -> None:
     (folder / "secret.jpg").write_bytes(b"x")
     (folder / "images" / "link.jpg").symlink_to(folder / "secret.jpg")
     (folder / "images" / "inside.jpg").symlink_to(folder / "images" / "a.jpg")
-    assert read_samples(write(folder, good(image="inside.jpg"))).samples
+    assert list(all_rows(write(folder, good(image="inside.jpg"))))
     with pytest.raises(DataError, match="link out of the picture folder"):
-        read_samples(write(folder, good(image="link.jpg")))
+        all_rows(write(folder, good(image="link.jpg")))
 
 
 @pytest.mark.parametrize("content", ['{"folders": [1]}', '{"folders": "images"}', "[]"])
@@ -262,4 +274,4 @@ def test_a_bad_images_json_is_named(folder: Path, content: str) -> None:
     source = write(folder, good())
     (folder / "images.json").write_text(content)
     with pytest.raises(DataError, match=r"images\.json: folders"):
-        read_samples(source.model_copy(update={"images": None}))
+        all_rows(source.model_copy(update={"images": None}))

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from vistune.data.index import Index, Watch, index, too_long
+from vistune.data.choice import too_long
+from vistune.data.index import Index, Watch, index
 from vistune.data.readers import data_file, folders_of
-from vistune.errors import DataError
+from vistune.errors import DataError, RecipeError
 from vistune.processor import Processor, open_picture
 from vistune.recipe import DataSource
 from vistune.types import Picture, Reject
@@ -50,8 +51,11 @@ def check(
 ) -> CheckReport:
     """Read all rows, encode them (with a processor), open each picture once; faults are gathered, not raised.
 
-    Without `pictures` they are neither looked for nor opened. Samples longer than `tokens_per_row` are faults.
+    Without `pictures` they are neither looked for nor opened, which anyres cannot do without: RecipeError. Samples
+    longer than `tokens_per_row` are faults.
     """
+    if processor is not None and processor.spec.image_mode == "anyres" and not pictures:
+        raise RecipeError("an anyres model's tokens follow from the pictures' sizes", "check with the pictures")
     faults: list[Reject] = []
     files: list[Index] = []
     lengths: list[np.ndarray] = []
@@ -66,9 +70,8 @@ def check(
         files.append(made)
         faults += [fault.reject for fault in made.faults]
         if processor is not None:
-            long = made.lengths(processor)
-            lengths.append(long)
-            faults += [fault.reject for fault in too_long(made, long, tokens_per_row)]
+            lengths.append(made.lengths)
+            faults += [fault.reject for fault in too_long(made, tokens_per_row)]
     used = _first_shown(files)
     if pictures:
         faults += _open_all(used, watch)

@@ -1,21 +1,28 @@
-"""Which rows of a data source a stage learns from, and how long each is.
+"""Which rows of a data source a stage learns from, and how long each is; the rows as samples.
 
 source + the stage's kinds and row length -> Choice of an index's rows; what does not fit is a fault with its place
+Choices -> Rows: a Sample is read when a step needs it
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import overload
 
 import numpy as np
 
 from vistune.data.faults import RowError
-from vistune.data.index import Fault, Index, Watch, index, too_long
-from vistune.data.readers import data_file, folders_of, refuse_unknown_kinds
+from vistune.data.index import Fault, Index, Watch, index
+from vistune.data.pictures import PictureFolders
+from vistune.data.readers import data_file, folders_of
+from vistune.errors import DataError
 from vistune.processor import Processor
 from vistune.recipe import DataSource, Take
-from vistune.types import Reject
+from vistune.types import Reject, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,27 +60,25 @@ def choose_rows(
     faults = [fault for fault in made.faults if not wanted or not fault.kind or fault.kind in wanted]
     if wanted:
         faults += [_kindless(made, int(row), wanted) for row in made.of_kind([""])]
-    lengths = made.lengths(processor)
     chosen = set(made.kinds) if not wanted else set(wanted)
-    faults += [fault for fault in too_long(made, lengths, tokens_per_row) if fault.kind in chosen]
-    rows = rows[lengths[rows] <= (tokens_per_row or np.inf)]
-    if source.take is not None and len(rows) > source.take.rows:
+    faults += [fault for fault in too_long(made, tokens_per_row) if fault.kind in chosen]
+    rows = rows[made.lengths[rows] <= (tokens_per_row or np.inf)]
+    if source.take is not None and len(rows) >= source.take.rows:
         rows, faults = _taken(source.take, made, rows, faults, seed)
-    faults.sort(key=lambda fault: fault.line)
+    faults.sort(key=lambda fault: fault.at)
     if source.kinds and not len(rows) and not faults:
         refuse_unknown_kinds(known_kinds(made), source.kinds, str(path))
-    return Choice(made, rows, lengths[rows], tuple(faults))
+    return Choice(made, rows, made.lengths[rows], tuple(faults))
 
 
 def _taken(take: Take, made: Index, rows: np.ndarray, faults: list[Fault], seed: int) -> tuple[np.ndarray, list[Fault]]:
     """The rows to take; faults among rows that are not wanted are none."""
-    lines = made.columns["line"]
     if take.which == "first":
         rows = rows[: take.rows]
-        return rows, [fault for fault in faults if fault.line < lines[rows[-1]]]
+        return rows, [fault for fault in faults if fault.at < made.at(rows[-1])]
     if take.which == "last":
         rows = rows[-take.rows :]
-        return rows, [fault for fault in faults if fault.line > lines[rows[0]]]
+        return rows, [fault for fault in faults if fault.at > made.at(rows[0])]
     chance = np.random.Generator(np.random.PCG64(seed))
     return np.sort(chance.permutation(rows)[: take.rows]), faults
 
@@ -90,4 +95,81 @@ def _kindless(made: Index, row: int, wanted: Sequence[str]) -> Fault:
         "add `kind` to the rows, or set the stage's kinds to null",
     )
     reject = Reject(made.sample(row).id, made.origin(row), error.reason, str(error))
-    return Fault(reject, "", error, int(made.columns["line"][row]))
+    return Fault(reject, "", error, made.at(row))
+
+
+def refuse_unknown_kinds(known: Iterable[str], wanted: tuple[str, ...], place: str) -> None:
+    """No row of any file is of a wanted kind: raises DataError naming the kinds that there are."""
+    raise DataError(
+        f"{place}: no row of the kind {', '.join(wanted)}; there are {', '.join(sorted(known))}",
+        "choose other kinds in the recipe",
+    )
+
+
+def too_long(made: Index, tokens_per_row: int | None) -> list[Fault]:
+    """A fault for every row that is longer than a packed row may be."""
+    faults = []
+    for row in np.flatnonzero(made.lengths > (tokens_per_row or np.inf)).tolist():
+        origin, kind = made.origin(row), made.kinds[made.columns["kind"][row]]
+        error = DataError(
+            f"{origin}: {made.lengths[row]} tokens do not fit a row of {tokens_per_row}",
+            "raise the stage's tokens_per_row, or shorten the sample",
+        )
+        reject = Reject(made.sample(row).id, origin, "too_long", str(error))
+        faults.append(Fault(reject, kind, error, made.at(row)))
+    return faults
+
+
+class Rows(Sequence[Sample]):
+    """Chosen rows of one or several files, as samples read when asked for."""
+
+    def __init__(self, parts: Sequence[tuple[Index, np.ndarray]]) -> None:
+        self.parts = [(file, chosen) for file, chosen in parts if len(chosen)]
+        self.ends = list(accumulate(len(chosen) for _, chosen in self.parts))
+
+    def __len__(self) -> int:
+        return self.ends[-1] if self.ends else 0
+
+    @overload
+    def __getitem__(self, place: int) -> Sample: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Sample]: ...
+    def __getitem__(self, place: int | slice) -> Sample | list[Sample]:
+        if isinstance(place, slice):
+            return [self[k] for k in range(*place.indices(len(self)))]
+        file, row = self._find(place)
+        return file.sample(row)
+
+    def origin(self, place: int) -> str:
+        """`path:line` of a row, without reading it."""
+        file, row = self._find(place)
+        return file.origin(row)
+
+    def _find(self, place: int) -> tuple[Index, int]:
+        if not 0 <= place < len(self):
+            raise IndexError(place)
+        part = bisect_right(self.ends, place)
+        file, chosen = self.parts[part]
+        return file, int(chosen[place - (self.ends[part] - len(chosen))])
+
+
+def all_rows(source: DataSource, *, find_pictures: bool = True) -> Rows:
+    """Every row; without `find_pictures` no picture need be there. Raises DataError of the first bad one."""
+    path = data_file(source.file)
+    made = index(path, folders_of(path, source.images) if find_pictures else None, None)
+    if made.faults:
+        raise made.faults[0].error
+    return Rows([(made, made.of_kind(None))])
+
+
+def pictures_of(source: DataSource) -> dict[str, Path | None]:
+    """Every picture that a source's good rows name, and where it lies; None where it is not there."""
+    path = data_file(source.file)
+    folders = PictureFolders(folders_of(path, source.images))
+    found: dict[str, Path | None] = {}
+    for name in index(path, None, None).names:
+        try:
+            found[name] = Path(str(folders.find(name, str(path), "image").source))
+        except RowError:
+            found[name] = None
+    return found

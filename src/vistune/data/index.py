@@ -2,14 +2,15 @@
 
 data file + Processor -> Index (one pass, or out of the cache) -> chosen rows -> Rows: a Sample when a step needs it
 
-A run holds no samples: 665,000 rows are some 40 bytes each, and resuming does not encode them again.
+A run holds no samples: 665,000 rows are some 50 bytes each, and resuming does not encode them again.
 """
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
-from bisect import bisect_right
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,19 +18,19 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
-from itertools import accumulate, islice
+from itertools import islice
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 
 from vistune.data.faults import RowError
 from vistune.data.pictures import PictureFolders
-from vistune.data.readers import Written, printable, written_rows
+from vistune.data.readers import Written, place_of, printable, written_rows
 from vistune.data.rows import READERS, kind_of, read_row
 from vistune.errors import DataError
-from vistune.files import read_text, replacing, sha256_of, user_cache
+from vistune.files import decoded, read_bytes, replacing, user_cache
 from vistune.processor import Processor
 from vistune.types import IGNORE, Reject, Sample
 
@@ -38,8 +39,10 @@ Watch = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
 COLUMNS = {
     "begin": np.int64,  # bytes from the file's start
     "size": np.int32,  # bytes
+    "crc": np.uint32,  # of those bytes
     "line": np.int32,
-    "kind": np.int16,  # a place in `kinds`
+    "nth": np.int32,  # in the file's list, where a row before begins on the same line; else 0
+    "kind": np.int32,  # a place in `kinds`
     "text_tokens": np.int32,  # image slots not counted: how many a picture takes is the vision tower's matter
     "learnt": np.int32,  # supervised tokens
     "pictures": np.int32,  # how many it shows
@@ -50,24 +53,26 @@ CHUNK = 256  # rows that a thread encodes at once
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A row that cannot be learnt from; its kind is "" where not even that can be read."""
+    """A row that cannot be learnt from; its kind is "" where not even that can be read; `at` as `Index.at`."""
 
     reject: Reject
     kind: str
     error: DataError
-    line: int
+    at: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
     """All good rows of one file, in its order, a column each; `faults` are the others.
 
-    `shown` holds the rows' pictures one after another, as places in `names`, which are as the file writes them.
+    `shown` holds the rows' pictures one after another, as places in `names`, which are as the file writes them ·
+    `lengths`: tokens of every row, image slots counted; zeros where it was made without a processor.
     """
 
     path: Path
     digest: str  # SHA-256 of the file
     columns: dict[str, np.ndarray]
+    lengths: np.ndarray
     shown: np.ndarray
     names: tuple[str, ...]
     kinds: tuple[str, ...]
@@ -79,7 +84,11 @@ class Index:
         return len(self.columns["begin"])
 
     def origin(self, row: int) -> str:
-        return f"{self.path}:{self.columns['line'][row]}"
+        return place_of(self.path, *self.at(row))
+
+    def at(self, row: int) -> tuple[int, int]:
+        """What sorts rows as the file has them: the line, and the number in the list where rows share that line."""
+        return int(self.columns["line"][row]), int(self.columns["nth"][row])
 
     def sample(self, row: int) -> Sample:
         """The row as it stands in the file. Raises DataError where the file is no longer what was indexed."""
@@ -87,8 +96,10 @@ class Index:
         try:
             with open(self.path, "rb") as file:
                 file.seek(begin)
-                value = json.loads(file.read(size))
-            return read_row(value, self.origin(row), self.folders, Counter())
+                written = file.read(size)
+            if zlib.crc32(written) != self.columns["crc"][row]:
+                raise ValueError("its bytes are others")
+            return read_row(json.loads(written), self.origin(row), self.folders, Counter())
         except (OSError, ValueError, DataError) as error:
             raise DataError(
                 f"{self.origin(row)}: cannot be read again ({error})",
@@ -101,14 +112,6 @@ class Index:
             return np.arange(len(self))
         codes = [code for code, kind in enumerate(self.kinds) if kind in wanted]
         return np.flatnonzero(np.isin(self.columns["kind"], codes))
-
-    def lengths(self, processor: Processor) -> np.ndarray:
-        """Tokens of every row, image slots counted. Anyres opens each picture's header, other modes none."""
-        slots = np.array([processor.slots(self.folders.find(name, str(self.path), "image")) for name in self.names])
-        per_picture = slots[self.shown] if len(self.shown) else np.zeros(0, np.int64)
-        ends = np.cumsum(self.columns["pictures"])
-        sums = np.concatenate([[0], np.cumsum(per_picture)])
-        return np.asarray(self.columns["text_tokens"] + sums[ends] - sums[ends - self.columns["pictures"]])
 
 
 def index(
@@ -124,36 +127,22 @@ def index(
     Without `folders` no picture need be there; without a processor nothing is encoded. A file with faults is not
     kept. Raises DataError where the file as a whole cannot be read.
     """
-    content = read_text(path)
-    digest = sha256_of(path)
-    pictures = PictureFolders(folders)
+    content = read_bytes(path)
+    digest = hashlib.sha256(content).hexdigest()
+    builder = _Builder(path, digest, PictureFolders(folders), processor)
     kept = None if processor is None else _kept(digest, processor)
-    if kept is not None and (known := _read(kept, path, digest, pictures)) is not None:
+    if kept is not None and (known := _read(kept, builder)) is not None:
         return known
     with watch(label, _rough_rows(content)) as advance:
-        made = _Builder(path, digest, pictures, processor).build(content, advance)
+        made = builder.build(content, advance)
     if kept is not None and not made.faults:
         _keep(kept, made)
     return made
 
 
-def too_long(made: Index, lengths: np.ndarray, tokens_per_row: int | None) -> list[Fault]:
-    """A fault for every row that is longer than a packed row may be."""
-    faults = []
-    for row in np.flatnonzero(lengths > (tokens_per_row or np.inf)).tolist():
-        origin, kind = made.origin(row), made.kinds[made.columns["kind"][row]]
-        error = DataError(
-            f"{origin}: {lengths[row]} tokens do not fit a row of {tokens_per_row}",
-            "raise the stage's tokens_per_row, or shorten the sample",
-        )
-        reject = Reject(made.sample(row).id, origin, "too_long", str(error))
-        faults.append(Fault(reject, kind, error, int(made.columns["line"][row])))
-    return faults
-
-
-def _rough_rows(content: str) -> int:
+def _rough_rows(content: bytes) -> int:
     """For a progress bar: rows, where no text speaks of the fields' own names."""
-    return max(1, sum(content.count(f'"{name}"') for name in READERS))
+    return max(1, sum(content.count(f'"{name}"'.encode()) for name in READERS))
 
 
 @dataclass(slots=True)
@@ -176,15 +165,16 @@ class _Builder:
     processor: Processor | None
     warnings: Counter[str] = field(default_factory=Counter)
 
-    def build(self, content: str, advance: Callable[..., None]) -> Index:
+    def build(self, content: bytes, advance: Callable[..., None]) -> Index:
         columns: dict[str, list[int]] = {name: [] for name in COLUMNS}
         shown: list[int] = []
         names: dict[str, int] = {}
         kinds: dict[str, int] = {}
         faults: list[Fault] = []
-        bytes_before = _byte_offsets(self.path, content)
+        text = decoded(content, self.path)
+        bytes_before = _byte_offsets(text, len(codecs.BOM_UTF8) if content.startswith(codecs.BOM_UTF8) else 0)
         with ThreadPoolExecutor() as pool:  # the tokenizer works without the interpreter's lock
-            for row in self._proved(written_rows(self.path, content), pool):
+            for row in self._proved(written_rows(self.path, text), pool):
                 advance(1)
                 if row.fault is not None or row.sample is None:
                     faults += [row.fault] if row.fault is not None else []
@@ -192,23 +182,30 @@ class _Builder:
                 begin, end = bytes_before(row.written.begin), bytes_before(row.written.end)
                 used = [self.folders.name_of(picture) for picture in row.sample.pictures]
                 shown += [names.setdefault(name, len(names)) for name in used]
+                place = (begin, end - begin, zlib.crc32(content[begin:end]), row.written.line, row.written.nth)
                 code = kinds.setdefault(row.kind, len(kinds))
-                values = (begin, end - begin, row.written.line, code, row.text_tokens, row.learnt, len(used))
-                for column, value in zip(columns.values(), values, strict=True):
+                for column, value in zip(
+                    columns.values(), (*place, code, row.text_tokens, row.learnt, len(used)), strict=True
+                ):
                     column.append(value)
         if not columns["begin"] and not faults:
             raise DataError(f"{self.path}: holds no rows", "give a file with at least one sample")
-        return Index(
-            self.path,
-            self.digest,
-            {name: np.array(column, COLUMNS[name]) for name, column in columns.items()},
-            np.array(shown, np.int32),
-            tuple(names),
-            tuple(kinds),
-            dict(self.warnings),
-            self.folders,
-            tuple(faults),
-        )
+        arrays = {name: np.array(column, COLUMNS[name]) for name, column in columns.items()}
+        texts = {"names": list(names), "kinds": list(kinds), "warnings": dict(self.warnings)}
+        return self.index_of(arrays, np.array(shown, np.int32), texts, faults)
+
+    def index_of(
+        self, columns: dict[str, np.ndarray], shown: np.ndarray, texts: dict[str, Any], faults: Sequence[Fault] = ()
+    ) -> Index:
+        """Raises DataError where a picture is not there, or its size is wanted (anyres) and cannot be read."""
+        names, kinds = tuple(texts["names"]), tuple(texts["kinds"])
+        pictures = [self.folders.find(name, str(self.path), "image") for name in names]
+        slots = np.array([self.processor.slots(picture) if self.processor else 0 for picture in pictures], np.int64)
+        sums = np.concatenate([[0], np.cumsum(slots[shown])])
+        ends = np.cumsum(columns["pictures"])
+        lengths = columns["text_tokens"] + sums[ends] - sums[ends - columns["pictures"]]
+        return Index(self.path, self.digest, columns, lengths, shown, names, kinds, texts["warnings"], self.folders,
+                     tuple(faults))  # fmt: skip
 
     def _proved(self, rows: Iterator[Written], pool: ThreadPoolExecutor) -> Iterator[_Row]:
         """Rows in order: read one after another, encoded by the pool a few chunks ahead."""
@@ -221,7 +218,7 @@ class _Builder:
             yield from future.result()
 
     def _read(self, written: Written) -> _Row:
-        place, value, kind = f"{self.path}:{written.line}", written.value, ""
+        place, value, kind = place_of(self.path, written.line, written.nth), written.value, ""
         try:
             if isinstance(value, RowError):
                 raise value
@@ -231,12 +228,8 @@ class _Builder:
             return _Row(written, kind, read_row(value, place, self.folders, self.warnings), None)
         except RowError as error:
             name = value.get("id", "") if isinstance(value, dict) else ""
-            return _Row(
-                written,
-                kind,
-                None,
-                Fault(Reject(printable(name), place, error.reason, str(error)), kind, error, written.line),
-            )
+            reject = Reject(printable(name), place, error.reason, str(error))
+            return _Row(written, kind, None, Fault(reject, kind, error, (written.line, written.nth)))
 
     def _encode(self, rows: list[_Row]) -> list[_Row]:
         for row in rows:
@@ -250,13 +243,12 @@ class _Builder:
                     raise DataError(f"{row.sample.origin}: nothing in it is learnt", "give it an answer")
             except DataError as error:
                 reject = Reject(row.sample.id, row.sample.origin, "bad_tokens", str(error))
-                row.fault = Fault(reject, row.kind, error, row.written.line)
+                row.fault = Fault(reject, row.kind, error, (row.written.line, row.written.nth))
         return rows
 
 
-def _byte_offsets(path: Path, content: str) -> Callable[[int], int]:
-    """Where a character stands in the file, in bytes; asked in growing order."""
-    mark = path.stat().st_size - len(content.encode())  # of a byte-order mark
+def _byte_offsets(content: str, mark: int) -> Callable[[int], int]:
+    """Where a character stands in the file, behind `mark` bytes of a byte-order mark; asked in growing order."""
     if content.isascii():
         return lambda place: mark + place
     at, bytes_at = 0, mark
@@ -268,39 +260,6 @@ def _byte_offsets(path: Path, content: str) -> Callable[[int], int]:
         return bytes_at
 
     return offset
-
-
-class Rows(Sequence[Sample]):
-    """Chosen rows of one or several files, as samples read when asked for."""
-
-    def __init__(self, parts: Sequence[tuple[Index, np.ndarray]]) -> None:
-        self.parts = [(file, chosen) for file, chosen in parts if len(chosen)]
-        self.ends = list(accumulate(len(chosen) for _, chosen in self.parts))
-
-    def __len__(self) -> int:
-        return self.ends[-1] if self.ends else 0
-
-    @overload
-    def __getitem__(self, place: int) -> Sample: ...
-    @overload
-    def __getitem__(self, place: slice) -> list[Sample]: ...
-    def __getitem__(self, place: int | slice) -> Sample | list[Sample]:
-        if isinstance(place, slice):
-            return [self[k] for k in range(*place.indices(len(self)))]
-        file, row = self._find(place)
-        return file.sample(row)
-
-    def origin(self, place: int) -> str:
-        """`path:line` of a row, without reading it."""
-        file, row = self._find(place)
-        return file.origin(row)
-
-    def _find(self, place: int) -> tuple[Index, int]:
-        if not 0 <= place < len(self):
-            raise IndexError(place)
-        part = bisect_right(self.ends, place)
-        file, chosen = self.parts[part]
-        return file, int(chosen[place - (self.ends[part] - len(chosen))])
 
 
 def _kept(digest: str, processor: Processor) -> Path:
@@ -334,14 +293,12 @@ def _keep(kept: Path, made: Index) -> None:
         return
 
 
-def _read(kept: Path, path: Path, digest: str, folders: PictureFolders) -> Index | None:
-    """The index that was kept; None where there is none, it is damaged, or a picture is no longer there."""
+def _read(kept: Path, builder: _Builder) -> Index | None:
+    """The index that was kept; None where there is none, it is damaged, or a picture is no longer as it was."""
     try:
-        with np.load(kept, allow_pickle=False) as arrays:
+        with open(kept, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             columns = {name: arrays[name] for name in COLUMNS}
-            shown, text = arrays["shown"], json.loads(arrays["text"].tobytes())
-        for name in text["names"]:
-            folders.find(name, str(path), "image")
-    except (OSError, ValueError, KeyError, BadZipFile, RowError):
+            shown, texts = arrays["shown"], json.loads(arrays["text"].tobytes())
+        return builder.index_of(columns, shown, texts)
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile, DataError):
         return None
-    return Index(path, digest, columns, shown, tuple(text["names"]), tuple(text["kinds"]), text["warnings"], folders)

@@ -55,17 +55,27 @@ def pack(indices: Sequence[int], lengths: Sequence[int], tokens_per_row: int) ->
     return tuple(tuple(row) for row in rows)
 
 
+def epoch_size(mixture: Mixture) -> int:
+    """How many samples one epoch shows."""
+    return sum(sum(_times(samples, weight)) for samples, weight in mixture)
+
+
+def _times(samples: int, weight: float) -> tuple[int, int]:
+    """(samples of the whole rounds, samples of the rest) of one source and epoch."""
+    return int(weight) * samples, round((weight % 1) * samples)
+
+
 def drawn(mixture: Mixture, *, seed: int, epoch: int) -> np.ndarray:
     """The samples of one epoch, before they are shuffled: each source's, as often as its weight says.
 
-    Of a weight of 2.3 every sample comes twice and a seeded three tenths of them once more, others each epoch.
+    Of a weight of 2.3 every sample comes twice and three tenths of them once more, drawn anew each epoch.
     """
     found, begin = [], 0
     for number, (samples, weight) in enumerate(mixture):
         place = np.arange(begin, begin + samples)
-        whole, extra = int(weight), round((weight % 1) * samples)
+        whole, extra = _times(samples, weight)
         chance = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch, number])))
-        found += [place] * whole + [np.sort(chance.permutation(place)[:extra])]
+        found += [np.resize(place, whole), np.sort(chance.permutation(place)[:extra])]
         begin += samples
     return np.concatenate(found)
 
@@ -107,6 +117,8 @@ def plan_stage(
         raise DataError("there is nothing to learn from: no samples", "check the recipe's data and kinds")
     if max(lengths) > tokens_per_row:
         raise ValueError(f"a sample of {max(lengths)} tokens does not fit a row of {tokens_per_row}")
+    if mixture is not None and not epoch_size(mixture):
+        raise DataError("there is nothing to learn from: the weights show no row", "raise a data source's weight")
     sizes = {"samples_per_step": samples_per_step, "tokens_per_row": tokens_per_row, "seed": seed}
     endless = chain.from_iterable(plan_epoch(lengths, epoch=epoch, mixture=mixture, **sizes) for epoch in count())
     made_from: dict[str, int | str] = {"samples": len(lengths), "steps": steps, "data": content, **sizes}

@@ -1,117 +1,42 @@
-"""Files to Samples: LLaVA JSON lists and messages JSONL, every row proved at the door.
+"""Data files as they lie on disk: where a source's rows and pictures are, and a file's text cut into rows.
 
-file or folder + picture folders -> rows with the line each begins on -> Samples, or rejects with a reason
+source -> file, picture folders · text, a JSON list or JSON lines -> rows, each with its place
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from vistune.data.faults import RowError, shown
-from vistune.data.pictures import PictureFolders
-from vistune.data.rows import SEE, kind_of, read_row
 from vistune.errors import DataError
-from vistune.files import read_json, read_text
-from vistune.recipe import DataSource
-from vistune.types import Reject, Sample
+from vistune.files import read_json
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A row as it stands in its file's text: the line it begins on, its characters, its value or what is wrong."""
+    """A row as it stands in its file's text: the line it begins on, its characters, its value or what is wrong.
+
+    `nth`: its number in the list where an earlier row begins on the same line, else 0.
+    """
 
     line: int
+    nth: int
     begin: int
     end: int
     value: Any
 
 
-@dataclass(slots=True)
-class ReadResult:
-    """Samples in file order, what was set aside, how often something was mended, and the kinds of all rows."""
-
-    samples: list[Sample] = field(default_factory=list)
-    rejects: list[Reject] = field(default_factory=list)
-    warnings: Counter[str] = field(default_factory=Counter)
-    kinds: Counter[str] = field(default_factory=Counter)
-    rows: int = 0
-
-
-def read_samples(
-    source: DataSource,
-    *,
-    kinds: tuple[str, ...] | None = None,
-    on_bad_sample: Literal["raise", "reject"] = "raise",
-    find_pictures: bool = True,
-) -> ReadResult:
-    """All rows of a source whose kind is wanted; the source's own `kinds` go before the stage's.
-
-    Raises DataError at the first bad row, unless told to reject; a JSON list that breaks off cannot be read past the
-    break. Without `find_pictures` no picture need be there: names are kept as they stand.
-    """
-    path = data_file(source.file)
-    pictures = PictureFolders(folders_of(path, source.images) if find_pictures else None)
-    wanted = source.kinds or kinds
-    result = ReadResult()
-    for written in written_rows(path, read_text(path)):
-        line, row = written.line, written.value
-        result.rows += 1
-        place = f"{path}:{line}"
-        try:
-            if isinstance(row, RowError):
-                raise row
-            if not isinstance(row, dict):
-                raise RowError(place, "", f"a row must be an object, got {type(row).__name__}", SEE)
-            kind = kind_of(row, place)
-            result.kinds[kind] += 1
-            if wanted and not kind:
-                raise RowError(
-                    place,
-                    "kind",
-                    f"the row has none, but the recipe chooses {', '.join(wanted)}",
-                    "add `kind` to the rows, or set the stage's kinds to null",
-                )
-            if not wanted or kind in wanted:
-                result.samples.append(read_row(row, place, pictures, result.warnings))
-        except RowError as error:
-            if on_bad_sample == "raise":
-                raise
-            name = row.get("id", "") if isinstance(row, dict) else ""
-            result.rejects.append(Reject(printable(name), place, error.reason, str(error)))
-    if not result.rows:
-        raise DataError(f"{path}: holds no rows", "give a file with at least one sample")
-    if source.kinds and not result.samples and not result.rejects:
-        refuse_unknown_kinds(result.kinds, source.kinds, str(path))
-    return result
-
-
-def refuse_unknown_kinds(known: Iterable[str], wanted: tuple[str, ...], place: str) -> None:
-    """No row of any file is of a wanted kind: raises DataError naming the kinds that there are."""
-    raise DataError(
-        f"{place}: no row of the kind {', '.join(wanted)}; there are {', '.join(sorted(known))}",
-        "choose other kinds in the recipe",
-    )
-
-
-def pictures_of(source: DataSource) -> dict[str, Path | None]:
-    """Every picture that a source's good rows name, and where it lies; None where it is not there."""
-    samples = read_samples(source, on_bad_sample="reject", find_pictures=False).samples
-    folders = PictureFolders(folders_of(data_file(source.file), source.images))
-    found: dict[str, Path | None] = {}
-    for name in dict.fromkeys(str(picture.source) for sample in samples for picture in sample.pictures):
-        try:
-            found[name] = Path(str(folders.find(name, str(source.file), "image").source))
-        except RowError:
-            found[name] = None
-    return found
+def place_of(path: Path, line: int, nth: int = 0) -> str:
+    """`path:line`, and `path:line[17]` for a row of a list that shares its line with the one before."""
+    return f"{path}:{line}[{nth}]" if nth else f"{path}:{line}"
 
 
 def data_file(path: Path) -> Path:
@@ -157,40 +82,41 @@ def _line_rows(content: str, path: Path) -> Iterator[Written]:
         begin, after = after, after + len(written) + 1
         if not written.strip():
             continue
-        place, last = f"{path}:{line}", begin + len(written)
+        place, last = place_of(path, line), begin + len(written)
         try:
             row, end = values.at(written, _after_space(written, 0), place)
             if _after_space(written, end) < len(written):
                 raise RowError(place, "", f"not JSON: more text after the value, at column {end + 1}", "one row a line")
-            yield Written(line, begin, last, row)
+            yield Written(line, 0, begin, last, row)
         except RowError as error:
-            yield Written(line, begin, last, error)
+            yield Written(line, 0, begin, last, error)
         except json.JSONDecodeError as error:
             wrong = RowError(place, "", f"not JSON at column {error.colno}: {error.msg}", "mend or remove the line")
-            yield Written(line, begin, last, wrong)
+            yield Written(line, 0, begin, last, wrong)
 
 
 def _list_rows(content: str, path: Path) -> Iterator[Written]:
     values = _Values()
-    at, counted, line = content.index("[") + 1, 0, 1
+    at, counted, line, line_before = content.index("[") + 1, 0, 1, 0
 
     def broken(where: int, problem: str, hint: str) -> DataError:
         return DataError(f"{path}:{1 + content.count(chr(10), 0, where)}: {problem}", hint)
 
     separator = False
-    while True:
+    for number in count():
         at = _after_space(content, at)
         if at >= len(content):
             raise broken(at, "the list is cut off", "the file is incomplete: write it again")
         if content[at] == "]" and not separator:
             break
         line, counted = line + content.count("\n", counted, at), at
+        nth, line_before = number if line == line_before else 0, line
         try:
-            row, end = values.at(content, at, f"{path}:{line}")
-            yield Written(line, at, end, row)
+            row, end = values.at(content, at, place_of(path, line, nth))
+            yield Written(line, nth, at, end, row)
         except RowError as error:
             end = values.end
-            yield Written(line, at, end, error)
+            yield Written(line, nth, at, end, error)
         except json.JSONDecodeError as error:
             raise broken(error.pos, f"not JSON: {error.msg}", "mend or remove the row") from None
         at = _after_space(content, end)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from vistune.errors import DataError
+from vistune.errors import DataError, RecipeError
 from vistune.files import read_json, write_json
 from vistune.processor.chat_templates import chat_template
 from vistune.processor.images import picture_size
@@ -63,7 +63,12 @@ class Processor:
         return self if name == self.spec.template else Processor(self.tokenizer, replace(self.spec, template=name))
 
     def with_image_mode(self, mode: str) -> Processor:
-        return self if mode == self.spec.image_mode else Processor(self.tokenizer, replace(self.spec, image_mode=mode))
+        """The same with another mode. Raises RecipeError for an anyres model, whose newline others do not have."""
+        if mode == self.spec.image_mode:
+            return self
+        if "anyres" in (mode, self.spec.image_mode):
+            raise RecipeError(f"image_mode: {mode}: this model's is {self.spec.image_mode}", "remove the stage's own")
+        return Processor(self.tokenizer, replace(self.spec, image_mode=mode))
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:

@@ -91,7 +91,7 @@ def refuse_another_recipe(saved: Path, recipe: Recipe, stages: int) -> None:
 def _flat(recipe: Recipe, stages: int) -> Iterator[tuple[str, Any]]:
     yield "seed", recipe.seed
     if recipe.origin is not None:
-        yield "from", str(recipe.origin.model)
+        yield from ((f"from.{key}", value) for key, value in recipe.origin.model_dump().items())
     else:
         yield from ((f"model.{key}", value) for key, value in recipe.model.model_dump().items())
     yield "stages", ", ".join(stage.name for stage in recipe.stages[:stages])

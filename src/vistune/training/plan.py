@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vistune.data import Rows, StagePlan, Watch, choose_rows, known_kinds, plan_stage, refuse_unknown_kinds
+from vistune.data import Rows, StagePlan, Watch, choose_rows, epoch_size, known_kinds, plan_stage, refuse_unknown_kinds
 from vistune.errors import RecipeError, TooManyRejects
 from vistune.processor import Processor
 from vistune.recipe import Recipe, Stage, stage_steps
@@ -64,12 +64,14 @@ def _plan(
     _refuse_too_many(stage, rejects, len(rows) + len(rejects), recipe.reject_limit)
     weights = [source.weight for source in sources]
     mixture = [(len(choice.rows), weight) for choice, weight in zip(chosen, weights, strict=True)]
-    content = hashlib.sha256("".join(choice.index.digest for choice in chosen).encode())
+    content = hashlib.sha256()
+    for choice in chosen:
+        content.update(choice.index.digest.encode() + choice.rows.tobytes())
     plan = plan_stage(
         np.concatenate([choice.lengths for choice in chosen]).tolist(),
         samples_per_step=stage.samples_per_step,
         tokens_per_row=stage.tokens_per_row,
-        steps=stage_steps(stage, sum(round(weight * samples) for samples, weight in mixture)),
+        steps=stage_steps(stage, epoch_size(mixture)),
         mixture=None if set(weights) == {1.0} else mixture,
         seed=recipe.seed + number,
         content=content.hexdigest()[:16],

@@ -18,13 +18,13 @@ from typing import Any
 import torch
 
 from vistune import checkpoint
-from vistune.data import Loader, PixelCache, data_file
+from vistune.data import Loader, PixelCache
 from vistune.errors import RecipeError, Stopped
-from vistune.files import read_json, sha256_of, write_atomic, write_json, write_jsonl
+from vistune.files import read_json, write_atomic, write_json, write_jsonl
 from vistune.model import VisionLanguageModel, add_adapters, build, merge_adapters, read_spec
 from vistune.model.language import base_of, is_quantised, load_language
 from vistune.processor import Processor, load_tokenizer
-from vistune.recipe import Model, Recipe, Stage, dump, source_of
+from vistune.recipe import Model, Origin, Recipe, Stage, dump, source_of
 from vistune.training.folder import checkpoint_name, checkpoints_of, newest_whole, prune, refuse_another_recipe, sweep
 from vistune.training.metrics import Metrics
 from vistune.training.plan import Planned, Watch, plan_run
@@ -36,12 +36,14 @@ from vistune.training.trainer import StepReport, Trainer
 class Base:
     """The model that a recipe goes on from: how it reads, where its backbones lie, and its folder, made when needed.
 
-    `cut`: its tower learnt, and ends at the feature layer.
+    `origin`: what names this model and no later one · `cut`: its tower learnt, and ends at the feature layer.
     """
 
+    origin: Origin
     processor: Processor
     model: Model
     cut: bool
+    adapted: bool
     open: Callable[[], Path]
 
 
@@ -56,11 +58,15 @@ class Run:
         self.metrics = Metrics(out / "metrics.jsonl")
         self.learnt: set[str] = set()
         self.reached = (recipe.stages[0].name, 0)  # stage and steps done
-        self.hashes: dict[str, str] = {}
+        self.hashes: dict[str, str] = {}  # SHA-256 of each data file
         self.pixels = PixelCache()
         self.base = base
         if base is not None:
-            self.recipe, self.processor = recipe.model_copy(update={"model": base.model}), base.processor
+            if base.adapted and any(stage.quantize is not None for stage in recipe.stages):
+                raise RecipeError("quantize: the model of `from` has adapters, which merge into full weights only",
+                                  "vistune export it --merge first, or leave quantize out")  # fmt: skip
+            self.recipe = recipe.model_copy(update={"origin": base.origin, "model": base.model})
+            self.processor = base.processor
         else:
             tokenizer = load_tokenizer(source_of(recipe.model.language, "language"))
             self.processor = Processor(tokenizer, read_spec(recipe.model))
@@ -78,6 +84,7 @@ class Run:
                 self._mark_finished(extra["step"])
                 return
         planned, rejects = plan_run(self.recipe, self.processor, self.watch)
+        self.hashes = {str(file.path): file.digest for item in planned for file, _ in item.samples.parts}
         self.out.mkdir(parents=True, exist_ok=True)
         sweep(self.out)
         write_atomic(self.out / "recipe.yaml", dump(self.recipe))
@@ -125,9 +132,6 @@ class Run:
         model, _ = checkpoint.load(self.base.open(), device=self.device, quantize=quantize)
         self.learnt |= {"vision"} if self.base.cut else set()  # saved with the run: no whole tower lies anywhere
         if model.adapted:
-            if quantize is not None:
-                raise RecipeError("quantize: the model of `from` has adapters, which merge into full weights only",
-                                  "vistune export it --merge first, or leave quantize out")  # fmt: skip
             model.language = merge_adapters(model.language)
             self.learnt.add("language")
         return model
@@ -232,7 +236,7 @@ class Run:
             "step": step,
             "reason": reason,
             "versions": {"python": platform.python_version(), "torch": torch.__version__},
-            "data": self._data_hashes(),
+            "data": self.hashes,
             "device": self.device,
         }
         write_json(self.out / "run.json", content)
@@ -241,13 +245,6 @@ class Run:
         """A kill after the last checkpoint left everything done but this; the data need not be there any more."""
         path = self.out / "run.json"
         write_json(path, read_json(path) | {"status": "finished", "stage": self.recipe.stages[-1].name, "step": step})
-
-    def _data_hashes(self) -> dict[str, str]:
-        """Of each data file as it is when the run begins."""
-        if not self.hashes:
-            files = {data_file(source.file) for st in self.recipe.stages for source in st.data or self.recipe.data}
-            self.hashes = {str(path): sha256_of(path) for path in sorted(files)}
-        return self.hashes
 
 
 @contextmanager

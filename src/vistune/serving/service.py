@@ -1,0 +1,230 @@
+"""One model behind an engine, as the event loop uses it: places, bodies, prompts, answers.
+
+body -> place -> ChatRequest -> messages -> Example -> engine -> pieces, heard in the event loop
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TypeVar
+
+from fastapi import Request
+from PIL import Image
+
+from vistune.errors import DataError
+from vistune.generation import Answer, Assistant, Engine
+from vistune.generation.assistant import _from_data_url as read_data_url
+from vistune.processor import load_bytes
+from vistune.serving.fetch import Fetcher
+from vistune.serving.limits import Limits
+from vistune.serving.metrics import Metrics
+from vistune.serving.refusal import Refusal, of_data, of_picture
+from vistune.serving.schema import ChatRequest, ImagePart, read_request
+from vistune.types import Example, Message, Part, Picture
+
+READERS = 2  # threads that decode pictures and encode text: what they hold at once is bounded
+T = TypeVar("T")
+
+
+class Place:
+    """One of the server's places: an answer that waits or runs. Left once, whatever happens."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.answer: Answer | None = None
+        self.began = time.monotonic()
+        self.pieces: asyncio.Queue[str | None] = asyncio.Queue()
+        service.taken.add(self)
+
+    def ask(self, prompt: Example, request: ChatRequest) -> None:
+        loop = asyncio.get_running_loop()
+
+        def listen(piece: str | None) -> None:  # in the engine's thread
+            with suppress(RuntimeError):  # the loop is closed: nobody hears any more
+                loop.call_soon_threadsafe(self.pieces.put_nowait, piece)
+
+        self.answer = self.service.engine.submit(
+            prompt,
+            max_tokens=request.answer_tokens(self.service.limits),
+            sampling=request.sampling(),
+            stop=request.stop or (),
+            listen=listen,
+        )
+
+    async def listen(self) -> AsyncIterator[str]:
+        """The answer's pieces, and "" whenever none has come for a while. Raises what ended it early."""
+        limits, metrics = self.service.limits, self.service.metrics
+        said = False
+        while True:
+            left = max(self.began + limits.answer_seconds - time.monotonic(), 0)
+            try:
+                piece = await asyncio.wait_for(self.pieces.get(), min(left, limits.heartbeat_seconds))
+            except TimeoutError:
+                if left <= limits.heartbeat_seconds:
+                    message = f"the answer took longer than {limits.answer_seconds:.0f} s"
+                    raise Refusal(504, message, code="timeout") from None
+                yield ""
+                continue
+            if piece is None:
+                break
+            if not said:
+                metrics.first_piece.observe(time.monotonic() - self.began)
+                said = True
+            yield piece
+        assert self.answer is not None
+        if self.answer.error is not None:
+            raise self.answer.error
+        if self.answer.finish_reason == "cancelled":
+            raise shutting_down()
+
+    def leave(self) -> None:
+        if self not in self.service.taken:
+            return
+        self.service.taken.discard(self)
+        metrics, answer = self.service.metrics, self.answer
+        metrics.answer.observe(time.monotonic() - self.began)
+        if answer is not None:
+            answer.cancel()
+            metrics.prompt_tokens.inc(answer.prompt_tokens)
+            metrics.reused_tokens.inc(answer.reused_tokens)
+            metrics.answer_tokens.inc(answer.completion_tokens)
+
+
+class Service:
+    def __init__(self, assistant: Assistant, *, name: str, limits: Limits, fetcher: Fetcher) -> None:
+        self.processor = assistant.processor
+        self.engine = Engine(assistant.model, assistant.processor, batch_size=limits.slots)
+        self.name = name
+        self.limits = limits
+        self.fetcher = fetcher
+        self.metrics = Metrics(running=lambda: self.engine.running, waiting=lambda: self.engine.waiting)
+        self.started = int(time.time())
+        self.taken: set[Place] = set()
+        self.is_draining = False
+        self._bodies = 0  # bytes of those being read
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="vistune reader")
+
+    def cancel_all(self) -> None:
+        for place in list(self.taken):
+            if place.answer is not None:
+                place.answer.cancel()
+
+    def close(self) -> None:
+        self._readers.shutdown(wait=False, cancel_futures=True)
+        self.engine.close()
+
+    async def admit(self, request: Request) -> tuple[Place, ChatRequest]:
+        """Read a request and submit its prompt. Raises Refusal; then no place is taken."""
+        self._refuse_when_full()  # before its body is waited for
+        held = [0]
+        try:
+            body = await self._read_body(request, held)
+            self._refuse_when_full()
+            place = Place(self)
+            try:
+                asked = await self._in_reader(lambda: read_request(body, model=self.name, limits=self.limits))
+                del body
+                place.ask(await self._prompt(asked), asked)
+            except BaseException:
+                place.leave()
+                raise
+            return place, asked
+        finally:
+            self._bodies -= held[0]
+
+    def _refuse_when_full(self) -> None:
+        if self.is_draining:
+            raise shutting_down()
+        if len(self.taken) >= self.limits.places:
+            message = f"{self.limits.places} requests are running or waiting; try again"
+            raise Refusal(429, message, code="queue_full", headers={"Retry-After": "1"})
+
+    async def _read_body(self, request: Request, held: list[int]) -> bytes:
+        """The body within its limits of bytes and seconds; `held[0]` counts what is kept of it."""
+        most, close = self.limits.body_bytes, {"Connection": "close"}
+        too_large = Refusal(413, f"the body is larger than {most} bytes", code="body_too_large", headers=close)
+        if int(request.headers.get("content-length", 0)) > most:
+            raise too_large
+        chunks = []
+        try:
+            async with asyncio.timeout(self.limits.body_seconds):
+                async for chunk in request.stream():
+                    chunks.append(chunk)
+                    held[0] += len(chunk)
+                    self._bodies += len(chunk)
+                    if held[0] > most:
+                        raise too_large
+                    if self._bodies > self.limits.bodies_bytes:
+                        message = "too much is being sent at once; try again"
+                        raise Refusal(429, message, code="bodies_full", headers={"Retry-After": "1", **close})
+        except TimeoutError:
+            message = f"the body did not come within {self.limits.body_seconds:.0f} s"
+            raise Refusal(408, message, code="body_timeout", headers=close) from None
+        return b"".join(chunks)
+
+    async def _prompt(self, request: ChatRequest) -> Example:
+        fetched = await self._fetch(request)
+        prompt = await self._in_reader(lambda: self._encode(request, fetched))
+        if len(prompt) >= self.engine.context:
+            message = f"the prompt takes {len(prompt)} tokens, the model reads {self.engine.context:.0f}"
+            raise Refusal(400, message, code="context_length_exceeded", param="messages")
+        return prompt
+
+    async def _fetch(self, request: ChatRequest) -> dict[str, bytes]:
+        """The files of pictures that are not in the body, by their place."""
+        links = {
+            place: part.image_url.url
+            for place, part in places(request)
+            if isinstance(part, ImagePart) and not part.image_url.url.startswith("data:")
+        }
+        return {place: await self.fetcher.picture(url, place) for place, url in links.items()}
+
+    def _encode(self, request: ChatRequest, fetched: dict[str, bytes]) -> Example:
+        """Decode one picture after the other, so that their sum is known before the next is opened."""
+        pixels, read = 0, {}
+        for place, part in places(request):
+            if isinstance(part, ImagePart):
+                try:
+                    image = load_bytes(fetched[place], place) if place in fetched else _inline(part, place)
+                except DataError as error:
+                    raise of_picture(error, place) from None
+                pixels += image.width * image.height
+                if pixels > self.limits.pixels:
+                    message = f"{place}: with it the pictures have more than {self.limits.pixels} pixels"
+                    raise Refusal(400, message, code="invalid_image", param=place)
+                read[place] = Picture(image)
+        messages = []
+        for k, message in enumerate(request.messages):
+            parts: tuple[Part, ...] = tuple(
+                read[f"messages[{k}].content[{i}].image_url.url"] if isinstance(part, ImagePart) else part.text
+                for i, part in enumerate(message.content)
+            )
+            messages.append(Message("system" if message.role == "developer" else message.role, parts))
+        try:
+            return self.processor.encode_prompt(messages)
+        except DataError as error:
+            raise of_data(error) from None
+
+    async def _in_reader(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+
+
+def shutting_down() -> Refusal:
+    return Refusal(503, "the server is shutting down", code="shutting_down", headers={"Retry-After": "5"})
+
+
+def places(request: ChatRequest) -> list[tuple[str, object]]:
+    """Every part with the place of its picture."""
+    return [
+        (f"messages[{k}].content[{i}].image_url.url", part)
+        for k, message in enumerate(request.messages)
+        for i, part in enumerate(message.content)
+    ]
+
+
+def _inline(part: ImagePart, place: str) -> Image.Image:
+    return read_data_url(part.image_url.url, place.removesuffix(".image_url.url"))
