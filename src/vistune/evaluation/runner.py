@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vistune.data import PixelCache
 from vistune.evaluation.task import Task, picture_of
 from vistune.generation import generate
 from vistune.model import VisionLanguageModel
@@ -113,10 +114,11 @@ def answer(
     """
     asked = [q for q in questions if condition == "with_image" or q.sample.pictures]
     wrong = derangement([picture_of(question) for question in asked if question.sample.pictures], seed)
+    pixels = PixelCache()  # a picture's questions decode it once
     rows: list[Answered] = []
     for begin in range(0, len(asked), 256):  # pictures are decoded in blocks, so memory does not grow with the task
         block = asked[begin : begin + 256]
-        prompts = [processor.encode_prompt(prompt_of(question, condition, wrong)) for question in block]
+        prompts = [processor.encode_prompt(prompt_of(question, condition, wrong), pixels) for question in block]
         said = generate(model, processor, prompts, max_tokens=task.max_tokens, batch_size=64, advance=advance)
         rows += [Answered(q, condition, c.text, task.mark(q, c.text).points) for q, c in zip(block, said, strict=True)]
     return rows

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from typing import Any
 
@@ -54,6 +54,7 @@ def head_of(label: str) -> str:
     return head if head in lexicon()["objects"] else label
 
 
+@lru_cache(1 << 12)  # every check of every reply asks it of every box
 def class_of(label: str) -> str:
     """The widest class that a label belongs to: "puppy" -> "dog"; an unknown label is its own class."""
     head = head_of(label)

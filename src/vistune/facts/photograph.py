@@ -15,12 +15,13 @@ from importlib import resources
 from typing import Any
 
 from vistune.facts import lexicon as words
-from vistune.facts.scene import CLEAR_GAP, LARGEST_PLACED_AREA, PLACES, Scene, place_of
+from vistune.facts.scene import CLEAR_GAP, LARGEST_PLACED_AREA, PLACES, Scene, extent_of, place_of
 from vistune.types import Box
 
 MOST_TOLD = 5  # kinds that get a sentence of their own; the others are listed
 MOST_NAMED = 4  # kinds in a caption of one sentence
 FEW = 2  # kinds: where there are no more, how large each is is said too
+FEWEST_SENTENCES = 3
 FILLING_AREA = 0.4
 MUCH_LARGER = 3.0  # times the area
 SPREAD_COUNT = 4
@@ -85,7 +86,10 @@ def paragraph(scene: Scene, language: str, rng: random.Random, *, setting: str =
     if len(kinds) <= FEW:
         lines += [_extent(box, say) for box in scene.unique]
     lines += _relations(scene, kinds[:MOST_TOLD], say, rng)
-    return " ".join(line for line in lines if line)
+    lines = [line for line in lines if line]
+    if len(lines) < FEWEST_SENTENCES:
+        lines += [line for kind in kinds for line in _measured(kind, say)][: FEWEST_SENTENCES - len(lines)]
+    return " ".join(lines)
 
 
 class _Phrases:
@@ -147,9 +151,28 @@ def _layout(kind: Kind) -> tuple[str, tuple[str, ...]]:
 
 
 def _extent(box: Box, say: _Phrases) -> str:
-    """How much of the picture's width and height a box takes, to ten percent."""
-    wide, high = (max(10, round(side * 10) * 10) for side in (box.x1 - box.x0, box.y1 - box.y0))
+    """How much of the picture's width and height a box takes."""
+    wide, high = extent_of(box)
     return say("extent", a=words.name(box, say.language), wide=str(wide), high=str(high))
+
+
+def _measured(kind: Kind, say: _Phrases) -> list[str]:
+    """What can always be measured of a kind without a crowd: where one is, or how far several reach and how large."""
+    if kind.crowd:
+        return []
+    bare = {"a": words.noun(kind.label, say.language), "many": words.plural(kind.label, say.language)}
+    if len(kind.boxes) == 1:
+        x, y = (f"{round(10 * middle) * 10}" for middle in kind.boxes[0].center)
+        return [say("middle" if words.is_plain(kind.label) else "middle_of_many", x=x, y=y, **bare)]
+    low, high = (pick(getattr(box, side) for box in kind.boxes) for pick, side in ((min, "x0"), (max, "x1")))
+    top, bottom = (pick(getattr(box, side) for box in kind.boxes) for pick, side in ((min, "y0"), (max, "y1")))
+    wide, tall = extent_of(Box(kind.label, low, top, high, bottom))
+    reach = say("reach", wide=str(wide), high=str(tall), **bare)
+    large, small = (max(1, round(100 * pick(box.area for box in kind.boxes))) for pick in (max, min))
+    if large == small:
+        return [reach, say("alike", share=str(large), **bare)]
+    form = "sizes_of_two" if len(kind.boxes) == 2 else "sizes"
+    return [reach, say(form, share=str(large), other_share=str(small), **bare)]
 
 
 def _relations(scene: Scene, kinds: Sequence[Kind], say: _Phrases, rng: random.Random) -> list[str]:

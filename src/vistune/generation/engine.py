@@ -61,6 +61,11 @@ class Engine:
     def running(self) -> int:
         return len(self._running)
 
+    @property
+    def is_stepping(self) -> bool:
+        """Whether its thread is at work, or waits for some."""
+        return self._thread is not None and self._thread.is_alive()
+
     def submit(
         self,
         prompt: Example | Prompt,

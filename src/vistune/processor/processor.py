@@ -123,9 +123,9 @@ class Processor:
         """The training view: answers and their ends are learnt. `pixels` may be a cache around `load_tiles`."""
         return self._example(self.encode_ids(sample), pixels)
 
-    def encode_prompt(self, messages: Sequence[Message]) -> Example:
+    def encode_prompt(self, messages: Sequence[Message], pixels: PixelReader = load_tiles) -> Example:
         """The generation view: ends where the assistant's answer begins, nothing is learnt."""
-        example = self._example(self._encoder.encode(self.template.render(messages)))
+        example = self._example(self._encoder.encode(self.template.render(messages)), pixels)
         return replace(example, labels=torch.full_like(example.input_ids, IGNORE))
 
     def _example(self, encoded: Encoded, pixels: PixelReader = load_tiles) -> Example:

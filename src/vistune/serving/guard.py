@@ -102,7 +102,10 @@ class Guard:
             raise Refusal(403, "requests from other sites' pages are not answered", code="bad_origin")
         if self.keys and scope["path"] not in OPEN and not self._knows(headers.get("authorization", "")):
             raise Refusal(
-                401, "give a key: Authorization: Bearer …", code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"}
+                401,
+                "give a key: Authorization: Bearer …",
+                code="invalid_api_key",
+                headers={"WWW-Authenticate": "Bearer"},
             )
 
     def _knows(self, authorization: str) -> bool:

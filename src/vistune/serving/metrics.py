@@ -15,9 +15,7 @@ class Metrics:
     def __init__(self, *, running: Callable[[], int], waiting: Callable[[], int]) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self.requests = Counter(
-            "vistune_requests", "Requests answered", ["route", "code"], registry=self.registry
-        )
+        self.requests = Counter("vistune_requests", "Requests answered", ["route", "code"], registry=self.registry)
         self.rejects = Counter("vistune_rejects", "Requests refused", ["reason"], registry=self.registry)
         self.prompt_tokens = Counter("vistune_prompt_tokens", "Tokens of prompts", registry=self.registry)
         self.reused_tokens = Counter(

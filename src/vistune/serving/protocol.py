@@ -55,7 +55,11 @@ class Protocol(H11Protocol):
         body = b'{"error": {"message": "not HTTP as it is read here", "type": "invalid_request_error", "param": null, '
         body += b'"code": "invalid_http"}}'
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
+            headers = [
+                ("content-type", "application/json"),
+                ("content-length", str(len(body))),
+                ("connection", "close"),
+            ]
             for event in (h11.Response(status_code=status, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event) or b"")
         self.transport.close()

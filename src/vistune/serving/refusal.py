@@ -23,7 +23,13 @@ class Refusal(Exception):
     """An HTTP status of 400 and more, and why."""
 
     def __init__(
-        self, status: int, message: str, *, code: str, param: str | None = None, headers: Mapping[str, str] | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
