@@ -65,7 +65,7 @@ def ours(work: Path, stage: str, precision: str, steps: int) -> tuple[list[float
     run = Run(recipe, work / "unused", watch=silent)
     planned = plan_run(recipe, run.processor, silent)[0][0]
     model, _, _ = run._model(None, [planned])
-    run._prepare(model, planned.stage, 0)
+    run.prepare(model, planned.stage, 0)
     model.set_learning(planned.stage.learn)
     loader = Loader(planned.samples, planned.processor, planned.plan, workers=recipe.workers)
     reports: list[Any] = []

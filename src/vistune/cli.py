@@ -23,6 +23,7 @@ VERBS: Mapping[str, Callable[..., None]] = {
     "check": data.check,
     "show": data.show,
     "train": model.train,
+    "selftest": model.selftest,
     "evaluate": measure.evaluate,
     "score": measure.score,
     "chat": model.chat,

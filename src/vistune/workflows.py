@@ -222,6 +222,19 @@ def dry_run(recipe: Recipe, *, watch: Watch = silent) -> list[dict[str, Any]]:
     ]
 
 
+def selftest(recipe: Recipe, *, watch: Watch = silent) -> list[dict[str, Any]]:
+    """Each stage's first step packed, one by one and in halves: losses and gradients must be the same."""
+    from tempfile import TemporaryDirectory
+
+    from vistune.training import Run
+    from vistune.training import selftest as compare
+
+    with TemporaryDirectory() as folder:  # where a model of another layout is brought in
+        base = None if recipe.origin is None else models.base_of(recipe.origin, Path(folder))
+        found = compare(Run(recipe, Path(folder), watch=watch, base=base))
+    return [{**asdict(row), "equal": row.equal} for row in found]
+
+
 def evaluate(
     model: Path,
     *,

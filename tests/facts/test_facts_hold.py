@@ -7,7 +7,8 @@ import re
 from collections import Counter
 
 import pytest
-from facts.oracle import EN_PLACES, KO_COLORS, KO_PLACES, SHAPES, WORDS, article, settled
+from facts.oracle import settled
+from facts.oracle_words import EN_PLACES, KO_COLORS, KO_PLACES, SHAPES, WORDS, article
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

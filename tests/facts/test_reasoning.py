@@ -6,7 +6,9 @@ import random
 from collections import Counter
 from itertools import permutations
 
-from facts.oracle import SHAPES, WORDS, Oracle, eun, i, with_particle
+import pytest
+from facts.oracle import Oracle
+from facts.oracle_words import SHAPES, WORDS, eun, i, with_particle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -69,6 +71,60 @@ def reasons(boxes: tuple[Box, ...], language: str) -> set[tuple[str, str]]:
             asked = f"Which is further left, the {one} or the {other}, and how do you know?"
             said = f"The {one} is {here} and the {other} is {there}. So the {left_one} is further left."
         found.add((asked, said))
+    return found if oracle.drawn else found | higher(oracle) | larger(oracle)
+
+
+def higher(oracle: Oracle) -> set[tuple[str, str]]:
+    """Of photographs: two small things in different rows, both at places that say which row it is."""
+    found = set()
+    small = [box for box in oracle.known_by_name() if box.area <= 0.2]
+    for a, b in permutations(small, 2):
+        down = (b.y0 + b.y1) / 2 - (a.y0 + a.y1) / 2
+        here, there = oracle.place(a), oracle.place(b)
+        rows = [min(int(3 * (box.y0 + box.y1) / 2), 2) for box in (a, b)]
+        if abs(down) < 0.2 or rows[0] == rows[1] or {here, there} & {"left", "right", "왼쪽", "오른쪽"}:
+            continue
+        one, other, upper = oracle.name(a), oracle.name(b), oracle.name(a if down > 0 else b)
+        if oracle.korean:
+            asked = (
+                f"{with_particle(one, '과', '와')} {other} 가운데 어느 쪽이 사진에서 더 위쪽에 있는지 "
+                "이유와 함께 말해 주세요."
+            )
+            said = f"{eun(one)} {here}에 있고 {eun(other)} {there}에 있습니다. 따라서 {i(upper)} 더 위쪽에 있습니다."
+        else:
+            here, there = (f"{'in' if place == 'center' else 'at'} the {place}" for place in (here, there))
+            asked = f"Which is higher in the picture, the {one} or the {other}, and how do you know?"
+            said = f"The {one} is {here} and the {other} is {there}. So the {upper} is higher in the picture."
+        found.add((asked, said))
+    return found
+
+
+def larger(oracle: Oracle) -> set[tuple[str, str]]:
+    """Of photographs: two things of which one has clearly more area and is in no direction the smaller one."""
+    found = set()
+    for a, b in permutations(oracle.known_by_name(), 2):
+        (wide, high), (wide_b, high_b) = (
+            [max(10, 10 * round(10 * side)) for side in (box.x1 - box.x0, box.y1 - box.y0)] for box in (a, b)
+        )
+        big, little = sorted(((a.area, wide, high), (b.area, wide_b, high_b)), reverse=True)
+        if big[0] < 1.8 * little[0] or big[1] < little[1] or big[2] < little[2] or big[1:] == little[1:]:
+            continue
+        one, other, bigger = oracle.name(a), oracle.name(b), oracle.name(a if a.area > b.area else b)
+        if oracle.korean:
+            asked = (
+                f"{with_particle(one, '과', '와')} {other} 가운데 어느 쪽이 더 크게 보이는지 이유와 함께 말해 주세요."
+            )
+            said = (
+                f"{eun(one)} 가로로 사진의 약 {wide}%, 세로로 약 {high}%를 차지하고 {eun(other)} 가로로 약 {wide_b}%, "
+                f"세로로 약 {high_b}%를 차지합니다. 따라서 {i(bigger)} 더 크게 보입니다."
+            )
+        else:
+            asked = f"Which looks larger in the picture, the {one} or the {other}, and how do you know?"
+            said = (
+                f"The {one} spans about {wide}% of the picture's width and {high}% of its height, "
+                f"the {other} about {wide_b}% and {high_b}%. So the {bigger} looks larger."
+            )
+        found.add((asked, said))
     return found
 
 
@@ -122,3 +178,18 @@ def test_each_form_of_reasoning_comes_up() -> None:
         asked = [reason(Scene(boxes), language, random.Random(seed)) for seed in range(40)]
         for opening in openings:
             assert any(turn and opening in turn[0] for turn in asked)
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted"),
+    [
+        ((Box("kite", 0.45, 0.05, 0.55, 0.15), Box("dog", 0.45, 0.8, 0.55, 0.9)), "So the kite is higher in the picture."),
+        ((Box("bus", 0.1, 0.1, 0.9, 0.9), Box("dog", 0.4, 0.4, 0.55, 0.5)), "So the bus looks larger."),
+        ((Box("cat", 0.4, 0.4, 0.5, 0.5), Box("dog", 0.45, 0.45, 0.55, 0.55)), "So neither: there are as many of each."),
+    ],
+)
+def test_neither_is_said_only_where_the_boxes_settle_nothing_better(found: tuple[Box, ...], wanted: str) -> None:
+    for seed in range(20):
+        turn = reason(Scene(found), "en", random.Random(seed))
+        assert turn is not None
+        assert turn[1].endswith(wanted)

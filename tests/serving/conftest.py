@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,10 +81,8 @@ class Running:
     def raw(self, said: bytes) -> bytes:
         """Everything that comes back on a connection of its own."""
         with self.connect() as connection:
-            try:
+            with suppress(BrokenPipeError, ConnectionResetError):  # refused before it was all sent: the answer is there
                 connection.sendall(said)
-            except (BrokenPipeError, ConnectionResetError):  # refused before it was all sent; the answer is there
-                pass
             return read_all(connection)
 
     def idle(self) -> bool:
@@ -93,11 +91,9 @@ class Running:
 
 def read_all(connection: socket.socket) -> bytes:
     parts = []
-    try:
+    with suppress(ConnectionResetError):
         while part := connection.recv(1 << 16):
             parts.append(part)
-    except ConnectionResetError:
-        pass
     return b"".join(parts)
 
 

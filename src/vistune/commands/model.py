@@ -12,7 +12,7 @@ from rich.table import Table
 from vistune import drawing, mainjob, models, workflows
 from vistune.commands.output import Json, print_json, stdout
 from vistune.console import watch
-from vistune.errors import RecipeError
+from vistune.errors import RecipeError, VistuneError
 from vistune.recipe import load_recipe
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value on top of the recipe, such as data=FILE.")]
@@ -86,6 +86,32 @@ def train(
         raise RecipeError(f"{out}: no run to resume", "check the path, or leave --resume out")
     workflows.train(loaded, out, resume=resume, watch=watch)
     stdout.print(f"{out}: finished; talk to it with  vistune chat {out} --image FILE", soft_wrap=True)
+
+
+def selftest(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name or a YAML file.")],
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Packed = one by one = accumulated, on your own model and rows: losses and gradients of each stage's first step."""
+    rows = workflows.selftest(load_recipe(recipe, overrides or []), watch=watch)
+    if as_json:
+        print_json(rows)
+    else:
+        table = Table("stage", "arranged", "rows", "loss", "packed", "gradients differ by", "equal")
+        for row in rows:
+            off = f"{row['difference']:.1e} ({row['parameter']})"
+            cells = (
+                row["stage"],
+                row["arrangement"],
+                str(row["rows"]),
+                f"{row['loss']:.6f}",
+                f"{row['loss_packed']:.6f}",
+            )
+            table.add_row(*cells, off, "yes" if row["equal"] else "NO")
+        stdout.print(table)
+    if not all(row["equal"] for row in rows):
+        raise VistuneError("the same samples give another gradient when they are packed otherwise", "report this model")
 
 
 def chat(

@@ -61,16 +61,17 @@ def _scene(image: AnnotatedImage, language: str) -> Scene:
 
 
 def setting_of(image: AnnotatedImage) -> str:
-    """The place, in Korean, that at least two captions name (or the only one); empty where they do not agree."""
+    """The place, in Korean, that at least two English captions name (or the only one); empty where they disagree."""
+    captions = own_captions(image, "en")
     found: Counter[str] = Counter()
-    for text in own_captions(image, "en"):
+    for text in captions:
         rest = text.lower()
         for place, korean in words.lexicon()["settings"].items():
             if re.search(rf"\b{place}\b(?! (?:signs?|chairs?|lights?|bench|benches|lamps?|table)\b)", rest):
                 found[korean] += 1
                 break  # the longer names stand first: a skate park is no park
     ranked = found.most_common(2)
-    if not ranked or ranked[0][1] < min(2, len(image.captions)) or (len(ranked) > 1 and ranked[0][1] == ranked[1][1]):
+    if not ranked or ranked[0][1] < min(2, len(captions)) or (len(ranked) > 1 and ranked[0][1] == ranked[1][1]):
         return ""
     return ranked[0][0]
 

@@ -5,9 +5,10 @@ The drawn world asks its test questions from here, the rule teacher writes its d
 """
 
 from vistune.facts.describe import caption, description
-from vistune.facts.questions import QUESTION_TYPES, Asked, ask, brief_cue
+from vistune.facts.questions import QUESTION_TYPES, ask
 from vistune.facts.reasoning import reason
 from vistune.facts.scene import PLACES, Scene, place_of
+from vistune.facts.wording import Asked, brief_cue
 
 __all__ = [
     "PLACES",

@@ -157,22 +157,23 @@ def _extent(box: Box, say: _Phrases) -> str:
 
 
 def _measured(kind: Kind, say: _Phrases) -> list[str]:
-    """What can always be measured of a kind without a crowd: where one is, or how far several reach and how large."""
+    """What can be measured of every kind without a crowd: where its only one is, or how far its several reach."""
     if kind.crowd:
         return []
-    bare = {"a": words.noun(kind.label, say.language), "many": words.plural(kind.label, say.language)}
-    if len(kind.boxes) == 1:
-        x, y = (f"{round(10 * middle) * 10}" for middle in kind.boxes[0].center)
-        return [say("middle" if words.is_plain(kind.label) else "middle_of_many", x=x, y=y, **bare)]
-    low, high = (pick(getattr(box, side) for box in kind.boxes) for pick, side in ((min, "x0"), (max, "x1")))
-    top, bottom = (pick(getattr(box, side) for box in kind.boxes) for pick, side in ((min, "y0"), (max, "y1")))
-    wide, tall = extent_of(Box(kind.label, low, top, high, bottom))
-    reach = say("reach", wide=str(wide), high=str(tall), **bare)
+    is_one, first = len(kind.boxes) == 1, kind.boxes[0]
+    x0, y0 = min(box.x0 for box in kind.boxes), min(box.y0 for box in kind.boxes)
+    x1, y1 = max(box.x1 for box in kind.boxes), max(box.y1 for box in kind.boxes)
+    wide, high = (str(share) for share in extent_of(Box(kind.label, x0, y0, x1, y1)))
+    noun = words.noun(kind.label, say.language)
+    many = noun if is_one else words.plural(kind.label, say.language)
+    said = [] if is_one and words.is_plain(kind.label) else [say("reach", many=many, wide=wide, high=high)]
+    if is_one:
+        x, y = (str(min(max(5, round(20 * middle) * 5), 95)) for middle in first.center)
+        return [*said, say("middle", a=noun, x=x, y=y)]
     large, small = (max(1, round(100 * pick(box.area for box in kind.boxes))) for pick in (max, min))
-    if large == small:
-        return [reach, say("alike", share=str(large), **bare)]
-    form = "sizes_of_two" if len(kind.boxes) == 2 else "sizes"
-    return [reach, say(form, share=str(large), other_share=str(small), **bare)]
+    form = "alike" if large == small else "sizes_of_two" if len(kind.boxes) == 2 else "sizes"
+    counter = words.counter(kind.label)
+    return [*said, say(form, many=many, counter=counter, share=str(large), other_share=str(small))]
 
 
 def _relations(scene: Scene, kinds: Sequence[Kind], say: _Phrases, rng: random.Random) -> list[str]:

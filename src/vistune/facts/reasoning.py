@@ -10,7 +10,8 @@ from collections.abc import Callable
 from itertools import permutations
 
 from vistune.facts import lexicon as words
-from vistune.facts.scene import CLEAR_GAP, LARGEST_PLACED_AREA, Scene, place_of
+from vistune.facts.scene import CLEAR_GAP, CLEAR_RATIO, LARGEST_PLACED_AREA, Scene, extent_of, place_of
+from vistune.types import Box
 
 Turn = tuple[str, str]
 
@@ -19,7 +20,7 @@ def reason(scene: Scene, language: str, rng: random.Random) -> Turn | None:
     """A question and its reasoned answer, or None where the boxes settle none."""
     forms: list[Callable[[Scene, str, random.Random], Turn | None]] = [_compare_counts, _take_away, _compare_places]
     if not scene.drawn:
-        forms = [_compare_counts, _add_up, _compare_places]
+        forms = [_compare_counts, _add_up, _compare_places, _compare_heights, _compare_sizes]
     rng.shuffle(forms)
     if not scene.drawn and len(set(scene.countable.values())) < 2:
         forms.sort(key=lambda form: form is _compare_counts)  # "as many of each" only where nothing else can be said
@@ -124,15 +125,20 @@ def _add_up(scene: Scene, language: str, rng: random.Random) -> Turn | None:
     )
 
 
-def _compare_places(scene: Scene, language: str, rng: random.Random) -> Turn | None:
+def _apart(scene: Scene, axis: int) -> list[tuple[Box, Box]]:
+    """Pairs of which the first is clearly nearer the left (axis 0) or upper (1) edge, and in another third of it."""
     boxes = [box for box in scene.unique if box.area <= LARGEST_PLACED_AREA]
-    pairs = [
+    return [
         (a, b)
         for a in boxes
         for b in boxes
-        # the reason is where each lies, so the two must lie in different columns
-        if a.center[0] <= b.center[0] - CLEAR_GAP and int(a.center[0] * 3) < min(int(b.center[0] * 3), 2)
+        # the reason is where each lies, so the two must lie in different thirds
+        if a.center[axis] <= b.center[axis] - CLEAR_GAP and int(a.center[axis] * 3) < min(int(b.center[axis] * 3), 2)
     ]
+
+
+def _compare_places(scene: Scene, language: str, rng: random.Random) -> Turn | None:
+    pairs = _apart(scene, 0)
     if not pairs:
         return None
     left, right = rng.choice(pairs)
@@ -153,4 +159,53 @@ def _compare_places(scene: Scene, language: str, rng: random.Random) -> Turn | N
     return (
         f"Which is further left, the {name_a} or the {name_b}, and how do you know?",
         f"The {name_a} is {place_a} and the {name_b} is {place_b}. So the {name_left} is further left.",
+    )
+
+
+def _compare_heights(scene: Scene, language: str, rng: random.Random) -> Turn | None:
+    # "on the left" does not say how high
+    pairs = [pair for pair in _apart(scene, 1) if not {place_of(box) for box in pair} & {"left", "right"}]
+    if not pairs:
+        return None
+    upper, lower = rng.choice(pairs)
+    a, b = (upper, lower) if rng.random() < 0.5 else (lower, upper)
+    name_a, name_b, name_upper = (words.name(box, language) for box in (a, b, upper))
+    place_a, place_b = (words.at_place(place_of(box), language) for box in (a, b))
+    if language == "ko":
+        return (
+            f"{name_a}[과/와] {name_b} 가운데 어느 쪽이 사진에서 더 위쪽에 있는지 이유와 함께 말해 주세요.",
+            f"{name_a}[은/는] {place_a}에 있고 {name_b}[은/는] {place_b}에 있습니다. "
+            f"따라서 {name_upper}[이/가] 더 위쪽에 있습니다.",
+        )
+    return (
+        f"Which is higher in the picture, the {name_a} or the {name_b}, and how do you know?",
+        f"The {name_a} is {place_a} and the {name_b} is {place_b}. So the {name_upper} is higher in the picture.",
+    )
+
+
+def _compare_sizes(scene: Scene, language: str, rng: random.Random) -> Turn | None:
+    """Which looks larger, where it is neither narrower nor lower even in the round numbers that are said."""
+    pairs = [
+        (a, b)
+        for a, b in permutations(scene.unique, 2)
+        if a.area >= CLEAR_RATIO * b.area
+        and extent_of(a) != extent_of(b)
+        and all(more >= less for more, less in zip(extent_of(a), extent_of(b), strict=True))
+    ]
+    if not pairs:
+        return None
+    larger, smaller = rng.choice(pairs)
+    a, b = (larger, smaller) if rng.random() < 0.5 else (smaller, larger)
+    name_a, name_b, name_larger = (words.name(box, language) for box in (a, b, larger))
+    (wide_a, high_a), (wide_b, high_b) = extent_of(a), extent_of(b)
+    if language == "ko":
+        return (
+            f"{name_a}[과/와] {name_b} 가운데 어느 쪽이 더 크게 보이는지 이유와 함께 말해 주세요.",
+            f"{name_a}[은/는] 가로로 사진의 약 {wide_a}%, 세로로 약 {high_a}%를 차지하고 {name_b}[은/는] "
+            f"가로로 약 {wide_b}%, 세로로 약 {high_b}%를 차지합니다. 따라서 {name_larger}[이/가] 더 크게 보입니다.",
+        )
+    return (
+        f"Which looks larger in the picture, the {name_a} or the {name_b}, and how do you know?",
+        f"The {name_a} spans about {wide_a}% of the picture's width and {high_a}% of its height, "
+        f"the {name_b} about {wide_b}% and {high_b}%. So the {name_larger} looks larger.",
     )

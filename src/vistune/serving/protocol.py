@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -76,5 +76,5 @@ class Protocol(H11Protocol):
 
 def with_limits(limits: Limits) -> type[Protocol]:
     """The class that uvicorn makes one of for each connection."""
-    made: Any = type("LimitedProtocol", (Protocol,), {"limits": limits})
-    return made  # type: ignore[no-any-return]
+    made: type[Protocol] = type("LimitedProtocol", (Protocol,), {"limits": limits})
+    return made

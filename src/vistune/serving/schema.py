@@ -28,7 +28,7 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "use_beam_search": (), "verbosity": ("medium",), "web_search_options": (),
     "chat_template": (), "chat_template_kwargs": (),
 }  # fmt: skip
-NOTHING = (None, False, 0, "", [], {})
+NOTHING: tuple[Any, ...] = (None, False, 0, "", [], {})
 
 
 class Body(BaseModel):

@@ -127,7 +127,6 @@ class Service:
             place = Place(self)
             try:
                 asked = await self._in_reader(lambda: read_request(body, model=self.name, limits=self.limits))
-                del body
                 place.ask(await self._prompt(asked), asked)
             except BaseException:
                 place.leave()
@@ -194,8 +193,8 @@ class Service:
                     raise of_picture(error, place) from None
                 pixels += image.width * image.height
                 if pixels > self.limits.pixels:
-                    message = f"{place}: with it the pictures have more than {self.limits.pixels} pixels"
-                    raise Refusal(400, message, code="invalid_image", param=place)
+                    why = f"{place}: with it the pictures have more than {self.limits.pixels} pixels"
+                    raise Refusal(400, why, code="invalid_image", param=place)
                 read[place] = Picture(image)
         messages = []
         for k, message in enumerate(request.messages):

@@ -3,6 +3,7 @@
 from vistune.training.folder import checkpoints_of
 from vistune.training.plan import plan_run
 from vistune.training.run import Base, Run
+from vistune.training.selftest import Comparison, selftest
 from vistune.training.trainer import StepReport, Trainer
 
-__all__ = ["Base", "Run", "StepReport", "Trainer", "checkpoints_of", "plan_run"]
+__all__ = ["Base", "Comparison", "Run", "StepReport", "Trainer", "checkpoints_of", "plan_run", "selftest"]

@@ -115,7 +115,7 @@ class Run:
         """The model, the first stage to run, and the checkpoint whose state that stage goes on from."""
         if latest is None:
             self.metrics.cut(0)
-            return self._first_model(self.recipe.stages[0].quantize), 0, None
+            return self.first_model(self.recipe.stages[0].quantize), 0, None
         extra = checkpoint.read_parts(latest)["extra"]
         self.learnt = set(extra["learnt"])
         model, _ = checkpoint.load(latest, device=self.device, quantize=self.recipe.stages[extra["stage"]].quantize)
@@ -124,7 +124,7 @@ class Run:
         finished = bool(extra["finished"])
         return model, extra["stage"] + finished, None if finished else latest
 
-    def _first_model(self, quantize: int | None) -> VisionLanguageModel:
+    def first_model(self, quantize: int | None) -> VisionLanguageModel:
         """The backbones with a fresh projector, or the model to go on from, its adapters merged."""
         if self.base is None:
             spec = self.processor.spec
@@ -147,7 +147,7 @@ class Run:
         planned, is_last = all_planned[number], number + 1 == len(all_planned)
         stage, steps = planned.stage, len(planned.plan.steps)
         if cursor_folder is None:
-            self._prepare(model, stage, number)
+            self.prepare(model, stage, number)
         model.set_learning(stage.learn)
         model.set_recompute(stage.recompute)
         self.learnt |= set(stage.learn)
@@ -176,13 +176,13 @@ class Run:
             trainer.run(start, after_step)
         return model
 
-    def _prepare(self, model: VisionLanguageModel, stage: Stage, number: int) -> None:
+    def prepare(self, model: VisionLanguageModel, stage: Stage, number: int, *, quantise: bool = True) -> None:
         """Earlier adapters become part of the weights; a LoRA stage begins with fresh ones."""
         seed_all(self.recipe.seed + number)
         if model.adapted:
             model.language = merge_adapters(model.language)
             self.learnt = (self.learnt - {"adapters"}) | {"language"}
-        if stage.quantize is not None and not is_quantised(model.language):
+        if quantise and stage.quantize is not None and not is_quantised(model.language):
             # The recipe holds that no stage before has changed the language model: it is as it lies in its folder.
             source = source_of(self.recipe.model.language, "language")
             model.language = load_language(source, base_of(model.language).dtype, stage.quantize)

@@ -1,0 +1,91 @@
+"""Proof on the user's own model and rows that packing and accumulation change no gradient.
+
+recipe -> each stage's first step, its samples packed, one by one, in two halves -> losses and gradients compared
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vistune.data import Loader, StagePlan
+from vistune.data.packing import Row, Step
+from vistune.model import VisionLanguageModel, next_token_loss
+from vistune.training.plan import Planned, plan_run
+from vistune.training.run import Run
+
+TOLERANCE = 1e-3  # of the largest entry of a parameter's gradient, in fp32
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A step of a stage arranged in another way; `difference`: of its gradients, over the largest entry of each."""
+
+    stage: str
+    arrangement: str
+    rows: int
+    loss: float
+    loss_packed: float
+    difference: float
+    parameter: str  # where the difference is largest
+
+    @property
+    def equal(self) -> bool:
+        return self.difference <= TOLERANCE and abs(self.loss - self.loss_packed) <= TOLERANCE * abs(self.loss_packed)
+
+
+def selftest(run: Run) -> list[Comparison]:
+    """Every stage's first step, on the model that the recipe begins with; nothing is learnt or written.
+
+    The model computes in fp32, without dropout: what is compared is the arrangement.
+    """
+    planned, _ = plan_run(run.recipe, run.processor, run.watch)
+    model = run.first_model(None)
+    found = []
+    for number, item in enumerate(planned):
+        run.prepare(model, item.stage, number, quantise=False)
+        model.set_learning(item.stage.learn)
+        model.eval()
+        found += _compare(model, item)
+    return found
+
+
+def _compare(model: VisionLanguageModel, item: Planned) -> list[Comparison]:
+    packed = item.plan.steps[0]
+    samples = [index for row in packed for index in row]
+    half = (len(samples) + 1) // 2
+    arrangements: dict[str, Sequence[Row]] = {
+        "one by one": [(index,) for index in samples],
+        "two halves, turned round": [tuple(reversed(part)) for part in (samples[:half], samples[half:]) if part],
+    }
+    loss_packed, wanted = _gradients(model, item, packed)
+    found = []
+    for name, rows in arrangements.items():
+        loss, gradients = _gradients(model, item, tuple(rows))
+        off = {key: _distance(gradients[key], wanted[key]) for key in wanted}
+        worst = max(off, key=lambda key: off[key])
+        found.append(Comparison(item.stage.name, name, len(rows), loss, loss_packed, off[worst], worst))
+    return found
+
+
+def _distance(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().max() / other.abs().max().clamp_min(1e-8))
+
+
+def _gradients(model: VisionLanguageModel, item: Planned, step: Step) -> tuple[float, dict[str, Tensor]]:
+    """Mean loss over the step's supervised tokens, and the gradient of every learning parameter."""
+    model.zero_grad(set_to_none=True)
+    plan = StagePlan((step,), item.plan.made_from)
+    batches = Loader(item.samples, item.processor, plan).load(0)
+    count = sum(batch.supervised for batch in batches)
+    total = 0.0
+    for batch in batches:
+        row = batch.to(str(model.head.device))
+        loss = next_token_loss(model(row), model.head, row.labels, row.starts).sum / max(count, 1)
+        loss.backward()
+        total += float(loss.detach())
+    learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    return total, {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in learning.items()}

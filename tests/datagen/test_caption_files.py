@@ -1,0 +1,234 @@
+"""Files of captions: chosen row by row, copied as they stand, read in bounded memory, refused with their place."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from vistune.datagen import filter_captions
+from vistune.datagen.captions import CHUNK, LONGEST, json_values
+from vistune.errors import DataError, RecipeError
+
+ROWS = [("red dog", "a"), ("a cat", "b"), ("red dogs, at home", "c"), ('the red dog "Rex"', "d"), ("an owl", "e")]
+KEPT = [0, 2, 3]  # "red dog" is in three captions, everything else in fewer
+
+
+def lines_of(suffix: str) -> tuple[str, list[str], str]:
+    """What stands before the rows, the rows, and what stands after them, oddly spaced as real files are."""
+    if suffix == ".jsonl":
+        return "", [json.dumps({"caption": c, "url": u}) + "\n" for c, u in ROWS], ""
+    if suffix == ".json":
+        turns = '{"id": "%s",\n  "conversations": [{"from":"human","value":"<image>"}, {"from":"gpt","value":%s}]}'
+        return "[", ["\n" + turns % (u, json.dumps(c)) for c, u in ROWS], "\n]\n"
+    if suffix == ".tsv":
+        return "", [f"{c}\t{u}\n" for c, u in ROWS], ""
+    return '"url",caption\n', [f'"{u}","{c.replace(chr(34), chr(34) * 2)}"\n' for c, u in ROWS], ""
+
+
+def joined(suffix: str, rows: Iterable[str]) -> str:
+    before, _, after = lines_of(suffix)
+    return before + (",".join(rows) if suffix == ".json" else "".join(rows)) + after
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".tsv", ".csv"])
+def test_chosen_rows_are_copied_as_they_stand(tmp_path: Path, suffix: str) -> None:
+    rows = lines_of(suffix)[1]
+    source, out = tmp_path / f"in{suffix}", tmp_path / "made" / f"out{suffix}"
+    source.write_bytes(b"\xef\xbb\xbf" + joined(suffix, rows).encode())
+    done = filter_captions(source, out)
+    assert out.read_bytes().decode() == joined(suffix, [rows[k] for k in KEPT])
+    assert (done.captions, done.chosen, done.frequent_enough, done.rejects) == (5, 3, 1, {})
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_a_csv_cell_may_hold_line_ends_and_a_tsv_may_have_a_header(tmp_path: Path) -> None:
+    row = '"a dog,\r\nat ""home""",1\r\n'
+    (tmp_path / "in.csv").write_bytes(b"text,n\r\n" + 3 * row.encode())
+    filter_captions(tmp_path / "in.csv", tmp_path / "out.csv")
+    assert (tmp_path / "out.csv").read_bytes() == b"text,n\n" + 3 * (row.rstrip() + "\n").encode()
+    (tmp_path / "in.tsv").write_text("id\twords\n" + '1\t"a dog\n' * 3, encoding="utf-8")
+    filter_captions(tmp_path / "in.tsv", tmp_path / "out.tsv", column="words")
+    assert (tmp_path / "out.tsv").read_bytes() == (tmp_path / "in.tsv").read_bytes()
+
+
+BAD = {
+    b'{"caption": "a dog"': "not_json",
+    b'{"caption": NaN}': "not_json",
+    b'["a dog"]': "not_an_object",
+    b'{"url": "x"}': "no_caption",
+    b'{"caption": " "}': "no_caption",
+    b'{"caption": 3}': "no_caption",
+    b'{"conversations": [{"from": "human", "value": "a dog"}]}': "no_caption",
+    b'{"caption": "a d\xffg"}': "not_utf8",
+    b'{"caption": "a \\ud800 dog"}': "not_utf8",
+}
+
+
+def test_rows_without_a_caption_are_set_aside_with_their_place(tmp_path: Path) -> None:
+    good = b'{"captions": ["a dog", "an animal"]}'
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_bytes(b"\n".join([good, *BAD, b"", good, good]))
+    done = filter_captions(source, out)
+    assert (done.captions, done.chosen, done.rejects) == (3, 3, Counter(BAD.values()))
+    assert out.read_bytes() == 3 * (good + b"\n")
+    aside = [json.loads(line) for line in (tmp_path / "out.jsonl.rejects.jsonl").read_text("utf-8").splitlines()]
+    assert [(row["line"], row["reason"]) for row in aside] == list(enumerate(BAD.values(), start=2))
+    assert aside[3]["raw"] == '{"url": "x"}'
+
+
+def test_table_rows_with_other_cells_are_set_aside(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("caption,n\n" + "a dog,1\n" * 3 + "a dog, running,1\n\n,2\n", encoding="utf-8")
+    done = filter_captions(tmp_path / "in.csv", tmp_path / "out.csv")
+    assert (done.captions, done.rejects) == (3, {"other_cells": 1, "no_caption": 1})
+
+
+REFUSED = {
+    ("in.json", '[{"caption": "a dog"},\n {"caption": "a do'): ":2: not JSON, or the list breaks off",
+    ("in.json", '[{"caption": "a dog"}\n {"caption": "a dog"}]'): ":2: the list breaks off before '{'",
+    ("in.json", '[{"caption": "a dog"},\n]'): ":2: not JSON, or the list breaks off",
+    ("in.json", '[{"caption": "a dog",\n "n": NaN}]'): ":1: not JSON, or the list breaks off: NaN",
+    ("in.json", '[{"caption": "a dog"}'): ":1: ",
+    ("in.json", '[{"caption": "a dog"}]\n[]'): ":2: '[' after the list's end",
+    ("in.json", '{"caption": "a dog"}'): ":1: a JSON list is wanted",
+    ("in.json", ""): ":1: a JSON list is wanted",
+    ("in.json", "[]"): "has no captions: it is empty",
+    ("in.jsonl", '{"words": "a dog"}\n' * 2): "has no captions: 2 rows no_caption",
+    ("in.csv", "words,n\na dog,1\n"): ":1: no column of captions. Fix: name one of words, n with --column",
+    ("in.csv", 'caption,n\n"a\ndog",1\n"a cat,2\nan owl,3\n'): ":4: not CSV: unexpected end of data",
+    ("in.csv", "caption\n" + "x" * 140_000): ":2: not CSV: field larger",
+}
+
+
+@pytest.mark.parametrize(("name", "text"), REFUSED)
+def test_a_file_that_cannot_be_read_on_is_refused_with_its_place(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        filter_captions(tmp_path / name, tmp_path / f"out-{name}")
+    assert f"{tmp_path / name}" in str(caught.value)
+    assert REFUSED[name, text] in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_request_that_cannot_be_met_is_refused_before_reading(tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"caption": "a dog"}\n', encoding="utf-8")
+    out = tmp_path / "out.jsonl"
+    for arguments, options, words in [
+        ((source, tmp_path / "out.json"), {}, "out.jsonl"),
+        ((source, source), {}, "already there"),
+        ((tmp_path / "in.parquet", out), {}, "read from .jsonl"),
+        ((source, out), {"finder": "spaccy"}, "did you mean 'spacy'"),
+        ((source, out), {"seed": -1}, "seed from 0"),
+        ((source, source / "below" / "out.jsonl"), {}, "cannot be made"),
+        ((source, out), {"finder": f"{__name__}:too_few"}, "0 lists for 1 captions"),
+    ]:
+        with pytest.raises(RecipeError, match=words):
+            filter_captions(*arguments, **options)
+    with pytest.raises(DataError, match=r"nowhere\.csv: cannot be read: No such file"):
+        filter_captions(tmp_path / "nowhere.csv", tmp_path / "out.csv")
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def too_few(captions: Iterable[str]) -> Iterator[list[str]]:
+    """A finder that breaks its promise of one list a caption."""
+    list(captions)
+    return iter(())
+
+
+class Counting(StringIO):
+    """A file that knows how far it was read."""
+
+    read_so_far = 0
+
+    def read(self, size: int | None = -1) -> str:
+        piece = super().read(size)
+        self.read_so_far += len(piece)
+        return piece
+
+
+def test_a_json_list_is_read_piece_by_piece() -> None:
+    rows = [{"caption": "a dog" * (CHUNK // 10 * k), "n": k} for k in (1, 30, 2, 7, 0)] * 2
+    text = json.dumps(rows, indent=1)
+    assert len(text) > 4 * CHUNK
+    file = Counting(text)
+    values = json_values(file, Path("x.json"))
+    line, raw, value = next(values)
+    assert (line, value) == (2, rows[0])
+    assert json.loads(raw) == rows[0]
+    assert file.read_so_far == CHUNK
+    rest = list(values)
+    assert [value for _, _, value in rest] == rows[1:]
+    assert [line for line, _, _ in rest] == [2 + 4 * k for k in range(1, 10)]
+
+
+def test_numbers_at_the_edge_of_a_piece_stay_whole() -> None:
+    for pad in range(4):
+        text = "[" + " " * (CHUNK - 3 - pad) + "1234, 5]"
+        assert [value for _, _, value in json_values(StringIO(text), Path("x.json"))] == [1234, 5]
+
+
+def test_a_broken_list_is_not_read_to_its_end() -> None:
+    """An unclosed quotation mark would otherwise pull the whole file into memory."""
+    file = Counting('[\n"unclosed' + "x" * (LONGEST + 20 * CHUNK))
+    with pytest.raises(DataError, match=r"x\.json:2: not JSON"):
+        next(json_values(file, Path("x.json")))
+    assert file.read_so_far <= LONGEST + 2 * CHUNK
+
+
+def test_a_file_that_changes_between_the_passes_leaves_nothing(tmp_path: Path) -> None:
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    row = '{"caption": "a dog"}\n'
+    for before, after in ((5, 6), (5, 4)):
+        source.write_text(row * before, encoding="utf-8")
+        told: list[float] = []
+
+        def rewrite(megabytes: float, after: int = after, told: list[float] = told) -> None:
+            told.append(megabytes)
+            if len(told) == 1:
+                source.write_text(row * after, encoding="utf-8")
+
+        with pytest.raises(DataError, match="changed while it was read"):
+            filter_captions(source, out, advance=rewrite)
+        assert list(tmp_path.iterdir()) == [source]
+
+
+# --- the command line ---
+
+
+def vistune(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from vistune.cli import main; main()", "filter", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_verb_its_json_and_its_exit_codes(tmp_path: Path) -> None:
+    rows = [*lines_of(".jsonl")[1], "broken\n"]
+    (tmp_path / "in.jsonl").write_text("".join(rows), encoding="utf-8")
+    plain = vistune("in.jsonl", "--out", "[one].jsonl", folder=tmp_path)
+    assert plain.returncode == 0, plain.stderr
+    assert "[one].jsonl: 3 of 5 captions; 1 of 5 noun phrases are in 3 captions or more" in plain.stdout
+    assert "set aside: 1 not_json ([one].jsonl.rejects.jsonl)" in plain.stdout
+    assert f" {2 * (tmp_path / 'in.jsonl').stat().st_size}/" in plain.stderr, "the bar is not full at the end"
+    told = vistune("in.jsonl", "--out", "two.jsonl", "--least", "1", "--most", "1", "--json", folder=tmp_path)
+    assert told.returncode == 0, told.stderr
+    assert told.stderr == ""
+    report = json.loads(told.stdout)
+    assert report["captions"] == 5
+    assert report["rejects"] == {"not_json": 1}
+    assert report["chosen"] == len((tmp_path / "two.jsonl").read_text(encoding="utf-8").splitlines())
+    for arguments, words in [
+        (("in.jsonl", "--out", "two.jsonl"), "two.jsonl: is already there"),
+        (("in.jsonl", "--out", "x.jsonl", "--column", "nothing"), "5 rows no_caption"),
+        (("in.jsonl", "--out", "x.jsonl", "--least", "0"), "--least"),
+    ]:
+        refused = vistune(*arguments, folder=tmp_path)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert words in " ".join(refused.stderr.split())
+        assert "Traceback" not in refused.stderr
+    assert not (tmp_path / "x.jsonl").exists()

@@ -1,0 +1,271 @@
+"""Rows S1, S2 and L1 to L8: whatever fails or leaves, slots come back and the next request is served."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from generation.reference import Bench
+from serving.conftest import CHAT, PATIENCE, Gate, Running, body, post, question, read_all, running, until
+
+from vistune import checkpoint
+from vistune.recipe import Model, Recipe, Stage
+from vistune.serving.limits import Limits
+
+
+@pytest.fixture(scope="module")
+def small(bench: Bench) -> Iterator[Running]:
+    """Two slots, a queue of one, and answers that take many steps."""
+    with running(bench, limits=Limits(slots=2, queue=1, write_seconds=0.5, heartbeat_seconds=0.1)) as found:
+        yield found
+
+
+def long_body(**changes: Any) -> dict[str, Any]:
+    """An answer that goes on for hundreds of steps: random tokens seldom end it."""
+    return body(**{"max_tokens": 900, "temperature": 2, "seed": 11, **changes})
+
+
+def begin(found: Running, given: dict[str, Any]) -> socket.socket:
+    connection = found.connect()
+    connection.sendall(post(given))
+    return connection
+
+
+def reset(connection: socket.socket) -> None:
+    """Close as a program that is killed does: RST."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+def texts(answer: bytes) -> list[str]:
+    events = answer.decode().split("data: ")[1:]
+    return [event.partition("\n\n")[0] for event in events]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("leave", [socket.socket.close, reset], ids=["closed", "reset"])
+def test_l4_who_leaves_frees_the_slot_within_a_step(
+    small: Running, stream: bool, leave: Callable[[socket.socket], None]
+) -> None:
+    with Gate(small) as gate:
+        connection = begin(small, long_body(stream=stream))
+        until(lambda: small.service.engine.running == 1)
+        gate.steps.release(3)
+        until(lambda: all(len(speaker.said) >= 3 for speaker in small.service.engine.batch.speakers))
+        (place,) = small.service.taken
+        leave(connection)
+        until(lambda: place.answer.is_cancelled)
+        said = place.answer.completion_tokens
+        until(lambda: not small.service.taken)
+        gate.steps.release(2)
+        until(small.idle)
+        assert place.answer.completion_tokens <= said + 1
+    assert small.ask().status_code == 200
+
+
+def test_l2_more_than_there_is_room_for_is_told_to_come_back(small: Running) -> None:
+    with Gate(small):
+        waiting = [begin(small, long_body(max_tokens=4)) for _ in range(3)]
+        until(lambda: len(small.service.taken) == 3)
+        response = small.ask()
+        assert response.status_code == 429
+        assert int(response.headers["retry-after"]) >= 1
+        assert response.json()["error"]["code"] == "queue_full"
+        huge = small.raw(post(b" " * 1000))
+        assert huge.startswith(b"HTTP/1.1 429")
+        for path in ("/health", "/ready", "/metrics", "/v1/models"):
+            assert small.http.get(path).status_code == 200
+        page = small.http.get("/metrics").text
+        assert "vistune_running_answers 2.0" in page
+        assert "vistune_waiting_answers 1.0" in page
+    assert all(read_all(connection).startswith(b"HTTP/1.1 200") for connection in waiting)
+    assert small.ask().status_code == 200
+
+
+def test_a_stream_with_nothing_to_say_is_kept_alive(small: Running) -> None:
+    with Gate(small):
+        connection = begin(small, long_body(stream=True, max_tokens=4))
+        received = b""
+        while b": still at it" not in received:
+            received += connection.recv(1 << 16)
+    assert (received + read_all(connection)).rstrip(b"\r\n0").endswith(b"data: [DONE]")
+
+
+def test_s1_a_failing_model_fails_that_request_alone(small: Running, caplog: pytest.LogCaptureFixture) -> None:
+    """An error of the whole batch, as out of memory is: told in shape, with an id that the log has, nothing leaks."""
+    batch = small.service.engine.batch
+    step = batch.step
+    secret = "sk-canary in an error's words"
+
+    def fail() -> None:
+        batch.step = step
+        raise RuntimeError(secret)
+
+    for stream in (False, True) * 5:
+        batch.step = fail
+        response = small.ask(stream=stream, max_tokens=8)
+        error = json.loads(texts(response.content)[-2])["error"] if stream else response.json()["error"]
+        assert response.status_code == (200 if stream else 500)
+        assert error["type"] == "server_error"
+        assert secret not in response.text
+        assert error["message"].split()[-1] in caplog.text
+        if stream:
+            assert texts(response.content)[-1] == "[DONE]"
+        until(small.idle)
+        assert small.ask().status_code == 200
+    assert secret not in caplog.text
+    assert small.http.get("/health").status_code == 200
+
+
+def test_s1_a_prompt_that_cannot_be_read_fails_alone(small: Running) -> None:
+    batch = small.service.engine.batch
+    admit = batch.admit
+
+    def fail(*given: Any) -> Any:
+        raise MemoryError
+
+    batch.admit = fail
+    try:
+        assert small.ask().status_code == 500
+    finally:
+        batch.admit = admit
+    assert small.ask().status_code == 200
+
+
+def test_health_tells_when_the_engine_is_gone(bench: Bench) -> None:
+    with running(bench) as found:
+        assert found.http.get("/health").status_code == 200
+        found.service.engine.close()
+        assert found.http.get("/health").status_code == 503
+        assert found.http.get("/ready").status_code == 503
+
+
+def test_l5_an_answer_that_is_not_read_is_dropped_with_its_connection(bench: Bench) -> None:
+    """A reader whose window is shut, with more to send than kernels hold: the connection is cut, others go on."""
+    with running(bench, limits=Limits(write_seconds=0.3)) as found:
+        connection = found.connect()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        asked = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        until(lambda: len(found.server.server_state.connections) == 1)
+        connection.settimeout(0.1)
+        try:
+            while found.server.server_state.connections:
+                connection.sendall(asked * 200)
+        except OSError:  # nothing is taken from who takes nothing
+            pass
+        until(lambda: not found.server.server_state.connections)
+        assert found.ask().status_code == 200
+
+
+def test_an_answer_that_takes_too_long_is_ended(bench: Bench) -> None:
+    with running(bench, limits=Limits(answer_seconds=0.2)) as found:
+        with Gate(found):
+            whole = found.ask(max_tokens=50)
+            streamed = found.ask(max_tokens=50, stream=True)
+        assert whole.status_code == 504
+        assert json.loads(texts(streamed.content)[-2])["error"]["code"] == "timeout"
+        assert texts(streamed.content)[-1] == "[DONE]"
+        until(found.idle)
+
+
+def test_s2_draining_finishes_answers_and_takes_no_more(bench: Bench) -> None:
+    with running(bench) as found, Gate(found) as gate:
+        connection = begin(found, long_body(stream=True, max_tokens=20))
+        until(lambda: found.service.engine.running == 1)
+        found.server.drain()
+        assert found.http.get("/ready").status_code == 503
+        assert found.http.get("/health").status_code == 200
+        response = found.ask()
+        assert response.status_code == 503
+        assert response.headers["retry-after"]
+        gate.open.set()
+        events = texts(read_all(connection))
+        assert events[-1] == "[DONE]"
+        assert json.loads(events[-2])["choices"][0]["finish_reason"] in ("stop", "length")
+
+
+def test_s2_answers_that_take_longer_than_the_drain_are_ended(bench: Bench) -> None:
+    with running(bench, limits=Limits(drain_seconds=0.2)) as found, Gate(found) as gate:
+        connection = begin(found, long_body(stream=True))
+        until(lambda: found.service.engine.running == 1)
+        (place,) = found.service.taken
+        found.server.drain()
+        until(lambda: place.answer.is_cancelled)
+        gate.open.set()
+        events = texts(read_all(connection))
+        assert events[-1] == "[DONE]"
+        assert json.loads(events[-2])["error"]["code"] == "shutting_down"
+
+
+@pytest.fixture(scope="module")
+def model_folder(bench: Bench, tiny_backbones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    layout = Model(vision=str(tiny_backbones / "vision"), language=str(tiny_backbones / "language"))
+    recipe = Recipe(model=layout, stages=(Stage(name="align", learn={"projector": 1e-3}, steps=1),))
+    checkpoint.save(folder, bench.model, bench.processor, recipe=recipe, learnt={"projector", "language"})
+    return folder
+
+
+def test_s2_sigterm_under_load_ends_with_zero(model_folder: Path) -> None:
+    """The command itself, as an operator runs it: streams end with [DONE], then the process does."""
+    command = [sys.executable, "-c", "from vistune.cli import main; main()", "serve", str(model_folder), "--port", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    said = ""
+    while "/v1" not in said:
+        said = process.stderr.readline()
+        assert said, "it ended before it listened"
+    address = said.split()[1].removesuffix("/v1")
+    errors: list[str] = []
+    threading.Thread(target=lambda: errors.extend(process.stderr), daemon=True).start()  # type: ignore[arg-type]
+    asked = long_body(stream=True, max_tokens=400, messages=question("A secret question"))
+    with httpx2.Client(base_url=address, timeout=PATIENCE, trust_env=False) as client, ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(client.post, CHAT, json=asked) for _ in range(4)]
+        until(lambda: "vistune_running_answers 4.0" in client.get("/metrics").text)
+        process.send_signal(signal.SIGTERM)
+        assert all(answer.result().text.endswith("data: [DONE]\n\n") for answer in answers)
+    assert process.wait(PATIENCE) == 0
+    assert not any("secret" in line for line in errors)
+
+
+@pytest.mark.soak
+def test_l1_l4_hours_in_minutes(bench: Bench) -> None:
+    """Thousands of requests, a third of them left half-way: nothing is kept of them."""
+    import resource
+
+    with running(bench, limits=Limits(slots=8)) as found:
+
+        def some(number: int) -> None:
+            if number % 3:
+                assert found.ask(max_tokens=16, messages=question(f"number {number}")).status_code in (200, 429)
+            else:
+                connection = begin(found, long_body(stream=bool(number % 2)))
+                time.sleep(0.05)
+                reset(connection)
+
+        def round_of(count: int) -> tuple[int, int]:
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(some, range(count)))
+            until(found.idle)
+            files = len(os.listdir("/proc/self/fd"))
+            return files, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+        first = round_of(600)
+        last = [round_of(600) for _ in range(4)][-1]
+        assert last[0] <= first[0] + 16, "files or sockets are kept"
+        assert last[1] <= first[1] * 1.05, "memory grows"
+        assert found.ask().status_code == 200

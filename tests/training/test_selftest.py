@@ -1,0 +1,41 @@
+"""`selftest`: every kind of stage gives one gradient however its samples are arranged, and a broken model is caught."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from training_stages import ALIGN, LORA, TUNE, MakeRecipe
+
+from vistune import workflows
+from vistune.console import silent
+from vistune.model import VisionLanguageModel
+from vistune.training import Run, selftest
+from vistune.types import Batch
+
+
+def test_every_kind_of_stage_is_the_same_however_arranged(make_recipe: MakeRecipe) -> None:
+    torch.set_num_threads(1)
+    tuned = {**TUNE, "name": "full", "learn": {"projector": 1e-3, "language": 1e-3, "vision": 1e-3}}
+    rows = workflows.selftest(make_recipe(ALIGN, tuned, LORA))
+    assert [row["stage"] for row in rows] == ["align", "align", "full", "full", "tune", "tune"]
+    assert all(row["equal"] for row in rows)
+    assert {row["arrangement"]: row["rows"] for row in rows} == {"one by one": 5, "two halves, turned round": 2}
+
+
+def test_documents_that_see_each_other_are_caught(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that attends over the whole packed row, as peers' packing does."""
+    torch.set_num_threads(1)
+    whole = VisionLanguageModel.forward
+
+    def leaking(model: VisionLanguageModel, batch: Batch) -> Tensor:
+        ends = torch.tensor([0, len(batch.input_ids)], dtype=batch.starts.dtype)
+        return whole(model, Batch(**{name: getattr(batch, name) for name in batch.__slots__} | {"starts": ends}))
+
+    monkeypatch.setattr(VisionLanguageModel, "forward", leaking)
+    found = selftest(Run(make_recipe(TUNE), tmp_path, watch=silent))
+    assert not all(row.equal for row in found)
