@@ -40,15 +40,11 @@ def save(
     `also` may put more files into the folder; the manifest covers them.
     """
     with committed_folder(folder) as draft:
-        tensors = {name: t.contiguous() for name, t in model.projector_state().items()}
-        save_file(tensors, draft / "projector.safetensors")
         if "vision" in learnt:
             model.vision.tower.save_pretrained(draft / "vision")
         if "language" in learnt:
             save_language(model, draft / "language")
-        if model.adapted:
-            model.language.save_pretrained(draft / "adapter", save_embedding_layers=False)  # type: ignore[operator]
-        processor.save(draft / "tokenizer")
+        _save_own_parts(model, processor, draft)
         write_atomic(draft / "recipe.yaml", dump(recipe))
         sources = {"vision": recipe.model.vision, "language": recipe.model.language}
         parts = {part: _reference(part, sources[part], part in learnt) for part in BACKBONES}
@@ -72,17 +68,22 @@ def save_imported(
     `write_tower` fills the folder it is given with the tower's files · `origin`: where the model came from.
     """
     with committed_folder(folder) as draft:
-        tensors = {name: t.contiguous() for name, t in model.projector_state().items()}
-        save_file(tensors, draft / "projector.safetensors")
-        save_language(model, draft / "language")
-        if model.adapted:
-            model.language.save_pretrained(draft / "adapter", save_embedding_layers=False)  # type: ignore[operator]
         write_tower(draft / "vision")
-        processor.save(draft / "tokenizer")
+        save_language(model, draft / "language")
+        _save_own_parts(model, processor, draft)
         parts = {part: {"source": part, "saved": True, "cut": False, "config_sha256": None} for part in BACKBONES}
         extra = {"finished": True, "origin": dict(origin)}
         write_json(draft / "parts.json", {"format": FORMAT, "adapter": model.adapted, **parts, "extra": extra})
         write_manifest(draft)
+
+
+def _save_own_parts(model: VisionLanguageModel, processor: Processor, folder: Path) -> None:
+    """What lies in every model folder: projector, adapters if there are any, tokenizer and spec."""
+    tensors = {name: t.contiguous() for name, t in model.projector_state().items()}
+    save_file(tensors, folder / "projector.safetensors")
+    if model.adapted:
+        model.language.save_pretrained(folder / "adapter", save_embedding_layers=False)  # type: ignore[operator]
+    processor.save(folder / "tokenizer")
 
 
 def save_language(model: VisionLanguageModel, folder: Path) -> None:

@@ -32,6 +32,7 @@ VERBS: Mapping[str, Callable[..., None]] = {
     "export": model.export,
     "draw": model.draw,
     "report": data.report,
+    "why": model.why,
 }
 
 app = typer.Typer(

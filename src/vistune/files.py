@@ -107,6 +107,11 @@ def read_json(path: Path) -> Any:
     return parse_json(read_text(path), str(path), first_line=1)
 
 
+def read_json_if_there(path: Path) -> Any:
+    """The value in a JSON file, None where there is no such file."""
+    return read_json(path) if path.is_file() else None
+
+
 def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
     """(line number, value) of every non-blank line. Raises DataError at the first bad one."""
     for number, line in enumerate(read_text(path).split("\n"), start=1):

@@ -51,9 +51,9 @@ def quickstart(
     wishes = Wishes(languages=("en", "ko"), mix=(6, 1, 1), per_image=3, seed=recipe.seed)
     workflows.generate_data(world, data, wishes, split="train", watch=watch)
     clock.mark("generate")
-    report_ = workflows.check_data(recipe.data, recipe=recipe, watch=watch)
-    if report_.faults:
-        raise DataError(f"{data}: {len(report_.faults)} faults, first: {report_.faults[0].detail}", "see vistune check")
+    checked = workflows.check_data(recipe.data, recipe=recipe, watch=watch)
+    if checked.faults:
+        raise DataError(f"{data}: {len(checked.faults)} faults, first: {checked.faults[0].detail}", "see vistune check")
     clock.mark("check")
     workflows.train(recipe, out, watch=watch)
     clock.mark("train")
@@ -72,6 +72,7 @@ def quickstart(
     write_json(out / "summary.json", summary)
     workflows.write_report(out)
     clock.mark("report")
+    # Once more, with the seconds that the report took: it reads this file itself.
     write_json(out / "summary.json", summary)
     return summary
 

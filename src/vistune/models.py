@@ -156,6 +156,7 @@ def base_of(origin: Origin, out: Path) -> Base:
         language, _ = checkpoint.backbone_of(folder, "language")
         return Base(
             origin=Origin(model=folder),
+            told=_told(folder),
             processor=processor,
             model=model_of(processor.spec, vision, language),
             cut=cut,
@@ -174,12 +175,21 @@ def base_of(origin: Origin, out: Path) -> Base:
 
     return Base(
         origin=origin,
+        told=_told(origin.model),
         processor=processor_of(source),
         model=model_of(source.spec, str(folder / "vision"), str(folder / "language")),
         cut=False,
         adapted=source.adapt is not None,
         open=bring_in,
     )
+
+
+def _told(folder: Path) -> dict[str, Any]:
+    """A model folder, and a hash of its manifest or config: whether it is still the one that was there."""
+    from vistune.files import sha256_of
+
+    known = next((folder / name for name in ("manifest.json", "config.json") if (folder / name).is_file()), None)
+    return {"model": str(folder.absolute()), "sha256": None if known is None else sha256_of(known)}
 
 
 def model_of(spec: Spec, vision: str, language: str) -> Model:

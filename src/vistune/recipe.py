@@ -27,6 +27,7 @@ from pydantic import (
 
 from vistune.errors import RecipeError
 from vistune.files import read_text
+from vistune.recipe_tree import refuse_secrets, set_key
 from vistune.registry import guess
 from vistune.strict_yaml import parse_yaml
 
@@ -262,12 +263,12 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
             f"{place}: a recipe is a mapping of keys, got {type(tree).__name__}", "start from a shipped recipe"
         )
     for override in overrides:
-        _override(tree, override)
+        set_key(tree, override)
     return validate(tree, place)
 
 
 def validate(tree: Any, place: str) -> Recipe:
-    _refuse_secrets(tree, place)
+    refuse_secrets(tree, place)
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
@@ -280,50 +281,6 @@ def dump(recipe: Recipe) -> str:
     if recipe.origin is not None:
         del tree["model"]  # what `from` names says it
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
-
-
-def _override(tree: dict[str, Any], override: str) -> None:
-    """Set `a.b.c` in `tree`; a part that names a list item finds it by its `name`."""
-    path, equals, text = override.partition("=")
-    if not equals or not path:
-        raise RecipeError(f"override {override!r} is not key=value", "write for example seed=3")
-    here: Any = tree
-    keys = path.split(".")
-    for depth, key in enumerate(keys[:-1]):
-        if isinstance(here, list):
-            here = _item(here, key, path)
-        else:
-            if not isinstance(here.get(key), dict | list):
-                here[key] = {}
-            here = here[key]
-        if not isinstance(here, dict | list):
-            raise RecipeError(f"{path}: {'.'.join(keys[: depth + 1])} holds no keys", "shorten the path")
-    value = parse_yaml(text, f"override {path}")
-    if isinstance(here, list):
-        raise RecipeError(f"{path}: names a whole list item", f"go on with one of its keys, {path}.KEY=…")
-    here[keys[-1]] = value
-
-
-def _item(items: list[Any], key: str, path: str) -> Any:
-    named = {str(item.get("name", number)): item for number, item in enumerate(items) if isinstance(item, dict)}
-    if key not in named:
-        raise RecipeError(f"{path}: no item is called {key!r}", guess(key, named))
-    return named[key]
-
-
-def _refuse_secrets(tree: Any, path: str) -> None:
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            if re.search(r"api[_-]?key|secret|token$|password", str(key), re.IGNORECASE):
-                raise RecipeError(
-                    f"{path}.{key}: a secret does not belong in a recipe", "put it in the environment or a key file"
-                )
-            _refuse_secrets(value, f"{path}.{key}")
-    elif isinstance(tree, list):
-        for number, value in enumerate(tree):
-            _refuse_secrets(value, f"{path}.{number}")
-    elif isinstance(tree, str) and re.match(r"(?:sk-|hf_|ghp_)[\w-]{16,}$", tree):
-        raise RecipeError(f"{path}: looks like a secret key", "put it in the environment or a key file")
 
 
 def _explain(error: ValidationError, tree: Any, place: str) -> RecipeError:

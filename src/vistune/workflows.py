@@ -6,6 +6,8 @@ Rooms that need torch are imported inside the verbs that use them, so that `vist
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -54,6 +56,7 @@ def generate_data(
 
     A stopped run of a service goes on where it was when it is called again with the same `out`.
     """
+    from vistune import __version__
     from vistune.datagen import by_rule, by_service, is_asked, make_orders, write_generated
     from vistune.report import write_data_report
 
@@ -67,9 +70,19 @@ def generate_data(
     else:
         with watch("generate", sum(map(is_asked, orders))) as advance:
             made = by_service(images, wishes, service, out, advance)
-    write_generated(out, made, images)
+    asked = {"source": source.name, "split": split, "limit": limit, **asdict(wishes), "vistune": __version__}
+    write_generated(out, made, images, {"teacher": teacher_facts(service, wishes), **asked})
     write_data_report(out)
     return made
+
+
+def teacher_facts(service: Service | None, wishes: Wishes) -> dict[str, Any]:
+    """Who a teacher is: its name; of a remote one the model, its place, its parameters and a hash of its prompts."""
+    if service is None:
+        return {"name": "rule"}
+    header = service.header(wishes.kinds, wishes.languages)
+    prompts = json.dumps(header.pop("prompts"), ensure_ascii=False, sort_keys=True)
+    return {"name": "openai", **header, "prompts_sha256": hashlib.sha256(prompts.encode()).hexdigest()}
 
 
 def plan_generation(

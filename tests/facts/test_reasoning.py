@@ -183,9 +183,15 @@ def test_each_form_of_reasoning_comes_up() -> None:
 @pytest.mark.parametrize(
     ("found", "wanted"),
     [
-        ((Box("kite", 0.45, 0.05, 0.55, 0.15), Box("dog", 0.45, 0.8, 0.55, 0.9)), "So the kite is higher in the picture."),
+        (
+            (Box("kite", 0.45, 0.05, 0.55, 0.15), Box("dog", 0.45, 0.8, 0.55, 0.9)),
+            "So the kite is higher in the picture.",
+        ),
         ((Box("bus", 0.1, 0.1, 0.9, 0.9), Box("dog", 0.4, 0.4, 0.55, 0.5)), "So the bus looks larger."),
-        ((Box("cat", 0.4, 0.4, 0.5, 0.5), Box("dog", 0.45, 0.45, 0.55, 0.55)), "So neither: there are as many of each."),
+        (
+            (Box("cup", 0.4, 0.4, 0.5, 0.5), Box("dog", 0.45, 0.45, 0.55, 0.55)),
+            "So neither: there are as many of each.",
+        ),
     ],
 )
 def test_neither_is_said_only_where_the_boxes_settle_nothing_better(found: tuple[Box, ...], wanted: str) -> None:

@@ -16,6 +16,7 @@ from vistune.errors import DataError, RecipeError
 from vistune.files import read_json
 from vistune.report import page as pages
 from vistune.report import plots, write_data_report, write_run_report
+from vistune.report.labels import drawn_word
 from vistune.report.pictures import spread
 
 RUN_SECTIONS = ["result", "training", "answers", "descriptions", "cost", "run"]
@@ -209,8 +210,8 @@ def test_a_letter_without_a_shape_is_never_drawn(monkeypatch: pytest.MonkeyPatch
         assert plots.drawable("색", "colour") == "colour"
         assert plots.drawable("colour 1-2", "#1") == "colour 1-2"
         labels = read_json(Path(pages.__file__).with_name("labels.json"))["ko"]
-        assert pages._drawn("without_image", labels, "#1") == "without picture"
-        assert pages._drawn("사용자 유형", labels, "#3") == "#3"
+        assert drawn_word("without_image", labels, "#1") == "without picture"
+        assert drawn_word("사용자 유형", labels, "#3") == "#3"
     finally:
         plots._letters.cache_clear()
 
@@ -254,3 +255,18 @@ def test_a_choice_takes_every_group_in_turn() -> None:
 def test_reporting_needs_no_torch() -> None:
     code = "import sys, vistune.report; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "place"),
+    [
+        ("data.json", '[{"id": "x", "conversations": []}, {"id": "y"}]', r"data\.json: \[1\]: "),
+        ("data.jsonl", '{"id": "x", "messages": []}\n3\n', r"data\.jsonl:2: "),
+        ("data.json", '[{"conversations": [{"from": "gpt"}]}]', r"data\.json: \[0\]: "),
+    ],
+)
+def test_a_row_without_a_conversation_is_named(tmp_path: Path, name: str, text: str, place: str) -> None:
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=place):
+        write_data_report(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]

@@ -122,7 +122,8 @@ def test_s14_s15_no_key_text_or_picture_is_logged(locked: Running, caplog: pytes
     locked.raw(b"GET /secret\x1b[31m HTTP/1.1\r\nHost: localhost\r\n\r\n")
     locked.http.get("/secret?key=" + KEY, headers=allowed)
     locked.http.request("SECRET", "/health")
-    listed = "\n".join(record.getMessage() for record in caplog.records if record.name.split(".")[0] != "httpx2")
+    ours = ("vistune", "uvicorn", "fastapi", "starlette", "asyncio")  # the client logs what it likes
+    listed = "\n".join(record.getMessage() for record in caplog.records if record.name.split(".")[0] in ours)
     assert CHAT in listed
     for secret in (KEY, "secret", "SECRET", base64.b64encode(picture).decode()[:40], "\x1b"):
         assert secret not in listed, secret

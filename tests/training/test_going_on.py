@@ -10,9 +10,9 @@ import torch
 from training_stages import ALIGN, LORA, TUNE, MakeRecipe
 
 from vistune import checkpoint, models, workflows
-from vistune.errors import RecipeError
+from vistune.errors import CheckpointError, RecipeError
 from vistune.files import read_json
-from vistune.recipe import Recipe, dump, load_recipe, validate
+from vistune.recipe import Origin, Recipe, dump, load_recipe, validate
 from vistune.training import checkpoints_of
 
 QUESTION = [{"role": "user", "content": "What colour?"}]
@@ -69,6 +69,41 @@ def test_a_run_with_another_layout_under_it_is_killed_and_goes_on(first: Recipe,
         ends = [(run / "checkpoints" / names[-1] / name).read_bytes() for run in (whole, cut)]
         assert ends[0] == ends[1]
     assert read_json(cut / "run.json")["status"] == "finished"
+
+
+def test_the_model_begun_with_stays_the_same_though_its_run_went_on(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    short = make_recipe({**ALIGN, "steps": 2})
+    origin = workflows.train(short, tmp_path / "first")
+    begun = checkpoints_of(origin)[-1]
+    recipe = going_on(short, origin, {**TUNE, "steps": 2, "save_every": 1}, keep_checkpoints=5)
+    run = workflows.train(recipe, tmp_path / "second")
+    assert load_recipe(str(run / "recipe.yaml")) == recipe.model_copy(update={"origin": Origin(model=begun)})
+    workflows.train(make_recipe({**ALIGN, "steps": 2}, {**TUNE, "steps": 1, "save_every": None}), origin, resume=True)
+    with pytest.raises(CheckpointError, match=r"from\.model was .*1-align-000002, is .*2-tune-000001"):
+        workflows.train(recipe, run, resume=True)
+    workflows.train(load_recipe(str(run / "recipe.yaml")), run, resume=True)
+
+
+def test_adapters_of_the_model_begun_with_are_never_lost_under_a_quantised_stage(first: Recipe, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    origin = workflows.train(first, tmp_path / "first")
+    recipe = going_on(first, origin, ALIGN, {**LORA, "quantize": 4})
+    with pytest.raises(RecipeError, match="the model of `from` has adapters"):
+        workflows.train(recipe, tmp_path / "second")
+    assert not (tmp_path / "second").exists()
+
+
+def test_what_an_earlier_start_brought_in_is_not_taken_for_another_model(first: Recipe, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    origin = workflows.train(first, tmp_path / "first")
+    models.export(origin, tmp_path / "hf", layout="llava-hf", merge=True)
+    stale = tmp_path / "second" / "from"
+    stale.mkdir(parents=True)
+    (stale / "parts.json").write_text("{}")
+    still = {**TUNE, "learn": {"projector": 1e-9}, "steps": 1, "save_every": None}
+    run = workflows.train(going_on(first, tmp_path / "hf", still), tmp_path / "second")
+    assert torch.allclose(logits(run), logits(origin), atol=1e-4)
 
 
 def test_a_tower_that_learnt_stays_whole_in_what_follows(make_recipe: MakeRecipe, tmp_path: Path) -> None:

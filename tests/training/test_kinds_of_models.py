@@ -109,7 +109,7 @@ def test_every_kind_trains_saves_and_answers(
     for part in ("vision.tower", "projector", "language", *(["newline"] if kind.startswith("anyres") else [])):
         assert any(not torch.equal(learnt[name], started[name]) for name in learnt if name.startswith(part)), part
     spec = assistant.processor.spec
-    assert spec == run.spec
+    assert spec == run.processor.spec
     picture = Image.open(rows.parent / "0.png")
     example = assistant.encode([{"role": "user", "content": [{"type": "image", "image": picture}]},
                                 {"role": "assistant", "content": "red"}])  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from vistune import drawing, mainjob, models, workflows
+from vistune import drawing, lineage, mainjob, models, workflows
 from vistune.commands.output import Json, print_json, stdout
 from vistune.console import watch
 from vistune.errors import RecipeError, VistuneError
@@ -93,7 +93,7 @@ def selftest(
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
-    """Packed = one by one = accumulated, on your own model and rows: losses and gradients of each stage's first step."""
+    """Packed = one by one = accumulated, on your own model and rows: losses and gradients of the first steps."""
     rows = workflows.selftest(load_recipe(recipe, overrides or []), watch=watch)
     if as_json:
         print_json(rows)
@@ -112,6 +112,18 @@ def selftest(
         stdout.print(table)
     if not all(row["equal"] for row in rows):
         raise VistuneError("the same samples give another gradient when they are packed otherwise", "report this model")
+
+
+def why(
+    model: Annotated[Path, typer.Argument(help="Run folder, model folder, or another layout's.")],
+    as_json: Json = False,
+) -> None:
+    """Where a checkpoint came from: data, teacher, prompts, recipe, code, parents."""
+    entries = lineage.why(model)
+    if as_json:
+        print_json(entries)
+    else:
+        stdout.print("\n".join(lineage.in_words(entries)), soft_wrap=True, markup=False)
 
 
 def chat(

@@ -49,13 +49,19 @@ def by_rule(
             raise RecipeError(
                 f"the rule teacher writes no {language!r}", f"choose of {', '.join(OWN_LANGUAGES)}, or another teacher"
             )
-    rows: list[dict[str, Any]] = []
-    rejects: list[Reject] = []
+    made: list[dict[str, Any] | Reject] = []
     _, names = picture_names(images)
     for order in make_orders(images, wishes):
-        _write_by_rule(order, names, wishes.seed, rows, rejects)
+        made.append(_written_by_rule(order, names, wishes.seed))
         advance(1)
-    return Generated(rows, rejects)
+    return _told_apart(made)
+
+
+def _told_apart(made: Sequence[dict[str, Any] | Reject]) -> Generated:
+    """Rows and rejects, each in their order."""
+    return Generated(
+        [row for row in made if not isinstance(row, Reject)], [row for row in made if isinstance(row, Reject)]
+    )
 
 
 def picture_names(images: Sequence[AnnotatedImage]) -> tuple[list[Path], dict[Path, str]]:
@@ -67,18 +73,15 @@ def picture_names(images: Sequence[AnnotatedImage]) -> tuple[list[Path], dict[Pa
     return [common], {path: path.absolute().relative_to(common).as_posix() for path in paths}
 
 
-def _write_by_rule(
-    order: Order, names: Mapping[Path, str], seed: int, rows: list[dict[str, Any]], rejects: list[Reject]
-) -> None:
+def _written_by_rule(order: Order, names: Mapping[Path, str], seed: int) -> dict[str, Any] | Reject:
     chance = random.Random(f"{seed}/{order.name}")
     turns = rule.write(order.image, order.kind, order.language, chance, order.number)
     origin = str(order.image.path)
     if turns is None:
-        rejects.append(Reject(order.name, origin, "too_little_known", "captions and boxes settle nothing of this kind"))
-    elif any("<image>" in text for turn in turns for text in turn):
-        rejects.append(Reject(order.name, origin, "special_tokens", "the text holds the marker <image>"))
-    else:
-        rows.append(_row(order, names[order.image.path], turns, chance))
+        return Reject(order.name, origin, "too_little_known", "captions and boxes settle nothing of this kind")
+    if any("<image>" in text for turn in turns for text in turn):
+        return Reject(order.name, origin, "special_tokens", "the text holds the marker <image>")
+    return _row(order, names[order.image.path], turns, chance)
 
 
 def by_service(
@@ -122,19 +125,18 @@ def _collect(
     orders: Sequence[Order], names: Mapping[Path, str], settled: Mapping[str, Settled], asker: Asker, seed: int
 ) -> Generated:
     """Rows from the journal, in the orders' own order."""
-    rows: list[dict[str, Any]] = []
-    rejects: list[Reject] = []
+    made: list[dict[str, Any] | Reject] = []
     for order in orders:
         if order.name not in settled:
-            _write_by_rule(order, names, seed, rows, rejects)
+            made.append(_written_by_rule(order, names, seed))
             continue
         turns, raw = turns_of(order, settled[order.name], asker)
         if turns:
             chance = random.Random(f"{seed}/{order.name}")
-            rows.append(_row(order, names[order.image.path], _with_question(order, turns), chance))
-            continue
-        fault = settled[order.name].faults[0]
-        rejects.append(Reject(order.name, str(order.image.path), fault.code, fault.detail, raw))
+            made.append(_row(order, names[order.image.path], _with_question(order, turns), chance))
+        else:
+            fault = settled[order.name].faults[0]
+            made.append(Reject(order.name, str(order.image.path), fault.code, fault.detail, raw))
     ledger = asker.ledger
     spent = {
         "model": ledger.model,
@@ -146,7 +148,7 @@ def _collect(
         "completion_tokens": ledger.completion_tokens,
         "outcomes": dict(sorted(ledger.outcomes.items())),
     }
-    return Generated(rows, rejects, spent)
+    return replace(_told_apart(made), spent=spent)
 
 
 def _with_question(order: Order, turns: Turns) -> Turns:
@@ -172,8 +174,13 @@ def _row(order: Order, picture: str, turns: Turns, chance: random.Random) -> dic
     }
 
 
-def write_generated(out: Path, made: Generated, images: Sequence[AnnotatedImage]) -> None:
-    """The files that `train` and `check` read, each whole or absent; samples.json comes last and means all is there."""
+def write_generated(
+    out: Path, made: Generated, images: Sequence[AnnotatedImage], origin: Mapping[str, Any] | None = None
+) -> None:
+    """The files that `train` and `check` read, each whole or absent; samples.json comes last and means all is there.
+
+    `origin`: who wrote it and how it was asked for, which a model trained on it tells of (`vistune why`).
+    """
     folders, names = picture_names(images)
     write_json(out / "images.json", {"folders": [os.path.relpath(folder, out) for folder in folders]})
     write_jsonl(
@@ -195,6 +202,7 @@ def write_generated(out: Path, made: Generated, images: Sequence[AnnotatedImage]
             "counts": dict(sorted(counts.items())),
             "rejects": dict(reasons),
             "spent": dict(made.spent),
+            "origin": dict(origin or {}),
         },
     )
     write_atomic(out / "samples.json", _json_list(made.rows))

@@ -98,7 +98,7 @@ class Scene:
     @property
     def drawn(self) -> bool:
         """Whether only shapes are known, which "object" suits; of photographs one speaks otherwise."""
-        return all(is_shape(box.label) for box in self.boxes)
+        return bool(self.boxes) and all(is_shape(box.label) for box in self.boxes)
 
     @property
     def has_people(self) -> bool:

@@ -1,10 +1,11 @@
 """Remote models behind an OpenAI-compatible endpoint: client, journal, budget, pace; for teachers and judges alike."""
 
-from vistune.remote.asker import Answer, Asker, Ledger, drift, read_ledger, stopped
+from vistune.remote.asker import Answer, Asker, stopped
 from vistune.remote.batch import Question, ask_batch
 from vistune.remote.budget import Budget, Price, how_to_price, read_prices, unpriced
 from vistune.remote.client import Client, Completion, read_completion, read_key
 from vistune.remote.journal import Journal
+from vistune.remote.ledger import Ledger, drift, read_ledger
 from vistune.remote.pace import Pace
 
 __all__ = [

@@ -6,22 +6,20 @@ key + body -> journaled already? -> reserve money -> intent on disk -> pace -> s
 from __future__ import annotations
 
 import asyncio
-import difflib
-import json
 import random
 import secrets
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from vistune.errors import BudgetError, RecipeError, Stopped, TeacherError, VistuneError
-from vistune.files import write_jsonl
 from vistune.remote.budget import Budget, Price, unpriced
 from vistune.remote.client import Client, Completion, Outcome, read_completion
 from vistune.remote.journal import Journal
+from vistune.remote.ledger import dollars_of, drift, read_ledger, reply_record
 from vistune.remote.pace import Pace, backoff_seconds
 
 MOST_SENDS = 6  # of one question, where the service or the network fails
@@ -35,92 +33,6 @@ class Answer:
 
     completion: Completion
     offset: int | None = None
-
-
-@dataclass
-class Ledger:
-    """What the journal says so far: where each reply lies, which questions are refused for good, and the money."""
-
-    replies: dict[str, int] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
-    sends: Counter[str] = field(default_factory=Counter)
-    open_intents: dict[tuple[str, int], float] = field(default_factory=dict)
-    header: Mapping[str, Any] | None = None
-    run: str = ""  # this journal's own name, random: by it a batch is found again at the service
-    model: str = ""
-    dollars: float = 0.0
-    maybe_dollars: float = 0.0
-    maybe_billed: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    outcomes: Counter[str] = field(default_factory=Counter)
-    chunks: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def take(self, offset: int, record: Mapping[str, Any]) -> None:
-        """One record more, in the order of the journal; a key's first reply is its answer."""
-        kind, key = record.get("t"), str(record.get("key", ""))
-        if kind == "header":
-            self.header = record["header"]
-            self.run = self.run or record["run"]
-        elif kind == "intent":
-            self.open_intents[key, record["send"]] = record["worst"]
-            self.sends[key] = max(self.sends[key], record["send"])
-        elif kind == "reply":
-            self.open_intents.pop((key, record["send"]), None)
-            self.replies.setdefault(key, offset)
-            self.model = self.model or record["model"]
-            self.dollars += record["dollars"]
-            self.prompt_tokens += record["usage"][0] or 0
-            self.completion_tokens += record["usage"][1] or 0
-            self.outcomes["reply"] += 1
-        elif kind == "chunk":
-            self.chunks[record["chunk"]] = {**self.chunks.get(record["chunk"], {}), **record}
-        elif kind == "failure":
-            worst = self.open_intents.pop((key, record["send"]), 0.0)
-            self.outcomes[record["kind"]] += 1
-            if record["kind"] == "refused":
-                self.refused[key] = record["reason"]
-            elif record["kind"] == "unknown":
-                self.maybe_dollars += worst
-                self.maybe_billed += 1
-
-    def forget_the_killed(self) -> None:
-        """Intents that a killed run left without an outcome may have been billed: their worst case counts as spent."""
-        self.maybe_dollars += sum(self.open_intents.values())
-        self.maybe_billed += len(self.open_intents)
-        self.open_intents.clear()
-
-
-def read_ledger(journal: Journal) -> Ledger:
-    """The journal's records told as one; lines that are none are named in `journal.damaged.jsonl`, asked again."""
-    ledger = Ledger()
-    for offset, record in journal.records():
-        ledger.take(offset, record)
-    ledger.forget_the_killed()
-    if journal.bad:
-        ledger.outcomes["damaged_line"] = len(journal.bad)
-        rows = [{"line": bad.number, "why": bad.why} for bad in journal.bad]
-        write_jsonl(journal.path.with_name("journal.damaged.jsonl"), rows)
-    return ledger
-
-
-def drift(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What changed between two headers, as a unified diff; empty where nothing did."""
-    old, new = (json.dumps(item, ensure_ascii=False, indent=1, sort_keys=True).split("\n") for item in (before, now))
-    return "\n".join(difflib.unified_diff(old, new, "asked before", "asked now", lineterm="", n=1))
-
-
-class _Idle:
-    """The current task, in the set of those that only wait."""
-
-    def __init__(self, tasks: set[asyncio.Task[Any]]) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self.tasks, self.task = tasks, task
-        tasks.add(task)
-
-    def discard(self) -> None:
-        self.tasks.discard(self.task)
 
 
 class Asker:
@@ -170,12 +82,18 @@ class Asker:
                 task.cancel()
 
     @contextmanager
-    def _idle(self) -> Iterator[_Idle]:
-        """A stretch of waiting that `stop` cuts short, with the reason for stopping in place of the cancellation."""
+    def _idle(self) -> Iterator[Callable[[], None]]:
+        """A stretch of waiting that `stop` cuts short, with the reason for stopping in place of the cancellation.
+
+        What is yielded ends the stretch early: from then on the task is at work, and may finish it.
+        """
         self._check_stopped()
-        idle = _Idle(self.idle)
+        task = asyncio.current_task()
+        assert task is not None
+        end = partial(self.idle.discard, task)
+        self.idle.add(task)
         try:
-            yield idle
+            yield end
         except asyncio.CancelledError:
             self._check_stopped()
             raise
@@ -183,7 +101,7 @@ class Asker:
             self.stop(error)
             raise
         finally:
-            idle.discard()
+            end()
 
     async def ask(self, key: str, body: bytes, *, prompt_bound: int, completion_bound: int) -> Answer:
         """The answer to one question; `prompt_bound`, `completion_bound`: tokens that it cannot exceed.
@@ -227,9 +145,9 @@ class Asker:
             await self.keep({"t": "intent", "key": key, "send": send, "worst": worst, "at": time.time()})
             outcome = Outcome("failed", 0, "", "not sent: stopping")
             try:
-                with self._idle() as idle:
+                with self._idle() as end_idle:
                     async with self.pace.turn(tokens):
-                        idle.discard()
+                        end_idle()
                         self._check_stopped()
                         outcome = Outcome("unknown", 0, "", "no answer: stopping")
                         outcome = await self.client.complete(body, key=f"{key}/{send}")
@@ -256,23 +174,9 @@ class Asker:
     async def _reply(self, key: str, send: int, outcome: Outcome, worst: float) -> Answer:
         """Everything that was paid for goes to disk before anybody looks into it."""
         completion = read_completion(outcome.body, outcome.reason)
-        prompt, answered = completion.prompt_tokens, completion.completion_tokens
-        known = self.price is not None and prompt is not None and answered is not None
-        dollars = self.price.dollars(prompt or 0, answered or 0) if self.price and known else worst
-        record = {
-            "t": "reply",
-            "key": key,
-            "send": send,
-            "model": completion.model,
-            "usage": [prompt, answered],
-            "dollars": dollars,
-            "seconds": round(outcome.seconds, 3),
-            "at": time.time(),
-            "reason": outcome.reason,
-            "body": outcome.body,
-        }
+        dollars = dollars_of(completion, self.price, worst)
         before = self.ledger.model
-        offset = await self.keep(record)
+        offset = await self.keep(reply_record(key, send, outcome, completion, dollars))
         await self.budget.settle(worst, dollars)
         if before and completion.model and completion.model != before and not self.allow_drift:
             error = RecipeError(

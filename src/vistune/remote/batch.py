@@ -20,6 +20,7 @@ from typing import Any
 from vistune.errors import BudgetError, RecipeError, TeacherError
 from vistune.remote.asker import Asker
 from vistune.remote.client import LARGEST_BODY, Outcome, read_completion
+from vistune.remote.ledger import dollars_of, reply_record
 
 MOST_LINES = 50_000  # of one batch, by OpenAI's documentation
 MOST_BYTES = 190 << 20
@@ -239,11 +240,7 @@ async def _journal(asker: Asker, line: bytes, keys: set[str], worst: float) -> i
     body = json.dumps(response.get("body"), ensure_ascii=False)
     reason = "body_too_large" if len(body) > LARGEST_BODY else ""
     completion = read_completion(body, reason)
-    prompt, said = completion.prompt_tokens, completion.completion_tokens
-    known = asker.price is not None and prompt is not None and said is not None
-    dollars = asker.price.dollars(prompt or 0, said or 0, batch=True) if asker.price and known else worst
-    record = {"t": "reply", "key": key, "send": send, "model": completion.model, "usage": [prompt, said],
-              "dollars": dollars, "seconds": 0.0, "at": time.time(), "reason": reason, "body": body}  # fmt: skip
-    await asker.keep(record)
+    dollars = dollars_of(completion, asker.price, worst, batch=True)
+    await asker.keep(reply_record(key, send, Outcome("reply", status, body, reason), completion, dollars))
     asker.budget.spent += dollars
     return 1

@@ -14,11 +14,12 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vistune.errors import RecipeError
+from vistune.files import read_text
 
 if TYPE_CHECKING:
     import httpx2
@@ -96,9 +97,7 @@ class Client:
         began = time.monotonic()
         headers = {"Content-Type": "application/json", "X-Request-Key": key}
         outcome = await self.request("POST", self.chat, content=body, headers=headers)
-        return Outcome(
-            outcome.kind, outcome.status, outcome.body, outcome.reason, outcome.retry_after, time.monotonic() - began
-        )
+        return replace(outcome, seconds=time.monotonic() - began)
 
     async def request(self, method: str, path: str | httpx2.URL, **given: Any) -> Outcome:
         import httpx2
@@ -244,8 +243,6 @@ def _count(value: Any) -> int | None:
 def read_key(environment: Mapping[str, str], file: Path | None) -> str | None:
     """The key from a file, else from OPENAI_API_KEY; None where the endpoint needs none."""
     if file is not None:
-        from vistune.files import read_text
-
         key = read_text(file).strip()
         if not key or any(char.isspace() for char in key):
             raise RecipeError(f"{file}: holds no key", "one line with the key and nothing else")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vistune.errors import DataError
-from vistune.files import read_json, read_jsonl, read_text
+from vistune.files import read_json, read_json_if_there, read_jsonl, read_text
 from vistune.report import plots
 from vistune.report.labels import Labels, drawn_label, drawn_word
 from vistune.report.pictures import spread, thumbnail
@@ -29,20 +29,26 @@ def read_rows(data: Path) -> list[Row] | None:
             return None
         raise DataError(f"{data}: no such file", "name a data file, a folder that `generate` wrote, or a run")
     lines = path.suffix.lower() == ".jsonl" or not read_text(path).lstrip().startswith("[")
-    rows: list[Row] = [row for _, row in read_jsonl(path)] if lines else readread_if_there(path)
-    return [_in_llava_form(row) for row in rows]
+    rows = list(read_jsonl(path) if lines else enumerate(read_json(path)))
+    return [_in_llava_form(row, f"{path}:{number}" if lines else f"{path}: [{number}]") for number, row in rows]
 
 
-def _in_llava_form(row: Row) -> Row:
-    conversations = row.get("conversations")
-    if conversations is None:
-        names = {"user": "human", "assistant": "gpt"}
-        conversations = [
-            {"from": names.get(message["role"], message["role"]), "value": _said(message["content"])}
-            for message in row["messages"]
-        ]
-    image = row.get("image") or next(iter(row.get("images") or ()), None)
-    answers = " ".join(turn["value"] for turn in conversations if turn["from"] == "gpt")
+def _in_llava_form(row: Row, place: str) -> Row:
+    names = {"user": "human", "assistant": "gpt"}
+    try:
+        conversations = row.get("conversations")
+        if conversations is None:
+            conversations = [
+                {"from": names.get(message["role"], message["role"]), "value": _said(message["content"])}
+                for message in row["messages"]
+            ]
+        image = row.get("image") or next(iter(row.get("images") or ()), None)
+        answers = " ".join(turn["value"] for turn in conversations if turn["from"] == "gpt")
+    except (LookupError, TypeError, AttributeError) as error:
+        fault = f"{type(error).__name__}: {error}"
+        raise DataError(
+            f"{place}: no conversation is in this row ({fault})", "`vistune check` lists all faults"
+        ) from None
     language = row.get("language") or ("ko" if re.search("[가-힣]", answers) else "en" if answers.isascii() else "–")
     image = image[0] if isinstance(image, list) and image else image
     return {"kind": "–", **row, "image": image, "language": language, "conversations": conversations}
@@ -56,7 +62,7 @@ def _said(content: Any) -> str:
 
 def counts(data: Path, rows: Sequence[Row] | None) -> dict[str, Any] | None:
     """Samples by kind and language, of generate.json or else counted."""
-    told: Row | None = read_if_there(data / "generate.json") if data.is_dir() else None
+    told: Row | None = read_json_if_there(data / "generate.json") if data.is_dir() else None
     if told is None and rows is None:
         return None
     if told is None:
@@ -77,7 +83,7 @@ def counts(data: Path, rows: Sequence[Row] | None) -> dict[str, Any] | None:
 
 def spent_on(data: Path) -> dict[str, Any] | None:
     """What a remote teacher cost and how fast it went; None where none was asked."""
-    told: Row = (read_if_there(data / "generate.json") if data.is_dir() else None) or {}
+    told: Row = (read_json_if_there(data / "generate.json") if data.is_dir() else None) or {}
     spent = told.get("spent") or {}
     return spent if spent.get("outcomes") else None
 
@@ -108,10 +114,13 @@ def _boxes(path: Path) -> dict[str, list[Row]]:
 
 
 def samples(folder: Path, images: Path | None, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    listed: Row = read_if_there(folder / "images.json") or {}
+    listed: Row = read_json_if_there(folder / "images.json") or {}
     folders = [images] if images else [folder, *(folder / name for name in listed.get("folders", ()))]
     boxes = _boxes(folder / "pictures.jsonl")
-    by_group: Callable[[Row], str] = lambda row: f"{row.get('kind')}/{row.get('language')}"  # noqa: E731
+
+    def by_group(row: Row) -> str:
+        return f"{row.get('kind')}/{row.get('language')}"
+
     return [
         {
             **row,

@@ -7,24 +7,23 @@ data folder -> the same                                        -> page.html.j2 -
 from __future__ import annotations
 
 import json
-import re
 import statistics
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from vistune.errors import DataError
-from vistune.files import read_json, read_jsonl, read_text, write_atomic
-from vistune.registry import lookup
+from vistune.files import read_json_if_there, read_jsonl, read_text, write_atomic
 from vistune.report import plots
+from vistune.report.data_sections import counts, length_plots, read_rows, rejects, samples, spent_on
+from vistune.report.labels import Labels, drawn_label, drawn_word, duration, labels_of, word
 from vistune.report.pictures import Thumbnail, spread, thumbnail
 from vistune.report.wording import question_types, verb_nouns
 
-ANSWERS, DESCRIPTIONS, SAMPLES = 20, 4, 20
+ANSWERS, DESCRIPTIONS = 20, 4
 SERIES = (
     plots.Series("tune", "blue"),
     plots.Series("without_image", "grey"),
@@ -32,13 +31,12 @@ SERIES = (
     plots.Series("majority", "muted", hollow=True),
 )
 Row = Mapping[str, Any]
-Labels = Mapping[str, Any]
 
 
 def write_run_report(run: Path, *, language: str = "en") -> Path:
     """Write RUN/report.html: result, training, answers with their pictures, and how to repeat it."""
     labels = labels_of(language)
-    summary = read_if_there(run / "summary.json") or {}
+    summary = read_json_if_there(run / "summary.json") or {}
     seed = int(summary.get("seed") or 0)
     recipe = run / "recipe.yaml"
     training = _training(run / "metrics.jsonl", labels)
@@ -47,7 +45,7 @@ def write_run_report(run: Path, *, language: str = "en") -> Path:
         "training": training,
         "answers": _answers(run, [stage["stage"] for stage in training or ()][:-1], seed),
         "descriptions": _descriptions(run, seed),
-        "run": read_if_there(run / "run.json"),
+        "run": read_json_if_there(run / "run.json"),
         "recipe": read_text(recipe) if recipe.is_file() else None,
     }
     return _write(run / "report.html", run.resolve().name, "run_title", sections, labels, language)
@@ -204,10 +202,8 @@ def _picture(row: Row, run: Path) -> Thumbnail:
 
 
 def _descriptions(run: Path, seed: int) -> dict[str, Any] | None:
-    told = read_if_there(run / "evals" / "descriptions.json")
+    told = read_json_if_there(run / "evals" / "descriptions.json")
     if told is None:
         return None
     texts = spread(told.get("texts") or [], DESCRIPTIONS, group=lambda row: row.get("language"), seed=seed)
     return {**told, "texts": [{**row, "thumbnail": _picture(row, run)} for row in texts]}
-
-

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import platform
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -36,10 +37,12 @@ from vistune.training.trainer import StepReport, Trainer
 class Base:
     """The model that a recipe goes on from: how it reads, where its backbones lie, and its folder, made when needed.
 
-    `origin`: what names this model and no later one · `cut`: its tower learnt, and ends at the feature layer.
+    `origin`: what names this model and no later one · `told`: the same for who asks later, with a hash of its files ·
+    `cut`: its tower learnt, and ends at the feature layer.
     """
 
     origin: Origin
+    told: Mapping[str, Any]
     processor: Processor
     model: Model
     cut: bool
@@ -211,6 +214,7 @@ class Run:
             "step": done,
             "finished": finished,
             "learnt": sorted(self.learnt),
+            "history": self._history(),
         }
 
         def state(draft: Path) -> None:
@@ -235,16 +239,31 @@ class Run:
             "stage": stage,
             "step": step,
             "reason": reason,
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+            "versions": versions(),
             "data": self.hashes,
             "device": self.device,
         }
         write_json(self.out / "run.json", content)
 
+    def _history(self) -> dict[str, Any]:
+        """Where this model comes from, whole in every checkpoint: data and who wrote it, code, the model before."""
+        data = []
+        for name, digest in self.hashes.items():
+            beside = Path(name).parent / "generate.json"
+            written = read_json(beside).get("origin") if beside.is_file() else None
+            data.append({"file": name, "sha256": digest, "written": written})
+        return {"data": data, "versions": versions(), "from": None if self.base is None else dict(self.base.told)}
+
     def _mark_finished(self, step: int) -> None:
         """A kill after the last checkpoint left everything done but this; the data need not be there any more."""
         path = self.out / "run.json"
         write_json(path, read_json(path) | {"status": "finished", "stage": self.recipe.stages[-1].name, "step": step})
+
+
+def versions() -> dict[str, str]:
+    """Of what decides a run's numbers."""
+    names = ("vistune", "torch", "transformers", "peft", "tokenizers")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 @contextmanager

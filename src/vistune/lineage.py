@@ -1,0 +1,99 @@
+"""Where a model came from, step by step back: recipe, data and who wrote it, code, the model before it.
+
+MODEL -> [what made it, what made the model that went before, …]; read from the folders alone, no weights
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vistune.files import sha256_of
+from vistune.models import find_model, is_ours
+from vistune.recipe import load_recipe
+
+
+def why(model: Path) -> list[dict[str, Any]]:
+    """One entry a model, the newest first; it ends at backbones, or where a folder is no longer there.
+
+    `unchanged` says of a parent or a data file whether it is still what was used; None where it is gone.
+    """
+    entries: list[dict[str, Any]] = []
+    while True:
+        entry, before = _entry(model)
+        entries.append(entry)
+        if before is None:
+            return entries
+        model = before
+
+
+def _entry(model: Path) -> tuple[dict[str, Any], Path | None]:
+    if not is_ours(model):
+        return {"model": str(model), "made": "elsewhere"}, None
+    from vistune.checkpoint import BACKBONES, read_parts
+
+    folder = find_model(model)
+    parts = read_parts(folder)
+    extra = parts["extra"]
+    if "origin" in extra:
+        return {"model": str(folder), "made": "imported", "origin": extra["origin"]}, None
+    recipe = load_recipe(str(folder / "recipe.yaml"))
+    history = extra.get("history", {})
+    before = history.get("from")
+    entry: dict[str, Any] = {
+        "model": str(folder),
+        "made": "trained",
+        "recipe": recipe.name,
+        "seed": recipe.seed,
+        "stages": [
+            {"name": stage.name, "learn": dict(stage.learn), "finished": number < extra["stage"] or extra["finished"]}
+            for number, stage in enumerate(recipe.stages[: extra["stage"] + 1])
+        ],
+        "steps_of_last_stage": extra["step"],
+        "backbones": {part: parts[part]["source"] for part in BACKBONES},
+        "data": [{**row, "unchanged": _same(Path(row["file"]), row["sha256"])} for row in history.get("data", [])],
+        "versions": history.get("versions", {}),
+    }
+    if before is None:
+        return entry, None
+    parent = Path(before["model"])
+    known = next((parent / name for name in ("manifest.json", "config.json") if (parent / name).is_file()), parent)
+    entry["from"] = {**before, "unchanged": _same(known, before["sha256"])}
+    return entry, parent if parent.is_dir() else None
+
+
+def _same(path: Path, digest: str | None) -> bool | None:
+    return sha256_of(path) == digest if path.is_file() else None
+
+
+def in_words(entries: list[dict[str, Any]]) -> list[str]:
+    """The history as lines to read."""
+    lines = []
+    for entry in entries:
+        lines.append(f"{entry['model']}: {entry['made']}")
+        if "origin" in entry:
+            lines += [f"  {key}: {value}" for key, value in entry["origin"].items()]
+        if "recipe" not in entry:
+            continue
+        lines.append(f"  recipe {entry['recipe']}, seed {entry['seed']}")
+        for stage in entry["stages"]:
+            learn = ", ".join(f"{part} {rate:g}" for part, rate in stage["learn"].items())
+            lines.append(f"  stage {stage['name']}: {learn}{'' if stage['finished'] else ' (not finished)'}")
+        lines += [f"  {part}: {source}" for part, source in entry["backbones"].items()]
+        for row in entry["data"]:
+            lines.append(f"  data {row['file']} {row['sha256'][:12]} {STATE[row['unchanged']]}")
+            if written := row["written"]:
+                lines.append(f"    written by {_teacher(written['teacher'])} from {written['source']}")
+        lines.append("  " + ", ".join(f"{name} {number}" for name, number in entry["versions"].items()))
+        if "from" in entry:
+            lines.append(f"  went on from {entry['from']['model']} {STATE[entry['from']['unchanged']]}")
+    return lines
+
+
+STATE = {True: "(as it was)", False: "(CHANGED SINCE)", None: "(no longer there)"}
+
+
+def _teacher(teacher: dict[str, Any]) -> str:
+    if teacher["name"] == "rule":
+        return "the rule teacher"
+    return f"{teacher['model']} at {teacher['base_url']}, prompts {teacher['prompts_sha256'][:12]}"
