@@ -91,3 +91,13 @@ def tiny_backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
     LlamaForCausalLM(language).save_pretrained(folder / "language")
     make_tokenizer(folder / "language")
     return folder
+
+
+@pytest.fixture(scope="session")
+def towers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`clip/ joint_clip/ siglip/ joint_siglip/`, random weights: see tiny_towers."""
+    from tiny_towers import save_towers
+
+    folder = tmp_path_factory.mktemp("towers")
+    save_towers(folder)
+    return folder

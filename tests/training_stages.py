@@ -1,11 +1,21 @@
-"""Stages of the training tests, small enough for seconds."""
+"""Stages of the training tests, small enough for seconds; how they are run, and what a checkpoint holds."""
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from vistune.recipe import Recipe
+import torch
+from safetensors.torch import load_file
+
+from vistune.console import silent
+from vistune.recipe import Recipe, Stage
+from vistune.training import Run
+from vistune.training.metrics import Metrics
+from vistune.training.trainer import StepReport
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -31,3 +41,29 @@ LORA: dict[str, Any] = {
     "samples_per_step": 5,
     "save_every": 2,
 }
+
+
+def train(recipe: Recipe, out: Path, *, resume: bool = False) -> list[dict[str, Any]]:
+    torch.set_num_threads(1)
+    Run(recipe, out, watch=silent).start(resume=resume)
+    return Metrics(out / "metrics.jsonl").read()
+
+
+def ask_to_stop(run: Run, stage: str, step: int) -> None:
+    """SIGTERM reaches the run right behind that step."""
+    log = run._log
+
+    def log_and_ask(of: Stage, report: StepReport) -> None:
+        log(of, report)
+        if (of.name, report.step) == (stage, step):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    run._log = log_and_ask  # type: ignore[method-assign]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a checkpoint by file and name."""
+    found = {}
+    for path in sorted(folder.rglob("*.safetensors")):
+        found.update({f"{path.relative_to(folder)}:{name}": t for name, t in load_file(path).items()})
+    return found

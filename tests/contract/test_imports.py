@@ -15,7 +15,7 @@ LEVELS = (
     ("data", "generation", "checkpoint"),
     ("datagen", "training", "evaluation", "serving", "interop"),
     ("report", "console"),
-    ("models", "drawing", "measuring"),
+    ("models", "drawing", "measuring", "showing"),
     ("workflows", "lineage"),
     ("mainjob", "drawing"),
     ("commands",),

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny_towers import JOINT_WIDTH, KINDS, LAYERS, TEXT, clip
 from torch import Tensor
 from transformers import (
     AutoImageProcessor,
-    CLIPConfig,
-    CLIPImageProcessor,
     CLIPModel,
-    CLIPVisionConfig,
     CLIPVisionModel,
     CLIPVisionModelWithProjection,
     Siglip2Config,
-    SiglipConfig,
-    SiglipImageProcessor,
     SiglipModel,
-    SiglipVisionConfig,
     SiglipVisionModel,
 )
 
@@ -34,64 +28,6 @@ from vistune.processor import Processor, load_tokenizer
 from vistune.recipe import Model, Recipe, Stage
 from vistune.training.optim import make_optimizer
 from vistune.types import Spec
-
-LAYERS = 4
-SIZE = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 2,
-    "image_size": 32,
-    "patch_size": 8,
-}
-TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 50}
-JOINT_WIDTH = 24
-
-
-def clip() -> Any:
-    return CLIPVisionModel(CLIPVisionConfig(**SIZE))
-
-
-def joint_clip() -> Any:
-    """As on the hub; its vision part says another width of the joint space, as old configs do."""
-    return CLIPModel(CLIPConfig(vision_config=SIZE, text_config=TEXT, projection_dim=JOINT_WIDTH))
-
-
-def siglip() -> Any:
-    return SiglipVisionModel(SiglipVisionConfig(**SIZE))
-
-
-def joint_siglip() -> Any:
-    """SigLIP 2 of a fixed resolution is this too: its model_type is siglip."""
-    return SiglipModel(SiglipConfig(vision_config=SIZE, text_config=TEXT))
-
-
-KINDS: dict[str, Callable[[], Any]] = {
-    "clip": clip,
-    "joint_clip": joint_clip,
-    "siglip": siglip,
-    "joint_siglip": joint_siglip,
-}
-
-
-@pytest.fixture(scope="module")
-def towers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("towers")
-    for number, (kind, make) in enumerate(KINDS.items()):
-        torch.manual_seed(number)
-        model = make()
-        with torch.no_grad():  # fresh norms are the identity and would hide one left out
-            for name, parameter in model.named_parameters():
-                if "norm" in name:
-                    parameter.add_(0.3 * torch.randn_like(parameter))
-        model.save_pretrained(folder / kind)
-        rules: Any = (
-            CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-            if "clip" in kind
-            else SiglipImageProcessor(size={"height": 32, "width": 32})
-        )
-        rules.save_pretrained(folder / kind)
-    return folder
 
 
 def spec_for(folder: Path, backbones: Path, **changes: Any) -> Spec:

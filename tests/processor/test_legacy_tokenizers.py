@@ -11,24 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_spec import SPEC as TINY
 
 from vistune.data.pictures import PictureFolders
 from vistune.data.rows import read_row
+from vistune.errors import RecipeError
 from vistune.processor import Processor, load_sentencepiece, load_tokenizer
-from vistune.types import IGNORE, IMAGE_ID, Sample, Spec
+from vistune.types import IGNORE, IMAGE_ID, Sample
 
-SPEC = Spec(
-    vision_width=32,
-    language_width=48,
-    vocabulary=32000,
-    slots_per_image=4,
-    image_side=32,
-    image_mean=(0.5, 0.5, 0.5),
-    image_std=(0.5, 0.5, 0.5),
-    projector="linear",
-    template="v1",
-    tokenization="chunks",
-)
+SPEC = replace(TINY, vocabulary=32000, tokenization="chunks")
 BOS, EOS = 1, 2
 UNSPACED = {"v1": [11889], "llava_llama_2": [29961]}  # "USER" and "[" as one piece …
 SPACED = {"v1": [3148, 1001], "llava_llama_2": [518]}  # … and behind a space
@@ -134,3 +125,21 @@ def test_the_chat_template_of_a_legacy_tokenizer_gives_its_ids(
         text = tokenizer.apply_chat_template(messages, chat_template=processor.chat_template, tokenize=False)
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         assert [IMAGE_ID if token == image else token for token in ids] == processor.shown(sample)["input_ids"]
+
+
+@pytest.mark.parametrize(
+    ("load", "files"),
+    [
+        (load_sentencepiece, {"tokenizer.model": "damaged"}),
+        (load_sentencepiece, {"tokenizer.model": "damaged", "tokenizer_config.json": "[]"}),
+        (load_tokenizer, {"tokenizer.json": "{}", "tokenizer_config.json": '{"tokenizer_class": "LlamaTokenizer"}'}),
+        (load_tokenizer, {"tokenizer.json": "damaged", "tokenizer_config.json": "{}"}),
+        (load_tokenizer, {}),
+    ],
+)
+def test_damaged_files_are_named(load: Callable[[Path], Any], files: dict[str, str], tmp_path: Path) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    with pytest.raises(RecipeError, match=f"{tmp_path}") as caught:
+        load(tmp_path)
+    assert caught.value.hint

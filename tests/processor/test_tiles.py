@@ -7,16 +7,15 @@ import struct
 import zlib
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from stock_tiles import noise, pairs, placed_by_transformers
 from torch import Tensor
 from transformers.image_processing_utils import select_best_resolution
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
-from transformers.models.llava_next.modeling_llava_next import LlavaNextModel
 
 from vistune.model.vlm import default_canvases
 from vistune.processor import load_tiles, open_picture
@@ -55,16 +54,6 @@ TABLE = [
 
 def spec_of_tiles(side: int, grid: int, canvases: tuple[tuple[int, int], ...] | None = None) -> Spec:
     return replace(SPEC, image_side=side, slots_per_image=grid**2, canvases=canvases or default_canvases(side))
-
-
-def pairs(spec: Spec) -> list[list[int]]:
-    """Canvases as transformers writes them: height, width."""
-    return [[height, width] for width, height in spec.canvases]
-
-
-def noise(size: tuple[int, int], seed: int = 0) -> Image.Image:
-    width, height = size
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
 @pytest.mark.parametrize(("size", "canvas", "rows", "columns", "count"), TABLE)
@@ -132,17 +121,6 @@ def test_tiles_of_odd_sizes_equal_transformers(size: tuple[int, int], canvases: 
     assert torch.equal(ours, stock_tiles(noise(size), spec).to(torch.uint8))
     width, height = choose_canvas(size, canvases)
     assert len(ours) == 1 + width * height // 32**2
-
-
-def placed_by_transformers(features: Tensor, size: tuple[int, int], spec: Spec, newline: Tensor) -> Tensor:
-    """features (tiles, patches, width) -> (slots, width), by LlavaNextModel's own packing."""
-    grid = round(spec.slots_per_image**0.5)
-    vision = SimpleNamespace(image_size=spec.image_side, patch_size=spec.image_side // grid)
-    model = SimpleNamespace(config=SimpleNamespace(vision_config=vision, image_grid_pinpoints=pairs(spec)))
-    packed, _ = LlavaNextModel.pack_image_features(
-        model, [features], torch.tensor([[size[1], size[0]]]), "default", newline
-    )
-    return packed[0]
 
 
 def placed(features: Tensor, slots: Tensor, newline: Tensor) -> Tensor:

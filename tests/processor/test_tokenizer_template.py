@@ -8,23 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_spec import SPEC as TINY
 from tokenizers import AddedToken
 
 from vistune.errors import DataError, RecipeError
 from vistune.processor import Processor, load_tokenizer
-from vistune.types import IGNORE, IMAGE_ID, Message, Picture, Sample, Spec
+from vistune.types import IGNORE, IMAGE_ID, Message, Picture, Sample
 
-SPEC = Spec(
-    vision_width=32,
-    language_width=48,
-    vocabulary=400,
-    slots_per_image=4,
-    image_side=32,
-    image_mean=(0.5, 0.5, 0.5),
-    image_std=(0.5, 0.5, 0.5),
-    projector="linear",
-    template="tokenizer",
-)
+SPEC = replace(TINY, template="tokenizer")
 PICTURE = Picture(Path("x.jpg"))
 TURN = "{% for m in messages %}<|im_start|>{{ m.role }}\n%s{% endfor %}{% if add_generation_prompt %}%s{% endif %}"
 CONTENT = "{{ m.content }}<|im_end|>\n"

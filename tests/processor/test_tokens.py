@@ -7,24 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiny_spec import SPEC
 from tokenizers import AddedToken
 
 from vistune.errors import DataError, RecipeError
 from vistune.processor import Processor, load_tokenizer, templates
 from vistune.processor.templates import Control
-from vistune.types import IGNORE, IMAGE_ID, Message, Picture, Sample, Spec
+from vistune.types import IGNORE, IMAGE_ID, Message, Picture, Sample
 
-SPEC = Spec(
-    vision_width=32,
-    language_width=48,
-    vocabulary=400,
-    slots_per_image=4,
-    image_side=32,
-    image_mean=(0.5, 0.5, 0.5),
-    image_std=(0.5, 0.5, 0.5),
-    projector="linear",
-    template="v1",
-)
 FITTING = ("plain", "v0", "v1", "llama_2", "llava_llama_2", "mistral")  # chatml and llama_3 need tokens of their own
 
 

@@ -6,20 +6,22 @@ import ast
 import asyncio
 import base64
 import inspect
+import io
 import logging
+import textwrap
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
 import httpx2
 import openai
 import pytest
-from generation.reference import Bench
-from serving.conftest import CHAT, Running, body, data_url, png, question, running
+from generation.reference import Bench, picture
+from serving.conftest import CHAT, Running, body, data_url, png, question, running, until
 
 from vistune.errors import RecipeError
 from vistune.serving import guard
 from vistune.serving.fetch import Fetcher, is_public
-from vistune.serving.limits import Settings
+from vistune.serving.limits import Limits, Settings
 from vistune.serving.refusal import Refusal
 from vistune.serving.server import check
 
@@ -90,7 +92,7 @@ def test_s03_hosts_do_not_open_doors(locked: Running) -> None:
 
 def test_s04_keys_are_compared_in_constant_time() -> None:
     """By hashes of one length, every one of them, and never with ==."""
-    tree = ast.parse(inspect.getsource(guard.Guard._knows).strip().replace("\n    ", "\n"))
+    tree = ast.parse(textwrap.dedent(inspect.getsource(guard.Guard._knows)))
     assert "compare_digest" in ast.unparse(tree)
     compared = [node for node in ast.walk(tree) if isinstance(node, ast.Compare)]
     assert [ast.unparse(node) for node in compared] == ["scheme.lower() == 'bearer'"]
@@ -113,9 +115,9 @@ def test_s17_headers_and_other_sites(served: Running) -> None:
 
 def test_s14_s15_no_key_text_or_picture_is_logged(locked: Running, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    picture = png(colour="#123456")
+    shown = png(colour="#123456")
     allowed = {"Authorization": f"Bearer {KEY}"}
-    asked = body(messages=question("a secret question\n\x1b[31m", data_url(picture)))
+    asked = body(messages=question("a secret question\n\x1b[31m", data_url(shown)))
     assert locked.http.post(CHAT, json=asked, headers=allowed).status_code == 200
     locked.http.post(CHAT, json={**asked, "n": 3}, headers=allowed)
     locked.http.post(CHAT, json=asked, headers={"Authorization": f"Bearer {KEY}x"})
@@ -123,10 +125,14 @@ def test_s14_s15_no_key_text_or_picture_is_logged(locked: Running, caplog: pytes
     locked.http.get("/secret?key=" + KEY, headers=allowed)
     locked.http.request("SECRET", "/health")
     ours = ("vistune", "uvicorn", "fastapi", "starlette", "asyncio")  # the client logs what it likes
-    listed = "\n".join(record.getMessage() for record in caplog.records if record.name.split(".")[0] in ours)
-    assert CHAT in listed
-    for secret in (KEY, "secret", "SECRET", base64.b64encode(picture).decode()[:40], "\x1b"):
-        assert secret not in listed, secret
+
+    def listed() -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.name.split(".")[0] in ours]
+
+    until(lambda: any(" other /health 405 " in line for line in listed()))  # the last of the requests
+    assert any(f" POST {CHAT} 200 " in line for line in listed())
+    for secret in (KEY, "secret", "SECRET", base64.b64encode(shown).decode()[:40], "\x1b"):
+        assert secret not in "\n".join(listed()), secret
     page = locked.http.get("/metrics", headers=allowed).text
     assert KEY not in page
     assert "secret" not in page
@@ -263,15 +269,24 @@ def test_s05_without_named_hosts_nobody_is_asked(served: Running) -> None:
             canary.accept()
 
 
-def test_fetched_pictures_are_seen_as_sent_ones(bench: Bench) -> None:
+def test_fetched_pictures_are_seen_as_sent_ones_and_count_together(bench: Bench) -> None:
     async def resolve(host: str) -> Sequence[str]:
         return ["93.184.215.14"]
 
-    with running(bench, fetch_from=["pictures.example"]) as found:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, headers={"content-type": "image/png"}, stream=Endless(noise, times=1))
+
+    buffer = io.BytesIO()
+    picture(1).save(buffer, "PNG")
+    noise = buffer.getvalue()
+    limits = Limits(body_bytes=3 * len(noise))
+    with running(bench, fetch_from=["pictures.example"], limits=limits) as found:
         found.service.fetcher = Fetcher(
-            frozenset({"pictures.example"}), resolve=resolve, transport=httpx2.MockTransport(picture_answer)
+            frozenset({"pictures.example"}), resolve=resolve, transport=httpx2.MockTransport(answer)
         )
-        sent = found.ask(messages=question("?", data_url(png()))).json()["choices"][0]["message"]["content"]
-        fetched = found.ask(messages=question("?", "https://pictures.example/a.png"))
-        assert fetched.json()["choices"][0]["message"]["content"] == sent
+        sent = found.ask(messages=question("?", data_url(noise))).json()["choices"][0]["message"]["content"]
+        links = [f"https://pictures.example/{k}.png" for k in range(4)]
+        assert found.ask(messages=question("?", links[0])).json()["choices"][0]["message"]["content"] == sent
         assert found.ask(messages=question("?", "https://other.example/a.png")).status_code == 400
+        assert "larger than" in found.ask(messages=question("?", *links)).json()["error"]["message"]
+        until(found.idle)

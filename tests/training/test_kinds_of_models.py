@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,52 +10,23 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import (
-    CLIPConfig,
-    CLIPImageProcessor,
-    CLIPModel,
-    SiglipImageProcessor,
-    SiglipVisionConfig,
-    SiglipVisionModel,
-)
+from training_stages import ask_to_stop, weights
 
 from vistune import workflows
 from vistune.console import silent
-from vistune.errors import Stopped
+from vistune.errors import RecipeError, Stopped
 from vistune.recipe import Recipe, validate
 from vistune.training import Run, checkpoints_of
 from vistune.training.metrics import Metrics
 
-SIZE = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 32,
-    "patch_size": 8,
-}
-TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 50}
 KINDS: dict[str, dict[str, Any]] = {
-    "anyres": {"vision": "clip", "image_mode": "anyres"},
-    "anyres_pooled": {"vision": "clip", "image_mode": "anyres", "projector": "pool2x2_mlp2x_gelu"},
-    "pooled": {"vision": "clip", "projector": "pool2x2_mlp2x_gelu", "image_mode": "pad"},
+    "anyres": {"vision": "joint_clip", "image_mode": "anyres"},
+    "anyres_pooled": {"vision": "joint_clip", "image_mode": "anyres", "projector": "pool2x2_mlp2x_gelu"},
+    "pooled": {"vision": "joint_clip", "projector": "pool2x2_mlp2x_gelu", "image_mode": "pad"},
     "shuffled": {"vision": "siglip", "projector": "shuffle2x2_mlp2x_gelu", "feature_layer": -1},
-    "joint": {"vision": "clip", "space": "joint", "feature_tokens": "cls_patch"},
+    "joint": {"vision": "joint_clip", "space": "joint", "feature_tokens": "cls_patch"},
     "siglip": {"vision": "siglip"},
 }
-
-
-@pytest.fixture(scope="module")
-def towers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("towers")
-    torch.manual_seed(0)
-    clip = CLIPModel(CLIPConfig(vision_config=SIZE, text_config=TEXT, projection_dim=24))
-    clip.save_pretrained(folder / "clip")
-    square = {"height": 32, "width": 32}
-    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=square).save_pretrained(folder / "clip")
-    SiglipVisionModel(SiglipVisionConfig(**SIZE)).save_pretrained(folder / "siglip")
-    SiglipImageProcessor(size=square).save_pretrained(folder / "siglip")
-    return folder
 
 
 @pytest.fixture
@@ -85,13 +54,6 @@ def recipe_of(kind: str, towers: Path, tiny_backbones: Path, rows: Path, *, step
     learn = {"vision": 1e-3, "projector": 3e-3, "language": 1e-3}
     only = {"name": "tune", "learn": learn, "steps": steps, "samples_per_step": 4, "tokens_per_row": 512, **stage}
     return validate({"model": model, "data": str(rows), "stages": [only]}, "test")
-
-
-def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    found = {}
-    for path in sorted(folder.rglob("*.safetensors")):
-        found.update({f"{path.relative_to(folder)}:{name}": t for name, t in load_file(path).items()})
-    return found
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -128,14 +90,7 @@ def test_a_stopped_run_resumes_to_the_same_weights(
     recipe = recipe_of(kind, towers, tiny_backbones, rows, steps=5)
     workflows.train(recipe, tmp_path / "whole")
     run = Run(recipe, tmp_path / "stopped", watch=silent)
-    log = run._log
-
-    def log_and_ask(stage: Any, report: Any) -> None:
-        log(stage, report)
-        if report.step == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    run._log = log_and_ask  # type: ignore[method-assign]
+    ask_to_stop(run, "tune", 1)
     with pytest.raises(Stopped):
         run.start(resume=False)
     workflows.train(recipe, tmp_path / "stopped", resume=True)
@@ -144,10 +99,21 @@ def test_a_stopped_run_resumes_to_the_same_weights(
     )
     assert len(whole) == 5
     assert resumed == whole
-    ours, theirs = (tensors(checkpoints_of(tmp_path / name)[-1]) for name in ("stopped", "whole"))
+    ours, theirs = (weights(checkpoints_of(tmp_path / name)[-1]) for name in ("stopped", "whole"))
     assert ours.keys() == theirs.keys()
     assert ("projector.safetensors:newline" in ours) == (kind == "anyres")
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_stage_has_no_mode_of_its_own_over_a_model_in_tiles(
+    towers: Path, tiny_backbones: Path, rows: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_of("anyres", towers, tiny_backbones, rows, steps=1)
+    origin = workflows.train(recipe, tmp_path / "first")
+    stage = {"name": "more", "learn": {"projector": 1e-3}, "steps": 1, "image_mode": "square"}
+    going_on = validate({"from": str(origin), "data": str(rows), "stages": [stage]}, "test")
+    with pytest.raises(RecipeError, match="image_mode: square: this model's is anyres"):
+        workflows.dry_run(going_on)
 
 
 def test_a_frozen_tower_is_named_and_not_copied(towers: Path, tiny_backbones: Path, rows: Path, tmp_path: Path) -> None:
@@ -156,7 +122,7 @@ def test_a_frozen_tower_is_named_and_not_copied(towers: Path, tiny_backbones: Pa
     saved = checkpoints_of(tmp_path / "run")[-1]
     assert not (saved / "vision").exists()
     model = workflows.load(saved, device="cpu").model
-    stock = load_file(towers / "clip" / "model.safetensors")
+    stock = load_file(towers / "joint_clip" / "model.safetensors")
     kept = dict(model.vision.tower.named_parameters())
     assert torch.equal(kept["visual_projection.weight"], stock["visual_projection.weight"])
 

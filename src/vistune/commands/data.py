@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vistune import workflows
+from vistune import showing, workflows
 from vistune.commands.output import Json, count_of, print_json, stdout
 from vistune.console import silent, watch
 from vistune.errors import RecipeError
@@ -277,11 +277,11 @@ def show(
     as_json: Json = False,
 ) -> None:
     """What the model sees of a sample, and which tokens it learns."""
-    rows = workflows.show(DataSource(file=data), template=template, tokenizer=tokenizer, index=index)
+    rows = showing.show(DataSource(file=data), template=template, tokenizer=tokenizer, index=index)
     if as_json:
         print_json(rows)
         return
-    for row, pieces in zip(rows, workflows.coloured(rows, tokenizer), strict=True):
+    for row, pieces in zip(rows, showing.coloured(rows, tokenizer), strict=True):
         stdout.print(f"[bold]{row['id']}[/bold]  {len(row['input_ids'])} tokens, learnt in green")
         stdout.print(pieces)
 

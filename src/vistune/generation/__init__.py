@@ -1,9 +1,19 @@
 """Prompts to answers: one engine for all; an Assistant is model, processor and engine together."""
 
 from vistune.generation.answer import Answer
-from vistune.generation.assistant import Assistant, read_messages
+from vistune.generation.assistant import Assistant, read_data_url, read_messages
 from vistune.generation.engine import Engine, generate
 from vistune.generation.running import likeliest
 from vistune.generation.sampling import GREEDY, Sampling
 
-__all__ = ["GREEDY", "Answer", "Assistant", "Engine", "Sampling", "generate", "likeliest", "read_messages"]
+__all__ = [
+    "GREEDY",
+    "Answer",
+    "Assistant",
+    "Engine",
+    "Sampling",
+    "generate",
+    "likeliest",
+    "read_data_url",
+    "read_messages",
+]

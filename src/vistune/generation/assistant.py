@@ -107,11 +107,11 @@ def _part(part: Mapping[str, Any], place: str) -> Part:
         image = part["image"]
         return Picture(image if isinstance(image, Image.Image) else Path(image))
     if kind == "image_url" and isinstance(part.get("image_url"), Mapping):
-        return Picture(_from_data_url(str(part["image_url"].get("url", "")), place))
+        return Picture(read_data_url(str(part["image_url"].get("url", "")), place))
     raise DataError(f"{place}: cannot be read (type {kind!r})", "use {type: text, text} or {type: image, image: path}")
 
 
-def _from_data_url(url: str, place: str) -> Image.Image:
+def read_data_url(url: str, place: str) -> Image.Image:
     """The picture in a URL, under the limits of picture files; nothing is decoded before they are passed."""
     header, comma, payload = url.partition(",")
     if not header.startswith("data:image/") or not header.endswith(";base64") or not comma:

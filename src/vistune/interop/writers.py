@@ -40,7 +40,7 @@ class Exported:
     tower_name: str  # how an original config names it: a hub name, or the folder's own name
     tower_inside: bool  # whether the original layout's weights hold it
     card: str
-    dtype: torch.dtype  # of all that is written; the model itself may compute in another
+    dtype: torch.dtype  # of all that is written but a tower's own folder; the model itself may compute in another
 
     @property
     def spec(self) -> Spec:

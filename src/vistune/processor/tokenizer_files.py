@@ -6,6 +6,8 @@ tokenizer.json, or tokenizer.model alone -> fast tokenizer -> both, and the sett
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +18,11 @@ SENTENCEPIECE = "tokenizer.model"
 
 
 def load_tokenizer(folder: Path | str) -> Any:
-    """The fast tokenizer of a model folder; remote code is never run."""
+    """The fast tokenizer of a model folder; remote code is never run. Raises RecipeError where it cannot be read."""
     from transformers import AutoTokenizer
 
-    try:
+    with _readable(folder, "name a folder with tokenizer.json"):
         return _remembering(AutoTokenizer.from_pretrained(str(folder), use_fast=True))
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RecipeError(
-            f"tokenizer {folder}: cannot be read: {reason}", "name a folder with tokenizer.json"
-        ) from None
 
 
 def load_sentencepiece(folder: Path) -> Any:
@@ -33,14 +30,27 @@ def load_sentencepiece(folder: Path) -> Any:
 
     What its tokenizer_config.json leaves out is as in the transformers of LLaVA's time (4.31, 4.37): a `<s>` begins,
     no `</s>` ends, and `legacy`: a space is put before text behind every special token, not at the beginning alone.
+    Raises RecipeError where it cannot be read.
     """
     from transformers import LlamaTokenizer
 
     path = folder / "tokenizer_config.json"
     given = read_json(path) if path.is_file() else {}
+    if not isinstance(given, dict):
+        raise RecipeError(f"{path}: an object is wanted", "mend it, or remove it")
     defaults = {"add_bos_token": True, "add_eos_token": False, "legacy": True}
     settings = {key: default if given.get(key) is None else given[key] for key, default in defaults.items()}
-    return _remembering(LlamaTokenizer.from_pretrained(str(folder), **settings))
+    with _readable(folder, "fetch its tokenizer.model again"):
+        return _remembering(LlamaTokenizer.from_pretrained(str(folder), **settings))
+
+
+@contextmanager
+def _readable(folder: Path | str, hint: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # damaged files make tokenizers and transformers raise many kinds: the reason is shown
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise RecipeError(f"tokenizer {folder}: cannot be read: {reason}", hint) from None
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:

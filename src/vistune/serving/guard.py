@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import logging
 import re
 import time
@@ -27,7 +28,6 @@ logger = logging.getLogger("vistune.serving")
 
 OPEN = frozenset({"/health"})  # paths that need no key
 HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -50,6 +50,13 @@ def read_keys(path: Path) -> tuple[bytes, ...]:
 def digest(key: str) -> bytes:
     """Of one length, whatever the key's: comparing tells nothing of it."""
     return hashlib.sha256(key.encode()).digest()
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 class Guard:
@@ -95,7 +102,7 @@ class Guard:
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
         found = HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
-        if found is None or not (self.keys or found[1].lower() in LOOPBACK):
+        if found is None or not (self.keys or is_loopback(found[1].lower())):
             raise Refusal(400, "the Host header names no host of this server", code="bad_host")
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != hosts[0]:

@@ -22,6 +22,7 @@ class Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.access_log = False  # it would repeat what clients write in paths
         self._await_head()
 
     def data_received(self, data: bytes) -> None:

@@ -25,9 +25,10 @@ from vistune.serving.refusal import Refusal
 from vistune.serving.schema import ChatRequest
 from vistune.serving.service import Place, Service
 
-CHAT_SCHEMA = {
-    "requestBody": {"required": True, "content": {"application/json": {"schema": ChatRequest.model_json_schema()}}}
-}
+CHAT = "/v1/chat/completions"
+SCHEMA_PLACE = "#/paths/~1v1~1chat~1completions/post/requestBody/content/application~1json/schema/$defs/{model}"
+CHAT_SCHEMA = ChatRequest.model_json_schema(ref_template=SCHEMA_PLACE)
+CHAT_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": CHAT_SCHEMA}}}}
 
 
 class Stream(StreamingResponse):
@@ -89,12 +90,12 @@ def make_app(service: Service) -> FastAPI:
             raise Refusal(404, "there is no such model here", code="model_not_found", param="model")
         return _model(service)
 
-    @app.post("/v1/chat/completions", openapi_extra=CHAT_SCHEMA)
+    @app.post(CHAT, openapi_extra=CHAT_BODY)
     async def chat(request: Request) -> Response:
         place, asked = await service.admit(request)
         headers = {"X-Ignored-Parameters": ", ".join(asked.ignored)} if asked.ignored else {}
         if asked.stream:
-            return Stream(place, stream_lines(place, asked), headers)
+            return Stream(place, stream_lines(place, asked, request.state.request_id), headers)
         try:
             text = await _whole(request, place)
             assert place.answer is not None
@@ -158,7 +159,7 @@ def usage(answer: Answer) -> dict[str, Any]:
     }
 
 
-async def stream_lines(place: Place, asked: ChatRequest) -> AsyncIterator[str]:
+async def stream_lines(place: Place, asked: ChatRequest, request_id: str) -> AsyncIterator[str]:
     """Server-sent events; an error on the way is one too, and [DONE] always comes last."""
     with_usage = asked.stream_options is not None and asked.stream_options.include_usage
     head = {
@@ -184,7 +185,6 @@ async def stream_lines(place: Place, asked: ChatRequest) -> AsyncIterator[str]:
         place.service.metrics.rejects.labels(refusal.code).inc()
         yield event(refusal.body)
     except Exception as error:
-        request_id = uuid.uuid4().hex
         log_error(request_id, error)
         yield event(server_error(request_id).body)
     yield "data: [DONE]\n\n"

@@ -28,6 +28,7 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "use_beam_search": (), "verbosity": ("medium",), "web_search_options": (),
     "chat_template": (), "chat_template_kwargs": (),
 }  # fmt: skip
+LEAST = 1e-5  # a smaller temperature or top_p takes the likeliest token too, but not all of them are numbers in fp32
 NOTHING: tuple[Any, ...] = (None, False, 0, "", [], {})
 
 
@@ -92,7 +93,7 @@ class ChatRequest(Body):
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
     top_k: int | None = Field(None, ge=-1, le=1_000_000)
-    repetition_penalty: float | None = Field(None, gt=0, le=10, allow_inf_nan=False)
+    repetition_penalty: float | None = Field(None, ge=0.01, le=10, allow_inf_nan=False)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     stop: list[Annotated[str, Field(min_length=1, max_length=256)]] | None = Field(None, max_length=16)
@@ -118,9 +119,10 @@ class ChatRequest(Body):
 
     def sampling(self) -> Sampling:
         """OpenAI's defaults: temperature 1, all tokens, another chance each time."""
+        temperature = 1.0 if self.temperature is None else self.temperature
         return Sampling(
-            temperature=1.0 if self.temperature is None else self.temperature,
-            top_p=1.0 if self.top_p is None else self.top_p,
+            temperature=temperature if temperature > LEAST else 0.0,
+            top_p=max(LEAST, 1.0 if self.top_p is None else self.top_p),
             top_k=max(self.top_k or 0, 0),
             repetition_penalty=self.repetition_penalty or 1.0,
             seed=secrets.randbits(63) if self.seed is None else self.seed,

@@ -5,7 +5,6 @@ SIGTERM: not ready any more, new requests 503, those under way end; then the pro
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import socket
 import time
@@ -17,7 +16,7 @@ import uvicorn
 from vistune.errors import RecipeError
 from vistune.generation import Assistant
 from vistune.serving.fetch import Fetcher
-from vistune.serving.guard import Guard, logger, read_keys
+from vistune.serving.guard import Guard, is_loopback, logger, read_keys
 from vistune.serving.limits import Settings
 from vistune.serving.protocol import with_limits
 from vistune.serving.routes import make_app
@@ -87,7 +86,9 @@ class Server(uvicorn.Server):
 def serve(assistant: Assistant, settings: Settings, *, announce: Callable[[str], None]) -> None:
     """Answer requests until the process is told to stop; `announce` is given the address once it is listened at."""
     if not logger.handlers:
-        logger.addHandler(logging.StreamHandler())
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        logger.addHandler(handler)
         logger.setLevel(logging.INFO)
     server = Server(assistant, settings)
     announce(server.address)
@@ -98,19 +99,12 @@ def check(settings: Settings) -> tuple[bytes, ...]:
     """The keys' hashes. Raises RecipeError where a stranger could ask without one."""
     if settings.key_file is not None:
         return read_keys(settings.key_file)
-    if not _is_loopback(settings.host):
+    if not is_loopback(settings.host):
         raise RecipeError(
             f"--host {settings.host}: whoever reaches this machine could use the model",
             "add --api-key-file FILE, or listen on 127.0.0.1",
         )
     return ()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -16,8 +16,7 @@ from fastapi import Request
 from PIL import Image
 
 from vistune.errors import DataError
-from vistune.generation import Answer, Assistant, Engine
-from vistune.generation.assistant import _from_data_url as read_data_url
+from vistune.generation import Answer, Assistant, Engine, read_data_url
 from vistune.processor import load_bytes
 from vistune.serving.fetch import Fetcher
 from vistune.serving.limits import Limits
@@ -131,7 +130,8 @@ class Service:
             except BaseException:
                 place.leave()
                 raise
-            return place, asked
+            # Pictures may be megabytes, an answer may take minutes.
+            return place, asked.model_copy(update={"messages": []})
         finally:
             self._bodies -= held[0]
 
@@ -180,7 +180,13 @@ class Service:
             for place, part in places(request)
             if isinstance(part, ImagePart) and not part.image_url.url.startswith("data:")
         }
-        return {place: await self.fetcher.picture(url, place) for place, url in links.items()}
+        fetched: dict[str, bytes] = {}
+        for place, url in links.items():
+            fetched[place] = await self.fetcher.picture(url, place)
+            if sum(map(len, fetched.values())) > self.limits.body_bytes:
+                why = f"{place}: with it the pictures are larger than {self.limits.body_bytes} bytes"
+                raise Refusal(400, why, code="invalid_image", param=place)
+        return fetched
 
     def _encode(self, request: ChatRequest, fetched: dict[str, bytes]) -> Example:
         """Decode one picture after the other, so that their sum is known before the next is opened."""
