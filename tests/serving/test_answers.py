@@ -111,12 +111,14 @@ def test_what_cannot_be_done_is_refused_and_what_does_not_matter_is_listed(serve
         "tools": [{"type": "function"}], "logprobs": True, "response_format": {"type": "json_object"}, "min_p": 0.1,
         "presence_penalty": 0.5, "logit_bias": {"5": 1}, "chat_template": "{{ x }}",
         "chat_template_kwargs": {"a": 1}, "stop_token_ids": [3],
+        "skip_special_tokens": False, "tool_choice": "required",
     }.items():  # fmt: skip
         response = served.ask(**{name: value})
         assert response.status_code == 400, name
         assert response.json()["error"]["param"] == name
         assert response.json()["error"]["code"] == "unsupported_parameter"
-    neutral = {"tools": [], "logprobs": False, "response_format": {"type": "text"}, "presence_penalty": 0, "n": 1}
+    neutral = {"tools": [], "logprobs": False, "response_format": {"type": "text"}, "presence_penalty": 0, "n": 1,
+               "skip_special_tokens": True, "tool_choice": "none", "min_p": None}  # fmt: skip
     response = served.ask(**neutral, user="me", flavour="mild")
     assert response.status_code == 200
     assert response.headers["x-ignored-parameters"] == "user, flavour"

@@ -14,7 +14,7 @@ from vistune.generation import Sampling
 from vistune.serving.limits import Limits
 from vistune.serving.refusal import Refusal, of_validation
 
-# Parameters of OpenAI and vLLM that change an answer, each with the values that leave it as it is, beside none at all.
+# Parameters of OpenAI and vLLM that change an answer, each with the values that do not; () are those of NOTHING.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "add_generation_prompt": (True,), "allowed_token_ids": (), "audio": (), "bad_words": (), "best_of": (1,),
     "continue_final_message": (), "documents": (), "echo": (), "extra_body": (), "frequency_penalty": (),
@@ -141,7 +141,7 @@ def read_request(body: bytes, *, model: str, limits: Limits) -> ChatRequest:
     if request.model != model:
         raise Refusal(404, f"there is no such model here; this is {model!r}", code="model_not_found", param="model")
     for name, value in (request.model_extra or {}).items():
-        if name in UNSUPPORTED and value not in (*NOTHING, *UNSUPPORTED[name]):
+        if name in UNSUPPORTED and value is not None and value not in (UNSUPPORTED[name] or NOTHING):
             raise Refusal(400, f"{name} is not supported here; leave it out", code="unsupported_parameter", param=name)
     for name in ("max_tokens", "max_completion_tokens"):
         if (getattr(request, name) or 0) > limits.max_tokens:
