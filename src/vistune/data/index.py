@@ -12,13 +12,11 @@ import hashlib
 import json
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
-from itertools import islice
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -48,7 +46,6 @@ COLUMNS = {
     "pictures": np.int32,  # how many it shows
 }
 KEPT = 64  # indices in the cache
-CHUNK = 256  # rows that a thread encodes at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +144,11 @@ def _rough_rows(content: bytes) -> int:
 
 @dataclass(slots=True)
 class _Row:
-    """What a row adds to the columns; `sample` is None for a bad one."""
+    """What a good row adds to the columns."""
 
-    written: Written
-    kind: str
-    sample: Sample | None
-    fault: Fault | None
-    text_tokens: int = 0
-    learnt: int = 0
+    sample: Sample
+    text_tokens: int
+    learnt: int
 
 
 @dataclass(slots=True)
@@ -173,21 +167,21 @@ class _Builder:
         faults: list[Fault] = []
         text = decoded(content, self.path)
         bytes_before = _byte_offsets(text, len(codecs.BOM_UTF8) if content.startswith(codecs.BOM_UTF8) else 0)
-        with ThreadPoolExecutor() as pool:  # the tokenizer works without the interpreter's lock
-            for row in self._proved(written_rows(self.path, text), pool):
-                advance(1)
-                if row.fault is not None or row.sample is None:
-                    faults += [row.fault] if row.fault is not None else []
-                    continue
-                begin, end = bytes_before(row.written.begin), bytes_before(row.written.end)
-                used = [self.folders.name_of(picture) for picture in row.sample.pictures]
-                shown += [names.setdefault(name, len(names)) for name in used]
-                place = (begin, end - begin, zlib.crc32(content[begin:end]), row.written.line, row.written.nth)
-                code = kinds.setdefault(row.kind, len(kinds))
-                for column, value in zip(
-                    columns.values(), (*place, code, row.text_tokens, row.learnt, len(used)), strict=True
-                ):
-                    column.append(value)
+        for written in written_rows(self.path, text):
+            row = self._proved(written)
+            advance(1)
+            if isinstance(row, Fault):
+                faults.append(row)
+                continue
+            begin, end = bytes_before(written.begin), bytes_before(written.end)
+            used = [self.folders.name_of(picture) for picture in row.sample.pictures]
+            shown += [names.setdefault(name, len(names)) for name in used]
+            place = (begin, end - begin, zlib.crc32(content[begin:end]), written.line, written.nth)
+            code = kinds.setdefault(row.sample.kind, len(kinds))
+            for column, value in zip(
+                columns.values(), (*place, code, row.text_tokens, row.learnt, len(used)), strict=True
+            ):
+                column.append(value)
         if not columns["begin"] and not faults:
             raise DataError(f"{self.path}: holds no rows", "give a file with at least one sample")
         arrays = {name: np.array(column, COLUMNS[name]) for name, column in columns.items()}
@@ -207,44 +201,29 @@ class _Builder:
         return Index(self.path, self.digest, columns, lengths, shown, names, kinds, texts["warnings"], self.folders,
                      tuple(faults))  # fmt: skip
 
-    def _proved(self, rows: Iterator[Written], pool: ThreadPoolExecutor) -> Iterator[_Row]:
-        """Rows in order: read one after another, encoded by the pool a few chunks ahead."""
-        ahead = []
-        while chunk := [self._read(written) for written in islice(rows, CHUNK)]:
-            ahead.append(pool.submit(self._encode, chunk))
-            if len(ahead) > 4:
-                yield from ahead.pop(0).result()
-        for future in ahead:
-            yield from future.result()
-
-    def _read(self, written: Written) -> _Row:
+    def _proved(self, written: Written) -> _Row | Fault:
         place, value, kind = place_of(self.path, written.line, written.nth), written.value, ""
+        at = (written.line, written.nth)
         try:
             if isinstance(value, RowError):
                 raise value
             if not isinstance(value, dict):
                 raise RowError(place, "", f"a row must be an object, got {type(value).__name__}", "see docs/data.md")
             kind = kind_of(value, place)
-            return _Row(written, kind, read_row(value, place, self.folders, self.warnings), None)
+            sample = read_row(value, place, self.folders, self.warnings)
         except RowError as error:
             name = value.get("id", "") if isinstance(value, dict) else ""
-            reject = Reject(printable(name), place, error.reason, str(error))
-            return _Row(written, kind, None, Fault(reject, kind, error, (written.line, written.nth)))
-
-    def _encode(self, rows: list[_Row]) -> list[_Row]:
-        for row in rows:
-            if row.sample is None or self.processor is None:
-                continue
-            try:
-                encoded = self.processor.encode_ids(row.sample)
-                row.learnt = sum(label != IGNORE for label in encoded.labels[1:])  # the first token never is
-                row.text_tokens = len(encoded.ids) - sum(encoded.slots)
-                if row.learnt == 0:
-                    raise DataError(f"{row.sample.origin}: nothing in it is learnt", "give it an answer")
-            except DataError as error:
-                reject = Reject(row.sample.id, row.sample.origin, "bad_tokens", str(error))
-                row.fault = Fault(reject, row.kind, error, (row.written.line, row.written.nth))
-        return rows
+            return Fault(Reject(printable(name), place, error.reason, str(error)), kind, error, at)
+        if self.processor is None:
+            return _Row(sample, 0, 0)
+        try:
+            encoded = self.processor.encode_ids(sample)
+            learnt = len(encoded.labels) - 1 - encoded.labels[1:].count(IGNORE)  # the first token never is
+            if learnt == 0:
+                raise DataError(f"{sample.origin}: nothing in it is learnt", "give it an answer")
+        except DataError as error:
+            return Fault(Reject(sample.id, sample.origin, "bad_tokens", str(error)), kind, error, at)
+        return _Row(sample, len(encoded.ids) - sum(encoded.slots), learnt)
 
 
 def _byte_offsets(content: str, mark: int) -> Callable[[int], int]:

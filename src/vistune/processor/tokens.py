@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
@@ -18,6 +19,8 @@ from tokenizers import AddedToken, Tokenizer
 from vistune.errors import DataError, RecipeError
 from vistune.processor.templates import BOS, EOS, Control, Piece, Text
 from vistune.types import IGNORE, IMAGE_ID, Picture
+
+SHORT = 256  # characters of a text whose ids are remembered
 
 
 @dataclass(slots=True)
@@ -71,6 +74,7 @@ class Encoder:
             tokenizer.bos_token_id,
             tokenizer.eos_token_id,
         )  # looked up once: transformers is slow at it
+        self._known = lru_cache(maxsize=8192)(self._as_text)  # turns repeat: system sentences, questions, short answers
         self.guard = self._find_guard()
         self.restarts = bool(self.guard) and self._starts_anew()
 
@@ -136,7 +140,7 @@ class Encoder:
     def _encode_text(self, pieces: Sequence[Text], first: bool, result: Encoded) -> None:
         guard = "" if first else self.guard
         text = guard + "".join(piece.text for piece in pieces)
-        ids, offsets = self._as_text(text)
+        ids, offsets = self._known(text) if len(text) <= SHORT else self._as_text(text)
         starts = [start for start, _ in offsets]
         done = next((k for k, (_, stop) in enumerate(offsets) if stop > len(guard)), len(ids)) if guard else 0
         for end, learnt in _spans(pieces, len(guard)):
