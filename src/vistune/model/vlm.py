@@ -139,9 +139,9 @@ class VisionLanguageModel(nn.Module):
         towers = {"vision": self.vision.tower, "language": base_of(self.language)}
         for part, module in towers.items():
             if part in parts:
-                module.gradient_checkpointing_enable({"use_reentrant": False})
-            elif module.is_gradient_checkpointing:
-                module.gradient_checkpointing_disable()
+                module.activation_checkpointing_enable({"use_reentrant": False})
+            elif module.is_activation_checkpointing:
+                module.activation_checkpointing_disable()
 
     @property
     def adapted(self) -> bool:
