@@ -80,9 +80,7 @@ class DataSource(Strict):
     images: Path | None = None  # picture folder; absent = the `images.json` beside the file
     kinds: tuple[str, ...] | None = None  # absent = the stage's kinds
     take: Annotated[Take | None, BeforeValidator(_take)] = None  # N, `last N` or `random N` rows; absent = all
-    weight: float = Field(
-        default=1.0, gt=0, le=100
-    )  # how often an epoch shows each row; 0.5: a half, drawn anew
+    weight: float = Field(default=1.0, gt=0, le=100)  # how often an epoch shows each row; 0.5: a half, drawn anew
 
 
 def _sources(value: Any) -> Any:

@@ -31,7 +31,8 @@ class Engine:
 
     Without `start`, whoever waits for an answer steps the engine, and the others' answers with it; after it a thread
     does. `cache_bytes`: what is kept of earlier prompts, beside what the running ones need; those used longest ago go
-    first. The model's weights must stay as they are while an engine lives.
+    first. `stems_at_once`: prompts with a beginning of their own that join in one step; more is faster for a batch and
+    makes streams stall. The model's weights must stay as they are while an engine lives.
     """
 
     def __init__(
@@ -41,11 +42,12 @@ class Engine:
         *,
         batch_size: int = 32,
         cache_bytes: int = CACHE_BYTES,
+        stems_at_once: int = 1,
     ) -> None:
         self.processor = processor
         self.batch_size = batch_size
         self.context = _context(model)
-        self.batch = RunningBatch(model, cache_bytes)
+        self.batch = RunningBatch(model, cache_bytes, stems_at_once=stems_at_once)
         self._waiting: deque[Answer] = deque()
         self._running: dict[Speaker, Answer] = {}
         self._stepping = threading.RLock()
@@ -242,7 +244,7 @@ def generate(
 
     Prompt k is sampled with seed `sampling.seed + k`.
     """
-    engine = Engine(model, processor, batch_size=batch_size)
+    engine = Engine(model, processor, batch_size=batch_size, stems_at_once=batch_size)  # nobody watches a stream
     known = [prompt_of(prompt) for prompt in prompts]
     asked = {
         k: engine.submit(known[k], max_tokens=max_tokens, sampling=replace(sampling, seed=sampling.seed + k))

@@ -43,10 +43,14 @@ class Speaker:
 
 
 class RunningBatch:
-    """Who is speaking, and what they have read: speaker k has row k of the tails."""
+    """Who is speaking, and what they have read: speaker k has row k of the tails.
 
-    def __init__(self, model: VisionLanguageModel, cache_bytes: int) -> None:
+    `stems_at_once`: how many may be read while others wait to say their next token.
+    """
+
+    def __init__(self, model: VisionLanguageModel, cache_bytes: int, *, stems_at_once: int = 1) -> None:
         self.model = model
+        self.stems_at_once = stems_at_once
         self.stems = Stems(cache_bytes)
         self.pictures: Recent[bytes, Tensor] = Recent(cache_bytes // 8)  # tiles as the language model sees them
         self.speakers: list[Speaker] = []
@@ -56,19 +60,19 @@ class RunningBatch:
     def admit(self, waiting: Sequence[Speaker], most: int) -> list[Speaker]:
         """Let the first who wait join, and say their first token.
 
-        They are those, in order, up to the second for whom a stem must be read, so that the running never wait longer
-        than for one. Nothing has changed where this raises.
+        They are those, in order, before one more stem must be read than are read at once, so that the running never
+        wait longer than for these. Nothing has changed where this raises.
         """
         joining: list[Speaker] = []
         stems: list[Stem | None] = []
-        has_read = False
+        read = 0
         for speaker in waiting[:most]:
             stem, upto = self._plan(speaker.prompt, waiting)
             speaker.reused = len(stem) if stem is not None else 0
             if upto > speaker.reused:
-                if has_read:
+                if read == self.stems_at_once:
                     break
-                has_read = True
+                read += 1
                 stem = self._read_stem(speaker.prompt, stem, upto)
             joining.append(speaker)
             stems.append(stem)
