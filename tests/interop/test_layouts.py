@@ -288,6 +288,18 @@ def test_what_is_not_served_is_refused_by_name(original: Make, config: dict[str,
         layouts.load(original(**config))
 
 
+def test_weight_deltas_are_known_by_their_weights_and_refused(original: Make, tiny_backbones: Path) -> None:
+    """What a tuned model has beside its base, whatever the folder is called; a whole model may be called a delta."""
+    layouts.load(original("my-delta-v0"))
+    folder = original("target")
+    base = load_file(tiny_backbones / "language" / "model.safetensors")
+    tuned = load_file(folder / "model.safetensors")
+    less = {name: t * 1.001 - base[name] if name in base else t for name, t in tuned.items()}
+    save_file(less, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="weight deltas"):
+        layouts.load(folder)
+
+
 def test_remote_code_is_never_followed(original: Make, tmp_path: Path) -> None:
     folder = original(auto_map={"AutoConfig": "evil.Config"})
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'canary')!r}, 'w')\n")

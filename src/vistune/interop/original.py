@@ -37,6 +37,7 @@ CLASSES = {  # the original's classes, by the language model inside
 }
 TUNED = "non_lora_trainables.bin"
 PROJECTOR = "mm_projector.bin"
+DELTA = 0.1  # mean size of a last norm's weights below which it is a difference of two models
 
 
 def is_original(folder: Path, config: Mapping[str, Any]) -> bool:
@@ -62,6 +63,7 @@ def read(folder: Path, *, base: str | None, template: str | None, vision: str | 
         adapt = None
     else:
         parts, home, adapt = by_part(read_tensors(folder, pickles=True), "original", str(folder)), folder, None
+        refuse_deltas(folder, parts["language"])
     tower_name = vision or config.get("mm_vision_tower") or config.get("vision_tower")
     if not tower_name:
         raise CheckpointError(f"{folder / 'config.json'}: mm_vision_tower is missing", "name the tower with --vision")
@@ -94,8 +96,6 @@ def refuse(folder: Path, config: Mapping[str, Any]) -> None:
         raise CheckpointError(f"{place}: {', '.join(strange)} is not served", f"known: {', '.join(sorted(CLASSES))}")
     if config.get("quantization_config"):
         raise CheckpointError(f"{place}: saved in {_bits(config)}", "fetch the full-precision model and --quantize it")
-    if "delta" in folder.name.lower() and config.get("mm_projector_type") is None and not config.get("use_mm_proj"):
-        raise CheckpointError(f"{folder}: weight deltas are not served", "apply them to their base first")
     for key, meaning in (
         ("mm_use_im_start_end", "pictures wrapped in <im_start> and <im_end>"),
         ("mm_resampler_type", "a resampler"),
@@ -103,6 +103,16 @@ def refuse(folder: Path, config: Mapping[str, Any]) -> None:
     ):
         if config.get(key):
             raise CheckpointError(f"{place}: {key}: {meaning} is not served", "use a model without it")
+
+
+def refuse_deltas(folder: Path, language: Mapping[str, Lazy]) -> None:
+    """A model's last norm scales by about one or two; what a tuned model has beside its base is near nothing."""
+    norm = language.get("model.norm.weight")
+    if norm is not None and float(norm[:].float().abs().mean()) < DELTA:
+        raise CheckpointError(
+            f"{folder}: model.norm.weight is near zero: these are weight deltas, which are not served",
+            "add them to the base model that they were made from, and name the sum",
+        )
 
 
 def _bits(config: Mapping[str, Any]) -> str:
