@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,25 @@ def test_adapters_as_peft_loads_them(original: Make, tiny_backbones: Path, tmp_p
     rows = export_model(tmp_path / "ours", tmp_path / "peft", layout="peft", base=base)
     assert all(row.same_ids and row.same_tokens and row.largest_difference < 1e-4 for row in rows)
     back = Assistant(*layouts.load(tmp_path / "peft", base=base)).logits(FINISHED)[:, :400]
+    torch.testing.assert_close(back, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_adapters_of_a_single_layer_stay_there(original: Make, tiny_backbones: Path, tmp_path: Path) -> None:
+    """PEFT would put fresh adapters on every layer that a wider pattern fits, and vLLM would refuse the folder."""
+    model, processor = layouts.load(original())
+    model.language = add_adapters(model.language, Lora(rank=2, alpha=4, targets=("layers.0.self_attn.q_proj",)))
+    for name, parameter in model.language.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(1))
+    wanted = Assistant(model.eval(), processor).logits(FINISHED)[:, :400]
+    tower = tiny_backbones / "vision"
+    checkpoint.save_imported(
+        tmp_path / "ours", model, processor, write_tower=lambda out: shutil.copytree(tower, out), origin={}
+    )
+    export_model(tmp_path / "ours", tmp_path / "peft", layout="peft")
+    settings = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())
+    assert settings["target_modules"] == r".*language_model.*\.(layers\.0\.self_attn\.q_proj)"
+    back = Assistant(*layouts.load(tmp_path / "peft")).logits(FINISHED)[:, :400]
     torch.testing.assert_close(back, wanted, atol=1e-4, rtol=1e-4)
 
 

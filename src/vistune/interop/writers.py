@@ -5,6 +5,7 @@ Exported (model, processor, tower whole or cut) -> llava-hf | llava-original | p
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -245,10 +246,9 @@ def write_peft(made: Exported, folder: Path, *, base: str | None) -> None:
     refuse_for_hf(made)
     peft: Any = made.model.language
     config = dict(peft.peft_config["default"].to_dict())
-    layers = sorted({name.rsplit(".", 1)[-1] for name in peft.targeted_module_names})
     config |= {
         "base_model_name_or_path": base or "base",
-        "target_modules": rf".*language_model.*\.({'|'.join(layers)})",
+        "target_modules": rf".*language_model.*\.({'|'.join(_targets(peft))})",
         "modules_to_save": None,
         "task_type": None,
         "inference_mode": True,
@@ -263,6 +263,16 @@ def write_peft(made: Exported, folder: Path, *, base: str | None) -> None:
     own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(own, folder / "adapter_model.safetensors")
     write_atomic(folder / "README.md", made.card)
+
+
+def _targets(peft: Any) -> list[str]:
+    """Ends of the adapted layers' names that fit no other layer: `q_proj` where all of them are, else longer."""
+    adapted = set(peft.targeted_module_names)
+    ends = {name.rsplit(".", 1)[-1] for name in adapted}
+    every = {name for name, _ in base_of(peft).named_modules() if name.rsplit(".", 1)[-1] in ends}
+    if every <= adapted:
+        return sorted(ends)
+    return sorted(re.escape(name.removeprefix("model.")) for name in adapted)
 
 
 def peft_state(made: Exported, *, with_projector: bool) -> dict[str, Tensor]:
