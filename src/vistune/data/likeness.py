@@ -12,7 +12,6 @@ import csv
 import io
 import json
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from vistune.errors import DataError
-from vistune.files import read_jsonl, read_text
+from vistune.files import read_jsonl, read_text, wide_cells
 
 # Of 128 bits that may differ. Of 120 COCO photographs no two differ in fewer than 29; saved again at JPEG quality 40
 # they differ in 6 at most, at half the size or a tenth brighter in 7 at most for 98 % of them.
@@ -184,8 +183,7 @@ def _fields(path: Path) -> Iterator[str | int]:
     if not path.is_file():
         raise DataError(f"{path}: no such file", "check --against")
     if suffix in (".tsv", ".csv"):
-        csv.field_size_limit(min(sys.maxsize, 1 << 28))  # MMBench holds its pictures in the cells
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with wide_cells(), open(path, encoding="utf-8-sig", newline="") as file:  # MMBench holds its pictures in cells
             for row in csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ","):
                 yield from (row[field] for field in PICTURE_FIELDS if row.get(field))
         return

@@ -19,10 +19,9 @@ from typing import Any
 from vistune.errors import DataError
 from vistune.evaluation.choices import is_missing
 from vistune.evaluation.release import release_lines, release_text
-from vistune.files import write_atomic
+from vistune.files import wide_cells, write_atomic
 
 KINDS = (".tsv", ".tsv.gz", ".jsonl", ".jsonl.gz")
-LARGEST_CELL = 1 << 28  # bytes; a picture of a dozen megapixels as base64 is a tenth of that
 SHORTEST_PICTURE = 64  # characters; a shorter cell is a path or the index of the row that holds the picture
 PNG = b"\x89PNG"
 
@@ -83,14 +82,14 @@ def read_rows(path: Path) -> Iterator[Row]:
                 raise DataError(f"{path}:{number}: is no object", "one JSON object a line")
             yield Row(value, f"{path}:{number}")
         return
-    csv.field_size_limit(LARGEST_CELL)  # the csv module keeps this for the whole process and refuses pictures without
     reader = csv.DictReader(io.StringIO(release_text(path), newline=""), delimiter="\t", strict=True)
     try:
-        for value in reader:
-            place = f"{path}:{reader.line_num}"
-            if None in value:
-                raise DataError(f"{place}: has more cells than the first line", "mend or download the file again")
-            yield Row(value, place)
+        with wide_cells():
+            for value in reader:
+                place = f"{path}:{reader.line_num}"
+                if None in value:
+                    raise DataError(f"{place}: has more cells than the first line", "mend or download the file again")
+                yield Row(value, place)
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: not tab-separated: {error}", "download the file again") from None
 
