@@ -14,7 +14,7 @@ from vistune.files import write_atomic
 
 if TYPE_CHECKING:
     from vistune.evaluation import Facts, Measured
-    from vistune.evaluation.judge import Service
+    from vistune.remote import Endpoint
 
 
 def score(
@@ -24,7 +24,7 @@ def score(
     *,
     parse: str = "official",
     submission: Path | None = None,
-    judge: Service | None = None,
+    judge: Endpoint | None = None,
     judgements: Path | None = None,
     opinions: int = 1,
     watch: Watch = silent,

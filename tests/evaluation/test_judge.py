@@ -11,7 +11,8 @@ import pytest
 from fake_teacher import Behaviour, FakeTeacher, Request, completion, error
 
 from vistune.errors import BudgetError, RecipeError, TeacherError
-from vistune.evaluation.judge import TRIES, RemoteJudge, Service, judgements
+from vistune.evaluation.judge import TRIES, RemoteJudge, judgements
+from vistune.remote import Endpoint
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def body(text: str, **parameters: Any) -> dict[str, Any]:
 
 
 def judge_at(endpoint: FakeTeacher, folder: Path, **settings: Any) -> RemoteJudge:
-    return RemoteJudge(Service("fake-1", endpoint.url, **settings), folder)
+    return RemoteJudge(Endpoint("fake-1", endpoint.url, **settings), folder)
 
 
 def says(endpoint: FakeTeacher, *replies: str) -> None:
@@ -132,4 +133,4 @@ def test_the_judge_names_itself(tmp_path: Path, endpoint: FakeTeacher) -> None:
     assert (found["model"], found["answered_as"], found["base_url"]) == ("fake-1", "fake-1", endpoint.url)
     assert json.dumps(found)
     with pytest.raises(RecipeError, match="not those of the answers"):
-        RemoteJudge(Service("fake-2", endpoint.url), tmp_path)([body("x")])
+        RemoteJudge(Endpoint("fake-2", endpoint.url), tmp_path)([body("x")])

@@ -12,10 +12,11 @@ from fake_teacher import Behaviour, FakeTeacher, completion
 
 from vistune.errors import DataError, RecipeError, TeacherError
 from vistune.evaluation import score
-from vistune.evaluation.judge import TRIES, RemoteJudge, Service
+from vistune.evaluation.judge import TRIES, RemoteJudge
 from vistune.evaluation.task import Reply
 from vistune.evaluation.tasks.korean_judged import KLlavaW, Koffvqa
 from vistune.evaluation.tasks.llava_bench import LlavaBench, read_pair, read_two_numbers
+from vistune.remote import Endpoint
 
 
 @pytest.fixture(scope="session")
@@ -103,7 +104,7 @@ def test_a_judge_rates_both_answers(data: Path, endpoint: FakeTeacher) -> None:
         return found.pop(0)
 
     endpoint.behave = lambda request: Behaviour(body=completion(answer(request.tree["messages"][1]["content"])))
-    judge = RemoteJudge(Service("fake-1", endpoint.url, concurrency=1), data / "judge")
+    judge = RemoteJudge(Endpoint("fake-1", endpoint.url, concurrency=1), data / "judge")
     found = score("llava-bench", LlavaBench(data), data / "said.jsonl", judge=judge).scored
     assert (found.metrics["all"], found.metrics["all_gpt4"], found.metrics["all_model"]) == (61.1, 90.0, 55.0)
     assert (found.metrics["llava_bench_conv"], found.metrics["llava_bench_detail"]) == (75.0, 50.0)
@@ -115,7 +116,7 @@ def test_a_judge_rates_both_answers(data: Path, endpoint: FakeTeacher) -> None:
 
 def test_a_review_without_ratings_is_never_averaged_in(data: Path, endpoint: FakeTeacher) -> None:
     endpoint.behave = lambda request: Behaviour(body=completion("Both are fine."))
-    judge = RemoteJudge(Service("fake-1", endpoint.url), data / "judge")
+    judge = RemoteJudge(Endpoint("fake-1", endpoint.url), data / "judge")
     with pytest.raises(TeacherError, match="2 of 2 judgements"):
         score("llava-bench", LlavaBench(data), data / "said.jsonl", judge=judge)
     assert len(endpoint.chats) == 2 * TRIES
@@ -142,7 +143,7 @@ def test_korean_answers_before_a_judge(tmp_path: Path, endpoint: FakeTeacher) ->
     (tmp_path / "rule_ko.json").write_text('{"llava_bench_conv": {"role": "어시스턴트", "prompt": "평가."}}')
     (tmp_path / "said.jsonl").write_text('{"question_id": 0, "text": "산입니다."}')
     endpoint.behave = lambda request: Behaviour(body=completion("10 7\n좋습니다."))
-    judge = RemoteJudge(Service("fake-1", endpoint.url), tmp_path / "judge")
+    judge = RemoteJudge(Endpoint("fake-1", endpoint.url), tmp_path / "judge")
     found = score("k-llava-w", KLlavaW(tmp_path), tmp_path / "said.jsonl", judge=judge).scored
     assert found.metrics["all"] == 70.0
     assert endpoint.chats[0].tree["messages"][0]["content"].startswith("당신은 답변의 품질을")
@@ -153,7 +154,7 @@ def test_koffvqa_asks_with_the_users_template(tmp_path: Path, endpoint: FakeTeac
     (tmp_path / "judges.py").write_text("base_judge_prompt = '''\n질문 {0}\n답 {1}\n기준 {2}\n'''.strip()\n")
     (tmp_path / "said.jsonl").write_text('{"index": 1, "prediction": "{0} 두 개입니다."}')
     endpoint.behave = lambda request: Behaviour(body=completion("최종 점수: 10점 만점에 9점"))
-    judge = RemoteJudge(Service("gemma", endpoint.url), tmp_path / "judge")
+    judge = RemoteJudge(Endpoint("gemma", endpoint.url), tmp_path / "judge")
     found = score("koffvqa", Koffvqa(tmp_path), tmp_path / "said.jsonl", judge=judge).scored
     assert found.metrics == {"overall": 90.0}
     [asked] = endpoint.chats

@@ -14,8 +14,9 @@ from fake_teacher import Behaviour, FakeTeacher, Request, completion
 from vistune import measuring
 from vistune.errors import DataError, RecipeError, TeacherError
 from vistune.evaluation import score
-from vistune.evaluation.judge import RemoteJudge, Service
+from vistune.evaluation.judge import RemoteJudge
 from vistune.evaluation.tasks.mmvet import AGAIN, PROMPT_SHA256, MMVet, again, read_grade, request_of
+from vistune.remote import Endpoint
 
 
 @pytest.fixture(scope="session")
@@ -113,7 +114,7 @@ def test_a_judge_grades_and_is_asked_again_where_it_chats(data: Path, endpoint: 
     )
     task = MMVet(data)
     task.judge_runs = 2
-    judge = RemoteJudge(Service("fake-1", endpoint.url, concurrency=1), data / "judge")
+    judge = RemoteJudge(Endpoint("fake-1", endpoint.url, concurrency=1), data / "judge")
     found = score("mmvet", task, data / "said.jsonl", judge=judge).scored
     assert found.metrics == {"math": 55.0, "ocr": 75.0, "total": 75.0, "std": 5.0}
     assert found.notes["runs"] == [70.0, 80.0]
@@ -127,7 +128,7 @@ def test_a_judge_grades_and_is_asked_again_where_it_chats(data: Path, endpoint: 
 
 def test_a_judge_that_never_grades_gives_no_figure(data: Path, endpoint: FakeTeacher) -> None:
     endpoint.behave = lambda request: Behaviour(body=completion("good"))
-    judge = RemoteJudge(Service("fake-1", endpoint.url), data / "judge")
+    judge = RemoteJudge(Endpoint("fake-1", endpoint.url), data / "judge")
     with pytest.raises(TeacherError, match="2 of 2 judgements"):
         score("mmvet", MMVet(data), data / "said.jsonl", judge=judge)
 
@@ -135,7 +136,7 @@ def test_a_judge_that_never_grades_gives_no_figure(data: Path, endpoint: FakeTea
 def test_a_missing_answer_has_no_points_and_is_not_sent(data: Path, endpoint: FakeTeacher) -> None:
     (data / "said.jsonl").write_text('{"question_id": 1, "text": "3"}\n')
     grade_by(endpoint, {"3 | ": ["1.0"]})
-    judge = RemoteJudge(Service("fake-1", endpoint.url), data / "judge")
+    judge = RemoteJudge(Endpoint("fake-1", endpoint.url), data / "judge")
     found = score("mmvet", MMVet(data), data / "said.jsonl", judge=judge).scored
     assert (found.metrics["total"], found.missing, len(endpoint.chats)) == (50.0, 1, 1)
 
@@ -162,7 +163,7 @@ def test_what_is_needed_is_said(data: Path) -> None:
 
 def test_the_verb_keeps_the_judges_replies_and_names_it(data: Path, endpoint: FakeTeacher) -> None:
     grade_by(endpoint, {"-1 | ": ["0.2", "0.4"], "3 | ": ["1.0", "1.0"]})
-    service = Service("fake-1", endpoint.url, concurrency=1)
+    service = Endpoint("fake-1", endpoint.url, concurrency=1)
     found = measuring.score("mmvet", data, data / "said.jsonl", judge=service, opinions=2).as_json()
     assert (found["metrics"]["total"], found["runs"]) == (65.0, [60.0, 70.0])
     assert (found["judge"]["answered_as"], found["judge"]["base_url"]) == ("fake-1", endpoint.url)

@@ -132,11 +132,11 @@ def score(
     as_json: Json = False,
 ) -> None:
     """Score anybody's predictions as the benchmark itself does."""
-    service = None
+    endpoint = None
     if judge is not None:
-        from vistune.evaluation.judge import Service
+        from vistune.remote import Endpoint
 
-        service = Service(
+        endpoint = Endpoint(
             judge, base_url=base_url, key_file=api_key_file, concurrency=concurrency, budget=budget, prices=prices
         )
     found = measuring.score(
@@ -145,7 +145,7 @@ def score(
         predictions,
         parse=parse,
         submission=submission,
-        judge=service,
+        judge=endpoint,
         judgements=judgements,
         opinions=opinions,
         watch=silent if as_json else watch,

@@ -22,7 +22,7 @@ from vistune.datagen.orders import Order, Wishes, make_orders, own_captions
 from vistune.datagen.prompts import OWN_LANGUAGES
 from vistune.datagen.replies import Turns
 from vistune.datagen.service import Service
-from vistune.datagen.teacher import Settled, Tally, ask_all, ask_in_batches, open_asker, turns_of
+from vistune.datagen.teacher import Settled, Tally, ask_all, ask_in_batches, turns_of
 from vistune.errors import RecipeError
 from vistune.files import write_atomic, write_json, write_jsonl
 from vistune.remote import Asker
@@ -90,7 +90,7 @@ def by_service(
     """A remote teacher writes every order but captions that the picture has already; its journal lies in `folder`."""
     orders = make_orders(images, wishes)
     asked = [order for order in orders if is_asked(order)]
-    asker = open_asker(service, folder, service.header(wishes.kinds, wishes.languages), seed=wishes.seed)
+    asker = service.open(folder, service.header(wishes.kinds, wishes.languages), seed=wishes.seed)
     try:
         before, began = asker.ledger.outcomes["reply"], time.monotonic()
         settled = asyncio.run(_ask(asked, service, asker, advance))

@@ -14,39 +14,21 @@ from typing import Any
 
 from vistune.datagen.orders import Order
 from vistune.datagen.prompts import OWN_LANGUAGES, messages, prompts, system_prompt
-from vistune.remote import Price, read_prices, unpriced
+from vistune.remote import Endpoint, Price
 
 MOST_TOKENS = {"conversation": 1024, "detail": 768, "reasoning": 768, "caption": 96}
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
-    """Which model, where, at what pace and price."""
+class Service(Endpoint):
+    """A remote teacher: an endpoint, and how it is asked there."""
 
-    model: str
-    base_url: str = "https://api.openai.com/v1"
-    key_file: Path | None = None
     see: bool = False
     temperature: float = 0.7
     tries: int = 3  # of one order, where the checks reject what came
-    concurrency: int = 16
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    deadline_seconds: float = 120.0
-    patience_seconds: float = 600.0
-    budget: float | None = None  # dollars
-    prices: Path | None = None
-    allow_drift: bool = False
     batch: bool = False
     poll_seconds: float = 30.0
     tokenizer: Path | None = None  # counts tokens where the endpoint's model has this one
-
-    def price(self) -> Price | None:
-        """What the model costs. Raises RecipeError where a budget is to be kept and no price is known."""
-        price = read_prices(self.prices).get(self.model)
-        if price is None and self.budget is not None:
-            raise unpriced(self.model)
-        return price
 
     def header(self, kinds: Sequence[str], languages: Sequence[str]) -> dict[str, Any]:
         """What answers depend on: a journal made with another header is refused."""

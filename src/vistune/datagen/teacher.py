@@ -8,34 +8,16 @@ that a run killed anywhere and taken up again writes the same bytes.
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 from vistune.datagen.checks import Fault, judge_reply
 from vistune.datagen.orders import Order
 from vistune.datagen.prompts import OWN_LANGUAGES
 from vistune.datagen.replies import Turns, parse_reply
 from vistune.datagen.service import Service, request_of
-from vistune.errors import VistuneError
-from vistune.remote import (
-    Answer,
-    Asker,
-    Client,
-    Journal,
-    Pace,
-    Question,
-    ask_batch,
-    read_key,
-    stopped,
-)
-
-GRACE_SECONDS = 30.0  # how long requests under way may take to end once the run is asked to stop
+from vistune.remote import Answer, Asker, Question, ask_batch, run_workers, stopping_by_signal
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +101,7 @@ async def ask_in_batches(
     await asker.begin()
     task = asyncio.current_task()
     assert task is not None
-    with _signals(asker, [task]):
+    with stopping_by_signal(asker, [task]):
         for attempt in range(service.tries):
             await _batch_round(orders, service, asker, done, attempt, say)
             for number, order in enumerate(orders):
@@ -178,90 +160,8 @@ async def ask_all(
             report(tally)
 
     await asker.begin()
-    workers = [asyncio.create_task(work()) for _ in range(min(len(orders), queues.workers))]
-    with _signals(asker, workers):
-        results = await _all_ended(workers, asker)
-    wrong = [result for result in results if isinstance(result, BaseException)]
-    ours = [error for error in wrong if not isinstance(error, VistuneError | asyncio.CancelledError)]
-    if ours:
-        raise ours[0]
-    if asker.stopping is not None:
-        raise asker.stopping
+    await run_workers(asker, [work() for _ in range(min(len(orders), queues.workers))])
     return [settled for settled in done if settled is not None]
-
-
-async def _all_ended(workers: Sequence[asyncio.Task[None]], asker: Asker) -> list[BaseException | None]:
-    """Wait for the workers; from the moment the run is to stop, no longer than the grace."""
-    pending = set(workers)
-    grace = GRACE_SECONDS
-    while pending:
-        ended, pending = await asyncio.wait(pending, timeout=0.25, return_when=asyncio.FIRST_EXCEPTION)
-        for task in ended:
-            error = None if task.cancelled() else task.exception()
-            if error is not None and asker.stopping is None:
-                asker.stop(error if isinstance(error, VistuneError) else stopped())
-        if asker.stopping is not None:
-            grace -= 0.25
-            if grace <= 0:
-                for task in pending:
-                    task.cancel()
-    return await asyncio.gather(*workers, return_exceptions=True)
-
-
-@contextmanager
-def _signals(asker: Asker, workers: Sequence[asyncio.Task[None]]) -> Iterator[None]:
-    """The first SIGINT, SIGTERM or SIGHUP stops sending; a second one cuts off what is under way."""
-    loop = asyncio.get_running_loop()
-    asked: list[int] = []
-
-    def ask_to_stop(number: int) -> None:
-        asked.append(number)
-        asker.stop(stopped())
-        if len(asked) > 1:
-            for task in workers:
-                task.cancel()
-
-    names = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    try:
-        for name in names:
-            loop.add_signal_handler(name, ask_to_stop, name)
-    except (ValueError, RuntimeError):  # not in the main thread: the caller handles signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        for name in names:
-            loop.remove_signal_handler(name)
-
-
-def open_asker(service: Service, folder: Path, header: dict[str, Any], *, seed: int = 0) -> Asker:
-    """The journal of `folder` and a client to go on with it."""
-    key = read_key(os.environ, service.key_file)
-    journal = Journal(folder)
-    try:
-        pace = Pace(
-            service.concurrency,
-            service.requests_per_minute,
-            service.tokens_per_minute,
-            patience_seconds=service.patience_seconds,
-        )
-        client = Client(
-            service.base_url, key, concurrency=service.concurrency, deadline_seconds=service.deadline_seconds
-        )
-        return Asker(
-            client,
-            journal,
-            pace,
-            header=header,
-            price=service.price(),
-            budget=service.budget,
-            allow_drift=service.allow_drift,
-            seed=seed,
-        )
-    except BaseException:
-        journal.close()
-        raise
 
 
 def turns_of(order: Order, settled: Settled, asker: Asker) -> tuple[Turns, str]:

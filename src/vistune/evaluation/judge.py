@@ -9,49 +9,25 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
-import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vistune.errors import TeacherError, VistuneError
-from vistune.remote import Answer, Asker, Client, Journal, Pace, Price, read_key, read_prices, stopped
+from vistune.errors import TeacherError
+from vistune.remote import Answer, Asker, Endpoint, run_workers
 
 Body = Mapping[str, Any]  # a chat request without its `model`
 T = TypeVar("T")
 TRIES = 5  # of one judgement that cannot be read, as MM-Vet's own scorer
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
-    """Which model judges, where, at what pace and price."""
-
-    model: str
-    base_url: str = "https://api.openai.com/v1"
-    key_file: Path | None = None
-    concurrency: int = 16
-    requests_per_minute: float | None = None
-    tokens_per_minute: float | None = None
-    deadline_seconds: float = 120.0
-    patience_seconds: float = 600.0
-    budget: float | None = None  # dollars
-    prices: Path | None = None
-    allow_drift: bool = False
-
-    def price(self) -> Price | None:
-        return read_prices(self.prices).get(self.model)
-
-
 class RemoteJudge:
     """Calls with request bodies give their texts; what was asked before is read from the journal in `folder`."""
 
-    def __init__(self, service: Service, folder: Path, advance: Callable[[int], None] = lambda count: None) -> None:
-        self.service, self.folder, self.advance = service, folder, advance
+    def __init__(self, endpoint: Endpoint, folder: Path, advance: Callable[[int], None] = lambda count: None) -> None:
+        self.endpoint, self.folder, self.advance = endpoint, folder, advance
         self.spent: dict[str, Any] = {}
 
     def __call__(self, bodies: Sequence[Body]) -> list[str]:
@@ -59,9 +35,9 @@ class RemoteJudge:
 
         Whatever was answered until then is in the journal.
         """
-        asker = self._open()
+        asker = self.endpoint.open(self.folder, {**place_of(self.endpoint), "use": "judge"})
         try:
-            answers = asyncio.run(self._ask(asker, keyed(self.service.model, bodies)))
+            answers = asyncio.run(self._ask(asker, keyed(self.endpoint.model, bodies)))
             texts = [_text_of(answer, asker) for answer in answers]
         finally:
             self.spent = _spent(asker)
@@ -69,7 +45,7 @@ class RemoteJudge:
         failed = [answer.completion.fault for answer, text in zip(answers, texts, strict=True) if text is None]
         if failed:
             raise TeacherError(
-                f"the judge {self.service.model!r} gave no text for {len(failed)} of {len(bodies)} requests: "
+                f"the judge {self.endpoint.model!r} gave no text for {len(failed)} of {len(bodies)} requests: "
                 f"{', '.join(sorted(set(failed)))}",
                 f"nothing is averaged; the answers are kept in {self.folder}: run it again, or name another --judge",
             )
@@ -77,34 +53,7 @@ class RemoteJudge:
 
     def describe(self) -> dict[str, Any]:
         """What a result must say about its judge: model as asked and as it names itself, place, day, money."""
-        place = {"model": self.service.model, "base_url": self.service.base_url}
-        return {**place, "date": time.strftime("%Y-%m-%d", time.gmtime()), **self.spent}
-
-    def _open(self) -> Asker:
-        service = self.service
-        key = read_key(os.environ, service.key_file)
-        journal = Journal(self.folder)
-        try:
-            pace = Pace(
-                service.concurrency,
-                service.requests_per_minute,
-                service.tokens_per_minute,
-                patience_seconds=service.patience_seconds,
-            )
-            return Asker(
-                Client(
-                    service.base_url, key, concurrency=service.concurrency, deadline_seconds=service.deadline_seconds
-                ),
-                journal,
-                pace,
-                header={"model": service.model, "base_url": service.base_url, "use": "judge"},
-                price=service.price(),
-                budget=service.budget,
-                allow_drift=service.allow_drift,
-            )
-        except BaseException:
-            journal.close()
-            raise
+        return {**place_of(self.endpoint), "date": time.strftime("%Y-%m-%d", time.gmtime()), **self.spent}
 
     async def _ask(self, asker: Asker, requests: Sequence[tuple[str, bytes, int]]) -> list[Answer]:
         answers: list[Answer | None] = [None] * len(requests)
@@ -117,12 +66,14 @@ class RemoteJudge:
 
         try:
             await asker.begin()
-            workers = [asyncio.create_task(work()) for _ in range(min(len(requests), self.service.concurrency))]
-            with _signals(asker, workers):
-                await _all_ended(asker, workers)
+            await run_workers(asker, [work() for _ in range(min(len(requests), self.endpoint.concurrency))])
         finally:
             await asker.client.close()
         return [answer for answer in answers if answer is not None]
+
+
+def place_of(endpoint: Endpoint) -> dict[str, str]:
+    return {"model": endpoint.model, "base_url": endpoint.base_url}
 
 
 def keyed(model: str, bodies: Sequence[Body]) -> list[tuple[str, bytes, int]]:
@@ -168,48 +119,6 @@ def _spent(asker: Asker) -> dict[str, Any]:
         "priced": asker.price is not None,
         "replies": ledger.outcomes["reply"],
     }
-
-
-async def _all_ended(asker: Asker, workers: Sequence[asyncio.Task[None]]) -> None:
-    """Wait for the workers; the first error stops the others, and is raised when they have ended."""
-    pending = set(workers)
-    while pending:
-        ended, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_EXCEPTION)
-        for task in ended:
-            error = None if task.cancelled() else task.exception()
-            if error is not None:
-                asker.stop(error if isinstance(error, VistuneError) else stopped())
-    results = await asyncio.gather(*workers, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException) and not isinstance(result, VistuneError | asyncio.CancelledError):
-            raise result
-    if asker.stopping is not None:
-        raise asker.stopping
-
-
-@contextmanager
-def _signals(asker: Asker, workers: Sequence[asyncio.Task[None]]) -> Iterator[None]:
-    """The first SIGINT or SIGTERM stops sending; a second one cuts off what is under way."""
-    loop = asyncio.get_running_loop()
-
-    def ask_to_stop() -> None:
-        if asker.stopping is not None:
-            for task in workers:
-                task.cancel()
-        asker.stop(stopped())
-
-    names = (signal.SIGINT, signal.SIGTERM)
-    try:
-        for name in names:
-            loop.add_signal_handler(name, ask_to_stop)
-    except (ValueError, RuntimeError):  # not in the main thread: the caller handles signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        for name in names:
-            loop.remove_signal_handler(name)
 
 
 def judgements(
