@@ -13,7 +13,7 @@ from vistune.errors import DataError, RecipeError
 from vistune.evaluation import score
 from vistune.evaluation.choices import first_character, letter_in
 from vistune.evaluation.free_replies import yes_or_no
-from vistune.evaluation.task import Reply
+from vistune.evaluation.task import Benchmark, Reply
 from vistune.evaluation.tasks.korean import KDtcBench, KMMBench, KSeed
 from vistune.evaluation.tasks.korean_judged import KLlavaW, Koffvqa, is_korean, read_score
 from vistune.evaluation.tasks.korean_pope import SPLITS, Absent, KPope, things_of
@@ -265,3 +265,14 @@ def test_a_folder_that_cannot_make_questions_says_so(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(DataError, match="instances_"):
         KPope(tmp_path).questions()
+
+
+@pytest.mark.parametrize(
+    ("task", "file"),
+    [(KSeed, "k-seed.jsonl"), (KLlavaW, "k-llava-w.jsonl"), (Koffvqa, "koffvqa.jsonl"), (KMMBench, "k-mmbench.jsonl")],
+)
+def test_two_rows_of_one_id_are_refused(tmp_path: Path, task: type[Benchmark], file: str) -> None:
+    row = {"index": "7", "question": "무엇인가요?", "answer": "A", "A": "개", "category": "x", "gpt_answer": "개"}
+    (tmp_path / file).write_text("\n".join([json.dumps(row, ensure_ascii=False)] * 2) + "\n", encoding="utf-8")
+    with pytest.raises(DataError, match=rf"{file}:2:\w+: '7' comes twice"):
+        task(tmp_path).questions()

@@ -94,6 +94,17 @@ def read_rows(path: Path) -> Iterator[Row]:
         raise DataError(f"{path}:{reader.line_num}: not tab-separated: {error}", "download the file again") from None
 
 
+def rows_by_id(path: Path, *names: str) -> dict[str, Row]:
+    """The rows of a table by the first of these fields that they have. Raises DataError where two share an id."""
+    rows: dict[str, Row] = {}
+    for row in read_rows(path):
+        name = row.text(*names)
+        if name in rows:
+            raise DataError(f"{row.place}:{names[0]}: {name!r} comes twice", "give each question an id of its own")
+        rows[name] = row
+    return rows
+
+
 class Pictures:
     """A table's pictures as files named by what they hold: beside the table, else in a folder that ends with us."""
 

@@ -8,6 +8,7 @@ blind baselines, intervals and printing are shared.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,7 +129,7 @@ class Task(Protocol):
         ...
 
 
-class Benchmark:
+class Benchmark(ABC):
     """What tasks share. A task gives `facts`, `questions` and `metrics`, and what differs of the rest."""
 
     facts: ClassVar[Facts]
@@ -139,8 +140,9 @@ class Benchmark:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
+    @abstractmethod
     def questions(self) -> Sequence[Question]:
-        raise NotImplementedError
+        """All questions, in the release's order; each sample ends with the user's message."""
 
     def read(self, path: Path) -> Sequence[Prediction]:
         return read_predictions(path)
@@ -159,9 +161,9 @@ class Benchmark:
         """What a parsed answer is worth, 0-1."""
         return float(answer == question.answer)
 
+    @abstractmethod
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
         """The benchmark's figures, named and scaled as it names and scales them."""
-        raise NotImplementedError
 
     def tables(self, rows: Sequence[Marked]) -> dict[str, Table]:
         """Breakdowns beside the figures."""

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from vistune.errors import DataError
 from vistune.evaluation.choices import first_character
 from vistune.evaluation.free_replies import choice_of
-from vistune.evaluation.tables import Pictures, Row, read_rows, table_in
+from vistune.evaluation.tables import Pictures, rows_by_id, table_in
 from vistune.evaluation.task import BOTH, LENIENT, Benchmark, Facts, Marked, Table, ask, by, mean
 from vistune.evaluation.tasks.mmbench import MMBench
 from vistune.types import Question
@@ -47,12 +46,7 @@ class KoreanChoice(Benchmark):
 
     def questions(self) -> Sequence[Question]:
         path = table_in(self.folder, self.word, "ko")
-        rows: dict[str, Row] = {}
-        for row in read_rows(path):
-            index = row.text("question_id", "index")
-            if index in rows:
-                raise DataError(f"{row.place}:index: {index!r} comes twice", "give each question an id of its own")
-            rows[index] = row
+        rows = rows_by_id(path, "question_id", "index")
         self.pictures = Pictures(path)  # keeps a temporary folder as long as the task lives
         found = self.pictures.of(rows)
         questions = []

@@ -17,7 +17,7 @@ from vistune.errors import DataError, RecipeError
 from vistune.evaluation.judge import judgements
 from vistune.evaluation.judge_prompts import read_prompt, sha256_of_text
 from vistune.evaluation.predictions import Prediction
-from vistune.evaluation.tables import Pictures, Row, read_rows, table_in
+from vistune.evaluation.tables import Pictures, Row, rows_by_id, table_in
 from vistune.evaluation.task import OFFICIAL, Benchmark, Facts, Judge, Marked, Reply, Scored, ask
 from vistune.evaluation.tasks.llava_bench import LlavaBench
 from vistune.evaluation.tasks.mmbench import read_sheet
@@ -42,7 +42,7 @@ class KLlavaW(LlavaBench):
 
     def questions(self) -> Sequence[Question]:
         path = table_in(self.folder, "llava", "ko")
-        rows = {row.text("question_id", "index"): row for row in read_rows(path)}
+        rows = rows_by_id(path, "question_id", "index")
         self.pictures = Pictures(path)  # keeps a temporary folder as long as the task lives
         found = self.pictures.of(rows)
         return [
@@ -86,7 +86,7 @@ class Koffvqa(Benchmark):
 
     def questions(self) -> Sequence[Question]:
         path = table_in(self.folder, "koffvqa")
-        rows = {row.text("index", "question_id"): row for row in read_rows(path)}
+        rows = rows_by_id(path, "index", "question_id")
         self.pictures = Pictures(path)  # keeps a temporary folder as long as the task lives
         found = self.pictures.of(rows)
         return [

@@ -15,7 +15,7 @@ from vistune.errors import DataError, RecipeError
 from vistune.evaluation.choices import is_missing, matched
 from vistune.evaluation.free_replies import choice_of
 from vistune.evaluation.predictions import Prediction
-from vistune.evaluation.tables import Pictures, Row, read_rows, table_in
+from vistune.evaluation.tables import Pictures, Row, read_rows, rows_by_id, table_in
 from vistune.evaluation.task import BOTH, LENIENT, LETTER, Benchmark, Facts, Marked, Reply, Table, ask, mean
 from vistune.types import Question
 
@@ -41,12 +41,10 @@ class MMBench(Benchmark):
 
     def questions(self) -> Sequence[Question]:
         path = table_in(self.folder, self.word, self.language)
-        rows: dict[str, Row] = {}
-        for row in read_rows(path):
-            index = row.text("index", "question_id")
-            if not index.isdigit() or index in rows:
-                raise DataError(f"{row.place}:index: {index!r} is no whole number or comes twice", "one row an index")
-            rows[index] = row
+        rows = rows_by_id(path, "index", "question_id")
+        for index, row in rows.items():
+            if not index.isdigit():
+                raise DataError(f"{row.place}:index: {index!r} is no whole number", "rotations are told by index")
         self.pictures = Pictures(path)  # keeps a temporary folder as long as the task lives
         found = self.pictures.of(rows)
         return [self._question(index, row, found.get(index)) for index, row in rows.items()]
