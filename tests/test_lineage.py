@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from PIL import Image
 from typer.testing import CliRunner
@@ -61,3 +62,12 @@ def test_a_history_reaches_back_to_the_teacher_and_the_first_backbones(tiny_back
     assert shown.stdout.count("CHANGED SINCE") == 3
     assert "written by the rule teacher from table.jsonl" in shown.stdout
     assert json.loads(CliRunner().invoke(app, ["why", str(second), "--json"]).stdout) == lineage.why(second)
+
+
+@pytest.mark.parametrize("beside", ["[1, 2]", "{}"])
+def test_somebody_elses_file_beside_the_data_tells_nothing(tiny_backbones: Path, tmp_path: Path, beside: str) -> None:
+    torch.set_num_threads(1)
+    workflows.generate_data(described(tmp_path), tmp_path / "data", Wishes())
+    (tmp_path / "data" / "generate.json").write_text(beside)
+    (entry,) = lineage.why(workflows.train(recipe_of(tiny_backbones, tmp_path / "data"), tmp_path / "run"))
+    assert [row["written"] for row in entry["data"]] == [None]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vistune.files import sha256_of
-from vistune.models import find_model, is_ours
+from vistune.models import find_model, is_ours, told_of
 from vistune.recipe import load_recipe
 
 
@@ -57,9 +57,11 @@ def _entry(model: Path) -> tuple[dict[str, Any], Path | None]:
     if before is None:
         return entry, None
     parent = Path(before["model"])
-    known = next((parent / name for name in ("manifest.json", "config.json") if (parent / name).is_file()), parent)
-    entry["from"] = {**before, "unchanged": _same(known, before["sha256"])}
-    return entry, parent if parent.is_dir() else None
+    if not parent.is_dir():
+        entry["from"] = {**before, "unchanged": None}
+        return entry, None
+    entry["from"] = {**before, "unchanged": told_of(parent)["sha256"] == before["sha256"]}
+    return entry, parent
 
 
 def _same(path: Path, digest: str | None) -> bool | None:

@@ -156,7 +156,7 @@ def base_of(origin: Origin, out: Path) -> Base:
         language, _ = checkpoint.backbone_of(folder, "language")
         return Base(
             origin=Origin(model=folder),
-            told=_told(folder),
+            told=told_of(folder),
             processor=processor,
             model=model_of(processor.spec, vision, language),
             cut=cut,
@@ -175,7 +175,7 @@ def base_of(origin: Origin, out: Path) -> Base:
 
     return Base(
         origin=origin,
-        told=_told(origin.model),
+        told=told_of(source.folder),  # of a hub name, the snapshot that was fetched
         processor=processor_of(source),
         model=model_of(source.spec, str(folder / "vision"), str(folder / "language")),
         cut=False,
@@ -184,7 +184,7 @@ def base_of(origin: Origin, out: Path) -> Base:
     )
 
 
-def _told(folder: Path) -> dict[str, Any]:
+def told_of(folder: Path) -> dict[str, Any]:
     """A model folder, and a hash of its manifest or config: whether it is still the one that was there."""
     from vistune.files import sha256_of
 

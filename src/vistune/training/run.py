@@ -62,6 +62,7 @@ class Run:
         self.learnt: set[str] = set()
         self.reached = (recipe.stages[0].name, 0)  # stage and steps done
         self.hashes: dict[str, str] = {}  # SHA-256 of each data file
+        self.history: dict[str, Any] = {}
         self.pixels = PixelCache()
         self.base = base
         if base is not None:
@@ -88,6 +89,7 @@ class Run:
                 return
         planned, rejects = plan_run(self.recipe, self.processor, self.watch)
         self.hashes = {str(file.path): file.digest for item in planned for file, _ in item.samples.parts}
+        self.history = self._history()  # read now: what lies beside the data may change while the run learns
         self.out.mkdir(parents=True, exist_ok=True)
         sweep(self.out)
         write_atomic(self.out / "recipe.yaml", dump(self.recipe))
@@ -214,7 +216,7 @@ class Run:
             "step": done,
             "finished": finished,
             "learnt": sorted(self.learnt),
-            "history": self._history(),
+            "history": self.history,
         }
 
         def state(draft: Path) -> None:
@@ -250,7 +252,8 @@ class Run:
         data = []
         for name, digest in self.hashes.items():
             beside = Path(name).parent / "generate.json"
-            written = read_json(beside).get("origin") if beside.is_file() else None
+            told = read_json(beside) if beside.is_file() else None
+            written = told.get("origin") if isinstance(told, dict) else None
             data.append({"file": name, "sha256": digest, "written": written})
         return {"data": data, "versions": versions(), "from": None if self.base is None else dict(self.base.told)}
 
