@@ -106,9 +106,14 @@ def refuse(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def refuse_deltas(folder: Path, language: Mapping[str, Lazy]) -> None:
-    """A model's last norm scales by about one or two; what a tuned model has beside its base is near nothing."""
-    norm = language.get("model.norm.weight")
-    if norm is not None and float(norm[:].float().abs().mean()) < DELTA:
+    """A model's last norm scales by about one or two; what a tuned model has beside its base is near nothing.
+
+    A norm of another width than the embedding's is left to the check of shapes, which says so.
+    """
+    norm, embedding = language.get("model.norm.weight"), language.get("model.embed_tokens.weight")
+    if norm is None or embedding is None or shape_of(norm)[-1] != shape_of(embedding)[-1]:
+        return
+    if float(norm[:].float().abs().mean()) < DELTA:
         raise CheckpointError(
             f"{folder}: model.norm.weight is near zero: these are weight deltas, which are not served",
             "add them to the base model that they were made from, and name the sum",
