@@ -48,6 +48,7 @@ def make(folder: Path, gigabytes: float) -> int:
         shapes |= {f"{at}.mlp.down_proj.weight": (width, inner)}
         shapes |= {f"{at}.{name}_layernorm.weight": (width,) for name in ("input", "post_attention")}
     tensors = {name: torch.randn(shape, dtype=torch.float16) * 0.02 for name, shape in shapes.items()}
+    tensors |= {name: torch.ones(shape, dtype=torch.float16) for name, shape in shapes.items() if "norm" in name}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     tree = {**config.to_dict(), "architectures": ["LlavaLlamaForCausalLM"], "mm_vision_tower": "tower",
             "mm_projector_type": "mlp2x_gelu", "mm_hidden_size": 64, "mm_vision_select_layer": -2,

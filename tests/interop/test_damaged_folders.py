@@ -56,6 +56,17 @@ def test_a_backbones_pickle_is_never_run(tiny_backbones: Path, tmp_path: Path, p
     assert not canary.exists()
 
 
+def test_a_backbone_of_pickled_tensors_alone_is_the_same_backbone(tiny_backbones: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "language"
+    shutil.copytree(tiny_backbones / "language", folder)
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    wanted = load_language(str(tiny_backbones / "language"), torch.float32).state_dict()
+    found = load_language(str(folder), torch.float32).state_dict()
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+
+
 def test_a_pickle_slipped_into_a_folder_of_ours_is_not_opened(original: Make, tmp_path: Path) -> None:
     import_model(original(), tmp_path / "ours")
     wanted = checkpoint.load(tmp_path / "ours")[0].projector_state()
