@@ -48,6 +48,16 @@ def test_nothing_ambiguous_is_asked() -> None:
         assert all(ask(scene, kind, "en", rng) is None for _ in range(20))
 
 
+def test_several_are_counted_as_readily_as_one() -> None:
+    """Else "one" would be the answer to most, and could be guessed."""
+    alone = [box(label, 0.1 + 0.2 * place) for place, label in enumerate(("person", "bus", "skis"))]
+    scene = Scene((*alone, box("dog", 0.2, 0.9), box("dog", 0.5, 0.9), box("dog", 0.8, 0.9)))
+    rng = random.Random(0)
+    answers = [asked.answer for _ in range(400) if (asked := ask(scene, "count", "en", rng)) is not None]
+    assert set(answers) == {"1", "3"}
+    assert 160 < answers.count("3") < 240
+
+
 boxes = st.lists(
     st.builds(
         box,

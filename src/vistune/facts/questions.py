@@ -98,12 +98,18 @@ def _count(scene: Scene, rng: random.Random) -> Fact | None:
     if form == "all":
         return Fact("count_all", {"number": len(scene.boxes)})
     if form == "color":
-        color = rng.choice(list(scene.colors))
+        color = _of_any_number(scene.colors, rng)
         return Fact("count_color", {"color": color, "number": scene.colors[color]})
     if not scene.countable:
         return None
-    label = rng.choice(list(scene.countable))
+    label = _of_any_number(scene.countable, rng)
     return Fact("count_label" if scene.drawn else "count_seen", {"label": label, "number": scene.countable[label]})
+
+
+def _of_any_number(counts: Mapping[str, int], rng: random.Random) -> str:
+    """What there are three of as readily as what there is one of: else "one" is the answer to guess."""
+    number = rng.choice(sorted(set(counts.values())))
+    return rng.choice([name for name, count in counts.items() if count == number])
 
 
 def _position(scene: Scene, rng: random.Random) -> Fact | None:
