@@ -70,6 +70,16 @@ def test_a_damaged_file_is_named(
         checkpoint.load(tmp_path / "saved")
 
 
+def test_weights_that_are_not_finite_are_not_saved(
+    recipe: Recipe, made: tuple[VisionLanguageModel, Processor], tmp_path: Path
+) -> None:
+    with torch.no_grad():
+        made[0].projector[0].weight[0, 0] = torch.nan  # type: ignore[index]
+    with pytest.raises(CheckpointError, match=r"projector 0\.weight is not finite"):
+        checkpoint.save(tmp_path / "saved", *made, recipe=recipe, learnt={"projector"})
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"manifest\.json"):
         checkpoint.load(tmp_path)

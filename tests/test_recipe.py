@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vistune.errors import DataError, RecipeError
-from vistune.recipe import Recipe, Stage, Take, dump, load_recipe, parse_yaml, stage_steps, validate, warmup_steps
+from vistune.recipe import Recipe, Stage, Take, dump, load_recipe, parse_yaml, validate, warmup_steps
 
 STAGE = "stages:\n- {name: tune, learn: {projector: 1e-3}, steps: 5}\n"
 
@@ -95,11 +95,8 @@ def test_unknown_recipes_and_missing_files_are_named(tmp_path: Path) -> None:
         load_recipe(str(tmp_path / "gone.yaml"))
 
 
-def test_steps_and_warmup_follow_from_the_stage() -> None:
-    stage = Stage(name="x", learn={"projector": 1e-3}, epochs=3, samples_per_step=32)
-    assert stage_steps(stage, 100) == 12  # three times four steps, the last of each smaller: every row three times
-    assert warmup_steps(stage, 1000) == 30
-    assert stage_steps(Stage(name="x", learn={"projector": 1e-3}, steps=7), 100) == 7
+def test_warmup_follows_from_the_stage() -> None:
+    assert warmup_steps(Stage(name="x", learn={"projector": 1e-3}, epochs=3), 1000) == 30
 
 
 LAUGHS = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))

@@ -12,10 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from vistune.console import silent
-from vistune.recipe import Recipe, Stage
+from vistune.recipe import Recipe
 from vistune.training import Run
 from vistune.training.metrics import Metrics
-from vistune.training.trainer import StepReport
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -51,14 +50,14 @@ def train(recipe: Recipe, out: Path, *, resume: bool = False) -> list[dict[str, 
 
 def ask_to_stop(run: Run, stage: str, step: int) -> None:
     """SIGTERM reaches the run right behind that step."""
-    log = run._log
+    log = run.metrics.log
 
-    def log_and_ask(of: Stage, report: StepReport) -> None:
-        log(of, report)
-        if (of.name, report.step) == (stage, step):
+    def log_and_ask(**values: Any) -> None:
+        log(**values)
+        if (values["stage"], values["step"]) == (stage, step):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    run._log = log_and_ask  # type: ignore[method-assign]
+    run.metrics.log = log_and_ask  # type: ignore[method-assign]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

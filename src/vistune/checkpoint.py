@@ -6,15 +6,18 @@ A part that never learnt is named by its source and checked by its config's hash
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
-from vistune.errors import CheckpointError, DataError
+from vistune.errors import CheckpointError, DataError, DiskError, VistuneError
 from vistune.files import committed_folder, read_json, sha256_of, write_atomic, write_json
 from vistune.model import VisionLanguageModel, build_projector, load_adapters, load_tower
 from vistune.model.language import base_of, load_language
@@ -23,6 +26,53 @@ from vistune.recipe import Recipe, dump, source_of
 
 FORMAT = 1
 BACKBONES = ("vision", "language")
+
+
+State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A model's tensors by name, of each part that a folder holds the weights of."""
+
+    projector: State
+    adapter: State
+    vision: State | None = None
+    language: State | None = None
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        for part in fields(self):
+            for name, tensor in (getattr(self, part.name) or {}).items():
+                yield f"{part.name} {name}", tensor
+
+
+def snapshot(
+    model: VisionLanguageModel, learnt: Collection[str], take: Callable[[Tensor], Tensor] = lambda tensor: tensor
+) -> Snapshot:
+    """What a model folder holds, each tensor as `take` gives it: itself, or a copy that later steps do not change.
+
+    `learnt`: every part that any stage so far has changed.
+    """
+    taken: dict[int, Tensor] = {}  # tied weights are one tensor under two names, and stay one
+
+    def take_all(state: State) -> State:
+        for tensor in state.values():
+            if id(tensor) not in taken:
+                taken[id(tensor)] = take(tensor.detach())
+        return {name: taken[id(tensor)] for name, tensor in state.items()}
+
+    adapter = _own_state(model.language) if model.adapted else {}
+    return Snapshot(
+        projector=take_all(model.projector_state(keep_vars=True)),
+        adapter=take_all({name: tensor for name, tensor in adapter.items() if "lora_" in name}),
+        vision=take_all(_own_state(model.vision.tower)) if "vision" in learnt else None,
+        language=take_all(language_state(model, keep_vars=True)) if "language" in learnt else None,
+    )
+
+
+def _own_state(module: nn.Module) -> State:
+    state: State = module.state_dict(keep_vars=True)
+    return state
 
 
 def save(
@@ -34,17 +84,22 @@ def save(
     learnt: Collection[str],
     extra: Mapping[str, Any] | None = None,
     also: Callable[[Path], None] = lambda draft: None,
+    tensors: Snapshot | None = None,
 ) -> None:
     """Write a model folder that is whole or absent. `learnt`: every part that any stage so far has changed.
 
-    `also` may put more files into the folder; the manifest covers them.
+    `also` may put more files into the folder; the manifest covers them · `tensors`: the model's, as they stood earlier.
+    Raises DiskError where the disk refuses, and CheckpointError for weights that are not finite.
     """
-    with committed_folder(folder) as draft:
-        if "vision" in learnt:
-            model.vision.tower.save_pretrained(draft / "vision")
-        if "language" in learnt:
-            save_language(model, draft / "language")
-        _save_own_parts(model, processor, draft)
+    held = snapshot(model, learnt) if tensors is None else tensors
+    if bad := [name for name, tensor in held if tensor.is_floating_point() and not tensor.isfinite().all()]:
+        raise CheckpointError(f"{folder}: not saved: {bad[0]} is not finite", "lower the rates in `learn`")
+    with disk_errors(folder), committed_folder(folder) as draft:
+        if held.vision is not None:
+            model.vision.tower.save_pretrained(draft / "vision", state_dict=dict(held.vision))
+        if held.language is not None:
+            base_of(model.language).save_pretrained(draft / "language", state_dict=dict(held.language))
+        _save_own_parts(model, processor, draft, held)
         write_atomic(draft / "recipe.yaml", dump(recipe))
         sources = {"vision": recipe.model.vision, "language": recipe.model.language}
         parts = {part: _reference(part, sources[part], part in learnt) for part in BACKBONES}
@@ -70,19 +125,41 @@ def save_imported(
     with committed_folder(folder) as draft:
         write_tower(draft / "vision")
         save_language(model, draft / "language")
-        _save_own_parts(model, processor, draft)
+        _save_own_parts(model, processor, draft, snapshot(model, ()))
         parts = {part: {"source": part, "saved": True, "cut": False, "config_sha256": None} for part in BACKBONES}
         extra = {"finished": True, "origin": dict(origin)}
         write_json(draft / "parts.json", {"format": FORMAT, "adapter": model.adapted, **parts, "extra": extra})
         write_manifest(draft)
 
 
-def _save_own_parts(model: VisionLanguageModel, processor: Processor, folder: Path) -> None:
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """What the libraries raise where the disk refuses, as DiskError."""
+    try:
+        yield
+    except VistuneError:
+        raise
+    except Exception as error:
+        reason = _of_the_disk(error)
+        if reason is None:
+            raise
+        raise DiskError(f"{folder}: cannot be written: {reason}", "make room, then go on with --resume") from error
+
+
+def _of_the_disk(error: Exception) -> str | None:
+    """What the disk said: torch.save wraps an OSError, safetensors and tokenizers have texts of their own."""
+    for found in (error, error.__context__):
+        if isinstance(found, OSError):
+            return found.strerror or str(found)
+    return str(error) if "(os error " in str(error) else None
+
+
+def _save_own_parts(model: VisionLanguageModel, processor: Processor, folder: Path, held: Snapshot) -> None:
     """What lies in every model folder: projector, adapters if there are any, tokenizer and spec."""
-    tensors = {name: t.contiguous() for name, t in model.projector_state().items()}
-    save_file(tensors, folder / "projector.safetensors")
+    save_file({name: t.contiguous() for name, t in held.projector.items()}, folder / "projector.safetensors")
     if model.adapted:
-        model.language.save_pretrained(folder / "adapter", save_embedding_layers=False)  # type: ignore[operator]
+        adapter = {"state_dict": dict(held.adapter), "save_embedding_layers": False}
+        model.language.save_pretrained(folder / "adapter", **adapter)  # type: ignore[operator]
     processor.save(folder / "tokenizer")
 
 
@@ -91,9 +168,9 @@ def save_language(model: VisionLanguageModel, folder: Path) -> None:
     base_of(model.language).save_pretrained(folder, state_dict=language_state(model))
 
 
-def language_state(model: VisionLanguageModel) -> dict[str, torch.Tensor]:
+def language_state(model: VisionLanguageModel, *, keep_vars: bool = False) -> dict[str, Tensor]:
     """The language model's own tensors under its own names, whatever adapters it wears."""
-    state = base_of(model.language).state_dict()
+    state = base_of(model.language).state_dict(keep_vars=keep_vars)
     return {name.replace(".base_layer.", "."): tensor for name, tensor in state.items() if ".lora_" not in name}
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import typer
 
-from vistune.commands import data, measure, model, serve
+from vistune.commands import data, measure, model, plan, serve
 from vistune.console import stderr
 from vistune.errors import VistuneError
 
@@ -22,9 +22,11 @@ VERBS: Mapping[str, Callable[..., None]] = {
     "filter": data.filter_,
     "check": data.check,
     "show": data.show,
+    "plan": plan.plan,
     "train": model.train,
     "selftest": model.selftest,
     "evaluate": measure.evaluate,
+    "answer": measure.answer,
     "score": measure.score,
     "chat": model.chat,
     "serve": serve.serve,
@@ -55,7 +57,8 @@ def main() -> None:
     try:
         app()
     except VistuneError as error:
-        stderr.print(f"vistune: {error}", style="red", soft_wrap=True, markup=False, emoji=False)
+        rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+        stderr.print(f"vistune: {rank}{error}", style="red", soft_wrap=True, markup=False, emoji=False)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

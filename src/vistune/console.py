@@ -34,6 +34,11 @@ class Rate(ProgressColumn):
         return Text(f"{speed:.1f}/s" if speed else "", style="cyan")
 
 
+def tell(words: str) -> None:
+    """Words for a person, on stderr, above a bar that is running."""
+    stderr.print(words, soft_wrap=True, markup=False)
+
+
 @contextmanager
 def watch(label: str, total: int) -> Iterator[Advance]:
     """A bar on stderr: done, rate, time gone and left, and a note such as the loss."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from vistune.errors import DataError, DiskError
+from vistune.errors import DataError, DiskError, RecipeError
 
 LARGEST_CELL = 1 << 28  # bytes; a picture of a dozen megapixels as base64 is a tenth of that
 
@@ -95,6 +97,29 @@ def committed_folder(path: Path) -> Iterator[Path]:
     sync_folder(path.parent)
     if older.exists():
         shutil.rmtree(older)
+
+
+class Lock:
+    """One process a folder. The kernel lets go of a lock when its process dies, so none is ever stale."""
+
+    def __init__(self, path: Path) -> None:
+        self.file: IO[str] = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - held open as long as the lock
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # by a process of this machine, or on a network disk by one of another
+            self.file.seek(0)
+            holder = self.file.read().strip() or "another process"
+            self.file.close()
+            raise RecipeError(
+                f"{path.parent}: in use by {holder}", "wait for it to end, or give another --out"
+            ) from None
+        self.file.truncate(0)
+        self.file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        self.file.flush()
+
+    def release(self) -> None:
+        self.file.truncate(0)
+        self.file.close()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -22,17 +22,22 @@ if TYPE_CHECKING:
 
 
 def find_model(path: Path) -> Path:
-    """A model folder itself, or a run's: the end of its last finished stage, else its newest checkpoint."""
+    """A model folder itself, or a run's: its last finished stage's best by validation loss, where none was measured its
+    end; where no stage is finished, the newest checkpoint.
+    """
     if (path / "parts.json").is_file():
         return path
     from vistune.checkpoint import read_parts
-    from vistune.training import checkpoints_of
+    from vistune.training import best_of, checkpoints_of
 
     saved = checkpoints_of(path)
     if not saved:
         raise CheckpointError(f"{path}: neither a model folder nor a run with checkpoints", "check the path")
-    finished = [folder for folder in saved if read_parts(folder)["extra"].get("finished")]
-    return (finished or saved)[-1]
+    extras = {folder: read_parts(folder)["extra"] for folder in saved}
+    finished = [folder for folder, extra in extras.items() if extra.get("finished")]
+    if not finished:
+        return saved[-1]
+    return best_of(extras, extras[finished[-1]]["stage"]) or finished[-1]
 
 
 def load(

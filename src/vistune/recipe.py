@@ -6,7 +6,6 @@ List items are addressed by their `name`.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -27,7 +26,7 @@ from pydantic import (
 
 from vistune.errors import RecipeError
 from vistune.files import read_text
-from vistune.recipe_tree import refuse_secrets, set_key
+from vistune.recipe_tree import explain, refuse_secrets, set_key
 from vistune.registry import guess
 from vistune.strict_yaml import parse_yaml
 
@@ -114,6 +113,29 @@ class Lora(Strict):
     rslora: bool = False
 
 
+class Validation(Strict):
+    """Rows that are measured and never learnt from: a share of the run's own, or files of their own.
+
+    `tasks`: benchmarks by name, each with its data folder.
+    """
+
+    share: float | None = Field(default=None, gt=0, le=0.5)  # by picture: none is both learnt from and measured
+    data: Sources | None = None
+    stages: tuple[str, ...] | None = None  # absent = every stage
+    every: int | None = Field(default=None, ge=1)  # steps; absent = at a stage's end only
+    rows: int = Field(default=256, ge=1)  # at most so many are measured
+    answers: int = Field(default=4, ge=0, le=100)  # of their questions are answered, into samples.jsonl
+    answer_tokens: int = Field(default=64, ge=1)
+    tasks: Mapping[str, Path] = {}
+    task_limit: int | None = Field(default=100, ge=1)  # questions of each
+
+    @model_validator(mode="after")
+    def _agree(self) -> Validation:
+        if (self.share is None) == (self.data is None):
+            raise ValueError("give exactly one of `share` and `data`")
+        return self
+
+
 class Stage(Strict):
     """One stage of training: what learns at which peak rate, from which rows, for how long."""
 
@@ -129,20 +151,26 @@ class Stage(Strict):
     steps: int | None = Field(default=None, ge=1)
     epochs: float | None = Field(default=None, gt=0, le=1000)
     samples_per_step: int = Field(default=128, ge=1)
+    tokens_per_step: int | None = Field(default=None, ge=16)  # in place of samples_per_step: as many as this holds
     tokens_per_row: int = Field(default=2048, ge=16)
+    too_long: Literal["cut", "reject"] = "cut"  # samples longer than a row: cut where a turn ends, or set aside
     optimizer: Literal["adamw", "muon"] = "adamw"
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_share: Share = 0.03
     weight_decay: float = Field(default=0.0, ge=0, le=1)
     betas: tuple[Share, Share] = (0.9, 0.999)
     clip: float = Field(default=1.0, gt=0)
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto = bf16 where the hardware multiplies it faster
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"  # auto = bf16 where the hardware multiplies it faster
+    cache_features: Literal["auto", "on", "off"] = "auto"  # a frozen tower's features on disk; auto = where it pays
+    compile: Literal["auto", "on", "off"] = "auto"  # layers by torch.compile; auto = where the stage is long enough
     save_every: int | None = Field(default=None, ge=1)  # steps; absent = at the stage's end only
 
     @model_validator(mode="after")
     def _agree(self) -> Stage:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give exactly one of `steps` and `epochs`")
+        if self.tokens_per_step is not None and "samples_per_step" in self.model_fields_set:
+            raise ValueError("`samples_per_step` and `tokens_per_step` exclude each other: keep one")
         if not self.learn:
             raise ValueError("`learn` is empty: name at least one part and its rate")
         if "adapters" in self.learn and self.lora is None:
@@ -197,11 +225,15 @@ class Recipe(Strict):
     origin: Annotated[Origin | None, BeforeValidator(_origin)] = Field(default=None, alias="from")
     model: Model = Model()
     data: Sources = ()
+    validation: Validation | None = None  # absent = nothing is set aside
     stages: tuple[Stage, ...] = Field(min_length=1)
     on_bad_sample: Literal["raise", "reject"] = "raise"
     reject_limit: Share = 0.01
     keep_checkpoints: int = Field(default=2, ge=1)
     workers: int = Field(default=0, ge=0, le=64)
+    track: Annotated[tuple[Literal["tensorboard", "wandb", "trackio"], ...], BeforeValidator(_names)] = ()
+    parallel: Literal["auto", "ddp", "fsdp"] = "auto"  # over several processes; auto = fsdp where ddp would not fit
+    watchdog: float = Field(default=1800, ge=1, allow_inf_nan=False)  # seconds without any progress that end a run
 
     @model_validator(mode="after")
     def _agree(self) -> Recipe:
@@ -210,6 +242,9 @@ class Recipe(Strict):
         names = [stage.name for stage in self.stages]
         if len(set(names)) != len(names):
             raise ValueError(f"two stages share a name: {', '.join(names)}")
+        measured = self.validation.stages or () if self.validation is not None else ()
+        if unknown := [name for name in measured if name not in names]:
+            raise ValueError(f"validation.stages: {unknown[0]!r} is no stage; there are {', '.join(names)}")
         if any(stage.quantize is not None for stage in self.stages[:-1]):
             raise ValueError("`quantize` is for the last stage: adapters cannot be merged into a quantised base")
         if self.model.image_mode == "anyres" and (own := [stage.name for stage in self.stages if stage.image_mode]):
@@ -225,14 +260,6 @@ class Recipe(Strict):
 
 def warmup_steps(stage: Stage, steps: int) -> int:
     return round(steps * stage.warmup_share)
-
-
-def stage_steps(stage: Stage, samples: int) -> int:
-    """Optimiser steps of a stage over `samples` rows; a last, smaller step of an epoch counts."""
-    if stage.steps is not None:
-        return stage.steps
-    assert stage.epochs is not None
-    return max(1, math.ceil(stage.epochs * math.ceil(samples / stage.samples_per_step)))
 
 
 def source_of(name: str, part: str) -> str:
@@ -272,7 +299,7 @@ def validate(tree: Any, place: str) -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise _explain(error, tree, place) from None
+        raise explain(error, tree, place, _fields_at) from None
 
 
 def dump(recipe: Recipe) -> str:
@@ -281,40 +308,6 @@ def dump(recipe: Recipe) -> str:
     if recipe.origin is not None:
         del tree["model"]  # what `from` names says it
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
-
-
-def _explain(error: ValidationError, tree: Any, place: str) -> RecipeError:
-    """All complaints of pydantic, each with its key path, what was got and the nearest known key."""
-    lines, hints = [], []
-    for complaint in error.errors():
-        where = ".".join(_name_items(complaint["loc"], tree)).removesuffix(".[key]")
-        if complaint["type"] == "too_short" and complaint["input"]:
-            continue  # pydantic counts an item with a complaint of its own as absent
-        if complaint["type"] == "extra_forbidden" or complaint["loc"][-1:] == ("[key]",):
-            lines.append(f"{place}: unknown key {where!r}")
-            *above, key = [part for part in complaint["loc"] if part != "[key]"]
-            hints.append(guess(str(key), _fields_at(tuple(above))))
-        else:
-            got = complaint.get("input")
-            shown = (
-                "" if complaint["type"] in ("missing", "value_error") or isinstance(got, dict) else f" (got {got!r})"
-            )
-            lines.append(f"{place}: {where or 'recipe'}: {complaint['msg'].removeprefix('Value error, ')}{shown}")
-    return RecipeError("; ".join(lines), "; ".join(hints) or "edit the recipe")
-
-
-def _name_items(loc: tuple[int | str, ...], tree: Any) -> list[str]:
-    """List indices as the items' names, as overrides address them."""
-    path: list[str] = []
-    for key in loc:
-        try:
-            tree = tree[key]
-        except (KeyError, IndexError, TypeError):
-            tree = None
-        path.append(
-            str(tree["name"]) if isinstance(key, int) and isinstance(tree, dict) and "name" in tree else str(key)
-        )
-    return path
 
 
 def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
@@ -326,6 +319,7 @@ def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
         "data": DataSource,
         "take": Take,
         "from": Origin,
+        "validation": Validation,
     }
     for key in loc:
         if isinstance(key, str) and key in children:

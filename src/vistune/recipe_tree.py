@@ -1,4 +1,4 @@
-"""A recipe as plain values, before it is checked: keys set from the command line, secrets kept out.
+"""A recipe as plain values: keys set from the command line, secrets kept out, complaints told by key path.
 
 mapping of a YAML file + `key.path=value` -> the same mapping with that value in it
 """
@@ -6,7 +6,10 @@ mapping of a YAML file + `key.path=value` -> the same mapping with that value in
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
+
+from pydantic import ValidationError
 
 from vistune.errors import RecipeError
 from vistune.registry import guess
@@ -55,3 +58,39 @@ def refuse_secrets(tree: Any, path: str) -> None:
             refuse_secrets(value, f"{path}.{number}")
     elif isinstance(tree, str) and re.match(r"(?:sk-|hf_|ghp_)[\w-]{16,}$", tree):
         raise RecipeError(f"{path}: looks like a secret key", "put it in the environment or a key file")
+
+
+def explain(
+    error: ValidationError, tree: Any, place: str, fields_at: Callable[[tuple[int | str, ...]], list[str]]
+) -> RecipeError:
+    """All complaints of pydantic, each with its key path, what was got and the nearest of the keys known there."""
+    lines, hints = [], []
+    for complaint in error.errors():
+        where = ".".join(_name_items(complaint["loc"], tree)).removesuffix(".[key]")
+        if complaint["type"] == "too_short" and complaint["input"]:
+            continue  # pydantic counts an item with a complaint of its own as absent
+        if complaint["type"] == "extra_forbidden" or complaint["loc"][-1:] == ("[key]",):
+            lines.append(f"{place}: unknown key {where!r}")
+            *above, key = [part for part in complaint["loc"] if part != "[key]"]
+            hints.append(guess(str(key), fields_at(tuple(above))))
+        else:
+            got = complaint.get("input")
+            shown = (
+                "" if complaint["type"] in ("missing", "value_error") or isinstance(got, dict) else f" (got {got!r})"
+            )
+            lines.append(f"{place}: {where or 'recipe'}: {complaint['msg'].removeprefix('Value error, ')}{shown}")
+    return RecipeError("; ".join(lines), "; ".join(hints) or "edit the recipe")
+
+
+def _name_items(loc: tuple[int | str, ...], tree: Any) -> list[str]:
+    """List indices as the items' names, as overrides address them."""
+    path: list[str] = []
+    for key in loc:
+        try:
+            tree = tree[key]
+        except (KeyError, IndexError, TypeError):
+            tree = None
+        path.append(
+            str(tree["name"]) if isinstance(key, int) and isinstance(tree, dict) and "name" in tree else str(key)
+        )
+    return path

@@ -1,15 +1,23 @@
-"""What the model sees of a data file and which tokens it learns, for `vistune show`.
+"""What the model sees of a data file and which tokens it learns, for `vistune show` and the page of `vistune check`.
 
-data source + template + tokenizer -> ids and labels of each sample -> text with the learnt tokens in green
+data source + template + tokenizer -> ids and labels of each sample -> text with the learnt tokens told apart
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from vistune.errors import DataError
 from vistune.recipe import DataSource, source_of
+
+if TYPE_CHECKING:
+    from vistune.data import CheckReport
+    from vistune.processor import Processor
+    from vistune.types import Sample
+
+SHOWN = 24  # samples of a check's page
 
 
 def show(
@@ -17,13 +25,8 @@ def show(
 ) -> list[dict[str, Any]]:
     """What the model sees of each sample and which tokens it learns; no picture is opened, none need be there."""
     from vistune.data import all_rows
-    from vistune.processor import Processor, load_tokenizer
-    from vistune.types import Spec
 
-    loaded = load_tokenizer(source_of(tokenizer, "language"))
-    half = (0.5, 0.5, 0.5)
-    spec = Spec(1, 1, len(loaded), 1, 2, half, half, "identity", template, tokenization="chunks")
-    processor = Processor(loaded, spec)
+    processor = without_tower(template, tokenizer)
     samples = all_rows(source, find_pictures=False)
     chosen = samples if index is None else samples[index : index + 1]
     if index is not None and not chosen:
@@ -31,22 +34,87 @@ def show(
     return [processor.shown(sample) for sample in chosen]
 
 
+def without_tower(template: str = "v1", tokenizer: str = "builtin") -> Processor:
+    """A processor for text alone: every picture takes one slot."""
+    from vistune.processor import Processor, load_tokenizer
+    from vistune.types import Spec
+
+    loaded = load_tokenizer(source_of(tokenizer, "language"))
+    half = (0.5, 0.5, 0.5)
+    return Processor(loaded, Spec(1, 1, len(loaded), 1, 2, half, half, "identity", template, tokenization="chunks"))
+
+
 def coloured(rows: Sequence[dict[str, Any]], tokenizer: str = "builtin") -> list[str]:
     """Each sample's text as the model reads it, learnt tokens in green (rich markup)."""
     from rich.markup import escape
 
     from vistune.processor import load_tokenizer
-    from vistune.types import IGNORE, IMAGE_ID
 
     loaded = load_tokenizer(source_of(tokenizer, "language"))
+    return [
+        "".join(f"[green]{escape(text)}[/green]" if learnt else escape(text) for learnt, text in pieces(row, loaded))
+        for row in rows
+    ]
+
+
+def pieces(row: dict[str, Any], tokenizer: Any) -> list[tuple[bool, str]]:
+    """(learnt, text) of a sample as `Processor.shown` gives it, in order; a picture is a piece of its own."""
+    from vistune.types import IGNORE, IMAGE_ID
+
+    runs: list[tuple[bool, list[int]]] = []
+    for token, label in zip(row["input_ids"], row["labels"], strict=True):
+        learnt = label != IGNORE
+        if not runs or runs[-1][0] != learnt or token == IMAGE_ID or runs[-1][1][-1] == IMAGE_ID:
+            runs.append((learnt, []))
+        runs[-1][1].append(token)
+    return [(learnt, "[picture]" if ids == [IMAGE_ID] else tokenizer.decode(ids)) for learnt, ids in runs]
+
+
+def write_check_page(
+    page: Path,
+    report: CheckReport,
+    sources: Sequence[DataSource],
+    processor: Processor | None = None,
+    *,
+    pictures: bool = True,
+) -> None:
+    """The page of a check: what is wrong and where, and samples from all over the data with what is learnt coloured.
+
+    Without a processor the samples stand as the built-in tokenizer and the template v1 write them.
+    """
+    from vistune.report.check_page import write_check_report
+    from vistune.types import IGNORE
+
+    reader = processor or without_tower()
     shown = []
-    for row in rows:
-        runs: list[tuple[bool, list[int]]] = []
-        for token, label in zip(row["input_ids"], row["labels"], strict=True):
-            learnt = label != IGNORE
-            if not runs or runs[-1][0] != learnt or token == IMAGE_ID or runs[-1][1][-1] == IMAGE_ID:
-                runs.append((learnt, []))
-            runs[-1][1].append(token)
-        texts = [(learnt, "[picture]" if ids == [IMAGE_ID] else loaded.decode(ids)) for learnt, ids in runs]
-        shown.append("".join(f"[green]{escape(t)}[/green]" if learnt else escape(t) for learnt, t in texts))
-    return shown
+    for source in sources:
+        for sample in _spread(source, SHOWN // len(sources) or 1, pictures=pictures):
+            seen = reader.shown(sample)
+            shown.append(
+                {
+                    "id": sample.id,
+                    "origin": sample.origin,
+                    "kind": sample.kind,
+                    "tokens": len(seen["input_ids"]),
+                    "learnt": len(seen["labels"]) - seen["labels"].count(IGNORE),
+                    "pieces": pieces(seen, reader.tokenizer),
+                    "pictures": [picture.source for picture in sample.pictures],
+                }
+            )
+    write_check_report(page, report.as_json(), shown)
+
+
+def _spread(source: DataSource, count: int, *, pictures: bool) -> Iterator[Sample]:
+    """Good rows from the first to the last, as far apart as may be."""
+    import numpy as np
+
+    from vistune.data import index
+    from vistune.data.readers import data_file, folders_of
+
+    try:
+        path = data_file(source.file)
+        made = index(path, folders_of(path, source.images) if pictures else None, None)
+    except DataError:  # the report says so
+        return
+    if len(made):
+        yield from map(made.sample, np.unique(np.linspace(0, len(made) - 1, count).astype(int)).tolist())

@@ -150,9 +150,10 @@ class Batch:
 
     input_ids, labels, positions (tokens,) int64; `positions` restart at 0 with each document · starts
     (documents + 1,) int32: where each document begins, and the row's end · images (tiles, 3, side, side) uint8,
-    at least one tile: a row without pictures carries one blank tile that no slot takes · supervised: how many
+    at least one tile: a row without pictures carries one blank tile that no slot takes; or, where a frozen tower's
+    features are kept, these in their place, floats (tiles, tokens, width) · supervised: how many
     labels are learnt · ids: the documents' sample ids, for messages · slots (slots, 2) int64 or None: as an Example's,
-    tiles counted over the row.
+    tiles counted over the row · number: of the row in its step, by which its chance (dropout) is drawn.
     """
 
     input_ids: torch.Tensor
@@ -163,6 +164,7 @@ class Batch:
     supervised: int
     ids: tuple[str, ...] = ()
     slots: torch.Tensor | None = None
+    number: int = 0
 
     def to(self, device: torch.device | str) -> Batch:
         """The same row on a device; `starts` stays where it is, since it is read number by number."""

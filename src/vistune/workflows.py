@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vistune import models
+from vistune.asking import evaluate as evaluate
+from vistune.asking import tasks_of
 from vistune.console import Watch, silent, watch_bytes
 from vistune.errors import DataError, RecipeError
-from vistune.files import write_json, write_jsonl
+from vistune.files import write_json
 from vistune.models import load, refuse_written
 from vistune.recipe import DataSource, Recipe
 
 if TYPE_CHECKING:
     from vistune.data import CheckReport
     from vistune.datagen import Chosen, Generated, Service, TableForm, Wishes
-    from vistune.evaluation import Answered
     from vistune.scenes import DrawnFolder
     from vistune.serving.limits import Settings
     from vistune.types import AnnotatedImage
@@ -165,14 +166,30 @@ def make_processor(recipe: Recipe) -> Any:
     return Processor(load_tokenizer(source_of(recipe.model.language, "language")), read_spec(recipe.model))
 
 
-def train(recipe: Recipe, out: Path, *, resume: bool = False, watch: Watch = silent) -> Path:
-    """Run a recipe's stages; returns the run folder. Raises Stopped when asked to stop, state saved."""
-    from vistune.training import Run
+def train(
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    watch: Watch = silent,
+    tell: Callable[[str], None] | None = None,
+) -> Path:
+    """Run a recipe's stages, in one process or in all that torchrun started; returns the run folder.
+
+    `tell`: takes words for a person, such as what learns and what is doubtful; absent = the log of `vistune.training`.
+    Raises Stopped when asked to stop, state saved.
+    """
+    from vistune.training import Hooks, Run, opened
 
     if out.exists() and not out.is_dir():
         raise RecipeError(f"{out}: is a file, a folder is wanted", "give another folder")
-    base = None if recipe.origin is None else models.base_of(recipe.origin, out)
-    Run(recipe, out, watch=watch, base=base).start(resume=resume)
+    wanted = recipe.validation
+    evaluate = tasks_of(wanted.tasks, wanted.task_limit) if wanted is not None and wanted.tasks else None
+    hooks = Hooks(evaluate=evaluate) if tell is None else Hooks(tell, evaluate)
+    with opened() as world:
+        base = None if recipe.origin is None else models.base_of(recipe.origin, out)
+        shown = watch if world.is_first else silent
+        Run(recipe, out, watch=shown, base=base, world=world, hooks=hooks).start(resume=resume)
     return out
 
 
@@ -194,65 +211,18 @@ def dry_run(recipe: Recipe, *, watch: Watch = silent) -> list[dict[str, Any]]:
 
 
 def selftest(recipe: Recipe, *, watch: Watch = silent) -> list[dict[str, Any]]:
-    """Each stage's first step packed, one by one and in halves: losses and gradients must be the same."""
+    """Each stage's first step packed, one by one, in halves, and under torchrun dealt over all processes: losses and
+    gradients must be the same.
+    """
     from tempfile import TemporaryDirectory
 
-    from vistune.training import Run
+    from vistune.training import Run, opened
     from vistune.training import selftest as compare
 
-    with TemporaryDirectory() as folder:  # where a model of another layout is brought in
+    with opened() as world, TemporaryDirectory() as folder:  # where a model of another layout is brought in
         base = None if recipe.origin is None else models.base_of(recipe.origin, Path(folder))
-        found = compare(Run(recipe, Path(folder), watch=watch, base=base))
+        found = compare(Run(recipe, Path(folder), watch=watch if world.is_first else silent, base=base, world=world))
     return [{**asdict(row), "equal": row.equal} for row in found]
-
-
-def evaluate(
-    model: Path,
-    *,
-    task: str,
-    data: Path,
-    out: Path | None = None,
-    limit: int | None = None,
-    blind_limit: int | None = None,
-    blind: bool = True,
-    name: str | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    dtype: str = "auto",
-    quantize: int | None = None,
-    watch: Watch = silent,
-) -> dict[str, Any]:
-    """Ask a task's questions with the picture, without it and with a wrong one; keeps answers in `out`.
-
-    `blind_limit` asks the two blind conditions on a seeded subset of pictures only · `device`, `dtype`, `quantize`:
-    as `load` has them.
-    """
-    from vistune.evaluation import TASKS, answer, choose, conditions_for, result_of
-    from vistune.registry import lookup
-
-    made = lookup(task, TASKS, "task")(data)
-    questions = choose(made.questions(), limit, seed)
-    some = choose(questions, blind_limit, seed)
-    assistant = load(model, device=device, dtype=dtype, quantize=quantize)
-    rows: dict[str, list[Answered]] = {}
-    possible, left_out = conditions_for(some)
-    conditions = possible if blind else possible[:1]
-    with watch(f"ask {name or task}", len(questions) + len(some) * (len(conditions) - 1)) as advance:
-        for condition in conditions:
-            asked = questions if condition == "with_image" else some
-            rows[condition] = answer(
-                assistant.model, assistant.processor, made, asked, condition=condition, seed=seed, advance=advance
-            )
-    result = result_of(task, made, rows, seed=seed)
-    result["model"] = str(model)
-    if blind and left_out:
-        result["left_out"] = left_out
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        listed = [row.as_row() for answered in rows.values() for row in answered]
-        write_jsonl(out / f"{name or task}.predictions.jsonl", listed)
-        write_json(out / f"{name or task}.json", result)
-    return result
 
 
 def describe(model: Path, data: Path, split: str, *, out: Path, limit: int, watch: Watch = silent) -> dict[str, Any]:

@@ -16,8 +16,9 @@ LEVELS = (
     ("datagen", "training", "evaluation", "serving", "interop"),
     ("report", "console"),
     ("models", "drawing", "measuring", "showing"),
+    ("asking",),
     ("workflows", "lineage"),
-    ("mainjob", "drawing"),
+    ("mainjob", "drawing", "foresight"),
     ("commands",),
     ("cli",),
 )

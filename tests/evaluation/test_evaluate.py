@@ -12,26 +12,11 @@ from PIL import Image
 
 import vistune
 from vistune import workflows
-from vistune.checkpoint import save
 from vistune.evaluation import TASKS, score
 from vistune.files import read_jsonl, write_jsonl
-from vistune.model import build, read_spec
-from vistune.processor import Processor, load_tokenizer
-from vistune.recipe import Model, Recipe, Stage
 from vistune.scenes import write_world
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "add_a_task.py"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, tiny_backbones: Path) -> Path:
-    parts = Model(vision=str(tiny_backbones / "vision"), language=str(tiny_backbones / "language"))
-    recipe = Recipe(model=parts, stages=(Stage(name="align", learn={"projector": 1e-3}, steps=1),))
-    spec = read_spec(parts)
-    processor = Processor(load_tokenizer(parts.language), spec)
-    folder = tmp_path_factory.mktemp("saved") / "model"
-    save(folder, build(parts, spec, seed=0), processor, recipe=recipe, learnt={"projector"})
-    return folder
 
 
 def test_a_limit_that_leaves_one_picture_leaves_the_wrong_picture_out(tmp_path: Path, model: Path) -> None:

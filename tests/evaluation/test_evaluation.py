@@ -12,7 +12,7 @@ from vistune.errors import DataError
 from vistune.evaluation import (
     Answered,
     accuracy,
-    answer,
+    ask,
     choose,
     conditions_for,
     derangement,
@@ -20,6 +20,7 @@ from vistune.evaluation import (
     in_words,
     majority,
     named_pairs,
+    plan,
     result_of,
 )
 from vistune.evaluation.runner import prompt_of
@@ -154,10 +155,28 @@ def test_a_model_is_asked_under_every_condition(tmp_path: Path, tiny_backbones: 
     task = HeldOut(tmp_path)
     asked = task.questions()
     assert len(asked) > 10
-    for condition in ("with_image", "without_image", "wrong_image"):
-        found = answer(model, processor, task, asked, condition=condition)
-        assert [row.question.id for row in found] == [q.id for q in asked]
-    assert found[0].as_row()["answer"] == asked[0].answer
+    blocks = plan(asked, asked, ("with_image", "without_image", "wrong_image"))
+    heard = []
+    for block in blocks:
+        found = ask(model, processor, task, block, hear=heard.extend)
+        assert [row.question.id for row in found] == [q.id for q in block.questions]
+    assert len(heard) == 3 * len(asked)
+    assert found[0].as_row()["answer"] == blocks[-1].questions[0].answer
+    assert blocks[-1].messages(blocks[-1].questions[0])[0].pictures[0] != blocks[-1].questions[0].sample.pictures[0]
+
+
+def test_a_block_holds_whole_pictures() -> None:
+    asked = [question(f"{k} {split}", f"p{k}") for split in range(6) for k in range(60)]
+    blocks = plan(asked, asked[:120], ("with_image", "without_image"))
+    held = [{str(q.sample.pictures[0].source) for q in b.questions} for b in blocks if b.condition == "with_image"]
+    assert sum(map(len, held)) == len(set().union(*held)) == 60
+    assert [len(b.questions) for b in blocks if b.condition == "with_image"] == [132, 132, 96]
+    assert sum(len(b.questions) for b in blocks if b.condition == "without_image") == 120
+
+
+def test_an_id_that_comes_twice_is_refused() -> None:
+    with pytest.raises(DataError, match="'1' comes twice"):
+        plan([question("1", "a"), question("1", "b")], (), ("with_image",))
 
 
 def test_a_file_of_questions_names_its_bad_line(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 from pathlib import Path
@@ -276,3 +277,51 @@ def test_two_rows_of_one_id_are_refused(tmp_path: Path, task: type[Benchmark], f
     (tmp_path / file).write_text("\n".join([json.dumps(row, ensure_ascii=False)] * 2) + "\n", encoding="utf-8")
     with pytest.raises(DataError, match=rf"{file}:2:\w+: '7' comes twice"):
         task(tmp_path).questions()
+
+
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+def write_shards(folder: Path, rows: list[dict[str, Any]], split: str = "dev") -> None:
+    """As the hub keeps a dataset: parquet files of a split, pictures as structs of bytes and path."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow
+
+    folder.mkdir(exist_ok=True)
+    for number, row in enumerate(rows):
+        table = pyarrow.Table.from_pylist([row])
+        parquet.write_table(table, folder / f"{split}-{number:05d}-of-{len(rows):05d}.parquet")
+
+
+def test_the_hubs_parquet_files_are_read_as_they_are(tmp_path: Path) -> None:
+    picture = {"bytes": PIXEL, "path": "0.png"}
+    row = {"question_id": "1", "question": "무엇?", "choice_a": "개", "choice_b": "소", "choice_c": "말"}
+    row |= {"choice_d": "양", "answer": "B", "data_type": "image", "image": picture}
+    write_shards(tmp_path / "data", [row, {**row, "question_id": "2", "image": {"bytes": None, "path": "x/b.png"}}])
+    one, two = KSeed(tmp_path).questions()
+    assert one.sample.messages[0].text.startswith("무엇?\nA. 개\nB. 소")
+    assert Path(str(one.sample.pictures[0].source)).read_bytes() == PIXEL
+    assert two.sample.pictures[0].source == tmp_path / "x" / "b.png"
+    assert one.sample.origin.endswith("dev-00000-of-00002.parquet:row 1")
+    assert KDtcBench(tmp_path / "data").questions()[0].sample.messages[0].text.startswith("무엇?\nOptions: A: 개")
+    write_shards(tmp_path / "data", [row], split="test")
+    with pytest.raises(DataError, match="parquet files of several splits: dev, test"):
+        KSeed(tmp_path).questions()
+
+
+def test_judged_and_circular_sets_are_read_from_parquet_too(tmp_path: Path) -> None:
+    picture = {"bytes": PIXEL, "path": None}
+    talk = {"question_id": 3, "question": "설명?", "caption": "장면", "gpt_answer": "답", "category": "conv"}
+    write_shards(tmp_path / "w", [{**talk, "image": picture}])
+    [asked] = KLlavaW(tmp_path / "w").questions()
+    assert (asked.id, asked.tags["caption"], asked.tags["reference"]) == ("3", "장면", "답")
+    choice = {"index": 7, "question": "무엇?", "hint": None, "A": "개", "B": "소", "C": None, "D": None, "answer": "A"}
+    write_shards(tmp_path / "m", [{**choice, "category": "x", "l2-category": "y", "image": picture}])
+    [asked] = KMMBench(tmp_path / "m").questions()
+    assert asked.tags["options"] == {"A": "개", "B": "소"}
+    assert (asked.id, asked.answer, len(asked.sample.pictures)) == ("7", "A", 1)
+    (tmp_path / "m" / "dev-00000-of-00001.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(DataError, match=r"dev-00000-of-00001\.parquet: cannot be read as parquet"):
+        KMMBench(tmp_path / "m").questions()

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from evaluation.hostile import ENDLESS, REPLIES
 from evaluation.releases import FULL, RELEASES
 from hypothesis import given, settings
-from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import vistune
@@ -76,16 +76,6 @@ def test_questions_can_be_asked(name: str, tmp_path: Path) -> None:
     assert asked == list(task.questions())
 
 
-SCRAPS = (
-    "A B. (C) ② 정답은 답: 예 아니오 yes No, not . , ' The answer is D. answer is **A** 1,000 -_- __import__('os')\n"
-    "{0} %s None NaN ' \\ 1. ﷺ 😀 don't an a the two\n"
-)
-PIECES = st.sampled_from([*SCRAPS.split(), "\n", "\t", "", "\ud800"])
-REPLIES = st.lists(
-    st.one_of(st.text(max_size=40), st.lists(PIECES, max_size=12).map(" ".join)), min_size=100, max_size=100
-)
-
-
 @settings(max_examples=20, deadline=None)
 @given(replies=REPLIES)
 def test_any_reply_can_be_marked(tmp_path_factory: pytest.TempPathFactory, replies: list[str]) -> None:
@@ -124,7 +114,7 @@ def made(name: str, factory: pytest.TempPathFactory) -> tuple[Benchmark, list]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("piece", ["The answer is A", ".", "1,", " -", "don't ", "정답은 ", "(", "\n", "A ", "no "])
+@pytest.mark.parametrize("piece", ENDLESS)
 def test_a_reply_of_a_megabyte_is_read_in_linear_time(
     tmp_path_factory: pytest.TempPathFactory, name: str, piece: str
 ) -> None:

@@ -52,15 +52,27 @@ def test_s01_beyond_loopback_only_with_keys(tmp_path: Path) -> None:
             check(Settings(name="tiny", key_file=keys))
 
 
-def test_s02_every_route_but_health_wants_a_key(locked: Running) -> None:
+def test_s02_every_route_but_health_and_the_pages_own_files_wants_a_key(locked: Running) -> None:
     app = locked.server.config.app.app
     paths = {route.path for route in app.routes}
-    assert {"/health", "/ready", "/metrics", "/openapi.json", CHAT, "/v1/models"} <= paths
-    for path in [*paths - {"/health"}, "/nowhere", "/", "//health", "/health/", "/HEALTH", "/%2fhealth"]:
+    assert {"/health", "/ready", "/metrics", "/openapi.json", CHAT, "/v1/looks", "/v1/models", "/"} <= paths
+    unlocked = {"/", "/health"} | {path for path in paths if path.startswith("/page/")}
+    for path in [
+        *paths - unlocked,
+        "/nowhere",
+        "/page/",
+        "/page/nowhere",
+        "/page/../metrics",
+        "//health",
+        "/health/",
+        "/HEALTH",
+        "/%2fhealth",
+    ]:
         for method in ("GET", "POST", "HEAD", "OPTIONS"):
             response = locked.http.request(method, f"{locked.server.address}{path}")
             assert response.status_code == 401, (method, path)
-    assert locked.http.get("/health").status_code == 200
+    for path in unlocked:
+        assert locked.http.get(path).status_code == 200
     assert locked.http.get("/metrics", headers={"Authorization": f"Bearer {KEY}"}).status_code == 200
 
 

@@ -18,14 +18,12 @@ import torch
 from training_stages import ALIGN, LORA, TUNE, MakeRecipe, ask_to_stop, train, weights
 
 from vistune.console import silent
-from vistune.data import plan_stage
 from vistune.errors import CheckpointError, RecipeError, Stopped
 from vistune.files import read_json
-from vistune.recipe import Stage, dump
+from vistune.recipe import dump
 from vistune.training import Run, checkpoints_of
 from vistune.training.metrics import Metrics
-from vistune.training.optim import make_optimizer
-from vistune.training.state import cursor_at, load_state, save_state, seed_all
+from vistune.training.state import seed_row
 
 WORKER = """
 import sys, torch
@@ -214,15 +212,14 @@ def test_asked_to_stop_at_a_stages_last_step_the_next_one_does_not_begin(
     assert [row["loss_hex"] for row in resumed] == [row["loss_hex"] for row in whole]
 
 
-def test_chance_goes_on_where_it_was(tmp_path: Path) -> None:
-    plan = plan_stage([1, 2], samples_per_step=1, tokens_per_row=16, steps=2, seed=0)
-    stage = Stage(name="x", learn={"projector": 1e-3}, steps=1)
-    optimizer = make_optimizer({"projector": [("w", torch.nn.Parameter(torch.ones(2, 2)))]}, stage)
-    seed_all(5)
-    save_state(tmp_path, optimizer, cursor_at("x", 1, plan))
-    wanted = (random.random(), np.random.standard_normal(3).tolist(), torch.rand(3).tolist())
-    assert load_state(tmp_path, optimizer, plan=plan).step == 1
-    assert (random.random(), np.random.standard_normal(3).tolist(), torch.rand(3).tolist()) == wanted
+def test_chance_belongs_to_the_row_whatever_was_drawn_before() -> None:
+    def draws(*place: int) -> tuple[float, list[float], list[float]]:
+        seed_row(*place)
+        return random.random(), np.random.standard_normal(3).tolist(), torch.rand(3).tolist()
+
+    wanted = draws(5, 1, 0)
+    assert draws(5, 1, 0) == wanted
+    assert all(draws(*place) != wanted for place in ((5, 1, 1), (5, 2, 0), (6, 1, 0)))
 
 
 @pytest.mark.soak

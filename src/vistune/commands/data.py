@@ -17,6 +17,7 @@ from vistune.recipe import DataSource, load_recipe
 from vistune.registry import lookup
 
 if TYPE_CHECKING:
+    from vistune.data import CheckReport
     from vistune.datagen import Generated
 
 
@@ -233,6 +234,9 @@ def check(
     images: Annotated[list[Path] | None, typer.Option(help="Picture folder(s).")] = None,
     no_images: Annotated[bool, typer.Option("--no-images", help="Do not look for or open pictures.")] = False,
     recipe: Annotated[str | None, typer.Option(help="Also encode with this recipe's model.")] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Write a page too: faults, and samples with what is learnt.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Prove every sample before anything is trained; each fault with file, line and field."""
@@ -240,24 +244,37 @@ def check(
     loaded = load_recipe(recipe) if recipe else None
     bar = silent if as_json else watch
     found = workflows.check_data(sources, recipe=loaded, pictures=not no_images, watch=bar)
+    if page is not None:
+        processor = workflows.make_processor(loaded) if loaded else None
+        showing.write_check_page(page, found, sources, processor, pictures=not no_images)
     if as_json:
         print_json(found.as_json())
     else:
-        for fault in found.faults[:50]:
-            stdout.print(fault.detail, soft_wrap=True, markup=False)
-        kinds = ", ".join(f"{count} {kind}" for kind, count in found.kinds.items())
-        stdout.print(
-            f"{count_of(found.rows, 'row')}, {count_of(found.pictures, 'picture')} ({kinds or 'none'}); "
-            f"{count_of(len(found.faults), 'fault')}"
-        )
-        if loaded is not None:
-            low, middle, high = (found.tokens[key] for key in ("min", "median", "max"))
-            learnt = f"{found.learnt_tokens:,} learnt"
-            stdout.print(f"tokens a sample: {low} to {high}, median {middle}; {learnt} in all")
-        for what, count in found.warnings.items():
-            stdout.print(f"warning: {count} × {what}")
+        for line in check_lines(found, tokens=loaded is not None):
+            stdout.print(line, soft_wrap=True, markup=False)
+        if page is not None:
+            stdout.print(f"page: {page}", soft_wrap=True, markup=False)
     if found.faults:
         raise typer.Exit(2)
+
+
+def check_lines(found: CheckReport, *, tokens: bool) -> list[str]:
+    """What a check found, as lines: the first faults and notes, then how many there are of each kind."""
+    lines = [fault.detail for fault in found.faults[:50]]
+    lines += [f"note: {note.detail}" for note in found.notes[:20]]
+    kinds = ", ".join(f"{count} {kind}" for kind, count in found.kinds.items())
+    lines.append(
+        f"{count_of(found.rows, 'row')}, {count_of(found.pictures, 'picture')} ({kinds or 'none'}); "
+        f"{count_of(len(found.faults), 'fault')}"
+    )
+    if tokens:
+        low, middle, high = (found.tokens[key] for key in ("min", "median", "max"))
+        lines.append(f"tokens a sample: {low} to {high}, median {middle}; {found.learnt_tokens:,} learnt in all")
+    lines += [f"warning: {count} × {what}" for what, count in found.warnings.items()]
+    if found.missing:
+        worst = ", ".join(f"{folder} ({count})" for folder, count in found.missing.items())
+        lines.append(f"missing pictures, by folder: {worst}")
+    return lines
 
 
 def _folders(images: list[Path] | None, data: list[Path]) -> list[Path | None]:

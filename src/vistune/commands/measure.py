@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,9 +12,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from vistune import measuring, models, workflows
+from vistune import asking, measuring, models
 from vistune.commands.model import Device, Dtype, Quantize
-from vistune.commands.output import Json, print_json, stdout
+from vistune.commands.output import Json, count_of, print_json, stdout
 from vistune.console import silent, watch
 from vistune.errors import RecipeError
 
@@ -21,56 +23,120 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: Annotated[Path | None, typer.Argument(help="A run or model folder.")] = None,
+    model: Annotated[list[Path] | None, typer.Argument(help="Run or model folders; several are compared.")] = None,
     task: Annotated[str, typer.Option(help="Comma-separated task names.")] = "scenes",
     data: Annotated[
         Path | None,
         typer.Option(help="The task's data folder, or one that holds a folder a task; without it the run's world/."),
     ] = None,
     limit: Annotated[int | None, typer.Option(help="About N questions, whole pictures.", min=1)] = None,
+    blind: Annotated[
+        int, typer.Option(help="About N of them are also asked without and with a wrong picture; 0 = none.", min=0)
+    ] = measuring.BLIND_QUESTIONS,
+    letters: Annotated[
+        bool, typer.Option("--letters", help="Multiple choice: take the likeliest letter, from one forward pass.")
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(help="Where answers are kept; without it in the run, if all are asked."),
     ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Answer anew, in place of the answers kept there.")] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
     as_json: Json = False,
     listing: Annotated[bool, typer.Option("--list", help="Name every task, and what to download from where.")] = False,
 ) -> None:
-    """Ask a task's questions with the picture, without it and with a wrong one."""
+    """Ask a task's questions with the picture, without it and with a wrong one; compare models.
+
+    Every answer is kept as it comes: the same command goes on where a killed one was. Under torchrun the processes
+    share the questions.
+    """
     if listing:
         print_tasks(as_json)
         return
-    if model is None:
+    if not model:
         raise RecipeError("evaluate needs a model", "name a run or model folder, or --list the tasks")
-    if models.is_ours(model):
-        models.find_model(model)
-    world = model / "world"
-    if data is None and not world.is_dir():
-        raise RecipeError("evaluate needs the task's data", "add --data DIR")
-    bar = silent if as_json else watch
-    # A look at a few questions is not the run's result: only the whole task is kept in the run unless told so.
-    kept = out or (model / "evals" if (model / "run.json").is_file() and limit is None else None)
-    results = [
-        workflows.evaluate(
-            model,
-            task=name,
-            data=folder_of(data or world, name, many="," in task),
-            out=kept,
-            limit=limit,
-            device=device,
-            dtype=dtype,
-            quantize=quantize,
-            watch=bar,
-        )
-        for name in task.split(",")
-    ]
+    for folder in model:
+        if models.is_ours(folder):
+            models.find_model(folder)
+    results, comparison = asking.evaluate_all(
+        model,
+        tasks_of(task, data, model),
+        out=out,
+        limit=limit,
+        blind=blind > 0,
+        blind_limit=blind or None,
+        letters=letters,
+        again=again,
+        device=device,
+        dtype=dtype,
+        quantize=quantize,
+        watch=silent if as_json else watch,
+    )
+    if not is_first_process():
+        return
     if as_json:
         print_json(results if len(results) > 1 else results[0])
         return
-    for result in results:
-        stdout.print(result_table(result))
+    from vistune.evaluation import markdown
+
+    if len(results) == 1:
+        stdout.print(result_table(results[0]))
+    if len(results) > 1 or comparison["tasks"][0]["published"]:
+        stdout.print(markdown(comparison), soft_wrap=True, markup=False)
+    if out is not None:
+        stdout.print(f"{out / 'comparison.html'}: every figure, and who answers what better", soft_wrap=True)
+
+
+def tasks_of(task: str, data: Path | None, models: Sequence[Path]) -> dict[str, Path]:
+    """Each named task with its data folder: without --data it is the one run's own world."""
+    if data is None and len(models) > 1:
+        raise RecipeError("several models are asked the same questions", "add --data DIR")
+    world = models[0] / "world"
+    if data is None and not world.is_dir():
+        raise RecipeError("evaluate needs the task's data", "add --data DIR")
+    names = [name for name in task.split(",") if name]
+    if len(set(names)) < len(names) or not names:
+        raise RecipeError(f"--task {task}: names a task twice, or none", "name each once, with commas between")
+    return {name: folder_of(data or world, name, many=len(names) > 1) for name in names}
+
+
+def is_first_process() -> bool:
+    """Whether this is torchrun's first process, which speaks for all, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def answer(
+    model: Annotated[Path, typer.Argument(help="A run or model folder.")],
+    questions: Annotated[
+        Path, typer.Argument(metavar="FILE", help="JSON lines of question_id, text, image; as task file has them.")
+    ],
+    out: Annotated[Path, typer.Option(help="The predictions file to write.")],
+    images: Annotated[
+        Path | None, typer.Option(help="Where the pictures lie, if not beside the questions' file.")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(help="Of an answer, at most.", min=1)] = 256,
+    again: Annotated[bool, typer.Option("--again", help="Answer anew, in place of the answers kept there.")] = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    quantize: Quantize = None,
+) -> None:
+    """Answer your own questions into a predictions file; the same command goes on where a killed one was."""
+    count = asking.answer(
+        model,
+        questions,
+        out,
+        images=images,
+        max_tokens=max_tokens,
+        again=again,
+        device=device,
+        dtype=dtype,
+        quantize=quantize,
+        watch=watch,
+    )
+    if is_first_process():
+        stdout.print(f"{out}: {count_of(count, 'answer')}", soft_wrap=True)
 
 
 def folder_of(data: Path, task: str, *, many: bool) -> Path:
@@ -91,6 +157,8 @@ def result_table(result: dict[str, Any]) -> Table:
         table.add_row("majority answer", f"{100 * result['majority']:.1f} %", "")
     if "gap" in result:
         table.add_row("gap", f"{100 * result['gap']['value']:.1f} points", result["gap"]["words"])
+    for condition, share in result.get("changed", {}).items():
+        table.add_row(f"replies changed {condition.replace('_', ' ')}", f"{100 * share['value']:.1f} %", share["words"])
     for condition, reason in result.get("left_out", {}).items():
         table.add_row(condition.replace("_", " "), "left out", reason)
     return table

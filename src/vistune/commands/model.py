@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ from rich.table import Table
 
 from vistune import drawing, lineage, mainjob, models, workflows
 from vistune.commands.output import Json, print_json, stdout
-from vistune.console import watch
+from vistune.console import tell, watch
 from vistune.errors import RecipeError, VistuneError
 from vistune.recipe import load_recipe
 
@@ -75,7 +75,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and plan everything, learn nothing.")] = False,
 ) -> None:
-    """Run a recipe's stages; each is checkpointed and resumable."""
+    """Run a recipe's stages, checkpointed and resumable; over GPUs: torchrun --nproc-per-node 8 -m vistune train …"""
     loaded = load_recipe(recipe, overrides or [])
     if dry_run:
         print_json(workflows.dry_run(loaded, watch=watch))
@@ -84,8 +84,9 @@ def train(
         raise RecipeError("train needs a run folder", "add --out RUN")
     if resume and not (out / "run.json").is_file():
         raise RecipeError(f"{out}: no run to resume", "check the path, or leave --resume out")
-    workflows.train(loaded, out, resume=resume, watch=watch)
-    stdout.print(f"{out}: finished; talk to it with  vistune chat {out} --image FILE", soft_wrap=True)
+    workflows.train(loaded, out, resume=resume, watch=watch, tell=tell)
+    if os.environ.get("RANK", "0") == "0":
+        stdout.print(f"{out}: finished; talk to it with  vistune chat {out} --image FILE", soft_wrap=True)
 
 
 def selftest(
@@ -93,8 +94,10 @@ def selftest(
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
-    """Packed = one by one = accumulated, on your own model and rows: losses and gradients of the first steps."""
+    """Packed = one by one = accumulated (under torchrun: = over all processes), on your own model and rows."""
     rows = workflows.selftest(load_recipe(recipe, overrides or []), watch=watch)
+    if os.environ.get("RANK", "0") != "0":
+        return
     if as_json:
         print_json(rows)
     else:
@@ -128,20 +131,18 @@ def why(
 
 def chat(
     model: Annotated[Path, typer.Argument(help="A run or model folder.")],
-    image: Annotated[Path | None, typer.Option(help="A picture to talk about.")] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="A picture to talk about; may be repeated.")] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
 ) -> None:
-    """Talk to a model in the terminal, English or Korean."""
-    from vistune.serving import chat as talk
+    """Talk to a model in the terminal, English or Korean; answers alone are on stdout."""
+    from vistune.serving.terminal import chat as talk
+    from vistune.serving.terminal import described
 
-    def write(text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-
-    assistant = models.load(model, device=device, dtype=dtype, quantize=quantize)
-    talk(assistant, picture=image, read=lambda: input("> "), write=write)
+    for path in image or ():
+        described(path)  # what is no picture is said before the weights are waited for
+    talk(models.load(model, device=device, dtype=dtype, quantize=quantize), pictures=image or ())
 
 
 def import_(

@@ -10,10 +10,11 @@ from vistune.data.choice import (
     pictures_of,
     refuse_unknown_kinds,
 )
+from vistune.data.holdout import held_out, only, pictures_in, without
 from vistune.data.index import Index, Watch, index
 from vistune.data.likeness import Likeness, compare_pictures
 from vistune.data.loader import Loader, PixelCache
-from vistune.data.packing import StagePlan, epoch_size, plan_epoch, plan_stage
+from vistune.data.packing import StagePlan, epoch_size, plan_epoch, plan_stage, steps_of
 from vistune.data.readers import data_file
 
 __all__ = [
@@ -32,10 +33,15 @@ __all__ = [
     "compare_pictures",
     "data_file",
     "epoch_size",
+    "held_out",
     "index",
     "known_kinds",
+    "only",
+    "pictures_in",
     "pictures_of",
     "plan_epoch",
     "plan_stage",
     "refuse_unknown_kinds",
+    "steps_of",
+    "without",
 ]

@@ -19,10 +19,11 @@ from vistune.data.faults import RowError
 from vistune.data.index import Fault, Index, Watch, index
 from vistune.data.pictures import PictureFolders
 from vistune.data.readers import data_file, folders_of
+from vistune.data.truncation import shortened
 from vistune.errors import DataError
 from vistune.processor import Processor
 from vistune.recipe import DataSource, Take
-from vistune.types import Reject, Sample
+from vistune.types import Picture, Reject, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,11 @@ class Choice:
     rows: np.ndarray
     lengths: np.ndarray
     faults: tuple[Fault, ...]
+
+    @property
+    def notes(self) -> list[Reject]:
+        """What happened to the rows that were too long and are cut."""
+        return [self.index.notes[row] for row in self.rows.tolist() if row in self.index.notes]
 
     @property
     def found(self) -> bool:
@@ -48,13 +54,17 @@ def choose_rows(
     watch: Watch,
     label: str,
     seed: int = 0,
+    cut: bool = True,
 ) -> Choice:
     """The rows of the wanted kinds, the source's own before the stage's; of them those to `take`.
+
+    `cut`: rows longer than `tokens_per_row` are cut where a turn ends; else, and where none fits, they are faults.
 
     Raises DataError where the file as a whole cannot be read, or holds no row of the source's own kinds.
     """
     path = data_file(source.file)
     made = index(path, folders_of(path, source.images), processor, watch=watch, label=label)
+    made = shortened(made, processor, tokens_per_row) if cut else made
     wanted = source.kinds or kinds
     rows = made.of_kind(wanted)
     faults = [fault for fault in made.faults if not wanted or not fault.kind or fault.kind in wanted]
@@ -107,7 +117,7 @@ def refuse_unknown_kinds(known: Iterable[str], wanted: tuple[str, ...], place: s
 
 
 def too_long(made: Index, tokens_per_row: int | None) -> list[Fault]:
-    """A fault for every row that is longer than a packed row may be."""
+    """A fault for every row that is longer than a packed row may be, and cannot be cut (truncation.py)."""
     faults = []
     for row in np.flatnonzero(made.lengths > (tokens_per_row or np.inf)).tolist():
         origin, kind = made.origin(row), made.kinds[made.columns["kind"][row]]
@@ -126,6 +136,7 @@ class Rows(Sequence[Sample]):
     def __init__(self, parts: Sequence[tuple[Index, np.ndarray]]) -> None:
         self.parts = [(file, chosen) for file, chosen in parts if len(chosen)]
         self.ends = list(accumulate(len(chosen) for _, chosen in self.parts))
+        self.shown_until = [np.cumsum(file.columns["pictures"]) for file, _ in self.parts]
 
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
@@ -139,6 +150,13 @@ class Rows(Sequence[Sample]):
             return [self[k] for k in range(*place.indices(len(self)))]
         file, row = self._find(place)
         return file.sample(row)
+
+    def pictures(self, place: int) -> list[Picture]:
+        """The pictures that a row shows, without reading it; of one that is cut short, those of its cut turns too."""
+        file, row = self._find(place)
+        end = int(self.shown_until[bisect_right(self.ends, place)][row])
+        shown = file.shown[end - int(file.columns["pictures"][row]) : end]
+        return [file.folders.find(file.names[k], str(file.path), "image") for k in shown]
 
     def origin(self, place: int) -> str:
         """`path:line` of a row, without reading it."""

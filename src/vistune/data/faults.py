@@ -17,6 +17,16 @@ class RowError(DataError):
         super().__init__(f"{place}:{field}: {problem}" if field else f"{place}: {problem}", hint)
         self.reason = f"bad_{re.split(r'[^a-z_]', field)[0] or 'row'}"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Between processes: as it is, not made anew of its parts."""
+        return _again, (self.message, self.hint, self.reason)
+
+
+def _again(message: str, hint: str, reason: str) -> RowError:
+    error = RowError("", "", message, hint)
+    error.message, error.reason, error.args = message, reason, (message,)
+    return error
+
 
 def text(value: Any, place: str, field: str) -> str:
     """`value` if it is text that a UTF-8 file can hold. Raises RowError."""
@@ -31,3 +41,8 @@ def shown(value: Any) -> str:
     """A value in a message: short, and printable whatever it holds."""
     written = ascii(value) if isinstance(value, str) and _NO_TEXT.search(value) else repr(value)
     return written if len(written) <= 40 else f"{written[:37]}…"
+
+
+def printable(name: Any) -> str:
+    """What stands where a row's id should be, in a message."""
+    return str(name).encode(errors="replace").decode().replace("\0", "?")

@@ -7,14 +7,13 @@ A run holds no samples: 665,000 rows are some 50 bytes each, and resuming does n
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import json
 import zlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -23,14 +22,14 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from vistune.data.faults import RowError
 from vistune.data.pictures import PictureFolders
-from vistune.data.readers import Written, place_of, printable, written_rows
-from vistune.data.rows import READERS, kind_of, read_row
+from vistune.data.proving import Fault, Prover, proved
+from vistune.data.rows import READERS, read_row
+from vistune.data.written import open_file, place_of, written_rows
 from vistune.errors import DataError
-from vistune.files import decoded, read_bytes, replacing, user_cache
+from vistune.files import replacing, user_cache
 from vistune.processor import Processor
-from vistune.types import IGNORE, Reject, Sample
+from vistune.types import Reject, Sample
 
 Watch = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
 
@@ -46,16 +45,7 @@ COLUMNS = {
     "pictures": np.int32,  # how many it shows
 }
 KEPT = 64  # indices in the cache
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """A row that cannot be learnt from; its kind is "" where not even that can be read; `at` as `Index.at`."""
-
-    reject: Reject
-    kind: str
-    error: DataError
-    at: tuple[int, int]
+LARGE = 2 * 2**20  # bytes of a file that is worth several processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +53,8 @@ class Index:
     """All good rows of one file, in its order, a column each; `faults` are the others.
 
     `shown` holds the rows' pictures one after another, as places in `names`, which are as the file writes them ·
-    `lengths`: tokens of every row, image slots counted; zeros where it was made without a processor.
+    `lengths`: tokens of every row, image slots counted; zeros where it was made without a processor · `cut`: of rows
+    that were too long, how many messages are kept (truncation.py), of which `notes` tells.
     """
 
     path: Path
@@ -76,6 +67,8 @@ class Index:
     warnings: dict[str, int]
     folders: PictureFolders
     faults: tuple[Fault, ...] = ()
+    cut: Mapping[int, int] = field(default_factory=dict)
+    notes: Mapping[int, Reject] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.columns["begin"])
@@ -88,7 +81,7 @@ class Index:
         return int(self.columns["line"][row]), int(self.columns["nth"][row])
 
     def sample(self, row: int) -> Sample:
-        """The row as it stands in the file. Raises DataError where the file is no longer what was indexed."""
+        """The row as it stands in the file, cut where it must be. Raises DataError where the file is another now."""
         begin, size = int(self.columns["begin"][row]), int(self.columns["size"][row])
         try:
             with open(self.path, "rb") as file:
@@ -96,7 +89,8 @@ class Index:
                 written = file.read(size)
             if zlib.crc32(written) != self.columns["crc"][row]:
                 raise ValueError("its bytes are others")
-            return read_row(json.loads(written), self.origin(row), self.folders, Counter())
+            sample = read_row(json.loads(written), self.origin(row), self.folders, Counter())
+            return replace(sample, messages=sample.messages[: self.cut[row]]) if row in self.cut else sample
         except (OSError, ValueError, DataError) as error:
             raise DataError(
                 f"{self.origin(row)}: cannot be read again ({error})",
@@ -118,37 +112,32 @@ def index(
     *,
     label: str = "encode",
     watch: Watch = lambda label, total: nullcontext(lambda *done: None),
+    processes: int = 1,
 ) -> Index:
     """Read, prove and encode every row once; the same bytes under the same template are not encoded again.
 
     Without `folders` no picture need be there; without a processor nothing is encoded. A file with faults is not
-    kept. Raises DataError where the file as a whole cannot be read.
+    kept. `processes` encode a large file. Raises DataError where the file as a whole cannot be read.
     """
-    content = read_bytes(path)
-    digest = hashlib.sha256(content).hexdigest()
+    with open_file(path) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     builder = _Builder(path, digest, PictureFolders(folders), processor)
     kept = None if processor is None else _kept(digest, processor)
     if kept is not None and (known := _read(kept, builder)) is not None:
         return known
-    with watch(label, _rough_rows(content)) as advance:
-        made = builder.build(content, advance)
+    with watch(label, _rough_rows(path)) as advance:
+        made = builder.build(advance, processes=processes if processor and path.stat().st_size > LARGE else 1)
     if kept is not None and not made.faults:
         _keep(kept, made)
     return made
 
 
-def _rough_rows(content: bytes) -> int:
-    """For a progress bar: rows, where no text speaks of the fields' own names."""
-    return max(1, sum(content.count(f'"{name}"'.encode()) for name in READERS))
-
-
-@dataclass(slots=True)
-class _Row:
-    """What a good row adds to the columns."""
-
-    sample: Sample
-    text_tokens: int
-    learnt: int
+def _rough_rows(path: Path) -> int:
+    """For a progress bar: rows, as in the file's first megabyte, where no text speaks of the fields' own names."""
+    with open_file(path) as file:
+        content = file.read(1 << 20)
+    rows = sum(content.count(f'"{name}"'.encode()) for name in READERS)
+    return max(1, round(rows * path.stat().st_size / max(1, len(content))))
 
 
 @dataclass(slots=True)
@@ -157,35 +146,31 @@ class _Builder:
     digest: str
     folders: PictureFolders
     processor: Processor | None
-    warnings: Counter[str] = field(default_factory=Counter)
 
-    def build(self, content: bytes, advance: Callable[..., None]) -> Index:
+    def build(self, advance: Callable[..., None], *, processes: int) -> Index:
+        self.folders.missing.clear()  # a kept index may have looked for the same pictures in vain
         columns: dict[str, list[int]] = {name: [] for name in COLUMNS}
         shown: list[int] = []
         names: dict[str, int] = {}
         kinds: dict[str, int] = {}
         faults: list[Fault] = []
-        text = decoded(content, self.path)
-        bytes_before = _byte_offsets(text, len(codecs.BOM_UTF8) if content.startswith(codecs.BOM_UTF8) else 0)
-        for written in written_rows(self.path, text):
-            row = self._proved(written)
+        prover = Prover(self.path, self.folders, self.processor)
+        for written, row in proved(prover, written_rows(self.path), processes=processes):
             advance(1)
             if isinstance(row, Fault):
                 faults.append(row)
                 continue
-            begin, end = bytes_before(written.begin), bytes_before(written.end)
-            used = [self.folders.name_of(picture) for picture in row.sample.pictures]
-            shown += [names.setdefault(name, len(names)) for name in used]
-            place = (begin, end - begin, zlib.crc32(content[begin:end]), written.line, written.nth)
-            code = kinds.setdefault(row.sample.kind, len(kinds))
+            shown += [names.setdefault(name, len(names)) for name in row.names]
+            place = (written.begin, written.size, written.crc, written.line, written.nth)
+            code = kinds.setdefault(row.kind, len(kinds))
             for column, value in zip(
-                columns.values(), (*place, code, row.text_tokens, row.learnt, len(used)), strict=True
+                columns.values(), (*place, code, row.text_tokens, row.learnt, len(row.names)), strict=True
             ):
                 column.append(value)
         if not columns["begin"] and not faults:
             raise DataError(f"{self.path}: holds no rows", "give a file with at least one sample")
         arrays = {name: np.array(column, COLUMNS[name]) for name, column in columns.items()}
-        texts = {"names": list(names), "kinds": list(kinds), "warnings": dict(self.warnings)}
+        texts = {"names": list(names), "kinds": list(kinds), "warnings": dict(prover.warnings)}
         return self.index_of(arrays, np.array(shown, np.int32), texts, faults)
 
     def index_of(
@@ -200,45 +185,6 @@ class _Builder:
         lengths = columns["text_tokens"] + sums[ends] - sums[ends - columns["pictures"]]
         return Index(self.path, self.digest, columns, lengths, shown, names, kinds, texts["warnings"], self.folders,
                      tuple(faults))  # fmt: skip
-
-    def _proved(self, written: Written) -> _Row | Fault:
-        place, value, kind = place_of(self.path, written.line, written.nth), written.value, ""
-        at = (written.line, written.nth)
-        try:
-            if isinstance(value, RowError):
-                raise value
-            if not isinstance(value, dict):
-                raise RowError(place, "", f"a row must be an object, got {type(value).__name__}", "see docs/data.md")
-            kind = kind_of(value, place)
-            sample = read_row(value, place, self.folders, self.warnings)
-        except RowError as error:
-            name = value.get("id", "") if isinstance(value, dict) else ""
-            return Fault(Reject(printable(name), place, error.reason, str(error)), kind, error, at)
-        if self.processor is None:
-            return _Row(sample, 0, 0)
-        try:
-            encoded = self.processor.encode_ids(sample)
-            learnt = len(encoded.labels) - 1 - encoded.labels[1:].count(IGNORE)  # the first token never is
-            if learnt == 0:
-                raise DataError(f"{sample.origin}: nothing in it is learnt", "give it an answer")
-        except DataError as error:
-            return Fault(Reject(sample.id, sample.origin, "bad_tokens", str(error)), kind, error, at)
-        return _Row(sample, len(encoded.ids) - sum(encoded.slots), learnt)
-
-
-def _byte_offsets(content: str, mark: int) -> Callable[[int], int]:
-    """Where a character stands in the file, behind `mark` bytes of a byte-order mark; asked in growing order."""
-    if content.isascii():
-        return lambda place: mark + place
-    at, bytes_at = 0, mark
-
-    def offset(place: int) -> int:
-        nonlocal at, bytes_at
-        bytes_at += len(content[at:place].encode())
-        at = place
-        return bytes_at
-
-    return offset
 
 
 def _kept(digest: str, processor: Processor) -> Path:

@@ -87,9 +87,14 @@ def picture_hash(picture: Path | bytes) -> int | None:
     try:
         with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as opened:
             opened.draft("L", (64, 64))  # a JPEG is decoded at an eighth of its size
-            small = ImageOps.exif_transpose(opened).convert("L").resize((9, 9), Image.Resampling.BOX)
+            return hash_of(opened)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
+
+
+def hash_of(image: Image.Image) -> int | None:
+    """The same of a picture that is open; None where it is of one tone."""
+    small = ImageOps.exif_transpose(image).convert("L").resize((9, 9), Image.Resampling.BOX)
     grey = np.asarray(small, dtype=np.float32)
     bits = np.concatenate([(np.diff(grey[:8], axis=1) > STEP).ravel(), (np.diff(grey[:, :8], axis=0) > STEP).ravel()])
     return int.from_bytes(np.packbits(bits).tobytes(), "big") if bits.any() else None

@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock
 
 from torch import Tensor
 
-from vistune.data.packing import StagePlan
+from vistune.data.packing import StagePlan, deal
 from vistune.errors import DataError
-from vistune.processor import Processor, collate, load_tiles
+from vistune.processor import Processor, blank_row, collate, load_tiles
+from vistune.processor.processor import PixelReader
 from vistune.types import Batch, Example, Picture, Sample, Spec
 
 PIXEL_CACHE_BYTES = 512 * 2**20
@@ -49,7 +51,11 @@ class PixelCache:
 
 
 class Loader:
-    """Batches of a stage. Raises DataError naming the sample whose picture cannot be read."""
+    """Batches of a stage. Raises DataError naming the sample whose picture cannot be read.
+
+    `share` (rank, ranks): the rows that fall to one of several processes. All get equally many, so that they meet in
+    every collective: where the rows do not go round, some are blank.
+    """
 
     def __init__(
         self,
@@ -58,13 +64,15 @@ class Loader:
         plan: StagePlan,
         *,
         workers: int = 0,
-        pixels: PixelCache | None = None,
+        pixels: PixelReader | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         self.samples = samples
         self.processor = processor
         self.plan = plan
         self.workers = workers
         self.pixels = pixels or PixelCache()  # given by a run, whose stages share their pictures
+        self.share = share
 
     def __len__(self) -> int:
         return len(self.plan.steps)
@@ -92,11 +100,15 @@ class Loader:
 
     def load(self, step: int) -> list[Batch]:
         rows = self.plan.steps[step]
+        rank, ranks = self.share
+        numbers = list(range(len(rows))) if ranks == 1 else deal(rows, self.plan.lengths, ranks)[rank]
         batches = []
-        for row in rows:
-            samples = [self.samples[k] for k in row]
-            batches.append(collate([self._encode(sample) for sample in samples], [sample.id for sample in samples]))
-        return batches
+        for number in numbers:
+            samples = [self.samples[k] for k in rows[number]]
+            row = collate([self._encode(sample) for sample in samples], [sample.id for sample in samples])
+            batches.append(replace(row, number=number))
+        even = -(-len(rows) // ranks)
+        return batches + [blank_row(self.processor.spec.image_side)] * (even - len(batches))
 
     def _encode(self, sample: Sample) -> Example:
         try:

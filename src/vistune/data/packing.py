@@ -7,6 +7,7 @@ Samples are shuffled by (seed, epoch), cut into steps, and each step's samples a
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count, islice
@@ -22,10 +23,14 @@ Mixture = Sequence[tuple[int, float]]
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """All steps of a stage, and what they were made from: a resumed run compares the two, name by name."""
+    """All steps of a stage, and what they were made from: a resumed run compares the two, name by name.
+
+    `lengths`: tokens of each sample, by which a step's rows are dealt to several processes.
+    """
 
     steps: tuple[Step, ...]
     made_from: Mapping[str, int | str]
+    lengths: Sequence[int] = ()
 
     @property
     def digest(self) -> str:
@@ -53,6 +58,44 @@ def pack(indices: Sequence[int], lengths: Sequence[int], tokens_per_row: int) ->
             rows.append([index])
             rooms.append(tokens_per_row - length)
     return tuple(tuple(row) for row in rows)
+
+
+def cut_steps(
+    order: Sequence[int], lengths: Sequence[int], samples_per_step: int, tokens_per_step: int | None = None
+) -> Iterator[Sequence[int]]:
+    """An epoch's samples by step: as many as are asked for, or as many as `tokens_per_step` holds, one at least."""
+    if tokens_per_step is None:
+        yield from (order[begin : begin + samples_per_step] for begin in range(0, len(order), samples_per_step))
+        return
+    begin, held = 0, 0
+    for place, index in enumerate(order):
+        if held + lengths[index] > tokens_per_step and place > begin:
+            yield order[begin:place]
+            begin, held = place, 0
+        held += lengths[index]
+    if begin < len(order):
+        yield order[begin:]
+
+
+def steps_of(
+    epochs: float,
+    lengths: Sequence[int],
+    *,
+    seed: int,
+    samples_per_step: int,
+    tokens_per_step: int | None = None,
+    mixture: Mixture | None = None,
+) -> int:
+    """Optimiser steps of so many epochs, one at least; an epoch's last, smaller step counts."""
+    if tokens_per_step is None:
+        size = len(lengths) if mixture is None else epoch_size(mixture)
+        return max(1, math.ceil(epochs * math.ceil(size / samples_per_step)))
+    total = 0
+    for epoch in range(math.ceil(epochs)):
+        order = _order(len(lengths), mixture, seed=seed, epoch=epoch)
+        steps = sum(1 for _ in cut_steps(order, lengths, samples_per_step, tokens_per_step))
+        total += math.ceil(min(1.0, epochs - epoch) * steps)
+    return max(1, total)
 
 
 def epoch_size(mixture: Mixture) -> int:
@@ -87,16 +130,22 @@ def plan_epoch(
     tokens_per_row: int,
     seed: int,
     epoch: int,
+    tokens_per_step: int | None = None,
     mixture: Mixture | None = None,
 ) -> Iterator[Step]:
     """The steps of one epoch, each drawn sample in exactly one of them; the last step may be smaller.
 
     `mixture`: (samples, weight) of each source, in the order of `lengths`; without it every sample comes once.
     """
-    chosen = drawn(mixture or [(len(lengths), 1.0)], seed=seed, epoch=epoch)
-    order = [int(chosen[place]) for place in shuffled(len(chosen), seed=seed, epoch=epoch)]
-    for begin in range(0, len(order), samples_per_step):
-        yield pack(order[begin : begin + samples_per_step], lengths, tokens_per_row)
+    order = _order(len(lengths), mixture, seed=seed, epoch=epoch)
+    for chosen in cut_steps(order, lengths, samples_per_step, tokens_per_step):
+        yield pack(chosen, lengths, tokens_per_row)
+
+
+def _order(samples: int, mixture: Mixture | None, *, seed: int, epoch: int) -> list[int]:
+    """The samples that an epoch shows, in its order."""
+    chosen = drawn(mixture or [(samples, 1.0)], seed=seed, epoch=epoch)
+    return [int(chosen[place]) for place in shuffled(len(chosen), seed=seed, epoch=epoch)]
 
 
 def plan_stage(
@@ -107,6 +156,7 @@ def plan_stage(
     steps: int,
     seed: int,
     content: str = "",
+    tokens_per_step: int | None = None,
     mixture: Mixture | None = None,
 ) -> StagePlan:
     """`steps` steps, epoch after epoch, of samples none of which is longer than a row.
@@ -120,8 +170,23 @@ def plan_stage(
     if mixture is not None and not epoch_size(mixture):
         raise DataError("there is nothing to learn from: the weights show no row", "raise a data source's weight")
     sizes = {"samples_per_step": samples_per_step, "tokens_per_row": tokens_per_row, "seed": seed}
+    sizes |= {} if tokens_per_step is None else {"tokens_per_step": tokens_per_step}
     endless = chain.from_iterable(plan_epoch(lengths, epoch=epoch, mixture=mixture, **sizes) for epoch in count())
     made_from: dict[str, int | str] = {"samples": len(lengths), "steps": steps, "data": content, **sizes}
     if mixture is not None:
         made_from["mixture"] = repr([weight for _, weight in mixture])
-    return StagePlan(tuple(islice(endless, steps)), made_from)
+    return StagePlan(tuple(islice(endless, steps)), made_from, lengths)
+
+
+def deal(step: Step, lengths: Sequence[int], ranks: int) -> list[list[int]]:
+    """Numbers of a step's rows by rank: to none more than an even share rounded up, to all about as many tokens.
+
+    The longest row goes first, each to the rank with the fewest tokens of those that may still take one.
+    """
+    tokens = [sum(lengths[index] for index in row) for row in step]
+    most = -(-len(step) // ranks)
+    dealt: list[list[int]] = [[] for _ in range(ranks)]
+    for number in sorted(range(len(step)), key=lambda k: (-tokens[k], k)):
+        open_to = [rank for rank in range(ranks) if len(dealt[rank]) < most]
+        dealt[min(open_to, key=lambda rank: (sum(tokens[k] for k in dealt[rank]), rank))].append(number)
+    return [sorted(numbers) for numbers in dealt]

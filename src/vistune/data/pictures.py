@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import unicodedata
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
@@ -22,14 +24,15 @@ class PictureFolders:
         self._names = cache(self._list)
         self._found: dict[str, Picture] = {}
         self._written: dict[Path, str] = {}
-        self._misses = 0
+        self.missing: Counter[str] = Counter()  # by the folder in which a picture should lie: rows, not pictures
+        self._looked = 0
 
     @staticmethod
     def _list(folder: Path) -> Mapping[str, bool]:
         """Files of a directory, and whether each is a link."""
         try:
             with os.scandir(folder) as entries:
-                return {entry.name: entry.is_symlink() for entry in entries if entry.is_file()}
+                return {entry.name: entry.is_symlink() for entry in entries if _is_file(entry)}
         except OSError:
             return {}
 
@@ -61,13 +64,28 @@ class PictureFolders:
                 raise RowError(place, field, f"{name!r} is a link out of the picture folder", "copy the picture there")
             return Picture(inside)
         folders = ", ".join(str(folder) for folder in self.folders)
+        self.missing[str(relative.parent)] += 1
         raise RowError(place, field, f"no picture {name[:200]!r} in {folders}", self._near_miss(relative))
 
     def _near_miss(self, relative: Path) -> str:
-        self._misses += 1
-        if self._misses <= NEAR_MISSES:
+        self._looked += 1
+        if self._looked <= NEAR_MISSES:
             for folder in self.folders or ():
                 names = self._names((folder / relative).parent)
-                if near := get_close_matches(relative.name, names, n=1, cutoff=0.5):
+                near = [name for name in names if _bare(name) == _bare(relative.name)]
+                if near := near or get_close_matches(relative.name, names, n=1, cutoff=0.5):
                     return f"did you mean {str(relative.with_name(near[0]))!r}?"
         return "check the picture folder (--images, data.images, images.json)"
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is one, or a link to one; a link that leads to itself is none."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
+def _bare(name: str) -> str:
+    """A name as a file system sees it that tells neither case nor the two ways of writing an accent apart."""
+    return unicodedata.normalize("NFC", name).casefold()

@@ -8,13 +8,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from vistune.evaluation.ranks import Ranks, joined, own_device
 from vistune.evaluation.scorer import Measured, score
 from vistune.evaluation.task import Benchmark, Facts, Judge, Marked, Prediction, Reply, Scored, Task
 from vistune.evaluation.tasks import TASKS
 
 if TYPE_CHECKING:
+    from vistune.evaluation.comparison import compare, labels_of, markdown, published_on
     from vistune.evaluation.descriptions import describe, named_pairs
-    from vistune.evaluation.runner import CONDITIONS, Answered, answer, choose, conditions_for, derangement
+    from vistune.evaluation.measurement import Measurement, Wanted, answer_file, measure
+    from vistune.evaluation.runner import CONDITIONS, Answered, Block, ask, choose, conditions_for, derangement, plan
     from vistune.evaluation.scoring import Score, accuracy, gap, in_words, majority, result_of
 
 __all__ = [
@@ -22,25 +25,38 @@ __all__ = [
     "TASKS",
     "Answered",
     "Benchmark",
+    "Block",
     "Facts",
     "Judge",
     "Marked",
     "Measured",
+    "Measurement",
     "Prediction",
+    "Ranks",
     "Reply",
     "Score",
     "Scored",
     "Task",
+    "Wanted",
     "accuracy",
-    "answer",
+    "answer_file",
+    "ask",
     "choose",
+    "compare",
     "conditions_for",
     "derangement",
     "describe",
     "gap",
     "in_words",
+    "joined",
+    "labels_of",
     "majority",
+    "markdown",
+    "measure",
     "named_pairs",
+    "own_device",
+    "plan",
+    "published_on",
     "result_of",
     "score",
 ]
@@ -48,7 +64,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        for room in ("runner", "scoring", "descriptions"):
+        for room in ("runner", "scoring", "descriptions", "measurement", "comparison"):
             module = importlib.import_module(f"vistune.evaluation.{room}")
             if hasattr(module, name):
                 return getattr(module, name)

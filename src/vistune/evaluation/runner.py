@@ -1,24 +1,31 @@
 """Ask a model every question of a task: with its picture, without it, and with another question's picture.
 
-Task + model -> Answered rows by condition
+questions -> plan: blocks of whole pictures, condition by condition -> ask, a block at a time -> Answered rows
+A block is asked in one batch of its own, so its answers depend on nothing but the block: not on which process asks it,
+nor on what was asked before.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from vistune.data import PixelCache
+from vistune.errors import DataError
+from vistune.evaluation.letters import letters_of, read_letters
 from vistune.evaluation.task import Task, picture_of
-from vistune.generation import generate
+from vistune.generation import GREEDY, Answer, Engine
+from vistune.generation.prefix import prompt_of as coded
 from vistune.model import VisionLanguageModel
 from vistune.processor import Processor
 from vistune.types import Message, Part, Picture, Question
 
 CONDITIONS = ("with_image", "without_image", "wrong_image")
+BLOCK = 128  # questions, about: whole pictures stay together
+BATCH = 64  # answers under way at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +36,7 @@ class Answered:
     condition: str
     text: str
     right: float
+    finish_reason: str = "stop"  # or "length": cut off at the task's most tokens
 
     def as_row(self) -> dict[str, Any]:
         """LLaVA's answer line, with what a report needs."""
@@ -39,9 +47,22 @@ class Answered:
             "answer": self.question.answer,
             "right": self.right,
             "condition": self.condition,
+            "finish_reason": self.finish_reason,
             "image": picture_of(self.question),
             **{name: value for name, value in self.question.tags.items() if isinstance(value, str | int | float)},
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Questions that are asked together under one condition; `wrong`: each picture's stand-in."""
+
+    condition: str
+    questions: tuple[Question, ...]
+    wrong: Mapping[str, str] = field(default_factory=dict)
+
+    def messages(self, question: Question) -> list[Message]:
+        return prompt_of(question, self.condition, self.wrong)
 
 
 def derangement(pictures: Sequence[str], seed: int) -> dict[str, str]:
@@ -88,9 +109,7 @@ def choose(questions: Sequence[Question], limit: int | None, seed: int) -> list[
     pictures = sorted({picture_of(question) for question in questions})
     random.Random(seed).shuffle(pictures)
     kept: list[Question] = []
-    by_picture: dict[str, list[Question]] = {}
-    for question in questions:
-        by_picture.setdefault(picture_of(question), []).append(question)
+    by_picture = _by_picture(questions)
     for picture in pictures:
         if len(kept) >= limit:
             break
@@ -98,27 +117,87 @@ def choose(questions: Sequence[Question], limit: int | None, seed: int) -> list[
     return kept
 
 
-def answer(
+def _by_picture(questions: Sequence[Question]) -> dict[str, list[Question]]:
+    """Questions by picture, in the order in which pictures come first."""
+    groups: dict[str, list[Question]] = {}
+    for question in questions:
+        groups.setdefault(picture_of(question), []).append(question)
+    return groups
+
+
+def plan(
+    questions: Sequence[Question], blind: Sequence[Question], conditions: Sequence[str], *, seed: int = 0
+) -> list[Block]:
+    """All that is to be asked: every question with its picture, `blind` ones also under the other conditions.
+
+    Text-only questions have no wrong or missing picture and are left out there. `conditions` are among those that
+    `conditions_for` names. Raises DataError where an id comes twice: answers are kept by it.
+    """
+    known: set[str] = set()
+    for question in questions:
+        if question.id in known:
+            raise DataError(
+                f"{question.sample.origin}:question_id: {question.id!r} comes twice", "give each question its own id"
+            )
+        known.add(question.id)
+    found: list[Block] = []
+    for condition in conditions:
+        asked = questions if condition == "with_image" else [q for q in blind if q.sample.pictures]
+        wrong = derangement([picture_of(q) for q in asked if q.sample.pictures], seed)
+        swapped = wrong if condition == "wrong_image" else {}
+        block: list[Question] = []
+        for group in _by_picture(asked).values():
+            block += group
+            if len(block) >= BLOCK:
+                found.append(Block(condition, tuple(block), swapped))
+                block = []
+        if block:
+            found.append(Block(condition, tuple(block), swapped))
+    return found
+
+
+def ask(
     model: VisionLanguageModel,
     processor: Processor,
     task: Task,
-    questions: Sequence[Question],
+    block: Block,
     *,
-    condition: str = "with_image",
-    seed: int = 0,
-    advance: Callable[[int], None] = lambda count: None,
+    letters: bool = False,
+    hear: Callable[[Sequence[Answered]], None] = lambda rows: None,
 ) -> list[Answered]:
-    """Greedy answers; text-only questions have no wrong or missing picture and are left out of those conditions.
+    """Greedy answers in the block's order; `hear` is told of each as it has ended.
 
-    `condition` is one that `conditions_for` names.
+    `letters`: of a multiple-choice question the likeliest letter is taken, from the prompt's own forward pass.
     """
-    asked = [q for q in questions if condition == "with_image" or q.sample.pictures]
-    wrong = derangement([picture_of(question) for question in asked if question.sample.pictures], seed)
     pixels = PixelCache()  # a picture's questions decode it once
-    rows: list[Answered] = []
-    for begin in range(0, len(asked), 256):  # pictures are decoded in blocks, so memory does not grow with the task
-        block = asked[begin : begin + 256]
-        prompts = [processor.encode_prompt(prompt_of(question, condition, wrong), pixels) for question in block]
-        said = generate(model, processor, prompts, max_tokens=task.max_tokens, batch_size=64, advance=advance)
-        rows += [Answered(q, condition, c.text, task.mark(q, c.text).points) for q, c in zip(block, said, strict=True)]
-    return rows
+    engine = Engine(model, processor, batch_size=BATCH, stems_at_once=BATCH)  # nobody watches a stream
+    known = read_letters(processor) if letters else None
+    among = [tuple(known.tokens[letter] for letter in letters_of(q)) if known else () for q in block.questions]
+    prompts = []
+    for question, allowed in zip(block.questions, among, strict=True):
+        prompt = processor.encode_prompt(block.messages(question), pixels)
+        prompts.append(coded(known.begun(prompt) if known and allowed else prompt))
+    under_way: dict[int, Answer] = {}
+    for k in sorted(range(len(prompts)), key=lambda k: prompts[k].codes.tobytes()):  # those that begin alike together
+        most = 1 if among[k] else task.max_tokens
+        try:
+            under_way[k] = engine.submit(prompts[k], max_tokens=most, sampling=replace(GREEDY, among=among[k]))
+        except DataError as error:
+            question = block.questions[k]
+            raise DataError(f"{question.sample.origin}: {question.id}: {error.message}", error.hint) from None
+    found: dict[int, Answered] = {}
+    while under_way:
+        engine.step()
+        ended = [k for k, answer in under_way.items() if answer.ended]
+        for k in ended:
+            found[k] = _answered(task, block, block.questions[k], under_way.pop(k))
+        if ended:
+            hear([found[k] for k in ended])
+    return [found[k] for k in range(len(prompts))]
+
+
+def _answered(task: Task, block: Block, question: Question, answer: Answer) -> Answered:
+    said = answer.result()
+    text = said.text.strip() if answer.speaker.sampling.among else said.text
+    reason = "stop" if answer.speaker.sampling.among else said.finish_reason
+    return Answered(question, block.condition, text, task.mark(question, text).points, reason)

@@ -51,6 +51,8 @@ def score(
     if rule not in task.rules:
         raise RecipeError(f"--parse {rule}: {name} has no such rule", f"it has: {', '.join(task.rules)}")
     questions = task.questions()
+    if judge is not None and not task.judged:
+        raise RecipeError(f"{name} has nothing for a judge", "leave --judge out")
     rows, joined = replies(task, questions, predictions)
     scored = task.score(rows, rule, judge)
     other = None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,18 @@ def in_words(difference: Score) -> str:
     return "no sign that the model looks: the interval of the gap includes zero"
 
 
+def changed(seen: Sequence[Answered], blind: Sequence[Answered], *, seed: int = 0) -> Score:
+    """Share of the questions asked both ways to which the model says something else without its picture."""
+    said = {row.question.id: row.text for row in seen}
+    return accuracy([replace(row, right=float(row.text != said[row.question.id])) for row in blind], seed=seed)
+
+
+def change_in_words(share: Score) -> str:
+    if share.low > 0:
+        return "its replies depend on the picture: the interval of the share lies above zero"
+    return "no sign that the model looks: the interval of the share of changed replies includes zero"
+
+
 def majority(questions: Sequence[Question]) -> float:
     """Share right of always giving the most frequent answer of the question's type and language."""
     answers: dict[tuple[Any, Any], Counter[str]] = defaultdict(Counter)
@@ -94,12 +106,15 @@ def result_of(name: str, task: Task, rows: Mapping[str, Sequence[Answered]], *, 
     """Everything about a task's run, as JSON: its metrics by condition, by type and language, the gap and its words.
 
     Intervals, gap and tables are of the mean points, 0-1, whatever the task's metrics are. A task that has no figures
-    here, since a server or a judge gives them, has its count alone.
+    here, since a server or a judge gives them, has its count, and how often the picture changes what is said.
     """
     asked = [condition for condition in CONDITIONS if condition in rows]
     scored = {c: figures_of(task, [Reply(row.question, row.text) for row in rows[c]]) for c in asked}
     result: dict[str, Any] = {"task": name, **scored["with_image"].as_json()}
     if not scored["with_image"].metrics:
+        for condition in asked[1:]:
+            share = changed(rows["with_image"], rows[condition], seed=seed)
+            result.setdefault("changed", {})[condition] = {**share.as_json(), "words": change_in_words(share)}
         return result
     result["majority"] = majority([row.question for row in rows["with_image"]])
     result |= {condition: dict(scored[condition].metrics) for condition in asked[1:]}

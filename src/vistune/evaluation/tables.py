@@ -1,4 +1,4 @@
-"""Releases that are one table: tab-separated or JSON lines, their pictures in the cells as base64.
+"""Releases that are one table: tab-separated, JSON lines or parquet, their pictures in the cells.
 
 data folder + the release's name -> the table's file -> Row (fields as text, its place) -> pictures unpacked beside it
 """
@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vistune.errors import DataError
+from vistune.errors import DataError, RecipeError
 from vistune.evaluation.choices import is_missing
 from vistune.evaluation.release import release_lines, release_text
 from vistune.files import wide_cells, write_atomic
 
-KINDS = (".tsv", ".tsv.gz", ".jsonl", ".jsonl.gz")
+KINDS = (".tsv", ".tsv.gz", ".jsonl", ".jsonl.gz", ".parquet")
+SHARDS = "*-of-*.parquet"  # as the hub names a dataset's files: dev-00000-of-00001.parquet
+ROWS_AT_ONCE = 64
 SHORTEST_PICTURE = 64  # characters; a shorter cell is a path or the index of the row that holds the picture
 PNG = b"\x89PNG"
 
@@ -48,7 +50,8 @@ class Row:
 def table_in(folder: Path, word: str, language: str = "") -> Path:
     """The one table whose name holds `word`, in any case, and no other language; of several, that which says its own.
 
-    `folder` may be the file itself. Raises DataError where none or several fit.
+    `folder` may be the file itself. Without a table so named it is the folder, or its `data`, that holds the hub's
+    parquet files of one split. Raises DataError where none or several fit.
     """
     if folder.is_file():
         return folder
@@ -58,7 +61,11 @@ def table_in(folder: Path, word: str, language: str = "") -> Path:
         fits = [path for path in fits if languages_of(path)] or fits
     if len(fits) == 1:
         return fits[0]
-    wanted = f"{folder}/*{word}*.tsv or .jsonl"
+    if not named and (shards := next((f for f in (folder, folder / "data") if any(f.glob(SHARDS))), None)):
+        if len(splits := sorted({path.name.split("-")[0] for path in shards.glob(SHARDS)})) > 1:
+            raise DataError(f"{shards}: parquet files of several splits: {', '.join(splits)}", "keep those of one")
+        return shards
+    wanted = f"{folder}/*{word}*.tsv, .jsonl or .parquet, or {SHARDS}"
     if fits:
         listed = ", ".join(path.name for path in fits[:4])
         raise DataError(f"{wanted}: {len(fits)} files fit ({listed})", "name one by --data FILE")
@@ -75,7 +82,14 @@ def languages_of(path: Path) -> set[str]:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a table; a tab-separated cell may hold quoted tabs and line breaks, as pandas writes them."""
+    """The rows of a table; a tab-separated cell may hold quoted tabs and line breaks, as pandas writes them.
+
+    A folder is its parquet files, in the order of their names.
+    """
+    if path.is_dir() or path.suffix.lower() == ".parquet":
+        for shard in sorted(path.glob(SHARDS)) if path.is_dir() else [path]:
+            yield from _parquet_rows(shard)
+        return
     if ".tsv" not in path.name.lower():
         for number, value in release_lines(path):
             if not isinstance(value, dict):
@@ -92,6 +106,22 @@ def read_rows(path: Path) -> Iterator[Row]:
                 yield Row(value, place)
     except csv.Error as error:
         raise DataError(f"{path}:{reader.line_num}: not tab-separated: {error}", "download the file again") from None
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise RecipeError(f"{path}: parquet needs pyarrow", "pip install 'vistune[parquet]'") from None
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(ROWS_AT_ONCE):
+                for fields in batch.to_pylist():
+                    number += 1
+                    yield Row(fields, f"{path}:row {number}")
+    except (OSError, ValueError) as error:  # pyarrow's own errors are among them
+        raise DataError(f"{path}: cannot be read as parquet: {error}", "download the file again") from None
 
 
 def rows_by_id(path: Path, *names: str) -> dict[str, Row]:
@@ -114,11 +144,17 @@ class Pictures:
         self.temporary: tempfile.TemporaryDirectory[str] | None = None
 
     def of(self, rows: Mapping[str, Row]) -> dict[str, Path]:
-        """By row index; a cell holds base64, a path, or the index of the row that has the picture."""
+        """By row index; a cell holds bytes, base64, a path, or the index of the row that has the picture."""
         found: dict[str, Path] = {}
         elsewhere: dict[str, str] = {}
         for index, row in rows.items():
-            cell = row.get("image", "image_path")
+            held = row.fields.get("image")
+            if isinstance(held, Mapping):  # the hub's image columns: bytes and path
+                held = held.get("bytes") or held.get("path")
+            if isinstance(held, bytes):
+                found[index] = self._write(held)
+                continue
+            cell = row.get("image_path") if is_missing(held) else str(held)
             if cell is not None and len(cell) > SHORTEST_PICTURE and "." not in cell:
                 found[index] = self._unpack(cell, row.place)
             elif cell in rows and cell is not None:
@@ -136,6 +172,9 @@ class Pictures:
             data = base64.b64decode(cell, validate=True)
         except (binascii.Error, ValueError) as error:
             raise DataError(f"{place}:image: no base64 ({error})", "download the file again") from None
+        return self._write(data)
+
+    def _write(self, data: bytes) -> Path:
         name = f"{hashlib.sha256(data).hexdigest()[:32]}.{'png' if data.startswith(PNG) else 'jpg'}"
         if not (self.folder / name).is_file():
             try:

@@ -3,6 +3,7 @@
 from vistune.generation.answer import Answer
 from vistune.generation.assistant import Assistant, read_data_url, read_messages
 from vistune.generation.engine import Engine, generate
+from vistune.generation.looking import Look, look, watched
 from vistune.generation.running import likeliest
 from vistune.generation.sampling import GREEDY, Sampling
 
@@ -11,9 +12,12 @@ __all__ = [
     "Answer",
     "Assistant",
     "Engine",
+    "Look",
     "Sampling",
     "generate",
     "likeliest",
+    "look",
     "read_data_url",
     "read_messages",
+    "watched",
 ]

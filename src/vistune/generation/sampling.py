@@ -18,7 +18,8 @@ from vistune.errors import DataError
 class Sampling:
     """Temperature 0 is greedy; `top_k` 0 and `top_p` 1 keep all tokens; `repetition_penalty` 1 leaves scores alone.
 
-    In transformers' order: penalty, temperature, top-k, top-p. Raises DataError where a number makes no sense.
+    `among`: the only tokens that may be said; none = all. In transformers' order: penalty, temperature, top-k, top-p.
+    Raises DataError where a number makes no sense.
     """
 
     temperature: float = 0.0
@@ -26,6 +27,7 @@ class Sampling:
     top_k: int = 0
     seed: int = 0
     repetition_penalty: float = 1.0
+    among: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name, good, wanted in (
@@ -39,7 +41,7 @@ class Sampling:
 
     @property
     def takes_the_likeliest(self) -> bool:
-        return self.temperature == 0 and self.repetition_penalty == 1
+        return self.temperature == 0 and self.repetition_penalty == 1 and not self.among
 
 
 GREEDY = Sampling()
@@ -65,6 +67,9 @@ def choose(logits: Tensor, choices: Sequence[Choice]) -> list[int]:
 
 def _sampled(scores: Tensor, choice: Choice) -> int:
     sampling = choice.sampling
+    if sampling.among:
+        allowed = torch.tensor(sampling.among, device=scores.device)
+        scores = torch.full_like(scores, -torch.inf).index_copy(0, allowed, scores[allowed])
     if sampling.repetition_penalty != 1:
         seen = torch.tensor(sorted({token for token in choice.seen if token >= 0}), device=scores.device)
         said = scores[seen]

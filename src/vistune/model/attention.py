@@ -44,19 +44,22 @@ def attend(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
-    starts: Sequence[int] | None = None,
+    starts: Sequence[int] | Tensor | None = None,
     past: Past | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """(1, tokens, heads, width). `starts`: where documents begin, and the row's end.
+    """(1, tokens, heads, width). `starts`: where documents begin, and the row's end; as a tensor, on the CPU.
 
     A sliding window of w lets a token see itself and the w - 1 before it.
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if past is not None:
         out = past.attend(query, key, value, scaling, sliding_window)
+    elif isinstance(starts, Tensor) and torch.compiler.is_compiling():
+        out = opaque_attention(query, key, value, starts, scaling, sliding_window, dropout)
     elif starts is not None:
-        out = packed_attention(query, key, value, starts, scaling, sliding_window, dropout)
+        listed = starts.tolist() if isinstance(starts, Tensor) else starts
+        out = packed_attention(query, key, value, listed, scaling, sliding_window, dropout)
     else:
         raise ValueError("vistune's attention needs `starts` (packed) or `past` (reading on)")
     return out.transpose(1, 2), None
@@ -84,6 +87,67 @@ def packed_attention(
             )
         )
     return torch.cat(outs, dim=2)
+
+
+@torch.library.custom_op("vistune::packed_attention", mutates_args=())
+def opaque_attention(
+    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, scaling: float, window: int | None, dropout: float
+) -> Tensor:
+    """`packed_attention` as one step of a compiled layer: how many documents there are, the compiler does not see."""
+    return packed_attention(query, key, value, starts.tolist(), scaling, window, dropout).contiguous()
+
+
+@opaque_attention.register_fake
+def _shape(
+    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, scaling: float, window: int | None, dropout: float
+) -> Tensor:
+    return query.new_empty(*query.shape[:-1], value.shape[-1])
+
+
+@torch.library.custom_op("vistune::packed_attention_backward", mutates_args=())
+def _gradients(
+    out: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    starts: Tensor,
+    scaling: float,
+    window: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Attention is computed again, a small part of a layer, and torch's own kernels give its gradients."""
+    given = [tensor.detach().requires_grad_() for tensor in (query, key, value)]
+    with torch.enable_grad():
+        again = packed_attention(*given, starts.tolist(), scaling, window)
+    found = torch.autograd.grad(again, given, out)
+    return found[0].contiguous(), found[1].contiguous(), found[2].contiguous()
+
+
+@_gradients.register_fake
+def _shapes(
+    out: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    starts: Tensor,
+    scaling: float,
+    window: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    query, key, value, starts, ctx.scaling, ctx.window, dropout = inputs
+    if dropout:
+        raise ValueError("attention with dropout cannot be computed again: compile: off")
+    ctx.save_for_backward(query, key, value, starts)
+
+
+def _backward(ctx: Any, out: Tensor) -> tuple[Tensor | None, ...]:
+    query, key, value, starts = ctx.saved_tensors
+    return (*_gradients(out, query, key, value, starts, ctx.scaling, ctx.window), None, None, None, None)
+
+
+opaque_attention.register_autograd(_backward, setup_context=_keep)
 
 
 def window_mask(tokens: int, window: int | None, device: torch.device) -> Tensor | None:

@@ -8,9 +8,10 @@ something else than `position_ids` would pass. A model that cannot run without d
 
 from __future__ import annotations
 
-import copy
 import inspect
+import json
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -38,9 +39,15 @@ def refuse_unserved(config: Any, place: str) -> None:
     for field in ("attn_logit_softcapping", "final_logit_softcapping"):
         if getattr(config, field, None) is not None:
             raise RecipeError(f"{name}: soft-capped logits ({field}) are not served", HINT)
-    reason = next(_reasons(copy.deepcopy(config)), None)
+    reason = _first_reason(config.__class__, config.to_json_string(use_diff=False))
     if reason is not None:
         raise RecipeError(f"{name}: {reason}", HINT)
+
+
+@cache
+def _first_reason(kind: Any, settings: str) -> str | None:
+    """By a config's class and JSON: a process tries each architecture once, however often it is read."""
+    return next(_reasons(kind.from_dict(json.loads(settings))), None)
 
 
 def _reasons(config: Any) -> Iterator[str]:

@@ -41,8 +41,7 @@ class VisionLanguageModel(nn.Module):
         rows = self.embed(batch.input_ids, pictures)
         # A row without pictures scatters none of its blank tile: this keeps the projector in the graph, adding zero.
         rows = rows + 0.0 * pictures[:1].to(rows.dtype)
-        starts = [int(start) for start in batch.starts]
-        return run(self.language, rows[None], batch.positions[None], starts=starts)[0]
+        return run(self.language, rows[None], batch.positions[None], starts=batch.starts)[0]
 
     def features(self, batch: Batch) -> Tensor:
         """(slots, width): what stands in the row's image slots; of a row without pictures, its blank tile's."""
@@ -53,8 +52,8 @@ class VisionLanguageModel(nn.Module):
         return self.place(tiles, batch.slots)
 
     def encode(self, images: Tensor) -> Tensor:
-        """uint8 (tiles, 3, side, side) as the language model sees them: (tiles, patches, width)."""
-        tiles: Tensor = self.projector(self.vision(images))
+        """uint8 (tiles, 3, side, side), or a frozen tower's features, as the language model sees them: (…, width)."""
+        tiles: Tensor = self.projector(images if images.is_floating_point() else self.vision(images))
         return tiles
 
     def place(self, tiles: Tensor, slots: Tensor) -> Tensor:
@@ -106,10 +105,10 @@ class VisionLanguageModel(nn.Module):
             "adapters": [(name, p) for name, p in language if "lora_" in name],
         }
 
-    def projector_state(self) -> dict[str, Tensor]:
-        """The projector's tensors, and the newline beside them where there is one."""
-        newline = {"newline": self.newline.detach()} if self.newline is not None else {}
-        return {**self.projector.state_dict(), **newline}
+    def projector_state(self, *, keep_vars: bool = False) -> dict[str, Tensor]:
+        """The projector's tensors, and the newline beside them; `keep_vars`: the parameters themselves."""
+        newline = {} if self.newline is None else {"newline": self.newline if keep_vars else self.newline.detach()}
+        return {**self.projector.state_dict(keep_vars=keep_vars), **newline}
 
     def load_projector(self, state: Mapping[str, Tensor]) -> None:
         """Take what `projector_state` gave. Raises RuntimeError naming what is missing, extra or of another shape."""

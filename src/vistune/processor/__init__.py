@@ -1,16 +1,19 @@
 """Sample -> Example: templates, tokens, images."""
 
 from vistune.processor.chat_templates import chat_template
-from vistune.processor.collate import collate
+from vistune.processor.collate import blank_row, collate
 from vistune.processor.images import LARGEST_FILE_BYTES, load_bytes, open_picture
 from vistune.processor.processor import Processor
 from vistune.processor.templates import template_named, templates
 from vistune.processor.tiles import load_tiles
 from vistune.processor.tokenizer_files import load_sentencepiece, load_tokenizer, save_tokenizer
+from vistune.processor.views import View, views_of
 
 __all__ = [
     "LARGEST_FILE_BYTES",
     "Processor",
+    "View",
+    "blank_row",
     "chat_template",
     "collate",
     "load_bytes",
@@ -21,4 +24,5 @@ __all__ = [
     "save_tokenizer",
     "template_named",
     "templates",
+    "views_of",
 ]

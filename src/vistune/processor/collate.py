@@ -18,9 +18,8 @@ def collate(examples: Sequence[Example], ids: Sequence[str] = ()) -> Batch:
     lengths = [len(example) for example in examples]
     labels = torch.cat([example.labels for example in examples])
     starts = torch.tensor([0, *lengths]).cumsum(0)
-    images = torch.cat([example.images for example in examples])
-    if len(images) == 0:
-        images = torch.zeros((1, *images.shape[1:]), dtype=torch.uint8)
+    shown = [example.images for example in examples if len(example.images)]  # of one kind: tiles, or their features
+    images = torch.cat(shown) if shown else torch.zeros((1, *examples[0].images.shape[1:]), dtype=torch.uint8)
     learnt = labels != IGNORE
     learnt[starts[:-1]] = False  # a document's first token has nothing before it to be predicted from
     return Batch(
@@ -32,6 +31,18 @@ def collate(examples: Sequence[Example], ids: Sequence[str] = ()) -> Batch:
         supervised=int(learnt.sum()),
         ids=tuple(ids),
         slots=_slots(examples),
+    )
+
+
+def blank_row(side: int) -> Batch:
+    """A row that shows one blank tile and learns nothing, for a process that has no row of its own in a step."""
+    return Batch(
+        input_ids=torch.zeros(1, dtype=torch.int64),
+        labels=torch.full((1,), IGNORE),
+        positions=torch.zeros(1, dtype=torch.int64),
+        starts=torch.tensor([0, 1], dtype=torch.int32),
+        images=torch.zeros((1, 3, side, side), dtype=torch.uint8),
+        supervised=0,
     )
 
 

@@ -44,7 +44,12 @@ def open_picture(picture: Picture) -> Image.Image:
     if isinstance(picture.source, Image.Image):
         _refuse_size(picture.source, "a picture in memory")
         return upright_rgb(picture.source)
-    return decode(_checked(picture.source).read_bytes(), str(picture.source))
+    return decode(read_picture(picture.source), str(picture.source))
+
+
+def read_picture(path: Path) -> bytes:
+    """A picture's file, encoded as it lies there. Raises DataError where it is none, or larger than is read."""
+    return _checked(path).read_bytes()
 
 
 def picture_size(picture: Picture) -> tuple[int, int]:

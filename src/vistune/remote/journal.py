@@ -8,18 +8,16 @@ either recorded or among the intents without an outcome ("maybe billed").
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
-import socket
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from vistune.errors import DataError, RecipeError, TeacherError
-from vistune.files import sync_folder
+from vistune.files import Lock, sync_folder
 
 Record = Mapping[str, Any]
 
@@ -56,29 +54,6 @@ def make_folder(folder: Path) -> None:
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         sync_folder(folder.parent)
-
-
-class Lock:
-    """One process a folder. The kernel lets go of a lock when its process dies, so none is ever stale."""
-
-    def __init__(self, path: Path) -> None:
-        self.file: IO[str] = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - held open as long as the lock
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # by a process of this machine, or on a network disk by one of another
-            self.file.seek(0)
-            holder = self.file.read().strip() or "another process"
-            self.file.close()
-            raise RecipeError(
-                f"{path.parent}: in use by {holder}", "wait for it to end, or give another --out"
-            ) from None
-        self.file.truncate(0)
-        self.file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        self.file.flush()
-
-    def release(self) -> None:
-        self.file.truncate(0)
-        self.file.close()
 
 
 class Journal:

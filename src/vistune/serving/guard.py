@@ -23,10 +23,11 @@ from vistune.errors import RecipeError
 from vistune.files import read_text
 from vistune.serving.metrics import Metrics
 from vistune.serving.refusal import Refusal
+from vistune.serving.static import PATHS
 
 logger = logging.getLogger("vistune.serving")
 
-OPEN = frozenset({"/health"})  # paths that need no key
+OPEN = PATHS | {"/health"}  # paths that need no key: a browser has none before the page asks for it
 HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 HEADERS = {

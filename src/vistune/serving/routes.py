@@ -1,4 +1,4 @@
-"""OpenAI's routes on a Service, and those of whoever runs it.
+"""OpenAI's routes on a Service, those of whoever runs it, and the page with what it asks beside.
 
 https://platform.openai.com/docs/api-reference/chat
 """
@@ -20,15 +20,14 @@ from starlette.types import Receive, Scope, Send
 
 from vistune import __version__
 from vistune.generation import Answer
+from vistune.serving import static
 from vistune.serving.guard import log_error, server_error
+from vistune.serving.looks import looks
 from vistune.serving.refusal import Refusal
-from vistune.serving.schema import ChatRequest
+from vistune.serving.schema import Body, ChatRequest, LookRequest
 from vistune.serving.service import Place, Service
 
-CHAT = "/v1/chat/completions"
-SCHEMA_PLACE = "#/paths/~1v1~1chat~1completions/post/requestBody/content/application~1json/schema/$defs/{model}"
-CHAT_SCHEMA = ChatRequest.model_json_schema(ref_template=SCHEMA_PLACE)
-CHAT_BODY = {"requestBody": {"required": True, "content": {"application/json": {"schema": CHAT_SCHEMA}}}}
+CHAT, LOOKS = "/v1/chat/completions", "/v1/looks"
 
 
 class Stream(StreamingResponse):
@@ -90,7 +89,18 @@ def make_app(service: Service) -> FastAPI:
             raise Refusal(404, "there is no such model here", code="model_not_found", param="model")
         return _model(service)
 
-    @app.post(CHAT, openapi_extra=CHAT_BODY)
+    @app.post(LOOKS, openapi_extra=documented(LOOKS, LookRequest))
+    async def where(request: Request) -> Response:
+        return JSONResponse(await looks(service, request))
+
+    async def page(request: Request) -> Response:
+        kind, data = static.contents()[request.scope["path"]]
+        return Response(data, media_type=kind, headers=static.HEADERS)
+
+    for path in sorted(static.PATHS):
+        app.add_api_route(path, page, methods=["GET", "HEAD"], include_in_schema=False)
+
+    @app.post(CHAT, openapi_extra=documented(CHAT, ChatRequest))
     async def chat(request: Request) -> Response:
         place, asked = await service.admit(request)
         headers = {"X-Ignored-Parameters": ", ".join(asked.ignored)} if asked.ignored else {}
@@ -106,8 +116,17 @@ def make_app(service: Service) -> FastAPI:
     return app
 
 
+def documented(path: str, body: type[Body]) -> dict[str, Any]:
+    """What OpenAPI says of a route whose body is read by hand."""
+    place = f"#/paths/{path.replace('/', '~1')}/post/requestBody/content/application~1json/schema/$defs/{{model}}"
+    schema = body.model_json_schema(ref_template=place)
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
 def _model(service: Service) -> dict[str, Any]:
-    limits = {"max_model_len": service.engine.context} if service.engine.context != float("inf") else {}
+    limits: dict[str, Any] = {"max_output_tokens": service.limits.max_tokens, "max_pictures": service.limits.pictures}
+    if service.engine.context != float("inf"):
+        limits["max_model_len"] = service.engine.context
     return {"id": service.name, "object": "model", "created": service.started, "owned_by": "vistune", **limits}
 
 

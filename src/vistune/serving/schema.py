@@ -6,6 +6,7 @@ bytes -> ChatRequest · what would change the answer and is not done here is ref
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -132,14 +133,32 @@ class ChatRequest(Body):
         return min(self.max_completion_tokens or self.max_tokens or limits.max_tokens, limits.max_tokens)
 
 
+class LookRequest(Body):
+    """What `/v1/looks` is asked: a chat's messages, up to the user's last, and the answer that the model gave."""
+
+    model: str = Field(max_length=512)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
+    answer: str = Field(min_length=1)
+
+
+def read_look(body: bytes, *, model: str, limits: Limits) -> LookRequest:
+    """Raises Refusal with the place of what is wrong."""
+    try:
+        request = LookRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise of_validation(error) from None
+    _refuse_model(request.model, model)
+    _refuse_size(request.messages, limits, len(request.answer))
+    return request
+
+
 def read_request(body: bytes, *, model: str, limits: Limits) -> ChatRequest:
     """Raises Refusal with the place of what is wrong. Of a key that stands twice the last counts."""
     try:
         request = ChatRequest.model_validate_json(body)
     except ValidationError as error:
         raise of_validation(error) from None
-    if request.model != model:
-        raise Refusal(404, f"there is no such model here; this is {model!r}", code="model_not_found", param="model")
+    _refuse_model(request.model, model)
     for name, value in (request.model_extra or {}).items():
         if name in UNSUPPORTED and value is not None and value not in (UNSUPPORTED[name] or NOTHING):
             raise Refusal(400, f"{name} is not supported here; leave it out", code="unsupported_parameter", param=name)
@@ -147,16 +166,21 @@ def read_request(body: bytes, *, model: str, limits: Limits) -> ChatRequest:
         if (getattr(request, name) or 0) > limits.max_tokens:
             message = f"{name} is above this server's limit of {limits.max_tokens} tokens"
             raise Refusal(400, message, code="invalid_value", param=name)
-    _refuse_size(request, limits)
+    _refuse_size(request.messages, limits)
     return request
 
 
-def _refuse_size(request: ChatRequest, limits: Limits) -> None:
-    if request.messages[-1].role != "user":
+def _refuse_model(asked: str, model: str) -> None:
+    if asked != model:
+        raise Refusal(404, f"there is no such model here; this is {model!r}", code="model_not_found", param="model")
+
+
+def _refuse_size(messages: Sequence[ChatMessage], limits: Limits, more_characters: int = 0) -> None:
+    if messages[-1].role != "user":
         raise Refusal(400, "the last message must be the user's", code="invalid_value", param="messages")
-    parts = [part for message in request.messages for part in message.content]
+    parts = [part for message in messages for part in message.content]
     pictures = sum(isinstance(part, ImagePart) for part in parts)
-    characters = sum(len(part.text) for part in parts if isinstance(part, TextPart))
+    characters = more_characters + sum(len(part.text) for part in parts if isinstance(part, TextPart))
     for count, most, noun in (
         (pictures, limits.pictures, "pictures"),
         (characters, limits.characters, "characters of text"),

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 from fastapi import Request
@@ -22,7 +22,7 @@ from vistune.serving.fetch import Fetcher
 from vistune.serving.limits import Limits
 from vistune.serving.metrics import Metrics
 from vistune.serving.refusal import Refusal, of_data, of_picture
-from vistune.serving.schema import ChatRequest, ImagePart, read_request
+from vistune.serving.schema import ChatMessage, ChatRequest, ImagePart, read_request
 from vistune.types import Example, Message, Part, Picture
 
 READERS = 2  # threads that decode pictures and encode text: what they hold at once is bounded
@@ -85,8 +85,8 @@ class Place:
             return
         self.service.taken.discard(self)
         metrics, answer = self.service.metrics, self.answer
-        metrics.answer.observe(time.monotonic() - self.began)
         if answer is not None:
+            metrics.answer.observe(time.monotonic() - self.began)
             answer.cancel()
             metrics.prompt_tokens.inc(answer.prompt_tokens)
             metrics.reused_tokens.inc(answer.reused_tokens)
@@ -95,6 +95,7 @@ class Place:
 
 class Service:
     def __init__(self, assistant: Assistant, *, name: str, limits: Limits, fetcher: Fetcher) -> None:
+        self.model = assistant.model
         self.processor = assistant.processor
         self.engine = Engine(assistant.model, assistant.processor, batch_size=limits.slots)
         self.name = name
@@ -106,6 +107,7 @@ class Service:
         self.is_draining = False
         self._bodies = 0  # bytes of those being read
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="vistune reader")
+        self.looker = ThreadPoolExecutor(1, thread_name_prefix="vistune looker")  # one look after the other
 
     def cancel_all(self) -> None:
         for place in list(self.taken):
@@ -113,11 +115,21 @@ class Service:
                 place.answer.cancel()
 
     def close(self) -> None:
-        self._readers.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._readers, self.looker):
+            threads.shutdown(wait=False, cancel_futures=True)
         self.engine.close()
 
     async def admit(self, request: Request) -> tuple[Place, ChatRequest]:
         """Read a request and submit its prompt. Raises Refusal; then no place is taken."""
+        async with self.enter(request) as (place, body):
+            asked = await self.in_reader(lambda: read_request(body, model=self.name, limits=self.limits))
+            place.ask(await self._prompt(asked), asked)
+            # Pictures may be megabytes, an answer may take minutes.
+            return place, asked.model_copy(update={"messages": []})
+
+    @asynccontextmanager
+    async def enter(self, request: Request) -> AsyncIterator[tuple[Place, bytes]]:
+        """A place, and the body; the place is left where what is done with it raises. Raises Refusal."""
         self._refuse_when_full()  # before its body is waited for
         held = [0]
         try:
@@ -125,13 +137,10 @@ class Service:
             self._refuse_when_full()
             place = Place(self)
             try:
-                asked = await self._in_reader(lambda: read_request(body, model=self.name, limits=self.limits))
-                place.ask(await self._prompt(asked), asked)
+                yield place, body
             except BaseException:
                 place.leave()
                 raise
-            # Pictures may be megabytes, an answer may take minutes.
-            return place, asked.model_copy(update={"messages": []})
         finally:
             self._bodies -= held[0]
 
@@ -166,18 +175,29 @@ class Service:
         return b"".join(chunks)
 
     async def _prompt(self, request: ChatRequest) -> Example:
-        fetched = await self._fetch(request)
-        prompt = await self._in_reader(lambda: self._encode(request, fetched))
+        prompt = await self.encoded(request.messages, self.processor.encode_prompt)
         if len(prompt) >= self.engine.context:
             message = f"the prompt takes {len(prompt)} tokens, the model reads {self.engine.context:.0f}"
             raise Refusal(400, message, code="context_length_exceeded", param="messages")
         return prompt
 
-    async def _fetch(self, request: ChatRequest) -> dict[str, bytes]:
+    async def encoded(self, messages: Sequence[ChatMessage], encode: Callable[[list[Message]], T]) -> T:
+        """What `encode` makes of the messages, their pictures read. Raises Refusal."""
+        fetched = await self._fetch(messages)
+
+        def work() -> T:
+            try:
+                return encode(self._messages(messages, fetched))
+            except DataError as error:
+                raise of_data(error) from None
+
+        return await self.in_reader(work)
+
+    async def _fetch(self, messages: Sequence[ChatMessage]) -> dict[str, bytes]:
         """The files of pictures that are not in the body, by their place."""
         links = {
             place: part.image_url.url
-            for place, part in places(request)
+            for place, part in places(messages)
             if isinstance(part, ImagePart) and not part.image_url.url.startswith("data:")
         }
         fetched: dict[str, bytes] = {}
@@ -188,10 +208,10 @@ class Service:
                 raise Refusal(400, why, code="invalid_image", param=place)
         return fetched
 
-    def _encode(self, request: ChatRequest, fetched: dict[str, bytes]) -> Example:
+    def _messages(self, given: Sequence[ChatMessage], fetched: dict[str, bytes]) -> list[Message]:
         """Decode one picture after the other, so that their sum is known before the next is opened."""
         pixels, read = 0, {}
-        for place, part in places(request):
+        for place, part in places(given):
             if isinstance(part, ImagePart):
                 try:
                     image = load_bytes(fetched[place], place) if place in fetched else _inline(part, place)
@@ -203,18 +223,15 @@ class Service:
                     raise Refusal(400, why, code="invalid_image", param=place)
                 read[place] = Picture(image)
         messages = []
-        for k, message in enumerate(request.messages):
+        for k, message in enumerate(given):
             parts: tuple[Part, ...] = tuple(
                 read[f"messages[{k}].content[{i}].image_url.url"] if isinstance(part, ImagePart) else part.text
                 for i, part in enumerate(message.content)
             )
             messages.append(Message("system" if message.role == "developer" else message.role, parts))
-        try:
-            return self.processor.encode_prompt(messages)
-        except DataError as error:
-            raise of_data(error) from None
+        return messages
 
-    async def _in_reader(self, work: Callable[[], T]) -> T:
+    async def in_reader(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._readers, work)
 
 
@@ -222,11 +239,11 @@ def shutting_down() -> Refusal:
     return Refusal(503, "the server is shutting down", code="shutting_down", headers={"Retry-After": "5"})
 
 
-def places(request: ChatRequest) -> list[tuple[str, object]]:
+def places(messages: Sequence[ChatMessage]) -> list[tuple[str, object]]:
     """Every part with the place of its picture."""
     return [
         (f"messages[{k}].content[{i}].image_url.url", part)
-        for k, message in enumerate(request.messages)
+        for k, message in enumerate(messages)
         for i, part in enumerate(message.content)
     ]
 

@@ -1,76 +1,193 @@
-"""Talk to a model in a terminal: one picture, many questions, answers as they are written.
+"""Talk to a model in a terminal: pictures, questions, answers as they are written.
 
-lines from a person -> messages -> pieces of an answer on stdout
+lines from a person -> commands, or a question -> messages -> pieces of an answer on stdout
+Whatever goes wrong is one line, and the chat goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from vistune.errors import DataError
+import torch
+
+from vistune.errors import DataError, VistuneError
 from vistune.generation import Assistant, Sampling
 from vistune.processor import open_picture
-from vistune.types import Message, Part, Picture
+from vistune.serving.keyboard import Keyboard, paths_in
+from vistune.serving.transcript import save
+from vistune.types import Message, Picture
 
-HELP = "/image FILE  show a picture · /reset  start anew · /quit  leave · Ctrl-C  stop an answer"
+MOST_TOKENS = 1024  # of one answer
 
 
-def chat(assistant: Assistant, *, picture: Path | None, read: Callable[[], str], write: Callable[[str], None]) -> None:
-    """Ask and answer until the input ends or /quit; a picture that cannot be read is said, not fatal."""
-    messages: list[Message] = []
-    waiting: Picture | None = None
+class Talk:
+    """One conversation: what was said, the pictures that wait for the next question, and how answers are chosen."""
 
-    shown_last: Picture | None = None
+    def __init__(self, assistant: Assistant, keyboard: Keyboard) -> None:
+        self.assistant = assistant
+        self.keyboard = keyboard
+        self.messages: list[Message] = []
+        self.waiting: list[Picture] = []
+        self.system: str | None = None
+        self.temperature = 0.0
+        self.answers = 0
 
-    def take(path: Path) -> None:
-        nonlocal waiting, messages, shown_last
-        try:
-            shown = open_picture(Picture(path))
-        except DataError as error:
-            write(f"{error}\n")
-            return
-        waiting = shown_last = Picture(path)
-        messages = []
-        write(f"[{path.name}, {shown.width}x{shown.height}]\n")
-
-    write(f"{HELP}\n")
-    if picture is not None:
-        take(picture)
-    for line in _lines(read):
-        if line == "/quit":
-            return
-        if line == "/reset":
-            messages, waiting = [], shown_last
-            write("[anew]\n")
-        elif line.startswith("/image "):
-            take(Path(line.removeprefix("/image").strip()))
-        elif line.startswith("/"):
-            write(f"{HELP}\n")
+    def take(self, line: str) -> None:
+        """A command, or a question. Raises VistuneError for what cannot be done."""
+        verb, _, rest = line.partition(" ")
+        if not line.startswith("/"):
+            self.ask(line)
+        elif verb in COMMANDS:
+            COMMANDS[verb].act(self, rest.strip())
         else:
-            parts: tuple[Part, ...] = (line,) if waiting is None else (waiting, line)
-            waiting = None
-            messages.append(Message("user", parts))
-            messages.append(Message("assistant", (_answer(assistant, messages, write),)))
+            raise DataError(f"{verb}: no such command", "see /help")
 
-
-def _lines(read: Callable[[], str]) -> Iterator[str]:
-    while True:
+    def ask(self, question: str) -> None:
+        """Stream the answer; one that is interrupted stays as far as it came, one that never began was not asked."""
+        asked = Message("user", (*self.waiting, question))
+        system = [] if self.system is None else [Message("system", (self.system,))]
+        prompt = self.assistant.processor.encode_prompt([*system, *self.messages, asked])
+        sampling = Sampling(temperature=self.temperature, seed=self.answers)
+        answer = self.assistant.engine.submit(prompt, max_tokens=MOST_TOKENS, sampling=sampling)
+        said = ""
         try:
-            line = read().strip()
-        except (EOFError, KeyboardInterrupt):
-            return
-        if line:
-            yield line
+            for piece in answer:
+                said += piece
+                self.keyboard.say(piece)
+        finally:
+            answer.cancel()
+            if said or answer.finish_reason == "stop":
+                self.keyboard.say("\n")
+                self.messages += [asked, Message("assistant", (said,))]
+                self.waiting = []
+                self.answers += 1
+        if answer.finish_reason == "length":
+            self.keyboard.note(f"[cut after {answer.completion_tokens} tokens]")
+
+    def show(self, files: str) -> None:
+        """Put pictures before the next question; none of them where one cannot be read."""
+        try:
+            paths = paths_in(files)
+        except ValueError as error:
+            raise DataError(f"/image {files}: {error}", "end the quotes") from None
+        if not paths:
+            raise DataError("/image: no file is named", "write /image FILE, several with blanks between them")
+        notes = [described(path) for path in paths]
+        self.waiting += [Picture(path) for path in paths]
+        earlier = sum(len(message.pictures) for message in self.messages)
+        many = earlier + len(self.waiting)
+        self.keyboard.note("\n".join(notes))
+        if many > 1:
+            self.keyboard.note(f"[{many} pictures are in the conversation; /reset all forgets them]")
+
+    def reset(self, what: str) -> None:
+        """Forget what was said; the pictures stay, before the next question, unless all is forgotten."""
+        if what not in ("", "all"):
+            raise DataError(f"/reset {what}: no such thing", "write /reset, or /reset all to forget the pictures too")
+        shown = [picture for message in self.messages for picture in message.pictures]
+        self.waiting = [] if what else [*shown, *self.waiting]
+        self.messages = []
+        self.keyboard.note(f"[anew; pictures: {', '.join(_name(picture) for picture in self.waiting) or 'none'}]")
+
+    def instruct(self, text: str) -> None:
+        """What the model is told before everything; empty = what it was trained with."""
+        self.system = text or None
+        self.keyboard.note("[system: as trained]" if self.system is None else f"[system: {text}]")
+
+    def warm(self, text: str) -> None:
+        """How freely it answers; without a number the setting is shown."""
+        if text:
+            try:
+                self.temperature = Sampling(temperature=float(text)).temperature
+            except ValueError:
+                raise DataError(f"/temperature {text}: not a number", "give 0 (always the likeliest) to 2") from None
+        self.keyboard.note(f"[temperature {self.temperature:g}]")
+
+    def save(self, file: str) -> None:
+        if not file:
+            raise DataError("/save: no file is named", "write /save FILE.md, or FILE.jsonl to train on it")
+        system = [] if self.system is None else [Message("system", (self.system,))]
+        path = Path(file).expanduser()
+        save([*system, *self.messages], path)
+        self.keyboard.note(f"[saved: {path}]")
+
+    def help(self, _: str) -> None:
+        self.keyboard.note("\n".join(f"  {command.form:<{WIDTH}}  {command.about}" for command in COMMANDS.values()))
+        self.keyboard.note(
+            "  Ctrl-C stops an answer, Ctrl-D ends; the arrow keys bring back what was typed, Tab completes"
+        )
+
+    def quit(self, _: str) -> None:
+        raise EOFError
 
 
-def _answer(assistant: Assistant, messages: list[Message], write: Callable[[str], None]) -> str:
-    said = ""
+@dataclass(frozen=True, slots=True)
+class Command:
+    form: str
+    about: str
+    act: Callable[[Talk, str], None]
+
+
+COMMANDS: Mapping[str, Command] = {
+    "/image": Command("/image FILE …", "show pictures before the next question", Talk.show),
+    "/reset": Command("/reset [all]", "forget what was said; all: the pictures too", Talk.reset),
+    "/system": Command("/system [TEXT]", "what the model is told first; empty = as trained", Talk.instruct),
+    "/temperature": Command("/temperature [N]", "0 = always the likeliest word; 1 = as the model thinks", Talk.warm),
+    "/save": Command("/save FILE", "the conversation as .md to read or .jsonl to train on", Talk.save),
+    "/help": Command("/help", "this list", Talk.help),
+    "/quit": Command("/quit", "end, as Ctrl-D does", Talk.quit),
+}
+WIDTH = max(len(command.form) for command in COMMANDS.values())
+
+
+def chat(assistant: Assistant, *, pictures: Sequence[Path] = (), keyboard: Keyboard | None = None) -> None:
+    """Ask and answer until the input ends or /quit."""
+    keyboard = keyboard or Keyboard(list(COMMANDS))
+    talk = Talk(assistant, keyboard)
+    for path in pictures:
+        keyboard.note(described(path))
+        talk.waiting.append(Picture(path))
+    if keyboard.is_typed:
+        keyboard.note("Ask something; /help lists the commands.")
+    while turn(talk):
+        pass
+    if keyboard.is_typed:
+        keyboard.note("")
+
+
+def turn(talk: Talk) -> bool:
+    """One line and what follows of it; whether there is more to come."""
+    keyboard = talk.keyboard
+    is_read = False
     try:
-        for piece in assistant.stream(None, messages, max_tokens=256, sampling=Sampling()):
-            said += piece
-            write(piece)
-    except KeyboardInterrupt:  # stops the answer, not the program
-        write(" …")
-    write("\n")
-    return said or "…"
+        line = keyboard.read("> ")
+        is_read = True
+        if line:
+            talk.take(line)
+    except EOFError:
+        return False
+    except KeyboardInterrupt:
+        if not keyboard.is_typed:
+            raise
+        keyboard.note("[stopped]" if is_read else "")
+    except UnicodeError:
+        keyboard.note("that line is not UTF-8 text")
+    except VistuneError as error:
+        keyboard.note(str(error))
+    except (MemoryError, torch.OutOfMemoryError):
+        keyboard.note("out of memory. Fix: /reset shortens the conversation, /reset all leaves its pictures too")
+    return True
+
+
+def described(path: Path) -> str:
+    """A picture's name, pixels and bytes. Raises DataError for what is no picture."""
+    width, height = open_picture(Picture(path)).size
+    size = path.stat().st_size
+    return f"[{unicodedata.normalize('NFC', path.name)}, {width}x{height}, {size / 1000:,.0f} kB]"
+
+
+def _name(picture: Picture) -> str:
+    return picture.source.name if isinstance(picture.source, Path) else "picture"

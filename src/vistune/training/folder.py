@@ -6,9 +6,10 @@ A folder whose name begins with a dot is a draft or a discarded one: a kill may 
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from vistune import checkpoint
 from vistune.errors import CheckpointError
 from vistune.files import write_json
 from vistune.recipe import Recipe, load_recipe
+
+log = logging.getLogger("vistune.training")
 
 _NAME = re.compile(r"(\d+)-(.+)-(\d+)")
 # What may differ when a run goes on: it changes what is kept or how fast, never what is learnt. Rows and kinds are
@@ -33,20 +36,26 @@ def checkpoints_of(out: Path) -> list[Path]:
     found = []
     for path in folder.iterdir() if folder.is_dir() else ():
         name = _NAME.fullmatch(path.name)
-        if name and (path / "manifest.json").is_file():
+        if name and not path.is_symlink() and (path / "manifest.json").is_file():  # a link's target is not the run's
             found.append((int(name[1]), int(name[3]), path))
     return [path for _, _, path in sorted(found)]
 
 
-def newest_whole(out: Path) -> Path | None:
-    """The newest checkpoint that is undamaged. Raises CheckpointError where there are some and all are damaged."""
+def newest_whole(out: Path, *, tell: bool = True) -> Path | None:
+    """The newest checkpoint that is undamaged; with `tell`, a warning and a file say which were passed over, and why.
+
+    Raises CheckpointError where there are some and all are damaged.
+    """
     saved = checkpoints_of(out)
     for path in reversed(saved):
         try:
             checkpoint.verify(path)
+            checkpoint.read_parts(path)
             return path
         except CheckpointError as error:
-            write_json(out / "skipped_checkpoint.json", {"path": path.name, "reason": str(error)})
+            if tell:
+                log.warning("%s is passed over: %s", path.name, error.message)
+                write_json(out / "skipped_checkpoint.json", {"path": path.name, "reason": str(error)})
     if saved:
         raise CheckpointError(
             f"{out}: all checkpoints are damaged; skipped_checkpoint.json tells of the oldest", "start a new run"
@@ -55,9 +64,13 @@ def newest_whole(out: Path) -> Path | None:
 
 
 def prune(out: Path, keep: int) -> None:
-    """Remove all but the newest `keep` of the checkpoints that are no stage's end."""
-    between = [path for path in checkpoints_of(out) if not _finished(path)]
+    """Remove all but each stage's end, each stage's best by its validation loss, and the newest `keep` of the rest."""
+    extras = {path: _extra(path) for path in checkpoints_of(out)}
+    best = {best_of(extras, stage) for stage in {extra.get("stage") for extra in extras.values()}}
+    between = [path for path, extra in extras.items() if not extra.get("finished")]
     for path in between[:-keep]:
+        if path in best:
+            continue
         aside = path.with_name(f".{path.name}.discarded")  # by one rename, so that none is ever seen half removed
         path.rename(aside)
         shutil.rmtree(aside)
@@ -69,11 +82,22 @@ def sweep(out: Path) -> None:
         shutil.rmtree(path)
 
 
-def _finished(path: Path) -> bool:
+def _extra(path: Path) -> Mapping[str, Any]:
     try:
-        return bool(checkpoint.read_parts(path)["extra"]["finished"])
+        extra: Mapping[str, Any] = checkpoint.read_parts(path)["extra"]
+        return extra
     except CheckpointError:
-        return False
+        return {}
+
+
+def best_of(extras: Mapping[Path, Mapping[str, Any]], stage: object) -> Path | None:
+    """A stage's checkpoint with the lowest validation loss, the later of equals; None where none was measured."""
+    losses = [
+        (extra["measured"]["validation_loss"], -extra["step"], path)
+        for path, extra in extras.items()
+        if extra.get("stage") == stage and "validation_loss" in extra.get("measured", {})
+    ]
+    return min(losses)[2] if losses else None
 
 
 def refuse_another_recipe(saved: Path, recipe: Recipe, stages: int) -> None:

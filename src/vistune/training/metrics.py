@@ -1,12 +1,39 @@
-"""metrics.jsonl: one line a step, each step once, whatever was killed and resumed."""
+"""metrics.jsonl: one line a step, each step once, whatever was killed and resumed; and which process is slow."""
 
 from __future__ import annotations
 
 import json
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from vistune.files import write_atomic
+
+STEPS = 50  # over which processes are compared
+SLOW = 1.3  # times the median
+
+
+class Pace:
+    """Tells of a process that is slower than the others: all wait for it at every step."""
+
+    def __init__(self) -> None:
+        self.steps: list[Sequence[float]] = []
+
+    def slow(self, busy: Sequence[float]) -> str | None:
+        """Every fiftieth step, who was slow in the last fifty, in words; `busy`: seconds of this step by rank."""
+        self.steps.append(busy)
+        if len(self.steps) < STEPS:
+            return None
+        means = [statistics.fmean(own) for own in zip(*self.steps, strict=True)]
+        self.steps.clear()
+        worst, middle = max(means), statistics.median(means)
+        if worst <= SLOW * middle:
+            return None
+        return (
+            f"rank {means.index(worst)} holds the others up: {worst:.3f} s a step of its own over the last {STEPS}, "
+            f"the median process {middle:.3f} s"
+        )
 
 
 class Metrics:

@@ -49,6 +49,10 @@ class Optimizer:
     def param_groups(self) -> list[dict[str, Any]]:
         return [group for member in self.members for group in member.param_groups]
 
+    def parameters(self) -> list[list[nn.Parameter]]:
+        """What learns, by optimiser, in the order in which its state counts them."""
+        return [[p for group in member.param_groups for p in group["params"]] for member in self.members]
+
     def set_rates(self, factor: float) -> None:
         for group in self.param_groups:
             group["lr"] = group["peak"] * factor

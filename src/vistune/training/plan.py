@@ -8,14 +8,44 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from vistune.data import Rows, StagePlan, Watch, choose_rows, epoch_size, known_kinds, plan_stage, refuse_unknown_kinds
+from vistune.data import (
+    Choice,
+    Rows,
+    StagePlan,
+    Watch,
+    choose_rows,
+    epoch_size,
+    held_out,
+    known_kinds,
+    only,
+    pictures_in,
+    plan_stage,
+    refuse_unknown_kinds,
+    steps_of,
+    without,
+)
 from vistune.errors import RecipeError, TooManyRejects
 from vistune.processor import Processor
-from vistune.recipe import Recipe, Stage, stage_steps
+from vistune.recipe import DataSource, Recipe, Stage
 from vistune.types import Reject
+
+MEASURED_AT_ONCE = 32  # samples of a validation that are read together
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Rows that a stage measures and never learns from, and in which packed rows.
+
+    `shared`: how many pictures of files of their own are learnt from all the same.
+    """
+
+    samples: Rows
+    plan: StagePlan
+    shared: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,57 +56,137 @@ class Planned:
     samples: Rows
     processor: Processor
     plan: StagePlan
+    held: Held | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """A stage's rows before any is set aside."""
+
+    stage: Stage
+    processor: Processor
+    choices: list[Choice]
+    weights: list[float]
 
 
 def plan_run(recipe: Recipe, processor: Processor, watch: Watch) -> tuple[list[Planned], list[Reject]]:
     """Every stage's plan, and the rejects of all, each once. Raises DataError, or TooManyRejects above the limit."""
-    planned = []
+    chosen = [_choose(recipe, stage, processor, watch) for stage in recipe.stages]
     rejects: dict[tuple[str, str], Reject] = {}  # stages may read the same rows
-    for number, stage in enumerate(recipe.stages):
-        stage_plan, aside = _plan(recipe, stage, number, processor, watch)
-        planned.append(stage_plan)
-        rejects |= {(reject.origin, reject.reason): reject for reject in aside}
+    for item in chosen:
+        aside = [fault.reject for choice in item.choices for fault in choice.faults]
+        notes = [note for choice in item.choices for note in choice.notes]
+        rejects |= {(reject.origin, reject.reason): reject for reject in [*aside, *notes]}
+    sides: list[np.ndarray] | None = None
+    if recipe.validation is not None and recipe.validation.share is not None:
+        # Over all stages at once: what one measures, none learns from.
+        sides = held_out([c for item in chosen for c in item.choices], recipe.validation.share, recipe.seed)
+    planned = []
+    for number, item in enumerate(chosen):
+        own = None if sides is None else [sides.pop(0) for _ in item.choices]
+        planned.append(_plan(recipe, item, number, own, watch))
     return planned, list(rejects.values())
 
 
-def _plan(
-    recipe: Recipe, stage: Stage, number: int, processor: Processor, watch: Watch
-) -> tuple[Planned, list[Reject]]:
+def _choose(recipe: Recipe, stage: Stage, processor: Processor, watch: Watch) -> _Chosen:
+    """The rows that a stage reads, proved. Raises DataError, or TooManyRejects above the limit."""
     sources = stage.data if stage.data is not None else recipe.data
     if not sources:
         raise RecipeError(f"stage {stage.name}: no data", "add data=FILE, or stages.NAME.data in the recipe")
     fitted = processor.with_template(stage.template or processor.spec.template)
     fitted = fitted.with_image_mode(stage.image_mode or processor.spec.image_mode)
     fitted.check()
-    label = f"plan {stage.name}"
-    chosen = [
-        choose_rows(source, fitted, stage.kinds, stage.tokens_per_row, watch=watch, label=label, seed=recipe.seed)
+    choices = _proved(recipe, stage, sources, fitted, watch, f"plan {stage.name}")
+    rejects = [fault.reject for choice in choices for fault in choice.faults]
+    _refuse_too_many(stage, rejects, sum(len(choice.rows) for choice in choices) + len(rejects), recipe.reject_limit)
+    return _Chosen(stage, fitted, choices, [source.weight for source in sources])
+
+
+def _proved(
+    recipe: Recipe, stage: Stage, sources: Sequence[DataSource], processor: Processor, watch: Watch, label: str
+) -> list[Choice]:
+    choices = [
+        choose_rows(
+            source,
+            processor,
+            stage.kinds,
+            stage.tokens_per_row,
+            watch=watch,
+            label=label,
+            seed=recipe.seed,
+            cut=stage.too_long == "cut",
+        )
         for source in sources
     ]
-    if stage.kinds and not any(choice.found for choice in chosen):
-        known = {kind for choice in chosen for kind in known_kinds(choice.index)}
+    if stage.kinds and not any(choice.found for choice in choices):
+        known = {kind for choice in choices for kind in known_kinds(choice.index)}
         refuse_unknown_kinds(known, stage.kinds, f"stage {stage.name}")
-    faults = [fault for choice in chosen for fault in choice.faults]
+    faults = [fault for choice in choices for fault in choice.faults]
     if faults and recipe.on_bad_sample == "raise":
         raise faults[0].error
-    rejects = [fault.reject for fault in faults]
-    rows = Rows([(choice.index, choice.rows) for choice in chosen])
-    _refuse_too_many(stage, rejects, len(rows) + len(rejects), recipe.reject_limit)
-    weights = [source.weight for source in sources]
-    mixture = [(len(choice.rows), weight) for choice, weight in zip(chosen, weights, strict=True)]
+    return choices
+
+
+def _plan(recipe: Recipe, chosen: _Chosen, number: int, aside: list[np.ndarray] | None, watch: Watch) -> Planned:
+    """The stage's steps over what is not set aside, and what it measures."""
+    stage, choices = chosen.stage, chosen.choices
+    if aside is not None:
+        choices = [without(choice, rows) for choice, rows in zip(choices, aside, strict=True)]
+    mixture = [(len(choice.rows), weight) for choice, weight in zip(choices, chosen.weights, strict=True)]
+    lengths = _lengths(choices)
     content = hashlib.sha256()
-    for choice in chosen:
+    for choice in choices:
         content.update(choice.index.digest.encode() + choice.rows.tobytes())
+    if not epoch_size(mixture) and aside is not None and any(rows.any() for rows in aside):
+        raise RecipeError(f"stage {stage.name}: validation.share takes all its rows", "lower it, or name files")
+    sizes: dict[str, Any] = {
+        "samples_per_step": stage.samples_per_step,
+        "tokens_per_step": stage.tokens_per_step,
+        "seed": recipe.seed + number,
+        "mixture": None if set(chosen.weights) == {1.0} else mixture,
+    }
+    steps = stage.steps or steps_of(stage.epochs or 1, lengths, **sizes)
     plan = plan_stage(
-        np.concatenate([choice.lengths for choice in chosen]).tolist(),
-        samples_per_step=stage.samples_per_step,
-        tokens_per_row=stage.tokens_per_row,
-        steps=stage_steps(stage, epoch_size(mixture)),
-        mixture=None if set(weights) == {1.0} else mixture,
-        seed=recipe.seed + number,
-        content=content.hexdigest()[:16],
+        lengths, tokens_per_row=stage.tokens_per_row, steps=steps, content=content.hexdigest()[:16], **sizes
     )
-    return Planned(stage, rows, fitted, plan), rejects
+    held = _held(recipe, chosen, aside, watch)
+    return Planned(stage, Rows([(c.index, c.rows) for c in choices]), chosen.processor, plan, held)
+
+
+def _held(recipe: Recipe, chosen: _Chosen, aside: list[np.ndarray] | None, watch: Watch) -> Held | None:
+    """What the stage measures. Raises RecipeError where that would be nothing."""
+    wanted, stage = recipe.validation, chosen.stage
+    if wanted is None or (wanted.stages is not None and stage.name not in wanted.stages):
+        return None
+    if wanted.data is not None:
+        choices = _proved(recipe, stage, wanted.data, chosen.processor, watch, f"plan {stage.name}'s validation")
+    else:
+        assert aside is not None
+        choices = [only(choice, rows) for choice, rows in zip(chosen.choices, aside, strict=True)]
+    places = [(number, row) for number, choice in enumerate(choices) for row in choice.rows.tolist()]
+    if not places:
+        raise RecipeError(
+            f"stage {stage.name}: validation sets no row aside", "raise validation.share, or name files in its `data`"
+        )
+    if len(places) > wanted.rows:
+        chance = np.random.Generator(np.random.PCG64(recipe.seed))
+        places = [places[k] for k in sorted(chance.permutation(len(places))[: wanted.rows].tolist())]
+    parts = [
+        (choice.index, np.array([row for k, row in places if k == number], np.int64))
+        for number, choice in enumerate(choices)
+    ]
+    lengths = [int(choices[number].index.lengths[row]) for number, row in places]
+    steps = steps_of(1, lengths, samples_per_step=MEASURED_AT_ONCE, seed=0)
+    shared = len(pictures_in(choices) & pictures_in(chosen.choices)) if wanted.data is not None else 0
+    plan = plan_stage(
+        lengths, samples_per_step=MEASURED_AT_ONCE, tokens_per_row=stage.tokens_per_row, steps=steps, seed=0
+    )
+    return Held(Rows(parts), plan, shared)
+
+
+def _lengths(choices: Sequence[Choice]) -> list[int]:
+    found: list[int] = np.concatenate([choice.lengths for choice in choices]).tolist()
+    return found
 
 
 def _refuse_too_many(stage: Stage, rejects: Sequence[Reject], rows: int, limit: float) -> None:

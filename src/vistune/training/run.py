@@ -6,14 +6,10 @@ The cursor to resume from is (stage, step); checkpoints are committed by rename,
 
 from __future__ import annotations
 
-import platform
-import signal
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -21,48 +17,57 @@ import torch
 from vistune import checkpoint
 from vistune.data import Loader, PixelCache
 from vistune.errors import RecipeError, Stopped
-from vistune.files import read_json, write_atomic, write_json, write_jsonl
+from vistune.files import Lock, read_json, write_atomic, write_json, write_jsonl
 from vistune.model import VisionLanguageModel, add_adapters, build, merge_adapters, read_spec
 from vistune.model.language import base_of, is_quantised, load_language
 from vistune.processor import Processor, load_tokenizer
-from vistune.recipe import Model, Origin, Recipe, Stage, dump, source_of
+from vistune.recipe import Recipe, Stage, dump, source_of
+from vistune.training.features import features_of
 from vistune.training.folder import checkpoint_name, checkpoints_of, newest_whole, prune, refuse_another_recipe, sweep
-from vistune.training.metrics import Metrics
+from vistune.training.metrics import Metrics, Pace
+from vistune.training.origin import Base, history, versions
+from vistune.training.parallel import World
 from vistune.training.plan import Planned, Watch, plan_run
+from vistune.training.saving import Saver, log, rehearse
+from vistune.training.sharding import copied, way_of, whole_copy
 from vistune.training.state import cursor_at, load_state, save_state, seed_all
+from vistune.training.stopping import stop_requested
+from vistune.training.tracking import Track, opened, refuse_missing
 from vistune.training.trainer import StepReport, Trainer
-
-
-@dataclass(frozen=True, slots=True)
-class Base:
-    """The model that a recipe goes on from: how it reads, where its backbones lie, and its folder, made when needed.
-
-    `origin`: what names this model and no later one · `told`: the same for who asks later, with a hash of its files ·
-    `cut`: its tower learnt, and ends at the feature layer.
-    """
-
-    origin: Origin
-    told: Mapping[str, Any]
-    processor: Processor
-    model: Model
-    cut: bool
-    adapted: bool
-    open: Callable[[], Path]
+from vistune.training.validation import Hooks, validator_of
+from vistune.training.watchdog import Watchdog, beating
+from vistune.training.watching import Watching
+from vistune.types import Reject
 
 
 class Run:
-    """A run folder and the model in it."""
+    """A run folder and the model in it; of several processes of a `world`, rank 0 alone writes."""
 
-    def __init__(self, recipe: Recipe, out: Path, *, watch: Watch, base: Base | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        out: Path,
+        *,
+        watch: Watch,
+        base: Base | None = None,
+        world: World | None = None,
+        hooks: Hooks | None = None,
+    ) -> None:
         self.recipe = recipe
         self.out = out
-        self.watch = watch
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.world = world or World(device="cuda" if torch.cuda.is_available() else "cpu")
+        self.watch = beating(watch, self.world.pulse)
+        self.hooks = hooks or Hooks()
+        self.track: Track = lambda stage, step, values: None
+        self.device = self.world.device
+        self.saver = Saver(self.world, self._not_saved)
+        self.lock: Lock | None = None
         self.metrics = Metrics(out / "metrics.jsonl")
         self.learnt: set[str] = set()
         self.reached = (recipe.stages[0].name, 0)  # stage and steps done
         self.hashes: dict[str, str] = {}  # SHA-256 of each data file
         self.history: dict[str, Any] = {}
+        self.measured: Mapping[str, float] = {}  # by this step's validation, such as `validation_loss`
         self.pixels = PixelCache()
         self.base = base
         if base is not None:
@@ -78,40 +83,76 @@ class Run:
     def start(self, *, resume: bool) -> None:
         """Run all stages, or go on where the newest checkpoint stands; a finished run stays as it is.
 
-        Raises Stopped after SIGTERM, state saved.
+        Raises Stopped after SIGTERM, state saved. The watchdog ends the process where the run gets no further.
         """
+        self._take_lock()
+        with Watchdog(self.recipe.watchdog, self.world.pulse, self.out / "stacks", self._end, self.world.board):
+            try:
+                self._start(resume=resume or self.world.restarted)
+            finally:
+                self.saver.join()
+                if self.lock is not None:
+                    self.lock.release()
+
+    def _start(self, *, resume: bool) -> None:
+        refuse_missing(self.recipe.track)
         latest = self._latest(resume)
+        self.world.agree(hashlib.sha256(str(latest and latest.name).encode()).hexdigest(), "the newest checkpoint")
         extra = checkpoint.read_parts(latest)["extra"] if latest is not None else None
         if latest is not None and extra is not None:
             refuse_another_recipe(latest, self.recipe, extra["stage"] + 1)
             if extra["finished"] and extra["stage"] + 1 == len(self.recipe.stages):
                 self._mark_finished(extra["step"])
                 return
-        planned, rejects = plan_run(self.recipe, self.processor, self.watch)
+        with self.world.first_alone():  # what it finds out about the data is kept, and the others read it
+            planned, rejects = plan_run(self.recipe, self.processor, self.watch)
+        for item in planned:
+            self.world.agree(item.plan.digest, f"the data of stage {item.stage.name}")
         self.hashes = {str(file.path): file.digest for item in planned for file, _ in item.samples.parts}
-        self.history = self._history()  # read now: what lies beside the data may change while the run learns
+        # Read now: what lies beside the data may change while the run learns.
+        self.history = history(self.hashes, self.base)
+        if self.world.is_first:
+            self._prepare_folder(rejects)
+        model, first, cursor_folder = self._model(latest, planned)
+        self._status("running", planned[first].stage.name, extra["step"] if cursor_folder and extra else 0)
+        with stop_requested() as stopping:  # until all is told: launchers send SIGTERM when another process has failed
+            try:
+                with self._tracked():
+                    for number in range(first, len(planned)):
+                        model = self._stage(model, number, planned, cursor_folder, stopping)
+                        cursor_folder = None
+            except Stopped as stop:
+                self._status("preempted", *self.reached, reason=stop.message)
+                raise
+            except BaseException as error:
+                cause = self.world.blame(error)
+                self.saver.join()
+                self._status("failed", *self.reached, reason=f"{type(cause).__name__}: {cause}")
+                if cause is error:
+                    raise
+                raise cause from error
+            self._status("finished", *self.reached)
+
+    @contextmanager
+    def _tracked(self) -> Iterator[None]:
+        names = self.recipe.track if self.world.is_first else ()
+        with opened(names, self.out, self.recipe.name, self.recipe.model_dump(mode="json")) as self.track:
+            yield
+
+    def _take_lock(self) -> None:
+        if self.lock is None and self.world.is_first and self.out.is_dir():
+            self.lock = Lock(self.out / "run.lock")
+
+    def _prepare_folder(self, rejects: Sequence[Reject]) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
         sweep(self.out)
         write_atomic(self.out / "recipe.yaml", dump(self.recipe))
         write_jsonl(self.out / "rejects.jsonl", ({"id": r.id, "reason": r.reason, "detail": r.detail} for r in rejects))
-        model, first, cursor_folder = self._model(latest, planned)
-        self._status("running", planned[first].stage.name, extra["step"] if cursor_folder and extra else 0)
-        try:
-            with stop_requested() as stopping:
-                for number in range(first, len(planned)):
-                    model = self._stage(model, number, planned, cursor_folder, stopping)
-                    cursor_folder = None
-        except Stopped as stop:
-            self._status("preempted", *self.reached, reason=stop.message)
-            raise
-        except BaseException as error:
-            self._status("failed", *self.reached, reason=f"{type(error).__name__}: {error}")
-            raise
-        self._status("finished", *self.reached)
 
     def _latest(self, resume: bool) -> Path | None:
         if resume:
-            return newest_whole(self.out)
+            return newest_whole(self.out, tell=self.world.is_first)
         if checkpoints_of(self.out) or self.metrics.path.exists():
             raise RecipeError(f"{self.out}: holds a run already", "add --resume to go on, or give another folder")
         return None
@@ -119,22 +160,28 @@ class Run:
     def _model(self, latest: Path | None, planned: Sequence[Planned]) -> tuple[VisionLanguageModel, int, Path | None]:
         """The model, the first stage to run, and the checkpoint whose state that stage goes on from."""
         if latest is None:
-            self.metrics.cut(0)
+            self._cut_metrics(0)
             return self.first_model(self.recipe.stages[0].quantize), 0, None
         extra = checkpoint.read_parts(latest)["extra"]
         self.learnt = set(extra["learnt"])
         model, _ = checkpoint.load(latest, device=self.device, quantize=self.recipe.stages[extra["stage"]].quantize)
         done = sum(len(item.plan.steps) for item in planned[: extra["stage"]])
-        self.metrics.cut(done + extra["step"])
+        self._cut_metrics(done + extra["step"])
         finished = bool(extra["finished"])
         return model, extra["stage"] + finished, None if finished else latest
+
+    def _cut_metrics(self, keep: int) -> None:
+        if self.world.is_first:
+            self.metrics.cut(keep)
 
     def first_model(self, quantize: int | None) -> VisionLanguageModel:
         """The backbones with a fresh projector, or the model to go on from, its adapters merged."""
         if self.base is None:
             spec = self.processor.spec
             return build(self.recipe.model, spec, seed=self.recipe.seed, quantize=quantize).to(self.device)
-        model, _ = checkpoint.load(self.base.open(), device=self.device, quantize=quantize)
+        # Rank 0 alone brings a model of another layout in.
+        folder = self.world.listed(str(self.base.open()) if self.world.is_first else "")[0]
+        model, _ = checkpoint.load(Path(folder), device=self.device, quantize=quantize)
         self.learnt |= {"vision"} if self.base.cut else set()  # saved with the run: no whole tower lies anywhere
         if model.adapted:
             model.language = merge_adapters(model.language)
@@ -157,28 +204,48 @@ class Run:
         model.set_recompute(stage.recompute)
         self.learnt |= set(stage.learn)
         loader = Loader(
-            planned.samples, planned.processor, planned.plan, workers=self.recipe.workers, pixels=self.pixels
+            planned.samples,
+            planned.processor,
+            planned.plan,
+            workers=self.recipe.workers,
+            pixels=features_of(planned, model, self.world, tell=self.hooks.tell, watch=self.watch) or self.pixels,
+            share=(self.world.rank, self.world.size),
         )
-        trainer = Trainer(model, loader, stage, device=self.device)
+        way = way_of(self.recipe, stage, model, self.world)
+        seed = self.recipe.seed + number
+        trainer = Trainer(model, loader, stage, device=self.device, world=self.world, way=way, seed=seed)
         start = 0
         if cursor_folder is not None:
             start = load_state(cursor_folder / "state", trainer.optimizer, plan=planned.plan).step
+        else:
+            self._rehearse(model, trainer, number)
         self.reached = (stage.name, start)
+        watching = Watching(trainer, self.metrics, tell=self.hooks.tell, track=self.track)
+        validator = validator_of(self.recipe.validation, planned, trainer, self.out, self.hooks, self.pixels)
+        pace = Pace()
         with self.watch(stage.name, steps) as advance:
             advance(start)
 
             def after_step(report: StepReport) -> None:
-                self._log(stage, report)
-                advance(1, note=f"loss {report.loss:.3f} · {report.tokens_per_second:,.0f} tokens/s")
                 done = report.step + 1
+                self.measured = validator.measure(done) if validator is not None and validator.is_due(done) else {}
+                if self.world.is_first:
+                    watching.log(report, self.measured)
+                    if (slow := pace.slow(report.busy)) is not None:
+                        log.warning("%s", slow)
+                advance(1, note=watching.note(report))
                 self.reached = (stage.name, done)
-                asked = stopping()
+                asked = self.world.any(stopping())
                 if done == steps or asked or (stage.save_every and done % stage.save_every == 0):
                     self._save(model, trainer, number, planned, done)
+                if done == steps or asked:
+                    self.saver.finish()
                 if asked and not (done == steps and is_last):
                     raise Stopped(f"{self.out}: stopped at step {done} of stage {stage.name}", "go on with --resume")
 
             trainer.run(start, after_step)
+        if self.world.size > 1 and not is_last:  # as a resumed run would: slices cannot be changed into another model
+            model, _ = checkpoint.load(checkpoints_of(self.out)[-1], device=self.device, quantize=stage.quantize)
         return model
 
     def prepare(self, model: VisionLanguageModel, stage: Stage, number: int, *, quantise: bool = True) -> None:
@@ -195,21 +262,20 @@ class Run:
         if stage.lora is not None:
             model.language = add_adapters(model.language, stage.lora)
 
-    def _log(self, stage: Stage, report: StepReport) -> None:
-        self.metrics.log(
-            step=report.step,
-            stage=stage.name,
-            loss=report.loss,
-            loss_hex=report.loss.hex(),
-            learning_rate=report.learning_rate,
-            gradient_norm=report.gradient_norm,
-            tokens=report.tokens,
-            supervised_tokens=report.supervised_tokens,
-            tokens_per_second=report.tokens_per_second,
-            seconds=report.seconds,
-        )
+    def _rehearse(self, model: VisionLanguageModel, trainer: Trainer, number: int) -> None:
+        """Save in full before the first step, with all that later stages will have learnt too."""
+        learnt = self.learnt.union(*(stage.learn for stage in self.recipe.stages[number:]))
+        tensors = checkpoint.snapshot(model, learnt, whole_copy)
+        state_bytes = 8 * sum(p.numel() for p in trainer.learning)  # AdamW's two moments, in fp32
+
+        def write(folder: Path) -> None:
+            checkpoint.save(folder, model, self.processor, recipe=self.recipe, learnt=learnt, tensors=tensors)
+
+        self.saver.begin(lambda: rehearse(self.out / "checkpoints" / ".rehearsal", write, state_bytes=state_bytes))
+        self.saver.finish()
 
     def _save(self, model: VisionLanguageModel, trainer: Trainer, number: int, planned: Planned, done: int) -> None:
+        """Copy what is to be saved; it is written while the loop goes on."""
         stage, finished = planned.stage, done == len(planned.plan.steps)
         extra = {
             "stage": number,
@@ -217,25 +283,44 @@ class Run:
             "finished": finished,
             "learnt": sorted(self.learnt),
             "history": self.history,
+            "measured": dict(self.measured),
         }
+        learnt = frozenset(self.learnt)
+        tensors = checkpoint.snapshot(model, learnt, whole_copy)
+        optimizer = [] if finished else copied(trainer.optimizer.state_dict(), whole_copy)
 
         def state(draft: Path) -> None:
             if not finished:
-                save_state(draft / "state", trainer.optimizer, cursor_at(stage.name, done, planned.plan))
+                save_state(draft / "state", optimizer, cursor_at(stage.name, done, planned.plan))
 
-        checkpoint.save(
-            self.out / "checkpoints" / checkpoint_name(number, stage.name, done),
-            model,
-            self.processor,
-            recipe=self.recipe,
-            learnt=self.learnt,
-            extra=extra,
-            also=state,
-        )
-        prune(self.out, self.recipe.keep_checkpoints)
-        self._status("running", stage.name, done)
+        def write() -> None:
+            checkpoint.save(
+                self.out / "checkpoints" / checkpoint_name(number, stage.name, done),
+                model,
+                self.processor,
+                recipe=self.recipe,
+                learnt=learnt,
+                extra=extra,
+                also=state,
+                tensors=tensors,
+            )
+            prune(self.out, self.recipe.keep_checkpoints)
+            self._status("running", stage.name, done)
+
+        self.saver.begin(write)
+
+    def _not_saved(self, error: BaseException) -> None:
+        self._status("running", *self.reached, reason=f"a checkpoint was not saved: {error}")
+
+    def _end(self, reason: str) -> None:
+        """The watchdog's word, whichever process it comes from: rank 0 may be the one that is stuck."""
+        self._write_status("failed", *self.reached, reason=reason)
 
     def _status(self, status: str, stage: str, step: int, *, reason: str = "") -> None:
+        if self.world.is_first:
+            self._write_status(status, stage, step, reason=reason)
+
+    def _write_status(self, status: str, stage: str, step: int, *, reason: str = "") -> None:
         content: dict[str, Any] = {
             "status": status,
             "stage": stage,
@@ -247,46 +332,9 @@ class Run:
         }
         write_json(self.out / "run.json", content)
 
-    def _history(self) -> dict[str, Any]:
-        """Where this model comes from, whole in every checkpoint: data and who wrote it, code, the model before."""
-        data = []
-        for name, digest in self.hashes.items():
-            beside = Path(name).parent / "generate.json"
-            told = read_json(beside) if beside.is_file() else None
-            written = told.get("origin") if isinstance(told, dict) else None
-            data.append({"file": name, "sha256": digest, "written": written})
-        return {"data": data, "versions": versions(), "from": None if self.base is None else dict(self.base.told)}
-
     def _mark_finished(self, step: int) -> None:
         """A kill after the last checkpoint left everything done but this; the data need not be there any more."""
+        if not self.world.is_first:
+            return
         path = self.out / "run.json"
         write_json(path, read_json(path) | {"status": "finished", "stage": self.recipe.stages[-1].name, "step": step})
-
-
-def versions() -> dict[str, str]:
-    """Of what decides a run's numbers."""
-    names = ("vistune", "torch", "transformers", "peft", "tokenizers")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
-
-
-@contextmanager
-def stop_requested() -> Iterator[Callable[[], bool]]:
-    """SIGTERM and the first Ctrl-C set a flag that the loop reads between steps; a second Ctrl-C ends at once."""
-    asked = False
-
-    def note(signum: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked and signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked = True
-
-    try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # not the main thread: signals go elsewhere
-        yield lambda: False
-        return
-    try:
-        yield lambda: asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,11 +1,13 @@
-"""Proof on the user's own model and rows that packing and accumulation change no gradient.
+"""Proof on the user's own model and rows that packing, accumulation and several processes change no gradient.
 
-recipe -> each stage's first step, its samples packed, one by one, in two halves -> losses and gradients compared
+recipe -> each stage's first step, its samples packed, one by one, in two halves, and under torchrun dealt over all
+processes -> losses and gradients compared
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +16,10 @@ from torch import Tensor
 from vistune.data import Loader, StagePlan
 from vistune.data.packing import Row, Step
 from vistune.model import VisionLanguageModel, next_token_loss
+from vistune.training.parallel import World
 from vistune.training.plan import Planned, plan_run
 from vistune.training.run import Run
+from vistune.training.sharding import Learner, Way, keeping_gradients, way_of, whole_copy, wrap
 
 TOLERANCE = 1e-3  # of the largest entry of a parameter's gradient, in fp32
 
@@ -49,11 +53,12 @@ def selftest(run: Run) -> list[Comparison]:
         run.prepare(model, item.stage, number, quantise=False)
         model.set_learning(item.stage.learn)
         model.eval()
-        found += _compare(model, item)
+        way = way_of(run.recipe, item.stage, model, run.world)
+        found += _compare(model, item, run.world, way)
     return found
 
 
-def _compare(model: VisionLanguageModel, item: Planned) -> list[Comparison]:
+def _compare(model: VisionLanguageModel, item: Planned, world: World, way: Way) -> list[Comparison]:
     packed = item.plan.steps[0]
     samples = [index for row in packed for index in row]
     half = (len(samples) + 1) // 2
@@ -62,13 +67,37 @@ def _compare(model: VisionLanguageModel, item: Planned) -> list[Comparison]:
         "two halves, turned round": [tuple(reversed(part)) for part in (samples[:half], samples[half:]) if part],
     }
     loss_packed, wanted = _gradients(model, item, packed)
-    found = []
-    for name, rows in arrangements.items():
-        loss, gradients = _gradients(model, item, tuple(rows))
-        off = {key: _distance(gradients[key], wanted[key]) for key in wanted}
+
+    def compared(name: str, rows: int, loss: float, gradients: Mapping[str, Tensor]) -> Comparison:
+        off = {key: _distance(gradients[key], wanted[key].to(gradients[key].device)) for key in wanted}
         worst = max(off, key=lambda key: off[key])
-        found.append(Comparison(item.stage.name, name, len(rows), loss, loss_packed, off[worst], worst))
+        return Comparison(item.stage.name, name, rows, loss, loss_packed, off[worst], worst)
+
+    found = [compared(name, len(rows), *_gradients(model, item, tuple(rows))) for name, rows in arrangements.items()]
+    if way != "alone":
+        dealt = _dealt(copy.deepcopy(model), item, tuple(arrangements["one by one"]), world, way)
+        found.append(compared(f"over {world.size} processes, {way}", len(samples), *dealt))
     return found
+
+
+def _dealt(
+    model: VisionLanguageModel, item: Planned, step: Step, world: World, way: Way
+) -> tuple[float, dict[str, Tensor]]:
+    """The same as `_gradients` with the rows dealt over all processes, as training does it; gradients on the CPU."""
+    model.zero_grad(set_to_none=True)
+    learner = wrap(Learner(model), way, world)
+    plan = StagePlan((step,), item.plan.made_from, item.plan.lengths)
+    batches = Loader(item.samples, item.processor, plan, share=(world.rank, world.size)).load(0)
+    count = sum(own for (own,) in world.gather(sum(batch.supervised for batch in batches)))
+    total = 0.0
+    for place, batch in enumerate(batches, start=1):
+        with keeping_gradients(learner, last=place == len(batches)):
+            loss = learner(batch.to(world.device)) / max(count, 1)
+            (loss * world.size).backward()
+        total += float(loss.detach())
+    learning = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    gradients = {name: torch.zeros(p.shape) if p.grad is None else whole_copy(p.grad) for name, p in learning.items()}
+    return sum(own for (own,) in world.gather(total)), gradients
 
 
 def _distance(one: Tensor, other: Tensor) -> float:

@@ -1,12 +1,13 @@
-"""What a stage needs to go on as if it had never stopped: optimiser, chance, and where it was.
+"""What a stage needs to go on as if it had never stopped: its optimiser, and where it was.
 
-Written into a checkpoint's `state/` before its manifest, so it is whole or the checkpoint is not there.
+Written into a checkpoint's `state/` before its manifest, so it is whole or the checkpoint is not there. Chance needs no
+state: it is drawn anew for every row, from the seed, the step and the row's number.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from vistune.data import StagePlan
 from vistune.errors import CheckpointError
 from vistune.training.optim import Optimizer
+from vistune.training.sharding import sliced
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,25 +42,31 @@ def seed_all(seed: int) -> None:
     np.random.seed(seed % 2**32)
 
 
-def save_state(folder: Path, optimizer: Optimizer, cursor: Cursor) -> None:
+def seed_row(seed: int, step: int, number: int) -> None:
+    """The chance of one row, whichever process computes it and whatever was computed before."""
+    seed_all(int(np.random.SeedSequence([seed, step, number]).generate_state(1, np.uint64)[0]))
+
+
+def save_state(folder: Path, states: Sequence[Mapping[str, Any]], cursor: Cursor) -> None:
+    """`states`: what `Optimizer.state_dict` gave, whole and on the CPU."""
     folder.mkdir(parents=True, exist_ok=True)
-    chance = {"torch": torch.get_rng_state(), "python": random.getstate(), "numpy": _numpy_state()}
-    if torch.cuda.is_available():
-        chance["cuda"] = torch.cuda.get_rng_state_all()
-    content = {"optimizer": optimizer.state_dict(), "chance": chance, "cursor": asdict(cursor)}
-    torch.save(content, folder / "state.pt")
+    with open(folder / "state.pt", "wb") as file:  # not by its name: an error then tells what the disk said
+        torch.save({"optimizer": list(states), "cursor": asdict(cursor)}, file)
 
 
 def load_state(folder: Path, optimizer: Optimizer, *, plan: StagePlan) -> Cursor:
-    """Restore optimiser and chance. Raises CheckpointError, naming what differs, where the plan is another one."""
-    state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
+    """Restore the optimiser, in slices where its parameters are.
+
+    Raises CheckpointError, naming what differs, where the plan is another one or the tensors do not fit.
+    """
     try:
-        cursor, chance = Cursor(**state["cursor"]), state["chance"]
-        random.setstate(chance["python"])
-        np.random.set_state(_numpy_tuple(chance["numpy"]))
-        torch.set_rng_state(chance["torch"])
-    except (KeyError, TypeError):
-        raise CheckpointError(f"{folder}: written by another version of vistune", "start a new run") from None
+        state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
+        cursor, states = Cursor(**state["cursor"]), state["optimizer"]
+    except Exception as error:  # a damaged pickle raises nearly anything; the manifest has passed it, so say what it is
+        raise CheckpointError(
+            f"{folder / 'state.pt'}: not a state that this version reads: {type(error).__name__}: {error}",
+            "start a new run",
+        ) from None
     if cursor.plan != plan.digest or cursor.made_from != plan.made_from:
         differing = [key for key, value in plan.made_from.items() if cursor.made_from.get(key) != value]
         listed = "; ".join(f"{key} was {cursor.made_from.get(key)}, is {plan.made_from[key]}" for key in differing)
@@ -66,25 +74,19 @@ def load_state(folder: Path, optimizer: Optimizer, *, plan: StagePlan) -> Cursor
             f"{folder}: was written for another plan: {listed or 'the steps differ'}",
             "resume with the recipe and data of the run, or start a new run",
         )
-    optimizer.load_state_dict(state["optimizer"])
-    if "cuda" in chance and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(chance["cuda"])
+    _refuse_misfits(states, optimizer, folder)
+    optimizer.load_state_dict(sliced(states, optimizer.parameters()))
     return cursor
 
 
-def _numpy_state() -> dict[str, Any]:
-    """numpy's global generator as plain values: `weights_only` reads no arrays of numpy's."""
-    state = np.random.get_state(legacy=False)
-    assert isinstance(state, dict)
-    inner = state["state"]
-    gauss = (int(state["has_gauss"]), float(state["gauss"]))
-    return {
-        "name": state["bit_generator"],
-        "keys": inner["key"].tolist(),
-        "position": int(inner["pos"]),
-        "gauss": gauss,
-    }
-
-
-def _numpy_tuple(state: Mapping[str, Any]) -> tuple[Any, ...]:
-    return (state["name"], np.array(state["keys"], dtype=np.uint32), state["position"], *state["gauss"])
+def _refuse_misfits(states: Sequence[Mapping[str, Any]], optimizer: Optimizer, folder: Path) -> None:
+    parameters = optimizer.parameters()
+    fits = len(states) == len(parameters) and all(
+        number < len(learning) and all(value.shape in (learning[number].shape, ()) for value in entry.values())
+        for state, learning in zip(states, parameters, strict=True)
+        for number, entry in state["state"].items()
+    )
+    if not fits:
+        raise CheckpointError(
+            f"{folder / 'state.pt'}: of other parameters than this model's", "use the run's own checkpoint"
+        )

@@ -1,6 +1,6 @@
 """One stage of training. Everything that is not the algorithm is a callable handed in.
 
-Loader -> steps of batches -> summed loss over the step's supervised tokens -> AdamW
+Loader -> steps of batches -> summed loss over the step's supervised tokens, of all processes -> AdamW
 """
 
 from __future__ import annotations
@@ -12,19 +12,28 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from vistune.data import Loader
-from vistune.errors import VistuneError
-from vistune.model import VisionLanguageModel, next_token_loss
+from vistune.errors import VistuneError, some
+from vistune.model import VisionLanguageModel
 from vistune.recipe import Stage
+from vistune.training.flops import needed_by
 from vistune.training.optim import make_optimizer, stage_factor
-from vistune.training.precision import uses_bf16
+from vistune.training.parallel import World
+from vistune.training.precision import products_in, uses_bf16
+from vistune.training.sharding import Learner, Way, keeping_gradients, wrap
+from vistune.training.state import seed_row
 from vistune.types import Batch
 
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What one optimiser step did; loss is the mean over its supervised tokens, seconds with the wait for data."""
+    """What one optimiser step did, over all processes; loss is the mean over its supervised tokens.
+
+    seconds: with the wait for data · busy: seconds that each process read and computed before it needed another one ·
+    computed_tokens: with those of blank rows · flops: that the step needs (flops.py).
+    """
 
     step: int
     loss: float
@@ -32,7 +41,10 @@ class StepReport:
     gradient_norm: float
     tokens: int
     supervised_tokens: int
+    computed_tokens: int
+    flops: float
     seconds: float
+    busy: tuple[float, ...] = ()
 
     @property
     def tokens_per_second(self) -> float:
@@ -40,60 +52,133 @@ class StepReport:
 
 
 class Trainer:
-    """Runs a stage's steps on a model whose learning parts are set."""
+    """Runs a stage's steps on a model whose learning parts are set; `learner` is the model with its loss.
 
-    def __init__(self, model: VisionLanguageModel, loader: Loader, stage: Stage, *, device: str = "cpu") -> None:
+    `way`: how the model is kept over the processes of `world`; under fsdp its parameters become slices here ·
+    `seed`: of dropout.
+    """
+
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        loader: Loader,
+        stage: Stage,
+        *,
+        device: str = "cpu",
+        world: World | None = None,
+        way: Way = "alone",
+        seed: int = 0,
+    ) -> None:
         self.model = model
         self.loader = loader
         self.stage = stage
         self.device = device
+        self.world = world or World()
+        self.seed = seed
+        self.busy = 0.0  # of this process in this step
+        needed = needed_by(model)  # before parameters become slices
+        self.learner = wrap(Learner(model), way, self.world)
         self.optimizer = make_optimizer(model.parts(), stage)
         self.factor = stage_factor(stage, len(loader))
         self.learning = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.bf16 = uses_bf16(stage.precision, device)
+        self.needed = needed
 
     def run(self, start: int, after_step: Callable[[StepReport], None]) -> None:
         """Every step from `start` on; `after_step` may save, log, or raise to stop."""
-        with closing(self.loader.steps(start=start)) as steps:
+        pulse = self.world.pulse
+        with products_in(self.stage.precision, self.device), closing(self.loader.steps(start=start)) as steps:
+            pulse.beat("read", steps=start)
             began = time.perf_counter()
             for step, batches in steps:
+                pulse.beat("learn")
+                self.busy = time.perf_counter() - began
                 report = self.learn(step, batches)
                 after_step(replace(report, seconds=time.perf_counter() - began))
+                pulse.beat("read", steps=step + 1)
                 began = time.perf_counter()
 
     def learn(self, step: int, batches: Sequence[Batch]) -> StepReport:
         """One optimiser step; every supervised token in it weighs the same, however it is packed into rows."""
         began = time.perf_counter()
         self.optimizer.set_rates(self.factor(step))
-        count = sum(batch.supervised for batch in batches)
+        count, tokens, computed, flops = self._sizes(batches)
         total = 0.0
-        for batch in batches:
-            with self._precision():
-                loss = self._loss(batch.to(self.device)) / max(count, 1)
-            loss.backward()
-            total += float(loss.detach())
-        norm = float(torch.nn.utils.clip_grad_norm_(self.learning, self.stage.clip))
-        if not (math.isfinite(total) and math.isfinite(norm)):
-            names = [name for batch in batches for name in batch.ids]
-            raise VistuneError(
-                f"stage {self.stage.name}, step {step}: loss {total}, gradient norm {norm} "
-                f"in samples {', '.join(names[:8])}",
-                "lower the rates in `learn`, or look at these samples",
-            )
+        for place, batch in enumerate(batches, start=1):
+            total += self._add_gradients(step, batch, count, last=place == len(batches))
+        sums = self.world.gather(total, self.busy)
+        losses, busy = (list(values) for values in zip(*sums, strict=True))
+        norm = self._clip()
+        if not (math.isfinite(sum(losses)) and math.isfinite(norm)):
+            self._refuse_step(step, batches, losses, norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return StepReport(
             step=step,
-            loss=total,
+            loss=sum(losses),
             learning_rate=max(group["lr"] for group in self.optimizer.param_groups),
             gradient_norm=norm,
-            tokens=sum(len(batch.input_ids) for batch in batches),
+            tokens=tokens,
             supervised_tokens=count,
+            computed_tokens=computed,
+            flops=flops,
             seconds=time.perf_counter() - began,
+            busy=tuple(busy),
         )
 
-    def _loss(self, batch: Batch) -> torch.Tensor:
-        return next_token_loss(self.model(batch), self.model.head, batch.labels, batch.starts).sum
+    def loss_sum(self, batch: Batch) -> float:
+        """The row's summed loss, for what is measured and not learnt."""
+        with products_in(self.stage.precision, self.device), self._precision():
+            loss = self.learner(batch.to(self.device))
+        self.world.pulse.beat()
+        return float(loss)
+
+    def _sizes(self, batches: Sequence[Batch]) -> tuple[int, int, int, float]:
+        """Of the step, over all processes: supervised tokens, tokens, those of blank rows too, FLOPs that it needs."""
+        own = (
+            sum(batch.supervised for batch in batches),
+            sum(len(batch.input_ids) for batch in batches if batch.ids),
+            sum(len(batch.input_ids) for batch in batches),
+            sum(self.needed.of(batch) for batch in batches),
+        )
+        count, tokens, computed, flops = (sum(values) for values in zip(*self.world.gather(*own), strict=True))
+        return int(count), int(tokens), int(computed), flops
+
+    def _add_gradients(self, step: int, batch: Batch, count: int, *, last: bool) -> float:
+        """The row's part of the step's mean loss, its gradients added to the others'."""
+        seed_row(self.seed, step, batch.number)
+        try:
+            with keeping_gradients(self.learner, last=last):
+                began = time.perf_counter()
+                with self._precision():
+                    loss = self.learner(batch.to(self.device)) / max(count, 1)
+                self.busy += time.perf_counter() - began
+                (loss * self.world.size).backward()  # torch averages gradients over the processes: here they are summed
+        except RuntimeError as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
+            raise VistuneError(
+                f"stage {self.stage.name}, step {step}: out of memory on {self.device}, rank {self.world.rank}, "
+                f"at {len(batch.input_ids)} tokens and {len(batch.images)} tiles of samples {some(batch.ids, 8)}",
+                "lower tokens_per_row, recompute: [language, vision], or parallel: fsdp over more processes",
+            ) from error
+        self.world.pulse.beat()
+        return float(loss.detach())
+
+    def _clip(self) -> float:
+        """The norm of all gradients together, in whatever slices they lie; what is over the limit is scaled down."""
+        norm = torch.nn.utils.clip_grad_norm_(self.learning, self.stage.clip)
+        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+
+    def _refuse_step(self, step: int, batches: Sequence[Batch], losses: Sequence[float], norm: float) -> None:
+        """All processes come here or none does, since all know the same sums: no one applies the update."""
+        ids = self.world.listed(some([name for batch in batches for name in batch.ids], 8))
+        bad = [rank for rank, loss in enumerate(losses) if not math.isfinite(loss)] or range(len(ids))
+        raise VistuneError(
+            f"stage {self.stage.name}, step {step}: loss {sum(losses)}, gradient norm {norm}, nothing learnt from it; "
+            + "; ".join(f"rank {rank} had samples {ids[rank]}" for rank in bad),
+            "lower the rates in `learn`, or look at these samples",
+        )
 
     def _precision(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.bf16)

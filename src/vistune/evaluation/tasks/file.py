@@ -1,71 +1,133 @@
 """A user's own questions: JSONL of {question_id, text, answer, image?, match?, choices?, type?, language?}.
 
-`match` says when a reply is right: `exact` (the default), `contains`, or `choice` (the reply means the option `answer`
-of `choices`, by the lenient rule of the choice tasks).
+`match` says when a reply is right: `exact` (the default), `contains`, `choice` (the reply means the option `answer`
+of `choices`, by the lenient rule of the choice tasks), or `judge` (a model finds that it says the same as `answer`).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from vistune.errors import DataError
+from vistune.errors import DataError, RecipeError
 from vistune.evaluation.free_replies import choice_of
-from vistune.evaluation.task import Benchmark, Facts, Marked, mean, same_text
+from vistune.evaluation.judge import judgements
+from vistune.evaluation.judge_prompts import sha256_of_text
+from vistune.evaluation.release import release_text
+from vistune.evaluation.task import OFFICIAL, Benchmark, Facts, Judge, Marked, Reply, Scored, mean, same_text
 from vistune.files import read_jsonl
 from vistune.registry import guess
 from vistune.types import Message, Part, Picture, Question, Sample
 
 LETTERS = "ABCDE"
-MATCHES = ("exact", "contains", "choice")
+MATCHES = ("exact", "contains", "choice", "judge")
+PARAMETERS = {"temperature": 0.0, "max_tokens": 8}
+PROMPT = "judge_prompt.txt"
+FILLED = re.compile(r"\{(question|answer|reply)\}")
 
 
 class File(Benchmark):
-    """`folder` may be the file itself or hold `questions.jsonl`; pictures lie relative to it."""
+    """`folder` may be the file itself or hold `questions.jsonl`; pictures lie relative to it, or in `images`.
+
+    `gold`: whether each row must say the right answer; to be answered it need not.
+    """
 
     facts = Facts(
-        about="your own questions, marked by exact match, contained text or choice",
-        files=("questions.jsonl, or name the file itself by --data", "its pictures"),
+        about="your own questions, marked by exact match, contained text, choice or a judge",
+        files=("questions.jsonl, or name the file itself by --data", "its pictures", f"{PROMPT} (optional)"),
         source="yours",
         licence="yours",
         size="any",
     )
     max_tokens = 64
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, images: Path | None = None, gold: bool = True) -> None:
         self.path = folder / "questions.jsonl" if folder.is_dir() else folder
+        self.images, self.gold = images or self.path.parent, gold
 
     def questions(self) -> Sequence[Question]:
-        return [self._question(f"{self.path}:{line}", row) for line, row in read_jsonl(self.path)]
+        found = [self._question(f"{self.path}:{line}", row) for line, row in read_jsonl(self.path)]
+        self.judged = self.gold and any(question.tags["match"] == "judge" for question in found)
+        return found
 
     def _question(self, place: str, row: Any) -> Question:
-        for field in ("question_id", "text", "answer"):
-            if not isinstance(row, dict) or not isinstance(row.get(field), str | int):
+        for field in ("question_id", "text", *(["answer"] if self.gold else [])):
+            if not isinstance(row, dict) or not isinstance(row.get(field), str | int) or isinstance(row[field], bool):
                 raise DataError(f"{place}:{field}: is missing", "each row has question_id, text, answer")
         match, choices = row.get("match", "exact"), row.get("choices")
         if match not in MATCHES:
             raise DataError(f"{place}:match: {match!r}", guess(str(match), MATCHES))
-        if match == "choice" and not (isinstance(choices, list) and str(row["answer"]) in LETTERS[: len(choices)]):
+        if (
+            self.gold
+            and match == "choice"
+            and not (isinstance(choices, list) and str(row["answer"]) in LETTERS[: len(choices)])
+        ):
             raise DataError(f"{place}:choices: do not hold the answer's letter", "list them; `answer` is A, B …")
+        if not isinstance(row.get("image", ""), str | None):
+            raise DataError(f"{place}:image: is no file name", "name one picture, relative to the questions' file")
         parts: tuple[Part, ...] = (str(row["text"]),)
         if row.get("image"):
-            parts = (Picture(self.path.parent / str(row["image"])), *parts)
+            parts = (Picture(self.images / row["image"]), *parts)
         name = str(row["question_id"])
         sample = Sample(name, (Message("user", parts),), origin=place)
         tags = {"type": row.get("type", "all"), "language": row.get("language", "all"), "match": match}
-        return Question(name, sample, str(row["answer"]), tags | ({"choices": choices} if choices else {}))
+        return Question(name, sample, str(row.get("answer", "")), tags | ({"choices": choices} if choices else {}))
 
     def parse(self, question: Question, reply: str, rule: str) -> str | None:
-        if question.tags["match"] != "choice":
+        if question.tags["match"] != "choice" or not self.gold:
             return reply
         return choice_of(reply, dict(zip(LETTERS, map(str, question.tags["choices"]), strict=False)))
 
     def points(self, question: Question, answer: str) -> float:
-        if question.tags["match"] == "contains":
+        """0 where only a judge can tell."""
+        match = question.tags["match"]
+        if match == "judge":
+            return 0.0
+        if match == "contains":
             return float(question.answer.lower() in answer.lower())
         return float(same_text(answer, question.answer))
+
+    def score(self, rows: Sequence[Reply], rule: str = OFFICIAL, judge: Judge | None = None) -> Scored:
+        marked = super().score(rows, rule)
+        asked = [row for row in rows if row.question.tags["match"] == "judge"]
+        if not asked:
+            return marked
+        if judge is None:
+            raise RecipeError(f"{len(asked)} of the questions are marked by a judge", "name one by --judge")
+        prompt, source = self._prompt()
+        bodies = {row.question.id: _body(prompt, row) for row in asked if row.text is not None}
+        verdicts = judgements(judge, bodies, read_verdict) if bodies else {}
+        points = sum(self.mark(row.question, row.text, rule).points for row in rows) + sum(verdicts.values())
+        notes = {"prompt": source, "prompt_sha256": sha256_of_text(prompt), "parameters": PARAMETERS}
+        return replace(marked, metrics={"accuracy": points / max(len(rows), 1)}, notes={"judge": notes})
+
+    def _prompt(self) -> tuple[str, str]:
+        """(the judge's prompt, where it is from): the file beside the questions, else the one that comes with us."""
+        own = self.path.with_name(PROMPT)
+        if not own.is_file():
+            return (files("vistune.evaluation") / PROMPT).read_text(encoding="utf-8"), "vistune"
+        prompt = release_text(own)
+        if missing := {"question", "answer", "reply"} - set(FILLED.findall(prompt)):
+            raise DataError(f"{own}: has no {{{'}, {'.join(sorted(missing))}}}", "say where each has to stand")
+        return prompt, PROMPT
 
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
         """`accuracy`, 0-1."""
         return {"accuracy": mean(rows) / 100}
+
+
+def _body(prompt: str, row: Reply) -> dict[str, Any]:
+    """The prompt with question, gold answer and reply in their places, each put in once and never read again."""
+    fills = {"question": row.question.sample.messages[-1].text, "answer": row.question.answer, "reply": row.text or ""}
+    text = FILLED.sub(lambda match: fills[match[1]], prompt)
+    return {"messages": [{"role": "user", "content": text}], **PARAMETERS}
+
+
+def read_verdict(reply: str) -> float | None:
+    """1 for "correct", 0 for "wrong", as the reply's first word; None for anything else, which is asked again."""
+    word = re.match(r"\W*(\w*)", reply)
+    return {"correct": 1.0, "wrong": 0.0}.get(word[1].lower()) if word else None

@@ -1,6 +1,6 @@
 """Korean multiple choice: K-MMBench, K-SEED, K-DTCBench (NCSOFT). arXiv 2411.19103
 
-tsv or jsonl -> questions · reply -> the published rule of each, or with `lenient` what Koreans write -> accuracy
+tsv, jsonl, parquet -> questions · reply -> the published rule of each, or with `lenient` what Koreans write -> accuracy
 K-SEED and K-DTCBench are read by their first character, as their publisher's harness does.
 """
 
@@ -26,7 +26,7 @@ class KMMBench(MMBench):
 
     facts: ClassVar[Facts] = Facts(
         about="MMBench in Korean",
-        files=("*mmbench*ko*.tsv or *mmbench*.jsonl",),
+        files=("*mmbench*ko*.tsv or *mmbench*.jsonl, or the hub's data/*.parquet",),
         source="https://huggingface.co/datasets/NCSOFT/K-MMBench",
         licence=LICENCE,
         size="1,164 questions, 4,329 rows (dev)",
@@ -80,7 +80,7 @@ class KSeed(KoreanChoice):
 
     facts: ClassVar[Facts] = Facts(
         about="SEED-Bench's image questions in Korean",
-        files=("*seed*.tsv or *seed*.jsonl",),
+        files=("*seed*.tsv or *seed*.jsonl, or the hub's data/*.parquet",),
         source="https://huggingface.co/datasets/NCSOFT/K-SEED",
         licence=LICENCE,
         size="about 3,000 questions",
@@ -95,7 +95,7 @@ class KDtcBench(KoreanChoice):
 
     facts: ClassVar[Facts] = Facts(
         about="documents, tables and charts in Korean",
-        files=("*dtcbench*.tsv or *dtcbench*.jsonl",),
+        files=("*dtcbench*.tsv or *dtcbench*.jsonl, or the hub's data/*.parquet",),
         source="https://huggingface.co/datasets/NCSOFT/K-DTCBench",
         licence=LICENCE,
         size="240 questions: 80 each on documents, tables, charts",

@@ -31,7 +31,10 @@ class KLlavaW(LlavaBench):
 
     facts: ClassVar[Facts] = Facts(
         about="LLaVA-Bench in Korean, rated by a judge against GPT's answers",
-        files=("*llava*w*.tsv or *llava*w*.jsonl", "rule_ko.json (lmms-eval's tasks/llava-in-the-wild/rule_ko.json)"),
+        files=(
+            "*llava*w*.tsv or *llava*w*.jsonl, or the hub's data/*.parquet",
+            "rule_ko.json (lmms-eval's tasks/llava-in-the-wild/rule_ko.json)",
+        ),
         source="https://huggingface.co/datasets/NCSOFT/K-LLaVA-W",
         licence="CC BY-NC 4.0",
         size="60 questions, 24 pictures",
@@ -75,7 +78,10 @@ class Koffvqa(Benchmark):
 
     facts: ClassVar[Facts] = Facts(
         about="free answers in Korean to 275 questions, scored 0 to 10 by a judge with a rubric for each",
-        files=("*koffvqa*.tsv", "judge_prompt.txt with {0} {1} {2}, or the repository's src/judges.py"),
+        files=(
+            "*koffvqa*.tsv, or the hub's data/*.parquet",
+            "judge_prompt.txt with {0} {1} {2}, or the repository's src/judges.py",
+        ),
         source="https://github.com/maum-ai/KOFFVQA and https://huggingface.co/datasets/maum-ai/KOFFVQA_Data",
         licence="as its pages state",
         size="275 questions",

@@ -1,0 +1,190 @@
+"""What `vistune plan` foresees beside what a run takes: python benchmarks/plan_memory.py [--case NAME] [--steps 4]
+
+Eight stages over random backbones (CLIP 4x256 at 112 pixels, Llama 8x512 of 16,000 tokens), each a process of its own.
+Memory is the most resident memory of the real training, less what the process held before. Time is the median step's,
+in one thread and in that thread's own seconds, foreseen from rates measured between the steps: what other work on the
+machine slows, it slows for both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+RATE = 1e-4
+# One thread, which other work on the machine does not make wait for another; and a heap that gives back what is freed:
+# by default glibc's keeps it, and a process then holds up to twice of what it uses.
+QUIET = {"OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "131072"}
+FULL = {"projector": RATE, "language": RATE}
+LORA = {"learn": {"projector": RATE, "adapters": RATE}, "lora": {"rank": 64, "alpha": 64}}
+CASES: dict[str, dict[str, Any]] = {
+    "projector": {"learn": {"projector": RATE}},
+    "lora": LORA,
+    "full": {"learn": FULL},
+    "full, layers recomputed": {"learn": FULL, "recompute": ["language"]},
+    "full, tower too": {"learn": {**FULL, "vision": RATE}},
+    "lora, layers recomputed": {**LORA, "recompute": ["language"]},
+    "full, rows of 4,096": {"learn": FULL, "tokens_per_row": 4096, "samples_per_step": 16},
+    "full, muon": {"learn": FULL, "optimizer": "muon"},
+}
+
+
+def write_backbones(folder: Path) -> None:
+    """Random weights in transformers' layout, with the built-in tokenizer."""
+    import shutil
+
+    import torch
+    from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
+
+    from vistune.recipe import source_of
+
+    torch.manual_seed(0)
+    CLIPVisionModel(
+        CLIPVisionConfig(
+            hidden_size=256,
+            intermediate_size=1024,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            image_size=112,
+            patch_size=14,
+        )
+    ).save_pretrained(folder / "vision")
+    CLIPImageProcessor(size={"shortest_edge": 112}, crop_size={"height": 112, "width": 112}).save_pretrained(
+        folder / "vision"
+    )
+    LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=512, intermediate_size=1408, num_hidden_layers=8, num_attention_heads=8, vocab_size=16000,
+            max_position_embeddings=4096, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        )
+    ).save_pretrained(folder / "language")  # fmt: skip
+    for file in Path(source_of("builtin", "language")).glob("token*"):
+        shutil.copy(file, folder / "language")
+
+
+def write_data(folder: Path, rows: int) -> None:
+    """Rows of a picture and one to three turns of made-up words."""
+    import numpy as np
+    from PIL import Image
+
+    chance = random.Random(0)
+    words = ["red", "blue", "circle", "square", "left", "right", "above", "below", "large", "small", "is", "the", "of"]
+    made = []
+    for k in range(rows):
+        pixels = np.random.default_rng(k).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{k}.png")
+        turns = []
+        for number in range(chance.randint(1, 3)):
+            asked = " ".join(chance.choices(words, k=8)) + "?"
+            turns += [
+                {"from": "human", "value": f"<image>\n{asked}" if number == 0 else asked},
+                {"from": "gpt", "value": " ".join(chance.choices(words, k=chance.randint(10, 60)))},
+            ]
+        made.append({"id": str(k), "image": f"{k}.png", "kind": "detail", "conversations": turns})
+    (folder / "data.json").write_text(json.dumps(made))
+
+
+def recipe_of(folder: Path, name: str, steps: int) -> Any:
+    from vistune.recipe import validate
+
+    stage = {
+        "name": "stage",
+        "steps": steps,
+        "samples_per_step": 8,
+        "tokens_per_row": 1024,
+        "precision": "fp32",
+        **CASES[name],
+    }
+    model = {"vision": str(folder / "vision"), "language": str(folder / "language")}
+    return validate({"model": model, "data": str(folder / "data.json"), "stages": [stage]}, "benchmark")
+
+
+def measured(folder: Path, name: str, steps: int) -> dict[str, float]:
+    """One stage run for real in this process: what it held at most and what its steps took."""
+    import torch
+
+    from vistune.console import silent
+    from vistune.training import Run
+    from vistune.training.forecast import Device, load_of, seconds, sizes_of, this_cpu
+    from vistune.training.memory import how_of, memory
+    from vistune.training.plan import plan_run
+    from vistune.training.trainer import Trainer
+    from vistune.workflows import make_processor
+
+    recipe = recipe_of(folder, name, steps)
+    processor = make_processor(recipe)
+    (planned,), _ = plan_run(recipe, processor, silent)
+    sizes, _ = sizes_of(recipe.model)
+    how, load = how_of(recipe.stages[0], bf16=False), load_of(planned)
+    foreseen = memory(sizes, how, load.worst)
+    torch.ones(64, 64) @ torch.ones(64, 64)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = held("VmRSS")
+    took: list[float] = []
+    rates: list[Device] = []
+    learn = Trainer.learn
+
+    def timed(*arguments: Any) -> Any:
+        began = time.thread_time()
+        report = learn(*arguments)
+        took.append(time.thread_time() - began)
+        rates.append(this_cpu(sizes, bf16=False, clock=time.thread_time))
+        return report
+
+    Trainer.learn = timed  # type: ignore[method-assign]
+    Run(recipe, Path(tempfile.mkdtemp(dir=folder)), watch=silent).start(resume=False)
+    return {
+        "foreseen": foreseen.total,
+        "held": held("VmHWM") - before,
+        "step": statistics.median(seconds(sizes, how, load, device) for device in rates) / steps,
+        "took": statistics.median(took[1:]),
+    }
+
+
+def held(what: str) -> float:
+    """Bytes of this process's resident memory, now (VmRSS) or at most (VmHWM)."""
+    status = Path("/proc/self/status").read_text()
+    return 1024.0 * int(status.split(f"{what}:")[1].split()[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", choices=list(CASES))
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.folder is not None:
+        print(json.dumps(measured(given.folder, given.case, given.steps)))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_backbones(folder)
+        write_data(folder, 96)
+        print(
+            "| stage | memory foreseen | measured | off by | a step foreseen | measured | off by |\n| --- "
+            + "| --- " * 6
+            + "|"
+        )
+        for case in [given.case] if given.case else CASES:
+            command = [sys.executable, __file__, "--case", case, "--steps", str(given.steps), "--folder", name]
+            environment = {**os.environ, "VISTUNE_CACHE": str(folder / "cache"), **QUIET}
+            said = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+            if said.returncode:
+                sys.exit(said.stderr)
+            found = json.loads(said.stdout.splitlines()[-1])
+            memory, step = found["foreseen"] / found["held"] - 1, found["step"] / found["took"] - 1
+            print(f"| {case} | {found['foreseen'] / 1e6:,.0f} MB | {found['held'] / 1e6:,.0f} MB | {memory:+.0%} "
+                  f"| {found['step']:.2f} s | {found['took']:.2f} s | {step:+.0%} |", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

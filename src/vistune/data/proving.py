@@ -1,0 +1,123 @@
+"""Each row of a file proved: its form, its pictures, its tokens, what is learnt; one after another or on all cores.
+
+Written rows + Processor -> Proved (what the index keeps of a good row) or Fault, in the file's order
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import Counter, deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+
+from vistune.data.faults import RowError, printable
+from vistune.data.pictures import PictureFolders
+from vistune.data.rows import kind_of, read_row
+from vistune.data.written import Written, place_of
+from vistune.errors import DataError
+from vistune.processor import Processor
+from vistune.types import IGNORE, IMAGE_ID, Reject
+
+CHUNK = 500  # rows that a process is handed at once
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A row that cannot be learnt from; its kind is "" where not even that can be read; `at` as `Index.at`."""
+
+    reject: Reject
+    kind: str
+    error: DataError
+    at: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Proved:
+    """What is kept of a good row; `names` of its pictures as the file writes them."""
+
+    kind: str
+    text_tokens: int
+    learnt: int
+    names: tuple[str, ...]
+
+
+Found = tuple[Written, Proved | Fault]
+
+
+@dataclass(slots=True)
+class Prover:
+    """Reads rows of one file; `warnings` counts what it mends on the way."""
+
+    path: Path
+    folders: PictureFolders
+    processor: Processor | None
+    warnings: Counter[str] = field(default_factory=Counter)
+
+    def prove(self, written: Written) -> Proved | Fault:
+        place, value, kind = place_of(self.path, written.line, written.nth), written.value, ""
+        at = (written.line, written.nth)
+        try:
+            if isinstance(value, RowError):
+                raise value
+            if not isinstance(value, dict):
+                raise RowError(place, "", f"a row must be an object, got {type(value).__name__}", "see docs/data.md")
+            kind = kind_of(value, place)
+            sample = read_row(value, place, self.folders, self.warnings)
+        except RowError as error:
+            name = value.get("id", "") if isinstance(value, dict) else ""
+            return Fault(Reject(printable(name), place, error.reason, str(error)), kind, error, at)
+        names = tuple(self.folders.name_of(picture) for picture in sample.pictures)
+        if self.processor is None:
+            return Proved(sample.kind, 0, 0, names)
+        try:
+            encoded = self.processor.encode_ids(sample)
+            slots = sum(encoded.slots)
+            learnt = len(encoded.labels) - 1 - encoded.labels[1:].count(IGNORE)  # the first token never is
+            if (marks := encoded.ids.count(IMAGE_ID)) != slots:
+                raise DataError(f"{place}: {marks} image tokens for {slots} features", "report this row")
+            if learnt == 0:
+                raise DataError(f"{sample.origin}: nothing in it is learnt", "give it an answer")
+        except DataError as error:
+            return Fault(Reject(sample.id, sample.origin, "bad_tokens", str(error)), kind, error, at)
+        return Proved(sample.kind, len(encoded.ids) - slots, learnt, names)
+
+
+def proved(prover: Prover, rows: Iterator[Written], *, processes: int = 1) -> Iterator[Found]:
+    """Every row and what it was found to be. Processes are forked, so that none loads the tokenizer again."""
+    if processes == 1 or "fork" not in multiprocessing.get_all_start_methods():
+        for written in rows:
+            found = prover.prove(written)
+            yield replace(written, value=None), found
+        return
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(prover,)) as pool:
+        waiting: deque[tuple[list[Written], Future[_Answer]]] = deque()
+        while True:
+            chunk = list(islice(rows, CHUNK))
+            if chunk:
+                waiting.append(([replace(row, value=None) for row in chunk], pool.submit(_prove, chunk)))
+            if waiting and (not chunk or len(waiting) > 2 * processes):
+                places, future = waiting.popleft()
+                answers, warnings, missing = future.result()
+                prover.warnings += warnings
+                prover.folders.missing += missing
+                yield from zip(places, answers, strict=True)
+            elif not chunk:
+                return
+
+
+_Answer = tuple[list["Proved | Fault"], Counter[str], Counter[str]]
+_mine: list[Prover] = []  # of a forked process: the one that it was forked with
+
+
+def _begin(prover: Prover) -> None:
+    _mine.append(prover)
+
+
+def _prove(rows: list[Written]) -> _Answer:
+    (prover,) = _mine
+    prover.warnings, prover.folders.missing = Counter(), Counter()
+    return [prover.prove(row) for row in rows], prover.warnings, prover.folders.missing

@@ -1,0 +1,133 @@
+"""One model on one task: what is asked, kept, scored and told.
+
+assistant + Wanted -> questions, blind ones on a seeded subset -> session -> Measurement (result as JSON, every answer)
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vistune.errors import DataError
+from vistune.evaluation.answers import AnswerFile, drop_drafts
+from vistune.evaluation.ranks import Ranks
+from vistune.evaluation.runner import Answered, choose, conditions_for, plan
+from vistune.evaluation.scoring import result_of
+from vistune.evaluation.session import Watch, asked_with, run
+from vistune.evaluation.tasks import TASKS
+from vistune.evaluation.tasks.file import File
+from vistune.files import write_json
+from vistune.generation import Assistant
+from vistune.registry import lookup
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A task as it is to be run. `blind_limit`: about how many questions are also asked blind; None = all.
+
+    `out`: where answers and result are kept, as NAME.predictions.jsonl and NAME.json · `again`: in place of those
+    that are there.
+    """
+
+    task: str
+    data: Path
+    out: Path | None = None
+    name: str | None = None
+    limit: int | None = None
+    blind_limit: int | None = None
+    blind: bool = True
+    seed: int = 0
+    letters: bool = False
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What a model's run over a task gave; `rows` by condition."""
+
+    result: dict[str, Any]
+    rows: dict[str, list[Answered]]
+
+
+def measure(
+    assistant: Assistant, folder: Path, wanted: Wanted, *, told_as: str, watch: Watch, ranks: Ranks | None = None
+) -> Measurement:
+    """Ask, keep, score. `folder`: where the model's weights lie · `told_as`: how the result names the model."""
+    ranks = ranks or Ranks()
+    name = wanted.name or wanted.task
+    task = lookup(wanted.task, TASKS, "task")(wanted.data)
+    questions = choose(task.questions(), wanted.limit, wanted.seed)
+    if not questions:
+        raise DataError(f"{wanted.data}: holds no question of {wanted.task}", "check --data")
+    blind = choose(questions, wanted.blind_limit, wanted.seed)
+    possible, left_out = conditions_for(blind)
+    blocks = plan(questions, blind, possible if wanted.blind else possible[:1], seed=wanted.seed)
+    asked = asked_with(wanted.task, task, assistant, folder, blocks, letters=wanted.letters)
+    file = None
+    if wanted.out is not None:
+        file = AnswerFile(wanted.out / f"{name}.predictions.jsonl", asked, again=wanted.again, ranks=ranks)
+    try:
+        answered = run(
+            assistant,
+            task,
+            questions,
+            blocks,
+            label=f"ask {name}",
+            watch=watch,
+            letters=wanted.letters,
+            file=file,
+            ranks=ranks,
+        )
+    finally:
+        if file is not None:
+            file.close()
+    rows: dict[str, list[Answered]] = defaultdict(list)
+    for row in answered:
+        rows[row.condition].append(row)
+    result = result_of(wanted.task, task, rows, seed=wanted.seed)
+    result |= {"model": told_as, "asked_with": asked}
+    if wanted.blind and left_out:
+        result["left_out"] = left_out
+    if wanted.out is not None and ranks.is_first:
+        drop_drafts(wanted.out / f"{name}.json")
+        write_json(wanted.out / f"{name}.json", result)
+    return Measurement(result, dict(rows))
+
+
+def answer_file(
+    assistant: Assistant,
+    folder: Path,
+    questions: Path,
+    out: Path,
+    *,
+    told_as: str,
+    images: Path | None = None,
+    max_tokens: int = 256,
+    again: bool = False,
+    watch: Watch,
+    ranks: Ranks | None = None,
+) -> int:
+    """Answer a user's own questions, in the form of task `file`, with or without gold answers; how many.
+
+    `out` holds LLaVA's answer lines, in the questions' order once all are there.
+    """
+    ranks = ranks or Ranks()
+    task = File(questions, images=images, gold=False)
+    task.max_tokens = max_tokens
+    asked = task.questions()
+    if not asked:
+        raise DataError(f"{questions}: holds no question", 'each line is {"question_id": …, "text": …, "image": …}')
+    blocks = plan(asked, (), ("with_image",))
+    told = asked_with("file", task, assistant, folder, blocks, letters=False)
+
+    def line(row: Answered) -> dict[str, Any]:
+        prompt = row.question.sample.messages[-1].text
+        said = {"question_id": row.question.id, "prompt": prompt, "text": row.text}
+        return {**said, "finish_reason": row.finish_reason, "model_id": told_as, "metadata": {}}
+
+    with AnswerFile(out, told, again=again, ranks=ranks) as file:
+        return len(
+            run(assistant, task, asked, blocks, label="answer", watch=watch, file=file, ranks=ranks, row_of=line)
+        )

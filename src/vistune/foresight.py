@@ -1,0 +1,166 @@
+"""The verb `plan`: what every stage of a recipe will take and cost, before anything is loaded or paid for.
+
+Recipe (+ its data where they are there, + the user's prices) -> of each stage: memory, steps, time, disk, money
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vistune.console import Watch, silent
+from vistune.errors import RecipeError
+from vistune.recipe import Lora, Recipe, Stage
+
+if TYPE_CHECKING:
+    from vistune.training.forecast import Device, Load
+    from vistune.training.memory import How, Sizes
+
+PROCESSES = 8  # of the runs over several that are shown, where nothing else is asked for
+RANK = Lora(rank=128, alpha=256)  # of the alternatives to a stage without adapters
+PROMPT_TOKENS, ANSWER_TOKENS = 1000, 250  # of one instruction that a teacher is asked for, its examples included
+
+
+def plan(
+    recipe: Recipe,
+    *,
+    samples: int | None = None,
+    processes: int = PROCESSES,
+    flops: float | None = None,
+    prices: Path | None = None,
+    teacher: str | None = None,
+    watch: Watch = silent,
+) -> dict[str, Any]:
+    """Every stage's forecast as plain values, in bytes, seconds and dollars; see training/forecast.py for how.
+
+    `samples`: of a stage whose data are not there · `processes`: of FSDP2, in which each keeps a share · `flops`: what
+    a device reaches, in place of what is measured here or assumed of a GPU · `prices`: `gpus: {NAME: dollars an hour}`,
+    and `models` for a teacher. Raises RecipeError where a backbone's config is not at hand.
+    """
+    from vistune.training.forecast import GPUS, assumed_load, load_of, sizes_of, this_cpu
+    from vistune.training.precision import uses_bf16
+
+    model = recipe.model
+    if recipe.origin is not None:
+        from vistune import models
+
+        model = models.base_of(recipe.origin, Path("from")).model
+    sizes, spec = sizes_of(model)
+    loads: list[Load]
+    if data_is_there(recipe):
+        from vistune.training import plan_run
+        from vistune.workflows import make_processor
+
+        loads = [load_of(item) for item in plan_run(recipe, make_processor(recipe), watch)[0]]
+    else:
+        loads = [assumed_load(stage, spec, samples) for stage in recipe.stages]
+    here = this_cpu(sizes, bf16=uses_bf16("auto", "cpu"))
+    devices = [replace(device, flops=flops or device.flops) for device in (here, *GPUS.values())]
+    hourly, asked = read_money(prices, teacher)
+    stages = [_stage(recipe, number, sizes, load, devices, processes, hourly) for number, load in enumerate(loads)]
+    return {
+        "recipe": recipe.name,
+        "processes": processes,
+        "stages": stages,
+        "teacher": asked and asked | {"dollars": asked["dollars_each"] * max(load.samples for load in loads)},
+    }
+
+
+def data_is_there(recipe: Recipe) -> bool:
+    """Whether every stage's files can be read here, so that rows are counted and not assumed."""
+    listed = [stage.data if stage.data is not None else recipe.data for stage in recipe.stages]
+    return all(sources and all(source.file.exists() for source in sources) for sources in listed)
+
+
+def _stage(
+    recipe: Recipe,
+    number: int,
+    sizes: Sizes,
+    load: Load,
+    devices: list[Device],
+    processes: int,
+    hourly: Mapping[str, float],
+) -> dict[str, Any]:
+    from vistune.training.forecast import INDEX_BYTES, ROOM, checkpoint_bytes, longest_row, seconds
+    from vistune.training.memory import how_of, memory, parameters
+
+    stage = recipe.stages[number]
+    found: dict[str, Any] = {
+        "stage": stage.name,
+        "parameters": parameters(sizes, stage.lora),
+        "learn": list(stage.learn),
+        "steps": load.steps,
+        "samples": load.samples if load.steps is not None else None,
+        "assumed": load.assumed,
+        "row": asdict(load.worst),
+        "devices": [],
+    }
+    for device in devices:
+        bf16 = device.bf16 if stage.precision == "auto" else stage.precision == "bf16"
+        alone = how_of(stage, bf16=bf16)
+        shared = replace(alone, way="fsdp", processes=processes)
+        took = None if load.steps is None else seconds(sizes, alone, load, device)
+        price = next((dollars for name, dollars in hourly.items() if name.lower() in device.name.lower()), None)
+        room = ROOM * device.memory
+        found["devices"].append(
+            {
+                "device": device.name,
+                "memory": {part: value for part, value in asdict(memory(sizes, alone, load.worst)).items() if value},
+                "total": memory(sizes, alone, load.worst).total,
+                "total_fsdp": memory(sizes, shared, load.worst).total,
+                "fits": memory(sizes, alone, load.worst).total <= room,
+                "longest_row": longest_row(sizes, alone, load.worst, room),
+                "longest_row_fsdp": longest_row(sizes, shared, load.worst, room),
+                "seconds": took,
+                "dollars": took / 3600 * price if took is not None and price is not None else None,
+                "otherwise": otherwise(sizes, stage, alone, processes, load),
+            }
+        )
+    finished, midway = checkpoint_bytes(sizes, recipe, number)
+    kept = recipe.keep_checkpoints * midway if stage.save_every else finished
+    found["disk"] = {"checkpoint": finished, "midway": midway, "kept": kept, "cache": INDEX_BYTES * load.samples}
+    return found
+
+
+def otherwise(sizes: Sizes, stage: Stage, how: How, processes: int, load: Load) -> dict[str, dict[str, float]]:
+    """Bytes a device of the same rows learnt in other ways, by one process or DDP, and by FSDP2 where that can be."""
+    from vistune.training.memory import memory
+
+    lora, parts = stage.lora or RANK, [part for part in stage.learn if part in ("vision", "projector")]
+    ways = {
+        "full": replace(how, learn=(*parts, "language"), lora=None, quantize=None),
+        "lora": replace(how, learn=(*parts, "adapters"), lora=lora, quantize=None),
+        "lora on 8 bits": replace(how, learn=(*parts, "adapters"), lora=lora, quantize=8),
+        "lora on 4 bits": replace(how, learn=(*parts, "adapters"), lora=lora, quantize=4),
+    }
+    found = {}
+    for name, way in ways.items():
+        found[name] = {"ddp": memory(sizes, replace(way, way="ddp"), load.worst).total}
+        if way.quantize is None:  # bitsandbytes' weights are whole (docs/scale.md)
+            shared = replace(way, way="fsdp", processes=processes)
+            found[name]["fsdp"] = memory(sizes, shared, load.worst).total
+    return found
+
+
+def read_money(path: Path | None, teacher: str | None) -> tuple[dict[str, float], dict[str, Any] | None]:
+    """Dollars an hour of GPUs, and of one instruction of a teacher. Raises RecipeError naming what cannot be read."""
+    from vistune.files import read_text
+    from vistune.remote import how_to_price, read_prices
+    from vistune.strict_yaml import parse_yaml
+
+    tree = parse_yaml(read_text(path), str(path)) if path is not None else {}
+    hourly = tree.get("gpus", {}) if isinstance(tree, dict) else {}
+    good = isinstance(hourly, dict) and all(
+        isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 for value in hourly.values()
+    )
+    if not good:
+        raise RecipeError(f"{path}: gpus: dollars an hour are wanted", "write gpus: {H100: 2.5, A100: 1.3}")
+    if teacher is None:
+        return {str(name): float(value) for name, value in hourly.items()}, None
+    known = read_prices(path if path is not None and "models" in tree else None)
+    if teacher not in known:
+        raise RecipeError(f"--teacher {teacher}: no price is known", how_to_price(teacher))
+    each = known[teacher].dollars(PROMPT_TOKENS, ANSWER_TOKENS)
+    return {str(name): float(value) for name, value in hourly.items()}, {"model": teacher, "dollars_each": each}

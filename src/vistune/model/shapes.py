@@ -1,0 +1,164 @@
+"""Backbones' sizes from their config.json alone: no weights, no network, no transformers.
+
+name of a backbone -> config.json (a folder's, the hub cache's, or of those in shapes.yaml) -> LanguageShape, TowerShape
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from vistune.errors import RecipeError
+from vistune.files import read_json
+from vistune.recipe import source_of
+from vistune.strict_yaml import parse_yaml
+
+# model types whose parameters are counted here; what a config leaves out is as transformers has it
+BIASED_QKV = ("qwen2",)
+NORMED_QK = ("qwen3",)
+COUNTED = ("llama", "mistral", *BIASED_QKV, *NORMED_QK)
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageShape:
+    """A decoder of layers with gated MLPs and RMS norms. `others`: parameters beside the layers and the embeddings."""
+
+    width: int
+    inner: int
+    layers: int
+    query_width: int  # heads * head width
+    key_width: int  # of the heads that queries share
+    heads: int
+    vocabulary: int
+    tied: bool
+    extra_per_layer: int = 0  # biases and norms inside the attention
+
+    @property
+    def linear(self) -> int:
+        """Weights of a layer's linear maps."""
+        return self.width * (2 * self.query_width + 2 * self.key_width) + 3 * self.width * self.inner
+
+    @property
+    def layer(self) -> int:
+        return self.linear + 2 * self.width + self.extra_per_layer
+
+    @property
+    def embedding(self) -> int:
+        return self.vocabulary * self.width
+
+    @property
+    def parameters(self) -> int:
+        return self.layers * self.layer + self.embedding * (1 if self.tied else 2) + self.width
+
+
+@dataclass(frozen=True, slots=True)
+class TowerShape:
+    """A CLIP or SigLIP tower; `layers` as kept up to the feature layer."""
+
+    kind: str
+    width: int
+    inner: int
+    layers: int
+    heads: int
+    patch: int
+    side: int
+    class_token: bool
+    joint: int = 0  # width of the joint space where features are taken from it
+
+    @property
+    def tokens(self) -> int:
+        return (self.side // self.patch) ** 2 + self.class_token
+
+    @property
+    def layer(self) -> int:
+        return 4 * (self.width**2 + self.width) + 2 * self.width * self.inner + self.inner + 5 * self.width
+
+    @property
+    def parameters(self) -> int:
+        first = 3 * self.patch**2 * self.width + self.tokens * self.width
+        first += 3 * self.width if self.class_token else self.width  # class token and the norm before; or a bias
+        last = 2 * self.width + self.joint * self.width if self.joint else 0
+        return first + self.layers * self.layer + last
+
+
+def config_of(name: str, part: str) -> SimpleNamespace:
+    """A backbone's config as its config.json has it. Raises RecipeError where none is at hand."""
+    source = source_of(name, part)
+    tree = _at_hand(source)
+    if tree is None:
+        raise RecipeError(
+            f"model.{part}={name}: its config.json is neither in a folder of that name nor in the hub cache",
+            f"fetch it once (hf download {name} config.json), or name a folder",
+        )
+    if part == "vision" and isinstance(tree.get("vision_config"), Mapping):
+        joint = {"projection_dim": tree["projection_dim"]} if "projection_dim" in tree else {}
+        tree = {"projection_dim": 512, **tree["vision_config"], **joint}  # a joint folder's own width counts
+        tree.setdefault("model_type", "clip_vision_model")
+    return SimpleNamespace(**tree)
+
+
+def _at_hand(source: str) -> dict[str, Any] | None:
+    if (Path(source) / "config.json").is_file():
+        return dict(read_json(Path(source) / "config.json"))
+    if Path(source).is_dir():
+        return None
+    known = parse_yaml((resources.files("vistune.model") / "shapes.yaml").read_text(encoding="utf-8"), "shapes.yaml")
+    if source in known:
+        return dict(known[source])
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(source, "config.json")
+    except HFValidationError:
+        return None
+    return json.loads(Path(found).read_text(encoding="utf-8")) if isinstance(found, str) else None
+
+
+def language_shape(config: SimpleNamespace) -> LanguageShape:
+    """The sizes of a causal language model. Raises RecipeError for a kind whose parameters are not counted here."""
+    kind = getattr(config, "model_type", "")
+    if kind not in COUNTED:
+        raise RecipeError(
+            f"language model of kind {kind!r}: its size is not known here", f"known: {', '.join(COUNTED)}"
+        )
+    width, heads = config.hidden_size, config.num_attention_heads
+    head = getattr(config, "head_dim", None) or (128 if kind in NORMED_QK else width // heads)
+    shared = getattr(config, "num_key_value_heads", None) or heads
+    query, key = heads * head, shared * head
+    biases = query + 2 * key if kind in BIASED_QKV or getattr(config, "attention_bias", False) else 0
+    if getattr(config, "attention_bias", False):
+        biases += width
+    if getattr(config, "mlp_bias", False):
+        biases += 2 * config.intermediate_size + width
+    return LanguageShape(
+        width=width,
+        inner=config.intermediate_size,
+        layers=config.num_hidden_layers,
+        query_width=query,
+        key_width=key,
+        heads=heads,
+        vocabulary=config.vocab_size,
+        tied=bool(getattr(config, "tie_word_embeddings", False)),
+        extra_per_layer=biases + (2 * head if kind in NORMED_QK else 0),
+    )
+
+
+def tower_shape(config: SimpleNamespace, *, layers: int, space: str) -> TowerShape:
+    """The sizes of a vision tower of which `layers` are kept."""
+    return TowerShape(
+        kind=config.model_type,
+        width=config.hidden_size,
+        inner=config.intermediate_size,
+        layers=layers,
+        heads=config.num_attention_heads,
+        patch=config.patch_size,
+        side=config.image_size,
+        class_token=config.model_type == "clip_vision_model",
+        joint=config.projection_dim if space == "joint" else 0,
+    )

@@ -1,0 +1,277 @@
+// The page: what is on it, and what happens when.
+
+import * as api from "./api.js";
+import { Composer } from "./composer.js";
+import { Conversation } from "./conversation.js";
+import { recall, remember } from "./keep.js";
+import { make } from "./text.js";
+import { TurnView, told } from "./turn.js";
+import { language, say, showWords, switchLanguage } from "./words.js";
+
+const $ = (id) => document.getElementById(id);
+const conversation = Conversation.restored();
+const views = new Map(); // a turn's element by the turn
+let served = null; // the model
+let isLeaving = false; // the page, by a reload or another address
+let isLossTold = false; // that the pictures of this conversation will not survive a reload
+let stopping = null; // AbortController of the answer under way
+
+const page = {
+  isBusy: () => stopping !== null,
+  isLast: (turn) => turn === conversation.last,
+  again: (turn) => write(turn),
+  resend,
+  copy,
+  looks: (turn) =>
+    asked(async () => api.looks({ model: await name(), messages: conversation.messages(turn), answer: turn.answer.text })),
+};
+
+const composer = new Composer({
+  ask,
+  notice,
+  room: () => (served?.max_pictures ?? 32) - conversation.pictures.length,
+});
+
+const name = async () => (served ??= await api.model()).id;
+
+/** Say something above the conversation; `button`: [label, what it does]. Nothing: take it away. */
+function notice(text, button = null) {
+  $("notice").hidden = !text;
+  $("notice-text").textContent = text ?? "";
+  $("notice-button").hidden = !button;
+  $("notice-button").textContent = button?.[0] ?? "";
+  $("notice-button").onclick = button?.[1] ?? null;
+}
+
+const announce = (text) => { $("status").textContent = text; };
+
+/** What `work` gives; a key is asked for first where the server wants one. */
+async function asked(work) {
+  for (;;) {
+    try {
+      return await work();
+    } catch (error) {
+      if (error.status !== 401) throw error;
+      await askKey();
+    }
+  }
+}
+
+let keyAsked = null;
+
+/** Resolves once a key is given that the server knows. */
+function askKey() {
+  keyAsked ??= new Promise((resolve) => {
+    $("key-wrong").hidden = true;
+    $("key-dialog").oncancel = (event) => event.preventDefault(); // nothing works without one
+    $("key-form").onsubmit = async (event) => {
+      event.preventDefault();
+      api.saveKey($("key").value.trim());
+      try {
+        served = await api.model();
+      } catch (error) {
+        $("key-wrong").textContent = error.status === 401 ? say("keyWrong") : told(error);
+        $("key-wrong").hidden = false;
+        return;
+      }
+      $("key").value = "";
+      $("key-dialog").close();
+      keyAsked = null;
+      resolve();
+    };
+    $("key-dialog").showModal();
+  });
+  return keyAsked;
+}
+
+async function connect() {
+  try {
+    served = await asked(api.model);
+  } catch (error) {
+    notice(told(error), [say("retry"), connect]);
+    return;
+  }
+  notice(null);
+  $("model").textContent = served.id;
+  $("model").hidden = false;
+  const longest = Math.min(1024, served.max_output_tokens ?? 1024);
+  $("length").max = longest;
+  $("length").min = Math.min(16, longest);
+  showSettings();
+}
+
+function ask(text, pictures) {
+  if (page.isBusy()) return false;
+  if (conversation.pictures.some(({ url }) => !url)) {
+    notice(say("lostSend"));
+    return false;
+  }
+  const before = conversation.last;
+  const turn = conversation.add(text, pictures);
+  if (before) views.get(before).show(); // only the last answer can be asked for again
+  addView(turn);
+  write(turn);
+  return true;
+}
+
+function resend(turn, text) {
+  if (page.isBusy() || !(text || turn.pictures.length)) return;
+  const at = conversation.turns.indexOf(turn);
+  for (const later of conversation.turns.slice(at)) {
+    views.get(later).node.remove();
+    views.delete(later);
+  }
+  conversation.cut(turn);
+  const isLost = turn.pictures.some(({ url }) => !url);
+  if (isLost) { // it is asked again from below, with its pictures shown anew
+    composer.fill(text);
+    notice(null);
+    conversation.save();
+    showAll();
+  } else if (!ask(text, turn.pictures)) {
+    composer.fill(text, turn.pictures);
+    showAll();
+  }
+}
+
+/** Ask for the answer of the last turn, and show it as it comes. */
+async function write(turn) {
+  if (page.isBusy()) return;
+  const view = views.get(turn);
+  Object.assign(turn.answer, { text: "", state: "writing", reason: null, error: null });
+  view.found = null;
+  view.looks.replaceChildren();
+  stopping = new AbortController();
+  showBusy();
+  view.show();
+  follow(true);
+  conversation.save();
+  announce(say("answering"));
+  let drawing = 0;
+  const hear = (piece) => {
+    turn.answer.text += piece;
+    drawing ||= requestAnimationFrame(() => { drawing = 0; if (stopping) { view.show(); follow(); } });
+  };
+  try {
+    const { signal } = stopping;
+    const body = { messages: conversation.messages(turn), ...settings() };
+    turn.answer.reason = await asked(async () => api.answer({ model: await name(), ...body }, { signal, hear }));
+    turn.answer.state = "done";
+  } catch (error) {
+    const isStopped = error.name === "AbortError" || isLeaving;
+    turn.answer.state = isStopped ? "stopped" : "failed";
+    if (!isStopped) turn.answer.error = { status: error.status ?? 1, code: error.code ?? "", message: error.message };
+  }
+  cancelAnimationFrame(drawing);
+  stopping = null;
+  if (!conversation.save() && !isLossTold) notice(say("notKept"));
+  isLossTold = !conversation.isKept;
+  showBusy();
+  view.show();
+  follow();
+  const { state, text, error } = turn.answer;
+  announce(state === "failed" ? told(error) : state === "stopped" ? say("stopped") : say("answered")(text));
+}
+
+const settings = () => ({ temperature: Number($("temperature").value), max_tokens: Number($("length").value) });
+
+async function copy(text, button) {
+  let words = say("copied");
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    words = say("copyFailed");
+  }
+  button.lastChild.textContent = words;
+  announce(words);
+  setTimeout(() => { button.lastChild.textContent = say("copy"); }, 1800);
+}
+
+function addView(turn) {
+  const view = new TurnView(turn, conversation.picturesUpto(turn), page);
+  views.set(turn, view);
+  $("turns").append(view.node);
+  showWelcome();
+}
+
+function showAll() {
+  views.clear();
+  $("turns").replaceChildren();
+  conversation.turns.forEach(addView);
+  showWelcome();
+}
+
+function showWelcome() {
+  $("welcome").hidden = conversation.turns.length > 0;
+  $("anew").disabled = conversation.turns.length === 0;
+}
+
+function showBusy() {
+  $("send").hidden = page.isBusy();
+  $("stop").hidden = !page.isBusy();
+  document.body.classList.toggle("busy", page.isBusy());
+}
+
+/** Keep the end in sight, unless the reader has gone up. */
+function follow(always = false) {
+  const root = document.documentElement;
+  if (always || root.scrollHeight - root.scrollTop - root.clientHeight < 160) root.scrollTop = root.scrollHeight;
+}
+
+function showSettings() {
+  for (const name of ["temperature", "length"]) {
+    $(`${name}-shown`).textContent = $(name).value;
+    $(name).oninput = () => { remember(name, $(name).value); showSettings(); };
+  }
+}
+
+function showTheme() {
+  const theme = recall("theme", "auto");
+  document.documentElement.dataset.theme = theme;
+  $("theme").setAttribute("aria-label", say("themes")[theme] ?? say("themes").auto);
+  $("theme").title = $("theme").getAttribute("aria-label");
+}
+
+async function showSamples() {
+  const rows = await api.samples().catch(() => []); // nothing to try is no reason to say something
+  $("samples").hidden = !rows.length;
+  $("sample-list").replaceChildren(...rows.map(({ picture, questions }) => {
+    const question = questions[language] ?? questions.en;
+    const take = async () => {
+      const file = await (await fetch(picture)).blob();
+      await composer.take([new File([file], picture.split("/").at(-1), { type: file.type })]);
+      composer.fill(question);
+    };
+    return make("li", {}, make("button", { type: "button", class: "sample", on: { click: take } },
+      make("img", { src: picture, alt: "", width: 132, height: 132, loading: "lazy" }), make("span", { text: question })));
+  }));
+}
+
+function showLanguage() {
+  showWords();
+  $("language").textContent = say("other");
+  $("language").lang = language === "en" ? "ko" : "en";
+  $("language").setAttribute("aria-label", say("otherLabel"));
+  showTheme();
+  composer.show();
+  showAll();
+  showSamples();
+}
+
+$("stop").onclick = () => { stopping?.abort(); $("question").focus(); };
+$("anew").onclick = () => { stopping?.abort(); conversation.clear(); notice(null); showAll(); $("question").focus(); };
+$("language").onclick = () => { if (!page.isBusy()) { switchLanguage(); showLanguage(); } };
+$("theme").onclick = () => {
+  const order = ["auto", "light", "dark"];
+  remember("theme", order[(order.indexOf(recall("theme", "auto")) + 1) % 3]);
+  showTheme();
+};
+document.addEventListener("keydown", (event) => { if (event.key === "Escape" && stopping) stopping.abort(); });
+window.addEventListener("beforeunload", () => { isLeaving = true; }); // then answers break off, and not by an error
+window.addEventListener("pagehide", () => conversation.save());
+window.addEventListener("pageshow", () => { isLeaving = false; });
+for (const [name, usual] of [["temperature", "0.2"], ["length", "256"]]) $(name).value = recall(name, usual);
+showSettings();
+showLanguage();
+follow(true);
+connect();

@@ -1,0 +1,60 @@
+"""A conversation as a file: a page to read, or a row of messages that `check`, `show` and `train` read.
+
+messages -> FILE.md or FILE.jsonl
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vistune.errors import DataError
+from vistune.files import write_atomic
+from vistune.types import Message, Picture
+
+
+def save(messages: Sequence[Message], path: Path) -> None:
+    """Write a new file. Raises DataError where there is nothing to save, or the file is there already."""
+    if not any(message.role == "assistant" for message in messages):
+        raise DataError("nothing to save yet", "ask something first")
+    if path.suffix not in FORMS:
+        raise DataError(f"{path}: no such form", f"name a file that ends in {' or '.join(FORMS)}")
+    if path.exists():
+        raise DataError(f"{path}: is there already", "give another name")
+    write_atomic(path, FORMS[path.suffix](messages, path))
+
+
+def page(messages: Sequence[Message], path: Path) -> str:
+    """Markdown: who said what, pictures as pictures."""
+    blocks = []
+    for message in messages:
+        parts = [part if isinstance(part, str) else f"![]({_beside(part, path)})" for part in message.parts]
+        blocks.append(f"**{message.role}**\n\n" + "\n\n".join(parts))
+    return "\n\n".join(blocks) + "\n"
+
+
+def row(messages: Sequence[Message], path: Path) -> str:
+    """One JSON line in the form of messages data, pictures relative to the file."""
+    pictures = [_beside(picture, path) for message in messages for picture in message.pictures]
+    said: list[dict[str, Any]] = [
+        {
+            "role": message.role,
+            "content": [
+                {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in message.parts
+            ],
+        }
+        for message in messages
+    ]
+    return json.dumps({"id": path.stem, "images": pictures, "messages": said}, ensure_ascii=False) + "\n"
+
+
+FORMS = {".md": page, ".jsonl": row}
+
+
+def _beside(picture: Picture, path: Path) -> str:
+    """The picture's file as seen from the transcript's folder."""
+    assert isinstance(picture.source, Path)
+    return os.path.relpath(picture.source.resolve(), path.resolve().parent)

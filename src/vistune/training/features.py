@@ -1,0 +1,221 @@
+"""A frozen tower's features, kept between epochs, stages and runs: the tower runs once for each picture.
+
+planned stage + tower -> Features (a picture's tiles in place of its pixels, mapped from disk) · None: pixels as ever
+Kept under what decides them: the tower's weights, the picture rules and the precision make the folder, a picture's
+bytes its place in a shard; shards are filled in the order in which the plan first reads the pictures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vistune.errors import DataError, RecipeError
+from vistune.files import replacing, user_cache, write_json
+from vistune.model import VisionLanguageModel
+from vistune.processor import load_tiles
+from vistune.processor.images import read_picture
+from vistune.training.parallel import World
+from vistune.training.plan import Planned, Watch
+from vistune.training.precision import uses_bf16
+from vistune.training.validation import Tell
+from vistune.types import Picture, Spec
+
+SHARD_BYTES = 256 * 2**20
+AT_ONCE = {"cpu": 4, "cuda": 64}  # tiles in the tower; always as many, so that a tile's features never depend on others
+READINGS = 2  # of each picture, on average, from which on `auto` keeps features
+MOST_OF_THE_DISK = 0.5  # of what is free, that `auto` takes
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What keeping a stage's features takes."""
+
+    pictures: int
+    readings: int  # of pictures, in the whole stage
+    size: int  # bytes, of what is not there yet
+
+    def __str__(self) -> str:
+        return f"{self.pictures:,} pictures read {self.readings:,} times: {self.size / 1e9:.2f} GB"
+
+
+class Features:
+    """Reads a picture's features where a loader wants its tiles: (tiles, tokens, width), in the precision kept.
+
+    Raises DataError for a picture that was not there when the stage began, or is another one now.
+    """
+
+    def __init__(self, folder: Path, shape: tuple[int, int], dtype: torch.dtype) -> None:
+        self.folder = folder
+        self.shape = shape  # tokens, width of a tile
+        self.dtype = dtype
+        self.shards: dict[str, Tensor] = {}
+        self.places: dict[str, tuple[str, int, int]] = {}  # picture's hash: shard, first tile, tiles
+        self.digests: dict[Path, str] = {}
+
+    def look(self) -> None:
+        """Learn of every shard that is whole on disk."""
+        for listed in sorted(self.folder.glob("*.json")):
+            if listed.stem not in self.shards and (data := listed.with_suffix(".bin")).is_file():
+                places = json.loads(listed.read_text(encoding="utf-8"))
+                tiles = sum(count for _, count in places.values())
+                if data.stat().st_size != tiles * self.tile_bytes:
+                    continue
+                size = tiles * self.shape[0] * self.shape[1]
+                mapped = torch.from_file(str(data), shared=False, size=size, dtype=self.dtype)
+                self.shards[listed.stem] = mapped.view(tiles, *self.shape)
+                self.places |= {digest: (listed.stem, first, count) for digest, (first, count) in places.items()}
+
+    @property
+    def tile_bytes(self) -> int:
+        return self.shape[0] * self.shape[1] * self.dtype.itemsize
+
+    def digest(self, path: Path) -> str:
+        """A hash of the picture's bytes, found once."""
+        if path not in self.digests:
+            self.digests[path] = hashlib.sha256(read_picture(path)).hexdigest()
+        return self.digests[path]
+
+    def __call__(self, picture: Picture, spec: Spec) -> Tensor:
+        digest = self.digests.get(Path(str(picture.source)))
+        if digest is None or digest not in self.places:
+            raise DataError(f"{picture.source}: its features are not kept", "start anew: the data changed meanwhile")
+        shard, first, count = self.places[digest]
+        return self.shards[shard][first : first + count]
+
+    def keep(self, digests: Sequence[str], tiles: Sequence[Tensor]) -> None:
+        """A shard of several pictures' features, whole on disk or not there."""
+        name = hashlib.sha256(" ".join(digests).encode()).hexdigest()[:24]
+        places, first = {}, 0
+        with replacing(self.folder / f"{name}.bin") as file:
+            for digest, features in zip(digests, tiles, strict=True):
+                file.write(features.contiguous().view(torch.uint8).numpy().tobytes())
+                places[digest] = (first, len(features))
+                first += len(features)
+        write_json(self.folder / f"{name}.json", places)
+
+
+def features_of(
+    planned: Planned, model: VisionLanguageModel, world: World, *, tell: Tell, watch: Watch
+) -> Features | None:
+    """The stage's pictures as features, computed where they are not kept yet; None where pixels are read as ever.
+
+    Each process of `world` computes its part. Raises RecipeError where they are asked for and cannot be.
+    """
+    wanted, stage = planned.stage.cache_features, planned.stage
+    if wanted == "off" or "vision" in stage.learn:
+        if wanted == "on":
+            raise RecipeError(f"stage {stage.name}: cache_features: on, but its tower learns", "leave one of them out")
+        return None
+    readings = [path for step in planned.plan.steps for row in step for place in row for path in _read(planned, place)]
+    paths = list(dict.fromkeys(readings))
+    if not paths or (wanted == "auto" and len(readings) < READINGS * len(paths)):
+        return None
+    spec, bf16 = planned.processor.spec, uses_bf16(stage.precision, world.device)
+    made = _opened(model, spec, bf16)
+    missing = [path for path in paths if made.digest(path) not in made.places]
+    price = Price(len(paths), len(readings), len(missing) * _most_tiles(spec) * made.tile_bytes)
+    room = shutil.disk_usage(_there(made.folder)).free
+    if price.size > room * (MOST_OF_THE_DISK if wanted == "auto" else 1):
+        words = f"stage {stage.name}: features are not kept: {price}, {room / 1e9:.2f} GB are free in {made.folder}"
+        if wanted == "on":
+            raise RecipeError(words, "set VISTUNE_CACHE to a folder with more room, or cache_features: off")
+        if world.is_first:
+            tell(words)
+        return None
+    if missing and world.is_first:
+        tell(f"stage {stage.name} keeps the tower's features: {price} in {made.folder}")
+    mine = missing[world.rank :: world.size]
+    with watch(f"features {stage.name}", len(mine)) as advance:
+        _fill(made, mine, model, spec, bf16, advance)
+    world.any(False)  # until all have kept theirs
+    made.look()
+    _fill(made, [p for p in paths if made.digest(p) not in made.places], model, spec, bf16, lambda *done: None)
+    made.look()
+    return made
+
+
+def _read(planned: Planned, place: int) -> list[Path]:
+    return [Path(str(picture.source)) for picture in planned.samples.pictures(place)]
+
+
+def _most_tiles(spec: Spec) -> int:
+    """Of one picture: with anyres an overview and the largest canvas."""
+    return 1 + max((width * height // spec.image_side**2 for width, height in spec.canvases), default=0)
+
+
+def _there(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    return next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+
+
+def _opened(model: VisionLanguageModel, spec: Spec, bf16: bool) -> Features:
+    """What is kept for this tower, these picture rules and this precision."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(model.vision.state_dict().items()):
+        found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+    rules = {key: value for key, value in asdict(spec).items() if key.startswith(("image_", "feature_"))}
+    found.update(f"{rules} {spec.canvases} {spec.space} {bf16} {torch.__version__}".encode())
+    side = spec.image_side
+    probe = _run(model, torch.zeros((1, 3, side, side), dtype=torch.uint8), bf16)
+    made = Features(user_cache() / "features" / found.hexdigest()[:32], (probe.shape[1], probe.shape[2]), probe.dtype)
+    made.look()
+    return made
+
+
+def _fill(
+    made: Features,
+    paths: Sequence[Path],
+    model: VisionLanguageModel,
+    spec: Spec,
+    bf16: bool,
+    advance: Callable[..., None],
+) -> None:
+    """Compute and keep the features of these pictures, a shard at a time."""
+    held: list[tuple[str, Tensor]] = []
+    size = 0
+    for path, features in _computed(made, paths, model, spec, bf16):
+        held.append((made.digest(path), features))
+        size += features.nbytes
+        if size >= SHARD_BYTES:
+            made.keep(*zip(*held, strict=True))
+            held, size = [], 0
+        advance(1)
+    if held:
+        made.keep(*zip(*held, strict=True))
+
+
+def _computed(
+    made: Features, paths: Sequence[Path], model: VisionLanguageModel, spec: Spec, bf16: bool
+) -> Iterator[tuple[Path, Tensor]]:
+    """Each picture once, by its bytes, with its features on the CPU."""
+    count = AT_ONCE[model.vision.mean.device.type]
+    waiting: list[tuple[Path, Tensor]] = []
+    new: Mapping[str, Path] = {made.digest(path): path for path in paths}
+    for number, path in enumerate(new.values(), start=1):
+        waiting.append((path, load_tiles(Picture(path), spec)))
+        if sum(len(tiles) for _, tiles in waiting) < count and number < len(new):
+            continue
+        parts = []
+        for part in torch.cat([tiles for _, tiles in waiting]).split(count):
+            full = torch.cat([part, part.new_zeros((count - len(part), *part.shape[1:]))])
+            parts.append(_run(model, full, bf16)[: len(part)])
+        found = torch.cat(parts).split([len(tiles) for _, tiles in waiting])
+        yield from ((known, features) for (known, _), features in zip(waiting, found, strict=True))
+        waiting.clear()
+
+
+def _run(model: VisionLanguageModel, tiles: Tensor, bf16: bool) -> Tensor:
+    """The tower's features (tiles, tokens, width), in bf16 where the stage multiplies in it."""
+    device = model.vision.mean.device
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        found: Tensor = model.vision(tiles.to(device))
+    return found.to("cpu", torch.bfloat16 if bf16 else found.dtype).contiguous()

@@ -1,0 +1,119 @@
+"""How much work a row needs, and how fast this machine multiplies: together the share of its speed that is used (MFU).
+
+model + Batch -> FLOPs that must be done: no weight gradient of what is frozen, no gradient into what nothing below
+learns, the causal half of attention within documents, logits of supervised positions alone; a multiplication and an
+addition count as two. What is computed beyond that (activations again, say) earns nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+
+from vistune.model import VisionLanguageModel
+from vistune.model.language import base_of
+from vistune.types import Batch
+
+SIDE = {"cpu": 1024, "cuda": 8192}  # of the matrices by which a machine's speed is measured
+TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """FLOPs of a stage's rows: of a tile, of its features in the projector, of a token, of a pair, of a logit row."""
+
+    tile: float
+    features: float
+    token: float
+    pair: float  # a token that looks at one other, in all layers
+    supervised: float
+    window: int | None
+
+    def of(self, batch: Batch) -> float:
+        """Of one row, forward and backward. A blank tile is no work that was needed, features need no tower."""
+        tiles = len(batch.images) if batch.ids and (batch.input_ids < 0).any() else 0
+        tower = 0.0 if batch.images.is_floating_point() else self.tile
+        lengths = [int(end - begin) for begin, end in pairwise(batch.starts.tolist())] if batch.ids else []
+        pairs = sum(_pairs(length, self.window) for length in lengths)
+        return (
+            tiles * (tower + self.features)
+            + sum(lengths) * self.token
+            + pairs * self.pair
+            + batch.supervised * self.supervised
+        )
+
+
+def _pairs(length: int, window: int | None) -> float:
+    """How many tokens are looked at: each sees itself and those before it, as far as the window reaches."""
+    seen = length if window is None else min(length, window)
+    return seen * (seen + 1) / 2 + (length - seen) * seen
+
+
+def needed_by(model: VisionLanguageModel) -> Needed:
+    """Of a model whose learning parts are set."""
+    tower, language = model.vision, base_of(model.language)
+    vision_learns = any(p.requires_grad for p in tower.parameters())
+    body = tower.tower.vision_model if tower.joint else tower.tower
+    patches = (body.config.image_size // body.config.patch_size) ** 2
+    looks = 4 * patches**2 * body.config.hidden_size * body.config.num_hidden_layers * (3 if vision_learns else 1)
+    tile = patches * _work(tower, into=vision_learns) + looks
+    slots = model.spec.slots_per_image
+    head = language.get_output_embeddings()
+    config = language.config
+    heads = config.num_attention_heads
+    width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    return Needed(
+        tile=tile,
+        features=slots * _work(model.projector, into=vision_learns),
+        token=_work(model.language, into=True, without=head),
+        pair=3 * 4 * width * config.num_hidden_layers,
+        supervised=2.0 * model.head.numel() * (3 if model.head.requires_grad else 2),
+        window=getattr(config, "sliding_window", None),
+    )
+
+
+def _work(module: nn.Module, *, into: bool, without: nn.Module | None = None) -> float:
+    """FLOPs of a token in a module's products: forward, `into` its inputs, and of weights that learn."""
+    total = 0.0
+    for found in module.modules():
+        if found is without:
+            continue
+        if isinstance(found, nn.Linear | nn.Conv2d):
+            # By its sides: a quantised weight is packed.
+            size = found.in_features * found.out_features if isinstance(found, nn.Linear) else found.weight.numel()
+            total += 2 * size * (1 + into + found.weight.requires_grad)
+            continue
+        for parameter in found.parameters(recurse=False):
+            if parameter.ndim == 3:  # experts in one piece, of which a token visits some
+                share = _visited(module) / parameter.shape[0]
+                total += 2 * parameter.numel() * share * (1 + into + parameter.requires_grad)
+    return total
+
+
+def _visited(module: nn.Module) -> int:
+    config = getattr(base_of(module), "config", None)
+    return int(getattr(config, "num_experts_per_tok", None) or 1)
+
+
+@cache
+def matmul_peak(device: str, dtype: torch.dtype) -> float:
+    """FLOP/s of a large product on this device, the best of several tries."""
+    kind = device.split(":")[0]
+    side = SIDE[kind]
+    one = torch.ones(side, side, device=device, dtype=dtype)
+    wait: Callable[[], Any] = torch.cuda.synchronize if kind == "cuda" else lambda: None
+    best = float("inf")
+    with torch.no_grad():
+        for _ in range(TRIES + 1):  # the first one warms up
+            began = time.perf_counter()
+            one @ one
+            wait()
+            best = min(best, time.perf_counter() - began)
+    return 2.0 * side**3 / best

@@ -1,0 +1,167 @@
+"""A stage measured on rows that it never learns from: their loss, some answers, and whatever else is asked of it.
+
+Held rows + the model as it is -> {validation_loss, …} for the step's line · samples.jsonl: what it says to questions
+Nothing here changes what is learnt: chance is drawn anew for every row that is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from vistune.data import Loader, PixelCache, Watch
+from vistune.files import read_jsonl, write_jsonl
+from vistune.generation import Assistant
+from vistune.recipe import Validation
+from vistune.training.plan import Planned
+from vistune.training.trainer import Trainer
+from vistune.training.watchdog import beating
+from vistune.types import Batch, Message, Picture
+
+Evaluate = Callable[[Assistant, Watch], Mapping[str, float]]
+Tell = Callable[[str], None]
+log = logging.getLogger("vistune.training")
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """What a run is handed by whoever starts it.
+
+    `tell`: takes words for a person · `evaluate`: further figures of the model in hand, such as benchmarks', by name.
+    """
+
+    tell: Tell = log.info
+    evaluate: Evaluate | None = None
+
+
+@contextmanager
+def _quietly(label: str, total: int) -> Iterator[Callable[..., None]]:
+    """No bar of its own: the stage's is on the screen."""
+    yield lambda *done, **note: None
+
+
+class Validator:
+    """Measures a stage's held rows; all processes call it together, rank 0 alone writes.
+
+    `evaluate`: further figures of the model as it is, such as benchmarks', by name.
+    """
+
+    def __init__(
+        self,
+        wanted: Validation,
+        planned: Planned,
+        trainer: Trainer,
+        out: Path,
+        *,
+        pixels: PixelCache,
+        evaluate: Evaluate | None,
+    ) -> None:
+        assert planned.held is not None
+        self.wanted = wanted
+        self.planned = planned
+        self.trainer = trainer
+        self.samples = planned.held.samples
+        self.file = out / "samples.jsonl"
+        # A model in slices answers with all processes or not at all.
+        self.whole = not any(isinstance(p, DTensor) for p in trainer.model.parameters())
+        self.evaluate = evaluate
+        world = trainer.world
+        self.loader = Loader(
+            planned.held.samples,
+            planned.processor,
+            planned.held.plan,
+            pixels=pixels,
+            share=(world.rank, world.size),
+        )
+
+    def is_due(self, done: int) -> bool:
+        """Every so many steps, and at the stage's end."""
+        return self._is_last(done) or (self.wanted.every is not None and done % self.wanted.every == 0)
+
+    def _is_last(self, done: int) -> bool:
+        return done == len(self.planned.plan.steps)
+
+    def measure(self, done: int) -> dict[str, float]:
+        """The held rows' mean loss by supervised token; at the stage's end also with grey pictures; and all figures."""
+        with self._asking():
+            found = {"validation_loss": self._loss()}
+            if self._is_last(done) and self._shows_pictures():
+                found["validation_loss_without_pictures"] = self._loss(grey=True)
+            if self.whole and self.trainer.world.is_first:
+                assistant = Assistant(self.trainer.model, self.planned.processor)
+                self._write_answers(assistant, done)
+                if self.evaluate is not None:
+                    found |= self.evaluate(assistant, beating(_quietly, self.trainer.world.pulse))
+        return found
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        """The model in evaluation mode, without gradients; learning goes on as before behind the block."""
+        model = self.trainer.model
+        model.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            model.set_learning(self.trainer.stage.learn)
+
+    def _loss(self, *, grey: bool = False) -> float:
+        total, count = 0.0, 0
+        with closing(self.loader.steps()) as steps:
+            for _, batches in steps:
+                for batch in batches:
+                    total += self.trainer.loss_sum(_in_grey(batch) if grey else batch)
+                    count += batch.supervised
+        sums, counts = zip(*self.trainer.world.gather(total, count), strict=True)
+        return sum(sums) / max(sum(counts), 1)
+
+    def _shows_pictures(self) -> bool:
+        return any(sample.pictures for sample in self.samples[: self.wanted.answers or 1])
+
+    def _write_answers(self, assistant: Assistant, done: int) -> None:
+        """The first question of some held rows, the answer that is wanted, and the model's."""
+        place = {"stage": self.planned.stage.name, "step": done}
+        rows = [row for row in _read(self.file) if not _is_later(row, place)]
+        for sample in self.samples[: self.wanted.answers]:
+            first = next(k for k, message in enumerate(sample.messages) if message.role == "assistant")
+            asked: tuple[Message, ...] = sample.messages[:first]
+            self.trainer.world.pulse.beat()
+            said = assistant.chat(asked, max_tokens=self.wanted.answer_tokens).text
+            pictures = [str(part.source) for message in asked for part in message.parts if isinstance(part, Picture)]
+            question = {"id": sample.id, "question": asked[-1].text, "images": pictures}
+            rows.append({**place, **question, "wanted": sample.messages[first].text, "said": said})
+        if self.wanted.answers:
+            write_jsonl(self.file, rows)
+
+
+def validator_of(
+    wanted: Validation | None, planned: Planned, trainer: Trainer, out: Path, hooks: Hooks, pixels: PixelCache
+) -> Validator | None:
+    """None where the stage measures nothing."""
+    if wanted is None or planned.held is None:
+        return None
+    if planned.held.shared and trainer.world.is_first:
+        hooks.tell(f"stage {planned.stage.name}: {planned.held.shared} pictures of the validation are learnt from too")
+    return Validator(wanted, planned, trainer, out, pixels=pixels, evaluate=hooks.evaluate)
+
+
+def _in_grey(batch: Batch) -> Batch:
+    """The row with every picture in one grey; where it holds features of a frozen tower, these are zeros."""
+    value = 0.0 if batch.images.is_floating_point() else 127
+    return replace(batch, images=torch.full_like(batch.images, value))
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return [row for _, row in read_jsonl(path)] if path.is_file() else []
+
+
+def _is_later(row: Mapping[str, Any], place: Mapping[str, Any]) -> bool:
+    """Of the same step or a later one of the stage: a run that was killed says it again."""
+    return row.get("stage") == place["stage"] and int(row.get("step", 0)) >= int(place["step"])

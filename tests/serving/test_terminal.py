@@ -1,0 +1,183 @@
+"""`vistune chat`: in a real terminal, in a pipe, and its commands; the model is tiny, random and real."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from generation.reference import Bench
+from PIL import Image
+from serving.terminal_keys import BACKSPACE, CHAT, CTRL_C, CTRL_D, ECHO, TAB, UP, Terminal
+
+from vistune import checkpoint
+from vistune.commands.model import chat as chat_verb
+from vistune.errors import DataError
+from vistune.generation import Assistant
+from vistune.recipe import DataSource, Model, Recipe, Stage
+from vistune.serving.keyboard import Keyboard, shown
+from vistune.serving.terminal import COMMANDS, Talk, chat
+from vistune.workflows import check_data
+
+
+@pytest.fixture(scope="module")
+def model(bench: Bench, tiny_backbones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder; its random model seldom ends an answer."""
+    folder = tmp_path_factory.mktemp("chat") / "model"
+    bench.stock.save_pretrained(folder.parent / "language")
+    names = Model(vision=str(tiny_backbones / "vision"), language=str(folder.parent / "language"))
+    recipe = Recipe(model=names, stages=(Stage(name="align", learn={"projector": 1e-3}, steps=1),))
+    checkpoint.save(folder, bench.model, bench.processor, recipe=recipe, learnt={"projector", "language"})
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    Image.new("RGB", (60, 40), "red").save(tmp_path / "빨강 그림.png")
+    Image.new("RGB", (32, 32), "blue").save(tmp_path / "b.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    return tmp_path
+
+
+def test_a_conversation_in_a_terminal(model: Path, pictures: Path, tmp_path: Path) -> None:
+    with Terminal(CHAT, "chat", model, "--image", pictures / "b.png", VISTUNE_CACHE=str(tmp_path)) as terminal:
+        terminal.until("[b.png, 32x32, 0 kB]")
+        terminal.until("> ")
+        terminal.press(f"/image '{pictures}/빨강 그림.png' {pictures}/broken.png\r")
+        terminal.until("broken.png: ")
+        terminal.press(f"/image {pictures}/빨강 그림.png\r")
+        terminal.until("[빨강 그림.png, 60x40, 0 kB]\r\n[2 pictures are in the conversation")
+        terminal.press("그림에 무엇이 있나요?\r")
+        terminal.until("있나요?\r\n")
+        terminal.press(CTRL_C)
+        terminal.until("[stopped]")
+        terminal.press("/temperature warm\r")
+        terminal.until("/temperature warm: not a number")
+        terminal.press(UP + BACKSPACE * 4 + "0.5\r")
+        terminal.until("[temperature 0.5]")
+        terminal.press(CTRL_D)
+        code, rest = terminal.end()
+    assert code == 0
+    assert "Traceback" not in rest
+
+
+@pytest.mark.parametrize("language", ["C", "C.UTF-8"])
+def test_lines_are_edited_by_letters_and_remembered(language: str, tmp_path: Path) -> None:
+    history = tmp_path / "chat_history"
+    history.write_text("지난번\n", encoding="utf-8")
+    history.chmod(0o644)
+    (tmp_path / "그림.png").touch()
+    with Terminal(ECHO, VISTUNE_CACHE=str(tmp_path), LC_ALL=language) as terminal:
+        terminal.until("> ")
+        terminal.press("안녕하세요" + BACKSPACE * 3 + "\r")
+        terminal.until("<안녕>")
+        terminal.press(UP + UP + "\r")
+        terminal.until("<지난번>")
+        terminal.until("> ")
+        terminal.press("half a line" + CTRL_C)
+        terminal.until("<stopped>")
+        terminal.until("> ")
+        terminal.press("/im" + TAB + f"{tmp_path}/그" + TAB + "\r")
+        terminal.until(f"</image {tmp_path}/그림.png>")
+    assert history.stat().st_mode & 0o777 == 0o600
+    assert history.read_text(encoding="utf-8").splitlines()[:3] == ["지난번", "안녕", "지난번"]
+
+
+def test_a_pipe_gives_answers_alone_on_stdout(model: Path, pictures: Path) -> None:
+    command = [sys.executable, "-m", "vistune", "chat", str(model), "--image", str(pictures / "b.png")]
+    typed = f"무슨 색?\n/image {pictures}/none.png\n/save {pictures}/said.jsonl\n".encode() + b"\xff\n"
+    found = subprocess.run(command, input=typed, capture_output=True, timeout=300, check=False)
+    assert found.returncode == 0, found.stderr
+    notes = found.stderr.decode()
+    assert "none.png: no such picture" in notes
+    assert "that line is not UTF-8 text" in notes
+    assert "Traceback" not in notes
+    question, answer = json.loads((pictures / "said.jsonl").read_text(encoding="utf-8"))["messages"]
+    assert question["content"] == [{"type": "image"}, {"type": "text", "text": "무슨 색?"}]
+    assert found.stdout.decode() == f"{shown(answer['content'][0]['text'])}\n"
+
+
+def test_a_picture_option_that_is_none_ends_the_command(tmp_path: Path) -> None:
+    """Before any weights are read: there is no model at all."""
+    with pytest.raises(DataError, match=r"none\.png: no such picture"):
+        chat_verb(Path("nothing"), image=[tmp_path / "none.png"])
+
+
+@pytest.fixture
+def talk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Talk:
+    monkeypatch.setattr("vistune.serving.terminal.MOST_TOKENS", 4)
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    return Talk(Assistant(bench.model, bench.processor), Keyboard())
+
+
+def test_pictures_stand_before_the_next_question_and_survive_a_reset(talk: Talk, pictures: Path) -> None:
+    talk.take(f"/image {pictures}/b.png '{pictures}/빨강 그림.png'")
+    talk.take("What?")
+    talk.take("And?")
+    assert [len(message.pictures) for message in talk.messages] == [2, 0, 0, 0]
+    talk.take("/reset")
+    assert (len(talk.waiting), talk.messages) == (2, [])
+    talk.take("/reset all")
+    assert talk.waiting == []
+
+
+def test_the_answer_is_the_assistants(talk: Talk, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    talk.take(f"/image {pictures}/b.png")
+    talk.take("/system You are brief.")
+    talk.take("What?")
+    parts = [{"type": "image", "image": pictures / "b.png"}, {"type": "text", "text": "What?"}]
+    asked = [{"role": "system", "content": "You are brief."}, {"role": "user", "content": parts}]
+    wanted = talk.assistant.chat(asked, max_tokens=4).text
+    assert talk.messages[-1].text == wanted
+    said = capsys.readouterr()
+    assert said.out == shown(wanted) + "\n"
+    assert "[cut after 4 tokens]" in said.err
+
+
+def test_a_saved_conversation_is_data(talk: Talk, pictures: Path) -> None:
+    with pytest.raises(DataError, match="nothing to save yet"):
+        talk.take(f"/save {pictures}/said.jsonl")
+    talk.take(f"/image {pictures}/b.png")
+    talk.take("무엇?")
+    talk.take(f"/save {pictures}/said.md")
+    assert "**user**\n\n![](b.png)\n\n무엇?" in (pictures / "said.md").read_text(encoding="utf-8")
+    talk.take(f"/save {pictures}/said.jsonl")
+    row = json.loads((pictures / "said.jsonl").read_text(encoding="utf-8"))
+    assert row["images"] == ["b.png"]
+    assert check_data([DataSource(file=pictures / "said.jsonl")]).faults == []
+    for refused in (f"{pictures}/said.jsonl", f"{pictures}/said.txt", ""):
+        with pytest.raises(DataError):
+            talk.take(f"/save {refused}".strip())
+
+
+@pytest.mark.parametrize(
+    "line", ["/nothing", "/image", "/image 'a", "/reset some", "/temperature -1", "/temperature nan", "/save"]
+)
+def test_what_cannot_be_done_is_an_error_that_changes_nothing(talk: Talk, line: str) -> None:
+    with pytest.raises(DataError):
+        talk.take(line)
+    assert (talk.messages, talk.waiting, talk.temperature) == ([], [], 0.0)
+
+
+def test_a_conversation_that_grew_too_long_says_so_and_goes_on(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("가" * 2000 + "\nWhat?\n"))
+    chat(talk.assistant)
+    said = capsys.readouterr()
+    assert "shorten the conversation" in said.err
+    assert said.out.endswith("\n")
+
+
+def test_control_characters_of_a_model_are_not_obeyed() -> None:
+    assert shown("a\x1b[2J\x9b\r가\n\t") == "a�[2J��가\n\t"
+
+
+def test_help_names_every_command(talk: Talk, capsys: pytest.CaptureFixture[str]) -> None:
+    talk.take("/help")
+    said = capsys.readouterr().err
+    assert all(verb in said for verb in COMMANDS)
+    assert {"/image", "/reset", "/system", "/temperature", "/save", "/help"} <= set(COMMANDS)

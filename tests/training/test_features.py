@@ -1,0 +1,141 @@
+"""A frozen tower's features from disk: the same numbers as from pixels, found again, never of another tower."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from training_processes import Ranks, train_as_rank
+from training_stages import ALIGN, LORA, TUNE, MakeRecipe, train
+
+from vistune.console import silent
+from vistune.errors import DataError, RecipeError
+from vistune.recipe import Recipe, dump, validate
+from vistune.training import Hooks, Run
+from vistune.training.metrics import Metrics
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VISTUNE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def losses(rows: list[dict[str, Any]]) -> list[float]:
+    return [row["loss"] for row in rows]
+
+
+def told_by(recipe: Recipe, out: Path) -> list[str]:
+    torch.set_num_threads(1)
+    told: list[str] = []
+    Run(recipe, out, watch=silent, hooks=Hooks(told.append)).start(resume=False)
+    return [words for words in told if "features" in words]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_features_from_disk_give_the_losses_of_pixels(
+    precision: str, make_recipe: MakeRecipe, tmp_path: Path, own_cache: Path
+) -> None:
+    runs = {}
+    for wanted in ("off", "on"):
+        stages = [{**stage, "precision": precision, "cache_features": wanted} for stage in (ALIGN, LORA)]
+        runs[wanted] = losses(train(make_recipe(*stages), tmp_path / wanted))
+    assert runs["on"] == pytest.approx(runs["off"], rel=1e-5 if precision == "fp32" else 5e-3)
+    (data,) = own_cache.glob("features/*/*.bin")
+    assert data.stat().st_size == 4 * 4 * 32 * (4 if precision == "fp32" else 2)  # four, by their bytes
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "anyres": {"vision": "joint_clip", "image_mode": "anyres"},
+    "joint": {"vision": "joint_clip", "space": "joint", "feature_tokens": "cls_patch"},
+    "siglip": {"vision": "siglip"},
+    "pooled": {"vision": "joint_clip", "projector": "pool2x2_mlp2x_gelu", "image_mode": "pad"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_picture_is_kept(kind: str, towers: Path, tiny_backbones: Path, tmp_path: Path) -> None:
+    """Tiles of several numbers, two pictures in a row, none in another."""
+    listed = []
+    for k, size in enumerate([(90, 40), (40, 90), (64, 64), (33, 20)]):
+        Image.effect_noise(size, 60 + k).convert("RGB").save(tmp_path / f"{k}.png")
+        shown = [f"{k}.png", "0.png"] if k == 1 else [f"{k}.png"]
+        listed.append({"id": str(k), "image": shown, "conversations": turns("<image>" * len(shown) + "\nWhat?")})
+    listed.append({"id": "none", "conversations": turns("Hello?")})
+    (tmp_path / "data.json").write_text(json.dumps(listed))
+    model = {**KINDS[kind], "vision": str(towers / KINDS[kind]["vision"]), "language": str(tiny_backbones / "language")}
+    stage = {**TUNE, "steps": 4, "tokens_per_row": 512, "save_every": None}
+    found = []
+    for wanted in ("off", "on"):
+        tree = {"model": model, "data": str(tmp_path / "data.json"), "stages": [{**stage, "cache_features": wanted}]}
+        found.append(losses(train(validate(tree, "test"), tmp_path / wanted)))
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+
+
+def turns(question: str) -> list[dict[str, str]]:
+    return [{"from": "human", "value": question}, {"from": "gpt", "value": "red"}]
+
+
+def test_the_price_is_said_first_and_paid_once(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe({**ALIGN, "epochs": 3, "steps": None})
+    (words,) = told_by(recipe, tmp_path / "one")
+    assert "12 pictures read 36 times: 0.00 GB" in words
+    assert told_by(recipe, tmp_path / "two") == []  # they are there
+    assert losses(Metrics(tmp_path / "one" / "metrics.jsonl").read()) == losses(
+        Metrics(tmp_path / "two" / "metrics.jsonl").read()
+    )
+
+
+def test_auto_keeps_nothing_where_pictures_are_read_once_or_the_tower_learns(
+    make_recipe: MakeRecipe, tmp_path: Path, own_cache: Path
+) -> None:
+    train(make_recipe({**ALIGN, "epochs": 1, "steps": None}), tmp_path / "once")
+    learn = {"projector": 1e-3, "vision": 1e-4}
+    train(make_recipe({**TUNE, "learn": learn}), tmp_path / "learns")
+    assert not (own_cache / "features").exists()
+    with pytest.raises(RecipeError, match="cache_features: on, but its tower learns"):
+        train(make_recipe({**TUNE, "learn": learn, "cache_features": "on"}), tmp_path / "on")
+
+
+def test_other_pictures_towers_and_modes_are_others(make_recipe: MakeRecipe, tmp_path: Path, own_cache: Path) -> None:
+    """By their bytes, not by their names; a tower that has learnt is another one."""
+    first = train(make_recipe(ALIGN), tmp_path / "first")
+    data = make_recipe(ALIGN).data[0].file
+    for path in data.parent.glob("*.png"):
+        Image.effect_noise((32, 32), 80).convert("RGB").save(path)
+    assert losses(train(make_recipe(ALIGN), tmp_path / "second")) != losses(first)
+    assert len(list(own_cache.glob("features/*"))) == 1
+    train(make_recipe({**ALIGN, "image_mode": "pad"}), tmp_path / "pad")
+    assert len(list(own_cache.glob("features/*"))) == 2
+    moved = {**TUNE, "learn": {"vision": 1e-2}, "save_every": None}
+    train(make_recipe(moved, {**ALIGN, "template": "v1"}), tmp_path / "moved")
+    assert len(list(own_cache.glob("features/*"))) == 3
+
+
+def test_a_torn_shard_is_computed_again(make_recipe: MakeRecipe, tmp_path: Path, own_cache: Path) -> None:
+    first = train(make_recipe(ALIGN), tmp_path / "first")
+    (data,) = own_cache.glob("features/*/*.bin")
+    data.write_bytes(data.read_bytes()[:100])
+    assert losses(train(make_recipe(ALIGN), tmp_path / "again")) == losses(first)
+
+
+def test_pictures_that_were_not_there_at_the_start_are_named(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    from vistune.training.features import Features
+    from vistune.types import Picture
+
+    run = Run(make_recipe(ALIGN), tmp_path, watch=silent)
+    with pytest.raises(DataError, match=r"new\.png: its features are not kept"):
+        Features(tmp_path, (4, 32), torch.float32)(Picture(tmp_path / "new.png"), run.processor.spec)
+
+
+def test_two_processes_keep_a_part_each(make_recipe: MakeRecipe, tmp_path: Path, own_cache: Path) -> None:
+    recipe = make_recipe({**ALIGN, "cache_features": "on"}, parallel="ddp")
+    (tmp_path / "recipe.yaml").write_text(dump(recipe))
+    assert Ranks(train_as_rank, tmp_path / "recipe.yaml", tmp_path / "two").ended() == [0, 0]
+    assert len(list(own_cache.glob("features/*/*.bin"))) == 2
+    alone = train(make_recipe({**ALIGN, "cache_features": "off"}), tmp_path / "alone")
+    assert losses(Metrics(tmp_path / "two" / "metrics.jsonl").read()) == pytest.approx(losses(alone), rel=2e-5)

@@ -1,0 +1,94 @@
+"""Two processes learn what one learns: DDP and FSDP2, every kind of stage, rows of text alone, blank rows.
+
+Real processes over gloo; what NCCL does differently, only a GPU shows.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training_processes import Ranks, train_each_as_rank
+from training_stages import ALIGN, LORA, TUNE, MakeRecipe, train, weights
+
+from vistune.data.packing import deal
+from vistune.errors import RecipeError
+from vistune.files import read_json
+from vistune.recipe import dump
+from vistune.training import checkpoints_of
+from vistune.training.metrics import Metrics, Pace
+
+SHORT: dict[str, Any] = {"steps": 3, "save_every": None}
+STAGES: dict[str, list[dict[str, Any]]] = {
+    "align then full": [{**ALIGN, **SHORT, "tokens_per_row": 2048}, {**TUNE, **SHORT, "tokens_per_row": 96}],
+    "align then lora": [{**ALIGN, **SHORT, "tokens_per_row": 96}, {**LORA, **SHORT, "tokens_per_row": 200}],
+    "vision and all": [{**TUNE, **SHORT, "tokens_per_row": 96, "recompute": ["language", "vision"],
+                        "learn": {"vision": 1e-3, "projector": 2e-3, "language": 2e-3}}],
+}  # fmt: skip
+
+
+def test_rows_are_dealt_evenly_and_all_of_them() -> None:
+    lengths = [100, 90, 80, 30, 20, 10, 5]
+    step = tuple((index,) for index in range(7))
+    dealt = deal(step, lengths, 3)
+    assert sorted(number for numbers in dealt for number in numbers) == list(range(7))
+    assert max(map(len, dealt)) == 3
+    tokens = [sum(lengths[number] for number in numbers) for numbers in dealt]
+    assert max(tokens) - min(tokens) <= 20
+    assert deal(step[:1], lengths, 3) == [[0], [], []]
+
+
+def test_two_processes_learn_what_one_learns(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """Rows of 96 tokens are dealt; of one row of 2048, the other process has a blank one; the text row is alone."""
+    runs = []
+    for name, stages in STAGES.items():
+        train(make_recipe(*stages), tmp_path / name)
+        for way in ("ddp", "fsdp"):
+            path = tmp_path / f"{name}-{way}.yaml"
+            path.write_text(dump(make_recipe(*stages, parallel=way)))
+            runs.append((path, tmp_path / f"{name}-{way}"))
+    assert Ranks(train_each_as_rank, runs).ended() == [0, 0]
+    proved = read_json(runs[-1][1] / "selftest.json")
+    assert {row["arrangement"] for row in proved} >= {"one by one", "over 2 processes, fsdp"}
+    assert all(row["equal"] for row in proved)
+    for name in STAGES:
+        for way in ("ddp", "fsdp"):
+            compare(tmp_path / f"{name}-{way}", tmp_path / name)
+
+
+def compare(two: Path, one: Path) -> None:
+    """The same steps, losses and gradients step by step, the same weights in every checkpoint, to fp32's tolerance."""
+    rows, alone = (Metrics(run / "metrics.jsonl").read() for run in (two, one))
+    for key in ("step", "stage", "tokens", "supervised_tokens", "learning_rate"):
+        assert [row[key] for row in rows] == [row[key] for row in alone], two.name
+    for key in ("loss", "gradient_norm"):
+        wanted = torch.tensor([row[key] for row in alone])
+        torch.testing.assert_close(torch.tensor([row[key] for row in rows]), wanted, rtol=2e-5, atol=1e-6)
+    names = [path.name for path in checkpoints_of(one)]
+    assert [path.name for path in checkpoints_of(two)] == names
+    for name in names:
+        ours, theirs = (weights(run / "checkpoints" / name) for run in (two, one))
+        assert ours.keys() == theirs.keys()
+        for key in theirs:
+            torch.testing.assert_close(
+                ours[key], theirs[key], rtol=1e-4, atol=2e-5, msg=lambda m, k=key: f"{two.name}: {k}: {m}"
+            )
+    assert read_json(two / "run.json")["status"] == "finished"
+
+
+def test_a_process_that_holds_the_others_up_is_named() -> None:
+    pace, told = Pace(), []
+    for step in range(100):
+        late = 0.2 if step >= 50 else 0.0
+        told.append(pace.slow([0.5, 0.52, 0.5 + late, 0.49]))
+    assert [step for step, words in enumerate(told) if words] == [99]
+    assert told[99] is not None
+    assert told[99].startswith("rank 2 holds the others up: 0.700 s")
+    assert Pace().slow([0.5]) is None
+
+
+def test_fsdp_in_one_process_is_refused(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="parallel=fsdp: there is one process"):
+        train(make_recipe(ALIGN, parallel="fsdp"), tmp_path / "run")

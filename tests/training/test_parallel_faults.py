@@ -1,0 +1,155 @@
+"""One of two processes is killed, stopped, stuck or wrong: the run ends soon, says which, and goes on bit by bit.
+
+Rows T1, T6, T7, T9, T10, T12, T14 of docs/reliability.md.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training_processes import Ranks, train_as_rank, train_with_fault, train_with_loss, wait_for_lines
+from training_stages import ALIGN, LORA, TUNE, MakeRecipe, train, weights
+
+from vistune.files import read_json
+from vistune.recipe import dump, load_recipe
+from vistune.training import checkpoints_of
+from vistune.training.metrics import Metrics
+
+FULL = [{**TUNE, "tokens_per_row": 96}]
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(make_recipe: MakeRecipe, tmp_path: Path) -> Write:
+    def write(*stages: dict[str, Any], **changes: Any) -> Path:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(dump(make_recipe(*stages, **changes)))
+        return path
+
+    return write
+
+
+def ran(out: Path) -> list[tuple[str, int, str]]:
+    return [(row["stage"], row["step"], row["loss_hex"]) for row in Metrics(out / "metrics.jsonl").read()]
+
+
+def the_same(one: Path, other: Path) -> None:
+    assert ran(one) == ran(other)
+    ours, theirs = (weights(checkpoints_of(run)[-1]) for run in (one, other))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_killed_process_ends_the_run_which_goes_on_to_the_same_weights(write: Write, tmp_path: Path) -> None:
+    recipe = write({**ALIGN, "save_every": 1}, LORA, parallel="ddp")
+    assert Ranks(train_as_rank, recipe, tmp_path / "whole").ended() == [0, 0]
+    ranks = Ranks(train_with_fault, recipe, tmp_path / "run", False, "kill", 1, 3)
+    codes = ranks.ended(within=60)
+    assert codes[1] == -signal.SIGKILL
+    assert codes[0] != 0
+    told = read_json(tmp_path / "run" / "run.json")
+    assert told["status"] == "failed"
+    assert "rank 1 is gone" in told["reason"]
+    # As `torchrun --max-restarts` does: the same command again.
+    assert Ranks(train_as_rank, recipe, tmp_path / "run", restarts=1).ended() == [0, 0]
+    the_same(tmp_path / "run", tmp_path / "whole")
+
+
+def test_sigterm_at_one_process_stops_all_at_one_step_and_slices_go_on(write: Write, tmp_path: Path) -> None:
+    """And after a kill they go on once more, at last in one process; the order of samples is that of the recipe."""
+    recipe = write(*FULL, parallel="fsdp")
+    assert Ranks(train_as_rank, recipe, tmp_path / "whole").ended() == [0, 0]
+    assert Ranks(train_with_fault, recipe, tmp_path / "run", False, "sigterm", 1, 2).ended() == [75, 75]
+    told = read_json(tmp_path / "run" / "run.json")
+    assert (told["status"], told["step"]) == ("preempted", 3)
+    assert Ranks(train_with_fault, recipe, tmp_path / "run", True, "kill", 0, 5).ended()[0] == -signal.SIGKILL
+    shutil.copytree(tmp_path / "run", tmp_path / "one")
+    assert Ranks(train_as_rank, recipe, tmp_path / "run", True).ended() == [0, 0]
+    the_same(tmp_path / "run", tmp_path / "whole")
+    # Another number of processes, and of loader threads: other sums, the same steps of the same samples.
+    train(load_recipe(str(recipe), ["parallel=auto", "workers=2"]), tmp_path / "one", resume=True)
+    rows, wanted = (Metrics(tmp_path / run / "metrics.jsonl").read() for run in ("one", "whole"))
+    for key in ("step", "tokens", "supervised_tokens"):
+        assert [row[key] for row in rows] == [row[key] for row in wanted]
+    losses, wanted_losses = (torch.tensor([row["loss"] for row in listed]) for listed in (rows, wanted))
+    torch.testing.assert_close(losses, wanted_losses, rtol=2e-5, atol=1e-6)
+    assert [loss.hex() for loss in losses[:4].tolist()] == [loss.hex() for loss in wanted_losses[:4].tolist()]
+
+
+@pytest.mark.parametrize(("fault", "said"), [("stop", "no sign of life"), ("loop", "in phase 'read'")])
+def test_a_stopped_or_stuck_process_is_named_and_ends_the_run(
+    fault: str, said: str, write: Write, tmp_path: Path
+) -> None:
+    recipe = write(*FULL, watchdog=2)
+    ranks = Ranks(train_with_fault, recipe, tmp_path / "run", False, fault, 1, 3)
+    ranks.processes[0].join(60)
+    ranks.signal(signal.SIGKILL, 1)  # what torchrun does to what is left, 30 s later
+    assert ranks.ended()[0] > 0
+    told = read_json(tmp_path / "run" / "run.json")
+    assert told["status"] == "failed"
+    assert told["reason"].startswith("rank 1 ")
+    assert said in told["reason"]
+    assert "steps done: 3" in told["reason"]
+    stacks = (tmp_path / "run" / "stacks" / "rank-0.txt").read_text()
+    assert "learn" in stacks
+    assert "all_gather" in stacks
+
+
+@pytest.mark.parametrize("kind", ["nan", "memory"])
+def test_a_wrong_loss_in_one_process_is_learnt_by_none(kind: str, write: Write, tmp_path: Path) -> None:
+    recipe = write({**FULL[0], "tokens_per_row": 2048, "save_every": 1}, workers=1)
+    codes = Ranks(train_with_loss, recipe, tmp_path / "run", kind, 0, 3).ended()
+    assert 2 in codes  # the other may be ended by the launcher before it says so itself
+    assert 0 not in codes
+    assert [step for _, step, _ in ran(tmp_path / "run")] == [0, 1, 2]
+    reason = read_json(tmp_path / "run" / "run.json")["reason"]
+    assert "step 3" in reason
+    assert "samples" in reason
+    assert ("out of memory" in reason) == (kind == "memory")
+    for saved in checkpoints_of(tmp_path / "run"):
+        assert all(tensor.isfinite().all() for tensor in weights(saved).values())
+
+
+def test_a_picture_that_one_process_cannot_read_is_named_by_all(write: Write, tmp_path: Path) -> None:
+    codes = Ranks(train_with_fault, write(*FULL), tmp_path / "run", False, "bad picture", 1, 2).ended()
+    assert codes[1] == 2
+    assert codes[0] != 0
+    assert "7.png: not a picture" in read_json(tmp_path / "run" / "run.json")["reason"]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+@pytest.mark.parametrize("stages", ["align then lora", "full"])
+def test_two_processes_killed_again_and_again_end_with_the_same_weights(
+    way: str, stages: str, write: Write, tmp_path: Path
+) -> None:
+    """Kills of one or of both at random moments, start-up, stage's end and saving included, until it has ended."""
+    every = {"align then lora": [{**ALIGN, "save_every": 1}, {**LORA, "save_every": 1, "tokens_per_row": 96}],
+             "full": [{**FULL[0], "steps": 30, "save_every": 1}]}  # fmt: skip
+    recipe = write(*every[stages], parallel=way)
+    began = time.monotonic()
+    assert Ranks(train_as_rank, recipe, tmp_path / "whole").ended() == [0, 0]
+    took = time.monotonic() - began
+    chance, kills, runs = random.Random(0), 0, 0
+    while kills < 25:
+        out = tmp_path / f"run-{runs}"
+        runs += 1
+        while True:
+            ranks = Ranks(train_as_rank, recipe, out, restarts=int(out.exists()))
+            wait_for_lines(out / "metrics.jsonl", chance.choice([0, 0, 1, 4]), ranks)
+            time.sleep(chance.uniform(0, took))
+            before = [process.exitcode for process in ranks.processes]
+            if before == [0, 0]:
+                break
+            ranks.signal(signal.SIGKILL, *chance.choice([(0,), (1,), (0, 1)]))
+            kills += any(code < 0 for code in ranks.ended())
+        the_same(out, tmp_path / "whole")
+    print(f"{way}, {stages}: {kills} kills in {runs} runs")

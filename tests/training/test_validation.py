@@ -1,0 +1,210 @@
+"""What is measured is never learnt from: splits by picture, the loss, the answers, figures from outside."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from training_stages import ALIGN, LORA, TUNE, MakeRecipe, train, weights
+
+from vistune.console import silent
+from vistune.errors import RecipeError
+from vistune.files import read_jsonl
+from vistune.generation import Assistant
+from vistune.recipe import Recipe, load_recipe
+from vistune.training import Hooks, Run, checkpoints_of, plan_run
+from vistune.training.metrics import Metrics
+from vistune.training.plan import Planned
+from vistune.types import Sample
+
+SPLIT = {"share": 0.4, "every": 2, "answers": 2, "answer_tokens": 4}
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """Sixty rows about thirty pictures, some of two at once, and ten of text alone."""
+    rows = []
+    for k in range(30):
+        Image.effect_noise((32, 32), 40 + k).convert("RGB").save(tmp_path / f"m{k}.png")
+    for k in range(60):
+        shown = [f"m{k % 30}.png"] if k % 7 else [f"m{k % 30}.png", f"m{(k + 1) % 30}.png"]
+        question = "<image>" * len(shown) + f"\nWhat is {k}?"
+        turns = [{"from": "human", "value": question}, {"from": "gpt", "value": "red"}]
+        rows.append({"id": f"p{k}", "image": shown, "kind": "caption", "conversations": turns})
+    for k in range(10):
+        turns = [{"from": "human", "value": f"Hello {k}?"}, {"from": "gpt", "value": "네"}]
+        rows.append({"id": f"t{k}", "kind": "caption", "conversations": turns})
+    (tmp_path / "many.json").write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+    return tmp_path / "many.json"
+
+
+def planned(recipe: Recipe, tmp_path: Path) -> list[Planned]:
+    return plan_run(recipe, Run(recipe, tmp_path / "never", watch=silent).processor, silent)[0]
+
+
+def pictures(samples: Sequence[Sample]) -> set[str]:
+    return {str(picture.source) for sample in samples for picture in sample.pictures}
+
+
+def names(samples: Sequence[Sample]) -> set[str]:
+    return {sample.id for sample in samples}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_picture_is_on_both_sides_of_any_stage(
+    seed: int, make_recipe: MakeRecipe, many: Path, tmp_path: Path
+) -> None:
+    """Though the second stage reads other rows of the same pictures."""
+    second = {**TUNE, "data": [{"file": str(many), "take": "last 40"}]}
+    recipe = make_recipe({**ALIGN, "template": "v1"}, second, data=str(many), validation={"share": 0.3}, seed=seed)
+    stages = planned(recipe, tmp_path)
+    learnt = set[str]().union(*(pictures(item.samples[:]) for item in stages))
+    measured = set[str]().union(*(pictures(item.held.samples[:]) for item in stages if item.held is not None))
+    assert learnt
+    assert measured
+    assert not learnt & measured
+    for item in stages:
+        assert item.held is not None
+        assert not names(item.samples[:]) & names(item.held.samples[:])
+        assert len(item.samples) + len(item.held.samples) == (70, 40)[item.stage.name == "tune"]
+    assert len(measured) == pytest.approx(9, abs=7)  # thirty, in groups
+
+
+def test_a_split_is_the_seeds_and_stays_when_rows_are_added(
+    make_recipe: MakeRecipe, many: Path, tmp_path: Path
+) -> None:
+    def held(seed: int) -> set[str]:
+        recipe = make_recipe({**ALIGN, "template": "v1"}, data=str(many), validation={"share": 0.3}, seed=seed)
+        found = planned(recipe, tmp_path)[0].held
+        assert found is not None
+        return names(found.samples[:])
+
+    first = held(1)
+    assert held(1) == first != held(2)
+    rows = json.loads(many.read_text())
+    more = [{**row, "id": f"again {row['id']}"} for row in rows[1:20:2]]
+    many.write_text(json.dumps([*more, *rows]))
+    with_more = held(1)
+    assert {name for name in with_more if not name.startswith(("again", "t"))} == {n for n in first if n[0] == "p"}
+    for name in (f"p{k}" for k in range(1, 20, 2)):
+        assert (name in with_more) == (f"again {name}" in with_more)
+
+
+def test_a_run_measures_answers_and_learns_as_if_it_did_not(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """The same rows are learnt from by a run that is told of no validation: only the measuring differs."""
+    rows = train(make_recipe(LORA, validation=SPLIT, seed=3), tmp_path / "run")
+    silent_rows = train(make_recipe(LORA, validation={**SPLIT, "every": None, "answers": 0}, seed=3), tmp_path / "no")
+    assert [row["step"] for row in rows if "validation_loss" in row] == [1, 3, 5]
+    assert [row["step"] for row in rows if "validation_loss_without_pictures" in row] == [5]
+    assert [row["step"] for row in silent_rows if "validation_loss" in row] == [5]
+    assert [row["loss_hex"] for row in rows] == [row["loss_hex"] for row in silent_rows]
+    ours, theirs = (weights(checkpoints_of(tmp_path / name)[-1]) for name in ("run", "no"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    said = [row for _, row in read_jsonl(tmp_path / "run" / "samples.jsonl")]
+    assert [(row["stage"], row["step"]) for row in said] == [("tune", k) for k in (2, 2, 4, 4, 6, 6)]
+    assert {row["wanted"] for row in said} <= {"red", "green", "blue", "yellow", "네"}
+    assert all(isinstance(row["said"], str) and row["question"] for row in said)
+    assert not (tmp_path / "no" / "samples.jsonl").exists()
+
+
+def test_the_measured_loss_is_the_mean_over_the_rows_tokens(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """Of rows that are learnt from all the same, by a file: a stage that learns nothing has the loss of its step."""
+    still = {**TUNE, "learn": {"projector": 1e-12}, "steps": 1, "samples_per_step": 13, "save_every": None}
+    recipe = make_recipe(still)
+    told: list[str] = []
+    again = make_recipe(still, validation={"data": str(recipe.data[0].file)})
+    Run(again, tmp_path / "run", watch=silent, hooks=Hooks(told.append)).start(resume=False)
+    (row,) = Metrics(tmp_path / "run" / "metrics.jsonl").read()
+    assert row["validation_loss"] == pytest.approx(row["loss"], rel=1e-5)
+    assert any("12 pictures of the validation are learnt from too" in words for words in told)
+
+
+def test_a_resumed_run_measures_and_says_the_same(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe(TUNE, validation=SPLIT, seed=3)
+    whole = train(recipe, tmp_path / "run")
+    said = (tmp_path / "run" / "samples.jsonl").read_text()
+    last = checkpoints_of(tmp_path / "run")[-1]
+    for file in sorted(last.rglob("*"), reverse=True):
+        file.rmdir() if file.is_dir() else file.unlink()
+    last.rmdir()
+    resumed = train(recipe, tmp_path / "run", resume=True)
+    for key in ("loss_hex", "validation_loss"):
+        assert [row.get(key) for row in resumed] == [row.get(key) for row in whole]
+    assert (tmp_path / "run" / "samples.jsonl").read_text() == said
+
+
+def test_figures_from_outside_stand_beside_the_loss(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    asked: list[bool] = []
+
+    def evaluate(assistant: Assistant, watch: object) -> dict[str, float]:
+        asked.append(assistant.model.language.training)
+        return {"mine.score": 0.5}
+
+    recipe = make_recipe(TUNE, validation={"share": 0.4, "every": 3, "answers": 0}, seed=3)
+    Run(recipe, tmp_path / "run", watch=silent, hooks=Hooks(evaluate=evaluate)).start(resume=False)
+    rows = Metrics(tmp_path / "run" / "metrics.jsonl").read()
+    assert [row.get("mine.score") for row in rows] == [None, None, 0.5, None, None, 0.5]
+    assert asked == [False, False]
+
+
+def test_a_benchmark_is_asked_of_the_model_in_training(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    from vistune import workflows
+
+    folder = tmp_path / "questions"
+    (folder / "heldout").mkdir(parents=True)
+    Image.new("RGB", (32, 32), "red").save(folder / "heldout" / "a.png")
+    question = {"question_id": "1", "image": "a.png", "text": "Colour?", "answer": "red", "type": "c", "language": "en"}
+    (folder / "questions_heldout.jsonl").write_text(json.dumps(question) + "\n")
+    wanted: dict[str, Any] = {"share": 0.4, "answers": 0, "tasks": {"scenes": str(folder)}}
+    workflows.train(make_recipe(TUNE, validation=wanted, seed=3), tmp_path / "run")
+    assert Metrics(tmp_path / "run" / "metrics.jsonl").read()[-1]["scenes.accuracy"] in (0.0, 1.0)
+    with pytest.raises(RecipeError, match=r"validation\.tasks 'scens'"):
+        workflows.train(make_recipe(TUNE, validation={**wanted, "tasks": {"scens": "x"}}), tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("validation", "words"),
+    [
+        ({}, "exactly one of `share` and `data`"),
+        ({"share": 0.1, "data": "a.json"}, "exactly one of `share` and `data`"),
+        ({"share": 0}, "greater than 0"),
+        ({"share": 0.9}, "less than or equal to 0.5"),
+        ({"share": 0.1, "evry": 5}, "did you mean 'every'"),
+        ({"share": 0.1, "stages": ["tun"]}, "'tun' is no stage; there are align"),
+    ],
+)
+def test_a_wrong_validation_is_named(validation: dict[str, Any], words: str, make_recipe: MakeRecipe) -> None:
+    with pytest.raises(RecipeError, match=words):
+        make_recipe(ALIGN, validation=validation)
+
+
+def test_a_share_that_takes_nothing_or_all_is_named(make_recipe: MakeRecipe, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="validation sets no row aside"):
+        planned(make_recipe(ALIGN, validation={"share": 1e-9}), tmp_path)
+    row = json.loads(data.read_text())[:1]
+    data.write_text(json.dumps(row))
+    seeds = [
+        seed for seed in range(30) if _takes_all(make_recipe(ALIGN, validation={"share": 0.5}, seed=seed), tmp_path)
+    ]
+    assert 5 < len(seeds) < 25
+
+
+def _takes_all(recipe: Recipe, tmp_path: Path) -> bool:
+    try:
+        planned(recipe, tmp_path)
+    except RecipeError as error:
+        return "takes all its rows" in error.message
+    return False
+
+
+def test_validation_survives_a_dump(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    from vistune.recipe import dump
+
+    recipe = make_recipe(ALIGN, validation={"data": ["a.json"], "tasks": {"pope": "p"}, "every": 7})
+    (tmp_path / "again.yaml").write_text(dump(recipe))
+    assert load_recipe(str(tmp_path / "again.yaml")) == recipe

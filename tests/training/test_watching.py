@@ -1,0 +1,125 @@
+"""What a person sees of a run: what learns, how it goes, and words where something is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from training_stages import ALIGN, LORA, TUNE, MakeRecipe, train
+
+from vistune.console import silent
+from vistune.data import Loader
+from vistune.errors import RecipeError
+from vistune.model import next_token_loss
+from vistune.training import Hooks, Run, doubts, plan_run
+from vistune.training.flops import matmul_peak, needed_by
+from vistune.training.metrics import Metrics
+from vistune.training.precision import products_in
+
+
+def test_a_table_says_what_learns_at_which_rate(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    told: list[str] = []
+    stage = {**LORA, "weight_decay": 0.1, "steps": 2, "save_every": None}
+    Run(make_recipe(ALIGN, stage), tmp_path / "run", watch=silent, hooks=Hooks(told.append)).start(resume=False)
+    align, tune = ([line.split() for line in words.splitlines()] for words in told)
+    assert align[0] == ["stage", "align"]
+    assert align[1] == ["part", "parameters", "learn", "rate", "decay"]
+    size = 32 * 48 + 48 + 48 * 48 + 48
+    assert ["projector", f"{size:,}", f"{size:,}", "0.003", "0"] in align
+    assert [line[2] for line in align[2:]] == ["frozen", f"{size:,}", "frozen"]
+    assert {line[0]: line[2:] for line in tune[2:]}["projector"] == [f"{size:,}", "0.002", "0.1/0"]
+    adapters = {line[0]: line[1:] for line in tune[2:]}["adapters"]
+    assert adapters[0] == adapters[1] != "frozen"
+    assert adapters[2:] == ["0.005", "0.1"]  # matrices alone
+
+
+def test_each_step_tells_its_shares_and_what_it_took(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    rows = train(make_recipe(TUNE), tmp_path / "run")
+    for row in rows:
+        assert row["supervised_share"] == row["supervised_tokens"] / row["tokens"]
+        assert row["padding_waste"] == 0
+        assert 0 < row["mfu"] < 1.5  # of a peak that was measured on other sizes
+        assert row["peak_memory_mb"] > 50
+
+
+@pytest.mark.parametrize("stage", [ALIGN, TUNE, LORA, {**TUNE, "learn": {"vision": 1e-3, "language": 1e-3}}],
+                         ids=["projector", "language", "lora", "vision and language"])  # fmt: skip
+def test_needed_work_is_what_torch_counts(stage: dict[str, object], make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """Products of forward and backward, but for gradients into what nothing below needs, which autograd leaves out."""
+    recipe = make_recipe({**stage, "samples_per_step": 3})
+    run = Run(recipe, tmp_path, watch=silent)
+    item = plan_run(recipe, run.processor, silent)[0][0]
+    model = run.first_model(None)
+    run.prepare(model, item.stage, 0)
+    model.set_learning(item.stage.learn)
+    (row,) = Loader(item.samples, item.processor, item.plan).load(0)
+    with FlopCounterMode(display=False) as counter:
+        next_token_loss(model(row), model.head, row.labels, row.starts).sum.backward()
+    counts = {str(name): count for name, count in counter.get_flop_counts()["Global"].items()}
+    products = sum(count for name, count in counts.items() if "attention" not in name)
+    needed = needed_by(model)
+    lengths = (row.starts[1:] - row.starts[:-1]).tolist()
+    pairs = sum(length * (length + 1) / 2 for length in lengths) * needed.pair
+    looks = 4 * 4 * 4 * 32 * 2 * (3 if "vision" in item.stage.learn else 1) * len(row.images)
+    assert needed.of(row) - pairs - looks == pytest.approx(products, rel=0.12)
+
+
+def test_blank_rows_are_no_work_and_count_as_waste(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe({**ALIGN, "samples_per_step": 1})
+    run = Run(recipe, tmp_path, watch=silent)
+    item = plan_run(recipe, run.processor, silent)[0][0]
+    model = run.first_model(None)
+    model.set_learning(item.stage.learn)
+    shared = Loader(item.samples, item.processor, item.plan, share=(1, 2))
+    (blank,) = (
+        shared.load(0)
+        if not shared.load(0)[0].ids
+        else Loader(item.samples, item.processor, item.plan, share=(0, 2)).load(0)
+    )
+    assert blank.ids == ()
+    assert needed_by(model).of(blank) == 0
+
+
+def test_a_peak_is_measured_once(tmp_path: Path) -> None:
+    assert matmul_peak("cpu", torch.float32) == matmul_peak("cpu", torch.float32) > 1e8
+
+
+def test_doubts() -> None:
+    assert doubts.stands_still([2.3] * 50) is not None
+    assert doubts.stands_still([2.3] * 49) is None
+    assert doubts.stands_still([*[9.0] * 50, *[2.3 - 0.001 * k for k in range(50)]]) is None
+    falling = [3.0 - 0.02 * k for k in range(100)]
+    assert doubts.explodes(falling) is None
+    assert doubts.explodes([*falling, *[9.0] * 10]) is not None
+    assert doubts.explodes([*falling, *[2.0] * 10]) is None  # a hard stretch, below where it began
+    assert doubts.explodes([*falling, 90.0]) is not None
+    assert doubts.learns_nothing(0, 7) is not None
+    assert doubts.learns_nothing(1, 7) is None
+    assert doubts.is_blind(1.0, 1.005) is not None
+    assert doubts.is_blind(1.0, 1.2) is None
+
+
+def test_a_loss_that_stands_still_is_said_once(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    told: list[str] = []
+    still = {**ALIGN, "learn": {"projector": 1e-12}, "steps": 60, "samples_per_step": 13, "schedule": "constant"}
+    Run(make_recipe(still), tmp_path / "run", watch=silent, hooks=Hooks(told.append)).start(resume=False)
+    said = [words for words in told if "has stood at" in words]
+    assert len(said) == 1
+    assert said[0].startswith("stage align, step 49: the loss has stood at")
+    rows = Metrics(tmp_path / "run" / "metrics.jsonl").read()
+    assert [row["step"] for row in rows if "doubts" in row] == [49]
+
+
+def test_tf32_is_refused_where_there_is_none(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="precision: tf32 is of CUDA devices"):
+        train(make_recipe({**ALIGN, "precision": "tf32"}), tmp_path / "run")
+
+
+def test_tf32_lasts_as_long_as_the_block() -> None:
+    """The setting can be read without a GPU."""
+    before = torch.backends.cuda.matmul.fp32_precision
+    with products_in("tf32", "cuda:0"):
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+    assert torch.backends.cuda.matmul.fp32_precision == before
