@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH ?= -r constraints.txt
 OUT ?= runs/quickstart
 
-.PHONY: install quickstart test soak lint clean
+.PHONY: install quickstart test soak test-floor lint docs clean
 
 install: $(VENV)/installed
 
@@ -31,5 +31,19 @@ test: install lint
 soak: install
 	$(BIN)/pytest -m soak
 
+# The oldest versions that pyproject.toml allows, in an environment of their own.
+FLOOR := .venv-floor
+test-floor:
+	mkdir -p build && $(PYTHON) scripts/write_floors.py > build/floors.txt
+	test -x $(FLOOR)/bin/python || $(PYTHON) -m venv $(FLOOR)
+	$(FLOOR)/bin/python -m pip install --quiet -c build/floors.txt $(TORCH)
+	$(FLOOR)/bin/python -m pip install --quiet -c build/floors.txt -e '.[dev]'
+	OMP_NUM_THREADS=1 $(FLOOR)/bin/pytest -n 2 -m "not soak"
+
+# The site, into build/site; a warning is an error.
+docs: install
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(FLOOR) build dist

@@ -13,10 +13,11 @@ import json
 import os
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -156,31 +157,43 @@ def held(what: str) -> float:
     return 1024.0 * int(status.split(f"{what}:")[1].split()[0])
 
 
+def in_a_child(call: Callable[[], Any]) -> Any:
+    """What a call gives in a process of its own, forked from one that holds modules and nothing else."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(write, json.dumps(call()).encode())
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    os.close(write)
+    with os.fdopen(read) as told:
+        said = told.read()
+    if os.waitpid(child, 0)[1]:
+        sys.exit(1)
+    return json.loads(said)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=list(CASES))
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.folder is not None:
-        print(json.dumps(measured(given.folder, given.case, given.steps)))
-        return
+    if any(os.environ.get(name) != value for name, value in QUIET.items()):  # read when a process begins
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **QUIET})
+    import vistune.workflows  # noqa: F401  here, so that no child imports it again
+    from vistune.training import Run  # noqa: F401
+
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_backbones(folder)
-        write_data(folder, 96)
-        print(
-            "| stage | memory foreseen | measured | off by | a step foreseen | measured | off by |\n| --- "
-            + "| --- " * 6
-            + "|"
-        )
+        os.environ["VISTUNE_CACHE"] = str(folder / "cache")
+        in_a_child(lambda: (write_backbones(folder), write_data(folder, 96)))
+        print("| stage | memory foreseen | measured | off by | a step foreseen | measured | off by |")
+        print("| --- " * 7 + "|", flush=True)
         for case in [given.case] if given.case else CASES:
-            command = [sys.executable, __file__, "--case", case, "--steps", str(given.steps), "--folder", name]
-            environment = {**os.environ, "VISTUNE_CACHE": str(folder / "cache"), **QUIET}
-            said = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-            if said.returncode:
-                sys.exit(said.stderr)
-            found = json.loads(said.stdout.splitlines()[-1])
+            found = in_a_child(lambda case=case: measured(folder, case, given.steps))
             memory, step = found["foreseen"] / found["held"] - 1, found["step"] / found["took"] - 1
             print(f"| {case} | {found['foreseen'] / 1e6:,.0f} MB | {found['held'] / 1e6:,.0f} MB | {memory:+.0%} "
                   f"| {found['step']:.2f} s | {found['took']:.2f} s | {step:+.0%} |", flush=True)  # fmt: skip

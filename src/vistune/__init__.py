@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vistune.asking import answer, evaluate, evaluate_all
     from vistune.drawing import draw
     from vistune.mainjob import quickstart
     from vistune.measuring import score
@@ -15,17 +16,18 @@ if TYPE_CHECKING:
     from vistune.workflows import (
         check_data,
         draw_scenes,
-        evaluate,
         generate_data,
         train,
         write_report,
     )
 
 __all__ = [
+    "answer",
     "check_data",
     "draw",
     "draw_scenes",
     "evaluate",
+    "evaluate_all",
     "export",
     "generate_data",
     "import_model",
@@ -40,9 +42,9 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from vistune import drawing, mainjob, measuring, models, workflows
+        from vistune import asking, drawing, mainjob, measuring, models, workflows
 
-        rooms = (models, drawing, measuring, workflows, mainjob)
+        rooms = (models, drawing, measuring, asking, workflows, mainjob)
         return next(getattr(room, name) for room in rooms if hasattr(room, name))
     raise AttributeError(f"module 'vistune' has no attribute {name!r}")
 

@@ -56,12 +56,17 @@ def evaluate_all(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Several models on several tasks: (a result for each model and task, their comparison).
 
-    `tasks`: each with its data folder · `out` has a folder a model, comparison.json and comparison.html; without it
-    each run folder keeps its own answers, where all questions are asked.
+    `tasks`: each with its data folder · `out` has a folder a model where there are several, and comparison.json and
+    comparison.html unless one model is asked one task; without it each run folder keeps its own answers, where all
+    questions are asked.
     """
-    from vistune.evaluation import Wanted, compare, joined, labels_of
+    from vistune.evaluation import TASKS, Wanted, compare, joined, labels_of
+    from vistune.registry import lookup
     from vistune.report import write_comparison
 
+    if len(tasks) > 1:
+        for task, data in tasks.items():  # what is missing is said before the first is asked
+            lookup(task, TASKS, "task")(data).questions()
     labels = dict(zip(models, labels_of(models), strict=True))
 
     def all_of(model: Path) -> list[Wanted]:
@@ -71,7 +76,7 @@ def evaluate_all(
     with joined() as ranks:
         found = measure(models, all_of, device, dtype, quantize, watch)
         comparison = compare(dict(zip(labels.values(), found, strict=True)), seed=wanted.get("seed", 0))
-        if out is not None and ranks.is_first:
+        if out is not None and ranks.is_first and len(models) * len(tasks) > 1:
             write_json(out / "comparison.json", comparison)
             write_comparison(out / "comparison.html", comparison)
     return [measured.result for of_model in found for measured in of_model], comparison

@@ -8,10 +8,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
+from typing import Annotated
 
 import typer
+from typer.main import get_command
 
 from vistune.commands import data, measure, model, plan, serve
+from vistune.commands.help import Program, Verb, language_of, speak
 from vistune.console import stderr
 from vistune.errors import VistuneError
 
@@ -44,9 +47,19 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    cls=Program,
 )
 for name, verb in VERBS.items():
-    app.command(name)(verb)
+    app.command(name, cls=Verb)(verb)
+
+
+@app.callback()
+def program(
+    language: Annotated[
+        str | None, typer.Option("--lang", help="Language of the help: en or ko; else the locale's.")
+    ] = None,
+) -> None:
+    """`main` has read the option by then: the help is shown before any option means something."""
 
 
 def main() -> None:
@@ -55,7 +68,9 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        app()
+        command = get_command(app)
+        speak(command, language_of(sys.argv[1:], os.environ))
+        command()
     except VistuneError as error:
         rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
         stderr.print(f"vistune: {rank}{error}", style="red", soft_wrap=True, markup=False, emoji=False)

@@ -46,6 +46,8 @@ def plan(
     if recipe.origin is not None:
         from vistune import models
 
+        if not models.is_ours(recipe.origin.model):
+            raise RecipeError(f"from={recipe.origin.model}: is no run or model folder of ours", "vistune import it first")
         model = models.base_of(recipe.origin, Path("from")).model
     sizes, spec = sizes_of(model)
     loads: list[Load]

@@ -151,7 +151,8 @@ def check_data(
     if recipe is None:
         return check(sources, None, pictures=pictures, watch=watch)
     shortest = min(stage.tokens_per_row for stage in recipe.stages)
-    return check(sources, make_processor(recipe), pictures=pictures, tokens_per_row=shortest, watch=watch)
+    cut = all(stage.too_long == "cut" for stage in recipe.stages)
+    return check(sources, make_processor(recipe), pictures=pictures, tokens_per_row=shortest, cut=cut, watch=watch)
 
 
 def make_processor(recipe: Recipe) -> Any:

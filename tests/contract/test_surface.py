@@ -1,10 +1,9 @@
-"""What others rely on: public names, recipes, the command line's page, the README's commands."""
+"""What others rely on: public names, recipes, the command line's page."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -45,34 +44,6 @@ def test_the_command_lines_page_is_current() -> None:
     writer = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(writer)
     assert writer.PAGE.read_text(encoding="utf-8") == writer.page(), "run: python scripts/write_cli_docs.py"
-
-
-def commands(page: Path) -> list[str]:
-    """The vistune commands in a page's shell blocks."""
-    blocks = re.findall(r"```(?:bash|sh|console)\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
-    lines = [line.removeprefix("$ ").strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line.startswith("vistune ")]
-
-
-@pytest.mark.parametrize(
-    "page", ["README.md", *(str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs").glob("*.md")))]
-)
-def test_every_command_in_the_pages_parses(page: str) -> None:
-    """Each verb, option and override of a documented command is one that the program takes."""
-    from typer.testing import CliRunner
-
-    from vistune.cli import app
-
-    for command in commands(ROOT / page):
-        words = shlex.split(command, comments=True)[1:]
-        verb = words[0]
-        shown = CliRunner().invoke(app, [verb, "--help"])
-        assert shown.exit_code == 0, f"{page}: {command}: no verb {verb}"
-        for word in words[1:]:
-            if word.startswith("--"):
-                assert word.split("=")[0] in shown.stdout, f"{page}: {command}: no option {word}"
-        if verb == "train":
-            load_recipe(words[1], [word for word in words[2:] if "=" in word and not word.startswith("-")])
 
 
 def test_no_path_of_a_machine_is_in_the_project() -> None:

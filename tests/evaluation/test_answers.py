@@ -127,6 +127,21 @@ def test_a_run_killed_50_times_at_random_goes_on(tmp_path: Path, model: Path, wo
     print(f"{kills} kills in {runs} runs")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_asked_to_stop_keeps_its_answers(
+    tmp_path: Path, model: Path, world: Path, number: signal.Signals
+) -> None:
+    @contextmanager
+    def stopping(label: str, total: int) -> Iterator[Any]:
+        yield lambda count=1, note="": os.kill(os.getpid(), number)
+
+    assert ended(in_child(lambda: evaluate(model, world, tmp_path, limit=20, watch=stopping))) == 75
+    told, known = Counted(), len(read_kept(tmp_path / KEPT[0]))
+    assert known > 0
+    evaluate(model, world, tmp_path, limit=20, watch=told)
+    assert told.totals == [len((tmp_path / KEPT[0]).read_bytes().splitlines()) - known]
+
+
 def test_a_torn_last_line_is_cut_off_and_a_bad_one_is_named(tmp_path: Path) -> None:
     path = tmp_path / "said.jsonl"
     with AnswerFile(path, {"task": "x"}) as file:
@@ -184,7 +199,16 @@ def test_a_second_process_is_kept_out(tmp_path: Path) -> None:
         AnswerFile(tmp_path / "said.jsonl", {}),
         pytest.raises(RecipeError, match="another process is writing it"),
     ):
-        AnswerFile(tmp_path / "said.jsonl", {})
+        AnswerFile(tmp_path / "said.jsonl", {}, again=True)
+
+
+def test_a_file_of_others_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "said.jsonl"
+    path.write_text('{"question_id": 1, "text": "red"}')  # no line's end: nothing may be cut off
+    for _ in range(2):
+        with pytest.raises(RecipeError, match="is not there"):
+            AnswerFile(path, {})
+    assert path.read_text() == '{"question_id": 1, "text": "red"}'
 
 
 def test_in_half_precision_a_block_that_was_cut_off_is_asked_whole(tmp_path: Path, model: Path, world: Path) -> None:

@@ -12,13 +12,15 @@ from typer.testing import CliRunner
 
 from vistune import asking
 from vistune.cli import app
-from vistune.errors import RecipeError
+from vistune.commands.measure import folder_of
+from vistune.errors import DataError, RecipeError
 from vistune.evaluation import TASKS, Answered, Measurement, Wanted, compare, labels_of, markdown, published_on
 from vistune.evaluation.comparison import headlines, published
 from vistune.evaluation.scoring import result_of
 from vistune.evaluation.task import ask
 from vistune.files import read_json, write_jsonl
 from vistune.report import write_comparison
+from vistune.scenes import write_world
 
 
 def questions(folder: Path, count: int) -> Path:
@@ -58,7 +60,7 @@ def test_a_pair_says_who_answers_what_better(tmp_path: Path) -> None:
     assert pair["words"] == "good is better: the interval lies above zero"
     text = markdown(told)
     assert "| file | 20 | accuracy | 0.9000 | 0.1500 |" in text
-    assert "16 questions better than bad, 1 worse; +75.0 points" in text
+    assert "good answers 16 better than bad, 1 worse; +75.0 points" in text
     assert "file, good: no sign that the model looks: the interval of the gap includes zero" in text
     even = compare({"a": [good], "b": [good]})["tasks"][0]["pairs"][0]
     assert (even["wins"], even["losses"]) == ([], [])
@@ -137,6 +139,20 @@ def test_two_models_on_two_tasks_in_one_call(tmp_path: Path, model: Path, other_
     refused = CliRunner().invoke(app, ["evaluate", str(model), str(other_model), "--task", "file"])
     assert isinstance(refused.exception, RecipeError)
     assert "same questions" in str(refused.exception)
+
+
+def test_what_a_later_task_lacks_is_said_before_the_first_is_asked(tmp_path: Path, model: Path) -> None:
+    questions(tmp_path, 2)
+    with pytest.raises(DataError, match=r"mm-vet\.json: no such file"):
+        asking.evaluate_all([model], {"file": tmp_path, "mmvet": tmp_path}, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_drawn_worlds_tasks_share_one_folder(tmp_path: Path) -> None:
+    write_world(tmp_path, count=1, seed=0, tests=1)
+    (tmp_path / "pope").mkdir()
+    assert folder_of(tmp_path, "combinations", many=True) == folder_of(tmp_path, "scenes", many=True) == tmp_path
+    assert folder_of(tmp_path, "pope", many=True) == tmp_path / "pope"
 
 
 def test_blind_runs_are_on_a_subset_unless_told_otherwise(

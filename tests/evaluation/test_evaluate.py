@@ -60,3 +60,20 @@ def test_the_example_task(tmp_path: Path, model: Path, monkeypatch: pytest.Monke
     assert (scored.count, scored.unparsed, scored.examples) == (3, 1, (("2", "one or 2 or 3"),))
     assert scored.tables["thing"] == {"cats": (0.0, 2), "dogs": (100.0, 1)}
     assert workflows.evaluate(model, task="add_a_task:Counting", data=tmp_path)["count"] == 3
+
+
+def test_the_lmms_eval_task_asks_and_marks_as_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location("lmms_utils", EXAMPLE.parent / "lmms_eval" / "utils.py")
+    assert spec is not None
+    assert spec.loader is not None
+    theirs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(theirs)
+    write_world(tmp_path, count=1, seed=0, tests=2)
+    monkeypatch.chdir(tmp_path)
+    task = TASKS["scenes"](tmp_path)
+    rows = [row for _, row in read_jsonl(tmp_path / "questions_heldout.jsonl")]
+    for row, question in zip(rows, task.questions(), strict=True):
+        assert theirs.doc_to_text(row) == question.sample.messages[0].text
+        assert theirs.doc_to_visual(row)[0].mode == "RGB"
+        for reply in (f" {row['answer'].upper()}. ", "no such thing", ""):
+            assert theirs.process_results(row, [reply])["accuracy"] == task.mark(question, reply).points

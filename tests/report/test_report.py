@@ -212,6 +212,8 @@ def test_a_letter_without_a_shape_is_never_drawn(monkeypatch: pytest.MonkeyPatch
         labels = read_json(Path(pages.__file__).with_name("labels.json"))["ko"]
         assert drawn_word("without_image", labels, "#1") == "without picture"
         assert drawn_word("사용자 유형", labels, "#3") == "#3"
+        assert "fonts-nanum" in (plots.missing_font("ko") or "")
+        assert plots.missing_font("en") is None
     finally:
         plots._letters.cache_clear()
 

@@ -131,15 +131,16 @@ def test_a_conversation_survives_a_reload_and_goes_on(tab: Opened) -> None:
 
 
 def test_an_answer_that_a_reload_broke_off_is_kept_as_far_as_it_went(tab: Opened) -> None:
-    with saying(tab.found, "one two three four five"), Gate(tab.found) as gate:
-        tab.ask("Count.")
-        for _ in range(6):
-            gate.steps.release()
-        lengths: list[int] = []
-        until_longer(tab, lengths)
-        tab.page.reload()
-        assert len(tab.said[0]) >= lengths[0]
-        assert tab(".note").inner_text() == "Stopped."
+    lengths: list[int] = []
+    with saying(tab.found, "one two three four five"):
+        with Gate(tab.found) as gate:
+            tab.ask("Count.")
+            for _ in range(6):
+                gate.steps.release()
+            until_longer(tab, lengths)
+            tab.page.reload()
+            assert len(tab.said[0]) >= lengths[0]
+            assert tab(".note").inner_text() == "Stopped."
         until(tab.found.idle)
 
 

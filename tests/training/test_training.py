@@ -15,8 +15,9 @@ from vistune import checkpoint
 from vistune.console import silent
 from vistune.errors import DataError, VistuneError
 from vistune.files import read_json, read_jsonl
+from vistune.model import VisionLanguageModel
 from vistune.recipe import Stage
-from vistune.training import Run, checkpoints_of
+from vistune.training import Run, Trainer, checkpoints_of
 from vistune.training.optim import make_optimizer, rate_factor
 
 
@@ -87,15 +88,14 @@ def test_bf16_learns_on_fp32_weights(make_recipe: MakeRecipe, tmp_path: Path) ->
 
 def test_a_loss_that_is_no_number_stops_with_the_samples(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     run = Run(make_recipe(TUNE), tmp_path / "run", watch=silent)
-    model = run._model
+    rehearse = run._rehearse
 
-    def poisoned(*arguments: Any) -> Any:
-        made = model(*arguments)
+    def poisoned(model: VisionLanguageModel, trainer: Trainer, number: int) -> None:
+        rehearse(model, trainer, number)  # which refuses to save such a model
         with torch.no_grad():
-            made[0].projector[0].weight.fill_(float("nan"))
-        return made
+            model.projector[0].weight.fill_(float("nan"))
 
-    run._model = poisoned  # type: ignore[method-assign]
+    run._rehearse = poisoned  # type: ignore[method-assign]
     with pytest.raises(VistuneError, match=r"stage tune, step 0: loss nan.*samples \w"):
         run.start(resume=False)
     told = read_json(tmp_path / "run" / "run.json")

@@ -16,7 +16,7 @@ from vistune.model import next_token_loss
 from vistune.training import Hooks, Run, doubts, plan_run
 from vistune.training.flops import matmul_peak, needed_by
 from vistune.training.metrics import Metrics
-from vistune.training.precision import products_in
+from vistune.training.precision import frozen_for_good, halve, products_in
 
 
 def test_a_table_says_what_learns_at_which_rate(make_recipe: MakeRecipe, tmp_path: Path) -> None:
@@ -123,3 +123,27 @@ def test_tf32_lasts_as_long_as_the_block() -> None:
     with products_in("tf32", "cuda:0"):
         assert torch.backends.cuda.matmul.fp32_precision == "tf32"
     assert torch.backends.cuda.matmul.fp32_precision == before
+
+
+def test_what_no_stage_learns_is_halved_and_nothing_else(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    run = Run(make_recipe(ALIGN, LORA), tmp_path, watch=silent)
+    align, lora = run.recipe.stages
+    assert frozen_for_good([align, lora], {"projector"}) == ["vision", "language"]
+    assert frozen_for_good([lora, align], {"projector"}) == ["vision"]  # the adapters are merged into it
+    assert frozen_for_good([align], {"projector", "vision", "language"}) == []  # an earlier run learnt them
+    model = run.first_model(None)
+    run.prepare(model, lora, 1)
+    model.set_learning(lora.learn)
+    halve(model, ["vision", "language"])
+    dtypes = {part: {p.dtype for _, p in parameters} for part, parameters in model.parts().items()}
+    half, full = {torch.bfloat16}, {torch.float32}
+    assert dtypes == {"vision": half, "projector": full, "language": half, "adapters": full}
+    assert model.vision.mean.dtype == torch.float32
+    item = plan_run(run.recipe, run.processor, silent)[0][1]
+    (row,) = Loader(item.samples, item.processor, item.plan).load(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = next_token_loss(model(row), model.head, row.labels, row.starts)
+    loss.sum.backward()
+    assert loss.sum.dtype == torch.float32
+    learning = [p for _, p in [*model.parts()["projector"], *model.parts()["adapters"]]]
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in learning)

@@ -11,7 +11,7 @@ import typer
 
 from vistune import showing, workflows
 from vistune.commands.output import Json, count_of, print_json, stdout
-from vistune.console import silent, watch
+from vistune.console import silent, tell, watch
 from vistune.errors import RecipeError
 from vistune.recipe import DataSource, load_recipe
 from vistune.registry import lookup
@@ -318,3 +318,7 @@ def report(
     """Write a page that opens offline: what a run learnt, or what a data set holds."""
     page = workflows.write_report(path, out=out, images=images, against=against or (), language=language, watch=watch)
     stdout.print(str(page), soft_wrap=True)
+    from vistune.report.plots import missing_font
+
+    if (missing := missing_font(language)) is not None:
+        tell(missing)

@@ -85,7 +85,7 @@ def evaluate(
         stdout.print(result_table(results[0]))
     if len(results) > 1 or comparison["tasks"][0]["published"]:
         stdout.print(markdown(comparison), soft_wrap=True, markup=False)
-    if out is not None:
+    if out is not None and len(results) > 1:
         stdout.print(f"{out / 'comparison.html'}: every figure, and who answers what better", soft_wrap=True)
 
 
@@ -140,8 +140,12 @@ def answer(
 
 
 def folder_of(data: Path, task: str, *, many: bool) -> Path:
-    """Where a task's data is: of several tasks each has its own folder in `data`, if it is there."""
-    return data / task if many and (data / task).is_dir() else data
+    """Where a task's data is: of several tasks each has its own folder in `data`, if it is there.
+
+    The drawn world is the data of its own tasks, one of which bears the name of a folder of pictures in it.
+    """
+    drawn = task in ("scenes", "combinations") and (data / "questions_heldout.jsonl").is_file()
+    return data / task if many and not drawn and (data / task).is_dir() else data
 
 
 def result_table(result: dict[str, Any]) -> Table:

@@ -57,12 +57,13 @@ def check(
     *,
     pictures: bool = True,
     tokens_per_row: int | None = None,
+    cut: bool = True,
     watch: Watch = lambda label, total: nullcontext(lambda *done: None),
 ) -> CheckReport:
     """Read all rows, encode them (with a processor), open each picture once; faults are gathered, not raised.
 
     Without `pictures` they are neither looked for nor opened, which anyres cannot do without: RecipeError. Samples
-    longer than `tokens_per_row` are cut where a turn ends, or faults where their first turn is too long.
+    longer than `tokens_per_row` are cut where a turn ends; without `cut`, or of a first turn too long, they are faults.
     """
     if processor is not None and processor.spec.image_mode == "anyres" and not pictures:
         raise RecipeError("an anyres model's tokens follow from the pictures' sizes", "check with the pictures")
@@ -81,7 +82,7 @@ def check(
             continue
         faults += [fault.reject for fault in made.faults]
         if processor is not None:
-            made = shortened(made, processor, tokens_per_row)
+            made = shortened(made, processor, tokens_per_row) if cut else made
             faults += [fault.reject for fault in too_long(made, tokens_per_row)]
         files.append(made)
     notes = [*survey.notes, *(note for made in files for note in made.notes.values())]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,9 +101,7 @@ def look_at_all(shown: Mapping[Path, Shown], advance: Callable[..., None]) -> tu
     return faults, notes + list(_repeated(shown, near, "near_picture", "nearly the same picture"))
 
 
-def _repeated(
-    shown: Mapping[Path, Shown], groups: Iterator[list[Path]] | Sequence[list[Path]], reason: str, words: str
-) -> Iterator[Reject]:
+def _repeated(shown: Mapping[Path, Shown], groups: Iterable[list[Path]], reason: str, words: str) -> Iterator[Reject]:
     for group in groups:
         if len(group) > 1:
             names = ", ".join(repr(shown[path].name) for path in group[:NAMED])

@@ -33,6 +33,11 @@ class StagePlan:
     lengths: Sequence[int] = ()
 
     @property
+    def tokens(self) -> int:
+        """Of all steps together."""
+        return sum(self.lengths[index] for step in self.steps for row in step for index in row)
+
+    @property
     def digest(self) -> str:
         return hashlib.sha256(repr(self.steps).encode()).hexdigest()
 

@@ -14,6 +14,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import BufferedReader
 from itertools import count
 from pathlib import Path
 from typing import BinaryIO
@@ -63,7 +64,7 @@ def written_rows(path: Path) -> Iterator[Written]:
         raise DataError(f"{path}: cannot be read: {error.strerror}", "check the path and its permissions") from None
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BufferedReader:
     """A regular file of the user's. Raises DataError for a folder, a pipe or a device, which would be read for ever."""
     if not path.exists():
         raise DataError(f"{path}: no such file", "check the path")

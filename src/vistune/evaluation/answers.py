@@ -47,23 +47,28 @@ class AnswerFile:
         self.synced = time.monotonic()
         with self.ranks.together():  # the others open their files once the first has found PATH fit
             if self.ranks.is_first:
-                self._begin(asked, again)
+                self.handle = self._open()
+                try:
+                    self._begin(asked, again)
+                except BaseException:
+                    os.close(self.handle)
+                    raise
         with self.ranks.together():
-            self.handle = self._open()
-            if self.ranks.is_first:
-                drop_drafts(path)
-                drop_drafts(asked_beside(path))
+            if not self.ranks.is_first:
+                self.handle = self._open()
+            self._cut_torn_end()
             for part in (path, *_parts(path)):
                 self.known |= read_kept(part)
 
     def _begin(self, asked: Mapping[str, Any], again: bool) -> None:
         told = asked_beside(self.path)
-        _make_folder(self.path.parent)
+        drop_drafts(self.path)
+        drop_drafts(told)
         if again:
-            for part in (self.path, told, *_parts(self.path)):
+            os.ftruncate(self.handle, 0)
+            for part in (told, *_parts(self.path)):
                 part.unlink(missing_ok=True)
-        held = self.path.is_file() and self.path.stat().st_size > 0
-        if held and not told.is_file():
+        if os.fstat(self.handle).st_size and not told.is_file():
             raise RecipeError(
                 f"{self.path}: holds answers, and {told.name}, which would say what they were asked with, is not there",
                 "name another --out, or --again to answer anew in their place",
@@ -78,7 +83,7 @@ class AnswerFile:
             write_json(told, asked)
 
     def _open(self) -> int:
-        """Its file to append to, by this process alone, without the torn end that a cut-off write leaves."""
+        """Its file to append to, by this process alone."""
         _make_folder(self.own.parent)
         try:
             handle = os.open(self.own, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -91,9 +96,12 @@ class AnswerFile:
             raise RecipeError(
                 f"{self.own}: another process is writing it", "wait for it to end, or name another --out"
             ) from None
-        content = os.pread(handle, os.fstat(handle).st_size, 0)
-        os.ftruncate(handle, content.rfind(b"\n") + 1)
         return handle
+
+    def _cut_torn_end(self) -> None:
+        """What a write that was cut off left of a line."""
+        content = os.pread(self.handle, os.fstat(self.handle).st_size, 0)
+        os.ftruncate(self.handle, content.rfind(b"\n") + 1)
 
     def add(self, rows: Iterable[Row]) -> None:
         """Append rows; they are written at once and on disk within about a second."""
@@ -113,7 +121,10 @@ class AnswerFile:
         if self.ranks.is_first:
             write_jsonl(self.path, rows)
             for part in _parts(self.path):
-                part.unlink()
+                part.unlink(missing_ok=True)
+        self.ranks.gathered(None)  # not before the whole file is there
+        if not self.ranks.is_first:
+            self.own.unlink(missing_ok=True)  # where it lies on a disk of its own
 
     def close(self) -> None:
         os.fsync(self.handle)

@@ -139,7 +139,7 @@ def markdown(comparison: Mapping[str, Any]) -> str:
             told = pair["difference"]
             interval = f"{100 * told['value']:+.1f} points ({100 * told['low']:.1f} to {100 * told['high']:.1f})"
             lines.append(
-                f"- {task['task']}: {pair['one']} answers {len(pair['wins'])} questions better than {pair['other']}, "
+                f"- {task['task']}: {pair['one']} answers {len(pair['wins'])} better than {pair['other']}, "
                 f"{len(pair['losses'])} worse; {interval}: {pair['words']}"
             )
         for model in models:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any
 import torch
 
 from vistune import __version__
-from vistune.errors import DataError
+from vistune.errors import DataError, Stopped
 from vistune.evaluation.answers import AnswerFile, Key, Row, Said
 from vistune.evaluation.ranks import Ranks
 from vistune.evaluation.runner import CONDITIONS, Answered, Block, ask
@@ -64,14 +66,34 @@ def run(
             new.update({(row.condition, row.question.id): Said(row.text, row.finish_reason) for row in rows})
             advance(len(rows))
 
-        for block in own:
-            ask(assistant.model, assistant.processor, task, block, letters=letters, hear=hear)
+        with stoppable(kept=file is not None):
+            for block in own:
+                ask(assistant.model, assistant.processor, task, block, letters=letters, hear=hear)
     for part in ranks.gathered(new):
         known |= part
     rows = _in_order([row for block in blocks for row in _told(task, block, known)], questions)
     if file is not None:
         file.finish(row_of(row) for row in rows)
     return rows
+
+
+@contextmanager
+def stoppable(*, kept: bool) -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does: with Stopped, whatever was answered until then written."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if in_main_thread else None
+    try:
+        yield
+    except KeyboardInterrupt:
+        hint = "every answer is kept: the same command goes on" if kept else "with --out a stopped run can go on"
+        raise Stopped("stopped", hint) from None
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _left(block: Block, known: Mapping[Key, Said], *, exact: bool) -> Block:

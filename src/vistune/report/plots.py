@@ -72,6 +72,16 @@ def drawable(text: str, instead: str) -> str:
     return text if all(ord(letter) in _letters() for letter in text) else instead
 
 
+def missing_font(language: str) -> str | None:
+    """What to tell whoever asks for plots in a language whose letters no font of this machine has; else None."""
+    if language != "ko" or drawable("가", ""):
+        return None
+    return (
+        "no font with Korean letters is installed: the words in plots are English. Fix: install one (Debian: apt-get "
+        f"install fonts-nanum), remove {matplotlib.get_cachedir()}, write the report again"
+    )
+
+
 @contextmanager
 def quiet_fonts() -> Iterator[None]:
     """A Hangul font calls its bold "semibold": the nearest weight is right, and no news to whoever draws."""

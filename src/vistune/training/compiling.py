@@ -18,6 +18,8 @@ from torch import nn
 from vistune.model import VisionLanguageModel
 from vistune.model.language import base_of
 from vistune.recipe import Stage
+from vistune.training.sharding import Way
+from vistune.training.trainer import Trainer
 from vistune.training.validation import Tell
 
 # FLOPs of a stage from which on `auto` compiles: a graph takes a minute or so. By the work alone, not by a machine's
@@ -30,28 +32,33 @@ def is_wanted(stage: Stage, device: str, flops: float) -> bool:
     return stage.compile == "on" or (stage.compile == "auto" and flops >= PAYS[device.split(":")[0]])
 
 
-def lacking(device: str) -> str | None:
-    """What torch.compile needs on this device and does not find, if anything."""
+def hindrance(device: str, way: Way) -> str | None:
+    """Why torch.compile cannot work here, if it cannot."""
+    if way == "fsdp":
+        return "fsdp keeps their weights in slices"
     if device.startswith("cuda"):
-        return None if find_spec("triton") is not None else "triton"
+        return None if find_spec("triton") is not None else "triton is not installed"
     named = os.environ.get("CXX")
-    return None if any(shutil.which(name) for name in ([named] if named else ("g++", "clang++"))) else "a C++ compiler"
+    found = any(shutil.which(name) for name in ([named] if named else ("g++", "clang++")))
+    return None if found else "there is no C++ compiler"
 
 
 @contextmanager
-def compiled(model: VisionLanguageModel, stage: Stage, device: str, flops: float, tell: Tell) -> Iterator[bool]:
+def compiled(trainer: Trainer, way: Way, flops: float, tell: Tell) -> Iterator[bool]:
     """While the block lasts, layers run compiled where that is wanted and can be; whether they do.
 
-    `flops`: of the whole stage. What is lacking is said in one line.
+    `flops`: of the whole stage. What hinders it is said in one line.
     """
-    if not is_wanted(stage, device, flops):
+    stage = trainer.stage
+    if not is_wanted(stage, trainer.device, flops):
         yield False
         return
-    if (missing := lacking(device)) is not None:
-        tell(f"stage {stage.name}: layers are not compiled: {missing} is not here; it goes on as it is, more slowly")
+    if (why := hindrance(trainer.device, way)) is not None:
+        if trainer.world.is_first:
+            tell(f"stage {stage.name}: layers are not compiled, since {why}: it goes on more slowly")
         yield False
         return
-    layers: list[Any] = list(_layers(model))
+    layers: list[Any] = list(_layers(trainer.model))
     for layer in layers:
         layer.compile(dynamic=True)
     try:

@@ -21,8 +21,9 @@ from vistune.model import VisionLanguageModel
 from vistune.model.language import base_of
 from vistune.types import Batch
 
-SIDE = {"cpu": 1024, "cuda": 8192}  # of the matrices by which a machine's speed is measured
-TRIES = 5
+SMALLEST, LARGEST = 256, 8192  # sides of the matrices by which a machine's speed is measured
+LONG = 0.01  # seconds of a product that is large enough
+TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +105,18 @@ def _visited(module: nn.Module) -> int:
 
 @cache
 def matmul_peak(device: str, dtype: torch.dtype) -> float:
-    """FLOP/s of a large product on this device, the best of several tries."""
+    """FLOP/s of a large product on this device, the best of several tries; sides double until one takes a while."""
     kind = device.split(":")[0]
-    side = SIDE[kind]
-    one = torch.ones(side, side, device=device, dtype=dtype)
     wait: Callable[[], Any] = torch.cuda.synchronize if kind == "cuda" else lambda: None
-    best = float("inf")
-    with torch.no_grad():
-        for _ in range(TRIES + 1):  # the first one warms up
-            began = time.perf_counter()
-            one @ one
-            wait()
-            best = min(best, time.perf_counter() - began)
-    return 2.0 * side**3 / best
+    best, side, took = 0.0, SMALLEST, 0.0
+    while side <= LARGEST and took < LONG:
+        one = torch.ones(side, side, device=device, dtype=dtype)
+        with torch.no_grad():
+            for _ in range(TRIES):
+                began = time.perf_counter()
+                one @ one
+                wait()
+                took = time.perf_counter() - began
+                best = max(best, 2.0 * side**3 / took)
+        side *= 2
+    return best

@@ -23,7 +23,7 @@ log = logging.getLogger("vistune.training")
 _NAME = re.compile(r"(\d+)-(.+)-(\d+)")
 # What may differ when a run goes on: it changes what is kept or how fast, never what is learnt. Rows and kinds are
 # compared by what they hold, in the stage's plan.
-_FREE = ("save_every", "data", "kinds")
+_FREE = ("save_every", "data", "kinds", "compile", "cache_features")
 
 
 def checkpoint_name(number: int, stage: str, step: int) -> str:

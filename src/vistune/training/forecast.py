@@ -34,7 +34,9 @@ from vistune.training.memory import How, Row, Sizes, adapter_layers, language_la
 from vistune.training.plan import Planned
 from vistune.types import Spec
 
-PASSES = 3.0  # times that each number which a layer makes is written or read outside of products, on the whole
+# Times that each number which a layer keeps is written or read outside of products: it is made and used, so is its
+# gradient, and others come and go (norms in fp32, turned positions, sums). Fitted to benchmarks/plan_memory.py.
+PASSES = 7.0
 OPTIMIZER_BYTES = 36  # a number that learns: AdamW's seven passes and the two of clipping
 SAMPLE_TEXT, SAMPLE_LEARNT = 200, 100  # tokens of a sample beside its picture, where no data is there to count
 INDEX_BYTES = 52  # of a row in the cache
@@ -181,6 +183,7 @@ def traffic(sizes: Sizes, how: How, load: Load) -> float:
     if how.lora is not None:  # each adapter's answer is scaled and added to its layer's, there and back
         answers = sum(outside for _, outside in adapter_layers(sizes.language, how.lora).values())
         language += load.tokens * sizes.language.layers * how.narrow * 2 * answers
+    language *= 4 / 3 if "language" in how.recompute else 1
     logits = load.supervised * sizes.language.vocabulary * 4 * 2
     learning = sum(parameters(sizes, how.lora)[part] for part in how.learn)
     return PASSES * (language + logits) + tower + OPTIMIZER_BYTES * learning * (load.steps or 1)

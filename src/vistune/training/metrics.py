@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
+import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vistune.errors import DiskError
 from vistune.files import write_atomic
+
+log = logging.getLogger("vistune.training")
 
 STEPS = 50  # over which processes are compared
 SLOW = 1.3  # times the median
@@ -37,10 +43,14 @@ class Pace:
 
 
 class Metrics:
-    """Appends to a file; `cut` removes what a resumed run will write again."""
+    """Appends to a file; `cut` removes what a resumed run will write again.
+
+    Where the disk is full, lines wait in memory: the run goes on, and they are written when there is room.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.waiting = b""
 
     def cut(self, keep: int) -> None:
         """Keep the first `keep` whole lines; a torn last line of a killed run goes."""
@@ -50,8 +60,33 @@ class Metrics:
         write_atomic(self.path, "".join(line for line in lines[:keep] if line.endswith("\n")))
 
     def log(self, **values: Any) -> None:
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+        first = not self.waiting
+        self.waiting += (json.dumps(values) + "\n").encode()
+        try:
+            self.settle()
+        except DiskError as error:
+            if first:
+                log.warning("%s; its lines wait in memory", error.message)
+
+    def settle(self) -> None:
+        """Write what waits. Raises DiskError; no part of a line is left then."""
+        if not self.waiting:
+            return
+        try:
+            with open(self.path, "ab", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size
+                try:
+                    if file.write(self.waiting) != len(self.waiting):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                except OSError:
+                    if os.fstat(file.fileno()).st_size > size:
+                        file.truncate(size)
+                    raise
+        except OSError as error:
+            raise DiskError(
+                f"{self.path}: cannot be written: {error.strerror}", "make room, then go on with --resume"
+            ) from error
+        self.waiting = b""
 
     def read(self) -> list[dict[str, Any]]:
         if not self.path.exists():

@@ -123,11 +123,17 @@ def opened() -> Iterator[World]:
     # Longer than any wait: whether somebody hangs is for the watchdog to say, which knows who.
     dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=timedelta(days=7))
     board = Board(rank, size)
+    world = World(rank, size, device, restarted, board)
     try:
-        yield World(rank, size, device, restarted, board)
+        yield world
     except Stopped:
         leave(board)
         raise
+    except BaseException as error:
+        cause = world.blame(error)
+        if cause is error:
+            raise
+        raise cause from error
     leave(board)
 
 

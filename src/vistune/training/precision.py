@@ -5,12 +5,14 @@ Where bf16 is faster than fp32 is a property of the hardware alone, so one machi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
 from vistune.errors import RecipeError
+from vistune.model import VisionLanguageModel
+from vistune.recipe import Stage
 
 
 def uses_bf16(precision: str, device: str) -> bool:
@@ -39,3 +41,22 @@ def products_in(precision: str, device: str) -> Iterator[None]:
         yield
     finally:
         torch.backends.cuda.matmul.fp32_precision = before
+
+
+def frozen_for_good(stages: Sequence[Stage], learnt: Collection[str]) -> list[str]:
+    """Parts that no stage of the run learns, from the first to the last: their values are only ever read.
+
+    Adapters become part of the language model where a stage follows. `learnt`: parts that others learnt before.
+    """
+    ever = set(learnt).union(*(stage.learn for stage in stages))
+    if any("adapters" in stage.learn for stage in stages[:-1]):
+        ever.add("language")
+    return [part for part in ("vision", "projector", "language") if part not in ever]
+
+
+def halve(model: VisionLanguageModel, parts: Collection[str]) -> None:
+    """Weights of these parts in bf16, in which they are multiplied anyway; what learns keeps its fp32."""
+    for part in parts:
+        for _, parameter in model.parts()[part]:
+            if not parameter.requires_grad and parameter.dtype == torch.float32:
+                parameter.data = parameter.data.to(torch.bfloat16)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,22 @@ import torch
 
 from vistune import checkpoint
 from vistune.data import Loader, PixelCache
-from vistune.errors import RecipeError, Stopped
+from vistune.errors import DiskError, RecipeError, Stopped
 from vistune.files import Lock, read_json, write_atomic, write_json, write_jsonl
 from vistune.model import VisionLanguageModel, add_adapters, build, merge_adapters, read_spec
 from vistune.model.language import base_of, is_quantised, load_language
 from vistune.processor import Processor, load_tokenizer
 from vistune.recipe import Recipe, Stage, dump, source_of
+from vistune.training.compiling import compiled
 from vistune.training.features import features_of
 from vistune.training.folder import checkpoint_name, checkpoints_of, newest_whole, prune, refuse_another_recipe, sweep
 from vistune.training.metrics import Metrics, Pace
 from vistune.training.origin import Base, history, versions
 from vistune.training.parallel import World
 from vistune.training.plan import Planned, Watch, plan_run
+from vistune.training.precision import frozen_for_good, halve, uses_bf16
 from vistune.training.saving import Saver, log, rehearse
-from vistune.training.sharding import copied, way_of, whole_copy
+from vistune.training.sharding import copied, copying, way_of
 from vistune.training.state import cursor_at, load_state, save_state, seed_all
 from vistune.training.stopping import stop_requested
 from vistune.training.tracking import Track, opened, refuse_missing
@@ -121,6 +123,7 @@ class Run:
                     for number in range(first, len(planned)):
                         model = self._stage(model, number, planned, cursor_folder, stopping)
                         cursor_folder = None
+                self.metrics.settle()
             except Stopped as stop:
                 self._status("preempted", *self.reached, reason=stop.message)
                 raise
@@ -203,6 +206,9 @@ class Run:
         model.set_learning(stage.learn)
         model.set_recompute(stage.recompute)
         self.learnt |= set(stage.learn)
+        way = way_of(self.recipe, stage, model, self.world)
+        if self.device.startswith("cuda") and uses_bf16(stage.precision, self.device) and way != "fsdp":
+            halve(model, frozen_for_good(self.recipe.stages, self.learnt))
         loader = Loader(
             planned.samples,
             planned.processor,
@@ -211,7 +217,6 @@ class Run:
             pixels=features_of(planned, model, self.world, tell=self.hooks.tell, watch=self.watch) or self.pixels,
             share=(self.world.rank, self.world.size),
         )
-        way = way_of(self.recipe, stage, model, self.world)
         seed = self.recipe.seed + number
         trainer = Trainer(model, loader, stage, device=self.device, world=self.world, way=way, seed=seed)
         start = 0
@@ -243,7 +248,8 @@ class Run:
                 if asked and not (done == steps and is_last):
                     raise Stopped(f"{self.out}: stopped at step {done} of stage {stage.name}", "go on with --resume")
 
-            trainer.run(start, after_step)
+            with compiled(trainer, way, trainer.needed.token * planned.plan.tokens, self.hooks.tell):
+                trainer.run(start, after_step)
         if self.world.size > 1 and not is_last:  # as a resumed run would: slices cannot be changed into another model
             model, _ = checkpoint.load(checkpoints_of(self.out)[-1], device=self.device, quantize=stage.quantize)
         return model
@@ -265,7 +271,7 @@ class Run:
     def _rehearse(self, model: VisionLanguageModel, trainer: Trainer, number: int) -> None:
         """Save in full before the first step, with all that later stages will have learnt too."""
         learnt = self.learnt.union(*(stage.learn for stage in self.recipe.stages[number:]))
-        tensors = checkpoint.snapshot(model, learnt, whole_copy)
+        tensors = checkpoint.snapshot(model, learnt, copying(self.world))
         state_bytes = 8 * sum(p.numel() for p in trainer.learning)  # AdamW's two moments, in fp32
 
         def write(folder: Path) -> None:
@@ -286,8 +292,9 @@ class Run:
             "measured": dict(self.measured),
         }
         learnt = frozenset(self.learnt)
-        tensors = checkpoint.snapshot(model, learnt, whole_copy)
-        optimizer = [] if finished else copied(trainer.optimizer.state_dict(), whole_copy)
+        take = copying(self.world)
+        tensors = checkpoint.snapshot(model, learnt, take)
+        optimizer = [] if finished else copied(trainer.optimizer.state_dict(), take)
 
         def state(draft: Path) -> None:
             if not finished:
@@ -310,7 +317,8 @@ class Run:
         self.saver.begin(write)
 
     def _not_saved(self, error: BaseException) -> None:
-        self._status("running", *self.reached, reason=f"a checkpoint was not saved: {error}")
+        with suppress(DiskError):  # the disk may be full for this too; the log has said it
+            self._status("running", *self.reached, reason=f"a checkpoint was not saved: {error}")
 
     def _end(self, reason: str) -> None:
         """The watchdog's word, whichever process it comes from: rank 0 may be the one that is stuck."""

@@ -98,6 +98,19 @@ def whole_copy(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True)
 
 
+def copying(world: World) -> Callable[[Tensor], Tensor]:
+    """How rank 0 takes whole copies; the others give their slices and keep nothing."""
+
+    def take(tensor: Tensor) -> Tensor:
+        if world.is_first:
+            return whole_copy(tensor)
+        if isinstance(tensor, DTensor):
+            tensor.full_tensor()
+        return torch.empty(0)
+
+    return take
+
+
 def copied(states: Sequence[dict[str, Any]], take: Callable[[Tensor], Tensor]) -> list[dict[str, Any]]:
     """The states of optimisers with their tensors taken by `take`."""
     return [

@@ -107,7 +107,8 @@ class Validator:
         model = self.trainer.model
         model.eval()
         try:
-            with torch.no_grad():
+            # As it is, not compiled: answering would have graphs of its own.
+            with torch.no_grad(), torch.compiler.set_stance("force_eager"):
                 yield
         finally:
             model.set_learning(self.trainer.stage.learn)

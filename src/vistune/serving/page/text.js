@@ -21,7 +21,7 @@ export function icon(name) {
   return svg;
 }
 
-const FENCE = /^\s*```/;
+const FENCE = /^\s*```[\w+#.-]*\s*$/;
 const BULLET = /^\s*[-*•]\s+(.*)$/;
 const NUMBER = /^\s*(?:\d{1,3})[.)]\s+(.*)$/;
 
