@@ -47,7 +47,7 @@ def plan(
         from vistune import models
 
         if not models.is_ours(recipe.origin.model):
-            raise RecipeError(f"from={recipe.origin.model}: is no run or model folder of ours", "vistune import it first")
+            raise RecipeError(f"from={recipe.origin.model}: is no model folder of ours", "vistune import it first")
         model = models.base_of(recipe.origin, Path("from")).model
     sizes, spec = sizes_of(model)
     loads: list[Load]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from tqdm import tqdm
+from transformers.utils import logging
 
 from vistune.checkpoint import save
 from vistune.model import build, read_spec
@@ -37,11 +36,13 @@ def save_model(folder: Path, backbones: Path, seed: int) -> Path:
 
 @pytest.fixture
 def forkable() -> Iterator[None]:
-    """Forked children have none of their parent's threads; killed ones must hold no lock that it shares with them."""
-    threads, interval = torch.get_num_threads(), tqdm.monitor_interval
+    """Forked children have none of their parent's threads; killed ones must hold no lock that it shares with them.
+
+    A progress bar's lock is such a one, so transformers shows none while it loads.
+    """
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    tqdm.monitor_interval = 0
-    tqdm.set_lock(threading.RLock())  # in place of a lock between processes: transformers shows bars while it loads
+    logging.disable_progress_bar()
     yield
+    logging.enable_progress_bar()
     torch.set_num_threads(threads)
-    tqdm.monitor_interval = interval

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 from serving.conftest import Gate, Running, png, running, saying, until
 from serving.pages import Opened, opened
 
+from vistune.serving import static
 from vistune.serving.limits import Limits
 
 STORY = "There is **one** circle:\n\n- it is red\n- it is round\n\n```\na < b && c > d\n```\n빨간 원입니다."
@@ -248,7 +250,8 @@ def test_samples_temperature_and_length(tab: Opened) -> None:
         assert tab("#settings").is_hidden()
     tab("#samples button").nth(1).click()
     tab("#chosen img").wait_for()
-    assert tab.page.input_value("#question") == "How many crosses can you see?"
+    samples = json.loads(static.contents()[static.SAMPLES][1])
+    assert tab.page.input_value("#question") == samples[1]["questions"]["en"]
     with saying(tab.found, "one " * 40):
         tab("#send").click()
         tab.until_answered()

@@ -44,6 +44,6 @@ def serve(
     )
 
     def announce(address: str) -> None:
-        stderr.print(f"{settings.name}: {address}/v1 (stop with Ctrl-C)", soft_wrap=True)
+        stderr.print(f"{settings.name}: {address}/v1, the page at {address}/ (stop with Ctrl-C)", soft_wrap=True)
 
     workflows.serve(model, settings, device=device, dtype=dtype, quantize=quantize, announce=announce)

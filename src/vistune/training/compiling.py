@@ -44,10 +44,10 @@ def hindrance(device: str, way: Way) -> str | None:
 
 
 @contextmanager
-def compiled(trainer: Trainer, way: Way, flops: float, tell: Tell) -> Iterator[bool]:
+def compiled(trainer: Trainer, way: Way, flops: float, tell: Tell, *, backend: str = "inductor") -> Iterator[bool]:
     """While the block lasts, layers run compiled where that is wanted and can be; whether they do.
 
-    `flops`: of the whole stage. What hinders it is said in one line.
+    `flops`: of the whole stage · `backend`: torch's; what hinders it is said in one line.
     """
     stage = trainer.stage
     if not is_wanted(stage, trainer.device, flops):
@@ -60,7 +60,7 @@ def compiled(trainer: Trainer, way: Way, flops: float, tell: Tell) -> Iterator[b
         return
     layers: list[Any] = list(_layers(trainer.model))
     for layer in layers:
-        layer.compile(dynamic=True)
+        layer.compile(dynamic=True, backend=backend)
     try:
         yield True
     finally:

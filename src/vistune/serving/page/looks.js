@@ -42,10 +42,16 @@ function veil(map, most) {
   return image;
 }
 
-const peak = (map) => map.reduce((best, value, at) => (value > map[best] ? at : best), 0);
-
-function place(at) {
-  const [row, column] = [Math.floor(at / FINE), at % FINE].map((edge) => Math.floor((3 * edge) / FINE));
+/** In words, the middle of what is brightest. */
+function place(map, most) {
+  let [count, x, y] = [0, 0, 0];
+  map.forEach((value, at) => {
+    if (value < 0.999 * most) return;
+    count++;
+    x += (at % FINE) + 0.5;
+    y += Math.floor(at / FINE) + 0.5;
+  });
+  const [row, column] = [y, x].map((sum) => Math.min(2, Math.floor((3 * sum) / count / FINE)));
   return say("places")[3 * row + column];
 }
 
@@ -88,7 +94,7 @@ export function looksOf(found, pictures) {
   const show = (word) => {
     const words = word === null ? all : [word];
     const maps = figures.map(({ seen }) => density(seen, words));
-    const peaks = maps.map((map) => map[peak(map)]);
+    const peaks = maps.map((map) => map.reduce((best, value) => Math.max(best, value), 0));
     const most = Math.max(...peaks);
     figures.forEach(({ pen }, at) => pen.putImageData(veil(maps[at], most), 0, 0));
     options.forEach(({ node }, at) => node.setAttribute("aria-selected", String(at === word)));
@@ -97,7 +103,7 @@ export function looksOf(found, pictures) {
     const best = peaks.indexOf(most);
     const name = word === null ? say("whole") : `“${found.words[word].trim()}”`;
     const percent = (100 * share(found.pictures, words)).toFixed(0);
-    const where = place(peak(maps[best]));
+    const where = place(maps[best], most);
     told.textContent = figures.length > 1
       ? say("shareMany")(name, percent, where, best + 1) : say("share")(name, percent, where);
   };
