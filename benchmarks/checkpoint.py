@@ -48,8 +48,13 @@ def run(work: Path, stage: str, steps: int) -> dict[str, float]:
     Saver.begin = begin  # type: ignore[method-assign]
     made = Run(validate(tree, "benchmark"), out, watch=silent)
     ends: list[float] = []
-    log = made._log
-    made._log = lambda *given: (log(*given), ends.append(time.perf_counter()))  # type: ignore[assignment, func-returns-value]
+    log = made.metrics.log
+
+    def log_and_note(**values: Any) -> None:
+        log(**values)
+        ends.append(time.perf_counter())
+
+    made.metrics.log = log_and_note  # type: ignore[method-assign]
     made.start(resume=False)
     Saver.begin = real  # type: ignore[method-assign]
     seconds = [later - earlier for earlier, later in pairwise(ends)]

@@ -30,7 +30,7 @@ from vistune.types import Batch, LossSum
 PRELOADED = ["vistune.workflows", "vistune.training", "vistune.scenes", "vistune.interop", "transformers", "peft",
              "transformers.models.llama.modeling_llama", "transformers.models.clip.modeling_clip",
              "training_processes"]  # fmt: skip
-DEADLINE = 120  # seconds, against hanging: what is waited for takes a few
+DEADLINE = 300  # seconds, against hanging: what is waited for takes a few
 
 
 def server() -> multiprocessing.context.ForkServerContext:

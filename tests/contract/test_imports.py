@@ -21,6 +21,7 @@ LEVELS = (
     ("mainjob", "drawing", "foresight"),
     ("commands",),
     ("cli",),
+    ("__main__",),
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 WITHIN_LEVEL_1 = {

@@ -28,7 +28,7 @@ from vistune.types import IGNORE, IMAGE_ID, Message, Picture, Sample
 
 T = TypeVar("T")
 bounded = settings(
-    max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=100, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 SAID = [
     "red",

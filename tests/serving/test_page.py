@@ -68,10 +68,16 @@ def test_ask_and_see_the_answer_come(tab: Opened) -> None:
 
 
 def until_longer(tab: Opened, lengths: list[int]) -> None:
-    """Wait until more of the answer is shown than before."""
+    """Wait until more of the answer is shown than before; stars are set as bold once they are all there."""
     before = lengths[-1] if lengths else 0
-    until(lambda: len(tab(".body").inner_text()) > before)
-    lengths.append(len(tab(".body").inner_text()))
+
+    def longer() -> bool:
+        length = len(tab(".body").inner_text().replace("*", ""))
+        if length > before:
+            lengths.append(length)
+        return length > before
+
+    until(longer)
 
 
 def test_stop_and_answer_again(tab: Opened) -> None:

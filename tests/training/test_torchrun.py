@@ -23,7 +23,7 @@ from vistune.recipe import dump
 from vistune.training import checkpoints_of
 from vistune.training.metrics import Metrics
 
-DEADLINE = 120  # seconds, against hanging
+DEADLINE = 300  # seconds, against hanging
 
 
 def launch(recipe: Path, out: Path, *options: str) -> subprocess.Popen[bytes]:

@@ -54,15 +54,19 @@ def plan(
 def print_stage(stage: dict[str, Any], processes: int) -> None:
     """One stage: what it learns from, then a line a device."""
     counts = ", ".join(f"{part} {_count(number)}" for part, number in stage["parameters"].items())
-    stdout.print(f"[bold]{stage['stage']}[/bold]: learns {', '.join(stage['learn'])}; parameters: {counts}")
+    stdout.print(
+        f"[bold]{stage['stage']}[/bold]: learns {', '.join(stage['learn'])}; parameters: {counts}", soft_wrap=True
+    )
     row = stage["row"]
     steps = "steps unknown (give --samples)" if stage["steps"] is None else f"{stage['steps']:,} steps"
     source = f"assumed: {stage['assumed']}" if stage["assumed"] else "counted in the data"
     largest = f"{row['tokens']:,} tokens, {row['tiles']} tiles, {row['supervised']:,} learnt"
     stdout.print(f"{steps}; the largest row: {largest} ({source})", soft_wrap=True)
     priced = any(entry["dollars"] is not None for entry in stage["devices"])
-    heads = ("GB", "weights", "grad.", "optim.", "activ.", "logits", "sum", f"fsdp/{processes}", "longest row", "time")
-    table = Table(*heads, *(["dollars"] if priced else []))
+    heads = ("GB", "weights", "grad.", "optim.", "activ.", "logits", "sum", f"fsdp/{processes}", "row up to", "time")
+    table = Table(box=None, padding=(0, 1), header_style="none")
+    for head in (*heads, *(["dollars"] if priced else [])):
+        table.add_column(head, no_wrap=True, justify="left" if head == "GB" else "right")
     for entry in stage["devices"]:
         memory = entry["memory"]
         passing = memory.get("activations", 0) + memory.get("copies", 0)
@@ -100,6 +104,6 @@ def _count(number: float) -> str:
 
 
 def _time(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+    units = ((2 * 365 * 86400, 365 * 86400, "years"), (4 * 86400, 86400, "days"), (7200, 3600, "h"), (120, 60, "min"))
+    scale, unit = next(((scale, unit) for least, scale, unit in units if seconds >= least), (1, "s"))
+    return f"{seconds / scale:,.0f} {unit}" if seconds / scale >= 10 else f"{seconds / scale:.1f} {unit}"

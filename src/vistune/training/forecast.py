@@ -8,6 +8,7 @@ of its adapters, T tokens, n the length of a document, S supervised tokens, V vo
   forward    2 T (P + A) + 2 L q sum(n^2) + 2 S V d + the tower's 2 x patches x weights and 4 L v sum(patches^2)
   backward   as much again into the inputs where something before learns, and once more for each weight that learns
   recompute  a layer's forward once more
+  muon       5 (4 m^2 n + 2 m^3) a step for each matrix of the backbones, m the smaller side
 
 Time is work over a rate of FLOPs, plus the bytes that pass outside of products over a rate of bytes, plus 36 bytes for
 each number that learns in a step (AdamW). Both rates are measured on this CPU in a moment; of a named GPU they are a
@@ -170,7 +171,24 @@ def work(sizes: Sizes, how: How, load: Load) -> float:
         2 * tower.tokens * tower.layer * tower.layers + 4 * tower.tokens**2 * tower.width * tower.layers
     )
     seen *= 3 + ("vision" in how.recompute) if sees else 1
-    return linear + looks + head + seen + 2 * load.tiles * sizes.slots * sizes.projector * 3
+    total = linear + looks + head + seen + 2 * load.tiles * sizes.slots * sizes.projector * 3
+    return total + (load.steps or 1) * muon_work(sizes, how) if how.optimizer == "muon" else total
+
+
+def muon_work(sizes: Sizes, how: How) -> float:
+    """FLOPs of one update: of each m x n matrix (m <= n) five rounds of x x', its square, and their product with x."""
+
+    def of(m: int, n: int) -> float:
+        return 5 * (4 * m * m * n + 2 * m**3)
+
+    shape, tower, found = sizes.language, sizes.tower, 0.0
+    if "language" in how.learn:
+        d = shape.width
+        sides = [(d, shape.query_width)] * 2 + [(d, shape.key_width)] * 2 + [(d, shape.inner)] * 3
+        found += shape.layers * sum(of(min(pair), max(pair)) for pair in sides)
+    if "vision" in how.learn:
+        found += tower.layers * (4 * of(tower.width, tower.width) + 2 * of(tower.width, tower.inner))
+    return found
 
 
 def traffic(sizes: Sizes, how: How, load: Load) -> float:
