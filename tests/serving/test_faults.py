@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -236,15 +236,22 @@ def test_s2_sigterm_under_load_ends_with_zero(model_folder: Path) -> None:
     while "/v1" not in said:
         said = process.stderr.readline()
         assert said, "it ended before it listened"
-    address = said.split()[1].removesuffix("/v1")
+    address = said.split()[1].removesuffix("/v1,")
     errors: list[str] = []
     threading.Thread(target=lambda: errors.extend(process.stderr), daemon=True).start()  # type: ignore[arg-type]
     asked = long_body(stream=True, max_tokens=400, messages=question("A secret question"))
     with httpx2.Client(base_url=address, timeout=PATIENCE, trust_env=False) as client, ThreadPoolExecutor(4) as pool:
-        answers = [pool.submit(client.post, CHAT, json=asked) for _ in range(4)]
-        until(lambda: "vistune_running_answers 4.0" in client.get("/metrics").text or answers[0].done())
+        for _ in range(20):  # a busy machine may end one answer before the last has begun
+            answers = [pool.submit(client.post, CHAT, json=asked) for _ in range(4)]
+            while not (together := "vistune_running_answers 4.0" in client.get("/metrics").text):
+                if any(answer.done() for answer in answers):
+                    break
+            if together:
+                break
+            wait(answers)
         process.send_signal(signal.SIGTERM)
-        assert all(answer.result().text.endswith("data: [DONE]\n\n") for answer in answers)
+        for answer in answers:
+            assert answer.result().text.endswith("data: [DONE]\n\n")
     assert process.wait(PATIENCE) == 0
     assert not any("secret" in line for line in errors)
 

@@ -63,7 +63,7 @@ def print_stage(stage: dict[str, Any], processes: int) -> None:
     largest = f"{row['tokens']:,} tokens, {row['tiles']} tiles, {row['supervised']:,} learnt"
     stdout.print(f"{steps}; the largest row: {largest} ({source})", soft_wrap=True)
     priced = any(entry["dollars"] is not None for entry in stage["devices"])
-    heads = ("GB", "weights", "grad.", "optim.", "activ.", "logits", "sum", f"fsdp/{processes}", "row up to", "time")
+    heads = ("GB", "weights", "grad.", "optim", "activ.", "logits", "sum", f"fsdp/{processes}", "row up to", "time")
     table = Table(box=None, padding=(0, 1), header_style="none")
     for head in (*heads, *(["dollars"] if priced else [])):
         table.add_column(head, no_wrap=True, justify="left" if head == "GB" else "right")
@@ -104,6 +104,6 @@ def _count(number: float) -> str:
 
 
 def _time(seconds: float) -> str:
-    units = ((2 * 365 * 86400, 365 * 86400, "years"), (4 * 86400, 86400, "days"), (7200, 3600, "h"), (120, 60, "min"))
+    units = ((2 * 365 * 86400, 365 * 86400, "y"), (4 * 86400, 86400, "d"), (7200, 3600, "h"), (120, 60, "min"))
     scale, unit = next(((scale, unit) for least, scale, unit in units if seconds >= least), (1, "s"))
     return f"{seconds / scale:,.0f} {unit}" if seconds / scale >= 10 else f"{seconds / scale:.1f} {unit}"
