@@ -56,7 +56,7 @@ def attend(
     if past is not None:
         out = past.attend(query, key, value, scaling, sliding_window)
     elif isinstance(starts, Tensor) and torch.compiler.is_compiling():
-        out = opaque_attention(query, key, value, starts, scaling, sliding_window, dropout)
+        out = between_graphs(query, key, value, starts, scaling, sliding_window, dropout)
     elif starts is not None:
         listed = starts.tolist() if isinstance(starts, Tensor) else starts
         out = packed_attention(query, key, value, listed, scaling, sliding_window, dropout)
@@ -89,65 +89,12 @@ def packed_attention(
     return torch.cat(outs, dim=2)
 
 
-@torch.library.custom_op("vistune::packed_attention", mutates_args=())
-def opaque_attention(
+@torch.compiler.disable
+def between_graphs(
     query: Tensor, key: Tensor, value: Tensor, starts: Tensor, scaling: float, window: int | None, dropout: float
 ) -> Tensor:
-    """`packed_attention` as one step of a compiled layer: how many documents there are, the compiler does not see."""
-    return packed_attention(query, key, value, starts.tolist(), scaling, window, dropout).contiguous()
-
-
-@opaque_attention.register_fake
-def _shape(
-    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, scaling: float, window: int | None, dropout: float
-) -> Tensor:
-    return query.new_empty(*query.shape[:-1], value.shape[-1])
-
-
-@torch.library.custom_op("vistune::packed_attention_backward", mutates_args=())
-def _gradients(
-    out: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    starts: Tensor,
-    scaling: float,
-    window: int | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Attention is computed again, a small part of a layer, and torch's own kernels give its gradients."""
-    given = [tensor.detach().requires_grad_() for tensor in (query, key, value)]
-    with torch.enable_grad():
-        again = packed_attention(*given, starts.tolist(), scaling, window)
-    found = torch.autograd.grad(again, given, out)
-    return found[0].contiguous(), found[1].contiguous(), found[2].contiguous()
-
-
-@_gradients.register_fake
-def _shapes(
-    out: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    starts: Tensor,
-    scaling: float,
-    window: int | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    query, key, value, starts, ctx.scaling, ctx.window, dropout = inputs
-    if dropout:
-        raise ValueError("attention with dropout cannot be computed again: compile: off")
-    ctx.save_for_backward(query, key, value, starts)
-
-
-def _backward(ctx: Any, out: Tensor) -> tuple[Tensor | None, ...]:
-    query, key, value, starts = ctx.saved_tensors
-    return (*_gradients(out, query, key, value, starts, ctx.scaling, ctx.window), None, None, None, None)
-
-
-opaque_attention.register_autograd(_backward, setup_context=_keep)
+    """`packed_attention` in a compiled layer: how many documents there are, the compiler does not see."""
+    return packed_attention(query, key, value, starts.tolist(), scaling, window, dropout)
 
 
 def window_mask(tokens: int, window: int | None, device: torch.device) -> Tensor | None:
