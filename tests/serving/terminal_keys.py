@@ -11,8 +11,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-# Whoever leads a session and opens a terminal owns it: Ctrl-C then comes as a signal, as it does for a person.
-OWNED = "import os, sys; os.close(os.open(os.ttyname(0), os.O_RDWR)); "
+# Whoever leads a session and opens a terminal owns it: Ctrl-C then comes as a signal, as it does for a person. A shell
+# that starts the tests behind its back has them ignore that signal, and what they start with them.
+OWNED = (
+    "import os, signal, sys; os.close(os.open(os.ttyname(0), os.O_RDWR)); "
+    "signal.signal(signal.SIGINT, signal.default_int_handler); "
+)
 CHAT = "from vistune.cli import main; main()"
 ECHO = """
 from vistune.serving.keyboard import Keyboard
@@ -50,6 +54,10 @@ class Terminal:
                 self.seen += self._read()
         found, _, self.seen = self.seen.partition(words.encode())
         return (found + words.encode()).decode()
+
+    def more(self) -> None:
+        """Waits until something more appears."""
+        assert self.seen or select.select([self.ours], [], [], PATIENCE)[0], "nothing more came"
 
     def end(self) -> tuple[int, str]:
         """The exit code, and what appeared last."""

@@ -52,6 +52,7 @@ def test_a_conversation_in_a_terminal(model: Path, pictures: Path, tmp_path: Pat
         terminal.until("[빨강 그림.png, 60x40, 0 kB]\r\n[2 pictures are in the conversation")
         terminal.press("그림에 무엇이 있나요?\r")
         terminal.until("있나요?\r\n")
+        terminal.more()  # the answer has begun
         terminal.press(CTRL_C)
         terminal.until("[stopped]")
         terminal.press("/temperature warm\r")
