@@ -45,6 +45,21 @@ class Terminal:
     def press(self, keys: str) -> None:
         os.write(self.ours, keys.encode())
 
+    def interrupt(self, words: str) -> None:
+        """Ctrl-C, again after a second as a person does, until these words appear.
+
+        Python's readline sleeps through a signal that comes between two keys, until the next one.
+        """
+        pressed = 0.0
+        end = time.monotonic() + PATIENCE
+        while words.encode() not in self.seen and time.monotonic() < end:
+            if time.monotonic() - pressed > 1:
+                self.press(CTRL_C)
+                pressed = time.monotonic()
+            if select.select([self.ours], [], [], 0.1)[0]:
+                self.seen += self._read()
+        self.until(words)
+
     def until(self, words: str) -> str:
         """What appears up to and with these words."""
         end = time.monotonic() + PATIENCE
@@ -61,7 +76,7 @@ class Terminal:
 
     def end(self) -> tuple[int, str]:
         """The exit code, and what appeared last."""
-        while part := self._read():
+        while select.select([self.ours], [], [], PATIENCE)[0] and (part := self._read()):
             self.seen += part
         return self.process.wait(PATIENCE), self.seen.decode()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from generation.reference import Bench
 from PIL import Image
-from serving.terminal_keys import BACKSPACE, CHAT, CTRL_C, CTRL_D, ECHO, TAB, UP, Terminal
+from serving.terminal_keys import BACKSPACE, CHAT, CTRL_D, ECHO, TAB, UP, Terminal
 
 from vistune import checkpoint
 from vistune.commands.model import chat as chat_verb
@@ -53,12 +53,12 @@ def test_a_conversation_in_a_terminal(model: Path, pictures: Path, tmp_path: Pat
         terminal.press("그림에 무엇이 있나요?\r")
         terminal.until("있나요?\r\n")
         terminal.more()  # the answer has begun
-        terminal.press(CTRL_C)
-        terminal.until("[stopped]")
+        terminal.interrupt("[stopped]\r\n> ")
         terminal.press("/temperature warm\r")
         terminal.until("/temperature warm: not a number")
+        terminal.until("> ")
         terminal.press(UP + BACKSPACE * 4 + "0.5\r")
-        terminal.until("[temperature 0.5]")
+        terminal.until("[temperature 0.5]\r\n> ")
         terminal.press(CTRL_D)
         code, rest = terminal.end()
     assert code == 0
@@ -74,12 +74,12 @@ def test_lines_are_edited_by_letters_and_remembered(language: str, tmp_path: Pat
     with Terminal(ECHO, VISTUNE_CACHE=str(tmp_path), LC_ALL=language) as terminal:
         terminal.until("> ")
         terminal.press("안녕하세요" + BACKSPACE * 3 + "\r")
-        terminal.until("<안녕>")
+        terminal.until("<안녕>\r\n> ")
         terminal.press(UP + UP + "\r")
-        terminal.until("<지난번>")
-        terminal.until("> ")
-        terminal.press("half a line" + CTRL_C)
-        terminal.until("<stopped>")
+        terminal.until("<지난번>\r\n> ")
+        terminal.press("half a line")
+        terminal.until("half a line")
+        terminal.interrupt("<stopped>")
         terminal.until("> ")
         terminal.press("/im" + TAB + f"{tmp_path}/그" + TAB + "\r")
         terminal.until(f"</image {tmp_path}/그림.png>")
