@@ -75,6 +75,8 @@ class Ranks:
         self.processes: list[BaseProcess] = []
         for rank in range(size):
             environment = {
+                # The server may have been started by another test, with that test's folder for the cache.
+                **{name: value for name, value in os.environ.items() if name.startswith("VISTUNE_")},
                 "RANK": str(rank),
                 "LOCAL_RANK": str(rank),
                 "WORLD_SIZE": str(size),

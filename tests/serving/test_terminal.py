@@ -50,6 +50,9 @@ def test_a_conversation_in_a_terminal(model: Path, pictures: Path, tmp_path: Pat
         terminal.until("broken.png: ")
         terminal.press(f"/image {pictures}/빨강 그림.png\r")
         terminal.until("[빨강 그림.png, 60x40, 0 kB]\r\n[2 pictures are in the conversation")
+        terminal.until("> ")
+        terminal.press("/temperature 0\r")  # the same answer each time, and a long one
+        terminal.until("[temperature 0]\r\n> ")
         terminal.press("그림에 무엇이 있나요?\r")
         terminal.until("있나요?\r\n")
         terminal.more()  # the answer has begun

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from training_processes import Ranks, train_as_rank, train_with_fault, train_with_loss, wait_for_lines
+from training_processes import DEADLINE, Ranks, train_as_rank, train_with_fault, train_with_loss, wait_for_lines
 from training_stages import ALIGN, LORA, TUNE, MakeRecipe, train, weights
 
 from vistune import models
@@ -91,7 +91,7 @@ def test_a_stopped_or_stuck_process_is_named_and_ends_the_run(
 ) -> None:
     recipe = write(*FULL, watchdog=2)
     ranks = Ranks(train_with_fault, recipe, tmp_path / "run", False, fault, 1, 3)
-    ranks.processes[0].join(60)
+    ranks.processes[0].join(DEADLINE)
     ranks.signal(signal.SIGKILL, 1)  # what torchrun does to what is left, 30 s later
     assert ranks.ended()[0] > 0
     told = read_json(tmp_path / "run" / "run.json")

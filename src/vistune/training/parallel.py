@@ -97,7 +97,10 @@ class World:
             return error
         until = time.monotonic() + GRACE
         while time.monotonic() < until:
-            told, gone = self.board.read("failure"), self.board.gone()
+            ended, told, gone = self.board.read("ended"), self.board.read("failure"), self.board.gone()
+            if ended is not None:
+                time.sleep(GRACE)  # the watchdog is about to end this process too, with its stacks and the reason
+                return Elsewhere(str(ended))
             if told is not None:
                 return Elsewhere(str(told))
             if gone:
