@@ -6,6 +6,7 @@ Rows T1, T6, T7, T9, T10, T12 to T14 of docs/reliability.md.
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import signal
 import time
@@ -85,7 +86,8 @@ def test_sigterm_at_one_process_stops_all_at_one_step_and_slices_go_on(write: Wr
     assert [loss.hex() for loss in losses[:4].tolist()] == [loss.hex() for loss in wanted_losses[:4].tolist()]
 
 
-@pytest.mark.parametrize(("fault", "said"), [("stop", "no sign of life"), ("loop", "in phase 'read'")])
+# A stopped process is silent; its last sign, a little older than the limit, may be told of before that is certain.
+@pytest.mark.parametrize(("fault", "said"), [("stop", "no sign of life|no further for"), ("loop", "in phase 'read'")])
 def test_a_stopped_or_stuck_process_is_named_and_ends_the_run(
     fault: str, said: str, write: Write, tmp_path: Path
 ) -> None:
@@ -97,7 +99,7 @@ def test_a_stopped_or_stuck_process_is_named_and_ends_the_run(
     told = read_json(tmp_path / "run" / "run.json")
     assert told["status"] == "failed"
     assert told["reason"].startswith("rank 1 ")
-    assert said in told["reason"]
+    assert re.search(said, told["reason"])
     assert "steps done: 3" in told["reason"]
     stacks = (tmp_path / "run" / "stacks" / "rank-0.txt").read_text()
     assert "learn" in stacks

@@ -121,6 +121,7 @@ def features_of(
     spec, bf16 = planned.processor.spec, uses_bf16(stage.precision, world.device)
     made = _opened(model, spec, bf16)
     missing = [path for path in paths if made.digest(path) not in made.places]
+    world.any(False)  # nobody keeps anything before all have seen what is missing: each takes its part of the same list
     price = Price(len(paths), len(readings), len(missing) * _most_tiles(spec) * made.tile_bytes)
     room = shutil.disk_usage(_there(made.folder)).free
     if price.size > room * (MOST_OF_THE_DISK if wanted == "auto" else 1):
