@@ -1,6 +1,7 @@
 """Attention inside documents only, registered with transformers once under the name `vistune`.
 
-Packed: query, key, value (1, heads, tokens, width) and `starts` -> each document attends to itself, causally
+Packed: query, key, value (1, heads, tokens, width) and `starts` -> each document attends to itself, causally: on a GPU
+by one kernel over all documents, elsewhere by one after another
 With a `past` (cache.py): new tokens of documents look back over what was read before
 transformers builds no mask for an attention function it has no mask function for, and hands the rest through.
 """
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 
 NAME = "vistune"
@@ -45,15 +47,20 @@ def attend(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     starts: Sequence[int] | Tensor | None = None,
+    starts_there: Tensor | None = None,
+    longest: int = 0,
     past: Past | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """(1, tokens, heads, width). `starts`: where documents begin, and the row's end; as a tensor, on the CPU.
 
-    A sliding window of w lets a token see itself and the w - 1 before it.
+    A sliding window of w lets a token see itself and the w - 1 before it. `starts_there`, `longest`: see `documents`.
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if past is not None:
+    half = half_precision(query) if starts_there is not None and dropout == 0.0 else None
+    if past is None and starts_there is not None and half is not None and query.shape[-1] == value.shape[-1]:
+        out = varlen_attention(query, key, value, starts_there, longest, scaling, sliding_window, half)
+    elif past is not None:
         out = past.attend(query, key, value, scaling, sliding_window)
     elif isinstance(starts, Tensor) and torch.compiler.is_compiling():
         out = between_graphs(query, key, value, starts, scaling, sliding_window, dropout)
@@ -63,6 +70,44 @@ def attend(
     else:
         raise ValueError("vistune's attention needs `starts` (packed) or `past` (reading on)")
     return out.transpose(1, 2), None
+
+
+def documents(starts: Tensor, device: torch.device) -> dict[str, Any]:
+    """What `attend` is to know of a row's documents; on a GPU also `starts` there, and the tokens of the longest."""
+    known: dict[str, Any] = {"starts": starts}
+    if device.type == "cuda":
+        known["starts_there"] = starts.to(device, torch.int32, non_blocking=True)
+        known["longest"] = int((starts[1:] - starts[:-1]).max())
+    return known
+
+
+def half_precision(query: Tensor) -> torch.dtype | None:
+    """The 16-bit type in which these heads are multiplied, if the kernel over all documents serves them at all."""
+    kind = query.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
+    served = dtype in (torch.bfloat16, torch.float16) and query.shape[-1] <= 256 and query.shape[-1] % 8 == 0
+    return dtype if served else None
+
+
+def varlen_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    starts: Tensor,
+    longest: int,
+    scaling: float,
+    window: int | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Each document over itself alone, all in one FlashAttention kernel: (1, heads, tokens, width), as the query."""
+    q, k, v = (t[0].transpose(0, 1).to(dtype) for t in (query, key, value))
+    back = -1 if window is None or window >= longest else window - 1
+    grouped = q.shape[1] != k.shape[1]
+    seen = (back, 0)
+    out = varlen_attn(
+        q, k, v, starts, starts, longest, longest, scale=scaling, window_size=seen, enable_gqa=grouped
+    )  # fmt: skip
+    return out.transpose(0, 1)[None]
 
 
 def packed_attention(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from vistune.errors import RecipeError
+from vistune.model.attention import documents
 from vistune.model.cache import Enough, Reading, Stem, Tails
 from vistune.model.language import base_of, embed, head_weight, language_config, load_language, run
 from vistune.model.lora import has_adapters
@@ -41,7 +42,7 @@ class VisionLanguageModel(nn.Module):
         rows = self.embed(batch.input_ids, pictures)
         # A row without pictures scatters none of its blank tile: this keeps the projector in the graph, adding zero.
         rows = rows + 0.0 * pictures[:1].to(rows.dtype)
-        return run(self.language, rows[None], batch.positions[None], starts=batch.starts)[0]
+        return run(self.language, rows[None], batch.positions[None], **documents(batch.starts, rows.device))[0]
 
     def features(self, batch: Batch) -> Tensor:
         """(slots, width): what stands in the row's image slots; of a row without pictures, its blank tile's."""
