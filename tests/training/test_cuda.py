@@ -1,0 +1,78 @@
+"""On a GPU: a stage learns as on a CPU, a run that was stopped goes on as if it had not been, and a model answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from training_stages import ALIGN, LORA, TUNE, MakeRecipe, ask_to_stop, weights
+
+from vistune.console import silent
+from vistune.data import Loader
+from vistune.errors import Stopped
+from vistune.recipe import Recipe
+from vistune.training import Run, Trainer, plan_run
+from vistune.training.metrics import Metrics
+from vistune.training.parallel import World
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is at hand")
+PLAIN_LORA = {**LORA, "lora": {"rank": 4, "alpha": 8}}  # dropout is drawn by each device's own generator
+
+
+def train_on(device: str, recipe: Recipe, out: Path, *, resume: bool = False) -> list[dict[str, Any]]:
+    Run(recipe, out, watch=silent, world=World(device=device)).start(resume=resume)
+    return Metrics(out / "metrics.jsonl").read()
+
+
+@pytest.mark.parametrize("stage", [ALIGN, PLAIN_LORA, TUNE], ids=["projector", "lora", "full"])
+@pytest.mark.parametrize(("precision", "close"), [("fp32", 1e-4), ("bf16", 2e-2)])
+def test_losses_are_those_of_a_cpu(
+    stage: dict[str, Any], precision: str, close: float, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    recipe = make_recipe({**stage, "save_every": None, "precision": precision})
+    wanted = train_on("cpu", recipe, tmp_path / "cpu")
+    found = train_on("cuda", recipe, tmp_path / "cuda")
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=close)
+        assert ours["peak_memory_mb"] > 0
+
+
+@pytest.mark.parametrize("stage", [LORA, TUNE], ids=["lora", "full"])
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(
+    stage: dict[str, Any], make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    recipe = make_recipe({**stage, "precision": "bf16"})
+    whole = train_on("cuda", recipe, tmp_path / "whole")
+    run = Run(recipe, tmp_path / "stopped", watch=silent, world=World(device="cuda"))
+    ask_to_stop(run, "tune", 3)
+    with pytest.raises(Stopped):
+        run.start(resume=False)
+    resumed = train_on("cuda", recipe, tmp_path / "stopped", resume=True)
+    assert [row["loss_hex"] for row in resumed] == [row["loss_hex"] for row in whole]
+    last = [sorted((tmp_path / name / "checkpoints").iterdir())[-1] for name in ("whole", "stopped")]
+    ours, theirs = (weights(folder) for folder in last)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_compiled_layers_learn_what_plain_ones_learn(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    runs = [
+        train_on("cuda", make_recipe({**TUNE, "save_every": None, "precision": "bf16", "compile": way}), tmp_path / way)
+        for way in ("off", "on")
+    ]
+    for plain, fast in zip(*runs, strict=True):
+        assert fast["loss"] == pytest.approx(plain["loss"], rel=2e-2)
+
+
+def test_a_step_on_a_gpu_needs_no_second_copy_of_a_row(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """The trainer's device is where the model's tensors are, and the batch's numbers are those of the loader."""
+    run = Run(make_recipe({**TUNE, "precision": "fp32"}), tmp_path / "never", watch=silent, world=World(device="cuda"))
+    item = plan_run(run.recipe, run.processor, silent)[0][0]
+    model = run.first_model(None)
+    model.set_learning(item.stage.learn)
+    trainer = Trainer(model, Loader(item.samples, item.processor, item.plan), item.stage, device="cuda")
+    (row, *_) = trainer.loader.load(0)
+    assert trainer.loss_sum(row) == pytest.approx(trainer.loss_sum(row), rel=1e-6)
+    assert {p.device.type for p in model.parameters()} == {"cuda"}
