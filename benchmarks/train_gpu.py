@@ -4,7 +4,7 @@ python benchmarks/train_gpu.py [--shared ../shared] [--stages stage1,lora,full] 
 
 Weights are random (no file of 28 GB is written or read), data are the real photographs and GPT-4 texts of shared/bench,
 8 samples a step. LoRA and stage 1 hold the frozen weights in bf16, full fine-tuning holds fp32 weights under bf16
-autocast with AdamW and computes the language model's layers again (both sides). The plain loop's batches are made before
+autocast with AdamW and recomputes the language model (both sides). The plain loop's batches are made before
 its clock runs; ours reads, decodes and packs inside it. Each measurement is a process of its own; of its steps, the
 first four warm up, and the median of the others counts. MFU: FLOPs that must be done (training/flops.py) by this card's
 measured bf16 matmul rate, for both sides from the same rows.

@@ -65,4 +65,5 @@ def hidden_of(model: Any, ids: torch.Tensor, positions: torch.Tensor) -> torch.T
 def relative(found: torch.Tensor | None, wanted: torch.Tensor | None) -> float:
     assert found is not None
     assert wanted is not None
+    found, wanted = found.detach(), wanted.detach()
     return float((found.float() - wanted.float()).norm() / wanted.float().norm())
