@@ -39,6 +39,17 @@ def test_losses_are_those_of_a_cpu(
         assert ours["peak_memory_mb"] > 0
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_adapters_learn_on_a_quantised_model(bits: int, make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """Their loss is near that of the model in full precision, and falls."""
+    pytest.importorskip("bitsandbytes")
+    stage = {**PLAIN_LORA, "save_every": None, "precision": "bf16"}
+    wanted = train_on("cuda", make_recipe(stage), tmp_path / "whole")
+    found = train_on("cuda", make_recipe({**stage, "quantize": bits}), tmp_path / "quantised")
+    assert found[0]["loss"] == pytest.approx(wanted[0]["loss"], rel=5e-2)
+    assert found[-1]["loss"] < found[0]["loss"]
+
+
 @pytest.mark.parametrize("stage", [LORA, TUNE], ids=["lora", "full"])
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(
     stage: dict[str, Any], make_recipe: MakeRecipe, tmp_path: Path

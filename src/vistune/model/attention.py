@@ -104,10 +104,11 @@ def varlen_attention(
     back = -1 if window is None or window >= longest else window - 1
     grouped = q.shape[1] != k.shape[1]
     seen = (back, 0)
-    out = varlen_attn(
+    out: Any = varlen_attn(
         q, k, v, starts, starts, longest, longest, scale=scaling, window_size=seen, enable_gqa=grouped
     )  # fmt: skip
-    return out.transpose(0, 1)[None]
+    whole: Tensor = out.transpose(0, 1)[None]
+    return whole
 
 
 def packed_attention(

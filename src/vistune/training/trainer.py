@@ -131,7 +131,7 @@ class Trainer:
         with products_in(self.stage.precision, self.device), self._precision():
             loss = self.learner(batch.to(self.device))
         self.world.pulse.beat()
-        return float(loss)
+        return float(loss.detach())
 
     def _sizes(self, batches: Sequence[Batch]) -> tuple[int, int, int, float]:
         """Of the step, over all processes: supervised tokens, tokens, those of blank rows too, FLOPs that it needs."""
