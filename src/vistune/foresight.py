@@ -85,8 +85,9 @@ def _stage(
     processes: int,
     hourly: Mapping[str, float],
 ) -> dict[str, Any]:
-    from vistune.training.forecast import INDEX_BYTES, ROOM, checkpoint_bytes, longest_row, seconds
+    from vistune.training.forecast import GPUS, INDEX_BYTES, ROOM, checkpoint_bytes, longest_row, seconds
     from vistune.training.memory import how_of, memory, parameters
+    from vistune.training.precision import frozen_for_good
 
     stage = recipe.stages[number]
     found: dict[str, Any] = {
@@ -103,6 +104,8 @@ def _stage(
         bf16 = device.bf16 if stage.precision == "auto" else stage.precision == "bf16"
         alone = how_of(stage, bf16=bf16)
         shared = replace(alone, way="fsdp", processes=processes)
+        if bf16 and device.name in GPUS:  # as the run does it (training/run.py)
+            alone = replace(alone, halved=tuple(frozen_for_good(recipe.stages, ())))
         took = None if load.steps is None else seconds(sizes, alone, load, device)
         price = next((dollars for name, dollars in hourly.items() if name.lower() in device.name.lower()), None)
         room = ROOM * device.memory
@@ -130,9 +133,10 @@ def otherwise(sizes: Sizes, stage: Stage, how: How, processes: int, load: Load) 
     """Bytes a device of the same rows learnt in other ways, by one process or DDP, and by FSDP2 where that can be."""
     from vistune.training.memory import memory
 
+    without_language = tuple(part for part in how.halved if part != "language")
     lora, parts = stage.lora or RANK, [part for part in stage.learn if part in ("vision", "projector")]
     ways = {
-        "full": replace(how, learn=(*parts, "language"), lora=None, quantize=None),
+        "full": replace(how, learn=(*parts, "language"), lora=None, quantize=None, halved=without_language),
         "lora": replace(how, learn=(*parts, "adapters"), lora=lora, quantize=None),
         "lora on 8 bits": replace(how, learn=(*parts, "adapters"), lora=lora, quantize=8),
         "lora on 4 bits": replace(how, learn=(*parts, "adapters"), lora=lora, quantize=4),
@@ -141,7 +145,7 @@ def otherwise(sizes: Sizes, stage: Stage, how: How, processes: int, load: Load) 
     for name, way in ways.items():
         found[name] = {"ddp": memory(sizes, replace(way, way="ddp"), load.worst).total}
         if way.quantize is None:  # bitsandbytes' weights are whole (docs/scale.md)
-            shared = replace(way, way="fsdp", processes=processes)
+            shared = replace(way, way="fsdp", processes=processes, halved=())
             found[name]["fsdp"] = memory(sizes, shared, load.worst).total
     return found
 

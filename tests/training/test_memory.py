@@ -202,6 +202,20 @@ def test_fsdp_keeps_a_share_and_recomputing_a_layer(sizes: Any) -> None:
     assert memory(sizes, replace(lora, quantize=4), row).weights < 0.25 * memory(sizes, lora, row).weights
 
 
+def test_frozen_weights_in_bf16_take_half_and_need_no_copies(sizes: Any) -> None:
+    row = Row(2048, 3, 400)
+    wide = How(("projector", "adapters"), Lora(), bf16=True)
+    half = replace(wide, halved=("vision", "language"))
+    frozen = sizes.tower.parameters + sizes.language.parameters
+    assert memory(sizes, wide, row).weights - memory(sizes, half, row).weights == 2 * frozen
+    assert bf16_copies(sizes, half, row) < 0.1 * bf16_copies(sizes, wide, row)
+    packed = sizes.language.layers * sizes.language.linear
+    saved = (
+        memory(sizes, replace(wide, quantize=4), row).weights - memory(sizes, replace(half, quantize=4), row).weights
+    )
+    assert saved == 2 * (frozen - packed)
+
+
 @pytest.mark.parametrize("rows", [1, 4])
 def test_the_longest_row_fits_and_a_longer_one_does_not(sizes: Any, rows: int) -> None:
     how, row, room = How(("projector", "adapters"), Lora(), 4, ("language",), bf16=True), Row(2048, 3, 400, rows), 22e9

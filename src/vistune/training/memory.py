@@ -28,6 +28,7 @@ from vistune.model.shapes import LanguageShape, TowerShape
 from vistune.recipe import Lora, Stage
 
 WIDE = 4
+HALF = 2  # bytes of a number in bf16
 CHUNK = 1024  # positions whose logits are made at once (model/loss.py)
 QUANTISED = {4: 0.5 + 1 / 64 + 4 / (64 * 256), 8: 1.0}  # bytes a weight: nf4 with twice quantised scales; int8
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -60,7 +61,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class How:
-    """What a stage learns and how; `processes` keep the model `way`."""
+    """What a stage learns and how; `processes` keep the model `way`. `halved`: parts whose weights lie in bf16."""
 
     learn: tuple[str, ...]
     lora: Lora | None = None
@@ -70,6 +71,7 @@ class How:
     bf16: bool = False
     way: Way = "alone"
     processes: int = 1
+    halved: tuple[str, ...] = ()
 
     @property
     def narrow(self) -> int:
@@ -143,6 +145,7 @@ def memory(sizes: Sizes, how: How, row: Row) -> Memory:
     learning = sum(counts[part] for part in how.learn)
     share = how.processes if how.way == "fsdp" else 1
     weights = WIDE * sum(counts.values()) - _saved_by_quantising(sizes.language, how.quantize)
+    weights -= (WIDE - HALF) * sum(_of_full_width(sizes, how, part, counts[part]) for part in how.halved)
     kept, logits = activations(sizes, how, row), logit_bytes(sizes.language, how, row)
     copies = bf16_copies(sizes, how, row)
     gradients = WIDE * learning / share
@@ -165,6 +168,12 @@ def memory(sizes: Sizes, how: How, row: Row) -> Memory:
 
 def _saved_by_quantising(shape: LanguageShape, bits: int | None) -> float:
     return 0.0 if bits is None else shape.layers * shape.linear * (WIDE - QUANTISED[bits])
+
+
+def _of_full_width(sizes: Sizes, how: How, part: str, count: int) -> int:
+    """Numbers of a part that are not quantised."""
+    packed = part == "language" and how.quantize is not None
+    return count - sizes.language.layers * sizes.language.linear if packed else count
 
 
 def optimizer_bytes(sizes: Sizes, how: How) -> float:
@@ -235,9 +244,10 @@ def bf16_copies(sizes: Sizes, how: How, row: Row) -> float:
     if not how.bf16:
         return 0.0
     shape = sizes.language
-    head = 2 * shape.embedding * max(1, -(-row.supervised // CHUNK))
+    halved = "language" in how.halved  # they are multiplied as they lie
+    head = 0 if halved else HALF * shape.embedding * max(1, -(-row.supervised // CHUNK))
     adapters = parameters(sizes, how.lora).get("adapters", 0)
-    linear = 0 if how.quantize is not None else shape.linear
+    linear = 0 if how.quantize is not None or halved else shape.linear
     all_layers = "language" not in how.recompute or "language" in how.learn  # of what learns, autocast keeps them
     language = 2 * linear * (shape.layers if all_layers else 1) + 2 * adapters
     tower = 2 * sizes.tower.layer * sizes.tower.layers if "vision" in how.learn else 0
