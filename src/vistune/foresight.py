@@ -85,7 +85,7 @@ def _stage(
     processes: int,
     hourly: Mapping[str, float],
 ) -> dict[str, Any]:
-    from vistune.training.forecast import GPUS, INDEX_BYTES, ROOM, checkpoint_bytes, longest_row, seconds
+    from vistune.training.forecast import INDEX_BYTES, ROOM, checkpoint_bytes, longest_row, seconds
     from vistune.training.memory import how_of, memory, parameters
     from vistune.training.precision import frozen_for_good
 
@@ -104,7 +104,7 @@ def _stage(
         bf16 = device.bf16 if stage.precision == "auto" else stage.precision == "bf16"
         alone = how_of(stage, bf16=bf16)
         shared = replace(alone, way="fsdp", processes=processes)
-        if bf16 and device.name in GPUS:  # as the run does it (training/run.py)
+        if bf16:  # as the run does it (training/run.py)
             alone = replace(alone, halved=tuple(frozen_for_good(recipe.stages, ())))
         took = None if load.steps is None else seconds(sizes, alone, load, device)
         price = next((dollars for name, dollars in hourly.items() if name.lower() in device.name.lower()), None)

@@ -207,7 +207,7 @@ class Run:
         model.set_recompute(stage.recompute)
         self.learnt |= set(stage.learn)
         way = way_of(self.recipe, stage, model, self.world)
-        if self.device.startswith("cuda") and uses_bf16(stage.precision, self.device) and way != "fsdp":
+        if uses_bf16(stage.precision, self.device) and way != "fsdp":
             halve(model, frozen_for_good(self.recipe.stages, self.learnt))
         loader = Loader(
             planned.samples,
