@@ -60,7 +60,7 @@ def ours(work: Path, stage: str, precision: str, steps: int) -> tuple[list[float
     from vistune.console import silent
     from vistune.data import Loader
     from vistune.training import Run, Trainer, plan_run
-    from vistune.training.precision import frozen_for_good, halve, uses_bf16
+    from vistune.training.precision import halve, to_halve
 
     recipe = recipe_of(work, stage, precision, steps)
     run = Run(recipe, work / "unused", watch=silent)
@@ -68,8 +68,7 @@ def ours(work: Path, stage: str, precision: str, steps: int) -> tuple[list[float
     model, _, _ = run._model(None, [planned])
     run.prepare(model, planned.stage, 0)
     model.set_learning(planned.stage.learn)
-    if uses_bf16(precision, run.device):  # as Run does it
-        halve(model, frozen_for_good(recipe.stages, planned.stage.learn))
+    halve(model, to_halve(recipe.stages, planned.stage.learn, run.device))  # as Run does it
     loader = Loader(planned.samples, planned.processor, planned.plan, workers=recipe.workers)
     reports: list[Any] = []
     Trainer(model, loader, planned.stage, device=run.device).run(0, reports.append)

@@ -101,10 +101,11 @@ def _stage(
         "devices": [],
     }
     for device in devices:
-        bf16 = device.bf16 if stage.precision == "auto" else stage.precision == "bf16"
+        in_bf16 = [device.bf16 if each.precision == "auto" else each.precision == "bf16" for each in recipe.stages]
+        bf16, halves = in_bf16[number], all(in_bf16)  # frozen weights as training/precision.py's `to_halve` has them
         alone = how_of(stage, bf16=bf16)
         shared = replace(alone, way="fsdp", processes=processes)
-        if bf16:  # as the run does it (training/run.py)
+        if halves:
             alone = replace(alone, halved=tuple(frozen_for_good(recipe.stages, ())))
         took = None if load.steps is None else seconds(sizes, alone, load, device)
         price = next((dollars for name, dollars in hourly.items() if name.lower() in device.name.lower()), None)
@@ -120,7 +121,7 @@ def _stage(
                 "longest_row_fsdp": longest_row(sizes, shared, load.worst, room),
                 "seconds": took,
                 "dollars": took / 3600 * price if took is not None and price is not None else None,
-                "otherwise": otherwise(sizes, stage, alone, processes, load),
+                "otherwise": otherwise(sizes, stage, alone, processes, load, halves=halves),
             }
         )
     finished, midway = checkpoint_bytes(sizes, recipe, number)
@@ -129,17 +130,23 @@ def _stage(
     return found
 
 
-def otherwise(sizes: Sizes, stage: Stage, how: How, processes: int, load: Load) -> dict[str, dict[str, float]]:
-    """Bytes a device of the same rows learnt in other ways, by one process or DDP, and by FSDP2 where that can be."""
+def otherwise(
+    sizes: Sizes, stage: Stage, how: How, processes: int, load: Load, *, halves: bool
+) -> dict[str, dict[str, float]]:
+    """Bytes a device of the same rows learnt in other ways, by one process or DDP, and by FSDP2 where that can be.
+
+    `halves`: whether frozen weights lie in bf16; then the language model's do under adapters.
+    """
     from vistune.training.memory import memory
 
-    without_language = tuple(part for part in how.halved if part != "language")
+    rest = tuple(part for part in how.halved if part != "language")
+    frozen = (*rest, "language") if halves else ()
     lora, parts = stage.lora or RANK, [part for part in stage.learn if part in ("vision", "projector")]
     ways = {
-        "full": replace(how, learn=(*parts, "language"), lora=None, quantize=None, halved=without_language),
-        "lora": replace(how, learn=(*parts, "adapters"), lora=lora, quantize=None),
-        "lora on 8 bits": replace(how, learn=(*parts, "adapters"), lora=lora, quantize=8),
-        "lora on 4 bits": replace(how, learn=(*parts, "adapters"), lora=lora, quantize=4),
+        "full": replace(how, learn=(*parts, "language"), lora=None, quantize=None, halved=rest),
+        "lora": replace(how, learn=(*parts, "adapters"), lora=lora, quantize=None, halved=frozen),
+        "lora on 8 bits": replace(how, learn=(*parts, "adapters"), lora=lora, quantize=8, halved=frozen),
+        "lora on 4 bits": replace(how, learn=(*parts, "adapters"), lora=lora, quantize=4, halved=frozen),
     }
     found = {}
     for name, way in ways.items():

@@ -1,4 +1,4 @@
-"""On a GPU: a stage learns as on a CPU, a run that was stopped goes on as if it had not been, and a model answers."""
+"""On a GPU: a stage learns as on a CPU, a run that was stopped goes on as if it had not been."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import torch
 from training_stages import ALIGN, LORA, TUNE, MakeRecipe, ask_to_stop, weights
 
 from vistune.console import silent
-from vistune.data import Loader
 from vistune.errors import Stopped
 from vistune.recipe import Recipe
-from vistune.training import Run, Trainer, plan_run
+from vistune.training import Run
 from vistune.training.metrics import Metrics
 from vistune.training.parallel import World
 
@@ -77,13 +76,6 @@ def test_compiled_layers_learn_what_plain_ones_learn(make_recipe: MakeRecipe, tm
         assert fast["loss"] == pytest.approx(plain["loss"], rel=2e-2)
 
 
-def test_a_step_on_a_gpu_needs_no_second_copy_of_a_row(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    """The trainer's device is where the model's tensors are, and the batch's numbers are those of the loader."""
-    run = Run(make_recipe({**TUNE, "precision": "fp32"}), tmp_path / "never", watch=silent, world=World(device="cuda"))
-    item = plan_run(run.recipe, run.processor, silent)[0][0]
-    model = run.first_model(None)
-    model.set_learning(item.stage.learn)
-    trainer = Trainer(model, Loader(item.samples, item.processor, item.plan), item.stage, device="cuda")
-    (row, *_) = trainer.loader.load(0)
-    assert trainer.loss_sum(row) == pytest.approx(trainer.loss_sum(row), rel=1e-6)
-    assert {p.device.type for p in model.parameters()} == {"cuda"}
+def test_a_runs_model_lies_on_its_gpu(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    run = Run(make_recipe(TUNE), tmp_path / "never", watch=silent, world=World(device="cuda"))
+    assert {p.device.type for p in run.first_model(None).parameters()} == {"cuda"}

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from training_stages import ALIGN, LORA, TUNE, MakeRecipe, train
+from training_stages import ALIGN, LORA, TUNE, MakeRecipe, ask_to_stop, train
 
 from vistune.console import silent
 from vistune.data import Loader
-from vistune.errors import RecipeError
+from vistune.errors import RecipeError, Stopped
 from vistune.model import next_token_loss
 from vistune.training import Hooks, Run, doubts, plan_run
 from vistune.training.flops import matmul_peak, needed_by
 from vistune.training.metrics import Metrics
-from vistune.training.precision import frozen_for_good, halve, products_in
+from vistune.training.precision import frozen_for_good, halve, products_in, to_halve
 
 
 def test_a_table_says_what_learns_at_which_rate(make_recipe: MakeRecipe, tmp_path: Path) -> None:
@@ -124,6 +124,25 @@ def test_tf32_lasts_as_long_as_the_block() -> None:
     with products_in("tf32", "cuda:0"):
         assert torch.backends.cuda.matmul.fp32_precision == "tf32"
     assert torch.backends.cuda.matmul.fp32_precision == before
+
+
+def test_nothing_is_halved_where_one_stage_multiplies_in_fp32(make_recipe: MakeRecipe) -> None:
+    align, lora = make_recipe(*({**tree, "precision": "bf16"} for tree in (ALIGN, LORA))).stages
+    assert to_halve([align, lora], (), "cpu") == ["vision", "language"]
+    assert to_halve([align, lora.model_copy(update={"precision": "fp32"})], (), "cpu") == []
+
+
+def test_a_stage_in_fp32_behind_one_in_bf16_goes_on_to_the_same_bits(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """The tower, which no stage learns, is the same whether the first stage ran in this process or in another."""
+    recipe = make_recipe({**ALIGN, "precision": "bf16", "save_every": 6}, {**TUNE, "precision": "fp32"})
+    whole = train(recipe, tmp_path / "whole")
+    torch.set_num_threads(1)
+    run = Run(recipe, tmp_path / "stopped", watch=silent)
+    ask_to_stop(run, "align", 5)
+    with pytest.raises(Stopped):
+        run.start(resume=False)
+    resumed = train(recipe, tmp_path / "stopped", resume=True)
+    assert [row["loss_hex"] for row in resumed] == [row["loss_hex"] for row in whole]
 
 
 def test_what_no_stage_learns_is_halved_and_nothing_else(make_recipe: MakeRecipe, tmp_path: Path) -> None:

@@ -57,11 +57,10 @@ def attend(
     A sliding window of w lets a token see itself and the w - 1 before it. `starts_there`, `longest`: see `documents`.
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    half = half_precision(query) if starts_there is not None and dropout == 0.0 else None
-    if past is None and starts_there is not None and half is not None and query.shape[-1] == value.shape[-1]:
-        out = varlen_attention(query, key, value, starts_there, longest, scaling, sliding_window, half)
-    elif past is not None:
+    if past is not None:
         out = past.attend(query, key, value, scaling, sliding_window)
+    elif starts_there is not None and dropout == 0.0 and (half := half_precision(query, value)) is not None:
+        out = varlen_attention(query, key, value, starts_there, longest, scaling, sliding_window, half)
     elif isinstance(starts, Tensor) and torch.compiler.is_compiling():
         out = between_graphs(query, key, value, starts, scaling, sliding_window, dropout)
     elif starts is not None:
@@ -81,11 +80,12 @@ def documents(starts: Tensor, device: torch.device) -> dict[str, Any]:
     return known
 
 
-def half_precision(query: Tensor) -> torch.dtype | None:
+def half_precision(query: Tensor, value: Tensor) -> torch.dtype | None:
     """The 16-bit type in which these heads are multiplied, if the kernel over all documents serves them at all."""
     kind = query.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
-    served = dtype in (torch.bfloat16, torch.float16) and query.shape[-1] <= 256 and query.shape[-1] % 8 == 0
+    width = query.shape[-1]
+    served = dtype in (torch.bfloat16, torch.float16) and width == value.shape[-1] <= 256 and width % 8 == 0
     return dtype if served else None
 
 

@@ -75,7 +75,7 @@ class How:
 
     @property
     def narrow(self) -> int:
-        return 2 if self.bf16 else WIDE
+        return HALF if self.bf16 else WIDE
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,13 +245,13 @@ def bf16_copies(sizes: Sizes, how: How, row: Row) -> float:
         return 0.0
     shape = sizes.language
     halved = "language" in how.halved  # they are multiplied as they lie
-    head = 0 if halved else HALF * shape.embedding * max(1, -(-row.supervised // CHUNK))
+    head = 0.0 if halved else HALF * shape.embedding * max(1, -(-row.supervised // CHUNK))
     adapters = parameters(sizes, how.lora).get("adapters", 0)
     linear = 0 if how.quantize is not None or halved else shape.linear
     all_layers = "language" not in how.recompute or "language" in how.learn  # of what learns, autocast keeps them
-    language = 2 * linear * (shape.layers if all_layers else 1) + 2 * adapters
-    tower = 2 * sizes.tower.layer * sizes.tower.layers if "vision" in how.learn else 0
-    return head + language + tower + 2 * sizes.projector
+    language = HALF * (linear * (shape.layers if all_layers else 1) + adapters)
+    tower = HALF * sizes.tower.layer * sizes.tower.layers if "vision" in how.learn else 0
+    return head + language + tower + HALF * sizes.projector
 
 
 def logit_bytes(shape: LanguageShape, how: How, row: Row) -> float:

@@ -43,6 +43,13 @@ def products_in(precision: str, device: str) -> Iterator[None]:
         torch.backends.cuda.matmul.fp32_precision = before
 
 
+def to_halve(stages: Sequence[Stage], learnt: Collection[str], device: str) -> list[str]:
+    """Parts whose weights may lie in bf16 on this device: nothing learns them, and no stage multiplies them in fp32."""
+    if not all(uses_bf16(stage.precision, device) for stage in stages):
+        return []
+    return frozen_for_good(stages, learnt)
+
+
 def frozen_for_good(stages: Sequence[Stage], learnt: Collection[str]) -> list[str]:
     """Parts that no stage of the run learns, from the first to the last: their values are only ever read.
 

@@ -29,7 +29,7 @@ from vistune.training.metrics import Metrics, Pace
 from vistune.training.origin import Base, history, versions
 from vistune.training.parallel import World
 from vistune.training.plan import Planned, Watch, plan_run
-from vistune.training.precision import frozen_for_good, halve, uses_bf16
+from vistune.training.precision import halve, to_halve
 from vistune.training.saving import Saver, log, rehearse
 from vistune.training.sharding import copied, copying, way_of
 from vistune.training.state import cursor_at, load_state, save_state, seed_all
@@ -207,8 +207,8 @@ class Run:
         model.set_recompute(stage.recompute)
         self.learnt |= set(stage.learn)
         way = way_of(self.recipe, stage, model, self.world)
-        if uses_bf16(stage.precision, self.device) and way != "fsdp":
-            halve(model, frozen_for_good(self.recipe.stages, self.learnt))
+        if way != "fsdp":
+            halve(model, to_halve(self.recipe.stages, self.learnt, self.device))
         loader = Loader(
             planned.samples,
             planned.processor,
