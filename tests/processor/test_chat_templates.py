@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,15 @@ def tokenizers(folder: Path, kind: str) -> tuple[Any, Any]:
     return made[0], made[1]
 
 
-@pytest.fixture(scope="module", params=["llama", "bytes", "bytes that begin"])
-def pair(request: pytest.FixtureRequest, tiny_tokenizer_folder: Path) -> tuple[Any, Any]:
-    if request.param == "llama":
-        return tokenizers(request.getfixturevalue("shared") / "data" / "llama-tokenizer", request.param)
+@pytest.fixture(scope="module", params=["llama", "tokenizer.model", "bytes", "bytes that begin"])
+def pair(
+    request: pytest.FixtureRequest, tiny_tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Any, Any]:
+    if "bytes" not in request.param:
+        folder = request.getfixturevalue("shared") / "data" / "llama-tokenizer"
+        if request.param == "tokenizer.model":  # alone, so with a space behind special tokens too
+            folder = Path(shutil.copy(folder / "tokenizer.model", tmp_path_factory.mktemp("alone"))).parent
+        return tokenizers(folder, request.param)
     return tokenizers(tiny_tokenizer_folder, request.param)
 
 

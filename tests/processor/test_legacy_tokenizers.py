@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tiny_spec import SPEC as TINY
 
 from vistune.data.pictures import PictureFolders
 from vistune.data.rows import read_row
 from vistune.errors import RecipeError
-from vistune.processor import Processor, load_sentencepiece, load_tokenizer
-from vistune.types import IGNORE, IMAGE_ID, Sample
+from vistune.processor import Processor, load_tokenizer
+from vistune.processor.templates import Control, Text
+from vistune.processor.tokens import collapse
+from vistune.types import IGNORE, IMAGE_ID, Picture, Sample
 
 SPEC = replace(TINY, vocabulary=32000, tokenization="chunks")
 BOS, EOS = 1, 2
@@ -64,7 +68,7 @@ def spaced(row: dict[str, Any], template: str) -> tuple[list[int], list[int]]:
 
 @pytest.mark.parametrize("template", ["v1", "plain", "llava_llama_2"])
 def test_without_legacy_the_golden_ids(shared: Path, folder_of: Callable[..., Path], template: str) -> None:
-    processor = Processor(load_sentencepiece(folder_of(legacy=False)), replace(SPEC, template=template))
+    processor = Processor(load_tokenizer(folder_of(legacy=False)), replace(SPEC, template=template))
     for row in golden(shared, template):
         shown = processor.shown(sample_of(row, shared))
         assert (shown["input_ids"], shown["labels"]) == (row["input_ids"], row["labels"])
@@ -76,7 +80,7 @@ def test_with_legacy_text_behind_a_special_token_begins_anew(
     shared: Path, folder_of: Callable[..., Path], tmp_path: Path, template: str, settings: dict[str, Any]
 ) -> None:
     """Also after saving and loading again: the flag and `tokenizer.model` go along."""
-    made = Processor(load_sentencepiece(folder_of(**settings)), replace(SPEC, template=template))
+    made = Processor(load_tokenizer(folder_of(**settings)), replace(SPEC, template=template))
     made.save(tmp_path / "saved")
     again = Processor.load(tmp_path / "saved")
     assert json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text())["legacy"] is True
@@ -91,15 +95,22 @@ def test_with_legacy_text_behind_a_special_token_begins_anew(
     assert changed
 
 
+def sentencepiece(folder: Path, *, prefix: bool) -> Any:
+    """The folder's own sentencepiece model; without `prefix` it puts no space before a text."""
+    from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto.FromString((folder / "tokenizer.model").read_bytes())
+    proto.normalizer_spec.add_dummy_prefix = prefix
+    return SentencePieceProcessor(model_proto=proto.SerializeToString())
+
+
 def test_a_legacy_prompt_is_sentencepieces_own_pieces(shared: Path, folder_of: Callable[..., Path]) -> None:
     """Each stretch between special tokens and pictures as sentencepiece encodes it alone."""
-    from sentencepiece import SentencePieceProcessor
-
     folder = folder_of()
-    pieces = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    pieces = sentencepiece(folder, prefix=True)
     row = {"conversations": [{"from": "human", "value": "<image>\nWhat is it?"}, {"from": "gpt", "value": "빨간 원."},
                              {"from": "human", "value": "Where?"}, {"from": "gpt", "value": "On top."}]}  # fmt: skip
-    shown = Processor(load_sentencepiece(folder), SPEC).shown(sample_of(row, shared))
+    shown = Processor(load_tokenizer(folder), SPEC).shown(sample_of(row, shared))
     system = "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, " \
              "detailed, and polite answers to the user's questions."  # fmt: skip
     wanted = [BOS, *pieces.encode(f"{system} USER: "), IMAGE_ID, *pieces.encode("\nWhat is it? ASSISTANT: 빨간 원."),
@@ -107,12 +118,36 @@ def test_a_legacy_prompt_is_sentencepieces_own_pieces(shared: Path, folder_of: C
     assert shown["input_ids"] == wanted
 
 
+@pytest.mark.parametrize("legacy", [True, False])
+def test_any_text_is_sentencepieces_own_pieces(folder_of: Callable[..., Path], legacy: bool) -> None:
+    """Spaces too, at the beginning and in runs, as the original encodes them: by transformers' slow Llama tokenizer.
+
+    With `legacy` it has sentencepiece put a space before each stretch between special tokens, without it before what
+    begins a string; one that is there already is no reason to leave that out.
+    """
+    folder = folder_of(legacy=legacy)
+    encoder = Processor(load_tokenizer(folder), SPEC)._encoder
+    begins, goes_on = sentencepiece(folder, prefix=True), sentencepiece(folder, prefix=legacy)
+    picture = Picture(Path("x.jpg"))
+
+    @settings(max_examples=300, deadline=None)
+    @given(st.tuples(*[st.text(alphabet="ab \t\né.가빨▁<s>", max_size=12)] * 3))
+    def compare(texts: tuple[str, str, str]) -> None:
+        first, shown, after = texts
+        found = encoder.encode([Text(first), picture, Text(shown, learnt=True), Control("eos"), Text(after)])
+        wanted = [BOS, *begins.encode(first), IMAGE_ID, *begins.encode(shown), EOS, *goes_on.encode(after)]
+        assert collapse(found)[0] == wanted
+        assert [label for label in found.labels if label != IGNORE] == begins.encode(shown)
+
+    compare()
+
+
 @pytest.mark.parametrize("tokenization", ["whole", "chunks"])
 def test_the_chat_template_of_a_legacy_tokenizer_gives_its_ids(
     shared: Path, folder_of: Callable[..., Path], tmp_path: Path, tokenization: str
 ) -> None:
     """As transformers tokenises the rendered string, whole and with `<image>` a special token."""
-    processor = Processor(load_sentencepiece(folder_of()), replace(SPEC, tokenization=tokenization))
+    processor = Processor(load_tokenizer(folder_of()), replace(SPEC, tokenization=tokenization))
     processor.save(tmp_path / "saved")
     tokenizer = load_tokenizer(tmp_path / "saved")
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
@@ -128,18 +163,19 @@ def test_the_chat_template_of_a_legacy_tokenizer_gives_its_ids(
 
 
 @pytest.mark.parametrize(
-    ("load", "files"),
+    "files",
     [
-        (load_sentencepiece, {"tokenizer.model": "damaged"}),
-        (load_sentencepiece, {"tokenizer.model": "damaged", "tokenizer_config.json": "[]"}),
-        (load_tokenizer, {"tokenizer.json": "{}", "tokenizer_config.json": '{"tokenizer_class": "LlamaTokenizer"}'}),
-        (load_tokenizer, {"tokenizer.json": "damaged", "tokenizer_config.json": "{}"}),
-        (load_tokenizer, {}),
+        {"tokenizer.model": "damaged"},
+        {"tokenizer.model": "damaged", "tokenizer_config.json": "[]"},
+        {"tokenizer.json": "{}", "tokenizer_config.json": '{"tokenizer_class": "LlamaTokenizer"}'},
+        {"tokenizer.json": "damaged", "tokenizer_config.json": "{}"},
+        {"tokenizer.model": "whole", "tokenizer_config.json": '{"tokenizer_class": "GemmaTokenizer"}'},
+        {},
     ],
 )
-def test_damaged_files_are_named(load: Callable[[Path], Any], files: dict[str, str], tmp_path: Path) -> None:
+def test_damaged_files_are_named(files: dict[str, str], tmp_path: Path) -> None:
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     with pytest.raises(RecipeError, match=f"{tmp_path}") as caught:
-        load(tmp_path)
+        load_tokenizer(tmp_path)
     assert caught.value.hint

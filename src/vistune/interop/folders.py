@@ -8,7 +8,9 @@ from typing import Any
 from vistune.errors import CheckpointError
 from vistune.interop.tensors import Lazy, names, read_tensors
 from vistune.model.vision import vision_config
-from vistune.processor import load_sentencepiece, load_tokenizer
+from vistune.processor import load_tokenizer
+
+TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 
 
 def resolve(name: str, beside: Path | None = None) -> Path:
@@ -29,14 +31,9 @@ def resolve(name: str, beside: Path | None = None) -> Path:
 
 
 def tokenizer_of(folder: Path) -> Any:
-    """A folder's fast tokenizer; of one that holds `tokenizer.model` alone, the Llama tokenizer it is.
-
-    transformers' Auto class makes another one of such a folder, and says nothing.
-    """
-    if (folder / "tokenizer.model").is_file() and not (folder / "tokenizer.json").is_file():
-        return load_sentencepiece(folder)
-    if not (folder / "tokenizer.json").is_file():
-        raise CheckpointError(f"{folder}: neither tokenizer.json nor tokenizer.model", "give --base with a tokenizer")
+    """A folder's fast tokenizer. Raises CheckpointError where it holds none."""
+    if not any((folder / name).is_file() for name in TOKENIZERS):
+        raise CheckpointError(f"{folder}: neither {' nor '.join(TOKENIZERS)}", "give --base with a tokenizer")
     return load_tokenizer(folder)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from vistune.errors import CheckpointError, some
 from vistune.interop.build import Source, shape_of
-from vistune.interop.folders import read_tower, resolve, tokenizer_of
+from vistune.interop.folders import TOKENIZERS, read_tower, resolve, tokenizer_of
 from vistune.interop.tensors import (
     Lazy,
     Parts,
@@ -202,4 +202,4 @@ def _adapted(language: nn.Module, *, folder: Path) -> nn.Module:
 
 
 def _has_tokenizer(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+    return any((folder / name).is_file() for name in TOKENIZERS)

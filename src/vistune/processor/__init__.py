@@ -6,7 +6,7 @@ from vistune.processor.images import LARGEST_FILE_BYTES, load_bytes, open_pictur
 from vistune.processor.processor import Processor
 from vistune.processor.templates import template_named, templates
 from vistune.processor.tiles import load_tiles
-from vistune.processor.tokenizer_files import load_sentencepiece, load_tokenizer, save_tokenizer
+from vistune.processor.tokenizer_files import load_tokenizer, save_tokenizer
 from vistune.processor.views import View, views_of
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "chat_template",
     "collate",
     "load_bytes",
-    "load_sentencepiece",
     "load_tiles",
     "load_tokenizer",
     "open_picture",

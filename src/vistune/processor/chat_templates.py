@@ -27,12 +27,13 @@ SOURCES = {
 }
 
 
-def chat_template(name: str, *, tokenization: str, begin: str = "<s>", spaced: bool = True) -> str:
+def chat_template(name: str, *, tokenization: str, begin: str = "<s>", spaced: bool = True, hides: bool = True) -> str:
     """The Jinja source of the template called `name`; `Processor.chat_template` fits it to its own tokenizer.
 
     `begin`: the tokens that the tokenizer puts before a text by itself. `spaced`: it also puts a space before it, as
     SentencePiece does; the space is then written out where our renderer begins a string and a whole string goes on:
-    behind `begin`, and in the tokenization "chunks" behind each picture. The defaults are the Llama tokenizer's.
+    behind `begin`, and in the tokenization "chunks" behind each picture. `hides`: it takes a space that begins a string
+    for its own; in the tokenization "chunks" one more is then written. The defaults are the Llama tokenizer's.
     Raises RecipeError for an unknown name.
     """
     body = lookup(name, SOURCES, "chat template")
@@ -41,6 +42,7 @@ def chat_template(name: str, *, tokenization: str, begin: str = "<s>", spaced: b
         "lead": " " if begin and spaced else "",
         "picture": "<image>",
         "gap": " " if spaced and tokenization == "chunks" else "",
+        "again": " " if hides and tokenization == "chunks" else "",
         "system": templates()[name].system,
     }
     header = "".join(

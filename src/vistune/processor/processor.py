@@ -105,6 +105,7 @@ class Processor:
             tokenization=self.spec.tokenization,
             begin="".join(self.tokenizer.convert_ids_to_tokens(self._encoder.begin)),
             spaced=bool(self._encoder.guard) and not self._encoder.restarts,
+            hides=bool(self._encoder.lead),
         )
 
     def encode_ids(self, sample: Sample) -> Encoded:

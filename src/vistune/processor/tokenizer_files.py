@@ -11,18 +11,33 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tokenizers.models import BPE
+
 from vistune.errors import RecipeError
 from vistune.files import read_json
 
 SENTENCEPIECE = "tokenizer.model"
+CLASSES = ("LlamaTokenizer", "LlamaTokenizerFast")  # that a lone tokenizer.model is read as; null says nothing
 
 
-def load_tokenizer(folder: Path | str) -> Any:
-    """The fast tokenizer of a model folder; remote code is never run. Raises RecipeError where it cannot be read."""
+def load_tokenizer(source: Path | str) -> Any:
+    """The fast tokenizer of a model folder or hub name; remote code is never run.
+
+    transformers' Auto class makes another one of a `tokenizer.model` without a tokenizer.json, and says nothing: such a
+    folder has the Llama tokenizer that it is. Raises RecipeError where it cannot be read.
+    """
     from transformers import AutoTokenizer
 
-    with _readable(folder, "name a folder with tokenizer.json"):
-        return _remembering(AutoTokenizer.from_pretrained(str(folder), use_fast=True))
+    if _is_lone(Path(source) / SENTENCEPIECE):
+        return load_sentencepiece(Path(source))
+    with _readable(source, "name a folder with tokenizer.json"):
+        tokenizer = AutoTokenizer.from_pretrained(str(source), use_fast=True)
+    fetched = Path(str(tokenizer.init_kwargs.get("vocab_file") or ""))  # of a hub name
+    return load_sentencepiece(fetched.parent) if _is_lone(fetched) else _remembering(tokenizer)
+
+
+def _is_lone(path: Path) -> bool:
+    return path.name == SENTENCEPIECE and path.is_file() and not path.with_name("tokenizer.json").is_file()
 
 
 def load_sentencepiece(folder: Path) -> Any:
@@ -30,7 +45,7 @@ def load_sentencepiece(folder: Path) -> Any:
 
     What its tokenizer_config.json leaves out is as in the transformers of LLaVA's time (4.31, 4.37): a `<s>` begins,
     no `</s>` ends, and `legacy`: a space is put before text behind every special token, not at the beginning alone.
-    Raises RecipeError where it cannot be read.
+    Raises RecipeError where it cannot be read, or is another tokenizer than Llama's.
     """
     from transformers import LlamaTokenizer
 
@@ -38,10 +53,44 @@ def load_sentencepiece(folder: Path) -> Any:
     given = read_json(path) if path.is_file() else {}
     if not isinstance(given, dict):
         raise RecipeError(f"{path}: an object is wanted", "mend it, or remove it")
+    if given.get("tokenizer_class") not in (None, *CLASSES):
+        raise RecipeError(
+            f"{path}: {given['tokenizer_class']} is not read from {SENTENCEPIECE} alone", "fetch its tokenizer.json too"
+        )
     defaults = {"add_bos_token": True, "add_eos_token": False, "legacy": True}
     settings = {key: default if given.get(key) is None else given[key] for key, default in defaults.items()}
-    with _readable(folder, "fetch its tokenizer.model again"):
-        return _remembering(LlamaTokenizer.from_pretrained(str(folder), **settings))
+    with _readable(folder, "fetch its tokenizer.model again, or a tokenizer.json"):
+        model = _byte_pairs(folder / SENTENCEPIECE)
+        tokenizer = LlamaTokenizer.from_pretrained(str(folder), **settings)
+        tokenizer.backend_tokenizer.model = model
+        return _remembering(tokenizer)
+
+
+def _byte_pairs(path: Path) -> BPE:
+    """A tokenizer.model's pieces, merged in the order of their scores.
+
+    transformers 5 merges in the order of their numbers; runs of spaces, which come early and score lowest, then take
+    the space of the word behind them. Raises ValueError where it is no byte-pair model, or changes text first.
+    """
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto.FromString(path.read_bytes())  # type: ignore[attr-defined]
+    rules, pieces = proto.normalizer_spec, proto.pieces
+    pairs = proto.trainer_spec.model_type == proto.trainer_spec.BPE
+    if not (pairs and rules.add_dummy_prefix) or rules.precompiled_charsmap or rules.remove_extra_whitespaces:
+        raise ValueError("not as Llama's: byte pairs, a space before text, and no other change of it")
+    scores = {piece.piece: piece.score for piece in pieces if piece.type == piece.NORMAL}
+    vocabulary = {piece.piece: number for number, piece in enumerate(pieces)}
+    merges = [
+        (score, len(name[:cut]), name[:cut], name[cut:])
+        for name, score in scores.items()
+        for cut in range(1, len(name))
+        if name[:cut] in scores and name[cut:] in scores
+    ]
+    merges.sort(key=lambda merge: merge[:2], reverse=True)
+    listed = [(left, right) for _, _, left, right in merges]
+    unknown = pieces[proto.trainer_spec.unk_id].piece
+    return BPE(vocab=vocabulary, merges=listed, unk_token=unknown, fuse_unk=True, byte_fallback=True)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from vistune.errors import DataError, RecipeError
 from vistune.processor.templates import BOS, EOS, Control, Piece, Text
 from vistune.types import IGNORE, IMAGE_ID, Picture
 
+SPACES = (" ", "▁")  # to SentencePiece these are one
 SHORT = 256  # characters of a text whose ids are remembered
 
 
@@ -43,6 +44,8 @@ class Encoder:
     `chunks`: text after a picture is tokenised as if it began a string, as the original LLaVA does (`-200` splits
     its prompt); otherwise only the very first text is, as transformers does with `<image>` in the string.
     `restarts`, found out: text behind every special token begins a string too.
+    `lead`, found out: with `chunks`, what to write before a text that begins a string with a space. SentencePiece, by
+    which the original encodes, puts its own space before that one too; transformers' Llama tokenizer does not.
     `controls`: the template's tokens, which text must not become even where the tokenizer does not call them special.
     """
 
@@ -77,6 +80,7 @@ class Encoder:
         self._known = lru_cache(maxsize=8192)(self._as_text)  # turns repeat: system sentences, questions, short answers
         self.guard = self._find_guard()
         self.restarts = bool(self.guard) and self._starts_anew()
+        self.lead = " " if self.chunks and self.guard and self._hides_a_space() else ""
 
     def _find_guard(self) -> str:
         """SentencePiece puts a space before what begins a string; behind this character text does not begin one."""
@@ -89,6 +93,11 @@ class Encoder:
         """Whether that space also stands behind special tokens: a tokenizer with `legacy`, as Vicuna 1.3's is."""
         whole = self.tokenizer.backend_tokenizer.encode(f"{self.tokenizer.eos_token}a", add_special_tokens=False).ids
         return bool(whole[1:] == self.text.encode("a", add_special_tokens=False).ids)
+
+    def _hides_a_space(self) -> bool:
+        """Whether a space that begins a string is taken for the one that SentencePiece puts there."""
+        first, second = (self.text.encode(text, add_special_tokens=False).ids for text in ("a", " a"))
+        return bool(first == second)
 
     def control(self, name: str) -> int:
         """The id of a template's control token. Raises RecipeError where the tokenizer has none."""
@@ -138,12 +147,14 @@ class Encoder:
         return result
 
     def _encode_text(self, pieces: Sequence[Text], first: bool, result: Encoded) -> None:
-        guard = "" if first else self.guard
-        text = guard + "".join(piece.text for piece in pieces)
+        text = "".join(piece.text for piece in pieces)
+        before = self.guard if not first else self.lead if text.startswith(SPACES) else ""
+        text = before + text
         ids, offsets = self._known(text) if len(text) <= SHORT else self._as_text(text)
         starts = [start for start, _ in offsets]
-        done = next((k for k, (_, stop) in enumerate(offsets) if stop > len(guard)), len(ids)) if guard else 0
-        for end, learnt in _spans(pieces, len(guard)):
+        unseen = "" if first else before
+        done = next((k for k, (_, stop) in enumerate(offsets) if stop > len(unseen)), len(ids)) if unseen else 0
+        for end, learnt in _spans(pieces, len(before)):
             upto = bisect_left(starts, end, done) if end < len(text) else len(ids)
             if upto > done and offsets[upto - 1][1] > end:
                 start, stop = offsets[upto - 1]
