@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from training_stages import MakeRecipe
+from training_stages import ALIGN, LORA, TUNE, MakeRecipe
 from typer.testing import CliRunner
 
 from vistune.cli import app
@@ -24,8 +25,9 @@ from vistune.model.attention import register
 from vistune.model.language import run
 from vistune.model.shapes import config_of, language_shape, tower_shape
 from vistune.recipe import Lora, Model, known_recipes, load_recipe
-from vistune.training import plan_run
-from vistune.training.forecast import Load, load_of, longest_row, sizes_of, work
+from vistune.training import Hooks, Run, plan_run
+from vistune.training.forecast import Load, largest_row, load_of, longest_row, sizes_of, work
+from vistune.training.largest import beside, peak_bytes
 from vistune.training.memory import How, Row, adapter_layers, bf16_copies, language_layer, memory, tower_layer
 from vistune.workflows import dry_run, make_processor
 
@@ -285,3 +287,33 @@ def test_prices_that_are_none_are_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "prices.yaml").write_text(text)
     with pytest.raises(RecipeError, match=r"prices\.yaml: gpus"):
         plan(load_recipe("quickstart"), prices=tmp_path / "prices.yaml")
+
+
+@pytest.mark.parametrize("stage", [ALIGN, TUNE, LORA], ids=["projector", "full", "lora"])
+def test_the_largest_row_is_tried_before_the_first_step_and_told_beside_what_was_foreseen(
+    stage: dict[str, Any], make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    recipe = make_recipe({**stage, "steps": 2, "save_every": None, "precision": "fp32"})
+    run = Run(recipe, tmp_path / "run", watch=silent, hooks=Hooks(tell=said.append))
+    run.start(resume=False)
+    (told,) = [words for words in said if "the largest row" in words]
+    tokens = re.search(r"the largest row \((\d+) tokens, \d+ tiles, \d+ learnt\) takes \S+ .* foreseen", told)
+    assert tokens is not None, told
+    (planned,), _ = plan_run(recipe, make_processor(recipe), silent)
+    step, number = largest_row(planned)
+    lengths = [sum(planned.plan.lengths[k] for k in row) for rows in planned.plan.steps for row in rows]
+    assert sum(planned.plan.lengths[k] for k in planned.plan.steps[step][number]) == max(lengths) == int(tokens[1])
+
+
+def test_a_peak_on_a_cpu_is_what_tensors_held_at_once() -> None:
+    kept = []
+
+    def work() -> None:
+        for _ in range(3):
+            torch.zeros(1000)
+        kept.extend([torch.zeros(500), torch.zeros(600)])
+
+    assert peak_bytes("cpu", work) == 4400
+    assert "more than 15% off" in beside(100e6, 120e6)
+    assert "+10%" in beside(100e6, 110e6)

@@ -102,13 +102,15 @@ class Loader:
         rows = self.plan.steps[step]
         rank, ranks = self.share
         numbers = list(range(len(rows))) if ranks == 1 else deal(rows, self.plan.lengths, ranks)[rank]
-        batches = []
-        for number in numbers:
-            samples = [self.samples[k] for k in rows[number]]
-            row = collate([self._encode(sample) for sample in samples], [sample.id for sample in samples])
-            batches.append(replace(row, number=number))
+        batches = [self.row(step, number) for number in numbers]
         even = -(-len(rows) // ranks)
         return batches + [blank_row(self.processor.spec.image_side)] * (even - len(batches))
+
+    def row(self, step: int, number: int) -> Batch:
+        """One row of a step, whoever's it is."""
+        samples = [self.samples[k] for k in self.plan.steps[step][number]]
+        row = collate([self._encode(sample) for sample in samples], [sample.id for sample in samples])
+        return replace(row, number=number)
 
     def _encode(self, sample: Sample) -> Example:
         try:

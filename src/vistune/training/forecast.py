@@ -21,6 +21,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -101,16 +102,11 @@ def sizes_of(model: Model) -> tuple[Sizes, Spec]:
 def load_of(planned: Planned) -> Load:
     """What a planned stage reads."""
     lengths, learnt, tiles = _columns(planned)
-    counted = np.bincount(
-        np.array([k for step in planned.plan.steps for row in step for k in row]), minlength=len(lengths)
-    )
-    rows = [np.array(row) for step in planned.plan.steps for row in step]
-    sums = np.array([(lengths[row].sum(), learnt[row].sum(), tiles[row].sum()) for row in rows])
-    accumulated = max(map(len, planned.plan.steps))
-    tokens, supervised, _ = sums.max(axis=0)
-    worst = sums[(sums[:, 0] / tokens + sums[:, 1] / max(supervised, 1)).argmax()]  # a row that is long and learns much
+    counted = np.bincount(_shown(planned), minlength=len(lengths))
+    sums = _sums(planned)
+    worst = sums[_largest(sums)]
     return Load(
-        worst=Row(int(worst[0]), max(1, int(worst[2])), int(worst[1]), accumulated),
+        worst=Row(int(worst[0]), max(1, int(worst[2])), int(worst[1]), max(map(len, planned.plan.steps))),
         steps=len(planned.plan.steps),
         samples=int(counted.sum()),
         tokens=float((counted * lengths).sum()),
@@ -118,6 +114,35 @@ def load_of(planned: Planned) -> Load:
         supervised=float((counted * learnt).sum()),
         tiles=float((counted * tiles).sum()),
     )
+
+
+def largest_row(planned: Planned) -> tuple[int, int]:
+    """(step, its row's number) of the row that takes most: `load_of`'s worst."""
+    place = _largest(_sums(planned))
+    for step, rows in enumerate(planned.plan.steps):
+        if place < len(rows):
+            return step, place
+        place -= len(rows)
+    raise AssertionError("a plan has rows")
+
+
+def _largest(sums: np.ndarray) -> int:
+    """The place of a row that is long and learns much."""
+    tokens, supervised, _ = sums.max(axis=0)
+    return int((sums[:, 0] / tokens + sums[:, 1] / max(supervised, 1)).argmax())
+
+
+def _shown(planned: Planned) -> np.ndarray:
+    """The samples of all rows of all steps, one after another."""
+    rows = chain.from_iterable(planned.plan.steps)
+    return np.fromiter(chain.from_iterable(rows), np.int64)
+
+
+def _sums(planned: Planned) -> np.ndarray:
+    """(tokens, supervised tokens, tiles) of each row of all steps."""
+    ends = np.cumsum([len(row) for row in chain.from_iterable(planned.plan.steps)])
+    begins = np.concatenate([[0], ends[:-1]])
+    return np.stack([np.add.reduceat(column[_shown(planned)], begins) for column in _columns(planned)], axis=1)
 
 
 def _columns(planned: Planned) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -151,13 +151,15 @@ def memory(sizes: Sizes, how: How, row: Row) -> Memory:
     gradients = WIDE * learning / share
     # Of several rows in a step, the first one's gradients are there while the last one's activations are; of one row,
     # gradients come as activations go: the larger of the two counts.
-    if row.rows == 1 and gradients <= kept + logits + copies:
+    # DDP's own copy of them is there all the time; the last row's are that copy.
+    buckets = gradients if how.way == "ddp" else 0.0
+    if row.rows == 1 and (buckets or gradients <= kept + logits + copies):
         gradients = 0.0
     elif row.rows == 1:
         kept = logits = copies = 0.0
     return Memory(
         weights=weights / share,
-        gradients=gradients,
+        gradients=gradients + buckets,
         optimizer=optimizer_bytes(sizes, how) / share,
         activations=kept,
         logits=logits,

@@ -25,6 +25,7 @@ from vistune.recipe import Recipe, Stage, dump, source_of
 from vistune.training.compiling import compiled
 from vistune.training.features import features_of
 from vistune.training.folder import checkpoint_name, checkpoints_of, newest_whole, prune, refuse_another_recipe, sweep
+from vistune.training.largest import try_largest_row
 from vistune.training.metrics import Metrics, Pace
 from vistune.training.origin import Base, history, versions
 from vistune.training.parallel import World
@@ -207,8 +208,8 @@ class Run:
         model.set_recompute(stage.recompute)
         self.learnt |= set(stage.learn)
         way = way_of(self.recipe, stage, model, self.world)
-        if way != "fsdp":
-            halve(model, to_halve(self.recipe.stages, self.learnt, self.device))
+        halved = [] if way == "fsdp" else to_halve(self.recipe.stages, self.learnt, self.device)
+        halve(model, halved)
         loader = Loader(
             planned.samples,
             planned.processor,
@@ -224,6 +225,7 @@ class Run:
             start = load_state(cursor_folder / "state", trainer.optimizer, plan=planned.plan).step
         else:
             self._rehearse(model, trainer, number)
+            try_largest_row(trainer, planned, self.recipe.model, way, halved, tell=self.hooks.tell)
         self.reached = (stage.name, start)
         watching = Watching(trainer, self.metrics, tell=self.hooks.tell, track=self.track)
         validator = validator_of(self.recipe.validation, planned, trainer, self.out, self.hooks, self.pixels)
@@ -329,7 +331,7 @@ class Run:
             self._write_status(status, stage, step, reason=reason)
 
     def _write_status(self, status: str, stage: str, step: int, *, reason: str = "") -> None:
-        content: dict[str, Any] = {
+        content = {
             "status": status,
             "stage": stage,
             "step": step,
@@ -342,7 +344,6 @@ class Run:
 
     def _mark_finished(self, step: int) -> None:
         """A kill after the last checkpoint left everything done but this; the data need not be there any more."""
-        if not self.world.is_first:
-            return
-        path = self.out / "run.json"
-        write_json(path, read_json(path) | {"status": "finished", "stage": self.recipe.stages[-1].name, "step": step})
+        if self.world.is_first:
+            told = {"status": "finished", "stage": self.recipe.stages[-1].name, "step": step}
+            write_json(self.out / "run.json", read_json(self.out / "run.json") | told)

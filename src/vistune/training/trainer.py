@@ -126,6 +126,15 @@ class Trainer:
             busy=tuple(busy),
         )
 
+    def try_row(self, step: int, batch: Batch, *, times: int) -> None:
+        """A row's gradients, made so many times over and thrown away; all processes call it together."""
+        try:
+            with products_in(self.stage.precision, self.device):
+                for _ in range(times):
+                    self._add_gradients(step, batch, batch.supervised, last=False)
+        finally:
+            self.optimizer.zero_grad()
+
     def loss_sum(self, batch: Batch) -> float:
         """The row's summed loss, for what is measured and not learnt."""
         with products_in(self.stage.precision, self.device), self._precision():

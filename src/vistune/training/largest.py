@@ -1,0 +1,118 @@
+"""The row that takes most, learnt once and forgotten before a stage's first step: what it holds, and what was foreseen.
+
+Planned + Trainer -> the largest row forward and backward, gradients thrown away -> bytes at its peak, in words
+Where it does not fit, the run ends in its first minute. Nothing of it stays: chance belongs to the row.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from vistune.errors import RecipeError
+from vistune.recipe import Model
+from vistune.training.forecast import largest_row, load_of, sizes_of
+from vistune.training.memory import how_of, memory, optimizer_bytes
+from vistune.training.plan import Planned
+from vistune.training.sharding import Way
+from vistune.training.trainer import Trainer
+from vistune.training.validation import Tell
+
+CLOSE = 0.15  # of what is measured: as far as a forecast may be off
+
+
+def try_largest_row(
+    trainer: Trainer, planned: Planned, model: Model, way: Way, halved: Sequence[str], *, tell: Tell
+) -> None:
+    """Tell what the stage's largest row takes in the first process, beside what `vistune plan` foresees.
+
+    `model`: the recipe's, by whose sizes it is foreseen · `halved`: parts whose weights lie in bf16. Raises
+    VistuneError where memory does not suffice.
+    """
+    step, number = largest_row(planned)
+    world = trainer.world
+    row = replace(load_of(planned).worst, rows=-(-max(map(len, planned.plan.steps)) // world.size))
+    batch = trainer.loader.row(step, number)
+    how = replace(how_of(trainer.stage, bf16=trainer.bf16, way=way, processes=world.size), halved=tuple(halved))
+    before = held_by(trainer, way)
+    # Of several rows in a step, the first one's gradients are there while the last one's activations are.
+    peak = peak_bytes(trainer.device, lambda: trainer.try_row(step, batch, times=min(2, row.rows)))
+    if not world.is_first:
+        return
+    said = (
+        f"stage {planned.stage.name}: the largest row ({row.tokens:,} tokens, {row.tiles} tiles, "
+        f"{row.supervised:,} learnt) takes "
+    )
+    try:
+        sizes, _ = sizes_of(model)
+    except RecipeError as error:
+        tell(f"{said}{_mb(before + peak)} without the optimizer; nothing is foreseen: {error.message}")
+        return
+    share = world.size if way == "fsdp" else 1
+    found = before + peak + optimizer_bytes(sizes, how) / share  # which comes with the first update
+    tell(said + beside(found, memory(sizes, how, row).total))
+
+
+def beside(found: float, foreseen: float) -> str:
+    """Bytes measured and foreseen, and a warning where they are apart."""
+    off = foreseen / found - 1
+    words = f"{_mb(found)} at its peak, {_mb(foreseen)} foreseen ({off:+.0%})"
+    if abs(off) <= CLOSE:
+        return words
+    return f"{words}: trust this and not vistune plan, which is more than {CLOSE:.0%} off for this stage"
+
+
+def held_by(trainer: Trainer, way: Way) -> float:
+    """Bytes there before any row: of a GPU all that is allocated; of a CPU weights and DDP's copy of gradients."""
+    if trainer.device.startswith("cuda"):
+        return float(torch.cuda.memory_allocated(trainer.device))
+    tensors = [*trainer.model.parameters(), *trainer.model.buffers(), *(trainer.learning if way == "ddp" else ())]
+    return float(sum((t.to_local() if isinstance(t, DTensor) else t).nbytes for t in tensors))
+
+
+def peak_bytes(device: str, work: Callable[[], None]) -> float:
+    """The most bytes that tensors made by the work held at once, by torch's allocators."""
+    if device.startswith("cuda"):
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        return float(torch.cuda.max_memory_allocated(device) - before)
+    # A process's resident memory would also count what its heap keeps of tensors that are gone.
+    profile: Any = torch.autograd.profiler.profile(use_kineto=True, profile_memory=True, use_cpu=True)
+    with _silent_starts(profile):
+        work()
+    events = [event for event in profile.kineto_results.events() if event.name() == "[memory]"]
+    sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return float(max(accumulate(sizes), default=0))
+
+
+@contextmanager
+def _silent_starts(profile: Any) -> Iterator[None]:
+    """The profiler, without the lines that its library writes to stderr at both ends whatever its level is."""
+
+    def silently(call: Callable[[], object]) -> None:
+        with open(os.devnull, "wb") as nowhere:
+            kept = os.dup(2)
+            os.dup2(nowhere.fileno(), 2)
+            try:
+                call()
+            finally:
+                os.dup2(kept, 2)
+                os.close(kept)
+
+    silently(profile.__enter__)
+    try:
+        yield
+    finally:
+        silently(lambda: profile.__exit__(None, None, None))
+
+
+def _mb(size: float) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:,.0f} MB"
