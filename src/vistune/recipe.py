@@ -196,7 +196,7 @@ class Model(Strict):
     image_mode: Literal["square", "pad", "anyres"] = "square"
     canvases: tuple[tuple[int, int], ...] | None = None  # anyres: (width, height) in pixels; absent = LLaVA 1.6's five
     template: str = "v1"
-    tokenization: Literal["whole", "chunks"] = "whole"  # chunks: text after a picture as if it began, as LLaVA's own
+    tokenization: Literal["whole", "chunks"] = "whole"  # or as the original LLaVA: see `Spec`
 
 
 class Origin(Strict):

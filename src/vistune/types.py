@@ -122,7 +122,9 @@ class Spec:
     image_fit: str = "crop"  # the shorter edge to the side, then the centre, as CLIP; or "stretch", as SigLIP
     image_resample: int = 3  # Pillow's number: 3 bicubic, 2 bilinear
     canvases: tuple[tuple[int, int], ...] = ()
-    tokenization: str = "whole"  # or "chunks": each text around a picture on its own, as the original LLaVA did
+    # "whole": as transformers; "chunks": as the original LLaVA, each text around a picture on its own, and where an
+    # anyres picture ends among patches is rounded as there
+    tokenization: str = "whole"
 
 
 @dataclass(frozen=True, slots=True)

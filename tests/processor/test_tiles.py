@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 import zlib
 from dataclasses import replace
@@ -12,15 +13,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from stock_tiles import noise, pairs, placed_by_transformers
+from stock_tiles import noise, pairs, placed_by_transformers, slots_by_transformers
 from torch import Tensor
 from transformers.image_processing_utils import select_best_resolution
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
 from vistune.model.vlm import default_canvases
 from vistune.processor import load_tiles, open_picture
-from vistune.processor.images import picture_size
-from vistune.processor.tiles import NEWLINE, anyres_slots, choose_canvas, slots_of
+from vistune.processor.images import LARGEST_ASPECT, LARGEST_PIXELS, LARGEST_SIDE, SMALLEST_SIDE, picture_size
+from vistune.processor.tiles import NEWLINE, anyres_slots, choose_canvas, count_slots, slots_of
 from vistune.types import Picture, Spec
 
 SPEC = Spec(
@@ -138,18 +139,56 @@ def test_features_stand_where_transformers_puts_them(grid: int) -> None:
         assert torch.equal(ours, placed_by_transformers(features, size, spec, newline)), size
 
 
-# transformers rounds a ratio to 7 decimals where the original's int() falls just short of a whole number.
-@pytest.mark.parametrize("size", [(88, 55), (176, 110), (352, 748), (836, 352), (536, 1407), (704, 1496)])
-def test_where_transformers_rounds_otherwise_the_original_is_kept(size: tuple[int, int]) -> None:
-    width, height = choose_canvas(size, SPEC.canvases)
+def whole_number_sizes(largest: int, spec: Spec) -> set[tuple[int, int]]:
+    """The picture sizes, sides up to `largest`, that fill a whole number of a canvas' patches in both directions.
+
+    Of all others this number lies at least one part in `largest` from a whole one, so that no rounding of floating
+    point decides.
+    """
+    found: set[tuple[int, int]] = set()
+    for canvas in spec.canvases:
+        for turned, patches in enumerate(edge // 14 for edge in canvas):
+            for edge in range(SMALLEST_SIDE, largest + 1):
+                step = edge // math.gcd(edge, patches)  # the other edge * patches / edge is whole at its multiples
+                most = min(largest, LARGEST_ASPECT * edge, LARGEST_PIXELS // edge)
+                others = range(step, most + 1, step)
+                found |= {(other, edge) if turned else (edge, other) for other in others if other * 100 >= edge}
+    return {size for size in found if min(size) >= SMALLEST_SIDE}
+
+
+def patches_of_the_original(size: tuple[int, int], spec: Spec) -> tuple[int, int]:
+    """(rows, columns), as `unpad_image` of LLaVA 1.6 cuts them."""
+    width, height = choose_canvas(size, spec.canvases)
     rows, columns = height // 14, width // 14
-    features = torch.zeros(1 + width * height // 336**2, 576, 2)
-    theirs = len(placed_by_transformers(features, size, SPEC, torch.zeros(2)))
     if size[0] / size[1] > columns / rows:
-        rows -= 2 * ((rows - int(size[1] * (columns / size[0]))) // 2)
-    else:
-        columns -= 2 * ((columns - int(size[0] * (rows / size[1]))) // 2)
-    assert len(anyres_slots(size, SPEC)) == 576 + rows * (columns + 1) != theirs
+        return rows - 2 * ((rows - int(size[1] * (columns / size[0]))) // 2), columns
+    return rows, columns - 2 * ((columns - int(size[0] * (rows / size[1]))) // 2)
+
+
+@pytest.mark.parametrize(
+    ("largest", "differing"), [(1600, 46), pytest.param(LARGEST_SIDE, 440, marks=pytest.mark.soak)]
+)
+def test_every_size_takes_the_slots_that_its_layouts_own_code_gives_it(largest: int, differing: int) -> None:
+    """Of a llava-hf model transformers', which rounds to 7 decimals; of an original one LLaVA's, which cuts."""
+    original = replace(SPEC, tokenization="chunks")
+    found = 0
+    for size in whole_number_sizes(largest, SPEC):
+        rows, columns = patches_of_the_original(size, SPEC)
+        assert count_slots(size, SPEC) == slots_by_transformers(size, SPEC), size
+        assert count_slots(size, original) == 576 + rows * (columns + 1), size
+        found += count_slots(size, SPEC) != count_slots(size, original)
+    assert found == differing
+
+
+@pytest.mark.parametrize("size", [(88, 55), (176, 110), (352, 748), (836, 352), (536, 1407), (704, 1496)])
+def test_where_the_two_round_otherwise_each_places_its_own_features(size: tuple[int, int]) -> None:
+    width, height = choose_canvas(size, SPEC.canvases)
+    features = torch.randn(1 + width * height // 336**2, 576, 2)
+    newline = torch.randn(2)
+    theirs = placed_by_transformers(features, size, SPEC, newline)
+    assert torch.equal(placed(features, anyres_slots(size, SPEC), newline), theirs)
+    original = anyres_slots(size, replace(SPEC, tokenization="chunks"))
+    assert len(original) == count_slots(size, replace(SPEC, tokenization="chunks")) != len(theirs)
 
 
 def turned(form: str, turn: int, *, behind: bool = False) -> bytes:

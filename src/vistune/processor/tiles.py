@@ -35,33 +35,44 @@ def choose_canvas(size: Size, canvases: tuple[Size, ...]) -> Size:
 
 def slots_of(picture: Picture, spec: Spec) -> int:
     """How many slots a picture takes; no pixel is decoded."""
-    if spec.image_mode != "anyres":
-        return spec.slots_per_image
-    return len(anyres_slots(picture_size(picture), spec))
+    return count_slots(picture_size(picture), spec) if spec.image_mode == "anyres" else spec.slots_per_image
+
+
+def count_slots(size: Size, spec: Spec) -> int:
+    """Slots of an anyres picture: the overview's, and a newline more than patches in each row."""
+    rows, columns = (len(span) for span in _shown(size, spec))
+    return spec.slots_per_image + rows * (columns + 1)
 
 
 @lru_cache(maxsize=4096)
 def anyres_slots(size: Size, spec: Spec) -> torch.Tensor:
     """(slots, 2) int64: the tile and patch that fill each slot, tile NEWLINE at the end of a row of patches."""
-    width, height = choose_canvas(size, spec.canvases)
+    across = choose_canvas(size, spec.canvases)[0] // spec.image_side  # tiles side by side
     grid = math.isqrt(spec.slots_per_image)
-    columns, rows = width // spec.image_side, height // spec.image_side
-    y, x = np.mgrid[: rows * grid, : columns * grid]
-    tile = 1 + (y // grid) * columns + x // grid
-    placed = np.stack([tile, (y % grid) * grid + x % grid], axis=-1)[_inside(size, tile.shape)]
-    ended = np.concatenate([placed, np.full((len(placed), 1, 2), (NEWLINE, 0))], axis=1)
+    rows, columns = _shown(size, spec)
+    y, x = np.mgrid[rows.start : rows.stop, columns.start : columns.stop]
+    placed = np.stack([1 + (y // grid) * across + x // grid, (y % grid) * grid + x % grid], axis=-1)
+    ended = np.concatenate([placed, np.full((len(rows), 1, 2), (NEWLINE, 0))], axis=1)
     overview = np.stack([np.zeros(grid * grid, int), np.arange(grid * grid)], axis=-1)
     return torch.from_numpy(np.concatenate([overview, ended.reshape(-1, 2)]))
 
 
-def _inside(size: Size, grid: tuple[int, ...]) -> tuple[slice, slice]:
-    """Rows and columns of patches that show the picture, rounded as the original's `unpad_image` rounds."""
-    (width, height), (rows, columns) = size, grid
+def _shown(size: Size, spec: Spec) -> tuple[range, range]:
+    """Rows and columns of the canvas' patches that show the picture, as `unpad_image` counts them.
+
+    The original's takes what stands before the point; transformers' and vLLM's round to seven digits first, so that a
+    whole number which floating point falls just short of is met. A model is served by the code of its own layout.
+    """
+
+    def within(patches: int, shown: float) -> range:
+        margin = (patches - int(shown if spec.tokenization == "chunks" else round(shown, 7))) // 2
+        return range(margin, patches - margin)
+
+    (width, height), grid = size, math.isqrt(spec.slots_per_image)
+    columns, rows = (edge // spec.image_side * grid for edge in choose_canvas(size, spec.canvases))
     if width / height > columns / rows:
-        margin = (rows - int(height * (columns / width))) // 2
-        return slice(margin, rows - margin), slice(None)
-    margin = (columns - int(width * (rows / height))) // 2
-    return slice(None), slice(margin, columns - margin)
+        return within(rows, height * (columns / width)), range(columns)
+    return range(rows), within(columns, width * (rows / height))
 
 
 def load_tiles(picture: Picture, spec: Spec) -> torch.Tensor:
