@@ -1,9 +1,11 @@
-"""Fixtures that every room's tests share: the fixtures folder, a real tiny tokenizer, real tiny backbones."""
+"""What every room's tests share: the fixtures folder, a real tiny tokenizer, real tiny backbones, a browser."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,3 +103,18 @@ def towers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("towers")
     save_towers(folder)
     return folder
+
+
+@pytest.fixture(
+    scope="module"
+)  # not longer: while playwright runs, this thread has an event loop that others would meet
+def chromium() -> Iterator[Any]:
+    """Debian's Chromium; what needs it is skipped where it, or playwright, is absent."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is absent: pip install playwright")
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("chromium is absent: apt-get install chromium fonts-noto-cjk")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()

@@ -78,7 +78,7 @@ def evaluate_all(
         comparison = compare(dict(zip(labels.values(), found, strict=True)), seed=wanted.get("seed", 0))
         if out is not None and ranks.is_first and len(models) * len(tasks) > 1:
             write_json(out / "comparison.json", comparison)
-            write_comparison(out / "comparison.html", comparison)
+            write_comparison(out)
     return [measured.result for of_model in found for measured in of_model], comparison
 
 
@@ -96,15 +96,18 @@ def measure(
     watch: Watch,
 ) -> list[list[Measurement]]:
     """Each model, loaded once, on each task that is wanted of it; by all processes of torchrun's together."""
-    from vistune.evaluation import joined, measure, own_device
+    from vistune.evaluation import joined, labels_of, measure, own_device
 
     found = []
+    labels = dict(zip(models, labels_of(models), strict=True))
     with joined() as ranks:
         for model in models:
             folder = find_model(model) if is_ours(model) else model
             place = own_device(chosen_device(device), ranks)
             assistant = load(model, device=place, dtype=dtype, quantize=quantize)
             shown = watch if ranks.is_first else silent
+            if len(models) > 1:
+                shown = _named(labels[model], shown)
             found.append(
                 [
                     measure(assistant, folder, each, told_as=str(model), watch=shown, ranks=ranks)
@@ -112,6 +115,10 @@ def measure(
                 ]
             )
     return found
+
+
+def _named(model: str, watch: Watch) -> Watch:
+    return lambda label, total: watch(f"{model}: {label}", total)
 
 
 def answer(

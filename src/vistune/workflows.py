@@ -248,18 +248,23 @@ def write_report(
     language: str = "en",
     watch: Watch = silent,
 ) -> Path:
-    """The page of a run folder, of a folder that `generate` wrote, or of any file of samples.
+    """The page of a run folder, a comparison of models, a folder that `generate` wrote, or any file of samples.
 
     `images`: where the pictures of a file lie · `against`: evaluation sets whose pictures are looked for in the data.
     """
-    from vistune.report import write_data_report, write_run_report
+    from vistune.report import write_comparison, write_data_report, write_run_report
 
-    if (path / "run.json").is_file() and not (path / "generate.json").is_file():
-        if out or images or against:
-            raise RecipeError(f"{path}: is a run; --out, --images and --against are for data", "leave them out")
-        return write_run_report(path, language=language)
     if path.is_dir() and not (path / "generate.json").is_file():
-        raise DataError(f"{path}: neither a run nor generated data", "name a folder that `train` or `generate` wrote")
+        if out or images or against:
+            raise RecipeError(f"{path}: is no data; --out, --images and --against are for data", "leave them out")
+        if (path / "run.json").is_file():
+            return write_run_report(path, language=language)
+        if (path / "comparison.json").is_file():
+            return write_comparison(path, language=language)
+        raise DataError(
+            f"{path}: neither a run, a comparison, nor generated data",
+            "name a folder that `train`, `evaluate` of several models, or `generate` wrote",
+        )
     found = picture_likeness(path, images, against, watch)
     return write_data_report(path, out=out, images=images, likeness=found, language=language)
 

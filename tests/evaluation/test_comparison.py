@@ -10,7 +10,7 @@ from evaluation.releases import RELEASES
 from PIL import Image
 from typer.testing import CliRunner
 
-from vistune import asking
+from vistune import asking, workflows
 from vistune.cli import app
 from vistune.commands.measure import folder_of
 from vistune.errors import DataError, RecipeError
@@ -18,7 +18,7 @@ from vistune.evaluation import TASKS, Answered, Measurement, Wanted, compare, la
 from vistune.evaluation.comparison import headlines, published
 from vistune.evaluation.scoring import result_of
 from vistune.evaluation.task import ask
-from vistune.files import read_json, write_jsonl
+from vistune.files import read_json, write_json, write_jsonl
 from vistune.report import write_comparison
 from vistune.scenes import write_world
 
@@ -69,11 +69,16 @@ def test_a_pair_says_who_answers_what_better(tmp_path: Path) -> None:
 
 def test_the_page_shows_pictures_questions_answers_and_gold(tmp_path: Path) -> None:
     good, bad = measurement(tmp_path, "good", {0, 1, 2}), measurement(tmp_path, "bad", {19})
-    page = write_comparison(tmp_path / "page.html", compare({"good": [good], "bad": [bad]})).read_text()
+    write_json(tmp_path / "comparison.json", compare({"good": [good], "bad": [bad]}))
+    page = write_comparison(tmp_path).read_text()
     assert page.count("data:image/jpeg;base64,") == 4
     assert "&lt;b&gt;Which&lt;/b&gt; 19?" in page
     assert "<b>Which" not in page
-    assert "good answers 3 better than bad" in page
+    assert "Answered better by good than by bad: 3" in page
+    assert workflows.write_report(tmp_path, language="ko") == tmp_path / "comparison.html"
+    assert "모델 비교" in (tmp_path / "comparison.html").read_text(encoding="utf-8")
+    with pytest.raises(DataError, match="neither a run, a comparison"):
+        workflows.write_report(tmp_path.parent)
 
 
 def test_replies_that_never_change_are_said_where_only_a_judge_gives_figures(tmp_path: Path) -> None:

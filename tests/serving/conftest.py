@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import shutil
 import socket
 import threading
 import time
@@ -163,18 +162,3 @@ def saying(found: Running, text: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batch, "_choose", lambda hidden, speakers: [tokens[len(s.said)] for s in speakers])
         yield
-
-
-@pytest.fixture(
-    scope="module"
-)  # not longer: while playwright runs, this thread has an event loop that others would meet
-def chromium() -> Iterator[Any]:
-    """Debian's Chromium; what needs it is skipped where it, or playwright, is absent."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is absent: pip install playwright")
-    path = shutil.which("chromium")
-    if path is None:
-        pytest.skip("chromium is absent: apt-get install chromium fonts-noto-cjk")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()

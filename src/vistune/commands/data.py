@@ -304,7 +304,10 @@ def show(
 
 
 def report(
-    path: Annotated[Path, typer.Argument(help="A run, a folder that generate wrote, or any file of samples.")],
+    path: Annotated[
+        Path,
+        typer.Argument(help="A run, the --out of a comparison, a folder that generate wrote, or any file of samples."),
+    ],
     out: Annotated[Path | None, typer.Option(help="Data: the page's file; else beside the data.")] = None,
     images: Annotated[Path | None, typer.Option(help="Data: the folder its pictures lie in.")] = None,
     against: Annotated[
@@ -315,10 +318,10 @@ def report(
     ] = None,
     language: Annotated[str, typer.Option("--lang", help="en or ko.")] = "en",
 ) -> None:
-    """Write a page that opens offline: what a run learnt, or what a data set holds."""
+    """Write a page that opens offline: what a run learnt, how models compare, or what a data set holds."""
     page = workflows.write_report(path, out=out, images=images, against=against or (), language=language, watch=watch)
     stdout.print(str(page), soft_wrap=True)
     from vistune.report.plots import missing_font
 
-    if (missing := missing_font(language)) is not None:
+    if "<svg" in page.read_text(encoding="utf-8") and (missing := missing_font(language)) is not None:
         tell(missing)

@@ -19,6 +19,7 @@ from vistune.evaluation.scoring import Score, gap
 from vistune.evaluation.task import picture_of
 from vistune.files import parse_json
 
+TO_BE_SCORED = "to be scored"  # by a judge or the benchmark's server
 FEW = 3  # figures that a table shows of a task which says no headlines
 
 
@@ -53,7 +54,10 @@ def published_on(task: str) -> dict[str, Any]:
 
 
 def headlines(task: str, metrics: Sequence[str]) -> list[str]:
-    """Which of a task's figures a table shows."""
+    """Which of a task's figures a table shows; where a judge is still to give them, those that papers name."""
+    metrics = list(metrics) or list(
+        dict.fromkeys(name for told in published_on(task).values() for name in told["figures"])
+    )
     named = [name for name in published()["headlines"].get(task, ()) if name in metrics]
     return named or list(metrics)[: FEW if len(metrics) <= FEW else 1]
 
@@ -70,7 +74,7 @@ def compare(found: Mapping[str, Sequence[Measurement]], *, seed: int = 0) -> dic
         rows = {label: one.rows["with_image"] for label, one in zip(found, measured, strict=True)}
         first = next(iter(results.values()))
         scored = all(result["metrics"] for result in results.values())
-        keys = ("metrics", "intervals", "gap", "changed", "asked_with")
+        keys = ("model", "metrics", "intervals", "gap", "changed", "asked_with")
         tasks.append(
             {
                 "task": first["task"],
@@ -83,7 +87,11 @@ def compare(found: Mapping[str, Sequence[Measurement]], *, seed: int = 0) -> dic
                 "pairs": [pair_of(a, b, rows, seed) for a, b in combinations(rows, 2)] if scored else [],
             }
         )
-    return {"models": list(found), "tasks": tasks}
+    named = {task["task"] for task in tasks}
+    papers = {
+        name: {"source": told["source"]} for name, told in published()["models"].items() if named & set(told["figures"])
+    }
+    return {"models": list(found), "published": papers, "tasks": tasks}
 
 
 def pair_of(one: str, other: str, rows: Mapping[str, Sequence[Answered]], seed: int) -> dict[str, Any]:
@@ -123,16 +131,18 @@ def _question(one: str, other: str, a: Answered, b: Answered) -> dict[str, Any]:
 def markdown(comparison: Mapping[str, Any]) -> str:
     """The figures as one table, then what the pairs say and where the published figures are from."""
     models: list[str] = comparison["models"]
-    papers = list(dict.fromkeys(name for task in comparison["tasks"] for name in task["published"]))
+    papers: Mapping[str, Any] = comparison["published"]
     lines = [_row("task", "questions", "figure", *models, *papers), _row(*["---"] * (3 + len(models) + len(papers)))]
     for task in comparison["tasks"]:
         begin = (task["task"], f"{task['count']:,}")
         for name in task["headlines"]:
-            own = [_number(task["models"][model]["metrics"].get(name)) for model in models]
+            own = [_number(task["models"][model]["metrics"].get(name)) or TO_BE_SCORED for model in models]
             told = [_number(task["published"].get(paper, {}).get("figures", {}).get(name)) for paper in papers]
             lines.append(_row(*begin, name, *own, *told))
+        if not task["headlines"]:
+            lines.append(_row(*begin, "", *[TO_BE_SCORED] * len(models), *[""] * len(papers)))
         if any(looking := [_looks(task["models"][model]) for model in models]):
-            lines.append(_row(*begin, "with less without the picture", *looking, *[""] * len(papers)))
+            lines.append(_row(*begin, "points that the picture adds", *looking, *[""] * len(papers)))
     lines.append("")
     for task in comparison["tasks"]:
         for pair in task["pairs"]:
@@ -145,8 +155,7 @@ def markdown(comparison: Mapping[str, Any]) -> str:
         for model in models:
             for words in _blind_words(task["models"][model]):
                 lines.append(f"- {task['task']}, {model}: {words}")
-    sources = {paper: t["published"][paper]["source"] for t in comparison["tasks"] for paper in t["published"]}
-    lines += [f"- {paper}: {source}" for paper, source in sources.items()]
+    lines += [f"- {paper}: {told['source']}" for paper, told in papers.items()]
     return "\n".join(lines).rstrip()
 
 

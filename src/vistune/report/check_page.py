@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from vistune.files import write_atomic
+from vistune.report.labels import labels_of
 from vistune.report.pictures import Thumbnail, thumbnail
+from vistune.report.rendering import render
 
 LISTED = 20  # places of each reason
 
@@ -22,14 +22,9 @@ Row = Mapping[str, Any]
 
 def write_check_report(page: Path, report: Row, samples: Sequence[Row]) -> None:
     """Write the page. `samples`: {id, origin, kind, tokens, learnt, pieces: [(learnt, text)], pictures: files}."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     shown = [{**sample, "thumbnails": [_small(file) for file in sample["pictures"]]} for sample in samples]
-    html = environment.get_template("check.html.j2").render(
-        report=report, faults=_by_reason(report["faults"]), notes=_by_reason(report["notes"]), samples=shown
-    )
-    write_atomic(page, html)
+    listed = {kind: _by_reason(report[kind]) for kind in ("faults", "notes")}
+    write_atomic(page, render("check.html.j2", labels_of("en"), report=report, samples=shown, **listed))
 
 
 def _small(file: Any) -> Thumbnail:

@@ -13,14 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from vistune.errors import DataError
 from vistune.files import read_json_if_there, read_jsonl, read_text, write_atomic
 from vistune.report import plots
 from vistune.report.data_sections import counts, length_plots, read_rows, rejects, samples, spent_on
-from vistune.report.labels import Labels, drawn_label, drawn_word, duration, labels_of, word
+from vistune.report.labels import Labels, drawn_label, drawn_word, labels_of
 from vistune.report.pictures import Thumbnail, spread, thumbnail
+from vistune.report.rendering import render
 from vistune.report.wording import question_types, verb_nouns
 
 ANSWERS, DESCRIPTIONS = 20, 4
@@ -84,20 +83,7 @@ def write_data_report(
 def _write(path: Path, name: str, title: str, sections: Mapping[str, Any], labels: Labels, language: str) -> Path:
     if not path.parent.is_dir():
         raise DataError(f"{path.parent}: no such folder", "name the folder that train, quickstart or generate wrote")
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = lambda share: "–" if share is None else f"{100 * share:.1f} %"
-    environment.filters["duration"] = lambda seconds: duration(seconds, labels)
-    environment.filters["word"] = lambda text: word(text, labels)
-    environment.filters["whole"] = lambda number: f"{number:,.0f}"
-    page = environment.get_template("page.html.j2").render(
-        sections=sections, t=labels, language=language, title=labels[title], name=name
-    )
+    page = render("page.html.j2", labels, sections=sections, language=language, title=labels[title], name=name)
     write_atomic(path, page)
     return path
 
