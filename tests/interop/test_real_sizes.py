@@ -115,12 +115,12 @@ def config(name: str) -> Any:
     return AutoConfig.from_pretrained(CONFIGS / f"{name}.json")
 
 
-def on_meta(name: str, *, adapted: bool = False) -> Exported:
+def on_meta(name: str, *, adapted: bool = False, image_mode: Any = "pad") -> Exported:
     """LLaVA-1.5 as `export` would have it in hand."""
     from transformers import AutoModelForCausalLM, CLIPVisionModel
 
     vision, language = config("clip-vit-large-patch14-336"), config(name)
-    spec = spec_of(Model(image_mode="pad"), vision, language.hidden_size, language.vocab_size, RULES)
+    spec = spec_of(Model(image_mode=image_mode), vision, language.hidden_size, language.vocab_size, RULES)
     with torch.device("meta"):
         tower = CLIPVisionModel(copy.deepcopy(vision))
         named = {key.removeprefix("vision_model."): tensor for key, tensor in tower.state_dict().items()}
@@ -206,6 +206,20 @@ def test_a_stage_1_file_whatever_stands_before_its_names(size: tuple[str, Any], 
         fit_tensors(dict(made.model.projector.state_dict()), parts["projector"], "projector")
         assert not parts["language"]
         assert not parts["vision"]
+
+
+def test_the_newline_of_llava_1_6(size: tuple[str, Any]) -> None:
+    """One row as wide as the language model, beside the other tensors of 1.5's sizes."""
+    wide = on_meta(size[0], image_mode="anyres")
+    width = size[1][0]
+    for variant in "ABCD":
+        shapes = hf(variant, *size[1], ROWS) | {("" if variant in "AB" else "model.") + "image_newline": (width,)}
+        assert shapes_of(by_part(empty(shapes), "llava-hf", variant)["newline"]) == {"newline": (width,)}
+        if variant == "A":
+            assert shapes_of(hf_state(wide, ROWS)) == shapes
+    shapes = original(*size[1], tower=True) | {"model.image_newline": (width,)}
+    assert shapes_of(by_part(empty(shapes), "original", "x")["newline"]) == {"newline": (width,)}
+    assert shapes_of(original_state(wide)) == shapes
 
 
 def test_an_original_lora_folder(size: tuple[str, Any], adapted: Exported) -> None:

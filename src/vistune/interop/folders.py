@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from vistune.errors import CheckpointError
-from vistune.interop.tensors import Lazy, names, read_tensors
+from vistune.interop.tensors import Lazy, names, read_tensors, weight_files
 from vistune.model.vision import vision_config
 from vistune.processor import load_tokenizer
 
+# Of a hub name: no code, no weights of other frameworks, no second copy of the same.
+SMALL = ("*.json", "*.model", "*.jinja", "*.txt", "mm_projector.bin", "non_lora_trainables.bin", "adapter_model.*")
+FETCHED = [*SMALL, "model*.safetensors"]
+PICKLED = ["pytorch_model*.bin"]
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 
 
@@ -22,8 +26,10 @@ def resolve(name: str, beside: Path | None = None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        patterns = ["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        fetched = Path(snapshot_download(name, allow_patterns=FETCHED))
+        if not weight_files(fetched):  # not at first: many models lie there in both forms
+            snapshot_download(name, allow_patterns=PICKLED)
+        return fetched
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
         raise CheckpointError(
             f"{name}: neither a folder nor a model of the hub that can be reached", "give a folder that is there"
@@ -43,7 +49,7 @@ def read_tower(name: str, beside: Path | None = None) -> tuple[Path, Any, dict[s
     config = vision_config(str(folder))
     rules = names()["tower"]["read"]
     found: dict[str, Lazy] = {}
-    for tensor_name, tensor in read_tensors(folder).items():
+    for tensor_name, tensor in read_tensors(folder, pickles=True).items():
         rule = next(((old, new) for old, new in rules if tensor_name.startswith(old)), None)
         if rule is not None and not tensor_name.endswith(tuple(names()["ignored"])):
             found[(rule[1] + tensor_name.removeprefix(rule[0])).removeprefix("vision:")] = tensor
