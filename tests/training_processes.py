@@ -183,7 +183,7 @@ def train_with_loss(recipe: Path, out: Path, kind: str, rank: int, step: int) ->
             if kind == "memory":
                 raise torch.OutOfMemoryError("CUDA out of memory")
             found = real(*given)
-            return LossSum(found.sum * float(kind), found.count)
+            return LossSum(found.sum * float(kind), found.count, found.tokens)
 
         sharding.next_token_loss = loss
     train_as_rank(recipe, out)

@@ -155,7 +155,8 @@ class Batch:
     at least one tile: a row without pictures carries one blank tile that no slot takes; or, where a frozen tower's
     features are kept, these in their place, floats (tiles, tokens, width) · supervised: how many
     labels are learnt · ids: the documents' sample ids, for messages · slots (slots, 2) int64 or None: as an Example's,
-    tiles counted over the row · number: of the row in its step, by which its chance (dropout) is drawn.
+    tiles counted over the row · number: of the row in its step, by which its chance (dropout) is drawn · places: of the
+    documents among the stage's samples.
     """
 
     input_ids: torch.Tensor
@@ -167,6 +168,7 @@ class Batch:
     ids: tuple[str, ...] = ()
     slots: torch.Tensor | None = None
     number: int = 0
+    places: tuple[int, ...] = ()
 
     def to(self, device: torch.device | str) -> Batch:
         """The same row on a device; `starts` stays where it is, since it is read number by number."""
@@ -180,10 +182,14 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class LossSum:
-    """Summed loss over supervised tokens, and their count; whoever divides knows the count of the whole step."""
+    """Summed loss over supervised tokens, and their count; whoever divides knows the count of the whole step.
+
+    tokens (count,) fp32: each one's loss, in the row's order, without gradient.
+    """
 
     sum: torch.Tensor
     count: int
+    tokens: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)

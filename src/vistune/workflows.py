@@ -21,6 +21,7 @@ from vistune.errors import DataError, RecipeError
 from vistune.files import write_json
 from vistune.models import load, refuse_written
 from vistune.recipe import DataSource, Recipe
+from vistune.reporting import report_run
 
 if TYPE_CHECKING:
     from vistune.data import CheckReport
@@ -252,13 +253,13 @@ def write_report(
 
     `images`: where the pictures of a file lie · `against`: evaluation sets whose pictures are looked for in the data.
     """
-    from vistune.report import write_comparison, write_data_report, write_run_report
+    from vistune.report import write_comparison, write_data_report
 
     if path.is_dir() and not (path / "generate.json").is_file():
         if out or images or against:
             raise RecipeError(f"{path}: is no data; --out, --images and --against are for data", "leave them out")
         if (path / "run.json").is_file():
-            return write_run_report(path, language=language)
+            return report_run(path, language=language)
         if (path / "comparison.json").is_file():
             return write_comparison(path, language=language)
         raise DataError(

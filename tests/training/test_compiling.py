@@ -31,7 +31,7 @@ def losses_and_gradients(trainer: Trainer) -> list[tuple[float, torch.Tensor]]:
     found = []
     for _, batches in trainer.loader.steps():
         for row in batches:
-            loss = trainer.learner(row)
+            loss, _ = trainer.learner(row)
             loss.backward()
             gradient = torch.cat([p.grad.flatten() for p in trainer.learning if p.grad is not None])
             found.append((float(loss.detach()), gradient))

@@ -66,6 +66,11 @@ def compare(two: Path, one: Path) -> None:
     for key in ("loss", "gradient_norm"):
         wanted = torch.tensor([row[key] for row in alone])
         torch.testing.assert_close(torch.tensor([row[key] for row in rows]), wanted, rtol=2e-5, atol=1e-6)
+    for row, other in zip(rows, alone, strict=True):
+        assert row["by_source"] == {
+            name: {**part, "loss": pytest.approx(part["loss"], rel=2e-5, abs=1e-6)}
+            for name, part in other["by_source"].items()
+        }
     names = [path.name for path in checkpoints_of(one)]
     assert [path.name for path in checkpoints_of(two)] == names
     for name in names:

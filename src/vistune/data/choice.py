@@ -137,6 +137,14 @@ class Rows(Sequence[Sample]):
         self.parts = [(file, chosen) for file, chosen in parts if len(chosen)]
         self.ends = list(accumulate(len(chosen) for _, chosen in self.parts))
         self.shown_until = [np.cumsum(file.columns["pictures"]) for file, _ in self.parts]
+        found = [(file, code) for file, chosen in self.parts for code in np.unique(file.columns["kind"][chosen])]
+        names = [f"{file.path.parent.name}/{file.path.name} {file.kinds[code]}".strip() for file, code in found]
+        self.sources = tuple(
+            dict.fromkeys(names)
+        )  # what is learnt from: each file's kinds, such as `data/a.json detail`
+        self._source = {
+            (file.path, code): self.sources.index(name) for (file, code), name in zip(found, names, strict=True)
+        }
 
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
@@ -162,6 +170,11 @@ class Rows(Sequence[Sample]):
         """`path:line` of a row, without reading it."""
         file, row = self._find(place)
         return file.origin(row)
+
+    def source(self, place: int) -> int:
+        """Which of `sources` a row is from, without reading it."""
+        file, row = self._find(place)
+        return self._source[file.path, file.columns["kind"][row]]
 
     def _find(self, place: int) -> tuple[Index, int]:
         if not 0 <= place < len(self):

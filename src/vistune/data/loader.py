@@ -6,7 +6,7 @@ StagePlan + Samples + Processor -> (step, [Batch, …]) from any step on
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from threading import Lock
 
 from torch import Tensor
 
+from vistune.data.choice import Rows
 from vistune.data.packing import StagePlan, deal
 from vistune.errors import DataError
 from vistune.processor import Processor, blank_row, collate, load_tiles
@@ -59,7 +60,7 @@ class Loader:
 
     def __init__(
         self,
-        samples: Sequence[Sample],
+        samples: Rows,
         processor: Processor,
         plan: StagePlan,
         *,
@@ -108,9 +109,10 @@ class Loader:
 
     def row(self, step: int, number: int) -> Batch:
         """One row of a step, whoever's it is."""
-        samples = [self.samples[k] for k in self.plan.steps[step][number]]
+        places = self.plan.steps[step][number]
+        samples = [self.samples[k] for k in places]
         row = collate([self._encode(sample) for sample in samples], [sample.id for sample in samples])
-        return replace(row, number=number)
+        return replace(row, number=number, places=tuple(places))
 
     def _encode(self, sample: Sample) -> Example:
         try:

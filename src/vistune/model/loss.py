@@ -27,8 +27,11 @@ def next_token_loss(hidden: Tensor, head: Tensor, labels: Tensor, starts: Tensor
     count = int(learnt.numel())
     rows, wanted = hidden.index_select(0, learnt), targets[learnt]
     total = hidden.new_zeros((), dtype=torch.float32)
+    tokens = []
     # A row that learns nothing runs once over no position: the head keeps a gradient, of zeros, on every rank.
     for begin in range(0, max(count, 1), CHUNK):
         logits = rows[begin : begin + CHUNK] @ head.T.to(rows.dtype)
-        total = total + cross_entropy(logits.float(), wanted[begin : begin + CHUNK], reduction="sum")
-    return LossSum(total, count)
+        losses = cross_entropy(logits.float(), wanted[begin : begin + CHUNK], reduction="none")
+        total = total + losses.sum()
+        tokens.append(losses.detach())
+    return LossSum(total, count, torch.cat(tokens))

@@ -10,7 +10,7 @@ import io
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 
@@ -30,7 +30,11 @@ PALETTE: Mapping[str, str] = {  # of the page's light theme; blue and orange are
     "blue": "#0b65ad",
     "orange": "#d9730d",
     "grey": "#a7adb5",
+    "green": "#1b7f4b",
+    "purple": "#7b4bc4",
+    "pink": "#c2338b",
 }
+SERIES_COLORS = ("blue", "orange", "green", "purple", "pink", "grey")  # of curves, in this order
 HANGUL_FONTS = (
     "Noto Sans CJK KR",
     "Noto Sans KR",
@@ -41,6 +45,7 @@ HANGUL_FONTS = (
     "AppleGothic",
     "UnDotum",
     "Baekmuk Dotum",
+    "Noto Sans CJK JP",  # the same Hangul; the one face of Noto's collection that older matplotlibs list
 )
 
 
@@ -53,11 +58,29 @@ class Series:
     hollow: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Values over steps, in a colour of PALETTE."""
+
+    steps: Sequence[int]
+    values: Sequence[float]
+    color: str
+
+
 @cache
 def fonts() -> tuple[str, ...]:
     """Families to draw with: matplotlib's own, and the first Hangul family on this machine."""
-    known = {entry.name for entry in font_manager.fontManager.ttflist}
-    return ("DejaVu Sans", *[name for name in HANGUL_FONTS if name in known][:1])
+    return ("DejaVu Sans", *(_hangul_families() or _hangul_families(look_again=True))[:1])
+
+
+def _hangul_families(*, look_again: bool = False) -> list[str]:
+    """Those that matplotlib's list of fonts has; it keeps that list, so `look_again` adds what was installed since."""
+    listed = font_manager.fontManager.ttflist
+    for path in set(font_manager.findSystemFonts()) - {entry.fname for entry in listed} if look_again else ():
+        with suppress(OSError, RuntimeError):  # no font that can be read
+            font_manager.fontManager.addfont(path)
+    known = {entry.name for entry in listed}
+    return [name for name in HANGUL_FONTS if name in known]
 
 
 @cache
@@ -78,7 +101,7 @@ def missing_font(language: str) -> str | None:
         return None
     return (
         "no font with Korean letters is installed: the words in plots are English. Fix: install one (Debian: apt-get "
-        f"install fonts-nanum), remove {matplotlib.get_cachedir()}, write the report again"
+        "install fonts-nanum), write the report again"
     )
 
 
@@ -104,31 +127,64 @@ def smooth(values: Sequence[float]) -> np.ndarray:
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
-def loss_panel(steps: Sequence[int], losses: Sequence[float], *, title: str, axis: str) -> Markup:
-    """One stage's loss: every step thin, the moving mean thick and its last value written beside it."""
+def loss_panel(
+    steps: Sequence[int],
+    losses: Sequence[float],
+    *,
+    title: str,
+    axis: str,
+    measured: Sequence[tuple[int, float]] = (),
+) -> Markup:
+    """A stage's loss: every step thin, the moving mean thick, its last value beside it; `measured`: by validations."""
     with _style():
         figure, axes = _panel(2.5, title)
         raw, mean = np.asarray(losses, dtype=float), smooth(losses)
         axes.plot(steps, np.where(np.isfinite(raw), raw, np.nan), color=PALETTE["grey"], linewidth=0.7)
         axes.plot(steps, mean, color=PALETTE["blue"], linewidth=1.8)
-        if np.isfinite(mean[-1]):
-            axes.annotate(
-                f"{mean[-1]:.3g}",
-                (steps[-1], mean[-1]),
-                xytext=(4, 0),
-                textcoords="offset points",
-                color=PALETTE["blue"],
-                va="center",
-                weight="bold",
-                annotation_clip=False,
-            )
-        axes.set_ylim(bottom=0)
-        axes.margins(x=0)
-        axes.grid(axis="y", color=PALETTE["rule"], linewidth=0.6)
-        axes.set_xlabel(axis)
-        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
-        axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
+        if measured:
+            axes.plot(*zip(*measured, strict=True), color=PALETTE["orange"], linewidth=1, marker="o", markersize=4)
+        _value_beside(axes, steps[-1], mean[-1], "blue")
+        _curves(axes, axis)
         return _svg(figure)
+
+
+def lines_panel(curves: Sequence[Curve], *, title: str, axis: str, from_zero: bool = True) -> Markup:
+    """Several curves over the steps in the page's series colours, each with its last value; `steps` may differ."""
+    with _style():
+        figure, axes = _panel(2.5, title)
+        for curve in curves:
+            color = PALETTE[curve.color]
+            axes.plot(curve.steps, curve.values, color=color, linewidth=1.6)
+            axes.plot(curve.steps[-1:], curve.values[-1:], color=color, marker="o", markersize=3)  # a single step
+        if len(curves) == 1:
+            _value_beside(axes, curves[0].steps[-1], curves[0].values[-1], curves[0].color)
+        _curves(axes, axis, from_zero=from_zero)
+        return _svg(figure)
+
+
+def _value_beside(axes: Axes, step: int, value: float, color: str) -> None:
+    if np.isfinite(value):
+        axes.annotate(
+            f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}",
+            (step, value),
+            xytext=(4, 0),
+            textcoords="offset points",
+            color=PALETTE[color],
+            va="center",
+            weight="bold",
+            annotation_clip=False,
+        )
+
+
+def _curves(axes: Axes, axis: str, *, from_zero: bool = True) -> None:
+    """The frame of curves over steps."""
+    if from_zero:
+        axes.set_ylim(bottom=0)
+    axes.margins(x=0)
+    axes.grid(axis="y", color=PALETTE["rule"], linewidth=0.6)
+    axes.set_xlabel(axis)
+    axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5, integer=True))
+    axes.yaxis.set_major_locator(matplotlib.ticker.MaxNLocator(4))
 
 
 def grouped_bars(

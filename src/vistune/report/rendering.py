@@ -23,10 +23,11 @@ def render(template: str, labels: Labels, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = lambda share: "–" if share is None else f"{100 * share:.1f} %"
+    environment.filters["points"] = lambda share: f"{100 * share:+.1f}"
     environment.filters["figure"] = figure
     environment.filters["duration"] = lambda seconds: duration(seconds, labels)
     environment.filters["word"] = lambda text: word(text, labels)
-    environment.filters["whole"] = lambda number: f"{number:,.0f}"
+    environment.filters["whole"] = lambda number: "–" if number is None else f"{number:,.0f}"
     return environment.get_template(template).render(t=labels, **values)
 
 

@@ -92,7 +92,7 @@ def _dealt(
     total = 0.0
     for place, batch in enumerate(batches, start=1):
         with keeping_gradients(learner, last=place == len(batches)):
-            loss = learner(batch.to(world.device)) / max(count, 1)
+            loss = learner(batch.to(world.device))[0] / max(count, 1)
             (loss * world.size).backward()
         total += float(loss.detach())
     learning = {name: p for name, p in model.named_parameters() if p.requires_grad}

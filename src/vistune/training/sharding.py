@@ -34,9 +34,10 @@ class Learner(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Batch) -> Tensor:
-        """The loss summed over the row's supervised tokens."""
-        return next_token_loss(self.model(batch), self.model.head, batch.labels, batch.starts).sum
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The loss summed over the row's supervised tokens, and that of each of them without gradient."""
+        loss = next_token_loss(self.model(batch), self.model.head, batch.labels, batch.starts)
+        return loss.sum, loss.tokens
 
 
 def way_of(recipe: Recipe, stage: Stage, model: nn.Module, world: World) -> Way:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -18,6 +19,7 @@ from vistune.data import Loader
 from vistune.errors import VistuneError, some
 from vistune.model import VisionLanguageModel
 from vistune.recipe import Stage
+from vistune.training.by_source import BySource
 from vistune.training.flops import needed_by
 from vistune.training.optim import make_optimizer, stage_factor
 from vistune.training.parallel import World
@@ -32,7 +34,8 @@ class StepReport:
     """What one optimiser step did, over all processes; loss is the mean over its supervised tokens.
 
     seconds: with the wait for data · busy: seconds that each process read and computed before it needed another one ·
-    computed_tokens: with those of blank rows · flops: that the step needs (flops.py).
+    computed_tokens: with those of blank rows · flops: that the step needs (flops.py) · by_source: {source: {loss,
+    supervised_tokens}} (by_source.py).
     """
 
     step: int
@@ -45,6 +48,7 @@ class StepReport:
     flops: float
     seconds: float
     busy: tuple[float, ...] = ()
+    by_source: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def tokens_per_second(self) -> float:
@@ -76,6 +80,7 @@ class Trainer:
         self.world = world or World()
         self.seed = seed
         self.busy = 0.0  # of this process in this step
+        self.by_source = BySource(loader.samples)
         needed = needed_by(model)  # before parameters become slices
         self.learner = wrap(Learner(model), way, self.world)
         self.optimizer = make_optimizer(model.parts(), stage)
@@ -106,8 +111,8 @@ class Trainer:
         total = 0.0
         for place, batch in enumerate(batches, start=1):
             total += self._add_gradients(step, batch, count, last=place == len(batches))
-        sums = self.world.gather(total, self.busy)
-        losses, busy = (list(values) for values in zip(*sums, strict=True))
+        sums = self.world.gather(total, self.busy, *self.by_source.take())
+        losses, busy = [own[0] for own in sums], [own[1] for own in sums]
         norm = self._clip()
         if not (math.isfinite(sum(losses)) and math.isfinite(norm)):
             self._refuse_step(step, batches, losses, norm)
@@ -124,6 +129,7 @@ class Trainer:
             flops=flops,
             seconds=time.perf_counter() - began,
             busy=tuple(busy),
+            by_source=self.by_source.told([own[2:] for own in sums]),
         )
 
     def try_row(self, step: int, batch: Batch, *, times: int) -> None:
@@ -134,11 +140,12 @@ class Trainer:
                     self._add_gradients(step, batch, batch.supervised, last=False)
         finally:
             self.optimizer.zero_grad()
+            self.by_source.take()
 
     def loss_sum(self, batch: Batch) -> float:
         """The row's summed loss, for what is measured and not learnt."""
         with products_in(self.stage.precision, self.device), self._precision():
-            loss = self.learner(batch.to(self.device))
+            loss, _ = self.learner(batch.to(self.device))
         self.world.pulse.beat()
         return float(loss.detach())
 
@@ -160,7 +167,8 @@ class Trainer:
             with keeping_gradients(self.learner, last=last):
                 began = time.perf_counter()
                 with self._precision():
-                    loss = self.learner(batch.to(self.device)) / max(count, 1)
+                    loss, losses = self.learner(batch.to(self.device))
+                    loss = loss / max(count, 1)
                 self.busy += time.perf_counter() - began
                 (loss * self.world.size).backward()  # torch averages gradients over the processes: here they are summed
         except RuntimeError as error:
@@ -172,6 +180,7 @@ class Trainer:
                 "lower tokens_per_row, recompute: [language, vision], or parallel: fsdp over more processes",
             ) from error
         self.world.pulse.beat()
+        self.by_source.add(batch, losses)
         return float(loss.detach())
 
     def _clip(self) -> float:

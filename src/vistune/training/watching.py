@@ -102,6 +102,7 @@ class Watching:
         found = self._doubts(report, measured or {})
         line: dict[str, Any] = {"step": report.step, "stage": self.stage.name, **values}
         line["loss_hex"] = report.loss.hex()
+        line["by_source"] = report.by_source
         self.metrics.log(**line, **({"doubts": found} if found else {}))
         self.track(self.stage.name, report.step, values)
         for words in found:

@@ -1,0 +1,110 @@
+"""The verb `report`: what the page of a run wants beyond the run folder, gathered as plain values.
+
+run folder -> checkpoint's processor and backbones -> pictures of model and stages, samples as learnt, lineage -> page
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from vistune.drawing import draw
+from vistune.errors import VistuneError
+from vistune.lineage import why
+from vistune.models import find_model, model_of
+from vistune.recipe import DataSource, Recipe, Stage, load_recipe
+from vistune.showing import pieces
+
+if TYPE_CHECKING:
+    from vistune.processor import Processor
+
+SHOWN = 4  # samples of each stage
+
+
+def report_run(run: Path, *, language: str = "en") -> Path:
+    """Write RUN/report.html. What cannot be found any more, such as data that were moved, is said on the page."""
+    from vistune.report import Gathered, write_run_report
+
+    missing: list[str] = []
+    with TemporaryDirectory() as folder:
+        found: dict[str, Any] = {}
+        try:
+            found["lineage"] = why(run)
+            recipe = load_recipe(str(run / "recipe.yaml"))
+            checkpoint = find_model(run)
+        except VistuneError as error:
+            missing.append(str(error))
+        else:
+            for name, gather in (
+                ("pictures", lambda: _pictures(recipe, checkpoint, Path(folder), language)),
+                ("samples", lambda: list(_samples(recipe, checkpoint, run))),
+            ):
+                try:
+                    found[name] = gather()
+                except (VistuneError, OSError) as error:
+                    missing.append(f"{name}: {error}")
+        return write_run_report(run, Gathered(**found, missing=missing), language=language)
+
+
+def _pictures(recipe: Recipe, checkpoint: Path, out: Path, language: str) -> list[Path]:
+    """Model and stages as drawings; of a run that went on `from` a model, with the backbones that this one has."""
+    if recipe.origin is not None:
+        from vistune.checkpoint import backbone_of
+        from vistune.processor import Processor
+
+        spec = Processor.load(checkpoint / "tokenizer").spec
+        backbones = [backbone_of(checkpoint, part)[0] for part in ("vision", "language")]
+        recipe = recipe.model_copy(update={"origin": None, "model": model_of(spec, *backbones)})
+    return [path for path in draw(recipe, out, language=language) if path.suffix == ".svg"]
+
+
+def _samples(recipe: Recipe, checkpoint: Path, run: Path) -> Iterator[dict[str, Any]]:
+    """Of each stage some rows as it learnt them, from every source and kind in turn."""
+    from vistune.processor import Processor
+
+    processor = Processor.load(checkpoint / "tokenizer")
+    for stage in recipe.stages:
+        fitted = processor.with_template(stage.template or recipe.model.template)
+        fitted = fitted.with_image_mode(stage.image_mode or processor.spec.image_mode)
+        sources = [_where_it_is(source, run) for source in stage.data or recipe.data]
+        yield from _of_stage(stage, sources, fitted, recipe.seed)
+
+
+def _of_stage(stage: Stage, sources: list[DataSource], processor: Processor, seed: int) -> Iterator[dict[str, Any]]:
+    from vistune.console import silent
+    from vistune.data import choose_rows
+    from vistune.report.pictures import spread
+    from vistune.types import IGNORE
+
+    rows = []
+    for source in sources:
+        choice = choose_rows(source, processor, stage.kinds, stage.tokens_per_row, watch=silent, label="", seed=seed,
+                             cut=stage.too_long == "cut")  # fmt: skip
+        kinds = choice.index.columns["kind"][choice.rows]
+        rows += [(choice.index, row, int(kind)) for row, kind in zip(choice.rows.tolist(), kinds, strict=True)]
+    for file, row, _ in spread(rows, SHOWN, group=lambda row: (str(row[0].path), row[2]), seed=seed):
+        sample = file.sample(row)
+        seen = processor.shown(sample)
+        yield {
+            "stage": stage.name,
+            "template": processor.spec.template,
+            "id": sample.id,
+            "origin": sample.origin,
+            "kind": sample.kind,
+            "tokens": len(seen["input_ids"]),
+            "learnt": len(seen["labels"]) - seen["labels"].count(IGNORE),
+            "pieces": pieces(seen, processor.tokenizer),
+            "pictures": [picture.source for picture in sample.pictures],
+        }
+
+
+def _where_it_is(source: DataSource, run: Path) -> DataSource:
+    """A source whose file is no longer there, looked for under the run folder, which may have moved."""
+    from vistune.report.evaluation_sections import moved
+
+    if source.file.exists():
+        return source
+    found = next((path for path in moved(source.file, run) if path.exists()), source.file)
+    return source.model_copy(update={"file": found})

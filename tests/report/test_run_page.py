@@ -1,0 +1,133 @@
+"""The page of a real run, tiny: everything that it learnt, saw, said and came from, in both languages."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vistune import mainjob, workflows
+from vistune.files import read_json
+from vistune.report.evaluation_sections import Answers, results
+from vistune.report.training_section import read_metrics, stage_figures
+
+SMALL = mainjob.Size(scenes=40, tests=12, steps=4, blind_questions=30, descriptions=2)
+OVERRIDES = ["stages.align.steps=2", "validation={share: 0.1, every: 2, answers: 2, answer_tokens: 6}"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("reported") / "run"
+    mainjob.quickstart(out, size=SMALL, overrides=OVERRIDES)
+    return out
+
+
+def sections(path: Path) -> dict[str, str]:
+    html = path.read_text(encoding="utf-8")
+    return dict(re.findall(r'<section id="([\w-]+)">(.*?)</section>', html, re.DOTALL))
+
+
+def test_the_page_has_all_of_a_run(run: Path) -> None:
+    found = sections(run / "report.html")
+    assert list(found) == [
+        "result", "pictures", "training", "learnt", "evaluations", "over-training", "answers", "mistakes",
+        "descriptions", "cost", "run",
+    ]  # fmt: skip
+    assert found["pictures"].count("data:image/svg+xml;base64,") == 2
+    assert found["training"].count("<svg") == 4 + 5  # loss, rate, speed, memory of both; by source: captions have one
+    for kind in ("conversation", "detail", "reasoning"):
+        assert f"data/samples.json {kind}" in found["training"]
+    assert found["learnt"].count("<mark>") >= 8
+    assert "ASSISTANT:<mark>" in found["learnt"].replace(" <mark>", "<mark>").replace("\n", "")
+    assert "validation loss with grey pictures" in found["training"]
+    assert found["over-training"].count('class="when">tune') == 2 * 2  # two questions, after two and four steps
+    assert "recipe quickstart" in " ".join(found["run"].lower().split())
+    assert "as it was" in found["run"]
+
+
+def test_every_task_has_its_figures_with_intervals_and_gap(run: Path) -> None:
+    told = read_json(run / "evals" / "scenes.json")
+    table = sections(run / "report.html")["evaluations"]
+    assert f"{told['metrics']['accuracy']:.4f}" in table
+    assert f"{100 * told['gap']['value']:+.1f}" in table
+    spans = told["intervals"]["without_image"]
+    assert f"{100 * spans['low']:.1f} – {100 * spans['high']:.1f}" in table
+    assert "held-out scenes" in table
+    assert "unseen combinations" in table
+
+
+def test_answers_carry_what_was_said_after_the_stage_before(run: Path) -> None:
+    found = Answers(run, results(run), ["align"], seed=0)
+    earlier = [json.loads(line) for line in (run / "evals" / "align.predictions.jsonl").open(encoding="utf-8")]
+    said = {row["question_id"]: row["text"] for row in earlier}
+    cards = [card for card in found.shown() or () if card["before"]]
+    assert cards
+    assert all(card["before"] == [("align", said[card["question_id"]])] for card in cards)
+
+
+def test_the_worst_mistakes_are_of_the_kinds_most_often_wrong(run: Path) -> None:
+    told = Answers(run, results(run), ["align"], seed=0).mistakes()
+    assert told is not None
+    shares = [card["wrong"] / card["of"] for card in told["cards"]]
+    assert shares == sorted(shares, reverse=True)
+    assert not [card for card in told["cards"] if card["right"]]
+    rows = [json.loads(line) for line in (run / "evals" / "scenes.predictions.jsonl").open(encoding="utf-8")]
+    for card in (card for card in told["cards"] if card["source"] == "scenes"):
+        kind = [row for row in rows if row["condition"] == "with_image" and row["type"] == card["type"]]
+        assert (card["wrong"], card["of"]) == (sum(not row["right"] for row in kind), len(kind))
+
+
+def test_answers_that_a_judge_has_to_mark_are_neither_right_nor_wrong(tmp_path: Path) -> None:
+    (tmp_path / "evals").mkdir()
+    told = {"task": "llava-bench", "metrics": {}, "count": 1}
+    (tmp_path / "evals" / "llava-bench.json").write_text(json.dumps(told))
+    row = {"question_id": "1", "prompt": "?", "text": "a", "answer": "", "right": 0.0, "condition": "with_image"}
+    (tmp_path / "evals" / "llava-bench.predictions.jsonl").write_text(json.dumps(row) + "\n")
+    found = Answers(tmp_path, results(tmp_path), [], seed=0)
+    assert found.shown() is None
+    assert found.mistakes() is None
+    assert "marked by a judge" in workflows_page(tmp_path)
+
+
+def workflows_page(run: Path) -> str:
+    from vistune.report import write_run_report
+
+    return write_run_report(run).read_text(encoding="utf-8")
+
+
+def test_a_moved_run_finds_its_data_and_one_without_data_says_so(run: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(run, tmp_path / "elsewhere"))
+    shutil.move(run / "data" / "samples.json", tmp_path / "kept.json")
+    try:
+        assert "learnt" in sections(workflows.write_report(moved))
+        (moved / "data" / "samples.json").unlink()
+        page = sections(workflows.write_report(moved))
+        assert "learnt" not in page
+        assert "samples.json" in page["run"].split("<details>")[0]
+        assert "no longer there" in page["run"]
+    finally:
+        shutil.move(tmp_path / "kept.json", run / "data" / "samples.json")
+
+
+def test_the_korean_page_has_no_english_heading(run: Path) -> None:
+    html = workflows.write_report(run, language="ko").read_text(encoding="utf-8")
+    headings = re.findall(r"<h2>(.*?)</h2>", html)
+    assert len(headings) == 11
+    assert all(re.search("[가-힣]", heading) for heading in headings)
+    workflows.write_report(run)
+
+
+def test_a_stages_figures_are_those_of_its_lines(run: Path) -> None:
+    rows = read_metrics(run / "metrics.jsonl")["tune"]
+    told: dict[str, Any] = stage_figures(rows)
+    assert told["steps"] == 4
+    assert told["loss"] == rows[-1]["loss"]
+    assert told["tokens"] == sum(row["tokens"] for row in rows)
+    assert told["padding_waste"] == pytest.approx(0)
+    assert told["peak_memory_mb"] == max(row["peak_memory_mb"] for row in rows)
+    assert told["validation_loss"] == rows[-1]["validation_loss"]
+    assert stage_figures([{**rows[0], "padding_waste": 0.25}])["padding_waste"] == pytest.approx(0.25)
