@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from torch.distributed import TCPStore
+from training_disks import kill_at
 
 from vistune import workflows
 from vistune.console import silent
@@ -24,7 +25,7 @@ from vistune.data import Loader
 from vistune.errors import DataError, VistuneError
 from vistune.files import write_json
 from vistune.recipe import load_recipe
-from vistune.training import Run, opened, selftest, sharding
+from vistune.training import Run, Trainer, opened, selftest, sharding
 from vistune.types import Batch, LossSum
 
 PRELOADED = ["vistune.workflows", "vistune.training", "vistune.scenes", "vistune.interop", "transformers", "peft",
@@ -170,6 +171,27 @@ def train_with_fault(recipe: Path, out: Path, resume: bool, fault: str, rank: in
 
         Loader.load = load  # type: ignore[method-assign]
     train_as_rank(recipe, out, resume)
+
+
+def train_killed_saving(recipe: Path, out: Path, resume: bool, number: int) -> None:
+    """The run, whose first process is killed at its `number`-th touch of a checkpoint: it alone writes them."""
+    if os.environ["RANK"] == "0":
+        kill_at(number, out / "checkpoints")
+    train_as_rank(recipe, out, resume)
+
+
+def train_killed_measuring(recipe: Path, out: Path, rank: int, call: int) -> None:
+    """The run, one process of which is killed before the `call`-th row that it measures."""
+    if os.environ["RANK"] == str(rank):
+        real, calls = Trainer.loss_sum, iter(range(10**6))
+
+        def loss_sum(self: Trainer, batch: Batch) -> float:
+            if next(calls) == call:
+                FAULTS["kill"]()
+            return real(self, batch)
+
+        Trainer.loss_sum = loss_sum  # type: ignore[method-assign]
+    train_as_rank(recipe, out)
 
 
 def train_with_loss(recipe: Path, out: Path, kind: str, rank: int, step: int) -> None:

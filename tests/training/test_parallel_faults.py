@@ -16,10 +16,18 @@ from typing import Any
 
 import pytest
 import torch
-from training_processes import DEADLINE, Ranks, train_as_rank, train_with_fault, train_with_loss, wait_for_lines
+from training_processes import (
+    DEADLINE,
+    Ranks,
+    train_as_rank,
+    train_killed_saving,
+    train_with_fault,
+    train_with_loss,
+    wait_for_lines,
+)
 from training_stages import ALIGN, LORA, TUNE, MakeRecipe, train, weights
 
-from vistune import models
+from vistune import checkpoint, models
 from vistune.files import read_json
 from vistune.recipe import dump, load_recipe
 from vistune.training import checkpoints_of
@@ -162,3 +170,25 @@ def test_two_processes_killed_again_and_again_end_with_the_same_weights(
         exported = models.export(out, tmp_path / "hf", layout="llava-hf", merge=stages == "align then lora")
         assert max(row["largest_difference"] for row in exported) <= 1e-6
     print(f"{way}, {stages}: {kills} kills in {runs} runs")
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_two_processes_killed_while_one_saves_end_with_the_same_weights(way: str, write: Write, tmp_path: Path) -> None:
+    """Every eleventh opening, fsync, rename and removal among the checkpoints of stage 1 and of LoRA or full tuning."""
+    tune = {**LORA, "steps": 2, "save_every": 1} if way == "ddp" else {**FULL[0], "steps": 2, "save_every": 1}
+    recipe = write({**ALIGN, "steps": 2, "save_every": 1}, tune, parallel=way, keep_checkpoints=1)
+    assert Ranks(train_as_rank, recipe, tmp_path / "whole").ended() == [0, 0]
+    kills = 0
+    while True:
+        out = tmp_path / f"run-{kills}"
+        if Ranks(train_killed_saving, recipe, out, False, 3 + 11 * kills).ended()[0] == 0:
+            break
+        for saved in checkpoints_of(out):
+            checkpoint.verify(saved)
+        assert Ranks(train_as_rank, recipe, out, (out / "run.json").exists()).ended() == [0, 0]
+        the_same(out, tmp_path / "whole")
+        assert not list((out / "checkpoints").glob(".*")), "what was cut off is swept"
+        kills += 1
+    print(f"{way}: {kills} kills while it saves")
+    assert kills > 20

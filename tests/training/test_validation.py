@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from training_processes import Ranks, train_as_rank, train_killed_measuring
 from training_stages import ALIGN, LORA, TUNE, MakeRecipe, train, weights
 
 from vistune.console import silent
 from vistune.errors import RecipeError
 from vistune.files import read_jsonl
 from vistune.generation import Assistant
-from vistune.recipe import Recipe, load_recipe
+from vistune.recipe import Recipe, dump, load_recipe
 from vistune.training import Hooks, Run, checkpoints_of, plan_run
 from vistune.training.metrics import Metrics
 from vistune.training.plan import Planned
@@ -138,6 +140,24 @@ def test_a_resumed_run_measures_and_says_the_same(make_recipe: MakeRecipe, tmp_p
     assert (tmp_path / "run" / "samples.jsonl").read_text() == said
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_run_killed_while_it_measures_goes_on_to_the_same(size: int, make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """After step 4, whose line is not written yet and whose checkpoint is not begun."""
+    (tmp_path / "recipe.yaml").write_text(dump(make_recipe(LORA, validation=SPLIT, seed=3)))
+    given = (tmp_path / "recipe.yaml", tmp_path / "run")
+    assert Ranks(train_as_rank, given[0], tmp_path / "whole", size=size).ended() == [0] * size
+    ranks = Ranks(train_killed_measuring, *given, size - 1, 1, size=size)
+    assert ranks.ended(within=60)[-1] == -signal.SIGKILL
+    assert len(Metrics(tmp_path / "run" / "metrics.jsonl").read()) == 3
+    assert Ranks(train_as_rank, *given, True, size=size).ended() == [0] * size
+    resumed, whole = (Metrics(tmp_path / name / "metrics.jsonl").read() for name in ("run", "whole"))
+    for key in ("step", "loss_hex", "validation_loss", "validation_loss_without_pictures"):
+        assert [row.get(key) for row in resumed] == [row.get(key) for row in whole]
+    assert (tmp_path / "run" / "samples.jsonl").read_text() == (tmp_path / "whole" / "samples.jsonl").read_text()
+    ours, theirs = (weights(checkpoints_of(tmp_path / name)[-1]) for name in ("run", "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
 def test_figures_from_outside_stand_beside_the_loss(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     asked: list[bool] = []
 
@@ -203,8 +223,6 @@ def _takes_all(recipe: Recipe, tmp_path: Path) -> bool:
 
 
 def test_validation_survives_a_dump(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    from vistune.recipe import dump
-
     recipe = make_recipe(ALIGN, validation={"data": ["a.json"], "tasks": {"pope": "p"}, "every": 7})
     (tmp_path / "again.yaml").write_text(dump(recipe))
     assert load_recipe(str(tmp_path / "again.yaml")) == recipe
