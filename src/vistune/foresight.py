@@ -5,11 +5,12 @@ Recipe (+ its data where they are there, + the user's prices) -> of each stage: 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vistune import models
 from vistune.console import Watch, silent
 from vistune.errors import RecipeError
 from vistune.recipe import Lora, Recipe, Stage
@@ -42,14 +43,11 @@ def plan(
     from vistune.training.forecast import GPUS, assumed_load, load_of, sizes_of, this_cpu
     from vistune.training.precision import uses_bf16
 
-    model = recipe.model
-    if recipe.origin is not None:
-        from vistune import models
-
-        if not models.is_ours(recipe.origin.model):
-            raise RecipeError(f"from={recipe.origin.model}: is no model folder of ours", "vistune import it first")
-        model = models.base_of(recipe.origin, Path("from")).model
-    sizes, spec = sizes_of(model)
+    base = None if recipe.origin is None else models.base_of(recipe.origin, Path("from"))
+    if base is None:
+        sizes, spec = sizes_of(recipe.model)
+    else:
+        sizes, spec = sizes_of(base.model, base.configs, cut=base.cut)
     loads: list[Load]
     if data_is_there(recipe):
         from vistune.training import plan_run
@@ -61,13 +59,20 @@ def plan(
     here = this_cpu(sizes, bf16=uses_bf16("auto", "cpu"))
     devices = [replace(device, flops=flops or device.flops) for device in (here, *GPUS.values())]
     hourly, asked = read_money(prices, teacher)
-    stages = [_stage(recipe, number, sizes, load, devices, processes, hourly) for number, load in enumerate(loads)]
+    offers = [(device, _price(device.name, hourly)) for device in devices]
+    learnt = set() if base is None else base.learnt
+    stages = [_stage(recipe, number, sizes, load, offers, processes, learnt) for number, load in enumerate(loads)]
     return {
         "recipe": recipe.name,
         "processes": processes,
         "stages": stages,
         "teacher": asked and asked | {"dollars": asked["dollars_each"] * max(load.samples for load in loads)},
     }
+
+
+def _price(device: str, hourly: Mapping[str, float]) -> float | None:
+    """Dollars an hour of a device, by a name in its own."""
+    return next((dollars for name, dollars in hourly.items() if name.lower() in device.lower()), None)
 
 
 def data_is_there(recipe: Recipe) -> bool:
@@ -81,9 +86,9 @@ def _stage(
     number: int,
     sizes: Sizes,
     load: Load,
-    devices: list[Device],
+    offers: list[tuple[Device, float | None]],
     processes: int,
-    hourly: Mapping[str, float],
+    learnt: Collection[str],
 ) -> dict[str, Any]:
     from vistune.training.forecast import INDEX_BYTES, ROOM, checkpoint_bytes, longest_row, seconds
     from vistune.training.memory import how_of, memory, parameters
@@ -100,15 +105,15 @@ def _stage(
         "row": asdict(load.worst),
         "devices": [],
     }
-    for device in devices:
+    for device, price in offers:
         in_bf16 = [device.bf16 if each.precision == "auto" else each.precision == "bf16" for each in recipe.stages]
         bf16, halves = in_bf16[number], all(in_bf16)  # frozen weights as training/precision.py's `to_halve` has them
         alone = how_of(stage, bf16=bf16)
         shared = replace(alone, way="fsdp", processes=processes)
+        in_half = halves and "language" not in learnt
         if halves:
-            alone = replace(alone, halved=tuple(frozen_for_good(recipe.stages, ())))
+            alone = replace(alone, halved=tuple(frozen_for_good(recipe.stages, learnt)))
         took = None if load.steps is None else seconds(sizes, alone, load, device)
-        price = next((dollars for name, dollars in hourly.items() if name.lower() in device.name.lower()), None)
         room = ROOM * device.memory
         found["devices"].append(
             {
@@ -121,10 +126,10 @@ def _stage(
                 "longest_row_fsdp": longest_row(sizes, shared, load.worst, room),
                 "seconds": took,
                 "dollars": took / 3600 * price if took is not None and price is not None else None,
-                "otherwise": otherwise(sizes, stage, alone, processes, load, halves=halves),
+                "otherwise": otherwise(sizes, stage, alone, processes, load, halves=in_half),
             }
         )
-    finished, midway = checkpoint_bytes(sizes, recipe, number)
+    finished, midway = checkpoint_bytes(sizes, recipe, number, learnt)
     kept = recipe.keep_checkpoints * midway if stage.save_every else finished
     found["disk"] = {"checkpoint": finished, "midway": midway, "kept": kept, "cache": INDEX_BYTES * load.samples}
     return found
@@ -135,7 +140,7 @@ def otherwise(
 ) -> dict[str, dict[str, float]]:
     """Bytes a device of the same rows learnt in other ways, by one process or DDP, and by FSDP2 where that can be.
 
-    `halves`: whether frozen weights lie in bf16; then the language model's do under adapters.
+    `halves`: whether the language model's weights lie in bf16 where they are frozen under adapters.
     """
     from vistune.training.memory import memory
 

@@ -28,7 +28,7 @@ def find_model(path: Path) -> Path:
     if (path / "parts.json").is_file():
         return path
     from vistune.checkpoint import read_parts
-    from vistune.training import best_of, checkpoints_of
+    from vistune.training.folder import best_of, checkpoints_of
 
     saved = checkpoints_of(path)
     if not saved:
@@ -149,7 +149,7 @@ def base_of(origin: Origin, out: Path) -> Base:
     from vistune import checkpoint
     from vistune.processor import Processor
     from vistune.recipe import Origin
-    from vistune.training import Base
+    from vistune.training.origin import Base
 
     outside = {"base": origin.base, "vision": origin.vision, "template": origin.template}
     if origin.model.exists() and is_ours(origin.model):
@@ -168,13 +168,15 @@ def base_of(origin: Origin, out: Path) -> Base:
             adapted=bool(checkpoint.read_parts(folder)["adapter"]),
             open=lambda: folder,
         )
-    from vistune.interop import export, layouts
+    from vistune.interop import layouts
     from vistune.interop.build import processor_of
 
     source = layouts.read_source(origin.model, **outside)
     folder = out / "from"
 
     def bring_in() -> Path:
+        from vistune.interop import export
+
         export.import_model(origin.model, folder, **outside)  # anew: what lies there may be of another `from`
         return folder
 
@@ -186,6 +188,7 @@ def base_of(origin: Origin, out: Path) -> Base:
         cut=False,
         adapted=source.adapt is not None,
         open=bring_in,
+        configs=(source.vision, source.language),
     )
 
 

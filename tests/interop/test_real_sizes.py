@@ -23,8 +23,8 @@ from vistune.interop.writers import Exported, hf_state, original_state, peft_sta
 from vistune.model import VisionLanguageModel, add_adapters, build_projector
 from vistune.model.attention import register
 from vistune.model.lora import refuse_misfits
+from vistune.model.spec import spec_of
 from vistune.model.vision import VisionTower
-from vistune.model.vlm import spec_of
 from vistune.recipe import Lora, Model
 
 Shapes = dict[str, tuple[int, ...]]

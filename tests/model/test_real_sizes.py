@@ -13,9 +13,9 @@ import torch
 from vistune.model import VisionLanguageModel, build_projector
 from vistune.model.attention import register
 from vistune.model.lora import targets
+from vistune.model.spec import spec_of
 from vistune.model.trial import refuse_unserved
 from vistune.model.vision import VisionTower
-from vistune.model.vlm import spec_of
 from vistune.recipe import Model
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -12,6 +12,7 @@ from training_stages import ALIGN, LORA, TUNE, MakeRecipe
 from vistune import checkpoint, models, workflows
 from vistune.errors import CheckpointError, RecipeError
 from vistune.files import read_json
+from vistune.foresight import plan
 from vistune.recipe import Origin, Recipe, dump, load_recipe, validate
 from vistune.training import checkpoints_of
 
@@ -126,3 +127,21 @@ def test_from_and_model_exclude_each_other(make_recipe: MakeRecipe, tmp_path: Pa
     recipe = validate({"from": {"model": "somewhere", "base": "vicuna"}, "stages": [ALIGN]}, "test")
     (tmp_path / "again.yaml").write_text(dump(recipe))
     assert load_recipe(str(tmp_path / "again.yaml")) == recipe
+
+
+@pytest.mark.parametrize("layout", ["ours", "llava-original", "llava-hf"])
+def test_what_a_run_from_a_model_takes_is_foreseen_as_of_its_backbones(
+    first: Recipe, tmp_path: Path, layout: str
+) -> None:
+    """Adapters that merge keep the language model in fp32, a merged one of another layout lies in bf16."""
+    origin = workflows.train(first, tmp_path / "first")
+    if layout != "ours":
+        models.export(origin, tmp_path / layout, layout=layout, merge=True)
+        origin = tmp_path / layout
+    foreseen, plain = (plan(recipe)["stages"][0] for recipe in (going_on(first, origin, ALIGN), first))
+    same = ("vision", "projector") if layout == "llava-hf" else plain["parameters"]  # llava-hf pads the vocabulary
+    assert all(foreseen["parameters"][part] == plain["parameters"][part] for part in same)
+    gpu = foreseen["devices"][-1]["memory"]["weights"]
+    counts = foreseen["parameters"]
+    language = (4 if layout == "ours" else 2) * counts["language"]
+    assert gpu == 4 * counts["projector"] + 2 * counts["vision"] + language

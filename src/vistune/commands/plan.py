@@ -63,7 +63,7 @@ def print_stage(stage: dict[str, Any], processes: int) -> None:
     largest = f"{row['tokens']:,} tokens, {row['tiles']} tiles, {row['supervised']:,} learnt"
     stdout.print(f"{steps}; the largest row: {largest} ({source})", soft_wrap=True)
     priced = any(entry["dollars"] is not None for entry in stage["devices"])
-    heads = ("GB", "weights", "grad.", "optim", "activ.", "logits", "sum", f"fsdp/{processes}", "row up to", "time")
+    heads = ("GB", "weights", "grad.", "optim", "activ.", "logits", "sum", f"fsdp/{processes}", "row ≤", "time")
     table = Table(box=None, padding=(0, 1), header_style="none")
     for head in (*heads, *(["dollars"] if priced else [])):
         table.add_column(head, no_wrap=True, justify="left" if head == "GB" else "right")

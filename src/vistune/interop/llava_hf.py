@@ -13,8 +13,8 @@ from vistune.errors import CheckpointError
 from vistune.interop.build import Source
 from vistune.interop.folders import tokenizer_of
 from vistune.interop.tensors import by_part, read_config, read_tensors
+from vistune.model.spec import spec_of
 from vistune.model.vision import image_rules
-from vistune.model.vlm import spec_of
 from vistune.recipe import Model
 
 CLASSES = ("LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration")

@@ -26,8 +26,8 @@ from vistune.interop.tensors import (
     weight_files,
 )
 from vistune.model import load_adapters
+from vistune.model.spec import spec_of
 from vistune.model.vision import image_rules
-from vistune.model.vlm import spec_of
 from vistune.recipe import Model
 
 CLASSES = {  # the original's classes, by the language model inside

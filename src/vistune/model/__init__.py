@@ -1,11 +1,19 @@
-"""Batch -> hidden states: tower, projector, language model, attention inside documents, loss, adapters."""
+"""Batch -> hidden states: tower, projector, language model, attention inside documents, loss, adapters.
 
-from vistune.model.cache import Reading, Stem, Tails
-from vistune.model.lora import add_adapters, load_adapters, merge_adapters
-from vistune.model.loss import next_token_loss
-from vistune.model.projectors import PROJECTORS, build_projector
-from vistune.model.vision import load_tower
-from vistune.model.vlm import VisionLanguageModel, build, read_spec
+What a name needs is imported when it is first used: sizes need no attention, which brings torch's compiler in.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vistune.model.cache import Reading, Stem, Tails
+    from vistune.model.lora import add_adapters, load_adapters, merge_adapters
+    from vistune.model.loss import next_token_loss
+    from vistune.model.projectors import PROJECTORS, build_projector
+    from vistune.model.vision import load_tower
+    from vistune.model.vlm import VisionLanguageModel, build, read_spec
 
 __all__ = [
     "PROJECTORS",
@@ -22,3 +30,11 @@ __all__ = [
     "next_token_loss",
     "read_spec",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from vistune.model import cache, lora, loss, projectors, vision, vlm
+
+        return next(getattr(room, name) for room in (cache, lora, loss, projectors, vision, vlm) if hasattr(room, name))
+    raise AttributeError(f"module 'vistune.model' has no attribute {name!r}")

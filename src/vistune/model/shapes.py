@@ -120,7 +120,7 @@ def _at_hand(source: str) -> dict[str, Any] | None:
     return json.loads(Path(found).read_text(encoding="utf-8")) if isinstance(found, str) else None
 
 
-def language_shape(config: SimpleNamespace) -> LanguageShape:
+def language_shape(config: Any) -> LanguageShape:
     """The sizes of a causal language model. Raises RecipeError for a kind whose parameters are not counted here."""
     kind = getattr(config, "model_type", "")
     if kind not in COUNTED:
@@ -149,7 +149,7 @@ def language_shape(config: SimpleNamespace) -> LanguageShape:
     )
 
 
-def tower_shape(config: SimpleNamespace, *, layers: int, space: str) -> TowerShape:
+def tower_shape(config: Any, *, layers: int, space: str) -> TowerShape:
     """The sizes of a vision tower of which `layers` are kept."""
     return TowerShape(
         kind=config.model_type,

@@ -19,9 +19,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,12 +30,14 @@ from torch import nn
 
 from vistune.model.projectors import projector_named
 from vistune.model.shapes import config_of, language_shape, tower_shape
+from vistune.model.spec import spec_of
 from vistune.model.vision import layers_kept
-from vistune.model.vlm import spec_of
 from vistune.recipe import Model, Recipe, Stage
 from vistune.training.memory import How, Row, Sizes, adapter_layers, language_layer, memory, parameters
-from vistune.training.plan import Planned
 from vistune.types import Spec
+
+if TYPE_CHECKING:
+    from vistune.training.plan import Planned
 
 # Times that each number which a layer keeps is written or read outside of products: it is made and used, so is its
 # gradient, and others come and go (norms in fp32, turned positions, sums). Fitted to benchmarks/plan_memory.py.
@@ -86,12 +89,18 @@ class Load:
     assumed: str = ""
 
 
-def sizes_of(model: Model) -> tuple[Sizes, Spec]:
-    """A recipe's model in numbers, from configs alone. Raises RecipeError where a config is not at hand."""
-    vision, language = config_of(model.vision, "vision"), language_shape(config_of(model.language, "language"))
+def sizes_of(model: Model, configs: tuple[Any, Any] | None = None, *, cut: bool = False) -> tuple[Sizes, Spec]:
+    """A recipe's model in numbers, from configs alone. Raises RecipeError where a config is not at hand.
+
+    `configs`: the tower's and the language model's, where they lie in no folders of their own · `cut`: the tower ends
+    at the feature layer already.
+    """
+    vision, text = configs or (config_of(model.vision, "vision"), config_of(model.language, "language"))
+    language = language_shape(text)
     half = (0.5, 0.5, 0.5)
     spec = spec_of(model, vision, language.width, language.vocabulary, {"image_mean": half, "image_std": half})
-    tower = tower_shape(vision, layers=layers_kept(vision.num_hidden_layers, model.feature_layer), space=model.space)
+    layers = vision.num_hidden_layers if cut else layers_kept(vision.num_hidden_layers, model.feature_layer)
+    tower = tower_shape(vision, layers=layers, space=model.space)
     with torch.device("meta"):
         made = projector_named(model.projector).build(spec.vision_width, language.width)
     count = sum(p.numel() for p in made.parameters()) + (language.width if model.image_mode == "anyres" else 0)
@@ -281,10 +290,13 @@ def longest_row(sizes: Sizes, how: How, row: Row, room: float) -> int:
     return 256 * low
 
 
-def checkpoint_bytes(sizes: Sizes, recipe: Recipe, number: int) -> tuple[float, float]:
-    """(a finished stage's, one in the middle of the stage with AdamW's state): everything that has learnt so far."""
-    learnt = {part for stage in recipe.stages[: number + 1] for part in stage.learn} | {"projector"}
-    stage = recipe.stages[number]
+def checkpoint_bytes(sizes: Sizes, recipe: Recipe, number: int, before: Collection[str] = ()) -> tuple[float, float]:
+    """(a finished stage's, one in the middle of the stage with AdamW's state): everything that has learnt so far.
+
+    `before`: parts that others learnt; adapters become part of the language model when the next stage begins.
+    """
+    stage, earlier = recipe.stages[number], {part for each in recipe.stages[:number] for part in each.learn}
+    learnt = {"language" if part == "adapters" else part for part in earlier} | {"projector", *before, *stage.learn}
     counts = parameters(sizes, stage.lora)
-    whole = 4.0 * sum(counts.get(part, 0) for part in learnt)
+    whole = 4.0 * sum(counts[part] for part in learnt)
     return whole, whole + 8.0 * sum(counts[part] for part in stage.learn)

@@ -17,6 +17,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from vistune.errors import RecipeError
+from vistune.model.language import base_of
 from vistune.recipe import Model
 from vistune.training.forecast import largest_row, load_of, sizes_of
 from vistune.training.memory import how_of, memory, optimizer_bytes
@@ -33,8 +34,7 @@ def try_largest_row(
 ) -> None:
     """Tell what the stage's largest row takes in the first process, beside what `vistune plan` foresees.
 
-    `model`: the recipe's, by whose sizes it is foreseen · `halved`: parts whose weights lie in bf16. Raises
-    VistuneError where memory does not suffice.
+    `model`: the recipe's · `halved`: parts whose weights lie in bf16. Raises VistuneError where memory is short.
     """
     step, number = largest_row(planned)
     world = trainer.world
@@ -51,7 +51,8 @@ def try_largest_row(
         f"{row.supervised:,} learnt) takes "
     )
     try:
-        sizes, _ = sizes_of(model)
+        configs = trainer.model.vision.tower.config, base_of(trainer.model.language).config
+        sizes, _ = sizes_of(model, configs, cut=True)
     except RecipeError as error:
         tell(f"{said}{_mb(before + peak)} without the optimizer; nothing is foreseen: {error.message}")
         return

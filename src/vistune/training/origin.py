@@ -19,7 +19,8 @@ class Base:
     """The model that a recipe goes on from: how it reads, where its backbones lie, and its folder, made when needed.
 
     `origin`: what names this model and no later one · `told`: the same for who asks later, with a hash of its files ·
-    `cut`: its tower learnt, and ends at the feature layer.
+    `cut`: its tower learnt, and ends at the feature layer · `configs`: of another layout's tower and language model,
+    whose folders are made when training begins.
     """
 
     origin: Origin
@@ -29,6 +30,12 @@ class Base:
     cut: bool
     adapted: bool
     open: Callable[[], Path]
+    configs: tuple[Any, Any] | None = None
+
+    @property
+    def learnt(self) -> set[str]:
+        """Parts saved with every run that goes on from it: a cut tower lies nowhere whole, its adapters merge."""
+        return ({"vision"} if self.cut else set()) | ({"language"} if self.adapted else set())
 
 
 def history(hashes: Mapping[str, str], base: Base | None) -> dict[str, Any]:

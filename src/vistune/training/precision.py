@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 
 from vistune.errors import RecipeError
-from vistune.model import VisionLanguageModel
 from vistune.recipe import Stage
+
+if TYPE_CHECKING:
+    from vistune.model import VisionLanguageModel
 
 
 def uses_bf16(precision: str, device: str) -> bool:

@@ -186,10 +186,9 @@ class Run:
         # Rank 0 alone brings a model of another layout in.
         folder = self.world.listed(str(self.base.open()) if self.world.is_first else "")[0]
         model, _ = checkpoint.load(Path(folder), device=self.device, quantize=quantize)
-        self.learnt |= {"vision"} if self.base.cut else set()  # saved with the run: no whole tower lies anywhere
+        self.learnt |= self.base.learnt
         if model.adapted:
             model.language = merge_adapters(model.language)
-            self.learnt.add("language")
         return model
 
     def _stage(
