@@ -1,12 +1,12 @@
 """Questions a second in the shape of two benchmarks, beside transformers on the same model, inputs and CPU.
 
-python benchmarks/evaluate.py MODEL [--shape pope|mmbench] [--repeats 5] [--tokens 2] [--threads N]
+python benchmarks/evaluate.py MODEL [--shape pope|mmbench] [--pictures 2] [--repeats 5] [--tokens 2] [--threads N]
 
 MODEL: a folder in the llava-hf layout. pope: 18 questions a picture; mmbench: a question of four options, asked in
-four rotations. Both sides get the same ids and the same decoded pictures, and what they say is compared. In each
-repetition ours answers two pictures' questions, transformers some of them one at a time and one picture's as a
-batch; the medians of the repetitions' ratios are printed. On one thread, seconds are the processor's own, so that
-other work on the machine counts less.
+four rotations. Both sides get the same ids and the same decoded pictures, and what they say is compared. Each
+repetition has new pictures: ours answers the questions of all of them, transformers some of these one at a time, from
+every picture as far as they go, and one picture's as a batch; the medians of the repetitions' ratios are printed. On
+one thread, seconds are the processor's own, so that other work on the machine counts less.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from vistune.types import IMAGE_ID, Example, Message, Picture
 THINGS = ("person", "dog", "dining table", "traffic light", "boat", "umbrella", "cup", "bicycle", "bench", "bird",
           "car", "backpack", "bottle", "chair", "clock", "handbag", "truck", "skateboard")  # fmt: skip
 OPTIONS = ("looking at a ball", "asleep under the table", "running after a boy", "there is no dog")
-PICTURES = 2
 
 
 def picture(seed: int) -> Image.Image:
@@ -99,6 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--shape", choices=SHAPES, default="pope")
+    parser.add_argument("--pictures", type=int, default=2, help="of a repetition")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--tokens", type=int, default=2, help="of an answer: a word and its end")
     parser.add_argument("--alone", type=int, default=6, help="questions a repetition that are asked one at a time")
@@ -117,23 +117,26 @@ def main() -> None:
         return [completion.text for completion in said]
 
     before = resident_peak()
-    ours([prompt for seed in range(PICTURES) for prompt in prompts_of(seed)])
+    ours([prompt for seed in range(given.pictures) for prompt in prompts_of(seed)])
     grown = resident_peak() - before
     peer = Peer(given.model, processor)
     peer.answer(prompts_of(0)[:1], given.tokens)
     rows, same = [], True
     for repeat in range(given.repeats):
-        asked = [prompt for k in range(PICTURES) for prompt in prompts_of(1000 + repeat * PICTURES + k)]
-        alone, batch = asked[: given.alone], asked[: len(questions)]
+        pictures = [prompts_of(1000 + repeat * given.pictures + k) for k in range(given.pictures)]
+        asked = [prompt for of_picture in pictures for prompt in of_picture]
+        stride = max(len(asked) // given.alone, 1)
+        alone, batch = asked[::stride][: given.alone], pictures[-1]
         our_seconds, our_said = timed(lambda: ours(asked))  # noqa: B023 - called at once
         alone_seconds, alone_said = timed(lambda: [peer.answer([p], given.tokens)[0] for p in alone])  # noqa: B023
         batch_seconds, batch_said = timed(lambda: peer.answer(batch, given.tokens))  # noqa: B023
         rows.append((len(asked) / our_seconds, len(alone) / alone_seconds, len(batch) / batch_seconds))
-        same &= our_said[: len(alone)] == [processor.answer(tokens) for tokens in alone_said]
-        same &= our_said[: len(batch)] == [processor.answer(tokens) for tokens in batch_said]
+        same &= our_said[::stride][: len(alone)] == [processor.answer(tokens) for tokens in alone_said]
+        same &= our_said[-len(batch) :] == [processor.answer(tokens) for tokens in batch_said]
     rates = [statistics.median(column) for column in zip(*rows, strict=True)]
-    print(f"{given.shape}: {len(questions)} questions a picture of {len(asked[0])} tokens, {given.tokens} tokens said, "
-          f"{given.threads} threads, load {os.getloadavg()[0]:.1f}, {given.repeats} repetitions")  # fmt: skip
+    print(f"{given.shape}: {given.pictures} pictures, {len(questions)} questions each of {len(asked[0])} tokens, "
+          f"{given.tokens} tokens said, {given.threads} threads, load {os.getloadavg()[0]:.1f}, "
+          f"{given.repeats} repetitions")  # fmt: skip
     print(f"ours {rates[0]:.2f} questions/s, transformers alone {rates[1]:.2f}, as a batch {rates[2]:.2f}")
     print(f"ratio to one at a time {statistics.median(r[0] / r[1] for r in rows):.1f}, "
           f"to batches {statistics.median(r[0] / r[2] for r in rows):.1f}; answers {'the same' if same else 'DIFFER'}; "
