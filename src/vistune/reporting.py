@@ -1,17 +1,18 @@
 """The verb `report`: what the page of a run wants beyond the run folder, gathered as plain values.
 
 run folder -> checkpoint's processor and backbones -> pictures of model and stages, samples as learnt, lineage -> page
+run folders -> what each kept of its evaluations, compared -> one page on all
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from vistune.drawing import draw
-from vistune.errors import VistuneError
+from vistune.errors import DataError, VistuneError
 from vistune.lineage import why
 from vistune.models import find_model, model_of
 from vistune.recipe import DataSource, Recipe, Stage, load_recipe
@@ -46,6 +47,27 @@ def report_run(run: Path, *, language: str = "en") -> Path:
                 except (VistuneError, OSError) as error:
                     missing.append(f"{name}: {error}")
         return write_run_report(run, Gathered(**found, missing=missing), language=language)
+
+
+def report_runs(runs: Sequence[Path], *, out: Path | None = None, language: str = "en") -> Path:
+    """Runs beside each other, as one page: `out`, or beside the first run's own. Nothing is asked of any model."""
+    from vistune.evaluation import compare_kept, labels_of
+    from vistune.report import write_runs_report
+    from vistune.report.evaluation_sections import moved
+
+    for run in runs:
+        if not (run / "run.json").is_file():
+            raise DataError(f"{run}: is no run; several folders are compared where all are runs", "name runs alone")
+    folders = dict(zip(labels_of(runs), runs, strict=True))
+    comparison = compare_kept({label: run / "evals" for label, run in folders.items()})
+    for pair in (pair for task in comparison["tasks"] for pair in task["pairs"]):
+        for question in (*pair["wins"], *pair["losses"]):
+            if question["image"] is not None and not Path(question["image"]).is_file():
+                places = moved(Path(question["image"]), folders[pair["one"]])
+                question["image"] = str(next((path for path in places if path.is_file()), question["image"]))
+    others = "-".join(list(folders)[1:])
+    page = out or runs[0] / f"report-beside-{others}.html"
+    return write_runs_report(page, folders, comparison, language=language)
 
 
 def _pictures(recipe: Recipe, checkpoint: Path, out: Path, language: str) -> list[Path]:

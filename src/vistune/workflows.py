@@ -21,7 +21,7 @@ from vistune.errors import DataError, RecipeError
 from vistune.files import write_json
 from vistune.models import load, refuse_written
 from vistune.recipe import DataSource, Recipe
-from vistune.reporting import report_run
+from vistune.reporting import report_run, report_runs
 
 if TYPE_CHECKING:
     from vistune.data import CheckReport
@@ -242,7 +242,7 @@ def describe(model: Path, data: Path, split: str, *, out: Path, limit: int, watc
 
 def write_report(
     path: Path,
-    *,
+    *beside: Path,
     out: Path | None = None,
     images: Path | None = None,
     against: Sequence[Path] = (),
@@ -251,10 +251,15 @@ def write_report(
 ) -> Path:
     """The page of a run folder, a comparison of models, a folder that `generate` wrote, or any file of samples.
 
+    `beside`: further runs, for one page on all of them ·
     `images`: where the pictures of a file lie · `against`: evaluation sets whose pictures are looked for in the data.
     """
     from vistune.report import write_comparison, write_data_report
 
+    if beside:
+        if images or against:
+            raise RecipeError("--images and --against are for data, not for runs beside each other", "leave them out")
+        return report_runs([path, *beside], out=out, language=language)
     if path.is_dir() and not (path / "generate.json").is_file():
         if out or images or against:
             raise RecipeError(f"{path}: is no data; --out, --images and --against are for data", "leave them out")

@@ -11,8 +11,13 @@ from typing import Any
 import pytest
 
 from vistune import mainjob, workflows
+from vistune.errors import DataError, RecipeError
+from vistune.evaluation import compare_kept
 from vistune.files import read_json
+from vistune.recipe import load_recipe
+from vistune.report import write_run_report
 from vistune.report.evaluation_sections import Answers, results
+from vistune.report.runs_page import differences
 from vistune.report.training_section import read_metrics, stage_figures
 
 SMALL = mainjob.Size(scenes=40, tests=12, steps=4, blind_questions=30, descriptions=2)
@@ -90,13 +95,7 @@ def test_answers_that_a_judge_has_to_mark_are_neither_right_nor_wrong(tmp_path: 
     found = Answers(tmp_path, results(tmp_path), [], seed=0)
     assert found.shown() is None
     assert found.mistakes() is None
-    assert "marked by a judge" in workflows_page(tmp_path)
-
-
-def workflows_page(run: Path) -> str:
-    from vistune.report import write_run_report
-
-    return write_run_report(run).read_text(encoding="utf-8")
+    assert "marked by a judge" in write_run_report(tmp_path).read_text(encoding="utf-8")
 
 
 def test_a_moved_run_finds_its_data_and_one_without_data_says_so(run: Path, tmp_path: Path) -> None:
@@ -131,3 +130,51 @@ def test_a_stages_figures_are_those_of_its_lines(run: Path) -> None:
     assert told["peak_memory_mb"] == max(row["peak_memory_mb"] for row in rows)
     assert told["validation_loss"] == rows[-1]["validation_loss"]
     assert stage_figures([{**rows[0], "padding_waste": 0.25}])["padding_waste"] == pytest.approx(0.25)
+
+
+@pytest.fixture(scope="module")
+def other(run: Path) -> Path:
+    """The same data, another seed and a stage of its own."""
+    out = run.parent / "other"
+    changes = ["seed=1", "stages.align.steps=3", "stages.tune.steps=2", "keep_checkpoints=1"]
+    workflows.train(load_recipe("quickstart", [f"data={run / 'data'}", *changes]), out)
+    workflows.evaluate(out, task="scenes", data=run / "world", out=out / "evals", blind_limit=30)
+    return out
+
+
+def test_two_runs_stand_beside_each_other(run: Path, other: Path) -> None:
+    page = workflows.write_report(run, other)
+    assert page == run / "report-beside-other.html"
+    html = page.read_text(encoding="utf-8")
+    found = sections(page)
+    assert list(found) == ["differences", "stage-align", "stage-tune", "task-scenes"]
+    told = dict(differences([run / "recipe.yaml", other / "recipe.yaml"]))
+    assert told["seed"] == ["0", "1"]
+    assert told["stages.align.steps"] == ["2", "3"]
+    assert told["validation.share"] == ["0.1", None]
+    assert "model.vision" not in told
+    assert found["stage-tune"].count("<svg") == 3  # loss, validation loss of the one that has it, speed
+    for folder in (run, other):
+        spans = read_json(folder / "evals" / "scenes.json")["intervals"]["with_image"]
+        assert f"{100 * spans['low']:.1f} – {100 * spans['high']:.1f}" in found["task-scenes"]
+    assert not re.search(r'(?:src|href)="(?!data:|#)', html)
+
+
+def test_their_answers_are_compared_as_if_both_were_asked_now(run: Path, other: Path) -> None:
+    (task,) = compare_kept({"one": run / "evals", "two": other / "evals"})["tasks"]
+    (pair,) = task["pairs"]
+    shares = [read_json(folder / "evals" / "scenes.json")["metrics"]["accuracy"] for folder in (run, other)]
+    assert pair["difference"]["value"] == pytest.approx(shares[0] - shares[1])
+    assert len(pair["wins"]) - len(pair["losses"]) == round((shares[0] - shares[1]) * task["count"])
+
+
+def test_tasks_asked_with_other_questions_are_not_compared(run: Path, other: Path, tmp_path: Path) -> None:
+    fewer = Path(shutil.copytree(other, tmp_path / "fewer"))
+    file = fewer / "evals" / "scenes.predictions.jsonl"
+    file.write_text("".join(file.open(encoding="utf-8").readlines()[1:]), encoding="utf-8")
+    page = workflows.write_report(run, fewer, out=tmp_path / "page.html", language="ko")
+    assert "같은 문항을 함께 물은 과제가 없습니다" in page.read_text(encoding="utf-8")
+    with pytest.raises(DataError, match="is no run"):
+        workflows.write_report(run, tmp_path)
+    with pytest.raises(RecipeError, match="named twice"):
+        workflows.write_report(run, run)

@@ -304,11 +304,15 @@ def show(
 
 
 def report(
-    path: Annotated[
-        Path,
-        typer.Argument(help="A run, the --out of a comparison, a folder that generate wrote, or any file of samples."),
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            help="A run or several, the --out of a comparison, a folder that generate wrote, or any file of samples."
+        ),
     ],
-    out: Annotated[Path | None, typer.Option(help="Data: the page's file; else beside the data.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Data, or several runs: the page's file; else beside the first of them.")
+    ] = None,
     images: Annotated[Path | None, typer.Option(help="Data: the folder its pictures lie in.")] = None,
     against: Annotated[
         list[Path] | None,
@@ -318,8 +322,8 @@ def report(
     ] = None,
     language: Annotated[str, typer.Option("--lang", help="en or ko.")] = "en",
 ) -> None:
-    """Write a page that opens offline: what a run learnt, how models compare, or what a data set holds."""
-    page = workflows.write_report(path, out=out, images=images, against=against or (), language=language, watch=watch)
+    """Write a page that opens offline: what a run learnt, how runs or models compare, or what a data set holds."""
+    page = workflows.write_report(*paths, out=out, images=images, against=against or (), language=language, watch=watch)
     stdout.print(str(page), soft_wrap=True)
     from vistune.report.plots import missing_font
 

@@ -16,6 +16,7 @@ from vistune.evaluation.tasks import TASKS
 if TYPE_CHECKING:
     from vistune.evaluation.comparison import compare, labels_of, markdown, published_on
     from vistune.evaluation.descriptions import describe, named_pairs
+    from vistune.evaluation.kept import compare_kept
     from vistune.evaluation.measurement import Measurement, Wanted, answer_file, measure
     from vistune.evaluation.runner import CONDITIONS, Answered, Block, ask, choose, conditions_for, derangement, plan
     from vistune.evaluation.scoring import Score, accuracy, gap, in_words, majority, result_of
@@ -43,6 +44,7 @@ __all__ = [
     "ask",
     "choose",
     "compare",
+    "compare_kept",
     "conditions_for",
     "derangement",
     "describe",
@@ -64,7 +66,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        for room in ("runner", "scoring", "descriptions", "measurement", "comparison"):
+        for room in ("runner", "scoring", "descriptions", "measurement", "comparison", "kept"):
             module = importlib.import_module(f"vistune.evaluation.{room}")
             if hasattr(module, name):
                 return getattr(module, name)

@@ -5,6 +5,7 @@ from vistune.report.diagrams import draw_diagrams
 from vistune.report.model_diagram import ModelFacts
 from vistune.report.page import write_data_report
 from vistune.report.run_page import Gathered, write_run_report
+from vistune.report.runs_page import write_runs_report
 from vistune.report.stage_diagram import StageFacts
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "write_comparison",
     "write_data_report",
     "write_run_report",
+    "write_runs_report",
 ]

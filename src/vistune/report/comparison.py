@@ -21,11 +21,15 @@ Row = Mapping[str, Any]
 def write_comparison(folder: Path, *, language: str = "en") -> Path:
     """Write FOLDER/comparison.html; of each pair a seeded choice of wins and losses, how many there are said there."""
     comparison = read_json(folder / "comparison.json")
-    tasks = [_task(task) for task in comparison["tasks"]]
-    values = {"models": comparison["models"], "tasks": tasks, "papers": comparison["published"]}
-    page = render("comparison.html.j2", labels_of(language), language=language, **values)
+    page = render("comparison.html.j2", labels_of(language), language=language, **comparison_values(comparison))
     write_atomic(folder / "comparison.html", page)
     return folder / "comparison.html"
+
+
+def comparison_values(comparison: Row) -> dict[str, Any]:
+    """What comparison_tasks.html.j2 wants of a comparison."""
+    tasks = [_task(task) for task in comparison["tasks"]]
+    return {"models": comparison["models"], "tasks": tasks, "papers": comparison["published"]}
 
 
 def _task(task: Row) -> dict[str, Any]:
