@@ -1,12 +1,19 @@
 """Training speed and memory beside what people use today: the same weights, data and batch, side by side in one run.
 
 python benchmarks/train.py [--shared ../shared] [--stages stage1,lora,full] [--rounds 3] [--steps 6] [--trl FOLDER]
+    [--who ours,compiled,kept,plain,single,trl] [--precisions bf16,fp32] [--tokens-per-row 2048]
 
 Backbones and data are those of shared/bench: CLIP 8x384 at 336 pixels (576 slots), Llama 8x512 with the Llama
 tokenizer's 32,000 tokens, real photographs and GPT-4's texts; 8 samples a step. Peers: a plain loop over transformers'
-LlavaForConditionalGeneration (padded batch, AdamW; bf16 autocast and fp32), and TRL's SFTTrainer where `--trl` names a
-folder that holds it. First the losses of one batch are compared at equal masks. Each measurement is a process of its
-own, the rounds are interleaved, and of each the median step counts. "Peak" is the process's most resident memory.
+LlavaForConditionalGeneration (padded batch, AdamW; bf16 autocast and fp32; `single`: a sample at a time, gradients
+added, which takes less memory), and TRL's SFTTrainer where `--trl` names a folder that holds it. Ours packs the same 8
+samples into rows of `--tokens-per-row`; `compiled`: layers by torch.compile, four steps to warm up; `kept`: stage 1
+with the tower's features on disk, as every epoch but the first is. First the losses of one batch are compared at equal
+masks. Each measurement is a process of its own, the rounds are interleaved, and of each the median step counts. "Peak"
+is the process's most resident memory. MFU: FLOPs that the step needs (training/flops.py: forward and backward of
+what must be computed, the causal half of attention within documents, no weight gradient of frozen parts, logits of
+supervised positions) by second, over the rate of a large product in that precision, measured in the same process; of
+`kept` the tower is not needed.
 """
 
 from __future__ import annotations
@@ -25,11 +32,21 @@ from pathlib import Path
 from typing import Any
 
 SAMPLES = 8
+WARM = {False: 2, True: 4}  # steps that do not count; compiled or not
 RATE = 1e-4
 ADAPTED = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 
-def recipe_of(work: Path, stage: str, precision: str, steps: int) -> Any:
+def recipe_of(
+    work: Path,
+    stage: str,
+    precision: str,
+    steps: int,
+    tokens_per_row: int,
+    *,
+    compiles: bool = False,
+    keep: bool = False,
+) -> Any:
     """The same stage as a recipe of ours."""
     from vistune.recipe import validate
 
@@ -43,7 +60,9 @@ def recipe_of(work: Path, stage: str, precision: str, steps: int) -> Any:
         "learn": learn,
         "steps": steps,
         "samples_per_step": SAMPLES,
-        "tokens_per_row": 16384,
+        "tokens_per_row": tokens_per_row,
+        "cache_features": "on" if keep else "off",
+        "compile": "on" if compiles else "off",
         "schedule": "constant",
         "warmup_share": 0,
         "precision": precision,
@@ -55,24 +74,45 @@ def recipe_of(work: Path, stage: str, precision: str, steps: int) -> Any:
                      "stages": [tree], "workers": 1}, "benchmark")  # fmt: skip
 
 
-def ours(work: Path, stage: str, precision: str, steps: int) -> tuple[list[float], float]:
-    """Seconds of each step of the real trainer, and the tokens of a step."""
-    from vistune.console import silent
-    from vistune.data import Loader
-    from vistune.training import Run, Trainer, plan_run
-    from vistune.training.precision import halve, to_halve
+def ours(
+    work: Path,
+    stage: str,
+    precision: str,
+    steps: int,
+    tokens_per_row: int,
+    *,
+    compiles: bool = False,
+    keep: bool = False,
+) -> tuple[list[float], float]:
+    """Seconds of each step of the real trainer, and the share of this machine's speed that they use (MFU)."""
+    import torch
 
-    recipe = recipe_of(work, stage, precision, steps)
+    from vistune.console import silent
+    from vistune.data import PixelCache
+    from vistune.training import Run, Trainer, World, plan_run
+    from vistune.training.compiling import compiled
+    from vistune.training.flops import matmul_peak
+    from vistune.training.precision import halve, to_halve
+    from vistune.training.reading import loader_of
+
+    os.environ["VISTUNE_CACHE"] = str(work / "cache" / precision)
+    peak = matmul_peak("cpu", torch.bfloat16 if precision == "bf16" else torch.float32)
+    recipe = recipe_of(work, stage, precision, steps, tokens_per_row, compiles=compiles, keep=keep)
     run = Run(recipe, work / "unused", watch=silent)
     planned = plan_run(recipe, run.processor, silent)[0][0]
     model, _, _ = run._model(None, [planned])
     run.prepare(model, planned.stage, 0)
     model.set_learning(planned.stage.learn)
     halve(model, to_halve(recipe.stages, planned.stage.learn, run.device))  # as Run does it
-    loader = Loader(planned.samples, planned.processor, planned.plan, workers=recipe.workers)
+    loader = loader_of(planned, model, World(), workers=recipe.workers, pixels=PixelCache(), out=work, tell=print,
+                       watch=silent)  # fmt: skip
     reports: list[Any] = []
-    Trainer(model, loader, planned.stage, device=run.device).run(0, reports.append)
-    return [report.seconds for report in reports], statistics.median(report.tokens for report in reports)
+    trainer = Trainer(model, loader, planned.stage, device=run.device)
+    with compiled(trainer, "alone", 0.0, print):
+        trainer.run(0, reports.append)
+    seconds = [report.seconds for report in reports]
+    rates = [report.flops / report.seconds for report in reports[WARM[compiles] :]]
+    return seconds, statistics.median(rates) / peak
 
 
 def hf_model(work: Path, stage: str) -> Any:
@@ -89,8 +129,11 @@ def hf_model(work: Path, stage: str) -> Any:
     return model
 
 
-def plain(work: Path, stage: str, precision: str, steps: int) -> tuple[list[float], float]:
-    """A loop as one writes it over transformers: processor, padded batch, forward with labels, AdamW."""
+def plain(work: Path, stage: str, precision: str, steps: int, at_once: int = SAMPLES) -> list[float]:
+    """A loop as one writes it over transformers: processor, padded batch, forward with labels, AdamW.
+
+    Fewer samples `at_once` add their gradients, each batch's mean loss weighing the same.
+    """
     import torch
     from PIL import Image
     from transformers import AutoProcessor
@@ -99,24 +142,24 @@ def plain(work: Path, stage: str, precision: str, steps: int) -> tuple[list[floa
     model = hf_model(work, stage).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=RATE)
     rows = json.loads((work / "data.json").read_text())
-    seconds, tokens = [], []
+    seconds = []
     for step in range(steps):
         began = time.perf_counter()
-        texts, pictures = [], []
-        for row in rows[step * SAMPLES : (step + 1) * SAMPLES]:
-            texts.append(processor.apply_chat_template(list(_messages(row)), tokenize=False))
-            pictures.append(Image.open(work / "images" / row["image"]).convert("RGB"))
-        batch = processor(text=texts, images=pictures, return_tensors="pt", padding=True)
-        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            loss = model(**batch, labels=labels.masked_fill(labels == 32000, -100)).loss
-        loss.backward()
+        for first in range(step * SAMPLES, (step + 1) * SAMPLES, at_once):
+            texts, pictures = [], []
+            for row in rows[first : first + at_once]:
+                texts.append(processor.apply_chat_template(list(_messages(row)), tokenize=False))
+                pictures.append(Image.open(work / "images" / row["image"]).convert("RGB"))
+            batch = processor(text=texts, images=pictures, return_tensors="pt", padding=True)
+            labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                loss = model(**batch, labels=labels.masked_fill(labels == 32000, -100)).loss
+            (loss * (at_once / SAMPLES)).backward()
         torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
         optimizer.step()
         optimizer.zero_grad()
         seconds.append(time.perf_counter() - began)
-        tokens.append(labels.numel())
-    return seconds, statistics.median(tokens)
+    return seconds
 
 
 def _messages(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -137,7 +180,7 @@ def losses(work: Path) -> tuple[float, float]:
     from vistune.model import next_token_loss
     from vistune.training import Run, plan_run
 
-    recipe = recipe_of(work, "full", "fp32", 1)
+    recipe = recipe_of(work, "full", "fp32", 1, 16384)
     run = Run(recipe, work / "unused", watch=silent)
     planned = plan_run(recipe, run.processor, silent)[0][0]
     model, _, _ = run._model(None, [planned])
@@ -190,13 +233,20 @@ def trl(work: Path, shared: Path, folder: Path, stage: str, precision: str) -> d
     return {"samples_per_s": float(values["samples/s"]), "peak_mb": int(values["peak_rss"].removesuffix("MB"))}
 
 
-def measure(work: Path, who: str, stage: str, precision: str, steps: int) -> dict[str, Any]:
-    """One measurement in this process; the first two steps warm up."""
-    seconds, tokens = {"ours": ours, "plain": plain}[who](work, stage, precision, steps)
+def measure(work: Path, who: str, stage: str, precision: str, steps: int, tokens_per_row: int) -> dict[str, Any]:
+    """One measurement in this process; the first steps warm up."""
+    mfu = None
+    if who in ("plain", "single"):
+        seconds = plain(work, stage, precision, steps, 1 if who == "single" else SAMPLES)
+    else:
+        extra = 2 if who == "compiled" else 0
+        seconds, mfu = ours(
+            work, stage, precision, steps + extra, tokens_per_row, compiles=who == "compiled", keep=who == "kept"
+        )
     return {
-        "samples_per_s": SAMPLES / statistics.median(seconds[2:]),
+        "samples_per_s": SAMPLES / statistics.median(seconds[WARM[who == "compiled"] :]),
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "tokens": tokens,
+        "mfu": mfu,
     }
 
 
@@ -208,15 +258,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--trl", type=Path)
+    parser.add_argument("--who", default="ours,compiled,kept,plain,trl")
+    parser.add_argument("--tokens-per-row", type=int, default=2048)
     parser.add_argument("--one", nargs=4, metavar=("WORK", "WHO", "STAGE", "PRECISION"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
         work, who, stage, precision = given.one
-        print(json.dumps(measure(Path(work), who, stage, precision, given.steps)))
+        print(json.dumps(measure(Path(work), who, stage, precision, given.steps, given.tokens_per_row)))
         return
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        prepare(work, given.shared, SAMPLES * given.steps)
+        prepare(work, given.shared, SAMPLES * (given.steps + 2))
         mine, theirs = losses(work)
         print(f"loss of one batch at equal masks: ours {mine:.6f}, transformers {theirs:.6f}", flush=True)
         for stage in given.stages.split(","):
@@ -227,7 +279,9 @@ def compare(given: argparse.Namespace, work: Path, stage: str) -> None:
     runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for _ in range(given.rounds):
         for precision in given.precisions.split(","):
-            for who in ("ours", "plain", *(["trl"] if given.trl else [])):
+            for who in given.who.split(","):
+                if (who == "trl" and given.trl is None) or (who == "kept" and stage != "stage1"):
+                    continue
                 if who == "trl":
                     result = trl(work, given.shared, given.trl, stage, precision)
                 else:
@@ -236,6 +290,8 @@ def compare(given: argparse.Namespace, work: Path, stage: str) -> None:
                         __file__,
                         "--steps",
                         str(given.steps),
+                        "--tokens-per-row",
+                        str(given.tokens_per_row),
                         "--one",
                         str(work),
                         who,
@@ -248,12 +304,14 @@ def compare(given: argparse.Namespace, work: Path, stage: str) -> None:
                     result = json.loads(done.stdout.splitlines()[-1])
                 runs.setdefault((who, precision), []).append(result)
     speeds = {key: [run["samples_per_s"] for run in listed] for key, listed in runs.items()}
-    best = max(statistics.median(values) for (who, _), values in speeds.items() if who == "ours")
+    best = max(statistics.median(values) for (who, _), values in speeds.items() if who in ("ours", "compiled"))
     print(f"\n{stage} (load {os.getloadavg()[0]:.1f})")
     for (who, precision), values in speeds.items():
         middle, peak = statistics.median(values), max(run["peak_mb"] for run in runs[who, precision])
         spread = f"{min(values):.3f}-{max(values):.3f}"
-        print(f"  {who:6} {precision}: {middle:6.3f} samples/s ({spread}), peak {peak:,} MB: "
+        used = [run["mfu"] for run in runs[who, precision] if run.get("mfu") is not None]
+        share = f", MFU {statistics.median(used):.0%}" if used else ""
+        print(f"  {who:8} {precision}: {middle:6.3f} samples/s ({spread}), peak {peak:,} MB{share}: "
               f"ours at its best {best / middle:.2f} x", flush=True)  # fmt: skip
 
 

@@ -222,6 +222,20 @@ def test_a_full_recipe_survives_its_dump(tmp_path: Path) -> None:
     assert recipe.model.vision == "no"
 
 
+def test_a_batch_in_tokens_and_shards_survive_their_dump(tmp_path: Path) -> None:
+    """The other way to give a batch has a default, which must not be written beside it."""
+    recipe = read(
+        tmp_path,
+        STAGE,
+        "stages.tune.tokens_per_row=512",
+        "stages.tune.tokens_per_step=4096",
+        "stages.tune.shards='s3://bucket/{000..999}.tar'",
+    )
+    again = validate(parse_yaml(dump(recipe), "dump"), "dump")
+    assert again.stages[0].shards == recipe.stages[0].shards
+    assert dump(again) == dump(recipe)
+
+
 def test_sources_without_a_name_are_reached_by_their_place(tmp_path: Path) -> None:
     text = STAGE + "data: [{file: a.json}, {file: b.json}]\n"
     assert read(tmp_path, text, "data.1.take=5").data[1].take == Take(rows=5)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
 from vistune.console import silent
+from vistune.files import read_json
 from vistune.recipe import Recipe
-from vistune.training import Run
+from vistune.training import Run, checkpoints_of
 from vistune.training.metrics import Metrics
 
 MakeRecipe = Callable[..., Recipe]
@@ -66,3 +71,52 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     for path in sorted(folder.rglob("*.safetensors")):
         found.update({f"{path.relative_to(folder)}:{name}": t for name, t in load_file(path).items()})
     return found
+
+
+WORKER = """
+import sys, torch
+from pathlib import Path
+from vistune.console import silent
+from vistune.recipe import load_recipe
+from vistune.training import Run
+torch.set_num_threads(1)
+Run(load_recipe(sys.argv[1]), Path(sys.argv[2]), watch=silent).start(resume=sys.argv[3] == "resume")
+"""
+
+
+def start_process(recipe: Path, out: Path, mode: str) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-c", WORKER, str(recipe), str(out), mode], env=environment)
+
+
+def wait_for_metrics(path: Path, lines: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 120  # against hanging: the run takes seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        if path.exists() and path.read_text().count("\n") >= lines:
+            return
+        time.sleep(0.005)
+
+
+def assert_same_runs(two: Path, one: Path) -> None:
+    """The same steps, losses and gradients step by step, the same weights in every checkpoint, to fp32's tolerance."""
+    rows, alone = (Metrics(run / "metrics.jsonl").read() for run in (two, one))
+    for key in ("step", "stage", "tokens", "supervised_tokens", "learning_rate"):
+        assert [row[key] for row in rows] == [row[key] for row in alone], two.name
+    for key in ("loss", "gradient_norm"):
+        wanted = torch.tensor([row[key] for row in alone])
+        torch.testing.assert_close(torch.tensor([row[key] for row in rows]), wanted, rtol=2e-5, atol=1e-6)
+    for row, other in zip(rows, alone, strict=True):
+        assert row["by_source"] == {
+            name: {**part, "loss": pytest.approx(part["loss"], rel=2e-5, abs=1e-6)}
+            for name, part in other["by_source"].items()
+        }
+    names = [path.name for path in checkpoints_of(one)]
+    assert [path.name for path in checkpoints_of(two)] == names
+    for name in names:
+        ours, theirs = (weights(run / "checkpoints" / name) for run in (two, one))
+        assert ours.keys() == theirs.keys()
+        for key in theirs:
+            torch.testing.assert_close(
+                ours[key], theirs[key], rtol=1e-4, atol=2e-5, msg=lambda m, k=key: f"{two.name}: {k}: {m}"
+            )
+    assert read_json(two / "run.json")["status"] == "finished"

@@ -18,6 +18,7 @@ from vistune.recipe import Lora, Recipe, Stage
 if TYPE_CHECKING:
     from vistune.training.forecast import Device, Load
     from vistune.training.memory import How, Sizes
+    from vistune.types import Spec
 
 PROCESSES = 8  # of the runs over several that are shown, where nothing else is asked for
 RANK = Lora(rank=128, alpha=256)  # of the alternatives to a stage without adapters
@@ -40,7 +41,7 @@ def plan(
     a device reaches, in place of what is measured here or assumed of a GPU · `prices`: `gpus: {NAME: dollars an hour}`,
     and `models` for a teacher. Raises RecipeError where a backbone's config is not at hand.
     """
-    from vistune.training.forecast import GPUS, assumed_load, load_of, sizes_of, this_cpu
+    from vistune.training.forecast import GPUS, sizes_of, this_cpu
     from vistune.training.precision import uses_bf16
 
     base = None if recipe.origin is None else models.base_of(recipe.origin, Path("from"))
@@ -48,14 +49,7 @@ def plan(
         sizes, spec = sizes_of(recipe.model)
     else:
         sizes, spec = sizes_of(base.model, base.configs, cut=base.cut)
-    loads: list[Load]
-    if data_is_there(recipe):
-        from vistune.training import plan_run
-        from vistune.workflows import make_processor
-
-        loads = [load_of(item) for item in plan_run(recipe, make_processor(recipe), watch)[0]]
-    else:
-        loads = [assumed_load(stage, spec, samples) for stage in recipe.stages]
+    loads = _loads(recipe, spec, samples, watch)
     here = this_cpu(sizes, bf16=uses_bf16("auto", "cpu"))
     devices = [replace(device, flops=flops or device.flops) for device in (here, *GPUS.values())]
     hourly, asked = read_money(prices, teacher)
@@ -75,10 +69,32 @@ def _price(device: str, hourly: Mapping[str, float]) -> float | None:
     return next((dollars for name, dollars in hourly.items() if name.lower() in device.lower()), None)
 
 
+def _loads(recipe: Recipe, spec: Spec, samples: int | None, watch: Watch) -> list[Load]:
+    from tempfile import TemporaryDirectory
+
+    from vistune.training.forecast import assumed_load, load_of, load_of_shards
+
+    if not data_is_there(recipe):
+        return [assumed_load(stage, spec, samples) for stage in recipe.stages]
+    from vistune.training import plan_run
+    from vistune.workflows import make_processor
+
+    with TemporaryDirectory() as folder:
+        return [
+            load_of(item) if item.stream is None else load_of_shards(item, Path(folder) / item.stage.name)
+            for item in plan_run(recipe, make_processor(recipe), watch)[0]
+        ]
+
+
 def data_is_there(recipe: Recipe) -> bool:
     """Whether every stage's files can be read here, so that rows are counted and not assumed."""
-    listed = [stage.data if stage.data is not None else recipe.data for stage in recipe.stages]
-    return all(sources and all(source.file.exists() for source in sources) for sources in listed)
+    return all(
+        all("://" not in name for name in stage.shards.files)
+        if stage.shards is not None
+        else (sources := stage.data if stage.data is not None else recipe.data)
+        and all(source.file.exists() for source in sources)
+        for stage in recipe.stages
+    )
 
 
 def _stage(

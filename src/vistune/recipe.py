@@ -136,6 +136,17 @@ class Validation(Strict):
         return self
 
 
+class Shards(Strict):
+    """Rows too many for one index: webdataset, parquet or JSONL shards, read one after another (data/stream.py)."""
+
+    files: Annotated[tuple[str, ...], BeforeValidator(_names), Field(min_length=1)]  # with `*` or `{0000..0999}`
+    window: int = Field(default=1, ge=1)  # shards that are shuffled and packed together
+
+
+def _shards(value: Any) -> Any:
+    return {"files": value} if isinstance(value, str | list | tuple) else value
+
+
 class Stage(Strict):
     """One stage of training: what learns at which peak rate, from which rows, for how long."""
 
@@ -144,6 +155,7 @@ class Stage(Strict):
     lora: Lora | None = None
     quantize: Literal[4, 8] | None = None  # bits of the language model under the adapters (QLoRA, arXiv 2305.14314)
     data: Sources | None = None  # absent = the recipe's
+    shards: Annotated[Shards | None, BeforeValidator(_shards)] = None  # in place of data, where there is too much of it
     kinds: tuple[str, ...] | None = None  # absent = all
     template: str | None = None  # absent = the model's
     image_mode: Literal["square", "pad"] | None = None  # absent = the model's; LLaVA 1.5 aligns on squares
@@ -171,6 +183,8 @@ class Stage(Strict):
             raise ValueError("give exactly one of `steps` and `epochs`")
         if self.tokens_per_step is not None and "samples_per_step" in self.model_fields_set:
             raise ValueError("`samples_per_step` and `tokens_per_step` exclude each other: keep one")
+        if self.shards is not None:
+            self._stream()
         if not self.learn:
             raise ValueError("`learn` is empty: name at least one part and its rate")
         if "adapters" in self.learn and self.lora is None:
@@ -182,6 +196,17 @@ class Stage(Strict):
         if self.quantize is not None and self.lora is None:
             raise ValueError("`quantize` needs `lora` in the same stage: quantised weights do not learn")
         return self
+
+    def _stream(self) -> None:
+        """What shards need: nobody knows how many rows they hold, and a step's rows are read one from each lane."""
+        if self.data is not None:
+            raise ValueError("`shards` and `data` exclude each other: keep one")
+        if self.steps is None:
+            raise ValueError("`shards` needs `steps`: how many rows there are is not known before they are read")
+        if self.tokens_per_step is None or self.tokens_per_step % self.tokens_per_row:
+            raise ValueError("`shards` needs `tokens_per_step`, a multiple of `tokens_per_row`: so many rows a step")
+        if self.cache_features == "on":
+            raise ValueError("`shards` are read once or so: `cache_features` keeps nothing of them, remove it")
 
 
 class Model(Strict):
@@ -307,6 +332,9 @@ def dump(recipe: Recipe) -> str:
     tree = recipe.model_dump(mode="json", exclude_none=True, by_alias=True)
     if recipe.origin is not None:
         del tree["model"]  # what `from` names says it
+    for stage in tree["stages"]:
+        if "tokens_per_step" in stage:
+            del stage["samples_per_step"]  # a default that is not in use, and excludes the other
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
@@ -317,6 +345,7 @@ def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
         "stages": Stage,
         "lora": Lora,
         "data": DataSource,
+        "shards": Shards,
         "take": Take,
         "from": Origin,
         "validation": Validation,

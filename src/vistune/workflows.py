@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vistune.datagen import Chosen, Generated, Service, TableForm, Wishes
     from vistune.scenes import DrawnFolder
     from vistune.serving.limits import Settings
+    from vistune.training import Planned
     from vistune.types import AnnotatedImage
 
 
@@ -196,20 +197,37 @@ def train(
 
 
 def dry_run(recipe: Recipe, *, watch: Watch = silent) -> list[dict[str, Any]]:
-    """Read, encode and plan everything a run would; learn nothing."""
+    """Read, encode and plan everything a run would, of shards the first one; learn nothing."""
     from vistune.training import plan_run
 
     planned, _ = plan_run(recipe, make_processor(recipe), watch)
     return [
         {
             "stage": item.stage.name,
-            "samples": len(item.samples),
-            "steps": len(item.plan.steps),
-            "rows": sum(map(len, item.plan.steps)),
+            **_counts(item),
             "learn": dict(item.stage.learn),
         }
         for item in planned
     ]
+
+
+def _counts(item: Planned) -> dict[str, Any]:
+    """Samples, steps and rows of a planned stage."""
+    from tempfile import TemporaryDirectory
+
+    from vistune.training import sampled
+
+    if (stream := item.stream) is None:
+        steps = item.plan.steps
+        return {"samples": len(item.samples), "steps": len(steps), "rows": sum(map(len, steps))}
+    with TemporaryDirectory() as folder:
+        first = sampled(item, Path(folder))
+    return {
+        "shards": len(stream.shards),
+        "samples_of_first_shard": len(first.samples),
+        "steps": stream.steps,
+        "rows": stream.steps * stream.lanes,
+    }
 
 
 def selftest(recipe: Recipe, *, watch: Watch = silent) -> list[dict[str, Any]]:

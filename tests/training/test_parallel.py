@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from training_processes import Ranks, train_each_as_rank
-from training_stages import ALIGN, LORA, TUNE, MakeRecipe, train, weights
+from training_stages import ALIGN, LORA, TUNE, MakeRecipe, assert_same_runs, train
 
 from vistune.data.packing import deal
 from vistune.errors import RecipeError
 from vistune.files import read_json
 from vistune.recipe import dump
-from vistune.training import checkpoints_of
-from vistune.training.metrics import Metrics, Pace
+from vistune.training.metrics import Pace
 
 SHORT: dict[str, Any] = {"steps": 3, "save_every": None}
 STAGES: dict[str, list[dict[str, Any]]] = {
@@ -55,32 +53,7 @@ def test_two_processes_learn_what_one_learns(make_recipe: MakeRecipe, tmp_path: 
     assert all(row["equal"] for row in proved)
     for name in STAGES:
         for way in ("ddp", "fsdp"):
-            compare(tmp_path / f"{name}-{way}", tmp_path / name)
-
-
-def compare(two: Path, one: Path) -> None:
-    """The same steps, losses and gradients step by step, the same weights in every checkpoint, to fp32's tolerance."""
-    rows, alone = (Metrics(run / "metrics.jsonl").read() for run in (two, one))
-    for key in ("step", "stage", "tokens", "supervised_tokens", "learning_rate"):
-        assert [row[key] for row in rows] == [row[key] for row in alone], two.name
-    for key in ("loss", "gradient_norm"):
-        wanted = torch.tensor([row[key] for row in alone])
-        torch.testing.assert_close(torch.tensor([row[key] for row in rows]), wanted, rtol=2e-5, atol=1e-6)
-    for row, other in zip(rows, alone, strict=True):
-        assert row["by_source"] == {
-            name: {**part, "loss": pytest.approx(part["loss"], rel=2e-5, abs=1e-6)}
-            for name, part in other["by_source"].items()
-        }
-    names = [path.name for path in checkpoints_of(one)]
-    assert [path.name for path in checkpoints_of(two)] == names
-    for name in names:
-        ours, theirs = (weights(run / "checkpoints" / name) for run in (two, one))
-        assert ours.keys() == theirs.keys()
-        for key in theirs:
-            torch.testing.assert_close(
-                ours[key], theirs[key], rtol=1e-4, atol=2e-5, msg=lambda m, k=key: f"{two.name}: {k}: {m}"
-            )
-    assert read_json(two / "run.json")["status"] == "finished"
+            assert_same_runs(tmp_path / f"{name}-{way}", tmp_path / name)
 
 
 def test_a_process_that_holds_the_others_up_is_named() -> None:

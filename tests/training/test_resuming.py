@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training_stages import ALIGN, LORA, TUNE, MakeRecipe, ask_to_stop, train, weights
+from training_stages import ALIGN, LORA, TUNE, MakeRecipe, ask_to_stop, start_process, train, wait_for_metrics, weights
 
 from vistune.console import silent
 from vistune.errors import CheckpointError, RecipeError, Stopped
@@ -25,29 +22,6 @@ from vistune.training import Run, checkpoints_of
 from vistune.training.metrics import Metrics
 from vistune.training.state import seed_row
 
-WORKER = """
-import sys, torch
-from pathlib import Path
-from vistune.console import silent
-from vistune.recipe import load_recipe
-from vistune.training import Run
-torch.set_num_threads(1)
-Run(load_recipe(sys.argv[1]), Path(sys.argv[2]), watch=silent).start(resume=sys.argv[3] == "resume")
-"""
-
-
-def start(recipe: Path, out: Path, mode: str) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-c", WORKER, str(recipe), str(out), mode], env=environment)
-
-
-def wait_for(path: Path, lines: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120  # against hanging: the run takes seconds
-    while time.monotonic() < deadline and process.poll() is None:
-        if path.exists() and path.read_text().count("\n") >= lines:
-            return
-        time.sleep(0.005)
-
 
 @pytest.mark.parametrize(("tune", "lines"), [(TUNE, 3), (TUNE, 9), (LORA, 11), ({**TUNE, "optimizer": "muon"}, 9)])
 def test_a_killed_run_resumes_to_the_same_weights(
@@ -56,8 +30,8 @@ def test_a_killed_run_resumes_to_the_same_weights(
     recipe = make_recipe({**ALIGN, "save_every": 2}, tune, workers=1)
     (tmp_path / "recipe.yaml").write_text(dump(recipe))
     whole = train(recipe, tmp_path / "whole")
-    process = start(tmp_path / "recipe.yaml", tmp_path / "killed", "start")
-    wait_for(tmp_path / "killed" / "metrics.jsonl", lines, process)
+    process = start_process(tmp_path / "recipe.yaml", tmp_path / "killed", "start")
+    wait_for_metrics(tmp_path / "killed" / "metrics.jsonl", lines, process)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert read_json(tmp_path / "killed" / "run.json")["status"] == "running"
@@ -234,7 +208,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_weights(
     chance = random.Random(0)
     for _ in range(20):
         begun = (tmp_path / "killed" / "run.json").exists()
-        process = start(tmp_path / "recipe.yaml", tmp_path / "killed", "resume" if begun else "start")
+        process = start_process(tmp_path / "recipe.yaml", tmp_path / "killed", "resume" if begun else "start")
         time.sleep(chance.uniform(2.0, 9.0))
         process.kill()
         process.wait()

@@ -16,6 +16,8 @@ from vistune.data.likeness import Likeness, compare_pictures
 from vistune.data.loader import Loader, PixelCache
 from vistune.data.packing import StagePlan, epoch_size, plan_epoch, plan_stage, steps_of
 from vistune.data.readers import data_file
+from vistune.data.shards import listed
+from vistune.data.stream import Place, Stream, StreamLoader, read_window
 
 __all__ = [
     "CheckReport",
@@ -24,8 +26,11 @@ __all__ = [
     "Likeness",
     "Loader",
     "PixelCache",
+    "Place",
     "Rows",
     "StagePlan",
+    "Stream",
+    "StreamLoader",
     "Watch",
     "all_rows",
     "check",
@@ -36,11 +41,13 @@ __all__ = [
     "held_out",
     "index",
     "known_kinds",
+    "listed",
     "only",
     "pictures_in",
     "pictures_of",
     "plan_epoch",
     "plan_stage",
+    "read_window",
     "refuse_unknown_kinds",
     "steps_of",
     "without",

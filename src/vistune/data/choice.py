@@ -55,15 +55,17 @@ def choose_rows(
     label: str,
     seed: int = 0,
     cut: bool = True,
+    keep: bool = True,
 ) -> Choice:
     """The rows of the wanted kinds, the source's own before the stage's; of them those to `take`.
 
-    `cut`: rows longer than `tokens_per_row` are cut where a turn ends; else, and where none fits, they are faults.
+    `cut`: rows longer than `tokens_per_row` are cut where a turn ends; else, and where none fits, they are faults ·
+    `keep`: their index stays in the cache.
 
     Raises DataError where the file as a whole cannot be read, or holds no row of the source's own kinds.
     """
     path = data_file(source.file)
-    made = index(path, folders_of(path, source.images), processor, watch=watch, label=label)
+    made = index(path, folders_of(path, source.images), processor, watch=watch, label=label, keep=keep)
     made = shortened(made, processor, tokens_per_row) if cut else made
     wanted = source.kinds or kinds
     rows = made.of_kind(wanted)

@@ -33,6 +33,11 @@ from vistune.types import Reject, Sample
 
 Watch = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
 
+
+def unwatched(label: str, total: int) -> AbstractContextManager[Callable[..., None]]:
+    return nullcontext(lambda *done: None)
+
+
 COLUMNS = {
     "begin": np.int64,  # bytes from the file's start
     "size": np.int32,  # bytes
@@ -111,18 +116,19 @@ def index(
     processor: Processor | None,
     *,
     label: str = "encode",
-    watch: Watch = lambda label, total: nullcontext(lambda *done: None),
+    watch: Watch = unwatched,
     processes: int = 1,
+    keep: bool = True,
 ) -> Index:
     """Read, prove and encode every row once; the same bytes under the same template are not encoded again.
 
     Without `folders` no picture need be there; without a processor nothing is encoded. A file with faults is not
-    kept. `processes` encode a large file. Raises DataError where the file as a whole cannot be read.
+    kept, none without `keep`. `processes` encode a large file. Raises DataError where the file cannot be read at all.
     """
     with open_file(path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     builder = _Builder(path, digest, PictureFolders(folders), processor)
-    kept = None if processor is None else _kept(digest, processor)
+    kept = None if processor is None or not keep else _kept(digest, processor)
     if kept is not None and (known := _read(kept, builder)) is not None:
         return known
     with watch(label, _rough_rows(path)) as advance:

@@ -6,9 +6,10 @@ StagePlan + Samples + Processor -> (step, [Batch, …]) from any step on
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Lock
 
@@ -21,6 +22,7 @@ from vistune.processor import Processor, blank_row, collate, load_tiles
 from vistune.processor.processor import PixelReader
 from vistune.types import Batch, Example, Picture, Sample, Spec
 
+Place = tuple[int, int, str]  # of a lane of shards (stream.py): window, the step in which it begins, a hash of it
 PIXEL_CACHE_BYTES = 512 * 2**20
 
 
@@ -49,6 +51,29 @@ class PixelCache:
             while self.held > self.limit:
                 self.held -= self.tiles.popitem(last=False)[1].nbytes
         return tiles
+
+
+def in_order(
+    tasks: Iterable[tuple[int, Callable[[], list[Batch]]]], workers: int
+) -> Generator[tuple[int, list[Batch]], None, None]:
+    """What the tasks give, in their order, some of them done ahead by threads."""
+    if workers == 0:
+        for number, task in tasks:
+            yield number, task()
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="loader")
+    try:
+        ahead: deque[tuple[int, Future[list[Batch]]]] = deque()
+        for number, task in tasks:
+            ahead.append((number, pool.submit(task)))
+            if len(ahead) > workers + 1:
+                first, future = ahead.popleft()
+                yield first, future.result()
+        while ahead:
+            first, future = ahead.popleft()
+            yield first, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # a run that stops early waits for no step ahead
 
 
 class Loader:
@@ -80,24 +105,14 @@ class Loader:
 
     def steps(self, start: int = 0) -> Generator[tuple[int, list[Batch]], None, None]:
         """(step, its rows) from `start` on."""
-        numbers = range(start, len(self.plan.steps))
-        if self.workers == 0:
-            for step in numbers:
-                yield step, self.load(step)
-            return
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="loader")
-        try:
-            ahead: deque[tuple[int, Future[list[Batch]]]] = deque()
-            for step in numbers:
-                ahead.append((step, pool.submit(self.load, step)))
-                if len(ahead) > self.workers + 1:
-                    number, future = ahead.popleft()
-                    yield number, future.result()
-            while ahead:
-                number, future = ahead.popleft()
-                yield number, future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)  # a run that stops early waits for no step ahead
+        yield from in_order(((step, partial(self.load, step)) for step in range(start, len(self))), self.workers)
+
+    def position(self, step: int) -> dict[int, Place]:
+        """The plan knows where every step lies: there is nothing else to go on from."""
+        return {}
+
+    def go_on(self, places: Sequence[Place]) -> None:
+        """From what `position` gave, of all processes."""
 
     def load(self, step: int) -> list[Batch]:
         rows = self.plan.steps[step]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count, islice
@@ -51,17 +52,17 @@ def shuffled(samples: int, *, seed: int, epoch: int) -> list[int]:
 def pack(indices: Sequence[int], lengths: Sequence[int], tokens_per_row: int) -> Step:
     """Rows of at most `tokens_per_row`: longest first, each into the row it fills best."""
     rows: list[list[int]] = []
-    rooms: list[int] = []
+    rooms: list[tuple[int, int]] = []  # (tokens that still fit, row), sorted
     for index in sorted(indices, key=lambda k: (-lengths[k], k)):
         length = lengths[index]
-        fitting = [k for k, room in enumerate(rooms) if room >= length]
-        if fitting:
-            best = min(fitting, key=lambda k: (rooms[k], k))
-            rows[best].append(index)
-            rooms[best] -= length
+        place = bisect_left(rooms, (length, 0))
+        if place < len(rooms):
+            room, number = rooms.pop(place)
+            rows[number].append(index)
         else:
+            room, number = tokens_per_row, len(rows)
             rows.append([index])
-            rooms.append(tokens_per_row - length)
+        insort(rooms, (room - length, number))
     return tuple(tuple(row) for row in rows)
 
 

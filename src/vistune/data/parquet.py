@@ -31,30 +31,39 @@ def as_lines(path: Path) -> Path:
     made = folder / f"{path.name}.jsonl"
     if not made.is_file():
         with committed_folder(folder) as draft:
-            (draft / "pictures").mkdir()
-            write_json(draft / "images.json", {"folders": ["pictures", str(path.parent.resolve())]})
-            with (draft / made.name).open("w", encoding="utf-8") as lines:
-                for row in _rows(path):
-                    kept = {name: row[name] for name in COLUMNS if row.get(name) is not None}
-                    for name in ("image", "images"):
-                        if name in kept:
-                            kept[name] = _named(kept[name], draft / "pictures")
-                    lines.write(json.dumps(kept, ensure_ascii=False, default=str) + "\n")
+            write_lines(path, draft / made.name, named=str(path), beside=path.parent.resolve())
     return made
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def write_lines(path: Path, made: Path, *, named: str, beside: Path | None = None) -> None:
+    """The file's rows as lines, their pictures in a folder next to these; `named`: how errors call the file.
+
+    `beside`: where pictures that are given by their path lie.
+    """
+    pictures = made.parent / "pictures"
+    pictures.mkdir()
+    write_json(made.parent / "images.json", {"folders": ["pictures", *([str(beside)] if beside else [])]})
+    with made.open("w", encoding="utf-8") as lines:
+        for row in _rows(path, named):
+            kept = {name: row[name] for name in COLUMNS if row.get(name) is not None}
+            for name in ("image", "images"):
+                if name in kept:
+                    kept[name] = _named(kept[name], pictures)
+            lines.write(json.dumps(kept, ensure_ascii=False, default=str) + "\n")
+
+
+def _rows(path: Path, named: str) -> Iterator[dict[str, Any]]:
     try:
         import pyarrow.parquet as parquet
     except ImportError:
-        raise RecipeError(f"{path}: parquet needs pyarrow", "pip install 'vistune[parquet]'") from None
+        raise RecipeError(f"{named}: parquet needs pyarrow", "pip install 'vistune[parquet]'") from None
     try:
         with parquet.ParquetFile(path) as file:
             wanted = [name for name in COLUMNS if name in file.schema_arrow.names]
             for batch in file.iter_batches(BATCH, columns=wanted):
                 yield from batch.to_pylist()
     except (OSError, ValueError) as error:  # pyarrow's own errors are among them
-        raise DataError(f"{path}: cannot be read as parquet: {str(error)[:120]}", "write it again") from None
+        raise DataError(f"{named}: cannot be read as parquet: {str(error)[:120]}", "write it again") from None
 
 
 def _named(value: Any, folder: Path) -> Any:

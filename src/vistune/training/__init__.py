@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from vistune.training.folder import best_of, checkpoints_of
     from vistune.training.origin import Base
     from vistune.training.parallel import World, opened
-    from vistune.training.plan import plan_run
+    from vistune.training.plan import Planned, plan_run, sampled
     from vistune.training.run import Run
     from vistune.training.trainer import StepReport, Trainer
     from vistune.training.validation import Hooks
@@ -21,6 +21,7 @@ __all__ = [
     "Base",
     "Comparison",
     "Hooks",
+    "Planned",
     "Run",
     "StepReport",
     "Trainer",
@@ -29,6 +30,7 @@ __all__ = [
     "checkpoints_of",
     "opened",
     "plan_run",
+    "sampled",
     "selftest",
 ]
 

@@ -17,7 +17,7 @@ from vistune.data import Loader, StagePlan
 from vistune.data.packing import Row, Step
 from vistune.model import VisionLanguageModel, next_token_loss
 from vistune.training.parallel import World
-from vistune.training.plan import Planned, plan_run
+from vistune.training.plan import Planned, plan_run, sampled
 from vistune.training.run import Run
 from vistune.training.sharding import Learner, Way, keeping_gradients, way_of, whole_copy, wrap
 
@@ -49,7 +49,8 @@ def selftest(run: Run) -> list[Comparison]:
     planned, _ = plan_run(run.recipe, run.processor, run.watch)
     model = run.first_model(None)
     found = []
-    for number, item in enumerate(planned):
+    for number, whole in enumerate(planned):
+        item = sampled(whole, run.out / f"shard-{run.world.rank}-{number}")
         run.prepare(model, item.stage, number, quantise=False)
         model.set_learning(item.stage.learn)
         model.eval()

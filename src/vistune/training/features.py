@@ -110,7 +110,7 @@ def features_of(
     Each process of `world` computes its part. Raises RecipeError where they are asked for and cannot be.
     """
     wanted, stage = planned.stage.cache_features, planned.stage
-    if wanted == "off" or "vision" in stage.learn:
+    if wanted == "off" or "vision" in stage.learn or planned.stream is not None:
         if wanted == "on":
             raise RecipeError(f"stage {stage.name}: cache_features: on, but its tower learns", "leave one of them out")
         return None

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -152,6 +153,25 @@ def _sums(planned: Planned) -> np.ndarray:
     ends = np.cumsum([len(row) for row in chain.from_iterable(planned.plan.steps)])
     begins = np.concatenate([[0], ends[:-1]])
     return np.stack([np.add.reduceat(column[_shown(planned)], begins) for column in _columns(planned)], axis=1)
+
+
+def load_of_shards(planned: Planned, folder: Path) -> Load:
+    """What a stage over shards reads, if all are like the first, which is brought into the folder."""
+    from vistune.training.plan import sampled
+
+    assert planned.stream is not None
+    load, steps = load_of(sampled(planned, folder)), planned.stream.steps
+    times = steps / (load.steps or 1)
+    return replace(
+        load,
+        steps=steps,
+        samples=round(load.samples * times),
+        tokens=load.tokens * times,
+        squares=load.squares * times,
+        supervised=load.supervised * times,
+        tiles=load.tiles * times,
+        assumed="rows as in the first shard",
+    )
 
 
 def _columns(planned: Planned) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

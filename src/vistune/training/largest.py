@@ -1,6 +1,7 @@
 """The row that takes most, learnt once and forgotten before a stage's first step: what it holds, and what was foreseen.
 
-Planned + Trainer -> the largest row forward and backward, gradients thrown away -> bytes at its peak, in words
+Planned + Trainer -> the largest row, of shards that of the first one, forward and backward, gradients thrown away
+-> bytes at its peak, in words
 Where it does not fit, the run ends in its first minute. Nothing of it stays: chance belongs to the row.
 """
 
@@ -11,17 +12,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import accumulate
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
 
-from vistune.errors import RecipeError
+from vistune.data import Loader
+from vistune.errors import DataError, RecipeError
 from vistune.model.language import base_of
 from vistune.recipe import Model
 from vistune.training.forecast import largest_row, load_of, sizes_of
 from vistune.training.memory import how_of, memory, optimizer_bytes
-from vistune.training.plan import Planned
+from vistune.training.plan import Planned, sampled
 from vistune.training.sharding import Way
 from vistune.training.trainer import Trainer
 from vistune.training.validation import Tell
@@ -36,10 +40,21 @@ def try_largest_row(
 
     `model`: the recipe's · `halved`: parts whose weights lie in bf16. Raises VistuneError where memory is short.
     """
-    step, number = largest_row(planned)
     world = trainer.world
-    row = replace(load_of(planned).worst, rows=-(-max(map(len, planned.plan.steps)) // world.size))
-    batch = trainer.loader.row(step, number)
+    with TemporaryDirectory() as folder:
+        known = sampled(planned, Path(folder))
+        step, number = largest_row(known)
+        row = replace(load_of(known).worst, rows=-(-max(map(len, known.plan.steps)) // world.size))
+        if isinstance(trainer.loader, Loader):
+            batch = trainer.loader.row(step, number)
+        else:
+            try:
+                batch = replace(Loader(known.samples, known.processor, known.plan).row(step, number), places=())
+            except DataError as error:  # one bad picture does not end a run that may set it aside
+                if not trainer.loader.stream.rejects:
+                    raise
+                tell(f"stage {planned.stage.name}: the largest row of the first shard is not tried: {error.message}")
+                return
     how = replace(how_of(trainer.stage, bf16=trainer.bf16, way=way, processes=world.size), halved=tuple(halved))
     before = held_by(trainer, way)
     # Of several rows in a step, the first one's gradients are there while the last one's activations are.

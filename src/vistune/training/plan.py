@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,21 +18,24 @@ from vistune.data import (
     Choice,
     Rows,
     StagePlan,
+    Stream,
     Watch,
     choose_rows,
     epoch_size,
     held_out,
     known_kinds,
+    listed,
     only,
     pictures_in,
     plan_stage,
+    read_window,
     refuse_unknown_kinds,
     steps_of,
     without,
 )
 from vistune.errors import RecipeError, TooManyRejects
 from vistune.processor import Processor
-from vistune.recipe import DataSource, Recipe, Stage
+from vistune.recipe import DataSource, Recipe, Shards, Stage
 from vistune.types import Reject
 
 MEASURED_AT_ONCE = 32  # samples of a validation that are read together
@@ -57,6 +62,12 @@ class Planned:
     processor: Processor
     plan: StagePlan
     held: Held | None = None
+    stream: Stream | None = None  # of a stage over shards, whose samples and rows are not known before they are read
+
+    @property
+    def tokens(self) -> int:
+        """Of all steps; of shards, at most."""
+        return self.plan.tokens if self.stream is None else self.stream.tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +100,15 @@ def plan_run(recipe: Recipe, processor: Processor, watch: Watch) -> tuple[list[P
 
 
 def _choose(recipe: Recipe, stage: Stage, processor: Processor, watch: Watch) -> _Chosen:
-    """The rows that a stage reads, proved. Raises DataError, or TooManyRejects above the limit."""
+    """The rows that a stage reads, proved; of shards none yet. Raises DataError, or TooManyRejects above the limit."""
     sources = stage.data if stage.data is not None else recipe.data
-    if not sources:
+    if not sources and stage.shards is None:
         raise RecipeError(f"stage {stage.name}: no data", "add data=FILE, or stages.NAME.data in the recipe")
     fitted = processor.with_template(stage.template or processor.spec.template)
     fitted = fitted.with_image_mode(stage.image_mode or processor.spec.image_mode)
     fitted.check()
+    if stage.shards is not None:
+        return _Chosen(stage, fitted, [], [])
     choices = _proved(recipe, stage, sources, fitted, watch, f"plan {stage.name}")
     rejects = [fault.reject for choice in choices for fault in choice.faults]
     _refuse_too_many(stage, rejects, sum(len(choice.rows) for choice in choices) + len(rejects), recipe.reject_limit)
@@ -130,6 +143,8 @@ def _proved(
 def _plan(recipe: Recipe, chosen: _Chosen, number: int, aside: list[np.ndarray] | None, watch: Watch) -> Planned:
     """The stage's steps over what is not set aside, and what it measures."""
     stage, choices = chosen.stage, chosen.choices
+    if stage.shards is not None:
+        return _streamed(recipe, stage, stage.shards, chosen, number, watch)
     if aside is not None:
         choices = [without(choice, rows) for choice, rows in zip(choices, aside, strict=True)]
     mixture = [(len(choice.rows), weight) for choice, weight in zip(choices, chosen.weights, strict=True)]
@@ -151,6 +166,46 @@ def _plan(recipe: Recipe, chosen: _Chosen, number: int, aside: list[np.ndarray] 
     )
     held = _held(recipe, chosen, aside, watch)
     return Planned(stage, Rows([(c.index, c.rows) for c in choices]), chosen.processor, plan, held)
+
+
+def _streamed(recipe: Recipe, stage: Stage, shards: Shards, chosen: _Chosen, number: int, watch: Watch) -> Planned:
+    """A stage over shards: their names, and how they become rows."""
+    wanted = recipe.validation
+    measured = wanted is not None and (wanted.stages is None or stage.name in wanted.stages)
+    if measured and wanted is not None and wanted.data is None:
+        raise RecipeError(
+            f"stage {stage.name}: validation.share cannot set rows of shards aside", "name files in validation.data"
+        )
+    assert stage.steps is not None
+    assert stage.tokens_per_step is not None  # the recipe holds both
+    stream = Stream(
+        listed(shards.files),
+        lanes=stage.tokens_per_step // stage.tokens_per_row,
+        window=shards.window,
+        steps=stage.steps,
+        tokens_per_row=stage.tokens_per_row,
+        seed=recipe.seed + number,
+        kinds=stage.kinds,
+        cut=stage.too_long == "cut",
+        rejects=recipe.on_bad_sample == "reject",
+        reject_limit=recipe.reject_limit,
+    )
+    return Planned(stage, Rows([]), chosen.processor, stream.plan(), _held(recipe, chosen, None, watch), stream)
+
+
+def sampled(planned: Planned, folder: Path) -> Planned:
+    """A stage over shards as one over the shard that it reads first, brought into the folder; any other as it is.
+
+    Its steps are those of one epoch of that shard. Raises DataError where that shard is bad.
+    """
+    stream = planned.stream
+    if stream is None:
+        return planned
+    window, _, _ = read_window(replace(stream, window=1), 0, 0, planned.processor, folder)
+    lengths = [int(length) for index, rows in window.samples.parts for length in index.lengths[rows]]
+    rows = iter(window.rows)
+    steps = tuple(iter(lambda: tuple(islice(rows, stream.lanes)), ()))
+    return replace(planned, samples=window.samples, plan=StagePlan(steps, planned.plan.made_from, lengths), stream=None)
 
 
 def _held(recipe: Recipe, chosen: _Chosen, aside: list[np.ndarray] | None, watch: Watch) -> Held | None:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from vistune import checkpoint
-from vistune.data import Loader, PixelCache
+from vistune.data import PixelCache
 from vistune.errors import DiskError, RecipeError, Stopped
 from vistune.files import Lock, read_json, write_atomic, write_json, write_jsonl
 from vistune.model import VisionLanguageModel, add_adapters, build, merge_adapters, read_spec
@@ -23,7 +23,6 @@ from vistune.model.language import base_of, is_quantised, load_language
 from vistune.processor import Processor, load_tokenizer
 from vistune.recipe import Recipe, Stage, dump, source_of
 from vistune.training.compiling import compiled
-from vistune.training.features import features_of
 from vistune.training.folder import checkpoint_name, checkpoints_of, newest_whole, prune, refuse_another_recipe, sweep
 from vistune.training.largest import try_largest_row
 from vistune.training.metrics import Metrics, Pace
@@ -31,6 +30,7 @@ from vistune.training.origin import Base, history, versions
 from vistune.training.parallel import World
 from vistune.training.plan import Planned, Watch, plan_run
 from vistune.training.precision import halve, to_halve
+from vistune.training.reading import loader_of, places_at
 from vistune.training.saving import Saver, log, rehearse
 from vistune.training.sharding import copied, copying, way_of
 from vistune.training.state import cursor_at, load_state, save_state, seed_all
@@ -110,8 +110,10 @@ class Run:
         with self.world.first_alone():  # what it finds out about the data is kept, and the others read it
             planned, rejects = plan_run(self.recipe, self.processor, self.watch)
         for item in planned:
-            self.world.agree(item.plan.digest, f"the data of stage {item.stage.name}")
+            known = item.plan.digest if item.stream is None else item.stream.digest
+            self.world.agree(known, f"the data of stage {item.stage.name}")
         self.hashes = {str(file.path): file.digest for item in planned for file, _ in item.samples.parts}
+        self.hashes |= {f"shards of {item.stage.name}": item.stream.digest for item in planned if item.stream}
         # Read now: what lies beside the data may change while the run learns.
         self.history = history(self.hashes, self.base)
         if self.world.is_first:
@@ -209,19 +211,23 @@ class Run:
         way = way_of(self.recipe, stage, model, self.world)
         halved = [] if way == "fsdp" else to_halve(self.recipe.stages, self.learnt, self.device)
         halve(model, halved)
-        loader = Loader(
-            planned.samples,
-            planned.processor,
-            planned.plan,
+        loader = loader_of(
+            planned,
+            model,
+            self.world,
             workers=self.recipe.workers,
-            pixels=features_of(planned, model, self.world, tell=self.hooks.tell, watch=self.watch) or self.pixels,
-            share=(self.world.rank, self.world.size),
+            pixels=self.pixels,
+            out=self.out,
+            tell=self.hooks.tell,
+            watch=self.watch,
         )
         seed = self.recipe.seed + number
         trainer = Trainer(model, loader, stage, device=self.device, world=self.world, way=way, seed=seed)
         start = 0
         if cursor_folder is not None:
-            start = load_state(cursor_folder / "state", trainer.optimizer, plan=planned.plan).step
+            cursor = load_state(cursor_folder / "state", trainer.optimizer, plan=planned.plan)
+            start = cursor.step
+            loader.go_on(cursor.lanes)
         else:
             self._rehearse(model, trainer, number)
             try_largest_row(trainer, planned, self.recipe.model, way, halved, tell=self.hooks.tell)
@@ -249,7 +255,7 @@ class Run:
                 if asked and not (done == steps and is_last):
                     raise Stopped(f"{self.out}: stopped at step {done} of stage {stage.name}", "go on with --resume")
 
-            with compiled(trainer, way, trainer.needed.token * planned.plan.tokens, self.hooks.tell):
+            with compiled(trainer, way, trainer.needed.token * planned.tokens, self.hooks.tell):
                 trainer.run(start, after_step)
         if self.world.size > 1 and not is_last:  # as a resumed run would: slices cannot be changed into another model
             model, _ = checkpoint.load(checkpoints_of(self.out)[-1], device=self.device, quantize=stage.quantize)
@@ -296,10 +302,11 @@ class Run:
         take = copying(self.world)
         tensors = checkpoint.snapshot(model, learnt, take)
         optimizer = [] if finished else copied(trainer.optimizer.state_dict(), take)
+        lanes = places_at(trainer.loader, done, self.world)
 
         def state(draft: Path) -> None:
             if not finished:
-                save_state(draft / "state", optimizer, cursor_at(stage.name, done, planned.plan))
+                save_state(draft / "state", optimizer, cursor_at(stage.name, done, planned.plan, lanes))
 
         def write() -> None:
             checkpoint.save(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vistune.data import StagePlan
+from vistune.data import Place, StagePlan
 from vistune.errors import CheckpointError
 from vistune.training.optim import Optimizer
 from vistune.training.sharding import sliced
@@ -29,10 +29,11 @@ class Cursor:
     step: int
     plan: str
     made_from: Mapping[str, int | str]
+    lanes: Sequence[Place] = ()  # of a stage over shards
 
 
-def cursor_at(stage: str, step: int, plan: StagePlan) -> Cursor:
-    return Cursor(stage, step, plan.digest, dict(plan.made_from))
+def cursor_at(stage: str, step: int, plan: StagePlan, lanes: Sequence[Place] = ()) -> Cursor:
+    return Cursor(stage, step, plan.digest, dict(plan.made_from), list(lanes))
 
 
 def seed_all(seed: int) -> None:

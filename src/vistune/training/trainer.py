@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from vistune.data import Loader
+from vistune.data import Loader, StreamLoader
 from vistune.errors import VistuneError, some
 from vistune.model import VisionLanguageModel
 from vistune.recipe import Stage
@@ -65,7 +65,7 @@ class Trainer:
     def __init__(
         self,
         model: VisionLanguageModel,
-        loader: Loader,
+        loader: Loader | StreamLoader,
         stage: Stage,
         *,
         device: str = "cpu",

@@ -1,0 +1,179 @@
+"""Shards of a source too large for one index: listed by name, brought here one at a time as lines and picture files.
+
+s3://…/{00000..00999}.tar (webdataset), *.parquet, *.jsonl · any path that fsspec opens -> names -> FOLDER/NAME.jsonl
+
+In a webdataset shard the files of one sample stand together under one key: KEY.json is the row, in either form; a row
+that names no picture shows KEY.jpg (or .png, .webp, .gif, .bmp); without conversations, its caption or KEY.txt is what
+is said about it. Line N of the lines is sample N of the shard.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tarfile
+import time
+from collections.abc import Iterator, Sequence
+from itertools import product
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from vistune.data.parquet import write_lines
+from vistune.data.rows import MARKER, READERS
+from vistune.errors import DataError, RecipeError
+from vistune.files import replacing, write_json
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+WAITS = (1.0, 4.0, 16.0)  # seconds before another attempt at a shard that did not come
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+def listed(patterns: Sequence[str]) -> tuple[str, ...]:
+    """Every shard that paths or addresses name, sorted within each; `{000..999}` counts up and is not looked for.
+
+    Raises DataError where a pattern names none, RecipeError where fsspec cannot open its kind of address.
+    """
+    found: list[str] = []
+    for pattern in patterns:
+        names = _counted(pattern) if _RANGE.search(pattern) else _there(pattern)
+        if not names:
+            raise DataError(f"{pattern}: no shard is there", "check stages.NAME.shards.files")
+        found += names
+    if twice := len(found) - len(set(found)):
+        raise DataError(f"shards: {twice} are listed twice", "name each shard once")
+    return tuple(found)
+
+
+def fetch(name: str, folder: Path) -> Path:
+    """The shard as FOLDER/NAME.jsonl, with its pictures beside it. Raises DataError where it does not come whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    base = PurePosixPath(name.split("::")[0]).name
+    copy, lines = folder / base, folder / f"{base}.jsonl"
+    for wait in (*WAITS, None):
+        try:
+            _copy(name, copy)
+            break
+        except FileNotFoundError:
+            raise DataError(f"{name}: no such shard", "check stages.NAME.shards.files") from None
+        except OSError as error:
+            if wait is None:
+                raise DataError(
+                    f"{name}: does not come: {error}", "check the network, and go on with --resume"
+                ) from None
+            time.sleep(wait)
+    if base.endswith(".parquet"):
+        write_lines(copy, lines, named=name)
+    elif base.endswith((".tar", ".tar.gz", ".tgz")):
+        _unpack(copy, lines, name)
+    elif base.endswith((".jsonl", ".json")):
+        copy.rename(lines)
+        if "://" not in name:
+            write_json(folder / "images.json", {"folders": [str(Path(name).absolute().parent)]})
+        return lines
+    else:
+        raise DataError(f"{name}: neither .tar, .parquet nor .jsonl", "see docs/data.md for shards")
+    copy.unlink()
+    return lines
+
+
+def _counted(pattern: str) -> list[str]:
+    parts = _RANGE.split(pattern)  # text, first, last, text, …
+    texts, ends = parts[::3], list(zip(parts[1::3], parts[2::3], strict=True))
+    numbers = [[str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)] for first, last in ends]
+    return ["".join((texts[0], *(part for pair in zip(chosen, texts[1:], strict=True) for part in pair)))
+            for chosen in product(*numbers)]  # fmt: skip
+
+
+def _there(pattern: str) -> list[str]:
+    files, path = _opened(pattern)
+    try:
+        return sorted(files.unstrip_protocol(name) if "://" in pattern else name for name in files.glob(path))
+    except OSError as error:
+        raise DataError(f"{pattern}: cannot be listed: {error}", "check the address and your access") from None
+
+
+def _opened(name: str) -> tuple[Any, str]:
+    """The file system of an address, and the path there."""
+    from fsspec.core import url_to_fs
+
+    try:
+        files, path = url_to_fs(name)
+    except (ImportError, ValueError) as error:  # s3:// needs s3fs, gs:// gcsfs; an unknown protocol
+        raise RecipeError(f"{name}: {error}", "install the package that fsspec names, or mend the address") from None
+    return files, path
+
+
+def _copy(name: str, copy: Path) -> None:
+    files, path = _opened(name)
+    with files.open(path, "rb") as source, replacing(copy) as target:
+        shutil.copyfileobj(source, target, 1 << 20)
+
+
+def _unpack(shard: Path, lines: Path, name: str) -> None:
+    """A webdataset shard's samples as lines; a picture lies under its sample's number, whatever its key is."""
+    pictures = lines.parent / "pictures"
+    pictures.mkdir()
+    write_json(lines.parent / "images.json", {"folders": ["pictures"]})
+    try:
+        with tarfile.open(shard) as tar, lines.open("w", encoding="utf-8") as file:
+            for number, (key, row, shown) in enumerate(_samples(tar, name)):
+                named = [f"{number:06}{suffix}" for suffix, _ in shown]
+                for (_, content), picture in zip(shown, named, strict=True):
+                    (pictures / picture).write_bytes(content)
+                file.write(json.dumps(_row(key, row, named), ensure_ascii=False) + "\n")
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise DataError(f"{name}: cannot be read as tar: {error}", "write the shard again") from None
+
+
+Shown = list[tuple[str, bytes]]  # suffix and bytes of each picture
+
+
+def _samples(tar: tarfile.TarFile, name: str) -> Iterator[tuple[str, dict[str, Any], Shown]]:
+    """(key, row, pictures) of each sample: files whose names agree up to the first dot of the last part."""
+    key: str | None = None
+    row: dict[str, Any] = {}
+    shown: Shown = []
+    for member in tar:
+        if not member.isfile():
+            continue
+        path = PurePosixPath(member.name)
+        own = str(path.parent / path.name.split(".", 1)[0])
+        if key is not None and own != key:
+            yield key, row, shown
+            row, shown = {}, []
+        key = own
+        opened = tar.extractfile(member)
+        assert opened is not None  # a regular file has content
+        suffix = path.suffix.lower()
+        if suffix in PICTURES:
+            shown.append((suffix, opened.read()))
+        elif suffix in (".json", ".txt"):
+            row |= _told(opened, suffix, f"{name}:{member.name}")
+    if key is not None:
+        yield key, row, shown
+
+
+def _told(file: IO[bytes], suffix: str, place: str) -> dict[str, Any]:
+    try:
+        text = file.read().decode("utf-8")
+        value = json.loads(text) if suffix == ".json" else {"caption": text}
+    except ValueError as error:
+        raise DataError(f"{place}: {error}", "write the shard again") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{place}: an object is wanted", "write the sample's row")
+    return value
+
+
+def _row(key: str, row: dict[str, Any], pictures: list[str]) -> dict[str, Any]:
+    """What the readers know: a caption becomes the answer to its picture alone. What is wrong stays, to be told."""
+    kept = {name: row[name] for name in ("id", "image", "images", "kind", "language", *READERS) if name in row}
+    kept.setdefault("id", key)
+    form = next((name for name in READERS if name in row), None)
+    if form is None and isinstance(row.get("caption"), str):
+        said = {"from": "human", "value": MARKER}, {"from": "gpt", "value": row["caption"].strip()}
+        kept |= {"conversations": list(said)}
+        form = "conversations"
+    if form is not None and pictures:
+        kept["images" if form == "messages" else "image"] = pictures
+    return kept

@@ -1,0 +1,57 @@
+"""What a stage's steps are read by: pictures as pixels or kept features, or shards; and where all processes are in it.
+
+Planned + World -> Loader | StreamLoader -> the places of all lanes, for a checkpoint
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from vistune.data import Loader, PixelCache, Place, StreamLoader
+from vistune.model import VisionLanguageModel
+from vistune.training.features import features_of
+from vistune.training.parallel import World
+from vistune.training.plan import Planned, Watch
+from vistune.training.validation import Tell
+from vistune.types import Reject
+
+
+def loader_of(
+    planned: Planned,
+    model: VisionLanguageModel,
+    world: World,
+    *,
+    workers: int,
+    pixels: PixelCache,
+    out: Path,
+    tell: Tell,
+    watch: Watch,
+) -> Loader | StreamLoader:
+    """Of this process's share. `pixels`: of pictures read before · `out`: where bad rows of shards are noted."""
+    share = world.rank, world.size
+    if planned.stream is None:
+        kept = features_of(planned, model, world, tell=tell, watch=watch)
+        return Loader(
+            planned.samples, planned.processor, planned.plan, workers=workers, pixels=kept or pixels, share=share
+        )
+
+    def note(rejects: Sequence[Reject]) -> None:
+        """Found when a shard is read: each process notes its own, a resumed run perhaps again."""
+        with open(out / f"rejects-{world.rank}.jsonl", "a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(asdict(reject), ensure_ascii=False) + "\n" for reject in rejects))
+
+    return StreamLoader(planned.stream, planned.processor, workers=workers, share=share, tell=note, watch=watch)
+
+
+def places_at(loader: Loader | StreamLoader, step: int, world: World) -> list[Place]:
+    """Where all lanes are at the step, whichever process reads them; all processes must call it."""
+    own = loader.position(step)
+    found = {
+        number: (window, first, digest)
+        for told in (world.listed(json.dumps(list(own.items()))) if isinstance(loader, StreamLoader) else ())
+        for number, (window, first, digest) in json.loads(told)
+    }
+    return [found[number] for number in sorted(found)]

@@ -1,0 +1,242 @@
+"""A stage over shards shows every good row once an epoch, goes on to the same bits, and is the same for two."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from training_processes import Ranks, train_each_as_rank
+from training_stages import MakeRecipe, assert_same_runs, start_process, train, wait_for_metrics, weights
+
+from vistune import foresight, workflows
+from vistune.console import silent
+from vistune.errors import CheckpointError, DataError, RecipeError, TooManyRejects
+from vistune.files import read_jsonl
+from vistune.recipe import Recipe, dump
+from vistune.training import Run, checkpoints_of, plan_run, selftest
+
+COLORS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220), "yellow": (240, 220, 40)}
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
+
+
+def picture(color: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (32, 32), COLORS[color]).save(file, "PNG")
+    return file.getvalue()
+
+
+def write_shard(path: Path, number: int, samples: int) -> None:
+    """Samples as webdataset keeps them: every third with a row of its own, the others a caption in a text file."""
+    with tarfile.open(path, "w") as tar:
+        for k in range(samples):
+            key, color = f"{number:03}{k:03}", list(COLORS)[(number + k) % 4]
+            add(tar, f"{key}.png", picture(color))
+            if k % 3 == 0:
+                turns = [{"from": "human", "value": "<image>\n무슨 색?"}, {"from": "gpt", "value": f"{color} 색"}]
+                add(tar, f"{key}.json", json.dumps({"conversations": turns}, ensure_ascii=False).encode())
+            else:
+                add(tar, f"{key}.txt", f"all of it is {color}\n".encode())
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for number in range(7):
+        write_shard(folder / f"{number:05}.tar", number, 5 + number % 3)
+    return folder
+
+
+STREAM: dict[str, Any] = {
+    "name": "align",
+    "learn": {"projector": 3e-3, "language": 1e-3},
+    "steps": 9,
+    "tokens_per_row": 96,
+    "tokens_per_step": 3 * 96,
+    "save_every": 2,
+}
+
+
+@pytest.fixture
+def make(make_recipe: MakeRecipe, shards: Path) -> MakeRecipe:
+    def of(**changes: Any) -> Recipe:
+        stage = {**STREAM, "shards": str(shards / "*.tar"), **changes}
+        return make_recipe({key: value for key, value in stage.items() if value is not None}, workers=1)
+
+    return of
+
+
+def order_of(run: Run, steps: int, share: tuple[int, int] = (0, 1)) -> list[list[tuple[int, tuple[str, ...]]]]:
+    """(number of a row, ids of its samples), of each step."""
+    from vistune.data import StreamLoader
+
+    (planned,), _ = plan_run(run.recipe, run.processor, silent)
+    assert planned.stream is not None
+    loader = StreamLoader(planned.stream, planned.processor, share=share, tell=lambda rejects: None)
+    found = []
+    for _, batches in loader.steps():
+        found.append([(batch.number, batch.ids) for batch in batches if batch.ids])
+        if len(found) == steps:
+            break
+    return found
+
+
+def test_a_lane_shows_its_shards_whole_one_after_another_and_all_lanes_together_all_of_them(
+    make: MakeRecipe, tmp_path: Path
+) -> None:
+    run = Run(make(steps=40), tmp_path / "run", watch=silent)
+    seen = [(number, name) for step in order_of(run, 40) for number, ids in step for name in ids]
+    sizes = {f"{number:03}": 5 + number % 3 for number in range(7)}
+    assert {name for _, name in seen} == {f"{shard}{k:03}" for shard, size in sizes.items() for k in range(size)}
+    first: list[str] = []
+    for lane, an_epoch in ((0, 3), (1, 2), (2, 2)):
+        names, shards = [name for number, name in seen if number == lane], []
+        while len(names) >= sizes[names[0][:3]]:
+            shards.append(names[0][:3])
+            own, names = names[: sizes[shards[-1]]], names[sizes[shards[-1]] :]
+            assert sorted(own) == [f"{shards[-1]}{k:03}" for k in range(len(own))]
+        assert len(shards) > an_epoch
+        first += shards[:an_epoch]
+    assert sorted(first) == sorted(sizes)  # an epoch: each shard in one lane, once
+
+
+def test_two_processes_read_the_rows_of_one(make: MakeRecipe, tmp_path: Path) -> None:
+    run = Run(make(), tmp_path / "run", watch=silent)
+    alone = order_of(run, 9)
+    both = [order_of(run, 9, (rank, 2)) for rank in range(2)]
+    assert [sorted(one + other) for one, other in zip(*both, strict=True)] == alone
+
+
+def test_a_killed_run_over_shards_goes_on_to_the_same_bits(make: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make()
+    (tmp_path / "recipe.yaml").write_text(dump(recipe))
+    whole = train(recipe, tmp_path / "whole")
+    process = start_process(tmp_path / "recipe.yaml", tmp_path / "killed", "start")
+    wait_for_metrics(tmp_path / "killed" / "metrics.jsonl", 5, process)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    resumed = train(recipe, tmp_path / "killed", resume=True)
+    ran, wanted = ([(r["step"], r["tokens"], r["loss_hex"]) for r in rows] for rows in (resumed, whole))
+    assert ran == wanted
+    ours, theirs = (weights(checkpoints_of(tmp_path / run)[-1]) for run in ("killed", "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert whole[-1]["loss"] < whole[0]["loss"]
+
+
+def test_two_processes_learn_from_shards_what_one_learns(make: MakeRecipe, tmp_path: Path) -> None:
+    train(make(), tmp_path / "one")
+    runs = []
+    for way in ("ddp", "fsdp"):
+        path = tmp_path / f"{way}.yaml"
+        path.write_text(dump(make().model_copy(update={"parallel": way})))
+        runs.append((path, tmp_path / way))
+    assert Ranks(train_each_as_rank, runs).ended() == [0, 0]
+    for _, out in runs:
+        assert_same_runs(out, tmp_path / "one")
+
+
+def test_another_number_of_rows_a_step_and_other_shards_are_refused_at_resume(
+    make: MakeRecipe, shards: Path, tmp_path: Path
+) -> None:
+    recipe = make().model_copy(update={"keep_checkpoints": 9})
+    out = tmp_path / "run"
+    train(recipe, out)
+    for folder in checkpoints_of(out)[2:]:
+        for file in sorted(folder.rglob("*"), reverse=True):
+            file.unlink() if file.is_file() else file.rmdir()
+        folder.rmdir()
+    with pytest.raises(CheckpointError, match=r"tokens_per_step|rows_per_step"):
+        train(make(tokens_per_step=2 * 96).model_copy(update={"keep_checkpoints": 9}), out, resume=True)
+    for number in range(7):
+        write_shard(shards / f"{number:05}.tar", number + 1, 6)
+    with pytest.raises(DataError, match="not those that the run began with"):
+        train(recipe, out, resume=True)
+
+
+def test_bad_rows_and_pictures_are_set_aside_by_the_shards_own_name(
+    make: MakeRecipe, shards: Path, tmp_path: Path
+) -> None:
+    with tarfile.open(shards / "00002.tar", "a") as tar:
+        add(tar, "bad.png", b"no picture")
+        add(tar, "bad.txt", b"a picture that cannot be read")
+        add(tar, "worse.json", b'{"id": "worse"}')
+    with pytest.raises(DataError, match=r"00002\.tar:\d+: "):
+        train(make(), tmp_path / "strict")
+    lenient = make().model_copy(update={"on_bad_sample": "reject", "reject_limit": 0.5})
+    train(lenient, tmp_path / "lenient")
+    told = [row for _, row in read_jsonl(tmp_path / "lenient" / "rejects-0.jsonl")]
+    assert {row["id"] for row in told} == {"bad", "worse"}
+    assert all(row["origin"].startswith(str(shards / "00002.tar:")) for row in told)
+    with pytest.raises(TooManyRejects, match="of shards rejected"):
+        train(lenient.model_copy(update={"reject_limit": 0.01}), tmp_path / "few")
+
+
+def test_shards_come_through_fsspec_and_leave_nothing_behind(
+    make: MakeRecipe, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fsspec
+
+    monkeypatch.setenv("VISTUNE_CACHE", str(tmp_path / "cache"))
+    there = fsspec.filesystem("memory")
+    for shard in shards.iterdir():
+        there.pipe(f"/laion/{shard.name}", shard.read_bytes())
+    for pattern in ("memory://laion/*.tar", "memory://laion/{00000..00006}.tar"):
+        out = tmp_path / pattern[-8:-4]
+        near, far = train(make(), tmp_path / f"near{out.name}"), train(make(shards=pattern), out)
+        assert [row["loss_hex"] for row in far] == [row["loss_hex"] for row in near]
+    assert list((tmp_path / "cache" / "shards").iterdir()) == []
+    there.rm("/laion", recursive=True)
+
+
+def test_parquet_shards_are_read_too(make: MakeRecipe, tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    for number in range(3):
+        turns = [{"from": "human", "value": "<image>\nColour?"}, {"from": "gpt", "value": "blue"}]
+        rows = [{"id": f"{number}-{k}", "image": {"bytes": picture("blue")}, "conversations": turns} for k in range(4)]
+        parquet.write_table(pyarrow.Table.from_pylist(rows), folder / f"{number}.parquet")
+    assert len(train(make(shards=str(folder / "*.parquet")), tmp_path / "run")) == 9
+
+
+def test_plan_selftest_and_dry_run_read_the_first_shard(make: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make(steps=1000, save_every=None)
+    (row,) = workflows.dry_run(recipe)
+    assert row["shards"] == 7
+    assert row["rows"] == 3000
+    assert row["samples_of_first_shard"] in (5, 6, 7)
+    (stage,) = foresight.plan(recipe)["stages"]
+    assert stage["steps"] == 1000
+    assert stage["assumed"] == "rows as in the first shard"
+    assert all(found.equal for found in selftest(Run(recipe, tmp_path / "selftest", watch=silent)))
+
+
+def test_what_shards_need_is_said_of_the_recipe(make: MakeRecipe, shards: Path, tmp_path: Path) -> None:
+    for changes, words in (
+        ({"steps": None, "epochs": 1}, "needs `steps`"),
+        ({"tokens_per_step": 100}, "a multiple of `tokens_per_row`"),
+        ({"cache_features": "on"}, "cache_features"),
+        ({"data": [str(shards)]}, "exclude each other"),
+    ):
+        with pytest.raises(RecipeError, match=words):
+            make(**changes)
+    for changes, words in (
+        ({"tokens_per_step": 8 * 96}, "7 shards for 8 rows a step"),
+        ({"shards": str(shards / "*.tgz")}, "no shard is there"),
+    ):
+        with pytest.raises((RecipeError, DataError), match=words):
+            train(make(**changes), tmp_path / "run")
