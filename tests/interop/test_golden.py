@@ -9,15 +9,26 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from transformers import AutoProcessor
 
+from vistune.errors import RecipeError
 from vistune.generation import likeliest
 from vistune.interop import layouts
+from vistune.interop.build import processor_of
 from vistune.model import VisionLanguageModel, next_token_loss
 from vistune.processor import Processor, collate
 from vistune.processor.tiles import load_tiles
 from vistune.types import IGNORE, IMAGE_ID, Example, Picture
 
 Loaded = tuple[VisionLanguageModel, Processor]
+PUBLIC_TEMPLATE = (  # in the manner of llava-hf/llava-1.5-7b-hf's: pictures first, no end token, no system sentence
+    "{% for m in messages %}{% if m.role != 'system' %}{{ m.role.upper() ~ ': ' }}{% endif %}"
+    "{% for c in m.content | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
+    "{% for c in m.content | selectattr('type', 'equalto', 'text') %}{% if m.role == 'assistant' %}"
+    "{% generation %}{{ c.text ~ ' ' }}{% endgeneration %}{% else %}{{ c.text ~ ' ' }}{% endif %}{% endfor %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
@@ -108,6 +119,35 @@ def test_transformers_ids_and_greedy_tokens(golden_hf: Path, golden_images: Path
         assert torch.where(ids == IMAGE_ID, 32000, ids).tolist() == row["input_ids"]
         prompt = assistant.processor.encode_prompt(read(messages[:1]))
         assert likeliest(assistant.model, prompt, len(row["greedy"])) == row["greedy"]
+
+
+@pytest.mark.parametrize("name", ["chat_template.json", "processor_config.json"])
+def test_a_chat_template_where_the_public_models_have_it(golden_hf: Path, tmp_path: Path, name: str) -> None:
+    """llava-hf/llava-1.5-7b-hf keeps it in a file that transformers' processor reads and its tokenizer does not.
+
+    It goes before the tokenizer's own, which there is the language model's; it ends no answer, so nothing learns by it.
+    """
+    folder = tmp_path / "hf"
+    folder.mkdir()
+    for path in golden_hf.iterdir():
+        if path.name != "chat_template.jinja":
+            (folder / path.name).write_bytes(path.read_bytes())
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    settings["chat_template"] = "{% for m in messages %}[INST] {{ m.content }} [/INST]{% endfor %}"
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    held = json.loads((folder / name).read_text()) if (folder / name).is_file() else {}
+    (folder / name).write_text(json.dumps({**held, "chat_template": PUBLIC_TEMPLATE}))
+    theirs = AutoProcessor.from_pretrained(folder, backend="pil")
+    processor = processor_of(layouts.read_source(folder))
+    picture = Image.new("RGB", (60, 40), "red")
+    for text in ("What is it?", "무엇이 보이나요?"):
+        content = [{"type": "image", "image": picture}, {"type": "text", "text": text}]
+        messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        wanted = theirs.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+        ids = processor.encode_prompt(read(messages)).input_ids
+        assert torch.where(ids == IMAGE_ID, theirs.image_token_id, ids).tolist() == wanted["input_ids"][0]
+    with pytest.raises(RecipeError, match="lacks the token that ends an answer"):
+        processor.check()
 
 
 def read(messages: list[dict[str, Any]]) -> Any:

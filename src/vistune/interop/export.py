@@ -97,6 +97,7 @@ def export_model(
     if precision != made.dtype:
         round_weights(made.model, made.dtype)
         wanted = ask_ours(Assistant(made.model, made.processor), conversations)
+        made.model.to(made.dtype)  # as it is written, so that no second model in another precision is made for that
     ways: Mapping[str, tuple[Writer, Loader]] = {
         "llava-hf": (write_hf, partial(from_transformers, device=device)),
         "llava-original": (write_original, partial(from_original, device=device)),

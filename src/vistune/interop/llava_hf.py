@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vistune.errors import CheckpointError
+from vistune.files import read_json
 from vistune.interop.build import Source
 from vistune.interop.folders import tokenizer_of
 from vistune.interop.tensors import by_part, read_config, read_tensors
@@ -40,6 +41,7 @@ def read(folder: Path, *, base: str | None, template: str | None, vision: str | 
     config = AutoConfig.from_pretrained(str(folder))
     refuse(config, place)
     tokenizer = tokenizer_of(folder)
+    tokenizer.chat_template = processors_template(folder) or tokenizer.chat_template
     if template is None:
         template = "tokenizer" if tokenizer.chat_template else "v1"
     anyres = config.model_type == "llava_next"
@@ -62,6 +64,19 @@ def read(folder: Path, *, base: str | None, template: str | None, vision: str | 
         language=text,
         parts=by_part(read_tensors(folder), "llava-hf", str(folder)),
     )
+
+
+def processors_template(folder: Path) -> str | None:
+    """The chat template of files that transformers' processor reads and its tokenizer does not, as llava-hf's own have.
+
+    It comes before that of tokenizer_config.json, which is often the language model's, and knows no picture.
+    """
+    for name in ("processor_config.json", "chat_template.json"):
+        tree = read_json(folder / name) if (folder / name).is_file() else {}
+        found = tree.get("chat_template") if isinstance(tree, dict) else None
+        if isinstance(found, str):
+            return found
+    return None
 
 
 def refuse(config: Any, place: Path) -> None:
