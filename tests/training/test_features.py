@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,36 @@ def test_other_pictures_towers_and_modes_are_others(make_recipe: MakeRecipe, tmp
     moved = {**TUNE, "learn": {"vision": 1e-2}, "save_every": None}
     train(make_recipe(moved, {**ALIGN, "template": "v1"}), tmp_path / "moved")
     assert len(list(own_cache.glob("features/*"))) == 3
+
+
+def test_a_picture_as_old_and_large_as_before_is_not_read_again_and_a_newer_one_is(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    recipe = make_recipe({**ALIGN, "cache_features": "on"})
+    told_by(recipe, tmp_path / "first")
+    picture = tmp_path / "0.png"
+    before, size = picture.stat().st_mtime_ns, picture.stat().st_size
+    picture.write_bytes(b"x" * size)  # no picture at all: reading it would say so
+    os.utime(picture, ns=(before, before))
+    assert told_by(recipe, tmp_path / "second") == []
+    picture.touch()
+    with pytest.raises(DataError, match=r"0\.png"):
+        told_by(recipe, tmp_path / "third")
+
+
+def test_features_that_no_run_has_used_for_long_are_removed(
+    make_recipe: MakeRecipe, tmp_path: Path, own_cache: Path
+) -> None:
+    old, young = (own_cache / "features" / name for name in ("old", "young"))
+    for folder, days in ((old, 31), (young, 29)):
+        folder.mkdir(parents=True)
+        (folder / "shard.bin").write_bytes(b"1")
+        then = time.time() - days * 86400
+        os.utime(folder, (then, then))
+    said = told_by(make_recipe({**ALIGN, "cache_features": "on"}), tmp_path / "run")
+    assert not old.exists()
+    assert young.exists()
+    assert any(str(old) in words for words in said)
 
 
 def test_a_torn_shard_is_computed_again(make_recipe: MakeRecipe, tmp_path: Path, own_cache: Path) -> None:

@@ -2,23 +2,28 @@
 
 planned stage + tower -> Features (a picture's tiles in place of its pixels, mapped from disk) · None: pixels as ever
 Kept under what decides them: the tower's weights, the picture rules and the precision make the folder, a picture's
-bytes its place in a shard; shards are filled in the order in which the plan first reads the pictures.
+bytes its place in a shard; shards are filled in the order in which the plan first reads the pictures. A picture file
+that is as old and as large as when it was hashed is not read again for that.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vistune.errors import DataError, RecipeError
-from vistune.files import replacing, user_cache, write_json
+from vistune.files import replacing, user_cache, write_atomic, write_json
 from vistune.model import VisionLanguageModel
 from vistune.processor import load_tiles
 from vistune.processor.images import read_picture
@@ -32,6 +37,8 @@ SHARD_BYTES = 256 * 2**20
 AT_ONCE = {"cpu": 4, "cuda": 64}  # tiles in the tower; always as many, so that a tile's features never depend on others
 READINGS = 2  # of each picture, on average, from which on `auto` keeps features
 MOST_OF_THE_DISK = 0.5  # of what is free, that `auto` takes
+UNUSED = 30 * 86400  # seconds after which features that no run has opened go, when others are to be kept
+SEEN = "digests"  # {path: [bytes, time of change in ns, SHA-256]}, beside the shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +66,9 @@ class Features:
         self.shards: dict[str, Tensor] = {}
         self.places: dict[str, tuple[str, int, int]] = {}  # picture's hash: shard, first tile, tiles
         self.digests: dict[Path, str] = {}
+        self.seen: dict[str, list[Any]] = {}
+        with suppress(OSError, ValueError):
+            self.seen = json.loads((folder / SEEN).read_text(encoding="utf-8"))
 
     def look(self) -> None:
         """Learn of every shard that is whole on disk."""
@@ -80,8 +90,25 @@ class Features:
     def digest(self, path: Path) -> str:
         """A hash of the picture's bytes, found once."""
         if path not in self.digests:
-            self.digests[path] = hashlib.sha256(read_picture(path)).hexdigest()
+            name, state = str(path.absolute()), self._state(path)
+            known = self.seen.get(name)
+            if known is None or known[:2] != state:
+                known = self.seen[name] = [*state, hashlib.sha256(read_picture(path)).hexdigest()]
+            self.digests[path] = known[2]
         return self.digests[path]
+
+    @staticmethod
+    def _state(path: Path) -> list[int]:
+        try:
+            found = path.stat()
+        except OSError:  # reading it says why
+            return [-1, -1]
+        return [found.st_size, found.st_mtime_ns]
+
+    def note_seen(self) -> None:
+        """Keep the hashes that were found: best effort, they can be found again."""
+        with suppress(OSError):
+            write_atomic(self.folder / SEEN, json.dumps(self.seen))
 
     def __call__(self, picture: Picture, spec: Spec) -> Tensor:
         digest = self.digests.get(Path(str(picture.source)))
@@ -131,6 +158,9 @@ def features_of(
         if world.is_first:
             tell(words)
         return None
+    if world.is_first:
+        _sweep(made.folder, tell)
+        made.note_seen()
     if missing and world.is_first:
         tell(f"stage {stage.name} keeps the tower's features: {price} in {made.folder}")
     mine = missing[world.rank :: world.size]
@@ -141,6 +171,17 @@ def features_of(
     _fill(made, [p for p in paths if made.digest(p) not in made.places], model, spec, bf16, lambda *done: None)
     made.look()
     return made
+
+
+def _sweep(folder: Path, tell: Tell) -> None:
+    """Mark the features as used now, and remove those of other towers that no run has opened for long."""
+    folder.mkdir(parents=True, exist_ok=True)
+    os.utime(folder)
+    for other in folder.parent.iterdir():
+        with suppress(OSError):  # another run may be as far
+            if other.is_dir() and time.time() - other.stat().st_mtime > UNUSED:
+                shutil.rmtree(other)
+                tell(f"features that no run has used for {UNUSED // 86400} days are removed: {other}")
 
 
 def _read(planned: Planned, place: int) -> list[Path]:
