@@ -120,6 +120,21 @@ def test_one_precision_throughout_as_stored_or_as_asked(original: Make, tmp_path
         assert set(found.values()) == {dtype or torch.bfloat16}, found
 
 
+@pytest.mark.parametrize("inside", [True, False], ids=["inside", "in its own folder"])
+def test_a_tower_is_compared_in_the_precision_in_which_it_is_written(
+    original: Make, tmp_path: Path, inside: bool
+) -> None:
+    """In a folder of its own it stays as it was, beside a language model in half of its precision."""
+    merged = original(tower_inside=inside)
+    halved = {name: tensor.bfloat16() for name, tensor in load_file(merged / "model.safetensors").items()}
+    save_file(halved, merged / "model.safetensors", metadata={"format": "pt"})
+    import_model(merged, tmp_path / "ours")
+    rows = export_model(tmp_path / "ours", tmp_path / "back", layout="llava-original")
+    assert [row.largest_difference for row in rows] == [0.0] * len(rows)
+    found = load_file(next((tmp_path / "back").glob("*/model.safetensors")))
+    assert {tensor.dtype for tensor in found.values()} == {torch.bfloat16 if inside else torch.float32}
+
+
 def test_tokenizer_model_and_legacy_go_with_the_original(original: Make, shared: Path, tmp_path: Path) -> None:
     merged = original()
     (merged / "tokenizer.json").unlink()

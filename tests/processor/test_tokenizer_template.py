@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tokenizers import AddedToken
 
 from vistune.errors import DataError, RecipeError
 from vistune.processor import Processor, load_tokenizer
+from vistune.processor.tokens import collapse
 from vistune.types import IGNORE, IMAGE_ID, Message, Picture, Sample
 
 SPEC = replace(TINY, template="tokenizer")
@@ -123,6 +125,48 @@ def test_in_a_template_of_strings_a_lone_picture_is_first_and_a_newline_follows(
     ids = fitted.encode_ids(Sample("x", (Message("user", ("a", PICTURE)), Message("assistant", ("c",))))).ids
     marked = tokenizer.decode([tokenizer.eos_token_id if token == IMAGE_ID else token for token in ids])
     assert "user\n" + "</s>" * 4 + "\na<|im_end|>" in marked
+
+
+@pytest.mark.parametrize("body", [LEARNT, LEARNT.replace("m.content", "m.content | trim")], ids=["plain", "trims"])
+@pytest.mark.parametrize("system", [True, False])
+def test_a_template_of_strings_is_written_for_those_who_give_parts(tokenizer: Any, body: str, system: bool) -> None:
+    """As transformers' processors and vLLM give them; read again it says the same, and is written as it is."""
+    if not system:
+        body = "{% if m.role == 'system' %}{{ raise_exception('none here') }}{% endif %}" + body
+    fitted = processor(tokenizer, chatml(body))
+    source = fitted.chat_template
+    theirs = deepcopy(tokenizer)
+    theirs.add_tokens([AddedToken("<image>", special=True, normalized=False)], special_tokens=True)
+    conversations = [
+        *([(Message("system", ("짧게.",)), *turns("What?", "red"))] if system else []),
+        (Message("user", ("무엇?", PICTURE)), *turns("x", "빨간 것", " And? ", "It is.")[1:]),
+        (Message("user", ("a", PICTURE, PICTURE, "b")), *turns("x", "c")[1:]),
+        turns("2 + 2?", "4"),
+    ]
+    for messages in conversations:
+        chat = [
+            {"role": message.role, "content": [
+                {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in message.parts
+            ]}
+            for message in messages
+        ]  # fmt: skip
+        found = theirs.apply_chat_template(
+            chat, chat_template=source, return_dict=True, return_assistant_tokens_mask=True
+        )
+        encoded = fitted.encode_ids(Sample("x", messages))
+        ids, labels = collapse(encoded)
+        behind = found["input_ids"][len(ids) :]  # a newline behind the last end: not the model's to write
+        image = theirs.convert_tokens_to_ids("<image>")
+        assert found["input_ids"][: len(ids)] == [image if token == IMAGE_ID else token for token in ids]
+        assert not theirs.decode(behind).strip()
+        assert found["assistant_masks"][: len(ids)] == [int(label != IGNORE) for label in labels]
+    theirs.chat_template = source
+    again = Processor(theirs, SPEC)
+    assert again.chat_template == source
+    assert all(
+        again.encode_ids(Sample("x", messages)).ids == fitted.encode_ids(Sample("x", messages)).ids
+        for messages in conversations
+    )
 
 
 def test_a_control_takes_the_whitespace_beside_it_as_in_a_whole_string(tokenizer: Any) -> None:

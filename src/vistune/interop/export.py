@@ -95,7 +95,7 @@ def export_model(
         merges = compare(before, {f"merge: {probe}": answer for probe, answer in wanted.items()})
     precision = made.model.head.dtype
     if precision != made.dtype:
-        round_weights(made.model, made.dtype)
+        round_weights(made.model, made.dtype, tower=layout != "llava-original" or made.tower_inside)
         wanted = ask_ours(Assistant(made.model, made.processor), conversations)
         made.model.to(made.dtype)  # as it is written, so that no second model in another precision is made for that
     ways: Mapping[str, tuple[Writer, Loader]] = {
@@ -132,11 +132,15 @@ def refuse_quantised(layout: str, bits: int) -> None:
     )
 
 
-def round_weights(model: VisionLanguageModel, dtype: torch.dtype) -> None:
-    """Give every weight the value it will have on disk: what is compared is then the same to the last digit."""
+def round_weights(model: VisionLanguageModel, dtype: torch.dtype, *, tower: bool) -> None:
+    """Give every weight the value it will have on disk: what is compared is then the same to the last digit.
+
+    Without `tower` the vision tower keeps its own precision, as one in a folder of its own does.
+    """
     with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(parameter.to(dtype))
+        for name, parameter in model.named_parameters():
+            if tower or not name.startswith("vision."):
+                parameter.copy_(parameter.to(dtype))
 
 
 def exported_from(folder: Path, dtype: torch.dtype | None, device: str) -> Exported:

@@ -5,12 +5,15 @@ Each style's source lies in chat_templates/; parts.jinja, which all share, rende
 parts, a picture as `<image>`. The rendered string is meant to be tokenised whole and without further special tokens,
 as transformers does, where `<image>` is a special token. It then has the ids that our renderer gives; the one
 difference is that text which spells a special token becomes that token there, as with any chat template.
+A tokenizer's own template may know strings only, as a language model's does: strings.jinja is put before it.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping
 from importlib import resources
+from typing import Any
 
 from vistune.processor.templates import templates
 from vistune.registry import lookup
@@ -45,8 +48,17 @@ def chat_template(name: str, *, tokenization: str, begin: str = "<s>", spaced: b
         "again": " " if hides and tokenization == "chunks" else "",
         "system": templates()[name].system,
     }
+    return _with_values(values, "parts", body)
+
+
+def taking_parts(source: str, strings: Collection[str]) -> str:
+    """A chat template that takes strings of these roles, for whoever gives content in parts: text and pictures."""
+    return _with_values({"picture": "<image>", "strings": sorted(strings)}, "strings") + source
+
+
+def _with_values(values: Mapping[str, Any], *parts: str) -> str:
     header = "".join(
         f"{{%- set {key} = {json.dumps(value, ensure_ascii=False)} -%}}\n" for key, value in values.items()
     )
     folder = resources.files("vistune.processor") / "chat_templates"
-    return header + "".join((folder / f"{part}.jinja").read_text(encoding="utf-8") for part in ("parts", body))
+    return header + "".join((folder / f"{part}.jinja").read_text(encoding="utf-8") for part in parts)

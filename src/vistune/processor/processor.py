@@ -99,7 +99,7 @@ class Processor:
     def chat_template(self) -> str:
         """The template as Jinja, such that transformers gives the ids that this processor gives."""
         if isinstance(self.template, TokenizerTemplate):
-            return str(self.template.source)
+            return self.template.source_for_parts
         return chat_template(
             self.template.name,
             tokenization=self.spec.tokenization,

@@ -18,6 +18,7 @@ from typing import Any
 from jinja2.exceptions import TemplateError
 
 from vistune.errors import RecipeError
+from vistune.processor.chat_templates import taking_parts
 from vistune.processor.templates import EOS, Control, Piece, Template, Text, split_turns, templates
 from vistune.registry import lookup
 from vistune.types import Message, Picture
@@ -74,6 +75,7 @@ class TokenizerTemplate:
         self.tracked = GENERATION.search(self.source) is not None
         self.pattern = _pattern(tokenizer, self.source)
         self.cuts: dict[Shape, list[Cut]] = {}  # texts are opaque to the template: one rendering serves a shape
+        self.ways: dict[Shape, frozenset[str]] = {}  # the roles whose content it was given in parts for that
         probe = self._cut_of((("user", "t"), ("assistant", "t")))
         self.end, self.refusal = _end_of(probe)
 
@@ -90,6 +92,18 @@ class TokenizerTemplate:
             else:
                 pieces.append(next(pictures) if cut is None else cut)
         return pieces
+
+    @property
+    def source_for_parts(self) -> str:
+        """The source for whoever gives all content in parts, as transformers' processors and vLLM do."""
+        shape: Shape = (("system", "t"), ("user", "it"), ("assistant", "t"))
+        try:
+            self._cut_of(shape)
+        except RecipeError:  # many know no system
+            shape = shape[1:]
+            self._cut_of(shape)
+        strings = WAYS[0] - self.ways[shape]
+        return taking_parts(self.source, strings) if strings else str(self.source)
 
     def require_learnable(self) -> None:
         """Raise RecipeError where the template does not say what an answer is and where it ends."""
@@ -110,6 +124,7 @@ class TokenizerTemplate:
             cuts = self._cut(rendered, spans)
             found = sorted(cut.number for cut in cuts if isinstance(cut, Gap))
             if found == list(range(texts)) and cuts.count(None) == pictures:
+                self.ways[shape] = listed
                 return self.cuts.setdefault(shape, _with_leading_spaces(cuts))
             reason = "it leaves out or repeats a text or a picture"
         roles = ", ".join(role + " with a picture" * ("i" in kinds) for role, kinds in shape)
