@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH ?= -r constraints.txt
 OUT ?= runs/quickstart
 
-.PHONY: install quickstart test soak test-floor lint docs clean
+.PHONY: install quickstart test soak test-floor lint audit fuzz docs clean
 
 install: $(VENV)/installed
 
@@ -36,9 +36,23 @@ FLOOR := .venv-floor
 test-floor:
 	mkdir -p build && $(PYTHON) scripts/write_floors.py > build/floors.txt
 	test -x $(FLOOR)/bin/python || $(PYTHON) -m venv $(FLOOR)
+	$(FLOOR)/bin/python -m pip install --quiet --upgrade pip
 	$(FLOOR)/bin/python -m pip install --quiet -c build/floors.txt $(TORCH)
 	$(FLOOR)/bin/python -m pip install --quiet -c build/floors.txt -e '.[dev]'
 	OMP_NUM_THREADS=1 $(FLOOR)/bin/pytest -n 2 -m "not soak"
+
+# Known weaknesses in our code and advisories on what it needs; the second asks the network.
+audit: install
+	$(BIN)/python -m pip install --quiet bandit pip-audit
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml src
+	$(BIN)/pip-audit --skip-editable
+
+# Coverage-guided fuzzing of every parser, so many seconds each.
+SECONDS ?= 60
+FUZZED := data_url picture rows list recipe request reply template
+fuzz: install
+	$(BIN)/python -m pip install --quiet atheris
+	for target in $(FUZZED); do $(BIN)/python scripts/fuzz.py $$target -max_total_time=$(SECONDS) -timeout=10 || exit 1; done
 
 # The site, into build/site; a warning is an error.
 docs: install

@@ -141,6 +141,7 @@ PICTURES: Mapping[str, PictureCase] = {
     "I03-html": PictureCase("a.jpg", "reject", NO_FORMAT, lambda: b"<!DOCTYPE html><html>404 Not Found</html>"),
     **{f"I04-{form}": PictureCase(f"a.{form.lower()}", "reject", "damaged|cut-off", cut(form))
        for form in ("JPEG", "PNG", "WEBP")},
+    "I04-no-pixels": PictureCase("a.png", "reject", "damaged", lambda: png(64, 64)[:33] + chunk(b"IEND", b"")),
     "I05-crc": PictureCase("a.png", "reject", "damaged", lambda: png(64, 64, crc=1)),
     "I06-gif-named-jpg": PictureCase("a.jpg", "warn", "'a.jpg' is a GIF", lambda: encoded(plain(), "GIF"), RED, 8),
     "I06-png-named-jpg": PictureCase("a.jpg", "warn", "'a.jpg' is a PNG", lambda: encoded(plain()), RED),

@@ -78,7 +78,8 @@ def committed_folder(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.tmp-"))
-    os.chmod(draft, 0o755)
+    # Readable as any new folder is: mkdtemp makes private ones.
+    os.chmod(draft, 0o755)  # noqa: S103  # nosec B103
     older = draft.with_name(f"{draft.name}-old")
     try:
         yield draft

@@ -23,7 +23,8 @@ LARGEST_FILE_BYTES = 10 * 2**20
 LARGEST_SIDE, SMALLEST_SIDE = 8192, 2  # pixels
 LARGEST_PIXELS = 40_000_000
 LARGEST_ASPECT = 100
-DAMAGE = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+# What Pillow raises on damaged files; LookupError and struct.error are its own slips on what should be there.
+DAMAGE = (OSError, ValueError, SyntaxError, EOFError, LookupError, struct.error, Image.DecompressionBombError)
 TURNS = {  # EXIF's orientations, 1 being upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
