@@ -5,8 +5,10 @@ Results go to stdout, progress to stderr. A VistuneError is one line and its exi
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Annotated
 
@@ -67,6 +69,10 @@ def main() -> None:
     # This process is ours: one progress bar a step is shown, and no library's beside it.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # Nor what libraries tell each other: names to be changed, a faster kernel that is not there.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
+    warnings.filterwarnings("ignore", module=r"peft\.mapping_func")
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
         command = get_command(app)
         speak(command, language_of(sys.argv[1:], os.environ))

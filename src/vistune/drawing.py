@@ -5,9 +5,12 @@ Recipe -> configs -> the model without weights (torch's meta device) -> plain va
 
 from __future__ import annotations
 
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from vistune import models
 from vistune.errors import RecipeError
 from vistune.recipe import Model, Recipe, Stage, source_of
 
@@ -17,57 +20,103 @@ if TYPE_CHECKING:
     from vistune.types import Spec
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe's model is built of: its settings, transformers' configs of tower and language model, their names.
+
+    `cut`: the tower learnt before, and ends at the feature layer.
+    """
+
+    model: Model
+    spec: Spec
+    vision: Any
+    language: Any
+    names: tuple[str, str]
+    cut: bool = False
+
+
 def draw(recipe: Recipe, out: Path, *, language: str = "en") -> list[Path]:
     """Picture the model and the stages into the folder `out`; `language` of the words: en or ko."""
-    from vistune.model import read_spec
     from vistune.report import draw_diagrams
 
     if out.exists() and not out.is_dir():
         raise RecipeError(f"{out}: is a file, a folder is wanted", "give another folder")
-    if recipe.origin is not None:
-        raise RecipeError(f"{recipe.name}: goes on `from` a model: its picture is not drawn", "name its backbones")
-    spec = read_spec(recipe.model)
-    model = without_weights(recipe.model, spec)
-    facts = model_facts(recipe.model, spec, model)
-    stages = [stage_facts(recipe, stage, spec, model) for stage in recipe.stages]
-    return draw_diagrams(recipe.name, facts, stages, out, language=language)
+    plan = plan_of(recipe)
+    model = without_weights(plan)
+    stages = [stage_facts(stage, plan, model) for stage in recipe.stages]
+    return draw_diagrams(recipe.name, model_facts(plan, model), stages, out, language=language)
 
 
-def without_weights(model: Model, spec: Spec) -> VisionLanguageModel:
-    """The model of a recipe on torch's meta device: every layer and shape, no number."""
+def plan_of(recipe: Recipe) -> Plan:
+    """The model of a recipe, or the one that it goes on from, whose parts go by its name where it holds them.
+
+    Nothing is fetched: of a hub name the config is one that `shapes.yaml` or the hub's cache has.
+    """
+    base = None if recipe.origin is None else models.base_of(recipe.origin, Path("from"))
+    model = recipe.model if base is None else base.model
+    if base is not None and base.configs is not None and recipe.origin is not None:
+        name = name_of(str(recipe.origin.model))
+        return Plan(model, base.processor.spec, *base.configs, names=(name, name))
+    vision, language = config_at_hand(model.vision, "vision"), config_at_hand(model.language, "language")
+    names = (name_of(model.vision), name_of(model.language))
+    if base is not None:
+        return Plan(model, base.processor.spec, vision, language, names, cut=base.cut)
+    return Plan(model, spec_without_rules(model, vision, language), vision, language, names)
+
+
+def config_at_hand(name: str, part: str) -> Any:
+    """transformers' config of a backbone. Raises RecipeError where it would have to be fetched."""
+    from transformers import AutoConfig
+
+    from vistune.model.language import language_config
+    from vistune.model.shapes import config_of
+    from vistune.model.vision import vision_config
+
+    source = source_of(name, part)
+    if not Path(source).is_dir():
+        return AutoConfig.for_model(**vars(config_of(name, part)))
+    return vision_config(source) if part == "vision" else language_config(source)
+
+
+def spec_without_rules(model: Model, vision: Any, language: Any) -> Spec:
+    """A spec to draw by: how pixels are normalised is not in the picture."""
+    from vistune.model.vlm import spec_of
+
+    half = (0.5, 0.5, 0.5)
+    return spec_of(model, vision, language.hidden_size, language.vocab_size, {"image_mean": half, "image_std": half})
+
+
+def without_weights(plan: Plan) -> VisionLanguageModel:
+    """The model on torch's meta device: every layer and shape, no number."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    from vistune.model.language import language_config
     from vistune.model.projectors import build_projector
-    from vistune.model.vision import VisionTower, tower_class, vision_config
+    from vistune.model.vision import VisionTower, tower_class
     from vistune.model.vlm import VisionLanguageModel
 
-    vision = vision_config(source_of(model.vision, "vision"))
-    language = language_config(source_of(model.language, "language"))
+    spec, vision = plan.spec, deepcopy(plan.vision)
     with torch.device("meta"):
-        tower = VisionTower(tower_class(vision, spec.space)(vision), spec)
+        tower = VisionTower(tower_class(vision, spec.space)(vision), spec, cut=plan.cut)
         projector = build_projector(spec, seed=0)
-        return VisionLanguageModel(tower, projector, AutoModelForCausalLM.from_config(language), spec)
+        return VisionLanguageModel(tower, projector, AutoModelForCausalLM.from_config(plan.language), spec)
 
 
-def model_facts(recipe: Model, spec: Spec, model: VisionLanguageModel) -> ModelFacts:
+def model_facts(plan: Plan, model: VisionLanguageModel) -> ModelFacts:
     """What the model's picture shows, as plain values."""
     from torch import nn
 
-    from vistune.model.language import language_config
-    from vistune.model.vision import tokens_of, vision_config
+    from vistune.model.vision import tokens_of
     from vistune.processor.tiles import anyres_slots
     from vistune.report import ModelFacts
 
-    vision = vision_config(source_of(recipe.vision, "vision"))
-    language = language_config(source_of(recipe.language, "language"))
+    spec, vision = plan.spec, plan.vision
     leaves = [module for module in model.projector.modules() if not list(module.children())]
     tiles = [width * height // spec.image_side**2 for width, height in spec.canvases]
     # A picture in the shape of a canvas fills it; one in a shape between two canvases' takes fewer rows or columns.
     slots = [len(anyres_slots(canvas, spec)) for canvas in spec.canvases] or [spec.slots_per_image]
     return ModelFacts(
-        vision=name_of(recipe.vision),
+        vision=plan.names[0],
         vision_type=vision.model_type,
         vision_layers=(model.vision.tower.config.num_hidden_layers, vision.num_hidden_layers),
         vision_width=spec.vision_width,
@@ -85,9 +134,9 @@ def model_facts(recipe: Model, spec: Spec, model: VisionLanguageModel) -> ModelF
         slots_per_tile=spec.slots_per_image,
         tiles=(min(tiles), max(tiles)) if tiles else None,
         slots=(min(slots), max(slots)),
-        language=name_of(recipe.language),
-        language_type=language.model_type,
-        language_layers=language.num_hidden_layers,
+        language=plan.names[1],
+        language_type=plan.language.model_type,
+        language_layers=plan.language.num_hidden_layers,
         language_width=spec.language_width,
         vocabulary=spec.vocabulary,
         template=spec.template,
@@ -95,13 +144,13 @@ def model_facts(recipe: Model, spec: Spec, model: VisionLanguageModel) -> ModelF
     )
 
 
-def stage_facts(recipe: Recipe, stage: Stage, spec: Spec, model: VisionLanguageModel) -> StageFacts:
+def stage_facts(stage: Stage, plan: Plan, model: VisionLanguageModel) -> StageFacts:
     """What a stage's card shows. Raises RecipeError where a stage would learn a part that the model lacks."""
     from vistune.model import add_adapters
     from vistune.report import StageFacts
 
     if stage.lora is not None:  # adapters go into the layers themselves: another model, so that this one stays plain
-        model = without_weights(recipe.model, spec)
+        model = without_weights(plan)
         model.language = add_adapters(model.language, stage.lora)
     model.set_learning(stage.learn)
     return StageFacts(
@@ -115,7 +164,7 @@ def stage_facts(recipe: Recipe, stage: Stage, spec: Spec, model: VisionLanguageM
         samples_per_step=stage.samples_per_step,
         optimizer=stage.optimizer,
         schedule=stage.schedule,
-        template=stage.template or recipe.model.template,
+        template=stage.template or plan.model.template,
         kinds=stage.kinds,
     )
 

@@ -64,9 +64,7 @@ def load(
         return Assistant(*made)
     from vistune.interop import layouts
 
-    if quantize is not None:
-        raise RecipeError(f"{path}: a folder of another layout is not quantised as it is", "vistune import it first")
-    return Assistant(*layouts.load(path, device=device, dtype=precision, template=template))
+    return Assistant(*layouts.load(path, device=device, dtype=precision, quantize=quantize, template=template))
 
 
 def chosen_device(name: str) -> str:

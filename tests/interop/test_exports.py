@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_towers import save_towers
 
 from vistune import checkpoint, models
-from vistune.errors import RecipeError
+from vistune.errors import CheckpointError, RecipeError
 from vistune.generation import Assistant
 from vistune.interop import layouts
 from vistune.interop.export import export_model, import_model
@@ -84,6 +85,22 @@ def test_a_tuned_tower_goes_to_transformers_with_all_its_layers(
     assert (config["vision_feature_layer"], config["vision_config"]["num_hidden_layers"]) == (layer, 3)
     _, report = AutoModelForImageTextToText.from_pretrained(tmp_path / "hf", output_loading_info=True)
     assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+
+
+def test_a_siglip_tower_goes_to_transformers_and_comes_back(tuned: Make, tmp_path: Path) -> None:
+    """It has no class token: transformers is told to keep all of its tokens, and told otherwise would drop a patch."""
+    save_towers(tmp_path)
+    folder = tuned("projector", vision=str(tmp_path / "joint_siglip"), projector="mlp2x_gelu")
+    export_model(folder, tmp_path / "hf", layout="llava-hf")
+    wanted = logits(checkpoint.load(folder))
+    torch.testing.assert_close(logits(layouts.load(tmp_path / "hf"))[:, :400], wanted, atol=1e-4, rtol=1e-4)
+    import_model(tmp_path / "hf", tmp_path / "again")
+    assert checkpoint.load(tmp_path / "again")[1].spec.feature_tokens == "patch"
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert config["vision_feature_select_strategy"] == "full"
+    (tmp_path / "hf" / "config.json").write_text(json.dumps({**config, "vision_feature_select_strategy": "default"}))
+    with pytest.raises(CheckpointError, match="full over SigLIP"):
+        layouts.load(tmp_path / "hf")
 
 
 def test_a_tuned_tower_goes_to_the_original_inside_the_weights(tuned: Make, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from vistune.errors import RecipeError, Stopped
 from vistune.model import add_adapters, build, merge_adapters, read_spec
 from vistune.model.language import base_of, is_quantised, load_language
 from vistune.model.lora import hidden_of_probe
-from vistune.recipe import Lora, Model, Recipe, validate
+from vistune.recipe import Lora, Model, Recipe, Stage, validate
 from vistune.training import Run
 
 needs_bitsandbytes = pytest.mark.skipif(
@@ -82,6 +82,35 @@ def test_the_language_models_layers_are_quantised_and_nothing_else(
     distance = float((coarse - plain).norm() / plain.norm())
     assert 0 < distance < close
     assert "MatMul8bitLt" not in caplog.text, "a line at every layer of every step"
+
+
+@needs_bitsandbytes
+@pytest.mark.parametrize("layout", ["llava-hf", "llava-original"])
+def test_a_folder_of_another_layout_is_quantised_as_it_is_loaded(
+    layout: str, language_folder: Path, tiny_backbones: Path, tmp_path: Path
+) -> None:
+    from vistune.interop.export import export_model
+    from vistune.processor import Processor, load_tokenizer
+
+    recipe = Recipe(
+        model=backbones(language_folder, tiny_backbones),
+        stages=(Stage(name="tune", learn={"projector": 1.0}, steps=1),),
+    )
+    spec = read_spec(recipe.model)
+    made = build(recipe.model, spec, seed=0)
+    checkpoint.save(
+        tmp_path / "ours", made, Processor(load_tokenizer(language_folder), spec), recipe=recipe, learnt=["projector"]
+    )
+    export_model(tmp_path / "ours", tmp_path / "theirs", layout=layout)
+    asked = [{"role": "user", "content": [{"type": "image", "image": Image.new("RGB", (32, 32), "red")},
+                                          {"type": "text", "text": "무엇?"}]}]  # fmt: skip
+    wanted = models.load(tmp_path / "theirs").logits(asked)
+    for bits, kind, close in ((4, "Linear4bit", 0.3), (8, "Linear8bitLt", 0.03)):
+        assistant = models.load(tmp_path / "theirs", quantize=bits)
+        coarse = [name for name, module in assistant.model.named_modules() if type(module).__name__ == kind]
+        assert len(coarse) == 2 * 7
+        assert all(name.startswith("language.model.") for name in coarse)
+        assert 0 < float((assistant.logits(asked) - wanted).norm() / wanted.norm()) < close
 
 
 @needs_bitsandbytes

@@ -285,6 +285,26 @@ def test_every_shape_of_a_model(tiny_backbones: Path, tmp_path: Path, changes: l
         assert word in words
 
 
+def test_a_shipped_recipe_is_drawn_without_a_network(tmp_path: Path) -> None:
+    model = spoken(draw(load_recipe("llava-v1.5-7b-lora"), tmp_path)[0])
+    for word in ("20,979,712 parameters", "6,738,415,616 parameters", "lmsys/vicuna-7b-v1.5", "576 × 4,096"):
+        assert word in model
+
+
+def test_a_model_to_go_on_from_is_drawn_by_its_own_configs(shared: Path, tmp_path: Path) -> None:
+    """The one that `from` names, in any layout that is read; its parts go by its name."""
+    origin = shared / "golden" / "ckpt_original_linear"
+    stage = "{name: tune, learn: {projector: 1e-4, adapters: 1e-4}, lora: {rank: 2, alpha: 4}, steps: 3}"
+    (tmp_path / "more.yaml").write_text(f"from: {origin}\ndata: [{{file: x.json}}]\nstages: [{stage}]\n")
+    paths = draw(load_recipe(str(tmp_path / "more.yaml")), tmp_path / "drawn")
+    model, stages = spoken(paths[0]), spoken(paths[2])
+    assert "ckpt_original_linear" in model
+    assert "linear" in model
+    assert "template v1" in model
+    assert "rank 2" in stages
+    assert "3 steps" in stages
+
+
 def test_draw_is_a_verb(tmp_path: Path) -> None:
     from vistune.cli import app
 

@@ -17,6 +17,7 @@ from vistune.errors import CheckpointError, some
 from vistune.interop.tensors import Lazy, Parts, whole
 from vistune.model import VisionLanguageModel, build_projector
 from vistune.model.attention import register
+from vistune.model.language import quantization
 from vistune.model.trial import refuse_unserved
 from vistune.model.vision import VisionTower, tower_class
 from vistune.processor import Processor
@@ -43,12 +44,16 @@ class Source:
     adapt: Callable[[nn.Module], nn.Module] | None = None
 
 
-def build_model(source: Source, dtype: torch.dtype) -> VisionLanguageModel:
-    """The model with the source's weights, each read once. Raises CheckpointError naming tensors that do not fit."""
+def build_model(source: Source, dtype: torch.dtype, quantize: int | None = None) -> VisionLanguageModel:
+    """The model with the source's weights, each read once; `quantize`: the language model's in 4 or 8 bits.
+
+    Raises CheckpointError naming tensors that do not fit.
+    """
     spec, parts, place = source.spec, source.parts, str(source.folder)
     tower = VisionTower(load_tower_tensors(source, dtype), spec)
     refuse_unserved(source.language, place)
-    language = load_part(causal_class(source.language), source.language, parts["language"], dtype, place)
+    kind = causal_class(source.language)
+    language = load_part(kind, source.language, parts["language"], dtype, place, quantize)
     if source.adapt is not None:
         language = source.adapt(language)
     with torch.device("meta"):
@@ -91,16 +96,19 @@ def causal_class(config: Any) -> Any:
     return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
 
 
-def load_part(kind: Any, config: Any, tensors: Mapping[str, Lazy], dtype: torch.dtype, place: str) -> nn.Module:
-    """A transformers model of `config` with exactly these tensors."""
+def load_part(
+    kind: Any, config: Any, tensors: Mapping[str, Lazy], dtype: torch.dtype, place: str, quantize: int | None = None
+) -> nn.Module:
+    """A transformers model of `config` with exactly these tensors, its linear layers in `quantize` bits if given."""
     with torch.device("meta"):
         empty = kind(config)
     wanted = dict(empty.state_dict())
     tied = {"lm_head.weight"} if getattr(config, "tie_word_embeddings", False) else set()
     fit_tensors(wanted, tensors, place, optional=tied | {name for name in wanted if name.startswith("head.")})
     attention = register() if hasattr(empty, "lm_head") else "sdpa"
+    settings = {} if quantize is None else {"quantization_config": quantization(quantize, dtype)}
     model: nn.Module = kind.from_pretrained(
-        None, config=config, state_dict=dict(tensors), dtype=dtype, attn_implementation=attention
+        None, config=config, state_dict=dict(tensors), dtype=dtype, attn_implementation=attention, **settings
     )
     return model
 

@@ -51,9 +51,14 @@ def read_source(
 
 
 def load(
-    folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32, **outside: Any
+    folder: Path,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    quantize: int | None = None,
+    **outside: Any,
 ) -> tuple[VisionLanguageModel, Processor]:
-    """Model and processor of a folder of another layout; `outside` as for `read_source`."""
+    """Model and processor of a folder of another layout; `outside` as for `read_source`, `quantize` 4 or 8 bits."""
     source = read_source(folder, **outside)
     processor = processor_of(source)
-    return build_model(source, dtype).to(device).eval(), processor
+    return build_model(source, dtype, quantize).to(device).eval(), processor

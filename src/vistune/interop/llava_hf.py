@@ -15,7 +15,7 @@ from vistune.interop.build import Source
 from vistune.interop.folders import tokenizer_of
 from vistune.interop.tensors import by_part, read_config, read_tensors
 from vistune.model.spec import spec_of
-from vistune.model.vision import image_rules
+from vistune.model.vision import has_class_token, image_rules
 from vistune.recipe import Model
 
 CLASSES = ("LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration")
@@ -48,7 +48,7 @@ def read(folder: Path, *, base: str | None, template: str | None, vision: str | 
     settings = Model(
         projector="mlp2x_gelu",
         feature_layer=config.vision_feature_layer,
-        feature_tokens=TOKENS[config.vision_feature_select_strategy],
+        feature_tokens=tokens_kept(config, place),
         image_mode="anyres" if anyres else "pad" if pads(folder) else "square",
         canvases=tuple((width, height) for height, width in config.image_grid_pinpoints) if anyres else None,
         template=template,
@@ -87,9 +87,19 @@ def refuse(config: Any, place: Path) -> None:
         raise CheckpointError(f"{place}: vision_feature_layer {config.vision_feature_layer!r}", "one layer, -2")
     if config.projector_hidden_act != "gelu" or not getattr(config, "multimodal_projector_bias", True):
         raise CheckpointError(f"{place}: a projector of two layers with biases and GELU is wanted", "another model")
-    if config.vision_feature_select_strategy not in TOKENS:
-        known = ", ".join(TOKENS)
-        raise CheckpointError(f"{place}: vision_feature_select_strategy", f"known: {known}")
+
+
+def tokens_kept(config: Any, place: Path) -> Literal["patch", "cls_patch"]:
+    """Which of a tower's tokens are seen. transformers drops the first one by `default`, whatever it is."""
+    strategy = config.vision_feature_select_strategy
+    clip = has_class_token(config.vision_config)
+    kept = TOKENS.get(strategy) if clip else "patch" if strategy == "full" else None
+    if kept is None:
+        raise CheckpointError(
+            f"{place}: vision_feature_select_strategy {strategy!r} over {config.vision_config.model_type}",
+            "default or full over CLIP, full over SigLIP",
+        )
+    return kept
 
 
 def pads(folder: Path) -> bool:
