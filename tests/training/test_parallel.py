@@ -8,14 +8,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from training_processes import Ranks, train_each_as_rank
 from training_stages import ALIGN, LORA, TUNE, MakeRecipe, assert_same_runs, train
 
+from vistune.console import silent
 from vistune.data.packing import deal
 from vistune.errors import RecipeError
 from vistune.files import read_json
 from vistune.recipe import dump
+from vistune.training import Run
+from vistune.training.flops import needed_by
 from vistune.training.metrics import Pace
 
 SHORT: dict[str, Any] = {"steps": 3, "save_every": None}
@@ -36,6 +40,17 @@ def test_rows_are_dealt_evenly_and_all_of_them() -> None:
     tokens = [sum(lengths[number] for number in numbers) for numbers in dealt]
     assert max(tokens) - min(tokens) <= 20
     assert deal(step[:1], lengths, 3) == [[0], [], []]
+
+
+def test_rows_weigh_what_they_cost_and_not_their_tokens_alone(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """One document of 4,096 tokens costs more than eight of 512, and pictures cost the tower."""
+    needed = needed_by(Run(make_recipe(ALIGN), tmp_path, watch=silent).first_model(None))
+    lengths, tiles = np.array([4096, *[512] * 8, 512, 512]), np.array([0] * 9 + [20, 0])
+    costs = needed.of_samples(lengths, np.zeros(11), tiles)
+    assert costs[0] > costs[1:9].sum()
+    assert costs[9] > costs[10]
+    step = ((0,), tuple(range(1, 9)), (9,), (10,))
+    assert deal(step, costs.tolist(), 2) == [[0, 3], [1, 2]]
 
 
 def test_two_processes_learn_what_one_learns(make_recipe: MakeRecipe, tmp_path: Path) -> None:

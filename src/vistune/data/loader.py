@@ -80,7 +80,8 @@ class Loader:
     """Batches of a stage. Raises DataError naming the sample whose picture cannot be read.
 
     `share` (rank, ranks): the rows that fall to one of several processes. All get equally many, so that they meet in
-    every collective: where the rows do not go round, some are blank.
+    every collective: where the rows do not go round, some are blank · `costs`: of each sample, by which rows are dealt;
+    absent = its tokens.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Loader:
         workers: int = 0,
         pixels: PixelReader | None = None,
         share: tuple[int, int] = (0, 1),
+        costs: Sequence[float] | None = None,
     ) -> None:
         self.samples = samples
         self.processor = processor
@@ -99,6 +101,7 @@ class Loader:
         self.workers = workers
         self.pixels = pixels or PixelCache()  # given by a run, whose stages share their pictures
         self.share = share
+        self.costs = plan.lengths if costs is None else costs
 
     def __len__(self) -> int:
         return len(self.plan.steps)
@@ -117,7 +120,7 @@ class Loader:
     def load(self, step: int) -> list[Batch]:
         rows = self.plan.steps[step]
         rank, ranks = self.share
-        numbers = list(range(len(rows))) if ranks == 1 else deal(rows, self.plan.lengths, ranks)[rank]
+        numbers = list(range(len(rows))) if ranks == 1 else deal(rows, self.costs, ranks)[rank]
         batches = [self.row(step, number) for number in numbers]
         even = -(-len(rows) // ranks)
         return batches + [blank_row(self.processor.spec.image_side)] * (even - len(batches))

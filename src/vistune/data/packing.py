@@ -184,15 +184,16 @@ def plan_stage(
     return StagePlan(tuple(islice(endless, steps)), made_from, lengths)
 
 
-def deal(step: Step, lengths: Sequence[int], ranks: int) -> list[list[int]]:
-    """Numbers of a step's rows by rank: to none more than an even share rounded up, to all about as many tokens.
+def deal(step: Step, costs: Sequence[float], ranks: int) -> list[list[int]]:
+    """Numbers of a step's rows by rank: to none more than an even share rounded up, to all about as much work.
 
-    The longest row goes first, each to the rank with the fewest tokens of those that may still take one.
+    `costs`: of each sample, such as its tokens. The dearest row goes first, each to the rank with the least work of
+    those that may still take one.
     """
-    tokens = [sum(lengths[index] for index in row) for row in step]
+    work = [sum(costs[index] for index in row) for row in step]
     most = -(-len(step) // ranks)
     dealt: list[list[int]] = [[] for _ in range(ranks)]
-    for number in sorted(range(len(step)), key=lambda k: (-tokens[k], k)):
+    for number in sorted(range(len(step)), key=lambda k: (-work[k], k)):
         open_to = [rank for rank in range(ranks) if len(dealt[rank]) < most]
-        dealt[min(open_to, key=lambda rank: (sum(tokens[k] for k in dealt[rank]), rank))].append(number)
+        dealt[min(open_to, key=lambda rank: (sum(work[k] for k in dealt[rank]), rank))].append(number)
     return [sorted(numbers) for numbers in dealt]

@@ -14,6 +14,7 @@ from functools import cache
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -49,6 +50,18 @@ class Needed:
             + pairs * self.pair
             + batch.supervised * self.supervised
         )
+
+    def of_samples(self, lengths: np.ndarray, supervised: np.ndarray, tiles: np.ndarray) -> np.ndarray:
+        """Of each sample by itself, pictures as pixels: what rows weigh where they are dealt to several processes."""
+        seen = lengths if self.window is None else np.minimum(lengths, self.window)
+        pairs = seen * (seen + 1) / 2 + (lengths - seen) * seen
+        work: np.ndarray = (
+            tiles * (self.tile + self.features)
+            + lengths * self.token
+            + pairs * self.pair
+            + supervised * self.supervised
+        )
+        return work
 
 
 def _pairs(length: int, window: int | None) -> float:

@@ -111,7 +111,7 @@ def sizes_of(model: Model, configs: tuple[Any, Any] | None = None, *, cut: bool 
 
 def load_of(planned: Planned) -> Load:
     """What a planned stage reads."""
-    lengths, learnt, tiles = _columns(planned)
+    lengths, learnt, tiles = columns_of(planned)
     counted = np.bincount(_shown(planned), minlength=len(lengths))
     sums = _sums(planned)
     worst = sums[_largest(sums)]
@@ -152,7 +152,7 @@ def _sums(planned: Planned) -> np.ndarray:
     """(tokens, supervised tokens, tiles) of each row of all steps."""
     ends = np.cumsum([len(row) for row in chain.from_iterable(planned.plan.steps)])
     begins = np.concatenate([[0], ends[:-1]])
-    return np.stack([np.add.reduceat(column[_shown(planned)], begins) for column in _columns(planned)], axis=1)
+    return np.stack([np.add.reduceat(column[_shown(planned)], begins) for column in columns_of(planned)], axis=1)
 
 
 def load_of_shards(planned: Planned, folder: Path) -> Load:
@@ -174,7 +174,7 @@ def load_of_shards(planned: Planned, folder: Path) -> Load:
     )
 
 
-def _columns(planned: Planned) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def columns_of(planned: Planned) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(tokens, supervised tokens, tiles) of each sample."""
     spec = planned.processor.spec
     lengths = np.concatenate([index.lengths[rows] for index, rows in planned.samples.parts])

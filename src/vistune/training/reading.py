@@ -13,6 +13,8 @@ from pathlib import Path
 from vistune.data import Loader, PixelCache, Place, StreamLoader
 from vistune.model import VisionLanguageModel
 from vistune.training.features import features_of
+from vistune.training.flops import needed_by
+from vistune.training.forecast import columns_of
 from vistune.training.parallel import World
 from vistune.training.plan import Planned, Watch
 from vistune.training.validation import Tell
@@ -35,7 +37,13 @@ def loader_of(
     if planned.stream is None:
         kept = features_of(planned, model, world, tell=tell, watch=watch)
         return Loader(
-            planned.samples, planned.processor, planned.plan, workers=workers, pixels=kept or pixels, share=share
+            planned.samples,
+            planned.processor,
+            planned.plan,
+            workers=workers,
+            pixels=kept or pixels,
+            share=share,
+            costs=needed_by(model).of_samples(*columns_of(planned)).tolist() if world.size > 1 else None,
         )
 
     def note(rejects: Sequence[Reject]) -> None:
