@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from tiny_towers import save_towers
 
@@ -17,6 +18,7 @@ from vistune import checkpoint, models
 from vistune.errors import CheckpointError, RecipeError
 from vistune.generation import Assistant
 from vistune.interop import layouts
+from vistune.interop.card import write_card
 from vistune.interop.export import export_model, import_model
 from vistune.interop.parity import probes
 from vistune.model import add_adapters, build, read_spec
@@ -188,6 +190,28 @@ def test_a_merge_is_shown_beside_what_was_merged(tuned: Make, tmp_path: Path) ->
     torch.testing.assert_close(
         logits(layouts.load(tmp_path / "hf"))[:, :400], logits(checkpoint.load(folder)), atol=1e-4, rtol=1e-4
     )
+
+
+def test_the_card_names_what_the_model_was_made_of(tmp_path: Path) -> None:
+    """Hub names also where the hub reads them; of a folder its name and not where it lies on this machine."""
+    checkpoint_folder = tmp_path / "run" / "checkpoints" / "1-tune-000004"
+    checkpoint_folder.mkdir(parents=True)
+    sources = {"vision": {"source": "openai/clip-vit-large-patch14-336"}, "language": {"source": f"{tmp_path}/mine"}}
+    (checkpoint_folder / "parts.json").write_text(json.dumps({**sources, "extra": {}}))
+    recipe = {"name": "mine", "data": [{"file": "data/samples.json"}], "stages": [
+        {"name": "tune", "learn": {"projector": 1e-4, "adapters": 2e-4}}]}  # fmt: skip
+    (checkpoint_folder / "recipe.yaml").write_text(json.dumps(recipe))
+    evals = tmp_path / "run" / "evals"
+    evals.mkdir()
+    (evals / "pope.json").write_text(json.dumps({"metrics": {"f1": 85.9}}))
+    card = write_card(checkpoint_folder)
+    assert yaml.safe_load(card.split("---")[1])["base_model"] == ["openai/clip-vit-large-patch14-336"]
+    for line in ("Base models: openai/clip-vit-large-patch14-336, mine.", "Data: samples.json.", "| pope | f1 85.9 |",
+                 "- stage tune: projector at 0.0001, adapters at 0.0002"):  # fmt: skip
+        assert line in card.splitlines()
+    assert str(tmp_path) not in card
+    (checkpoint_folder / "recipe.yaml").write_text(json.dumps({**recipe, "from": {"model": f"{tmp_path}/llava-hf"}}))
+    assert "Base models: llava-hf." in write_card(checkpoint_folder)
 
 
 @pytest.mark.parametrize(("layout", "said"), [

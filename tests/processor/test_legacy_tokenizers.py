@@ -118,16 +118,21 @@ def test_a_legacy_prompt_is_sentencepieces_own_pieces(shared: Path, folder_of: C
     assert shown["input_ids"] == wanted
 
 
-@pytest.mark.parametrize("legacy", [True, False])
-def test_any_text_is_sentencepieces_own_pieces(folder_of: Callable[..., Path], legacy: bool) -> None:
+@pytest.mark.parametrize(("legacy", "spaced"), [(True, True), (False, True), (True, False)])
+def test_any_text_is_sentencepieces_own_pieces(
+    folder_of: Callable[..., Path], tmp_path: Path, legacy: bool, spaced: bool
+) -> None:
     """Spaces too, at the beginning and in runs, as the original encodes them: by transformers' slow Llama tokenizer.
 
     With `legacy` it has sentencepiece put a space before each stretch between special tokens, without it before what
-    begins a string; one that is there already is no reason to leave that out.
+    begins a string; one that is there already is no reason to leave that out. `spaced`: not all models do so.
     """
     folder = folder_of(legacy=legacy)
-    encoder = Processor(load_tokenizer(folder), SPEC)._encoder
-    begins, goes_on = sentencepiece(folder, prefix=True), sentencepiece(folder, prefix=legacy)
+    begins, goes_on = sentencepiece(folder, prefix=spaced), sentencepiece(folder, prefix=legacy and spaced)
+    if not spaced:
+        (folder / "tokenizer.model").write_bytes(begins.serialized_model_proto())
+    Processor(load_tokenizer(folder), SPEC).save(tmp_path / "saved")
+    encoder = Processor.load(tmp_path / "saved")._encoder
     picture = Picture(Path("x.jpg"))
 
     @settings(max_examples=300, deadline=None)

@@ -20,7 +20,7 @@ from vistune.generation import Assistant
 from vistune.interop import layouts
 from vistune.interop.build import Source, build_model, processor_of
 from vistune.interop.card import write_card
-from vistune.interop.folders import read_tower, resolve
+from vistune.interop.folders import is_hub_name, read_tower, resolve
 from vistune.interop.parity import Answer, Row, ask_ours, ask_transformers, compare, is_off, probes
 from vistune.interop.tensors import read_tensors
 from vistune.interop.towers import lengthened, write_tower
@@ -181,11 +181,6 @@ def exported_from(folder: Path, dtype: torch.dtype | None, device: str) -> Expor
         card=write_card(folder),
         dtype=dtype,
     )
-
-
-def is_hub_name(name: str) -> bool:
-    """OWNER/NAME that is no folder here."""
-    return name.count("/") == 1 and not name.startswith((".", "/")) and not Path(name).is_dir()
 
 
 def from_transformers(

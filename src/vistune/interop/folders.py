@@ -17,6 +17,11 @@ PICKLED = ["pytorch_model*.bin"]
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 
 
+def is_hub_name(name: str) -> bool:
+    """OWNER/NAME that is no folder here."""
+    return name.count("/") == 1 and not name.startswith((".", "/")) and not Path(name).is_dir()
+
+
 def resolve(name: str, beside: Path | None = None) -> Path:
     """The folder of a path (also relative to `beside`) or of a hub name. Raises CheckpointError where it is neither."""
     for folder in (*([beside / name] if beside is not None else []), Path(name)):

@@ -60,25 +60,27 @@ def load_sentencepiece(folder: Path) -> Any:
     defaults = {"add_bos_token": True, "add_eos_token": False, "legacy": True}
     settings = {key: default if given.get(key) is None else given[key] for key, default in defaults.items()}
     with _readable(folder, "fetch its tokenizer.model again, or a tokenizer.json"):
-        model = _byte_pairs(folder / SENTENCEPIECE)
+        model, spaced = _byte_pairs(folder / SENTENCEPIECE)
+        if not spaced and settings["legacy"]:  # without `legacy` the space is transformers' own
+            settings["add_prefix_space"] = False
         tokenizer = LlamaTokenizer.from_pretrained(str(folder), **settings)
         tokenizer.backend_tokenizer.model = model
         return _remembering(tokenizer)
 
 
-def _byte_pairs(path: Path) -> BPE:
-    """A tokenizer.model's pieces, merged in the order of their scores.
+def _byte_pairs(path: Path) -> tuple[BPE, bool]:
+    """(a tokenizer.model's pieces, merged in the order of their scores; whether it puts a space before text).
 
     transformers 5 merges in the order of their numbers; runs of spaces, which come early and score lowest, then take
-    the space of the word behind them. Raises ValueError where it is no byte-pair model, or changes text first.
+    the space of the word behind them. Raises ValueError where it is no byte-pair model, or changes text otherwise.
     """
     from sentencepiece import sentencepiece_model_pb2
 
     proto = sentencepiece_model_pb2.ModelProto.FromString(path.read_bytes())  # type: ignore[attr-defined]
     rules, pieces = proto.normalizer_spec, proto.pieces
     pairs = proto.trainer_spec.model_type == proto.trainer_spec.BPE
-    if not (pairs and rules.add_dummy_prefix) or rules.precompiled_charsmap or rules.remove_extra_whitespaces:
-        raise ValueError("not as Llama's: byte pairs, a space before text, and no other change of it")
+    if not pairs or rules.precompiled_charsmap or rules.remove_extra_whitespaces:
+        raise ValueError("not as Llama's: byte pairs, and no change of text but a space before it")
     scores = {piece.piece: piece.score for piece in pieces if piece.type == piece.NORMAL}
     vocabulary = {piece.piece: number for number, piece in enumerate(pieces)}
     merges = [
@@ -90,7 +92,8 @@ def _byte_pairs(path: Path) -> BPE:
     merges.sort(key=lambda merge: merge[:2], reverse=True)
     listed = [(left, right) for _, _, left, right in merges]
     unknown = pieces[proto.trainer_spec.unk_id].piece
-    return BPE(vocab=vocabulary, merges=listed, unk_token=unknown, fuse_unk=True, byte_fallback=True)
+    model = BPE(vocab=vocabulary, merges=listed, unk_token=unknown, fuse_unk=True, byte_fallback=True)
+    return model, rules.add_dummy_prefix
 
 
 @contextmanager
