@@ -20,15 +20,15 @@ class PictureFolders:
     """Finds a relative path in the first folder that holds it; each directory is listed once."""
 
     def __init__(self, folders: Sequence[Path] | None) -> None:
-        self.folders = None if folders is None else [folder.resolve() for folder in folders]
+        self.folders = None if folders is None else [os.path.join(folder.resolve(), "") for folder in folders]
         self._names = cache(self._list)
         self._found: dict[str, Picture] = {}
-        self._written: dict[Path, str] = {}
+        self._written: dict[str, str] = {}
         self.missing: Counter[str] = Counter()  # by the folder in which a picture should lie: rows, not pictures
         self._looked = 0
 
     @staticmethod
-    def _list(folder: Path) -> Mapping[str, bool]:
+    def _list(folder: str) -> Mapping[str, bool]:
         """Files of a directory, and whether each is a link."""
         try:
             with os.scandir(folder) as entries:
@@ -40,41 +40,42 @@ class PictureFolders:
         """Raises RowError for an absolute path, one that leaves the folders, or one that is not there."""
         if (known := self._found.get(name)) is None:
             known = self._found[name] = self._find(text(name, place, field), place, field)
-            self._written.setdefault(Path(str(known.source)), name)
+            self._written.setdefault(str(known.source), name)
         return known
 
     def name_of(self, picture: Picture) -> str:
         """The name under which a picture was found first."""
-        return self._written[Path(str(picture.source))]
+        return self._written[str(picture.source)]
 
     def _find(self, name: str, place: str, field: str) -> Picture:
-        relative = Path(name)
-        if not relative.name:
+        relative = os.path.normpath(name)  # not by Path: some hundred thousand pictures are found when a run resumes
+        parent, last = os.path.split(relative)
+        if last in ("", os.curdir):
             raise RowError(place, field, f"{name!r} names no picture", "give its path in the picture folder")
-        if relative.is_absolute() or ".." in relative.parts:
+        if os.path.isabs(relative) or os.pardir in name.replace("/", os.sep).split(os.sep):
             raise RowError(place, field, f"{name!r} leaves the picture folder", "give a path relative to it")
         if self.folders is None:  # pictures need not be there
-            return Picture(relative)
+            return Picture(Path(relative))
         for folder in self.folders:
-            inside = folder / relative
-            is_link = self._names(inside.parent).get(relative.name)
+            is_link = self._names(folder + parent).get(last)
             if is_link is None:
                 continue
+            inside = Path(folder + relative)
             if is_link and not inside.resolve().is_relative_to(folder):
                 raise RowError(place, field, f"{name!r} is a link out of the picture folder", "copy the picture there")
             return Picture(inside)
-        folders = ", ".join(str(folder) for folder in self.folders)
-        self.missing[str(relative.parent)] += 1
-        raise RowError(place, field, f"no picture {name[:200]!r} in {folders}", self._near_miss(relative))
+        folders = ", ".join(str(Path(folder)) for folder in self.folders)
+        self.missing[parent or os.curdir] += 1
+        raise RowError(place, field, f"no picture {name[:200]!r} in {folders}", self._near_miss(parent, last))
 
-    def _near_miss(self, relative: Path) -> str:
+    def _near_miss(self, parent: str, last: str) -> str:
         self._looked += 1
         if self._looked <= NEAR_MISSES:
             for folder in self.folders or ():
-                names = self._names((folder / relative).parent)
-                near = [name for name in names if _bare(name) == _bare(relative.name)]
-                if near := near or get_close_matches(relative.name, names, n=1, cutoff=0.5):
-                    return f"did you mean {str(relative.with_name(near[0]))!r}?"
+                names = self._names(folder + parent)
+                near = [name for name in names if _bare(name) == _bare(last)]
+                if near := near or get_close_matches(last, names, n=1, cutoff=0.5):
+                    return f"did you mean {os.path.join(parent, near[0])!r}?"
         return "check the picture folder (--images, data.images, images.json)"
 
 
