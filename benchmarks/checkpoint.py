@@ -5,20 +5,25 @@ python benchmarks/checkpoint.py [--shared ../shared] [--stages stage1,lora,full]
 The real run on the backbones of benchmarks/train.py (CLIP 8x384, Llama 8x512), with two checkpoints a run, written by
 the run's own thread. Lost is what the steps took beyond their median from one checkpoint's beginning until it is on
 disk, with the copy of all tensors before; the share is of a minute, as if there were one checkpoint a minute.
-`--rows`: also, how long a run over so many rows takes to plan again at its resume, until its first step is loaded.
+`--rows`: also, how long a run over so many rows with half as many pictures takes at its resume: to plan again, and from
+the loaded model until its first step begins.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import statistics
 import tempfile
 import time
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from train import SAMPLES, prepare, recipe_of
 
 MINUTE = 60.0
@@ -72,31 +77,76 @@ def run(work: Path, stage: str, steps: int) -> dict[str, float]:
     }
 
 
-def resume(rows: int, folder: Path) -> tuple[float, float]:
-    """Seconds of planning a run of so many rows for the first time, and again, until its first step is loaded."""
-    from vistune.console import silent
-    from vistune.data import Loader
-    from vistune.recipe import validate
-    from vistune.training import Run, plan_run
-
+def write_rows(rows: int, folder: Path) -> None:
+    """As many rows as that, nineteen in twenty of a picture of their own or of two rows, and short answers."""
     words = ["red", "green", "blue", "yellow", "small", "large", "circle", "square", "left", "above", "below"]
+    names = [f"set{k % 5}/train/{k:012d}.png" for k in range(rows // 2)]
+    for k in range(5):
+        (folder / "pictures" / f"set{k}" / "train").mkdir(parents=True)
+    for k, name in enumerate(names):
+        if k % 50_000 == 0:  # a file system allows one file so many names
+            first = folder / "pictures" / name
+            Image.new("RGB", (64, 64), "red").save(first)
+        else:
+            os.link(first, folder / "pictures" / name)
     with open(folder / "rows.json", "w", encoding="utf-8") as file:
         for row in range(rows):
             said = " ".join(words[(row + 7 * k) % len(words)] for k in range(8 + row % 40))
-            turns = [{"from": "human", "value": f"Say {row}."}, {"from": "gpt", "value": said}]
-            line = json.dumps({"id": str(row), "conversations": turns})
+            shown = {} if row % 20 == 0 else {"image": names[row % len(names)]}
+            asked = f"<image>\nSay {row}." if shown else f"Say {row}."
+            turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": said}]
+            line = json.dumps({"id": str(row), **shown, "conversations": turns})
             file.write(("[\n" if row == 0 else ",\n") + line)
         file.write("\n]\n")
+
+
+class Began(Exception):
+    """The first step begins."""
+
+
+def resume(rows: int, folder: Path) -> tuple[float, float, float]:
+    """A run over so many rows, stopped after two steps, and gone on with.
+
+    Seconds in which it was planned for the first time and at its resume, and from the loaded model to the first step.
+    """
+    from vistune.console import silent
+    from vistune.errors import Stopped
+    from vistune.recipe import validate
+    from vistune.training import Run, Trainer
+    from vistune.training import run as module
+
+    write_rows(rows, folder)
     stage = {"name": "tune", "learn": {"projector": 1e-3}, "epochs": 1, "samples_per_step": 128}
-    recipe = validate({"data": str(folder / "rows.json"), "stages": [stage]}, "benchmark")
-    made = Run(recipe, folder / "run", watch=silent)
-    took = []
-    for _ in range(2):
+    data = {"file": str(folder / "rows.json"), "images": str(folder / "pictures")}
+    recipe = validate({"data": [data], "stages": [stage]}, "benchmark")
+    planned: list[float] = []
+    loaded: list[float] = []
+    plan_run, model, learn = module.plan_run, Run._model, Trainer.learn
+
+    def timed_plan(*given: Any) -> Any:
         began = time.perf_counter()
-        planned = plan_run(recipe, made.processor, silent)[0][0]
-        Loader(planned.samples, planned.processor, planned.plan).load(len(planned.plan.steps) // 2)
-        took.append(time.perf_counter() - began)
-    return took[0], took[1]
+        found = plan_run(*given)
+        planned.append(time.perf_counter() - began)
+        return found
+
+    def timed_model(self: Run, *given: Any) -> Any:
+        found = model(self, *given)
+        loaded.append(time.perf_counter())
+        return found
+
+    def stop(self: Trainer, step: int, *given: Any) -> Any:
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if step == 2:
+            loaded.append(time.perf_counter() - loaded[-1])
+            raise Began
+        return learn(self, step, *given)
+
+    module.plan_run, Run._model, Trainer.learn = timed_plan, timed_model, stop  # type: ignore[method-assign]
+    for go_on, end in ((False, Stopped), (True, Began)):
+        with suppress(end):
+            Run(recipe, folder / "run", watch=silent).start(resume=go_on)
+    return planned[0], planned[1], loaded[-1]
 
 
 def main() -> None:
@@ -108,6 +158,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
+        os.environ["VISTUNE_CACHE"] = str(work / "cache")
         if given.stages:
             prepare(work, given.shared, SAMPLES * given.steps)
         for stage in filter(None, given.stages.split(",")):
@@ -119,8 +170,11 @@ def main() -> None:
                 flush=True,
             )
         if given.rows:
-            first, again = resume(given.rows, work)
-            print(f"{given.rows:,} rows: read and planned in {first:.1f} s; again, first step loaded, in {again:.1f} s")
+            first, again, began = resume(given.rows, work)
+            print(
+                f"{given.rows:,} rows: read and planned in {first:.1f} s; resumed, planned in {again:.1f} s, and from "
+                f"the loaded model to the first step {began:.1f} s"
+            )
 
 
 if __name__ == "__main__":

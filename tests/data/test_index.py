@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -225,3 +226,26 @@ def test_a_choice_takes_kinds_then_the_first_rows(
     path.write_text(as_list(rows[:2]), encoding="utf-8")
     with pytest.raises(DataError, match="no row of the kind reasoning; there are caption, detail"):
         choose_rows(DataSource(file=path, kinds=("reasoning",)), processor, None, None, watch=silent, label="")
+
+
+def test_the_pictures_that_rows_show_are_known_in_their_order_without_reading_them(tmp_path: Path) -> None:
+    """Of two files that show some pictures both, some rows two pictures and some none, in any order and again."""
+    for k in range(6):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{k}.png")
+    parts = []
+    for name, shown in (("one", [[0], [], [3, 1], [0, 4]]), ("two", [[5], [3], [], [1, 5, 2]])):
+        rows = [
+            {"id": str(k), "images": [f"{p}.png" for p in pictures],
+             "messages": [{"role": "user", "content": "<image>" * len(pictures) + "What?"},
+                          {"role": "assistant", "content": "red"}]}
+            for k, pictures in enumerate(shown)
+        ]  # fmt: skip
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        made = index(tmp_path / f"{name}.jsonl", [tmp_path], None)
+        parts.append((made, made.of_kind(None)[::-1] if name == "two" else made.of_kind(None)))
+    picked = Rows(parts)
+    for places in ([0, 1, 2, 3, 4, 5, 6, 7], [7, 2, 2, 4, 0], [1], [5, 6], []):
+        sources = [str(picture.source) for place in places for picture in picked[place].pictures]
+        count, pictures = picked.shown_by(np.array(places, np.int64))
+        assert count == len(sources)
+        assert list(dict.fromkeys(str(p.source) for p in pictures)) == list(dict.fromkeys(sources))

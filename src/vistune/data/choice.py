@@ -161,12 +161,32 @@ class Rows(Sequence[Sample]):
         file, row = self._find(place)
         return file.sample(row)
 
-    def pictures(self, place: int) -> list[Picture]:
-        """The pictures that a row shows, without reading it; of one that is cut short, those of its cut turns too."""
-        file, row = self._find(place)
-        end = int(self.shown_until[bisect_right(self.ends, place)][row])
-        shown = file.shown[end - int(file.columns["pictures"][row]) : end]
-        return [file.folders.find(file.names[k], str(file.path), "image") for k in shown]
+    def shown_by(self, places: np.ndarray) -> tuple[int, list[Picture]]:
+        """(how many pictures these rows show, each different one in the order in which it first comes); none is read.
+
+        Of a row that is cut short, those of its cut turns too.
+        """
+        parts = np.searchsorted(np.array(self.ends), places, side="right")
+        orders: list[np.ndarray] = []
+        codes: list[np.ndarray] = []
+        names: list[tuple[Index, str]] = []
+        begin = 0
+        for number, (file, chosen) in enumerate(self.parts):
+            mine = np.flatnonzero(parts == number)
+            rows = chosen[places[mine] - begin]
+            counts = file.columns["pictures"][rows]
+            ends = self.shown_until[number][rows]
+            behind = np.repeat(ends - np.cumsum(counts), counts)  # of a row's pictures, less those before it here
+            codes.append(len(names) + file.shown[behind + np.arange(counts.sum())])
+            orders.append(np.repeat(mine, counts))
+            names += [(file, name) for name in file.names]
+            begin = self.ends[number]
+        if not codes:
+            return 0, []
+        listed = np.concatenate(codes)[np.argsort(np.concatenate(orders), kind="stable")]
+        _, first = np.unique(listed, return_index=True)
+        found = (names[code] for code in listed[np.sort(first)].tolist())
+        return len(listed), [file.folders.find(name, str(file.path), "image") for file, name in found]
 
     def origin(self, place: int) -> str:
         """`path:line` of a row, without reading it."""

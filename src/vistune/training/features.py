@@ -16,9 +16,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -141,16 +143,22 @@ def features_of(
         if wanted == "on":
             raise RecipeError(f"stage {stage.name}: cache_features: on, but its tower learns", "leave one of them out")
         return None
-    readings = [path for step in planned.plan.steps for row in step for place in row for path in _read(planned, place)]
-    paths = list(dict.fromkeys(readings))
-    if not paths or (wanted == "auto" and len(readings) < READINGS * len(paths)):
+    places = np.fromiter(chain.from_iterable(chain.from_iterable(planned.plan.steps)), np.int64)
+    readings, pictures = planned.samples.shown_by(places)
+    paths = list(dict.fromkeys(picture.source for picture in pictures if isinstance(picture.source, Path)))
+    if not paths or (wanted == "auto" and readings < READINGS * len(paths)):
         return None
     spec, bf16 = planned.processor.spec, uses_bf16(stage.precision, world.device)
     made = _opened(model, spec, bf16)
+    room = shutil.disk_usage(_there(made.folder)).free
+    fewest = len(paths) - len(made.places)  # that are missing, before all their bytes are hashed
+    if wanted == "auto" and fewest * _most_tiles(spec) * made.tile_bytes > room * MOST_OF_THE_DISK:
+        if world.is_first:
+            tell(f"stage {stage.name}: features of {len(paths):,} pictures are not kept, {room / 1e9:.2f} GB are free")
+        return None
     missing = [path for path in paths if made.digest(path) not in made.places]
     world.any(False)  # nobody keeps anything before all have seen what is missing: each takes its part of the same list
-    price = Price(len(paths), len(readings), len(missing) * _most_tiles(spec) * made.tile_bytes)
-    room = shutil.disk_usage(_there(made.folder)).free
+    price = Price(len(paths), readings, len(missing) * _most_tiles(spec) * made.tile_bytes)
     if price.size > room * (MOST_OF_THE_DISK if wanted == "auto" else 1):
         words = f"stage {stage.name}: features are not kept: {price}, {room / 1e9:.2f} GB are free in {made.folder}"
         if wanted == "on":
@@ -182,10 +190,6 @@ def _sweep(folder: Path, tell: Tell) -> None:
             if other.is_dir() and time.time() - other.stat().st_mtime > UNUSED:
                 shutil.rmtree(other)
                 tell(f"features that no run has used for {UNUSED // 86400} days are removed: {other}")
-
-
-def _read(planned: Planned, place: int) -> list[Path]:
-    return [Path(str(picture.source)) for picture in planned.samples.pictures(place)]
 
 
 def _most_tiles(spec: Spec) -> int:
