@@ -173,7 +173,7 @@ def test_answers_of_another_run_are_refused_with_what_differs(
     evaluate(other_model, world, tmp_path, limit=4, again=True)
     assert (tmp_path / KEPT[0]).read_bytes() != before
     (tmp_path / KEPT[1]).unlink()
-    with pytest.raises(RecipeError, match="would say what they were asked with, is not there"):
+    with pytest.raises(RecipeError, match="an older vistune, or the file was lost"):
         evaluate(other_model, world, tmp_path, limit=4)
 
 
@@ -206,7 +206,7 @@ def test_a_file_of_others_is_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "said.jsonl"
     path.write_text('{"question_id": 1, "text": "red"}')  # no line's end: nothing may be cut off
     for _ in range(2):
-        with pytest.raises(RecipeError, match="is not there"):
+        with pytest.raises(RecipeError, match="says what they were asked with"):
             AnswerFile(path, {})
     assert path.read_text() == '{"question_id": 1, "text": "red"}'
 
@@ -335,7 +335,7 @@ def test_a_judge_marks_what_the_file_says_it_should(
     asked = [request.tree["messages"][0]["content"] for request in fake.chats]
     assert any("And this {answer}?" in text and "a dog" in text and "A horse" in text for text in asked)
     assert found.notes["judge"]["prompt"] == "vistune"
-    told = workflows.evaluate(model, task="file", data=tmp_path)
+    told = workflows.evaluate(model, task="file", data=tmp_path, out=tmp_path / "evals")
     assert told["metrics"] == {}
     (tmp_path / "judge_prompt.txt").write_text("{question} {reply}")
     with pytest.raises(DataError, match=r"judge_prompt\.txt: has no \{answer\}"):

@@ -21,6 +21,8 @@ from vistune.errors import RecipeError
 if TYPE_CHECKING:
     from vistune.evaluation import Measured
 
+NO_FIGURE = "a judge (vistune score --judge) or the benchmark's server (--submission) gives it"
+
 
 def evaluate(
     model: Annotated[list[Path] | None, typer.Argument(help="Run or model folders; several are compared.")] = None,
@@ -83,6 +85,8 @@ def evaluate(
 
     if len(results) == 1:
         stdout.print(result_table(results[0]))
+        if (groups := group_table(results[0])).row_count:
+            stdout.print(groups)
     if len(results) > 1 or comparison["tasks"][0]["published"]:
         stdout.print(markdown(comparison), soft_wrap=True, markup=False)
     if out is not None and len(results) > 1:
@@ -151,9 +155,9 @@ def folder_of(data: Path, task: str, *, many: bool) -> Path:
 def result_table(result: dict[str, Any]) -> Table:
     table = Table("", "", "", title=f"{result['task']}, {result['count']} questions")
     for name, value in result["metrics"].items() if set(result["metrics"]) != {"accuracy"} else ():
-        table.add_row(name, f"{value:.2f}", "")
+        table.add_row(escape(name), f"{value:.2f}", "")
     if not result["metrics"]:
-        table.add_row("answers are kept", "", "no figure without the benchmark's server or a judge: vistune score")
+        table.add_row("no figure here", "", NO_FIGURE)
     for condition, interval in result.get("intervals", {}).items():
         shown = f"{100 * interval['low']:.1f} – {100 * interval['high']:.1f}"
         table.add_row(f"accuracy {condition.replace('_', ' ')}", f"{100 * interval['value']:.1f} %", shown)
@@ -165,6 +169,18 @@ def result_table(result: dict[str, Any]) -> Table:
         table.add_row(f"replies changed {condition.replace('_', ' ')}", f"{100 * share['value']:.1f} %", share["words"])
     for condition, reason in result.get("left_out", {}).items():
         table.add_row(condition.replace("_", " "), "left out", reason)
+    return table
+
+
+def group_table(result: dict[str, Any]) -> Table:
+    """Share right of each question type and language, by condition; empty where the task tells no two of them apart."""
+    conditions = list(result.get("intervals", ()))
+    table = Table("right, per cent", *[condition.replace("_", " ") for condition in conditions], "majority")
+    for groups in (result.get("by_type", {}), result.get("by_language", {})):
+        for name, told in groups.items() if len(groups) > 1 else ():
+            shares = [told[condition]["value"] if told[condition]["count"] else None for condition in conditions]
+            cells = ["" if share is None else f"{100 * share:.1f}" for share in (*shares, told["majority"])]
+            table.add_row(escape(name), *cells)
     return table
 
 
@@ -237,8 +253,13 @@ def print_score(found: Measured) -> None:
     table = Table("", *titles, title=f"{found.task}, {scored.count} questions")
     for name, value in scored.metrics.items():
         table.add_row(name, f"{value:.4f}", *([f"{other.get(name, value):.4f}"] if other is not None else []))
-    stdout.print(table)
+    if scored.metrics:
+        stdout.print(table)
+    else:
+        stdout.print(f"{found.task}, {scored.count} questions: no figure here, {NO_FIGURE}", soft_wrap=True)
     for title, groups in scored.tables.items():
+        if not groups:  # the data lack what it is told by
+            continue
         breakdown = Table(title, "figure", "questions")
         for group, (value, count) in groups.items():
             breakdown.add_row(escape(group), f"{value:.2f}", str(count))

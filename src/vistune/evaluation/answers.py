@@ -70,8 +70,9 @@ class AnswerFile:
                 part.unlink(missing_ok=True)
         if os.fstat(self.handle).st_size and not told.is_file():
             raise RecipeError(
-                f"{self.path}: holds answers, and {told.name}, which would say what they were asked with, is not there",
-                "name another --out, or --again to answer anew in their place",
+                f"{self.path}: holds answers, but not {told.name} beside it, which says what they were asked with: "
+                "they come from an older vistune, or the file was lost",
+                "add --again to answer anew in their place, or keep them and name another --out",
             )
         before = read_json(told) if told.is_file() else None
         if before is not None and (changed := differing(before, _without_new(asked, before))):

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vistune.errors import DataError
+from vistune.errors import DataError, RecipeError
 from vistune.evaluation.answers import AnswerFile, drop_drafts
 from vistune.evaluation.ranks import Ranks
 from vistune.evaluation.runner import Answered, choose, conditions_for, plan
+from vistune.evaluation.scorer import figures_of
 from vistune.evaluation.scoring import result_of
 from vistune.evaluation.session import Watch, asked_with, run
+from vistune.evaluation.task import Reply
 from vistune.evaluation.tasks import TASKS
 from vistune.evaluation.tasks.file import File
 from vistune.files import write_json
@@ -61,6 +63,11 @@ def measure(
     questions = choose(task.questions(), wanted.limit, wanted.seed)
     if not questions:
         raise DataError(f"{wanted.data}: holds no question of {wanted.task}", "check --data")
+    if wanted.out is None and not figures_of(task, [Reply(questions[0], None)]).metrics:
+        raise RecipeError(
+            f"{wanted.task}: a judge or the benchmark's server gives its figures, and no answer would be kept for them",
+            "add --out DIR, then `vistune score` what is kept there",
+        )
     blind = choose(questions, wanted.blind_limit, wanted.seed)
     possible, left_out = conditions_for(blind)
     blocks = plan(questions, blind, possible if wanted.blind else possible[:1], seed=wanted.seed)

@@ -58,7 +58,8 @@ def run(
     left = [_left(block, known, exact=is_exact(assistant)) for block in blocks]
     own = [block for block in left if block.questions][ranks.rank :: ranks.count]
     new: dict[Key, Said] = {}
-    with watch(label, sum(len(block.questions) for block in own)) as advance:
+    to_ask = sum(len(block.questions) for block in own)
+    with watch(label if to_ask else f"{label}: all kept", to_ask) as advance:
 
         def hear(rows: Sequence[Answered]) -> None:
             if file is not None:

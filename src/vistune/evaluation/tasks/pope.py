@@ -108,8 +108,14 @@ class Pope(Benchmark):
         return {"mean_f1": mean_f1, "pooled_f1": confusion(rows)["f1"], **flat}
 
     def tables(self, rows: Sequence[Marked]) -> dict[str, Table]:
-        cells: Counter[str] = Counter(f"{row.question.tags['split']} {_cell(row)}" for row in rows)
-        return {"confusion": {name: (float(count), count) for name, count in sorted(cells.items())}}
+        """Per cent of the split's questions that are true positives, false negatives …; positive = yes."""
+        asked = Counter(row.question.tags["split"] for row in rows)
+        cells = Counter((row.question.tags["split"], _cell(row)) for row in rows)
+        return {
+            "confusion": {
+                f"{split} {cell}": (100 * count / asked[split], count) for (split, cell), count in sorted(cells.items())
+            }
+        }
 
 
 def confusion(rows: Sequence[Marked]) -> dict[str, float]:
