@@ -10,9 +10,10 @@ import torch
 from training_stages import ALIGN, LORA, TUNE, MakeRecipe, ask_to_stop, weights
 
 from vistune.console import silent
+from vistune.data import Loader
 from vistune.errors import Stopped
 from vistune.recipe import Recipe
-from vistune.training import Run
+from vistune.training import Run, plan_run
 from vistune.training.metrics import Metrics
 from vistune.training.parallel import World
 
@@ -79,3 +80,10 @@ def test_compiled_layers_learn_what_plain_ones_learn(make_recipe: MakeRecipe, tm
 def test_a_runs_model_lies_on_its_gpu(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     run = Run(make_recipe(TUNE), tmp_path / "never", watch=silent, world=World(device="cuda"))
     assert {p.device.type for p in run.first_model(None).parameters()} == {"cuda"}
+
+
+def test_rows_for_a_gpu_lie_in_pinned_memory(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    run = Run(make_recipe(ALIGN, workers=1), tmp_path, watch=silent, world=World(device="cuda"))
+    (planned,), _ = plan_run(run.recipe, run.processor, silent)
+    for _, batches in Loader(planned.samples, planned.processor, planned.plan, workers=1, pin=True).steps():
+        assert all(batch.images.is_pinned() and batch.input_ids.is_pinned() for batch in batches)

@@ -54,18 +54,22 @@ class PixelCache:
 
 
 def in_order(
-    tasks: Iterable[tuple[int, Callable[[], list[Batch]]]], workers: int
+    tasks: Iterable[tuple[int, Callable[[], list[Batch]]]], workers: int, *, pin: bool
 ) -> Generator[tuple[int, list[Batch]], None, None]:
-    """What the tasks give, in their order, some of them done ahead by threads."""
+    """What the tasks give, in their order, some of them done ahead by threads; `pin`: in memory that a GPU copies."""
+
+    def done(task: Callable[[], list[Batch]]) -> list[Batch]:
+        return [batch.pinned() for batch in task()] if pin else task()
+
     if workers == 0:
         for number, task in tasks:
-            yield number, task()
+            yield number, done(task)
         return
     pool = ThreadPoolExecutor(workers, thread_name_prefix="loader")
     try:
         ahead: deque[tuple[int, Future[list[Batch]]]] = deque()
         for number, task in tasks:
-            ahead.append((number, pool.submit(task)))
+            ahead.append((number, pool.submit(done, task)))
             if len(ahead) > workers + 1:
                 first, future = ahead.popleft()
                 yield first, future.result()
@@ -81,7 +85,7 @@ class Loader:
 
     `share` (rank, ranks): the rows that fall to one of several processes. All get equally many, so that they meet in
     every collective: where the rows do not go round, some are blank · `costs`: of each sample, by which rows are dealt;
-    absent = its tokens.
+    absent = its tokens · `pin`: for a GPU.
     """
 
     def __init__(
@@ -94,6 +98,7 @@ class Loader:
         pixels: PixelReader | None = None,
         share: tuple[int, int] = (0, 1),
         costs: Sequence[float] | None = None,
+        pin: bool = False,
     ) -> None:
         self.samples = samples
         self.processor = processor
@@ -101,6 +106,7 @@ class Loader:
         self.workers = workers
         self.pixels = pixels or PixelCache()  # given by a run, whose stages share their pictures
         self.share = share
+        self.pin = pin
         self.costs = plan.lengths if costs is None else costs
 
     def __len__(self) -> int:
@@ -108,7 +114,9 @@ class Loader:
 
     def steps(self, start: int = 0) -> Generator[tuple[int, list[Batch]], None, None]:
         """(step, its rows) from `start` on."""
-        yield from in_order(((step, partial(self.load, step)) for step in range(start, len(self))), self.workers)
+        yield from in_order(
+            ((step, partial(self.load, step)) for step in range(start, len(self))), self.workers, pin=self.pin
+        )
 
     def position(self, step: int) -> dict[int, Place]:
         """The plan knows where every step lies: there is nothing else to go on from."""

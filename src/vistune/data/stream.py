@@ -237,11 +237,13 @@ class StreamLoader:
         share: tuple[int, int] = (0, 1),
         tell: Callable[[Sequence[Reject]], None],
         watch: Watch = unwatched,
+        pin: bool = False,
     ) -> None:
         self.stream = stream
         self.processor = processor
         self.workers = workers
         self.share = share
+        self.pin = pin
         self.tell = tell
         self.watch = watch
         self.samples = Rows([])  # of the plan: none is known before it is read
@@ -266,7 +268,7 @@ class StreamLoader:
                     for lane in self.lanes.values():
                         lane.next.result()
                         advance(1)
-                for step, batches in in_order(self._tasks(start), self.workers):
+                for step, batches in in_order(self._tasks(start), self.workers, pin=self.pin):
                     for lane in self.lanes.values():
                         lane.forget(step)
                     yield step, batches

@@ -33,7 +33,7 @@ def loader_of(
     watch: Watch,
 ) -> Loader | StreamLoader:
     """Of this process's share. `pixels`: of pictures read before · `out`: where bad rows of shards are noted."""
-    share = world.rank, world.size
+    share, pin = (world.rank, world.size), world.device.startswith("cuda")
     if planned.stream is None:
         kept = features_of(planned, model, world, tell=tell, watch=watch)
         return Loader(
@@ -43,6 +43,7 @@ def loader_of(
             workers=workers,
             pixels=kept or pixels,
             share=share,
+            pin=pin,
             costs=needed_by(model).of_samples(*columns_of(planned)).tolist() if world.size > 1 else None,
         )
 
@@ -51,7 +52,9 @@ def loader_of(
         with open(out / f"rejects-{world.rank}.jsonl", "a", encoding="utf-8") as file:
             file.write("".join(json.dumps(asdict(reject), ensure_ascii=False) + "\n" for reject in rejects))
 
-    return StreamLoader(planned.stream, planned.processor, workers=workers, share=share, tell=note, watch=watch)
+    return StreamLoader(
+        planned.stream, planned.processor, workers=workers, share=share, tell=note, watch=watch, pin=pin
+    )
 
 
 def places_at(loader: Loader | StreamLoader, step: int, world: World) -> list[Place]:
