@@ -21,6 +21,7 @@ from vistune.interop import layouts
 from vistune.interop.card import write_card
 from vistune.interop.export import export_model, import_model
 from vistune.interop.parity import probes
+from vistune.interop.writers import with_older_keys
 from vistune.model import add_adapters, build, read_spec
 from vistune.processor import Processor, load_tokenizer
 from vistune.recipe import Lora, Model, Recipe, Stage
@@ -192,6 +193,32 @@ def test_a_merge_is_shown_beside_what_was_merged(tuned: Make, tmp_path: Path) ->
     )
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings", "older"),
+    [
+        ("mistral", {"rope_theta": 1e6}, {"rope_theta": 1e6}),
+        ("llama", {"rope_theta": 5e5, "rope_type": "linear", "factor": 2.0},
+         {"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 2.0}}),
+        ("llama", {"rope_theta": 5e5, "rope_type": "yarn", "factor": 2.0},
+         {"rope_theta": 5e5,
+          "rope_scaling": {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 2048}}),
+        ("gemma3_text", None, {"rope_theta": 1e6, "rope_local_base_freq": 1e4}),
+    ],
+)  # fmt: skip
+def test_older_loaders_turn_by_the_same_base(
+    tmp_path: Path, kind: str, settings: dict[str, Any] | None, older: dict[str, Any]
+) -> None:
+    """transformers 4, with which the original runs, knows no `rope_parameters`; ours reads the same from both."""
+    from transformers import AutoConfig
+
+    given = {} if settings is None else {"rope_parameters": {"rope_type": "default", **settings}}
+    config = AutoConfig.for_model(kind, **given)
+    written = with_older_keys(config.to_dict())
+    assert {key: written[key] for key in older} == older
+    again = {key: value for key, value in AutoConfig.for_model(**written).rope_parameters.items() if key != "type"}
+    assert again == config.rope_parameters
+
+
 def test_the_card_names_what_the_model_was_made_of(tmp_path: Path) -> None:
     """Hub names also where the hub reads them; of a folder its name and not where it lies on this machine."""
     checkpoint_folder = tmp_path / "run" / "checkpoints" / "1-tune-000004"
@@ -212,6 +239,17 @@ def test_the_card_names_what_the_model_was_made_of(tmp_path: Path) -> None:
     assert str(tmp_path) not in card
     (checkpoint_folder / "recipe.yaml").write_text(json.dumps({**recipe, "from": {"model": f"{tmp_path}/llava-hf"}}))
     assert "Base models: llava-hf." in write_card(checkpoint_folder)
+
+
+@pytest.mark.parametrize("kind", [{"dora": True}, {"rslora": True}], ids=["DoRA", "rsLoRA"])
+def test_every_kind_of_adapter_goes_to_peft_and_comes_back(tuned: Make, tmp_path: Path, kind: dict[str, bool]) -> None:
+    folder = tuned("adapters", "projector", lora=Lora(rank=4, alpha=8, **kind), projector="mlp2x_gelu")
+    rows = export_model(folder, tmp_path / "peft", layout="peft")
+    assert all(row.same_ids and row.same_tokens and row.largest_difference < 1e-4 for row in rows)
+    wanted = logits(checkpoint.load(folder))
+    torch.testing.assert_close(logits(layouts.load(tmp_path / "peft"))[:, :400], wanted, atol=1e-4, rtol=1e-4)
+    export_model(folder, tmp_path / "hf", layout="llava-hf", merge=True)
+    torch.testing.assert_close(logits(layouts.load(tmp_path / "hf"))[:, :400], wanted, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("layout", "said"), [

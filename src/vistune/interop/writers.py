@@ -20,7 +20,7 @@ from vistune.errors import RecipeError
 from vistune.files import write_atomic, write_json
 from vistune.interop.original import CLASSES
 from vistune.interop.tensors import Lazy, whole, written_name
-from vistune.interop.towers import image_processor, save, without_paths, write_config, write_tower
+from vistune.interop.towers import image_processor, save, without_paths, write_tower
 from vistune.model import VisionLanguageModel
 from vistune.model.language import base_of
 from vistune.processor import Processor, save_tokenizer
@@ -57,8 +57,8 @@ def write_hf(made: Exported, folder: Path) -> None:
     refuse_for_hf(made)
     tokenizer, image_id, rows = with_image_token(made.processor.tokenizer, made.language.config.vocab_size)
     save(hf_state(made, rows), folder)
-    config = hf_config(made, image_id, rows, tokenizer.pad_token_id)
-    write_config(config, folder)
+    config = without_paths(hf_config(made, image_id, rows, tokenizer.pad_token_id).to_dict())
+    write_json(folder / "config.json", {**config, "text_config": with_older_keys(config["text_config"])})
     write_processor(made, tokenizer, folder)
     generation_config(made, tokenizer).save_pretrained(folder)
     write_atomic(folder / "README.md", made.card)
@@ -157,6 +157,24 @@ def hf_config(made: Exported, image_id: int, rows: int, pad_id: int) -> Any:
     return config
 
 
+def with_older_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A language model's config with its rotary embedding also as transformers 4 has it: it reads no `rope_parameters`,
+    and would turn by another base. Those of Gemma 3, one a kind of layer, have two bases there.
+    """
+    rope = config.get("rope_parameters") or {}
+    found = dict(config)
+    full = rope.get("full_attention", rope)
+    if "rope_theta" in full:
+        found["rope_theta"] = full["rope_theta"]
+    if "sliding_attention" in rope:
+        found["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+    elif (kind := rope.get("rope_type", "default")) in ("linear", "dynamic"):  # as the first that had it want it
+        found["rope_scaling"] = {"type": kind, "factor": rope["factor"]}
+    elif kind != "default":
+        found["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
+    return found
+
+
 def write_processor(made: Exported, tokenizer: Any, folder: Path) -> None:
     """Tokenizer, picture rules and chat template, also under the names that older loaders look for."""
     from transformers import LlavaNextProcessor, LlavaProcessor
@@ -203,7 +221,8 @@ def write_original(made: Exported, folder: Path) -> None:
         )
     save(original_state(made), folder)
     config = {
-        **without_paths(made.language.config.to_dict()),
+        **with_older_keys(without_paths(made.language.config.to_dict())),
+        "torch_dtype": str(made.dtype).removeprefix("torch."),
         "architectures": [names[kind]],
         "model_type": f"llava_{kind}" if kind != "qwen2" else "llava_qwen",
         "mm_vision_tower": made.tower_name,
