@@ -34,9 +34,14 @@ class Size:
 
 
 def quickstart(
-    out: Path, *, size: Size | None = None, overrides: Sequence[str] = (), watch: Watch = silent
+    out: Path,
+    *,
+    size: Size | None = None,
+    overrides: Sequence[str] = (),
+    language: str = "en",
+    watch: Watch = silent,
 ) -> dict[str, Any]:
-    """The whole loop on the built-in world: draw, generate, check, train, evaluate, report."""
+    """The whole loop on the built-in world: draw, generate, check, train, evaluate, report in a `language`."""
     from vistune.datagen import Wishes
     from vistune.training import checkpoints_of
 
@@ -70,7 +75,7 @@ def quickstart(
     summary = summarise(stage_1, stage_2, unseen, described)
     summary |= {"seconds": clock.seconds, "peak_memory_mb": peak_memory_mb(), "seed": recipe.seed}
     write_json(out / "summary.json", summary)
-    workflows.write_report(out)
+    workflows.write_report(out, language=language)
     clock.mark("report")
     # Once more, with the seconds that the report took: it reads this file itself.
     write_json(out / "summary.json", summary)

@@ -72,7 +72,7 @@ def test_l1_minutes_of_mixed_load(bench: Bench) -> None:
             assert "".join(event_texts(text)) == wanted[number]
             return first or 0.0
 
-        users(32, 10, work)  # warm
+        users(32, SECONDS / 5, work)  # warm: caches fill
         before, memory = kept(), resident_mb()
         waits = sorted(users(32, SECONDS, work))
         until(found.idle)
@@ -98,7 +98,7 @@ def test_l3_pictures_as_large_as_are_taken(bench: Bench) -> None:
         def work(user: int, chance: random.Random) -> int:
             return found.ask(messages=question(f"{chance.random()}", url)).status_code
 
-        users(16, SECONDS / 10, work)
+        users(16, SECONDS / 5, work)
         warm, before = resident_mb(), kept()
         statuses = users(16, SECONDS / 2, work)
         until(found.idle)
@@ -108,7 +108,7 @@ def test_l3_pictures_as_large_as_are_taken(bench: Bench) -> None:
         assert set(statuses) <= {200, 429}
         assert statuses.count(200)
         assert grown <= base + slots * 250
-        assert grown <= 1.02 * warm + 108  # a decoded picture more may be held by the allocator
+        assert grown <= 1.02 * warm + 216  # the allocator may keep two decoded pictures more
 
 
 def test_s1_a_thousand_faults(bench: Bench) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from vistune.commands.model import chat as chat_verb
 from vistune.errors import DataError
 from vistune.generation import Assistant
 from vistune.recipe import DataSource, Model, Recipe, Stage
+from vistune.serving import terminal
 from vistune.serving.keyboard import Keyboard, shown
 from vistune.serving.terminal import COMMANDS, Talk, chat
 from vistune.workflows import check_data
@@ -185,3 +187,32 @@ def test_help_names_every_command(talk: Talk, capsys: pytest.CaptureFixture[str]
     said = capsys.readouterr().err
     assert all(verb in said for verb in COMMANDS)
     assert {"/image", "/reset", "/system", "/temperature", "/save", "/help"} <= set(COMMANDS)
+
+
+def test_it_speaks_korean_to_whoever_reads_korean(
+    bench: Bench, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    talk = Talk(Assistant(bench.model, bench.processor), Keyboard(), language="ko")
+    for line in (
+        "/help",
+        f"/image {pictures}/b.png",
+        "/reset",
+        "/system 짧게 답하세요.",
+        "/temperature 0.5",
+        "/reset all",
+    ):
+        talk.take(line)
+    said = capsys.readouterr().err.splitlines()
+    assert "[새로 시작, 그림: b.png]" in said
+    assert "[새로 시작, 그림: 없음]" in said
+    assert all(re.search("[가-힣]", line) for line in said if line not in ("[b.png, 32x32, 0 kB]", "[temperature 0.5]"))
+
+
+def test_every_word_of_the_terminal_has_its_korean() -> None:
+    source = Path(terminal.__file__).read_text(encoding="utf-8")
+    noted = set(re.findall(r'(?:talk|self)\.note\(\s*"([^"]+)"', source)) | {
+        command.about for command in COMMANDS.values()
+    }
+    known = terminal.words_of("ko")
+    assert noted <= set(known)
+    assert all(f'"{english}"' in source for english in known), "words that are no longer said"

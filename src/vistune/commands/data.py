@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vistune import showing, workflows
+from vistune.commands.help import spoken
 from vistune.commands.output import Json, count_of, print_json, stdout
 from vistune.console import silent, tell, watch
 from vistune.errors import RecipeError
@@ -320,9 +321,10 @@ def report(
             help="Data: an evaluation set (a folder of pictures, or its files) whose pictures are looked for."
         ),
     ] = None,
-    language: Annotated[str, typer.Option("--lang", help="en or ko.")] = "en",
+    language: Annotated[str | None, typer.Option("--lang", help="en or ko; else the locale's.")] = None,
 ) -> None:
     """Write a page that opens offline: what a run learnt, how runs or models compare, or what a data set holds."""
+    language = language or spoken()
     page = workflows.write_report(*paths, out=out, images=images, against=against or (), language=language, watch=watch)
     stdout.print(str(page), soft_wrap=True)
     from vistune.report.plots import missing_font

@@ -7,6 +7,7 @@ A text without a translation stays English; a test holds that there is none.
 from __future__ import annotations
 
 import os
+import sys
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -41,6 +42,11 @@ def language_of(arguments: Sequence[str], environment: Mapping[str, str]) -> str
             return wanted
     locale = next((found for name in ("LC_ALL", "LC_MESSAGES", "LANG") if (found := environment.get(name))), "")
     return "ko" if locale.lower().split(".")[0].split("_")[0] == "ko" else "en"
+
+
+def spoken() -> str:
+    """The language that this command was asked to speak."""
+    return language_of(sys.argv[1:], os.environ)
 
 
 @cache

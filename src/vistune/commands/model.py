@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from vistune import drawing, lineage, mainjob, models, workflows
+from vistune.commands.help import spoken
 from vistune.commands.output import Json, print_json, stdout
 from vistune.console import tell, watch
 from vistune.errors import RecipeError, VistuneError
@@ -26,7 +27,7 @@ def quickstart(
     seed: Annotated[int, typer.Option(help="Decides everything.")] = 0,
 ) -> None:
     """The whole loop on the built-in world, offline: draw, generate, check, align, tune, evaluate, report."""
-    summary = mainjob.quickstart(out, overrides=[f"seed={seed}"], watch=watch)
+    summary = mainjob.quickstart(out, overrides=[f"seed={seed}"], language=spoken(), watch=watch)
     stdout.print(summary_table(summary))
     stdout.print(type_table(summary))
     stdout.print(
@@ -142,7 +143,8 @@ def chat(
 
     for path in image or ():
         described(path)  # what is no picture is said before the weights are waited for
-    talk(models.load(model, device=device, dtype=dtype, quantize=quantize), pictures=image or ())
+    assistant = models.load(model, device=device, dtype=dtype, quantize=quantize)
+    talk(assistant, pictures=image or (), language=spoken())
 
 
 def import_(

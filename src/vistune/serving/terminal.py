@@ -1,7 +1,7 @@
 """Talk to a model in a terminal: pictures, questions, answers as they are written.
 
 lines from a person -> commands, or a question -> messages -> pieces of an answer on stdout
-Whatever goes wrong is one line, and the chat goes on.
+Whatever goes wrong is one line, and the chat goes on. Its own words are the reader's: terminal_ko.json.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from vistune.errors import DataError, VistuneError
+from vistune.files import read_json
 from vistune.generation import Assistant, Sampling
 from vistune.processor import open_picture
 from vistune.serving.keyboard import Keyboard, paths_in
@@ -26,7 +27,8 @@ MOST_TOKENS = 1024  # of one answer
 class Talk:
     """One conversation: what was said, the pictures that wait for the next question, and how answers are chosen."""
 
-    def __init__(self, assistant: Assistant, keyboard: Keyboard) -> None:
+    def __init__(self, assistant: Assistant, keyboard: Keyboard, *, language: str = "en") -> None:
+        self.words = words_of(language)
         self.assistant = assistant
         self.keyboard = keyboard
         self.messages: list[Message] = []
@@ -34,6 +36,10 @@ class Talk:
         self.system: str | None = None
         self.temperature = 0.0
         self.answers = 0
+
+    def note(self, english: str, **values: object) -> None:
+        """A line of the program's own, in the reader's language."""
+        self.keyboard.note(self.words.get(english, english).format(**values))
 
     def take(self, line: str) -> None:
         """A command, or a question. Raises VistuneError for what cannot be done."""
@@ -65,7 +71,7 @@ class Talk:
                 self.waiting = []
                 self.answers += 1
         if answer.finish_reason == "length":
-            self.keyboard.note(f"[cut after {answer.completion_tokens} tokens]")
+            self.note("[cut after {tokens} tokens]", tokens=answer.completion_tokens)
 
     def show(self, files: str) -> None:
         """Put pictures before the next question; none of them where one cannot be read."""
@@ -81,7 +87,7 @@ class Talk:
         many = earlier + len(self.waiting)
         self.keyboard.note("\n".join(notes))
         if many > 1:
-            self.keyboard.note(f"[{many} pictures are in the conversation; /reset all forgets them]")
+            self.note("[{count} pictures are in the conversation; /reset all forgets them]", count=many)
 
     def reset(self, what: str) -> None:
         """Forget what was said; the pictures stay, before the next question, unless all is forgotten."""
@@ -90,12 +96,16 @@ class Talk:
         shown = [picture for message in self.messages for picture in message.pictures]
         self.waiting = [] if what else [*shown, *self.waiting]
         self.messages = []
-        self.keyboard.note(f"[anew; pictures: {', '.join(_name(picture) for picture in self.waiting) or 'none'}]")
+        names = ", ".join(self._name(picture) for picture in self.waiting)
+        self.note("[anew; pictures: {names}]", names=names or self.words.get("none", "none"))
+
+    def _name(self, picture: Picture) -> str:
+        return picture.source.name if isinstance(picture.source, Path) else self.words.get("picture", "picture")
 
     def instruct(self, text: str) -> None:
         """What the model is told before everything; empty = what it was trained with."""
         self.system = text or None
-        self.keyboard.note("[system: as trained]" if self.system is None else f"[system: {text}]")
+        self.note("[system: as trained]" if self.system is None else "[system: {text}]", text=text)
 
     def warm(self, text: str) -> None:
         """How freely it answers; without a number the setting is shown."""
@@ -104,7 +114,7 @@ class Talk:
                 self.temperature = Sampling(temperature=float(text)).temperature
             except ValueError:
                 raise DataError(f"/temperature {text}: not a number", "give 0 (always the likeliest) to 2") from None
-        self.keyboard.note(f"[temperature {self.temperature:g}]")
+        self.note("[temperature {number}]", number=f"{self.temperature:g}")
 
     def save(self, file: str) -> None:
         if not file:
@@ -112,13 +122,13 @@ class Talk:
         system = [] if self.system is None else [Message("system", (self.system,))]
         path = Path(file).expanduser()
         save([*system, *self.messages], path)
-        self.keyboard.note(f"[saved: {path}]")
+        self.note("[saved: {path}]", path=path)
 
     def help(self, _: str) -> None:
-        self.keyboard.note("\n".join(f"  {command.form:<{WIDTH}}  {command.about}" for command in COMMANDS.values()))
-        self.keyboard.note(
-            "  Ctrl-C stops an answer, Ctrl-D ends; the arrow keys bring back what was typed, Tab completes"
-        )
+        for command in COMMANDS.values():
+            self.keyboard.note(f"  {command.form:<{WIDTH}}  {self.words.get(command.about, command.about)}")
+        keys = "Ctrl-C stops an answer, Ctrl-D ends; the arrow keys bring back what was typed, Tab completes"
+        self.keyboard.note(f"  {self.words.get(keys, keys)}")
 
     def quit(self, _: str) -> None:
         raise EOFError
@@ -143,15 +153,23 @@ COMMANDS: Mapping[str, Command] = {
 WIDTH = max(len(command.form) for command in COMMANDS.values())
 
 
-def chat(assistant: Assistant, *, pictures: Sequence[Path] = (), keyboard: Keyboard | None = None) -> None:
-    """Ask and answer until the input ends or /quit."""
+def words_of(language: str) -> Mapping[str, str]:
+    """The terminal's own words: English -> those of the language; empty for English."""
+    words: Mapping[str, str] = read_json(Path(__file__).with_name("terminal_ko.json")) if language == "ko" else {}
+    return words
+
+
+def chat(
+    assistant: Assistant, *, pictures: Sequence[Path] = (), keyboard: Keyboard | None = None, language: str = "en"
+) -> None:
+    """Ask and answer until the input ends or /quit; `language` of the program's own words: en or ko."""
     keyboard = keyboard or Keyboard(list(COMMANDS))
-    talk = Talk(assistant, keyboard)
+    talk = Talk(assistant, keyboard, language=language)
     for path in pictures:
         keyboard.note(described(path))
         talk.waiting.append(Picture(path))
     if keyboard.is_typed:
-        keyboard.note("Ask something; /help lists the commands.")
+        talk.note("Ask something; /help lists the commands.")
     while turn(talk):
         pass
     if keyboard.is_typed:
@@ -172,13 +190,13 @@ def turn(talk: Talk) -> bool:
     except KeyboardInterrupt:
         if not keyboard.is_typed:
             raise
-        keyboard.note("[stopped]" if is_read else "")
+        talk.note("[stopped]" if is_read else "")
     except UnicodeError:
-        keyboard.note("that line is not UTF-8 text")
+        talk.note("that line is not UTF-8 text")
     except VistuneError as error:
         keyboard.note(str(error))
     except (MemoryError, torch.OutOfMemoryError):
-        keyboard.note("out of memory. Fix: /reset shortens the conversation, /reset all leaves its pictures too")
+        talk.note("out of memory. Fix: /reset shortens the conversation, /reset all leaves its pictures too")
     return True
 
 
@@ -187,7 +205,3 @@ def described(path: Path) -> str:
     width, height = open_picture(Picture(path)).size
     size = path.stat().st_size
     return f"[{unicodedata.normalize('NFC', path.name)}, {width}x{height}, {size / 1000:,.0f} kB]"
-
-
-def _name(picture: Picture) -> str:
-    return picture.source.name if isinstance(picture.source, Path) else "picture"
