@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from vistune.interop import layouts
 for _ in range(2):  # the second time from the cache
     print(layouts.read_source("liuhaotian/aligned", base="lmsys/vicuna").layout)
 """
+TOKENIZE = "from vistune.processor import load_tokenizer; print(load_tokenizer('lmsys/alone')('a  b')['input_ids'])"
 
 
 @pytest.fixture
@@ -98,3 +100,17 @@ def test_a_stage_1_projector_over_hub_names_that_hold_pickles(
     weights = sorted(name for name in asked if name.endswith((".bin", ".safetensors")))
     assert weights == ["aligned/mm_projector.bin", "clip/pytorch_model.bin", "vicuna/model.safetensors"]
     assert not any(name.endswith(".py") for name in asked)
+
+
+def test_a_lone_tokenizer_model_by_its_hub_name(
+    hub: tuple[Path, str, list[str]], tiny_backbones: Path, shared: Path, tmp_path: Path
+) -> None:
+    """With a beginning, and two spaces as sentencepiece cuts them: neither is so in what transformers makes of it."""
+    root, address, _ = hub
+    folder = root / "lmsys" / "alone"
+    folder.mkdir(parents=True)
+    shutil.copy(shared / "data" / "llama-tokenizer" / "tokenizer.model", folder)
+    shutil.copy(tiny_backbones / "language" / "config.json", folder)
+    environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+    done = subprocess.run([sys.executable, "-c", TOKENIZE], env=environment, capture_output=True, text=True)
+    assert done.stdout == "[1, 263, 29871, 289]\n", done.stderr
