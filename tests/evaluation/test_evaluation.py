@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from vistune.evaluation.runner import prompt_of
 from vistune.evaluation.task import same_text
 from vistune.evaluation.tasks.file import File
 from vistune.evaluation.tasks.scenes import HeldOut
+from vistune.files import write_jsonl
 from vistune.model import build, read_spec
 from vistune.processor import Processor, load_tokenizer
 from vistune.recipe import Model
@@ -117,6 +119,19 @@ def test_a_result_holds_every_condition_and_table() -> None:
 @pytest.mark.parametrize(("reply", "right"), [("Red.", True), (" red ", True), ("reddish", False), ("", False)])
 def test_exact_match_forgives_case_space_and_a_stop(reply: str, right: bool) -> None:
     assert same_text(reply, "red") == right
+
+
+@pytest.mark.parametrize("match", ["exact", "contains"])
+def test_hangul_is_the_same_in_syllables_and_in_letters(tmp_path: Path, match: str) -> None:
+    gold = unicodedata.normalize("NFD", "빨간색 원")
+    write_jsonl(tmp_path / "questions.jsonl", [{"question_id": 1, "text": "?", "answer": gold, "match": match}])
+    task = File(tmp_path)
+    [question] = task.questions()
+    assert task.mark(question, "빨간색  원.").points == 1
+    assert task.mark(question, "빨간색 별").points == 0
+    write_jsonl(tmp_path / "questions.jsonl", [{"question_id": 1, "text": "?", "answer": " ", "match": match}])
+    with pytest.raises(DataError, match="1:answer: is empty"):
+        task.questions()
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from vistune import asking
+from vistune.console import silent
 from vistune.errors import DataError
-from vistune.evaluation import score
+from vistune.evaluation import Wanted, score
 from vistune.evaluation.choices import first_character, matched
 from vistune.evaluation.free_replies import choice_of, yes_or_no
 from vistune.evaluation.task import Reply
@@ -100,6 +102,18 @@ def test_pictures_lie_in_the_table_or_in_another_row(tmp_path: Path) -> None:
     write(tmp_path, "7\tWhat?\t\tcat\tdog\t\t\tA\t\t\t%%%" + "x" * 80)
     with pytest.raises(DataError, match=r"mmbench_dev_en\.tsv:2:image"):
         MMBench(tmp_path).questions()
+
+
+def test_unpacked_pictures_outlive_the_asking(tmp_path: Path, model: Path) -> None:
+    """The comparison page shows them, where the data folder takes no files too."""
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), (200, 30, 30)).save(file, "PNG")
+    cell = base64.b64encode(file.getvalue()).decode()
+    write(tmp_path, f"7\tWhat?\t\tcat\tdog\t\t\tA\t\t\t{cell}")
+    (tmp_path / "mmbench_dev_en.pictures").touch()  # no folder can be made of that name
+    [[measured]] = asking.measure([model], lambda _: [Wanted("mmbench", tmp_path)], "cpu", "auto", None, silent)
+    [row] = measured.rows["with_image"]
+    assert Path(str(row.question.sample.pictures[0].source)).is_file()
 
 
 def test_the_upload_is_what_the_server_reads(tmp_path: Path) -> None:

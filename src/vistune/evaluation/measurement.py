@@ -17,7 +17,7 @@ from vistune.evaluation.runner import Answered, choose, conditions_for, plan
 from vistune.evaluation.scorer import figures_of
 from vistune.evaluation.scoring import result_of
 from vistune.evaluation.session import Watch, asked_with, run
-from vistune.evaluation.task import Reply
+from vistune.evaluation.task import Reply, Task
 from vistune.evaluation.tasks import TASKS
 from vistune.evaluation.tasks.file import File
 from vistune.files import write_json
@@ -51,6 +51,7 @@ class Measurement:
 
     result: dict[str, Any]
     rows: dict[str, list[Answered]]
+    task: Task | None = None  # pictures that it unpacked into a folder of its own are there as long as it is
 
 
 def measure(
@@ -100,7 +101,7 @@ def measure(
     if wanted.out is not None and ranks.is_first:
         drop_drafts(wanted.out / f"{name}.json")
         write_json(wanted.out / f"{name}.json", result)
-    return Measurement(result, dict(rows))
+    return Measurement(result, dict(rows), task)
 
 
 def answer_file(

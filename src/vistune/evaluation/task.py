@@ -8,6 +8,7 @@ blind baselines, intervals and printing are shared.
 from __future__ import annotations
 
 import re
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -213,11 +214,12 @@ def by(rows: Sequence[Marked], tag: str) -> dict[str, tuple[float, int]]:
 
 def same_text(reply: str, gold: str) -> bool:
     """Exact match but for case, outer space and a final full stop."""
-    return _bare(reply) == _bare(gold)
+    return bare(reply) == bare(gold)
 
 
-def _bare(text: str) -> str:
-    return re.sub(r"\s+", " ", text).strip().removesuffix(".").lower()
+def bare(text: str) -> str:
+    """Lower case, blanks made one, no final full stop; Hangul in syllables, which some systems write as letters."""
+    return re.sub(r"\s+", " ", unicodedata.normalize("NFC", text)).strip().removesuffix(".").lower()
 
 
 def picture_of(question: Question) -> str:

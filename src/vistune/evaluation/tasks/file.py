@@ -18,7 +18,7 @@ from vistune.evaluation.free_replies import choice_of
 from vistune.evaluation.judge import judgements
 from vistune.evaluation.judge_prompts import sha256_of_text
 from vistune.evaluation.release import release_text
-from vistune.evaluation.task import OFFICIAL, Benchmark, Facts, Judge, Marked, Reply, Scored, mean, same_text
+from vistune.evaluation.task import OFFICIAL, Benchmark, Facts, Judge, Marked, Reply, Scored, bare, mean, same_text
 from vistune.files import read_jsonl
 from vistune.registry import guess
 from vistune.types import Message, Part, Picture, Question, Sample
@@ -58,6 +58,8 @@ class File(Benchmark):
         for field in ("question_id", "text", *(["answer"] if self.gold else [])):
             if not isinstance(row, dict) or not isinstance(row.get(field), str | int) or isinstance(row[field], bool):
                 raise DataError(f"{place}:{field}: is missing", "each row has question_id, text, answer")
+        if self.gold and not bare(str(row["answer"])):
+            raise DataError(f"{place}:answer: is empty", "say what a right reply says, or leave the row out")
         match, choices = row.get("match", "exact"), row.get("choices")
         if match not in MATCHES:
             raise DataError(f"{place}:match: {match!r}", guess(str(match), MATCHES))
@@ -88,7 +90,7 @@ class File(Benchmark):
         if match == "judge":
             return 0.0
         if match == "contains":
-            return float(question.answer.lower() in answer.lower())
+            return float(bare(question.answer) in bare(answer))
         return float(same_text(answer, question.answer))
 
     def score(self, rows: Sequence[Reply], rule: str = OFFICIAL, judge: Judge | None = None) -> Scored:
