@@ -56,6 +56,33 @@ def test_a_backbones_pickle_is_never_run(tiny_backbones: Path, tmp_path: Path, p
     assert not canary.exists()
 
 
+@pytest.mark.parametrize(
+    ("layout", "change"),
+    [
+        ("llava-hf", {"vision_feature_select_strategy": "odd"}),
+        ("llava-hf", {"text_config": {"model_type": "llama", "hidden_size": "wide"}}),
+        ("llava-hf", {"vision_config": {"model_type": "none such"}}),
+        ("original", {"hidden_size": "wide"}),
+        ("tower", {"num_hidden_layers": "many"}),
+    ],
+)
+def test_values_that_no_config_takes_are_named_with_the_file(
+    golden_hf: Path, original: Make, tiny_backbones: Path, tmp_path: Path, layout: str, change: dict[str, Any]
+) -> None:
+    if layout == "original":
+        folder = spoilt = original()
+    elif layout == "tower":
+        spoilt = Path(shutil.copytree(tiny_backbones / "vision", tmp_path / "tower"))
+        folder = original(mm_vision_tower=str(spoilt))
+    else:
+        folder = spoilt = Path(shutil.copytree(golden_hf, tmp_path / "hf"))
+    config = json.loads((spoilt / "config.json").read_text())
+    (spoilt / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(VistuneError, match=str(spoilt)) as caught:
+        layouts.load(folder)
+    assert caught.value.hint
+
+
 def test_a_backbone_of_pickled_tensors_alone_is_the_same_backbone(tiny_backbones: Path, tmp_path: Path) -> None:
     folder = tmp_path / "language"
     shutil.copytree(tiny_backbones / "language", folder)

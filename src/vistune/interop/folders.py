@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vistune.errors import CheckpointError
+from vistune.errors import CheckpointError, VistuneError
 from vistune.interop.tensors import Lazy, names, read_tensors, weight_files
 from vistune.model.vision import vision_config
 from vistune.processor import load_tokenizer
@@ -15,6 +17,18 @@ SMALL = ("*.json", "*.model", "*.jinja", "*.txt", "mm_projector.bin", "non_lora_
 FETCHED = [*SMALL, "model*.safetensors"]
 PICKLED = ["pytorch_model*.bin"]
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+
+
+@contextmanager
+def readable_config(place: Path) -> Iterator[None]:
+    """What transformers says of a config's values, which it says in many ways, as CheckpointError."""
+    try:
+        yield
+    except VistuneError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise CheckpointError(f"{place}: not taken by transformers: {reason}", "fetch the file again") from None
 
 
 def is_hub_name(name: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from vistune.errors import CheckpointError
 from vistune.files import read_json
 from vistune.interop.build import Source
-from vistune.interop.folders import tokenizer_of
+from vistune.interop.folders import readable_config, tokenizer_of
 from vistune.interop.tensors import by_part, read_config, read_tensors
 from vistune.model.spec import spec_of
 from vistune.model.vision import has_class_token, image_rules
@@ -38,7 +38,8 @@ def read(folder: Path, *, base: str | None, template: str | None, vision: str | 
         raise CheckpointError(f"{place}: saved in a quantised form", "fetch the full-precision model and --quantize it")
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(str(folder))
+    with readable_config(place):
+        config = AutoConfig.from_pretrained(str(folder))
     refuse(config, place)
     tokenizer = tokenizer_of(folder)
     tokenizer.chat_template = processors_template(folder) or tokenizer.chat_template

@@ -14,7 +14,7 @@ from torch import nn
 
 from vistune.errors import CheckpointError, some
 from vistune.interop.build import Source, shape_of
-from vistune.interop.folders import TOKENIZERS, read_tower, resolve, tokenizer_of
+from vistune.interop.folders import TOKENIZERS, read_tower, readable_config, resolve, tokenizer_of
 from vistune.interop.tensors import (
     Lazy,
     Parts,
@@ -70,7 +70,8 @@ def read(folder: Path, *, base: str | None, template: str | None, vision: str | 
     tower_folder, tower_config, tower = read_tower(str(tower_name), folder)
     inside = bool(parts["vision"])
     parts["vision"] = {**tower, **parts["vision"]}
-    language = language_config_of(read_config(home) if home != folder else config)
+    with readable_config(home / "config.json"):
+        language = language_config_of(read_config(home) if home != folder else config)
     language.vocab_size = shape_of(parts["language"]["model.embed_tokens.weight"])[0]
     settings = settings_of(folder, config, parts, template)
     spec = spec_of(settings, tower_config, language.hidden_size, language.vocab_size, image_rules(str(tower_folder)))
