@@ -134,6 +134,13 @@ def test_hangul_is_the_same_in_syllables_and_in_letters(tmp_path: Path, match: s
         task.questions()
 
 
+def test_more_choices_than_replies_can_name_are_refused(tmp_path: Path) -> None:
+    row = {"question_id": 1, "text": "?", "answer": "A", "match": "choice", "choices": list("abcdef")}
+    write_jsonl(tmp_path / "questions.jsonl", [row])
+    with pytest.raises(DataError, match="1:choices: 6, of which replies name only A to E"):
+        File(tmp_path).questions()
+
+
 @pytest.mark.parametrize(
     ("text", "language", "pairs"),
     [

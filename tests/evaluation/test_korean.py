@@ -263,8 +263,13 @@ def test_a_folder_that_cannot_make_questions_says_so(tmp_path: Path) -> None:
     path.write_text('{"images": [], "categories": [{"id": 1}], "annotations": []}')
     with pytest.raises(DataError, match=r"categories\[0\]:name"):
         KPope(tmp_path).questions()
-    path.unlink()
-    with pytest.raises(DataError, match="instances_"):
+    path.rename(path.with_name("instances_one.json"))
+    path.with_name("instances_two.json").touch()
+    with pytest.raises(DataError, match=r"several fit: instances_one\.json, instances_two\.json.*instances_one\.json"):
+        KPope(tmp_path).questions()
+    for listed in path.parent.glob("instances_*"):
+        listed.unlink()
+    with pytest.raises(DataError, match=r"instances_\*\.json: no such file"):
         KPope(tmp_path).questions()
 
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from vistune.cli import app
 from vistune.errors import RecipeError
-from vistune.files import write_json, write_jsonl
+from vistune.files import read_json, write_json, write_jsonl
 from vistune.scenes import write_world
 
 
@@ -75,3 +75,15 @@ def test_what_only_a_server_scores_says_so(tmp_path: Path) -> None:
 def test_a_model_that_is_not_there_is_said_first(tmp_path: Path, task: str) -> None:
     done = CliRunner().invoke(app, ["evaluate", str(tmp_path / "none"), "--task", task, "--data", str(tmp_path)])
     assert "none" in str(done.exception)
+
+
+def test_replies_that_cannot_be_parsed_are_shown(tmp_path: Path, model: Path) -> None:
+    """What a model of random weights says to a yes-no question is neither."""
+    RELEASES["pope"](tmp_path)
+    (tmp_path / "val2014").mkdir()
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "val2014" / "a.jpg")
+    told = shown("evaluate", model, "--task", "pope", "--data", tmp_path, "--out", tmp_path / "out")
+    kept = read_json(tmp_path / "out" / "pope.json")
+    assert kept["unparsed"] > 0
+    assert f"{kept['unparsed']} replies that cannot be parsed: scored as the protocol says, such as" in told
+    assert f"    {kept['examples'][0]['question_id']}: " in told

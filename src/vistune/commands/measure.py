@@ -85,6 +85,7 @@ def evaluate(
 
     if len(results) == 1:
         stdout.print(result_table(results[0]))
+        print_unparsed(results[0]["unparsed"], [(row["question_id"], row["text"]) for row in results[0]["examples"]])
         if (groups := group_table(results[0])).row_count:
             stdout.print(groups)
     if len(results) > 1 or comparison["tasks"][0]["published"]:
@@ -267,9 +268,15 @@ def print_score(found: Measured) -> None:
     for count, words in (
         (scored.missing, "questions without a prediction: counted as wrong"),
         (found.repeated, "predictions for a question that has a later one: the last counts"),
-        (scored.unparsed, "replies that cannot be parsed: scored as the protocol says, such as"),
     ):
         if count:
             stdout.print(f"{count} {words}", soft_wrap=True)
-    for name, text in scored.examples:
+    print_unparsed(scored.unparsed, scored.examples)
+
+
+def print_unparsed(count: int, examples: Sequence[tuple[str, str]]) -> None:
+    """How many replies the rule could not read, and some of them; nothing where it read all."""
+    if count:
+        stdout.print(f"{count} replies that cannot be parsed: scored as the protocol says, such as", soft_wrap=True)
+    for name, text in examples:
         stdout.print(f"    {escape(name)}: {escape(repr(text[:200]))}", soft_wrap=True)

@@ -69,6 +69,8 @@ class File(Benchmark):
             and not (isinstance(choices, list) and str(row["answer"]) in LETTERS[: len(choices)])
         ):
             raise DataError(f"{place}:choices: do not hold the answer's letter", "list them; `answer` is A, B …")
+        if isinstance(choices, list) and len(choices) > len(LETTERS):
+            raise DataError(f"{place}:choices: {len(choices)}, of which replies name only A to E", "give five at most")
         if not isinstance(row.get("image", ""), str | None):
             raise DataError(f"{place}:image: is no file name", "name one picture, relative to the questions' file")
         parts: tuple[Part, ...] = (str(row["text"]),)

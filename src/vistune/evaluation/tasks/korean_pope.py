@@ -86,12 +86,16 @@ def _instances(folder: Path) -> Path:
     if folder.is_file():
         return folder
     where = folder / "annotations" if (folder / "annotations").is_dir() else folder
-    found = matching(where, "instances_*.json")
-    if len(found) > 1:
-        found = [path for path in found if path.name.startswith("instances_val")]
-    if len(found) != 1:
-        raise DataError(f"{where}/instances_*.json: {len(found) or 'no'} files to choose", "name one by --data FILE")
-    return found[0]
+    there = matching(where, "instances_*.json")
+    found = there if len(there) == 1 else [path for path in there if path.name.startswith("instances_val")]
+    if len(found) == 1:
+        return found[0]
+    if not there:
+        raise DataError(f"{where}/instances_*.json: no such file", "name a folder in COCO's form")
+    listed = ", ".join(path.name for path in found or there)
+    raise DataError(
+        f"{where}/instances_*.json: several fit: {listed}", f"name one, such as --data {(found or there)[0]}"
+    )
 
 
 def things_of(tree: Any, path: Path) -> tuple[dict[int, set[str]], dict[int, str]]:
