@@ -167,7 +167,10 @@ def test_answers_of_another_run_are_refused_with_what_differs(
         evaluate(model, world, tmp_path, limit=40)
     with pytest.raises(RecipeError, match=r"decoding\.letters was False, now True"):
         evaluate(model, world, tmp_path, limit=4, letters=True)
-    with pytest.raises(RecipeError, match=r"another run: prompts\.without_image was .*, now None"):
+    with pytest.raises(
+        RecipeError,
+        match=r"prompts\.without_image was .*, now None.*also ask without_image",
+    ):
         evaluate(model, world, tmp_path, limit=4, blind=False)
     before = (tmp_path / KEPT[0]).read_bytes()
     evaluate(other_model, world, tmp_path, limit=4, again=True)

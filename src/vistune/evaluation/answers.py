@@ -78,7 +78,7 @@ class AnswerFile:
         if before is not None and (changed := differing(before, _without_new(asked, before))):
             raise RecipeError(
                 f"{self.path}: holds answers of another run: {'; '.join(changed)}",
-                "name another --out, or --again to answer anew in their place",
+                f"{_same_conditions(asked, before)}name another --out, or --again to answer anew in their place",
             )
         if before != asked:
             write_json(told, asked)
@@ -168,6 +168,12 @@ def _without_new(asked: Mapping[str, Any], before: Mapping[str, Any]) -> dict[st
     """What is asked, less the conditions that are asked for the first time: the others' answers stand."""
     prompts = {name: told for name, told in asked.get("prompts", {}).items() if name in before.get("prompts", {})}
     return {**asked, "prompts": prompts} if "prompts" in asked else dict(asked)
+
+
+def _same_conditions(asked: Mapping[str, Any], before: Mapping[str, Any]) -> str:
+    """The advice where answers are there of conditions that are not asked now, as with --blind 0."""
+    left_out = [name for name in before.get("prompts", {}) if name not in asked.get("prompts", {})]
+    return f"also ask {' and '.join(left_out)} (--blind), " if left_out else ""
 
 
 def _make_folder(path: Path) -> None:
