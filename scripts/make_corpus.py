@@ -1,8 +1,8 @@
-"""Bad data and bad pictures, each with the one outcome that is right: python scripts/make_corpus.py OUT
+"""Bad data, pictures and recipes, each with the one outcome that is right: python scripts/make_corpus.py OUT
 
 Rows D01-D33 and I02-I21 of the reliability matrix. Each case is a folder with a data file (`data.json` or `data.jsonl`)
-that `vistune check` reads, and the pictures beside it; tests/data/test_corpus.py holds every outcome. Nothing here is
-large on disk: what is 200 MB is a hole in a file.
+that `vistune check` reads, and the pictures beside it; tests/data/test_corpus.py holds every outcome. Rows C are
+OUT/recipes/NAME.yaml, held by tests/test_recipe.py. Nothing here is large on disk: what is 200 MB is a hole in a file.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from corpus_pictures import PICTURES, save
+from corpus_recipes import RECIPES
 
 Outcome = Literal["ok", "warn", "reject", "refuse"]  # refuse: the file as a whole, exit code 2
 TOKENS_PER_ROW = 160  # of the recipe that checks them
@@ -215,6 +216,10 @@ def main(out: Path) -> None:
         (out / name).mkdir(parents=True)
         case.write(out / name)
     expected = {name: {"outcome": case.outcome, "words": case.words} for name, case in CASES.items()}
+    (out / "recipes").mkdir()
+    for name, recipe in RECIPES.items():
+        (out / "recipes" / f"{name}.yaml").write_text(recipe.text, encoding="utf-8")
+        expected[f"recipes/{name}"] = {"outcome": "refuse", "words": recipe.words}
     (out / "expected.json").write_text(json.dumps(expected, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

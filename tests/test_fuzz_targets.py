@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from script_modules import load_script
 
-
-def _load() -> ModuleType:
-    path = Path(__file__).parents[1] / "scripts" / "fuzz.py"
-    spec = importlib.util.spec_from_file_location("fuzz", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-FUZZ = _load()
+FUZZ = load_script("fuzz")
 MARKS = st.sampled_from([b"<image>", b"</s>", b"[INST]", b"<|im_end|>", b"USER:", b"\xed\xa0\x80", b"\0", b"{", b'"'])
 
 

@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+from script_modules import load_script
 
 from vistune.errors import DataError, RecipeError
 from vistune.recipe import Recipe, Stage, Take, dump, load_recipe, parse_yaml, validate, warmup_steps
 
+RECIPES = load_script("corpus_recipes").RECIPES
 STAGE = "stages:\n- {name: tune, learn: {projector: 1e-3}, steps: 5}\n"
 
 
@@ -32,24 +34,16 @@ def test_overrides_reach_list_items_by_name(tmp_path: Path) -> None:
     assert [(str(source.file), source.take) for source in recipe.data] == [("a.json", None), ("b.json", Take(rows=5))]
 
 
-BAD = {
-    "seeds: 1\n": "unknown key 'seeds'",
-    "seed: no\n": "seed",
-    "seed: 1\nseed: 2\n": "stands twice",
-    "a: &x [1]\nb: *x\n": "aliases",
-    "a: !!python/object/apply:os.system [ls]\n": "not YAML",
-    "seed: [\n": r"r\.yaml:\d+: not YAML",
-    "- 1\n": "a mapping of keys",
-    "model: {openai_api_key: x}\n": "secret",
-}
-
-
-@pytest.mark.parametrize("text", BAD)
-def test_a_bad_file_is_one_clear_error(tmp_path: Path, text: str) -> None:
-    body = text if text.startswith("-") else text + STAGE
-    with pytest.raises(RecipeError, match=BAD[text]) as caught:
-        read(tmp_path, body)
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_bad_recipe_is_one_clear_error_and_runs_nothing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows C of the corpus."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RecipeError, match=RECIPES[name].words) as caught:
+        read(tmp_path, RECIPES[name].text)
     assert caught.value.hint
+    assert [entry.name for entry in tmp_path.iterdir()] == ["r.yaml"]
 
 
 @pytest.mark.parametrize(
@@ -97,41 +91,6 @@ def test_unknown_recipes_and_missing_files_are_named(tmp_path: Path) -> None:
 
 def test_warmup_follows_from_the_stage() -> None:
     assert warmup_steps(Stage(name="x", learn={"projector": 1e-3}, epochs=3), 1000) == 30
-
-
-LAUGHS = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        (LAUGHS, "aliases"),
-        ("a: !!python/name:os.system x\n", "not YAML"),
-        ("a: !!python/object/new:os.system [touch owned]\n", "not YAML"),
-        ("seed: !!int abc\n", "not YAML"),
-        ("seed: !!float abc\n", "not YAML"),
-        ("a: !!bool abc\n", "not YAML"),
-        ("a: !!timestamp abc\n", "not YAML"),
-        ("a: !!map [1]\n", "not YAML"),
-        ("? [a]\n: 1\n", "a key is a list"),
-        ("{a: 1}: 2\n", "a key is a list or a mapping"),
-        (f"seed: {'9' * 5000}\n", "not YAML"),
-        (f"a: {'[' * 600}{']' * 600}\n", "not YAML"),
-        ("a: 1\n---\n", "another document"),
-        ("a: \x07\n", "not YAML"),
-        ("1: 2\n", "Keys should be strings"),
-        ("model: {seed: 1, seed: 2}\n", r":1: not YAML: the key 'seed' stands twice"),
-        ("model: {hf_token: x}\n", r"model\.hf_token: a secret"),
-        ("data: [{file: a, password: x}]\n", r"data\.0\.password: a secret"),
-    ],
-)
-def test_hostile_yaml_is_an_error_and_runs_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, words: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(RecipeError, match=words):
-        read(tmp_path, text + STAGE)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["r.yaml"]
 
 
 @pytest.mark.parametrize("key", ["sk-CANARYabcdefghijkl0123", "hf_CANARYabcdefghijkl0123"])

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import resource
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+from script_modules import load_script
 
 from vistune.console import silent
 from vistune.data import CheckReport, check, choose_rows, index
@@ -23,22 +21,11 @@ from vistune.processor import Processor, load_tokenizer, open_picture
 from vistune.recipe import DataSource, Model
 from vistune.types import Picture
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 MEGABYTE = 2**20
 
-
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
-
-
-PICTURES = load("corpus_pictures").PICTURES
-CORPUS = load("make_corpus")
+PICTURES = load_script("corpus_pictures").PICTURES
+load_script("corpus_recipes")
+CORPUS = load_script("make_corpus")
 
 
 @pytest.fixture(scope="module")
@@ -187,4 +174,5 @@ def test_the_script_writes_every_case(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "corpus").iterdir() if "-outside" not in path.name} == {
         *CORPUS.CASES,
         "expected.json",
+        "recipes",
     }
