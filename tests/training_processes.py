@@ -194,10 +194,11 @@ def train_killed_measuring(recipe: Path, out: Path, rank: int, call: int) -> Non
     train_as_rank(recipe, out)
 
 
-def train_with_loss(recipe: Path, out: Path, kind: str, rank: int, step: int) -> None:
-    """The run, with a loss in one process and one step that is not a number, or for which there is no memory."""
+def train_with_loss(recipe: Path, out: Path, kind: str, rank: int, step: int, resume: bool = False) -> None:
+    """The run, with a loss in one process and one of its steps that is no number, or for which there is no memory."""
     if os.environ["RANK"] == str(rank):
-        real, calls = sharding.next_token_loss, iter(range(-1, 10**6))  # the largest row was tried before step 0
+        first = 0 if resume else -1  # before a stage's first step its largest row is tried
+        real, calls = sharding.next_token_loss, iter(range(first, 10**6))
 
         def loss(*given: torch.Tensor) -> LossSum:
             if next(calls) != step:
@@ -208,4 +209,4 @@ def train_with_loss(recipe: Path, out: Path, kind: str, rank: int, step: int) ->
             return LossSum(found.sum * float(kind), found.count, found.tokens)
 
         sharding.next_token_loss = loss
-    train_as_rank(recipe, out)
+    train_as_rank(recipe, out, resume)

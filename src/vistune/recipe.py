@@ -254,6 +254,7 @@ class Recipe(Strict):
     stages: tuple[Stage, ...] = Field(min_length=1)
     on_bad_sample: Literal["raise", "reject"] = "raise"
     reject_limit: Share = 0.01
+    bad_steps: int = Field(default=0, ge=0)  # steps without a finite loss or gradient that a stage may leave out
     keep_checkpoints: int = Field(default=2, ge=1)
     workers: int = Field(default=0, ge=0, le=64)
     track: Annotated[tuple[Literal["tensorboard", "wandb", "trackio"], ...], BeforeValidator(_names)] = ()

@@ -5,6 +5,7 @@ Rows T1, T6, T7, T9, T10, T12 to T14 of docs/reliability.md.
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import shutil
@@ -127,6 +128,26 @@ def test_a_wrong_loss_in_one_process_is_learnt_by_none(kind: str, write: Write, 
     assert ("out of memory" in reason) == (kind == "memory")
     for saved in checkpoints_of(tmp_path / "run"):
         assert all(tensor.isfinite().all() for tensor in weights(saved).values())
+
+
+def test_a_bad_step_may_be_left_out_by_all_and_the_run_goes_on_after_a_kill_too(write: Write, tmp_path: Path) -> None:
+    """Step 1 is left out; killed at step 4 the run goes on with none to spare, and says so of another one."""
+    stage = {**FULL[0], "tokens_per_row": 2048, "save_every": 2}
+    recipe = write(stage, bad_steps=1)
+    assert Ranks(train_with_loss, recipe, tmp_path / "run", "nan", 0, 1).ended() == [0, 0]
+    rows = Metrics(tmp_path / "run" / "metrics.jsonl").read()
+    assert [bool(row.get("left_out")) for row in rows] == [step == 1 for step in range(6)]
+    assert "rank 0 had samples" in rows[1]["doubts"][0]
+    assert all(math.isfinite(row["loss"]) for row in rows if row["step"] != 1)
+    for saved in checkpoints_of(tmp_path / "run"):
+        assert all(tensor.isfinite().all() for tensor in weights(saved).values())
+    shutil.rmtree(checkpoints_of(tmp_path / "run")[-1])
+    assert 2 in Ranks(train_with_loss, recipe, tmp_path / "run", "nan", 0, 0, True).ended()  # step 4
+    told = read_json(tmp_path / "run" / "run.json")
+    assert (told["status"], told["step"]) == ("failed", 4)
+    assert "step 4: loss nan" in told["reason"]
+    assert Ranks(train_as_rank, recipe, tmp_path / "run", True).ended() == [0, 0]
+    assert [row["step"] for row in Metrics(tmp_path / "run" / "metrics.jsonl").read()] == list(range(6))
 
 
 def test_a_picture_that_one_process_cannot_read_is_named_by_all(write: Write, tmp_path: Path) -> None:

@@ -88,6 +88,10 @@ class Metrics:
             ) from error
         self.waiting = b""
 
+    def left_out(self, stage: str) -> int:
+        """How many of the stage's steps so far were left out."""
+        return sum(row["stage"] == stage and bool(row.get("left_out")) for row in self.read())
+
     def read(self) -> list[dict[str, Any]]:
         if not self.path.exists():
             return []

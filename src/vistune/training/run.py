@@ -232,6 +232,8 @@ class Run:
             self._rehearse(model, trainer, number)
             try_largest_row(trainer, planned, self.recipe.model, way, halved, tell=self.hooks.tell)
         self.reached = (stage.name, start)
+        left_out = self.world.gather(self.metrics.left_out(stage.name) if self.world.is_first else 0)[0][0]
+        trainer.may_leave_out = self.recipe.bad_steps - int(left_out)
         watching = Watching(trainer, self.metrics, tell=self.hooks.tell, track=self.track)
         validator = validator_of(self.recipe.validation, planned, trainer, self.out, self.hooks, self.pixels)
         pace = Pace()

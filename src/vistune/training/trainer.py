@@ -35,7 +35,7 @@ class StepReport:
 
     seconds: with the wait for data · busy: seconds that each process read and computed before it needed another one ·
     computed_tokens: with those of blank rows · flops: that the step needs (flops.py) · by_source: {source: {loss,
-    supervised_tokens}} (by_source.py).
+    supervised_tokens}} (by_source.py) · left_out: why nothing was learnt from it; "" where it was.
     """
 
     step: int
@@ -49,6 +49,7 @@ class StepReport:
     seconds: float
     busy: tuple[float, ...] = ()
     by_source: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    left_out: str = ""
 
     @property
     def tokens_per_second(self) -> float:
@@ -80,6 +81,7 @@ class Trainer:
         self.world = world or World()
         self.seed = seed
         self.busy = 0.0  # of this process in this step
+        self.may_leave_out = 0  # steps, before the stage ends
         self.by_source = BySource(loader.samples)
         needed = needed_by(model)  # before parameters become slices
         self.learner = wrap(Learner(model), way, self.world)
@@ -114,9 +116,11 @@ class Trainer:
         sums = self.world.gather(total, self.busy, *self.by_source.take())
         losses, busy = [own[0] for own in sums], [own[1] for own in sums]
         norm = self._clip()
-        if not (math.isfinite(sum(losses)) and math.isfinite(norm)):
-            self._refuse_step(step, batches, losses, norm)
-        self.optimizer.step()
+        if math.isfinite(sum(losses)) and math.isfinite(norm):
+            left_out = ""
+            self.optimizer.step()
+        else:
+            left_out = self._left_out(step, batches, losses, norm)
         self.optimizer.zero_grad()
         return StepReport(
             step=step,
@@ -130,6 +134,7 @@ class Trainer:
             seconds=time.perf_counter() - began,
             busy=tuple(busy),
             by_source=self.by_source.told([own[2:] for own in sums]),
+            left_out=left_out,
         )
 
     def try_row(self, step: int, batch: Batch, *, times: int) -> None:
@@ -188,15 +193,23 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.learning, self.stage.clip)
         return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
-    def _refuse_step(self, step: int, batches: Sequence[Batch], losses: Sequence[float], norm: float) -> None:
-        """All processes come here or none does, since all know the same sums: no one applies the update."""
+    def _left_out(self, step: int, batches: Sequence[Batch], losses: Sequence[float], norm: float) -> str:
+        """What was wrong, in words. Raises VistuneError where no more steps may be left out.
+
+        All processes come here or none does, since all know the same sums: no one applies the update.
+        """
         ids = self.world.listed(some([name for batch in batches for name in batch.ids], 8))
         bad = [rank for rank, loss in enumerate(losses) if not math.isfinite(loss)] or range(len(ids))
-        raise VistuneError(
-            f"stage {self.stage.name}, step {step}: loss {sum(losses)}, gradient norm {norm}, nothing learnt from it; "
-            + "; ".join(f"rank {rank} had samples {ids[rank]}" for rank in bad),
-            "lower the rates in `learn`, or look at these samples",
+        said = f"loss {sum(losses)}, gradient norm {norm}, nothing learnt from it; " + "; ".join(
+            f"rank {rank} had samples {ids[rank]}" for rank in bad
         )
+        if self.may_leave_out <= 0:
+            raise VistuneError(
+                f"stage {self.stage.name}, step {step}: {said}",
+                "lower the rates in `learn`, look at these samples, or let bad_steps leave some such steps out",
+            )
+        self.may_leave_out -= 1
+        return said
 
     def _precision(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.bf16)

@@ -103,6 +103,9 @@ class Watching:
         line: dict[str, Any] = {"step": report.step, "stage": self.stage.name, **values}
         line["loss_hex"] = report.loss.hex()
         line["by_source"] = report.by_source
+        if report.left_out:
+            line["left_out"] = True
+            found = [f"it is left out: {report.left_out}", *found]
         self.metrics.log(**line, **({"doubts": found} if found else {}))
         self.track(self.stage.name, report.step, values)
         for words in found:
@@ -110,7 +113,7 @@ class Watching:
 
     def _doubts(self, report: StepReport, measured: Mapping[str, float]) -> list[str]:
         """What is doubtful now and was not said before; a doubt that has passed may come back."""
-        self.losses = [*self.losses[-HISTORY:], report.loss]
+        self.losses = [*self.losses[-HISTORY:], *([] if report.left_out else [report.loss])]
         asked = {
             "still": doubts.stands_still(self.losses),
             "explodes": doubts.explodes(self.losses),
