@@ -80,7 +80,7 @@ def run(work: Path, stage: str, steps: int) -> dict[str, float]:
 def write_rows(rows: int, folder: Path) -> None:
     """As many rows as that, nineteen in twenty of a picture of their own or of two rows, and short answers."""
     words = ["red", "green", "blue", "yellow", "small", "large", "circle", "square", "left", "above", "below"]
-    names = [f"set{k % 5}/train/{k:012d}.png" for k in range(rows // 2)]
+    names = [f"set{k % 5}/train/{k:012d}.png" for k in range(rows // 2 + 1)]
     for k in range(5):
         (folder / "pictures" / f"set{k}" / "train").mkdir(parents=True)
     for k, name in enumerate(names):

@@ -23,7 +23,7 @@ from vistune.data.truncation import shortened
 from vistune.errors import DataError
 from vistune.processor import Processor
 from vistune.recipe import DataSource, Take
-from vistune.types import Picture, Reject, Sample
+from vistune.types import Reject, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,15 +161,15 @@ class Rows(Sequence[Sample]):
         file, row = self._find(place)
         return file.sample(row)
 
-    def shown_by(self, places: np.ndarray) -> tuple[int, list[Picture]]:
-        """(how many pictures these rows show, each different one in the order in which it first comes); none is read.
+    def shown_by(self, places: np.ndarray) -> tuple[int, list[tuple[PictureFolders, str]]]:
+        """(how many pictures these rows show, each different one's folders and name, in the order of their first row).
 
-        Of a row that is cut short, those of its cut turns too.
+        No row is read; of one that is cut short, those of its cut turns count too.
         """
         parts = np.searchsorted(np.array(self.ends), places, side="right")
         orders: list[np.ndarray] = []
         codes: list[np.ndarray] = []
-        names: list[tuple[Index, str]] = []
+        names: list[tuple[PictureFolders, str]] = []
         begin = 0
         for number, (file, chosen) in enumerate(self.parts):
             mine = np.flatnonzero(parts == number)
@@ -179,14 +179,15 @@ class Rows(Sequence[Sample]):
             behind = np.repeat(ends - np.cumsum(counts), counts)  # of a row's pictures, less those before it here
             codes.append(len(names) + file.shown[behind + np.arange(counts.sum())])
             orders.append(np.repeat(mine, counts))
-            names += [(file, name) for name in file.names]
+            names += [(file.folders, name) for name in file.names]
             begin = self.ends[number]
         if not codes:
             return 0, []
         listed = np.concatenate(codes)[np.argsort(np.concatenate(orders), kind="stable")]
         _, first = np.unique(listed, return_index=True)
         found = (names[code] for code in listed[np.sort(first)].tolist())
-        return len(listed), [file.folders.find(name, str(file.path), "image") for file, name in found]
+        by_place = {(folders.key, name): (folders, name) for folders, name in found}  # files may share some
+        return len(listed), list(by_place.values())
 
     def origin(self, place: int) -> str:
         """`path:line` of a row, without reading it."""

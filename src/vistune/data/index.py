@@ -184,8 +184,11 @@ class _Builder:
     ) -> Index:
         """Raises DataError where a picture is not there, or its size is wanted (anyres) and cannot be read."""
         names, kinds = tuple(texts["names"]), tuple(texts["kinds"])
-        pictures = [self.folders.find(name, str(self.path), "image") for name in names]
-        slots = np.array([self.processor.slots(picture) if self.processor else 0 for picture in pictures], np.int64)
+        self.folders.find_all(names, str(self.path), "image")
+        slots = np.full(len(names), self.processor.spec.slots_per_image if self.processor else 0, np.int64)
+        if self.processor is not None and self.processor.spec.image_mode == "anyres":
+            pictures = (self.folders.find(name, str(self.path), "image") for name in names)
+            slots = np.array([self.processor.slots(picture) for picture in pictures], np.int64)
         sums = np.concatenate([[0], np.cumsum(slots[shown])])
         ends = np.cumsum(columns["pictures"])
         lengths = columns["text_tokens"] + sums[ends] - sums[ends - columns["pictures"]]

@@ -145,9 +145,9 @@ def features_of(
         return None
     places = np.fromiter(chain.from_iterable(chain.from_iterable(planned.plan.steps)), np.int64)
     readings, pictures = planned.samples.shown_by(places)
-    paths = list(dict.fromkeys(picture.source for picture in pictures if isinstance(picture.source, Path)))
-    if not paths or (wanted == "auto" and readings < READINGS * len(paths)):
+    if not pictures or (wanted == "auto" and readings < READINGS * len(pictures)):
         return None
+    paths = list(dict.fromkeys(Path(str(folders.find(name, "", "").source)) for folders, name in pictures))
     spec, bf16 = planned.processor.spec, uses_bf16(stage.precision, world.device)
     made = _opened(model, spec, bf16)
     room = shutil.disk_usage(_there(made.folder)).free
