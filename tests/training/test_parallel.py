@@ -5,12 +5,13 @@ Real processes over gloo; what NCCL does differently, only a GPU shows.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from training_processes import Ranks, train_each_as_rank
+from training_processes import Ranks, train_as_rank, train_each_as_rank
 from training_stages import ALIGN, LORA, TUNE, MakeRecipe, assert_same_runs, train
 
 from vistune.console import silent
@@ -69,6 +70,23 @@ def test_two_processes_learn_what_one_learns(make_recipe: MakeRecipe, tmp_path: 
     for name in STAGES:
         for way in ("ddp", "fsdp"):
             assert_same_runs(tmp_path / f"{name}-{way}", tmp_path / name)
+
+
+def test_two_processes_learn_from_text_alone(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """No row of either shows a picture: nobody skips a collective of the tower's or the projector's."""
+    said = [("Hello?", "네"), ("2 + 2?", "4"), ("Who?", "me"), ("Which one of these?", "the red one")] * 2
+    rows = [
+        {"id": str(k), "conversations": [{"from": "human", "value": asked}, {"from": "gpt", "value": answer}]}
+        for k, (asked, answer) in enumerate(said)
+    ]
+    (tmp_path / "text.json").write_text(json.dumps(rows))
+    stage = {**TUNE, **SHORT, "tokens_per_row": 100, "learn": {"vision": 1e-3, "projector": 2e-3, "language": 2e-3}}
+    data = str(tmp_path / "text.json")
+    train(make_recipe(stage, data=data), tmp_path / "one")
+    for way in ("ddp", "fsdp"):
+        (tmp_path / f"{way}.yaml").write_text(dump(make_recipe(stage, data=data, parallel=way, watchdog=60)))
+        assert Ranks(train_as_rank, tmp_path / f"{way}.yaml", tmp_path / way).ended() == [0, 0]
+        assert_same_runs(tmp_path / way, tmp_path / "one")
 
 
 def test_a_process_that_holds_the_others_up_is_named() -> None:
