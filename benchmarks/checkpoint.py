@@ -27,6 +27,7 @@ from PIL import Image
 from train import SAMPLES, prepare, recipe_of
 
 MINUTE = 60.0
+TOKENS_PER_ROW = 2048
 
 
 def run(work: Path, stage: str, steps: int) -> dict[str, float]:
@@ -36,7 +37,9 @@ def run(work: Path, stage: str, steps: int) -> dict[str, float]:
     from vistune.training import Run, checkpoints_of
     from vistune.training.saving import Saver
 
-    tree = recipe_of(work, stage, "fp32", steps).model_dump(mode="json", exclude_none=True, by_alias=True)
+    tree = recipe_of(work, stage, "fp32", steps, TOKENS_PER_ROW).model_dump(
+        mode="json", exclude_none=True, by_alias=True
+    )
     tree["stages"][0]["save_every"] = steps // 3
     out = work / f"run-{stage}"
     writing: list[tuple[float, float]] = []
