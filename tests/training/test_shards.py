@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import random
+import resource
 import signal
 import tarfile
 from pathlib import Path
@@ -17,7 +19,8 @@ from training_stages import MakeRecipe, assert_same_runs, start_process, train, 
 
 from vistune import foresight, workflows
 from vistune.console import silent
-from vistune.errors import CheckpointError, DataError, RecipeError, TooManyRejects
+from vistune.data.shards import fetch
+from vistune.errors import CheckpointError, DataError, DiskError, RecipeError, TooManyRejects
 from vistune.files import read_jsonl
 from vistune.recipe import Recipe, dump
 from vistune.training import Run, checkpoints_of, plan_run, selftest
@@ -240,3 +243,62 @@ def test_what_shards_need_is_said_of_the_recipe(make: MakeRecipe, shards: Path, 
     ):
         with pytest.raises((RecipeError, DataError), match=words):
             train(make(**changes), tmp_path / "run")
+
+
+def fetched(shard: Path, tmp_path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in fetch(str(shard), tmp_path / "copy").read_text("utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("damage", ["header", "cut"])
+def test_a_shard_that_breaks_off_between_two_files_is_refused(shards: Path, tmp_path: Path, damage: str) -> None:
+    """Python's tarfile takes both for the end, and gives the samples before."""
+    shard = shards / "00000.tar"
+    with tarfile.open(shard) as tar:
+        at = tar.getmembers()[4].offset
+    content = shard.read_bytes()
+    shard.write_bytes(content[:at] if damage == "cut" else content[:at] + b"x" * 512 + content[at + 512 :])
+    with pytest.raises(DataError, match=rf"00000\.tar: cannot be read as tar: breaks off at byte {at}"):
+        fetched(shard, tmp_path)
+
+
+def test_a_damaged_compressed_shard_is_named(tmp_path: Path) -> None:
+    shard = tmp_path / "a.tar.gz"
+    with tarfile.open(shard, "w:gz") as tar:
+        add(tar, "a.png", random.Random(0).randbytes(100_000))
+    content = bytearray(shard.read_bytes())
+    content[20_000:90_000] = b"\xff" * 70_000
+    shard.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.tar\.gz: cannot be read as tar"):
+        fetched(shard, tmp_path)
+
+
+def test_a_key_that_comes_twice_in_a_row_does_not_hide_a_sample(tmp_path: Path) -> None:
+    shard = tmp_path / "a.tar"
+    with tarfile.open(shard, "w") as tar:
+        for caption in ("first", "second"):
+            add(tar, "same.json", json.dumps({"caption": caption}).encode())
+    with pytest.raises(DataError, match=r"a\.tar:same\.json: is there twice"):
+        fetched(shard, tmp_path)
+
+
+def test_the_rows_own_caption_stands_before_the_text_file(tmp_path: Path) -> None:
+    shard = tmp_path / "a.tar"
+    with tarfile.open(shard, "w") as tar:
+        add(tar, "a.json", b'{"caption": "of the row"}')
+        add(tar, "a.txt", b"of the file")
+    assert fetched(shard, tmp_path)[0]["conversations"][1]["value"] == "of the row"
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])  # the copy has no room, or only the pictures in it
+def test_a_full_disk_is_no_fault_of_the_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> None:
+    monkeypatch.setattr("vistune.data.shards.WAITS", ())
+    shard = tmp_path / ("a.tar.gz" if mode == "w:gz" else "a.tar")
+    with tarfile.open(shard, mode) as tar:  # type: ignore[call-overload]
+        add(tar, "a.png", bytes(200_000))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(DiskError, match="cannot be written: File too large"):
+            fetched(shard, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import tarfile
 import time
+import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from vistune.data.parquet import write_lines
 from vistune.data.rows import MARKER, READERS
-from vistune.errors import DataError, RecipeError
-from vistune.files import replacing, write_json
+from vistune.errors import DataError, DiskError, RecipeError
+from vistune.files import write_json
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 WAITS = (1.0, 4.0, 16.0)  # seconds before another attempt at a shard that did not come
@@ -46,7 +47,9 @@ def listed(patterns: Sequence[str]) -> tuple[str, ...]:
 
 
 def fetch(name: str, folder: Path) -> Path:
-    """The shard as FOLDER/NAME.jsonl, with its pictures beside it. Raises DataError where it does not come whole."""
+    """The shard as FOLDER/NAME.jsonl, with its pictures beside it. Raises DataError where it does not come whole,
+    DiskError where there is no room for it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     base = PurePosixPath(name.split("::")[0]).name
     copy, lines = folder / base, folder / f"{base}.jsonl"
@@ -56,6 +59,8 @@ def fetch(name: str, folder: Path) -> Path:
             break
         except FileNotFoundError:
             raise DataError(f"{name}: no such shard", "check stages.NAME.shards.files") from None
+        except DiskError:
+            raise
         except OSError as error:
             if wait is None:
                 raise DataError(
@@ -63,9 +68,11 @@ def fetch(name: str, folder: Path) -> Path:
                 ) from None
             time.sleep(wait)
     if base.endswith(".parquet"):
-        write_lines(copy, lines, named=name)
+        with _on_disk(folder):
+            write_lines(copy, lines, named=name)
     elif base.endswith((".tar", ".tar.gz", ".tgz")):
-        _unpack(copy, lines, name)
+        with _on_disk(folder):
+            _unpack(copy, lines, name)
     elif base.endswith((".jsonl", ".json")):
         copy.rename(lines)
         if "://" not in name:
@@ -106,8 +113,23 @@ def _opened(name: str) -> tuple[Any, str]:
 
 def _copy(name: str, copy: Path) -> None:
     files, path = _opened(name)
-    with files.open(path, "rb") as source, replacing(copy) as target:
-        shutil.copyfileobj(source, target, 1 << 20)
+    with files.open(path, "rb") as source, copy.open("wb", buffering=0) as target:
+        while block := source.read(1 << 20):
+            with _on_disk(copy.parent):
+                written = 0
+                while written < len(block):
+                    written += target.write(block[written:])
+
+
+@contextmanager
+def _on_disk(folder: Path) -> Iterator[None]:
+    """What the disk refuses is no fault of the shard or the network."""
+    try:
+        yield
+    except DiskError:
+        raise
+    except OSError as error:
+        raise DiskError(f"{folder}: cannot be written: {error.strerror or error}", "make room for shards") from error
 
 
 def _unpack(shard: Path, lines: Path, name: str) -> None:
@@ -115,15 +137,29 @@ def _unpack(shard: Path, lines: Path, name: str) -> None:
     pictures = lines.parent / "pictures"
     pictures.mkdir()
     write_json(lines.parent / "images.json", {"folders": ["pictures"]})
+    with lines.open("w", encoding="utf-8") as file:
+        for number, (key, row, shown) in enumerate(_read(shard, name)):
+            named = [f"{number:06}{suffix}" for suffix, _ in shown]
+            for (_, content), picture in zip(shown, named, strict=True):
+                (pictures / picture).write_bytes(content)
+            file.write(json.dumps(_row(key, row, named), ensure_ascii=False) + "\n")
+
+
+def _read(shard: Path, name: str) -> Iterator[tuple[str, dict[str, Any], Shown]]:
     try:
-        with tarfile.open(shard) as tar, lines.open("w", encoding="utf-8") as file:
-            for number, (key, row, shown) in enumerate(_samples(tar, name)):
-                named = [f"{number:06}{suffix}" for suffix, _ in shown]
-                for (_, content), picture in zip(shown, named, strict=True):
-                    (pictures / picture).write_bytes(content)
-                file.write(json.dumps(_row(key, row, named), ensure_ascii=False) + "\n")
-    except (tarfile.TarError, EOFError, OSError) as error:
+        with tarfile.open(shard) as tar:
+            yield from _samples(tar, name)
+            _refuse_cut(tar)
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise DataError(f"{name}: cannot be read as tar: {error}", "write the shard again") from None
+
+
+def _refuse_cut(tar: tarfile.TarFile) -> None:
+    """tarfile takes a damaged header for the end, and a cut between two files too: the end is a block of zeros."""
+    assert tar.fileobj is not None
+    tar.fileobj.seek(tar.offset)
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"breaks off at byte {tar.offset}")
 
 
 Shown = list[tuple[str, bytes]]  # suffix and bytes of each picture
@@ -134,6 +170,7 @@ def _samples(tar: tarfile.TarFile, name: str) -> Iterator[tuple[str, dict[str, A
     key: str | None = None
     row: dict[str, Any] = {}
     shown: Shown = []
+    seen: set[str] = set()
     for member in tar:
         if not member.isfile():
             continue
@@ -141,15 +178,19 @@ def _samples(tar: tarfile.TarFile, name: str) -> Iterator[tuple[str, dict[str, A
         own = str(path.parent / path.name.split(".", 1)[0])
         if key is not None and own != key:
             yield key, row, shown
-            row, shown = {}, []
+            row, shown, seen = {}, [], set()
         key = own
+        if member.name in seen:
+            raise DataError(f"{name}:{member.name}: is there twice", "give each sample a key of its own")
+        seen.add(member.name)
         opened = tar.extractfile(member)
         assert opened is not None  # a regular file has content
         suffix = path.suffix.lower()
         if suffix in PICTURES:
             shown.append((suffix, opened.read()))
         elif suffix in (".json", ".txt"):
-            row |= _told(opened, suffix, f"{name}:{member.name}")
+            told = _told(opened, suffix, f"{name}:{member.name}")
+            row = told | row if suffix == ".txt" else row | told  # the row's own caption stands
     if key is not None:
         yield key, row, shown
 
