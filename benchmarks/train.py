@@ -1,7 +1,8 @@
 """Training speed and memory beside what people use today: the same weights, data and batch, side by side in one run.
 
 python benchmarks/train.py [--shared ../shared] [--stages stage1,lora,full] [--rounds 3] [--steps 6] [--trl FOLDER]
-    [--who ours,compiled,kept,plain,single,trl] [--precisions bf16,fp32] [--tokens-per-row 2048]
+    [--who ours:fp32,compiled:fp32,kept:fp32,ours:bf16,plain:bf16,plain:fp32,single:bf16,trl:bf16]
+    [--tokens-per-row 2048]
 
 Backbones and data are those of shared/bench: CLIP 8x384 at 336 pixels (576 slots), Llama 8x512 with the Llama
 tokenizer's 32,000 tokens, real photographs and GPT-4's texts; 8 samples a step. Peers: a plain loop over transformers'
@@ -254,11 +255,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     parser.add_argument("--stages", default="stage1,lora,full")
-    parser.add_argument("--precisions", default="bf16,fp32")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--trl", type=Path)
-    parser.add_argument("--who", default="ours,compiled,kept,plain,trl")
+    parser.add_argument("--who", default="ours:fp32,compiled:fp32,kept:fp32,ours:bf16,plain:bf16,plain:fp32,trl:bf16")
     parser.add_argument("--tokens-per-row", type=int, default=2048)
     parser.add_argument("--one", nargs=4, metavar=("WORK", "WHO", "STAGE", "PRECISION"), help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -278,31 +278,20 @@ def main() -> None:
 def compare(given: argparse.Namespace, work: Path, stage: str) -> None:
     runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for _ in range(given.rounds):
-        for precision in given.precisions.split(","):
-            for who in given.who.split(","):
-                if (who == "trl" and given.trl is None) or (who == "kept" and stage != "stage1"):
-                    continue
-                if who == "trl":
-                    result = trl(work, given.shared, given.trl, stage, precision)
-                else:
-                    command = [
-                        sys.executable,
-                        __file__,
-                        "--steps",
-                        str(given.steps),
-                        "--tokens-per-row",
-                        str(given.tokens_per_row),
-                        "--one",
-                        str(work),
-                        who,
-                        stage,
-                        precision,
-                    ]
-                    done = subprocess.run(command, capture_output=True, text=True)
-                    if done.returncode:
-                        raise SystemExit(done.stderr[-2000:])
-                    result = json.loads(done.stdout.splitlines()[-1])
-                runs.setdefault((who, precision), []).append(result)
+        for who, precision in (pair.split(":") for pair in given.who.split(",")):
+            if (who == "trl" and given.trl is None) or (who == "kept" and stage != "stage1"):
+                continue
+            if who == "trl":
+                result = trl(work, given.shared, given.trl, stage, precision)
+            else:
+                sizes = ["--steps", str(given.steps), "--tokens-per-row", str(given.tokens_per_row)]
+                command = [sys.executable, __file__, *sizes, "--one", str(work), who, stage, precision]
+                done = subprocess.run(command, capture_output=True, text=True)
+                if done.returncode:
+                    raise SystemExit(done.stderr[-2000:])
+                result = json.loads(done.stdout.splitlines()[-1])
+            print(f"  ({who} {precision}: {result})", flush=True)
+            runs.setdefault((who, precision), []).append(result)
     speeds = {key: [run["samples_per_s"] for run in listed] for key, listed in runs.items()}
     best = max(statistics.median(values) for (who, _), values in speeds.items() if who in ("ours", "compiled"))
     print(f"\n{stage} (load {os.getloadavg()[0]:.1f})")

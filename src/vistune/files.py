@@ -11,9 +11,10 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+from uuid import uuid4
 
 from vistune.errors import DataError, DiskError, RecipeError
 
@@ -121,6 +122,28 @@ class Lock:
     def release(self) -> None:
         self.file.truncate(0)
         self.file.close()
+
+
+@contextmanager
+def scratch_folder(place: Path) -> Iterator[Path]:
+    """A folder of this process's own, for as long as the block lasts; what killed processes left in `place` goes."""
+    place.mkdir(parents=True, exist_ok=True)
+    for left in place.glob("*.lock"):
+        with suppress(RecipeError, OSError):  # in use
+            _remove(left.with_suffix(""), Lock(left))
+    folder = place / uuid4().hex
+    lock = Lock(folder.with_suffix(".lock"))  # before the folder is there: none is ever swept from under its owner
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        _remove(folder, lock)
+
+
+def _remove(folder: Path, lock: Lock) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.with_suffix(".lock").unlink(missing_ok=True)
+    lock.release()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -186,6 +186,24 @@ def test_bad_rows_and_pictures_are_set_aside_by_the_shards_own_name(
         train(lenient.model_copy(update={"reject_limit": 0.01}), tmp_path / "few")
 
 
+def test_a_picture_larger_than_any_is_not_read(shards: Path, tmp_path: Path) -> None:
+    """A hostile .tar.gz may claim more than memory holds in a few kilobytes."""
+    path = tmp_path / "bomb.tar.gz"
+    with tarfile.open(path, "w:gz", compresslevel=1) as tar:
+        info = tarfile.TarInfo("a.png")
+        info.size = (1 << 28) + 1
+        tar.addfile(info, Zeros())
+    with pytest.raises(DataError, match=r"a\.png: 268,435,457 bytes"):
+        fetch(str(path), tmp_path / "there")
+
+
+class Zeros(io.RawIOBase):
+    """Zeros without end."""
+
+    def read(self, size: int = -1) -> bytes:
+        return bytes(size)
+
+
 def test_shards_come_through_fsspec_and_leave_nothing_behind(
     make: MakeRecipe, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

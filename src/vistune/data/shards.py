@@ -23,7 +23,7 @@ from typing import IO, Any
 from vistune.data.parquet import write_lines
 from vistune.data.rows import MARKER, READERS
 from vistune.errors import DataError, DiskError, RecipeError
-from vistune.files import write_json
+from vistune.files import LARGEST_CELL, write_json
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 WAITS = (1.0, 4.0, 16.0)  # seconds before another attempt at a shard that did not come
@@ -180,6 +180,8 @@ def _samples(tar: tarfile.TarFile, name: str) -> Iterator[tuple[str, dict[str, A
             yield key, row, shown
             row, shown, seen = {}, [], set()
         key = own
+        if member.size > LARGEST_CELL:
+            raise DataError(f"{name}:{member.name}: {member.size:,} bytes", f"at most {LARGEST_CELL:,} are read")
         if member.name in seen:
             raise DataError(f"{name}:{member.name}: is there twice", "give each sample a key of its own")
         seen.add(member.name)

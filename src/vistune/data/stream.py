@@ -14,12 +14,10 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from threading import Lock as Mutex
-from uuid import uuid4
 
 import numpy as np
 
@@ -29,7 +27,7 @@ from vistune.data.loader import Place, in_order
 from vistune.data.packing import Row, StagePlan, pack
 from vistune.data.shards import fetch
 from vistune.errors import DataError, RecipeError, TooManyRejects
-from vistune.files import Lock, user_cache
+from vistune.files import scratch_folder, user_cache
 from vistune.processor import Processor, blank_row, collate
 from vistune.recipe import DataSource
 from vistune.types import Batch, Example, Reject
@@ -258,7 +256,7 @@ class StreamLoader:
     def steps(self, start: int = 0) -> Generator[tuple[int, list[Batch]], None, None]:
         """(step, its rows) from `start` on, which is 0 or where `places` belong."""
         rank, ranks = self.share
-        with _scratch() as folder:
+        with scratch_folder(user_cache() / "shards") as folder:
             pool = ThreadPoolExecutor(AHEAD, thread_name_prefix="shards")
             try:
                 for number in range(rank, self.stream.lanes, ranks):
@@ -332,26 +330,3 @@ class StreamLoader:
                     f"{self.bad} of {self.rows} rows of shards rejected, last: {rejects[-1].detail}",
                     "mend the shards or raise reject_limit",
                 )
-
-
-@contextmanager
-def _scratch() -> Iterator[Path]:
-    """A folder for this process's shards; what processes that were killed left behind goes."""
-    place = user_cache() / "shards"
-    place.mkdir(parents=True, exist_ok=True)
-    for left in place.glob("*.lock"):
-        with suppress(RecipeError, OSError):  # in use
-            _remove(left.with_suffix(""), Lock(left))
-    folder = place / uuid4().hex
-    lock = Lock(folder.with_suffix(".lock"))  # before the folder is there: none is ever swept from under its owner
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        _remove(folder, lock)
-
-
-def _remove(folder: Path, lock: Lock) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.with_suffix(".lock").unlink(missing_ok=True)
-    lock.release()
