@@ -9,12 +9,12 @@ tokenizer's 32,000 tokens, real photographs and GPT-4's texts; 8 samples a step.
 LlavaForConditionalGeneration (padded batch, AdamW; bf16 autocast and fp32; `single`: a sample at a time, gradients
 added, which takes less memory), and TRL's SFTTrainer where `--trl` names a folder that holds it. Ours packs the same 8
 samples into rows of `--tokens-per-row`; `compiled`: layers by torch.compile, four steps to warm up; `kept`: stage 1
-with the tower's features on disk, as every epoch but the first is. First the losses of one batch are compared at equal
-masks. Each measurement is a process of its own, the rounds are interleaved, and of each the median step counts. "Peak"
-is the process's most resident memory. MFU: FLOPs that the step needs (training/flops.py: forward and backward of
-what must be computed, the causal half of attention within documents, no weight gradient of frozen parts, logits of
-supervised positions) by second, over the rate of a large product in that precision, measured in the same process; of
-`kept` the tower is not needed.
+with the tower's features on disk, as every epoch but the first is (`kept-compiled`: both). First the losses of one
+batch are compared at equal masks. Each measurement is a process of its own, the rounds are interleaved, and of each the
+median step counts. "Peak" is the process's most resident memory. MFU: FLOPs that the step needs (training/flops.py:
+forward and backward of what must be computed, the causal half of attention within documents, no weight gradient of
+frozen parts, logits of supervised positions) by second, over the rate of a large product in that precision, measured in
+the same process; of `kept` the tower is not needed.
 """
 
 from __future__ import annotations
@@ -236,16 +236,16 @@ def trl(work: Path, shared: Path, folder: Path, stage: str, precision: str) -> d
 
 def measure(work: Path, who: str, stage: str, precision: str, steps: int, tokens_per_row: int) -> dict[str, Any]:
     """One measurement in this process; the first steps warm up."""
-    mfu = None
+    mfu, compiles = None, who.endswith("compiled")
     if who in ("plain", "single"):
         seconds = plain(work, stage, precision, steps, 1 if who == "single" else SAMPLES)
     else:
-        extra = 2 if who == "compiled" else 0
+        extra = 2 if compiles else 0
         seconds, mfu = ours(
-            work, stage, precision, steps + extra, tokens_per_row, compiles=who == "compiled", keep=who == "kept"
+            work, stage, precision, steps + extra, tokens_per_row, compiles=compiles, keep=who.startswith("kept")
         )
     return {
-        "samples_per_s": SAMPLES / statistics.median(seconds[WARM[who == "compiled"] :]),
+        "samples_per_s": SAMPLES / statistics.median(seconds[WARM[compiles] :]),
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "mfu": mfu,
     }
@@ -279,7 +279,7 @@ def compare(given: argparse.Namespace, work: Path, stage: str) -> None:
     runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for _ in range(given.rounds):
         for who, precision in (pair.split(":") for pair in given.who.split(",")):
-            if (who == "trl" and given.trl is None) or (who == "kept" and stage != "stage1"):
+            if (who == "trl" and given.trl is None) or (who.startswith("kept") and stage != "stage1"):
                 continue
             if who == "trl":
                 result = trl(work, given.shared, given.trl, stage, precision)
