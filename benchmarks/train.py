@@ -76,14 +76,7 @@ def recipe_of(
 
 
 def ours(
-    work: Path,
-    stage: str,
-    precision: str,
-    steps: int,
-    tokens_per_row: int,
-    *,
-    compiles: bool = False,
-    keep: bool = False,
+    work: Path, stage: str, precision: str, steps: int, tokens_per_row: int, **how: bool
 ) -> tuple[list[float], float]:
     """Seconds of each step of the real trainer, and the share of this machine's speed that they use (MFU)."""
     import torch
@@ -98,7 +91,7 @@ def ours(
 
     os.environ["VISTUNE_CACHE"] = str(work / "cache" / precision)
     peak = matmul_peak("cpu", torch.bfloat16 if precision == "bf16" else torch.float32)
-    recipe = recipe_of(work, stage, precision, steps, tokens_per_row, compiles=compiles, keep=keep)
+    recipe = recipe_of(work, stage, precision, steps, tokens_per_row, **how)
     run = Run(recipe, work / "unused", watch=silent)
     planned = plan_run(recipe, run.processor, silent)[0][0]
     model, _, _ = run._model(None, [planned])
@@ -112,7 +105,7 @@ def ours(
     with compiled(trainer, "alone", 0.0, print):
         trainer.run(0, reports.append)
     seconds = [report.seconds for report in reports]
-    rates = [report.flops / report.seconds for report in reports[WARM[compiles] :]]
+    rates = [report.flops / report.seconds for report in reports[WARM[how["compiles"]] :]]
     return seconds, statistics.median(rates) / peak
 
 

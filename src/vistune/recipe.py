@@ -83,13 +83,10 @@ class DataSource(Strict):
 
 
 def _sources(value: Any) -> Any:
-    if isinstance(value, str | Path):
-        value = [value]
-    return (
-        [{"file": item} if isinstance(item, str | Path) else item for item in value]
-        if isinstance(value, Sequence)
-        else value
-    )
+    listed = [value] if isinstance(value, str | Path) else value
+    if not isinstance(listed, Sequence):
+        return listed
+    return [{"file": item} if isinstance(item, str | Path) else item for item in listed]
 
 
 Sources = Annotated[tuple[DataSource, ...], BeforeValidator(_sources)]
@@ -284,10 +281,6 @@ class Recipe(Strict):
         return self
 
 
-def warmup_steps(stage: Stage, steps: int) -> int:
-    return round(steps * stage.warmup_share)
-
-
 def source_of(name: str, part: str) -> str:
     """`builtin` is the package's own tiny backbone; anything else is a folder or a hub name as it stands."""
     return str(resources.files("vistune.scenes") / "backbones" / part) if name == "builtin" else name
@@ -342,15 +335,9 @@ def dump(recipe: Recipe) -> str:
 def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
     model: type[Strict] = Recipe
     children: dict[str, type[Strict]] = {
-        "model": Model,
-        "stages": Stage,
-        "lora": Lora,
-        "data": DataSource,
-        "shards": Shards,
-        "take": Take,
-        "from": Origin,
-        "validation": Validation,
-    }
+        "model": Model, "stages": Stage, "lora": Lora, "data": DataSource, "take": Take, "shards": Shards,
+        "from": Origin, "validation": Validation,
+    }  # fmt: skip
     for key in loc:
         if isinstance(key, str) and key in children:
             model = children[key]

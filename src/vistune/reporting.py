@@ -16,7 +16,7 @@ from vistune.errors import DataError, VistuneError
 from vistune.lineage import why
 from vistune.models import find_model, model_of
 from vistune.recipe import DataSource, Recipe, Stage, load_recipe
-from vistune.showing import pieces
+from vistune.showing import as_learnt
 
 if TYPE_CHECKING:
     from vistune.processor import Processor
@@ -83,13 +83,17 @@ def _pictures(recipe: Recipe, checkpoint: Path, out: Path, language: str) -> lis
 
 
 def _samples(recipe: Recipe, checkpoint: Path, run: Path) -> Iterator[dict[str, Any]]:
-    """Of each stage some rows as it learnt them, from every source and kind in turn."""
+    """Of each stage some rows as it learnt them, from every source and kind in turn; of shards, which a run deletes
+    behind it, none.
+    """
     from vistune.processor import Processor
 
     processor = Processor.load(checkpoint / "tokenizer")
     for stage in recipe.stages:
         fitted = processor.with_template(stage.template or recipe.model.template)
         fitted = fitted.with_image_mode(stage.image_mode or processor.spec.image_mode)
+        if stage.shards is not None:
+            continue
         sources = [_where_it_is(source, run) for source in stage.data or recipe.data]
         yield from _of_stage(stage, sources, fitted, recipe.seed)
 
@@ -98,7 +102,6 @@ def _of_stage(stage: Stage, sources: list[DataSource], processor: Processor, see
     from vistune.console import silent
     from vistune.data import choose_rows
     from vistune.report.pictures import spread
-    from vistune.types import IGNORE
 
     rows = []
     for source in sources:
@@ -107,19 +110,8 @@ def _of_stage(stage: Stage, sources: list[DataSource], processor: Processor, see
         kinds = choice.index.columns["kind"][choice.rows]
         rows += [(choice.index, row, int(kind)) for row, kind in zip(choice.rows.tolist(), kinds, strict=True)]
     for file, row, _ in spread(rows, SHOWN, group=lambda row: (str(row[0].path), row[2]), seed=seed):
-        sample = file.sample(row)
-        seen = processor.shown(sample)
-        yield {
-            "stage": stage.name,
-            "template": processor.spec.template,
-            "id": sample.id,
-            "origin": sample.origin,
-            "kind": sample.kind,
-            "tokens": len(seen["input_ids"]),
-            "learnt": len(seen["labels"]) - seen["labels"].count(IGNORE),
-            "pieces": pieces(seen, processor.tokenizer),
-            "pictures": [picture.source for picture in sample.pictures],
-        }
+        shown = as_learnt(file.sample(row), processor)
+        yield {"stage": stage.name, "template": processor.spec.template, **shown}
 
 
 def _where_it_is(source: DataSource, run: Path) -> DataSource:

@@ -70,6 +70,22 @@ def pieces(row: dict[str, Any], tokenizer: Any) -> list[tuple[bool, str]]:
     return [(learnt, "[picture]" if ids == [IMAGE_ID] else tokenizer.decode(ids)) for learnt, ids in runs]
 
 
+def as_learnt(sample: Sample, processor: Processor) -> dict[str, Any]:
+    """What a page shows of a sample: where it is from, its tokens, and its text in pieces, learnt or not."""
+    from vistune.types import IGNORE
+
+    seen = processor.shown(sample)
+    return {
+        "id": sample.id,
+        "origin": sample.origin,
+        "kind": sample.kind,
+        "tokens": len(seen["input_ids"]),
+        "learnt": len(seen["labels"]) - seen["labels"].count(IGNORE),
+        "pieces": pieces(seen, processor.tokenizer),
+        "pictures": [picture.source for picture in sample.pictures],
+    }
+
+
 def write_check_page(
     page: Path,
     report: CheckReport,
@@ -83,24 +99,13 @@ def write_check_page(
     Without a processor the samples stand as the built-in tokenizer and the template v1 write them.
     """
     from vistune.report.check_page import write_check_report
-    from vistune.types import IGNORE
 
     reader = processor or without_tower()
-    shown = []
-    for source in sources:
-        for sample in _spread(source, SHOWN // len(sources) or 1, pictures=pictures):
-            seen = reader.shown(sample)
-            shown.append(
-                {
-                    "id": sample.id,
-                    "origin": sample.origin,
-                    "kind": sample.kind,
-                    "tokens": len(seen["input_ids"]),
-                    "learnt": len(seen["labels"]) - seen["labels"].count(IGNORE),
-                    "pieces": pieces(seen, reader.tokenizer),
-                    "pictures": [picture.source for picture in sample.pictures],
-                }
-            )
+    shown = [
+        as_learnt(sample, reader)
+        for source in sources
+        for sample in _spread(source, SHOWN // len(sources) or 1, pictures=pictures)
+    ]
     write_check_report(page, report.as_json(), shown)
 
 

@@ -23,6 +23,7 @@ from vistune.data.shards import fetch
 from vistune.errors import CheckpointError, DataError, DiskError, RecipeError, TooManyRejects
 from vistune.files import read_jsonl
 from vistune.recipe import Recipe, dump
+from vistune.reporting import report_run
 from vistune.training import Run, checkpoints_of, plan_run, selftest
 
 COLORS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220), "yellow": (240, 220, 40)}
@@ -168,6 +169,17 @@ def test_another_number_of_rows_a_step_and_other_shards_are_refused_at_resume(
         train(recipe, out, resume=True)
 
 
+def test_other_pictures_are_other_lines(tmp_path: Path) -> None:
+    """By which a resumed run knows the shard that it goes on in, whatever its words are."""
+    made = []
+    for name, color in (("a", "red"), ("b", "blue"), ("c", "red")):
+        with tarfile.open(tmp_path / "one.tar", "w") as tar:
+            add(tar, "0.png", picture(color))
+            add(tar, "0.txt", b"all of it")
+        made.append(fetch(str(tmp_path / "one.tar"), tmp_path / name).read_text())
+    assert made[0] == made[2] != made[1]
+
+
 def test_bad_rows_and_pictures_are_set_aside_by_the_shards_own_name(
     make: MakeRecipe, shards: Path, tmp_path: Path
 ) -> None:
@@ -244,6 +256,16 @@ def test_plan_selftest_and_dry_run_read_the_first_shard(make: MakeRecipe, tmp_pa
     assert stage["steps"] == 1000
     assert stage["assumed"] == "rows as in the first shard"
     assert all(found.equal for found in selftest(Run(recipe, tmp_path / "selftest", watch=silent)))
+
+
+def test_the_report_shows_no_rows_of_a_file_that_the_stage_did_not_read(make: MakeRecipe, tmp_path: Path) -> None:
+    """The recipe names data as well, for stages without shards."""
+    recipe = make(steps=2)
+    assert "What colour?" in recipe.data[0].file.read_text()
+    train(recipe, tmp_path / "run")
+    page = report_run(tmp_path / "run").read_text()
+    assert "align" in page
+    assert "What colour?" not in page
 
 
 def test_what_shards_need_is_said_of_the_recipe(make: MakeRecipe, shards: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ is said about it. Line N of the lines is sample N of the shard.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import tarfile
@@ -133,13 +134,15 @@ def _on_disk(folder: Path) -> Iterator[None]:
 
 
 def _unpack(shard: Path, lines: Path, name: str) -> None:
-    """A webdataset shard's samples as lines; a picture lies under its sample's number, whatever its key is."""
+    """A webdataset shard's samples as lines; a picture's name tells its sample's number and its bytes, so that lines
+    of other pictures are other lines.
+    """
     pictures = lines.parent / "pictures"
     pictures.mkdir()
     write_json(lines.parent / "images.json", {"folders": ["pictures"]})
     with lines.open("w", encoding="utf-8") as file:
         for number, (key, row, shown) in enumerate(_read(shard, name)):
-            named = [f"{number:06}{suffix}" for suffix, _ in shown]
+            named = [f"{number:06}-{hashlib.sha256(content).hexdigest()[:16]}{suffix}" for suffix, content in shown]
             for (_, content), picture in zip(shown, named, strict=True):
                 (pictures / picture).write_bytes(content)
             file.write(json.dumps(_row(key, row, named), ensure_ascii=False) + "\n")

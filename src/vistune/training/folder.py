@@ -15,7 +15,7 @@ from typing import Any
 
 from vistune import checkpoint
 from vistune.errors import CheckpointError
-from vistune.files import write_json
+from vistune.files import read_json, write_json
 from vistune.recipe import Recipe, load_recipe
 
 log = logging.getLogger("vistune.training")
@@ -39,6 +39,12 @@ def checkpoints_of(out: Path) -> list[Path]:
         if name and not path.is_symlink() and (path / "manifest.json").is_file():  # a link's target is not the run's
             found.append((int(name[1]), int(name[3]), path))
     return [path for _, _, path in sorted(found)]
+
+
+def mark_finished(out: Path, stage: str, step: int) -> None:
+    """A kill after the last checkpoint left everything done but this; the data need not be there any more."""
+    path = out / "run.json"
+    write_json(path, read_json(path) | {"status": "finished", "stage": stage, "step": step})
 
 
 def newest_whole(out: Path, *, tell: bool = True) -> Path | None:

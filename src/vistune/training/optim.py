@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vistune.recipe import Stage, warmup_steps
+from vistune.recipe import Stage
 from vistune.training.muon import Muon
 
 
@@ -35,7 +35,7 @@ def rate_factor(step: int, *, steps: int, warmup: int, schedule: str) -> float:
 
 
 def stage_factor(stage: Stage, steps: int) -> Callable[[int], float]:
-    warmup = warmup_steps(stage, steps)
+    warmup = round(steps * stage.warmup_share)
     return lambda step: rate_factor(step, steps=steps, warmup=warmup, schedule=stage.schedule)
 
 

@@ -17,13 +17,21 @@ import torch
 from vistune import checkpoint
 from vistune.data import PixelCache
 from vistune.errors import DiskError, RecipeError, Stopped
-from vistune.files import Lock, read_json, write_atomic, write_json, write_jsonl
+from vistune.files import Lock, write_atomic, write_json, write_jsonl
 from vistune.model import VisionLanguageModel, add_adapters, build, merge_adapters, read_spec
 from vistune.model.language import base_of, is_quantised, load_language
 from vistune.processor import Processor, load_tokenizer
 from vistune.recipe import Recipe, Stage, dump, source_of
 from vistune.training.compiling import compiled
-from vistune.training.folder import checkpoint_name, checkpoints_of, newest_whole, prune, refuse_another_recipe, sweep
+from vistune.training.folder import (
+    checkpoint_name,
+    checkpoints_of,
+    mark_finished,
+    newest_whole,
+    prune,
+    refuse_another_recipe,
+    sweep,
+)
 from vistune.training.largest import try_largest_row
 from vistune.training.metrics import Metrics, Pace
 from vistune.training.origin import Base, history, versions
@@ -105,7 +113,8 @@ class Run:
         if latest is not None and extra is not None:
             refuse_another_recipe(latest, self.recipe, extra["stage"] + 1)
             if extra["finished"] and extra["stage"] + 1 == len(self.recipe.stages):
-                self._mark_finished(extra["step"])
+                if self.world.is_first:
+                    mark_finished(self.out, self.recipe.stages[-1].name, extra["step"])
                 return
         with self.world.first_alone():  # what it finds out about the data is kept, and the others read it
             planned, rejects = plan_run(self.recipe, self.processor, self.watch)
@@ -211,16 +220,8 @@ class Run:
         way = way_of(self.recipe, stage, model, self.world)
         halved = [] if way == "fsdp" else to_halve(self.recipe.stages, self.learnt, self.device)
         halve(model, halved)
-        loader = loader_of(
-            planned,
-            model,
-            self.world,
-            workers=self.recipe.workers,
-            pixels=self.pixels,
-            out=self.out,
-            tell=self.hooks.tell,
-            watch=self.watch,
-        )
+        loader = loader_of(planned, model, self.world, workers=self.recipe.workers, pixels=self.pixels, out=self.out,
+                           tell=self.hooks.tell, watch=self.watch)  # fmt: skip
         seed = self.recipe.seed + number
         trainer = Trainer(model, loader, stage, device=self.device, world=self.world, way=way, seed=seed)
         start = 0
@@ -339,19 +340,5 @@ class Run:
             self._write_status(status, stage, step, reason=reason)
 
     def _write_status(self, status: str, stage: str, step: int, *, reason: str = "") -> None:
-        content = {
-            "status": status,
-            "stage": stage,
-            "step": step,
-            "reason": reason,
-            "versions": versions(),
-            "data": self.hashes,
-            "device": self.device,
-        }
-        write_json(self.out / "run.json", content)
-
-    def _mark_finished(self, step: int) -> None:
-        """A kill after the last checkpoint left everything done but this; the data need not be there any more."""
-        if self.world.is_first:
-            told = {"status": "finished", "stage": self.recipe.stages[-1].name, "step": step}
-            write_json(self.out / "run.json", read_json(self.out / "run.json") | told)
+        known = {"versions": versions(), "data": self.hashes, "device": self.device}
+        write_json(self.out / "run.json", {"status": status, "stage": stage, "step": step, "reason": reason, **known})
