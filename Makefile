@@ -27,6 +27,7 @@ lint: install
 
 test: install lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not soak"
+	if command -v nvidia-smi >/dev/null; then $(BIN)/pytest -m gpu; fi
 
 soak: install
 	$(BIN)/pytest -m soak

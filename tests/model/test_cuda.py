@@ -12,7 +12,7 @@ from model.tiny_models import tiny
 from vistune.model.attention import attend, documents, packed_attention, register
 from vistune.model.language import run
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is at hand")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is at hand")]
 STARTS = torch.tensor([0, 1, 40, 170, 298])
 
 

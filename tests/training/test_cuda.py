@@ -17,7 +17,7 @@ from vistune.training import Run, plan_run
 from vistune.training.metrics import Metrics
 from vistune.training.parallel import World
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is at hand")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is at hand")]
 PLAIN_LORA = {**LORA, "lora": {"rank": 4, "alpha": 8}}  # dropout is drawn by each device's own generator
 
 
