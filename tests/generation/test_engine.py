@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from vistune.errors import DataError
 from vistune.generation import Engine, Sampling, generate, likeliest
-from vistune.types import Example
+from vistune.types import IMAGE_ID, Example
 
 Make = Callable[[str], Bench]
 
@@ -45,6 +46,19 @@ def test_tokens_go_on_behind_a_prompt_as_in_transformers(kind: str, make_bench: 
     bench = make_bench(kind)
     for prompt in prompts_of(bench)[::4]:
         assert likeliest(bench.model, prompt, 24) == bench.alone(prompt)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prompt_may_end_with_its_picture(kind: str, make_bench: Make) -> None:
+    """As the template `plain` writes it: the last slot's hidden state says the answer's first token."""
+    bench = make_bench(kind)
+    plain = replace(bench, processor=bench.processor.with_template("plain"))
+    prompts = [plain.prompt(picture(seed, (64, 64)), "not shown") for seed in (1, 2, 1)]
+    assert all(prompt.input_ids[-1] == IMAGE_ID for prompt in prompts)
+    said = generate(plain.model, plain.processor, prompts, max_tokens=16)
+    assert [completion.text for completion in said] == [plain.answer(prompt, 16) for prompt in prompts]
+    for prompt in prompts[:2]:
+        assert likeliest(plain.model, prompt, 24) == plain.alone(prompt)
 
 
 class Counted:

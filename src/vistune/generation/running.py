@@ -127,7 +127,7 @@ class RunningBatch:
         held = len(stem) if stem is not None else 0
         others = (speaker.prompt for speaker in waiting if speaker.prompt is not prompt)
         shared = max((common(prompt.codes[:most], other.codes) for other in others), default=0)
-        upto = max(prompt.pictures_end, shared)
+        upto = min(max(prompt.pictures_end, shared), most)
         if len(prompt) - max(upto, held) > LONGEST_TAIL:
             upto = most
         return stem, upto if upto - held >= WORTH else 0
