@@ -27,10 +27,11 @@ stderr = Console(stderr=True, highlight=False, emoji=False)
 
 
 class Rate(ProgressColumn):
-    """Steps a second."""
+    """Steps a second; less than a second tells none."""
 
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
+        took = task.finished_time if task.finished else task.elapsed
+        speed = (task.finished_speed or task.speed) if took and took >= 1 else None
         return Text(f"{speed:.1f}/s" if speed else "", style="cyan")
 
 

@@ -12,6 +12,8 @@ import socket
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import IO, Any
 from uuid import uuid4
@@ -229,6 +231,22 @@ def user_cache() -> Path:
     if named := os.environ.get("VISTUNE_CACHE"):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vistune"
+
+
+@cache
+def own_code(*places: str) -> str:
+    """A hash of the package's code and tables at these places, files or folders: what another version makes is its own.
+
+    Such as `processor` or `model/vision.py`.
+    """
+    found = hashlib.sha256()
+    for place in places:
+        named = resources.files("vistune").joinpath(place)
+        entries = sorted(named.iterdir(), key=lambda entry: entry.name) if named.is_dir() else [named]
+        for entry in entries:
+            if entry.name.endswith((".py", ".json")):
+                found.update(entry.read_bytes())
+    return found.hexdigest()
 
 
 def sha256_of(path: Path) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +121,43 @@ def test_other_pictures_towers_and_modes_are_others(make_recipe: MakeRecipe, tmp
     moved = {**TUNE, "learn": {"vision": 1e-2}, "save_every": None}
     train(make_recipe(moved, {**ALIGN, "template": "v1"}), tmp_path / "moved")
     assert len(list(own_cache.glob("features/*"))) == 3
+
+
+def test_other_settings_of_a_tower_with_the_same_weights_are_another_one(
+    make_recipe: MakeRecipe, tiny_backbones: Path, tmp_path: Path, own_cache: Path
+) -> None:
+    """Such as an activation function that a config has wrong, and that is mended."""
+    kept = make_recipe({**ALIGN, "cache_features": "on"})
+    first = losses(train(kept, tmp_path / "first"))
+    vision = tmp_path / "vision"
+    shutil.copytree(tiny_backbones / "vision", vision)
+    config = json.loads((vision / "config.json").read_text())
+    assert config["hidden_act"] == "quick_gelu"
+    (vision / "config.json").write_text(json.dumps(config | {"hidden_act": "gelu_new", "layer_norm_eps": 0.1}))
+    model = kept.model.model_copy(update={"vision": str(vision)})
+    second = losses(train(kept.model_copy(update={"model": model}), tmp_path / "second"))
+    assert second != first
+    assert len(list(own_cache.glob("features/*"))) == 2
+
+
+def test_no_bar_is_shown_where_nothing_is_to_be_done(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """And where two files hold one picture, the bar is full all the same."""
+    bars: list[list[Any]] = []
+
+    @contextmanager
+    def watch(label: str, total: int) -> Iterator[Callable[..., None]]:
+        bars.append([label, total, 0])
+
+        def advance(count: int = 1, note: str = "") -> None:
+            bars[-1][2] += count
+
+        yield advance
+
+    for name in ("first", "second"):
+        bars.clear()
+        Run(make_recipe({**ALIGN, "cache_features": "on"}), tmp_path / name, watch=watch).start(resume=False)
+        shown = [bar for bar in bars if bar[0] in ("read pictures", "keep features")]
+        assert shown == ([["read pictures", 12, 12], ["keep features", 4, 4]] if name == "first" else [])
 
 
 def test_a_picture_as_old_and_large_as_before_is_not_read_again_and_a_newer_one_is(

@@ -1,5 +1,6 @@
 """Files -> Samples, Examples -> Batches: readers, plan, collate, loader, check."""
 
+from vistune.data.background import Background, Interrupted, Stopping, never, result_of
 from vistune.data.check import CheckReport, check
 from vistune.data.choice import (
     Choice,
@@ -11,7 +12,7 @@ from vistune.data.choice import (
     refuse_unknown_kinds,
 )
 from vistune.data.holdout import held_out, only, pictures_in, without
-from vistune.data.index import Index, Watch, index
+from vistune.data.index import Index, Watch, index, unwatched
 from vistune.data.likeness import Likeness, compare_pictures
 from vistune.data.loader import Loader, PixelCache
 from vistune.data.packing import StagePlan, epoch_size, plan_epoch, plan_stage, steps_of
@@ -20,15 +21,18 @@ from vistune.data.shards import listed
 from vistune.data.stream import Place, Stream, StreamLoader, read_window
 
 __all__ = [
+    "Background",
     "CheckReport",
     "Choice",
     "Index",
+    "Interrupted",
     "Likeness",
     "Loader",
     "PixelCache",
     "Place",
     "Rows",
     "StagePlan",
+    "Stopping",
     "Stream",
     "StreamLoader",
     "Watch",
@@ -42,6 +46,7 @@ __all__ = [
     "index",
     "known_kinds",
     "listed",
+    "never",
     "only",
     "pictures_in",
     "pictures_of",
@@ -49,6 +54,8 @@ __all__ = [
     "plan_stage",
     "read_window",
     "refuse_unknown_kinds",
+    "result_of",
     "steps_of",
+    "unwatched",
     "without",
 ]

@@ -14,8 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -27,7 +25,7 @@ from vistune.data.proving import Fault, Prover, proved
 from vistune.data.rows import READERS, read_row
 from vistune.data.written import open_file, place_of, written_rows
 from vistune.errors import DataError
-from vistune.files import replacing, user_cache
+from vistune.files import own_code, replacing, user_cache
 from vistune.processor import Processor
 from vistune.types import Reject, Sample
 
@@ -197,19 +195,8 @@ class _Builder:
 
 
 def _kept(digest: str, processor: Processor) -> Path:
-    key = hashlib.sha256(f"{digest} {processor.text_rules} {_own_code()}".encode()).hexdigest()
+    key = hashlib.sha256(f"{digest} {processor.text_rules} {own_code('data', 'processor')}".encode()).hexdigest()
     return user_cache() / "index" / f"{key}.npz"
-
-
-@cache
-def _own_code() -> str:
-    """A hash of the code that reads and encodes rows: another version makes its own indices."""
-    found = hashlib.sha256()
-    for room in ("data", "processor"):
-        for entry in sorted(resources.files(f"vistune.{room}").iterdir(), key=lambda entry: entry.name):
-            if entry.name.endswith((".py", ".json")):
-                found.update(entry.read_bytes())
-    return found.hexdigest()
 
 
 def _keep(kept: Path, made: Index) -> None:

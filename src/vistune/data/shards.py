@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 import tarfile
-import time
+import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +21,7 @@ from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from vistune.data.background import Interrupted
 from vistune.data.parquet import write_lines
 from vistune.data.rows import MARKER, READERS
 from vistune.errors import DataError, DiskError, RecipeError
@@ -47,16 +48,18 @@ def listed(patterns: Sequence[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def fetch(name: str, folder: Path) -> Path:
+def fetch(name: str, folder: Path, over: threading.Event | None = None) -> Path:
     """The shard as FOLDER/NAME.jsonl, with its pictures beside it. Raises DataError where it does not come whole,
-    DiskError where there is no room for it.
+    DiskError where there is no room for it, Interrupted soon after all is `over`.
     """
+    over = over or threading.Event()
     folder.mkdir(parents=True, exist_ok=True)
     base = PurePosixPath(name.split("::")[0]).name
     copy, lines = folder / base, folder / f"{base}.jsonl"
     for wait in (*WAITS, None):
+        _go_on(over)
         try:
-            _copy(name, copy)
+            _copy(name, copy, over)
             break
         except FileNotFoundError:
             raise DataError(f"{name}: no such shard", "check stages.NAME.shards.files") from None
@@ -67,13 +70,13 @@ def fetch(name: str, folder: Path) -> Path:
                 raise DataError(
                     f"{name}: does not come: {error}", "check the network, and go on with --resume"
                 ) from None
-            time.sleep(wait)
+            over.wait(wait)
     if base.endswith(".parquet"):
         with _on_disk(folder):
             write_lines(copy, lines, named=name)
     elif base.endswith((".tar", ".tar.gz", ".tgz")):
         with _on_disk(folder):
-            _unpack(copy, lines, name)
+            _unpack(copy, lines, name, over)
     elif base.endswith((".jsonl", ".json")):
         copy.rename(lines)
         if "://" not in name:
@@ -112,14 +115,20 @@ def _opened(name: str) -> tuple[Any, str]:
     return files, path
 
 
-def _copy(name: str, copy: Path) -> None:
+def _copy(name: str, copy: Path, over: threading.Event) -> None:
     files, path = _opened(name)
     with files.open(path, "rb") as source, copy.open("wb", buffering=0) as target:
         while block := source.read(1 << 20):
+            _go_on(over)
             with _on_disk(copy.parent):
                 written = 0
                 while written < len(block):
                     written += target.write(block[written:])
+
+
+def _go_on(over: threading.Event) -> None:
+    if over.is_set():
+        raise Interrupted
 
 
 @contextmanager
@@ -133,7 +142,7 @@ def _on_disk(folder: Path) -> Iterator[None]:
         raise DiskError(f"{folder}: cannot be written: {error.strerror or error}", "make room for shards") from error
 
 
-def _unpack(shard: Path, lines: Path, name: str) -> None:
+def _unpack(shard: Path, lines: Path, name: str, over: threading.Event) -> None:
     """A webdataset shard's samples as lines; a picture's name tells its sample's number and its bytes, so that lines
     of other pictures are other lines.
     """
@@ -142,6 +151,7 @@ def _unpack(shard: Path, lines: Path, name: str) -> None:
     write_json(lines.parent / "images.json", {"folders": ["pictures"]})
     with lines.open("w", encoding="utf-8") as file:
         for number, (key, row, shown) in enumerate(_read(shard, name)):
+            _go_on(over)
             named = [f"{number:06}-{hashlib.sha256(content).hexdigest()[:16]}{suffix}" for suffix, content in shown]
             for (_, content), picture in zip(shown, named, strict=True):
                 (pictures / picture).write_bytes(content)

@@ -13,14 +13,16 @@ import hashlib
 import shutil
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
+from threading import Event
 from threading import Lock as Mutex
 
 import numpy as np
 
+from vistune.data.background import Background, Interrupted, Stopping, never, result_of
 from vistune.data.choice import Choice, Rows, choose_rows
 from vistune.data.index import Watch, unwatched
 from vistune.data.loader import Place, in_order
@@ -125,16 +127,19 @@ class Window:
 
 
 def read_window(
-    stream: Stream, lane: int, number: int, processor: Processor, folder: Path
+    stream: Stream, lane: int, number: int, processor: Processor, folder: Path, over: Event | None = None
 ) -> tuple[Window, list[Reject], list[Reject]]:
-    """(the window, its shards' bad rows, what else is to be told of its rows). Raises DataError for a bad shard."""
+    """(the window, its shards' bad rows, what else is to be told of its rows).
+
+    Raises DataError for a bad shard, Interrupted soon after all is `over`.
+    """
     choices: list[Choice] = []
     bad: list[Reject] = []
     notes: list[Reject] = []
     copies: dict[str, str] = {}
     for shard in stream.shards_of(lane, number):
         name = stream.shards[shard]
-        lines = fetch(name, folder / str(shard))
+        lines = fetch(name, folder / str(shard), over)
         choice = choose_rows(
             DataSource(file=lines),
             processor,
@@ -172,9 +177,12 @@ def _named(reject: Reject, copies: Mapping[str, str]) -> Reject:
 
 
 class Lane:
-    """A lane's rows, a step after another; the next window is read while this one is learnt from."""
+    """A lane's rows, a step after another; the next window is read while this one is learnt from.
 
-    def __init__(self, read: Callable[[int], Future[Window]], place: Place) -> None:
+    `read` begins to read a window, and gives what waits for it.
+    """
+
+    def __init__(self, read: Callable[[int], Callable[[], Window]], place: Place) -> None:
         self.read = read
         number, self.first, self.digest = place
         self.windows: deque[tuple[Window, int]] = deque()  # and the step in which it begins
@@ -186,7 +194,7 @@ class Lane:
         blind = 0
         while not self.windows or step >= self._end:
             first = self._end if self.windows else self.first
-            window = self.next.result()
+            window = self.next()
             self.number += 1
             self.next = self.read(self.number)
             if self.digest and window.digest != self.digest:
@@ -223,6 +231,7 @@ class Lane:
 class StreamLoader:
     """Batches of a stage over shards, as a Loader gives them; `tell` takes the rows that are set aside.
 
+    `stopping`: whether the run is asked to stop; where a shard is waited for then, the steps end early.
     Raises DataError naming the shard or sample that is bad, TooManyRejects where more are than the stage allows.
     """
 
@@ -235,6 +244,7 @@ class StreamLoader:
         share: tuple[int, int] = (0, 1),
         tell: Callable[[Sequence[Reject]], None],
         watch: Watch = unwatched,
+        stopping: Stopping = never,
         pin: bool = False,
     ) -> None:
         self.stream = stream
@@ -244,6 +254,7 @@ class StreamLoader:
         self.pin = pin
         self.tell = tell
         self.watch = watch
+        self.stopping = stopping
         self.samples = Rows([])  # of the plan: none is known before it is read
         self.places: Sequence[Place] = ()
         self.lanes: dict[int, Lane] = {}
@@ -256,22 +267,22 @@ class StreamLoader:
     def steps(self, start: int = 0) -> Generator[tuple[int, list[Batch]], None, None]:
         """(step, its rows) from `start` on, which is 0 or where `places` belong."""
         rank, ranks = self.share
-        with scratch_folder(user_cache() / "shards") as folder:
-            pool = ThreadPoolExecutor(AHEAD, thread_name_prefix="shards")
-            try:
-                for number in range(rank, self.stream.lanes, ranks):
-                    place = self.places[number] if self.places else (0, start, "")
-                    self.lanes[number] = Lane(partial(self._read, pool, folder, number), place)
-                with self.watch("first shards", len(self.lanes)) as advance:
-                    for lane in self.lanes.values():
-                        lane.next.result()
-                        advance(1)
-                for step, batches in in_order(self._tasks(start), self.workers, pin=self.pin):
-                    for lane in self.lanes.values():
-                        lane.forget(step)
-                    yield step, batches
-            finally:
-                pool.shutdown(cancel_futures=True)
+        with (
+            scratch_folder(user_cache() / "shards") as folder,
+            Background(AHEAD, "shards") as threads,
+            suppress(Interrupted),
+        ):
+            for number in range(rank, self.stream.lanes, ranks):
+                place = self.places[number] if self.places else (0, start, "")
+                self.lanes[number] = Lane(partial(self._read, threads, folder, number), place)
+            with self.watch("first shards", len(self.lanes)) as advance:
+                for lane in self.lanes.values():
+                    lane.next()
+                    advance(1)
+            for step, batches in in_order(self._tasks(start), self.workers, pin=self.pin):
+                for lane in self.lanes.values():
+                    lane.forget(step)
+                yield step, batches
 
     def position(self, step: int) -> dict[int, Place]:
         """Of this process's lanes, where the step is: `places` of all lanes together let another loader go on."""
@@ -281,11 +292,12 @@ class StreamLoader:
         """From where all lanes were, whichever processes read them."""
         self.places = places
 
-    def _read(self, pool: ThreadPoolExecutor, folder: Path, lane: int, number: int) -> Future[Window]:
-        return pool.submit(self._window, lane, number, folder / f"{lane}-{number}")
+    def _read(self, threads: Background, folder: Path, lane: int, number: int) -> Callable[[], Window]:
+        work = partial(self._window, lane, number, folder / f"{lane}-{number}", threads.over)
+        return partial(result_of, threads.submit(work), self.stopping)
 
-    def _window(self, lane: int, number: int, folder: Path) -> Window:
-        window, bad, notes = read_window(self.stream, lane, number, self.processor, folder)
+    def _window(self, lane: int, number: int, folder: Path, over: Event) -> Window:
+        window, bad, notes = read_window(self.stream, lane, number, self.processor, folder, over)
         self._set_aside(bad, rows=len(window.samples) + len(bad))
         if notes:
             self.tell(notes)

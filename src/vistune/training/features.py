@@ -1,9 +1,9 @@
 """A frozen tower's features, kept between epochs, stages and runs: the tower runs once for each picture.
 
 planned stage + tower -> Features (a picture's tiles in place of its pixels, mapped from disk) · None: pixels as ever
-Kept under what decides them: the tower's weights, the picture rules and the precision make the folder, a picture's
-bytes its place in a shard; shards are filled in the order in which the plan first reads the pictures. A picture file
-that is as old and as large as when it was hashed is not read again for that.
+Kept under what decides them: the tower's weights and settings, the picture rules, the precision, the libraries and our
+own code make the folder, a picture's bytes its place in a shard; shards are filled in the order in which the plan first
+reads the pictures. A picture file that is as old and as large as when it was hashed is not read again for that.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vistune.errors import DataError, RecipeError
-from vistune.files import replacing, user_cache, write_atomic, write_json
+from vistune.data import Stopping, never, unwatched
+from vistune.errors import DataError, RecipeError, Stopped
+from vistune.files import own_code, replacing, user_cache, write_atomic, write_json
 from vistune.model import VisionLanguageModel
 from vistune.processor import load_tiles
 from vistune.processor.images import read_picture
+from vistune.recipe import Stage
 from vistune.training.parallel import World
 from vistune.training.plan import Planned, Watch
 from vistune.training.precision import uses_bf16
@@ -40,6 +43,7 @@ AT_ONCE = {"cpu": 4, "cuda": 64}  # tiles in the tower; always as many, so that 
 READINGS = 2  # of each picture, on average, from which on `auto` keeps features
 MOST_OF_THE_DISK = 0.5  # of what is free, that `auto` takes
 UNUSED = 30 * 86400  # seconds after which features that no run has opened go, when others are to be kept
+CODE = ("processor/images.py", "processor/tiles.py", "model/vision.py")  # of ours, that makes features of a picture
 SEEN = "digests"  # {path: [bytes, time of change in ns, SHA-256]}, beside the shards
 
 
@@ -89,14 +93,20 @@ class Features:
     def tile_bytes(self) -> int:
         return self.shape[0] * self.shape[1] * self.dtype.itemsize
 
+    def has_seen(self, path: Path) -> bool:
+        """Whether the file is as it was when it was hashed, so that `digest` need not read it."""
+        known = self.seen.get(str(path.absolute()))
+        if known is None or known[:2] != self._state(path):
+            return False
+        self.digests[path] = known[2]
+        return True
+
     def digest(self, path: Path) -> str:
         """A hash of the picture's bytes, found once."""
-        if path not in self.digests:
-            name, state = str(path.absolute()), self._state(path)
-            known = self.seen.get(name)
-            if known is None or known[:2] != state:
-                known = self.seen[name] = [*state, hashlib.sha256(read_picture(path)).hexdigest()]
-            self.digests[path] = known[2]
+        if path not in self.digests and not self.has_seen(path):
+            found = hashlib.sha256(read_picture(path)).hexdigest()
+            self.seen[str(path.absolute())] = [*self._state(path), found]
+            self.digests[path] = found
         return self.digests[path]
 
     @staticmethod
@@ -132,11 +142,12 @@ class Features:
 
 
 def features_of(
-    planned: Planned, model: VisionLanguageModel, world: World, *, tell: Tell, watch: Watch
+    planned: Planned, model: VisionLanguageModel, world: World, *, tell: Tell, watch: Watch, stopping: Stopping = never
 ) -> Features | None:
     """The stage's pictures as features, computed where they are not kept yet; None where pixels are read as ever.
 
-    Each process of `world` computes its part. Raises RecipeError where they are asked for and cannot be.
+    Each process of `world` computes its part; all decide together, though their disks may differ. Raises RecipeError
+    where they are asked for and cannot be, Stopped where the run is asked to stop meanwhile: what is kept stays.
     """
     wanted, stage = planned.stage.cache_features, planned.stage
     if wanted == "off" or "vision" in stage.learn or planned.stream is not None:
@@ -152,14 +163,15 @@ def features_of(
     made = _opened(model, spec, bf16)
     room = shutil.disk_usage(_there(made.folder)).free
     fewest = len(paths) - len(made.places)  # that are missing, before all their bytes are hashed
-    if wanted == "auto" and fewest * _most_tiles(spec) * made.tile_bytes > room * MOST_OF_THE_DISK:
+    if wanted == "auto" and world.any(fewest * _most_tiles(spec) * made.tile_bytes > room * MOST_OF_THE_DISK):
         if world.is_first:
             tell(f"stage {stage.name}: features of {len(paths):,} pictures are not kept, {room / 1e9:.2f} GB are free")
         return None
-    missing = [path for path in paths if made.digest(path) not in made.places]
-    world.any(False)  # nobody keeps anything before all have seen what is missing: each takes its part of the same list
+    missing = _missing(made, paths, watch, stopping)
+    # Nobody keeps anything before all have seen what is missing: each takes its part of the same list.
+    _refuse_to_go_on(stage, world, stopping)
     price = Price(len(paths), readings, len(missing) * _most_tiles(spec) * made.tile_bytes)
-    if price.size > room * (MOST_OF_THE_DISK if wanted == "auto" else 1):
+    if world.any(price.size > room * (MOST_OF_THE_DISK if wanted == "auto" else 1)):
         words = f"stage {stage.name}: features are not kept: {price}, {room / 1e9:.2f} GB are free in {made.folder}"
         if wanted == "on":
             raise RecipeError(words, "set VISTUNE_CACHE to a folder with more room, or cache_features: off")
@@ -171,14 +183,33 @@ def features_of(
         made.note_seen()
     if missing and world.is_first:
         tell(f"stage {stage.name} keeps the tower's features: {price} in {made.folder}")
-    mine = missing[world.rank :: world.size]
-    with watch(f"features {stage.name}", len(mine)) as advance:
-        _fill(made, mine, model, spec, bf16, advance)
-    world.any(False)  # until all have kept theirs
+    _fill(made, missing[world.rank :: world.size], model, spec, bf16, watch, stopping)
+    _refuse_to_go_on(stage, world, stopping)  # and until all have kept theirs
     made.look()
-    _fill(made, [p for p in paths if made.digest(p) not in made.places], model, spec, bf16, lambda *done: None)
+    # What another machine has kept is not on this one's disk.
+    _fill(made, [path for path in missing if made.digest(path) not in made.places], model, spec, bf16, watch, stopping)
+    _refuse_to_go_on(stage, world, stopping)
     made.look()
     return made
+
+
+def _missing(made: Features, paths: Sequence[Path], watch: Watch, stopping: Stopping) -> list[Path]:
+    """A file of each picture whose features are not kept, by its bytes; not all of them where a stop is asked for."""
+    unread = [path for path in paths if not made.has_seen(path)]
+    with watch("read pictures", len(unread)) if unread else unwatched("", 0) as advance:
+        for path in unread:
+            if stopping():
+                return []
+            made.digest(path)
+            advance(1)
+    found = {made.digest(path): path for path in paths}
+    return [path for digest, path in found.items() if digest not in made.places]
+
+
+def _refuse_to_go_on(stage: Stage, world: World, stopping: Stopping) -> None:
+    """Raise Stopped in all processes where one is asked to stop; they meet here."""
+    if world.any(stopping()):
+        raise Stopped(f"stage {stage.name}: stopped before its first step", "go on with --resume")
 
 
 def _sweep(folder: Path, tell: Tell) -> None:
@@ -209,12 +240,21 @@ def _opened(model: VisionLanguageModel, spec: Spec, bf16: bool) -> Features:
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         found.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
     rules = {key: value for key, value in asdict(spec).items() if key.startswith(("image_", "feature_"))}
-    found.update(f"{rules} {spec.canvases} {spec.space} {bf16} {torch.__version__}".encode())
+    versions = [version(name) for name in ("torch", "transformers", "pillow")]
+    decides = (rules, spec.canvases, spec.space, _settings(model), bf16, versions, own_code(*CODE))
+    found.update(repr(decides).encode())
     side = spec.image_side
     probe = _run(model, torch.zeros((1, 3, side, side), dtype=torch.uint8), bf16)
     made = Features(user_cache() / "features" / found.hexdigest()[:32], (probe.shape[1], probe.shape[2]), probe.dtype)
     made.look()
     return made
+
+
+def _settings(model: VisionLanguageModel) -> list[tuple[str, Any]]:
+    """Of the tower's config, what its weights do not show: the activation, heads, the norms' epsilon."""
+    told = model.vision.tower.config.to_dict().items()
+    about = ("architectures", "dtype", "transformers_version")  # the file, not the tower
+    return sorted((key, value) for key, value in told if not key.startswith("_") and key not in about)
 
 
 def _fill(
@@ -223,18 +263,22 @@ def _fill(
     model: VisionLanguageModel,
     spec: Spec,
     bf16: bool,
-    advance: Callable[..., None],
+    watch: Watch,
+    stopping: Stopping,
 ) -> None:
-    """Compute and keep the features of these pictures, a shard at a time."""
+    """Compute and keep the features of these pictures, a shard at a time, as far as no stop is asked for."""
     held: list[tuple[str, Tensor]] = []
     size = 0
-    for path, features in _computed(made, paths, model, spec, bf16):
-        held.append((made.digest(path), features))
-        size += features.nbytes
-        if size >= SHARD_BYTES:
-            made.keep(*zip(*held, strict=True))
-            held, size = [], 0
-        advance(1)
+    with watch("keep features", len(paths)) if paths else unwatched("", 0) as advance:
+        for path, features in _computed(made, paths, model, spec, bf16):
+            held.append((made.digest(path), features))
+            size += features.nbytes
+            if size >= SHARD_BYTES:
+                made.keep(*zip(*held, strict=True))
+                held, size = [], 0
+            advance(1)
+            if stopping():
+                break
     if held:
         made.keep(*zip(*held, strict=True))
 
@@ -242,13 +286,12 @@ def _fill(
 def _computed(
     made: Features, paths: Sequence[Path], model: VisionLanguageModel, spec: Spec, bf16: bool
 ) -> Iterator[tuple[Path, Tensor]]:
-    """Each picture once, by its bytes, with its features on the CPU."""
+    """Each picture with its features on the CPU."""
     count = AT_ONCE[model.vision.mean.device.type]
     waiting: list[tuple[Path, Tensor]] = []
-    new: Mapping[str, Path] = {made.digest(path): path for path in paths}
-    for number, path in enumerate(new.values(), start=1):
+    for number, path in enumerate(paths, start=1):
         waiting.append((path, load_tiles(Picture(path), spec)))
-        if sum(len(tiles) for _, tiles in waiting) < count and number < len(new):
+        if sum(len(tiles) for _, tiles in waiting) < count and number < len(paths):
             continue
         parts = []
         for part in torch.cat([tiles for _, tiles in waiting]).split(count):

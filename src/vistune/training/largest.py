@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from vistune.data import Loader
+from vistune.data import Background, Interrupted, Loader, Stopping, result_of
 from vistune.errors import DataError, RecipeError
 from vistune.model.language import base_of
 from vistune.recipe import Model
@@ -34,15 +34,20 @@ CLOSE = 0.15  # of what is measured: as far as a forecast may be off
 
 
 def try_largest_row(
-    trainer: Trainer, planned: Planned, model: Model, way: Way, halved: Sequence[str], *, tell: Tell
+    trainer: Trainer, planned: Planned, model: Model, way: Way, halved: Sequence[str], *, tell: Tell, stopping: Stopping
 ) -> None:
     """Tell what the stage's largest row takes in the first process, beside what `vistune plan` foresees.
 
-    `model`: the recipe's · `halved`: parts whose weights lie in bf16. Raises VistuneError where memory is short.
+    `model`: the recipe's · `halved`: parts whose weights lie in bf16 · `stopping`: where the first shard is waited for
+    then, nothing is tried. Raises VistuneError where memory is short.
     """
     world = trainer.world
-    with TemporaryDirectory() as folder:
-        known = sampled(planned, Path(folder))
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder, Background(1, "first shard") as thread:
+        known = None
+        with suppress(Interrupted):
+            known = result_of(thread.submit(lambda: sampled(planned, Path(folder), thread.over)), stopping)
+        if world.any(known is None) or known is None:
+            return
         step, number = largest_row(known)
         row = replace(load_of(known).worst, rows=-(-max(map(len, known.plan.steps)) // world.size))
         if isinstance(trainer.loader, Loader):

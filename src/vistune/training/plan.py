@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -193,15 +194,16 @@ def _streamed(recipe: Recipe, stage: Stage, shards: Shards, chosen: _Chosen, num
     return Planned(stage, Rows([]), chosen.processor, stream.plan(), _held(recipe, chosen, None, watch), stream)
 
 
-def sampled(planned: Planned, folder: Path) -> Planned:
+def sampled(planned: Planned, folder: Path, over: Event | None = None) -> Planned:
     """A stage over shards as one over the shard that it reads first, brought into the folder; any other as it is.
 
-    Its steps are those of one epoch of that shard. Raises DataError where that shard is bad.
+    Its steps are those of one epoch of that shard. Raises DataError where that shard is bad, Interrupted when it is
+    `over`.
     """
     stream = planned.stream
     if stream is None:
         return planned
-    window, _, _ = read_window(replace(stream, window=1), 0, 0, planned.processor, folder)
+    window, _, _ = read_window(replace(stream, window=1), 0, 0, planned.processor, folder, over)
     lengths = [int(length) for index, rows in window.samples.parts for length in index.lengths[rows]]
     rows = iter(window.rows)
     steps = tuple(iter(lambda: tuple(islice(rows, stream.lanes)), ()))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from vistune.data import Loader, PixelCache, Place, StreamLoader
+from vistune.data import Loader, PixelCache, Place, Stopping, StreamLoader, never
 from vistune.model import VisionLanguageModel
 from vistune.training.features import features_of
 from vistune.training.flops import needed_by
@@ -31,11 +31,15 @@ def loader_of(
     out: Path,
     tell: Tell,
     watch: Watch,
+    stopping: Stopping = never,
 ) -> Loader | StreamLoader:
-    """Of this process's share. `pixels`: of pictures read before · `out`: where bad rows of shards are noted."""
+    """Of this process's share. `pixels`: of pictures read before · `out`: where bad rows of shards are noted.
+
+    Raises Stopped where the run is asked to stop while a tower's features are computed.
+    """
     share, pin = (world.rank, world.size), world.device.startswith("cuda")
     if planned.stream is None:
-        kept = features_of(planned, model, world, tell=tell, watch=watch)
+        kept = features_of(planned, model, world, tell=tell, watch=watch, stopping=stopping)
         return Loader(
             planned.samples,
             planned.processor,
@@ -53,7 +57,14 @@ def loader_of(
             file.write("".join(json.dumps(asdict(reject), ensure_ascii=False) + "\n" for reject in rejects))
 
     return StreamLoader(
-        planned.stream, planned.processor, workers=workers, share=share, tell=note, watch=watch, pin=pin
+        planned.stream,
+        planned.processor,
+        workers=workers,
+        share=share,
+        tell=note,
+        watch=watch,
+        stopping=stopping,
+        pin=pin,
     )
 
 

@@ -33,13 +33,13 @@ from vistune.training.folder import (
     sweep,
 )
 from vistune.training.largest import try_largest_row
-from vistune.training.metrics import Metrics, Pace
+from vistune.training.metrics import Metrics
 from vistune.training.origin import Base, history, versions
 from vistune.training.parallel import World
 from vistune.training.plan import Planned, Watch, plan_run
 from vistune.training.precision import halve, to_halve
 from vistune.training.reading import loader_of, places_at
-from vistune.training.saving import Saver, log, rehearse
+from vistune.training.saving import Saver, rehearse
 from vistune.training.sharding import copied, copying, way_of
 from vistune.training.state import cursor_at, load_state, save_state, seed_all
 from vistune.training.stopping import stop_requested
@@ -221,7 +221,7 @@ class Run:
         halved = [] if way == "fsdp" else to_halve(self.recipe.stages, self.learnt, self.device)
         halve(model, halved)
         loader = loader_of(planned, model, self.world, workers=self.recipe.workers, pixels=self.pixels, out=self.out,
-                           tell=self.hooks.tell, watch=self.watch)  # fmt: skip
+                           tell=self.hooks.tell, watch=self.watch, stopping=stopping)  # fmt: skip
         seed = self.recipe.seed + number
         trainer = Trainer(model, loader, stage, device=self.device, world=self.world, way=way, seed=seed)
         start = 0
@@ -231,13 +231,12 @@ class Run:
             loader.go_on(cursor.lanes)
         else:
             self._rehearse(model, trainer, number)
-            try_largest_row(trainer, planned, self.recipe.model, way, halved, tell=self.hooks.tell)
+            try_largest_row(trainer, planned, self.recipe.model, way, halved, tell=self.hooks.tell, stopping=stopping)
         self.reached = (stage.name, start)
         left_out = self.world.gather(self.metrics.left_out(stage.name) if self.world.is_first else 0)[0][0]
         trainer.may_leave_out = self.recipe.bad_steps - int(left_out)
         watching = Watching(trainer, self.metrics, tell=self.hooks.tell, track=self.track)
         validator = validator_of(self.recipe.validation, planned, trainer, self.out, self.hooks, self.pixels)
-        pace = Pace()
         with self.watch(stage.name, steps) as advance:
             advance(start)
 
@@ -246,8 +245,6 @@ class Run:
                 self.measured = validator.measure(done) if validator is not None and validator.is_due(done) else {}
                 if self.world.is_first:
                     watching.log(report, self.measured)
-                    if (slow := pace.slow(report.busy)) is not None:
-                        log.warning("%s", slow)
                 advance(1, note=watching.note(report))
                 self.reached = (stage.name, done)
                 asked = self.world.any(stopping())
@@ -256,13 +253,22 @@ class Run:
                 if done == steps or asked:
                     self.saver.finish()
                 if asked and not (done == steps and is_last):
-                    raise Stopped(f"{self.out}: stopped at step {done} of stage {stage.name}", "go on with --resume")
+                    raise self._stopped()
 
             with compiled(trainer, way, trainer.needed.token * planned.tokens, self.hooks.tell):
-                trainer.run(start, after_step)
+                done = trainer.run(start, after_step)
+        if done < steps:
+            if done > start and done % (stage.save_every or steps):  # else it is saved already
+                self._save(model, trainer, number, planned, done)
+            self.saver.finish()
+            raise self._stopped()
         if self.world.size > 1 and not is_last:  # as a resumed run would: slices cannot be changed into another model
             model, _ = checkpoint.load(checkpoints_of(self.out)[-1], device=self.device, quantize=stage.quantize)
         return model
+
+    def _stopped(self) -> Stopped:
+        stage, step = self.reached
+        return Stopped(f"{self.out}: stopped at step {step} of stage {stage}", "go on with --resume")
 
     def prepare(self, model: VisionLanguageModel, stage: Stage, number: int, *, quantise: bool = True) -> None:
         """Earlier adapters become part of the weights; a LoRA stage begins with fresh ones."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
 
-from vistune.data import Loader, StreamLoader
+from vistune.data import Interrupted, Loader, StreamLoader
 from vistune.errors import VistuneError, some
 from vistune.model import VisionLanguageModel
 from vistune.recipe import Stage
@@ -91,19 +91,27 @@ class Trainer:
         self.bf16 = uses_bf16(stage.precision, device)
         self.needed = needed
 
-    def run(self, start: int, after_step: Callable[[StepReport], None]) -> None:
-        """Every step from `start` on; `after_step` may save, log, or raise to stop."""
-        pulse = self.world.pulse
+    def run(self, start: int, after_step: Callable[[StepReport], None]) -> int:
+        """Every step from `start` on; `after_step` may save, log, or raise to stop.
+
+        The steps done: fewer than all where a process is asked to stop while it waits for rows.
+        """
+        pulse, done = self.world.pulse, start
         with products_in(self.stage.precision, self.device), closing(self.loader.steps(start=start)) as steps:
             pulse.beat("read", steps=start)
             began = time.perf_counter()
-            for step, batches in steps:
-                pulse.beat("learn")
-                self.busy = time.perf_counter() - began
-                report = self.learn(step, batches)
-                after_step(replace(report, seconds=time.perf_counter() - began))
-                pulse.beat("read", steps=step + 1)
-                began = time.perf_counter()
+            with suppress(Interrupted):
+                for step, batches in steps:
+                    pulse.beat("learn")
+                    self.busy = time.perf_counter() - began
+                    report = self.learn(step, batches)
+                    after_step(replace(report, seconds=time.perf_counter() - began))
+                    done = step + 1
+                    pulse.beat("read", steps=done)
+                    began = time.perf_counter()
+                if done < len(self.loader):
+                    self._sizes(None)  # the others may have their rows, and wait for this one's
+        return done
 
     def learn(self, step: int, batches: Sequence[Batch]) -> StepReport:
         """One optimiser step; every supervised token in it weighs the same, however it is packed into rows."""
@@ -154,15 +162,21 @@ class Trainer:
         self.world.pulse.beat()
         return float(loss.detach())
 
-    def _sizes(self, batches: Sequence[Batch]) -> tuple[int, int, int, float]:
-        """Of the step, over all processes: supervised tokens, tokens, those of blank rows too, FLOPs that it needs."""
+    def _sizes(self, batches: Sequence[Batch] | None) -> tuple[int, int, int, float]:
+        """Of the step, over all processes: supervised tokens, tokens, those of blank rows too, FLOPs that it needs.
+
+        Without rows the others are told that there are none to come. Raises Interrupted in all then.
+        """
         own = (
-            sum(batch.supervised for batch in batches),
-            sum(len(batch.input_ids) for batch in batches if batch.ids),
-            sum(len(batch.input_ids) for batch in batches),
-            sum(self.needed.of(batch) for batch in batches),
+            sum(batch.supervised for batch in batches or ()),
+            sum(len(batch.input_ids) for batch in batches or () if batch.ids),
+            sum(len(batch.input_ids) for batch in batches or ()),
+            sum(self.needed.of(batch) for batch in batches or ()),
+            batches is None,
         )
-        count, tokens, computed, flops = (sum(values) for values in zip(*self.world.gather(*own), strict=True))
+        count, tokens, computed, flops, ended = (sum(values) for values in zip(*self.world.gather(*own), strict=True))
+        if ended:
+            raise Interrupted
         return int(count), int(tokens), int(computed), flops
 
     def _add_gradients(self, step: int, batch: Batch, count: int, *, last: bool) -> float:

@@ -15,7 +15,7 @@ import torch
 from vistune.model import VisionLanguageModel
 from vistune.training import doubts
 from vistune.training.flops import matmul_peak
-from vistune.training.metrics import Metrics
+from vistune.training.metrics import Metrics, Pace, log
 from vistune.training.trainer import StepReport, Trainer
 from vistune.training.validation import Tell
 
@@ -67,6 +67,7 @@ class Watching:
         self.device = trainer.device
         precision = torch.bfloat16 if trainer.bf16 else torch.float32
         self.peak = matmul_peak(trainer.device, precision) * trainer.world.size
+        self.pace = Pace()
         self.losses: list[float] = []
         self.told: set[str] = set()
         if trainer.world.is_first:
@@ -84,7 +85,7 @@ class Watching:
         )
 
     def log(self, report: StepReport, measured: Mapping[str, float] | None = None) -> None:
-        """A line of metrics.jsonl, the trackers' values, and what has become doubtful."""
+        """A line of metrics.jsonl, the trackers' values, what has become doubtful, and which process is slow."""
         values = {
             "loss": report.loss,
             "learning_rate": report.learning_rate,
@@ -110,6 +111,8 @@ class Watching:
         self.track(self.stage.name, report.step, values)
         for words in found:
             self.tell(f"stage {self.stage.name}, step {report.step}: {words}")
+        if (slow := self.pace.slow(report.busy)) is not None:
+            log.warning("%s", slow)
 
     def _doubts(self, report: StepReport, measured: Mapping[str, float]) -> list[str]:
         """What is doubtful now and was not said before; a doubt that has passed may come back."""
