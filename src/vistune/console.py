@@ -27,12 +27,13 @@ stderr = Console(stderr=True, highlight=False, emoji=False)
 
 
 class Rate(ProgressColumn):
-    """Steps a second; less than a second tells none."""
+    """Steps a second, or seconds a step; less than a second tells neither."""
 
     def render(self, task: Task) -> Text:
         took = task.finished_time if task.finished else task.elapsed
         speed = (task.finished_speed or task.speed) if took and took >= 1 else None
-        return Text(f"{speed:.1f}/s" if speed else "", style="cyan")
+        words = "" if not speed else f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each"
+        return Text(words, style="cyan")
 
 
 def tell(words: str) -> None:
