@@ -88,7 +88,9 @@ def test_sigterm_while_a_shard_does_not_come(
         wait_for(tmp_path / "run" / "run.json", ranks)
     time.sleep(0.5)  # it waits for the shard, whenever that began
     ranks.signal(signal.SIGTERM, *range(size))
-    assert ranks.ended(within=SOON) == [Stopped.exit_code] * size
+    codes = set(ranks.ended(within=SOON))
+    assert Stopped.exit_code in codes
+    assert codes <= {Stopped.exit_code, -signal.SIGTERM}  # the launcher may end one that is about to leave
     told = read_json(tmp_path / "run" / "run.json")
     assert (told["status"], told["step"]) == ("preempted", steps)
     assert [path.name for path in checkpoints_of(tmp_path / "run")] == [f"1-align-{steps:06}"] * bool(steps)
