@@ -60,6 +60,20 @@ def test_any_text(processor: Processor, words: list[str], stop: list[str]) -> No
     check(processor, processor.tokenizer("".join(words), add_special_tokens=False)["input_ids"], stop)
 
 
+@settings(**RULES)
+@given(text=st.text(st.characters(min_codepoint=0xAC00, max_codepoint=0xD7A3), min_size=1, max_size=60))
+@example(text="뷁쇍쳟뮭뗽뛟쀍꿻뎵쫗뿗쮍")
+def test_hangul_that_is_bytes_to_a_tokenizer(processor: Processor, text: str) -> None:
+    """Three tokens a syllable, more of them in a run than are decoded at a time."""
+    tokens = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+    streamed, shown = Text(processor), ""
+    for token in tokens:
+        shown += streamed.add(token)
+        assert text.startswith(shown)
+    last, whole = streamed.finish(tokens)
+    assert shown + last == whole == text
+
+
 def test_text_is_shown_as_soon_as_it_is_sure(processor: Processor) -> None:
     """A token of look-ahead at most, where nothing may be an end; a long answer costs no more a token than a short."""
     tokens = processor.tokenizer("one two three four five six " * 20, add_special_tokens=False)["input_ids"]

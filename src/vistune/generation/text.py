@@ -36,8 +36,7 @@ class Text:
         self._raw += text[len(self._seen) :]
         self._seen = text
         if len(self._window) >= WINDOW:
-            self._window = self._window[-KEPT:]
-            self._seen = self._decode(self._window)
+            self._shorten()
         if not self._shown:
             self._raw = self._raw.lstrip()
         longest = max(map(len, self._ends), default=0)
@@ -53,6 +52,17 @@ class Text:
         cuts = [place for end in self._ends if (place := whole.find(end)) >= 0]
         whole = whole[: min(cuts)].rstrip() if cuts else whole
         return whole[self._shown :], whole
+
+    def _shorten(self) -> None:
+        """Forget all but a few tokens, from where they read as they did.
+
+        A character may be as many as four byte tokens, and SentencePiece spells out all that begins amid one.
+        """
+        for count in range(KEPT, KEPT + 4):
+            kept = self._decode(self._window[-count:])
+            if self._seen.endswith(kept):
+                self._window, self._seen = self._window[-count:], kept
+                return
 
     def _safe(self) -> int:
         """How much of the text can no longer change."""
