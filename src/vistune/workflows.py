@@ -313,8 +313,10 @@ def serve(
 ) -> None:
     """Answer OpenAI-style requests until the process is told to stop. Raises RecipeError where it may not listen."""
     try:
+        from vistune.serving.memory import use_one_arena
         from vistune.serving.server import check, serve
     except ImportError as error:
         raise RecipeError(f"vistune serve needs {error.name}", "pip install 'vistune[serve]'") from None
     check(settings)  # before the weights are waited for
+    use_one_arena()
     serve(load(model, device=device, dtype=dtype, quantize=quantize), settings, announce=announce)

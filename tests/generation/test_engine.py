@@ -267,18 +267,28 @@ def test_a_broken_prompt_fails_alone_and_no_slot_leaks(make_bench: Make) -> None
     assert engine.running == engine.waiting == len(engine.batch.speakers) == 0
 
 
-def test_a_listener_that_raises_ends_its_own_answer(make_bench: Make) -> None:
+@pytest.mark.parametrize("leave", ["at once", "when it runs", "never"])
+def test_a_listener_that_raises_ends_its_own_answer(leave: str, make_bench: Make) -> None:
+    """Also where the engine, not the listener's answer, is what goes on: when it is told of a cancellation."""
     bench = make_bench("grouped heads")
     prompt = bench.prompt(picture(1), "What colour is it?")
 
     def hang_up(piece: str | None) -> None:
-        raise ConnectionError("gone")
+        if piece is None or leave == "never":
+            raise ConnectionError("gone")
 
     engine = Engine(bench.model, bench.processor)
     gone, other = engine.submit(prompt, max_tokens=8, listen=hang_up), engine.submit(prompt, max_tokens=8)
+    if leave == "when it runs":
+        engine.step()
+    if leave != "never":
+        gone.cancel()
     assert other.result().text == bench.answer(prompt, 8)
-    with pytest.raises(ConnectionError, match="gone"):
-        gone.result()
+    if leave == "never":
+        with pytest.raises(ConnectionError, match="gone"):
+            gone.result()
+    assert gone.ended
+    assert engine.running == engine.waiting == len(engine.batch.speakers) == 0
 
 
 def test_ctrl_c_in_a_step_ends_what_runs_and_the_engine_goes_on(make_bench: Make) -> None:

@@ -20,7 +20,9 @@ import pytest
 from generation.reference import Bench, make
 from PIL import Image
 
+from vistune import checkpoint
 from vistune.generation import Assistant
+from vistune.recipe import Model, Recipe, Stage
 from vistune.serving.limits import Limits, Settings
 from vistune.serving.server import Server
 
@@ -107,6 +109,15 @@ def post(given: Any, *headers: str, host: str = "localhost") -> bytes:
 @pytest.fixture(scope="session")
 def bench(tiny_backbones: Path, tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return make("grouped heads", tiny_backbones, tmp_path_factory.mktemp("language"))
+
+
+@pytest.fixture(scope="session")
+def model_folder(bench: Bench, tiny_backbones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    layout = Model(vision=str(tiny_backbones / "vision"), language=str(tiny_backbones / "language"))
+    recipe = Recipe(model=layout, stages=(Stage(name="align", learn={"projector": 1e-3}, steps=1),))
+    checkpoint.save(folder, bench.model, bench.processor, recipe=recipe, learnt={"projector", "language"})
+    return folder
 
 
 @contextmanager

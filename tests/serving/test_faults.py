@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import signal
 import socket
 import struct
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -20,10 +18,10 @@ from typing import Any
 import httpx2
 import pytest
 from generation.reference import Bench
-from serving.conftest import CHAT, PATIENCE, Gate, Running, body, post, question, read_all, running, until
+from PIL import Image
+from serving.commanded import commanded
+from serving.conftest import CHAT, PATIENCE, Gate, Running, body, data_url, post, question, read_all, running, until
 
-from vistune import checkpoint
-from vistune.recipe import Model, Recipe, Stage
 from vistune.serving.limits import Limits
 
 
@@ -177,6 +175,24 @@ def test_l5_an_answer_that_is_not_read_is_dropped_with_its_connection(bench: Ben
         assert found.ask().status_code == 200
 
 
+def test_l3_large_pictures_leave_no_memory_behind(model_folder: Path) -> None:
+    """Eight of a hundred megabytes, two at a time; the whole row is a soak test."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (5000, 5000), "red").save(buffer, "JPEG", quality=70)
+    url = data_url(buffer.getvalue()).replace("image/png", "image/jpeg")
+    with commanded(model_folder, "--name", "tiny") as found:
+
+        def ask(number: int) -> int:
+            asked = body(messages=question(f"{number}", *([url] if number else [])))
+            return found.http.post(CHAT, json=asked).status_code
+
+        assert ask(0) == 200
+        before = found.resident_mb()
+        with ThreadPoolExecutor(4) as pool:
+            assert set(pool.map(ask, range(1, 9))) == {200}
+        until(lambda: found.resident_mb() < before + 50)  # half of one
+
+
 def test_an_answer_that_takes_too_long_is_ended(bench: Bench) -> None:
     with running(bench, limits=Limits(answer_seconds=0.2)) as found:
         with Gate(found):
@@ -217,30 +233,11 @@ def test_s2_answers_that_take_longer_than_the_drain_are_ended(bench: Bench) -> N
         assert json.loads(events[-2])["error"]["code"] == "shutting_down"
 
 
-@pytest.fixture(scope="module")
-def model_folder(bench: Bench, tiny_backbones: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    layout = Model(vision=str(tiny_backbones / "vision"), language=str(tiny_backbones / "language"))
-    recipe = Recipe(model=layout, stages=(Stage(name="align", learn={"projector": 1e-3}, steps=1),))
-    checkpoint.save(folder, bench.model, bench.processor, recipe=recipe, learnt={"projector", "language"})
-    return folder
-
-
 def test_s2_sigterm_under_load_ends_with_zero(model_folder: Path) -> None:
     """The command itself, as an operator runs it: streams end with [DONE], then the process does."""
-    command = [sys.executable, "-c", "from vistune.cli import main; main()", "serve", str(model_folder), "--port", "0"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    said = ""
-    while "/v1" not in said:
-        said = process.stderr.readline()
-        assert said, "it ended before it listened"
-    address = said.split()[1].removesuffix("/v1,")
-    errors: list[str] = []
-    threading.Thread(target=lambda: errors.extend(process.stderr), daemon=True).start()  # type: ignore[arg-type]
     asked = long_body(stream=True, max_tokens=400, messages=question("A secret question"))
-    with httpx2.Client(base_url=address, timeout=PATIENCE, trust_env=False) as client, ThreadPoolExecutor(4) as pool:
+    with commanded(model_folder, "--name", "tiny") as found, ThreadPoolExecutor(4) as pool:
+        client = found.http
         for _ in range(20):  # a busy machine may end one answer before the last has begun
             answers = [pool.submit(client.post, CHAT, json=asked) for _ in range(4)]
             while not (together := "vistune_running_answers 4.0" in client.get("/metrics").text):
@@ -249,11 +246,11 @@ def test_s2_sigterm_under_load_ends_with_zero(model_folder: Path) -> None:
             if together:
                 break
             wait(answers)
-        process.send_signal(signal.SIGTERM)
+        found.process.send_signal(signal.SIGTERM)
         for answer in answers:
             assert answer.result().text.endswith("data: [DONE]\n\n")
-    assert process.wait(PATIENCE) == 0
-    assert not any("secret" in line for line in errors)
+        assert found.process.wait(PATIENCE) == 0
+        assert not any("secret" in line for line in found.said)
 
 
 @pytest.mark.soak

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from vistune.errors import DataError
@@ -164,15 +165,15 @@ class Engine:
             self.step()
 
     def _let_cancelled_leave(self) -> None:
-        for answer in [answer for answer in self._running.values() if answer.is_cancelled]:
-            self._leave(answer)
-            answer.end("cancelled")
-        with self._work:
-            gone = [answer for answer in self._waiting if answer.is_cancelled]
-            for answer in gone:
-                self._waiting.remove(answer)
+        gone = [answer for answer in self._running.values() if answer.is_cancelled]
         for answer in gone:
-            answer.end("cancelled")
+            self._leave(answer)
+        with self._work:
+            waited = [answer for answer in self._waiting if answer.is_cancelled]
+            for answer in waited:
+                self._waiting.remove(answer)
+        for answer in (*gone, *waited):
+            _safely(answer, partial(answer.end, "cancelled"))
 
     def _let_join(self) -> None:
         """Those who wait join as there is room; a prompt that cannot be read ends its own answer."""
@@ -206,10 +207,7 @@ class Engine:
 
     def _hear(self, answers: Sequence[Answer]) -> None:
         for answer in answers:
-            try:
-                answer.hear()
-            except Exception as error:  # a listener's, or a tokenizer's: not the others' concern
-                answer.fail(error)
+            _safely(answer, answer.hear)
             if answer.ended:
                 self._leave(answer)
 
@@ -223,6 +221,14 @@ class Engine:
         self.batch.clear()
         for answer in answers:
             answer.fail(error)
+
+
+def _safely(answer: Answer, do: Callable[[], None]) -> None:
+    """An error of a listener or a tokenizer ends its own answer and is not the others' concern."""
+    try:
+        do()
+    except Exception as error:
+        answer.fail(error)
 
 
 def _context(model: VisionLanguageModel) -> float:

@@ -27,7 +27,7 @@ DIGITS = 3
 async def looks(service: Service, request: Request) -> dict[str, Any]:
     """Raises Refusal: what a chat request would be refused for, and where there is nothing to look at."""
     async with service.enter(request) as (place, body):
-        given = await _given(service, body)
+        given = await _given(service, place, body)
         _refuse_long(service, given)
     try:
         return await _within_time(service, place, given)
@@ -35,9 +35,11 @@ async def looks(service: Service, request: Request) -> dict[str, Any]:
         place.leave()
 
 
-async def _given(service: Service, body: bytes) -> Watched:
+async def _given(service: Service, place: Place, body: bytes) -> Watched:
     asked = await service.in_reader(lambda: read_look(body, model=service.name, limits=service.limits))
-    return await service.encoded(asked.messages, lambda messages: watched(service.processor, messages, asked.answer))
+    return await service.encoded(
+        place, asked.messages, lambda messages: watched(service.processor, messages, asked.answer)
+    )
 
 
 async def _within_time(service: Service, place: Place, given: Watched) -> dict[str, Any]:

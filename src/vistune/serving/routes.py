@@ -21,13 +21,11 @@ from starlette.types import Receive, Scope, Send
 from vistune import __version__
 from vistune.generation import Answer
 from vistune.serving import static
-from vistune.serving.guard import log_error, server_error
+from vistune.serving.guard import CHAT, LOOKS, log_error, server_error
 from vistune.serving.looks import looks
 from vistune.serving.refusal import Refusal
 from vistune.serving.schema import Body, ChatRequest, LookRequest
 from vistune.serving.service import Place, Service
-
-CHAT, LOOKS = "/v1/chat/completions", "/v1/looks"
 
 
 class Stream(StreamingResponse):

@@ -34,7 +34,12 @@ class Server(uvicorn.Server):
         self._drain_began: float | None = None
         super().__init__(
             uvicorn.Config(
-                Guard(make_app(self.service), keys=keys, metrics=self.service.metrics),
+                Guard(
+                    make_app(self.service),
+                    keys=keys,
+                    metrics=self.service.metrics,
+                    refuse_when_full=self.service.refuse_when_full,
+                ),
                 http=with_limits(settings.limits),
                 loop="asyncio",
                 ws="none",

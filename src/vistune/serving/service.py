@@ -17,13 +17,15 @@ from PIL import Image
 
 from vistune.errors import DataError
 from vistune.generation import Answer, Assistant, Engine, read_data_url
+from vistune.generation.prefix import Prompt, prompt_of
 from vistune.processor import load_bytes
 from vistune.serving.fetch import Fetcher
 from vistune.serving.limits import Limits
+from vistune.serving.memory import LARGE_BYTES, give_back
 from vistune.serving.metrics import Metrics
 from vistune.serving.refusal import Refusal, of_data, of_picture
 from vistune.serving.schema import ChatMessage, ChatRequest, ImagePart, read_request
-from vistune.types import Example, Message, Part, Picture
+from vistune.types import Message, Part, Picture
 
 READERS = 2  # threads that decode pictures and encode text: what they hold at once is bounded
 T = TypeVar("T")
@@ -37,9 +39,10 @@ class Place:
         self.answer: Answer | None = None
         self.began = time.monotonic()
         self.pieces: asyncio.Queue[str | None] = asyncio.Queue()
+        self.bytes = 0  # what its body and pictures held, decoded ones too
         service.taken.add(self)
 
-    def ask(self, prompt: Example, request: ChatRequest) -> None:
+    def ask(self, prompt: Prompt, request: ChatRequest) -> None:
         loop = asyncio.get_running_loop()
 
         def listen(piece: str | None) -> None:  # in the engine's thread
@@ -91,6 +94,8 @@ class Place:
             metrics.prompt_tokens.inc(answer.prompt_tokens)
             metrics.reused_tokens.inc(answer.reused_tokens)
             metrics.answer_tokens.inc(answer.completion_tokens)
+        if self.bytes > LARGE_BYTES:
+            self.service.readers.submit(give_back)
 
 
 class Service:
@@ -106,7 +111,7 @@ class Service:
         self.taken: set[Place] = set()
         self.is_draining = False
         self._bodies = 0  # bytes of those being read
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="vistune reader")
+        self.readers = ThreadPoolExecutor(READERS, thread_name_prefix="vistune reader")
         self.looker = ThreadPoolExecutor(1, thread_name_prefix="vistune looker")  # one look after the other
 
     def cancel_all(self) -> None:
@@ -115,7 +120,7 @@ class Service:
                 place.answer.cancel()
 
     def close(self) -> None:
-        for threads in (self._readers, self.looker):
+        for threads in (self.readers, self.looker):
             threads.shutdown(wait=False, cancel_futures=True)
         self.engine.close()
 
@@ -123,19 +128,19 @@ class Service:
         """Read a request and submit its prompt. Raises Refusal; then no place is taken."""
         async with self.enter(request) as (place, body):
             asked = await self.in_reader(lambda: read_request(body, model=self.name, limits=self.limits))
-            place.ask(await self._prompt(asked), asked)
+            place.ask(await self._prompt(place, asked), asked)
             # Pictures may be megabytes, an answer may take minutes.
             return place, asked.model_copy(update={"messages": []})
 
     @asynccontextmanager
     async def enter(self, request: Request) -> AsyncIterator[tuple[Place, bytes]]:
         """A place, and the body; the place is left where what is done with it raises. Raises Refusal."""
-        self._refuse_when_full()  # before its body is waited for
         held = [0]
         try:
             body = await self._read_body(request, held)
-            self._refuse_when_full()
+            self.refuse_when_full()
             place = Place(self)
+            place.bytes = len(body)
             try:
                 yield place, body
             except BaseException:
@@ -144,7 +149,8 @@ class Service:
         finally:
             self._bodies -= held[0]
 
-    def _refuse_when_full(self) -> None:
+    def refuse_when_full(self) -> None:
+        """Before a body is waited for, and again once it is there. Raises Refusal."""
         if self.is_draining:
             raise shutting_down()
         if len(self.taken) >= self.limits.places:
@@ -174,20 +180,22 @@ class Service:
             raise Refusal(408, message, code="body_timeout", headers=close) from None
         return b"".join(chunks)
 
-    async def _prompt(self, request: ChatRequest) -> Example:
-        prompt = await self.encoded(request.messages, self.processor.encode_prompt)
+    async def _prompt(self, place: Place, request: ChatRequest) -> Prompt:
+        prompt = await self.encoded(
+            place, request.messages, lambda messages: prompt_of(self.processor.encode_prompt(messages))
+        )
         if len(prompt) >= self.engine.context:
             message = f"the prompt takes {len(prompt)} tokens, the model reads {self.engine.context:.0f}"
             raise Refusal(400, message, code="context_length_exceeded", param="messages")
         return prompt
 
-    async def encoded(self, messages: Sequence[ChatMessage], encode: Callable[[list[Message]], T]) -> T:
+    async def encoded(self, place: Place, messages: Sequence[ChatMessage], encode: Callable[[list[Message]], T]) -> T:
         """What `encode` makes of the messages, their pictures read. Raises Refusal."""
         fetched = await self._fetch(messages)
 
         def work() -> T:
             try:
-                return encode(self._messages(messages, fetched))
+                return encode(self._messages(place, messages, fetched))
             except DataError as error:
                 raise of_data(error) from None
 
@@ -208,7 +216,7 @@ class Service:
                 raise Refusal(400, why, code="invalid_image", param=place)
         return fetched
 
-    def _messages(self, given: Sequence[ChatMessage], fetched: dict[str, bytes]) -> list[Message]:
+    def _messages(self, taken: Place, given: Sequence[ChatMessage], fetched: dict[str, bytes]) -> list[Message]:
         """Decode one picture after the other, so that their sum is known before the next is opened."""
         pixels, read = 0, {}
         for place, part in places(given):
@@ -218,6 +226,7 @@ class Service:
                 except DataError as error:
                     raise of_picture(error, place) from None
                 pixels += image.width * image.height
+                taken.bytes += 4 * image.width * image.height
                 if pixels > self.limits.pixels:
                     why = f"{place}: with it the pictures have more than {self.limits.pixels} pixels"
                     raise Refusal(400, why, code="invalid_image", param=place)
@@ -232,7 +241,7 @@ class Service:
         return messages
 
     async def in_reader(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+        return await asyncio.get_running_loop().run_in_executor(self.readers, work)
 
 
 def shutting_down() -> Refusal:
