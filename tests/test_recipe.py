@@ -254,5 +254,5 @@ def test_shipped_recipes_learn_as_the_papers_say(name: str) -> None:
     if "lora" in name:
         lora = recipe.stages[1].lora
         assert lora is not None
-        assert (lora.rank, lora.alpha, lora.targets) == (128, 256, None)
+        assert (lora.rank, lora.alpha, lora.dropout, lora.targets) == (128, 256, 0.05, None)
         assert recipe.stages[1].quantize == (4 if "qlora" in name else None)

@@ -5,7 +5,7 @@ MODEL (run folder, checkpoint, other layout) -> Assistant · other layout -> imp
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,6 +144,14 @@ def base_of(origin: Origin, out: Path) -> Base:
     Reads configs and tokenizer only. Of a run it is the checkpoint that stands there now, whatever the run does later.
     Raises CheckpointError or RecipeError where the folder is no model.
     """
+    base = _as_it_lies(origin, out)
+    if origin.image_mode is None:
+        return base
+    processor = base.processor.with_image_mode(origin.image_mode)
+    return replace(base, processor=processor, model=base.model.model_copy(update={"image_mode": origin.image_mode}))
+
+
+def _as_it_lies(origin: Origin, out: Path) -> Base:
     from vistune import checkpoint
     from vistune.processor import Processor
     from vistune.recipe import Origin
@@ -158,7 +166,7 @@ def base_of(origin: Origin, out: Path) -> Base:
         vision, cut = checkpoint.backbone_of(folder, "vision")
         language, _ = checkpoint.backbone_of(folder, "language")
         return Base(
-            origin=Origin(model=folder),
+            origin=Origin(model=folder, image_mode=origin.image_mode),
             told=told_of(folder),
             processor=processor,
             model=model_of(processor.spec, vision, language),

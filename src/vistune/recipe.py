@@ -224,13 +224,15 @@ class Model(Strict):
 class Origin(Strict):
     """An existing model to go on from: a run, a model folder, or a folder of a layout that `import` reads.
 
-    `base`, `vision`, `template`: what such a folder leaves outside, as for `vistune import`.
+    `base`, `vision`, `template`: what such a folder leaves outside, as for `vistune import` · `image_mode`: how it sees
+    pictures from here on, in place of what the folder says; llava-hf's crop what LLaVA 1.5 learnt to see padded.
     """
 
     model: Path
     base: str | None = None
     vision: str | None = None
     template: str | None = None
+    image_mode: Literal["square", "pad"] | None = None
 
 
 def _origin(value: Any) -> Any:

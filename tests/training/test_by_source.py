@@ -46,6 +46,18 @@ def test_each_source_has_its_loss_and_all_have_the_steps(
     assert len({told[f"{folder}/other.json {kind}"]["supervised_tokens"] for kind in ("detail", "reasoning")}) == 1
 
 
+def test_files_of_one_name_in_folders_of_one_name_are_two_sources(
+    make_recipe: MakeRecipe, data: Path, tmp_path: Path
+) -> None:
+    files = [tmp_path / place / "mine" / "data.json" for place in ("a", "b")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_text(data.read_text())
+    sources = [{"file": str(file), "images": str(data.parent)} for file in files]
+    (line,) = train(make_recipe({**ALIGN, "data": sources, "steps": 1, "samples_per_step": 26}), tmp_path / "run")
+    assert set(line["by_source"]) == {f"{file} caption" for file in files}
+
+
 def test_the_loss_of_every_token_is_that_of_its_document(
     make_recipe: MakeRecipe, sources: list[dict[str, str]], tmp_path: Path
 ) -> None:

@@ -52,6 +52,20 @@ def test_a_run_goes_on_where_a_model_stands(first: Recipe, tmp_path: Path, layou
     assert load_recipe(str(run / "recipe.yaml")).origin is not None
 
 
+def test_pictures_may_be_padded_though_a_folder_crops_them(first: Recipe, tmp_path: Path) -> None:
+    """As llava-hf's folders of LLaVA 1.5 do, which has learnt from padded ones; the model keeps to it."""
+    origin = workflows.train(first, tmp_path / "first")
+    models.export(origin, tmp_path / "hf", layout="llava-hf", merge=True)
+    padded = {"model": str(tmp_path / "hf"), "image_mode": "pad"}
+    recipe = going_on(first, origin, {**TUNE, "steps": 1}).model_copy(update={"origin": Origin.model_validate(padded)})
+    run = workflows.train(recipe, tmp_path / "second")
+    assert models.load(tmp_path / "hf").processor.spec.image_mode == "square"
+    assert models.load(run).processor.spec.image_mode == "pad"
+    assert load_recipe(str(run / "recipe.yaml")).origin == recipe.origin
+    models.export(run, tmp_path / "again", layout="llava-hf", merge=True)
+    assert models.load(tmp_path / "again").processor.spec.image_mode == "pad"
+
+
 def test_a_run_with_another_layout_under_it_is_killed_and_goes_on(first: Recipe, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     origin = workflows.train(first, tmp_path / "first")

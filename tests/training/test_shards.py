@@ -196,6 +196,39 @@ def test_shards_come_through_fsspec_and_leave_nothing_behind(
     there.rm("/laion", recursive=True)
 
 
+def test_a_shard_that_does_not_come_at_once_is_asked_for_again_whatever_its_library_raises(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """aiohttp's errors of a busy server or of an answer that breaks off are no OSErrors."""
+    import fsspec
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Busy(MemoryFileSystem):
+        protocol = "busy"
+        asked = 0
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return path.removeprefix("busy:/")
+
+        def open(self, *given: Any, **named: Any) -> Any:
+            Busy.asked += 1
+            if Busy.asked < 4:
+                raise RuntimeError("503, Service Unavailable")
+            return super().open(*given, **named)
+
+    monkeypatch.setattr("vistune.data.shards.WAITS", (0.0, 0.0, 0.0))
+    fsspec.register_implementation("busy", Busy, clobber=True)
+    content = (shards / "00000.tar").read_bytes()
+    MemoryFileSystem().pipe("/there/a.tar", content)
+    assert fetch("busy://there/a.tar", tmp_path / "one").is_file()
+    Busy.asked = -9
+    with pytest.raises(DataError, match=r"busy://there/a\.tar: does not come: RuntimeError: 503"):
+        fetch("busy://there/a.tar", tmp_path / "two")
+    assert Busy.asked == -5
+    MemoryFileSystem().rm("/there", recursive=True)
+
+
 def test_parquet_shards_are_read_too(make: MakeRecipe, tmp_path: Path) -> None:
     pyarrow = pytest.importorskip("pyarrow")
     import pyarrow.parquet as parquet

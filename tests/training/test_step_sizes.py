@@ -11,9 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training_stages import ALIGN, TUNE, MakeRecipe, train
 
+from vistune.console import silent
 from vistune.data import plan_epoch, plan_stage, steps_of
 from vistune.errors import RecipeError
 from vistune.files import read_jsonl
+from vistune.training import Run, plan_run
+from vistune.training.forecast import columns_of
 
 LENGTHS = st.lists(st.integers(1, 64), min_size=1, max_size=40)
 
@@ -40,6 +43,7 @@ def test_steps_hold_as_many_samples_as_their_tokens_allow(
 def test_epochs_in_samples_count_their_last_smaller_step() -> None:
     assert steps_of(3, [9] * 100, samples_per_step=32, seed=0) == 12
     assert steps_of(0.5, [9] * 100, samples_per_step=32, seed=0) == 2
+    assert steps_of(0.07, [9] * 100, samples_per_step=1, seed=0) == 7  # 0.07 * 100 is a little more in floats
     assert steps_of(1, [9] * 100, samples_per_step=32, seed=0, mixture=[(50, 2.0), (50, 0.5)]) == 4
 
 
@@ -70,3 +74,32 @@ def test_long_samples_are_cut_where_a_turn_ends_or_set_aside(
     listed = [row for _, row in read_jsonl(tmp_path / "aside" / "rejects.jsonl")]
     assert [(row["id"], row["reason"]) for row in listed] == [("long", "too_long")]
     assert cut["supervised_tokens"] > without["supervised_tokens"]
+
+
+def test_a_weight_that_shows_none_of_a_files_rows_in_any_epoch_is_named(
+    make_recipe: MakeRecipe, tmp_path: Path, data: Path
+) -> None:
+    sources = [str(data), {"file": str(data), "take": 4, "weight": 0.1}]
+    with pytest.raises(RecipeError, match=r"data\.json: its weight shows none of its 4 rows"):
+        train(make_recipe({**ALIGN, "data": sources}), tmp_path / "run")
+
+
+def test_the_work_of_a_cut_sample_is_that_of_what_is_left(make_recipe: MakeRecipe, tmp_path: Path, data: Path) -> None:
+    """Its pictures are those of the turns that are kept, with anyres too."""
+    turns = [{"from": who, "value": text} for k in range(9) for who, text in (("human", f"And {k}?"), ("gpt", "red"))]
+    for k in (0, 16):
+        turns[k]["value"] = "<image>\n" + turns[k]["value"]
+    row = {"id": "long", "kind": "caption", "image": ["0.png", "1.png"], "conversations": turns}
+    data.write_text(json.dumps([row]))
+    stage = {**ALIGN, "template": "v1", "tokens_per_row": 200}
+    for mode in ("square", "anyres"):
+        recipe = make_recipe(stage)
+        model = recipe.model.model_copy(update={"image_mode": mode, "canvases": ((32, 64), (64, 32))})
+        recipe = recipe.model_copy(update={"model": model})
+        (planned,), (note,) = plan_run(recipe, Run(recipe, tmp_path / mode, watch=silent).processor, silent)
+        assert note.reason == "cut_short"
+        tokens, _, tiles = columns_of(planned)
+        assert tokens[0] <= 200
+        sample = planned.samples[0]
+        assert len(sample.pictures) == 1
+        assert tiles[0] == len(planned.processor.encode(sample).images)

@@ -15,7 +15,7 @@ from training_processes import Ranks, train_as_rank, train_killed_measuring
 from training_stages import ALIGN, LORA, TUNE, MakeRecipe, train, weights
 
 from vistune.console import silent
-from vistune.errors import RecipeError
+from vistune.errors import RecipeError, TooManyRejects
 from vistune.files import read_jsonl
 from vistune.generation import Assistant
 from vistune.recipe import Recipe, dump, load_recipe
@@ -212,6 +212,21 @@ def test_a_share_that_takes_nothing_or_all_is_named(make_recipe: MakeRecipe, dat
         seed for seed in range(30) if _takes_all(make_recipe(ALIGN, validation={"share": 0.5}, seed=seed), tmp_path)
     ]
     assert 5 < len(seeds) < 25
+
+
+def test_bad_rows_of_a_validations_own_file_are_set_aside_with_a_reason(
+    make_recipe: MakeRecipe, data: Path, tmp_path: Path
+) -> None:
+    rows = json.loads(data.read_text())
+    own = data.with_name("held.json")
+    own.write_text("[\n" + ",\n".join(map(json.dumps, [*rows, {"id": "bad", "kind": "caption"}])) + "\n]\n")
+    given: dict[str, Any] = {"validation": {"data": str(own)}, "on_bad_sample": "reject"}
+    train(make_recipe({**ALIGN, "template": "v1"}, reject_limit=0.5, **given), tmp_path / "run")
+    told = [row for _, row in read_jsonl(tmp_path / "run" / "rejects.jsonl")]
+    assert [row["id"] for row in told] == ["bad"]
+    assert "held.json:15" in told[0]["detail"]
+    with pytest.raises(TooManyRejects, match="1 of 14 rows rejected"):
+        train(make_recipe({**ALIGN, "template": "v1"}, **given), tmp_path / "few")
 
 
 def _takes_all(recipe: Recipe, tmp_path: Path) -> bool:

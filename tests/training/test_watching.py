@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,21 @@ def test_blank_rows_are_no_work_and_count_as_waste(make_recipe: MakeRecipe, tmp_
 
 def test_a_peak_is_measured_once(tmp_path: Path) -> None:
     assert matmul_peak("cpu", torch.float32) == matmul_peak("cpu", torch.float32) > 1e8
+
+
+def test_a_resumed_run_doubts_what_it_would_have_doubted(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    still = {**ALIGN, "learn": {"projector": 1e-12}, "steps": 52, "samples_per_step": 13, "save_every": 40}
+    recipe = make_recipe(still)
+    torch.set_num_threads(1)
+    doubts = []
+    for resume in (False, True):
+        run = Run(recipe, tmp_path / "run", watch=silent)
+        if not resume:
+            ask_to_stop(run, "align", 39)
+        with nullcontext() if resume else pytest.raises(Stopped):
+            run.start(resume=resume)
+        doubts.append([row["step"] for row in Metrics(tmp_path / "run" / "metrics.jsonl").read() if "doubts" in row])
+    assert doubts == [[], [49]]
 
 
 def test_doubts() -> None:

@@ -7,7 +7,7 @@ Choices -> Rows: a Sample is read when a step needs it
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -140,7 +140,9 @@ class Rows(Sequence[Sample]):
         self.ends = list(accumulate(len(chosen) for _, chosen in self.parts))
         self.shown_until = [np.cumsum(file.columns["pictures"]) for file, _ in self.parts]
         found = [(file, code) for file, chosen in self.parts for code in np.unique(file.columns["kind"][chosen])]
-        names = [f"{file.path.parent.name}/{file.path.name} {file.kinds[code]}".strip() for file, code in found]
+        names = [
+            f"{_short(file.path, {f.path for f, _ in self.parts})} {file.kinds[code]}".strip() for file, code in found
+        ]
         self.sources = tuple(
             dict.fromkeys(names)
         )  # what is learnt from: each file's kinds, such as `data/a.json detail`
@@ -205,6 +207,12 @@ class Rows(Sequence[Sample]):
         part = bisect_right(self.ends, place)
         file, chosen = self.parts[part]
         return file, int(chosen[place - (self.ends[part] - len(chosen))])
+
+
+def _short(path: Path, others: Collection[Path]) -> str:
+    """A file's name in its folder's; all of its path where another file's would be the same."""
+    alike = [other for other in others if (other.name, other.parent.name) == (path.name, path.parent.name)]
+    return f"{path.parent.name}/{path.name}" if len(alike) == 1 else str(path)
 
 
 def all_rows(source: DataSource, *, find_pictures: bool = True) -> Rows:

@@ -95,13 +95,18 @@ def steps_of(
     """Optimiser steps of so many epochs, one at least; an epoch's last, smaller step counts."""
     if tokens_per_step is None:
         size = len(lengths) if mixture is None else epoch_size(mixture)
-        return max(1, math.ceil(epochs * math.ceil(size / samples_per_step)))
+        return max(1, _at_least(epochs * math.ceil(size / samples_per_step)))
     total = 0
     for epoch in range(math.ceil(epochs)):
         order = _order(len(lengths), mixture, seed=seed, epoch=epoch)
         steps = sum(1 for _ in cut_steps(order, lengths, samples_per_step, tokens_per_step))
-        total += math.ceil(min(1.0, epochs - epoch) * steps)
+        total += _at_least(min(1.0, epochs - epoch) * steps)
     return max(1, total)
+
+
+def _at_least(steps: float) -> int:
+    """Rounded up, but 0.07 epochs of 100 steps are 7, though floats make 7.000000000000001 of it."""
+    return math.ceil(round(steps, 6))
 
 
 def epoch_size(mixture: Mixture) -> int:

@@ -24,7 +24,7 @@ from typing import IO, Any
 from vistune.data.background import Interrupted
 from vistune.data.parquet import write_lines
 from vistune.data.rows import MARKER, READERS
-from vistune.errors import DataError, DiskError, RecipeError
+from vistune.errors import DataError, DiskError, RecipeError, VistuneError
 from vistune.files import LARGEST_CELL, write_json
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
@@ -61,14 +61,15 @@ def fetch(name: str, folder: Path, over: threading.Event | None = None) -> Path:
         try:
             _copy(name, copy, over)
             break
-        except FileNotFoundError:
-            raise DataError(f"{name}: no such shard", "check stages.NAME.shards.files") from None
-        except DiskError:
+        except (VistuneError, Interrupted):
             raise
-        except OSError as error:
+        except Exception as error:  # of an address whatever its library raises: aiohttp's errors are no OSErrors
+            if isinstance(error, FileNotFoundError) and "://" not in name:
+                raise DataError(f"{name}: no such shard", "check stages.NAME.shards.files") from None
             if wait is None:
+                told = f"{type(error).__name__}: {error}"
                 raise DataError(
-                    f"{name}: does not come: {error}", "check the network, and go on with --resume"
+                    f"{name}: does not come: {told}", "check the address and the network, and go on with --resume"
                 ) from None
             over.wait(wait)
     if base.endswith(".parquet"):

@@ -21,7 +21,7 @@ def shortened(made: Index, processor: Processor, tokens_per_row: int | None) -> 
     long = np.flatnonzero(made.lengths > (tokens_per_row or np.inf)).tolist()
     if tokens_per_row is None or not long:
         return made
-    lengths, learnt = made.lengths.copy(), made.columns["learnt"].copy()
+    lengths, learnt, text = made.lengths.copy(), made.columns["learnt"].copy(), made.columns["text_tokens"].copy()
     cut, notes = {}, {}
     for row in long:
         sample = made.sample(row)
@@ -30,13 +30,14 @@ def shortened(made: Index, processor: Processor, tokens_per_row: int | None) -> 
             continue
         encoded = processor.encode_ids(replace(sample, messages=sample.messages[:kept]))
         cut[row], lengths[row], learnt[row] = kept, len(encoded.ids), _learnt(encoded)
+        text[row] = len(encoded.ids) - sum(encoded.slots)
         place = made.origin(row)
         words = (
             f"{place}: {made.lengths[row]} tokens do not fit a row of {tokens_per_row}: "
             f"{kept} of {len(sample.messages)} messages are kept"
         )
         notes[row] = Reject(sample.id, place, "cut_short", words)
-    columns = {**made.columns, "learnt": learnt}
+    columns = {**made.columns, "learnt": learnt, "text_tokens": text}
     return replace(made, columns=columns, lengths=lengths, cut=cut, notes=notes)
 
 

@@ -67,7 +67,7 @@ class Processor:
         if mode == self.spec.image_mode:
             return self
         if "anyres" in (mode, self.spec.image_mode):
-            raise RecipeError(f"image_mode: {mode}: this model's is {self.spec.image_mode}", "remove the stage's own")
+            raise RecipeError(f"image_mode: {mode}: this model's is {self.spec.image_mode}", "remove it")
         return Processor(self.tokenizer, replace(self.spec, image_mode=mode))
 
     @cached_property

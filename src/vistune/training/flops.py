@@ -51,12 +51,17 @@ class Needed:
             + batch.supervised * self.supervised
         )
 
-    def of_samples(self, lengths: np.ndarray, supervised: np.ndarray, tiles: np.ndarray) -> np.ndarray:
-        """Of each sample by itself, pictures as pixels: what rows weigh where they are dealt to several processes."""
-        seen = lengths if self.window is None else np.minimum(lengths, self.window)
-        pairs = seen * (seen + 1) / 2 + (lengths - seen) * seen
+    def of_samples(
+        self, lengths: np.ndarray, supervised: np.ndarray, tiles: np.ndarray, *, seen: bool = True
+    ) -> np.ndarray:
+        """Of each sample by itself: what rows weigh where they are dealt to several processes.
+
+        `seen`: by the tower; kept features need none.
+        """
+        reach = lengths if self.window is None else np.minimum(lengths, self.window)
+        pairs = reach * (reach + 1) / 2 + (lengths - reach) * reach
         work: np.ndarray = (
-            tiles * (self.tile + self.features)
+            tiles * (seen * self.tile + self.features)
             + lengths * self.token
             + pairs * self.pair
             + supervised * self.supervised

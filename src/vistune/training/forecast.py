@@ -175,14 +175,11 @@ def load_of_shards(planned: Planned, folder: Path) -> Load:
 
 
 def columns_of(planned: Planned) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(tokens, supervised tokens, tiles) of each sample."""
+    """(tokens, supervised tokens, tiles) of each sample; with anyres as many tiles as its slots would fill."""
     spec = planned.processor.spec
     lengths = np.concatenate([index.lengths[rows] for index, rows in planned.samples.parts])
     learnt = np.concatenate([index.columns["learnt"][rows] for index, rows in planned.samples.parts])
-    pictures = np.concatenate([index.columns["pictures"][rows] for index, rows in planned.samples.parts])
     text = np.concatenate([index.columns["text_tokens"][rows] for index, rows in planned.samples.parts])
-    if spec.image_mode != "anyres":
-        return lengths, learnt, pictures
     return lengths, learnt, np.ceil((lengths - text) / spec.slots_per_image).astype(int)
 
 

@@ -79,6 +79,7 @@ class _Chosen:
     processor: Processor
     choices: list[Choice]
     weights: list[float]
+    measured: list[Choice]  # of files of their own
 
 
 def plan_run(recipe: Recipe, processor: Processor, watch: Watch) -> tuple[list[Planned], list[Reject]]:
@@ -86,8 +87,9 @@ def plan_run(recipe: Recipe, processor: Processor, watch: Watch) -> tuple[list[P
     chosen = [_choose(recipe, stage, processor, watch) for stage in recipe.stages]
     rejects: dict[tuple[str, str], Reject] = {}  # stages may read the same rows
     for item in chosen:
-        aside = [fault.reject for choice in item.choices for fault in choice.faults]
-        notes = [note for choice in item.choices for note in choice.notes]
+        read = [*item.choices, *item.measured]
+        aside = [fault.reject for choice in read for fault in choice.faults]
+        notes = [note for choice in read for note in choice.notes]
         rejects |= {(reject.origin, reject.reason): reject for reject in [*aside, *notes]}
     sides: list[np.ndarray] | None = None
     if recipe.validation is not None and recipe.validation.share is not None:
@@ -96,7 +98,7 @@ def plan_run(recipe: Recipe, processor: Processor, watch: Watch) -> tuple[list[P
     planned = []
     for number, item in enumerate(chosen):
         own = None if sides is None else [sides.pop(0) for _ in item.choices]
-        planned.append(_plan(recipe, item, number, own, watch))
+        planned.append(_plan(recipe, item, number, own))
     return planned, list(rejects.values())
 
 
@@ -108,12 +110,17 @@ def _choose(recipe: Recipe, stage: Stage, processor: Processor, watch: Watch) ->
     fitted = processor.with_template(stage.template or processor.spec.template)
     fitted = fitted.with_image_mode(stage.image_mode or processor.spec.image_mode)
     fitted.check()
+    own = recipe.validation.data or () if recipe.validation is not None and _is_measured(recipe, stage) else ()
+    measured = _proved(recipe, stage, own, fitted, watch, f"plan {stage.name}'s validation") if own else []
     if stage.shards is not None:
-        return _Chosen(stage, fitted, [], [])
+        return _Chosen(stage, fitted, [], [], measured)
     choices = _proved(recipe, stage, sources, fitted, watch, f"plan {stage.name}")
-    rejects = [fault.reject for choice in choices for fault in choice.faults]
-    _refuse_too_many(stage, rejects, sum(len(choice.rows) for choice in choices) + len(rejects), recipe.reject_limit)
-    return _Chosen(stage, fitted, choices, [source.weight for source in sources])
+    return _Chosen(stage, fitted, choices, [source.weight for source in sources], measured)
+
+
+def _is_measured(recipe: Recipe, stage: Stage) -> bool:
+    wanted = recipe.validation
+    return wanted is not None and (wanted.stages is None or stage.name in wanted.stages)
 
 
 def _proved(
@@ -138,17 +145,24 @@ def _proved(
     faults = [fault for choice in choices for fault in choice.faults]
     if faults and recipe.on_bad_sample == "raise":
         raise faults[0].error
+    rejects = [fault.reject for fault in faults]
+    _refuse_too_many(stage, rejects, sum(len(choice.rows) for choice in choices) + len(rejects), recipe.reject_limit)
     return choices
 
 
-def _plan(recipe: Recipe, chosen: _Chosen, number: int, aside: list[np.ndarray] | None, watch: Watch) -> Planned:
+def _plan(recipe: Recipe, chosen: _Chosen, number: int, aside: list[np.ndarray] | None) -> Planned:
     """The stage's steps over what is not set aside, and what it measures."""
     stage, choices = chosen.stage, chosen.choices
     if stage.shards is not None:
-        return _streamed(recipe, stage, stage.shards, chosen, number, watch)
+        return _streamed(recipe, stage, stage.shards, chosen, number)
     if aside is not None:
         choices = [without(choice, rows) for choice, rows in zip(choices, aside, strict=True)]
     mixture = [(len(choice.rows), weight) for choice, weight in zip(choices, chosen.weights, strict=True)]
+    unseen = [choice for choice, (size, weight) in zip(choices, mixture, strict=True)
+              if size and not epoch_size([(size, weight)])]  # fmt: skip
+    if unseen and epoch_size(mixture):
+        raise RecipeError(f"stage {stage.name}: {unseen[0].index.path}: its weight shows none of its "
+                          f"{len(unseen[0].rows)} rows, in no epoch", "raise it, or leave the file out")  # fmt: skip
     lengths = _lengths(choices)
     content = hashlib.sha256()
     for choice in choices:
@@ -165,15 +179,13 @@ def _plan(recipe: Recipe, chosen: _Chosen, number: int, aside: list[np.ndarray] 
     plan = plan_stage(
         lengths, tokens_per_row=stage.tokens_per_row, steps=steps, content=content.hexdigest()[:16], **sizes
     )
-    held = _held(recipe, chosen, aside, watch)
+    held = _held(recipe, chosen, aside)
     return Planned(stage, Rows([(c.index, c.rows) for c in choices]), chosen.processor, plan, held)
 
 
-def _streamed(recipe: Recipe, stage: Stage, shards: Shards, chosen: _Chosen, number: int, watch: Watch) -> Planned:
+def _streamed(recipe: Recipe, stage: Stage, shards: Shards, chosen: _Chosen, number: int) -> Planned:
     """A stage over shards: their names, and how they become rows."""
-    wanted = recipe.validation
-    measured = wanted is not None and (wanted.stages is None or stage.name in wanted.stages)
-    if measured and wanted is not None and wanted.data is None:
+    if _is_measured(recipe, stage) and not chosen.measured:
         raise RecipeError(
             f"stage {stage.name}: validation.share cannot set rows of shards aside", "name files in validation.data"
         )
@@ -191,7 +203,7 @@ def _streamed(recipe: Recipe, stage: Stage, shards: Shards, chosen: _Chosen, num
         rejects=recipe.on_bad_sample == "reject",
         reject_limit=recipe.reject_limit,
     )
-    return Planned(stage, Rows([]), chosen.processor, stream.plan(), _held(recipe, chosen, None, watch), stream)
+    return Planned(stage, Rows([]), chosen.processor, stream.plan(), _held(recipe, chosen, None), stream)
 
 
 def sampled(planned: Planned, folder: Path, over: Event | None = None) -> Planned:
@@ -210,14 +222,12 @@ def sampled(planned: Planned, folder: Path, over: Event | None = None) -> Planne
     return replace(planned, samples=window.samples, plan=StagePlan(steps, planned.plan.made_from, lengths), stream=None)
 
 
-def _held(recipe: Recipe, chosen: _Chosen, aside: list[np.ndarray] | None, watch: Watch) -> Held | None:
+def _held(recipe: Recipe, chosen: _Chosen, aside: list[np.ndarray] | None) -> Held | None:
     """What the stage measures. Raises RecipeError where that would be nothing."""
-    wanted, stage = recipe.validation, chosen.stage
-    if wanted is None or (wanted.stages is not None and stage.name not in wanted.stages):
+    wanted, stage, choices = recipe.validation, chosen.stage, chosen.measured
+    if wanted is None or not _is_measured(recipe, stage):
         return None
-    if wanted.data is not None:
-        choices = _proved(recipe, stage, wanted.data, chosen.processor, watch, f"plan {stage.name}'s validation")
-    else:
+    if wanted.data is None:
         assert aside is not None
         choices = [only(choice, rows) for choice, rows in zip(chosen.choices, aside, strict=True)]
     places = [(number, row) for number, choice in enumerate(choices) for row in choice.rows.tolist()]

@@ -40,6 +40,7 @@ def loader_of(
     share, pin = (world.rank, world.size), world.device.startswith("cuda")
     if planned.stream is None:
         kept = features_of(planned, model, world, tell=tell, watch=watch, stopping=stopping)
+        needed = needed_by(model)
         return Loader(
             planned.samples,
             planned.processor,
@@ -48,7 +49,7 @@ def loader_of(
             pixels=kept or pixels,
             share=share,
             pin=pin,
-            costs=needed_by(model).of_samples(*columns_of(planned)).tolist() if world.size > 1 else None,
+            costs=needed.of_samples(*columns_of(planned), seen=kept is None).tolist() if world.size > 1 else None,
         )
 
     def note(rejects: Sequence[Reject]) -> None:

@@ -148,9 +148,12 @@ def validator_of(
     """None where the stage measures nothing."""
     if wanted is None or planned.held is None:
         return None
+    made = Validator(wanted, planned, trainer, out, pixels=pixels, evaluate=hooks.evaluate)
     if planned.held.shared and trainer.world.is_first:
         hooks.tell(f"stage {planned.stage.name}: {planned.held.shared} pictures of the validation are learnt from too")
-    return Validator(wanted, planned, trainer, out, pixels=pixels, evaluate=hooks.evaluate)
+    if not made.whole and (wanted.answers or hooks.evaluate is not None) and trainer.world.is_first:
+        hooks.tell(f"stage {planned.stage.name}: under fsdp the loss alone is measured, no question is answered")
+    return made
 
 
 def _in_grey(batch: Batch) -> Batch:

@@ -68,7 +68,9 @@ class Watching:
         precision = torch.bfloat16 if trainer.bf16 else torch.float32
         self.peak = matmul_peak(trainer.device, precision) * trainer.world.size
         self.pace = Pace()
-        self.losses: list[float] = []
+        # What a resumed run has learnt before is its history too.
+        rows = metrics.read() if trainer.world.is_first else []
+        self.losses = [row["loss"] for row in rows if row["stage"] == self.stage.name and not row.get("left_out")]
         self.told: set[str] = set()
         if trainer.world.is_first:
             tell(f"stage {self.stage.name}\n{what_learns(trainer.model, trainer)}")
