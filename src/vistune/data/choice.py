@@ -140,9 +140,8 @@ class Rows(Sequence[Sample]):
         self.ends = list(accumulate(len(chosen) for _, chosen in self.parts))
         self.shown_until = [np.cumsum(file.columns["pictures"]) for file, _ in self.parts]
         found = [(file, code) for file, chosen in self.parts for code in np.unique(file.columns["kind"][chosen])]
-        names = [
-            f"{_short(file.path, {f.path for f, _ in self.parts})} {file.kinds[code]}".strip() for file, code in found
-        ]
+        paths = {file.path for file, _ in self.parts}
+        names = [f"{_short(file.path, paths)} {file.kinds[code]}".strip() for file, code in found]
         self.sources = tuple(
             dict.fromkeys(names)
         )  # what is learnt from: each file's kinds, such as `data/a.json detail`
