@@ -176,6 +176,24 @@ def test_l6_the_schema_is_whole(served: Running) -> None:
         assert found["type"] == "object"
 
 
+def test_l6_the_schema_says_what_is_taken_and_what_comes_back(served: Running) -> None:
+    page = served.http.get("/openapi.json").json()
+    for path, methods in page["paths"].items():
+        for method, route in methods.items():
+            replies = route["responses"]
+            if path != "/metrics":
+                assert replies["200"]["content"]["application/json"]["schema"]["type"] == "object", path
+                assert replies["4XX"]["content"]["application/json"]["schema"]["required"] == ["error"], path
+            assert "422" not in replies, (path, method)
+    assert list(page["paths"]["/metrics"]["get"]["responses"]["200"]["content"]) == ["text/plain"]
+    asked = page["paths"][CHAT]["post"]
+    assert "text/event-stream" in asked["responses"]["200"]["content"]
+    schema = asked["requestBody"]["content"]["application/json"]["schema"]
+    assert schema["properties"]["model"] == {"const": "tiny"}
+    for given in (schema["properties"]["stop"], schema["$defs"]["ChatMessage"]["properties"]["content"]):
+        assert {"array", "string"} <= {one["type"] for one in given["anyOf"]}
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),

@@ -13,18 +13,18 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from vistune import __version__
 from vistune.generation import Answer
-from vistune.serving import static
+from vistune.serving import openapi, static
 from vistune.serving.guard import CHAT, LOOKS, log_error, server_error
 from vistune.serving.looks import looks
 from vistune.serving.refusal import Refusal
-from vistune.serving.schema import Body, ChatRequest, LookRequest
+from vistune.serving.schema import ChatRequest, LookRequest
 from vistune.serving.service import Place, Service
 
 
@@ -63,31 +63,33 @@ def make_app(service: Service) -> FastAPI:
         words = {404: "there is nothing here", 405: "not by this method"}.get(error.status_code, "cannot be answered")
         return Refusal(error.status_code, words, code=f"http_{error.status_code}", headers=error.headers).response()
 
-    @app.get("/health")
+    @app.get("/health", responses=openapi.replies(openapi.HEALTH, unready=openapi.HEALTH))
     async def health() -> Response:
         alive = service.engine.is_stepping
         return JSONResponse({"status": "ok" if alive else "engine stopped"}, 200 if alive else 503)
 
-    @app.get("/ready")
+    @app.get("/ready", responses=openapi.replies(openapi.READY, unready=openapi.READY))
     async def ready() -> Response:
         is_ready = service.engine.is_stepping and not service.is_draining
         return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         return Response(service.metrics.page(), media_type="text/plain; version=0.0.4")
 
-    @app.get("/v1/models")
+    @app.get("/v1/models", responses=openapi.replies(openapi.MODELS))
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [_model(service)]}
 
-    @app.get("/v1/models/{name:path}")
+    @app.get("/v1/models/{name:path}", responses=openapi.replies(openapi.MODEL))
     async def model(name: str) -> dict[str, Any]:
         if name != service.name:
             raise Refusal(404, "there is no such model here", code="model_not_found", param="model")
         return _model(service)
 
-    @app.post(LOOKS, openapi_extra=documented(LOOKS, LookRequest))
+    @app.post(
+        LOOKS, openapi_extra=openapi.asked(LOOKS, LookRequest, service.name), responses=openapi.replies(openapi.FOUND)
+    )
     async def where(request: Request) -> Response:
         return JSONResponse(await looks(service, request))
 
@@ -98,7 +100,11 @@ def make_app(service: Service) -> FastAPI:
     for path in sorted(static.PATHS):
         app.add_api_route(path, page, methods=["GET", "HEAD"], include_in_schema=False)
 
-    @app.post(CHAT, openapi_extra=documented(CHAT, ChatRequest))
+    @app.post(
+        CHAT,
+        openapi_extra=openapi.asked(CHAT, ChatRequest, service.name),
+        responses=openapi.replies(openapi.COMPLETION, streams=True),
+    )
     async def chat(request: Request) -> Response:
         place, asked = await service.admit(request)
         headers = {"X-Ignored-Parameters": ", ".join(asked.ignored)} if asked.ignored else {}
@@ -112,13 +118,6 @@ def make_app(service: Service) -> FastAPI:
             place.leave()
 
     return app
-
-
-def documented(path: str, body: type[Body]) -> dict[str, Any]:
-    """What OpenAPI says of a route whose body is read by hand."""
-    place = f"#/paths/{path.replace('/', '~1')}/post/requestBody/content/application~1json/schema/$defs/{{model}}"
-    schema = body.model_json_schema(ref_template=place)
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
 def _model(service: Service) -> dict[str, Any]:

@@ -53,16 +53,19 @@ class ImagePart(Body):
 
 
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+Parts = Annotated[list[Part], Field(min_length=1, max_length=256)]
+Stop = Annotated[str, Field(min_length=1, max_length=256)]
+Stops = Annotated[list[Stop], Field(max_length=16)]
 
 
 class ChatMessage(Body):
     model_config = ConfigDict(extra="allow")
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: list[Part] = Field(min_length=1, max_length=256)
+    content: Parts
     name: Annotated[str, Field(max_length=64)] | None = None
 
-    @field_validator("content", mode="before")
+    @field_validator("content", mode="before", json_schema_input_type=Parts | str)
     @classmethod
     def _one_text(cls, given: Any) -> Any:
         return [{"type": "text", "text": given}] if isinstance(given, str) else given
@@ -97,11 +100,11 @@ class ChatRequest(Body):
     repetition_penalty: float | None = Field(None, ge=0.01, le=10, allow_inf_nan=False)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
-    stop: list[Annotated[str, Field(min_length=1, max_length=256)]] | None = Field(None, max_length=16)
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    stop: Stops | None = None
+    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     n: Literal[1] | None = None
 
-    @field_validator("stop", mode="before")
+    @field_validator("stop", mode="before", json_schema_input_type=Stops | Stop | None)
     @classmethod
     def _one_stop(cls, given: Any) -> Any:
         return [given] if isinstance(given, str) else given
