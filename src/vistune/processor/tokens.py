@@ -3,7 +3,7 @@
 pieces -> segments of text between controls and pictures -> (input_ids, labels, pictures in order)
 A picture is as many IMAGE_ID as it has slots. Text is encoded with the tokenizer's special tokens switched off, so no
 user text becomes one of them; a special id that a vocabulary would still give (Unigram holds `</s>` as a word) is
-taken apart.
+taken apart. Words come again and again: where it is proven that each keeps its ids (words.py), they are remembered.
 """
 
 from __future__ import annotations
@@ -12,16 +12,20 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
 from vistune.errors import DataError, RecipeError
 from vistune.processor.templates import BOS, EOS, Control, Piece, Text
+from vistune.processor.words import CUT, goes_by_words, words_of
 from vistune.types import IGNORE, IMAGE_ID, Picture
 
 SPACES = (" ", "▁")  # to SentencePiece these are one
-SHORT = 256  # characters of a text whose ids are remembered
+REMEMBERED = 50_000  # words whose ids are kept,
+SHORT = 64  # of so many characters
+REPEATED = 256  # characters of a text that is kept: turns repeat, such as system sentences and questions
 
 
 @dataclass(slots=True)
@@ -36,6 +40,22 @@ class Encoded:
     def add(self, ids: Sequence[int], learnt: bool) -> None:
         self.ids += ids
         self.labels += ids if learnt else [IGNORE] * len(ids)
+
+
+class _Words(dict[str, tuple[int, ...]]):
+    """The ids of a word behind a space, each encoded once; all are forgotten when they are too many."""
+
+    def __init__(self, encode: Callable[[str], Sequence[int]]) -> None:
+        super().__init__()
+        self.encode = encode
+
+    def __missing__(self, word: str) -> tuple[int, ...]:
+        ids = tuple(self.encode(word))
+        if len(word) <= SHORT:
+            if len(self) >= REMEMBERED:
+                self.clear()
+            self[word] = ids
+        return ids
 
 
 class Encoder:
@@ -77,10 +97,13 @@ class Encoder:
             tokenizer.bos_token_id,
             tokenizer.eos_token_id,
         )  # looked up once: transformers is slow at it
-        self._known = lru_cache(maxsize=8192)(self._as_text)  # turns repeat: system sentences, questions, short answers
         self.guard = self._find_guard()
         self.restarts = bool(self.guard) and self._starts_anew()
         self.lead = " " if self.chunks and self.guard and self._hides_a_space() else ""
+        self.by_words = goes_by_words(self.text, prefixes=bool(self.guard))
+        self.guard_tokens = len(self.text.encode(self.guard, add_special_tokens=False).ids)
+        self.words = _Words(self._word)
+        self._known = lru_cache(maxsize=8192)(self._as_text)
 
     def _find_guard(self) -> str:
         """SentencePiece puts a space before what begins a string; behind this character text does not begin one."""
@@ -148,26 +171,56 @@ class Encoder:
 
     def _encode_text(self, pieces: Sequence[Text], first: bool, result: Encoded) -> None:
         text = "".join(piece.text for piece in pieces)
-        before = self.guard if not first else self.lead if text.startswith(SPACES) else ""
-        text = before + text
-        ids, offsets = self._known(text) if len(text) <= SHORT else self._as_text(text)
-        starts = [start for start, _ in offsets]
-        unseen = "" if first else before
-        done = next((k for k, (_, stop) in enumerate(offsets) if stop > len(unseen)), len(ids)) if unseen else 0
-        for end, learnt in _spans(pieces, len(before)):
-            upto = bisect_left(starts, end, done) if end < len(text) else len(ids)
-            if upto > done and offsets[upto - 1][1] > end:
-                start, stop = offsets[upto - 1]
+        ids: list[int] = []
+        at = done = 0  # characters that are encoded, tokens that are added
+        for end, learnt in _spans(pieces):
+            if end > at:  # up to the end of the word in which the span ends
+                stop = self._next_cut(text, end)
+                last, *words = words_of(text[at:stop]) if self.by_words else [text[at:stop]]
+                known, offsets, shift = self._placed(last, first)
+                if words:
+                    ids += known
+                    last = f" {words.pop()}"
+                    ids += chain.from_iterable(map(self.words.__getitem__, words))
+                    known, offsets, shift = self._placed(last, False)
+                shift -= stop - len(last)  # of the offsets against the characters of `text`
+                before = len(ids)
+                ids += known
+                at, first = stop, False
+            upto = len(ids) if end == at else before + bisect_left(offsets, (end + shift,))
+            if end < at and upto > before and offsets[upto - before - 1][1] > end + shift:
+                start, over = (place - shift for place in offsets[upto - before - 1])
                 raise DataError(
-                    f"the token {text[start:stop]!r} straddles an answer's edge in "
-                    f"{text[max(0, start - 20) : stop + 20]!r}",
+                    f"the token {text[max(0, start) : over]!r} straddles an answer's edge in "
+                    f"{text[max(0, start - 20) : over + 20]!r}",
                     "choose a template whose answers begin where this tokenizer begins a token",
                 )
             result.add(ids[done:upto], learnt)
             done = upto
 
-    def _as_text(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids and character offsets of text; where the vocabulary has a special token for it, it is cut in two."""
+    def _next_cut(self, text: str, place: int) -> int:
+        found = CUT.search(text, place) if self.by_words else None
+        return found.start() if found else len(text)
+
+    def _word(self, word: str) -> list[int]:
+        """Ids of a word behind a space and other text, with which nothing of it merges."""
+        ids = self.text.encode(f"{self.guard} {word}", add_special_tokens=False).ids
+        return ids[self.guard_tokens :] if self.special.isdisjoint(ids) else self._as_text(f" {word}", False)[0]
+
+    def _placed(self, text: str, first: bool) -> tuple[list[int], list[tuple[int, int]], int]:
+        return self._known(text, first) if len(text) <= REPEATED else self._as_text(text, first)
+
+    def _as_text(self, text: str, first: bool) -> tuple[list[int], list[tuple[int, int]], int]:
+        """Ids and offsets, and what these are shifted by, of a text's `first` part or of another."""
+        before = self.guard if not first else self.lead if text.startswith(SPACES) else ""
+        ids, offsets = self._apart(before + text)
+        if before and not first:
+            unseen = next((k for k, (_, stop) in enumerate(offsets) if stop > len(before)), len(ids))
+            ids, offsets = ids[unseen:], offsets[unseen:]
+        return ids, offsets, len(before)
+
+    def _apart(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Ids and character offsets; where the vocabulary has a special token for a text, that is cut in two."""
         encoding = self.text.encode(text, add_special_tokens=False)
         ids, offsets = encoding.ids, encoding.offsets
         if self.special.isdisjoint(ids):
@@ -176,8 +229,8 @@ class Encoder:
         if stop - start < 2:
             raise DataError(f"the text {text[start:stop]!r} is a special token of this tokenizer", "leave it out")
         cut, guard = start + 1, len(self.guard)
-        ids, offsets = self._as_text(text[:cut])
-        more, places = self._as_text(self.guard + text[cut:])
+        ids, offsets = self._apart(text[:cut])
+        more, places = self._apart(self.guard + text[cut:])
         behind = [(token, place) for token, place in zip(more, places, strict=True) if place[1] > guard]
         shift = cut - guard
         return (
@@ -186,9 +239,10 @@ class Encoder:
         )
 
 
-def _spans(pieces: Sequence[Text], begin: int) -> list[tuple[int, bool]]:
-    """(end, learnt) of each stretch of text of one kind, in characters from `begin` on."""
+def _spans(pieces: Sequence[Text]) -> list[tuple[int, bool]]:
+    """(end, learnt) of each stretch of text of one kind, in characters."""
     spans: list[tuple[int, bool]] = []
+    begin = 0
     for piece in pieces:
         begin += len(piece.text)
         if spans and (spans[-1][1] == piece.learnt or not piece.text):
