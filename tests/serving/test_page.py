@@ -244,6 +244,16 @@ def test_large_and_unusual_pictures_are_made_fit_for_the_server(tab: Opened) -> 
     assert (small.size, small.format) == ((40, 30), "JPEG")
 
 
+def test_a_notice_is_in_sight_wherever_the_reader_is(tab: Opened) -> None:
+    with saying(tab.found, "\n\n".join(["word"] * 60)):
+        tab.ask("Tell me more.")
+        tab.until_answered()
+    tab.page.set_input_files("#files", [{"name": "a.txt", "mimeType": "text/plain", "buffer": b"no picture"}])
+    tab("#notice").wait_for()
+    assert tab.page.evaluate("document.documentElement.scrollTop") > 500
+    assert 0 < tab("#notice").bounding_box()["y"] < 200
+
+
 def test_samples_temperature_and_length(tab: Opened) -> None:
     assert tab(".sample").count() == 3
     tab.shot("welcome")
@@ -286,7 +296,7 @@ def test_errors_are_told_as_the_server_tells_them(chromium: Any, bench: Bench) -
             tab.ask("What is it?")
             tab.until_answered()
             told = tab(".note").inner_text()
-            assert told == "No answer. The server is busy. 1 requests are running or waiting; try again"
+            assert told == "No answer. The server is busy; try again in a moment."
             tab.shot("error")
         served.close()
         until(found.idle)
@@ -318,7 +328,7 @@ def test_an_error_within_a_stream_leaves_what_was_said(chromium: Any, bench: Ben
                 found.service.cancel_all()
             tab.until_answered()
         assert "one two three".startswith(tab.said[0].strip())
-        assert "The server is shutting down." in tab(".note").inner_text()
+        assert tab(".note").inner_text() == "No answer. The server is shutting down."
 
 
 def test_a_key_is_asked_for_and_kept_in_the_tab_alone(chromium: Any, bench: Bench, tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from PIL import Image
 from serving.conftest import Running, png, saying
 from serving.pages import Opened, opened
 
@@ -97,7 +99,7 @@ def test_what_cannot_be_looked_at_is_told(tab: Opened) -> None:
         tab(".looks-place .wrong").wait_for()
     finally:
         tab.found.service.is_draining = False
-    assert tab(".looks-place .wrong").inner_text() == "The server is shutting down. the server is shutting down"
+    assert tab(".looks-place .wrong").inner_text() == "The server is shutting down."
     assert tab("#turns .eye").is_enabled()
     tab("#turns .eye").click()
     tab(".words").wait_for()
@@ -152,6 +154,8 @@ def test_a_phone(chromium: Any, served: Running) -> None:
     width = 320  # the narrowest that WCAG 1.4.10 asks for
     settings = {"viewport": {"width": width, "height": 760}, "is_mobile": True, "has_touch": True}
     with opened(chromium, served, **settings, device_scale_factor=2) as tab:
+        tab.page.add_init_script("delete Crypto.prototype.randomUUID")  # as a browser does over http beyond loopback
+        tab.goto()
         tab("#samples button").first.wait_for()
         tab.shot("phone-welcome")
         with saying(served, "a_word_" * 12 + "\n```\n" + "code " * 24 + "\n```"):
@@ -167,6 +171,24 @@ def test_a_phone(chromium: Any, served: Running) -> None:
             box = button.bounding_box()
             assert min(box["width"], box["height"]) >= 24, "a finger hits it (WCAG 2.2, 2.5.8)"
         tab.shot("phone-looks")
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_on_a_phone_pictures_leave_room_for_the_words(chromium: Any, served: Running, count: int) -> None:
+    """However tall a picture is and however many there are: they stay in sight, and so does the word that is tapped."""
+    settings = {"viewport": {"width": 390, "height": 760}, "is_mobile": True, "has_touch": True}
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 120), "red").save(buffer, "PNG")
+    with opened(chromium, served, **settings) as tab:
+        ask(tab, *((f"{k}.png", buffer.getvalue()) for k in range(count)))
+        tab("#turns .eye").tap()
+        tab(".word").last.scroll_into_view_if_needed()
+        pictures, word = tab(".figures").bounding_box(), tab(".word").first.bounding_box()
+        assert pictures["height"] < 0.4 * 760
+        assert pictures["y"] + pictures["height"] <= word["y"]
+        tab(".word").first.tap()
+        assert tab(".word").first.get_attribute("aria-selected") == "true"
+        assert tab.page.evaluate("document.documentElement.scrollWidth") == 390
 
 
 CONTRASTS = """() => {

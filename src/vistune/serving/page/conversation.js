@@ -1,6 +1,6 @@
 // The conversation: questions with pictures and their answers. It survives a reload of its tab, and no more.
 //
-// turn: {id, text, pictures: [{id, name, url, width, height}], answer: {text, state, reason, error}}
+// turn: {text, pictures: [{name, url, width, height}], answer: {text, state, reason, error}}
 // state: "writing", "done", "stopped" or "failed". A picture that was not kept over a reload has no url.
 
 const PLACE = "vistune.conversation";
@@ -33,7 +33,7 @@ export class Conversation {
 
   add(text, pictures) {
     const answer = { text: "", state: "writing", reason: null, error: null };
-    this.turns.push({ id: crypto.randomUUID?.() ?? String(Math.random()), text, pictures, answer });
+    this.turns.push({ text, pictures, answer });
     return this.last;
   }
 

@@ -5,6 +5,7 @@ import { say } from "./words.js";
 
 const FINE = 240; // points of a picture's map on each side: fine enough for the edges of patches
 const VEIL = 0.86; // how dark a patch becomes that nothing was read from
+let named = 0; // words that have an id
 
 /** The attention of a word (or of several, their mean) per area of a picture, (FINE, FINE) row by row. */
 function density(picture, words) {
@@ -65,6 +66,7 @@ function figure(picture, seen, number) {
   const canvas = make("canvas", { width: FINE, height: FINE, role: "img", "aria-label": say("overlay")(number) });
   const image = make("img", { src: picture.url, alt: "" });
   const shown = make("div", { class: "seen" }, image, canvas);
+  shown.style.setProperty("--shape", picture.width / picture.height);
   const edges = frame(seen);
   if (edges) {
     const line = make("div", { class: "frame" });
@@ -83,7 +85,7 @@ export function looksOf(found, pictures) {
   const told = make("p", { class: "share", role: "status" });
   const options = found.words.map((word, at) => {
     const space = /^\s*/.exec(word)[0];
-    const node = make("span", { class: "word", role: "option", id: `word-${crypto.randomUUID()}`, "data-at": at,
+    const node = make("span", { class: "word", role: "option", id: `word-${++named}`, "data-at": at,
       "aria-selected": "false", text: word.slice(space.length) });
     return { space, node };
   });

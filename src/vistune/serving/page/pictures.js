@@ -4,7 +4,7 @@ const AS_THEY_ARE = new Set(["image/png", "image/jpeg", "image/webp", "image/gif
 const LARGEST_BYTES = 1_500_000; // of a file that is sent as it is
 const LARGEST_SIDE = 2048; // pixels of one that is drawn anew; models see far fewer
 
-/** {id, name, url, width, height, smaller}; null for what is no picture. */
+/** {name, url, width, height, smaller}; null for what is no picture. */
 export async function readPicture(file) {
   let bitmap;
   try {
@@ -16,7 +16,7 @@ export async function readPicture(file) {
   const asItIs = AS_THEY_ARE.has(file.type) && file.size <= LARGEST_BYTES && Math.max(width, height) <= 8192;
   const blob = asItIs ? file : await drawn(bitmap, file.type === "image/png" && file.size <= LARGEST_BYTES);
   bitmap.close();
-  return { id: crypto.randomUUID?.() ?? String(Math.random()), name: file.name || "picture", width, height,
+  return { name: file.name || "picture", width, height,
     smaller: !asItIs && Math.max(width, height) > LARGEST_SIDE, url: await dataUrl(blob) };
 }
 

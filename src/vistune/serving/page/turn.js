@@ -15,10 +15,12 @@ export function action(name, label, on, extra = {}) {
   return make("button", { type: "button", class: "action", on: { click: on }, ...extra }, icon(name), make("span", { text: label }));
 }
 
+const ALL_SAID = new Set(["queue_full", "bodies_full", "timeout", "shutting_down"]); // the server's words add nothing
+
 /** What the error says, in the page's language where its code is known, and in the server's own words. */
 export function told(error) {
   const known = error.status === 0 && error.code === "unreachable" ? say("unreachable") : say("errors")[error.code];
-  return [known, error.message].filter(Boolean).join(" ");
+  return [known, ALL_SAID.has(error.code) ? "" : error.message].filter(Boolean).join(" ");
 }
 
 /** `page`: what a turn asks for: again(turn), resend(turn, text), copy(text), looks(turn), isBusy(). */

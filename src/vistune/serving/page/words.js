@@ -73,8 +73,8 @@ const WORDS = {
     lostSend: "A picture of this conversation was not kept over the reload. Edit its question to show it again, or begin anew.",
     unreachable: "The server cannot be reached.",
     errors: {
-      queue_full: "The server is busy.",
-      bodies_full: "The server is busy.",
+      queue_full: "The server is busy; try again in a moment.",
+      bodies_full: "The server is busy; try again in a moment.",
       timeout: "It took too long.",
       shutting_down: "The server is shutting down.",
       internal_error: "The server failed.",
@@ -154,8 +154,8 @@ const WORDS = {
     lostSend: "새로 고치면서 이 대화의 사진이 사라졌습니다. 그 질문을 고쳐 사진을 다시 올리거나 새 대화를 시작하세요.",
     unreachable: "서버에 연결할 수 없습니다.",
     errors: {
-      queue_full: "서버가 바쁩니다.",
-      bodies_full: "서버가 바쁩니다.",
+      queue_full: "서버가 바쁩니다. 잠시 뒤에 다시 시도해 주세요.",
+      bodies_full: "서버가 바쁩니다. 잠시 뒤에 다시 시도해 주세요.",
       timeout: "너무 오래 걸렸습니다.",
       shutting_down: "서버가 꺼지는 중입니다.",
       internal_error: "서버에 오류가 났습니다.",
