@@ -145,9 +145,10 @@ def _stage(
                 "otherwise": otherwise(sizes, stage, alone, processes, load, halves=in_half),
             }
         )
+    index = 0 if stage.shards is not None else INDEX_BYTES * load.samples
     finished, midway = checkpoint_bytes(sizes, recipe, number, learnt)
     kept = recipe.keep_checkpoints * midway if stage.save_every else finished
-    found["disk"] = {"checkpoint": finished, "midway": midway, "kept": kept, "cache": INDEX_BYTES * load.samples}
+    found["disk"] = {"checkpoint": finished, "midway": midway, "kept": kept, "cache": index}
     return found
 
 

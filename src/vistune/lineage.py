@@ -5,12 +5,13 @@ MODEL -> [what made it, what made the model that went before, …]; read from th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vistune.files import sha256_of
 from vistune.models import find_model, is_ours, told_of
-from vistune.recipe import load_recipe
+from vistune.recipe import Recipe, load_recipe
 
 
 def why(model: Path) -> list[dict[str, Any]]:
@@ -51,7 +52,7 @@ def _entry(model: Path) -> tuple[dict[str, Any], Path | None]:
         ],
         "steps_of_last_stage": extra["step"],
         "backbones": {part: parts[part]["source"] for part in BACKBONES},
-        "data": [{**row, "unchanged": _same(Path(row["file"]), row["sha256"])} for row in history.get("data", [])],
+        "data": [{**row, **_now(row, recipe)} for row in history.get("data", [])],
         "versions": history.get("versions", {}),
     }
     if before is None:
@@ -64,8 +65,15 @@ def _entry(model: Path) -> tuple[dict[str, Any], Path | None]:
     return entry, parent
 
 
-def _same(path: Path, digest: str | None) -> bool | None:
-    return sha256_of(path) == digest if path.is_file() else None
+def _now(row: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """Whether a data file is as it was; of shards, whose names alone are kept, where they are."""
+    from vistune.training.origin import shards_of
+
+    for stage in recipe.stages:
+        if stage.shards is not None and row["file"] == shards_of(stage.name):
+            return {"shards": list(stage.shards.files)}
+    path = Path(row["file"])
+    return {"unchanged": sha256_of(path) == row["sha256"] if path.is_file() else None}
 
 
 def in_words(entries: list[dict[str, Any]]) -> list[str]:
@@ -83,7 +91,9 @@ def in_words(entries: list[dict[str, Any]]) -> list[str]:
             lines.append(f"  stage {stage['name']}: {learn}{'' if stage['finished'] else ' (not finished)'}")
         lines += [f"  {part}: {source}" for part, source in entry["backbones"].items()]
         for row in entry["data"]:
-            lines.append(f"  data {row['file']} {row['sha256'][:12]} {STATE[row['unchanged']]}")
+            state = "(of their names)" if "shards" in row else STATE[row["unchanged"]]
+            place = ": ".join([row["file"], *([", ".join(row["shards"])] if "shards" in row else [])])
+            lines.append(f"  data {place} {row['sha256'][:12]} {state}")
             if written := row["written"]:
                 lines.append(f"    written by {_teacher(written['teacher'])} from {written['source']}")
         lines.append("  " + ", ".join(f"{name} {number}" for name, number in entry["versions"].items()))

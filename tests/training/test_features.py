@@ -90,7 +90,7 @@ def turns(question: str) -> list[dict[str, str]]:
 def test_the_price_is_said_first_and_paid_once(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     recipe = make_recipe({**ALIGN, "epochs": 3, "steps": None})
     (words,) = told_by(recipe, tmp_path / "one")
-    assert "12 pictures read 36 times: 0.00 GB" in words
+    assert "12 pictures read 36 times: 0.00 MB" in words
     assert told_by(recipe, tmp_path / "two") == []  # they are there
     assert losses(Metrics(tmp_path / "one" / "metrics.jsonl").read()) == losses(
         Metrics(tmp_path / "two" / "metrics.jsonl").read()

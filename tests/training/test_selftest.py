@@ -10,8 +10,11 @@ from torch import Tensor
 from training_stages import ALIGN, LORA, TUNE, MakeRecipe
 
 from vistune import workflows
+from vistune.commands.model import selftest as verb
 from vistune.console import silent
+from vistune.errors import VistuneError
 from vistune.model import VisionLanguageModel
+from vistune.recipe import dump
 from vistune.training import Run, selftest
 from vistune.types import Batch
 
@@ -38,4 +41,8 @@ def test_documents_that_see_each_other_are_caught(
 
     monkeypatch.setattr(VisionLanguageModel, "forward", leaking)
     found = selftest(Run(make_recipe(TUNE), tmp_path, watch=silent))
-    assert not all(row.equal for row in found)
+    assert not any(row.equal for row in found)
+    (tmp_path / "recipe.yaml").write_text(dump(make_recipe(TUNE)))
+    with pytest.raises(VistuneError, match="another gradient") as told:
+        verb(str(tmp_path / "recipe.yaml"))
+    assert told.value.exit_code == 1

@@ -17,7 +17,7 @@ from training_processes import Ranks, train_each_as_rank
 from training_shards import STREAM, add, picture, write_shard
 from training_stages import MakeRecipe, assert_same_runs, start_process, train, wait_for_metrics, weights
 
-from vistune import foresight, workflows
+from vistune import foresight, lineage, workflows
 from vistune.console import silent
 from vistune.data.shards import fetch
 from vistune.errors import CheckpointError, DataError, DiskError, RecipeError, TooManyRejects
@@ -262,6 +262,14 @@ def test_the_report_shows_no_rows_of_a_file_that_the_stage_did_not_read(make: Ma
     page = report_run(tmp_path / "run").read_text()
     assert "align" in page
     assert "What colour?" not in page
+
+
+def test_a_history_says_where_the_shards_lie(make: MakeRecipe, shards: Path, tmp_path: Path) -> None:
+    """Not that they are gone: their names are known, what they hold is not."""
+    train(make(steps=2), tmp_path / "run")
+    words = "\n".join(lineage.in_words(lineage.why(tmp_path / "run")))
+    assert f"data shards of align: {shards}/*.tar" in words
+    assert "no longer there" not in words
 
 
 def test_what_shards_need_is_said_of_the_recipe(make: MakeRecipe, shards: Path, tmp_path: Path) -> None:

@@ -115,7 +115,11 @@ def selftest(
             table.add_row(*cells, off, "yes" if row["equal"] else "NO")
         stdout.print(table)
     if not all(row["equal"] for row in rows):
-        raise VistuneError("the same samples give another gradient when they are packed otherwise", "report this model")
+        error = VistuneError(
+            "the same samples give another gradient when they are packed otherwise", "report this model"
+        )
+        error.exit_code = 1  # whatever the user wrote, it is our bug
+        raise error
 
 
 def why(

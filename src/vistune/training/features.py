@@ -56,7 +56,8 @@ class Price:
     size: int  # bytes, of what is not there yet
 
     def __str__(self) -> str:
-        return f"{self.pictures:,} pictures read {self.readings:,} times: {self.size / 1e9:.2f} GB"
+        size = f"{self.size / 1e9:.2f} GB" if self.size >= 1e9 else f"{self.size / 1e6:.2f} MB"
+        return f"{self.pictures:,} pictures read {self.readings:,} times: {size}"
 
 
 class Features:

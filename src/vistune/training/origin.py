@@ -48,6 +48,11 @@ def history(hashes: Mapping[str, str], base: Base | None) -> dict[str, Any]:
     return {"data": data, "versions": versions(), "from": None if base is None else dict(base.told)}
 
 
+def shards_of(stage: str) -> str:
+    """How a history calls a stage's shards, whose names it has a hash of."""
+    return f"shards of {stage}"
+
+
 def versions() -> dict[str, str]:
     """Of what decides a run's numbers."""
     names = ("vistune", "torch", "transformers", "peft", "tokenizers")

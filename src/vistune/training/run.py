@@ -34,7 +34,7 @@ from vistune.training.folder import (
 )
 from vistune.training.largest import try_largest_row
 from vistune.training.metrics import Metrics
-from vistune.training.origin import Base, history, versions
+from vistune.training.origin import Base, history, shards_of, versions
 from vistune.training.parallel import World
 from vistune.training.plan import Planned, Watch, plan_run
 from vistune.training.precision import halve, to_halve
@@ -121,8 +121,8 @@ class Run:
         for item in planned:
             known = item.plan.digest if item.stream is None else item.stream.digest
             self.world.agree(known, f"the data of stage {item.stage.name}")
-        self.hashes = {str(file.path): file.digest for item in planned for file, _ in item.samples.parts}
-        self.hashes |= {f"shards of {item.stage.name}": item.stream.digest for item in planned if item.stream}
+        self.hashes = {str(file.path.absolute()): file.digest for item in planned for file, _ in item.samples.parts}
+        self.hashes |= {shards_of(item.stage.name): item.stream.digest for item in planned if item.stream}
         # Read now: what lies beside the data may change while the run learns.
         self.history = history(self.hashes, self.base)
         if self.world.is_first:
