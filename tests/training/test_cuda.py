@@ -77,6 +77,12 @@ def test_compiled_layers_learn_what_plain_ones_learn(make_recipe: MakeRecipe, tm
         assert fast["loss"] == pytest.approx(plain["loss"], rel=2e-2)
 
 
+def test_a_stages_share_of_the_peak_is_of_its_own_precisions() -> None:
+    from vistune.training.flops import matmul_peak
+
+    assert matmul_peak("cuda", torch.float32, "tf32") > matmul_peak("cuda", torch.float32)
+
+
 def test_a_runs_model_lies_on_its_gpu(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     run = Run(make_recipe(TUNE), tmp_path / "never", watch=silent, world=World(device="cuda"))
     assert {p.device.type for p in run.first_model(None).parameters()} == {"cuda"}

@@ -86,6 +86,8 @@ def test_blank_rows_are_no_work_and_count_as_waste(make_recipe: MakeRecipe, tmp_
 
 def test_a_peak_is_measured_once(tmp_path: Path) -> None:
     assert matmul_peak("cpu", torch.float32) == matmul_peak("cpu", torch.float32) > 1e8
+    with pytest.raises(RecipeError, match="tf32 is of CUDA devices"):  # measured in what the stage multiplies in
+        matmul_peak("cpu", torch.float32, "tf32")
 
 
 def test_a_resumed_run_doubts_what_it_would_have_doubted(make_recipe: MakeRecipe, tmp_path: Path) -> None:

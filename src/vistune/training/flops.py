@@ -20,6 +20,7 @@ from torch import nn
 
 from vistune.model import VisionLanguageModel
 from vistune.model.language import base_of
+from vistune.training.precision import products_in
 from vistune.types import Batch
 
 SMALLEST, LARGEST = 1024, 8192  # sides of the matrices by which a machine's speed is measured
@@ -122,14 +123,17 @@ def _visited(module: nn.Module) -> int:
 
 
 @cache
-def matmul_peak(device: str, dtype: torch.dtype) -> float:
-    """FLOP/s of a large product on this device, the best of several tries; sides double until one takes a while."""
+def matmul_peak(device: str, dtype: torch.dtype, precision: str = "fp32") -> float:
+    """FLOP/s of a large product on this device, the best of several tries; sides double until one takes a while.
+
+    `precision`: a stage's; under tf32 a product of fp32 is several times as fast.
+    """
     kind = device.split(":")[0]
     wait: Callable[[], Any] = torch.cuda.synchronize if kind == "cuda" else lambda: None
     best, side, took = 0.0, SMALLEST, 0.0
     while side <= LARGEST and took < LONG:
         one = torch.ones(side, side, device=device, dtype=dtype)
-        with torch.no_grad():
+        with torch.no_grad(), products_in(precision, device):
             # The fastest of several: while another process holds a core, one may take many times as long.
             took = min(_seconds_of_square(one, wait) for _ in range(TRIES))
         best = max(best, 2.0 * side**3 / took)

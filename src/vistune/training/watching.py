@@ -66,7 +66,8 @@ class Watching:
         self.track = track
         self.device = trainer.device
         precision = torch.bfloat16 if trainer.bf16 else torch.float32
-        self.peak = matmul_peak(trainer.device, precision) * trainer.world.size
+        products = "tf32" if self.stage.precision == "tf32" else "fp32"
+        self.peak = matmul_peak(trainer.device, precision, products) * trainer.world.size
         self.pace = Pace()
         # What a resumed run has learnt before is its history too.
         rows = metrics.read() if trainer.world.is_first else []
