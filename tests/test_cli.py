@@ -104,6 +104,33 @@ def test_check_lists_every_fault_and_json_is_one_document(folder: Path) -> None:
     assert "1 row," in plain.stdout
 
 
+def test_check_proves_what_a_recipe_names_and_a_table_is_told_apart(folder: Path) -> None:
+    write(folder, row(), row(image="b.png"))
+    stage = "{name: tune, learn: {projector: 1e-3}, steps: 1, data: [{file: data.json, images: .}]}"
+    (folder / "mine.yaml").write_text(f"stages: [{stage}]\nvalidation: {{data: data.json}}\n")
+    result = vistune("check", "--recipe", "mine.yaml", folder=folder)
+    assert result.returncode == 2
+    assert "data.json:3:image: no picture 'b.png'" in result.stdout
+    assert "4 rows" in result.stdout, "under the stage's picture folder and under its own"
+    refused(vistune("check", folder=folder), "check needs data")
+    refused(vistune("check", "--recipe", "quickstart", folder=folder), "quickstart names no data files")
+    (folder / "table.csv").write_text("image,caption\na.png,red\n")
+    (folder / "table.jsonl").write_text('{"image": "a.png", "captions": ["red"]}\n')
+    for name in ("table.csv", "table.jsonl"):
+        assert "vistune generate TABLE" in vistune("check", name, folder=folder).stdout
+
+
+def test_brackets_in_names_are_no_markup(folder: Path) -> None:
+    result = vistune("show", write(folder, row(id="[bold]1[/x]")), folder=folder)
+    assert result.stdout.startswith("[bold]1[/x]  ")
+    drawn = vistune("scenes", "a[red]b", "--count", "1", folder=folder)
+    assert drawn.stdout.startswith("a[red]b: 1 train")
+
+
+def test_why_wants_a_model(folder: Path) -> None:
+    refused(vistune("why", ".", folder=folder), "neither a model folder nor a run")
+
+
 def test_show_needs_no_picture_and_marks_what_is_learnt(folder: Path) -> None:
     result = vistune("show", write(folder, row(image="gone.png")), "--json", folder=folder)
     (shown,) = json.loads(result.stdout)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vistune.errors import CheckpointError
 from vistune.files import sha256_of
 from vistune.models import find_model, is_ours, told_of
 from vistune.recipe import Recipe, load_recipe
@@ -19,6 +20,8 @@ def why(model: Path) -> list[dict[str, Any]]:
 
     `unchanged` says of a parent or a data file whether it is still what was used; None where it is gone.
     """
+    if not is_ours(model) and not any((model / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise CheckpointError(f"{model}: neither a model folder nor a run with checkpoints", "check the path")
     entries: list[dict[str, Any]] = []
     while True:
         entry, before = _entry(model)

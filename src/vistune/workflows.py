@@ -26,6 +26,7 @@ from vistune.reporting import report_run, report_runs
 if TYPE_CHECKING:
     from vistune.data import CheckReport
     from vistune.datagen import Chosen, Generated, Service, TableForm, Wishes
+    from vistune.generation import Assistant
     from vistune.scenes import DrawnFolder
     from vistune.serving.limits import Settings
     from vistune.training import Planned
@@ -186,8 +187,7 @@ def train(
 
     if out.exists() and not out.is_dir():
         raise RecipeError(f"{out}: is a file, a folder is wanted", "give another folder")
-    wanted = recipe.validation
-    evaluate = tasks_of(wanted.tasks, wanted.task_limit) if wanted is not None and wanted.tasks else None
+    evaluate = benchmarks_of(recipe)
     hooks = Hooks(evaluate=evaluate) if tell is None else Hooks(tell, evaluate)
     with opened() as world:
         base = None if recipe.origin is None else models.base_of(recipe.origin, out)
@@ -196,16 +196,28 @@ def train(
     return out
 
 
+def benchmarks_of(recipe: Recipe) -> Callable[[Assistant, Watch], dict[str, float]] | None:
+    """What the recipe's validation asks beyond held rows. Raises RecipeError or DataError where it cannot be asked."""
+    wanted = recipe.validation
+    return tasks_of(wanted.tasks, wanted.task_limit) if wanted is not None and wanted.tasks else None
+
+
 def dry_run(recipe: Recipe, *, watch: Watch = silent) -> list[dict[str, Any]]:
-    """Read, encode and plan everything a run would, of shards the first one; learn nothing."""
+    """Read, encode and plan everything a run would, of shards the first one; learn nothing.
+
+    A stage's `remarks` are there where its sources are not quite as the recipe has them.
+    """
     from vistune.training import plan_run
 
+    benchmarks_of(recipe)
     planned, _ = plan_run(recipe, make_processor(recipe), watch)
     return [
         {
             "stage": item.stage.name,
             **_counts(item),
+            **({"held": len(item.held.samples)} if item.held is not None else {}),
             "learn": dict(item.stage.learn),
+            **({"remarks": list(item.remarks)} if item.remarks else {}),
         }
         for item in planned
     ]

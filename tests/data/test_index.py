@@ -217,6 +217,11 @@ def test_a_choice_takes_kinds_then_the_first_rows(
     assert sorted(picked) == picked
     assert len(set(picked)) == 3
     assert picked == chosen(take="random 3")[0]
+    short = choose_rows(DataSource(file=path, take="random 6"), processor, None, None, watch=silent, label="")  # type: ignore[arg-type]
+    assert len(short.rows) == 5
+    assert short.remark == f"{path}: `take: random 6` asks for more rows than there are: all 5 are taken"
+    enough = choose_rows(DataSource(file=path, take="last 5"), processor, None, None, watch=silent, label="")  # type: ignore[arg-type]
+    assert not enough.remark
     assert chosen(kinds=("detail",)) == (["r0"], ["bad_conversations", "bad_kind"])
     lengths = index(path, [tmp_path], processor).lengths
     longest = int(max(lengths))

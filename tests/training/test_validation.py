@@ -15,7 +15,7 @@ from training_processes import Ranks, train_as_rank, train_killed_measuring
 from training_stages import ALIGN, LORA, TUNE, MakeRecipe, train, weights
 
 from vistune.console import silent
-from vistune.errors import RecipeError, TooManyRejects
+from vistune.errors import DataError, RecipeError, TooManyRejects
 from vistune.files import read_jsonl
 from vistune.generation import Assistant
 from vistune.recipe import Recipe, dump, load_recipe
@@ -185,6 +185,37 @@ def test_a_benchmark_is_asked_of_the_model_in_training(make_recipe: MakeRecipe, 
     assert Metrics(tmp_path / "run" / "metrics.jsonl").read()[-1]["scenes.accuracy"] in (0.0, 1.0)
     with pytest.raises(RecipeError, match=r"validation\.tasks 'scens'"):
         workflows.train(make_recipe(TUNE, validation={**wanted, "tasks": {"scens": "x"}}), tmp_path / "other")
+
+
+def test_a_benchmark_is_asked_in_the_models_own_template(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """Stage 1 learns under `plain`, which shows no question; its checkpoint is asked under the model's."""
+    asked: list[tuple[str, str]] = []
+
+    def evaluate(assistant: Any, watch: Any) -> dict[str, float]:
+        asked.append((assistant.processor.spec.template, assistant.processor.spec.image_mode))
+        return {}
+
+    stage = {**ALIGN, "template": "plain", "image_mode": "pad"}
+    recipe = make_recipe(stage, validation={"share": 0.4, "answers": 1})
+    Run(recipe, tmp_path / "run", watch=silent, hooks=Hooks(evaluate=evaluate)).start(resume=False)
+    assert asked == [("v1", "square")]
+
+
+def test_a_dry_run_says_what_the_run_would_and_refuses_what_it_would(
+    make_recipe: MakeRecipe, data: Path, tmp_path: Path
+) -> None:
+    from vistune import workflows
+
+    source = [{"file": str(data), "take": "first 500"}]
+    told: list[str] = []
+    workflows.train(make_recipe(TUNE, data=source, seed=3), tmp_path / "run", tell=told.append)
+    (words,) = [words for words in told if "`take: first 500`" in words]
+    (row,) = workflows.dry_run(make_recipe(TUNE, data=source, validation={"share": 0.4}))
+    assert row["remarks"] == [words]
+    assert row["held"] > 0
+    lost = make_recipe(TUNE, validation={"share": 0.4, "tasks": {"scenes": str(tmp_path / "nowhere")}})
+    with pytest.raises(DataError, match="nowhere"):
+        workflows.dry_run(lost)
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from vistune import showing, workflows
 from vistune.commands.help import spoken
 from vistune.commands.output import Json, count_of, print_json, stdout
 from vistune.console import silent, tell, watch
 from vistune.errors import RecipeError
-from vistune.recipe import DataSource, load_recipe
+from vistune.recipe import DataSource, Recipe, load_recipe
 from vistune.registry import lookup
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def scenes(
 ) -> None:
     """Draw the built-in world: a COCO folder with exact captions and boxes, and its question files."""
     drawn = workflows.draw_scenes(out, count=count, seed=seed, watch=watch)
-    stdout.print(f"{drawn.path}: " + ", ".join(f"{n} {split}" for split, n in drawn.counts.items()))
+    stdout.print(f"{drawn.path}: " + ", ".join(f"{n} {split}" for split, n in drawn.counts.items()), soft_wrap=True)
 
 
 def generate(
@@ -122,7 +123,7 @@ def generate(
         print_json(counts)
         return
     for line in summary(out, made):
-        stdout.print(line, markup=False, soft_wrap=True)
+        stdout.print(line, soft_wrap=True)
 
 
 def _columns(text: str | None) -> dict[str, str]:
@@ -175,7 +176,7 @@ def print_plan(plan: dict[str, Any]) -> None:
         lines.append("caption: pictures without a caption in that language; --kinds without caption leaves them out")
     lines.append("nothing was sent; --json shows three requests whole")
     for line in lines:
-        stdout.print(line, markup=False, soft_wrap=True)
+        stdout.print(line, soft_wrap=True)
 
 
 def _fit(plan: dict[str, Any]) -> str:
@@ -225,13 +226,15 @@ def filter_(
         f"{out}: {chosen.chosen:,} of {chosen.captions:,} captions; {chosen.frequent_enough:,} of {chosen.phrases:,} "
         f"noun phrases are in {least} captions or more; {chosen.without_phrase:,} captions name nothing"
         + (f"; set aside: {aside} ({out.name}.rejects.jsonl)" if aside else ""),
-        markup=False,
         soft_wrap=True,
     )
 
 
 def check(
-    data: Annotated[list[Path], typer.Argument(help="Data files, or folders that generate wrote.")],
+    data: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Data files, or folders that generate wrote; with --recipe alone, the recipe's own."),
+    ] = None,
     images: Annotated[list[Path] | None, typer.Option(help="Picture folder(s).")] = None,
     no_images: Annotated[bool, typer.Option("--no-images", help="Do not look for or open pictures.")] = False,
     recipe: Annotated[str | None, typer.Option(help="Also encode with this recipe's model.")] = None,
@@ -241,8 +244,12 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Prove every sample before anything is trained; each fault with file, line and field."""
-    sources = [DataSource(file=path, images=folder) for path, folder in zip(data, _folders(images, data), strict=True)]
     loaded = load_recipe(recipe) if recipe else None
+    if data:
+        folders = _folders(images, data)
+        sources = [DataSource(file=path, images=folder) for path, folder in zip(data, folders, strict=True)]
+    else:
+        sources = _own_sources(loaded, images)
     bar = silent if as_json else watch
     found = workflows.check_data(sources, recipe=loaded, pictures=not no_images, watch=bar)
     if page is not None:
@@ -252,9 +259,9 @@ def check(
         print_json(found.as_json())
     else:
         for line in check_lines(found, tokens=loaded is not None):
-            stdout.print(line, soft_wrap=True, markup=False)
+            stdout.print(line, soft_wrap=True)
         if page is not None:
-            stdout.print(f"page: {page}", soft_wrap=True, markup=False)
+            stdout.print(f"page: {page}", soft_wrap=True)
     if found.faults:
         raise typer.Exit(2)
 
@@ -263,7 +270,7 @@ def check_lines(found: CheckReport, *, tokens: bool) -> list[str]:
     """What a check found, as lines: the first faults and notes, then how many there are of each kind."""
     lines = [fault.detail for fault in found.faults[:50]]
     lines += [f"note: {note.detail}" for note in found.notes[:20]]
-    kinds = ", ".join(f"{count} {kind}" for kind, count in found.kinds.items())
+    kinds = ", ".join(f"{count} {'without kind' if kind == 'none' else kind}" for kind, count in found.kinds.items())
     lines.append(
         f"{count_of(found.rows, 'row')}, {count_of(found.pictures, 'picture')} ({kinds or 'none'}); "
         f"{count_of(len(found.faults), 'fault')}"
@@ -276,6 +283,19 @@ def check_lines(found: CheckReport, *, tokens: bool) -> list[str]:
         worst = ", ".join(f"{folder} ({count})" for folder, count in found.missing.items())
         lines.append(f"missing pictures, by folder: {worst}")
     return lines
+
+
+def _own_sources(recipe: Recipe | None, images: list[Path] | None) -> list[DataSource]:
+    """Every file that a recipe learns from or measures, once, with the picture folder it has there."""
+    if recipe is None or images:
+        raise RecipeError("check needs data", "name data files or folders, or a --recipe that names them")
+    held = recipe.validation.data if recipe.validation is not None else None
+    learnt = [recipe.data if stage.data is None else stage.data for stage in recipe.stages if stage.shards is None]
+    listed = [source for sources in (*learnt, held or ()) for source in sources]
+    if not listed:
+        raise RecipeError(f"check: the recipe {recipe.name} names no data files", "name them before --recipe")
+    named = {(source.file, source.images): DataSource(file=source.file, images=source.images) for source in listed}
+    return list(named.values())
 
 
 def _folders(images: list[Path] | None, data: list[Path]) -> list[Path | None]:
@@ -300,8 +320,8 @@ def show(
         print_json(rows)
         return
     for row, pieces in zip(rows, showing.coloured(rows, tokenizer), strict=True):
-        stdout.print(f"[bold]{row['id']}[/bold]  {len(row['input_ids'])} tokens, learnt in green")
-        stdout.print(pieces)
+        stdout.print(Text.assemble((row["id"], "bold"), f"  {len(row['input_ids'])} tokens, learnt in green"))
+        stdout.print(pieces, markup=True)
 
 
 def report(

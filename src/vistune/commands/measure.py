@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from vistune import asking, measuring, models
 from vistune.commands.model import Device, Dtype, Quantize
@@ -89,7 +89,7 @@ def evaluate(
         if (groups := group_table(results[0])).row_count:
             stdout.print(groups)
     if len(results) > 1 or comparison["tasks"][0]["published"]:
-        stdout.print(markdown(comparison), soft_wrap=True, markup=False)
+        stdout.print(markdown(comparison), soft_wrap=True)
     if out is not None and len(results) > 1:
         stdout.print(f"{out / 'comparison.html'}: every figure, and who answers what better", soft_wrap=True)
 
@@ -100,7 +100,9 @@ def tasks_of(task: str, data: Path | None, models: Sequence[Path]) -> dict[str, 
         raise RecipeError("several models are asked the same questions", "add --data DIR")
     world = models[0] / "world"
     if data is None and not world.is_dir():
-        raise RecipeError("evaluate needs the task's data", "add --data DIR")
+        raise RecipeError(
+            "evaluate needs the task's data", "add --data DIR; `vistune evaluate --list` says which files"
+        )
     names = [name for name in task.split(",") if name]
     if len(set(names)) < len(names) or not names:
         raise RecipeError(f"--task {task}: names a task twice, or none", "name each once, with commas between")
@@ -156,7 +158,7 @@ def folder_of(data: Path, task: str, *, many: bool) -> Path:
 def result_table(result: dict[str, Any]) -> Table:
     table = Table("", "", "", title=f"{result['task']}, {result['count']} questions")
     for name, value in result["metrics"].items() if set(result["metrics"]) != {"accuracy"} else ():
-        table.add_row(escape(name), f"{value:.2f}", "")
+        table.add_row(name, f"{value:.2f}", "")
     if not result["metrics"]:
         table.add_row("no figure here", "", NO_FIGURE)
     for condition, interval in result.get("intervals", {}).items():
@@ -181,7 +183,7 @@ def group_table(result: dict[str, Any]) -> Table:
         for name, told in groups.items() if len(groups) > 1 else ():
             shares = [told[condition]["value"] if told[condition]["count"] else None for condition in conditions]
             cells = ["" if share is None else f"{100 * share:.1f}" for share in (*shares, told["majority"])]
-            table.add_row(escape(name), *cells)
+            table.add_row(name, *cells)
     return table
 
 
@@ -192,12 +194,10 @@ def print_tasks(as_json: bool) -> None:
         print_json([{"task": name, **asdict(facts)} for name, facts in listed.items()])
         return
     for name, facts in listed.items():
-        stdout.print(f"[bold]{name}[/bold]  {escape(facts.about)}", soft_wrap=True)
+        stdout.print(Text.assemble((name, "bold"), f"  {facts.about}"), soft_wrap=True)
         for file in facts.files:
-            stdout.print(f"    {escape(file)}", soft_wrap=True)
-        stdout.print(
-            f"    from {escape(facts.source)} · {escape(facts.licence)} · {escape(facts.size)}", soft_wrap=True
-        )
+            stdout.print(f"    {file}", soft_wrap=True)
+        stdout.print(f"    from {facts.source} · {facts.licence} · {facts.size}", soft_wrap=True)
 
 
 def score(
@@ -263,7 +263,7 @@ def print_score(found: Measured) -> None:
             continue
         breakdown = Table(title, "figure", "questions")
         for group, (value, count) in groups.items():
-            breakdown.add_row(escape(group), f"{value:.2f}", str(count))
+            breakdown.add_row(group, f"{value:.2f}", str(count))
         stdout.print(breakdown)
     for count, words in (
         (scored.missing, "questions without a prediction: counted as wrong"),
@@ -279,4 +279,4 @@ def print_unparsed(count: int, examples: Sequence[tuple[str, str]]) -> None:
     if count:
         stdout.print(f"{count} replies that cannot be parsed: scored as the protocol says, such as", soft_wrap=True)
     for name, text in examples:
-        stdout.print(f"    {escape(name)}: {escape(repr(text[:200]))}", soft_wrap=True)
+        stdout.print(f"    {name}: {text[:200]!r}", soft_wrap=True)

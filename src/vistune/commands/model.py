@@ -37,7 +37,7 @@ def quickstart(
     took = " · ".join(f"{step} {seconds:.0f} s" for step, seconds in summary["seconds"].items())
     stdout.print(f"{took} · peak memory {summary['peak_memory_mb']} MB")
     picture = next(iter(sorted((out / "world" / "heldout").glob("*.jpg"))))
-    stdout.print(f"Report: {out / 'report.html'}")
+    stdout.print(f"Report: {out / 'report.html'}", soft_wrap=True)
     stdout.print(f"Talk to it:  vistune chat {out} --image {picture}", soft_wrap=True)
 
 
@@ -131,7 +131,7 @@ def why(
     if as_json:
         print_json(entries)
     else:
-        stdout.print("\n".join(lineage.in_words(entries)), soft_wrap=True, markup=False)
+        stdout.print("\n".join(lineage.in_words(entries)), soft_wrap=True)
 
 
 def chat(

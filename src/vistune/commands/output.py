@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-stdout = Console(highlight=False, emoji=False)
+stdout = Console(highlight=False, emoji=False, markup=False)  # ids, paths and answers may hold brackets
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from vistune import foresight
 from vistune.commands.output import Json, print_json, stdout
@@ -55,7 +56,8 @@ def print_stage(stage: dict[str, Any], processes: int) -> None:
     """One stage: what it learns from, then a line a device."""
     counts = ", ".join(f"{part} {_count(number)}" for part, number in stage["parameters"].items())
     stdout.print(
-        f"[bold]{stage['stage']}[/bold]: learns {', '.join(stage['learn'])}; parameters: {counts}", soft_wrap=True
+        Text.assemble((stage["stage"], "bold"), f": learns {', '.join(stage['learn'])}; parameters: {counts}"),
+        soft_wrap=True,
     )
     row = stage["row"]
     steps = "steps unknown (give --samples)" if stage["steps"] is None else f"{stage['steps']:,} steps"

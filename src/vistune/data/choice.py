@@ -34,6 +34,7 @@ class Choice:
     rows: np.ndarray
     lengths: np.ndarray
     faults: tuple[Fault, ...]
+    remark: str = ""  # for whoever wrote the recipe; empty = all is as it says
 
     @property
     def notes(self) -> list[Reject]:
@@ -75,12 +76,16 @@ def choose_rows(
     chosen = set(made.kinds) if not wanted else set(wanted)
     faults += [fault for fault in too_long(made, tokens_per_row) if fault.kind in chosen]
     rows = rows[made.lengths[rows] <= (tokens_per_row or np.inf)]
+    remark = ""
     if source.take is not None and len(rows) >= source.take.rows:
         rows, faults = _taken(source.take, made, rows, faults, seed)
+    elif source.take is not None:
+        asked = f"{source.take.which} {source.take.rows:,}"
+        remark = f"{path}: `take: {asked}` asks for more rows than there are: all {len(rows):,} are taken"
     faults.sort(key=lambda fault: fault.at)
     if source.kinds and not len(rows) and not faults:
         refuse_unknown_kinds(known_kinds(made), source.kinds, str(path))
-    return Choice(made, rows, made.lengths[rows], tuple(faults))
+    return Choice(made, rows, made.lengths[rows], tuple(faults), remark)
 
 
 def _taken(take: Take, made: Index, rows: np.ndarray, faults: list[Fault], seed: int) -> tuple[np.ndarray, list[Fault]]:

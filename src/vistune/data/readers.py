@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from vistune.data.parquet import as_lines
+from vistune.data.rows import TABLE
 from vistune.errors import DataError
 from vistune.files import read_json
 
@@ -16,6 +17,8 @@ def data_file(path: Path) -> Path:
     """A file (of parquet, the lines made of it), or the samples.json or messages.jsonl of `generate`'s folder."""
     if path.suffix == ".parquet" and not path.is_dir():
         return as_lines(path)
+    if path.suffix.lower() in (".csv", ".tsv"):
+        raise DataError(f"{path}: a table holds no conversations", TABLE)
     if not path.is_dir():
         return path
     for name in ("samples.json", "messages.jsonl"):

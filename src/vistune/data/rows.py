@@ -18,6 +18,7 @@ MARKER = "<image>"
 SPEAKERS: Mapping[str, Role] = {"human": "user", "gpt": "assistant", "system": "system"}
 ROLES: Mapping[str, Role] = {"user": "user", "assistant": "assistant", "system": "system"}
 SEE = "see docs/data.md for both forms"
+TABLE = "a table of captions or boxes becomes data by `vistune generate TABLE --out DIR`"
 
 Row = Mapping[str, Any]
 
@@ -75,7 +76,8 @@ def read_row(row: Row, place: str, pictures: PictureFolders, warnings: Counter[s
     """A row as a Sample, by the first field of READERS that it has. Raises RowError `path:line:field: …`."""
     form = next((field for field in READERS if field in row), None)
     if form is None:
-        raise RowError(place, "", f"neither {' nor '.join(f'`{field}`' for field in READERS)}", SEE)
+        hint = TABLE if not {"caption", "captions", "boxes"}.isdisjoint(row) else SEE
+        raise RowError(place, "", f"neither {' nor '.join(f'`{field}`' for field in READERS)}", hint)
     name = row.get("id")
     if name is None:
         warnings["no id: the line number stands in"] += 1

@@ -64,6 +64,7 @@ class Planned:
     plan: StagePlan
     held: Held | None = None
     stream: Stream | None = None  # of a stage over shards, whose samples and rows are not known before they are read
+    remarks: tuple[str, ...] = ()  # on its sources, for whoever wrote the recipe
 
     @property
     def tokens(self) -> int:
@@ -180,7 +181,9 @@ def _plan(recipe: Recipe, chosen: _Chosen, number: int, aside: list[np.ndarray] 
         lengths, tokens_per_row=stage.tokens_per_row, steps=steps, content=content.hexdigest()[:16], **sizes
     )
     held = _held(recipe, chosen, aside)
-    return Planned(stage, Rows([(c.index, c.rows) for c in choices]), chosen.processor, plan, held)
+    rows = Rows([(choice.index, choice.rows) for choice in choices])
+    remarks = tuple(choice.remark for choice in choices if choice.remark)
+    return Planned(stage, rows, chosen.processor, plan, held, remarks=remarks)
 
 
 def _streamed(recipe: Recipe, stage: Stage, shards: Shards, chosen: _Chosen, number: int) -> Planned:

@@ -127,6 +127,8 @@ class Run:
         self.history = history(self.hashes, self.base)
         if self.world.is_first:
             self._prepare_folder(rejects)
+            for words in dict.fromkeys(remark for item in planned for remark in item.remarks):
+                self.hooks.tell(words)
         model, first, cursor_folder = self._model(latest, planned)
         self._status("running", planned[first].stage.name, extra["step"] if cursor_folder and extra else 0)
         with stop_requested() as stopping:  # until all is told: launchers send SIGTERM when another process has failed
@@ -180,8 +182,7 @@ class Run:
         extra = checkpoint.read_parts(latest)["extra"]
         self.learnt = set(extra["learnt"])
         model, _ = checkpoint.load(latest, device=self.device, quantize=self.recipe.stages[extra["stage"]].quantize)
-        done = sum(len(item.plan.steps) for item in planned[: extra["stage"]])
-        self._cut_metrics(done + extra["step"])
+        self._cut_metrics(sum(len(item.plan.steps) for item in planned[: extra["stage"]]) + extra["step"])
         finished = bool(extra["finished"])
         return model, extra["stage"] + finished, None if finished else latest
 
@@ -222,8 +223,8 @@ class Run:
         halve(model, halved)
         loader = loader_of(planned, model, self.world, workers=self.recipe.workers, pixels=self.pixels, out=self.out,
                            tell=self.hooks.tell, watch=self.watch, stopping=stopping)  # fmt: skip
-        seed = self.recipe.seed + number
-        trainer = Trainer(model, loader, stage, device=self.device, world=self.world, way=way, seed=seed)
+        trainer = Trainer(model, loader, stage, device=self.device, world=self.world, way=way,
+                          seed=self.recipe.seed + number)  # fmt: skip
         start = 0
         if cursor_folder is not None:
             cursor = load_state(cursor_folder / "state", trainer.optimizer, plan=planned.plan)
@@ -307,8 +308,7 @@ class Run:
             "history": self.history,
             "measured": dict(self.measured),
         }
-        learnt = frozenset(self.learnt)
-        take = copying(self.world)
+        learnt, take = frozenset(self.learnt), copying(self.world)
         tensors = checkpoint.snapshot(model, learnt, take)
         optimizer = [] if finished else copied(trainer.optimizer.state_dict(), take)
         lanes = places_at(trainer.loader, done, self.world)

@@ -98,8 +98,14 @@ class Validator:
                 assistant = Assistant(self.trainer.model, self.planned.processor)
                 self._write_answers(assistant, done)
                 if self.evaluate is not None:
-                    found |= self.evaluate(assistant, beating(_quietly, self.trainer.world.pulse))
+                    found |= self.evaluate(self._as_kept(), beating(_quietly, self.trainer.world.pulse))
         return found
+
+    def _as_kept(self) -> Assistant:
+        """The model as its checkpoint will be asked: in its own template and picture rules, not the stage's."""
+        spec = self.trainer.model.spec
+        processor = self.planned.processor.with_template(spec.template).with_image_mode(spec.image_mode)
+        return Assistant(self.trainer.model, processor)
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
