@@ -1,8 +1,10 @@
-"""Bad data, pictures and recipes, each with the one outcome that is right: python scripts/make_corpus.py OUT
+"""Bad input of every kind, each with the one outcome that is right: python scripts/make_corpus.py tests/corpus
 
-Rows D01-D33 and I02-I21 of the reliability matrix. Each case is a folder with a data file (`data.json` or `data.jsonl`)
-that `vistune check` reads, and the pictures beside it; tests/data/test_corpus.py holds every outcome. Rows C are
-OUT/recipes/NAME.yaml, held by tests/test_recipe.py. Nothing here is large on disk: what is 200 MB is a hole in a file.
+Rows D and I of the reliability matrix: a folder each, with a data file (`data.json` or `data.jsonl`) for `vistune
+check` and the pictures beside it. Rows C: recipes/NAME.yaml · K: models/NAME · H: requests/NAME.body (to be posted) and
+.http (a whole request). `expected.json` says what each must come to. tests/data/test_corpus.py, test_recipe.py,
+interop/test_damaged_folders.py and serving/test_bad_requests.py hold every outcome; they make each case as they need
+it, so the folder is not kept by git. 20 MB on disk: what is 200 MB is a hole in a file.
 """
 
 from __future__ import annotations
@@ -16,8 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from corpus_models import MODELS
 from corpus_pictures import PICTURES, save
 from corpus_recipes import RECIPES
+from corpus_requests import BODIES, HEADS
 
 Outcome = Literal["ok", "warn", "reject", "refuse"]  # refuse: the file as a whole, exit code 2
 TOKENS_PER_ROW = 160  # of the recipe that checks them
@@ -220,6 +224,14 @@ def main(out: Path) -> None:
     for name, recipe in RECIPES.items():
         (out / "recipes" / f"{name}.yaml").write_text(recipe.text, encoding="utf-8")
         expected[f"recipes/{name}"] = {"outcome": "refuse", "words": recipe.words}
+    for name, model in MODELS.items():
+        model.write(out / "models" / name)
+        expected[f"models/{name}"] = {"outcome": model.outcome, "words": model.words}
+    (out / "requests").mkdir()
+    for suffix, requests in (("body", BODIES), ("http", HEADS)):
+        for name, request in requests.items():
+            (out / "requests" / f"{name}.{suffix}").write_bytes(request.said)
+            expected[f"requests/{name}.{suffix}"] = {"outcome": str(request.status), "words": request.words}
     (out / "expected.json").write_text(json.dumps(expected, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -24,7 +24,8 @@ from vistune.types import Picture
 MEGABYTE = 2**20
 
 PICTURES = load_script("corpus_pictures").PICTURES
-load_script("corpus_recipes")
+for name in ("corpus_recipes", "corpus_models", "corpus_requests"):
+    load_script(name)
 CORPUS = load_script("make_corpus")
 
 
@@ -174,5 +175,8 @@ def test_the_script_writes_every_case(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "corpus").iterdir() if "-outside" not in path.name} == {
         *CORPUS.CASES,
         "expected.json",
+        "models",
         "recipes",
+        "requests",
     }
+    assert sum(path.lstat().st_blocks * 512 for path in tmp_path.rglob("*")) < 200 * MEGABYTE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -12,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from script_modules import load_script
 
-from vistune import checkpoint, models
+from vistune import models
 from vistune.errors import CheckpointError, VistuneError
 from vistune.interop import layouts
 from vistune.interop.export import import_model
@@ -24,16 +24,8 @@ from vistune.model.vision import load_tower
 from vistune.recipe import Model
 
 Make = Callable[..., Path]
-
-
-class Payload:
-    """A pickle that would make a file if it were run."""
-
-    def __init__(self, canary: Path) -> None:
-        self.canary = canary
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (f"touch {self.canary}",)
+CORPUS = load_script("corpus_models")
+MODELS, Payload = CORPUS.MODELS, CORPUS.Payload
 
 
 @pytest.mark.parametrize("form", ["pickle", "zip"])
@@ -94,80 +86,22 @@ def test_a_backbone_of_pickled_tensors_alone_is_the_same_backbone(tiny_backbones
     assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
 
 
-def test_a_pickle_slipped_into_a_folder_of_ours_is_not_opened(original: Make, tmp_path: Path) -> None:
-    import_model(original(), tmp_path / "ours")
-    wanted = checkpoint.load(tmp_path / "ours")[0].projector_state()
-    for name in ("projector.pt", "pytorch_model.bin", "language/pytorch_model.bin", "vision/pytorch_model.bin"):
-        (tmp_path / "ours" / name).write_bytes(pickle.dumps({"x": Payload(tmp_path / "canary")}))
-    found = checkpoint.load(tmp_path / "ours")[0].projector_state()
-    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
-    assert not (tmp_path / "canary").exists()
+@pytest.mark.parametrize("name", MODELS)
+def test_a_folder_of_the_corpus_is_loaded_or_refused(name: str, tmp_path: Path) -> None:
+    case, folder = MODELS[name], tmp_path / name
+    case.write(folder)
+    if case.outcome == "ok":
+        assert models.load(folder).encode([{"role": "user", "content": "?"}]).input_ids.numel()
+    else:
+        with pytest.raises(CheckpointError, match=case.words) as caught:
+            models.load(folder)
+        assert caught.value.hint
+        assert caught.value.message.count(".layers.") <= 20, "ten missing and ten strange ones are listed"
+    assert not (folder / "canary").exists()
 
 
-def test_a_folder_without_its_commit_mark_is_refused(original: Make, tmp_path: Path) -> None:
-    import_model(original(), tmp_path / "ours")
-    (tmp_path / "ours" / "manifest.json").unlink()
-    with pytest.raises(CheckpointError, match=r"no manifest\.json.*cut off"):
-        models.load(tmp_path / "ours")
-
-
-def header_of(path: Path) -> tuple[dict[str, Any], bytes]:
-    data = path.read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    return json.loads(data[8 : 8 + length]), data[8 + length :]
-
-
-@pytest.mark.parametrize("change", ["overlap", "beyond the end", "negative", "gap"])
-def test_offsets_that_cannot_be_are_named(original: Make, change: str) -> None:
-    folder = original()
-    path = folder / "model.safetensors"
-    header, body = header_of(path)
-    names = [name for name in header if name != "__metadata__"]
-    first, second = sorted(names, key=lambda name: header[name]["data_offsets"][0])[:2]
-    begin, end = header[second]["data_offsets"]
-    header[second]["data_offsets"] = {
-        "overlap": [(at := header[first]["data_offsets"][0]), at + end - begin],
-        "beyond the end": [2**40, 2**40 + end - begin],
-        "negative": [-8, end - begin - 8],
-        "gap": [begin + 1, end],
-    }[change]
-    told = json.dumps(header).encode()
-    path.write_bytes(len(told).to_bytes(8, "little") + told + body)
-    with pytest.raises(CheckpointError, match=r"model\.safetensors: damaged"):
-        layouts.load(folder)
-
-
-def test_at_most_ten_tensors_are_listed_and_the_rest_counted(original: Make) -> None:
-    folder = original()
-    tensors = load_file(folder / "model.safetensors")
-    gone = sorted(name for name in tensors if ".layers." in name)
-    assert len(gone) == 18
-    save_file({name: tensor for name, tensor in tensors.items() if name not in gone}, folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match="and 8 more") as caught:
-        layouts.load(folder)
-    assert caught.value.message.count(".layers.") == 10
-
-
-def test_a_tokenizer_longer_than_the_vocabulary_is_refused(original: Make, shared: Path, tmp_path: Path) -> None:
-    folder = original()
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(shared / "data" / "llama-tokenizer" / file, folder)
-    with pytest.raises(CheckpointError, match="ids up to 31999, its language model has 400 rows"):
-        layouts.load(folder)
-    with pytest.raises(CheckpointError, match="ids up to 31999"):
-        import_model(folder, tmp_path / "ours")
+def test_a_tokenizer_longer_than_the_vocabulary_is_not_imported(tmp_path: Path) -> None:
+    MODELS["K09-longer-tokenizer"].write(tmp_path / "folder")
+    with pytest.raises(CheckpointError, match="ids up to"):
+        import_model(tmp_path / "folder", tmp_path / "ours")
     assert not (tmp_path / "ours").exists()
-
-
-def test_a_word_added_to_the_tokenizer_alone_is_refused_a_special_token_is_not(original: Make) -> None:
-    from transformers import AutoTokenizer
-
-    folder = original()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<soft>"]})
-    tokenizer.save_pretrained(folder)
-    layouts.load(folder)  # no text becomes it
-    tokenizer.add_tokens(["wordish"])
-    tokenizer.save_pretrained(folder)
-    with pytest.raises(CheckpointError, match="ids up to 401"):
-        layouts.load(folder)
