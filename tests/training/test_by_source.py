@@ -9,6 +9,7 @@ import pytest
 from training_stages import ALIGN, TUNE, MakeRecipe, train
 
 from vistune.console import silent
+from vistune.data.choice import _short
 from vistune.model import build, next_token_loss, read_spec
 from vistune.processor import collate
 from vistune.training import Run, plan_run
@@ -81,3 +82,8 @@ def test_the_loss_of_every_token_is_that_of_its_document(
     assert {name: pytest.approx(loss / count, rel=1e-4) for name, (loss, count) in sums.items()} == {
         name: part["loss"] for name, part in lines[0]["by_source"].items()
     }
+
+
+def test_a_file_of_the_folder_at_hand_has_its_bare_name(tmp_path: Path) -> None:
+    assert _short(Path("mine.json"), {Path("mine.json")}) == "mine.json"
+    assert _short(tmp_path / "mine.json", {tmp_path / "mine.json"}) == f"{tmp_path.name}/mine.json"

@@ -216,7 +216,7 @@ class Rows(Sequence[Sample]):
 def _short(path: Path, others: Collection[Path]) -> str:
     """A file's name in its folder's; all of its path where another file's would be the same."""
     alike = [other for other in others if (other.name, other.parent.name) == (path.name, path.parent.name)]
-    return f"{path.parent.name}/{path.name}" if len(alike) == 1 else str(path)
+    return str(Path(*path.parts[-2:])) if len(alike) == 1 else str(path)
 
 
 def all_rows(source: DataSource, *, find_pictures: bool = True) -> Rows:
