@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import pytest
@@ -24,7 +25,8 @@ from vistune.recipe import load_recipe
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "README.ko.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 BLOCK = re.compile(
-    r"(?:<!-- not run: (?P<why>[^\n]*?) -->\n+)?^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
+    r"(?: *<!-- not run: (?P<why>[^\n]*?) -->\n+)?^(?P<indent> *)```(?P<kind>\w*)\n(?P<text>.*?)^(?P=indent)```$",
+    re.DOTALL | re.MULTILINE,
 )
 SHELL = ("bash", "sh", "shell", "console")
 PROGRAM: Any = get_command(app)
@@ -38,7 +40,7 @@ def blocks(page: str, *kinds: str) -> list[tuple[int, str, str | None]]:
     """(line, text, why it is not run) of a page's blocks of some kinds."""
     text = read(page)
     return [
-        (text[: found.start("kind")].count("\n") + 1, found["text"], found["why"])
+        (text[: found.start("kind")].count("\n") + 1, dedent(found["text"]), found["why"])
         for found in BLOCK.finditer(text)
         if found["kind"] in kinds
     ]
@@ -102,6 +104,13 @@ def test_every_command_is_parsed_or_marked(page: str) -> None:
     for line, text, why in blocks(page, *SHELL):
         for words in commands(text) if why is None else ():
             assert (wrong := refuse(words)) is None, f"{page}:{line}: {' '.join(words)}: {wrong}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_block_is_overlooked(page: str) -> None:
+    fences = re.findall(r"^ *```", read(page), flags=re.MULTILINE)
+    assert len(fences) == 2 * len(BLOCK.findall(read(page)))
+    assert not re.findall(r"^ {4,}(?:\w+=\S+ )?(?:pytest|python|vistune|make|pip) .*", read(page), flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", PAGES)
