@@ -8,8 +8,8 @@ Backbones and data are those of shared/bench: CLIP 8x384 at 336 pixels (576 slot
 tokenizer's 32,000 tokens, real photographs and GPT-4's texts; 8 samples a step. Peers: a plain loop over transformers'
 LlavaForConditionalGeneration (padded batch, AdamW; bf16 autocast and fp32; `single`: a sample at a time, gradients
 added, which takes less memory), and TRL's SFTTrainer where `--trl` names a folder that holds it. Ours packs the same 8
-samples into rows of `--tokens-per-row`; `compiled`: layers by torch.compile, four steps to warm up; `kept`: stage 1
-with the tower's features on disk, as every epoch but the first is (`kept-compiled`: both). First the losses of one
+samples into rows of `--tokens-per-row`; `compiled`: layers by torch.compile, four steps to warm up; `kept`: with the
+tower's features on disk, as every epoch but the first is (`kept-compiled`: both). First the losses of one
 batch are compared at equal masks. Each measurement is a process of its own, the rounds are interleaved, and of each the
 median step counts. "Peak" is the process's most resident memory. MFU: FLOPs that the step needs (training/flops.py:
 forward and backward of what must be computed, the causal half of attention within documents, no weight gradient of
@@ -272,7 +272,7 @@ def compare(given: argparse.Namespace, work: Path, stage: str) -> None:
     runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for _ in range(given.rounds):
         for who, precision in (pair.split(":") for pair in given.who.split(",")):
-            if (who == "trl" and given.trl is None) or (who.startswith("kept") and stage != "stage1"):
+            if who == "trl" and given.trl is None:
                 continue
             if who == "trl":
                 result = trl(work, given.shared, given.trl, stage, precision)
