@@ -17,7 +17,7 @@ T = TypeVar("T")
 Stopping = Callable[[], bool]  # whether the run is asked to stop
 
 LOOK = 0.2  # seconds between two looks at whether to stop
-PATIENCE = 2.0  # seconds in which threads that are told that all is over may end
+PATIENCE = 1.0  # seconds in which threads that are told that all is over may end
 
 
 class Interrupted(Exception):
