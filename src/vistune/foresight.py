@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vistune import models
 from vistune.console import Watch, silent
 from vistune.errors import RecipeError
+from vistune.files import scratch_folder, user_cache
 from vistune.recipe import Lora, Recipe, Stage
 
 if TYPE_CHECKING:
@@ -70,8 +71,6 @@ def _price(device: str, hourly: Mapping[str, float]) -> float | None:
 
 
 def _loads(recipe: Recipe, spec: Spec, samples: int | None, watch: Watch) -> list[Load]:
-    from tempfile import TemporaryDirectory
-
     from vistune.training.forecast import assumed_load, load_of, load_of_shards
 
     if not data_is_there(recipe):
@@ -79,11 +78,14 @@ def _loads(recipe: Recipe, spec: Spec, samples: int | None, watch: Watch) -> lis
     from vistune.training import plan_run
     from vistune.workflows import make_processor
 
-    with TemporaryDirectory() as folder:
-        return [
-            load_of(item) if item.stream is None else load_of_shards(item, Path(folder) / item.stage.name)
-            for item in plan_run(recipe, make_processor(recipe), watch)[0]
-        ]
+    loads = []
+    for item in plan_run(recipe, make_processor(recipe), watch)[0]:
+        if item.stream is None:
+            loads.append(load_of(item))
+            continue
+        with scratch_folder(user_cache() / "shards") as folder:
+            loads.append(load_of_shards(item, folder))
+    return loads
 
 
 def data_is_there(recipe: Recipe) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from vistune.asking import evaluate as evaluate
 from vistune.asking import tasks_of
 from vistune.console import Watch, silent, watch_bytes
 from vistune.errors import DataError, RecipeError
-from vistune.files import write_json
+from vistune.files import scratch_folder, user_cache, write_json
 from vistune.models import load, refuse_written
 from vistune.recipe import DataSource, Recipe
 from vistune.reporting import report_run, report_runs
@@ -225,15 +226,13 @@ def dry_run(recipe: Recipe, *, watch: Watch = silent) -> list[dict[str, Any]]:
 
 def _counts(item: Planned) -> dict[str, Any]:
     """Samples, steps and rows of a planned stage."""
-    from tempfile import TemporaryDirectory
-
     from vistune.training import sampled
 
     if (stream := item.stream) is None:
         steps = item.plan.steps
         return {"samples": len(item.samples), "steps": len(steps), "rows": sum(map(len, steps))}
-    with TemporaryDirectory() as folder:
-        first = sampled(item, Path(folder))
+    with scratch_folder(user_cache() / "shards") as folder:
+        first = sampled(item, folder)
     return {
         "shards": len(stream.shards),
         "samples_of_first_shard": len(first.samples),
@@ -246,14 +245,15 @@ def selftest(recipe: Recipe, *, watch: Watch = silent) -> list[dict[str, Any]]:
     """Each stage's first step packed, one by one, in halves, and under torchrun dealt over all processes: losses and
     gradients must be the same.
     """
-    from tempfile import TemporaryDirectory
-
     from vistune.training import Run, opened
     from vistune.training import selftest as compare
 
-    with opened() as world, TemporaryDirectory() as folder:  # where a model of another layout is brought in
-        base = None if recipe.origin is None else models.base_of(recipe.origin, Path(folder))
-        found = compare(Run(recipe, Path(folder), watch=watch if world.is_first else silent, base=base, world=world))
+    # Where a model of another layout is brought in, and shards: both may be large, and /tmp is often small.
+    brings = recipe.origin is not None or any(stage.shards is not None for stage in recipe.stages)
+    place = scratch_folder(user_cache() / "selftest") if brings else nullcontext(Path("selftest"))
+    with opened() as world, place as folder:
+        base = None if recipe.origin is None else models.base_of(recipe.origin, folder)
+        found = compare(Run(recipe, folder, watch=watch if world.is_first else silent, base=base, world=world))
     return [{**asdict(row), "equal": row.equal} for row in found]
 
 

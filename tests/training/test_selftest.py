@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from training_stages import ALIGN, LORA, TUNE, MakeRecipe
+from training_stages import ALIGN, LORA, TUNE, MakeRecipe, train
 
-from vistune import workflows
+from vistune import foresight, workflows
 from vistune.commands.model import selftest as verb
 from vistune.console import silent
 from vistune.errors import VistuneError
@@ -46,3 +46,16 @@ def test_documents_that_see_each_other_are_caught(
     with pytest.raises(VistuneError, match="another gradient") as told:
         verb(str(tmp_path / "recipe.yaml"))
     assert told.value.exit_code == 1
+
+
+def test_nothing_is_written_where_nothing_is_brought(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a selftest nor a plan nor a stage over files needs a cache that can be written."""
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("VISTUNE_CACHE", str(tmp_path / "file"))
+    recipe = make_recipe({**ALIGN, "cache_features": "off", "steps": 1})
+    assert all(row["equal"] for row in workflows.selftest(recipe))
+    assert len(foresight.plan(recipe)["stages"]) == 1
+    assert len(train(recipe, tmp_path / "run")) == 1
+    assert not Path("selftest").exists()

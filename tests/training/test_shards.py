@@ -264,6 +264,17 @@ def test_the_report_shows_no_rows_of_a_file_that_the_stage_did_not_read(make: Ma
     assert "What colour?" not in page
 
 
+def test_a_shard_is_brought_into_the_cache_and_never_into_a_small_temporary_folder(
+    make: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "full"))
+    recipe = make(steps=2)
+    workflows.dry_run(recipe)
+    foresight.plan(recipe)
+    workflows.selftest(recipe)
+    assert len(train(recipe, tmp_path / "run")) == 2
+
+
 def test_a_history_says_where_the_shards_lie(make: MakeRecipe, shards: Path, tmp_path: Path) -> None:
     """Not that they are gone: their names are known, what they hold is not."""
     train(make(steps=2), tmp_path / "run")

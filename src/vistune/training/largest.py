@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from torch.distributed.tensor import DTensor
 
 from vistune.data import Background, Interrupted, Loader, Stopping, result_of
 from vistune.errors import DataError, RecipeError
+from vistune.files import scratch_folder, user_cache
 from vistune.model.language import base_of
 from vistune.recipe import Model
 from vistune.training.forecast import largest_row, load_of, sizes_of
@@ -42,10 +42,11 @@ def try_largest_row(
     then, nothing is tried. Raises VistuneError where memory is short.
     """
     world = trainer.world
-    with TemporaryDirectory(ignore_cleanup_errors=True) as folder, Background(1, "first shard") as thread:
+    place = nullcontext(Path()) if planned.stream is None else scratch_folder(user_cache() / "shards")
+    with place as folder, Background(1, "first shard") as thread:
         known = None
         with suppress(Interrupted):
-            known = result_of(thread.submit(lambda: sampled(planned, Path(folder), thread.over)), stopping)
+            known = result_of(thread.submit(lambda: sampled(planned, folder, thread.over)), stopping)
         if world.any(known is None) or known is None:
             return
         step, number = largest_row(known)
