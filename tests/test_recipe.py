@@ -256,3 +256,25 @@ def test_shipped_recipes_learn_as_the_papers_say(name: str) -> None:
         assert lora is not None
         assert (lora.rank, lora.alpha, lora.dropout, lora.targets) == (128, 256, 0.05, None)
         assert recipe.stages[1].quantize == (4 if "qlora" in name else None)
+    assert {(stage.tokens_per_row, stage.betas, stage.optimizer, stage.too_long) for stage in recipe.stages} == {
+        (2048, (0.9, 0.999), "adamw", "cut")
+    }
+    model, newer = recipe.model, "v1.5" in name
+    assert model.vision == "openai/clip-vit-large-patch14" + ("-336" if newer else "")
+    size = "13b" if "13b" in name else "7b"
+    assert model.language == f"lmsys/vicuna-{size}-{'v1.5' if newer else 'v1.3'}"
+    assert (model.projector, model.template) == ("mlp2x_gelu" if newer else "linear", "v1")
+    assert (model.feature_layer, model.feature_tokens, recipe.seed, recipe.workers) == (-2, "patch", 42, 4)
+    # Both of v1's stages crop; v1.5 aligns on crops and tunes on padded pictures.
+    modes = [stage.image_mode or model.image_mode for stage in recipe.stages]
+    assert modes == (["square", "pad"] if newer else ["square", "square"])
+
+
+def test_the_recipe_that_goes_on_is_the_papers_lora_on_padded_pictures() -> None:
+    """finetune_task_lora."""
+    recipe = load_recipe("llava-v1.5-7b-task-lora")
+    (stage,) = recipe.stages
+    assert recipe.origin is not None
+    assert (recipe.origin.image_mode, recipe.origin.template) == ("pad", "v1")
+    assert (stage.samples_per_step, stage.epochs, dict(stage.learn)) == (128, 1, {"projector": 2e-5, "adapters": 2e-4})
+    assert stage.lora == load_recipe("llava-v1.5-7b-lora").stages[1].lora
