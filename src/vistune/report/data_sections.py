@@ -43,14 +43,17 @@ def _in_llava_form(row: Row, place: str) -> Row:
                 for message in row["messages"]
             ]
         image = row.get("image") or next(iter(row.get("images") or ()), None)
-        answers = " ".join(turn["value"] for turn in conversations if turn["from"] == "gpt")
+        image = image[0] if isinstance(image, list) and image else image
+        if image is not None and not isinstance(image, str):
+            raise TypeError("image is no path")
+        said = [(turn["from"], turn["value"].strip()) for turn in conversations]
+        answers = " ".join(value for speaker, value in said if speaker == "gpt")
     except (LookupError, TypeError, AttributeError) as error:
         fault = f"{type(error).__name__}: {error}"
         raise DataError(
             f"{place}: no conversation is in this row ({fault})", "`vistune check` lists all faults"
         ) from None
     language = row.get("language") or ("ko" if re.search("[가-힣]", answers) else "en" if answers.isascii() else "–")
-    image = image[0] if isinstance(image, list) and image else image
     return {"kind": "–", **row, "image": image, "language": language, "conversations": conversations}
 
 
@@ -113,6 +116,14 @@ def _boxes(path: Path) -> dict[str, list[Row]]:
     return {str(row["image"]): row["boxes"] for _, row in read_jsonl(path)} if path.is_file() else {}
 
 
+def _inside(folders: Sequence[Path], name: str) -> list[Path]:
+    """Where a picture may lie; what leads out of a picture folder is not shown, as it is not learnt."""
+    try:
+        return [place / name for place in folders if (place / name).resolve().is_relative_to(place.resolve())]
+    except (OSError, ValueError, RuntimeError):  # no path at all, or a link to itself
+        return []
+
+
 def samples(folder: Path, images: Path | None, rows: Sequence[Row]) -> list[dict[str, Any]]:
     listed: Row = read_json_if_there(folder / "images.json") or {}
     folders = [images] if images else [folder, *(folder / name for name in listed.get("folders", ()))]
@@ -124,9 +135,7 @@ def samples(folder: Path, images: Path | None, rows: Sequence[Row]) -> list[dict
     return [
         {
             **row,
-            "thumbnail": thumbnail(
-                row["image"], [place / row["image"] for place in folders], boxes.get(row["image"], ())
-            )
+            "thumbnail": thumbnail(row["image"], _inside(folders, row["image"]), boxes.get(row["image"], ()))
             if row.get("image")
             else None,
             "turns": [(turn["from"], turn["value"].replace("<image>", "").strip()) for turn in row["conversations"]],

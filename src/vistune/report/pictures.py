@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import random
+import struct
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ from PIL import Image, ImageDraw, ImageOps
 
 SIDE = 256  # pixels of the longer side
 COLORS = ("#4e9bff", "#ffb000", "#33d17a", "#ff6b6b", "#c792ea", "#00d4d4", "#f9f871", "#ff8ad8")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF")  # as training reads them: no other decoder of PIL's meets a stranger's file
+LARGEST_PIXELS = 40_000_000
+# What PIL raises on bad files; LookupError and struct.error are its own slips on what should be there.
+DAMAGE = (OSError, ValueError, SyntaxError, EOFError, LookupError, struct.error, Image.DecompressionBombError)
 Row = TypeVar("Row")
 
 
@@ -38,7 +43,7 @@ def thumbnail(name: str, paths: Iterable[Path], boxes: Sequence[Mapping[str, Any
         if path.is_file():
             try:
                 return Thumbnail(Path(name).name, _data_uri(path, boxes))
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # all that PIL raises on bad files
+            except DAMAGE:
                 break
     return Thumbnail(Path(name).name, None)
 
@@ -49,7 +54,10 @@ def svg_uri(path: Path) -> str:
 
 
 def _data_uri(path: Path, boxes: Sequence[Mapping[str, Any]]) -> str:
-    with Image.open(path) as opened:
+    with Image.open(path, formats=FORMATS) as opened:
+        if opened.width * opened.height > LARGEST_PIXELS:
+            raise ValueError("too many pixels")
+        opened.draft("RGB", (4 * SIDE, 4 * SIDE))  # of a large JPEG no more is decoded than is shown
         picture = ImageOps.exif_transpose(opened)
         if picture.has_transparency_data:
             picture = picture.convert("RGBA")

@@ -28,7 +28,8 @@ def render(template: str, labels: Labels, **values: Any) -> str:
     environment.filters["duration"] = lambda seconds: duration(seconds, labels)
     environment.filters["word"] = lambda text: word(text, labels)
     environment.filters["whole"] = lambda number: "–" if number is None else f"{number:,.0f}"
-    return environment.get_template(template).render(t=labels, **values)
+    page = environment.get_template(template).render(t=labels, **values)
+    return page.encode(errors="backslashreplace").decode()  # a lone surrogate in somebody's text is shown as its escape
 
 
 def figure(value: float | None) -> str:
