@@ -96,6 +96,13 @@ def test_boxes_in_three_forms(folder: Path, form: Any, corners: list[float]) -> 
     assert image.boxes == (Box("dog", 0.1, 0.2, 0.5, 1.0, {"color": "black"}),)
 
 
+def test_boxes_in_pixels_want_a_picture(folder: Path) -> None:
+    (folder / "a.jpg").write_text("<html>not found</html>")
+    (folder / "t.jsonl").write_text(json.dumps({"image": "a.jpg", "boxes": [["dog", 0, 0, 10, 10]]}) + "\n")
+    with pytest.raises(DataError, match=r"t\.jsonl:1: .*a\.jpg is no picture that can be read"):
+        read_table(folder / "t.jsonl", TableForm(boxes="pixels"))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -1,4 +1,4 @@
-"""A data set's page of whatever a file holds: written, or refused in words; of pictures only those that training reads."""
+"""A data set's page of whatever a file holds: written, or refused in words; no picture but what training reads."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ from PIL import Image, ImageOps
 
 from vistune.errors import DataError
 from vistune.files import read_jsonl, read_text, wide_cells
+from vistune.processor.images import DAMAGE, FORMATS
 
 # Of 128 bits that may differ. Of 120 COCO photographs no two differ in fewer than 29; saved again at JPEG quality 40
 # they differ in 6 at most, at half the size or a tenth brighter in 7 at most for 98 % of them.
@@ -85,10 +86,10 @@ def compare_pictures(
 def picture_hash(picture: Path | bytes) -> int | None:
     """128 bits of a picture's brightness; None where it cannot be opened or is of one tone."""
     try:
-        with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as opened:
+        with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture, formats=FORMATS) as opened:
             opened.draft("L", (64, 64))  # a JPEG is decoded at an eighth of its size
             return hash_of(opened)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except DAMAGE:
         return None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
+import struct
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from vistune.types import AnnotatedImage, Box
 
 BoxForm = Literal["relative", "pixels", "coco"]
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 COLUMNS: Mapping[str, tuple[str, ...]] = {  # names that are found without being told
     "image": ("image", "file_name", "image_path"),
@@ -129,8 +131,7 @@ def _image(
     captions, boxes = (_list(row.get(name), f"{place}:{names.get(name, name)}") for name in ("captions", "boxes"))
     size = None
     if boxes and form != "relative":
-        with Image.open(path) as picture:
-            size = picture.size
+        size = _size(path, place)
     key = row.get("id")
     if key is not None and (isinstance(key, bool) or not isinstance(key, str | int) or not str(key).strip()):
         raise DataError(f"{place}:{names['id']}: text or a whole number is wanted, got {key!r}", "mend the row")
@@ -140,6 +141,16 @@ def _image(
         tuple(_text(text, f"{place}:{names.get('captions')}") for text in captions if text != ""),
         tuple(_box(box, f"{place}:{names.get('boxes')}[{k}]", form, size) for k, box in enumerate(boxes)),
     )
+
+
+def _size(path: Path, place: str) -> tuple[int, int]:
+    """(width, height) of a picture, from its header. Raises DataError where it is none of those that are read."""
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            return picture.size
+    except (OSError, ValueError, SyntaxError, LookupError, struct.error, Image.DecompressionBombError):
+        hint = f"convert it to {', '.join(FORMATS)}, or give relative boxes"
+        raise DataError(f"{place}: {path} is no picture that can be read", hint) from None
 
 
 def _list(cell: Any, place: str) -> list[Any]:
