@@ -18,14 +18,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from training_disks import MAY_NOT_MOUNT, train_killed, train_on_a_small_disk
 from training_processes import DEADLINE, in_child
-from training_stages import ALIGN, LORA, TUNE, MakeRecipe, train, weights
+from training_stages import ALIGN, LORA, TUNE, MakeRecipe, ask_to_stop, train, weights
 
 from vistune import checkpoint
-from vistune.errors import CheckpointError, DiskError
+from vistune.console import silent
+from vistune.errors import CheckpointError, DiskError, Stopped
 from vistune.files import read_json, write_json
 from vistune.models import find_model
 from vistune.recipe import Recipe, dump
-from vistune.training import World, checkpoints_of
+from vistune.training import Run, World, checkpoints_of
 from vistune.training.folder import newest_whole, prune
 from vistune.training.metrics import Metrics
 from vistune.training.saving import Saver
@@ -97,6 +98,20 @@ def damage(path: Path, how: str) -> None:
         path.unlink()
     else:
         path.write_bytes(changed[how])
+
+
+def test_what_was_passed_over_outlives_nothing_that_is_whole(make_recipe: MakeRecipe, run: Path) -> None:
+    """A damaged checkpoint of a later step is not among the newest that are kept, nor is it a stage's end."""
+    newest = checkpoints_of(run)[-1]
+    damage(newest / "parts.json", "truncated")
+    recipe = make_recipe({**TUNE, "steps": 6}, keep_checkpoints=1)
+    again = Run(recipe, run, watch=silent)
+    ask_to_stop(again, "tune", 2)
+    with pytest.raises(Stopped):
+        again.start(resume=True)
+    assert [path.name[-1] for path in checkpoints_of(run)] == ["3"]
+    assert newest.with_name(f"{newest.name}.damaged").is_dir(), "for whoever wants to see what happened"
+    assert [row["step"] for row in train(recipe, run, resume=True)] == list(range(6))
 
 
 def test_every_damage_to_every_file_is_passed_over_by_name_and_refused_where_named(

@@ -213,3 +213,21 @@ def test_two_processes_killed_while_one_saves_end_with_the_same_weights(way: str
         kills += 1
     print(f"{way}: {kills} kills while it saves")
     assert kills > 20
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_three_processes_killed_at_every_step_end_with_the_same_weights(way: str, write: Write, tmp_path: Path) -> None:
+    """One of them at each step of stage 1 and of LoRA or full tuning; five samples a step, which three do not share."""
+    tune = {**LORA, "tokens_per_row": 96, "save_every": 1} if way == "ddp" else {**FULL[0], "save_every": 1}
+    recipe = write({**ALIGN, "save_every": 2}, tune, parallel=way)
+    assert Ranks(train_as_rank, recipe, tmp_path / "whole", size=3).ended() == [0, 0, 0]
+    for step in range(6):
+        out = tmp_path / f"run-{step}"
+        killed = step % 3
+        codes = Ranks(train_with_fault, recipe, out, False, "kill", killed, step, size=3).ended()
+        assert codes[killed] == -signal.SIGKILL
+        codes = Ranks(train_with_fault, recipe, out, True, "kill", 2 - killed, 5 - step // 2, size=3).ended()
+        assert codes[2 - killed] == -signal.SIGKILL, "in the stage that it was in, or in the next"
+        assert Ranks(train_as_rank, recipe, out, True, size=3).ended() == [0, 0, 0]
+        the_same(out, tmp_path / "whole")

@@ -77,6 +77,20 @@ def test_no_picture_is_on_both_sides_of_any_stage(
     assert len(measured) == pytest.approx(9, abs=7)  # thirty, in groups
 
 
+def test_pictures_of_any_held_row_are_shown_in_grey(make_recipe: MakeRecipe, data: Path, tmp_path: Path) -> None:
+    """Though the first ones are text alone, and no answer is asked for."""
+    rows = json.loads(data.read_text())
+    texts = [{"id": f"t{k}", "kind": "caption", "conversations": [{"from": "human", "value": f"Hello {k}?"},
+              {"from": "gpt", "value": "네"}]} for k in range(3)]  # fmt: skip
+    (tmp_path / "held.json").write_text(json.dumps([*texts, *rows]))
+    held = {"data": [{"file": str(tmp_path / "held.json"), "images": str(data.parent)}], "answers": 0}
+    last = train(make_recipe({**TUNE, "steps": 2}, validation=held), tmp_path / "run")[-1]
+    assert last["validation_loss_without_pictures"] != last["validation_loss"]
+    held["data"] = [{"file": str(tmp_path / "held.json"), "images": str(data.parent), "take": "first 3"}]
+    alone = train(make_recipe({**TUNE, "steps": 2}, validation=held), tmp_path / "text")[-1]
+    assert "validation_loss_without_pictures" not in alone
+
+
 def test_a_split_is_the_seeds_and_stays_when_rows_are_added(
     make_recipe: MakeRecipe, many: Path, tmp_path: Path
 ) -> None:

@@ -82,10 +82,19 @@ def prune(out: Path, keep: int) -> None:
         shutil.rmtree(aside)
 
 
-def sweep(out: Path) -> None:
-    """Remove what a killed run left half written or half removed."""
+def sweep(out: Path, latest: Path | None) -> None:
+    """Remove what a killed run left half written or half removed.
+
+    Checkpoints newer than the `latest`, from which the run goes on, are damaged: they are set aside as NAME.damaged,
+    since as the newest they would be kept in the place of whole ones.
+    """
     for path in (out / "checkpoints").glob(".*"):
         shutil.rmtree(path)
+    saved = checkpoints_of(out)
+    for path in saved[saved.index(latest) + 1 :] if latest is not None else ():
+        aside = path.with_name(f"{path.name}.damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
 
 
 def _extra(path: Path) -> Mapping[str, Any]:

@@ -126,7 +126,7 @@ class Run:
         # Read now: what lies beside the data may change while the run learns.
         self.history = history(self.hashes, self.base)
         if self.world.is_first:
-            self._prepare_folder(rejects)
+            self._prepare_folder(rejects, latest)
             for words in dict.fromkeys(remark for item in planned for remark in item.remarks):
                 self.hooks.tell(words)
         model, first, cursor_folder = self._model(latest, planned)
@@ -160,10 +160,10 @@ class Run:
         if self.lock is None and self.world.is_first and self.out.is_dir():
             self.lock = Lock(self.out / "run.lock")
 
-    def _prepare_folder(self, rejects: Sequence[Reject]) -> None:
+    def _prepare_folder(self, rejects: Sequence[Reject], latest: Path | None) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
         self._take_lock()
-        sweep(self.out)
+        sweep(self.out, latest)
         write_atomic(self.out / "recipe.yaml", dump(self.recipe))
         write_jsonl(self.out / "rejects.jsonl", ({"id": r.id, "reason": r.reason, "detail": r.detail} for r in rejects))
 

@@ -14,10 +14,12 @@ from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from vistune.data import Interrupted, Loader, StreamLoader
 from vistune.errors import VistuneError, some
 from vistune.model import VisionLanguageModel
+from vistune.processor import blank_row
 from vistune.recipe import Stage
 from vistune.training.by_source import BySource
 from vistune.training.flops import needed_by
@@ -90,6 +92,18 @@ class Trainer:
         self.learning = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.bf16 = uses_bf16(stage.precision, device)
         self.needed = needed
+        self._lay_gradients_out()
+
+    def _lay_gradients_out(self) -> None:
+        """Have DDP's first exchange behind it, over a blank row.
+
+        Behind that it lays gradients out anew, and in what order three processes or more are summed depends on where a
+        gradient lies: a run that goes on would sum its first step otherwise than one that was left alone.
+        """
+        if isinstance(self.learner, DistributedDataParallel) and self.world.size > 2:
+            self._add_gradients(0, blank_row(self.model.spec.image_side), 1, last=True)
+            self.optimizer.zero_grad()
+            self.by_source.take()
 
     def run(self, start: int, after_step: Callable[[StepReport], None]) -> int:
         """Every step from `start` on; `after_step` may save, log, or raise to stop.

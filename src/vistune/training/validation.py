@@ -23,7 +23,7 @@ from vistune.recipe import Validation
 from vistune.training.plan import Planned
 from vistune.training.trainer import Trainer
 from vistune.training.watchdog import beating
-from vistune.types import Batch, Message, Picture
+from vistune.types import IMAGE_ID, Batch, Message, Picture
 
 Evaluate = Callable[[Assistant, Watch], Mapping[str, float]]
 Tell = Callable[[str], None]
@@ -91,9 +91,10 @@ class Validator:
     def measure(self, done: int) -> dict[str, float]:
         """The held rows' mean loss by supervised token; at the stage's end also with grey pictures; and all figures."""
         with self._asking():
-            found = {"validation_loss": self._loss()}
-            if self._is_last(done) and self._shows_pictures():
-                found["validation_loss_without_pictures"] = self._loss(grey=True)
+            loss, with_pictures = self._loss()
+            found = {"validation_loss": loss}
+            if self._is_last(done) and with_pictures:
+                found["validation_loss_without_pictures"], _ = self._loss(grey=True)
             if self.whole and self.trainer.world.is_first:
                 assistant = Assistant(self.trainer.model, self.planned.processor)
                 self._write_answers(assistant, done)
@@ -119,18 +120,17 @@ class Validator:
         finally:
             model.set_learning(self.trainer.stage.learn)
 
-    def _loss(self, *, grey: bool = False) -> float:
-        total, count = 0.0, 0
+    def _loss(self, *, grey: bool = False) -> tuple[float, bool]:
+        """The mean loss, and whether any row shows a picture."""
+        total, count, pictures = 0.0, 0, 0
         with closing(self.loader.steps()) as steps:
             for _, batches in steps:
                 for batch in batches:
                     total += self.trainer.loss_sum(_in_grey(batch) if grey else batch)
                     count += batch.supervised
-        sums, counts = zip(*self.trainer.world.gather(total, count), strict=True)
-        return sum(sums) / max(sum(counts), 1)
-
-    def _shows_pictures(self) -> bool:
-        return any(sample.pictures for sample in self.samples[: self.wanted.answers or 1])
+                    pictures += int((batch.input_ids == IMAGE_ID).any())
+        sums, counts, shown = zip(*self.trainer.world.gather(total, count, pictures), strict=True)
+        return sum(sums) / max(sum(counts), 1), any(shown)
 
     def _write_answers(self, assistant: Assistant, done: int) -> None:
         """The first question of some held rows, the answer that is wanted, and the model's."""
