@@ -118,6 +118,11 @@ def test_what_is_kept_stays_within_its_bytes(make_bench: Make) -> None:
         assert engine.batch.stems.bytes <= 1_000_000
         assert engine.batch.pictures.bytes <= 125_000
     assert 1 < max(sizes) < 30
+    long = "Where is the blue square? It is at the top left of the picture."
+    for end in range(20, 60):  # each begins as the first does, for a while: of that no view is kept once it has ended
+        engine.submit(bench.prompt(long[:end] + "?"), max_tokens=1).result()
+    held = engine.batch.stems._recent._held.values()
+    assert sum(len(stem._shorter) for stem, _ in held) == 0
     nothing = Engine(bench.model, bench.processor, cache_bytes=0)
     prompt = bench.prompt(picture(1), "Where?")
     assert nothing.submit(prompt, max_tokens=8).result().text == bench.answer(prompt, 8)

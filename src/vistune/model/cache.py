@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ class Stem:
     def __init__(self, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:
         self.keys = tuple(keys)
         self.values = tuple(values)
-        self._shorter: dict[int, Stem] = {}
+        self._shorter: WeakValueDictionary[int, Stem] = WeakValueDictionary()  # those that somebody stands on
 
     def __len__(self) -> int:
         return int(self.keys[0].shape[1])
@@ -32,9 +33,11 @@ class Stem:
         """Its beginning, without a copy; the same object to all who ask, so that they are seen to share it."""
         if tokens == len(self):
             return self
-        if tokens not in self._shorter:
-            self._shorter[tokens] = Stem([k[:, :tokens] for k in self.keys], [v[:, :tokens] for v in self.values])
-        return self._shorter[tokens]
+        shorter = self._shorter.get(tokens)
+        if shorter is None:
+            shorter = Stem([k[:, :tokens] for k in self.keys], [v[:, :tokens] for v in self.values])
+            self._shorter[tokens] = shorter
+        return shorter
 
     @property
     def bytes(self) -> int:

@@ -37,7 +37,7 @@ def replies(good: Schema, *, unready: Schema | None = None, streams: bool = Fals
     refused = _reply("an error, as OpenAI shapes it", ERROR)
     found: dict[int | str, Schema] = {200: _reply("the answer", good), "4XX": refused, "5XX": refused}
     if streams:
-        found[200]["content"]["text/event-stream"] = {"schema": TEXT}
+        found[200]["content"]["text/event-stream"] = {}  # a schema would be read as that of one event, or of all
     return found if unready is None else {**found, 503: _reply("not now", unready)}
 
 
