@@ -17,6 +17,7 @@ from typer.main import get_command
 
 from vistune.commands import data, measure, model, plan, serve
 from vistune.commands.help import Program, Verb, language_of, speak
+from vistune.commands.korean_errors import in_korean
 from vistune.console import stderr
 from vistune.errors import VistuneError
 
@@ -73,13 +74,16 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
     warnings.filterwarnings("ignore", module=r"peft\.mapping_func")
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    language = "en"
     try:
         command = get_command(app)
-        speak(command, language_of(sys.argv[1:], os.environ))
+        language = language_of(sys.argv[1:], os.environ)
+        speak(command, language)
         command()
     except VistuneError as error:
+        said = in_korean(error) if language == "ko" else str(error)
         rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
-        stderr.print(f"vistune: {rank}{error}", style="red", soft_wrap=True, markup=False, emoji=False)
+        stderr.print(f"vistune: {rank}{said}", style="red", soft_wrap=True, markup=False, emoji=False)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,0 +1,59 @@
+"""The user's own mistakes in Korean: real errors of real calls, and what is not translated stays as it is."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vistune.commands import data, measure, model
+from vistune.commands.korean_errors import in_korean
+from vistune.data import all_rows
+from vistune.data.readers import data_file
+from vistune.errors import RecipeError, VistuneError
+from vistune.files import read_text
+from vistune.models import find_model
+from vistune.recipe import DataSource, load_recipe
+
+HERE = Path(__file__).parent
+MISTAKES: dict[str, Callable[[], Any]] = {
+    "recipe": lambda: load_recipe("quickstat"),
+    "key": lambda: load_recipe("quickstart", ["stages.tune.lern=1"]),
+    "file": lambda: read_text(HERE / "nothere"),
+    "data file": lambda: all_rows(DataSource(file=HERE / "nothere.json")),
+    "folder": lambda: data_file(HERE),
+    "pictures": lambda: all_rows(DataSource(file=Path(__file__), images=HERE / "nothere")),
+    "model": lambda: find_model(HERE),
+    "train": lambda: model.train("quickstart"),
+    "resume": lambda: model.train("quickstart", out=HERE / "nothere", resume=True),
+    "check": lambda: data.check(None),
+    "evaluate": lambda: measure.evaluate(None),
+    "task data": lambda: measure.tasks_of("scenes", None, [HERE]),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_common_mistake_is_told_in_korean(name: str) -> None:
+    with pytest.raises(VistuneError) as caught:
+        MISTAKES[name]()
+    said = in_korean(caught.value)
+    message, _, hint = said.partition(". 고치는 법: ")
+    assert re.search("[가-힣]", message)
+    assert re.search("[가-힣]", hint)
+
+
+def test_what_is_not_known_stays_english() -> None:
+    assert in_korean(RecipeError("something rare", "mend it")) == "something rare. Fix: mend it"
+    assert in_korean(RecipeError("x: no such file", "mend it")) == "x: 그런 파일이 없습니다. 고치는 법: mend it"
+
+
+def test_the_command_line_tells_it_so() -> None:
+    command = [sys.executable, "-m", "vistune", "--lang", "ko", "train", "quickstat", "--out", "x"]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert found.returncode == 2
+    assert "'quickstat': 그런 레시피가 없습니다. 고치는 법: 혹시 'quickstart'?" in found.stderr
