@@ -308,9 +308,7 @@ def test_l2_hundreds_at_once(model_folder: Path) -> None:
             found = []
             while not asked.done():
                 connection = await asyncio.open_connection(host, port)
-                status, seconds = await ask(
-                    *connection, b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-                )
+                status, seconds = await ask(*connection, health)
                 assert status == 200
                 found.append(seconds)
             return found
