@@ -132,7 +132,8 @@ def described_pictures(
     if len(unknown) == len(images) and not seen:
         raise DataError(
             f"{source}: no picture has a caption or a box",
-            "name a COCO folder or a table with captions or boxes, or let a teacher look: --teacher openai --see",
+            "name a COCO folder or a table with captions or boxes, write captions into NAME.txt beside NAME.jpg, or "
+            "let a teacher look: --teacher openai --see",
         )
     return images[:limit]
 

@@ -193,3 +193,16 @@ def test_bare_pictures_need_a_teacher_that_sees(folder: Path) -> None:
     done = CliRunner().invoke(app, asked)
     assert done.exit_code == 0, done.output
     assert json.loads(done.output)["requests"] == 8
+
+
+def test_captions_may_stand_in_text_files_beside_the_pictures(folder: Path, tmp_path: Path) -> None:
+    (folder / "a.txt").write_text("A dog runs.\n\n개가  달린다.\nA dog runs.\n", encoding="utf-8")
+    first, second = read_pictures(folder)
+    assert first.captions == ("A dog runs.", "개가 달린다.")
+    assert second.captions == ()
+    result = CliRunner().invoke(app, ["generate", str(folder), "--kinds", "caption", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    assert "1 sample, 1 rejected (1 too_little_known" in " ".join(result.output.split())
+    (folder / "a.txt").write_bytes(b"\xff")
+    with pytest.raises(DataError, match=r"a\.txt"):
+        read_pictures(folder)

@@ -85,11 +85,22 @@ def read_table(path: Path, form: TableForm) -> list[AnnotatedImage]:
 
 
 def read_pictures(folder: Path) -> list[AnnotatedImage]:
-    """A folder of bare pictures, by name: nothing is known of them, a teacher must see them."""
+    """A folder of pictures, by name; a text file beside one, of the same name, holds its captions, one a line.
+
+    Of a picture without such a file nothing is known: a teacher must see it.
+    """
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.is_file())
-    images = [AnnotatedImage(path.stem, path) for path in paths]
+    images = [AnnotatedImage(path.stem, path, _captions_beside(path)) for path in paths]
     _refuse_shared_ids(images, folder)
     return images
+
+
+def _captions_beside(picture: Path) -> tuple[str, ...]:
+    path = picture.with_suffix(".txt")
+    if not path.is_file():
+        return ()
+    lines = enumerate(read_text(path).splitlines(), start=1)
+    return tuple(dict.fromkeys(text for number, line in lines if (text := _text(line, f"{path}:{number}"))))
 
 
 def _joined(first: AnnotatedImage, second: AnnotatedImage) -> AnnotatedImage:
