@@ -154,12 +154,13 @@ def test_s14_s15_no_key_text_or_picture_is_logged(locked: Running, caplog: pytes
 
 @pytest.mark.parametrize("address", [
     "127.0.0.1", "10.0.0.1", "169.254.169.254", "192.168.0.1", "0.0.0.0", "::1", "::ffff:127.0.0.1", "fe80::1%eth0",
-    "fc00::1", "100.64.0.1", "224.0.0.1", "2002:7f00:1::", "240.0.0.1",
+    "fc00::1", "100.64.0.1", "224.0.0.1", "2002:7f00:1::", "240.0.0.1", "64:ff9b::a00:1",
 ])  # fmt: skip
 def test_s05_addresses_that_are_not_public(address: str) -> None:
     assert not is_public(address)
     assert is_public("93.184.215.14")
     assert is_public("2606:4700::1111")
+    assert is_public("64:ff9b::5db8:d70e")
 
 
 Answer = Callable[[httpx2.Request], httpx2.Response]
