@@ -160,7 +160,6 @@ def test_s05_addresses_that_are_not_public(address: str) -> None:
     assert not is_public(address)
     assert is_public("93.184.215.14")
     assert is_public("2606:4700::1111")
-    assert is_public("64:ff9b::5db8:d70e")
 
 
 Answer = Callable[[httpx2.Request], httpx2.Response]

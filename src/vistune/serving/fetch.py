@@ -19,7 +19,6 @@ from vistune.serving.refusal import Refusal
 
 SECONDS = 10.0  # for a picture, redirects included
 REDIRECTS = 3
-NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv4 behind a translator (RFC 6052); Python calls all of it global
 Resolve = Callable[[str], Awaitable[Sequence[str]]]
 
 
@@ -33,8 +32,6 @@ def is_public(address: str) -> bool:
     """Whether an address lies on the internet, IPv4 inside IPv6 looked into."""
     parsed = ipaddress.ip_address(address.partition("%")[0])
     inner = getattr(parsed, "ipv4_mapped", None) or getattr(parsed, "sixtofour", None) or parsed
-    if parsed.version == 6 and parsed in NAT64:
-        inner = ipaddress.IPv4Address(parsed.packed[-4:])
     return bool(inner.is_global and not inner.is_multicast and not inner.is_reserved)
 
 
