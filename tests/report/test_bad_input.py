@@ -11,6 +11,7 @@ from script_modules import load_script
 from vistune.errors import DataError
 from vistune.report import write_data_report
 from vistune.report.pictures import thumbnail
+from vistune.report.runs_page import differences
 
 PICTURES = load_script("corpus_pictures").PICTURES
 for name in ("corpus_recipes", "corpus_models", "corpus_requests"):
@@ -40,3 +41,9 @@ def test_only_what_training_reads_is_shown(name: str, tmp_path: Path) -> None:
         assert shown is not None
     elif name.startswith(("I02", "I03", "I04", "I14", "I15", "I18")):
         assert shown is None
+
+
+def test_an_empty_list_of_a_recipe_is_absent(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("data: []\ntrack: []\nseed: 1\n")
+    (tmp_path / "b.yaml").write_text("data: [{file: x}]\nseed: 1\n")
+    assert differences([tmp_path / "a.yaml", tmp_path / "b.yaml"]) == [("data.0.file", [None, "x"])]

@@ -77,7 +77,7 @@ def _flat(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:
     elif isinstance(tree, list) and any(isinstance(item, Mapping) for item in tree):
         for number, item in enumerate(tree):
             yield from _flat(item, f"{path}.{item.get('name', number) if isinstance(item, Mapping) else number}")
-    else:
+    elif tree != []:  # an empty list is no value: it stands as absent
         yield path, ", ".join(map(str, tree)) if isinstance(tree, list) else str(tree)
 
 
