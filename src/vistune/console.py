@@ -1,6 +1,7 @@
 """What a person sees: results on stdout, progress bars with rate and time left on stderr.
 
-A workflow asks `watch(label, total)` for a bar and is given `advance(count, note)`; without a console it is silent.
+A workflow asks `watch(label, total)` for a bar and is given `advance(count, note, total)`, the last where what was a
+guess is known; without a console it is silent.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ def watch(label: str, total: int) -> Iterator[Advance]:
     with Progress(*columns, console=stderr) as progress:
         task = progress.add_task(label, total=total, note="")
 
-        def advance(count: int = 1, note: str = "") -> None:
-            progress.update(task, advance=count)
+        def advance(count: int = 1, note: str = "", total: int | None = None) -> None:
+            progress.update(task, advance=count, total=total)
             if note:
                 progress.update(task, note=note)
 
@@ -85,7 +86,7 @@ def watch_bytes(watch: Watch, label: str, size: int) -> Iterator[Callable[[float
 def silent(label: str, total: int) -> Iterator[Advance]:
     """No bar: for calls from Python and for tests."""
 
-    def advance(count: int = 1, note: str = "") -> None:
+    def advance(count: int = 1, note: str = "", total: int | None = None) -> None:
         pass
 
     yield advance

@@ -85,7 +85,7 @@ def places(path: Path, written: str) -> list[str]:
 
 @contextmanager
 def counting(encoded: list[int]) -> Iterator[Callable[..., None]]:
-    yield encoded.append
+    yield lambda count, total=None: encoded.extend([count] * count)
 
 
 def built(path: Path, processor: Processor) -> tuple[list[Sample], list[int], int]:
@@ -255,3 +255,23 @@ def test_the_pictures_that_rows_show_are_known_in_their_order_without_reading_th
         assert count == len(sources)
         found = [str(folders.find(name, "", "").source) for folders, name in pictures]
         assert found == list(dict.fromkeys(sources))
+
+
+def test_a_bar_whose_end_was_guessed_ends_full(tmp_path: Path, rows: list[dict[str, object]]) -> None:
+    """Rows are guessed from the first megabyte, behind which these are longer."""
+    rows[5]["conversations"][1]["value"] = "none " * 400_000  # type: ignore[index]
+    written = tmp_path / "rows.json"
+    written.write_text(as_list(rows))
+    ends: list[int] = []
+
+    @contextmanager
+    def watch(label: str, total: int) -> Iterator[Callable[..., None]]:
+        ends.append(total)
+
+        def advance(count: int = 1, note: str = "", total: int | None = None) -> None:
+            ends.extend([] if total is None else [total])
+
+        yield advance
+
+    assert len(index(written, [tmp_path], None, watch=watch).lengths) == 6
+    assert ends[0] != ends[-1] == 6

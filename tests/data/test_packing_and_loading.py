@@ -171,7 +171,7 @@ def test_check_names_what_is_too_long_and_reads_on_past_a_broken_file(processor:
 
     @contextmanager
     def watch(label: str, total: int) -> Iterator[Callable[..., None]]:
-        yield lambda count: seen.append((label, count))
+        yield lambda count, total=None: seen.extend([(label, count)] * count)
 
     report = check(sources, processor, tokens_per_row=150, watch=watch)
     found = [(fault.id, fault.reason) for fault in report.faults]

@@ -218,7 +218,7 @@ def test_a_stopped_qlora_run_resumes_to_the_same_adapters(
     def interrupting(name: str, total: int) -> Iterator[Any]:
         """Ask to stop after the first step of the second stage."""
 
-        def advance(count: int, note: str = "") -> None:
+        def advance(count: int, note: str = "", total: int | None = None) -> None:
             if name == "tune" and count:
                 os.kill(os.getpid(), signal.SIGTERM)
 

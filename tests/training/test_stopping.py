@@ -126,7 +126,7 @@ def test_sigterm_while_features_are_computed(make_recipe: MakeRecipe, tmp_path: 
 
     @contextmanager
     def watch(label: str, total: int) -> Iterator[Callable[..., None]]:
-        def advance(count: int = 1, note: str = "") -> None:
+        def advance(count: int = 1, note: str = "", total: int | None = None) -> None:
             if label == "keep features":
                 kept.append(count)
                 if len(kept) == 2:

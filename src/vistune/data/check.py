@@ -8,14 +8,13 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from vistune.data.choice import too_long
-from vistune.data.index import Index, Watch, index
+from vistune.data.index import Index, Watch, index, unwatched
 from vistune.data.looks import look_at_all, shown_pictures
 from vistune.data.readers import data_file, folders_of
 from vistune.data.survey import Survey
@@ -58,7 +57,7 @@ def check(
     pictures: bool = True,
     tokens_per_row: int | None = None,
     cut: bool = True,
-    watch: Watch = lambda label, total: nullcontext(lambda *done: None),
+    watch: Watch = unwatched,
 ) -> CheckReport:
     """Read all rows, encode them (with a processor), open each picture once; faults are gathered, not raised.
 

@@ -33,7 +33,7 @@ Watch = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
 
 
 def unwatched(label: str, total: int) -> AbstractContextManager[Callable[..., None]]:
-    return nullcontext(lambda *done: None)
+    return nullcontext(lambda *done, **known: None)
 
 
 COLUMNS = {
@@ -171,6 +171,7 @@ class _Builder:
                 columns.values(), (*place, code, row.text_tokens, row.learnt, len(row.names)), strict=True
             ):
                 column.append(value)
+        advance(0, total=len(columns["begin"]) + len(faults))  # it was guessed
         if not columns["begin"] and not faults:
             raise DataError(f"{self.path}: holds no rows", "give a file with at least one sample")
         arrays = {name: np.array(column, COLUMNS[name]) for name, column in columns.items()}

@@ -58,9 +58,9 @@ def beating(watch: Watch, pulse: Pulse) -> Watch:
     def watched(label: str, total: int) -> Iterator[Callable[..., None]]:
         with watch(label, total) as advance:
 
-            def beat_and_advance(count: int = 1, note: str = "") -> None:
+            def beat_and_advance(*done: int, **known: Any) -> None:
                 pulse.beat()
-                advance(count, note=note)
+                advance(*done, **known)
 
             yield beat_and_advance
 
