@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from vistune.commands import data, measure, model, plan, serve
+from vistune.commands import data, measure, model, plan, report, serve
 from vistune.commands.help import Program, Verb, language_of, speak
 from vistune.commands.korean_errors import in_korean
 from vistune.console import stderr
@@ -39,7 +39,7 @@ VERBS: Mapping[str, Callable[..., None]] = {
     "import": model.import_,
     "export": model.export,
     "draw": model.draw,
-    "report": data.report,
+    "report": report.report,
     "why": model.why,
 }
 

@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[2] / "src" / "vistune"
 LEVELS = (
     ("errors",),
-    ("types", "recipe", "recipe_tree", "registry", "files", "strict_yaml", "facts"),
+    ("types", "recipe", "recipe_tree", "registry", "files", "picture_files", "strict_yaml", "facts"),
     ("processor", "model", "scenes", "remote"),
     ("data", "generation", "checkpoint"),
     ("datagen", "training", "evaluation", "serving", "interop"),
@@ -29,6 +29,7 @@ WITHIN_LEVEL_1 = {
     "types": 0,
     "registry": 1,
     "files": 1,
+    "picture_files": 1,
     "strict_yaml": 1,
     "recipe_tree": 2,
     "recipe": 3,
@@ -96,6 +97,7 @@ def test_imports_point_down(path: Path) -> None:
         "recipe",
         "registry",
         "files",
+        "picture_files",
         "errors",
         "facts",
         "types",

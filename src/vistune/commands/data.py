@@ -1,4 +1,4 @@
-"""The verbs on data: draw, generate, filter, check, show, report."""
+"""The verbs on data: draw, generate, filter, check, show."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import typer
 from rich.text import Text
 
 from vistune import showing, workflows
-from vistune.commands.help import spoken
 from vistune.commands.output import Json, count_of, print_json, stdout
-from vistune.console import silent, tell, watch
+from vistune.console import silent, watch
 from vistune.errors import RecipeError
 from vistune.recipe import DataSource, Recipe, load_recipe
 from vistune.registry import lookup
@@ -322,32 +321,3 @@ def show(
     for row, pieces in zip(rows, showing.coloured(rows, tokenizer), strict=True):
         stdout.print(Text.assemble((row["id"], "bold"), f"  {len(row['input_ids'])} tokens, learnt in green"))
         stdout.print(pieces, markup=True)
-
-
-def report(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(
-            help="A run or several, the --out of a comparison, a folder that generate wrote, or any file of samples."
-        ),
-    ],
-    out: Annotated[
-        Path | None, typer.Option(help="Data, or several runs: the page's file; else beside the first of them.")
-    ] = None,
-    images: Annotated[Path | None, typer.Option(help="Data: the folder its pictures lie in.")] = None,
-    against: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Data: an evaluation set (a folder of pictures, or its files) whose pictures are looked for."
-        ),
-    ] = None,
-    language: Annotated[str | None, typer.Option("--lang", help="en or ko; else the locale's.")] = None,
-) -> None:
-    """Write a page that opens offline: what a run learnt, how runs or models compare, or what a data set holds."""
-    language = language or spoken()
-    page = workflows.write_report(*paths, out=out, images=images, against=against or (), language=language, watch=watch)
-    stdout.print(str(page), soft_wrap=True)
-    from vistune.report.plots import missing_font
-
-    if "<svg" in page.read_text(encoding="utf-8") and (missing := missing_font(language)) is not None:
-        tell(missing)

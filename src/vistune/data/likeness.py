@@ -23,14 +23,13 @@ from PIL import Image, ImageOps
 
 from vistune.errors import DataError
 from vistune.files import read_jsonl, read_text, wide_cells
-from vistune.processor.images import DAMAGE, FORMATS
+from vistune.picture_files import DAMAGE, FORMATS, SUFFIXES
 
 # Of 128 bits that may differ. Of 120 COCO photographs no two differ in fewer than 29; saved again at JPEG quality 40
 # they differ in 6 at most, at half the size or a tenth brighter in 7 at most for 98 % of them.
 NEAR_BITS = 7
 BANDS = 8  # of 16 bits: two hashes at most 7 bits apart agree in one of them
 STEP = 2.0  # grey levels that count as a difference, so that a flat ground does not hash its noise
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 PICTURE_FIELDS = ("image", "image_id", "imageId", "img_id", "image_source", "image_path", "file_name", "imagename")
 # File names that tell the source, and the sets that are drawn from it (facts of the official releases).
 NAMED_SOURCES: Mapping[str, str] = {
@@ -163,7 +162,7 @@ def picture_key(name: str) -> str:
 def _pictures_of(path: Path) -> Iterator[str | Path | bytes]:
     """Every picture that a folder or file of an evaluation set holds or names, once."""
     if path.is_dir():
-        yield from sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES and file.is_file())
+        yield from sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
         for file in sorted(path.rglob("*")):
             if file.suffix.lower() in (".json", ".jsonl", ".tsv", ".csv") and file.is_file():
                 yield from _pictures_of(file)

@@ -17,7 +17,8 @@ import numpy as np
 from vistune.data.index import Index
 from vistune.data.likeness import hash_of, near_duplicates
 from vistune.errors import DataError
-from vistune.processor.images import DAMAGE, load_bytes, read_picture
+from vistune.picture_files import DAMAGE
+from vistune.processor.images import load_bytes, read_picture
 from vistune.types import Reject
 
 SUFFIXES: Mapping[str, tuple[str, ...]] = {

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import math
-import struct
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from typing import Any, Literal, get_args
 
 from PIL import Image
 
+from vistune import picture_files
 from vistune.errors import DataError, RecipeError
 from vistune.files import parse_json, read_jsonl, read_text
 from vistune.registry import guess
@@ -27,8 +27,6 @@ from vistune.types import AnnotatedImage, Box
 
 BoxForm = Literal["relative", "pixels", "coco"]
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 COLUMNS: Mapping[str, tuple[str, ...]] = {  # names that are found without being told
     "image": ("image", "file_name", "image_path"),
     "captions": ("captions", "caption"),
@@ -89,7 +87,9 @@ def read_pictures(folder: Path) -> list[AnnotatedImage]:
 
     Of a picture without such a file nothing is known: a teacher must see it.
     """
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES and path.is_file())
+    paths = sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in picture_files.SUFFIXES and path.is_file()
+    )
     images = [AnnotatedImage(path.stem, path, _captions_beside(path)) for path in paths]
     _refuse_shared_ids(images, folder)
     return images
@@ -157,10 +157,10 @@ def _image(
 def _size(path: Path, place: str) -> tuple[int, int]:
     """(width, height) of a picture, from its header. Raises DataError where it is none of those that are read."""
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        with Image.open(path, formats=picture_files.FORMATS) as picture:
             return picture.size
-    except (OSError, ValueError, SyntaxError, LookupError, struct.error, Image.DecompressionBombError):
-        hint = f"convert it to {', '.join(FORMATS)}, or give relative boxes"
+    except picture_files.DAMAGE:
+        hint = f"convert it to {', '.join(picture_files.FORMATS)}, or give relative boxes"
         raise DataError(f"{place}: {path} is no picture that can be read", hint) from None
 
 

@@ -16,15 +16,12 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vistune.errors import DataError
+from vistune.picture_files import DAMAGE, FORMATS, LARGEST_PIXELS
 from vistune.types import Picture, Spec
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF")
 LARGEST_FILE_BYTES = 10 * 2**20
 LARGEST_SIDE, SMALLEST_SIDE = 8192, 2  # pixels
-LARGEST_PIXELS = 40_000_000
 LARGEST_ASPECT = 100
-# What Pillow raises on damaged files; LookupError and struct.error are its own slips on what should be there.
-DAMAGE = (OSError, ValueError, SyntaxError, EOFError, LookupError, struct.error, Image.DecompressionBombError)
 TURNS = {  # EXIF's orientations, 1 being upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import io
 import random
-import struct
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +16,10 @@ from typing import Any, TypeVar
 
 from PIL import Image, ImageDraw, ImageOps
 
+from vistune.picture_files import DAMAGE, FORMATS, LARGEST_PIXELS
+
 SIDE = 256  # pixels of the longer side
 COLORS = ("#4e9bff", "#ffb000", "#33d17a", "#ff6b6b", "#c792ea", "#00d4d4", "#f9f871", "#ff8ad8")
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF")  # as training reads them: no other decoder of PIL's meets a stranger's file
-LARGEST_PIXELS = 40_000_000
-# What PIL raises on bad files; LookupError and struct.error are its own slips on what should be there.
-DAMAGE = (OSError, ValueError, SyntaxError, EOFError, LookupError, struct.error, Image.DecompressionBombError)
 Row = TypeVar("Row")
 
 
