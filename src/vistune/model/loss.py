@@ -5,13 +5,15 @@ hidden (tokens, width) · head (vocabulary, width) · labels (tokens,), not shif
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.autograd.function import once_differentiable
 
 from vistune.types import IGNORE, LossSum
 
-CHUNK = 1024  # positions whose logits are held at once
+CHUNK = 256  # positions whose logits are held at once: few enough to be worked on in a processor's cache
 
 
 def next_token_loss(hidden: Tensor, head: Tensor, labels: Tensor, starts: Tensor) -> LossSum:
@@ -24,14 +26,51 @@ def next_token_loss(hidden: Tensor, head: Tensor, labels: Tensor, starts: Tensor
     targets[:-1] = labels[1:]
     targets[starts[1:].long() - 1] = IGNORE
     learnt = (targets != IGNORE).nonzero(as_tuple=True)[0]
-    count = int(learnt.numel())
-    rows, wanted = hidden.index_select(0, learnt), targets[learnt]
-    total = hidden.new_zeros((), dtype=torch.float32)
-    tokens = []
-    # A row that learns nothing runs once over no position: the head keeps a gradient, of zeros, on every rank.
-    for begin in range(0, max(count, 1), CHUNK):
-        logits = rows[begin : begin + CHUNK] @ head.T.to(rows.dtype)
-        losses = cross_entropy(logits.float(), wanted[begin : begin + CHUNK], reduction="none")
-        total = total + losses.sum()
-        tokens.append(losses.detach())
-    return LossSum(total, count, torch.cat(tokens))
+    losses: Tensor
+    total: Tensor
+    total, losses = _Head.apply(hidden.index_select(0, learnt), head, targets[learnt], torch.is_grad_enabled())
+    return LossSum(total, int(learnt.numel()), losses)
+
+
+class _Head(torch.autograd.Function):
+    """rows (n, width) · head · wanted (n,) -> the losses' sum, and each of them without gradient.
+
+    A chunk's gradients are made at once while its logits are there, so that no logits wait for the backward pass.
+    A row that learns nothing gives the head a gradient too, of zeros: on every rank there is the same to exchange.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, head: Tensor, wanted: Tensor, learns: bool) -> tuple[Tensor, Tensor]:
+        kind = rows.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else rows.dtype
+        left, weight = rows.to(dtype), head.to(dtype)
+        for_rows = torch.empty_like(rows) if learns and rows.requires_grad else None
+        for_head = torch.zeros_like(head) if learns and head.requires_grad else None
+        losses = rows.new_empty(len(rows), dtype=torch.float32)
+        for begin in range(0, len(rows), CHUNK):
+            chunk, right = left[begin : begin + CHUNK], wanted[begin : begin + CHUNK, None]
+            shares = (chunk @ weight.T).float().log_softmax(dim=-1)
+            losses[begin : begin + CHUNK] = -shares.gather(1, right)[:, 0]
+            if for_rows is None and for_head is None:
+                continue
+            gradients = shares.exp_().scatter_add_(1, right, shares.new_full(right.shape, -1.0)).to(dtype)
+            if for_rows is not None:
+                for_rows[begin : begin + CHUNK] = gradients @ weight
+            if for_head is not None and for_head.dtype == dtype:
+                for_head.addmm_(gradients.T, chunk)  # no product of the head's size by itself
+            elif for_head is not None:
+                for_head += gradients.T @ chunk
+        ctx.save_for_backward(for_rows, for_head)
+        ctx.mark_non_differentiable(losses)
+        return losses.sum(), losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_sum: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        for_rows, for_head = ctx.saved_tensors
+        return (
+            None if for_rows is None else for_rows * of_sum.to(for_rows.dtype),
+            None if for_head is None else for_head * of_sum,
+            None,
+            None,
+        )

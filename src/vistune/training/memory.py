@@ -13,7 +13,7 @@ held to the real ones by tests/training/test_memory.py):
   tower, its weights learn      wide 2 v + narrow ((6 or, in bf16, 8) v + (3 of CLIP, 2 of SigLIP) u)
   tower, frozen                 nothing; for a moment some 2 v + 4 u of one layer
   a layer that is recomputed    wide 1 width, and one whole layer at a time
-  supervised tokens alone       wide 1 vocabulary each, and for a chunk of 1,024 of them 3 more
+  supervised tokens alone       nothing; for a moment wide 2 vocabularies for each of a chunk of 256 of them
 
 A weight that takes part in a product under bf16 has a copy of 2 bytes while its layer is kept. AdamW holds 8 bytes for
 each number that learns, its gradient takes 4, the number itself 4 (1.0 or 0.53 in 8 or 4 bits).
@@ -24,12 +24,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from vistune.model.loss import CHUNK
 from vistune.model.shapes import LanguageShape, TowerShape
 from vistune.recipe import Lora, Stage
 
 WIDE = 4
 HALF = 2  # bytes of a number in bf16
-CHUNK = 1024  # positions whose logits are made at once (model/loss.py)
 QUANTISED = {4: 0.5 + 1 / 64 + 4 / (64 * 256), 8: 1.0}  # bytes a weight: nf4 with twice quantised scales; int8
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
@@ -247,7 +247,7 @@ def bf16_copies(sizes: Sizes, how: How, row: Row) -> float:
         return 0.0
     shape = sizes.language
     halved = "language" in how.halved  # they are multiplied as they lie
-    head = 0.0 if halved else HALF * shape.embedding * max(1, -(-row.supervised // CHUNK))
+    head = 0.0 if halved else HALF * shape.embedding
     adapters = parameters(sizes, how.lora).get("adapters", 0)
     linear = 0 if how.quantize is not None or halved else shape.linear
     all_layers = "language" not in how.recompute or "language" in how.learn  # of what learns, autocast keeps them
@@ -257,9 +257,9 @@ def bf16_copies(sizes: Sizes, how: How, row: Row) -> float:
 
 
 def logit_bytes(shape: LanguageShape, how: How, row: Row) -> float:
-    """Of supervised tokens alone: their logarithms of shares are kept, a chunk's logits and their gradients pass by."""
-    chunk = min(row.supervised, CHUNK)
-    return WIDE * shape.vocabulary * (row.supervised + 2 * chunk) + (2 * shape.vocabulary * chunk if how.bf16 else 0)
+    """Of a chunk of supervised tokens, logits and the logarithms of their shares; and a learning head's gradient."""
+    passing = 2 * WIDE * shape.vocabulary * min(row.supervised, CHUNK)
+    return passing + (WIDE * shape.embedding if "language" in how.learn else 0)
 
 
 def _gathered(sizes: Sizes, how: How, counts: dict[str, int]) -> float:
