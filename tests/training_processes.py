@@ -198,7 +198,7 @@ def train_with_loss(recipe: Path, out: Path, kind: str, rank: int, step: int, re
     """The run, with a loss in one process and one of its steps that is no number, or for which there is no memory."""
     if os.environ["RANK"] == str(rank):
         first = 0 if resume else -1  # before a stage's first step its largest row is tried
-        real, calls = sharding.next_token_loss, iter(range(first, 10**6))
+        real, calls = sharding.head_loss, iter(range(first, 10**6))
 
         def loss(*given: torch.Tensor) -> LossSum:
             if next(calls) != step:
@@ -208,5 +208,5 @@ def train_with_loss(recipe: Path, out: Path, kind: str, rank: int, step: int, re
             found = real(*given)
             return LossSum(found.sum * float(kind), found.count, found.tokens)
 
-        sharding.next_token_loss = loss
+        sharding.head_loss = loss
     train_as_rank(recipe, out, resume)

@@ -35,9 +35,9 @@ def test_documents_that_see_each_other_are_caught(
     torch.set_num_threads(1)
     whole = VisionLanguageModel.forward
 
-    def leaking(model: VisionLanguageModel, batch: Batch) -> Tensor:
+    def leaking(model: VisionLanguageModel, batch: Batch, at: Tensor | None = None) -> Tensor:
         ends = torch.tensor([0, len(batch.input_ids)], dtype=batch.starts.dtype)
-        return whole(model, Batch(**{name: getattr(batch, name) for name in batch.__slots__} | {"starts": ends}))
+        return whole(model, Batch(**{name: getattr(batch, name) for name in batch.__slots__} | {"starts": ends}), at)
 
     monkeypatch.setattr(VisionLanguageModel, "forward", leaking)
     found = selftest(Run(make_recipe(TUNE), tmp_path, watch=silent))

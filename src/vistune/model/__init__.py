@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vistune.model.cache import Reading, Stem, Tails
     from vistune.model.lora import add_adapters, load_adapters, merge_adapters
-    from vistune.model.loss import next_token_loss
+    from vistune.model.loss import head_loss, learnt_positions, next_token_loss
     from vistune.model.projectors import PROJECTORS, build_projector
     from vistune.model.vision import load_tower
     from vistune.model.vlm import VisionLanguageModel, build, read_spec
@@ -24,6 +24,8 @@ __all__ = [
     "add_adapters",
     "build",
     "build_projector",
+    "head_loss",
+    "learnt_positions",
     "load_adapters",
     "load_tower",
     "merge_adapters",

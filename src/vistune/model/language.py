@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vistune.errors import CheckpointError, RecipeError, some
 from vistune.model.attention import register
+from vistune.model.last_layer import spare_last_mlp, wanted_at
 from vistune.model.trial import refuse_unserved
 from vistune.model.vision import read_config
 
@@ -70,6 +71,7 @@ def load_language(source: str, dtype: torch.dtype, quantize: int | None = None) 
             "the folder's config and weights do not fit: name a whole model",
         )
     made: nn.Module = model
+    spare_last_mlp(base_of(made).get_decoder())
     return made
 
 
@@ -120,15 +122,21 @@ def head_weight(language: nn.Module) -> Tensor:
     return head
 
 
-def run(language: nn.Module, embeddings: Tensor, positions: Tensor, **attention: Any) -> Tensor:
-    """Hidden states after the final norm; inputs and outputs (batch, tokens, width), positions (batch, tokens)."""
+def run(
+    language: nn.Module, embeddings: Tensor, positions: Tensor, *, at: Tensor | None = None, **attention: Any
+) -> Tensor:
+    """Hidden states after the final norm; inputs and outputs (batch, tokens, width), positions (batch, tokens).
+
+    `at` (n,): the only positions of the one row whose states are wanted; others may not be whole.
+    """
     body = base_of(language).get_decoder()
     cache = attention.pop("cache", None)
-    hidden: Tensor = body(
-        inputs_embeds=embeddings,
-        position_ids=positions,
-        cache=cache,
-        use_cache=cache is not None,
-        **attention,
-    ).last_hidden_state
+    with wanted_at(body, at):
+        hidden: Tensor = body(
+            inputs_embeds=embeddings,
+            position_ids=positions,
+            cache=cache,
+            use_cache=cache is not None,
+            **attention,
+        ).last_hidden_state
     return hidden

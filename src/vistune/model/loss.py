@@ -22,14 +22,25 @@ def next_token_loss(hidden: Tensor, head: Tensor, labels: Tensor, starts: Tensor
     starts (documents + 1,). A document's first token has no context to be predicted from, so packing supervises none:
     position t predicts label t + 1 of the same document.
     """
+    learnt, wanted = learnt_positions(labels, starts)
+    return head_loss(hidden.index_select(0, learnt), head, wanted)
+
+
+def learnt_positions(labels: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions (n,) from whose states a token is learnt, and these tokens (n,)."""
     targets = torch.full_like(labels, IGNORE)
     targets[:-1] = labels[1:]
     targets[starts[1:].long() - 1] = IGNORE
     learnt = (targets != IGNORE).nonzero(as_tuple=True)[0]
-    losses: Tensor
+    return learnt, targets[learnt]
+
+
+def head_loss(rows: Tensor, head: Tensor, wanted: Tensor) -> LossSum:
+    """Cross-entropy of tokens (n,) from the states before them (n, width)."""
     total: Tensor
-    total, losses = _Head.apply(hidden.index_select(0, learnt), head, targets[learnt], torch.is_grad_enabled())
-    return LossSum(total, int(learnt.numel()), losses)
+    losses: Tensor
+    total, losses = _Head.apply(rows, head, wanted, torch.is_grad_enabled())
+    return LossSum(total, len(rows), losses)
 
 
 class _Head(torch.autograd.Function):

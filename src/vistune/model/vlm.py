@@ -36,13 +36,18 @@ class VisionLanguageModel(nn.Module):
         self.language = language
         self.spec = spec
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Hidden states, one row per token, of documents from their beginning. Trains; answering uses what follows."""
+    def forward(self, batch: Batch, at: Tensor | None = None) -> Tensor:
+        """Hidden states (tokens, width) of documents from their beginning, or of the positions `at` (n,) alone.
+
+        Trains; answering uses what follows.
+        """
         pictures = self.features(batch)
         rows = self.embed(batch.input_ids, pictures)
         # A row without pictures scatters none of its blank tile: this keeps the projector in the graph, adding zero.
         rows = rows + 0.0 * pictures[:1].to(rows.dtype)
-        return run(self.language, rows[None], batch.positions[None], **documents(batch.starts, rows.device))[0]
+        known = documents(batch.starts, rows.device)
+        hidden = run(self.language, rows[None], batch.positions[None], at=at, **known)[0]
+        return hidden if at is None else hidden.index_select(0, at)
 
     def features(self, batch: Batch) -> Tensor:
         """(slots, width): what stands in the row's image slots; of a row without pictures, its blank tile's."""

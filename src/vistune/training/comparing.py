@@ -44,7 +44,8 @@ class Comparison:
 def selftest(run: Run) -> list[Comparison]:
     """Every stage's first step, on the model that the recipe begins with; nothing is learnt or written.
 
-    The model computes in fp32, without dropout: what is compared is the arrangement.
+    The model computes in fp32, without dropout: what is compared is the arrangement. The packed rows go the way that
+    training goes, the others through every layer whole.
     """
     planned, _ = plan_run(run.recipe, run.processor, run.watch)
     model = run.first_model(None)
@@ -67,7 +68,7 @@ def _compare(model: VisionLanguageModel, item: Planned, world: World, way: Way) 
         "one by one": [(index,) for index in samples],
         "two halves, turned round": [tuple(reversed(part)) for part in (samples[:half], samples[half:]) if part],
     }
-    loss_packed, wanted = _gradients(model, item, packed)
+    loss_packed, wanted = _gradients(model, item, packed, as_trained=True)
 
     def compared(name: str, rows: int, loss: float, gradients: Mapping[str, Tensor]) -> Comparison:
         off = {key: _distance(gradients[key], wanted[key].to(gradients[key].device)) for key in wanted}
@@ -105,16 +106,22 @@ def _distance(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max() / other.abs().max().clamp_min(1e-8))
 
 
-def _gradients(model: VisionLanguageModel, item: Planned, step: Step) -> tuple[float, dict[str, Tensor]]:
+def _gradients(
+    model: VisionLanguageModel, item: Planned, step: Step, *, as_trained: bool = False
+) -> tuple[float, dict[str, Tensor]]:
     """Mean loss over the step's supervised tokens, and the gradient of every learning parameter."""
     model.zero_grad(set_to_none=True)
     plan = StagePlan((step,), item.plan.made_from)
     batches = Loader(item.samples, item.processor, plan).load(0)
     count = sum(batch.supervised for batch in batches)
-    total = 0.0
+    learner, total = Learner(model), 0.0
     for batch in batches:
         row = batch.to(str(model.head.device))
-        loss = next_token_loss(model(row), model.head, row.labels, row.starts).sum / max(count, 1)
+        if as_trained:
+            loss, _ = learner(row)
+        else:
+            loss = next_token_loss(model(row), model.head, row.labels, row.starts).sum
+        loss = loss / max(count, 1)
         loss.backward()
         total += float(loss.detach())
     learning = {name: p for name, p in model.named_parameters() if p.requires_grad}

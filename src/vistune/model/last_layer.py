@@ -1,0 +1,55 @@
+"""The last layer's MLP for those tokens alone whose states are wanted: it feeds nothing but its own token's state.
+
+In training these are the tokens before learnt ones, a fifth of a row or less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class Spared:
+    """Put before an MLP's own class; `at` (n,): the only positions of its one row that are computed, zeros elsewhere."""
+
+    at: Tensor | None = None
+
+    def forward(self, rows: Tensor) -> Tensor:
+        if self.at is None:
+            whole: Tensor = super().forward(rows)  # type: ignore[misc]
+            return whole
+        found: Tensor = super().forward(rows.index_select(1, self.at))  # type: ignore[misc]
+        return found.new_zeros(rows.shape).index_copy(1, self.at, found)
+
+
+def last_mlp(body: nn.Module) -> Any:
+    """A decoder's last MLP, or None where it has none of the usual name."""
+    found = getattr(body.layers[-1], "mlp", None)  # type: ignore[index]
+    return found if isinstance(found, nn.Module) else None
+
+
+def spare_last_mlp(body: nn.Module) -> None:
+    """Let a decoder's last MLP be told what is wanted of it.
+
+    By its class and not by hooks: compiled layers share their graphs, and only a class keeps this one apart.
+    """
+    mlp = last_mlp(body)
+    if mlp is not None and not isinstance(mlp, Spared):
+        mlp.__class__ = type(f"Spared{type(mlp).__name__}", (Spared, type(mlp)), {})
+
+
+@contextmanager
+def wanted_at(body: nn.Module, at: Tensor | None) -> Iterator[None]:
+    """Within the block, states of `body` are whole at these positions alone. Layers that are recomputed stay whole."""
+    mlp = last_mlp(body)
+    if at is None or not isinstance(mlp, Spared) or getattr(body, "is_activation_checkpointing", False):
+        yield
+        return
+    mlp.at = at
+    try:
+        yield
+    finally:
+        mlp.at = None

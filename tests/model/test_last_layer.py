@@ -1,0 +1,89 @@
+"""States of wanted positions alone are those of the whole row, and so are gradients, in every kind of language model."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from model.tiny_models import KINDS, tiny
+from torch import Tensor, nn
+
+from vistune.model.attention import register
+from vistune.model.language import run
+from vistune.model.last_layer import Spared, spare_last_mlp
+
+STARTS = [0, 7, 8, 20]
+POSITIONS = torch.cat([torch.arange(n) for n in (7, 1, 12)])
+
+
+def spared(kind: str) -> nn.Module:
+    model = tiny(kind)
+    model.set_attn_implementation(register())
+    spare_last_mlp(model.get_decoder())
+    return model
+
+
+def states(model: nn.Module, rows: Tensor, at: Tensor, *, handed: bool) -> Tensor:
+    """Of the wanted positions; with them handed down, or looked up in the whole row."""
+    hidden = run(model, rows[None], POSITIONS[None], starts=STARTS, at=at if handed else None)[0]
+    return hidden[at]
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_states_and_gradients_are_those_of_the_whole_row(kind: str, recomputed: bool) -> None:
+    model = spared(kind).train()
+    assert isinstance(model.get_decoder().layers[-1].mlp, Spared)
+    if recomputed:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    at, width = torch.tensor([2, 3, 6, 7, 15, 19]), model.get_input_embeddings().weight.shape[1]
+    chance = torch.Generator().manual_seed(1)
+    rows, weights = torch.randn(20, width, generator=chance), torch.randn(len(at), width, generator=chance)
+    found = []
+    for handed in (True, False):
+        model.zero_grad()
+        given = rows.clone().requires_grad_()
+        hidden = states(model, given, at, handed=handed)
+        (hidden * weights).sum().backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        found.append((hidden.detach(), given.grad, gradients))
+    (near, near_rows, near_all), (whole, whole_rows, whole_all) = found
+    torch.testing.assert_close(near, whole, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(near_rows, whole_rows, rtol=1e-3, atol=1e-4)
+    assert near_all.keys() == whole_all.keys()
+    for name in whole_all:
+        torch.testing.assert_close(near_all[name], whole_all[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_other_tokens_never_reach_the_last_mlp() -> None:
+    model, seen = spared("llama"), []
+    for layer in model.model.layers:
+        layer.mlp.up_proj.register_forward_hook(lambda _, given, __: seen.append(given[0].shape[1]))
+    rows = torch.randn(20, model.config.hidden_size)
+    states(model, rows, torch.tensor([4, 9]), handed=True)
+    states(model, rows, torch.tensor([4, 9]), handed=False)
+    layers = len(model.model.layers)
+    assert seen == [20] * (layers - 1) + [2] + [20] * layers
+
+
+def test_no_position_wanted_is_no_state_and_a_gradient_of_zeros() -> None:
+    model = spared("llama")
+    rows = torch.randn(20, model.config.hidden_size, requires_grad=True)
+    states(model, rows, torch.tensor([], dtype=torch.long), handed=True).sum().backward()
+    gradient = model.model.layers[-1].mlp.up_proj.weight.grad
+    assert gradient is not None
+    assert not gradient.any()
+
+
+def test_a_copy_is_spared_by_itself_and_transformers_own_pass_is_whole() -> None:
+    model = spared("llama")
+    stock = copy.deepcopy(tiny("llama"))
+    stock.load_state_dict(model.state_dict())
+    ids = torch.randint(1, 99, (1, 20))
+    rows = model.get_input_embeddings()(ids)[0]
+    other = copy.deepcopy(model)
+    states(other, rows, torch.tensor([4, 9]), handed=True)
+    whole = run(model, rows[None], torch.arange(20)[None], starts=[0, 20])[0]
+    with torch.no_grad():
+        torch.testing.assert_close(whole, stock.model(input_ids=ids).last_hidden_state[0], rtol=1e-4, atol=1e-4)
