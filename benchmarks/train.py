@@ -86,7 +86,7 @@ def ours(
     from vistune.training import Run, Trainer, World, plan_run
     from vistune.training.compiling import compiled
     from vistune.training.flops import matmul_peak
-    from vistune.training.precision import halve, to_halve
+    from vistune.training.precision import halve, merge_where_exact, to_halve
     from vistune.training.reading import loader_of
 
     os.environ["VISTUNE_CACHE"] = str(work / "cache" / precision)
@@ -98,6 +98,7 @@ def ours(
     run.prepare(model, planned.stage, 0)
     model.set_learning(planned.stage.learn)
     halve(model, to_halve(recipe.stages, planned.stage.learn, run.device))  # as Run does it
+    merge_where_exact(model, planned.stage, "alone", run.device)
     loader = loader_of(planned, model, World(), workers=recipe.workers, pixels=PixelCache(), out=work, tell=print,
                        watch=silent)  # fmt: skip
     reports: list[Any] = []

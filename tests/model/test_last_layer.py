@@ -1,4 +1,4 @@
-"""States of wanted positions alone are those of the whole row, and so are gradients, in every kind of language model."""
+"""States of wanted positions alone and their gradients are those of the whole row, in every kind of language model."""
 
 from __future__ import annotations
 

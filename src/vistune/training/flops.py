@@ -1,8 +1,9 @@
 """How much work a row needs, and how fast this machine multiplies: together the share of its speed that is used (MFU).
 
 model + Batch -> FLOPs that must be done: no weight gradient of what is frozen, no gradient into what nothing below
-learns, the causal half of attention within documents, logits of supervised positions alone; a multiplication and an
-addition count as two. What is computed beyond that (activations again, say) earns nothing.
+learns, the causal half of attention within documents, logits and the last layer's MLP of supervised positions alone;
+of merged adapters no product forward. A multiplication and an addition count as two. What is computed beyond that
+(activations again, say) earns nothing.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import nn
 
 from vistune.model import VisionLanguageModel
 from vistune.model.language import base_of
+from vistune.model.last_layer import last_mlp
 from vistune.training.precision import products_in
 from vistune.types import Batch
 
@@ -89,12 +91,14 @@ def needed_by(model: VisionLanguageModel) -> Needed:
     config = language.config
     heads = config.num_attention_heads
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    mlp = last_mlp(language.get_decoder())
+    last = _work(mlp, into=True) if mlp is not None else 0.0
     return Needed(
         tile=tile,
         features=slots * _work(model.projector, into=vision_learns),
-        token=_work(model.language, into=True, without=head),
+        token=_work(model.language, into=True, without=head) - last,
         pair=3 * 4 * width * config.num_hidden_layers,
-        supervised=2.0 * model.head.numel() * (3 if model.head.requires_grad else 2),
+        supervised=2.0 * model.head.numel() * (3 if model.head.requires_grad else 2) + last,
         window=getattr(config, "sliding_window", None),
     )
 
@@ -105,6 +109,8 @@ def _work(module: nn.Module, *, into: bool, without: nn.Module | None = None) ->
     for found in module.modules():
         if found is without:
             continue
+        if hasattr(found, "whole"):  # model/merged.py
+            total -= 2 * sum(p.numel() for name, p in found.named_parameters() if "lora_" in name)
         if isinstance(found, nn.Linear | nn.Conv2d):
             # By its sides: a quantised weight is packed.
             size = found.in_features * found.out_features if isinstance(found, nn.Linear) else found.weight.numel()

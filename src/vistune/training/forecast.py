@@ -5,7 +5,8 @@ Recipe (+ its rows, planned, where they are there) -> Sizes, Load -> Forecast of
 Work is counted in FLOPs, a multiplication and an addition being two (P: weights of the language model's linear maps, A:
 of its adapters, T tokens, n the length of a document, S supervised tokens, V vocabulary, d width, L layers, q width):
 
-  forward    2 T (P + A) + 2 L q sum(n^2) + 2 S V d + the tower's 2 x patches x weights and 4 L v sum(patches^2)
+  forward    2 T (P + A) + 2 L q sum(n^2) + 2 S V d + the tower's 2 x patches x weights and 4 L v sum(patches^2);
+             without the A that are merged, and the last MLP for S tokens, not T
   backward   as much again into the inputs where something before learns, and once more for each weight that learns
   recompute  a layer's forward once more
   muon       5 (4 m^2 n + 2 m^3) a step for each matrix of the backbones, m the smaller side
@@ -34,7 +35,18 @@ from vistune.model.shapes import config_of, language_shape, tower_shape
 from vistune.model.spec import spec_of
 from vistune.model.vision import layers_kept
 from vistune.recipe import Model, Recipe, Stage
-from vistune.training.memory import How, Row, Sizes, adapter_layers, language_layer, memory, parameters
+from vistune.training.memory import (
+    MLP,
+    How,
+    Row,
+    Sizes,
+    adapter_layers,
+    language_layer,
+    linear_maps,
+    memory,
+    merged_layers,
+    parameters,
+)
 from vistune.types import Spec
 
 if TYPE_CHECKING:
@@ -212,10 +224,16 @@ def assumed_load(stage: Stage, spec: Spec, samples: int | None) -> Load:
 def work(sizes: Sizes, how: How, load: Load) -> float:
     """FLOPs of all the stage's rows, recomputing counted."""
     shape, tower = sizes.language, sizes.tower
-    adapters = sum(how.lora.rank * (a + b) for a, b in adapter_layers(shape, how.lora).values()) if how.lora else 0
     learns, sees = "language" in how.learn, "vision" in how.learn
     again = 1 if "language" in how.recompute else 0
-    linear = 2 * load.tokens * shape.layers * (shape.linear * (2 + learns + again) + adapters * (3 + again))
+    merged, adapted = merged_layers(shape, how), adapter_layers(shape, how.lora) if how.lora else {}
+    of_map: dict[str, float] = {}
+    for name, (inside, outside) in linear_maps(shape).items():
+        of_map[name] = inside * outside * (2 + learns + again)
+        if how.lora is not None and name in adapted:
+            of_map[name] += how.lora.rank * (inside + outside) * (2 if name in merged else 3 + again)
+    spared = 0.0 if again else load.tokens - load.supervised
+    linear = 2 * (load.tokens * shape.layers * sum(of_map.values()) - spared * sum(of_map[name] for name in MLP))
     looks = 2 * load.squares * shape.layers * shape.query_width * (3.5 + again)  # backward computes the scores again
     head = 2 * load.supervised * shape.embedding * (3 if learns else 2)
     seen = load.tiles * (
@@ -249,8 +267,9 @@ def traffic(sizes: Sizes, how: How, load: Load) -> float:
     v, u = sizes.tower.width, sizes.tower.inner
     tower = load.tiles * sizes.tower.tokens * sizes.tower.layers * how.narrow * (8 * v + 4 * u)
     tower *= 3 if "vision" in how.learn else 1
-    if how.lora is not None:  # each adapter's answer is scaled and added to its layer's, there and back
-        answers = sum(outside for _, outside in adapter_layers(sizes.language, how.lora).values())
+    if how.lora is not None:  # each adapter's answer is scaled and added to its layer's, there and back, unless merged
+        apart = adapter_layers(sizes.language, how.lora).items() - merged_layers(sizes.language, how).items()
+        answers = sum(outside for _, (_, outside) in apart)
         language += load.tokens * sizes.language.layers * how.narrow * 2 * answers
     language *= 4 / 3 if "language" in how.recompute else 1
     logits = load.supervised * sizes.language.vocabulary * 4 * 2

@@ -8,13 +8,16 @@ its MLP's. A kept number takes `wide` = 4 bytes; what a linear layer, an attenti
 held to the real ones by tests/training/test_memory.py):
 
   language, its weights learn   wide 4 d + narrow ((2 or, in bf16, 5) d + 3 q + 2 k + 4 i)
-  language, adapters learn      wide 2 d + narrow (inputs of adapted layers + 2 q + 2 k + 3 i + 7 ranks)
+  language, adapters learn      wide 2 d + narrow (inputs of adapted layers + 2 q + 2 k + 3 i + 7 ranks, less those of
+                                merged ones)
   language, frozen              wide 2 d + narrow (2 q + 2 k + 3 i)
   tower, its weights learn      wide 2 v + narrow ((6 or, in bf16, 8) v + (3 of CLIP, 2 of SigLIP) u)
   tower, frozen                 nothing; for a moment some 2 v + 4 u of one layer
   a layer that is recomputed    wide 1 width, and one whole layer at a time
   supervised tokens alone       nothing; for a moment wide 2 vocabularies for each of a chunk of 256 of them
 
+The last layer keeps its MLP's part (4 i, or 3 i; inputs and ranks) of supervised tokens alone, unless it is recomputed.
+Merged adapters (model/merged.py) take their layers' weights once more.
 A weight that takes part in a product under bf16 has a copy of 2 bytes while its layer is kept. AdamW holds 8 bytes for
 each number that learns, its gradient takes 4, the number itself 4 (1.0 or 0.53 in 8 or 4 bits).
 """
@@ -25,7 +28,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vistune.model.loss import CHUNK
-from vistune.model.shapes import LanguageShape, TowerShape
+from vistune.model.shapes import LanguageShape, TowerShape, merging_pays
 from vistune.recipe import Lora, Stage
 
 WIDE = 4
@@ -77,6 +80,13 @@ class How:
     def narrow(self) -> int:
         return HALF if self.bf16 else WIDE
 
+    @property
+    def merges(self) -> bool:
+        """Whether adapters may be merged while they learn (model/merged.py)."""
+        lora = self.lora
+        plain = lora is not None and lora.dropout == 0 and not lora.dora and self.quantize is None
+        return plain and not self.bf16 and self.way != "fsdp"
+
 
 @dataclass(frozen=True, slots=True)
 class Memory:
@@ -110,11 +120,16 @@ def how_of(stage: Stage, *, bf16: bool, way: Way = "alone", processes: int = 1) 
     return How(tuple(stage.learn), stage.lora, stage.quantize, stage.recompute, stage.optimizer, bf16, way, processes)
 
 
+def linear_maps(shape: LanguageShape) -> dict[str, tuple[int, int]]:
+    """(in, out) of the linear maps of one layer, by name."""
+    d, i, q, k = shape.width, shape.inner, shape.query_width, shape.key_width
+    return {"q_proj": (d, q), "k_proj": (d, k), "v_proj": (d, k), "o_proj": (q, d), "gate_proj": (d, i),
+            "up_proj": (d, i), "down_proj": (i, d)}  # fmt: skip
+
+
 def adapter_layers(shape: LanguageShape, lora: Lora) -> dict[str, tuple[int, int]]:
     """(in, out) of the linear maps of one layer that get adapters, by name."""
-    d, i, q, k = shape.width, shape.inner, shape.query_width, shape.key_width
-    sizes = {"q_proj": (d, q), "k_proj": (d, k), "v_proj": (d, k), "o_proj": (q, d), "gate_proj": (d, i),
-             "up_proj": (d, i), "down_proj": (i, d)}  # fmt: skip
+    sizes = linear_maps(shape)
     wishes = set(lora.targets or ("all-linear",))
     chosen = {wish.rsplit(".", 1)[-1] for wish in wishes}
     if "all-linear" in wishes:
@@ -122,6 +137,14 @@ def adapter_layers(shape: LanguageShape, lora: Lora) -> dict[str, tuple[int, int
     return {
         name: size for name, size in sizes.items() if name in chosen or ("attention" in wishes and name in ATTENTION)
     }
+
+
+def merged_layers(shape: LanguageShape, how: How) -> dict[str, tuple[int, int]]:
+    """Of `adapter_layers` those whose adapters are merged while they learn."""
+    if how.lora is None or not how.merges:
+        return {}
+    found = adapter_layers(shape, how.lora)
+    return {name: sides for name, sides in found.items() if merging_pays(*sides, how.lora.rank)}
 
 
 def parameters(sizes: Sizes, lora: Lora | None = None) -> dict[str, int]:
@@ -145,6 +168,8 @@ def memory(sizes: Sizes, how: How, row: Row) -> Memory:
     learning = sum(counts[part] for part in how.learn)
     share = how.processes if how.way == "fsdp" else 1
     weights = WIDE * sum(counts.values()) - _saved_by_quantising(sizes.language, how.quantize)
+    sums = sum(inside * outside for inside, outside in merged_layers(sizes.language, how).values())
+    weights += WIDE * sizes.language.layers * sums
     weights -= (WIDE - HALF) * sum(_of_full_width(sizes, how, part, counts[part]) for part in how.halved)
     kept, logits = activations(sizes, how, row), logit_bytes(sizes.language, how, row)
     copies = bf16_copies(sizes, how, row)
@@ -202,7 +227,8 @@ def activations(sizes: Sizes, how: How, row: Row) -> float:
         tower = patches * _stack(
             tower_layer(sizes.tower, how), WIDE * sizes.tower.width, sizes.tower.layers, "vision" in how.recompute
         )
-    held = row.tokens * (language + ends) + features + pixels + tower
+    spared = 0 if "language" in how.recompute else max(0, row.tokens - row.supervised) * _of_mlp(sizes.language, how)
+    held = row.tokens * (language + ends) - spared + features + pixels + tower
     passing = row.tokens * how.narrow * 2 * sizes.language.inner  # gradients inside the last layer's MLP
     frozen = (
         0.0 if "vision" in how.learn else patches * (WIDE * 2 * sizes.tower.width + how.narrow * 4 * sizes.tower.inner)
@@ -230,7 +256,20 @@ def language_layer(shape: LanguageShape, how: How) -> float:
     inputs = sum(d * (len(group) if apart else min(1, len(group))) for group in groups)
     inputs += q * ("o_proj" in adapted) + i * ("down_proj" in adapted)
     masks = inputs if how.lora.dropout > 0 else 0  # a byte for each number
-    return norms + WIDE * 2 * d + narrow * (inputs + attention + mlp + how.lora.rank * len(adapted)) + masks
+    ranks = how.lora.rank * (len(adapted) - len(merged_layers(shape, how)))
+    return norms + WIDE * 2 * d + narrow * (inputs + attention + mlp + ranks) + masks
+
+
+def _of_mlp(shape: LanguageShape, how: How) -> float:
+    """Bytes of `language_layer` that the MLP keeps from its first product on."""
+    if "language" in how.learn:
+        return how.narrow * 4 * shape.inner
+    if how.lora is None:
+        return how.narrow * 3 * shape.inner
+    adapted = adapter_layers(shape, how.lora)
+    apart = set(adapted) - set(merged_layers(shape, how))
+    kept = 3 * shape.inner + how.lora.rank * len(apart.intersection(MLP)) + shape.inner * ("down_proj" in adapted)
+    return how.narrow * kept
 
 
 def tower_layer(shape: TowerShape, how: How) -> float:

@@ -1,4 +1,4 @@
-"""In which precision a stage multiplies: what `auto` means, and fp32 products in tf32 where that is asked for.
+"""In which precision a stage multiplies: what `auto` means, what follows of it, fp32 products in tf32 where asked for.
 
 Where bf16 is faster than fp32 is a property of the hardware alone, so one machine always decides alike.
 """
@@ -13,9 +13,11 @@ import torch
 
 from vistune.errors import RecipeError
 from vistune.recipe import Stage
+from vistune.training.memory import how_of
 
 if TYPE_CHECKING:
     from vistune.model import VisionLanguageModel
+    from vistune.training.sharding import Way
 
 
 def uses_bf16(precision: str, device: str) -> bool:
@@ -70,3 +72,11 @@ def halve(model: VisionLanguageModel, parts: Collection[str]) -> None:
         for _, parameter in model.parts()[part]:
             if not parameter.requires_grad and parameter.dtype == torch.float32:
                 parameter.data = parameter.data.to(torch.bfloat16)
+
+
+def merge_where_exact(model: VisionLanguageModel, stage: Stage, way: Way, device: str) -> None:
+    """Adapters learn in the sums with their weights where fp32 keeps both (model/merged.py)."""
+    if how_of(stage, bf16=uses_bf16(stage.precision, device), way=way).merges:
+        from vistune.model.merged import keep_merged  # brings peft in
+
+        keep_merged(model.language)

@@ -37,7 +37,7 @@ from vistune.training.metrics import Metrics
 from vistune.training.origin import Base, history, shards_of, versions
 from vistune.training.parallel import World
 from vistune.training.plan import Planned, Watch, plan_run
-from vistune.training.precision import halve, to_halve
+from vistune.training.precision import halve, merge_where_exact, to_halve
 from vistune.training.reading import loader_of, places_at
 from vistune.training.saving import Saver, rehearse
 from vistune.training.sharding import copied, copying, way_of
@@ -193,8 +193,8 @@ class Run:
     def first_model(self, quantize: int | None) -> VisionLanguageModel:
         """The backbones with a fresh projector, or the model to go on from, its adapters merged."""
         if self.base is None:
-            spec = self.processor.spec
-            return build(self.recipe.model, spec, seed=self.recipe.seed, quantize=quantize).to(self.device)
+            made = build(self.recipe.model, self.processor.spec, seed=self.recipe.seed, quantize=quantize)
+            return made.to(self.device)
         # Rank 0 alone brings a model of another layout in.
         folder = self.world.listed(str(self.base.open()) if self.world.is_first else "")[0]
         model, _ = checkpoint.load(Path(folder), device=self.device, quantize=quantize)
@@ -221,6 +221,7 @@ class Run:
         way = way_of(self.recipe, stage, model, self.world)
         halved = [] if way == "fsdp" else to_halve(self.recipe.stages, self.learnt, self.device)
         halve(model, halved)
+        merge_where_exact(model, stage, way, self.device)
         loader = loader_of(planned, model, self.world, workers=self.recipe.workers, pixels=self.pixels, out=self.out,
                            tell=self.hooks.tell, watch=self.watch, stopping=stopping)  # fmt: skip
         trainer = Trainer(model, loader, stage, device=self.device, world=self.world, way=way,
