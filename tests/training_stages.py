@@ -45,6 +45,7 @@ LORA: dict[str, Any] = {
     "samples_per_step": 5,
     "save_every": 2,
 }
+MERGED: dict[str, Any] = {**LORA, "lora": {"rank": 8, "alpha": 16}}  # adapters learn in sums with their weights
 
 
 def train(recipe: Recipe, out: Path, *, resume: bool = False) -> list[dict[str, Any]]:

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 from torch._dynamo.utils import counters
-from training_stages import LORA, TUNE, MakeRecipe, train
+from training_stages import MERGED, TUNE, MakeRecipe, train
 
 from vistune.console import silent
 from vistune.data import Loader
 from vistune.recipe import Stage
 from vistune.training import Hooks, Run, Trainer, plan_run
 from vistune.training.compiling import compiled, hindrance, is_wanted
+from vistune.training.precision import merge_where_exact
 
 
 def trainer_of(stage: dict[str, Any], make_recipe: MakeRecipe, tmp_path: Path) -> Trainer:
@@ -23,6 +24,7 @@ def trainer_of(stage: dict[str, Any], make_recipe: MakeRecipe, tmp_path: Path) -
     model = run.first_model(None)
     run.prepare(model, item.stage, 0)
     model.set_learning(item.stage.learn)
+    merge_where_exact(model, item.stage, "alone", "cpu")
     return Trainer(model, Loader(item.samples, item.processor, item.plan), item.stage)
 
 
@@ -49,7 +51,7 @@ def test_rows_of_all_lengths_share_a_graph_and_give_the_same_numbers(
 ) -> None:
     """Two steps warm up (a first picture alone is a graph of its own); nothing is compiled after them."""
     torch.set_num_threads(1)
-    stage = {**LORA, "lora": {"rank": 4, "alpha": 8}, "steps": 4, "samples_per_step": 7, "tokens_per_row": 450}
+    stage = {**MERGED, "steps": 4, "samples_per_step": 7, "tokens_per_row": 450}
     trainer = trainer_of(stage, make_recipe, tmp_path)
     rows = [row for _, batches in trainer.loader.steps() for row in batches]
     assert len({(len(row.input_ids), len(row.starts), len(row.images)) for row in rows}) > 4

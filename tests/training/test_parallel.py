@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from training_processes import Ranks, train_as_rank, train_each_as_rank
-from training_stages import ALIGN, LORA, TUNE, MakeRecipe, assert_same_runs, train, weights
+from training_stages import ALIGN, LORA, MERGED, TUNE, MakeRecipe, assert_same_runs, train, weights
 
 from vistune.console import silent
 from vistune.data.packing import deal
@@ -29,6 +29,7 @@ SHORT: dict[str, Any] = {"steps": 3, "save_every": None}
 STAGES: dict[str, list[dict[str, Any]]] = {
     "align then full": [{**ALIGN, **SHORT, "tokens_per_row": 2048}, {**TUNE, **SHORT, "tokens_per_row": 96}],
     "align then lora": [{**ALIGN, **SHORT, "tokens_per_row": 96}, {**LORA, **SHORT, "tokens_per_row": 200}],
+    "merged lora": [{**MERGED, **SHORT, "tokens_per_row": 96}],
     "vision and all": [{**TUNE, **SHORT, "tokens_per_row": 96, "recompute": ["language", "vision"],
                         "learn": {"vision": 1e-3, "projector": 2e-3, "language": 2e-3}}],
 }  # fmt: skip

@@ -12,7 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training_stages import ALIGN, LORA, TUNE, MakeRecipe, ask_to_stop, start_process, train, wait_for_metrics, weights
+from training_stages import (
+    ALIGN,
+    LORA,
+    MERGED,
+    TUNE,
+    MakeRecipe,
+    ask_to_stop,
+    start_process,
+    train,
+    wait_for_metrics,
+    weights,
+)
 
 from vistune.console import silent
 from vistune.errors import CheckpointError, RecipeError, Stopped
@@ -23,7 +34,7 @@ from vistune.training.metrics import Metrics
 from vistune.training.state import seed_row
 
 
-@pytest.mark.parametrize(("tune", "lines"), [(TUNE, 3), (TUNE, 9), (LORA, 11), ({**TUNE, "optimizer": "muon"}, 9)])
+@pytest.mark.parametrize(("tune", "lines"), [(TUNE, 3), (TUNE, 9), (LORA, 11), (MERGED, 10), (MUON, 9)])
 def test_a_killed_run_resumes_to_the_same_weights(
     tune: dict[str, Any], lines: int, make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
@@ -197,7 +208,7 @@ def test_chance_belongs_to_the_row_whatever_was_drawn_before() -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("stage", [TUNE, LORA, {**TUNE, "optimizer": "muon"}], ids=["full", "lora", "muon"])
+@pytest.mark.parametrize("stage", [TUNE, LORA, MERGED, MUON], ids=["full", "lora", "merged", "muon"])
 def test_a_run_killed_again_and_again_ends_with_the_same_weights(
     stage: dict[str, Any], make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:

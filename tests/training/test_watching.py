@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from training_stages import ALIGN, LORA, TUNE, MakeRecipe, ask_to_stop, train
+from training_stages import ALIGN, LORA, MERGED, TUNE, MakeRecipe, ask_to_stop, train
 
 from vistune.console import silent
 from vistune.data import Loader
@@ -17,7 +17,8 @@ from vistune.model import next_token_loss
 from vistune.training import Hooks, Run, doubts, plan_run
 from vistune.training.flops import matmul_peak, needed_by
 from vistune.training.metrics import Metrics
-from vistune.training.precision import frozen_for_good, halve, products_in, to_halve
+from vistune.training.precision import frozen_for_good, halve, merge_where_exact, products_in, to_halve
+from vistune.training.sharding import Learner
 
 
 def test_a_table_says_what_learns_at_which_rate(make_recipe: MakeRecipe, tmp_path: Path) -> None:
@@ -46,8 +47,8 @@ def test_each_step_tells_its_shares_and_what_it_took(make_recipe: MakeRecipe, tm
         assert row["peak_memory_mb"] > 50
 
 
-@pytest.mark.parametrize("stage", [ALIGN, TUNE, LORA, {**TUNE, "learn": {"vision": 1e-3, "language": 1e-3}}],
-                         ids=["projector", "language", "lora", "vision and language"])  # fmt: skip
+@pytest.mark.parametrize("stage", [ALIGN, TUNE, LORA, MERGED, {**TUNE, "learn": {"vision": 1e-3, "language": 1e-3}}],
+                         ids=["projector", "language", "adapters apart", "merged", "vision and language"])  # fmt: skip
 def test_needed_work_is_what_torch_counts(stage: dict[str, object], make_recipe: MakeRecipe, tmp_path: Path) -> None:
     """Products of forward and backward, but for gradients into what nothing below needs, which autograd leaves out."""
     recipe = make_recipe({**stage, "samples_per_step": 3})
@@ -56,9 +57,13 @@ def test_needed_work_is_what_torch_counts(stage: dict[str, object], make_recipe:
     model = run.first_model(None)
     run.prepare(model, item.stage, 0)
     model.set_learning(item.stage.learn)
+    merge_where_exact(model, item.stage, "alone", "cpu")
+    assert any("Merged" in type(module).__name__ for module in model.modules()) == (stage is MERGED)
     (row,) = Loader(item.samples, item.processor, item.plan).load(0)
+    learner = Learner(model)
+    learner(row)  # sums of adapters are made once
     with FlopCounterMode(display=False) as counter:
-        next_token_loss(model(row), model.head, row.labels, row.starts).sum.backward()
+        learner(row)[0].backward()
     counts = {str(name): count for name, count in counter.get_flop_counts()["Global"].items()}
     products = sum(count for name, count in counts.items() if "attention" not in name)
     needed = needed_by(model)

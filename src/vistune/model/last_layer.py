@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class Spared:
-    """Put before an MLP's own class; `at` (n,): the only positions of its one row that are computed, zeros elsewhere."""
+    """Put before an MLP's own class; `at` (n,): the only positions of its one row to compute, zeros elsewhere."""
 
     at: Tensor | None = None
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.autograd.graph import increment_version
 
 from vistune.recipe import Stage
 from vistune.training.muon import Muon
@@ -58,8 +59,9 @@ class Optimizer:
             group["lr"] = group["peak"] * factor
 
     def step(self) -> None:
-        for member in self.members:
+        for member, learning in zip(self.members, self.parameters(), strict=True):
             member.step()
+            increment_version(learning)  # a fused update says nothing of it, and sums (model/merged.py) go by it
 
     def zero_grad(self) -> None:
         for member in self.members:
