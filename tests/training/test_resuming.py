@@ -33,6 +33,7 @@ from vistune.training import Run, checkpoints_of
 from vistune.training.metrics import Metrics
 from vistune.training.state import seed_row
 
+MUON = {**TUNE, "optimizer": "muon"}
 
 @pytest.mark.parametrize(("tune", "lines"), [(TUNE, 3), (TUNE, 9), (LORA, 11), (MERGED, 10), (MUON, 9)])
 def test_a_killed_run_resumes_to_the_same_weights(
