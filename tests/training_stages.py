@@ -45,7 +45,8 @@ LORA: dict[str, Any] = {
     "samples_per_step": 5,
     "save_every": 2,
 }
-MERGED: dict[str, Any] = {**LORA, "lora": {"rank": 8, "alpha": 16}}  # adapters learn in sums with their weights
+# Adapters that learn in sums with their weights; `auto` would be bf16 on some CPUs.
+MERGED: dict[str, Any] = {**LORA, "lora": {"rank": 8, "alpha": 16}, "precision": "fp32"}
 
 
 def train(recipe: Recipe, out: Path, *, resume: bool = False) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vistune.model.attention import register
 from vistune.model.language import run
-from vistune.model.last_layer import Spared, spare_last_mlp
+from vistune.model.last_layer import Spared, last_mlp, spare_last_mlp, wanted_at
 
 STARTS = [0, 7, 8, 20]
 POSITIONS = torch.cat([torch.arange(n) for n in (7, 1, 12)])
@@ -67,13 +67,28 @@ def test_other_tokens_never_reach_the_last_mlp() -> None:
     assert seen == [20] * (layers - 1) + [2] + [20] * layers
 
 
-def test_no_position_wanted_is_no_state_and_a_gradient_of_zeros() -> None:
-    model = spared("llama")
-    rows = torch.randn(20, model.config.hidden_size, requires_grad=True)
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_nothing_is_wanted_every_weight_has_a_gradient_of_zeros(kind: str) -> None:
+    """As every process of a run needs it, of experts too: a row that learns nothing is a row like others."""
+    model = spared(kind).train()
+    rows = torch.randn(20, model.config.hidden_size)
+    every = states(model, rows, torch.arange(20), handed=False)
+    every.sum().backward()
+    wanted = {name for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
     states(model, rows, torch.tensor([], dtype=torch.long), handed=True).sum().backward()
-    gradient = model.model.layers[-1].mlp.up_proj.weight.grad
-    assert gradient is not None
-    assert not gradient.any()
+    found = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert found.keys() == wanted
+    assert not any(gradient.any() for gradient in found.values())
+
+
+def test_a_decoder_whose_layers_have_another_name_computes_all_of_them() -> None:
+    body = nn.Module()
+    body.h = nn.ModuleList([nn.Linear(2, 2)])
+    spare_last_mlp(body)
+    assert last_mlp(body) is None
+    with wanted_at(body, torch.tensor([1])):
+        pass
 
 
 def test_a_copy_is_spared_by_itself_and_transformers_own_pass_is_whole() -> None:

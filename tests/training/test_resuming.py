@@ -35,6 +35,7 @@ from vistune.training.state import seed_row
 
 MUON = {**TUNE, "optimizer": "muon"}
 
+
 @pytest.mark.parametrize(("tune", "lines"), [(TUNE, 3), (TUNE, 9), (LORA, 11), (MERGED, 10), (MUON, 9)])
 def test_a_killed_run_resumes_to_the_same_weights(
     tune: dict[str, Any], lines: int, make_recipe: MakeRecipe, tmp_path: Path

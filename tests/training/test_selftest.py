@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from training_stages import ALIGN, LORA, TUNE, MakeRecipe, train
+from training_stages import ALIGN, LORA, MERGED, TUNE, MakeRecipe, train
 
 from vistune import foresight, workflows
 from vistune.commands.model import selftest as verb
 from vistune.console import silent
 from vistune.errors import VistuneError
 from vistune.model import VisionLanguageModel
+from vistune.model.merged import Merged
 from vistune.recipe import dump
 from vistune.training import Run, selftest
 from vistune.types import Batch
@@ -22,8 +23,9 @@ from vistune.types import Batch
 def test_every_kind_of_stage_is_the_same_however_arranged(make_recipe: MakeRecipe) -> None:
     torch.set_num_threads(1)
     tuned = {**TUNE, "name": "full", "learn": {"projector": 1e-3, "language": 1e-3, "vision": 1e-3}}
-    rows = workflows.selftest(make_recipe(ALIGN, tuned, LORA))
-    assert [row["stage"] for row in rows] == ["align", "align", "full", "full", "tune", "tune"]
+    rows = workflows.selftest(make_recipe(ALIGN, tuned, LORA, {**MERGED, "name": "merged"}))
+    stages = ("align", "full", "tune", "merged")
+    assert [row["stage"] for row in rows] == [stage for stage in stages for _ in range(2)]
     assert all(row["equal"] for row in rows)
     assert {row["arrangement"]: row["rows"] for row in rows} == {"one by one": 5, "two halves, turned round": 2}
 
@@ -46,6 +48,20 @@ def test_documents_that_see_each_other_are_caught(
     with pytest.raises(VistuneError, match="another gradient") as told:
         verb(str(tmp_path / "recipe.yaml"))
     assert told.value.exit_code == 1
+
+
+def test_a_wrong_sum_of_adapters_and_weights_is_caught(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(1)
+    right = Merged.refresh
+
+    def wrong(layer: Merged) -> None:
+        right(layer)
+        layer.whole.mul_(1.02)
+
+    monkeypatch.setattr(Merged, "refresh", wrong)
+    assert not any(row.equal for row in selftest(Run(make_recipe(MERGED), tmp_path, watch=silent)))
 
 
 def test_nothing_is_written_where_nothing_is_brought(

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from model.tiny_models import tiny
 from torch.utils.flop_counter import FlopCounterMode
 from training_stages import ALIGN, LORA, MERGED, TUNE, MakeRecipe, ask_to_stop, train
 
 from vistune.console import silent
 from vistune.data import Loader
 from vistune.errors import RecipeError, Stopped
-from vistune.model import next_token_loss
+from vistune.model import build, next_token_loss, read_spec
+from vistune.recipe import Model
 from vistune.training import Hooks, Run, doubts, plan_run
 from vistune.training.flops import matmul_peak, needed_by
 from vistune.training.metrics import Metrics
@@ -71,6 +73,35 @@ def test_needed_work_is_what_torch_counts(stage: dict[str, object], make_recipe:
     pairs = sum(length * (length + 1) / 2 for length in lengths) * needed.pair
     looks = 4 * 4 * 4 * 32 * 2 * (3 if "vision" in item.stage.learn else 1) * len(row.images)
     assert needed.of(row) - pairs - looks == pytest.approx(products, rel=0.12)
+
+
+def test_merged_adapters_need_no_product_forward(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    run = Run(make_recipe(MERGED), tmp_path, watch=silent)
+    (stage,) = run.recipe.stages
+    model = run.first_model(None)
+    run.prepare(model, stage, 0)
+    model.set_learning(stage.learn)
+    apart = needed_by(model)
+    merge_where_exact(model, stage, "alone", "cpu")
+    merged = needed_by(model)
+    own = sum(p.numel() for _, p in model.parts()["adapters"])
+    of_last_mlp = sum(p.numel() for name, p in model.parts()["adapters"] if ".layers.1.mlp." in name)
+    assert apart.token - merged.token == 2 * (own - of_last_mlp)
+    assert apart.supervised - merged.supervised == 2 * of_last_mlp > 0
+
+
+def test_a_token_comes_to_some_experts_of_the_last_layer_too(tmp_path: Path, tiny_backbones: Path) -> None:
+    language = tiny("qwen3, experts")
+    language.save_pretrained(tmp_path)
+    recipe = Model(vision=str(tiny_backbones / "vision"), language=str(tmp_path))
+    model = build(recipe, read_spec(recipe), seed=0)
+    needed = needed_by(model)
+    config, layers = language.config, language.config.num_hidden_layers
+    experts = 3 * config.num_experts_per_tok * 3 * 2 * config.hidden_size * config.moe_intermediate_size
+    router = 3 * 2 * config.hidden_size * config.num_experts
+    assert needed.supervised == 3 * 2 * language.lm_head.weight.numel() + experts + router
+    attention = 3 * 2 * sum(p.numel() for p in language.model.layers[0].self_attn.parameters() if p.ndim == 2)
+    assert needed.token == layers * attention + (layers - 1) * (experts + router)
 
 
 def test_blank_rows_are_no_work_and_count_as_waste(make_recipe: MakeRecipe, tmp_path: Path) -> None:

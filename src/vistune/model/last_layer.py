@@ -27,7 +27,8 @@ class Spared:
 
 def last_mlp(body: nn.Module) -> Any:
     """A decoder's last MLP, or None where it has none of the usual name."""
-    found = getattr(body.layers[-1], "mlp", None)  # type: ignore[index]
+    layers: Any = getattr(body, "layers", None)
+    found = getattr(layers[-1], "mlp", None) if layers is not None else None
     return found if isinstance(found, nn.Module) else None
 
 
@@ -43,9 +44,14 @@ def spare_last_mlp(body: nn.Module) -> None:
 
 @contextmanager
 def wanted_at(body: nn.Module, at: Tensor | None) -> Iterator[None]:
-    """Within the block, states of `body` are whole at these positions alone. Layers that are recomputed stay whole."""
+    """Within the block, states of `body` are whole at these positions alone.
+
+    Where layers are recomputed all stay whole; and where nothing is wanted, so that every weight has its gradient, of
+    zeros, in experts too.
+    """
     mlp = last_mlp(body)
-    if at is None or not isinstance(mlp, Spared) or getattr(body, "is_activation_checkpointing", False):
+    recomputed = getattr(body, "is_activation_checkpointing", False)
+    if at is None or not len(at) or recomputed or not isinstance(mlp, Spared):
         yield
         return
     mlp.at = at

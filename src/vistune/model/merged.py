@@ -2,13 +2,12 @@
 
 A layer's W x + s B (A x) is (W + s B A) x, and so is what goes back into x; of A and B themselves only their inner
 products stay to be computed. Sums lie beside the frozen weights, and are made again when adapters have changed.
-Not under bf16: there an update of A or B would be lost in the digits of W.
+Not under bf16 or tf32: there an update of A or B would be lost in the digits of W.
 """
 
 from __future__ import annotations
 
 from typing import Any
-from weakref import ref
 
 import torch
 from peft.tuners.lora.layer import Linear
@@ -21,9 +20,24 @@ from vistune.model.shapes import merging_pays
 
 
 class Merged(Linear):
-    """PEFT's adapted layer while its sum stands in `whole` (out, in); it is PEFT's again afterwards."""
+    """PEFT's adapted layer with its sum in `whole` (out, in); PEFT's own `disable_adapters` is not heard."""
 
     whole: Tensor
+    made_of: tuple[int, int] = (-1, -1)  # versions of A and B
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Make the sum of the adapters as they are; a parameter that is written to past torch's counter is not seen."""
+        a, b, scaling = adapter_of(self)
+        if self.made_of != (a._version, b._version):
+            torch.addmm(self.base_layer.weight, b, a, alpha=scaling, out=self.whole)
+            self.made_of = (a._version, b._version)
+
+    @property
+    def numbers_merged(self) -> int:
+        """Of A and B."""
+        a, b, _ = adapter_of(self)
+        return a.numel() + b.numel()
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         a, b, scaling = adapter_of(self)
@@ -56,26 +70,21 @@ class _Product(torch.autograd.Function):
 def keep_merged(language: nn.Module) -> None:
     """Let adapted layers compute by their sums from now on, where that pays and is the same.
 
-    Whatever changes adapters in between, sums are right by the next pass: every pass looks whether they are.
+    Before every pass of the decoder sums are made anew of the adapters that have changed.
     """
     layers: list[Any] = [module for module in language.modules() if type(module) is Linear and _is_merged(module)]
     for layer in layers:
         layer.register_buffer("whole", torch.empty_like(layer.base_layer.weight), persistent=False)
         layer.__class__ = Merged
-    made_of = [(-1, -1)] * len(layers)
-    known = [ref(layer) for layer in layers]  # adapters end where the next stage makes weights of them
+    body = base_of(language).get_decoder()
+    if _refresh not in body._forward_pre_hooks.values():  # an earlier stage's stays
+        body.register_forward_pre_hook(_refresh)
 
-    @torch.no_grad()
-    def refresh(*_: Any) -> None:
-        for place, found in enumerate(known):
-            if (layer := found()) is None:
-                continue
-            a, b, scaling = adapter_of(layer)
-            if made_of[place] != (versions := (a._version, b._version)):
-                torch.addmm(layer.base_layer.weight, b, a, alpha=scaling, out=layer.whole)
-                made_of[place] = versions
 
-    base_of(language).get_decoder().register_forward_pre_hook(refresh)
+def _refresh(body: nn.Module, _: Any) -> None:
+    for module in body.modules():
+        if isinstance(module, Merged):
+            module.refresh()
 
 
 def adapter_of(layer: Any) -> tuple[Tensor, Tensor, float]:

@@ -18,6 +18,7 @@ from vistune.data.packing import Row, Step
 from vistune.model import VisionLanguageModel, next_token_loss
 from vistune.training.parallel import World
 from vistune.training.plan import Planned, plan_run, sampled
+from vistune.training.precision import merge_where_exact
 from vistune.training.run import Run
 from vistune.training.sharding import Learner, Way, keeping_gradients, way_of, whole_copy, wrap
 
@@ -44,8 +45,8 @@ class Comparison:
 def selftest(run: Run) -> list[Comparison]:
     """Every stage's first step, on the model that the recipe begins with; nothing is learnt or written.
 
-    The model computes in fp32, without dropout: what is compared is the arrangement. The packed rows go the way that
-    training goes, the others through every layer whole.
+    The model computes in fp32, without dropout: what is compared is the arrangement. Packed rows, and those dealt over
+    processes, go the way that training goes; the others through every layer whole, with adapters apart.
     """
     planned, _ = plan_run(run.recipe, run.processor, run.watch)
     model = run.first_model(None)
@@ -68,6 +69,8 @@ def _compare(model: VisionLanguageModel, item: Planned, world: World, way: Way) 
         "one by one": [(index,) for index in samples],
         "two halves, turned round": [tuple(reversed(part)) for part in (samples[:half], samples[half:]) if part],
     }
+    whole = {name: (len(rows), *_gradients(model, item, tuple(rows))) for name, rows in arrangements.items()}
+    merge_where_exact(model, item.stage, way, world.device)
     loss_packed, wanted = _gradients(model, item, packed, as_trained=True)
 
     def compared(name: str, rows: int, loss: float, gradients: Mapping[str, Tensor]) -> Comparison:
@@ -75,7 +78,7 @@ def _compare(model: VisionLanguageModel, item: Planned, world: World, way: Way) 
         worst = max(off, key=lambda key: off[key])
         return Comparison(item.stage.name, name, rows, loss, loss_packed, off[worst], worst)
 
-    found = [compared(name, len(rows), *_gradients(model, item, tuple(rows))) for name, rows in arrangements.items()]
+    found = [compared(name, *gone) for name, gone in whole.items()]
     if way != "alone":
         dealt = _dealt(copy.deepcopy(model), item, tuple(arrangements["one by one"]), world, way)
         found.append(compared(f"over {world.size} processes, {way}", len(samples), *dealt))

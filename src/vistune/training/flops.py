@@ -92,25 +92,28 @@ def needed_by(model: VisionLanguageModel) -> Needed:
     heads = config.num_attention_heads
     width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
     mlp = last_mlp(language.get_decoder())
-    last = _work(mlp, into=True) if mlp is not None else 0.0
+    visited = _visited(language)
+    last = _work(mlp, into=True, visited=visited) if mlp is not None else 0.0
     return Needed(
         tile=tile,
         features=slots * _work(model.projector, into=vision_learns),
-        token=_work(model.language, into=True, without=head) - last,
+        token=_work(model.language, into=True, without=head, visited=visited) - last,
         pair=3 * 4 * width * config.num_hidden_layers,
         supervised=2.0 * model.head.numel() * (3 if model.head.requires_grad else 2) + last,
         window=getattr(config, "sliding_window", None),
     )
 
 
-def _work(module: nn.Module, *, into: bool, without: nn.Module | None = None) -> float:
-    """FLOPs of a token in a module's products: forward, `into` its inputs, and of weights that learn."""
+def _work(module: nn.Module, *, into: bool, without: nn.Module | None = None, visited: int = 1) -> float:
+    """FLOPs of a token in a module's products: forward, `into` its inputs, and of weights that learn.
+
+    `visited`: experts of a layer that a token comes to.
+    """
     total = 0.0
     for found in module.modules():
         if found is without:
             continue
-        if hasattr(found, "whole"):  # model/merged.py
-            total -= 2 * sum(p.numel() for name, p in found.named_parameters() if "lora_" in name)
+        total -= 2 * getattr(found, "numbers_merged", 0)  # of model/merged.py: no product forward
         if isinstance(found, nn.Linear | nn.Conv2d):
             # By its sides: a quantised weight is packed.
             size = found.in_features * found.out_features if isinstance(found, nn.Linear) else found.weight.numel()
@@ -118,14 +121,14 @@ def _work(module: nn.Module, *, into: bool, without: nn.Module | None = None) ->
             continue
         for parameter in found.parameters(recurse=False):
             if parameter.ndim == 3:  # experts in one piece, of which a token visits some
-                share = _visited(module) / parameter.shape[0]
-                total += 2 * parameter.numel() * share * (1 + into + parameter.requires_grad)
+                total += 2 * parameter[0].numel() * visited * (1 + into + parameter.requires_grad)
+            elif parameter.ndim == 2 and not isinstance(found, nn.Embedding):  # what chooses them
+                total += 2 * parameter.numel() * (1 + into + parameter.requires_grad)
     return total
 
 
-def _visited(module: nn.Module) -> int:
-    config = getattr(base_of(module), "config", None)
-    return int(getattr(config, "num_experts_per_tok", None) or 1)
+def _visited(language: nn.Module) -> int:
+    return int(getattr(language.config, "num_experts_per_tok", None) or 1)
 
 
 @cache

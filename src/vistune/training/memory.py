@@ -16,7 +16,7 @@ held to the real ones by tests/training/test_memory.py):
   a layer that is recomputed    wide 1 width, and one whole layer at a time
   supervised tokens alone       nothing; for a moment wide 2 vocabularies for each of a chunk of 256 of them
 
-The last layer keeps its MLP's part (4 i, or 3 i; inputs and ranks) of supervised tokens alone, unless it is recomputed.
+The last layer keeps its MLP's part (`of_mlp`) of supervised tokens alone, unless it is recomputed.
 Merged adapters (model/merged.py) take their layers' weights once more.
 A weight that takes part in a product under bf16 has a copy of 2 bytes while its layer is kept. AdamW holds 8 bytes for
 each number that learns, its gradient takes 4, the number itself 4 (1.0 or 0.53 in 8 or 4 bits).
@@ -75,6 +75,7 @@ class How:
     way: Way = "alone"
     processes: int = 1
     halved: tuple[str, ...] = ()
+    tf32: bool = False
 
     @property
     def narrow(self) -> int:
@@ -85,7 +86,7 @@ class How:
         """Whether adapters may be merged while they learn (model/merged.py)."""
         lora = self.lora
         plain = lora is not None and lora.dropout == 0 and not lora.dora and self.quantize is None
-        return plain and not self.bf16 and self.way != "fsdp"
+        return plain and not self.bf16 and not self.tf32 and self.way != "fsdp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +118,9 @@ class Memory:
 
 
 def how_of(stage: Stage, *, bf16: bool, way: Way = "alone", processes: int = 1) -> How:
-    return How(tuple(stage.learn), stage.lora, stage.quantize, stage.recompute, stage.optimizer, bf16, way, processes)
+    tf32 = stage.precision == "tf32"
+    return How(tuple(stage.learn), stage.lora, stage.quantize, stage.recompute, stage.optimizer, bf16, way, processes,
+               tf32=tf32)  # fmt: skip
 
 
 def linear_maps(shape: LanguageShape) -> dict[str, tuple[int, int]]:
@@ -227,9 +230,16 @@ def activations(sizes: Sizes, how: How, row: Row) -> float:
         tower = patches * _stack(
             tower_layer(sizes.tower, how), WIDE * sizes.tower.width, sizes.tower.layers, "vision" in how.recompute
         )
-    spared = 0 if "language" in how.recompute else max(0, row.tokens - row.supervised) * _of_mlp(sizes.language, how)
+    inner = how.narrow * 2 * sizes.language.inner  # gradients inside an MLP
+    spared: float = 0.0
+    passing: float = row.tokens * inner
+    if (
+        "language" not in how.recompute
+    ):  # in the last MLP, or in the one before it, when the last layer's own part is gone
+        spared = max(0, row.tokens - row.supervised) * of_mlp(sizes.language, how)
+        last = row.tokens * language_layer(sizes.language, how) - spared
+        passing = max(row.supervised * inner, row.tokens * inner - last)
     held = row.tokens * (language + ends) - spared + features + pixels + tower
-    passing = row.tokens * how.narrow * 2 * sizes.language.inner  # gradients inside the last layer's MLP
     frozen = (
         0.0 if "vision" in how.learn else patches * (WIDE * 2 * sizes.tower.width + how.narrow * 4 * sizes.tower.inner)
     )
@@ -260,16 +270,19 @@ def language_layer(shape: LanguageShape, how: How) -> float:
     return norms + WIDE * 2 * d + narrow * (inputs + attention + mlp + ranks) + masks
 
 
-def _of_mlp(shape: LanguageShape, how: How) -> float:
-    """Bytes of `language_layer` that the MLP keeps from its first product on."""
+def of_mlp(shape: LanguageShape, how: How) -> float:
+    """Bytes of `language_layer` that the last layer keeps only of tokens whose states are wanted."""
+    d, i = shape.width, shape.inner
     if "language" in how.learn:
-        return how.narrow * 4 * shape.inner
+        return how.narrow * ((2 if how.bf16 else 1) * d + 4 * i)
     if how.lora is None:
-        return how.narrow * 3 * shape.inner
+        return how.narrow * 3 * i
     adapted = adapter_layers(shape, how.lora)
-    apart = set(adapted) - set(merged_layers(shape, how))
-    kept = 3 * shape.inner + how.lora.rank * len(apart.intersection(MLP)) + shape.inner * ("down_proj" in adapted)
-    return how.narrow * kept
+    above = len({"gate_proj", "up_proj"}.intersection(adapted))
+    inputs = d * (above if how.bf16 or how.lora.dropout > 0 else min(1, above)) + i * ("down_proj" in adapted)
+    ranks = how.lora.rank * len(set(adapted).intersection(MLP) - set(merged_layers(shape, how)))
+    masks = inputs if how.lora.dropout > 0 else 0
+    return how.narrow * (inputs + 3 * i + ranks) + masks
 
 
 def tower_layer(shape: TowerShape, how: How) -> float:

@@ -64,7 +64,8 @@ def way_of(recipe: Recipe, stage: Stage, model: nn.Module, world: World) -> Way:
 def wrap(learner: Learner, way: Way, world: World) -> nn.Module:
     """The learner over all processes; under fsdp the model's own parameters become slices."""
     if way == "ddp":
-        # Only what learns is exchanged; buffers are constants. No device_ids: the rows are there already.
+        # Only what learns is exchanged; buffers are constants, or sums that each process makes (model/merged.py). No
+        # device_ids: the rows are there already.
         return DistributedDataParallel(learner, forward_sync_buffers=False, gradient_as_bucket_view=True)
     if way == "fsdp":
         mesh = init_device_mesh(world.device.split(":")[0], (world.size,))
