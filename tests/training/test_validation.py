@@ -286,3 +286,14 @@ def test_validation_survives_a_dump(make_recipe: MakeRecipe, tmp_path: Path) -> 
     recipe = make_recipe(ALIGN, validation={"data": ["a.json"], "tasks": {"pope": "p"}, "every": 7})
     (tmp_path / "again.yaml").write_text(dump(recipe))
     assert load_recipe(str(tmp_path / "again.yaml")) == recipe
+
+
+@pytest.mark.parametrize("stage", [ALIGN, LORA, TUNE], ids=["projector", "lora", "full"])
+def test_questions_are_answered_in_a_stage_that_learns_in_bf16(
+    stage: dict[str, Any], make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    """Frozen parts lie in bf16 there, what learns in fp32, and answers know no autocast."""
+    recipe = make_recipe({**stage, "steps": 2, "precision": "bf16"}, validation={**SPLIT, "every": 1, "answers": 1})
+    rows = train(recipe, tmp_path / "run")
+    assert all("validation_loss" in row for row in rows)
+    assert len((tmp_path / "run" / "samples.jsonl").read_text().splitlines()) == 2

@@ -59,7 +59,9 @@ class VisionLanguageModel(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """uint8 (tiles, 3, side, side), or a frozen tower's features, as the language model sees them: (…, width)."""
-        tiles: Tensor = self.projector(images if images.is_floating_point() else self.vision(images))
+        features: Tensor = images if images.is_floating_point() else self.vision(images)
+        # A frozen tower may lie in bf16 under a projector that learns in fp32, and answers know no autocast.
+        tiles: Tensor = self.projector(features.to(next(self.projector.parameters(), features).dtype))
         return tiles
 
     def place(self, tiles: Tensor, slots: Tensor) -> Tensor:
