@@ -86,7 +86,7 @@ def ours(
     from vistune.training import Run, Trainer, World, plan_run
     from vistune.training.compiling import compiled
     from vistune.training.flops import matmul_peak
-    from vistune.training.precision import halve, merge_where_exact, to_halve
+    from vistune.training.precision import lay_weights_out
     from vistune.training.reading import loader_of
 
     os.environ["VISTUNE_CACHE"] = str(work / "cache" / precision)
@@ -97,8 +97,7 @@ def ours(
     model, _, _ = run._model(None, [planned])
     run.prepare(model, planned.stage, 0)
     model.set_learning(planned.stage.learn)
-    halve(model, to_halve(recipe.stages, planned.stage.learn, run.device))  # as Run does it
-    merge_where_exact(model, planned.stage, "alone", run.device)
+    lay_weights_out(model, recipe.stages, planned.stage, "alone", run.device, planned.stage.learn)  # as Run does it
     loader = loader_of(planned, model, World(), workers=recipe.workers, pixels=PixelCache(), out=work, tell=print,
                        watch=silent)  # fmt: skip
     reports: list[Any] = []

@@ -54,7 +54,7 @@ def ours(work: Path, stage: str, steps: int, compile_layers: bool) -> tuple[list
     from vistune.model.vision import VisionTower
     from vistune.training import Run, Trainer, plan_run
     from vistune.training.compiling import compiled
-    from vistune.training.precision import halve, to_halve
+    from vistune.training.precision import lay_weights_out
 
     recipe = recipe_of(work, stage, "bf16", steps)
     changes = {"compile": "on" if compile_layers else "off", "recompute": ["language"] if stage == "full" else []}
@@ -70,7 +70,7 @@ def ours(work: Path, stage: str, steps: int, compile_layers: bool) -> tuple[list
     run.prepare(model, planned.stage, 0)
     model.set_learning(planned.stage.learn)
     model.set_recompute(planned.stage.recompute)
-    halve(model, to_halve(tree.stages, planned.stage.learn, "cuda"))
+    lay_weights_out(model, tree.stages, planned.stage, "alone", "cuda", planned.stage.learn)
     loader = Loader(planned.samples, planned.processor, planned.plan, workers=tree.workers)
     trainer = Trainer(model, loader, planned.stage, device="cuda")
     reports: list[Any] = []

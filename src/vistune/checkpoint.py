@@ -99,6 +99,9 @@ def save(
             model.vision.tower.save_pretrained(draft / "vision", state_dict=dict(held.vision))
         if held.language is not None:
             base_of(model.language).save_pretrained(draft / "language", state_dict=dict(held.language))
+            if model.adapted:  # they were made over these weights, in which earlier adapters are: PEFT reads the name
+                adapters: Any = model.language
+                adapters.active_peft_config.base_model_name_or_path = str(folder.absolute() / "language")
         _save_own_parts(model, processor, draft, held)
         write_atomic(draft / "recipe.yaml", dump(recipe))
         sources = {"vision": recipe.model.vision, "language": recipe.model.language}

@@ -108,7 +108,7 @@ def _stage(
     processes: int,
     learnt: Collection[str],
 ) -> dict[str, Any]:
-    from vistune.training.forecast import INDEX_BYTES, ROOM, checkpoint_bytes, longest_row, seconds
+    from vistune.training.forecast import GPUS, INDEX_BYTES, ROOM, checkpoint_bytes, longest_row, seconds
     from vistune.training.memory import how_of, memory, parameters
     from vistune.training.precision import frozen_for_good
 
@@ -126,7 +126,7 @@ def _stage(
     for device, price in offers:
         in_bf16 = [device.bf16 if each.precision == "auto" else each.precision == "bf16" for each in recipe.stages]
         bf16, halves = in_bf16[number], all(in_bf16)  # frozen weights as training/precision.py's `to_halve` has them
-        alone = how_of(stage, bf16=bf16)
+        alone = how_of(stage, bf16=bf16, on_gpu=device.name in GPUS)
         shared = replace(alone, way="fsdp", processes=processes)
         in_half = halves and "language" not in learnt
         if halves:

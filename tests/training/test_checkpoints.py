@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file, save_file
 from training_disks import MAY_NOT_MOUNT, train_killed, train_on_a_small_disk
 from training_processes import DEADLINE, in_child
@@ -24,6 +25,7 @@ from vistune import checkpoint
 from vistune.console import silent
 from vistune.errors import CheckpointError, DiskError, Stopped
 from vistune.files import read_json, write_json
+from vistune.model import merge_adapters
 from vistune.models import find_model
 from vistune.recipe import Recipe, dump
 from vistune.training import Run, World, checkpoints_of
@@ -290,3 +292,26 @@ def test_the_loop_goes_on_while_a_checkpoint_is_written() -> None:
     saver.begin(write(1))
     with pytest.raises(DiskError, match="full"):
         saver.finish()
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_adapters_over_earlier_ones_name_the_weights_that_hold_these(
+    resumed: bool, make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    """PEFT alone, going by the adapters' own file, makes the model that we do, of no other checkpoint."""
+    short = {**LORA, "steps": 2, "save_every": 1}
+    recipe = make_recipe(short, {**short, "name": "again"})
+    if resumed:
+        run = Run(recipe, tmp_path / "run", watch=silent)
+        ask_to_stop(run, "again", 0)
+        with pytest.raises(Stopped):
+            run.start(resume=False)
+    train(recipe, tmp_path / "run", resume=resumed)
+    last = checkpoints_of(tmp_path / "run")[-1]
+    for earlier in checkpoints_of(tmp_path / "run")[:-1]:
+        shutil.rmtree(earlier)
+    by_peft = AutoPeftModelForCausalLM.from_pretrained(last / "adapter").merge_and_unload().state_dict()
+    ours = merge_adapters(checkpoint.load(last)[0].language).state_dict()
+    assert by_peft.keys() == ours.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(by_peft[name], tensor, msg=name)

@@ -119,6 +119,7 @@ WAYS: dict[str, tuple[tuple[str, ...], Lora | None]] = {
     "adapters on attention": (("projector", "adapters"), Lora(rank=8, alpha=8, targets=("attention",))),
     "adapters on some": (("projector", "adapters"), Lora(rank=8, alpha=8, targets=("q_proj", "down_proj"))),
     "adapters, apart": (("projector", "adapters"), Lora(rank=2, alpha=2)),
+    "adapters, dropout": (("projector", "adapters"), Lora(rank=8, alpha=8, dropout=0.1)),
 }
 
 

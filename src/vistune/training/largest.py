@@ -61,7 +61,8 @@ def try_largest_row(
                     raise
                 tell(f"stage {planned.stage.name}: the largest row of the first shard is not tried: {error.message}")
                 return
-    how = replace(how_of(trainer.stage, bf16=trainer.bf16, way=way, processes=world.size), halved=tuple(halved))
+    how = how_of(trainer.stage, bf16=trainer.bf16, way=way, processes=world.size, halved=halved,
+                 on_gpu=trainer.device.startswith("cuda"))  # fmt: skip
     before = held_by(trainer, way)
     # Of several rows in a step, the first one's gradients are there while the last one's activations are.
     peak = peak_bytes(trainer.device, lambda: trainer.try_row(step, batch, times=min(2, row.rows)))

@@ -24,6 +24,7 @@ each number that learns, its gradient takes 4, the number itself 4 (1.0 or 0.53 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,10 +77,16 @@ class How:
     processes: int = 1
     halved: tuple[str, ...] = ()
     tf32: bool = False
+    on_gpu: bool = False
 
     @property
     def narrow(self) -> int:
         return HALF if self.bf16 else WIDE
+
+    @property
+    def mask_bytes(self) -> int:
+        """Of what dropout keeps of a number: a byte by CUDA's own kernel, a factor elsewhere."""
+        return 1 if self.on_gpu else WIDE
 
     @property
     def merges(self) -> bool:
@@ -117,10 +124,28 @@ class Memory:
         )
 
 
-def how_of(stage: Stage, *, bf16: bool, way: Way = "alone", processes: int = 1) -> How:
-    tf32 = stage.precision == "tf32"
-    return How(tuple(stage.learn), stage.lora, stage.quantize, stage.recompute, stage.optimizer, bf16, way, processes,
-               tf32=tf32)  # fmt: skip
+def how_of(
+    stage: Stage,
+    *,
+    bf16: bool,
+    way: Way = "alone",
+    processes: int = 1,
+    halved: Sequence[str] = (),
+    on_gpu: bool = False,
+) -> How:
+    return How(
+        learn=tuple(stage.learn),
+        lora=stage.lora,
+        quantize=stage.quantize,
+        recompute=stage.recompute,
+        optimizer=stage.optimizer,
+        bf16=bf16,
+        way=way,
+        processes=processes,
+        halved=tuple(halved),
+        tf32=stage.precision == "tf32",
+        on_gpu=on_gpu,
+    )
 
 
 def linear_maps(shape: LanguageShape) -> dict[str, tuple[int, int]]:
@@ -265,7 +290,7 @@ def language_layer(shape: LanguageShape, how: How) -> float:
     groups = [[name for name in names if name in adapted] for names in (ATTENTION[:3], MLP[:2])]
     inputs = sum(d * (len(group) if apart else min(1, len(group))) for group in groups)
     inputs += q * ("o_proj" in adapted) + i * ("down_proj" in adapted)
-    masks = inputs if how.lora.dropout > 0 else 0  # a byte for each number
+    masks = inputs * how.mask_bytes if how.lora.dropout > 0 else 0
     ranks = how.lora.rank * (len(adapted) - len(merged_layers(shape, how)))
     return norms + WIDE * 2 * d + narrow * (inputs + attention + mlp + ranks) + masks
 
@@ -281,7 +306,7 @@ def of_mlp(shape: LanguageShape, how: How) -> float:
     above = len({"gate_proj", "up_proj"}.intersection(adapted))
     inputs = d * (above if how.bf16 or how.lora.dropout > 0 else min(1, above)) + i * ("down_proj" in adapted)
     ranks = how.lora.rank * len(set(adapted).intersection(MLP) - set(merged_layers(shape, how)))
-    masks = inputs if how.lora.dropout > 0 else 0
+    masks = inputs * how.mask_bytes if how.lora.dropout > 0 else 0
     return how.narrow * (inputs + 3 * i + ranks) + masks
 
 

@@ -80,3 +80,18 @@ def merge_where_exact(model: VisionLanguageModel, stage: Stage, way: Way, device
         from vistune.model.merged import keep_merged  # brings peft in
 
         keep_merged(model.language)
+
+
+def lay_weights_out(
+    model: VisionLanguageModel,
+    stages: Sequence[Stage],
+    stage: Stage,
+    way: Way,
+    device: str,
+    learnt: Collection[str],
+) -> list[str]:
+    """Weights as a stage of the run multiplies them: frozen parts in bf16, adapters in sums; the parts in bf16."""
+    halved = [] if way == "fsdp" else to_halve(stages, learnt, device)
+    halve(model, halved)
+    merge_where_exact(model, stage, way, device)
+    return halved

@@ -37,7 +37,7 @@ from vistune.training.metrics import Metrics
 from vistune.training.origin import Base, history, shards_of, versions
 from vistune.training.parallel import World
 from vistune.training.plan import Planned, Watch, plan_run
-from vistune.training.precision import halve, merge_where_exact, to_halve
+from vistune.training.precision import lay_weights_out
 from vistune.training.reading import loader_of, places_at
 from vistune.training.saving import Saver, rehearse
 from vistune.training.sharding import copied, copying, way_of
@@ -219,9 +219,7 @@ class Run:
         model.set_recompute(stage.recompute)
         self.learnt |= set(stage.learn)
         way = way_of(self.recipe, stage, model, self.world)
-        halved = [] if way == "fsdp" else to_halve(self.recipe.stages, self.learnt, self.device)
-        halve(model, halved)
-        merge_where_exact(model, stage, way, self.device)
+        halved = lay_weights_out(model, self.recipe.stages, stage, way, self.device, self.learnt)
         loader = loader_of(planned, model, self.world, workers=self.recipe.workers, pixels=self.pixels, out=self.out,
                            tell=self.hooks.tell, watch=self.watch, stopping=stopping)  # fmt: skip
         trainer = Trainer(model, loader, stage, device=self.device, world=self.world, way=way,
