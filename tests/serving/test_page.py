@@ -244,6 +244,27 @@ def test_large_and_unusual_pictures_are_made_fit_for_the_server(tab: Opened) -> 
     assert (small.size, small.format) == ((40, 30), "JPEG")
 
 
+def test_the_end_is_followed_however_much_comes_at_once(tab: Opened) -> None:
+    tab.page.evaluate("window.requestAnimationFrame = () => 1")  # nothing is drawn before the whole answer is there
+    with saying(tab.found, "\n\n".join(["word"] * 60)):
+        tab.ask("Tell me more.")
+        tab.until_answered()
+    below = "document.documentElement.scrollHeight - document.documentElement.clientHeight"
+    assert tab.page.evaluate("document.documentElement.scrollTop") == tab.page.evaluate(below) > 500
+
+
+def test_a_reader_who_has_gone_up_stays_there(tab: Opened) -> None:
+    with saying(tab.found, "\n\n".join(["word"] * 60)):
+        tab.ask("Tell me more.")
+        tab.until_answered()
+        with Gate(tab.found):
+            tab.ask("And more.")
+            tab(".turn.writing").wait_for()
+            tab.page.evaluate("document.documentElement.scrollTop = 100")
+        tab.until_answered(2)
+    assert tab.page.evaluate("document.documentElement.scrollTop") == 100
+
+
 def test_a_notice_is_in_sight_wherever_the_reader_is(tab: Opened) -> None:
     with saying(tab.found, "\n\n".join(["word"] * 60)):
         tab.ask("Tell me more.")

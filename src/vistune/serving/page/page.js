@@ -144,13 +144,13 @@ async function write(turn) {
   stopping = new AbortController();
   showBusy();
   view.show();
-  follow(true);
+  showEnd();
   conversation.save();
   announce(say("answering"));
   let drawing = 0;
   const hear = (piece) => {
     turn.answer.text += piece;
-    drawing ||= requestAnimationFrame(() => { drawing = 0; if (stopping) { view.show(); follow(); } });
+    drawing ||= requestAnimationFrame(() => { drawing = 0; if (stopping) follow(() => view.show()); });
   };
   try {
     const { signal } = stopping;
@@ -166,9 +166,10 @@ async function write(turn) {
   stopping = null;
   if (!conversation.save() && !isLossTold) notice(say("notKept"));
   isLossTold = !conversation.isKept;
-  showBusy();
-  view.show();
-  follow();
+  follow(() => {
+    showBusy();
+    view.show();
+  });
   const { state, text, error } = turn.answer;
   announce(state === "failed" ? told(error) : state === "stopped" ? say("stopped") : say("answered")(text));
 }
@@ -212,10 +213,16 @@ function showBusy() {
   document.body.classList.toggle("busy", page.isBusy());
 }
 
-/** Keep the end in sight, unless the reader has gone up. */
-function follow(always = false) {
-  const root = document.documentElement;
-  if (always || root.scrollHeight - root.scrollTop - root.clientHeight < 160) root.scrollTop = root.scrollHeight;
+/** Keep the end in sight over a change, unless the reader has gone up: asked before it, since it may be long. */
+function follow(change) {
+  const { scrollHeight, scrollTop, clientHeight } = document.documentElement;
+  const wasAtEnd = scrollHeight - scrollTop - clientHeight < 160;
+  change();
+  if (wasAtEnd) showEnd();
+}
+
+function showEnd() {
+  document.documentElement.scrollTop = document.documentElement.scrollHeight;
 }
 
 function showSettings() {
@@ -273,5 +280,5 @@ window.addEventListener("pageshow", () => { isLeaving = false; });
 for (const [name, usual] of [["temperature", "0.2"], ["length", "256"]]) $(name).value = recall(name, usual);
 showSettings();
 showLanguage();
-follow(true);
+showEnd();
 connect();
