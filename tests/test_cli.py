@@ -112,6 +112,13 @@ def test_check_proves_what_a_recipe_names_and_a_table_is_told_apart(folder: Path
     assert result.returncode == 2
     assert "data.json:3:image: no picture 'b.png'" in result.stdout
     assert "4 rows" in result.stdout, "under the stage's picture folder and under its own"
+    (folder / "pictures").mkdir()
+    (folder / "a.png").rename(folder / "pictures" / "a.png")
+    (folder / "mine.yaml").write_text(f"stages: [{stage.replace('images: .', 'images: pictures')}]\n")
+    own = vistune("check", folder / "data.json", "--recipe", "mine.yaml", folder=folder)
+    assert "1 fault" in own.stdout, "the picture folder is the recipe's"
+    assert "data.json:3:image" in own.stdout
+    refused(vistune("check", "mine.yaml", folder=folder), "mine.yaml is a recipe", "--recipe mine.yaml")
     refused(vistune("check", folder=folder), "check needs data")
     refused(vistune("check", "--recipe", "quickstart", folder=folder), "quickstart names no data files")
     (folder / "table.csv").write_text("image,caption\na.png,red\n")

@@ -302,6 +302,8 @@ def test_plan_is_a_verb_that_needs_no_network(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, ["plan", "llava-v1.5-7b"])
     assert shown.exit_code == 0, shown.output
     assert "steps unknown (give --samples)" in shown.stdout
+    assert "\n GB " in shown.stdout
+    assert "\n MB " in CliRunner().invoke(app, ["plan", "quickstart", "--samples", "1000"]).stdout
 
 
 @pytest.mark.parametrize("text", ["gpus: {H100: dear}", "gpus: [1]"])

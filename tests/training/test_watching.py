@@ -28,7 +28,8 @@ def test_a_table_says_what_learns_at_which_rate(make_recipe: MakeRecipe, tmp_pat
     stage = {**LORA, "weight_decay": 0.1, "steps": 2, "save_every": None}
     Run(make_recipe(ALIGN, stage), tmp_path / "run", watch=silent, hooks=Hooks(told.append)).start(resume=False)
     tables = [words for words in told if "parameters" in words]  # beside the price of kept features
-    align, tune = ([line.split() for line in words.splitlines()] for words in tables)
+    align, tune = ([line.split() for line in words.splitlines()[:-1]] for words in tables)
+    assert all(words.splitlines()[-1].startswith("MFU is over ") for words in tables)
     assert align[0] == ["stage", "align"]
     assert align[1] == ["part", "parameters", "learn", "rate", "decay"]
     size = 32 * 48 + 48 + 48 * 48 + 48
@@ -46,6 +47,7 @@ def test_each_step_tells_its_shares_and_what_it_took(make_recipe: MakeRecipe, tm
         assert row["supervised_share"] == row["supervised_tokens"] / row["tokens"]
         assert row["padding_waste"] == 0
         assert 0 < row["mfu"] < 1.5  # of a peak that was measured on other sizes
+        assert row["peak_gflops"] > 1
         assert row["peak_memory_mb"] > 50
 
 

@@ -245,8 +245,9 @@ def check(
     """Prove every sample before anything is trained; each fault with file, line and field."""
     loaded = load_recipe(recipe) if recipe else None
     if data:
-        folders = _folders(images, data)
-        sources = [DataSource(file=path, images=folder) for path, folder in zip(data, folders, strict=True)]
+        if given := next((path for path in data if path.suffix in {".yaml", ".yml"}), None):
+            raise RecipeError(f"check: {given} is a recipe, not data", f"give it as --recipe {given}")
+        sources = _sources(data, images, loaded)
     else:
         sources = _own_sources(loaded, images)
     bar = silent if as_json else watch
@@ -284,26 +285,35 @@ def check_lines(found: CheckReport, *, tokens: bool) -> list[str]:
     return lines
 
 
+def _sources(data: list[Path], images: list[Path] | None, recipe: Recipe | None) -> list[DataSource]:
+    """The files with their picture folders: as given, one for all or one for each; else as the recipe has them."""
+    if images and len(images) not in (1, len(data)):
+        raise RecipeError(f"{len(images)} --images for {len(data)} data files", "give one for all, or one for each")
+    if images:
+        folders = images if len(images) == len(data) else images * len(data)
+        return [DataSource(file=path, images=folder) for path, folder in zip(data, folders, strict=True)]
+    known = _named(recipe) if recipe is not None else []
+    chosen = []
+    for path in data:
+        own = [source for source in known if source.file.absolute() == path.absolute()]
+        chosen += own or [DataSource(file=path)]
+    return chosen
+
+
 def _own_sources(recipe: Recipe | None, images: list[Path] | None) -> list[DataSource]:
-    """Every file that a recipe learns from or measures, once, with the picture folder it has there."""
     if recipe is None or images:
         raise RecipeError("check needs data", "name data files or folders, or a --recipe that names them")
+    if not (named := _named(recipe)):
+        raise RecipeError(f"check: the recipe {recipe.name} names no data files", "name them before --recipe")
+    return named
+
+
+def _named(recipe: Recipe) -> list[DataSource]:
+    """Every file that a recipe learns from or measures, once, with the picture folder it has there."""
     held = recipe.validation.data if recipe.validation is not None else None
     learnt = [recipe.data if stage.data is None else stage.data for stage in recipe.stages if stage.shards is None]
     listed = [source for sources in (*learnt, held or ()) for source in sources]
-    if not listed:
-        raise RecipeError(f"check: the recipe {recipe.name} names no data files", "name them before --recipe")
-    named = {(source.file, source.images): DataSource(file=source.file, images=source.images) for source in listed}
-    return list(named.values())
-
-
-def _folders(images: list[Path] | None, data: list[Path]) -> list[Path | None]:
-    """One picture folder for all files, one for each, or none."""
-    if not images:
-        return [None] * len(data)
-    if len(images) not in (1, len(data)):
-        raise RecipeError(f"{len(images)} --images for {len(data)} data files", "give one for all, or one for each")
-    return list(images) if len(images) == len(data) else [images[0]] * len(data)
+    return list(dict.fromkeys(DataSource(file=source.file, images=source.images) for source in listed))
 
 
 def show(

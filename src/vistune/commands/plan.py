@@ -65,10 +65,12 @@ def print_stage(stage: dict[str, Any], processes: int) -> None:
     largest = f"{row['tokens']:,} tokens, {row['tiles']} tiles, {row['supervised']:,} learnt"
     stdout.print(f"{steps}; the largest row: {largest} ({source})", soft_wrap=True)
     priced = any(entry["dollars"] is not None for entry in stage["devices"])
-    heads = ("GB", "weights", "grad.", "optim", "activ.", "logits", "sum", f"fsdp/{processes}", "row ≤", "time")
+    is_large = max(entry["total"] for entry in stage["devices"]) >= 1e9
+    scale, unit, places = (1e9, "GB", 2) if is_large else (1e6, "MB", 1)
+    heads = (unit, "weights", "grad.", "optim", "activ.", "logits", "sum", f"fsdp/{processes}", "row ≤", "time")
     table = Table(box=None, padding=(0, 1), header_style="none")
     for head in (*heads, *(["dollars"] if priced else [])):
-        table.add_column(head, no_wrap=True, justify="left" if head == "GB" else "right")
+        table.add_column(head, no_wrap=True, justify="left" if head == unit else "right")
     for entry in stage["devices"]:
         memory = entry["memory"]
         passing = memory.get("activations", 0) + memory.get("copies", 0)
@@ -78,7 +80,7 @@ def print_stage(stage: dict[str, Any], processes: int) -> None:
         time = "" if entry["seconds"] is None else _time(entry["seconds"])
         dollars = [f"${entry['dollars']:,.0f}" if entry["dollars"] is not None else ""] if priced else []
         name = entry["device"].partition(" (")[0].removeprefix("this ")
-        table.add_row(name, *(f"{part / 1e9:.2f}" for part in parts), longest, time, *dollars)
+        table.add_row(name, *(f"{part / scale:.{places}f}" for part in parts), longest, time, *dollars)
     stdout.print(table)
     ways = stage["devices"][-1]["otherwise"]
     said = (

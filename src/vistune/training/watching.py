@@ -74,7 +74,8 @@ class Watching:
         self.losses = [row["loss"] for row in rows if row["stage"] == self.stage.name and not row.get("left_out")]
         self.told: set[str] = set()
         if trainer.world.is_first:
-            tell(f"stage {self.stage.name}\n{what_learns(trainer.model, trainer)}")
+            over = f"MFU is over {self.peak / 1e9:,.0f} GFLOP/s, a large product's speed measured now"
+            tell(f"stage {self.stage.name}\n{what_learns(trainer.model, trainer)}\n{over}")
 
     def utilisation(self, report: StepReport) -> float:
         """The step's needed FLOP/s over the peak of all processes (MFU), 0 to 1."""
@@ -106,6 +107,7 @@ class Watching:
         found = self._doubts(report, measured or {})
         line: dict[str, Any] = {"step": report.step, "stage": self.stage.name, **values}
         line["loss_hex"] = report.loss.hex()
+        line["peak_gflops"] = round(self.peak / 1e9)  # another after a resume, or where other work held the cores
         line["by_source"] = report.by_source
         if report.left_out:
             line["left_out"] = True
