@@ -122,8 +122,9 @@ def test_blank_rows_are_no_work_and_count_as_waste(make_recipe: MakeRecipe, tmp_
     assert needed_by(model).of(blank) == 0
 
 
-def test_a_peak_is_measured_once(tmp_path: Path) -> None:
-    assert matmul_peak("cpu", torch.float32) == matmul_peak("cpu", torch.float32) > 1e8
+def test_a_peak_is_the_fastest_so_far() -> None:
+    first = matmul_peak("cpu", torch.float32)
+    assert 1e8 < first <= matmul_peak("cpu", torch.float32)
     with pytest.raises(RecipeError, match="tf32 is of CUDA devices"):  # measured in what the stage multiplies in
         matmul_peak("cpu", torch.float32, "tf32")
 

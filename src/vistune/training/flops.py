@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -131,15 +130,18 @@ def _visited(language: nn.Module) -> int:
     return int(getattr(language.config, "num_experts_per_tok", None) or 1)
 
 
-@cache
+_fastest: dict[tuple[str, torch.dtype, str], float] = {}  # FLOP/s that this process has met
+
+
 def matmul_peak(device: str, dtype: torch.dtype, precision: str = "fp32") -> float:
     """FLOP/s of a large product on this device, the best of several tries; sides double until one takes a while.
 
+    Each call measures again, and the fastest so far counts: other work may hold a core for one call's moment.
     `precision`: a stage's; under tf32 a product of fp32 is several times as fast.
     """
     kind = device.split(":")[0]
     wait: Callable[[], Any] = torch.cuda.synchronize if kind == "cuda" else lambda: None
-    best, side, took = 0.0, SMALLEST, 0.0
+    best, side, took = _fastest.get((device, dtype, precision), 0.0), SMALLEST, 0.0
     while side <= LARGEST and took < LONG:
         one = torch.ones(side, side, device=device, dtype=dtype)
         with torch.no_grad(), products_in(precision, device):
@@ -147,6 +149,7 @@ def matmul_peak(device: str, dtype: torch.dtype, precision: str = "fp32") -> flo
             took = min(_seconds_of_square(one, wait) for _ in range(TRIES))
         best = max(best, 2.0 * side**3 / took)
         side *= 2
+    _fastest[device, dtype, precision] = best
     return best
 
 
