@@ -258,9 +258,8 @@ def activations(sizes: Sizes, how: How, row: Row) -> float:
     inner = how.narrow * 2 * sizes.language.inner  # gradients inside an MLP
     spared: float = 0.0
     passing: float = row.tokens * inner
-    if (
-        "language" not in how.recompute
-    ):  # in the last MLP, or in the one before it, when the last layer's own part is gone
+    if "language" not in how.recompute:
+        # In the last MLP, or in the one before it, when the last layer's own part is gone.
         spared = max(0, row.tokens - row.supervised) * of_mlp(sizes.language, how)
         last = row.tokens * language_layer(sizes.language, how) - spared
         passing = max(row.supervised * inner, row.tokens * inner - last)

@@ -74,7 +74,7 @@ class Watching:
         self.losses = [row["loss"] for row in rows if row["stage"] == self.stage.name and not row.get("left_out")]
         self.told: set[str] = set()
         if trainer.world.is_first:
-            over = f"MFU is over {self.peak / 1e9:,.0f} GFLOP/s, a large product's speed measured now"
+            over = f"MFU is over {self.peak / 1e9:,.0f} GFLOP/s, a large product's speed here"
             tell(f"stage {self.stage.name}\n{what_learns(trainer.model, trainer)}\n{over}")
 
     def utilisation(self, report: StepReport) -> float:
