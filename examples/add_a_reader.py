@@ -1,39 +1,41 @@
-"""Data of another form: lines of {"picture": "a.jpg", "ask": "What colour?", "say": "red"}, read as they are.
+"""Add a form of training data: lines of {"picture": "a.jpg", "ask": "What colour?", "say": "red"}.
 
-A reader makes turns of a row. With it in the table READERS (src/vistune/data/rows.py), under the field that tells its
-rows from others, `check`, `show` and `train` read such files. Without touching the package, write them as messages:
+A form makes turns of a record; in the table FORMS (src/vistune/records/conversations.py) it is entered under the field
+that tells its records from others. Without touching the package, write such lines as records that are read:
 PYTHONPATH=examples python examples/add_a_reader.py MINE.jsonl DATA.jsonl
 """
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vistune.data.faults import text
-from vistune.data.rows import Slot, Turn, Turns
-from vistune.files import read_jsonl, write_jsonl
+from vistune.files import write_jsonl
+from vistune.records import read_values, text
+from vistune.records.conversations import Form, Slot, Turn, Turns
 
 
-def read_pair(row: Mapping[str, Any], place: str) -> Turns:
-    """A picture, a question, an answer; `place` is file and line, for the error of a bad field."""
-    asked, said = (text(row.get(name), place, name) for name in ("ask", "say"))
+def read_pair(record: Mapping[str, Any], location: str, unread: Counter[str]) -> Turns:
+    """One image, one question, one answer; `location` is file and line, for the error of a bad field."""
+    asked, said = (text(record.get(name), location, name) for name in ("ask", "say"))
     turns = (Turn("ask", "user", (Slot(), asked)), Turn("say", "assistant", (said,)))
-    return Turns(turns, (text(row.get("picture"), place, "picture"),), "images")
+    return Turns(turns, (text(record.get("picture"), location, "picture"),))
 
 
-def as_messages(path: Path, out: Path) -> None:
-    rows = []
-    for line, row in read_jsonl(path):
-        read = read_pair(row, f"{path}:{line}")
-        question, answer = (turn.parts[-1] for turn in read.turns)
-        parts = [{"type": "image"}, {"type": "text", "text": question}]
-        messages = [{"role": "user", "content": parts}, {"role": "assistant", "content": answer}]
-        rows.append({"id": str(line), "images": list(read.names), "messages": messages})
-    write_jsonl(out, rows)
+PAIR = Form(read_pair, fields={"ask", "say", "picture"})  # FORMS["ask"] = PAIR
+
+
+def as_texts(path: Path, out: Path) -> None:
+    records = []
+    for location, record in read_values(path):
+        pair = read_pair(record, location, Counter())
+        texts = [{"user": pair.turns[0].parts[-1], "assistant": pair.turns[1].parts[0]}]
+        records.append({"id": location, "images": pair.names, "texts": texts})
+    write_jsonl(out, records)
 
 
 if __name__ == "__main__":
-    as_messages(*map(Path, sys.argv[1:3]))
+    as_texts(*map(Path, sys.argv[1:3]))
     print(json.dumps({"written": sys.argv[2]}))

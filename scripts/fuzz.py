@@ -20,15 +20,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from vistune.data.pictures import PictureFolders
-from vistune.data.rows import read_row
-from vistune.data.written import written_rows
 from vistune.datagen.replies import ReplyFault, parse_reply
 from vistune.errors import VistuneError
 from vistune.generation.assistant import read_data_url
 from vistune.processor import Processor, load_tokenizer
 from vistune.processor.images import decode
 from vistune.recipe import source_of, validate
+from vistune.records import ImageFolders, read_records, read_sample
 from vistune.serving.limits import Limits
 from vistune.serving.refusal import Refusal
 from vistune.serving.schema import read_request
@@ -74,10 +72,10 @@ def rows(data: bytes, name: str = "data.jsonl") -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         path.write_bytes(data)
-        for number, written in enumerate(written_rows(path)):
+        for number, written in enumerate(read_records(path)):
             with suppress(*OURS):
                 if isinstance(written.value, Mapping):
-                    read_row(written.value, f"{path}:{number}", PictureFolders(None), Counter())
+                    read_sample(written.value, f"{path}:{number}", ImageFolders(None), Counter())
 
 
 def rows_of_a_list(data: bytes) -> None:

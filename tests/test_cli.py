@@ -61,7 +61,7 @@ def test_bad_data_is_one_line_with_its_place_and_leaves_nothing(folder: Path) ->
     cases: list[tuple[object, tuple[str, ...]]] = [
         (row(image="b.png"), ("data.json:3:image", "b.png")),
         ('{"id": "2", "conversations": [}', ("data.json:3", "not JSON")),
-        (row(image=[], id="2"), ("data.json:3:image", "1 <image>", "0 pictures")),
+        (row(image=[], id="2"), ("data.json:3:image", "1 <image>", "0 images")),
     ]
     for bad, words in cases:
         refused(train(folder, write(folder, row(), bad)), *words)
@@ -110,7 +110,7 @@ def test_check_proves_what_a_recipe_names_and_a_table_is_told_apart(folder: Path
     (folder / "mine.yaml").write_text(f"stages: [{stage}]\nvalidation: {{data: data.json}}\n")
     result = vistune("check", "--recipe", "mine.yaml", folder=folder)
     assert result.returncode == 2
-    assert "data.json:3:image: no picture 'b.png'" in result.stdout
+    assert "data.json:3:image: no image 'b.png'" in result.stdout
     assert "4 rows" in result.stdout, "under the stage's picture folder and under its own"
     (folder / "pictures").mkdir()
     (folder / "a.png").rename(folder / "pictures" / "a.png")

@@ -1,6 +1,6 @@
 """What the model sees of a data file and which tokens it learns, for `vistune show` and the page of `vistune check`.
 
-data source + template + tokenizer -> ids and labels of each sample -> text with the learnt tokens told apart
+data source + template + tokenizer -> ids and labels of each sample -> text with the supervised tokens marked
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from vistune.errors import DataError
 from vistune.recipe import DataSource, source_of
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from vistune.data import CheckReport
     from vistune.processor import Processor
     from vistune.types import Sample
@@ -44,17 +46,20 @@ def without_tower(template: str = "v1", tokenizer: str = "builtin") -> Processor
     return Processor(loaded, Spec(1, 1, len(loaded), 1, 2, half, half, "identity", template, tokenization="chunks"))
 
 
-def coloured(rows: Sequence[dict[str, Any]], tokenizer: str = "builtin") -> list[str]:
-    """Each sample's text as the model reads it, learnt tokens in green (rich markup)."""
-    from rich.markup import escape
+def marked(rows: Sequence[dict[str, Any]], tokenizer: str = "builtin", *, colour: bool = True) -> list[Text]:
+    """Each sample's text as the model reads it, supervised tokens in green, or in ⟦brackets⟧ without `colour`."""
+    from rich.text import Text
 
     from vistune.processor import load_tokenizer
 
     loaded = load_tokenizer(source_of(tokenizer, "language"))
-    return [
-        "".join(f"[green]{escape(text)}[/green]" if learnt else escape(text) for learnt, text in pieces(row, loaded))
-        for row in rows
-    ]
+    texts = []
+    for row in rows:
+        shown = Text()
+        for supervised, text in pieces(row, loaded):
+            shown.append(text if colour or not supervised else f"⟦{text}⟧", style="green" if supervised else "")
+        texts.append(shown)
+    return texts
 
 
 def pieces(row: dict[str, Any], tokenizer: Any) -> list[tuple[bool, str]]:
@@ -67,7 +72,7 @@ def pieces(row: dict[str, Any], tokenizer: Any) -> list[tuple[bool, str]]:
         if not runs or runs[-1][0] != learnt or token == IMAGE_ID or runs[-1][1][-1] == IMAGE_ID:
             runs.append((learnt, []))
         runs[-1][1].append(token)
-    return [(learnt, "[picture]" if ids == [IMAGE_ID] else tokenizer.decode(ids)) for learnt, ids in runs]
+    return [(learnt, "[image]" if ids == [IMAGE_ID] else tokenizer.decode(ids)) for learnt, ids in runs]
 
 
 def as_learnt(sample: Sample, processor: Processor) -> dict[str, Any]:
@@ -113,12 +118,11 @@ def _spread(source: DataSource, count: int, *, pictures: bool) -> Iterator[Sampl
     """Good rows from the first to the last, as far apart as may be."""
     import numpy as np
 
-    from vistune.data import index
-    from vistune.data.readers import data_file, folders_of
+    from vistune.data import folders_of, index, open_source
 
     try:
-        path = data_file(source.file)
-        made = index(path, folders_of(path, source.images) if pictures else None, None)
+        data = open_source(source.file)
+        made = index(data, folders_of(data, source.images) if pictures else None, None)
     except DataError:  # the report says so
         return
     if len(made):

@@ -68,8 +68,11 @@ Part = str | Picture
 
 @dataclass(frozen=True, slots=True)
 class Message:
+    """One turn. `supervised`: whether an answer's tokens are trained on; questions never are."""
+
     role: Role
     parts: tuple[Part, ...]
+    supervised: bool = True
 
     @property
     def text(self) -> str:
@@ -84,8 +87,8 @@ class Message:
 class Sample:
     """The one conversation type of training, evaluation, chat and server.
 
-    `origin` is where a message about this sample must point: `path:line`. Strings never hold `<image>`:
-    readers split it into Picture parts at the door.
+    `origin` is where a message about this sample must point: `path:line`. Images are Picture parts; `<image>` in a
+    string is those seven characters.
     """
 
     id: str

@@ -11,6 +11,7 @@ SOURCE = Path(__file__).parents[2] / "src" / "vistune"
 LEVELS = (
     ("errors",),
     ("types", "recipe", "recipe_tree", "registry", "files", "picture_files", "strict_yaml", "facts"),
+    ("records",),
     ("processor", "model", "scenes", "remote"),
     ("data", "generation", "checkpoint"),
     ("datagen", "training", "evaluation", "serving", "interop"),
@@ -89,6 +90,7 @@ def test_imports_point_down(path: Path) -> None:
     [
         "datagen",
         "remote",
+        "records",
         "report",
         "cli",
         "commands",

@@ -13,8 +13,7 @@ import pytest
 
 from vistune.commands import data, measure, model
 from vistune.commands.korean_errors import in_korean
-from vistune.data import all_rows
-from vistune.data.readers import data_file
+from vistune.data import all_rows, open_source
 from vistune.errors import RecipeError, VistuneError
 from vistune.files import read_text
 from vistune.models import find_model
@@ -26,7 +25,7 @@ MISTAKES: dict[str, Callable[[], Any]] = {
     "key": lambda: load_recipe("quickstart", ["stages.tune.lern=1"]),
     "file": lambda: read_text(HERE / "nothere"),
     "data file": lambda: all_rows(DataSource(file=HERE / "nothere.json")),
-    "folder": lambda: data_file(HERE),
+    "folder": lambda: open_source(HERE),
     "pictures": lambda: all_rows(DataSource(file=Path(__file__), images=HERE / "nothere")),
     "model": lambda: find_model(HERE),
     "train": lambda: model.train("quickstart"),

@@ -179,7 +179,7 @@ def test_the_page_shows_what_is_learnt_and_every_fault_and_no_markup_of_the_data
     assert any("빨간 원" in piece for piece in learnt)
     assert not any("What?" in piece for piece in learnt)
     assert "bad_image: 1" in text
-    assert "d.jsonl:2:image: no picture" in text
+    assert "d.jsonl:2:image: no image" in text
 
 
 def test_check_is_told_by_its_exit_code_and_one_json_document(tmp_path: Path) -> None:

@@ -16,14 +16,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vistune.data import index
-from vistune.data.faults import RowError
-from vistune.data.pictures import PictureFolders
-from vistune.data.rows import read_row
 from vistune.errors import DataError
 from vistune.generation import read_messages
 from vistune.model import read_spec
 from vistune.processor import Processor, load_tokenizer, open_picture
 from vistune.recipe import Model
+from vistune.records import ImageFolders, RecordError, read_sample
 from vistune.types import IGNORE, IMAGE_ID, Message, Picture, Sample
 
 T = TypeVar("T")
@@ -84,19 +82,19 @@ def tried(call: Callable[[], T]) -> T | DataError:
 
 def test_any_row_is_a_sample_or_a_fault_with_its_place(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    folders = PictureFolders([tmp_path])
+    folders = ImageFolders([tmp_path])
 
     @bounded
     @given(rows)
     def holds(row: dict[str, Any]) -> None:
-        made = tried(lambda: read_row(row, "data.json:3", folders, Counter()))
+        made = tried(lambda: read_sample(row, "data.json:3", folders, Counter()))
         if isinstance(made, Sample):
             said = "".join(message.text for message in made.messages)
             assert made.messages
             assert "<image>" not in said
             assert said.encode().decode() == said
             return
-        assert isinstance(made, RowError)
+        assert isinstance(made, RecordError)
         assert str(made).encode().startswith(b"data.json:3")  # it can be printed, whatever the row holds
         assert made.hint
         assert made.reason.startswith("bad_")

@@ -14,13 +14,12 @@ from PIL import Image
 
 from vistune.console import silent
 from vistune.data import Rows, check, choose_rows, index
-from vistune.data.pictures import PictureFolders
-from vistune.data.rows import read_row
 from vistune.errors import DataError, RecipeError
 from vistune.files import user_cache
 from vistune.model import read_spec
 from vistune.processor import Processor, load_tokenizer
 from vistune.recipe import DataSource, Model
+from vistune.records import ImageFolders, read_sample
 from vistune.types import Sample
 
 SAID = ["red", "빨간 원이 있습니다", "two <s> dots", "é", "🐶 a dog", "none"]
@@ -104,9 +103,9 @@ def test_rows_read_by_their_place_are_the_rows_of_the_file(
 ) -> None:
     path = tmp_path / "data.json"
     path.write_bytes((mark + written(rows)).encode())
-    pictures = PictureFolders([tmp_path])
+    pictures = ImageFolders([tmp_path])
     at = places(path, written(rows))
-    wanted = [read_row(row, place, pictures, Counter()) for row, place in zip(rows, at, strict=True)]
+    wanted = [read_sample(row, place, pictures, Counter()) for row, place in zip(rows, at, strict=True)]
     lengths = [processor.length(sample) for sample in wanted]
     assert built(path, processor) == (wanted, lengths, len(rows))
     assert built(path, processor) == (wanted, lengths, 0)  # out of the cache

@@ -74,12 +74,12 @@ IMAGE_ANSWER = {"role": "assistant", "content": [{"type": "image"}, {"type": "te
 SPOKEN = {"id": "1", "conversations": turns(("human", "hi"), ("gpt", "yo"))}
 
 BAD = {
-    "marker without picture": (good(image=[]), r"data\.json:3:image: 1 <image> .* 0 pictures"),
+    "marker without picture": (good(image=[]), r"data\.json:3:image: 1 <image> .* 0 images"),
     "three markers, two pictures": (
         good(image=["a.jpg", "b.jpg"], conversations=turns(("human", "<image><image><image>?"), ("gpt", "x"))),
-        r":3:image: 3 <image> .* 2 pictures",
+        r":3:image: 3 <image> .* 2 images",
     ),
-    "missing picture": (good(image="c.jpg"), r":3:image: no picture 'c\.jpg'"),
+    "missing picture": (good(image="c.jpg"), r":3:image: no image 'c\.jpg'"),
     "path out of the folder": (good(image="../data.json"), r":3:image: .*leaves"),
     "absolute path": (good(image="/etc/passwd"), r":3:image: .*leaves"),
     "first turn gpt": (good(image=[], conversations=turns(("gpt", "hi"))), r":3:conversations\[0\]: assistant"),
@@ -95,22 +95,22 @@ BAD = {
     ),
     "no answer": (good(conversations=turns(("human", "<image>a"))), r":3:conversations: the last question"),
     "empty list": (good(conversations=[]), r":3:conversations: a list"),
-    "lone surrogate": (good(conversations=turns(("human", "<image>\ud800"), ("gpt", "x"))), r":3:.*no text"),
-    "nul": (good(conversations=turns(("human", "<image>\0"), ("gpt", "x"))), r":3:.*no text"),
+    "lone surrogate": (good(conversations=turns(("human", "<image>\ud800"), ("gpt", "x"))), r":3:.*not text"),
+    "nul": (good(conversations=turns(("human", "<image>\0"), ("gpt", "x"))), r":3:.*not text"),
     "picture in an answer": (
         good(conversations=turns(("human", "a"), ("gpt", "<image>"))),
-        r":3:conversations\[1\]: a picture",
+        r":3:conversations\[1\]: an image",
     ),
     "speaker not text": (good(conversations=[{"from": ["human"], "value": "a"}]), r":3:conversations\[0\]\.from"),
     "turn not an object": (good(conversations=["hi"]), r":3:conversations\[0\]: an object"),
     "id not text": (good(id={"a": 1}), r":3:id: text"),
-    "id of a lone surrogate": (good(id="\ud800"), r":3:id: .*no text"),
+    "id of a lone surrogate": (good(id="\ud800"), r":3:id: .*not text"),
     "kind not text": (good(kind=["caption"]), r":3:kind: text"),
-    "nul in a path": (good(image="x\0y/a.jpg"), r":3:image: .*no text"),
-    "surrogate in a path": (good(image="\ud800/a.jpg"), r":3:image: .*no text"),
-    "path of nothing": (good(image=""), r":3:image: .*names no picture"),
+    "nul in a path": (good(image="x\0y/a.jpg"), r":3:image: .*not text"),
+    "surrogate in a path": (good(image="\ud800/a.jpg"), r":3:image: .*not text"),
+    "path of nothing": (good(image=""), r":3:image: 1 <image> in the turns but 0 images"),
     "NaN": ('{"id": "1", "w": NaN}', r":3: NaN is not JSON"),
-    "not an object": ("5", r":3: a row must be an object"),
+    "not an object": ("5", r":3: a record must be an object"),
     "no turns at all": ({"id": "x"}, r":3: neither"),
 }
 
@@ -131,7 +131,7 @@ def test_a_bad_row_is_named_by_file_line_and_field(folder: Path, name: str) -> N
     ("text", "pattern"),
     [
         ("", r"data\.json: is empty"),
-        ("[]", r"data\.json: holds no rows"),
+        ("[]", r"data\.json: holds no records"),
         ('[\n{"id": 1,\n  "conversations": [}\n]', r"data\.json:3: not JSON"),
         ('[\n{"id": "1"', r"data\.json:2: not JSON"),
         ("[\n", r"data\.json:2: the list is cut off"),
@@ -170,7 +170,7 @@ def test_a_near_miss_of_a_picture_name_is_suggested(folder: Path) -> None:
 
 def test_pictures_of_the_gpt4_samples_may_be_elsewhere(shared: Path, tmp_path: Path) -> None:
     source = DataSource(file=shared / "data" / "llava-coco30" / "gpt4_qa.llava.json", images=tmp_path)
-    with pytest.raises(DataError, match=r"gpt4_qa\.llava\.json:2:image: no picture"):
+    with pytest.raises(DataError, match=r"gpt4_qa\.llava\.json:2:image: no image"):
         all_rows(source)
 
 
@@ -202,14 +202,14 @@ def test_messages_may_place_a_picture_in_any_of_these_ways(folder: Path, questio
 
 
 BAD_CHAT = {
-    "marker without picture": (chat("<image>\nWhat?"), r":2:images: 1 <image> .* 0 pictures"),
-    "one marker, two pictures": (chat("<image>?", images=["a.jpg", "b.jpg"]), r":2:images: 1 <image> .* 2 pictures"),
+    "marker without picture": (chat("<image>\nWhat?"), r":2:images: 1 <image> .* 0 images"),
+    "one marker, two pictures": (chat("<image>?", images=["a.jpg", "b.jpg"]), r":2:images: 1 <image> .* 2 images"),
     "picture in an answer": (
         {"id": "1", "images": ["a.jpg"], "messages": [*chat("?")["messages"][:1], IMAGE_ANSWER]},
-        r":2:messages\[1\]: a picture",
+        r":2:messages\[1\]: an image",
     ),
-    "named but missing": (chat([{"type": "image", "image": "c.jpg"}]), r":2:messages\[0\]: no picture 'c\.jpg'"),
-    "unknown part": (chat([{"type": "audio"}]), r":2:messages\[0\]\.content\[0\]\.type: .*'audio'"),
+    "named but missing": (chat([{"type": "image", "image": "c.jpg"}]), r":2:messages\[0\]: no image 'c\.jpg'"),
+    "unknown part": (chat([{"type": "audio"}]), r":2:messages\[0\]\.content\[0\]\.type: only text and images"),
     "unknown role": ({"id": "1", "messages": [{"role": "tool", "content": "x"}]}, r":2:messages\[0\]\.role: .*'tool'"),
     "torn line": ('{"id": "1", "messages": [', r":2: not JSON at column"),
 }
@@ -256,7 +256,7 @@ def test_rows_of_one_line_are_told_apart_by_their_number(folder: Path) -> None:
     made = read(source)
     assert [sample.id for sample in samples(made)] == ["2", "2[2]", "3", "3[6]"]
     assert [fault.reject.origin.rsplit(":", 1)[1] for fault in made.faults] == ["2[1]", "2[3]", "3[5]", "3[7]"]
-    with pytest.raises(DataError, match=r"data\.json:2\[1\]:image: no picture"):
+    with pytest.raises(DataError, match=r"data\.json:2\[1\]:image: no image"):
         all_rows(source)
 
 
@@ -265,7 +265,7 @@ def test_a_link_out_of_the_picture_folder_is_refused(folder: Path) -> None:
     (folder / "images" / "link.jpg").symlink_to(folder / "secret.jpg")
     (folder / "images" / "inside.jpg").symlink_to(folder / "images" / "a.jpg")
     assert list(all_rows(write(folder, good(image="inside.jpg"))))
-    with pytest.raises(DataError, match="link out of the picture folder"):
+    with pytest.raises(DataError, match="link out of the image folder"):
         all_rows(write(folder, good(image="link.jpg")))
 
 

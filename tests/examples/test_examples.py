@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 import vistune
-from vistune.data import rows
 from vistune.datagen import Service, Wishes
 from vistune.model import build, read_spec
 from vistune.recipe import DataSource, Model, load_recipe
+from vistune.records import FORMS
 from vistune.workflows import check_data, generate_data, train
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -53,14 +53,14 @@ def pairs(tmp_path: Path) -> Path:
 
 def test_a_reader_is_one_line_in_the_table(pairs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(check_data([DataSource(file=pairs)]).faults) == 2
-    monkeypatch.setitem(rows.READERS, "ask", example("add_a_reader").read_pair)  # type: ignore[arg-type]
+    monkeypatch.setitem(FORMS, "ask", example("add_a_reader").PAIR)  # type: ignore[arg-type]
     found = check_data([DataSource(file=pairs)])
     assert (found.rows, found.faults) == (2, [])
 
 
-def test_a_reader_alone_writes_messages(pairs: Path) -> None:
+def test_a_reader_alone_writes_records_that_are_read(pairs: Path) -> None:
     written = pairs.with_name("data.jsonl")
-    example("add_a_reader").as_messages(pairs, written)
+    example("add_a_reader").as_texts(pairs, written)
     found = check_data([DataSource(file=written)])
     assert (found.rows, found.pictures, found.faults) == (2, 2, [])
 
@@ -89,7 +89,7 @@ def test_a_teacher_of_ones_own_writes_data(teacher: str, tmp_path: Path, monkeyp
 
 def test_a_projector_learns_and_comes_back(pairs: Path, tmp_path: Path) -> None:
     written = pairs.with_name("data.jsonl")
-    example("add_a_reader").as_messages(pairs, written)
+    example("add_a_reader").as_texts(pairs, written)
     name = "model.projector=add_a_projector:NEIGHBOURS"
     few = ["stages.align.steps=1", "stages.tune.steps=1", "stages.align.kinds=null", "stages.tune.kinds=null"]
     train(load_recipe("quickstart", [f"data={written}", name, *few]), tmp_path / "run")

@@ -55,12 +55,11 @@ def original_model(golden_original: Path) -> Loaded:
 def test_the_originals_ids_and_labels(original_model: Loaded, golden_original: Path, golden_images: Path) -> None:
     from collections import Counter
 
-    from vistune.data.pictures import PictureFolders
-    from vistune.data.rows import read_row
+    from vistune.records import ImageFolders, read_sample
 
     _, processor = original_model
     for row in rows_of(golden_original):
-        sample = read_row({**row, "id": "x"}, "x:1", PictureFolders([golden_images]), Counter())
+        sample = read_sample({**row, "id": "x"}, "x:1", ImageFolders([golden_images]), Counter())
         shown = processor.shown(sample)
         assert shown["input_ids"] == row["input_ids"]
         assert shown["labels"] == row["labels"]

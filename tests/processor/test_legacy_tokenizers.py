@@ -15,12 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_spec import SPEC as TINY
 
-from vistune.data.pictures import PictureFolders
-from vistune.data.rows import read_row
 from vistune.errors import RecipeError
 from vistune.processor import Processor, load_tokenizer
 from vistune.processor.templates import Control, Text
 from vistune.processor.tokens import collapse
+from vistune.records import ImageFolders, read_sample
 from vistune.types import IGNORE, IMAGE_ID, Picture, Sample
 
 SPEC = replace(TINY, vocabulary=32000, tokenization="chunks")
@@ -50,8 +49,8 @@ def golden(shared: Path, template: str) -> list[dict[str, Any]]:
 
 
 def sample_of(row: dict[str, Any], shared: Path) -> Sample:
-    return read_row({"id": "x", "image": "000000000139.jpg", **row} if "<image>" in str(row) else {"id": "x", **row},
-                    "x:1", PictureFolders([shared / "golden" / "images"]), Counter())  # fmt: skip
+    return read_sample({"id": "x", "image": "000000000139.jpg", **row} if "<image>" in str(row) else {"id": "x", **row},
+                    "x:1", ImageFolders([shared / "golden" / "images"]), Counter())  # fmt: skip
 
 
 def spaced(row: dict[str, Any], template: str) -> tuple[list[int], list[int]]:

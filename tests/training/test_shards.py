@@ -139,7 +139,7 @@ def test_other_pictures_are_other_lines(tmp_path: Path) -> None:
         with tarfile.open(tmp_path / "one.tar", "w") as tar:
             add(tar, "0.png", picture(color))
             add(tar, "0.txt", b"all of it")
-        made.append(fetch(str(tmp_path / "one.tar"), tmp_path / name).read_text())
+        made.append(fetch(str(tmp_path / "one.tar"), tmp_path / name).lines.read_text())
     assert made[0] == made[2] != made[1]
 
 
@@ -150,7 +150,7 @@ def test_bad_rows_and_pictures_are_set_aside_by_the_shards_own_name(
         add(tar, "bad.png", b"no picture")
         add(tar, "bad.txt", b"a picture that cannot be read")
         add(tar, "worse.json", b'{"id": "worse"}')
-    with pytest.raises(DataError, match=r"00002\.tar:\d+: "):
+    with pytest.raises(DataError, match=r"00002\.tar:(bad|worse)"):
         train(make(), tmp_path / "strict")
     lenient = make().model_copy(update={"on_bad_sample": "reject", "reject_limit": 0.5})
     train(lenient, tmp_path / "lenient")
@@ -221,7 +221,7 @@ def test_a_shard_that_does_not_come_at_once_is_asked_for_again_whatever_its_libr
     fsspec.register_implementation("busy", Busy, clobber=True)
     content = (shards / "00000.tar").read_bytes()
     MemoryFileSystem().pipe("/there/a.tar", content)
-    assert fetch("busy://there/a.tar", tmp_path / "one").is_file()
+    assert fetch("busy://there/a.tar", tmp_path / "one").lines.is_file()
     Busy.asked = -9
     with pytest.raises(DataError, match=r"busy://there/a\.tar: does not come: RuntimeError: 503"):
         fetch("busy://there/a.tar", tmp_path / "two")
@@ -301,7 +301,7 @@ def test_what_shards_need_is_said_of_the_recipe(make: MakeRecipe, shards: Path, 
 
 
 def fetched(shard: Path, tmp_path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in fetch(str(shard), tmp_path / "copy").read_text("utf-8").splitlines()]
+    return [json.loads(line) for line in fetch(str(shard), tmp_path / "copy").lines.read_text("utf-8").splitlines()]
 
 
 @pytest.mark.parametrize("damage", ["header", "cut"])

@@ -15,6 +15,7 @@ from vistune.commands.output import Json, count_of, print_json, stdout
 from vistune.console import silent, watch
 from vistune.errors import RecipeError
 from vistune.recipe import DataSource, Recipe, load_recipe
+from vistune.records import lines_of, refuse_unread
 from vistune.registry import lookup
 
 if TYPE_CHECKING:
@@ -240,6 +241,7 @@ def check(
     page: Annotated[
         Path | None, typer.Option(help="Write a page too: faults, and samples with what is learnt.")
     ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Fields that are not read are errors.")] = False,
     as_json: Json = False,
 ) -> None:
     """Prove every sample before anything is trained; each fault with file, line and field."""
@@ -262,6 +264,8 @@ def check(
             stdout.print(line, soft_wrap=True)
         if page is not None:
             stdout.print(f"page: {page}", soft_wrap=True)
+    if strict:
+        refuse_unread(found.unread_fields)
     if found.faults:
         raise typer.Exit(2)
 
@@ -279,6 +283,7 @@ def check_lines(found: CheckReport, *, tokens: bool) -> list[str]:
         low, middle, high = (found.tokens[key] for key in ("min", "median", "max"))
         lines.append(f"tokens a sample: {low} to {high}, median {middle}; {found.learnt_tokens:,} learnt in all")
     lines += [f"warning: {count} × {what}" for what, count in found.warnings.items()]
+    lines += lines_of(found.unread_fields)
     if found.missing:
         worst = ", ".join(f"{folder} ({count})" for folder, count in found.missing.items())
         lines.append(f"missing pictures, by folder: {worst}")
@@ -323,11 +328,15 @@ def show(
     tokenizer: Annotated[str, typer.Option(help="A tokenizer folder, or builtin.")] = "builtin",
     as_json: Json = False,
 ) -> None:
-    """What the model sees of a sample, and which tokens it learns."""
+    """What the model sees of a sample, and which tokens are supervised."""
     rows = showing.show(DataSource(file=data), template=template, tokenizer=tokenizer, index=index)
     if as_json:
         print_json(rows)
         return
-    for row, pieces in zip(rows, showing.coloured(rows, tokenizer), strict=True):
-        stdout.print(Text.assemble((row["id"], "bold"), f"  {len(row['input_ids'])} tokens, learnt in green"))
-        stdout.print(pieces, markup=True)
+    marked = "in green" if stdout.color_system else "between ⟦ and ⟧"
+    for row, pieces in zip(rows, showing.marked(rows, tokenizer, colour=bool(stdout.color_system)), strict=True):
+        stdout.print(
+            Text.assemble((row["id"], "bold"), f"  {len(row['input_ids'])} tokens, supervised ones {marked}"),
+            soft_wrap=True,
+        )
+        stdout.print(pieces, soft_wrap=True)

@@ -16,7 +16,7 @@ from vistune.data.index import Index, Watch, index, unwatched
 from vistune.data.likeness import Likeness, compare_pictures
 from vistune.data.loader import Loader, PixelCache
 from vistune.data.packing import StagePlan, epoch_size, plan_epoch, plan_stage, steps_of
-from vistune.data.readers import data_file
+from vistune.data.readers import data_path, folders_of, open_source
 from vistune.data.shards import listed
 from vistune.data.stream import Place, Stream, StreamLoader, read_window
 
@@ -40,14 +40,16 @@ __all__ = [
     "check",
     "choose_rows",
     "compare_pictures",
-    "data_file",
+    "data_path",
     "epoch_size",
+    "folders_of",
     "held_out",
     "index",
     "known_kinds",
     "listed",
     "never",
     "only",
+    "open_source",
     "pictures_in",
     "pictures_of",
     "plan_epoch",

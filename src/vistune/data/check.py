@@ -16,12 +16,13 @@ import numpy as np
 from vistune.data.choice import too_long
 from vistune.data.index import Index, Watch, index, unwatched
 from vistune.data.looks import look_at_all, shown_pictures
-from vistune.data.readers import data_file, folders_of
+from vistune.data.readers import folders_of, open_source
 from vistune.data.survey import Survey
 from vistune.data.truncation import shortened
 from vistune.errors import DataError, RecipeError
 from vistune.processor import Processor
 from vistune.recipe import DataSource
+from vistune.records import UnreadField
 from vistune.types import Reject
 
 WORST_FOLDERS = 5  # named of those from which pictures are missing
@@ -32,7 +33,8 @@ class CheckReport:
     """What is in the data and what is wrong with it; lengths in tokens with image slots expanded.
 
     `faults` stop a training, `notes` do not; both have a place. `warnings` counts what was mended while reading and all
-    notes by their reason · `missing`: the folders from which most rows' pictures are missing.
+    notes by their reason · `missing`: the folders from which most rows' pictures are missing · `unread_fields`: fields
+    of the files that nothing reads.
     """
 
     rows: int
@@ -45,6 +47,7 @@ class CheckReport:
     faults: list[Reject]
     notes: list[Reject]
     missing: dict[str, int]
+    unread_fields: list[UnreadField]
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -72,10 +75,10 @@ def check(
     survey = Survey(processor.tokenizer.all_special_tokens if processor is not None else ())
     for source in sources:
         try:
-            path = data_file(source.file)
-            folders = folders_of(path, source.images) if pictures else None
-            made = index(path, folders, processor, watch=watch, processes=cores)
-            survey.read(path)
+            data = open_source(source.file)
+            folders = folders_of(data, source.images) if pictures else None
+            made = index(data, folders, processor, watch=watch, processes=cores)
+            survey.read(data)
         except DataError as error:  # the file as a whole: not there, no list, broken off
             faults.append(Reject("", str(source.file), "bad_file", str(error)))
             continue
@@ -104,6 +107,7 @@ def check(
         faults=faults,
         notes=notes,
         missing=dict(missing.most_common(WORST_FOLDERS)),
+        unread_fields=[field for made in files for field in made.unread_fields],
     )
 
 

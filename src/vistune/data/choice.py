@@ -15,14 +15,13 @@ from typing import overload
 
 import numpy as np
 
-from vistune.data.faults import RowError
 from vistune.data.index import Fault, Index, Watch, index
-from vistune.data.pictures import PictureFolders
-from vistune.data.readers import data_file, folders_of
+from vistune.data.readers import folders_of, open_source
 from vistune.data.truncation import shortened
 from vistune.errors import DataError
 from vistune.processor import Processor
 from vistune.recipe import DataSource, Take
+from vistune.records import DataFile, ImageFolders, RecordError
 from vistune.types import Reject, Sample
 
 
@@ -57,16 +56,18 @@ def choose_rows(
     seed: int = 0,
     cut: bool = True,
     keep: bool = True,
+    data: DataFile | None = None,
 ) -> Choice:
     """The rows of the wanted kinds, the source's own before the stage's; of them those to `take`.
 
     `cut`: rows longer than `tokens_per_row` are cut where a turn ends; else, and where none fits, they are faults ·
-    `keep`: their index stays in the cache.
+    `keep`: their index stays in the cache · `data`: the source's file where it is opened already.
 
     Raises DataError where the file as a whole cannot be read, or holds no row of the source's own kinds.
     """
-    path = data_file(source.file)
-    made = index(path, folders_of(path, source.images), processor, watch=watch, label=label, keep=keep)
+    data = data or open_source(source.file)
+    path = data.name
+    made = index(data, folders_of(data, source.images), processor, watch=watch, label=label, keep=keep)
     made = shortened(made, processor, tokens_per_row) if cut else made
     wanted = source.kinds or kinds
     rows = made.of_kind(wanted)
@@ -84,7 +85,7 @@ def choose_rows(
         remark = f"{path}: `take: {asked}` asks for more rows than there are: all {len(rows):,} are taken"
     faults.sort(key=lambda fault: fault.at)
     if source.kinds and not len(rows) and not faults:
-        refuse_unknown_kinds(known_kinds(made), source.kinds, str(path))
+        refuse_unknown_kinds(known_kinds(made), source.kinds, path)
     return Choice(made, rows, made.lengths[rows], tuple(faults), remark)
 
 
@@ -105,7 +106,7 @@ def known_kinds(made: Index) -> list[str]:
 
 
 def _kindless(made: Index, row: int, wanted: Sequence[str]) -> Fault:
-    error = RowError(
+    error = RecordError(
         made.origin(row),
         "kind",
         f"the row has none, but the recipe chooses {', '.join(wanted)}",
@@ -167,7 +168,7 @@ class Rows(Sequence[Sample]):
         file, row = self._find(place)
         return file.sample(row)
 
-    def shown_by(self, places: np.ndarray) -> tuple[int, list[tuple[PictureFolders, str]]]:
+    def shown_by(self, places: np.ndarray) -> tuple[int, list[tuple[ImageFolders, str]]]:
         """(how many pictures these rows show, each different one's folders and name, in the order of their first row).
 
         No row is read; of one that is cut short, those of its cut turns count too.
@@ -175,7 +176,7 @@ class Rows(Sequence[Sample]):
         parts = np.searchsorted(np.array(self.ends), places, side="right")
         orders: list[np.ndarray] = []
         codes: list[np.ndarray] = []
-        names: list[tuple[PictureFolders, str]] = []
+        names: list[tuple[ImageFolders, str]] = []
         begin = 0
         for number, (file, chosen) in enumerate(self.parts):
             mine = np.flatnonzero(parts == number)
@@ -221,8 +222,8 @@ def _short(path: Path, others: Collection[Path]) -> str:
 
 def all_rows(source: DataSource, *, find_pictures: bool = True) -> Rows:
     """Every row; without `find_pictures` no picture need be there. Raises DataError of the first bad one."""
-    path = data_file(source.file)
-    made = index(path, folders_of(path, source.images) if find_pictures else None, None)
+    data = open_source(source.file)
+    made = index(data, folders_of(data, source.images) if find_pictures else None, None)
     if made.faults:
         raise made.faults[0].error
     return Rows([(made, made.of_kind(None))])
@@ -230,12 +231,12 @@ def all_rows(source: DataSource, *, find_pictures: bool = True) -> Rows:
 
 def pictures_of(source: DataSource) -> dict[str, Path | None]:
     """Every picture that a source's good rows name, and where it lies; None where it is not there."""
-    path = data_file(source.file)
-    folders = PictureFolders(folders_of(path, source.images))
+    data = open_source(source.file)
+    folders = ImageFolders(folders_of(data, source.images))
     found: dict[str, Path | None] = {}
-    for name in index(path, None, None).names:
+    for name in index(data, None, None).names:
         try:
-            found[name] = Path(str(folders.find(name, str(path), "image").source))
-        except RowError:
+            found[name] = Path(str(folders.find(name, data.name, "image").source))
+        except RecordError:
             found[name] = None
     return found

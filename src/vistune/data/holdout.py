@@ -44,7 +44,7 @@ def only(choice: Choice, aside: np.ndarray) -> Choice:
 def pictures_in(choices: Sequence[Choice]) -> set[str]:
     """Where the pictures lie that the choices' rows show."""
     return {
-        str(choice.index.folders.find(name, "", "").source)
+        str(choice.index.folders.find(name, choice.index.data.name, "image").source)
         for choice in choices
         for names in _shown(choice)
         for name in names
@@ -89,7 +89,10 @@ def _nodes_of(choice: Choice, groups: _Groups) -> Iterator[int]:
             text = f"text {made.columns['crc'][row]} {made.columns['size'][row]}"
             yield groups.node(text, text)
             continue
-        first, *others = [groups.node(f"picture {made.folders.find(n, '', '').source}", f"picture {n}") for n in names]
+        first, *others = [
+            groups.node(f"picture {made.folders.find(n, made.data.name, 'image').source}", f"picture {n}")
+            for n in names
+        ]
         for other in others:
             groups.join(first, other)
         yield first

@@ -20,13 +20,21 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from vistune.data.pictures import PictureFolders
 from vistune.data.proving import Fault, Prover, proved
-from vistune.data.rows import READERS, read_row
-from vistune.data.written import open_file, place_of, written_rows
 from vistune.errors import DataError
 from vistune.files import own_code, replacing, user_cache
 from vistune.processor import Processor
+from vistune.records import (
+    FORMS,
+    DataFile,
+    ImageFolders,
+    UnreadField,
+    columns_read,
+    open_data,
+    open_file,
+    read_sample,
+    unread_fields,
+)
 from vistune.types import Reject, Sample
 
 Watch = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
@@ -60,15 +68,16 @@ class Index:
     that were too long, how many messages are kept (truncation.py), of which `notes` tells.
     """
 
-    path: Path
-    digest: str  # SHA-256 of the file
+    data: DataFile
+    digest: str  # SHA-256 of the file that is read
     columns: dict[str, np.ndarray]
     lengths: np.ndarray
     shown: np.ndarray
     names: tuple[str, ...]
     kinds: tuple[str, ...]
     warnings: dict[str, int]
-    folders: PictureFolders
+    unread: dict[str, int]  # fields that nothing reads, with their counts
+    folders: ImageFolders
     faults: tuple[Fault, ...] = ()
     cut: Mapping[int, int] = field(default_factory=dict)
     notes: Mapping[int, Reject] = field(default_factory=dict)
@@ -76,8 +85,18 @@ class Index:
     def __len__(self) -> int:
         return len(self.columns["begin"])
 
+    @property
+    def path(self) -> Path:
+        """The file as the user named it."""
+        return self.data.path
+
+    @property
+    def unread_fields(self) -> list[UnreadField]:
+        return unread_fields(self.data.name, self.unread, columns_read())
+
     def origin(self, row: int) -> str:
-        return place_of(self.path, *self.at(row))
+        """The location of a record in the user's file."""
+        return self.data.location(*self.at(row))
 
     def at(self, row: int) -> tuple[int, int]:
         """What sorts rows as the file has them: the line, and the number in the list where rows share that line."""
@@ -87,17 +106,17 @@ class Index:
         """The row as it stands in the file, cut where it must be. Raises DataError where the file is another now."""
         begin, size = int(self.columns["begin"][row]), int(self.columns["size"][row])
         try:
-            with open(self.path, "rb") as file:
+            with open(self.data.lines, "rb") as file:
                 file.seek(begin)
                 written = file.read(size)
             if zlib.crc32(written) != self.columns["crc"][row]:
-                raise ValueError("its bytes are others")
-            sample = read_row(json.loads(written), self.origin(row), self.folders, Counter())
+                raise ValueError("checksum mismatch")
+            sample = read_sample(json.loads(written), self.origin(row), self.folders, Counter())
             return replace(sample, messages=sample.messages[: self.cut[row]]) if row in self.cut else sample
         except (OSError, ValueError, DataError) as error:
             raise DataError(
                 f"{self.origin(row)}: cannot be read again ({error})",
-                "the file changed while it was in use: start anew",
+                "the file changed while it was in use: start again",
             ) from None
 
     def of_kind(self, wanted: Sequence[str] | None) -> np.ndarray:
@@ -109,7 +128,7 @@ class Index:
 
 
 def index(
-    path: Path,
+    data: DataFile | Path,
     folders: Sequence[Path] | None,
     processor: Processor | None,
     *,
@@ -123,14 +142,16 @@ def index(
     Without `folders` no picture need be there; without a processor nothing is encoded. A file with faults is not
     kept, none without `keep`. `processes` encode a large file. Raises DataError where the file cannot be read at all.
     """
-    with open_file(path) as file:
+    if isinstance(data, Path):
+        data = open_data(data, columns_read())
+    with open_file(data.lines, data.name) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    builder = _Builder(path, digest, PictureFolders(folders), processor)
+    builder = _Builder(data, digest, ImageFolders(folders), processor)
     kept = None if processor is None or not keep else _kept(digest, processor)
     if kept is not None and (known := _read(kept, builder)) is not None:
         return known
-    with watch(label, _rough_rows(path)) as advance:
-        made = builder.build(advance, processes=processes if processor and path.stat().st_size > LARGE else 1)
+    with watch(label, _rough_rows(data.lines)) as advance:
+        made = builder.build(advance, processes=processes if processor and data.lines.stat().st_size > LARGE else 1)
     if kept is not None and not made.faults:
         _keep(kept, made)
     return made
@@ -140,15 +161,15 @@ def _rough_rows(path: Path) -> int:
     """For a progress bar: rows, as in the file's first megabyte, where no text speaks of the fields' own names."""
     with open_file(path) as file:
         content = file.read(1 << 20)
-    rows = sum(content.count(f'"{name}"'.encode()) for name in READERS)
+    rows = sum(content.count(f'"{name}"'.encode()) for name in FORMS)
     return max(1, round(rows * path.stat().st_size / max(1, len(content))))
 
 
 @dataclass(slots=True)
 class _Builder:
-    path: Path
+    data: DataFile
     digest: str
-    folders: PictureFolders
+    folders: ImageFolders
     processor: Processor | None
 
     def build(self, advance: Callable[..., None], *, processes: int) -> Index:
@@ -158,14 +179,15 @@ class _Builder:
         names: dict[str, int] = {}
         kinds: dict[str, int] = {}
         faults: list[Fault] = []
-        prover = Prover(self.path, self.folders, self.processor)
-        for written, row in proved(prover, written_rows(self.path), processes=processes):
+        prover = Prover(self.folders, self.processor)
+        of_file = Counter[str]()
+        for record, row in proved(prover, self.data.records(FORMS, of_file), processes=processes):
             advance(1)
             if isinstance(row, Fault):
                 faults.append(row)
                 continue
             shown += [names.setdefault(name, len(names)) for name in row.names]
-            place = (written.begin, written.size, written.crc, written.line, written.nth)
+            place = (record.begin, record.size, record.crc, record.number, record.nth)
             code = kinds.setdefault(row.kind, len(kinds))
             for column, value in zip(
                 columns.values(), (*place, code, row.text_tokens, row.learnt, len(row.names)), strict=True
@@ -173,9 +195,10 @@ class _Builder:
                 column.append(value)
         advance(0, total=len(columns["begin"]) + len(faults))  # it was guessed
         if not columns["begin"] and not faults:
-            raise DataError(f"{self.path}: holds no rows", "give a file with at least one sample")
+            raise DataError(f"{self.data.name}: holds no records", "give a file with at least one record")
         arrays = {name: np.array(column, COLUMNS[name]) for name, column in columns.items()}
-        texts = {"names": list(names), "kinds": list(kinds), "warnings": dict(prover.warnings)}
+        unread = dict(prover.unread + of_file)
+        texts = {"names": list(names), "kinds": list(kinds), "warnings": dict(prover.warnings), "unread": unread}
         return self.index_of(arrays, np.array(shown, np.int32), texts, faults)
 
     def index_of(
@@ -183,26 +206,28 @@ class _Builder:
     ) -> Index:
         """Raises DataError where a picture is not there, or its size is wanted (anyres) and cannot be read."""
         names, kinds = tuple(texts["names"]), tuple(texts["kinds"])
-        self.folders.find_all(names, str(self.path), "image")
+        self.folders.find_all(names, self.data.name, "image")
         slots = np.full(len(names), self.processor.spec.slots_per_image if self.processor else 0, np.int64)
         if self.processor is not None and self.processor.spec.image_mode == "anyres":
-            pictures = (self.folders.find(name, str(self.path), "image") for name in names)
+            pictures = (self.folders.find(name, self.data.name, "image") for name in names)
             slots = np.array([self.processor.slots(picture) for picture in pictures], np.int64)
         sums = np.concatenate([[0], np.cumsum(slots[shown])])
         ends = np.cumsum(columns["pictures"])
         lengths = columns["text_tokens"] + sums[ends] - sums[ends - columns["pictures"]]
-        return Index(self.path, self.digest, columns, lengths, shown, names, kinds, texts["warnings"], self.folders,
-                     tuple(faults))  # fmt: skip
+        return Index(self.data, self.digest, columns, lengths, shown, names, kinds, texts["warnings"], texts["unread"],
+                     self.folders, tuple(faults))  # fmt: skip
 
 
 def _kept(digest: str, processor: Processor) -> Path:
-    key = hashlib.sha256(f"{digest} {processor.text_rules} {own_code('data', 'processor')}".encode()).hexdigest()
+    key = hashlib.sha256(
+        f"{digest} {processor.text_rules} {own_code('data', 'processor', 'records')}".encode()
+    ).hexdigest()
     return user_cache() / "index" / f"{key}.npz"
 
 
 def _keep(kept: Path, made: Index) -> None:
     """Best effort: a cache that cannot be written costs time, no answer."""
-    text = json.dumps({"names": made.names, "kinds": made.kinds, "warnings": made.warnings})
+    text = json.dumps({"names": made.names, "kinds": made.kinds, "warnings": made.warnings, "unread": made.unread})
     try:
         with replacing(kept) as file:
             arrays: dict[str, Any] = {"shown": made.shown, "text": np.frombuffer(text.encode(), np.uint8)}

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-import csv
 import io
-import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,8 +20,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from vistune.errors import DataError
-from vistune.files import read_jsonl, read_text, wide_cells
 from vistune.picture_files import DAMAGE, FORMATS, SUFFIXES
+from vistune.records import read_values
 
 # Of 128 bits that may differ. Of 120 COCO photographs no two differ in fewer than 29; saved again at JPEG quality 40
 # they differ in 6 at most, at half the size or a tenth brighter in 7 at most for 98 % of them.
@@ -183,20 +181,9 @@ def _pictures_of(path: Path) -> Iterator[str | Path | bytes]:
 
 
 def _fields(path: Path) -> Iterator[str | int]:
-    """Values of the fields that name or hold pictures, wherever they stand in the file."""
-    suffix = path.suffix.lower()
-    if not path.is_file():
-        raise DataError(f"{path}: no such file", "check --against")
-    if suffix in (".tsv", ".csv"):
-        with wide_cells(), open(path, encoding="utf-8-sig", newline="") as file:  # MMBench holds its pictures in cells
-            for row in csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ","):
-                yield from (row[field] for field in PICTURE_FIELDS if row.get(field))
-        return
-    try:
-        yield from _walk(json.loads(read_text(path)))
-    except ValueError:  # JSON lines, whatever the suffix says: POPE's official .json files are
-        for _, row in read_jsonl(path):
-            yield from _walk(row)
+    """Values of the fields that name or hold images, wherever they are in the file."""
+    for _, value in read_values(path):
+        yield from _walk(value)
 
 
 def _walk(value: Any) -> Iterator[str | int]:

@@ -58,7 +58,7 @@ def shown_pictures(files: Sequence[Index]) -> dict[Path, Shown]:
     """Every picture file that good rows show, in their order."""
     found: dict[Path, Shown] = {}
     for made in files:
-        paths = [Path(str(made.folders.find(name, str(made.path), "image").source)) for name in made.names]
+        paths = [Path(str(made.folders.find(name, made.data.name, "image").source)) for name in made.names]
         rows = np.repeat(np.arange(len(made)), made.columns["pictures"])
         for row, place in zip(rows.tolist(), made.shown.tolist(), strict=True):
             shown = found.setdefault(paths[place], Shown(made.names[place], made, row))

@@ -1,6 +1,6 @@
 """Each row of a file proved: its form, its pictures, its tokens, what is learnt; one after another or on all cores.
 
-Written rows + Processor -> Proved (what the index keeps of a good row) or Fault, in the file's order
+Records + Processor -> Proved (what the index keeps of a good one) or Fault, in the file's order
 """
 
 from __future__ import annotations
@@ -11,14 +11,10 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import Path
 
-from vistune.data.faults import RowError, printable
-from vistune.data.pictures import PictureFolders
-from vistune.data.rows import kind_of, read_row
-from vistune.data.written import Written, place_of
 from vistune.errors import DataError
 from vistune.processor import Processor
+from vistune.records import ImageFolders, Record, RecordError, kind_of, printable, read_sample
 from vistune.types import IGNORE, IMAGE_ID, Reject
 
 CHUNK = 500  # rows that a process is handed at once
@@ -44,29 +40,30 @@ class Proved:
     names: tuple[str, ...]
 
 
-Found = tuple[Written, Proved | Fault]
+Found = tuple[Record, Proved | Fault]
 
 
 @dataclass(slots=True)
 class Prover:
-    """Reads rows of one file; `warnings` counts what it mends on the way."""
+    """Proves records of one file; `warnings` counts what is completed while reading, `unread` unread fields."""
 
-    path: Path
-    folders: PictureFolders
+    folders: ImageFolders
     processor: Processor | None
     warnings: Counter[str] = field(default_factory=Counter)
+    unread: Counter[str] = field(default_factory=Counter)
 
-    def prove(self, written: Written) -> Proved | Fault:
-        place, value, kind = place_of(self.path, written.line, written.nth), written.value, ""
-        at = (written.line, written.nth)
+    def prove(self, record: Record) -> Proved | Fault:
+        place, value, kind = record.location, record.value, ""
+        at = (record.number, record.nth)
         try:
-            if isinstance(value, RowError):
+            if isinstance(value, RecordError):
                 raise value
             if not isinstance(value, dict):
-                raise RowError(place, "", f"a row must be an object, got {type(value).__name__}", "see docs/data.md")
+                problem = f"a record must be an object, got {type(value).__name__}"
+                raise RecordError(place, "", problem, "see docs/data.md")
             kind = kind_of(value, place)
-            sample = read_row(value, place, self.folders, self.warnings)
-        except RowError as error:
+            sample = read_sample(value, place, self.folders, self.warnings, self.unread)
+        except RecordError as error:
             name = value.get("id", "") if isinstance(value, dict) else ""
             return Fault(Reject(printable(name), place, error.reason, str(error)), kind, error, at)
         names = tuple(self.folders.name_of(picture) for picture in sample.pictures)
@@ -85,31 +82,32 @@ class Prover:
         return Proved(sample.kind, len(encoded.ids) - slots, learnt, names)
 
 
-def proved(prover: Prover, rows: Iterator[Written], *, processes: int = 1) -> Iterator[Found]:
-    """Every row and what it was found to be. Processes are forked, so that none loads the tokenizer again."""
+def proved(prover: Prover, records: Iterator[Record], *, processes: int = 1) -> Iterator[Found]:
+    """Every record and what it was found to be. Processes are forked, so that none loads the tokenizer again."""
     if processes == 1 or "fork" not in multiprocessing.get_all_start_methods():
-        for written in rows:
-            found = prover.prove(written)
-            yield replace(written, value=None), found
+        for record in records:
+            found = prover.prove(record)
+            yield replace(record, value=None), found
         return
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(prover,)) as pool:
-        waiting: deque[tuple[list[Written], Future[_Answer]]] = deque()
+        waiting: deque[tuple[list[Record], Future[_Answer]]] = deque()
         while True:
-            chunk = list(islice(rows, CHUNK))
+            chunk = list(islice(records, CHUNK))
             if chunk:
-                waiting.append(([replace(row, value=None) for row in chunk], pool.submit(_prove, chunk)))
+                waiting.append(([replace(record, value=None) for record in chunk], pool.submit(_prove, chunk)))
             if waiting and (not chunk or len(waiting) > 2 * processes):
                 places, future = waiting.popleft()
-                answers, warnings, missing = future.result()
+                answers, warnings, unread, missing = future.result()
                 prover.warnings += warnings
+                prover.unread += unread
                 prover.folders.missing += missing
                 yield from zip(places, answers, strict=True)
             elif not chunk:
                 return
 
 
-_Answer = tuple[list["Proved | Fault"], Counter[str], Counter[str]]
+_Answer = tuple[list["Proved | Fault"], Counter[str], Counter[str], Counter[str]]
 _mine: list[Prover] = []  # of a forked process: the one that it was forked with
 
 
@@ -117,7 +115,8 @@ def _begin(prover: Prover) -> None:
     _mine.append(prover)
 
 
-def _prove(rows: list[Written]) -> _Answer:
+def _prove(records: list[Record]) -> _Answer:
     (prover,) = _mine
-    prover.warnings, prover.folders.missing = Counter(), Counter()
-    return [prover.prove(row) for row in rows], prover.warnings, prover.folders.missing
+    prover.warnings, prover.unread, prover.folders.missing = Counter(), Counter(), Counter()
+    answers = [prover.prove(record) for record in records]
+    return answers, prover.warnings, prover.unread, prover.folders.missing

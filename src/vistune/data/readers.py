@@ -1,43 +1,52 @@
-"""Data files as they lie on disk: where a source's rows and pictures are.
+"""A data source as it is on disk: its file, and the folders of its images.
 
-source -> file, picture folders
+source -> DataFile, image folders
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from vistune.data.parquet import as_lines
-from vistune.data.rows import TABLE
 from vistune.errors import DataError
 from vistune.files import read_json
+from vistune.records import DataFile, columns_read, kind_of_file, open_data
+from vistune.records.conversations import TABLE
+
+WRITTEN = ("samples.json", "messages.jsonl")  # by `generate`, into a folder
 
 
-def data_file(path: Path) -> Path:
-    """A file (of parquet, the lines made of it), or the samples.json or messages.jsonl of `generate`'s folder."""
-    if path.suffix == ".parquet" and not path.is_dir():
-        return as_lines(path)
-    if path.suffix.lower() in (".csv", ".tsv"):
-        raise DataError(f"{path}: a table holds no conversations", TABLE)
+def data_path(path: Path) -> Path:
+    """The data file that a source names: itself, or the one in `generate`'s folder. Raises DataError."""
     if not path.is_dir():
         return path
-    for name in ("samples.json", "messages.jsonl"):
+    for name in WRITTEN:
         if (path / name).is_file():
             return path / name
-    raise DataError(f"{path}: holds neither samples.json nor messages.jsonl", "name the data file itself")
+    there = sorted(file.name for file in path.iterdir() if file.is_file() and kind_of_file(file.name))[:8]
+    hint = f"name the data file itself, such as {path / there[0]}" if there else "name the data file itself"
+    raise DataError(f"{path}: holds neither {' nor '.join(WRITTEN)}", hint)
 
 
-def folders_of(path: Path, images: Path | None) -> list[Path]:
-    """Where pictures lie: as told, else as images.json beside the file says, else beside the file."""
+def open_source(path: Path) -> DataFile:
+    """The data file of a source, unpacked where that is needed. Raises DataError."""
+    path = data_path(path)
+    if kind_of_file(path.name) in (".csv", ".tsv"):
+        raise DataError(f"{path}: a table holds no conversations", TABLE)
+    return open_data(path, columns_read())
+
+
+def folders_of(data: DataFile, images: Path | None) -> list[Path]:
+    """Where a data file's images are: inside it, and `images`, or what images.json says, or the file's folder."""
+    inside = [data.images] if data.images is not None else []
     if images is not None:
         if not images.is_dir():
-            raise DataError(f"{images}: no such picture folder", "check --images, or the recipe's data.images")
-        return [images]
-    beside = path.parent / "images.json"
+            raise DataError(f"{images}: no such image folder", "check --images, or the recipe's data.images")
+        return [*inside, images]
+    beside = data.path.parent / "images.json"
     if not beside.is_file():
-        return [path.parent]
+        return [*inside, data.path.parent]
     tree = read_json(beside)
     folders = tree.get("folders") if isinstance(tree, dict) else None
     if not isinstance(folders, list) or not all(isinstance(folder, str) for folder in folders):
         raise DataError(f"{beside}: folders: a list of folders is wanted", 'write {"folders": ["…"]}')
-    return [path.parent / folder for folder in folders]
+    return [*inside, *(data.path.parent / folder for folder in folders)]

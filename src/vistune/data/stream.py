@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -113,17 +113,13 @@ def _epoch_order(shards: int, seed: int, epoch: int) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A window that has been read: its samples, their rows, and where its files lie.
-
-    `copies`: the shards' names by the lines that were made of them.
-    """
+    """A window that has been read: its samples, their rows, and where its files lie."""
 
     number: int
     samples: Rows
     rows: list[Row]
     digest: str
     folder: Path
-    copies: Mapping[str, str]
 
 
 def read_window(
@@ -136,12 +132,11 @@ def read_window(
     choices: list[Choice] = []
     bad: list[Reject] = []
     notes: list[Reject] = []
-    copies: dict[str, str] = {}
     for shard in stream.shards_of(lane, number):
         name = stream.shards[shard]
-        lines = fetch(name, folder / str(shard), over)
+        data = fetch(name, folder / str(shard), over)
         choice = choose_rows(
-            DataSource(file=lines),
+            DataSource(file=data.path),
             processor,
             stream.kinds,
             stream.tokens_per_row,
@@ -149,31 +144,19 @@ def read_window(
             label="",
             cut=stream.cut,
             keep=False,
+            data=data,
         )
         choices.append(choice)
-        copies[str(lines)] = name
-        bad += [_named(fault.reject, copies) for fault in choice.faults]
-        notes += [_named(note, copies) for note in choice.notes]
+        bad += [fault.reject for fault in choice.faults]
+        notes += choice.notes
         if choice.faults and not stream.rejects:
-            error = choice.faults[0].error
-            raise DataError(named(error.message, copies), error.hint)
+            raise choice.faults[0].error
     samples = Rows([(choice.index, choice.rows) for choice in choices])
     lengths = [int(length) for choice in choices for length in choice.lengths]
     content = hashlib.sha256("".join(choice.index.digest for choice in choices).encode())
     content.update(np.array(lengths).tobytes())
     rows = stream.rows_of(lane, number, lengths)
-    return Window(number, samples, rows, content.hexdigest()[:16], folder, copies), bad, notes
-
-
-def named(text: str, copies: Mapping[str, str]) -> str:
-    """Places in the shards, not in the copies of them."""
-    for lines, name in copies.items():
-        text = text.replace(lines, name)
-    return text
-
-
-def _named(reject: Reject, copies: Mapping[str, str]) -> Reject:
-    return replace(reject, origin=named(reject.origin, copies), detail=named(reject.detail, copies))
+    return Window(number, samples, rows, content.hexdigest()[:16], folder), bad, notes
 
 
 class Lane:
@@ -324,8 +307,8 @@ class StreamLoader:
         try:
             return sample.id, self.processor.encode(sample)
         except DataError as error:
-            origin = named(sample.origin, window.copies)
-            detail = f"{origin}: sample {sample.id!r}: {named(error.message, window.copies)}"
+            origin = sample.origin
+            detail = f"{origin}: sample {sample.id!r}: {error.message}"
             if not self.stream.rejects:
                 raise DataError(detail, error.hint) from None
             self._set_aside([Reject(sample.id, origin, "bad_image", detail)])

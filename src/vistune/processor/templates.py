@@ -1,8 +1,8 @@
 """How a conversation is written for a language model, and which of its pieces are learnt.
 
 messages -> pieces: text (learnt or not), control tokens, picture slots
-Supervised are the answer and its end in every turn, nothing else (LLaVA: `preprocess_v1`, `preprocess_llama_2`,
-`preprocess_plain`). A style is a function of a few lines; templates are rows of one table.
+Supervised are the answer and its end in every turn that is trained on, nothing else (LLaVA: `preprocess_v1`,
+`preprocess_llama_2`, `preprocess_plain`). A style is a function of a few lines; templates are rows of one table.
 
 Promised of a user's text: it becomes no special token, no picture slot and no control token of the template. A
 separator that is itself text (`ASSISTANT:`, `###`, `[INST]`) can be typed by anyone and then reads as in the template;
@@ -98,7 +98,7 @@ def _plain(system: str, turns: Turns) -> list[Piece]:
     for question, answer in turns:
         pieces += question.pictures
         if answer is not None:
-            pieces.append(Text(f"{answer.text}\n", True))
+            pieces.append(Text(f"{answer.text}\n", answer.supervised))
     return pieces
 
 
@@ -107,7 +107,7 @@ def _vicuna(system: str, turns: Turns) -> list[Piece]:
     for question, answer in turns:
         pieces += [Text("USER: "), *question_pieces(question), Text(" ASSISTANT:")]
         if answer is not None:
-            pieces += [Text(f" {answer.text}", True), Control(EOS, True)]
+            pieces += [Text(f" {answer.text}", answer.supervised), Control(EOS, answer.supervised)]
     return pieces
 
 
@@ -116,7 +116,7 @@ def _vicuna_v0(system: str, turns: Turns) -> list[Piece]:
     for question, answer in turns:
         pieces += [Text("Human: "), *question_pieces(question), Text("###Assistant:")]
         if answer is not None:
-            pieces.append(Text(f" {answer.text}###", True))
+            pieces.append(Text(f" {answer.text}###", answer.supervised))
     return pieces
 
 
@@ -128,7 +128,7 @@ def _llama_2(system: str, turns: Turns) -> list[Piece]:
         opening = f"<<SYS>>\n{system}\n<</SYS>>\n\n" if system and not number else ""
         pieces += [Text(f"[INST] {opening}"), *question_pieces(question), Text(" [/INST]")]
         if answer is not None:
-            pieces += [Text(f" {answer.text} ", True), Control(EOS, True)]
+            pieces += [Text(f" {answer.text} ", answer.supervised), Control(EOS, answer.supervised)]
     return pieces
 
 
@@ -139,7 +139,7 @@ def _chatml(system: str, turns: Turns) -> list[Piece]:
         pieces += [Text("\n")] * bool(number)  # after the last answer's end: not the model's to write
         pieces += [start, Text("user\n"), *question_pieces(question), end, Text("\n"), start, Text("assistant\n")]
         if answer is not None:
-            pieces += [Text(answer.text, True), Control(end.token, True)]
+            pieces += [Text(answer.text, answer.supervised), Control(end.token, answer.supervised)]
     return pieces
 
 
@@ -153,7 +153,7 @@ def _llama_3(system: str, turns: Turns) -> list[Piece]:
     for question, answer in turns:
         pieces += [*header("user"), *question_pieces(question), end, *header("assistant")]
         if answer is not None:
-            pieces += [Text(answer.text, True), Control(end.token, True)]
+            pieces += [Text(answer.text, answer.supervised), Control(end.token, answer.supervised)]
     return pieces
 
 

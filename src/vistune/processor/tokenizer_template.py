@@ -11,13 +11,13 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 from jinja2.exceptions import TemplateError
 
-from vistune.errors import RecipeError
+from vistune.errors import DataError, RecipeError
 from vistune.processor.chat_templates import taking_parts
 from vistune.processor.templates import EOS, Control, Piece, Template, Text, split_turns, templates
 from vistune.registry import lookup
@@ -91,7 +91,10 @@ class TokenizerTemplate:
                 pieces.append(Text(texts[cut.number], cut.learnt))
             else:
                 pieces.append(next(pictures) if cut is None else cut)
-        return pieces
+        answers = [message for message in messages if message.role == "assistant"]
+        return (
+            pieces if all(answer.supervised for answer in answers) else _without_unsupervised(pieces, answers, origin)
+        )
 
     @property
     def source_for_parts(self) -> str:
@@ -169,6 +172,30 @@ class TokenizerTemplate:
                 cuts.append(Control(match["control"].strip(), learnt(at - len(match["control"].lstrip()))))
         own(at, len(rendered))
         return cuts
+
+
+def _without_unsupervised(pieces: list[Piece], answers: Sequence[Message], origin: str) -> list[Piece]:
+    """The pieces with the answers that are not trained on unmarked; each run of marked pieces is one answer.
+
+    Raises DataError where the template marks another number of answers than the conversation has.
+    """
+    number, within = -1, False
+    changed: list[Piece] = []
+    for piece in pieces:
+        is_marked = not isinstance(piece, Picture) and piece.learnt
+        number += is_marked and not within
+        within = is_marked
+        if is_marked and number < len(answers) and not answers[number].supervised:
+            assert not isinstance(piece, Picture)
+            piece = replace(piece, learnt=False)
+        changed.append(piece)
+    if number + 1 != len(answers):
+        raise DataError(
+            f"{origin}: the chat template marks {number + 1} answers of {len(answers)}, so those that are not trained "
+            "on cannot be told apart",
+            "choose one of our templates, such as template=v1, or train on all answers",
+        )
+    return changed
 
 
 def _pattern(tokenizer: Any, source: str) -> re.Pattern[str]:

@@ -1,0 +1,41 @@
+"""Records of every file that a user gives: where each is, its images, its conversation, and the fields nobody reads."""
+
+from vistune.records.conversations import FORMS, MARKER, columns_read, form_of, kind_of, marker_like, read_sample
+from vistune.records.errors import RecordError, location_of, printable, shown, text
+from vistune.records.fields import UnreadField, count_unread, lines_of, refuse_unread, unread_fields
+from vistune.records.images import ImageFolders
+from vistune.records.json_text import Record
+from vistune.records.reading import SUFFIXES, kind_of_file, open_file, read_records, read_values
+from vistune.records.unpacked import DataFile, needs_unpacking, open_data, unpack, unpacked_in
+
+__all__ = [
+    "FORMS",
+    "MARKER",
+    "SUFFIXES",
+    "DataFile",
+    "ImageFolders",
+    "Record",
+    "RecordError",
+    "UnreadField",
+    "columns_read",
+    "count_unread",
+    "form_of",
+    "kind_of",
+    "kind_of_file",
+    "lines_of",
+    "location_of",
+    "marker_like",
+    "needs_unpacking",
+    "open_data",
+    "open_file",
+    "printable",
+    "read_records",
+    "read_sample",
+    "read_values",
+    "refuse_unread",
+    "shown",
+    "text",
+    "unpack",
+    "unpacked_in",
+    "unread_fields",
+]

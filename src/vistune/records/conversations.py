@@ -1,0 +1,414 @@
+"""One record to one Sample, in every form; image markers become Picture parts here and nowhere else.
+
+record -> form (by its field) -> turns of texts and image slots -> each slot its image -> messages, alternating
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from vistune.records.errors import RecordError, shown, text
+from vistune.records.fields import count_unread
+from vistune.records.images import ImageFolders
+from vistune.types import Message, Part, Role, Sample
+
+MARKER = "<image>"
+ESCAPED = r"\<image>"  # in a text: the seven characters `<image>`, not an image
+SPEAKERS: Mapping[str, Role] = {
+    "user": "user", "human": "user", "prompter": "user", "assistant": "assistant", "gpt": "assistant",
+    "model": "assistant", "chatgpt": "assistant", "gpt4": "assistant", "gpt-4": "assistant", "bard": "assistant",
+    "bing": "assistant", "system": "system", "developer": "system",
+}  # fmt: skip
+SEE = "see docs/data.md for the forms that are read"
+TABLE = "a table of captions or boxes becomes data by `vistune generate TABLE --out DIR`"
+SUPERVISION = ("loss", "loss_mask", "train", "weight")  # of a turn: whether its tokens are trained on
+# Fields by which records elsewhere name what is not read here; a record in which one holds something is refused.
+OTHER_MEDIA = ("video", "videos", "audio", "audios", "video_path", "audio_path", "speech", "speeches", "sound")
+OTHER_IMAGE_NAMES = (
+    "image_path", "image_paths", "image_file", "image_files", "image_url", "image_urls", "image_name", "image_names",
+    "img", "imgs", "img_path", "picture", "pictures", "photo", "photos", "file_name", "filename", "pixel_values",
+)  # fmt: skip
+EVERY_FORM = frozenset({"id", "kind", "language", "image", "images", "system", *OTHER_MEDIA})
+TURN_FIELDS = frozenset({"from", "role", "value", "content", *SUPERVISION})
+PART_FIELDS = frozenset({"type", "text", "image", "image_url", "path", "url", "bytes"})
+_MARKER = re.compile(r"(?<!\\)<image>|(?:Picture \d+: ?)?<img>([^<>\n]+)</img>")  # the latter: Qwen-VL's first form
+_LIKE_A_MARKER = re.compile(
+    r"<\s*/?\s*(?:image|img|picture|video|audio)(?:[ _-]?(?:\d+|placeholder|token|pad|start|end|here|url))*\s*/?>|"
+    r"\[\s*(?:IMG|IMAGE|image)\s*\]|<\|(?:image|vision|video|audio)[a-z_0-9|]*\|>|<ImageHere>|<IMG_CONTEXT>",
+    re.IGNORECASE,
+)
+
+Fields = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where an image belongs in a turn; without a name it takes the record's next one."""
+
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    field: str  # such as `conversations[0]`, for messages
+    role: Role
+    parts: tuple[str | Slot, ...]
+    supervised: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """A record before its slots are filled; `images` is the field that lists the images."""
+
+    turns: tuple[Turn, ...]
+    names: tuple[str, ...]
+    images: Literal["image", "images"] = "images"
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How records that have a certain field are read; `fields`: those that it reads besides the ones of every form.
+
+    `read` takes the record, its location, and a counter for the nested fields that it does not read.
+    """
+
+    read: Callable[[Fields, str, Counter[str]], Turns]
+    fields: Collection[str] = field(default_factory=frozenset)
+
+
+def read_conversation(record: Fields, location: str, unread: Counter[str], *, form: str) -> Turns:
+    """`{form: [{from or role, value or content}], image or images}`; a content is a text or a list of parts."""
+    images, names = _names(record, location, unread)
+    turns = []
+    for place, turn in _listed(record, form, location):
+        count_unread(turn, TURN_FIELDS, unread, f"{form}[].")
+        role = _role(_either(turn, ("from", "role"), place, location), location, place)
+        key, said = _either(turn, ("value", "content"), place, location)
+        if isinstance(said, list) and key == "content":
+            parts = tuple(
+                piece
+                for k, part in enumerate(said)
+                for piece in _part(part, location, f"{place}.{key}[{k}]", f"{form}[].{key}[].", unread)
+            )
+        else:
+            parts = split_markers(text(said, location, f"{place}.{key}"))
+        turns.append(Turn(place, role, parts, _is_supervised(turn, role, location, place)))
+    return Turns(tuple(turns), names, images)
+
+
+def read_texts(record: Fields, location: str, unread: Counter[str]) -> Turns:
+    """`{texts: [{user, assistant}], images}`, as in FineVision and The Cauldron."""
+    images, names = _names(record, location, unread)
+    turns = []
+    for place, pair in _listed(record, "texts", location):
+        count_unread(pair, ("user", "assistant", "system"), unread, "texts[].")
+        if (system := pair.get("system")) not in (None, ""):
+            turns.append(Turn(place, "system", (text(system, location, f"{place}.system"),)))
+        for role in ("user", "assistant"):
+            said = text(pair.get(role), location, f"{place}.{role}")
+            turns.append(Turn(f"{place}.{role}", role, split_markers(said)))
+    return Turns(tuple(turns), names, images)
+
+
+def _form(name: str) -> Callable[[Fields, str, Counter[str]], Turns]:
+    return lambda record, location, unread: read_conversation(record, location, unread, form=name)
+
+
+FORMS: Mapping[str, Form] = {  # by the field that tells records of a form from others
+    "conversations": Form(_form("conversations")),
+    "messages": Form(_form("messages")),
+    "texts": Form(read_texts),
+}
+
+
+def columns_read() -> frozenset[str]:
+    """Every field of a record that some form reads, or refuses by name."""
+    return frozenset(
+        {*EVERY_FORM, *OTHER_IMAGE_NAMES, *FORMS, *(name for form in FORMS.values() for name in form.fields)}
+    )
+
+
+def form_of(record: Fields, location: str) -> str:
+    """The form of a record. Raises RecordError naming the fields that are there, and what may be meant."""
+    name = next((field for field in FORMS if record.get(field) is not None), None)
+    if name is not None:
+        return name
+    problem = f"neither {' nor '.join(f'`{field}`' for field in FORMS)}"
+    if not {"caption", "captions", "boxes"}.isdisjoint(record):
+        raise RecordError(location, "", problem, TABLE)
+    there = ", ".join(str(name)[:40] for name in list(record)[:12]) or "no field at all"
+    near = [
+        (name, form[0]) for name in record if (form := get_close_matches(str(name).lower(), FORMS, n=1, cutoff=0.7))
+    ]
+    hint = f"is `{near[0][0]}` meant to be `{near[0][1]}`? {SEE}" if near else SEE
+    raise RecordError(location, "", f"{problem}; the record has {there}", hint)
+
+
+def read_sample(
+    record: Fields, location: str, images: ImageFolders, warnings: Counter[str], unread: Counter[str] | None = None
+) -> Sample:
+    """A record as a Sample, by the first of FORMS that it has. Raises RecordError `path:line:field: …`.
+
+    `warnings` counts what was completed while reading, `unread` the fields that nothing reads.
+    """
+    name = form_of(record, location)
+    form, counted = FORMS[name], Counter[str]() if unread is None else unread
+    count_unread(record, EVERY_FORM.union((name,), form.fields), counted)
+    _refuse_other_media(record, location, counted)
+    turns = _with_system(form.read(record, location, counted), record, location)
+    messages = _fill(turns, location, images, warnings)
+    _check_turns(messages, turns.turns, location, name)
+    return Sample(_id(record, location, warnings), messages, kind=kind_of(record, location), origin=location)
+
+
+def kind_of(record: Fields, location: str) -> str:
+    return text(record.get("kind") or "", location, "kind")
+
+
+def _id(record: Fields, location: str, warnings: Counter[str]) -> str:
+    name = record.get("id")
+    if name is None:
+        warnings["no id: the line number stands in"] += 1
+        name = location.rsplit(":", 1)[-1]
+    if isinstance(name, float) and name.is_integer():  # pandas writes whole numbers so where some are missing
+        name = int(name)
+    if isinstance(name, bool) or not isinstance(name, str | int | float):
+        raise RecordError(location, "id", f"text or a number is wanted, got {shown(name)}", "write it as text")
+    return text(str(name), location, "id")
+
+
+def _refuse_other_media(record: Fields, location: str, unread: Counter[str]) -> None:
+    for name in OTHER_MEDIA:
+        if record.get(name) not in (None, "", [], {}):
+            raise RecordError(location, name, "videos and audio are not read, only images", "leave the record out")
+    for name in OTHER_IMAGE_NAMES:
+        if name in unread and record.get(name) not in (None, "", []):
+            hint = f"rename `{name}` to `image` (a path) or `images` (a list of paths)"
+            raise RecordError(location, name, "is not read; a record names its images by `image` or `images`", hint)
+
+
+def split_markers(said: str) -> tuple[str | Slot, ...]:
+    """Text around its image markers; one newline on either side of a marker goes with it.
+
+    `\\<image>` is the literal text; Qwen-VL's `<img>PATH</img>` is the image PATH.
+    """
+    if "<im" not in said:
+        return (said,) if said else ()
+    parts: list[str | Slot] = []
+    at = 0
+    markers = [*_MARKER.finditer(said), None]
+    for marker in markers:
+        plain = said[at : len(said) if marker is None else marker.start()]
+        plain = plain.removeprefix("\n") if at else plain
+        plain = plain if marker is None else plain.removesuffix("\n")
+        if plain:
+            parts.append(plain.replace(ESCAPED, MARKER))
+        if marker is not None:
+            parts.append(Slot(None if marker[1] is None else marker[1].strip()))
+            at = marker.end()
+    return tuple(parts)
+
+
+def marker_like(said: str) -> str:
+    """Something in a text that looks like an image marker and is not read as one; "" where there is nothing."""
+    if "<" not in said and "[" not in said:
+        return ""
+    return next((m.group() for m in _LIKE_A_MARKER.finditer(said) if m.group() != MARKER), "")
+
+
+def _listed(record: Fields, form: str, location: str) -> list[tuple[str, Fields]]:
+    turns = record[form]
+    if not isinstance(turns, list) or not turns:
+        raise RecordError(location, form, f"a list of turns is wanted, got {shown(turns)}", SEE)
+    for k, turn in enumerate(turns):
+        if not isinstance(turn, dict):
+            raise RecordError(location, f"{form}[{k}]", f"an object is wanted, got {shown(turn)}", SEE)
+    return [(f"{form}[{k}]", turn) for k, turn in enumerate(turns)]
+
+
+def _either(turn: Fields, names: tuple[str, str], place: str, location: str) -> tuple[str, Any]:
+    """The one of two fields that a turn has, and its value; a turn that says both differently is refused."""
+    given = [name for name in names if turn.get(name) is not None]
+    if len(given) == 2 and turn[names[0]] != turn[names[1]]:
+        raise RecordError(location, place, f"both `{names[0]}` and `{names[1]}`, and they differ", "keep one of them")
+    name = given[0] if given else next((name for name in names if name in turn), names[0])
+    return name, turn.get(name)
+
+
+def _role(given: tuple[str, Any], location: str, place: str) -> Role:
+    key, said = given
+    role = SPEAKERS.get(said.strip().lower()) if isinstance(said, str) else None
+    if role is None:
+        hint = "use human, gpt, system, or user, assistant, system"
+        raise RecordError(location, f"{place}.{key}", f"unknown speaker {shown(said)}", hint)
+    return role
+
+
+def _is_supervised(turn: Fields, role: Role, location: str, place: str) -> bool:
+    """Whether an answer is trained on, as its `loss`, `loss_mask`, `train` or `weight` says. Raises RecordError."""
+    said = {name: turn[name] for name in SUPERVISION if turn.get(name) is not None}
+    for name, value in said.items():
+        if value not in (0, 1):  # True and False are these; 1.0 is 1
+            raise RecordError(
+                location, f"{place}.{name}", f"true, false, 0 or 1 is wanted, got {shown(value)}",
+                "weights between them are not supported: repeat the record, or give its file a `weight` in the recipe",
+            )  # fmt: skip
+        if value and role != "assistant":
+            hint = "only answers are: remove the field, or set it to false"
+            raise RecordError(location, f"{place}.{name}", f"a turn of the {role} cannot be trained on", hint)
+    if len({bool(value) for value in said.values()}) > 1:
+        raise RecordError(location, place, f"{' and '.join(said)} disagree", "keep one of them")
+    return all(said.values())
+
+
+def _part(part: Any, location: str, place: str, prefix: str, unread: Counter[str]) -> tuple[str | Slot, ...]:
+    if isinstance(part, str):
+        return split_markers(text(part, location, place))
+    if not isinstance(part, dict):
+        raise RecordError(location, place, f"an object is wanted, got {shown(part)}", "write {type: text, text: …}")
+    kind = part.get("type")
+    if kind is None:  # Qwen-VL's parts have no type: {"image": …}, {"text": …}
+        kind = next((name for name in ("text", "image", "image_url") if part.get(name) is not None), None)
+    count_unread(part, PART_FIELDS, unread, prefix)
+    if kind == "text":
+        return split_markers(text(part.get("text"), location, f"{place}.text"))
+    if kind not in ("image", "image_url"):
+        problem = "only text and images are read" if kind in ("video", "audio", "input_audio", "video_url") else ""
+        raise RecordError(location, f"{place}.type", problem or f"unknown part {shown(kind)}", "use text or image")
+    given = [name for name in ("image", "image_url", "path", "url", "bytes") if part.get(name) is not None]
+    if part.get("text") not in (None, ""):
+        raise RecordError(location, f"{place}.text", "text in an image part", "write it as a part of its own")
+    if not given:
+        return (Slot(),)
+    if len(given) > 1 and set(given) != {"path", "bytes"}:
+        raise RecordError(location, place, f"{' and '.join(given)} both name the image", "keep one of them")
+    if "bytes" in given:
+        return (Slot(_image_name({"bytes": part["bytes"]}, location, f"{place}.bytes", prefix, unread)),)
+    name, value = given[0], part[given[0]]
+    if name == "image_url" and isinstance(value, dict):
+        count_unread(value, ("url", "detail"), unread, f"{prefix}image_url.")
+        value = value.get("url")
+    return (Slot(_image_name(value, location, f"{place}.{name}", f"{prefix}{name}.", unread)),)
+
+
+def _names(record: Fields, location: str, unread: Counter[str]) -> tuple[Literal["image", "images"], tuple[str, ...]]:
+    """(the field that lists the record's images, their names); absent, empty and null mean none."""
+    given: list[Literal["image", "images"]] = [name for name in ("image", "images") if _listed_images(record.get(name))]
+    if len(given) > 1:
+        raise RecordError(location, "images", "both `image` and `images` name images", "keep one of them")
+    if not given:
+        return "image" if "image" in record else "images", ()
+    names = _listed_images(record[given[0]])
+    many = isinstance(record[given[0]], list)
+    prefix = f"{given[0]}{'[]' if many else ''}."
+    return given[0], tuple(
+        _image_name(name, location, f"{given[0]}[{k}]" if many and len(names) > 1 else given[0], prefix, unread)
+        for k, name in enumerate(names)
+    )
+
+
+def _listed_images(value: Any) -> list[Any]:
+    listed = value if isinstance(value, list) else [value]
+    return [name for name in listed if name is not None and name != ""]
+
+
+def _image_name(value: Any, location: str, place: str, prefix: str, unread: Counter[str]) -> str:
+    """The file name of an image that is named by a text or a struct `{bytes, path}`. Raises RecordError."""
+    if isinstance(value, dict):
+        count_unread(value, ("path", "bytes"), unread, prefix)
+        if value.get("bytes") is not None:
+            hint = "write the images to files and name those, or save the data as parquet"
+            raise RecordError(location, place, "holds the image's bytes as text, which is not read", hint)
+        value = value.get("path")
+    if not isinstance(value, str) or not value:
+        raise RecordError(location, place, f"a path or a list of paths is wanted, got {shown(value)}", "name a file")
+    return value
+
+
+def _with_system(read: Turns, record: Fields, location: str) -> Turns:
+    """The turns with the record's own `system` prompt in front."""
+    own = record.get("system")
+    if own is None or own == "":
+        return read
+    own = text(own, location, "system")
+    if read.turns and read.turns[0].role == "system":
+        if read.turns[0].parts == (own,):
+            return read
+        raise RecordError(location, "system", "and the first turn is another system prompt", "keep one of them")
+    return Turns((Turn("system", "system", (own,)), *read.turns), read.names, read.images)
+
+
+def _fill(record: Turns, location: str, images: ImageFolders, warnings: Counter[str]) -> tuple[Message, ...]:
+    """Each slot its image, in order. Raises RecordError where slots and images do not match."""
+    turns, waiting = record.turns, list(record.names)
+    slots = [part for turn in turns for part in turn.parts if isinstance(part, Slot)]
+    for slot in slots:
+        if slot.name in waiting:  # named in its turn and listed too
+            waiting.remove(slot.name)
+    if waiting and not slots:
+        warnings[f"image without {MARKER}: put at the start"] += 1
+        turns, slots = _put_first(turns, len(waiting)), [Slot()] * len(waiting)
+    unnamed = sum(slot.name is None for slot in slots)
+    if unnamed != len(waiting):
+        raise RecordError(
+            location,
+            record.images,
+            f"{unnamed} {MARKER} in the turns but {len(waiting)} images",
+            f"give each marker its image, or remove one of them; the text {MARKER} itself is written {ESCAPED}",
+        )
+    queue = iter(waiting)
+    messages = []
+    for turn in turns:
+        parts: list[Part] = []
+        for part in turn.parts:
+            if isinstance(part, str):
+                parts.append(part)
+                continue
+            if turn.role != "user":
+                hint = f"move it to a question; the text {MARKER} itself is written {ESCAPED}"
+                raise RecordError(location, turn.field, f"an image in a turn of the {turn.role}", hint)
+            field = record.images if part.name is None else turn.field
+            parts.append(images.find(part.name or next(queue), location, field))
+        messages.append(Message(turn.role, tuple(parts), turn.supervised))
+    return tuple(messages)
+
+
+def _put_first(turns: tuple[Turn, ...], count: int) -> tuple[Turn, ...]:
+    """Slots at the start of the first question."""
+    first = next((k for k, turn in enumerate(turns) if turn.role == "user"), 0)
+    turn = turns[first]
+    filled = Turn(turn.field, turn.role, (*[Slot()] * count, *turn.parts), turn.supervised)
+    return (*turns[:first], filled, *turns[first + 1 :])
+
+
+def _check_turns(messages: Sequence[Message], turns: Sequence[Turn], location: str, form: str) -> None:
+    """User and assistant in turn, beginning with the user, ending with an answer, none of them empty."""
+    skipped = int(messages[0].role == "system")
+    for k, (message, turn) in enumerate(zip(messages[skipped:], turns[skipped:], strict=True)):
+        wanted = "user" if k % 2 == 0 else "assistant"
+        if message.role != wanted:
+            raise RecordError(location, turn.field, f"{message.role} speaks where {wanted} must", _remedy(message, k))
+        if message.role == "assistant" and not message.text.strip():
+            raise RecordError(location, turn.field, "an empty answer", "write it or remove the turn")
+        if message.role == "user" and not message.text.strip() and not message.pictures:
+            raise RecordError(location, turn.field, "an empty question", "write it or remove the turn")
+    if len(messages[skipped:]) % 2 or not messages[skipped:]:
+        raise RecordError(location, form, "the last question has no answer", "add it or remove the question")
+    if not any(message.supervised for message in messages if message.role == "assistant"):
+        hint = "set one of `loss`, `train` or `weight` to true, or leave the record out"
+        raise RecordError(location, form, "no answer is trained on", hint)
+
+
+def _remedy(message: Message, index: int) -> str:
+    if message.role == "system":
+        return "a system prompt is the first turn, and there is one"
+    if index == 0:
+        return "begin with the user"
+    two = "questions" if message.role == "user" else "answers"
+    between = "answer" if message.role == "user" else "question"
+    return f"two {two} in a row: join them, or add the {between} between them"

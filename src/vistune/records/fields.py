@@ -1,0 +1,72 @@
+"""Fields that nobody reads: counted while records are read, and named once with their count.
+
+records -> Counter of unread fields -> UnreadField of each, for a line of text or for JSON
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from vistune.errors import DataError
+
+NAMED = 20  # fields of one file that are printed; --json has all
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadField:
+    """A field that a file has and nothing reads. `field`: such as `difficulty` or `messages[].score`; `count`: of
+    records, or for a nested field of the places where it is; `near`: a field that is read and has nearly its name.
+    """
+
+    file: str
+    field: str
+    count: int
+    near: str = ""
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        noun = "record" if self.field.isidentifier() or "." not in self.field else "time"
+        times = f"{self.count:,} {noun}{'' if self.count == 1 else 's'}"
+        meant = f" (did you mean `{self.near}`?)" if self.near else ""
+        return f'{self.file}: field "{self.field}" is not read: {times}{meant}'
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def count_unread(record: Mapping[str, Any], known: Collection[str], unread: Counter[str], prefix: str = "") -> None:
+    """Count each field of `record` that is not among the `known` ones."""
+    if names := record.keys() - known:
+        unread.update(f"{prefix}{name}" for name in names)
+
+
+def unread_fields(file: object, unread: Mapping[str, int], known: Iterable[str] = ()) -> list[UnreadField]:
+    """What was counted in one file, most frequent first; `known`: names that are read, for "did you mean"."""
+    names = sorted(known)
+    return [
+        UnreadField(str(file), field, count, next(iter(get_close_matches(field, names, n=1, cutoff=0.75)), ""))
+        for field, count in sorted(unread.items(), key=lambda item: (-item[1], item[0]))
+    ]
+
+
+def lines_of(fields: Iterable[UnreadField]) -> list[str]:
+    """A line for each, at most NAMED per file and how many more there are."""
+    by_file: dict[str, list[UnreadField]] = {}
+    for field in fields:
+        by_file.setdefault(field.file, []).append(field)
+    lines: list[str] = []
+    for file, found in by_file.items():
+        lines += map(str, found[:NAMED])
+        if len(found) > NAMED:
+            lines.append(f"{file}: {len(found) - NAMED} more fields are not read; --json names them all")
+    return lines
+
+
+def refuse_unread(fields: Iterable[UnreadField]) -> None:
+    """Raise DataError naming the fields that are not read, where a user wants every field to be (`--strict`)."""
+    if lines := lines_of(fields):
+        raise DataError("; ".join(lines), "remove these fields, or check without --strict")

@@ -1,0 +1,176 @@
+"""Names of images in records to files: one rule for training data, questions, tables and described images.
+
+name -> file inside one of the image folders, and nowhere else
+
+A name is a path relative to a folder. Backslashes are read as slashes, both Unicode forms of a name are the same
+(macOS writes NFD), and an absolute path is taken where it leads into one of the folders. Addresses are refused.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from functools import cache
+from pathlib import Path
+
+from vistune.records.errors import RecordError, text
+from vistune.types import Picture
+
+_PLAIN = re.compile(r"(?:[^/\\.][^/\\]*/)*[^/\\.][^/\\]*")  # a path that any system reads as it is written
+_ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?=//|[^\\/])", re.ASCII)
+NEAR_MISSES = 20  # names compared with all others; a wrong folder misses every image, and comparing is slow
+CHECK_FOLDER = "check the image folder (--images, data.images, images.json)"
+ADDRESSES = {
+    "data": ("holds the image itself as a data: URL", "write the image to a file and name that"),
+    "http": ("is a link; links are not followed", "download the image and name the file"),
+    "https": ("is a link; links are not followed", "download the image and name the file"),
+    "file": ("is a file:// address", "write the path alone, relative to the image folder"),
+    "s3": ("is an address of object storage", "copy the images into a folder and name the file, or use tar shards"),
+    "gs": ("is an address of object storage", "copy the images into a folder and name the file, or use tar shards"),
+    "hf": ("is an address of a hub", "download the image and name the file"),
+}
+
+
+class ImageFolders:
+    """Finds an image in the first folder that holds it; each directory is listed once.
+
+    `folders` None: images need not exist (`--no-images`). `hint`: what to do where an image is missing.
+    """
+
+    def __init__(self, folders: Sequence[Path] | None, *, hint: str = CHECK_FOLDER) -> None:
+        self.folders = None if folders is None else [os.path.join(folder.resolve(), "") for folder in folders]
+        self.given = () if folders is None else tuple(os.path.join(folder.absolute(), "") for folder in folders)
+        self.key = None if self.folders is None else tuple(self.folders)  # where the same names are the same images
+        self.hint = hint
+        self._names = cache(self._list)
+        self._composed = cache(self._by_nfc)
+        self._found: dict[str, Picture] = {}
+        self._written: dict[str, str] = {}
+        self.missing: Counter[str] = Counter()  # by the folder in which an image should be: records, not images
+        self._looked = 0
+
+    @staticmethod
+    def _list(folder: str) -> Mapping[str, bool]:
+        """Files of a directory, and whether each is a link."""
+        try:
+            with os.scandir(folder) as entries:
+                return {entry.name: entry.is_symlink() for entry in entries if _is_file(entry)}
+        except OSError:
+            return {}
+
+    def find(self, name: str, location: str, field: str) -> Picture:
+        """The image of that name. Raises RecordError for an address, a path out of the folders, or a missing file."""
+        if (known := self._found.get(name)) is None:
+            known = self._found[name] = self._find(text(name, location, field), location, field)
+            self._written.setdefault(str(known.source), name)
+        return known
+
+    def find_all(self, names: Iterable[str], location: str, field: str) -> None:
+        """As `find` of each, and cheaper: some hundred thousand are looked for when a run resumes."""
+        for name in names:
+            parent, _, last = name.rpartition("/")
+            is_plain = _PLAIN.fullmatch(name) is not None
+            if not (is_plain and any(self._names(folder + parent).get(last) is False for folder in self.folders or ())):
+                self.find(name, location, field)
+
+    def name_of(self, picture: Picture) -> str:
+        """The name under which an image was found first."""
+        return self._written[str(picture.source)]
+
+    def _find(self, name: str, location: str, field: str) -> Picture:
+        if (scheme := _ADDRESS.match(name)) and (scheme[1].lower() in ADDRESSES or "://" in name):
+            problem, hint = ADDRESSES.get(scheme[1].lower(), ("is an address", "name a file in the image folder"))
+            raise RecordError(location, field, f"{name[:60]!r} {problem}", hint)
+        relative = self._relative(name)
+        parent, last = os.path.split(relative)
+        if last in ("", os.curdir):
+            raise RecordError(location, field, f"{name!r} does not name an image", "give its path in the image folder")
+        if os.path.isabs(relative) or re.match(r"[A-Za-z]:/", relative) or os.pardir in relative.split("/"):
+            hint = "give a path relative to the image folder, or name that folder with --images or data.images"
+            raise RecordError(location, field, f"{name!r} leaves the image folder", hint)
+        if self.folders is None:  # images need not exist
+            return Picture(Path(relative))
+        for folder in self.folders:
+            inside = self._inside(folder, parent, last)
+            if inside is None:
+                continue
+            if os.path.islink(inside) and not os.path.realpath(inside).startswith(folder):
+                raise RecordError(
+                    location, field, f"{name!r} is a link out of the image folder", "copy the image there"
+                )
+            return Picture(Path(inside))
+        folders = ", ".join(str(Path(folder)) for folder in self.folders)
+        self.missing[parent or os.curdir] += 1
+        raise RecordError(location, field, f"no image {name[:200]!r} in {folders}", self._near_miss(parent, last))
+
+    def _relative(self, name: str) -> str:
+        """The name below a folder, with `/`; unchanged where it cannot be brought into that form."""
+        if "\\" in name and not self._is_there(name):
+            name = name.replace("\\", "/")
+        if os.path.isabs(name):
+            for folder in (*(self.folders or ()), *self.given):
+                if os.path.normpath(name).startswith(folder):
+                    return os.path.normpath(name)[len(folder) :]
+        return os.path.normpath(name) if os.pardir not in name.split("/") else name
+
+    def _is_there(self, name: str) -> bool:
+        parent, last = os.path.split(name)
+        return any(last in self._names(folder + parent) for folder in self.folders or ())
+
+    def _inside(self, folder: str, parent: str, last: str) -> str | None:
+        """The file in one folder, under this name or its other Unicode form; a link is followed only within."""
+        if last in self._names(folder + parent):
+            return folder + os.path.join(parent, last)
+        if last.isascii() and parent.isascii():
+            return None
+        directory = folder
+        for part in parent.split("/") if parent else ():
+            if os.path.isdir(os.path.join(directory, part)):
+                directory = os.path.join(directory, part, "")
+            elif (other := self._directories(directory).get(unicodedata.normalize("NFC", part))) is not None:
+                directory = os.path.join(directory, other, "")
+            else:
+                return None
+        found = self._composed(directory).get(unicodedata.normalize("NFC", last))
+        return None if found is None else directory + found
+
+    def _by_nfc(self, folder: str) -> Mapping[str, str]:
+        return {unicodedata.normalize("NFC", name): name for name in self._names(folder)}
+
+    @staticmethod
+    def _directories(folder: str) -> Mapping[str, str]:
+        try:
+            with os.scandir(folder) as entries:
+                return {unicodedata.normalize("NFC", entry.name): entry.name for entry in entries if entry.is_dir()}
+        except OSError:
+            return {}
+
+    def _near_miss(self, parent: str, last: str) -> str:
+        self._looked += 1
+        if self._looked <= NEAR_MISSES:
+            for folder in self.folders or ():
+                names = self._names(folder + parent)
+                near = [name for name in names if _bare(name) == _bare(last)]
+                if near := near or get_close_matches(last, names, n=1, cutoff=0.5):
+                    return f"did you mean {os.path.join(parent, near[0])!r}?"
+            for part in (last, os.path.join(os.path.basename(parent), last)):
+                if self._is_there(part):
+                    return f"did you mean {part!r}?"
+        return self.hint
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a file, or a link to one; a link that leads to itself is not."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
+def _bare(name: str) -> str:
+    """A name as a file system sees it that tells neither case nor the two ways of writing an accent apart."""
+    return unicodedata.normalize("NFC", name).casefold()

@@ -1,0 +1,344 @@
+"""JSON files as records: a list, lines, or one object that holds the list; each record with its bytes in the file.
+
+A file of lines or a list is never held whole. An object is: it is parsed once to find the list of records in it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+import re
+import zlib
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count
+from typing import IO, Any
+
+from vistune.errors import DataError
+from vistune.records.errors import RecordError, location_of, shown
+from vistune.registry import guess
+
+LARGEST_RECORD_BYTES = 16 * 2**20  # of JSON; images are in files of their own
+LARGEST_WINDOW_BYTES = 4 * LARGEST_RECORD_BYTES  # a value that has not ended by then is a broken list
+CHUNK_BYTES = 1 << 20  # read at once of a list
+_SPACE = re.compile(r"[ \t\n\r]*")
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of bytes that are not UTF-8
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record of a file: where it is, and its value or what is wrong with it.
+
+    `number`, `nth`: what `location` is written from (errors.location_of) · `begin`, `size`, `crc`: the record's bytes
+    in the file and their CRC-32, to read it again; -1 where it cannot be read by itself.
+    """
+
+    location: str
+    value: Any
+    number: int = 0
+    nth: int = 0
+    begin: int = -1
+    size: int = 0
+    crc: int = 0
+
+
+def read_json(
+    file: IO[bytes], name: str, *, own_fields: Collection[str] = (), unread: Counter[str] | None = None
+) -> Iterator[Record]:
+    """The records of a JSON file, by its first character: a list, JSON lines, or one object.
+
+    Of one object the records are its one list of objects (`{"data": […]}`), or the object itself where it has one of
+    `own_fields`; fields beside the list are counted in `unread`. Raises DataError where the file is empty, a list is
+    broken off, or no list of records is found.
+    """
+    mark = len(codecs.BOM_UTF8) if file.read(3) == codecs.BOM_UTF8 else 0
+    file.seek(mark)
+    first = _first_character(file)
+    if not first:
+        raise DataError(f"{name}: is empty", "give a file with at least one record")
+    file.seek(mark)
+    if first == b"[":
+        yield from _list_records(_Window(file, name, mark))
+        return
+    if first == b"{" and (found := _one_object(file, name, mark)) is not None:
+        tree, content = found
+        if unread is not None and not _is_record(tree, own_fields):
+            unread.update(key for key in tree if key not in _lists(tree))
+        yield from _object_records(tree, content, name, mark, own_fields)
+        return
+    file.seek(mark)
+    yield from _line_records(file, mark, name)
+
+
+def _first_character(file: IO[bytes]) -> bytes:
+    while block := file.read(1 << 16):
+        if rest := block.lstrip():
+            return rest[:1]
+    return b""
+
+
+def _line_records(file: IO[bytes], mark: int, name: str) -> Iterator[Record]:
+    values = JsonValues()
+    begin = mark
+    for line in count(1):
+        content = file.readline(LARGEST_RECORD_BYTES + 1)
+        if not content:
+            return
+        here, location = begin, location_of(name, line)
+        begin += len(content)
+        if len(content) > LARGEST_RECORD_BYTES:
+            while (more := file.readline(LARGEST_RECORD_BYTES)) and not more.endswith(b"\n"):
+                begin += len(more)
+            begin += len(more)
+            yield Record(location, _too_large(location), line, 0, here, begin - here)
+            continue
+        content = content.removesuffix(b"\n")
+        if content.strip():
+            yield Record(location, _line_value(content, values, location), line, 0, here, len(content),
+                         zlib.crc32(content))  # fmt: skip
+
+
+def _line_value(content: bytes, values: JsonValues, location: str) -> object:
+    try:
+        line = content.decode()
+        value, end = values.at(line, _after_space(line, 0), location)
+        if _after_space(line, end) < len(line):
+            return RecordError(
+                location, "", f"not JSON: more text after the value, at column {end + 1}", "write one record per line"
+            )
+        return value
+    except UnicodeDecodeError as error:
+        return _not_utf8(location, error.start)
+    except RecordError as error:
+        return error
+    except json.JSONDecodeError as error:
+        return RecordError(location, "", f"not JSON at column {error.colno}: {error.msg}", "correct or remove the line")
+
+
+class _Window:
+    """The part of a JSON text that is being read; `byte` and `line` are where `at` is in the file."""
+
+    def __init__(self, file: IO[bytes] | None, name: str, byte: int, text: str = "", line: int = 1) -> None:
+        self.file, self.name = file, name
+        self.decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+        self.text, self.at = text, 0
+        self.byte, self.line = byte, line
+        self.is_ascii = text.isascii()
+        self.chunk_bytes = CHUNK_BYTES
+
+    def next_character(self) -> str:
+        """Skip white space; the next character, which stays, or "" at the end."""
+        while True:
+            self.take(_after_space(self.text, self.at) - self.at)
+            if self.at < len(self.text):
+                return self.text[self.at]
+            if not self.read_on():
+                return ""
+
+    def take(self, length: int) -> tuple[int, int]:
+        """Go past `length` characters: (their bytes, CRC-32)."""
+        if not length:
+            return 0, 0
+        taken = self.text[self.at : self.at + length]
+        content = taken.encode(errors="surrogateescape")
+        self.line += content.count(b"\n")
+        self.byte += len(content)
+        self.at += length
+        return len(content), zlib.crc32(content)
+
+    def read_on(self) -> bool:
+        """Add a piece of the file behind `text`; False at the file's end."""
+        if self.file is None:
+            return False
+        block = self.file.read(self.chunk_bytes)
+        piece = self.decoder.decode(block, final=not block)
+        self.text, self.at = self.text[self.at :] + piece, 0
+        self.is_ascii = self.text.isascii()
+        return bool(block)
+
+    def value(self, values: JsonValues, location: str) -> tuple[object, int]:
+        """The value at `at`, or the RecordError of what is wrong in it, and its length. Raises DataError."""
+        self.chunk_bytes = CHUNK_BYTES
+        while True:
+            fault: json.JSONDecodeError
+            try:
+                value, end = values.at(self.text, self.at, location)
+            except RecordError as error:
+                value, end = error, values.end
+            except json.JSONDecodeError as error:
+                value, end, fault = None, -1, error
+            if 0 <= end < len(self.text):  # else a number may go on in the next piece
+                return value, end - self.at
+            line = self.line if end >= 0 else self.line + self.text.count("\n", self.at, max(fault.pos, self.at))
+            # A value that is cut off reads as a broken one, so only a longer piece tells them apart.
+            if len(self.text) - self.at < LARGEST_WINDOW_BYTES and self.read_on():
+                self.chunk_bytes *= 2
+                continue
+            if end >= 0:
+                return value, end - self.at
+            raise DataError(f"{self.name}:{line}: not JSON: {fault.msg}", "correct or remove the record")
+
+
+def _list_records(window: _Window, *, rest: bool = False) -> Iterator[Record]:
+    """The records of the list that begins at the window. `rest`: text may follow the list's end."""
+    values, name = JsonValues(), window.name
+    window.next_character()
+    window.take(1)
+    line_before, separator = 0, False
+    for index in count():
+        character = window.next_character()
+        if not character:
+            raise DataError(
+                f"{name}:{window.line}: the list is cut off", "the file is incomplete: download or write it again"
+            )
+        if character == "]" and not separator:
+            break
+        line, begin = window.line, window.byte
+        nth, line_before = index if line == line_before else 0, line
+        location = location_of(name, line, nth)
+        value, length = window.value(values, location)
+        bad_utf8 = None if window.is_ascii else _NOT_UTF8.search(window.text, window.at, window.at + length)
+        if bad_utf8 is not None:
+            value = _not_utf8(location, len(window.text[window.at : bad_utf8.start()].encode(errors="surrogateescape")))
+        size, crc = window.take(length)
+        if size > LARGEST_RECORD_BYTES:
+            value = _too_large(location)
+        yield Record(location, value, line, nth, begin, size, crc)
+        character = window.next_character()
+        separator = character == ","
+        if separator:
+            window.take(1)
+        elif character and character != "]":
+            raise DataError(
+                f"{name}:{window.line}: not JSON: a comma or ] is wanted, got {shown(character)}", "correct the list"
+            )
+    window.take(1)
+    if not rest and window.next_character():
+        raise DataError(
+            f"{name}:{window.line}: more text after the end of the list", "write one list per file, or JSON lines"
+        )
+
+
+def _one_object(file: IO[bytes], name: str, mark: int) -> tuple[dict[str, Any], str] | None:
+    """The file's one JSON object and its text; None for JSON lines. Raises DataError where the object is broken."""
+    first = b""
+    while not first:
+        first = file.readline(LARGEST_RECORD_BYTES + 1).strip()
+    second = b""
+    while (line := file.readline(LARGEST_RECORD_BYTES + 1)) and not (second := line.strip()):
+        pass
+    try:
+        json.loads(first)
+        is_open = False
+    except (ValueError, RecursionError):
+        is_open = bool(second) and (first.endswith((b"{", b"[")) or not second.startswith(b"{"))
+        if not is_open:
+            return None
+    if second and not is_open:
+        return None
+    file.seek(mark)
+    try:
+        content = file.read().decode()
+        value = json.loads(content)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{name}:{error.lineno}: not JSON: {error.msg}", "correct it, or write JSON lines") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name}: not UTF-8 (byte {error.start})", "save the file as UTF-8") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name}: not JSON that can be read: {str(error)[:80]}", "correct it") from None
+    return (value, content) if isinstance(value, dict) else None
+
+
+def _is_record(tree: Mapping[str, Any], own_fields: Collection[str]) -> bool:
+    return not own_fields or any(name in tree for name in own_fields) or not _lists(tree)
+
+
+def _lists(tree: Mapping[str, Any]) -> list[str]:
+    return [key for key, value in tree.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+
+
+def _object_records(
+    tree: dict[str, Any], content: str, name: str, mark: int, own_fields: Collection[str]
+) -> Iterator[Record]:
+    window = _Window(None, name, mark, content)
+    if _is_record(tree, own_fields):
+        if own_fields and not any(field in tree for field in own_fields) and "\n" in content.strip():
+            fields = ", ".join(list(tree)[:10])
+            raise DataError(
+                f"{name}: is one JSON object ({fields}) in which no list holds the records",
+                f"write a list of records, or JSON lines; {guess(next(iter(tree), ''), own_fields)}",
+            )
+        window.next_character()
+        location = location_of(name, window.line)
+        line, begin = window.line, window.byte
+        value, length = window.value(JsonValues(), location)
+        size, crc = window.take(length)
+        yield Record(location, value, line, 0, begin, size, crc)
+        return
+    lists = _lists(tree)
+    if len(lists) > 1:
+        raise DataError(
+            f"{name}: is one JSON object with {len(lists)} lists of objects ({', '.join(lists)})",
+            "write the list that holds the records to a file of its own",
+        )
+    values = JsonValues()
+    window.next_character()
+    window.take(1)
+    while window.next_character() == '"':
+        key, length = window.value(values, name)
+        window.take(length)
+        window.next_character()
+        window.take(1)  # the colon
+        window.next_character()
+        if key == lists[0]:
+            yield from _list_records(window, rest=True)
+            return
+        window.take(window.value(values, name)[1])
+        window.next_character()
+        window.take(1)  # the comma
+
+
+def _too_large(location: str) -> RecordError:
+    return RecordError(
+        location, "", f"larger than {LARGEST_RECORD_BYTES >> 20} MB", "a record holds text and the names of files"
+    )
+
+
+def _not_utf8(location: str, byte: int) -> RecordError:
+    return RecordError(location, "", f"not UTF-8 (byte {byte} of the record)", "save the file as UTF-8")
+
+
+def _after_space(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    assert found is not None  # it matches nothing too
+    return found.end()
+
+
+class JsonValues:
+    """JSON values out of the middle of a text; NaN, Infinity and numbers such as 1e999 are refused."""
+
+    def __init__(self) -> None:
+        self.constants: list[str] = []
+        self.decoder = json.JSONDecoder(parse_constant=self.constants.append, parse_float=self._number)
+        self.end = 0
+
+    def _number(self, digits: str) -> float:
+        number = float(digits)
+        if math.isinf(number):
+            self.constants.append(digits)
+        return number
+
+    def at(self, text: str, start: int, location: str) -> tuple[object, int]:
+        """The value that begins at `start`, and its end (kept in `end`). Raises RecordError or JSONDecodeError."""
+        self.constants.clear()
+        try:
+            value, self.end = self.decoder.raw_decode(text, start)
+        except json.JSONDecodeError:
+            raise
+        except (RecursionError, ValueError) as error:  # brackets without end, a number of thousands of digits
+            raise json.JSONDecodeError(str(error), text, start) from None
+        if self.constants:
+            raise RecordError(location, "", f"{self.constants[0][:20]} is not JSON", "write a number or null")
+        return value, self.end

@@ -1,0 +1,43 @@
+"""Parquet files as records, a batch of rows at a time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from vistune.errors import DataError, RecipeError
+from vistune.records.errors import location_of
+from vistune.records.json_text import Record
+
+ROWS_AT_ONCE = 256  # with the images in them
+
+
+def read_parquet(
+    path: Path, name: str, *, columns: Collection[str] | None = None, unread: Counter[str] | None = None
+) -> Iterator[Record]:
+    """Each row as `{column: value}`, image structs `{bytes, path}` as they are; the first row is row 1.
+
+    `columns`: those that the caller can use; the others are not decoded and counted in `unread`.
+    Raises DataError where the file cannot be read, RecipeError without pyarrow.
+    """
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise RecipeError(f"{name}: parquet needs pyarrow", "pip install 'vistune[parquet]'") from None
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            wanted = [column for column in names if columns is None or column in columns]
+            if unread is not None:
+                unread.update({column: file.metadata.num_rows for column in names if column not in wanted})
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=wanted):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield Record(location_of(name, number), row, number)
+    except FileNotFoundError:
+        raise DataError(f"{name}: no such file", "check the path") from None
+    except (OSError, ValueError) as error:  # pyarrow's own errors are among them
+        why = " ".join(str(error).split())[:120]
+        raise DataError(f"{name}: cannot be read as parquet: {why}", "download or write it again") from None

@@ -1,0 +1,124 @@
+"""Every file of records that a user gives is read here, by its name: JSON, JSON lines, CSV, TSV, parquet, tar, gzipped.
+
+file -> Records: location in the user's file, value or what is wrong with it
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections import Counter
+from collections.abc import Collection, Iterator
+from io import BufferedReader
+from pathlib import Path
+from typing import IO
+
+from vistune.errors import DataError
+from vistune.records.json_text import Record, read_json
+from vistune.records.parquet import read_parquet
+from vistune.records.tables import read_table
+from vistune.records.tar import read_tar
+
+JSON = (".json", ".jsonl", ".ndjson")
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+TARS = (".tar", ".tar.gz", ".tgz")
+SUFFIXES = (*JSON, *SEPARATORS, ".parquet", *TARS)
+# Files that people keep records in and that are not read here: what to do with each.
+NOT_READ = {
+    ".arrow": "save it as parquet: datasets.load_from_disk(…).to_parquet(FILE)",
+    ".feather": "save it as parquet",
+    ".xlsx": "save it as CSV UTF-8",
+    ".xls": "save it as CSV UTF-8",
+    ".zip": "unpack it",
+    ".7z": "unpack it",
+    ".xz": "unpack it",
+    ".bz2": "unpack it",
+    ".zst": "unpack it",
+    ".lmdb": "write it as a tar of samples, or JSON lines beside a folder of images",
+    ".tfrecord": "write it as a tar of samples, or JSON lines beside a folder of images",
+    ".pkl": "write it as JSON lines: pickled files can run code",
+    ".pt": "write it as JSON lines: pickled files can run code",
+    ".yaml": "write the records as JSON lines",
+    ".yml": "write the records as JSON lines",
+    ".xml": "write the records as JSON lines",
+}
+
+
+def kind_of_file(name: str) -> str:
+    """The suffix by which a file is read, such as `.jsonl` of `a.JSONL.gz`; "" where it has none of SUFFIXES."""
+    lowered = name.lower()
+    if suffix := next((suffix for suffix in TARS if lowered.endswith(suffix)), ""):
+        return suffix
+    lowered = lowered.removesuffix(".gz")
+    return next((suffix for suffix in SUFFIXES if lowered.endswith(suffix)), "")
+
+
+def read_records(
+    path: Path,
+    *,
+    name: str | None = None,
+    columns: Collection[str] | None = None,
+    own_fields: Collection[str] = (),
+    unread: Counter[str] | None = None,
+    quotes: bool = True,
+    header: Collection[str] = (),
+) -> Iterator[Record]:
+    """The records of any file, in its order, one at a time.
+
+    Args:
+        name: How locations and errors call the file; its path where absent.
+        columns: Columns of a parquet file that the caller can use; the others are not decoded.
+        own_fields: Fields by which a record is known, so that a JSON object with a list in it is not taken for one.
+        unread: Counts what is not read of the file itself: columns, fields beside the list, members of a tar.
+        quotes, header: Of CSV and TSV, see `tables.read_table`.
+
+    A bad record is a RecordError in its place, for the caller to raise or to count. Raises DataError for a file that
+    cannot be read or breaks off; files of other suffixes are read as JSON.
+    """
+    told = name or str(path)
+    kind = kind_of_file(path.name)
+    if hint := NOT_READ.get(path.suffix.lower()):
+        raise DataError(f"{told}: {path.suffix} files are not read", hint)
+    if kind == ".parquet":
+        yield from read_parquet(path, told, columns=columns, unread=unread)
+    elif kind in TARS:
+        yield from read_tar(path, told, unread=unread)
+    else:
+        try:
+            with open_text(path, told) as file:
+                if kind in SEPARATORS:
+                    yield from read_table(file, told, separator=SEPARATORS[kind], quotes=quotes, columns=header)
+                else:
+                    yield from read_json(file, told, own_fields=own_fields, unread=unread)
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise DataError(f"{told}: cannot be unpacked: {error}", "download or write it again") from None
+        except OSError as error:
+            raise DataError(f"{told}: cannot be read: {error.strerror}", "check the path and its permissions") from None
+
+
+def read_values(path: Path, **options: object) -> Iterator[tuple[str, object]]:
+    """(location, value) of every record, where one bad record makes the whole file useless. Raises it as DataError."""
+    for record in read_records(path, **options):  # type: ignore[arg-type]
+        if isinstance(record.value, DataError):
+            raise record.value
+        yield record.location, record.value
+
+
+def open_text(path: Path, name: str | None = None) -> IO[bytes]:
+    """The bytes of a regular text file, unpacked where its name ends in `.gz`."""
+    file = open_file(path, name)
+    return gzip.open(file, "rb") if path.suffix.lower() == ".gz" else file  # type: ignore[return-value]
+
+
+def open_file(path: Path, name: str | None = None) -> BufferedReader:
+    """A regular file of the user's. Raises DataError for a folder, a pipe or a device, which never ends."""
+    told = name or str(path)
+    if not path.exists():
+        raise DataError(f"{told}: no such file", "check the path")
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "not a regular file"
+        raise DataError(f"{told}: is {what}, a file is wanted", "name the file itself")
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise DataError(f"{told}: cannot be read: {error.strerror}", "check its permissions") from None

@@ -1,0 +1,96 @@
+"""CSV and TSV files as records: the first line names the columns, a cell may hold line ends where it is quoted."""
+
+from __future__ import annotations
+
+import csv
+import zlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import IO, Literal
+
+from vistune.errors import DataError
+from vistune.records.errors import RecordError, location_of
+from vistune.records.json_text import Record
+
+LARGEST_CELL = 1 << 28  # bytes; an image of a dozen megapixels as base64 is a tenth of that
+BOM = b"\xef\xbb\xbf"
+
+
+def read_table(
+    file: IO[bytes], name: str, *, separator: str, quotes: bool = True, columns: Collection[str] = ()
+) -> Iterator[Record]:
+    """Each row as `{column: cell}`, its location the line it begins on; empty lines are passed over.
+
+    `quotes`: whether a quotation mark begins a cell; CC3M's TSV has bare ones · `columns`: names of the cells where
+    the first line holds none of them (CC3M's has no header): it is a row then.
+    Raises DataError where the header is missing, names a column twice, or the file is not such a table.
+    """
+    rows = _cells(file, name, separator, quotes)
+    header: list[str] | None = None
+    for line, begin, size, crc, is_utf8, cells in rows:
+        location = location_of(name, line)
+        if header is None:
+            header = list(columns) if columns and not set(columns) & set(cells) else cells
+            if len(set(header)) != len(header):
+                twice = next(cell for cell in header if header.count(cell) > 1)
+                raise DataError(f"{location}: the column {twice!r} is there twice", "give each column its own name")
+            if header is cells:
+                continue
+            header += [f"column {k + 1}" for k in range(len(header), len(cells))]
+        value: object
+        if not is_utf8:
+            value = RecordError(location, "", "not UTF-8", "save the file as UTF-8 (of Excel: CSV UTF-8)")
+        elif len(cells) == len(header):
+            value = dict(zip(header, cells, strict=True))
+        else:
+            hint = f"quote cells that hold {'commas' if separator == ',' else 'tabs'}"
+            value = RecordError(location, "", f"{len(cells)} cells in {len(header)} columns", hint)
+        yield Record(location, value, line, 0, begin, size, crc)
+    if header is None:
+        raise DataError(f"{name}: is empty", "give a file with at least one record")
+
+
+Cells = tuple[int, int, int, int, bool, list[str]]
+
+
+def _cells(file: IO[bytes], name: str, separator: str, quotes: bool) -> Iterator[Cells]:
+    """(first line, first byte, bytes, CRC-32, whether it is UTF-8, cells) of each row that is not empty."""
+    taken: list[bytes] = []
+
+    def lines() -> Iterator[str]:
+        for number, content in enumerate(file):
+            taken.append(content)
+            yield (content.removeprefix(BOM) if number == 0 else content).decode("utf-8", "surrogateescape")
+
+    mode: Literal[0, 3] = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
+    reader, line, begin = csv.reader(lines(), delimiter=separator, strict=True, quoting=mode), 1, 0
+    try:
+        with _wide_cells():
+            for cells in reader:
+                content = b"".join(taken)
+                taken.clear()
+                if cells:
+                    yield line, begin, len(content), zlib.crc32(content), _is_utf8(content), cells
+                line, begin = reader.line_num + 1, begin + len(content)
+    except csv.Error as error:
+        kind = "CSV" if separator == "," else "TSV"
+        hint = "a quotation mark is not closed? Correct the row"
+        raise DataError(f"{location_of(name, line)}: not {kind}: {error}", hint) from None
+
+
+def _is_utf8(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+@contextmanager
+def _wide_cells() -> Iterator[None]:
+    """Let a cell hold an image while the block runs; the csv module has one limit for the whole process."""
+    before = csv.field_size_limit(LARGEST_CELL)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)

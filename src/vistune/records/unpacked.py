@@ -1,0 +1,166 @@
+"""Data files that are read again and again, by byte: themselves, or their records written out once as JSON lines.
+
+FILE.json, FILE.jsonl -> themselves · FILE.parquet, FILE.tar, FILE.*.gz -> CACHE/records/KEY/{records.jsonl, images/}
+Locations always name the user's file: line N of the copy is row N, or the sample whose key stands in `keys`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from vistune.files import committed_folder, own_code, read_json, user_cache, write_json
+from vistune.records.conversations import FORMS, MARKER
+from vistune.records.errors import RecordError, location_of, restored
+from vistune.records.json_text import Record
+from vistune.records.parquet import read_parquet
+from vistune.records.reading import TARS, kind_of_file, open_file, open_text, read_records
+from vistune.records.tar import read_tar
+
+MAGIC = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp"}
+LINES, IMAGES, ABOUT = "records.jsonl", "images", "about.json"
+BAD = "__error__"  # the one field of a line that stands for a bad record
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A data file and where its records and images are read from.
+
+    `path`: as the user named it · `lines`: the JSON or JSON lines that are read, `path` itself or a copy · `name`: how
+    locations call the file · `is_copy`: whether `lines` are our own · `by_key`: of a tar, whose records have keys ·
+    `images`: the folder of images that were inside the file · `unread`: its columns or members that nothing reads.
+    """
+
+    path: Path
+    lines: Path
+    name: str
+    is_copy: bool = False
+    by_key: bool = False
+    images: Path | None = None
+    unread: Mapping[str, int] | None = None
+
+    def location(self, number: int, nth: int = 0) -> str:
+        """Where a record is in the user's file."""
+        if self.by_key:
+            return f"{self.name}:{self._keys[number - 1]}"
+        return location_of(self.name, number, nth)
+
+    @cached_property
+    def _keys(self) -> list[str]:
+        keys: list[str] = read_json(self.lines.with_name("keys.json"))
+        return keys
+
+    def records(self, own_fields: Collection[str] = (), unread: Counter[str] | None = None) -> Iterator[Record]:
+        """The records in `lines`, located in the user's file."""
+        if self.unread is not None and unread is not None:
+            unread.update(self.unread)
+        for record in read_records(self.lines, name=self.name, own_fields=own_fields, unread=unread):
+            if self.is_copy:
+                value = record.value
+                if isinstance(value, dict) and value.keys() == {BAD}:
+                    value = restored(*value[BAD])
+                yield replace(record, location=self.location(record.number), value=value)
+            else:
+                yield record
+
+
+def open_data(path: Path, columns: Collection[str] | None = None) -> DataFile:
+    """A data file, unpacked into the user's cache where that is needed and not yet done.
+
+    `columns`: of a parquet file those that the caller can use. Raises DataError where it cannot be read.
+    """
+    if not needs_unpacking(path.name):
+        return DataFile(path, path, str(path))
+    with open_file(path) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    key = hashlib.sha256(f"{digest} {sorted(columns or ())} {own_code('records')}".encode()).hexdigest()
+    folder = user_cache() / "records" / key
+    if not (folder / ABOUT).is_file():
+        with committed_folder(folder) as draft:
+            unpack(path, draft, name=str(path), columns=columns)
+    return unpacked_in(folder, path, str(path))
+
+
+def needs_unpacking(name: str) -> bool:
+    kind = kind_of_file(name)
+    return kind == ".parquet" or kind in TARS or name.lower().endswith(".gz")
+
+
+def unpack(
+    path: Path,
+    folder: Path,
+    *,
+    name: str,
+    columns: Collection[str] | None = None,
+    stop: Callable[[], None] = lambda: None,
+) -> None:
+    """Write a file's records as lines into `folder`, their images beside them. `stop` may raise between records."""
+    kind = kind_of_file(name)
+    unread: Counter[str] = Counter()
+    if kind != ".parquet" and kind not in TARS:
+        with open_text(path, name) as packed, (folder / LINES).open("wb") as lines:
+            shutil.copyfileobj(packed, lines)
+        write_json(folder / ABOUT, {"unread": {}})
+        return
+    images = folder / IMAGES
+    images.mkdir()
+    if kind == ".parquet":
+        records = read_parquet(path, name, columns=columns, unread=unread)
+    else:
+        records = read_tar(path, name, unread=unread, stop=stop)
+    keys: list[str] = []
+    with (folder / LINES).open("w", encoding="utf-8") as lines:
+        for record in records:
+            stop()
+            error = record.value
+            bad = isinstance(error, RecordError)
+            value = _with_conversation(error) if kind in TARS else error
+            written = {BAD: [error.message, error.hint, error.reason]} if bad else _without_bytes(value, images)
+            lines.write(json.dumps(written, ensure_ascii=False, default=str) + "\n")
+            keys.append(record.location.removeprefix(f"{name}:"))
+    if kind in TARS:
+        write_json(folder / "keys.json", keys)
+    write_json(folder / ABOUT, {"unread": dict(unread)})
+
+
+def unpacked_in(folder: Path, path: Path, name: str) -> DataFile:
+    """The data file that `unpack` wrote into a folder."""
+    images, unread = folder / IMAGES, read_json(folder / ABOUT)["unread"]
+    if not images.is_dir():  # unzipped text
+        return DataFile(path, folder / LINES, name)
+    return DataFile(path, folder / LINES, name, True, (folder / "keys.json").is_file(), images, unread)
+
+
+def _with_conversation(value: Any) -> Any:
+    """A shard's sample that is a caption alone as the answer to its image alone, as stage 1 trains on it."""
+    if not isinstance(value, dict) or not FORMS.keys().isdisjoint(value) or not isinstance(value.get("caption"), str):
+        return value
+    said = {"from": "human", "value": MARKER}, {"from": "gpt", "value": value["caption"].strip()}
+    return {key: item for key, item in value.items() if key != "caption"} | {"conversations": list(said)}
+
+
+def _without_bytes(value: Any, folder: Path) -> Any:
+    """The value with every image's bytes written to a file of `folder`, named by its hash, and named in its place."""
+    if isinstance(value, list):
+        return [_without_bytes(item, folder) for item in value]
+    if isinstance(value, Mapping):
+        if isinstance(value.get("bytes"), bytes):
+            rest = {key: item for key, item in value.items() if key not in ("bytes", "path")}
+            return {"path": _write_image(value["bytes"], folder), **rest}
+        return {key: _without_bytes(item, folder) for key, item in value.items()}
+    return _write_image(value, folder) if isinstance(value, bytes) else value
+
+
+def _write_image(content: bytes, folder: Path) -> str:
+    suffix = next((suffix for magic, suffix in MAGIC.items() if content.startswith(magic)), ".bin")
+    file = folder / f"{hashlib.sha256(content).hexdigest()[:32]}{suffix}"
+    if not file.exists():
+        file.write_bytes(content)
+    return file.name
