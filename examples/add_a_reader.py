@@ -5,7 +5,6 @@ that tells its records from others. Without touching the package, write such lin
 PYTHONPATH=examples python examples/add_a_reader.py MINE.jsonl DATA.jsonl
 """
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -38,4 +37,3 @@ def as_texts(path: Path, out: Path) -> None:
 
 if __name__ == "__main__":
     as_texts(*map(Path, sys.argv[1:3]))
-    print(json.dumps({"written": sys.argv[2]}))

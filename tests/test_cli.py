@@ -68,7 +68,7 @@ def test_bad_data_is_one_line_with_its_place_and_leaves_nothing(folder: Path) ->
         assert not (folder / "run").exists()
     refused(train(folder, write(folder, row(image="cut.png"))), "data.json:2", "cut.png", "damaged")
     (folder / "data.json").write_text("[]")
-    refused(vistune("train", "quickstart", "data=data.json", "--out", "run2", folder=folder), "data.json", "no rows")
+    refused(vistune("train", "quickstart", "data=data.json", "--out", "run2", folder=folder), "data.json", "no records")
 
 
 def test_bad_rows_may_be_set_aside(folder: Path) -> None:

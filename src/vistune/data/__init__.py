@@ -18,9 +18,10 @@ from vistune.data.loader import Loader, PixelCache
 from vistune.data.packing import StagePlan, epoch_size, plan_epoch, plan_stage, steps_of
 from vistune.data.readers import data_path, folders_of, open_source
 from vistune.data.shards import listed
-from vistune.data.stream import Place, Stream, StreamLoader, read_window
+from vistune.data.stream import UNREAD, Place, Stream, StreamLoader, read_window
 
 __all__ = [
+    "UNREAD",
     "Background",
     "CheckReport",
     "Choice",

@@ -34,6 +34,7 @@ from vistune.processor import Processor, blank_row, collate
 from vistune.recipe import DataSource
 from vistune.types import Batch, Example, Reject
 
+UNREAD = "unread_field"  # reason of a note that is for the log, not a reject
 EMPTY = 8  # windows of a lane, one after another, that may hold nothing to learn from
 AHEAD = 2  # windows that a process reads at once, beside the step it is at
 
@@ -242,6 +243,7 @@ class StreamLoader:
         self.places: Sequence[Place] = ()
         self.lanes: dict[int, Lane] = {}
         self.rows, self.bad = 0, 0
+        self.unread: set[str] = set()
         self.lock = Mutex()
 
     def __len__(self) -> int:
@@ -282,9 +284,18 @@ class StreamLoader:
     def _window(self, lane: int, number: int, folder: Path, over: Event) -> Window:
         window, bad, notes = read_window(self.stream, lane, number, self.processor, folder, over)
         self._set_aside(bad, rows=len(window.samples) + len(bad))
+        notes += self._unread(window)
         if notes:
             self.tell(notes)
         return window
+
+    def _unread(self, window: Window) -> list[Reject]:
+        """A note on each field that nothing reads and that no shard before had."""
+        fields = {field.field: field for index, _ in window.samples.parts for field in index.unread_fields}
+        with self.lock:
+            new = [field for name, field in fields.items() if name not in self.unread]
+            self.unread |= fields.keys()
+        return [Reject("", field.file, UNREAD, f"{field}; later shards are not counted") for field in new]
 
     def _tasks(self, start: int) -> Iterator[tuple[int, Callable[[], list[Batch]]]]:
         for step in range(start, len(self)):

@@ -37,6 +37,7 @@ from vistune.data import (
 from vistune.errors import RecipeError, TooManyRejects
 from vistune.processor import Processor
 from vistune.recipe import DataSource, Recipe, Shards, Stage
+from vistune.records import lines_of
 from vistune.types import Reject
 
 MEASURED_AT_ONCE = 32  # samples of a validation that are read together
@@ -182,8 +183,13 @@ def _plan(recipe: Recipe, chosen: _Chosen, number: int, aside: list[np.ndarray] 
     )
     held = _held(recipe, chosen, aside)
     rows = Rows([(choice.index, choice.rows) for choice in choices])
-    remarks = tuple(choice.remark for choice in choices if choice.remark)
-    return Planned(stage, rows, chosen.processor, plan, held, remarks=remarks)
+    return Planned(stage, rows, chosen.processor, plan, held, remarks=_remarks([*choices, *chosen.measured]))
+
+
+def _remarks(choices: Sequence[Choice]) -> tuple[str, ...]:
+    """What is not quite as the recipe has it, and the fields of the files that nothing reads."""
+    unread = [field for choice in choices for field in choice.index.unread_fields]
+    return (*(choice.remark for choice in choices if choice.remark), *lines_of(unread))
 
 
 def _streamed(recipe: Recipe, stage: Stage, shards: Shards, chosen: _Chosen, number: int) -> Planned:
@@ -206,7 +212,8 @@ def _streamed(recipe: Recipe, stage: Stage, shards: Shards, chosen: _Chosen, num
         rejects=recipe.on_bad_sample == "reject",
         reject_limit=recipe.reject_limit,
     )
-    return Planned(stage, Rows([]), chosen.processor, stream.plan(), _held(recipe, chosen, None), stream)
+    held, remarks = _held(recipe, chosen, None), _remarks(chosen.measured)
+    return Planned(stage, Rows([]), chosen.processor, stream.plan(), held, stream, remarks)
 
 
 def sampled(planned: Planned, folder: Path, over: Event | None = None) -> Planned:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from vistune.data import Loader, PixelCache, Place, Stopping, StreamLoader, never
+from vistune.data import UNREAD, Loader, PixelCache, Place, Stopping, StreamLoader, never
 from vistune.model import VisionLanguageModel
 from vistune.training.features import features_of
 from vistune.training.flops import needed_by
@@ -54,8 +54,12 @@ def loader_of(
 
     def note(rejects: Sequence[Reject]) -> None:
         """Found when a shard is read: each process notes its own, a resumed run perhaps again."""
+        for reject in rejects:
+            if reject.reason == UNREAD and world.is_first:
+                tell(reject.detail)
+        listed = [asdict(reject) for reject in rejects if reject.reason != UNREAD]
         with open(out / f"rejects-{world.rank}.jsonl", "a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(asdict(reject), ensure_ascii=False) + "\n" for reject in rejects))
+            file.write("".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in listed))
 
     return StreamLoader(
         planned.stream,
