@@ -275,12 +275,16 @@ def _part(part: Any, location: str, place: str, prefix: str, unread: Counter[str
     if kind is None:  # Qwen-VL's parts have no type: {"image": …}, {"text": …}
         kind = next((name for name in ("text", "image", "image_url") if part.get(name) is not None), None)
     count_unread(part, PART_FIELDS, unread, prefix)
+    given = [name for name in ("image", "image_url", "path", "url", "bytes") if part.get(name) is not None]
     if kind == "text":
+        if given:
+            raise RecordError(
+                location, f"{place}.{given[0]}", "an image in a text part", "write it as a part of its own"
+            )
         return split_markers(text(part.get("text"), location, f"{place}.text"))
     if kind not in ("image", "image_url"):
         problem = "only text and images are read" if kind in ("video", "audio", "input_audio", "video_url") else ""
         raise RecordError(location, f"{place}.type", problem or f"unknown part {shown(kind)}", "use text or image")
-    given = [name for name in ("image", "image_url", "path", "url", "bytes") if part.get(name) is not None]
     if part.get("text") not in (None, ""):
         raise RecordError(location, f"{place}.text", "text in an image part", "write it as a part of its own")
     if not given:

@@ -9,11 +9,12 @@ import gzip
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import IO
 
-from vistune.errors import DataError
+from vistune.errors import DataError, VistuneError
 from vistune.records.json_text import Record, read_json
 from vistune.records.parquet import read_parquet
 from vistune.records.tables import read_table
@@ -84,16 +85,11 @@ def read_records(
     elif kind in TARS:
         yield from read_tar(path, told, unread=unread)
     else:
-        try:
-            with open_text(path, told) as file:
-                if kind in SEPARATORS:
-                    yield from read_table(file, told, separator=SEPARATORS[kind], quotes=quotes, columns=header)
-                else:
-                    yield from read_json(file, told, own_fields=own_fields, unread=unread)
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise DataError(f"{told}: cannot be unpacked: {error}", "download or write it again") from None
-        except OSError as error:
-            raise DataError(f"{told}: cannot be read: {error.strerror}", "check the path and its permissions") from None
+        with open_text(path, told) as file:
+            if kind in SEPARATORS:
+                yield from read_table(file, told, separator=SEPARATORS[kind], quotes=quotes, columns=header)
+            else:
+                yield from read_json(file, told, own_fields=own_fields, unread=unread)
 
 
 def read_values(path: Path, **options: object) -> Iterator[tuple[str, object]]:
@@ -104,10 +100,19 @@ def read_values(path: Path, **options: object) -> Iterator[tuple[str, object]]:
         yield record.location, record.value
 
 
-def open_text(path: Path, name: str | None = None) -> IO[bytes]:
-    """The bytes of a regular text file, unpacked where its name ends in `.gz`."""
-    file = open_file(path, name)
-    return gzip.open(file, "rb") if path.suffix.lower() == ".gz" else file  # type: ignore[return-value]
+@contextmanager
+def open_text(path: Path, name: str | None = None) -> Iterator[IO[bytes]]:
+    """The bytes of a regular text file, unpacked where its name ends in `.gz`. Raises DataError while it is read."""
+    told = name or str(path)
+    try:
+        with open_file(path, told) as file:
+            yield gzip.GzipFile(fileobj=file) if path.suffix.lower() == ".gz" else file  # type: ignore[misc]
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"{told}: cannot be unpacked: {error}", "download or write it again") from None
+    except OSError as error:
+        if isinstance(error, VistuneError):
+            raise
+        raise DataError(f"{told}: cannot be read: {error.strerror}", "check the path and its permissions") from None
 
 
 def open_file(path: Path, name: str | None = None) -> BufferedReader:
