@@ -86,8 +86,7 @@ def proved(prover: Prover, records: Iterator[Record], *, processes: int = 1) -> 
     """Every record and what it was found to be. Processes are forked, so that none loads the tokenizer again."""
     if processes == 1 or "fork" not in multiprocessing.get_all_start_methods():
         for record in records:
-            found = prover.prove(record)
-            yield replace(record, value=None), found
+            yield record, prover.prove(record)
         return
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(prover,)) as pool:

@@ -53,7 +53,7 @@ class Survey:
             if found := self.special.search(text):
                 words = f"{found.group()!r} is in the text: it is read as characters, not as the token"
                 self._add(record, "special_token", field, words)
-            if marker := marker_like(text):
+            if ("<" in text or "[" in text) and (marker := marker_like(text)):
                 words = f"{marker!r} looks like an image marker and is read as text; images are marked by {MARKER}"
                 self._add(record, "marker_like", field, words)
 
@@ -69,13 +69,14 @@ class Survey:
 
 def texts_of(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """(field, text) of all that is said in a record, in any form; what has no such form is passed over."""
-    for form in FORMS:
-        turns = record.get(form)
+    for form in FORMS.keys() & record.keys():
+        turns = record[form]
         for k, turn in enumerate(turns if isinstance(turns, list) else ()):
-            for key in SAID:
-                said = turn.get(key) if isinstance(turn, dict) else None
+            for key, said in turn.items() if isinstance(turn, dict) else ():
                 if isinstance(said, str):
-                    yield f"{form}[{k}].{key}", said
-                for n, part in enumerate(said if isinstance(said, list) else ()):
+                    if key in SAID:
+                        yield f"{form}[{k}].{key}", said
+                    continue
+                for n, part in enumerate(said if key in SAID and isinstance(said, list) else ()):
                     if isinstance(part, dict) and isinstance(part.get("text"), str):
                         yield f"{form}[{k}].{key}[{n}].text", part["text"]

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from vistune.records.errors import RecordError, shown, text
 from vistune.records.fields import count_unread
@@ -28,11 +28,13 @@ SEE = "see docs/data.md for the forms that are read"
 TABLE = "a table of captions or boxes becomes data by `vistune generate TABLE --out DIR`"
 SUPERVISION = ("loss", "loss_mask", "train", "weight")  # of a turn: whether its tokens are trained on
 # Fields by which records elsewhere name what is not read here; a record in which one holds something is refused.
-OTHER_MEDIA = ("video", "videos", "audio", "audios", "video_path", "audio_path", "speech", "speeches", "sound")
-OTHER_IMAGE_NAMES = (
+OTHER_MEDIA = frozenset(
+    {"video", "videos", "audio", "audios", "video_path", "audio_path", "speech", "speeches", "sound"}
+)
+OTHER_IMAGE_NAMES = frozenset({
     "image_path", "image_paths", "image_file", "image_files", "image_url", "image_urls", "image_name", "image_names",
     "img", "imgs", "img_path", "picture", "pictures", "photo", "photos", "file_name", "filename", "pixel_values",
-)  # fmt: skip
+})  # fmt: skip
 EVERY_FORM = frozenset({"id", "kind", "language", "image", "images", "system", *OTHER_MEDIA})
 TURN_FIELDS = frozenset({"from", "role", "value", "content", *SUPERVISION})
 PART_FIELDS = frozenset({"type", "text", "image", "image_url", "path", "url", "bytes"})
@@ -46,23 +48,22 @@ _LIKE_A_MARKER = re.compile(
 Fields = Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(NamedTuple):
     """Where an image belongs in a turn; without a name it takes the record's next one."""
 
     name: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(NamedTuple):
+    """One turn as it is written."""
+
     field: str  # such as `conversations[0]`, for messages
     role: Role
     parts: tuple[str | Slot, ...]
     supervised: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Turns:
+class Turns(NamedTuple):
     """A record before its slots are filled; `images` is the field that lists the images."""
 
     turns: tuple[Turn, ...]
@@ -86,9 +87,16 @@ def read_conversation(record: Fields, location: str, unread: Counter[str], *, fo
     images, names = _names(record, location, unread)
     turns = []
     for place, turn in _listed(record, form, location):
-        count_unread(turn, TURN_FIELDS, unread, f"{form}[].")
-        role = _role(_either(turn, ("from", "role"), place, location), location, place)
-        key, said = _either(turn, ("value", "content"), place, location)
+        speaker, key = ("from", "value") if "from" in turn else ("role", "content")
+        if len(turn) == 2 and speaker in turn and key in turn:  # most turns are so and need no more than this
+            name, said, is_supervised = turn[speaker], turn[key], True
+            role = SPEAKERS.get(name) if isinstance(name, str) else None
+            role = role or _role((speaker, name), location, place)
+        else:
+            count_unread(turn, TURN_FIELDS, unread, f"{form}[].")
+            role = _role(_either(turn, ("from", "role"), place, location), location, place)
+            key, said = _either(turn, ("value", "content"), place, location)
+            is_supervised = _is_supervised(turn, role, location, place)
         if isinstance(said, list) and key == "content":
             parts = tuple(
                 piece
@@ -97,7 +105,7 @@ def read_conversation(record: Fields, location: str, unread: Counter[str], *, fo
             )
         else:
             parts = split_markers(text(said, location, f"{place}.{key}"))
-        turns.append(Turn(place, role, parts, _is_supervised(turn, role, location, place)))
+        turns.append(Turn(place, role, parts, is_supervised))
     return Turns(tuple(turns), names, images)
 
 
@@ -135,9 +143,9 @@ def columns_read() -> frozenset[str]:
 
 def form_of(record: Fields, location: str) -> str:
     """The form of a record. Raises RecordError naming the fields that are there, and what may be meant."""
-    name = next((field for field in FORMS if record.get(field) is not None), None)
-    if name is not None:
-        return name
+    for name in FORMS:
+        if record.get(name) is not None:
+            return name
     problem = f"neither {' nor '.join(f'`{field}`' for field in FORMS)}"
     if not {"caption", "captions", "boxes"}.isdisjoint(record):
         raise RecordError(location, "", problem, TABLE)
@@ -158,8 +166,11 @@ def read_sample(
     """
     name = form_of(record, location)
     form, counted = FORMS[name], Counter[str]() if unread is None else unread
-    count_unread(record, EVERY_FORM.union((name,), form.fields), counted)
-    _refuse_other_media(record, location, counted)
+    if others := record.keys() - EVERY_FORM - {name}:
+        counted.update(field for field in others if field not in form.fields)
+        _refuse_other_names(record, others.difference(form.fields), location)
+    if not OTHER_MEDIA.isdisjoint(record):
+        _refuse_other_media(record, location)
     turns = _with_system(form.read(record, location, counted), record, location)
     messages = _fill(turns, location, images, warnings)
     _check_turns(messages, turns.turns, location, name)
@@ -182,12 +193,16 @@ def _id(record: Fields, location: str, warnings: Counter[str]) -> str:
     return text(str(name), location, "id")
 
 
-def _refuse_other_media(record: Fields, location: str, unread: Counter[str]) -> None:
-    for name in OTHER_MEDIA:
+def _refuse_other_media(record: Fields, location: str) -> None:
+    for name in sorted(OTHER_MEDIA):
         if record.get(name) not in (None, "", [], {}):
             raise RecordError(location, name, "videos and audio are not read, only images", "leave the record out")
-    for name in OTHER_IMAGE_NAMES:
-        if name in unread and record.get(name) not in (None, "", []):
+
+
+def _refuse_other_names(record: Fields, unread: Collection[str], location: str) -> None:
+    """Refuse a field that holds images under a name that is not read: the model would train without them."""
+    for name in unread:
+        if name in OTHER_IMAGE_NAMES and record[name] not in (None, "", []):
             hint = f"rename `{name}` to `image` (a path) or `images` (a list of paths)"
             raise RecordError(location, name, "is not read; a record names its images by `image` or `images`", hint)
 
@@ -216,8 +231,6 @@ def split_markers(said: str) -> tuple[str | Slot, ...]:
 
 def marker_like(said: str) -> str:
     """Something in a text that looks like an image marker and is not read as one; "" where there is nothing."""
-    if "<" not in said and "[" not in said:
-        return ""
     return next((m.group() for m in _LIKE_A_MARKER.finditer(said) if m.group() != MARKER), "")
 
 
@@ -302,6 +315,9 @@ def _part(part: Any, location: str, place: str, prefix: str, unread: Counter[str
 
 def _names(record: Fields, location: str, unread: Counter[str]) -> tuple[Literal["image", "images"], tuple[str, ...]]:
     """(the field that lists the record's images, their names); absent, empty and null mean none."""
+    only = record.get("image")
+    if isinstance(only, str) and only and "images" not in record:
+        return "image", (only,)
     given: list[Literal["image", "images"]] = [name for name in ("image", "images") if _listed_images(record.get(name))]
     if len(given) > 1:
         raise RecordError(location, "images", "both `image` and `images` name images", "keep one of them")
@@ -397,10 +413,9 @@ def _check_turns(messages: Sequence[Message], turns: Sequence[Turn], location: s
         wanted = "user" if k % 2 == 0 else "assistant"
         if message.role != wanted:
             raise RecordError(location, turn.field, f"{message.role} speaks where {wanted} must", _remedy(message, k))
-        if message.role == "assistant" and not message.text.strip():
-            raise RecordError(location, turn.field, "an empty answer", "write it or remove the turn")
-        if message.role == "user" and not message.text.strip() and not message.pictures:
-            raise RecordError(location, turn.field, "an empty question", "write it or remove the turn")
+        if not message.text.strip() and (wanted == "assistant" or not message.pictures):
+            what = "an empty answer" if wanted == "assistant" else "an empty question"
+            raise RecordError(location, turn.field, what, "write it or remove the turn")
     if len(messages[skipped:]) % 2 or not messages[skipped:]:
         raise RecordError(location, form, "the last question has no answer", "add it or remove the question")
     if not any(message.supervised for message in messages if message.role == "assistant"):

@@ -24,6 +24,7 @@ LARGEST_RECORD_BYTES = 16 * 2**20  # of JSON; images are in files of their own
 LARGEST_WINDOW_BYTES = 4 * LARGEST_RECORD_BYTES  # a value that has not ended by then is a broken list
 CHUNK_BYTES = 1 << 20  # read at once of a list
 _SPACE = re.compile(r"[ \t\n\r]*")
+_BETWEEN = re.compile(r"[ \t\n\r]*(,?)[ \t\n\r]*")
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of bytes that are not UTF-8
 
 
@@ -131,16 +132,33 @@ class _Window:
     def next_character(self) -> str:
         """Skip white space; the next character, which stays, or "" at the end."""
         while True:
-            self.take(_after_space(self.text, self.at) - self.at)
+            if (end := _after_space(self.text, self.at)) > self.at:
+                self.skip(end - self.at)
             if self.at < len(self.text):
                 return self.text[self.at]
             if not self.read_on():
                 return ""
 
+    def next_separator(self) -> bool:
+        """Skip white space and at most one comma; whether there was one."""
+        seen = False
+        while True:
+            found = _BETWEEN.match(self.text, self.at)
+            assert found is not None  # it matches nothing too
+            end = found.start(1) if seen else found.end()  # a second comma stays
+            seen = seen or bool(found[1])
+            self.skip(end - self.at)
+            if self.at < len(self.text) or not self.read_on():
+                return seen
+
+    def skip(self, length: int) -> None:
+        """Go past white space or punctuation, whose characters are a byte each."""
+        self.line += self.text.count("\n", self.at, self.at + length)
+        self.byte += length
+        self.at += length
+
     def take(self, length: int) -> tuple[int, int]:
-        """Go past `length` characters: (their bytes, CRC-32)."""
-        if not length:
-            return 0, 0
+        """Go past a value of `length` characters: (its bytes, CRC-32)."""
         taken = self.text[self.at : self.at + length]
         content = taken.encode(errors="surrogateescape")
         self.line += content.count(b"\n")
@@ -185,10 +203,9 @@ def _list_records(window: _Window, *, rest: bool = False) -> Iterator[Record]:
     """The records of the list that begins at the window. `rest`: text may follow the list's end."""
     values, name = JsonValues(), window.name
     window.next_character()
-    window.take(1)
-    line_before, separator = 0, False
+    window.skip(1)
+    line_before, separator, character = 0, False, window.next_character()
     for index in count():
-        character = window.next_character()
         if not character:
             raise DataError(
                 f"{name}:{window.line}: the list is cut off", "the file is incomplete: download or write it again"
@@ -206,15 +223,13 @@ def _list_records(window: _Window, *, rest: bool = False) -> Iterator[Record]:
         if size > LARGEST_RECORD_BYTES:
             value = _too_large(location)
         yield Record(location, value, line, nth, begin, size, crc)
-        character = window.next_character()
-        separator = character == ","
-        if separator:
-            window.take(1)
-        elif character and character != "]":
+        separator = window.next_separator()
+        character = window.text[window.at : window.at + 1]
+        if not separator and character and character != "]":
             raise DataError(
                 f"{name}:{window.line}: not JSON: a comma or ] is wanted, got {shown(character)}", "correct the list"
             )
-    window.take(1)
+    window.skip(1)
     if not rest and window.next_character():
         raise DataError(
             f"{name}:{window.line}: more text after the end of the list", "write one list per file, or JSON lines"
@@ -285,19 +300,19 @@ def _object_records(
         )
     values = JsonValues()
     window.next_character()
-    window.take(1)
+    window.skip(1)
     while window.next_character() == '"':
         key, length = window.value(values, name)
         window.take(length)
         window.next_character()
-        window.take(1)  # the colon
+        window.skip(1)  # the colon
         window.next_character()
         if key == lists[0]:
             yield from _list_records(window, rest=True)
             return
         window.take(window.value(values, name)[1])
         window.next_character()
-        window.take(1)  # the comma
+        window.skip(1)  # the comma
 
 
 def _too_large(location: str) -> RecordError:
