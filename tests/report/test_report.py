@@ -269,9 +269,9 @@ def test_reporting_needs_no_torch() -> None:
 @pytest.mark.parametrize(
     ("name", "text", "place"),
     [
-        ("data.json", '[{"id": "x", "conversations": []}, {"id": "y"}]', r"data\.json: \[1\]: "),
-        ("data.jsonl", '{"id": "x", "messages": []}\n3\n', r"data\.jsonl:2: "),
-        ("data.json", '[{"conversations": [{"from": "gpt"}]}]', r"data\.json: \[0\]: "),
+        ("data.json", '[{"id": "x", "conversations": []}, {"id": "y"}]', r"data\.json:1:conversations: "),
+        ("data.jsonl", '{"id": "x", "messages": []}\n3\n', r"data\.jsonl:1:messages: "),
+        ("data.json", '[{"conversations": [{"from": "gpt"}]}]', r"data\.json:1:conversations\[0\]"),
     ],
 )
 def test_a_row_without_a_conversation_is_named(tmp_path: Path, name: str, text: str, place: str) -> None:

@@ -12,55 +12,51 @@ from pathlib import Path
 from typing import Any
 
 from vistune.errors import DataError
-from vistune.files import read_json, read_json_if_there, read_jsonl, read_text
+from vistune.files import read_json_if_there, read_jsonl
+from vistune.records import FORMS, MARKER, ImageFolders, columns_read, open_data, read_sample
 from vistune.report import plots
 from vistune.report.labels import Labels, drawn_label, drawn_word
 from vistune.report.pictures import spread, thumbnail
 
 SAMPLES = 20
+SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt"}
 Row = Mapping[str, Any]
 
 
 def read_rows(data: Path) -> list[Row] | None:
-    """Rows in LLaVA form; messages are turned into it, and a language is told by its letters where a row names none."""
+    """Records of any form in LLaVA's; a language is guessed by its letters where a record names none.
+
+    Raises DataError for the first record that is bad.
+    """
     path = data / "samples.json" if data.is_dir() else data
     if not path.is_file():
         if data.is_dir():
             return None
         raise DataError(f"{data}: no such file", "name a data file, a folder that `generate` wrote, or a run")
-    lines = path.suffix.lower() == ".jsonl" or not read_text(path).lstrip().startswith("[")
-    rows = list(read_jsonl(path) if lines else enumerate(read_json(path)))
-    return [_in_llava_form(row, f"{path}:{number}" if lines else f"{path}: [{number}]") for number, row in rows]
+    file = open_data(path, columns_read())
+    return [_in_llava_form(record.value, record.location, file.images) for record in file.records(FORMS)]
 
 
-def _in_llava_form(row: Row, place: str) -> Row:
-    names = {"user": "human", "assistant": "gpt"}
+def _in_llava_form(value: Any, location: str, inside: Path | None) -> Row:
+    """`inside`: the folder of images that are inside the data file."""
     try:
-        conversations = row.get("conversations")
-        if conversations is None:
-            conversations = [
-                {"from": names.get(message["role"], message["role"]), "value": _said(message["content"])}
-                for message in row["messages"]
-            ]
-        image = row.get("image") or next(iter(row.get("images") or ()), None)
-        image = image[0] if isinstance(image, list) and image else image
-        if image is not None and not isinstance(image, str):
-            raise TypeError("image is no path")
-        said = [(turn["from"], turn["value"].strip()) for turn in conversations]
-        answers = " ".join(value for speaker, value in said if speaker == "gpt")
-    except (LookupError, TypeError, AttributeError) as error:
-        fault = f"{type(error).__name__}: {error}"
-        raise DataError(
-            f"{place}: no conversation is in this row ({fault})", "`vistune check` lists all faults"
-        ) from None
-    language = row.get("language") or ("ko" if re.search("[가-힣]", answers) else "en" if answers.isascii() else "–")
-    return {"kind": "–", **row, "image": image, "language": language, "conversations": conversations}
-
-
-def _said(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    return "\n".join(part.get("text", "<image>") for part in content)
+        if isinstance(value, DataError):
+            raise value
+        if not isinstance(value, Mapping):
+            raise DataError(f"{location}: a record must be an object", "see docs/data.md")
+        sample = read_sample(value, location, ImageFolders(None), Counter())
+    except DataError as error:
+        raise DataError(error.message, "`vistune check` lists all faults") from None
+    conversations = [
+        {"from": SPEAKERS[message.role], "value": "\n".join(p if isinstance(p, str) else MARKER for p in message.parts)}
+        for message in sample.messages
+    ]
+    answers = " ".join(message.text for message in sample.messages if message.role == "assistant")
+    language = value.get("language") or ("ko" if re.search("[가-힣]", answers) else "en" if answers.isascii() else "–")
+    image = str(sample.pictures[0].source) if sample.pictures else None
+    if image is not None and inside is not None and (inside / image).is_file():
+        image = str(inside / image)
+    return {**value, "kind": sample.kind or "–", "image": image, "language": language, "conversations": conversations}
 
 
 def counts(data: Path, rows: Sequence[Row] | None) -> dict[str, Any] | None:
@@ -119,6 +115,8 @@ def _boxes(path: Path) -> dict[str, list[Row]]:
 def _inside(folders: Sequence[Path], name: str) -> list[Path]:
     """Where a picture may lie; what leads out of a picture folder is not shown, as it is not learnt."""
     try:
+        if Path(name).is_absolute():  # inside the data file, unpacked by us
+            return [Path(name)]
         return [place / name for place in folders if (place / name).resolve().is_relative_to(place.resolve())]
     except (OSError, ValueError, RuntimeError):  # no path at all, or a link to itself
         return []
