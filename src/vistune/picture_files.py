@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import struct
+import zlib
 
 from PIL import Image
 
@@ -11,3 +13,74 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 LARGEST_PIXELS = 40_000_000
 # What Pillow raises on damaged files; LookupError and struct.error are its own slips on what should be there.
 DAMAGE = (OSError, ValueError, SyntaxError, EOFError, LookupError, struct.error, Image.DecompressionBombError)
+
+CONVERT = "convert it to JPEG or PNG"
+AGAIN = "download it again"
+PNG_MARK = b"\x89PNG\r\n\x1a\n"
+MARKS = {"JPEG": rb"\xff\xd8\xff", "PNG": rb"\x89PNG\r\n", "WEBP": rb"RIFF.{4}WEBP", "GIF": rb"GIF8[79]a"}
+KINDS = (  # how a file begins, what it is, and what to do
+    (rb".{4}ftyp(avif|avis)", "it is an AVIF image", CONVERT),
+    (rb".{4}ftyp(hei|hev|mif1|msf1)", "it is a HEIC image", CONVERT),
+    (rb".{4}ftyp", "it is a video", "save a frame of it as JPEG or PNG"),
+    (rb"\x1a\x45\xdf\xa3|RIFF.{4}AVI ", "it is a video", "save a frame of it as JPEG or PNG"),
+    (rb"\xff\x0a|.{4}JXL ", "it is a JPEG XL image", CONVERT),
+    (rb".{4}jP  |\xff\x4f\xff\x51", "it is a JPEG 2000 image", CONVERT),
+    (rb"II[*+]\0|MM\0[*+]", "it is a TIFF image", CONVERT),
+    (rb"BM.{8}", "it is a BMP image", CONVERT),
+    (rb"\0\0[\1\2]\0", "it is an ICO image", CONVERT),
+    (rb"8BPS", "it is a Photoshop file", CONVERT),
+    (rb"%PDF-", "it is a PDF", "save the page as JPEG or PNG"),
+    (rb"%!PS", "it is PostScript", CONVERT),
+    (rb"P[1-7]\s", "it is a PNM image", CONVERT),
+    (rb"SIMPLE  =", "it is a FITS image", CONVERT),
+    (rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!", "it is an archive", "unpack it"),
+    (rb"version https://git-lfs", "it is a Git LFS pointer, not the file itself", "run `git lfs pull`"),
+)
+UNKNOWN = "its format is not known here", CONVERT
+HEAD = 2000  # bytes that tell what a file is
+
+
+def format_of(data: bytes) -> str | None:
+    """Which of the FORMATS a file begins as."""
+    return next((form for form, mark in MARKS.items() if re.match(mark, data, re.DOTALL)), None)
+
+
+def foreign_kind(data: bytes) -> tuple[str, str]:
+    """What a file is that is of none of the FORMATS, and what to do."""
+    head = data[:HEAD]
+    if not head:
+        return "it is empty", AGAIN
+    for mark, what, hint in KINDS:
+        if re.match(mark, head, re.DOTALL):
+            return what, hint
+    if b"\0" in head:
+        return UNKNOWN
+    try:
+        text = head.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if error.start < HEAD - 3:  # else it is cut within a character
+            return UNKNOWN
+        text = head[: error.start].decode("utf-8-sig")
+    text = text.lstrip().lower()
+    if text.startswith("<"):
+        is_page = any(mark in text for mark in ("<!doctype html", "<html", "<head", "<body"))
+        return ("it is a web page (HTML)", AGAIN) if is_page else _markup(text)
+    return "it is JSON" if text.startswith(("{", "[")) else "it is text", AGAIN
+
+
+def _markup(text: str) -> tuple[str, str]:
+    return ("it is an SVG drawing", CONVERT) if "<svg" in text else ("it is XML", AGAIN)
+
+
+def broken_chunk(png: bytes) -> str | None:
+    """The name of a PNG's first chunk whose checksum is wrong; None where all chunks that are whole are right."""
+    at = len(PNG_MARK)
+    while at + 12 <= len(png):
+        length, name = struct.unpack_from(">I4s", png, at)
+        end = at + 8 + length
+        if end + 4 > len(png) or not name.isalpha():
+            return None
+        if zlib.crc32(png[at + 4 : end]) != struct.unpack_from(">I", png, end)[0]:
+            return name.decode("ascii")
+        at = end + 4
+    return None

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image
 
 from vistune.errors import DataError
-from vistune.picture_files import DAMAGE, FORMATS, LARGEST_PIXELS
+from vistune.picture_files import DAMAGE, FORMATS, LARGEST_PIXELS, broken_chunk, foreign_kind, format_of
 from vistune.types import Picture, Spec
 
 LARGEST_FILE_BYTES = 10 * 2**20
@@ -85,12 +85,31 @@ def _open(file: BinaryIO, place: str) -> Image.Image:
     """An encoded picture, not decoded yet, whose header has passed the limits."""
     try:
         image = Image.open(file, formats=FORMATS)
-    except UnidentifiedImageError:
-        raise DataError(f"{place}: not a {', '.join(FORMATS)} picture", "convert it to one of these") from None
+    except Image.DecompressionBombError:
+        raise DataError(f"{place}: more than the {LARGEST_PIXELS} pixels that are read", "resize it") from None
     except DAMAGE as error:
-        raise DataError(f"{place}: a damaged picture ({error})", "replace it") from None
+        file.seek(0)
+        raise _unreadable(file.read(), place, error) from None
     _refuse_size(image, place)
     return image
+
+
+def _unreadable(data: bytes, place: str, error: BaseException) -> DataError:
+    """Say what is wrong with bytes that Pillow does not decode.
+
+    In our own words: Pillow's may hold bytes of the file, or addresses of memory.
+    """
+    form = format_of(data)
+    if form is None:
+        what, hint = foreign_kind(data)
+        return DataError(f"{place}: not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image: {what}", hint)
+    chunk = broken_chunk(data) if form == "PNG" else None
+    why = ""
+    if chunk:
+        why = f": the checksum of its {chunk} chunk is wrong"
+    elif "too large for" in str(error):
+        why = ": its metadata is larger than is read"
+    return DataError(f"{place}: a damaged or cut-off {form} image{why}", "save or download it again")
 
 
 def _refuse_size(image: Image.Image, place: str) -> None:
@@ -99,8 +118,13 @@ def _refuse_size(image: Image.Image, place: str) -> None:
         raise DataError(
             f"{place}: {width}x{height} pixels; sides of {SMALLEST_SIDE} to {LARGEST_SIDE} are read", "resize it"
         )
-    if width * height > LARGEST_PIXELS or max(width, height) > LARGEST_ASPECT * min(width, height):
-        raise DataError(f"{place}: {width}x{height} pixels is too many or too narrow", "resize or crop it")
+    if width * height > LARGEST_PIXELS:
+        raise DataError(f"{place}: {width}x{height} pixels is too many; {LARGEST_PIXELS} are read", "resize it")
+    if max(width, height) > LARGEST_ASPECT * min(width, height):
+        raise DataError(
+            f"{place}: {width}x{height} pixels is too narrow; one side may be {LARGEST_ASPECT} times the other",
+            "crop it",
+        )
 
 
 def decode(data: bytes, place: str) -> Image.Image:
@@ -118,7 +142,7 @@ def load_bytes(data: bytes, place: str) -> Image.Image:
             Image.open(io.BytesIO(data), formats=("PNG",)).verify()  # loading does not look at the pixels' checksums
         image.load()
     except DAMAGE as error:
-        raise DataError(f"{place}: a damaged or cut-off picture ({error})", "replace it") from None
+        raise _unreadable(data, place, error) from None
     return image
 
 
