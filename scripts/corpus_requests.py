@@ -67,7 +67,7 @@ NO_REQUESTS = {
 }  # fmt: skip
 VALUES: Mapping[str, tuple[dict[str, Any], str]] = {
     "H12-empty": ({"messages": []}, "messages"), "H12-ten-thousand": ({"messages": asked() * 10_000}, "messages"),
-    "H12-missing": ({"messages": ...}, "messages"), "H12-user-twice": ({"messages": asked() * 2}, "messages"),
+    "H12-missing": ({"messages": ...}, "messages"),
     "H12-assistant-alone": (turn(role="assistant"), "messages"),
     "H13-role": (turn(role="tool"), "messages[0].role"), "H13-no-content": (turn(None), "messages[0].content"),
     "H13-audio": (turn([{"type": "audio"}]), "messages[0].content[0]"),
@@ -88,7 +88,7 @@ VALUES: Mapping[str, tuple[dict[str, Any], str]] = {
     "H17-long-stop": ({"stop": ["x" * 1000]}, "stop"), "H17-stop-number": ({"stop": 5}, "stop"),
     "H17-stream": ({"stream": "yes"}, "stream"),
     "H17-stream-options": ({"stream_options": {"include_usage": True}}, ""),
-    "H11-long-name": ({"model": "x" * 1000}, "model"), "H11-no-name": ({"model": None}, "model"),
+    "H11-no-name": ({"model": None}, "model"),
     "H20-pictures": ({"messages": asked("?", *[data_url(PNG)] * 33)}, "messages"),
     "H24-million-characters": ({"messages": asked("x" * 1_000_001)}, "messages"),
     "H25-template": ({"chat_template": "{{ 1 }}"}, "chat_template"),
@@ -115,6 +115,7 @@ BODIES: Mapping[str, RequestCase] = {
     **{name: RequestCase(chat(messages=said), param="messages", words="tokens.* 1024") for name, said in LONG.items()},
     **{name: RequestCase(chat(messages=asked("?", url)), param=PLACE) for name, url in URLS.items()},
     "H11-unknown-model": RequestCase(chat(model="large"), 404, "model"),
+    "H11-long-name": RequestCase(chat(model="x" * 1000), 404, "model"),
 }
 GOOD = chat()
 HOSTS = ("a/v1?", "localhost/health", "localhost:8000/x", "evil.example", "", "127.0.0.1@x")

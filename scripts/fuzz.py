@@ -22,7 +22,7 @@ from PIL import Image
 
 from vistune.datagen.replies import ReplyFault, parse_reply
 from vistune.errors import VistuneError
-from vistune.generation.assistant import read_data_url
+from vistune.generation import read_data_url
 from vistune.processor import Processor, load_tokenizer
 from vistune.processor.images import decode
 from vistune.recipe import source_of, validate

@@ -35,7 +35,7 @@ def refused(response: Any, status: int, param: str | None = None) -> str:
     assert error["message"]
     if param is not None:
         assert (error["param"] or "").startswith(param), error
-    assert "0x" not in error["message"]
+    assert not re.search(r"\b0x[0-9a-fA-F]{4}", error["message"]), "no address of memory"
     assert "/" not in error["message"].replace("image/", ""), "no path"
     assert len(response.headers["x-request-id"]) == 32
     return str(error["message"])
@@ -68,7 +68,7 @@ def test_pixels_of_a_request_are_counted_before_the_next_picture_is_opened(serve
 
 def test_h25_h26_unknown_fields_are_listed_and_the_last_of_two_keys_counts(served: Running) -> None:
     response = served.http.post(CHAT, json=body(**{"a\nb": 1, "colour": "red"}))
-    assert response.headers["x-ignored-parameters"] == "?, colour"
+    assert response.headers["x-ignored-parameters"] == "a%0Ab, colour"
     text = json.dumps(body())[:-1] + ', "max_tokens": 2}'
     assert served.http.post(CHAT, content=text.encode()).json()["usage"]["completion_tokens"] <= 2
 

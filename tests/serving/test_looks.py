@@ -63,7 +63,6 @@ def test_a_letter_of_several_tokens_belongs_to_its_word() -> None:
         ({"messages": question("?", "data:image/png;base64,AAAA")}, 400, "invalid_image", None),
         ({"messages": question("?", "http://169.254.169.254/")}, 400, "invalid_image", None),
         ({"model": "another"}, 404, "model_not_found", "model"),
-        ({"layers": 3}, 400, "invalid_value", "layers"),
         ({"answer": "word " * 3000}, 400, "context_length_exceeded", "messages"),
         ({"answer": "a" * 1_000_001}, 400, "invalid_value", "messages"),
     ],

@@ -261,9 +261,9 @@ def test_s07_redirects_size_kind_and_time() -> None:
         httpx2.Response(200, headers={"content-type": "text/html"}, stream=Endless(png())),
         httpx2.Response(404, headers=image, stream=Endless(png())),
     ):
-        with pytest.raises(Refusal, match="gives no picture"):
+        with pytest.raises(Refusal, match="gives no image"):
             fetch("https://pictures.example/a.png", lambda request, response=response: response)
-    with pytest.raises(Refusal, match="comes packed"):
+    with pytest.raises(Refusal, match="sent compressed"):
         fetch("https://pictures.example/a", lambda r: httpx2.Response(
             200, headers={**image, "content-encoding": "gzip"}, stream=Endless(b"x")))  # fmt: skip
 

@@ -1,9 +1,11 @@
 """Prompts to answers: one engine for all; an Assistant is model, processor and engine together."""
 
 from vistune.generation.answer import Answer
-from vistune.generation.assistant import Assistant, read_data_url, read_messages
+from vistune.generation.assistant import Assistant
 from vistune.generation.engine import Engine, generate
+from vistune.generation.image_urls import read_data_url
 from vistune.generation.looking import Look, look, watched
+from vistune.generation.messages import in_turns, read_messages
 from vistune.generation.running import likeliest
 from vistune.generation.sampling import GREEDY, Sampling
 
@@ -15,6 +17,7 @@ __all__ = [
     "Look",
     "Sampling",
     "generate",
+    "in_turns",
     "likeliest",
     "look",
     "read_data_url",

@@ -50,7 +50,7 @@ class Fetcher:
     async def picture(self, url: str, place: str) -> bytes:
         """A picture file's bytes. Raises Refusal; without an allowed host no socket is opened."""
         if not self.hosts:
-            raise _refused(place, "only data: URLs are read here")
+            raise _refused(place, "a link, and this server fetches none")
         try:
             async with asyncio.timeout(self.seconds):
                 for _ in range(REDIRECTS + 1):
@@ -58,10 +58,10 @@ class Fetcher:
                     if data is not None:
                         return data
         except TimeoutError:
-            raise _refused(place, f"did not come within {self.seconds:.0f} s") from None
+            raise _refused(place, f"the image did not come within {self.seconds:.0f} s") from None
         except (httpx2.HTTPError, OSError):
-            raise _refused(place, "could not be fetched") from None
-        raise _refused(place, f"redirects more than {REDIRECTS} times")
+            raise _refused(place, "the image could not be fetched; send it as a data: URL") from None
+        raise _refused(place, f"the link redirects more than {REDIRECTS} times")
 
     async def _once(self, given: str, place: str) -> tuple[bytes | None, str]:
         """(bytes, "") or (None, where it was redirected to)."""
@@ -79,18 +79,18 @@ class Fetcher:
             if response.is_redirect:
                 target = url.join(response.headers.get("location", ""))
                 if target.host != url.host:
-                    raise _refused(place, "redirects to another host")
+                    raise _refused(place, "the link redirects to another host")
                 return None, str(target)
             kind = response.headers.get("content-type", "")
             if response.status_code != 200 or not kind.startswith("image/"):
-                raise _refused(place, f"gives no picture (status {response.status_code})")
+                raise _refused(place, f"the link gives no image (status {response.status_code})")
             if response.headers.get("content-encoding", "identity") != "identity":
-                raise _refused(place, "comes packed")
+                raise _refused(place, "the image was sent compressed")
             data = bytearray()
             async for chunk in response.aiter_raw():
                 data += chunk
                 if len(data) > LARGEST_FILE_BYTES:
-                    raise _refused(place, f"is larger than {LARGEST_FILE_BYTES >> 20} MB")
+                    raise _refused(place, f"the image is larger than {LARGEST_FILE_BYTES >> 20} MB")
             return bytes(data), ""
 
     async def _checked(self, given: str, place: str) -> tuple[httpx2.URL, str]:
@@ -98,16 +98,21 @@ class Fetcher:
         try:
             url = httpx2.URL(given)
         except (httpx2.InvalidURL, ValueError):
-            raise _refused(place, "is no URL") from None
+            raise _refused(place, "not a link that can be read; write https, the host and the path") from None
         if url.scheme != "https" or url.userinfo or url.port not in (None, 443) or "\\" in given:
-            raise _refused(place, "is not a plain https URL")
+            raise _refused(
+                place, "only plain https links (no user, port 443) are fetched; send the image as a data: URL"
+            )
         if url.host not in self.hosts:
-            raise _refused(place, "is of a host that is not allowed here")
+            raise _refused(
+                place,
+                "this host is not one that --allow-fetch-from names; send the image as a data: URL",
+            )
         addresses = await self.resolve(url.host)
         if not addresses or not all(map(is_public, addresses)):
-            raise _refused(place, "is of a host without a public address")
+            raise _refused(place, "the link's host has no public address")
         return url, addresses[0]
 
 
 def _refused(place: str, why: str) -> Refusal:
-    return Refusal(400, f"{place}: the picture {why}", code="invalid_image", param=place)
+    return Refusal(400, f"{place}: {why}", code="invalid_image", param=place)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -24,19 +25,22 @@ MOST_WEIGHTS = 1_000_000  # tokens times slots: about eight bytes of JSON each
 DIGITS = 3
 
 
-async def looks(service: Service, request: Request) -> dict[str, Any]:
-    """Raises Refusal: what a chat request would be refused for, and where there is nothing to look at."""
+async def looks(service: Service, request: Request) -> tuple[dict[str, Any], Sequence[str]]:
+    """The response's body, and the paths of the request's fields that were not used.
+
+    Raises Refusal: what a chat request would be refused for, and where there is nothing to look at.
+    """
     async with service.enter(request) as (place, body):
         given = await _given(service, place, body)
         _refuse_long(service, given)
     try:
-        return await _within_time(service, place, given)
+        return await _within_time(service, place, given), place.unused
     finally:
         place.leave()
 
 
 async def _given(service: Service, place: Place, body: bytes) -> Watched:
-    asked = await service.in_reader(lambda: read_look(body, model=service.name, limits=service.limits))
+    asked, place.unused = await service.in_reader(lambda: read_look(body, model=service.name, limits=service.limits))
     return await service.encoded(
         place, asked.messages, lambda messages: watched(service.processor, messages, asked.answer)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vistune.serving.schema import Body
+from vistune.generation.fields import Body
 
 Schema = dict[str, Any]
 

@@ -24,7 +24,7 @@ from vistune.serving import openapi, static
 from vistune.serving.guard import CHAT, LOOKS, log_error, server_error
 from vistune.serving.looks import looks
 from vistune.serving.refusal import Refusal
-from vistune.serving.schema import ChatRequest, LookRequest
+from vistune.serving.schema import ChatRequest, LookRequest, unused_header
 from vistune.serving.service import Place, Service
 
 
@@ -84,14 +84,16 @@ def make_app(service: Service) -> FastAPI:
     @app.get("/v1/models/{name:path}", responses=openapi.replies(openapi.MODEL))
     async def model(name: str) -> dict[str, Any]:
         if name != service.name:
-            raise Refusal(404, "there is no such model here", code="model_not_found", param="model")
+            message = f"model: there is no such model here; this server's is {service.name!r}"
+            raise Refusal(404, message, code="model_not_found", param="model")
         return _model(service)
 
     @app.post(
         LOOKS, openapi_extra=openapi.asked(LOOKS, LookRequest, service.name), responses=openapi.replies(openapi.FOUND)
     )
     async def where(request: Request) -> Response:
-        return JSONResponse(await looks(service, request))
+        found, unused = await looks(service, request)
+        return JSONResponse(found, headers=unused_header(unused))
 
     async def page(request: Request) -> Response:
         kind, data = static.contents()[request.scope["path"]]
@@ -107,7 +109,7 @@ def make_app(service: Service) -> FastAPI:
     )
     async def chat(request: Request) -> Response:
         place, asked = await service.admit(request)
-        headers = {"X-Ignored-Parameters": ", ".join(asked.ignored)} if asked.ignored else {}
+        headers = unused_header(place.unused)
         if asked.stream:
             return Stream(place, stream_lines(place, asked, request.state.request_id), headers)
         try:
@@ -177,7 +179,7 @@ def usage(answer: Answer) -> dict[str, Any]:
 
 async def stream_lines(place: Place, asked: ChatRequest, request_id: str) -> AsyncIterator[str]:
     """Server-sent events; an error on the way is one too, and [DONE] always comes last."""
-    with_usage = asked.stream_options is not None and asked.stream_options.include_usage
+    with_usage = asked.stream_options is not None and bool(asked.stream_options.include_usage)
     head = {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": "chat.completion.chunk",

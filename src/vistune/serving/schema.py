@@ -1,20 +1,32 @@
 """A chat completion's body: every number, list and string of it has a bound.
 
-bytes -> ChatRequest · what would change the answer and is not done here is refused by name, the rest is listed
+bytes -> ChatRequest and the paths of fields that are not used; a field that would change the answer is refused by name
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator
 
 from vistune.generation import Sampling
+from vistune.generation.fields import Body, FieldError, field_error, unused_fields
+from vistune.generation.messages import (
+    INSTEAD,
+    WANTED,
+    ChatMessage,
+    ImagePart,
+    RefusalPart,
+    TextPart,
+    check_message,
+    require_question,
+)
 from vistune.serving.limits import Limits
-from vistune.serving.refusal import Refusal, of_validation
+from vistune.serving.refusal import Refusal, of_field
 
+MOST_MESSAGES = 1000
 # Parameters of OpenAI and vLLM that change an answer, each with the values that do not; () are those of NOTHING.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "add_generation_prompt": (True,), "allowed_token_ids": (), "audio": (), "bad_words": (), "best_of": (1,),
@@ -30,68 +42,45 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "chat_template": (), "chat_template_kwargs": (),
 }  # fmt: skip
 LEAST = 1e-5  # a smaller temperature or top_p takes the likeliest token too, but not all of them are numbers in fp32
-NOTHING: tuple[Any, ...] = (None, False, 0, "", [], {})
+MOST_LISTED = 32  # fields in the header of those that are not used
+FIELDS = {  # a field's path -> what it must be
+    **WANTED,
+    "": "a JSON object",
+    "model": "the model's name as text, as the server lists it",
+    "messages": f"a list of 1 to {MOST_MESSAGES} messages",
+    "answer": "the answer that the model gave, as text",
+    "stream": "true or false",
+    "stream_options": "an object",
+    "stream_options.include_usage": "true or false",
+    "temperature": "a number from 0 to 2",
+    "top_p": "a number above 0 and at most 1",
+    "top_k": "a whole number from -1 to 1000000 (-1 and 0: all tokens)",
+    "repetition_penalty": "a number from 0.01 to 10",
+    "max_tokens": "a whole number of 1 or more; without it an answer may be as long as the server allows",
+    "max_completion_tokens": "a whole number of 1 or more; without it an answer may be as long as the server allows",
+    "stop": "text of 1 to 256 characters, or a list of at most 16 such texts",
+    "stop[]": "text of 1 to 256 characters",
+    "seed": "a whole number of at most 64 bits",
+    "n": "1; for more answers send the request again",
+}
 
-
-class Body(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-
-class TextPart(Body):
-    type: Literal["text"]
-    text: str
-
-
-class ImageURL(Body):
-    url: str
-    detail: Literal["auto", "low", "high"] | None = None  # taken and not used: a model has one way to see
-
-
-class ImagePart(Body):
-    type: Literal["image_url"]
-    image_url: ImageURL
-
-
-Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
-Parts = Annotated[list[Part], Field(min_length=1, max_length=256)]
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 Stops = Annotated[list[Stop], Field(max_length=16)]
-
-
-class ChatMessage(Body):
-    model_config = ConfigDict(extra="allow")
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Parts
-    name: Annotated[str, Field(max_length=64)] | None = None
-
-    @field_validator("content", mode="before", json_schema_input_type=Parts | str)
-    @classmethod
-    def _one_text(cls, given: Any) -> Any:
-        return [{"type": "text", "text": given}] if isinstance(given, str) else given
-
-    @model_validator(mode="after")
-    def _nothing_more(self) -> ChatMessage:
-        """An answer sent back as the client library holds it has empty fields beside its text."""
-        wrong = sorted(name for name, value in (self.model_extra or {}).items() if value not in NOTHING)
-        if wrong:
-            raise ValueError(f"{wrong[0][:64]!r} is not supported in a message")
-        return self
+Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES)]
 
 
 class StreamOptions(Body):
-    model_config = ConfigDict(extra="allow")
-
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class ChatRequest(Body):
     """https://platform.openai.com/docs/api-reference/chat/create, and vLLM's `top_k` and `repetition_penalty`."""
 
-    model_config = ConfigDict(extra="allow")
+    refused: ClassVar[Mapping[str, str]] = dict.fromkeys(UNSUPPORTED, "leave it out")
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = UNSUPPORTED
 
-    model: str = Field(max_length=512)
-    messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
+    model: str
+    messages: Messages
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
@@ -108,18 +97,6 @@ class ChatRequest(Body):
     @classmethod
     def _one_stop(cls, given: Any) -> Any:
         return [given] if isinstance(given, str) else given
-
-    @model_validator(mode="after")
-    def _usage_of_streams(self) -> ChatRequest:
-        if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options is for stream: true")
-        return self
-
-    @property
-    def ignored(self) -> list[str]:
-        """Unknown parameters, as a header may list them."""
-        names = [name for name in self.model_extra or {} if name not in UNSUPPORTED]
-        return [name if name.isidentifier() and name.isascii() else "?" for name in (n[:64] for n in names)][:32]
 
     def sampling(self) -> Sampling:
         """OpenAI's defaults: temperature 1, all tokens, another chance each time."""
@@ -139,53 +116,83 @@ class ChatRequest(Body):
 class LookRequest(Body):
     """What `/v1/looks` is asked: a chat's messages, up to the user's last, and the answer that the model gave."""
 
-    model: str = Field(max_length=512)
-    messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
+    model: str
+    messages: Messages
     answer: str = Field(min_length=1)
 
 
-def read_look(body: bytes, *, model: str, limits: Limits) -> LookRequest:
-    """Raises Refusal with the place of what is wrong."""
-    try:
-        request = LookRequest.model_validate_json(body)
-    except ValidationError as error:
-        raise of_validation(error) from None
-    _refuse_model(request.model, model)
+Request = TypeVar("Request", ChatRequest, LookRequest)
+
+
+def read_look(body: bytes, *, model: str, limits: Limits) -> tuple[LookRequest, list[str]]:
+    """As `read_request`."""
+    request, unused = _read(LookRequest, body, model)
     _refuse_size(request.messages, limits, len(request.answer))
-    return request
+    return request, unused
 
 
-def read_request(body: bytes, *, model: str, limits: Limits) -> ChatRequest:
-    """Raises Refusal with the place of what is wrong. Of a key that stands twice the last counts."""
-    try:
-        request = ChatRequest.model_validate_json(body)
-    except ValidationError as error:
-        raise of_validation(error) from None
-    _refuse_model(request.model, model)
-    for name, value in (request.model_extra or {}).items():
-        if name in UNSUPPORTED and value is not None and value not in (UNSUPPORTED[name] or NOTHING):
-            raise Refusal(400, f"{name} is not supported here; leave it out", code="unsupported_parameter", param=name)
+def read_request(body: bytes, *, model: str, limits: Limits) -> tuple[ChatRequest, list[str]]:
+    """The request, and the paths of its fields that are not used. If a key occurs twice, the last one counts.
+
+    Raises Refusal that names the field and says what to do.
+    """
+    request, unused = _read(ChatRequest, body, model)
+    if request.stream_options is not None and not request.stream:
+        raise of_field(FieldError("stream_options", "only for streams", "set stream to true, or leave it out"))
     for name in ("max_tokens", "max_completion_tokens"):
         if (getattr(request, name) or 0) > limits.max_tokens:
-            message = f"{name} is above this server's limit of {limits.max_tokens} tokens"
-            raise Refusal(400, message, code="invalid_value", param=name)
+            what = f"above this server's limit of {limits.max_tokens} tokens"
+            raise of_field(FieldError(name, what, "give fewer, or leave it out"))
+    if None not in (request.max_tokens, request.max_completion_tokens):
+        unused.append("max_tokens")
     _refuse_size(request.messages, limits)
-    return request
+    return request, unused
 
 
-def _refuse_model(asked: str, model: str) -> None:
-    if asked != model:
-        raise Refusal(404, f"there is no such model here; this is {model!r}", code="model_not_found", param="model")
+def _read(kind: type[Request], body: bytes, model: str) -> tuple[Request, list[str]]:
+    """A body of this kind whose fields are checked."""
+    try:
+        request = kind.model_validate_json(body)
+    except ValidationError as error:
+        raise _refused(error) from None
+    if request.model != model:
+        message = f"model: there is no such model here; this server's is {model!r}"
+        raise Refusal(404, message, code="model_not_found", param="model")
+    try:
+        unused = unused_fields(request)
+        for k, message_given in enumerate(request.messages):
+            check_message(message_given, f"messages[{k}]")
+        require_question([message_given.role for message_given in request.messages])
+    except FieldError as error:
+        raise of_field(error) from None
+    return request, unused
+
+
+def _refused(error: ValidationError) -> Refusal:
+    if error.errors(include_url=False, include_context=False, include_input=False)[0]["type"] == "json_invalid":
+        return Refusal(400, "the body is not JSON in UTF-8", code="invalid_json")
+    return of_field(field_error(error, FIELDS, INSTEAD))
+
+
+def unused_header(paths: Sequence[str]) -> dict[str, str]:
+    """Response headers that list the fields that were not used; none where all were."""
+    if not paths:
+        return {}
+    more = [f"and {len(paths) - MOST_LISTED} more"] if len(paths) > MOST_LISTED else []
+    return {"X-Ignored-Parameters": ", ".join([*paths[:MOST_LISTED], *more])}
 
 
 def _refuse_size(messages: Sequence[ChatMessage], limits: Limits, more_characters: int = 0) -> None:
-    if messages[-1].role != "user":
-        raise Refusal(400, "the last message must be the user's", code="invalid_value", param="messages")
-    parts = [part for message in messages for part in message.content]
-    pictures = sum(isinstance(part, ImagePart) for part in parts)
-    characters = more_characters + sum(len(part.text) for part in parts if isinstance(part, TextPart))
+    """Raise Refusal where messages hold more images or text than is read."""
+    parts = [part for message in messages for part in message.parts]
+    images = sum(isinstance(part, ImagePart) for part in parts)
+    characters = more_characters + sum(
+        len(part.text if isinstance(part, TextPart) else part.refusal)
+        for part in parts
+        if isinstance(part, TextPart | RefusalPart)
+    )
     for count, most, noun in (
-        (pictures, limits.pictures, "pictures"),
+        (images, limits.pictures, "images"),
         (characters, limits.characters, "characters of text"),
     ):
         if count > most:

@@ -13,10 +13,11 @@ from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 from fastapi import Request
-from PIL import Image
 
-from vistune.errors import DataError
-from vistune.generation import Answer, Assistant, Engine, read_data_url
+from vistune.errors import DataError, RecipeError
+from vistune.generation import Answer, Assistant, Engine, in_turns, read_data_url
+from vistune.generation.image_urls import is_data_url, is_link, url_error
+from vistune.generation.messages import ChatMessage, ImagePart, one_message
 from vistune.generation.prefix import Prompt, prompt_of
 from vistune.processor import load_bytes
 from vistune.serving.fetch import Fetcher
@@ -24,9 +25,14 @@ from vistune.serving.limits import Limits
 from vistune.serving.memory import LARGE_BYTES, give_back
 from vistune.serving.metrics import Metrics
 from vistune.serving.refusal import Refusal, of_data, of_picture
-from vistune.serving.schema import ChatMessage, ChatRequest, ImagePart, read_request
-from vistune.types import Message, Part, Picture
+from vistune.serving.schema import ChatRequest, read_request
+from vistune.types import Message, Picture
 
+NO_LINKS = (
+    "a link, and this server fetches none",
+    'send the image as "data:image/jpeg;base64," and then its bytes in base64, or start the server with '
+    "--allow-fetch-from and the link's host",
+)
 READERS = 2  # threads that decode pictures and encode text: what they hold at once is bounded
 T = TypeVar("T")
 
@@ -40,6 +46,7 @@ class Place:
         self.began = time.monotonic()
         self.pieces: asyncio.Queue[str | None] = asyncio.Queue()
         self.bytes = 0  # what its body and pictures held, decoded ones too
+        self.unused: Sequence[str] = ()  # paths of the fields of its body that were not used
         service.taken.add(self)
 
     def ask(self, prompt: Prompt, request: ChatRequest) -> None:
@@ -127,7 +134,7 @@ class Service:
     async def admit(self, request: Request) -> tuple[Place, ChatRequest]:
         """Read a request and submit its prompt. Raises Refusal; then no place is taken."""
         async with self.enter(request) as (place, body):
-            asked = await self.in_reader(lambda: read_request(body, model=self.name, limits=self.limits))
+            asked, place.unused = await self.in_reader(lambda: read_request(body, model=self.name, limits=self.limits))
             place.ask(await self._prompt(place, asked), asked)
             # Pictures may be megabytes, an answer may take minutes.
             return place, asked.model_copy(update={"messages": []})
@@ -196,49 +203,44 @@ class Service:
         def work() -> T:
             try:
                 return encode(self._messages(place, messages, fetched))
-            except DataError as error:
+            except (DataError, RecipeError) as error:  # RecipeError: the model's own template does not take these roles
                 raise of_data(error) from None
 
         return await self.in_reader(work)
 
     async def _fetch(self, messages: Sequence[ChatMessage]) -> dict[str, bytes]:
-        """The files of pictures that are not in the body, by their place."""
-        links = {
-            place: part.image_url.url
-            for place, part in places(messages)
-            if isinstance(part, ImagePart) and not part.image_url.url.startswith("data:")
-        }
+        """Fetch the images that are links: the path of each URL -> its bytes. Raises Refusal for what is no URL."""
         fetched: dict[str, bytes] = {}
-        for place, url in links.items():
-            fetched[place] = await self.fetcher.picture(url, place)
+        for path, url in image_urls(messages):
+            if is_data_url(url):
+                continue
+            if not (self.fetcher.hosts and is_link(url)):
+                raise of_picture(url_error(url, path, links=NO_LINKS), path)
+            fetched[path] = await self.fetcher.picture(url, path)
             if sum(map(len, fetched.values())) > self.limits.body_bytes:
-                why = f"{place}: with it the pictures are larger than {self.limits.body_bytes} bytes"
-                raise Refusal(400, why, code="invalid_image", param=place)
+                why = f"{path}: with it the images are larger than {self.limits.body_bytes} bytes"
+                raise Refusal(400, why, code="invalid_image", param=path)
         return fetched
 
     def _messages(self, taken: Place, given: Sequence[ChatMessage], fetched: dict[str, bytes]) -> list[Message]:
-        """Decode one picture after the other, so that their sum is known before the next is opened."""
-        pixels, read = 0, {}
-        for place, part in places(given):
-            if isinstance(part, ImagePart):
-                try:
-                    image = load_bytes(fetched[place], place) if place in fetched else _inline(part, place)
-                except DataError as error:
-                    raise of_picture(error, place) from None
-                pixels += image.width * image.height
-                taken.bytes += 4 * image.width * image.height
-                if pixels > self.limits.pixels:
-                    why = f"{place}: with it the pictures have more than {self.limits.pixels} pixels"
-                    raise Refusal(400, why, code="invalid_image", param=place)
-                read[place] = Picture(image)
-        messages = []
-        for k, message in enumerate(given):
-            parts: tuple[Part, ...] = tuple(
-                read[f"messages[{k}].content[{i}].image_url.url"] if isinstance(part, ImagePart) else part.text
-                for i, part in enumerate(message.content)
-            )
-            messages.append(Message("system" if message.role == "developer" else message.role, parts))
-        return messages
+        """The conversation in turns. Images are decoded one after the other, so that their sum is known in time."""
+        pixels = 0
+
+        def load(part: ImagePart, part_path: str) -> Picture:
+            nonlocal pixels
+            path = url_path(part_path)
+            try:
+                image = load_bytes(fetched[path], path) if path in fetched else read_data_url(part.image_url.url, path)
+            except DataError as error:
+                raise of_picture(error, path) from None
+            pixels += image.width * image.height
+            taken.bytes += 4 * image.width * image.height
+            if pixels > self.limits.pixels:
+                why = f"{path}: with it the images have more than {self.limits.pixels} pixels"
+                raise Refusal(400, why, code="invalid_image", param=path)
+            return Picture(image)
+
+        return in_turns([one_message(message, f"messages[{k}]", load) for k, message in enumerate(given)])
 
     async def in_reader(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.readers, work)
@@ -248,14 +250,15 @@ def shutting_down() -> Refusal:
     return Refusal(503, "the server is shutting down", code="shutting_down", headers={"Retry-After": "5"})
 
 
-def places(messages: Sequence[ChatMessage]) -> list[tuple[str, object]]:
-    """Every part with the place of its picture."""
+def image_urls(messages: Sequence[ChatMessage]) -> list[tuple[str, str]]:
+    """The path and the URL of every image."""
     return [
-        (f"messages[{k}].content[{i}].image_url.url", part)
+        (url_path(f"messages[{k}].content[{i}]"), part.image_url.url)
         for k, message in enumerate(messages)
-        for i, part in enumerate(message.content)
+        for i, part in enumerate(message.parts)
+        if isinstance(part, ImagePart)
     ]
 
 
-def _inline(part: ImagePart, place: str) -> Image.Image:
-    return read_data_url(part.image_url.url, place.removesuffix(".image_url.url"))
+def url_path(part_path: str) -> str:
+    return f"{part_path}.image_url.url"

@@ -1,0 +1,137 @@
+"""The fields of a client's JSON: what is wrong with one of them, in our own words, and which were not used."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from vistune.errors import DataError
+
+NOTHING: tuple[Any, ...] = (None, False, 0, "", [], {})  # values that ask for nothing
+MOST_NAMED = 64  # characters of a field's name in a list of unused fields
+KINDS = {
+    type(None): "null",
+    bool: "a boolean",
+    int: "a whole number",
+    float: "a decimal number",
+    str: "text",
+    list: "a list",
+    dict: "an object",
+}
+
+
+class FieldError(DataError):
+    """A field of a request that cannot be used. `path` names it, such as `messages[0].content[1].text`."""
+
+    def __init__(self, path: str, message: str, hint: str = "", *, is_unsupported: bool = False) -> None:
+        super().__init__(f"{path or 'the body'}: {message}", hint)
+        self.path = path
+        self.is_unsupported = is_unsupported
+
+
+class Body(BaseModel):
+    """A JSON object of a client, strictly typed. Unknown fields are kept, so that they can be reported.
+
+    `refused`: unknown fields that would change the answer, each with what to do instead.
+    `neutral`: unknown fields, each with the values that ask for what is done anyway: neither refused nor reported.
+    A name in `refused` without values in `neutral` is neutral if it asks for NOTHING.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+
+    refused: ClassVar[Mapping[str, str]] = {}
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+
+    def extras(self) -> Iterator[tuple[str, bool]]:
+        """(name, whether it must be refused) of each unknown field that asks for something."""
+        for name, value in (self.model_extra or {}).items():
+            is_refused = name in self.refused
+            neutral = self.neutral.get(name) or (NOTHING if is_refused else ())
+            if value not in neutral and not (is_refused and value is None):
+                yield name, is_refused
+
+
+def unused_fields(body: Body, path: str = "") -> list[str]:
+    """Paths of the fields that are not used, without indices and each once: `messages[].content[].cache_control`.
+
+    Raises FieldError for a field that would change the answer.
+    """
+    found: dict[str, None] = {}
+    for place, inner in _bodies(body, path):
+        for name, is_refused in inner.extras():
+            if is_refused:
+                where = f"{place}.{name}" if place else name
+                raise FieldError(where, "not supported", inner.refused[name], is_unsupported=True)
+            generic = without_indices(place)
+            found.setdefault(f"{generic}.{_written(name)}" if generic else _written(name))
+    return list(found)
+
+
+def _bodies(body: Body, path: str) -> Iterator[tuple[str, Body]]:
+    """Every object of a body with its path."""
+    yield path, body
+    for name in type(body).model_fields:
+        value = getattr(body, name)
+        inner = f"{path}.{name}" if path else name
+        if isinstance(value, Body):
+            yield from _bodies(value, inner)
+        elif isinstance(value, list):
+            for k, item in enumerate(value):
+                if isinstance(item, Body):
+                    yield from _bodies(item, f"{inner}[{k}]")
+
+
+def _written(name: str) -> str:
+    """A client's name for a field in ASCII, with per cent escapes for what a header or a path would read otherwise."""
+    kept = name[:MOST_NAMED] + ("..." if len(name) > MOST_NAMED else "")
+    return quote(kept, safe="$:/@+", errors="replace") or '""'
+
+
+def without_indices(path: str) -> str:
+    """`messages[0].content[1].text` -> `messages[].content[].text`."""
+    return re.sub(r"\[\d+\]", "[]", path)
+
+
+def field_error(
+    error: ValidationError,
+    wanted: Mapping[str, str],
+    instead: Mapping[str, Mapping[str, str]],
+    path: str = "",
+) -> FieldError:
+    """The first fault of a body. The text of the value is not repeated, only its type.
+
+    Args:
+        wanted: a field's path without indices -> what it must be, so that the words do not depend on pydantic's.
+        instead: a field's path without indices -> known wrong values -> what to do instead.
+        path: where the validated object is in the request.
+    """
+    first = error.errors(include_url=False, include_context=False)[0]
+    is_about_type = first["type"].startswith("union_tag")
+    place = _path_of((path, *first["loc"]) if path else first["loc"]) + (".type" if is_about_type else "")
+    generic = without_indices(place)
+    value = first["input"]
+    if is_about_type:
+        value = value.get("type") if isinstance(value, dict) else None
+    must = wanted.get(generic, "of another kind")
+    if isinstance(value, str) and value in instead.get(generic, {}):
+        return FieldError(place, f"{value!r} is not supported", instead[generic][value])
+    if first["type"] in ("missing", "union_tag_not_found"):
+        return FieldError(place, "missing", f"give {must}")
+    is_of_wrong_kind = first["type"].endswith("_type") or first["type"] == "int_from_float"
+    got = f"; got {KINDS.get(type(value), 'something else')}" if is_of_wrong_kind else ""
+    return FieldError(place, f"must be {must}{got}")
+
+
+def _path_of(location: tuple[Any, ...]) -> str:
+    """`messages[0].content[1].text`. pydantic names the type of a part after its index; the path leaves it out."""
+    path = ""
+    for k, step in enumerate(location):
+        if isinstance(step, int):
+            path += f"[{step}]"
+        elif not (k >= 2 and location[k - 2] == "content" and isinstance(location[k - 1], int)):
+            path += f".{step}" if path else str(step)
+    return path

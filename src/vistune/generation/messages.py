@@ -1,0 +1,272 @@
+"""OpenAI-style messages as a conversation that every template renders; the server and Python read them alike.
+
+messages -> checked messages -> images loaded -> one system message, then user and assistant in turn
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from PIL import Image
+from pydantic import Field, ValidationError, field_validator
+
+from vistune.generation.fields import Body, FieldError, field_error, unused_fields
+from vistune.generation.image_urls import is_data_url, read_data_url, url_error
+from vistune.types import Message, Part, Picture, Role
+
+logger = logging.getLogger("vistune.generation")
+
+BETWEEN = "\n\n"  # between the texts of neighbouring messages of one role
+MOST_PARTS = 256  # of a message
+TEXT_FORM = 'send {"type": "text", "text": "..."}'
+IMAGE_FORM = 'send {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,..."}}'
+RESULT_FORM = "no tools are called here; put what the tool gave into a message of the user"
+PARTS = {  # types of parts that other servers read -> what to do instead
+    **dict.fromkeys(("input_text", "output_text"), TEXT_FORM),
+    **dict.fromkeys(("image", "input_image", "image_file", "image_base64", "image_pil"), IMAGE_FORM),
+    **dict.fromkeys(
+        ("input_audio", "audio", "audio_url", "output_audio"), "this model hears nothing; leave the part out"
+    ),
+    **dict.fromkeys(
+        ("video_url", "video", "input_video"), f"this model sees single images; for each frame {IMAGE_FORM}"
+    ),
+    **dict.fromkeys(
+        ("file", "input_file", "file_url", "document"), f"send a file's text as text; for an image {IMAGE_FORM}"
+    ),
+    **dict.fromkeys(("tool_use", "tool_call", "tool_result", "function_call_output"), RESULT_FORM),
+    **dict.fromkeys(("thinking", "reasoning", "redacted_thinking"), "leave the part out"),
+}
+ROLES = {
+    **dict.fromkeys(("tool", "function", "ipython"), RESULT_FORM),
+    **dict.fromkeys(("human", "User", "USER"), 'write "user"'),
+    **dict.fromkeys(("gpt", "model", "ai", "bot", "chatbot", "Assistant", "ASSISTANT"), 'write "assistant"'),
+    **dict.fromkeys(("System", "SYSTEM"), 'write "system"'),
+}
+WANTED = {  # a field's path -> what it must be
+    "messages[]": 'an object such as {"role": "user", "content": "..."}',
+    "messages[].role": "system, developer, user or assistant",
+    "messages[].content": f"text, or a list of at most {MOST_PARTS} parts",
+    "messages[].content[]": f"an object with a type: {TEXT_FORM.removeprefix('send ')} or "
+    f"{IMAGE_FORM.removeprefix('send ')}",
+    "messages[].content[].type": '"text" or "image_url"',
+    "messages[].content[].text": "text",
+    "messages[].content[].refusal": "text",
+    "messages[].content[].image": "a path, a data: URL or a PIL image",
+    "messages[].content[].image_url": 'an object {"url": "data:image/jpeg;base64,..."}, or the URL as text',
+    "messages[].content[].image_url.url": "a data: URL as text",
+    "messages[].refusal": "text",
+}
+INSTEAD = {"messages[].role": ROLES, "messages[].content[].type": PARTS}
+MOVE_IMAGES = f"put each image into content: {IMAGE_FORM}"
+
+
+class TextPart(Body):
+    type: Literal["text"]
+    text: str
+
+
+class RefusalPart(Body):
+    """What an assistant said instead of an answer; it is read as text."""
+
+    type: Literal["refusal"]
+    refusal: str
+
+
+class ImageURL(Body):
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"detail": (None, "auto")}  # there is one way to see an image
+
+    url: str
+
+
+class ImagePart(Body):
+    type: Literal["image_url"]
+    image_url: ImageURL
+
+    @field_validator("image_url", mode="before", json_schema_input_type=ImageURL | str)
+    @classmethod
+    def _one_url(cls, given: Any) -> Any:
+        return {"url": given} if isinstance(given, str) else given
+
+
+class FilePart(Body):
+    """An image in memory or in a file: read from Python, never from HTTP."""
+
+    type: Literal["image"]
+    image: Any
+
+    @field_validator("image")
+    @classmethod
+    def _readable(cls, given: Any) -> Any:
+        if not isinstance(given, str | Path | Image.Image):
+            raise ValueError
+        return given
+
+
+Parts = Annotated[
+    list[Annotated[TextPart | RefusalPart | ImagePart, Field(discriminator="type")]], Field(max_length=MOST_PARTS)
+]
+
+
+class ChatMessage(Body):
+    """A message whose fields have the right types. Only an assistant's content may be null or absent."""
+
+    refused: ClassVar[Mapping[str, str]] = {
+        "tool_calls": "no tools are called here; send what the assistant said as its content",
+        "function_call": "no functions are called here; send what the assistant said as its content",
+        "audio": "send what was said as text",
+        **dict.fromkeys(("image", "images", "image_url", "image_urls"), MOVE_IMAGES),
+        **dict.fromkeys(("video", "videos"), f"this model sees single images; for each frame {MOVE_IMAGES}"),
+        **dict.fromkeys(("audios", "file", "files", "document", "documents", "attachments"), "send its text as text"),
+    }
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Parts | None = None
+    refusal: str | None = None
+
+    @field_validator("content", mode="before", json_schema_input_type=Parts | str | None)
+    @classmethod
+    def _one_text(cls, given: Any) -> Any:
+        return [{"type": "text", "text": given}] if isinstance(given, str) else given
+
+    @property
+    def spoken(self) -> Role:
+        """The role in a conversation: developer is another name of system."""
+        return "system" if self.role == "developer" else self.role
+
+    @property
+    def parts(self) -> list[Any]:
+        """The content, and after it what the assistant said instead of an answer."""
+        more = [RefusalPart(type="refusal", refusal=self.refusal)] if self.refusal else []
+        return [*(self.content or []), *more]
+
+
+PythonParts = Annotated[
+    list[Annotated[TextPart | RefusalPart | ImagePart | FilePart, Field(discriminator="type")]],
+    Field(max_length=MOST_PARTS),
+]
+
+
+class PythonMessage(ChatMessage):
+    """A message given to a Python function, whose images may be files too."""
+
+    content: PythonParts | None = None  # type: ignore[assignment]  # wider than its base's, and frozen
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _plain(cls, given: Any) -> Any:
+        """Any sequence of mappings, as lists and dicts."""
+        if isinstance(given, Sequence) and not isinstance(given, str | bytes):
+            return [dict(part) if isinstance(part, Mapping) else part for part in given]
+        return given
+
+
+def check_message(message: ChatMessage, path: str) -> None:
+    """Raise FieldError where an image or the absence of content does not fit the message's role."""
+    if message.content is None and message.role != "assistant":
+        what = "null" if "content" in message.model_fields_set else "missing"
+        raise FieldError(f"{path}.content", what, f"give {WANTED['messages[].content']}")
+    if message.role != "user" and any(isinstance(part, ImagePart | FilePart) for part in message.parts):
+        what = f"an image in a message of the {message.role}"
+        raise FieldError(f"{path}.content", what, "move it to the user's message")
+
+
+def one_message(message: ChatMessage, path: str, load: Callable[[Any, str], Picture]) -> Message:
+    """A checked message as ours. `load(part, path)` reads an image part."""
+    parts: list[Part] = []
+    for i, part in enumerate(message.parts):
+        if isinstance(part, TextPart):
+            parts.append(part.text)
+        elif isinstance(part, RefusalPart):
+            has_text = any(isinstance(said, str) and said.strip() for said in parts)
+            parts += [*([BETWEEN] if has_text else []), part.refusal]
+        else:
+            parts.append(load(part, f"{path}.content[{i}]"))
+    return Message(message.spoken, tuple(parts))
+
+
+def in_turns(messages: Sequence[Message]) -> list[Message]:
+    """The same conversation with at most one system message, first, and then user and assistant in turn.
+
+    System messages are joined at the front. Neighbours of one role are joined, BETWEEN between their texts; images keep
+    their order. An assistant that speaks first gets an empty message of the user before it.
+    """
+    systems = [message for message in messages if message.role == "system"]
+    turns: list[Message] = []
+    for message in messages:
+        if message.role == "system":
+            continue
+        if turns and turns[-1].role == message.role:
+            turns[-1] = _joined(turns[-1], message)
+        else:
+            turns.append(message)
+    if turns and turns[0].role == "assistant":
+        turns = [Message("user", ()), *turns] if turns[0].text.strip() else turns[1:]
+    return [*([reduce(_joined, systems)] if systems else []), *turns]
+
+
+def _joined(first: Message, second: Message) -> Message:
+    between = (BETWEEN,) if first.text.strip() and second.text.strip() else ()
+    return Message(first.role, (*first.parts, *between, *second.parts))
+
+
+def require_question(roles: Sequence[str]) -> None:
+    """Raise FieldError unless the user speaks last, system messages aside."""
+    spoken = [role for role in roles if role not in ("system", "developer")]
+    if not spoken:
+        raise FieldError("messages", "there is no message of the user", "end with the user's message")
+    if spoken[-1] != "user":
+        raise FieldError(
+            "messages",
+            "the last message is the assistant's",
+            "end with the user's message; an assistant's message cannot be continued here",
+        )
+
+
+def read_messages(given: Sequence[Mapping[str, Any] | Message]) -> list[Message]:
+    """OpenAI-style messages, or ours, as a conversation in turns (see `in_turns`).
+
+    Raises FieldError, a DataError, that names the field. Fields that are not used are named in one warning of the log.
+    """
+    found: list[Message] = []
+    unused: dict[str, None] = {}
+    for k, item in enumerate(given):
+        if isinstance(item, Message):
+            found.append(item)
+            continue
+        path = f"messages[{k}]"
+        try:
+            message = PythonMessage.model_validate(dict(item) if isinstance(item, Mapping) else item)
+        except ValidationError as error:
+            raise field_error(error, PYTHON_WANTED, PYTHON_INSTEAD, path) from None
+        unused.update(dict.fromkeys(unused_fields(message, path)))
+        check_message(message, path)
+        found.append(one_message(message, path, _load))
+    if unused:
+        logger.warning("fields of messages that are not used: %s", ", ".join(unused))
+    return in_turns(found)
+
+
+PYTHON_WANTED = {
+    **WANTED,
+    "messages[].content[]": '{"type": "text", "text": "..."} or {"type": "image", "image": "photo.jpg"}',
+    "messages[].content[].type": '"text", "image" or "image_url"',
+}
+PYTHON_INSTEAD = {**INSTEAD, "messages[].content[].type": {name: PARTS[name] for name in PARTS if name != "image"}}
+FILE_FORM = 'give a file as {"type": "image", "image": "photo.jpg"}'
+
+
+def _load(part: ImagePart | FilePart, path: str) -> Picture:
+    """An image from Python: a `data:` URL is decoded here, a file is opened when its pixels are needed."""
+    if isinstance(part, ImagePart):
+        where, url = f"{path}.image_url.url", part.image_url.url
+        if not is_data_url(url):
+            links = "a link, and links are not fetched here", f"download it, and {FILE_FORM}"
+            raise url_error(url, where, links=links, files=FILE_FORM)
+        return Picture(read_data_url(url, where))
+    if isinstance(part.image, str) and is_data_url(part.image):
+        return Picture(read_data_url(part.image, f"{path}.image"))
+    return Picture(part.image if isinstance(part.image, Image.Image) else Path(part.image))
