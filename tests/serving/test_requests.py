@@ -366,3 +366,45 @@ def test_a_wrong_checksum_is_told_as_damage(served: Running) -> None:
     assert (
         "a damaged or cut-off PNG image: the checksum of its tEXt chunk is wrong; save or download it again" in message
     )
+
+
+# Wrong routes
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "words"),
+    [
+        ("GET", "/models", 404, "its routes begin with /v1"),
+        ("POST", "/chat/completions", 404, "its routes begin with /v1"),
+        ("POST", "/v1/completions", 404, "the completions API is not served here; POST /v1/chat/completions"),
+        ("POST", "/v1/responses", 404, "the Responses API is not served here; POST /v1/chat/completions"),
+        ("POST", "/v1/embeddings", 404, "the embeddings API is not served here; POST /v1/chat/completions"),
+        ("POST", "/api/chat", 404, "Ollama's API is not served here; POST /v1/chat/completions"),
+        ("POST", "/api/generate", 404, "Ollama's API is not served here; POST /v1/chat/completions"),
+        ("POST", "/v1/v1/chat/completions", 404, "with one /v1 and without a route behind it"),
+        ("POST", f"{CHAT}/chat/completions", 404, "with one /v1 and without a route behind it"),
+        ("GET", "/v1", 404, "POST /v1/chat/completions"),
+        ("GET", "/nowhere", 404, "POST /v1/chat/completions"),
+        ("POST", "/", 405, "this path takes GET, HEAD; to ask the model: POST /v1/chat/completions"),
+        ("GET", CHAT, 405, f"{CHAT} takes POST"),
+        ("DELETE", "/v1/models/tiny", 405, "POST /v1/chat/completions"),
+    ],
+)
+def test_a_wrong_route_says_where_to_go(served: Running, method: str, path: str, status: int, words: str) -> None:
+    message = refusal(served.http.request(method, path), status)["message"]
+    assert words in message
+    assert f"set the client's base URL to {served.server.address}/v1" in message
+
+
+def test_a_slash_at_the_end_is_served_or_named(served: Running) -> None:
+    assert served.http.get("/v1/models/").json() == served.http.get("/v1/models").json()
+    message = refusal(served.http.post(f"{CHAT}/", json=body()), 404)["message"]
+    assert message.endswith(f"leave out the slash at the end: POST {CHAT}")
+    error = refusal(served.http.get("/v1/models/other"), 404)
+    assert error["code"] == "model_not_found"
+    assert "'tiny'" in error["message"]
+
+
+def test_nothing_of_an_unknown_path_is_repeated(served: Running) -> None:
+    message = refusal(served.http.get("/secret-canary?key=secret-canary"), 404)["message"]
+    assert "canary" not in message

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from vistune import __version__
 from vistune.generation import Answer
-from vistune.serving import openapi, static
+from vistune.serving import openapi, static, wrong_routes
 from vistune.serving.guard import CHAT, LOOKS, log_error, server_error
 from vistune.serving.looks import looks
 from vistune.serving.refusal import Refusal
@@ -60,7 +60,7 @@ def make_app(service: Service) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def _other(request: Request, error: HTTPException) -> Response:
-        words = {404: "there is nothing here", 405: "not by this method"}.get(error.status_code, "cannot be answered")
+        words = wrong_routes.words(error.status_code, request, (error.headers or {}).get("Allow", ""))
         return Refusal(error.status_code, words, code=f"http_{error.status_code}", headers=error.headers).response()
 
     @app.get("/health", responses=openapi.replies(openapi.HEALTH, unready=openapi.HEALTH))
@@ -77,6 +77,7 @@ def make_app(service: Service) -> FastAPI:
     async def metrics() -> Response:
         return Response(service.metrics.page(), media_type="text/plain; version=0.0.4")
 
+    @app.get("/v1/models/", include_in_schema=False)
     @app.get("/v1/models", responses=openapi.replies(openapi.MODELS))
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [_model(service)]}
