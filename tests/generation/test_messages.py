@@ -200,3 +200,10 @@ def test_a_file_is_an_image_part_in_python(assistant: Assistant, tmp_path: Path)
     part = {"type": "image", "image": str(tmp_path / "a.png")}
     (message,) = read_messages(said((U, (part, {"type": "text", "text": "What?"}))))
     assert message.parts == (Picture(tmp_path / "a.png"), "What?")
+
+
+def test_the_clients_own_message_objects_are_read() -> None:
+    from openai.types.chat import ChatCompletionMessage
+
+    answer = ChatCompletionMessage(role="assistant", content="b")
+    assert [message.text for message in read_messages([*said((U, "a")), answer, *said((U, "c"))])] == ["a", "b", "c"]

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from pydantic import BaseModel
 from torch import Tensor
 
 from vistune.generation.engine import Engine
@@ -20,7 +21,7 @@ from vistune.model import VisionLanguageModel
 from vistune.processor import Processor, collate
 from vistune.types import Completion, Example, Message, Part, Picture, Sample
 
-Given = Mapping[str, Any] | Message
+Given = Mapping[str, Any] | BaseModel | Message
 PictureGiven = str | Path | Image.Image
 
 

@@ -13,6 +13,7 @@ from vistune.errors import DataError
 
 NOTHING: tuple[Any, ...] = (None, False, 0, "", [], {})  # values that ask for nothing
 MOST_NAMED = 64  # characters of a field's name in a list of unused fields
+AND_MORE = "and more"
 KINDS = {
     type(None): "null",
     bool: "a boolean",
@@ -55,20 +56,22 @@ class Body(BaseModel):
                 yield name, is_refused
 
 
-def unused_fields(body: Body, path: str = "") -> list[str]:
+def unused_fields(body: Body, path: str = "", most: int = 32) -> list[str]:
     """Paths of the fields that are not used, without indices and each once: `messages[].content[].cache_control`.
 
-    Raises FieldError for a field that would change the answer.
+    At most `most` are listed; if there are more, AND_MORE is behind them. Raises FieldError for a field that would
+    change the answer.
     """
-    found: dict[str, None] = {}
+    found: dict[tuple[str, str], None] = {}
     for place, inner in _bodies(body, path):
         for name, is_refused in inner.extras():
             if is_refused:
                 where = f"{place}.{name}" if place else name
                 raise FieldError(where, "not supported", inner.refused[name], is_unsupported=True)
-            generic = without_indices(place)
-            found.setdefault(f"{generic}.{_written(name)}" if generic else _written(name))
-    return list(found)
+            if len(found) <= most:
+                found.setdefault((without_indices(place), name))
+    listed = [f"{generic}.{_written(name)}" if generic else _written(name) for generic, name in list(found)[:most]]
+    return [*listed, AND_MORE] if len(found) > most else listed
 
 
 def _bodies(body: Body, path: str) -> Iterator[tuple[str, Body]]:

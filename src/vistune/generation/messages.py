@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from PIL import Image
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from vistune.generation.fields import Body, FieldError, field_error, unused_fields
 from vistune.generation.image_urls import is_data_url, read_data_url, url_error
@@ -107,7 +107,8 @@ class FilePart(Body):
 
 
 Parts = Annotated[
-    list[Annotated[TextPart | RefusalPart | ImagePart, Field(discriminator="type")]], Field(max_length=MOST_PARTS)
+    list[Annotated[TextPart | RefusalPart | ImagePart, Field(discriminator="type")]],
+    Field(max_length=MOST_PARTS, fail_fast=True),
 ]
 
 
@@ -146,7 +147,7 @@ class ChatMessage(Body):
 
 PythonParts = Annotated[
     list[Annotated[TextPart | RefusalPart | ImagePart | FilePart, Field(discriminator="type")]],
-    Field(max_length=MOST_PARTS),
+    Field(max_length=MOST_PARTS, fail_fast=True),
 ]
 
 
@@ -226,10 +227,11 @@ def require_question(roles: Sequence[str]) -> None:
         )
 
 
-def read_messages(given: Sequence[Mapping[str, Any] | Message]) -> list[Message]:
+def read_messages(given: Sequence[Mapping[str, Any] | BaseModel | Message]) -> list[Message]:
     """OpenAI-style messages, or ours, as a conversation in turns (see `in_turns`).
 
-    Raises FieldError, a DataError, that names the field. Fields that are not used are named in one warning of the log.
+    A message may also be an object of OpenAI's client, such as `completion.choices[0].message`. Raises FieldError, a
+    DataError, that names the field. Fields that are not used are named in one warning of the log.
     """
     found: list[Message] = []
     unused: dict[str, None] = {}
@@ -238,8 +240,11 @@ def read_messages(given: Sequence[Mapping[str, Any] | Message]) -> list[Message]
             found.append(item)
             continue
         path = f"messages[{k}]"
+        given_fields = item.model_dump() if isinstance(item, BaseModel) else item
         try:
-            message = PythonMessage.model_validate(dict(item) if isinstance(item, Mapping) else item)
+            message = PythonMessage.model_validate(
+                dict(given_fields) if isinstance(given_fields, Mapping) else given_fields
+            )
         except ValidationError as error:
             raise field_error(error, PYTHON_WANTED, PYTHON_INSTEAD, path) from None
         unused.update(dict.fromkeys(unused_fields(message, path)))

@@ -42,7 +42,6 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "chat_template": (), "chat_template_kwargs": (),
 }  # fmt: skip
 LEAST = 1e-5  # a smaller temperature or top_p takes the likeliest token too, but not all of them are numbers in fp32
-MOST_LISTED = 32  # fields in the header of those that are not used
 FIELDS = {  # a field's path -> what it must be
     **WANTED,
     "": "a JSON object",
@@ -65,8 +64,8 @@ FIELDS = {  # a field's path -> what it must be
 }
 
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
-Stops = Annotated[list[Stop], Field(max_length=16)]
-Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES)]
+Stops = Annotated[list[Stop], Field(max_length=16, fail_fast=True)]
+Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)]
 
 
 class StreamOptions(Body):
@@ -144,7 +143,7 @@ def read_request(body: bytes, *, model: str, limits: Limits) -> tuple[ChatReques
             what = f"above this server's limit of {limits.max_tokens} tokens"
             raise of_field(FieldError(name, what, "give fewer, or leave it out"))
     if None not in (request.max_tokens, request.max_completion_tokens):
-        unused.append("max_tokens")
+        unused.insert(0, "max_tokens")
     _refuse_size(request.messages, limits)
     return request, unused
 
@@ -154,7 +153,7 @@ def _read(kind: type[Request], body: bytes, model: str) -> tuple[Request, list[s
     try:
         request = kind.model_validate_json(body)
     except ValidationError as error:
-        raise _refused(error) from None
+        raise _refused(error, body) from None
     if request.model != model:
         message = f"model: there is no such model here; this server's is {model!r}"
         raise Refusal(404, message, code="model_not_found", param="model")
@@ -168,18 +167,16 @@ def _read(kind: type[Request], body: bytes, model: str) -> tuple[Request, list[s
     return request, unused
 
 
-def _refused(error: ValidationError) -> Refusal:
+def _refused(error: ValidationError, body: bytes) -> Refusal:
     if error.errors(include_url=False, include_context=False, include_input=False)[0]["type"] == "json_invalid":
-        return Refusal(400, "the body is not JSON in UTF-8", code="invalid_json")
+        what = "not JSON in UTF-8" if body.strip() else "empty"
+        return Refusal(400, f"the body is {what}; send a JSON object", code="invalid_json")
     return of_field(field_error(error, FIELDS, INSTEAD))
 
 
 def unused_header(paths: Sequence[str]) -> dict[str, str]:
     """Response headers that list the fields that were not used; none where all were."""
-    if not paths:
-        return {}
-    more = [f"and {len(paths) - MOST_LISTED} more"] if len(paths) > MOST_LISTED else []
-    return {"X-Ignored-Parameters": ", ".join([*paths[:MOST_LISTED], *more])}
+    return {"X-Ignored-Parameters": ", ".join(paths)} if paths else {}
 
 
 def _refuse_size(messages: Sequence[ChatMessage], limits: Limits, more_characters: int = 0) -> None:
@@ -196,5 +193,4 @@ def _refuse_size(messages: Sequence[ChatMessage], limits: Limits, more_character
         (characters, limits.characters, "characters of text"),
     ):
         if count > most:
-            message = f"messages hold {count} {noun}, {most} are read"
-            raise Refusal(400, message, code="invalid_value", param="messages")
+            raise of_field(FieldError("messages", f"{count} {noun}, and {most} are read", "send fewer"))

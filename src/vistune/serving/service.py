@@ -192,7 +192,8 @@ class Service:
             place, request.messages, lambda messages: prompt_of(self.processor.encode_prompt(messages))
         )
         if len(prompt) >= self.engine.context:
-            message = f"the prompt takes {len(prompt)} tokens, the model reads {self.engine.context:.0f}"
+            most = f"{self.engine.context:.0f}"
+            message = f"messages: the prompt takes {len(prompt)} tokens, the model reads {most}; shorten it"
             raise Refusal(400, message, code="context_length_exceeded", param="messages")
         return prompt
 
@@ -216,7 +217,7 @@ class Service:
                 continue
             if not (self.fetcher.hosts and is_link(url)):
                 raise of_picture(url_error(url, path, links=NO_LINKS), path)
-            fetched[path] = await self.fetcher.picture(url, path)
+            fetched[path] = await self.fetcher.picture(url.strip(), path)
             if sum(map(len, fetched.values())) > self.limits.body_bytes:
                 why = f"{path}: with it the images are larger than {self.limits.body_bytes} bytes"
                 raise Refusal(400, why, code="invalid_image", param=path)
