@@ -28,7 +28,13 @@ PLAIN = [{"role": "system", "content": "Be brief."}, {"role": "user", "content":
 
 @dataclass(frozen=True)
 class Client:
-    """`package`: what pip installs · `module`: what is imported · `answers`: the script's answers by what was asked."""
+    """A client and its script.
+
+    Args:
+        package: what pip installs.
+        module: what the script imports.
+        answers: the name of an answer in the script's output -> what was asked.
+    """
 
     name: str
     package: str
@@ -118,7 +124,7 @@ def wanted(server: Commanded) -> dict[str, str]:
         "image": answer([{"role": "user", "content": shown}]),
         "without a system message": answer(PLAIN[1:]),
     }
-    assert len(set(found.values())) == len(found), "they can be told apart"
+    assert len(set(found.values())) == len(found), "no two questions have one answer"
     return found
 
 
@@ -143,7 +149,7 @@ def check(client: Client, said: dict[str, Any], wanted: dict[str, str]) -> None:
         assert said["models"] == ["tiny"]
         assert said["at once"] == [wanted["plain"]]
         assert sorted(said["ignored"].split(", ")) == ["metadata", "store", "user"]
-        assert "the Responses API is not served here; POST /v1/chat/completions" in said["responses"]
+        assert "the Responses API is not supported here; POST /v1/chat/completions" in said["responses"]
 
 
 @pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)

@@ -240,7 +240,7 @@ def read_messages(given: Sequence[Mapping[str, Any] | BaseModel | Message]) -> l
             found.append(item)
             continue
         path = f"messages[{k}]"
-        given_fields = item.model_dump() if isinstance(item, BaseModel) else item
+        given_fields = item.model_dump(exclude_none=True) if isinstance(item, BaseModel) else item
         try:
             message = PythonMessage.model_validate(
                 dict(given_fields) if isinstance(given_fields, Mapping) else given_fields

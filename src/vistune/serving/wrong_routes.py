@@ -39,7 +39,7 @@ def words(status: int, request: Request, allowed: str) -> str:
     if bare in METHODS:
         return f"there is nothing here; leave out the slash at the end: {METHODS[bare]} {bare}"
     if bare in OTHER_APIS:
-        return f"{OTHER_APIS[bare]} is not served here; {chat}"
+        return f"{OTHER_APIS[bare]} is not supported here; {chat}"
     if any(bare == known.removeprefix("/v1") for known in METHODS if known.startswith("/v1/")):
         return f"there is nothing here; {base}: its routes begin with /v1"
     if bare.startswith("/v1/v1/") or bare.endswith("/chat/completions"):
