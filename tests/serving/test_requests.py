@@ -402,6 +402,7 @@ def test_a_wrong_route_says_where_to_go(served: Running, method: str, path: str,
 
 def test_a_slash_at_the_end_is_served_or_named(served: Running) -> None:
     assert served.http.get("/v1/models/").json() == served.http.get("/v1/models").json()
+    assert served.http.get("/v1/models/tiny/").json() == served.http.get("/v1/models/tiny").json()
     message = refusal(served.http.post(f"{CHAT}/", json=body()), 404)["message"]
     assert message.endswith(f"leave out the slash at the end: POST {CHAT}")
     error = refusal(served.http.get("/v1/models/other"), 404)

@@ -84,7 +84,7 @@ def make_app(service: Service) -> FastAPI:
 
     @app.get("/v1/models/{name:path}", responses=openapi.replies(openapi.MODEL))
     async def model(name: str) -> dict[str, Any]:
-        if name != service.name:
+        if name.rstrip("/") != service.name:
             message = f"model: there is no such model here; this server's is {service.name!r}"
             raise Refusal(404, message, code="model_not_found", param="model")
         return _model(service)
