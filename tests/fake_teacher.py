@@ -95,6 +95,34 @@ def completion(text: Any, *, model: str = "fake-1", finish_reason: str = "stop",
     return json.dumps(tree | ({"usage": usage} if usage is not None else {})).encode()
 
 
+def says(text: Any, **message: Any) -> bytes:
+    """A completion whose message has further fields, such as `reasoning_content`."""
+    tree = json.loads(completion(text))
+    tree["choices"][0]["message"] |= message
+    return json.dumps(tree).encode()
+
+
+def streamed(body: bytes, *, usage: bool = True, done: bool = True, piece: int = 7) -> Behaviour:
+    """A completion as server-sent events: its message's texts in pieces, its usage in a chunk of its own."""
+    tree = json.loads(body)
+    choice = tree["choices"][0]
+    head = {"id": "x", "object": "chat.completion.chunk", "model": tree["model"]}
+    deltas: list[dict[str, Any]] = [{"role": "assistant"}]
+    for name, value in choice["message"].items():
+        if name != "role" and isinstance(value, str):
+            deltas += [{name: value[k : k + piece]} for k in range(0, len(value), piece)]
+        elif name != "role":
+            deltas.append({name: value})
+    chunks = [head | {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+    if done:
+        end = {"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}
+        chunks.append(head | {"choices": [end]})
+    if usage:
+        chunks.append(head | {"choices": [], "usage": tree.get("usage")})
+    lines = [": keep-alive", *(f"data: {json.dumps(chunk)}" for chunk in chunks), *(["data: [DONE]"] if done else [])]
+    return Behaviour(body="\n\n".join([*lines, ""]).encode(), headers={"Content-Type": "text/event-stream"})
+
+
 def good(tree: Any) -> bytes:
     kind, language = kind_of(tree)
     return completion(TEXTS[language][kind])
@@ -165,8 +193,9 @@ class FakeService:
             content = good(request.tree) if chat else self._batch_api(request)
         request.billed = chat and behaviour.status == 200
         request.status = behaviour.status
-        lines = [f"HTTP/1.1 {behaviour.status} X", f"Content-Length: {len(content)}", "Content-Type: application/json"]
-        lines += [f"{name}: {value}" for name, value in behaviour.headers.items()]
+        headers = {"Content-Type": "application/json", **behaviour.headers}
+        lines = [f"HTTP/1.1 {behaviour.status} X", f"Content-Length: {len(content)}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
         writer.write("\r\n".join([*lines, "", ""]).encode())
         if behaviour.hang:
             await writer.drain()

@@ -19,7 +19,7 @@ from vistune.asking import evaluate as evaluate
 from vistune.asking import tasks_of
 from vistune.console import Watch, silent, watch_bytes
 from vistune.errors import DataError, RecipeError
-from vistune.files import scratch_folder, user_cache, write_json
+from vistune.files import read_json, scratch_folder, user_cache, write_json
 from vistune.models import load, refuse_written
 from vistune.recipe import DataSource, Recipe
 from vistune.reporting import report_run, report_runs
@@ -56,29 +56,49 @@ def generate_data(
     table: TableForm | None = None,
     limit: int | None = None,
     watch: Watch = silent,
+    tell: Callable[[str], None] | None = None,
 ) -> Generated:
     """Have a teacher write instruction data about described pictures: the rule teacher, or a `service`.
 
     A stopped run of a service goes on where it was when it is called again with the same `out`.
+
+    Args:
+        tell: takes a line for a person, such as a parameter that the service refuses; absent = the log of
+            `vistune.remote`.
+
+    Raises:
+        NothingWritten: every sample was rejected; the files are written first.
     """
     from vistune import __version__
-    from vistune.datagen import by_rule, by_service, is_asked, make_orders, write_generated
+    from vistune.datagen import NothingWritten, by_rule, by_service, is_asked, make_orders, write_generated
     from vistune.report import write_data_report
 
-    if service is None or not (out / "journal.jsonl").exists():
+    if (service is None or not (out / "journal.jsonl").exists()) and not _wrote_nothing(out):
         refuse_written(out, "samples.json")
     images = described_pictures(source, split, table, limit, seen=service is not None and service.see)
     orders = make_orders(images, wishes)
+    if not orders:
+        raise RecipeError(f"{source}: nothing is asked for", "name --kinds, and images to write about")
     if service is None:
         with watch("generate", len(orders)) as advance:
             made = by_rule(images, wishes, advance)
     else:
         with watch("generate", sum(map(is_asked, orders))) as advance:
-            made = by_service(images, wishes, service, out, advance)
+            made = by_service(images, wishes, service, out, advance, **({} if tell is None else {"report": tell}))
     asked = {"source": source.name, "split": split, "limit": limit, **asdict(wishes), "vistune": __version__}
     write_generated(out, made, images, {"teacher": teacher_facts(service, wishes), **asked})
     write_data_report(out)
+    if not made.rows:
+        raise NothingWritten(made, out)
     return made
+
+
+def _wrote_nothing(out: Path) -> bool:
+    """Whether a folder holds a finished run of `generate` that wrote no sample."""
+    if not (out / "generate.json").is_file():
+        return False
+    tree = read_json(out / "generate.json")
+    return isinstance(tree, dict) and tree.get("rows") == 0
 
 
 def teacher_facts(service: Service | None, wishes: Wishes) -> dict[str, Any]:

@@ -97,8 +97,11 @@ def test_a_request_that_is_refused_is_set_aside_alone(
     assert len(made.rows) == 44
     assert Counter(reject.reason for reject in made.rejects) == {"refused_by_service": 4}
     assert len(teacher.asked) == 48
-    write(images, teacher, tmp_path / "out")
-    assert len(teacher.asked) == 48, "a refused request was sent again"
+    again = write(images, teacher, tmp_path / "out")
+    assert len(teacher.asked) == 48 + 4, "the refused requests are asked again, and nothing else is"
+    assert again.rows == made.rows
+    teacher.behave = lambda request: Behaviour()
+    assert len(write(images, teacher, tmp_path / "out").rows) == 48, "the same command after the cause is gone"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from vistune import showing, workflows
 from vistune.commands.output import Json, count_of, print_json, stdout
-from vistune.console import silent, watch
+from vistune.console import silent, tell, watch
 from vistune.errors import RecipeError
 from vistune.recipe import DataSource, Recipe, load_recipe
 from vistune.records import lines_of, refuse_unread
@@ -62,6 +62,13 @@ def generate(
     concurrency: Annotated[int, typer.Option(help="openai: requests under way at most.", min=1)] = 16,
     requests_per_minute: Annotated[float | None, typer.Option(help="openai: limit.", min=0.1)] = None,
     tokens_per_minute: Annotated[float | None, typer.Option(help="openai: limit.", min=1)] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="openai: tokens of a reply at most, thoughts included; else 96 to 1024.", min=1)
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="openai: randomness of replies; else 0.7.", min=0)] = None,
+    extra_body: Annotated[
+        str | None, typer.Option(help="openai: JSON fields for each request, such as '{\"enable_thinking\": false}'.")
+    ] = None,
     tries: Annotated[int, typer.Option(help="openai: asked again when the checks reject a reply.", min=1)] = 3,
     batch: Annotated[bool, typer.Option("--batch", help="openai: by the Batch API, within a day, cheaper.")] = False,
     budget: Annotated[float | None, typer.Option(help="openai: dollars that are never exceeded.", min=0)] = None,
@@ -71,7 +78,8 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Have a teacher write instruction data about described pictures."""
-    from vistune.datagen import TEACHERS, Service, TableForm, Wishes
+    from vistune.datagen import TEACHERS, TEMPERATURE, NothingWritten, Service, TableForm, Wishes
+    from vistune.remote import read_extra_body
 
     lookup(teacher, dict.fromkeys(TEACHERS), "teacher")
     wanted, languages = _names(kinds), _names(language)
@@ -85,6 +93,11 @@ def generate(
         raise RecipeError(f"--model {model}: the rule teacher is no model", "add --teacher openai, or leave it out")
     if model is None and (dry_run or budget is not None):
         raise RecipeError("--dry-run and --budget: the rule teacher costs nothing", "leave them out")
+    if model is None and not (max_tokens is None and temperature is None and extra_body is None):
+        raise RecipeError(
+            "--max-tokens, --temperature and --extra-body are for a model, the rule teacher is none",
+            "add --teacher openai and --model, or leave them out",
+        )
     wishes = Wishes(
         kinds=wanted,
         languages=languages,
@@ -107,6 +120,9 @@ def generate(
             budget=budget,
             prices=prices,
             allow_drift=allow_drift,
+            extra_body=read_extra_body(extra_body),
+            max_tokens=max_tokens,
+            temperature=TEMPERATURE if temperature is None else temperature,
         )
     table = None
     if columns is not None or images is not None or boxes_as is not None:
@@ -115,15 +131,31 @@ def generate(
         plan = workflows.plan_generation(source, wishes, service, split=split, table=table, limit=limit)
         print_json(plan) if as_json else print_plan(plan)
         return
-    made = workflows.generate_data(
-        source, out, wishes, service=service, split=split, table=table, limit=limit, watch=silent if as_json else watch
-    )
-    counts = {"samples": len(made.rows), "rejected": len(made.rejects), "spent": dict(made.spent)}
+    bar = silent if as_json else watch
+    try:
+        made = workflows.generate_data(
+            source, out, wishes, service=service, split=split, table=table, limit=limit, watch=bar, tell=tell
+        )
+    except NothingWritten as error:
+        if as_json:
+            print_json(counts_of(error.made))
+        raise
     if as_json:
-        print_json(counts)
+        print_json(counts_of(made))
         return
     for line in summary(out, made):
         stdout.print(line, soft_wrap=True)
+
+
+def counts_of(made: Generated) -> dict[str, Any]:
+    """What a run came to, for a program."""
+    reasons = Counter(reject.reason for reject in made.rejects)
+    return {
+        "samples": len(made.rows),
+        "rejected": len(made.rejects),
+        "reasons": dict(reasons.most_common()),
+        "spent": dict(made.spent),
+    }
 
 
 def _columns(text: str | None) -> dict[str, str]:
@@ -143,6 +175,10 @@ def summary(out: Path, made: Generated) -> list[str]:
     reasons = Counter(reject.reason for reject in made.rejects).most_common()
     why = f" ({', '.join(f'{count} {reason}' for reason, count in reasons)}; see rejects.jsonl)" if reasons else ""
     lines = [f"{out}: {count_of(len(made.rows), 'sample')}, {len(made.rejects)} rejected{why}"]
+    if made.rejects:
+        from vistune.datagen import most_frequent
+
+        lines.append(f"most rejected: {most_frequent(made.rejects)}")
     spent = made.spent
     if spent:
         maybe = f", and at most ${spent['maybe_dollars']:.2f} for requests without an answer"

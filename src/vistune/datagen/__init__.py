@@ -3,16 +3,27 @@
 from vistune.datagen.coco import read_coco, splits_of
 from vistune.datagen.concepts import Chosen, filter_captions
 from vistune.datagen.estimate import foresee
-from vistune.datagen.generate import TEACHERS, Generated, by_rule, by_service, is_asked, write_generated
+from vistune.datagen.generate import (
+    TEACHERS,
+    Generated,
+    NothingWritten,
+    by_rule,
+    by_service,
+    is_asked,
+    most_frequent,
+    write_generated,
+)
 from vistune.datagen.orders import Order, Wishes, make_orders
-from vistune.datagen.service import Service
+from vistune.datagen.service import TEMPERATURE, Service
 from vistune.datagen.tables import SUFFIXES, TableForm, read_pictures, read_table
 
 __all__ = [
     "SUFFIXES",
     "TEACHERS",
+    "TEMPERATURE",
     "Chosen",
     "Generated",
+    "NothingWritten",
     "Order",
     "Service",
     "TableForm",
@@ -23,6 +34,7 @@ __all__ = [
     "foresee",
     "is_asked",
     "make_orders",
+    "most_frequent",
     "read_coco",
     "read_pictures",
     "read_table",

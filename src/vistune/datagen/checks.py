@@ -300,6 +300,8 @@ def judge_reply(
     try:
         turns = parse_reply(text, kind, asked_here=asked_here)
     except ReplyFault as fault:
+        if fault.code == "thinking":  # what a thought says is no answer, whatever it looks like
+            return (), [Fault(fault.code, fault.detail)]
         whole = Written(image, kind, language, (("", text),))
         # a refusal or an echo has no shape either; that it is one says more
         better = [Fault(code, found) for code in ("refusal", "prompt_echo") if (found := CHECKS[code](whole))]

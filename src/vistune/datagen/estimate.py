@@ -30,7 +30,7 @@ def foresee(orders: Sequence[Order], service: Service) -> dict[str, Any]:
     prompt = sum(counter(text) + 4 for request in requests for text in _texts(json.loads(request.body))) + sum(
         price.image_tokens if service.see and price else 0 for _ in requests
     )
-    completion = sum(ANSWER_TOKENS[order.kind] for order in orders)
+    completion = sum(min(ANSWER_TOKENS[order.kind], service.most_tokens(order.kind)) for order in orders)
     minutes = {"latency": len(orders) * LATENCY_SECONDS / service.concurrency / 60}
     if service.requests_per_minute:
         minutes["requests per minute"] = len(orders) / service.requests_per_minute

@@ -23,9 +23,10 @@ from vistune.datagen.prompts import OWN_LANGUAGES
 from vistune.datagen.replies import Turns
 from vistune.datagen.service import Service
 from vistune.datagen.teacher import Settled, Tally, ask_all, ask_in_batches, turns_of
-from vistune.errors import RecipeError
+from vistune.errors import RecipeError, TooManyRejects
 from vistune.files import write_atomic, write_json, write_jsonl
 from vistune.remote import Asker
+from vistune.remote.asker import log
 from vistune.types import AnnotatedImage, Reject
 
 TEACHERS = ("rule", "openai")
@@ -38,6 +39,36 @@ class Generated:
     rows: list[dict[str, Any]]
     rejects: list[Reject]
     spent: Mapping[str, Any] = field(default_factory=dict)
+
+
+class NothingWritten(TooManyRejects):
+    """Every sample was rejected; the files of the run, `rejects.jsonl` among them, are written all the same."""
+
+    def __init__(self, made: Generated, out: Path) -> None:
+        reasons = Counter(reject.reason for reject in made.rejects).most_common(5)
+        listed = ", ".join(f"{count} {reason}" for reason, count in reasons)
+        super().__init__(
+            f"{out}: no sample was written, {len(made.rejects)} rejected ({listed}); {most_frequent(made.rejects)}",
+            f"see {out / 'rejects.jsonl'} for every reason and reply",
+        )
+        self.made = made
+
+
+def most_frequent(rejects: Sequence[Reject]) -> str:
+    """The most frequent reason and what was said in one such case; a refusal's words too where another one leads."""
+    counts = Counter(reject.reason for reject in rejects)
+    reason = counts.most_common(1)[0][0]
+    refused = [name for name in ("refused_by_service", "no_answer") if name in counts and name != reason]
+    return "; ".join(_example(rejects, name) for name in (reason, *refused[:1]))
+
+
+def _example(rejects: Sequence[Reject], reason: str) -> str:
+    """The most frequent words of one reason, and the start of a reply where there is one."""
+    same = [reject for reject in rejects if reject.reason == reason]
+    detail = Counter(reject.detail for reject in same).most_common(1)[0][0]
+    raw = next((reject.raw for reject in same if reject.detail == detail and reject.raw), "")
+    reply = f" in the reply {' '.join(raw.split())[:160]!r}" if raw else ""
+    return f"{reason}: {' '.join(detail.split())[:400]}{reply}"
 
 
 def by_rule(
@@ -85,12 +116,20 @@ def _written_by_rule(order: Order, names: Mapping[Path, str], seed: int) -> dict
 
 
 def by_service(
-    images: Sequence[AnnotatedImage], wishes: Wishes, service: Service, folder: Path, advance: Callable[..., None]
+    images: Sequence[AnnotatedImage],
+    wishes: Wishes,
+    service: Service,
+    folder: Path,
+    advance: Callable[..., None],
+    report: Callable[[str], None] = log.warning,
 ) -> Generated:
-    """A remote teacher writes every order but captions that the picture has already; its journal lies in `folder`."""
+    """A remote teacher writes every order but captions that the picture has already; its journal lies in `folder`.
+
+    `report`: takes a line for a person, such as a parameter that the service refuses.
+    """
     orders = make_orders(images, wishes)
     asked = [order for order in orders if is_asked(order)]
-    asker = service.open(folder, service.header(wishes.kinds, wishes.languages), seed=wishes.seed)
+    asker = service.open(folder, service.header(wishes.kinds, wishes.languages), seed=wishes.seed, report=report)
     try:
         before, began = asker.ledger.outcomes["reply"], time.monotonic()
         settled = asyncio.run(_ask(asked, service, asker, advance))

@@ -1,6 +1,6 @@
-"""A teacher's reply as turns: the `Question / === / Answer` form or JSON, fenced or not.
+"""A teacher's reply as turns: the `Question / === / Answer` form or JSON, whatever is wrapped around it.
 
-text + kind -> ((question, answer), …), or ReplyFault with a reason code
+text + kind -> without thoughts and wrappers -> ((question, answer), …), or ReplyFault with a reason code
 """
 
 from __future__ import annotations
@@ -10,14 +10,29 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from vistune.remote import left_tag, unwrapped
+
 Turns = tuple[tuple[str, str], ...]
 
-_FENCE = re.compile(r"^\s*```[\w-]*\s*\n(.*?)\n?\s*```\s*$", re.DOTALL)
 _MARK = re.compile(r"^\s*[*#\s]*(question|answer|질문|답변|답)[*\s]*(?:\d+)?[*\s]*[:：][*\s]*(.*)$", re.IGNORECASE)
 _RULE = re.compile(r"^\s*={3,}\s*$")
 _TRAILING_COMMA = re.compile(r",(\s*[\]}])")
 _ROLES = {"question": "question", "질문": "question", "answer": "answer", "답변": "answer", "답": "answer"}
 _FROM = {"human": "question", "user": "question", "gpt": "answer", "assistant": "answer"}
+_THOUGHTS = ("thinking", "think", "thought", "thoughts", "reasoning", "analysis", "reflection", "rationale", "생각")
+_TEXT_NAMES = (
+    "description",
+    "caption",
+    "answer",
+    "text",
+    "response",
+    "output",
+    "final_answer",
+    "detail",
+    "설명",
+    "답변",
+    "캡션",
+)
 _PAIR_NAMES = (("question", "answer"), ("q", "a"), ("질문", "답변"), ("질문", "답"), ("instruction", "response"))
 
 
@@ -32,19 +47,49 @@ class ReplyFault(Exception):
 def parse_reply(text: str, kind: str, *, asked_here: bool = True) -> Turns:
     """The turns of a reply. `asked_here`: a detail or caption reply is the answer alone, its question is ours.
 
-    Raises ReplyFault("shape" or "turn_order").
+    Raises ReplyFault("shape", "turn_order" or "thinking").
     """
-    text = text.replace("\r\n", "\n").strip()
-    if match := _FENCE.match(text):
-        text = match.group(1).strip()
-    if not text:
-        raise ReplyFault("shape", "the reply is empty")
+    single = kind in ("detail", "caption") and asked_here
+    text = _bare(text.replace("\r\n", "\n"), single=single)
+    if single and text[0] in "[{" and (inside := _single_text(text)):
+        text = _bare(inside, single=True)
+    if tag := left_tag(text):
+        raise ReplyFault("thinking", f"the tag {tag} is in the text")
+    if single and "```" in text:
+        raise ReplyFault("shape", "a code fence in the text")
     spoken = _from_json(text) if text[0] in "[{" and _looks_like_json(text) else _from_lines(text)
-    turns = _alone(spoken, text) if kind in ("detail", "caption") and asked_here else _paired(spoken)
+    turns = _alone(spoken, text) if single else _paired(spoken)
     _refuse_chatter(turns)
     if kind != "conversation" and len(turns) != 1:
         raise ReplyFault("shape", f"{len(turns)} questions where one was asked for")
     return turns
+
+
+def _bare(text: str, *, single: bool) -> str:
+    bare = unwrapped(text, single=single)
+    if bare is None:
+        raise ReplyFault("thinking", "the reply is a thought that does not end")
+    if not bare.strip():
+        raise ReplyFault(
+            "thinking" if text.strip() else "shape",
+            "the reply is empty" if not text.strip() else "nothing comes after the thought",
+        )
+    return bare
+
+
+def _single_text(text: str) -> str:
+    """The text of {"description": "…"}, alone or as the one entry of a list; empty where it is another object."""
+    try:
+        value, end = json.JSONDecoder(strict=False).raw_decode(_TRAILING_COMMA.sub(r"\1", text))
+    except (ValueError, RecursionError):
+        return ""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if not isinstance(value, Mapping) or _TRAILING_COMMA.sub(r"\1", text)[end:].strip():
+        return ""
+    said = {str(name).lower(): item for name, item in value.items() if str(name).lower() not in _THOUGHTS}
+    [name, item] = next(iter(said.items())) if len(said) == 1 else ("", None)
+    return item if name in _TEXT_NAMES and isinstance(item, str) else ""
 
 
 _OPENING = re.compile(
@@ -101,7 +146,7 @@ def _from_lines(text: str) -> list[tuple[str, str]]:
 
 
 def _from_json(text: str) -> list[tuple[str, str]]:
-    decoder = json.JSONDecoder()
+    decoder = json.JSONDecoder(strict=False)  # models write newlines into strings as they are
     text = _TRAILING_COMMA.sub(r"\1", text)
     values: list[Any] = []
     position = 0
@@ -114,7 +159,9 @@ def _from_json(text: str) -> list[tuple[str, str]]:
     except (ValueError, RecursionError) as error:
         raise ReplyFault("shape", f"JSON that cannot be read: {error}") from None
     if len(values) == 1 and isinstance(values[0], Mapping):
-        inner = [item for item in values[0].values() if isinstance(item, list)]
+        inner = [
+            item for name, item in values[0].items() if isinstance(item, list) and str(name).lower() not in _THOUGHTS
+        ]
         if len(inner) == 1:
             values = inner[0]
     return [turn for value in values for turn in _json_turns(value)]

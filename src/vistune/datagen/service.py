@@ -16,6 +16,7 @@ from vistune.datagen.orders import Order
 from vistune.datagen.prompts import OWN_LANGUAGES, messages, prompts, system_prompt
 from vistune.remote import Endpoint, Price
 
+TEMPERATURE = 0.7
 MOST_TOKENS = {"conversation": 1024, "detail": 768, "reasoning": 768, "caption": 96}
 
 
@@ -24,11 +25,15 @@ class Service(Endpoint):
     """A remote teacher: an endpoint, and how it is asked there."""
 
     see: bool = False
-    temperature: float = 0.7
+    temperature: float = TEMPERATURE
     tries: int = 3  # of one order, where the checks reject what came
     batch: bool = False
     poll_seconds: float = 30.0
     tokenizer: Path | None = None  # counts tokens where the endpoint's model has this one
+
+    def most_tokens(self, kind: str) -> int:
+        """Tokens that a reply of this kind may have."""
+        return MOST_TOKENS[kind] if self.max_tokens is None else self.max_tokens
 
     def header(self, kinds: Sequence[str], languages: Sequence[str]) -> dict[str, Any]:
         """What answers depend on: a journal made with another header is refused."""
@@ -36,7 +41,12 @@ class Service(Endpoint):
         return {
             "model": self.model,
             "base_url": self.base_url,
-            "parameters": {"temperature": self.temperature, "max_tokens": MOST_TOKENS, "see": self.see},
+            "parameters": {
+                "temperature": self.temperature,
+                "max_tokens": {kind: self.most_tokens(kind) for kind in MOST_TOKENS},
+                "see": self.see,
+                **({"extra_body": dict(self.extra_body)} if self.extra_body else {}),
+            },
             "prompts": {
                 f"{kind}/{language}": [
                     system_prompt(kind, language, see=self.see),
@@ -59,8 +69,9 @@ class Request:
 
 def request_of(order: Order, service: Service, price: Price | None) -> Request:
     asked = messages(order.image, order.kind, order.language, see=service.see)
-    most = MOST_TOKENS[order.kind]
-    tree = {"model": service.model, "messages": asked, "temperature": service.temperature, "max_tokens": most}
+    most = service.most_tokens(order.kind)
+    own = {"model": service.model, "messages": asked, "temperature": service.temperature, "max_tokens": most}
+    tree = {**service.extra_body, **own}
     body = json.dumps(tree, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
     # The order's name is part of the key: two orders that ask the same of the same picture want two answers.
     key = hashlib.sha256(order.name.encode() + b"\0" + body).hexdigest()[:32]

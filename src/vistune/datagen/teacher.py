@@ -18,6 +18,7 @@ from vistune.datagen.prompts import OWN_LANGUAGES
 from vistune.datagen.replies import Turns, parse_reply
 from vistune.datagen.service import Service, request_of
 from vistune.remote import Answer, Asker, Question, ask_batch, run_workers, stopping_by_signal
+from vistune.remote.asker import LONG_REFUSALS
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def judged(order: Order, answer: Answer) -> tuple[Turns, list[Fault]]:
     """The turns of an answer, or why it is not taken."""
     completion = answer.completion
     if completion.text is None:
-        return (), [Fault(completion.fault, "the service's answer holds no usable text")]
+        return (), [Fault(completion.fault, completion.detail or "the service's answer holds no usable text")]
     return judge_reply(
         completion.text, order.image, order.kind, order.language, asked_here=order.language in OWN_LANGUAGES
     )
@@ -111,7 +112,7 @@ async def ask_in_batches(
                     if settled is not None:
                         tally.take(settled)
                         report(tally)
-    return [settled for settled in done if settled is not None]
+    return _ended(done, asker)
 
 
 async def _batch_round(
@@ -149,7 +150,7 @@ async def ask_all(
 ) -> list[Settled]:
     """Every order settled, `concurrency` at a time. Raises what stopped the run; what came until then is kept."""
     done: list[Settled | None] = [None] * len(orders)
-    waiting = iter(range(len(orders)))
+    waiting = iter(first_of_each(orders))
     tally, queues = Tally(), Queues(service.concurrency)
 
     async def work() -> None:
@@ -161,7 +162,27 @@ async def ask_all(
 
     await asker.begin()
     await run_workers(asker, [work() for _ in range(min(len(orders), queues.workers))])
-    return [settled for settled in done if settled is not None]
+    return _ended(done, asker)
+
+
+def first_of_each(orders: Sequence[Order]) -> list[int]:
+    """The indexes in which orders are asked: one of each of the first images, spread over the run, then the rest.
+
+    A run is given up when its first requests are all refused; they must not all show one image.
+    """
+    firsts = list({order.image.id: k for k, order in reversed(list(enumerate(orders)))}.values())[::-1]
+    step = max(1, len(firsts) // LONG_REFUSALS)
+    spread = firsts[::step][:LONG_REFUSALS]
+    return [*spread, *sorted(set(range(len(orders))) - set(spread))]
+
+
+def _ended(done: Sequence[Settled | None], asker: Asker) -> list[Settled]:
+    """How the orders ended. Raises RecipeError where each one was refused and all in the same words."""
+    ended = [settled for settled in done if settled is not None]
+    faults = [settled.faults[0] for settled in ended if settled.faults]
+    if len(faults) == len(ended) == asker.refusals.total() > 0 and len(asker.refusals) == 1:
+        raise asker.refused_run(faults[-1].detail)
+    return ended
 
 
 def turns_of(order: Order, settled: Settled, asker: Asker) -> tuple[Turns, str]:

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vistune.errors import TeacherError
-from vistune.remote import Answer, Asker, Endpoint, run_workers
+from vistune.remote import Answer, Asker, Endpoint, content_of, run_workers, unwrapped
 
 Body = Mapping[str, Any]  # a chat request without its `model`
 T = TypeVar("T")
+UNENDED = "the reply holds a thought and no answer"
 TRIES = 5  # of one judgement that cannot be read, as MM-Vet's own scorer
 
 
@@ -35,25 +36,33 @@ class RemoteJudge:
 
         Whatever was answered until then is in the journal.
         """
-        asker = self.endpoint.open(self.folder, {**place_of(self.endpoint), "use": "judge"})
+        header = {**place_of(self.endpoint), **self.endpoint.asked_with(), "use": "judge"}
+        asker = self.endpoint.open(self.folder, header)
         try:
-            answers = asyncio.run(self._ask(asker, keyed(self.endpoint.model, bodies)))
+            answers = asyncio.run(self._ask(asker, keyed(self.endpoint, bodies)))
             texts = [_text_of(answer, asker) for answer in answers]
         finally:
             self.spent = _spent(asker)
             asker.journal.close()
-        failed = [answer.completion.fault for answer, text in zip(answers, texts, strict=True) if text is None]
+        failed = [answer.completion for answer, text in zip(answers, texts, strict=True) if text is None]
         if failed:
+            faults = sorted({completion.fault or "thinking" for completion in failed})
+            words = Counter(completion.detail or UNENDED for completion in failed).most_common(1)[0][0]
             raise TeacherError(
                 f"the judge {self.endpoint.model!r} gave no text for {len(failed)} of {len(bodies)} requests: "
-                f"{', '.join(sorted(set(failed)))}",
+                f"{', '.join(faults)} ({words})",
                 f"nothing is averaged; the answers are kept in {self.folder}: run it again, or name another --judge",
             )
         return [text for text in texts if text is not None]
 
     def describe(self) -> dict[str, Any]:
         """What a result must say about its judge: model as asked and as it names itself, place, day, money."""
-        return {**place_of(self.endpoint), "date": time.strftime("%Y-%m-%d", time.gmtime()), **self.spent}
+        return {
+            **place_of(self.endpoint),
+            **self.endpoint.asked_with(),
+            "date": time.strftime("%Y-%m-%d", time.gmtime()),
+            **self.spent,
+        }
 
     async def _ask(self, asker: Asker, requests: Sequence[tuple[str, bytes, int]]) -> list[Answer]:
         answers: list[Answer | None] = [None] * len(requests)
@@ -76,15 +85,17 @@ def place_of(endpoint: Endpoint) -> dict[str, str]:
     return {"model": endpoint.model, "base_url": endpoint.base_url}
 
 
-def keyed(model: str, bodies: Sequence[Body]) -> list[tuple[str, bytes, int]]:
+def keyed(endpoint: Endpoint, bodies: Sequence[Body]) -> list[tuple[str, bytes, int]]:
     """(key, bytes of the request, most tokens of its reply): equal bodies differ by how often they came before."""
     seen: Counter[str] = Counter()
     found = []
     for body in bodies:
-        tree = {"model": model, **body}
+        tree = {**endpoint.extra_body, "model": endpoint.model, **body}
+        if endpoint.max_tokens is not None:
+            tree["max_tokens"] = endpoint.max_tokens
         raw = json.dumps(tree, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
         key = hashlib.sha256(raw).hexdigest()[:32]
-        found.append((f"{key}-{seen[key]}", raw, int(body.get("max_tokens", 4096))))
+        found.append((f"{key}-{seen[key]}", raw, int(tree.get("max_tokens", 4096))))
         seen[key] += 1
     return found
 
@@ -103,11 +114,19 @@ async def _answer(asker: Asker, key: str, body: bytes, most: int) -> Answer:
 
 
 def _text_of(answer: Answer, asker: Asker) -> str | None:
-    """The reply's text, whole or cut off: a judge is asked for three tokens and its score is in them."""
-    if answer.completion.fault != "cut_off" or answer.offset is None:
-        return answer.completion.text
-    text = json.loads(asker.journal.read(answer.offset)["body"])["choices"][0].get("message", {}).get("content")
-    return text if isinstance(text, str) else None
+    """The reply's text without thoughts, whole or cut off: a judge is asked for three tokens and its score is in them.
+
+    None where it has none: a thought that does not end, or nothing after it.
+    """
+    text = answer.completion.text
+    if answer.completion.fault == "cut_off" and answer.offset is not None:
+        text = content_of(json.loads(asker.journal.read(answer.offset)["body"])["choices"][0]["message"])
+    if text is None:
+        return None
+    spoken = unwrapped(text, single=False)
+    if spoken == text.strip():
+        return text
+    return spoken or None
 
 
 def _spent(asker: Asker) -> dict[str, Any]:

@@ -6,24 +6,32 @@ key + body -> journaled already? -> reserve money -> intent on disk -> pace -> s
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from vistune.errors import BudgetError, RecipeError, Stopped, TeacherError, VistuneError
 from vistune.remote.budget import Budget, Price, unpriced
 from vistune.remote.client import Client, Completion, Outcome, read_completion
+from vistune.remote.dialect import Dialect, read_dialect
 from vistune.remote.journal import Journal
 from vistune.remote.ledger import dollars_of, drift, read_ledger, reply_record
 from vistune.remote.pace import Pace, backoff_seconds
+from vistune.remote.refusals import same_words
 
+log = logging.getLogger("vistune.remote")
 MOST_SENDS = 6  # of one question, where the service or the network fails
 FIRST_CONNECTS = 3  # tries to reach an address that never answered anything: it is wrong rather than down
+SAME_REFUSALS = 3  # in the same words, before anything was ever answered: the whole run is refused
+LONG_REFUSALS = 5  # the same for a prompt that is too long: the first few may be the only long ones
+ANY_REFUSALS = 8  # in whatever words
 DISK_PATIENCE_SECONDS = 30.0  # how long a paid answer is held in memory while the disk refuses it
 
 
@@ -49,14 +57,24 @@ class Asker:
         budget: float | None = None,
         allow_drift: bool = False,
         seed: int = 0,
+        added: Collection[str] = (),
+        report: Callable[[str], None] = log.warning,
     ) -> None:
+        """`added`: fields of the body that are the user's own · `report`: takes a line for a person."""
         self.client, self.journal, self.pace, self.price = client, journal, pace, price
         self.ledger = read_ledger(journal)
         self.header = dict(header)
         self.allow_drift = allow_drift
+        self.added, self.report = added, report
+        self.endpoint = f"{client.base_url} {header.get('model')}"
+        self.dialect = read_dialect(self.ledger.dialects.get(self.endpoint))
+        self.tried = {self.dialect}
+        self.refusals: Counter[str] = Counter()
         if budget is not None and price is None:
             raise unpriced(str(header.get("model")))
-        if self.ledger.header is not None and (diff := drift(self.ledger.header, self.header)) and not allow_drift:
+        # A journal without answers holds nothing that a change could contradict.
+        bound = self.ledger.holds_answers and not allow_drift
+        if bound and self.ledger.header is not None and (diff := drift(self.ledger.header, self.header)):
             raise RecipeError(
                 f"{journal.path}: model, parameters or prompts are not those of the answers in it:\n{diff}\n",
                 "give another --out, or --allow-drift to keep the old answers and ask what differs",
@@ -87,7 +105,7 @@ class Asker:
 
         What is yielded ends the stretch early: from then on the task is at work, and may finish it.
         """
-        self._check_stopped()
+        self.check_stopped()
         task = asyncio.current_task()
         assert task is not None
         end = partial(self.idle.discard, task)
@@ -95,7 +113,7 @@ class Asker:
         try:
             yield end
         except asyncio.CancelledError:
-            self._check_stopped()
+            self.check_stopped()
             raise
         except (BudgetError, TeacherError) as error:
             self.stop(error)
@@ -111,7 +129,7 @@ class Asker:
         if key in self.ledger.replies:
             return self.answer_at(self.ledger.replies[key])
         if key in self.ledger.refused:
-            return Answer(Completion(None, "refused_by_service", "", None, None))
+            return _refused(self.ledger.refused[key])
         worst = self.price.dollars(prompt_bound, completion_bound) if self.price else 0.0
         for attempt in range(MOST_SENDS):
             outcome, send = await self._send(key, body, worst, prompt_bound + completion_bound)
@@ -119,9 +137,9 @@ class Asker:
                 return await self._reply(key, send, outcome, worst)
             await self._failure(key, send, outcome, worst)
             if outcome.kind == "refused":
-                return Answer(Completion(None, "refused_by_service", "", None, None))
+                return _refused(outcome.reason)
             await self.wait(max(backoff_seconds(attempt, self.chance), outcome.retry_after or 0.0))
-        return Answer(Completion(None, "no_answer", "", None, None))
+        return Answer(Completion(None, "no_answer", "", None, None, outcome.reason))
 
     async def wait(self, seconds: float) -> None:
         """Sleep, unless the run is stopped; then raises the reason."""
@@ -132,7 +150,8 @@ class Asker:
         record = self.journal.read(offset)
         return Answer(read_completion(record["body"], record["reason"]), offset)
 
-    def _check_stopped(self) -> None:
+    def check_stopped(self) -> None:
+        """Raise the reason for stopping, if there is one."""
         if self.stopping is not None:
             raise self.stopping
 
@@ -148,28 +167,64 @@ class Asker:
                 with self._idle() as end_idle:
                     async with self.pace.turn(tokens):
                         end_idle()
-                        self._check_stopped()
+                        self.check_stopped()
                         outcome = Outcome("unknown", 0, "", "no answer: stopping")
-                        outcome = await self.client.complete(body, key=f"{key}/{send}")
+                        form = self.dialect
+                        outcome = await self.client.complete(form.apply(body), key=f"{key}/{send}")
+                        outcome = await self.adapt(outcome, form, body)
                         await self._tell_pace(outcome)
                         if why := self.why_to_stop(outcome):  # before the slot is free for another one
                             self.stop(why)
             except (VistuneError, asyncio.CancelledError):
                 await asyncio.shield(self._failure(key, send, outcome, worst))
                 raise
-            if outcome.kind != "limited" or self.stopping is not None:
+            if outcome.kind not in ("limited", "adapted") or self.stopping is not None:
                 return outcome, send
             await self._failure(key, send, outcome, worst)
-            # A 429 is no failure of the question: it waits for the pace as long as that takes.
+            # Neither is a failure of the question: after a 429 it waits for the pace as long as that takes, and a
+            # refused form is replaced by one that was not tried yet.
+
+    async def adapt(self, outcome: Outcome, form: Dialect, body: bytes, *, batch: bool = False) -> Outcome:
+        """The outcome as `adapted` if another form of the request may be taken: one learned now, or meanwhile."""
+        if outcome.error is None or outcome.kind not in ("refused", "failed", "stop_recipe"):
+            return outcome
+        if outcome.status in (401, 403, 404, 405) or not outcome.error.message:
+            return outcome
+        learned = form.adapted(outcome.error, body, kept=self.added, batch=batch)
+        if learned == form:
+            return outcome
+        if form == self.dialect:
+            if learned in self.tried:
+                return outcome
+            self.tried.add(learned)
+            self.dialect = learned
+            self.report(learned.changes(form))
+            record = {"t": "dialect", "endpoint": self.endpoint, "dialect": learned.to_dict(), "at": time.time()}
+            await self.keep({**record, "changes": learned.changes(form), "words": outcome.reason})
+        return replace(outcome, kind="adapted")
 
     async def _tell_pace(self, outcome: Outcome) -> None:
         self.note_reach(outcome)
+        self.note_refusal(outcome)
         if outcome.kind == "limited":
             await self.pace.limited(outcome.retry_after)
         elif outcome.kind in ("failed", "unknown"):
             await self.pace.failed()
-        else:
+        elif outcome.kind == "reply" or (outcome.kind == "refused" and outcome.about == "content"):
             await self.pace.succeeded()
+        else:
+            await self.pace.answered()
+
+    def note_refusal(self, outcome: Outcome) -> None:
+        """Count refusals that may be of the whole run: before any answer, and not for what a picture shows."""
+        if outcome.kind == "refused" and outcome.about != "content" and not self.ledger.replies:
+            self.refusals[same_words(outcome.reason)] += 1
+
+    def _all_refused(self, outcome: Outcome) -> bool:
+        if outcome.kind != "refused" or outcome.about == "content" or self.ledger.replies:
+            return False
+        most = LONG_REFUSALS if outcome.about == "context" else SAME_REFUSALS
+        return self.refusals[same_words(outcome.reason)] >= most or self.refusals.total() >= ANY_REFUSALS
 
     async def _reply(self, key: str, send: int, outcome: Outcome, worst: float) -> Answer:
         """Everything that was paid for goes to disk before anybody looks into it."""
@@ -219,14 +274,32 @@ class Asker:
                 f"the service's quota is spent: {outcome.reason}",
                 "every answer is kept; top up and run the same command",
             )
-        if outcome.status in (401, 403) and self.client.key is None:
+        if self._all_refused(outcome):
+            return self.refused_run(outcome.reason, outcome.about)
+        if (
+            outcome.kind == "stop_recipe"
+            and self.client.key is None
+            and (outcome.status in (401, 403) or outcome.about == "key")
+        ):
             return RecipeError(
                 f"no key was given (OPENAI_API_KEY is not set), and {self.client.base_url} wants one: {outcome.reason}",
                 "set OPENAI_API_KEY, or name a file that holds the key with --api-key-file",
             )
         if outcome.kind == "stop_recipe":
-            return RecipeError(f"{self.client.base_url}: {outcome.reason}", "check the key, --base-url and --model")
+            return RecipeError(f"{self.client.base_url}: {outcome.reason}", _HINTS.get(outcome.about, _HINTS[""]))
         return None
+
+    def refused_run(self, reason: str, about: str = "") -> RecipeError:
+        """The error of a run that the service refuses whole, in the service's own words."""
+        count = self.refusals.total()
+        times = f"the first {count} requests" if count > 1 else "the request"
+        hint = _HINTS["context"] if about == "context" else "change what it names"
+        if name := next((name for name in self.added if name in reason), ""):
+            hint = f"change or remove {name} in --extra-body"
+        return RecipeError(
+            f"{self.client.base_url} refused {times} and answered none: {reason}",
+            f"{hint}, then run the same command again: refused requests are asked again",
+        )
 
     async def append(self, record: Mapping[str, Any]) -> int:
         offset = await self.journal.append(record)
@@ -244,6 +317,18 @@ class Asker:
                 if time.monotonic() > until:
                     raise
                 await asyncio.sleep(0.5)
+
+
+_HINTS = {
+    "": "check the key, --base-url and --model",
+    "key": "check the key: OPENAI_API_KEY, or the file that --api-key-file names",
+    "model": "check --model: the service knows no model of that name",
+    "context": "serve the model with a longer context, lower --max-tokens, or name another --model",
+}
+
+
+def _refused(words: str) -> Answer:
+    return Answer(Completion(None, "refused_by_service", "", None, None, words))
 
 
 def stopped() -> Stopped:

@@ -20,6 +20,7 @@ from typing import Any
 from vistune.errors import BudgetError, RecipeError, TeacherError
 from vistune.remote.asker import Asker
 from vistune.remote.client import LARGEST_BODY, Outcome, read_completion
+from vistune.remote.dialect import Dialect, read_dialect
 from vistune.remote.ledger import dollars_of, reply_record
 
 MOST_LINES = 50_000  # of one batch, by OpenAI's documentation
@@ -45,14 +46,15 @@ async def ask_batch(
 
     Raises TeacherError when a batch answers nothing at all, BudgetError when not one more question fits.
     """
+    bodies = {question.key: question.body for question in questions}
     for chunk in [entry for entry in asker.ledger.chunks.values() if entry["step"] != "finished"]:
-        await _go_on(asker, chunk, poll_seconds, report)
+        await _go_on(asker, chunk, poll_seconds, report, bodies)
     while pending := [q for q in questions if q.key not in asker.ledger.replies and q.key not in asker.ledger.refused]:
         answered = 0
         for part in _parts(pending):
             fitting = _fitting(asker, part)
             chunk = await _begin(asker, fitting)
-            answered += await _go_on(asker, chunk, poll_seconds, report, {q.key: q for q in fitting})
+            answered += await _go_on(asker, chunk, poll_seconds, report, bodies, fitting)
         if not answered:
             raise TeacherError("the service ended its batches and answered nothing", "run the same command again later")
 
@@ -93,7 +95,8 @@ async def _begin(asker: Asker, questions: Sequence[Question]) -> dict[str, Any]:
     number = str(len(asker.ledger.chunks))
     name = hashlib.sha256("\n".join([asker.ledger.run, number, *keys]).encode()).hexdigest()[:24]
     worst = sum(question.worst for question in questions)
-    await asker.keep({"t": "chunk", "chunk": name, "step": "intent", "keys": keys, "worst": worst, "at": time.time()})
+    record = {"t": "chunk", "chunk": name, "step": "intent", "keys": keys, "worst": worst, "at": time.time()}
+    await asker.keep({**record, "form": asker.dialect.to_dict()})
     return asker.ledger.chunks[name]
 
 
@@ -102,7 +105,8 @@ async def _go_on(
     chunk: Mapping[str, Any],
     poll_seconds: float,
     report: Callable[[str], None],
-    questions: Mapping[str, Question] | None = None,
+    bodies: Mapping[str, bytes],
+    questions: Sequence[Question] | None = None,
 ) -> int:
     """A chunk from whichever step it was at to its end; returns how many of its questions were answered."""
     name = chunk["chunk"]
@@ -111,7 +115,7 @@ async def _go_on(
         if questions is None:  # killed before the service had it: the questions are asked in another chunk
             await asker.keep({"t": "chunk", "chunk": name, "step": "finished"})
             return 0
-        file_id = await _upload(asker, name, list(questions.values()))
+        file_id = await _upload(asker, name, questions)
         wanted = {
             "input_file_id": file_id,
             "endpoint": "/v1/chat/completions",
@@ -128,10 +132,13 @@ async def _go_on(
         await asker.wait(poll_seconds)
         batch = await _call(asker, "GET", f"batches/{batch['id']}")
     answered = 0
+    form = read_dialect(chunk.get("form")) if chunk.get("form") else asker.dialect
     for field in ("output_file_id", "error_file_id"):
         if batch.get(field):
-            answered += await _fetch(asker, str(batch[field]), set(chunk["keys"]), chunk["worst"] / len(chunk["keys"]))
+            asked = _Asked(set(chunk["keys"]), bodies, form)
+            answered += await _fetch(asker, str(batch[field]), asked, chunk["worst"] / len(chunk["keys"]))
     await asker.keep({"t": "chunk", "chunk": name, "step": "finished"})
+    asker.check_stopped()
     if not answered and batch.get("status") == "failed":
         raise RecipeError(f"batch {batch['id']} failed: {json.dumps(batch.get('errors'))[:300]}", "mend what it names")
     return answered
@@ -183,7 +190,7 @@ async def _find_batch(asker: Asker, name: str) -> dict[str, Any] | None:
 async def _upload(asker: Asker, name: str, questions: Sequence[Question]) -> str:
     lines = (
         b'{"custom_id":%s,"method":"POST","url":"/v1/chat/completions","body":%s}\n'
-        % (json.dumps(question.key).encode(), question.body)
+        % (json.dumps(question.key).encode(), asker.dialect.apply(question.body, batch=True))
         for question in questions
     )
     content = b"".join(lines)
@@ -197,7 +204,7 @@ async def _upload(asker: Asker, name: str, questions: Sequence[Question]) -> str
     return str(file["id"])
 
 
-async def _fetch(asker: Asker, file_id: str, keys: set[str], worst: float) -> int:
+async def _fetch(asker: Asker, file_id: str, asked: _Asked, worst: float) -> int:
     """Journal every answer of an output or error file; keys that are unknown or already answered are passed over."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "output.jsonl"
@@ -212,7 +219,7 @@ async def _fetch(asker: Asker, file_id: str, keys: set[str], worst: float) -> in
         with open(path, "rb") as file:
             group = []
             for line in file:
-                group.append(_journal(asker, line, keys, worst))
+                group.append(_journal(asker, line, asked, worst))
                 if len(group) == 256:  # as many share an fsync
                     answered += sum(await asyncio.gather(*group))
                     group = []
@@ -220,24 +227,39 @@ async def _fetch(asker: Asker, file_id: str, keys: set[str], worst: float) -> in
     return answered
 
 
-async def _journal(asker: Asker, line: bytes, keys: set[str], worst: float) -> int:
-    """One line of an output file; 1 where it answers a question."""
+@dataclass
+class _Asked:
+    """What a chunk asked: keys that have no line yet, known bodies, and the form in which they were sent."""
+
+    keys: set[str]
+    bodies: Mapping[str, bytes]
+    form: Dialect
+
+
+async def _journal(asker: Asker, line: bytes, asked: _Asked, worst: float) -> int:
+    """One line of an output file; 1 where it answers a question, or shows a form in which it can be asked."""
     try:
-        tree = json.loads(line)
+        tree = json.loads(asker.client.without_key(line.decode("utf-8", "backslashreplace")))
         key, response = str(tree["custom_id"]), tree.get("response") or {}
         status = int(response.get("status_code") or 0)
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return 0
-    if key not in keys or key in asker.ledger.replies:
+    if key not in asked.keys or key in asker.ledger.replies:
         return 0
-    keys.discard(key)
+    asked.keys.discard(key)
     send = asker.ledger.sends[key] + 1
-    if status != 200:
-        error = json.dumps(tree.get("error") or response.get("body") or "")[:300]
-        kind = "refused" if 400 <= status < 500 and status != 429 else "failed"
-        await asker.keep({"t": "failure", "key": key, "send": send, "kind": kind, "status": status, "reason": error})
-        return int(kind == "refused")
-    body = json.dumps(response.get("body"), ensure_ascii=False)
+    content = response.get("body") if status == 200 else response.get("body") or tree.get("error") or ""
+    outcome = asker.client.classified(status or 500, {}, json.dumps(content, ensure_ascii=False))
+    if outcome.kind != "reply":
+        outcome = await asker.adapt(outcome, asked.form, asked.bodies.get(key, b"{}"), batch=True)
+        asker.note_refusal(outcome)
+        kind = outcome.kind if outcome.kind in ("refused", "adapted") else "failed"
+        record = {"t": "failure", "key": key, "send": send, "kind": kind, "status": outcome.status}
+        await asker.keep({**record, "reason": outcome.reason})
+        if outcome.kind in ("refused", "stop_quota", "stop_recipe") and (why := asker.why_to_stop(outcome)):
+            asker.stop(why)
+        return int(kind != "failed")
+    body = outcome.body
     reason = "body_too_large" if len(body) > LARGEST_BODY else ""
     completion = read_completion(body, reason)
     dollars = dollars_of(completion, asker.price, worst, batch=True)

@@ -20,19 +20,28 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vistune.errors import RecipeError
 from vistune.files import read_text
+from vistune.remote.refusals import ServiceError, Subject, error_in_reply, read_error, subject_of
+from vistune.remote.streams import assemble, is_stream
+from vistune.remote.thoughts import without_thoughts
 
 if TYPE_CHECKING:
     import httpx2
 
 LARGEST_BODY = 4 << 20  # bytes; a chat completion is a few thousand
-Kind = Literal["reply", "limited", "failed", "unknown", "refused", "stop_quota", "stop_recipe"]
+LARGEST_STREAM = 16 << 20  # bytes; a streamed token comes in a few hundred
+Kind = Literal["reply", "limited", "failed", "unknown", "refused", "adapted", "stop_quota", "stop_recipe"]
 """reply: a 200, billed · limited: 429 · failed: the service's fault, not billed · unknown: sent, no answer, maybe
-billed · refused: this one request, never again · stop_quota: money · stop_recipe: key, model or address are wrong."""
+billed · refused: this one request, not asked again in this run · adapted: refused in a form that is not used again ·
+stop_quota: money · stop_recipe: key, model or address are wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one request. `body` is what came over the wire, cut at LARGEST_BODY; seconds of wall time."""
+    """What became of one request.
+
+    `body` is what came over the wire, cut at LARGEST_BODY, a stream put together as one completion. `reason` holds the
+    service's words in one line, `error` the same taken apart, `about` what a refusal is about. Seconds of wall time.
+    """
 
     kind: Kind
     status: int
@@ -40,17 +49,20 @@ class Outcome:
     reason: str = ""
     retry_after: float | None = None
     seconds: float = 0.0
+    error: ServiceError | None = None
+    about: Subject = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a reply's body says; `text` is None with a `fault` code where it holds no usable answer."""
+    """What a reply's body says; without a usable answer `text` is None, `fault` a code and `detail` the reason."""
 
     text: str | None
     fault: str
     model: str
     prompt_tokens: int | None
     completion_tokens: int | None
+    detail: str = ""
 
 
 @dataclass
@@ -96,10 +108,11 @@ class Client:
         """POST a chat completion within the deadline; never raises for what the network or the service does."""
         began = time.monotonic()
         headers = {"Content-Type": "application/json", "X-Request-Key": key}
-        outcome = await self.request("POST", self.chat, content=body, headers=headers)
+        outcome = await self.request("POST", self.chat, chat=True, content=body, headers=headers)
         return replace(outcome, seconds=time.monotonic() - began)
 
-    async def request(self, method: str, path: str | httpx2.URL, **given: Any) -> Outcome:
+    async def request(self, method: str, path: str | httpx2.URL, *, chat: bool = False, **given: Any) -> Outcome:
+        """Send one request and classify its answer; of a `chat` a streamed answer is put together."""
         import httpx2
 
         try:
@@ -111,14 +124,31 @@ class Client:
             return Outcome("failed", 0, "", f"connect: {type(error).__name__}: {str(error)[:200]}")
         except (TimeoutError, httpx2.HTTPError, zlib.error) as error:
             return Outcome("unknown", 0, "", f"{type(error).__name__}: {str(error)[:200]}")
-        text = self._without_key(raw.decode("utf-8", "backslashreplace"))
+        text = self.without_key(raw.decode("utf-8", "backslashreplace"))
         if status == 200 and not whole:
             return Outcome("reply", status, text[: 1 << 16], "body_too_large")
-        return classify(status, headers, text)
+        if chat and status == 200 and is_stream(headers.get("content-type", ""), text):
+            text, ended = assemble(text)
+            if not ended:
+                return Outcome("unknown", 0, "", "the stream broke off")
+        return self.classified(status, headers, text)
 
-    def _without_key(self, text: str) -> str:
+    def classified(self, status: int, headers: Mapping[str, str], body: str) -> Outcome:
+        """What an answer means; the service's words in it are cleared of the key however short it is."""
+        outcome = classify(status, headers, body)
+        if outcome.error is None or self.key is None or len(self.key) < 4:
+            return outcome
+        message = outcome.error.message.replace(self.key, "[key]")
+        return replace(
+            outcome,
+            body=outcome.body.replace(self.key, "[key]"),
+            reason=outcome.reason.replace(self.key, "[key]"),
+            error=replace(outcome.error, message=message),
+        )
+
+    def without_key(self, text: str) -> str:
         """Some services quote the key that they refuse, and what they say goes to the journal and the screen."""
-        secret = self.key is not None and len(self.key) >= 16  # a local server's "EMPTY" is none
+        secret = self.key is not None and len(self.key) >= 16  # a local server's "EMPTY" may be a word of an answer
         return text.replace(self.key or "", "[key]") if secret else text
 
     async def download(self, path: str, to: Path) -> Outcome:
@@ -129,8 +159,8 @@ class Client:
             async with self._stream("GET", path) as response:
                 if response.status_code != 200:
                     raw, _ = await _read_limited(response)
-                    text = self._without_key(raw.decode("utf-8", "backslashreplace"))
-                    return classify(response.status_code, response.headers, text)
+                    text = self.without_key(raw.decode("utf-8", "backslashreplace"))
+                    return self.classified(response.status_code, response.headers, text)
                 with open(to, "wb") as file:
                     async for chunk in response.aiter_bytes(1 << 16):
                         file.write(chunk)
@@ -156,40 +186,52 @@ class Client:
 async def _read_limited(response: httpx2.Response) -> tuple[bytes, bool]:
     """(bytes, whether that is all); unpacks gzip itself, so that a small body cannot become a large one."""
     unpack = zlib.decompressobj(47) if response.headers.get("content-encoding", "") in ("gzip", "deflate") else None
+    most = LARGEST_STREAM if "text/event-stream" in response.headers.get("content-type", "") else LARGEST_BODY
     data = bytearray()
     async for chunk in response.aiter_raw(1 << 16):
-        data += unpack.decompress(chunk, LARGEST_BODY + 1 - len(data)) if unpack else chunk
-        if len(data) > LARGEST_BODY:
-            return bytes(data[:LARGEST_BODY]), False
+        data += unpack.decompress(chunk, most + 1 - len(data)) if unpack else chunk
+        if len(data) > most:
+            return bytes(data[:most]), False
     return bytes(data), True
 
 
 def classify(status: int, headers: Mapping[str, str], body: str) -> Outcome:
     """What an HTTP answer means for the request and for the run."""
     if status == 200:
-        return Outcome("reply", status, body)
-    code, message = _error_of(body)
-    said = f"{status} {code or ''} {message}".strip()[:300]
-    if status == 402 or "insufficient_quota" in code or "billing" in code:
-        return Outcome("stop_quota", status, body, said)
+        inside = error_in_reply(body)
+        if inside is None:
+            return Outcome("reply", status, body)
+        error, status = inside, inside.status or _status_of(inside)
+    else:
+        error = read_error(body)
+    said = error.said(status)
+    about = subject_of(status, error)
+    wait = retry_after(headers.get("retry-after"), time.time())
+
+    def outcome(kind: Kind, seconds: float | None = None) -> Outcome:
+        return Outcome(kind, status, body, said, seconds, error=error, about=about)
+
+    if about == "quota":
+        return outcome("stop_quota")
     if status == 429:
-        return Outcome("limited", status, body, said, retry_after(headers.get("retry-after"), time.time()))
-    if status in (401, 403) or status in (404, 405) or 300 <= status < 400:
-        return Outcome("stop_recipe", status, body, said)
+        return outcome("limited", wait)
     if status in (408, 409, 425) or status >= 500:
-        return Outcome("failed", status, body, said, retry_after(headers.get("retry-after"), time.time()))
-    return Outcome("refused", status, body, said)
+        return outcome("failed", wait)
+    if status == 403 and about == "content":  # moderation: this one request
+        return outcome("refused")
+    if status in (401, 403, 404, 405) or 300 <= status < 400 or about in ("key", "model"):
+        return outcome("stop_recipe")
+    return outcome("refused")
 
 
-def _error_of(body: str) -> tuple[str, str]:
-    """(code and type, message) of an OpenAI error body; empty where it is none."""
-    try:
-        error = json.loads(body)["error"]
-        if isinstance(error, str):
-            return "", error
-        return f"{error.get('code') or ''} {error.get('type') or ''}".strip(), str(error.get("message") or "")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return "", ""
+def _status_of(error: ServiceError) -> int:
+    """The status that a 200 with an error should have had, by the words of its code."""
+    code = error.code.lower()
+    if "rate_limit" in code or "too_many" in code or "overloaded" in code or "resource_exhausted" in code:
+        return 429
+    if "server_error" in code or "internal" in code or "unavailable" in code or "timeout" in code:
+        return 500
+    return 400
 
 
 def retry_after(value: str | None, now: float) -> float | None:
@@ -206,6 +248,13 @@ def retry_after(value: str | None, now: float) -> float | None:
     return min(max(0.0, seconds), 86_400.0) if math.isfinite(seconds) else None
 
 
+THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking")  # fields of a message
+TEXT_PARTS = ("text", "output_text")
+STILL_THINKING = (
+    "the reply was cut off while thinking: raise --max-tokens, or --extra-body '{\"enable_thinking\": false}'"
+)
+
+
 def read_completion(body: str, reason: str = "") -> Completion:
     """The answer in a reply's body. Never raises: a body that holds none has a `fault` and no text."""
     if reason:
@@ -213,27 +262,60 @@ def read_completion(body: str, reason: str = "") -> Completion:
     try:
         tree = json.loads(body)
     except (ValueError, RecursionError):
-        return Completion(None, "empty_body" if not body.strip() else "not_json", "", None, None)
+        return Completion(None, "empty_body" if not body.strip() else "not_json", "", None, None, _start_of(body))
     if not isinstance(tree, dict):
-        return Completion(None, "not_json", "", None, None)
+        return Completion(None, "not_json", "", None, None, _start_of(body))
     usage = tree["usage"] if isinstance(tree.get("usage"), dict) else {}
     prompt, completion = (_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
     model = tree["model"] if isinstance(tree.get("model"), str) else ""
     choices = tree.get("choices")
     first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else None
     message = first.get("message") if first and isinstance(first.get("message"), dict) else None
-    text, fault = None, ""
     if first is None or message is None:
-        fault = "no_choices"
-    elif first.get("finish_reason") == "content_filter":
-        fault = "content_filter"
-    elif first.get("finish_reason") == "length":
-        fault = "cut_off"
-    elif not isinstance(message.get("content"), str):
-        fault = "refusal" if isinstance(message.get("refusal"), str) else "no_content"
-    else:
-        text = message["content"]
-    return Completion(text, fault, model, prompt, completion)
+        return Completion(None, "no_choices", model, prompt, completion, f"no choices in {_start_of(body)}")
+    text, fault, detail = content_of(message), "", ""
+    finish = first.get("finish_reason")
+    thought = any(message.get(name) for name in THOUGHTS) or _reasoned(usage)
+    if finish == "content_filter":
+        fault, detail = "content_filter", "the service's content filter stopped the reply"
+    elif finish == "length":
+        spoken = text and without_thoughts(text)
+        after = f" after {completion} tokens" if completion else ""
+        fault, detail = "cut_off", f"the reply was cut off{after}: raise --max-tokens"
+        if not spoken and (thought or text):
+            detail = STILL_THINKING
+    elif text is None:
+        refusal = message.get("refusal")
+        fault, detail = "no_content", "the reply has thoughts and no answer" if thought else "the reply has no content"
+        if isinstance(refusal, str):
+            fault, detail = "refusal", refusal[:200]
+    elif thought and not text.strip():
+        fault, detail = "no_content", "the reply has thoughts and no answer"
+    return Completion(None if fault else text, fault, model, prompt, completion, detail)
+
+
+def content_of(message: Mapping[str, Any]) -> str | None:
+    """The text of a message: its content, or the text parts of it joined; thoughts and other parts are left out."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return None
+    texts = [part["text"] for part in content if isinstance(part, dict) and _is_text(part)]
+    return "".join(texts) if texts else None
+
+
+def _is_text(part: Mapping[str, Any]) -> bool:
+    return part.get("type") in TEXT_PARTS and isinstance(part.get("text"), str) and part.get("thought") is not True
+
+
+def _reasoned(usage: Mapping[str, Any]) -> bool:
+    details = usage.get("completion_tokens_details")
+    return isinstance(details, dict) and bool(_count(details.get("reasoning_tokens")))
+
+
+def _start_of(body: str) -> str:
+    return read_error(body).message[:200] or body.strip()[:200]
 
 
 def _count(value: Any) -> int | None:

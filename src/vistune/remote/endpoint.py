@@ -5,22 +5,40 @@ Endpoint + journal folder -> Asker
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vistune.remote.asker import Asker
+from vistune.errors import RecipeError
+from vistune.remote.asker import Asker, log
 from vistune.remote.budget import Price, read_prices, unpriced
 from vistune.remote.client import Client, read_key
 from vistune.remote.journal import Journal
 from vistune.remote.pace import Pace
 
+OWN_FIELDS = {  # of a request's body, and what sets them
+    "model": "--model",
+    "messages": "the prompts",
+    "stream": "the service: replies are streamed where it takes nothing else",
+    "stream_options": "the service: replies are streamed where it takes nothing else",
+    "n": "vistune: one reply a request",
+    "best_of": "vistune: one reply a request",
+    "max_tokens": "--max-tokens",
+    "max_completion_tokens": "--max-tokens",
+    "temperature": "--temperature",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Which model, where, at what pace and price; `budget` in dollars, keys from `key_file` or the environment."""
+    """Which model, where, at what pace and price; `budget` in dollars, keys from `key_file` or the environment.
+
+    `extra_body`: fields added to every request, such as {"enable_thinking": False} · `max_tokens`: of every reply, in
+    place of the defaults.
+    """
 
     model: str
     base_url: str = "https://api.openai.com/v1"
@@ -33,6 +51,18 @@ class Endpoint:
     budget: float | None = None
     prices: Path | None = None
     allow_drift: bool = False
+    extra_body: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    max_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        check_extra_body(self.extra_body)
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise RecipeError(f"--max-tokens {self.max_tokens}: is less than 1", "give a whole number of tokens")
+
+    def asked_with(self) -> dict[str, Any]:
+        """The settings for a journal's header that differ from the defaults."""
+        more: dict[str, Any] = {"extra_body": dict(self.extra_body)} if self.extra_body else {}
+        return more if self.max_tokens is None else {**more, "max_tokens": self.max_tokens}
 
     def price(self) -> Price | None:
         """What the model costs. Raises RecipeError where a budget is to be kept and no price is known."""
@@ -41,8 +71,15 @@ class Endpoint:
             raise unpriced(self.model)
         return price
 
-    def open(self, folder: Path, header: Mapping[str, Any], *, seed: int = 0) -> Asker:
-        """The journal of `folder` and a client to go on with it; `header` says what its answers depend on."""
+    def open(
+        self, folder: Path, header: Mapping[str, Any], *, seed: int = 0, report: Callable[[str], None] = log.warning
+    ) -> Asker:
+        """Open the journal of `folder` and a client to continue it.
+
+        Args:
+            header: what the journal's answers depend on.
+            report: takes a line for a person, such as a parameter that the service refuses.
+        """
         key = read_key(os.environ, self.key_file)
         journal = Journal(folder)
         try:
@@ -62,7 +99,41 @@ class Endpoint:
                 budget=self.budget,
                 allow_drift=self.allow_drift,
                 seed=seed,
+                added=tuple(self.extra_body),
+                report=report,
             )
         except BaseException:
             journal.close()
             raise
+
+
+def read_extra_body(text: str | None) -> dict[str, Any]:
+    """The object of `--extra-body`; empty if it was not given. Raises RecipeError for what is not a JSON object."""
+    if text is None:
+        return {}
+    example = """write for example --extra-body '{"enable_thinking": false}'"""
+
+    def refuse(name: str) -> Any:
+        raise RecipeError(f"--extra-body: {name} is not JSON", "write a number, a string, true, false or null")
+
+    try:
+        tree = json.loads(text, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(f"--extra-body {text}: is not JSON: {error}", example) from None
+    if not isinstance(tree, dict):
+        raise RecipeError(f"--extra-body {text}: is not a JSON object", example)
+    check_extra_body(tree)
+    return tree
+
+
+def check_extra_body(extra: Mapping[str, Any]) -> None:
+    """Raise RecipeError for a field that something else sets, or a value that JSON cannot hold."""
+    if not isinstance(extra, Mapping) or not all(isinstance(name, str) and name for name in extra):
+        raise RecipeError(f"extra_body {extra!r}: is not an object", "give names and values")
+    for name in extra:
+        if name in OWN_FIELDS:
+            raise RecipeError(f"--extra-body: `{name}` is set by {OWN_FIELDS[name]}", f"leave `{name}` out of it")
+    try:
+        json.dumps(dict(extra), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"extra_body cannot be written as JSON: {error}", "use plain values") from None

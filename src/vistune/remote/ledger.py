@@ -21,7 +21,10 @@ from vistune.remote.journal import Journal
 
 @dataclass
 class Ledger:
-    """What the journal says so far: where each reply lies, which questions are refused for good, and the money."""
+    """What the journal says so far: where each reply lies, which questions this run saw refused, and the money.
+
+    `dialects`: the form that each endpoint takes, as the last run learned it.
+    """
 
     replies: dict[str, int] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
@@ -37,6 +40,7 @@ class Ledger:
     completion_tokens: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
     chunks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    dialects: dict[str, Any] = field(default_factory=dict)
 
     def take(self, offset: int, record: Mapping[str, Any]) -> None:
         """One record more, in the order of the journal; a key's first reply is its answer."""
@@ -57,6 +61,8 @@ class Ledger:
             self.outcomes["reply"] += 1
         elif kind == "chunk":
             self.chunks[record["chunk"]] = {**self.chunks.get(record["chunk"], {}), **record}
+        elif kind == "dialect":
+            self.dialects[str(record["endpoint"])] = record["dialect"]
         elif kind == "failure":
             worst = self.open_intents.pop((key, record["send"]), 0.0)
             self.outcomes[record["kind"]] += 1
@@ -65,6 +71,11 @@ class Ledger:
             elif record["kind"] == "unknown":
                 self.maybe_dollars += worst
                 self.maybe_billed += 1
+
+    @property
+    def holds_answers(self) -> bool:
+        """Whether anything that was paid for is in it, or under way in a batch."""
+        return bool(self.replies) or any(chunk["step"] != "finished" for chunk in self.chunks.values())
 
     def forget_the_killed(self) -> None:
         """Intents that a killed run left without an outcome may have been billed: their worst case counts as spent."""
@@ -79,6 +90,7 @@ def read_ledger(journal: Journal) -> Ledger:
     for offset, record in journal.records():
         ledger.take(offset, record)
     ledger.forget_the_killed()
+    ledger.refused.clear()  # what was refused in another run is asked again: its cause may be mended
     if journal.bad:
         ledger.outcomes["damaged_line"] = len(journal.bad)
         rows = [{"line": bad.number, "why": bad.why} for bad in journal.bad]

@@ -132,6 +132,11 @@ class Pace:
             self.slots = min(float(self.concurrency), max(1.0, wider))
             self.changed.notify_all()
 
+    async def answered(self) -> None:
+        """The service answered and took nothing: it is not down, and it is not known to bear more."""
+        async with self.changed:
+            self.failures, self.failing_since = 0, None
+
     async def failed(self) -> None:
         """A failure of the service's or the network's."""
         async with self.changed:

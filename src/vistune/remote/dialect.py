@@ -1,0 +1,159 @@
+"""Which form of a chat request a service takes, learned from what it refuses.
+
+refusal of a parameter + Dialect -> Dialect -> the same request in the form that the service takes
+A request's key in the journal is the hash of its body before this: another form never asks a question twice.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from vistune.remote.refusals import ServiceError
+
+LENGTH_FIELDS = ("max_tokens", "max_completion_tokens")
+NEEDED = frozenset(("model", "messages", "stream", "stream_options", *LENGTH_FIELDS))
+
+_REFUSED = re.compile(
+    r"not support|unsupported|(?:doesn|isn|aren|can)['’]t|does not|unrecogni[sz]ed|unknown|unexpected|not permitted|"
+    r"not allowed|not accept|not available|forbidden|extra (?:inputs|fields)|only the default|deprecated|no longer|"
+    r"cannot be|may only be|must be (?:unset|omitted|removed|equal|set|default|\d)|only \d|\bis (?:fixed|ignored)|"
+    r"invalid|incompatible|please remove|instead|지원하지|지원되지|허용되지|不支持",
+    re.IGNORECASE,
+)
+_CERTAIN = re.compile(
+    r"unsupported_parameter|unsupported parameter|\binstead\b|extra inputs|extra_forbidden|unrecogni[sz]ed|"
+    r"unknown (?:field|parameter|argument|name)|unexpected keyword",
+    re.IGNORECASE,
+)
+_BOUNDS = re.compile(
+    r"\bbetween\b|\brange\b|less than|greater than|larger than|smaller than|at most|at least|\btoo (?:large|high|big|"
+    r"small|low|long)|<=|>=|≤|≥|maximum|minimum|exceed|context",
+    re.IGNORECASE,
+)
+_STREAM_WANTED = re.compile(
+    r"non[- _]?stream|stream\W{0,4}false|only\s+(?:\w+\s+){0,3}stream|stream\w*(?:\s+\w+)?\s+only\b|"
+    r"stream\w*\W{0,3}\s*(?:mode\s+|parameter\s+|option\s+|field\s+)?(?:is|must|should|has|needs?)\s+(?:to\s+)?(?:be\s+)?"
+    r"(?:set\s+)?(?:to\s+)?\W?(?:true|required|mandatory|enabled|on)\b|"
+    r"(?:set|enable|use|pass|requires?|must|needs?|without)\W+(?:the\W+|be\W+|to\W+|set\W+)*stream|"
+    r"stream\W{0,3}\s*[=:]\s*\W?true|스트리밍|流式",
+    re.IGNORECASE,
+)
+_STREAM_REFUSED = re.compile(
+    r"stream\w*(?:\s+\w+)?\s+(?:is\s+|are\s+)?not\b|not\s+(?:support|allow)\w*\s+stream", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """The form that a service takes; the default is OpenAI's chat completion as it always was."""
+
+    length_field: str = "max_tokens"
+    left_out: tuple[str, ...] = ()
+    stream: bool = False
+    stream_usage: bool = True
+
+    def apply(self, body: bytes, *, batch: bool = False) -> bytes:
+        """A request's body in this form; the same bytes where nothing differs. A batch never streams."""
+        stream = self.stream and not batch
+        if self.length_field == "max_tokens" and not self.left_out and not stream:
+            return body
+        tree = {name: value for name, value in json.loads(body).items() if name not in self.left_out}
+        if "max_tokens" in tree:
+            tree[self.length_field] = tree.pop("max_tokens")
+        if stream:
+            tree["stream"] = True
+            if self.stream_usage:
+                tree["stream_options"] = {"include_usage": True}
+        return json.dumps(tree, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
+
+    def adapted(self, error: ServiceError, body: bytes, *, kept: Collection[str] = (), batch: bool = False) -> Dialect:
+        """The form in which a refused request may be taken; this one where the refusal names no parameter of ours.
+
+        `kept`: fields that the user added, which are never left out.
+        """
+        changed = self
+        if self.stream and not batch and re.search(r"stream_options|include_usage", error.words):
+            return replace(self, stream_usage=False) if self.stream_usage else self
+        other = LENGTH_FIELDS[1 - LENGTH_FIELDS.index(self.length_field)]
+        if _refuses(error, self.length_field) or _requires(error, other):
+            changed = replace(changed, length_field=other)
+        for name in sorted(set(_keys(body)) - NEEDED - set(kept) - set(self.left_out)):
+            if _refuses(error, name):
+                changed = replace(changed, left_out=(*changed.left_out, name))
+        if not batch and _about_stream(error, wanted=not self.stream):
+            changed = replace(changed, stream=not self.stream)
+        return changed
+
+    def changes(self, before: Dialect) -> str:
+        """What this form does in another way than `before`, in one line for a person."""
+        parts = []
+        if self.length_field != before.length_field:
+            parts.append(f"takes {self.length_field} in place of {before.length_field}")
+        if names := [name for name in self.left_out if name not in before.left_out]:
+            parts.append(f"refuses {', '.join(names)}, which is left out")
+        if self.stream != before.stream:
+            parts.append("only streams, so replies are streamed" if self.stream else "does not stream")
+        if self.stream_usage != before.stream_usage:
+            parts.append("refuses stream_options, so a reply's tokens count at their upper bound")
+        return f"the service {' and '.join(parts)}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def read_dialect(tree: Any) -> Dialect:
+    """A form that an earlier run wrote into the journal; the default where it cannot be read."""
+    if not isinstance(tree, Mapping) or tree.get("length_field") not in LENGTH_FIELDS:
+        return Dialect()
+    left_out = tree.get("left_out")
+    names = tuple(str(name) for name in left_out) if isinstance(left_out, list) else ()
+    return Dialect(
+        str(tree["length_field"]),
+        tuple(name for name in names if name not in NEEDED),
+        tree.get("stream") is True,
+        tree.get("stream_usage") is not False,
+    )
+
+
+def _keys(body: bytes) -> list[str]:
+    tree = json.loads(body)
+    return list(tree) if isinstance(tree, dict) else []
+
+
+def _names(error: ServiceError, key: str) -> bool:
+    """Whether an error is about one parameter, by its field or its words."""
+    return error.param.split(".")[-1] == key or bool(re.search(rf"(?<!\w){re.escape(key)}(?!\w)", error.message))
+
+
+def _refuses(error: ServiceError, key: str) -> bool:
+    """Whether the parameter itself is refused, not its value's size."""
+    if not _names(error, key) and not re.search(rf"(?<!\w){re.escape(key)}(?!\w)", error.message, re.IGNORECASE):
+        return False
+    if _CERTAIN.search(error.words):
+        return True
+    certain = error.param.split(".")[-1] == key or bool(_REFUSED.search(error.words))
+    return certain and not _BOUNDS.search(error.message)
+
+
+def _requires(error: ServiceError, key: str) -> bool:
+    return (
+        _names(error, key)
+        and bool(re.search(r"\b(?:required|missing|instead|use)\b", error.words, re.IGNORECASE))
+        and (not _BOUNDS.search(error.message) or bool(_CERTAIN.search(error.words)))
+    )
+
+
+def _about_stream(error: ServiceError, *, wanted: bool) -> bool:
+    if wanted:
+        message = error.message
+        if error.param == "stream":
+            return True
+        refused = _STREAM_REFUSED.search(message) and not re.search(
+            r"non[- _]?stream|stream\W{0,4}false", message, re.I
+        )
+        return bool(_STREAM_WANTED.search(message)) and not refused
+    return bool(_STREAM_REFUSED.search(error.message)) or error.param == "stream"
