@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_teacher import TEXTS, Behaviour, FakeTeacher, Request, answer_line, complete_batch, completion, good, streamed
+from fake_teacher import TEXTS, Behaviour, FakeTeacher, Request, completion, good, streamed
 from PIL import Image
 
 from vistune import cli
@@ -142,23 +142,28 @@ def test_a_run_that_is_refused_whole_stops_early_in_the_services_words_and_runs_
     assert len(generate.rows()) == 24
 
 
+def error(message: str, **fields: Any) -> dict[str, Any]:
+    return {"error": {"message": message, **fields}}
+
+
+VLLM_LENGTH = (
+    "'max_tokens' or 'max_completion_tokens' is too large: 1024. This model's maximum context length is 1024 tokens"
+)
 WHOLE: dict[str, tuple[int, Any, int]] = {
-    "context": (400, {"error": {"message": f"This model's maximum context length is 512 tokens, {WORDS}", "code": 400}}, 5),
-    "context, vLLM": (400, {"error": {"message": "'max_tokens' or 'max_completion_tokens' is too large: 1024. This model's "
-                      f"maximum context length is 1024 tokens, {WORDS}", "param": "max_tokens", "code": 400}}, 5),
-    "context, llama.cpp": (400, {"error": {"code": 400, "type": "exceed_context_size_error", "message": WORDS}}, 5),
-    "key": (400, {"error": {"message": f"Incorrect API key provided: {KEY}. {WORDS}", "code": "invalid_api_key"}}, 1),
-    "key, Gemini": (400, [{"error": {"code": 400, "message": f"API key not valid. {WORDS}", "status": "INVALID_ARGUMENT"}}], 1),
+    "context": (400, error(f"This model's maximum context length is 512 tokens, {WORDS}", code=400), 5),
+    "context, vLLM": (400, error(f"{VLLM_LENGTH}, {WORDS}", param="max_tokens", code=400), 5),
+    "context, llama.cpp": (400, error(WORDS, code=400, type="exceed_context_size_error"), 5),
+    "key": (400, error(f"Incorrect API key provided: {KEY}. {WORDS}", code="invalid_api_key"), 1),
+    "key, Gemini": (400, [error(f"API key not valid. {WORDS}", code=400, status="INVALID_ARGUMENT")], 1),
     "key, 403": (403, {"error": f"Invalid API key, {WORDS}"}, 1),
-    "model": (400, {"error": {"message": f"The model `m` does not exist, {WORDS}"}}, 1),
+    "model": (400, error(f"The model `m` does not exist, {WORDS}"), 1),
     "model, Ollama": (404, {"error": f"model 'm' not found, {WORDS}"}, 1),
-    "OpenRouter, 401 in a 200": (200, {"error": {"code": 401, "message": WORDS}}, 1),
-    "OpenRouter, 400 in a 200": (200, {"error": {"code": 400, "message": WORDS}}, 5),
-    "range": (400, {"error": {"message": f"temperature must be between 0 and 0.5, {WORDS}", "param": "temperature"}}, 5),
-    "max_tokens too large": (400, {"error": {"message": f"max_tokens is too large: 768, {WORDS}", "param": "max_tokens",
-                             "code": "invalid_value"}}, 5),
-    "an unknown parameter": (400, {"error": {"message": f"Unsupported parameter: 'messages', {WORDS}"}}, 5),
-}  # fmt: skip
+    "OpenRouter, 401 in a 200": (200, error(WORDS, code=401), 1),
+    "OpenRouter, 400 in a 200": (200, error(WORDS, code=400), 5),
+    "range": (400, error(f"temperature must be between 0 and 0.5, {WORDS}", param="temperature"), 5),
+    "too large": (400, error(f"max_tokens is too large: 768, {WORDS}", param="max_tokens", code="invalid_value"), 5),
+    "a parameter that is needed": (400, error(f"Unsupported parameter: 'messages', {WORDS}"), 5),
+}
 
 
 @pytest.mark.parametrize("name", WHOLE)
@@ -233,34 +238,45 @@ def only_streams(body: Any, status: int = 400) -> Callable[[Request], Behaviour]
 
 
 DEFAULT_ONLY = (
-    "Unsupported value: 'temperature' does not support 0.7 with this model. Only the default (1) value is supported."
+    "Unsupported value: 'temperature' does not support 0.7 with this model. Only the default (1) is supported."
 )
+KIMI = "invalid temperature: only 1 is allowed for this model"
+CLAUDE = "`temperature` is deprecated for this model."
+INSTEAD = "max_tokens is not supported, use max_completion_tokens"
+DASHSCOPE = "This model only support stream mode, please enable the stream parameter to access the model."
+QWEN = "parameter.enable_thinking must be set to false for non-streaming calls"
+MISSING = {"detail": [{"loc": ["body", "max_completion_tokens"], "msg": "Field required", "type": "missing"}]}
+STREAM_422 = {"detail": [{"loc": ["body", "stream"], "msg": "Input should be True"}]}
+
+
+def needs_other_field(request: Request) -> Behaviour:
+    return Behaviour() if "max_completion_tokens" in request.tree else refusal(422, MISSING)
+
+
+def takes_no_system(request: Request) -> Behaviour:
+    if request.tree["messages"][0]["role"] == "system":
+        return refusal(400, {"object": "error", "message": "System role not supported", "code": 400})
+    return Behaviour()
+
+
+RENAMED, DROPPED = "takes max_completion_tokens in place of max_tokens", "refuses temperature, which is left out"
 ADAPTED: dict[str, tuple[Callable[[Request], Behaviour], str]] = {
-    "max_tokens": (wants("max_tokens", "max_completion_tokens"), "takes max_completion_tokens in place of max_tokens"),
-    "max_tokens, 422": (lacks("max_tokens", forbidden("max_tokens"), 422), "takes max_completion_tokens in place"),
-    "max_tokens, a text": (lacks("max_tokens", {"error": "max_tokens is not supported, use max_completion_tokens"}), "takes max"),
-    "max_completion_tokens missing": (
-        lambda request: Behaviour() if "max_completion_tokens" in request.tree else refusal(
-            422, {"detail": [{"loc": ["body", "max_completion_tokens"], "msg": "Field required", "type": "missing"}]}),
-        "takes max_completion_tokens"),
-    "temperature": (lacks("temperature", {"error": {"message": DEFAULT_ONLY, "param": "temperature",
-                    "code": "unsupported_value"}}), "refuses temperature, which is left out"),
-    "temperature, Kimi": (lacks("temperature", {"error": {"message": "invalid temperature: only 1 is allowed for this model"}}),
-                          "refuses temperature"),
-    "temperature, Anthropic": (lacks("temperature", {"error": {"message": "`temperature` is deprecated for this model."}}),
-                               "refuses temperature"),
-    "temperature, 422": (lacks("temperature", forbidden("temperature"), 422), "refuses temperature"),
-    "temperature, in a 200": (lacks("temperature", {"error": {"code": 400, "message": "temperature is not supported"}}, 200),
-                              "refuses temperature"),
-    "streaming": (only_streams({"error": {"message": "only streaming is supported"}}), "only streams"),
-    "streaming, DashScope": (only_streams({"error": {"message": "This model only support stream mode, please enable the "
-                             "stream parameter to access the model."}}), "only streams"),
-    "streaming, enable_thinking": (only_streams({"error": {"message": "parameter.enable_thinking must be set to false for "
-                                   "non-streaming calls"}}), "only streams"),
+    "max_tokens": (wants("max_tokens", "max_completion_tokens"), RENAMED),
+    "max_tokens, 422": (lacks("max_tokens", forbidden("max_tokens"), 422), RENAMED),
+    "max_tokens, a text": (lacks("max_tokens", {"error": INSTEAD}), RENAMED),
+    "max_completion_tokens missing": (needs_other_field, RENAMED),
+    "temperature": (lacks("temperature", error(DEFAULT_ONLY, param="temperature", code="unsupported_value")), DROPPED),
+    "temperature, Kimi": (lacks("temperature", error(KIMI)), DROPPED),
+    "temperature, Anthropic": (lacks("temperature", error(CLAUDE)), DROPPED),
+    "temperature, 422": (lacks("temperature", forbidden("temperature"), 422), DROPPED),
+    "temperature, in a 200": (lacks("temperature", error("temperature is not supported", code=400), 200), DROPPED),
+    "streaming": (only_streams(error("only streaming is supported")), "only streams"),
+    "streaming, DashScope": (only_streams(error(DASHSCOPE)), "only streams"),
+    "streaming, Qwen": (only_streams(error(QWEN)), "only streams"),
     "streaming, Codex": (only_streams({"detail": "Stream must be set to true"}), "only streams"),
-    "streaming, 422": (only_streams({"detail": [{"loc": ["body", "stream"], "msg": "Input should be True"}]}, 422),
-                       "only streams"),
-}  # fmt: skip
+    "streaming, 422": (only_streams(STREAM_422, 422), "only streams"),
+    "system": (takes_no_system, "takes no system message"),
+}
 
 
 @pytest.mark.parametrize("name", ADAPTED)
@@ -337,42 +353,6 @@ def test_a_parameter_that_is_refused_in_every_form_ends_the_run(generate: Comman
     assert done.code == 2
     assert "Unsupported parameter: max_completion_tokens" in done.err
     assert len(teacher.asked) <= 5
-
-
-@pytest.mark.parametrize("name", ["max_tokens", "temperature"])
-def test_batches_are_adapted_too(generate: Command, teacher: FakeTeacher, name: str) -> None:
-    behave, words = ADAPTED[name]
-
-    def line(asked: dict[str, Any]) -> dict[str, Any]:
-        request = Request(0, "POST", "", {}, json.dumps(asked["body"]).encode(), 0)
-        refused = behave(request)
-        if refused.body is None:
-            return answer_line(asked)
-        response = {"status_code": refused.status, "body": json.loads(refused.body)}
-        return {"custom_id": asked["custom_id"], "response": response, "error": None}
-
-    teacher.batch_step = lambda given: complete_batch(given, line)
-    done = generate("--batch")
-    assert done.code == 0, done.err
-    assert words in done.err
-    assert len(generate.rows()) == 24
-    assert len(teacher.batches) == 2
-
-
-def test_a_batch_that_is_refused_whole_ends_in_the_services_words_and_is_asked_again(
-    generate: Command, teacher: FakeTeacher
-) -> None:
-    def line(asked: dict[str, Any]) -> dict[str, Any]:
-        response = {"status_code": 400, "body": {"error": {"message": WORDS}}}
-        return {"custom_id": asked["custom_id"], "response": response, "error": None}
-
-    teacher.batch_step = lambda given: complete_batch(given, line)
-    done = generate("--batch")
-    assert done.code == 2
-    assert WORDS in done.err
-    teacher.batch_step = complete_batch
-    assert generate("--batch").code == 0
-    assert len(generate.rows()) == 24
 
 
 REFUSED_ALONE = {
@@ -509,6 +489,15 @@ def test_a_reply_that_is_cut_off_while_thinking_says_what_to_do(generate: Comman
     done = generate("--tries", "1")
     assert done.code == 3
     assert "cut off while thinking: raise --max-tokens, or --extra-body '{\"enable_thinking\": false}'" in done.err
+
+
+def test_the_whole_refusal_is_told_in_korean(generate: Command, teacher: FakeTeacher) -> None:
+    teacher.behave = lambda request: refusal(400, error(WORDS))
+    generate.patch.setenv("LANG", "ko_KR.UTF-8")
+    done = generate()
+    assert done.code == 2
+    assert f"처음 3개 요청을 모두 거부했습니다. 서비스의 메시지: 400 {WORDS}" in done.err
+    assert "같은 명령을 다시 실행하세요" in done.err
 
 
 def test_the_rule_teacher_ends_with_3_too_and_is_run_again_over_nothing(

@@ -104,6 +104,79 @@ def test_one_statement_of_a_picture(name: str, language: str, question: str, ans
     assert [found.code for found in faults] == ([fault] if fault else []), faults
 
 
+DETAIL = (
+    "A dog with a red ball runs along the wide beach while the waves roll in, and its wet footprints shine in the "
+    "evening light behind it."
+)
+TALK = "Question:\nWhat is it doing?\n===\nAnswer:\nIt runs along the beach."
+QUESTION = "Question:\nWhy is it wet?\n===\nAnswer:\nIt has run through the waves, since its footprints are wet too."
+ANSWERS = {"detail": DETAIL, "caption": "A dog runs along the beach.", "conversation": TALK, "reasoning": QUESTION}
+WRAPPERS: dict[str, str] = {
+    "a thought": "<think>I look at the sentences.</think>{}",
+    "an empty thought": "<think>\n\n</think>\n\n{}",
+    "the end of a thought": "I look at the captions first.\n</think>\n\n{}",
+    "thinking": "<thinking>I cannot see the image, but well.</thinking>\n{}",
+    "Kimi": "◁think▷boxes: [0.1, 0.2]◁/think▷{}",
+    "gpt-oss": "<|channel|>analysis<|message|>x<|end|><|start|>assistant<|channel|>final<|message|>{}<|return|>",
+    "reasoning": "<reasoning>x</reasoning>{}",
+    "Magistral": "[THINK]x[/THINK]{}",
+    "answer": "<answer>{}</answer>",
+    "a thought and an answer": "<think>x</think>\n<answer>\n{}\n</answer>",
+    "GLM": "<think>x</think><|begin_of_box|>{}<|end_of_box|>",
+    "a fence": "```\n{}\n```",
+    "a thought and a fence": "<think>x</think>\n\n```text\n{}\n```\n",
+}
+OF_ONE_TEXT: dict[str, str] = {
+    "a label": "**Description:** {}",
+    "a Korean label": "설명: {}",
+    "quotation marks": '"{}"',
+    "curled ones": "“{}”",
+    "JSON": '{{"description": "{}"}}',
+    "JSON, a caption": '{{"caption": "{}"}}',
+    "JSON, an answer": '{{"answer": "{}"}}',
+    "JSON in a fence": '```json\n{{\n  "description": "{}"\n}}\n```',
+    "JSON with a thought": '{{"thinking": "the captions say so", "description": "{}"}}',
+    "JSON after a thought": '<think>x</think>{{"description": "{}",}}',
+    "a thought within JSON": '{{"description": "<think>x</think>{}"}}',
+    "a list of one": '[{{"description": "{}"}}]',
+}
+
+
+CASES = [(kind, form) for kind in ANSWERS for form in WRAPPERS]
+CASES += [(kind, form) for kind in ("detail", "caption") for form in OF_ONE_TEXT]  # in answers they are text
+
+
+@pytest.mark.parametrize(("kind", "form"), CASES)
+def test_thoughts_and_wrappers_are_no_part_of_a_sample(kind: str, form: str) -> None:
+    image = AnnotatedImage("1", Path("1.jpg"), ("A dog with a ball on a beach.",), (Box("dog", 0.1, 0.1, 0.5, 0.5),))
+    plain, faults = judge_reply(ANSWERS[kind], image, kind, "en")
+    assert plain
+    assert not faults
+    turns, faults = judge_reply((WRAPPERS | OF_ONE_TEXT)[form].format(ANSWERS[kind]), image, kind, "en")
+    assert not faults, faults
+    assert turns == plain
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+@pytest.mark.parametrize(
+    "form",
+    [
+        "<think>{}",
+        "{}<thinking>hm",
+        "{}</answer>",
+        "<answer>{}",
+        "<rubric>{}</rubric>",
+        "<think>{}</think>",
+        "◁think▷{}",
+    ],
+)
+def test_a_thought_without_end_or_a_tag_that_is_left_rejects_the_reply(kind: str, form: str) -> None:
+    image = AnnotatedImage("1", Path("1.jpg"), ("A dog with a ball on a beach.",), (Box("dog", 0.1, 0.1, 0.5, 0.5),))
+    turns, faults = judge_reply(form.format(ANSWERS[kind]), image, kind, "en")
+    assert turns == ()
+    assert [fault.code for fault in faults] == ["thinking"]
+
+
 def test_there_are_enough_replies_of_each_sort() -> None:
     good = [reply["language"] for reply in REPLIES if not reply["faults"]]
     bad = [reply["language"] for reply in REPLIES if reply["faults"]]

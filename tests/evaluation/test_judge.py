@@ -100,6 +100,55 @@ def test_refusals_and_wrong_keys_stop(tmp_path: Path, endpoint: FakeTeacher) -> 
         judge_at(endpoint, tmp_path / "b")([body(str(k)) for k in range(30)])
 
 
+def test_a_thinking_judge_is_read_and_its_thoughts_are_kept(tmp_path: Path, endpoint: FakeTeacher) -> None:
+    says(endpoint, "<think>8 of 10? No.</think>\n<answer>0.5</answer>")
+    assert judge_at(endpoint, tmp_path)([body("x")]) == ["0.5"]
+    assert "8 of 10? No." in (tmp_path / "journal.jsonl").read_text()
+    says(endpoint, "0.2</think>0.7")
+    endpoint.behave = lambda request: Behaviour(body=completion("0.2</think>0.7", finish_reason="length"))
+    assert judge_at(endpoint, tmp_path)([body("y")]) == ["0.7"]
+
+
+def test_a_judge_that_is_cut_off_while_thinking_gives_no_grade_and_says_why(
+    tmp_path: Path, endpoint: FakeTeacher
+) -> None:
+    endpoint.behave = lambda request: Behaviour(body=completion("<think>0.5 or", finish_reason="length"))
+    with pytest.raises(TeacherError, match=r"no text for 1 of 1 requests: cut_off .*cut off while thinking"):
+        judge_at(endpoint, tmp_path)([body("x", max_tokens=3)])
+    endpoint.behave = lambda request: Behaviour(body=completion("0.5"))
+    settings = {"extra_body": {"enable_thinking": False}, "max_tokens": 99, "allow_drift": True}
+    assert judge_at(endpoint, tmp_path, **settings)([body("x", max_tokens=3)]) == ["0.5"]
+    sent = endpoint.chats[-1].tree
+    assert (sent["enable_thinking"], sent["max_tokens"]) == (False, 99)
+
+
+def test_a_judge_that_refuses_parameters_is_adapted(tmp_path: Path, endpoint: FakeTeacher) -> None:
+    def behave(request: Request) -> Behaviour:
+        if "max_tokens" in request.tree:
+            message = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+            return error(400, "unsupported_parameter", message)
+        if "temperature" in request.tree:
+            return error(400, "unsupported_value", "'temperature' does not support 0.2 with this model")
+        return Behaviour(body=completion("1"))
+
+    endpoint.behave = behave
+    bodies = [body(str(k), temperature=0.2) for k in range(8)]
+    assert judge_at(endpoint, tmp_path)(bodies) == ["1"] * 8
+    assert len(endpoint.chats) == 8 + 2
+
+
+def test_a_judge_that_refuses_everything_stops_in_its_own_words_and_is_asked_again(
+    tmp_path: Path, endpoint: FakeTeacher
+) -> None:
+    bodies = [body(str(k)) for k in range(30)]
+    endpoint.behave = lambda request: error(400, "bad", "the words of this judge")
+    with pytest.raises(RecipeError, match="the words of this judge"):
+        judge_at(endpoint, tmp_path)(bodies)
+    assert len(endpoint.chats) <= 5
+    says(endpoint, "1")
+    assert judge_at(endpoint, tmp_path)(bodies) == ["1"] * 30
+
+
 def test_a_budget_is_kept(tmp_path: Path, endpoint: FakeTeacher) -> None:
     usage = {"prompt_tokens": 20, "completion_tokens": 8}
     endpoint.behave = lambda request: Behaviour(body=completion("1", usage=usage))

@@ -28,10 +28,11 @@ Images = list[AnnotatedImage]
 
 
 def write(images: Images, teacher: FakeTeacher, out: Path, wishes: Wishes = WISHES, **service: Any) -> Generated:
-    """One run as `vistune generate` makes it."""
+    """One run as `vistune generate` makes it; `report` takes its lines for a person."""
+    report = {"report": service.pop("report")} if "report" in service else {}
     prices = images[0].path.parent / "prices.yaml"
     given = {"model": "fake-1", "base_url": teacher.url, "prices": prices, "poll_seconds": 0.01, **service}
-    made = by_service(images, wishes, Service(**given), out, lambda *_: None)
+    made = by_service(images, wishes, Service(**given), out, lambda *_: None, **report)
     write_generated(out, made, images)
     return made
 

@@ -149,3 +149,62 @@ def test_a_post_whose_answer_was_lost_makes_no_second_batch(
     assert reference(images[:3], teacher, tmp_path / "out", batch=True) == wanted
     assert len(teacher.batches) == 1
     assert len(lines_of(teacher, teacher.batches["batch-0"])) == 12
+
+
+def refusing(refused: Callable[[dict[str, Any]], str], status: int = 400) -> Callable[[dict[str, Any]], None]:
+    """A batch whose lines are refused in these words; where there are none the line is answered."""
+
+    def line(asked: dict[str, Any]) -> dict[str, Any]:
+        words = refused(asked["body"])
+        body = {"error": {"message": words, "code": None}}
+        answer = {"custom_id": asked["custom_id"], "response": {"status_code": status, "body": body}, "error": None}
+        return answer if words else answer_line(asked)
+
+    return lambda given: complete_batch(given, line)
+
+
+PARAMETERS = {
+    "max_tokens": "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.",
+    "temperature": "'temperature' does not support 0.7 with this model.",
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_batch_whose_parameter_is_refused_is_followed_by_one_without_it(
+    tmp_path: Path, teacher: FakeTeacher, images: Images, name: str
+) -> None:
+    wanted = reference(images, teacher, tmp_path / "whole")
+    teacher.batch_step = refusing(lambda body: PARAMETERS[name] if name in body else "")
+    lines: list[str] = []
+    assert reference(images, teacher, tmp_path / "out", batch=True, report=lines.append) == wanted
+    assert len(lines) == 1
+    assert name in lines[0]
+    assert len(teacher.batches) == 2
+    assert reference(images, teacher, tmp_path / "out", batch=True) == wanted
+    assert len(teacher.batches) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"), [("nothing today", "run the same command"), ("API key not valid", "the key")]
+)
+def test_a_batch_that_is_refused_whole_ends_in_the_services_words_and_is_asked_again(
+    tmp_path: Path, teacher: FakeTeacher, images: Images, words: str, hint: str
+) -> None:
+    teacher.batch_step = refusing(lambda body: words)
+    with pytest.raises(RecipeError, match=f"{words}.*{hint}"):
+        write(images, teacher, tmp_path / "out", batch=True)
+    teacher.batch_step = complete_batch
+    assert len(write(images, teacher, tmp_path / "out", batch=True).rows) == 48
+    assert len(teacher.batches) == 2
+
+
+def test_lines_of_a_batch_that_are_refused_are_asked_again_by_the_next_run(
+    tmp_path: Path, teacher: FakeTeacher, images: Images
+) -> None:
+    teacher.batch_step = refusing(lambda body: "not this one" if "Scene number 5." in json.dumps(body) else "")
+    made = write(images, teacher, tmp_path / "out", batch=True)
+    assert len(made.rows) == 44
+    assert {reject.detail for reject in made.rejects} == {"400 not this one"}
+    teacher.batch_step = complete_batch
+    assert len(write(images, teacher, tmp_path / "out", batch=True).rows) == 48
+    assert [len(lines_of(teacher, batch)) for batch in teacher.batches.values()] == [48, 4]

@@ -68,7 +68,7 @@ class Asker:
         self.added, self.report = added, report
         self.endpoint = f"{client.base_url} {header.get('model')}"
         self.dialect = read_dialect(self.ledger.dialects.get(self.endpoint))
-        self.tried = {self.dialect}
+        self.tried, self.remembered = {self.dialect}, self.dialect
         self.refusals: Counter[str] = Counter()
         if budget is not None and price is None:
             raise unpriced(str(header.get("model")))
@@ -171,7 +171,9 @@ class Asker:
                         outcome = Outcome("unknown", 0, "", "no answer: stopping")
                         form = self.dialect
                         outcome = await self.client.complete(form.apply(body), key=f"{key}/{send}")
-                        outcome = await self.adapt(outcome, form, body)
+                        outcome = self.adapt(outcome, form, body)
+                        if outcome.kind == "reply":
+                            await self.remember(form)
                         await self._tell_pace(outcome)
                         if why := self.why_to_stop(outcome):  # before the slot is free for another one
                             self.stop(why)
@@ -184,7 +186,14 @@ class Asker:
             # Neither is a failure of the question: after a 429 it waits for the pace as long as that takes, and a
             # refused form is replaced by one that was not tried yet.
 
-    async def adapt(self, outcome: Outcome, form: Dialect, body: bytes, *, batch: bool = False) -> Outcome:
+    async def remember(self, form: Dialect) -> None:
+        """Write the form of a request that was answered into the journal, so that the next run begins with it."""
+        if form != self.remembered:
+            self.remembered = form
+            record = {"t": "dialect", "endpoint": self.endpoint, "dialect": form.to_dict(), "at": time.time()}
+            await self.keep(record)
+
+    def adapt(self, outcome: Outcome, form: Dialect, body: bytes, *, batch: bool = False) -> Outcome:
         """The outcome as `adapted` if another form of the request may be taken: one learned now, or meanwhile."""
         if outcome.error is None or outcome.kind not in ("refused", "failed", "stop_recipe"):
             return outcome
@@ -199,8 +208,6 @@ class Asker:
             self.tried.add(learned)
             self.dialect = learned
             self.report(learned.changes(form))
-            record = {"t": "dialect", "endpoint": self.endpoint, "dialect": learned.to_dict(), "at": time.time()}
-            await self.keep({**record, "changes": learned.changes(form), "words": outcome.reason})
         return replace(outcome, kind="adapted")
 
     async def _tell_pace(self, outcome: Outcome) -> None:
@@ -210,18 +217,22 @@ class Asker:
             await self.pace.limited(outcome.retry_after)
         elif outcome.kind in ("failed", "unknown"):
             await self.pace.failed()
-        elif outcome.kind == "reply" or (outcome.kind == "refused" and outcome.about == "content"):
+        elif outcome.kind == "reply" or (outcome.kind == "refused" and not self._counts(outcome)):
             await self.pace.succeeded()
         else:
             await self.pace.answered()
 
     def note_refusal(self, outcome: Outcome) -> None:
-        """Count refusals that may be of the whole run: before any answer, and not for what a picture shows."""
-        if outcome.kind == "refused" and outcome.about != "content" and not self.ledger.replies:
+        """Count a refusal that may concern the whole run."""
+        if self._counts(outcome):
             self.refusals[same_words(outcome.reason)] += 1
 
+    def _counts(self, outcome: Outcome) -> bool:
+        """Whether a refusal may concern the whole run: nothing was answered yet, and it is not about an image."""
+        return outcome.kind == "refused" and outcome.about != "content" and not self.ledger.replies
+
     def _all_refused(self, outcome: Outcome) -> bool:
-        if outcome.kind != "refused" or outcome.about == "content" or self.ledger.replies:
+        if not self._counts(outcome):
             return False
         most = LONG_REFUSALS if outcome.about == "context" else SAME_REFUSALS
         return self.refusals[same_words(outcome.reason)] >= most or self.refusals.total() >= ANY_REFUSALS

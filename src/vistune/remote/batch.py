@@ -251,7 +251,7 @@ async def _journal(asker: Asker, line: bytes, asked: _Asked, worst: float) -> in
     content = response.get("body") if status == 200 else response.get("body") or tree.get("error") or ""
     outcome = asker.client.classified(status or 500, {}, json.dumps(content, ensure_ascii=False))
     if outcome.kind != "reply":
-        outcome = await asker.adapt(outcome, asked.form, asked.bodies.get(key, b"{}"), batch=True)
+        outcome = asker.adapt(outcome, asked.form, asked.bodies.get(key, b"{}"), batch=True)
         asker.note_refusal(outcome)
         kind = outcome.kind if outcome.kind in ("refused", "adapted") else "failed"
         record = {"t": "failure", "key": key, "send": send, "kind": kind, "status": outcome.status}
@@ -259,6 +259,7 @@ async def _journal(asker: Asker, line: bytes, asked: _Asked, worst: float) -> in
         if outcome.kind in ("refused", "stop_quota", "stop_recipe") and (why := asker.why_to_stop(outcome)):
             asker.stop(why)
         return int(kind != "failed")
+    await asker.remember(asked.form)
     body = outcome.body
     reason = "body_too_large" if len(body) > LARGEST_BODY else ""
     completion = read_completion(body, reason)

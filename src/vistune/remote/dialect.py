@@ -42,6 +42,12 @@ _STREAM_WANTED = re.compile(
     r"stream\W{0,3}\s*[=:]\s*\W?true|스트리밍|流式",
     re.IGNORECASE,
 )
+_SYSTEM_REFUSED = re.compile(
+    r"\bsystem\b['\"]? (?:role|message|prompt|instruction)s?\b.{0,40}\b(?:not|un)\s?(?:support|allow|permit|enabled)|"
+    r"(?:not support|unsupported).{0,40}\bsystem\b|developer instruction is not enabled|"
+    r"only user and assistant roles|roles? must be (?:user|one of)[^.]{0,40}assistant",
+    re.IGNORECASE,
+)
 _STREAM_REFUSED = re.compile(
     r"stream\w*(?:\s+\w+)?\s+(?:is\s+|are\s+)?not\b|not\s+(?:support|allow)\w*\s+stream", re.IGNORECASE
 )
@@ -55,15 +61,18 @@ class Dialect:
     left_out: tuple[str, ...] = ()
     stream: bool = False
     stream_usage: bool = True
+    system: bool = True  # whether a message of the system role is taken
 
     def apply(self, body: bytes, *, batch: bool = False) -> bytes:
         """A request's body in this form; the same bytes where nothing differs. A batch never streams."""
         stream = self.stream and not batch
-        if self.length_field == "max_tokens" and not self.left_out and not stream:
+        if self.length_field == "max_tokens" and not self.left_out and not stream and self.system:
             return body
         tree = {name: value for name, value in json.loads(body).items() if name not in self.left_out}
         if "max_tokens" in tree:
             tree[self.length_field] = tree.pop("max_tokens")
+        if not self.system:
+            tree["messages"] = _without_system(tree["messages"])
         if stream:
             tree["stream"] = True
             if self.stream_usage:
@@ -76,6 +85,8 @@ class Dialect:
         `kept`: fields that the user added, which are never left out.
         """
         changed = self
+        if any(_names(error, name) for name in kept):
+            return self
         if self.stream and not batch and re.search(r"stream_options|include_usage", error.words):
             return replace(self, stream_usage=False) if self.stream_usage else self
         other = LENGTH_FIELDS[1 - LENGTH_FIELDS.index(self.length_field)]
@@ -84,6 +95,8 @@ class Dialect:
         for name in sorted(set(_keys(body)) - NEEDED - set(kept) - set(self.left_out)):
             if _refuses(error, name):
                 changed = replace(changed, left_out=(*changed.left_out, name))
+        if self.system and _SYSTEM_REFUSED.search(error.message):
+            changed = replace(changed, system=False)
         if not batch and _about_stream(error, wanted=not self.stream):
             changed = replace(changed, stream=not self.stream)
         return changed
@@ -99,6 +112,8 @@ class Dialect:
             parts.append("only streams, so replies are streamed" if self.stream else "does not stream")
         if self.stream_usage != before.stream_usage:
             parts.append("refuses stream_options, so a reply's tokens count at their upper bound")
+        if self.system != before.system:
+            parts.append("takes no system message, so its text leads the first question")
         return f"the service {' and '.join(parts)}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,7 +131,21 @@ def read_dialect(tree: Any) -> Dialect:
         tuple(name for name in names if name not in NEEDED),
         tree.get("stream") is True,
         tree.get("stream_usage") is not False,
+        tree.get("system") is not False,
     )
+
+
+def _without_system(messages: list[Any]) -> list[Any]:
+    """The messages with the system's text in front of the first question."""
+    if len(messages) < 2 or messages[0].get("role") != "system":
+        return messages
+    system, first, *rest = messages
+    content = first["content"]
+    if isinstance(content, str):
+        content = f"{system['content']}\n\n{content}"
+    else:
+        content = [{"type": "text", "text": system["content"]}, *content]
+    return [{**first, "content": content}, *rest]
 
 
 def _keys(body: bytes) -> list[str]:

@@ -97,11 +97,13 @@ def _read(value: Any, depth: int) -> ServiceError:
     metadata = value.get("metadata")
     if isinstance(metadata, Mapping) and isinstance(metadata.get("raw"), str):  # OpenRouter: the provider's own words
         inner = _joined([inner, replace(read_error(metadata["raw"]), status=None)])
-    codes = [str(value[name]) for name in _CODES if _is_word(value.get(name)) and str(value[name]) != message]
-    status = value.get("code")
-    return _joined(
-        [ServiceError(message, " ".join(dict.fromkeys(codes)), param, status if _is_status(status) else None), inner]
-    )
+    detail = value.get("detail")
+    if isinstance(detail, str) and detail.strip() and detail not in message:
+        message = f"{message}: {detail}"
+    codes = [str(value[name]) for name in _CODES if _is_word(value.get(name)) and not _is_status(value[name])]
+    codes = [code for code in dict.fromkeys(codes) if code != message]
+    status = int(value["code"]) if _is_status(value.get("code")) else None
+    return _joined([ServiceError(message, " ".join(codes), param, status), inner])
 
 
 def _is_word(value: Any) -> bool:
@@ -109,7 +111,9 @@ def _is_word(value: Any) -> bool:
 
 
 def _is_status(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 100 <= value < 600
+    return (isinstance(value, int) and not isinstance(value, bool) and 100 <= value < 600) or (
+        isinstance(value, str) and len(value) == 3 and value.isascii() and value.isdigit() and "1" <= value[0] <= "5"
+    )
 
 
 def _joined(errors: list[ServiceError]) -> ServiceError:
