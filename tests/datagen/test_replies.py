@@ -177,6 +177,17 @@ def test_a_thought_without_end_or_a_tag_that_is_left_rejects_the_reply(kind: str
     assert [fault.code for fault in faults] == ["thinking"]
 
 
+LABELLED = ["**Thinking:** a beach.\n\n**Description:** {}", "Thought: hm\n{}", "A beach.\nFinal answer: {}"]
+
+
+@pytest.mark.parametrize("form", LABELLED)
+def test_a_thought_under_a_label_rejects_a_single_text(form: str) -> None:
+    image = AnnotatedImage("1", Path("1.jpg"), ("A dog with a ball on a beach.",), (Box("dog", 0.1, 0.1, 0.5, 0.5),))
+    turns, faults = judge_reply(form.format(DETAIL), image, "detail", "en")
+    assert turns == ()
+    assert [fault.code for fault in faults] == ["thinking"]
+
+
 def test_there_are_enough_replies_of_each_sort() -> None:
     good = [reply["language"] for reply in REPLIES if not reply["faults"]]
     bad = [reply["language"] for reply in REPLIES if reply["faults"]]

@@ -20,18 +20,17 @@ _TRAILING_COMMA = re.compile(r",(\s*[\]}])")
 _ROLES = {"question": "question", "질문": "question", "answer": "answer", "답변": "answer", "답": "answer"}
 _FROM = {"human": "question", "user": "question", "gpt": "answer", "assistant": "answer"}
 _THOUGHTS = ("thinking", "think", "thought", "thoughts", "reasoning", "analysis", "reflection", "rationale", "생각")
-_TEXT_NAMES = (
-    "description",
-    "caption",
-    "answer",
-    "text",
-    "response",
-    "output",
-    "final_answer",
-    "detail",
-    "설명",
-    "답변",
-    "캡션",
+_TEXT_NAME = re.compile(
+    r"(?:\w+[_ -])?(?:description|caption|answer|text|response|output|detail|details|content)|설명|답변|캡션|묘사"
+)
+_THOUGHT_LABEL = re.compile(
+    r"^[*_#\s]*(?:my |let me )?(?:think(?:ing)?|thoughts?|analysis|(?:thought|reasoning) process|reasoning|"
+    r"사고 과정|생각)[*_ ]*[:：]",
+    re.IGNORECASE,
+)
+_LATER_LABEL = re.compile(
+    r"\n[*_#\s]*(?:(?:final|detailed|image) )?(?:description|final answer|설명|최종 답변|최종 설명)[*_ ]*[:：]",
+    re.IGNORECASE,
 )
 _PAIR_NAMES = (("question", "answer"), ("q", "a"), ("질문", "답변"), ("질문", "답"), ("instruction", "response"))
 
@@ -57,6 +56,8 @@ def parse_reply(text: str, kind: str, *, asked_here: bool = True) -> Turns:
         raise ReplyFault("thinking", f"the tag {tag} is in the text")
     if single and "```" in text:
         raise ReplyFault("shape", "a code fence in the text")
+    if single and (label := _THOUGHT_LABEL.match(text) or _LATER_LABEL.search(text)):
+        raise ReplyFault("thinking", f"words before the text, up to {label.group().strip()[:60]!r}")
     spoken = _from_json(text) if text[0] in "[{" and _looks_like_json(text) else _from_lines(text)
     turns = _alone(spoken, text) if single else _paired(spoken)
     _refuse_chatter(turns)
@@ -89,7 +90,7 @@ def _single_text(text: str) -> str:
         return ""
     said = {str(name).lower(): item for name, item in value.items() if str(name).lower() not in _THOUGHTS}
     [name, item] = next(iter(said.items())) if len(said) == 1 else ("", None)
-    return item if name in _TEXT_NAMES and isinstance(item, str) else ""
+    return item if _TEXT_NAME.fullmatch(name) and isinstance(item, str) else ""
 
 
 _OPENING = re.compile(

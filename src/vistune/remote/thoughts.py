@@ -14,11 +14,11 @@ _NAME = (
     r"chain[_ -]of[_ -]thought|cot)"
 )
 _OPEN = (
-    rf"<\s*{_NAME}(?:\s[^<>\n]*)?>|<\|?(?:begin[_-]of[_-](?:thought|think)|start[_-]thinking|think(?:ing)?[_-]start|think)\|?>|"
+    rf"(?:<|&lt;)\s*{_NAME}(?:\s[^<>&\n]*)?(?:>|&gt;)|<\|{_NAME}\|>|<\|?(?:begin[_-]of[_-](?:thought|think)|start[_-]thinking|think(?:ing)?[_-]start|think)\|?>|"
     r"\[\s*(?:THINK|THINKING|REASONING)\s*\]|◁\s*think(?:ing)?\s*▷|<unused94>|<details\s+type=\"reasoning\"[^<>]*>"
 )
 _CLOSE = (
-    rf"<\s*/\s*{_NAME}\s*>|<\|?(?:end[_-]of[_-](?:thought|think)|end[_-]thinking|think(?:ing)?[_-]end|/think)\|?>|"
+    rf"(?:<|&lt;)\s*/\s*{_NAME}\s*(?:>|&gt;)|<\|/{_NAME}\|>|<\|?(?:end[_-]of[_-](?:thought|think)|end[_-]think(?:ing)?|think(?:ing)?[_-]end|/think)\|?>|"
     r"\[\s*/\s*(?:THINK|THINKING|REASONING)\s*\]|◁\s*/\s*think(?:ing)?\s*▷|<unused95>"
 )
 _MARK = re.compile(rf"(?P<open>{_OPEN})|(?P<close>{_CLOSE})", re.IGNORECASE)

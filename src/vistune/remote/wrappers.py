@@ -10,11 +10,12 @@ import re
 from vistune.remote.thoughts import without_thoughts
 
 _TAGS = (
-    r"final[_ -]?answer|answer|final[_ -]?response|final|output|response|result|reply|description|caption|text|"
+    r"(?:\w+[_-])?(?:answer|response|output|description|caption|text)|final ?(?:answer|response)|final|result|reply|"
     r"conversation|dialogue|assistant"
 )
 _TAGGED = re.compile(
-    rf"^<\s*(?P<name>{_TAGS})(?:\s[^<>\n]*)?>(?P<inside>.*)<\s*/\s*(?P=name)\s*>$", re.DOTALL | re.IGNORECASE
+    rf"^<\s*(?P<name>{_TAGS}|p|div|span|b|strong|em|i|html|body)(?:\s[^<>\n]*)?>(?P<inside>.*)<\s*/\s*(?P=name)\s*>$",
+    re.DOTALL | re.IGNORECASE,
 )
 _MARKED = tuple(
     re.compile(rf"^{begin}(?P<inside>.*){end}$", re.DOTALL | re.IGNORECASE)
@@ -24,6 +25,7 @@ _MARKED = tuple(
         (r"<\|start[_-]response\|>", r"<\|end[_-]response\|>"),
         (r"\[\s*answer\s*\]", r"\[\s*/\s*answer\s*\]"),
         (r"◁answer▷", r"◁/answer▷"),
+        (r"\\boxed\{", r"\}"),
     )
 )
 _FENCE = re.compile(r"^(?P<fence>```|~~~)[\w-]*[ \t]*\n(?P<inside>.*?)\n?\s*(?P=fence)$", re.DOTALL)
@@ -39,6 +41,7 @@ _LABEL = re.compile(
     re.IGNORECASE,
 )
 _HEADING = re.compile(rf"^(?:#{{1,6}}[ \t]*(?:{_NAMES})|(\*\*|__)(?:{_NAMES})\1)[ \t]*[:：]?[ \t]*\n+", re.IGNORECASE)
+_RULES = re.compile(r"^(?:[-*_=]{3,}[ \t]*\n\s*)+|(?:\n\s*[-*_=]{3,})+$")
 _PAIRS = {
     "“": "”", "‘": "’", "«": "»", "‹": "›", "„": "“”", "「": "」", "『": "』", "《": "》", "〈": "〉",
     "〝": "〞", "＂": "＂",     '"': '"', "'": "'", "`": "`",
@@ -151,6 +154,8 @@ def _peeled(text: str, *, single: bool) -> str:
             form is _TAGGED and re.search(rf"<\s*/?\s*{match['name']}\b", match["inside"], re.IGNORECASE)
         ):
             return match["inside"].strip()
+    if single and (ruled := _RULES.sub("", text)) != text:
+        return ruled.strip()
     if match := _HEADING.match(text):
         return text[match.end() :]
     if single:
@@ -163,10 +168,13 @@ def _peeled(text: str, *, single: bool) -> str:
 
 def _unquoted(text: str) -> str | None:
     """The text between quotation or bold marks that are around the whole; None where they are not."""
-    for mark in ("***", "**", "__", "```", "``", '""'):
+    for mark in ("***", "**", "__", "```", "``", '""', "''", "*", "_"):
         if len(text) > 2 * len(mark) and text.startswith(mark) and text.endswith(mark):
             inside = text[len(mark) : -len(mark)]
-            return inside.strip() if mark not in inside and inside.strip() else None
+            bullet = mark == "*" and inside[:1].isspace()
+            return inside.strip() if mark not in inside and inside.strip() and not bullet else None
+    if text[-1:] == "." and (sentence := _unquoted(text[:-1])) is not None:  # "A dog runs".
+        return sentence if sentence[-1] in ".!?…" else f"{sentence}."
     if len(text) < 3 or text[0] not in _PAIRS or text[-1] not in _PAIRS[text[0]]:
         return None
     return text[1:-1].strip() or None if _spans_all(text) else None
