@@ -132,9 +132,11 @@ class Asker:
             return _refused(self.ledger.refused[key])
         worst = self.price.dollars(prompt_bound, completion_bound) if self.price else 0.0
         for attempt in range(MOST_SENDS):
-            outcome, send = await self._send(key, body, worst, prompt_bound + completion_bound)
+            outcome, send, form = await self._send(key, body, worst, prompt_bound + completion_bound)
             if outcome.kind == "reply":
-                return await self._reply(key, send, outcome, worst)
+                answer = await self._reply(key, send, outcome, worst)
+                await self.remember(form)
+                return answer
             await self._failure(key, send, outcome, worst)
             if outcome.kind == "refused":
                 return _refused(outcome.reason)
@@ -155,14 +157,14 @@ class Asker:
         if self.stopping is not None:
             raise self.stopping
 
-    async def _send(self, key: str, body: bytes, worst: float, tokens: int) -> tuple[Outcome, int]:
-        """One request on the wire, its worst case reserved and its intent on disk before that."""
+    async def _send(self, key: str, body: bytes, worst: float, tokens: int) -> tuple[Outcome, int, Dialect]:
+        """One request on the wire, its worst case reserved and its intent on disk before that; the form it had."""
         while True:
             with self._idle():
                 await self.budget.reserve(worst)
             send = self.ledger.sends[key] + 1
             await self.keep({"t": "intent", "key": key, "send": send, "worst": worst, "at": time.time()})
-            outcome = Outcome("failed", 0, "", "not sent: stopping")
+            outcome, form = Outcome("failed", 0, "", "not sent: stopping"), self.dialect
             try:
                 with self._idle() as end_idle:
                     async with self.pace.turn(tokens):
@@ -172,8 +174,6 @@ class Asker:
                         form = self.dialect
                         outcome = await self.client.complete(form.apply(body), key=f"{key}/{send}")
                         outcome = self.adapt(outcome, form, body)
-                        if outcome.kind == "reply":
-                            await self.remember(form)
                         await self._tell_pace(outcome)
                         if why := self.why_to_stop(outcome):  # before the slot is free for another one
                             self.stop(why)
@@ -181,7 +181,7 @@ class Asker:
                 await asyncio.shield(self._failure(key, send, outcome, worst))
                 raise
             if outcome.kind not in ("limited", "adapted") or self.stopping is not None:
-                return outcome, send
+                return outcome, send, form
             await self._failure(key, send, outcome, worst)
             # Neither is a failure of the question: after a 429 it waits for the pace as long as that takes, and a
             # refused form is replaced by one that was not tried yet.

@@ -259,11 +259,11 @@ async def _journal(asker: Asker, line: bytes, asked: _Asked, worst: float) -> in
         if outcome.kind in ("refused", "stop_quota", "stop_recipe") and (why := asker.why_to_stop(outcome)):
             asker.stop(why)
         return int(kind != "failed")
-    await asker.remember(asked.form)
     body = outcome.body
     reason = "body_too_large" if len(body) > LARGEST_BODY else ""
     completion = read_completion(body, reason)
     dollars = dollars_of(completion, asker.price, worst, batch=True)
     await asker.keep(reply_record(key, send, Outcome("reply", status, body, reason), completion, dollars))
     asker.budget.spent += dollars
+    await asker.remember(asked.form)
     return 1
