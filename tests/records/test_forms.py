@@ -288,7 +288,7 @@ def test_an_object_without_a_list_of_records_is_one_error_not_one_per_line(folde
     assert "one JSON object (info, rows)" in report.faults[0].detail
     (folder / "two.json").write_text(json.dumps({"train": [RECORD], "val": [RECORD]}, indent=2), encoding="utf-8")
     [fault] = check([DataSource(file=folder / "two.json")], None).faults
-    assert "2 lists of objects (train, val)" in fault.detail
+    assert "2 lists of records (train, val)" in fault.detail
     (folder / "cut.json").write_text(json.dumps({"data": [RECORD]}, indent=2)[:-20], encoding="utf-8")
     [fault] = check([DataSource(file=folder / "cut.json")], None).faults
     assert "not JSON" in fault.detail
@@ -353,3 +353,11 @@ def test_a_damaged_parquet_file_is_named_as_the_user_named_it(folder: Path) -> N
     (folder / "bad.parquet").write_bytes(b"PAR1nothing")
     with pytest.raises(DataError, match=r"bad\.parquet: cannot be read as parquet"):
         all_rows(DataSource(file=folder / "bad.parquet"))
+
+
+def test_a_lone_record_with_a_misspelt_field_is_not_taken_for_a_wrapped_list(folder: Path) -> None:
+    path = write_lines(folder, {"id": 1, "conversatons": [ASK, SAY]})
+    report = check([DataSource(file=path)], None)
+    [fault] = report.faults
+    assert "the record has id, conversatons" in fault.detail
+    assert not report.unread_fields

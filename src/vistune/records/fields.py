@@ -48,9 +48,13 @@ def unread_fields(file: object, unread: Mapping[str, int], known: Iterable[str] 
     """What was counted in one file, most frequent first; `known`: names that are read, for "did you mean"."""
     names = sorted(known)
     return [
-        UnreadField(str(file), field, count, next(iter(get_close_matches(field, names, n=1, cutoff=0.75)), ""))
+        UnreadField(str(file), field, count, "" if field in names else _nearest(field, names))
         for field, count in sorted(unread.items(), key=lambda item: (-item[1], item[0]))
     ]
+
+
+def _nearest(field: str, names: list[str]) -> str:
+    return next(iter(get_close_matches(field, names, n=1, cutoff=0.75)), "")
 
 
 def lines_of(fields: Iterable[UnreadField]) -> list[str]:

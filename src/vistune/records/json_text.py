@@ -18,7 +18,6 @@ from typing import IO, Any
 
 from vistune.errors import DataError
 from vistune.records.errors import RecordError, location_of, shown
-from vistune.registry import guess
 
 LARGEST_RECORD_BYTES = 16 * 2**20  # of JSON; images are in files of their own
 LARGEST_WINDOW_BYTES = 4 * LARGEST_RECORD_BYTES  # a value that has not ended by then is a broken list
@@ -50,8 +49,8 @@ def read_json(
 ) -> Iterator[Record]:
     """The records of a JSON file, by its first character: a list, JSON lines, or one object.
 
-    Of one object the records are its one list of objects (`{"data": […]}`), or the object itself where it has one of
-    `own_fields`; fields beside the list are counted in `unread`. Raises DataError where the file is empty, a list is
+    Of one object the records are its one list whose objects have one of `own_fields` (`{"data": […]}`), else the object
+    itself; fields beside the list are counted in `unread`. Raises DataError where the file is empty, a list is
     broken off, or no list of records is found.
     """
     mark = len(codecs.BOM_UTF8) if file.read(3) == codecs.BOM_UTF8 else 0
@@ -66,7 +65,7 @@ def read_json(
     if first == b"{" and (found := _one_object(file, name, mark)) is not None:
         tree, content = found
         if unread is not None and not _is_record(tree, own_fields):
-            unread.update(key for key in tree if key not in _lists(tree))
+            unread.update(key for key in tree if key not in _lists(tree, own_fields))
         yield from _object_records(tree, content, name, mark, own_fields)
         return
     file.seek(mark)
@@ -267,11 +266,13 @@ def _one_object(file: IO[bytes], name: str, mark: int) -> tuple[dict[str, Any], 
 
 
 def _is_record(tree: Mapping[str, Any], own_fields: Collection[str]) -> bool:
-    return not own_fields or any(name in tree for name in own_fields) or not _lists(tree)
+    return not own_fields or any(name in tree for name in own_fields) or not _lists(tree, own_fields)
 
 
-def _lists(tree: Mapping[str, Any]) -> list[str]:
-    return [key for key, value in tree.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+def _lists(tree: Mapping[str, Any], own_fields: Collection[str]) -> list[str]:
+    """The fields that are lists of records, by the first of each."""
+    found = [key for key, value in tree.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    return [key for key in found if not set(own_fields).isdisjoint(tree[key][0])]
 
 
 def _object_records(
@@ -283,7 +284,7 @@ def _object_records(
             fields = ", ".join(list(tree)[:10])
             raise DataError(
                 f"{name}: is one JSON object ({fields}) in which no list holds the records",
-                f"write a list of records, or JSON lines; {guess(next(iter(tree), ''), own_fields)}",
+                f"write a list of records, or JSON lines; a record has one of {', '.join(own_fields)}",
             )
         window.next_character()
         location = location_of(name, window.line)
@@ -292,10 +293,10 @@ def _object_records(
         size, crc = window.take(length)
         yield Record(location, value, line, 0, begin, size, crc)
         return
-    lists = _lists(tree)
+    lists = _lists(tree, own_fields)
     if len(lists) > 1:
         raise DataError(
-            f"{name}: is one JSON object with {len(lists)} lists of objects ({', '.join(lists)})",
+            f"{name}: is one JSON object with {len(lists)} lists of records ({', '.join(lists)})",
             "write the list that holds the records to a file of its own",
         )
     values = JsonValues()
