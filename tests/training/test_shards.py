@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 import resource
 import signal
 import tarfile
@@ -24,7 +25,7 @@ from vistune.errors import CheckpointError, DataError, DiskError, RecipeError, T
 from vistune.files import read_jsonl
 from vistune.recipe import Recipe, dump
 from vistune.reporting import report_run
-from vistune.training import Run, checkpoints_of, plan_run, selftest
+from vistune.training import Hooks, Run, checkpoints_of, plan_run, selftest
 
 
 @pytest.fixture
@@ -357,3 +358,16 @@ def test_a_full_disk_is_no_fault_of_the_shard(tmp_path: Path, monkeypatch: pytes
             fetched(shard, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_fields_of_shards_that_nothing_reads_are_told_once(make: MakeRecipe, shards: Path, tmp_path: Path) -> None:
+    for number in range(7):
+        with tarfile.open(shards / f"{number:05}.tar", "a") as tar:
+            for k in range(3):
+                add(tar, f"extra{k}.png", picture("red"))
+                add(tar, f"extra{k}.json", json.dumps({"caption": "all of it is red", "similarity": 0.3}).encode())
+    told: list[str] = []
+    run = Run(make(), tmp_path / "run", watch=silent, hooks=Hooks(told.append, None))
+    run.start(resume=False)
+    [line] = [words for words in told if "similarity" in words]
+    assert re.fullmatch(r'.*\.tar: field "similarity" is not read: 3 records; later shards are not counted', line)
