@@ -361,3 +361,21 @@ def test_a_lone_record_with_a_misspelt_field_is_not_taken_for_a_wrapped_list(fol
     [fault] = report.faults
     assert "the record has id, conversatons" in fault.detail
     assert not report.unread_fields
+
+
+def test_a_part_may_name_its_image_by_index(folder: Path) -> None:
+    def of(*content: dict[str, Any]) -> dict[str, Any]:
+        return {"images": ["p1.jpg", "p2.jpg"], "messages": [{"role": "user", "content": list(content)}, ASSISTANT]}
+
+    text = {"type": "text", "text": "Which is red?", "index": None}
+    first, second = ({"type": "image", "index": k, "text": None} for k in (0, 1))
+    assert names_of(sample_of(folder, of(second, first, text))) == ["p2.jpg", "p1.jpg"]
+    for wrong in (
+        {"type": "image", "index": 2},
+        {"type": "image", "index": True},
+        {"type": "image", "index": 0, "image": "p2.jpg"},
+    ):
+        with pytest.raises(RecordError, match=r"content\[0\]\.index: "):
+            sample_of(folder, of(wrong, text))
+    with pytest.raises(RecordError, match="1 images"):
+        sample_of(folder, of(first, text))

@@ -102,7 +102,20 @@ def test_a_field_added_anywhere_is_used_refused_or_reported(
     assert is_reported or is_used or is_empty
 
 
-KNOWN = ("image", "images", "system", "videos", "audio", "image_path", "loss", "weight", "role", "content", "bytes")
+KNOWN = (
+    "image",
+    "images",
+    "system",
+    "videos",
+    "audio",
+    "image_path",
+    "loss",
+    "weight",
+    "role",
+    "content",
+    "bytes",
+    "index",
+)
 
 
 @settings(max_examples=300)

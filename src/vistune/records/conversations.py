@@ -37,7 +37,7 @@ OTHER_IMAGE_NAMES = frozenset({
 })  # fmt: skip
 EVERY_FORM = frozenset({"id", "kind", "language", "image", "images", "system", *OTHER_MEDIA})
 TURN_FIELDS = frozenset({"from", "role", "value", "content", *SUPERVISION})
-PART_FIELDS = frozenset({"type", "text", "image", "image_url", "path", "url", "bytes"})
+PART_FIELDS = frozenset({"type", "text", "image", "image_url", "path", "url", "bytes", "index"})
 _MARKER = re.compile(r"(?<!\\)<image>|(?:Picture \d+: ?)?<img>([^<>\n]+)</img>")  # the latter: Qwen-VL's first form
 _LIKE_A_MARKER = re.compile(
     r"<\s*/?\s*(?:image|img|picture|video|audio)(?:[ _-]?(?:\d+|placeholder|token|pad|start|end|here|url))*\s*/?>|"
@@ -101,7 +101,7 @@ def read_conversation(record: Fields, location: str, unread: Counter[str], *, fo
             parts = tuple(
                 piece
                 for k, part in enumerate(said)
-                for piece in _part(part, location, f"{place}.{key}[{k}]", f"{form}[].{key}[].", unread)
+                for piece in _part(part, names, location, f"{place}.{key}[{k}]", f"{form}[].{key}[].", unread)
             )
         else:
             parts = split_markers(text(said, location, f"{place}.{key}"))
@@ -279,7 +279,10 @@ def _is_supervised(turn: Fields, role: Role, location: str, place: str) -> bool:
     return all(said.values())
 
 
-def _part(part: Any, location: str, place: str, prefix: str, unread: Counter[str]) -> tuple[str | Slot, ...]:
+def _part(
+    part: Any, names: tuple[str, ...], location: str, place: str, prefix: str, unread: Counter[str]
+) -> tuple[str | Slot, ...]:
+    """What a part of a content holds; an image part names its image, its `index` in `names`, or neither."""
     if isinstance(part, str):
         return split_markers(text(part, location, place))
     if not isinstance(part, dict):
@@ -294,14 +297,20 @@ def _part(part: Any, location: str, place: str, prefix: str, unread: Counter[str
             raise RecordError(
                 location, f"{place}.{given[0]}", "an image in a text part", "write it as a part of its own"
             )
+        if part.get("index") is not None:
+            unread[f"{prefix}index"] += 1
         return split_markers(text(part.get("text"), location, f"{place}.text"))
     if kind not in ("image", "image_url"):
         problem = "only text and images are read" if kind in ("video", "audio", "input_audio", "video_url") else ""
         raise RecordError(location, f"{place}.type", problem or f"unknown part {shown(kind)}", "use text or image")
     if part.get("text") not in (None, ""):
         raise RecordError(location, f"{place}.text", "text in an image part", "write it as a part of its own")
+    index = part.get("index")
+    if index is not None and (given or type(index) is not int or not 0 <= index < len(names)):
+        problem = f"index {shown(index)} of {len(names)} images" if not given else f"index and {given[0]} both name it"
+        raise RecordError(location, f"{place}.index", problem, "name one of the record's images, the first by 0")
     if not given:
-        return (Slot(),)
+        return (Slot(None if index is None else names[index]),)
     if len(given) > 1 and set(given) != {"path", "bytes"}:
         raise RecordError(location, place, f"{' and '.join(given)} both name the image", "keep one of them")
     if "bytes" in given:
