@@ -1,6 +1,21 @@
 """Records of every file that a user gives: where each is, its images, its conversation, and the fields nobody reads."""
 
-from vistune.records.conversations import FORMS, MARKER, columns_read, form_of, kind_of, marker_like, read_sample
+from vistune.records.conversations import (
+    FORMS,
+    MARKER,
+    OTHER_IMAGE_NAMES,
+    OTHER_MEDIA,
+    Slot,
+    columns_read,
+    form_of,
+    image_names,
+    kind_of,
+    marker_like,
+    read_sample,
+    refuse_other_media,
+    refuse_other_names,
+    split_markers,
+)
 from vistune.records.errors import RecordError, location_of, printable, shown, text
 from vistune.records.fields import UnreadField, count_unread, lines_of, refuse_unread, unread_fields
 from vistune.records.images import ImageFolders
@@ -11,15 +26,19 @@ from vistune.records.unpacked import DataFile, needs_unpacking, open_data, unpac
 __all__ = [
     "FORMS",
     "MARKER",
+    "OTHER_IMAGE_NAMES",
+    "OTHER_MEDIA",
     "SUFFIXES",
     "DataFile",
     "ImageFolders",
     "Record",
     "RecordError",
+    "Slot",
     "UnreadField",
     "columns_read",
     "count_unread",
     "form_of",
+    "image_names",
     "kind_of",
     "kind_of_file",
     "lines_of",
@@ -32,8 +51,11 @@ __all__ = [
     "read_records",
     "read_sample",
     "read_values",
+    "refuse_other_media",
+    "refuse_other_names",
     "refuse_unread",
     "shown",
+    "split_markers",
     "text",
     "unpack",
     "unpacked_in",

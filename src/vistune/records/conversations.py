@@ -84,7 +84,7 @@ class Form:
 
 def read_conversation(record: Fields, location: str, unread: Counter[str], *, form: str) -> Turns:
     """`{form: [{from or role, value or content}], image or images}`; a content is a text or a list of parts."""
-    images, names = _names(record, location, unread)
+    images, names = image_names(record, location, unread)
     turns = []
     for place, turn in _listed(record, form, location):
         speaker, key = ("from", "value") if "from" in turn else ("role", "content")
@@ -111,7 +111,7 @@ def read_conversation(record: Fields, location: str, unread: Counter[str], *, fo
 
 def read_texts(record: Fields, location: str, unread: Counter[str]) -> Turns:
     """`{texts: [{user, assistant}], images}`, as in FineVision and The Cauldron."""
-    images, names = _names(record, location, unread)
+    images, names = image_names(record, location, unread)
     turns = []
     for place, pair in _listed(record, "texts", location):
         count_unread(pair, ("user", "assistant", "system"), unread, "texts[].")
@@ -168,9 +168,9 @@ def read_sample(
     form, counted = FORMS[name], Counter[str]() if unread is None else unread
     if others := record.keys() - EVERY_FORM - {name}:
         counted.update(field for field in others if field not in form.fields)
-        _refuse_other_names(record, others.difference(form.fields), location)
+        refuse_other_names(record, others.difference(form.fields), location)
     if not OTHER_MEDIA.isdisjoint(record):
-        _refuse_other_media(record, location)
+        refuse_other_media(record, location)
     turns = _with_system(form.read(record, location, counted), record, location)
     messages = _fill(turns, location, images, warnings)
     _check_turns(messages, turns.turns, location, name)
@@ -193,13 +193,14 @@ def _id(record: Fields, location: str, warnings: Counter[str]) -> str:
     return text(str(name), location, "id")
 
 
-def _refuse_other_media(record: Fields, location: str) -> None:
+def refuse_other_media(record: Fields, location: str) -> None:
+    """Refuse a record with a video or an audio: without it, the record would mean something else."""
     for name in sorted(OTHER_MEDIA):
         if record.get(name) not in (None, "", [], {}):
             raise RecordError(location, name, "videos and audio are not read, only images", "leave the record out")
 
 
-def _refuse_other_names(record: Fields, unread: Collection[str], location: str) -> None:
+def refuse_other_names(record: Fields, unread: Collection[str], location: str) -> None:
     """Refuse a field that holds images under a name that is not read: the model would train without them."""
     for name in unread:
         if name in OTHER_IMAGE_NAMES and record[name] not in (None, "", []):
@@ -322,7 +323,9 @@ def _part(
     return (Slot(_image_name(value, location, f"{place}.{name}", f"{prefix}{name}.", unread)),)
 
 
-def _names(record: Fields, location: str, unread: Counter[str]) -> tuple[Literal["image", "images"], tuple[str, ...]]:
+def image_names(
+    record: Fields, location: str, unread: Counter[str]
+) -> tuple[Literal["image", "images"], tuple[str, ...]]:
     """(the field that lists the record's images, their names); absent, empty and null mean none."""
     only = record.get("image")
     if isinstance(only, str) and only and "images" not in record:

@@ -45,13 +45,18 @@ class Record:
 
 
 def read_json(
-    file: IO[bytes], name: str, *, own_fields: Collection[str] = (), unread: Counter[str] | None = None
+    file: IO[bytes],
+    name: str,
+    *,
+    own_fields: Collection[str] = (),
+    unread: Counter[str] | None = None,
+    by_id: tuple[str, str] | None = None,
 ) -> Iterator[Record]:
     """The records of a JSON file, by its first character: a list, JSON lines, or one object.
 
     Of one object the records are its one list whose objects have one of `own_fields` (`{"data": […]}`), else the object
-    itself; fields beside the list are counted in `unread`. Raises DataError where the file is empty, a list is
-    broken off, or no list of records is found.
+    itself; fields beside the list are counted in `unread`. With `by_id` an object that has neither is a map of ids, see
+    `_map_records`. Raises DataError where the file is empty, a list is broken off, or no list of records is found.
     """
     mark = len(codecs.BOM_UTF8) if file.read(3) == codecs.BOM_UTF8 else 0
     file.seek(mark)
@@ -64,6 +69,9 @@ def read_json(
         return
     if first == b"{" and (found := _one_object(file, name, mark)) is not None:
         tree, content = found
+        if by_id is not None and not _lists(tree, own_fields) and not any(field in tree for field in own_fields):
+            yield from _map_records(content, name, mark, by_id)
+            return
         if unread is not None and not _is_record(tree, own_fields):
             unread.update(key for key in tree if key not in _lists(tree, own_fields))
         yield from _object_records(tree, content, name, mark, own_fields)
@@ -95,6 +103,8 @@ def _line_records(file: IO[bytes], mark: int, name: str) -> Iterator[Record]:
             yield Record(location, _too_large(location), line, 0, here, begin - here)
             continue
         content = content.removesuffix(b"\n")
+        if content.rstrip().endswith(b"},"):  # the lines of a list without its brackets
+            content = content.rstrip()[:-1]
         if content.strip():
             yield Record(location, _line_value(content, values, location), line, 0, here, len(content),
                          zlib.crc32(content))  # fmt: skip
@@ -300,20 +310,55 @@ def _object_records(
             "write the list that holds the records to a file of its own",
         )
     values = JsonValues()
-    window.next_character()
-    window.skip(1)
-    while window.next_character() == '"':
-        key, length = window.value(values, name)
-        window.take(length)
-        window.next_character()
-        window.skip(1)  # the colon
-        window.next_character()
+    for key in _keys(window, values):
         if key == lists[0]:
             yield from _list_records(window, rest=True)
             return
         window.take(window.value(values, name)[1])
+
+
+def _keys(window: _Window, values: JsonValues) -> Iterator[str]:
+    """The keys of the object that begins at the window; the caller takes each key's value, at which the window is."""
+    window.next_character()
+    window.skip(1)
+    while window.next_character() == '"':
+        key, length = window.value(values, window.name)
+        window.take(length)
+        window.next_character()
+        window.skip(1)  # the colon
+        window.next_character()
+        yield str(key)
         window.next_character()
         window.skip(1)  # the comma
+
+
+def _map_records(content: str, name: str, mark: int, by_id: tuple[str, str]) -> Iterator[Record]:
+    """The entries of an object of ids: `{"7": {…}}` as `{id: "7", …}`, `{"7": value}` as `{id: "7", text: value}`.
+
+    `by_id`: the names of these two fields. A record that states another id than its key is a RecordError, and so is a
+    key that is there twice.
+    """
+    window, values, field, other = _Window(None, name, mark, content), JsonValues(), *by_id
+    seen: set[str] = set()
+    line_before, nth = 0, 0
+    for key in _keys(window, values):
+        line = window.line
+        nth, line_before = nth + 1 if line == line_before else 0, line
+        location = location_of(name, line, nth)
+        value, length = window.value(values, location)
+        window.take(length)
+        if isinstance(value, dict):
+            if str(value.get(field, key)) != key:
+                problem = f"{shown(value[field])} in the record of {shown(key)}"
+                value = RecordError(location, field, problem, "keep one of the two ids")
+            else:
+                value = {field: key, **value}
+        elif not isinstance(value, RecordError):
+            value = {field: key, other: value}
+        if key in seen:
+            value = RecordError(location, field, f"{shown(key)} is there twice", "keep one of them")
+        seen.add(key)
+        yield Record(location, value, line, nth)
 
 
 def _too_large(location: str) -> RecordError:

@@ -60,6 +60,7 @@ def read_records(
     name: str | None = None,
     columns: Collection[str] | None = None,
     own_fields: Collection[str] = (),
+    by_id: tuple[str, str] | None = None,
     unread: Counter[str] | None = None,
     quotes: bool = True,
     header: Collection[str] = (),
@@ -70,6 +71,7 @@ def read_records(
         name: How locations and errors call the file; its path where absent.
         columns: Columns of a parquet file that the caller can use; the others are not decoded.
         own_fields: Fields by which a record is known, so that a JSON object with a list in it is not taken for one.
+        by_id: The fields (id, text) that the entries of a JSON object of ids become, `{"7": "a cat"}`.
         unread: Counts what is not read of the file itself: columns, fields beside the list, members of a tar.
         quotes, header: Of CSV and TSV, see `tables.read_table`.
 
@@ -89,7 +91,7 @@ def read_records(
             if kind in SEPARATORS:
                 yield from read_table(file, told, separator=SEPARATORS[kind], quotes=quotes, columns=header)
             else:
-                yield from read_json(file, told, own_fields=own_fields, unread=unread)
+                yield from read_json(file, told, own_fields=own_fields, unread=unread, by_id=by_id)
 
 
 def read_values(path: Path, **options: object) -> Iterator[tuple[str, object]]:
