@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import fcntl
 import hashlib
 import json
@@ -19,8 +18,6 @@ from typing import IO, Any
 from uuid import uuid4
 
 from vistune.errors import DataError, DiskError, RecipeError
-
-LARGEST_CELL = 1 << 28  # bytes; a picture of a dozen megapixels as base64 is a tenth of that
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -214,16 +211,6 @@ def parse_json(text: str, place: str, *, first_line: int) -> Any:
         ) from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
         raise DataError(f"{place}:{first_line}: not JSON that can be read: {str(error)[:80]}", "mend it") from None
-
-
-@contextmanager
-def wide_cells() -> Iterator[None]:
-    """While it lasts a CSV cell may hold a picture; the csv module keeps its limit for the whole process."""
-    before = csv.field_size_limit(LARGEST_CELL)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
 
 
 def user_cache() -> Path:

@@ -309,7 +309,7 @@ def test_the_hubs_parquet_files_are_read_as_they_are(tmp_path: Path) -> None:
     assert one.sample.messages[0].text.startswith("무엇?\nA. 개\nB. 소")
     assert Path(str(one.sample.pictures[0].source)).read_bytes() == PIXEL
     assert two.sample.pictures[0].source == tmp_path / "x" / "b.png"
-    assert one.sample.origin.endswith("dev-00000-of-00002.parquet:row 1")
+    assert one.sample.origin.endswith("dev-00000-of-00002.parquet:1")
     assert KDtcBench(tmp_path / "data").questions()[0].sample.messages[0].text.startswith("무엇?\nOptions: A: 개")
     write_shards(tmp_path / "data", [row], split="test")
     with pytest.raises(DataError, match="parquet files of several splits: dev, test"):

@@ -18,8 +18,9 @@ from vistune.errors import DataError
 from vistune.evaluation import Wanted, score
 from vistune.evaluation.choices import first_character, matched
 from vistune.evaluation.free_replies import choice_of, yes_or_no
+from vistune.evaluation.sheets import read_sheet
 from vistune.evaluation.task import Reply
-from vistune.evaluation.tasks.mmbench import MMBench, MMBenchCn, read_sheet
+from vistune.evaluation.tasks.mmbench import MMBench, MMBenchCn
 
 HEADER = "index\tquestion\thint\tA\tB\tC\tD\tanswer\tcategory\tl2-category\timage\n"
 
@@ -121,9 +122,9 @@ def test_the_upload_is_what_the_server_reads(tmp_path: Path) -> None:
     texts = ["A", "=1+1\x07", None]
     name, content = task.submission([Reply(q, text) for q, text in zip(task.questions(), texts, strict=True)])
     (tmp_path / name).write_bytes(content)
-    rows = read_sheet(tmp_path / name)
-    assert list(rows[0].fields) == ["index", "question", "A", "B", "C", "D", "prediction", "answer"]
-    assert [(row.fields["index"], row.fields["prediction"]) for row in rows] == [(7, "A"), (1000007, "=1+1"), (8, None)]
+    rows = [row for _, row in read_sheet(tmp_path / name)]
+    assert list(rows[0]) == ["index", "question", "A", "B", "C", "D", "prediction", "answer"]
+    assert [(row["index"], row["prediction"]) for row in rows] == [(7, "A"), (1000007, "=1+1"), (8, None)]
     found = score("mmbench", task, tmp_path / name)  # VLMEvalKit keeps its predictions in such a table
     assert found.scored.metrics["row_acc"] == pytest.approx(100 / 3)
 
@@ -160,7 +161,11 @@ def test_predictions_for_another_release_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("row", "message"),
-    [("x7\tq\t\ta\tb\t\t\tA", "tsv:2:index"), ("7\tq\t\ta\tb\t\t\tA\t\t\t\t\t\textra", "more cells")],
+    [
+        ("x7\tq\t\ta\tb\t\t\tA\t\t\t", "tsv:2:index"),
+        ("7\tq\t\ta\tb\t\t\tA\t\t\t\t\t\textra", "tsv:2: 14 cells in 11 columns"),
+        ("7\tq\t\ta\tb\t\t\tA", "tsv:2: 8 cells in 11 columns"),
+    ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, row: str, message: str) -> None:
     with pytest.raises(DataError, match=message):

@@ -1,76 +1,161 @@
 """Anybody's predictions: files in the forms people have, as one type, joined to a task's questions by id.
 
-LLaVA's answer lines · lists of {question_id, answer} · maps of id to text -> Prediction
+JSON lines, lists, wrapped lists, maps of ids to texts, CSV, TSV, parquet, xlsx, gzipped -> Predictions -> Joined
 """
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from vistune.errors import DataError
-from vistune.files import parse_json, read_jsonl, read_text
+from vistune.evaluation.sheets import read_sheet
+from vistune.records import RecordError, read_values, shown
 
 IDS = ("question_id", "questionId", "index", "id")
+OTHER_IDS = ("qid", "pid", "idx")  # read as ids too, and so are those of IDS in other letters: "Question ID"
 TEXTS = ("text", "prediction", "response", "answer")  # `answer` last: many lines carry the gold under this name
+# What predictions carry besides: LLaVA's answer lines, and the files that `evaluate` and `answer` write.
+KEPT = frozenset(
+    {"prompt", "answer_id", "model_id", "metadata", "shortuuid", "round_id", "condition", "right", "finish_reason"}
+    | {"image", *IDS, *TEXTS}
+)
+LIKE_A_TEXT = re.compile("predict|output|respon[sd]|generat|reply|replies|completion|pred$|answered")
+WHOLE = re.compile(r"(-?\d+)\.0+")
+# Names by which one JSON object is known to be a record, not a map of ids to texts.
+RECORD = (*IDS, *OTHER_IDS, *TEXTS, "prompt", "question", "image", "output", "pred", "image_id", "generated_text")
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model said to one question, unparsed; `place` is the file and line for messages."""
+    """What a model said to one question, unparsed; `place` is its location for messages."""
 
     id: str
     text: str
     place: str
-    fields: Mapping[str, Any] = field(default_factory=dict)  # the whole row, e.g. `prompt`
+    fields: Mapping[str, Any] = field(default_factory=dict)  # the whole record, e.g. `prompt`
 
 
-def read_predictions(path: Path) -> list[Prediction]:
-    """JSON lines or a JSON list of rows with an id and a text, or one JSON map of ids to texts.
+class Predictions(list[Prediction]):
+    """The predictions of one file; `unread` counts what nothing reads of the file besides its records."""
 
-    Of our own files, which hold every condition, the answers given with the picture. Raises DataError naming
-    file:line:field.
+    def __init__(self, found: Iterable[Prediction] = (), unread: Mapping[str, int] | None = None) -> None:
+        super().__init__(found)
+        self.unread: Mapping[str, int] = unread or {}
+
+
+def read_predictions(path: Path) -> Predictions:
+    """The predictions in a file of any form.
+
+    Of our own files, which hold every condition, those of the answers given with the image. Raises DataError naming
+    location and field.
     """
-    return [prediction_of(row, place) for place, row in _rows(path) if _seen(row)]
+    unread: Counter[str] = Counter()
+    found = [prediction_of(record, location) for location, record in _records(path, unread) if _seen(record)]
+    return Predictions(found, unread)
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    text = read_text(path).lstrip()
-    if text.startswith("["):
-        value = parse_json(text, str(path), first_line=1)
-        return ((f"{path}:item {number}", row) for number, row in enumerate(value, start=1))
-    first = text.split("\n", 1)[0].strip()
-    if (text.startswith("{") and not first.endswith("}")) or _is_map(first):
-        value = parse_json(text, str(path), first_line=1)
-        return ((f"{path}:{key}", {"question_id": key, "text": said}) for key, said in value.items())
-    return ((f"{path}:{line}", row) for line, row in read_jsonl(path))
+def _records(path: Path, unread: Counter[str]) -> Iterator[tuple[str, object]]:
+    if path.suffix.lower() == ".xlsx":
+        for location, cells in read_sheet(path):
+            texts = {name: _cell(cells[name]) for name in cells if _bare(name) in map(_bare, TEXTS)}
+            yield location, {**cells, **texts}
+        return
+    yield from read_values(path, own_fields=RECORD, by_id=(IDS[0], TEXTS[0]), unread=unread)
 
 
-def _is_map(first: str) -> bool:
-    """Whether a file's first line, if it is an object, is a map of ids to texts and no row."""
-    if not first.startswith("{"):
-        return False
-    value = parse_json(first, "the first line", first_line=1)
-    return not any(key in value for key in IDS)
+def _cell(value: object) -> str:
+    """The text of a spreadsheet's cell, which makes numbers of digits and nothing of an empty text."""
+    return "" if value is None else plain_id(value) if isinstance(value, int | float) else str(value)
 
 
-def _seen(row: Any) -> bool:
-    return not isinstance(row, dict) or row.get("condition", "with_image") == "with_image"
+def _seen(record: object) -> bool:
+    return not isinstance(record, dict) or record.get("condition", "with_image") == "with_image"
 
 
-def prediction_of(row: Any, place: str, texts: Sequence[str] = TEXTS) -> Prediction:
-    """One row as a Prediction. Raises DataError where the id or the text is missing or no text."""
-    if not isinstance(row, dict):
-        raise DataError(f"{place}: is no object", 'each row is {"question_id": …, "text": …}')
-    name = next((row[key] for key in IDS if key in row), None)
-    if not isinstance(name, str | int) or isinstance(name, bool):
-        raise DataError(f"{place}:question_id: is missing", f"give each row its id as one of {', '.join(IDS)}")
-    key = next((key for key in texts if key in row), texts[0])
-    if not isinstance(row.get(key), str):
-        raise DataError(f"{place}:{key}: is no text", f"give what the model said as one of {', '.join(texts)}")
-    return Prediction(str(name), row[key], place, row)
+def prediction_of(record: object, location: str, texts: Sequence[str] = TEXTS) -> Prediction:
+    """One record as a Prediction. Raises RecordError where the id or the text is missing or is not one."""
+    if not isinstance(record, dict):
+        raise RecordError(location, "", "is no object", 'each record is {"question_id": …, "text": …}')
+    name = id_of(record, location)
+    key = _text_field(record, location, texts)
+    said = record.get(key)
+    if not isinstance(said, str):
+        raise RecordError(location, key, f"text is wanted, got {shown(said)}", "write what the model said as text")
+    return Prediction(name, said, location, record)
+
+
+def id_of(record: Mapping[str, Any], location: str) -> str:
+    """The question's id in a record. Raises RecordError naming the fields that are there, and the nearest one."""
+    given = [key for key in IDS if not _is_empty(record.get(key))][:1]
+    if not given:
+        names = {*map(_bare, IDS), *OTHER_IDS}
+        given = [key for key in record if _bare(key) in names and not _is_empty(record[key])]
+    if len(given) > 1:
+        raise RecordError(location, given[0], f"both {' and '.join(given)} may be the id", f"name it `{IDS[0]}`")
+    if not given:
+        near = [key for key in record if _bare(key).endswith(("id", "index", "number"))]
+        raise _missing(record, location, IDS[0], [*IDS, *OTHER_IDS], near)
+    value = record[given[0]]
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise RecordError(location, given[0], f"text or a number is wanted, got {shown(value)}", "write the id as text")
+    return plain_id(value)
+
+
+def plain_id(value: object) -> str:
+    """An id as text; a whole number that was made a float, as pandas makes them, as the whole number: 241.0 is 241."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    written = str(value).strip()
+    whole = WHOLE.fullmatch(written)
+    return whole[1] if whole else written
+
+
+def _text_field(record: Mapping[str, Any], location: str, texts: Sequence[str]) -> str:
+    key = next((key for key in texts if record.get(key) is not None), None)
+    if key is not None and key != "answer":
+        return key
+    likely = [name for name in record if isinstance(record[name], str) and LIKE_A_TEXT.search(_bare(name))]
+    if key is not None:  # `answer`: the gold one must not be scored in place of the model's
+        if likely:
+            problem = f"`{likely[0]}` and `answer` may both be what the model said"
+            raise RecordError(location, likely[0], problem, f"rename `{likely[0]}` to `{texts[0]}`")
+        if beside := next((name for name in ("A", "choice_a", "choices", "options") if name in record), None):
+            problem = f"beside the question's options (`{beside}`) it is the gold answer, and nothing else is here"
+            raise RecordError(location, "answer", problem, f"write what the model said as `{texts[0]}`")
+        return key
+    given = [name for name in record if _bare(name) in map(_bare, texts) and record[name] is not None]
+    if len(given) == 1:
+        return given[0]
+    if null := next((name for name in texts if name in record), None):
+        return null
+    raise _missing(record, location, texts[0], texts, given + likely)
+
+
+def _missing(
+    record: Mapping[str, Any], location: str, field: str, wanted: Sequence[str], near: Sequence[str]
+) -> RecordError:
+    """The error where none of the `wanted` fields is there; `near`: fields that may be meant."""
+    there = ", ".join(str(name)[:40] for name in list(record)[:12]) or "no field at all"
+    close = [name for name in record if get_close_matches(_bare(name), list(map(_bare, wanted)), n=1, cutoff=0.7)]
+    hint = f"give each record one of {', '.join(wanted)}"
+    if found := next(iter([*close, *near]), None):
+        hint = f"rename `{found}` to `{field}`, if it is meant"
+    return RecordError(location, field, f"is missing; the record has {there}", hint)
+
+
+def _is_empty(value: object) -> bool:
+    return value is None or value == "" or value != value
+
+
+def _bare(name: object) -> str:
+    """A field's name without case and separators: "Question ID" is "questionid"."""
+    return re.sub(r"[\W_]+", "", str(name)).lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +173,22 @@ def join(known: Collection[str], predictions: Iterable[Prediction], identify: Ca
     """
     found: dict[str, Prediction] = {}
     repeated = 0
+    plain: dict[str, list[str]] = {}
+    for name in known:
+        plain.setdefault(plain_id(name), []).append(name)
     for prediction in predictions:
         name = identify(prediction)
-        if name not in known:
+        named = plain.get(plain_id(name), [])
+        if len(named) > 1:
+            raise DataError(
+                f"{prediction.place}:question_id: {name!r} is {' and '.join(map(repr, named))} of the data",
+                "give the questions ids that differ in more than a `.0`",
+            )
+        if not named:
             raise DataError(
                 f"{prediction.place}:question_id: {name!r} is not in the data",
                 "score against the data that these predictions were made on, whole and of the same version",
             )
-        repeated += name in found
-        found[name] = prediction
+        repeated += named[0] in found
+        found[named[0]] = prediction
     return Joined(found, repeated)

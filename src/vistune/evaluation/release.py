@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from vistune.errors import DataError
+from vistune.evaluation.predictions import plain_id
 from vistune.files import parse_json, read_text
+from vistune.records import read_values
 
 
 def find(folder: Path, patterns: Sequence[str]) -> list[Path]:
@@ -68,11 +70,9 @@ def release_map(path: Path) -> dict[str, Any]:
     return value
 
 
-def release_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line number, value) of each non-blank JSON line."""
-    for number, line in enumerate(release_text(path).split("\n"), start=1):
-        if line.strip():
-            yield number, parse_json(line, str(path), first_line=number)
+def release_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """(location, value) of each record of a release's file, in any form that records are read in."""
+    return read_values(path)
 
 
 def field_of(row: Any, name: str, kind: type | tuple[type, ...], place: str) -> Any:
@@ -81,6 +81,11 @@ def field_of(row: Any, name: str, kind: type | tuple[type, ...], place: str) -> 
     if not isinstance(value, kind) or isinstance(value, bool):
         raise DataError(f"{place}:{name}: is missing or not as in the release", "download the file again")
     return value
+
+
+def id_in(row: Any, name: str, place: str) -> str:
+    """A row's id as text. Raises DataError `place:field` where it is absent."""
+    return plain_id(field_of(row, name, (int, str, float), place))
 
 
 def picture_folder(folder: Path, *names: str) -> Path:

@@ -1,36 +1,33 @@
 """Releases that are one table: tab-separated, JSON lines or parquet, their pictures in the cells.
 
-data folder + the release's name -> the table's file -> Row (fields as text, its place) -> pictures unpacked beside it
+data folder + the release's name -> the table's file -> Row (fields as text, location) -> pictures unpacked beside it
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import csv
 import hashlib
-import io
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vistune.errors import DataError, RecipeError
+from vistune.errors import DataError
 from vistune.evaluation.choices import is_missing
-from vistune.evaluation.release import release_lines, release_text
-from vistune.files import wide_cells, write_atomic
+from vistune.evaluation.release import release_lines
+from vistune.files import write_atomic
 
 KINDS = (".tsv", ".tsv.gz", ".jsonl", ".jsonl.gz", ".parquet")
 SHARDS = "*-of-*.parquet"  # as the hub names a dataset's files: dev-00000-of-00001.parquet
-ROWS_AT_ONCE = 64
 SHORTEST_PICTURE = 64  # characters; a shorter cell is a path or the index of the row that holds the picture
 PNG = b"\x89PNG"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a table; `place` is its file and line for messages."""
+    """One row of a table; `place` is its location for messages."""
 
     fields: Mapping[str, Any]
     place: str
@@ -82,46 +79,12 @@ def languages_of(path: Path) -> set[str]:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a table; a tab-separated cell may hold quoted tabs and line breaks, as pandas writes them.
-
-    A folder is its parquet files, in the order of their names.
-    """
-    if path.is_dir() or path.suffix.lower() == ".parquet":
-        for shard in sorted(path.glob(SHARDS)) if path.is_dir() else [path]:
-            yield from _parquet_rows(shard)
-        return
-    if ".tsv" not in path.name.lower():
-        for number, value in release_lines(path):
+    """The rows of a table; a folder is its parquet files, in the order of their names."""
+    for file in sorted(path.glob(SHARDS)) if path.is_dir() else [path]:
+        for location, value in release_lines(file):
             if not isinstance(value, dict):
-                raise DataError(f"{path}:{number}: is no object", "one JSON object a line")
-            yield Row(value, f"{path}:{number}")
-        return
-    reader = csv.DictReader(io.StringIO(release_text(path), newline=""), delimiter="\t", strict=True)
-    try:
-        with wide_cells():
-            for value in reader:
-                place = f"{path}:{reader.line_num}"
-                if None in value:
-                    raise DataError(f"{place}: has more cells than the first line", "mend or download the file again")
-                yield Row(value, place)
-    except csv.Error as error:
-        raise DataError(f"{path}:{reader.line_num}: not tab-separated: {error}", "download the file again") from None
-
-
-def _parquet_rows(path: Path) -> Iterator[Row]:
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise RecipeError(f"{path}: parquet needs pyarrow", "pip install 'vistune[parquet]'") from None
-    number = 0
-    try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(ROWS_AT_ONCE):
-                for fields in batch.to_pylist():
-                    number += 1
-                    yield Row(fields, f"{path}:row {number}")
-    except (OSError, ValueError) as error:  # pyarrow's own errors are among them
-        raise DataError(f"{path}: cannot be read as parquet: {error}", "download the file again") from None
+                raise DataError(f"{location}: is no object", "one JSON object a line")
+            yield Row(value, location)
 
 
 def rows_by_id(path: Path, *names: str) -> dict[str, Row]:

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from vistune.errors import DataError
 from vistune.evaluation.predictions import Prediction, read_predictions
+from vistune.records import UnreadField
 from vistune.types import Message, Part, Picture, Question, Sample
 
 OFFICIAL, LENIENT = "official", "lenient"
@@ -98,11 +100,19 @@ class Task(Protocol):
     max_tokens: int  # what the published runs allowed a reply
     rules: tuple[str, ...]  # how replies can be read: official, and lenient where the task has such a rule
     judged: bool  # whether `score` asks a judge
+    prediction_fields: frozenset[str]  # of predictions, besides those of every task: used here, or the release's own
+
+    unread_fields: Sequence[UnreadField]  # of the user's own questions, known once they are read
+    warnings: Sequence[str]  # on the user's own questions, likewise
 
     def __init__(self, folder: Path) -> None: ...
 
     def questions(self) -> Sequence[Question]:
         """All questions, in a fixed order, ids unique; each sample ends with the user's message."""
+        ...
+
+    def check_images(self) -> None:
+        """Raise DataError before a model is asked, where images are not there; scoring needs none."""
         ...
 
     def read(self, path: Path) -> Sequence[Prediction]:
@@ -137,6 +147,10 @@ class Benchmark(ABC):
     max_tokens: int = 128
     rules: tuple[str, ...] = (OFFICIAL,)
     judged: bool = False
+    prediction_fields: frozenset[str] = frozenset()
+    unread_fields: Sequence[UnreadField] = ()
+    warnings: Sequence[str] = ()
+    missing: Sequence[DataError] = ()  # one for each image that is not there
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -144,6 +158,12 @@ class Benchmark(ABC):
     @abstractmethod
     def questions(self) -> Sequence[Question]:
         """All questions, in the release's order; each sample ends with the user's message."""
+
+    def check_images(self) -> None:
+        """Raise DataError naming the first image that was missing when the questions were read, and how many more."""
+        if self.missing:
+            first, more = self.missing[0], len(self.missing) - 1
+            raise DataError(first.message + (f"; and {more:,} more images" if more else ""), first.hint)
 
     def read(self, path: Path) -> Sequence[Prediction]:
         return read_predictions(path)

@@ -41,6 +41,10 @@ class KoreanChoice(Benchmark):
 
     max_tokens = 1024
     rules = BOTH
+    prediction_fields = frozenset(
+        {"question", "data_type", "question_type_id", "category", "image", "data_id"}
+        | {f"choice_{letter}" for letter in "abcd"}
+    )
     word: ClassVar[str]
     breakdown: ClassVar[tuple[str, ...]]
 

@@ -10,17 +10,15 @@ import string
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any, ClassVar
 
 from vistune.errors import DataError, RecipeError
 from vistune.evaluation.judge import judgements
 from vistune.evaluation.judge_prompts import read_prompt, sha256_of_text
-from vistune.evaluation.predictions import Prediction
-from vistune.evaluation.tables import Pictures, Row, rows_by_id, table_in
+from vistune.evaluation.tables import Pictures, rows_by_id, table_in
 from vistune.evaluation.task import OFFICIAL, Benchmark, Facts, Judge, Marked, Reply, Scored, ask
 from vistune.evaluation.tasks.llava_bench import LlavaBench
-from vistune.evaluation.tasks.mmbench import read_sheet
+from vistune.evaluation.tasks.mmbench import RELEASED
 from vistune.types import Question
 
 PARAMETERS = {"temperature": 0.0, "max_tokens": 1024}
@@ -89,6 +87,7 @@ class Koffvqa(Benchmark):
     )
     max_tokens = 1024
     judged = True
+    prediction_fields = RELEASED | {"review"}  # of a judge, taken where every answer has one
 
     def questions(self) -> Sequence[Question]:
         path = table_in(self.folder, "koffvqa")
@@ -106,13 +105,6 @@ class Koffvqa(Benchmark):
             )
             for name, row in rows.items()
         ]
-
-    def read(self, path: Path) -> Sequence[Prediction]:
-        """Answers as lines or as KOFFVQA's xlsx; a `review` beside each answer is taken for the judge's."""
-        if path.suffix != ".xlsx":
-            return super().read(path)
-        rows: list[Row] = read_sheet(path)
-        return [Prediction(row.text("index"), row.get("prediction") or "", row.place, row.fields) for row in rows]
 
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
         return {}  # a mark alone says nothing here: the figures come from the judge

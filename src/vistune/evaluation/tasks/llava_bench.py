@@ -14,8 +14,9 @@ from vistune.errors import DataError, RecipeError
 from vistune.evaluation.judge import judgements
 from vistune.evaluation.judge_prompts import sha256_of_text
 from vistune.evaluation.predictions import Prediction
-from vistune.evaluation.release import field_of, find, release_json, release_lines
+from vistune.evaluation.release import field_of, find, id_in, release_json, release_lines
 from vistune.evaluation.task import BOTH, OFFICIAL, Benchmark, Facts, Judge, Marked, Reply, Scored, ask
+from vistune.records import kind_of_file
 from vistune.types import Question
 
 Pair = tuple[float, float]  # GPT-4's rating and the model's
@@ -43,6 +44,9 @@ class LlavaBench(Benchmark):
     max_tokens = 1024
     rules = BOTH
     judged = True
+    prediction_fields = frozenset(  # of stored reviews, as LLaVA's scripts write them
+        {"review_id", "answer1_id", "answer2_id", "reviewer_id", "category", "content", "tuple"}
+    )
     system = "You are a helpful and precise assistant for checking the quality of the answer."
     headings = ("Context", "Question", "End of {}")
 
@@ -50,9 +54,8 @@ class LlavaBench(Benchmark):
         [path] = find(self.folder, ["questions.jsonl"])
         pictures = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
         found = []
-        for line, row in release_lines(path):
-            place = f"{path}:{line}"
-            name = str(field_of(row, "question_id", (int, str), place))
+        for place, row in release_lines(path):
+            name = id_in(row, "question_id", place)
             text, image = field_of(row, "text", str, place), field_of(row, "image", str, place)
             category = field_of(row, "category", str, place)
             found.append(ask(name, text, pictures / image, origin=place, category=category, image=image))
@@ -60,15 +63,12 @@ class LlavaBench(Benchmark):
 
     def read(self, path: Path) -> Sequence[Prediction]:
         """Answers, or the reviews that a judge wrote before: lines of {question_id, content, tuple}."""
-        if path.suffix != ".jsonl":
+        if kind_of_file(path.name) != ".jsonl":
             return super().read(path)
         rows = list(release_lines(path))
         if not rows or not all(isinstance(row, dict) and "content" in row and "text" not in row for _, row in rows):
             return super().read(path)
-        return [
-            Prediction(str(field_of(row, "question_id", (int, str), f"{path}:{line}")), "", f"{path}:{line}", row)
-            for line, row in rows
-        ]
+        return [Prediction(id_in(row, "question_id", place), "", place, row) for place, row in rows]
 
     def score(self, rows: Sequence[Reply], rule: str = OFFICIAL, judge: Judge | None = None) -> Scored:
         read = read_pair if rule == OFFICIAL else read_two_numbers
@@ -99,9 +99,13 @@ class LlavaBench(Benchmark):
     def requests(self, rows: Sequence[Reply]) -> dict[str, str]:
         """What the judge reads about each answer; a missing one is shown to it as empty."""
         captions_file, answers_file = find(self.folder, ["context.jsonl", "answers_gpt4.jsonl"])
-        captions = {row["image"]: _text(row, "caption", captions_file, n) for n, row in release_lines(captions_file)}
+        captions = {
+            field_of(row, "image", str, place): field_of(row, "caption", str, place)
+            for place, row in release_lines(captions_file)
+        }
         answers = {
-            str(row["question_id"]): _text(row, "text", answers_file, n) for n, row in release_lines(answers_file)
+            id_in(row, "question_id", place): field_of(row, "text", str, place)
+            for place, row in release_lines(answers_file)
         }
         found = {}
         for row in rows:
@@ -139,10 +143,6 @@ class LlavaBench(Benchmark):
 
 def category_of(question: Question) -> str:
     return f"llava_bench_{str(question.tags['category']).removeprefix('llava_bench_')}"
-
-
-def _text(row: Any, name: str, path: Path, line: int) -> str:
-    return str(field_of(row, name, str, f"{path}:{line}"))
 
 
 def read_pair(review: str) -> Pair | None:

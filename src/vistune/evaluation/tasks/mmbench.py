@@ -6,20 +6,25 @@ The rotations are those of the file: some last options ("all above are not right
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from vistune.errors import DataError, RecipeError
+from vistune.errors import DataError
 from vistune.evaluation.choices import is_missing, matched
 from vistune.evaluation.free_replies import choice_of
 from vistune.evaluation.predictions import Prediction
-from vistune.evaluation.tables import Pictures, Row, read_rows, rows_by_id, table_in
+from vistune.evaluation.sheets import write_sheet
+from vistune.evaluation.tables import Pictures, Row, rows_by_id, table_in
 from vistune.evaluation.task import BOTH, LENIENT, LETTER, Benchmark, Facts, Marked, Reply, Table, ask, mean
 from vistune.types import Question
 
 COLUMNS = "ABCDEFGH"
+# Columns of the release and of VLMEvalKit's tables of predictions, which are that release with a column more.
+RELEASED = frozenset(
+    {*COLUMNS, "question", "hint", "category", "l2-category", "l2_category", "image", "image_path", "source", "comment"}
+    | {"split", "options", "hit", "log"}
+)
 ROTATION = 1_000_000  # index modulo this is the question, the quotient the rotation
 
 
@@ -36,6 +41,7 @@ class MMBench(Benchmark):
     )
     max_tokens = 1024
     rules = BOTH
+    prediction_fields = RELEASED
     word, language = "mmbench", "en"
     suffix = LETTER
 
@@ -69,13 +75,6 @@ class MMBench(Benchmark):
             row={name: row.get(name) or "" for name in UPLOADED if name in row.fields},
         )
 
-    def read(self, path: Path) -> Sequence[Prediction]:
-        """Answer lines, or the table with a `prediction` column that VLMEvalKit writes (xlsx, tsv)."""
-        if path.suffix.lower() not in (".xlsx", ".tsv"):
-            return super().read(path)
-        rows = read_sheet(path) if path.suffix.lower() == ".xlsx" else read_rows(path)
-        return [Prediction(row.text("index"), row.get("prediction") or "", row.place, row.fields) for row in rows]
-
     def asks_another(self, question: Question, prediction: Prediction) -> bool:
         """The releases give some indexes to other questions."""
         prompt, asked = prediction.fields.get("prompt"), question.tags["row"].get("question", "")
@@ -99,7 +98,7 @@ class MMBench(Benchmark):
 
     def submission(self, rows: Sequence[Reply]) -> tuple[str, bytes]:
         """The table that the server wants: what was said to every row, raw."""
-        return "mmbench_upload.xlsx", sheet([upload_row(row) for row in rows])
+        return "mmbench_upload.xlsx", write_sheet([upload_row(row) for row in rows], numbers=("index",))
 
 
 class MMBenchCn(MMBench):
@@ -157,45 +156,3 @@ def upload_row(row: Reply) -> dict[str, str]:
     before = {name: value for name, value in fields.items() if name not in ("answer", "split")}
     after = {name: value for name, value in fields.items() if name in ("answer", "split")}
     return {**before, "prediction": row.text or "", **after}
-
-
-def sheet(rows: Sequence[Mapping[str, str]]) -> bytes:
-    """One xlsx sheet, a header line first. Control characters, which the format cannot hold, are left out."""
-    openpyxl = _openpyxl()
-    from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
-
-    book = openpyxl.Workbook()
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    for column, name in enumerate(columns, start=1):
-        book.active.cell(1, column, name)
-    for number, row in enumerate(rows, start=2):
-        for column, name in enumerate(columns, start=1):
-            value = row.get(name, "")
-            if name == "index":
-                book.active.cell(number, column, int(value))
-            elif value:
-                cell = book.active.cell(number, column, ILLEGAL_CHARACTERS_RE.sub("", value))
-                cell.data_type = "s"  # what begins with "=" would be a formula
-    file = io.BytesIO()
-    book.save(file)
-    return file.getvalue()
-
-
-def read_sheet(path: Path) -> list[Row]:
-    """The rows of an xlsx file's first sheet."""
-    openpyxl = _openpyxl()
-    try:
-        book = openpyxl.load_workbook(path, read_only=True)
-    except Exception as error:  # a zip of XML: openpyxl raises whatever its parts raise
-        raise DataError(f"{path}: no xlsx file that can be read: {error}", "write it again") from None
-    lines = book.worksheets[0].iter_rows(values_only=True)
-    names = [str(name) for name in next(lines, ())]
-    return [Row(dict(zip(names, line, strict=False)), f"{path}:{number}") for number, line in enumerate(lines, start=2)]
-
-
-def _openpyxl() -> Any:
-    try:
-        import openpyxl
-    except ImportError:
-        raise RecipeError("xlsx files need openpyxl", "pip install 'vistune[evaluate]'") from None
-    return openpyxl

@@ -51,6 +51,7 @@ class Mme(Benchmark):
         paper="https://arxiv.org/abs/2306.13394",
     )
     rules = BOTH
+    prediction_fields = frozenset({"gold"})
 
     def questions(self) -> Sequence[Question]:
         base = picture_folder(self.folder, "MME_Benchmark_release_version", "")
@@ -61,7 +62,7 @@ class Mme(Benchmark):
         folders = [base / category for category in CATEGORIES]
         listed = matching(self.folder, "llava_mme.jsonl")
         if listed and not any(folder.is_dir() for folder in folders):
-            return [_llava(f"{listed[0]}:{line}", row, base) for line, row in release_lines(listed[0])]
+            return [_llava(place, row, base) for place, row in release_lines(listed[0])]
         return [question for folder in _all(folders) for question in _release(folder)]
 
     def read(self, path: Path) -> Sequence[Prediction]:

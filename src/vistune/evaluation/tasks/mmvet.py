@@ -18,6 +18,7 @@ from vistune.evaluation.judge_prompts import read_prompt, sha256_of_text
 from vistune.evaluation.predictions import Prediction
 from vistune.evaluation.release import field_of, find, release_json
 from vistune.evaluation.task import OFFICIAL, Benchmark, Facts, Judge, Marked, Reply, Scored, Table, ask
+from vistune.records import kind_of_file
 from vistune.types import Question
 
 PROMPT_SHA256 = "d1b3e0a5b4e72c888b77164489d705bba4dd149934fff564dfba6443d81afe3f"  # of the published prompt
@@ -38,6 +39,7 @@ class MMVet(Benchmark):
     )
     max_tokens = 1024
     judged = True
+    prediction_fields = frozenset({"model", "content", "score"})  # of stored grades
     judge_runs = 1  # opinions on each answer; the publication took five
 
     def questions(self) -> Sequence[Question]:
@@ -58,7 +60,7 @@ class MMVet(Benchmark):
 
     def read(self, path: Path) -> Sequence[Prediction]:
         """Answers, or the grades that MM-Vet's own scorer wrote: {id: {model, content, score}}."""
-        if path.suffix == ".json":
+        if kind_of_file(path.name) == ".json":
             tree = release_json(path)
             if isinstance(tree, dict) and tree and all(isinstance(v, dict) and "score" in v for v in tree.values()):
                 return [Prediction(name, "", f"{path}:{name}", row) for name, row in tree.items()]

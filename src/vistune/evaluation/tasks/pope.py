@@ -1,11 +1,14 @@
 """POPE: does the model claim objects that are not there? https://arxiv.org/abs/2305.10355
 
 Three splits of yes-no questions; the published figure of LLaVA is the mean of their F1. Two label sets are in use that
-differ by about fifty questions a split: replies are joined by picture and question, never by line, and others refused.
+differ by about fifty questions a split: replies are joined by image and question, never by line, and others refused.
+
+A question's id is LLaVA's number over the three splits, or the label files' own where these are unique over them.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +17,11 @@ from typing import Any
 from vistune.errors import DataError
 from vistune.evaluation.free_replies import yes_or_no
 from vistune.evaluation.predictions import Prediction
-from vistune.evaluation.release import field_of, find, matching, picture_folder, release_lines
+from vistune.evaluation.release import field_of, find, id_in, matching, picture_folder, release_lines
 from vistune.evaluation.task import BOTH, LENIENT, OFFICIAL, SHORT, Benchmark, Facts, Marked, Table, ask
 from vistune.types import Question
 
+_BREAK = re.compile(r"\r\n?|(?:\\r)?\\n")
 FIRST_ID = {"adversarial": 0, "random": 10_000_000, "popular": 20_000_000}  # LLaVA's numbering over the three splits
 
 
@@ -38,30 +42,47 @@ class Pope(Benchmark):
     )
     rules = BOTH
 
+    prediction_fields = frozenset({"category", "label", "split"})
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.own: dict[str, dict[str, str]] = {}  # an id of the data's own -> split -> the question's id
+        self.is_numbered = True  # whether the predictions' ids are LLaVA's numbers
+
     def questions(self) -> Sequence[Question]:
         paths = dict(zip(FIRST_ID, find(self.folder, [f"coco_pope_{split}.json" for split in FIRST_ID]), strict=True))
         asked = matching(self.folder, "llava_pope_test*.jsonl")
         pictures = picture_folder(self.folder, "val2014")
-        found = []
+        rows = []
         for split, path in paths.items():
-            labels = [(f"{path}:{line}", row) for line, row in release_lines(path)]
-            rows = (
-                self._asked(asked[0], split, path, labels) if asked else [(p, _id(split, r, p), r) for p, r in labels]
-            )
-            for place, name, row in rows:
-                text, image = field_of(row, "text", str, place), field_of(row, "image", str, place)
-                label = field_of(row, "label", str, place)
-                found.append(
-                    ask(name, text + SHORT, pictures / image, answer=label, origin=place, split=split, bare=text)
-                )
+            labels = list(release_lines(path))
+            for place, row in self._asked(asked[0], split, path, labels) if asked else labels:
+                rows.append((split, id_in(row, "question_id", place), place, row))
+        self.own = {}
+        for split, own, _, _ in rows:
+            self.own.setdefault(own, {})[split] = own
+        is_unique = all(len(splits) == 1 for splits in self.own.values())
+        found = []
+        for split, own, place, row in rows:
+            if not is_unique:
+                self.own[own][split] = _numbered(split, own, place)
+            _, text = _key(row, place)
+            label = field_of(row, "label", str, place).strip().lower()
+            if label not in ("yes", "no"):
+                raise DataError(f"{place}:label: {label!r}", "a label is yes or no")
+            picture, tags = pictures / row["image"], {"split": split, "bare": text}
+            found.append(ask(self.own[own][split], text + SHORT, picture, answer=label, origin=place, **tags))
+        self.bare = {question.id: question.tags["bare"] for question in found}
         return found
 
-    def _asked(
-        self, path: Path, split: str, label_path: Path, labels: list[tuple[str, Any]]
-    ) -> list[tuple[str, str, Any]]:
+    def _asked(self, path: Path, split: str, label_path: Path, labels: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
         """LLaVA's questions of a split with their labels. Raises DataError unless both speak of the same questions."""
-        label_of = {_key(row, place): row["label"] for place, row in labels}
-        rows = [(f"{path}:{line}", row) for line, row in release_lines(path) if row.get("category") == split]
+        label_of = {_key(row, place): field_of(row, "label", str, place) for place, row in labels}
+        rows = [
+            (place, row)
+            for place, row in release_lines(path)
+            if field_of({"category": "", **row} if isinstance(row, dict) else row, "category", str, place) == split
+        ]
         counted, expected = (Counter(_key(row, place) for place, row in side) for side in (rows, labels))
         strange = counted - expected
         if strange or expected - counted:
@@ -71,21 +92,41 @@ class Pope(Benchmark):
                 f"{(expected - counted).total()} labelled and not asked, such as {example[1]!r} of {example[0]}",
                 "take the label files of the release that was asked: LLaVA-1.5 used POPE's commit e3e39262",
             )
-        return [
-            (place, str(row["question_id"]), {**row, "text": _key(row, place)[1], "label": label_of[_key(row, place)]})
-            for place, row in rows
-        ]
+        return [(place, {**row, "label": label_of[_key(row, place)]}) for place, row in rows]
+
+    def read(self, path: Path) -> Sequence[Prediction]:
+        found = super().read(path)
+        self.is_numbered = any(said.id.isdigit() and int(said.id) >= FIRST_ID["random"] for said in found)
+        return found
 
     def identify(self, prediction: Prediction) -> str:
-        """LLaVA's number; a split's own number where the line names its `category`."""
-        split = prediction.fields.get("category")
-        if split in FIRST_ID and prediction.id.isdigit() and int(prediction.id) < FIRST_ID["random"]:
-            return str(FIRST_ID[split] + int(prediction.id))
-        return prediction.id
+        """The question that an id and, where they are there, the line's `category` and `prompt` name.
+
+        An id of the label files that names one question is that question; ids that each split counts anew need the
+        `category`. Raises DataError where several questions are meant.
+        """
+        splits = self.own.get(prediction.id, {})
+        if (named := _split_of(prediction)) is not None:
+            if named in splits:
+                return splits[named]
+            is_own = prediction.id.isdigit() and int(prediction.id) < FIRST_ID["random"]
+            return str(FIRST_ID[named] + int(prediction.id)) if is_own else prediction.id
+        if not splits or self.is_numbered:
+            return prediction.id
+        if len(splits) == 1:
+            return next(iter(splits.values()))
+        prompt = " ".join(str(prediction.fields.get("prompt", "")).split())
+        if len(fits := [name for name in splits.values() if prompt and self.bare[name] in prompt]) == 1:
+            return fits[0]
+        raise DataError(
+            f"{prediction.place}:question_id: {prediction.id!r} is a question of each of {', '.join(splits)}",
+            "add `category` (adversarial, random or popular) to each line, or number the questions as LLaVA does: "
+            "10,000,000 more in random, 20,000,000 more in popular",
+        )
 
     def asks_another(self, question: Question, prediction: Prediction) -> bool:
         prompt = prediction.fields.get("prompt")
-        return isinstance(prompt, str) and question.tags["bare"] not in prompt
+        return isinstance(prompt, str) and question.tags["bare"] not in " ".join(prompt.split())
 
     def parse(self, question: Question, reply: str, rule: str) -> str | None:
         if rule == LENIENT:
@@ -138,10 +179,29 @@ def _cell(row: Marked) -> str:
     return {(True, True): "TP", (False, True): "FN", (True, False): "TN", (False, False): "FP"}[right, yes]
 
 
-def _id(split: str, row: Any, place: str) -> str:
-    return str(FIRST_ID[split] + field_of(row, "question_id", int, place))
+def _split_of(prediction: Prediction) -> str | None:
+    named = [prediction.fields.get(name) for name in ("category", "split")]
+    return next((split for split in named if isinstance(split, str) and split in FIRST_ID), None)
+
+
+def _numbered(split: str, own: str, place: str) -> str:
+    """LLaVA's number of a question that other splits have the id of too."""
+    if not own.isdigit():
+        raise DataError(f"{place}:question_id: {own!r} is in other splits too", "give each question its own id")
+    return str(FIRST_ID[split] + int(own))
 
 
 def _key(row: Any, place: str) -> tuple[str, str]:
-    """Picture and question, without LLaVA's suffix."""
-    return field_of(row, "image", str, place), field_of(row, "text", str, place).split("\n", 1)[0]
+    """The image's file name and the question alone."""
+    image = field_of(row, "image", str, place)
+    return image.replace("\\", "/").rsplit("/", 1)[-1], bare_question(field_of(row, "text", str, place))
+
+
+def bare_question(text: str) -> str:
+    """A question without what a project writes around it: an image marker, and how it shall be answered.
+
+    The latter follows the question mark, or a line break that may be written as a backslash and an n.
+    """
+    lines = _BREAK.sub("\n", text).replace("<image>", "\n").strip().split("\n", 1)[0]
+    question, mark, _ = lines.partition("?")
+    return " ".join((question + mark).split())

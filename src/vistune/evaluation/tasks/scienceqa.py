@@ -15,14 +15,16 @@ from typing import Any
 
 from vistune.errors import DataError
 from vistune.evaluation.free_replies import choice_of
-from vistune.evaluation.predictions import Prediction, prediction_of, read_predictions
-from vistune.evaluation.release import field_of, find, matching, picture_folder, release_map
+from vistune.evaluation.predictions import IDS, TEXTS, Prediction, Predictions, prediction_of
+from vistune.evaluation.release import field_of, find, matching, picture_folder, release_map, release_text
 from vistune.evaluation.task import BOTH, LENIENT, LETTER, Benchmark, Facts, Marked, Table, ask, by, mean
-from vistune.files import parse_json, read_text
+from vistune.files import parse_json
+from vistune.records import kind_of_file
 from vistune.types import Question
 
 LETTERS = "ABCDE"
 SPLIT = "test"
+RESULTS = frozenset({"acc", "correct", "count", "results", "outputs"})  # of LLaVA's result file
 _STATED = re.compile(r"The answer is ([A-Z]).")  # the last dot is any sign but a line break, as in the original
 _SUBJECTS = {"natural science": "natural", "social science": "social", "language science": "language"}
 
@@ -78,13 +80,24 @@ class ScienceQA(Benchmark):
 
     def read(self, path: Path) -> Sequence[Prediction]:
         """LLaVA's answer lines, or its result file, whose `outputs` begin with the speaker's name."""
-        text = "" if path.is_dir() else read_text(path)
+        tree = self._results(path)
+        if tree is None:
+            return super().read(path)
+        outputs = field_of(tree, "outputs", dict, str(path))
+        found = [prediction_of({IDS[0]: pid, TEXTS[0]: said}, f"{path}:{pid}") for pid, said in outputs.items()]
+        unread = {name: 1 for name in tree if name not in RESULTS}
+        return Predictions([replace(p, text=p.text.removeprefix("Assistant:").strip()) for p in found], unread)
+
+    @staticmethod
+    def _results(path: Path) -> Mapping[str, Any] | None:
+        """The tree of a result file; None where the file is another one."""
+        if kind_of_file(path.name) not in (".json", ".jsonl", "") or not path.is_file():
+            return None
+        text = release_text(path).lstrip()
         if not text.startswith("{") or '"outputs"' not in text:
-            return read_predictions(path)
-        outputs = field_of(parse_json(text, str(path), first_line=1), "outputs", dict, str(path))
-        rows = ({"question_id": pid, "text": said} for pid, said in outputs.items())
-        found = [prediction_of(row, f"{path}:{row['question_id']}") for row in rows]
-        return [replace(one, text=one.text.removeprefix("Assistant:").strip()) for one in found]
+            return None
+        tree: Mapping[str, Any] = parse_json(text, str(path), first_line=1)
+        return tree
 
     def parse(self, question: Question, reply: str, rule: str) -> str | None:
         if reply in LETTERS and len(reply) == 1:

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from vistune.evaluation.free_replies import choice_of
-from vistune.evaluation.predictions import Prediction, prediction_of, read_predictions
-from vistune.evaluation.release import field_of, find, matching, picture_folder, release_map
+from vistune.evaluation.release import field_of, find, id_in, matching, picture_folder, release_map
 from vistune.evaluation.task import BOTH, LENIENT, LETTER, Benchmark, Facts, Marked, Reply, Table, ask, by, mean
-from vistune.files import parse_json, read_text
 from vistune.types import Question
 
 LETTERS = "ABCD"
@@ -33,6 +31,7 @@ class Seed(Benchmark):
         paper="https://arxiv.org/abs/2307.16125",
     )
     rules = BOTH
+    prediction_fields = frozenset({"gt_answer", "q_type_id", "question_type_id", "data_type"})  # of its leaderboard
 
     def questions(self) -> Sequence[Question]:
         path = (matching(self.folder, "SEED-Bench.json") or find(self.folder, ["SEED-Bench*.json"]))[0]
@@ -43,7 +42,7 @@ class Seed(Benchmark):
         return [self._question(f"{path}:question {k}", row, types) for k, row in enumerate(rows, start=1)]
 
     def _question(self, place: str, row: Any, types: Mapping[int, str]) -> Question:
-        name = str(field_of(row, "question_id", (str, int), place))
+        name = id_in(row, "question_id", place)
         kind = row.get("data_type", "video" if name.startswith("v") else "image")
         options = {
             letter: str(row[f"choice_{letter.lower()}"]) for letter in LETTERS if f"choice_{letter.lower()}" in row
@@ -58,16 +57,6 @@ class Seed(Benchmark):
         answer = field_of(row, "answer", str, place)
         tags = {"kind": kind, "ability": ability, "options": options or dict.fromkeys(LETTERS, "")}
         return ask(name, "\n".join(lines) + LETTER, picture, answer=answer, origin=place, **tags)
-
-    def read(self, path: Path) -> Sequence[Prediction]:
-        """Answer lines; also the benchmark's own result files, whose lines end in commas."""
-        lines = [(n, line.strip()) for n, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()]
-        if not any(line.endswith("},") for _, line in lines) or lines[0][1].startswith("["):
-            return read_predictions(path)
-        return [
-            prediction_of(parse_json(line.removesuffix(","), str(path), first_line=n), f"{path}:{n}")
-            for n, line in lines
-        ]
 
     def parse(self, question: Question, reply: str, rule: str) -> str | None:
         options = question.tags["options"]

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from vistune.errors import DataError
-from vistune.evaluation.predictions import Prediction
-from vistune.evaluation.release import field_of, find, matching, picture_folder, release_lines, release_map
+from vistune.evaluation.predictions import Prediction, plain_id
+from vistune.evaluation.release import field_of, find, id_in, matching, picture_folder, release_lines, release_map
 from vistune.evaluation.task import SHORT, Benchmark, Facts, Marked, ask, mean
 from vistune.evaluation.vqa_text import evalai_form, soft_points
 from vistune.types import Question
@@ -34,7 +34,7 @@ class TextVqa(Benchmark):
     def questions(self) -> Sequence[Question]:
         (path,) = find(self.folder, ["*TextVQA*val*.json"])
         prompts = matching(self.folder, "llava_textvqa*.jsonl")
-        prompt_of = {_llava_key(row): str(row["text"]) for _, row in (release_lines(prompts[0]) if prompts else ())}
+        prompt_of = dict(_llava(*each) for each in (release_lines(prompts[0]) if prompts else ()))
         pictures = picture_folder(self.folder, "train_images", "train_val_images/train_images")
         found = []
         for number, row in enumerate(field_of(release_map(path), "data", list, str(path)), start=1):
@@ -56,7 +56,7 @@ class TextVqa(Benchmark):
                     also=row.get("question_id"),
                 )
             )
-        self.numbers = {str(question.tags["also"]): question.id for question in found}
+        self.numbers = {plain_id(question.tags["also"]): question.id for question in found}
         return found
 
     def identify(self, prediction: Prediction) -> str:
@@ -82,5 +82,7 @@ def question_in(prompt: str) -> str:
     return next((line for line in prompt.split("\n") if not line.startswith(OCR)), "")
 
 
-def _llava_key(row: Any) -> str:
-    return name_of(str(row["question_id"]), question_in(str(row["text"])))
+def _llava(place: str, row: Any) -> tuple[str, str]:
+    """(name, prompt) of a line of LLaVA's question file."""
+    prompt = field_of(row, "text", str, place)
+    return name_of(id_in(row, "question_id", place), question_in(prompt)), prompt

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 
 from vistune.errors import DataError
-from vistune.evaluation.release import field_of, matching, picture_folder, release_json, release_lines
+from vistune.evaluation.release import field_of, id_in, matching, picture_folder, release_json, release_lines
 from vistune.evaluation.task import SHORT, Benchmark, Facts, Marked, Reply, ask
 from vistune.evaluation.vqa_text import evalai_form
 from vistune.types import Question
@@ -32,13 +32,11 @@ class VizWiz(Benchmark):
     def questions(self) -> Sequence[Question]:
         pictures = picture_folder(self.folder, "test")
         if listed := matching(self.folder, "test.json"):
-            rows = list(enumerate(field_of({"test": release_json(listed[0])}, "test", list, str(listed[0]))))
+            listed_rows = field_of({"test": release_json(listed[0])}, "test", list, str(listed[0]))
+            rows = [(str(k), row) for k, row in enumerate(listed_rows)]
             path, suffix = listed[0], UNANSWERABLE + SHORT
         elif listed := matching(self.folder, "llava_test*.jsonl"):
-            rows = [
-                (field_of(row, "question_id", (int, str), f"{listed[0]}:{k}"), row)
-                for k, row in release_lines(listed[0])
-            ]
+            rows = [(id_in(row, "question_id", place), row) for place, row in release_lines(listed[0])]
             path, suffix = listed[0], ""
         else:
             raise DataError(
@@ -51,7 +49,7 @@ class VizWiz(Benchmark):
             place = f"{path}:{name}"
             image = field_of(row, "image", str, place)
             prompt = field_of(row, text, str, place) + suffix
-            found.append(ask(str(name), prompt, pictures / image, origin=place, image=image))
+            found.append(ask(name, prompt, pictures / image, origin=place, image=image))
         return found
 
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
