@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vistune.console import Watch, silent
+from vistune.console import Watch, silent, tell
 from vistune.files import write_json
 from vistune.measuring import BLIND_QUESTIONS
 from vistune.models import chosen_device, find_model, is_ours, load
 
 if TYPE_CHECKING:
-    from vistune.evaluation import Measurement, Wanted
+    from vistune.evaluation import AnsweredFile, Measurement, Wanted
     from vistune.generation import Assistant
 
 
@@ -52,11 +52,13 @@ def evaluate_all(
     dtype: str = "auto",
     quantize: int | None = None,
     watch: Watch = silent,
+    tell: Callable[[str], None] = lambda words: None,
     **wanted: Any,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Several models on several tasks: (a result for each model and task, their comparison).
 
-    `tasks`: each with its data folder · `out` has a folder a model where there are several, and comparison.json and
+    `tell` is called with each field of the user's own questions that is not read. `tasks`: each with its data folder ·
+    `out` has a folder a model where there are several, and comparison.json and
     comparison.html unless one model is asked one task; without it each run folder keeps its own answers, where all
     questions are asked.
     """
@@ -66,7 +68,9 @@ def evaluate_all(
 
     if len(tasks) > 1:
         for task, data in tasks.items():  # what is missing is said before the first is asked
-            lookup(task, TASKS, "task")(data).questions()
+            made = lookup(task, TASKS, "task")(data)
+            made.questions()
+            made.check_images()
     labels = dict(zip(models, labels_of(models), strict=True))
 
     def all_of(model: Path) -> list[Wanted]:
@@ -74,7 +78,7 @@ def evaluate_all(
         return [Wanted(task, data, out=place, **wanted) for task, data in tasks.items()]
 
     with joined() as ranks:
-        found = measure(models, all_of, device, dtype, quantize, watch)
+        found = measure(models, all_of, device, dtype, quantize, watch, tell)
         comparison = compare(dict(zip(labels.values(), found, strict=True)), seed=wanted.get("seed", 0))
         if out is not None and ranks.is_first and len(models) * len(tasks) > 1:
             write_json(out / "comparison.json", comparison)
@@ -94,8 +98,12 @@ def measure(
     dtype: str,
     quantize: int | None,
     watch: Watch,
+    tell: Callable[[str], None] = lambda words: None,
 ) -> list[list[Measurement]]:
-    """Each model, loaded once, on each task that is wanted of it; by all processes of torchrun's together."""
+    """Each model, loaded once, on each task that is wanted of it; by all processes of torchrun's together.
+
+    `tell`: see `evaluate_all`; the questions are the same for every model, so the first one's say all.
+    """
     from vistune.evaluation import joined, labels_of, measure, own_device
 
     found = []
@@ -106,11 +114,12 @@ def measure(
             place = own_device(chosen_device(device), ranks)
             assistant = load(model, device=place, dtype=dtype, quantize=quantize)
             shown = watch if ranks.is_first else silent
+            said = tell if ranks.is_first and model == models[0] else lambda words: None
             if len(models) > 1:
                 shown = _named(labels[model], shown)
             found.append(
                 [
-                    measure(assistant, folder, each, told_as=str(model), watch=shown, ranks=ranks)
+                    measure(assistant, folder, each, told_as=str(model), watch=shown, tell=said, ranks=ranks)
                     for each in wanted(model)
                 ]
             )
@@ -133,8 +142,12 @@ def answer(
     dtype: str = "auto",
     quantize: int | None = None,
     watch: Watch = silent,
-) -> int:
-    """Answer a user's own questions into a predictions file; how many answers it holds. A killed call goes on."""
+    tell: Callable[[str], None] = tell,
+) -> AnsweredFile:
+    """Answer a user's own questions into a predictions file. A killed call resumes.
+
+    `tell` is called with each field of the questions that is not read; by default it prints on stderr.
+    """
     from vistune.evaluation import answer_file, joined, own_device
 
     with joined() as ranks:
@@ -151,6 +164,7 @@ def answer(
             again=again,
             told_as=str(model),
             watch=shown,
+            tell=tell if ranks.is_first else lambda words: None,
             ranks=ranks,
         )
 
@@ -166,6 +180,8 @@ def tasks_of(tasks: Mapping[str, Path], limit: int | None) -> Callable[[Assistan
 
     made = {name: lookup(name, TASKS, "validation.tasks")(folder) for name, folder in tasks.items()}
     asked = {name: choose(task.questions(), limit, 0) for name, task in made.items()}
+    for task in made.values():
+        task.check_images()
 
     def evaluate(assistant: Assistant, watch: Watch) -> dict[str, float]:
         found: dict[str, float] = {}

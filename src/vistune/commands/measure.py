@@ -15,8 +15,9 @@ from rich.text import Text
 from vistune import asking, measuring, models
 from vistune.commands.model import Device, Dtype, Quantize
 from vistune.commands.output import Json, count_of, print_json, stdout
-from vistune.console import silent, watch
+from vistune.console import silent, tell, watch
 from vistune.errors import RecipeError
+from vistune.records import lines_of
 
 if TYPE_CHECKING:
     from vistune.evaluation import Measured
@@ -75,6 +76,7 @@ def evaluate(
         dtype=dtype,
         quantize=quantize,
         watch=silent if as_json else watch,
+        tell=tell,
     )
     if not is_first_process():
         return
@@ -117,7 +119,8 @@ def is_first_process() -> bool:
 def answer(
     model: Annotated[Path, typer.Argument(help="A run or model folder.")],
     questions: Annotated[
-        Path, typer.Argument(metavar="FILE", help="JSON lines of question_id, text, image; as task file has them.")
+        Path,
+        typer.Argument(metavar="FILE", help="Records of question_id, text and image, in any data format."),
     ],
     out: Annotated[Path, typer.Option(help="The predictions file to write.")],
     images: Annotated[
@@ -128,9 +131,10 @@ def answer(
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
+    as_json: Json = False,
 ) -> None:
     """Answer your own questions into a predictions file; the same command goes on where a killed one was."""
-    count = asking.answer(
+    found = asking.answer(
         model,
         questions,
         out,
@@ -140,10 +144,15 @@ def answer(
         device=device,
         dtype=dtype,
         quantize=quantize,
-        watch=watch,
+        watch=silent if as_json else watch,
+        tell=tell,
     )
-    if is_first_process():
-        stdout.print(f"{out}: {count_of(count, 'answer')}", soft_wrap=True)
+    if not is_first_process():
+        return
+    if as_json:
+        print_json(found.as_json())
+    else:
+        stdout.print(f"{out}: {count_of(found.count, 'answer')}", soft_wrap=True)
 
 
 def folder_of(data: Path, task: str, *, many: bool) -> Path:
@@ -239,6 +248,8 @@ def score(
         opinions=opinions,
         watch=silent if as_json else watch,
     )
+    for words in (*lines_of(found.unread_fields), *found.warnings):
+        tell(words)
     if as_json:
         print_json(found.as_json())
         return

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from vistune.evaluation.comparison import compare, labels_of, markdown, published_on
     from vistune.evaluation.descriptions import describe, named_pairs
     from vistune.evaluation.kept import compare_kept
-    from vistune.evaluation.measurement import Measurement, Wanted, answer_file, measure
+    from vistune.evaluation.measurement import AnsweredFile, Measurement, Wanted, answer_file, measure
     from vistune.evaluation.runner import CONDITIONS, Answered, Block, ask, choose, conditions_for, derangement, plan
     from vistune.evaluation.scoring import Score, accuracy, gap, in_words, majority, result_of
 
@@ -25,6 +25,7 @@ __all__ = [
     "CONDITIONS",
     "TASKS",
     "Answered",
+    "AnsweredFile",
     "Benchmark",
     "Block",
     "Facts",

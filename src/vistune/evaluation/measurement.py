@@ -6,6 +6,7 @@ assistant + Wanted -> questions, blind ones on a seeded subset -> session -> Mea
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from vistune.evaluation.tasks import TASKS
 from vistune.evaluation.tasks.file import File
 from vistune.files import write_json
 from vistune.generation import Assistant
+from vistune.records import UnreadField, lines_of
 from vistune.registry import lookup
 
 
@@ -54,16 +56,45 @@ class Measurement:
     task: Task | None = None  # pictures that it unpacked into a folder of its own are there as long as it is
 
 
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredFile:
+    """A file of answers to a user's own questions: how many it holds, and what of the questions nothing read."""
+
+    path: Path
+    count: int
+    unread_fields: tuple[UnreadField, ...]
+    warnings: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        fields = [field.as_json() for field in self.unread_fields]
+        return {"out": str(self.path), "count": self.count, "unread_fields": fields}
+
+
 def measure(
-    assistant: Assistant, folder: Path, wanted: Wanted, *, told_as: str, watch: Watch, ranks: Ranks | None = None
+    assistant: Assistant,
+    folder: Path,
+    wanted: Wanted,
+    *,
+    told_as: str,
+    watch: Watch,
+    tell: Tell = lambda words: None,
+    ranks: Ranks | None = None,
 ) -> Measurement:
-    """Ask, keep, score. `folder`: where the model's weights lie · `told_as`: how the result names the model."""
+    """Ask, keep, score. `folder`: of the model's weights · `told_as`: how the result names the model.
+
+    `tell` is called with each field of the user's own questions that is not read, before the first is asked.
+    """
     ranks = ranks or Ranks()
     name = wanted.name or wanted.task
     task = lookup(wanted.task, TASKS, "task")(wanted.data)
     questions = choose(task.questions(), wanted.limit, wanted.seed)
     if not questions:
         raise DataError(f"{wanted.data}: holds no question of {wanted.task}", "check --data")
+    task.check_images()
+    tell_account(task, tell)
     if wanted.out is None and not figures_of(task, [Reply(questions[0], None)]).metrics:
         raise RecipeError(
             f"{wanted.task}: a judge or the benchmark's server gives its figures, and no answer would be kept for them",
@@ -96,6 +127,7 @@ def measure(
         rows[row.condition].append(row)
     result = result_of(wanted.task, task, rows, seed=wanted.seed)
     result |= {"model": told_as, "asked_with": asked}
+    result |= {"unread_fields": [field.as_json() for field in task.unread_fields]}
     if wanted.blind and left_out:
         result["left_out"] = left_out
     if wanted.out is not None and ranks.is_first:
@@ -115,9 +147,10 @@ def answer_file(
     max_tokens: int = 256,
     again: bool = False,
     watch: Watch,
+    tell: Tell = lambda words: None,
     ranks: Ranks | None = None,
-) -> int:
-    """Answer a user's own questions, in the form of task `file`, with or without gold answers; how many.
+) -> AnsweredFile:
+    """Answer a user's own questions, in the form of task `file`, with or without gold answers.
 
     `out` holds LLaVA's answer lines, in the questions' order once all are there.
     """
@@ -127,6 +160,8 @@ def answer_file(
     asked = task.questions()
     if not asked:
         raise DataError(f"{questions}: holds no question", 'each line is {"question_id": …, "text": …, "image": …}')
+    task.check_images()
+    tell_account(task, tell)
     blocks = plan(asked, (), ("with_image",))
     told = asked_with("file", task, assistant, folder, blocks, letters=False)
 
@@ -136,6 +171,11 @@ def answer_file(
         return {**said, "finish_reason": row.finish_reason, "model_id": told_as, "metadata": {}}
 
     with AnswerFile(out, told, again=again, ranks=ranks) as file:
-        return len(
-            run(assistant, task, asked, blocks, label="answer", watch=watch, file=file, ranks=ranks, row_of=line)
-        )
+        rows = run(assistant, task, asked, blocks, label="answer", watch=watch, file=file, ranks=ranks, row_of=line)
+    return AnsweredFile(out, len(rows), tuple(task.unread_fields), tuple(task.warnings))
+
+
+def tell_account(task: Task, tell: Tell) -> None:
+    """A line for each field of the user's own questions that is not read, and each warning on them."""
+    for words in (*lines_of(task.unread_fields), *task.warnings):
+        tell(words)

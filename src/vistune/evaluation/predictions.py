@@ -63,7 +63,7 @@ def read_predictions(path: Path) -> Predictions:
 def _records(path: Path, unread: Counter[str]) -> Iterator[tuple[str, object]]:
     if path.suffix.lower() == ".xlsx":
         for location, cells in read_sheet(path):
-            texts = {name: _cell(cells[name]) for name in cells if _bare(name) in map(_bare, TEXTS)}
+            texts = {name: _cell(cells[name]) for name in cells if bare_name(name) in map(bare_name, TEXTS)}
             yield location, {**cells, **texts}
         return
     yield from read_values(path, own_fields=RECORD, by_id=(IDS[0], TEXTS[0]), unread=unread)
@@ -91,20 +91,25 @@ def prediction_of(record: object, location: str, texts: Sequence[str] = TEXTS) -
 
 
 def id_of(record: Mapping[str, Any], location: str) -> str:
-    """The question's id in a record. Raises RecordError naming the fields that are there, and the nearest one."""
+    """The question's id in a record. Raises RecordError where there is none."""
+    return plain_id(record[id_field(record, location)])
+
+
+def id_field(record: Mapping[str, Any], location: str) -> str:
+    """The field that holds a record's id. Raises RecordError naming the fields that are there, and the nearest one."""
     given = [key for key in IDS if not _is_empty(record.get(key))][:1]
     if not given:
-        names = {*map(_bare, IDS), *OTHER_IDS}
-        given = [key for key in record if _bare(key) in names and not _is_empty(record[key])]
+        names = {*map(bare_name, IDS), *OTHER_IDS}
+        given = [key for key in record if bare_name(key) in names and not _is_empty(record[key])]
     if len(given) > 1:
         raise RecordError(location, given[0], f"both {' and '.join(given)} may be the id", f"name it `{IDS[0]}`")
     if not given:
-        near = [key for key in record if _bare(key).endswith(("id", "index", "number"))]
-        raise _missing(record, location, IDS[0], [*IDS, *OTHER_IDS], near)
+        near = [key for key in record if bare_name(key).endswith(("id", "index", "number"))]
+        raise missing_field(record, location, IDS[0], [*IDS, *OTHER_IDS], near)
     value = record[given[0]]
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise RecordError(location, given[0], f"text or a number is wanted, got {shown(value)}", "write the id as text")
-    return plain_id(value)
+    return given[0]
 
 
 def plain_id(value: object) -> str:
@@ -120,7 +125,7 @@ def _text_field(record: Mapping[str, Any], location: str, texts: Sequence[str]) 
     key = next((key for key in texts if record.get(key) is not None), None)
     if key is not None and key != "answer":
         return key
-    likely = [name for name in record if isinstance(record[name], str) and LIKE_A_TEXT.search(_bare(name))]
+    likely = [name for name in record if isinstance(record[name], str) and LIKE_A_TEXT.search(bare_name(name))]
     if key is not None:  # `answer`: the gold one must not be scored in place of the model's
         if likely:
             problem = f"`{likely[0]}` and `answer` may both be what the model said"
@@ -129,20 +134,21 @@ def _text_field(record: Mapping[str, Any], location: str, texts: Sequence[str]) 
             problem = f"beside the question's options (`{beside}`) it is the gold answer, and nothing else is here"
             raise RecordError(location, "answer", problem, f"write what the model said as `{texts[0]}`")
         return key
-    given = [name for name in record if _bare(name) in map(_bare, texts) and record[name] is not None]
+    given = [name for name in record if bare_name(name) in map(bare_name, texts) and record[name] is not None]
     if len(given) == 1:
         return given[0]
     if null := next((name for name in texts if name in record), None):
         return null
-    raise _missing(record, location, texts[0], texts, given + likely)
+    raise missing_field(record, location, texts[0], texts, given + likely)
 
 
-def _missing(
-    record: Mapping[str, Any], location: str, field: str, wanted: Sequence[str], near: Sequence[str]
+def missing_field(
+    record: Mapping[str, Any], location: str, field: str, wanted: Sequence[str], near: Sequence[str] = ()
 ) -> RecordError:
     """The error where none of the `wanted` fields is there; `near`: fields that may be meant."""
     there = ", ".join(str(name)[:40] for name in list(record)[:12]) or "no field at all"
-    close = [name for name in record if get_close_matches(_bare(name), list(map(_bare, wanted)), n=1, cutoff=0.7)]
+    bare = list(map(bare_name, wanted))
+    close = [name for name in record if get_close_matches(bare_name(name), bare, n=1, cutoff=0.7)]
     hint = f"give each record one of {', '.join(wanted)}"
     if found := next(iter([*close, *near]), None):
         hint = f"rename `{found}` to `{field}`, if it is meant"
@@ -153,7 +159,7 @@ def _is_empty(value: object) -> bool:
     return value is None or value == "" or value != value
 
 
-def _bare(name: object) -> str:
+def bare_name(name: object) -> str:
     """A field's name without case and separators: "Question ID" is "questionid"."""
     return re.sub(r"[\W_]+", "", str(name)).lower()
 

@@ -143,7 +143,7 @@ def plan(
     found: list[Block] = []
     for condition in conditions:
         asked = questions if condition == "with_image" else [q for q in blind if q.sample.pictures]
-        wrong = derangement([picture_of(q) for q in asked if q.sample.pictures], seed)
+        wrong = derangement([str(picture.source) for q in asked for picture in q.sample.pictures], seed)
         swapped = wrong if condition == "wrong_image" else {}
         block: list[Question] = []
         for group in _by_picture(asked).values():

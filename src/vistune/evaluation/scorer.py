@@ -5,14 +5,16 @@ task + predictions file -> Prediction -> Reply, one a question -> Scored -> what
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vistune.errors import DataError, RecipeError
-from vistune.evaluation.predictions import Joined, join
+from vistune.evaluation.predictions import IDS, KEPT, OTHER_IDS, TEXTS, Joined, Prediction, bare_name, join
 from vistune.evaluation.task import LENIENT, OFFICIAL, Judge, Reply, Scored, Task
+from vistune.records import UnreadField, count_unread, unread_fields
 from vistune.types import Question
 
 
@@ -26,6 +28,8 @@ class Measured:
     repeated: int  # lines of the predictions that a later line for the same question replaced
     other: Mapping[str, float] | None = None  # the figures by the other parse rule, where they differ
     upload: tuple[str, bytes] | None = None
+    unread_fields: tuple[UnreadField, ...] = ()  # of the predictions, and of the user's own questions
+    warnings: tuple[str, ...] = ()  # on the user's own questions
 
     def told_by(self, judge: Mapping[str, Any]) -> Measured:
         """The same with who judged: model, endpoint, day, dollars, beside the prompt's hash and parameters."""
@@ -35,6 +39,7 @@ class Measured:
     def as_json(self) -> dict[str, Any]:
         result: dict[str, Any] = {"task": self.task, **self.scored.as_json()}
         result |= {"parse": self.rule, "repeated": self.repeated}
+        result |= {"unread_fields": [field.as_json() for field in self.unread_fields]}
         if self.other is not None:
             result[OFFICIAL if self.rule == LENIENT else LENIENT] = dict(self.other)
         return result
@@ -53,7 +58,9 @@ def score(
     questions = task.questions()
     if judge is not None and not task.judged:
         raise RecipeError(f"{name} has nothing for a judge", "leave --judge out")
-    rows, joined = replies(task, questions, predictions)
+    said = task.read(predictions)
+    unread = (*task.unread_fields, *unread_of(task, questions, predictions, said))
+    rows, joined = replies(task, questions, predictions, said)
     scored = task.score(rows, rule, judge)
     other = None
     if not task.judged and len(task.rules) > 1:
@@ -62,15 +69,29 @@ def score(
     made = task.submission(rows) if upload else None
     if upload and made is None:
         raise RecipeError(f"{name} has no server to upload to", "leave --submission out")
-    return Measured(name, rule, scored, joined.repeated, other, made)
+    return Measured(name, rule, scored, joined.repeated, other, made, unread, tuple(task.warnings))
 
 
-def replies(task: Task, questions: Sequence[Question], predictions: Path) -> tuple[list[Reply], Joined]:
-    """One Reply a question, in the data's order."""
+def unread_of(
+    task: Task, questions: Sequence[Question], path: Path, predictions: Sequence[Prediction]
+) -> list[UnreadField]:
+    """The fields of a predictions file that neither the task nor the form of such files knows."""
+    unread = Counter(getattr(predictions, "unread", {}))
+    known = KEPT.union(task.prediction_fields, *(question.tags for question in questions))
+    for prediction in predictions:
+        count_unread(prediction.fields, known, unread)
+    read = set(map(bare_name, (*IDS, *OTHER_IDS, *TEXTS)))
+    return unread_fields(path, {name: count for name, count in unread.items() if bare_name(name) not in read}, known)
+
+
+def replies(
+    task: Task, questions: Sequence[Question], predictions: Path, read: Sequence[Prediction]
+) -> tuple[list[Reply], Joined]:
+    """One Reply a question, in the data's order; `read`: what the predictions file holds."""
     by_id = {question.id: question for question in questions}
     if len(by_id) != len(questions):
         raise DataError(f"{len(questions) - len(by_id)} question ids come twice in the data", "mend the data's ids")
-    joined = join(by_id, task.read(predictions), task.identify)
+    joined = join(by_id, read, task.identify)
     if not joined.found:
         raise DataError(f"{predictions}: holds no prediction", "name the file that the model's answers are in")
     for name, prediction in joined.found.items():

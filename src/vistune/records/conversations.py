@@ -172,7 +172,7 @@ def read_sample(
     if not OTHER_MEDIA.isdisjoint(record):
         refuse_other_media(record, location)
     turns = _with_system(form.read(record, location, counted), record, location)
-    messages = _fill(turns, location, images, warnings)
+    messages = images_in_place(turns, location, images, warnings)
     _check_turns(messages, turns.turns, location, name)
     return Sample(_id(record, location, warnings), messages, kind=kind_of(record, location), origin=location)
 
@@ -375,8 +375,11 @@ def _with_system(read: Turns, record: Fields, location: str) -> Turns:
     return Turns((Turn("system", "system", (own,)), *read.turns), read.names, read.images)
 
 
-def _fill(record: Turns, location: str, images: ImageFolders, warnings: Counter[str]) -> tuple[Message, ...]:
-    """Each slot its image, in order. Raises RecordError where slots and images do not match."""
+def images_in_place(record: Turns, location: str, images: ImageFolders, warnings: Counter[str]) -> tuple[Message, ...]:
+    """The turns as messages, each slot filled with its image, in order.
+
+    Raises RecordError where slots and images do not match.
+    """
     turns, waiting = record.turns, list(record.names)
     slots = [part for turn in turns for part in turn.parts if isinstance(part, Slot)]
     for slot in slots:

@@ -1,4 +1,4 @@
-"""A user's own questions: JSONL of {question_id, text, answer, image?, match?, choices?, type?, language?}.
+"""A user's own questions: records of {question_id, text, answer, image?, match?, choices?, type?, language?}.
 
 `match` says when a reply is right: `exact` (the default), `contains`, `choice` (the reply means the option `answer`
 of `choices`, by the lenient rule of the choice tasks), or `judge` (a model finds that it says the same as `answer`).
@@ -17,28 +17,30 @@ from vistune.errors import DataError, RecipeError
 from vistune.evaluation.free_replies import choice_of
 from vistune.evaluation.judge import judgements
 from vistune.evaluation.judge_prompts import sha256_of_text
+from vistune.evaluation.own_questions import LETTERS, read_questions
 from vistune.evaluation.release import release_text
 from vistune.evaluation.task import OFFICIAL, Benchmark, Facts, Judge, Marked, Reply, Scored, bare, mean, same_text
-from vistune.files import read_jsonl
-from vistune.registry import guess
-from vistune.types import Message, Part, Picture, Question, Sample
+from vistune.records import kind_of_file
+from vistune.types import Question
 
-LETTERS = "ABCDE"
-MATCHES = ("exact", "contains", "choice", "judge")
 PARAMETERS = {"temperature": 0.0, "max_tokens": 8}
 PROMPT = "judge_prompt.txt"
 FILLED = re.compile(r"\{(question|answer|reply)\}")
 
 
 class File(Benchmark):
-    """`folder` may be the file itself or hold `questions.jsonl`; pictures lie relative to it, or in `images`.
+    """`folder` may be the file itself or hold `questions.jsonl`; images are beside it, or in `images`.
 
     `gold`: whether each row must say the right answer; to be answered it need not.
     """
 
     facts = Facts(
         about="your own questions, marked by exact match, contained text, choice or a judge",
-        files=("questions.jsonl, or name the file itself by --data", "its pictures", f"{PROMPT} (optional)"),
+        files=(
+            "questions.jsonl, .json, .csv, .tsv or .parquet, or name the file by --data",
+            "its images",
+            f"{PROMPT} (optional)",
+        ),
         source="yours",
         licence="yours",
         size="any",
@@ -46,40 +48,14 @@ class File(Benchmark):
     max_tokens = 64
 
     def __init__(self, folder: Path, *, images: Path | None = None, gold: bool = True) -> None:
-        self.path = folder / "questions.jsonl" if folder.is_dir() else folder
+        self.path = own_file(folder)
         self.images, self.gold = images or self.path.parent, gold
 
     def questions(self) -> Sequence[Question]:
-        found = [self._question(f"{self.path}:{line}", row) for line, row in read_jsonl(self.path)]
-        self.judged = self.gold and any(question.tags["match"] == "judge" for question in found)
-        return found
-
-    def _question(self, place: str, row: Any) -> Question:
-        for field in ("question_id", "text", *(["answer"] if self.gold else [])):
-            if not isinstance(row, dict) or not isinstance(row.get(field), str | int) or isinstance(row[field], bool):
-                raise DataError(f"{place}:{field}: is missing", "each row has question_id, text, answer")
-        if self.gold and not bare(str(row["answer"])):
-            raise DataError(f"{place}:answer: is empty", "say what a right reply says, or leave the row out")
-        match, choices = row.get("match", "exact"), row.get("choices")
-        if match not in MATCHES:
-            raise DataError(f"{place}:match: {match!r}", guess(str(match), MATCHES))
-        if (
-            self.gold
-            and match == "choice"
-            and not (isinstance(choices, list) and str(row["answer"]) in LETTERS[: len(choices)])
-        ):
-            raise DataError(f"{place}:choices: do not hold the answer's letter", "list them; `answer` is A, B …")
-        if isinstance(choices, list) and len(choices) > len(LETTERS):
-            raise DataError(f"{place}:choices: {len(choices)}, of which replies name only A to E", "give five at most")
-        if not isinstance(row.get("image", ""), str | None):
-            raise DataError(f"{place}:image: is no file name", "name one picture, relative to the questions' file")
-        parts: tuple[Part, ...] = (str(row["text"]),)
-        if row.get("image"):
-            parts = (Picture(self.images / row["image"]), *parts)
-        name = str(row["question_id"])
-        sample = Sample(name, (Message("user", parts),), origin=place)
-        tags = {"type": row.get("type", "all"), "language": row.get("language", "all"), "match": match}
-        return Question(name, sample, str(row.get("answer", "")), tags | ({"choices": choices} if choices else {}))
+        read = read_questions(self.path, self.images, gold=self.gold)
+        self.unread_fields, self.warnings, self.missing = read.unread_fields, read.warnings, read.missing
+        self.judged = self.gold and any(question.tags["match"] == "judge" for question in read.questions)
+        return read.questions
 
     def parse(self, question: Question, reply: str, rule: str) -> str | None:
         if question.tags["match"] != "choice" or not self.gold:
@@ -122,6 +98,17 @@ class File(Benchmark):
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
         """`accuracy`, 0-1."""
         return {"accuracy": mean(rows) / 100}
+
+
+def own_file(folder: Path) -> Path:
+    """The questions' file: itself, or the one of a folder that is called `questions`. Raises DataError for several."""
+    usual = folder / "questions.jsonl"
+    if not folder.is_dir() or usual.is_file():
+        return usual if folder.is_dir() else folder
+    found = sorted(path for path in folder.glob("questions.*") if kind_of_file(path.name))
+    if len(found) > 1:
+        raise DataError(f"{folder}: {', '.join(path.name for path in found)} all fit", "name one by --data FILE")
+    return found[0] if found else usual
 
 
 def _body(prompt: str, row: Reply) -> dict[str, Any]:

@@ -1,0 +1,235 @@
+"""A user's own questions: a file of records in any form -> questions with their images, and the account of its fields.
+
+{question_id, text, image or images, answer?, match?, choices?, type?, language?} -> Question
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vistune.errors import DataError
+from vistune.evaluation.choices import is_missing
+from vistune.evaluation.predictions import IDS, id_field, missing_field, plain_id
+from vistune.evaluation.task import bare
+from vistune.records import (
+    FORMS,
+    OTHER_MEDIA,
+    DataFile,
+    ImageFolders,
+    Record,
+    RecordError,
+    Turn,
+    Turns,
+    UnreadField,
+    count_unread,
+    image_names,
+    images_in_place,
+    kind_of_file,
+    marker_like,
+    open_data,
+    read_records,
+    refuse_other_media,
+    refuse_other_names,
+    shown,
+    split_markers,
+    unread_fields,
+)
+from vistune.records import text as text_of
+from vistune.registry import guess
+from vistune.types import Picture, Question, Sample
+
+LETTERS = "ABCDE"
+MATCHES = ("exact", "contains", "choice", "judge")
+TEXTS = ("text", "question", "prompt", "query")  # the first that is there is asked
+FIELDS = frozenset({"answer", "image", "images", "match", "choices", "type", "language", *OTHER_MEDIA})
+RECORD = (*IDS, *TEXTS, "answer", "image", "images", *FORMS)  # by one of these an object is a record, not a list's
+GOLD = ("answers", "gold", "gt", "gt_answer", "label", "ground_truth", "reference", "target", "expected")
+LIKE_AN_IMAGE = re.compile("image|img|photo|picture|pixel|screenshot|이미지|사진|그림")
+LIKE_OTHER_MEDIA = re.compile("video|audio|speech|영상|음성")
+NAMES_AN_IMAGE = re.compile(r"\.(?:jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?)$", re.IGNORECASE)
+FORM = "each record has question_id, text, and image or images where it is about some; docs/evaluation.md has the rest"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnQuestions:
+    """`missing`: one error for each image that is not there; scoring answers that are there already needs none."""
+
+    questions: tuple[Question, ...]
+    unread_fields: tuple[UnreadField, ...]
+    warnings: tuple[str, ...]
+    missing: tuple[DataError, ...]
+
+
+def read_questions(path: Path, images: Path, *, gold: bool) -> OwnQuestions:
+    """The questions of a file, in its order. `images`: the folder of their images · `gold`: each needs its `answer`.
+
+    Raises DataError naming location and field, also where a field seems to name an image and is not read: a question
+    about an image is not asked without it.
+    """
+    unread: Counter[str] = Counter()
+    warnings: Counter[str] = Counter()
+    # The images in a parquet or tar file are unpacked once, into the user's cache; other files are read as they are.
+    unpacked = open_data(path) if kind_of_file(path.name) in (".parquet", ".tar", ".tar.gz", ".tgz") else None
+    inside = [] if unpacked is None or unpacked.images is None else [unpacked.images]
+    folders = LenientFolders([images, *inside], hint="put the image there, or name its folder with --images")
+    is_table = kind_of_file(path.name) in (".csv", ".tsv")
+    found: dict[str, Question] = {}
+    for record in _records(path, unpacked, unread):
+        if isinstance(record.value, DataError):
+            raise record.value
+        if not isinstance(record.value, dict):
+            raise RecordError(record.location, "", f"an object is wanted, got {shown(record.value)}", FORM)
+        fields = _from_cells(record.value, record.location) if is_table else record.value
+        question = _question(fields, record.location, folders, gold, unread)
+        if (first := found.setdefault(question.id, question)) is not question:
+            hint = f"give each question its own id; {first.sample.origin} has this one"
+            raise RecordError(record.location, "question_id", f"{question.id!r} comes twice", hint)
+        if marker := marker_like(question.sample.messages[-1].text):
+            warnings[f"{marker!r} looks like an image marker and is asked as text; images are marked by <image>"] += 1
+    known = {*FIELDS, *IDS, *TEXTS}
+    return OwnQuestions(
+        tuple(found.values()),
+        tuple(unread_fields(path, unread, known)),
+        tuple(f"{path}: {count:,} times: {words}" for words, count in warnings.items()),
+        tuple(folders.faults),
+    )
+
+
+def _records(path: Path, unpacked: DataFile | None, unread: Counter[str]) -> Iterator[Record]:
+    if unpacked is not None:
+        return unpacked.records(RECORD, unread)
+    return read_records(path, own_fields=RECORD, by_id=(IDS[0], TEXTS[0]), unread=unread)
+
+
+class LenientFolders(ImageFolders):
+    """Keeps what is wrong with each image in `faults`, for those who need none to go on."""
+
+    def __init__(self, folders: list[Path], *, hint: str) -> None:
+        super().__init__(folders, hint=hint)
+        self.faults: list[DataError] = []
+        self.base = folders[0]
+
+    def find(self, name: str, location: str, field: str) -> Picture:
+        try:
+            return super().find(name, location, field)
+        except DataError as error:
+            self.faults.append(error)
+            return Picture(self.base / name)
+
+
+def _from_cells(cells: Mapping[str, str], location: str) -> dict[str, Any]:
+    """A table's cells as a record: empty ones are absent, lists are JSON."""
+    fields: dict[str, Any] = dict(cells)
+    for name in FIELDS - {"answer"}:
+        cell = cells.get(name)
+        if cell is None:
+            continue
+        if is_missing(cell):
+            fields[name] = None
+        elif name in ("choices", "image", "images") and cell.lstrip().startswith("["):
+            try:
+                fields[name] = json.loads(cell)
+            except ValueError:
+                hint = 'write it as JSON, such as ["a", "b"]'
+                raise RecordError(location, name, f"{shown(cell)} is not a list", hint) from None
+    return fields
+
+
+def _question(
+    fields: Mapping[str, Any], location: str, folders: ImageFolders, gold: bool, unread: Counter[str]
+) -> Question:
+    key, asked = _asked(fields, location)
+    name = id_field(fields, location)
+    here: Counter[str] = Counter()
+    count_unread(fields, {*FIELDS, key, name}, here)
+    unread.update(here)
+    refuse_other_media(fields, location)
+    refuse_other_names(fields, here, location)
+    listed, names = image_names(fields, location, unread)
+    _refuse_image_like(fields, location, here, has_image=bool(names))
+    turn = Turn(key, "user", split_markers(asked))
+    messages = images_in_place(Turns((turn,), names, listed), location, folders, Counter())
+    if not asked.strip() and not messages[0].pictures:
+        raise RecordError(location, key, "is empty", "write the question, or leave the record out")
+    choices = _choices(fields, location)
+    match = fields.get("match") or "exact"
+    if match not in MATCHES:
+        raise RecordError(location, "match", shown(match), guess(str(match), MATCHES))
+    answer = _answer(fields, location, needed=gold)
+    if gold and match == "choice" and (not choices or answer not in LETTERS[: len(choices)]):
+        raise RecordError(location, "choices", "do not hold the answer's letter", "list them; `answer` is A, B …")
+    tags = {tag: _tag(fields, tag, location) for tag in ("type", "language")} | {"match": match}
+    own_id = fields[name] if isinstance(fields[name], str) else plain_id(fields[name])
+    sample = Sample(own_id, messages, origin=location)
+    return Question(own_id, sample, answer, tags | ({"choices": choices} if choices else {}))
+
+
+def _asked(fields: Mapping[str, Any], location: str) -> tuple[str, str]:
+    """(the field of the question's text, the text)."""
+    given = [name for name in TEXTS if fields.get(name) is not None]
+    if not given:
+        if form := next((form for form in FORMS if form in fields), None):
+            problem = f"this is a record to train on (`{form}`), not a question"
+            raise RecordError(location, "text", problem, FORM)
+        raise missing_field(fields, location, "text", TEXTS)
+    if given[0] != "text" and any(fields[name] != fields[given[0]] for name in given):
+        problem = f"{' and '.join(given)} may all be the question"
+        raise RecordError(location, given[0], problem, "name the one to ask `text`")
+    value = fields[given[0]]
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    return given[0], text_of(value, location, given[0])
+
+
+def _answer(fields: Mapping[str, Any], location: str, *, needed: bool) -> str:
+    value = fields.get("answer")
+    if not needed:
+        return str(value) if isinstance(value, str | int) else ""
+    if value is None:
+        raise missing_field(fields, location, "answer", ("answer",), [name for name in GOLD if name in fields])
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise RecordError(location, "answer", f"text is wanted, got {shown(value)}", "write it as a reply says it")
+    if not bare(str(value)):
+        raise RecordError(location, "answer", "is empty", "say what a right reply says, or leave the record out")
+    return str(value)
+
+
+def _choices(fields: Mapping[str, Any], location: str) -> list[Any] | None:
+    choices = fields.get("choices")
+    if choices is None:
+        return None
+    if not isinstance(choices, list):
+        raise RecordError(location, "choices", f"a list is wanted, got {shown(choices)}", "list the options' texts")
+    if len(choices) > len(LETTERS):
+        problem = f"{len(choices)}, of which replies name only A to E"
+        raise RecordError(location, "choices", problem, "give five at most")
+    return choices
+
+
+def _tag(fields: Mapping[str, Any], name: str, location: str) -> str | int | float:
+    value = fields.get(name)
+    if value is None or value == "":
+        return "all"
+    if not isinstance(value, str | int | float):
+        raise RecordError(location, name, f"text is wanted, got {shown(value)}", "write one word, such as `colour`")
+    return value
+
+
+def _refuse_image_like(fields: Mapping[str, Any], location: str, unread: Collection[str], *, has_image: bool) -> None:
+    """Raise RecordError where an unread field seems to hold what the question is about."""
+    for name in unread:
+        value, written = fields[name], str(name).lower()
+        if not value or value != value:
+            continue
+        if LIKE_OTHER_MEDIA.search(written):
+            raise RecordError(location, name, "videos and audio are not read, only images", "leave the record out")
+        names_one = isinstance(value, str) and NAMES_AN_IMAGE.search(value.strip())
+        if not has_image and (names_one or LIKE_AN_IMAGE.search(written)):
+            hint = f"rename `{name}` to `image`, or remove the field if the question is not about an image"
+            raise RecordError(location, name, "is not read, and the record has no `image` or `images`", hint)
