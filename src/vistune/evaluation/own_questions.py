@@ -9,13 +9,13 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vistune.errors import DataError
 from vistune.evaluation.choices import is_missing
-from vistune.evaluation.predictions import IDS, id_field, missing_field, plain_id
+from vistune.evaluation.predictions import IDS, WHOLE, id_field, missing_field, plain_id
 from vistune.evaluation.task import bare
 from vistune.records import (
     FORMS,
@@ -92,9 +92,12 @@ def read_questions(path: Path, images: Path, *, gold: bool) -> OwnQuestions:
             raise RecordError(record.location, "question_id", f"{question.id!r} comes twice", hint)
         if marker := marker_like(question.sample.messages[-1].text):
             warnings[f"{marker!r} looks like an image marker and is asked as text; images are marked by <image>"] += 1
+    asked = list(found.values())
+    if is_table and all(WHOLE.fullmatch(question.id) for question in asked):  # whole numbers that were made floats
+        asked = [replace(question, id=plain_id(question.id)) for question in asked]
     known = {*FIELDS, *IDS, *TEXTS}
     return OwnQuestions(
-        tuple(found.values()),
+        tuple(asked),
         tuple(unread_fields(path, unread, known)),
         tuple(f"{path}: {count:,} times: {words}" for words, count in warnings.items()),
         tuple(folders.faults),

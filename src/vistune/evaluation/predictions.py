@@ -39,6 +39,7 @@ class Prediction:
     text: str
     place: str
     fields: Mapping[str, Any] = field(default_factory=dict)  # the whole record, e.g. `prompt`
+    read_from: tuple[str, ...] = ()  # the fields of the id and the text
 
 
 class Predictions(list[Prediction]):
@@ -82,17 +83,12 @@ def prediction_of(record: object, location: str, texts: Sequence[str] = TEXTS) -
     """One record as a Prediction. Raises RecordError where the id or the text is missing or is not one."""
     if not isinstance(record, dict):
         raise RecordError(location, "", "is no object", 'each record is {"question_id": …, "text": …}')
-    name = id_of(record, location)
+    name = id_field(record, location)
     key = _text_field(record, location, texts)
     said = record.get(key)
     if not isinstance(said, str):
         raise RecordError(location, key, f"text is wanted, got {shown(said)}", "write what the model said as text")
-    return Prediction(name, said, location, record)
-
-
-def id_of(record: Mapping[str, Any], location: str) -> str:
-    """The question's id in a record. Raises RecordError where there is none."""
-    return plain_id(record[id_field(record, location)])
+    return Prediction(plain_id(record[name]), said, location, record, (name, key))
 
 
 def id_field(record: Mapping[str, Any], location: str) -> str:
