@@ -144,7 +144,8 @@ def missing_field(
     """The error where none of the `wanted` fields is there; `near`: fields that may be meant."""
     there = ", ".join(str(name)[:40] for name in list(record)[:12]) or "no field at all"
     bare = list(map(bare_name, wanted))
-    close = [name for name in record if get_close_matches(bare_name(name), bare, n=1, cutoff=0.7)]
+    others = [name for name in record if name not in (*IDS, *TEXTS)]
+    close = [name for name in others if get_close_matches(bare_name(name), bare, n=1, cutoff=0.7)]
     hint = f"give each record one of {', '.join(wanted)}"
     if found := next(iter([*close, *near]), None):
         hint = f"rename `{found}` to `{field}`, if it is meant"
