@@ -226,3 +226,42 @@ def test_the_answers_that_evaluate_keeps_have_no_unread_field(tmp_path: Path, mo
     kept = tmp_path / "evals" / "seed.predictions.jsonl"
     assert score("seed", TASKS["seed"](tmp_path), kept).unread_fields == ()
     assert read_json(tmp_path / "evals" / "seed.json")["unread_fields"] == []
+
+
+@pytest.mark.parametrize("end", ["\n{}", "\\n{}", " {}"])
+@pytest.mark.parametrize("name", ["mme", "textvqa"])
+def test_a_prompt_tells_the_question_whichever_way_its_line_break_is_written(
+    tmp_path: Path, name: str, end: str
+) -> None:
+    """LLaVA's ids name the image alone there, so the prompt tells which of its questions was asked."""
+    said = RELEASES[name](tmp_path)
+    task = TASKS[name](tmp_path)
+    records = []
+    for question, text in zip(task.questions(), said.values(), strict=True):
+        image, _, asked = question.id.partition(": ")
+        prompt = asked + end.format("Answer the question using a single word or phrase.")
+        records.append({"question_id": image, "prompt": prompt, "text": text})
+    write_jsonl(tmp_path / "said.jsonl", records)
+    assert score(name, task, tmp_path / "said.jsonl").scored.missing == 0
+
+
+def test_ids_of_a_benchmarks_own_files_may_be_floats_or_texts(tmp_path: Path) -> None:
+    said = RELEASES["vqav2"](tmp_path)
+    path = tmp_path / "v2_OpenEnded_mscoco_val2014_questions.json"
+    path.write_text(
+        path.read_text().replace('"question_id": 1', '"question_id": 1.0').replace('id": 2,', 'id": "2",', 1)
+    )
+    write_jsonl(tmp_path / "said.jsonl", [{"question_id": float(name), "answer": text} for name, text in said.items()])
+    found = score("vqav2", TASKS["vqav2"](tmp_path), tmp_path / "said.jsonl", upload=True)
+    assert (found.scored.metrics["overall"], found.scored.missing) == (100, 0)
+    assert found.upload is not None
+    assert [row["question_id"] for row in json.loads(found.upload[1])] == [1, 2]
+
+
+def test_rotations_whose_indexes_are_floats_are_the_same_questions(tmp_path: Path) -> None:
+    table = "index\tquestion\tA\tB\tanswer\n7.0\tWhat?\tcat\tdog\tA\n1000007.0\tWhat?\tdog\tcat\tB\n"
+    (tmp_path / "mmbench_dev_en.tsv").write_text(table)
+    (tmp_path / "said.tsv").write_text("index\tprediction\n7.0\tA\n1000007.0\tB\n")
+    task = TASKS["mmbench"](tmp_path)
+    assert [question.id for question in task.questions()] == ["7", "1000007"]
+    assert score("mmbench", task, tmp_path / "said.tsv").scored.metrics["Overall"] == 100

@@ -16,6 +16,7 @@ from typing import Any
 
 from vistune.errors import DataError
 from vistune.evaluation.choices import is_missing
+from vistune.evaluation.predictions import plain_id
 from vistune.evaluation.release import release_lines
 from vistune.files import write_atomic
 
@@ -91,7 +92,7 @@ def rows_by_id(path: Path, *names: str) -> dict[str, Row]:
     """The rows of a table by the first of these fields that they have. Raises DataError where two share an id."""
     rows: dict[str, Row] = {}
     for row in read_rows(path):
-        name = row.text(*names)
+        name = plain_id(row.text(*names))
         if name in rows:
             raise DataError(f"{row.place}:{names[0]}: {name!r} comes twice", "give each question an id of its own")
         rows[name] = row
@@ -120,8 +121,8 @@ class Pictures:
             cell = row.get("image_path") if is_missing(held) else str(held)
             if cell is not None and len(cell) > SHORTEST_PICTURE and "." not in cell:
                 found[index] = self._unpack(cell, row.place)
-            elif cell in rows and cell is not None:
-                elsewhere[index] = cell
+            elif cell is not None and plain_id(cell) in rows:
+                elsewhere[index] = plain_id(cell)
             elif cell is not None:
                 found[index] = self.base / cell
         for index, other in elsewhere.items():

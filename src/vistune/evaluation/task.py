@@ -218,6 +218,12 @@ def ask(
     return Question(name, Sample(name, (Message("user", parts),), origin=origin), answer, tags)
 
 
+def prompt_lines(prompt: str) -> list[str]:
+    """A prompt's lines; of one without a line break, those that a backslash and an n part, as some files have them."""
+    text = prompt.replace("\r\n", "\n")
+    return (text if "\n" in text else text.replace("\\r", "").replace("\\n", "\n")).split("\n")
+
+
 def mean(rows: Sequence[Marked]) -> float:
     """Per cent of all points; 0 where there are no rows."""
     return 100 * sum(row.points for row in rows) / max(len(rows), 1)

@@ -27,6 +27,7 @@ from vistune.evaluation.task import (
     Scored,
     Table,
     ask,
+    prompt_lines,
 )
 from vistune.types import Question
 
@@ -78,7 +79,7 @@ class Mme(Benchmark):
         if ": " in prediction.id or not isinstance(prompt, str):
             return prediction.id
         category, _, rest = prediction.id.partition("/")
-        return name_of(category, rest, prompt.split("\n", 1)[0])
+        return name_of(category, rest, prompt_lines(prompt)[0].replace(SHORT.strip(), ""))
 
     def parse(self, question: Question, reply: str, rule: str) -> str | None:
         if rule == LENIENT:

@@ -180,8 +180,8 @@ def _cell(row: Marked) -> str:
 
 
 def _split_of(prediction: Prediction) -> str | None:
-    named = [prediction.fields.get(name) for name in ("category", "split")]
-    return next((split for split in named if isinstance(split, str) and split in FIRST_ID), None)
+    named = (str(prediction.fields.get(name, "")).strip().lower() for name in ("category", "split"))
+    return next((split for split in named if split in FIRST_ID), None)
 
 
 def _numbered(split: str, own: str, place: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from vistune.errors import DataError
 from vistune.evaluation.predictions import Prediction, plain_id
 from vistune.evaluation.release import field_of, find, id_in, matching, picture_folder, release_lines, release_map
-from vistune.evaluation.task import SHORT, Benchmark, Facts, Marked, ask, mean
+from vistune.evaluation.task import SHORT, Benchmark, Facts, Marked, ask, mean, prompt_lines
 from vistune.evaluation.vqa_text import evalai_form, soft_points
 from vistune.types import Question
 
@@ -79,7 +79,9 @@ def name_of(image: str, question: str) -> str:
 
 def question_in(prompt: str) -> str:
     """The prompt's first line that is no list of OCR tokens."""
-    return next((line for line in prompt.split("\n") if not line.startswith(OCR)), "")
+    line = next((line for line in prompt_lines(prompt) if not line.startswith(OCR)), "")
+    asked = line.removesuffix(SHORT.strip())
+    return line if asked == line else asked.rstrip()
 
 
 def _llava(place: str, row: Any) -> tuple[str, str]:

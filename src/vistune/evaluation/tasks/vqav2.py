@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vistune.errors import DataError
-from vistune.evaluation.release import field_of, find, matching, picture_folder, release_text
+from vistune.evaluation.release import field_of, find, id_in, matching, picture_folder, release_text
 from vistune.evaluation.task import (
     OFFICIAL,
     SHORT,
@@ -56,7 +56,7 @@ class VqaV2(Benchmark):
         pictures = picture_folder(self.folder, split)
         found = []
         for row in field_of(release, "questions", list, str(path)):
-            name = str(field_of(row, "question_id", int, str(path)))
+            name = id_in(row, "question_id", str(path))
             place = f"{path}:{name}"
             if listed and name not in gold:
                 raise DataError(f"{place}: has no annotation in {listed[0].name}", "take both files of one split")
@@ -70,7 +70,8 @@ class VqaV2(Benchmark):
         (path,) = find(self.folder, ["v2_*annotations*.json"])
         gold = {}
         for row in field_of(read_vqa(path), "annotations", list, str(path)):
-            place = f"{path}:{field_of(row, 'question_id', int, str(path))}"
+            name = id_in(row, "question_id", str(path))
+            place = f"{path}:{name}"
             people = field_of(row, "answers", list, place)
             if not people or not all(isinstance(answer, str) for answer in people):
                 raise DataError(f"{place}:answers: are no people's answers", "download the file again")
@@ -79,7 +80,7 @@ class VqaV2(Benchmark):
             answers = said if alike else tuple(vqa_form(answer) for answer in said)
             types = {key: sys.intern(field_of(row, key, str, place)) for key in ("answer_type", "question_type")}
             usual = row.get("multiple_choice_answer", answers[0])
-            gold[str(row["question_id"])] = {"answer": usual, "answers": answers, "alike": alike, **types}
+            gold[name] = {"answer": usual, "answers": answers, "alike": alike, **types}
         return gold
 
     def points(self, question: Question, answer: str) -> float:
@@ -102,7 +103,11 @@ class VqaV2(Benchmark):
 
     def submission(self, rows: Sequence[Reply]) -> tuple[str, bytes]:
         """The server's list: every question of the split, in EvalAI's form, empty where nothing was asked."""
-        listed = [{"question_id": int(row.question.id), "answer": evalai_form(row.text or "")} for row in rows]
+        listed = [
+            {"question_id": int(name) if (name := row.question.id).isdigit() else name,
+             "answer": evalai_form(row.text or "")}
+            for row in rows
+        ]  # fmt: skip
         return "vqav2_upload.json", json.dumps(listed).encode()
 
 
