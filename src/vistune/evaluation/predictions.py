@@ -39,7 +39,7 @@ class Prediction:
     text: str
     place: str
     fields: Mapping[str, Any] = field(default_factory=dict)  # the whole record, e.g. `prompt`
-    read_from: tuple[str, ...] = ()  # the fields of the id and the text
+    read_from: tuple[str, ...] = ()  # the fields of the id and the text, if their names are not among KEPT
 
 
 class Predictions(list[Prediction]):
@@ -88,7 +88,9 @@ def prediction_of(record: object, location: str, texts: Sequence[str] = TEXTS) -
     said = record.get(key)
     if not isinstance(said, str):
         raise RecordError(location, key, f"text is wanted, got {shown(said)}", "write what the model said as text")
-    return Prediction(plain_id(record[name]), said, location, record, (name, key))
+    return Prediction(
+        plain_id(record[name]), said, location, record, tuple(field for field in (name, key) if field not in KEPT)
+    )
 
 
 def id_field(record: Mapping[str, Any], location: str) -> str:
@@ -176,22 +178,24 @@ def join(known: Collection[str], predictions: Iterable[Prediction], identify: Ca
     """
     found: dict[str, Prediction] = {}
     repeated = 0
-    plain: dict[str, list[str]] = {}
+    plain: dict[str, str] = {}
+    same: dict[str, str] = {}  # ids of the data that are the same number as another one of it
     for name in known:
-        plain.setdefault(plain_id(name), []).append(name)
+        if (other := plain.setdefault(plain_id(name), name)) != name:
+            same[plain_id(name)] = f"{other!r} and {name!r}"
     for prediction in predictions:
         name = identify(prediction)
-        named = plain.get(plain_id(name), [])
-        if len(named) > 1:
+        named = plain.get(plain_id(name))
+        if same and plain_id(name) in same:
             raise DataError(
-                f"{prediction.place}:question_id: {name!r} is {' and '.join(map(repr, named))} of the data",
+                f"{prediction.place}:question_id: {name!r} is {same[plain_id(name)]} of the data",
                 "give the questions ids that differ in more than a `.0`",
             )
-        if not named:
+        if named is None:
             raise DataError(
                 f"{prediction.place}:question_id: {name!r} is not in the data",
                 "score against the data that these predictions were made on, whole and of the same version",
             )
-        repeated += named[0] in found
-        found[named[0]] = prediction
+        repeated += named in found
+        found[named] = prediction
     return Joined(found, repeated)
