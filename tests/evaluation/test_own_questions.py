@@ -160,6 +160,7 @@ def test_the_ways_to_name_a_questions_images(folder: Path, fields: dict[str, Any
         ({"Image": "a.jpg"}, "Image: is not read"),
         ({"image_1": "a.jpg", "image_2": "b.jpg"}, "image_1: is not read"),
         ({"사진": "a.jpg"}, "사진: is not read"),
+        ({"image": "a.jpg", "image2": "b.jpg"}, "image2: is not read.*list all images in `images`"),
         ({"source": "x/a.JPEG"}, "source: is not read.*rename `source` to `image`"),
         ({"video": "a.mp4"}, "video: videos and audio are not read"),
         ({"video_file": "a.mp4", "image": "a.jpg"}, "video_file: videos and audio are not read"),
@@ -198,6 +199,11 @@ def test_a_question_that_cannot_be_asked_as_it_is_meant_is_refused(
 def test_a_record_that_is_no_question_names_what_is_there(folder: Path, record: dict[str, Any], problem: str) -> None:
     with pytest.raises(DataError, match=rf"q\.jsonl:1:{problem}"):
         read(folder, record, record, gold=True)
+
+
+def test_another_name_of_an_image_that_is_read_is_only_reported(folder: Path) -> None:
+    found = read(folder, {**BASE, "image": "a.jpg", "original_image": "/mnt/x/a.jpg", "source": "b.jpg"})
+    assert [told.field for told in found.unread_fields] == ["original_image", "source"]
 
 
 def test_an_id_that_comes_twice_names_both_records(folder: Path) -> None:

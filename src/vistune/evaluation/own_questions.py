@@ -155,7 +155,7 @@ def _question(
     refuse_other_media(fields, location)
     refuse_other_names(fields, here, location)
     listed, names = image_names(fields, location, unread)
-    _refuse_image_like(fields, location, here, has_image=bool(names))
+    _refuse_image_like(fields, location, here, names)
     turn = Turn(key, "user", split_markers(asked))
     messages = images_in_place(Turns((turn,), names, listed), location, folders, Counter())
     if not asked.strip() and not messages[0].pictures:
@@ -224,15 +224,25 @@ def _tag(fields: Mapping[str, Any], name: str, location: str) -> str | int | flo
     return value
 
 
-def _refuse_image_like(fields: Mapping[str, Any], location: str, unread: Collection[str], *, has_image: bool) -> None:
-    """Raise RecordError where an unread field seems to hold what the question is about."""
+def _refuse_image_like(
+    fields: Mapping[str, Any], location: str, unread: Collection[str], images: Collection[str]
+) -> None:
+    """Raise RecordError where an unread field seems to hold an image of the question; `images`: those that are read."""
+    known = {_file_name(image) for image in images}
     for name in unread:
         value, written = fields[name], str(name).lower()
         if not value or value != value:
             continue
         if LIKE_OTHER_MEDIA.search(written):
             raise RecordError(location, name, "videos and audio are not read, only images", "leave the record out")
-        names_one = isinstance(value, str) and NAMES_AN_IMAGE.search(value.strip())
-        if not has_image and (names_one or LIKE_AN_IMAGE.search(written)):
+        names_one = isinstance(value, str) and NAMES_AN_IMAGE.search(value.strip()) is not None
+        is_named_so = LIKE_AN_IMAGE.search(written) is not None
+        if not images and (names_one or is_named_so):
             hint = f"rename `{name}` to `image`, or remove the field if the question is not about an image"
             raise RecordError(location, name, "is not read, and the record has no `image` or `images`", hint)
+        if names_one and is_named_so and _file_name(value) not in known:
+            raise RecordError(location, name, f"is not read: {shown(value)}", "list all images in `images`, in order")
+
+
+def _file_name(path: str) -> str:
+    return path.replace("\\", "/").rsplit("/", 1)[-1].strip()
