@@ -25,7 +25,7 @@ KEPT = frozenset(
     {"prompt", "answer_id", "model_id", "metadata", "shortuuid", "round_id", "condition", "right", "finish_reason"}
     | {"image", *IDS, *TEXTS}
 )
-LIKE_A_TEXT = re.compile("predict|output|respon[sd]|generat|reply|replies|completion|pred$|answered")
+LIKE_A_TEXT = re.compile("predict|output|respon[sd]|generated|generation$|reply|replies|completion|pred$|answered")
 WHOLE = re.compile(r"(-?\d+)\.0+")
 # Names by which one JSON object is known to be a record, not a map of ids to texts.
 RECORD = (*IDS, *OTHER_IDS, *TEXTS, "prompt", "question", "image", "output", "pred", "image_id", "generated_text")

@@ -23,7 +23,7 @@ COLUMNS = "ABCDEFGH"
 # Columns of the release and of VLMEvalKit's tables of predictions, which are that release with a column more.
 RELEASED = frozenset(
     {*COLUMNS, "question", "hint", "category", "l2-category", "l2_category", "image", "image_path", "source", "comment"}
-    | {"split", "options", "hit", "log"}
+    | {"split", "options", "option_char", "hit", "log"}
 )
 ROTATION = 1_000_000  # index modulo this is the question, the quotient the rotation
 
