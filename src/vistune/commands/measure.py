@@ -226,16 +226,30 @@ def score(
     judgements: Annotated[
         Path | None, typer.Option(help="judge: where its replies are kept; by default beside the predictions.")
     ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="judge: tokens of a reply at most, for a judge that thinks.", min=1)
+    ] = None,
+    extra_body: Annotated[
+        str | None,
+        typer.Option(help='judge: a JSON object added to every request, such as {"enable_thinking": false}.'),
+    ] = None,
     opinions: Annotated[int, typer.Option(help="judge: grades of each answer, averaged (mmvet).", min=1)] = 1,
     as_json: Json = False,
 ) -> None:
     """Score anybody's predictions as the benchmark itself does."""
     endpoint = None
     if judge is not None:
-        from vistune.remote import Endpoint
+        from vistune.remote import Endpoint, read_extra_body
 
         endpoint = Endpoint(
-            judge, base_url=base_url, key_file=api_key_file, concurrency=concurrency, budget=budget, prices=prices
+            judge,
+            base_url=base_url,
+            key_file=api_key_file,
+            concurrency=concurrency,
+            budget=budget,
+            prices=prices,
+            extra_body=read_extra_body(extra_body),
+            max_tokens=max_tokens,
         )
     found = measuring.score(
         task,
