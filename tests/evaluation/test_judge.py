@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -183,3 +185,12 @@ def test_the_judge_names_itself(tmp_path: Path, endpoint: FakeTeacher) -> None:
     assert json.dumps(found)
     with pytest.raises(RecipeError, match="not those of the answers"):
         RemoteJudge(Endpoint("fake-2", endpoint.url), tmp_path)([body("x")])
+
+
+def test_options_of_a_judge_without_a_judge_are_refused(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "vistune", "score", "mmvet", "--data", str(tmp_path), "--predictions", "p.jsonl"]
+    found = subprocess.run(
+        [*command, "--extra-body", "{}", "--budget", "3"], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert found.returncode == 2
+    assert "--budget, --extra-body are for a judge, and none is asked. Fix: add --judge MODEL" in found.stderr

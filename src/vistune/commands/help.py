@@ -16,6 +16,7 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
+from vistune.commands.options import remember_given
 from vistune.errors import RecipeError
 from vistune.files import read_json
 
@@ -57,12 +58,16 @@ def korean() -> Mapping[str, str]:
 
 
 class Verb(TyperCommand):
-    """A verb whose help `speak` may turn into another language."""
+    """A verb whose help `speak` may turn into another language, and which knows its given options."""
 
     language = "en"
 
     def get_help(self, ctx: Any) -> str:
         return super().get_help(ctx) if self.language == "en" else "\n".join(page(self, ctx))
+
+    def invoke(self, ctx: Any) -> Any:
+        with remember_given(ctx):
+            return super().invoke(ctx)
 
 
 class Program(TyperGroup):

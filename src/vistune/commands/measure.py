@@ -14,6 +14,7 @@ from rich.text import Text
 
 from vistune import asking, measuring, models
 from vistune.commands.model import Device, Dtype, Quantize
+from vistune.commands.options import refuse_given
 from vistune.commands.output import Json, count_of, print_json, stdout
 from vistune.console import silent, tell, watch
 from vistune.errors import RecipeError
@@ -22,6 +23,9 @@ from vistune.records import lines_of
 if TYPE_CHECKING:
     from vistune.evaluation import Measured
 
+JUDGES = (  # parameters of `score` that only a judge uses
+    "base_url", "api_key_file", "concurrency", "budget", "prices", "judgements", "max_tokens", "extra_body", "opinions",
+)  # fmt: skip
 NO_FIGURE = "a judge (vistune score --judge) or the benchmark's server (--submission) gives it"
 
 
@@ -238,7 +242,9 @@ def score(
 ) -> None:
     """Score anybody's predictions as the benchmark itself does."""
     endpoint = None
-    if judge is not None:
+    if judge is None:
+        refuse_given(JUDGES, "for a judge, and none is asked", "add --judge MODEL, or leave them out")
+    else:
         from vistune.remote import Endpoint, read_extra_body
 
         endpoint = Endpoint(

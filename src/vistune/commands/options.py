@@ -1,0 +1,39 @@
+"""Options that a command was given and would not use: they are refused, never ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from vistune.errors import RecipeError
+
+_GIVEN: ContextVar[Mapping[str, str]] = ContextVar("given", default={})  # noqa: B039 - never changed
+
+
+@contextmanager
+def remember_given(context: Any) -> Iterator[None]:
+    """While the block runs, `refuse_given` knows which options of a command were written on the command line."""
+    given = {
+        parameter.name: parameter.opts[0]
+        for parameter in context.command.params
+        if context.get_parameter_source(parameter.name).name == "COMMANDLINE"
+    }
+    token = _GIVEN.set(given)
+    try:
+        yield
+    finally:
+        _GIVEN.reset(token)
+
+
+def refuse_given(names: Collection[str], why: str, hint: str) -> None:
+    """Raise RecipeError if any of these parameters was written on the command line.
+
+    Args:
+        names: Parameters of the command's function, such as `api_key_file`.
+        why: Why they have no effect here, such as "for a judge, and none is asked".
+    """
+    if options := [option for name, option in _GIVEN.get().items() if name in names]:
+        verb = "is" if len(options) == 1 else "are"
+        raise RecipeError(f"{', '.join(options)} {verb} {why}", hint)
