@@ -29,7 +29,8 @@ class Source:
     """What a folder of another layout says of itself.
 
     `parts`: its tensors · `vision`, `language`: transformers' configs · `tower`: the tower's own folder or hub name,
-    where the layout leaves it outside · `adapter`: a PEFT folder to put on the language model.
+    where the layout leaves it outside · `adapt`: puts adapters on the language model · `tuned`: the file in which the
+    trained projector of a LoRA training was found · `remarks`: what has no effect, or may surprise.
     """
 
     layout: str
@@ -42,6 +43,8 @@ class Source:
     tower: str | None = None
     tower_inside: bool = True
     adapt: Callable[[nn.Module], nn.Module] | None = None
+    tuned: Path | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def build_model(source: Source, dtype: torch.dtype, quantize: int | None = None) -> VisionLanguageModel:

@@ -51,7 +51,14 @@ def import_model(
               "tower_inside": source.tower_inside}  # fmt: skip
     tower = partial(write_tower, source.parts["vision"], source.vision, source.spec)
     checkpoint.save_imported(out, model, processor, write_tower=tower, origin=origin)
-    return {"layout": source.layout, "out": str(out), "spec": asdict(source.spec), "adapter": model.adapted}
+    return {
+        "layout": source.layout,
+        "out": str(out),
+        "spec": asdict(source.spec),
+        "adapter": model.adapted,
+        "projector": None if source.tuned is None else str(source.tuned),
+        "remarks": list(source.remarks),
+    }
 
 
 def stored_dtype(tensors: Mapping[str, Any]) -> torch.dtype:

@@ -5,6 +5,7 @@ folder -> Source -> model and processor
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from vistune.interop.tensors import read_config
 from vistune.model import VisionLanguageModel
 from vistune.processor import Processor
 
+log = logging.getLogger("vistune.interop")
 Reader = Callable[..., Source]
 READERS: Mapping[str, Reader] = {"original": original.read, "llava-hf": llava_hf.read, "peft": adapters.read}
 
@@ -45,9 +47,15 @@ def layout_of(folder: Path) -> str:
 def read_source(
     folder: Path, *, base: str | None = None, template: str | None = None, vision: str | None = None
 ) -> Source:
-    """A folder, or hub name, of any known layout. `base`, `vision`: the language model and tower it leaves outside."""
+    """A folder, or hub name, of any known layout. `base`, `vision`: the language model and tower it leaves outside.
+
+    What in it has no effect, or may surprise, is logged.
+    """
     folder = resolve(str(folder))
-    return READERS[layout_of(folder)](folder, base=base, template=template, vision=vision)
+    source = READERS[layout_of(folder)](folder, base=base, template=template, vision=vision)
+    for remark in source.remarks:
+        log.warning(remark)
+    return source
 
 
 def load(

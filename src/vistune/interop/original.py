@@ -5,14 +5,14 @@ config.json with `mm_*` keys + `model.mm_projector.*` tensors <-> our parts (hao
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from vistune.errors import CheckpointError, some
+from vistune.errors import CheckpointError
+from vistune.interop.adapted import with_adapters
 from vistune.interop.build import Source, shape_of
 from vistune.interop.folders import TOKENIZERS, read_tower, readable_config, resolve, tokenizer_of
 from vistune.interop.tensors import (
@@ -25,7 +25,7 @@ from vistune.interop.tensors import (
     read_tensors,
     weight_files,
 )
-from vistune.model import load_adapters
+from vistune.model.peft_folder import Adapters, read_settings
 from vistune.model.spec import spec_of
 from vistune.model.vision import image_rules
 from vistune.recipe import Model
@@ -53,40 +53,45 @@ def architectures(config: Mapping[str, Any]) -> list[str]:
 
 def read(folder: Path, *, base: str | None, template: str | None, vision: str | None) -> Source:
     """A merged folder, a LoRA folder, or a stage-1 projector. Raises CheckpointError saying what is missing."""
-    config = read_config(folder)
-    refuse(folder, config)
-    if (folder / "adapter_config.json").is_file():
-        parts, home = _over_base(folder, base, TUNED)
-        adapt = partial(_adapted, folder=folder)
-    elif not weight_files(folder):
-        parts, home = _over_base(folder, base, PROJECTOR)
-        adapt = None
+    lora = (folder / "adapter_config.json").is_file()
+    told = (settings_folder(folder) if lora else None) or folder
+    config = read_config(told)
+    refuse(told, config)
+    tuned: Path | None = None
+    if lora or not weight_files(folder):
+        parts, home, tuned = _over_base(folder, base, lora=lora)
     else:
-        parts, home, adapt = by_part(read_tensors(folder, pickles=True), "original", str(folder)), folder, None
+        parts, home = by_part(read_tensors(folder, pickles=True), "original", str(folder)), folder
         refuse_deltas(folder, parts["language"])
     tower_name = vision or config.get("mm_vision_tower") or config.get("vision_tower")
     if not tower_name:
-        raise CheckpointError(f"{folder / 'config.json'}: mm_vision_tower is missing", "name the tower with --vision")
-    tower_folder, tower_config, tower = read_tower(str(tower_name), folder)
+        raise CheckpointError(f"{told / 'config.json'}: mm_vision_tower is missing", "name the tower with --vision")
+    tower_folder, tower_config, tower = read_tower(str(tower_name), told)
     inside = bool(parts["vision"])
     parts["vision"] = {**tower, **parts["vision"]}
     with readable_config(home / "config.json"):
         language = language_config_of(read_config(home) if home != folder else config)
     language.vocab_size = shape_of(parts["language"]["model.embed_tokens.weight"])[0]
-    settings = settings_of(folder, config, parts, template)
+    settings = settings_of(told, config, parts, template)
     spec = spec_of(settings, tower_config, language.hidden_size, language.vocab_size, image_rules(str(tower_folder)))
-    return Source(
+    source = Source(
         layout="original",
         folder=folder,
         spec=spec,
-        tokenizer=tokenizer_of(folder if _has_tokenizer(folder) else home),
+        tokenizer=tokenizer_of(next((place for place in (folder, told) if _has_tokenizer(place)), home)),
         vision=tower_config,
         language=language,
         parts=parts,
         tower=str(tower_name) if not tower_folder.is_relative_to(folder) else str(tower_folder),
         tower_inside=inside,
-        adapt=adapt,
+        tuned=tuned,
     )
+    if not lora:
+        return source
+    if tuned is None:
+        source = replace(source, remarks=(*source.remarks, _base_projector(folder)))
+    peft, remarks = read_settings(folder)
+    return with_adapters(source, Adapters(peft, read_adapter(folder), folder, remarks))
 
 
 def refuse(folder: Path, config: Mapping[str, Any]) -> None:
@@ -171,19 +176,73 @@ def language_config_of(config: Mapping[str, Any]) -> Any:
     return AutoConfig.for_model(kind, **own)
 
 
-def _over_base(folder: Path, base: str | None, tuned: str) -> tuple[Parts, Path]:
-    """A base language model's tensors with the projector, and whatever else learnt, in their place."""
+def is_checkpoint(folder: Path) -> bool:
+    """Whether a folder is named as transformers' Trainer names its checkpoints: what they lack lies in their parent."""
+    return re.fullmatch(r"checkpoint-\d+", folder.absolute().name) is not None
+
+
+def settings_folder(folder: Path) -> Path | None:
+    """Where a LoRA folder's config.json with the `mm_*` keys lies: in it, or around a checkpoint of the training."""
+    for place in _places(folder):
+        if (place / "config.json").is_file() and is_original(place, read_config(place)):
+            return place
+    return None
+
+
+def _places(folder: Path) -> list[Path]:
+    return [folder, folder.absolute().parent] if is_checkpoint(folder) else [folder]
+
+
+def tuned_file(folder: Path) -> Path | None:
+    """What a LoRA training changed beside its adapters, the projector above all: in the folder, or around it."""
+    listed = [place / name for place in _places(folder) for name in (TUNED, PROJECTOR)]
+    return next((path for path in listed if path.is_file()), None)
+
+
+def with_tuned(source: Source, folder: Path) -> Source:
+    """A whole LLaVA with what a LoRA training over it changed beside its adapters; a remark where that is not found."""
+    path = tuned_file(folder)
+    if path is None:
+        return replace(source, remarks=(*source.remarks, _base_projector(folder)))
+    parts = {part: dict(tensors) for part, tensors in source.parts.items()}
+    _put_tuned(parts, path)
+    return replace(source, parts=parts, tuned=path)
+
+
+def _base_projector(folder: Path) -> str:
+    places = " or ".join(str(place) for place in _places(folder))
+    return (
+        f"{folder}: no {TUNED} and no {PROJECTOR} in {places}: the base's projector is used, which is wrong if the "
+        "training changed it"
+    )
+
+
+def _put_tuned(parts: Parts, path: Path) -> None:
+    for part, tensors in by_part({stripped(name): t for name, t in read_pickle(path).items()}, "original",
+                                 str(path)).items():  # fmt: skip
+        parts[part] |= tensors
+
+
+def _over_base(folder: Path, base: str | None, *, lora: bool) -> tuple[Parts, Path, Path | None]:
+    """(a base's tensors with whatever else learnt in their place, the base's folder, the file that held those)."""
     if base is None:
         raise CheckpointError(f"{folder}: needs the language model it was trained on", "name it with --base")
     home = resolve(base)
-    path = folder / tuned
-    if not path.is_file():
-        raise CheckpointError(f"{folder}: neither model*.safetensors nor {tuned}", "name a LLaVA folder")
+    own = folder / PROJECTOR
+    path = tuned_file(folder) if lora else own if own.is_file() else None
+    if path is None and not lora:
+        raise CheckpointError(f"{folder}: neither model*.safetensors nor {PROJECTOR}", "name a LLaVA folder")
     parts = by_part(read_tensors(home, pickles=True), "original", str(home))
-    learnt = {stripped(name): tensor for name, tensor in read_pickle(path).items()}
-    for part, tensors in by_part(learnt, "original", str(path)).items():
-        parts[part] |= tensors
-    return parts, home
+    if path is not None:
+        _put_tuned(parts, path)
+    elif not parts["projector"]:
+        places = " or ".join(str(place) for place in _places(folder))
+        raise CheckpointError(
+            f"{folder}: no projector: {home} is only a language model, and neither {TUNED} nor {PROJECTOR} is in "
+            f"{places}",
+            "put the training's projector there, or name a whole LLaVA with --base",
+        )
+    return parts, home, path
 
 
 def stripped(name: str) -> str:
@@ -191,15 +250,6 @@ def stripped(name: str) -> str:
     name = name.removeprefix("base_model.")
     name = "model." + name.split("model.model.", 1)[1] if name.startswith("model.model.") else name
     return f"model.mm_projector.{name.split('mm_projector.', 1)[1]}" if "mm_projector." in name else name
-
-
-def _adapted(language: nn.Module, *, folder: Path) -> nn.Module:
-    path = folder / "adapter_model.safetensors"
-    tensors = read_adapter(folder)
-    leaked = [name for name in tensors if "vision_tower" in name]
-    if leaked:
-        raise CheckpointError(f"{path}: adapters on the vision tower: {some(leaked)}", "they are not served")
-    return load_adapters(language, folder)
 
 
 def _has_tokenizer(folder: Path) -> bool:

@@ -1,0 +1,272 @@
+"""Put a PEFT folder's adapters on a LLaVA: PEFT loads what it wrote, under the names of our parts.
+
+Source + Adapters -> Source: adapters of the language model stay adapters, those of the tower and the projector are
+added into their weights
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vistune.errors import CheckpointError, some
+from vistune.interop.build import Source, causal_class, load_tower_tensors
+from vistune.interop.tensors import PARTS, Lazy, Parts, by_part, whole
+from vistune.model import build_projector
+from vistune.model.lora import fitted, put_on, refuse_misfits, refuse_unloaded
+from vistune.model.peft_folder import PREFIX, Adapters, way_out
+from vistune.model.vision import tower_class
+
+LORA, TOKENS = ".lora_", ".token_adapter."
+KNOWN = ("model.", "language_model.", "vision_tower.", "lm_head.", "multi_modal_projector.", "image_newline")
+ADAPTED_PARTS = ("vision", "projector", "language")
+
+
+@dataclass(frozen=True)
+class Naming:
+    """What the model that PEFT adapted put before the names of each part's modules.
+
+    `layout`: whose rules say which part a tensor belongs to, `llava-hf` or `original`.
+    """
+
+    layout: str
+    language: str
+    head: str
+    vision: str
+    projector: str
+
+    def of(self, part: str, name: str) -> str:
+        """The adapted model's name of a part's module."""
+        if part == "vision":
+            return self.vision + name
+        if part == "projector":
+            first, _, rest = name.partition(".")
+            named = (
+                {"0": "linear_1", "1": "act", "2": "linear_2"}.get(first, first) if self.layout == "llava-hf" else first
+            )
+            return ".".join([self.projector + named, *([rest] if rest else [])])
+        return self.language + name.removeprefix("model.") if name.startswith("model.") else self.head + name
+
+
+def naming_of(names: Iterable[str], folder: Path) -> Naming:
+    """How the adapted model was named: LLaVA as transformers has had it since 4.36, or the original's class.
+
+    Raises CheckpointError naming tensors of neither.
+    """
+    listed = list(names)
+    if strange := [name for name in listed if not name.startswith(KNOWN)]:
+        raise CheckpointError(f"{folder}: tensors of no known part: {some(strange)}", way_out(folder))
+
+    def begins(*prefixes: str) -> bool:
+        return any(name.startswith(prefixes) for name in listed)
+
+    own_tower = begins("model.vision_tower.") and not begins("model.vision_tower.vision_tower.")
+    top = "model." if own_tower or begins("model.language_model.", "model.multi_modal_projector.") else ""
+    if not top and begins("model."):
+        return Naming("original", "model.", "", "model.vision_tower.vision_tower.vision_model.", "model.mm_projector.")
+    inner = "vision_model." if begins(f"{top}vision_tower.vision_model.") else ""
+    body, head = "language_model.", ""
+    if not top and begins("language_model.model.", "language_model.lm_head."):
+        body, head = "language_model.model.", "language_model."
+    return Naming("llava-hf", top + body, head, f"{top}vision_tower.{inner}", f"{top}multi_modal_projector.")
+
+
+def with_adapters(source: Source, adapters: Adapters) -> Source:
+    """The source with the adapters: on its language model, and in the weights of its other parts.
+
+    Raises CheckpointError naming tensors that do not fit, or that the config does not account for.
+    """
+    folder = adapters.folder
+    named = {name.removeprefix(PREFIX): tensor for name, tensor in adapters.tensors.items()}
+    naming = naming_of(named, folder)
+    parts = by_part(named if naming.language != "language_model." else _with_a_top(named), naming.layout, str(folder))
+    with torch.device("meta"):
+        empty: dict[str, nn.Module] = {
+            "vision": tower_class(source.vision, "hidden")(source.vision),
+            "projector": build_projector(source.spec, seed=0),
+            "language": causal_class(source.language)(source.language),
+        }
+    found = {part: _of_part(part, empty[part], parts[part], adapters, naming) for part in ADAPTED_PARTS}
+    remarks = [*source.remarks, *adapters.remarks, *(text for item in found.values() for text in item.remarks)]
+    remarks += _unused_keys(adapters, empty, found, parts, naming)
+    changed: Parts = {part: dict(source.parts[part]) for part in PARTS}
+    if parts["newline"]:
+        refuse_misfits({name: whole(tensor) for name, tensor in changed["newline"].items()}, parts["newline"], folder)
+        changed["newline"] |= parts["newline"]
+    for part in ("vision", "projector"):
+        if found[part].tensors:
+            fitted(empty[part], found[part], meta=True)  # what does not fit is named before weights are read
+            added = _added(_loaded(part, source), found[part])
+            changed[part] |= {name: t for name, t in added.items() if not _is_same(changed[part][name], t)}
+            remarks.append(f"{folder}: what it trained of the {part} is in its weights now, no longer as adapters")
+    adapt = source.adapt
+    if found["language"].tensors:
+        fitted(empty["language"], found["language"], meta=True)
+        adapt = partial(put_on, adapters=found["language"])
+    return replace(source, parts=changed, remarks=tuple(remarks), adapt=adapt)
+
+
+def _with_a_top(named: Mapping[str, Lazy]) -> dict[str, Lazy]:
+    """Tensors of an adapted LlavaModel, LLaVA without its head, under the names of one with its head."""
+    return {f"model.{name}" if name.startswith("language_model.") else name: t for name, t in named.items()}
+
+
+def _of_part(part: str, module: nn.Module, tensors: Mapping[str, Lazy], adapters: Adapters, naming: Naming) -> Adapters:
+    """The adapters of one part by our names, with a config that says the same of exactly these modules."""
+    from peft.tuners.tuners_utils import check_target_module_exists
+    from peft.utils.constants import DUMMY_TARGET_MODULES
+    from peft.utils.other import get_pattern_key
+
+    given = adapters.config
+    layers = {name: naming.of(part, name) for name, _ in module.named_modules() if name}  # our name -> theirs
+    adapted = {name.split(LORA)[0] for name in tensors if LORA in name}
+    rule = copy.copy(given)
+    if str(given.target_modules).lower() == "all-linear":
+        rule.target_modules = set(_linear(module, layers))
+    targets = {name for their, name in _adaptable(module, layers) if check_target_module_exists(rule, their)}
+    tied = {"lm_head"} if given.ensure_weight_tying else set()
+    if stray := sorted(adapted - targets - tied):
+        raise CheckpointError(
+            f"{adapters.folder}: adapters on modules that its target_modules do not name: "
+            f"{some(layers.get(name, f'{part} {name}') for name in stray)}",
+            way_out(adapters.folder),
+        )
+    remarks: tuple[str, ...] = ()
+    if targets and not adapted:
+        remarks = (
+            f"{adapters.folder}: target_modules also name {len(targets)} modules of the {part}, such as "
+            f"{layers[min(targets)]}, but the file has no tensors for them: they stay as in the base",
+        )
+        targets = set()
+    config = copy.deepcopy(given)
+    config.target_modules = targets or DUMMY_TARGET_MODULES  # PEFT's word for none
+    config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
+    config.task_type = "CAUSAL_LM" if part == "language" else None
+    for key, default in (("rank_pattern", given.r), ("alpha_pattern", given.lora_alpha)):
+        pattern = getattr(given, key) or {}
+        values = {name: pattern.get(get_pattern_key(pattern.keys(), layers[name]), default) for name in sorted(targets)}
+        setattr(config, key, {name: value for name, value in values.items() if value != default})
+    config.modules_to_save = _saved_modules(tensors, given, layers) or None
+    config.trainable_token_indices = _tokens(tensors, given, layers) or None
+    own = {PREFIX + name: tensor for name, tensor in tensors.items()}
+    return Adapters(config, own, adapters.folder, remarks)
+
+
+def _adaptable(module: nn.Module, layers: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """(their name, ours) of the modules that PEFT can adapt."""
+    from transformers.pytorch_utils import Conv1D
+
+    for name, inner in module.named_modules():
+        if name and isinstance(inner, nn.Linear | nn.Embedding | nn.Conv2d | Conv1D):
+            yield layers[name], name
+
+
+def _linear(module: nn.Module, layers: Mapping[str, str]) -> Iterator[str]:
+    """Their names of what `all-linear` means: every linear layer but the head."""
+    from transformers.pytorch_utils import Conv1D
+
+    find_head = getattr(module, "get_output_embeddings", lambda: None)
+    head = find_head()
+    for name, inner in module.named_modules():
+        if name and isinstance(inner, nn.Linear | Conv1D) and inner is not head:
+            yield layers[name]
+
+
+def _saved_modules(tensors: Mapping[str, Lazy], config: Any, layers: Mapping[str, str]) -> list[str]:
+    """Our names of the modules whose whole tensors are saved as `modules_to_save`; none lies inside another."""
+    wanted = tuple(config.modules_to_save or ())
+    modules = {name.rpartition(".")[0] for name in tensors if LORA not in name and TOKENS not in name}
+    saved = {name for name in modules if _is_within(layers.get(name, name), wanted)}
+    return sorted(name for name in saved if not any(name.startswith(f"{other}.") for other in saved))
+
+
+def _is_within(their: str, ends: tuple[str, ...]) -> bool:
+    """Whether a module, or one around it, has a name that ends as PEFT compares it."""
+    steps = their.split(".")
+    return bool(ends) and any(".".join(steps[:k]).endswith(ends) for k in range(1, len(steps) + 1))
+
+
+def _tokens(tensors: Mapping[str, Lazy], config: Any, layers: Mapping[str, str]) -> dict[str, list[int]]:
+    """The tokens trained of each embedding, by our names."""
+    given = config.trainable_token_indices
+    trained = {name.split(TOKENS)[0] for name in tensors if TOKENS in name}
+    if not trained or not given:
+        return {}
+    if not isinstance(given, dict):
+        return {name: list(given) for name in trained}
+    found = {}
+    for key, tokens in given.items():
+        ours = next((name for name, their in layers.items() if f".{their}".endswith(f".{key}")), str(key))
+        found[ours] = list(tokens)
+    return found
+
+
+def _unused_keys(
+    adapters: Adapters, empty: Mapping[str, nn.Module], found: Mapping[str, Adapters], parts: Parts, naming: Naming
+) -> list[str]:
+    """Remarks on names in the config that no module of the model has. Raises CheckpointError for tensors they lack."""
+    from peft.utils.other import get_pattern_key
+
+    config, path = adapters.config, adapters.folder / "adapter_config.json"
+    names = [(part, name, naming.of(part, name)) for part in empty for name, _ in empty[part].named_modules() if name]
+    remarks = []
+    for entry in config.modules_to_save or ():
+        meant = [their for _, _, their in names if their.endswith(entry)]
+        held = [name for part in ADAPTED_PARTS for name in parts[part] if LORA not in name and TOKENS not in name
+                and _is_within(naming.of(part, name.rpartition(".")[0]), (entry,))]  # fmt: skip
+        if meant and not held:
+            raise CheckpointError(
+                f"{path}: modules_to_save names {entry!r}, but the file has no tensor of {meant[0]}",
+                "fetch the folder again, or take the name out of modules_to_save",
+            )
+        if not meant:
+            remarks.append(f"{path}: modules_to_save {entry!r} names no module of this model")
+    tokens = config.trainable_token_indices
+    if tokens and not any(TOKENS in name for name in parts["language"]):
+        raise CheckpointError(
+            f"{path}: trainable_token_indices={tokens!r}, but the file has no tensor of them", "fetch the folder again"
+        )
+    adapted = [naming.of(part, name.removeprefix(PREFIX).split(LORA)[0])
+               for part in found for name in found[part].tensors if LORA in name]  # fmt: skip
+    for key in ("rank_pattern", "alpha_pattern"):
+        pattern = getattr(config, key) or {}
+        met = {get_pattern_key(pattern.keys(), their) for their in adapted}
+        remarks += [f"{path}: {key} {name!r} matches no adapted module" for name in pattern if name not in met]
+    return remarks
+
+
+def _loaded(part: str, source: Source) -> nn.Module:
+    """A part with the source's weights, in fp32."""
+    if part == "vision":
+        return load_tower_tensors(source, torch.float32)
+    projector = build_projector(source.spec, seed=0)
+    projector.load_state_dict({name: whole(tensor).float() for name, tensor in source.parts["projector"].items()})
+    return projector
+
+
+def _added(module: nn.Module, adapters: Adapters) -> dict[str, Tensor]:
+    """The module's tensors after PEFT has added the adapters into them."""
+    from peft import set_peft_model_state_dict
+
+    model = fitted(module, adapters)
+    result = set_peft_model_state_dict(model, {name: whole(tensor) for name, tensor in adapters.tensors.items()})
+    refuse_unloaded(result, adapters.folder)
+    try:
+        merged: nn.Module = model.merge_and_unload(safe_merge=True)
+    except (ValueError, RuntimeError, NotImplementedError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{adapters.folder}: adapters outside the language model cannot be added into its weights: {error}",
+            way_out(adapters.folder),
+        ) from None
+    return {name: tensor.detach() for name, tensor in merged.state_dict().items()}
+
+
+def _is_same(before: Lazy, after: Tensor) -> bool:
+    return torch.equal(whole(before).float(), after.float())
