@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 from model.tiny_models import tiny
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
 
 from vistune.errors import CheckpointError, RecipeError
 from vistune.model import VisionLanguageModel, add_adapters, build, load_adapters, merge_adapters, read_spec
@@ -201,3 +203,113 @@ def test_an_adapters_config_is_pefts_own(saved: Path) -> None:
     assert config["peft_type"] == "LORA"
     assert config["task_type"] == "CAUSAL_LM"
     assert sorted(config["target_modules"])[0] == "model.layers.0.mlp.down_proj"
+
+
+BESIDE_LAYERS: dict[str, dict[str, Any]] = {
+    "embedding": {"target_modules": ["embed_tokens", "q_proj"]},
+    "embedding alone": {"target_modules": ["embed_tokens"]},
+    "head": {"target_modules": ["lm_head", "q_proj"]},
+    "embedding and head": {"target_modules": ["embed_tokens", "lm_head"]},
+    "both, tied by a word": {"target_modules": ["embed_tokens", "q_proj"], "ensure_weight_tying": True},
+    "embedding saved": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+    "head saved": {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    "both saved": {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]},
+    "norms saved": {"target_modules": ["q_proj"], "modules_to_save": ["norm"]},
+    "tokens": {"target_modules": ["q_proj"], "trainable_token_indices": [3, 50]},
+    "tokens of the embedding": {"target_modules": ["q_proj"], "trainable_token_indices": {"embed_tokens": [3, 50]}},
+    "pissa": {"target_modules": ["q_proj"], "init_lora_weights": "pissa"},
+    "patterns": {
+        "target_modules": "all-linear",
+        "rank_pattern": {"q_proj": 2, "model.layers.1.mlp.up_proj": 3},
+        "alpha_pattern": {r".*layers\.1\..*": 64},
+    },
+}
+
+
+def answers(language: Any) -> Tensor:
+    """Logits of a whole model, by its own forward pass."""
+    ids = torch.tensor([[3, 7, 50, 9, 98, 3, 12]])
+    with torch.no_grad():
+        logits: Tensor = language(input_ids=ids).logits
+    return logits
+
+
+def moved(kind: str, settings: dict[str, Any]) -> Any:
+    """An adapted model as training leaves it, in PEFT's own hands."""
+    model = get_peft_model(tiny(kind), LoraConfig(r=4, lora_alpha=8, task_type="CAUSAL_LM", **settings))
+    chance = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.2 * torch.randn(parameter.shape, generator=chance)
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind", ["llama", "llama, tied"])
+@pytest.mark.parametrize("name", BESIDE_LAYERS)
+@pytest.mark.filterwarnings("ignore")
+def test_what_peft_trains_beside_layers_is_merged_and_comes_back(name: str, kind: str, tmp_path: Path) -> None:
+    """A tied head is untied where it must be, in what is saved too; nothing leaks from the embedding into the head."""
+    model = moved(kind, BESIDE_LAYERS[name])
+    model.save_pretrained(tmp_path / "adapters")
+    wanted = answers(PeftModel.from_pretrained(tiny(kind), tmp_path / "adapters").eval())
+    assert not torch.allclose(wanted, answers(tiny(kind)), atol=1e-2)
+    if name != "pissa":  # whose base PEFT has changed, and which it saves as it began
+        torch.testing.assert_close(answers(model), wanted, atol=1e-5, rtol=1e-5)
+    loaded = load_adapters(tiny(kind), tmp_path / "adapters")
+    torch.testing.assert_close(answers(loaded), wanted, atol=1e-4, rtol=1e-4)
+    before = hidden_of_probe(loaded)
+    merged: Any = merge_adapters(loaded if name == "pissa" else model)
+    if name == "pissa":
+        torch.testing.assert_close(hidden_of_probe(merged), before, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(answers(merged), wanted, atol=1e-4, rtol=1e-4)
+    merged.save_pretrained(tmp_path / "merged")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+    torch.testing.assert_close(answers(again), wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_adapters_that_became_weights_are_not_saved_as_adapters_again(tmp_path: Path) -> None:
+    """What stays is a plain adapter of layers: PEFT reads it over the saved base, and changes that no more."""
+    moved("llama, tied", {**BESIDE_LAYERS["pissa"], "modules_to_save": ["embed_tokens"]}).save_pretrained(
+        tmp_path / "a"
+    )
+    loaded: Any = load_adapters(tiny("llama, tied"), tmp_path / "a")
+    wanted = answers(loaded)
+    loaded.save_pretrained(tmp_path / "b")
+    config = json.loads((tmp_path / "b" / "adapter_config.json").read_text())
+    assert (config["init_lora_weights"], config["modules_to_save"]) == (True, None)
+    assert all("lora_" in name for name in load_file(tmp_path / "b" / "adapter_model.safetensors"))
+    base = loaded.get_base_model()
+    state = {name.replace(".base_layer.", "."): t for name, t in base.state_dict().items() if "lora_" not in name}
+    base.save_pretrained(tmp_path / "base", state_dict=state)
+    again = load_adapters(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), tmp_path / "b")
+    torch.testing.assert_close(answers(again), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_merge_that_changes_only_the_head_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hidden states say nothing of a head; its logits are compared too."""
+    language = taught(add_adapters(ours("llama"), Lora(rank=4)))
+    merge = language.merge_and_unload
+
+    def spoil(*args: Any, **kwargs: Any) -> Any:
+        merged = merge(*args, **kwargs)
+        with torch.no_grad():
+            merged.lm_head.weight.mul_(1.1)
+        return merged
+
+    monkeypatch.setattr(language, "merge_and_unload", spoil)
+    with pytest.raises(CheckpointError, match="logits differ"):
+        merge_adapters(language)
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ({"alora_invocation_tokens": [1]}, "alora_invocation_tokens"), ({"unheard": 3}, "unheard=3"),
+    ({"init_lora_weights": "corda"}, "corda"), ({"peft_type": "IA3"}, "IA3"),
+])  # fmt: skip
+def test_keys_that_cannot_be_used_are_named(saved: Path, change: dict[str, Any], said: str) -> None:
+    path = saved / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(CheckpointError, match=said) as caught:
+        load_adapters(ours("llama"), saved)
+    assert "merge_and_unload" in caught.value.hint

@@ -21,7 +21,7 @@ from vistune.interop import layouts
 from vistune.interop.build import Source, build_model, processor_of
 from vistune.interop.card import write_card
 from vistune.interop.folders import is_hub_name, read_tower, resolve
-from vistune.interop.parity import Answer, Row, ask_ours, ask_transformers, compare, is_off, probes
+from vistune.interop.parity import Answer, Row, ask_ours, ask_transformers, compare, in_words, is_off, probes
 from vistune.interop.tensors import read_tensors
 from vistune.interop.towers import lengthened, write_tower
 from vistune.interop.writers import Exported, write_hf, write_original, write_peft
@@ -81,7 +81,7 @@ def export_model(
 
     Where adapters are merged, rows of "merge" come first: the model before beside the model after. `dtype`: None = as
     the language model is stored. `device`: where both are asked.
-    Raises CheckpointError, and leaves no OUT, where the written folder does not answer as the model does.
+    Raises CheckpointError, and leaves no OUT, where the merged model or the written folder answers otherwise.
     """
     refuse_unknown(layout)
     if out.exists():
@@ -100,6 +100,11 @@ def export_model(
         made.model.language = merge_adapters(made.model.language)
         wanted = ask_ours(Assistant(made.model, made.processor), conversations)
         merges = compare(before, {f"merge: {probe}": answer for probe, answer in wanted.items()})
+        if is_off(merges, made.model.head.dtype, merged=True):
+            raise CheckpointError(
+                f"{out}: the model answers otherwise after its adapters were merged: {in_words(merges)}",
+                "merge in fp32 (--device cpu), or export --layout peft, which keeps them apart",
+            )
     precision = made.model.head.dtype
     if precision != made.dtype:
         round_weights(made.model, made.dtype, tower=layout != "llava-original" or made.tower_inside)
@@ -116,12 +121,13 @@ def export_model(
         del made
         rows = compare(wanted, read(draft, precision, conversations))
         if is_off(rows, precision):
-            listed = "; ".join(
-                f"{row.probe}: ids {'equal' if row.same_ids else 'differ'}, logits {row.largest_difference:.2g} apart, "
-                f"greedy tokens {'equal' if row.same_tokens else 'differ'}"
-                for row in rows
+            own_base = layout == "peft" and base is not None
+            raise CheckpointError(
+                f"{out}: what was written answers otherwise: {in_words(rows)}",
+                "leave --base out: this model is not that one with adapters"
+                if own_base
+                else "report this with the model",
             )
-            raise CheckpointError(f"{out}: what was written answers otherwise: {listed}", "report this with the model")
     return [*merges, *rows]
 
 
