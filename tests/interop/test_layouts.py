@@ -162,6 +162,102 @@ def test_an_original_lora_folder_over_its_base(original: Make, tiny_backbones: P
     torch.testing.assert_close(again, wanted, atol=1e-4, rtol=1e-4)
 
 
+def write_checkpoint(folder: Path, *, projector: str | None, config: str | None) -> Path:
+    """A `checkpoint-N` of a LoRA folder's training: adapters alone; the rest lies around it, in it, or nowhere."""
+    inner = folder / "checkpoint-30"
+    inner.mkdir()
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        (folder / name).rename(inner / name)
+    for name, place in (("non_lora_trainables.bin", projector), ("config.json", config)):
+        if place == "inside":
+            (folder / name).rename(inner / name)
+        elif place is None:
+            (folder / name).unlink()
+    return inner
+
+
+@pytest.mark.parametrize("config", ["around", "inside"])
+@pytest.mark.parametrize("projector", ["around", "inside"])
+def test_a_checkpoint_of_a_lora_training_finds_its_projector(
+    original: Make, tiny_backbones: Path, tmp_path: Path, projector: str, config: str
+) -> None:
+    folder, wanted = write_lora(original, tiny_backbones, tmp_path, original())
+    inner = write_checkpoint(folder, projector=projector, config=config)
+    base = str(tiny_backbones / "language")
+    torch.testing.assert_close(logits(inner, base=base), wanted, atol=1e-6, rtol=1e-5)
+    found = import_model(inner, tmp_path / "ours", base=base)
+    place = inner if projector == "inside" else folder
+    assert found["projector"] == str(place / "non_lora_trainables.bin")
+    torch.testing.assert_close(Assistant(*checkpoint.load(tmp_path / "ours")).logits(FINISHED), wanted)
+
+
+@pytest.mark.parametrize("config", ["around", None])
+def test_over_a_whole_llava_a_checkpoints_projector_comes_before_the_bases(
+    original: Make, tiny_backbones: Path, tmp_path: Path, config: str | None
+) -> None:
+    folder, wanted = write_lora(original, tiny_backbones, tmp_path, original())
+    inner = write_checkpoint(folder, projector="around", config=config)
+    base = original("base")
+    tensors = load_file(base / "model.safetensors")
+    tensors |= {name: t + 0.5 for name, t in tensors.items() if "mm_projector" in name}
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    torch.testing.assert_close(logits(inner, base=str(base)), wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_a_projector_of_the_tuning_alone_is_read_too(original: Make, tiny_backbones: Path, tmp_path: Path) -> None:
+    folder, wanted = write_lora(original, tiny_backbones, tmp_path, original())
+    inner = write_checkpoint(folder, projector="around", config="around")
+    (folder / "non_lora_trainables.bin").rename(inner / "mm_projector.bin")
+    found = import_model(inner, tmp_path / "ours", base=str(tiny_backbones / "language"))
+    assert found["projector"] == str(inner / "mm_projector.bin")
+    torch.testing.assert_close(Assistant(*checkpoint.load(tmp_path / "ours")).logits(FINISHED), wanted)
+
+
+@pytest.mark.parametrize("config", ["around", None])
+def test_a_checkpoint_without_its_projector_says_that_the_bases_is_used(
+    original: Make, tiny_backbones: Path, tmp_path: Path, caplog: Any, config: str | None
+) -> None:
+    folder, _ = write_lora(original, tiny_backbones, tmp_path, original())
+    inner = write_checkpoint(folder, projector=None, config=config)
+    found = import_model(inner, tmp_path / "ours", base=str(original("base")))
+    assert found["projector"] is None
+    for places in (caplog.text, " ".join(found["remarks"])):
+        assert "the base's projector is used" in places
+        assert str(folder) in places
+    with pytest.raises(CheckpointError, match="projector") as caught:
+        layouts.load(inner, base=str(tiny_backbones / "language"))
+    assert "--base" in caught.value.hint
+
+
+def test_a_lora_folder_named_otherwise_takes_nothing_from_around_it(
+    original: Make, tiny_backbones: Path, tmp_path: Path
+) -> None:
+    """Models lie beside each other: only a training's checkpoints belong to the folder around them."""
+    folder, _ = write_lora(original, tiny_backbones, tmp_path, original())
+    other = write_checkpoint(folder, projector="around", config="inside").rename(folder / "other")
+    with pytest.raises(CheckpointError, match="only a language model"):
+        layouts.load(other, base=str(tiny_backbones / "language"))
+
+
+def test_an_original_lora_folder_is_read_as_strictly(original: Make, tiny_backbones: Path, tmp_path: Path) -> None:
+    folder, _ = write_lora(original, tiny_backbones, tmp_path, original())
+    base = str(tiny_backbones / "language")
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text())
+    for change, said in (({"unheard": 3}, "unheard=3"), ({"use_qalora": True}, "use_qalora"),
+                         ({"init_lora_weights": "corda"}, "corda"), ({"r": 3}, "another shape"),
+                         ({"target_modules": ["q_proj"]}, "v_proj")):  # fmt: skip
+        path.write_text(json.dumps({**config, **change}))
+        with pytest.raises(CheckpointError, match=said):
+            layouts.read_source(folder, base=base)
+    path.write_text(json.dumps(config))
+    tensors = load_file(folder / "adapter_model.safetensors")
+    save_file({**tensors, "base_model.model.model.mm_projector.0.lora_A.weight": torch.zeros(2, 32)},
+              folder / "adapter_model.safetensors")  # fmt: skip
+    with pytest.raises(CheckpointError, match="mm_projector"):
+        layouts.read_source(folder, base=base)
+
+
 @pytest.mark.parametrize("given", [None, "base"])
 def test_adapters_as_peft_loads_them(original: Make, tiny_backbones: Path, tmp_path: Path, given: str | None) -> None:
     """With a base of one's own the projector goes with the adapters; without, the base is written beside them."""

@@ -170,6 +170,8 @@ def import_(
     settings = f"projector {spec['projector']}, pictures {spec['image_mode']}, template {spec['template']}"
     kept = ", adapters kept" if found["adapter"] else ""
     stdout.print(f"{out}: from the layout {found['layout']}; {settings}{kept}", soft_wrap=True)
+    if found["projector"]:
+        stdout.print(f"The trained projector: {found['projector']}", soft_wrap=True)
 
 
 def export(
