@@ -21,6 +21,8 @@ from vistune.errors import CheckpointError, DataError, DiskError, VistuneError
 from vistune.files import committed_folder, read_json, sha256_of, write_atomic, write_json
 from vistune.model import VisionLanguageModel, build_projector, load_adapters, load_tower
 from vistune.model.language import base_of, load_language
+from vistune.model.lora import fitted
+from vistune.model.peft_folder import read_adapters
 from vistune.processor import Processor
 from vistune.recipe import Recipe, dump, source_of
 
@@ -221,20 +223,35 @@ def load(
     Raises CheckpointError naming what is wrong with which file.
     """
     verify(folder)
+    model, processor = _read_model(folder, dtype, quantize)
+    return model.to(device).eval(), processor
+
+
+def load_empty(folder: Path) -> VisionLanguageModel:
+    """A model folder without its backbones' weights, its adapters left out; refused as `load` refuses it."""
+    verify(folder)
+    return _read_model(folder, torch.float32, None, meta=True)[0]
+
+
+def _read_model(
+    folder: Path, dtype: torch.dtype, quantize: int | None, *, meta: bool = False
+) -> tuple[VisionLanguageModel, Processor]:
     parts = read_parts(folder)
     processor = Processor.load(folder / "tokenizer")
     spec = processor.spec
     sources = {part: _locate(folder, part, parts[part]) for part in BACKBONES}
-    language = load_language(sources["language"], dtype, quantize)
-    if parts["adapter"]:
+    language = load_language(sources["language"], dtype, quantize, meta=meta)
+    if parts["adapter"] and meta:
+        language = base_of(fitted(language, read_adapters(folder / "adapter"), meta=True).unload())
+    elif parts["adapter"]:
         language = load_adapters(language, folder / "adapter")
-    tower = load_tower(sources["vision"], spec, dtype, cut=is_cut(parts["vision"]))
+    tower = load_tower(sources["vision"], spec, dtype, cut=is_cut(parts["vision"]), meta=meta)
     model = VisionLanguageModel(tower, build_projector(spec, seed=0).to(dtype), language, spec)
     try:
         model.load_projector(load_file(folder / "projector.safetensors"))
     except (RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{folder / 'projector.safetensors'}: {error}", "use another checkpoint") from None
-    return model.to(device).eval(), processor
+    return model, processor
 
 
 def read_parts(folder: Path) -> Mapping[str, Any]:

@@ -10,11 +10,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vistune import models
+from vistune import models, workflows
 from vistune.console import Watch, silent
 from vistune.errors import RecipeError
 from vistune.files import scratch_folder, user_cache
-from vistune.recipe import Lora, Recipe, Stage
+from vistune.recipe import Lora, Recipe, Stage, source_of
 
 if TYPE_CHECKING:
     from vistune.training.forecast import Device, Load
@@ -50,6 +50,8 @@ def plan(
         sizes, spec = sizes_of(recipe.model)
     else:
         sizes, spec = sizes_of(base.model, base.configs, cut=base.cut)
+    if base is not None or backbones_are_there(recipe):
+        workflows.refuse_untrainable(recipe, base)
     loads = _loads(recipe, spec, samples, watch)
     here = this_cpu(sizes, bf16=uses_bf16("auto", "cpu"))
     devices = [replace(device, flops=flops or device.flops) for device in (here, *GPUS.values())]
@@ -76,10 +78,9 @@ def _loads(recipe: Recipe, spec: Spec, samples: int | None, watch: Watch) -> lis
     if not data_is_there(recipe):
         return [assumed_load(stage, spec, samples) for stage in recipe.stages]
     from vistune.training import plan_run
-    from vistune.workflows import make_processor
 
     loads = []
-    for item in plan_run(recipe, make_processor(recipe), watch)[0]:
+    for item in plan_run(recipe, workflows.make_processor(recipe), watch)[0]:
         if item.stream is None:
             loads.append(load_of(item))
             continue
@@ -97,6 +98,14 @@ def data_is_there(recipe: Recipe) -> bool:
         and all(source.file.exists() for source in sources)
         for stage in recipe.stages
     )
+
+
+def backbones_are_there(recipe: Recipe) -> bool:
+    """Whether both backbones lie in folders with weights and a tokenizer, so that more than their sizes can be read."""
+    vision, language = (Path(source_of(getattr(recipe.model, part), part)) for part in ("vision", "language"))
+    weights = ("*.safetensors", "pytorch_model*.bin")
+    held = all(any(next(folder.glob(name), None) for name in weights) for folder in (vision, language))
+    return held and any((language / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
 
 
 def _stage(

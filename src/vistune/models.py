@@ -173,9 +173,12 @@ def _as_it_lies(origin: Origin, out: Path) -> Base:
             cut=cut,
             adapted=bool(checkpoint.read_parts(folder)["adapter"]),
             open=lambda: folder,
+            empty=lambda: checkpoint.load_empty(folder),
         )
+    import torch
+
     from vistune.interop import layouts
-    from vistune.interop.build import processor_of
+    from vistune.interop.build import build_model, processor_of
 
     source = layouts.read_source(origin.model, **outside)
     folder = out / "from"
@@ -194,6 +197,7 @@ def _as_it_lies(origin: Origin, out: Path) -> Base:
         cut=False,
         adapted=source.adapt is not None,
         open=bring_in,
+        empty=lambda: build_model(source, torch.float32, meta=True),
         configs=(source.vision, source.language),
     )
 

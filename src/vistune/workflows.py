@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from vistune.data import CheckReport
     from vistune.datagen import Chosen, Generated, Service, TableForm, Wishes
     from vistune.generation import Assistant
+    from vistune.processor import Processor
     from vistune.scenes import DrawnFolder
     from vistune.serving.limits import Settings
-    from vistune.training import Planned
+    from vistune.training import Base, Planned
     from vistune.types import AnnotatedImage
 
 
@@ -177,19 +178,38 @@ def check_data(
         return check(sources, None, pictures=pictures, watch=watch)
     shortest = min(stage.tokens_per_row for stage in recipe.stages)
     cut = all(stage.too_long == "cut" for stage in recipe.stages)
-    return check(sources, make_processor(recipe), pictures=pictures, tokens_per_row=shortest, cut=cut, watch=watch)
+    processor = refuse_untrainable(recipe)
+    return check(sources, processor, pictures=pictures, tokens_per_row=shortest, cut=cut, watch=watch)
 
 
-def make_processor(recipe: Recipe) -> Any:
-    """The processor of a recipe's model, without its weights."""
+def make_processor(recipe: Recipe, base: Base | None = None) -> Processor:
+    """The processor of a recipe's model, without its weights. `base`: the model of its `from`, where it is open."""
     from vistune.model import read_spec
     from vistune.processor import Processor, load_tokenizer
     from vistune.recipe import source_of
 
     if recipe.origin is not None:
-        processor: Processor = models.base_of(recipe.origin, Path("from")).processor
-        return processor
+        return (base or models.base_of(recipe.origin, Path("from"))).processor
     return Processor(load_tokenizer(source_of(recipe.model.language, "language")), read_spec(recipe.model))
+
+
+def refuse_untrainable(recipe: Recipe, base: Base | None = None) -> Processor:
+    """The processor of a recipe that some machine can train; what its data hold is not asked.
+
+    `base`: the model of its `from`, where it is open. Raises what `train` would raise of its model, templates and
+    stages. No weights are loaded.
+    """
+    from vistune.training.plan import processor_for
+    from vistune.training.refusals import refuse_adapted, refuse_untrainable
+
+    if recipe.origin is not None and base is None:
+        base = models.base_of(recipe.origin, Path("from"))
+    refuse_adapted(recipe, base)
+    processor = make_processor(recipe, base)
+    for stage in recipe.stages:
+        processor_for(stage, processor)
+    refuse_untrainable(recipe, processor.spec, base, None)
+    return processor
 
 
 def train(
@@ -225,14 +245,21 @@ def benchmarks_of(recipe: Recipe) -> Callable[[Assistant, Watch], dict[str, floa
 
 
 def dry_run(recipe: Recipe, *, watch: Watch = silent) -> list[dict[str, Any]]:
-    """Read, encode and plan everything a run would, of shards the first one; learn nothing.
+    """Read, encode and plan everything a run would, of shards the first one; learn nothing, and refuse what it would.
 
     A stage's `remarks` are there where its sources are not quite as the recipe has them.
     """
-    from vistune.training import plan_run
+    from vistune.training import World, plan_run
+    from vistune.training.refusals import refuse_adapted, refuse_untrainable
+    from vistune.training.tracking import refuse_missing
 
     benchmarks_of(recipe)
-    planned, _ = plan_run(recipe, make_processor(recipe), watch)
+    base = None if recipe.origin is None else models.base_of(recipe.origin, Path("from"))
+    refuse_adapted(recipe, base)
+    processor = make_processor(recipe, base)
+    refuse_missing(recipe.track)
+    planned, _ = plan_run(recipe, processor, watch)
+    refuse_untrainable(recipe, processor.spec, base, World(device=models.chosen_device("auto")))
     return [
         {
             "stage": item.stage.name,

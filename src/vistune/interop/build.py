@@ -47,17 +47,20 @@ class Source:
     remarks: tuple[str, ...] = ()
 
 
-def build_model(source: Source, dtype: torch.dtype, quantize: int | None = None) -> VisionLanguageModel:
+def build_model(
+    source: Source, dtype: torch.dtype, quantize: int | None = None, *, meta: bool = False
+) -> VisionLanguageModel:
     """The model with the source's weights, each read once; `quantize`: the language model's in 4 or 8 bits.
 
+    `meta`: without the backbones' weights and adapters, and refused as with them.
     Raises CheckpointError naming tensors that do not fit.
     """
     spec, parts, place = source.spec, source.parts, str(source.folder)
-    tower = VisionTower(load_tower_tensors(source, dtype), spec)
+    tower = VisionTower(load_tower_tensors(source, dtype, meta=meta), spec)
     refuse_unserved(source.language, place)
     kind = causal_class(source.language)
-    language = load_part(kind, source.language, parts["language"], dtype, place, quantize)
-    if source.adapt is not None:
+    language = load_part(kind, source.language, parts["language"], dtype, place, quantize, meta=meta)
+    if source.adapt is not None and not meta:
         language = source.adapt(language)
     with torch.device("meta"):
         projector = build_projector(spec, seed=0)
@@ -86,10 +89,12 @@ def processor_of(source: Source) -> Processor:
     return Processor(tokenizer, source.spec)
 
 
-def load_tower_tensors(source: Source, dtype: torch.dtype) -> nn.Module:
+def load_tower_tensors(source: Source, dtype: torch.dtype, *, meta: bool = False) -> nn.Module:
     """The whole tower as transformers' class; VisionTower cuts it."""
     place = f"{source.folder}: vision tower"
-    return load_part(tower_class(source.vision, "hidden"), source.vision, source.parts["vision"], dtype, place)
+    return load_part(
+        tower_class(source.vision, "hidden"), source.vision, source.parts["vision"], dtype, place, meta=meta
+    )
 
 
 def causal_class(config: Any) -> Any:
@@ -100,14 +105,27 @@ def causal_class(config: Any) -> Any:
 
 
 def load_part(
-    kind: Any, config: Any, tensors: Mapping[str, Lazy], dtype: torch.dtype, place: str, quantize: int | None = None
+    kind: Any,
+    config: Any,
+    tensors: Mapping[str, Lazy],
+    dtype: torch.dtype,
+    place: str,
+    quantize: int | None = None,
+    *,
+    meta: bool = False,
 ) -> nn.Module:
-    """A transformers model of `config` with exactly these tensors, its linear layers in `quantize` bits if given."""
+    """A transformers model of `config` with exactly these tensors, its linear layers in `quantize` bits if given.
+
+    `meta`: without them, once they are found to fit.
+    """
     with torch.device("meta"):
-        empty = kind(config)
+        empty: Any = kind(config)
     wanted = dict(empty.state_dict())
     tied = {"lm_head.weight"} if getattr(config, "tie_word_embeddings", False) else set()
     fit_tensors(wanted, tensors, place, optional=tied | {name for name in wanted if name.startswith("head.")})
+    if meta:
+        made: nn.Module = empty
+        return made
     attention = register() if hasattr(empty, "lm_head") else "sdpa"
     settings = {} if quantize is None else {"quantization_config": quantization(quantize, dtype)}
     model: nn.Module = kind.from_pretrained(

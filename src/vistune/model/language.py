@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from importlib.util import find_spec
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
@@ -42,17 +43,24 @@ def language_config(source: str) -> Any:
     return config
 
 
-def load_language(source: str, dtype: torch.dtype, quantize: int | None = None) -> nn.Module:
+def load_language(source: str, dtype: torch.dtype, quantize: int | None = None, *, meta: bool = False) -> nn.Module:
     """The causal LM, its linear layers but the head in 4 or 8 bits where `quantize` says so.
 
+    `meta`: on torch's meta device; of a folder's weights only names and shapes are read, of a hub name nothing.
     Raises CheckpointError naming tensors that are missing or of another shape: none is made up.
     """
     from transformers import AutoModelForCausalLM
 
-    language_config(source)
+    config = language_config(source)
     settings: dict[str, Any] = {}
     if quantize is not None:
         settings["quantization_config"] = quantization(quantize, dtype)
+    if meta:
+        if not Path(source).is_dir():
+            with torch.device("meta"):
+                empty: nn.Module = AutoModelForCausalLM.from_config(config, dtype=dtype)
+            return empty
+        settings = {"device_map": "meta"}
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             source,

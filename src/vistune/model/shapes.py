@@ -95,11 +95,28 @@ def config_of(name: str, part: str) -> SimpleNamespace:
             f"model.{part}={name}: its config.json is neither in a folder of that name nor in the hub cache",
             f"fetch it once (hf download {name} config.json), or name a folder",
         )
+    listed = tree.get("architectures")
+    if (
+        part == "vision"
+        and isinstance(listed, list)
+        and any(f"{n}".endswith("ForConditionalGeneration") for n in listed)
+    ):
+        raise whole_model(source, str(tree.get("model_type")))
     if part == "vision" and isinstance(tree.get("vision_config"), Mapping):
         joint = {"projection_dim": tree["projection_dim"]} if "projection_dim" in tree else {}
         tree = {"projection_dim": 512, **tree["vision_config"], **joint}  # a joint folder's own width counts
         tree.setdefault("model_type", "clip_vision_model")
     return SimpleNamespace(**tree)
+
+
+def whole_model(source: str, kind: str) -> RecipeError:
+    """For a tower that is a model which answers about images: the tower's weights have other names in its files."""
+    return RecipeError(
+        f"vision tower {source}: {kind!r} is a whole vision-language model, a tower is one part of it",
+        "name the tower that it was made from, such as openai/clip-vit-large-patch14-336, or save the tower alone: "
+        "`AutoModelForImageTextToText.from_pretrained(SOURCE).model.vision_tower.save_pretrained(FOLDER)` with its "
+        "preprocessor_config.json; to train the whole model further, name it in `from`",
+    )
 
 
 def _at_hand(source: str) -> dict[str, Any] | None:

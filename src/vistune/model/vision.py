@@ -5,6 +5,7 @@ uint8 (tiles, 3, side, side) -> normalised -> encoder layers -> (tiles, slots, w
 
 from __future__ import annotations
 
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
@@ -14,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vistune.errors import RecipeError
+from vistune.model.shapes import whole_model
 from vistune.types import Spec
 
 
@@ -100,12 +102,21 @@ def width_of(config: Any, space: str) -> int:
 def vision_config(source: str) -> Any:
     """The tower's config, from a vision folder or the vision part of a joint one."""
     whole = read_config(source, "vision tower")
+    refuse_whole_models(whole, source)
     config = getattr(whole, "vision_config", whole)
     if config.model_type not in ("clip_vision_model", "siglip_vision_model"):
         raise RecipeError(f"vision tower {source}: {config.model_type!r} is not served", "use a CLIP or SigLIP tower")
     if has_class_token(config):  # a joint folder's own width counts, whatever its vision part says
         config.projection_dim = getattr(whole, "projection_dim", config.projection_dim)
     return config
+
+
+def refuse_whole_models(config: Any, source: str) -> None:
+    """Raise RecipeError for a model that answers about images: its tower's weights have other names in its files."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    if config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and hasattr(config, "vision_config"):
+        raise whole_model(source, config.model_type)
 
 
 def read_config(source: str, what: str) -> Any:
@@ -146,15 +157,22 @@ def image_rules(source: str) -> dict[str, Any]:
     }
 
 
-def load_tower(source: str, spec: Spec, dtype: torch.dtype, *, cut: bool = False) -> VisionTower:
+def load_tower(source: str, spec: Spec, dtype: torch.dtype, *, cut: bool = False, meta: bool = False) -> VisionTower:
     """The tower of a folder or hub name; `cut` says that it was saved without the layers behind the feature layer.
 
+    `meta`: on torch's meta device; of a folder's weights only names and shapes are read, of a hub name nothing.
     Raises RecipeError where weights are missing, damaged or of another shape.
     """
     config = vision_config(source)
+    kind = tower_class(config, spec.space)
+    if meta and not Path(source).is_dir():
+        with torch.device("meta"):
+            empty = kind(config)
+        return VisionTower(empty, spec, cut=cut)
+    settings = {"device_map": "meta"} if meta else {}
     try:
-        tower, found = tower_class(config, spec.space).from_pretrained(
-            source, config=config, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
+        tower, found = kind.from_pretrained(
+            source, config=config, dtype=dtype, attn_implementation="sdpa", output_loading_info=True, **settings
         )
     except (OSError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise RecipeError(

@@ -18,7 +18,7 @@ from vistune.model.language import base_of, embed, head_weight, language_config,
 from vistune.model.lora import has_adapters
 from vistune.model.projectors import build_projector
 from vistune.model.spec import spec_of
-from vistune.model.vision import VisionTower, image_rules, load_tower, vision_config
+from vistune.model.vision import VisionTower, image_rules, layers_kept, load_tower, vision_config
 from vistune.recipe import Model, source_of
 from vistune.types import IMAGE_ID, Batch, Spec
 
@@ -160,17 +160,27 @@ def read_spec(model: Model) -> Spec:
     vision_source = source_of(model.vision, "vision")
     vision = vision_config(vision_source)
     language = language_config(source_of(model.language, "language"))
+    layers_kept(vision.num_hidden_layers, model.feature_layer)
     return spec_of(model, vision, language.hidden_size, language.vocab_size, image_rules(vision_source))
 
 
 def build(
-    model: Model, spec: Spec, *, seed: int, dtype: torch.dtype = torch.float32, quantize: int | None = None
+    model: Model,
+    spec: Spec,
+    *,
+    seed: int,
+    dtype: torch.dtype = torch.float32,
+    quantize: int | None = None,
+    meta: bool = False,
 ) -> VisionLanguageModel:
-    """The backbones with their weights and a fresh projector; `quantize`: bits of the language model's, 4 or 8."""
+    """The backbones with their weights and a fresh projector; `quantize`: bits of the language model's, 4 or 8.
+
+    `meta`: without the backbones' weights, and refused as with them.
+    """
     made = VisionLanguageModel(
-        load_tower(source_of(model.vision, "vision"), spec, dtype),
+        load_tower(source_of(model.vision, "vision"), spec, dtype, meta=meta),
         build_projector(spec, seed=seed).to(dtype),
-        load_language(source_of(model.language, "language"), dtype, quantize),
+        load_language(source_of(model.language, "language"), dtype, quantize, meta=meta),
         spec,
     )
     if made.newline is not None:  # N(0, 1) / sqrt(width), as LLaVA 1.6 begins it

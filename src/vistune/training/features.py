@@ -142,6 +142,12 @@ class Features:
         write_json(self.folder / f"{name}.json", places)
 
 
+def refuse_features(stage: Stage) -> None:
+    """Raise RecipeError where a stage's features are to be kept, and it changes what they come from."""
+    if stage.cache_features == "on" and "vision" in stage.learn:
+        raise RecipeError(f"stage {stage.name}: cache_features: on, but its tower learns", "leave one of them out")
+
+
 def features_of(
     planned: Planned, model: VisionLanguageModel, world: World, *, tell: Tell, watch: Watch, stopping: Stopping = never
 ) -> Features | None:
@@ -152,8 +158,7 @@ def features_of(
     """
     wanted, stage = planned.stage.cache_features, planned.stage
     if wanted == "off" or "vision" in stage.learn or planned.stream is not None:
-        if wanted == "on":
-            raise RecipeError(f"stage {stage.name}: cache_features: on, but its tower learns", "leave one of them out")
+        refuse_features(stage)
         return None
     places = np.fromiter(chain.from_iterable(chain.from_iterable(planned.plan.steps)), np.int64)
     readings, pictures = planned.samples.shown_by(places)

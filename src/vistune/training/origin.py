@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vistune.files import read_json_if_there
+from vistune.model import VisionLanguageModel
 from vistune.processor import Processor
 from vistune.recipe import Model, Origin
 
@@ -20,7 +21,7 @@ class Base:
 
     `origin`: what names this model and no later one · `told`: the same for who asks later, with a hash of its files ·
     `cut`: its tower learnt, and ends at the feature layer · `configs`: of another layout's tower and language model,
-    whose folders are made when training begins.
+    whose folders are made when training begins · `empty`: the model without its backbones' weights, refused as with.
     """
 
     origin: Origin
@@ -30,6 +31,7 @@ class Base:
     cut: bool
     adapted: bool
     open: Callable[[], Path]
+    empty: Callable[[], VisionLanguageModel]
     configs: tuple[Any, Any] | None = None
 
     @property

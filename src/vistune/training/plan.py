@@ -104,14 +104,20 @@ def plan_run(recipe: Recipe, processor: Processor, watch: Watch) -> tuple[list[P
     return planned, list(rejects.values())
 
 
+def processor_for(stage: Stage, processor: Processor) -> Processor:
+    """The processor in a stage's template and image mode, proved. Raises RecipeError or DataError as `check` does."""
+    fitted = processor.with_template(stage.template or processor.spec.template)
+    fitted = fitted.with_image_mode(stage.image_mode or processor.spec.image_mode)
+    fitted.check()
+    return fitted
+
+
 def _choose(recipe: Recipe, stage: Stage, processor: Processor, watch: Watch) -> _Chosen:
     """The rows that a stage reads, proved; of shards none yet. Raises DataError, or TooManyRejects above the limit."""
     sources = stage.data if stage.data is not None else recipe.data
     if not sources and stage.shards is None:
         raise RecipeError(f"stage {stage.name}: no data", "add data=FILE, or stages.NAME.data in the recipe")
-    fitted = processor.with_template(stage.template or processor.spec.template)
-    fitted = fitted.with_image_mode(stage.image_mode or processor.spec.image_mode)
-    fitted.check()
+    fitted = processor_for(stage, processor)
     own = recipe.validation.data or () if recipe.validation is not None and _is_measured(recipe, stage) else ()
     measured = _proved(recipe, stage, own, fitted, watch, f"plan {stage.name}'s validation") if own else []
     if stage.shards is not None:

@@ -39,6 +39,7 @@ from vistune.training.parallel import World
 from vistune.training.plan import Planned, Watch, plan_run
 from vistune.training.precision import lay_weights_out
 from vistune.training.reading import loader_of, places_at
+from vistune.training.refusals import refuse_adapted, refuse_untrainable
 from vistune.training.saving import Saver, rehearse
 from vistune.training.sharding import copied, copying, way_of
 from vistune.training.state import cursor_at, load_state, save_state, seed_all
@@ -81,10 +82,8 @@ class Run:
         self.measured: Mapping[str, float] = {}  # by this step's validation, such as `validation_loss`
         self.pixels = PixelCache()
         self.base = base
+        refuse_adapted(recipe, base)
         if base is not None:
-            if base.adapted and any(stage.quantize is not None for stage in recipe.stages):
-                raise RecipeError("quantize: the model of `from` has adapters, which merge into full weights only",
-                                  "vistune export it --merge first, or leave quantize out")  # fmt: skip
             self.recipe = recipe.model_copy(update={"origin": base.origin, "model": base.model})
             self.processor = base.processor
         else:
@@ -118,6 +117,8 @@ class Run:
                 return
         with self.world.first_alone():  # what it finds out about the data is kept, and the others read it
             planned, rejects = plan_run(self.recipe, self.processor, self.watch)
+            if latest is None and self.world.is_first:  # a last stage's fault is met before the first one learns
+                refuse_untrainable(self.recipe, self.processor.spec, self.base, self.world)
         for item in planned:
             known = item.plan.digest if item.stream is None else item.stream.digest
             self.world.agree(known, f"the data of stage {item.stage.name}")

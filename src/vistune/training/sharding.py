@@ -47,18 +47,26 @@ def way_of(recipe: Recipe, stage: Stage, model: nn.Module, world: World) -> Way:
         if recipe.parallel == "fsdp":
             raise RecipeError("parallel=fsdp: there is one process", "start several by torchrun, or use parallel=auto")
         return "alone"
-    whole = [f"{key}={value}" for key, value in (("optimizer", stage.optimizer), ("quantize", stage.quantize))
-             if value in ("muon", 4, 8)]  # fmt: skip
-    if recipe.parallel == "fsdp" and whole:
-        raise RecipeError(f"stage {stage.name}: {whole[0]} needs whole matrices, fsdp keeps slices", "use parallel=ddp")
+    refuse_slices(recipe, stage)
     if recipe.parallel != "auto":
         return recipe.parallel
-    if whole or not world.device.startswith("cuda"):
+    if _needs_whole(stage) or not world.device.startswith("cuda"):
         return "ddp"
     sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
     needed = sum(size * (4 if learns else 1) for size, learns in sizes)
     room = torch.cuda.get_device_properties(world.device).total_memory
     return "ddp" if needed < MOST_OF_A_GPU * room else "fsdp"
+
+
+def refuse_slices(recipe: Recipe, stage: Stage) -> None:
+    """Raise RecipeError where a stage needs whole matrices, and the recipe has every process keep slices of them."""
+    if recipe.parallel == "fsdp" and (whole := _needs_whole(stage)):
+        raise RecipeError(f"stage {stage.name}: {whole[0]} needs whole matrices, fsdp keeps slices", "use parallel=ddp")
+
+
+def _needs_whole(stage: Stage) -> list[str]:
+    settings = (("optimizer", stage.optimizer), ("quantize", stage.quantize))
+    return [f"{key}={value}" for key, value in settings if value in ("muon", 4, 8)]
 
 
 def wrap(learner: Learner, way: Way, world: World) -> nn.Module:
