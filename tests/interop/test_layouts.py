@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 from vistune import checkpoint
+from vistune.cli import app
 from vistune.errors import CheckpointError, RecipeError
 from vistune.generation import Assistant
 from vistune.interop import layouts
@@ -188,6 +190,8 @@ def test_a_checkpoint_of_a_lora_training_finds_its_projector(
     found = import_model(inner, tmp_path / "ours", base=base)
     place = inner if projector == "inside" else folder
     assert found["projector"] == str(place / "non_lora_trainables.bin")
+    said = CliRunner().invoke(app, ["import", str(inner), str(tmp_path / "again"), "--base", base])
+    assert f"The trained projector: {place / 'non_lora_trainables.bin'}" in said.stdout
     torch.testing.assert_close(Assistant(*checkpoint.load(tmp_path / "ours")).logits(FINISHED), wanted)
 
 

@@ -262,6 +262,7 @@ def test_a_tensor_too_few_or_too_many_is_refused_by_name(
         ({"a_later_switch": False}, "a_later_switch"),
         ({"loftq_config": {"loftq_bits": 4}}, "loftq_config"),
         ({"eva_config": {"rho": 2.0}}, "eva_config"),
+        ({"runtime_config": {"ephemeral_gpu_offload": True}}, "runtime_config"),
         ({"eva_config": {"unheard": 1}}, "eva_config"),
         ({"modules_to_save": None, "later": None}, "later"),  # PEFT reads the head's tensor all the same
         ({"target_modules": r".*\.(q_proj|v_proj|up_proj)"}, "modules of the vision"),
@@ -278,6 +279,28 @@ def test_what_has_no_effect_is_reported_and_changes_nothing(
     assert [text for text in found["remarks"] if named in text]
     assert named in caplog.text
     assert_same(ask_ours(Assistant(*checkpoint.load(tmp_path / "ours")), CONVERSATIONS), wanted)
+
+
+def test_a_folder_that_names_no_base_asks_for_one(copied: Path) -> None:
+    rewrite(copied, base_model_name_or_path=None)
+    with pytest.raises(CheckpointError, match="no base model") as caught:
+        layouts.read_source(copied)
+    assert "--base" in caught.value.hint
+
+
+def test_a_tower_that_was_adapted_goes_to_the_original_inside_the_weights(
+    bases: dict[str, Path], tiny_backbones: Path, tmp_path: Path
+) -> None:
+    """A base of the original's layout names its tower, which is not the adapted one."""
+    base = bases["own head"]
+    import_model(base, tmp_path / "ours", template="v1")
+    export_model(tmp_path / "ours", tmp_path / "original", layout="llava-original")
+    folder = trained(base, tmp_path / "adapters", target_modules=SHORT)
+    import_model(folder, tmp_path / "adapted", base=str(tmp_path / "original"))
+    wanted = ask_ours(Assistant(*checkpoint.load(tmp_path / "adapted")), CONVERSATIONS)
+    export_model(tmp_path / "adapted", tmp_path / "back", layout="llava-original", merge=True)
+    shutil.rmtree(tmp_path / "original")
+    assert_same(ask_ours(Assistant(*layouts.load(tmp_path / "back")), CONVERSATIONS), wanted)
 
 
 def test_names_of_older_transformers_are_read(bases: dict[str, Path], tmp_path: Path) -> None:

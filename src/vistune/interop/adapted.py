@@ -106,11 +106,12 @@ def with_adapters(source: Source, adapters: Adapters) -> Source:
             added = _added(_loaded(part, source), found[part])
             changed[part] |= {name: t for name, t in added.items() if not _is_same(changed[part][name], t)}
             remarks.append(f"{folder}: what it trained of the {part} is in its weights now, no longer as adapters")
+    inside = source.tower_inside or bool(found["vision"].tensors)  # the tower that is named elsewhere is another one
     adapt = source.adapt
     if found["language"].tensors:
         fitted(empty["language"], found["language"], meta=True)
         adapt = partial(put_on, adapters=found["language"])
-    return replace(source, parts=changed, remarks=tuple(remarks), adapt=adapt)
+    return replace(source, parts=changed, remarks=tuple(remarks), adapt=adapt, tower_inside=inside)
 
 
 def _with_a_top(named: Mapping[str, Lazy]) -> dict[str, Lazy]:

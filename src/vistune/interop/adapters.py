@@ -24,7 +24,10 @@ def read(folder: Path, *, base: str | None, template: str | None, vision: str | 
     """
     config, remarks = read_settings(folder)
     adapters = Adapters(config, read_adapter(folder), folder, remarks)
-    home = resolve(base or str(config.base_model_name_or_path or ""), folder)
+    named = base or config.base_model_name_or_path
+    if not named:
+        raise CheckpointError(f"{folder / 'adapter_config.json'}: it names no base model", "name it with --base")
+    home = resolve(str(named), folder)
     home_config = read_config(home)
     if original.is_original(home, home_config):
         source = original.read(home, base=None, template=template, vision=vision)
@@ -39,6 +42,11 @@ def read(folder: Path, *, base: str | None, template: str | None, vision: str | 
             "name a whole LLaVA with --base, or put the config.json and the projector of the training into the folder",
         )
     source = replace(source, layout="peft", folder=folder)
+    if config.revision and base is None and not (folder / str(named)).is_dir() and not Path(str(named)).is_dir():
+        remark = (
+            f"{folder / 'adapter_config.json'}: revision {config.revision!r} is not read: the base's newest is used"
+        )
+        source = replace(source, remarks=(*source.remarks, remark))
     if naming_of([name.removeprefix(PREFIX) for name in adapters.tensors], folder).layout == "original":
         source = original.with_tuned(source, folder)
     return with_adapters(source, adapters)

@@ -21,15 +21,16 @@ from vistune.files import read_json
 PREFIX = "base_model.model."  # PEFT puts it before every tensor's name
 ABOUT_THE_FOLDER = {  # these say where adapters came from; no output depends on them
     "auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision",
-    "runtime_config", "task_type",
+    "task_type",
 }  # fmt: skip
 USED = {
     "alpha_pattern", "bias", "ensure_weight_tying", "exclude_modules", "fan_in_fan_out", "init_lora_weights",
     "layers_pattern", "layers_to_transform", "lora_alpha", "lora_bias", "lora_dropout", "modules_to_save", "r",
     "rank_pattern", "target_modules", "trainable_token_indices", "use_dora", "use_rslora",
 }  # fmt: skip
-TRAINING_ONLY = {  # these decide how adapters begin, or take effect only together with a key that is refused
+TRAINING_ONLY = {  # these say how adapters began and were computed, or need a key that is refused
     "corda_config", "eva_config", "loftq_config", "lora_ga_config", "megatron_core", "qalora_group_size",
+    "runtime_config",
 }  # fmt: skip
 # PEFT changes the base's weights while it sets these up, in a way that loading the folder cannot repeat.
 UNREPEATABLE = {
@@ -130,7 +131,7 @@ def _refuse_keys(raw: Mapping[str, Any], known: Mapping[str, Any], path: Path) -
         elif key in ABOUT_THE_FOLDER or key in USED or _is_default(value, known[key]):
             continue
         elif key in TRAINING_ONLY:
-            remarks.append(f"{path}: {key} is not read: it only decides how training begins")
+            remarks.append(f"{path}: {key} is not read: it only concerns training")
         else:
             raise CheckpointError(f"{path}: {key}={value!r} is not supported", way_out(path.parent))
     return tuple(remarks)

@@ -18,7 +18,7 @@ from vistune.model.language import base_of, embed, head_weight, language_config,
 from vistune.model.lora import has_adapters
 from vistune.model.projectors import build_projector
 from vistune.model.spec import spec_of
-from vistune.model.vision import VisionTower, image_rules, layers_kept, load_tower, vision_config
+from vistune.model.vision import VisionTower, image_rules, load_tower, vision_config
 from vistune.recipe import Model, source_of
 from vistune.types import IMAGE_ID, Batch, Spec
 
@@ -160,7 +160,6 @@ def read_spec(model: Model) -> Spec:
     vision_source = source_of(model.vision, "vision")
     vision = vision_config(vision_source)
     language = language_config(source_of(model.language, "language"))
-    layers_kept(vision.num_hidden_layers, model.feature_layer)
     return spec_of(model, vision, language.hidden_size, language.vocab_size, image_rules(vision_source))
 
 
