@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoProcessor, LlavaForConditionalGeneration
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from vistune import checkpoint
 from vistune.errors import CheckpointError
@@ -95,7 +95,7 @@ def bases(tiny_backbones: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 def trained(base: Path, folder: Path, **config: Any) -> Path:
     """A PEFT folder as training leaves it: everything that trains has moved."""
-    model = get_peft_model(LlavaForConditionalGeneration.from_pretrained(base), LoraConfig(r=4, lora_alpha=8, **config))
+    model = get_peft_model(AutoModelForImageTextToText.from_pretrained(base), LoraConfig(r=4, lora_alpha=8, **config))
     chance = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -107,7 +107,7 @@ def trained(base: Path, folder: Path, **config: Any) -> Path:
 
 def pefts(base: Path, folder: Path) -> dict[str, Answer]:
     """The answers of PEFT's own reload of the whole model."""
-    model = PeftModel.from_pretrained(LlavaForConditionalGeneration.from_pretrained(base), folder).eval()
+    model = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(base), folder).eval()
     processor = AutoProcessor.from_pretrained(base, backend="pil")
     return ask_transformers(model, processor, CONVERSATIONS, processor.image_token_id)
 
@@ -140,6 +140,20 @@ def test_what_peft_writes_answers_as_peft_reads_it(
     rows = export_model(tmp_path / "ours", tmp_path / "hf", layout="llava-hf", merge=True)
     assert all(row.largest_difference < 1e-3 for row in rows)
     assert_same(ask_ours(Assistant(*layouts.load(tmp_path / "hf")), CONVERSATIONS), wanted)
+
+
+@pytest.mark.parametrize("name", ["all-linear", "dora", "tower saved", "biases", "pissa"])
+@pytest.mark.parametrize("kind", ["siglip", "next"])
+@pytest.mark.filterwarnings("ignore")
+def test_other_towers_and_tiles_answer_as_peft_reads_them(
+    tiny_backbones: Path, tmp_path: Path, kind: str, name: str
+) -> None:
+    from model.tiny_llava import write_llava_hf
+
+    base = write_llava_hf(tmp_path / "base", tiny_backbones, kind=kind)
+    folder = trained(base, tmp_path / "adapters", **CONFIGS[name])
+    found = ask_ours(Assistant(*layouts.load(folder, base=str(base))), CONVERSATIONS)
+    assert_same(found, pefts(base, folder))
 
 
 # --- what is refused, by name and with a way out ---
