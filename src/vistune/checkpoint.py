@@ -228,7 +228,7 @@ def load(
 
 
 def load_empty(folder: Path) -> VisionLanguageModel:
-    """A model folder without its backbones' weights, its adapters left out; refused as `load` refuses it."""
+    """A model folder without its backbones' weights, without adapters; refused as `load` refuses it."""
     verify(folder)
     return _read_model(folder, torch.float32, None, meta=True)[0]
 

@@ -62,7 +62,7 @@ class Workshop:
         return folder
 
     def whole_model(self, kind: str) -> Path:
-        """A vision-language model's folder, with the tiny tower's picture rules."""
+        """A vision-language model's folder, with the tiny tower's image rules."""
         from transformers import AutoConfig, AutoModelForImageTextToText
 
         small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}

@@ -80,7 +80,7 @@ def read_settings(folder: Path) -> tuple[Any, tuple[str, ...]]:
     except DataError as error:
         raise CheckpointError(f"adapters cannot be read: {error.message}", "name a PEFT folder") from None
     if not isinstance(raw, dict):
-        raise CheckpointError(f"{path}: an object is wanted", "name a PEFT folder")
+        raise CheckpointError(f"{path}: a JSON object is expected", "name a PEFT folder")
     if raw.get("peft_type") != "LORA":
         raise CheckpointError(f"{path}: peft_type {raw.get('peft_type')!r}: only LORA is supported", way_out(folder))
     from peft import LoraConfig
