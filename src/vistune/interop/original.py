@@ -224,7 +224,7 @@ def _put_tuned(parts: Parts, path: Path) -> None:
 
 
 def _over_base(folder: Path, base: str | None, *, lora: bool) -> tuple[Parts, Path, Path | None]:
-    """(a base's tensors, with those that the training changed in their place; the base's folder; the changed ones' file)."""
+    """(a base's tensors with the training's in their place, the base's folder, the file with the training's)."""
     if base is None:
         raise CheckpointError(f"{folder}: needs the language model it was trained on", "name it with --base")
     home = resolve(base)
