@@ -23,7 +23,7 @@ from vistune.records.fields import UnreadField, count_unread, lines_of, refuse_u
 from vistune.records.images import ImageFolders
 from vistune.records.json_text import Record
 from vistune.records.reading import SUFFIXES, kind_of_file, open_file, read_records, read_values
-from vistune.records.unpacked import DataFile, needs_unpacking, open_data, unpack, unpacked_in
+from vistune.records.unpacked import DataFile, needs_unpacking, open_data, unpack, unpacked_in, write_image
 
 __all__ = [
     "FORMS",
@@ -64,4 +64,5 @@ __all__ = [
     "unpack",
     "unpacked_in",
     "unread_fields",
+    "write_image",
 ]

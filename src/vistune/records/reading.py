@@ -64,6 +64,7 @@ def read_records(
     unread: Counter[str] | None = None,
     quotes: bool = True,
     header: Collection[str] = (),
+    separator: str | None = None,
 ) -> Iterator[Record]:
     """The records of any file, in its order, one at a time.
 
@@ -74,6 +75,7 @@ def read_records(
         by_id: The fields (id, text) that the entries of a JSON object of ids become, `{"7": "a cat"}`.
         unread: Counts what is not read of the file itself: columns, fields beside the list, members of a tar.
         quotes, header: Of CSV and TSV, see `tables.read_table`.
+        separator: Of the cells of a table whose name does not say that it is one; other files are read by their name.
 
     A bad record is a RecordError in its place, for the caller to raise or to count. Raises DataError for a file that
     cannot be read or breaks off; files of other suffixes are read as JSON.
@@ -88,8 +90,8 @@ def read_records(
         yield from read_tar(path, told, unread=unread)
     else:
         with open_text(path, told) as file:
-            if kind in SEPARATORS:
-                yield from read_table(file, told, separator=SEPARATORS[kind], quotes=quotes, columns=header)
+            if between := separator or SEPARATORS.get(kind):
+                yield from read_table(file, told, separator=between, quotes=quotes, columns=header)
             else:
                 yield from read_json(file, told, own_fields=own_fields, unread=unread, by_id=by_id)
 

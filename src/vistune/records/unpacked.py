@@ -153,12 +153,13 @@ def _without_bytes(value: Any, folder: Path) -> Any:
     if isinstance(value, Mapping):
         if isinstance(value.get("bytes"), bytes):
             rest = {key: item for key, item in value.items() if key not in ("bytes", "path")}
-            return {"path": _write_image(value["bytes"], folder), **rest}
+            return {"path": write_image(value["bytes"], folder), **rest}
         return {key: _without_bytes(item, folder) for key, item in value.items()}
-    return _write_image(value, folder) if isinstance(value, bytes) else value
+    return write_image(value, folder) if isinstance(value, bytes) else value
 
 
-def _write_image(content: bytes, folder: Path) -> str:
+def write_image(content: bytes, folder: Path) -> str:
+    """Write an image to a file of `folder`, named by its hash; the file's name."""
     suffix = next((suffix for magic, suffix in MAGIC.items() if content.startswith(magic)), ".bin")
     file = folder / f"{hashlib.sha256(content).hexdigest()[:32]}{suffix}"
     if not file.exists():
