@@ -1,13 +1,12 @@
-"""Files of captions, read row by row in bounded memory: JSON lines, a JSON list, TSV (CC3M's), CSV.
+"""Files of captions, read record by record in bounded memory: JSON lines, a JSON list, TSV (CC3M's), CSV, gzipped too.
 
-file -> rows as they stand, each with its caption or what is wrong with it -> the chosen ones copied, the wrong aside
+file -> records, each with its caption or what is wrong with it -> the chosen ones copied byte for byte, the wrong aside
 """
 
 from __future__ import annotations
 
-import csv
 import json
-import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,46 +14,54 @@ from typing import IO, Any
 
 import numpy as np
 
+from vistune.datagen.sources.gathering import NULLS
 from vistune.errors import DataError
 from vistune.files import replacing
+from vistune.records import Record, RecordError, kind_of_file, read_records
+from vistune.records.reading import open_text
 
-NAMES = ("caption", "blip_caption", "text", "captions")  # where a caption stands without being told
-CHUNK = 1 << 20  # characters read at once of a JSON list
-LONGEST = 1 << 24  # characters of one value of a JSON list; past it, what is read as one value is a broken list
-ROWS_A_REPORT = 1000  # a progress bar costs more than a row does
+NAMES = ("caption", "blip_caption", "text", "captions")  # where a caption is, unless a column is named
+CC3M = ("caption", "url")  # the columns of a TSV without a header
+SUFFIXES = (".jsonl", ".ndjson", ".json", ".tsv", ".csv")
+TABLES = (".tsv", ".csv")
+BOM = b"\xef\xbb\xbf"
+ROWS_PER_REPORT = 1000  # a progress bar costs more than a row does
 
 Advance = Callable[[float], None]
-_SPACE = re.compile(r"[ \t\r\n]*")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row as it stands in the file, without its line end: its caption, or its `fault`, or neither: the header."""
+    """A record of a file with its caption, or with the `fault` for which it has none."""
 
-    line: int
-    raw: str
-    caption: str | None = None
+    record: Record
+    caption: str = ""
     fault: str = ""
 
 
 def read_rows(path: Path, column: str | None, advance: Advance = lambda megabytes: None) -> Iterator[Row]:
-    """Every row of a file of one of FORMS; a caption is `column`, else the first of NAMES, or LLaVA's first answer.
+    """Every row of a file; a caption is `column`, else the first of NAMES, or LLaVA's first answer.
 
     A list of captions counts as one text. Raises DataError for a file that cannot be read further.
     """
-    try:
-        file = open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}", "check the path") from None
-    with file:
-        size = 0
-        for number, row in enumerate(FORMS[path.suffix.lower()](file, path, column), start=1):
-            size += len(row.raw) if row.raw.isascii() else len(row.raw.encode("utf-8", "surrogateescape"))
-            if number % ROWS_A_REPORT == 0:
-                advance(size / 1e6)
-                size = 0
-            yield row
-        advance(size / 1e6)
+    kind = kind_of_file(path.name)
+    header = _header_of_tsv(path) if kind == ".tsv" and column is None else ()
+    caption = _caption_of_table(path, column) if kind in TABLES else _caption_of
+    done = 0
+    fields = (column,) if column else (*NAMES, "conversations")
+    records = read_records(path, quotes=kind != ".tsv", header=header, own_fields=fields)
+    for number, record in enumerate(records, start=1):
+        if number % ROWS_PER_REPORT == 0:
+            advance((record.begin - done) / 1e6)  # of a gzipped file more than it has; the bar stops at its end
+            done = record.begin
+        value = record.value
+        if isinstance(value, RecordError):
+            yield Row(record, fault=_fault_of(value, kind))
+        elif not isinstance(value, Mapping):
+            yield Row(record, fault="not_an_object")
+        else:
+            yield _checked(record, caption(value, column))
+    advance(max(path.stat().st_size - done, 0) / 1e6)
 
 
 def copy_rows(source: Path, column: str | None, out: Path, keep: np.ndarray[Any, Any], advance: Advance) -> None:
@@ -62,27 +69,32 @@ def copy_rows(source: Path, column: str | None, out: Path, keep: np.ndarray[Any,
 
     keep (captions,) bool: one for every row that has a caption. Raises DataError if the file is no longer the same.
     """
-    listed = source.suffix.lower() == ".json"
+    kind = kind_of_file(source.name)
+    listed = kind == ".json" or (kind not in TABLES and _begins_with_list(source))
     aside = out.with_name(f"{out.name}.rejects.jsonl")
     changed = DataError(f"{source}: was changed while it was read", "run again when nothing writes to it")
     number = written = rejected = 0
-    with replacing(out) as file, replacing(aside) as set_aside:
+    with open_text(source) as given, replacing(out) as file, replacing(aside) as set_aside:
         file.write(b"[" if listed else b"")
         for row in read_rows(source, column, advance):
+            if not number and not rejected and kind in TABLES:
+                file.write(_header(given, row.record.begin))
             if row.fault:
-                shown = row.raw[:500].encode("utf-8", "backslashreplace").decode()
-                reject = {"line": row.line, "reason": row.fault, "raw": shown}
+                raw = _bytes_of(row.record, given, changed)[:500].decode("utf-8", "backslashreplace")
+                reject = {"line": row.record.number, "reason": row.fault, "raw": raw}
                 set_aside.write((json.dumps(reject, ensure_ascii=False) + "\n").encode())
                 rejected += 1
                 continue
-            if row.caption is not None:
-                number += 1
-                if number > len(keep):
-                    raise changed
-                if not keep[number - 1]:
-                    continue
-            file.write((("," if written else "") + "\n" + row.raw if listed else row.raw + "\n").encode())
-            written += 1
+            number += 1
+            if number > len(keep):
+                raise changed
+            if keep[number - 1]:
+                content = _bytes_of(row.record, given, changed)
+                if listed:
+                    file.write((b",\n" if written else b"\n") + content)
+                else:  # of JSON, a record of several lines of an indented object becomes one
+                    file.write((content if kind in TABLES else b" ".join(content.splitlines())) + b"\n")
+                written += 1
         file.write(b"\n]\n" if listed else b"")
         if number != len(keep):
             raise changed
@@ -90,49 +102,50 @@ def copy_rows(source: Path, column: str | None, out: Path, keep: np.ndarray[Any,
         aside.unlink()
 
 
-def _checked(line: int, raw: str, caption: Any) -> Row:
+def _bytes_of(record: Record, file: IO[bytes], changed: DataError) -> bytes:
+    """A record as it is in its file, without its line end. Raises `changed` where the bytes are others than before."""
+    file.seek(record.begin)
+    content = file.read(record.size)
+    if record.crc and zlib.crc32(content) != record.crc:
+        raise changed
+    return content.removeprefix(BOM).strip(b"\r\n")
+
+
+def _header(file: IO[bytes], begin: int) -> bytes:
+    """The line before the first record; nothing where that begins the file."""
+    file.seek(0)
+    content = file.read(begin).removeprefix(BOM).strip(b"\r\n")
+    return content + b"\n" if content else b""
+
+
+def _begins_with_list(path: Path) -> bool:
+    with open_text(path) as file:
+        return file.read(1 << 16).removeprefix(BOM).lstrip()[:1] == b"["
+
+
+def _header_of_tsv(path: Path) -> tuple[str, ...]:
+    """Names for the columns where the first line names none of NAMES."""
+    with open_text(path) as file:
+        cells = file.readline().removeprefix(BOM).decode("utf-8", "replace").rstrip("\r\n").split("\t")
+    return () if set(cells) & set(NAMES) else CC3M[: len(cells)]
+
+
+def _fault_of(error: RecordError, kind: str) -> str:
+    if ": not UTF-8" in error.message:
+        return "not_utf8"
+    return "other_cells" if kind in TABLES else "not_json"
+
+
+def _checked(record: Record, caption: Any) -> Row:
     if isinstance(caption, list) and all(isinstance(text, str) for text in caption):
         caption = " . ".join(caption)
-    if not isinstance(caption, str) or not caption.strip():
-        return Row(line, raw, fault="no_caption")
+    if not isinstance(caption, str) or caption.strip().lower() in NULLS:
+        return Row(record, fault="no_caption")
     try:
-        raw.encode()
         caption.encode()  # a JSON escape may hide a lone surrogate
     except UnicodeEncodeError:
-        return Row(line, raw, fault="not_utf8")
-    return Row(line, raw, caption)
-
-
-# --- JSON ---
-
-
-def _refuse_constant(constant: str) -> Any:
-    raise ValueError(f"{constant} is not JSON")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
-
-
-def _json_lines(file: IO[str], path: Path, column: str | None) -> Iterator[Row]:
-    for line, text in enumerate(file, start=1):
-        if raw := text.strip():
-            try:
-                value = _DECODER.decode(raw)
-            except (ValueError, RecursionError):
-                yield Row(line, raw, fault="not_json")
-            else:
-                yield _json_row(line, raw, value, column)
-
-
-def _json_list(file: IO[str], path: Path, column: str | None) -> Iterator[Row]:
-    for line, raw, value in json_values(file, path):
-        yield _json_row(line, raw, value, column)
-
-
-def _json_row(line: int, raw: str, value: Any, column: str | None) -> Row:
-    if not isinstance(value, dict):
-        return Row(line, raw, fault="not_an_object")
-    return _checked(line, raw, _caption_of(value, column))
+        return Row(record, fault="not_utf8")
+    return Row(record, caption)
 
 
 def _caption_of(row: Mapping[str, Any], column: str | None) -> Any:
@@ -144,124 +157,14 @@ def _caption_of(row: Mapping[str, Any], column: str | None) -> Any:
     return next((row[name] for name in NAMES if name in row), None)
 
 
-def json_values(file: IO[str], path: Path) -> Iterator[tuple[int, str, Any]]:
-    """(line, text, value) of each value of a JSON list, read piece by piece. Raises DataError where it is broken."""
-    text = _Window(file, path)
-    if text.next_sign() != "[":
-        raise DataError(f"{path}:{text.line}: a JSON list is wanted", "or name the file .jsonl if it is JSON lines")
-    text.take(1)
-    if text.next_sign() != "]":
-        yield text.take_value()
-        while (sign := text.next_sign()) == ",":
-            text.take(1)
-            text.next_sign()
-            yield text.take_value()
-        if sign != "]":
-            raise DataError(f"{path}:{text.line}: the list breaks off before {sign or 'its end'!r}", "mend the file")
-    text.take(1)
-    if sign := text.next_sign():
-        raise DataError(f"{path}:{text.line}: {sign!r} after the list's end", "one list a file")
+def _caption_of_table(path: Path, column: str | None) -> Callable[[Mapping[str, Any], str | None], Any]:
+    """As `_caption_of`; a table without such a column is refused at its first row."""
 
+    def caption(row: Mapping[str, Any], _: str | None) -> Any:
+        for name in (column,) if column else NAMES:
+            if name in row:
+                return row[name]
+        what = f"no column {column!r}" if column else "no column of captions"
+        raise DataError(f"{path}:1: {what}", f"name one of {', '.join(row)[:200]} with --column")
 
-class _Window:
-    """The part of a file that is being looked at; `line` is where it begins."""
-
-    def __init__(self, file: IO[str], path: Path) -> None:
-        self.file, self.path = file, path
-        self.text, self.at, self.line = "", 0, 1
-
-    def next_sign(self) -> str:
-        """Skip white space; the next character, which stays, or nothing at the end of the file."""
-        while True:
-            space = _SPACE.match(self.text, self.at)
-            self.take(space.end() - self.at if space else 0)
-            if self.at < len(self.text):
-                return self.text[self.at]
-            if not self._read_on():
-                return ""
-
-    def take(self, size: int) -> str:
-        taken = self.text[self.at : self.at + size]
-        self.line += taken.count("\n")
-        self.at += size
-        return taken
-
-    def take_value(self) -> tuple[int, str, Any]:
-        while True:
-            fault: Exception | str = "the list breaks off"
-            try:
-                value, end = _DECODER.raw_decode(self.text, self.at)
-                if end < len(self.text):  # else a number may go on in the next piece
-                    return self.line, self.take(end - self.at), value
-            except (ValueError, RecursionError) as error:
-                fault = error
-            # What is cut off reads as broken too, so only a longer piece can tell, up to a length that no row has.
-            if len(self.text) - self.at > LONGEST or not self._read_on():
-                line = self.line
-                if isinstance(fault, json.JSONDecodeError):
-                    line += self.text.count("\n", self.at, fault.pos)
-                    fault = fault.msg
-                raise DataError(f"{self.path}:{line}: not JSON, or the list breaks off: {fault}", "mend the file")
-
-    def _read_on(self) -> bool:
-        piece = self.file.read(CHUNK)
-        self.text, self.at = self.text[self.at :] + piece, 0
-        return bool(piece)
-
-
-# --- tables ---
-
-
-def _tsv(file: IO[str], path: Path, column: str | None) -> Iterator[Row]:
-    """With a header, or as CC3M's: a caption and an address. Quotation marks mean nothing: CC3M has bare ones."""
-    lines = ((number, text.rstrip("\r\n")) for number, text in enumerate(file, start=1))
-    return _table(((number, raw, raw.split("\t")) for number, raw in lines if raw.strip()), path, column)
-
-
-def _csv(file: IO[str], path: Path, column: str | None) -> Iterator[Row]:
-    return _table(_csv_cells(file, path), path, column)
-
-
-def _csv_cells(file: IO[str], path: Path) -> Iterator[tuple[int, str, list[str]]]:
-    """(first line, text, cells) of each row; a quoted cell may hold line ends."""
-    taken: list[str] = []
-
-    def lines() -> Iterator[str]:
-        for text in file:
-            taken.append(text)
-            yield text
-
-    reader, line = csv.reader(lines(), strict=True), 1
-    try:
-        for cells in reader:
-            if cells:
-                yield line, "".join(taken).rstrip("\r\n"), cells
-            taken.clear()
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise DataError(f"{path}:{line}: not CSV: {error}", "mend the row: a quotation mark is not closed?") from None
-
-
-def _table(rows: Iterator[tuple[int, str, list[str]]], path: Path, column: str | None) -> Iterator[Row]:
-    """The header, if there is one, then the rows; only CC3M's TSV has none."""
-    place, width = 0, 0
-    for line, raw, cells in rows:
-        if not width:
-            width = len(cells)
-            names = [name for name in ([column] if column else NAMES) if name in cells]
-            if names:
-                place = cells.index(names[0])
-                yield Row(line, raw)
-                continue
-            if column or path.suffix.lower() == ".csv":
-                what = f"no column {column!r}" if column else "no column of captions"
-                raise DataError(f"{path}:{line}: {what}", f"name one of {', '.join(cells)[:200]} with --column")
-        yield _checked(line, raw, cells[place]) if len(cells) == width else Row(line, raw, fault="other_cells")
-
-
-FORMS: Mapping[str, Callable[[IO[str], Path, str | None], Iterator[Row]]] = {
-    ".jsonl": _json_lines,
-    ".json": _json_list,
-    ".tsv": _tsv,
-    ".csv": _csv,
-}
+    return caption

@@ -25,9 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from vistune.datagen.captions import FORMS, Advance, copy_rows, read_rows
+from vistune.datagen.captions import SUFFIXES, Advance, copy_rows, read_rows
 from vistune.datagen.noun_phrases import FINDERS, Finder
 from vistune.errors import DataError, RecipeError
+from vistune.records import kind_of_file
 from vistune.registry import lookup
 
 LEAST = 3  # captions that a phrase must be in
@@ -64,7 +65,8 @@ def filter_captions(
     """Write the chosen rows of `source` to `out`, unchanged and in order; rows without a caption to OUT.rejects.jsonl.
 
     source: .jsonl, .json (LLaVA form or objects with a caption), .tsv (CC3M's caption and address, or with a header)
-    or .csv; `out` has the same form, its lines end in \\n. finder: one of FINDERS, or `package.module:attribute`.
+    or .csv, each also gzipped; `out` has the same form, its lines end in \\n.
+    finder: one of FINDERS, or `package.module:attribute`.
     advance is told megabytes read, both passes together. Raises DataError, RecipeError.
     """
     _check_request(source, out, least, most, seed)
@@ -110,13 +112,14 @@ def choose(
 
 def _check_request(source: Path, out: Path, least: int, most: int, seed: int) -> None:
     """Raise RecipeError before anything is read for what would fail or overwrite after minutes."""
-    form = source.suffix.lower()
-    if form not in FORMS:
-        raise RecipeError(f"{source}: captions are read from {', '.join(FORMS)}", "convert the file to one of these")
+    form = kind_of_file(source.name)
+    if form not in SUFFIXES:
+        hint = "rows are copied as they are, so convert the file to one of these"
+        raise RecipeError(f"{source}: captions are read from {', '.join(SUFFIXES)}, also gzipped", hint)
     if source.exists() and not source.is_file():
         raise RecipeError(f"{source}: no file", "name a file: it is read twice")
     if out.suffix.lower() != form:
-        raise RecipeError(f"{out}: the choice has the form of its source", f"name it {out.with_suffix(form).name}")
+        raise RecipeError(f"{out}: the choice has the form of its source, unpacked", f"name it {out.stem}{form}")
     if out.exists():
         raise RecipeError(f"{out}: is already there", "remove it, or give another --out")
     if least < 1 or most < 1 or seed < 0:
@@ -141,7 +144,7 @@ def _read_phrases(
         for row in read_rows(source, column, advance):
             if row.fault:
                 rejects[row.fault] += 1
-            elif row.caption is not None:
+            else:
                 given += 1
                 yield row.caption
 
