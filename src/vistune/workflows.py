@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from vistune.scenes import DrawnFolder
     from vistune.serving.limits import Settings
     from vistune.training import Base, Planned
-    from vistune.types import AnnotatedImage
 
 
 def draw_scenes(
@@ -71,12 +70,25 @@ def generate_data(
         NothingWritten: every sample was rejected; the files are written first.
     """
     from vistune import __version__
-    from vistune.datagen import NothingWritten, by_rule, by_service, is_asked, make_orders, write_generated
+    from vistune.datagen import (
+        NothingWritten,
+        by_rule,
+        by_service,
+        described_source,
+        is_asked,
+        make_orders,
+        write_generated,
+    )
+    from vistune.datagen.orders import refuse_untranslated
     from vistune.report import write_data_report
 
     if (service is None or not (out / "journal.jsonl").exists()) and not _wrote_nothing(out):
         refuse_written(out, "samples.json")
-    images = described_pictures(source, split, table, limit, seen=service is not None and service.see)
+    seen = service is not None and service.see
+    described = described_source(source, split, table, limit, seen=seen, unpack_to=out / "images")
+    images = described.images
+    if service is None:
+        refuse_untranslated(images, wishes.languages, source)
     orders = make_orders(images, wishes)
     if not orders:
         raise RecipeError(f"{source}: nothing is asked for", "name --kinds, and images to write about")
@@ -86,6 +98,7 @@ def generate_data(
     else:
         with watch("generate", sum(map(is_asked, orders))) as advance:
             made = by_service(images, wishes, service, out, advance, **({} if tell is None else {"report": tell}))
+    made = replace(made, source=described)
     asked = {"source": source.name, "split": split, "limit": limit, **asdict(wishes), "vistune": __version__}
     write_generated(out, made, images, {"teacher": teacher_facts(service, wishes), **asked})
     write_data_report(out)
@@ -121,42 +134,11 @@ def plan_generation(
     limit: int | None = None,
 ) -> dict[str, Any]:
     """What a run of a service would ask, cost and take; nothing is sent."""
-    from vistune.datagen import foresee, is_asked, make_orders
+    from vistune.datagen import described_source, foresee, is_asked, make_orders
 
-    orders = make_orders(described_pictures(source, split, table, limit, seen=service.see), wishes)
-    return foresee([order for order in orders if is_asked(order)], service)
-
-
-def described_pictures(
-    source: Path, split: str | None, table: TableForm | None, limit: int | None, *, seen: bool = False
-) -> list[AnnotatedImage]:
-    """The pictures of a COCO folder or a table; bare ones too where the teacher sees them."""
-    from vistune.datagen import SUFFIXES, TableForm, read_coco, read_pictures, read_table, splits_of
-
-    if not source.exists():
-        raise DataError(f"{source}: no such file or folder", "check the path")
-    if not source.is_dir():
-        if split is not None:
-            raise RecipeError(f"--split {split}: {source} is a table and has none", "leave --split out")
-        images = read_table(source, table or TableForm())
-    elif table is not None:
-        raise RecipeError(
-            f"{source}: --columns, --images and --boxes-as are for tables", f"name a file: {', '.join(SUFFIXES)}"
-        )
-    elif source.is_dir() and not splits_of(source) and (bare := read_pictures(source)):
-        images = bare
-    else:
-        images = read_coco(source, split)
-    if not images:
-        raise DataError(f"{source}: split {split!r} has no pictures", "name another split")
-    unknown = [image for image in images if not (image.captions or image.boxes or image.crowds)]
-    if len(unknown) == len(images) and not seen:
-        raise DataError(
-            f"{source}: no picture has a caption or a box",
-            "name a COCO folder or a table with captions or boxes, write captions into NAME.txt beside NAME.jpg, or "
-            "let a teacher look: --teacher openai --see",
-        )
-    return images[:limit]
+    described = described_source(source, split, table, limit, seen=service.see)
+    orders = make_orders(described.images, wishes)
+    return foresee([order for order in orders if is_asked(order)], service) | described.as_json()
 
 
 def filter_captions(source: Path, out: Path, *, watch: Watch = silent, **choice: Any) -> Chosen:
@@ -307,10 +289,10 @@ def selftest(recipe: Recipe, *, watch: Watch = silent) -> list[dict[str, Any]]:
 
 def describe(model: Path, data: Path, split: str, *, out: Path, limit: int, watch: Watch = silent) -> dict[str, Any]:
     """Have the model describe pictures freely; recall and precision of the things it names."""
-    from vistune.datagen import read_coco
+    from vistune.datagen import read_source
     from vistune.evaluation import describe as run
 
-    images = read_coco(data, split)[:limit]
+    images = read_source(data, split).images[:limit]
     assistant = load(model)
     with watch("describe", 2 * len(images)) as advance:
         result = run(assistant.model, assistant.processor, images, advance=advance)

@@ -12,8 +12,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from vistune.cli import app
-from vistune.datagen import TableForm, read_pictures, read_table
-from vistune.errors import DataError, RecipeError
+from vistune.datagen import TableForm, read_source
+from vistune.errors import DataError, RecipeError, VistuneError
 from vistune.types import AnnotatedImage, Box
 
 ROWS = [
@@ -71,7 +71,7 @@ def known(images: list[AnnotatedImage]) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv", ".parquet"])
 def test_every_form_gives_the_same_pictures(folder: Path, suffix: str) -> None:
-    images = read_table(write(folder / f"rows{suffix}", ROWS), TableForm())
+    images = read_source(write(folder / f"rows{suffix}", ROWS), form=TableForm()).images
     assert known(images) == WANTED
     assert [image.path for image in images] == [folder / row["image"] for row in ROWS]
 
@@ -84,7 +84,7 @@ def test_columns_under_other_names_and_pictures_elsewhere(
         'file,text,key,left\na.jpg,"One, two",7,x\na.jpg,Three,7,\na.jpg,Three,7,y\n', encoding="utf-8"
     )
     form = TableForm(columns={"image": "file", "captions": "text", "id": "key"}, images=folder)
-    assert known(read_table(elsewhere, form)) == [("7", ("One, two", "Three"), ())]
+    assert known(read_source(elsewhere, form=form).images) == [("7", ("One, two", "Three"), ())]
 
 
 @pytest.mark.parametrize(
@@ -92,35 +92,35 @@ def test_columns_under_other_names_and_pictures_elsewhere(
 )
 def test_boxes_in_three_forms(folder: Path, form: Any, corners: list[float]) -> None:
     row = {"image": "a.jpg", "boxes": [{"label": "dog", "bbox": corners, "attributes": {"color": "black"}}]}
-    (image,) = read_table(write(folder / "rows.jsonl", [row]), TableForm(boxes=form))
+    (image,) = read_source(write(folder / "rows.jsonl", [row]), form=TableForm(boxes=form)).images
     assert image.boxes == (Box("dog", 0.1, 0.2, 0.5, 1.0, {"color": "black"}),)
 
 
 def test_boxes_in_pixels_want_a_picture(folder: Path) -> None:
     (folder / "a.jpg").write_text("<html>not found</html>")
     (folder / "t.jsonl").write_text(json.dumps({"image": "a.jpg", "boxes": [["dog", 0, 0, 10, 10]]}) + "\n")
-    with pytest.raises(DataError, match=r"t\.jsonl:1: .*a\.jpg is no picture that can be read"):
-        read_table(folder / "t.jsonl", TableForm(boxes="pixels"))
+    with pytest.raises(DataError, match=r"t\.jsonl:1: .*a\.jpg is no image that can be read"):
+        read_source(folder / "t.jsonl", form=TableForm(boxes="pixels"))
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"image": "A.jpg"}, r"rows\.jsonl:3:image: no picture 'A\.jpg' .*did you mean 'a\.jpg'"),
-        ({"image": "../a.jpg"}, r"rows\.jsonl:3:image: '\.\./a\.jpg' leads out"),
-        ({"image": "/etc/hostname"}, r"rows\.jsonl:3:image: .* leads out"),
-        ({"image": None}, r"rows\.jsonl:3:image: a picture's path is wanted"),
-        ({"image": {"bytes": "x", "path": "a.jpg"}}, r"rows\.jsonl:3:image: holds the picture itself"),
+        ({"image": "A.jpg"}, r"rows\.jsonl:3:image: no image 'A\.jpg' .*did you mean 'a\.jpg'"),
+        ({"image": "../a.jpg"}, r"rows\.jsonl:3:image: '\.\./a\.jpg' leaves the image folder"),
+        ({"image": "/etc/hostname"}, r"rows\.jsonl:3:image: .* leaves the image folder"),
+        ({"image": None}, r"rows\.jsonl:3:image: expected the name of an image"),
+        ({"image": {"bytes": "x", "path": "a.jpg"}}, r"rows\.jsonl:3:image: holds the image's bytes as text"),
         ({"captions": [3]}, r"rows\.jsonl:3:captions: text is wanted, got 3"),
-        ({"captions": {"en": "x"}}, r"rows\.jsonl:3:captions: a text or a list is wanted"),
-        ({"captions": "\\ud800"}, r"rows\.jsonl:3:captions: a lone surrogate"),
+        ({"captions": {"en": "x"}}, r"rows\.jsonl:3:captions: expected a text or a list"),
+        ({"captions": "\\ud800"}, r"rows\.jsonl:3:captions: the character .* is not text"),
         ({"captions": "[not json"}, r"rows\.jsonl:3:captions:1: not JSON"),
-        ({"boxes": [["dog", 0, 0, 1]]}, r"rows\.jsonl:3:boxes\[0\]: no box"),
+        ({"boxes": [["dog", 0, 0, 1]]}, r"rows\.jsonl:3:boxes\[0\]: not a box"),
         ({"boxes": [["dog", 0, 0, 80, 60]]}, r"rows\.jsonl:3:boxes\[0\]: .*relative.*--boxes-as"),
         ({"boxes": [["dog", 0.9, 0, 0.1, 1]]}, r"rows\.jsonl:3:boxes\[0\]: .*is no box"),
-        ({"boxes": [["dog", 0, 0, 1, True]]}, r"rows\.jsonl:3:boxes\[0\]: four numbers"),
-        ({"boxes": [["dog", 0, 0, 1, 1]] * 2 + [[]]}, r"rows\.jsonl:3:boxes\[2\]: no box"),
-        ({"id": 1.5}, r"rows\.jsonl:3:id: text or a whole number"),
+        ({"boxes": [["dog", 0, 0, 1, True]]}, r"rows\.jsonl:3:boxes\[0\]: expected a number"),
+        ({"boxes": [["dog", 0, 0, 1, 1]] * 2 + [[]]}, r"rows\.jsonl:3:boxes\[2\]: not a box"),
+        ({"id": 1.5}, r"rows\.jsonl:3:id: expected text or a whole number"),
     ],
 )
 def test_a_wrong_cell_is_named(folder: Path, change: dict[str, Any], said: str) -> None:
@@ -128,7 +128,7 @@ def test_a_wrong_cell_is_named(folder: Path, change: dict[str, Any], said: str) 
     written = json.dumps(good | {"image": "c.jpg"}), "", json.dumps(good | change).replace("\\\\ud800", "\\ud800")
     (folder / "rows.jsonl").write_text("\n".join(written), encoding="utf-8")
     with pytest.raises(DataError, match=said):
-        read_table(folder / "rows.jsonl", TableForm())
+        read_source(folder / "rows.jsonl", form=TableForm())
 
 
 @pytest.mark.parametrize(
@@ -136,10 +136,10 @@ def test_a_wrong_cell_is_named(folder: Path, change: dict[str, Any], said: str) 
     [
         ("image,caption\na.jpg,x,y\n", "t.csv", r"t\.csv:2: 3 cells in 2 columns"),
         ('image,caption\na.jpg,"x\ny"\nc.jpg,"x"y\n', "t.csv", r"t\.csv:4: not CSV"),
-        ("image,image\na.jpg,x\n", "t.csv", r"t\.csv:1: a column stands twice"),
+        ("image,image\na.jpg,x\n", "t.csv", r"t\.csv:1: the column 'image' is there twice"),
         ("file,caption\n", "t.csv", "holds no rows"),
-        ("", "t.jsonl", "holds no rows"),
-        ("{}", "t.json", "a list of rows is wanted"),
+        ("", "t.jsonl", "is empty"),
+        ("{}", "t.json", "no column of images"),
         ("[1]", "t.json", "a row must be an object"),
         ("nothing", "t.parquet", "cannot be read as parquet"),
         (
@@ -154,16 +154,16 @@ def test_a_wrong_table_is_named(folder: Path, content: str, name: str, said: str
     if name.endswith(".parquet"):
         pytest.importorskip("pyarrow")
     (folder / name).write_text(content, encoding="utf-8")
-    with pytest.raises(DataError, match=said):
-        read_table(folder / name, TableForm())
+    with pytest.raises(VistuneError, match=said):
+        read_source(folder / name, form=TableForm())
 
 
 def test_unknown_columns_name_what_there_is(folder: Path) -> None:
     table = write(folder / "rows.jsonl", [{"picture": "a.jpg", "captions": "x"}])
-    with pytest.raises(RecipeError, match=r"no column of pictures.*--columns image=.*picture, captions"):
-        read_table(table, TableForm())
+    with pytest.raises(RecipeError, match=r"no column of images.*--columns image=.*picture, captions"):
+        read_source(table, form=TableForm())
     with pytest.raises(RecipeError, match=r"no column 'pictures'.*did you mean 'picture'"):
-        read_table(table, TableForm(columns={"image": "pictures"}))
+        read_source(table, form=TableForm(columns={"image": "pictures"}))
     with pytest.raises(RecipeError, match=r"--columns images=picture.*did you mean 'image'"):
         TableForm(columns={"images": "picture"})
 
@@ -186,23 +186,23 @@ def test_a_table_becomes_samples_that_check_accepts(folder: Path, tmp_path_facto
 
 
 def test_bare_pictures_need_a_teacher_that_sees(folder: Path) -> None:
-    assert [image.id for image in read_pictures(folder)] == ["a", "c"]
+    assert [image.id for image in read_source(folder).images] == ["a", "c", "b"]
     arguments = ["generate", str(folder), "--out", str(folder / "out")]
     assert "--see" in str(CliRunner().invoke(app, arguments).exception)
     asked = [*arguments, "--teacher", "openai", "--model", "m", "--see", "--dry-run", "--json"]
     done = CliRunner().invoke(app, asked)
     assert done.exit_code == 0, done.output
-    assert json.loads(done.output)["requests"] == 8
+    assert json.loads(done.output)["requests"] == 12
 
 
 def test_captions_may_stand_in_text_files_beside_the_pictures(folder: Path, tmp_path: Path) -> None:
     (folder / "a.txt").write_text("A dog runs.\n\n개가  달린다.\nA dog runs.\n", encoding="utf-8")
-    first, second = read_pictures(folder)
+    first, second, _ = read_source(folder).images
     assert first.captions == ("A dog runs.", "개가 달린다.")
     assert second.captions == ()
     result = CliRunner().invoke(app, ["generate", str(folder), "--kinds", "caption", "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
-    assert "1 sample, 1 rejected (1 too_little_known" in " ".join(result.output.split())
+    assert "1 sample, 2 rejected (2 too_little_known" in " ".join(result.output.split())
     (folder / "a.txt").write_bytes(b"\xff")
     with pytest.raises(DataError, match=r"a\.txt"):
-        read_pictures(folder)
+        read_source(folder)

@@ -15,7 +15,7 @@ from vistune.commands.output import Json, count_of, print_json, stdout
 from vistune.console import silent, tell, watch
 from vistune.errors import RecipeError
 from vistune.recipe import DataSource, Recipe, load_recipe
-from vistune.records import lines_of, refuse_unread
+from vistune.records import UnreadField, lines_of, refuse_unread
 from vistune.registry import lookup
 
 if TYPE_CHECKING:
@@ -36,16 +36,22 @@ def scenes(
 def generate(
     source: Annotated[
         Path,
-        typer.Argument(help="A COCO folder, a table (.jsonl .json .csv .tsv .parquet), or with --see bare pictures."),
+        typer.Argument(
+            help="A folder of images with annotations (COCO, YOLO, VOC, CVAT, Label Studio, labelme, VIA …), or a "
+            "table; with --see bare images too."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Where the data goes.")],
     teacher: Annotated[str, typer.Option(help="Who writes: rule (offline) or openai (any such endpoint).")] = "rule",
-    split: Annotated[str | None, typer.Option(help="Which split of the folder.")] = None,
+    split: Annotated[str | None, typer.Option(help="Which split of the folder, such as train.")] = None,
     columns: Annotated[
         str | None,
-        typer.Option(help="Table: which column is which, such as image=file,captions=text,boxes=objects,id=key."),
+        typer.Option(
+            help="Table: which column is which, such as image=file,captions=text; also boxes, id, label, xmin, ymin, "
+            "xmax, ymax."
+        ),
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Table: the folder its pictures lie in; else its own.")] = None,
+    images: Annotated[Path | None, typer.Option(help="File: the folder of its images; else its own.")] = None,
     boxes_as: Annotated[
         str | None, typer.Option(help="Table: relative (corners 0-1), pixels (corners) or coco.")
     ] = None,
@@ -126,7 +132,7 @@ def generate(
         )
     table = None
     if columns is not None or images is not None or boxes_as is not None:
-        table = TableForm(columns=_columns(columns), images=images, boxes=boxes_as or "relative")  # type: ignore[arg-type]
+        table = TableForm(columns=_columns(columns), images=images, boxes=boxes_as)  # type: ignore[arg-type]
     if dry_run and service is not None:
         plan = workflows.plan_generation(source, wishes, service, split=split, table=table, limit=limit)
         print_json(plan) if as_json else print_plan(plan)
@@ -155,6 +161,7 @@ def counts_of(made: Generated) -> dict[str, Any]:
         "rejected": len(made.rejects),
         "reasons": dict(reasons.most_common()),
         "spent": dict(made.spent),
+        **(made.source.as_json() if made.source else {}),
     }
 
 
@@ -187,6 +194,7 @@ def summary(out: Path, made: Generated) -> list[str]:
             f"asked {spent['model']}: {spent['prompt_tokens']:,} prompt and {spent['completion_tokens']:,} completion "
             f"tokens; {money}"
         )
+    lines += made.source.lines() if made.source else []
     return [*lines, f"report: {out / 'report.html'}"]
 
 
@@ -210,6 +218,9 @@ def print_plan(plan: dict[str, Any]) -> None:
     lines.append(f"{plan['minutes']:.1f} minutes ({plan['minutes_by']})")
     if "caption" in kinds:
         lines.append("caption: pictures without a caption in that language; --kinds without caption leaves them out")
+    if skipped := plan.get("skipped_images"):
+        lines.append(f"images skipped: {', '.join(f'{count:,} {reason}' for reason, count in skipped.items())}")
+    lines += lines_of(UnreadField(**unread) for unread in plan.get("unread_fields", ()))
     lines.append("nothing was sent; --json shows three requests whole")
     for line in lines:
         stdout.print(line, soft_wrap=True)
@@ -234,7 +245,9 @@ def _mix(text: str | None) -> tuple[int, int, int] | None:
 
 
 def filter_(
-    captions: Annotated[Path, typer.Argument(help="Captions: .jsonl, .json (LLaVA form), .tsv (CC3M's) or .csv.")],
+    captions: Annotated[
+        Path, typer.Argument(help="Captions: .jsonl, .json (LLaVA form), .tsv (CC3M's) or .csv, also .gz.")
+    ],
     out: Annotated[Path, typer.Option(help="The chosen rows, in the same form.")],
     column: Annotated[str | None, typer.Option(help="The caption's field; else caption, blip_caption or text.")] = None,
     least: Annotated[int, typer.Option(help="A noun phrase in fewer captions chooses none.", min=1)] = 3,

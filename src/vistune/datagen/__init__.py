@@ -1,6 +1,5 @@
-"""Instruction data: described pictures in, checked conversations out."""
+"""Instruction data: described images in, checked conversations out."""
 
-from vistune.datagen.coco import read_coco, splits_of
 from vistune.datagen.concepts import Chosen, filter_captions
 from vistune.datagen.estimate import foresee
 from vistune.datagen.generate import (
@@ -15,10 +14,18 @@ from vistune.datagen.generate import (
 )
 from vistune.datagen.orders import Order, Wishes, make_orders
 from vistune.datagen.service import TEMPERATURE, Service
-from vistune.datagen.tables import SUFFIXES, TableForm, read_pictures, read_table
+from vistune.datagen.sources import (
+    SOURCES,
+    Source,
+    TableForm,
+    described_source,
+    read_coco,
+    read_source,
+    splits_of,
+)
 
 __all__ = [
-    "SUFFIXES",
+    "SOURCES",
     "TEACHERS",
     "TEMPERATURE",
     "Chosen",
@@ -26,18 +33,19 @@ __all__ = [
     "NothingWritten",
     "Order",
     "Service",
+    "Source",
     "TableForm",
     "Wishes",
     "by_rule",
     "by_service",
+    "described_source",
     "filter_captions",
     "foresee",
     "is_asked",
     "make_orders",
     "most_frequent",
     "read_coco",
-    "read_pictures",
-    "read_table",
+    "read_source",
     "splits_of",
     "write_generated",
 ]

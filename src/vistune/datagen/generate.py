@@ -22,6 +22,7 @@ from vistune.datagen.orders import Order, Wishes, make_orders, own_captions
 from vistune.datagen.prompts import OWN_LANGUAGES
 from vistune.datagen.replies import Turns
 from vistune.datagen.service import Service
+from vistune.datagen.sources import Source
 from vistune.datagen.teacher import Settled, Tally, ask_all, ask_in_batches, turns_of
 from vistune.errors import RecipeError, TooManyRejects
 from vistune.files import write_atomic, write_json, write_jsonl
@@ -34,11 +35,15 @@ TEACHERS = ("rule", "openai")
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """Rows in LLaVA form, in the order of the pictures, what could not be written, and what it cost."""
+    """Rows in LLaVA form, in the order of the pictures, what could not be written, and what it cost.
+
+    `source`: the account of what is not used of the source; None where the images came from elsewhere.
+    """
 
     rows: list[dict[str, Any]]
     rejects: list[Reject]
     spent: Mapping[str, Any] = field(default_factory=dict)
+    source: Source | None = None
 
 
 class NothingWritten(TooManyRejects):
@@ -96,10 +101,21 @@ def _told_apart(made: Sequence[dict[str, Any] | Reject]) -> Generated:
 
 
 def picture_names(images: Sequence[AnnotatedImage]) -> tuple[list[Path], dict[Path, str]]:
-    """(folders, each picture's name below one of them): the bare name, unless two pictures in two folders share it."""
+    """(folders, each image's name below one of them): its bare name, unless another folder has a file of that name.
+
+    Names are looked for in the folders' order, so an unused file of an earlier folder would be taken for the image.
+    """
     paths = [image.path for image in images]
-    if len({path.name for path in paths}) == len(paths):
-        return sorted({path.parent for path in paths}), {path: path.name for path in paths}
+    folders = sorted({path.parent for path in paths})
+    earlier: dict[Path, set[str]] = {}  # names in the folders before it
+    seen: set[str] = set()
+    for folder in folders if len(folders) > 1 else ():
+        earlier[folder] = set(seen)
+        seen.update(os.listdir(folder) if folder.is_dir() else ())
+    if len({path.name for path in paths}) == len(paths) and not any(
+        path.name in earlier.get(path.parent, ()) for path in paths
+    ):
+        return folders, {path: path.name for path in paths}
     common = Path(os.path.commonpath([path.parent.absolute() for path in paths]))
     return [common], {path: path.absolute().relative_to(common).as_posix() for path in paths}
 
@@ -242,6 +258,7 @@ def write_generated(
             "rejects": dict(reasons),
             "spent": dict(made.spent),
             "origin": dict(origin or {}),
+            **(made.source.as_json() if made.source else {}),
         },
     )
     write_atomic(out / "samples.json", _json_list(made.rows))

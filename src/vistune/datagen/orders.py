@@ -81,6 +81,23 @@ def own_captions(image: AnnotatedImage, language: str) -> list[str]:
     return [text for text in image.captions if bool(re.search("[가-힣]", text)) == (language == "ko")]
 
 
+def refuse_untranslated(images: Sequence[AnnotatedImage], languages: Sequence[str], source: object) -> None:
+    """Raise RecipeError where the rule teacher can write nothing: no boxes, and captions in other languages only."""
+    captions = [text for image in images for text in image.captions]
+    if not captions or any(image.boxes or image.crowds for image in images):
+        return
+    if any(own_captions(image, language) for image in images for language in languages):
+        return
+    korean = any(own_captions(image, "ko") for image in images)
+    english = any(own_captions(image, "en") for image in images)
+    has = " and ".join(name for name, there in (("English", english), ("Korean", korean)) if there)
+    raise RecipeError(
+        f"{source}: its captions are {has}, there are no boxes, and the rule teacher does not translate into "
+        f"{', '.join(languages)}",
+        "add boxes or captions in that language, or let a model write: --teacher openai --model NAME",
+    )
+
+
 def _captions(image: AnnotatedImage, language: str) -> list[Order]:
     """One order for each caption that the picture has in the language; one to be written where it has none."""
     each = [replace(image, captions=(text,)) for text in own_captions(image, language)] or [image]

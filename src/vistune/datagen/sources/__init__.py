@@ -1,0 +1,31 @@
+"""Described images of every source that `generate` reads, and an account of what is not used."""
+
+from pathlib import Path
+
+from vistune.datagen.sources import coco
+from vistune.datagen.sources.gathering import Source
+from vistune.datagen.sources.recognise import SOURCES, described_source, is_described, read_source
+from vistune.datagen.sources.tables import TableForm
+from vistune.datagen.sources.tree import Tree
+from vistune.types import AnnotatedImage
+
+__all__ = [
+    "SOURCES",
+    "Source",
+    "TableForm",
+    "described_source",
+    "is_described",
+    "read_coco",
+    "read_source",
+    "splits_of",
+]
+
+
+def splits_of(folder: Path) -> list[str]:
+    """The splits of a COCO folder, sorted."""
+    return sorted(coco.find(Tree(folder)))
+
+
+def read_coco(folder: Path, split: str | None = None) -> list[AnnotatedImage]:
+    """The images of one split of a COCO folder, in the order of their ids."""
+    return read_source(folder, split).images

@@ -1,0 +1,125 @@
+"""Boxes of every form as `Box`: corners or corner and size, in pixels or relative; polygons by what they span."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vistune import picture_files
+from vistune.records import RecordError, shown, text
+from vistune.types import Box
+
+LARGEST = 1e9  # of a coordinate in pixels
+# Values of attributes that say nothing about how an object looks; CVAT's checkboxes are among them.
+_NO_WORDS = ("", "true", "false", "none", "null", "nan", "n/a", "unspecified", "__undefined__")
+
+
+def box_of(
+    label: str,
+    corners: Sequence[Any],
+    size: tuple[float, float],
+    location: str,
+    field: str,
+    attributes: Mapping[str, str] | None = None,
+) -> Box:
+    """A box from its corners (x0, y0, x1, y1) in an image of `size` (1 x 1: relative), cut at the image's border.
+
+    Annotators draw over the border, so only a box that is wholly outside is refused, and one of negative size.
+    Raises RecordError.
+    """
+    width, height = size
+    numbers = (width, height, *corners)
+    if len(numbers) != 6 or not all(map(is_number, numbers)) or min(width, height) <= 0:
+        raise RecordError(location, field, f"not a box: {shown(list(corners))} in {width} x {height}", "correct it")
+    x0, y0, x1, y1 = corners
+    if x1 < x0 or y1 < y0:
+        raise RecordError(location, field, f"a box of negative size: {shown(list(corners))}", "correct or remove it")
+    if x0 > width or y0 > height or x1 < 0 or y1 < 0:
+        unit = "the image" if size == (1, 1) else f"the image's {width:g} x {height:g} pixels"
+        raise RecordError(
+            location, field, f"the box {shown(list(corners))} is not within {unit}", "correct or remove it"
+        )
+    return Box(
+        label,
+        max(x0 / width, 0.0),
+        max(y0 / height, 0.0),
+        min(max(x1 / width, 0.0), 1.0),
+        min(max(y1 / height, 0.0), 1.0),
+        dict(attributes or {}),
+    )
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number that may be a coordinate; NaN is not, nor is True."""
+    return type(value) in (int, float) and -LARGEST < value < LARGEST
+
+
+def label_of(value: Any, location: str, field: str) -> str:
+    """The name of an object. Raises RecordError where it is no text or empty."""
+    label = " ".join(text(value, location, field).split())
+    if not label:
+        raise RecordError(location, field, "is empty", "name the object")
+    return label
+
+
+def number(value: Any, location: str, field: str) -> float:
+    """A number, also written as text. Raises RecordError."""
+    try:
+        found = float(value) if isinstance(value, str) else value
+    except ValueError:
+        found = None
+    if not is_number(found):
+        raise RecordError(location, field, f"expected a number, got {shown(value)}", "correct it")
+    assert found is not None
+    return float(found)
+
+
+def span(xs: Sequence[Any], ys: Sequence[Any], location: str, field: str) -> tuple[float, float, float, float]:
+    """The corners of what some points span. Raises RecordError where there are none."""
+    if not xs or len(xs) != len(ys):
+        raise RecordError(location, field, "points are missing", "correct or remove it")
+    across, down = ([number(value, location, field) for value in values] for values in (xs, ys))
+    return min(across), min(down), max(across), max(down)
+
+
+def size_of(path: Path, location: str) -> tuple[int, int]:
+    """(width, height) of an image, from its header. Raises RecordError where it is none of the formats read."""
+    try:
+        return _size(path)
+    except picture_files.DAMAGE:
+        hint = f"convert it to {', '.join(picture_files.FORMATS)}, or give relative boxes"
+        raise RecordError(location, "", f"{path} is no image that can be read", hint) from None
+
+
+@lru_cache(1)  # of an image whose boxes are read one after another
+def _size(path: Path) -> tuple[int, int]:
+    with Image.open(path, formats=picture_files.FORMATS) as image:
+        return image.size
+
+
+def attributes_of(given: Any, location: str, field: str, unread: Counter[str]) -> dict[str, str]:
+    """Attributes that are words, such as {"color": "red"}; numbers and yes/no are counted as unread."""
+    if given in (None, "", [], {}):
+        return {}
+    if not isinstance(given, Mapping):
+        raise RecordError(location, field, f"expected attributes by name, got {shown(given)}", 'write {"color": "red"}')
+    kept = {}
+    for name, value in given.items():
+        if isinstance(value, str) and value.strip().lower() not in _NO_WORDS and not _is_digits(value):
+            kept[str(name)] = value.strip()
+        elif value not in (None, ""):
+            unread[f"attributes.{name}"] += 1
+    return kept
+
+
+def _is_digits(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True

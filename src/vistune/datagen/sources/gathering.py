@@ -1,0 +1,315 @@
+"""What one source says about its images, joined by file; and an account of all that was not used.
+
+reader -> Gathered.find, .add, .skip -> Source(images, skipped, unread, notes)
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from vistune.datagen.sources.tree import (
+    ANNOTATION_SUFFIXES,
+    BOOKKEEPING,
+    CONVERT,
+    READ_SUFFIXES,
+    Tree,
+    split_in,
+    split_of_folder,
+    suffix_of,
+)
+from vistune.errors import DataError
+from vistune.records import ImageFolders, RecordError, UnreadField, count_unread, lines_of, text, unread_fields
+from vistune.types import AnnotatedImage, Box
+
+NULLS = ("", "nan", "none", "null")  # what tables write in a cell without a caption, in any case
+NO_ANNOTATION = "no caption or box"
+OTHER_SPLIT = "in another split"
+OUTSIDE = "links out of the folder (copy the images into it)"
+NAMED = 5  # names in a message about many files
+_JPEG = b"\xff\xd8"
+_MAGIC = (_JPEG, b"\x89PNG", b"GIF8")
+_FOREIGN = re.compile(r"[A-Za-z]:[\\/]|/")  # how an absolute path begins, on any system
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The images that a source describes, and what of it is not used.
+
+    skipped: image files by the reason for which they are left out · unread: fields that nothing reads · notes: other
+    things that were left out or decided, with how many · kind: which family of sources it is, such as `COCO`.
+    """
+
+    images: list[AnnotatedImage]
+    skipped: Mapping[str, int]
+    unread: list[UnreadField]
+    kind: str
+    notes: Mapping[str, int] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """What is not used, for a program."""
+        return {
+            "source": self.kind,
+            "skipped_images": dict(self.skipped),
+            "unread_fields": [unread.as_json() for unread in self.unread],
+            "notes": dict(self.notes),
+        }
+
+    def lines(self) -> list[str]:
+        """What is not used, for a person."""
+        lines = []
+        if self.skipped:
+            total = sum(self.skipped.values())
+            reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.skipped.items())
+            lines.append(f"{total:,} image{'' if total == 1 else 's'} skipped: {reasons}")
+        notes = [what if count == 1 else f"{count:,} × {what}" for what, count in self.notes.items()]
+        return [*lines, *lines_of(self.unread), *notes]
+
+
+@dataclass(slots=True)
+class _Image:
+    path: Path
+    id: str = ""  # as the source names it; else the file's name
+    captions: list[str] = field(default_factory=list)
+    boxes: list[Box] = field(default_factory=list)
+    crowds: set[str] = field(default_factory=set)
+
+
+class Gathered:
+    """Collects what a reader finds. Images are joined by their file, in the order in which they are first named.
+
+    tree: the source's files; None where the source is one file, whose folder may hold anything · folders: where
+    images are looked for, in this order; then anywhere in the tree under the same relative path.
+    """
+
+    def __init__(self, source: Path, tree: Tree | None, folders: Sequence[Path], split: str = "") -> None:
+        self.source, self.tree, self.split = source, tree, split
+        self.folders = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+        hint = "check the names and where the images are"
+        self._lookup = ImageFolders(self.folders, hint=hint)
+        self._real = {os.path.realpath(folder): folder for folder in reversed(self.folders)}
+        self._missing: list[tuple[str, RecordError]] = []
+        self._skipped_names: dict[Path, str] = {}
+        self._by_tail: dict[str, list[str]] | None = None
+        self._ends: set[Path] = set()
+        self.images: dict[Path, _Image] = {}
+        self.unpack_to: Path | None = None  # for images that are inside a table
+        self.prefix = ""  # of file names, which ids leave out
+        self.notes: Counter[str] = Counter()
+        self.other_splits: frozenset[str] = frozenset()
+        self._unread: dict[str, Counter[str]] = {}
+        self._known: dict[str, set[str]] = {}
+        self.files: set[Path] = set()
+
+    def unread(self, file: Path, known: Collection[str] = ()) -> Counter[str]:
+        """The counter of a file's fields that nothing reads; `known`: names for "did you mean"."""
+        self.files.add(file)
+        self._known.setdefault(str(file), set()).update(known)
+        return self._unread.setdefault(str(file), Counter())
+
+    def find(self, name: Any, location: str, field: str, *alternatives: str) -> Path | None:
+        """The file of an image; None where it is missing (an error at the end) or its format is not read (counted).
+
+        alternatives: other names of the same image. Raises RecordError for a name that is no path.
+        """
+        if not isinstance(name, str) or not name.strip():
+            raise RecordError(location, field, f"expected the name of an image, got {str(name)[:60]!r}", "name a file")
+        name = name.strip()
+        missing: RecordError | None = None
+        for candidate in (name, *alternatives):
+            before = self._lookup.missing.total()
+            try:
+                return self.readable(self._as_given(self._lookup.find(candidate, location, field).source))
+            except RecordError as error:
+                if self._lookup.missing.total() == before and not self._is_foreign(candidate):
+                    raise
+                missing = missing or error
+        if (found := self._anywhere(name, location, field)) is not None:
+            return self.readable(found)
+        assert missing is not None
+        self._missing.append((name, missing))
+        return None
+
+    def _is_foreign(self, name: str) -> bool:
+        """Whether a name is a path on the annotator's machine, whose last parts may be found in the tree."""
+        return self.tree is not None and (_FOREIGN.match(name) is not None or ".." in re.split(r"[\\/]", name))
+
+    def _as_given(self, found: Any) -> Path:
+        """The path below the folder as the user named it, not as links resolve it."""
+        path = str(found)
+        for real, folder in self._real.items():
+            if path.startswith(os.path.join(real, "")):
+                return folder / path[len(os.path.join(real, "")) :]
+        return Path(path)
+
+    def _anywhere(self, name: str, location: str, field: str) -> Path | None:
+        """The one file of the tree whose path ends as the name does.
+
+        Of a path of another machine the longest end that fits is taken, down to the file's name alone.
+        """
+        if self.tree is None:
+            return None
+        if self._by_tail is None:
+            self._by_tail = {}
+            for path in (*self.tree.images, *self.tree.other_images):
+                self._by_tail.setdefault(_nfc(os.path.basename(path)), []).append(path)
+        parts = [part for part in re.split(r"[\\/]+", _nfc(name)) if part not in ("", ".", "..")]
+        fits = self._by_tail.get(parts[-1], []) if parts else []
+        fits = [path for path in fits if split_of_folder(path) not in self.other_splits]
+        if not fits:
+            return None
+        foreign = self._is_foreign(name)
+        for length in range(len(parts), 0 if foreign else len(parts) - 1, -1):
+            tail = parts[-length:]
+            ends = [path for path in fits if _nfc(path).split("/")[-length:] == tail]
+            if len(ends) > 1:
+                hint = "name the image with its folder, or give one folder with --images"
+                raise RecordError(location, field, f"{name!r} may be {ends[0]} or {ends[1]}", hint)
+            if ends:
+                if length < len(parts):
+                    self.notes["images found by the end of their path, which is of another machine"] += 1
+                return self.tree.path(ends[0])
+        return None
+
+    def readable(self, path: Path) -> Path | None:
+        """The path, unless its suffix is none of those read and its content neither."""
+        if path.suffix.lower() in READ_SUFFIXES:
+            return path
+        with path.open("rb") as file:
+            start = file.read(12)
+        if start.startswith(_MAGIC) or (start[:4] == b"RIFF" and start[8:] == b"WEBP"):
+            return path
+        self._skipped_names[path] = f"{path.suffix.lower() or 'without suffix'} ({CONVERT})"
+        return None
+
+    def add(
+        self,
+        path: Path,
+        *,
+        captions: Iterable[str] = (),
+        boxes: Iterable[Box] = (),
+        crowds: Iterable[str] = (),
+        id: str = "",
+        location: str = "",
+        id_field: str = "id",
+    ) -> None:
+        """Add what is known about an image. Raises RecordError where it has another id than before."""
+        image = self.images.get(path)
+        if image is None:
+            image = self.images[path] = _Image(path, id)
+        elif id != image.id:
+            raise RecordError(location, id_field, f"{path.name} was {image.id!r} before", "one id per image")
+        image.captions += captions
+        image.boxes += boxes
+        image.crowds.update(crowds)
+
+    def caption(self, value: Any, location: str, field: str, file: Path, *, even: bool = True) -> str:
+        """A caption, its white space made `even`; or "" where the cell says that there is none (counted)."""
+        if (
+            value is None
+            or (isinstance(value, float) and value != value)
+            or (isinstance(value, str) and value.strip().lower() in NULLS)
+        ):
+            self.notes[f"{self._short(file)}: captions that are empty, nan, None or null"] += 1
+            return ""
+        said = text(value, location, field)
+        return " ".join(said.split()) if even else said.strip()
+
+    def _short(self, file: Path) -> str:
+        return file.relative_to(self.source).as_posix() if self.tree is not None else str(file)
+
+    def source_of(self, kind: str) -> Source:
+        """The finished source. Raises DataError where images are missing or two share an id."""
+        self._refuse_missing()
+        skipped = Counter(self._skipped_names.values())
+        if self.tree is not None:
+            skipped += self._left_out(self.tree)
+            self._note_files(self.tree)
+        unread = [
+            field for file, counts in self._unread.items() for field in unread_fields(file, counts, self._known[file])
+        ]
+        images = _with_ids(list(self.images.values()), self.source, self.prefix)
+        return Source(images, dict(skipped.most_common()), unread, kind, dict(self.notes))
+
+    def _refuse_missing(self) -> None:
+        if not self._missing:
+            return
+        first = self._missing[0][1]
+        names = list(dict.fromkeys(name for name, _ in self._missing))
+        if len(names) == 1:
+            raise first
+        listed = ", ".join(repr(name) for name in names[1:NAMED])
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        raise DataError(f"{first.message}; {len(names) - 1} more images are missing: {listed}{more}", first.hint)
+
+    def _left_out(self, tree: Tree) -> Counter[str]:
+        """Image files of the tree that nothing was read from, by reason."""
+        used = set(self.images) | set(self._skipped_names)
+        skipped: Counter[str] = Counter()
+        if tree.outside:
+            skipped[OUTSIDE] = len(tree.outside)
+        for path in tree.other_images:
+            if tree.path(path) not in used:
+                skipped[f"{suffix_of(path)} ({CONVERT})"] += 1
+        for path in tree.images:
+            if tree.path(path) not in used:
+                skipped[OTHER_SPLIT if split_of_folder(path) in self.other_splits else NO_ANNOTATION] += 1
+        return skipped
+
+    def _note_files(self, tree: Tree) -> None:
+        """Name the annotation files of the tree that were not read."""
+        left: dict[str, list[str]] = {}
+        for path in tree.with_suffix(*ANNOTATION_SUFFIXES):
+            base = os.path.basename(path)
+            if tree.path(path) in self.files or BOOKKEEPING.fullmatch(base):
+                continue
+            if self.other_splits and _split_of_file(path, self.other_splits):
+                continue
+            left.setdefault(suffix_of(path), []).append(path)
+        for suffix, names in left.items():
+            if len(names) <= NAMED:
+                self.notes.update(f"{name} is not read" for name in names)
+            else:
+                self.notes[f"{suffix} files that are not read, such as {names[0]}"] += len(names)
+
+
+def _split_of_file(path: str, splits: Collection[str]) -> bool:
+    return split_in(path) in splits or any(PurePosixPath(path).stem.endswith(split) for split in splits if split)
+
+
+def count_filled(record: Mapping[str, Any], known: Collection[str], unread: Counter[str], prefix: str = "") -> None:
+    """As `count_unread`, of fields that hold something: tools write many that are empty."""
+    filled = {name: value for name, value in record.items() if value not in (None, "", [], {}, False)}
+    count_unread(filled, known, unread, prefix)
+
+
+def _nfc(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _with_ids(images: Sequence[_Image], source: Path, prefix: str) -> list[AnnotatedImage]:
+    """Each image's id: as the source names it, else its file's name; where two share that, its path.
+
+    Raises DataError where the source itself gives two images one id.
+    """
+    unnamed = [image for image in images if not image.id]
+    common = Path(os.path.commonpath([image.path.parent for image in unnamed])) if unnamed else Path()
+    ids = {image.path: image.id or image.path.stem.removeprefix(prefix) for image in images}
+    for longer in (lambda path: path.with_suffix("").as_posix(), lambda path: path.as_posix()):
+        counts = Counter(ids.values())
+        for image in unnamed:
+            if counts[ids[image.path]] > 1:
+                ids[image.path] = longer(image.path.relative_to(common))
+    seen: dict[str, Path] = {}
+    for path, name in ids.items():
+        if (other := seen.setdefault(name, path)) is not path:
+            raise DataError(f"{source}: {other} and {path} share the id {name!r}", "give each image its own id")
+    return [
+        AnnotatedImage(ids[i.path], i.path, tuple(i.captions), tuple(i.boxes), tuple(sorted(i.crowds))) for i in images
+    ]

@@ -1,0 +1,248 @@
+"""Which family of sources a folder or file is, by its contents; and the images that it describes.
+
+path -> the first of SOURCES that finds its annotations -> the split -> Source
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vistune.datagen.sources import (
+    beside,
+    coco,
+    cvat,
+    datumaro,
+    label_studio,
+    labelme,
+    tables,
+    via,
+    voc,
+    yolo,
+)
+from vistune.datagen.sources.gathering import Gathered, Source
+from vistune.datagen.sources.tables import TableForm
+from vistune.datagen.sources.tree import CONVERT, OTHER_IMAGES, READ_SUFFIXES, Tree, form_of_json, split_in, suffix_of
+from vistune.datagen.sources.xml_text import read_xml
+from vistune.errors import DataError, RecipeError, some
+from vistune.files import read_json
+from vistune.records import SUFFIXES
+from vistune.records.reading import NOT_READ
+from vistune.registry import guess
+from vistune.types import AnnotatedImage
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How sources of one family are found and read.
+
+    looks_for: what marks it, for a message · find: the annotation files (or images) of each split, none where it is
+    another family · folders: where images may be · read: fills Gathered from the files of one split.
+    """
+
+    looks_for: str
+    find: Callable[[Tree], Mapping[str, Sequence[str]]]
+    folders: Callable[[Path, list[Path], str], list[Path]]
+    read: Callable[[Gathered, list[Path]], None]
+
+
+# In the order in which a folder is compared with them; the first that finds something reads it.
+SOURCES: Mapping[str, Family] = {
+    "COCO": Family("a COCO .json (images, annotations)", coco.find, coco.folders, coco.read),
+    "Datumaro": Family("a Datumaro .json (items, categories)", datumaro.find, datumaro.folders, datumaro.read),
+    "CVAT": Family("CVAT's annotations.xml", cvat.find, cvat.folders, cvat.read),
+    "Pascal VOC": Family("an .xml per image (Pascal VOC)", voc.find, voc.folders, voc.read),
+    "labelme": Family("a .json per image with shapes (labelme)", labelme.find, labelme.folders, labelme.read),
+    "VIA": Family("a VIA .json (regions)", via.find, via.folders, via.read),
+    "Label Studio": Family("a Label Studio .json (tasks)", label_studio.find, label_studio.folders, label_studio.read),
+    "image folder": Family("metadata.jsonl or .csv", tables.find_metadata, tables.folders, tables.read),
+    "table": Family("a table with a column of images and captions or boxes", tables.find, tables.folders, tables.read),
+    "YOLO": Family("text files of numbers beside the images (YOLO)", yolo.find, yolo.folders, yolo.read),
+    "images": Family("images, with captions in text files of their names", beside.find, beside.folders, beside.read),
+}
+BY_JSON_FORM = {name: name for name in ("COCO", "Datumaro", "labelme", "VIA", "Label Studio")}
+BY_XML_ROOT = {"annotations": "CVAT", "annotation": "Pascal VOC"}
+SAME_SPLIT = ({"val", "valid", "validation"}, {"train", "training"}, {"test", "testing"})
+HINTS = (  # for a folder of which nothing is recognised: what is in it -> what to do
+    ((".zip", ".7z", ".rar", ".gz", ".tar"), "unpack the archive first"),
+    ((".arrow",), "save it as parquet: datasets.load_from_disk(…).to_parquet(FILE)"),
+    ((".xlsx", ".xls"), "save the sheet as CSV UTF-8"),
+    ((".mp4", ".avi", ".mov", ".mkv"), "videos are not read: export their frames as images"),
+    ((".parquet", ".csv", ".tsv", ".jsonl", ".json"), "name the table itself, and its columns with --columns"),
+)
+
+
+def read_source(
+    path: Path, split: str | None = None, form: TableForm | None = None, *, unpack_to: Path | None = None
+) -> Source:
+    """The images that a folder or file describes, with an account of what is not used.
+
+    Args:
+        split: Which split of a folder; it need not be named where there is only one.
+        form: How a table is to be read, and where the images of a file are.
+        unpack_to: A folder for images that are inside a table; one of the user's cache without it.
+
+    Raises DataError for what is missing or wrong in it, RecipeError for a split or column that it does not have.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder", "check the path")
+    if path.is_dir():
+        if form is not None:
+            hint = f"name the table ({', '.join(SUFFIXES)}) or the annotation file itself"
+            raise RecipeError(f"{path}: --columns, --images and --boxes-as are for tables", hint)
+        return _read_folder(path, split, unpack_to)
+    if suffix_of(path.name) in yolo.YAML:  # data.yaml stands for its folder
+        return _read_folder(path.absolute().parent if path.parent == Path() else path.parent, split, unpack_to)
+    if split is not None:
+        raise RecipeError(f"--split {split}: {path} is a file and has none", "leave --split out")
+    return _read_file(path, form or TableForm(), unpack_to)
+
+
+def _read_folder(root: Path, split: str | None, unpack_to: Path | None) -> Source:
+    tree = Tree(root)
+    if root.name.lower() == "annotations" and not tree.images and coco.find(Tree(root.parent)):
+        return _read_folder(root.parent, split, unpack_to)  # the folder beside the images
+    for kind, family in SOURCES.items():
+        splits = family.find(tree)
+        if splits:
+            chosen = choose_split(root, splits, split)
+            files = [tree.path(name) for name in splits[chosen]]
+            gathered = Gathered(root, tree, family.folders(root, files, chosen), chosen)
+            gathered.unpack_to = unpack_to
+            gathered.other_splits = frozenset(splits) - {chosen, ""}
+            family.read(gathered, files)
+            source = gathered.source_of(kind)
+            if tree.broken and not any(map(is_described, source.images)):
+                break  # the images are bare because the file that describes them is broken
+            return source
+    if tree.broken:
+        raise next(iter(tree.broken.values()))
+    looked = "; ".join(family.looks_for for family in SOURCES.values())
+    present = {suffix_of(name) for name in tree.files}
+    if tree.other_images:
+        hint = f"the images are {some({suffix_of(name) for name in tree.other_images})}: {CONVERT}"
+    else:
+        fits = (hint for suffixes, hint in HINTS if present & set(suffixes))
+        hint = next(fits, "name the folder that holds the images")
+    raise DataError(f"{root}: not recognised. Found {tree.summary()}. Looked for: {looked}", hint)
+
+
+def choose_split(root: Path, splits: Mapping[str, Sequence[str]], split: str | None) -> str:
+    """The name of the split that is asked for, or of the only one. Raises DataError listing them."""
+    known = sorted(splits)
+    named = [name or f"no split ({splits[name][0]})" for name in known]
+    if split is None:
+        if len(known) > 1:
+            example = next(name for name in reversed(known) if name)
+            raise DataError(
+                f"{root}: has the splits {', '.join(named)}",
+                f"choose one, for example --split {example}, or name one file",
+            )
+        return known[0]
+    if split in splits:
+        return split
+    same = next((group for group in SAME_SPLIT if split in group), set())
+    if len(other := same & set(known)) == 1:
+        return other.pop()
+    if known == [""]:
+        raise DataError(f"{root}: has no splits", "leave --split out")
+    raise DataError(f"{root}: no split {split!r}", guess(split, [name for name in known if name]))
+
+
+def _read_file(path: Path, form: TableForm, unpack_to: Path | None) -> Source:
+    if form.images is not None and not form.images.is_dir():
+        raise DataError(f"{form.images}: no such image folder", "check --images")
+    kind = _kind_of(path)
+    split = ""
+    if kind == "COCO":
+        official = coco.OFFICIAL.fullmatch(path.absolute().as_posix())
+        split = official[2] if official else split_in(path.name)
+    root = path.absolute().parent if path.parent == Path() else path.parent
+    beside_file = root
+    if kind != "table" and root.name.lower() in ("annotations", "labels"):
+        root = root.parent
+    family = SOURCES[kind]
+    if form.images is not None:
+        folders = [form.images]
+    elif kind == "table":
+        folders = [beside_file, beside_file / "images", beside_file / "Images"]
+    else:
+        folders = family.folders(root, [path], split)
+    gathered = Gathered(path, None, folders, split)
+    gathered.unpack_to = unpack_to
+    if kind == "table":
+        tables.read_file(gathered, path, form)
+    elif form.columns or form.boxes is not None:
+        raise RecipeError(f"{path}: --columns and --boxes-as are for tables, this is {kind}", "leave them out")
+    else:
+        family.read(gathered, [path])
+    return gathered.source_of(kind)
+
+
+def _kind_of(path: Path) -> str:
+    """The family of a file, by its contents. Raises DataError for a file of another kind."""
+    suffix = suffix_of(path.name)
+    if suffix == ".json":
+        try:
+            form = form_of_json(read_json(path))
+        except DataError:  # JSON lines under another name; the reader of records says what is wrong otherwise
+            return "table"
+        return BY_JSON_FORM.get(form, "table")
+    if suffix == ".xml":
+        root = read_xml(path).tag
+        if root not in BY_XML_ROOT:
+            raise DataError(f"{path}: <{root}> is neither CVAT nor Pascal VOC", "export it as COCO")
+        return BY_XML_ROOT[root]
+    if suffix in (*READ_SUFFIXES, *OTHER_IMAGES):
+        raise DataError(f"{path}: is one image", "name its folder, or the file that describes it")
+    if not tables.is_table(path.name):
+        hint = NOT_READ.get(suffix, f"save it as one of {', '.join(SUFFIXES)}")
+        raise DataError(f"{path}: is no table of a kind that can be read", hint)
+    return "table"
+
+
+def described_source(
+    path: Path,
+    split: str | None = None,
+    form: TableForm | None = None,
+    limit: int | None = None,
+    *,
+    seen: bool = False,
+    unpack_to: Path | None = None,
+) -> Source:
+    """As `read_source`, for a teacher. Raises DataError where nothing is known of any image and none is `seen`."""
+    source = read_source(path, split, form, unpack_to=unpack_to)
+    if not source.images:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in source.skipped.items()) or "it names none"
+        raise DataError(
+            f"{path}: has no images that can be used" + (f": {reasons}" if reasons else ""), "check the folder"
+        )
+    if not seen and not any(is_described(image) for image in source.images):
+        raise DataError(*_nothing_known(path, source))
+    return replace(source, images=source.images[:limit])
+
+
+def is_described(image: AnnotatedImage) -> bool:
+    return bool(image.captions or image.boxes or image.crowds)
+
+
+def _nothing_known(path: Path, source: Source) -> tuple[str, str]:
+    look = "let a teacher look: --teacher openai --see"
+    if source.kind in ("table", "image folder"):
+        unread = [field.field for field in source.unread]
+        columns = f"; columns that are not read: {', '.join(unread)}" if unread else ""
+        hint = f"name the columns: --columns captions=… or label=…,xmin=…,ymin=…,xmax=…,ymax=…; or {look}"
+        return f"{path}: no image has a caption or a box{columns}", hint
+    folders = sorted({os.path.basename(os.path.dirname(image.path)) for image in source.images})
+    if len(folders) > 1:
+        names = f"; the names of their folders ({some(folders, 4)}) are not read as descriptions"
+    else:
+        names = ""
+    names += "".join(f"; {note}" for note in source.notes if note.endswith(" is not read"))
+    hint = (
+        "name a folder or table with captions or boxes (docs/data.md lists them), write captions into NAME.txt beside "
+        f"NAME.jpg, or {look}"
+    )
+    return f"{path}: no image has a caption or a box{names}", hint

@@ -1,0 +1,493 @@
+"""Tables of images: any file of records with an image per row and its captions, its boxes, or one box.
+
+Rows of one image join. Which column is which follows from its name (COLUMNS, BOX_COLUMNS) or from `--columns`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from vistune.datagen.sources import via
+from vistune.datagen.sources.boxes import attributes_of, box_of, label_of, number, size_of
+from vistune.datagen.sources.gathering import NULLS, Gathered
+from vistune.datagen.sources.tree import Tree, by_split
+from vistune.errors import DataError, RecipeError
+from vistune.files import parse_json, user_cache
+from vistune.records import (
+    RecordError,
+    count_unread,
+    kind_of_file,
+    open_file,
+    read_values,
+    shown,
+    write_image,
+)
+from vistune.registry import guess
+from vistune.types import Box
+
+BoxForm = Literal["relative", "pixels", "coco"]
+# Fields of a row and the column names by which each is found, in any case; `--columns` gives other names.
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "image": ("image", "file_name", "image_path", "filename", "image_name", "imageid", "image_id", "img", "images",
+              "image_file", "file", "path", "filepath", "jpg", "png"),
+    "captions": ("captions", "caption", "text", "description", "sentence", "sentences", "comment"),
+    "boxes": ("boxes", "objects"),
+    "bbox": ("bbox", "bboxes"),
+    "id": ("id",),
+    "label": ("label", "class", "labelname", "class_name", "category", "labels", "categories", "classes", "name"),
+    "width": ("width", "image_width", "img_width"),
+    "height": ("height", "image_height", "img_height"),
+    "group": ("isgroupof", "iscrowd"),
+}  # fmt: skip
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+# Sets of columns that hold one box per row, and its form unless `--boxes-as` says another.
+BOX_COLUMNS: Sequence[tuple[BoxForm, tuple[str, str, str, str]]] = (
+    ("relative", ("XMin", "YMin", "XMax", "YMax")),  # Open Images
+    ("pixels", ("xmin", "ymin", "xmax", "ymax")),  # VoTT, TensorFlow
+    ("pixels", ("x_min", "y_min", "x_max", "y_max")),
+    ("pixels", ("x1", "y1", "x2", "y2")),
+    ("pixels", ("left", "top", "right", "bottom")),
+    ("coco", ("x", "y", "w", "h")),
+    ("coco", ("x", "y", "width", "height")),
+    ("coco", ("bbox_x", "bbox_y", "bbox_width", "bbox_height")),
+)
+OPEN_IMAGES = "/m/"  # how its label names begin; class-descriptions*.csv has words for them
+OBJECT_LABELS = ("categories", "category", "labels", "label", "names", "classes")
+OBJECT_BOXES = ("bbox", "bboxes", "boxes", "box")
+OBJECT_IGNORED = ("id", "area", "image_id", "bbox_id")
+FLICKR = "token"  # in the names of Flickr8k.token.txt: `image.jpg#0<TAB>caption`
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+OTHER_SEPARATORS = ("|", ";", "\t")  # of Flickr30k's results.csv, of spreadsheets in some countries
+
+
+@dataclass(frozen=True, slots=True)
+class TableForm:
+    """How a table is to be read.
+
+    columns: which column holds a field of COLUMNS or CORNERS · images: the folder that image names are relative to,
+    the table's own without it · boxes: `relative` corners 0-1, corners in `pixels`, or `coco` (x, y, width, height in
+    pixels); without it boxes in lists are relative and boxes in columns are as their names say.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    images: Path | None = None
+    boxes: BoxForm | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.columns:
+            if name not in (*COLUMNS, *CORNERS):
+                hint = guess(name, (*COLUMNS, *CORNERS))
+                raise RecipeError(f"--columns {name}={self.columns[name]}: no such field", hint)
+        if self.boxes is not None and self.boxes not in get_args(BoxForm):
+            hint = "relative (corners 0-1), pixels (corners) or coco (x, y, width, height in pixels)"
+            raise RecipeError(f"--boxes-as {self.boxes!r}: no such form of boxes", hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which column of a table holds what; `corners` and `form` of one box per row."""
+
+    names: Mapping[str, str]
+    corners: tuple[str, ...] = ()
+    form: BoxForm = "relative"
+
+    @property
+    def used(self) -> set[str]:
+        unused = set() if self.corners else {"width", "height", "group", *(() if "bbox" in self.names else ("label",))}
+        return {column for name, column in self.names.items() if name not in unused} | set(self.corners)
+
+
+def is_table(name: str) -> bool:
+    base = os.path.basename(name).lower()
+    return bool(kind_of_file(name)) or base == "captions.txt" or (FLICKR in base and base.endswith((".txt", ".token")))
+
+
+def find_metadata(tree: Tree) -> dict[str, list[str]]:
+    """Hugging Face's image folders: a metadata file in the folder of each split."""
+    names = (name for name in tree.files if is_table(name) and os.path.basename(name).lower().startswith("metadata."))
+    return by_split(name for name in names if not name.lower().endswith(".json") or _fits(tree, name))
+
+
+def find(tree: Tree) -> dict[str, list[str]]:
+    """Tables whose columns are understood, by split; numbered parts of one table together.
+
+    Raises DataError where two tables are for one split.
+    """
+    found = [name for name in tree.files if is_table(name) and not name.lower().endswith(".json") and _fits(tree, name)]
+    found = found or [name for name, form in tree.json_forms.items() if not form and _fits(tree, name)]
+    splits = by_split(found)
+    for names in splits.values():
+        if len({re.sub(r"\d+", "", name) for name in names}) > 1:
+            raise DataError(f"{tree.root}: several tables describe images: {', '.join(names[:5])}", "name one of them")
+    return splits
+
+
+def _fits(tree: Tree, name: str) -> bool:
+    """Whether a file's first row has an image and something about it."""
+    path = tree.path(name)
+    try:
+        row = next((value for _, value in islice(_rows(path), 1)), None)
+        if not isinstance(row, Mapping):
+            return False
+        columns = choose(TableForm(), list(row), path)
+    except DataError as error:
+        tree.broken[name] = error
+        return False
+    except RecipeError as error:
+        if "column" not in error.message:  # a package is missing
+            raise
+        return False
+    return bool(columns.corners or {"captions", "boxes", "bbox"} & columns.names.keys()) or row.keys() >= via.CSV
+
+
+def folders(root: Path, files: list[Path], split: str) -> list[Path]:
+    beside = [place for file in files for place in (file.parent, file.parent / "images", file.parent / "Images")]
+    return [*beside, root / split, root / "images" / split, root / "images", root]
+
+
+def read(gathered: Gathered, files: list[Path]) -> None:
+    for file in files:
+        read_file(gathered, file, TableForm())
+
+
+def read_file(gathered: Gathered, file: Path, form: TableForm) -> None:
+    """Read a table.
+
+    Raises DataError naming file, line and field of the first row that is wrong, RecipeError for unknown columns.
+    """
+    reader: _Reader | None = None
+    unread = gathered.unread(file)
+    for location, row in _rows(file, unread):
+        if not isinstance(row, Mapping):
+            raise RecordError(location, "", f"a row must be an object, got {type(row).__name__}", "one object per row")
+        if row.keys() >= via.CSV:
+            via.read_table(gathered, file)
+            return
+        reader = reader or _Reader(gathered, file, form, unread, _class_descriptions(gathered, file))
+        reader.add(row, location)
+    if reader is None:
+        raise DataError(f"{file}: holds no rows", "give a table with at least one image")
+    if missing := [column for column in form.columns.values() if column not in reader.present]:
+        raise RecipeError(f"{file}: has no column {missing[0]!r}", guess(missing[0], reader.present))
+
+
+def _rows(file: Path, unread: Counter[str] | None = None) -> Iterator[tuple[str, Any]]:
+    """(location, row) of a table; of Flickr's text files the separator and the columns follow from their name."""
+    base = file.name.lower()
+    if FLICKR in base and base.endswith((".txt", ".token")):
+        for location, row in read_values(file, separator="\t", quotes=False, header=("image", "caption")):
+            assert isinstance(row, dict)
+            yield location, {**row, "image": row["image"].rpartition("#")[0] or row["image"]}
+        return
+    separator = SEPARATORS.get(kind_of_file(file.name), "," if base == "captions.txt" else None)
+    if separator is not None and not base.endswith(".gz"):
+        with open_file(file) as opened:
+            first = opened.readline()
+        found = next((other for other in OTHER_SEPARATORS if other.encode() in first), separator)
+        if separator.encode() not in first and found != separator:
+            for location, row in read_values(file, separator=found, quotes=found != "|"):
+                assert isinstance(row, dict)
+                yield location, {name.strip(): cell.strip() for name, cell in row.items()}
+            return
+    own = [name for name in COLUMNS["image"] if name != "images"]  # an object with `images` wraps a list of them
+    yield from read_values(file, separator=separator, own_fields=own, unread=unread)
+
+
+def choose(form: TableForm, present: Sequence[str], file: Path | str) -> Columns:
+    """The column of each field, as told or by its usual name. Raises RecipeError listing the columns."""
+    lowered: dict[str, str] = {}
+    for column in present:
+        lowered.setdefault(str(column).strip().lower(), column)
+    listed = ", ".join(map(str, present))
+    chosen: dict[str, str] = {}
+    for name in (*COLUMNS, *CORNERS):
+        if (told := form.columns.get(name)) is not None:
+            if told in present:  # rows of JSON may lack a field
+                chosen[name] = told
+            elif name == "image":
+                raise RecipeError(f"{file}: has no column {told!r}", guess(told, present))
+        elif usual := next((usual for usual in COLUMNS.get(name, ()) if usual in lowered), ""):
+            chosen[name] = lowered[usual]
+    given = [chosen.pop(name) for name in CORNERS if name in chosen]
+    kind, corners = ("pixels", tuple(given)) if len(given) == 4 else _box_columns(present, lowered)
+    if 0 < sum(name in form.columns for name in CORNERS) < 4:
+        raise RecipeError(f"{file}: --columns names some of xmin, ymin, xmax and ymax", "name all four")
+    if {"boxes", "label"} & chosen.keys() != {"label"}:
+        chosen.pop("bbox", None)  # boxes without labels say nothing
+    if corners and not {"boxes", "bbox"} & chosen.keys():
+        chosen = {name: column for name, column in chosen.items() if column not in corners}
+        if "label" not in chosen:
+            raise RecipeError(f"{file}: no column of labels", f"name it: --columns label=…; the columns are {listed}")
+        if "id" not in form.columns:
+            chosen.pop("id", None)  # it is the box's
+    else:
+        corners = ()
+    if "image" not in chosen:
+        raise RecipeError(f"{file}: no column of images", f"name it: --columns image=…; the columns are {listed}")
+    return Columns(chosen, corners, form.boxes or kind)  # type: ignore[arg-type]
+
+
+def _box_columns(present: Sequence[str], lowered: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
+    for form, names in BOX_COLUMNS:
+        if set(names) <= set(present):
+            return form, names
+    for form, names in BOX_COLUMNS[1:]:
+        if set(names) <= lowered.keys():
+            return form, tuple(lowered[name] for name in names)
+    return "relative", ()
+
+
+def _class_descriptions(gathered: Gathered, file: Path) -> dict[str, str]:
+    """Words for the label names of Open Images, from class-descriptions*.csv beside the table."""
+    for path in sorted(file.parent.glob("*class-descriptions*.csv")):
+        gathered.files.add(path)
+        rows = read_values(path, header=("LabelName", "DisplayName"))
+        return {row["LabelName"]: row["DisplayName"] for _, row in rows if isinstance(row, dict)}
+    return {}
+
+
+class _Reader:
+    """Reads the rows of one table. The columns are chosen for each set of fields: rows of JSON may differ in them."""
+
+    def __init__(
+        self, gathered: Gathered, file: Path, form: TableForm, unread: Counter[str], words: Mapping[str, str]
+    ) -> None:
+        self.gathered, self.file, self.form, self.unread, self.words = gathered, file, form, unread, words
+        self.present: dict[str, None] = {}
+        self._columns: dict[tuple[str, ...], Columns] = {}
+
+    def add(self, row: Mapping[str, Any], location: str) -> None:
+        fields = tuple(row)
+        if (columns := self._columns.get(fields)) is None:
+            self.present.update(dict.fromkeys(fields))
+            where = location if self._columns else self.file
+            columns = self._columns[fields] = choose(self.form, fields, where)
+            self.gathered.unread(self.file, columns.used)
+        count_unread(row, columns.used, self.unread)
+        names, images = columns.names, self.gathered.images
+        id_field = names.get("id", "id")
+        key = _id(row.get(id_field) if "id" in names else None, location, id_field)
+        path = self._image(row[names["image"]], location, names["image"], key)
+        if path is None:
+            return
+        before = images.get(path)
+        captions = (
+            self._captions(row.get(names["captions"]), location, names["captions"]) if "captions" in names else []
+        )
+        boxes, crowds = self._boxes(row, columns, path, location)
+        if before is not None:  # rows of one image join; of a box per row the id is the box's
+            captions = [said for said in captions if said not in before.captions]
+            boxes = boxes if columns.corners else [box for box in boxes if box not in before.boxes]
+            key = before.id if columns.corners else key
+        self.gathered.add(
+            path, captions=dict.fromkeys(captions), boxes=boxes, crowds=crowds, id=key, location=location,
+            id_field=id_field,
+        )  # fmt: skip
+
+    def _captions(self, cell: Any, location: str, field: str) -> list[str]:
+        found = []
+        for value in _list(cell, location, field):
+            if isinstance(value, Mapping):  # Karpathy's splits of COCO and Flickr: {"raw": …, "tokens": …}
+                name = next((name for name in ("raw", "caption", "text") if name in value), "")
+                if not name:
+                    problem = f"expected a text or a list, got {shown(dict(value))}"
+                    raise RecordError(location, field, problem, "correct the row")
+                count_unread(value, (name, "tokens", "imgid", "sentid"), self.unread, f"{field}[].")
+                value = value.get(name)
+            if said := self.gathered.caption(value, location, field, self.file):
+                found.append(said)
+        return found
+
+    def _boxes(
+        self, row: Mapping[str, Any], columns: Columns, path: Path, location: str
+    ) -> tuple[list[Box], list[str]]:
+        """(boxes, labels of crowds) of a row."""
+        names = columns.names
+        if columns.corners:
+            label, box = _row_box(row, columns, self.form, path, location, self.words)
+            is_crowd = str(row.get(names.get("group", ""), "")).lower() in ("1", "true")
+            return ([], [label]) if box and is_crowd else ([box] if box else [], [])
+        if "boxes" in names:
+            return _listed_boxes(row[names["boxes"]], names["boxes"], self.form, path, location, self.unread)
+        if "bbox" in names:
+            bbox, label = _parsed(row[names["bbox"]], location, names["bbox"]), row[names["label"]]
+            if bbox in (None, "", []):
+                return [], []
+            alone = isinstance(bbox, list) and not isinstance(bbox[0], list | tuple)
+            label = label if alone else _parsed(label, location, names["label"])
+            cell = {"bbox": [bbox] if alone else bbox, "categories": [label] if alone else label}
+            return _listed_boxes(cell, names["bbox"], self.form, path, location, self.unread)
+        return [], []
+
+    def _image(self, cell: Any, location: str, field: str, key: str) -> Path | None:
+        """The file of a row's image; one that is inside the table is written to a file first."""
+        if isinstance(cell, list) and len(cell) == 1:
+            cell = cell[0]
+        if isinstance(cell, bytes):
+            cell = {"bytes": cell}
+        if isinstance(cell, Mapping):
+            count_unread(cell, ("bytes", "path"), self.unread, f"{field}.")
+            content = cell.get("bytes")
+            if isinstance(content, bytes):
+                return self._written(content, key)
+            if content:
+                hint = "write the images to files and name those, or save the table as parquet"
+                raise RecordError(location, field, "holds the image's bytes as text, which is not read", hint)
+            cell = cell.get("path")
+        if field.lower() in ("imageid", "image_id") and isinstance(cell, str) and "." not in cell:
+            return self.gathered.find(f"{cell}.jpg", location, field, f"{cell}.png")
+        return self.gathered.find(cell, location, field)
+
+    def _written(self, content: bytes, key: str) -> Path | None:
+        """The file of an image that is inside the table; the same bytes under another id get a file of their own."""
+        source = hashlib.sha256(str(self.gathered.source).encode()).hexdigest()[:16]
+        folder = self.gathered.unpack_to or user_cache() / "images" / source
+        folder.mkdir(parents=True, exist_ok=True)
+        path = self.gathered.readable(folder / write_image(content, folder))
+        before = None if path is None else self.gathered.images.get(path)
+        if path is not None and before is not None and before.id != key:
+            path = path.with_stem(f"{path.stem}-{hashlib.sha256(key.encode()).hexdigest()[:8]}")
+            path.write_bytes(content)
+        return path
+
+
+def _id(value: Any, location: str, field: str) -> str:
+    if value is None or value == "":
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
+        raise RecordError(location, field, f"expected text or a whole number, got {value!r}", "correct the row")
+    return str(value)
+
+
+def _parsed(cell: Any, location: str, field: str) -> Any:
+    """A cell, or the list or object that it holds as JSON."""
+    if isinstance(cell, str) and cell.lstrip().startswith(("[", "{")):
+        return parse_json(cell, f"{location}:{field}", first_line=1)
+    return cell
+
+
+def _list(cell: Any, location: str, field: str) -> list[Any]:
+    """A cell as a list: nothing, one text, a list, or a list written as JSON."""
+    if cell is None:
+        return []
+    cell = _parsed(cell, location, field)
+    if isinstance(cell, str | Mapping):
+        return [cell]
+    if isinstance(cell, list):
+        return cell
+    if isinstance(cell, float) and cell != cell:
+        return [cell]
+    raise RecordError(location, field, f"expected a text or a list, got {str(cell)[:40]!r}", "correct the row")
+
+
+def _row_box(
+    row: Mapping[str, Any], columns: Columns, form: TableForm, path: Path, location: str, words: Mapping[str, str]
+) -> tuple[str, Box | None]:
+    """(label, the row's one box); None where its cells are empty: an image without objects."""
+    cells = [row.get(column) for column in columns.corners]
+    if all(cell is None or str(cell).strip().lower() in NULLS for cell in cells):
+        return "", None
+    values = [number(cell, location, column) for cell, column in zip(cells, columns.corners, strict=True)]
+    field = columns.names["label"]
+    label = label_of(row.get(field), location, field)
+    if label.startswith(OPEN_IMAGES) and label not in words:
+        hint = "put class-descriptions-boxable.csv beside the table; Open Images offers it"
+        raise RecordError(location, field, f"{label!r} is a code, and no file says what it means", hint)
+    label = words.get(label, label)
+    size: tuple[float, float] = (1, 1)
+    if columns.form != "relative":
+        if form.boxes is None and max(values) <= 1 and max(values) > 0:
+            hint = "say how they are written: --boxes-as relative, pixels or coco"
+            raise RecordError(location, columns.corners[0], f"{values} in pixels is a box of one pixel", hint)
+        sides = [row.get(columns.names.get(side, "")) for side in ("width", "height")]
+        known = columns.form != "coco" and all(side not in (None, "", 0, "0") for side in sides)
+        size = (number(sides[0], location, "width"), number(sides[1], location, "height")) if known else (
+            size_of(path, location)
+        )  # fmt: skip
+    return label, _as_form(label, values, columns.form, size, location, columns.corners[0], {})
+
+
+def _listed_boxes(
+    cell: Any, field: str, form: TableForm, path: Path, location: str, unread: Counter[str]
+) -> tuple[list[Box], list[str]]:
+    """(boxes, labels of crowds) of a cell: a list of boxes, or Hugging Face's {"bbox": […], "categories": […]}."""
+    usual: BoxForm = "relative"
+    crowds: list[str] = []
+    cell = _parsed(cell, location, field)
+    if isinstance(cell, Mapping):
+        usual = "coco"
+        cell, crowds = _objects(cell, location, field, unread)
+    listed = _list(cell, location, field)
+    kind = form.boxes or usual
+    size = size_of(path, location) if listed and kind != "relative" else (1, 1)
+    boxes = [_box(box, kind, size, location, f"{field}[{k}]", unread) for k, box in enumerate(listed) if box != ""]
+    return boxes, crowds
+
+
+def _objects(cell: Mapping[str, Any], location: str, field: str, unread: Counter[str]) -> tuple[list[Any], list[str]]:
+    bbox = next((name for name in OBJECT_BOXES if name in cell), None)
+    label = next((name for name in OBJECT_LABELS if name in cell), None)
+    if bbox is None or label is None or not isinstance(cell[bbox], list) or not isinstance(cell[label], list):
+        hint = 'write {"bbox": [[x, y, width, height]], "categories": ["dog"]}'
+        raise RecordError(location, field, f"no lists of boxes and labels: {shown(dict(cell))}", hint)
+    count_unread(cell, (bbox, label, "iscrowd", *OBJECT_IGNORED), unread, f"{field}.")
+    if len(cell[bbox]) != len(cell[label]):
+        raise RecordError(
+            location, field, f"{len(cell[bbox])} boxes and {len(cell[label])} labels", "one label per box"
+        )
+    if any(isinstance(name, int) for name in cell[label]):
+        hint = "write the names of the classes in place of their numbers"
+        raise RecordError(location, f"{field}.{label}", f"numbers, not names: {shown(cell[label])}", hint)
+    crowd = cell.get("iscrowd") or [0] * len(cell[bbox])
+    if not isinstance(crowd, list) or len(crowd) != len(cell[bbox]):
+        raise RecordError(location, f"{field}.iscrowd", f"expected a number per box, got {shown(crowd)}", "correct it")
+    rows = list(zip(cell[bbox], cell[label], crowd, strict=True))
+    boxes = [{"label": name, "box": corners} for corners, name, is_crowd in rows if not is_crowd]
+    return boxes, [label_of(name, location, f"{field}.{label}") for _, name, is_crowd in rows if is_crowd]
+
+
+def _box(value: Any, form: BoxForm, size: tuple[float, float], location: str, field: str, unread: Counter[str]) -> Box:
+    """A box of any of the forms. Raises RecordError saying what is wrong with it."""
+    attributes: dict[str, str] = {}
+    if isinstance(value, Mapping):
+        name = next((name for name in ("label", "category", "class", "name") if name in value), "label")
+        label, corners = value.get(name), value.get("box", value.get("bbox"))
+        count_unread(value, (name, "box", "bbox", "attributes"), unread, f"{field.partition('[')[0]}[].")
+        attributes = attributes_of(value.get("attributes"), location, f"{field}.attributes", unread)
+    elif isinstance(value, list) and len(value) == 5:
+        label, *corners = value
+    else:
+        label = corners = None
+    if not isinstance(label, str) or not isinstance(corners, list) or len(corners) != 4:
+        hint = 'write {"label": "dog", "box": [x0, y0, x1, y1]} or ["dog", x0, y0, x1, y1]'
+        raise RecordError(location, field, f"not a box: {str(value)[:60]}", hint)
+    values = [number(c, location, field) for c in corners]
+    if any(isinstance(c, str | bool) for c in corners):
+        raise RecordError(location, field, f"expected four numbers, got {corners}", "correct the row")
+    return _as_form(label_of(label, location, field), values, form, size, location, field, attributes)
+
+
+def _as_form(
+    label: str, values: list[float], form: BoxForm, size: tuple[float, float], location: str, field: str,
+    attributes: Mapping[str, str],
+) -> Box:  # fmt: skip
+    """A box, unless it is far outside: then it is more likely that it has another form."""
+    x0, y0, x1, y1 = values
+    if form == "coco":
+        x1, y1 = x0 + x1, y0 + y1
+    wide, high = size
+    slack = 0.01  # rounding, and boxes drawn a little over the edge
+    if not (-slack <= x0 / wide <= x1 / wide <= 1 + slack and -slack <= y0 / high <= y1 / high <= 1 + slack):
+        hint = "say how they are written: --boxes-as relative, pixels or coco (x, y, width, height)"
+        raise RecordError(location, field, f"{values} is no box of form {form!r} in this image", hint)
+    return box_of(label, (x0, y0, x1, y1), size, location, field, attributes)

@@ -1,0 +1,191 @@
+"""The files of a source folder: which are images, which annotations, and what form each JSON file has."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from vistune import picture_files
+from vistune.errors import DataError
+from vistune.files import read_json
+from vistune.records.tar import natural
+
+READ_SUFFIXES = (*picture_files.SUFFIXES, ".jpe", ".jfif")  # JPEG under its rarer suffixes too
+CONVERT = "convert to PNG or JPEG"
+OTHER_IMAGES = (
+    ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".ico", ".psd", ".tga", ".ppm", ".pgm",
+    ".exr", ".dng", ".raw", ".cr2", ".nef", ".arw",
+)  # fmt: skip
+ANNOTATION_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".xml", ".txt", ".caption", ".parquet", ".tar")
+# Files that tools put beside images and that describe none of them.
+BOOKKEEPING = re.compile(
+    r"(?:readme|license|licence|notice|requirements|notes|dataset_infos?|dataset_card)[^/]*|"
+    r"(?:classes|predefined_classes|obj)\.(?:txt|names|data)|thumbs\.db|desktop\.ini",
+    re.IGNORECASE,
+)
+SPLIT_NAME = r"(?:train|training|val|valid|validation|test|testing|dev|heldout|trainval|minival)\d{0,4}"
+_IN_NAME = re.compile(rf"(?:^|[_.\- ])({SPLIT_NAME})(?=$|[_.\- ])", re.IGNORECASE)
+_WHOLE = re.compile(rf"(?:obj_)?({SPLIT_NAME})(?:_data)?", re.IGNORECASE)
+PER_IMAGE = 20  # JSON files in one folder, from which on they are taken for one file per image
+SAMPLED = 3  # of those, how many are opened to see what form they have
+
+
+def split_in(path: str) -> str:
+    """The split that a relative path names by a folder or within its file name; "" where there is none."""
+    parts = PurePosixPath(path)
+    for part in parts.parts[:-1]:
+        if found := _WHOLE.fullmatch(part):
+            return found[1]
+    found = _IN_NAME.search(parts.stem)
+    return found[1] if found else ""
+
+
+def split_of_folder(path: str) -> str:
+    """The split that a folder in a relative path names."""
+    return next((found[1] for part in PurePosixPath(path).parts[:-1] if (found := _WHOLE.fullmatch(part))), "")
+
+
+def suffix_of(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def by_split(paths: Iterable[str], split: Callable[[str], str] = split_in) -> dict[str, list[str]]:
+    """Paths by the split that each names."""
+    found: dict[str, list[str]] = {}
+    for path in paths:
+        found.setdefault(split(path), []).append(path)
+    return found
+
+
+def by_folder(paths: Iterable[str], split: Callable[[str], str] = split_of_folder) -> dict[str, list[str]]:
+    """Paths by the split whose folder they are in; all as one where some are in no such folder."""
+    listed = list(paths)
+    found = by_split(listed, split)
+    return {"": listed} if "" in found else found
+
+
+class Tree:
+    """Every file below a folder by its relative path with `/`, in natural order (2 before 10).
+
+    Hidden files, `__MACOSX`, `@eaDir` and folders that `vistune generate` wrote are left out.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.outside: list[str] = []  # links to images elsewhere, which training would refuse
+        self.files: list[str] = []
+        real = os.path.join(os.path.realpath(root), "")
+        self._walk("", {real.rstrip(os.sep)}, real)
+        self.images = [path for path in self.files if suffix_of(path) in READ_SUFFIXES]
+        self.other_images = [path for path in self.files if suffix_of(path) in OTHER_IMAGES]
+        self.broken: dict[str, DataError] = {}
+
+    def _walk(self, folder: str, above: set[str], real: str) -> None:
+        try:
+            with os.scandir(self.root / folder) as entries:
+                listed = sorted(entries, key=lambda entry: natural(entry.name))
+        except OSError as error:
+            raise DataError(
+                f"{self.root / folder}: cannot be read: {error.strerror}", "check its permissions"
+            ) from None
+        if folder and any(entry.name == "generate.json" for entry in listed):
+            return
+        for entry in listed:
+            name = f"{folder}{entry.name}"
+            if entry.name.startswith(".") or entry.name in ("__MACOSX", "@eaDir"):
+                continue
+            try:
+                if entry.is_dir():
+                    target = os.path.realpath(entry.path)
+                    if target not in above:
+                        self._walk(f"{name}/", above | {target}, real)
+                elif entry.is_file():
+                    image = suffix_of(name) in (*READ_SUFFIXES, *OTHER_IMAGES)
+                    if image and entry.is_symlink() and not os.path.realpath(entry.path).startswith(real):
+                        self.outside.append(name)
+                    else:
+                        self.files.append(name)
+            except OSError:  # a link that leads to itself
+                continue
+
+    def path(self, name: str) -> Path:
+        return self.root / name
+
+    def with_suffix(self, *suffixes: str) -> list[str]:
+        return [path for path in self.files if suffix_of(path) in suffixes]
+
+    @cached_property
+    def json_forms(self) -> Mapping[str, str]:
+        """The form of each JSON file, one of JSON_FORMS; "" where it has none of them."""
+        folders = by_split(self.with_suffix(".json"), os.path.dirname)
+        forms: dict[str, str] = {}
+        for names in folders.values():
+            if len(names) <= PER_IMAGE:
+                forms.update((name, self._form(name)) for name in names)
+            else:
+                sampled = [form for name in names[:SAMPLED] if (form := self._form(name))]
+                forms.update(dict.fromkeys(names, sampled[0] if sampled else ""))
+        return forms
+
+    def _form(self, name: str) -> str:
+        try:
+            return form_of_json(read_json(self.path(name)))
+        except DataError as error:
+            self.broken[name] = error
+            return ""
+
+    def of_form(self, form: str) -> list[str]:
+        return [name for name, other in self.json_forms.items() if other == form]
+
+    def summary(self) -> str:
+        """What is in the folder, for a message: `12 .jpg, 3 .xml in a/, b/`."""
+        if not self.files:
+            return "no files"
+        counts = Counter(suffix_of(path) or "without suffix" for path in self.files).most_common(6)
+        folders = list(dict.fromkeys(os.path.dirname(path) for path in self.files))
+        named = ", ".join(f"{folder}/" if folder else "the folder itself" for folder in folders[:4])
+        more = f" and {len(folders) - 4} more folders" if len(folders) > 4 else ""
+        return f"{', '.join(f'{count:,} {suffix}' for suffix, count in counts)} in {named}{more}"
+
+
+def _has(value: Any, **types: type | tuple[type, ...]) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(key), kind) for key, kind in types.items())
+
+
+def _first(value: Any) -> Any:
+    return value[0] if isinstance(value, list) and value else None
+
+
+def _is_via(value: Any) -> bool:
+    if _has(value, _via_img_metadata=dict):
+        return True
+    first = next(iter(value.values()), None) if isinstance(value, dict) else None
+    return _has(first, filename=str, regions=(list, dict))
+
+
+def _is_label_studio(value: Any) -> bool:
+    task = _first(value)
+    if _has(task, data=dict):
+        return "annotations" in task or "completions" in task or "predictions" in task
+    return isinstance(task, dict) and any(
+        _has(_first(item), original_width=(int, float)) for item in task.values() if isinstance(item, list)
+    )
+
+
+# The form of a JSON file by the fields that only this form has.
+JSON_FORMS: Mapping[str, Callable[[Any], bool]] = {
+    "COCO": lambda value: _has(value, images=list, annotations=list),
+    "Datumaro": lambda value: _has(value, items=list, categories=dict),
+    "labelme": lambda value: _has(value, shapes=list),
+    "VIA": _is_via,
+    "Label Studio": _is_label_studio,
+}
+
+
+def form_of_json(value: Any) -> str:
+    return next((name for name, fits in JSON_FORMS.items() if fits(value)), "")

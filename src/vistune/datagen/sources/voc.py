@@ -1,0 +1,75 @@
+"""Pascal VOC: one .xml per image with its objects, as labelImg, CVAT and Roboflow write it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from xml.etree.ElementTree import Element
+
+from vistune.datagen.sources.boxes import attributes_of, box_of, label_of, number, size_of
+from vistune.datagen.sources.gathering import Gathered
+from vistune.datagen.sources.tree import READ_SUFFIXES, SAMPLED, Tree, by_folder
+from vistune.datagen.sources.xml_text import read_xml, text_of
+from vistune.errors import DataError
+from vistune.records import RecordError
+from vistune.types import Box
+
+TOP = ("folder", "filename", "path", "source", "owner", "size", "segmented", "object")
+OBJECT = ("name", "bndbox", "pose", "truncated", "difficult", "occluded", "attributes", "id", "deleted", "type")
+
+
+def find(tree: Tree) -> dict[str, list[str]]:
+    """The files of each split, by the split's folder; a VOC release keeps all in one folder."""
+    names = tree.with_suffix(".xml")
+    if not any(is_form(tree, name, "annotation") for name in names[:SAMPLED]):
+        return {}
+    return by_folder(names)
+
+
+def is_form(tree: Tree, name: str, root: str) -> bool:
+    """Whether an XML file has this root element; what is wrong with it is kept."""
+    try:
+        return read_xml(tree.path(name)).tag == root
+    except DataError as error:
+        tree.broken[name] = error
+        return False
+
+
+def folders(root: Path, files: list[Path], split: str) -> list[Path]:
+    return [*dict.fromkeys(file.parent for file in files), root / "JPEGImages", root / "images", root]
+
+
+def read(gathered: Gathered, files: list[Path]) -> None:
+    unread = gathered.unread(gathered.source, (*TOP, *OBJECT))
+    for file in files:
+        gathered.files.add(file)
+        root = read_xml(file)
+        if root.tag != "annotation":
+            gathered.files.discard(file)
+            continue
+        unread.update(f"<{child.tag}>" for child in root if child.tag not in TOP)
+        name = text_of(root, "filename") or text_of(root, "path")
+        own = [f"{file.stem}{suffix}" for suffix in READ_SUFFIXES]
+        path = gathered.find(name or own[0], str(file), "filename", *own)
+        if path is not None:
+            gathered.add(path, boxes=_boxes(root, path, file, unread))
+
+
+def _boxes(root: Element, path: Path, file: Path, unread: Counter[str]) -> list[Box]:
+    sides = [text_of(root, f"size/{side}") for side in ("width", "height")]
+    found = []
+    for index, thing in enumerate(root.findall("object")):
+        location = f"{file}: object[{index}]"
+        unread.update(f"object.<{child.tag}>" for child in thing if child.tag not in OBJECT)
+        box = thing.find("bndbox")
+        label = label_of(text_of(thing, "name"), location, "name")
+        if box is None:
+            raise RecordError(location, "bndbox", "is missing", "draw its box, or remove the object")
+        corners = [number(text_of(box, side), location, f"bndbox.{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
+        size = (
+            tuple(number(side, str(file), "size") for side in sides) if all(s not in ("", "0") for s in sides) else None
+        )
+        given = {text_of(item, "name"): text_of(item, "value") for item in thing.findall("attributes/attribute")}
+        kept = attributes_of(given, location, "attributes", unread)
+        found.append(box_of(label, corners, size or size_of(path, location), location, "bndbox", kept))  # type: ignore[arg-type]
+    return found

@@ -1,0 +1,336 @@
+"""Exports of labelling tools in their real layout: each gives the same box for the same dog."""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datagen.source_folders import PIXELS, assert_dogs, draw, write
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vistune.datagen import read_source
+from vistune.errors import DataError, RecipeError, VistuneError
+
+X0, Y0, X1, Y1 = PIXELS
+VOC = f"""<annotation>
+	<folder>images</folder><filename>NAME</filename><path>C:\\Users\\kim\\NAME</path>
+	<source><database>Unknown</database></source>
+	<size><width>200</width><height>100</height><depth>3</depth></size><segmented>0</segmented>
+	<object><name>dog</name><pose>Unspecified</pose><truncated>0</truncated><difficult>0</difficult>
+		<bndbox><xmin>{X0}</xmin><ymin>{Y0}</ymin><xmax>{X1}</xmax><ymax>{Y1}</ymax></bndbox></object>
+</annotation>"""
+CVAT = f"""<?xml version="1.0" encoding="utf-8"?>
+<annotations><version>1.1</version><meta><task><id>1</id></task></meta>
+  <image id="0" name="NAME" width="200" height="100">
+    <box label="dog" source="manual" occluded="0" xtl="{X0}.00" ytl="{Y0}.00" xbr="{X1}.00" ybr="{Y1}.00" z_order="0">
+      <attribute name="color">brown</attribute><attribute name="muddy">false</attribute></box>
+  </image></annotations>"""
+RECTANGLE = {"x": 10, "y": 10, "width": 40, "height": 50, "rotation": 0, "rectanglelabels": ["dog"]}
+
+
+def labelme(name: str) -> dict[str, Any]:
+    shape = {"label": "dog", "points": [[X1, Y0], [X0, Y1]], "group_id": None, "description": "",
+             "shape_type": "rectangle", "flags": {}}  # fmt: skip
+    return {"version": "5.5.0", "flags": {}, "shapes": [shape], "imagePath": name, "imageData": "aGk=",
+            "imageHeight": 100, "imageWidth": 200}  # fmt: skip
+
+
+def via(name: str) -> dict[str, Any]:
+    shape = {"name": "rect", "x": X0, "y": Y0, "width": X1 - X0, "height": Y1 - Y0}
+    region = {"shape_attributes": shape, "region_attributes": {"label": "dog", "color": "brown"}}
+    image = {"filename": name, "size": 1234, "regions": [region], "file_attributes": {"caption": "A dog."}}
+    return {f"{name}1234": image}
+
+
+def via_csv(name: str) -> str:
+    [image] = via(name).values()
+    cells = [json.dumps(cell) for cell in (image["file_attributes"], *image["regions"][0].values())]
+    about, shape, attributes = ('"' + cell.replace('"', '""') + '"' for cell in cells)
+    header = "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes"
+    return f"{header}\n{name},1234,{about},1,0,{shape},{attributes}\n"
+
+
+def label_studio(name: str) -> list[dict[str, Any]]:
+    result = {"id": "x", "type": "rectanglelabels", "value": RECTANGLE, "original_width": 200, "original_height": 100,
+              "image_rotation": 0, "from_name": "label", "to_name": "image", "origin": "manual"}  # fmt: skip
+    written = {"type": "textarea", "value": {"text": ["A dog."]}, "from_name": "caption", "to_name": "image"}
+    annotation = {"id": 1, "completed_by": 1, "result": [result, written], "was_cancelled": False, "lead_time": 3.2}
+    return [{"id": 1, "annotations": [annotation], "file_upload": name, "drafts": [], "predictions": [],
+             "data": {"image": f"/data/upload/1/1a2b3c4d-{name}"}, "meta": {}, "project": 1}]  # fmt: skip
+
+
+def label_studio_min(name: str) -> list[dict[str, Any]]:
+    rectangle = {**RECTANGLE, "original_width": 200, "original_height": 100}
+    return [{"image": f"/data/local-files/?d=images/{name}", "id": 1, "label": [rectangle], "caption": "A dog.",
+             "annotator": 1, "annotation_id": 1, "created_at": "x", "updated_at": "x", "lead_time": 1.0}]  # fmt: skip
+
+
+def datumaro(name: str) -> dict[str, Any]:
+    box = {"id": 0, "type": "bbox", "attributes": {"occluded": False}, "group": 0, "label_id": 1,
+           "bbox": [X0, Y0, X1 - X0, Y1 - Y0], "z_order": 0}  # fmt: skip
+    said = {"id": 1, "type": "caption", "attributes": {}, "group": 0, "caption": "A dog."}
+    item = {"id": name.partition(".")[0], "annotations": [box, said], "attr": {}, "image": {"path": name}}
+    labels = [{"name": name, "parent": "", "attributes": []} for name in ("cat", "dog")]
+    return {"info": {}, "categories": {"label": {"labels": labels, "attributes": []}}, "items": [item]}
+
+
+# (kind, the annotation file, the image, what the tool writes for its name)
+TOOLS: dict[str, tuple[str, str, str, Callable[[str], Any]]] = {
+    "labelImg": ("Pascal VOC", "a.xml", "a.jpg", lambda name: VOC.replace("NAME", name)),
+    "VOC": ("Pascal VOC", "Annotations/a.xml", "JPEGImages/a.jpg", lambda name: VOC.replace("NAME", name)),
+    "VOC without suffix": ("Pascal VOC", "a.xml", "a.png", lambda name: VOC.replace("NAME", "a")),
+    "CVAT": ("CVAT", "annotations.xml", "images/a.jpg", lambda name: CVAT.replace("NAME", name)),
+    "CVAT polygon": ("CVAT", "annotations.xml", "images/a.jpg", lambda name: CVAT.replace("NAME", name).replace(
+        "<box", f'<polygon points="{X0},{Y0};{X1},{Y0};{X1},{Y1}"').replace("</box", "</polygon")),
+    "labelme": ("labelme", "a.json", "a.jpg", labelme),
+    "labelme apart": ("labelme", "json/a.json", "images/a.jpg", lambda name: labelme(f"..\\images\\{name}")),
+    "VIA": ("VIA", "via_export_json.json", "a.jpg", via),
+    "VIA project": ("VIA", "project.json", "images/a.jpg",
+                    lambda name: {"_via_settings": {}, "_via_img_metadata": via(name), "_via_attributes": {}}),
+    "VIA CSV": ("table", "via_region_data.csv", "a.jpg", via_csv),
+    "Label Studio": ("Label Studio", "export.json", "images/a.jpg", label_studio),
+    "Label Studio JSON_MIN": ("Label Studio", "min.json", "images/a.jpg", label_studio_min),
+    "Datumaro": ("Datumaro", "annotations/default.json", "images/default/a.jpg", datumaro),
+}  # fmt: skip
+WITH_CAPTION = ("VIA", "Label Studio", "Datumaro")
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_a_tools_export_is_read_as_a_folder(tmp_path: Path, tool: str) -> None:
+    kind, file, image, content = TOOLS[tool]
+    draw(tmp_path, image)
+    write(tmp_path / file, content(Path(image).name))
+    source = read_source(tmp_path)
+    assert_dogs(source.images, tmp_path / image)
+    assert source.kind == kind
+    assert source.images[0].captions == (("A dog.",) if tool.startswith(WITH_CAPTION) else ())
+    assert source.skipped == {}
+    assert not [note for note in source.notes if "not read" in note]
+
+
+@pytest.mark.parametrize("tool", [tool for tool in TOOLS if "apart" not in tool and "Datumaro" not in tool])
+def test_a_tools_file_is_read_by_its_name(tmp_path: Path, tool: str) -> None:
+    _, file, image, content = TOOLS[tool]
+    if Path(file).parent != Path(image).parent and Path(image).parent.name != "images":
+        image = Path(file).with_name(Path(image).name).as_posix()
+    draw(tmp_path, image)
+    write(tmp_path / file, content(Path(image).name))
+    assert_dogs(read_source(tmp_path / file).images, tmp_path / image)
+
+
+def test_what_a_tool_adds_and_nobody_reads_is_named(tmp_path: Path) -> None:
+    draw(tmp_path, "a.jpg")
+    tree = labelme("a.jpg")
+    tree["shapes"][0]["description"] = "asleep"
+    tree["shapes"].append({**tree["shapes"][0], "shape_type": "point", "points": [[1, 1]], "description": ""})
+    tree["flags"] = {"blurred": True, "night": False}
+    write(tmp_path / "a.json", tree)
+    source = read_source(tmp_path)
+    assert_dogs(source.images, tmp_path / "a.jpg")
+    assert {field.field for field in source.unread} == {
+        "flags.blurred", "shapes[].description", "shapes[] of type point"}  # fmt: skip
+    cvat = tmp_path / "cvat"
+    write(draw(cvat, "a.jpg") / "annotations.xml", CVAT.replace("NAME", "a.jpg").replace(
+        "</image>", '<tag label="indoors"/><points label="nose" points="1,1"/></image>'))  # fmt: skip
+    source = read_source(cvat)
+    assert source.images[0].boxes[0].attributes == {"color": "brown"}
+    assert {field.field for field in source.unread} == {"image.<tag>", "image.<points>", "attributes.muddy"}
+
+
+def test_several_files_of_a_tool_are_one_source_and_a_strange_one_is_named(tmp_path: Path) -> None:
+    for k in range(30):
+        write(draw(tmp_path, f"{k}.jpg") / f"{k}.json", labelme(f"{k}.jpg"))
+    write(tmp_path / "27.json", {"other": 1})
+    source = read_source(tmp_path)
+    assert [image.id for image in source.images] == [str(k) for k in range(30) if k != 27]
+    assert source.skipped == {"no caption or box": 1}
+    assert source.notes == {"27.json is not read": 1}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '<!DOCTYPE annotation [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;&a;">]><annotation>&b;</annotation>',
+        '<!DOCTYPE annotation SYSTEM "file:///etc/passwd"><annotation/>',
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_document_type_in_xml_is_refused(tmp_path: Path, content: str, encoding: str) -> None:
+    draw(tmp_path, "a.jpg")
+    (tmp_path / "a.xml").write_text(content, encoding=encoding)
+    for path in (tmp_path, tmp_path / "a.xml"):
+        with pytest.raises(DataError, match=r"a\.xml:1: a document type"):
+            read_source(path)
+
+
+FAULTS: dict[str, tuple[str, Any, str]] = {
+    "broken XML": ("a.xml", "<annotation><object>", r"a\.xml:1: not XML"),
+    "VOC without a name": ("a.xml", VOC.replace("NAME", "a.jpg").replace("dog", ""), r"object\[0\]:name: is empty"),
+    "VOC corner": ("a.xml", VOC.replace(f"<xmin>{X0}", "<xmin>x"), r"object\[0\]:bndbox\.xmin: expected a number"),
+    "CVAT tracks": ("x.xml", "<annotations><track id='0'/></annotations>", "tracks of a video"),
+    "labelme points": (
+        "a.json",
+        {**labelme("a.jpg"), "shapes": [{"label": "d", "points": [1]}]},
+        r"shapes\[0\]:points",
+    ),
+    "labelme outside": ("a.json", {**labelme("a.jpg"), "imageWidth": 10}, r"shapes\[0\]:points: the box .* not within"),
+    "VIA without label": (
+        "v.json",
+        json.loads(json.dumps(via("a.jpg")).replace('"label"', '"animal"')),
+        "none of the attributes is called label.*there are animal, color",
+    ),
+    "Label Studio number": (
+        "l.json",
+        json.loads(json.dumps(label_studio("a.jpg")).replace('"x": 10', '"x": "left"')),
+        r"l\.json:1:annotations\.result\[0\]:value\.x: expected a number",
+    ),
+    "Datumaro label": (
+        "annotations/d.json",
+        json.loads(json.dumps(datumaro("a.jpg")).replace('"label_id": 1', '"label_id": 9')),
+        r"items\[0\]\.annotations\[0\]:label_id: no label has the number 9",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_named_with_its_place(tmp_path: Path, fault: str) -> None:
+    file, content, words = FAULTS[fault]
+    write(draw(tmp_path, "a.jpg") / file, content)
+    with pytest.raises(VistuneError, match=words) as caught:
+        read_source(tmp_path)
+    assert caught.value.hint
+    assert str(tmp_path) in str(caught.value)
+
+
+ODD: list[Any] = [None, True, -1, 1.5, "", "x", "../..", "/a", "\0", [], [1], [[]], {}, {"a": 1}, [{}], 10**400]
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """(container, key) of everything inside a JSON value."""
+    items = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
+    return [(value, key) for key, _ in items] + [place for _, inner in items for place in places(inner)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_odd_values_end_in_a_result_or_in_an_error_that_says_what_to_do(data: st.DataObject) -> None:
+    tool = data.draw(st.sampled_from(sorted(TOOLS)))
+    _, file, image, content = TOOLS[tool]
+    written = copy.deepcopy(content(Path(image).name))
+    if isinstance(written, str):
+        at = data.draw(st.integers(0, len(written) - 1))
+        written = (
+            written[:at] + data.draw(st.sampled_from(["", "<", ">", '"', "-1", "&", "é", ","])) + written[at + 1 :]
+        )
+    else:
+        for _ in range(data.draw(st.integers(1, 3))):
+            if found := places(written):
+                container, key = data.draw(st.sampled_from(found))
+                container[key] = copy.deepcopy(data.draw(st.sampled_from(ODD)))
+    with tempfile.TemporaryDirectory() as folder:
+        root = draw(Path(folder), image)
+        write(root / file, written)
+        for path in (root, root / file):
+            try:
+                read_source(path)
+            except VistuneError as error:
+                hint = error.hint
+            else:
+                continue
+            assert hint
+
+
+# --- YOLO ---
+
+LINE = "0 0.3 0.35 0.4 0.5\n"
+YOLO = {
+    "flat": ({"a.txt": LINE, "classes.txt": "dog\ncat\n"}, "a.jpg", None),
+    "labelImg": ({"a.txt": LINE, "predefined_classes.txt": "dog\n"}, "a.jpg", None),
+    "Label Studio": ({"labels/a.txt": LINE, "classes.txt": "dog\n", "notes.json": {"info": 1}}, "images/a.jpg", None),
+    "ultralytics": (
+        {"labels/train/a.txt": LINE, "data.yaml": "path: .\ntrain: images/train\nval: images/val\nnames:\n  0: dog\n"},
+        "images/train/a.jpg",
+        None,
+    ),
+    "Roboflow": (
+        {"train/labels/a.txt": LINE, "data.yaml": "train: ../train/images\nnc: 1\nnames: ['dog']\nroboflow: {v: 1}\n"},
+        "train/images/a.jpg",
+        "train",
+    ),
+    "CVAT": (
+        {
+            "obj_train_data/a.txt": LINE,
+            "obj.names": "dog\n",
+            "obj.data": "classes = 1\n",
+            "train.txt": "data/x/a.jpg\n",
+        },
+        "obj_train_data/a.jpg",
+        None,
+    ),
+    "confidence": ({"a.txt": LINE.strip() + " 0.9\n", "classes.txt": "dog\n"}, "a.jpg", None),
+    "polygon": ({"a.txt": "0 0.1 0.1 0.5 0.1 0.5 0.6 0.1 0.6\n", "classes.txt": "dog\n"}, "a.jpg", None),
+}
+
+
+@pytest.mark.parametrize("layout", YOLO)
+def test_yolos_numbers_are_boxes_in_every_layout(tmp_path: Path, layout: str) -> None:
+    files, image, split = YOLO[layout]
+    draw(tmp_path, image)
+    for name, content in files.items():
+        write(tmp_path / name, content)
+    source = read_source(tmp_path, split)
+    assert_dogs(source.images, tmp_path / image)
+    assert source.kind == "YOLO"
+    assert source.images[0].captions == ()
+    assert source.notes == {}
+    assert [field.field for field in source.unread] == (["confidence"] if layout == "confidence" else [])
+
+
+def test_yolos_splits_background_images_and_own_yaml(tmp_path: Path) -> None:
+    draw(tmp_path, "images/train/a.jpg", "images/train/b.jpg", "images/train/c.jpg", "images/val/d.jpg")
+    write(tmp_path / "labels/train/a.txt", LINE)
+    write(tmp_path / "labels/train/b.txt", "")
+    write(tmp_path / "labels/val/d.txt", LINE)
+    yaml = write(tmp_path / "data.yaml", "train: images/train\nval: images/val\nnames: [dog]\n")
+    with pytest.raises(DataError, match="has the splits train, val"):
+        read_source(tmp_path)
+    for path in (tmp_path, yaml):
+        source = read_source(path, "train")
+        assert [len(image.boxes) for image in source.images] == [1, 0]
+        assert source.skipped == {"no caption or box": 1, "in another split": 1}
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"a.txt": LINE}, r"no file names the classes.*data\.yaml.*or classes\.txt"),
+        (
+            {"a.txt": "3 0.3 0.35 0.4 0.5\n", "classes.txt": "dog\n"},
+            r"a\.txt:1:class: 3 has no name; there are 1 classes",
+        ),
+        ({"a.txt": LINE + "0 7 7 0.1 0.1\n", "classes.txt": "dog\n"}, r"a\.txt:2: the box .* is not within the image"),
+        ({"a.txt": LINE + "0 1 2 3 4 5 6 7\n", "classes.txt": "dog\n"}, r"a\.txt:2: 7 numbers after the class"),
+        ({"a.txt": LINE, "b.txt": LINE, "classes.txt": "dog\n"}, r"1 label files have no image: b\.txt"),
+        ({"a.txt": LINE + "A dog.\n", "c.txt": LINE, "classes.txt": "dog\n"}, r"a\.txt:2: not a YOLO line: 'A dog\.'"),
+    ],
+)
+def test_what_is_wrong_with_yolo_is_said(tmp_path: Path, files: dict[str, str], words: str) -> None:
+    draw(tmp_path, "a.jpg", "c.jpg")
+    for name, content in files.items():
+        write(tmp_path / name, content)
+    with pytest.raises((DataError, RecipeError), match=words) as caught:
+        read_source(tmp_path)
+    assert caught.value.hint
+
+
+def test_numbers_are_never_captions_even_late_in_a_folder_of_captions(tmp_path: Path) -> None:
+    for k in range(60):
+        write(draw(tmp_path, f"{k:02}.jpg") / f"{k:02}.txt", LINE if k == 55 else "A dog.")
+    with pytest.raises(DataError, match=r"55\.txt: holds numbers"):
+        read_source(tmp_path)
