@@ -163,3 +163,18 @@ def test_check_counts_one_fault_as_one(folder: Path) -> None:
     assert done.exit_code == 2
     assert "1 row, " in done.stdout
     assert done.stdout.rstrip().endswith("; 1 fault")
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["generate", "mine.jsonl", "--out", "o", "--see", "--batch"], "--see, --batch are for a model; the rule"),
+        (["generate", "mine.jsonl", "--out", "o", "--temperature", "0"], "--temperature is for a model"),
+        (["check", "mine.jsonl", "--images", ".", "--no-images"], "--images is not looked at with --no-images"),
+        (["export", "m", "o", "--layout", "llava-hf", "--base", "b"], "--base is for --layout peft, not for llava-hf"),
+    ],
+)
+def test_an_option_without_effect_is_refused(folder: Path, command: list[str], words: str) -> None:
+    done = CliRunner().invoke(app, command)
+    assert isinstance(done.exception, VistuneError)
+    assert str(done.exception).startswith(words)

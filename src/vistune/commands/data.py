@@ -11,6 +11,7 @@ import typer
 from rich.text import Text
 
 from vistune import showing, workflows
+from vistune.commands.options import refuse_given
 from vistune.commands.output import Json, count_of, print_json, stdout
 from vistune.console import silent, tell, watch
 from vistune.errors import RecipeError
@@ -31,6 +32,12 @@ def scenes(
     """Draw the built-in world: a COCO folder with exact captions and boxes, and its question files."""
     drawn = workflows.draw_scenes(out, count=count, seed=seed, watch=watch)
     stdout.print(f"{drawn.path}: " + ", ".join(f"{n} {split}" for split, n in drawn.counts.items()), soft_wrap=True)
+
+
+OF_A_SERVICE = (  # parameters of `generate` that only a remote teacher uses
+    "base_url", "api_key_file", "see", "concurrency", "requests_per_minute", "tokens_per_minute", "max_tokens",
+    "temperature", "extra_body", "tries", "batch", "budget", "prices", "allow_drift", "dry_run",
+)  # fmt: skip
 
 
 def generate(
@@ -97,13 +104,8 @@ def generate(
         raise RecipeError("--teacher openai: no model is named", "add --model and the name it has at the endpoint")
     if model is not None and teacher == "rule":
         raise RecipeError(f"--model {model}: the rule teacher is no model", "add --teacher openai, or leave it out")
-    if model is None and (dry_run or budget is not None):
-        raise RecipeError("--dry-run and --budget: the rule teacher costs nothing", "leave them out")
-    if model is None and not (max_tokens is None and temperature is None and extra_body is None):
-        raise RecipeError(
-            "--max-tokens, --temperature and --extra-body are for a model, the rule teacher is none",
-            "add --teacher openai and --model, or leave them out",
-        )
+    if model is None:
+        refuse_given(OF_A_SERVICE, "for a model; the rule teacher costs nothing", "add --teacher openai, or leave out")
     wishes = Wishes(
         kinds=wanted,
         languages=languages,
@@ -295,6 +297,8 @@ def check(
 ) -> None:
     """Prove every sample before anything is trained; each fault with file, line and field."""
     loaded = load_recipe(recipe) if recipe else None
+    if no_images:
+        refuse_given(("images",), "not looked at with --no-images", "leave one of them out")
     if data:
         if given := next((path for path in data if path.suffix in {".yaml", ".yml"}), None):
             raise RecipeError(f"check: {given} is a recipe, not data", f"give it as --recipe {given}")

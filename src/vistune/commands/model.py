@@ -11,6 +11,7 @@ from rich.table import Table
 
 from vistune import drawing, lineage, mainjob, models, workflows
 from vistune.commands.help import spoken
+from vistune.commands.options import refuse_given
 from vistune.commands.output import Json, print_json, stdout
 from vistune.console import tell, watch
 from vistune.errors import RecipeError, VistuneError
@@ -190,6 +191,8 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a model as transformers, vLLM, PEFT or the original LLaVA load it; ends by loading and comparing it."""
+    if layout != "peft":
+        refuse_given(("base",), f"for --layout peft, not for {layout}", "leave it out")
     rows = models.export(
         model, out, layout=layout, merge=merge, base=base, device=device, dtype=dtype, quantize=quantize
     )

@@ -63,6 +63,8 @@ def read(folder: Path, *, base: str | None, template: str | None, vision: str | 
     else:
         parts, home = by_part(read_tensors(folder, pickles=True), "original", str(folder)), folder
         refuse_deltas(folder, parts["language"])
+        if base:
+            raise CheckpointError(f"{folder}: holds a whole language model; --base is for LoRA folders", "leave it out")
     tower_name = vision or config.get("mm_vision_tower") or config.get("vision_tower")
     if not tower_name:
         raise CheckpointError(f"{told / 'config.json'}: mm_vision_tower is missing", "name the tower with --vision")
