@@ -1,11 +1,12 @@
-"""Data files that are read again and again, by byte: themselves, or their records written out once as JSON lines.
+"""Data files with random access by byte: the files themselves, or a copy of their records as JSON lines.
 
 FILE.json, FILE.jsonl -> themselves · FILE.parquet, FILE.tar, FILE.*.gz -> CACHE/records/KEY/{records.jsonl, images/}
-Locations always name the user's file: line N of the copy is row N, or the sample whose key stands in `keys`.
+Locations always name the user's file: line N of the copy is row N, or the sample with the N-th key in `keys`.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import shutil
@@ -26,16 +27,19 @@ from vistune.records.tar import read_tar
 
 MAGIC = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp"}
 LINES, IMAGES, ABOUT = "records.jsonl", "images", "about.json"
-BAD = "__error__"  # the one field of a line that stands for a bad record
+BAD = "__error__"  # the only field of the line for a bad record
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """A data file and where its records and images are read from.
+    """A data file, and the files from which its records and images are read.
 
-    `path`: as the user named it · `lines`: the JSON or JSON lines that are read, `path` itself or a copy · `name`: how
-    locations call the file · `is_copy`: whether `lines` are our own · `by_key`: of a tar, whose records have keys ·
-    `images`: the folder of images that were inside the file · `unread`: its columns or members that nothing reads.
+    - `path`: the file as the user named it
+    - `lines`: the JSON or JSON lines to read, either `path` or a copy (`is_copy`)
+    - `name`: the file's name in locations
+    - `by_key`: whether locations use a tar's keys instead of line numbers
+    - `images`: the folder of images that were inside the file
+    - `unread`: columns or members that vistune does not read
     """
 
     path: Path
@@ -47,7 +51,7 @@ class DataFile:
     unread: Mapping[str, int] | None = None
 
     def location(self, number: int, nth: int = 0) -> str:
-        """Where a record is in the user's file."""
+        """The location of a record in the user's file."""
         if self.by_key:
             return f"{self.name}:{self._keys[number - 1]}"
         return location_of(self.name, number, nth)
@@ -58,7 +62,7 @@ class DataFile:
         return keys
 
     def records(self, own_fields: Collection[str] = (), unread: Counter[str] | None = None) -> Iterator[Record]:
-        """The records in `lines`, located in the user's file."""
+        """The records in `lines`, with their locations in the user's file."""
         if self.unread is not None and unread is not None:
             unread.update(self.unread)
         for record in read_records(self.lines, name=self.name, own_fields=own_fields, unread=unread):
@@ -72,9 +76,9 @@ class DataFile:
 
 
 def open_data(path: Path, columns: Collection[str] | None = None) -> DataFile:
-    """A data file, unpacked into the user's cache where that is needed and not yet done.
+    """Open a data file; unpack it into the user's cache if it needs unpacking and is not there yet.
 
-    `columns`: of a parquet file those that the caller can use. Raises DataError where it cannot be read.
+    `columns`: the columns of a parquet file that the caller uses. Raises DataError if the file cannot be read.
     """
     if not needs_unpacking(path.name):
         return DataFile(path, path, str(path))
@@ -83,8 +87,12 @@ def open_data(path: Path, columns: Collection[str] | None = None) -> DataFile:
     key = hashlib.sha256(f"{digest} {sorted(columns or ())} {own_code('records')}".encode()).hexdigest()
     folder = user_cache() / "records" / key
     if not (folder / ABOUT).is_file():
-        with committed_folder(folder) as draft:
-            unpack(path, draft, name=str(path), columns=columns)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with open(folder.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be unpacking the same file
+            if not (folder / ABOUT).is_file():
+                with committed_folder(folder) as draft:
+                    unpack(path, draft, name=str(path), columns=columns)
     return unpacked_in(folder, path, str(path))
 
 
@@ -101,7 +109,7 @@ def unpack(
     columns: Collection[str] | None = None,
     stop: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write a file's records as lines into `folder`, their images beside them. `stop` may raise between records."""
+    """Write a file's records as JSON lines into `folder`, with their images. `stop` may raise between records."""
     kind = kind_of_file(name)
     unread: Counter[str] = Counter()
     if kind != ".parquet" and kind not in TARS:
@@ -139,7 +147,7 @@ def unpacked_in(folder: Path, path: Path, name: str) -> DataFile:
 
 
 def _with_conversation(value: Any) -> Any:
-    """A shard's sample that is a caption alone as the answer to its image alone, as stage 1 trains on it."""
+    """Turn a shard's sample that is only a caption into a conversation: image in, caption out, as in stage 1."""
     if not isinstance(value, dict) or not FORMS.keys().isdisjoint(value) or not isinstance(value.get("caption"), str):
         return value
     said = {"from": "human", "value": MARKER}, {"from": "gpt", "value": value["caption"].strip()}
@@ -147,7 +155,7 @@ def _with_conversation(value: Any) -> Any:
 
 
 def _without_bytes(value: Any, folder: Path) -> Any:
-    """The value with every image's bytes written to a file of `folder`, named by its hash, and named in its place."""
+    """Write the bytes of every image in a value to `folder`, and replace them by the file's name."""
     if isinstance(value, list):
         return [_without_bytes(item, folder) for item in value]
     if isinstance(value, Mapping):
@@ -159,7 +167,7 @@ def _without_bytes(value: Any, folder: Path) -> Any:
 
 
 def write_image(content: bytes, folder: Path) -> str:
-    """Write an image to a file of `folder`, named by its hash; the file's name."""
+    """Write an image to `folder` under the name of its hash. Return the file's name."""
     suffix = next((suffix for magic, suffix in MAGIC.items() if content.startswith(magic)), ".bin")
     file = folder / f"{hashlib.sha256(content).hexdigest()[:32]}{suffix}"
     if not file.exists():
