@@ -379,3 +379,40 @@ def test_a_part_may_name_its_image_by_index(folder: Path) -> None:
             sample_of(folder, of(wrong, text))
     with pytest.raises(RecordError, match="1 images"):
         sample_of(folder, of(first, text))
+
+
+def test_the_kept_index_of_one_parquet_file_says_nothing_of_another(folder: Path, tiny_processor: Any) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    rows = [{"texts": [{"user": "What?", "assistant": "A."}]}]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "plain.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist([{**row, "difficulty": 3} for row in rows]), folder / "more.parquet")
+    for name, fields in (("plain", []), ("more", ["difficulty"]), ("plain", [])):
+        source = DataSource(file=folder / f"{name}.parquet")
+        chosen = choose_rows(source, tiny_processor, None, None, watch=_quiet, label="")
+        assert [field.field for field in chosen.index.unread_fields] == fields
+
+
+def test_a_file_is_unpacked_anew_under_a_name_of_another_kind(folder: Path) -> None:
+    import tarfile
+
+    record = json.dumps({"conversations": [ASK, SAY]}).encode()
+    with tarfile.open(folder / "wrong.jsonl.gz", "w:gz") as tar:
+        info = tarfile.TarInfo("k.json")
+        info.size = len(record)
+        tar.addfile(info, io.BytesIO(record))
+    assert check([DataSource(file=folder / "wrong.jsonl.gz")], None).faults
+    (folder / "wrong.jsonl.gz").rename(folder / "right.tar.gz")
+    assert check([DataSource(file=folder / "right.tar.gz")], None).samples == 1
+
+
+def test_numbers_that_json_cannot_hold_do_not_spoil_a_parquet_row(folder: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    turns = [{**USER, "score": float("nan")}, {**ASSISTANT, "score": float("inf")}]
+    parquet.write_table(pyarrow.Table.from_pylist([{"messages": turns}]), folder / "a.parquet")
+    report = check([DataSource(file=folder / "a.parquet")], None)
+    assert (report.samples, report.faults) == (1, [])
+    assert [field.field for field in report.unread_fields] == ["messages[].score"]

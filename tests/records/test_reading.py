@@ -168,3 +168,29 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
     os.mkfifo(path) if kind == "pipe" else path.mkdir()
     with pytest.raises(DataError, match="a file is wanted"):
         list(read_records(path))
+
+
+def test_two_tables_with_long_cells_can_be_read_side_by_side(tmp_path: Path) -> None:
+    paths = []
+    for name in ("a.csv", "b.csv"):
+        path = tmp_path / name
+        path.write_text("id,text\n1,short\n2," + "x" * 200_000 + "\n3,end\n", encoding="utf-8")
+        paths.append(path)
+    first, second = (read_records(path) for path in paths)
+    next(first), next(second)
+    assert len(list(first)) == 2  # ends before the other has come to its long cell
+    assert len(list(second)) == 2
+
+
+def test_a_table_in_another_encoding_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("image;캡션\n1;개\n".encode("utf-16"))
+    with pytest.raises(DataError, match=r"a\.csv:1: the column names are not UTF-8"):
+        list(read_records(tmp_path / "a.csv"))
+
+
+def test_a_gzipped_table_is_still_a_table(tmp_path: Path) -> None:
+    from vistune.records import open_data
+
+    path = write(tmp_path / "a.csv.gz", [{"id": "1", "caption": "개"}])
+    [record] = open_data(path).records()
+    assert (record.value, record.location) == ({"id": "1", "caption": "개"}, f"{path}:2")

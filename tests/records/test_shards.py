@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from vistune.data import all_rows, check
+from vistune.errors import DataError
 from vistune.recipe import DataSource
 from vistune.records import RecordError, read_records
 
@@ -113,3 +114,50 @@ def test_a_caption_is_the_answer_to_its_image(tmp_path: Path) -> None:
     first, second = all_rows(DataSource(file=write(tmp_path / "s.tar", members)))
     assert [m.text for m in (*first.messages, *second.messages)] == ["", "a red square", "", "a blue one"]
     assert (first.id, second.id) == ("a", "b")
+
+
+def test_a_link_in_a_shard_is_its_target_and_never_a_file_outside(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.tar", {"a.png": image("red"), "a.json": {"conversations": ONE}})
+    for kind in (tarfile.LNKTYPE, tarfile.SYMTYPE):
+        with tarfile.open(path, "a") as tar:
+            info = tarfile.TarInfo(f"k{kind.decode()}.png")
+            info.type, info.linkname = kind, "a.png"
+            tar.addfile(info)
+            data = json.dumps({"conversations": ONE}).encode()
+            record = tarfile.TarInfo(f"k{kind.decode()}.json")
+            record.size = len(data)
+            tar.addfile(record, io.BytesIO(data))
+    samples = all_rows(DataSource(file=path))
+    assert [len(sample.pictures) for sample in samples] == [1, 1, 1]
+    with tarfile.open(path, "a") as tar:
+        info = tarfile.TarInfo("out.png")
+        info.type, info.linkname = tarfile.SYMTYPE, "../../etc/passwd"
+        tar.addfile(info)
+    with pytest.raises(DataError, match=r"out\.png: links to .*which is not in the tar"):
+        list(read_records(path))
+
+
+def test_one_bad_record_leaves_the_rest_of_its_shard(tmp_path: Path) -> None:
+    members = {"k1.json": "{broken", "k1.png": image("red"), "k2.png": image("red"), "k2.json": {"conversations": ONE}}
+    report = check([DataSource(file=write(tmp_path / "s.tar", members))], None)
+    assert (report.samples, len(report.faults)) == (1, 1)
+    assert f"{tmp_path / 's.tar'}:k1.json: cannot be read" in report.faults[0].detail
+
+
+def test_a_second_caption_that_says_something_else_is_counted(tmp_path: Path) -> None:
+    members = {"a.png": image("red"), "a.json": {"caption": "red"}, "a.txt": "red\n",
+               "b.png": image("red"), "b.json": {"caption": "red"}, "b.txt": "crimson"}  # fmt: skip
+    unread: Counter[str] = Counter()
+    found = [record.value["caption"] for record in read_records(write(tmp_path / "s.tar", members), unread=unread)]
+    assert found == ["red", "red"]
+    assert unread == {"*.txt": 1}
+
+
+def test_a_shard_that_moved_is_named_where_it_is_now(tmp_path: Path) -> None:
+    record = {"image": ["none.png"], "conversations": ONE}
+    first = write(tmp_path / "first.tar", {"k.png": image("red"), "k.a.png": image("red"), "k.json": record})
+    assert check([DataSource(file=first)], None).faults
+    moved = tmp_path / "moved.tar"
+    first.rename(moved)
+    [fault] = check([DataSource(file=moved)], None).faults
+    assert fault.detail.startswith(f"{moved}:k:image: the image 'none.png' is not in the shard")

@@ -76,7 +76,7 @@ class Index:
     names: tuple[str, ...]
     kinds: tuple[str, ...]
     warnings: dict[str, int]
-    unread: dict[str, int]  # fields that nothing reads, with their counts
+    unread: dict[str, int]  # fields of the records that nothing reads, with their counts
     folders: ImageFolders
     faults: tuple[Fault, ...] = ()
     cut: Mapping[int, int] = field(default_factory=dict)
@@ -92,7 +92,8 @@ class Index:
 
     @property
     def unread_fields(self) -> list[UnreadField]:
-        return unread_fields(self.data.name, self.unread, columns_read())
+        of_file = Counter(self.data.unread or {})  # columns and members: of the user's file, not of the copy
+        return unread_fields(self.data.name, of_file + Counter(self.unread), columns_read())
 
     def origin(self, row: int) -> str:
         """The location of a record in the user's file."""

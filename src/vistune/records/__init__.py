@@ -1,4 +1,4 @@
-"""Records of every file that a user gives: where each is, its images, its conversation, and the fields nobody reads."""
+"""Read records from user files: their locations, images, conversations, and fields that vistune does not read."""
 
 from vistune.records.conversations import (
     FORMS,

@@ -1,6 +1,6 @@
-"""One record to one Sample, in every form; image markers become Picture parts here and nowhere else.
+"""Parse a record of any form into a Sample; only this module turns image markers into Picture parts.
 
-record -> form (by its field) -> turns of texts and image slots -> each slot its image -> messages, alternating
+record -> form (chosen by a field) -> turns of texts and image slots -> slots filled with images -> alternating messages
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ SPEAKERS: Mapping[str, Role] = {
 }  # fmt: skip
 SEE = "see docs/data.md for the forms that are read"
 TABLE = "a table of captions or boxes becomes data by `vistune generate TABLE --out DIR`"
-SUPERVISION = ("loss", "loss_mask", "train", "weight")  # of a turn: whether its tokens are trained on
-# Fields by which records elsewhere name what is not read here; a record in which one holds something is refused.
+SUPERVISION = ("loss", "loss_mask", "train", "weight")  # fields of a turn: whether its tokens are trained on
+# Fields of other formats for media that are not read here; a record in which one has a value is refused.
 OTHER_MEDIA = frozenset(
     {"video", "videos", "audio", "audios", "video_path", "audio_path", "speech", "speeches", "sound"}
 )
@@ -38,7 +38,7 @@ OTHER_IMAGE_NAMES = frozenset({
 EVERY_FORM = frozenset({"id", "kind", "language", "image", "images", "system", *OTHER_MEDIA})
 TURN_FIELDS = frozenset({"from", "role", "value", "content", *SUPERVISION})
 PART_FIELDS = frozenset({"type", "text", "image", "image_url", "path", "url", "bytes", "index"})
-_MARKER = re.compile(r"(?<!\\)<image>|(?:Picture \d+: ?)?<img>([^<>\n]+)</img>")  # the latter: Qwen-VL's first form
+_MARKER = re.compile(r"(?<!\\)<image>|(?:Picture \d+: ?)?<img>([^<>\n]+)</img>")  # <img>: first version of Qwen-VL
 _LIKE_A_MARKER = re.compile(
     r"<\s*/?\s*(?:image|img|picture|video|audio)(?:[ _-]?(?:\d+|placeholder|token|pad|start|end|here|url))*\s*/?>|"
     r"\[\s*(?:IMG|IMAGE|image)\s*\]|<\|(?:image|vision|video|audio)[a-z_0-9|]*\|>|<ImageHere>|<IMG_CONTEXT>",
@@ -49,13 +49,13 @@ Fields = Mapping[str, Any]
 
 
 class Slot(NamedTuple):
-    """Where an image belongs in a turn; without a name it takes the record's next one."""
+    """The position of an image in a turn; a slot without a name takes the record's next image."""
 
     name: str | None = None
 
 
 class Turn(NamedTuple):
-    """One turn as it is written."""
+    """One turn before images are assigned and roles are checked."""
 
     field: str  # such as `conversations[0]`, for messages
     role: Role
@@ -73,7 +73,7 @@ class Turns(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How records that have a certain field are read; `fields`: those that it reads besides the ones of every form.
+    """Reader for the records that have a certain field. `fields`: what it reads in addition to the common fields.
 
     `read` takes the record, its location, and a counter for the nested fields that it does not read.
     """
@@ -88,7 +88,7 @@ def read_conversation(record: Fields, location: str, unread: Counter[str], *, fo
     turns = []
     for place, turn in _listed(record, form, location):
         speaker, key = ("from", "value") if "from" in turn else ("role", "content")
-        if len(turn) == 2 and speaker in turn and key in turn:  # most turns are so and need no more than this
+        if len(turn) == 2 and speaker in turn and key in turn:  # the usual turn: skip the checks below
             name, said, is_supervised = turn[speaker], turn[key], True
             role = SPEAKERS.get(name) if isinstance(name, str) else None
             role = role or _role((speaker, name), location, place)
@@ -127,7 +127,7 @@ def _form(name: str) -> Callable[[Fields, str, Counter[str]], Turns]:
     return lambda record, location, unread: read_conversation(record, location, unread, form=name)
 
 
-FORMS: Mapping[str, Form] = {  # by the field that tells records of a form from others
+FORMS: Mapping[str, Form] = {  # by the field that identifies the form
     "conversations": Form(_form("conversations")),
     "messages": Form(_form("messages")),
     "texts": Form(read_texts),
@@ -142,7 +142,7 @@ def columns_read() -> frozenset[str]:
 
 
 def form_of(record: Fields, location: str) -> str:
-    """The form of a record. Raises RecordError naming the fields that are there, and what may be meant."""
+    """The form of a record. Raises RecordError that lists its fields and suggests the most similar one."""
     for name in FORMS:
         if record.get(name) is not None:
             return name
@@ -162,7 +162,7 @@ def read_sample(
 ) -> Sample:
     """A record as a Sample, by the first of FORMS that it has. Raises RecordError `path:line:field: …`.
 
-    `warnings` counts what was completed while reading, `unread` the fields that nothing reads.
+    `warnings` counts missing parts that were filled in, `unread` counts the fields that are not read.
     """
     name = form_of(record, location)
     form, counted = FORMS[name], Counter[str]() if unread is None else unread
@@ -186,7 +186,7 @@ def _id(record: Fields, location: str, warnings: Counter[str]) -> str:
     if name is None:
         warnings["no id: the line number stands in"] += 1
         name = location.rsplit(":", 1)[-1]
-    if isinstance(name, float) and name.is_integer():  # pandas writes whole numbers so where some are missing
+    if isinstance(name, float) and name.is_integer():  # pandas turns whole numbers into floats if some are missing
         name = int(name)
     if isinstance(name, bool) or not isinstance(name, str | int | float):
         raise RecordError(location, "id", f"text or a number is wanted, got {shown(name)}", "write it as text")
@@ -194,7 +194,7 @@ def _id(record: Fields, location: str, warnings: Counter[str]) -> str:
 
 
 def refuse_other_media(record: Fields, location: str) -> None:
-    """Refuse a record with a video or an audio: without it, the record would mean something else."""
+    """Refuse a record with video or audio: without it, the record would mean something else."""
     for name in sorted(OTHER_MEDIA):
         if record.get(name) not in (None, "", [], {}):
             raise RecordError(location, name, "videos and audio are not read, only images", "leave the record out")
@@ -209,7 +209,7 @@ def refuse_other_names(record: Fields, unread: Collection[str], location: str) -
 
 
 def split_markers(said: str) -> tuple[str | Slot, ...]:
-    """Text around its image markers; one newline on either side of a marker goes with it.
+    """Split a text at its image markers; a newline on either side of a marker is removed.
 
     `\\<image>` is the literal text; Qwen-VL's `<img>PATH</img>` is the image PATH.
     """
@@ -231,7 +231,7 @@ def split_markers(said: str) -> tuple[str | Slot, ...]:
 
 
 def marker_like(said: str) -> str:
-    """Something in a text that looks like an image marker and is not read as one; "" where there is nothing."""
+    """A part of the text that looks like an image marker but is read as text; "" if there is none."""
     return next((m.group() for m in _LIKE_A_MARKER.finditer(said) if m.group() != MARKER), "")
 
 
@@ -246,7 +246,7 @@ def _listed(record: Fields, form: str, location: str) -> list[tuple[str, Fields]
 
 
 def _either(turn: Fields, names: tuple[str, str], place: str, location: str) -> tuple[str, Any]:
-    """The one of two fields that a turn has, and its value; a turn that says both differently is refused."""
+    """Which of two fields a turn has, and its value. Refuse a turn that has both with different values."""
     given = [name for name in names if turn.get(name) is not None]
     if len(given) == 2 and turn[names[0]] != turn[names[1]]:
         raise RecordError(location, place, f"both `{names[0]}` and `{names[1]}`, and they differ", "keep one of them")
@@ -267,7 +267,7 @@ def _is_supervised(turn: Fields, role: Role, location: str, place: str) -> bool:
     """Whether an answer is trained on, as its `loss`, `loss_mask`, `train` or `weight` says. Raises RecordError."""
     said = {name: turn[name] for name in SUPERVISION if turn.get(name) is not None}
     for name, value in said.items():
-        if value not in (0, 1):  # True and False are these; 1.0 is 1
+        if value not in (0, 1):  # also True, False and 1.0
             raise RecordError(
                 location, f"{place}.{name}", f"true, false, 0 or 1 is wanted, got {shown(value)}",
                 "weights between them are not supported: repeat the record, or give its file a `weight` in the recipe",
@@ -283,7 +283,7 @@ def _is_supervised(turn: Fields, role: Role, location: str, place: str) -> bool:
 def _part(
     part: Any, names: tuple[str, ...], location: str, place: str, prefix: str, unread: Counter[str]
 ) -> tuple[str | Slot, ...]:
-    """What a part of a content holds; an image part names its image, its `index` in `names`, or neither."""
+    """The text or Slot of a content part. An image part has a file name, an `index` into `names`, or neither."""
     if isinstance(part, str):
         return split_markers(text(part, location, place))
     if not isinstance(part, dict):
@@ -326,7 +326,7 @@ def _part(
 def image_names(
     record: Fields, location: str, unread: Counter[str]
 ) -> tuple[Literal["image", "images"], tuple[str, ...]]:
-    """(the field that lists the record's images, their names); absent, empty and null mean none."""
+    """(field of the record's images, their names); an absent, empty or null field means no images."""
     only = record.get("image")
     if isinstance(only, str) and only and "images" not in record:
         return "image", (only,)
@@ -350,7 +350,7 @@ def _listed_images(value: Any) -> list[Any]:
 
 
 def _image_name(value: Any, location: str, place: str, prefix: str, unread: Counter[str]) -> str:
-    """The file name of an image that is named by a text or a struct `{bytes, path}`. Raises RecordError."""
+    """The file name of an image given as text or as a struct `{bytes, path}`. Raises RecordError."""
     if isinstance(value, dict):
         count_unread(value, ("path", "bytes"), unread, prefix)
         if value.get("bytes") is not None:
@@ -376,14 +376,14 @@ def _with_system(read: Turns, record: Fields, location: str) -> Turns:
 
 
 def images_in_place(record: Turns, location: str, images: ImageFolders, warnings: Counter[str]) -> tuple[Message, ...]:
-    """The turns as messages, each slot filled with its image, in order.
+    """The turns as messages, with each slot filled by its image, in order.
 
-    Raises RecordError where slots and images do not match.
+    Raises RecordError if slots and images do not match.
     """
     turns, waiting = record.turns, list(record.names)
     slots = [part for turn in turns for part in turn.parts if isinstance(part, Slot)]
     for slot in slots:
-        if slot.name in waiting:  # named in its turn and listed too
+        if slot.name in waiting:  # the image is named in the turn and in the record's list
             waiting.remove(slot.name)
     if waiting and not slots:
         warnings[f"image without {MARKER}: put at the start"] += 1
@@ -414,7 +414,7 @@ def images_in_place(record: Turns, location: str, images: ImageFolders, warnings
 
 
 def _put_first(turns: tuple[Turn, ...], count: int) -> tuple[Turn, ...]:
-    """Slots at the start of the first question."""
+    """Put slots at the start of the first question."""
     first = next((k for k, turn in enumerate(turns) if turn.role == "user"), 0)
     turn = turns[first]
     filled = Turn(turn.field, turn.role, (*[Slot()] * count, *turn.parts), turn.supervised)
@@ -422,7 +422,7 @@ def _put_first(turns: tuple[Turn, ...], count: int) -> tuple[Turn, ...]:
 
 
 def _check_turns(messages: Sequence[Message], turns: Sequence[Turn], location: str, form: str) -> None:
-    """User and assistant in turn, beginning with the user, ending with an answer, none of them empty."""
+    """Check that user and assistant alternate, begin with the user, end with an answer, and are not empty."""
     skipped = int(messages[0].role == "system")
     for k, (message, turn) in enumerate(zip(messages[skipped:], turns[skipped:], strict=True)):
         wanted = "user" if k % 2 == 0 else "assistant"

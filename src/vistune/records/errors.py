@@ -1,4 +1,4 @@
-"""Errors that name a record: `file:where:field: what is wrong`, with what to do about it."""
+"""Errors about a record: `file:location:field: problem`, with a hint on how to fix it."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ _NOT_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 
 def location_of(file: object, number: int, nth: int = 0) -> str:
-    """The one way in which a record's location is written, in the user's own file.
+    """Format the location of a record in the user's file. All messages use this format.
 
-    `file:12` is line 12 · `file:12[3]` the record with index 3 of a JSON list, where an earlier record begins on the
-    same line · `file.parquet:12` row 12 of a parquet file, from 1 · tar shards name the sample's key: `shard.tar:key`.
+    - `file:12`: line 12
+    - `file:12[3]`: index 3 of a JSON list, if an earlier record begins on the same line
+    - `file.parquet:12`: row 12 of a parquet file, from 1
+    - `shard.tar:key`: the sample with that key in a tar shard
     """
     return f"{file}:{number}[{nth}]" if nth else f"{file}:{number}"
 
 
 class RecordError(DataError):
-    """One record is bad, the next may be good; `reason` is the short code that rejects are counted by."""
+    """One record is bad; the next one may be good. `reason`: short code by which rejects are counted."""
 
     def __init__(self, location: str, field: str, problem: str, hint: str) -> None:
         super().__init__(f"{location}:{field}: {problem}" if field else f"{location}: {problem}", hint)
         self.reason = f"bad_{re.split(r'[^a-z_]', field)[0] or 'row'}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle the finished message, so that another process does not prefix it twice."""
+        """Pickle the complete message, so that unpickling does not add the location again."""
         return restored, (self.message, self.hint, self.reason)
 
 
@@ -39,7 +41,7 @@ def restored(message: str, hint: str, reason: str) -> RecordError:
 
 
 def text(value: Any, location: str, field: str) -> str:
-    """`value` if it is text that a UTF-8 file can hold. Raises RecordError."""
+    """Return `value` if it is text that can be encoded as UTF-8. Raises RecordError."""
     if not isinstance(value, str):
         raise RecordError(location, field, f"text is wanted, got {shown(value)}", "write it as text")
     if bad := _NOT_TEXT.search(value):
@@ -48,11 +50,11 @@ def text(value: Any, location: str, field: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value in a message: short, and printable whatever it holds."""
+    """Format any value for a message: short and printable."""
     written = ascii(value) if isinstance(value, str) and _NOT_TEXT.search(value) else repr(value)
     return written if len(written) <= 40 else f"{written[:37]}…"
 
 
 def printable(name: Any) -> str:
-    """A record's id in a message, whatever stands in its place."""
+    """Format a record's id for a message, of any type."""
     return str(name).encode(errors="replace").decode().replace("\0", "?")

@@ -1,6 +1,6 @@
-"""Fields that nobody reads: counted while records are read, and named once with their count.
+"""Count the fields that vistune does not read, and report each once with its count.
 
-records -> Counter of unread fields -> UnreadField of each, for a line of text or for JSON
+records -> Counter of unread fields -> one UnreadField each, printed as a line or as JSON
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from typing import Any
 
 from vistune.errors import DataError
 
-NAMED = 20  # fields of one file that are printed; --json has all
+NAMED = 20  # most fields that are printed per file; --json has all
 
 
 @dataclass(frozen=True, slots=True)
 class UnreadField:
-    """A field that a file has and nothing reads. `field`: such as `difficulty` or `messages[].score`; `count`: of
-    records, or for a nested field of the places where it is; `near`: a field that is read and has nearly its name.
+    """A field of a file that vistune does not read.
+
+    `field`: such as `difficulty` or `messages[].score`. `count`: the number of records, or of occurrences for a nested
+    field. `near`: a field that is read and has a similar name.
     """
 
     file: str
@@ -45,7 +47,7 @@ def count_unread(record: Mapping[str, Any], known: Collection[str], unread: Coun
 
 
 def unread_fields(file: object, unread: Mapping[str, int], known: Iterable[str] = ()) -> list[UnreadField]:
-    """What was counted in one file, most frequent first; `known`: names that are read, for "did you mean"."""
+    """The unread fields of one file, most frequent first; `known`: names that are read, for "did you mean"."""
     names = sorted(known)
     return [
         UnreadField(str(file), field, count, "" if field in names else _nearest(field, names))
@@ -58,7 +60,7 @@ def _nearest(field: str, names: list[str]) -> str:
 
 
 def lines_of(fields: Iterable[UnreadField]) -> list[str]:
-    """A line for each, at most NAMED per file and how many more there are."""
+    """Format one line per field, at most NAMED per file, and a line with the number of the others."""
     by_file: dict[str, list[UnreadField]] = {}
     for field in fields:
         by_file.setdefault(field.file, []).append(field)
@@ -71,6 +73,6 @@ def lines_of(fields: Iterable[UnreadField]) -> list[str]:
 
 
 def refuse_unread(fields: Iterable[UnreadField]) -> None:
-    """Raise DataError naming the fields that are not read, where a user wants every field to be (`--strict`)."""
+    """Raise DataError if any field is not read (`--strict`)."""
     if lines := lines_of(fields):
         raise DataError("; ".join(lines), "remove these fields, or check without --strict")

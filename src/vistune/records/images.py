@@ -1,9 +1,9 @@
-"""Names of images in records to files: one rule for training data, questions, tables and described images.
+"""Find the file of an image name: one rule for training data, questions, tables and annotated images.
 
-name -> file inside one of the image folders, and nowhere else
+name -> file inside one of the image folders; files elsewhere are refused
 
-A name is a path relative to a folder. Backslashes are read as slashes, both Unicode forms of a name are the same
-(macOS writes NFD), and an absolute path is taken where it leads into one of the folders. Addresses are refused.
+A name is a path relative to a folder. Backslashes are read as slashes, and both Unicode forms of a name are equal
+(macOS writes NFD). An absolute path is accepted if it leads into one of the folders. URLs are refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from vistune.records.errors import RecordError, text
 from vistune.types import Picture
 
-_PLAIN = re.compile(r"(?:[^/\\.][^/\\]*/)*[^/\\.][^/\\]*")  # a path that any system reads as it is written
+_PLAIN = re.compile(r"(?:[^/\\.][^/\\]*/)*[^/\\.][^/\\]*")  # a path that needs no normalisation on any system
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?=//|[^\\/])", re.ASCII)
 NEAR_MISSES = 20  # names compared with all others; a wrong folder misses every image, and comparing is slow
 CHECK_FOLDER = "check the image folder (--images, data.images, images.json)"
@@ -38,24 +38,24 @@ ADDRESSES = {
 class ImageFolders:
     """Finds an image in the first folder that holds it; each directory is listed once.
 
-    `folders` None: images need not exist (`--no-images`). `hint`: what to do where an image is missing.
+    `folders` None: images need not exist (`--no-images`). `hint`: what to do about a missing image.
     """
 
     def __init__(self, folders: Sequence[Path] | None, *, hint: str = CHECK_FOLDER) -> None:
         self.folders = None if folders is None else [os.path.join(folder.resolve(), "") for folder in folders]
         self.given = () if folders is None else tuple(os.path.join(folder.absolute(), "") for folder in folders)
-        self.key = None if self.folders is None else tuple(self.folders)  # where the same names are the same images
+        self.key = None if self.folders is None else tuple(self.folders)  # equal keys: equal names are equal images
         self.hint = hint
         self._names = cache(self._list)
         self._composed = cache(self._by_nfc)
         self._found: dict[str, Picture] = {}
         self._written: dict[str, str] = {}
-        self.missing: Counter[str] = Counter()  # by the folder in which an image should be: records, not images
+        self.missing: Counter[str] = Counter()  # records with a missing image, by the image's expected folder
         self._looked = 0
 
     @staticmethod
     def _list(folder: str) -> Mapping[str, bool]:
-        """Files of a directory, and whether each is a link."""
+        """The files of a directory, each with whether it is a link."""
         try:
             with os.scandir(folder) as entries:
                 return {entry.name: entry.is_symlink() for entry in entries if _is_file(entry)}
@@ -63,14 +63,14 @@ class ImageFolders:
             return {}
 
     def find(self, name: str, location: str, field: str) -> Picture:
-        """The image of that name. Raises RecordError for an address, a path out of the folders, or a missing file."""
+        """The image of that name. Raises RecordError for a URL, a path outside the folders, or a missing file."""
         if (known := self._found.get(name)) is None:
             known = self._found[name] = self._find(text(name, location, field), location, field)
             self._written.setdefault(str(known.source), name)
         return known
 
     def find_all(self, names: Iterable[str], location: str, field: str) -> None:
-        """As `find` of each, and cheaper: some hundred thousand are looked for when a run resumes."""
+        """Like `find` for each name, but faster: a resumed run looks up hundreds of thousands of images."""
         for name in names:
             parent, _, last = name.rpartition("/")
             is_plain = _PLAIN.fullmatch(name) is not None
@@ -78,7 +78,7 @@ class ImageFolders:
                 self.find(name, location, field)
 
     def name_of(self, picture: Picture) -> str:
-        """The name under which an image was found first."""
+        """The name by which an image was first found."""
         return self._written[str(picture.source)]
 
     def _find(self, name: str, location: str, field: str) -> Picture:
@@ -108,7 +108,7 @@ class ImageFolders:
         raise RecordError(location, field, f"no image {name[:200]!r} in {folders}", self._near_miss(parent, last))
 
     def _relative(self, name: str) -> str:
-        """The name below a folder, with `/`; unchanged where it cannot be brought into that form."""
+        """The name relative to a folder, with `/`; unchanged if that is not possible."""
         if "\\" in name and not self._is_there(name):
             name = name.replace("\\", "/")
         if os.path.isabs(name):
@@ -122,7 +122,7 @@ class ImageFolders:
         return any(last in self._names(folder + parent) for folder in self.folders or ())
 
     def _inside(self, folder: str, parent: str, last: str) -> str | None:
-        """The file in one folder, under this name or its other Unicode form; a link is followed only within."""
+        """The file in one folder, by this name or its other Unicode form; links must stay inside the folder."""
         if last in self._names(folder + parent):
             return folder + os.path.join(parent, last)
         if last.isascii() and parent.isascii():
@@ -164,7 +164,7 @@ class ImageFolders:
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a file, or a link to one; a link that leads to itself is not."""
+    """Whether a path is a file or a link to a file; a link to itself is neither."""
     try:
         return entry.is_file()
     except OSError:
@@ -172,5 +172,5 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 
 def _bare(name: str) -> str:
-    """A name as a file system sees it that tells neither case nor the two ways of writing an accent apart."""
+    """A name without case and Unicode form, as case-insensitive file systems compare names."""
     return unicodedata.normalize("NFC", name).casefold()

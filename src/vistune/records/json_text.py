@@ -1,6 +1,6 @@
-"""JSON files as records: a list, lines, or one object that holds the list; each record with its bytes in the file.
+"""Read records from JSON: a list, JSON lines, or one object that contains the list; with each record's byte range.
 
-A file of lines or a list is never held whole. An object is: it is parsed once to find the list of records in it.
+Lists and JSON lines are read in pieces. An object is loaded whole and parsed once, to find its list of records.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from vistune.errors import DataError
 from vistune.records.errors import RecordError, location_of, shown
 
 LARGEST_RECORD_BYTES = 16 * 2**20  # of JSON; images are in files of their own
-LARGEST_WINDOW_BYTES = 4 * LARGEST_RECORD_BYTES  # a value that has not ended by then is a broken list
+LARGEST_WINDOW_BYTES = 4 * LARGEST_RECORD_BYTES  # a longer value is taken for a broken list
 CHUNK_BYTES = 1 << 20  # read at once of a list
 _SPACE = re.compile(r"[ \t\n\r]*")
 _BETWEEN = re.compile(r"[ \t\n\r]*(,?)[ \t\n\r]*")
-_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of bytes that are not UTF-8
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # `surrogateescape` maps bytes that are not UTF-8 to these
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record of a file: where it is, and its value or what is wrong with it.
+    """One record of a file: its location, and its value or its error.
 
-    `number`, `nth`: what `location` is written from (errors.location_of) · `begin`, `size`, `crc`: the record's bytes
-    in the file and their CRC-32, to read it again; -1 where it cannot be read by itself.
+    `number`, `nth`: the numbers in `location` (errors.location_of). `begin`, `size`, `crc`: the record's
+    byte range and CRC-32, to read it again; -1 if the record cannot be read separately.
     """
 
     location: str
@@ -52,11 +52,11 @@ def read_json(
     unread: Counter[str] | None = None,
     by_id: tuple[str, str] | None = None,
 ) -> Iterator[Record]:
-    """The records of a JSON file, by its first character: a list, JSON lines, or one object.
+    """The records of a JSON file; its first character tells whether it is a list, JSON lines, or one object.
 
-    Of one object the records are its one list whose objects have one of `own_fields` (`{"data": […]}`), else the object
-    itself; fields beside the list are counted in `unread`. With `by_id` an object that has neither is a map of ids, see
-    `_map_records`. Raises DataError where the file is empty, a list is broken off, or no list of records is found.
+    An object must contain one list whose objects have one of `own_fields` (`{"data": […]}`), or be a record itself. The
+    other fields of the object are counted in `unread`. With `by_id`, any other object is a map of ids, see
+    `_map_records`. Raises DataError if the file is empty, a list is cut off, or no list of records is found.
     """
     mark = len(codecs.BOM_UTF8) if file.read(3) == codecs.BOM_UTF8 else 0
     file.seek(mark)
@@ -73,7 +73,8 @@ def read_json(
             yield from _map_records(content, name, mark, by_id)
             return
         if unread is not None and not _is_record(tree, own_fields):
-            unread.update(key for key in tree if key not in _lists(tree, own_fields))
+            lists = _lists(tree, own_fields)
+            unread.update(key for key in tree if key not in lists)
         yield from _object_records(tree, content, name, mark, own_fields)
         return
     file.seek(mark)
@@ -128,7 +129,7 @@ def _line_value(content: bytes, values: JsonValues, location: str) -> object:
 
 
 class _Window:
-    """The part of a JSON text that is being read; `byte` and `line` are where `at` is in the file."""
+    """The part of a JSON text that is in memory; `byte` and `line` give the position of `at` in the file."""
 
     def __init__(self, file: IO[bytes] | None, name: str, byte: int, text: str = "", line: int = 1) -> None:
         self.file, self.name = file, name
@@ -139,7 +140,7 @@ class _Window:
         self.chunk_bytes = CHUNK_BYTES
 
     def next_character(self) -> str:
-        """Skip white space; the next character, which stays, or "" at the end."""
+        """Skip white space. Return the next character without consuming it, or "" at the end."""
         while True:
             if (end := _after_space(self.text, self.at)) > self.at:
                 self.skip(end - self.at)
@@ -149,25 +150,25 @@ class _Window:
                 return ""
 
     def next_separator(self) -> bool:
-        """Skip white space and at most one comma; whether there was one."""
+        """Skip white space and at most one comma. Return whether there was a comma."""
         seen = False
         while True:
             found = _BETWEEN.match(self.text, self.at)
-            assert found is not None  # it matches nothing too
-            end = found.start(1) if seen else found.end()  # a second comma stays
+            assert found is not None  # the pattern also matches the empty string
+            end = found.start(1) if seen else found.end()  # a second comma is not consumed
             seen = seen or bool(found[1])
             self.skip(end - self.at)
             if self.at < len(self.text) or not self.read_on():
                 return seen
 
     def skip(self, length: int) -> None:
-        """Go past white space or punctuation, whose characters are a byte each."""
+        """Consume white space or punctuation, one byte per character."""
         self.line += self.text.count("\n", self.at, self.at + length)
         self.byte += length
         self.at += length
 
     def take(self, length: int) -> tuple[int, int]:
-        """Go past a value of `length` characters: (its bytes, CRC-32)."""
+        """Consume a value of `length` characters. Return (its size in bytes, its CRC-32)."""
         taken = self.text[self.at : self.at + length]
         content = taken.encode(errors="surrogateescape")
         self.line += content.count(b"\n")
@@ -176,7 +177,7 @@ class _Window:
         return len(content), zlib.crc32(content)
 
     def read_on(self) -> bool:
-        """Add a piece of the file behind `text`; False at the file's end."""
+        """Append the next piece of the file to `text`. Return False at the end of the file."""
         if self.file is None:
             return False
         block = self.file.read(self.chunk_bytes)
@@ -186,7 +187,7 @@ class _Window:
         return bool(block)
 
     def value(self, values: JsonValues, location: str) -> tuple[object, int]:
-        """The value at `at`, or the RecordError of what is wrong in it, and its length. Raises DataError."""
+        """The value at `at`, or a RecordError if it is invalid, and its length. Raises DataError."""
         self.chunk_bytes = CHUNK_BYTES
         while True:
             fault: json.JSONDecodeError
@@ -196,10 +197,10 @@ class _Window:
                 value, end = error, values.end
             except json.JSONDecodeError as error:
                 value, end, fault = None, -1, error
-            if 0 <= end < len(self.text):  # else a number may go on in the next piece
+            if 0 <= end < len(self.text):  # otherwise a number may continue in the next piece
                 return value, end - self.at
             line = self.line if end >= 0 else self.line + self.text.count("\n", self.at, max(fault.pos, self.at))
-            # A value that is cut off reads as a broken one, so only a longer piece tells them apart.
+            # An incomplete value looks like a broken one; only more text can tell them apart.
             if len(self.text) - self.at < LARGEST_WINDOW_BYTES and self.read_on():
                 self.chunk_bytes *= 2
                 continue
@@ -209,7 +210,7 @@ class _Window:
 
 
 def _list_records(window: _Window, *, rest: bool = False) -> Iterator[Record]:
-    """The records of the list that begins at the window. `rest`: text may follow the list's end."""
+    """The records of the list that begins at the window. `rest`: whether text may follow the list."""
     values, name = JsonValues(), window.name
     window.next_character()
     window.skip(1)
@@ -246,7 +247,7 @@ def _list_records(window: _Window, *, rest: bool = False) -> Iterator[Record]:
 
 
 def _one_object(file: IO[bytes], name: str, mark: int) -> tuple[dict[str, Any], str] | None:
-    """The file's one JSON object and its text; None for JSON lines. Raises DataError where the object is broken."""
+    """The file's one JSON object and its text; None for JSON lines. Raises DataError if the object is broken."""
     first = b""
     while not first:
         first = file.readline(LARGEST_RECORD_BYTES + 1).strip()
@@ -280,7 +281,7 @@ def _is_record(tree: Mapping[str, Any], own_fields: Collection[str]) -> bool:
 
 
 def _lists(tree: Mapping[str, Any], own_fields: Collection[str]) -> list[str]:
-    """The fields that are lists of records, by the first of each."""
+    """The fields that are lists of records, judged by the first entry of each list."""
     found = [key for key, value in tree.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
     return [key for key in found if not set(own_fields).isdisjoint(tree[key][0])]
 
@@ -318,7 +319,7 @@ def _object_records(
 
 
 def _keys(window: _Window, values: JsonValues) -> Iterator[str]:
-    """The keys of the object that begins at the window; the caller takes each key's value, at which the window is."""
+    """Yield the keys of the object that begins at the window; the caller must consume the value after each key."""
     window.next_character()
     window.skip(1)
     while window.next_character() == '"':
@@ -335,8 +336,8 @@ def _keys(window: _Window, values: JsonValues) -> Iterator[str]:
 def _map_records(content: str, name: str, mark: int, by_id: tuple[str, str]) -> Iterator[Record]:
     """The entries of an object of ids: `{"7": {…}}` as `{id: "7", …}`, `{"7": value}` as `{id: "7", text: value}`.
 
-    `by_id`: the names of these two fields. A record that states another id than its key is a RecordError, and so is a
-    key that is there twice.
+    `by_id`: the names of these two fields. A record whose id differs from its key is a RecordError, and so is a
+    repeated key.
     """
     window, values, field, other = _Window(None, name, mark, content), JsonValues(), *by_id
     seen: set[str] = set()
@@ -373,12 +374,12 @@ def _not_utf8(location: str, byte: int) -> RecordError:
 
 def _after_space(text: str, at: int) -> int:
     found = _SPACE.match(text, at)
-    assert found is not None  # it matches nothing too
+    assert found is not None  # the pattern also matches the empty string
     return found.end()
 
 
 class JsonValues:
-    """JSON values out of the middle of a text; NaN, Infinity and numbers such as 1e999 are refused."""
+    """Decode JSON values inside a longer text; refuse NaN, Infinity and numbers such as 1e999."""
 
     def __init__(self) -> None:
         self.constants: list[str] = []
@@ -392,13 +393,13 @@ class JsonValues:
         return number
 
     def at(self, text: str, start: int, location: str) -> tuple[object, int]:
-        """The value that begins at `start`, and its end (kept in `end`). Raises RecordError or JSONDecodeError."""
+        """The value that begins at `start`, and its end (also in `self.end`). Raises RecordError or JSONDecodeError."""
         self.constants.clear()
         try:
             value, self.end = self.decoder.raw_decode(text, start)
         except json.JSONDecodeError:
             raise
-        except (RecursionError, ValueError) as error:  # brackets without end, a number of thousands of digits
+        except (RecursionError, ValueError) as error:  # endless nesting, or a number with thousands of digits
             raise json.JSONDecodeError(str(error), text, start) from None
         if self.constants:
             raise RecordError(location, "", f"{self.constants[0][:20]} is not JSON", "write a number or null")

@@ -1,4 +1,4 @@
-"""Parquet files as records, a batch of rows at a time."""
+"""Read records from parquet files, one batch of rows at a time."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from vistune.errors import DataError, RecipeError
 from vistune.records.errors import location_of
 from vistune.records.json_text import Record
 
-ROWS_AT_ONCE = 256  # with the images in them
+ROWS_AT_ONCE = 256  # images may be in the rows
 
 
 def read_parquet(
     path: Path, name: str, *, columns: Collection[str] | None = None, unread: Counter[str] | None = None
 ) -> Iterator[Record]:
-    """Each row as `{column: value}`, image structs `{bytes, path}` as they are; the first row is row 1.
+    """Yield each row as `{column: value}`; image structs `{bytes, path}` are unchanged. The first row is row 1.
 
-    `columns`: those that the caller can use; the others are not decoded and counted in `unread`.
-    Raises DataError where the file cannot be read, RecipeError without pyarrow.
+    `columns`: the columns that the caller uses; others are not decoded and are counted in `unread`.
+    Raises DataError if the file cannot be read, RecipeError without pyarrow.
     """
     try:
         import pyarrow.parquet as parquet
@@ -38,6 +38,6 @@ def read_parquet(
                     yield Record(location_of(name, number), row, number)
     except FileNotFoundError:
         raise DataError(f"{name}: no such file", "check the path") from None
-    except (OSError, ValueError) as error:  # pyarrow's own errors are among them
+    except (OSError, ValueError) as error:  # includes pyarrow's errors
         why = " ".join(str(error).split())[:120]
         raise DataError(f"{name}: cannot be read as parquet: {why}", "download or write it again") from None

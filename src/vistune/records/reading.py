@@ -1,6 +1,6 @@
-"""Every file of records that a user gives is read here, by its name: JSON, JSON lines, CSV, TSV, parquet, tar, gzipped.
+"""Read any file of records, by its suffix: JSON, JSON lines, CSV, TSV, parquet, tar, also gzipped.
 
-file -> Records: location in the user's file, value or what is wrong with it
+file -> Records: location in the user's file, and the value or its error
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ JSON = (".json", ".jsonl", ".ndjson")
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 TARS = (".tar", ".tar.gz", ".tgz")
 SUFFIXES = (*JSON, *SEPARATORS, ".parquet", *TARS)
-# Files that people keep records in and that are not read here: what to do with each.
+# Formats that are not read, and what to do with such a file.
 NOT_READ = {
     ".arrow": "save it as parquet: datasets.load_from_disk(…).to_parquet(FILE)",
     ".feather": "save it as parquet",
@@ -46,7 +46,7 @@ NOT_READ = {
 
 
 def kind_of_file(name: str) -> str:
-    """The suffix by which a file is read, such as `.jsonl` of `a.JSONL.gz`; "" where it has none of SUFFIXES."""
+    """The suffix that decides how a file is read, such as `.jsonl` for `a.JSONL.gz`; "" if it is not in SUFFIXES."""
     lowered = name.lower()
     if suffix := next((suffix for suffix in TARS if lowered.endswith(suffix)), ""):
         return suffix
@@ -66,19 +66,19 @@ def read_records(
     header: Collection[str] = (),
     separator: str | None = None,
 ) -> Iterator[Record]:
-    """The records of any file, in its order, one at a time.
+    """Yield the records of a file one at a time, in the file's order.
 
     Args:
-        name: How locations and errors call the file; its path where absent.
-        columns: Columns of a parquet file that the caller can use; the others are not decoded.
-        own_fields: Fields by which a record is known, so that a JSON object with a list in it is not taken for one.
-        by_id: The fields (id, text) that the entries of a JSON object of ids become, `{"7": "a cat"}`.
-        unread: Counts what is not read of the file itself: columns, fields beside the list, members of a tar.
-        quotes, header: Of CSV and TSV, see `tables.read_table`.
-        separator: Of the cells of a table whose name does not say that it is one; other files are read by their name.
+        name: The file's name in locations and errors; default: its path.
+        columns: Columns of a parquet file that the caller uses; the others are not decoded.
+        own_fields: Fields that identify a record, to tell a record that contains a list from an object that wraps one.
+        by_id: Field names (id, text) for the entries of a JSON object of ids, `{"7": "a cat"}`.
+        unread: Counts unread parts of the file itself: columns, fields next to the list, members of a tar.
+        quotes, header: For CSV and TSV, see `tables.read_table`.
+        separator: Cell separator of a table whose suffix is neither .csv nor .tsv.
 
-    A bad record is a RecordError in its place, for the caller to raise or to count. Raises DataError for a file that
-    cannot be read or breaks off; files of other suffixes are read as JSON.
+    For a bad record, a RecordError takes the place of its value; the caller raises or counts it. Raises DataError for a
+    file that cannot be read or is cut off. Files with other suffixes are read as JSON.
     """
     told = name or str(path)
     kind = kind_of_file(path.name)
@@ -97,7 +97,7 @@ def read_records(
 
 
 def read_values(path: Path, **options: object) -> Iterator[tuple[str, object]]:
-    """(location, value) of every record, where one bad record makes the whole file useless. Raises it as DataError."""
+    """(location, value) of every record of a file in which all must be good. Raises DataError for a bad record."""
     for record in read_records(path, **options):  # type: ignore[arg-type]
         if isinstance(record.value, DataError):
             raise record.value
@@ -106,7 +106,7 @@ def read_values(path: Path, **options: object) -> Iterator[tuple[str, object]]:
 
 @contextmanager
 def open_text(path: Path, name: str | None = None) -> Iterator[IO[bytes]]:
-    """The bytes of a regular text file, unpacked where its name ends in `.gz`. Raises DataError while it is read."""
+    """Open a regular text file as bytes, unpacked if its name ends in `.gz`. Read errors become DataError."""
     told = name or str(path)
     try:
         with open_file(path, told) as file:
@@ -120,7 +120,7 @@ def open_text(path: Path, name: str | None = None) -> Iterator[IO[bytes]]:
 
 
 def open_file(path: Path, name: str | None = None) -> BufferedReader:
-    """A regular file of the user's. Raises DataError for a folder, a pipe or a device, which never ends."""
+    """Open a regular file. Raises DataError for a folder, and for a pipe or device, which may never end."""
     told = name or str(path)
     if not path.exists():
         raise DataError(f"{told}: no such file", "check the path")

@@ -1,11 +1,10 @@
-"""CSV and TSV files as records: the first line names the columns, a cell may hold line ends where it is quoted."""
+"""Read records from CSV and TSV: the first line names the columns, and quoted cells may contain line breaks."""
 
 from __future__ import annotations
 
 import csv
 import zlib
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
 from typing import IO, Literal
 
 from vistune.errors import DataError
@@ -19,17 +18,20 @@ BOM = b"\xef\xbb\xbf"
 def read_table(
     file: IO[bytes], name: str, *, separator: str, quotes: bool = True, columns: Collection[str] = ()
 ) -> Iterator[Record]:
-    """Each row as `{column: cell}`, its location the line it begins on; empty lines are passed over.
+    """Yield each row as `{column: cell}`, with the line it begins on as its location; empty lines are skipped.
 
-    `quotes`: whether a quotation mark begins a cell; CC3M's TSV has bare ones · `columns`: names of the cells where
-    the first line holds none of them (CC3M's has no header): it is a row then.
-    Raises DataError where the header is missing, names a column twice, or the file is not such a table.
+    `quotes`: whether quotation marks enclose cells; in CC3M's TSV they are ordinary characters. `columns`: column names
+    for a file without a header, such as CC3M's; used if the first line has none of them.
+    Raises DataError if the header is missing, if it repeats a column, or if the file is not a table.
     """
     rows = _cells(file, name, separator, quotes)
     header: list[str] | None = None
     for line, begin, size, crc, is_utf8, cells in rows:
         location = location_of(name, line)
         if header is None:
+            if not is_utf8:
+                hint = "save the file as UTF-8 (of Excel: CSV UTF-8)"
+                raise DataError(f"{location}: the column names are not UTF-8", hint)
             header = list(columns) if columns and not set(columns) & set(cells) else cells
             if len(set(header)) != len(header):
                 twice = next(cell for cell in header if header.count(cell) > 1)
@@ -58,20 +60,22 @@ def _cells(file: IO[bytes], name: str, separator: str, quotes: bool) -> Iterator
     taken: list[bytes] = []
 
     def lines() -> Iterator[str]:
-        for number, content in enumerate(file):
+        for number, content in enumerate(iter(lambda: file.readline(LARGEST_CELL + 1), b"")):
+            if len(content) > LARGEST_CELL:
+                raise DataError(f"{name}: has a line of over {LARGEST_CELL:,} bytes", "is it a table? Check the file")
             taken.append(content)
             yield (content.removeprefix(BOM) if number == 0 else content).decode("utf-8", "surrogateescape")
 
+    csv.field_size_limit(LARGEST_CELL)  # of the whole process; a cell may hold an image
     mode: Literal[0, 3] = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
     reader, line, begin = csv.reader(lines(), delimiter=separator, strict=True, quoting=mode), 1, 0
     try:
-        with _wide_cells():
-            for cells in reader:
-                content = b"".join(taken)
-                taken.clear()
-                if cells:
-                    yield line, begin, len(content), zlib.crc32(content), _is_utf8(content), cells
-                line, begin = reader.line_num + 1, begin + len(content)
+        for cells in reader:
+            content = b"".join(taken)
+            taken.clear()
+            if cells:
+                yield line, begin, len(content), zlib.crc32(content), _is_utf8(content), cells
+            line, begin = reader.line_num + 1, begin + len(content)
     except csv.Error as error:
         kind = "CSV" if separator == "," else "TSV"
         hint = "a quotation mark is not closed? Correct the row"
@@ -84,13 +88,3 @@ def _is_utf8(content: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-@contextmanager
-def _wide_cells() -> Iterator[None]:
-    """Let a cell hold an image while the block runs; the csv module has one limit for the whole process."""
-    before = csv.field_size_limit(LARGEST_CELL)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)

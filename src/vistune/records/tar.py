@@ -1,7 +1,7 @@
-"""webdataset shards (tar) as records: the files of one sample stand together under one key.
+"""Read records from webdataset shards (tar): neighbouring files with the same key are one sample.
 
-KEY.json is the record; KEY.txt its caption where the record has none; KEY.jpg, KEY.a.jpg … its images, which become
-`{bytes, path}` structs. The record's own image names decide which image is which and in what order.
+KEY.json is the record, KEY.txt its caption if the record has none, and KEY.jpg, KEY.a.jpg … are its images, which
+become `{bytes, path}` structs. The image names in the record select the images and their order.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import Any
 
 from vistune.errors import DataError
 from vistune.records.errors import RecordError
@@ -30,21 +30,24 @@ class _Sample:
     row: dict[str, Any] = field(default_factory=dict)
     images: dict[str, bytes] = field(default_factory=dict)  # by member name, in the tar's order
     members: set[str] = field(default_factory=set)
+    fault: RecordError | None = None
 
 
 def read_tar(
     path: Path, name: str, *, unread: Counter[str] | None = None, stop: Callable[[], None] = lambda: None
 ) -> Iterator[Record]:
-    """Each sample as its JSON with `images`: structs `{bytes, path}`; its location is `shard.tar:KEY`.
+    """Yield each sample's JSON with `images` as structs `{bytes, path}`; its location is `shard.tar:KEY`.
 
-    Members of other kinds are counted in `unread` by their suffix. `stop` is called before each sample and may raise.
-    Raises DataError where the tar is damaged or cut off, or a member is not what its name says.
+    Members of other types are counted in `unread` by suffix. `stop` is called before each sample and may raise.
+    Raises DataError if the tar is damaged or cut off, or if the content of a member does not match its suffix.
     """
     for number, sample in enumerate(_samples(path, name, unread), start=1):
         stop()
         location = f"{name}:{sample.key}"
         value: object
         try:
+            if sample.fault is not None:
+                raise sample.fault
             value = _record_of(sample, location)
         except RecordError as error:
             value = error
@@ -52,8 +55,8 @@ def read_tar(
 
 
 def natural(name: str) -> list[Any]:
-    """Sort key by which `2.jpg` comes before `10.jpg`."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    """Sort key for natural order: `2.jpg` comes before `10.jpg`."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def _record_of(sample: _Sample, location: str) -> dict[str, Any]:
@@ -76,7 +79,7 @@ def _record_of(sample: _Sample, location: str) -> dict[str, Any]:
 
 
 def _member(sample: _Sample, named: Any, location: str, key: str) -> str:
-    """The member that an image's name in the record means: its whole name, its file name, or what follows the key."""
+    """The member that an image name in the record refers to: by full name, file name, or the part after the key."""
     if isinstance(named, Mapping):
         named = named.get("path")
     base = PurePosixPath(sample.key).name
@@ -86,7 +89,7 @@ def _member(sample: _Sample, named: Any, location: str, key: str) -> str:
         fits = [member for member, file in files.items() if last in (file, file[len(base) + 1 :])]
         if named in fits or len(fits) == 1:
             return named if named in fits else fits[0]
-        if len(sample.images) == 1:  # `image: 000.jpg` beside the one KEY.jpg
+        if len(sample.images) == 1:  # `image: 000.jpg`, and KEY.jpg is the only image
             [only] = sample.images
             if PurePosixPath(only).name.count(".") == 1:
                 return only
@@ -106,7 +109,7 @@ def _samples(path: Path, name: str, unread: Counter[str] | None) -> Iterator[_Sa
 
 
 def _refuse_cut(tar: tarfile.TarFile) -> None:
-    """tarfile takes a damaged header for the end, and a cut between two files too: the end is a block of zeros."""
+    """Raise ReadError unless a tar ends with a block of zeros: tarfile takes damage or a cut for the end."""
     assert tar.fileobj is not None
     tar.fileobj.seek(tar.offset)
     if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -117,7 +120,7 @@ def _grouped(tar: tarfile.TarFile, name: str, unread: Counter[str] | None) -> It
     """Samples: neighbouring files whose names agree up to the first dot of the last part."""
     sample: _Sample | None = None
     for member in tar:
-        if not member.isfile():
+        if member.isdir():
             continue
         path = PurePosixPath(member.name)
         if path.name.startswith("."):  # such as macOS's ._ files
@@ -132,26 +135,46 @@ def _grouped(tar: tarfile.TarFile, name: str, unread: Counter[str] | None) -> It
         if member.name in sample.members:
             raise DataError(f"{name}:{member.name}: is there twice", "give each sample a key of its own")
         sample.members.add(member.name)
-        opened = tar.extractfile(member)
-        assert opened is not None  # a regular file has content
         suffix = path.suffix.lower()
         if suffix in IMAGE_SUFFIXES:
-            sample.images[member.name] = opened.read()
+            sample.images[member.name] = _content(tar, member, name)
         elif suffix in (".json", ".txt"):
-            value = _json_or_caption(opened, suffix, f"{name}:{member.name}")
-            sample.row = value | sample.row if suffix == ".txt" else sample.row | value  # a record's own caption wins
+            value = _json_or_caption(_content(tar, member, name), suffix, f"{name}:{member.name}")
+            if isinstance(value, RecordError):
+                sample.fault = sample.fault or value
+                continue
+            # A record's own caption wins over the text file, which often repeats it.
+            captions = {row["caption"] for row in (value, sample.row) if isinstance(row.get("caption"), str)}
+            if unread is not None and len({caption.strip() for caption in captions}) > 1:
+                unread["*.txt"] += 1
+            sample.row = value | sample.row if suffix == ".txt" else sample.row | value
         elif unread is not None:
             unread[f"*{suffix or path.name}"] += 1
     if sample is not None:
         yield sample
 
 
-def _json_or_caption(file: IO[bytes], suffix: str, location: str) -> dict[str, Any]:
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, name: str) -> bytes:
+    """The bytes of a file in the tar; a link leads to another member and nowhere else. Raises DataError."""
     try:
-        text = file.read().decode("utf-8")
+        opened = tar.extractfile(member)
+    except KeyError:
+        opened = None
+    if opened is None:
+        what = f"links to {member.linkname!r}, which is not in the tar" if member.linkname else "is not a file"
+        raise DataError(f"{name}:{member.name}: {what}", "write the shard again, with the file itself")
+    content = opened.read(LARGEST_CELL + 1)
+    if len(content) > LARGEST_CELL:
+        raise DataError(f"{name}:{member.name}: too large", f"at most {LARGEST_CELL:,} bytes are read")
+    return content
+
+
+def _json_or_caption(content: bytes, suffix: str, location: str) -> dict[str, Any] | RecordError:
+    try:
+        text = content.decode("utf-8")
         value = json.loads(text) if suffix == ".json" else {"caption": text.strip()}
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{location}: {error}", "write the shard again") from None
+        return RecordError(location, "", f"cannot be read: {str(error)[:100]}", "write the sample again")
     if not isinstance(value, dict):
-        raise DataError(f"{location}: an object is wanted", "write the sample's record")
+        return RecordError(location, "", "an object is wanted", "write the sample's record")
     return value

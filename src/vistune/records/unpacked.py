@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -63,14 +64,14 @@ class DataFile:
 
     def records(self, own_fields: Collection[str] = (), unread: Counter[str] | None = None) -> Iterator[Record]:
         """The records in `lines`, with their locations in the user's file."""
-        if self.unread is not None and unread is not None:
-            unread.update(self.unread)
         for record in read_records(self.lines, name=self.name, own_fields=own_fields, unread=unread):
             if self.is_copy:
                 value = record.value
+                location = self.location(record.number)
                 if isinstance(value, dict) and value.keys() == {BAD}:
-                    value = restored(*value[BAD])
-                yield replace(record, location=self.location(record.number), value=value)
+                    problem, hint, reason = value[BAD]
+                    value = restored(location + problem, hint, reason)
+                yield replace(record, location=location, value=value)
             else:
                 yield record
 
@@ -84,7 +85,8 @@ def open_data(path: Path, columns: Collection[str] | None = None) -> DataFile:
         return DataFile(path, path, str(path))
     with open_file(path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    key = hashlib.sha256(f"{digest} {sorted(columns or ())} {own_code('records')}".encode()).hexdigest()
+    wanted = None if columns is None else sorted(columns)
+    key = hashlib.sha256(f"{digest} {kind_of_file(path.name)} {wanted} {own_code('records')}".encode()).hexdigest()
     folder = user_cache() / "records" / key
     if not (folder / ABOUT).is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +115,7 @@ def unpack(
     kind = kind_of_file(name)
     unread: Counter[str] = Counter()
     if kind != ".parquet" and kind not in TARS:
-        with open_text(path, name) as packed, (folder / LINES).open("wb") as lines:
+        with open_text(path, name) as packed, (folder / _copy_of(name)).open("wb") as lines:
             shutil.copyfileobj(packed, lines)
         write_json(folder / ABOUT, {"unread": {}})
         return
@@ -129,8 +131,9 @@ def unpack(
             stop()
             error = record.value
             bad = isinstance(error, RecordError)
+            problem = error.message.removeprefix(record.location) if isinstance(error, RecordError) else ""
             value = _with_conversation(error) if kind in TARS else error
-            written = {BAD: [error.message, error.hint, error.reason]} if bad else _without_bytes(value, images)
+            written = {BAD: [problem, error.hint, error.reason]} if bad else _without_bytes(value, images)
             lines.write(json.dumps(written, ensure_ascii=False, default=str) + "\n")
             keys.append(record.location.removeprefix(f"{name}:"))
     if kind in TARS:
@@ -142,8 +145,13 @@ def unpacked_in(folder: Path, path: Path, name: str) -> DataFile:
     """The data file that `unpack` wrote into a folder."""
     images, unread = folder / IMAGES, read_json(folder / ABOUT)["unread"]
     if not images.is_dir():  # unzipped text
-        return DataFile(path, folder / LINES, name)
+        return DataFile(path, folder / _copy_of(name), name)
     return DataFile(path, folder / LINES, name, True, (folder / "keys.json").is_file(), images, unread)
+
+
+def _copy_of(name: str) -> str:
+    """The name of an unzipped copy, by which it is read as the same kind of file."""
+    return f"records{kind_of_file(name) or '.jsonl'}"
 
 
 def _with_conversation(value: Any) -> Any:
@@ -163,6 +171,8 @@ def _without_bytes(value: Any, folder: Path) -> Any:
             rest = {key: item for key, item in value.items() if key not in ("bytes", "path")}
             return {"path": write_image(value["bytes"], folder), **rest}
         return {key: _without_bytes(item, folder) for key, item in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):  # which JSON cannot hold
+        return None if math.isnan(value) else str(value)
     return write_image(value, folder) if isinstance(value, bytes) else value
 
 
