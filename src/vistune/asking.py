@@ -57,10 +57,9 @@ def evaluate_all(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Several models on several tasks: (a result for each model and task, their comparison).
 
-    `tell` is called with each field of the user's own questions that is not read. `tasks`: each with its data folder ·
-    `out` has a folder a model where there are several, and comparison.json and
-    comparison.html unless one model is asked one task; without it each run folder keeps its own answers, where all
-    questions are asked.
+    `tell`: called with a message for each unread field of the user's questions. `tasks`: each with its data folder.
+    `out`: has a folder per model if there are several, and comparison.json and comparison.html unless one model is
+    asked one task. Without `out`, each run folder keeps its own answers if all questions are asked.
     """
     from vistune.evaluation import TASKS, Wanted, compare, joined, labels_of
     from vistune.registry import lookup
@@ -100,9 +99,9 @@ def measure(
     watch: Watch,
     tell: Callable[[str], None] = lambda words: None,
 ) -> list[list[Measurement]]:
-    """Each model, loaded once, on each task that is wanted of it; by all processes of torchrun's together.
+    """Load each model once and run its requested tasks, with all processes of torchrun together.
 
-    `tell`: see `evaluate_all`; the questions are the same for every model, so the first one's say all.
+    `tell`: see `evaluate_all`; called for the first model only, because all models get the same questions.
     """
     from vistune.evaluation import joined, labels_of, measure, own_device
 
@@ -146,7 +145,7 @@ def answer(
 ) -> AnsweredFile:
     """Answer a user's own questions into a predictions file. A killed call resumes.
 
-    `tell` is called with each field of the questions that is not read; by default it prints on stderr.
+    `tell`: called with a message for each unread field of the questions; by default it prints on stderr.
     """
     from vistune.evaluation import answer_file, joined, own_device
 

@@ -228,7 +228,7 @@ def load(
 
 
 def load_empty(folder: Path) -> VisionLanguageModel:
-    """A model folder without its backbones' weights, without adapters; refused as `load` refuses it."""
+    """Build the model of a folder without backbone weights and adapters, with the same checks as `load`."""
     verify(folder)
     return _read_model(folder, torch.float32, None, meta=True)[0]
 

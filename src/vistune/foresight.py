@@ -101,7 +101,7 @@ def data_is_there(recipe: Recipe) -> bool:
 
 
 def backbones_are_there(recipe: Recipe) -> bool:
-    """Whether both backbones are folders with weights and a tokenizer, so that more than their sizes can be read."""
+    """Whether both backbones are folders with weights and a tokenizer; otherwise only their sizes are known."""
     vision, language = (Path(source_of(getattr(recipe.model, part), part)) for part in ("vision", "language"))
     weights = ("*.safetensors", "pytorch_model*.bin")
     held = all(any(next(folder.glob(name), None) for name in weights) for folder in (vision, language))

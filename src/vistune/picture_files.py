@@ -37,16 +37,16 @@ KINDS = (  # how a file begins, what it is, and what to do
     (rb"version https://git-lfs", "it is a Git LFS pointer, not the file itself", "run `git lfs pull`"),
 )
 UNKNOWN = "its format is not known here", CONVERT
-HEAD = 2000  # bytes that tell what a file is
+HEAD = 2000  # first bytes of a file that are inspected
 
 
 def format_of(data: bytes) -> str | None:
-    """Which of the FORMATS a file begins as."""
+    """The one of FORMATS that a file's first bytes indicate."""
     return next((form for form, mark in MARKS.items() if re.match(mark, data, re.DOTALL)), None)
 
 
 def foreign_kind(data: bytes) -> tuple[str, str]:
-    """What a file is that is of none of the FORMATS, and what to do."""
+    """(what a file is, what to do) for a file that is in none of FORMATS."""
     head = data[:HEAD]
     if not head:
         return "it is empty", AGAIN
@@ -58,7 +58,7 @@ def foreign_kind(data: bytes) -> tuple[str, str]:
     try:
         text = head.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        if error.start < HEAD - 3:  # else it is cut within a character
+        if error.start < HEAD - 3:  # otherwise the end is cut within a character
             return UNKNOWN
         text = head[: error.start].decode("utf-8-sig")
     text = text.lstrip().lower()
@@ -73,7 +73,7 @@ def _markup(text: str) -> tuple[str, str]:
 
 
 def broken_chunk(png: bytes) -> str | None:
-    """The name of a PNG's first chunk whose checksum is wrong; None where all chunks that are whole are right."""
+    """The name of a PNG's first chunk with a wrong checksum; None if all complete chunks are correct."""
     at = len(PNG_MARK)
     while at + 12 <= len(png):
         length, name = struct.unpack_from(">I4s", png, at)

@@ -47,7 +47,7 @@ def without_tower(template: str = "v1", tokenizer: str = "builtin") -> Processor
 
 
 def marked(rows: Sequence[dict[str, Any]], tokenizer: str = "builtin", *, colour: bool = True) -> list[Text]:
-    """Each sample's text as the model reads it, supervised tokens in green, or in ⟦brackets⟧ without `colour`."""
+    """Each sample's text as the model reads it; supervised tokens are green, or in ⟦brackets⟧ without `colour`."""
     from rich.text import Text
 
     from vistune.processor import load_tokenizer

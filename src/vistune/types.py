@@ -68,7 +68,7 @@ Part = str | Picture
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `supervised`: whether an answer's tokens are trained on; questions never are."""
+    """One turn. `supervised`: whether the tokens of an answer are trained on; questions are never supervised."""
 
     role: Role
     parts: tuple[Part, ...]
@@ -87,8 +87,8 @@ class Message:
 class Sample:
     """The one conversation type of training, evaluation, chat and server.
 
-    `origin` is where a message about this sample must point: `path:line`. Images are Picture parts; `<image>` in a
-    string is those seven characters.
+    `origin`: the location for messages about this sample, `path:line`. Images are Picture parts; `<image>` in a
+    string is literal text.
     """
 
     id: str

@@ -63,11 +63,11 @@ def generate_data(
     A stopped run of a service goes on where it was when it is called again with the same `out`.
 
     Args:
-        tell: takes a line for a person, such as a parameter that the service refuses; absent = the log of
-            `vistune.remote`.
+        tell: called with each message for the user, such as a parameter that the service refuses; default: the log
+            of `vistune.remote`.
 
     Raises:
-        NothingWritten: every sample was rejected; the files are written first.
+        NothingWritten: every sample was rejected; the files have been written.
     """
     from vistune import __version__
     from vistune.datagen import (
@@ -165,7 +165,7 @@ def check_data(
 
 
 def make_processor(recipe: Recipe, base: Base | None = None) -> Processor:
-    """The processor of a recipe's model, without its weights. `base`: the model of its `from`, where it is open."""
+    """The processor of a recipe's model, without weights. `base`: the model of its `from`, if already open."""
     from vistune.model import read_spec
     from vistune.processor import Processor, load_tokenizer
     from vistune.recipe import source_of
@@ -176,10 +176,10 @@ def make_processor(recipe: Recipe, base: Base | None = None) -> Processor:
 
 
 def refuse_untrainable(recipe: Recipe, base: Base | None = None) -> Processor:
-    """The processor of a recipe that some machine can train; what its data hold is not asked.
+    """The processor of a recipe, after checking that some machine could train it; the data are not checked.
 
-    `base`: the model of its `from`, where it is open. Raises what `train` would raise of its model, templates and
-    stages. No weights are loaded.
+    `base`: the model of its `from`, if already open. Raises the errors of `train` about model, templates and stages. No
+    weights are loaded.
     """
     from vistune.training.plan import processor_for
     from vistune.training.refusals import refuse_adapted, refuse_untrainable
@@ -227,9 +227,9 @@ def benchmarks_of(recipe: Recipe) -> Callable[[Assistant, Watch], dict[str, floa
 
 
 def dry_run(recipe: Recipe, *, watch: Watch = silent) -> list[dict[str, Any]]:
-    """Read, encode and plan everything a run would, of shards the first one; learn nothing, and refuse what it would.
+    """Read, encode and plan like a run, with only the first shard, and raise the same errors; train nothing.
 
-    A stage's `remarks` are there where its sources are not quite as the recipe has them.
+    A stage's `remarks` report where its sources deviate from the recipe.
     """
     from vistune.training import World, plan_run
     from vistune.training.refusals import refuse_adapted, refuse_untrainable

@@ -156,7 +156,7 @@ def generate(
 
 
 def counts_of(made: Generated) -> dict[str, Any]:
-    """What a run came to, for a program."""
+    """The result of a run, as JSON values."""
     reasons = Counter(reject.reason for reject in made.rejects)
     return {
         "samples": len(made.rows),

@@ -58,7 +58,7 @@ def korean() -> Mapping[str, str]:
 
 
 class Verb(TyperCommand):
-    """A verb whose help `speak` may turn into another language, and which knows its given options."""
+    """A command whose help `speak` can translate, and that knows which options were given."""
 
     language = "en"
 

@@ -23,7 +23,7 @@ from vistune.records import lines_of
 if TYPE_CHECKING:
     from vistune.evaluation import Measured
 
-JUDGES = (  # parameters of `score` that only a judge uses
+JUDGES = (  # parameters of `score` that only matter with a judge
     "base_url", "api_key_file", "concurrency", "budget", "prices", "judgements", "max_tokens", "extra_body", "opinions",
 )  # fmt: skip
 NO_FIGURE = "a judge (vistune score --judge) or the benchmark's server (--submission) gives it"

@@ -1,4 +1,4 @@
-"""Options that a command was given and would not use: they are refused, never ignored."""
+"""Refuse options that were given but have no effect, instead of ignoring them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _GIVEN: ContextVar[Mapping[str, str]] = ContextVar("given", default={})  # noqa:
 
 @contextmanager
 def remember_given(context: Any) -> Iterator[None]:
-    """While the block runs, `refuse_given` knows which options of a command were written on the command line."""
+    """Inside the block, `refuse_given` knows which options were written on the command line."""
     given = {
         parameter.name: parameter.opts[0]
         for parameter in context.command.params

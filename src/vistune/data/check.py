@@ -32,9 +32,9 @@ WORST_FOLDERS = 5  # named of those from which pictures are missing
 class CheckReport:
     """What is in the data and what is wrong with it; lengths in tokens with image slots expanded.
 
-    `faults` stop a training, `notes` do not; both have a place. `warnings` counts what was mended while reading and all
-    notes by their reason · `missing`: the folders from which most rows' pictures are missing · `unread_fields`: fields
-    of the files that nothing reads.
+    `faults` stop a training, `notes` do not; both have a location. `warnings`: counts of values filled in while
+    reading, and of notes, by reason. `missing`: the folders from which most records' images are missing.
+    `unread_fields`: fields of the files that are not read.
     """
 
     rows: int

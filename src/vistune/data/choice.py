@@ -58,12 +58,13 @@ def choose_rows(
     keep: bool = True,
     data: DataFile | None = None,
 ) -> Choice:
-    """The rows of the wanted kinds, the source's own before the stage's; of them those to `take`.
+    """Select the rows of the requested kinds (of the source, else of the stage), and of these the ones to `take`.
 
-    `cut`: rows longer than `tokens_per_row` are cut where a turn ends; else, and where none fits, they are faults ·
-    `keep`: their index stays in the cache · `data`: the source's file where it is opened already.
+    `cut`: rows longer than `tokens_per_row` are cut at the end of a turn; otherwise, or if no turn fits, they are
+    faults.
+    `keep`: whether their index stays in the cache. `data`: the source's file if already open.
 
-    Raises DataError where the file as a whole cannot be read, or holds no row of the source's own kinds.
+    Raises DataError if the file cannot be read, or has no row of the source's own kinds.
     """
     data = data or open_source(source.file)
     path = data.name

@@ -69,7 +69,7 @@ class Index:
     """
 
     data: DataFile
-    digest: str  # SHA-256 of the file that is read
+    digest: str  # SHA-256 of the file
     columns: dict[str, np.ndarray]
     lengths: np.ndarray
     shown: np.ndarray

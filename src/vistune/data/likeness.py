@@ -181,7 +181,7 @@ def _pictures_of(path: Path) -> Iterator[str | Path | bytes]:
 
 
 def _fields(path: Path) -> Iterator[str | int]:
-    """Values of the fields that name or hold images, wherever they are in the file."""
+    """Values of all fields that name or contain images, at any depth."""
     for _, value in read_values(path):
         yield from _walk(value)
 

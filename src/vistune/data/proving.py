@@ -1,6 +1,6 @@
 """Each row of a file proved: its form, its pictures, its tokens, what is learnt; one after another or on all cores.
 
-Records + Processor -> Proved (what the index keeps of a good one) or Fault, in the file's order
+Records + Processor -> Proved (the index entry of a good record) or Fault, in the file's order
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ Found = tuple[Record, Proved | Fault]
 
 @dataclass(slots=True)
 class Prover:
-    """Proves records of one file; `warnings` counts what is completed while reading, `unread` unread fields."""
+    """Checks the records of one file. `warnings` counts values filled in while reading, `unread` unread fields."""
 
     folders: ImageFolders
     processor: Processor | None
@@ -83,7 +83,7 @@ class Prover:
 
 
 def proved(prover: Prover, records: Iterator[Record], *, processes: int = 1) -> Iterator[Found]:
-    """Every record and what it was found to be. Processes are forked, so that none loads the tokenizer again."""
+    """Yield every record with its result. Processes are forked, so that none loads the tokenizer again."""
     if processes == 1 or "fork" not in multiprocessing.get_all_start_methods():
         for record in records:
             yield record, prover.prove(record)

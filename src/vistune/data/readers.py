@@ -1,4 +1,4 @@
-"""A data source as it is on disk: its file, and the folders of its images.
+"""Open a data source: find its file and the folders of its images.
 
 source -> DataFile, image folders
 """
@@ -12,11 +12,11 @@ from vistune.files import read_json
 from vistune.records import DataFile, columns_read, kind_of_file, open_data
 from vistune.records.conversations import TABLE
 
-WRITTEN = ("samples.json", "messages.jsonl")  # by `generate`, into a folder
+WRITTEN = ("samples.json", "messages.jsonl")  # the files that `generate` writes into a folder
 
 
 def data_path(path: Path) -> Path:
-    """The data file that a source names: itself, or the one in `generate`'s folder. Raises DataError."""
+    """The data file of a source: the named file, or the one in a folder written by `generate`. Raises DataError."""
     if not path.is_dir():
         return path
     for name in WRITTEN:
@@ -28,7 +28,7 @@ def data_path(path: Path) -> Path:
 
 
 def open_source(path: Path) -> DataFile:
-    """The data file of a source, unpacked where that is needed. Raises DataError."""
+    """Open the data file of a source, unpacked if necessary. Raises DataError."""
     path = data_path(path)
     if kind_of_file(path.name) in (".csv", ".tsv"):
         raise DataError(f"{path}: a table holds no conversations", TABLE)
@@ -36,7 +36,7 @@ def open_source(path: Path) -> DataFile:
 
 
 def folders_of(data: DataFile, images: Path | None) -> list[Path]:
-    """Where a data file's images are: inside it, and `images`, or what images.json says, or the file's folder."""
+    """The folders of a data file's images: those inside it, then `images`, else images.json, else its own folder."""
     inside = [data.images] if data.images is not None else []
     if images is not None:
         if not images.is_dir():

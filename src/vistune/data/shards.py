@@ -1,4 +1,4 @@
-"""Shards of a source too large for one index: listed by name, fetched and unpacked one at a time.
+"""List the shards of a source too large for one index by name; fetch and unpack them one at a time.
 
 s3://…/{00000..00999}.tar (webdataset), *.parquet, *.jsonl · any path that fsspec opens -> names -> DataFile
 """
@@ -39,16 +39,16 @@ def listed(patterns: Sequence[str]) -> tuple[str, ...]:
 
 
 def fetch(name: str, folder: Path, over: threading.Event | None = None) -> DataFile:
-    """The shard, copied into `folder` and unpacked there; it is called `name` in errors and locations.
+    """Copy a shard into `folder` and unpack it there. Errors and locations call it `name`.
 
-    Raises DataError where it does not come whole, DiskError where there is no room for it, Interrupted soon after all
-    is `over`.
+    Raises DataError if it does not arrive completely, DiskError if the disk is full, Interrupted soon after `over` is
+    set.
     """
     over = over or threading.Event()
     folder.mkdir(parents=True, exist_ok=True)
     base = PurePosixPath(name.split("::")[0]).name
     if kind_of_file(base) not in KINDS:
-        raise DataError(f"{name}: is not a shard that is read", f"write shards as {', '.join(KINDS)}; see docs/data.md")
+        raise DataError(f"{name}: is not a supported shard", f"write shards as {', '.join(KINDS)}; see docs/data.md")
     copy = folder / base
     for wait in (*WAITS, None):
         _go_on(over)

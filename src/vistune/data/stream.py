@@ -34,7 +34,7 @@ from vistune.processor import Processor, blank_row, collate
 from vistune.recipe import DataSource
 from vistune.types import Batch, Example, Reject
 
-UNREAD = "unread_field"  # reason of a note that is for the log, not a reject
+UNREAD = "unread_field"  # reason of an entry that goes to the log and is not a reject
 EMPTY = 8  # windows of a lane, one after another, that may hold nothing to learn from
 AHEAD = 2  # windows that a process reads at once, beside the step it is at
 
@@ -114,7 +114,7 @@ def _epoch_order(shards: int, seed: int, epoch: int) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A window that has been read: its samples, their rows, and where its files lie."""
+    """A window that has been read: its samples, their rows, and the folder of its files."""
 
     number: int
     samples: Rows
@@ -290,7 +290,7 @@ class StreamLoader:
         return window
 
     def _unread(self, window: Window) -> list[Reject]:
-        """A note on each field that nothing reads and that no shard before had."""
+        """A note for each unread field that no earlier shard had."""
         fields = {field.field: field for index, _ in window.samples.parts for field in index.unread_fields}
         with self.lock:
             new = [field for name, field in fields.items() if name not in self.unread]

@@ -1,6 +1,6 @@
-"""What may be meant and may be a mistake: ids and records that come twice, special tokens and markers in the text.
+"""Note possible mistakes: repeated ids and records, special tokens and image markers in the text.
 
-data files -> notes, each with its place; nothing of this stops a training
+data files -> notes, each with its location; none of them stops a training
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from vistune.records import FORMS, MARKER, DataFile, Record, marker_like, printable, shown
 from vistune.types import Reject
 
-CONTENT = ("image", "images", "system", *FORMS)  # records in which these are equal are the same
+CONTENT = ("image", "images", "system", *FORMS)  # records are equal if these fields are equal
 SAID = ("value", "content", "user", "assistant")  # fields of a turn that hold text
 LISTED = 1000  # notes of one kind that are kept; all are counted
 # Of the templates here and of common language models; a recipe's tokenizer adds its own.
@@ -24,7 +24,7 @@ SPECIAL = (
 
 
 class Survey:
-    """Reads files one after another; ids and records are compared over all of them."""
+    """Reads files one after another; ids and records are compared across files."""
 
     def __init__(self, special: Collection[str] = ()) -> None:
         names = sorted({*SPECIAL, *special}, key=len, reverse=True)
@@ -68,7 +68,7 @@ class Survey:
 
 
 def texts_of(record: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """(field, text) of all that is said in a record, in any form; what has no such form is passed over."""
+    """(field, text) of all texts in a record of any form; values of other types are skipped."""
     for form in FORMS.keys() & record.keys():
         turns = record[form]
         for k, turn in enumerate(turns if isinstance(turns, list) else ()):

@@ -1,4 +1,4 @@
-"""Instruction data: described images in, checked conversations out."""
+"""Generate instruction data: annotated images in, checked conversations out."""
 
 from vistune.datagen.concepts import Chosen, filter_captions
 from vistune.datagen.estimate import foresee

@@ -1,6 +1,6 @@
-"""Files of captions, read record by record in bounded memory: JSON lines, a JSON list, TSV (CC3M's), CSV, gzipped too.
+"""Read files of captions record by record in bounded memory: JSON lines, a JSON list, TSV (CC3M), CSV, also gzipped.
 
-file -> records, each with its caption or what is wrong with it -> the chosen ones copied byte for byte, the wrong aside
+file -> records with a caption or a fault -> selected records copied byte for byte, bad records to a separate file
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from vistune.files import replacing
 from vistune.records import Record, RecordError, kind_of_file, read_records
 from vistune.records.reading import open_text
 
-NAMES = ("caption", "blip_caption", "text", "captions")  # where a caption is, unless a column is named
+NAMES = ("caption", "blip_caption", "text", "captions")  # fields of the caption, unless `column` names one
 CC3M = ("caption", "url")  # the columns of a TSV without a header
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".tsv", ".csv")
 TABLES = (".tsv", ".csv")
 BOM = b"\xef\xbb\xbf"
-ROWS_PER_REPORT = 1000  # a progress bar costs more than a row does
+ROWS_PER_REPORT = 1000  # updating a progress bar takes longer than reading a row
 
 Advance = Callable[[float], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A record of a file with its caption, or with the `fault` for which it has none."""
+    """A record of a file with its caption, or with the `fault` that explains why it has none."""
 
     record: Record
     caption: str = ""
@@ -40,9 +40,9 @@ class Row:
 
 
 def read_rows(path: Path, column: str | None, advance: Advance = lambda megabytes: None) -> Iterator[Row]:
-    """Every row of a file; a caption is `column`, else the first of NAMES, or LLaVA's first answer.
+    """Yield every row of a file; the caption is `column`, else the first of NAMES, or LLaVA's first answer.
 
-    A list of captions counts as one text. Raises DataError for a file that cannot be read further.
+    A list of captions is joined into one text. Raises DataError if the rest of the file cannot be read.
     """
     kind = kind_of_file(path.name)
     header = _header_of_tsv(path) if kind == ".tsv" and column is None else ()
@@ -52,7 +52,7 @@ def read_rows(path: Path, column: str | None, advance: Advance = lambda megabyte
     records = read_records(path, quotes=kind != ".tsv", header=header, own_fields=fields)
     for number, record in enumerate(records, start=1):
         if number % ROWS_PER_REPORT == 0:
-            advance((record.begin - done) / 1e6)  # of a gzipped file more than it has; the bar stops at its end
+            advance((record.begin - done) / 1e6)  # unpacked bytes exceed a gzipped file's size; the bar stops at 100 %
             done = record.begin
         value = record.value
         if isinstance(value, RecordError):
@@ -92,7 +92,7 @@ def copy_rows(source: Path, column: str | None, out: Path, keep: np.ndarray[Any,
                 content = _bytes_of(row.record, given, changed)
                 if listed:
                     file.write((b",\n" if written else b"\n") + content)
-                else:  # of JSON, a record of several lines of an indented object becomes one
+                else:  # JSON: an indented record is joined into one line
                     file.write((content if kind in TABLES else b" ".join(content.splitlines())) + b"\n")
                 written += 1
         file.write(b"\n]\n" if listed else b"")
@@ -103,7 +103,7 @@ def copy_rows(source: Path, column: str | None, out: Path, keep: np.ndarray[Any,
 
 
 def _bytes_of(record: Record, file: IO[bytes], changed: DataError) -> bytes:
-    """A record as it is in its file, without its line end. Raises `changed` where the bytes are others than before."""
+    """The bytes of a record without its line end. Raises `changed` if they differ from the first reading."""
     file.seek(record.begin)
     content = file.read(record.size)
     if record.crc and zlib.crc32(content) != record.crc:
@@ -112,7 +112,7 @@ def _bytes_of(record: Record, file: IO[bytes], changed: DataError) -> bytes:
 
 
 def _header(file: IO[bytes], begin: int) -> bytes:
-    """The line before the first record; nothing where that begins the file."""
+    """The line before the first record; empty if the file begins with a record."""
     file.seek(0)
     content = file.read(begin).removeprefix(BOM).strip(b"\r\n")
     return content + b"\n" if content else b""
@@ -124,7 +124,7 @@ def _begins_with_list(path: Path) -> bool:
 
 
 def _header_of_tsv(path: Path) -> tuple[str, ...]:
-    """Names for the columns where the first line names none of NAMES."""
+    """Names for the columns if the first line has none of NAMES."""
     with open_text(path) as file:
         cells = file.readline().removeprefix(BOM).decode("utf-8", "replace").rstrip("\r\n").split("\t")
     return () if set(cells) & set(NAMES) else CC3M[: len(cells)]
@@ -158,7 +158,7 @@ def _caption_of(row: Mapping[str, Any], column: str | None) -> Any:
 
 
 def _caption_of_table(path: Path, column: str | None) -> Callable[[Mapping[str, Any], str | None], Any]:
-    """As `_caption_of`; a table without such a column is refused at its first row."""
+    """Like `_caption_of`, but refuse a table without a caption column at its first row."""
 
     def caption(row: Mapping[str, Any], _: str | None) -> Any:
         for name in (column,) if column else NAMES:

@@ -300,7 +300,7 @@ def judge_reply(
     try:
         turns = parse_reply(text, kind, asked_here=asked_here)
     except ReplyFault as fault:
-        if fault.code == "thinking":  # what a thought says is no answer, whatever it looks like
+        if fault.code == "thinking":  # a thought is not an answer, even if it looks like one
             return (), [Fault(fault.code, fault.detail)]
         whole = Written(image, kind, language, (("", text),))
         # a refusal or an echo has no shape either; that it is one says more

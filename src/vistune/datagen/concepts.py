@@ -64,8 +64,8 @@ def filter_captions(
 ) -> Chosen:
     """Write the chosen rows of `source` to `out`, unchanged and in order; rows without a caption to OUT.rejects.jsonl.
 
-    source: .jsonl, .json (LLaVA form or objects with a caption), .tsv (CC3M's caption and address, or with a header)
-    or .csv, each also gzipped; `out` has the same form, its lines end in \\n.
+    source: .jsonl, .json (LLaVA form or objects with a caption), .tsv (CC3M's caption and URL, or with a header)
+    or .csv, each also gzipped; `out` has the same form with line ends \\n.
     finder: one of FINDERS, or `package.module:attribute`.
     advance is told megabytes read, both passes together. Raises DataError, RecipeError.
     """

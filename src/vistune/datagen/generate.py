@@ -35,9 +35,9 @@ TEACHERS = ("rule", "openai")
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """Rows in LLaVA form, in the order of the pictures, what could not be written, and what it cost.
+    """The generated rows in LLaVA form, in the order of the images, with the rejects and the cost.
 
-    `source`: the account of what is not used of the source; None where the images came from elsewhere.
+    `source`: report of what the source has and is not used; None if the images did not come from a source.
     """
 
     rows: list[dict[str, Any]]
@@ -47,7 +47,7 @@ class Generated:
 
 
 class NothingWritten(TooManyRejects):
-    """Every sample was rejected; the files of the run, `rejects.jsonl` among them, are written all the same."""
+    """Every sample was rejected. The run's files are written nevertheless, including `rejects.jsonl`."""
 
     def __init__(self, made: Generated, out: Path) -> None:
         reasons = Counter(reject.reason for reject in made.rejects).most_common(5)
@@ -60,7 +60,7 @@ class NothingWritten(TooManyRejects):
 
 
 def most_frequent(rejects: Sequence[Reject]) -> str:
-    """The most frequent reason and what was said in one such case; a refusal's words too where another one leads."""
+    """The most frequent reason with an example; if it is not a refusal, also the most frequent refusal."""
     counts = Counter(reject.reason for reject in rejects)
     reason = counts.most_common(1)[0][0]
     refused = [name for name in ("refused_by_service", "no_answer") if name in counts and name != reason]
@@ -68,7 +68,7 @@ def most_frequent(rejects: Sequence[Reject]) -> str:
 
 
 def _example(rejects: Sequence[Reject], reason: str) -> str:
-    """The most frequent words of one reason, and the start of a reply where there is one."""
+    """The most frequent message of one reason, and the start of a reply if there is one."""
     same = [reject for reject in rejects if reject.reason == reason]
     detail = Counter(reject.detail for reject in same).most_common(1)[0][0]
     raw = next((reject.raw for reject in same if reject.detail == detail and reject.raw), "")
@@ -101,13 +101,13 @@ def _told_apart(made: Sequence[dict[str, Any] | Reject]) -> Generated:
 
 
 def picture_names(images: Sequence[AnnotatedImage]) -> tuple[list[Path], dict[Path, str]]:
-    """(folders, each image's name below one of them): its bare name, unless another folder has a file of that name.
+    """(folders, each image's name relative to one): the file name only, unless another folder has the same file name.
 
-    Names are looked for in the folders' order, so an unused file of an earlier folder would be taken for the image.
+    Readers search the folders in order, so an unused file in an earlier folder would be taken for the image.
     """
     paths = [image.path for image in images]
     folders = sorted({path.parent for path in paths})
-    earlier: dict[Path, set[str]] = {}  # names in the folders before it
+    earlier: dict[Path, set[str]] = {}  # file names in all earlier folders
     seen: set[str] = set()
     for folder in folders if len(folders) > 1 else ():
         earlier[folder] = set(seen)
@@ -139,9 +139,9 @@ def by_service(
     advance: Callable[..., None],
     report: Callable[[str], None] = log.warning,
 ) -> Generated:
-    """A remote teacher writes every order but captions that the picture has already; its journal lies in `folder`.
+    """Have a remote teacher write every order except captions that the image already has; its journal is in `folder`.
 
-    `report`: takes a line for a person, such as a parameter that the service refuses.
+    `report`: called with each message, such as a parameter that the service refuses.
     """
     orders = make_orders(images, wishes)
     asked = [order for order in orders if is_asked(order)]

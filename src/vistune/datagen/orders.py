@@ -82,7 +82,7 @@ def own_captions(image: AnnotatedImage, language: str) -> list[str]:
 
 
 def refuse_untranslated(images: Sequence[AnnotatedImage], languages: Sequence[str], source: object) -> None:
-    """Raise RecipeError where the rule teacher can write nothing: no boxes, and captions in other languages only."""
+    """Raise RecipeError if the rule teacher can write nothing: no boxes, and captions only in other languages."""
     captions = [text for image in images for text in image.captions]
     if not captions or any(image.boxes or image.crowds for image in images):
         return

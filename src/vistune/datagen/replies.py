@@ -1,6 +1,6 @@
-"""A teacher's reply as turns: the `Question / === / Answer` form or JSON, whatever is wrapped around it.
+"""Parse a teacher's reply into turns: `Question / === / Answer` or JSON, with or without wrappers.
 
-text + kind -> without thoughts and wrappers -> ((question, answer), …), or ReplyFault with a reason code
+text + kind -> text without thoughts and wrappers -> ((question, answer), …), or ReplyFault with a reason code
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class ReplyFault(Exception):
 
 
 def parse_reply(text: str, kind: str, *, asked_here: bool = True) -> Turns:
-    """The turns of a reply. `asked_here`: a detail or caption reply is the answer alone, its question is ours.
+    """The turns of a reply. `asked_here`: a detail or caption reply contains only the answer; its question is ours.
 
     Raises ReplyFault("shape", "turn_order" or "thinking").
     """
@@ -79,7 +79,7 @@ def _bare(text: str, *, single: bool) -> str:
 
 
 def _single_text(text: str) -> str:
-    """The text of {"description": "…"}, alone or as the one entry of a list; empty where it is another object."""
+    """The text of {"description": "…"}, which may be the only entry of a list; empty for any other object."""
     try:
         value, end = json.JSONDecoder(strict=False).raw_decode(_TRAILING_COMMA.sub(r"\1", text))
     except (ValueError, RecursionError):
@@ -147,7 +147,7 @@ def _from_lines(text: str) -> list[tuple[str, str]]:
 
 
 def _from_json(text: str) -> list[tuple[str, str]]:
-    decoder = json.JSONDecoder(strict=False)  # models write newlines into strings as they are
+    decoder = json.JSONDecoder(strict=False)  # models write unescaped newlines into strings
     text = _TRAILING_COMMA.sub(r"\1", text)
     values: list[Any] = []
     position = 0

@@ -32,7 +32,7 @@ class Service(Endpoint):
     tokenizer: Path | None = None  # counts tokens where the endpoint's model has this one
 
     def most_tokens(self, kind: str) -> int:
-        """Tokens that a reply of this kind may have."""
+        """Most tokens of a reply of this kind."""
         return MOST_TOKENS[kind] if self.max_tokens is None else self.max_tokens
 
     def header(self, kinds: Sequence[str], languages: Sequence[str]) -> dict[str, Any]:

@@ -166,9 +166,9 @@ async def ask_all(
 
 
 def first_of_each(orders: Sequence[Order]) -> list[int]:
-    """The indexes in which orders are asked: one of each of the first images, spread over the run, then the rest.
+    """The order of requests, as indexes: first one request each for images spread over the run, then the rest.
 
-    A run is given up when its first requests are all refused; they must not all show one image.
+    A run stops if its first requests are all refused, so these must not all be about one image.
     """
     firsts = list({order.image.id: k for k, order in reversed(list(enumerate(orders)))}.values())[::-1]
     step = max(1, len(firsts) // LONG_REFUSALS)
@@ -177,7 +177,7 @@ def first_of_each(orders: Sequence[Order]) -> list[int]:
 
 
 def _ended(done: Sequence[Settled | None], asker: Asker) -> list[Settled]:
-    """How the orders ended. Raises RecipeError where each one was refused and all in the same words."""
+    """The outcomes of the orders. Raises RecipeError if all were refused with the same message."""
     ended = [settled for settled in done if settled is not None]
     faults = [settled.faults[0] for settled in ended if settled.faults]
     if len(faults) == len(ended) == asker.refusals.total() > 0 and len(asker.refusals) == 1:

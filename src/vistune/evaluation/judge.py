@@ -20,7 +20,7 @@ from vistune.remote import Answer, Asker, Endpoint, content_of, run_workers, unw
 
 Body = Mapping[str, Any]  # a chat request without its `model`
 T = TypeVar("T")
-UNENDED = "the reply holds a thought and no answer"
+UNENDED = "the reply has a thought but no answer"
 TRIES = 5  # of one judgement that cannot be read, as MM-Vet's own scorer
 
 
@@ -114,9 +114,9 @@ async def _answer(asker: Asker, key: str, body: bytes, most: int) -> Answer:
 
 
 def _text_of(answer: Answer, asker: Asker) -> str | None:
-    """The reply's text without thoughts, whole or cut off: a judge is asked for three tokens and its score is in them.
+    """The reply's text without thoughts. It may be cut off: a judge's score is in its first three tokens.
 
-    None where it has none: a thought that does not end, or nothing after it.
+    None if the thought does not end or no text follows it.
     """
     text = answer.completion.text
     if answer.completion.fault == "cut_off" and answer.offset is not None:

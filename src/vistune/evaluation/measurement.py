@@ -61,7 +61,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class AnsweredFile:
-    """A file of answers to a user's own questions: how many it holds, and what of the questions nothing read."""
+    """A written file of answers to a user's own questions: its path, the number of answers, and unread fields."""
 
     path: Path
     count: int
@@ -83,9 +83,9 @@ def measure(
     tell: Tell = lambda words: None,
     ranks: Ranks | None = None,
 ) -> Measurement:
-    """Ask, keep, score. `folder`: of the model's weights · `told_as`: how the result names the model.
+    """Ask the questions, store the answers, score them. `folder`: of the model's weights. `told_as`: the model's name.
 
-    `tell` is called with each field of the user's own questions that is not read, before the first is asked.
+    `tell` is called with a message for each unread field of the user's questions, before the first one is asked.
     """
     ranks = ranks or Ranks()
     name = wanted.name or wanted.task
@@ -150,7 +150,7 @@ def answer_file(
     tell: Tell = lambda words: None,
     ranks: Ranks | None = None,
 ) -> AnsweredFile:
-    """Answer a user's own questions, in the form of task `file`, with or without gold answers.
+    """Answer a user's own questions, in the format of task `file`, with or without gold answers.
 
     `out` holds LLaVA's answer lines, in the questions' order once all are there.
     """
@@ -176,6 +176,6 @@ def answer_file(
 
 
 def tell_account(task: Task, tell: Tell) -> None:
-    """A line for each field of the user's own questions that is not read, and each warning on them."""
+    """A line for each unread field of the user's questions, and for each warning."""
     for words in (*lines_of(task.unread_fields), *task.warnings):
         tell(words)

@@ -1,4 +1,4 @@
-"""A user's own questions: a file of records in any form -> questions with their images, and the account of its fields.
+"""Read a user's own questions from a file of records: questions with their images, and a report of unread fields.
 
 {question_id, text, image or images, answer?, match?, choices?, type?, language?} -> Question
 """
@@ -46,9 +46,9 @@ from vistune.types import Picture, Question, Sample
 
 LETTERS = "ABCDE"
 MATCHES = ("exact", "contains", "choice", "judge")
-TEXTS = ("text", "question", "prompt", "query")  # the first that is there is asked
+TEXTS = ("text", "question", "prompt", "query")  # the first one present is the question
 FIELDS = frozenset({"answer", "image", "images", "match", "choices", "type", "language", *OTHER_MEDIA})
-RECORD = (*IDS, *TEXTS, "answer", "image", "images", *FORMS)  # by one of these an object is a record, not a list's
+RECORD = (*IDS, *TEXTS, "answer", "image", "images", *FORMS)  # an object with one of these is a record
 GOLD = ("answers", "gold", "gt", "gt_answer", "label", "ground_truth", "reference", "target", "expected")
 LIKE_AN_IMAGE = re.compile("image|img|photo|picture|pixel|screenshot|이미지|사진|그림")
 LIKE_OTHER_MEDIA = re.compile("video|audio|speech|영상|음성")
@@ -58,7 +58,7 @@ FORM = "each record has question_id, text, and image or images where it is about
 
 @dataclass(frozen=True, slots=True)
 class OwnQuestions:
-    """`missing`: one error for each image that is not there; scoring answers that are there already needs none."""
+    """`missing`: one error per missing image; scoring existing answers needs no images."""
 
     questions: tuple[Question, ...]
     unread_fields: tuple[UnreadField, ...]
@@ -67,10 +67,10 @@ class OwnQuestions:
 
 
 def read_questions(path: Path, images: Path, *, gold: bool) -> OwnQuestions:
-    """The questions of a file, in its order. `images`: the folder of their images · `gold`: each needs its `answer`.
+    """The questions of a file, in order. `images`: the folder of their images. `gold`: each needs an `answer`.
 
-    Raises DataError naming location and field, also where a field seems to name an image and is not read: a question
-    about an image is not asked without it.
+    Raises DataError with location and field. An unread field that seems to name an image is an error too, because a
+    question about an image must not be asked without it.
     """
     unread: Counter[str] = Counter()
     warnings: Counter[str] = Counter()
@@ -93,7 +93,7 @@ def read_questions(path: Path, images: Path, *, gold: bool) -> OwnQuestions:
         if marker := marker_like(question.sample.messages[-1].text):
             warnings[f"{marker!r} looks like an image marker and is asked as text; images are marked by <image>"] += 1
     asked = list(found.values())
-    if is_table and all(WHOLE.fullmatch(question.id) for question in asked):  # whole numbers that were made floats
+    if is_table and all(WHOLE.fullmatch(question.id) for question in asked):  # integers written as floats
         asked = [replace(question, id=plain_id(question.id)) for question in asked]
     known = {*FIELDS, *IDS, *TEXTS}
     return OwnQuestions(
@@ -111,7 +111,7 @@ def _records(path: Path, unpacked: DataFile | None, unread: Counter[str]) -> Ite
 
 
 class LenientFolders(ImageFolders):
-    """Keeps what is wrong with each image in `faults`, for those who need none to go on."""
+    """Collects image errors in `faults` instead of raising them, for callers that can continue without images."""
 
     def __init__(self, folders: list[Path], *, hint: str) -> None:
         super().__init__(folders, hint=hint)
@@ -127,7 +127,7 @@ class LenientFolders(ImageFolders):
 
 
 def _from_cells(cells: Mapping[str, str], location: str) -> dict[str, Any]:
-    """A table's cells as a record: empty ones are absent, lists are JSON."""
+    """Convert a table's cells to a record: empty cells are dropped, lists are parsed as JSON."""
     fields: dict[str, Any] = dict(cells)
     for name in FIELDS - {"answer"}:
         cell = cells.get(name)
@@ -166,7 +166,7 @@ def _question(
         raise RecordError(location, "match", shown(match), guess(str(match), MATCHES))
     answer = _answer(fields, location, needed=gold)
     if gold and match == "choice" and (not choices or answer not in LETTERS[: len(choices)]):
-        raise RecordError(location, "choices", "do not hold the answer's letter", "list them; `answer` is A, B …")
+        raise RecordError(location, "choices", "lack the answer's letter", "list them; `answer` is A, B …")
     tags = {tag: _tag(fields, tag, location) for tag in ("type", "language")} | {"match": match}
     own_id = fields[name] if isinstance(fields[name], str) else plain_id(fields[name])
     sample = Sample(own_id, messages, origin=location)
@@ -227,7 +227,7 @@ def _tag(fields: Mapping[str, Any], name: str, location: str) -> str | int | flo
 def _refuse_image_like(
     fields: Mapping[str, Any], location: str, unread: Collection[str], images: Collection[str]
 ) -> None:
-    """Raise RecordError where an unread field seems to hold an image of the question; `images`: those that are read."""
+    """Raise RecordError if an unread field seems to contain an image; `images`: the images that are read."""
     known = {_file_name(image) for image in images}
     for name in unread:
         value, written = fields[name], str(name).lower()

@@ -1,4 +1,4 @@
-"""Anybody's predictions: files in the forms people have, as one type, joined to a task's questions by id.
+"""Read predictions files of common formats into one type, and join them to a task's questions by id.
 
 JSON lines, lists, wrapped lists, maps of ids to texts, CSV, TSV, parquet, xlsx, gzipped -> Predictions -> Joined
 """
@@ -18,32 +18,32 @@ from vistune.evaluation.sheets import read_sheet
 from vistune.records import RecordError, read_values, shown
 
 IDS = ("question_id", "questionId", "index", "id")
-OTHER_IDS = ("qid", "pid", "idx")  # read as ids too, and so are those of IDS in other letters: "Question ID"
+OTHER_IDS = ("qid", "pid", "idx")  # also read as ids, as are other spellings of IDS: "Question ID"
 TEXTS = ("text", "prediction", "response", "answer")  # `answer` last: many lines carry the gold under this name
-# What predictions carry besides: LLaVA's answer lines, and the files that `evaluate` and `answer` write.
+# Known other fields: those of LLaVA's answer lines, and of the files that `evaluate` and `answer` write.
 KEPT = frozenset(
     {"prompt", "answer_id", "model_id", "metadata", "shortuuid", "round_id", "condition", "right", "finish_reason"}
     | {"image", *IDS, *TEXTS}
 )
 LIKE_A_TEXT = re.compile("predict|output|respon[sd]|generated|generation$|reply|replies|completion|pred$|answered")
 WHOLE = re.compile(r"(-?\d+)\.0+")
-# Names by which one JSON object is known to be a record, not a map of ids to texts.
+# A JSON object with one of these names is a record, not a map of ids to texts.
 RECORD = (*IDS, *OTHER_IDS, *TEXTS, "prompt", "question", "image", "output", "pred", "image_id", "generated_text")
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model said to one question, unparsed; `place` is its location for messages."""
+    """A model's unparsed reply to one question; `place` is its location for messages."""
 
     id: str
     text: str
     place: str
     fields: Mapping[str, Any] = field(default_factory=dict)  # the whole record, e.g. `prompt`
-    read_from: tuple[str, ...] = ()  # the fields of the id and the text, if their names are not among KEPT
+    read_from: tuple[str, ...] = ()  # the fields of the id and the reply, if not in KEPT
 
 
 class Predictions(list[Prediction]):
-    """The predictions of one file; `unread` counts what nothing reads of the file besides its records."""
+    """The predictions of one file; `unread` counts unread parts of the file outside its records."""
 
     def __init__(self, found: Iterable[Prediction] = (), unread: Mapping[str, int] | None = None) -> None:
         super().__init__(found)
@@ -51,10 +51,10 @@ class Predictions(list[Prediction]):
 
 
 def read_predictions(path: Path) -> Predictions:
-    """The predictions in a file of any form.
+    """The predictions in a file of any format.
 
-    Of our own files, which hold every condition, those of the answers given with the image. Raises DataError naming
-    location and field.
+    Our own files contain every condition; of these, only the answers given with the image are read. Raises DataError
+    with location and field.
     """
     unread: Counter[str] = Counter()
     found = [prediction_of(record, location) for location, record in _records(path, unread) if _seen(record)]
@@ -71,7 +71,7 @@ def _records(path: Path, unread: Counter[str]) -> Iterator[tuple[str, object]]:
 
 
 def _cell(value: object) -> str:
-    """The text of a spreadsheet's cell, which makes numbers of digits and nothing of an empty text."""
+    """The text of a spreadsheet's cell: spreadsheets store digits as numbers and an empty text as None."""
     return "" if value is None else plain_id(value) if isinstance(value, int | float) else str(value)
 
 
@@ -80,7 +80,7 @@ def _seen(record: object) -> bool:
 
 
 def prediction_of(record: object, location: str, texts: Sequence[str] = TEXTS) -> Prediction:
-    """One record as a Prediction. Raises RecordError where the id or the text is missing or is not one."""
+    """Convert a record to a Prediction. Raises RecordError if the id or the reply is missing or of the wrong type."""
     if not isinstance(record, dict):
         raise RecordError(location, "", "is no object", 'each record is {"question_id": …, "text": …}')
     name = id_field(record, location)
@@ -94,7 +94,7 @@ def prediction_of(record: object, location: str, texts: Sequence[str] = TEXTS) -
 
 
 def id_field(record: Mapping[str, Any], location: str) -> str:
-    """The field that holds a record's id. Raises RecordError naming the fields that are there, and the nearest one."""
+    """The field of a record's id. Raises RecordError that lists the fields and suggests the most similar one."""
     given = [key for key in IDS if not _is_empty(record.get(key))][:1]
     if not given:
         names = {*map(bare_name, IDS), *OTHER_IDS}
@@ -111,7 +111,7 @@ def id_field(record: Mapping[str, Any], location: str) -> str:
 
 
 def plain_id(value: object) -> str:
-    """An id as text; a whole number that was made a float, as pandas makes them, as the whole number: 241.0 is 241."""
+    """An id as text; a whole number that pandas turned into a float is written without `.0`: 241.0 is 241."""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     written = str(value).strip()
@@ -124,7 +124,7 @@ def _text_field(record: Mapping[str, Any], location: str, texts: Sequence[str]) 
     if key is not None and key != "answer":
         return key
     likely = [name for name in record if isinstance(record[name], str) and LIKE_A_TEXT.search(bare_name(name))]
-    if key is not None:  # `answer`: the gold one must not be scored in place of the model's
+    if key is not None:  # `answer` may be the gold answer, which must not be scored as the model's
         if likely:
             problem = f"`{likely[0]}` and `answer` may both be what the model said"
             raise RecordError(location, likely[0], problem, f"rename `{likely[0]}` to `{texts[0]}`")
@@ -143,7 +143,7 @@ def _text_field(record: Mapping[str, Any], location: str, texts: Sequence[str]) 
 def missing_field(
     record: Mapping[str, Any], location: str, field: str, wanted: Sequence[str], near: Sequence[str] = ()
 ) -> RecordError:
-    """The error where none of the `wanted` fields is there; `near`: fields that may be meant."""
+    """The error for a record without any of the `wanted` fields; `near`: fields that may be meant."""
     there = ", ".join(str(name)[:40] for name in list(record)[:12]) or "no field at all"
     bare = list(map(bare_name, wanted))
     others = [name for name in record if name not in (*IDS, *TEXTS)]
@@ -179,7 +179,7 @@ def join(known: Collection[str], predictions: Iterable[Prediction], identify: Ca
     found: dict[str, Prediction] = {}
     repeated = 0
     plain: dict[str, str] = {}
-    same: dict[str, str] = {}  # ids of the data that are the same number as another one of it
+    same: dict[str, str] = {}  # ids of the data that equal another id as numbers -> that id
     for name in known:
         if (other := plain.setdefault(plain_id(name), name)) != name:
             same[plain_id(name)] = f"{other!r} and {name!r}"

@@ -71,7 +71,7 @@ def release_map(path: Path) -> dict[str, Any]:
 
 
 def release_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """(location, value) of each record of a release's file, in any form that records are read in."""
+    """(location, value) of each record of a release's file, in any supported format."""
     return read_values(path)
 
 
@@ -84,7 +84,7 @@ def field_of(row: Any, name: str, kind: type | tuple[type, ...], place: str) -> 
 
 
 def id_in(row: Any, name: str, place: str) -> str:
-    """A row's id as text. Raises DataError `place:field` where it is absent."""
+    """A row's id as text. Raises DataError with `place:field` if it is absent."""
     return plain_id(field_of(row, name, (int, str, float), place))
 
 

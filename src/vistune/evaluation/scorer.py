@@ -28,8 +28,8 @@ class Measured:
     repeated: int  # lines of the predictions that a later line for the same question replaced
     other: Mapping[str, float] | None = None  # the figures by the other parse rule, where they differ
     upload: tuple[str, bytes] | None = None
-    unread_fields: tuple[UnreadField, ...] = ()  # of the predictions, and of the user's own questions
-    warnings: tuple[str, ...] = ()  # on the user's own questions
+    unread_fields: tuple[UnreadField, ...] = ()  # in the predictions and in the user's own questions
+    warnings: tuple[str, ...] = ()  # about the user's own questions
 
     def told_by(self, judge: Mapping[str, Any]) -> Measured:
         """The same with who judged: model, endpoint, day, dollars, beside the prompt's hash and parameters."""
@@ -75,7 +75,7 @@ def score(
 def unread_of(
     task: Task, questions: Sequence[Question], path: Path, predictions: Sequence[Prediction]
 ) -> list[UnreadField]:
-    """The fields of a predictions file that neither the task nor the form of such files knows."""
+    """The fields of a predictions file that are known neither to the task nor to our formats."""
     unread = Counter(getattr(predictions, "unread", {}))
     known = KEPT.union(task.prediction_fields, *(question.tags for question in questions))
     for prediction in predictions:
@@ -87,7 +87,7 @@ def unread_of(
 def replies(
     task: Task, questions: Sequence[Question], predictions: Path, read: Sequence[Prediction]
 ) -> tuple[list[Reply], Joined]:
-    """One Reply a question, in the data's order; `read`: what the predictions file holds."""
+    """One Reply per question, in the data's order; `read`: the contents of the predictions file."""
     by_id = {question.id: question for question in questions}
     if len(by_id) != len(questions):
         raise DataError(f"{len(questions) - len(by_id)} question ids come twice in the data", "mend the data's ids")

@@ -1,4 +1,4 @@
-"""xlsx sheets, as VLMEvalKit keeps predictions and MMBench's server wants them."""
+"""Read and write xlsx sheets: VLMEvalKit's predictions, and MMBench's submissions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vistune.records import location_of
 
 
 def read_sheet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(location, {column: cell}) of each row of an xlsx file's first sheet; rows without a cell are passed over."""
+    """(location, {column: cell}) of each row of an xlsx file's first sheet; empty rows are skipped."""
     openpyxl = _openpyxl()
     if not path.is_file():
         raise DataError(f"{path}: no such file", "check the path")
@@ -21,16 +21,16 @@ def read_sheet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         lines = book.worksheets[0].iter_rows(values_only=True)
         names = [str(name) for name in next(lines, ())]
         rows = [(number, row) for number, row in enumerate(lines, start=2) if any(cell is not None for cell in row)]
-    except Exception as error:  # a zip of XML: openpyxl raises whatever its parts raise
-        raise DataError(f"{path}: no xlsx file that can be read: {error}", "write it again") from None
+    except Exception as error:  # xlsx is a zip of XML: openpyxl passes on errors of both
+        raise DataError(f"{path}: not a readable xlsx file: {error}", "write it again") from None
     for number, row in rows:
         yield location_of(path, number), dict(zip(names, row, strict=False))
 
 
 def write_sheet(rows: Sequence[Mapping[str, str]], numbers: Sequence[str] = ()) -> bytes:
-    """One xlsx sheet, a header line first; columns in `numbers` hold whole numbers, all others text.
+    """An xlsx file with one sheet and a header line; columns in `numbers` are whole numbers, all others text.
 
-    Control characters, which the format cannot hold, are left out.
+    Control characters are removed, because xlsx cannot store them.
     """
     openpyxl = _openpyxl()
     from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
@@ -46,7 +46,7 @@ def write_sheet(rows: Sequence[Mapping[str, str]], numbers: Sequence[str] = ()) 
                 book.active.cell(number, column, int(value))
             elif value:
                 cell = book.active.cell(number, column, ILLEGAL_CHARACTERS_RE.sub("", value))
-                cell.data_type = "s"  # what begins with "=" would be a formula
+                cell.data_type = "s"  # text that begins with "=" would be a formula
     file = io.BytesIO()
     book.save(file)
     return file.getvalue()

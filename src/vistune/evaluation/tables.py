@@ -1,6 +1,6 @@
 """Releases that are one table: tab-separated, JSON lines or parquet, their pictures in the cells.
 
-data folder + the release's name -> the table's file -> Row (fields as text, location) -> pictures unpacked beside it
+data folder + the release's name -> the table's file -> Row (fields as text, location) -> pictures unpacked next to it
 """
 
 from __future__ import annotations

@@ -100,10 +100,10 @@ class Task(Protocol):
     max_tokens: int  # what the published runs allowed a reply
     rules: tuple[str, ...]  # how replies can be read: official, and lenient where the task has such a rule
     judged: bool  # whether `score` asks a judge
-    prediction_fields: frozenset[str]  # of predictions, besides those of every task: used here, or the release's own
+    prediction_fields: frozenset[str]  # further fields of this task's predictions: used here, or part of the release
 
-    unread_fields: Sequence[UnreadField]  # of the user's own questions, known once they are read
-    warnings: Sequence[str]  # on the user's own questions, likewise
+    unread_fields: Sequence[UnreadField]  # in the user's own questions; known once they are read
+    warnings: Sequence[str]  # about the user's own questions; known once they are read
 
     def __init__(self, folder: Path) -> None: ...
 
@@ -112,7 +112,7 @@ class Task(Protocol):
         ...
 
     def check_images(self) -> None:
-        """Raise DataError before a model is asked, where images are not there; scoring needs none."""
+        """Raise DataError if images are missing. Called before a model is asked; scoring needs no images."""
         ...
 
     def read(self, path: Path) -> Sequence[Prediction]:
@@ -150,7 +150,7 @@ class Benchmark(ABC):
     prediction_fields: frozenset[str] = frozenset()
     unread_fields: Sequence[UnreadField] = ()
     warnings: Sequence[str] = ()
-    missing: Sequence[DataError] = ()  # one for each image that is not there
+    missing: Sequence[DataError] = ()  # one error per missing image
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -160,7 +160,7 @@ class Benchmark(ABC):
         """All questions, in the release's order; each sample ends with the user's message."""
 
     def check_images(self) -> None:
-        """Raise DataError naming the first image that was missing when the questions were read, and how many more."""
+        """Raise DataError with the first missing image and the number of others."""
         if self.missing:
             first, more = self.missing[0], len(self.missing) - 1
             raise DataError(first.message + (f"; and {more:,} more images" if more else ""), first.hint)
@@ -219,7 +219,7 @@ def ask(
 
 
 def prompt_lines(prompt: str) -> list[str]:
-    """A prompt's lines; of one without a line break, those that a backslash and an n part, as some files have them."""
+    """A prompt's lines. If it has no line break, it is split at `\\n` written as two characters, as some files do."""
     text = prompt.replace("\r\n", "\n")
     return (text if "\n" in text else text.replace("\\r", "").replace("\\n", "\n")).split("\n")
 

@@ -42,8 +42,8 @@ class Assistant:
     def chat(self, messages: Sequence[Given], *, max_tokens: int = 256, sampling: Sampling = GREEDY) -> Completion:
         """Give the model's next message in a conversation that ends with the user's.
 
-        `messages` are OpenAI-style or ours, and are put in turns by `read_messages`. Raises DataError that names the
-        field of a message that cannot be read.
+        `messages` are OpenAI-style or ours; `read_messages` brings them into alternating turns. Raises DataError with
+        the field of a message that cannot be read.
         """
         prompt = self.processor.encode_prompt(_question(messages))
         return self.engine.submit(prompt, max_tokens=max_tokens, sampling=sampling).result()
@@ -87,7 +87,7 @@ def _one_turn(picture: PictureGiven | None, question: str) -> list[Message]:
 
 
 def _question(messages: Sequence[Given]) -> list[Message]:
-    """A conversation in turns that the model is to answer."""
+    """The conversation in alternating turns. Raises FieldError unless it ends with the user's message."""
     found = read_messages(messages)
     require_question([message.role for message in found])
     return found

@@ -1,4 +1,4 @@
-"""The fields of a client's JSON: what is wrong with one of them, in our own words, and which were not used."""
+"""Check the fields of a client's JSON: errors in our own words, and a list of the fields that were not used."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from vistune.errors import DataError
 
-NOTHING: tuple[Any, ...] = (None, False, 0, "", [], {})  # values that ask for nothing
+NOTHING: tuple[Any, ...] = (None, False, 0, "", [], {})  # values that request nothing
 MOST_NAMED = 64  # characters of a field's name in a list of unused fields
 AND_MORE = "and more"
 KINDS = {
@@ -26,7 +26,7 @@ KINDS = {
 
 
 class FieldError(DataError):
-    """A field of a request that cannot be used. `path` names it, such as `messages[0].content[1].text`."""
+    """An error in a field of a request. `path`: the field, such as `messages[0].content[1].text`."""
 
     def __init__(self, path: str, message: str, hint: str = "", *, is_unsupported: bool = False) -> None:
         super().__init__(f"{path or 'the body'}: {message}", hint)
@@ -35,11 +35,11 @@ class FieldError(DataError):
 
 
 class Body(BaseModel):
-    """A JSON object of a client, strictly typed. Unknown fields are kept, so that they can be reported.
+    """A client's JSON object, strictly typed. Unknown fields are kept, so that they can be reported.
 
     `refused`: unknown fields that would change the answer, each with what to do instead.
-    `neutral`: unknown fields, each with the values that ask for what is done anyway: neither refused nor reported.
-    A name in `refused` without values in `neutral` is neutral if it asks for NOTHING.
+    `neutral`: unknown fields, each with the values that request the default behaviour: not refused and not reported.
+    For a name in `refused` but not in `neutral`, the values in NOTHING are neutral.
     """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
@@ -48,7 +48,7 @@ class Body(BaseModel):
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
 
     def extras(self) -> Iterator[tuple[str, bool]]:
-        """(name, whether it must be refused) of each unknown field that asks for something."""
+        """(name, whether it must be refused) of each unknown field whose value is not neutral."""
         for name, value in (self.model_extra or {}).items():
             is_refused = name in self.refused
             neutral = self.neutral.get(name) or (NOTHING if is_refused else ())
@@ -57,10 +57,9 @@ class Body(BaseModel):
 
 
 def unused_fields(body: Body, path: str = "", most: int = 32) -> list[str]:
-    """Paths of the fields that are not used, without indices and each once: `messages[].content[].cache_control`.
+    """Paths of the unused fields, without indices and each once: `messages[].content[].cache_control`.
 
-    At most `most` are listed; if there are more, AND_MORE is behind them. Raises FieldError for a field that would
-    change the answer.
+    At most `most` are listed, then AND_MORE. Raises FieldError for an unused field that would change the answer.
     """
     found: dict[tuple[str, str], None] = {}
     for place, inner in _bodies(body, path):
@@ -89,7 +88,7 @@ def _bodies(body: Body, path: str) -> Iterator[tuple[str, Body]]:
 
 
 def _written(name: str) -> str:
-    """A client's name for a field in ASCII, with per cent escapes for what a header or a path would read otherwise."""
+    """A client's field name in ASCII; characters that are special in a header or path are percent-escaped."""
     kept = name[:MOST_NAMED] + ("..." if len(name) > MOST_NAMED else "")
     return quote(kept, safe="$:/@+", errors="replace") or '""'
 
@@ -105,12 +104,12 @@ def field_error(
     instead: Mapping[str, Mapping[str, str]],
     path: str = "",
 ) -> FieldError:
-    """The first fault of a body. The text of the value is not repeated, only its type.
+    """The error for the first fault of a body. The message has the type of the value, not its text.
 
     Args:
-        wanted: a field's path without indices -> what it must be, so that the words do not depend on pydantic's.
+        wanted: a field's path without indices -> what it must be, so that the message does not depend on pydantic.
         instead: a field's path without indices -> known wrong values -> what to do instead.
-        path: where the validated object is in the request.
+        path: the path of the validated object in the request.
     """
     first = error.errors(include_url=False, include_context=False)[0]
     is_about_type = first["type"].startswith("union_tag")
@@ -130,7 +129,7 @@ def field_error(
 
 
 def _path_of(location: tuple[Any, ...]) -> str:
-    """`messages[0].content[1].text`. pydantic names the type of a part after its index; the path leaves it out."""
+    """Format a path: `messages[0].content[1].text`. pydantic's type name after a part's index is removed."""
     path = ""
     for k, step in enumerate(location):
         if isinstance(step, int):

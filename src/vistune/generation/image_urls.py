@@ -1,4 +1,4 @@
-"""Images inside a message: `data:` URLs as real tools write them, and what to do about any other text.
+"""Decode images in messages: `data:` URLs as common tools write them; other texts get an error with a remedy.
 
 URL -> bytes within the limits of image files -> a decoded image
 """
@@ -18,7 +18,7 @@ from vistune.processor import LARGEST_FILE_BYTES, load_bytes
 
 LONGEST_HEADER = 1000  # characters before the comma
 BLANKS = (" ", "\t", "\n", "\r", "\f", "\v")
-BEGINNINGS = {"/9j/": "jpeg", "iVBORw0KGgo": "png", "R0lGOD": "gif", "UklGR": "webp"}  # base64 of each format's mark
+BEGINNINGS = {"/9j/": "jpeg", "iVBORw0KGgo": "png", "R0lGOD": "gif", "UklGR": "webp"}  # first bytes in base64
 BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]{64,}={0,2}\s*")
 URL_SAFE = str.maketrans("-_", "+/")
 DATA = re.compile(r"\s*data:", re.IGNORECASE)
@@ -39,16 +39,16 @@ def is_link(url: str) -> bool:
 
 
 def read_data_url(url: str, path: str) -> Image.Image:
-    """Decode the image of a `data:` URL. Raises DataError that names `path`, the field that holds the URL.
+    """Decode the image of a `data:` URL. Raises DataError that names `path`, the field of the URL.
 
-    The limits of image files are checked before anything is decoded. The content decides the format, whatever media
-    type the URL names.
+    The limits of image files are checked before anything is decoded. The format is detected from the content; the
+    URL's media type is ignored.
     """
     return load_bytes(bytes_of(url, path), path)
 
 
 def bytes_of(url: str, path: str) -> bytes:
-    """The bytes of a `data:` URL. Raises FieldError, before anything is decoded for a URL that is too long."""
+    """The bytes of a `data:` URL. Raises FieldError; for a URL that is too long, before decoding."""
     scheme = DATA.match(url)
     if scheme is None:
         raise url_error(url, path)
@@ -59,7 +59,7 @@ def bytes_of(url: str, path: str) -> bytes:
     if "base64" not in [parameter.strip().lower() for parameter in header.split(";")]:
         raise FieldError(path, "a data: URL whose bytes are not base64", FORM)
     begin = comma.end()
-    # Counted without a copy: a URL that is too long is refused before its payload is touched.
+    # Computed without a copy: a URL that is too long is refused before its payload is processed.
     idle = sum(url.count(blank, begin) for blank in BLANKS) + 2 * url.count("%", begin)
     if len(url) - begin - idle > LARGEST_FILE_BYTES * 4 // 3 + 4:
         raise FieldError(path, f"larger than {LARGEST_FILE_BYTES >> 20} MB", "send it smaller")
@@ -67,7 +67,7 @@ def bytes_of(url: str, path: str) -> bytes:
 
 
 def _decoded(payload: str, path: str) -> bytes:
-    """The bytes of base64 with line breaks, per cent escapes, the URL-safe alphabet, or without its padding."""
+    """Decode base64. Line breaks, percent escapes, the URL-safe alphabet and missing padding are accepted."""
     if payload.startswith(("b'", 'b"')):
         hint = "in Python write base64.b64encode(data).decode()"
         raise FieldError(path, "not base64: it begins with b', as Python writes bytes", hint)
@@ -86,11 +86,11 @@ def url_error(
     links: tuple[str, str] = ("a link, and links are not fetched here", FORM),
     files: str = f"the server opens no files; {FORM}",
 ) -> FieldError:
-    """Say what a text is that is not a `data:` URL, and what to send instead.
+    """The error for a text that is not a `data:` URL: what it is, and what to send instead.
 
     Args:
-        links: what to say about an http link, and what to do.
-        files: what to do about a path.
+        links: message and hint for an http link.
+        files: hint for a path.
     """
     if not url.strip():
         return FieldError(path, "empty", FORM)

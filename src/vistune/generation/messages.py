@@ -1,6 +1,6 @@
-"""OpenAI-style messages as a conversation that every template renders; the server and Python read them alike.
+"""Convert OpenAI-style messages to a conversation that every template can render, for the server and for Python.
 
-messages -> checked messages -> images loaded -> one system message, then user and assistant in turn
+messages -> checked messages -> loaded images -> at most one system message, then user and assistant alternating
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ class TextPart(Body):
 
 
 class RefusalPart(Body):
-    """What an assistant said instead of an answer; it is read as text."""
+    """An assistant's refusal to answer; it is read as text."""
 
     type: Literal["refusal"]
     refusal: str
 
 
 class ImageURL(Body):
-    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"detail": (None, "auto")}  # there is one way to see an image
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"detail": (None, "auto")}  # there is only one resolution
 
     url: str
 
@@ -93,7 +93,7 @@ class ImagePart(Body):
 
 
 class FilePart(Body):
-    """An image in memory or in a file: read from Python, never from HTTP."""
+    """An image in memory or in a file; accepted from Python, never over HTTP."""
 
     type: Literal["image"]
     image: Any
@@ -135,12 +135,12 @@ class ChatMessage(Body):
 
     @property
     def spoken(self) -> Role:
-        """The role in a conversation: developer is another name of system."""
+        """The role in a conversation; `developer` is the same as `system`."""
         return "system" if self.role == "developer" else self.role
 
     @property
     def parts(self) -> list[Any]:
-        """The content, and after it what the assistant said instead of an answer."""
+        """The content, followed by the assistant's refusal."""
         more = [RefusalPart(type="refusal", refusal=self.refusal)] if self.refusal else []
         return [*(self.content or []), *more]
 
@@ -152,21 +152,21 @@ PythonParts = Annotated[
 
 
 class PythonMessage(ChatMessage):
-    """A message given to a Python function, whose images may be files too."""
+    """A message given to a Python function; its images may also be files."""
 
-    content: PythonParts | None = None  # type: ignore[assignment]  # wider than its base's, and frozen
+    content: PythonParts | None = None  # type: ignore[assignment]  # a wider type than in the base class, which is safe on a frozen model
 
     @field_validator("content", mode="before")
     @classmethod
     def _plain(cls, given: Any) -> Any:
-        """Any sequence of mappings, as lists and dicts."""
+        """Convert any sequence of mappings to lists and dicts."""
         if isinstance(given, Sequence) and not isinstance(given, str | bytes):
             return [dict(part) if isinstance(part, Mapping) else part for part in given]
         return given
 
 
 def check_message(message: ChatMessage, path: str) -> None:
-    """Raise FieldError where an image or the absence of content does not fit the message's role."""
+    """Raise FieldError if the role may not have images, or must have content."""
     if message.content is None and message.role != "assistant":
         what = "null" if "content" in message.model_fields_set else "missing"
         raise FieldError(f"{path}.content", what, f"give {WANTED['messages[].content']}")
@@ -176,7 +176,7 @@ def check_message(message: ChatMessage, path: str) -> None:
 
 
 def one_message(message: ChatMessage, path: str, load: Callable[[Any, str], Picture]) -> Message:
-    """A checked message as ours. `load(part, path)` reads an image part."""
+    """Convert a checked message to our type. `load(part, path)` reads an image part."""
     parts: list[Part] = []
     for i, part in enumerate(message.parts):
         if isinstance(part, TextPart):
@@ -190,10 +190,10 @@ def one_message(message: ChatMessage, path: str, load: Callable[[Any, str], Pict
 
 
 def in_turns(messages: Sequence[Message]) -> list[Message]:
-    """The same conversation with at most one system message, first, and then user and assistant in turn.
+    """Rearrange a conversation: at most one system message, then user and assistant alternating.
 
-    System messages are joined at the front. Neighbours of one role are joined, BETWEEN between their texts; images keep
-    their order. An assistant that speaks first gets an empty message of the user before it.
+    System messages are joined at the front. Adjacent messages of one role are joined with BETWEEN between their texts;
+    images keep their order. An empty user message is put before an assistant message that comes first.
     """
     systems = [message for message in messages if message.role == "system"]
     turns: list[Message] = []
@@ -215,7 +215,7 @@ def _joined(first: Message, second: Message) -> Message:
 
 
 def require_question(roles: Sequence[str]) -> None:
-    """Raise FieldError unless the user speaks last, system messages aside."""
+    """Raise FieldError unless the last message that is not a system message is the user's."""
     spoken = [role for role in roles if role not in ("system", "developer")]
     if not spoken:
         raise FieldError("messages", "there is no message of the user", "end with the user's message")
@@ -228,10 +228,10 @@ def require_question(roles: Sequence[str]) -> None:
 
 
 def read_messages(given: Sequence[Mapping[str, Any] | BaseModel | Message]) -> list[Message]:
-    """OpenAI-style messages, or ours, as a conversation in turns (see `in_turns`).
+    """Convert OpenAI-style messages, or ours, to a conversation in turns (see `in_turns`).
 
     A message may also be an object of OpenAI's client, such as `completion.choices[0].message`. Raises FieldError, a
-    DataError, that names the field. Fields that are not used are named in one warning of the log.
+    DataError that names the field. Unused fields are listed in one log warning.
     """
     found: list[Message] = []
     unused: dict[str, None] = {}
@@ -265,7 +265,7 @@ FILE_FORM = 'give a file as {"type": "image", "image": "photo.jpg"}'
 
 
 def _load(part: ImagePart | FilePart, path: str) -> Picture:
-    """An image from Python: a `data:` URL is decoded here, a file is opened when its pixels are needed."""
+    """Load an image given in Python: a `data:` URL is decoded here, a file is opened when its pixels are needed."""
     if isinstance(part, ImagePart):
         where, url = f"{path}.image_url.url", part.image_url.url
         if not is_data_url(url):

@@ -1,7 +1,7 @@
-"""Put a PEFT folder's adapters on a LLaVA: PEFT loads what it wrote, under the names of our parts.
+"""Put a PEFT folder's adapters on a LLaVA model: names are translated to our parts, then PEFT loads the tensors.
 
 Source + Adapters -> Source: adapters of the language model stay adapters, those of the tower and the projector are
-added into their weights
+merged into their weights
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ ADAPTED_PARTS = ("vision", "projector", "language")
 
 @dataclass(frozen=True)
 class Naming:
-    """What the model that PEFT adapted put before the names of each part's modules.
+    """The prefix of each part's module names in the model that PEFT adapted.
 
-    `layout`: whose rules say which part a tensor belongs to, `llava-hf` or `original`.
+    `layout`: the layout whose rules assign tensors to parts, `llava-hf` or `original`.
     """
 
     layout: str
@@ -43,7 +43,7 @@ class Naming:
     projector: str
 
     def of(self, part: str, name: str) -> str:
-        """The adapted model's name of a part's module."""
+        """The name of a part's module in the adapted model."""
         if part == "vision":
             return self.vision + name
         if part == "projector":
@@ -56,9 +56,9 @@ class Naming:
 
 
 def naming_of(names: Iterable[str], folder: Path) -> Naming:
-    """How the adapted model was named: LLaVA as transformers has had it since 4.36, or the original's class.
+    """The naming scheme of the adapted model: LLaVA in transformers (since 4.36), or the original's class.
 
-    Raises CheckpointError naming tensors of neither.
+    Raises CheckpointError with the tensors that match neither.
     """
     listed = list(names)
     if strange := [name for name in listed if not name.startswith(KNOWN)]:
@@ -79,9 +79,9 @@ def naming_of(names: Iterable[str], folder: Path) -> Naming:
 
 
 def with_adapters(source: Source, adapters: Adapters) -> Source:
-    """The source with the adapters: on its language model, and in the weights of its other parts.
+    """The source with the adapters: on its language model, and merged into the weights of its other parts.
 
-    Raises CheckpointError naming tensors that do not fit, or that the config does not account for.
+    Raises CheckpointError with the tensors that do not fit, or that the config does not explain.
     """
     folder = adapters.folder
     named = {name.removeprefix(PREFIX): tensor for name, tensor in adapters.tensors.items()}
@@ -102,11 +102,11 @@ def with_adapters(source: Source, adapters: Adapters) -> Source:
         changed["newline"] |= parts["newline"]
     for part in ("vision", "projector"):
         if found[part].tensors:
-            fitted(empty[part], found[part], meta=True)  # what does not fit is named before weights are read
+            fitted(empty[part], found[part], meta=True)  # report misfits before weights are read
             added = _added(_loaded(part, source), found[part])
             changed[part] |= {name: t for name, t in added.items() if not _is_same(changed[part][name], t)}
-            remarks.append(f"{folder}: what it trained of the {part} is in its weights now, no longer as adapters")
-    inside = source.tower_inside or bool(found["vision"].tensors)  # the tower that is named elsewhere is another one
+            remarks.append(f"{folder}: adapters and trained weights of the {part} were merged into its weights")
+    inside = source.tower_inside or bool(found["vision"].tensors)  # a trained tower is not the named one
     adapt = source.adapt
     if found["language"].tensors:
         fitted(empty["language"], found["language"], meta=True)
@@ -115,12 +115,12 @@ def with_adapters(source: Source, adapters: Adapters) -> Source:
 
 
 def _with_a_top(named: Mapping[str, Lazy]) -> dict[str, Lazy]:
-    """Tensors of an adapted LlavaModel, LLaVA without its head, under the names of one with its head."""
+    """Rename the tensors of an adapted LlavaModel, LLaVA without its head, to the names with a head."""
     return {f"model.{name}" if name.startswith("language_model.") else name: t for name, t in named.items()}
 
 
 def _of_part(part: str, module: nn.Module, tensors: Mapping[str, Lazy], adapters: Adapters, naming: Naming) -> Adapters:
-    """The adapters of one part by our names, with a config that says the same of exactly these modules."""
+    """The adapters of one part by our names, with a config that lists exactly its modules."""
     from peft.tuners.tuners_utils import check_target_module_exists
     from peft.utils.constants import DUMMY_TARGET_MODULES
     from peft.utils.other import get_pattern_key
@@ -147,7 +147,7 @@ def _of_part(part: str, module: nn.Module, tensors: Mapping[str, Lazy], adapters
         )
         targets = set()
     config = copy.deepcopy(given)
-    config.target_modules = targets or DUMMY_TARGET_MODULES  # PEFT's word for none
+    config.target_modules = targets or DUMMY_TARGET_MODULES  # PEFT's value for no modules
     config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
     config.task_type = "CAUSAL_LM" if part == "language" else None
     for key, default in (("rank_pattern", given.r), ("alpha_pattern", given.lora_alpha)):
@@ -170,7 +170,7 @@ def _adaptable(module: nn.Module, layers: Mapping[str, str]) -> Iterator[tuple[s
 
 
 def _linear(module: nn.Module, layers: Mapping[str, str]) -> Iterator[str]:
-    """Their names of what `all-linear` means: every linear layer but the head."""
+    """Their names of the modules that `all-linear` selects: every linear layer except the head."""
     from transformers.pytorch_utils import Conv1D
 
     find_head = getattr(module, "get_output_embeddings", lambda: None)
@@ -181,7 +181,7 @@ def _linear(module: nn.Module, layers: Mapping[str, str]) -> Iterator[str]:
 
 
 def _saved_modules(tensors: Mapping[str, Lazy], config: Any, layers: Mapping[str, str]) -> list[str]:
-    """Our names of the modules whose whole tensors are saved as `modules_to_save`; none lies inside another."""
+    """Our names of the modules saved whole by `modules_to_save`; none is inside another."""
     wanted = tuple(config.modules_to_save or ())
     modules = {name.rpartition(".")[0] for name in tensors if LORA not in name and TOKENS not in name}
     saved = {name for name in modules if _is_within(layers.get(name, name), wanted)}
@@ -189,13 +189,13 @@ def _saved_modules(tensors: Mapping[str, Lazy], config: Any, layers: Mapping[str
 
 
 def _is_within(their: str, ends: tuple[str, ...]) -> bool:
-    """Whether a module, or one around it, has a name that ends as PEFT compares it."""
+    """Whether the name of a module, or of one that contains it, ends with one of `ends`, as in PEFT."""
     steps = their.split(".")
     return bool(ends) and any(".".join(steps[:k]).endswith(ends) for k in range(1, len(steps) + 1))
 
 
 def _tokens(tensors: Mapping[str, Lazy], config: Any, layers: Mapping[str, str]) -> dict[str, list[int]]:
-    """The tokens trained of each embedding, by our names."""
+    """The trained tokens of each embedding, by our module names."""
     given = config.trainable_token_indices
     trained = {name.split(TOKENS)[0] for name in tensors if TOKENS in name}
     if not trained or not given:
@@ -212,7 +212,7 @@ def _tokens(tensors: Mapping[str, Lazy], config: Any, layers: Mapping[str, str])
 def _unused_keys(
     adapters: Adapters, empty: Mapping[str, nn.Module], found: Mapping[str, Adapters], parts: Parts, naming: Naming
 ) -> list[str]:
-    """Remarks on names in the config that no module of the model has. Raises CheckpointError for tensors they lack."""
+    """Remarks on names in the config that match no module. Raises CheckpointError if their tensors are missing."""
     from peft.utils.other import get_pattern_key
 
     config, path = adapters.config, adapters.folder / "adapter_config.json"
@@ -244,7 +244,7 @@ def _unused_keys(
 
 
 def _loaded(part: str, source: Source) -> nn.Module:
-    """A part with the source's weights, in fp32."""
+    """Build a part with the source's weights, in fp32."""
     if part == "vision":
         return load_tower_tensors(source, torch.float32)
     projector = build_projector(source.spec, seed=0)
@@ -253,7 +253,7 @@ def _loaded(part: str, source: Source) -> nn.Module:
 
 
 def _added(module: nn.Module, adapters: Adapters) -> dict[str, Tensor]:
-    """The module's tensors after PEFT has added the adapters into them."""
+    """The module's tensors after PEFT has merged the adapters."""
     from peft import set_peft_model_state_dict
 
     model = fitted(module, adapters)

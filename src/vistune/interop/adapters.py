@@ -1,4 +1,4 @@
-"""PEFT folders over a whole LLaVA, in transformers' layout or the original's.
+"""Read PEFT folders over a whole LLaVA model, in transformers' layout or the original's.
 
 adapter_config.json + adapter_model.safetensors + base -> Source
 """
@@ -18,9 +18,9 @@ from vistune.model.peft_folder import PREFIX, Adapters, read_settings
 
 
 def read(folder: Path, *, base: str | None, template: str | None, vision: str | None) -> Source:
-    """A PEFT folder; `base` stands in for the base model that its config names.
+    """Read a PEFT folder; `base` replaces the base model that its config names.
 
-    Raises CheckpointError naming a key or tensor that cannot be used.
+    Raises CheckpointError with the key or tensor that cannot be used.
     """
     config, remarks = read_settings(folder)
     adapters = Adapters(config, read_adapter(folder), folder, remarks)
@@ -33,7 +33,7 @@ def read(folder: Path, *, base: str | None, template: str | None, vision: str | 
         source = original.read(home, base=None, template=template, vision=vision)
     elif llava_hf.is_hf(home_config):
         source = llava_hf.read(home, base=None, template=template, vision=vision)
-    elif original.settings_folder(folder) is not None:  # a LoRA checkpoint of the original over its language model
+    elif original.settings_folder(folder) is not None:  # the original's LoRA checkpoint over a language model
         return original.read(folder, base=str(home), template=template, vision=vision)
     else:
         raise CheckpointError(

@@ -26,11 +26,14 @@ from vistune.types import Spec
 
 @dataclass(frozen=True)
 class Source:
-    """What a folder of another layout says of itself.
+    """The contents of a model folder in another layout.
 
-    `parts`: its tensors · `vision`, `language`: transformers' configs · `tower`: the tower's own folder or hub name,
-    where the layout leaves it outside · `adapt`: puts adapters on the language model · `tuned`: the file in which the
-    trained projector of a LoRA training was found · `remarks`: what has no effect, or may surprise.
+    - `parts`: its tensors
+    - `vision`, `language`: transformers' configs
+    - `tower`: the tower's folder or hub name, if the layout does not contain the tower
+    - `adapt`: puts adapters on the language model
+    - `tuned`: the file with the trained projector of a LoRA training
+    - `remarks`: keys or tensors that have no effect, or an unexpected one
     """
 
     layout: str
@@ -50,10 +53,10 @@ class Source:
 def build_model(
     source: Source, dtype: torch.dtype, quantize: int | None = None, *, meta: bool = False
 ) -> VisionLanguageModel:
-    """The model with the source's weights, each read once; `quantize`: the language model's in 4 or 8 bits.
+    """The model with the source's weights, each read once; `quantize`: bits of the language model, 4 or 8.
 
-    `meta`: without the backbones' weights and adapters, and refused as with them.
-    Raises CheckpointError naming tensors that do not fit.
+    `meta`: do not load weights and adapters, but check them in the same way.
+    Raises CheckpointError with the tensors that do not fit.
     """
     spec, parts, place = source.spec, source.parts, str(source.folder)
     tower = VisionTower(load_tower_tensors(source, dtype, meta=meta), spec)
@@ -116,7 +119,7 @@ def load_part(
 ) -> nn.Module:
     """A transformers model of `config` with exactly these tensors, its linear layers in `quantize` bits if given.
 
-    `meta`: without them, once they are found to fit.
+    `meta`: check that the tensors fit, but do not load them.
     """
     with torch.device("meta"):
         empty: Any = kind(config)

@@ -77,11 +77,11 @@ def export_model(
     dtype: torch.dtype | None = None,
     device: str = "cpu",
 ) -> list[Row]:
-    """Write `folder` (ours or any layout that is read) as `layout`, load that, and compare; the parity table.
+    """Write `folder` (ours or any supported layout) as `layout`, load the result, compare, and return the parity table.
 
-    Where adapters are merged, rows of "merge" come first: the model before beside the model after. `dtype`: None = as
-    the language model is stored. `device`: where both are asked.
-    Raises CheckpointError, and leaves no OUT, where the merged model or the written folder answers otherwise.
+    If adapters are merged, rows of "merge" come first: the model before merging compared with the model after. `dtype`:
+    None = the dtype of the stored language model. `device`: for running both models.
+    Raises CheckpointError, and leaves no OUT, if the merged model or the written folder gives other outputs.
     """
     refuse_unknown(layout)
     if out.exists():
@@ -102,7 +102,7 @@ def export_model(
         merges = compare(before, {f"merge: {probe}": answer for probe, answer in wanted.items()})
         if is_off(merges, made.model.head.dtype, merged=True):
             raise CheckpointError(
-                f"{out}: the model answers otherwise after its adapters were merged: {in_words(merges)}",
+                f"{out}: the model's outputs change when its adapters are merged: {in_words(merges)}",
                 "merge in fp32 (--device cpu), or export --layout peft, which keeps them apart",
             )
     precision = made.model.head.dtype
@@ -123,7 +123,7 @@ def export_model(
         if is_off(rows, precision):
             own_base = layout == "peft" and base is not None
             raise CheckpointError(
-                f"{out}: what was written answers otherwise: {in_words(rows)}",
+                f"{out}: the exported model gives other outputs than the original: {in_words(rows)}",
                 "leave --base out: this model is not that one with adapters"
                 if own_base
                 else "report this with the model",

@@ -47,9 +47,9 @@ def layout_of(folder: Path) -> str:
 def read_source(
     folder: Path, *, base: str | None = None, template: str | None = None, vision: str | None = None
 ) -> Source:
-    """A folder, or hub name, of any known layout. `base`, `vision`: the language model and tower it leaves outside.
+    """Read a folder or hub name of any known layout. `base`, `vision`: the language model and tower, if not included.
 
-    What in it has no effect, or may surprise, is logged.
+    Keys or tensors that have no effect, or an unexpected one, are logged.
     """
     folder = resolve(str(folder))
     source = READERS[layout_of(folder)](folder, base=base, template=template, vision=vision)

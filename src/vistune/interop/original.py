@@ -179,12 +179,12 @@ def language_config_of(config: Mapping[str, Any]) -> Any:
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether a folder is named as transformers' Trainer names its checkpoints: what they lack lies in their parent."""
+    """Whether a folder has the name of a checkpoint of transformers' Trainer; its parent may have missing files."""
     return re.fullmatch(r"checkpoint-\d+", folder.absolute().name) is not None
 
 
 def settings_folder(folder: Path) -> Path | None:
-    """Where a LoRA folder's config.json with the `mm_*` keys lies: in it, or around a checkpoint of the training."""
+    """The folder of a LoRA folder's config.json with `mm_*` keys: the folder itself, or a checkpoint's parent."""
     for place in _places(folder):
         if (place / "config.json").is_file() and is_original(place, read_config(place)):
             return place
@@ -196,13 +196,13 @@ def _places(folder: Path) -> list[Path]:
 
 
 def tuned_file(folder: Path) -> Path | None:
-    """What a LoRA training changed beside its adapters, the projector above all: in the folder, or around it."""
+    """The file of other weights that a LoRA training changed, such as the projector; here or in the parent."""
     listed = [place / name for place in _places(folder) for name in (TUNED, PROJECTOR)]
     return next((path for path in listed if path.is_file()), None)
 
 
 def with_tuned(source: Source, folder: Path) -> Source:
-    """A whole LLaVA with what a LoRA training over it changed beside its adapters; a remark where that is not found."""
+    """A whole LLaVA with the other weights that a LoRA training changed; a remark if they are not found."""
     path = tuned_file(folder)
     if path is None:
         return replace(source, remarks=(*source.remarks, _base_projector(folder)))
@@ -226,7 +226,7 @@ def _put_tuned(parts: Parts, path: Path) -> None:
 
 
 def _over_base(folder: Path, base: str | None, *, lora: bool) -> tuple[Parts, Path, Path | None]:
-    """(a base's tensors with the training's in their place, the base's folder, the file with the training's)."""
+    """(the base's tensors updated with the training's, the base's folder, the file of the training's tensors)."""
     if base is None:
         raise CheckpointError(f"{folder}: needs the language model it was trained on", "name it with --base")
     home = resolve(base)

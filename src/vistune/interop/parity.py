@@ -19,7 +19,7 @@ from vistune.types import IMAGE_ID
 
 GREEDY_TOKENS = 16
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.5, torch.float16: 0.05}  # of the largest logit difference
-MERGED = {torch.float32: 1e-3, torch.bfloat16: 1.0, torch.float16: 0.1}  # the same where adapters were merged between
+MERGED = {torch.float32: 1e-3, torch.bfloat16: 1.0, torch.float16: 0.1}  # the same tolerances after merging adapters
 
 
 @dataclass(frozen=True)
@@ -119,19 +119,19 @@ def compare(ours: dict[str, Answer], theirs: dict[str, Answer]) -> list[Row]:
 
 
 def is_off(rows: Sequence[Row], dtype: torch.dtype, *, merged: bool = False) -> bool:
-    """Whether any probe differs by more than arithmetic does; in half precision a near tie may fall otherwise.
+    """Whether any probe differs by more than rounding; in half precision a near tie may change a greedy token.
 
-    `merged`: between adapters beside the weights and adapters in them, whose sums are rounded once more.
+    `merged`: compares separate with merged adapters, whose sums are rounded once more.
     """
     exact = dtype == torch.float32
     allowed = (MERGED if merged else TOLERANCE)[dtype]
-    return any(  # so written, nan is off too
+    return any(  # written so that nan counts as off
         not row.same_ids or not row.largest_difference <= allowed or (exact and not row.same_tokens) for row in rows
     )
 
 
 def in_words(rows: Sequence[Row]) -> str:
-    """The rows for an error message."""
+    """Format the rows for an error message."""
     return "; ".join(
         f"{row.probe}: ids {'equal' if row.same_ids else 'differ'}, logits {row.largest_difference:.2g} apart, "
         f"greedy tokens {'equal' if row.same_tokens else 'differ'}"

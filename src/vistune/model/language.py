@@ -46,8 +46,8 @@ def language_config(source: str) -> Any:
 def load_language(source: str, dtype: torch.dtype, quantize: int | None = None, *, meta: bool = False) -> nn.Module:
     """The causal LM, its linear layers but the head in 4 or 8 bits where `quantize` says so.
 
-    `meta`: on torch's meta device; of a folder's weights only names and shapes are read, of a hub name nothing.
-    Raises CheckpointError naming tensors that are missing or of another shape: none is made up.
+    `meta`: on torch's meta device; only names and shapes of a folder's weights are read, and nothing for a hub name.
+    Raises CheckpointError with tensors that are missing or of another shape: none is initialised at random.
     """
     from transformers import AutoModelForCausalLM
 

@@ -74,9 +74,9 @@ def load_adapters(language: nn.Module, folder: Path) -> nn.Module:
 
 
 def put_on(language: nn.Module, adapters: Adapters) -> nn.Module:
-    """The language model with adapters whose names are its own, loaded by PEFT; see `settle` for those not on layers.
+    """Put adapters with our module names on the language model, by PEFT; `settle` handles those outside linear layers.
 
-    Raises CheckpointError naming what does not fit.
+    Raises CheckpointError with the tensors that do not fit.
     """
     from peft import set_peft_model_state_dict
 
@@ -88,21 +88,21 @@ def put_on(language: nn.Module, adapters: Adapters) -> nn.Module:
 
 
 def fitted(module: nn.Module, adapters: Adapters, *, meta: bool = False) -> Any:
-    """A PeftModel that each of the adapters' tensors fits, not loaded yet. `meta`: of a module without weights.
+    """A PeftModel into which all adapter tensors fit, not loaded yet. `meta`: the module has no weights.
 
-    Raises CheckpointError naming tensors that are missing, too many or of another shape.
+    Raises CheckpointError with tensors that are missing, unexpected or of another shape.
     """
     from peft import get_peft_model, get_peft_model_state_dict
 
     config = copy.deepcopy(adapters.config)
     config.inference_mode = True
     if meta:
-        config.init_lora_weights = True  # the other ways read the base's weights
+        config.init_lora_weights = True  # other initialisations read the base's weights
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on renamed bases and tied heads: both are handled here
+            warnings.simplefilter("ignore")  # about renamed bases and tied heads, which are handled here
             model = get_peft_model(module, config, low_cpu_mem_usage=meta)
-    except Exception as error:  # each part of PEFT raises its own; nothing of ours runs in there
+    except Exception as error:  # PEFT raises many types; no code of ours runs in it
         raise CheckpointError(
             f"{adapters.folder}: PEFT cannot put these adapters on the model: {first_line(error)}",
             f"load them over the model they were made for, or {way_out(adapters.folder)}",
@@ -135,7 +135,7 @@ def refuse_misfits(wanted: Mapping[str, Tensor], given: Mapping[str, Any], folde
 
 
 def refuse_unloaded(result: Any, folder: Path) -> None:
-    """Raise CheckpointError where PEFT left a tensor of the file, or an adapter, without the other."""
+    """Raise CheckpointError if an adapter got no tensor, or a tensor of the file was not used."""
     missing = [name for name in result.missing_keys if "lora_" in name]
     if missing or result.unexpected_keys:
         raise CheckpointError(
@@ -144,17 +144,17 @@ def refuse_unloaded(result: Any, folder: Path) -> None:
 
 
 def shape_of(tensor: Any) -> tuple[int, ...]:
-    """Of a tensor, or of a safetensors slice."""
+    """The shape of a tensor or of a safetensors slice."""
     return tuple(tensor.get_shape() if hasattr(tensor, "get_shape") else tensor.shape)
 
 
 @torch.no_grad()
 def settle(language: nn.Module) -> nn.Module:
-    """A PeftModel whose adapters are low-rank ones on inner linear layers; all else that PEFT trains becomes weights.
+    """Keep only the low-rank adapters on inner linear layers; turn everything else that PEFT trains into weights.
 
-    Such are adapters on the embedding or the head, whole modules (`modules_to_save`), single tokens and biases. A head
-    that is tied to the embedding is untied where the two differ afterwards. Without inner adapters the plain language
-    model is left. The language model given is used up.
+    These are adapters on the embedding or the head, whole modules (`modules_to_save`), single tokens and biases. A head
+    that is tied to the embedding is untied if the two then differ. Without inner adapters the result is the plain
+    language model. The given model is consumed.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
@@ -185,7 +185,7 @@ def settle(language: nn.Module) -> nn.Module:
 
 
 def _plain(module: Any) -> Any:
-    """The module of transformers inside whatever PEFT has put around it."""
+    """The transformers module inside PEFT's wrappers."""
     while True:
         inner = getattr(module, "base_layer", None) or getattr(module, "original_module", None)
         if inner is None:
@@ -199,11 +199,11 @@ def _tie_or_part(base: Any) -> None:
         head.weight = embedding.weight
         return
     base.config.tie_word_embeddings = False
-    base.all_tied_weights_keys = {}  # transformers reads it where it saves and moves a model
+    base.all_tied_weights_keys = {}  # transformers reads it when it saves or moves a model
 
 
 def _without(language: Any, gone: set[str]) -> nn.Module:
-    """The PeftModel's config and lists without what is no adapter any more."""
+    """Remove from the PeftModel's config and lists everything that is no longer an adapter."""
     left = [name for name in language.base_model.targeted_module_names if name not in gone]
     if not left:
         plain: nn.Module = base_of(language)
@@ -215,7 +215,7 @@ def _without(language: Any, gone: set[str]) -> nn.Module:
     config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
     config.modules_to_save = config.trainable_token_indices = None
     config.bias, config.ensure_weight_tying = "none", False
-    config.init_lora_weights = True  # the base has been changed as the other ways ask; that must not happen again
+    config.init_lora_weights = True  # others change the base, which must not happen twice
     config.loftq_config, config.eva_config = {}, None
     made: nn.Module = language
     return made
@@ -226,9 +226,9 @@ def has_adapters(language: nn.Module) -> bool:
 
 
 def merge_adapters(language: nn.Module, *, tolerance: float | None = None) -> nn.Module:
-    """The plain language model with its adapters added into its weights; the language model given is used up.
+    """The plain language model with its adapters merged into its weights; the given model is consumed.
 
-    A head that is tied to the embedding is untied where adapters make the two differ. Hidden states and logits of a
+    A head that is tied to the embedding is untied if the adapters make the two differ. Hidden states and logits of a
     probe before and after may differ by `tolerance` times their largest value; without one, by the square root of the
     precision's step (half of its digits). Raises CheckpointError above it, and RecipeError for a quantised base: its
     weights cannot hold the sum.
@@ -247,12 +247,12 @@ def merge_adapters(language: nn.Module, *, tolerance: float | None = None) -> nn
     try:
         settled = settle(language)
         merged: nn.Module = settled.merge_and_unload() if has_adapters(settled) else settled  # type: ignore[operator]
-    except (RuntimeError, ValueError, NotImplementedError) as error:  # such as a `lora_bias` over a layer without one
+    except (RuntimeError, ValueError, NotImplementedError) as error:  # such as `lora_bias` on a layer without a bias
         raise CheckpointError(f"adapters cannot be merged: {first_line(error)}", "export --layout peft") from None
     after = _probed(merged)
     for what in before:
         difference = float((after[what] - before[what]).abs().max() / before[what].abs().max())
-        if not difference <= allowed:  # so written, nan is refused too
+        if not difference <= allowed:  # written so that nan is refused too
             raise CheckpointError(
                 f"merged adapters answer otherwise: {what} differ by {difference:.2g} of their largest value, "
                 f"{allowed:.2g} is allowed",

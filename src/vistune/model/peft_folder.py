@@ -19,7 +19,7 @@ from vistune.errors import CheckpointError, DataError
 from vistune.files import read_json
 
 PREFIX = "base_model.model."  # PEFT puts it before every tensor's name
-ABOUT_THE_FOLDER = {  # these say where adapters came from; no output depends on them
+ABOUT_THE_FOLDER = {  # where the adapters came from; no output depends on them
     "auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision",
     "task_type",
 }  # fmt: skip
@@ -28,11 +28,11 @@ USED = {
     "layers_pattern", "layers_to_transform", "lora_alpha", "lora_bias", "lora_dropout", "modules_to_save", "r",
     "rank_pattern", "target_modules", "trainable_token_indices", "use_dora", "use_rslora",
 }  # fmt: skip
-TRAINING_ONLY = {  # these say how adapters began and were computed, or need a key that is refused
+TRAINING_ONLY = {  # how adapters were initialised and computed; or options of a refused key
     "corda_config", "eva_config", "loftq_config", "lora_ga_config", "megatron_core", "qalora_group_size",
     "runtime_config",
 }  # fmt: skip
-# PEFT changes the base's weights while it sets these up, in a way that loading the folder cannot repeat.
+# Initialisations that change the base's weights in a way that loading the folder cannot repeat.
 UNREPEATABLE = {
     "corda": "PEFT needs the covariances of the training data to load it",
     "loftq": "its base is a quantised one, which PEFT computes anew each time it loads it",
@@ -49,9 +49,9 @@ CONVERT = (
 
 @dataclass(frozen=True)
 class Adapters:
-    """A PEFT folder's adapters. `tensors`: by PEFT's names; each gives the tensor itself for `[...]`.
+    """A PEFT folder's adapters. `tensors`: by PEFT's names; indexing with `[...]` loads a tensor.
 
-    `remarks`: what the folder holds that has no effect, for the person who loads it.
+    `remarks`: messages about keys of the folder that have no effect.
     """
 
     config: Any
@@ -61,7 +61,7 @@ class Adapters:
 
 
 def way_out(folder: Path) -> str:
-    """What to do with adapters that are refused here, in a line of Python."""
+    """A hint for refused adapters: a line of Python that merges them."""
     return (
         "merge them with PEFT: "
         f'`PeftModel.from_pretrained(model, "{folder}").merge_and_unload().save_pretrained(OUT)`, '
@@ -72,7 +72,7 @@ def way_out(folder: Path) -> str:
 def read_settings(folder: Path) -> tuple[Any, tuple[str, ...]]:
     """PEFT's LoraConfig of a folder, and remarks on keys without effect.
 
-    Raises CheckpointError naming a key that is unknown, or whose value is not supported.
+    Raises CheckpointError with the key that is unknown, or whose value is not supported.
     """
     path = folder / "adapter_config.json"
     try:
@@ -93,15 +93,15 @@ def read_settings(folder: Path) -> tuple[Any, tuple[str, ...]]:
     _refuse_values(given, path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what PEFT warns of is in `remarks`, or refused
+            warnings.simplefilter("ignore")  # PEFT's warnings are covered by `remarks` or errors
             config = LoraConfig(**given)
-    except Exception as error:  # PEFT raises what each of its fields raises
-        raise CheckpointError(f"{path}: PEFT does not take it: {_reason(error)}", way_out(folder)) from None
+    except Exception as error:  # PEFT raises many types
+        raise CheckpointError(f"{path}: PEFT rejects this config: {_reason(error)}", way_out(folder)) from None
     return config, remarks
 
 
 def read_adapters(folder: Path) -> Adapters:
-    """A PEFT folder. Raises CheckpointError where its config or its tensors cannot be read."""
+    """Read a PEFT folder. Raises CheckpointError if its config or tensors cannot be read."""
     from peft.utils import load_peft_weights
 
     config, remarks = read_settings(folder)
@@ -143,7 +143,7 @@ def _is_default(value: Any, field: Any) -> bool:
 
 
 def _refuse_initialisation(value: Any, path: Path) -> None:
-    """PEFT sets adapters up as they began before it loads their weights, and some ways change the base by that."""
+    """Refuse initialisations that PEFT would repeat on loading, changing the base, with a different result."""
     for name, reason in UNREPEATABLE.items():
         if isinstance(value, str) and value.lower().startswith(name):
             raise CheckpointError(f"{path}: init_lora_weights {value!r} was saved unconverted: {reason}", CONVERT)
@@ -168,7 +168,7 @@ Names = Annotated[str | list[str], AfterValidator(_regex)]
 
 
 class _Values(BaseModel):
-    """What the keys in USED may hold: PEFT's config takes anything, and fails much later or not at all."""
+    """Types of the keys in USED. PEFT's config accepts any value and fails much later, or not at all."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 

@@ -110,7 +110,7 @@ def config_of(name: str, part: str) -> SimpleNamespace:
 
 
 def whole_model(source: str, kind: str) -> RecipeError:
-    """For a tower that is a model which answers about images: the tower's weights have other names in its files."""
+    """The error for a tower that is a vision-language model: its files name the tower's weights differently."""
     return RecipeError(
         f"vision tower {source}: {kind!r} is a whole vision-language model, a tower is one part of it",
         "name the tower that it was made from, such as openai/clip-vit-large-patch14-336, or save the tower alone: "

@@ -112,7 +112,7 @@ def vision_config(source: str) -> Any:
 
 
 def refuse_whole_models(config: Any, source: str) -> None:
-    """Raise RecipeError for a model that answers about images: its tower's weights have other names in its files."""
+    """Raise RecipeError for a vision-language model: its files name the tower's weights differently."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
     if config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and hasattr(config, "vision_config"):
@@ -160,8 +160,8 @@ def image_rules(source: str) -> dict[str, Any]:
 def load_tower(source: str, spec: Spec, dtype: torch.dtype, *, cut: bool = False, meta: bool = False) -> VisionTower:
     """The tower of a folder or hub name; `cut` says that it was saved without the layers behind the feature layer.
 
-    `meta`: on torch's meta device; of a folder's weights only names and shapes are read, of a hub name nothing.
-    Raises RecipeError where weights are missing, damaged or of another shape.
+    `meta`: on torch's meta device; only names and shapes of a folder's weights are read, and nothing for a hub name.
+    Raises RecipeError if weights are missing, damaged or of another shape.
     """
     config = vision_config(source)
     kind = tower_class(config, spec.space)

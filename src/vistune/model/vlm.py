@@ -172,9 +172,9 @@ def build(
     quantize: int | None = None,
     meta: bool = False,
 ) -> VisionLanguageModel:
-    """The backbones with their weights and a fresh projector; `quantize`: bits of the language model's, 4 or 8.
+    """The backbones with their weights and a fresh projector; `quantize`: bits of the language model, 4 or 8.
 
-    `meta`: without the backbones' weights, and refused as with them.
+    `meta`: do not load the backbones' weights, but check them in the same way.
     """
     made = VisionLanguageModel(
         load_tower(source_of(model.vision, "vision"), spec, dtype, meta=meta),

@@ -95,9 +95,9 @@ def _open(file: BinaryIO, place: str) -> Image.Image:
 
 
 def _unreadable(data: bytes, place: str, error: BaseException) -> DataError:
-    """Say what is wrong with bytes that Pillow does not decode.
+    """The error for bytes that Pillow does not decode.
 
-    In our own words: Pillow's may hold bytes of the file, or addresses of memory.
+    Pillow's own message is not used: it may contain bytes of the file or memory addresses.
     """
     form = format_of(data)
     if form is None:

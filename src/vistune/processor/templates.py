@@ -1,7 +1,7 @@
 """How a conversation is written for a language model, and which of its pieces are learnt.
 
 messages -> pieces: text (learnt or not), control tokens, picture slots
-Supervised are the answer and its end in every turn that is trained on, nothing else (LLaVA: `preprocess_v1`,
+In every turn that is trained on, only the answer and its end token are supervised (LLaVA: `preprocess_v1`,
 `preprocess_llama_2`, `preprocess_plain`). A style is a function of a few lines; templates are rows of one table.
 
 Promised of a user's text: it becomes no special token, no picture slot and no control token of the template. A

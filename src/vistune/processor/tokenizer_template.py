@@ -175,9 +175,9 @@ class TokenizerTemplate:
 
 
 def _without_unsupervised(pieces: list[Piece], answers: Sequence[Message], origin: str) -> list[Piece]:
-    """The pieces with the answers that are not trained on unmarked; each run of marked pieces is one answer.
+    """Unmark the answers that are not trained on; each run of marked pieces is one answer.
 
-    Raises DataError where the template marks another number of answers than the conversation has.
+    Raises DataError if the template does not mark as many answers as the conversation has.
     """
     number, within = -1, False
     changed: list[Piece] = []

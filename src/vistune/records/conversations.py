@@ -24,7 +24,7 @@ SPEAKERS: Mapping[str, Role] = {
     "model": "assistant", "chatgpt": "assistant", "gpt4": "assistant", "gpt-4": "assistant", "bard": "assistant",
     "bing": "assistant", "system": "system", "developer": "system",
 }  # fmt: skip
-SEE = "see docs/data.md for the forms that are read"
+SEE = "see docs/data.md for the supported forms"
 TABLE = "a table of captions or boxes becomes data by `vistune generate TABLE --out DIR`"
 SUPERVISION = ("loss", "loss_mask", "train", "weight")  # fields of a turn: whether its tokens are trained on
 # Fields of other formats for media that are not read here; a record in which one has a value is refused.
@@ -371,7 +371,7 @@ def _with_system(read: Turns, record: Fields, location: str) -> Turns:
     if read.turns and read.turns[0].role == "system":
         if read.turns[0].parts == (own,):
             return read
-        raise RecordError(location, "system", "and the first turn is another system prompt", "keep one of them")
+        raise RecordError(location, "system", "the first turn is a second system prompt", "keep one of them")
     return Turns((Turn("system", "system", (own,)), *read.turns), read.names, read.images)
 
 

@@ -29,9 +29,9 @@ from vistune.remote.refusals import same_words
 log = logging.getLogger("vistune.remote")
 MOST_SENDS = 6  # of one question, where the service or the network fails
 FIRST_CONNECTS = 3  # tries to reach an address that never answered anything: it is wrong rather than down
-SAME_REFUSALS = 3  # in the same words, before anything was ever answered: the whole run is refused
+SAME_REFUSALS = 3  # refusals with the same message, before any answer, that end the run
 LONG_REFUSALS = 5  # the same for a prompt that is too long: the first few may be the only long ones
-ANY_REFUSALS = 8  # in whatever words
+ANY_REFUSALS = 8  # refusals with any messages, before any answer, that end the run
 DISK_PATIENCE_SECONDS = 30.0  # how long a paid answer is held in memory while the disk refuses it
 
 
@@ -60,7 +60,7 @@ class Asker:
         added: Collection[str] = (),
         report: Callable[[str], None] = log.warning,
     ) -> None:
-        """`added`: fields of the body that are the user's own · `report`: takes a line for a person."""
+        """`added`: fields of the body that the user added. `report`: called with each message for the user."""
         self.client, self.journal, self.pace, self.price = client, journal, pace, price
         self.ledger = read_ledger(journal)
         self.header = dict(header)
@@ -72,7 +72,7 @@ class Asker:
         self.refusals: Counter[str] = Counter()
         if budget is not None and price is None:
             raise unpriced(str(header.get("model")))
-        # A journal without answers holds nothing that a change could contradict.
+        # Without answers, changed settings cannot contradict the journal.
         bound = self.ledger.holds_answers and not allow_drift
         if bound and self.ledger.header is not None and (diff := drift(self.ledger.header, self.header)):
             raise RecipeError(
@@ -158,7 +158,7 @@ class Asker:
             raise self.stopping
 
     async def _send(self, key: str, body: bytes, worst: float, tokens: int) -> tuple[Outcome, int, Dialect]:
-        """One request on the wire, its worst case reserved and its intent on disk before that; the form it had."""
+        """Reserve the worst-case cost, journal the intent, then send one request. Also returns the sent form."""
         while True:
             with self._idle():
                 await self.budget.reserve(worst)
@@ -183,18 +183,18 @@ class Asker:
             if outcome.kind not in ("limited", "adapted") or self.stopping is not None:
                 return outcome, send, form
             await self._failure(key, send, outcome, worst)
-            # Neither is a failure of the question: after a 429 it waits for the pace as long as that takes, and a
+            # Neither outcome is a failure of the question: after a 429 it waits as long as the pace requires, and a
             # refused form is replaced by one that was not tried yet.
 
     async def remember(self, form: Dialect) -> None:
-        """Write the form of a request that was answered into the journal, so that the next run begins with it."""
+        """Journal the form of an answered request, so that the next run begins with it."""
         if form != self.remembered:
             self.remembered = form
             record = {"t": "dialect", "endpoint": self.endpoint, "dialect": form.to_dict(), "at": time.time()}
             await self.keep(record)
 
     def adapt(self, outcome: Outcome, form: Dialect, body: bytes, *, batch: bool = False) -> Outcome:
-        """The outcome as `adapted` if another form of the request may be taken: one learned now, or meanwhile."""
+        """Mark the outcome as `adapted` if the request should be tried in another form, learned now or meanwhile."""
         if outcome.error is None or outcome.kind not in ("refused", "failed", "stop_recipe"):
             return outcome
         if outcome.status in (401, 403, 404, 405) or not outcome.error.message:
@@ -228,7 +228,7 @@ class Asker:
             self.refusals[same_words(outcome.reason)] += 1
 
     def _counts(self, outcome: Outcome) -> bool:
-        """Whether a refusal may concern the whole run: nothing was answered yet, and it is not about an image."""
+        """Whether a refusal may concern the whole run: no answer yet, and not from a content filter."""
         return outcome.kind == "refused" and outcome.about != "content" and not self.ledger.replies
 
     def _all_refused(self, outcome: Outcome) -> bool:
@@ -301,7 +301,7 @@ class Asker:
         return None
 
     def refused_run(self, reason: str, about: str = "") -> RecipeError:
-        """The error of a run that the service refuses whole, in the service's own words."""
+        """The error of a run whose requests are all refused, with the service's message."""
         count = self.refusals.total()
         times = f"the first {count} requests" if count > 1 else "the request"
         hint = _HINTS["context"] if about == "context" else "change what it names"

@@ -229,7 +229,7 @@ async def _fetch(asker: Asker, file_id: str, asked: _Asked, worst: float) -> int
 
 @dataclass
 class _Asked:
-    """What a chunk asked: keys that have no line yet, known bodies, and the form in which they were sent."""
+    """The requests of a chunk: keys without an output line yet, known bodies, and the form in which they were sent."""
 
     keys: set[str]
     bodies: Mapping[str, bytes]
@@ -237,7 +237,7 @@ class _Asked:
 
 
 async def _journal(asker: Asker, line: bytes, asked: _Asked, worst: float) -> int:
-    """One line of an output file; 1 where it answers a question, or shows a form in which it can be asked."""
+    """Journal one line of an output file. Return 1 if it answers a question or reveals a form to ask it in, else 0."""
     try:
         tree = json.loads(asker.client.without_key(line.decode("utf-8", "backslashreplace")))
         key, response = str(tree["custom_id"]), tree.get("response") or {}

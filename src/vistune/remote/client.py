@@ -28,19 +28,27 @@ if TYPE_CHECKING:
     import httpx2
 
 LARGEST_BODY = 4 << 20  # bytes; a chat completion is a few thousand
-LARGEST_STREAM = 16 << 20  # bytes; a streamed token comes in a few hundred
+LARGEST_STREAM = 16 << 20  # bytes; a streamed token takes a few hundred
 Kind = Literal["reply", "limited", "failed", "unknown", "refused", "adapted", "stop_quota", "stop_recipe"]
-"""reply: a 200, billed · limited: 429 · failed: the service's fault, not billed · unknown: sent, no answer, maybe
-billed · refused: this one request, not asked again in this run · adapted: refused in a form that is not used again ·
-stop_quota: money · stop_recipe: key, model or address are wrong."""
+"""Kinds of outcome.
+
+- reply: status 200, billed
+- limited: status 429
+- failed: the service's fault, not billed
+- unknown: sent without an answer, may be billed
+- refused: only this request, which is not sent again in this run
+- adapted: refused in a form that is not used again
+- stop_quota: the quota is spent
+- stop_recipe: key, model or address is wrong
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one request.
+    """The outcome of one request.
 
-    `body` is what came over the wire, cut at LARGEST_BODY, a stream put together as one completion. `reason` holds the
-    service's words in one line, `error` the same taken apart, `about` what a refusal is about. Seconds of wall time.
+    `body`: the response body, cut at LARGEST_BODY; a stream is joined into one completion. `reason`: the service's
+    message in one line; `error`: the same, parsed. `about`: the subject of a refusal. `seconds`: wall time.
     """
 
     kind: Kind
@@ -55,7 +63,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What a reply's body says; without a usable answer `text` is None, `fault` a code and `detail` the reason."""
+    """The parsed body of a reply. Without a usable answer, `text` is None, `fault` is a code, `detail` the reason."""
 
     text: str | None
     fault: str
@@ -112,7 +120,7 @@ class Client:
         return replace(outcome, seconds=time.monotonic() - began)
 
     async def request(self, method: str, path: str | httpx2.URL, *, chat: bool = False, **given: Any) -> Outcome:
-        """Send one request and classify its answer; of a `chat` a streamed answer is put together."""
+        """Send one request and classify its answer. For a `chat`, a streamed answer is joined."""
         import httpx2
 
         try:
@@ -134,7 +142,7 @@ class Client:
         return self.classified(status, headers, text)
 
     def classified(self, status: int, headers: Mapping[str, str], body: str) -> Outcome:
-        """What an answer means; the service's words in it are cleared of the key however short it is."""
+        """Classify an answer. The key is removed from the service's message, even if the key is short."""
         outcome = classify(status, headers, body)
         if outcome.error is None or self.key is None or len(self.key) < 4:
             return outcome
@@ -217,7 +225,7 @@ def classify(status: int, headers: Mapping[str, str], body: str) -> Outcome:
         return outcome("limited", wait)
     if status in (408, 409, 425) or status >= 500:
         return outcome("failed", wait)
-    if status == 403 and about == "content":  # moderation: this one request
+    if status == 403 and about == "content":  # moderation refuses only this request
         return outcome("refused")
     if status in (401, 403, 404, 405) or 300 <= status < 400 or about in ("key", "model"):
         return outcome("stop_recipe")
@@ -225,7 +233,7 @@ def classify(status: int, headers: Mapping[str, str], body: str) -> Outcome:
 
 
 def _status_of(error: ServiceError) -> int:
-    """The status that a 200 with an error should have had, by the words of its code."""
+    """The status that fits an error sent with status 200, by its code."""
     code = error.code.lower()
     if "rate_limit" in code or "too_many" in code or "overloaded" in code or "resource_exhausted" in code:
         return 429
@@ -295,7 +303,7 @@ def read_completion(body: str, reason: str = "") -> Completion:
 
 
 def content_of(message: Mapping[str, Any]) -> str | None:
-    """The text of a message: its content, or the text parts of it joined; thoughts and other parts are left out."""
+    """The text of a message: its content, or its text parts joined, without thoughts and other parts."""
     content = message.get("content")
     if isinstance(content, str):
         return content

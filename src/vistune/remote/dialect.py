@@ -1,7 +1,7 @@
-"""Which form of a chat request a service takes, learned from what it refuses.
+"""Adapt chat requests to a service, by learning from its refusals which parameters it accepts.
 
-refusal of a parameter + Dialect -> Dialect -> the same request in the form that the service takes
-A request's key in the journal is the hash of its body before this: another form never asks a question twice.
+refusal of a parameter + Dialect -> Dialect -> the same request in a form that the service accepts
+A request's key in the journal is the hash of its body before the adaptation, so no question is paid twice.
 """
 
 from __future__ import annotations
@@ -55,16 +55,16 @@ _STREAM_REFUSED = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """The form that a service takes; the default is OpenAI's chat completion as it always was."""
+    """The form of requests that a service accepts; the default is OpenAI's original chat completion."""
 
     length_field: str = "max_tokens"
     left_out: tuple[str, ...] = ()
     stream: bool = False
     stream_usage: bool = True
-    system: bool = True  # whether a message of the system role is taken
+    system: bool = True  # whether system messages are accepted
 
     def apply(self, body: bytes, *, batch: bool = False) -> bytes:
-        """A request's body in this form; the same bytes where nothing differs. A batch never streams."""
+        """Convert a request's body to this form; unchanged bytes for the default form. A batch never streams."""
         stream = self.stream and not batch
         if self.length_field == "max_tokens" and not self.left_out and not stream and self.system:
             return body
@@ -80,9 +80,9 @@ class Dialect:
         return json.dumps(tree, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
 
     def adapted(self, error: ServiceError, body: bytes, *, kept: Collection[str] = (), batch: bool = False) -> Dialect:
-        """The form in which a refused request may be taken; this one where the refusal names no parameter of ours.
+        """The form to try after a refusal; this form if the refusal names no parameter that we set.
 
-        `kept`: fields that the user added, which are never left out.
+        `kept`: fields that the user added; they are never removed.
         """
         changed = self
         if any(_names(error, name) for name in kept):
@@ -102,7 +102,7 @@ class Dialect:
         return changed
 
     def changes(self, before: Dialect) -> str:
-        """What this form does in another way than `before`, in one line for a person."""
+        """Describe in one line how this form differs from `before`."""
         parts = []
         if self.length_field != before.length_field:
             parts.append(f"takes {self.length_field} in place of {before.length_field}")
@@ -121,7 +121,7 @@ class Dialect:
 
 
 def read_dialect(tree: Any) -> Dialect:
-    """A form that an earlier run wrote into the journal; the default where it cannot be read."""
+    """Read a form that an earlier run wrote into the journal; the default if it is unreadable."""
     if not isinstance(tree, Mapping) or tree.get("length_field") not in LENGTH_FIELDS:
         return Dialect()
     left_out = tree.get("left_out")
@@ -136,7 +136,7 @@ def read_dialect(tree: Any) -> Dialect:
 
 
 def _without_system(messages: list[Any]) -> list[Any]:
-    """The messages with the system's text in front of the first question."""
+    """Move the system message's text to the start of the first question."""
     if len(messages) < 2 or messages[0].get("role") != "system":
         return messages
     system, first, *rest = messages
@@ -154,12 +154,12 @@ def _keys(body: bytes) -> list[str]:
 
 
 def _names(error: ServiceError, key: str) -> bool:
-    """Whether an error is about one parameter, by its field or its words."""
+    """Whether an error is about a parameter, by its `param` or its message."""
     return error.param.split(".")[-1] == key or bool(re.search(rf"(?<!\w){re.escape(key)}(?!\w)", error.message))
 
 
 def _refuses(error: ServiceError, key: str) -> bool:
-    """Whether the parameter itself is refused, not its value's size."""
+    """Whether the parameter itself is refused, and not the size of its value."""
     if not _names(error, key) and not re.search(rf"(?<!\w){re.escape(key)}(?!\w)", error.message, re.IGNORECASE):
         return False
     if _CERTAIN.search(error.words):

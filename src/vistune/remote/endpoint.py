@@ -19,7 +19,7 @@ from vistune.remote.client import Client, read_key
 from vistune.remote.journal import Journal
 from vistune.remote.pace import Pace
 
-OWN_FIELDS = {  # of a request's body, and what sets them
+OWN_FIELDS = {  # fields of a request's body that --extra-body may not set -> what sets them
     "model": "--model",
     "messages": "the prompts",
     "stream": "the service: replies are streamed where it takes nothing else",
@@ -34,10 +34,10 @@ OWN_FIELDS = {  # of a request's body, and what sets them
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Which model, where, at what pace and price; `budget` in dollars, keys from `key_file` or the environment.
+    """The service and its settings: model, address, pace, price; `budget` in dollars, key from a file or environment.
 
-    `extra_body`: fields added to every request, such as {"enable_thinking": False} · `max_tokens`: of every reply, in
-    place of the defaults.
+    `extra_body`: fields added to every request, such as {"enable_thinking": False}. `max_tokens`: limit of every reply,
+    in place of the defaults.
     """
 
     model: str
@@ -77,8 +77,8 @@ class Endpoint:
         """Open the journal of `folder` and a client to continue it.
 
         Args:
-            header: what the journal's answers depend on.
-            report: takes a line for a person, such as a parameter that the service refuses.
+            header: the settings on which the journal's answers depend.
+            report: called with each message for the user, such as a parameter that the service refuses.
         """
         key = read_key(os.environ, self.key_file)
         journal = Journal(folder)
@@ -108,7 +108,7 @@ class Endpoint:
 
 
 def read_extra_body(text: str | None) -> dict[str, Any]:
-    """The object of `--extra-body`; empty if it was not given. Raises RecipeError for what is not a JSON object."""
+    """Parse `--extra-body`; empty if it was not given. Raises RecipeError unless it is a JSON object."""
     if text is None:
         return {}
     example = """write for example --extra-body '{"enable_thinking": false}'"""
@@ -127,7 +127,7 @@ def read_extra_body(text: str | None) -> dict[str, Any]:
 
 
 def check_extra_body(extra: Mapping[str, Any]) -> None:
-    """Raise RecipeError for a field that something else sets, or a value that JSON cannot hold."""
+    """Raise RecipeError for a field that another option sets, or a value that JSON cannot represent."""
     if not isinstance(extra, Mapping) or not all(isinstance(name, str) and name for name in extra):
         raise RecipeError(f"extra_body {extra!r}: is not an object", "give names and values")
     for name in extra:

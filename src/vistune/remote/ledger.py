@@ -21,9 +21,9 @@ from vistune.remote.journal import Journal
 
 @dataclass
 class Ledger:
-    """What the journal says so far: where each reply lies, which questions this run saw refused, and the money.
+    """The state of the journal: the position of each reply, the questions refused in this run, and the money spent.
 
-    `dialects`: the form that each endpoint takes, as the last run learned it.
+    `dialects`: the form that each endpoint accepts, learned in the last run.
     """
 
     replies: dict[str, int] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class Ledger:
 
     @property
     def holds_answers(self) -> bool:
-        """Whether anything that was paid for is in it, or under way in a batch."""
+        """Whether the journal has a paid answer or a batch in progress."""
         return bool(self.replies) or any(chunk["step"] != "finished" for chunk in self.chunks.values())
 
     def forget_the_killed(self) -> None:
@@ -90,7 +90,7 @@ def read_ledger(journal: Journal) -> Ledger:
     for offset, record in journal.records():
         ledger.take(offset, record)
     ledger.forget_the_killed()
-    ledger.refused.clear()  # what was refused in another run is asked again: its cause may be mended
+    ledger.refused.clear()  # send refusals of earlier runs again: their cause may be fixed
     if journal.bad:
         ledger.outcomes["damaged_line"] = len(journal.bad)
         rows = [{"line": bad.number, "why": bad.why} for bad in journal.bad]

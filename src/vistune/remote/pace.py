@@ -133,7 +133,7 @@ class Pace:
             self.changed.notify_all()
 
     async def answered(self) -> None:
-        """The service answered and took nothing: it is not down, and it is not known to bear more."""
+        """Note an answer that refused the request: the service is up, but this says nothing about its capacity."""
         async with self.changed:
             self.failures, self.failing_since = 0, None
 

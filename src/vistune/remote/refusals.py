@@ -1,6 +1,6 @@
-"""Read an error body of any OpenAI-compatible service, and say what the refusal is about.
+"""Parse the error bodies of OpenAI-compatible services, and classify what a refusal is about.
 
-body + status -> ServiceError (the service's own words, code, parameter) -> subject: quota, key, model, content, context
+body + status -> ServiceError (message, code, parameter) -> subject: quota, key, model, content, context
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-MOST_WORDS = 600  # characters of a service's words that are kept
+MOST_WORDS = 600  # most characters of a service's message that are kept
 
 Subject = Literal["", "quota", "key", "model", "content", "context"]
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceError:
-    """What a service said about a request that it did not answer.
+    """The error that a service returned for a request.
 
-    `code` joins every code and type of the body; `param` is the parameter it names; `status` is a status code written
-    inside the body, as OpenRouter and Gemini do.
+    `code`: every code and type in the body, joined. `param`: the parameter that the body names. `status`: a status code
+    inside the body, as from OpenRouter and Gemini.
     """
 
     message: str = ""
@@ -31,17 +31,17 @@ class ServiceError:
 
     @property
     def words(self) -> str:
-        """Everything that a pattern may be looked for in."""
+        """All text in which patterns are searched."""
         return " ".join(part for part in (self.code, self.param, self.message) if part)
 
     def said(self, status: int) -> str:
-        """The refusal in one line: status, code, message."""
+        """Format the refusal in one line: status, code, message."""
         code = "" if self.code and self.code in self.message else self.code
         return " ".join(part for part in (str(status), code, self.message) if part)[:MOST_WORDS]
 
 
 def read_error(body: str) -> ServiceError:
-    """The error of a body in any form: JSON of the known layouts, plain text, or HTML. Never raises."""
+    """Parse an error body: JSON of the known layouts, plain text, or HTML. Never raises."""
     try:
         tree = json.loads(body)
     except (ValueError, RecursionError):
@@ -51,8 +51,8 @@ def read_error(body: str) -> ServiceError:
 
 
 def error_in_reply(body: str) -> ServiceError | None:
-    """The error that a body with status 200 holds in place of an answer; None for an answer."""
-    if '"error"' not in body:  # an answer that writes about "error" has it escaped
+    """The error in a body with status 200; None if the body is an answer."""
+    if '"error"' not in body:  # in an answer's text these quotes are escaped
         return None
     try:
         tree = json.loads(body)
@@ -83,7 +83,7 @@ def _read(value: Any, depth: int) -> ServiceError:
         return ServiceError()
     message = next((value[name] for name in _MESSAGES if isinstance(value.get(name), str) and value[name].strip()), "")
     inner = _joined([_read(value[name], depth + 1) for name in _INNER if isinstance(value.get(name), dict | list)])
-    if isinstance(value.get("message"), dict | list):  # FastAPI's list, wrapped once more
+    if isinstance(value.get("message"), dict | list):  # FastAPI's list inside a message
         inner = _joined([inner, _read(value["message"], depth + 1)])
     if isinstance(value.get("error"), str):
         inner = _joined([ServiceError(_plain(value["error"])), inner])
@@ -95,7 +95,7 @@ def _read(value: Any, depth: int) -> ServiceError:
         param = param or next((part for part in reversed(path) if not part.isdigit() and part != "body"), "")
         message = f"{'.'.join(path)}: {message}"
     metadata = value.get("metadata")
-    if isinstance(metadata, Mapping) and isinstance(metadata.get("raw"), str):  # OpenRouter: the provider's own words
+    if isinstance(metadata, Mapping) and isinstance(metadata.get("raw"), str):  # OpenRouter: the provider's message
         inner = _joined([inner, replace(read_error(metadata["raw"]), status=None)])
     detail = value.get("detail")
     if isinstance(detail, str) and detail.strip() and detail not in message:
@@ -117,7 +117,7 @@ def _is_status(value: Any) -> bool:
 
 
 def _joined(errors: list[ServiceError]) -> ServiceError:
-    """Several errors as one; the first parameter and status count."""
+    """Join several errors into one, with the first parameter and status."""
     messages = dict.fromkeys(error.message for error in errors if error.message)
     codes = dict.fromkeys(word for error in errors for word in error.code.split())
     return ServiceError(
@@ -129,7 +129,7 @@ def _joined(errors: list[ServiceError]) -> ServiceError:
 
 
 def _plain(text: str) -> str:
-    """The first words of a text or an HTML page; JSON that was sent as a string is read once more."""
+    """The beginning of a text or an HTML page; JSON that was sent as a string is parsed again."""
     if text.lstrip()[:1] in ("{", "[") and len(text) < 1 << 16:
         try:
             if (inner := _read(json.loads(text), 4)).message:
@@ -191,7 +191,7 @@ _CONTEXT = re.compile(
 
 
 def subject_of(status: int, error: ServiceError) -> Subject:
-    """What a refusal is about, by its status and the service's words; empty where they name nothing known."""
+    """Classify a refusal by its status and message; empty if no pattern matches."""
     words = error.words
     if status == 402 or _QUOTA.search(words) or (status != 429 and "billing" in error.code):
         return "quota"
@@ -209,6 +209,6 @@ def subject_of(status: int, error: ServiceError) -> Subject:
 
 
 def same_words(said: str) -> str:
-    """A refusal without what differs from request to request: numbers, ids, quoted text."""
+    """Remove the parts of a refusal that differ between requests: numbers, ids, quoted text."""
     said = re.sub(r"\S*\d\S*", "#", said.lower())
     return " ".join(re.sub(r"[\"'`“‘].{0,200}?[\"'`”’]", "~", said).split())

@@ -1,6 +1,6 @@
-"""A streamed reply (server-sent events) put together as the chat completion that it would have been.
+"""Join a streamed reply (server-sent events) into the equivalent chat completion.
 
-"data: {...}" lines -> one completion body, reasoning and usage included, or the error that came in between
+"data: {...}" lines -> one completion body with reasoning and usage, or the error sent in the stream
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def is_stream(content_type: str, text: str) -> bool:
 
 
 def assemble(text: str) -> tuple[str, bool]:
-    """(completion body, whether the stream came to its end). A body that is no stream is given back as it is."""
+    """(completion body, whether the stream is complete). A body that is not a stream is returned unchanged."""
     whole = False
     tree: dict[str, Any] = {}
     message: dict[str, Any] = {}
@@ -25,7 +25,7 @@ def assemble(text: str) -> tuple[str, bool]:
     index: int | None = None
     events = list(_events(text))
     if not events:
-        return text, bool(text.strip())  # plain JSON under a stream's header
+        return text, bool(text.strip())  # plain JSON with a stream's header
     for name, data in events:
         if data.strip() == "[DONE]":
             whole = True
@@ -59,7 +59,7 @@ def assemble(text: str) -> tuple[str, bool]:
 
 
 def _events(text: str) -> Iterator[tuple[str, str]]:
-    """(event name, data) of each event; comments and other fields are passed over."""
+    """(event name, data) of each event; comments and other fields are skipped."""
     name, data = "", []
     for line in [*text.lstrip("\ufeff").replace("\r\n", "\n").replace("\r", "\n").split("\n"), ""]:
         if line.startswith("data:"):
@@ -73,7 +73,7 @@ def _events(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _add(message: dict[str, Any], piece: dict[str, Any]) -> None:
-    """A delta joined to what came before: text to text, parts to parts, anything else replaces."""
+    """Join a delta to the value so far: text and lists are appended, anything else replaces it."""
     for field, value in piece.items():
         before = message.get(field)
         if value is None:

@@ -1,7 +1,7 @@
-"""Remove a thinking model's thoughts from a reply, whatever marks them.
+"""Remove a thinking model's thoughts from a reply, for all common markers.
 
-reply text -> the text after and between the thoughts; None where a thought does not end
-The journal keeps replies whole; this is applied whenever one is read.
+reply text -> the text outside the thoughts; None if a thought does not end
+The journal keeps replies unchanged; this is applied whenever one is read.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _BARE_HARMONY = re.compile(r"^analysis(?=[^a-z]).*?assistant(?:commentary.*?assi
 
 
 def without_thoughts(text: str) -> str | None:
-    """The reply without its thoughts; None where one begins and does not end.
+    """The reply without its thoughts; None if one begins and does not end.
 
-    A text without a mark is given back as it is. A closing mark without an opening one ends a thought that began
-    with the reply, as templates do that write the opening mark into the prompt.
+    A text without a marker is returned unchanged. A closing marker without an opening one ends a thought that began
+    with the reply: some templates put the opening marker into the prompt.
     """
-    while (shorter := _once(text)) != text:  # removing one mark may bring the halves of another together
+    while (shorter := _once(text)) != text:  # removing one marker may join the halves of another
         if shorter is None:
             return None
         text = shorter

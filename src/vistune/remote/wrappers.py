@@ -1,6 +1,6 @@
-"""Take the wrapping off a model's reply: thoughts, tags, fences, labels and quotation marks around the whole.
+"""Remove wrappers from a model's reply: thoughts, tags, fences, labels and quotation marks around all of it.
 
-raw reply -> the text that was asked for; what stands inside it is not touched
+raw reply -> the requested text; the text inside the wrappers is not changed
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _PAIRS = {
     "“": "”", "‘": "’", "«": "»", "‹": "›", "„": "“”", "「": "」", "『": "』", "《": "》", "〈": "〉",
     "〝": "〞", "＂": "＂",     '"': '"', "'": "'", "`": "`",
 }  # fmt: skip
-# Text that shows HTML is text; `</s>` and `<image>` have a check of their own.
+# HTML tags may be part of an answer; `</s>` and `<image>` have a separate check.
 _HTML = [
     "a",
     "b",
@@ -122,10 +122,10 @@ _LEFT = re.compile(
 
 
 def unwrapped(text: str, *, single: bool) -> str | None:
-    """The text inside everything that is around the whole reply; None where a thought does not end.
+    """The text inside all wrappers of a reply; None if a thought does not end.
 
-    `single`: one text was asked for, so that a label such as "Description:" or quotation marks around it are no part
-    of it; of questions and answers they may be.
+    `single`: one text was requested, so a label such as "Description:" or quotation marks around it are removed. In a
+    list of questions and answers they may belong to the text.
     """
     while True:
         inside = without_thoughts(text)
@@ -138,7 +138,7 @@ def unwrapped(text: str, *, single: bool) -> str | None:
 
 
 def left_tag(text: str) -> str:
-    """A tag of a thought or a wrapper that is still in the text; empty where there is none."""
+    """A tag of a thought or a wrapper that is still in the text; empty if there is none."""
     for match in _CLOSING_TAG.finditer(text):
         if match.group(1).lower() not in _HTML:
             return match.group()
@@ -167,7 +167,7 @@ def _peeled(text: str, *, single: bool) -> str:
 
 
 def _unquoted(text: str) -> str | None:
-    """The text between quotation or bold marks that are around the whole; None where they are not."""
+    """The text without quotation or bold marks around all of it; None if it has none."""
     for mark in ("***", "**", "__", "```", "``", '""', "''", "*", "_"):
         if len(text) > 2 * len(mark) and text.startswith(mark) and text.endswith(mark):
             inside = text[len(mark) : -len(mark)]
@@ -181,9 +181,9 @@ def _unquoted(text: str) -> str | None:
 
 
 def _spans_all(text: str) -> bool:
-    """Whether the first quotation mark is closed by the last one, not by one between.
+    """Whether the first quotation mark is closed by the last one, and not by one in between.
 
-    A straight mark opens after a space or a bracket and closes elsewhere; an apostrophe within a word does neither.
+    A straight mark opens after a space or a bracket and closes elsewhere; an apostrophe inside a word is ignored.
     """
     begin, ends = text[0], _PAIRS[text[0]]
     depth = 0

@@ -24,9 +24,9 @@ Row = Mapping[str, Any]
 
 
 def read_rows(data: Path) -> list[Row] | None:
-    """Records of any form in LLaVA's; a language is guessed by its letters where a record names none.
+    """Convert records of any form to LLaVA's. If a record names no language, its letters decide.
 
-    Raises DataError for the first record that is bad.
+    Raises DataError for the first bad record.
     """
     path = data / "samples.json" if data.is_dir() else data
     if not path.is_file():
@@ -115,7 +115,7 @@ def _boxes(path: Path) -> dict[str, list[Row]]:
 def _inside(folders: Sequence[Path], name: str) -> list[Path]:
     """Where a picture may lie; what leads out of a picture folder is not shown, as it is not learnt."""
     try:
-        if Path(name).is_absolute():  # inside the data file, unpacked by us
+        if Path(name).is_absolute():  # was inside the data file; unpacked by us
             return [Path(name)]
         return [place / name for place in folders if (place / name).resolve().is_relative_to(place.resolve())]
     except (OSError, ValueError, RuntimeError):  # no path at all, or a link to itself

@@ -26,9 +26,9 @@ DIGITS = 3
 
 
 async def looks(service: Service, request: Request) -> tuple[dict[str, Any], Sequence[str]]:
-    """The response's body, and the paths of the request's fields that were not used.
+    """The response's body, and the paths of the request's unused fields.
 
-    Raises Refusal: what a chat request would be refused for, and where there is nothing to look at.
+    Raises Refusal for the same errors as a chat request, and for a request without an image.
     """
     async with service.enter(request) as (place, body):
         given = await _given(service, place, body)

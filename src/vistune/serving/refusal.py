@@ -1,6 +1,6 @@
 """What a client is told instead of an answer, in OpenAI's shape: {"error": {message, type, param, code}}.
 
-Of a client's text nothing is repeated but words that this package knows, no path, no address of memory, no stack.
+A message never repeats a client's text, except words that this package knows, and has no path, memory address or stack.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class Refusal(Exception):
 
 
 def of_field(error: FieldError) -> Refusal:
-    """A field that cannot be used."""
+    """The refusal for an error in a field."""
     code = "unsupported_parameter" if error.is_unsupported else "invalid_value"
     return Refusal(400, _both(error), code=code, param=error.path or None)
 
 
 def of_picture(error: DataError, param: str) -> Refusal:
-    """An image that cannot be read."""
+    """The refusal for an image that cannot be read."""
     return Refusal(400, _both(error), code="invalid_image", param=param)
 
 

@@ -1,6 +1,6 @@
 """A chat completion's body: every number, list and string of it has a bound.
 
-bytes -> ChatRequest and the paths of fields that are not used; a field that would change the answer is refused by name
+bytes -> ChatRequest and the paths of unused fields; an unused field that would change the answer is refused by name
 """
 
 from __future__ import annotations
@@ -131,9 +131,9 @@ def read_look(body: bytes, *, model: str, limits: Limits) -> tuple[LookRequest, 
 
 
 def read_request(body: bytes, *, model: str, limits: Limits) -> tuple[ChatRequest, list[str]]:
-    """The request, and the paths of its fields that are not used. If a key occurs twice, the last one counts.
+    """Parse a request. Also returns the paths of its unused fields. If a key occurs twice, the last one counts.
 
-    Raises Refusal that names the field and says what to do.
+    Raises Refusal with the field and what to do.
     """
     request, unused = _read(ChatRequest, body, model)
     if request.stream_options is not None and not request.stream:
@@ -149,7 +149,7 @@ def read_request(body: bytes, *, model: str, limits: Limits) -> tuple[ChatReques
 
 
 def _read(kind: type[Request], body: bytes, model: str) -> tuple[Request, list[str]]:
-    """A body of this kind whose fields are checked."""
+    """Parse and check a body of this type."""
     try:
         request = kind.model_validate_json(body)
     except ValidationError as error:
@@ -175,12 +175,12 @@ def _refused(error: ValidationError, body: bytes) -> Refusal:
 
 
 def unused_header(paths: Sequence[str]) -> dict[str, str]:
-    """Response headers that list the fields that were not used; none where all were."""
+    """Response headers that list the unused fields; empty if all were used."""
     return {"X-Ignored-Parameters": ", ".join(paths)} if paths else {}
 
 
 def _refuse_size(messages: Sequence[ChatMessage], limits: Limits, more_characters: int = 0) -> None:
-    """Raise Refusal where messages hold more images or text than is read."""
+    """Raise Refusal if the messages have more images or text than the limits allow."""
     parts = [part for message in messages for part in message.parts]
     images = sum(isinstance(part, ImagePart) for part in parts)
     characters = more_characters + sum(

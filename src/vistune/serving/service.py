@@ -46,7 +46,7 @@ class Place:
         self.began = time.monotonic()
         self.pieces: asyncio.Queue[str | None] = asyncio.Queue()
         self.bytes = 0  # what its body and pictures held, decoded ones too
-        self.unused: Sequence[str] = ()  # paths of the fields of its body that were not used
+        self.unused: Sequence[str] = ()  # paths of the unused fields of its body
         service.taken.add(self)
 
     def ask(self, prompt: Prompt, request: ChatRequest) -> None:
@@ -204,13 +204,13 @@ class Service:
         def work() -> T:
             try:
                 return encode(self._messages(place, messages, fetched))
-            except (DataError, RecipeError) as error:  # RecipeError: the model's own template does not take these roles
+            except (DataError, RecipeError) as error:  # RecipeError: the template refuses these roles
                 raise of_data(error) from None
 
         return await self.in_reader(work)
 
     async def _fetch(self, messages: Sequence[ChatMessage]) -> dict[str, bytes]:
-        """Fetch the images that are links: the path of each URL -> its bytes. Raises Refusal for what is no URL."""
+        """Fetch the images that are links: path of each URL -> its bytes. Raises Refusal for other texts."""
         fetched: dict[str, bytes] = {}
         for path, url in image_urls(messages):
             if is_data_url(url):
@@ -224,7 +224,7 @@ class Service:
         return fetched
 
     def _messages(self, taken: Place, given: Sequence[ChatMessage], fetched: dict[str, bytes]) -> list[Message]:
-        """The conversation in turns. Images are decoded one after the other, so that their sum is known in time."""
+        """The conversation in turns. Images are decoded one by one, until the sum of their pixels is too large."""
         pixels = 0
 
         def load(part: ImagePart, part_path: str) -> Picture:

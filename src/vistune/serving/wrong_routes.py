@@ -1,4 +1,4 @@
-"""Where a request should have gone that no route answers: the chat route, and the base URL that a client needs."""
+"""Errors for requests without a matching route: they name the right route and the base URL for the client."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from starlette.requests import Request
 from vistune.serving.guard import CHAT, LOOKS, is_loopback
 
 METHODS = {CHAT: "POST", LOOKS: "POST", "/v1/models": "GET", "/health": "GET", "/ready": "GET", "/metrics": "GET"}
-OTHER_APIS = {  # paths of other APIs that clients ask for -> what the path is
+OTHER_APIS = {  # paths of other APIs that clients use -> the API's name
     "/v1/completions": "the completions API",
     "/v1/responses": "the Responses API",
     "/v1/embeddings": "the embeddings API",
@@ -22,10 +22,10 @@ OTHER_APIS = {  # paths of other APIs that clients ask for -> what the path is
 
 
 def words(status: int, request: Request, allowed: str) -> str:
-    """What a refusal of this path or method says; nothing of the path is repeated that is not a route's own.
+    """The message for a wrong path or method; it repeats no part of the path except known routes.
 
     Args:
-        allowed: the methods that the path takes, if it is a route.
+        allowed: the methods of the path, if it is a route.
     """
     path = request.scope["path"]
     base = f"set the client's base URL to {_base_url(request)}"
@@ -48,7 +48,7 @@ def words(status: int, request: Request, allowed: str) -> str:
 
 
 def _base_url(request: Request) -> str:
-    """The URL that the client used, as far as it is known: a proxy's may be another."""
+    """The base URL that the client used, as far as known; behind a proxy it may differ."""
     if is_loopback(request.url.hostname or ""):
         return f"{request.url.scheme}://{request.url.netloc}/v1"
     return "this server's address with /v1 behind it"

@@ -143,7 +143,7 @@ class Features:
 
 
 def refuse_features(stage: Stage) -> None:
-    """Raise RecipeError where a stage's features are to be kept, and it changes what they come from."""
+    """Raise RecipeError if a stage caches features but trains the tower that computes them."""
     if stage.cache_features == "on" and "vision" in stage.learn:
         raise RecipeError(f"stage {stage.name}: cache_features: on, but its tower learns", "leave one of them out")
 

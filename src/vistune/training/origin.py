@@ -20,8 +20,8 @@ class Base:
     """The model that a recipe goes on from: how it reads, where its backbones lie, and its folder, made when needed.
 
     `origin`: what names this model and no later one · `told`: the same for who asks later, with a hash of its files ·
-    `cut`: its tower learnt, and ends at the feature layer · `configs`: of another layout's tower and language model,
-    whose folders are made when training begins · `empty`: the model without its backbones' weights, refused as with.
+    `cut`: its tower was trained, and ends at the feature layer · `configs`: for another layout, of its tower and
+    language model; their folders are made when training begins · `empty`: builds the model without weights, checked.
     """
 
     origin: Origin

@@ -105,7 +105,7 @@ def plan_run(recipe: Recipe, processor: Processor, watch: Watch) -> tuple[list[P
 
 
 def processor_for(stage: Stage, processor: Processor) -> Processor:
-    """The processor in a stage's template and image mode, proved. Raises RecipeError or DataError as `check` does."""
+    """The processor with a stage's template and image mode, checked. Raises RecipeError or DataError like `check`."""
     fitted = processor.with_template(stage.template or processor.spec.template)
     fitted = fitted.with_image_mode(stage.image_mode or processor.spec.image_mode)
     fitted.check()
@@ -193,7 +193,7 @@ def _plan(recipe: Recipe, chosen: _Chosen, number: int, aside: list[np.ndarray] 
 
 
 def _remarks(choices: Sequence[Choice]) -> tuple[str, ...]:
-    """What is not quite as the recipe has it, and the fields of the files that nothing reads."""
+    """Remarks: deviations from the recipe, and unread fields of the files."""
     unread = [field for choice in choices for field in choice.index.unread_fields]
     return (*(choice.remark for choice in choices if choice.remark), *lines_of(unread))
 

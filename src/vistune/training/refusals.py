@@ -1,7 +1,7 @@
-"""Everything that a run refuses before its first step, found without weights.
+"""Check without weights everything that a run would refuse before its first step.
 
-Recipe + Spec (+ the model of `from`) -> a model on torch's meta device, led through every stage -> an error, or nothing
-What depends on the moment is not asked: free memory, free disk, another process on the same folder.
+Recipe + Spec (+ the model of `from`) -> a model on torch's meta device, taken through every stage -> error or None
+Conditions that can change are not checked: free memory, free disk, another process on the same folder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vistune.types import Spec
 
 
 def refuse_adapted(recipe: Recipe, base: Base | None) -> None:
-    """Raise RecipeError where a stage quantises a language model whose adapters have to be merged first."""
+    """Raise RecipeError if a stage quantises a language model whose adapters must be merged first."""
     if base is not None and base.adapted and any(stage.quantize is not None for stage in recipe.stages):
         raise RecipeError(
             "quantize: the model of `from` has adapters, which merge into full weights only",
@@ -32,10 +32,10 @@ def refuse_adapted(recipe: Recipe, base: Base | None) -> None:
 
 
 def refuse_untrainable(recipe: Recipe, spec: Spec, base: Base | None, world: World | None) -> None:
-    """Raise what a run of the recipe would raise of its backbones, and of any stage, before that stage's first step.
+    """Raise the errors that a run of the recipe would raise about its backbones or stages, before any training step.
 
-    Of weights in folders names and shapes are read. `world`: the processes and the device that would run it; None = not
-    known, so nothing that depends on a machine is refused.
+    Only names and shapes of stored weights are read. `world`: the processes and device of the run; None = not known, so
+    errors that depend on the machine are not raised.
     """
     model = _begin(recipe, spec, base, machine=world is not None)
     for stage in recipe.stages:
@@ -61,7 +61,7 @@ def _begin(recipe: Recipe, spec: Spec, base: Base | None, *, machine: bool) -> V
 
 
 def _prepare(model: VisionLanguageModel, stage: Stage, *, machine: bool) -> None:
-    """As `Run.prepare`, where merged adapters are adapters that are gone."""
+    """Like `Run.prepare`, but adapters are dropped instead of merged: there are no weights to merge into."""
     if model.adapted:
         plain: nn.Module = model.language.unload()  # type: ignore[operator]
         model.language = plain

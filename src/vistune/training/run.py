@@ -117,7 +117,7 @@ class Run:
                 return
         with self.world.first_alone():  # what it finds out about the data is kept, and the others read it
             planned, rejects = plan_run(self.recipe, self.processor, self.watch)
-            if latest is None and self.world.is_first:  # a last stage's fault is met before the first one learns
+            if latest is None and self.world.is_first:  # find errors of later stages before the first one trains
                 refuse_untrainable(self.recipe, self.processor.spec, self.base, self.world)
         for item in planned:
             known = item.plan.digest if item.stream is None else item.stream.digest

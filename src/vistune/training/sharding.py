@@ -59,7 +59,7 @@ def way_of(recipe: Recipe, stage: Stage, model: nn.Module, world: World) -> Way:
 
 
 def refuse_slices(recipe: Recipe, stage: Stage) -> None:
-    """Raise RecipeError where a stage needs whole matrices, and the recipe has every process keep slices of them."""
+    """Raise RecipeError if a stage needs whole matrices but the recipe shards them over processes."""
     if recipe.parallel == "fsdp" and (whole := _needs_whole(stage)):
         raise RecipeError(f"stage {stage.name}: {whole[0]} needs whole matrices, fsdp keeps slices", "use parallel=ddp")
 

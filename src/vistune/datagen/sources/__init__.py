@@ -1,4 +1,4 @@
-"""Described images of every source that `generate` reads, and an account of what is not used."""
+"""Read annotated images from every source of `generate`, with a report of what is not used."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
-"""Images with their captions in text files of the same name (a.jpg, a.txt or a.caption), in nested folders too.
+"""Images with captions in text files of the same name (a.jpg, a.txt or a.caption), also in nested folders.
 
-Without such files the images are bare: a teacher must see them.
+Images without such a file have no annotations: only a teacher that sees them can describe them.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from vistune.errors import DataError
 from vistune.files import read_text
 
 SUFFIXES = (".txt", ".caption")
-FOLDERS = ("captions", "texts", "text", "txt", "labels")  # that may be beside a folder `images`
+FOLDERS = ("captions", "texts", "text", "txt", "labels")  # folders of captions next to a folder `images`
 
 
 def find(tree: Tree) -> dict[str, list[str]]:
-    """The images of each split; one split where some are outside of such folders."""
+    """The images of each split by folder; all images as one split if some are in no such folder."""
     return by_folder(tree.images)
 
 

@@ -1,4 +1,4 @@
-"""Boxes of every form as `Box`: corners or corner and size, in pixels or relative; polygons by what they span."""
+"""Convert boxes of every form to `Box`: corners, or corner and size; pixels or relative; polygons to their bounds."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from vistune import picture_files
 from vistune.records import RecordError, shown, text
 from vistune.types import Box
 
-LARGEST = 1e9  # of a coordinate in pixels
-# Values of attributes that say nothing about how an object looks; CVAT's checkboxes are among them.
+LARGEST = 1e9  # limit of a coordinate in pixels
+# Attribute values that do not describe how an object looks, such as CVAT's checkboxes.
 _NO_WORDS = ("", "true", "false", "none", "null", "nan", "n/a", "unspecified", "__undefined__")
 
 
@@ -27,9 +27,9 @@ def box_of(
     field: str,
     attributes: Mapping[str, str] | None = None,
 ) -> Box:
-    """A box from its corners (x0, y0, x1, y1) in an image of `size` (1 x 1: relative), cut at the image's border.
+    """A box from its corners (x0, y0, x1, y1) in an image of `size` (1 x 1: relative), clipped to the image.
 
-    Annotators draw over the border, so only a box that is wholly outside is refused, and one of negative size.
+    Annotators draw over the border, so a box is refused only if it is wholly outside or has a negative size.
     Raises RecordError.
     """
     width, height = size
@@ -55,12 +55,12 @@ def box_of(
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a number that may be a coordinate; NaN is not, nor is True."""
+    """Whether a value is a number that can be a coordinate; NaN and True are not."""
     return type(value) in (int, float) and -LARGEST < value < LARGEST
 
 
 def label_of(value: Any, location: str, field: str) -> str:
-    """The name of an object. Raises RecordError where it is no text or empty."""
+    """The name of an object. Raises RecordError if it is not text or is empty."""
     label = " ".join(text(value, location, field).split())
     if not label:
         raise RecordError(location, field, "is empty", "name the object")
@@ -68,7 +68,7 @@ def label_of(value: Any, location: str, field: str) -> str:
 
 
 def number(value: Any, location: str, field: str) -> float:
-    """A number, also written as text. Raises RecordError."""
+    """A number, which may be written as text. Raises RecordError."""
     try:
         found = float(value) if isinstance(value, str) else value
     except ValueError:
@@ -80,7 +80,7 @@ def number(value: Any, location: str, field: str) -> float:
 
 
 def span(xs: Sequence[Any], ys: Sequence[Any], location: str, field: str) -> tuple[float, float, float, float]:
-    """The corners of what some points span. Raises RecordError where there are none."""
+    """The corners of the bounding box of points. Raises RecordError if there are none."""
     if not xs or len(xs) != len(ys):
         raise RecordError(location, field, "points are missing", "correct or remove it")
     across, down = ([number(value, location, field) for value in values] for values in (xs, ys))
@@ -88,7 +88,7 @@ def span(xs: Sequence[Any], ys: Sequence[Any], location: str, field: str) -> tup
 
 
 def size_of(path: Path, location: str) -> tuple[int, int]:
-    """(width, height) of an image, from its header. Raises RecordError where it is none of the formats read."""
+    """(width, height) of an image, from its header. Raises RecordError for an unsupported format."""
     try:
         return _size(path)
     except picture_files.DAMAGE:
@@ -96,7 +96,7 @@ def size_of(path: Path, location: str) -> tuple[int, int]:
         raise RecordError(location, "", f"{path} is no image that can be read", hint) from None
 
 
-@lru_cache(1)  # of an image whose boxes are read one after another
+@lru_cache(1)  # the boxes of an image are read one after another
 def _size(path: Path) -> tuple[int, int]:
     with Image.open(path, formats=picture_files.FORMATS) as image:
         return image.size

@@ -1,4 +1,4 @@
-"""COCO-form JSON: `images`, `annotations` with captions or boxes, `categories`; COCO itself and exports in its form.
+"""Read JSON in COCO form (`images`, `annotations` with captions or boxes, `categories`): COCO, and exports to it.
 
 annotations/{captions,instances}_SPLIT.json (COCO, CVAT, Datumaro) · SPLIT/_annotations.coco.json (Roboflow) ·
 result.json (Label Studio) · any other .json of that form
@@ -23,7 +23,7 @@ from vistune.types import Box
 
 OFFICIAL = re.compile(r"(?:.*/)?annotations/(captions|instances)_(.+)\.json")
 NOT_DESCRIBING = re.compile(r"(?:.*/)?(?:person_keypoints|keypoints|panoptic|stuff|image_info)_.+\.json")
-# Fields of the form that say nothing about what an image shows.
+# Fields of COCO's format that do not describe the image.
 TOP = frozenset({"images", "annotations", "categories", "info", "licenses", "type"})
 IMAGE = frozenset(
     {"id", "file_name", "width", "height", "license", "flickr_url", "coco_url", "date_captured", "flickr_id", "extra"}
@@ -35,7 +35,7 @@ CATEGORY = frozenset({"id", "name", "supercategory", "color", "isthing"})
 
 
 def find(tree: Tree) -> dict[str, list[str]]:
-    """The COCO files of each split, known by their names or, failing that, by their form."""
+    """The COCO files of each split, recognised by name, otherwise by content."""
     found: dict[str, list[str]] = {}
     for name in tree.with_suffix(".json"):
         if official := OFFICIAL.fullmatch(name):
@@ -49,7 +49,7 @@ def find(tree: Tree) -> dict[str, list[str]]:
 
 
 def folders(root: Path, files: list[Path], split: str) -> list[Path]:
-    """Where the images of a split may be, the likeliest first."""
+    """Folders that may contain the images of a split, the most likely first."""
     beside = [place for file in files for place in (file.parent, file.parent / "images", file.parent / "data")]
     return [
         root / split,
@@ -63,7 +63,7 @@ def folders(root: Path, files: list[Path], split: str) -> list[Path]:
 
 
 def read(gathered: Gathered, files: list[Path]) -> None:
-    """Read the files of one split. Raises DataError where one is not of the form."""
+    """Read the files of one split. Raises DataError for a file that is not in COCO form."""
     images: dict[str, dict[str, Any]] = {}
     captions: dict[str, list[str]] = {}
     boxes: dict[str, list[Box]] = {}
@@ -102,7 +102,7 @@ def read(gathered: Gathered, files: list[Path]) -> None:
             if category not in labels:
                 raise RecordError(location, "category_id", f"no category has the id {shown(row.get('category_id'))}",
                                   "add the category or remove the annotation")  # fmt: skip
-            if row.get("iscrowd"):  # its box spans a group that nobody counted
+            if row.get("iscrowd"):  # its box covers a group of unknown size
                 crowds.setdefault(key, set()).add(labels[category])
             elif (path := paths[key]) is not None:
                 found = _box(row, labels[category], images[key], path, location, unread)
@@ -122,7 +122,7 @@ def _check_lists(tree: Any, file: Path) -> None:
 
 
 def _key(value: Any, location: str, field: str) -> str:
-    """An id as text; 1, 1.0 and "1" are the same. Raises RecordError."""
+    """An id as text; 1, 1.0 and "1" are equal. Raises RecordError."""
     if type(value) is int:
         return str(value)
     if isinstance(value, float) and value.is_integer():
@@ -146,7 +146,7 @@ def _add_image(image: Any, images: dict[str, dict[str, Any]], location: str) -> 
 
 
 def _other_names(image: Mapping[str, Any], gathered: Gathered) -> tuple[str, ...]:
-    """COCO's names of 2014 have a prefix that those of 2017 lack."""
+    """The image's name with or without the prefix that COCO uses in 2014 file names but not in 2017 ones."""
     if not gathered.prefix:
         return ()
     bare = image["file_name"].removeprefix(gathered.prefix)
@@ -169,7 +169,7 @@ def _labels(categories: Any, file: Path, unread: Counter[str]) -> dict[str, str]
 def _box(
     row: Mapping[str, Any], label: str, image: Mapping[str, Any], path: Path, location: str, unread: Counter[str]
 ) -> Box | None:
-    """The box of an annotation, from `bbox` or what its polygons span; None where it has a mask alone."""
+    """The box of an annotation, from `bbox` or its polygons; None if it has only a mask."""
     size = image.get("width"), image.get("height")
     if not size[0] or not size[1]:
         size = size_of(path, location)

@@ -1,4 +1,4 @@
-"""CVAT for images 1.1: `annotations.xml` with every image and its boxes and polygons."""
+"""Read CVAT for images 1.1: `annotations.xml` with every image and its boxes and polygons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Datumaro's own form: annotations/SPLIT.json with `items` and label categories, images/SPLIT/*."""
+"""Read Datumaro's own format: annotations/SPLIT.json with `items` and label categories, images/SPLIT/*."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one source says about its images, joined by file; and an account of all that was not used.
+"""Collect the annotations of one source by image file, and report everything that was not used.
 
 reader -> Gathered.find, .add, .skip -> Source(images, skipped, unread, notes)
 """
@@ -28,22 +28,24 @@ from vistune.errors import DataError
 from vistune.records import ImageFolders, RecordError, UnreadField, count_unread, lines_of, text, unread_fields
 from vistune.types import AnnotatedImage, Box
 
-NULLS = ("", "nan", "none", "null")  # what tables write in a cell without a caption, in any case
+NULLS = ("", "nan", "none", "null")  # how tables mark a missing caption, in upper or lower case
 NO_ANNOTATION = "no caption or box"
 OTHER_SPLIT = "in another split"
 OUTSIDE = "links out of the folder (copy the images into it)"
-NAMED = 5  # names in a message about many files
+NAMED = 5  # most names in a message about many files
 _JPEG = b"\xff\xd8"
 _MAGIC = (_JPEG, b"\x89PNG", b"GIF8")
-_FOREIGN = re.compile(r"[A-Za-z]:[\\/]|/")  # how an absolute path begins, on any system
+_FOREIGN = re.compile(r"[A-Za-z]:[\\/]|/")  # start of an absolute path on any system
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The images that a source describes, and what of it is not used.
+    """The annotated images of a source, and a report of what is not used.
 
-    skipped: image files by the reason for which they are left out · unread: fields that nothing reads · notes: other
-    things that were left out or decided, with how many · kind: which family of sources it is, such as `COCO`.
+    - skipped: number of skipped image files by reason
+    - unread: fields that are not read
+    - notes: other things that were skipped or decided, with their counts
+    - kind: the family of the source, such as `COCO`
     """
 
     images: list[AnnotatedImage]
@@ -53,7 +55,7 @@ class Source:
     notes: Mapping[str, int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """What is not used, for a program."""
+        """Report what is not used, as JSON values."""
         return {
             "source": self.kind,
             "skipped_images": dict(self.skipped),
@@ -62,7 +64,7 @@ class Source:
         }
 
     def lines(self) -> list[str]:
-        """What is not used, for a person."""
+        """Report what is not used, as lines of text."""
         lines = []
         if self.skipped:
             total = sum(self.skipped.values())
@@ -75,17 +77,17 @@ class Source:
 @dataclass(slots=True)
 class _Image:
     path: Path
-    id: str = ""  # as the source names it; else the file's name
+    id: str = ""  # the source's id; default: the file name
     captions: list[str] = field(default_factory=list)
     boxes: list[Box] = field(default_factory=list)
     crowds: set[str] = field(default_factory=set)
 
 
 class Gathered:
-    """Collects what a reader finds. Images are joined by their file, in the order in which they are first named.
+    """Collects the annotations of a reader by image file, in the order in which the images are first named.
 
-    tree: the source's files; None where the source is one file, whose folder may hold anything · folders: where
-    images are looked for, in this order; then anywhere in the tree under the same relative path.
+    - tree: the source's files; None if the source is one file, whose folder may contain unrelated files
+    - folders: where images are looked for, in this order; then anywhere in the tree under the same relative path
     """
 
     def __init__(self, source: Path, tree: Tree | None, folders: Sequence[Path], split: str = "") -> None:
@@ -99,8 +101,8 @@ class Gathered:
         self._by_tail: dict[str, list[str]] | None = None
         self._ends: set[Path] = set()
         self.images: dict[Path, _Image] = {}
-        self.unpack_to: Path | None = None  # for images that are inside a table
-        self.prefix = ""  # of file names, which ids leave out
+        self.unpack_to: Path | None = None  # folder for images that are inside a table
+        self.prefix = ""  # start of file names that ids omit
         self.notes: Counter[str] = Counter()
         self.other_splits: frozenset[str] = frozenset()
         self._unread: dict[str, Counter[str]] = {}
@@ -108,15 +110,15 @@ class Gathered:
         self.files: set[Path] = set()
 
     def unread(self, file: Path, known: Collection[str] = ()) -> Counter[str]:
-        """The counter of a file's fields that nothing reads; `known`: names for "did you mean"."""
+        """The counter of a file's unread fields; `known`: names for "did you mean"."""
         self.files.add(file)
         self._known.setdefault(str(file), set()).update(known)
         return self._unread.setdefault(str(file), Counter())
 
     def find(self, name: Any, location: str, field: str, *alternatives: str) -> Path | None:
-        """The file of an image; None where it is missing (an error at the end) or its format is not read (counted).
+        """The file of an image; None if it is missing (an error at the end) or its format is not read (counted).
 
-        alternatives: other names of the same image. Raises RecordError for a name that is no path.
+        alternatives: other names of the same image. Raises RecordError for a name that is not a path.
         """
         if not isinstance(name, str) or not name.strip():
             raise RecordError(location, field, f"expected the name of an image, got {str(name)[:60]!r}", "name a file")
@@ -137,11 +139,11 @@ class Gathered:
         return None
 
     def _is_foreign(self, name: str) -> bool:
-        """Whether a name is a path on the annotator's machine, whose last parts may be found in the tree."""
+        """Whether a name is a path on the annotator's machine; its last parts may exist in the tree."""
         return self.tree is not None and (_FOREIGN.match(name) is not None or ".." in re.split(r"[\\/]", name))
 
     def _as_given(self, found: Any) -> Path:
-        """The path below the folder as the user named it, not as links resolve it."""
+        """The path with the folder as the user named it, with links not resolved."""
         path = str(found)
         for real, folder in self._real.items():
             if path.startswith(os.path.join(real, "")):
@@ -149,9 +151,9 @@ class Gathered:
         return Path(path)
 
     def _anywhere(self, name: str, location: str, field: str) -> Path | None:
-        """The one file of the tree whose path ends as the name does.
+        """The one file of the tree whose path ends like the name.
 
-        Of a path of another machine the longest end that fits is taken, down to the file's name alone.
+        For a path from another machine, the longest matching end is used, at least the file name.
         """
         if self.tree is None:
             return None
@@ -178,7 +180,7 @@ class Gathered:
         return None
 
     def readable(self, path: Path) -> Path | None:
-        """The path, unless its suffix is none of those read and its content neither."""
+        """The path; None if neither its suffix nor its content is of a supported format."""
         if path.suffix.lower() in READ_SUFFIXES:
             return path
         with path.open("rb") as file:
@@ -199,7 +201,7 @@ class Gathered:
         location: str = "",
         id_field: str = "id",
     ) -> None:
-        """Add what is known about an image. Raises RecordError where it has another id than before."""
+        """Add annotations of an image. Raises RecordError if its id differs from the earlier one."""
         image = self.images.get(path)
         if image is None:
             image = self.images[path] = _Image(path, id)
@@ -210,7 +212,7 @@ class Gathered:
         image.crowds.update(crowds)
 
     def caption(self, value: Any, location: str, field: str, file: Path, *, even: bool = True) -> str:
-        """A caption, its white space made `even`; or "" where the cell says that there is none (counted)."""
+        """A caption, with normalised white space if `even`; "" if the cell marks it as missing (counted)."""
         if (
             value is None
             or (isinstance(value, float) and value != value)
@@ -225,7 +227,7 @@ class Gathered:
         return file.relative_to(self.source).as_posix() if self.tree is not None else str(file)
 
     def source_of(self, kind: str) -> Source:
-        """The finished source. Raises DataError where images are missing or two share an id."""
+        """The finished source. Raises DataError if images are missing or two share an id."""
         self._refuse_missing()
         skipped = Counter(self._skipped_names.values())
         if self.tree is not None:
@@ -249,7 +251,7 @@ class Gathered:
         raise DataError(f"{first.message}; {len(names) - 1} more images are missing: {listed}{more}", first.hint)
 
     def _left_out(self, tree: Tree) -> Counter[str]:
-        """Image files of the tree that nothing was read from, by reason."""
+        """Count the image files of the tree that are not used, by reason."""
         used = set(self.images) | set(self._skipped_names)
         skipped: Counter[str] = Counter()
         if tree.outside:
@@ -284,7 +286,7 @@ def _split_of_file(path: str, splits: Collection[str]) -> bool:
 
 
 def count_filled(record: Mapping[str, Any], known: Collection[str], unread: Counter[str], prefix: str = "") -> None:
-    """As `count_unread`, of fields that hold something: tools write many that are empty."""
+    """Like `count_unread`, but ignore empty fields: tools write many of them."""
     filled = {name: value for name, value in record.items() if value not in (None, "", [], {}, False)}
     count_unread(filled, known, unread, prefix)
 
@@ -294,9 +296,9 @@ def _nfc(name: str) -> str:
 
 
 def _with_ids(images: Sequence[_Image], source: Path, prefix: str) -> list[AnnotatedImage]:
-    """Each image's id: as the source names it, else its file's name; where two share that, its path.
+    """Each image's id: the source's id, else the file name, else the path if two images share a file name.
 
-    Raises DataError where the source itself gives two images one id.
+    Raises DataError if the source gives two images the same id.
     """
     unnamed = [image for image in images if not image.id]
     common = Path(os.path.commonpath([image.path.parent for image in unnamed])) if unnamed else Path()

@@ -1,4 +1,4 @@
-"""Label Studio's JSON: tasks with their `annotations[].result[]` in per cent, and its short form JSON_MIN."""
+"""Read Label Studio's JSON: tasks with `annotations[].result[]` in per cent, and its short form JSON_MIN."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RESULT = ("id", "type", "value", "original_width", "original_height", "image_rot
           "origin", "original_length", "parentID", "readonly", "hidden")  # fmt: skip
 LABELS = ("rectanglelabels", "polygonlabels", "ellipselabels", "labels", "brushlabels", "keypointlabels")
 IMAGE_FIELDS = ("image", "img", "photo", "picture", "url", "captioning")
-_UPLOADED = re.compile(r"[0-9a-f]{8}-(.+)")  # how an upload's file name is prefixed
+_UPLOADED = re.compile(r"[0-9a-f]{8}-(.+)")  # prefix of an uploaded file's name
 
 
 def find(tree: Tree) -> dict[str, list[str]]:
@@ -80,7 +80,7 @@ def _image_of(data: Mapping[str, Any], location: str) -> tuple[str, str]:
 
 
 def _results(task: Mapping[str, Any], location: str, gathered: Gathered) -> list[tuple[str, Mapping[str, Any]]]:
-    """The results of a task's first annotation that was not cancelled; predictions are a model's, and not read."""
+    """The results of a task's first annotation that was not cancelled; a model's predictions are not read."""
     listed = task.get("annotations") or task.get("completions") or []
     if not isinstance(listed, list):
         raise RecordError(location, "annotations", f"expected a list, got {shown(listed)}", "export it again")
@@ -98,7 +98,7 @@ def _results(task: Mapping[str, Any], location: str, gathered: Gathered) -> list
 
 
 def _results_of_min(task: Mapping[str, Any], image: str) -> list[tuple[str, Mapping[str, Any]]]:
-    """The same of JSON_MIN, whose fields are named after the project's controls."""
+    """The results of a task in JSON_MIN, whose fields have the names of the project's controls."""
     found: list[tuple[str, Mapping[str, Any]]] = []
     for name, value in task.items():
         if name in TASK or name in (image, "caption", "text"):
@@ -113,7 +113,7 @@ def _results_of_min(task: Mapping[str, Any], image: str) -> list[tuple[str, Mapp
 
 
 def _add(result: Mapping[str, Any], location: str, boxes: list[Box], captions: list[Any]) -> bool:
-    """Add a result's box or captions; False for one of a type that is not read."""
+    """Add a result's box or captions. Return False if its type is not read."""
     value = result.get("value")
     kind = result.get("type")
     if not isinstance(value, Mapping):

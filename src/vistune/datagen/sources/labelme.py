@@ -1,4 +1,4 @@
-"""labelme: one .json per image with its `shapes`."""
+"""Read labelme's files: one .json per image with its `shapes`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def read(gathered: Gathered, files: list[Path]) -> None:
     unread = gathered.unread(gathered.source, (*TOP, *SHAPE))
     for file in files:
         tree = read_json(file)
-        if form_of_json(tree) != "labelme":  # one of another form among many; it is named as not read
+        if form_of_json(tree) != "labelme":  # a different kind of JSON file; it is reported as not read
             continue
         gathered.files.add(file)
         count_filled(tree, TOP, unread)
@@ -64,8 +64,8 @@ def _box(shape: Mapping[str, Any], kind: str, tree: Mapping[str, Any], path: Pat
     if not isinstance(points, list) or not all(isinstance(p, list) and len(p) == 2 for p in points) or len(points) < 2:
         raise RecordError(location, "points", f"expected points [x, y], got {shown(points)}", "draw it again")
     xs, ys = ([number(point[k], location, "points") for point in points] for k in (0, 1))
-    corners = span(xs, ys, location, "points")  # of a rectangle drawn from any of its corners
-    if kind == "circle":  # its centre, and a point on it
+    corners = span(xs, ys, location, "points")  # a rectangle may be drawn from any corner
+    if kind == "circle":  # the points are its centre and a point on the circle
         radius = math.hypot(xs[1] - xs[0], ys[1] - ys[0])
         corners = xs[0] - radius, ys[0] - radius, xs[0] + radius, ys[0] + radius
     sides = tree.get("imageWidth"), tree.get("imageHeight")

@@ -1,4 +1,4 @@
-"""Which family of sources a folder or file is, by its contents; and the images that it describes.
+"""Recognise the format of a folder or file by its contents, and read its annotated images.
 
 path -> the first of SOURCES that finds its annotations -> the split -> Source
 """
@@ -38,8 +38,10 @@ from vistune.types import AnnotatedImage
 class Family:
     """How sources of one family are found and read.
 
-    looks_for: what marks it, for a message · find: the annotation files (or images) of each split, none where it is
-    another family · folders: where images may be · read: fills Gathered from the files of one split.
+    - looks_for: what identifies the family, for a message
+    - find: returns the annotation files (or images) of each split; empty if the source is not of this family
+    - folders: returns the folders that may contain images
+    - read: fills Gathered from the files of one split
     """
 
     looks_for: str
@@ -48,7 +50,7 @@ class Family:
     read: Callable[[Gathered, list[Path]], None]
 
 
-# In the order in which a folder is compared with them; the first that finds something reads it.
+# Tried in this order; the first family that finds something reads the folder.
 SOURCES: Mapping[str, Family] = {
     "COCO": Family("a COCO .json (images, annotations)", coco.find, coco.folders, coco.read),
     "Datumaro": Family("a Datumaro .json (items, categories)", datumaro.find, datumaro.folders, datumaro.read),
@@ -65,7 +67,7 @@ SOURCES: Mapping[str, Family] = {
 BY_JSON_FORM = {name: name for name in ("COCO", "Datumaro", "labelme", "VIA", "Label Studio")}
 BY_XML_ROOT = {"annotations": "CVAT", "annotation": "Pascal VOC"}
 SAME_SPLIT = ({"val", "valid", "validation"}, {"train", "training"}, {"test", "testing"})
-HINTS = (  # for a folder of which nothing is recognised: what is in it -> what to do
+HINTS = (  # for an unrecognised folder: suffixes in it -> what to do
     ((".zip", ".7z", ".rar", ".gz", ".tar"), "unpack the archive first"),
     ((".arrow",), "save it as parquet: datasets.load_from_disk(…).to_parquet(FILE)"),
     ((".xlsx", ".xls"), "save the sheet as CSV UTF-8"),
@@ -77,14 +79,14 @@ HINTS = (  # for a folder of which nothing is recognised: what is in it -> what 
 def read_source(
     path: Path, split: str | None = None, form: TableForm | None = None, *, unpack_to: Path | None = None
 ) -> Source:
-    """The images that a folder or file describes, with an account of what is not used.
+    """The annotated images of a folder or file, with a report of what is not used.
 
     Args:
-        split: Which split of a folder; it need not be named where there is only one.
-        form: How a table is to be read, and where the images of a file are.
-        unpack_to: A folder for images that are inside a table; one of the user's cache without it.
+        split: Which split of a folder; optional if there is only one.
+        form: How to read a table, and where the images of a file are.
+        unpack_to: A folder for images that are inside a table; default: in the user's cache.
 
-    Raises DataError for what is missing or wrong in it, RecipeError for a split or column that it does not have.
+    Raises DataError if something is missing or wrong in the source, RecipeError for an unknown split or column.
     """
     if not path.exists():
         raise DataError(f"{path}: no such file or folder", "check the path")
@@ -103,7 +105,7 @@ def read_source(
 def _read_folder(root: Path, split: str | None, unpack_to: Path | None) -> Source:
     tree = Tree(root)
     if root.name.lower() == "annotations" and not tree.images and coco.find(Tree(root.parent)):
-        return _read_folder(root.parent, split, unpack_to)  # the folder beside the images
+        return _read_folder(root.parent, split, unpack_to)  # it is next to the folder of images
     for kind, family in SOURCES.items():
         splits = family.find(tree)
         if splits:
@@ -115,7 +117,7 @@ def _read_folder(root: Path, split: str | None, unpack_to: Path | None) -> Sourc
             family.read(gathered, files)
             source = gathered.source_of(kind)
             if tree.broken and not any(map(is_described, source.images)):
-                break  # the images are bare because the file that describes them is broken
+                break  # there are no annotations because their file is broken
             return source
     if tree.broken:
         raise next(iter(tree.broken.values()))
@@ -130,7 +132,7 @@ def _read_folder(root: Path, split: str | None, unpack_to: Path | None) -> Sourc
 
 
 def choose_split(root: Path, splits: Mapping[str, Sequence[str]], split: str | None) -> str:
-    """The name of the split that is asked for, or of the only one. Raises DataError listing them."""
+    """The name of the requested split, or of the only one. Raises DataError that lists the splits."""
     known = sorted(splits)
     named = [name or f"no split ({splits[name][0]})" for name in known]
     if split is None:
@@ -182,12 +184,12 @@ def _read_file(path: Path, form: TableForm, unpack_to: Path | None) -> Source:
 
 
 def _kind_of(path: Path) -> str:
-    """The family of a file, by its contents. Raises DataError for a file of another kind."""
+    """The family of a file, by its contents. Raises DataError if it is of no family."""
     suffix = suffix_of(path.name)
     if suffix == ".json":
         try:
             form = form_of_json(read_json(path))
-        except DataError:  # JSON lines under another name; the reader of records says what is wrong otherwise
+        except DataError:  # may be JSON lines with another suffix; if not, the reader of records reports the error
             return "table"
         return BY_JSON_FORM.get(form, "table")
     if suffix == ".xml":
@@ -212,7 +214,7 @@ def described_source(
     seen: bool = False,
     unpack_to: Path | None = None,
 ) -> Source:
-    """As `read_source`, for a teacher. Raises DataError where nothing is known of any image and none is `seen`."""
+    """Like `read_source`, for a teacher. Raises DataError if no image is annotated, unless the teacher sees images."""
     source = read_source(path, split, form, unpack_to=unpack_to)
     if not source.images:
         reasons = ", ".join(f"{count} {reason}" for reason, count in source.skipped.items()) or "it names none"

@@ -1,6 +1,6 @@
-"""Tables of images: any file of records with an image per row and its captions, its boxes, or one box.
+"""Read tables of images: any file of records with an image per row and its captions, its boxes, or one box.
 
-Rows of one image join. Which column is which follows from its name (COLUMNS, BOX_COLUMNS) or from `--columns`.
+Rows of the same image are merged. The names of columns (COLUMNS, BOX_COLUMNS) or `--columns` say what they contain.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from vistune.registry import guess
 from vistune.types import Box
 
 BoxForm = Literal["relative", "pixels", "coco"]
-# Fields of a row and the column names by which each is found, in any case; `--columns` gives other names.
+# Fields of a row and their usual column names, in upper or lower case; `--columns` gives other names.
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "image": ("image", "file_name", "image_path", "filename", "image_name", "imageid", "image_id", "img", "images",
               "image_file", "file", "path", "filepath", "jpg", "png"),
@@ -48,7 +48,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "group": ("isgroupof", "iscrowd"),
 }  # fmt: skip
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
-# Sets of columns that hold one box per row, and its form unless `--boxes-as` says another.
+# Sets of columns for one box per row, each with its default form; `--boxes-as` overrides it.
 BOX_COLUMNS: Sequence[tuple[BoxForm, tuple[str, str, str, str]]] = (
     ("relative", ("XMin", "YMin", "XMax", "YMax")),  # Open Images
     ("pixels", ("xmin", "ymin", "xmax", "ymax")),  # VoTT, TensorFlow
@@ -59,22 +59,23 @@ BOX_COLUMNS: Sequence[tuple[BoxForm, tuple[str, str, str, str]]] = (
     ("coco", ("x", "y", "width", "height")),
     ("coco", ("bbox_x", "bbox_y", "bbox_width", "bbox_height")),
 )
-OPEN_IMAGES = "/m/"  # how its label names begin; class-descriptions*.csv has words for them
+OPEN_IMAGES = "/m/"  # prefix of its label codes; class-descriptions*.csv has their names
 OBJECT_LABELS = ("categories", "category", "labels", "label", "names", "classes")
 OBJECT_BOXES = ("bbox", "bboxes", "boxes", "box")
 OBJECT_IGNORED = ("id", "area", "image_id", "bbox_id")
 FLICKR = "token"  # in the names of Flickr8k.token.txt: `image.jpg#0<TAB>caption`
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
-OTHER_SEPARATORS = ("|", ";", "\t")  # of Flickr30k's results.csv, of spreadsheets in some countries
+OTHER_SEPARATORS = ("|", ";", "\t")  # in Flickr30k's results.csv, and in CSV files of some countries
 
 
 @dataclass(frozen=True, slots=True)
 class TableForm:
-    """How a table is to be read.
+    """How to read a table.
 
-    columns: which column holds a field of COLUMNS or CORNERS · images: the folder that image names are relative to,
-    the table's own without it · boxes: `relative` corners 0-1, corners in `pixels`, or `coco` (x, y, width, height in
-    pixels); without it boxes in lists are relative and boxes in columns are as their names say.
+    - columns: field of COLUMNS or CORNERS -> column name
+    - images: the folder that image names are relative to; default: the table's folder
+    - boxes: `relative` (corners 0-1), `pixels` (corners) or `coco` (x, y, width, height in pixels); by default boxes in
+      lists are relative, and the column names decide for boxes in columns
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -93,7 +94,7 @@ class TableForm:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which column of a table holds what; `corners` and `form` of one box per row."""
+    """The column of each field; for tables with one box per row, also its `corners` columns and `form`."""
 
     names: Mapping[str, str]
     corners: tuple[str, ...] = ()
@@ -111,15 +112,15 @@ def is_table(name: str) -> bool:
 
 
 def find_metadata(tree: Tree) -> dict[str, list[str]]:
-    """Hugging Face's image folders: a metadata file in the folder of each split."""
+    """The metadata file of each split of a Hugging Face image folder."""
     names = (name for name in tree.files if is_table(name) and os.path.basename(name).lower().startswith("metadata."))
     return by_split(name for name in names if not name.lower().endswith(".json") or _fits(tree, name))
 
 
 def find(tree: Tree) -> dict[str, list[str]]:
-    """Tables whose columns are understood, by split; numbered parts of one table together.
+    """Tables with recognised columns, by split; numbered parts of a table count as one table.
 
-    Raises DataError where two tables are for one split.
+    Raises DataError if a split has two tables.
     """
     found = [name for name in tree.files if is_table(name) and not name.lower().endswith(".json") and _fits(tree, name)]
     found = found or [name for name, form in tree.json_forms.items() if not form and _fits(tree, name)]
@@ -131,7 +132,7 @@ def find(tree: Tree) -> dict[str, list[str]]:
 
 
 def _fits(tree: Tree, name: str) -> bool:
-    """Whether a file's first row has an image and something about it."""
+    """Whether a file's first row has an image and a caption or box."""
     path = tree.path(name)
     try:
         row = next((value for _, value in islice(_rows(path), 1)), None)
@@ -161,7 +162,7 @@ def read(gathered: Gathered, files: list[Path]) -> None:
 def read_file(gathered: Gathered, file: Path, form: TableForm) -> None:
     """Read a table.
 
-    Raises DataError naming file, line and field of the first row that is wrong, RecipeError for unknown columns.
+    Raises DataError with file, line and field of the first bad row, RecipeError for unknown columns.
     """
     reader: _Reader | None = None
     unread = gathered.unread(file)
@@ -180,7 +181,7 @@ def read_file(gathered: Gathered, file: Path, form: TableForm) -> None:
 
 
 def _rows(file: Path, unread: Counter[str] | None = None) -> Iterator[tuple[str, Any]]:
-    """(location, row) of a table; of Flickr's text files the separator and the columns follow from their name."""
+    """(location, row) of a table; the names of Flickr's text files imply their separator and columns."""
     base = file.name.lower()
     if FLICKR in base and base.endswith((".txt", ".token")):
         for location, row in read_values(file, separator="\t", quotes=False, header=("image", "caption")):
@@ -202,7 +203,7 @@ def _rows(file: Path, unread: Counter[str] | None = None) -> Iterator[tuple[str,
 
 
 def choose(form: TableForm, present: Sequence[str], file: Path | str) -> Columns:
-    """The column of each field, as told or by its usual name. Raises RecipeError listing the columns."""
+    """The column of each field, as given or by its usual name. Raises RecipeError that lists the columns."""
     lowered: dict[str, str] = {}
     for column in present:
         lowered.setdefault(str(column).strip().lower(), column)
@@ -221,13 +222,13 @@ def choose(form: TableForm, present: Sequence[str], file: Path | str) -> Columns
     if 0 < sum(name in form.columns for name in CORNERS) < 4:
         raise RecipeError(f"{file}: --columns names some of xmin, ymin, xmax and ymax", "name all four")
     if {"boxes", "label"} & chosen.keys() != {"label"}:
-        chosen.pop("bbox", None)  # boxes without labels say nothing
+        chosen.pop("bbox", None)  # boxes without labels are of no use
     if corners and not {"boxes", "bbox"} & chosen.keys():
         chosen = {name: column for name, column in chosen.items() if column not in corners}
         if "label" not in chosen:
             raise RecipeError(f"{file}: no column of labels", f"name it: --columns label=…; the columns are {listed}")
         if "id" not in form.columns:
-            chosen.pop("id", None)  # it is the box's
+            chosen.pop("id", None)  # the box's id, not the image's
     else:
         corners = ()
     if "image" not in chosen:
@@ -246,7 +247,7 @@ def _box_columns(present: Sequence[str], lowered: Mapping[str, str]) -> tuple[st
 
 
 def _class_descriptions(gathered: Gathered, file: Path) -> dict[str, str]:
-    """Words for the label names of Open Images, from class-descriptions*.csv beside the table."""
+    """Names for the label codes of Open Images, from class-descriptions*.csv next to the table."""
     for path in sorted(file.parent.glob("*class-descriptions*.csv")):
         gathered.files.add(path)
         rows = read_values(path, header=("LabelName", "DisplayName"))
@@ -255,7 +256,7 @@ def _class_descriptions(gathered: Gathered, file: Path) -> dict[str, str]:
 
 
 class _Reader:
-    """Reads the rows of one table. The columns are chosen for each set of fields: rows of JSON may differ in them."""
+    """Reads the rows of one table. Columns are chosen per set of fields, because JSON rows may differ."""
 
     def __init__(
         self, gathered: Gathered, file: Path, form: TableForm, unread: Counter[str], words: Mapping[str, str]
@@ -283,7 +284,7 @@ class _Reader:
             self._captions(row.get(names["captions"]), location, names["captions"]) if "captions" in names else []
         )
         boxes, crowds = self._boxes(row, columns, path, location)
-        if before is not None:  # rows of one image join; of a box per row the id is the box's
+        if before is not None:  # merge rows of one image; with a box per row, the id is the box's
             captions = [said for said in captions if said not in before.captions]
             boxes = boxes if columns.corners else [box for box in boxes if box not in before.boxes]
             key = before.id if columns.corners else key
@@ -328,7 +329,7 @@ class _Reader:
         return [], []
 
     def _image(self, cell: Any, location: str, field: str, key: str) -> Path | None:
-        """The file of a row's image; one that is inside the table is written to a file first."""
+        """The file of a row's image; an image inside the table is written to a file first."""
         if isinstance(cell, list) and len(cell) == 1:
             cell = cell[0]
         if isinstance(cell, bytes):
@@ -347,7 +348,7 @@ class _Reader:
         return self.gathered.find(cell, location, field)
 
     def _written(self, content: bytes, key: str) -> Path | None:
-        """The file of an image that is inside the table; the same bytes under another id get a file of their own."""
+        """Write an image inside the table to a file; the same bytes under another id get a second file."""
         source = hashlib.sha256(str(self.gathered.source).encode()).hexdigest()[:16]
         folder = self.gathered.unpack_to or user_cache() / "images" / source
         folder.mkdir(parents=True, exist_ok=True)
@@ -370,14 +371,14 @@ def _id(value: Any, location: str, field: str) -> str:
 
 
 def _parsed(cell: Any, location: str, field: str) -> Any:
-    """A cell, or the list or object that it holds as JSON."""
+    """A cell; if it contains a JSON list or object, that value."""
     if isinstance(cell, str) and cell.lstrip().startswith(("[", "{")):
         return parse_json(cell, f"{location}:{field}", first_line=1)
     return cell
 
 
 def _list(cell: Any, location: str, field: str) -> list[Any]:
-    """A cell as a list: nothing, one text, a list, or a list written as JSON."""
+    """A cell as a list. The cell is empty, one text, a list, or a list written as JSON."""
     if cell is None:
         return []
     cell = _parsed(cell, location, field)
@@ -393,7 +394,7 @@ def _list(cell: Any, location: str, field: str) -> list[Any]:
 def _row_box(
     row: Mapping[str, Any], columns: Columns, form: TableForm, path: Path, location: str, words: Mapping[str, str]
 ) -> tuple[str, Box | None]:
-    """(label, the row's one box); None where its cells are empty: an image without objects."""
+    """(label, the row's one box); None if its cells are empty, for an image without objects."""
     cells = [row.get(column) for column in columns.corners]
     if all(cell is None or str(cell).strip().lower() in NULLS for cell in cells):
         return "", None
@@ -457,7 +458,7 @@ def _objects(cell: Mapping[str, Any], location: str, field: str, unread: Counter
 
 
 def _box(value: Any, form: BoxForm, size: tuple[float, float], location: str, field: str, unread: Counter[str]) -> Box:
-    """A box of any of the forms. Raises RecordError saying what is wrong with it."""
+    """Parse a box of any form. Raises RecordError."""
     attributes: dict[str, str] = {}
     if isinstance(value, Mapping):
         name = next((name for name in ("label", "category", "class", "name") if name in value), "label")
@@ -481,7 +482,7 @@ def _as_form(
     label: str, values: list[float], form: BoxForm, size: tuple[float, float], location: str, field: str,
     attributes: Mapping[str, str],
 ) -> Box:  # fmt: skip
-    """A box, unless it is far outside: then it is more likely that it has another form."""
+    """A box. Raises RecordError if it is far outside the image: it probably has another form."""
     x0, y0, x1, y1 = values
     if form == "coco":
         x1, y1 = x0 + x1, y0 + y1

@@ -1,4 +1,4 @@
-"""The files of a source folder: which are images, which annotations, and what form each JSON file has."""
+"""List the files of a source folder: images, annotations, and the form of each JSON file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OTHER_IMAGES = (
     ".exr", ".dng", ".raw", ".cr2", ".nef", ".arw",
 )  # fmt: skip
 ANNOTATION_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".xml", ".txt", ".caption", ".parquet", ".tar")
-# Files that tools put beside images and that describe none of them.
+# Files that tools put next to images and that do not describe images.
 BOOKKEEPING = re.compile(
     r"(?:readme|license|licence|notice|requirements|notes|dataset_infos?|dataset_card)[^/]*|"
     r"(?:classes|predefined_classes|obj)\.(?:txt|names|data)|thumbs\.db|desktop\.ini",
@@ -31,12 +31,12 @@ BOOKKEEPING = re.compile(
 SPLIT_NAME = r"(?:train|training|val|valid|validation|test|testing|dev|heldout|trainval|minival)\d{0,4}"
 _IN_NAME = re.compile(rf"(?:^|[_.\- ])({SPLIT_NAME})(?=$|[_.\- ])", re.IGNORECASE)
 _WHOLE = re.compile(rf"(?:obj_)?({SPLIT_NAME})(?:_data)?", re.IGNORECASE)
-PER_IMAGE = 20  # JSON files in one folder, from which on they are taken for one file per image
-SAMPLED = 3  # of those, how many are opened to see what form they have
+PER_IMAGE = 20  # a folder with this many JSON files is taken to have one per image
+SAMPLED = 3  # how many of those are opened to detect their form
 
 
 def split_in(path: str) -> str:
-    """The split that a relative path names by a folder or within its file name; "" where there is none."""
+    """The split named by a folder or the file name of a relative path; "" if there is none."""
     parts = PurePosixPath(path)
     for part in parts.parts[:-1]:
         if found := _WHOLE.fullmatch(part):
@@ -46,7 +46,7 @@ def split_in(path: str) -> str:
 
 
 def split_of_folder(path: str) -> str:
-    """The split that a folder in a relative path names."""
+    """The split named by a folder of a relative path."""
     return next((found[1] for part in PurePosixPath(path).parts[:-1] if (found := _WHOLE.fullmatch(part))), "")
 
 
@@ -55,7 +55,7 @@ def suffix_of(name: str) -> str:
 
 
 def by_split(paths: Iterable[str], split: Callable[[str], str] = split_in) -> dict[str, list[str]]:
-    """Paths by the split that each names."""
+    """Group paths by the split that each names."""
     found: dict[str, list[str]] = {}
     for path in paths:
         found.setdefault(split(path), []).append(path)
@@ -63,21 +63,21 @@ def by_split(paths: Iterable[str], split: Callable[[str], str] = split_in) -> di
 
 
 def by_folder(paths: Iterable[str], split: Callable[[str], str] = split_of_folder) -> dict[str, list[str]]:
-    """Paths by the split whose folder they are in; all as one where some are in no such folder."""
+    """Group paths by the folder of their split; one group for all if some are in no such folder."""
     listed = list(paths)
     found = by_split(listed, split)
     return {"": listed} if "" in found else found
 
 
 class Tree:
-    """Every file below a folder by its relative path with `/`, in natural order (2 before 10).
+    """The relative paths of all files below a folder, with `/`, in natural order (2 before 10).
 
-    Hidden files, `__MACOSX`, `@eaDir` and folders that `vistune generate` wrote are left out.
+    Hidden files, `__MACOSX`, `@eaDir` and folders that `vistune generate` wrote are skipped.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.outside: list[str] = []  # links to images elsewhere, which training would refuse
+        self.outside: list[str] = []  # links to images outside the folder, which training would refuse
         self.files: list[str] = []
         real = os.path.join(os.path.realpath(root), "")
         self._walk("", {real.rstrip(os.sep)}, real)
@@ -110,7 +110,7 @@ class Tree:
                         self.outside.append(name)
                     else:
                         self.files.append(name)
-            except OSError:  # a link that leads to itself
+            except OSError:  # a link to itself
                 continue
 
     def path(self, name: str) -> Path:
@@ -121,7 +121,7 @@ class Tree:
 
     @cached_property
     def json_forms(self) -> Mapping[str, str]:
-        """The form of each JSON file, one of JSON_FORMS; "" where it has none of them."""
+        """The form of each JSON file: one of JSON_FORMS, or ""."""
         folders = by_split(self.with_suffix(".json"), os.path.dirname)
         forms: dict[str, str] = {}
         for names in folders.values():
@@ -143,7 +143,7 @@ class Tree:
         return [name for name, other in self.json_forms.items() if other == form]
 
     def summary(self) -> str:
-        """What is in the folder, for a message: `12 .jpg, 3 .xml in a/, b/`."""
+        """Summarise the folder for a message: `12 .jpg, 3 .xml in a/, b/`."""
         if not self.files:
             return "no files"
         counts = Counter(suffix_of(path) or "without suffix" for path in self.files).most_common(6)
@@ -177,7 +177,7 @@ def _is_label_studio(value: Any) -> bool:
     )
 
 
-# The form of a JSON file by the fields that only this form has.
+# The fields that identify each form of a JSON file.
 JSON_FORMS: Mapping[str, Callable[[Any], bool]] = {
     "COCO": lambda value: _has(value, images=list, annotations=list),
     "Datumaro": lambda value: _has(value, items=list, categories=dict),

@@ -1,4 +1,4 @@
-"""VGG Image Annotator: a project or its exported annotations, as JSON or CSV."""
+"""Read VGG Image Annotator files: a project, or exported annotations as JSON or CSV."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def read(gathered: Gathered, files: list[Path]) -> None:
 
 
 def read_table(gathered: Gathered, file: Path) -> None:
-    """Read a CSV, a region per row."""
+    """Read a CSV with one region per row."""
     known = ("filename", "#filename", "file_size", "file_attributes", "region_count", "region_id", *CSV)
     unread = gathered.unread(file, known)
     for location, row in read_values(file):
@@ -75,7 +75,7 @@ def _add(
         if key.lower() in CAPTIONS:
             said = gathered.caption(value, location, f"file_attributes.{key}", file)
             known = gathered.images.get(path)
-            if said and (known is None or said not in known.captions):  # a CSV repeats it with every region
+            if said and (known is None or said not in known.captions):  # a CSV repeats the caption with every region
                 captions.append(said)
         elif value:
             unread[f"file_attributes.{key}"] += 1
@@ -121,7 +121,7 @@ def _corners(shape: Mapping[str, Any], location: str) -> tuple[float, ...] | Non
 
 
 def _label(given: Any, location: str, unread: Counter[str]) -> tuple[str, dict[str, str]]:
-    """The label among a region's attributes, and the others. Raises RecordError where it is not clear which it is."""
+    """Split a region's attributes into its label and the others. Raises RecordError if the label is not clear."""
     if not isinstance(given, Mapping):
         raise RecordError(location, "region_attributes", f"expected attributes, got {shown(given)}", "export it again")
     texts = {name: _chosen(value) for name, value in given.items()}
@@ -138,7 +138,7 @@ def _label(given: Any, location: str, unread: Counter[str]) -> tuple[str, dict[s
 
 
 def _chosen(value: Any) -> str:
-    """An attribute's text; of checkboxes `{"dog": true}` those that are ticked."""
+    """An attribute's text; for checkboxes `{"dog": true}`, the names of the ticked ones."""
     if isinstance(value, Mapping):
         return ", ".join(str(name) for name, ticked in value.items() if ticked)
     return str(value).strip() if isinstance(value, str | int | float) else ""

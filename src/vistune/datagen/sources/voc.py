@@ -1,4 +1,4 @@
-"""Pascal VOC: one .xml per image with its objects, as labelImg, CVAT and Roboflow write it."""
+"""Read Pascal VOC: one .xml per image with its objects, as labelImg, CVAT and Roboflow write it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OBJECT = ("name", "bndbox", "pose", "truncated", "difficult", "occluded", "attri
 
 
 def find(tree: Tree) -> dict[str, list[str]]:
-    """The files of each split, by the split's folder; a VOC release keeps all in one folder."""
+    """The files of each split, by folder; a VOC release keeps all splits in one folder."""
     names = tree.with_suffix(".xml")
     if not any(is_form(tree, name, "annotation") for name in names[:SAMPLED]):
         return {}
@@ -27,7 +27,7 @@ def find(tree: Tree) -> dict[str, list[str]]:
 
 
 def is_form(tree: Tree, name: str, root: str) -> bool:
-    """Whether an XML file has this root element; what is wrong with it is kept."""
+    """Whether an XML file has this root element; its error, if any, is kept."""
     try:
         return read_xml(tree.path(name)).tag == root
     except DataError as error:

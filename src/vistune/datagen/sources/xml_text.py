@@ -1,4 +1,4 @@
-"""XML of labelling tools: elements only. A document type is refused: it can name other files, or grow without end."""
+"""Parse XML of labelling tools. A document type is refused: its entities can read files or expand without limit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from vistune.files import read_bytes
 
 
 def read_xml(path: Path) -> Element:
-    """The root element of a file. Raises DataError for what is not XML, and for a document type."""
+    """The root element of a file. Raises DataError if it is not XML or has a document type."""
     builder = TreeBuilder()
     parser = expat.ParserCreate()
     parser.buffer_text = True
@@ -35,5 +35,5 @@ def read_xml(path: Path) -> Element:
 
 
 def text_of(element: Element, name: str) -> str:
-    """The text of a child, "" where there is none."""
+    """The text of a child; "" if there is none."""
     return (element.findtext(name) or "").strip()

@@ -1,6 +1,7 @@
-"""YOLO: a text file per image, `class x y width height` per line, relative to the image; class names in another file.
+"""Read YOLO: a text file per image with lines `class x y width height`, relative to the image.
 
-Beside the images, or under `labels/` where those are under `images/` · names: data.yaml, classes.txt, obj.names
+The text files are next to the images, or under `labels/` if the images are under `images/`. The class names are in
+data.yaml, classes.txt or obj.names.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from vistune.types import Box
 NAMES = ("classes.txt", "obj.names", "predefined_classes.txt", "_darknet.labels", "classes.names")
 YAML = (".yaml", ".yml")
 YAML_FIELDS = ("path", "train", "val", "test", "nc", "names", "roboflow", "download", "kpt_shape", "flip_idx")
-SAMPLED = 50  # label files that are opened to see what they are
+SAMPLED = 50  # label files that are opened to detect their form
 _LINE = re.compile(r"\d+(?:\.0+)?(?:\s+[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?){4,}")
 
 
@@ -35,12 +36,12 @@ def looks_like_yolo(content: str) -> bool:
 
 
 def label_file(image: str, files: Iterable[str]) -> str | None:
-    """The text file of an image's labels: beside it, or under `labels` where it is under `images`."""
+    """The text file of an image's labels: next to it, or under `labels` if the image is under `images`."""
     return next((f"{stem}.txt" for stem in stems(image, ("labels",)) if f"{stem}.txt" in files), None)
 
 
 def stems(image: str, folders: Iterable[str]) -> Iterator[str]:
-    """Paths without suffix at which a file about an image may be: its own, and in `folders` in place of `images`."""
+    """Possible paths, without suffix, of a file about an image: next to it, or with `images` replaced by `folders`."""
     stem = os.path.splitext(image)[0]
     yield stem
     parts = stem.split("/")
@@ -50,7 +51,7 @@ def stems(image: str, folders: Iterable[str]) -> Iterator[str]:
 
 
 def find(tree: Tree) -> dict[str, list[str]]:
-    """The images of each split, where the text files that belong to them hold numbers alone."""
+    """The images of each split, if their text files contain only numbers."""
     files = set(tree.files)
     labels = {name: image for image in tree.images if (name := label_file(image, files))}
     seen = {name: _content(tree, name) for name in list(labels)[:SAMPLED]}
@@ -65,7 +66,7 @@ def find(tree: Tree) -> dict[str, list[str]]:
 
 
 def _declared(tree: Tree) -> dict[str, str]:
-    """Folders that data.yaml names for its splits, each with its split."""
+    """The folders that data.yaml names for its splits: folder -> split."""
     found = {}
     for name in tree.with_suffix(*YAML):
         value = parse_yaml(read_text(tree.path(name)), str(tree.path(name)))
@@ -112,7 +113,7 @@ def read(gathered: Gathered, images: list[Path]) -> None:
 
 
 def _refuse_orphans(gathered: Gathered, tree: Tree, files: set[str]) -> None:
-    """Labels whose image is not there; Label Studio exports them so where the images are elsewhere."""
+    """Refuse label files without an image; Label Studio exports such folders if the images are elsewhere."""
     own = {label_file(image, files) for image in (*tree.images, *tree.other_images)}
     left = [
         name
@@ -123,7 +124,7 @@ def _refuse_orphans(gathered: Gathered, tree: Tree, files: set[str]) -> None:
     ]
     gathered.files.update(tree.path(name) for name in own if name and _is_other(tree, name))
     lists = (name for name in tree.files if re.fullmatch(rf"{SPLIT_NAME}\.txt", os.path.basename(name)))
-    gathered.files.update(map(tree.path, lists))  # the paths of a split's images, which the folders say too
+    gathered.files.update(map(tree.path, lists))  # lists of a split's images, not needed: the folders give the splits
     if left:
         raise DataError(
             f"{gathered.source}: {len(left)} label files have no image: {', '.join(left[:5])}",
@@ -132,13 +133,13 @@ def _refuse_orphans(gathered: Gathered, tree: Tree, files: set[str]) -> None:
 
 
 def _is_other(tree: Tree, name: str) -> bool:
-    """Whether a label file is of an image whose format is not read."""
+    """Whether a label file belongs to an image in an unsupported format."""
     stem = os.path.splitext(os.path.basename(name))[0]
     return any(os.path.splitext(os.path.basename(image))[0] == stem for image in tree.other_images)
 
 
 def _class_names(gathered: Gathered, tree: Tree) -> tuple[list[str] | Mapping[int, str], bool]:
-    """The names of the classes by their number, and whether lines hold key points. Raises RecipeError without them."""
+    """The class names by number, and whether lines contain key points. Raises RecipeError without class names."""
     for name in tree.with_suffix(*YAML):
         path = tree.path(name)
         value = parse_yaml(read_text(path), str(path))
@@ -165,7 +166,7 @@ def _names_of_yaml(given: Any, path: Path) -> list[str] | Mapping[int, str]:
 
 
 def _box(content: str, location: str, names: list[str] | Mapping[int, str], poses: bool, unread: Counter[str]) -> Box:
-    """A line: class and box; or class, box and confidence; or class and polygon; or class, box and key points."""
+    """Parse a line: class and box; class, box and confidence; class and polygon; or class, box and key points."""
     if not _LINE.fullmatch(content.strip()):
         raise RecordError(location, "", f"not a YOLO line: {content.strip()[:60]!r}", "write class x y width height")
     first, *numbers = map(float, content.split())

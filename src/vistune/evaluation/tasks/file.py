@@ -1,7 +1,7 @@
-"""A user's own questions: records of {question_id, text, answer, image?, match?, choices?, type?, language?}.
+"""Score a user's own questions: records of {question_id, text, answer, image?, match?, choices?, type?, language?}.
 
-`match` says when a reply is right: `exact` (the default), `contains`, `choice` (the reply means the option `answer`
-of `choices`, by the lenient rule of the choice tasks), or `judge` (a model finds that it says the same as `answer`).
+`match` says when a reply is right: `exact` (the default), `contains`, `choice` (the reply selects the option `answer`
+of `choices`, by the lenient rule of the choice tasks), or `judge` (a model decides that it means the same as `answer`).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ FILLED = re.compile(r"\{(question|answer|reply)\}")
 
 
 class File(Benchmark):
-    """`folder` may be the file itself or hold `questions.jsonl`; images are beside it, or in `images`.
+    """`folder`: the file itself, or a folder with `questions.jsonl`. Images are next to the file, or in `images`.
 
-    `gold`: whether each row must say the right answer; to be answered it need not.
+    `gold`: whether each record needs the right answer; `vistune answer` does not need it.
     """
 
     facts = Facts(
@@ -101,7 +101,7 @@ class File(Benchmark):
 
 
 def own_file(folder: Path) -> Path:
-    """The questions' file: itself, or the one of a folder that is called `questions`. Raises DataError for several."""
+    """The given file, or the file named `questions` in the given folder. Raises DataError if there are several."""
     usual = folder / "questions.jsonl"
     if not folder.is_dir() or usual.is_file():
         return usual if folder.is_dir() else folder

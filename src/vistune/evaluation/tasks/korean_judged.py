@@ -87,7 +87,7 @@ class Koffvqa(Benchmark):
     )
     max_tokens = 1024
     judged = True
-    prediction_fields = RELEASED | {"review"}  # of a judge, taken where every answer has one
+    prediction_fields = RELEASED | {"review"}  # of a judge; used if every answer has one
 
     def questions(self) -> Sequence[Question]:
         path = table_in(self.folder, "koffvqa")

@@ -20,7 +20,7 @@ from vistune.evaluation.task import BOTH, LENIENT, LETTER, Benchmark, Facts, Mar
 from vistune.types import Question
 
 COLUMNS = "ABCDEFGH"
-# Columns of the release and of VLMEvalKit's tables of predictions, which are that release with a column more.
+# Columns of the release, and of VLMEvalKit's predictions, which add one column to the release.
 RELEASED = frozenset(
     {*COLUMNS, "question", "hint", "category", "l2-category", "l2_category", "image", "image_path", "source", "comment"}
     | {"split", "options", "option_char", "hit", "log"}

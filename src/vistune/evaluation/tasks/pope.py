@@ -1,9 +1,10 @@
 """POPE: does the model claim objects that are not there? https://arxiv.org/abs/2305.10355
 
-Three splits of yes-no questions; the published figure of LLaVA is the mean of their F1. Two label sets are in use that
-differ by about fifty questions a split: replies are joined by image and question, never by line, and others refused.
+Three splits of yes-no questions; LLaVA's published figure is the mean of their F1. Two label sets are in use, which
+differ by about fifty questions per split, so replies are joined by image and question, never by line. Replies to other
+questions are refused.
 
-A question's id is LLaVA's number over the three splits, or the label files' own where these are unique over them.
+A question's id is LLaVA's number over the three splits, or the label files' id if ids are unique over the splits.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Pope(Benchmark):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.own: dict[str, dict[str, str]] = {}  # an id of the data's own -> split -> the question's id
+        self.own: dict[str, dict[str, str]] = {}  # id in the label files -> split -> the question's id
         self.is_numbered = True  # whether the predictions' ids are LLaVA's numbers
 
     def questions(self) -> Sequence[Question]:
@@ -100,10 +101,10 @@ class Pope(Benchmark):
         return found
 
     def identify(self, prediction: Prediction) -> str:
-        """The question that an id and, where they are there, the line's `category` and `prompt` name.
+        """The question of a prediction, by its id and, if present, its `category` and `prompt`.
 
-        An id of the label files that names one question is that question; ids that each split counts anew need the
-        `category`. Raises DataError where several questions are meant.
+        An id of the label files is enough if only one question has it. If each split counts from 1, `category` is
+        needed. Raises DataError if several questions match.
         """
         splits = self.own.get(prediction.id, {})
         if (named := _split_of(prediction)) is not None:
@@ -185,22 +186,22 @@ def _split_of(prediction: Prediction) -> str | None:
 
 
 def _numbered(split: str, own: str, place: str) -> str:
-    """LLaVA's number of a question that other splits have the id of too."""
+    """LLaVA's number of a question whose id is also used in other splits."""
     if not own.isdigit():
         raise DataError(f"{place}:question_id: {own!r} is in other splits too", "give each question its own id")
     return str(FIRST_ID[split] + int(own))
 
 
 def _key(row: Any, place: str) -> tuple[str, str]:
-    """The image's file name and the question alone."""
+    """The image's file name and the bare question."""
     image = field_of(row, "image", str, place)
     return image.replace("\\", "/").rsplit("/", 1)[-1], bare_question(field_of(row, "text", str, place))
 
 
 def bare_question(text: str) -> str:
-    """A question without what a project writes around it: an image marker, and how it shall be answered.
+    """A question without the text that projects add: an image marker, and the instruction on how to answer.
 
-    The latter follows the question mark, or a line break that may be written as a backslash and an n.
+    The instruction follows the question mark, or a line break, which may be written as `\\n` in two characters.
     """
     lines = _BREAK.sub("\n", text).replace("<image>", "\n").strip().split("\n", 1)[0]
     question, mark, _ = lines.partition("?")

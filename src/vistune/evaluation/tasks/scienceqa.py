@@ -90,7 +90,7 @@ class ScienceQA(Benchmark):
 
     @staticmethod
     def _results(path: Path) -> Mapping[str, Any] | None:
-        """The tree of a result file; None where the file is another one."""
+        """The JSON of LLaVA's result file; None if the file is not one."""
         if kind_of_file(path.name) not in (".json", ".jsonl", "") or not path.is_file():
             return None
         text = release_text(path).lstrip()
