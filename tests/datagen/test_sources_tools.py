@@ -171,19 +171,41 @@ def test_a_document_type_in_xml_is_refused(tmp_path: Path, content: str, encodin
 
 FAULTS: dict[str, tuple[str, Any, str]] = {
     "broken XML": ("a.xml", "<annotation><object>", r"a\.xml:1: not XML"),
-    "VOC without a name": ("a.xml", VOC.replace("NAME", "a.jpg").replace("dog", ""), r"object\[0\]:name: is empty"),
-    "VOC corner": ("a.xml", VOC.replace(f"<xmin>{X0}", "<xmin>x"), r"object\[0\]:bndbox\.xmin: expected a number"),
+    "VOC without a name": (
+        "a.xml",
+        VOC.replace("NAME", "a.jpg").replace("dog", ""),
+        r"/a\.xml:object\[0\]:name: is empty",
+    ),
+    "VOC corner": (
+        "a.xml",
+        VOC.replace(f"<xmin>{X0}", "<xmin>x"),
+        r"/a\.xml:object\[0\]:bndbox\.xmin: expected a number",
+    ),
     "CVAT tracks": ("x.xml", "<annotations><track id='0'/></annotations>", "tracks of a video"),
     "labelme points": (
         "a.json",
         {**labelme("a.jpg"), "shapes": [{"label": "d", "points": [1]}]},
-        r"shapes\[0\]:points",
+        r"/a\.json:shapes\[0\]:points",
     ),
-    "labelme outside": ("a.json", {**labelme("a.jpg"), "imageWidth": 10}, r"shapes\[0\]:points: the box .* not within"),
+    "labelme outside": (
+        "a.json",
+        {**labelme("a.jpg"), "imageWidth": 10},
+        r"/a\.json:shapes\[0\]:points: the box .* not within",
+    ),
     "VIA without label": (
         "v.json",
         json.loads(json.dumps(via("a.jpg")).replace('"label"', '"animal"')),
-        "none of the attributes is called label.*there are animal, color",
+        r"/v\.json:a\.jpg1234:regions\[0\]:region_attributes: none of the attributes is called .*are animal, color",
+    ),
+    "CVAT corner": (
+        "x.xml",
+        CVAT.replace("NAME", "a.jpg").replace(f'xtl="{X0}.00"', 'xtl="x"'),
+        r"/x\.xml:image\[0\]\.box\[0\]:xtl: expected a number",
+    ),
+    "Label Studio JSON_MIN number": (
+        "l.json",
+        json.loads(json.dumps(label_studio_min("a.jpg")).replace('"x": 10', '"x": "left"')),
+        r"/l\.json:1:label\[0\]:value\.x: expected a number",
     ),
     "Label Studio number": (
         "l.json",
@@ -193,7 +215,7 @@ FAULTS: dict[str, tuple[str, Any, str]] = {
     "Datumaro label": (
         "annotations/d.json",
         json.loads(json.dumps(datumaro("a.jpg")).replace('"label_id": 1', '"label_id": 9')),
-        r"items\[0\]\.annotations\[0\]:label_id: no label has the number 9",
+        r"/d\.json:items\[0\]\.annotations\[0\]:label_id: no label has the number 9",
     ),
 }
 

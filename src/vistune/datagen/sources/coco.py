@@ -76,14 +76,14 @@ def read(gathered: Gathered, files: list[Path]) -> None:
         _check_lists(tree, file)
         count_unread(tree, TOP, unread)
         for index, image in enumerate(tree["images"]):
-            location = f"{file}: images[{index}]"
+            location = f"{file}:images[{index}]"
             key = _add_image(image, images, location)
             count_unread(image, IMAGE, unread, "images[].")
             if key not in paths:
                 paths[key] = gathered.find(image["file_name"], location, "file_name", *_other_names(image, gathered))
         labels = _labels(tree.get("categories") or [], file, unread)
         for index, row in enumerate(tree["annotations"]):
-            location = f"{file}: annotations[{index}]"
+            location = f"{file}:annotations[{index}]"
             if not isinstance(row, Mapping):
                 raise RecordError(location, "", f"expected an object, got {shown(row)}", "correct or remove it")
             count_unread(row, ANNOTATION, unread, "annotations[].")
@@ -118,7 +118,7 @@ def read(gathered: Gathered, files: list[Path]) -> None:
 def _check_lists(tree: Any, file: Path) -> None:
     for key in ("images", "annotations"):
         if not isinstance(tree, dict) or not isinstance(tree.get(key), list):
-            raise DataError(f"{file}: {key}: a COCO file has a list here", "check that the file is in COCO format")
+            raise DataError(f"{file}:{key}: a COCO file has a list here", "check that the file is in COCO format")
 
 
 def _key(value: Any, location: str, field: str) -> str:
@@ -155,10 +155,10 @@ def _other_names(image: Mapping[str, Any], gathered: Gathered) -> tuple[str, ...
 
 def _labels(categories: Any, file: Path, unread: Counter[str]) -> dict[str, str]:
     if not isinstance(categories, list):
-        raise DataError(f"{file}: categories: a COCO file has a list here", "check that the file is in COCO format")
+        raise DataError(f"{file}:categories: a COCO file has a list here", "check that the file is in COCO format")
     labels = {}
     for index, category in enumerate(categories):
-        location = f"{file}: categories[{index}]"
+        location = f"{file}:categories[{index}]"
         if not isinstance(category, Mapping):
             raise RecordError(location, "", f"expected an object, got {shown(category)}", "correct it")
         count_unread(category, CATEGORY, unread, "categories[].")

@@ -43,7 +43,7 @@ def read(gathered: Gathered, files: list[Path]) -> None:
         for index, image in enumerate(root.iter("image")):
             if (image.get("subset") or "") != gathered.split:
                 continue
-            location = f"{file}: image[{index}]"
+            location = f"{file}:image[{index}]"
             unread.update(f"image.{name}" for name in image.keys() if name not in IMAGE)  # noqa: SIM118 - an Element
             path = gathered.find(image.get("name"), location, "name")
             if path is not None:

@@ -37,7 +37,7 @@ def read(gathered: Gathered, files: list[Path]) -> None:
         except (LookupError, TypeError):
             labels = []
         for index, item in enumerate(tree["items"]):
-            location = f"{file}: items[{index}]"
+            location = f"{file}:items[{index}]"
             if not isinstance(item, Mapping) or not isinstance(item.get("annotations", []), list):
                 raise RecordError(location, "", f"expected an item, got {shown(item)}", "export it again")
             count_filled(item, ITEM, unread, "items[].")

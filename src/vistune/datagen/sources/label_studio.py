@@ -48,7 +48,7 @@ def read(gathered: Gathered, files: list[Path]) -> None:
             uploaded = _UPLOADED.fullmatch(last)
             path = gathered.find(last, location, field, *([uploaded[1]] if uploaded else []))
             if data is task:
-                results = _results_of_min(task, field)
+                results = _results_of_min(task, field, location)
             else:
                 count_filled(task, TASK, unread)
                 count_filled({k: v for k, v in data.items() if k not in ("caption", "text")}, (field,), unread, "data.")
@@ -97,8 +97,8 @@ def _results(task: Mapping[str, Any], location: str, gathered: Gathered) -> list
     return [(f"{location}:annotations.result[{k}]", result) for k, result in enumerate(results)]
 
 
-def _results_of_min(task: Mapping[str, Any], image: str) -> list[tuple[str, Mapping[str, Any]]]:
-    """The results of a task in JSON_MIN, whose fields have the names of the project's controls."""
+def _results_of_min(task: Mapping[str, Any], image: str, location: str) -> list[tuple[str, Mapping[str, Any]]]:
+    """The same of JSON_MIN, whose fields are named after the project's controls."""
     found: list[tuple[str, Mapping[str, Any]]] = []
     for name, value in task.items():
         if name in TASK or name in (image, "caption", "text"):
@@ -106,9 +106,9 @@ def _results_of_min(task: Mapping[str, Any], image: str) -> list[tuple[str, Mapp
         if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
             for k, item in enumerate(value):
                 kind = next((label for label in LABELS if label in item), name)
-                found.append((f"{name}[{k}]", {"type": kind, "value": item}))
+                found.append((f"{location}:{name}[{k}]", {"type": kind, "value": item}))
         else:
-            found.append((name, {"type": name, "value": {}}))
+            found.append((f"{location}:{name}", {"type": name, "value": {}}))
     return found
 
 

@@ -47,7 +47,7 @@ def read(gathered: Gathered, files: list[Path]) -> None:
             continue
         boxes = []
         for index, shape in enumerate(tree["shapes"]):
-            location = f"{file}: shapes[{index}]"
+            location = f"{file}:shapes[{index}]"
             if not isinstance(shape, Mapping):
                 raise RecordError(location, "", f"expected a shape, got {shown(shape)}", "draw it again")
             count_filled(shape, SHAPE, unread, "shapes[].")

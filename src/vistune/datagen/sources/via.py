@@ -36,7 +36,7 @@ def read(gathered: Gathered, files: list[Path]) -> None:
         unread = gathered.unread(file, (*IMAGE, *REGION))
         images = tree.get("_via_img_metadata", tree)
         for key, image in images.items():
-            location = f"{file}: {key}"
+            location = f"{file}:{key}"
             if not isinstance(image, Mapping):
                 raise RecordError(location, "", f"expected an image, got {shown(image)}", "export it again")
             count_filled(image, IMAGE, unread)
@@ -82,7 +82,7 @@ def _add(
     boxes = [
         box
         for k, region in enumerate(regions)
-        if (box := _box(region, path, f"{location}: regions[{k}]", gathered, unread)) is not None
+        if (box := _box(region, path, f"{location}:regions[{k}]", gathered, unread)) is not None
     ]
     gathered.add(path, captions=captions, boxes=boxes)
 

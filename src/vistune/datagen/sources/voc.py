@@ -59,7 +59,7 @@ def _boxes(root: Element, path: Path, file: Path, unread: Counter[str]) -> list[
     sides = [text_of(root, f"size/{side}") for side in ("width", "height")]
     found = []
     for index, thing in enumerate(root.findall("object")):
-        location = f"{file}: object[{index}]"
+        location = f"{file}:object[{index}]"
         unread.update(f"object.<{child.tag}>" for child in thing if child.tag not in OBJECT)
         box = thing.find("bndbox")
         label = label_of(text_of(thing, "name"), location, "name")

@@ -162,7 +162,7 @@ def _names_of_yaml(given: Any, path: Path) -> list[str] | Mapping[int, str]:
         return [str(name) for name in given]
     if isinstance(given, dict) and all(str(key).isdigit() for key in given):
         return {int(key): str(name) for key, name in given.items()}
-    raise DataError(f"{path}: names: expected a list of names", "write names: [dog, cat] or {0: dog, 1: cat}")
+    raise DataError(f"{path}:names: expected a list of names", "write names: [dog, cat] or {0: dog, 1: cat}")
 
 
 def _box(content: str, location: str, names: list[str] | Mapping[int, str], poses: bool, unread: Counter[str]) -> Box:
