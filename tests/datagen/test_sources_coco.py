@@ -113,6 +113,25 @@ def test_a_polygon_without_a_box_is_a_box_and_a_mask_is_counted(tmp_path: Path) 
     assert source.notes == {"annotations with a mask (RLE) and no bbox": 1}
 
 
+@pytest.mark.parametrize("mask", [[[1, 2, 3, 4, 5, 6], 7], [7, [1, 2]], [None], ["x"], [[]], [[1, 2, 3]]])
+def test_a_segmentation_that_is_no_list_of_polygons_is_refused(tmp_path: Path, mask: list[Any]) -> None:
+    write(draw(tmp_path, "a.jpg") / "x.json", coco("a.jpg", bbox=None, segmentation=mask))
+    with pytest.raises(DataError, match=r"/x\.json:annotations\[0\]:segmentation: ") as caught:
+        read_source(tmp_path)
+    assert caught.value.hint
+
+
+def test_two_names_of_one_category_are_refused(tmp_path: Path) -> None:
+    tree = coco("a.jpg")
+    tree["categories"] += [{"id": 7, "name": "dog"}, {"id": 7.0, "name": "cat"}]
+    write(draw(tmp_path, "a.jpg") / "x.json", tree)
+    with pytest.raises(DataError, match=r"/x\.json:categories\[2\]:id: 7 is the id of 'dog' and of 'cat'"):
+        read_source(tmp_path)
+    del tree["categories"][2]
+    write(tmp_path / "x.json", tree)
+    assert_dogs(read_source(tmp_path).images, tmp_path / "a.jpg")
+
+
 def test_captions_may_be_with_the_boxes_and_null_ones_are_none(tmp_path: Path) -> None:
     tree = coco("a.jpg")
     tree["annotations"] += [{"id": k, "image_id": 1, "caption": said} for k, said in enumerate(["A dog.", "nan", None])]

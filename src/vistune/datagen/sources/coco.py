@@ -156,13 +156,16 @@ def _other_names(image: Mapping[str, Any], gathered: Gathered) -> tuple[str, ...
 def _labels(categories: Any, file: Path, unread: Counter[str]) -> dict[str, str]:
     if not isinstance(categories, list):
         raise DataError(f"{file}:categories: a COCO file has a list here", "check that the file is in COCO format")
-    labels = {}
+    labels: dict[str, str] = {}
     for index, category in enumerate(categories):
         location = f"{file}:categories[{index}]"
         if not isinstance(category, Mapping):
             raise RecordError(location, "", f"expected an object, got {shown(category)}", "correct it")
         count_unread(category, CATEGORY, unread, "categories[].")
-        labels[_key(category.get("id"), location, "id")] = label_of(category.get("name"), location, "name")
+        key = _key(category.get("id"), location, "id")
+        name = label_of(category.get("name"), location, "name")
+        if labels.setdefault(key, name) != name:
+            raise RecordError(location, "id", f"{key} is the id of {labels[key]!r} and of {name!r}", "one id per name")
     return labels
 
 
@@ -194,6 +197,9 @@ def _box(
 def _span_of(segmentation: Any, location: str) -> tuple[float, float, float, float] | None:
     if not isinstance(segmentation, list):
         return None
-    polygons = segmentation if isinstance(segmentation[0], list) else [segmentation]
+    polygons = segmentation if any(isinstance(polygon, list) for polygon in segmentation) else [segmentation]
+    if not all(isinstance(polygon, list) for polygon in polygons):
+        hint = "write polygons as lists: [[x, y, x, y, x, y]]"
+        raise RecordError(location, "segmentation", f"not a list of polygons: {shown(segmentation)}", hint)
     flat = [coordinate for polygon in polygons for coordinate in polygon]
     return span(flat[::2], flat[1::2], location, "segmentation")
