@@ -197,10 +197,24 @@ FAULTS: dict[str, tuple[str, Any, str]] = {
         json.loads(json.dumps(via("a.jpg")).replace('"label"', '"animal"')),
         r"/v\.json:a\.jpg1234:regions\[0\]:region_attributes: none of the attributes is called .*are animal, color",
     ),
+    "VIA polygon": (
+        "v.json",
+        json.loads(json.dumps(via("a.jpg")).replace('"rect"', '"polygon", "all_points_x": [1, 2], "all_points_y": 3')),
+        r"/v\.json:a\.jpg1234:regions\[0\]:shape_attributes: points are missing",
+    ),
     "CVAT corner": (
         "x.xml",
         CVAT.replace("NAME", "a.jpg").replace(f'xtl="{X0}.00"', 'xtl="x"'),
         r"/x\.xml:image\[0\]\.box\[0\]:xtl: expected a number",
+    ),
+    "Label Studio polygon": (
+        "l.json",
+        json.loads(
+            json.dumps(label_studio("a.jpg"))
+            .replace("rectanglelabels", "polygonlabels")
+            .replace('"x": 10', '"points": 1.5')
+        ),
+        r"/l\.json:1:annotations\.result\[0\]:value\.points: expected points",
     ),
     "Label Studio JSON_MIN number": (
         "l.json",
@@ -338,6 +352,18 @@ def test_yolos_splits_background_images_and_own_yaml(tmp_path: Path) -> None:
         ),
         ({"a.txt": LINE + "0 7 7 0.1 0.1\n", "classes.txt": "dog\n"}, r"a\.txt:2: the box .* is not within the image"),
         ({"a.txt": LINE + "0 1 2 3 4 5 6 7\n", "classes.txt": "dog\n"}, r"a\.txt:2: 7 numbers after the class"),
+        (
+            {"a.txt": f"{'9' * 400} 0.3 0.35 0.4 0.5\n", "classes.txt": "dog\n"},
+            r"a\.txt:1:class: 9{19}… has no name; there are 1 classes",
+        ),
+        (
+            {"a.txt": f"0 {'9' * 400} 0.35 0.4 0.5\n", "classes.txt": "dog\n"},
+            r"a\.txt:1: not a box: \[nan|a\.txt:1: not a box: \[inf",
+        ),
+        (
+            {"a.txt": LINE, "data.yaml": "names: {0: dog, '0': cat}\n"},
+            r"data\.yaml:names: two classes have one number",
+        ),
         ({"a.txt": LINE, "b.txt": LINE, "classes.txt": "dog\n"}, r"1 label files have no image: b\.txt"),
         ({"a.txt": LINE + "A dog.\n", "c.txt": LINE, "classes.txt": "dog\n"}, r"a\.txt:2: not a YOLO line: 'A dog\.'"),
     ],
@@ -349,6 +375,16 @@ def test_what_is_wrong_with_yolo_is_said(tmp_path: Path, files: dict[str, str], 
     with pytest.raises((DataError, RecipeError), match=words) as caught:
         read_source(tmp_path)
     assert caught.value.hint
+
+
+def test_a_very_long_line_of_digits_is_refused_in_linear_time(tmp_path: Path) -> None:
+    """With two ways to match each digit this takes hours."""
+    draw(tmp_path, "a.jpg", "b.jpg")
+    write(tmp_path / "a.txt", LINE)
+    write(tmp_path / "b.txt", "0 0.5 0.5 0.1 " + "1" * 200_000 + "x\n")
+    write(tmp_path / "classes.txt", "dog\n")
+    with pytest.raises(DataError, match=r"b\.txt:1: not a YOLO line"):
+        read_source(tmp_path)
 
 
 def test_numbers_are_never_captions_even_late_in_a_folder_of_captions(tmp_path: Path) -> None:

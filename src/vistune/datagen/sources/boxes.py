@@ -79,9 +79,9 @@ def number(value: Any, location: str, field: str) -> float:
     return float(found)
 
 
-def span(xs: Sequence[Any], ys: Sequence[Any], location: str, field: str) -> tuple[float, float, float, float]:
-    """The corners of the bounding box of points. Raises RecordError if there are none."""
-    if not xs or len(xs) != len(ys):
+def span(xs: Any, ys: Any, location: str, field: str) -> tuple[float, float, float, float]:
+    """The corners of what some points span. Raises RecordError where there are none, or no two lists of numbers."""
+    if not isinstance(xs, list) or not isinstance(ys, list) or not xs or len(xs) != len(ys):
         raise RecordError(location, field, "points are missing", "correct or remove it")
     across, down = ([number(value, location, field) for value in values] for values in (xs, ys))
     return min(across), min(down), max(across), max(down)

@@ -138,7 +138,7 @@ def _corners(value: Mapping[str, Any], kind: str, location: str) -> tuple[float,
 
     if kind == "polygonlabels":
         points = value.get("points") or []
-        if not all(isinstance(point, list) and len(point) == 2 for point in points):
+        if not isinstance(points, list) or not all(isinstance(point, list) and len(point) == 2 for point in points):
             raise RecordError(location, "value.points", "expected points [x, y]", "export it again")
         return span([point[0] for point in points], [point[1] for point in points], location, "value.points")
     if kind == "ellipselabels":

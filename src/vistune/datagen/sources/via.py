@@ -116,7 +116,7 @@ def _corners(shape: Mapping[str, Any], location: str) -> tuple[float, ...] | Non
         return x - across, y - down, x + across, y + down
     if kind == "polygon":
         xs, ys = shape.get("all_points_x"), shape.get("all_points_y")
-        return span(xs or (), ys or (), location, "shape_attributes")
+        return span(xs, ys, location, "shape_attributes")
     return None
 
 

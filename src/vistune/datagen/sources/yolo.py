@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vistune.datagen.sources.boxes import box_of, span
+from vistune.datagen.sources.boxes import LARGEST, box_of, span
 from vistune.datagen.sources.gathering import Gathered, count_filled
 from vistune.datagen.sources.tree import SPLIT_NAME, Tree, by_folder, split_of_folder
 from vistune.errors import DataError, RecipeError
@@ -25,8 +25,9 @@ from vistune.types import Box
 NAMES = ("classes.txt", "obj.names", "predefined_classes.txt", "_darknet.labels", "classes.names")
 YAML = (".yaml", ".yml")
 YAML_FIELDS = ("path", "train", "val", "test", "nc", "names", "roboflow", "download", "kpt_shape", "flip_idx")
-SAMPLED = 50  # label files that are opened to detect their form
-_LINE = re.compile(r"\d+(?:\.0+)?(?:\s+[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?){4,}")
+SAMPLED = 50  # label files that are opened to see what they are
+# Each character can be matched in one way only, so that a long line is refused in linear time.
+_LINE = re.compile(r"[0-9]+(?:\.0+)?(?:\s+[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?){4,}")
 
 
 def looks_like_yolo(content: str) -> bool:
@@ -160,8 +161,11 @@ def _class_names(gathered: Gathered, tree: Tree) -> tuple[list[str] | Mapping[in
 def _names_of_yaml(given: Any, path: Path) -> list[str] | Mapping[int, str]:
     if isinstance(given, list):
         return [str(name) for name in given]
-    if isinstance(given, dict) and all(str(key).isdigit() for key in given):
-        return {int(key): str(name) for key, name in given.items()}
+    if isinstance(given, dict) and all(re.fullmatch("[0-9]{1,9}", str(key)) for key in given):
+        names = {int(key): str(name) for key, name in given.items()}
+        if len(names) < len(given):
+            raise DataError(f"{path}:names: two classes have one number", "one name per number")
+        return names
     raise DataError(f"{path}:names: expected a list of names", "write names: [dog, cat] or {0: dog, 1: cat}")
 
 
@@ -170,10 +174,12 @@ def _box(content: str, location: str, names: list[str] | Mapping[int, str], pose
     if not _LINE.fullmatch(content.strip()):
         raise RecordError(location, "", f"not a YOLO line: {content.strip()[:60]!r}", "write class x y width height")
     first, *numbers = map(float, content.split())
-    index = int(first)
     known = range(len(names)) if isinstance(names, list) else names
+    index = int(first) if first < LARGEST else -1  # hundreds of digits are infinity
     if index not in known:
-        raise RecordError(location, "class", f"{index} has no name; there are {len(names)} classes", "name the class")
+        written = content.split(maxsplit=1)[0]
+        written = written if len(written) <= 20 else f"{written[:19]}…"
+        raise RecordError(location, "class", f"{written} has no name; there are {len(names)} classes", "name the class")
     if len(numbers) == 5 or (poses and len(numbers) > 5):
         unread["confidence" if len(numbers) == 5 else "key points"] += 1
         numbers = numbers[:4]
