@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from vistune import picture_files
 from vistune.records import RecordError, shown, text
@@ -87,19 +88,44 @@ def span(xs: Any, ys: Any, location: str, field: str) -> tuple[float, float, flo
     return min(across), min(down), max(across), max(down)
 
 
-def size_of(path: Path, location: str) -> tuple[int, int]:
-    """(width, height) of an image, from its header. Raises RecordError for an unsupported format."""
+def sizes_of(path: Path, location: str) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(width, height) of an image as it is shown, turned upright, and as it is stored.
+
+    Only a PNG with an EXIF block is decoded, the block may follow the pixels; of other images the header is read.
+    Raises RecordError if the file is not an image of the formats that are read.
+    """
     try:
-        return _size(path)
+        with Image.open(path, formats=picture_files.FORMATS) as image:
+            stored = image.size
+            turned = (image.format != "PNG" or _names_orientation(path)) and _orientation(image) in (5, 6, 7, 8)
     except picture_files.DAMAGE:
         hint = f"convert it to {', '.join(picture_files.FORMATS)}, or give relative boxes"
         raise RecordError(location, "", f"{path} is no image that can be read", hint) from None
+    return (stored[1], stored[0]) if turned else stored, stored
 
 
-@lru_cache(1)  # the boxes of an image are read one after another
-def _size(path: Path) -> tuple[int, int]:
-    with Image.open(path, formats=picture_files.FORMATS) as image:
-        return image.size
+def _orientation(image: Image.Image) -> int:
+    """EXIF's number; 1 (upright) if there is none, or none that can be read, as in training."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except (ValueError, TypeError, SyntaxError, struct.error):
+        return 1
+
+
+def _names_orientation(path: Path) -> bool:
+    """Whether a chunk of a PNG may hold an orientation."""
+    with path.open("rb") as file:
+        start = len(picture_files.PNG_MARK)
+        file.seek(start)
+        while len(head := file.read(8)) == 8:
+            length, name = struct.unpack(">I4s", head)
+            if name == b"eXIf":
+                return True
+            if name in (b"tEXt", b"zTXt", b"iTXt") and re.search(b"exif|xmp", file.read(length)):
+                return True
+            start += 12 + length
+            file.seek(start)
+    return False
 
 
 def attributes_of(given: Any, location: str, field: str, unread: Counter[str]) -> dict[str, str]:

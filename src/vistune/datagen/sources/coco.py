@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vistune.datagen.sources.boxes import attributes_of, box_of, is_number, label_of, size_of, span
+from vistune.datagen.sources.boxes import attributes_of, box_of, is_number, label_of, span
 from vistune.datagen.sources.gathering import Gathered
 from vistune.datagen.sources.tree import Tree, split_in
 from vistune.errors import DataError
@@ -105,7 +105,7 @@ def read(gathered: Gathered, files: list[Path]) -> None:
             if row.get("iscrowd"):  # its box covers a group of unknown size
                 crowds.setdefault(key, set()).add(labels[category])
             elif (path := paths[key]) is not None:
-                found = _box(row, labels[category], images[key], path, location, unread)
+                found = _box(row, labels[category], images[key], path, location, gathered, unread)
                 if found is None:
                     gathered.notes["annotations with a mask (RLE) and no bbox"] += 1
                 else:
@@ -170,12 +170,17 @@ def _labels(categories: Any, file: Path, unread: Counter[str]) -> dict[str, str]
 
 
 def _box(
-    row: Mapping[str, Any], label: str, image: Mapping[str, Any], path: Path, location: str, unread: Counter[str]
+    row: Mapping[str, Any],
+    label: str,
+    image: Mapping[str, Any],
+    path: Path,
+    location: str,
+    gathered: Gathered,
+    unread: Counter[str],
 ) -> Box | None:
-    """The box of an annotation, from `bbox` or its polygons; None if it has only a mask."""
-    size = image.get("width"), image.get("height")
-    if not size[0] or not size[1]:
-        size = size_of(path, location)
+    """The box of an annotation, from `bbox` or what its polygons span; None where it has a mask alone."""
+    stated = image.get("width"), image.get("height")
+    size = gathered.size_of(path, location, stated if all(stated) else None)  # type: ignore[arg-type]
     if row.get("bbox") in (None, []) and row.get("segmentation"):
         corners = _span_of(row["segmentation"], location)
         if corners is None:
@@ -191,7 +196,7 @@ def _box(
         counted: Counter[str] = Counter()
         attributes = attributes_of(given, location, "attributes", counted)
         unread.update({f"annotations[].{name}": count for name, count in counted.items()})
-    return box_of(label, corners, size, location, "bbox", attributes)  # type: ignore[arg-type]
+    return box_of(label, corners, size, location, "bbox", attributes)
 
 
 def _span_of(segmentation: Any, location: str) -> tuple[float, float, float, float] | None:

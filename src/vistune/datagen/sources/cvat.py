@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
-from vistune.datagen.sources.boxes import attributes_of, box_of, label_of, number, size_of, span
+from vistune.datagen.sources.boxes import attributes_of, box_of, label_of, number, span
 from vistune.datagen.sources.gathering import Gathered
 from vistune.datagen.sources.tree import PER_IMAGE, Tree
 from vistune.datagen.sources.voc import is_form
@@ -76,6 +76,7 @@ def _box(
         points = [point.split(",") for point in shape.get("points", "").split(";") if "," in point]
         corners = span([p[0] for p in points], [p[1] for p in points], location, "points")
     sides = image.get("width"), image.get("height")
-    size = tuple(number(side, location, "size") for side in sides) if all(sides) else size_of(path, location)
+    stated = (number(sides[0], location, "width"), number(sides[1], location, "height")) if all(sides) else None
+    size = gathered.size_of(path, location, stated)
     given = {item.get("name", ""): (item.text or "").strip() for item in shape.findall("attribute")}
-    return box_of(label, corners, size, location, shape.tag, attributes_of(given, location, "attribute", unread))  # type: ignore[arg-type]
+    return box_of(label, corners, size, location, shape.tag, attributes_of(given, location, "attribute", unread))

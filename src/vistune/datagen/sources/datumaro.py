@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vistune.datagen.sources.boxes import attributes_of, box_of, label_of, size_of, span
+from vistune.datagen.sources.boxes import attributes_of, box_of, label_of, span
 from vistune.datagen.sources.gathering import Gathered, count_filled
 from vistune.datagen.sources.tree import READ_SUFFIXES, Tree
 from vistune.files import read_json
@@ -55,6 +55,9 @@ def _add(
 ) -> None:  # fmt: skip
     captions: list[str] = []
     boxes: list[Box] = []
+    image = item.get("image") or item.get("media") or {}
+    sides = image.get("size") if isinstance(image, Mapping) else None  # height first
+    stated = (sides[1], sides[0]) if isinstance(sides, list) and len(sides) == 2 and all(sides) else None
     for index, row in enumerate(item.get("annotations", [])):
         place = f"{location}.annotations[{index}]"
         if not isinstance(row, Mapping):
@@ -72,7 +75,8 @@ def _add(
             attributes = attributes_of(row.get("attributes"), place, "attributes", counted)
             unread.update({f"items[].annotations[].{name}": count for name, count in counted.items()})
             name = label_of(labels[label], place, "label_id")
-            boxes.append(box_of(name, _corners(row, kind, place), size_of(path, place), place, kind, attributes))
+            size = gathered.size_of(path, place, stated)
+            boxes.append(box_of(name, _corners(row, kind, place), size, place, kind, attributes))
         else:
             unread[f"items[].annotations[] of type {kind}"] += 1
     gathered.add(path, captions=captions, boxes=boxes)

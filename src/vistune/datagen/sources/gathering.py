@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from vistune.datagen.sources.boxes import is_number, sizes_of
 from vistune.datagen.sources.tree import (
     ANNOTATION_SUFFIXES,
     BOOKKEEPING,
@@ -32,7 +33,11 @@ NULLS = ("", "nan", "none", "null")  # how tables mark a missing caption, in upp
 NO_ANNOTATION = "no caption or box"
 OTHER_SPLIT = "in another split"
 OUTSIDE = "links out of the folder (copy the images into it)"
-NAMED = 5  # most names in a message about many files
+TURNED = "turned by EXIF, the annotations state the size before (save them upright, or correct the size)"
+OTHER_SHAPE = "of other proportions than the annotations state (correct or remove the size)"
+UNREADABLE = "that cannot be read"
+RESIZED = "images of another size than the annotations state, whose boxes are scaled"
+NAMED = 5  # names in a message about many files
 _JPEG = b"\xff\xd8"
 _MAGIC = (_JPEG, b"\x89PNG", b"GIF8")
 _FOREIGN = re.compile(r"[A-Za-z]:[\\/]|/")  # start of an absolute path on any system
@@ -97,7 +102,9 @@ class Gathered:
         self._lookup = ImageFolders(self.folders, hint=hint)
         self._real = {os.path.realpath(folder): folder for folder in reversed(self.folders)}
         self._missing: list[tuple[str, RecordError]] = []
-        self._skipped_names: dict[Path, str] = {}
+        self._skipped: dict[Path, str] = {}
+        self._size: tuple[Path, tuple[int, int], tuple[int, int]] | None = None  # of the last image
+        self._resized: set[Path] = set()
         self._by_tail: dict[str, list[str]] | None = None
         self._ends: set[Path] = set()
         self.images: dict[Path, _Image] = {}
@@ -187,8 +194,42 @@ class Gathered:
             start = file.read(12)
         if start.startswith(_MAGIC) or (start[:4] == b"RIFF" and start[8:] == b"WEBP"):
             return path
-        self._skipped_names[path] = f"{path.suffix.lower() or 'without suffix'} ({CONVERT})"
+        self._skipped[path] = f"{path.suffix.lower() or 'without suffix'} ({CONVERT})"
         return None
+
+    def skip(self, path: Path, reason: str) -> None:
+        """Leave an image out, whatever is added about it; it is counted under this reason."""
+        self._skipped[path] = reason
+
+    def size_of(self, path: Path, location: str, stated: tuple[float, float] | None = None) -> tuple[float, float]:
+        """(width, height) to which the pixels of an image's boxes refer: as stated, else of the file, turned upright.
+
+        An image whose stated size does not fit the upright file is skipped: its boxes may be those of either.
+        Raises RecordError if no size is stated and the file cannot be read.
+        """
+        if stated is not None and (not all(map(is_number, stated)) or min(stated) <= 0):
+            return stated  # which no box accepts
+        if self._size is None or self._size[0] != path:
+            try:
+                self._size = (path, *sizes_of(path, location))
+            except RecordError:
+                if stated is None:
+                    raise
+                self.skip(path, UNREADABLE)
+                return stated
+        _, upright, stored = self._size
+        if stated is None or stated == upright:
+            return upright
+        if stored != upright and (
+            stated == stored or (not _same_shape(stated, upright) and _same_shape(stated, stored))
+        ):
+            self.skip(path, TURNED)
+        elif not _same_shape(stated, upright):
+            self.skip(path, OTHER_SHAPE)
+        elif path not in self._resized:
+            self._resized.add(path)
+            self.notes[RESIZED] += 1
+        return stated
 
     def add(
         self,
@@ -229,14 +270,16 @@ class Gathered:
     def source_of(self, kind: str) -> Source:
         """The finished source. Raises DataError if images are missing or two share an id."""
         self._refuse_missing()
-        skipped = Counter(self._skipped_names.values())
+        skipped = Counter(self._skipped.values())
         if self.tree is not None:
             skipped += self._left_out(self.tree)
             self._note_files(self.tree)
         unread = [
             field for file, counts in self._unread.items() for field in unread_fields(file, counts, self._known[file])
         ]
-        images = _with_ids(list(self.images.values()), self.source, self.prefix)
+        images = _with_ids(
+            [image for image in self.images.values() if image.path not in self._skipped], self.source, self.prefix
+        )
         return Source(images, dict(skipped.most_common()), unread, kind, dict(self.notes))
 
     def _refuse_missing(self) -> None:
@@ -251,8 +294,8 @@ class Gathered:
         raise DataError(f"{first.message}; {len(names) - 1} more images are missing: {listed}{more}", first.hint)
 
     def _left_out(self, tree: Tree) -> Counter[str]:
-        """Count the image files of the tree that are not used, by reason."""
-        used = set(self.images) | set(self._skipped_names)
+        """Image files of the tree that nothing was read from, by reason."""
+        used = set(self.images) | set(self._skipped)
         skipped: Counter[str] = Counter()
         if tree.outside:
             skipped[OUTSIDE] = len(tree.outside)
@@ -289,6 +332,11 @@ def count_filled(record: Mapping[str, Any], known: Collection[str], unread: Coun
     """Like `count_unread`, but ignore empty fields: tools write many of them."""
     filled = {name: value for name, value in record.items() if value not in (None, "", [], {}, False)}
     count_unread(filled, known, unread, prefix)
+
+
+def _same_shape(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Whether two sizes have the same proportions, up to one pixel of a side."""
+    return abs(one[0] * other[1] - one[1] * other[0]) <= max(*one, *other)
 
 
 def _nfc(name: str) -> str:

@@ -22,6 +22,8 @@ TASK = frozenset({
 })  # fmt: skip
 RESULT = ("id", "type", "value", "original_width", "original_height", "image_rotation", "from_name", "to_name",
           "origin", "original_length", "parentID", "readonly", "hidden")  # fmt: skip
+REGIONS = ("rectanglelabels", "polygonlabels", "ellipselabels")
+ROTATED = "with image_rotation in Label Studio (turn the file and label it again)"
 LABELS = ("rectanglelabels", "polygonlabels", "ellipselabels", "labels", "brushlabels", "keypointlabels")
 IMAGE_FIELDS = ("image", "img", "photo", "picture", "url", "captioning")
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(.+)")  # prefix of an uploaded file's name
@@ -59,7 +61,10 @@ def read(gathered: Gathered, files: list[Path]) -> None:
             captions: list[Any] = []
             for place, result in results:
                 count_filled(result, RESULT, unread, "result[].")
-                if isinstance(value := result.get("value"), Mapping) and value.get("rotation"):
+                value = result.get("value")
+                value = value if isinstance(value, Mapping) else {}
+                _check_image({**value, **result}, path, place, gathered)
+                if value.get("rotation"):
                     gathered.notes["rotated boxes, read without their rotation"] += 1
                 if not _add(result, place, boxes, captions):
                     unread[f"result[] of type {result.get('type')}"] += 1
@@ -112,6 +117,18 @@ def _results_of_min(task: Mapping[str, Any], image: str, location: str) -> list[
     return found
 
 
+def _check_image(result: Mapping[str, Any], path: Path, location: str, gathered: Gathered) -> None:
+    """Skip an image that is not in the file as it was labelled."""
+    if result.get("type") not in REGIONS:
+        return
+    if result.get("image_rotation"):
+        gathered.skip(path, ROTATED)
+        return
+    stated = result.get("original_width"), result.get("original_height")
+    if all(stated):
+        gathered.size_of(path, location, stated)  # type: ignore[arg-type]
+
+
 def _add(result: Mapping[str, Any], location: str, boxes: list[Box], captions: list[Any]) -> bool:
     """Add a result's box or captions. Return False if its type is not read."""
     value = result.get("value")
@@ -122,7 +139,7 @@ def _add(result: Mapping[str, Any], location: str, boxes: list[Box], captions: l
         said = value.get("text")
         captions += said if isinstance(said, list) else [said]
         return True
-    if kind not in ("rectanglelabels", "polygonlabels", "ellipselabels"):
+    if kind not in REGIONS:
         return kind in ("rectangle", "polygon", "ellipse")  # the same region again, without its label
     corners = tuple(c / 100 for c in _corners(value, kind, location))
     labels = value.get(kind) or value.get("labels") or []

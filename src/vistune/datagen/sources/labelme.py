@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vistune.datagen.sources.boxes import box_of, label_of, number, size_of, span
+from vistune.datagen.sources.boxes import box_of, label_of, number, span
 from vistune.datagen.sources.gathering import Gathered, count_filled
 from vistune.datagen.sources.tree import READ_SUFFIXES, Tree, by_folder, form_of_json
 from vistune.files import read_json
@@ -53,13 +53,15 @@ def read(gathered: Gathered, files: list[Path]) -> None:
             count_filled(shape, SHAPE, unread, "shapes[].")
             kind = shape.get("shape_type") or ""
             if kind in WITH_AREA:
-                boxes.append(_box(shape, kind, tree, path, location))
+                boxes.append(_box(shape, kind, tree, path, location, gathered))
             else:
                 unread[f"shapes[] of type {kind}"] += 1
         gathered.add(path, boxes=boxes)
 
 
-def _box(shape: Mapping[str, Any], kind: str, tree: Mapping[str, Any], path: Path, location: str) -> Box:
+def _box(
+    shape: Mapping[str, Any], kind: str, tree: Mapping[str, Any], path: Path, location: str, gathered: Gathered
+) -> Box:
     points = shape.get("points")
     if not isinstance(points, list) or not all(isinstance(p, list) and len(p) == 2 for p in points) or len(points) < 2:
         raise RecordError(location, "points", f"expected points [x, y], got {shown(points)}", "draw it again")
@@ -69,6 +71,6 @@ def _box(shape: Mapping[str, Any], kind: str, tree: Mapping[str, Any], path: Pat
         radius = math.hypot(xs[1] - xs[0], ys[1] - ys[0])
         corners = xs[0] - radius, ys[0] - radius, xs[0] + radius, ys[0] + radius
     sides = tree.get("imageWidth"), tree.get("imageHeight")
-    size = sides if all(sides) else size_of(path, location)
+    size = gathered.size_of(path, location, sides if all(sides) else None)  # type: ignore[arg-type]
     label = label_of(shape.get("label"), location, "label")
-    return box_of(label, corners, size, location, "points")  # type: ignore[arg-type]
+    return box_of(label, corners, size, location, "points")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from vistune.datagen.sources import via
-from vistune.datagen.sources.boxes import attributes_of, box_of, label_of, number, size_of
+from vistune.datagen.sources.boxes import attributes_of, box_of, label_of, number
 from vistune.datagen.sources.gathering import NULLS, Gathered
 from vistune.datagen.sources.tree import Tree, by_split
 from vistune.errors import DataError, RecipeError
@@ -313,11 +313,11 @@ class _Reader:
         """(boxes, labels of crowds) of a row."""
         names = columns.names
         if columns.corners:
-            label, box = _row_box(row, columns, self.form, path, location, self.words)
+            label, box = _row_box(row, columns, self, path, location)
             is_crowd = str(row.get(names.get("group", ""), "")).lower() in ("1", "true")
             return ([], [label]) if box and is_crowd else ([box] if box else [], [])
         if "boxes" in names:
-            return _listed_boxes(row[names["boxes"]], names["boxes"], self.form, path, location, self.unread)
+            return _listed_boxes(row[names["boxes"]], names["boxes"], self, path, location)
         if "bbox" in names:
             bbox, label = _parsed(row[names["bbox"]], location, names["bbox"]), row[names["label"]]
             if bbox in (None, "", []):
@@ -325,7 +325,7 @@ class _Reader:
             alone = isinstance(bbox, list) and not isinstance(bbox[0], list | tuple)
             label = label if alone else _parsed(label, location, names["label"])
             cell = {"bbox": [bbox] if alone else bbox, "categories": [label] if alone else label}
-            return _listed_boxes(cell, names["bbox"], self.form, path, location, self.unread)
+            return _listed_boxes(cell, names["bbox"], self, path, location)
         return [], []
 
     def _image(self, cell: Any, location: str, field: str, key: str) -> Path | None:
@@ -392,7 +392,7 @@ def _list(cell: Any, location: str, field: str) -> list[Any]:
 
 
 def _row_box(
-    row: Mapping[str, Any], columns: Columns, form: TableForm, path: Path, location: str, words: Mapping[str, str]
+    row: Mapping[str, Any], columns: Columns, reader: _Reader, path: Path, location: str
 ) -> tuple[str, Box | None]:
     """(label, the row's one box); None if its cells are empty, for an image without objects."""
     cells = [row.get(column) for column in columns.corners]
@@ -401,37 +401,36 @@ def _row_box(
     values = [number(cell, location, column) for cell, column in zip(cells, columns.corners, strict=True)]
     field = columns.names["label"]
     label = label_of(row.get(field), location, field)
-    if label.startswith(OPEN_IMAGES) and label not in words:
+    if label.startswith(OPEN_IMAGES) and label not in reader.words:
         hint = "put class-descriptions-boxable.csv beside the table; Open Images offers it"
         raise RecordError(location, field, f"{label!r} is a code, and no file says what it means", hint)
-    label = words.get(label, label)
+    label = reader.words.get(label, label)
     size: tuple[float, float] = (1, 1)
     if columns.form != "relative":
-        if form.boxes is None and max(values) <= 1 and max(values) > 0:
+        if reader.form.boxes is None and max(values) <= 1 and max(values) > 0:
             hint = "say how they are written: --boxes-as relative, pixels or coco"
             raise RecordError(location, columns.corners[0], f"{values} in pixels is a box of one pixel", hint)
         sides = [row.get(columns.names.get(side, "")) for side in ("width", "height")]
         known = columns.form != "coco" and all(side not in (None, "", 0, "0") for side in sides)
-        size = (number(sides[0], location, "width"), number(sides[1], location, "height")) if known else (
-            size_of(path, location)
-        )  # fmt: skip
+        stated = (number(sides[0], location, "width"), number(sides[1], location, "height")) if known else None
+        size = reader.gathered.size_of(path, location, stated)
     return label, _as_form(label, values, columns.form, size, location, columns.corners[0], {})
 
 
-def _listed_boxes(
-    cell: Any, field: str, form: TableForm, path: Path, location: str, unread: Counter[str]
-) -> tuple[list[Box], list[str]]:
+def _listed_boxes(cell: Any, field: str, reader: _Reader, path: Path, location: str) -> tuple[list[Box], list[str]]:
     """(boxes, labels of crowds) of a cell: a list of boxes, or Hugging Face's {"bbox": […], "categories": […]}."""
     usual: BoxForm = "relative"
     crowds: list[str] = []
     cell = _parsed(cell, location, field)
     if isinstance(cell, Mapping):
         usual = "coco"
-        cell, crowds = _objects(cell, location, field, unread)
+        cell, crowds = _objects(cell, location, field, reader.unread)
     listed = _list(cell, location, field)
-    kind = form.boxes or usual
-    size = size_of(path, location) if listed and kind != "relative" else (1, 1)
-    boxes = [_box(box, kind, size, location, f"{field}[{k}]", unread) for k, box in enumerate(listed) if box != ""]
+    kind = reader.form.boxes or usual
+    size = reader.gathered.size_of(path, location) if listed and kind != "relative" else (1, 1)
+    boxes = [
+        _box(box, kind, size, location, f"{field}[{k}]", reader.unread) for k, box in enumerate(listed) if box != ""
+    ]
     return boxes, crowds
 
 

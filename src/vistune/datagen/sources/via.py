@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vistune.datagen.sources.boxes import attributes_of, box_of, number, size_of, span
+from vistune.datagen.sources.boxes import attributes_of, box_of, number, span
 from vistune.datagen.sources.gathering import Gathered, count_filled
 from vistune.datagen.sources.tree import Tree, by_split
 from vistune.files import parse_json, read_json
@@ -100,7 +100,7 @@ def _box(region: Any, path: Path, location: str, gathered: Gathered, unread: Cou
     if not label:
         gathered.notes["regions without a label"] += 1
         return None
-    return box_of(label, corners, size_of(path, location), location, "shape_attributes", attributes)
+    return box_of(label, corners, gathered.size_of(path, location), location, "shape_attributes", attributes)
 
 
 def _corners(shape: Mapping[str, Any], location: str) -> tuple[float, ...] | None:

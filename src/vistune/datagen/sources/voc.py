@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
-from vistune.datagen.sources.boxes import attributes_of, box_of, label_of, number, size_of
+from vistune.datagen.sources.boxes import attributes_of, box_of, label_of, number
 from vistune.datagen.sources.gathering import Gathered
 from vistune.datagen.sources.tree import READ_SUFFIXES, SAMPLED, Tree, by_folder
 from vistune.datagen.sources.xml_text import read_xml, text_of
@@ -52,11 +52,14 @@ def read(gathered: Gathered, files: list[Path]) -> None:
         own = [f"{file.stem}{suffix}" for suffix in READ_SUFFIXES]
         path = gathered.find(name or own[0], str(file), "filename", *own)
         if path is not None:
-            gathered.add(path, boxes=_boxes(root, path, file, unread))
+            gathered.add(path, boxes=_boxes(root, path, file, gathered, unread))
 
 
-def _boxes(root: Element, path: Path, file: Path, unread: Counter[str]) -> list[Box]:
+def _boxes(root: Element, path: Path, file: Path, gathered: Gathered, unread: Counter[str]) -> list[Box]:
     sides = [text_of(root, f"size/{side}") for side in ("width", "height")]
+    stated = None
+    if all(side not in ("", "0") for side in sides):
+        stated = number(sides[0], str(file), "size.width"), number(sides[1], str(file), "size.height")
     found = []
     for index, thing in enumerate(root.findall("object")):
         location = f"{file}:object[{index}]"
@@ -66,10 +69,8 @@ def _boxes(root: Element, path: Path, file: Path, unread: Counter[str]) -> list[
         if box is None:
             raise RecordError(location, "bndbox", "is missing", "draw its box, or remove the object")
         corners = [number(text_of(box, side), location, f"bndbox.{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
-        size = (
-            tuple(number(side, str(file), "size") for side in sides) if all(s not in ("", "0") for s in sides) else None
-        )
         given = {text_of(item, "name"): text_of(item, "value") for item in thing.findall("attributes/attribute")}
         kept = attributes_of(given, location, "attributes", unread)
-        found.append(box_of(label, corners, size or size_of(path, location), location, "bndbox", kept))  # type: ignore[arg-type]
+        size = gathered.size_of(path, location, stated)
+        found.append(box_of(label, corners, size, location, "bndbox", kept))
     return found
