@@ -154,6 +154,49 @@ def test_several_files_of_a_tool_are_one_source_and_a_strange_one_is_named(tmp_p
 
 
 @pytest.mark.parametrize(
+    ("kind", "suffix", "other", "content"),
+    [
+        ("labelme", ".json", {"other": 1}, labelme),
+        ("labelme", ".json", {"images": 3}, labelme),
+        ("Pascal VOC", ".xml", "<other/>", lambda name: VOC.replace("NAME", name)),
+        ("CVAT", ".xml", "<other/>", lambda name: CVAT.replace("NAME", name)),
+        ("VIA", ".json", {"other": 1}, via),
+        ("Label Studio", ".json", [{"other": 1}], label_studio),
+    ],
+)
+@pytest.mark.parametrize(("before", "count"), [(3, 22), (22, 3), (60, 1)])
+def test_files_of_a_tool_are_found_behind_many_others(
+    tmp_path: Path, kind: str, suffix: str, other: Any, content: Callable[[str], Any], before: int, count: int
+) -> None:
+    for k in range(before):
+        write(tmp_path / f"a{k}{suffix}", other)
+    for k in range(count):
+        write(draw(tmp_path, f"b{k}.jpg") / f"b{k}{suffix}", content(f"b{k}.jpg"))
+    write(tmp_path / f"c{suffix}", other)
+    source = read_source(tmp_path)
+    assert source.kind == kind
+    assert_dogs(source.images, *(tmp_path / f"b{k}.jpg" for k in range(count)))
+    assert sum(number for note, number in source.notes.items() if "not read" in note) == before + 1
+
+
+@pytest.mark.parametrize("at", [0, 7, 29])
+def test_a_broken_file_among_many_of_labelme_is_an_error_wherever_it_is(tmp_path: Path, at: int) -> None:
+    for k in range(30):
+        write(draw(tmp_path, f"{k}.jpg") / f"{k}.json", "{" if k == at else labelme(f"{k}.jpg"))
+    with pytest.raises(DataError, match=rf"/{at}\.json:1"):
+        read_source(tmp_path)
+
+
+def test_boxes_of_yolo_are_found_behind_images_without_objects(tmp_path: Path) -> None:
+    for k in range(60):
+        write(draw(tmp_path, f"{k}.jpg") / f"{k}.txt", LINE if k == 59 else "")
+    write(tmp_path / "classes.txt", "dog\n")
+    source = read_source(tmp_path)
+    assert source.kind == "YOLO"
+    assert [len(image.boxes) for image in source.images] == [0] * 59 + [1]
+
+
+@pytest.mark.parametrize(
     "content",
     [
         '<!DOCTYPE annotation [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;&a;">]><annotation>&b;</annotation>',

@@ -8,8 +8,7 @@ from xml.etree.ElementTree import Element
 
 from vistune.datagen.sources.boxes import attributes_of, box_of, label_of, number, span
 from vistune.datagen.sources.gathering import Gathered
-from vistune.datagen.sources.tree import PER_IMAGE, Tree
-from vistune.datagen.sources.voc import is_form
+from vistune.datagen.sources.tree import MOST_OPENED, PER_IMAGE, Tree, spread
 from vistune.datagen.sources.xml_text import read_xml
 from vistune.errors import DataError
 from vistune.types import Box
@@ -20,7 +19,9 @@ IMAGE = ("id", "name", "width", "height", "subset", "task_id")
 
 def find(tree: Tree) -> dict[str, list[str]]:
     names = tree.with_suffix(".xml")
-    found = [name for name in names if len(names) <= PER_IMAGE and is_form(tree, name, "annotations")]
+    if len(names) > PER_IMAGE and {tree.xml_root(name) for name in spread(names)} == {"annotation"}:  # Pascal VOC
+        return {}
+    found = [name for name in names[:MOST_OPENED] if tree.xml_root(name) == "annotations"]
     if not found:
         return {}
     subsets = {image.get("subset") or "" for name in found for image in read_xml(tree.path(name)).iter("image")}

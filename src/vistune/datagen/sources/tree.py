@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vistune import picture_files
+from vistune.datagen.sources.xml_text import read_xml
 from vistune.errors import DataError
 from vistune.files import read_json
 from vistune.records.tar import natural
@@ -31,8 +32,9 @@ BOOKKEEPING = re.compile(
 SPLIT_NAME = r"(?:train|training|val|valid|validation|test|testing|dev|heldout|trainval|minival)\d{0,4}"
 _IN_NAME = re.compile(rf"(?:^|[_.\- ])({SPLIT_NAME})(?=$|[_.\- ])", re.IGNORECASE)
 _WHOLE = re.compile(rf"(?:obj_)?({SPLIT_NAME})(?:_data)?", re.IGNORECASE)
-PER_IMAGE = 20  # a folder with this many JSON files is taken to have one per image
-SAMPLED = 3  # how many of those are opened to detect their form
+PER_IMAGE = 20  # annotation files of one suffix: more than this may be one file per image
+SAMPLED = 9  # of those, how many are opened first; files of one form are not all opened before they are read
+MOST_OPENED = 10_000  # files that are opened to see their form where the sampled ones differ or say nothing
 
 
 def split_in(path: str) -> str:
@@ -48,6 +50,11 @@ def split_in(path: str) -> str:
 def split_of_folder(path: str) -> str:
     """The split named by a folder of a relative path."""
     return next((found[1] for part in PurePosixPath(path).parts[:-1] if (found := _WHOLE.fullmatch(part))), "")
+
+
+def spread(names: Sequence[str]) -> list[str]:
+    """SAMPLED of many names, from the first to the last at equal distances."""
+    return [names[k * (len(names) - 1) // (SAMPLED - 1)] for k in range(SAMPLED)] if len(names) > SAMPLED else [*names]
 
 
 def suffix_of(name: str) -> str:
@@ -84,6 +91,7 @@ class Tree:
         self.images = [path for path in self.files if suffix_of(path) in READ_SUFFIXES]
         self.other_images = [path for path in self.files if suffix_of(path) in OTHER_IMAGES]
         self.broken: dict[str, DataError] = {}
+        self._xml_roots: dict[str, str] = {}
 
     def _walk(self, folder: str, above: set[str], real: str) -> None:
         try:
@@ -128,9 +136,24 @@ class Tree:
             if len(names) <= PER_IMAGE:
                 forms.update((name, self._form(name)) for name in names)
             else:
-                sampled = [form for name in names[:SAMPLED] if (form := self._form(name))]
-                forms.update(dict.fromkeys(names, sampled[0] if sampled else ""))
+                opened = {name: self._form(name) for name in spread(names)}
+                if set(opened.values()) != {"labelme"}:
+                    opened |= {name: self._form(name) for name in names[:MOST_OPENED] if name not in opened}
+                rest = (
+                    "labelme" if "labelme" in opened.values() else ""
+                )  # its reader looks at each file again, and says what is broken
+                forms.update({name: rest if name in self.broken else opened.get(name, rest) for name in names})
         return forms
+
+    def xml_root(self, name: str) -> str:
+        """The root element of an XML file; "" for a broken file, which is kept in `broken`."""
+        if name not in self._xml_roots:
+            try:
+                self._xml_roots[name] = read_xml(self.path(name)).tag
+            except DataError as error:
+                self.broken[name] = error
+                self._xml_roots[name] = ""
+        return self._xml_roots[name]
 
     def _form(self, name: str) -> str:
         try:

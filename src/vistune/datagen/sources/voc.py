@@ -8,9 +8,8 @@ from xml.etree.ElementTree import Element
 
 from vistune.datagen.sources.boxes import attributes_of, box_of, label_of, number
 from vistune.datagen.sources.gathering import Gathered
-from vistune.datagen.sources.tree import READ_SUFFIXES, SAMPLED, Tree, by_folder
+from vistune.datagen.sources.tree import MOST_OPENED, READ_SUFFIXES, Tree, by_folder, spread
 from vistune.datagen.sources.xml_text import read_xml, text_of
-from vistune.errors import DataError
 from vistune.records import RecordError
 from vistune.types import Box
 
@@ -21,18 +20,9 @@ OBJECT = ("name", "bndbox", "pose", "truncated", "difficult", "occluded", "attri
 def find(tree: Tree) -> dict[str, list[str]]:
     """The files of each split, by folder; a VOC release keeps all splits in one folder."""
     names = tree.with_suffix(".xml")
-    if not any(is_form(tree, name, "annotation") for name in names[:SAMPLED]):
+    if not any(tree.xml_root(name) == "annotation" for name in (*spread(names), *names[:MOST_OPENED])):
         return {}
     return by_folder(names)
-
-
-def is_form(tree: Tree, name: str, root: str) -> bool:
-    """Whether an XML file has this root element; its error, if any, is kept."""
-    try:
-        return read_xml(tree.path(name)).tag == root
-    except DataError as error:
-        tree.broken[name] = error
-        return False
 
 
 def folders(root: Path, files: list[Path], split: str) -> list[Path]:

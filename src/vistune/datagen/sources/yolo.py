@@ -10,12 +10,13 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from vistune.datagen.sources.boxes import LARGEST, box_of, span
 from vistune.datagen.sources.gathering import Gathered, count_filled
-from vistune.datagen.sources.tree import SPLIT_NAME, Tree, by_folder, split_of_folder
+from vistune.datagen.sources.tree import MOST_OPENED, SPLIT_NAME, Tree, by_folder, split_of_folder
 from vistune.errors import DataError, RecipeError
 from vistune.files import read_text
 from vistune.records import RecordError
@@ -25,7 +26,7 @@ from vistune.types import Box
 NAMES = ("classes.txt", "obj.names", "predefined_classes.txt", "_darknet.labels", "classes.names")
 YAML = (".yaml", ".yml")
 YAML_FIELDS = ("path", "train", "val", "test", "nc", "names", "roboflow", "download", "kpt_shape", "flip_idx")
-SAMPLED = 50  # label files that are opened to see what they are
+SAMPLED = 50  # label files with content that are compared with the form; those of images without objects are empty
 # Each character can be matched in one way only, so that a long line is refused in linear time.
 _LINE = re.compile(r"[0-9]+(?:\.0+)?(?:\s+[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?){4,}")
 
@@ -55,8 +56,8 @@ def find(tree: Tree) -> dict[str, list[str]]:
     """The images of each split, if their text files contain only numbers."""
     files = set(tree.files)
     labels = {name: image for image in tree.images if (name := label_file(image, files))}
-    seen = {name: _content(tree, name) for name in list(labels)[:SAMPLED]}
-    if not any(map(looks_like_yolo, seen.values())):
+    contents = (_content(tree, name) for name in islice(labels, MOST_OPENED))
+    if not any(map(looks_like_yolo, islice(filter(str.strip, contents), SAMPLED))):
         return {}
     declared = _declared(tree)
 
