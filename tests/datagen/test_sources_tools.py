@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datagen.source_folders import PIXELS, assert_dogs, draw, write
+from datagen.source_folders import PIXELS, assert_dogs, coco, draw, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -287,7 +287,31 @@ def test_a_fault_is_named_with_its_place(tmp_path: Path, fault: str) -> None:
     assert str(tmp_path) in str(caught.value)
 
 
-ODD: list[Any] = [None, True, -1, 1.5, "", "x", "../..", "/a", "\0", [], [1], [[]], {}, {"a": 1}, [{}], 10**400]
+def coco_polygon(name: str) -> dict[str, Any]:
+    return coco(name, bbox=None, segmentation=[[X0, Y0, X1, Y0, X1, Y1]], attributes={"color": "brown"})
+
+
+def via_polygon(name: str) -> dict[str, Any]:
+    [image] = via(name).values()
+    image["regions"][0]["shape_attributes"] = {
+        "name": "polygon", "all_points_x": [X0, X1, X1], "all_points_y": [Y0, Y0, Y1]}  # fmt: skip
+    return {name: image}
+
+
+def label_studio_polygon(name: str) -> list[dict[str, Any]]:
+    value = {"points": [[10, 10], [50, 10], [50, 60]], "polygonlabels": ["dog"]}
+    return [{"data": {"image": name}, "annotations": [{"result": [{"type": "polygonlabels", "value": value}]}]}]
+
+
+# More content for the test of odd values, in the form of TOOLS.
+SHAPES: dict[str, tuple[str, str, str, Callable[[str], Any]]] = {
+    "COCO": ("COCO", "x.json", "a.jpg", coco),
+    "COCO polygon": ("COCO", "x.json", "a.jpg", coco_polygon),
+    "VIA polygon": ("VIA", "v.json", "a.jpg", via_polygon),
+    "Label Studio polygon": ("Label Studio", "l.json", "a.jpg", label_studio_polygon),
+}
+ODD: list[Any] = [None, True, -1, 1.5, "", "x", "../..", "/a", "\0", [], [1], [[]], {}, {"a": 1}, [{}], 10**400,
+                  1e308, "9" * 400, "²", [[1, 2], 7], [[1, 2, 3, 4, 5, 6]], {"x": None}]  # fmt: skip
 
 
 def places(value: Any) -> list[tuple[Any, Any]]:
@@ -299,8 +323,8 @@ def places(value: Any) -> list[tuple[Any, Any]]:
 @settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_odd_values_end_in_a_result_or_in_an_error_that_says_what_to_do(data: st.DataObject) -> None:
-    tool = data.draw(st.sampled_from(sorted(TOOLS)))
-    _, file, image, content = TOOLS[tool]
+    tools = TOOLS | SHAPES
+    _, file, image, content = tools[data.draw(st.sampled_from(sorted(tools)))]
     written = copy.deepcopy(content(Path(image).name))
     if isinstance(written, str):
         at = data.draw(st.integers(0, len(written) - 1))
