@@ -54,11 +54,11 @@ def picture(**changes: Any) -> Callable[[Tree, Tree], None]:
     return lambda captions, instances: [tree["images"][0].update(changes) for tree in (captions, instances)]  # type: ignore[func-returns-value]
 
 
-BOX = r"instances_val2017\.json: annotations\[0\]:bbox: "
+BOX = r"instances_val2017\.json:annotations\[0\]:bbox: "
 FOUR = BOX + r"expected \[x, y, width, height\], got"
-ANNOTATION = r"instances_val2017\.json: annotations\[0\]"
-CAPTION = r"captions_val2017\.json: annotations\[0\]"
-IMAGE = r"captions_val2017\.json: images\[0\]"
+ANNOTATION = r"instances_val2017\.json:annotations\[0\]"
+CAPTION = r"captions_val2017\.json:annotations\[0\]"
+IMAGE = r"captions_val2017\.json:images\[0\]"
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ IMAGE = r"captions_val2017\.json: images\[0\]"
         (lambda captions, instances: instances["annotations"][0].pop("bbox"), FOUR + " None"),
         (lambda captions, instances: instances.pop("categories"), "category_id: no category has the id 7"),
         (lambda captions, instances: instances.update(categories=[{"id": 7}]), r"categories\[0\]:name: text is wanted"),
-        (lambda captions, instances: instances.update(images=5), r"instances_val2017\.json: images: .*a list"),
-        (lambda captions, instances: captions.pop("annotations"), r"captions_val2017\.json: annotations: .*a list"),
+        (lambda captions, instances: instances.update(images=5), r"instances_val2017\.json:images: .*a list"),
+        (lambda captions, instances: captions.pop("annotations"), r"captions_val2017\.json:annotations: .*a list"),
         (picture(width="100"), BOX + "not a box"),
         (picture(file_name=5), IMAGE + ":file_name: text is wanted, got 5"),
         (picture(id=1.5), IMAGE + ":id: expected a number or text"),
