@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from vistune.checkpoint import language_state
-from vistune.interop import adapters
+from vistune.interop.adapted import naming_of
 from vistune.interop.build import fit_tensors, shape_of
 from vistune.interop.original import stripped
 from vistune.interop.tensors import by_part, written_name
@@ -234,16 +234,22 @@ def test_an_original_lora_folder(size: tuple[str, Any], adapted: Exported) -> No
 
 
 @pytest.mark.parametrize("with_projector", [True, False])
-def test_peft_over_transformers_class(size: tuple[str, Any], adapted: Exported, with_projector: bool) -> None:
+def test_peft_over_transformers_class(
+    size: tuple[str, Any], made: Exported, adapted: Exported, with_projector: bool
+) -> None:
     top, width = "base_model.model.model.", size[1][0]
     shapes = under(f"{top}language_model.", lora(*size[1]))
     if with_projector:
         shapes |= linear(f"{top}multi_modal_projector.linear_1", 1024, width)
         shapes |= linear(f"{top}multi_modal_projector.linear_2", width, width)
     assert shapes_of(peft_state(adapted, with_projector=with_projector)) == shapes
-    on_language, projector = adapters.split(empty(shapes), "x")
-    assert shapes_of(on_language) == under("model.", lora(*size[1]))
-    assert len(projector) == (4 if with_projector else 0)
+    inner = {name.removeprefix("base_model.model."): shape for name, shape in shapes.items()}
+    naming = naming_of(inner, Path("x"))
+    of_language = under("model.", lora(*size[1])).items()
+    projector = {naming.of("projector", name) for name in made.model.projector_state()}
+    known = {name: shape for name, shape in inner.items() if name not in projector}
+    assert known == {naming.of("language", name): shape for name, shape in of_language}
+    assert inner.keys() - known.keys() == (projector if with_projector else set())
 
 
 def test_a_folder_of_ours(size: tuple[str, Any], made: Exported, adapted: Exported) -> None:

@@ -193,7 +193,7 @@ class Service:
         )
         if len(prompt) >= self.engine.context:
             most = f"{self.engine.context:.0f}"
-            message = f"messages: the prompt takes {len(prompt)} tokens, the model reads {most}; shorten it"
+            message = f"the prompt takes {len(prompt)} tokens, the model reads {most}; shorten it"
             raise Refusal(400, message, code="context_length_exceeded", param="messages")
         return prompt
 
