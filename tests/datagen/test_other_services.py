@@ -557,3 +557,22 @@ def test_a_stream_is_kept_whole_with_its_thoughts(generate: Command, teacher: Fa
     kept = [json.loads(record["body"]) for record in generate.records() if record["t"] == "reply"]
     assert all(tree["choices"][0]["message"]["reasoning_content"] == "The boxes say a dog." for tree in kept)
     assert "The boxes say" not in (generate.out / "samples.json").read_text(encoding="utf-8")
+
+
+def test_a_stream_with_a_broken_chunk_is_asked_again(generate: Command, teacher: FakeTeacher) -> None:
+    def behave(request: Request) -> Behaviour:
+        whole = streamed(good(request.tree))
+        if request.number > 2:
+            return whole
+        lines = (whole.body or b"").split(b"\n\n")
+        lines[5] = lines[5][: len(lines[5]) // 2]
+        return Behaviour(body=b"\n\n".join(lines), headers=whole.headers)
+
+    teacher.behave = behave
+    assert generate().code == 0
+    assert len(teacher.asked) == 24 + 3
+    again = (generate.out / "samples.json").read_bytes()
+    teacher.behave = lambda request: Behaviour()
+    plain = generate.folder / "plain"
+    assert generate(out=plain).code == 0
+    assert (plain / "samples.json").read_bytes() == again

@@ -245,3 +245,44 @@ def test_parts_of_a_stream_are_joined_and_its_error_is_found() -> None:
 def test_no_stream_raises(text: str) -> None:
     body, _ = assemble(text)
     read_completion(body)
+
+
+def chunk(content: object, **more: object) -> str:
+    return f"data: {json.dumps({'model': 'm', 'choices': [{'index': 0, 'delta': {'content': content}, **more}]})}\n\n"
+
+
+UNREADABLE = {
+    "half a chunk": 'data: {"choices": [{"delta": {"content": "bus \n\n',
+    "no object": 'data: ["bus "]\n\n',
+    "a text": "data: bus\n\n",
+    "a half and a newline": 'data: {"choices": [{"delta":\n{"content": "bus "}}]}x\n\n',
+    "a choice that is a text": 'data: {"choices": ["bus "]}\n\n',
+    "choices that are an object": 'data: {"choices": {"delta": {"content": "bus "}}}\n\n',
+    "a delta that is a text": 'data: {"choices": [{"delta": "bus "}]}\n\n',
+    "a content that is a number": chunk(5),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+@pytest.mark.parametrize("end", ["data: [DONE]\n\n", chunk("", finish_reason="stop")])
+def test_a_stream_with_a_chunk_that_cannot_be_read_is_not_whole(name: str, end: str) -> None:
+    body, ended = assemble(chunk("A red ") + UNREADABLE[name] + chunk("runs.") + end)
+    assert not ended, body
+    _, ended = assemble(chunk("A red ") + chunk("runs.") + UNREADABLE[name] + end)
+    assert not ended
+
+
+def test_comments_and_empty_data_of_a_stream_are_no_chunks() -> None:
+    between = ': keep-alive\n\ndata:\n\ndata: \n\nid: 5\nretry: 10\n\nevent: ping\n\ndata: {"choices": []}\n\n'
+    usage = 'data: {"choices": null, "usage": {"prompt_tokens": 4, "completion_tokens": 2}}\n\n'
+    last = 'data: {"choices": [{"index": 0, "delta": null, "finish_reason": "stop"}]}\n\n'
+    body, ended = assemble(between + chunk("A red ") + between + chunk("ball.") + last + usage + "data: [DONE]\n\n")
+    assert ended
+    assert (read_completion(body).text, read_completion(body).prompt_tokens) == ("A red ball.", 4)
+
+
+def test_an_error_in_a_stream_counts_after_a_chunk_that_cannot_be_read_and_as_plain_text() -> None:
+    body, _ = assemble(chunk("A ") + 'data: {"cho\n\ndata: {"error": {"message": "slow"}}\n\n')
+    assert json.loads(body) == {"error": {"message": "slow"}}
+    body, _ = assemble(chunk("A ") + "event: error\ndata: overloaded\n\n" + "data: [DONE]\n\n")
+    assert json.loads(body) == {"error": {"message": "overloaded"}}

@@ -138,7 +138,7 @@ class Client:
         if chat and status == 200 and is_stream(headers.get("content-type", ""), text):
             text, ended = assemble(text)
             if not ended:
-                return Outcome("unknown", 0, "", "the stream broke off")
+                return Outcome("unknown", 0, "", "the stream broke off, or a chunk of it cannot be read")
         return self.classified(status, headers, text)
 
     def classified(self, status: int, headers: Mapping[str, str], body: str) -> Outcome:

@@ -17,8 +17,11 @@ def is_stream(content_type: str, text: str) -> bool:
 
 
 def assemble(text: str) -> tuple[str, bool]:
-    """(completion body, whether the stream is complete). A body that is not a stream is returned unchanged."""
-    whole = False
+    """(completion body, whether the stream came whole to its end). A body that is no stream is given back as it is.
+
+    A chunk that cannot be read is text that is missing: such a stream is not whole, whatever comes after it.
+    """
+    whole, broken = False, False
     tree: dict[str, Any] = {}
     message: dict[str, Any] = {}
     finish: Any = None
@@ -30,32 +33,48 @@ def assemble(text: str) -> tuple[str, bool]:
         if data.strip() == "[DONE]":
             whole = True
             continue
-        try:
-            chunk = json.loads(data)
-        except (ValueError, RecursionError):
+        if not data.strip():
             continue
-        if not isinstance(chunk, dict):
+        chunk = _object(data)
+        if chunk is None and name == "error":
+            return json.dumps({"error": {"message": data.strip()}}, ensure_ascii=False), True
+        if chunk is None:
+            broken = True
             continue
         if chunk.get("error") or chunk.get("object") == "error" or name == "error":
             return json.dumps(chunk if chunk.get("error") else {"error": chunk}, ensure_ascii=False), True
         for field, value in chunk.items():
             if field not in ("choices", "object") and value is not None:
                 tree[field] = value
-        for choice in chunk["choices"] if isinstance(chunk.get("choices"), list) else ():
+        choices = chunk.get("choices")
+        broken = broken or not isinstance(choices, list | None)
+        for choice in choices if isinstance(choices, list) else ():
             if not isinstance(choice, dict):
+                broken = True
                 continue
             index = choice.get("index", 0) if index is None else index
             if choice.get("index", 0) != index:
                 continue
             piece = choice.get("delta") if isinstance(choice.get("delta"), dict) else choice.get("message")
-            if isinstance(piece, dict):
+            if isinstance(piece, dict) and isinstance(piece.get("content"), str | list | None):
                 _add(message, piece)
+            else:
+                broken = broken or any(choice.get(field) is not None for field in ("delta", "message"))
             finish = choice.get("finish_reason") or finish
     tree["object"] = "chat.completion"
     message.setdefault("role", "assistant")
     message.setdefault("content", None)
     tree["choices"] = [{"index": 0, "message": message, "finish_reason": finish}]
-    return json.dumps(tree, ensure_ascii=False), whole or finish is not None
+    return json.dumps(tree, ensure_ascii=False), (whole or finish is not None) and not broken
+
+
+def _object(data: str) -> dict[str, Any] | None:
+    """The JSON object of an event; None where it is none."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
 
 
 def _events(text: str) -> Iterator[tuple[str, str]]:
