@@ -454,6 +454,47 @@ def test_a_field_of_the_users_own_that_is_refused_is_never_left_out(generate: Co
     assert generate().code == 0, "nothing was answered, so nothing drifts"
 
 
+REFUSED_VALUES = {
+    "5": "temperature must be 2 or less",
+    "0.3": "Unsupported value: 'temperature' does not support 0.3 with this model. Only the default (1) is supported.",
+    "0": "Unsupported parameter: 'temperature' is not supported with this model.",
+}
+
+
+@pytest.mark.parametrize("value", REFUSED_VALUES)
+def test_a_temperature_of_the_users_own_that_is_refused_ends_the_run(
+    generate: Command, teacher: FakeTeacher, value: str
+) -> None:
+    teacher.behave = lacks("temperature", error(REFUSED_VALUES[value], param="temperature"))
+    done = generate("--temperature", value)
+    assert done.code == 2
+    assert REFUSED_VALUES[value] in done.err
+    assert "change or remove --temperature" in done.err
+    assert all(request.tree["temperature"] == float(value) for request in teacher.asked)
+
+
+def test_a_value_that_the_user_sets_later_is_sent_although_the_journal_leaves_the_field_out(
+    generate: Command, teacher: FakeTeacher
+) -> None:
+    teacher.behave = lacks("temperature", error(DEFAULT_ONLY, param="temperature"))
+    assert generate("--limit", "3").code == 0
+    asked = len(teacher.asked)
+    teacher.behave = lambda request: Behaviour()
+    assert generate("--temperature", "0.3", "--allow-drift").code == 0
+    assert len(teacher.asked) > asked
+    assert all(request.tree["temperature"] == 0.3 for request in teacher.asked[asked:])
+
+
+def test_a_length_of_the_users_own_that_is_refused_is_not_sent_under_another_name(
+    generate: Command, teacher: FakeTeacher
+) -> None:
+    teacher.behave = lacks("max_tokens", error("max_tokens is invalid: 100000"))
+    done = generate("--max-tokens", "100000")
+    assert done.code == 2
+    assert "max_tokens is invalid: 100000" in done.err
+    assert all(request.tree["max_tokens"] == 100000 for request in teacher.asked)
+
+
 def test_a_run_that_wrote_nothing_ends_with_3_its_reasons_and_its_files(
     generate: Command, teacher: FakeTeacher
 ) -> None:

@@ -128,11 +128,48 @@ def test_no_error_body_raises_and_its_words_are_one_short_line(body: str, status
         "streaming is not supported",
         "You described a thermometer whose temperature is high",
         "Unknown field: foo",
+        "temperature must be 2 or less",
+        "temperature: must be 0 or more",
+        "Invalid value for temperature: 0.7",
+        "temperature is invalid: expected a float in [0, 2]",
+        "temperature is invalid",
+        "temperature 0.7 is not supported",
+        "temperature should be in (0, 1]",
+        "invalid parameter temperature: must be from 0 to 0.5",
+        "temperature of 0.7 is not allowed, supported: 0-0.5",
+        "Invalid 'temperature': decimal above maximum value. Expected a value <= 0.5, but got 0.7 instead.",
+        "Invalid type for 'temperature': expected a decimal, but got a string instead.",
+        "Invalid 'max_tokens': integer above maximum value. Expected a value <= 5, but got 9 instead.",
+        "max_tokens is invalid: 9",
+        "max_tokens must be positive",
+        "max_tokens must be 5 or lower",
+        "max_tokens = 9 is not supported",
+        "max_tokens 값은 5 이하만 지원하지 않는 경우",
     ],
 )
-def test_a_refusal_of_a_value_or_of_something_else_changes_no_parameter(message: str) -> None:
+@pytest.mark.parametrize("param", ["", "temperature", "max_tokens"])
+def test_a_refusal_of_a_value_or_of_something_else_changes_no_parameter(message: str, param: str) -> None:
     body = json.dumps({"model": "m", "messages": [], "max_tokens": 9, "temperature": 0.7}).encode()
-    assert Dialect().adapted(ServiceError(message), body) == Dialect()
+    error = ServiceError(message, "invalid_request_error", param if param in message else "")
+    assert Dialect().adapted(error, body) == Dialect()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Unsupported value: 'temperature' does not support 0.7 with this model. Only the default (1) is supported.",
+        "invalid temperature: only 1 is allowed for this model",
+        "Invalid parameter: temperature",
+        "Unsupported parameter: 'temperature' is not supported with this model.",
+        "temperature is not supported by o1-2024-12-17",
+        "temperature is fixed at 1",
+    ],
+)
+def test_a_default_that_a_service_does_not_take_is_left_out_and_a_value_of_the_users_never(message: str) -> None:
+    body = json.dumps({"model": "m", "messages": [], "max_tokens": 9, "temperature": 0.7}).encode()
+    error = ServiceError(message, "invalid_request_error")
+    assert Dialect().adapted(error, body) == Dialect(left_out=("temperature",))
+    assert Dialect().adapted(error, body, kept=("temperature",)) == Dialect()
 
 
 def test_a_list_of_the_parameters_that_a_service_takes_is_no_refusal_of_them() -> None:

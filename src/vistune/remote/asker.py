@@ -11,7 +11,7 @@ import random
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -57,18 +57,24 @@ class Asker:
         budget: float | None = None,
         allow_drift: bool = False,
         seed: int = 0,
-        added: Collection[str] = (),
+        added: Mapping[str, str] | None = None,
         report: Callable[[str], None] = log.warning,
     ) -> None:
-        """`added`: fields of the body that the user added. `report`: called with each message for the user."""
+        """
+        Args:
+            added: fields of the body that are the user's own, each with its option.
+            report: takes a line for a person.
+        """
         self.client, self.journal, self.pace, self.price = client, journal, pace, price
         self.ledger = read_ledger(journal)
         self.header = dict(header)
         self.allow_drift = allow_drift
-        self.added, self.report = added, report
+        self.added, self.report = dict(added or {}), report
         self.endpoint = f"{client.base_url} {header.get('model')}"
-        self.dialect = read_dialect(self.ledger.dialects.get(self.endpoint))
-        self.tried, self.remembered = {self.dialect}, self.dialect
+        self.remembered = read_dialect(self.ledger.dialects.get(self.endpoint))
+        wanted = tuple(name for name in self.remembered.left_out if name not in self.added)
+        self.dialect = replace(self.remembered, left_out=wanted)
+        self.tried = {self.dialect}
         self.refusals: Counter[str] = Counter()
         if budget is not None and price is None:
             raise unpriced(str(header.get("model")))
@@ -306,7 +312,8 @@ class Asker:
         times = f"the first {count} requests" if count > 1 else "the request"
         hint = _HINTS["context"] if about == "context" else "change what it names"
         if name := next((name for name in self.added if name in reason), ""):
-            hint = f"change or remove {name} in --extra-body"
+            option = self.added[name]
+            hint = f"change or remove {name} in {option}" if option == "--extra-body" else f"change or remove {option}"
         return RecipeError(
             f"{self.client.base_url} refused {times} and answered none: {reason}",
             f"{hint}, then run the same command again: refused requests are asked again",

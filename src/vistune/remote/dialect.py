@@ -21,7 +21,8 @@ _REFUSED = re.compile(
     r"not support|unsupported|(?:doesn|isn|aren|can)['’]t|does not|unrecogni[sz]ed|unknown|unexpected|not permitted|"
     r"not allowed|not accept|not available|forbidden|extra (?:inputs|fields)|only the default|deprecated|no longer|"
     r"cannot be|may only be|must be (?:unset|omitted|removed|equal|set|default|\d)|only \d|\bis (?:fixed|ignored)|"
-    r"invalid|incompatible|please remove|instead|지원하지|지원되지|허용되지|不支持",
+    r"invalid (?:\w+ )?(?:parameter|argument|field|key|property|option|keyword|name)|"
+    r"incompatible|please remove|instead|지원하지|지원되지|허용되지|不支持",
     re.IGNORECASE,
 )
 _CERTAIN = re.compile(
@@ -31,7 +32,13 @@ _CERTAIN = re.compile(
 )
 _BOUNDS = re.compile(
     r"\bbetween\b|\brange\b|less than|greater than|larger than|smaller than|at most|at least|\btoo (?:large|high|big|"
-    r"small|low|long)|<=|>=|≤|≥|maximum|minimum|exceed|context",
+    r"small|low|long)|<=|>=|≤|≥|[<>]\s*\d|maximum|minimum|exceed|context|"
+    r"\bor (?:less|lower|fewer|smaller|below|under|more|higher|greater|larger|above|over)\b|"
+    r"(?:more|fewer|lower|higher|bigger) than|\b(?:above|below|over|under|up to)\s+\d|out of bounds|\bin\s*[\[(]|"
+    r"from\s+-?\d\S*\s+to\s|\d\s*(?:to|~)\s*\d|(?<![\w-])\d(?:\.\d+)?\s?[-–]\s?\d(?![\w-])|"
+    r"\b(?:non-?)?(?:positive|negative)\b|expected an?\b|"
+    r"(?:valid|must be an?|should be an?) (?:number|float|int|decimal)|"
+    r"invalid (?:value|type)\b(?!.*\bonly\b)|이하|이상|범위|사이|范围|之间|大于|小于",
     re.IGNORECASE,
 )
 _STREAM_WANTED = re.compile(
@@ -82,18 +89,19 @@ class Dialect:
     def adapted(self, error: ServiceError, body: bytes, *, kept: Collection[str] = (), batch: bool = False) -> Dialect:
         """The form to try after a refusal; this form if the refusal names no parameter that we set.
 
-        `kept`: fields that the user added; they are never removed.
+        `kept`: fields that the user added or set, which are never left out.
         """
-        changed = self
+        changed, sent = self, _tree(body)
+        length = sent.get("max_tokens")
         if any(_names(error, name) for name in kept):
             return self
         if self.stream and not batch and re.search(r"stream_options|include_usage", error.words):
             return replace(self, stream_usage=False) if self.stream_usage else self
         other = LENGTH_FIELDS[1 - LENGTH_FIELDS.index(self.length_field)]
-        if _refuses(error, self.length_field) or _requires(error, other):
+        if _refuses(error, self.length_field, length) or _requires(error, other):
             changed = replace(changed, length_field=other)
-        for name in sorted(set(_keys(body)) - NEEDED - set(kept) - set(self.left_out)):
-            if _refuses(error, name):
+        for name in sorted(set(sent) - NEEDED - set(kept) - set(self.left_out)):
+            if _refuses(error, name, sent[name]):
                 changed = replace(changed, left_out=(*changed.left_out, name))
         if self.system and _SYSTEM_REFUSED.search(error.message):
             changed = replace(changed, system=False)
@@ -148,9 +156,14 @@ def _without_system(messages: list[Any]) -> list[Any]:
     return [{**first, "content": content}, *rest]
 
 
-def _keys(body: bytes) -> list[str]:
+def _tree(body: bytes) -> dict[str, Any]:
     tree = json.loads(body)
-    return list(tree) if isinstance(tree, dict) else []
+    return tree if isinstance(tree, dict) else {}
+
+
+def _without_got(words: str) -> str:
+    """The words without "but got 5 instead", which offers no other parameter."""
+    return re.sub(r"\b(?:got|received|found)\b[^;]{0,80}?\binstead\b", "", words, flags=re.IGNORECASE)
 
 
 def _names(error: ServiceError, key: str) -> bool:
@@ -158,21 +171,28 @@ def _names(error: ServiceError, key: str) -> bool:
     return error.param.split(".")[-1] == key or bool(re.search(rf"(?<!\w){re.escape(key)}(?!\w)", error.message))
 
 
-def _refuses(error: ServiceError, key: str) -> bool:
-    """Whether the parameter itself is refused, and not the size of its value."""
+def _refuses(error: ServiceError, key: str, value: Any) -> bool:
+    """Whether the parameter itself is refused, or every value but the service's own: not the value's size or kind."""
     if not _names(error, key) and not re.search(rf"(?<!\w){re.escape(key)}(?!\w)", error.message, re.IGNORECASE):
         return False
-    if _CERTAIN.search(error.words):
+    words = _without_got(error.words)
+    if _CERTAIN.search(words):
         return True
-    certain = error.param.split(".")[-1] == key or bool(_REFUSED.search(error.words))
-    return certain and not _BOUNDS.search(error.message)
+    return bool(_REFUSED.search(words)) and not _BOUNDS.search(error.message) and not _is_of_value(error, value)
+
+
+def _is_of_value(error: ServiceError, value: Any) -> bool:
+    """Whether an error quotes the value that was sent, and says of no other that it is the only one."""
+    quoted = re.search(rf"(?<![\w.]){re.escape(json.dumps(value))}(?![\w]|\.\d)", error.message)
+    return bool(quoted) and not re.search(r"\bonly\b|\bdefault\b|\bfixed\b", error.message, re.IGNORECASE)
 
 
 def _requires(error: ServiceError, key: str) -> bool:
+    words = _without_got(error.words)
     return (
         _names(error, key)
-        and bool(re.search(r"\b(?:required|missing|instead|use)\b", error.words, re.IGNORECASE))
-        and (not _BOUNDS.search(error.message) or bool(_CERTAIN.search(error.words)))
+        and bool(re.search(r"\b(?:required|missing|instead|use)\b", words, re.IGNORECASE))
+        and (not _BOUNDS.search(error.message) or bool(_CERTAIN.search(words)))
     )
 
 

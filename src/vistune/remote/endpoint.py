@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from vistune.errors import RecipeError
 from vistune.remote.asker import Asker, log
 from vistune.remote.budget import Price, read_prices, unpriced
 from vistune.remote.client import Client, read_key
+from vistune.remote.dialect import NEEDED
 from vistune.remote.journal import Journal
 from vistune.remote.pace import Pace
 
@@ -64,6 +65,11 @@ class Endpoint:
         more: dict[str, Any] = {"extra_body": dict(self.extra_body)} if self.extra_body else {}
         return more if self.max_tokens is None else {**more, "max_tokens": self.max_tokens}
 
+    def options(self) -> dict[str, str]:
+        """Fields of a request that the user set and that a service could be asked without, each with its option."""
+        own = {each.name: each.default for each in fields(self) if each.name in OWN_FIELDS and each.name not in NEEDED}
+        return {name: OWN_FIELDS[name] for name, default in own.items() if getattr(self, name) != default}
+
     def price(self) -> Price | None:
         """What the model costs. Raises RecipeError where a budget is to be kept and no price is known."""
         price = read_prices(self.prices).get(self.model)
@@ -99,7 +105,7 @@ class Endpoint:
                 budget=self.budget,
                 allow_drift=self.allow_drift,
                 seed=seed,
-                added=tuple(self.extra_body),
+                added={**dict.fromkeys(self.extra_body, "--extra-body"), **self.options()},
                 report=report,
             )
         except BaseException:
