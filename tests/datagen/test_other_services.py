@@ -296,10 +296,14 @@ def test_a_refused_parameter_is_adapted_once_for_the_whole_run_and_the_next_one(
     assert (spent["dollars"], spent["maybe_dollars"]) == (pytest.approx(12 * 0.021), 0)
     done = generate("--budget", "5")
     assert done.code == 0
-    assert "the service " not in done.err
+    assert done.err.count("as an earlier run learned, the service ") == 1
+    assert done.err.count("the service ") == 1
+    assert words in done.err
     assert len(generate.rows()) == 24
     assert len(teacher.asked) == 25, "the next run begins with what was learned and asks nothing twice"
     assert keys < {record["key"] for record in generate.records() if record["t"] == "reply"}
+    assert "the service " not in generate("--budget", "5").err, "nothing is sent"
+    assert len(teacher.asked) == 25
 
 
 def test_a_service_that_refuses_everything_it_can_is_adapted_step_by_step(

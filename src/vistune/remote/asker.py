@@ -75,6 +75,7 @@ class Asker:
         wanted = tuple(name for name in self.remembered.left_out if name not in self.added)
         self.dialect = replace(self.remembered, left_out=wanted)
         self.tried = {self.dialect}
+        self.is_form_told = self.dialect == Dialect()
         self.refusals: Counter[str] = Counter()
         if budget is not None and price is None:
             raise unpriced(str(header.get("model")))
@@ -97,6 +98,12 @@ class Asker:
         if self.ledger.header is None or drift(self.ledger.header, self.header):
             run = self.ledger.run or secrets.token_hex(12)
             await self.keep({"t": "header", "header": self.header, "run": run, "at": time.time()})
+
+    def tell_form(self) -> None:
+        """Report once, before anything is sent, what this run asks in another way because an earlier one learned it."""
+        if not self.is_form_told:
+            self.is_form_told = True
+            self.report(f"as an earlier run learned, {self.dialect.changes(Dialect())}")
 
     def stop(self, why: VistuneError) -> None:
         """No question is sent from now on; what is under way may end. The first reason is the one that counts."""
@@ -164,7 +171,8 @@ class Asker:
             raise self.stopping
 
     async def _send(self, key: str, body: bytes, worst: float, tokens: int) -> tuple[Outcome, int, Dialect]:
-        """Reserve the worst-case cost, journal the intent, then send one request. Also returns the sent form."""
+        """One request on the wire, its worst case reserved and its intent on disk before that; the form it had."""
+        self.tell_form()
         while True:
             with self._idle():
                 await self.budget.reserve(worst)

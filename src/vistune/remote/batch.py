@@ -92,6 +92,7 @@ def _fitting(asker: Asker, questions: Sequence[Question]) -> list[Question]:
 async def _begin(asker: Asker, questions: Sequence[Question]) -> dict[str, Any]:
     """The chunk's name follows from the journal's, from its questions, and from how many chunks came before it."""
     keys = [question.key for question in questions]
+    asker.tell_form()
     number = str(len(asker.ledger.chunks))
     name = hashlib.sha256("\n".join([asker.ledger.run, number, *keys]).encode()).hexdigest()[:24]
     worst = sum(question.worst for question in questions)
