@@ -180,8 +180,9 @@ def test_a_batch_whose_parameter_is_refused_is_followed_by_one_without_it(
     assert len(lines) == 1
     assert name in lines[0]
     assert len(teacher.batches) == 2
-    assert reference(images, teacher, tmp_path / "out", batch=True) == wanted
+    assert reference(images, teacher, tmp_path / "out", batch=True, report=lines.append) == wanted
     assert len(teacher.batches) == 2
+    assert len(lines) == 1, "nothing is sent"
 
 
 @pytest.mark.parametrize(

@@ -182,9 +182,11 @@ def _refuses(error: ServiceError, key: str, value: Any) -> bool:
 
 
 def _is_of_value(error: ServiceError, value: Any) -> bool:
-    """Whether an error quotes the value that was sent, and says of no other that it is the only one."""
+    """Whether an error quotes the value that was sent, and not as one of all that the parameter does not take."""
     quoted = re.search(rf"(?<![\w.]){re.escape(json.dumps(value))}(?![\w]|\.\d)", error.message)
-    return bool(quoted) and not re.search(r"\bonly\b|\bdefault\b|\bfixed\b", error.message, re.IGNORECASE)
+    return bool(quoted) and not re.search(
+        r"\bonly\b|\bdefault\b|\bfixed\b|does not support", error.message, re.IGNORECASE
+    )
 
 
 def _requires(error: ServiceError, key: str) -> bool:
