@@ -167,6 +167,11 @@ def test_chat_stream_and_encode_read_messages_alike(assistant: Assistant) -> Non
         ),
         ([{"role": A, "tool_calls": [{"id": "1"}]}], "messages[0].tool_calls: not supported; no tools are called here"),
         ([{"role": U, "content": "a", "images": ["b"]}], "messages[0].images: not supported; put each image into"),
+        (
+            said((U, [{"type": "text", "text": "a", "image": "b.jpg"}])),
+            "content[0].image: not supported; put each image",
+        ),
+        (said((U, [{"type": "image", "image": "a.jpg", "text": "b"}])), "content[0].text: not supported; put the text"),
         (said((U, "a"), (A, [{"type": "image", "image": "a.jpg"}])), "messages[1].content: an image in a message of"),
     ],
 )

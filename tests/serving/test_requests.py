@@ -6,7 +6,7 @@ import base64
 import json
 import textwrap
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from typing import Any
 from urllib.parse import quote
@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from serving.conftest import CHAT, Running, body, data_url, png, question
 
-from vistune.generation.messages import ChatMessage
+from vistune.generation.messages import BESIDE, IMAGE_FORM, ChatMessage
 from vistune.serving.schema import FIELDS, UNSUPPORTED, ChatRequest, LookRequest, StreamOptions
 
 LISTED = "x-ignored-parameters"
@@ -126,8 +126,8 @@ JSON = st.recursive(
     max_leaves=8,
 )
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=80) | st.sampled_from(
-    [*UNSUPPORTED, *ChatMessage.refused, *ChatRequest.model_fields, *ChatMessage.model_fields, "type", "text", "url",
-     "include_usage", "id", "name", "detail", "cache_control", "reasoning_content", "content[0]"]
+    [*ChatRequest.refused, *ChatMessage.refused, *BESIDE, *ChatRequest.model_fields, *ChatMessage.model_fields,
+     "type", "text", "url", "include_usage", "id", "name", "detail", "cache_control", "reasoning_content", "content[0]"]
 )  # fmt: skip
 relaxed = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -150,7 +150,8 @@ def test_an_unknown_field_anywhere_is_listed_or_refused_by_name(
     assume(name not in known and name not in at(asked, where))
     at(asked, where)[name] = value
     response = served.http.post(CHAT, content=json.dumps(asked).encode())
-    table = {(): UNSUPPORTED, 2: ChatMessage.refused}.get(where if not where else len(where), {})
+    tables = {0: ChatRequest.refused, 2: ChatMessage.refused, 4: BESIDE}
+    table: Mapping[str, Any] = tables.get(len(where), {})
     if response.status_code == 200:
         written = quote(name[:64], safe="$:/@+") + "..." * (len(name) > 64) or '""'
         if name in table or (name == "detail" and where[-1:] == ("image_url",)):
@@ -279,6 +280,47 @@ def test_a_refusal_names_the_field_and_says_what_to_do(
     assert error["param"] == param
     assert error["message"].startswith(param)
     assert words in error["message"]
+
+
+TEXT = {"type": "text", "text": "What?"}
+SEEN = {"type": "image_url", "image_url": {"url": PICTURE}}
+UNREAD: dict[str, tuple[dict[str, Any], str]] = {
+    "messages[0].content[0].image_url": ({"messages": said(("user", [SEEN | TEXT]))}, IMAGE_FORM),
+    "messages[0].content[0].image": ({"messages": said(("user", [{**TEXT, "image": PICTURE}]))}, IMAGE_FORM),
+    "messages[0].content[1].images": ({"messages": said(("user", [TEXT, {**TEXT, "images": [PICTURE]}]))}, IMAGE_FORM),
+    "messages[0].content[0].video": ({"messages": said(("user", [{**TEXT, "video": "a.mp4"}]))}, "for each frame"),
+    "messages[0].content[0].audio": ({"messages": said(("user", [{**TEXT, "audio": {"data": "x"}}]))}, "hears nothing"),
+    "messages[0].content[0].text": ({"messages": said(("user", [{**SEEN, "text": "What?"}]))}, "of its own"),
+    "messages[0].text": ({"messages": said(("user", [SEEN]), text="What?")}, "put the text into content"),
+    "images": ({"images": [PICTURE]}, "put it into messages"),
+    "image": ({"image": PICTURE}, "put it into messages"),
+    "image_url": ({"image_url": {"url": PICTURE}}, "put it into messages"),
+    "system": ({"system": "Be brief."}, 'put it into messages: {"role": "system"'),
+    "instructions": ({"instructions": "Be brief."}, 'put it into messages: {"role": "system"'),
+    "prompt": ({"prompt": "What?"}, 'put it into messages: {"role": "user"'),
+    "input": ({"input": [{"role": "user", "content": "What?"}]}, 'put it into messages: {"role": "user"'),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("param", UNREAD)
+def test_content_where_it_would_not_be_read_is_refused_with_its_right_place(served: Running, param: str) -> None:
+    changes, words = UNREAD[param]
+    error = refusal(served.ask(**changes))
+    assert error["param"] == param
+    assert error["message"].startswith(f"{param}: not supported; ")
+    assert words in error["message"]
+    if "." not in param:
+        asked = {"model": "tiny", "messages": question(), "answer": "red", **changes}
+        assert refusal(served.http.post("/v1/looks", json=asked))["param"] == param
+
+
+@pytest.mark.parametrize("nothing", [None, "", [], {}])
+def test_such_a_field_that_holds_nothing_is_neutral(served: Running, nothing: Any) -> None:
+    empty = dict.fromkeys(("image", "images", "video", "audio"), nothing)
+    parts = [{**TEXT, **empty, "image_url": nothing}, {**SEEN, **empty, "text": nothing}]
+    response = served.ask(messages=said(("user", parts)), **empty, system=nothing, prompt=nothing, input=nothing)
+    assert response.status_code == 200, response.text
+    assert LISTED not in response.headers
 
 
 def test_messages_of_one_role_are_answered_as_one(served: Running) -> None:

@@ -62,15 +62,33 @@ WANTED = {  # a field's path -> what it must be
 }
 INSTEAD = {"messages[].role": ROLES, "messages[].content[].type": PARTS}
 MOVE_IMAGES = f"put each image into content: {IMAGE_FORM}"
+OWN_PART = f"put each image into a part of its own: {IMAGE_FORM}"
+OWN_TEXT = 'put the text into a part of its own: {"type": "text", "text": "..."}'
+IMAGE_NAMES = ("image", "images", "image_url", "image_urls", "input_image", "image_file", "image_base64", "image_pil")
+BESIDE = {  # content beside that which a part's type names -> what to do instead
+    **dict.fromkeys(("text", "input_text", "output_text", "refusal"), OWN_TEXT),
+    **dict.fromkeys(IMAGE_NAMES, OWN_PART),
+    **dict.fromkeys(
+        ("video", "videos", "video_url", "input_video"), f"this model sees single images; for each frame {IMAGE_FORM}"
+    ),
+    **dict.fromkeys(("audio", "audios", "audio_url", "input_audio"), "this model hears nothing; leave it out"),
+    **dict.fromkeys(("file", "files", "input_file", "file_url", "document"), "send a file's text as text"),
+}
 
 
-class TextPart(Body):
+class OnePart(Body):
+    """A part of a content: what its type does not name would be left unread, so it is refused."""
+
+    refused: ClassVar[Mapping[str, str]] = BESIDE
+
+
+class TextPart(OnePart):
     type: Literal["text"]
     text: str
 
 
-class RefusalPart(Body):
-    """An assistant's refusal to answer; it is read as text."""
+class RefusalPart(OnePart):
+    """What an assistant said instead of an answer; it is read as text."""
 
     type: Literal["refusal"]
     refusal: str
@@ -82,7 +100,7 @@ class ImageURL(Body):
     url: str
 
 
-class ImagePart(Body):
+class ImagePart(OnePart):
     type: Literal["image_url"]
     image_url: ImageURL
 
@@ -92,8 +110,8 @@ class ImagePart(Body):
         return {"url": given} if isinstance(given, str) else given
 
 
-class FilePart(Body):
-    """An image in memory or in a file; accepted from Python, never over HTTP."""
+class FilePart(OnePart):
+    """An image in memory or in a file: read from Python, never from HTTP."""
 
     type: Literal["image"]
     image: Any
@@ -119,7 +137,8 @@ class ChatMessage(Body):
         "tool_calls": "no tools are called here; send what the assistant said as its content",
         "function_call": "no functions are called here; send what the assistant said as its content",
         "audio": "send what was said as text",
-        **dict.fromkeys(("image", "images", "image_url", "image_urls"), MOVE_IMAGES),
+        **dict.fromkeys(IMAGE_NAMES, MOVE_IMAGES),
+        **dict.fromkeys(("text", "prompt"), "put the text into content"),
         **dict.fromkeys(("video", "videos"), f"this model sees single images; for each frame {MOVE_IMAGES}"),
         **dict.fromkeys(("audios", "file", "files", "document", "documents", "attachments"), "send its text as text"),
     }

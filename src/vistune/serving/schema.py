@@ -14,7 +14,9 @@ from pydantic import Field, ValidationError, field_validator
 from vistune.generation import Sampling
 from vistune.generation.fields import Body, FieldError, field_error, unused_fields
 from vistune.generation.messages import (
+    IMAGE_NAMES,
     INSTEAD,
+    MOVE_IMAGES,
     WANTED,
     ChatMessage,
     ImagePart,
@@ -41,6 +43,22 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "use_beam_search": (), "verbosity": ("medium",), "web_search_options": (),
     "chat_template": (), "chat_template_kwargs": (),
 }  # fmt: skip
+BESIDE_MESSAGES = {  # content beside the messages, where other APIs take it -> what to do instead
+    **dict.fromkeys(IMAGE_NAMES, f"put it into messages: {MOVE_IMAGES}, in the user's message"),
+    **dict.fromkeys(
+        ("video", "videos", "video_url"), "this model sees single images; put each frame into messages as an image"
+    ),
+    **dict.fromkeys(
+        ("system", "system_prompt", "system_instruction", "instructions"),
+        'put it into messages: {"role": "system", "content": "..."}',
+    ),
+    **dict.fromkeys(
+        ("prompt", "input", "inputs", "query", "question", "contents"),
+        'put it into messages: {"role": "user", "content": "..."}',
+    ),
+    **dict.fromkeys(("audios", "audio_url", "input_audio"), "this model hears nothing; leave it out"),
+    **dict.fromkeys(("file", "files", "attachments"), "put a file's text into messages"),
+}
 LEAST = 1e-5  # a smaller temperature or top_p takes the likeliest token too, but not all of them are numbers in fp32
 FIELDS = {  # a field's path -> what it must be
     **WANTED,
@@ -75,7 +93,7 @@ class StreamOptions(Body):
 class ChatRequest(Body):
     """https://platform.openai.com/docs/api-reference/chat/create, and vLLM's `top_k` and `repetition_penalty`."""
 
-    refused: ClassVar[Mapping[str, str]] = dict.fromkeys(UNSUPPORTED, "leave it out")
+    refused: ClassVar[Mapping[str, str]] = {**dict.fromkeys(UNSUPPORTED, "leave it out"), **BESIDE_MESSAGES}
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = UNSUPPORTED
 
     model: str
@@ -114,6 +132,8 @@ class ChatRequest(Body):
 
 class LookRequest(Body):
     """What `/v1/looks` is asked: a chat's messages, up to the user's last, and the answer that the model gave."""
+
+    refused: ClassVar[Mapping[str, str]] = BESIDE_MESSAGES
 
     model: str
     messages: Messages
