@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import openpyxl
 import pytest
 from evaluation.releases import RELEASES
 from hypothesis import given
@@ -20,7 +21,7 @@ from vistune.cli import app
 from vistune.errors import DataError
 from vistune.evaluation import TASKS, score
 from vistune.evaluation.predictions import KEPT, join, read_predictions
-from vistune.evaluation.sheets import write_sheet
+from vistune.evaluation.sheets import read_sheet, write_sheet
 from vistune.evaluation.tasks.file import File
 from vistune.files import read_json, write_json, write_jsonl
 
@@ -265,3 +266,43 @@ def test_rotations_whose_indexes_are_floats_are_the_same_questions(tmp_path: Pat
     task = TASKS["mmbench"](tmp_path)
     assert [question.id for question in task.questions()] == ["7", "1000007"]
     assert score("mmbench", task, tmp_path / "said.tsv").scored.metrics["Overall"] == 100
+
+
+def book_of(path: Path, *sheets: list[list[object]]) -> Path:
+    book = openpyxl.Workbook()
+    book.remove(book.active)
+    for rows in sheets:
+        sheet = book.create_sheet()
+        for row in rows:
+            sheet.append(row)
+    book.save(path)
+    return path
+
+
+HEADER: list[object] = ["index", "prediction"]
+UNREAD_CELLS: dict[str, tuple[list[list[list[object]]], str]] = {
+    "another sheet": ([[HEADER, [1, "a"]], [HEADER, [2, "b"]]], "only its first sheet 'Sheet' is read, and there are"),
+    "an empty first sheet": ([[], [HEADER, [2, "b"]]], "there are cells in 'Sheet1'"),
+    "two of a name": ([[[*HEADER, "prediction"], [1, "a", "b"]]], ":1: columns B and C have the same name 'predic"),
+    "a name and a space": ([[[*HEADER, "prediction "], [1, "a", "b"]]], ":1: columns B and C have the same name"),
+    "no name": ([[["index", None, "prediction"], [1, "a", "b"]]], ":2: column B has a cell and no name"),
+    "beyond the names": ([[HEADER, [1, "a"], [2, "b", "c"]]], ":3: column C has a cell and no name"),
+    "no names at all": ([[[], [1, "a"]]], ":2: column A has a cell and no name"),
+}
+
+
+@pytest.mark.parametrize("name", UNREAD_CELLS)
+def test_cells_of_an_xlsx_that_would_not_be_read_are_refused_with_their_location(tmp_path: Path, name: str) -> None:
+    sheets, words = UNREAD_CELLS[name]
+    path = book_of(tmp_path / "said.xlsx", *sheets)
+    with pytest.raises(DataError) as caught:
+        read_predictions(path)
+    assert str(path) in caught.value.message
+    assert words in caught.value.message
+    assert caught.value.hint
+
+
+def test_empty_sheets_columns_and_rows_of_an_xlsx_are_no_content(tmp_path: Path) -> None:
+    rows: list[list[object]] = [["index", None, "prediction", " "], [1, None, "a", " "], [], [2, "", "b"]]
+    path = book_of(tmp_path / "said.xlsx", rows, [], [[None, " "]])
+    assert [row for _, row in read_sheet(path)] == [{"index": 1, "prediction": "a"}, {"index": 2, "prediction": "b"}]

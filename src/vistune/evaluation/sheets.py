@@ -12,19 +12,56 @@ from vistune.records import location_of
 
 
 def read_sheet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(location, {column: cell}) of each row of an xlsx file's first sheet; empty rows are skipped."""
+    """(location, {column: cell}) of each row of an xlsx file's one sheet; rows without a cell are passed over.
+
+    Raises DataError where cells would be left unread: of another sheet, or of a column without a name of its own.
+    """
     openpyxl = _openpyxl()
     if not path.is_file():
         raise DataError(f"{path}: no such file", "check the path")
     try:
         book = openpyxl.load_workbook(path, read_only=True)
         lines = book.worksheets[0].iter_rows(values_only=True)
-        names = [str(name) for name in next(lines, ())]
+        header = next(lines, ())
         rows = [(number, row) for number, row in enumerate(lines, start=2) if any(cell is not None for cell in row)]
-    except Exception as error:  # xlsx is a zip of XML: openpyxl passes on errors of both
-        raise DataError(f"{path}: not a readable xlsx file: {error}", "write it again") from None
+        sheets = [book.worksheets[0], *(sheet for sheet in book.worksheets[1:] if _has_cells(sheet))]
+    except Exception as error:  # a zip of XML: openpyxl raises whatever its parts raise
+        raise DataError(f"{path}: no xlsx file that can be read: {error}", "write it again") from None
+    if len(sheets) > 1:
+        first, *others = (repr(sheet.title) for sheet in sheets)
+        message = f"{path}: only its first sheet {first} is read, and there are cells in {', '.join(others)}"
+        raise DataError(message, "keep the rows in one sheet, and delete the others or save them as files of their own")
+    names = _names(path, header, rows)
     for number, row in rows:
-        yield location_of(path, number), dict(zip(names, row, strict=False))
+        yield location_of(path, number), {name: row[k] for k, name in names.items() if k < len(row)}
+
+
+def _names(path: Path, header: Sequence[Any], rows: Sequence[tuple[int, Sequence[Any]]]) -> dict[int, str]:
+    """The name of each column by its index; a column without name and cells has none."""
+    from openpyxl.utils import get_column_letter
+
+    names = {k: str(name) for k, name in enumerate(header) if _is_filled(name)}
+    for k, name in names.items():
+        twins = [get_column_letter(other + 1) for other, its in names.items() if its.strip() == name.strip()]
+        if len(twins) > 1:
+            message = f"{location_of(path, 1)}: columns {' and '.join(twins)} have the same name {names[k]!r}"
+            raise DataError(message, "rename or delete all but one of them")
+    for number, row in rows:
+        for k, cell in enumerate(row):
+            if k not in names and _is_filled(cell):
+                message = f"{location_of(path, number)}: column {get_column_letter(k + 1)} has a cell and no name"
+                raise DataError(
+                    message, "name the column in the first row, or empty it (pandas: to_excel(index=False))"
+                )
+    return names
+
+
+def _has_cells(sheet: Any) -> bool:
+    return any(_is_filled(cell) for row in sheet.iter_rows(values_only=True) for cell in row)
+
+
+def _is_filled(cell: Any) -> bool:
+    return cell is not None and (not isinstance(cell, str) or bool(cell.strip()))
 
 
 def write_sheet(rows: Sequence[Mapping[str, str]], numbers: Sequence[str] = ()) -> bytes:
