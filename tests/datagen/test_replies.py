@@ -188,6 +188,65 @@ def test_a_thought_under_a_label_rejects_a_single_text(form: str) -> None:
     assert [fault.code for fault in faults] == ["thinking"]
 
 
+PAIR = {"question": "What is it doing?", "answer": "It runs along the beach."}
+MORE = {"question": "Where is it?", "answer": "It is on the beach."}
+SPOKEN = [{"from": "human", "value": PAIR["question"]}, {"from": "gpt", "value": PAIR["answer"]}]
+UNREAD: dict[str, Any] = {
+    "explanation": [PAIR | {"explanation": "Its legs are in the air."}],
+    "note": {"note": "The light is golden.", "conversation": [PAIR]},
+    "summary": {"title": "A dog", "conversation": [PAIR], "summary": {"text": "It runs."}},
+    "title": [PAIR | {"title": "A dog"}],
+    "type": [PAIR | {"type": "The dog runs along the beach, and the waves behind it are as white as the clouds are."}],
+    "id": [PAIR | {"id": [1, 2]}],
+    "follow_ups": {**PAIR, "follow_ups": [MORE]},
+    "q": [PAIR | {"q": "Where is it?"}],
+    "content": [SPOKEN[0], SPOKEN[1] | {"content": "It jumps."}],
+    "comment": [SPOKEN[0], SPOKEN[1] | {"comment": "It jumps."}],
+}
+
+
+def faults_of(reply: str) -> tuple[Any, list[tuple[str, str]]]:
+    image = AnnotatedImage("1", Path("1.jpg"), ("A dog with a ball on a beach.",), (Box("dog", 0.1, 0.1, 0.5, 0.5),))
+    turns, faults = judge_reply(reply, image, "conversation", "en")
+    return turns, [(fault.code, fault.detail) for fault in faults]
+
+
+@pytest.mark.parametrize("name", UNREAD)
+def test_a_field_that_no_sample_would_hold_rejects_the_reply_by_its_name(name: str) -> None:
+    turns, [(code, detail)] = faults_of(json.dumps(UNREAD[name]))
+    assert (turns, code) == ((), "shape")
+    assert f"the field {name!r} beside questions and answers" in detail
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        '{"question": "What is it doing?", "answer": "It runs.", "question": "Where?", "answer": "On the beach."}',
+        '[{"question": "What is it doing?", "Question": "Where is it?", "answer": "It runs along the beach."}]',
+    ],
+)
+def test_a_field_twice_in_one_object_rejects_the_reply(reply: str) -> None:
+    turns, [(code, detail)] = faults_of(reply)
+    assert (turns, code) == ((), "shape")
+    assert "the field 'question' twice in one object" in detail
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        [PAIR],
+        {"id": 7, "title": "A dog on a beach", "language": "en", "conversation": [PAIR | {"index": 1, "type": "what"}]},
+        {"reasoning": "The captions say so.", "notes": None, "conversation": [PAIR | {"explanation": "", "tags": []}]},
+        [PAIR | {"thinking": "The captions say so."}],
+        {"image": "1.jpg", "conversations": SPOKEN},
+        [SPOKEN[0] | {"turn": 1}, SPOKEN[1] | {"turn": 2}],
+        {"질문": PAIR["question"], "답변": PAIR["answer"], "번호": 1},
+    ],
+)
+def test_labels_thoughts_and_empty_fields_beside_questions_and_answers_are_no_text(reply: Any) -> None:
+    assert faults_of(json.dumps(reply, ensure_ascii=False)) == (((PAIR["question"], PAIR["answer"]),), [])
+
+
 def test_there_are_enough_replies_of_each_sort() -> None:
     good = [reply["language"] for reply in REPLIES if not reply["faults"]]
     bad = [reply["language"] for reply in REPLIES if reply["faults"]]

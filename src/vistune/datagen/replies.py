@@ -33,6 +33,17 @@ _LATER_LABEL = re.compile(
     re.IGNORECASE,
 )
 _PAIR_NAMES = (("question", "answer"), ("q", "a"), ("질문", "답변"), ("질문", "답"), ("instruction", "response"))
+_ALL_PAIR_NAMES = frozenset(name for pair in _PAIR_NAMES for name in pair)
+
+_LABELS = frozenset(  # of a conversation or a pair: they number or name it, and no sample holds them
+    (
+        *("id", "idx", "index", "no", "nr", "num", "number", "order", "turn", "turn_id", "round", "step"),
+        *("type", "kind", "category", "language", "lang", "image", "image_id"),
+        *("question_id", "question_number", "question_type", "번호", "순서", "유형", "언어"),
+    )
+)
+_TITLES = frozenset(("title", "topic", "name", "제목", "주제"))  # labels of a whole conversation
+_LONGEST_LABEL = 80
 
 
 class ReplyFault(Exception):
@@ -81,7 +92,7 @@ def _bare(text: str, *, single: bool) -> str:
 def _single_text(text: str) -> str:
     """The text of {"description": "…"}, which may be the only entry of a list; empty for any other object."""
     try:
-        value, end = json.JSONDecoder(strict=False).raw_decode(_TRAILING_COMMA.sub(r"\1", text))
+        value, end = _decoder().raw_decode(_TRAILING_COMMA.sub(r"\1", text))
     except (ValueError, RecursionError):
         return ""
     if isinstance(value, list) and len(value) == 1:
@@ -147,7 +158,7 @@ def _from_lines(text: str) -> list[tuple[str, str]]:
 
 
 def _from_json(text: str) -> list[tuple[str, str]]:
-    decoder = json.JSONDecoder(strict=False)  # models write unescaped newlines into strings
+    decoder = _decoder()
     text = _TRAILING_COMMA.sub(r"\1", text)
     values: list[Any] = []
     position = 0
@@ -163,23 +174,50 @@ def _from_json(text: str) -> list[tuple[str, str]]:
         inner = [
             item for name, item in values[0].items() if isinstance(item, list) and str(name).lower() not in _THOUGHTS
         ]
-        if len(inner) == 1:
+        if len(inner) == 1 and not {str(name).lower() for name in values[0]} & _ALL_PAIR_NAMES:
+            _refuse_unread({name: item for name, item in values[0].items() if item is not inner[0]}, _LABELS | _TITLES)
             values = inner[0]
     return [turn for value in values for turn in _json_turns(value)]
 
 
 def _json_turns(value: Any) -> list[tuple[str, str]]:
     if isinstance(value, Mapping):
-        lowered = {str(key).lower(): item for key, item in value.items()}
+        lowered = _object([(str(key).lower(), item) for key, item in value.items()])
         for question, answer in _PAIR_NAMES:
             if isinstance(lowered.get(question), str) and isinstance(lowered.get(answer), str):
+                _refuse_unread({name: lowered[name] for name in lowered if name not in (question, answer)}, _LABELS)
                 return [("question", lowered[question].strip()), ("answer", lowered[answer].strip())]
-        if lowered.keys() & {name for pair in _PAIR_NAMES for name in pair}:
+        if lowered.keys() & _ALL_PAIR_NAMES:
             raise ReplyFault("shape", "a question or an answer is missing")
-        speaker, said = lowered.get("from", lowered.get("role")), lowered.get("value", lowered.get("content"))
-        if speaker in _FROM and isinstance(said, str):
+        by, text = "from" if "from" in lowered else "role", "value" if "value" in lowered else "content"
+        speaker, said = lowered.get(by), lowered.get(text)
+        if isinstance(speaker, str) and speaker in _FROM and isinstance(said, str):
+            _refuse_unread({name: lowered[name] for name in lowered if name not in (by, text)}, _LABELS)
             return [(_FROM[speaker], said.strip())]
     raise ReplyFault("shape", f"JSON without questions and answers: {str(value)[:60]}")
+
+
+def _decoder() -> json.JSONDecoder:
+    """Takes newlines within strings, as models write them, and no name twice in an object."""
+    return json.JSONDecoder(strict=False, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twin = next(name for name in names if names.count(name) > 1)
+        raise ReplyFault("shape", f"the field {twin[:60]!r} twice in one object")
+    return found
+
+
+def _refuse_unread(fields: Mapping[str, Any], labels: frozenset[str]) -> None:
+    """Raise ReplyFault for a field that would be left out of the sample: neither empty, nor a label, nor a thought."""
+    for name, value in fields.items():
+        lowered = str(name).lower()
+        is_label = lowered in labels and not isinstance(value, list | dict) and len(str(value)) <= _LONGEST_LABEL
+        if value not in (None, "", [], {}) and not is_label and lowered not in _THOUGHTS:
+            raise ReplyFault("shape", f"the field {str(name)[:60]!r} beside questions and answers: {str(value)[:60]}")
 
 
 def _paired(spoken: list[tuple[str, str]]) -> Turns:
