@@ -161,7 +161,9 @@ def check_data(
     shortest = min(stage.tokens_per_row for stage in recipe.stages)
     cut = all(stage.too_long == "cut" for stage in recipe.stages)
     processor = refuse_untrainable(recipe)
-    return check(sources, processor, pictures=pictures, tokens_per_row=shortest, cut=cut, watch=watch)
+    selected = [stage.kinds for stage in recipe.stages]
+    kinds = sorted({kind for kinds in selected for kind in kinds or ()}) if all(selected) else None
+    return check(sources, processor, pictures=pictures, tokens_per_row=shortest, cut=cut, kinds=kinds, watch=watch)
 
 
 def make_processor(recipe: Recipe, base: Base | None = None) -> Processor:

@@ -209,3 +209,20 @@ def test_anyres_cannot_do_without_pictures(tiny_backbones: Path, tmp_path: Path)
     fitted = Processor(load_tokenizer(tiny_backbones / "language"), read_spec(model))
     with pytest.raises(RecipeError, match="check with the pictures"):
         check([write(tmp_path, row("1"))], fitted, pictures=False)
+
+
+def test_kinds_that_no_stage_selects_are_told_and_a_record_without_one_is_a_fault(tmp_path: Path) -> None:
+    from vistune.recipe import load_recipe
+    from vistune.workflows import check_data
+
+    turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "no"}]
+    rows = [{"id": str(k), "conversations": turns, **({"kind": kind} if kind else {})}
+            for k, kind in enumerate(("detail", "detial", "", "caption"))]  # fmt: skip
+    (tmp_path / "d.json").write_text(json.dumps(rows), encoding="utf-8")
+    source = [DataSource(file=tmp_path / "d.json")]
+    report = check_data(source, recipe=load_recipe("quickstart"))
+    assert report.warnings["of kind 'detial', which no stage selects"] == 1
+    [fault] = report.faults
+    assert "kind: the row has none, but the recipe chooses" in fault.detail
+    every = load_recipe("quickstart", ["stages.align.kinds=null"])
+    assert not check_data(source, recipe=every).faults

@@ -416,3 +416,40 @@ def test_numbers_that_json_cannot_hold_do_not_spoil_a_parquet_row(folder: Path) 
     report = check([DataSource(file=folder / "a.parquet")], None)
     assert (report.samples, report.faults) == (1, [])
     assert [field.field for field in report.unread_fields] == ["messages[].score"]
+
+
+@pytest.mark.parametrize("name", ["Image", "IMAGES", "imgae", "image1", "image_0", "images_list", "Photo", "img_2"])
+def test_images_under_another_name_are_refused(folder: Path, name: str) -> None:
+    with pytest.raises(RecordError, match=f":1:{name}: is not read"):
+        sample_of(folder, {name: "p1.jpg", "messages": [USER, ASSISTANT]})
+    with pytest.raises(RecordError, match=rf"messages\[0\]\.{name}: an image in a field of a turn"):
+        sample_of(folder, {"messages": [{**USER, name: "p1.jpg"}, ASSISTANT]})
+
+
+def test_a_record_with_images_may_have_others_for_information_but_no_second_one(folder: Path) -> None:
+    unread: Counter[str] = Counter()
+    record = {"image": "p1.jpg", "image_url": "http://x/p1.jpg", "messages": [USER, ASSISTANT]}
+    read_sample(record, "x:1", ImageFolders([folder]), Counter(), unread)
+    assert unread == {"image_url": 1}
+    with pytest.raises(RecordError, match=":image_2: is not read"):
+        sample_of(folder, {"image": "p1.jpg", "image_2": "p2.jpg", "messages": [USER, ASSISTANT]})
+
+
+@pytest.mark.parametrize("marker", ["<start_of_image>", "<image:1>", "＜image＞", "&lt;image&gt;", "![x](p1.jpg)"])
+def test_markers_of_other_models_and_documents_are_named(folder: Path, marker: str) -> None:
+    path = write_lines(folder, {"id": "1", "conversations": [{"from": "human", "value": f"{marker} What?"}, SAY]})
+    [note] = check([DataSource(file=path)], None).notes
+    assert repr(marker) in note.detail
+
+
+def test_an_image_as_base64_is_named_as_such(folder: Path) -> None:
+    with pytest.raises(RecordError, match=r"too long for the name of a file.*base64") as caught:
+        sample_of(folder, {"image": "/9j/4AAQ" * 400, "messages": [USER, ASSISTANT]})
+    assert len(caught.value.message) < 200
+
+
+def test_suggestions_name_fields_that_are_read(folder: Path) -> None:
+    turns = [{**USER, "Loss": False}, ASSISTANT]
+    path = write_lines(folder, {"id": "1", "messages": turns, "image_width": 5, "knd": "detail"})
+    near = {field.field: field.near for field in check([DataSource(file=path)], None).unread_fields}
+    assert near == {"image_width": "", "knd": "kind", "messages[].Loss": "loss"}

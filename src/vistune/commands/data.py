@@ -105,7 +105,11 @@ def generate(
     if model is not None and teacher == "rule":
         raise RecipeError(f"--model {model}: the rule teacher is no model", "add --teacher openai, or leave it out")
     if model is None:
-        refuse_given(OF_A_SERVICE, "for a model; the rule teacher costs nothing", "add --teacher openai, or leave out")
+        refuse_given(
+            OF_A_SERVICE,
+            "for a model; the rule teacher costs nothing",
+            "add --teacher openai and --model, or leave them out",
+        )
     wishes = Wishes(
         kinds=wanted,
         languages=languages,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vistune.data.choice import too_long
+from vistune.data.choice import kindless, too_long
 from vistune.data.index import Index, Watch, index, unwatched
 from vistune.data.looks import look_at_all, shown_pictures
 from vistune.data.readers import folders_of, open_source
@@ -60,17 +60,20 @@ def check(
     pictures: bool = True,
     tokens_per_row: int | None = None,
     cut: bool = True,
+    kinds: Sequence[str] | None = None,
     watch: Watch = unwatched,
 ) -> CheckReport:
     """Read all rows, encode them (with a processor), open each picture once; faults are gathered, not raised.
 
     Without `pictures` they are neither looked for nor opened, which anyres cannot do without: RecipeError. Samples
     longer than `tokens_per_row` are cut where a turn ends; without `cut`, or of a first turn too long, they are faults.
+    `kinds`: those that some stage selects, if every stage selects by kind; a record without a kind is a fault then.
     """
     if processor is not None and processor.spec.image_mode == "anyres" and not pictures:
         raise RecipeError("an anyres model's tokens follow from the pictures' sizes", "check with the pictures")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     faults: list[Reject] = []
+    skipped = Counter[str]()
     files: list[Index] = []
     survey = Survey(processor.tokenizer.all_special_tokens if processor is not None else ())
     for source in sources:
@@ -83,6 +86,10 @@ def check(
             faults.append(Reject("", str(source.file), "bad_file", str(error)))
             continue
         faults += [fault.reject for fault in made.faults]
+        if selected := source.kinds or kinds:
+            faults += [fault.reject for fault in kindless(made, selected)]
+            others = {kind: len(made.of_kind([kind])) for kind in made.kinds if kind and kind not in selected}
+            skipped += Counter({f"of kind {kind!r}, which no stage selects": count for kind, count in others.items()})
         if processor is not None:
             made = shortened(made, processor, tokens_per_row) if cut else made
             faults += [fault.reject for fault in too_long(made, tokens_per_row)]
@@ -103,7 +110,7 @@ def check(
         kinds=dict(sum((_kinds(made) for made in files), Counter[str]())),
         tokens=_spread([made.lengths for made in files] if processor is not None else []),
         learnt_tokens=sum(int(made.columns["learnt"].sum()) for made in files),
-        warnings=dict(mended + noted),
+        warnings=dict(mended + noted + skipped),
         faults=faults,
         notes=notes,
         missing=dict(missing.most_common(WORST_FOLDERS)),

@@ -74,7 +74,7 @@ def choose_rows(
     rows = made.of_kind(wanted)
     faults = [fault for fault in made.faults if not wanted or not fault.kind or fault.kind in wanted]
     if wanted:
-        faults += [_kindless(made, int(row), wanted) for row in made.of_kind([""])]
+        faults += kindless(made, wanted)
     chosen = set(made.kinds) if not wanted else set(wanted)
     faults += [fault for fault in too_long(made, tokens_per_row) if fault.kind in chosen]
     rows = rows[made.lengths[rows] <= (tokens_per_row or np.inf)]
@@ -104,6 +104,11 @@ def _taken(take: Take, made: Index, rows: np.ndarray, faults: list[Fault], seed:
 
 def known_kinds(made: Index) -> list[str]:
     return sorted({*made.kinds, *(fault.kind for fault in made.faults)})
+
+
+def kindless(made: Index, wanted: Sequence[str]) -> list[Fault]:
+    """A fault for each record without a kind, where the recipe selects records by their kind."""
+    return [_kindless(made, int(row), wanted) for row in made.of_kind([""])]
 
 
 def _kindless(made: Index, row: int, wanted: Sequence[str]) -> Fault:

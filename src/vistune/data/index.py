@@ -30,6 +30,7 @@ from vistune.records import (
     ImageFolders,
     UnreadField,
     columns_read,
+    names_to_suggest,
     open_data,
     open_file,
     read_sample,
@@ -93,7 +94,7 @@ class Index:
     @property
     def unread_fields(self) -> list[UnreadField]:
         of_file = Counter(self.data.unread or {})  # columns and members: of the user's file, not of the copy
-        return unread_fields(self.data.name, of_file + Counter(self.unread), columns_read())
+        return unread_fields(self.data.name, of_file + Counter(self.unread), names_to_suggest())
 
     def origin(self, row: int) -> str:
         """The location of a record in the user's file."""

@@ -39,7 +39,11 @@ EVERY_FORM = frozenset({"id", "kind", "language", "image", "images", "system", *
 TURN_FIELDS = frozenset({"from", "role", "value", "content", *SUPERVISION})
 PART_FIELDS = frozenset({"type", "text", "image", "image_url", "path", "url", "bytes", "index"})
 _MARKER = re.compile(r"(?<!\\)<image>|(?:Picture \d+: ?)?<img>([^<>\n]+)</img>")  # <img>: first version of Qwen-VL
+_IMAGE_FIELD = re.compile(
+    r"(?:images?|imgs?|imgae|pictures?|photos?)(?:[_-]?\d+|[_-]?(?:list|paths?|files?))?", re.IGNORECASE
+)
 _LIKE_A_MARKER = re.compile(
+    r"<start_of_image>|<image_soft_token>|<image:\d+>|<img\s[^<>]*>|＜image＞|&lt;image&gt;|!\[[^\]\n]*\]\([^()\s]+\)|"
     r"<\s*/?\s*(?:image|img|picture|video|audio)(?:[ _-]?(?:\d+|placeholder|token|pad|start|end|here|url))*\s*/?>|"
     r"\[\s*(?:IMG|IMAGE|image)\s*\]|<\|(?:image|vision|video|audio)[a-z_0-9|]*\|>|<ImageHere>|<IMG_CONTEXT>",
     re.IGNORECASE,
@@ -94,6 +98,7 @@ def read_conversation(record: Fields, location: str, unread: Counter[str], *, fo
             role = role or _role((speaker, name), location, place)
         else:
             count_unread(turn, TURN_FIELDS, unread, f"{form}[].")
+            _refuse_images_in_turn(turn, location, place)
             role = _role(_either(turn, ("from", "role"), place, location), location, place)
             key, said = _either(turn, ("value", "content"), place, location)
             is_supervised = _is_supervised(turn, role, location, place)
@@ -135,10 +140,16 @@ FORMS: Mapping[str, Form] = {  # by the field that identifies the form
 
 
 def columns_read() -> frozenset[str]:
-    """Every field of a record that some form reads, or refuses by name."""
-    return frozenset(
-        {*EVERY_FORM, *OTHER_IMAGE_NAMES, *FORMS, *(name for form in FORMS.values() for name in form.fields)}
-    )
+    """Every field that some form reads or refuses by name: the columns of a parquet file that must be decoded."""
+    own = (name for form in FORMS.values() for name in form.fields)
+    more = (f"{name}{between}{number}" for name in ("image", "img") for between in ("", "_") for number in range(10))
+    return frozenset({*EVERY_FORM, *OTHER_IMAGE_NAMES, *FORMS, *own, *more})
+
+
+def names_to_suggest() -> frozenset[str]:
+    """The fields that are read, nested ones by their path, for a "did you mean" next to an unread field."""
+    nested = {f"{form}[].{name}" for form in ("conversations", "messages") for name in TURN_FIELDS}
+    return (EVERY_FORM - OTHER_MEDIA) | FORMS.keys() | nested
 
 
 def form_of(record: Fields, location: str) -> str:
@@ -149,9 +160,11 @@ def form_of(record: Fields, location: str) -> str:
     problem = f"neither {' nor '.join(f'`{field}`' for field in FORMS)}"
     if not {"caption", "captions", "boxes"}.isdisjoint(record):
         raise RecordError(location, "", problem, TABLE)
-    there = ", ".join(str(name)[:40] for name in list(record)[:12]) or "no field at all"
+    there = ", ".join(str(name)[:40] for name in list(record)[:12]) or "none of the fields that are read"
     near = [
-        (name, form[0]) for name in record if (form := get_close_matches(str(name).lower(), FORMS, n=1, cutoff=0.7))
+        (name, form[0])
+        for name in record.keys() - EVERY_FORM - FORMS.keys()
+        if (form := get_close_matches(str(name).lower(), FORMS, n=1, cutoff=0.8))
     ]
     hint = f"is `{near[0][0]}` meant to be `{near[0][1]}`? {SEE}" if near else SEE
     raise RecordError(location, "", f"{problem}; the record has {there}", hint)
@@ -201,11 +214,21 @@ def refuse_other_media(record: Fields, location: str) -> None:
 
 
 def refuse_other_names(record: Fields, unread: Collection[str], location: str) -> None:
-    """Refuse a field that holds images under a name that is not read: the model would train without them."""
+    """Refuse a field that holds images under a name that is not read: the model would train without them.
+
+    A record with images of its own may have others for information, such as `image_url`, but no `image_2`.
+    """
+    has_images = any(_listed_images(record.get(name)) for name in ("image", "images"))
     for name in unread:
-        if name in OTHER_IMAGE_NAMES and record[name] not in (None, "", []):
+        is_more = _IMAGE_FIELD.fullmatch(name) is not None and name[-1].isdecimal()
+        if (is_more or (_means_images(name) and not has_images)) and record[name] not in (None, "", []):
             hint = f"rename `{name}` to `image` (a path) or `images` (a list of paths)"
+            hint = "list all images in `images`" if is_more else hint
             raise RecordError(location, name, "is not read; a record names its images by `image` or `images`", hint)
+
+
+def _means_images(name: str) -> bool:
+    return name in OTHER_IMAGE_NAMES or _IMAGE_FIELD.fullmatch(name) is not None
 
 
 def split_markers(said: str) -> tuple[str | Slot, ...]:
@@ -232,7 +255,9 @@ def split_markers(said: str) -> tuple[str | Slot, ...]:
 
 def marker_like(said: str) -> str:
     """A part of the text that looks like an image marker but is read as text; "" if there is none."""
-    return next((m.group() for m in _LIKE_A_MARKER.finditer(said) if m.group() != MARKER), "")
+    if not any(sign in said for sign in "<[＜&"):
+        return ""
+    return next((m.group() for m in _LIKE_A_MARKER.finditer(_MARKER.sub("", said)) if m.group() != MARKER), "")
 
 
 def _listed(record: Fields, form: str, location: str) -> list[tuple[str, Fields]]:
@@ -278,6 +303,13 @@ def _is_supervised(turn: Fields, role: Role, location: str, place: str) -> bool:
     if len({bool(value) for value in said.values()}) > 1:
         raise RecordError(location, place, f"{' and '.join(said)} disagree", "keep one of them")
     return all(said.values())
+
+
+def _refuse_images_in_turn(turn: Fields, location: str, place: str) -> None:
+    for name in turn.keys() - TURN_FIELDS:
+        if _means_images(name) and turn[name] not in (None, "", []):
+            hint = "name it in the record's `image` or `images`, or in a part of the turn's content"
+            raise RecordError(location, f"{place}.{name}", "an image in a field of a turn is not read", hint)
 
 
 def _part(

@@ -56,7 +56,10 @@ def unread_fields(file: object, unread: Mapping[str, int], known: Iterable[str] 
 
 
 def _nearest(field: str, names: list[str]) -> str:
-    return next(iter(get_close_matches(field, names, n=1, cutoff=0.75)), "")
+    """The known field of the same object with nearly this name; of a nested one its last part."""
+    path, _, last = field.rpartition(".")
+    known = [name.rpartition(".")[2] for name in names if name.rpartition(".")[0] == path]
+    return next(iter(get_close_matches(last.lower(), known, n=1, cutoff=0.75)), "")
 
 
 def lines_of(fields: Iterable[UnreadField]) -> list[str]:

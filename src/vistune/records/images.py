@@ -22,6 +22,7 @@ from vistune.types import Picture
 
 _PLAIN = re.compile(r"(?:[^/\\.][^/\\]*/)*[^/\\.][^/\\]*")  # a path that needs no normalisation on any system
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?=//|[^\\/])", re.ASCII)
+LONGEST_NAME = 1024  # characters of a path
 NEAR_MISSES = 20  # names compared with all others; a wrong folder misses every image, and comparing is slow
 CHECK_FOLDER = "check the image folder (--images, data.images, images.json)"
 ADDRESSES = {
@@ -85,6 +86,9 @@ class ImageFolders:
         if (scheme := _ADDRESS.match(name)) and (scheme[1].lower() in ADDRESSES or "://" in name):
             problem, hint = ADDRESSES.get(scheme[1].lower(), ("is an address", "name a file in the image folder"))
             raise RecordError(location, field, f"{name[:60]!r} {problem}", hint)
+        if len(name) > LONGEST_NAME:
+            hint = "if this is the image itself as base64, write it to a file and name that"
+            raise RecordError(location, field, f"{name[:40]!r}… is too long for the name of a file", hint)
         relative = self._relative(name)
         parent, last = os.path.split(relative)
         if last in ("", os.curdir):
