@@ -53,7 +53,7 @@ class Survey:
             if found := self.special.search(text):
                 words = f"{found.group()!r} is in the text: it is read as characters, not as the token"
                 self._add(record, "special_token", field, words)
-            if marker := marker_like(text):
+            if ("<" in text or "[" in text or "&lt;" in text or "＜" in text) and (marker := marker_like(text)):
                 words = f"{marker!r} looks like an image marker and is read as text; images are marked by {MARKER}"
                 self._add(record, "marker_like", field, words)
 

@@ -42,6 +42,7 @@ _MARKER = re.compile(r"(?<!\\)<image>|(?:Picture \d+: ?)?<img>([^<>\n]+)</img>")
 _IMAGE_FIELD = re.compile(
     r"(?:images?|imgs?|imgae|pictures?|photos?)(?:[_-]?\d+|[_-]?(?:list|paths?|files?))?", re.IGNORECASE
 )
+_SIGN = re.compile(r"[<\[＜&]")
 _LIKE_A_MARKER = re.compile(
     r"<start_of_image>|<image_soft_token>|<image:\d+>|<img\s[^<>]*>|＜image＞|&lt;image&gt;|!\[[^\]\n]*\]\([^()\s]+\)|"
     r"<\s*/?\s*(?:image|img|picture|video|audio)(?:[ _-]?(?:\d+|placeholder|token|pad|start|end|here|url))*\s*/?>|"
@@ -255,7 +256,7 @@ def split_markers(said: str) -> tuple[str | Slot, ...]:
 
 def marker_like(said: str) -> str:
     """A part of the text that looks like an image marker but is read as text; "" if there is none."""
-    if not any(sign in said for sign in "<[＜&"):
+    if _SIGN.search(said.replace(MARKER, "")) is None:  # most texts
         return ""
     return next((m.group() for m in _LIKE_A_MARKER.finditer(_MARKER.sub("", said)) if m.group() != MARKER), "")
 
