@@ -5,12 +5,13 @@ data source + template + tokenizer -> ids and labels of each sample -> text with
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vistune.errors import DataError
 from vistune.recipe import DataSource, source_of
+from vistune.records import lines_of
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -23,13 +24,20 @@ SHOWN = 24  # samples of a check's page
 
 
 def show(
-    source: DataSource, *, template: str = "v1", tokenizer: str = "builtin", index: int | None = None
+    source: DataSource,
+    *,
+    template: str = "v1",
+    tokenizer: str = "builtin",
+    index: int | None = None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
     """What the model sees of each sample and which tokens it learns; no picture is opened, none need be there."""
     from vistune.data import all_rows
 
     processor = without_tower(template, tokenizer)
     samples = all_rows(source, find_pictures=False)
+    for line in lines_of(field for file, _ in samples.parts for field in file.unread_fields):
+        tell(line)
     chosen = samples if index is None else samples[index : index + 1]
     if index is not None and not chosen:
         raise DataError(f"{source.file}: has no sample {index}", f"give an index below {len(samples)}")

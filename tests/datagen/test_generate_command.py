@@ -171,6 +171,8 @@ def test_check_counts_one_fault_as_one(folder: Path) -> None:
         (["generate", "mine.jsonl", "--out", "o", "--see", "--batch"], "--see, --batch are for a model; the rule"),
         (["generate", "mine.jsonl", "--out", "o", "--temperature", "0"], "--temperature is for a model"),
         (["check", "mine.jsonl", "--images", ".", "--no-images"], "--images is not looked at with --no-images"),
+        (["train", "quickstart", "--dry-run", "--resume"], "--resume is not used by --dry-run"),
+        (["evaluate", "--list", "--task", "pope", "--letters"], "--task, --letters are not used by --list"),
         (["export", "m", "o", "--layout", "llava-hf", "--base", "b"], "--base is for --layout peft, not for llava-hf"),
     ],
 )
@@ -178,3 +180,11 @@ def test_an_option_without_effect_is_refused(folder: Path, command: list[str], w
     done = CliRunner().invoke(app, command)
     assert isinstance(done.exception, VistuneError)
     assert str(done.exception).startswith(words)
+
+
+def test_a_caption_in_another_language_is_said_to_be_the_reason(folder: Path) -> None:
+    rows = [{"image": "0.jpg", "captions": ["A dog runs."]}, {"image": "1.jpg", "captions": ["개가 달린다."]}]
+    (folder / "two.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    generate(folder, "--language", "ko", "--kinds", "caption", source="two.jsonl")
+    [reject] = [json.loads(line) for line in (folder / "out" / "rejects.jsonl").read_text("utf-8").splitlines()]
+    assert "its captions are not in 'ko', and the rule teacher does not translate" in reject["detail"]

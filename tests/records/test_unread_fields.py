@@ -178,3 +178,9 @@ def test_large_files_count_over_all_processes(data: Path, tiny_backbones: Path) 
     assert data.stat().st_size > 2 << 20  # large enough for several processes
     [field] = check([DataSource(file=data)], processor, pictures=False).unread_fields
     assert (field.field, field.count) == ("difficulty", 1200)
+
+
+def test_show_names_unread_fields_on_stderr(data: Path) -> None:
+    done = CliRunner().invoke(app, ["show", str(data), "--json"])
+    assert len(json.loads(done.stdout)) == 4
+    assert '"difficulty" is not read: 4 records' in done.stderr

@@ -386,7 +386,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """What the model sees of a sample, and which tokens are supervised."""
-    rows = showing.show(DataSource(file=data), template=template, tokenizer=tokenizer, index=index)
+    rows = showing.show(DataSource(file=data), template=template, tokenizer=tokenizer, index=index, tell=tell)
     if as_json:
         print_json(rows)
         return

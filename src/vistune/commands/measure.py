@@ -60,6 +60,8 @@ def evaluate(
     share the questions.
     """
     if listing:
+        others = ("model", "task", "data", "limit", "blind", "letters", "out", "again", "device", "dtype", "quantize")
+        refuse_given(others, "not used by --list", "leave them out")
         print_tasks(as_json)
         return
     if not model:

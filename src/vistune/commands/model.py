@@ -80,6 +80,7 @@ def train(
     """Run a recipe's stages, checkpointed and resumable; over GPUs: torchrun --nproc-per-node 8 -m vistune train …"""
     loaded = load_recipe(recipe, overrides or [])
     if dry_run:
+        refuse_given(("resume",), "not used by --dry-run, which plans a new run", "leave it out")
         print_json(workflows.dry_run(loaded, watch=watch))
         return
     if out is None:

@@ -125,7 +125,10 @@ def _written_by_rule(order: Order, names: Mapping[Path, str], seed: int) -> dict
     turns = rule.write(order.image, order.kind, order.language, chance, order.number)
     origin = str(order.image.path)
     if turns is None:
-        return Reject(order.name, origin, "too_little_known", "captions and boxes settle nothing of this kind")
+        reason = "captions and boxes settle nothing of this kind"
+        if order.image.captions and not own_captions(order.image, order.language):
+            reason += f"; its captions are not in {order.language!r}, and the rule teacher does not translate"
+        return Reject(order.name, origin, "too_little_known", reason)
     if any("<image>" in text for turn in turns for text in turn):
         return Reject(order.name, origin, "special_tokens", "the text holds the marker <image>")
     return _row(order, names[order.image.path], turns, chance)

@@ -220,7 +220,7 @@ def refuse_other_names(record: Fields, unread: Collection[str], location: str) -
     A record with images of its own may have others for information, such as `image_url`, but no `image_2`.
     """
     has_images = any(_listed_images(record.get(name)) for name in ("image", "images"))
-    for name in unread:
+    for name in sorted(unread):
         is_more = _IMAGE_FIELD.fullmatch(name) is not None and name[-1].isdecimal()
         if (is_more or (_means_images(name) and not has_images)) and record[name] not in (None, "", []):
             hint = f"rename `{name}` to `image` (a path) or `images` (a list of paths)"
