@@ -453,3 +453,24 @@ def test_suggestions_name_fields_that_are_read(folder: Path) -> None:
     path = write_lines(folder, {"id": "1", "messages": turns, "image_width": 5, "knd": "detail"})
     near = {field.field: field.near for field in check([DataSource(file=path)], None).unread_fields}
     assert near == {"image_width": "", "knd": "kind", "messages[].Loss": "loss"}
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.parquet"])
+def test_the_digest_of_an_index_is_that_of_the_users_file(folder: Path, tiny_processor: Any, name: str) -> None:
+    """`vistune why` compares it with the file, to say whether the data changed since the training."""
+    from vistune.files import sha256_of
+
+    record = {"texts": [{"user": "What?", "assistant": "A."}]}
+    path = write_lines(folder, record, name="a.jsonl")
+    if name.endswith(".gz"):
+        path = folder / name
+        path.write_bytes(gzip.compress((folder / "a.jsonl").read_bytes()))
+    elif name.endswith(".parquet"):
+        pyarrow = pytest.importorskip("pyarrow")
+        import pyarrow.parquet as parquet
+
+        path = folder / name
+        parquet.write_table(pyarrow.Table.from_pylist([record]), path)
+    for _ in range(2):  # unpacked, then from the cache
+        chosen = choose_rows(DataSource(file=path), tiny_processor, None, None, watch=_quiet, label="")
+        assert chosen.index.digest == sha256_of(chosen.index.path) == sha256_of(path)

@@ -30,6 +30,7 @@ from vistune.records import (
     ImageFolders,
     UnreadField,
     columns_read,
+    kind_of_file,
     names_to_suggest,
     open_data,
     open_file,
@@ -70,7 +71,7 @@ class Index:
     """
 
     data: DataFile
-    digest: str  # SHA-256 of the file
+    digest: str  # SHA-256 of the user's file; of a shard's, of the lines unpacked from it
     columns: dict[str, np.ndarray]
     lengths: np.ndarray
     shown: np.ndarray
@@ -146,10 +147,11 @@ def index(
     """
     if isinstance(data, Path):
         data = open_data(data, columns_read())
-    with open_file(data.lines, data.name) as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if not (digest := data.digest):
+        with open_file(data.lines, data.name) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
     builder = _Builder(data, digest, ImageFolders(folders), processor)
-    kept = None if processor is None or not keep else _kept(digest, processor)
+    kept = None if processor is None or not keep else _kept(f"{digest} {kind_of_file(data.path.name)}", processor)
     if kept is not None and (known := _read(kept, builder)) is not None:
         return known
     with watch(label, _rough_rows(data.lines)) as advance:
@@ -220,9 +222,10 @@ class _Builder:
                      self.folders, tuple(faults))  # fmt: skip
 
 
-def _kept(digest: str, processor: Processor) -> Path:
+def _kept(content: str, processor: Processor) -> Path:
+    """The path of the index of a file with this content (digest and kind) under a processor's text rules."""
     key = hashlib.sha256(
-        f"{digest} {processor.text_rules} {own_code('data', 'processor', 'records')}".encode()
+        f"{content} {processor.text_rules} {own_code('data', 'processor', 'records')}".encode()
     ).hexdigest()
     return user_cache() / "index" / f"{key}.npz"
 

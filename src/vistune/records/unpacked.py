@@ -41,6 +41,7 @@ class DataFile:
     - `by_key`: whether locations use a tar's keys instead of line numbers
     - `images`: the folder of images that were inside the file
     - `unread`: columns or members that vistune does not read
+    - `digest`: SHA-256 of the user's file if it is known already, else ""
     """
 
     path: Path
@@ -50,6 +51,7 @@ class DataFile:
     by_key: bool = False
     images: Path | None = None
     unread: Mapping[str, int] | None = None
+    digest: str = ""
 
     def location(self, number: int, nth: int = 0) -> str:
         """The location of a record in the user's file."""
@@ -95,7 +97,7 @@ def open_data(path: Path, columns: Collection[str] | None = None) -> DataFile:
             if not (folder / ABOUT).is_file():
                 with committed_folder(folder) as draft:
                     unpack(path, draft, name=str(path), columns=columns)
-    return unpacked_in(folder, path, str(path))
+    return replace(unpacked_in(folder, path, str(path)), digest=digest)
 
 
 def needs_unpacking(name: str) -> bool:
