@@ -474,3 +474,9 @@ def test_the_digest_of_an_index_is_that_of_the_users_file(folder: Path, tiny_pro
     for _ in range(2):  # unpacked, then from the cache
         chosen = choose_rows(DataSource(file=path), tiny_processor, None, None, watch=_quiet, label="")
         assert chosen.index.digest == sha256_of(chosen.index.path) == sha256_of(path)
+
+
+def test_an_empty_entry_among_images_is_refused(folder: Path) -> None:
+    for empty in (None, ""):
+        with pytest.raises(RecordError, match=":1:images: 1 of 2 entries name no image"):
+            sample_of(folder, {"images": ["p1.jpg", empty], "messages": [USER, ASSISTANT]})

@@ -194,3 +194,15 @@ def test_a_gzipped_table_is_still_a_table(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv.gz", [{"id": "1", "caption": "개"}])
     [record] = open_data(path).records()
     assert (record.value, record.location) == ({"id": "1", "caption": "개"}, f"{path}:2")
+
+
+def test_a_long_object_on_one_line_is_read_and_a_long_first_record_is_one_fault(tmp_path: Path) -> None:
+    path = tmp_path / "data.json"
+    record = {"id": "1", "caption": "{" * 1000}
+    path.write_text(json.dumps({"data": [record] * 18_000}), encoding="utf-8")  # cut at any byte, it goes on by "{"
+    assert path.stat().st_size > 16 << 20
+    assert sum(1 for record in read_records(path, own_fields=("id",)) if isinstance(record.value, dict)) == 18_000
+    path.write_text(json.dumps({"id": "x" * (17 << 20)}) + '\n{"id": "2"}\n', encoding="utf-8")
+    first, second = read_records(path, own_fields=("id",))
+    assert "larger than 16 MB" in str(first.value)
+    assert second.value == {"id": "2"}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
@@ -11,8 +9,9 @@ from typing import Any
 
 from vistune.errors import DataError
 from vistune.evaluation.predictions import plain_id
-from vistune.files import parse_json, read_text
+from vistune.files import decoded, parse_json
 from vistune.records import read_values
+from vistune.records.reading import open_text
 
 
 def find(folder: Path, patterns: Sequence[str]) -> list[Path]:
@@ -47,15 +46,8 @@ def matching(folder: Path, pattern: str) -> list[Path]:
 
 def release_text(path: Path) -> str:
     """UTF-8 text, unzipped where the name ends in `.gz`."""
-    if path.suffix != ".gz":
-        return read_text(path)
-    try:
-        with gzip.open(path, "rt", encoding="utf-8-sig") as file:
-            return file.read()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file", "check the path") from None
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be unzipped: {error}", "download it again") from None
+    with open_text(path) as file:
+        return decoded(file.read(), path)
 
 
 def release_json(path: Path) -> Any:

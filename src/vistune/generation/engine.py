@@ -185,7 +185,7 @@ class Engine:
         speakers = [answer.speaker for answer in ahead]
         try:
             joined = ahead[: len(self.batch.admit(speakers, free))]
-        except Exception:
+        except Exception:  # one prompt of several is bad: each is tried alone, and its error goes to its own request
             joined = self._let_one_join(ahead[0])
         except BaseException as error:  # Ctrl-C, which may come between any two lines of it
             self._abandon(error)

@@ -261,7 +261,7 @@ def _added(module: nn.Module, adapters: Adapters) -> dict[str, Tensor]:
     refuse_unloaded(result, adapters.folder)
     try:
         merged: nn.Module = model.merge_and_unload(safe_merge=True)
-    except (ValueError, RuntimeError, NotImplementedError, TypeError, AttributeError) as error:
+    except (ValueError, RuntimeError, NotImplementedError) as error:  # a kind of layer that PEFT cannot merge
         raise CheckpointError(
             f"{adapters.folder}: adapters outside the language model cannot be added into its weights: {error}",
             way_out(adapters.folder),

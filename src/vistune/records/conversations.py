@@ -370,6 +370,9 @@ def image_names(
         return "image" if "image" in record else "images", ()
     names = _listed_images(record[given[0]])
     many = isinstance(record[given[0]], list)
+    if many and len(names) < len(record[given[0]]):
+        problem = f"{len(record[given[0]]) - len(names)} of {len(record[given[0]])} entries name no image"
+        raise RecordError(location, given[0], problem, "name an image in each, or remove the empty entries")
     prefix = f"{given[0]}{'[]' if many else ''}."
     return given[0], tuple(
         _image_name(name, location, f"{given[0]}[{k}]" if many and len(names) > 1 else given[0], prefix, unread)

@@ -251,16 +251,22 @@ def _one_object(file: IO[bytes], name: str, mark: int) -> tuple[dict[str, Any], 
     first = b""
     while not first:
         first = file.readline(LARGEST_RECORD_BYTES + 1).strip()
+    is_long = len(first) > LARGEST_RECORD_BYTES
+    while is_long and (more := file.readline(LARGEST_RECORD_BYTES)) and not more.endswith(b"\n"):
+        pass
     second = b""
     while (line := file.readline(LARGEST_RECORD_BYTES + 1)) and not (second := line.strip()):
         pass
-    try:
-        json.loads(first)
-        is_open = False
-    except (ValueError, RecursionError):
-        is_open = bool(second) and (first.endswith((b"{", b"[")) or not second.startswith(b"{"))
-        if not is_open:
-            return None
+    if is_long:  # an object on one line, or JSON lines of which the first is too long for a record
+        is_open = not second
+    else:
+        try:
+            json.loads(first)
+            is_open = False
+        except (ValueError, RecursionError):
+            is_open = bool(second) and (first.endswith((b"{", b"[")) or not second.startswith(b"{"))
+            if not is_open:
+                return None
     if second and not is_open:
         return None
     file.seek(mark)
