@@ -234,3 +234,26 @@ def test_images_inside_a_table_are_kept_with_the_data(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out/images.json").read_text())["folders"] == ["images"]
     checked = CliRunner().invoke(app, ["check", str(tmp_path / "out"), "--json"])
     assert checked.exit_code == 0, checked.output
+
+
+def test_images_whose_names_do_not_say_so_are_counted(tmp_path: Path) -> None:
+    draw(tmp_path, "a.jpg", "p.jpg_large", "noext", "sub/b.dat")
+    write(tmp_path / "a.txt", "A dog.\n")
+    write(tmp_path / "notes.md", "no image\n")
+    source = read_source(tmp_path)
+    assert [image.path.name for image in source.images] == ["a.jpg"]
+    assert source.skipped == {"whose names have no suffix of an image (rename them to .jpg or .png)": 3}
+
+
+@pytest.mark.parametrize("form", ["coco", "yolo"])
+def test_a_box_without_area_is_read_and_named(tmp_path: Path, form: str) -> None:
+    draw(tmp_path, "a.jpg")
+    if form == "coco":
+        write(tmp_path / "all.json", coco("a.jpg", bbox=[10, 10, 0, 5]))
+    else:
+        write(tmp_path / "classes.txt", "dog\n")
+        write(tmp_path / "a.txt", "0 0.5 0.5 0 0.2\n")
+    source = read_source(tmp_path)
+    [image] = source.images
+    assert [box.label for box in image.boxes] == ["dog"]
+    assert source.notes == {"boxes without width or height, which are read as objects all the same": 1}

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,16 +87,18 @@ FORMS: Mapping[str, Callable[[Sequence[Mapping[str, Any]]], bytes]] = {
 
 @pytest.mark.parametrize("name", FORMS)
 def test_the_same_questions_in_every_form_of_file(folder: Path, name: str) -> None:
+    kinds = ("x", "", "x")
     records = [
-        {"question_id": 1, "text": "What?", "images": ["a.jpg"], "answer": "red", "choices": None, "type": "x"},
-        {"question_id": 2, "text": "Both?", "images": ["b.jpg", "a.jpg"], "answer": "no", "choices": None, "type": ""},
-        {"question_id": 3, "text": "1 + 1?", "images": None, "answer": "2", "choices": ["a", "b"], "type": "x"},
+        {"question_id": 1, "text": "What?", "images": ["a.jpg"], "answer": "red", "match": None, "choices": None},
+        {"question_id": 2, "text": "Both?", "images": ["b.jpg", "a.jpg"], "answer": "no", "match": "", "choices": None},
+        {"question_id": 3, "text": "1 + 1?", "images": None, "answer": "B", "match": "choice", "choices": ["a", "b"]},
     ]
+    records = [{**record, "type": kind} for record, kind in zip(records, kinds, strict=True)]
     (folder / name).write_bytes(FORMS[name](records))
     found = read_questions(folder / name, folder, gold=True)
     assert [question.id for question in found.questions] == ["1", "2", "3"]
     assert [parts(found, k) for k in range(3)] == [["[a.jpg]", "What?"], ["[b.jpg]", "[a.jpg]", "Both?"], ["1 + 1?"]]
-    assert [question.answer for question in found.questions] == ["red", "no", "2"]
+    assert [question.answer for question in found.questions] == ["red", "no", "B"]
     assert [question.tags["type"] for question in found.questions] == ["x", "all", "x"]
     assert found.questions[2].tags["choices"] == ["a", "b"]
     assert (found.unread_fields, found.missing, found.warnings) == ((), (), ())
@@ -309,3 +312,17 @@ def test_a_folder_of_questions_in_another_form_is_found(folder: Path) -> None:
     (folder / "questions.json").write_text("[]")
     with pytest.raises(DataError, match=r"questions\.csv, questions\.json all fit"):
         TASKS["file"](folder)
+
+
+def test_choices_that_no_rule_uses_and_members_of_a_tar_are_named(folder: Path) -> None:
+    asked = read(folder, {**BASE, "answer": "red", "choices": ["red", "blue"]}, gold=True)
+    assert [(field.field, field.count) for field in asked.unread_fields] == [("choices", 1)]
+    chosen = read(folder, {**BASE, "answer": "A", "choices": ["red", "blue"], "match": "choice"}, gold=True)
+    assert chosen.unread_fields == ()
+    with tarfile.open(folder / "q.tar", "w") as tar:
+        for name, content in (("k.json", json.dumps(BASE).encode()), ("k.npy", b"x")):
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    named = [field.field for field in read_questions(folder / "q.tar", folder, gold=False).unread_fields]
+    assert "*.npy" in named

@@ -306,3 +306,11 @@ def test_empty_sheets_columns_and_rows_of_an_xlsx_are_no_content(tmp_path: Path)
     rows: list[list[object]] = [["index", None, "prediction", " "], [1, None, "a", " "], [], [2, "", "b"]]
     path = book_of(tmp_path / "said.xlsx", rows, [], [[None, " "]])
     assert [row for _, row in read_sheet(path)] == [{"index": 1, "prediction": "a"}, {"index": 2, "prediction": "b"}]
+
+
+def test_a_second_reply_that_differs_is_named(tmp_path: Path) -> None:
+    said = RELEASES["file"](tmp_path)
+    rows = [{"question_id": name, "text": text, "prediction": "other", "answer": "gold"} for name, text in said.items()]
+    write_jsonl(tmp_path / "said.jsonl", rows)
+    found = score("file", File(tmp_path), tmp_path / "said.jsonl")
+    assert [(field.field, field.count) for field in found.unread_fields] == [("prediction", len(said))]

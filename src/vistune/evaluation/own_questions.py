@@ -106,6 +106,7 @@ def read_questions(path: Path, images: Path, *, gold: bool) -> OwnQuestions:
 
 def _records(path: Path, unpacked: DataFile | None, unread: Counter[str]) -> Iterator[Record]:
     if unpacked is not None:
+        unread.update(unpacked.unread or {})
         return unpacked.records(RECORD, unread)
     return read_records(path, own_fields=RECORD, by_id=(IDS[0], TEXTS[0]), unread=unread)
 
@@ -164,6 +165,8 @@ def _question(
     match = fields.get("match") or "exact"
     if match not in MATCHES:
         raise RecordError(location, "match", shown(match), guess(str(match), MATCHES))
+    if choices and match != "choice":
+        unread["choices"] += 1
     answer = _answer(fields, location, needed=gold)
     if gold and match == "choice" and (not choices or answer not in LETTERS[: len(choices)]):
         raise RecordError(location, "choices", "lack the answer's letter", "list them; `answer` is A, B …")

@@ -140,6 +140,12 @@ def _text_field(record: Mapping[str, Any], location: str, texts: Sequence[str]) 
     raise missing_field(record, location, texts[0], texts, given + likely)
 
 
+def other_texts(prediction: Prediction) -> list[str]:
+    """The fields that hold another reply than the one that is scored; `answer` is often the gold answer."""
+    given = {name: prediction.fields.get(name) for name in TEXTS if name != "answer"}
+    return [name for name, said in given.items() if isinstance(said, str) and said != prediction.text]
+
+
 def missing_field(
     record: Mapping[str, Any], location: str, field: str, wanted: Sequence[str], near: Sequence[str] = ()
 ) -> RecordError:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vistune.errors import DataError, RecipeError
-from vistune.evaluation.predictions import IDS, KEPT, TEXTS, Joined, Prediction, join
+from vistune.evaluation.predictions import IDS, KEPT, TEXTS, Joined, Prediction, join, other_texts
 from vistune.evaluation.task import LENIENT, OFFICIAL, Judge, Reply, Scored, Task
 from vistune.records import UnreadField, count_unread, unread_fields
 from vistune.types import Question
@@ -80,6 +80,7 @@ def unread_of(
     known = KEPT.union(task.prediction_fields, *(question.tags for question in questions))
     for prediction in predictions:
         count_unread(prediction.fields, known, unread)
+        unread.update(other_texts(prediction))
         unread.subtract(name for name in prediction.read_from if name not in known)
     return unread_fields(path, +unread, {*IDS, *TEXTS, "prompt", *task.prediction_fields})
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vistune.files import committed_folder, own_code, read_json, user_cache, write_json
+from vistune.picture_files import HEAD, format_of
 from vistune.records.conversations import FORMS, MARKER
 from vistune.records.errors import RecordError, location_of, restored
 from vistune.records.json_text import Record
@@ -26,7 +27,7 @@ from vistune.records.parquet import read_parquet
 from vistune.records.reading import TARS, kind_of_file, open_file, open_text, read_records
 from vistune.records.tar import read_tar
 
-MAGIC = {b"\xff\xd8": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp"}
+SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif"}
 LINES, IMAGES, ABOUT = "records.jsonl", "images", "about.json"
 BAD = "__error__"  # the only field of the line for a bad record
 
@@ -180,7 +181,7 @@ def _without_bytes(value: Any, folder: Path) -> Any:
 
 def write_image(content: bytes, folder: Path) -> str:
     """Write an image to `folder` under the name of its hash. Return the file's name."""
-    suffix = next((suffix for magic, suffix in MAGIC.items() if content.startswith(magic)), ".bin")
+    suffix = SUFFIXES.get(format_of(content[:HEAD]) or "", ".bin")
     file = folder / f"{hashlib.sha256(content).hexdigest()[:32]}{suffix}"
     if not file.exists():
         file.write_bytes(content)

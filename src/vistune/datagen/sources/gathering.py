@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from vistune import picture_files
 from vistune.datagen.sources.boxes import is_number, sizes_of
 from vistune.datagen.sources.tree import (
     ANNOTATION_SUFFIXES,
     BOOKKEEPING,
     CONVERT,
+    OTHER_IMAGES,
     READ_SUFFIXES,
     Tree,
     split_in,
@@ -35,11 +37,11 @@ OTHER_SPLIT = "in another split"
 OUTSIDE = "links out of the folder (copy the images into it)"
 TURNED = "turned by EXIF, the annotations state the size before (save them upright, or correct the size)"
 OTHER_SHAPE = "of other proportions than the annotations state (correct or remove the size)"
+NO_SUFFIX = "whose names have no suffix of an image (rename them to .jpg or .png)"
 UNREADABLE = "that cannot be read"
 RESIZED = "images of another size than the annotations state, whose boxes are scaled"
+WITHOUT_AREA = "boxes without width or height, which are read as objects all the same"
 NAMED = 5  # names in a message about many files
-_JPEG = b"\xff\xd8"
-_MAGIC = (_JPEG, b"\x89PNG", b"GIF8")
 _FOREIGN = re.compile(r"[A-Za-z]:[\\/]|/")  # start of an absolute path on any system
 
 
@@ -191,8 +193,8 @@ class Gathered:
         if path.suffix.lower() in READ_SUFFIXES:
             return path
         with path.open("rb") as file:
-            start = file.read(12)
-        if start.startswith(_MAGIC) or (start[:4] == b"RIFF" and start[8:] == b"WEBP"):
+            start = file.read(picture_files.HEAD)
+        if picture_files.format_of(start) is not None:
             return path
         self._skipped[path] = f"{path.suffix.lower() or 'without suffix'} ({CONVERT})"
         return None
@@ -249,8 +251,10 @@ class Gathered:
         elif id != image.id:
             raise RecordError(location, id_field, f"{path.name} was {image.id!r} before", "one id per image")
         image.captions += captions
-        image.boxes += boxes
         image.crowds.update(crowds)
+        for box in boxes:
+            image.boxes.append(box)
+            self.notes.update([WITHOUT_AREA] * (box.area == 0))  # COCO itself has some
 
     def caption(self, value: Any, location: str, field: str, file: Path, *, even: bool = True) -> str:
         """A caption, with normalised white space if `even`; "" if the cell marks it as missing (counted)."""
@@ -301,7 +305,8 @@ class Gathered:
             skipped[OUTSIDE] = len(tree.outside)
         for path in tree.other_images:
             if tree.path(path) not in used:
-                skipped[f"{suffix_of(path)} ({CONVERT})"] += 1
+                known = suffix_of(path) in OTHER_IMAGES
+                skipped[f"{suffix_of(path)} ({CONVERT})" if known else NO_SUFFIX] += 1
         for path in tree.images:
             if tree.path(path) not in used:
                 skipped[OTHER_SPLIT if split_of_folder(path) in self.other_splits else NO_ANNOTATION] += 1

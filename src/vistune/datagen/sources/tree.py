@@ -89,7 +89,9 @@ class Tree:
         real = os.path.join(os.path.realpath(root), "")
         self._walk("", {real.rstrip(os.sep)}, real)
         self.images = [path for path in self.files if suffix_of(path) in READ_SUFFIXES]
-        self.other_images = [path for path in self.files if suffix_of(path) in OTHER_IMAGES]
+        self.other_images = [
+            path for path in self.files if suffix_of(path) in OTHER_IMAGES or self._is_unnamed_image(path)
+        ]
         self.broken: dict[str, DataError] = {}
         self._xml_roots: dict[str, str] = {}
 
@@ -120,6 +122,16 @@ class Tree:
                         self.files.append(name)
             except OSError:  # a link to itself
                 continue
+
+    def _is_unnamed_image(self, name: str) -> bool:
+        """Whether a file is an image by its content and not by its name, such as `a.jpg_large`."""
+        if suffix_of(name) in (*READ_SUFFIXES, *ANNOTATION_SUFFIXES) or BOOKKEEPING.fullmatch(os.path.basename(name)):
+            return False
+        try:
+            with open(self.root / name, "rb") as file:
+                return picture_files.format_of(file.read(picture_files.HEAD)) is not None
+        except OSError:
+            return False
 
     def path(self, name: str) -> Path:
         return self.root / name
