@@ -13,8 +13,8 @@ from vistune.interop import llava_hf, original
 from vistune.interop.adapted import naming_of, with_adapters
 from vistune.interop.build import Source
 from vistune.interop.folders import resolve
-from vistune.interop.tensors import read_adapter, read_config
-from vistune.model.peft_folder import PREFIX, Adapters, read_settings
+from vistune.interop.tensors import read_config
+from vistune.model.peft_folder import PREFIX, read_adapters
 
 
 def read(folder: Path, *, base: str | None, template: str | None, vision: str | None) -> Source:
@@ -22,8 +22,8 @@ def read(folder: Path, *, base: str | None, template: str | None, vision: str | 
 
     Raises CheckpointError with the key or tensor that cannot be used.
     """
-    config, remarks = read_settings(folder)
-    adapters = Adapters(config, read_adapter(folder), folder, remarks)
+    adapters = read_adapters(folder)
+    config = adapters.config
     named = base or config.base_model_name_or_path
     if not named:
         raise CheckpointError(f"{folder / 'adapter_config.json'}: it names no base model", "name it with --base")

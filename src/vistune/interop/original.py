@@ -19,13 +19,12 @@ from vistune.interop.tensors import (
     Lazy,
     Parts,
     by_part,
-    read_adapter,
     read_config,
     read_pickle,
     read_tensors,
     weight_files,
 )
-from vistune.model.peft_folder import Adapters, read_settings
+from vistune.model.peft_folder import read_adapters
 from vistune.model.spec import spec_of
 from vistune.model.vision import image_rules
 from vistune.recipe import Model
@@ -92,8 +91,7 @@ def read(folder: Path, *, base: str | None, template: str | None, vision: str | 
         return source
     if tuned is None:
         source = replace(source, remarks=(*source.remarks, _base_projector(folder)))
-    peft, remarks = read_settings(folder)
-    return with_adapters(source, Adapters(peft, read_adapter(folder), folder, remarks))
+    return with_adapters(source, read_adapters(folder))
 
 
 def refuse(folder: Path, config: Mapping[str, Any]) -> None:

@@ -101,15 +101,6 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     return loaded
 
 
-def read_adapter(folder: Path) -> dict[str, Lazy]:
-    """A PEFT folder's tensors. Raises CheckpointError where it has none."""
-    if (folder / "adapter_model.safetensors").is_file():
-        return open_safetensors(folder / "adapter_model.safetensors")
-    if (folder / "adapter_model.bin").is_file():
-        return dict(read_pickle(folder / "adapter_model.bin"))
-    raise CheckpointError(f"{folder}: neither adapter_model.safetensors nor .bin", "name a PEFT folder")
-
-
 def by_part(tensors: Mapping[str, Lazy], layout: str, place: str) -> Parts:
     """Tensors under their names inside the parts. Raises CheckpointError naming those of no part."""
     rules = names()[layout]["read"]
