@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from vistune.data import CheckReport, check
+from vistune.interop.parent import processor_of
 from vistune.recipe import DataSource, load_recipe
-from vistune.workflows import make_processor
 
 WORDS = """a the red blue circle square dog cat left right above below of in on small large there is are two
 it""".split()  # noqa: SIM905
@@ -76,7 +76,7 @@ def main() -> None:
         write_rows(folder / "rows.json", given.rows, given.pictures)
         write_rows(folder / "few.json", given.pictures, given.pictures)
         size = sum(path.stat().st_size for path in folder.glob("*.jpg")) / given.pictures / 1e3
-        processor = make_processor(load_recipe("quickstart"))
+        processor = processor_of(load_recipe("quickstart"))
         source = [DataSource(file=folder / "rows.json")]
         timed("read and proved", "rows", given.rows, source, None, pictures=False)
         timed("read, proved and encoded", "rows", given.rows, source, processor, pictures=False)

@@ -32,9 +32,10 @@ TOKENS_PER_ROW = 2048
 
 def run(work: Path, stage: str, steps: int) -> dict[str, float]:
     """One run in this process; when each checkpoint begins and ends is noted beside the run."""
-    from vistune.console import silent
+    from vistune.progress import no_progress
     from vistune.recipe import validate
-    from vistune.training import Run, checkpoints_of
+    from vistune.runs.folder import checkpoints_of
+    from vistune.training import Run
     from vistune.training.saving import Saver
 
     tree = recipe_of(work, stage, "fp32", steps, TOKENS_PER_ROW).model_dump(
@@ -54,7 +55,7 @@ def run(work: Path, stage: str, steps: int) -> dict[str, float]:
         real(self, timed)
 
     Saver.begin = begin  # type: ignore[method-assign]
-    made = Run(validate(tree, "benchmark"), out, watch=silent)
+    made = Run(validate(tree, "benchmark"), out, progress=no_progress)
     ends: list[float] = []
     log = made.metrics.log
 
@@ -112,8 +113,8 @@ def resume(rows: int, folder: Path) -> tuple[float, float, float]:
 
     Seconds in which it was planned for the first time and at its resume, and from the loaded model to the first step.
     """
-    from vistune.console import silent
     from vistune.errors import Stopped
+    from vistune.progress import no_progress
     from vistune.recipe import validate
     from vistune.training import Run, Trainer
     from vistune.training import run as module
@@ -148,7 +149,7 @@ def resume(rows: int, folder: Path) -> tuple[float, float, float]:
     module.plan_run, Run._model, Trainer.learn = timed_plan, timed_model, stop  # type: ignore[method-assign]
     for go_on, end in ((False, Stopped), (True, Began)):
         with suppress(end):
-            Run(recipe, folder / "run", watch=silent).start(resume=go_on)
+            Run(recipe, folder / "run", progress=no_progress).start(resume=go_on)
     return planned[0], planned[1], loaded[-1]
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from vistune.datagen import Service, Wishes, by_service, is_asked, make_orders, write_generated
-from vistune.datagen.service import request_of
+from vistune.datagen.teachers.service import request_of
 from vistune.types import AnnotatedImage, Box
 
 CONVERSATION = (

@@ -72,12 +72,12 @@ def work(folder: str, layout: str, verb: str, result: Any) -> None:
     import torch
     import transformers  # noqa: F401 - what is imported anyway is not counted as the model's
 
-    from vistune import checkpoint
     from vistune.interop import export, layouts
+    from vistune.runs import checkpoint
 
     before, own = memory("VmHWM"), [memory("RssAnon")]
     began = time.perf_counter()
-    Thread(target=watch, args=(own,), daemon=True).start()
+    Thread(target=progress, args=(own,), daemon=True).start()
     if verb == "load":
         reader = checkpoint.load if layout == "ours" else layouts.load
         model, _ = reader(Path(folder), dtype=torch.float16)
@@ -89,7 +89,7 @@ def work(folder: str, layout: str, verb: str, result: Any) -> None:
     result.put((time.perf_counter() - began, memory("VmHWM") - before, max(own) - own[0]))
 
 
-def watch(own: list[int]) -> None:
+def progress(own: list[int]) -> None:
     while True:
         own.append(memory("RssAnon"))
         time.sleep(0.02)

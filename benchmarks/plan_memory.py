@@ -113,17 +113,17 @@ def measured(folder: Path, name: str, steps: int) -> dict[str, float]:
     """One stage run for real in this process: what it held at most and what its steps took."""
     import torch
 
-    from vistune.console import silent
+    from vistune.data.stages import plan_run
+    from vistune.interop.parent import processor_of
+    from vistune.planner.forecast import Device, load_of, seconds, sizes_of, this_cpu
+    from vistune.planner.memory import how_of, memory
+    from vistune.progress import no_progress
     from vistune.training import Run
-    from vistune.training.forecast import Device, load_of, seconds, sizes_of, this_cpu
-    from vistune.training.memory import how_of, memory
-    from vistune.training.plan import plan_run
     from vistune.training.trainer import Trainer
-    from vistune.workflows import make_processor
 
     recipe = recipe_of(folder, name, steps)
-    processor = make_processor(recipe)
-    (planned,), _ = plan_run(recipe, processor, silent)
+    processor = processor_of(recipe)
+    (planned,), _ = plan_run(recipe, processor, no_progress)
     sizes, _ = sizes_of(recipe.model)
     how, load = how_of(recipe.stages[0], bf16=False), load_of(planned)
     foreseen = memory(sizes, how, load.worst)
@@ -142,7 +142,7 @@ def measured(folder: Path, name: str, steps: int) -> dict[str, float]:
         return report
 
     Trainer.learn = timed  # type: ignore[method-assign]
-    Run(recipe, Path(tempfile.mkdtemp(dir=folder)), watch=silent).start(resume=False)
+    Run(recipe, Path(tempfile.mkdtemp(dir=folder)), progress=no_progress).start(resume=False)
     return {
         "foreseen": foreseen.total,
         "held": held("VmHWM") - before,
@@ -183,7 +183,7 @@ def main() -> None:
     given = parser.parse_args()
     if any(os.environ.get(name) != value for name, value in QUIET.items()):  # read when a process begins
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **QUIET})
-    import vistune.workflows  # noqa: F401  here, so that no child imports it again
+    import vistune.api  # noqa: F401  here, so that no child imports it again
     from vistune.training import Run  # noqa: F401
 
     with tempfile.TemporaryDirectory() as name:

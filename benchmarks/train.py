@@ -11,7 +11,7 @@ added, which takes less memory), and TRL's SFTTrainer where `--trl` names a fold
 samples into rows of `--tokens-per-row`; `compiled`: layers by torch.compile, four steps to warm up; `kept`: with the
 tower's features on disk, as every epoch but the first is (`kept-compiled`: both). First the losses of one
 batch are compared at equal masks. Each measurement is a process of its own, the rounds are interleaved, and of each the
-median step counts. "Peak" is the process's most resident memory. MFU: FLOPs that the step needs (training/flops.py:
+median step counts. "Peak" is the process's most resident memory. MFU: FLOPs that the step needs (planner/flops.py:
 forward and backward of what must be computed, the causal half of attention within documents, no weight gradient of
 frozen parts, logits of supervised positions) by second, over the rate of a large product in that precision, measured in
 the same process; of `kept` the tower is not needed.
@@ -81,26 +81,27 @@ def ours(
     """Seconds of each step of the real trainer, and the share of this machine's speed that they use (MFU)."""
     import torch
 
-    from vistune.console import silent
     from vistune.data import PixelCache
-    from vistune.training import Run, Trainer, World, plan_run
+    from vistune.data.stages import plan_run
+    from vistune.planner.flops import matmul_peak
+    from vistune.planner.precision import lay_weights_out
+    from vistune.progress import no_progress
+    from vistune.training import Run, Trainer, World
     from vistune.training.compiling import compiled
-    from vistune.training.flops import matmul_peak
-    from vistune.training.precision import lay_weights_out
     from vistune.training.reading import loader_of
 
     os.environ["VISTUNE_CACHE"] = str(work / "cache" / precision)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     matmul_peak("cpu", dtype)
     recipe = recipe_of(work, stage, precision, steps, tokens_per_row, **how)
-    run = Run(recipe, work / "unused", watch=silent)
-    planned = plan_run(recipe, run.processor, silent)[0][0]
+    run = Run(recipe, work / "unused", progress=no_progress)
+    planned = plan_run(recipe, run.processor, no_progress)[0][0]
     model, _, _ = run._model(None, [planned])
     run.prepare(model, planned.stage, 0)
     model.set_learning(planned.stage.learn)
     lay_weights_out(model, recipe.stages, planned.stage, "alone", run.device, planned.stage.learn)  # as Run does it
-    loader = loader_of(planned, model, World(), workers=recipe.workers, pixels=PixelCache(), out=work, tell=print,
-                       watch=silent)  # fmt: skip
+    loader = loader_of(planned, model, World(), workers=recipe.workers, pixels=PixelCache(), out=work, on_message=print,
+                       progress=no_progress)  # fmt: skip
     reports: list[Any] = []
     trainer = Trainer(model, loader, planned.stage, device=run.device)
     with compiled(trainer, "alone", 0.0, print):
@@ -171,14 +172,15 @@ def losses(work: Path) -> tuple[float, float]:
     import torch
     from transformers import LlavaForConditionalGeneration
 
-    from vistune.console import silent
     from vistune.data import Loader
+    from vistune.data.stages import plan_run
     from vistune.model import next_token_loss
-    from vistune.training import Run, plan_run
+    from vistune.progress import no_progress
+    from vistune.training import Run
 
     recipe = recipe_of(work, "full", "fp32", 1, 16384)
-    run = Run(recipe, work / "unused", watch=silent)
-    planned = plan_run(recipe, run.processor, silent)[0][0]
+    run = Run(recipe, work / "unused", progress=no_progress)
+    planned = plan_run(recipe, run.processor, no_progress)[0][0]
     model, _, _ = run._model(None, [planned])
     (batch,) = Loader(planned.samples, planned.processor, planned.plan).load(0)
     peer = LlavaForConditionalGeneration.from_pretrained(work / "llava-hf").eval()

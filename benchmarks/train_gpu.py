@@ -6,7 +6,7 @@ Weights are random (no file of 28 GB is written or read), data are the real phot
 8 samples a step. LoRA and stage 1 hold the frozen weights in bf16, full fine-tuning holds fp32 weights under bf16
 autocast with AdamW and recomputes the language model (both sides). The plain loop's batches are made before
 its clock runs; ours reads, decodes and packs inside it. Each measurement is a process of its own; of its steps, the
-first four warm up, and the median of the others counts. MFU: FLOPs that must be done (training/flops.py) by this card's
+first four warm up, and the median of the others counts. MFU: FLOPs that must be done (planner/flops.py) by this card's
 measured bf16 matmul rate, for both sides from the same rows.
 """
 
@@ -46,21 +46,22 @@ def ours(work: Path, stage: str, steps: int, compile_layers: bool) -> tuple[list
     """Seconds of each step of the real trainer, and the FLOPs that it needed."""
     from transformers import AutoModelForCausalLM, CLIPVisionModel
 
-    from vistune.console import silent
     from vistune.data import Loader
+    from vistune.data.stages import plan_run
     from vistune.model import VisionLanguageModel
     from vistune.model.attention import register
     from vistune.model.projectors import build_projector
     from vistune.model.vision import VisionTower
-    from vistune.training import Run, Trainer, plan_run
+    from vistune.planner.precision import lay_weights_out
+    from vistune.progress import no_progress
+    from vistune.training import Run, Trainer
     from vistune.training.compiling import compiled
-    from vistune.training.precision import lay_weights_out
 
     recipe = recipe_of(work, stage, "bf16", steps)
     changes = {"compile": "on" if compile_layers else "off", "recompute": ["language"] if stage == "full" else []}
     tree = recipe.model_copy(update={"workers": 4, "stages": [recipe.stages[0].model_copy(update=changes)]})
-    run = Run(tree, work / "unused", watch=silent)
-    planned = plan_run(tree, run.processor, silent)[0][0]
+    run = Run(tree, work / "unused", progress=no_progress)
+    planned = plan_run(tree, run.processor, no_progress)[0][0]
     vision, language = configs()
     with torch.device("cuda"):
         llm = AutoModelForCausalLM.from_config(language, dtype=held_in(stage), attn_implementation=register())
@@ -167,7 +168,7 @@ def main() -> None:
         work, who, stage = given.one
         print(json.dumps(measure(Path(work), who, stage, given.steps)))
         return
-    from vistune.training.flops import matmul_peak
+    from vistune.planner.flops import matmul_peak
 
     peak = matmul_peak("cuda", torch.bfloat16)
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}: bf16 products {peak / 1e12:.0f} TFLOP/s")

@@ -20,17 +20,17 @@ from pathlib import Path
 
 from PIL import Image
 
-from vistune.datagen.replies import ReplyFault, parse_reply
+from vistune.datagen.teachers.replies import ReplyFault, parse_reply
 from vistune.errors import VistuneError
 from vistune.generation import read_data_url
 from vistune.processor import Processor, load_tokenizer
 from vistune.processor.images import decode
 from vistune.recipe import source_of, validate
+from vistune.recipe.strict_yaml import parse_yaml
 from vistune.records import ImageFolders, read_records, read_sample
-from vistune.serving.limits import Limits
-from vistune.serving.refusal import Refusal
-from vistune.serving.schema import read_request
-from vistune.strict_yaml import parse_yaml
+from vistune.serving.api.limits import Limits
+from vistune.serving.api.refusal import Refusal
+from vistune.serving.api.schema import read_request
 from vistune.types import IMAGE_ID, Message, Sample, Spec
 
 OURS = (VistuneError, ReplyFault, Refusal)

@@ -22,10 +22,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from vistune.datagen.rule import instructions, write
-from vistune.facts import QUESTION_TYPES, Scene, ask, brief_cue
-from vistune.facts import lexicon as words
-from vistune.facts.scene import PLACES, place_of
+from vistune.datagen.teachers.rule import instructions, write
+from vistune.grounding import QUESTION_TYPES, Scene, ask, brief_cue
+from vistune.grounding import lexicon as words
+from vistune.grounding.scene import PLACES, place_of
 from vistune.scenes import make_scene
 from vistune.types import AnnotatedImage, Box
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
-from vistune.facts import Scene, caption
+from vistune.grounding import Scene, caption
 from vistune.scenes import COLORS, HELD_OUT, SHAPES, SIDE, DrawnScene, make_scene, render
 from vistune.scenes.world import RADII
 

@@ -14,7 +14,7 @@ def page() -> str:
     """The help of every verb, 100 columns wide."""
     from typer.testing import CliRunner
 
-    from vistune.cli import app
+    from vistune.cli.app import app
 
     runner = CliRunner(env={"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1"})
     lines = ["# Command line", "", "Written by `python scripts/write_cli_docs.py`; a test holds it current.", ""]

@@ -15,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from vistune.datagen.prompts import system_prompt
+from vistune.datagen.teachers.prompts import system_prompt
 
 USAGE = {"prompt_tokens": 900, "completion_tokens": 120}
 TEXTS = {

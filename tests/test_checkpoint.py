@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from vistune import checkpoint
 from vistune.errors import CheckpointError
 from vistune.generation import Assistant
 from vistune.model import VisionLanguageModel, add_adapters, build, read_spec
 from vistune.processor import Processor, load_tokenizer
 from vistune.recipe import Lora, Model, Recipe, Stage
+from vistune.runs import checkpoint
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ WANTED = (
     "scenes/backbones/language/tokenizer.json",
     "recipes/quickstart.yaml",
     "recipes/llava-v1.5-7b-lora.yaml",
-    "datagen/prompts/en.json",
-    "datagen/prompts/ko.json",
+    "datagen/teachers/prompts/en.json",
+    "datagen/teachers/prompts/ko.json",
     "report/page.html.j2",
-    "commands/korean.json",
+    "cli/korean.json",
     "py.typed",
 )
 

@@ -9,17 +9,18 @@ from typing import Any
 import pytest
 
 import vistune
-from vistune import mainjob, workflows
+from vistune import api
+from vistune._quickstart import Size, quickstart
 from vistune.files import read_json
 
-SMALL = mainjob.Size(scenes=60, tests=20, blind_questions=40, descriptions=4)
+SMALL = Size(scenes=60, tests=20, blind_questions=40, descriptions=4)
 FEW_STEPS = ["stages.align.steps=3", "stages.tune.steps=6"]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("journey") / "run"
-    mainjob.quickstart(out, size=SMALL, overrides=FEW_STEPS)
+    quickstart(out, size=SMALL, overrides=FEW_STEPS)
     return out
 
 
@@ -63,17 +64,17 @@ def test_every_step_left_its_folder(run: Path) -> None:
 def test_a_step_runs_alone_from_what_the_one_before_left(run: Path) -> None:
     """The scores are those of the first time: the same seed on the same machine gives the same numbers."""
     first = read_json(run / "evals" / "scenes.json")
-    again = workflows.evaluate(run, task="scenes", data=run / "world", blind_limit=SMALL.blind_questions)
+    again = api.evaluate(run, task="scenes", data=run / "world", blind_limit=SMALL.blind_questions)
     assert again["metrics"] == first["metrics"]
     assert again["gap"] == first["gap"]
-    assert workflows.write_report(run) == run / "report.html"
+    assert api.write_report(run) == run / "report.html"
 
 
 def test_the_same_seed_trains_the_same_model(run: Path, tmp_path: Path) -> None:
     from vistune.recipe import load_recipe
 
     recipe = load_recipe("quickstart", [f"data={run / 'data'}", *FEW_STEPS])
-    workflows.train(recipe, tmp_path / "again")
+    api.train(recipe, tmp_path / "again")
     losses = [
         [json.loads(line)["loss_hex"] for line in (folder / "metrics.jsonl").open()]
         for folder in (run, tmp_path / "again")

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from vistune import lineage, workflows
-from vistune.cli import app
+from vistune import api
+from vistune.cli.app import app
 from vistune.datagen import Wishes
 from vistune.recipe import Recipe, validate
 
@@ -36,11 +36,11 @@ def recipe_of(backbones: Path, data: Path) -> Recipe:
 
 def test_a_history_reaches_back_to_the_teacher_and_the_first_backbones(tiny_backbones: Path, tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    workflows.generate_data(described(tmp_path), tmp_path / "data", Wishes(seed=5))
-    first = workflows.train(recipe_of(tiny_backbones, tmp_path / "data"), tmp_path / "first")
+    api.generate_data(described(tmp_path), tmp_path / "data", Wishes(seed=5))
+    first = api.train(recipe_of(tiny_backbones, tmp_path / "data"), tmp_path / "first")
     going_on = validate({"from": str(first), "data": str(tmp_path / "data"), "stages": [STAGE]}, "test")
-    second = workflows.train(going_on, tmp_path / "second")
-    newest, oldest = lineage.why(second)
+    second = api.train(going_on, tmp_path / "second")
+    newest, oldest = api.why(second)
     assert newest["from"]["unchanged"] is True
     assert newest["from"]["model"] == oldest["model"]
     assert (oldest["recipe"], oldest["seed"]) == ("first", 3)
@@ -54,20 +54,20 @@ def test_a_history_reaches_back_to_the_teacher_and_the_first_backbones(tiny_back
 
     (tmp_path / "data" / "samples.json").write_text("[]")
     (Path(oldest["model"]) / "manifest.json").write_text("{}")
-    newest, oldest = lineage.why(second)
+    newest, oldest = api.why(second)
     assert oldest["data"][0]["unchanged"] is False
     assert newest["from"]["unchanged"] is False
     shown = CliRunner().invoke(app, ["why", str(second)])
     assert shown.exit_code == 0
     assert shown.stdout.count("CHANGED SINCE") == 3
     assert "written by the rule teacher from table.jsonl" in shown.stdout
-    assert json.loads(CliRunner().invoke(app, ["why", str(second), "--json"]).stdout) == lineage.why(second)
+    assert json.loads(CliRunner().invoke(app, ["why", str(second), "--json"]).stdout) == api.why(second)
 
 
 @pytest.mark.parametrize("beside", ["[1, 2]", "{}"])
 def test_somebody_elses_file_beside_the_data_tells_nothing(tiny_backbones: Path, tmp_path: Path, beside: str) -> None:
     torch.set_num_threads(1)
-    workflows.generate_data(described(tmp_path), tmp_path / "data", Wishes())
+    api.generate_data(described(tmp_path), tmp_path / "data", Wishes())
     (tmp_path / "data" / "generate.json").write_text(beside)
-    (entry,) = lineage.why(workflows.train(recipe_of(tiny_backbones, tmp_path / "data"), tmp_path / "run"))
+    (entry,) = api.why(api.train(recipe_of(tiny_backbones, tmp_path / "data"), tmp_path / "run"))
     assert [row["written"] for row in entry["data"]] == [None]

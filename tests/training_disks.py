@@ -16,9 +16,9 @@ from typing import Any
 
 from training_stages import train
 
-from vistune import checkpoint
 from vistune.recipe import load_recipe
-from vistune.training import checkpoints_of
+from vistune.runs import checkpoint
+from vistune.runs.folder import checkpoints_of
 
 MAY_NOT_MOUNT = 77
 
@@ -34,7 +34,7 @@ def kill_at(number: int, folder: Path) -> None:
             if count == number:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    def watch(event: str, given: tuple[Any, ...]) -> None:
+    def progress(event: str, given: tuple[Any, ...]) -> None:
         if event in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree"):
             reached(given[0])
 
@@ -46,7 +46,7 @@ def kill_at(number: int, folder: Path) -> None:
         real(handle)
 
     os.fsync = fsync
-    sys.addaudithook(watch)
+    sys.addaudithook(progress)
 
 
 def train_killed(recipe: Path, out: Path, number: int, resume: bool) -> None:

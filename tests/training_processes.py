@@ -19,16 +19,17 @@ import torch
 from torch.distributed import TCPStore
 from training_disks import kill_at
 
-from vistune import workflows
-from vistune.console import silent
+from vistune import api
 from vistune.data import Loader
 from vistune.errors import DataError, VistuneError
 from vistune.files import write_json
+from vistune.progress import no_progress
 from vistune.recipe import load_recipe
-from vistune.training import Run, Trainer, opened, selftest, sharding
+from vistune.training import Run, Trainer, opened, selftest
+from vistune.training.distributed import sharding
 from vistune.types import Batch, LossSum
 
-PRELOADED = ["vistune.workflows", "vistune.training", "vistune.scenes", "vistune.interop", "transformers", "peft",
+PRELOADED = ["vistune.api", "vistune.training", "vistune.scenes", "vistune.interop", "transformers", "peft",
              "transformers.models.llama.modeling_llama", "transformers.models.clip.modeling_clip",
              "training_processes"]  # fmt: skip
 DEADLINE = 300  # seconds, against hanging: what is waited for takes a few
@@ -115,7 +116,7 @@ class Ranks:
 
 
 def train_as_rank(recipe: Path, out: Path, resume: bool = False) -> None:
-    workflows.train(load_recipe(str(recipe)), out, resume=resume)
+    api.train(load_recipe(str(recipe)), out, resume=resume)
 
 
 def wait_for_lines(path: Path, lines: int, ranks: Ranks) -> None:
@@ -131,8 +132,8 @@ def train_each_as_rank(recipes: Sequence[tuple[Path, Path]]) -> None:
     """One run after another in the same processes, (recipe, run folder) of each; then `selftest` of the last one."""
     with opened() as world:
         for recipe, out in recipes:
-            Run(load_recipe(str(recipe)), out, watch=silent, world=world).start(resume=False)
-        found = selftest(Run(load_recipe(str(recipe)), out, watch=silent, world=world))
+            Run(load_recipe(str(recipe)), out, progress=no_progress, world=world).start(resume=False)
+        found = selftest(Run(load_recipe(str(recipe)), out, progress=no_progress, world=world))
         if world.is_first:
             write_json(out / "selftest.json", [{"arrangement": row.arrangement, "equal": row.equal} for row in found])
 

@@ -15,11 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vistune.console import silent
 from vistune.files import read_json
+from vistune.progress import no_progress
 from vistune.recipe import Recipe
-from vistune.training import Run, checkpoints_of
-from vistune.training.metrics import Metrics
+from vistune.runs.folder import checkpoints_of
+from vistune.runs.metrics import Metrics
+from vistune.training import Run
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -51,7 +52,7 @@ MERGED: dict[str, Any] = {**LORA, "lora": {"rank": 8, "alpha": 16}, "precision":
 
 def train(recipe: Recipe, out: Path, *, resume: bool = False) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
-    Run(recipe, out, watch=silent).start(resume=resume)
+    Run(recipe, out, progress=no_progress).start(resume=resume)
     return Metrics(out / "metrics.jsonl").read()
 
 
@@ -78,11 +79,11 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 WORKER = """
 import sys, torch
 from pathlib import Path
-from vistune.console import silent
+from vistune.progress import no_progress
 from vistune.recipe import load_recipe
 from vistune.training import Run
 torch.set_num_threads(1)
-Run(load_recipe(sys.argv[1]), Path(sys.argv[2]), watch=silent).start(resume=sys.argv[3] == "resume")
+Run(load_recipe(sys.argv[1]), Path(sys.argv[2]), watch=no_progress).start(resume=sys.argv[3] == "resume")
 """
 
 

@@ -1,22 +1,28 @@
-"""Visual instruction tuning, whole: write the data, align, tune, measure, talk, serve, export.
+"""Visual instruction tuning: write the data, align, tune, evaluate, chat, serve, export.
 
-`import vistune` costs nothing: what a name needs is imported when the name is first used.
+`import vistune` loads nothing else: each name is imported when it is first used.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vistune.registry import lazy_names
 
 if TYPE_CHECKING:
-    from vistune.asking import answer, evaluate, evaluate_all
-    from vistune.drawing import draw
-    from vistune.mainjob import quickstart
-    from vistune.measuring import score
-    from vistune.models import export, import_model, load
-    from vistune.workflows import (
+    from vistune._quickstart import quickstart
+    from vistune.api import (
+        answer,
         check_data,
+        draw,
         draw_scenes,
+        evaluate,
+        evaluate_all,
+        export,
         generate_data,
+        import_model,
+        load,
+        score,
         train,
         write_report,
     )
@@ -39,14 +45,10 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from vistune import asking, drawing, mainjob, measuring, models, workflows
-
-        rooms = (models, drawing, measuring, asking, workflows, mainjob)
-        return next(getattr(room, name) for room in rooms if hasattr(room, name))
-    raise AttributeError(f"module 'vistune' has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {"api": tuple(name for name in __all__ if name != "quickstart"), "_quickstart": ("quickstart",)},
+)
 
 
 def __dir__() -> list[str]:

@@ -145,6 +145,14 @@ def _remove(folder: Path, lock: Lock) -> None:
     lock.release()
 
 
+def refuse_overwrite(out: Path, name: str) -> None:
+    """Raise RecipeError if `out` is a file, or a folder with a file `name` that an earlier call wrote."""
+    if out.exists() and not out.is_dir():
+        raise RecipeError(f"{out}: is a file, a folder is wanted", "give another folder")
+    if (out / name).exists():
+        raise RecipeError(f"{out}: holds {name} already", "give another folder, or remove this one")
+
+
 def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 

@@ -1,11 +1,11 @@
-"""Look a name up in a room's table: exact, or `package.module:attribute`; a wrong name gets a guess."""
+"""Find things by name: entries of a table, `package.module:attribute`, and a package's lazily imported names."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from vistune.errors import RecipeError
 
@@ -36,3 +36,20 @@ def lookup(name: str, table: Mapping[str, T], what: str) -> T:
                 f"{what} {name!r} cannot be imported: {error}", "name an importable module:attribute"
             ) from error
     raise RecipeError(f"unknown {what} {name!r}", guess(name, table))
+
+
+def lazy_names(package: str, modules: Mapping[str, Iterable[str]]) -> Callable[[str], Any]:
+    """Return a package's `__getattr__` that imports each public name from its module when it is first used.
+
+    Args:
+        package: The package's `__name__`.
+        modules: Public names by the module (relative to the package) that defines them.
+    """
+    where = {name: module for module, names in modules.items() for name in names}
+
+    def __getattr__(name: str) -> Any:
+        if name not in where:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{package}.{where[name]}"), name)
+
+    return __getattr__

@@ -19,7 +19,7 @@ import yaml
 from typer.main import get_command
 
 import vistune
-from vistune.cli import app
+from vistune.cli.app import app
 from vistune.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from vistune.cli import app
-from vistune.commands import help as help_texts
+from vistune.cli import help as help_texts
+from vistune.cli.app import app
 from vistune.errors import RecipeError
 
 PROGRAM: Any = get_command(app)
@@ -27,7 +27,7 @@ def texts() -> dict[str, str]:
 def test_every_verb_and_option_has_its_korean_text() -> None:
     known, wanted = help_texts.korean(), texts()
     missing = [f"{place}: {text!r}" for text, place in wanted.items() if text not in known]
-    assert not missing, f"write them into src/vistune/commands/korean.json: {missing}"
+    assert not missing, f"write them into src/vistune/cli/korean.json: {missing}"
     assert not set(known) - set(wanted), "texts that no option has any more: remove them from korean.json"
 
 

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from vistune.commands import data, measure, model
-from vistune.commands.korean_errors import in_korean
+from vistune.cli import data, model
+from vistune.cli import evaluation as measure
+from vistune.cli.korean_errors import in_korean
 from vistune.data import all_rows, open_source
 from vistune.errors import RecipeError, VistuneError
 from vistune.files import read_text
-from vistune.models import find_model
 from vistune.recipe import DataSource, load_recipe
+from vistune.runs.folder import find_model
 
 HERE = Path(__file__).parent
 MISTAKES: dict[str, Callable[[], Any]] = {

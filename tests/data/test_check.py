@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from vistune.cli import app
+from vistune.cli.app import app
 from vistune.data import all_rows, check, index
 from vistune.errors import RecipeError
 from vistune.model import read_spec
@@ -212,8 +212,8 @@ def test_anyres_cannot_do_without_pictures(tiny_backbones: Path, tmp_path: Path)
 
 
 def test_kinds_that_no_stage_selects_are_told_and_a_record_without_one_is_a_fault(tmp_path: Path) -> None:
+    from vistune.api import check_data
     from vistune.recipe import load_recipe
-    from vistune.workflows import check_data
 
     turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": "no"}]
     rows = [{"id": str(k), "conversations": turns, **({"kind": kind} if kind else {})}

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vistune.console import silent
 from vistune.data import Rows, check, choose_rows, index
 from vistune.errors import DataError, RecipeError
 from vistune.files import user_cache
 from vistune.model import read_spec
 from vistune.processor import Processor, load_tokenizer
+from vistune.progress import no_progress
 from vistune.recipe import DataSource, Model
 from vistune.records import ImageFolders, read_sample
 from vistune.types import Sample
@@ -90,7 +90,7 @@ def counting(encoded: list[int]) -> Iterator[Callable[..., None]]:
 def built(path: Path, processor: Processor) -> tuple[list[Sample], list[int], int]:
     """Samples and lengths by the index, and how many rows had to be encoded for it."""
     encoded: list[int] = []
-    made = index(path, [path.parent], processor, watch=lambda label, total: counting(encoded))
+    made = index(path, [path.parent], processor, progress=lambda label, total: counting(encoded))
     assert not made.faults
     picked = Rows([(made, made.of_kind(None))])
     return list(picked), made.lengths.tolist(), len(encoded)
@@ -200,7 +200,7 @@ def test_a_choice_takes_kinds_then_the_first_rows(
     def chosen(**settings: object) -> tuple[list[str], list[str]]:
         kinds, longest = settings.pop("kinds", None), settings.pop("longest", None)
         source = DataSource(file=path, **settings)  # type: ignore[arg-type]
-        made = choose_rows(source, processor, kinds, longest, watch=silent, label="")  # type: ignore[arg-type]
+        made = choose_rows(source, processor, kinds, longest, progress=no_progress, label="")  # type: ignore[arg-type]
         return [s.id for s in Rows([(made.index, made.rows)])], [fault.reject.reason for fault in made.faults]
 
     assert chosen() == (["r0", "r1", "r3", "r4", "r5"], ["bad_conversations"])
@@ -216,10 +216,10 @@ def test_a_choice_takes_kinds_then_the_first_rows(
     assert sorted(picked) == picked
     assert len(set(picked)) == 3
     assert picked == chosen(take="random 3")[0]
-    short = choose_rows(DataSource(file=path, take="random 6"), processor, None, None, watch=silent, label="")  # type: ignore[arg-type]
+    short = choose_rows(DataSource(file=path, take="random 6"), processor, None, None, progress=no_progress, label="")  # type: ignore[arg-type]
     assert len(short.rows) == 5
     assert short.remark == f"{path}: `take: random 6` asks for more rows than there are: all 5 are taken"
-    enough = choose_rows(DataSource(file=path, take="last 5"), processor, None, None, watch=silent, label="")  # type: ignore[arg-type]
+    enough = choose_rows(DataSource(file=path, take="last 5"), processor, None, None, progress=no_progress, label="")  # type: ignore[arg-type]
     assert not enough.remark
     assert chosen(kinds=("detail",)) == (["r0"], ["bad_conversations", "bad_kind"])
     lengths = index(path, [tmp_path], processor).lengths
@@ -229,7 +229,7 @@ def test_a_choice_takes_kinds_then_the_first_rows(
     assert "too_long" in reasons
     path.write_text(as_list(rows[:2]), encoding="utf-8")
     with pytest.raises(DataError, match="no row of the kind reasoning; there are caption, detail"):
-        choose_rows(DataSource(file=path, kinds=("reasoning",)), processor, None, None, watch=silent, label="")
+        choose_rows(DataSource(file=path, kinds=("reasoning",)), processor, None, None, progress=no_progress, label="")
 
 
 def test_the_pictures_that_rows_show_are_known_in_their_order_without_reading_them(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_a_bar_whose_end_was_guessed_ends_full(tmp_path: Path, rows: list[dict[s
     ends: list[int] = []
 
     @contextmanager
-    def watch(label: str, total: int) -> Iterator[Callable[..., None]]:
+    def progress(label: str, total: int) -> Iterator[Callable[..., None]]:
         ends.append(total)
 
         def advance(count: int = 1, note: str = "", total: int | None = None) -> None:
@@ -272,5 +272,5 @@ def test_a_bar_whose_end_was_guessed_ends_full(tmp_path: Path, rows: list[dict[s
 
         yield advance
 
-    assert len(index(written, [tmp_path], None, watch=watch).lengths) == 6
+    assert len(index(written, [tmp_path], None, progress=progress).lengths) == 6
     assert ends[0] != ends[-1] == 6

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from vistune.cli import app
+from vistune.cli.app import app
 from vistune.data import compare_pictures
-from vistune.data.likeness import NEAR_BITS, near_duplicates, picture_hash, picture_key
+from vistune.data.near_duplicates import NEAR_BITS, near_duplicates, picture_hash, picture_key
 from vistune.errors import DataError
 
 

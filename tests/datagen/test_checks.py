@@ -13,8 +13,8 @@ import pytest
 
 from vistune.datagen import read_coco
 from vistune.datagen.checks import CHECKS, Written, judge, judge_reply
-from vistune.datagen.prompts import OWN_LANGUAGES, SHOWN, prompts
-from vistune.datagen.rule import write
+from vistune.datagen.teachers.prompts import OWN_LANGUAGES, SHOWN, prompts
+from vistune.datagen.teachers.rule import write
 from vistune.types import AnnotatedImage, Box
 
 GROUNDING = ("ungrounded_object", "count", "position")

@@ -11,7 +11,7 @@ from fake_teacher import TEXTS, Behaviour, FakeTeacher, completion
 from PIL import Image
 from typer.testing import CliRunner
 
-from vistune.cli import app
+from vistune.cli.app import app
 from vistune.errors import VistuneError
 
 PRICE = "models: {m: {input: 10, output: 100, batch_factor: 0.5}}\n"

@@ -12,8 +12,8 @@ import pytest
 from fake_teacher import TEXTS, Behaviour, FakeTeacher, Request, completion, good, streamed
 from PIL import Image
 
-from vistune import cli
-from vistune.remote import Journal
+from vistune.cli import app as cli
+from vistune.llm_client import Journal
 
 KEY = "sk-CANARY-9876"  # shorter than many
 WORDS = "the words of this very service"

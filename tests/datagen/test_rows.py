@@ -10,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from facts.oracle import settled
+from grounding.oracle import settled
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vistune.datagen import Wishes, by_rule, read_coco, rule, write_generated
-from vistune.datagen.orders import _deal, make_orders
-from vistune.facts.lexicon import EN_NUMBERS
+from vistune.datagen import Wishes, by_rule, read_coco, write_generated
+from vistune.datagen.teachers import rule
+from vistune.datagen.teachers.requests import _deal, make_orders
+from vistune.grounding.lexicon import EN_NUMBERS
 from vistune.scenes import write_world
 from vistune.types import KINDS, AnnotatedImage, Box
 

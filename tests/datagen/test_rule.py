@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from vistune.datagen import Wishes, by_rule, rule
+from vistune.datagen import Wishes, by_rule
 from vistune.datagen.checks import Written, judge
-from vistune.facts import QUESTION_TYPES, Scene, ask, description, reason
+from vistune.datagen.teachers import rule
+from vistune.grounding import QUESTION_TYPES, Scene, ask, description, reason
 from vistune.types import AnnotatedImage, Box
 
 ROOM = (

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from vistune.cli import app
+from vistune.cli.app import app
 from vistune.data import all_rows
 from vistune.datagen import Source, read_source
 from vistune.errors import DataError

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from vistune.cli import app
+from vistune.cli.app import app
 from vistune.datagen import TableForm, read_source
 from vistune.errors import DataError, RecipeError, VistuneError
 from vistune.types import AnnotatedImage, Box

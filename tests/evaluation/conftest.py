@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers.utils import logging
 
-from vistune.checkpoint import save
 from vistune.model import build, read_spec
 from vistune.processor import Processor, load_tokenizer
 from vistune.recipe import Model, Recipe, Stage
+from vistune.runs.checkpoint import save
 
 
 @pytest.fixture(scope="session")

@@ -17,19 +17,19 @@ from typing import Any
 
 import pytest
 from fake_teacher import Behaviour, FakeTeacher, completion
-from remote.paid_runs import answered, check_not_again, ended, in_child, kill_at
+from llm_client.paid_runs import answered, check_not_again, ended, in_child, kill_at
 from typer.testing import CliRunner
 
-from vistune import asking, workflows
-from vistune.checkpoint import load
-from vistune.cli import app
+from vistune import api
+from vistune.cli.app import app
 from vistune.errors import DataError, RecipeError
 from vistune.evaluation import TASKS, Ranks, runner, score
 from vistune.evaluation.answers import AnswerFile, differing, read_kept
-from vistune.evaluation.judge import RemoteJudge
+from vistune.evaluation.judge.remote import RemoteJudge
 from vistune.files import read_json, read_jsonl, write_json, write_jsonl
 from vistune.generation import Assistant
-from vistune.remote import Endpoint
+from vistune.llm_client import Endpoint
+from vistune.runs.checkpoint import load
 from vistune.scenes import write_world
 
 pytestmark = pytest.mark.usefixtures("forkable", "_small_blocks")
@@ -61,7 +61,7 @@ class Counted:
 
 
 def evaluate(model: Path, world: Path, out: Path, **wanted: Any) -> dict[str, Any]:
-    return asking.evaluate(model, task="scenes", data=world, out=out, **wanted)
+    return api.evaluate(model, task="scenes", data=world, out=out, **wanted)
 
 
 def kept(out: Path) -> dict[str, bytes]:
@@ -81,7 +81,7 @@ def kill_and_go_on(model: Path, world: Path, out: Path, wanted: dict[str, bytes]
     assert code in (0, -signal.SIGKILL), f"exit {code} at point {number}"
     known = len(read_kept(out / KEPT[0]))
     told = Counted()
-    evaluate(model, world, out, watch=told)
+    evaluate(model, world, out, progress=told)
     assert told.totals == [len(wanted[KEPT[0]].splitlines()) - known], "asked what was answered"
     assert kept(out) == wanted, f"point {number}: the files differ"
     return code != 0
@@ -135,10 +135,10 @@ def test_a_run_that_is_asked_to_stop_keeps_its_answers(
     def stopping(label: str, total: int) -> Iterator[Any]:
         yield lambda count=1, note="": os.kill(os.getpid(), number)
 
-    assert ended(in_child(lambda: evaluate(model, world, tmp_path, limit=20, watch=stopping))) == 75
+    assert ended(in_child(lambda: evaluate(model, world, tmp_path, limit=20, progress=stopping))) == 75
     told, known = Counted(), len(read_kept(tmp_path / KEPT[0]))
     assert known > 0
-    evaluate(model, world, tmp_path, limit=20, watch=told)
+    evaluate(model, world, tmp_path, limit=20, progress=told)
     assert told.totals == [len((tmp_path / KEPT[0]).read_bytes().splitlines()) - known]
 
 
@@ -184,7 +184,7 @@ def test_conditions_may_be_added_to_what_is_there(tmp_path: Path, model: Path, w
     evaluate(model, world, tmp_path / "whole")
     evaluate(model, world, tmp_path / "grown", blind=False)
     told = Counted()
-    evaluate(model, world, tmp_path / "grown", watch=told)
+    evaluate(model, world, tmp_path / "grown", progress=told)
     lines = (tmp_path / "whole" / KEPT[0]).read_bytes().splitlines()
     assert told.totals == [sum(b'"condition": "with_image"' not in line for line in lines)]
     assert kept(tmp_path / "grown") == kept(tmp_path / "whole")
@@ -225,7 +225,7 @@ def test_in_half_precision_a_block_that_was_cut_off_is_asked_whole(tmp_path: Pat
     (out / KEPT[0]).write_bytes(b"".join(line for line in lines[: len(lines) // 3] if line.split(b",")[0][1:] in half))
     (out / KEPT[1]).write_bytes((tmp_path / "whole" / KEPT[1]).read_bytes())
     told = Counted()
-    evaluate(model, world, out, dtype="bf16", watch=told)
+    evaluate(model, world, out, dtype="bf16", progress=told)
     assert told.totals == [len(lines) - len(blocks[0].questions)]
     assert kept(out) == kept(tmp_path / "whole")
 
@@ -241,7 +241,7 @@ def test_two_processes_write_what_one_does(tmp_path: Path, model: Path, world: P
         def work() -> None:
             os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
             told = Counted()
-            result = evaluate(model, world, out, watch=told)
+            result = evaluate(model, world, out, progress=told)
             assert result == read_json(tmp_path / "one" / "scenes.json")
             assert rank or 0 < told.totals[0] < len(wanted[KEPT[0]].splitlines()), "the first asked all"
 
@@ -261,7 +261,7 @@ def test_what_killed_processes_wrote_is_taken_up_by_one(tmp_path: Path, model: P
     (out / f"{KEPT[0]}.rank1").write_bytes(b"".join(lines[5:9]) + b'{"torn')
     (out / KEPT[1]).write_bytes(wanted[KEPT[1]])
     told = Counted()
-    evaluate(model, world, out, watch=told)
+    evaluate(model, world, out, progress=told)
     assert told.totals == [len(lines) - 9]
     assert kept(out) == wanted
 
@@ -297,8 +297,8 @@ def test_a_users_own_questions_are_answered_and_scored(tmp_path: Path, model: Pa
     assert rows[2]["finish_reason"] == "length"
     told = Counted()
     kept_before = (tmp_path / "said.jsonl").read_bytes()
-    asking.answer(
-        model, questions, tmp_path / "said.jsonl", images=world / "heldout", max_tokens=5, watch=told
+    api.answer(
+        model, questions, tmp_path / "said.jsonl", images=world / "heldout", max_tokens=5, progress=told
     )  # all is there
     assert told.totals == [0]
     assert (tmp_path / "said.jsonl").read_bytes() == kept_before
@@ -338,7 +338,7 @@ def test_a_judge_marks_what_the_file_says_it_should(
     asked = [request.tree["messages"][0]["content"] for request in fake.chats]
     assert any("And this {answer}?" in text and "a dog" in text and "A horse" in text for text in asked)
     assert found.notes["judge"]["prompt"] == "vistune"
-    told = workflows.evaluate(model, task="file", data=tmp_path, out=tmp_path / "evals")
+    told = api.evaluate(model, task="file", data=tmp_path, out=tmp_path / "evals")
     assert told["metrics"] == {}
     (tmp_path / "judge_prompt.txt").write_text("{question} {reply}")
     with pytest.raises(DataError, match=r"judge_prompt\.txt: has no \{answer\}"):

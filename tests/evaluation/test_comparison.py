@@ -10,9 +10,9 @@ from evaluation.releases import RELEASES
 from PIL import Image
 from typer.testing import CliRunner
 
-from vistune import asking, workflows
-from vistune.cli import app
-from vistune.commands.measure import folder_of
+from vistune import api
+from vistune.cli.app import app
+from vistune.cli.evaluation import folder_of
 from vistune.errors import DataError, RecipeError
 from vistune.evaluation import TASKS, Answered, Measurement, Wanted, compare, labels_of, markdown, published_on
 from vistune.evaluation.comparison import headlines, published
@@ -75,10 +75,10 @@ def test_the_page_shows_pictures_questions_answers_and_gold(tmp_path: Path) -> N
     assert "&lt;b&gt;Which&lt;/b&gt; 19?" in page
     assert "<b>Which" not in page
     assert "Answered better by good than by bad: 3" in page
-    assert workflows.write_report(tmp_path, language="ko") == tmp_path / "comparison.html"
+    assert api.write_report(tmp_path, language="ko") == tmp_path / "comparison.html"
     assert "모델 비교" in (tmp_path / "comparison.html").read_text(encoding="utf-8")
     with pytest.raises(DataError, match="neither a run, a comparison"):
-        workflows.write_report(tmp_path.parent)
+        api.write_report(tmp_path.parent)
 
 
 def test_replies_that_never_change_are_said_where_only_a_judge_gives_figures(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_two_models_on_two_tasks_in_one_call(tmp_path: Path, model: Path, other_
 def test_what_a_later_task_lacks_is_said_before_the_first_is_asked(tmp_path: Path, model: Path) -> None:
     questions(tmp_path, 2)
     with pytest.raises(DataError, match=r"mm-vet\.json: no such file"):
-        asking.evaluate_all([model], {"file": tmp_path, "mmvet": tmp_path}, out=tmp_path / "out")
+        api.evaluate_all([model], {"file": tmp_path, "mmvet": tmp_path}, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -163,8 +163,8 @@ def test_the_drawn_worlds_tasks_share_one_folder(tmp_path: Path) -> None:
 def test_blind_runs_are_on_a_subset_unless_told_otherwise(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asking, "BLIND_QUESTIONS", 4)
-    told = asking.evaluate(model, task="file", data=questions(tmp_path, 12))
+    monkeypatch.setattr(api, "BLIND_QUESTIONS", 4)
+    told = api.evaluate(model, task="file", data=questions(tmp_path, 12))
     assert {name: interval["count"] for name, interval in told["intervals"].items()} == {
         "with_image": 12,
         "without_image": 4,

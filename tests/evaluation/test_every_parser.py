@@ -8,13 +8,13 @@ import pytest
 from evaluation.hostile import ENDLESS, REPLIES
 from hypothesis import given, settings
 
-from vistune.evaluation.choices import first_character, letter_in, matched, option_in
-from vistune.evaluation.free_replies import choice_of, yes_or_no
+from vistune.evaluation.parsing.choices import first_character, letter_in, matched, option_in
+from vistune.evaluation.parsing.free_replies import choice_of, yes_or_no
+from vistune.evaluation.parsing.vqa_text import evalai_form, one_line, vqa_form
 from vistune.evaluation.tasks.file import read_verdict
 from vistune.evaluation.tasks.korean_judged import is_korean, read_score
 from vistune.evaluation.tasks.llava_bench import read_pair, read_two_numbers
 from vistune.evaluation.tasks.mmvet import read_grade
-from vistune.evaluation.vqa_text import evalai_form, one_line, vqa_form
 
 OPTIONS = {"A": "고양이", "B": "the dog", "C": "", "D": "1,000"}
 PARSERS: dict[str, tuple[Callable[[str], object], Callable[[object], bool]]] = {

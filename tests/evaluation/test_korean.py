@@ -12,8 +12,8 @@ import pytest
 
 from vistune.errors import DataError, RecipeError
 from vistune.evaluation import score
-from vistune.evaluation.choices import first_character, letter_in
-from vistune.evaluation.free_replies import yes_or_no
+from vistune.evaluation.parsing.choices import first_character, letter_in
+from vistune.evaluation.parsing.free_replies import yes_or_no
 from vistune.evaluation.task import Benchmark, Reply
 from vistune.evaluation.tasks.korean import KDtcBench, KMMBench, KSeed
 from vistune.evaluation.tasks.korean_judged import KLlavaW, Koffvqa, is_korean, read_score

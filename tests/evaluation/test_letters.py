@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-from vistune.checkpoint import load
 from vistune.evaluation import TASKS, ask, plan
 from vistune.evaluation.letters import letters_of, read_letters
 from vistune.evaluation.task import ask as question_of
@@ -16,6 +15,7 @@ from vistune.files import write_jsonl
 from vistune.generation import Assistant
 from vistune.generation.sampling import Choice, Sampling, choose
 from vistune.processor import collate
+from vistune.runs.checkpoint import load
 
 
 def choices(folder: Path, count: int) -> Path:

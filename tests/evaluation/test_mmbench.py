@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vistune import asking
-from vistune.console import silent
 from vistune.errors import DataError
 from vistune.evaluation import Wanted, score
-from vistune.evaluation.choices import first_character, matched
-from vistune.evaluation.free_replies import choice_of, yes_or_no
+from vistune.evaluation.models import measure_models
+from vistune.evaluation.parsing.choices import first_character, matched
+from vistune.evaluation.parsing.free_replies import choice_of, yes_or_no
 from vistune.evaluation.sheets import read_sheet
 from vistune.evaluation.task import Reply
 from vistune.evaluation.tasks.mmbench import MMBench, MMBenchCn
+from vistune.progress import no_progress
 
 HEADER = "index\tquestion\thint\tA\tB\tC\tD\tanswer\tcategory\tl2-category\timage\n"
 
@@ -112,7 +112,7 @@ def test_unpacked_pictures_outlive_the_asking(tmp_path: Path, model: Path) -> No
     cell = base64.b64encode(file.getvalue()).decode()
     write(tmp_path, f"7\tWhat?\t\tcat\tdog\t\t\tA\t\t\t{cell}")
     (tmp_path / "mmbench_dev_en.pictures").touch()  # no folder can be made of that name
-    [[measured]] = asking.measure([model], lambda _: [Wanted("mmbench", tmp_path)], "cpu", "auto", None, silent)
+    [[measured]] = measure_models([model], lambda _: [Wanted("mmbench", tmp_path)], "cpu", "auto", None, no_progress)
     [row] = measured.rows["with_image"]
     assert Path(str(row.question.sample.pictures[0].source)).is_file()
 

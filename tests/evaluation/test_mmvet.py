@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from fake_teacher import Behaviour, FakeTeacher, Request, completion
 
-from vistune import measuring
+from vistune import api
 from vistune.errors import DataError, RecipeError, TeacherError
 from vistune.evaluation import score
-from vistune.evaluation.judge import RemoteJudge
+from vistune.evaluation.judge.remote import RemoteJudge
 from vistune.evaluation.tasks.mmvet import AGAIN, PROMPT_SHA256, MMVet, again, read_grade, request_of
-from vistune.remote import Endpoint
+from vistune.llm_client import Endpoint
 
 
 @pytest.fixture(scope="session")
@@ -164,10 +164,10 @@ def test_what_is_needed_is_said(data: Path) -> None:
 def test_the_verb_keeps_the_judges_replies_and_names_it(data: Path, endpoint: FakeTeacher) -> None:
     grade_by(endpoint, {"-1 | ": ["0.2", "0.4"], "3 | ": ["1.0", "1.0"]})
     service = Endpoint("fake-1", endpoint.url, concurrency=1)
-    found = measuring.score("mmvet", data, data / "said.jsonl", judge=service, opinions=2).as_json()
+    found = api.score("mmvet", data, data / "said.jsonl", judge=service, opinions=2).as_json()
     assert (found["metrics"]["total"], found["runs"]) == (65.0, [60.0, 70.0])
     assert (found["judge"]["answered_as"], found["judge"]["base_url"]) == ("fake-1", endpoint.url)
     assert found["judge"]["parameters"] == {"temperature": 0.0, "max_tokens": 3}
     assert (data / "said.jsonl.judge" / "journal.jsonl").is_file()
     with pytest.raises(RecipeError, match="one opinion"):
-        measuring.score("llava-bench", data, data / "said.jsonl", judge=service, opinions=2)
+        api.score("llava-bench", data, data / "said.jsonl", judge=service, opinions=2)

@@ -13,8 +13,8 @@ import pytest
 
 from vistune.errors import DataError
 from vistune.evaluation import TASKS, Measured, score
+from vistune.evaluation.parsing.vqa_text import evalai_form, one_line, vqa_form
 from vistune.evaluation.task import LETTER
-from vistune.evaluation.vqa_text import evalai_form, one_line, vqa_form
 from vistune.files import read_json, read_jsonl, write_json, write_jsonl
 
 

@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from vistune import asking, workflows
-from vistune.checkpoint import load
-from vistune.cli import app
+from vistune import api
+from vistune.cli.app import app
 from vistune.errors import DataError
 from vistune.evaluation import TASKS, score
 from vistune.evaluation.own_questions import FIELDS, IDS, TEXTS, OwnQuestions, read_questions
 from vistune.evaluation.tasks.file import File
 from vistune.files import read_jsonl, write_json, write_jsonl
 from vistune.generation import Assistant
+from vistune.runs.checkpoint import load
 from vistune.types import Message, Picture
 
 BASE = {"question_id": 1, "text": "What?"}
@@ -256,10 +256,10 @@ def test_missing_images_are_named_before_anything_is_answered(folder: Path, mode
     )
     said = folder / "said.jsonl"
     with pytest.raises(DataError, match=r"q\.jsonl:2:image: no image 'A\.jpg' in .*and 1 more images.*'a\.jpg'\?"):
-        asking.answer(model, folder / "q.jsonl", said)
+        api.answer(model, folder / "q.jsonl", said)
     assert not said.exists()
     with pytest.raises(DataError, match=r"q\.jsonl:2:image: no image 'A\.jpg'"):
-        workflows.evaluate(model, task="file", data=folder / "q.jsonl", out=folder / "evals")
+        api.evaluate(model, task="file", data=folder / "q.jsonl", out=folder / "evals")
     assert not (folder / "evals").exists()
     write_json(said.with_suffix(".json"), {"1": "x", "2": "x", "3": "x"})
     found = score("file", File(folder / "q.jsonl"), said.with_suffix(".json"))
@@ -273,13 +273,13 @@ def test_several_images_are_asked_in_order_and_blind(folder: Path, model: Path) 
         {"question_id": 3, "text": "What?", "image": "a.jpg", "answer": "red"},
     ]
     write_jsonl(folder / "q.jsonl", records)
-    found = asking.answer(model, folder / "q.jsonl", folder / "said.jsonl", max_tokens=5)
+    found = api.answer(model, folder / "q.jsonl", folder / "said.jsonl", max_tokens=5)
     assert (found.count, found.unread_fields) == (3, ())
     said = [row["text"] for _, row in read_jsonl(folder / "said.jsonl")]
     assistant = Assistant(*load(model))
     both = Message("user", (Picture(folder / "a.jpg"), Picture(folder / "b.jpg"), "The same?"))
     assert said[0] == assistant.chat([both], max_tokens=5).text
-    result = workflows.evaluate(model, task="file", data=folder / "q.jsonl", out=folder / "evals")
+    result = api.evaluate(model, task="file", data=folder / "q.jsonl", out=folder / "evals")
     assert result["wrong_image"].keys() == result["without_image"].keys() == {"accuracy"}
 
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from vistune.cli import app
+from vistune.cli.app import app
 from vistune.errors import DataError
 from vistune.evaluation import TASKS, score
 from vistune.evaluation.predictions import KEPT, join, read_predictions
@@ -216,14 +216,14 @@ def test_fields_that_a_task_uses_are_not_reported(tmp_path: Path) -> None:
 def test_the_answers_that_evaluate_keeps_have_no_unread_field(tmp_path: Path, model: Path) -> None:
     from PIL import Image
 
-    from vistune import workflows
+    from vistune import api
 
     RELEASES["seed"](tmp_path)
     for question in TASKS["seed"](tmp_path).questions():
         place = Path(str(question.sample.pictures[0].source))
         place.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 40)).save(place)
-    workflows.evaluate(model, task="seed", data=tmp_path, out=tmp_path / "evals")
+    api.evaluate(model, task="seed", data=tmp_path, out=tmp_path / "evals")
     kept = tmp_path / "evals" / "seed.predictions.jsonl"
     assert score("seed", TASKS["seed"](tmp_path), kept).unread_fields == ()
     assert read_json(tmp_path / "evals" / "seed.json")["unread_fields"] == []

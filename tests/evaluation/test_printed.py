@@ -9,7 +9,7 @@ from evaluation.releases import RELEASES
 from PIL import Image
 from typer.testing import CliRunner
 
-from vistune.cli import app
+from vistune.cli.app import app
 from vistune.errors import RecipeError
 from vistune.files import read_json, write_json, write_jsonl
 from vistune.scenes import write_world

@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from typer.testing import CliRunner
 
 import vistune
-from vistune.cli import app
+from vistune.cli.app import app
 from vistune.errors import DataError, RecipeError
 from vistune.evaluation import TASKS, Benchmark, Facts, score
+from vistune.evaluation.parsing.vqa_text import soft_points
 from vistune.evaluation.predictions import read_predictions
-from vistune.evaluation.vqa_text import soft_points
 from vistune.files import read_json, write_json, write_jsonl
 
 NAMES = sorted(RELEASES)

@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 import vistune
+from vistune.api import check_data, generate_data, train
 from vistune.datagen import Service, Wishes
 from vistune.model import build, read_spec
 from vistune.recipe import DataSource, Model, load_recipe
 from vistune.records import FORMS
-from vistune.workflows import check_data, generate_data, train
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FILES = sorted(EXAMPLES.glob("*.py"))

@@ -14,7 +14,7 @@ from PIL import Image
 
 from vistune.errors import DataError
 from vistune.generation import look, watched
-from vistune.generation.looking import Watched
+from vistune.generation.attention_maps import Watched
 from vistune.model import VisionLanguageModel, build, read_spec
 from vistune.processor import Processor, collate, load_tiles, load_tokenizer, views_of
 from vistune.recipe import Model

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from script_modules import load_script
 
-from vistune import models
+from vistune import api
 from vistune.errors import CheckpointError, VistuneError
 from vistune.interop import layouts
 from vistune.interop.export import import_model
@@ -91,10 +91,10 @@ def test_a_folder_of_the_corpus_is_loaded_or_refused(name: str, tmp_path: Path) 
     case, folder = MODELS[name], tmp_path / name
     case.write(folder)
     if case.outcome == "ok":
-        assert models.load(folder).encode([{"role": "user", "content": "?"}]).input_ids.numel()
+        assert api.load(folder).encode([{"role": "user", "content": "?"}]).input_ids.numel()
     else:
         with pytest.raises(CheckpointError, match=case.words) as caught:
-            models.load(folder)
+            api.load(folder)
         assert caught.value.hint
         assert caught.value.message.count(".layers.") <= 20, "ten missing and ten strange ones are listed"
     assert not (folder / "canary").exists()

@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from tiny_towers import save_towers
 
-from vistune import checkpoint, models
+from vistune import api
 from vistune.errors import CheckpointError, RecipeError
 from vistune.generation import Assistant
 from vistune.interop import layouts
@@ -25,6 +25,7 @@ from vistune.interop.writers import with_older_keys
 from vistune.model import add_adapters, build, read_spec
 from vistune.processor import Processor, load_tokenizer
 from vistune.recipe import Lora, Model, Recipe, Stage
+from vistune.runs import checkpoint
 
 Make = Callable[..., Path]
 FINISHED = [*probes()["picture"], {"role": "assistant", "content": "Waves."}]
@@ -257,9 +258,9 @@ def test_every_kind_of_adapter_goes_to_peft_and_comes_back(tuned: Make, tmp_path
 ])  # fmt: skip
 def test_an_export_is_never_quantised_and_says_who_does_it(tmp_path: Path, layout: str, said: str) -> None:
     with pytest.raises(RecipeError, match=said):
-        models.export(tmp_path, tmp_path / "out", layout=layout, quantize=4)
+        api.export(tmp_path, tmp_path / "out", layout=layout, quantize=4)
     with pytest.raises(RecipeError, match="not known"):
-        models.export(tmp_path, tmp_path / "out", layout="gguf", quantize=4)
+        api.export(tmp_path, tmp_path / "out", layout="gguf", quantize=4)
     assert not (tmp_path / "out").exists()
 
 

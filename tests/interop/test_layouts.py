@@ -15,8 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from vistune import checkpoint
-from vistune.cli import app
+from vistune.cli.app import app
 from vistune.errors import CheckpointError, RecipeError
 from vistune.generation import Assistant
 from vistune.interop import layouts
@@ -25,6 +24,7 @@ from vistune.interop.parity import probes
 from vistune.interop.tensors import by_part, read_tensors, whole
 from vistune.model import add_adapters
 from vistune.recipe import Lora
+from vistune.runs import checkpoint
 
 Make = Callable[..., Path]
 FINISHED = [*probes()["picture"], {"role": "assistant", "content": "Waves."}]

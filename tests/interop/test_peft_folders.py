@@ -17,13 +17,13 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from vistune import checkpoint
 from vistune.errors import CheckpointError
 from vistune.generation import Assistant
 from vistune.interop import layouts
 from vistune.interop.build import Source
 from vistune.interop.export import export_model, import_model
 from vistune.interop.parity import Answer, ask_ours, ask_transformers, probes
+from vistune.runs import checkpoint
 
 Make = Callable[..., Path]
 CONVERSATIONS = {name: messages for name, messages in probes().items() if name in ("picture", "text alone")}

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 
-from vistune.checkpoint import language_state
 from vistune.interop.adapted import naming_of
 from vistune.interop.build import fit_tensors, shape_of
 from vistune.interop.original import stripped
@@ -26,6 +25,7 @@ from vistune.model.lora import refuse_misfits
 from vistune.model.spec import spec_of
 from vistune.model.vision import VisionTower
 from vistune.recipe import Lora, Model
+from vistune.runs.checkpoint import language_state
 
 Shapes = dict[str, tuple[int, ...]]
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -19,12 +19,14 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
-from vistune import checkpoint, models
+from vistune import api
 from vistune.errors import RecipeError, Stopped
 from vistune.model import add_adapters, build, merge_adapters, read_spec
 from vistune.model.language import base_of, is_quantised, load_language
 from vistune.model.lora import hidden_of_probe
 from vistune.recipe import Lora, Model, Recipe, Stage, validate
+from vistune.runs import checkpoint
+from vistune.runs.folder import find_model
 from vistune.training import Run
 
 needs_bitsandbytes = pytest.mark.skipif(
@@ -104,9 +106,9 @@ def test_a_folder_of_another_layout_is_quantised_as_it_is_loaded(
     export_model(tmp_path / "ours", tmp_path / "theirs", layout=layout)
     asked = [{"role": "user", "content": [{"type": "image", "image": Image.new("RGB", (32, 32), "red")},
                                           {"type": "text", "text": "무엇?"}]}]  # fmt: skip
-    wanted = models.load(tmp_path / "theirs").logits(asked)
+    wanted = api.load(tmp_path / "theirs").logits(asked)
     for bits, kind, close in ((4, "Linear4bit", 0.3), (8, "Linear8bitLt", 0.03)):
-        assistant = models.load(tmp_path / "theirs", quantize=bits)
+        assistant = api.load(tmp_path / "theirs", quantize=bits)
         coarse = [name for name, module in assistant.model.named_modules() if type(module).__name__ == kind]
         assert len(coarse) == 2 * 7
         assert all(name.startswith("language.model.") for name in coarse)
@@ -192,14 +194,14 @@ def recipe_of(folder: Path, language: Path, tiny_backbones: Path, bits: int | No
 def test_a_run_quantises_from_its_last_stage_on_and_loads_whole_or_quantised(
     tmp_path: Path, language_folder: Path, tiny_backbones: Path
 ) -> None:
-    from vistune.console import silent
+    from vistune.progress import no_progress
 
     recipe = recipe_of(tmp_path, language_folder, tiny_backbones, 4)
-    Run(recipe, tmp_path / "run", watch=silent).start(resume=False)
-    last = models.find_model(tmp_path / "run")
+    Run(recipe, tmp_path / "run", progress=no_progress).start(resume=False)
+    last = find_model(tmp_path / "run")
     assert not (last / "language").exists()
     whole, _ = checkpoint.load(last)
-    coarse = models.load(tmp_path / "run", device="cpu", quantize=4).model
+    coarse = api.load(tmp_path / "run", device="cpu", quantize=4).model
     assert not is_quantised(whole.language)
     assert is_quantised(coarse.language)
     for (name, a), (_, b) in zip(whole.parts()["adapters"], coarse.parts()["adapters"], strict=True):
@@ -212,7 +214,7 @@ def test_a_run_quantises_from_its_last_stage_on_and_loads_whole_or_quantised(
 def test_a_stopped_qlora_run_resumes_to_the_same_adapters(
     tmp_path: Path, language_folder: Path, tiny_backbones: Path
 ) -> None:
-    from vistune.console import silent
+    from vistune.progress import no_progress
 
     @contextmanager
     def interrupting(name: str, total: int) -> Iterator[Any]:
@@ -225,11 +227,11 @@ def test_a_stopped_qlora_run_resumes_to_the_same_adapters(
         yield advance
 
     recipe = recipe_of(tmp_path, language_folder, tiny_backbones, 4)
-    Run(recipe, tmp_path / "whole", watch=silent).start(resume=False)
+    Run(recipe, tmp_path / "whole", progress=no_progress).start(resume=False)
     with pytest.raises(Stopped, match="step 1 of stage tune"):
-        Run(recipe, tmp_path / "cut", watch=interrupting).start(resume=False)
-    Run(recipe, tmp_path / "cut", watch=silent).start(resume=True)
-    both = [models.load(tmp_path / name, device="cpu").model.parts()["adapters"] for name in ("whole", "cut")]
+        Run(recipe, tmp_path / "cut", progress=interrupting).start(resume=False)
+    Run(recipe, tmp_path / "cut", progress=no_progress).start(resume=True)
+    both = [api.load(tmp_path / name, device="cpu").model.parts()["adapters"] for name in ("whole", "cut")]
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(*both, strict=True))
 
 

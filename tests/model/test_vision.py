@@ -20,12 +20,12 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from vistune import checkpoint
 from vistune.errors import RecipeError
 from vistune.model import build, read_spec
 from vistune.model.vision import image_rules, load_tower, vision_config
 from vistune.processor import Processor, load_tokenizer
 from vistune.recipe import Model, Recipe, Stage
+from vistune.runs import checkpoint
 from vistune.training.optim import make_optimizer
 from vistune.types import Spec
 

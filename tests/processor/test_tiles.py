@@ -19,10 +19,10 @@ from transformers.image_processing_utils import select_best_resolution
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
 from vistune.model.spec import default_canvases
-from vistune.picture_files import LARGEST_PIXELS
 from vistune.processor import load_tiles, open_picture
 from vistune.processor.images import LARGEST_ASPECT, LARGEST_SIDE, SMALLEST_SIDE, picture_size
 from vistune.processor.tiles import NEWLINE, anyres_slots, choose_canvas, count_slots, slots_of
+from vistune.records.image_files import LARGEST_PIXELS
 from vistune.types import Picture, Spec
 
 SPEC = Spec(

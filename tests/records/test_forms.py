@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from vistune.data import all_rows, check, choose_rows
+from vistune.data.show import show
 from vistune.errors import DataError
 from vistune.recipe import DataSource
 from vistune.records import ImageFolders, RecordError, read_sample
-from vistune.showing import show
 from vistune.types import Picture, Sample
 
 ASK, SAY = {"from": "human", "value": "What?"}, {"from": "gpt", "value": "A."}
@@ -315,7 +315,7 @@ def test_a_second_process_reads_the_unpacked_records_of_the_first(folder: Path, 
     packed = folder / "data.jsonl.gz"
     packed.write_bytes(gzip.compress((folder / "data.jsonl").read_bytes()))
     for _ in range(2):
-        chosen = choose_rows(DataSource(file=packed), tiny_processor, None, None, watch=_quiet, label="")
+        chosen = choose_rows(DataSource(file=packed), tiny_processor, None, None, progress=_quiet, label="")
         assert chosen.index.sample(0).origin == f"{packed}:1"
 
 
@@ -390,7 +390,7 @@ def test_the_kept_index_of_one_parquet_file_says_nothing_of_another(folder: Path
     parquet.write_table(pyarrow.Table.from_pylist([{**row, "difficulty": 3} for row in rows]), folder / "more.parquet")
     for name, fields in (("plain", []), ("more", ["difficulty"]), ("plain", [])):
         source = DataSource(file=folder / f"{name}.parquet")
-        chosen = choose_rows(source, tiny_processor, None, None, watch=_quiet, label="")
+        chosen = choose_rows(source, tiny_processor, None, None, progress=_quiet, label="")
         assert [field.field for field in chosen.index.unread_fields] == fields
 
 
@@ -472,7 +472,7 @@ def test_the_digest_of_an_index_is_that_of_the_users_file(folder: Path, tiny_pro
         path = folder / name
         parquet.write_table(pyarrow.Table.from_pylist([record]), path)
     for _ in range(2):  # unpacked, then from the cache
-        chosen = choose_rows(DataSource(file=path), tiny_processor, None, None, watch=_quiet, label="")
+        chosen = choose_rows(DataSource(file=path), tiny_processor, None, None, progress=_quiet, label="")
         assert chosen.index.digest == sha256_of(chosen.index.path) == sha256_of(path)
 
 

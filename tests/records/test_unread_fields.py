@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from vistune.cli import app
-from vistune.console import silent
+from vistune.cli.app import app
 from vistune.data import check
+from vistune.data.stages import plan_run
 from vistune.model import read_spec
 from vistune.processor import Processor, load_tokenizer
+from vistune.progress import no_progress
 from vistune.recipe import DataSource, Model, load_recipe
 from vistune.records import ImageFolders, RecordError, lines_of, read_sample, unread_fields
 from vistune.records.conversations import EVERY_FORM, PART_FIELDS, SUPERVISION, TURN_FIELDS
-from vistune.training import plan_run
 from vistune.types import Picture, Sample
 
 RECORDS: tuple[dict[str, Any], ...] = (
@@ -164,7 +164,7 @@ def test_training_says_which_fields_it_does_not_read(data: Path, tiny_backbones:
     processor = Processor(load_tokenizer(tiny_backbones / "language"), read_spec(model))
     recipe = load_recipe("quickstart", [f"data={data}", "stages.align.kinds=null", "stages.tune.kinds=null"])
     for _ in range(2):  # the second time from the index that was kept
-        planned, _ = plan_run(recipe, processor, silent)
+        planned, _ = plan_run(recipe, processor, no_progress)
         assert {remark for item in planned for remark in item.remarks} == {
             f'{data}: field "difficulty" is not read: 4 records'
         }

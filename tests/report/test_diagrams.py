@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from vistune.drawing import draw
+from vistune.api import draw
 from vistune.errors import RecipeError
 from vistune.files import read_json
 from vistune.recipe import load_recipe
@@ -306,7 +306,7 @@ def test_a_model_to_go_on_from_is_drawn_by_its_own_configs(shared: Path, tmp_pat
 
 
 def test_draw_is_a_verb(tmp_path: Path) -> None:
-    from vistune.cli import app
+    from vistune.cli.app import app
 
     result = CliRunner().invoke(app, ["draw", "quickstart", str(tmp_path / "drawn"), "stages.tune.steps=7"])
     assert result.exit_code == 0, result.output

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from vistune import mainjob, workflows
+from vistune import api
+from vistune._quickstart import Size, quickstart
 from vistune.errors import DataError, RecipeError
 from vistune.evaluation import compare_kept
 from vistune.files import read_json
@@ -20,14 +21,14 @@ from vistune.report.evaluation_sections import Answers, results
 from vistune.report.runs_page import differences
 from vistune.report.training_section import read_metrics, stage_figures
 
-SMALL = mainjob.Size(scenes=40, tests=12, steps=4, blind_questions=30, descriptions=2)
+SMALL = Size(scenes=40, tests=12, steps=4, blind_questions=30, descriptions=2)
 OVERRIDES = ["stages.align.steps=2", "validation={share: 0.1, every: 2, answers: 2, answer_tokens: 6}"]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("reported") / "run"
-    mainjob.quickstart(out, size=SMALL, overrides=OVERRIDES)
+    quickstart(out, size=SMALL, overrides=OVERRIDES)
     return out
 
 
@@ -102,9 +103,9 @@ def test_a_moved_run_finds_its_data_and_one_without_data_says_so(run: Path, tmp_
     moved = Path(shutil.copytree(run, tmp_path / "elsewhere"))
     shutil.move(run / "data" / "samples.json", tmp_path / "kept.json")
     try:
-        assert "learnt" in sections(workflows.write_report(moved))
+        assert "learnt" in sections(api.write_report(moved))
         (moved / "data" / "samples.json").unlink()
-        page = sections(workflows.write_report(moved))
+        page = sections(api.write_report(moved))
         assert "learnt" not in page
         assert "samples.json" in page["run"].split("<details>")[0]
         assert "no longer there" in page["run"]
@@ -113,11 +114,11 @@ def test_a_moved_run_finds_its_data_and_one_without_data_says_so(run: Path, tmp_
 
 
 def test_the_korean_page_has_no_english_heading(run: Path) -> None:
-    html = workflows.write_report(run, language="ko").read_text(encoding="utf-8")
+    html = api.write_report(run, language="ko").read_text(encoding="utf-8")
     headings = re.findall(r"<h2>(.*?)</h2>", html)
     assert len(headings) == 11
     assert all(re.search("[가-힣]", heading) for heading in headings)
-    workflows.write_report(run)
+    api.write_report(run)
 
 
 def test_a_stages_figures_are_those_of_its_lines(run: Path) -> None:
@@ -137,13 +138,13 @@ def other(run: Path) -> Path:
     """The same data, another seed and a stage of its own."""
     out = run.parent / "other"
     changes = ["seed=1", "stages.align.steps=3", "stages.tune.steps=2", "keep_checkpoints=1"]
-    workflows.train(load_recipe("quickstart", [f"data={run / 'data'}", *changes]), out)
-    workflows.evaluate(out, task="scenes", data=run / "world", out=out / "evals", blind_limit=30)
+    api.train(load_recipe("quickstart", [f"data={run / 'data'}", *changes]), out)
+    api.evaluate(out, task="scenes", data=run / "world", out=out / "evals", blind_limit=30)
     return out
 
 
 def test_two_runs_stand_beside_each_other(run: Path, other: Path) -> None:
-    page = workflows.write_report(run, other)
+    page = api.write_report(run, other)
     assert page == run / "report-beside-other.html"
     html = page.read_text(encoding="utf-8")
     found = sections(page)
@@ -172,9 +173,9 @@ def test_tasks_asked_with_other_questions_are_not_compared(run: Path, other: Pat
     fewer = Path(shutil.copytree(other, tmp_path / "fewer"))
     file = fewer / "evals" / "scenes.predictions.jsonl"
     file.write_text("".join(file.open(encoding="utf-8").readlines()[1:]), encoding="utf-8")
-    page = workflows.write_report(run, fewer, out=tmp_path / "page.html", language="ko")
+    page = api.write_report(run, fewer, out=tmp_path / "page.html", language="ko")
     assert "같은 문항을 함께 물은 과제가 없습니다" in page.read_text(encoding="utf-8")
     with pytest.raises(DataError, match="is no run"):
-        workflows.write_report(run, tmp_path)
+        api.write_report(run, tmp_path)
     with pytest.raises(RecipeError, match="named twice"):
-        workflows.write_report(run, run)
+        api.write_report(run, run)

@@ -20,11 +20,11 @@ import pytest
 from generation.reference import Bench, make
 from PIL import Image
 
-from vistune import checkpoint
 from vistune.generation import Assistant
 from vistune.recipe import Model, Recipe, Stage
-from vistune.serving.limits import Limits, Settings
-from vistune.serving.server import Server
+from vistune.runs import checkpoint
+from vistune.serving.api.limits import Limits, Settings
+from vistune.serving.api.server import Server
 
 PATIENCE = 60.0  # seconds; only a hang takes as long
 CHAT = "/v1/chat/completions"

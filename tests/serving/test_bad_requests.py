@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from script_modules import load_script
 from serving.conftest import CHAT, Running, body, data_url, png, post, question, read_all, running, until
 
-from vistune.serving.limits import MB, Limits
+from vistune.serving.api.limits import MB, Limits
 
 load_script("corpus_pictures")
 REQUESTS = load_script("corpus_requests")

@@ -22,7 +22,7 @@ from PIL import Image
 from serving.commanded import commanded
 from serving.conftest import CHAT, PATIENCE, Gate, Running, body, data_url, post, question, read_all, running, until
 
-from vistune.serving.limits import Limits
+from vistune.serving.api.limits import Limits
 
 
 @pytest.fixture(scope="module")

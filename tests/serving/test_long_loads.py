@@ -19,7 +19,7 @@ from serving.commanded import commanded
 from serving.conftest import CHAT, PATIENCE, body, data_url, png, question, running, until
 from serving.test_networks import event_texts
 
-from vistune.serving.limits import Limits
+from vistune.serving.api.limits import Limits
 
 SECONDS = float(os.environ.get("VISTUNE_SOAK_SECONDS", "600"))
 pytestmark = pytest.mark.soak

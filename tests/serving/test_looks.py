@@ -11,8 +11,8 @@ from generation.reference import Bench
 from serving.conftest import Gate, Running, data_url, png, question, running, until
 
 from vistune.generation import look, read_messages, watched
-from vistune.serving.limits import Limits
-from vistune.serving.looks import word_spans
+from vistune.serving.api.attention_maps import word_spans
+from vistune.serving.api.limits import Limits
 
 LOOKS = "/v1/looks"
 ANSWER = "The circle is red, 원은 빨간색."
@@ -76,7 +76,7 @@ def test_what_is_refused(served: Running, changes: dict[str, Any], status: int, 
 
 
 def test_more_weights_than_are_given_are_refused(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vistune.serving.looks.MOST_WEIGHTS", 40)
+    monkeypatch.setattr("vistune.serving.api.attention_maps.MOST_WEIGHTS", 40)
     assert ask(served, answer="red").status_code == 200
     error = ask(served).json()["error"]
     assert (error["code"], error["param"]) == ("invalid_value", "answer")

@@ -16,8 +16,8 @@ from PIL import Image
 from serving.conftest import Gate, Running, png, running, saying, until
 from serving.pages import Opened, opened
 
-from vistune.serving import static
-from vistune.serving.limits import Limits
+from vistune.serving.api import static
+from vistune.serving.api.limits import Limits
 
 STORY = "There is **one** circle:\n\n- it is red\n- it is round\n\n```\na < b && c > d\n```\n빨간 원입니다."
 

@@ -13,7 +13,7 @@ from PIL import Image
 from serving.conftest import Running, png, saying
 from serving.pages import Opened, opened
 
-from vistune.serving import static
+from vistune.serving.api import static
 
 ANSWER = "a red circle 그리고 파란 사각형"
 LIGHT = """(canvas) => {

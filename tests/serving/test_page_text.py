@@ -10,7 +10,7 @@ import pytest
 from serving.conftest import Running, png, saying
 from serving.pages import Opened, opened
 
-from vistune.serving import static
+from vistune.serving.api import static
 
 PAYLOADS = (
     "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "<svg onload=alert(1)>",

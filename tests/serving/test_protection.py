@@ -19,11 +19,11 @@ from generation.reference import Bench, picture
 from serving.conftest import CHAT, Running, body, data_url, png, question, running, until
 
 from vistune.errors import RecipeError
-from vistune.serving import guard
-from vistune.serving.fetch import Fetcher, is_public
-from vistune.serving.limits import Limits, Settings
-from vistune.serving.refusal import Refusal
-from vistune.serving.server import check
+from vistune.serving.api import guard
+from vistune.serving.api.fetch import Fetcher, is_public
+from vistune.serving.api.limits import Limits, Settings
+from vistune.serving.api.refusal import Refusal
+from vistune.serving.api.server import check
 
 KEY, OTHER = "sk-canary-0123456789", "sk-another-9876543210"
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from serving.conftest import CHAT, Running, body, data_url, png, question
 
 from vistune.generation.messages import BESIDE, IMAGE_FORM, ChatMessage
-from vistune.serving.schema import FIELDS, UNSUPPORTED, ChatRequest, LookRequest, StreamOptions
+from vistune.serving.api.schema import FIELDS, UNSUPPORTED, ChatRequest, LookRequest, StreamOptions
 
 LISTED = "x-ignored-parameters"
 PICTURE = data_url(png())

@@ -14,15 +14,15 @@ from generation.reference import Bench
 from PIL import Image
 from serving.terminal_keys import BACKSPACE, CHAT, CTRL_D, ECHO, TAB, UP, Terminal
 
-from vistune import checkpoint
-from vistune.commands.model import chat as chat_verb
+from vistune.api import check_data
+from vistune.cli.model import chat as chat_verb
 from vistune.errors import DataError
 from vistune.generation import Assistant
 from vistune.recipe import DataSource, Model, Recipe, Stage
-from vistune.serving import terminal
-from vistune.serving.keyboard import Keyboard, shown
-from vistune.serving.terminal import COMMANDS, Talk, chat
-from vistune.workflows import check_data
+from vistune.runs import checkpoint
+from vistune.serving.chat import terminal
+from vistune.serving.chat.keyboard import Keyboard, shown
+from vistune.serving.chat.terminal import COMMANDS, Talk, chat
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def test_a_picture_option_that_is_none_ends_the_command(tmp_path: Path) -> None:
 
 @pytest.fixture
 def talk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Talk:
-    monkeypatch.setattr("vistune.serving.terminal.MOST_TOKENS", 4)
+    monkeypatch.setattr("vistune.serving.chat.terminal.MOST_TOKENS", 4)
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     return Talk(Assistant(bench.model, bench.processor), Keyboard())
 

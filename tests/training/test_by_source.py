@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from training_stages import ALIGN, TUNE, MakeRecipe, train
 
-from vistune.console import silent
-from vistune.data.choice import _short
+from vistune.data.selection import _short
+from vistune.data.stages import plan_run
 from vistune.model import build, next_token_loss, read_spec
 from vistune.processor import collate
-from vistune.training import Run, plan_run
+from vistune.progress import no_progress
+from vistune.training import Run
 
 
 @pytest.fixture
@@ -64,8 +65,8 @@ def test_the_loss_of_every_token_is_that_of_its_document(
 ) -> None:
     """A source's loss is the mean over its own documents, each taken alone."""
     recipe = make_recipe({**TUNE, "samples_per_step": 9, "steps": 1, "data": sources})
-    run = Run(recipe, tmp_path / "other", watch=silent)
-    ((item,), _) = plan_run(recipe, run.processor, silent)
+    run = Run(recipe, tmp_path / "other", progress=no_progress)
+    ((item,), _) = plan_run(recipe, run.processor, no_progress)
     lines = train(recipe, tmp_path / "run")
 
     model = build(recipe.model, read_spec(recipe.model), seed=recipe.seed)

@@ -21,16 +21,15 @@ from training_disks import MAY_NOT_MOUNT, train_killed, train_on_a_small_disk
 from training_processes import DEADLINE, in_child
 from training_stages import ALIGN, LORA, TUNE, MakeRecipe, ask_to_stop, train, weights
 
-from vistune import checkpoint
-from vistune.console import silent
 from vistune.errors import CheckpointError, DiskError, Stopped
 from vistune.files import read_json, write_json
 from vistune.model import merge_adapters
-from vistune.models import find_model
+from vistune.progress import no_progress
 from vistune.recipe import Recipe, dump
-from vistune.training import Run, World, checkpoints_of
-from vistune.training.folder import newest_whole, prune
-from vistune.training.metrics import Metrics
+from vistune.runs import checkpoint
+from vistune.runs.folder import checkpoints_of, find_model, newest_whole, prune
+from vistune.runs.metrics import Metrics
+from vistune.training import Run, World
 from vistune.training.saving import Saver
 
 BOTH = [{**ALIGN, "steps": 3, "save_every": 1}, {**LORA, "steps": 3, "save_every": 1}]
@@ -107,7 +106,7 @@ def test_what_was_passed_over_outlives_nothing_that_is_whole(make_recipe: MakeRe
     newest = checkpoints_of(run)[-1]
     damage(newest / "parts.json", "truncated")
     recipe = make_recipe({**TUNE, "steps": 6}, keep_checkpoints=1)
-    again = Run(recipe, run, watch=silent)
+    again = Run(recipe, run, progress=no_progress)
     ask_to_stop(again, "tune", 2)
     with pytest.raises(Stopped):
         again.start(resume=True)
@@ -302,7 +301,7 @@ def test_adapters_over_earlier_ones_name_the_weights_that_hold_these(
     short = {**LORA, "steps": 2, "save_every": 1}
     recipe = make_recipe(short, {**short, "name": "again"})
     if resumed:
-        run = Run(recipe, tmp_path / "run", watch=silent)
+        run = Run(recipe, tmp_path / "run", progress=no_progress)
         ask_to_stop(run, "again", 0)
         with pytest.raises(Stopped):
             run.start(resume=False)

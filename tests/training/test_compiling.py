@@ -10,17 +10,18 @@ import torch
 from torch._dynamo.utils import counters
 from training_stages import MERGED, TUNE, MakeRecipe, train
 
-from vistune.console import silent
 from vistune.data import Loader
+from vistune.data.stages import plan_run
+from vistune.planner.precision import merge_where_exact
+from vistune.progress import no_progress
 from vistune.recipe import Stage
-from vistune.training import Hooks, Run, Trainer, plan_run
+from vistune.training import Hooks, Run, Trainer
 from vistune.training.compiling import compiled, hindrance, is_wanted
-from vistune.training.precision import merge_where_exact
 
 
 def trainer_of(stage: dict[str, Any], make_recipe: MakeRecipe, tmp_path: Path) -> Trainer:
-    run = Run(make_recipe({**stage, "compile": "on"}), tmp_path / "never", watch=silent)
-    item = plan_run(run.recipe, run.processor, silent)[0][0]
+    run = Run(make_recipe({**stage, "compile": "on"}), tmp_path / "never", progress=no_progress)
+    item = plan_run(run.recipe, run.processor, no_progress)[0][0]
     model = run.first_model(None)
     run.prepare(model, item.stage, 0)
     model.set_learning(item.stage.learn)
@@ -80,7 +81,7 @@ def test_without_a_compiler_one_line_says_so(
     told: list[str] = []
     recipe = make_recipe({**TUNE, "compile": "on", "save_every": None, "steps": 2})
     torch.set_num_threads(1)
-    run = Run(recipe, tmp_path / "run", watch=silent, hooks=Hooks(told.append))
+    run = Run(recipe, tmp_path / "run", progress=no_progress, hooks=Hooks(told.append))
     run.start(resume=False)
     said = [words for words in told if "compiled" in words]
     assert said == ["stage tune: layers are not compiled, since there is no C++ compiler: it goes on more slowly"]

@@ -9,20 +9,21 @@ import pytest
 import torch
 from training_stages import ALIGN, LORA, TUNE, MakeRecipe, ask_to_stop, weights
 
-from vistune.console import silent
 from vistune.data import Loader
+from vistune.data.stages import plan_run
 from vistune.errors import Stopped
+from vistune.progress import no_progress
 from vistune.recipe import Recipe
-from vistune.training import Run, plan_run
-from vistune.training.metrics import Metrics
-from vistune.training.parallel import World
+from vistune.runs.metrics import Metrics
+from vistune.training import Run
+from vistune.training.distributed.parallel import World
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is at hand")]
 PLAIN_LORA = {**LORA, "lora": {"rank": 4, "alpha": 8}}  # dropout is drawn by each device's own generator
 
 
 def train_on(device: str, recipe: Recipe, out: Path, *, resume: bool = False) -> list[dict[str, Any]]:
-    Run(recipe, out, watch=silent, world=World(device=device)).start(resume=resume)
+    Run(recipe, out, progress=no_progress, world=World(device=device)).start(resume=resume)
     return Metrics(out / "metrics.jsonl").read()
 
 
@@ -56,7 +57,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(
 ) -> None:
     recipe = make_recipe({**stage, "precision": "bf16"})
     whole = train_on("cuda", recipe, tmp_path / "whole")
-    run = Run(recipe, tmp_path / "stopped", watch=silent, world=World(device="cuda"))
+    run = Run(recipe, tmp_path / "stopped", progress=no_progress, world=World(device="cuda"))
     ask_to_stop(run, "tune", 3)
     with pytest.raises(Stopped):
         run.start(resume=False)
@@ -78,18 +79,18 @@ def test_compiled_layers_learn_what_plain_ones_learn(make_recipe: MakeRecipe, tm
 
 
 def test_a_stages_share_of_the_peak_is_of_its_own_precisions() -> None:
-    from vistune.training.flops import matmul_peak
+    from vistune.planner.flops import matmul_peak
 
     assert matmul_peak("cuda", torch.float32, "tf32") > matmul_peak("cuda", torch.float32)
 
 
 def test_a_runs_model_lies_on_its_gpu(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    run = Run(make_recipe(TUNE), tmp_path / "never", watch=silent, world=World(device="cuda"))
+    run = Run(make_recipe(TUNE), tmp_path / "never", progress=no_progress, world=World(device="cuda"))
     assert {p.device.type for p in run.first_model(None).parameters()} == {"cuda"}
 
 
 def test_rows_for_a_gpu_lie_in_pinned_memory(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    run = Run(make_recipe(ALIGN, workers=1), tmp_path, watch=silent, world=World(device="cuda"))
-    (planned,), _ = plan_run(run.recipe, run.processor, silent)
+    run = Run(make_recipe(ALIGN, workers=1), tmp_path, progress=no_progress, world=World(device="cuda"))
+    (planned,), _ = plan_run(run.recipe, run.processor, no_progress)
     for _, batches in Loader(planned.samples, planned.processor, planned.plan, workers=1, pin=True).steps():
         assert all(batch.images.is_pinned() and batch.input_ids.is_pinned() for batch in batches)

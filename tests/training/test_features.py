@@ -17,11 +17,11 @@ from PIL import Image
 from training_processes import Ranks, train_as_rank
 from training_stages import ALIGN, LORA, TUNE, MakeRecipe, train
 
-from vistune.console import silent
 from vistune.errors import DataError, RecipeError
+from vistune.progress import no_progress
 from vistune.recipe import Recipe, dump, validate
+from vistune.runs.metrics import Metrics
 from vistune.training import Hooks, Run
-from vistune.training.metrics import Metrics
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def losses(rows: list[dict[str, Any]]) -> list[float]:
 def told_by(recipe: Recipe, out: Path) -> list[str]:
     torch.set_num_threads(1)
     told: list[str] = []
-    Run(recipe, out, watch=silent, hooks=Hooks(told.append)).start(resume=False)
+    Run(recipe, out, progress=no_progress, hooks=Hooks(told.append)).start(resume=False)
     return [words for words in told if "features" in words]
 
 
@@ -145,7 +145,7 @@ def test_no_bar_is_shown_where_nothing_is_to_be_done(make_recipe: MakeRecipe, tm
     bars: list[list[Any]] = []
 
     @contextmanager
-    def watch(label: str, total: int) -> Iterator[Callable[..., None]]:
+    def progress(label: str, total: int) -> Iterator[Callable[..., None]]:
         bars.append([label, total, 0])
 
         def advance(count: int = 1, note: str = "", total: int | None = None) -> None:
@@ -155,7 +155,7 @@ def test_no_bar_is_shown_where_nothing_is_to_be_done(make_recipe: MakeRecipe, tm
 
     for name in ("first", "second"):
         bars.clear()
-        Run(make_recipe({**ALIGN, "cache_features": "on"}), tmp_path / name, watch=watch).start(resume=False)
+        Run(make_recipe({**ALIGN, "cache_features": "on"}), tmp_path / name, progress=progress).start(resume=False)
         shown = [bar for bar in bars if bar[0] in ("read pictures", "keep features")]
         assert shown == ([["read pictures", 12, 12], ["keep features", 4, 4]] if name == "first" else [])
 
@@ -201,7 +201,7 @@ def test_pictures_that_were_not_there_at_the_start_are_named(make_recipe: MakeRe
     from vistune.training.features import Features
     from vistune.types import Picture
 
-    run = Run(make_recipe(ALIGN), tmp_path, watch=silent)
+    run = Run(make_recipe(ALIGN), tmp_path, progress=no_progress)
     with pytest.raises(DataError, match=r"new\.png: its features are not kept"):
         Features(tmp_path, (4, 32), torch.float32)(Picture(tmp_path / "new.png"), run.processor.spec)
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 from training_stages import ALIGN, LORA, TUNE, MakeRecipe
 
-from vistune import checkpoint, models, workflows
+from vistune import api
+from vistune.api import plan
 from vistune.errors import CheckpointError, RecipeError
 from vistune.files import read_json
-from vistune.foresight import plan
 from vistune.recipe import Origin, Recipe, dump, load_recipe, validate
-from vistune.training import checkpoints_of
+from vistune.runs import checkpoint
+from vistune.runs.folder import checkpoints_of
 
 QUESTION = [{"role": "user", "content": "What colour?"}]
 
@@ -25,7 +26,7 @@ def going_on(first: Recipe, origin: Path, *stages: dict[str, Any], **changes: An
 
 def logits(model: Path) -> torch.Tensor:
     """Of the tokenizer's own tokens: llava-hf pads the vocabulary."""
-    assistant = models.load(model)
+    assistant = api.load(model)
     return assistant.logits([*QUESTION, {"role": "assistant", "content": "red"}])[:, :400]
 
 
@@ -37,12 +38,12 @@ def first(make_recipe: MakeRecipe) -> Recipe:
 @pytest.mark.parametrize("layout", ["ours", "llava-original", "llava-hf"])
 def test_a_run_goes_on_where_a_model_stands(first: Recipe, tmp_path: Path, layout: str) -> None:
     torch.set_num_threads(1)
-    origin = workflows.train(first, tmp_path / "first")
+    origin = api.train(first, tmp_path / "first")
     if layout != "ours":
-        models.export(origin, tmp_path / layout, layout=layout, merge=True)
+        api.export(origin, tmp_path / layout, layout=layout, merge=True)
         origin = tmp_path / layout
     still = {**TUNE, "learn": {"projector": 1e-9}, "steps": 1, "save_every": None}
-    run = workflows.train(going_on(first, origin, still), tmp_path / "second")
+    run = api.train(going_on(first, origin, still), tmp_path / "second")
     saved = checkpoints_of(run)[-1]
     assert torch.allclose(logits(run), logits(tmp_path / "first"), atol=1e-4)
     parts = checkpoint.read_parts(saved)
@@ -54,30 +55,30 @@ def test_a_run_goes_on_where_a_model_stands(first: Recipe, tmp_path: Path, layou
 
 def test_pictures_may_be_padded_though_a_folder_crops_them(first: Recipe, tmp_path: Path) -> None:
     """As llava-hf's folders of LLaVA 1.5 do, which has learnt from padded ones; the model keeps to it."""
-    origin = workflows.train(first, tmp_path / "first")
-    models.export(origin, tmp_path / "hf", layout="llava-hf", merge=True)
+    origin = api.train(first, tmp_path / "first")
+    api.export(origin, tmp_path / "hf", layout="llava-hf", merge=True)
     padded = {"model": str(tmp_path / "hf"), "image_mode": "pad"}
     recipe = going_on(first, origin, {**TUNE, "steps": 1}).model_copy(update={"origin": Origin.model_validate(padded)})
-    run = workflows.train(recipe, tmp_path / "second")
-    assert models.load(tmp_path / "hf").processor.spec.image_mode == "square"
-    assert models.load(run).processor.spec.image_mode == "pad"
+    run = api.train(recipe, tmp_path / "second")
+    assert api.load(tmp_path / "hf").processor.spec.image_mode == "square"
+    assert api.load(run).processor.spec.image_mode == "pad"
     assert load_recipe(str(run / "recipe.yaml")).origin == recipe.origin
-    models.export(run, tmp_path / "again", layout="llava-hf", merge=True)
-    assert models.load(tmp_path / "again").processor.spec.image_mode == "pad"
+    api.export(run, tmp_path / "again", layout="llava-hf", merge=True)
+    assert api.load(tmp_path / "again").processor.spec.image_mode == "pad"
 
 
 def test_a_run_with_another_layout_under_it_is_killed_and_goes_on(first: Recipe, tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    origin = workflows.train(first, tmp_path / "first")
-    models.export(origin, tmp_path / "hf", layout="llava-hf", merge=True)
+    origin = api.train(first, tmp_path / "first")
+    api.export(origin, tmp_path / "hf", layout="llava-hf", merge=True)
     recipe = going_on(first, tmp_path / "hf", {**LORA, "steps": 6, "save_every": 2}, keep_checkpoints=5)
-    whole = workflows.train(recipe, tmp_path / "whole")
-    cut = workflows.train(recipe, tmp_path / "cut")
+    whole = api.train(recipe, tmp_path / "whole")
+    cut = api.train(recipe, tmp_path / "cut")
     for saved in checkpoints_of(cut)[1:]:
         for file in sorted(saved.rglob("*"), reverse=True):
             file.rmdir() if file.is_dir() else file.unlink()
         saved.rmdir()
-    workflows.train(recipe, cut, resume=True)
+    api.train(recipe, cut, resume=True)
     names = [path.name for path in checkpoints_of(whole)]
     assert [path.name for path in checkpoints_of(cut)] == names
     for name in ("projector.safetensors", "adapter/adapter_model.safetensors"):
@@ -89,35 +90,35 @@ def test_a_run_with_another_layout_under_it_is_killed_and_goes_on(first: Recipe,
 def test_the_model_begun_with_stays_the_same_though_its_run_went_on(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     torch.set_num_threads(1)
     short = make_recipe({**ALIGN, "steps": 2})
-    origin = workflows.train(short, tmp_path / "first")
+    origin = api.train(short, tmp_path / "first")
     begun = checkpoints_of(origin)[-1]
     recipe = going_on(short, origin, {**TUNE, "steps": 2, "save_every": 1}, keep_checkpoints=5)
-    run = workflows.train(recipe, tmp_path / "second")
+    run = api.train(recipe, tmp_path / "second")
     assert load_recipe(str(run / "recipe.yaml")) == recipe.model_copy(update={"origin": Origin(model=begun)})
-    workflows.train(make_recipe({**ALIGN, "steps": 2}, {**TUNE, "steps": 1, "save_every": None}), origin, resume=True)
+    api.train(make_recipe({**ALIGN, "steps": 2}, {**TUNE, "steps": 1, "save_every": None}), origin, resume=True)
     with pytest.raises(CheckpointError, match=r"from\.model was .*1-align-000002, is .*2-tune-000001"):
-        workflows.train(recipe, run, resume=True)
-    workflows.train(load_recipe(str(run / "recipe.yaml")), run, resume=True)
+        api.train(recipe, run, resume=True)
+    api.train(load_recipe(str(run / "recipe.yaml")), run, resume=True)
 
 
 def test_adapters_of_the_model_begun_with_are_never_lost_under_a_quantised_stage(first: Recipe, tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    origin = workflows.train(first, tmp_path / "first")
+    origin = api.train(first, tmp_path / "first")
     recipe = going_on(first, origin, ALIGN, {**LORA, "quantize": 4})
     with pytest.raises(RecipeError, match="the model of `from` has adapters"):
-        workflows.train(recipe, tmp_path / "second")
+        api.train(recipe, tmp_path / "second")
     assert not (tmp_path / "second").exists()
 
 
 def test_what_an_earlier_start_brought_in_is_not_taken_for_another_model(first: Recipe, tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    origin = workflows.train(first, tmp_path / "first")
-    models.export(origin, tmp_path / "hf", layout="llava-hf", merge=True)
+    origin = api.train(first, tmp_path / "first")
+    api.export(origin, tmp_path / "hf", layout="llava-hf", merge=True)
     stale = tmp_path / "second" / "from"
     stale.mkdir(parents=True)
     (stale / "parts.json").write_text("{}")
     still = {**TUNE, "learn": {"projector": 1e-9}, "steps": 1, "save_every": None}
-    run = workflows.train(going_on(first, tmp_path / "hf", still), tmp_path / "second")
+    run = api.train(going_on(first, tmp_path / "hf", still), tmp_path / "second")
     assert torch.allclose(logits(run), logits(origin), atol=1e-4)
 
 
@@ -125,13 +126,13 @@ def test_a_tower_that_learnt_stays_whole_in_what_follows(make_recipe: MakeRecipe
     torch.set_num_threads(1)
     learn = {"projector": 1e-3, "vision": 1e-3}
     recipe = make_recipe({**TUNE, "learn": learn, "steps": 2, "save_every": None})
-    origin = workflows.train(recipe, tmp_path / "first")
+    origin = api.train(recipe, tmp_path / "first")
     still = {**TUNE, "learn": {"projector": 1e-9}, "steps": 1, "save_every": None}
-    run = workflows.train(going_on(recipe, origin, still), tmp_path / "second")
+    run = api.train(going_on(recipe, origin, still), tmp_path / "second")
     picture = next(recipe.data[0].file.parent.glob("*.png"))
     asked = [{"role": "user", "content": [{"type": "image", "image": str(picture)}, {"type": "text", "text": "?"}]},
              {"role": "assistant", "content": "red"}]  # fmt: skip
-    before, after = (models.load(folder).logits(asked) for folder in (origin, run))
+    before, after = (api.load(folder).logits(asked) for folder in (origin, run))
     assert torch.allclose(before, after, atol=1e-4)
 
 
@@ -148,9 +149,9 @@ def test_what_a_run_from_a_model_takes_is_foreseen_as_of_its_backbones(
     first: Recipe, tmp_path: Path, layout: str
 ) -> None:
     """Adapters that merge keep the language model in fp32, a merged one of another layout lies in bf16."""
-    origin = workflows.train(first, tmp_path / "first")
+    origin = api.train(first, tmp_path / "first")
     if layout != "ours":
-        models.export(origin, tmp_path / layout, layout=layout, merge=True)
+        api.export(origin, tmp_path / layout, layout=layout, merge=True)
         origin = tmp_path / layout
     foreseen, plain = (plan(recipe)["stages"][0] for recipe in (going_on(first, origin, ALIGN), first))
     same = ("vision", "projector") if layout == "llava-hf" else plain["parameters"]  # llava-hf pads the vocabulary

@@ -12,12 +12,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from training_stages import ask_to_stop, weights
 
-from vistune import workflows
-from vistune.console import silent
+from vistune import api
 from vistune.errors import RecipeError, Stopped
+from vistune.progress import no_progress
 from vistune.recipe import Recipe, validate
-from vistune.training import Run, checkpoints_of
-from vistune.training.metrics import Metrics
+from vistune.runs.folder import checkpoints_of
+from vistune.runs.metrics import Metrics
+from vistune.training import Run
 
 KINDS: dict[str, dict[str, Any]] = {
     "anyres": {"vision": "joint_clip", "image_mode": "anyres"},
@@ -61,11 +62,11 @@ def test_every_kind_trains_saves_and_answers(
     kind: str, towers: Path, tiny_backbones: Path, rows: Path, tmp_path: Path
 ) -> None:
     recipe = recipe_of(kind, towers, tiny_backbones, rows, steps=2)
-    run = Run(recipe, tmp_path / "again", watch=silent)
+    run = Run(recipe, tmp_path / "again", progress=no_progress)
     fresh, _, _ = run._model(None, [])
     started = {name: parameter.clone() for name, parameter in fresh.named_parameters()}
-    workflows.train(recipe, tmp_path / "run")
-    assistant = workflows.load(tmp_path / "run", device="cpu")
+    api.train(recipe, tmp_path / "run")
+    assistant = api.load(tmp_path / "run", device="cpu")
     learnt = dict(assistant.model.named_parameters())
     assert learnt.keys() == started.keys()
     for part in ("vision.tower", "projector", "language", *(["newline"] if kind.startswith("anyres") else [])):
@@ -77,8 +78,8 @@ def test_every_kind_trains_saves_and_answers(
                                 {"role": "assistant", "content": "red"}])  # fmt: skip
     assert (len(example.images) > 1) == (spec.image_mode == "anyres")
     answer = assistant.ask(picture, "What colour?", max_tokens=6)
-    assert answer == workflows.load(tmp_path / "run", device="cpu").ask(picture, "What colour?", max_tokens=6)
-    half = workflows.load(tmp_path / "run", device="cpu", dtype="bf16")
+    assert answer == api.load(tmp_path / "run", device="cpu").ask(picture, "What colour?", max_tokens=6)
+    half = api.load(tmp_path / "run", device="cpu", dtype="bf16")
     assert isinstance(half.ask(picture, "What colour?", max_tokens=2), str)
 
 
@@ -88,12 +89,12 @@ def test_a_stopped_run_resumes_to_the_same_weights(
 ) -> None:
     torch.set_num_threads(1)
     recipe = recipe_of(kind, towers, tiny_backbones, rows, steps=5)
-    workflows.train(recipe, tmp_path / "whole")
-    run = Run(recipe, tmp_path / "stopped", watch=silent)
+    api.train(recipe, tmp_path / "whole")
+    run = Run(recipe, tmp_path / "stopped", progress=no_progress)
     ask_to_stop(run, "tune", 1)
     with pytest.raises(Stopped):
         run.start(resume=False)
-    workflows.train(recipe, tmp_path / "stopped", resume=True)
+    api.train(recipe, tmp_path / "stopped", resume=True)
     whole, resumed = (
         [row["loss_hex"] for row in Metrics(tmp_path / name / "metrics.jsonl").read()] for name in ("whole", "stopped")
     )
@@ -109,19 +110,19 @@ def test_a_stage_has_no_mode_of_its_own_over_a_model_in_tiles(
     towers: Path, tiny_backbones: Path, rows: Path, tmp_path: Path
 ) -> None:
     recipe = recipe_of("anyres", towers, tiny_backbones, rows, steps=1)
-    origin = workflows.train(recipe, tmp_path / "first")
+    origin = api.train(recipe, tmp_path / "first")
     stage = {"name": "more", "learn": {"projector": 1e-3}, "steps": 1, "image_mode": "square"}
     going_on = validate({"from": str(origin), "data": str(rows), "stages": [stage]}, "test")
     with pytest.raises(RecipeError, match="image_mode: square: this model's is anyres"):
-        workflows.dry_run(going_on)
+        api.dry_run(going_on)
 
 
 def test_a_frozen_tower_is_named_and_not_copied(towers: Path, tiny_backbones: Path, rows: Path, tmp_path: Path) -> None:
     recipe = recipe_of("joint", towers, tiny_backbones, rows, steps=1, learn={"projector": 1e-3})
-    workflows.train(recipe, tmp_path / "run")
+    api.train(recipe, tmp_path / "run")
     saved = checkpoints_of(tmp_path / "run")[-1]
     assert not (saved / "vision").exists()
-    model = workflows.load(saved, device="cpu").model
+    model = api.load(saved, device="cpu").model
     stock = load_file(towers / "joint_clip" / "model.safetensors")
     kept = dict(model.vision.tower.named_parameters())
     assert torch.equal(kept["visual_projection.weight"], stock["visual_projection.weight"])
@@ -133,6 +134,6 @@ def test_rows_of_any_length_give_the_same_losses_in_tiles(
     losses = []
     for length in (512, 4096):
         recipe = recipe_of("anyres", towers, tiny_backbones, rows, steps=3, tokens_per_row=length)
-        workflows.train(recipe, tmp_path / str(length))
+        api.train(recipe, tmp_path / str(length))
         losses.append([row["loss"] for row in Metrics(tmp_path / str(length) / "metrics.jsonl").read()])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

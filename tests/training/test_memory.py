@@ -16,21 +16,22 @@ from torch import Tensor, nn
 from training_stages import ALIGN, LORA, MERGED, TUNE, MakeRecipe
 from typer.testing import CliRunner
 
-from vistune.cli import app
-from vistune.console import silent
+from vistune.api import dry_run, plan
+from vistune.cli.app import app
+from vistune.data.stages import plan_run
 from vistune.errors import RecipeError
-from vistune.foresight import plan
+from vistune.interop.parent import processor_of
 from vistune.model import add_adapters, next_token_loss
 from vistune.model.attention import register
 from vistune.model.language import run
 from vistune.model.merged import keep_merged
 from vistune.model.shapes import config_of, language_shape, tower_shape
+from vistune.planner.forecast import Load, largest_row, load_of, longest_row, sizes_of, work
+from vistune.planner.memory import How, Row, adapter_layers, bf16_copies, language_layer, memory, tower_layer
+from vistune.progress import no_progress
 from vistune.recipe import Lora, Model, known_recipes, load_recipe
-from vistune.training import Hooks, Run, plan_run
-from vistune.training.forecast import Load, largest_row, load_of, longest_row, sizes_of, work
+from vistune.training import Hooks, Run
 from vistune.training.largest import beside, peak_bytes
-from vistune.training.memory import How, Row, adapter_layers, bf16_copies, language_layer, memory, tower_layer
-from vistune.workflows import dry_run, make_processor
 
 LANGUAGE = {
     "model_type": "llama", "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 2, "vocab_size": 300,
@@ -275,7 +276,7 @@ def test_rows_are_counted_where_the_data_are_there(make_recipe: MakeRecipe) -> N
     (stage,) = plan(recipe)["stages"]
     (dry,) = dry_run(recipe)
     assert (stage["steps"], stage["assumed"]) == (dry["steps"], "")
-    (planned,), _ = plan_run(recipe, make_processor(recipe), silent)
+    (planned,), _ = plan_run(recipe, processor_of(recipe), no_progress)
     load = load_of(planned)
     rows = [sum(planned.plan.lengths[k] for k in row) for step in planned.plan.steps for row in step]
     assert load.worst.tokens == max(rows)
@@ -319,12 +320,12 @@ def test_the_largest_row_is_tried_before_the_first_step_and_told_beside_what_was
 ) -> None:
     said: list[str] = []
     recipe = make_recipe({**stage, "steps": 2, "save_every": None, "precision": "fp32"})
-    run = Run(recipe, tmp_path / "run", watch=silent, hooks=Hooks(tell=said.append))
+    run = Run(recipe, tmp_path / "run", progress=no_progress, hooks=Hooks(on_message=said.append))
     run.start(resume=False)
     (told,) = [words for words in said if "the largest row" in words]
     tokens = re.search(r"the largest row \((\d+) tokens, \d+ tiles, \d+ learnt\) takes \S+ .* foreseen", told)
     assert tokens is not None, told
-    (planned,), _ = plan_run(recipe, make_processor(recipe), silent)
+    (planned,), _ = plan_run(recipe, processor_of(recipe), no_progress)
     step, number = largest_row(planned)
     lengths = [sum(planned.plan.lengths[k] for k in row) for rows in planned.plan.steps for row in rows]
     assert sum(planned.plan.lengths[k] for k in planned.plan.steps[step][number]) == max(lengths) == int(tokens[1])

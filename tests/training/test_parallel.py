@@ -16,14 +16,15 @@ import torch
 from training_processes import Ranks, train_as_rank, train_each_as_rank
 from training_stages import ALIGN, LORA, MERGED, TUNE, MakeRecipe, assert_same_runs, train, weights
 
-from vistune.console import silent
 from vistune.data.packing import deal
 from vistune.errors import RecipeError
 from vistune.files import read_json
+from vistune.planner.flops import needed_by
+from vistune.progress import no_progress
 from vistune.recipe import dump
-from vistune.training import Run, checkpoints_of
-from vistune.training.flops import needed_by
-from vistune.training.metrics import Pace
+from vistune.runs.folder import checkpoints_of
+from vistune.runs.metrics import Pace
+from vistune.training import Run
 
 SHORT: dict[str, Any] = {"steps": 3, "save_every": None}
 STAGES: dict[str, list[dict[str, Any]]] = {
@@ -48,7 +49,7 @@ def test_rows_are_dealt_evenly_and_all_of_them() -> None:
 
 def test_rows_weigh_what_they_cost_and_not_their_tokens_alone(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     """One document of 4,096 tokens costs more than eight of 512, and pictures cost the tower."""
-    needed = needed_by(Run(make_recipe(ALIGN), tmp_path, watch=silent).first_model(None))
+    needed = needed_by(Run(make_recipe(ALIGN), tmp_path, progress=no_progress).first_model(None))
     lengths, tiles = np.array([4096, *[512] * 8, 512, 512]), np.array([0] * 9 + [20, 0])
     costs = needed.of_samples(lengths, np.zeros(11), tiles)
     assert costs[0] > costs[1:9].sum()

@@ -28,11 +28,12 @@ from training_processes import (
 )
 from training_stages import ALIGN, LORA, TUNE, MakeRecipe, train, weights
 
-from vistune import checkpoint, models
+from vistune import api
 from vistune.files import read_json
 from vistune.recipe import dump, load_recipe
-from vistune.training import checkpoints_of
-from vistune.training.metrics import Metrics
+from vistune.runs import checkpoint
+from vistune.runs.folder import checkpoints_of
+from vistune.runs.metrics import Metrics
 
 FULL = [{**TUNE, "tokens_per_row": 96}]
 Write = Callable[..., Path]
@@ -188,7 +189,7 @@ def test_two_processes_killed_again_and_again_end_with_the_same_weights(
             kills += any(code < 0 for code in ranks.ended())
         the_same(out, tmp_path / "whole")
     if stages != "align then qlora":  # a quantised base takes no adapters in
-        exported = models.export(out, tmp_path / "hf", layout="llava-hf", merge=stages == "align then lora")
+        exported = api.export(out, tmp_path / "hf", layout="llava-hf", merge=stages == "align then lora")
         assert max(row["largest_difference"] for row in exported) <= 1e-6
     print(f"{way}, {stages}: {kills} kills in {runs} runs")
 

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from training_stages import ALIGN, LORA, TUNE, MakeRecipe
 
-from vistune import models, workflows
+from vistune import api
+from vistune.api import plan
 from vistune.errors import VistuneError
-from vistune.foresight import plan
 from vistune.recipe import DataSource, Recipe, validate
-from vistune.training import checkpoints_of
+from vistune.runs.folder import checkpoints_of
 
 Build = Callable[["Workshop"], Recipe]
 
@@ -86,7 +86,7 @@ class Workshop:
 
     def trained(self, *stages: dict[str, Any]) -> Path:
         torch.set_num_threads(1)
-        return workflows.train(self.recipe(*stages), self.folder / "first")
+        return api.train(self.recipe(*stages), self.folder / "first")
 
     def spoilt_checkpoint(self, name: str) -> Path:
         run = self.trained({**LORA, "steps": 1, "save_every": None})
@@ -97,7 +97,7 @@ class Workshop:
     def exported(self, change: Callable[[dict[str, torch.Tensor]], object]) -> Path:
         run = self.trained({**ALIGN, "steps": 1})
         folder = self.folder / "hf"
-        models.export(run, folder, layout="llava-hf")
+        api.export(run, folder, layout="llava-hf")
         tensors = load_file(folder / "model.safetensors")
         change(tensors)
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -286,22 +286,22 @@ def test_a_dry_run_says_what_training_says(
     build, said = {**REFUSED, **BY_MACHINE}[name]
     recipe = build(workshop)
     without_bitsandbytes(monkeypatch)
-    dry = refusal(lambda: workflows.dry_run(recipe))
+    dry = refusal(lambda: api.dry_run(recipe))
     assert said in dry[1]
     assert dry[2]
-    assert refusal(lambda: workflows.train(recipe, tmp_path / "run")) == dry
+    assert refusal(lambda: api.train(recipe, tmp_path / "run")) == dry
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
     monkeypatch.setattr("vistune.training.run.refuse_untrainable", lambda *_: None)
-    assert refusal(lambda: workflows.train(recipe, tmp_path / "late")) == dry
+    assert refusal(lambda: api.train(recipe, tmp_path / "late")) == dry
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_check_and_plan_say_it_too_where_no_machine_is_asked(workshop: Workshop, name: str) -> None:
     build, _ = REFUSED[name]
     recipe = build(workshop)
-    dry = refusal(lambda: workflows.dry_run(recipe))
+    dry = refusal(lambda: api.dry_run(recipe))
     sources = [DataSource(file=source.file) for source in recipe.data]
-    assert refusal(lambda: workflows.check_data(sources, recipe=recipe)) == dry
+    assert refusal(lambda: api.check_data(sources, recipe=recipe)) == dry
     if name.endswith("without weights"):
         assert plan(recipe)["stages"]  # which needs sizes alone, and is asked before anything is fetched
         return
@@ -315,17 +315,17 @@ def test_check_and_plan_are_of_other_machines_too(
     without_bitsandbytes(monkeypatch)
     for name in ("fsdp of one process", "tf32 on a CPU", "QLoRA without bitsandbytes"):
         recipe = BY_MACHINE[name][0](workshop)
-        assert workflows.check_data(recipe.data, recipe=recipe).samples
+        assert api.check_data(recipe.data, recipe=recipe).samples
         assert plan(recipe)["stages"]
     muon = workshop.recipe({**TUNE, "optimizer": "muon"}).model_copy(update={"parallel": "fsdp"})
     assert "muon needs whole matrices" in refusal(lambda: plan(muon))[1]
-    assert "muon needs whole matrices" in refusal(lambda: workflows.check_data(muon.data, recipe=muon))[1]
+    assert "muon needs whole matrices" in refusal(lambda: api.check_data(muon.data, recipe=muon))[1]
 
 
 @pytest.mark.parametrize("kind", ["llava", "paligemma", "gemma3"])
 def test_plan_refuses_a_whole_model_as_a_tower_by_its_config_alone(workshop: Workshop, kind: str) -> None:
     tower = workshop.whole_model(kind)
-    wanted = refusal(lambda: workflows.dry_run(workshop.recipe(vision=tower)))
+    wanted = refusal(lambda: api.dry_run(workshop.recipe(vision=tower)))
     (tower / "model.safetensors").unlink()
     assert refusal(lambda: plan(workshop.recipe(vision=tower))) == wanted
 
@@ -337,8 +337,8 @@ def test_what_trains_passes_the_dry_run_and_reads_no_weights(
     recipe = workshop.recipe(
         {**ALIGN, "steps": 1}, {**LORA, "steps": 1, "save_every": None}, {**TUNE, "name": "last", "steps": 1}
     )
-    assert [row["stage"] for row in workflows.dry_run(recipe)] == ["align", "tune", "last"]
-    run = workflows.train(recipe, tmp_path / "run")
-    models.export(run, tmp_path / "hf", layout="llava-hf")
+    assert [row["stage"] for row in api.dry_run(recipe)] == ["align", "tune", "last"]
+    run = api.train(recipe, tmp_path / "run")
+    api.export(run, tmp_path / "hf", layout="llava-hf")
     for origin in (run, tmp_path / "hf"):
-        assert workflows.dry_run(workshop.going_on(origin, LORA, {**TUNE, "name": "more"}))
+        assert api.dry_run(workshop.going_on(origin, LORA, {**TUNE, "name": "more"}))

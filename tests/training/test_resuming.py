@@ -25,12 +25,13 @@ from training_stages import (
     weights,
 )
 
-from vistune.console import silent
 from vistune.errors import CheckpointError, RecipeError, Stopped
 from vistune.files import read_json
+from vistune.progress import no_progress
 from vistune.recipe import dump
-from vistune.training import Run, checkpoints_of
-from vistune.training.metrics import Metrics
+from vistune.runs.folder import checkpoints_of
+from vistune.runs.metrics import Metrics
+from vistune.training import Run
 from vistune.training.state import seed_row
 
 MUON = {**TUNE, "optimizer": "muon"}
@@ -66,7 +67,7 @@ def test_resuming_a_finished_run_does_nothing(make_recipe: MakeRecipe, tmp_path:
 
 def test_sigterm_saves_and_the_run_goes_on(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     recipe = make_recipe({**TUNE, "save_every": None})
-    run = Run(recipe, tmp_path / "run", watch=silent)
+    run = Run(recipe, tmp_path / "run", progress=no_progress)
     ask_to_stop(run, "tune", 2)
     with pytest.raises(Stopped) as caught:
         run.start(resume=False)
@@ -188,7 +189,7 @@ def test_asked_to_stop_at_a_stages_last_step_the_next_one_does_not_begin(
     make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
     recipe = make_recipe(ALIGN, TUNE)
-    run = Run(recipe, tmp_path / "run", watch=silent)
+    run = Run(recipe, tmp_path / "run", progress=no_progress)
     ask_to_stop(run, "align", 5)
     with pytest.raises(Stopped):
         run.start(resume=False)

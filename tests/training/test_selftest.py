@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from training_stages import ALIGN, LORA, MERGED, TUNE, MakeRecipe, train
 
-from vistune import foresight, workflows
-from vistune.commands.model import selftest as verb
-from vistune.console import silent
+from vistune import api
+from vistune.cli.model import selftest as verb
 from vistune.errors import VistuneError
 from vistune.model import VisionLanguageModel
 from vistune.model.merged import Merged
+from vistune.progress import no_progress
 from vistune.recipe import dump
 from vistune.training import Run, selftest
 from vistune.types import Batch
@@ -23,7 +23,7 @@ from vistune.types import Batch
 def test_every_kind_of_stage_is_the_same_however_arranged(make_recipe: MakeRecipe) -> None:
     torch.set_num_threads(1)
     tuned = {**TUNE, "name": "full", "learn": {"projector": 1e-3, "language": 1e-3, "vision": 1e-3}}
-    rows = workflows.selftest(make_recipe(ALIGN, tuned, LORA, {**MERGED, "name": "merged"}))
+    rows = api.selftest(make_recipe(ALIGN, tuned, LORA, {**MERGED, "name": "merged"}))
     stages = ("align", "full", "tune", "merged")
     assert [row["stage"] for row in rows] == [stage for stage in stages for _ in range(2)]
     assert all(row["equal"] for row in rows)
@@ -42,7 +42,7 @@ def test_documents_that_see_each_other_are_caught(
         return whole(model, Batch(**{name: getattr(batch, name) for name in batch.__slots__} | {"starts": ends}), at)
 
     monkeypatch.setattr(VisionLanguageModel, "forward", leaking)
-    found = selftest(Run(make_recipe(TUNE), tmp_path, watch=silent))
+    found = selftest(Run(make_recipe(TUNE), tmp_path, progress=no_progress))
     assert not any(row.equal for row in found)
     (tmp_path / "recipe.yaml").write_text(dump(make_recipe(TUNE)))
     with pytest.raises(VistuneError, match="another gradient") as told:
@@ -61,7 +61,7 @@ def test_a_wrong_sum_of_adapters_and_weights_is_caught(
         layer.whole.mul_(1.02)
 
     monkeypatch.setattr(Merged, "refresh", wrong)
-    assert not any(row.equal for row in selftest(Run(make_recipe(MERGED), tmp_path, watch=silent)))
+    assert not any(row.equal for row in selftest(Run(make_recipe(MERGED), tmp_path, progress=no_progress)))
 
 
 def test_nothing_is_written_where_nothing_is_brought(
@@ -71,7 +71,7 @@ def test_nothing_is_written_where_nothing_is_brought(
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("VISTUNE_CACHE", str(tmp_path / "file"))
     recipe = make_recipe({**ALIGN, "cache_features": "off", "steps": 1})
-    assert all(row["equal"] for row in workflows.selftest(recipe))
-    assert len(foresight.plan(recipe)["stages"]) == 1
+    assert all(row["equal"] for row in api.selftest(recipe))
+    assert len(api.plan(recipe)["stages"]) == 1
     assert len(train(recipe, tmp_path / "run")) == 1
     assert not Path("selftest").exists()

@@ -18,14 +18,17 @@ from training_processes import Ranks, train_each_as_rank
 from training_shards import STREAM, add, picture, write_shard
 from training_stages import MakeRecipe, assert_same_runs, start_process, train, wait_for_metrics, weights
 
-from vistune import foresight, lineage, workflows
-from vistune.console import silent
+from vistune import api
 from vistune.data.shards import fetch
+from vistune.data.stages import plan_run
 from vistune.errors import CheckpointError, DataError, DiskError, RecipeError, TooManyRejects
 from vistune.files import read_jsonl
+from vistune.progress import no_progress
 from vistune.recipe import Recipe, dump
-from vistune.reporting import report_run
-from vistune.training import Hooks, Run, checkpoints_of, plan_run, selftest
+from vistune.report.gather import report_run
+from vistune.runs.folder import checkpoints_of
+from vistune.runs.provenance import in_words
+from vistune.training import Hooks, Run, selftest
 
 
 @pytest.fixture
@@ -50,9 +53,9 @@ def order_of(run: Run, steps: int, share: tuple[int, int] = (0, 1)) -> list[list
     """(number of a row, ids of its samples), of each step."""
     from vistune.data import StreamLoader
 
-    (planned,), _ = plan_run(run.recipe, run.processor, silent)
+    (planned,), _ = plan_run(run.recipe, run.processor, no_progress)
     assert planned.stream is not None
-    loader = StreamLoader(planned.stream, planned.processor, share=share, tell=lambda rejects: None)
+    loader = StreamLoader(planned.stream, planned.processor, share=share, on_message=lambda rejects: None)
     found = []
     for _, batches in loader.steps():
         found.append([(batch.number, batch.ids) for batch in batches if batch.ids])
@@ -64,7 +67,7 @@ def order_of(run: Run, steps: int, share: tuple[int, int] = (0, 1)) -> list[list
 def test_a_lane_shows_its_shards_whole_one_after_another_and_all_lanes_together_all_of_them(
     make: MakeRecipe, tmp_path: Path
 ) -> None:
-    run = Run(make(steps=40), tmp_path / "run", watch=silent)
+    run = Run(make(steps=40), tmp_path / "run", progress=no_progress)
     seen = [(number, name) for step in order_of(run, 40) for number, ids in step for name in ids]
     sizes = {f"{number:03}": 5 + number % 3 for number in range(7)}
     assert {name for _, name in seen} == {f"{shard}{k:03}" for shard, size in sizes.items() for k in range(size)}
@@ -81,7 +84,7 @@ def test_a_lane_shows_its_shards_whole_one_after_another_and_all_lanes_together_
 
 
 def test_two_processes_read_the_rows_of_one(make: MakeRecipe, tmp_path: Path) -> None:
-    run = Run(make(), tmp_path / "run", watch=silent)
+    run = Run(make(), tmp_path / "run", progress=no_progress)
     alone = order_of(run, 9)
     both = [order_of(run, 9, (rank, 2)) for rank in range(2)]
     assert [sorted(one + other) for one, other in zip(*both, strict=True)] == alone
@@ -245,14 +248,14 @@ def test_parquet_shards_are_read_too(make: MakeRecipe, tmp_path: Path) -> None:
 
 def test_plan_selftest_and_dry_run_read_the_first_shard(make: MakeRecipe, tmp_path: Path) -> None:
     recipe = make(steps=1000, save_every=None)
-    (row,) = workflows.dry_run(recipe)
+    (row,) = api.dry_run(recipe)
     assert row["shards"] == 7
     assert row["rows"] == 3000
     assert row["samples_of_first_shard"] in (5, 6, 7)
-    (stage,) = foresight.plan(recipe)["stages"]
+    (stage,) = api.plan(recipe)["stages"]
     assert stage["steps"] == 1000
     assert stage["assumed"] == "rows as in the first shard"
-    assert all(found.equal for found in selftest(Run(recipe, tmp_path / "selftest", watch=silent)))
+    assert all(found.equal for found in selftest(Run(recipe, tmp_path / "selftest", progress=no_progress)))
 
 
 def test_the_report_shows_no_rows_of_a_file_that_the_stage_did_not_read(make: MakeRecipe, tmp_path: Path) -> None:
@@ -270,16 +273,16 @@ def test_a_shard_is_brought_into_the_cache_and_never_into_a_small_temporary_fold
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "full"))
     recipe = make(steps=2)
-    workflows.dry_run(recipe)
-    foresight.plan(recipe)
-    workflows.selftest(recipe)
+    api.dry_run(recipe)
+    api.plan(recipe)
+    api.selftest(recipe)
     assert len(train(recipe, tmp_path / "run")) == 2
 
 
 def test_a_history_says_where_the_shards_lie(make: MakeRecipe, shards: Path, tmp_path: Path) -> None:
     """Not that they are gone: their names are known, what they hold is not."""
     train(make(steps=2), tmp_path / "run")
-    words = "\n".join(lineage.in_words(lineage.why(tmp_path / "run")))
+    words = "\n".join(in_words(api.why(tmp_path / "run")))
     assert f"data shards of align: {shards}/*.tar" in words
     assert "no longer there" not in words
 
@@ -367,7 +370,7 @@ def test_fields_of_shards_that_nothing_reads_are_told_once(make: MakeRecipe, sha
                 add(tar, f"extra{k}.png", picture("red"))
                 add(tar, f"extra{k}.json", json.dumps({"caption": "all of it is red", "similarity": 0.3}).encode())
     told: list[str] = []
-    run = Run(make(), tmp_path / "run", watch=silent, hooks=Hooks(told.append, None))
+    run = Run(make(), tmp_path / "run", progress=no_progress, hooks=Hooks(told.append, None))
     run.start(resume=False)
     [line] = [words for words in told if "similarity" in words]
     assert re.fullmatch(r'.*\.tar: field "similarity" is not read: 3 records; later shards are not counted', line)

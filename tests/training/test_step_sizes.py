@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from training_stages import ALIGN, TUNE, MakeRecipe, train
 
-from vistune.console import silent
 from vistune.data import plan_epoch, plan_stage, steps_of
+from vistune.data.stages import plan_run
 from vistune.errors import RecipeError
 from vistune.files import read_jsonl
-from vistune.training import Run, plan_run
-from vistune.training.forecast import columns_of
+from vistune.planner.forecast import columns_of
+from vistune.progress import no_progress
+from vistune.training import Run
 
 LENGTHS = st.lists(st.integers(1, 64), min_size=1, max_size=40)
 
@@ -96,7 +97,9 @@ def test_the_work_of_a_cut_sample_is_that_of_what_is_left(make_recipe: MakeRecip
         recipe = make_recipe(stage)
         model = recipe.model.model_copy(update={"image_mode": mode, "canvases": ((32, 64), (64, 32))})
         recipe = recipe.model_copy(update={"model": model})
-        (planned,), (note,) = plan_run(recipe, Run(recipe, tmp_path / mode, watch=silent).processor, silent)
+        (planned,), (note,) = plan_run(
+            recipe, Run(recipe, tmp_path / mode, progress=no_progress).processor, no_progress
+        )
         assert note.reason == "cut_short"
         tokens, _, tiles = columns_of(planned)
         assert tokens[0] <= 200

@@ -19,12 +19,14 @@ from training_processes import Ranks, train_as_rank, wait_for_lines
 from training_shards import STREAM, write_shard
 from training_stages import ALIGN, MakeRecipe, train, weights
 
-from vistune.console import silent
 from vistune.data import read_window
+from vistune.data.stages import plan_run
 from vistune.errors import Stopped
 from vistune.files import read_json, read_jsonl
+from vistune.progress import no_progress
 from vistune.recipe import Recipe, dump
-from vistune.training import Run, checkpoints_of, plan_run
+from vistune.runs.folder import checkpoints_of
+from vistune.training import Run
 
 SOON = 60  # seconds, against hanging: it takes a few
 
@@ -72,7 +74,7 @@ def test_sigterm_while_a_shard_does_not_come(
     size: int, window: int, recipe: Recipe, shards: Path, tmp_path: Path
 ) -> None:
     """The first shard of all, before any step; or the second one of lane 1, which the last process reads."""
-    (planned,), _ = plan_run(recipe, Run(recipe, tmp_path / "never", watch=silent).processor, silent)
+    (planned,), _ = plan_run(recipe, Run(recipe, tmp_path / "never", progress=no_progress).processor, no_progress)
     assert planned.stream is not None
     first, _, _ = read_window(planned.stream, 1, 0, planned.processor, tmp_path / "window")
     steps = window * len(first.rows)
@@ -108,7 +110,7 @@ def test_sigterm_while_a_shard_does_not_come(
 def test_a_stage_ends_though_the_shard_behind_its_last_step_does_not_come(
     recipe: Recipe, shards: Path, tmp_path: Path
 ) -> None:
-    (planned,), _ = plan_run(recipe, Run(recipe, tmp_path / "never", watch=silent).processor, silent)
+    (planned,), _ = plan_run(recipe, Run(recipe, tmp_path / "never", progress=no_progress).processor, no_progress)
     assert planned.stream is not None
     (stalled,) = planned.stream.shards_of(1, 1)
     stall(Path(planned.stream.shards[stalled]))
@@ -125,7 +127,7 @@ def test_sigterm_while_features_are_computed(make_recipe: MakeRecipe, tmp_path: 
     kept: list[int] = []
 
     @contextmanager
-    def watch(label: str, total: int) -> Iterator[Callable[..., None]]:
+    def progress(label: str, total: int) -> Iterator[Callable[..., None]]:
         def advance(count: int = 1, note: str = "", total: int | None = None) -> None:
             if label == "keep features":
                 kept.append(count)
@@ -135,10 +137,10 @@ def test_sigterm_while_features_are_computed(make_recipe: MakeRecipe, tmp_path: 
         yield advance
 
     with pytest.raises(Stopped, match="stopped before its first step"):
-        Run(recipe, tmp_path / "run", watch=watch).start(resume=False)
+        Run(recipe, tmp_path / "run", progress=progress).start(resume=False)
     assert len(kept) == 2
     assert read_json(tmp_path / "run" / "run.json")["status"] == "preempted"
-    Run(recipe, tmp_path / "run", watch=watch).start(resume=True)
+    Run(recipe, tmp_path / "run", progress=progress).start(resume=True)
     assert len(kept) == 4  # of four pictures, by their bytes
     assert (
         train(recipe, tmp_path / "again")[-1]["loss_hex"]

@@ -21,8 +21,8 @@ from training_stages import LORA, TUNE, MakeRecipe, weights
 from vistune.errors import RecipeError
 from vistune.files import Lock, read_json
 from vistune.recipe import dump
-from vistune.training import checkpoints_of
-from vistune.training.metrics import Metrics
+from vistune.runs.folder import checkpoints_of
+from vistune.runs.metrics import Metrics
 
 DEADLINE = 300  # seconds, against hanging
 

@@ -10,13 +10,14 @@ import torch
 from PIL import Image
 from training_stages import ALIGN, TUNE, MakeRecipe, train, weights
 
-from vistune import checkpoint
-from vistune.console import silent
 from vistune.errors import DataError, VistuneError
 from vistune.files import read_json, read_jsonl
 from vistune.model import VisionLanguageModel
+from vistune.progress import no_progress
 from vistune.recipe import Stage
-from vistune.training import Run, Trainer, checkpoints_of
+from vistune.runs import checkpoint
+from vistune.runs.folder import checkpoints_of
+from vistune.training import Run, Trainer
 from vistune.training.optim import make_optimizer, rate_factor
 
 
@@ -35,7 +36,7 @@ def test_a_stage_changes_only_what_it_names(make_recipe: MakeRecipe, tmp_path: P
     saved = checkpoints_of(tmp_path / "run")[-1]
     assert not (saved / "language").exists()
     model, _ = checkpoint.load(saved)
-    fresh = Run(make_recipe(ALIGN), tmp_path / "other", watch=silent)._model(None, [])[0]
+    fresh = Run(make_recipe(ALIGN), tmp_path / "other", progress=no_progress)._model(None, [])[0]
     started = dict(fresh.language.named_parameters())
     for name, parameter in model.language.named_parameters():
         assert torch.equal(parameter, started[name]), name
@@ -86,7 +87,7 @@ def test_bf16_learns_on_fp32_weights(make_recipe: MakeRecipe, tmp_path: Path) ->
 
 
 def test_a_loss_that_is_no_number_stops_with_the_samples(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    run = Run(make_recipe(TUNE), tmp_path / "run", watch=silent)
+    run = Run(make_recipe(TUNE), tmp_path / "run", progress=no_progress)
     rehearse = run._rehearse
 
     def poisoned(model: VisionLanguageModel, trainer: Trainer, number: int) -> None:
@@ -112,7 +113,7 @@ def test_rates_rise_to_the_peak_and_fall_to_nothing(schedule: str) -> None:
 
 
 def test_norms_and_biases_do_not_decay(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    run = Run(make_recipe(TUNE), tmp_path / "run", watch=silent)
+    run = Run(make_recipe(TUNE), tmp_path / "run", progress=no_progress)
     model = run._model(None, [])[0]
     model.set_learning({"projector", "language"})
     stage = Stage(name="x", learn={"projector": 1e-3, "language": 1e-4}, steps=1, weight_decay=0.1)

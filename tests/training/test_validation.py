@@ -14,14 +14,15 @@ from PIL import Image
 from training_processes import Ranks, train_as_rank, train_killed_measuring
 from training_stages import ALIGN, LORA, TUNE, MakeRecipe, train, weights
 
-from vistune.console import silent
+from vistune.data.stages import Planned, plan_run
 from vistune.errors import DataError, RecipeError, TooManyRejects
 from vistune.files import read_jsonl
 from vistune.generation import Assistant
+from vistune.progress import no_progress
 from vistune.recipe import Recipe, dump, load_recipe
-from vistune.training import Hooks, Run, checkpoints_of, plan_run
-from vistune.training.metrics import Metrics
-from vistune.training.plan import Planned
+from vistune.runs.folder import checkpoints_of
+from vistune.runs.metrics import Metrics
+from vistune.training import Hooks, Run
 from vistune.types import Sample
 
 SPLIT = {"share": 0.4, "every": 2, "answers": 2, "answer_tokens": 4}
@@ -46,7 +47,7 @@ def many(tmp_path: Path) -> Path:
 
 
 def planned(recipe: Recipe, tmp_path: Path) -> list[Planned]:
-    return plan_run(recipe, Run(recipe, tmp_path / "never", watch=silent).processor, silent)[0]
+    return plan_run(recipe, Run(recipe, tmp_path / "never", progress=no_progress).processor, no_progress)[0]
 
 
 def pictures(samples: Sequence[Sample]) -> set[str]:
@@ -134,7 +135,7 @@ def test_the_measured_loss_is_the_mean_over_the_rows_tokens(make_recipe: MakeRec
     recipe = make_recipe(still)
     told: list[str] = []
     again = make_recipe(still, validation={"data": str(recipe.data[0].file)})
-    Run(again, tmp_path / "run", watch=silent, hooks=Hooks(told.append)).start(resume=False)
+    Run(again, tmp_path / "run", progress=no_progress, hooks=Hooks(told.append)).start(resume=False)
     (row,) = Metrics(tmp_path / "run" / "metrics.jsonl").read()
     assert row["validation_loss"] == pytest.approx(row["loss"], rel=1e-5)
     assert any("12 pictures of the validation are learnt from too" in words for words in told)
@@ -175,19 +176,19 @@ def test_a_run_killed_while_it_measures_goes_on_to_the_same(size: int, make_reci
 def test_figures_from_outside_stand_beside_the_loss(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     asked: list[bool] = []
 
-    def evaluate(assistant: Assistant, watch: object) -> dict[str, float]:
+    def evaluate(assistant: Assistant, progress: object) -> dict[str, float]:
         asked.append(assistant.model.language.training)
         return {"mine.score": 0.5}
 
     recipe = make_recipe(TUNE, validation={"share": 0.4, "every": 3, "answers": 0}, seed=3)
-    Run(recipe, tmp_path / "run", watch=silent, hooks=Hooks(evaluate=evaluate)).start(resume=False)
+    Run(recipe, tmp_path / "run", progress=no_progress, hooks=Hooks(evaluate=evaluate)).start(resume=False)
     rows = Metrics(tmp_path / "run" / "metrics.jsonl").read()
     assert [row.get("mine.score") for row in rows] == [None, None, 0.5, None, None, 0.5]
     assert asked == [False, False]
 
 
 def test_a_benchmark_is_asked_of_the_model_in_training(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    from vistune import workflows
+    from vistune import api
 
     folder = tmp_path / "questions"
     (folder / "heldout").mkdir(parents=True)
@@ -195,41 +196,41 @@ def test_a_benchmark_is_asked_of_the_model_in_training(make_recipe: MakeRecipe, 
     question = {"question_id": "1", "image": "a.png", "text": "Colour?", "answer": "red", "type": "c", "language": "en"}
     (folder / "questions_heldout.jsonl").write_text(json.dumps(question) + "\n")
     wanted: dict[str, Any] = {"share": 0.4, "answers": 0, "tasks": {"scenes": str(folder)}}
-    workflows.train(make_recipe(TUNE, validation=wanted, seed=3), tmp_path / "run")
+    api.train(make_recipe(TUNE, validation=wanted, seed=3), tmp_path / "run")
     assert Metrics(tmp_path / "run" / "metrics.jsonl").read()[-1]["scenes.accuracy"] in (0.0, 1.0)
     with pytest.raises(RecipeError, match=r"validation\.tasks 'scens'"):
-        workflows.train(make_recipe(TUNE, validation={**wanted, "tasks": {"scens": "x"}}), tmp_path / "other")
+        api.train(make_recipe(TUNE, validation={**wanted, "tasks": {"scens": "x"}}), tmp_path / "other")
 
 
 def test_a_benchmark_is_asked_in_the_models_own_template(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     """Stage 1 learns under `plain`, which shows no question; its checkpoint is asked under the model's."""
     asked: list[tuple[str, str]] = []
 
-    def evaluate(assistant: Any, watch: Any) -> dict[str, float]:
+    def evaluate(assistant: Any, progress: Any) -> dict[str, float]:
         asked.append((assistant.processor.spec.template, assistant.processor.spec.image_mode))
         return {}
 
     stage = {**ALIGN, "template": "plain", "image_mode": "pad"}
     recipe = make_recipe(stage, validation={"share": 0.4, "answers": 1})
-    Run(recipe, tmp_path / "run", watch=silent, hooks=Hooks(evaluate=evaluate)).start(resume=False)
+    Run(recipe, tmp_path / "run", progress=no_progress, hooks=Hooks(evaluate=evaluate)).start(resume=False)
     assert asked == [("v1", "square")]
 
 
 def test_a_dry_run_says_what_the_run_would_and_refuses_what_it_would(
     make_recipe: MakeRecipe, data: Path, tmp_path: Path
 ) -> None:
-    from vistune import workflows
+    from vistune import api
 
     source = [{"file": str(data), "take": "first 500"}]
     told: list[str] = []
-    workflows.train(make_recipe(TUNE, data=source, seed=3), tmp_path / "run", tell=told.append)
+    api.train(make_recipe(TUNE, data=source, seed=3), tmp_path / "run", on_message=told.append)
     (words,) = [words for words in told if "`take: first 500`" in words]
-    (row,) = workflows.dry_run(make_recipe(TUNE, data=source, validation={"share": 0.4}))
+    (row,) = api.dry_run(make_recipe(TUNE, data=source, validation={"share": 0.4}))
     assert row["remarks"] == [words]
     assert row["held"] > 0
     lost = make_recipe(TUNE, validation={"share": 0.4, "tasks": {"scenes": str(tmp_path / "nowhere")}})
     with pytest.raises(DataError, match="nowhere"):
-        workflows.dry_run(lost)
+        api.dry_run(lost)
 
 
 @pytest.mark.parametrize(

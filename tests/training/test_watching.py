@@ -11,22 +11,24 @@ from model.tiny_models import tiny
 from torch.utils.flop_counter import FlopCounterMode
 from training_stages import ALIGN, LORA, MERGED, TUNE, MakeRecipe, ask_to_stop, train
 
-from vistune.console import silent
 from vistune.data import Loader
+from vistune.data.stages import plan_run
 from vistune.errors import RecipeError, Stopped
 from vistune.model import build, next_token_loss, read_spec
+from vistune.planner import flops
+from vistune.planner.flops import matmul_peak, needed_by
+from vistune.planner.precision import frozen_for_good, halve, merge_where_exact, products_in, to_halve
+from vistune.progress import no_progress
 from vistune.recipe import Model
-from vistune.training import Hooks, Run, doubts, flops, plan_run
-from vistune.training.flops import matmul_peak, needed_by
-from vistune.training.metrics import Metrics
-from vistune.training.precision import frozen_for_good, halve, merge_where_exact, products_in, to_halve
-from vistune.training.sharding import Learner
+from vistune.runs.metrics import Metrics
+from vistune.training import Hooks, Run, doubts
+from vistune.training.distributed.sharding import Learner
 
 
 def test_a_table_says_what_learns_at_which_rate(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     told: list[str] = []
     stage = {**LORA, "weight_decay": 0.1, "steps": 2, "save_every": None}
-    Run(make_recipe(ALIGN, stage), tmp_path / "run", watch=silent, hooks=Hooks(told.append)).start(resume=False)
+    Run(make_recipe(ALIGN, stage), tmp_path / "run", progress=no_progress, hooks=Hooks(told.append)).start(resume=False)
     tables = [words for words in told if "parameters" in words]  # beside the price of kept features
     align, tune = ([line.split() for line in words.splitlines()[:-1]] for words in tables)
     assert all(words.splitlines()[-1].startswith("MFU is over ") for words in tables)
@@ -56,8 +58,8 @@ def test_each_step_tells_its_shares_and_what_it_took(make_recipe: MakeRecipe, tm
 def test_needed_work_is_what_torch_counts(stage: dict[str, object], make_recipe: MakeRecipe, tmp_path: Path) -> None:
     """Products of forward and backward, but for gradients into what nothing below needs, which autograd leaves out."""
     recipe = make_recipe({**stage, "samples_per_step": 3})
-    run = Run(recipe, tmp_path, watch=silent)
-    item = plan_run(recipe, run.processor, silent)[0][0]
+    run = Run(recipe, tmp_path, progress=no_progress)
+    item = plan_run(recipe, run.processor, no_progress)[0][0]
     model = run.first_model(None)
     run.prepare(model, item.stage, 0)
     model.set_learning(item.stage.learn)
@@ -78,7 +80,7 @@ def test_needed_work_is_what_torch_counts(stage: dict[str, object], make_recipe:
 
 
 def test_merged_adapters_need_no_product_forward(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    run = Run(make_recipe(MERGED), tmp_path, watch=silent)
+    run = Run(make_recipe(MERGED), tmp_path, progress=no_progress)
     (stage,) = run.recipe.stages
     model = run.first_model(None)
     run.prepare(model, stage, 0)
@@ -108,8 +110,8 @@ def test_a_token_comes_to_some_experts_of_the_last_layer_too(tmp_path: Path, tin
 
 def test_blank_rows_are_no_work_and_count_as_waste(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     recipe = make_recipe({**ALIGN, "samples_per_step": 1})
-    run = Run(recipe, tmp_path, watch=silent)
-    item = plan_run(recipe, run.processor, silent)[0][0]
+    run = Run(recipe, tmp_path, progress=no_progress)
+    item = plan_run(recipe, run.processor, no_progress)[0][0]
     model = run.first_model(None)
     model.set_learning(item.stage.learn)
     shared = Loader(item.samples, item.processor, item.plan, share=(1, 2))
@@ -140,7 +142,7 @@ def test_a_resumed_run_doubts_what_it_would_have_doubted(make_recipe: MakeRecipe
     torch.set_num_threads(1)
     doubts = []
     for resume in (False, True):
-        run = Run(recipe, tmp_path / "run", watch=silent)
+        run = Run(recipe, tmp_path / "run", progress=no_progress)
         if not resume:
             ask_to_stop(run, "align", 39)
         with nullcontext() if resume else pytest.raises(Stopped):
@@ -167,7 +169,7 @@ def test_doubts() -> None:
 def test_a_loss_that_stands_still_is_said_once(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     told: list[str] = []
     still = {**ALIGN, "learn": {"projector": 1e-12}, "steps": 60, "samples_per_step": 13, "schedule": "constant"}
-    Run(make_recipe(still), tmp_path / "run", watch=silent, hooks=Hooks(told.append)).start(resume=False)
+    Run(make_recipe(still), tmp_path / "run", progress=no_progress, hooks=Hooks(told.append)).start(resume=False)
     said = [words for words in told if "has stood at" in words]
     assert len(said) == 1
     assert said[0].startswith("stage align, step 49: the loss has stood at")
@@ -199,7 +201,7 @@ def test_a_stage_in_fp32_behind_one_in_bf16_goes_on_to_the_same_bits(make_recipe
     recipe = make_recipe({**ALIGN, "precision": "bf16", "save_every": 6}, {**TUNE, "precision": "fp32"})
     whole = train(recipe, tmp_path / "whole")
     torch.set_num_threads(1)
-    run = Run(recipe, tmp_path / "stopped", watch=silent)
+    run = Run(recipe, tmp_path / "stopped", progress=no_progress)
     ask_to_stop(run, "align", 5)
     with pytest.raises(Stopped):
         run.start(resume=False)
@@ -208,7 +210,7 @@ def test_a_stage_in_fp32_behind_one_in_bf16_goes_on_to_the_same_bits(make_recipe
 
 
 def test_what_no_stage_learns_is_halved_and_nothing_else(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    run = Run(make_recipe(ALIGN, LORA), tmp_path, watch=silent)
+    run = Run(make_recipe(ALIGN, LORA), tmp_path, progress=no_progress)
     align, lora = run.recipe.stages
     assert frozen_for_good([align, lora], {"projector"}) == ["vision", "language"]
     assert frozen_for_good([lora, align], {"projector"}) == ["vision"]  # the adapters are merged into it
@@ -221,7 +223,7 @@ def test_what_no_stage_learns_is_halved_and_nothing_else(make_recipe: MakeRecipe
     half, full = {torch.bfloat16}, {torch.float32}
     assert dtypes == {"vision": half, "projector": full, "language": half, "adapters": full}
     assert model.vision.mean.dtype == torch.float32
-    item = plan_run(run.recipe, run.processor, silent)[0][1]
+    item = plan_run(run.recipe, run.processor, no_progress)[0][1]
     (row,) = Loader(item.samples, item.processor, item.plan).load(0)
     with torch.autocast("cpu", torch.bfloat16):
         loss = next_token_loss(model(row), model.head, row.labels, row.starts)

@@ -2,22 +2,14 @@
 
 from vistune.data.background import Background, Interrupted, Stopping, never, result_of
 from vistune.data.check import CheckReport, check
-from vistune.data.choice import (
-    Choice,
-    Rows,
-    all_rows,
-    choose_rows,
-    known_kinds,
-    pictures_of,
-    refuse_unknown_kinds,
-)
-from vistune.data.holdout import held_out, only, pictures_in, without
-from vistune.data.index import Index, Watch, index, unwatched
-from vistune.data.likeness import Likeness, compare_pictures
+from vistune.data.index import Index, index
 from vistune.data.loader import Loader, PixelCache
+from vistune.data.near_duplicates import Likeness, compare_pictures
 from vistune.data.packing import StagePlan, epoch_size, plan_epoch, plan_stage, steps_of
 from vistune.data.readers import data_path, folders_of, open_source
+from vistune.data.selection import Choice, Rows, all_rows, choose_rows, known_kinds, pictures_of, refuse_unknown_kinds
 from vistune.data.shards import listed
+from vistune.data.split import held_out, only, pictures_in, without
 from vistune.data.stream import UNREAD, Place, Stream, StreamLoader, read_window
 
 __all__ = [
@@ -36,7 +28,6 @@ __all__ = [
     "Stopping",
     "Stream",
     "StreamLoader",
-    "Watch",
     "all_rows",
     "check",
     "choose_rows",
@@ -59,6 +50,5 @@ __all__ = [
     "refuse_unknown_kinds",
     "result_of",
     "steps_of",
-    "unwatched",
     "without",
 ]

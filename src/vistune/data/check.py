@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from vistune.data.choice import kindless, too_long
-from vistune.data.index import Index, Watch, index, unwatched
-from vistune.data.looks import look_at_all, shown_pictures
+from vistune.data.image_audit import look_at_all, shown_pictures
+from vistune.data.index import Index, index
 from vistune.data.readers import folders_of, open_source
+from vistune.data.selection import kindless, too_long
 from vistune.data.survey import Survey
 from vistune.data.truncation import shortened
 from vistune.errors import DataError, RecipeError
 from vistune.processor import Processor
+from vistune.progress import Progress, no_progress
 from vistune.recipe import DataSource
 from vistune.records import UnreadField
 from vistune.types import Reject
@@ -61,7 +62,7 @@ def check(
     tokens_per_row: int | None = None,
     cut: bool = True,
     kinds: Sequence[str] | None = None,
-    watch: Watch = unwatched,
+    progress: Progress = no_progress,
 ) -> CheckReport:
     """Read all rows, encode them (with a processor), open each picture once; faults are gathered, not raised.
 
@@ -80,7 +81,7 @@ def check(
         try:
             data = open_source(source.file)
             folders = folders_of(data, source.images) if pictures else None
-            made = index(data, folders, processor, watch=watch, processes=cores)
+            made = index(data, folders, processor, progress=progress, processes=cores)
             survey.read(data)
         except DataError as error:  # the file as a whole: not there, no list, broken off
             faults.append(Reject("", str(source.file), "bad_file", str(error)))
@@ -97,7 +98,7 @@ def check(
     notes = [*survey.notes, *(note for made in files for note in made.notes.values())]
     used = shown_pictures(files)
     if pictures:
-        with watch("open pictures", len(used)) as advance:
+        with progress("open pictures", len(used)) as advance:
             bad, seen = look_at_all(used, advance)
         faults, notes = faults + bad, notes + seen
     mended = sum((Counter(made.warnings) for made in files), Counter[str]())

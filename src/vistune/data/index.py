@@ -12,7 +12,6 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from vistune.data.proving import Fault, Prover, proved
 from vistune.errors import DataError
 from vistune.files import own_code, replacing, user_cache
 from vistune.processor import Processor
+from vistune.progress import Progress, no_progress
 from vistune.records import (
     FORMS,
     DataFile,
@@ -38,13 +38,6 @@ from vistune.records import (
     unread_fields,
 )
 from vistune.types import Reject, Sample
-
-Watch = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
-
-
-def unwatched(label: str, total: int) -> AbstractContextManager[Callable[..., None]]:
-    return nullcontext(lambda *done, **known: None)
-
 
 COLUMNS = {
     "begin": np.int64,  # bytes from the file's start
@@ -136,7 +129,7 @@ def index(
     processor: Processor | None,
     *,
     label: str = "encode",
-    watch: Watch = unwatched,
+    progress: Progress = no_progress,
     processes: int = 1,
     keep: bool = True,
 ) -> Index:
@@ -154,7 +147,7 @@ def index(
     kept = None if processor is None or not keep else _kept(f"{digest} {kind_of_file(data.path.name)}", processor)
     if kept is not None and (known := _read(kept, builder)) is not None:
         return known
-    with watch(label, _rough_rows(data.lines)) as advance:
+    with progress(label, _rough_rows(data.lines)) as advance:
         made = builder.build(advance, processes=processes if processor and data.lines.stat().st_size > LARGE else 1)
     if kept is not None and not made.faults:
         _keep(kept, made)

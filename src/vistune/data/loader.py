@@ -15,8 +15,8 @@ from threading import Lock
 
 from torch import Tensor
 
-from vistune.data.choice import Rows
 from vistune.data.packing import StagePlan, deal
+from vistune.data.selection import Rows
 from vistune.errors import DataError
 from vistune.processor import Processor, blank_row, collate, load_tiles
 from vistune.processor.processor import PixelReader

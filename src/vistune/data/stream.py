@@ -23,14 +23,14 @@ from threading import Lock as Mutex
 import numpy as np
 
 from vistune.data.background import Background, Interrupted, Stopping, never, result_of
-from vistune.data.choice import Choice, Rows, choose_rows
-from vistune.data.index import Watch, unwatched
 from vistune.data.loader import Place, in_order
 from vistune.data.packing import Row, StagePlan, pack
+from vistune.data.selection import Choice, Rows, choose_rows
 from vistune.data.shards import fetch
 from vistune.errors import DataError, RecipeError, TooManyRejects
 from vistune.files import scratch_folder, user_cache
 from vistune.processor import Processor, blank_row, collate
+from vistune.progress import Progress, no_progress
 from vistune.recipe import DataSource
 from vistune.types import Batch, Example, Reject
 
@@ -141,7 +141,7 @@ def read_window(
             processor,
             stream.kinds,
             stream.tokens_per_row,
-            watch=unwatched,
+            progress=no_progress,
             label="",
             cut=stream.cut,
             keep=False,
@@ -213,7 +213,7 @@ class Lane:
 
 
 class StreamLoader:
-    """Batches of a stage over shards, as a Loader gives them; `tell` takes the rows that are set aside.
+    """Batches of a stage over shards, as a Loader gives them; `on_message` takes the rows that are set aside.
 
     `stopping`: whether the run is asked to stop; where a shard is waited for then, the steps end early.
     Raises DataError naming the shard or sample that is bad, TooManyRejects where more are than the stage allows.
@@ -226,8 +226,8 @@ class StreamLoader:
         *,
         workers: int = 0,
         share: tuple[int, int] = (0, 1),
-        tell: Callable[[Sequence[Reject]], None],
-        watch: Watch = unwatched,
+        on_message: Callable[[Sequence[Reject]], None],
+        progress: Progress = no_progress,
         stopping: Stopping = never,
         pin: bool = False,
     ) -> None:
@@ -236,8 +236,8 @@ class StreamLoader:
         self.workers = workers
         self.share = share
         self.pin = pin
-        self.tell = tell
-        self.watch = watch
+        self.on_message = on_message
+        self.progress = progress
         self.stopping = stopping
         self.samples = Rows([])  # of the plan: none is known before it is read
         self.places: Sequence[Place] = ()
@@ -260,7 +260,7 @@ class StreamLoader:
             for number in range(rank, self.stream.lanes, ranks):
                 place = self.places[number] if self.places else (0, start, "")
                 self.lanes[number] = Lane(partial(self._read, threads, folder, number), place)
-            with self.watch("first shards", len(self.lanes)) as advance:
+            with self.progress("first shards", len(self.lanes)) as advance:
                 for lane in self.lanes.values():
                     lane.next()
                     advance(1)
@@ -286,7 +286,7 @@ class StreamLoader:
         self._set_aside(bad, rows=len(window.samples) + len(bad))
         notes += self._unread(window)
         if notes:
-            self.tell(notes)
+            self.on_message(notes)
         return window
 
     def _unread(self, window: Window) -> list[Reject]:
@@ -327,7 +327,7 @@ class StreamLoader:
 
     def _set_aside(self, rejects: Sequence[Reject], *, rows: int = 0) -> None:
         if rejects:
-            self.tell(rejects)
+            self.on_message(rejects)
         with self.lock:
             self.rows += rows
             self.bad += len(rejects)

@@ -1,7 +1,6 @@
 """Generate instruction data: annotated images in, checked conversations out."""
 
-from vistune.datagen.concepts import Chosen, filter_captions
-from vistune.datagen.estimate import foresee
+from vistune.datagen.caption_filter import Chosen, filter_captions
 from vistune.datagen.generate import (
     TEACHERS,
     Generated,
@@ -10,10 +9,9 @@ from vistune.datagen.generate import (
     by_service,
     is_asked,
     most_frequent,
+    teacher_record,
     write_generated,
 )
-from vistune.datagen.orders import Order, Wishes, make_orders
-from vistune.datagen.service import TEMPERATURE, Service
 from vistune.datagen.sources import (
     SOURCES,
     Source,
@@ -23,6 +21,9 @@ from vistune.datagen.sources import (
     read_source,
     splits_of,
 )
+from vistune.datagen.teachers.estimate import foresee
+from vistune.datagen.teachers.requests import Order, Wishes, make_orders
+from vistune.datagen.teachers.service import TEMPERATURE, Service
 
 __all__ = [
     "SOURCES",
@@ -47,5 +48,6 @@ __all__ = [
     "read_coco",
     "read_source",
     "splits_of",
+    "teacher_record",
     "write_generated",
 ]

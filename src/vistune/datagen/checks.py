@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cache
 
-from vistune.datagen.counts import wrong_count
-from vistune.datagen.grounding import ungrounded
-from vistune.datagen.positions import wrong_position
-from vistune.datagen.prompts import context, system_prompt
-from vistune.datagen.replies import ReplyFault, Turns, parse_reply
+from vistune.datagen.teachers.prompts import context, system_prompt
+from vistune.datagen.teachers.replies import ReplyFault, Turns, parse_reply
+from vistune.grounding.claims import ungrounded
+from vistune.grounding.counts import wrong_count
+from vistune.grounding.positions import wrong_position
 from vistune.types import AnnotatedImage
 
 FEWEST_WORDS = {"detail": 16, "reasoning": 10}  # one sentence is no description, one phrase no reasoning

@@ -7,6 +7,7 @@ The seed decides everything that is ours: the same call, over the same replies, 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import random
@@ -17,17 +18,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vistune.datagen import rule
-from vistune.datagen.orders import Order, Wishes, make_orders, own_captions
-from vistune.datagen.prompts import OWN_LANGUAGES
-from vistune.datagen.replies import Turns
-from vistune.datagen.service import Service
 from vistune.datagen.sources import Source
-from vistune.datagen.teacher import Settled, Tally, ask_all, ask_in_batches, turns_of
+from vistune.datagen.teachers import rule
+from vistune.datagen.teachers.prompts import OWN_LANGUAGES
+from vistune.datagen.teachers.replies import Turns
+from vistune.datagen.teachers.requests import Order, Wishes, make_orders, own_captions
+from vistune.datagen.teachers.service import Service
+from vistune.datagen.teachers.teacher import Settled, Tally, ask_all, ask_in_batches, turns_of
 from vistune.errors import RecipeError, TooManyRejects
 from vistune.files import write_atomic, write_json, write_jsonl
-from vistune.remote import Asker
-from vistune.remote.asker import log
+from vistune.llm_client import Asker
+from vistune.llm_client.asker import log
 from vistune.types import AnnotatedImage, Reject
 
 TEACHERS = ("rule", "openai")
@@ -303,3 +304,12 @@ def _messages(row: Mapping[str, Any]) -> dict[str, Any]:
         "messages": messages,
         "images": [row["image"]],
     }
+
+
+def teacher_record(service: Service | None, wishes: Wishes) -> dict[str, Any]:
+    """Return who wrote the data: of a remote teacher its model, endpoint, parameters and a checksum of its prompts."""
+    if service is None:
+        return {"name": "rule"}
+    header = service.header(wishes.kinds, wishes.languages)
+    prompts = json.dumps(header.pop("prompts"), ensure_ascii=False, sort_keys=True)
+    return {"name": "openai", **header, "prompts_sha256": hashlib.sha256(prompts.encode()).hexdigest()}

@@ -5,13 +5,13 @@ What runs a model pulls in torch when it is first used; scoring a file never doe
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vistune.evaluation.ranks import Ranks, joined, own_device
 from vistune.evaluation.scorer import Measured, score
 from vistune.evaluation.task import Benchmark, Facts, Judge, Marked, Prediction, Reply, Scored, Task
 from vistune.evaluation.tasks import TASKS
+from vistune.registry import lazy_names
 
 if TYPE_CHECKING:
     from vistune.evaluation.comparison import compare, labels_of, markdown, published_on
@@ -65,10 +65,44 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        for room in ("runner", "scoring", "descriptions", "measurement", "comparison", "kept"):
-            module = importlib.import_module(f"vistune.evaluation.{room}")
-            if hasattr(module, name):
-                return getattr(module, name)
-    raise AttributeError(f"module 'vistune.evaluation' has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "comparison": (
+            "compare",
+            "labels_of",
+            "markdown",
+            "published_on",
+        ),
+        "descriptions": (
+            "describe",
+            "named_pairs",
+        ),
+        "kept": ("compare_kept",),
+        "measurement": (
+            "AnsweredFile",
+            "Measurement",
+            "Wanted",
+            "answer_file",
+            "measure",
+        ),
+        "runner": (
+            "CONDITIONS",
+            "Answered",
+            "Block",
+            "ask",
+            "choose",
+            "conditions_for",
+            "derangement",
+            "plan",
+        ),
+        "scoring": (
+            "Score",
+            "accuracy",
+            "gap",
+            "in_words",
+            "majority",
+            "result_of",
+        ),
+    },
+)

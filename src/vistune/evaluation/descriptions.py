@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from vistune.facts import lexicon as words
 from vistune.generation import generate
+from vistune.grounding import lexicon as words
 from vistune.model import VisionLanguageModel
 from vistune.processor import Processor
 from vistune.types import AnnotatedImage, Message, Picture

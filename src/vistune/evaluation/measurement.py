@@ -6,7 +6,6 @@ assistant + Wanted -> questions, blind ones on a seeded subset -> session -> Mea
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,13 @@ from vistune.evaluation.ranks import Ranks
 from vistune.evaluation.runner import Answered, choose, conditions_for, plan
 from vistune.evaluation.scorer import figures_of
 from vistune.evaluation.scoring import result_of
-from vistune.evaluation.session import Watch, asked_with, run
+from vistune.evaluation.session import asked_with, run
 from vistune.evaluation.task import Reply, Task
 from vistune.evaluation.tasks import TASKS
 from vistune.evaluation.tasks.file import File
 from vistune.files import write_json
 from vistune.generation import Assistant
+from vistune.progress import OnMessage, Progress, ignore_message
 from vistune.records import UnreadField, lines_of
 from vistune.registry import lookup
 
@@ -56,9 +56,6 @@ class Measurement:
     task: Task | None = None  # pictures that it unpacked into a folder of its own are there as long as it is
 
 
-Tell = Callable[[str], None]
-
-
 @dataclass(frozen=True, slots=True)
 class AnsweredFile:
     """A written file of answers to a user's own questions: its path, the number of answers, and unread fields."""
@@ -79,13 +76,13 @@ def measure(
     wanted: Wanted,
     *,
     told_as: str,
-    watch: Watch,
-    tell: Tell = lambda words: None,
+    progress: Progress,
+    on_message: OnMessage = ignore_message,
     ranks: Ranks | None = None,
 ) -> Measurement:
     """Ask the questions, store the answers, score them. `folder`: of the model's weights. `told_as`: the model's name.
 
-    `tell` is called with a message for each unread field of the user's questions, before the first one is asked.
+    `on_message` is called with a message for each unread field of the user's questions, before the first one is asked.
     """
     ranks = ranks or Ranks()
     name = wanted.name or wanted.task
@@ -94,7 +91,7 @@ def measure(
     if not questions:
         raise DataError(f"{wanted.data}: holds no question of {wanted.task}", "check --data")
     task.check_images()
-    tell_account(task, tell)
+    tell_account(task, on_message)
     if wanted.out is None and not figures_of(task, [Reply(questions[0], None)]).metrics:
         raise RecipeError(
             f"{wanted.task}: a judge or the benchmark's server gives its figures, and no answer would be kept for them",
@@ -114,7 +111,7 @@ def measure(
             questions,
             blocks,
             label=f"ask {name}",
-            watch=watch,
+            progress=progress,
             letters=wanted.letters,
             file=file,
             ranks=ranks,
@@ -146,8 +143,8 @@ def answer_file(
     images: Path | None = None,
     max_tokens: int = 256,
     again: bool = False,
-    watch: Watch,
-    tell: Tell = lambda words: None,
+    progress: Progress,
+    on_message: OnMessage = ignore_message,
     ranks: Ranks | None = None,
 ) -> AnsweredFile:
     """Answer a user's own questions, in the format of task `file`, with or without gold answers.
@@ -161,7 +158,7 @@ def answer_file(
     if not asked:
         raise DataError(f"{questions}: holds no question", 'each line is {"question_id": …, "text": …, "image": …}')
     task.check_images()
-    tell_account(task, tell)
+    tell_account(task, on_message)
     blocks = plan(asked, (), ("with_image",))
     told = asked_with("file", task, assistant, folder, blocks, letters=False)
 
@@ -171,11 +168,13 @@ def answer_file(
         return {**said, "finish_reason": row.finish_reason, "model_id": told_as, "metadata": {}}
 
     with AnswerFile(out, told, again=again, ranks=ranks) as file:
-        rows = run(assistant, task, asked, blocks, label="answer", watch=watch, file=file, ranks=ranks, row_of=line)
+        rows = run(
+            assistant, task, asked, blocks, label="answer", progress=progress, file=file, ranks=ranks, row_of=line
+        )
     return AnsweredFile(out, len(rows), tuple(task.unread_fields), tuple(task.warnings))
 
 
-def tell_account(task: Task, tell: Tell) -> None:
+def tell_account(task: Task, on_message: OnMessage) -> None:
     """A line for each unread field of the user's questions, and for each warning."""
     for words in (*lines_of(task.unread_fields), *task.warnings):
-        tell(words)
+        on_message(words)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vistune.errors import DataError
-from vistune.evaluation.choices import is_missing
+from vistune.evaluation.parsing.choices import is_missing
 from vistune.evaluation.predictions import IDS, WHOLE, id_field, missing_field, plain_id
 from vistune.evaluation.task import bare
 from vistune.records import (

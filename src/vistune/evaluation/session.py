@@ -10,7 +10,7 @@ import json
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -25,9 +25,9 @@ from vistune.evaluation.ranks import Ranks
 from vistune.evaluation.runner import CONDITIONS, Answered, Block, ask
 from vistune.evaluation.task import Task
 from vistune.generation import Assistant
+from vistune.progress import Progress
 from vistune.types import Picture, Question
 
-Watch = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
 VERSIONED = ("torch", "transformers")
 SAMPLED = 1 << 20  # bytes at a weight file's beginning, middle and end
 
@@ -39,7 +39,7 @@ def run(
     blocks: Sequence[Block],
     *,
     label: str,
-    watch: Watch,
+    progress: Progress,
     letters: bool = False,
     file: AnswerFile | None = None,
     ranks: Ranks | None = None,
@@ -59,7 +59,7 @@ def run(
     own = [block for block in left if block.questions][ranks.rank :: ranks.count]
     new: dict[Key, Said] = {}
     to_ask = sum(len(block.questions) for block in own)
-    with watch(label if to_ask else f"{label}: all kept", to_ask) as advance:
+    with progress(label if to_ask else f"{label}: all kept", to_ask) as advance:
 
         def hear(rows: Sequence[Answered]) -> None:
             if file is not None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vistune.errors import DataError
-from vistune.evaluation.choices import is_missing
+from vistune.evaluation.parsing.choices import is_missing
 from vistune.evaluation.predictions import plain_id
 from vistune.evaluation.release import release_lines
 from vistune.files import write_atomic

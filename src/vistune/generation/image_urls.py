@@ -13,8 +13,8 @@ from urllib.parse import unquote_to_bytes
 from PIL import Image
 
 from vistune.generation.fields import FieldError
-from vistune.picture_files import SUFFIXES
 from vistune.processor import LARGEST_FILE_BYTES, load_bytes
+from vistune.records.image_files import SUFFIXES
 
 LONGEST_HEADER = 1000  # characters before the comma
 BLANKS = (" ", "\t", "\n", "\r", "\f", "\v")

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from vistune import checkpoint
 from vistune.errors import CheckpointError, RecipeError
 from vistune.files import committed_folder, read_json
 from vistune.generation import Assistant
@@ -27,6 +26,7 @@ from vistune.interop.towers import lengthened, write_tower
 from vistune.interop.writers import Exported, write_hf, write_original, write_peft
 from vistune.model import VisionLanguageModel, merge_adapters
 from vistune.registry import guess
+from vistune.runs import checkpoint
 
 Conversations = dict[str, list[dict[str, Any]]]
 Writer = Callable[[Exported, Path], None]

@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vistune.checkpoint import language_state
 from vistune.errors import RecipeError
 from vistune.files import write_atomic, write_json
 from vistune.interop.original import CLASSES
@@ -24,6 +23,7 @@ from vistune.interop.towers import image_processor, save, without_paths, write_t
 from vistune.model import VisionLanguageModel
 from vistune.model.language import base_of
 from vistune.processor import Processor, save_tokenizer
+from vistune.runs.checkpoint import language_state
 from vistune.types import Spec
 
 ROWS = 64  # a vocabulary that grows is rounded up to a multiple of this, as llava-hf's is

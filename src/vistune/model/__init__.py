@@ -1,11 +1,10 @@
-"""Batch -> hidden states: tower, projector, language model, attention inside documents, loss, adapters.
-
-What a name needs is imported when it is first used: sizes need no attention, which brings torch's compiler in.
-"""
+"""Batch -> hidden states: vision tower, projector, language model, attention within documents, loss, adapters."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from vistune.registry import lazy_names
 
 if TYPE_CHECKING:
     from vistune.model.cache import Reading, Stem, Tails
@@ -33,10 +32,14 @@ __all__ = [
     "read_spec",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        from vistune.model import cache, lora, loss, projectors, vision, vlm
-
-        return next(getattr(room, name) for room in (cache, lora, loss, projectors, vision, vlm) if hasattr(room, name))
-    raise AttributeError(f"module 'vistune.model' has no attribute {name!r}")
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "cache": ("Reading", "Stem", "Tails"),
+        "lora": ("add_adapters", "load_adapters", "merge_adapters"),
+        "loss": ("head_loss", "learnt_positions", "next_token_loss"),
+        "projectors": ("PROJECTORS", "build_projector"),
+        "vision": ("load_tower",),
+        "vlm": ("VisionLanguageModel", "build", "read_spec"),
+    },
+)

@@ -16,7 +16,7 @@ from typing import Any
 from vistune.errors import RecipeError
 from vistune.files import read_json
 from vistune.recipe import source_of
-from vistune.strict_yaml import parse_yaml
+from vistune.recipe.strict_yaml import parse_yaml
 
 # model types whose parameters are counted here; what a config leaves out is as transformers has it
 BIASED_QKV = ("qwen2",)

@@ -54,8 +54,8 @@ def _reasons(config: Any) -> Iterator[str]:
     """What speaks against a model, first things first."""
     from transformers import AttentionInterface, AutoModelForCausalLM
 
-    watch = _Watch()
-    AttentionInterface.register(NAME, watch.attend)
+    recorder = _Recorder()
+    AttentionInterface.register(NAME, recorder.attend)
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, attn_implementation=NAME, dtype=torch.bfloat16).eval()
@@ -69,15 +69,15 @@ def _reasons(config: Any) -> Iterator[str]:
         yield f"its layers cannot be run with our attention and cache: {type(error).__name__}: {what}"
         return
     layers = config.num_hidden_layers
-    if len(watch.windows) != layers:
-        yield f"{len(watch.windows)} calls of transformers' AttentionInterface in {layers} layers"
-    if watch.extra:
-        yield f"its attention depends on {', '.join(sorted(watch.extra))}"
-    if watch.bidirectional:
+    if len(recorder.windows) != layers:
+        yield f"{len(recorder.windows)} calls of transformers' AttentionInterface in {layers} layers"
+    if recorder.extra:
+        yield f"its attention depends on {', '.join(sorted(recorder.extra))}"
+    if recorder.bidirectional:
         yield "its attention looks ahead"
     if "position_ids" not in inspect.signature(model.get_decoder().forward).parameters:
         yield "it takes no position_ids, which packed rows need"
-    yield from _against_windows(config, watch.windows)
+    yield from _against_windows(config, recorder.windows)
     if behind_body - PRODUCT:
         yield f"its logits are more than hidden states times the head ({', '.join(sorted(behind_body - PRODUCT))})"
 
@@ -116,7 +116,7 @@ def _run(model: Any) -> set[str]:
     return operations.names
 
 
-class _Watch:
+class _Recorder:
     """Our attention, and what it was handed while documents were packed."""
 
     def __init__(self) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from vistune.errors import DataError
-from vistune.picture_files import DAMAGE, FORMATS, LARGEST_PIXELS, broken_chunk, foreign_kind, format_of
+from vistune.records.image_files import DAMAGE, FORMATS, LARGEST_PIXELS, broken_chunk, foreign_kind, format_of
 from vistune.types import Picture, Spec
 
 LARGEST_FILE_BYTES = 10 * 2**20

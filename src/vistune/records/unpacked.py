@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from vistune.files import committed_folder, own_code, read_json, user_cache, write_json
-from vistune.picture_files import HEAD, format_of
 from vistune.records.conversations import FORMS, MARKER
 from vistune.records.errors import RecordError, location_of, restored
+from vistune.records.image_files import HEAD, format_of
 from vistune.records.json_text import Record
 from vistune.records.parquet import read_parquet
 from vistune.records.reading import TARS, kind_of_file, open_file, open_text, read_records

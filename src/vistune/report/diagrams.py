@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from vistune.files import read_json
+from vistune.planner.structure import ModelFacts, StageFacts
 from vistune.registry import lookup
-from vistune.report.model_diagram import ModelFacts, model_sheet
+from vistune.report.model_diagram import model_sheet
 from vistune.report.pen import style
-from vistune.report.stage_diagram import StageFacts, stages_sheet
+from vistune.report.stage_diagram import stages_sheet
 
 
 def draw_diagrams(

@@ -8,45 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from vistune.planner.structure import ModelFacts
 from vistune.report.pen import MUTED, TINTS, Pen, wrap
 
 WIDTH, HEIGHT = 1100.0, 424.0  # points, as all lengths here
 KINDS_OF_TOWER = {"clip_vision_model": "CLIP", "siglip_vision_model": "SigLIP"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelFacts:
-    """What a recipe's model is made of; sizes in pixels, tokens and parameters, pairs as (least, most).
-
-    `tower_tokens` and `slots_per_tile`: before and behind the projector · `projector_steps`: its layers in order, as
-    (into, out) of a linear one or another's name · `tiles` of the canvas: None where a picture is one tile ·
-    `slots`: of a picture, row ends included.
-    """
-
-    vision: str
-    vision_type: str
-    vision_layers: tuple[int, int]  # kept, all
-    vision_width: int
-    patch: int
-    side: int
-    class_token: bool
-    joint: bool
-    tower_tokens: int
-    projector: str
-    projector_steps: tuple[tuple[int, int] | str, ...]
-    slots_per_tile: int
-    tiles: tuple[int, int] | None
-    slots: tuple[int, int]
-    language: str
-    language_type: str
-    language_layers: int
-    language_width: int
-    vocabulary: int
-    template: str
-    parameters: Mapping[str, int]  # by part
 
 
 def model_sheet(name: str, facts: ModelFacts, labels: Mapping[str, Any]) -> Pen:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from PIL import Image, ImageDraw, ImageOps
 
-from vistune.picture_files import DAMAGE, FORMATS, LARGEST_PIXELS
+from vistune.records.image_files import DAMAGE, FORMATS, LARGEST_PIXELS
 
 SIDE = 256  # pixels of the longer side
 COLORS = ("#4e9bff", "#ffb000", "#33d17a", "#ff6b6b", "#c792ea", "#00d4d4", "#f9f871", "#ff8ad8")

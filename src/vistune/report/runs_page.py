@@ -11,12 +11,12 @@ from typing import Any
 
 from vistune.errors import RecipeError
 from vistune.files import read_json_if_there, read_text, write_atomic
+from vistune.recipe.strict_yaml import parse_yaml
 from vistune.report import plots
 from vistune.report.comparison import comparison_values
 from vistune.report.labels import Labels, drawn_label, duration, labels_of
 from vistune.report.rendering import figure, render
 from vistune.report.training_section import read_metrics, stage_figures
-from vistune.strict_yaml import parse_yaml
 
 Row = Mapping[str, Any]
 FIGURES = (  # of a stage: label, key, how it is written

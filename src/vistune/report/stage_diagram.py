@@ -6,30 +6,12 @@ StageFacts -> a card each: steps and data · vision encoder -> projector -> lang
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from vistune.planner.structure import StageFacts
 from vistune.report.pen import INK, MUTED, RULE, TINTS, Pen, short, wrap
 
 WIDTH, CARD, GAP = 1100.0, 172.0, 16.0  # points, as all lengths here
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StageFacts:
-    """A stage: its peak rates by part that learns, and the parameters of every part it has."""
-
-    name: str
-    learn: Mapping[str, float]
-    parameters: Mapping[str, int]
-    lora_rank: int | None
-    quantize: int | None  # bits of the language model's weights
-    steps: int | None
-    epochs: float | None
-    samples_per_step: int
-    optimizer: str
-    schedule: str
-    template: str
-    kinds: tuple[str, ...] | None
 
 
 def rate_text(rate: float) -> str:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vistune.facts import QUESTION_TYPES, Scene, ask, brief_cue, caption
 from vistune.files import write_jsonl
+from vistune.grounding import QUESTION_TYPES, Scene, ask, brief_cue, caption
 from vistune.scenes.draw import render
 from vistune.scenes.world import SHAPES, SIDE, DrawnScene, make_scene
 

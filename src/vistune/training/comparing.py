@@ -15,12 +15,12 @@ from torch import Tensor
 
 from vistune.data import Loader, StagePlan
 from vistune.data.packing import Row, Step
+from vistune.data.stages import Planned, plan_run, sampled
 from vistune.model import VisionLanguageModel, next_token_loss
-from vistune.training.parallel import World
-from vistune.training.plan import Planned, plan_run, sampled
-from vistune.training.precision import merge_where_exact
+from vistune.planner.precision import merge_where_exact
+from vistune.training.distributed.parallel import World
+from vistune.training.distributed.sharding import Learner, Way, keeping_gradients, way_of, whole_copy, wrap
 from vistune.training.run import Run
-from vistune.training.sharding import Learner, Way, keeping_gradients, way_of, whole_copy, wrap
 
 TOLERANCE = 1e-3  # of the largest entry of a parameter's gradient, in fp32
 
@@ -48,7 +48,7 @@ def selftest(run: Run) -> list[Comparison]:
     The model computes in fp32, without dropout: what is compared is the arrangement. Packed rows, and those dealt over
     processes, go the way that training goes; the others through every layer whole, with adapters apart.
     """
-    planned, _ = plan_run(run.recipe, run.processor, run.watch)
+    planned, _ = plan_run(run.recipe, run.processor, run.progress)
     model = run.first_model(None)
     found = []
     for number, whole in enumerate(planned):

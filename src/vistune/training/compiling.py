@@ -17,10 +17,10 @@ from torch import nn
 
 from vistune.model import VisionLanguageModel
 from vistune.model.language import base_of
+from vistune.progress import OnMessage
 from vistune.recipe import Stage
-from vistune.training.sharding import Way
+from vistune.training.distributed.sharding import Way
 from vistune.training.trainer import Trainer
-from vistune.training.validation import Tell
 
 # FLOPs of a stage from which on `auto` compiles: a graph takes a minute or so. By the work alone, not by a machine's
 # speed at that moment, so that a run that goes on decides as it did before.
@@ -44,7 +44,9 @@ def hindrance(device: str, way: Way) -> str | None:
 
 
 @contextmanager
-def compiled(trainer: Trainer, way: Way, flops: float, tell: Tell, *, backend: str = "inductor") -> Iterator[bool]:
+def compiled(
+    trainer: Trainer, way: Way, flops: float, on_message: OnMessage, *, backend: str = "inductor"
+) -> Iterator[bool]:
     """While the block lasts, layers run compiled where that is wanted and can be; whether they do.
 
     `flops`: of the whole stage · `backend`: torch's; what hinders it is said in one line.
@@ -55,7 +57,7 @@ def compiled(trainer: Trainer, way: Way, flops: float, tell: Tell, *, backend: s
         return
     if (why := hindrance(trainer.device, way)) is not None:
         if trainer.world.is_first:
-            tell(f"stage {stage.name}: layers are not compiled, since {why}: it goes on more slowly")
+            on_message(f"stage {stage.name}: layers are not compiled, since {why}: it goes on more slowly")
         yield False
         return
     layers: list[Any] = list(_layers(trainer.model))

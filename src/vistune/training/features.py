@@ -25,17 +25,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vistune.data import Stopping, never, unwatched
+from vistune.data import Stopping, never
+from vistune.data.stages import Planned
 from vistune.errors import DataError, RecipeError, Stopped
 from vistune.files import own_code, replacing, user_cache, write_atomic, write_json
 from vistune.model import VisionLanguageModel
+from vistune.planner.precision import uses_bf16
 from vistune.processor import load_tiles
 from vistune.processor.images import read_picture
+from vistune.progress import OnMessage, Progress, no_progress
 from vistune.recipe import Stage
-from vistune.training.parallel import World
-from vistune.training.plan import Planned, Watch
-from vistune.training.precision import uses_bf16
-from vistune.training.validation import Tell
+from vistune.training.distributed.parallel import World
 from vistune.types import Picture, Spec
 
 SHARD_BYTES = 256 * 2**20
@@ -149,7 +149,13 @@ def refuse_features(stage: Stage) -> None:
 
 
 def features_of(
-    planned: Planned, model: VisionLanguageModel, world: World, *, tell: Tell, watch: Watch, stopping: Stopping = never
+    planned: Planned,
+    model: VisionLanguageModel,
+    world: World,
+    *,
+    on_message: OnMessage,
+    progress: Progress,
+    stopping: Stopping = never,
 ) -> Features | None:
     """The stage's pictures as features, computed where they are not kept yet; None where pixels are read as ever.
 
@@ -171,9 +177,11 @@ def features_of(
     fewest = len(paths) - len(made.places)  # that are missing, before all their bytes are hashed
     if wanted == "auto" and world.any(fewest * _most_tiles(spec) * made.tile_bytes > room * MOST_OF_THE_DISK):
         if world.is_first:
-            tell(f"stage {stage.name}: features of {len(paths):,} pictures are not kept, {room / 1e9:.2f} GB are free")
+            on_message(
+                f"stage {stage.name}: features of {len(paths):,} pictures are not kept, {room / 1e9:.2f} GB are free"
+            )
         return None
-    missing = _missing(made, paths, watch, stopping)
+    missing = _missing(made, paths, progress, stopping)
     # Nobody keeps anything before all have seen what is missing: each takes its part of the same list.
     _refuse_to_go_on(stage, world, stopping)
     price = Price(len(paths), readings, len(missing) * _most_tiles(spec) * made.tile_bytes)
@@ -182,27 +190,29 @@ def features_of(
         if wanted == "on":
             raise RecipeError(words, "set VISTUNE_CACHE to a folder with more room, or cache_features: off")
         if world.is_first:
-            tell(words)
+            on_message(words)
         return None
     if world.is_first:
-        _sweep(made.folder, tell)
+        _sweep(made.folder, on_message)
         made.note_seen()
     if missing and world.is_first:
-        tell(f"stage {stage.name} keeps the tower's features: {price} in {made.folder}")
-    _fill(made, missing[world.rank :: world.size], model, spec, bf16, watch, stopping)
+        on_message(f"stage {stage.name} keeps the tower's features: {price} in {made.folder}")
+    _fill(made, missing[world.rank :: world.size], model, spec, bf16, progress, stopping)
     _refuse_to_go_on(stage, world, stopping)  # and until all have kept theirs
     made.look()
     # What another machine has kept is not on this one's disk.
-    _fill(made, [path for path in missing if made.digest(path) not in made.places], model, spec, bf16, watch, stopping)
+    _fill(
+        made, [path for path in missing if made.digest(path) not in made.places], model, spec, bf16, progress, stopping
+    )
     _refuse_to_go_on(stage, world, stopping)
     made.look()
     return made
 
 
-def _missing(made: Features, paths: Sequence[Path], watch: Watch, stopping: Stopping) -> list[Path]:
+def _missing(made: Features, paths: Sequence[Path], progress: Progress, stopping: Stopping) -> list[Path]:
     """A file of each picture whose features are not kept, by its bytes; not all of them where a stop is asked for."""
     unread = [path for path in paths if not made.has_seen(path)]
-    with watch("read pictures", len(unread)) if unread else unwatched("", 0) as advance:
+    with progress("read pictures", len(unread)) if unread else no_progress("", 0) as advance:
         for path in unread:
             if stopping():
                 return []
@@ -218,7 +228,7 @@ def _refuse_to_go_on(stage: Stage, world: World, stopping: Stopping) -> None:
         raise Stopped(f"stage {stage.name}: stopped before its first step", "go on with --resume")
 
 
-def _sweep(folder: Path, tell: Tell) -> None:
+def _sweep(folder: Path, on_message: OnMessage) -> None:
     """Mark the features as used now, and remove those of other towers that no run has opened for long."""
     folder.mkdir(parents=True, exist_ok=True)
     os.utime(folder)
@@ -226,7 +236,7 @@ def _sweep(folder: Path, tell: Tell) -> None:
         with suppress(OSError):  # another run may be as far
             if other.is_dir() and time.time() - other.stat().st_mtime > UNUSED:
                 shutil.rmtree(other)
-                tell(f"features that no run has used for {UNUSED // 86400} days are removed: {other}")
+                on_message(f"features that no run has used for {UNUSED // 86400} days are removed: {other}")
 
 
 def _most_tiles(spec: Spec) -> int:
@@ -269,13 +279,13 @@ def _fill(
     model: VisionLanguageModel,
     spec: Spec,
     bf16: bool,
-    watch: Watch,
+    progress: Progress,
     stopping: Stopping,
 ) -> None:
     """Compute and keep the features of these pictures, a shard at a time, as far as no stop is asked for."""
     held: list[tuple[str, Tensor]] = []
     size = 0
-    with watch("keep features", len(paths)) if paths else unwatched("", 0) as advance:
+    with progress("keep features", len(paths)) if paths else no_progress("", 0) as advance:
         for path, features in _computed(made, paths, model, spec, bf16):
             held.append((made.digest(path), features))
             size += features.nbytes

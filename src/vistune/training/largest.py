@@ -19,22 +19,29 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from vistune.data import Background, Interrupted, Loader, Stopping, result_of
+from vistune.data.stages import Planned, sampled
 from vistune.errors import DataError, RecipeError
 from vistune.files import scratch_folder, user_cache
 from vistune.model.language import base_of
+from vistune.planner.forecast import largest_row, load_of, sizes_of
+from vistune.planner.memory import how_of, memory, optimizer_bytes
+from vistune.progress import OnMessage
 from vistune.recipe import Model
-from vistune.training.forecast import largest_row, load_of, sizes_of
-from vistune.training.memory import how_of, memory, optimizer_bytes
-from vistune.training.plan import Planned, sampled
-from vistune.training.sharding import Way
+from vistune.training.distributed.sharding import Way
 from vistune.training.trainer import Trainer
-from vistune.training.validation import Tell
 
 CLOSE = 0.15  # of what is measured: as far as a forecast may be off
 
 
 def try_largest_row(
-    trainer: Trainer, planned: Planned, model: Model, way: Way, halved: Sequence[str], *, tell: Tell, stopping: Stopping
+    trainer: Trainer,
+    planned: Planned,
+    model: Model,
+    way: Way,
+    halved: Sequence[str],
+    *,
+    on_message: OnMessage,
+    stopping: Stopping,
 ) -> None:
     """Tell what the stage's largest row takes in the first process, beside what `vistune plan` foresees.
 
@@ -59,7 +66,9 @@ def try_largest_row(
             except DataError as error:  # one bad picture does not end a run that may set it aside
                 if not trainer.loader.stream.rejects:
                     raise
-                tell(f"stage {planned.stage.name}: the largest row of the first shard is not tried: {error.message}")
+                on_message(
+                    f"stage {planned.stage.name}: the largest row of the first shard is not tried: {error.message}"
+                )
                 return
     how = how_of(trainer.stage, bf16=trainer.bf16, way=way, processes=world.size, halved=halved,
                  on_gpu=trainer.device.startswith("cuda"))  # fmt: skip
@@ -76,11 +85,11 @@ def try_largest_row(
         configs = trainer.model.vision.tower.config, base_of(trainer.model.language).config
         sizes, _ = sizes_of(model, configs, cut=True)
     except RecipeError as error:
-        tell(f"{said}{_mb(before + peak)} without the optimizer; nothing is foreseen: {error.message}")
+        on_message(f"{said}{_mb(before + peak)} without the optimizer; nothing is foreseen: {error.message}")
         return
     share = world.size if way == "fsdp" else 1
     found = before + peak + optimizer_bytes(sizes, how) / share  # which comes with the first update
-    tell(said + beside(found, memory(sizes, how, row).total))
+    on_message(said + beside(found, memory(sizes, how, row).total))
 
 
 def beside(found: float, foreseen: float) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vistune.training.precision import uses_bf16
+from vistune.planner.precision import uses_bf16
 
 MOMENTUM = 0.95
 COEFFICIENTS = (3.4445, -4.775, 2.0315)  # of the quintic whose iteration drives singular values towards 1

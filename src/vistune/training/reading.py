@@ -11,13 +11,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from vistune.data import UNREAD, Loader, PixelCache, Place, Stopping, StreamLoader, never
+from vistune.data.stages import Planned
 from vistune.model import VisionLanguageModel
+from vistune.planner.flops import needed_by
+from vistune.planner.forecast import columns_of
+from vistune.progress import OnMessage, Progress
+from vistune.training.distributed.parallel import World
 from vistune.training.features import features_of
-from vistune.training.flops import needed_by
-from vistune.training.forecast import columns_of
-from vistune.training.parallel import World
-from vistune.training.plan import Planned, Watch
-from vistune.training.validation import Tell
 from vistune.types import Reject
 
 
@@ -29,8 +29,8 @@ def loader_of(
     workers: int,
     pixels: PixelCache,
     out: Path,
-    tell: Tell,
-    watch: Watch,
+    on_message: OnMessage,
+    progress: Progress,
     stopping: Stopping = never,
 ) -> Loader | StreamLoader:
     """Of this process's share. `pixels`: of pictures read before · `out`: where bad rows of shards are noted.
@@ -39,7 +39,7 @@ def loader_of(
     """
     share, pin = (world.rank, world.size), world.device.startswith("cuda")
     if planned.stream is None:
-        kept = features_of(planned, model, world, tell=tell, watch=watch, stopping=stopping)
+        kept = features_of(planned, model, world, on_message=on_message, progress=progress, stopping=stopping)
         needed = needed_by(model)
         return Loader(
             planned.samples,
@@ -56,7 +56,7 @@ def loader_of(
         """Found when a shard is read: each process notes its own, a resumed run perhaps again."""
         for reject in rejects:
             if reject.reason == UNREAD and world.is_first:
-                tell(reject.detail)
+                on_message(reject.detail)
         listed = [asdict(reject) for reject in rejects if reject.reason != UNREAD]
         with open(out / f"rejects-{world.rank}.jsonl", "a", encoding="utf-8") as file:
             file.write("".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in listed))
@@ -66,8 +66,8 @@ def loader_of(
         planned.processor,
         workers=workers,
         share=share,
-        tell=note,
-        watch=watch,
+        on_message=note,
+        progress=progress,
         stopping=stopping,
         pin=pin,
     )

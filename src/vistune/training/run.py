@@ -14,16 +14,18 @@ from typing import Any
 
 import torch
 
-from vistune import checkpoint
 from vistune.data import PixelCache
+from vistune.data.stages import Planned, plan_run
 from vistune.errors import DiskError, RecipeError, Stopped
 from vistune.files import Lock, write_atomic, write_json, write_jsonl
-from vistune.model import VisionLanguageModel, add_adapters, build, merge_adapters, read_spec
+from vistune.interop.parent import ParentModel, processor_of
+from vistune.model import VisionLanguageModel, add_adapters, build, merge_adapters
 from vistune.model.language import base_of, is_quantised, load_language
-from vistune.processor import Processor, load_tokenizer
+from vistune.planner.precision import lay_weights_out
+from vistune.progress import Progress
 from vistune.recipe import Recipe, Stage, dump, source_of
-from vistune.training.compiling import compiled
-from vistune.training.folder import (
+from vistune.runs import checkpoint
+from vistune.runs.folder import (
     checkpoint_name,
     checkpoints_of,
     mark_finished,
@@ -32,22 +34,21 @@ from vistune.training.folder import (
     refuse_another_recipe,
     sweep,
 )
+from vistune.runs.metrics import Metrics
+from vistune.runs.provenance import history, shards_of, versions
+from vistune.training.compiling import compiled
+from vistune.training.distributed.parallel import World
+from vistune.training.distributed.sharding import copied, copying, way_of
+from vistune.training.distributed.watchdog import Watchdog, beating
 from vistune.training.largest import try_largest_row
-from vistune.training.metrics import Metrics
-from vistune.training.origin import Base, history, shards_of, versions
-from vistune.training.parallel import World
-from vistune.training.plan import Planned, Watch, plan_run
-from vistune.training.precision import lay_weights_out
+from vistune.training.preflight import refuse_adapted, refuse_untrainable
 from vistune.training.reading import loader_of, places_at
-from vistune.training.refusals import refuse_adapted, refuse_untrainable
 from vistune.training.saving import Saver, rehearse
-from vistune.training.sharding import copied, copying, way_of
 from vistune.training.state import cursor_at, load_state, save_state, seed_all
 from vistune.training.stopping import stop_requested
 from vistune.training.tracking import Track, opened, refuse_missing
 from vistune.training.trainer import StepReport, Trainer
 from vistune.training.validation import Hooks, validator_of
-from vistune.training.watchdog import Watchdog, beating
 from vistune.training.watching import Watching
 from vistune.types import Reject
 
@@ -60,15 +61,15 @@ class Run:
         recipe: Recipe,
         out: Path,
         *,
-        watch: Watch,
-        base: Base | None = None,
+        progress: Progress,
+        parent: ParentModel | None = None,
         world: World | None = None,
         hooks: Hooks | None = None,
     ) -> None:
         self.recipe = recipe
         self.out = out
         self.world = world or World(device="cuda" if torch.cuda.is_available() else "cpu")
-        self.watch = beating(watch, self.world.pulse)
+        self.progress = beating(progress, self.world.pulse)
         self.hooks = hooks or Hooks()
         self.track: Track = lambda stage, step, values: None
         self.device = self.world.device
@@ -81,14 +82,11 @@ class Run:
         self.history: dict[str, Any] = {}
         self.measured: Mapping[str, float] = {}  # by this step's validation, such as `validation_loss`
         self.pixels = PixelCache()
-        self.base = base
-        refuse_adapted(recipe, base)
-        if base is not None:
-            self.recipe = recipe.model_copy(update={"origin": base.origin, "model": base.model})
-            self.processor = base.processor
-        else:
-            tokenizer = load_tokenizer(source_of(recipe.model.language, "language"))
-            self.processor = Processor(tokenizer, read_spec(recipe.model))
+        self.parent = parent
+        refuse_adapted(recipe, parent)
+        if parent is not None:
+            self.recipe = recipe.model_copy(update={"origin": parent.origin, "model": parent.model})
+        self.processor = processor_of(recipe, parent)
 
     def start(self, *, resume: bool) -> None:
         """Run all stages, or go on where the newest checkpoint stands; a finished run stays as it is.
@@ -116,20 +114,20 @@ class Run:
                     mark_finished(self.out, self.recipe.stages[-1].name, extra["step"])
                 return
         with self.world.first_alone():  # what it finds out about the data is kept, and the others read it
-            planned, rejects = plan_run(self.recipe, self.processor, self.watch)
+            planned, rejects = plan_run(self.recipe, self.processor, self.progress)
             if latest is None and self.world.is_first:  # find errors of later stages before the first one trains
-                refuse_untrainable(self.recipe, self.processor.spec, self.base, self.world)
+                refuse_untrainable(self.recipe, self.processor.spec, self.parent, self.world)
         for item in planned:
             known = item.plan.digest if item.stream is None else item.stream.digest
             self.world.agree(known, f"the data of stage {item.stage.name}")
         self.hashes = {str(file.path.absolute()): file.digest for item in planned for file, _ in item.samples.parts}
         self.hashes |= {shards_of(item.stage.name): item.stream.digest for item in planned if item.stream}
         # Read now: what lies beside the data may change while the run learns.
-        self.history = history(self.hashes, self.base)
+        self.history = history(self.hashes, None if self.parent is None else self.parent.recorded)
         if self.world.is_first:
             self._prepare_folder(rejects, latest)
             for words in dict.fromkeys(remark for item in planned for remark in item.remarks):
-                self.hooks.tell(words)
+                self.hooks.on_message(words)
         model, first, cursor_folder = self._model(latest, planned)
         self._status("running", planned[first].stage.name, extra["step"] if cursor_folder and extra else 0)
         with stop_requested() as stopping:  # until all is told: launchers send SIGTERM when another process has failed
@@ -170,7 +168,7 @@ class Run:
 
     def _latest(self, resume: bool) -> Path | None:
         if resume:
-            return newest_whole(self.out, tell=self.world.is_first)
+            return newest_whole(self.out, warn=self.world.is_first)
         if checkpoints_of(self.out) or self.metrics.path.exists():
             raise RecipeError(f"{self.out}: holds a run already", "add --resume to go on, or give another folder")
         return None
@@ -193,13 +191,13 @@ class Run:
 
     def first_model(self, quantize: int | None) -> VisionLanguageModel:
         """The backbones with a fresh projector, or the model to go on from, its adapters merged."""
-        if self.base is None:
+        if self.parent is None:
             made = build(self.recipe.model, self.processor.spec, seed=self.recipe.seed, quantize=quantize)
             return made.to(self.device)
         # Rank 0 alone brings a model of another layout in.
-        folder = self.world.listed(str(self.base.open()) if self.world.is_first else "")[0]
+        folder = self.world.listed(str(self.parent.bring_in()) if self.world.is_first else "")[0]
         model, _ = checkpoint.load(Path(folder), device=self.device, quantize=quantize)
-        self.learnt |= self.base.learnt
+        self.learnt |= self.parent.trained_parts
         if model.adapted:
             model.language = merge_adapters(model.language)
         return model
@@ -222,7 +220,7 @@ class Run:
         way = way_of(self.recipe, stage, model, self.world)
         halved = lay_weights_out(model, self.recipe.stages, stage, way, self.device, self.learnt)
         loader = loader_of(planned, model, self.world, workers=self.recipe.workers, pixels=self.pixels, out=self.out,
-                           tell=self.hooks.tell, watch=self.watch, stopping=stopping)  # fmt: skip
+                           on_message=self.hooks.on_message, progress=self.progress, stopping=stopping)  # fmt: skip
         trainer = Trainer(model, loader, stage, device=self.device, world=self.world, way=way,
                           seed=self.recipe.seed + number)  # fmt: skip
         start = 0
@@ -232,13 +230,15 @@ class Run:
             loader.go_on(cursor.lanes)
         else:
             self._rehearse(model, trainer, number)
-            try_largest_row(trainer, planned, self.recipe.model, way, halved, tell=self.hooks.tell, stopping=stopping)
+            try_largest_row(
+                trainer, planned, self.recipe.model, way, halved, on_message=self.hooks.on_message, stopping=stopping
+            )
         self.reached = (stage.name, start)
         left_out = self.world.gather(self.metrics.left_out(stage.name) if self.world.is_first else 0)[0][0]
         trainer.may_leave_out = self.recipe.bad_steps - int(left_out)
-        watching = Watching(trainer, self.metrics, tell=self.hooks.tell, track=self.track)
+        watching = Watching(trainer, self.metrics, on_message=self.hooks.on_message, track=self.track)
         validator = validator_of(self.recipe.validation, planned, trainer, self.out, self.hooks, self.pixels)
-        with self.watch(stage.name, steps) as advance:
+        with self.progress(stage.name, steps) as advance:
             advance(start)
 
             def after_step(report: StepReport) -> None:
@@ -256,7 +256,7 @@ class Run:
                 if asked and not (done == steps and is_last):
                     raise self._stopped()
 
-            with compiled(trainer, way, trainer.needed.token * planned.tokens, self.hooks.tell):
+            with compiled(trainer, way, trainer.needed.token * planned.tokens, self.hooks.on_message):
                 done = trainer.run(start, after_step)
         if done < steps:
             if done > start and done % (stage.save_every or steps):  # else it is saved already

@@ -12,9 +12,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from vistune import checkpoint
 from vistune.errors import DiskError
-from vistune.training.parallel import Elsewhere, World
+from vistune.runs import checkpoint
+from vistune.training.distributed.parallel import Elsewhere, World
 
 log = logging.getLogger("vistune.training")
 

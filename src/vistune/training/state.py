@@ -17,8 +17,8 @@ import torch
 
 from vistune.data import Place, StagePlan
 from vistune.errors import CheckpointError
+from vistune.training.distributed.sharding import sliced
 from vistune.training.optim import Optimizer
-from vistune.training.sharding import sliced
 
 
 @dataclass(frozen=True, slots=True)

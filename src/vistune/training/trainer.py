@@ -19,14 +19,14 @@ from torch.nn.parallel import DistributedDataParallel
 from vistune.data import Interrupted, Loader, StreamLoader
 from vistune.errors import VistuneError, some
 from vistune.model import VisionLanguageModel
+from vistune.planner.flops import needed_by
+from vistune.planner.precision import products_in, uses_bf16
 from vistune.processor import blank_row
 from vistune.recipe import Stage
 from vistune.training.by_source import BySource
-from vistune.training.flops import needed_by
+from vistune.training.distributed.parallel import World
+from vistune.training.distributed.sharding import Learner, Way, keeping_gradients, wrap
 from vistune.training.optim import make_optimizer, stage_factor
-from vistune.training.parallel import World
-from vistune.training.precision import products_in, uses_bf16
-from vistune.training.sharding import Learner, Way, keeping_gradients, wrap
 from vistune.training.state import seed_row
 from vistune.types import Batch
 

@@ -16,17 +16,17 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from vistune.data import Loader, PixelCache, Watch
+from vistune.data import Loader, PixelCache
+from vistune.data.stages import Planned
 from vistune.files import read_jsonl, write_jsonl
 from vistune.generation import Assistant
+from vistune.progress import OnMessage, Progress, no_progress
 from vistune.recipe import Validation
-from vistune.training.plan import Planned
+from vistune.training.distributed.watchdog import beating
 from vistune.training.trainer import Trainer
-from vistune.training.watchdog import beating
 from vistune.types import IMAGE_ID, Batch, Message, Picture
 
-Evaluate = Callable[[Assistant, Watch], Mapping[str, float]]
-Tell = Callable[[str], None]
+Evaluate = Callable[[Assistant, Progress], Mapping[str, float]]
 log = logging.getLogger("vistune.training")
 
 
@@ -34,17 +34,13 @@ log = logging.getLogger("vistune.training")
 class Hooks:
     """What a run is handed by whoever starts it.
 
-    `tell`: takes words for a person · `evaluate`: further figures of the model in hand, such as benchmarks', by name.
+    Attributes:
+        on_message: Called with each message for the user.
+        evaluate: Returns further figures of the current model by name, such as benchmark scores.
     """
 
-    tell: Tell = log.info
+    on_message: OnMessage = log.info
     evaluate: Evaluate | None = None
-
-
-@contextmanager
-def _quietly(label: str, total: int) -> Iterator[Callable[..., None]]:
-    """No bar of its own: the stage's is on the screen."""
-    yield lambda *done, **note: None
 
 
 class Validator:
@@ -99,7 +95,7 @@ class Validator:
                 assistant = Assistant(self.trainer.model, self.planned.processor)
                 self._write_answers(assistant, done)
                 if self.evaluate is not None:
-                    found |= self.evaluate(self._as_kept(), beating(_quietly, self.trainer.world.pulse))
+                    found |= self.evaluate(self._as_kept(), beating(no_progress, self.trainer.world.pulse))
         return found
 
     def _as_kept(self) -> Assistant:
@@ -156,9 +152,11 @@ def validator_of(
         return None
     made = Validator(wanted, planned, trainer, out, pixels=pixels, evaluate=hooks.evaluate)
     if planned.held.shared and trainer.world.is_first:
-        hooks.tell(f"stage {planned.stage.name}: {planned.held.shared} pictures of the validation are learnt from too")
+        hooks.on_message(
+            f"stage {planned.stage.name}: {planned.held.shared} pictures of the validation are learnt from too"
+        )
     if not made.whole and (wanted.answers or hooks.evaluate is not None) and trainer.world.is_first:
-        hooks.tell(f"stage {planned.stage.name}: under fsdp the loss alone is measured, no question is answered")
+        hooks.on_message(f"stage {planned.stage.name}: under fsdp the loss alone is measured, no question is answered")
     return made
 
 

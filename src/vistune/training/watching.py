@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from vistune.model import VisionLanguageModel
+from vistune.planner.flops import matmul_peak
+from vistune.progress import OnMessage
+from vistune.runs.metrics import Metrics, Pace, log
 from vistune.training import doubts
-from vistune.training.flops import matmul_peak
-from vistune.training.metrics import Metrics, Pace, log
 from vistune.training.trainer import StepReport, Trainer
-from vistune.training.validation import Tell
 
 HISTORY = 10_000  # losses that are kept
 
@@ -57,12 +57,12 @@ class Watching:
         trainer: Trainer,
         metrics: Metrics,
         *,
-        tell: Tell,
+        on_message: OnMessage,
         track: Callable[[str, int, Mapping[str, float]], None] = lambda stage, step, values: None,
     ) -> None:
         self.stage = trainer.stage
         self.metrics = metrics
-        self.tell = tell
+        self.on_message = on_message
         self.track = track
         self.device = trainer.device
         precision = torch.bfloat16 if trainer.bf16 else torch.float32
@@ -75,7 +75,7 @@ class Watching:
         self.told: set[str] = set()
         if trainer.world.is_first:
             over = f"MFU is over {self.peak / 1e9:,.0f} GFLOP/s, a large product's speed here"
-            tell(f"stage {self.stage.name}\n{what_learns(trainer.model, trainer)}\n{over}")
+            on_message(f"stage {self.stage.name}\n{what_learns(trainer.model, trainer)}\n{over}")
 
     def utilisation(self, report: StepReport) -> float:
         """The step's needed FLOP/s over the peak of all processes (MFU), 0 to 1."""
@@ -115,7 +115,7 @@ class Watching:
         self.metrics.log(**line, **({"doubts": found} if found else {}))
         self.track(self.stage.name, report.step, values)
         for words in found:
-            self.tell(f"stage {self.stage.name}, step {report.step}: {words}")
+            self.on_message(f"stage {self.stage.name}, step {report.step}: {words}")
         if (slow := self.pace.slow(report.busy)) is not None:
             log.warning("%s", slow)
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
-from vistune import picture_files
 from vistune.records import RecordError, shown, text
+from vistune.records import image_files as picture_files
 from vistune.types import Box
 
 LARGEST = 1e9  # limit of a coordinate in pixels

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vistune import picture_files
 from vistune.datagen.sources.boxes import is_number, sizes_of
 from vistune.datagen.sources.tree import (
     ANNOTATION_SUFFIXES,
@@ -29,6 +28,7 @@ from vistune.datagen.sources.tree import (
 )
 from vistune.errors import DataError
 from vistune.records import ImageFolders, RecordError, UnreadField, count_unread, lines_of, text, unread_fields
+from vistune.records import image_files as picture_files
 from vistune.types import AnnotatedImage, Box
 
 NULLS = ("", "nan", "none", "null")  # how tables mark a missing caption, in upper or lower case

@@ -10,10 +10,10 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vistune import picture_files
 from vistune.datagen.sources.xml_text import read_xml
 from vistune.errors import DataError
 from vistune.files import read_json
+from vistune.records import image_files as picture_files
 from vistune.records.tar import natural
 
 READ_SUFFIXES = (*picture_files.SUFFIXES, ".jpe", ".jfif")  # JPEG under its rarer suffixes too

@@ -19,8 +19,8 @@ from vistune.datagen.sources.gathering import Gathered, count_filled
 from vistune.datagen.sources.tree import MOST_OPENED, SPLIT_NAME, Tree, by_folder, split_of_folder
 from vistune.errors import DataError, RecipeError
 from vistune.files import read_text
+from vistune.recipe.strict_yaml import parse_yaml
 from vistune.records import RecordError
-from vistune.strict_yaml import parse_yaml
 from vistune.types import Box
 
 NAMES = ("classes.txt", "obj.names", "predefined_classes.txt", "_darknet.labels", "classes.names")

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from vistune.errors import DataError, RecipeError
-from vistune.evaluation.free_replies import choice_of
-from vistune.evaluation.judge import judgements
-from vistune.evaluation.judge_prompts import sha256_of_text
+from vistune.evaluation.judge.prompts import sha256_of_text
+from vistune.evaluation.judge.remote import judgements
 from vistune.evaluation.own_questions import LETTERS, read_questions
+from vistune.evaluation.parsing.free_replies import choice_of
 from vistune.evaluation.release import release_text
 from vistune.evaluation.task import OFFICIAL, Benchmark, Facts, Judge, Marked, Reply, Scored, bare, mean, same_text
 from vistune.records import kind_of_file
@@ -89,7 +89,7 @@ class File(Benchmark):
         """(the judge's prompt, where it is from): the file beside the questions, else the one that comes with us."""
         own = self.path.with_name(PROMPT)
         if not own.is_file():
-            return (files("vistune.evaluation") / PROMPT).read_text(encoding="utf-8"), "vistune"
+            return (files("vistune.evaluation.judge") / PROMPT).read_text(encoding="utf-8"), "vistune"
         prompt = release_text(own)
         if missing := {"question", "answer", "reply"} - set(FILLED.findall(prompt)):
             raise DataError(f"{own}: has no {{{'}, {'.join(sorted(missing))}}}", "say where each has to stand")

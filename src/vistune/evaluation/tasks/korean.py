@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-from vistune.evaluation.choices import first_character
-from vistune.evaluation.free_replies import choice_of
+from vistune.evaluation.parsing.choices import first_character
+from vistune.evaluation.parsing.free_replies import choice_of
 from vistune.evaluation.tables import Pictures, rows_by_id, table_in
 from vistune.evaluation.task import BOTH, LENIENT, Benchmark, Facts, Marked, Table, ask, by, mean
 from vistune.evaluation.tasks.mmbench import MMBench

@@ -13,8 +13,8 @@ from functools import cache
 from typing import Any, ClassVar
 
 from vistune.errors import DataError, RecipeError
-from vistune.evaluation.judge import judgements
-from vistune.evaluation.judge_prompts import read_prompt, sha256_of_text
+from vistune.evaluation.judge.prompts import read_prompt, sha256_of_text
+from vistune.evaluation.judge.remote import judgements
 from vistune.evaluation.tables import Pictures, rows_by_id, table_in
 from vistune.evaluation.task import OFFICIAL, Benchmark, Facts, Judge, Marked, Reply, Scored, ask
 from vistune.evaluation.tasks.llava_bench import LlavaBench

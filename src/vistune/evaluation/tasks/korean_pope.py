@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vistune.errors import DataError
-from vistune.evaluation.free_replies import yes_or_no
+from vistune.evaluation.parsing.free_replies import yes_or_no
 from vistune.evaluation.release import field_of, matching, picture_folder, release_json
 from vistune.evaluation.task import OFFICIAL, Facts, Marked, ask
 from vistune.evaluation.tasks.pope import Pope
-from vistune.facts import lexicon
+from vistune.grounding import lexicon
 from vistune.types import Question
 
 SPLITS = ("random", "popular", "adversarial")

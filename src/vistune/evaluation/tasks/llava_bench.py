@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vistune.errors import DataError, RecipeError
-from vistune.evaluation.judge import judgements
-from vistune.evaluation.judge_prompts import sha256_of_text
+from vistune.evaluation.judge.prompts import sha256_of_text
+from vistune.evaluation.judge.remote import judgements
 from vistune.evaluation.predictions import Prediction
 from vistune.evaluation.release import field_of, find, id_in, release_json, release_lines
 from vistune.evaluation.task import BOTH, OFFICIAL, Benchmark, Facts, Judge, Marked, Reply, Scored, ask

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vistune.errors import DataError
-from vistune.evaluation.choices import is_missing, matched
-from vistune.evaluation.free_replies import choice_of
+from vistune.evaluation.parsing.choices import is_missing, matched
+from vistune.evaluation.parsing.free_replies import choice_of
 from vistune.evaluation.predictions import Prediction
 from vistune.evaluation.sheets import write_sheet
 from vistune.evaluation.tables import Pictures, Row, rows_by_id, table_in

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from vistune.errors import DataError, RecipeError
-from vistune.evaluation.judge import Body, judgements
-from vistune.evaluation.judge_prompts import read_prompt, sha256_of_text
+from vistune.evaluation.judge.prompts import read_prompt, sha256_of_text
+from vistune.evaluation.judge.remote import Body, judgements
 from vistune.evaluation.predictions import Prediction
 from vistune.evaluation.release import field_of, find, release_json
 from vistune.evaluation.task import OFFICIAL, Benchmark, Facts, Judge, Marked, Reply, Scored, Table, ask

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vistune.errors import DataError
-from vistune.evaluation.free_replies import choice_of
+from vistune.evaluation.parsing.free_replies import choice_of
 from vistune.evaluation.predictions import IDS, TEXTS, Prediction, Predictions, prediction_of
 from vistune.evaluation.release import field_of, find, matching, picture_folder, release_map, release_text
 from vistune.evaluation.task import BOTH, LENIENT, LETTER, Benchmark, Facts, Marked, Table, ask, by, mean

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vistune.evaluation.free_replies import choice_of
+from vistune.evaluation.parsing.free_replies import choice_of
 from vistune.evaluation.release import field_of, find, id_in, matching, picture_folder, release_map
 from vistune.evaluation.task import BOTH, LENIENT, LETTER, Benchmark, Facts, Marked, Reply, Table, ask, by, mean
 from vistune.types import Question

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from vistune.errors import DataError
+from vistune.evaluation.parsing.vqa_text import evalai_form, soft_points
 from vistune.evaluation.predictions import Prediction, plain_id
 from vistune.evaluation.release import field_of, find, id_in, matching, picture_folder, release_lines, release_map
 from vistune.evaluation.task import SHORT, Benchmark, Facts, Marked, ask, mean, prompt_lines
-from vistune.evaluation.vqa_text import evalai_form, soft_points
 from vistune.types import Question
 
 OCR = "Reference OCR token:"

@@ -9,9 +9,9 @@ import json
 from collections.abc import Sequence
 
 from vistune.errors import DataError
+from vistune.evaluation.parsing.vqa_text import evalai_form
 from vistune.evaluation.release import field_of, id_in, matching, picture_folder, release_json, release_lines
 from vistune.evaluation.task import SHORT, Benchmark, Facts, Marked, Reply, ask
-from vistune.evaluation.vqa_text import evalai_form
 from vistune.types import Question
 
 UNANSWERABLE = "\nWhen the provided information is insufficient, respond with 'Unanswerable'."

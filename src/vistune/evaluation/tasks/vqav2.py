@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vistune.errors import DataError
+from vistune.evaluation.parsing.vqa_text import evalai_form, one_line, soft_points, vqa_form
 from vistune.evaluation.release import field_of, find, id_in, matching, picture_folder, release_text
 from vistune.evaluation.task import (
     OFFICIAL,
@@ -27,7 +28,6 @@ from vistune.evaluation.task import (
     by,
     mean,
 )
-from vistune.evaluation.vqa_text import evalai_form, one_line, soft_points, vqa_form
 from vistune.types import Question
 
 

@@ -1,0 +1,139 @@
+"""The quickstart: every verb in a row on the built-in scenes, with a summary of what the model sees.
+
+draw -> generate -> check -> train -> evaluate -> report -> summary.json
+
+The file's name begins with an underscore because `vistune.quickstart` is the function.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vistune import api
+from vistune.errors import DataError, RecipeError
+from vistune.files import write_json
+from vistune.progress import Progress, no_progress
+from vistune.recipe import load_recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How much the main job draws, learns and asks; the recipe says how it learns.
+
+    `steps` of stage 2: fewer than the recipe's, which are for pictures that the tiny backbones have never seen.
+    """
+
+    scenes: int = 3000
+    tests: int = 250
+    steps: int = 540
+    blind_questions: int = 600
+    descriptions: int = 60
+
+
+def quickstart(
+    out: Path,
+    *,
+    size: Size | None = None,
+    overrides: Sequence[str] = (),
+    language: str = "en",
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """The whole loop on the built-in world: draw, generate, check, train, evaluate, report in a `language`."""
+    from vistune.datagen import Wishes
+    from vistune.runs.folder import checkpoints_of
+
+    if (out / "run.json").exists():
+        raise RecipeError(f"{out}: holds a run already", f"look at {out / 'report.html'}, or give another --out")
+    size = size or Size()
+    world, data = out / "world", out / "data"
+    recipe = load_recipe("quickstart", [f"data={data / 'samples.json'}", f"stages.tune.steps={size.steps}", *overrides])
+    clock = Clock()
+    api.draw_scenes(world, count=size.scenes, seed=recipe.seed, tests=size.tests, progress=progress)
+    clock.mark("draw")
+    wishes = Wishes(languages=("en", "ko"), mix=(6, 1, 1), per_image=3, seed=recipe.seed)
+    api.generate_data(world, data, wishes, split="train", progress=progress)
+    clock.mark("generate")
+    checked = api.check_data(recipe.data, recipe=recipe, progress=progress)
+    if checked.faults:
+        raise DataError(f"{data}: {len(checked.faults)} faults, first: {checked.faults[0].detail}", "see vistune check")
+    clock.mark("check")
+    api.train(recipe, out, progress=progress)
+    clock.mark("train")
+    aligned = checkpoints_of(out)[0]
+    evals = out / "evals"
+    asked = size.blind_questions
+    stage_1 = api.evaluate(
+        aligned, task="scenes", data=world, out=evals, blind=False, name="align", limit=asked, progress=progress
+    )
+    stage_2 = api.evaluate(out, task="scenes", data=world, out=evals, blind_limit=asked, progress=progress)
+    unseen = api.evaluate(out, task="combinations", data=world, out=evals, blind=False, progress=progress)
+    described = api.describe(out, world, "heldout", out=evals, limit=size.descriptions, progress=progress)
+    clock.mark("evaluate")
+    summary = summarise(stage_1, stage_2, unseen, described)
+    summary |= {"seconds": clock.seconds, "peak_memory_mb": peak_memory_mb(), "seed": recipe.seed}
+    write_json(out / "summary.json", summary)
+    api.write_report(out, language=language)
+    clock.mark("report")
+    # Once more, with the seconds that the report took: it reads this file itself.
+    write_json(out / "summary.json", summary)
+    return summary
+
+
+def summarise(
+    stage_1: dict[str, Any], stage_2: dict[str, Any], unseen: dict[str, Any], described: dict[str, Any]
+) -> dict[str, Any]:
+    """The few numbers that say whether the model sees; accuracies 0-1."""
+
+    def by(table: dict[str, Any]) -> dict[str, Any]:
+        names = {"with_image": "tune", "without_image": "without_image", "wrong_image": "wrong_image"}
+        found: dict[str, Any] = {}
+        for group, entry in table.items():
+            found[group] = {new: entry[old]["value"] for old, new in names.items() if old in entry}
+            found[group]["majority"] = entry["majority"]
+        return found
+
+    intervals = stage_2["intervals"]
+    return {
+        "accuracy": {
+            "majority": stage_2["majority"],
+            "align": stage_1["metrics"]["accuracy"],
+            "tune": stage_2["metrics"]["accuracy"],
+            "without_image": stage_2["without_image"]["accuracy"],
+            "wrong_image": stage_2["wrong_image"]["accuracy"],
+            "heldout_combinations": unseen["metrics"]["accuracy"],
+        },
+        "intervals": {
+            "align": stage_1["intervals"]["with_image"],
+            "tune": intervals["with_image"],
+            "without_image": intervals["without_image"],
+            "wrong_image": intervals["wrong_image"],
+            "heldout_combinations": unseen["intervals"]["with_image"],
+        },
+        "gap": stage_2["gap"],
+        "by_type": by(stage_2["by_type"]),
+        "by_language": by(stage_2["by_language"]),
+        "descriptions": {"recall": described["recall"], "precision": described["precision"]},
+    }
+
+
+class Clock:
+    """Seconds by step."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.last = time.perf_counter()
+
+    def mark(self, step: str) -> None:
+        now = time.perf_counter()
+        self.seconds[step] = round(now - self.last, 1)
+        self.last = now
+
+
+def peak_memory_mb() -> int:
+    """The most memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

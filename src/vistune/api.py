@@ -1,0 +1,583 @@
+"""The Python API: one function per verb. Nothing else puts rooms together.
+
+draw_scenes -> generate_data -> check_data -> train -> evaluate -> write_report; `quickstart` runs them in a row. Verbs
+share nothing but folders, so each step can be repeated alone. Packages that need torch are imported inside the
+functions, so that `vistune --help` answers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vistune.errors import DataError, RecipeError
+from vistune.files import read_json, refuse_overwrite, scratch_folder, user_cache, write_atomic, write_json
+from vistune.progress import OnMessage, Progress, byte_progress, ignore_message, no_progress
+from vistune.recipe import DataSource, Recipe
+
+if TYPE_CHECKING:
+    from vistune.data import CheckReport
+    from vistune.datagen import Chosen, Generated, Service, TableForm, Wishes
+    from vistune.evaluation import AnsweredFile, Facts, Measured
+    from vistune.generation import Assistant
+    from vistune.interop.parent import ParentModel
+    from vistune.llm_client import Endpoint
+    from vistune.processor import Processor
+    from vistune.scenes import DrawnFolder
+    from vistune.serving.api.limits import Settings
+
+BLIND_QUESTIONS = 600  # questions that are also asked without and with a wrong image, a seeded subset
+PROCESSES = 8  # GPUs that FSDP2 shares a model among in `plan`, unless the call says another number
+
+
+def draw_scenes(
+    out: Path, *, count: int, seed: int = 0, tests: int | None = None, progress: Progress = no_progress
+) -> DrawnFolder:
+    """Draw the built-in world: a COCO folder and its question files."""
+    from vistune.scenes import write_world
+
+    tests = max(20, count // 10) if tests is None else tests
+    refuse_overwrite(out, "annotations")
+    with progress("draw", count + 2 * tests) as advance:
+        return write_world(out, count=count, seed=seed, tests=tests, advance=advance)
+
+
+def generate_data(
+    source: Path,
+    out: Path,
+    wishes: Wishes,
+    *,
+    service: Service | None = None,
+    split: str | None = None,
+    table: TableForm | None = None,
+    limit: int | None = None,
+    progress: Progress = no_progress,
+    on_message: OnMessage | None = None,
+) -> Generated:
+    """Have a teacher write instruction data about annotated images: the rule teacher, or a `service`.
+
+    A stopped run of a service resumes when it is called again with the same `out`.
+
+    Args:
+        on_message: Called with each message for the user, such as a parameter that the service refuses; by default
+            messages go to the logger `vistune.llm_client`.
+
+    Raises:
+        NothingWritten: Every sample was rejected; the files have been written.
+    """
+    from vistune import __version__
+    from vistune.datagen import (
+        NothingWritten,
+        by_rule,
+        by_service,
+        described_source,
+        is_asked,
+        make_orders,
+        teacher_record,
+        write_generated,
+    )
+    from vistune.datagen.teachers.requests import refuse_untranslated
+    from vistune.report import write_data_report
+
+    if (service is None or not (out / "journal.jsonl").exists()) and not _wrote_nothing(out):
+        refuse_overwrite(out, "samples.json")
+    seen = service is not None and service.see
+    described = described_source(source, split, table, limit, seen=seen, unpack_to=out / "images")
+    images = described.images
+    if service is None:
+        refuse_untranslated(images, wishes.languages, source)
+    orders = make_orders(images, wishes)
+    if not orders:
+        raise RecipeError(f"{source}: nothing is asked for", "name --kinds, and images to write about")
+    if service is None:
+        with progress("generate", len(orders)) as advance:
+            generated = by_rule(images, wishes, advance)
+    else:
+        report = {} if on_message is None else {"report": on_message}
+        with progress("generate", sum(map(is_asked, orders))) as advance:
+            generated = by_service(images, wishes, service, out, advance, **report)
+    generated = replace(generated, source=described)
+    asked = {"source": source.name, "split": split, "limit": limit, **asdict(wishes), "vistune": __version__}
+    write_generated(out, generated, images, {"teacher": teacher_record(service, wishes), **asked})
+    write_data_report(out)
+    if not generated.rows:
+        raise NothingWritten(generated, out)
+    return generated
+
+
+def _wrote_nothing(out: Path) -> bool:
+    """Return whether a folder holds a finished run of `generate` that wrote no sample."""
+    if not (out / "generate.json").is_file():
+        return False
+    tree = read_json(out / "generate.json")
+    return isinstance(tree, dict) and tree.get("rows") == 0
+
+
+def plan_generation(
+    source: Path,
+    wishes: Wishes,
+    service: Service,
+    *,
+    split: str | None = None,
+    table: TableForm | None = None,
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """Count, price and time the requests that `generate_data` would send to a service; send nothing."""
+    from vistune.datagen import described_source, foresee, is_asked, make_orders
+
+    described = described_source(source, split, table, limit, seen=service.see)
+    orders = make_orders(described.images, wishes)
+    return foresee([order for order in orders if is_asked(order)], service) | described.as_json()
+
+
+def filter_captions(source: Path, out: Path, *, progress: Progress = no_progress, **options: Any) -> Chosen:
+    """Choose stage-1 captions balanced by concept; `options` as for `vistune.datagen.filter_captions`."""
+    from vistune import datagen
+
+    size = 2 * source.stat().st_size if source.is_file() else 0  # it is read twice
+    with byte_progress(progress, "filter", size) as advance:
+        return datagen.filter_captions(source, out, advance=advance, **options)
+
+
+def check_data(
+    sources: Sequence[DataSource],
+    *,
+    recipe: Recipe | None = None,
+    pictures: bool = True,
+    page: Path | None = None,
+    progress: Progress = no_progress,
+) -> CheckReport:
+    """Check every record: its form, its images, and with a recipe its tokens and labels.
+
+    Args:
+        pictures: Whether images are looked for and opened.
+        page: Where to write a page with the faults and some samples, supervised tokens coloured.
+    """
+    from vistune.data import check
+
+    processor: Processor | None = None
+    if recipe is None:
+        report = check(sources, None, pictures=pictures, progress=progress)
+    else:
+        shortest = min(stage.tokens_per_row for stage in recipe.stages)
+        cut = all(stage.too_long == "cut" for stage in recipe.stages)
+        processor = check_recipe(recipe)
+        selected = [stage.kinds for stage in recipe.stages]
+        kinds = sorted({kind for kinds in selected for kind in kinds or ()}) if all(selected) else None
+        report = check(
+            sources, processor, pictures=pictures, tokens_per_row=shortest, cut=cut, kinds=kinds, progress=progress
+        )
+    if page is not None:
+        from vistune.report.gather import write_check_page
+
+        write_check_page(page, report, sources, processor, pictures=pictures)
+    return report
+
+
+def show(
+    source: DataSource,
+    *,
+    template: str = "v1",
+    tokenizer: str = "builtin",
+    index: int | None = None,
+    on_message: OnMessage = ignore_message,
+) -> list[dict[str, Any]]:
+    """Return the token ids and labels of each sample, or of the one at `index`; no image is opened."""
+    from vistune.data.show import show
+
+    return show(source, template=template, tokenizer=tokenizer, index=index, on_message=on_message)
+
+
+def parent_of(recipe: Recipe, out: Path = Path("from")) -> ParentModel | None:
+    """Inspect the model that a recipe's `from` names; None if it has none."""
+    if recipe.origin is None:
+        return None
+    from vistune.interop.parent import inspect_parent
+
+    return inspect_parent(recipe.origin, out)
+
+
+def check_recipe(recipe: Recipe) -> Processor:
+    """Raise the errors of `train` about model, templates and stages; return the model's processor."""
+    from vistune.training.preflight import check_recipe
+
+    return check_recipe(recipe, parent_of(recipe))
+
+
+def plan(
+    recipe: Recipe,
+    *,
+    samples: int | None = None,
+    processes: int = PROCESSES,
+    flops: float | None = None,
+    prices: Path | None = None,
+    teacher: str | None = None,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Estimate memory, steps, time, disk and cost of every stage before anything runs; see `vistune.planner.plan`."""
+    from vistune.planner.plan import backbones_are_there, plan
+    from vistune.training.preflight import check_recipe
+
+    parent = parent_of(recipe)
+    if parent is not None or backbones_are_there(recipe):
+        check_recipe(recipe, parent)
+    return plan(
+        recipe,
+        parent=parent,
+        samples=samples,
+        processes=processes,
+        flops=flops,
+        prices=prices,
+        teacher=teacher,
+        progress=progress,
+    )
+
+
+def train(
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    progress: Progress = no_progress,
+    on_message: OnMessage | None = None,
+) -> Path:
+    """Run a recipe's stages, in one process or in all that torchrun started; return the run folder.
+
+    Args:
+        on_message: Called with each message for the user, such as the parameter table and warnings about the loss; by
+            default messages go to the logger `vistune.training`.
+
+    Raises:
+        Stopped: The run was asked to stop and saved its state.
+    """
+    from vistune.evaluation.models import validation_tasks
+    from vistune.training import Hooks, Run, opened
+
+    if out.exists() and not out.is_dir():
+        raise RecipeError(f"{out}: is a file, a folder is wanted", "give another folder")
+    evaluate = validation_tasks(recipe)
+    hooks = Hooks(evaluate=evaluate) if on_message is None else Hooks(on_message, evaluate)
+    with opened() as world:
+        shown = progress if world.is_first else no_progress
+        run = Run(recipe, out, progress=shown, parent=parent_of(recipe, out), world=world, hooks=hooks)
+        run.start(resume=resume)
+    return out
+
+
+def dry_run(recipe: Recipe, *, progress: Progress = no_progress) -> list[dict[str, Any]]:
+    """Read, encode and plan like `train`, and raise the same errors; train nothing."""
+    from vistune.evaluation.models import validation_tasks
+    from vistune.training.preflight import dry_run
+
+    validation_tasks(recipe)
+    return dry_run(recipe, parent_of(recipe), progress=progress)
+
+
+def selftest(recipe: Recipe, *, progress: Progress = no_progress) -> list[dict[str, Any]]:
+    """Compare losses and gradients of each stage's first step: packed, separate, in halves, over all processes."""
+    from vistune.training import Run, opened, selftest
+
+    # A model of another layout is converted there, and shards are unpacked: both may be large, and /tmp is often small.
+    writes = recipe.origin is not None or any(stage.shards is not None for stage in recipe.stages)
+    scratch = scratch_folder(user_cache() / "selftest") if writes else nullcontext(Path("selftest"))
+    with opened() as world, scratch as folder:
+        shown = progress if world.is_first else no_progress
+        run = Run(recipe, folder, progress=shown, parent=parent_of(recipe, folder), world=world)
+        return [{**asdict(row), "equal": row.equal} for row in selftest(run)]
+
+
+def evaluate(
+    model: Path,
+    *,
+    task: str,
+    data: Path,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: int | None = None,
+    progress: Progress = no_progress,
+    **options: Any,
+) -> dict[str, Any]:
+    """Ask a task's questions with the image, without it and with a wrong one; keep the answers in `out`.
+
+    Under torchrun the processes share the questions, and each returns the whole result.
+
+    Args:
+        options: Fields of `vistune.evaluation.Wanted`, such as `out`, `limit` and `blind`.
+    """
+    from vistune.evaluation import Wanted
+    from vistune.evaluation.models import measure_models
+
+    asked = Wanted(task, data, **{"blind_limit": BLIND_QUESTIONS, **options})
+    [[measured]] = measure_models([model], lambda model: [asked], device, dtype, quantize, progress)
+    return measured.result
+
+
+def evaluate_all(
+    models: Sequence[Path],
+    tasks: Mapping[str, Path],
+    *,
+    out: Path | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: int | None = None,
+    progress: Progress = no_progress,
+    on_message: OnMessage = ignore_message,
+    **options: Any,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Evaluate several models on several tasks; return a result per model and task, and their comparison.
+
+    Args:
+        tasks: Task names with their data folders.
+        out: Folder for the answers, with a subfolder per model if there are several, and for comparison.json and
+            comparison.html unless one model is asked one task. Without it each run folder keeps its own answers,
+            provided that all questions are asked.
+        on_message: Called with a message for each unread field of the user's questions.
+        options: Fields of `vistune.evaluation.Wanted`.
+    """
+    from vistune.evaluation.models import evaluate_models
+    from vistune.report import write_comparison
+
+    results, comparison, is_first = evaluate_models(
+        models, tasks, out, device, dtype, quantize, progress, on_message, **options
+    )
+    if out is not None and is_first and len(models) * len(tasks) > 1:
+        write_json(out / "comparison.json", comparison)
+        write_comparison(out)
+    return results, comparison
+
+
+def answer(
+    model: Path,
+    questions: Path,
+    out: Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: int | None = None,
+    progress: Progress = no_progress,
+    on_message: OnMessage = ignore_message,
+    **options: Any,
+) -> AnsweredFile:
+    """Answer a user's own questions into a predictions file; a killed call resumes.
+
+    Args:
+        on_message: Called with a message for each unread field of the questions.
+        options: `images`, `max_tokens` and `again`, as for `vistune.evaluation.answer_file`.
+    """
+    from vistune.evaluation.models import answer_questions
+
+    return answer_questions(model, questions, out, device, dtype, quantize, progress, on_message, **options)
+
+
+def score(
+    task: str,
+    data: Path,
+    predictions: Path,
+    *,
+    parse: str = "official",
+    submission: Path | None = None,
+    judge: Endpoint | None = None,
+    judgements: Path | None = None,
+    opinions: int = 1,
+    progress: Progress = no_progress,
+) -> Measured:
+    """Score anybody's predictions by the benchmark's own protocol; no model is loaded and torch is not imported.
+
+    Args:
+        submission: Where to write the file that the benchmark's server takes.
+        judge: Grades free-form answers. Its replies are kept in `judgements` (default: next to the predictions), so
+            that the same call sends no request twice.
+        opinions: How often each answer is graded, for tasks that average.
+    """
+    from vistune import evaluation
+    from vistune.registry import lookup
+
+    benchmark = lookup(task, evaluation.TASKS, "task")(data)
+    if opinions != 1:
+        if not hasattr(benchmark, "judge_runs"):
+            raise RecipeError(f"{task} takes one opinion on each answer", "leave --opinions out")
+        benchmark.judge_runs = opinions
+    upload = submission is not None
+    if judge is None:
+        measured = evaluation.score(task, benchmark, predictions, rule=parse, upload=upload)
+    else:
+        from vistune.evaluation.judge.remote import RemoteJudge
+
+        with progress("judge", 0) as advance:
+            remote = RemoteJudge(judge, judgements or predictions.with_name(f"{predictions.name}.judge"), advance)
+            measured = evaluation.score(task, benchmark, predictions, rule=parse, judge=remote, upload=upload)
+        measured = measured.told_by(remote.describe())
+    if submission is not None and measured.upload is not None:
+        write_atomic(submission, measured.upload[1])
+    return measured
+
+
+def tasks() -> dict[str, Facts]:
+    """Return every task by name: what to download, from where, under which licence."""
+    from vistune.evaluation import TASKS
+
+    return {name: task.facts for name, task in TASKS.items()}
+
+
+def describe(
+    model: Path, data: Path, split: str, *, out: Path, limit: int, progress: Progress = no_progress
+) -> dict[str, Any]:
+    """Have the model describe images freely; measure recall and precision of the objects it names."""
+    from vistune.datagen import read_source
+    from vistune.evaluation import describe
+
+    images = read_source(data, split).images[:limit]
+    assistant = load(model)
+    with progress("describe", 2 * len(images)) as advance:
+        result = describe(assistant.model, assistant.processor, images, advance=advance)
+    write_json(out / "descriptions.json", result)
+    return result
+
+
+def load(
+    model: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: int | None = None,
+    template: str | None = None,
+) -> Assistant:
+    """Load a run folder, a model folder, or a folder of a layout that `import` reads; see `vistune.interop.load`."""
+    from vistune.interop.load import load
+
+    return load(model, device=device, dtype=dtype, quantize=quantize, template=template)
+
+
+def import_model(
+    source: Path, out: Path, *, base: str | None = None, template: str | None = None, vision: str | None = None
+) -> dict[str, Any]:
+    """Convert a model of another layout into a vistune model folder."""
+    from vistune.interop.export import import_model
+
+    refuse_overwrite(out, "parts.json")
+    return import_model(source, out, base=base, template=template, vision=vision)
+
+
+def export(
+    model: Path,
+    out: Path,
+    *,
+    layout: str,
+    merge: bool = False,
+    base: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: int | None = None,
+) -> list[dict[str, Any]]:
+    """Write a model as other tools load it, load it back and compare; return the parity table.
+
+    Args:
+        dtype: `auto` keeps the precision in which the language model is stored.
+        quantize: Refused with what to do instead: no layout stores 4 or 8 bits.
+    """
+    from vistune.interop.export import export_model, refuse_quantised
+    from vistune.model.devices import named_dtype, resolve_device
+    from vistune.runs.folder import find_model, is_vistune_folder
+
+    precision = named_dtype(dtype)
+    if quantize is not None:
+        refuse_quantised(layout, quantize)
+    folder = find_model(model) if is_vistune_folder(model) else model
+    rows = export_model(
+        folder, out, layout=layout, merge=merge, base=base, dtype=precision, device=resolve_device(device)
+    )
+    return [asdict(row) for row in rows]
+
+
+def draw(recipe: Recipe, out: Path, *, language: str = "en") -> list[Path]:
+    """Draw the model and the stages of a recipe into the folder `out`, with labels in `language` (en or ko)."""
+    from vistune.report.gather import draw
+
+    return draw(recipe, parent_of(recipe), out, language=language)
+
+
+def write_report(
+    path: Path,
+    *others: Path,
+    out: Path | None = None,
+    images: Path | None = None,
+    against: Sequence[Path] = (),
+    language: str = "en",
+    progress: Progress = no_progress,
+) -> Path:
+    """Write the page of a run folder, of several runs, of a comparison, or of a data set; return its path.
+
+    Args:
+        others: Further runs to compare with the first.
+        images: The image folder of a data file.
+        against: Evaluation sets whose images are looked for in the data.
+    """
+    from vistune.report import gather
+
+    if not others:
+        return gather.write_report(path, out=out, images=images, against=against, language=language, progress=progress)
+    if images or against:
+        raise RecipeError("--images and --against are for data, not for runs beside each other", "leave them out")
+    from vistune.evaluation import compare_kept, labels_of
+
+    runs = [path, *others]
+    for run in runs:
+        if not (run / "run.json").is_file():
+            raise DataError(f"{run}: is no run; several folders are compared where all are runs", "name runs alone")
+    folders = dict(zip(labels_of(runs), runs, strict=True))
+    comparison = compare_kept({label: run / "evals" for label, run in folders.items()})
+    return gather.report_runs(folders, comparison, out=out, language=language)
+
+
+def why(model: Path) -> list[dict[str, Any]]:
+    """Return where a model came from, the newest first: recipe, data, teacher, versions, parent models."""
+    from vistune.runs.provenance import why
+
+    return why(model)
+
+
+def chat(
+    model: Path,
+    *,
+    images: Sequence[Path] = (),
+    language: str = "en",
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: int | None = None,
+) -> None:
+    """Chat with a model in the terminal."""
+    from vistune.serving.chat.terminal import chat, described
+
+    for path in images:
+        described(path)  # refuse a file that is not an image before the weights are loaded
+    chat(load(model, device=device, dtype=dtype, quantize=quantize), pictures=images, language=language)
+
+
+def serve(
+    model: Path,
+    settings: Settings,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    quantize: int | None = None,
+    announce: Callable[[str], None] = ignore_message,
+) -> None:
+    """Serve OpenAI-compatible requests until the process is told to stop.
+
+    Args:
+        announce: Called with the server's address when it listens.
+
+    Raises:
+        RecipeError: It may not listen there, or a package is missing.
+    """
+    try:
+        from vistune.serving.api.memory import use_one_arena
+        from vistune.serving.api.server import check, serve
+    except ImportError as error:
+        raise RecipeError(f"vistune serve needs {error.name}", "pip install 'vistune[serve]'") from None
+    check(settings)  # before the weights are loaded
+    use_one_arena()
+    serve(load(model, device=device, dtype=dtype, quantize=quantize), settings, announce=announce)

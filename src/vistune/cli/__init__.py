@@ -1,0 +1,1 @@
+"""The command line: one command per verb, which parses, calls `vistune.api` and prints. English and Korean."""

@@ -1,0 +1,424 @@
+"""The verbs on data: draw, generate, filter, check, show."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from vistune import api
+from vistune.cli.console import print_message, progress_bar
+from vistune.cli.options import refuse_given
+from vistune.cli.output import Json, count_of, print_json, stdout
+from vistune.errors import RecipeError
+from vistune.progress import no_progress
+from vistune.recipe import DataSource, Recipe, load_recipe, source_of
+from vistune.records import UnreadField, lines_of, refuse_unread
+from vistune.registry import lookup
+
+if TYPE_CHECKING:
+    from vistune.data import CheckReport
+    from vistune.datagen import Generated
+
+
+def scenes(
+    out: Annotated[Path, typer.Argument(help="Folder to draw into.")],
+    count: Annotated[int, typer.Option(help="Training scenes.", min=1)] = 1000,
+    seed: Annotated[int, typer.Option(help="Decides every picture.")] = 0,
+) -> None:
+    """Draw the built-in world: a COCO folder with exact captions and boxes, and its question files."""
+    drawn = api.draw_scenes(out, count=count, seed=seed, progress=progress_bar)
+    stdout.print(f"{drawn.path}: " + ", ".join(f"{n} {split}" for split, n in drawn.counts.items()), soft_wrap=True)
+
+
+OF_A_SERVICE = (  # parameters of `generate` that only a remote teacher uses
+    "base_url", "api_key_file", "see", "concurrency", "requests_per_minute", "tokens_per_minute", "max_tokens",
+    "temperature", "extra_body", "tries", "batch", "budget", "prices", "allow_drift", "dry_run",
+)  # fmt: skip
+
+
+def generate(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A folder of images with annotations (COCO, YOLO, VOC, CVAT, Label Studio, labelme, VIA …), or a "
+            "table; with --see bare images too."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Where the data goes.")],
+    teacher: Annotated[str, typer.Option(help="Who writes: rule (offline) or openai (any such endpoint).")] = "rule",
+    split: Annotated[str | None, typer.Option(help="Which split of the folder, such as train.")] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            help="Table: which column is which, such as image=file,captions=text; also boxes, id, label, xmin, ymin, "
+            "xmax, ymax."
+        ),
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="File: the folder of its images; else its own.")] = None,
+    boxes_as: Annotated[
+        str | None, typer.Option(help="Table: relative (corners 0-1), pixels (corners) or coco.")
+    ] = None,
+    kinds: Annotated[str, typer.Option(help="Comma-separated.")] = "caption,conversation,detail,reasoning",
+    mix: Annotated[str | None, typer.Option(help="conversation:detail:reasoning, such as 58:23:77.")] = None,
+    per_image: Annotated[int, typer.Option(help="With --mix: instructions a picture and language gets.", min=1)] = 1,
+    language: Annotated[str, typer.Option(help="Comma-separated: en,ko; openai writes any other too.")] = "en",
+    limit: Annotated[int | None, typer.Option(help="The first N pictures.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Decides every choice.")] = 0,
+    model: Annotated[str | None, typer.Option(help="openai: the model's name at the endpoint.")] = None,
+    base_url: Annotated[str, typer.Option(help="openai: the endpoint.")] = "https://api.openai.com/v1",
+    api_key_file: Annotated[Path | None, typer.Option(help="openai: the key; else OPENAI_API_KEY is read.")] = None,
+    see: Annotated[bool, typer.Option("--see", help="openai: send the picture itself too.")] = False,
+    concurrency: Annotated[int, typer.Option(help="openai: requests under way at most.", min=1)] = 16,
+    requests_per_minute: Annotated[float | None, typer.Option(help="openai: limit.", min=0.1)] = None,
+    tokens_per_minute: Annotated[float | None, typer.Option(help="openai: limit.", min=1)] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="openai: tokens of a reply at most, thoughts included; else 96 to 1024.", min=1)
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="openai: randomness of replies; else 0.7.", min=0)] = None,
+    extra_body: Annotated[
+        str | None, typer.Option(help="openai: JSON fields for each request, such as '{\"enable_thinking\": false}'.")
+    ] = None,
+    tries: Annotated[int, typer.Option(help="openai: asked again when the checks reject a reply.", min=1)] = 3,
+    batch: Annotated[bool, typer.Option("--batch", help="openai: by the Batch API, within a day, cheaper.")] = False,
+    budget: Annotated[float | None, typer.Option(help="openai: dollars that are never exceeded.", min=0)] = None,
+    prices: Annotated[Path | None, typer.Option(help="openai: a price table in place of the shipped one.")] = None,
+    allow_drift: Annotated[bool, typer.Option("--allow-drift", help="openai: go on with another prompt.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="openai: count and price it all, ask nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Have a teacher write instruction data about described pictures."""
+    from vistune.datagen import TEACHERS, TEMPERATURE, NothingWritten, Service, TableForm, Wishes
+    from vistune.llm_client import read_extra_body
+
+    lookup(teacher, dict.fromkeys(TEACHERS), "teacher")
+    wanted, languages = _names(kinds), _names(language)
+    if mix is None and per_image != 1:
+        raise RecipeError(f"--per-image {per_image} goes with --mix", "add --mix 58:23:77, or leave it out")
+    if mix is not None and not {"conversation", "detail", "reasoning"} <= set(wanted):
+        raise RecipeError("--mix deals conversation, detail and reasoning", "leave --kinds out, or leave --mix out")
+    if model is None and teacher == "openai":
+        raise RecipeError("--teacher openai: no model is named", "add --model and the name it has at the endpoint")
+    if model is not None and teacher == "rule":
+        raise RecipeError(f"--model {model}: the rule teacher is no model", "add --teacher openai, or leave it out")
+    if model is None:
+        refuse_given(
+            OF_A_SERVICE,
+            "for a model; the rule teacher costs nothing",
+            "add --teacher openai and --model, or leave them out",
+        )
+    wishes = Wishes(
+        kinds=wanted,
+        languages=languages,
+        mix=_mix(mix),
+        per_image=per_image,
+        seed=seed,
+    )
+    service = None
+    if model is not None:
+        service = Service(
+            model=model,
+            base_url=base_url,
+            key_file=api_key_file,
+            see=see,
+            tries=tries,
+            batch=batch,
+            concurrency=concurrency,
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
+            budget=budget,
+            prices=prices,
+            allow_drift=allow_drift,
+            extra_body=read_extra_body(extra_body),
+            max_tokens=max_tokens,
+            temperature=TEMPERATURE if temperature is None else temperature,
+        )
+    table = None
+    if columns is not None or images is not None or boxes_as is not None:
+        table = TableForm(columns=_columns(columns), images=images, boxes=boxes_as)  # type: ignore[arg-type]
+    if dry_run and service is not None:
+        plan = api.plan_generation(source, wishes, service, split=split, table=table, limit=limit)
+        print_json(plan) if as_json else print_plan(plan)
+        return
+    bar = no_progress if as_json else progress_bar
+    try:
+        made = api.generate_data(
+            source,
+            out,
+            wishes,
+            service=service,
+            split=split,
+            table=table,
+            limit=limit,
+            progress=bar,
+            on_message=print_message,
+        )
+    except NothingWritten as error:
+        if as_json:
+            print_json(counts_of(error.made))
+        raise
+    if as_json:
+        print_json(counts_of(made))
+        return
+    for line in summary(out, made):
+        stdout.print(line, soft_wrap=True)
+
+
+def counts_of(made: Generated) -> dict[str, Any]:
+    """The result of a run, as JSON values."""
+    reasons = Counter(reject.reason for reject in made.rejects)
+    return {
+        "samples": len(made.rows),
+        "rejected": len(made.rejects),
+        "reasons": dict(reasons.most_common()),
+        "spent": dict(made.spent),
+        **(made.source.as_json() if made.source else {}),
+    }
+
+
+def _columns(text: str | None) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in text.split(",")] if text else []
+    if not all(name and column for name, _, column in pairs):
+        raise RecipeError(f"--columns {text}: pairs are wanted", "write for example image=file_name,captions=text")
+    return {name.strip(): column.strip() for name, _, column in pairs}
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """A list with commas, each name once."""
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+
+
+def summary(out: Path, made: Generated) -> list[str]:
+    """What a run came to, as lines: samples, rejects by reason, money."""
+    reasons = Counter(reject.reason for reject in made.rejects).most_common()
+    why = f" ({', '.join(f'{count} {reason}' for reason, count in reasons)}; see rejects.jsonl)" if reasons else ""
+    lines = [f"{out}: {count_of(len(made.rows), 'sample')}, {len(made.rejects)} rejected{why}"]
+    if made.rejects:
+        from vistune.datagen import most_frequent
+
+        lines.append(f"most rejected: {most_frequent(made.rejects)}")
+    spent = made.spent
+    if spent:
+        maybe = f", and at most ${spent['maybe_dollars']:.2f} for requests without an answer"
+        money = f"${spent['dollars']:.2f}{maybe if spent['maybe_billed'] else ''}" if spent["priced"] else NO_PRICE
+        lines.append(
+            f"asked {spent['model']}: {spent['prompt_tokens']:,} prompt and {spent['completion_tokens']:,} completion "
+            f"tokens; {money}"
+        )
+    lines += made.source.lines() if made.source else []
+    return [*lines, f"report: {out / 'report.html'}"]
+
+
+NO_PRICE = "no price known for this model (give one with --prices)"
+
+
+def print_plan(plan: dict[str, Any]) -> None:
+    """What a run would ask, cost and take, in a few lines."""
+    kinds = plan["kinds"]
+    listed = f" ({', '.join(f'{count:,} {kind}' for kind, count in kinds.items())})" if kinds else ""
+    lines = [
+        f"{count_of(plan['requests'], 'request')}{listed}",
+        f"{plan['prompt_tokens']:,} prompt and {plan['completion_tokens']:,} completion tokens ({plan['tokens_by']})",
+    ]
+    if plan["dollars"] is None:
+        lines.append(f"no price known: {plan['how_to_price']}")
+    else:
+        lines.append(f"${plan['dollars']:.2f} expected, ${plan['dollars_at_most']:.2f} at most")
+    if plan["budget"] is not None:
+        lines.append(f"--budget ${plan['budget']:.2f}: {_fit(plan)}")
+    lines.append(f"{plan['minutes']:.1f} minutes ({plan['minutes_by']})")
+    if "caption" in kinds:
+        lines.append("caption: pictures without a caption in that language; --kinds without caption leaves them out")
+    if skipped := plan.get("skipped_images"):
+        lines.append(f"images skipped: {', '.join(f'{count:,} {reason}' for reason, count in skipped.items())}")
+    lines += lines_of(UnreadField(**unread) for unread in plan.get("unread_fields", ()))
+    lines.append("nothing was sent; --json shows three requests whole")
+    for line in lines:
+        stdout.print(line, soft_wrap=True)
+
+
+def _fit(plan: dict[str, Any]) -> str:
+    if plan["dollars_at_most"] <= plan["budget"]:
+        return "all fits, whatever comes"
+    if plan["dollars"] <= plan["budget"]:
+        return "the expected cost fits; the run stops with all answers kept if it comes to more"
+    return "does not fit: the run would stop before its end, with all answers kept"
+
+
+def _mix(text: str | None) -> tuple[int, int, int] | None:
+    if text is None:
+        return None
+    try:
+        conversation, detail, reasoning = (int(share) for share in text.split(":"))
+    except ValueError:
+        raise RecipeError(f"--mix {text}: three whole numbers are wanted", "write for example 58:23:77") from None
+    return conversation, detail, reasoning
+
+
+def filter_(
+    captions: Annotated[
+        Path, typer.Argument(help="Captions: .jsonl, .json (LLaVA form), .tsv (CC3M's) or .csv, also .gz.")
+    ],
+    out: Annotated[Path, typer.Option(help="The chosen rows, in the same form.")],
+    column: Annotated[str | None, typer.Option(help="The caption's field; else caption, blip_caption or text.")] = None,
+    least: Annotated[int, typer.Option(help="A noun phrase in fewer captions chooses none.", min=1)] = 3,
+    most: Annotated[int, typer.Option(help="A noun phrase chooses at most so many.", min=1)] = 100,
+    seed: Annotated[int, typer.Option(help="Decides which captions a frequent phrase chooses.", min=0)] = 0,
+    finder: Annotated[str, typer.Option(help="Noun phrases: rules (no download), or spacy.")] = "rules",
+    as_json: Json = False,
+) -> None:
+    """Choose stage-1 captions so that rare concepts stay and frequent ones do not drown them (CC3M -> 595K)."""
+    chosen = api.filter_captions(
+        captions,
+        out,
+        column=column,
+        least=least,
+        most=most,
+        seed=seed,
+        finder=finder,
+        progress=no_progress if as_json else progress_bar,
+    )
+    if as_json:
+        print_json(asdict(chosen))
+        return
+    aside = ", ".join(f"{count} {reason}" for reason, count in chosen.rejects.items())
+    stdout.print(
+        f"{out}: {chosen.chosen:,} of {chosen.captions:,} captions; {chosen.frequent_enough:,} of {chosen.phrases:,} "
+        f"noun phrases are in {least} captions or more; {chosen.without_phrase:,} captions name nothing"
+        + (f"; set aside: {aside} ({out.name}.rejects.jsonl)" if aside else ""),
+        soft_wrap=True,
+    )
+
+
+def check(
+    data: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Data files, or folders that generate wrote; with --recipe alone, the recipe's own."),
+    ] = None,
+    images: Annotated[list[Path] | None, typer.Option(help="Picture folder(s).")] = None,
+    no_images: Annotated[bool, typer.Option("--no-images", help="Do not look for or open pictures.")] = False,
+    recipe: Annotated[str | None, typer.Option(help="Also encode with this recipe's model.")] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Write a page too: faults, and samples with what is learnt.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Fields that are not read are errors.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Prove every sample before anything is trained; each fault with file, line and field."""
+    loaded = load_recipe(recipe) if recipe else None
+    if no_images:
+        refuse_given(("images",), "not looked at with --no-images", "leave one of them out")
+    if data:
+        if given := next((path for path in data if path.suffix in {".yaml", ".yml"}), None):
+            raise RecipeError(f"check: {given} is a recipe, not data", f"give it as --recipe {given}")
+        sources = _sources(data, images, loaded)
+    else:
+        sources = _own_sources(loaded, images)
+    bar = no_progress if as_json else progress_bar
+    found = api.check_data(sources, recipe=loaded, pictures=not no_images, page=page, progress=bar)
+    if as_json:
+        print_json(found.as_json())
+    else:
+        for line in check_lines(found, tokens=loaded is not None):
+            stdout.print(line, soft_wrap=True)
+        if page is not None:
+            stdout.print(f"page: {page}", soft_wrap=True)
+    if strict:
+        refuse_unread(found.unread_fields)
+    if found.faults:
+        raise typer.Exit(2)
+
+
+def check_lines(found: CheckReport, *, tokens: bool) -> list[str]:
+    """What a check found, as lines: the first faults and notes, then how many there are of each kind."""
+    lines = [fault.detail for fault in found.faults[:50]]
+    lines += [f"note: {note.detail}" for note in found.notes[:20]]
+    kinds = ", ".join(f"{count} {'without kind' if kind == 'none' else kind}" for kind, count in found.kinds.items())
+    lines.append(
+        f"{count_of(found.rows, 'row')}, {count_of(found.pictures, 'picture')} ({kinds or 'none'}); "
+        f"{count_of(len(found.faults), 'fault')}"
+    )
+    if tokens:
+        low, middle, high = (found.tokens[key] for key in ("min", "median", "max"))
+        lines.append(f"tokens a sample: {low} to {high}, median {middle}; {found.learnt_tokens:,} learnt in all")
+    lines += [f"warning: {count} × {what}" for what, count in found.warnings.items()]
+    lines += lines_of(found.unread_fields)
+    if found.missing:
+        worst = ", ".join(f"{folder} ({count})" for folder, count in found.missing.items())
+        lines.append(f"missing pictures, by folder: {worst}")
+    return lines
+
+
+def _sources(data: list[Path], images: list[Path] | None, recipe: Recipe | None) -> list[DataSource]:
+    """The files with their picture folders: as given, one for all or one for each; else as the recipe has them."""
+    if images and len(images) not in (1, len(data)):
+        raise RecipeError(f"{len(images)} --images for {len(data)} data files", "give one for all, or one for each")
+    if images:
+        folders = images if len(images) == len(data) else images * len(data)
+        return [DataSource(file=path, images=folder) for path, folder in zip(data, folders, strict=True)]
+    known = _named(recipe) if recipe is not None else []
+    chosen = []
+    for path in data:
+        own = [source for source in known if source.file.absolute() == path.absolute()]
+        chosen += own or [DataSource(file=path)]
+    return chosen
+
+
+def _own_sources(recipe: Recipe | None, images: list[Path] | None) -> list[DataSource]:
+    if recipe is None or images:
+        raise RecipeError("check needs data", "name data files or folders, or a --recipe that names them")
+    if not (named := _named(recipe)):
+        raise RecipeError(f"check: the recipe {recipe.name} names no data files", "name them before --recipe")
+    return named
+
+
+def _named(recipe: Recipe) -> list[DataSource]:
+    """Every file that a recipe learns from or measures, once, with the picture folder it has there."""
+    held = recipe.validation.data if recipe.validation is not None else None
+    learnt = [recipe.data if stage.data is None else stage.data for stage in recipe.stages if stage.shards is None]
+    listed = [source for sources in (*learnt, held or ()) for source in sources]
+    return list(dict.fromkeys(DataSource(file=source.file, images=source.images) for source in listed))
+
+
+def show(
+    data: Annotated[Path, typer.Argument(help="A data file.")],
+    index: Annotated[int | None, typer.Option(help="One sample only.", min=0)] = None,
+    template: Annotated[str, typer.Option(help="Prompt template.")] = "v1",
+    tokenizer: Annotated[str, typer.Option(help="A tokenizer folder, or builtin.")] = "builtin",
+    as_json: Json = False,
+) -> None:
+    """What the model sees of a sample, and which tokens are supervised."""
+    rows = api.show(
+        DataSource(file=data), template=template, tokenizer=tokenizer, index=index, on_message=print_message
+    )
+    if as_json:
+        print_json(rows)
+        return
+    how = "in green" if stdout.color_system else "between ⟦ and ⟧"
+    for row, pieces in zip(rows, marked(rows, tokenizer, colour=bool(stdout.color_system)), strict=True):
+        stdout.print(
+            Text.assemble((row["id"], "bold"), f"  {len(row['input_ids'])} tokens, supervised ones {how}"),
+            soft_wrap=True,
+        )
+        stdout.print(pieces, soft_wrap=True)
+
+
+def marked(rows: Sequence[dict[str, Any]], tokenizer: str = "builtin", *, colour: bool = True) -> list[Text]:
+    """Return each sample's text; supervised tokens are green, or in ⟦brackets⟧ without `colour`."""
+    from vistune.data.show import pieces
+    from vistune.processor import load_tokenizer
+
+    loaded = load_tokenizer(source_of(tokenizer, "language"))
+    texts = []
+    for row in rows:
+        text = Text()
+        for supervised, piece in pieces(row, loaded):
+            bare = colour or not supervised
+            text.append(piece if bare else f"⟦{piece}⟧", style="green" if supervised else "")
+        texts.append(text)
+    return texts

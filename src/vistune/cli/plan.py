@@ -1,0 +1,114 @@
+"""The verb `plan`: a recipe's needs as tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from vistune import api
+from vistune.cli.console import progress_bar
+from vistune.cli.output import Json, print_json, stdout
+from vistune.progress import no_progress
+from vistune.recipe import load_recipe
+
+UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+
+
+def plan(
+    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name or a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key.path=value on top of the recipe, such as data=FILE.")
+    ] = None,
+    samples: Annotated[int | None, typer.Option(help="Rows of a stage whose data are not here.", min=1)] = None,
+    processes: Annotated[int, typer.Option(help="GPUs among which FSDP2 shares a model.", min=2)] = api.PROCESSES,
+    flops: Annotated[
+        float | None, typer.Option(help="FLOP/s that a device reaches; else measured, or assumed.")
+    ] = None,
+    prices: Annotated[Path | None, typer.Option(help="YAML: gpus: {H100: 2.5}, dollars an hour, and models.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="A remote teacher's model, to price the data too.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Memory, steps, time, disk and dollars of every stage, before anything runs; no weights are read."""
+    found = api.plan(
+        load_recipe(recipe, overrides or []),
+        samples=samples,
+        processes=processes,
+        flops=flops,
+        prices=prices,
+        teacher=teacher,
+        progress=no_progress if as_json else progress_bar,
+    )
+    if as_json:
+        print_json(found)
+        return
+    for stage in found["stages"]:
+        print_stage(stage, found["processes"])
+    if found["teacher"] is not None:
+        stdout.print(
+            f"a teacher ({found['teacher']['model']}) for as many samples: ${found['teacher']['dollars']:,.2f}"
+        )
+
+
+def print_stage(stage: dict[str, Any], processes: int) -> None:
+    """One stage: what it learns from, then a line a device."""
+    counts = ", ".join(f"{part} {_count(number)}" for part, number in stage["parameters"].items())
+    stdout.print(
+        Text.assemble((stage["stage"], "bold"), f": learns {', '.join(stage['learn'])}; parameters: {counts}"),
+        soft_wrap=True,
+    )
+    row = stage["row"]
+    steps = "steps unknown (give --samples)" if stage["steps"] is None else f"{stage['steps']:,} steps"
+    source = f"assumed: {stage['assumed']}" if stage["assumed"] else "counted in the data"
+    largest = f"{row['tokens']:,} tokens, {row['tiles']} tiles, {row['supervised']:,} learnt"
+    stdout.print(f"{steps}; the largest row: {largest} ({source})", soft_wrap=True)
+    priced = any(entry["dollars"] is not None for entry in stage["devices"])
+    is_large = max(entry["total"] for entry in stage["devices"]) >= 1e9
+    scale, unit, places = (1e9, "GB", 2) if is_large else (1e6, "MB", 1)
+    heads = (unit, "weights", "grad.", "optim", "activ.", "logits", "sum", f"fsdp/{processes}", "row ≤", "time")
+    table = Table(box=None, padding=(0, 1), header_style="none")
+    for head in (*heads, *(["dollars"] if priced else [])):
+        table.add_column(head, no_wrap=True, justify="left" if head == unit else "right")
+    for entry in stage["devices"]:
+        memory = entry["memory"]
+        passing = memory.get("activations", 0) + memory.get("copies", 0)
+        parts = (memory.get("weights", 0), memory.get("gradients", 0), memory.get("optimizer", 0), passing,
+                 memory.get("logits", 0), entry["total"], entry["total_fsdp"])  # fmt: skip
+        longest = f"{entry['longest_row']:,}" if entry["longest_row"] else "none"
+        time = "" if entry["seconds"] is None else _time(entry["seconds"])
+        dollars = [f"${entry['dollars']:,.0f}" if entry["dollars"] is not None else ""] if priced else []
+        name = entry["device"].partition(" (")[0].removeprefix("this ")
+        table.add_row(name, *(f"{part / scale:.{places}f}" for part in parts), longest, time, *dollars)
+    stdout.print(table)
+    ways = stage["devices"][-1]["otherwise"]
+    said = (
+        f"{name} {_bytes(way['ddp'])}" + (f" ({_bytes(way['fsdp'])})" if "fsdp" in way else "")
+        for name, way in ways.items()
+    )
+    stdout.print(f"a GPU's memory by DDP (by FSDP2 over {processes}): {', '.join(said)}", soft_wrap=True)
+    disk = {name: _bytes(size) for name, size in stage["disk"].items()}
+    stdout.print(
+        f"disk: a checkpoint {disk['checkpoint']}, midway {disk['midway']}, kept {disk['kept']}; cache {disk['cache']}",
+        soft_wrap=True,
+    )
+
+
+def _bytes(number: float) -> str:
+    scale, unit = next(((scale, unit) for scale, unit in UNITS if number >= scale), (1.0, "B"))
+    return f"{number / scale:.3g} {unit}" if number < 1000 * scale else f"{number / scale:,.0f} {unit}"
+
+
+def _count(number: float) -> str:
+    scale, unit = next(
+        ((scale, unit) for scale, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")) if number >= scale), (1.0, "")
+    )
+    return f"{number / scale:.3g}{unit}"
+
+
+def _time(seconds: float) -> str:
+    units = ((2 * 365 * 86400, 365 * 86400, "y"), (4 * 86400, 86400, "d"), (7200, 3600, "h"), (120, 60, "min"))
+    scale, unit = next(((scale, unit) for least, scale, unit in units if seconds >= least), (1, "s"))
+    return f"{seconds / scale:,.0f} {unit}" if seconds / scale >= 10 else f"{seconds / scale:.1f} {unit}"

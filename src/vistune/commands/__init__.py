@@ -1,1 +1,0 @@
-"""The verbs: each parses, calls one workflow and prints. `vistune.cli` names them and starts them."""

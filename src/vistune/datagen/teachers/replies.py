@@ -1,0 +1,234 @@
+"""Parse a teacher's reply into turns: `Question / === / Answer` or JSON, with or without wrappers.
+
+text + kind -> text without thoughts and wrappers -> ((question, answer), …), or ReplyFault with a reason code
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from vistune.llm_client import left_tag, unwrapped
+
+Turns = tuple[tuple[str, str], ...]
+
+_MARK = re.compile(r"^\s*[*#\s]*(question|answer|질문|답변|답)[*\s]*(?:\d+)?[*\s]*[:：][*\s]*(.*)$", re.IGNORECASE)
+_RULE = re.compile(r"^\s*={3,}\s*$")
+_TRAILING_COMMA = re.compile(r",(\s*[\]}])")
+_ROLES = {"question": "question", "질문": "question", "answer": "answer", "답변": "answer", "답": "answer"}
+_FROM = {"human": "question", "user": "question", "gpt": "answer", "assistant": "answer"}
+_THOUGHTS = ("thinking", "think", "thought", "thoughts", "reasoning", "analysis", "reflection", "rationale", "생각")
+_TEXT_NAME = re.compile(
+    r"(?:\w+[_ -])?(?:description|caption|answer|text|response|output|detail|details|content)|설명|답변|캡션|묘사"
+)
+_THOUGHT_LABEL = re.compile(
+    r"^[*_#\s]*(?:my |let me )?(?:think(?:ing)?|thoughts?|analysis|(?:thought|reasoning) process|reasoning|"
+    r"사고 과정|생각)[*_ ]*[:：]",
+    re.IGNORECASE,
+)
+_LATER_LABEL = re.compile(
+    r"\n[*_#\s]*(?:(?:final|detailed|image) )?(?:description|final answer|설명|최종 답변|최종 설명)[*_ ]*[:：]",
+    re.IGNORECASE,
+)
+_PAIR_NAMES = (("question", "answer"), ("q", "a"), ("질문", "답변"), ("질문", "답"), ("instruction", "response"))
+_ALL_PAIR_NAMES = frozenset(name for pair in _PAIR_NAMES for name in pair)
+
+_LABELS = frozenset(  # of a conversation or a pair: they number or name it, and no sample holds them
+    (
+        *("id", "idx", "index", "no", "nr", "num", "number", "order", "turn", "turn_id", "round", "step"),
+        *("type", "kind", "category", "language", "lang", "image", "image_id"),
+        *("question_id", "question_number", "question_type", "번호", "순서", "유형", "언어"),
+    )
+)
+_TITLES = frozenset(("title", "topic", "name", "제목", "주제"))  # labels of a whole conversation
+_LONGEST_LABEL = 80
+
+
+class ReplyFault(Exception):
+    """The reply cannot be read as turns; `code` is the reason."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code, self.detail = code, detail
+
+
+def parse_reply(text: str, kind: str, *, asked_here: bool = True) -> Turns:
+    """The turns of a reply. `asked_here`: a detail or caption reply contains only the answer; its question is ours.
+
+    Raises ReplyFault("shape", "turn_order" or "thinking").
+    """
+    single = kind in ("detail", "caption") and asked_here
+    text = _bare(text.replace("\r\n", "\n"), single=single)
+    if single and text[0] in "[{" and (inside := _single_text(text)):
+        text = _bare(inside, single=True)
+    if tag := left_tag(text):
+        raise ReplyFault("thinking", f"the tag {tag} is in the text")
+    if single and "```" in text:
+        raise ReplyFault("shape", "a code fence in the text")
+    if single and (label := _THOUGHT_LABEL.match(text) or _LATER_LABEL.search(text)):
+        raise ReplyFault("thinking", f"words before the text, up to {label.group().strip()[:60]!r}")
+    spoken = _from_json(text) if text[0] in "[{" and _looks_like_json(text) else _from_lines(text)
+    turns = _alone(spoken, text) if single else _paired(spoken)
+    _refuse_chatter(turns)
+    if kind != "conversation" and len(turns) != 1:
+        raise ReplyFault("shape", f"{len(turns)} questions where one was asked for")
+    return turns
+
+
+def _bare(text: str, *, single: bool) -> str:
+    bare = unwrapped(text, single=single)
+    if bare is None:
+        raise ReplyFault("thinking", "the reply is a thought that does not end")
+    if not bare.strip():
+        raise ReplyFault(
+            "thinking" if text.strip() else "shape",
+            "the reply is empty" if not text.strip() else "nothing comes after the thought",
+        )
+    return bare
+
+
+def _single_text(text: str) -> str:
+    """The text of {"description": "…"}, which may be the only entry of a list; empty for any other object."""
+    try:
+        value, end = _decoder().raw_decode(_TRAILING_COMMA.sub(r"\1", text))
+    except (ValueError, RecursionError):
+        return ""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if not isinstance(value, Mapping) or _TRAILING_COMMA.sub(r"\1", text)[end:].strip():
+        return ""
+    said = {str(name).lower(): item for name, item in value.items() if str(name).lower() not in _THOUGHTS}
+    [name, item] = next(iter(said.items())) if len(said) == 1 else ("", None)
+    return item if _TEXT_NAME.fullmatch(name) and isinstance(item, str) else ""
+
+
+_OPENING = re.compile(
+    r"^\W*(?:(?:sure|certainly|of course|absolutely|okay|ok)\s*[!,.:]|"
+    r"here(?:'s|’s| is| are)\b[^\n.]{0,80}\b(?:descriptions?|captions?|conversations?|questions?|answers?|text|"
+    r"dialogues?)\b|"
+    r"(?:네[,.!]?\s)?(?:다음은|아래는|여기)[^\n.]{0,60}(?:설명|묘사|대화|캡션|질문|답변|문장|글)(?:입니다|이에요|예요|이다|\s?:)|"
+    r"(?:네[,.!]?\s)?(?:물론(?:입니다|이죠|이에요)|알겠습니다))",
+    re.IGNORECASE,
+)
+_CLOSING = re.compile(
+    r"\blet me know\b|\bfeel free to (?:ask|reach)|\bi hope (?:this|that|it|these)\b|\bhope (?:this|that) helps|"
+    r"\bwould you like me to\b|\bif you (?:need|want|would like|have|'d like) (?:me|any|more|further|another)\b|"
+    r"도움이 되(?:었|셨|길|기를)|언제든지? (?:말씀|물어|질문|알려)|"
+    r"(?:더|다른|추가)[^.\n]{0,24}(?:필요하|원하|궁금하)[^.\n]{0,24}(?:말씀|알려 주|물어|요청)",
+    re.IGNORECASE,
+)
+
+
+def _refuse_chatter(turns: Turns) -> None:
+    """Words to the one who ordered, around the text: "Here is a description:", "Let me know if …"."""
+    first, last = turns[0], turns[-1][1].rstrip().split("\n")[-1]
+    opening = _OPENING.match(first[1]) if not first[0] else None
+    if match := opening or _CLOSING.search(re.split(r"(?<=[.!?])\s+", last)[-1]):
+        raise ReplyFault("shape", f"words about the reply: {match.group()[:60]!r}")
+
+
+def _alone(spoken: list[tuple[str, str]], text: str) -> Turns:
+    """The one text that was asked for, marked as an answer or not at all."""
+    if not spoken:
+        return (("", text),)
+    if len(spoken) == 1 and spoken[0][0] == "answer":
+        return (("", spoken[0][1]),)
+    raise ReplyFault("shape", "questions and answers where one text was asked for")
+
+
+def _looks_like_json(text: str) -> bool:
+    return bool(re.match(r'[\[{]\s*(?:[\[{"]|\}|\])', text))
+
+
+def _from_lines(text: str) -> list[tuple[str, str]]:
+    """(role, text) by the markers; no markers: nothing. Words before the first marker are a fault."""
+    spoken: list[tuple[str, list[str]]] = []
+    lines = text.split("\n")
+    marked = any(_MARK.match(line) for line in lines)
+    for line in lines:
+        if match := _MARK.match(line):
+            spoken.append((_ROLES[match.group(1).lower()], [match.group(2)]))
+        elif not _RULE.match(line) and spoken:
+            spoken[-1][1].append(line)
+        elif line.strip() and marked and not _RULE.match(line):
+            raise ReplyFault("shape", f"words before the first question: {line.strip()[:60]!r}")
+    return [(role, "\n".join(said).strip()) for role, said in spoken]
+
+
+def _from_json(text: str) -> list[tuple[str, str]]:
+    decoder = _decoder()
+    text = _TRAILING_COMMA.sub(r"\1", text)
+    values: list[Any] = []
+    position = 0
+    try:
+        while position < len(text):
+            value, position = decoder.raw_decode(text, position)
+            values += value if isinstance(value, list) else [value]
+            while position < len(text) and text[position] in ", \t\r\n":
+                position += 1
+    except (ValueError, RecursionError) as error:
+        raise ReplyFault("shape", f"JSON that cannot be read: {error}") from None
+    if len(values) == 1 and isinstance(values[0], Mapping):
+        inner = [
+            item for name, item in values[0].items() if isinstance(item, list) and str(name).lower() not in _THOUGHTS
+        ]
+        if len(inner) == 1 and not {str(name).lower() for name in values[0]} & _ALL_PAIR_NAMES:
+            _refuse_unread({name: item for name, item in values[0].items() if item is not inner[0]}, _LABELS | _TITLES)
+            values = inner[0]
+    return [turn for value in values for turn in _json_turns(value)]
+
+
+def _json_turns(value: Any) -> list[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        lowered = _object([(str(key).lower(), item) for key, item in value.items()])
+        for question, answer in _PAIR_NAMES:
+            if isinstance(lowered.get(question), str) and isinstance(lowered.get(answer), str):
+                _refuse_unread({name: lowered[name] for name in lowered if name not in (question, answer)}, _LABELS)
+                return [("question", lowered[question].strip()), ("answer", lowered[answer].strip())]
+        if lowered.keys() & _ALL_PAIR_NAMES:
+            raise ReplyFault("shape", "a question or an answer is missing")
+        by, text = "from" if "from" in lowered else "role", "value" if "value" in lowered else "content"
+        speaker, said = lowered.get(by), lowered.get(text)
+        if isinstance(speaker, str) and speaker in _FROM and isinstance(said, str):
+            _refuse_unread({name: lowered[name] for name in lowered if name not in (by, text)}, _LABELS)
+            return [(_FROM[speaker], said.strip())]
+    raise ReplyFault("shape", f"JSON without questions and answers: {str(value)[:60]}")
+
+
+def _decoder() -> json.JSONDecoder:
+    """Takes newlines within strings, as models write them, and no name twice in an object."""
+    return json.JSONDecoder(strict=False, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twin = next(name for name in names if names.count(name) > 1)
+        raise ReplyFault("shape", f"the field {twin[:60]!r} twice in one object")
+    return found
+
+
+def _refuse_unread(fields: Mapping[str, Any], labels: frozenset[str]) -> None:
+    """Raise ReplyFault for a field that would be left out of the sample: neither empty, nor a label, nor a thought."""
+    for name, value in fields.items():
+        lowered = str(name).lower()
+        is_label = lowered in labels and not isinstance(value, list | dict) and len(str(value)) <= _LONGEST_LABEL
+        if value not in (None, "", [], {}) and not is_label and lowered not in _THOUGHTS:
+            raise ReplyFault("shape", f"the field {str(name)[:60]!r} beside questions and answers: {str(value)[:60]}")
+
+
+def _paired(spoken: list[tuple[str, str]]) -> Turns:
+    if not spoken:
+        raise ReplyFault("shape", "no question and no answer")
+    roles = [role for role, _ in spoken]
+    wanted = ["question", "answer"] * (len(roles) // 2)
+    if len(roles) % 2 == 1 and roles == [*wanted, "question"]:
+        raise ReplyFault("shape", "the last question has no answer")
+    if roles != wanted:
+        raise ReplyFault("turn_order", "questions and answers do not alternate")
+    if any(not text for _, text in spoken):
+        raise ReplyFault("shape", "a question or an answer is empty")
+    return tuple((spoken[k][1], spoken[k + 1][1]) for k in range(0, len(spoken), 2))

@@ -1,0 +1,1 @@
+"""Grade free-form answers with a judge model."""

@@ -1,0 +1,214 @@
+"""What a recipe's model and stages consist of, from the backbones' configs: layers, widths, parameters by part.
+
+Recipe -> configs -> the model on torch's meta device -> ModelFacts, StageFacts (plain values for diagrams)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vistune.recipe import Model, Recipe, Stage, source_of
+
+if TYPE_CHECKING:
+    from vistune.interop.parent import ParentModel
+    from vistune.model.vlm import VisionLanguageModel
+    from vistune.types import Spec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What a recipe's model is made of; sizes in pixels, tokens and parameters, pairs as (least, most).
+
+    `tower_tokens` and `slots_per_tile`: before and behind the projector · `projector_steps`: its layers in order, as
+    (into, out) of a linear one or another's name · `tiles` of the canvas: None where a picture is one tile ·
+    `slots`: of a picture, row ends included.
+    """
+
+    vision: str
+    vision_type: str
+    vision_layers: tuple[int, int]  # kept, all
+    vision_width: int
+    patch: int
+    side: int
+    class_token: bool
+    joint: bool
+    tower_tokens: int
+    projector: str
+    projector_steps: tuple[tuple[int, int] | str, ...]
+    slots_per_tile: int
+    tiles: tuple[int, int] | None
+    slots: tuple[int, int]
+    language: str
+    language_type: str
+    language_layers: int
+    language_width: int
+    vocabulary: int
+    template: str
+    parameters: Mapping[str, int]  # by part
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageFacts:
+    """A stage: its peak rates by part that learns, and the parameters of every part it has."""
+
+    name: str
+    learn: Mapping[str, float]
+    parameters: Mapping[str, int]
+    lora_rank: int | None
+    quantize: int | None  # bits of the language model's weights
+    steps: int | None
+    epochs: float | None
+    samples_per_step: int
+    optimizer: str
+    schedule: str
+    template: str
+    kinds: tuple[str, ...] | None
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What a recipe's model is built of: its settings, transformers' configs of tower and language model, their names.
+
+    `cut`: the tower learnt before, and ends at the feature layer.
+    """
+
+    model: Model
+    spec: Spec
+    vision: Any
+    language: Any
+    names: tuple[str, str]
+    cut: bool = False
+
+
+def structure_of(recipe: Recipe, parent: ParentModel | None = None) -> Structure:
+    """The model of a recipe, or the one that it goes on from, whose parts go by its name where it holds them.
+
+    Nothing is fetched: of a hub name the config is one that `shapes.yaml` or the hub's cache has.
+    """
+    model = recipe.model if parent is None else parent.model
+    if parent is not None and parent.configs is not None and recipe.origin is not None:
+        name = name_of(str(recipe.origin.model))
+        return Structure(model, parent.processor.spec, *parent.configs, names=(name, name))
+    vision, language = config_at_hand(model.vision, "vision"), config_at_hand(model.language, "language")
+    names = (name_of(model.vision), name_of(model.language))
+    if parent is not None:
+        return Structure(model, parent.processor.spec, vision, language, names, cut=parent.cut)
+    return Structure(model, spec_without_rules(model, vision, language), vision, language, names)
+
+
+def config_at_hand(name: str, part: str) -> Any:
+    """transformers' config of a backbone. Raises RecipeError where it would have to be fetched."""
+    from transformers import AutoConfig
+
+    from vistune.model.language import language_config
+    from vistune.model.shapes import config_of
+    from vistune.model.vision import vision_config
+
+    source = source_of(name, part)
+    if not Path(source).is_dir():
+        return AutoConfig.for_model(**vars(config_of(name, part)))
+    return vision_config(source) if part == "vision" else language_config(source)
+
+
+def spec_without_rules(model: Model, vision: Any, language: Any) -> Spec:
+    """A spec to draw by: how pixels are normalised is not in the picture."""
+    from vistune.model.vlm import spec_of
+
+    half = (0.5, 0.5, 0.5)
+    return spec_of(model, vision, language.hidden_size, language.vocab_size, {"image_mean": half, "image_std": half})
+
+
+def without_weights(structure: Structure) -> VisionLanguageModel:
+    """The model on torch's meta device: every layer and shape, no number."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from vistune.model.projectors import build_projector
+    from vistune.model.vision import VisionTower, tower_class
+    from vistune.model.vlm import VisionLanguageModel
+
+    spec, vision = structure.spec, deepcopy(structure.vision)
+    with torch.device("meta"):
+        tower = VisionTower(tower_class(vision, spec.space)(vision), spec, cut=structure.cut)
+        projector = build_projector(spec, seed=0)
+        return VisionLanguageModel(tower, projector, AutoModelForCausalLM.from_config(structure.language), spec)
+
+
+def model_facts(structure: Structure, model: VisionLanguageModel) -> ModelFacts:
+    """What the model's picture shows, as plain values."""
+    from torch import nn
+
+    from vistune.model.vision import tokens_of
+    from vistune.processor.tiles import anyres_slots
+
+    spec, vision = structure.spec, structure.vision
+    leaves = [module for module in model.projector.modules() if not list(module.children())]
+    tiles = [width * height // spec.image_side**2 for width, height in spec.canvases]
+    # A picture in the shape of a canvas fills it; one in a shape between two canvases' takes fewer rows or columns.
+    slots = [len(anyres_slots(canvas, spec)) for canvas in spec.canvases] or [spec.slots_per_image]
+    return ModelFacts(
+        vision=structure.names[0],
+        vision_type=vision.model_type,
+        vision_layers=(model.vision.tower.config.num_hidden_layers, vision.num_hidden_layers),
+        vision_width=spec.vision_width,
+        patch=vision.patch_size,
+        side=spec.image_side,
+        class_token=spec.feature_tokens == "cls_patch",
+        joint=spec.space == "joint",
+        tower_tokens=tokens_of(vision, spec.feature_tokens),
+        projector=spec.projector,
+        projector_steps=tuple(
+            (leaf.in_features, leaf.out_features) if isinstance(leaf, nn.Linear) else type(leaf).__name__
+            for leaf in leaves
+            if not isinstance(leaf, nn.Identity)
+        ),
+        slots_per_tile=spec.slots_per_image,
+        tiles=(min(tiles), max(tiles)) if tiles else None,
+        slots=(min(slots), max(slots)),
+        language=structure.names[1],
+        language_type=structure.language.model_type,
+        language_layers=structure.language.num_hidden_layers,
+        language_width=spec.language_width,
+        vocabulary=spec.vocabulary,
+        template=spec.template,
+        parameters=parameters_of(model),
+    )
+
+
+def stage_facts(stage: Stage, structure: Structure, model: VisionLanguageModel) -> StageFacts:
+    """What a stage's card shows. Raises RecipeError where a stage would learn a part that the model lacks."""
+    from vistune.model import add_adapters
+
+    if stage.lora is not None:  # adapters go into the layers themselves: another model, so that this one stays plain
+        model = without_weights(structure)
+        model.language = add_adapters(model.language, stage.lora)
+    model.set_learning(stage.learn)
+    return StageFacts(
+        name=stage.name,
+        learn={str(part): rate for part, rate in stage.learn.items()},
+        parameters=parameters_of(model),
+        lora_rank=stage.lora.rank if stage.lora is not None else None,
+        quantize=stage.quantize,
+        steps=stage.steps,
+        epochs=stage.epochs,
+        samples_per_step=stage.samples_per_step,
+        optimizer=stage.optimizer,
+        schedule=stage.schedule,
+        template=stage.template or structure.model.template,
+        kinds=stage.kinds,
+    )
+
+
+def parameters_of(model: VisionLanguageModel) -> dict[str, int]:
+    """Parameters by part; adapters only where there are any."""
+    counts = {part: sum(p.numel() for _, p in parameters) for part, parameters in model.parts().items()}
+    return {part: count for part, count in counts.items() if count or part != "adapters"}
+
+
+def name_of(source: str) -> str:
+    """A backbone's name: a folder's last part, a hub name as it stands."""
+    return Path(source).resolve().name if Path(source).is_dir() else source

@@ -1,0 +1,223 @@
+"""Gather what a report shows, as plain values, and write the page.
+
+run folder -> its checkpoint's processor and backbones -> diagrams, samples with labels, provenance -> page
+run folders -> the evaluations that each has kept, compared -> one page · data -> near duplicates -> page
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from vistune.errors import DataError, RecipeError, VistuneError
+from vistune.progress import Progress, no_progress
+from vistune.recipe import DataSource, Recipe, Stage, load_recipe
+from vistune.report.check_page import write_check_report
+from vistune.report.comparison import write_comparison
+from vistune.report.diagrams import draw_diagrams
+from vistune.report.evaluation_sections import moved
+from vistune.report.page import write_data_report
+from vistune.report.pictures import spread
+from vistune.report.run_page import Gathered, write_run_report
+from vistune.report.runs_page import write_runs_report
+
+if TYPE_CHECKING:
+    from vistune.data import CheckReport
+    from vistune.interop.parent import ParentModel
+    from vistune.processor import Processor
+    from vistune.types import Sample
+
+STAGE_SAMPLES = 4  # samples of each stage on the page of a run
+CHECK_SAMPLES = 24  # samples on the page of a check
+
+
+def write_report(
+    path: Path,
+    *,
+    out: Path | None = None,
+    images: Path | None = None,
+    against: Sequence[Path] = (),
+    language: str = "en",
+    progress: Progress = no_progress,
+) -> Path:
+    """Write the page of a run folder, a comparison, or data; see `vistune.write_report`."""
+    if path.is_dir() and not (path / "generate.json").is_file():
+        if out or images or against:
+            raise RecipeError(f"{path}: is no data; --out, --images and --against are for data", "leave them out")
+        if (path / "run.json").is_file():
+            return report_run(path, language=language)
+        if (path / "comparison.json").is_file():
+            return write_comparison(path, language=language)
+        raise DataError(
+            f"{path}: neither a run, a comparison, nor generated data",
+            "name a folder that `train`, `evaluate` of several models, or `generate` wrote",
+        )
+    duplicates = near_duplicates(path, images, against, progress)
+    return write_data_report(path, out=out, images=images, likeness=duplicates, language=language)
+
+
+def near_duplicates(path: Path, images: Path | None, against: Sequence[Path], progress: Progress) -> dict[str, Any]:
+    """Return near-duplicate images of a data set, and images that it shares with evaluation sets."""
+    from vistune.data import compare_pictures, pictures_of
+
+    pictures = pictures_of(DataSource(file=path, images=images))
+    with progress("compare pictures", len(pictures)) as advance:
+        return asdict(compare_pictures(pictures, against, advance=advance))
+
+
+def draw(recipe: Recipe, parent: ParentModel | None, out: Path, *, language: str = "en") -> list[Path]:
+    """Draw the model and the stages of a recipe into the folder `out`; return the files."""
+    from vistune.planner.structure import model_facts, stage_facts, structure_of, without_weights
+
+    if out.exists() and not out.is_dir():
+        raise RecipeError(f"{out}: is a file, a folder is wanted", "give another folder")
+    structure = structure_of(recipe, parent)
+    model = without_weights(structure)
+    stages = [stage_facts(stage, structure, model) for stage in recipe.stages]
+    return draw_diagrams(recipe.name, model_facts(structure, model), stages, out, language=language)
+
+
+def write_check_page(
+    page: Path,
+    report: CheckReport,
+    sources: Sequence[DataSource],
+    processor: Processor | None = None,
+    *,
+    pictures: bool = True,
+) -> None:
+    """Write the page of a check: faults by location, and samples from all over the data with their labels.
+
+    Without a processor the samples are shown with the built-in tokenizer and the template v1.
+    """
+    from vistune.data.show import as_learnt, without_tower
+
+    reader = processor or without_tower()
+    shown = [
+        as_learnt(sample, reader)
+        for source in sources
+        for sample in _spread_samples(source, CHECK_SAMPLES // len(sources) or 1, pictures=pictures)
+    ]
+    write_check_report(page, report.as_json(), shown)
+
+
+def _spread_samples(source: DataSource, count: int, *, pictures: bool) -> Iterator[Sample]:
+    """Yield good samples from the first to the last, as far apart as possible."""
+    import numpy as np
+
+    from vistune.data import folders_of, index, open_source
+
+    try:
+        data = open_source(source.file)
+        indexed = index(data, folders_of(data, source.images) if pictures else None, None)
+    except DataError:  # the report names the fault
+        return
+    if len(indexed):
+        yield from map(indexed.sample, np.unique(np.linspace(0, len(indexed) - 1, count).astype(int)).tolist())
+
+
+def report_run(run: Path, *, language: str = "en") -> Path:
+    """Write RUN/report.html. What cannot be found any more, such as data that were moved, is said on the page."""
+    from vistune.runs.folder import find_model
+    from vistune.runs.provenance import why
+
+    missing: list[str] = []
+    with TemporaryDirectory() as folder:
+        found: dict[str, Any] = {}
+        try:
+            found["lineage"] = why(run)
+            recipe = load_recipe(str(run / "recipe.yaml"))
+            checkpoint = find_model(run)
+        except VistuneError as error:
+            missing.append(str(error))
+        else:
+            for name, gather in (
+                ("pictures", lambda: _pictures(recipe, checkpoint, Path(folder), language)),
+                ("samples", lambda: list(_samples(recipe, checkpoint, run))),
+            ):
+                try:
+                    found[name] = gather()
+                except (VistuneError, OSError) as error:
+                    missing.append(f"{name}: {error}")
+        return write_run_report(run, Gathered(**found, missing=missing), language=language)
+
+
+def report_runs(
+    folders: Mapping[str, Path], comparison: dict[str, Any], *, out: Path | None = None, language: str = "en"
+) -> Path:
+    """Write one page that compares runs, to `out` or next to the first run's own page.
+
+    Args:
+        folders: Run folders by label.
+        comparison: `vistune.evaluation.compare_kept` of their evaluations.
+    """
+    for pair in (pair for task in comparison["tasks"] for pair in task["pairs"]):
+        for question in (*pair["wins"], *pair["losses"]):
+            if question["image"] is not None and not Path(question["image"]).is_file():
+                places = moved(Path(question["image"]), folders[pair["one"]])
+                question["image"] = str(next((path for path in places if path.is_file()), question["image"]))
+    others = "-".join(list(folders)[1:])
+    page = out or next(iter(folders.values())) / f"report-beside-{others}.html"
+    return write_runs_report(page, folders, comparison, language=language)
+
+
+def _pictures(recipe: Recipe, checkpoint: Path, out: Path, language: str) -> list[Path]:
+    """Model and stages as drawings; of a run that went on `from` a model, with the backbones that this one has."""
+    if recipe.origin is not None:
+        from vistune.interop.parent import model_section
+        from vistune.processor import Processor
+        from vistune.runs.checkpoint import backbone_of
+
+        spec = Processor.load(checkpoint / "tokenizer").spec
+        backbones = [backbone_of(checkpoint, part)[0] for part in ("vision", "language")]
+        recipe = recipe.model_copy(update={"origin": None, "model": model_section(spec, *backbones)})
+    return [path for path in draw(recipe, None, out, language=language) if path.suffix == ".svg"]
+
+
+def _samples(recipe: Recipe, checkpoint: Path, run: Path) -> Iterator[dict[str, Any]]:
+    """Of each stage some rows as it learnt them, from every source and kind in turn; of shards, which a run deletes
+    behind it, none.
+    """
+    from vistune.processor import Processor
+
+    processor = Processor.load(checkpoint / "tokenizer")
+    for stage in recipe.stages:
+        fitted = processor.with_template(stage.template or recipe.model.template)
+        fitted = fitted.with_image_mode(stage.image_mode or processor.spec.image_mode)
+        if stage.shards is not None:
+            continue
+        sources = [_where_it_is(source, run) for source in stage.data or recipe.data]
+        yield from _of_stage(stage, sources, fitted, recipe.seed)
+
+
+def _of_stage(stage: Stage, sources: list[DataSource], processor: Processor, seed: int) -> Iterator[dict[str, Any]]:
+    from vistune.data import choose_rows
+    from vistune.data.show import as_learnt
+
+    rows = []
+    for source in sources:
+        choice = choose_rows(
+            source,
+            processor,
+            stage.kinds,
+            stage.tokens_per_row,
+            progress=no_progress,
+            label="",
+            seed=seed,
+            cut=stage.too_long == "cut",
+        )
+        kinds = choice.index.columns["kind"][choice.rows]
+        rows += [(choice.index, row, int(kind)) for row, kind in zip(choice.rows.tolist(), kinds, strict=True)]
+    for file, row, _ in spread(rows, STAGE_SAMPLES, group=lambda row: (str(row[0].path), row[2]), seed=seed):
+        shown = as_learnt(file.sample(row), processor)
+        yield {"stage": stage.name, "template": processor.spec.template, **shown}
+
+
+def _where_it_is(source: DataSource, run: Path) -> DataSource:
+    """A source whose file is no longer there, looked for under the run folder, which may have moved."""
+    if source.file.exists():
+        return source
+    found = next((path for path in moved(source.file, run) if path.exists()), source.file)
+    return source.model_copy(update={"file": found})

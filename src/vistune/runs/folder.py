@@ -1,0 +1,167 @@
+"""The run folder on disk: which checkpoints are whole, which one to resume from, and what run.json says.
+
+OUT/{recipe.yaml, run.json, metrics.jsonl, rejects.jsonl, checkpoints/STAGE-NUMBER-NAME-STEP/}
+A folder whose name begins with a dot is a draft or a discarded one: a kill may leave it, the next start sweeps it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from vistune.errors import CheckpointError
+from vistune.files import read_json, sha256_of, write_json
+from vistune.recipe import Recipe, load_recipe
+from vistune.runs import checkpoint
+
+log = logging.getLogger("vistune.training")
+
+_NAME = re.compile(r"(\d+)-(.+)-(\d+)")
+# What may differ when a run goes on: it changes what is kept or how fast, never what is learnt. Rows and kinds are
+# compared by what they hold, in the stage's plan.
+_FREE = ("save_every", "data", "kinds", "compile", "cache_features")
+
+
+def is_vistune_folder(path: Path) -> bool:
+    """Return whether a folder is a run or model folder of vistune; other layouts are recognised by their files."""
+    return any((path / name).exists() for name in ("parts.json", "run.json", "checkpoints")) or not path.is_dir()
+
+
+def find_model(path: Path) -> Path:
+    """Return a model folder itself, or the checkpoint that stands for a run.
+
+    This is the best checkpoint of the last finished stage by validation loss, or that stage's last one if no loss was
+    measured. If no stage is finished, it is the newest checkpoint.
+    """
+    if (path / "parts.json").is_file():
+        return path
+    saved = checkpoints_of(path)
+    if not saved:
+        raise CheckpointError(f"{path}: neither a model folder nor a run with checkpoints", "check the path")
+    extras = {folder: checkpoint.read_parts(folder)["extra"] for folder in saved}
+    finished = [folder for folder, extra in extras.items() if extra.get("finished")]
+    if not finished:
+        return saved[-1]
+    return best_of(extras, extras[finished[-1]]["stage"]) or finished[-1]
+
+
+def fingerprint(folder: Path) -> dict[str, Any]:
+    """Return a model folder's path and the checksum of its manifest or config, which changes with the model."""
+    known = next((folder / name for name in ("manifest.json", "config.json") if (folder / name).is_file()), None)
+    return {"model": str(folder.absolute()), "sha256": None if known is None else sha256_of(known)}
+
+
+def checkpoint_name(number: int, stage: str, step: int) -> str:
+    return f"{number + 1}-{stage}-{step:06d}"
+
+
+def checkpoints_of(out: Path) -> list[Path]:
+    """Committed checkpoints in the order of the run, the newest last."""
+    folder = out / "checkpoints"
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        name = _NAME.fullmatch(path.name)
+        if name and not path.is_symlink() and (path / "manifest.json").is_file():  # a link's target is not the run's
+            found.append((int(name[1]), int(name[3]), path))
+    return [path for _, _, path in sorted(found)]
+
+
+def mark_finished(out: Path, stage: str, step: int) -> None:
+    """A kill after the last checkpoint left everything done but this; the data need not be there any more."""
+    path = out / "run.json"
+    write_json(path, read_json(path) | {"status": "finished", "stage": stage, "step": step})
+
+
+def newest_whole(out: Path, *, warn: bool = True) -> Path | None:
+    """The newest checkpoint that is undamaged; with `warn`, a warning and a file say which were passed over, and why.
+
+    Raises CheckpointError where there are some and all are damaged.
+    """
+    saved = checkpoints_of(out)
+    for path in reversed(saved):
+        try:
+            checkpoint.verify(path)
+            checkpoint.read_parts(path)
+            return path
+        except CheckpointError as error:
+            if warn:
+                log.warning("%s is passed over: %s", path.name, error.message)
+                write_json(out / "skipped_checkpoint.json", {"path": path.name, "reason": str(error)})
+    if saved:
+        raise CheckpointError(
+            f"{out}: all checkpoints are damaged; skipped_checkpoint.json tells of the oldest", "start a new run"
+        )
+    return None
+
+
+def prune(out: Path, keep: int) -> None:
+    """Remove all but each stage's end, each stage's best by its validation loss, and the newest `keep` of the rest."""
+    extras = {path: _extra(path) for path in checkpoints_of(out)}
+    best = {best_of(extras, stage) for stage in {extra.get("stage") for extra in extras.values()}}
+    between = [path for path, extra in extras.items() if not extra.get("finished")]
+    for path in between[:-keep]:
+        if path in best:
+            continue
+        aside = path.with_name(f".{path.name}.discarded")  # by one rename, so that none is ever seen half removed
+        path.rename(aside)
+        shutil.rmtree(aside)
+
+
+def sweep(out: Path, latest: Path | None) -> None:
+    """Remove what a killed run left half written or half removed.
+
+    Checkpoints newer than the `latest`, from which the run goes on, are damaged: they are set aside as NAME.damaged,
+    since as the newest they would be kept in the place of whole ones.
+    """
+    for path in (out / "checkpoints").glob(".*"):
+        shutil.rmtree(path)
+    saved = checkpoints_of(out)
+    for path in saved[saved.index(latest) + 1 :] if latest is not None else ():
+        aside = path.with_name(f"{path.name}.damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        path.rename(aside)
+
+
+def _extra(path: Path) -> Mapping[str, Any]:
+    try:
+        extra: Mapping[str, Any] = checkpoint.read_parts(path)["extra"]
+        return extra
+    except CheckpointError:
+        return {}
+
+
+def best_of(extras: Mapping[Path, Mapping[str, Any]], stage: object) -> Path | None:
+    """A stage's checkpoint with the lowest validation loss, the later of equals; None where none was measured."""
+    losses = [
+        (extra["measured"]["validation_loss"], -extra["step"], path)
+        for path, extra in extras.items()
+        if extra.get("stage") == stage and "validation_loss" in extra.get("measured", {})
+    ]
+    return min(losses)[2] if losses else None
+
+
+def refuse_another_recipe(saved: Path, recipe: Recipe, stages: int) -> None:
+    """Raise CheckpointError, naming each key, where the first `stages` stages would have learnt otherwise."""
+    before = dict(_flat(load_recipe(str(saved / "recipe.yaml")), stages))
+    now = dict(_flat(recipe, stages))
+    keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if keys:
+        listed = "; ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in keys)
+        raise CheckpointError(
+            f"{saved}: the recipe has changed since: {listed}", "resume with the run's own recipe, or start a new run"
+        )
+
+
+def _flat(recipe: Recipe, stages: int) -> Iterator[tuple[str, Any]]:
+    yield "seed", recipe.seed
+    if recipe.origin is not None:
+        yield from ((f"from.{key}", value) for key, value in recipe.origin.model_dump().items())
+    else:
+        yield from ((f"model.{key}", value) for key, value in recipe.model.model_dump().items())
+    yield "stages", ", ".join(stage.name for stage in recipe.stages[:stages])
+    for stage in recipe.stages[:stages]:
+        yield from ((f"stages.{stage.name}.{key}", v) for key, v in stage.model_dump().items() if key not in _FREE)

@@ -1,0 +1,75 @@
+"""The page's own files, and pictures to try it with: all that a browser may have without a key.
+
+serving/page/*, drawn scenes -> path -> (content type, bytes), read once
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vistune.grounding import Scene, ask
+from vistune.scenes import render, scenes_of
+
+FOLDER = Path(__file__).parents[1] / "page"
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+FILES = {"/": "index.html", **{f"/page/{path.name}": path.name for path in FOLDER.iterdir() if path.suffix in TYPES}}
+ASKED = {3: "colour", 10: "count", 0: "detail"}  # scenes of SEED that are samples, and what is asked about each
+DETAIL = {"en": "Describe the picture in detail.", "ko": "이 그림을 빠짐없이 설명해 주세요."}
+SAMPLES = "/page/samples.json"
+SAMPLE_PICTURES = tuple(f"/page/sample-{number}.png" for number in range(len(ASKED)))
+PATHS = frozenset({*FILES, SAMPLES, *SAMPLE_PICTURES})
+SIDE = 384  # pixels of a sample: scenes are drawn small, and a browser would blur them
+SEED = 8
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; "
+    "trusted-types 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+}
+
+
+@cache
+def contents() -> Mapping[str, tuple[str, bytes]]:
+    """Content type and bytes of every path."""
+    files = {path: (TYPES[Path(name).suffix], (FOLDER / name).read_bytes()) for path, name in FILES.items()}
+    return {**files, **_samples()}
+
+
+def _samples() -> dict[str, tuple[str, bytes]]:
+    """Scenes that no training of the built-in world has drawn, each with a question that it settles."""
+    rows: list[dict[str, Any]] = []
+    found: dict[str, tuple[str, bytes]] = {}
+    scenes = list(scenes_of("heldout", max(ASKED) + 1, SEED))
+    for (number, kind), path in zip(ASKED.items(), SAMPLE_PICTURES, strict=True):
+        scene = Scene(scenes[number].boxes())
+        questions = DETAIL if kind == "detail" else _questions(scene, kind)
+        buffer = io.BytesIO()
+        drawn = Image.fromarray(render(scenes[number]))
+        drawn.resize((SIDE, SIDE), Image.Resampling.LANCZOS).save(buffer, "PNG")
+        found[path] = "image/png", buffer.getvalue()
+        rows.append({"picture": path, "questions": questions})
+    found[SAMPLES] = "application/json", json.dumps(rows, ensure_ascii=False).encode()
+    return found
+
+
+def _questions(scene: Scene, kind: str) -> dict[str, str]:
+    asked = {language: ask(scene, kind, language, random.Random(SEED)) for language in DETAIL}
+    return {language: fact.question for language, fact in asked.items() if fact is not None}

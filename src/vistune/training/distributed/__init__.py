@@ -1,0 +1,1 @@
+"""Several processes of one run: process groups, FSDP2 and DDP, the watchdog."""

@@ -1,0 +1,86 @@
+"""Hours pass at once: a loop whose clock jumps over waiting, with real sockets, a real disk, and the service on it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+from fake_teacher import FakeService
+from llm_client.paid_runs import CANARY
+
+from vistune.datagen import Service, Wishes, make_orders
+from vistune.datagen.teachers.teacher import Settled, ask_all
+from vistune.llm_client import Asker, Client, Journal, Pace, Price
+from vistune.types import AnnotatedImage
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """A loop whose clock jumps to the next timer when no task, no thread and no socket has anything to do."""
+
+    ahead = 0.0
+    in_threads = 0
+
+    def time(self) -> float:
+        return super().time() + self.ahead
+
+    def run_in_executor(self, executor: Executor | None, work: Any, *given: Any) -> asyncio.Future[Any]:
+        future = super().run_in_executor(executor, work, *given)
+        self.in_threads += 1
+        future.add_done_callback(self._back)
+        return future
+
+    def _back(self, future: asyncio.Future[Any]) -> None:
+        self.in_threads -= 1
+
+    def _run_once(self) -> None:
+        if not self._ready and self._scheduled and not self.in_threads:  # type: ignore[attr-defined]
+            sockets = len(self._selector.get_map()) > 1  # type: ignore[attr-defined] - one is the loop's own
+            events = self._selector.select(0.0005) if sockets else []  # type: ignore[attr-defined]
+            if events:
+                self._process_events(events)  # type: ignore[attr-defined]
+            else:
+                self.ahead += max(0.0, self._scheduled[0]._when - self.time())  # type: ignore[attr-defined]
+        super()._run_once()  # type: ignore[misc]
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(work)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def made_up(count: int) -> list[AnnotatedImage]:
+    """Described pictures without files: what is asked about them needs none."""
+    return [AnnotatedImage(f"{k:04}", Path(f"{k:04}.jpg"), (f"Scene number {k}.",)) for k in range(count)]
+
+
+async def ask_about(
+    images: Sequence[AnnotatedImage],
+    teacher: FakeService,
+    out: Path,
+    *,
+    url: str | None = None,
+    concurrency: int = 8,
+    deadline_seconds: float = 30.0,
+    price: Price | None = None,
+    budget: float | None = None,
+) -> tuple[list[Settled], Asker]:
+    """Every picture asked about once, as `vistune generate` asks; the journal is closed, the asker to be looked at."""
+    service = Service(model="fake-1", base_url=url or teacher.url, concurrency=concurrency)
+    orders = make_orders(images, Wishes(kinds=("conversation",)))
+    client = Client(service.base_url, CANARY, concurrency=concurrency, deadline_seconds=deadline_seconds)
+    pace = Pace(concurrency, clock=now)
+    journal = Journal(out)
+    try:
+        header = {"model": service.model}
+        asker = Asker(client, journal, pace, header=header, price=price, budget=budget)
+        return await ask_all(orders, service, asker, lambda tally: None), asker
+    finally:
+        journal.close()
+        await client.close()
