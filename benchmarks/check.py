@@ -26,7 +26,7 @@ WORDS = """a the red blue circle square dog cat left right above below of in on 
 it""".split()  # noqa: SIM905
 
 
-def write_rows(path: Path, count: int, pictures: int) -> None:
+def write_rows(path: Path, count: int, images: int) -> None:
     chance = random.Random(0)
     rows = []
     for k in range(count):
@@ -37,11 +37,11 @@ def write_rows(path: Path, count: int, pictures: int) -> None:
                 {"from": "human", "value": f"<image>\n{asked}" if number == 0 else asked},
                 {"from": "gpt", "value": " ".join(chance.choices(WORDS, k=chance.randint(5, 120)))},
             ]
-        rows.append({"id": str(k), "image": f"{k % pictures}.jpg", "kind": "detail", "conversations": turns})
+        rows.append({"id": str(k), "image": f"{k % images}.jpg", "kind": "detail", "conversations": turns})
     path.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
 
 
-def write_pictures(folder: Path, count: int) -> None:
+def write_images(folder: Path, count: int) -> None:
     chance = np.random.default_rng(0)
     for k in range(count):
         coarse = Image.fromarray(chance.integers(0, 256, (15, 20, 3), dtype=np.uint8)).resize((640, 480))
@@ -72,18 +72,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["VISTUNE_CACHE"] = str(folder / "cache")
-        write_pictures(folder, given.pictures)
-        write_rows(folder / "rows.json", given.rows, given.pictures)
-        write_rows(folder / "few.json", given.pictures, given.pictures)
-        size = sum(path.stat().st_size for path in folder.glob("*.jpg")) / given.pictures / 1e3
+        write_images(folder, given.images)
+        write_rows(folder / "rows.json", given.rows, given.images)
+        write_rows(folder / "few.json", given.images, given.images)
+        size = sum(path.stat().st_size for path in folder.glob("*.jpg")) / given.images / 1e3
         processor = processor_of(load_recipe("quickstart"))
         source = [DataSource(file=folder / "rows.json")]
-        timed("read and proved", "rows", given.rows, source, None, pictures=False)
-        timed("read, proved and encoded", "rows", given.rows, source, processor, pictures=False)
-        timed("the same again, out of the cache", "rows", given.rows, source, processor, pictures=False)
+        timed("read and proved", "rows", given.rows, source, None, images=False)
+        timed("read, proved and encoded", "rows", given.rows, source, processor, images=False)
+        timed("the same again, out of the cache", "rows", given.rows, source, processor, images=False)
         cores = len(os.sched_getaffinity(0))
         few = [DataSource(file=folder / "few.json")]
-        timed(f"decoded, {size:.0f} kB each, {cores} cores", "pictures", given.pictures, few, None)
+        timed(f"decoded, {size:.0f} kB each, {cores} cores", "pictures", given.images, few, None)
 
 
 if __name__ == "__main__":

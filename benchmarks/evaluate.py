@@ -25,14 +25,14 @@ from PIL import Image
 from vistune.generation import generate
 from vistune.interop import layouts
 from vistune.processor import Processor
-from vistune.types import IMAGE_ID, Example, Message, Picture
+from vistune.types import IMAGE_ID, Example, Message, ImageRef
 
 THINGS = ("person", "dog", "dining table", "traffic light", "boat", "umbrella", "cup", "bicycle", "bench", "bird",
           "car", "backpack", "bottle", "chair", "clock", "handbag", "truck", "skateboard")  # fmt: skip
 OPTIONS = ("looking at a ball", "asleep under the table", "running after a boy", "there is no dog")
 
 
-def picture(seed: int) -> Image.Image:
+def image(seed: int) -> Image.Image:
     pixels = torch.randint(0, 256, (12, 16, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
     return Image.fromarray(pixels.numpy()).resize((640, 480))
 
@@ -109,7 +109,7 @@ def main() -> None:
     questions = SHAPES[given.shape]()
 
     def prompts_of(seed: int) -> list[Example]:
-        shown = Picture(picture(seed))
+        shown = ImageRef(image(seed))
         return [processor.encode_prompt([Message("user", (shown, text))]) for text in questions]
 
     def ours(prompts: Sequence[Example]) -> list[str]:
@@ -117,16 +117,16 @@ def main() -> None:
         return [completion.text for completion in said]
 
     before = resident_peak()
-    ours([prompt for seed in range(given.pictures) for prompt in prompts_of(seed)])
+    ours([prompt for seed in range(given.images) for prompt in prompts_of(seed)])
     grown = resident_peak() - before
     peer = Peer(given.model, processor)
     peer.answer(prompts_of(0)[:1], given.tokens)
     rows, same = [], True
     for repeat in range(given.repeats):
-        pictures = [prompts_of(1000 + repeat * given.pictures + k) for k in range(given.pictures)]
-        asked = [prompt for of_picture in pictures for prompt in of_picture]
+        images = [prompts_of(1000 + repeat * given.images + k) for k in range(given.images)]
+        asked = [prompt for of_image in images for prompt in of_image]
         stride = max(len(asked) // given.alone, 1)
-        alone, batch = asked[::stride][: given.alone], pictures[-1]
+        alone, batch = asked[::stride][: given.alone], images[-1]
         our_seconds, our_said = timed(lambda: ours(asked))  # noqa: B023 - called at once
         alone_seconds, alone_said = timed(lambda: [peer.answer([p], given.tokens)[0] for p in alone])  # noqa: B023
         batch_seconds, batch_said = timed(lambda: peer.answer(batch, given.tokens))  # noqa: B023
@@ -134,7 +134,7 @@ def main() -> None:
         same &= our_said[::stride][: len(alone)] == [processor.answer(tokens) for tokens in alone_said]
         same &= our_said[-len(batch) :] == [processor.answer(tokens) for tokens in batch_said]
     rates = [statistics.median(column) for column in zip(*rows, strict=True)]
-    print(f"{given.shape}: {given.pictures} pictures, {len(questions)} questions each of {len(asked[0])} tokens, "
+    print(f"{given.shape}: {given.images} pictures, {len(questions)} questions each of {len(asked[0])} tokens, "
           f"{given.tokens} tokens said, {given.threads} threads, load {os.getloadavg()[0]:.1f}, "
           f"{given.repeats} repetitions")  # fmt: skip
     print(f"ours {rates[0]:.2f} questions/s, transformers alone {rates[1]:.2f}, as a batch {rates[2]:.2f}")

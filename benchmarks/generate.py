@@ -33,7 +33,7 @@ DETAIL = "The scene is calm and wide, with soft light that falls evenly on every
 WISHES = Wishes(kinds=("conversation", "detail"))
 
 
-def pictures(requests: int) -> list[AnnotatedImage]:
+def images(requests: int) -> list[AnnotatedImage]:
     """Made-up descriptions as long as COCO's: five captions, four boxes."""
     boxes = tuple(Box("dog", 0.1 * k, 0.2, 0.1 * k + 0.3, 0.9) for k in range(4))
     return [
@@ -83,7 +83,7 @@ def plain(url: str, requests: int, concurrency: int) -> None:
     import httpx2
 
     service = Service(model="fake-1", base_url=url)
-    bodies = [request_of(order, service, None).body for order in make_orders(pictures(requests), WISHES)]
+    bodies = [request_of(order, service, None).body for order in make_orders(images(requests), WISHES)]
     texts: list[str] = []
 
     async def main() -> None:
@@ -103,7 +103,7 @@ def plain(url: str, requests: int, concurrency: int) -> None:
 
 
 def ours(url: str, requests: int, concurrency: int) -> None:
-    images = pictures(requests)
+    images = shown_images(requests)
     with tempfile.TemporaryDirectory() as folder:
         service = Service(model="fake-1", base_url=url, concurrency=concurrency)
         made = by_service(images, WISHES, service, Path(folder), lambda *_: None)

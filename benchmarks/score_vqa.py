@@ -51,14 +51,14 @@ def write_release(folder: Path, questions: int, seed: int) -> None:
         answers = [
             {"answer": text, "answer_confidence": "yes", "answer_id": k} for k, text in enumerate(people, start=1)
         ]
-        name, picture = 10 * number, number // 5
-        asked.append({"image_id": picture, "question": f"{kind} {word(chance)}?", "question_id": name})
+        name, image = 10 * number, number // 5
+        asked.append({"image_id": image, "question": f"{kind} {word(chance)}?", "question_id": name})
         annotated.append(
             {
                 "question_type": kind,
                 "multiple_choice_answer": gold,
                 "answers": answers,
-                "image_id": picture,
+                "image_id": image,
                 "answer_type": TYPES.get(kind, "other"),
                 "question_id": name,
             }

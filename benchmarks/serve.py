@@ -19,23 +19,23 @@ import time
 from pathlib import Path
 
 import torch
-from evaluate import Peer, picture, timed
+from evaluate import Peer, image, timed
 
 from vistune.generation import Engine
 from vistune.interop import layouts
 from vistune.processor import Processor
-from vistune.types import Example, Message, Picture
+from vistune.types import Example, Message, ImageRef
 
 STREAMS = 16
 ASKED = ("What is unusual about this?", "Describe what you see.", "Tell a short story about it.", "Write a poem.")
 
 
 class Requests:
-    """Prompts of a benchmark: request k of a round is about picture k modulo `pictures`, or about none."""
+    """Prompts of a benchmark: request k of a round is about picture k modulo `images`, or about none."""
 
-    def __init__(self, processor: Processor, pictures: int) -> None:
+    def __init__(self, processor: Processor, images: int) -> None:
         self.processor = processor
-        self.pictures = pictures
+        self.images = images
         self.asked = 0
 
     def some(self, count: int) -> list[Example]:
@@ -44,9 +44,9 @@ class Requests:
 
     def _prompt(self, number: int) -> Example:
         text = f"({self.asked}.{number}) {ASKED[number % len(ASKED)]}"
-        if not self.pictures:
+        if not self.images:
             return self.processor.encode_prompt([Message("user", (text,))])
-        shown = Picture(picture(1000 * self.asked + number % self.pictures))
+        shown = ImageRef(image(1000 * self.asked + number % self.images))
         return self.processor.encode_prompt([Message("user", (shown, text))])
 
 
@@ -106,8 +106,8 @@ def main() -> None:
     model, processor = layouts.load(given.model, template="v1")
     peer = Peer(given.model, processor)
     print(f"{STREAMS} streams of {given.tokens} tokens, {given.threads} threads, load {os.getloadavg()[0]:.1f}")
-    for pictures in map(int, given.pictures.split(",")):
-        requests = Requests(processor, pictures)
+    for images in map(int, given.images.split(",")):
+        requests = Requests(processor, images)
         rows, same = [], True
         for _ in range(given.repeats):
             prompts = requests.some(STREAMS)
@@ -120,7 +120,7 @@ def main() -> None:
         ours, theirs = (statistics.median(column) for column in zip(*rows, strict=True))
         with Engine(model, processor) as engine:
             idle, loaded = (statistics.median(seconds) for seconds in waits(engine, requests, given.waits))
-        print(f"{pictures or 'no'} pictures: {ours:.0f} tokens/s against {theirs:.0f} one at a time, "
+        print(f"{images or 'no'} pictures: {ours:.0f} tokens/s against {theirs:.0f} one at a time, "
               f"{statistics.median(a / b for a, b in rows):.1f} x, answers {'the same' if same else 'DIFFER'}; "
               f"first token after {1000 * idle:.0f} ms idle, {1000 * loaded:.0f} ms as the seventeenth, "
               f"{loaded / idle:.1f} x", flush=True)  # fmt: skip

@@ -143,11 +143,11 @@ def plain(work: Path, stage: str, precision: str, steps: int, at_once: int = SAM
     for step in range(steps):
         began = time.perf_counter()
         for first in range(step * SAMPLES, (step + 1) * SAMPLES, at_once):
-            texts, pictures = [], []
+            texts, images = [], []
             for row in rows[first : first + at_once]:
                 texts.append(processor.apply_chat_template(list(_messages(row)), tokenize=False))
-                pictures.append(Image.open(work / "images" / row["image"]).convert("RGB"))
-            batch = processor(text=texts, images=pictures, return_tensors="pt", padding=True)
+                images.append(Image.open(work / "images" / row["image"]).convert("RGB"))
+            batch = processor(text=texts, images=images, return_tensors="pt", padding=True)
             labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
             with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
                 loss = model(**batch, labels=labels.masked_fill(labels == 32000, -100)).loss

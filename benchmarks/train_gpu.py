@@ -99,8 +99,8 @@ def plain(work: Path, stage: str, steps: int) -> list[float]:
     for step in range(steps):
         chosen = rows[step * SAMPLES : (step + 1) * SAMPLES]
         texts = [processor.apply_chat_template(list(_messages(row)), tokenize=False) for row in chosen]
-        pictures = [Image.open(work / "images" / row["image"]).convert("RGB") for row in chosen]
-        batch = processor(text=texts, images=pictures, return_tensors="pt", padding=True)
+        images = [Image.open(work / "images" / row["image"]).convert("RGB") for row in chosen]
+        batch = processor(text=texts, images=images, return_tensors="pt", padding=True)
         labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
         batches.append(dict(batch) | {"labels": labels.masked_fill(labels == 32000, -100)})
     vision, language = configs()

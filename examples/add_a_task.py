@@ -24,8 +24,8 @@ class Counting(Benchmark):
 
     def _question(self, row: dict[str, str]) -> Question:
         prompt = f"How many {row['thing']} are in the picture?{SHORT}"
-        picture = self.folder / row["image"]
-        return ask(str(row["id"]), prompt, picture, answer=str(row["count"]), thing=row["thing"])
+        image = self.folder / row["image"]
+        return ask(str(row["id"]), prompt, image, answer=str(row["count"]), thing=row["thing"])
 
     def parse(self, question: Question, reply: str, rule: str) -> str | None:
         numbers = re.findall(r"[0-9]+", reply)

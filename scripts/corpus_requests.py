@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from corpus_pictures import encoded, plain
+from corpus_images import encoded, plain
 
 CHAT = "/v1/chat/completions"
 PNG = encoded(plain())
@@ -34,8 +34,8 @@ def data_url(data: bytes, kind: str = "image/png") -> str:
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def asked(text: str = "What colour is it?", *pictures: str) -> list[dict[str, Any]]:
-    parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in pictures]
+def asked(text: str = "What colour is it?", *images: str) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in images]
     return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
 
 

@@ -39,18 +39,16 @@ ROW = f'{{"id": 1, "image": "a.png", "conversations": {TURNS}}}'
 CHAT = '{"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}], "stop": ["a"]}'
 
 
-def _picture(form: str, mode: str = "RGB") -> bytes:
+def _image(form: str, mode: str = "RGB") -> bytes:
     written = io.BytesIO()
     Image.new(mode, (8, 8), 3).save(written, form)
     return written.getvalue()
 
 
-PICTURES = tuple(
-    _picture(*made) for made in (("PNG",), ("JPEG",), ("GIF", "P"), ("WEBP",), ("PNG", "P"), ("PNG", "I;16"))
-)
+IMAGES = tuple(_image(*made) for made in (("PNG",), ("JPEG",), ("GIF", "P"), ("WEBP",), ("PNG", "P"), ("PNG", "I;16")))
 SEEDS = {
-    "data_url": tuple(b"data:image/png;base64," + base64.b64encode(one) for one in PICTURES),
-    "picture": PICTURES,
+    "data_url": tuple(b"data:image/png;base64," + base64.b64encode(one) for one in IMAGES),
+    "picture": IMAGES,
     "rows": (ROW.encode(),),
     "list": (f"[{ROW},\n{ROW}]".encode(),),
     "recipe": (b"name: x\nstages:\n- {name: a, learn: {projector: 1e-3}, steps: 1}\n",),
@@ -64,7 +62,7 @@ def data_url(data: bytes) -> None:
     read_data_url(data.decode("utf-8", "replace"), "fuzz")
 
 
-def picture(data: bytes) -> None:
+def image(data: bytes) -> None:
     decode(data, "fuzz")
 
 
@@ -120,7 +118,7 @@ def template(data: bytes) -> None:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "data_url": data_url,
-    "picture": picture,
+    "picture": image,
     "rows": rows,
     "list": rows_of_a_list,
     "recipe": recipe,

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from corpus_images import IMAGES, save
 from corpus_models import MODELS
-from corpus_pictures import PICTURES, save
 from corpus_recipes import RECIPES
 from corpus_requests import BODIES, HEADS
 
@@ -201,9 +201,9 @@ ROWS: Mapping[str, Case] = {
 }  # fmt: skip
 
 
-def picture_case(name: str) -> Case:
+def image_case(name: str) -> Case:
     """The same picture in a row of its own."""
-    made = PICTURES[name]
+    made = IMAGES[name]
 
     def write(folder: Path) -> Path:
         (folder / made.file).write_bytes(made.content())
@@ -212,7 +212,7 @@ def picture_case(name: str) -> Case:
     return Case(made.outcome, made.words, write, good=3)
 
 
-CASES: Mapping[str, Case] = {**ROWS, **{name: picture_case(name) for name in PICTURES}}
+CASES: Mapping[str, Case] = {**ROWS, **{name: image_case(name) for name in IMAGES}}
 
 
 def main(out: Path) -> None:

@@ -84,8 +84,8 @@ def test_the_same_seed_trains_the_same_model(run: Path, tmp_path: Path) -> None:
 
 def test_it_answers_in_english_and_korean(run: Path) -> None:
     assistant = vistune.load(run)
-    picture = next(iter(sorted((run / "world" / "heldout").glob("*.jpg"))))
+    image = next(iter(sorted((run / "world" / "heldout").glob("*.jpg"))))
     for question in ("What is in the picture?", "그림에 무엇이 있나요?"):
-        answer = assistant.ask(picture, question, max_tokens=30)
+        answer = assistant.ask(image, question, max_tokens=30)
         assert isinstance(answer, str)
-        assert answer == "".join(assistant.stream(picture, question, max_tokens=30))
+        assert answer == "".join(assistant.stream(image, question, max_tokens=30))

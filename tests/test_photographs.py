@@ -27,15 +27,15 @@ def test_eighty_photographs_are_known_by_heart(shared: Path, tmp_path: Path) -> 
     rows = [json.loads(line) for line in (data / "messages.jsonl").open(encoding="utf-8")]
     asked = [(row["images"][0], row["messages"][0]["content"][1]["text"], row["messages"][1]["content"])
              for row in rows if row["kind"] == "caption"]  # fmt: skip
-    photographs = sorted({picture for picture, _, _ in asked})
+    photographs = sorted({image for image, _, _ in asked})
     other = dict(zip(photographs, photographs[40:] + photographs[:40], strict=True))
     folder = shared / "data" / "coco-mini" / "train2017"
     shares = []
-    for shown in (lambda picture: picture, other.__getitem__):
+    for shown in (lambda image: image, other.__getitem__):
         named = wanted = 0
-        for picture, question, caption in asked:
+        for image, question, caption in asked:
             objects = classes(caption)
-            named += len(objects & classes(assistant.ask(folder / shown(picture), question, max_tokens=96)))
+            named += len(objects & classes(assistant.ask(folder / shown(image), question, max_tokens=96)))
             wanted += len(objects)
         shares.append(named / wanted)
     print(f"same photograph {shares[0]:.3f}, another one {shares[1]:.3f}")

@@ -147,7 +147,7 @@ def _loop() -> None:
         pass
 
 
-def _bad_picture() -> None:
+def _bad_image() -> None:
     raise DataError("7.png: not a picture", "mend it")
 
 
@@ -155,7 +155,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "stop": _stop_at_once,
     "loop": _loop,
-    "bad picture": _bad_picture,
+    "bad picture": _bad_image,
     "sigterm": lambda: os.kill(os.getpid(), signal.SIGTERM),
 }
 

@@ -19,7 +19,7 @@ def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(info, io.BytesIO(content))
 
 
-def picture(color: str) -> bytes:
+def image(color: str) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (32, 32), COLORS[color]).save(file, "PNG")
     return file.getvalue()
@@ -30,7 +30,7 @@ def write_shard(path: Path, number: int, samples: int) -> None:
     with tarfile.open(path, "w") as tar:
         for k in range(samples):
             key, color = f"{number:03}{k:03}", list(COLORS)[(number + k) % 4]
-            add(tar, f"{key}.png", picture(color))
+            add(tar, f"{key}.png", image(color))
             if k % 3 == 0:
                 turns = [{"from": "human", "value": "<image>\n무슨 색?"}, {"from": "gpt", "value": f"{color} 색"}]
                 add(tar, f"{key}.json", json.dumps({"conversations": turns}, ensure_ascii=False).encode())

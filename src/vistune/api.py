@@ -146,7 +146,7 @@ def check_data(
     sources: Sequence[DataSource],
     *,
     recipe: Recipe | None = None,
-    pictures: bool = True,
+    images: bool = True,
     page: Path | None = None,
     progress: Progress = no_progress,
 ) -> CheckReport:
@@ -160,7 +160,7 @@ def check_data(
 
     processor: Processor | None = None
     if recipe is None:
-        report = check(sources, None, pictures=pictures, progress=progress)
+        report = check(sources, None, images=images, progress=progress)
     else:
         shortest = min(stage.tokens_per_row for stage in recipe.stages)
         cut = all(stage.too_long == "cut" for stage in recipe.stages)
@@ -168,12 +168,12 @@ def check_data(
         selected = [stage.kinds for stage in recipe.stages]
         kinds = sorted({kind for kinds in selected for kind in kinds or ()}) if all(selected) else None
         report = check(
-            sources, processor, pictures=pictures, tokens_per_row=shortest, cut=cut, kinds=kinds, progress=progress
+            sources, processor, images=images, tokens_per_row=shortest, cut=cut, kinds=kinds, progress=progress
         )
     if page is not None:
         from vistune.report.gather import write_check_page
 
-        write_check_page(page, report, sources, processor, pictures=pictures)
+        write_check_page(page, report, sources, processor, images=images)
     return report
 
 
@@ -553,7 +553,7 @@ def chat(
 
     for path in images:
         described(path)  # refuse a file that is not an image before the weights are loaded
-    chat(load(model, device=device, dtype=dtype, quantize=quantize), pictures=images, language=language)
+    chat(load(model, device=device, dtype=dtype, quantize=quantize), images=images, language=language)
 
 
 def serve(

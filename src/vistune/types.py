@@ -57,13 +57,13 @@ class AnnotatedImage:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class ImageRef:
     """A picture in a message: a file, or an image already in memory."""
 
     source: Path | Image
 
 
-Part = str | Picture
+Part = str | ImageRef
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,8 @@ class Message:
         return "".join(part for part in self.parts if isinstance(part, str))
 
     @property
-    def pictures(self) -> tuple[Picture, ...]:
-        return tuple(part for part in self.parts if isinstance(part, Picture))
+    def images(self) -> tuple[ImageRef, ...]:
+        return tuple(part for part in self.parts if isinstance(part, ImageRef))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,8 @@ class Sample:
     origin: str = ""
 
     @property
-    def pictures(self) -> tuple[Picture, ...]:
-        return tuple(picture for message in self.messages for picture in message.pictures)
+    def images(self) -> tuple[ImageRef, ...]:
+        return tuple(image for message in self.messages for image in message.images)
 
 
 @dataclass(frozen=True, slots=True)

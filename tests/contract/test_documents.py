@@ -139,8 +139,8 @@ def test_both_readmes_say_the_same() -> None:
         ]
         assert said[0] == said[1], "bring README.ko.md up to README.md"
     assert [text for _, text, _ in blocks(english, "text")] == [text for _, text, _ in blocks(korean, "text")]
-    pictures = [re.findall(r"!\[[^\]]*\]\(([^)]+)\)", read(page)) for page in (english, korean)]
-    assert pictures[0] == pictures[1]
+    images = [re.findall(r"!\[[^\]]*\]\(([^)]+)\)", read(page)) for page in (english, korean)]
+    assert images[0] == images[1]
     assert f"]({english})" in read(korean)
     assert all(len(read(page).splitlines()) <= 150 for page in (english, korean))
 

@@ -85,7 +85,7 @@ def test_pictures_that_are_the_same_or_nearly_are_noted_once(tmp_path: Path) -> 
         (tmp_path / name).write_bytes(content)
     source = write(tmp_path, *[row(str(k), name, said=f"{k}") for k, name in enumerate(files)], row("9", "b.png"))
     report = check([source], None)
-    assert report.pictures == 4
+    assert report.images == 4
     found = {note.reason: note for note in report.notes}
     assert set(found) == {"same_picture", "near_picture"}
     assert "'a.png', 'copy.png' are the same bytes" in found["same_picture"].detail
@@ -128,10 +128,10 @@ def test_parquet_is_read_in_either_form_with_pictures_inside_or_beside(cell: str
     for name, rows in (("llava", llava), ("chat", chat)):
         parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / f"{name}.parquet")
     (sample,) = all_rows(DataSource(file=tmp_path / "chat.parquet"))
-    assert len(sample.pictures) == 1
-    assert Path(str(sample.pictures[0].source)).read_bytes() == content
+    assert len(sample.images) == 1
+    assert Path(str(sample.images[0].source)).read_bytes() == content
     report = check([DataSource(file=tmp_path / "llava.parquet")], None)
-    assert (report.samples, report.pictures) == (1, 1)
+    assert (report.samples, report.images) == (1, 1)
     (fault,) = report.faults
     assert "llava.parquet" in fault.origin
     assert fault.origin.endswith(":2")  # the second row
@@ -208,7 +208,7 @@ def test_anyres_cannot_do_without_pictures(tiny_backbones: Path, tmp_path: Path)
     model = Model(vision=str(tiny_backbones / "vision"), language=str(tiny_backbones / "language"), image_mode="anyres")
     fitted = Processor(load_tokenizer(tiny_backbones / "language"), read_spec(model))
     with pytest.raises(RecipeError, match="check with the pictures"):
-        check([write(tmp_path, row("1"))], fitted, pictures=False)
+        check([write(tmp_path, row("1"))], fitted, images=False)
 
 
 def test_kinds_that_no_stage_selects_are_told_and_a_record_without_one_is_a_fault(tmp_path: Path) -> None:

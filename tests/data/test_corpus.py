@@ -16,14 +16,14 @@ from script_modules import load_script
 from vistune.data import CheckReport, check, choose_rows, index
 from vistune.errors import DataError
 from vistune.model import read_spec
-from vistune.processor import Processor, load_tokenizer, open_picture
+from vistune.processor import Processor, load_tokenizer, open_image
 from vistune.progress import no_progress
 from vistune.recipe import DataSource, Model
-from vistune.types import Picture
+from vistune.types import ImageRef
 
 MEGABYTE = 2**20
 
-PICTURES = load_script("corpus_pictures").PICTURES
+IMAGES = load_script("corpus_images").IMAGES
 for name in ("corpus_recipes", "corpus_models", "corpus_requests"):
     load_script(name)
 CORPUS = load_script("make_corpus")
@@ -146,25 +146,25 @@ def test_a_line_of_200_megabytes_is_not_held(processor: Processor, tmp_path: Pat
     assert grown(lambda: index(path, [tmp_path], processor)) < 200 * MEGABYTE
 
 
-def refused(picture: Picture) -> None:
+def refused(image: ImageRef) -> None:
     with pytest.raises(DataError):
-        open_picture(picture)
+        open_image(image)
 
 
 @pytest.mark.filterwarnings("ignore:Image size")
-@pytest.mark.parametrize("name", [name for name, made in PICTURES.items() if made.megabytes < 200])
+@pytest.mark.parametrize("name", [name for name, made in IMAGES.items() if made.megabytes < 200])
 def test_a_trap_is_refused_before_it_is_decoded(name: str, tmp_path: Path) -> None:
-    made = PICTURES[name]
+    made = IMAGES[name]
     (tmp_path / made.file).write_bytes(made.content())
-    assert grown(lambda: refused(Picture(tmp_path / made.file))) < made.megabytes * MEGABYTE
+    assert grown(lambda: refused(ImageRef(tmp_path / made.file))) < made.megabytes * MEGABYTE
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-@pytest.mark.parametrize("name", [name for name, made in PICTURES.items() if made.pixel is not None])
+@pytest.mark.parametrize("name", [name for name, made in IMAGES.items() if made.pixel is not None])
 def test_what_is_read_is_shown_as_it_must_be(name: str, tmp_path: Path) -> None:
-    made = PICTURES[name]
+    made = IMAGES[name]
     (tmp_path / made.file).write_bytes(made.content())
-    image = open_picture(Picture(tmp_path / made.file))
+    image = open_image(ImageRef(tmp_path / made.file))
     assert image.mode == "RGB"
     assert made.size is None or image.size == made.size
     assert np.abs(np.array(image.getpixel((0, 0))) - made.pixel).max() <= made.off

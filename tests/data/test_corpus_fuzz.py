@@ -19,10 +19,10 @@ from vistune.data import index
 from vistune.errors import DataError
 from vistune.generation import read_messages
 from vistune.model import read_spec
-from vistune.processor import Processor, load_tokenizer, open_picture
+from vistune.processor import Processor, load_tokenizer, open_image
 from vistune.recipe import Model
 from vistune.records import ImageFolders, RecordError, read_sample
-from vistune.types import IGNORE, IMAGE_ID, Message, Picture, Sample
+from vistune.types import IGNORE, IMAGE_ID, ImageRef, Message, Sample
 
 T = TypeVar("T")
 bounded = settings(
@@ -150,7 +150,7 @@ links = st.tuples(
 def test_any_picture_link_is_a_picture_or_a_fault(link: str) -> None:
     message = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": link}}]}
     with pytest.raises(DataError, match=r"messages\[0\]"):
-        open_picture(read_messages([message])[0].pictures[0])
+        open_image(read_messages([message])[0].images[0])
 
 
 @pytest.fixture(scope="module")
@@ -167,32 +167,32 @@ talks = st.lists(st.tuples(text, text), min_size=1, max_size=3)
 @pytest.mark.parametrize("template", ["plain", "v0", "v1", "llama_2", "mistral"])
 def test_any_conversation_keeps_its_answers_and_gains_no_special_token(template: str, processor: Processor) -> None:
     fitted = Processor(processor.tokenizer, replace(processor.spec, template=template))
-    picture = Picture(Image.new("RGB", (4, 4)))
+    image = ImageRef(Image.new("RGB", (4, 4)))
     special = set(processor.tokenizer.all_special_ids)
 
     def specials(said: Sequence[tuple[str, str]]) -> int | DataError:
-        encoded = tried(lambda: fitted.encode_ids(_sample(said, picture)))
+        encoded = tried(lambda: fitted.encode_ids(_sample(said, image)))
         return encoded if isinstance(encoded, DataError) else sum(token in special for token in encoded.ids)
 
     @bounded
     @given(talks)
     def holds(said: list[tuple[str, str]]) -> None:
         said = said[:1] if template == "plain" else said
-        encoded = tried(lambda: fitted.encode_ids(_sample(said, picture)))
+        encoded = tried(lambda: fitted.encode_ids(_sample(said, image)))
         if isinstance(encoded, DataError):  # a token that straddles an answer's edge
             assert encoded.hint
             return
         assert len(encoded.ids) == len(encoded.labels)
-        assert encoded.ids.count(IMAGE_ID) == sum(encoded.slots) == fitted.slots(picture)
+        assert encoded.ids.count(IMAGE_ID) == sum(encoded.slots) == fitted.slots(image)
         assert all(label in (IGNORE, token) for token, label in zip(encoded.ids, encoded.labels, strict=True))
         assert specials(said) == specials([("q", "a")] * len(said))  # the template's own, however many
 
     holds()
 
 
-def _sample(said: Sequence[tuple[str, str]], picture: Picture) -> Sample:
+def _sample(said: Sequence[tuple[str, str]], image: ImageRef) -> Sample:
     messages = []
     for number, (question, answer) in enumerate(said):
-        asked = (picture, question) if number == 0 else (question,)
+        asked = (image, question) if number == 0 else (question,)
         messages += [Message("user", asked), Message("assistant", (answer,))]
     return Sample("fuzz", tuple(messages), origin="data.json:3")

@@ -103,9 +103,9 @@ def test_rows_read_by_their_place_are_the_rows_of_the_file(
 ) -> None:
     path = tmp_path / "data.json"
     path.write_bytes((mark + written(rows)).encode())
-    pictures = ImageFolders([tmp_path])
+    images = ImageFolders([tmp_path])
     at = places(path, written(rows))
-    wanted = [read_sample(row, place, pictures, Counter()) for row, place in zip(rows, at, strict=True)]
+    wanted = [read_sample(row, place, images, Counter()) for row, place in zip(rows, at, strict=True)]
     lengths = [processor.length(sample) for sample in wanted]
     assert built(path, processor) == (wanted, lengths, len(rows))
     assert built(path, processor) == (wanted, lengths, 0)  # out of the cache
@@ -122,12 +122,12 @@ def test_another_file_template_or_missing_picture_is_noticed(
     assert lengths != built(path, processor)[1]
     moved = tmp_path / "elsewhere" / "copy.json"
     moved.parent.mkdir()
-    for picture in tmp_path.glob("*.png"):
-        (moved.parent / picture.name).write_bytes(picture.read_bytes())
+    for image in tmp_path.glob("*.png"):
+        (moved.parent / image.name).write_bytes(image.read_bytes())
     moved.write_text(as_list(rows), encoding="utf-8")
     samples, _, encoded = built(moved, processor)  # the same bytes: nothing is encoded again
     assert encoded == 0
-    assert samples[0].pictures[0].source == moved.parent / "0.png"
+    assert samples[0].images[0].source == moved.parent / "0.png"
     (tmp_path / "2.png").unlink()
     made = index(path, [tmp_path], processor)
     assert [fault.reject.id for fault in made.faults] == ["r2"]
@@ -164,13 +164,13 @@ def test_tokens_are_checked_without_pictures_only_where_none_is_needed(
     path = tmp_path / "data.json"
     path.write_text(as_list(rows), encoding="utf-8")
     wanted = check([DataSource(file=path)], processor).tokens
-    for picture in tmp_path.glob("*.png"):
-        picture.unlink()
+    for image in tmp_path.glob("*.png"):
+        image.unlink()
     if processor.spec.image_mode == "anyres":
         with pytest.raises(RecipeError, match="pictures' sizes"):
-            check([DataSource(file=path)], processor, pictures=False)
+            check([DataSource(file=path)], processor, images=False)
     else:
-        report = check([DataSource(file=path)], processor, pictures=False)
+        report = check([DataSource(file=path)], processor, images=False)
         assert (report.tokens, report.faults) == (wanted, [])
 
 
@@ -239,20 +239,20 @@ def test_the_pictures_that_rows_show_are_known_in_their_order_without_reading_th
     parts = []
     for name, shown in (("one", [[0], [], [3, 1], [0, 4]]), ("two", [[5], [3], [], [1, 5, 2]])):
         rows = [
-            {"id": str(k), "images": [f"{p}.png" for p in pictures],
-             "messages": [{"role": "user", "content": "<image>" * len(pictures) + "What?"},
+            {"id": str(k), "images": [f"{p}.png" for p in images],
+             "messages": [{"role": "user", "content": "<image>" * len(images) + "What?"},
                           {"role": "assistant", "content": "red"}]}
-            for k, pictures in enumerate(shown)
+            for k, images in enumerate(shown)
         ]  # fmt: skip
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         made = index(tmp_path / f"{name}.jsonl", [tmp_path], None)
         parts.append((made, made.of_kind(None)[::-1] if name == "two" else made.of_kind(None)))
     picked = Rows(parts)
     for places in ([0, 1, 2, 3, 4, 5, 6, 7], [7, 2, 2, 4, 0], [1], [5, 6], []):
-        sources = [str(picture.source) for place in places for picture in picked[place].pictures]
-        count, pictures = picked.shown_by(np.array(places, np.int64))
+        sources = [str(image.source) for place in places for image in picked[place].images]
+        count, images = picked.shown_by(np.array(places, np.int64))
         assert count == len(sources)
-        found = [str(folders.find(name, "", "").source) for folders, name in pictures]
+        found = [str(folders.find(name, "", "").source) for folders, name in images]
         assert found == list(dict.fromkeys(sources))
 
 

@@ -12,8 +12,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from vistune.cli.app import app
-from vistune.data import compare_pictures
-from vistune.data.near_duplicates import NEAR_BITS, near_duplicates, picture_hash, picture_key
+from vistune.data import find_near_duplicates
+from vistune.data.near_duplicates import NEAR_BITS, image_hash, image_key, near_duplicates
 from vistune.errors import DataError
 
 
@@ -25,19 +25,19 @@ def photographs(shared: Path) -> list[Path]:
 def test_real_photographs_are_told_apart_and_copies_are_found(photographs: list[Path], tmp_path: Path) -> None:
     """Saved again at quality 40, at half the size as PNG, or brighter, a photograph is still the same one."""
     assert len(photographs) >= 100
-    pictures: dict[str, Path | None] = {path.name: path for path in photographs}
+    images: dict[str, Path | None] = {path.name: path for path in photographs}
     for path in photographs[:10]:
         with Image.open(path) as opened:
-            picture = opened.convert("RGB")
+            image = opened.convert("RGB")
         changed = {
-            "q40.jpg": picture,
-            "half.png": picture.resize((picture.width // 2, picture.height // 2)),
-            "bright.jpg": picture.point(lambda value: min(255, int(value * 1.1))),
+            "q40.jpg": image,
+            "half.png": image.resize((image.width // 2, image.height // 2)),
+            "bright.jpg": image.point(lambda value: min(255, int(value * 1.1))),
         }
         for suffix, copy in changed.items():
-            pictures[f"{path.stem}-{suffix}"] = tmp_path / f"{path.stem}-{suffix}"
+            images[f"{path.stem}-{suffix}"] = tmp_path / f"{path.stem}-{suffix}"
             copy.save(tmp_path / f"{path.stem}-{suffix}", quality=40)
-    groups = compare_pictures(pictures).groups
+    groups = find_near_duplicates(images).groups
     assert len(groups) == 10
     assert sum(map(len, groups)) >= 39  # of 40: one in fifty copies is too far
     assert all({name[:12] for name in group} == {group[0][:12]} for group in groups)
@@ -70,8 +70,8 @@ def test_what_cannot_be_compared_is_not_alike(tmp_path: Path) -> None:
     for name in ("white.png", "white2.png"):
         Image.new("RGB", (50, 50), "white").save(tmp_path / name)
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
-    assert [picture_hash(tmp_path / name) for name in ("white.png", "broken.jpg", "absent.png")] == [None] * 3
-    found = compare_pictures(
+    assert [image_hash(tmp_path / name) for name in ("white.png", "broken.jpg", "absent.png")] == [None] * 3
+    found = find_near_duplicates(
         {"white.png": tmp_path / "white.png", "white2.png": tmp_path / "white2.png", "absent.jpg": None}
     )
     assert (found.named, found.seen, found.groups) == (3, 0, ())
@@ -88,42 +88,42 @@ def test_what_cannot_be_compared_is_not_alike(tmp_path: Path) -> None:
     ],
 )
 def test_names_by_which_a_picture_is_known(one: str, other: str, same: bool) -> None:
-    assert (picture_key(one) == picture_key(other)) == same
+    assert (image_key(one) == image_key(other)) == same
 
 
 def test_overlap_by_name_in_every_form_of_file(tmp_path: Path) -> None:
-    pictures: dict[str, Path | None] = {"COCO_train2014_000000000001.jpg": None, "b.jpg": None, "c.jpg": None}
+    images: dict[str, Path | None] = {"COCO_train2014_000000000001.jpg": None, "b.jpg": None, "c.jpg": None}
     lines = '{"question_id": 1, "image": "000000000001.jpg"}\n{"image": "x.jpg"}\n{"image": "x.jpg"}\n'
     (tmp_path / "pope.json").write_text(lines)  # JSON lines under .json, as POPE's are
     (tmp_path / "vqa.json").write_text(json.dumps({"questions": [{"image_id": 1, "question": "b.jpg?"}]}))
     (tmp_path / "bench.tsv").write_text("index\timage\tanswer\n1\tsub/b.png\tA\n")
     (tmp_path / "vet.json").write_text(json.dumps({"v1_0": {"imagename": "c.webp"}}))
     named = [tmp_path / name for name in ("pope.json", "vqa.json", "bench.tsv", "vet.json")]
-    found = {overlap.name: (overlap.pictures, overlap.shared) for overlap in compare_pictures(pictures, named).overlaps}
+    found = {overlap.name: (overlap.images, overlap.shared) for overlap in find_near_duplicates(images, named).overlaps}
     assert found == {
         "pope.json": (2, ("COCO_train2014_000000000001.jpg",)),
         "vqa.json": (1, ("COCO_train2014_000000000001.jpg",)),
         "bench.tsv": (1, ("b.jpg",)),
         "vet.json": (1, ("c.jpg",)),
     }
-    folder = compare_pictures(pictures, [tmp_path]).overlaps[0]
+    folder = find_near_duplicates(images, [tmp_path]).overlaps[0]
     assert folder.shared == ("COCO_train2014_000000000001.jpg", "b.jpg", "c.jpg")
     (tmp_path / "other").mkdir()
     with pytest.raises(DataError, match="names and holds no pictures"):
-        compare_pictures(pictures, [tmp_path / "other"])
+        find_near_duplicates(images, [tmp_path / "other"])
     with pytest.raises(DataError, match="no such file"):
-        compare_pictures(pictures, [tmp_path / "nothing.json"])
+        find_near_duplicates(images, [tmp_path / "nothing.json"])
 
 
 def test_overlap_by_look_in_folders_and_in_cells(photographs: list[Path], tmp_path: Path) -> None:
     """A photograph under another name, saved again, in a folder and as base64 in a TSV cell as MMBench's."""
     (tmp_path / "set").mkdir()
-    with Image.open(photographs[3]) as picture:
-        picture.convert("RGB").save(tmp_path / "set" / "q1.jpg", quality=60)
+    with Image.open(photographs[3]) as image:
+        image.convert("RGB").save(tmp_path / "set" / "q1.jpg", quality=60)
     cell = base64.b64encode(photographs[5].read_bytes()).decode()
     (tmp_path / "bench.tsv").write_text(f"index\timage\n1\t{cell}\n")
-    pictures: dict[str, Path | None] = {path.name: path for path in photographs[:20]}
-    overlaps = compare_pictures(pictures, [tmp_path / "set", tmp_path / "bench.tsv"]).overlaps
+    images: dict[str, Path | None] = {path.name: path for path in photographs[:20]}
+    overlaps = find_near_duplicates(images, [tmp_path / "set", tmp_path / "bench.tsv"]).overlaps
     assert [overlap.shared for overlap in overlaps] == [(photographs[3].name,), (photographs[5].name,)]
 
 

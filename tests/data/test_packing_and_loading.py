@@ -21,7 +21,7 @@ from vistune.errors import DataError
 from vistune.model import read_spec
 from vistune.processor import Processor, collate, load_tokenizer
 from vistune.recipe import DataSource, Model
-from vistune.types import IGNORE, Message, Picture, Sample
+from vistune.types import IGNORE, ImageRef, Message, Sample
 
 ORDER = [2, 1, 4, 0, 5, 7, 6, 3]
 
@@ -95,7 +95,7 @@ def samples(tmp_path: Path) -> list[Sample]:
     made = []
     for k in range(9):
         Image.new("RGB", (40, 32), (20 * k, 100, 50)).save(tmp_path / f"{k}.png")
-        asked = (Picture(tmp_path / f"{k}.png"), "What?") if k % 3 else ("What?",)
+        asked = (ImageRef(tmp_path / f"{k}.png"), "What?") if k % 3 else ("What?",)
         made.append(
             Sample(str(k), (Message("user", asked), Message("assistant", ("red " * (k + 1),))), origin=f"d:{k}")
         )
@@ -194,6 +194,6 @@ def test_check_gathers_every_fault_with_its_place(processor: Processor, tmp_path
     (tmp_path / "d.json").write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]")
     report = check([DataSource(file=tmp_path / "d.json")], processor)
     assert sorted(fault.id for fault in report.faults) == ["bad", "cut.png", "text.png"]
-    assert (report.rows, report.samples, report.pictures) == (4, 3, 3)
+    assert (report.rows, report.samples, report.images) == (4, 3, 3)
     assert report.learnt_tokens > 0
     assert all(":" in fault.origin for fault in report.faults)

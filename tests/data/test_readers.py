@@ -12,7 +12,7 @@ from PIL import Image
 from vistune.data import Index, all_rows, index
 from vistune.errors import DataError
 from vistune.recipe import DataSource
-from vistune.types import Picture, Sample
+from vistune.types import ImageRef, Sample
 
 
 @pytest.fixture
@@ -55,9 +55,9 @@ def turns(*pairs: tuple[str, Any]) -> list[dict[str, Any]]:
 def test_markers_become_parts_and_their_newline_goes_with_them(folder: Path) -> None:
     after = good(conversations=turns(("human", "What?\n<image>"), ("gpt", "red"), ("human", "And?"), ("gpt", "no")))
     a, b = all_rows(write(folder, good(), after))
-    picture = Picture((folder / "images" / "a.jpg").resolve())
-    assert a.messages[0].parts == (picture, "What?")
-    assert b.messages[0].parts == ("What?", picture)
+    image = ImageRef((folder / "images" / "a.jpg").resolve())
+    assert a.messages[0].parts == (image, "What?")
+    assert b.messages[0].parts == ("What?", image)
     assert (a.origin, b.origin) == (f"{folder / 'data.json'}:2", f"{folder / 'data.json'}:3")
 
 
@@ -158,7 +158,7 @@ def test_invalid_utf8_names_the_line(folder: Path) -> None:
 
 def test_a_picture_without_marker_is_put_first_and_counted(folder: Path) -> None:
     made = read(write(folder, good(conversations=turns(("human", "What?"), ("gpt", "red")))))
-    assert isinstance(made.sample(0).messages[0].parts[0], Picture)
+    assert isinstance(made.sample(0).messages[0].parts[0], ImageRef)
     assert sum(made.warnings.values()) == 1
 
 
@@ -198,7 +198,7 @@ def write_lines(folder: Path, *rows: Any) -> DataSource:
 )
 def test_messages_may_place_a_picture_in_any_of_these_ways(folder: Path, question: Any, images: Any) -> None:
     (sample,) = all_rows(write_lines(folder, chat(question, images=images)))
-    assert sample.messages[0].parts == (Picture((folder / "images" / "a.jpg").resolve()), "What?")
+    assert sample.messages[0].parts == (ImageRef((folder / "images" / "a.jpg").resolve()), "What?")
 
 
 BAD_CHAT = {
@@ -239,7 +239,7 @@ def test_a_picture_goes_to_the_first_question_not_to_the_system(folder: Path) ->
     row = good(conversations=turns(("system", "Be brief."), ("human", "What?"), ("gpt", "red")))
     made = read(write(folder, row))
     assert made.sample(0).messages[0].parts == ("Be brief.",)
-    assert len(made.sample(0).messages[1].pictures) == 1
+    assert len(made.sample(0).messages[1].images) == 1
     assert sum(made.warnings.values()) == 1
 
 

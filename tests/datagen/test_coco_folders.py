@@ -50,7 +50,7 @@ def said(**changes: Any) -> Callable[[Tree, Tree], None]:
     return lambda captions, instances: captions["annotations"][0].update(changes)
 
 
-def picture(**changes: Any) -> Callable[[Tree, Tree], None]:
+def image(**changes: Any) -> Callable[[Tree, Tree], None]:
     return lambda captions, instances: [tree["images"][0].update(changes) for tree in (captions, instances)]  # type: ignore[func-returns-value]
 
 
@@ -85,19 +85,19 @@ IMAGE = r"captions_val2017\.json:images\[0\]"
         (lambda captions, instances: instances.update(categories=[{"id": 7}]), r"categories\[0\]:name: text is wanted"),
         (lambda captions, instances: instances.update(images=5), r"instances_val2017\.json:images: .*a list"),
         (lambda captions, instances: captions.pop("annotations"), r"captions_val2017\.json:annotations: .*a list"),
-        (picture(width="100"), BOX + "not a box"),
-        (picture(file_name=5), IMAGE + ":file_name: text is wanted, got 5"),
-        (picture(id=1.5), IMAGE + ":id: expected a number or text"),
-        (picture(id=None), IMAGE + ":id: expected a number or text"),
-        (picture(file_name="../../etc/passwd"), IMAGE + r":file_name: .* leaves the image folder"),
-        (picture(file_name="/etc/passwd"), IMAGE + r":file_name: .* leaves the image folder"),
+        (image(width="100"), BOX + "not a box"),
+        (image(file_name=5), IMAGE + ":file_name: text is wanted, got 5"),
+        (image(id=1.5), IMAGE + ":id: expected a number or text"),
+        (image(id=None), IMAGE + ":id: expected a number or text"),
+        (image(file_name="../../etc/passwd"), IMAGE + r":file_name: .* leaves the image folder"),
+        (image(file_name="/etc/passwd"), IMAGE + r":file_name: .* leaves the image folder"),
         (lambda captions, instances: captions["images"].insert(0, {}), IMAGE + ":id"),
         (lambda captions, instances: captions["images"].insert(0, "x"), IMAGE + ": expected an object"),
         (said(caption=["A dog."]), CAPTION + ":caption: text is wanted"),
         (said(image_id=77), CAPTION + ":image_id: no image has the id 77"),
         (said(caption="half a \ud83d face"), CAPTION + ":caption: the character .* is not text"),
         (lambda captions, instances: captions["annotations"][0].pop("caption"), CAPTION + ": neither a `caption` nor"),
-        (picture(file_name="gone.jpg"), IMAGE + r":file_name: no image 'gone\.jpg' in .*val2017"),
+        (image(file_name="gone.jpg"), IMAGE + r":file_name: no image 'gone\.jpg' in .*val2017"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, change: Callable[[Tree, Tree], None], words: str) -> None:
@@ -140,11 +140,11 @@ def test_attributes_are_kept_and_crowds_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("on_disk", ["COCO_val2014_000000000001.jpg", NAME])
 @pytest.mark.parametrize("named", ["COCO_val2014_000000000001.jpg", NAME])
 def test_either_years_name_is_found_under_either(tmp_path: Path, on_disk: str, named: str) -> None:
-    path = folder(tmp_path / "coco", picture(file_name=named), split="val2014")
+    path = folder(tmp_path / "coco", image(file_name=named), split="val2014")
     (path / "val2014" / NAME).rename(path / "val2014" / on_disk)
-    (image,) = read_coco(path)
-    assert image.id == "000000000001"
-    assert image.path == path / "val2014" / on_disk
+    (read,) = read_coco(path)
+    assert read.id == "000000000001"
+    assert read.path == path / "val2014" / on_disk
 
 
 @pytest.mark.parametrize("kind", ["captions", "instances"])

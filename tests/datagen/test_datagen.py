@@ -90,7 +90,7 @@ def test_both_forms_read_to_the_same_samples(images: list[AnnotatedImage], tmp_p
     for a, b in zip(llava, messages, strict=True):
         assert (a.id, a.kind) == (b.id, b.kind)
         assert [m.text for m in a.messages] == [m.text for m in b.messages]
-        assert a.pictures == b.pictures
+        assert a.images == b.images
 
 
 def test_every_caption_is_used_once(tmp_path: Path) -> None:

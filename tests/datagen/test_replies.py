@@ -17,7 +17,7 @@ REPLIES: list[dict[str, Any]] = TREE["replies"]
 CODES = {*CHECKS, "shape", "turn_order"}
 
 
-def picture(name: str) -> AnnotatedImage:
+def image(name: str) -> AnnotatedImage:
     """A made-up picture of the fixture; no file stands behind it."""
     tree = TREE["pictures"][name]
     boxes = tuple(Box(label, *corners) for label, *corners in tree["boxes"])
@@ -32,7 +32,7 @@ def readable(number: int, reply: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("reply", [pytest.param(reply, id=readable(k, reply)) for k, reply in enumerate(REPLIES)])
 def test_faults_are_those_a_careful_reader_finds(reply: dict[str, Any]) -> None:
-    _, faults = judge_reply(reply["reply"], picture(reply["picture"]), reply["kind"], reply["language"])
+    _, faults = judge_reply(reply["reply"], image(reply["picture"]), reply["kind"], reply["language"])
     assert {fault.code for fault in faults} == set(reply["faults"]), faults
 
 
@@ -100,7 +100,7 @@ STATEMENTS = [
 
 @pytest.mark.parametrize(("name", "language", "question", "answer", "fault"), STATEMENTS)
 def test_one_statement_of_a_picture(name: str, language: str, question: str, answer: str, fault: str) -> None:
-    faults = judge(Written(picture(name), "conversation", language, ((question, answer),)))
+    faults = judge(Written(image(name), "conversation", language, ((question, answer),)))
     assert [found.code for found in faults] == ([fault] if fault else []), faults
 
 

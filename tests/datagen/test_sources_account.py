@@ -19,7 +19,7 @@ from vistune.data import all_rows
 from vistune.datagen import Source, read_source
 from vistune.errors import DataError
 from vistune.recipe import DataSource
-from vistune.types import Picture
+from vistune.types import ImageRef
 
 SETTINGS = settings(max_examples=40, deadline=None)
 SUFFIXES = (".jpg", ".JPG", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".TIFF")
@@ -172,9 +172,9 @@ def test_an_unused_image_is_not_trained_on_in_place_of_one_of_its_name(tmp_path:
     shown = {
         message.text: part.source
         for sample in all_rows(DataSource(file=tmp_path / "out/samples.json"))
-        for part in sample.pictures
+        for part in sample.images
         for message in sample.messages
-        if message.role == "assistant" and isinstance(part, Picture)
+        if message.role == "assistant" and isinstance(part, ImageRef)
     }
     assert {said: Path(str(path)).resolve() for said, path in shown.items()} == {
         "One.": tmp_path / "v1/a.jpg", "Two.": tmp_path / "v2/f.jpg"}  # fmt: skip

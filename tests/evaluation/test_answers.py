@@ -273,10 +273,8 @@ def test_one_process_is_nobody_else() -> None:
 
 
 def own_questions(folder: Path, world: Path) -> Path:
-    pictures = sorted((world / "heldout").glob("*.jpg"))
-    rows = [
-        {"question_id": k, "text": f"What is number {k}?", "image": picture.name} for k, picture in enumerate(pictures)
-    ]
+    images = sorted((world / "heldout").glob("*.jpg"))
+    rows = [{"question_id": k, "text": f"What is number {k}?", "image": image.name} for k, image in enumerate(images)]
     rows += [{"question_id": "text", "text": "1 + 1?"}]
     write_jsonl(folder / "q.jsonl", rows)
     return folder / "q.jsonl"
@@ -292,8 +290,8 @@ def test_a_users_own_questions_are_answered_and_scored(tmp_path: Path, model: Pa
     rows = [row for _, row in read_jsonl(tmp_path / "said.jsonl")]
     assert [row["question_id"] for row in rows] == ["0", "1", "2", "3", "4", "text"]
     assistant = Assistant(*load(model))
-    picture = world / "heldout" / sorted(p.name for p in (world / "heldout").glob("*.jpg"))[2]
-    assert rows[2]["text"] == assistant.ask(picture, "What is number 2?", max_tokens=5)
+    image = world / "heldout" / sorted(p.name for p in (world / "heldout").glob("*.jpg"))[2]
+    assert rows[2]["text"] == assistant.ask(image, "What is number 2?", max_tokens=5)
     assert rows[2]["finish_reason"] == "length"
     told = Counted()
     kept_before = (tmp_path / "said.jsonl").read_bytes()

@@ -51,9 +51,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = []
     for k in range(24):
         prompt, gold, _ = QUESTIONS[k % 2]
-        picture = Image.new("RGB", (160, 120), "white")
-        ImageDraw.Draw(picture).ellipse((4 * k, 20, 4 * k + 50, 70), fill="red")
-        picture.save(base / f"{k}.png")
+        image = Image.new("RGB", (160, 120), "white")
+        ImageDraw.Draw(image).ellipse((4 * k, 20, 4 * k + 50, 70), fill="red")
+        image.save(base / f"{k}.png")
         rows.append({"question_id": k, "text": prompt, "answer": gold, "image": f"{k}.png"})
     write_jsonl(base / "questions.jsonl", rows)
     for name in ("pope", "vizwiz"):
@@ -108,9 +108,9 @@ def test_the_page_is_legible(chromium: Any, folder: Path, language: str, scheme:
         with opened(chromium, page, width=width, scheme=scheme) as tab:
             assert tab.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
             assert tab.evaluate(BROKEN) == []
-            pictures = tab.locator("article img").evaluate_all("(all) => all.map((one) => one.naturalWidth)")
-            assert pictures
-            assert all(pictures)
+            images = tab.locator("article img").evaluate_all("(all) => all.map((one) => one.naturalWidth)")
+            assert images
+            assert all(images)
             ground = tab.evaluate("getComputedStyle(document.body).backgroundColor")
             assert (int(ground.removeprefix("rgb(").split(",")[0]) > 128) == (scheme == "light")
             for text, contrast in tab.evaluate(CONTRASTS):

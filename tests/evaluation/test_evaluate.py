@@ -35,7 +35,7 @@ def test_a_limit_that_leaves_one_picture_leaves_the_wrong_picture_out(tmp_path: 
 def test_a_benchmark_is_asked_and_its_kept_answers_score_the_same(tmp_path: Path, model: Path, name: str) -> None:
     RELEASES[name](tmp_path)
     for question in TASKS[name](tmp_path).questions():
-        place = Path(str(question.sample.pictures[0].source))
+        place = Path(str(question.sample.images[0].source))
         place.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 40), (200, 30, 30)).save(place)
     result = api.evaluate(model, task=name, data=tmp_path, out=tmp_path / "evals")

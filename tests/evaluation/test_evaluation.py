@@ -33,32 +33,32 @@ from vistune.model import build, read_spec
 from vistune.processor import Processor, load_tokenizer
 from vistune.recipe import Model
 from vistune.scenes import write_world
-from vistune.types import Message, Picture, Question, Sample
+from vistune.types import ImageRef, Message, Question, Sample
 
 
-def question(name: str, picture: str | None, gold: str = "red", kind: str = "colour") -> Question:
-    parts = ((Picture(Path(picture)),) if picture else ()) + ("What?",)
+def question(name: str, image: str | None, gold: str = "red", kind: str = "colour") -> Question:
+    parts = ((ImageRef(Path(image)),) if image else ()) + ("What?",)
     return Question(name, Sample(name, (Message("user", parts),)), gold, {"type": kind, "language": "en"})
 
 
-def rows(*rights: bool, condition: str = "with_image", per_picture: int = 1) -> list[Answered]:
+def rows(*rights: bool, condition: str = "with_image", per_image: int = 1) -> list[Answered]:
     texts = {True: "red", False: "blue"}
     return [
-        Answered(question(str(k), f"p{k // per_picture}"), condition, texts[right], float(right))
+        Answered(question(str(k), f"p{k // per_image}"), condition, texts[right], float(right))
         for k, right in enumerate(rights)
     ]
 
 
 @given(st.lists(st.text(min_size=1, max_size=3), min_size=2, max_size=30), st.integers(0, 9))
-def test_a_derangement_moves_every_picture_to_another(pictures: list[str], seed: int) -> None:
-    moved = derangement(pictures, seed)
-    distinct = set(pictures)
+def test_a_derangement_moves_every_picture_to_another(images: list[str], seed: int) -> None:
+    moved = derangement(images, seed)
+    distinct = set(images)
     if len(distinct) < 2:
         assert moved == {}
         return
     assert set(moved) == set(moved.values()) == distinct
     assert all(a != b for a, b in moved.items())
-    assert moved == derangement(pictures, seed)
+    assert moved == derangement(images, seed)
 
 
 def test_conditions_change_the_picture_and_nothing_else() -> None:
@@ -66,7 +66,7 @@ def test_conditions_change_the_picture_and_nothing_else() -> None:
     wrong = {"a.jpg": "b.jpg"}
     assert prompt_of(asked, "with_image", wrong) == list(asked.sample.messages)
     assert prompt_of(asked, "without_image", wrong)[0].parts == ("What?",)
-    assert prompt_of(asked, "wrong_image", wrong)[0].parts == (Picture(Path("b.jpg")), "What?")
+    assert prompt_of(asked, "wrong_image", wrong)[0].parts == (ImageRef(Path("b.jpg")), "What?")
 
 
 def test_a_wrong_picture_needs_two_pictures() -> None:
@@ -83,7 +83,7 @@ def test_the_interval_is_over_pictures() -> None:
     assert score.value == 0.5
     assert score.low == pytest.approx(0.4, abs=0.03)
     assert score.high == pytest.approx(0.6, abs=0.03)
-    clustered = accuracy(rows(*[True] * 50, *[False] * 50, per_picture=10))
+    clustered = accuracy(rows(*[True] * 50, *[False] * 50, per_image=10))
     assert clustered.high - clustered.low > 2 * (score.high - score.low)
 
 
@@ -184,13 +184,13 @@ def test_a_model_is_asked_under_every_condition(tmp_path: Path, tiny_backbones: 
         assert [row.question.id for row in found] == [q.id for q in block.questions]
     assert len(heard) == 3 * len(asked)
     assert found[0].as_row()["answer"] == blocks[-1].questions[0].answer
-    assert blocks[-1].messages(blocks[-1].questions[0])[0].pictures[0] != blocks[-1].questions[0].sample.pictures[0]
+    assert blocks[-1].messages(blocks[-1].questions[0])[0].images[0] != blocks[-1].questions[0].sample.images[0]
 
 
 def test_a_block_holds_whole_pictures() -> None:
     asked = [question(f"{k} {split}", f"p{k}") for split in range(6) for k in range(60)]
     blocks = plan(asked, asked[:120], ("with_image", "without_image"))
-    held = [{str(q.sample.pictures[0].source) for q in b.questions} for b in blocks if b.condition == "with_image"]
+    held = [{str(q.sample.images[0].source) for q in b.questions} for b in blocks if b.condition == "with_image"]
     assert sum(map(len, held)) == len(set().union(*held)) == 60
     assert [len(b.questions) for b in blocks if b.condition == "with_image"] == [132, 132, 96]
     assert sum(len(b.questions) for b in blocks if b.condition == "without_image") == 120

@@ -80,7 +80,7 @@ def test_a_choice_is_asked_as_its_publisher_asks(tmp_path: Path) -> None:
     suffix = "\n주어진 선택지 중 해당 옵션의 문자로 바로 답하세요."
     [asked] = KSeed(tmp_path).questions()
     assert asked.sample.messages[0].text == f"무엇?\nA. 개\nB. 소\nC. 말\nD. 양{suffix}"
-    assert asked.sample.pictures[0].source == tmp_path / "a.jpg"
+    assert asked.sample.images[0].source == tmp_path / "a.jpg"
     [asked] = KDtcBench(tmp_path).questions()
     assert asked.sample.messages[0].text == f"무엇?\nOptions: A: 개, B: 소, C: 말, D: 양{suffix}"
     (tmp_path / "said.json").write_text('{"s1": "정답은 B입니다"}')
@@ -226,7 +226,7 @@ def test_korean_pope_asks_as_often_about_what_is_there_as_about_what_is_not(tmp_
         text = question.sample.messages[0].text
         there = {noun for noun in things[int(image)] if text.startswith(f"이 이미지에 {noun}")}
         assert bool(there) == (question.answer == "yes") == (int(number) % 2 == 0)
-        assert question.sample.pictures[0].source == tmp_path / "val2017" / f"{image}.jpg"
+        assert question.sample.images[0].source == tmp_path / "val2017" / f"{image}.jpg"
         assert split == question.tags["split"]
     texts = {question.sample.messages[0].text for question in questions}
     assert "이 이미지에 사람이 있습니까? 예 또는 아니오로 답하세요." in texts
@@ -301,14 +301,14 @@ def write_shards(folder: Path, rows: list[dict[str, Any]], split: str = "dev") -
 
 
 def test_the_hubs_parquet_files_are_read_as_they_are(tmp_path: Path) -> None:
-    picture = {"bytes": PIXEL, "path": "0.png"}
+    image = {"bytes": PIXEL, "path": "0.png"}
     row = {"question_id": "1", "question": "무엇?", "choice_a": "개", "choice_b": "소", "choice_c": "말"}
-    row |= {"choice_d": "양", "answer": "B", "data_type": "image", "image": picture}
+    row |= {"choice_d": "양", "answer": "B", "data_type": "image", "image": image}
     write_shards(tmp_path / "data", [row, {**row, "question_id": "2", "image": {"bytes": None, "path": "x/b.png"}}])
     one, two = KSeed(tmp_path).questions()
     assert one.sample.messages[0].text.startswith("무엇?\nA. 개\nB. 소")
-    assert Path(str(one.sample.pictures[0].source)).read_bytes() == PIXEL
-    assert two.sample.pictures[0].source == tmp_path / "x" / "b.png"
+    assert Path(str(one.sample.images[0].source)).read_bytes() == PIXEL
+    assert two.sample.images[0].source == tmp_path / "x" / "b.png"
     assert one.sample.origin.endswith("dev-00000-of-00002.parquet:1")
     assert KDtcBench(tmp_path / "data").questions()[0].sample.messages[0].text.startswith("무엇?\nOptions: A: 개")
     write_shards(tmp_path / "data", [row], split="test")
@@ -317,16 +317,16 @@ def test_the_hubs_parquet_files_are_read_as_they_are(tmp_path: Path) -> None:
 
 
 def test_judged_and_circular_sets_are_read_from_parquet_too(tmp_path: Path) -> None:
-    picture = {"bytes": PIXEL, "path": None}
+    image = {"bytes": PIXEL, "path": None}
     talk = {"question_id": 3, "question": "설명?", "caption": "장면", "gpt_answer": "답", "category": "conv"}
-    write_shards(tmp_path / "w", [{**talk, "image": picture}])
+    write_shards(tmp_path / "w", [{**talk, "image": image}])
     [asked] = KLlavaW(tmp_path / "w").questions()
     assert (asked.id, asked.tags["caption"], asked.tags["reference"]) == ("3", "장면", "답")
     choice = {"index": 7, "question": "무엇?", "hint": None, "A": "개", "B": "소", "C": None, "D": None, "answer": "A"}
-    write_shards(tmp_path / "m", [{**choice, "category": "x", "l2-category": "y", "image": picture}])
+    write_shards(tmp_path / "m", [{**choice, "category": "x", "l2-category": "y", "image": image}])
     [asked] = KMMBench(tmp_path / "m").questions()
     assert asked.tags["options"] == {"A": "개", "B": "소"}
-    assert (asked.id, asked.answer, len(asked.sample.pictures)) == ("7", "A", 1)
+    assert (asked.id, asked.answer, len(asked.sample.images)) == ("7", "A", 1)
     (tmp_path / "m" / "dev-00000-of-00001.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(DataError, match=r"dev-00000-of-00001\.parquet: cannot be read as parquet"):
         KMMBench(tmp_path / "m").questions()

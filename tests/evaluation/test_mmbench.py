@@ -97,7 +97,7 @@ def test_pictures_lie_in_the_table_or_in_another_row(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8), (200, 30, 30)).save(file, "PNG")
     cell = base64.b64encode(file.getvalue()).decode()
     write(tmp_path, f"7\tWhat?\t\tcat\tdog\t\t\tA\t\t\t{cell}", "1000007\tWhat?\t\tdog\tcat\t\t\tB\t\t\t7")
-    first, second = (question.sample.pictures[0].source for question in MMBench(tmp_path).questions())
+    first, second = (question.sample.images[0].source for question in MMBench(tmp_path).questions())
     assert first == second
     assert Image.open(first).getpixel((3, 3)) == (200, 30, 30)
     write(tmp_path, "7\tWhat?\t\tcat\tdog\t\t\tA\t\t\t%%%" + "x" * 80)
@@ -114,7 +114,7 @@ def test_unpacked_pictures_outlive_the_asking(tmp_path: Path, model: Path) -> No
     (tmp_path / "mmbench_dev_en.pictures").touch()  # no folder can be made of that name
     [[measured]] = measure_models([model], lambda _: [Wanted("mmbench", tmp_path)], "cpu", "auto", None, no_progress)
     [row] = measured.rows["with_image"]
-    assert Path(str(row.question.sample.pictures[0].source)).is_file()
+    assert Path(str(row.question.sample.images[0].source)).is_file()
 
 
 def test_the_upload_is_what_the_server_reads(tmp_path: Path) -> None:

@@ -244,8 +244,8 @@ def test_prompts_are_llavas(vectors: Path) -> None:
     sqa = {row["id"]: row for row in read_json(vectors / "scienceqa" / "shared" / "llava_test_CQM-A.json")}
     asked = {name: row["conversations"][0]["value"].removeprefix("<image>\n") + LETTER for name, row in sqa.items()}
     assert prompts("scienceqa", vectors / "scienceqa" / "shared") == asked
-    pictured = {q.id for q in TASKS["scienceqa"](vectors / "scienceqa" / "shared").questions() if q.sample.pictures}
-    assert pictured == {name for name, row in sqa.items() if "image" in row}
+    imaged = {q.id for q in TASKS["scienceqa"](vectors / "scienceqa" / "shared").questions() if q.sample.images}
+    assert imaged == {name for name, row in sqa.items() if "image" in row}
 
     pope = read_jsonl(vectors / "pope" / "shared" / "llava_pope_test.jsonl")
     asked = {str(row["question_id"]): row["text"] for _, row in pope}

@@ -26,7 +26,7 @@ from vistune.evaluation.tasks.file import File
 from vistune.files import read_jsonl, write_json, write_jsonl
 from vistune.generation import Assistant
 from vistune.runs.checkpoint import load
-from vistune.types import Message, Picture
+from vistune.types import ImageRef, Message
 
 BASE = {"question_id": 1, "text": "What?"}
 
@@ -46,7 +46,7 @@ def read(folder: Path, *records: Mapping[str, Any], gold: bool = False) -> OwnQu
 def parts(found: OwnQuestions, nth: int = 0) -> list[str]:
     """The parts of a question, an image by its file's name."""
     told = found.questions[nth].sample.messages[0].parts
-    return [f"[{Path(str(part.source)).name}]" if isinstance(part, Picture) else part for part in told]
+    return [f"[{Path(str(part.source)).name}]" if isinstance(part, ImageRef) else part for part in told]
 
 
 def as_csv(records: Sequence[Mapping[str, Any]]) -> bytes:
@@ -109,9 +109,9 @@ def test_images_inside_a_parquet_file_are_read(folder: Path) -> None:
     records = [{**BASE, "image": struct}, {"question_id": 2, "text": "?", "image": None}]
     (folder / "q.parquet").write_bytes(as_parquet(records))
     found = read_questions(folder / "q.parquet", folder, gold=False)
-    [picture] = found.questions[0].sample.pictures
-    assert Path(str(picture.source)).read_bytes() == struct["bytes"]
-    assert not found.questions[1].sample.pictures
+    [image] = found.questions[0].sample.images
+    assert Path(str(image.source)).read_bytes() == struct["bytes"]
+    assert not found.questions[1].sample.images
     assert found.questions[1].sample.origin == f"{folder / 'q.parquet'}:2"
 
 
@@ -242,7 +242,7 @@ def test_a_field_of_a_question_is_used_rejected_or_reported(
     assert [told.field for told in found.unread_fields] == ([] if field in used else [field])
     assert set(IDS) & used == {"question_id"}
     if value == "a.jpg" and field not in used:
-        assert found.questions[0].sample.pictures, "a question about an image would be asked blind"
+        assert found.questions[0].sample.images, "a question about an image would be asked blind"
 
 
 def test_missing_images_are_named_before_anything_is_answered(folder: Path, model: Path) -> None:
@@ -277,7 +277,7 @@ def test_several_images_are_asked_in_order_and_blind(folder: Path, model: Path) 
     assert (found.count, found.unread_fields) == (3, ())
     said = [row["text"] for _, row in read_jsonl(folder / "said.jsonl")]
     assistant = Assistant(*load(model))
-    both = Message("user", (Picture(folder / "a.jpg"), Picture(folder / "b.jpg"), "The same?"))
+    both = Message("user", (ImageRef(folder / "a.jpg"), ImageRef(folder / "b.jpg"), "The same?"))
     assert said[0] == assistant.chat([both], max_tokens=5).text
     result = api.evaluate(model, task="file", data=folder / "q.jsonl", out=folder / "evals")
     assert result["wrong_image"].keys() == result["without_image"].keys() == {"accuracy"}

@@ -220,7 +220,7 @@ def test_the_answers_that_evaluate_keeps_have_no_unread_field(tmp_path: Path, mo
 
     RELEASES["seed"](tmp_path)
     for question in TASKS["seed"](tmp_path).questions():
-        place = Path(str(question.sample.pictures[0].source))
+        place = Path(str(question.sample.images[0].source))
         place.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (40, 40)).save(place)
     api.evaluate(model, task="seed", data=tmp_path, out=tmp_path / "evals")

@@ -62,7 +62,7 @@ def test_a_reader_alone_writes_records_that_are_read(pairs: Path) -> None:
     written = pairs.with_name("data.jsonl")
     example("add_a_reader").as_texts(pairs, written)
     found = check_data([DataSource(file=written)])
-    assert (found.rows, found.pictures, found.faults) == (2, 2, [])
+    assert (found.rows, found.images, found.faults) == (2, 2, [])
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ from PIL import Image
 from vistune.model import VisionLanguageModel, build, read_spec
 from vistune.processor import Processor, collate, load_tokenizer
 from vistune.recipe import Model
-from vistune.types import Example, Message, Picture
+from vistune.types import Example, ImageRef, Message
 
 LONG = 24  # tokens of every reference answer
 
 
-def picture(seed: int, size: tuple[int, int] = (32, 40)) -> Image.Image:
+def image(seed: int, size: tuple[int, int] = (32, 40)) -> Image.Image:
     pixels = torch.randint(0, 256, (*size[::-1], 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
     return Image.fromarray(pixels.numpy())
 
@@ -32,14 +32,14 @@ class Bench:
     known: dict[tuple[int, ...], list[int]] = field(default_factory=dict)
 
     def prompt(self, *parts: str | Image.Image) -> Example:
-        shown = tuple(part if isinstance(part, str) else Picture(part) for part in parts)
+        shown = tuple(part if isinstance(part, str) else ImageRef(part) for part in parts)
         return self.processor.encode_prompt([Message("user", shown)])
 
     def alone(self, prompt: Example, count: int = LONG) -> list[int]:
         """transformers' greedy tokens, whatever they end."""
         with torch.no_grad():
-            pictures = self.model.features(collate([prompt])) if len(prompt.images) else torch.zeros(0, 48)
-            rows = self.model.embed(prompt.input_ids, pictures)[None]
+            images = self.model.features(collate([prompt])) if len(prompt.images) else torch.zeros(0, 48)
+            rows = self.model.embed(prompt.input_ids, images)[None]
         said = self.stock.generate(inputs_embeds=rows, do_sample=False, max_new_tokens=count, eos_token_id=None)
         return said[0].tolist()
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from vistune.errors import DataError
 from vistune.generation import image_urls, read_messages
-from vistune.processor import LARGEST_FILE_BYTES, open_picture
+from vistune.processor import LARGEST_FILE_BYTES, open_image
 
 
 def url(data: bytes, kind: str = "png") -> str:
@@ -27,7 +27,7 @@ def url(data: bytes, kind: str = "png") -> str:
 
 def read(link: str) -> Image.Image:
     message = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": link}}]}
-    return open_picture(read_messages([message])[0].pictures[0])
+    return open_image(read_messages([message])[0].images[0])
 
 
 def png(width: int, height: int) -> bytes:
@@ -136,9 +136,9 @@ TEXT, PIXELS = encoded()
 def test_base64_is_read_as_tools_write_it(link: str) -> None:
     assert read(link).tobytes() == PIXELS
     parts = [{"type": "image_url", "image_url": link}]
-    assert open_picture(read_messages([{"role": "user", "content": parts}])[0].pictures[0]).tobytes() == PIXELS
+    assert open_image(read_messages([{"role": "user", "content": parts}])[0].images[0]).tobytes() == PIXELS
     parts = [{"type": "image", "image": link}]
-    assert open_picture(read_messages([{"role": "user", "content": parts}])[0].pictures[0]).tobytes() == PIXELS
+    assert open_image(read_messages([{"role": "user", "content": parts}])[0].images[0]).tobytes() == PIXELS
 
 
 @given(st.binary(max_size=60), st.integers(1, 20), st.booleans(), st.booleans())

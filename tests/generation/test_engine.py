@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from generation.reference import KINDS, Bench, picture
+from generation.reference import KINDS, Bench, image
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -22,12 +22,12 @@ Make = Callable[[str], Bench]
 
 def prompts_of(bench: Bench) -> list[Example]:
     """Questions on one picture, on another, on two, rotations of one text, text alone, and one prompt twice."""
-    first, second = picture(1), picture(2, (64, 40))
+    first, second = image(1), image(2, (64, 40))
     long = "Where is the blue square? It is at the top left of the picture, above a small green star. " * 2
     texts = ["What colour is it?", "What colour is the star?", "Where?", "무슨 색인가요?", long + "A. red B. green",
              long + "B. green A. red"]  # fmt: skip
     made = [bench.prompt(shown, text) for shown in (first, second) for text in texts]
-    made += [bench.prompt(first, second, texts[0]), bench.prompt(first, picture(3), texts[0])]
+    made += [bench.prompt(first, second, texts[0]), bench.prompt(first, image(3), texts[0])]
     return [*made, bench.prompt(texts[0]), bench.prompt(long * 4), bench.prompt(first, texts[0])]
 
 
@@ -53,7 +53,7 @@ def test_a_prompt_may_end_with_its_picture(kind: str, make_bench: Make) -> None:
     """As the template `plain` writes it: the last slot's hidden state says the answer's first token."""
     bench = make_bench(kind)
     plain = replace(bench, processor=bench.processor.with_template("plain"))
-    prompts = [plain.prompt(picture(seed, (64, 64)), "not shown") for seed in (1, 2, 1)]
+    prompts = [plain.prompt(image(seed, (64, 64)), "not shown") for seed in (1, 2, 1)]
     assert all(prompt.input_ids[-1] == IMAGE_ID for prompt in prompts)
     said = generate(plain.model, plain.processor, prompts, max_tokens=16)
     assert [completion.text for completion in said] == [plain.answer(prompt, 16) for prompt in prompts]
@@ -88,7 +88,7 @@ class Counted:
 def test_a_picture_is_encoded_once_and_what_prompts_share_is_read_once(make_bench: Make) -> None:
     bench = make_bench("grouped heads")
     shared = "Where is the blue square? It is at the top left of the picture, above a small green star. "
-    prompts = [bench.prompt(picture(k), shared + text) for text in ("A", "B", "C", "D") for k in (1, 2)]
+    prompts = [bench.prompt(image(k), shared + text) for text in ("A", "B", "C", "D") for k in (1, 2)]
     with Counted(bench) as counted:
         generate(bench.model, bench.processor, prompts, max_tokens=1)
     assert counted.tiles == 2
@@ -99,9 +99,9 @@ def test_a_picture_is_encoded_once_and_what_prompts_share_is_read_once(make_benc
 def test_the_next_turn_reads_only_what_is_new_even_of_pictures_from_other_bytes(make_bench: Make) -> None:
     bench = make_bench("grouped heads")
     engine = Engine(bench.model, bench.processor)
-    engine.submit(bench.prompt(picture(1), "What colour is it?"), max_tokens=4).result()
+    engine.submit(bench.prompt(image(1), "What colour is it?"), max_tokens=4).result()
     with Counted(bench) as counted:
-        answer = engine.submit(bench.prompt(picture(1), "Where is it?"), max_tokens=1)
+        answer = engine.submit(bench.prompt(image(1), "Where is it?"), max_tokens=1)
         answer.result()
     assert counted.tiles == 0
     assert answer.reused_tokens >= answer.prompt_tokens - 20
@@ -113,10 +113,10 @@ def test_what_is_kept_stays_within_its_bytes(make_bench: Make) -> None:
     engine = Engine(bench.model, bench.processor, cache_bytes=1_000_000)
     sizes = set()
     for seed in range(30):
-        engine.submit(bench.prompt(picture(seed, (64, 64)), "Where?"), max_tokens=2).result()
+        engine.submit(bench.prompt(image(seed, (64, 64)), "Where?"), max_tokens=2).result()
         sizes.add(len(engine.batch.stems))
         assert engine.batch.stems.bytes <= 1_000_000
-        assert engine.batch.pictures.bytes <= 125_000
+        assert engine.batch.images.bytes <= 125_000
     assert 1 < max(sizes) < 30
     long = "Where is the blue square? It is at the top left of the picture."
     for end in range(20, 60):  # each begins as the first does, for a while: of that no view is kept once it has ended
@@ -124,7 +124,7 @@ def test_what_is_kept_stays_within_its_bytes(make_bench: Make) -> None:
     held = engine.batch.stems._recent._held.values()
     assert sum(len(stem._shorter) for stem, _ in held) == 0
     nothing = Engine(bench.model, bench.processor, cache_bytes=0)
-    prompt = bench.prompt(picture(1), "Where?")
+    prompt = bench.prompt(image(1), "Where?")
     assert nothing.submit(prompt, max_tokens=8).result().text == bench.answer(prompt, 8)
     assert not len(nothing.batch.stems)
 
@@ -189,7 +189,7 @@ def test_answers_come_in_order_of_asking_where_all_are_alike(make_bench: Make) -
     order: list[int] = []
     for k in range(6):
         engine.submit(
-            bench.prompt(picture(k), "Where?"), max_tokens=1,
+            bench.prompt(image(k), "Where?"), max_tokens=1,
             listen=lambda piece, k=k: order.append(k) if piece is None else None,  # type: ignore[misc]
         )  # fmt: skip
     while engine.step():
@@ -199,7 +199,7 @@ def test_answers_come_in_order_of_asking_where_all_are_alike(make_bench: Make) -
 
 def test_samplings_of_company_do_not_mix_and_seeds_repeat(make_bench: Make) -> None:
     bench = make_bench("grouped heads")
-    prompt = bench.prompt(picture(1), "What colour is it?")
+    prompt = bench.prompt(image(1), "What colour is it?")
     samplings = [Sampling(), Sampling(temperature=0.9, seed=1), Sampling(temperature=0.9, seed=2),
                  Sampling(temperature=1.2, top_k=5, seed=3), Sampling(temperature=1.2, top_p=0.5, seed=3),
                  Sampling(repetition_penalty=1.7)]  # fmt: skip
@@ -228,7 +228,7 @@ def test_a_repetition_penalty_is_that_of_transformers(make_bench: Make) -> None:
 
 def test_a_stop_string_ends_an_answer_before_it(make_bench: Make) -> None:
     bench = make_bench("grouped heads")
-    prompt = bench.prompt(picture(1), "What colour is it?")
+    prompt = bench.prompt(image(1), "What colour is it?")
     whole = bench.answer(prompt, 20)
     stop = whole[len(whole) // 2 :][:3]
     engine = Engine(bench.model, bench.processor)
@@ -260,7 +260,7 @@ def test_the_models_context_bounds_prompt_and_answer(make_bench: Make) -> None:
 def test_a_broken_prompt_fails_alone_and_no_slot_leaks(make_bench: Make) -> None:
     """Its pixels are of a side that the tower cannot take: the model itself raises."""
     bench = make_bench("grouped heads")
-    good = bench.prompt(picture(1), "Where?")
+    good = bench.prompt(image(1), "Where?")
     broken = Example(good.input_ids, good.labels, torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
     engine = Engine(bench.model, bench.processor, batch_size=4)
     for _ in range(5):
@@ -276,7 +276,7 @@ def test_a_broken_prompt_fails_alone_and_no_slot_leaks(make_bench: Make) -> None
 def test_a_listener_that_raises_ends_its_own_answer(leave: str, make_bench: Make) -> None:
     """Also where the engine, not the listener's answer, is what goes on: when it is told of a cancellation."""
     bench = make_bench("grouped heads")
-    prompt = bench.prompt(picture(1), "What colour is it?")
+    prompt = bench.prompt(image(1), "What colour is it?")
 
     def hang_up(piece: str | None) -> None:
         if piece is None or leave == "never":
@@ -298,7 +298,7 @@ def test_a_listener_that_raises_ends_its_own_answer(leave: str, make_bench: Make
 
 def test_ctrl_c_in_a_step_ends_what_runs_and_the_engine_goes_on(make_bench: Make) -> None:
     bench = make_bench("grouped heads")
-    prompt = bench.prompt(picture(1), "What colour is it?")
+    prompt = bench.prompt(image(1), "What colour is it?")
     engine = Engine(bench.model, bench.processor)
     answer = engine.submit(prompt, max_tokens=8)
     engine.step()

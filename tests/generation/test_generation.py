@@ -14,7 +14,7 @@ from vistune.generation import Assistant, Sampling, generate
 from vistune.model import build, read_spec
 from vistune.processor import Processor, load_tokenizer
 from vistune.recipe import Model
-from vistune.types import IMAGE_ID, Message, Picture
+from vistune.types import IMAGE_ID, ImageRef, Message
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def assistant(tiny_backbones: Path) -> Assistant:
     return Assistant(build(recipe, spec, seed=0).eval(), Processor(load_tokenizer(tiny_backbones / "language"), spec))
 
 
-def picture(seed: int) -> Image.Image:
+def image(seed: int) -> Image.Image:
     pixels = torch.randint(0, 256, (40, 32, 3), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
     return Image.fromarray(pixels.numpy())
 
@@ -43,7 +43,7 @@ def test_greedy_equals_transformers_token_by_token(assistant: Assistant, tiny_ba
     stock = AutoModelForCausalLM.from_pretrained(tiny_backbones / "language", attn_implementation="eager").eval()
     model = assistant.model
     for seed, question in enumerate(QUESTIONS):
-        prompt = assistant.processor.encode_prompt([Message("user", (Picture(picture(seed)), question))])
+        prompt = assistant.processor.encode_prompt([Message("user", (ImageRef(image(seed)), question))])
         text = model.language.get_input_embeddings()(prompt.input_ids.clamp(min=0))
         tiles = model.projector(model.vision(prompt.images)).flatten(0, 1)
         embeddings = text.masked_scatter((prompt.input_ids == IMAGE_ID)[:, None], tiles)
@@ -56,9 +56,7 @@ def test_greedy_equals_transformers_token_by_token(assistant: Assistant, tiny_ba
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.8, top_p=0.9, top_k=20, seed=5)])
 def test_company_changes_no_answer_and_seeds_repeat(assistant: Assistant, sampling: Sampling) -> None:
     prompts = [
-        assistant.processor.encode_prompt(
-            [Message("user", (Picture(picture(seed)), question) if seed else (question,))]
-        )
+        assistant.processor.encode_prompt([Message("user", (ImageRef(image(seed)), question) if seed else (question,))])
         for seed, question in enumerate(QUESTIONS)
     ]
     together = generate(assistant.model, assistant.processor, prompts, max_tokens=10, sampling=sampling)
@@ -72,12 +70,12 @@ def test_company_changes_no_answer_and_seeds_repeat(assistant: Assistant, sampli
 
 def test_pieces_of_a_stream_join_to_the_answer(assistant: Assistant) -> None:
     for question in QUESTIONS:
-        pieces = list(assistant.stream(picture(1), question, max_tokens=20))
-        assert "".join(pieces) == assistant.ask(picture(1), question, max_tokens=20)
+        pieces = list(assistant.stream(image(1), question, max_tokens=20))
+        assert "".join(pieces) == assistant.ask(image(1), question, max_tokens=20)
 
 
 def test_logits_have_a_row_for_every_expanded_token(assistant: Assistant, tmp_path: Path) -> None:
-    picture(3).save(tmp_path / "a.png")
+    image(3).save(tmp_path / "a.png")
     messages = [
         {
             "role": "user",

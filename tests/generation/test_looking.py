@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from generation.reference import Bench, picture
+from generation.reference import Bench, image
 from PIL import Image
 
 from vistune.errors import DataError
@@ -18,13 +18,13 @@ from vistune.generation.attention_maps import Watched
 from vistune.model import VisionLanguageModel, build, read_spec
 from vistune.processor import Processor, collate, load_tiles, load_tokenizer, views_of
 from vistune.recipe import Model
-from vistune.types import Message, Picture, Spec
+from vistune.types import ImageRef, Message, Spec
 
 ANSWER = "The circle is red, 사각형은 파란색입니다."
 
 
 def asked(*parts: str | Image.Image) -> list[Message]:
-    return [Message("user", tuple(part if isinstance(part, str) else Picture(part) for part in parts))]
+    return [Message("user", tuple(part if isinstance(part, str) else ImageRef(part) for part in parts))]
 
 
 def stock_weights(bench: Bench, given: Watched) -> torch.Tensor:
@@ -40,15 +40,15 @@ def stock_weights(bench: Bench, given: Watched) -> torch.Tensor:
 def test_weights_are_those_of_transformers(make_bench: Callable[[str], Bench], kind: str) -> None:
     bench = make_bench(kind)
     messages = [
-        *asked(picture(1), "What is it?"),
+        *asked(image(1), "What is it?"),
         Message("assistant", ("a star",)),
-        *asked("And", picture(2, (50, 20)), "or", picture(3, (32, 90)), "?"),
+        *asked("And", image(2, (50, 20)), "or", image(3, (32, 90)), "?"),
     ]
     given = watched(bench.processor, messages, ANSWER)
     found = look(bench.model, bench.processor, given)
     stock = stock_weights(bench, given)
-    assert len(found.pictures) == 3
-    for views, (start, stop) in zip(found.pictures, given.spans, strict=True):
+    assert len(found.images) == 3
+    for views, (start, stop) in zip(found.images, given.spans, strict=True):
         assert (given.example.input_ids[start:stop] < 0).all()
         for seen in views:
             assert seen.weights.shape == (len(given.answer), seen.view.rows, seen.view.columns)
@@ -59,7 +59,7 @@ def test_weights_are_those_of_transformers(make_bench: Callable[[str], Bench], k
 
 def test_tokens_add_up_to_the_answer(make_bench: Callable[[str], Bench]) -> None:
     bench = make_bench("grouped heads")
-    given = watched(bench.processor, asked(picture(1), "What is it?"), f"  {ANSWER}\n")
+    given = watched(bench.processor, asked(image(1), "What is it?"), f"  {ANSWER}\n")
     found = look(bench.model, bench.processor, given)
     assert "".join(found.tokens) == ANSWER
     assert len(found.tokens) == len(given.answer)
@@ -68,14 +68,14 @@ def test_tokens_add_up_to_the_answer(make_bench: Callable[[str], Bench]) -> None
 def test_an_answer_looks_alike_whatever_is_cut_off_behind_it(make_bench: Callable[[str], Bench]) -> None:
     """A token saw nothing of what came later: an answer that was stopped is looked at as far as it went."""
     bench = make_bench("anyres")
-    messages = asked(picture(4), "What is it?")
+    messages = asked(image(4), "What is it?")
     whole, part = (
         look(bench.model, bench.processor, watched(bench.processor, messages, text))
         for text in ("The circle is red.", "The circle")
     )
     count = len(part.tokens)
     assert whole.tokens[:count] == part.tokens
-    for mine, others in zip(part.pictures[0], whole.pictures[0], strict=True):
+    for mine, others in zip(part.images[0], whole.images[0], strict=True):
         torch.testing.assert_close(mine.weights, others.weights[:count], atol=1e-6, rtol=1e-5)
 
 
@@ -83,8 +83,8 @@ def test_an_answer_looks_alike_whatever_is_cut_off_behind_it(make_bench: Callabl
     ("messages", "answer", "said"),
     [
         (asked("What is it?"), "red", "no picture"),
-        (asked(picture(1), "What is it?"), " \n", "empty"),
-        ([*asked(picture(1), "a"), *asked("b")], "red", "alternate"),
+        (asked(image(1), "What is it?"), " \n", "empty"),
+        ([*asked(image(1), "a"), *asked("b")], "red", "alternate"),
     ],
 )
 def test_nothing_to_look_at(
@@ -102,8 +102,8 @@ def made(backbones: Path, **changes: object) -> tuple[VisionLanguageModel, Proce
 
 def test_the_class_token_is_in_no_grid(tiny_backbones: Path) -> None:
     model, processor = made(tiny_backbones, feature_tokens="cls_patch")
-    given = watched(processor, asked(picture(1), "What is it?"), "red")
-    (seen,) = look(model, processor, given).pictures[0]
+    given = watched(processor, asked(image(1), "What is it?"), "red")
+    (seen,) = look(model, processor, given).images[0]
     assert given.spans[0][1] - given.spans[0][0] == 5
     assert seen.view.slots.tolist() == [1, 2, 3, 4]
     assert seen.weights.shape[1:] == (2, 2)
@@ -122,7 +122,7 @@ def test_patches_lie_where_their_pixels_come_from(tiny_backbones: Path, mode: st
     width, height = size
     y, x = np.mgrid[:height, :width]
     ramp = np.stack([(x + 0.5) / width * 255, (y + 0.5) / height * 255, np.full(x.shape, 255)], axis=-1)
-    shown = Picture(Image.fromarray(ramp.round().astype(np.uint8)))
+    shown = ImageRef(Image.fromarray(ramp.round().astype(np.uint8)))
     tiles = load_tiles(shown, spec).float()
     for number, view in enumerate(views_of(size, spec)):
         x0, y0, x1, y1 = view.box

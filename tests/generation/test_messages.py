@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from generation.reference import Bench, picture
+from generation.reference import Bench, image
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -19,7 +19,7 @@ from tokenizers import AddedToken
 from vistune.errors import DataError
 from vistune.generation import Assistant, in_turns, read_messages
 from vistune.processor import Processor, templates
-from vistune.types import Message, Picture
+from vistune.types import ImageRef, Message
 
 U, A, S = "user", "assistant", "system"
 CHATML = (
@@ -122,10 +122,10 @@ def test_every_template_renders_joined_messages_as_one(template: str, bench: Ben
     assert ids((U, "a"), (A, "b"), (A, "c"), (U, "d")) == ids((U, "a"), (A, "b\n\nc"), (U, "d"))
     greeted = processor.tokenizer.decode(ids((A, "Hello there"), (U, "What is it?")))
     assert 0 < greeted.index("Hello there") < greeted.index("What is it?")
-    image = {"type": "image", "image": picture(0)}
+    part = {"type": "image", "image": image(0)}
     for conversation in (
-        ((U, [image]), (U, "What is it?")),
-        ((A, "Hello there"), (U, [image, {"type": "text", "text": "What is it?"}])),
+        ((U, [part]), (U, "What is it?")),
+        ((A, "Hello there"), (U, [part, {"type": "text", "text": "What is it?"}])),
         ((U, "a"), (A, None), (U, "b")),
     ):
         assert ids(*conversation)
@@ -201,10 +201,10 @@ def test_fields_that_are_not_used_are_named_once_in_the_log(
 
 
 def test_a_file_is_an_image_part_in_python(assistant: Assistant, tmp_path: Path) -> None:
-    picture(1).save(tmp_path / "a.png")
+    image(1).save(tmp_path / "a.png")
     part = {"type": "image", "image": str(tmp_path / "a.png")}
     (message,) = read_messages(said((U, (part, {"type": "text", "text": "What?"}))))
-    assert message.parts == (Picture(tmp_path / "a.png"), "What?")
+    assert message.parts == (ImageRef(tmp_path / "a.png"), "What?")
 
 
 def test_the_clients_own_message_objects_are_read() -> None:

@@ -19,7 +19,7 @@ from vistune.interop.build import processor_of
 from vistune.model import VisionLanguageModel, next_token_loss
 from vistune.processor import Processor, collate
 from vistune.processor.tiles import load_tiles
-from vistune.types import IGNORE, IMAGE_ID, Example, Picture
+from vistune.types import IGNORE, IMAGE_ID, Example, ImageRef
 
 Loaded = tuple[VisionLanguageModel, Processor]
 PUBLIC_TEMPLATE = (  # in the manner of llava-hf/llava-1.5-7b-hf's: pictures first, no end token, no system sentence
@@ -43,7 +43,7 @@ def example(row: dict[str, Any], images: Path, processor: Processor) -> Example:
     for token, label in zip(row["input_ids"], row["labels"], strict=True):
         ids += [token] * (slots if token == IMAGE_ID else 1)
         labels += [label] * (slots if token == IMAGE_ID else 1)
-    tiles = load_tiles(Picture(images / row["image"]), spec)
+    tiles = load_tiles(ImageRef(images / row["image"]), spec)
     return Example(torch.tensor(ids), torch.tensor(labels), tiles)
 
 
@@ -94,7 +94,7 @@ def test_transformers_numbers(golden_hf: Path, golden_images: Path) -> None:
     for k, row in enumerate(rows_of(golden_hf)):
         ids = torch.tensor(row["input_ids"])
         ids = torch.where(ids == 32000, IMAGE_ID, ids)
-        tiles = load_tiles(Picture(golden_images / row["image"]), processor.spec)
+        tiles = load_tiles(ImageRef(golden_images / row["image"]), processor.spec)
         batch = collate([Example(ids, torch.full_like(ids, IGNORE), tiles)])
         with torch.inference_mode():
             logits = model(batch) @ model.head.T
@@ -138,9 +138,9 @@ def test_a_chat_template_where_the_public_models_have_it(golden_hf: Path, tmp_pa
     (folder / name).write_text(json.dumps({**held, "chat_template": PUBLIC_TEMPLATE}))
     theirs = AutoProcessor.from_pretrained(folder, backend="pil")
     processor = processor_of(layouts.read_source(folder))
-    picture = Image.new("RGB", (60, 40), "red")
+    image = Image.new("RGB", (60, 40), "red")
     for text in ("What is it?", "무엇이 보이나요?"):
-        content = [{"type": "image", "image": picture}, {"type": "text", "text": text}]
+        content = [{"type": "image", "image": image}, {"type": "text", "text": text}]
         messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
         wanted = theirs.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
         ids = processor.encode_prompt(read(messages)).input_ids

@@ -20,17 +20,17 @@ def model(tiny_backbones: Path) -> VisionLanguageModel:
     return build(recipe, read_spec(recipe), seed=0)
 
 
-def document(length: int, picture: bool, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def document(length: int, image: bool, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """ids, labels (the last half learnt), tiles."""
     chance = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, 400, (length,), generator=chance)
-    if picture:
+    if image:
         ids = torch.cat([ids[:2], torch.full((4,), IMAGE_ID), ids[2:]])
     labels = ids.clone()
     labels[: len(ids) // 2] = IGNORE
     labels[ids == IMAGE_ID] = IGNORE
     tiles = torch.randint(0, 256, (1, 3, 32, 32), generator=chance, dtype=torch.uint8)
-    return ids, labels, tiles if picture else tiles[:0]
+    return ids, labels, tiles if image else tiles[:0]
 
 
 def pack(documents: list[tuple[Tensor, Tensor, Tensor]]) -> Batch:

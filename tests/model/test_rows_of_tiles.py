@@ -14,10 +14,10 @@ from vistune.errors import RecipeError
 from vistune.generation import Assistant, generate
 from vistune.model import VisionLanguageModel, build, next_token_loss, read_spec
 from vistune.processor import Processor, collate, load_tiles, load_tokenizer
-from vistune.processor.images import picture_size
+from vistune.processor.images import image_size
 from vistune.processor.tiles import NEWLINE, anyres_slots, choose_canvas, slots_of
 from vistune.recipe import Model
-from vistune.types import IMAGE_ID, Example, Message, Picture, Sample
+from vistune.types import IMAGE_ID, Example, ImageRef, Message, Sample
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +41,8 @@ def make(tiny_backbones: Path, **changes: object) -> Assistant:
     return Assistant(build(settings, spec, seed=0).eval(), processor)
 
 
-def sample(*pictures: tuple[int, int]) -> Sample:
-    parts = [Picture(noise(size, seed)) for seed, size in enumerate(pictures)]
+def sample(*images: tuple[int, int]) -> Sample:
+    parts = [ImageRef(noise(size, seed)) for seed, size in enumerate(images)]
     asked = Message("user", (*parts, "What colour is the circle?"))
     return Sample("s", (asked, Message("assistant", ("red and blue",))))
 
@@ -118,7 +118,7 @@ def test_tiles_are_counted_over_a_sample_and_over_a_row(assistant: Assistant) ->
         expected += [
             (tile if tile == NEWLINE else tile + begin, patch) for tile, patch in anyres_slots(size, spec).tolist()
         ]
-        begin += len(load_tiles(Picture(noise(size)), spec))
+        begin += len(load_tiles(ImageRef(noise(size)), spec))
     assert batch.slots is not None
     assert [tuple(slot) for slot in batch.slots.tolist()] == expected
     again = collate([assistant.processor.encode(one) for one in SAMPLES])  # the cached slots were not written into
@@ -136,16 +136,16 @@ def test_answers_in_company_are_the_answers_alone(assistant: Assistant) -> None:
 
 
 def test_a_picture_is_seen_tile_by_tile(assistant: Assistant) -> None:
-    """A change in the right bottom corner changes the logits behind the picture, and a change of size the length."""
+    """A change in the right bottom corner changes the logits behind the image, and a change of size the length."""
     image, other = noise((90, 40)), noise((90, 40))
     other.paste((0, 0, 0), (70, 30, 90, 40))
-    logits = [assistant.logits(turns_about(picture)) for picture in (image, other)]
+    logits = [assistant.logits(turns_about(shown_image)) for shown_image in (image, other)]
     assert not torch.allclose(logits[0][-1], logits[1][-1])
     assert len(assistant.logits(turns_about(noise((90, 30))))) != len(logits[0])
 
 
 def turns_about(image: Image.Image) -> list[Message]:
-    return [Message("user", (Picture(image), "Where?")), Message("assistant", ("yes",))]
+    return [Message("user", (ImageRef(image), "Where?")), Message("assistant", ("yes",))]
 
 
 @pytest.mark.parametrize("canvas", [(32, 33), (48, 32), (31, 64)])
@@ -165,12 +165,12 @@ def test_own_canvases_and_shorter_tiles(tiny_backbones: Path) -> None:
     assert own.encode(sample((300, 60))).images.shape[0] == 1 + 4
     pooled = make(tiny_backbones, projector="pool2x2_mlp2x_gelu").processor
     assert pooled.spec.slots_per_image == 1
-    assert slots_of(Picture(noise((64, 64))), pooled.spec) == 1 + 2 * (2 + 1)
+    assert slots_of(ImageRef(noise((64, 64))), pooled.spec) == 1 + 2 * (2 + 1)
 
 
 def test_a_picture_too_thin_for_a_row_of_patches_keeps_its_overview(assistant: Assistant) -> None:
-    picture = Picture(noise((400, 4)))
-    slots = anyres_slots(picture_size(picture), assistant.processor.spec)
+    image = ImageRef(noise((400, 4)))
+    slots = anyres_slots(image_size(image), assistant.processor.spec)
     assert slots[:4].tolist() == [[0, 0], [0, 1], [0, 2], [0, 3]]
     assert not (slots[4:, 0] == 0).any()
-    assert assistant.ask(picture.source, "Where?", max_tokens=2) is not None
+    assert assistant.ask(image.source, "Where?", max_tokens=2) is not None

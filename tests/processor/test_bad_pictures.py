@@ -16,23 +16,23 @@ import pytest
 from PIL import Image
 
 from vistune.errors import DataError
-from vistune.processor import open_picture
-from vistune.processor.images import decode, picture_size
-from vistune.types import Picture
+from vistune.processor import open_image
+from vistune.processor.images import decode, image_size
+from vistune.types import ImageRef
 
 
 def noise(*size: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
 
 
-def saved(folder: Path, name: str, image: Image.Image, form: str, **options: object) -> Picture:
+def saved(folder: Path, name: str, image: Image.Image, form: str, **options: object) -> ImageRef:
     image.save(folder / name, form, **options)
-    return Picture(folder / name)
+    return ImageRef(folder / name)
 
 
 @pytest.mark.parametrize(("form", "name"), [("PNG", "a.jpg"), ("WEBP", "b.png"), ("GIF", "c.gif"), ("JPEG", "d.webp")])
 def test_the_magic_decides_not_the_name(tmp_path: Path, form: str, name: str) -> None:
-    assert open_picture(saved(tmp_path, name, noise(20, 30), form)).size == (30, 20)
+    assert open_image(saved(tmp_path, name, noise(20, 30), form)).size == (30, 20)
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
@@ -42,7 +42,7 @@ def test_a_cut_off_picture_is_refused(tmp_path: Path, form: str, share: float) -
     noise(64, 64).save(buffer, form)
     (tmp_path / "cut").write_bytes(buffer.getvalue()[: int(len(buffer.getvalue()) * share)])
     with pytest.raises(DataError, match=r"cut: .*(damaged|cut-off|not a)"):
-        open_picture(Picture(tmp_path / "cut"))
+        open_image(ImageRef(tmp_path / "cut"))
 
 
 @pytest.mark.parametrize(
@@ -73,9 +73,9 @@ def test_a_cut_off_picture_is_refused(tmp_path: Path, form: str, share: float) -
 )
 def test_what_is_no_image_is_named(content: bytes, said: str, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(content)
-    for read in (open_picture, picture_size):
+    for read in (open_image, image_size):
         with pytest.raises(DataError) as caught:
-            read(Picture(tmp_path / "a.jpg"))
+            read(ImageRef(tmp_path / "a.jpg"))
         assert str(caught.value).startswith(f"{tmp_path / 'a.jpg'}: ")
         assert said in str(caught.value)
         assert caught.value.hint
@@ -93,27 +93,27 @@ def test_a_wrong_checksum_is_a_damaged_png_and_names_the_chunk(name: bytes, is_b
         damaged = whole[:-12] + more + whole[-12:] if is_behind else png(64, 64, more)
     (tmp_path / "a.png").write_bytes(damaged)
     with pytest.raises(DataError, match=f"damaged or cut-off PNG image: the checksum of its {name.decode()} chunk"):
-        open_picture(Picture(tmp_path / "a.png"))
+        open_image(ImageRef(tmp_path / "a.png"))
 
 
 @pytest.mark.parametrize("form", ["BMP", "TIFF", "ICO", "PNM"])
 def test_other_formats_are_refused(tmp_path: Path, form: str) -> None:
     with pytest.raises(DataError, match=f"not a JPEG, PNG, WEBP or GIF image: it is an? {form}"):
-        open_picture(saved(tmp_path, "a", noise(32, 32), "PPM" if form == "PNM" else form))
+        open_image(saved(tmp_path, "a", noise(32, 32), "PPM" if form == "PNM" else form))
 
 
 def test_a_large_file_is_refused_unread(tmp_path: Path) -> None:
     with open(tmp_path / "a.png", "wb") as file:
         file.truncate(11 * 2**20)
     with pytest.raises(DataError, match="larger than 10 MB"):
-        open_picture(Picture(tmp_path / "a.png"))
+        open_image(ImageRef(tmp_path / "a.png"))
 
 
 def test_a_folder_or_a_pipe_is_no_picture(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name in (".", "pipe", "gone.jpg"):
         with pytest.raises(DataError, match="no such picture"):
-            open_picture(Picture(tmp_path / name))
+            open_image(ImageRef(tmp_path / name))
 
 
 def chunk(name: bytes, body: bytes, crc: int | None = None) -> bytes:
@@ -149,18 +149,18 @@ def test_a_whole_picture_over_the_limits_is_refused_from_its_header(
 ) -> None:
     """A child's peak memory says that nothing was decoded: 13400 x 13400 takes 180 MB when it is."""
     (tmp_path / "a.png").write_bytes(png(*size))
-    for read in (open_picture, picture_size):
-        assert refused_within(10, read, Picture(tmp_path / "a.png"), words)
+    for read in (open_image, image_size):
+        assert refused_within(10, read, ImageRef(tmp_path / "a.png"), words)
 
 
-def refused_within(megabytes: int, read: Callable[[Picture], object], picture: Picture, words: str) -> bool:
+def refused_within(megabytes: int, read: Callable[[ImageRef], object], image: ImageRef, words: str) -> bool:
     """Whether a child is refused the picture with these words, and grows by less than that."""
     child = os.fork()
     if child == 0:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         said = ""
         try:
-            read(picture)
+            read(image)
         except DataError as error:
             said = str(error)
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
@@ -176,28 +176,28 @@ def test_a_bomb_in_a_pngs_metadata_is_not_inflated(bomb: tuple[bytes, bytes], be
     packed = chunk(bomb[0], bomb[1] + zlib.compress(bytes(70 * 2**20), 1))
     whole = png(8, 8)
     (tmp_path / "a.png").write_bytes(whole[:-12] + packed + whole[-12:] if behind else png(8, 8, packed))
-    assert refused_within(20, open_picture, Picture(tmp_path / "a.png"), "damaged")
+    assert refused_within(20, open_image, ImageRef(tmp_path / "a.png"), "damaged")
     if not behind:
-        assert refused_within(20, picture_size, Picture(tmp_path / "a.png"), "damaged")
+        assert refused_within(20, image_size, ImageRef(tmp_path / "a.png"), "damaged")
 
 
-@pytest.mark.parametrize("read", [open_picture, picture_size])
+@pytest.mark.parametrize("read", [open_image, image_size])
 def test_a_picture_with_20_megabytes_of_metadata_is_refused_unread(
-    read: Callable[[Picture], object], tmp_path: Path
+    read: Callable[[ImageRef], object], tmp_path: Path
 ) -> None:
     buffer = io.BytesIO()
     noise(20, 30).save(buffer, "JPEG")
     comment = b"\xff\xfe\xff\xff" + bytes(65533)
     (tmp_path / "a.jpg").write_bytes(b"\xff\xd8" + comment * 320 + buffer.getvalue()[2:])
-    assert refused_within(5, read, Picture(tmp_path / "a.jpg"), "larger than 10 MB")
+    assert refused_within(5, read, ImageRef(tmp_path / "a.jpg"), "larger than 10 MB")
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 10), (9000, 9000)])
 def test_a_picture_in_memory_has_the_same_limits(size: tuple[int, int]) -> None:
     """A strip of 1 x 5000 would be resized to 336 x 1680000."""
-    for read in (open_picture, picture_size):
+    for read in (open_image, image_size):
         with pytest.raises(DataError, match=f"a picture in memory: {size[0]}x{size[1]} pixels"):
-            read(Picture(Image.new("1", size)))
+            read(ImageRef(Image.new("1", size)))
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF"])
@@ -208,9 +208,9 @@ def test_a_size_is_read_without_the_pixels(form: str, tmp_path: Path) -> None:
     keep = 0.97 if form == "WEBP" else 0.1  # WebP's own reader wants the file whole, or nearly
     (tmp_path / "a").write_bytes(buffer.getvalue()[: int(keep * len(buffer.getvalue()))])
     if form != "WEBP":
-        assert picture_size(Picture(tmp_path / "a")) == (200, 300)
+        assert image_size(ImageRef(tmp_path / "a")) == (200, 300)
     with pytest.raises(DataError):
-        open_picture(Picture(tmp_path / "a"))
+        open_image(ImageRef(tmp_path / "a"))
 
 
 @pytest.mark.parametrize(("key", "value"), [("xmp", "no bytes"), ("exif", "rubbish"), ("Raw profile type exif", "zz")])
@@ -219,7 +219,7 @@ def test_text_that_only_claims_to_be_exif_is_ignored(key: str, value: str, tmp_p
     whole = png(8, 16)
     for data in (png(8, 16, told), whole[:-12] + told + whole[-12:]):
         (tmp_path / "a.png").write_bytes(data)
-        assert open_picture(Picture(tmp_path / "a.png")).size == picture_size(Picture(tmp_path / "a.png")) == (8, 16)
+        assert open_image(ImageRef(tmp_path / "a.png")).size == image_size(ImageRef(tmp_path / "a.png")) == (8, 16)
 
 
 def test_what_is_within_the_limits_is_read() -> None:
@@ -251,7 +251,7 @@ def test_what_is_within_the_limits_is_read() -> None:
 def test_bad_or_foreign_bytes_named_jpg_are_a_data_error_with_a_hint(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.jpg").write_bytes(content)
     with pytest.raises(DataError, match=r"a\.jpg: ") as caught:
-        open_picture(Picture(tmp_path / "a.jpg"))
+        open_image(ImageRef(tmp_path / "a.jpg"))
     assert caught.value.hint
     assert "0x" not in caught.value.message  # an object's address, from an error of the library
 
@@ -259,10 +259,10 @@ def test_bad_or_foreign_bytes_named_jpg_are_a_data_error_with_a_hint(tmp_path: P
 def test_what_follows_a_picture_is_not_read(tmp_path: Path) -> None:
     """A file that is a JPEG and a ZIP or a page at once is a JPEG here."""
     saved(tmp_path, "a.jpg", noise(20, 30), "JPEG")
-    plain = np.asarray(open_picture(Picture(tmp_path / "a.jpg")))
+    plain = np.asarray(open_image(ImageRef(tmp_path / "a.jpg")))
     with open(tmp_path / "a.jpg", "ab") as file:
         file.write(b"PK\x03\x04<script>alert(1)</script>")
-    assert np.array_equal(np.asarray(open_picture(Picture(tmp_path / "a.jpg"))), plain)
+    assert np.array_equal(np.asarray(open_image(ImageRef(tmp_path / "a.jpg"))), plain)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -278,6 +278,6 @@ def test_flipped_bytes_give_a_picture_of_its_headers_size_or_a_data_error(form: 
             content[place] = int(chance.integers(256))
         (tmp_path / "a").write_bytes(content)
         with contextlib.suppress(DataError):
-            size = picture_size(Picture(tmp_path / "a"))
-            image = open_picture(Picture(tmp_path / "a"))
+            size = image_size(ImageRef(tmp_path / "a"))
+            image = open_image(ImageRef(tmp_path / "a"))
             assert (image.mode, image.size) == ("RGB", size)

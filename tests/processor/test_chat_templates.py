@@ -15,7 +15,7 @@ from tokenizers.processors import TemplateProcessing
 
 from vistune.errors import DataError, RecipeError
 from vistune.processor import Processor, chat_template, load_tokenizer, templates
-from vistune.types import IGNORE, IMAGE_ID, Message, Picture, Sample, Spec
+from vistune.types import IGNORE, IMAGE_ID, ImageRef, Message, Sample, Spec
 
 SPEC = Spec(
     vision_width=32,
@@ -30,7 +30,7 @@ SPEC = Spec(
 )
 CONTROLS = ("<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
 WORDS = st.text(alphabet="ab Zé.,#?!:\n\t가빨▁ ", max_size=12)
-PICTURE = Picture(Path("x.jpg"))
+IMAGE = ImageRef(Path("x.jpg"))
 
 
 def tokenizers(folder: Path, kind: str) -> tuple[Any, Any]:
@@ -64,7 +64,7 @@ def pair(
 def conversations(draw: st.DrawFn) -> tuple[Message, ...]:
     messages = [Message("system", (draw(WORDS),))] if draw(st.booleans()) else []
     for _ in range(draw(st.integers(1, 3))):
-        parts = draw(st.lists(st.one_of(WORDS, st.just(PICTURE)), min_size=1, max_size=4))
+        parts = draw(st.lists(st.one_of(WORDS, st.just(IMAGE)), min_size=1, max_size=4))
         messages += [Message("user", tuple(parts)), Message("assistant", (draw(WORDS),))]
     return tuple(messages)
 
@@ -74,7 +74,7 @@ def as_chat(messages: tuple[Message, ...], strings: bool) -> list[dict[str, Any]
     chat: list[dict[str, Any]] = []
     for message in messages:
         parts = [{"type": "text", "text": p} if isinstance(p, str) else {"type": "image"} for p in message.parts]
-        whole = strings and not message.pictures
+        whole = strings and not message.images
         chat.append({"role": message.role, "content": message.text if whole else parts})
     return chat
 
@@ -124,9 +124,9 @@ def test_what_is_written_reads_back_as_the_tokenizers_own(
     theirs.chat_template = processor.chat_template
     again = Processor(theirs, replace(SPEC, template="tokenizer"))
     messages = (
-        Message("user", (PICTURE, "무엇?")),
+        Message("user", (IMAGE, "무엇?")),
         Message("assistant", ("빨간 것",)),
-        Message("user", ("a", PICTURE, "b", PICTURE)),
+        Message("user", ("a", IMAGE, "b", IMAGE)),
         Message("assistant", ("It is.",)),
     )
     wanted, found = (one.encode_ids(Sample("x", messages)) for one in (processor, again))

@@ -14,8 +14,8 @@ from torch import Tensor
 from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
-from vistune.processor import load_tiles, open_picture
-from vistune.types import Picture, Spec
+from vistune.processor import load_tiles, open_image
+from vistune.types import ImageRef, Spec
 
 SPEC = Spec(
     vision_width=1,
@@ -44,13 +44,13 @@ def stock(side: int, fit: str, resample: int, *, pad: bool = False) -> Any:
     return LlavaImageProcessorPil(**square, do_pad=True, **plain) if pad else CLIPImageProcessorPil(**square, **plain)
 
 
-def ours_and_theirs(picture: Picture, side: int, fit: str, resample: int, *, pad: bool) -> tuple[Tensor, Tensor]:
+def ours_and_theirs(image: ImageRef, side: int, fit: str, resample: int, *, pad: bool) -> tuple[Tensor, Tensor]:
     mode = "pad" if pad else "square"
     spec = replace(SPEC, image_side=side, image_fit=fit, image_resample=resample, image_mode=mode)
-    tiles = load_tiles(picture, spec)
+    tiles = load_tiles(image, spec)
     assert tiles.shape == (1, 3, side, side)
     assert tiles.dtype == torch.uint8
-    theirs = stock(side, fit, resample, pad=pad)(open_picture(picture), return_tensors="pt")["pixel_values"]
+    theirs = stock(side, fit, resample, pad=pad)(open_image(image), return_tensors="pt")["pixel_values"]
     return tiles, theirs.to(torch.uint8)
 
 
@@ -64,7 +64,7 @@ def test_pixels_equal_transformers_processors_on_photographs(
     fit: str, pad: bool, resample: int, side: int, shared: Path
 ) -> None:
     for path in photographs(shared):
-        assert torch.equal(*ours_and_theirs(Picture(path), side, fit, int(resample), pad=pad))
+        assert torch.equal(*ours_and_theirs(ImageRef(path), side, fit, int(resample), pad=pad))
 
 
 def test_pad_equals_the_original_llavas_canvas(shared: Path) -> None:
@@ -74,7 +74,7 @@ def test_pad_equals_the_original_llavas_canvas(shared: Path) -> None:
         canvas = Image.new("RGB", (side, side), (122, 116, 104))
         canvas.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
         wanted = torch.from_numpy(np.array(canvas.resize((336, 336), Image.Resampling.BICUBIC))).permute(2, 0, 1)
-        ours = load_tiles(Picture(path), replace(SPEC, image_mode="pad"))[0]
+        ours = load_tiles(ImageRef(path), replace(SPEC, image_mode="pad"))[0]
         assert torch.equal(ours, wanted)
 
 
@@ -82,9 +82,9 @@ def noise(*size: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
 
 
-def saved(folder: Path, name: str, image: Image.Image, form: str, **options: object) -> Picture:
+def saved(folder: Path, name: str, image: Image.Image, form: str, **options: object) -> ImageRef:
     image.save(folder / name, form, **options)
-    return Picture(folder / name)
+    return ImageRef(folder / name)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def saved(folder: Path, name: str, image: Image.Image, form: str, **options: obj
 @pytest.mark.parametrize(("fit", "pad"), WAYS)
 def test_pixels_equal_transformers_at_odd_sizes(fit: str, pad: bool, side: int, size: tuple[int, int]) -> None:
     for resample in (2, 3):
-        assert torch.equal(*ours_and_theirs(Picture(noise(*size)), side, fit, resample, pad=pad))
+        assert torch.equal(*ours_and_theirs(ImageRef(noise(*size)), side, fit, resample, pad=pad))
 
 
 def test_the_processor_is_the_towers_own_after_normalising(tiny_backbones: Path) -> None:
@@ -107,13 +107,13 @@ def test_the_processor_is_the_towers_own_after_normalising(tiny_backbones: Path)
     rules = AutoImageProcessor.from_pretrained(source, backend="pil")
     spec = replace(SPEC, image_side=32, **image_rules(source))
     mean, std = (torch.tensor(getattr(spec, name)).view(3, 1, 1) for name in ("image_mean", "image_std"))
-    normal = (load_tiles(Picture(noise(50, 70)), spec)[0] / 255 - mean) / std
+    normal = (load_tiles(ImageRef(noise(50, 70)), spec)[0] / 255 - mean) / std
     torch.testing.assert_close(normal, rules(noise(50, 70), return_tensors="pt")["pixel_values"][0])
 
 
 def shown(folder: Path, image: Image.Image, form: str = "PNG", **options: object) -> list[list[tuple[int, ...]]]:
     """Rows of pixels as the model is shown them."""
-    return np.asarray(open_picture(saved(folder, "a", image, form, **options))).tolist()
+    return np.asarray(open_image(saved(folder, "a", image, form, **options))).tolist()
 
 
 def grey(*values: int) -> list[list[int]]:
@@ -127,8 +127,8 @@ def test_each_mode_has_a_defined_result(tmp_path: Path) -> None:
     assert shown(tmp_path, bits)[0] == grey(0, 255, 0, 255)
     light = Image.fromarray(np.array([[0, 7, 130, 255]] * 2, dtype=np.uint8))
     assert shown(tmp_path, light)[0] == grey(0, 7, 130, 255)
-    float_image = Picture(Image.fromarray(np.array([[-5.0, 0.4, 127.6, 900.0]] * 2, dtype=np.float32)))
-    assert np.asarray(open_picture(float_image)).tolist()[0] == grey(0, 0, 128, 255)
+    float_image = ImageRef(Image.fromarray(np.array([[-5.0, 0.4, 127.6, 900.0]] * 2, dtype=np.float32)))
+    assert np.asarray(open_image(float_image)).tolist()[0] == grey(0, 0, 128, 255)
     ink = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
     assert np.abs(np.array(shown(tmp_path, ink, "JPEG", quality=100)) - (255, 0, 0)).max() <= 2
 
@@ -165,8 +165,8 @@ def test_every_orientation_shows_the_same_picture(tmp_path: Path, form: str, tur
     }[turn]  # fmt: skip
     exif = Image.Exif()
     exif[0x0112] = turn
-    picture = saved(tmp_path, "a", Image.fromarray(np.ascontiguousarray(stored)), form, exif=exif, quality=95)
-    seen = np.asarray(open_picture(picture)).astype(int)
+    image = saved(tmp_path, "a", Image.fromarray(np.ascontiguousarray(stored)), form, exif=exif, quality=95)
+    seen = np.asarray(open_image(image)).astype(int)
     assert seen.shape == upright.shape
     assert np.abs(seen[4:12, 4:20] - quarters[0, 0]).max() < 30
     assert np.abs(seen[20:28, 28:44] - quarters[1, 1]).max() < 30
@@ -178,21 +178,21 @@ def test_every_orientation_shows_the_same_picture(tmp_path: Path, form: str, tur
 )
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_a_broken_exif_is_ignored(tmp_path: Path, broken: bytes) -> None:
-    assert open_picture(saved(tmp_path, "a.jpg", noise(20, 30), "JPEG", exif=broken)).size == (30, 20)
+    assert open_image(saved(tmp_path, "a.jpg", noise(20, 30), "JPEG", exif=broken)).size == (30, 20)
 
 
 @pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG"])
 def test_only_frame_0_of_any_animation_is_read(tmp_path: Path, form: str) -> None:
     frames = [Image.new("RGB", (16, 16), color) for color in ((250, 0, 0), (0, 250, 0), (0, 0, 250))]
-    picture = saved(tmp_path, "a", frames[0], form, save_all=True, append_images=frames[1:], duration=40)
-    assert np.abs(np.asarray(open_picture(picture)).astype(int) - (250, 0, 0)).max() < 8
+    image = saved(tmp_path, "a", frames[0], form, save_all=True, append_images=frames[1:], duration=40)
+    assert np.abs(np.asarray(open_image(image)).astype(int) - (250, 0, 0)).max() < 8
 
 
 @pytest.mark.parametrize("size", [(30, 20), (20, 30), (20, 20), (31, 20)])
 def test_pad_stands_in_the_middle_of_the_mean_colour(size: tuple[int, int]) -> None:
     """Before it is resized: the picture is untouched, all around it is int(255 * mean)."""
     image, side = noise(size[1], size[0]), max(size)
-    tile = load_tiles(Picture(image), replace(SPEC, image_mode="pad", image_side=side))[0].permute(1, 2, 0).numpy()
+    tile = load_tiles(ImageRef(image), replace(SPEC, image_mode="pad", image_side=side))[0].permute(1, 2, 0).numpy()
     wanted = np.empty((side, side, 3), dtype=np.uint8)
     wanted[:] = (122, 116, 104)
     left, top = (side - size[0]) // 2, (side - size[1]) // 2

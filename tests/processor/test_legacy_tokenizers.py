@@ -20,7 +20,7 @@ from vistune.processor import Processor, load_tokenizer
 from vistune.processor.templates import Control, Text
 from vistune.processor.tokens import collapse
 from vistune.records import ImageFolders, read_sample
-from vistune.types import IGNORE, IMAGE_ID, Picture, Sample
+from vistune.types import IGNORE, IMAGE_ID, ImageRef, Sample
 
 SPEC = replace(TINY, vocabulary=32000, tokenization="chunks")
 BOS, EOS = 1, 2
@@ -132,13 +132,13 @@ def test_any_text_is_sentencepieces_own_pieces(
         (folder / "tokenizer.model").write_bytes(begins.serialized_model_proto())
     Processor(load_tokenizer(folder), SPEC).save(tmp_path / "saved")
     encoder = Processor.load(tmp_path / "saved")._encoder
-    picture = Picture(Path("x.jpg"))
+    image = ImageRef(Path("x.jpg"))
 
     @settings(max_examples=300, deadline=None)
     @given(st.tuples(*[st.text(alphabet="ab \t\né.가빨▁<s>", max_size=12)] * 3))
     def compare(texts: tuple[str, str, str]) -> None:
         first, shown, after = texts
-        found = encoder.encode([Text(first), picture, Text(shown, learnt=True), Control("eos"), Text(after)])
+        found = encoder.encode([Text(first), image, Text(shown, learnt=True), Control("eos"), Text(after)])
         wanted = [BOS, *begins.encode(first), IMAGE_ID, *begins.encode(shown), EOS, *goes_on.encode(after)]
         assert collapse(found)[0] == wanted
         assert [label for label in found.labels if label != IGNORE] == begins.encode(shown)

@@ -19,11 +19,11 @@ from transformers.image_processing_utils import select_best_resolution
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
 from vistune.model.spec import default_canvases
-from vistune.processor import load_tiles, open_picture
-from vistune.processor.images import LARGEST_ASPECT, LARGEST_SIDE, SMALLEST_SIDE, picture_size
+from vistune.processor import load_tiles, open_image
+from vistune.processor.images import LARGEST_ASPECT, LARGEST_SIDE, SMALLEST_SIDE, image_size
 from vistune.processor.tiles import NEWLINE, anyres_slots, choose_canvas, count_slots, slots_of
 from vistune.records.image_files import LARGEST_PIXELS
-from vistune.types import Picture, Spec
+from vistune.types import ImageRef, Spec
 
 SPEC = Spec(
     vision_width=4,
@@ -69,7 +69,7 @@ def test_counts_and_grids_are_the_originals(
     ends = slots[576:].reshape(rows, columns + 1, 2)
     assert (ends[:, -1, 0] == NEWLINE).all()
     assert (ends[:, :-1, 0] > 0).all()
-    assert slots_of(Picture(Image.new("RGB", size)), SPEC) == count
+    assert slots_of(ImageRef(Image.new("RGB", size)), SPEC) == count
 
 
 def sizes(count: int, largest: int = 1600) -> list[tuple[int, int]]:
@@ -112,14 +112,14 @@ def test_tiles_of_photographs_equal_transformers(side: int, resample: int, share
     assert len(paths) == 6
     for path in paths:
         image = Image.open(path).convert("RGB")
-        assert torch.equal(load_tiles(Picture(path), spec), stock_tiles(image, spec).to(torch.uint8))
+        assert torch.equal(load_tiles(ImageRef(path), spec), stock_tiles(image, spec).to(torch.uint8))
 
 
 @pytest.mark.parametrize("size", [(33, 31), (200, 2), (7, 300), (32, 32), (64, 64), (97, 65), (21, 90), (350, 90)])
 @pytest.mark.parametrize("canvases", [default_canvases(32), ((96, 64), (64, 128), (32, 32))])
 def test_tiles_of_odd_sizes_equal_transformers(size: tuple[int, int], canvases: tuple[tuple[int, int], ...]) -> None:
     spec = spec_of_tiles(32, 2, canvases)
-    ours = load_tiles(Picture(noise(size)), spec)
+    ours = load_tiles(ImageRef(noise(size)), spec)
     assert torch.equal(ours, stock_tiles(noise(size), spec).to(torch.uint8))
     width, height = choose_canvas(size, canvases)
     assert len(ours) == 1 + width * height // 32**2
@@ -213,11 +213,11 @@ def test_slots_from_the_header_are_those_of_the_decoded_picture(
     form: str, behind: bool, turn: int, tmp_path: Path
 ) -> None:
     (tmp_path / "a").write_bytes(turned(form, turn, behind=behind))
-    picture, spec = Picture(tmp_path / "a"), spec_of_tiles(32, 2)
-    upright = open_picture(picture)
-    assert picture_size(picture) == upright.size == ((40, 90) if turn >= 5 else (90, 40))
-    assert slots_of(picture, spec) == len(anyres_slots(upright.size, spec))
-    slots = anyres_slots(picture_size(picture), spec)
-    assert int(slots[:, 0].max()) < len(load_tiles(picture, spec))
-    memory = Picture(Image.open(tmp_path / "a"))
-    assert picture_size(memory) == upright.size == open_picture(memory).size
+    image, spec = ImageRef(tmp_path / "a"), spec_of_tiles(32, 2)
+    upright = open_image(image)
+    assert image_size(image) == upright.size == ((40, 90) if turn >= 5 else (90, 40))
+    assert slots_of(image, spec) == len(anyres_slots(upright.size, spec))
+    slots = anyres_slots(image_size(image), spec)
+    assert int(slots[:, 0].max()) < len(load_tiles(image, spec))
+    memory = ImageRef(Image.open(tmp_path / "a"))
+    assert image_size(memory) == upright.size == open_image(memory).size

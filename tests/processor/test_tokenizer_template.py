@@ -15,10 +15,10 @@ from tokenizers import AddedToken
 from vistune.errors import DataError, RecipeError
 from vistune.processor import Processor, load_tokenizer
 from vistune.processor.tokens import collapse
-from vistune.types import IGNORE, IMAGE_ID, Message, Picture, Sample
+from vistune.types import IGNORE, IMAGE_ID, ImageRef, Message, Sample
 
 SPEC = replace(TINY, template="tokenizer")
-PICTURE = Picture(Path("x.jpg"))
+IMAGE = ImageRef(Path("x.jpg"))
 TURN = "{% for m in messages %}<|im_start|>{{ m.role }}\n%s{% endfor %}{% if add_generation_prompt %}%s{% endif %}"
 CONTENT = "{{ m.content }}<|im_end|>\n"
 LEARNT = "{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% else %}" + (
@@ -62,7 +62,7 @@ def test_ids_equal_those_of_transformers(shared: Path) -> None:
     assert rows
     for row in rows:
         messages = tuple(
-            Message(m["role"], tuple(PICTURE if p["type"] == "image" else p["text"] for p in m["content"]))
+            Message(m["role"], tuple(IMAGE if p["type"] == "image" else p["text"] for p in m["content"]))
             for m in row["messages"]
         )
         encoded = fitted.encode_ids(Sample("x", messages))
@@ -103,7 +103,7 @@ def test_outer_whitespace_goes_and_inner_stays(tokenizer: Any) -> None:
 )
 def test_user_text_is_never_a_control_a_slot_or_a_mark(tokenizer: Any, text: str) -> None:
     fitted = processor(tokenizer, chatml(LEARNT))
-    encoded = fitted.encode_ids(Sample("x", (Message("user", (text, PICTURE)), Message("assistant", (f"{text}!",)))))
+    encoded = fitted.encode_ids(Sample("x", (Message("user", (text, IMAGE)), Message("assistant", (f"{text}!",)))))
     controls = [tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>", "</s>")]
     assert [encoded.ids.count(control) for control in controls] == [2, 2, 0]
     assert encoded.ids.count(IMAGE_ID) == 4
@@ -113,7 +113,7 @@ def test_user_text_is_never_a_control_a_slot_or_a_mark(tokenizer: Any, text: str
 
 def test_pictures_stand_where_a_template_of_parts_puts_them(tokenizer: Any) -> None:
     fitted = processor(tokenizer, chatml(LEARNT.replace("{{ m.content }}", PARTS)))
-    messages = (Message("user", ("a", PICTURE, "b", PICTURE)), Message("assistant", ("c",)))
+    messages = (Message("user", ("a", IMAGE, "b", IMAGE)), Message("assistant", ("c",)))
     ids = fitted.encode_ids(Sample("x", messages)).ids
     marked = tokenizer.decode([tokenizer.eos_token_id if token == IMAGE_ID else token for token in ids])
     assert "user\na" + "</s>" * 4 + "b" + "</s>" * 4 + "<|im_end|>" in marked
@@ -122,7 +122,7 @@ def test_pictures_stand_where_a_template_of_parts_puts_them(tokenizer: Any) -> N
 
 def test_in_a_template_of_strings_a_lone_picture_is_first_and_a_newline_follows(tokenizer: Any) -> None:
     fitted = processor(tokenizer, chatml(LEARNT))
-    ids = fitted.encode_ids(Sample("x", (Message("user", ("a", PICTURE)), Message("assistant", ("c",))))).ids
+    ids = fitted.encode_ids(Sample("x", (Message("user", ("a", IMAGE)), Message("assistant", ("c",))))).ids
     marked = tokenizer.decode([tokenizer.eos_token_id if token == IMAGE_ID else token for token in ids])
     assert "user\n" + "</s>" * 4 + "\na<|im_end|>" in marked
 
@@ -139,8 +139,8 @@ def test_a_template_of_strings_is_written_for_those_who_give_parts(tokenizer: An
     theirs.add_tokens([AddedToken("<image>", special=True, normalized=False)], special_tokens=True)
     conversations = [
         *([(Message("system", ("짧게.",)), *turns("What?", "red"))] if system else []),
-        (Message("user", ("무엇?", PICTURE)), *turns("x", "빨간 것", " And? ", "It is.")[1:]),
-        (Message("user", ("a", PICTURE, PICTURE, "b")), *turns("x", "c")[1:]),
+        (Message("user", ("무엇?", IMAGE)), *turns("x", "빨간 것", " And? ", "It is.")[1:]),
+        (Message("user", ("a", IMAGE, IMAGE, "b")), *turns("x", "c")[1:]),
         turns("2 + 2?", "4"),
     ]
     for messages in conversations:

@@ -19,7 +19,7 @@ from vistune.processor import Processor, load_tokenizer
 from vistune.processor.templates import Control, Piece, Text
 from vistune.processor.tokens import REMEMBERED, Encoded, Encoder
 from vistune.processor.words import CUT, PARTICLES, SPLITTING, words_of
-from vistune.types import Picture
+from vistune.types import ImageRef
 
 SENTENCES = [
     "A chat between a curious user and an AI. USER: What's in the picture? ASSISTANT: There is a red\tsquare",
@@ -104,7 +104,7 @@ def compare(tokenizer: Any, tokenization: str) -> None:
     words, whole = (Processor(tokenizer, spec)._encoder for _ in range(2))
     assert words.by_words
     whole.by_words = False
-    picture = Picture(Path("x.jpg"))
+    image = ImageRef(Path("x.jpg"))
 
     @settings(max_examples=150, deadline=None)
     @given(st.tuples(TEXTS, TEXTS, TEXTS))
@@ -112,7 +112,7 @@ def compare(tokenizer: Any, tokenization: str) -> None:
     @example(("", "십자가 가 은", " 가은 a"))
     def equal(texts: tuple[str, str, str]) -> None:
         first, second, third = texts
-        pieces: list[Piece] = [Text(first), Text(second, True), picture, Text(second), Text(third, True),
+        pieces: list[Piece] = [Text(first), Text(second, True), image, Text(second), Text(third, True),
                                Control("eos"), Text(third), Text(first, True)]  # fmt: skip
         assert encoded(words, pieces) == encoded(whole, pieces)
 

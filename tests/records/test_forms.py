@@ -17,7 +17,7 @@ from vistune.data.show import show
 from vistune.errors import DataError
 from vistune.recipe import DataSource
 from vistune.records import ImageFolders, RecordError, read_sample
-from vistune.types import Picture, Sample
+from vistune.types import ImageRef, Sample
 
 ASK, SAY = {"from": "human", "value": "What?"}, {"from": "gpt", "value": "A."}
 USER, ASSISTANT = {"role": "user", "content": "What?"}, {"role": "assistant", "content": "A."}
@@ -35,7 +35,7 @@ def sample_of(folder: Path, record: dict[str, Any]) -> Sample:
 
 
 def names_of(sample: Sample) -> list[str]:
-    return [Path(str(picture.source)).name for picture in sample.pictures]
+    return [Path(str(image.source)).name for image in sample.images]
 
 
 def write_lines(folder: Path, *records: dict[str, Any], name: str = "data.jsonl") -> Path:
@@ -138,7 +138,7 @@ def test_unambiguous_spellings_of_speakers_are_read(
 ])  # fmt: skip
 def test_parts_name_their_image_in_every_usual_way(folder: Path, content: list[Any]) -> None:
     sample = sample_of(folder, {"messages": [{"role": "user", "content": content}, ASSISTANT]})
-    assert [type(part) for part in sample.messages[0].parts] == [Picture, str]
+    assert [type(part) for part in sample.messages[0].parts] == [ImageRef, str]
 
 
 def test_qwens_first_form_is_read_at_its_place(folder: Path) -> None:
@@ -175,7 +175,7 @@ def test_hub_style_parquet_with_images_inside_is_read(folder: Path, form: str) -
     bad = {"images": [{"bytes": content, "path": None}], form: [], "difficulty": None}
     parquet.write_table(pyarrow.Table.from_pylist([good, bad]), folder / "hub.parquet")
     report = check([DataSource(file=folder / "hub.parquet")], None)
-    assert (report.samples, report.pictures) == (1, 1)
+    assert (report.samples, report.images) == (1, 1)
     assert report.faults[0].origin == f"{folder / 'hub.parquet'}:2"
     assert [(field.file, field.field, field.count) for field in report.unread_fields] == [
         (str(folder / "hub.parquet"), "difficulty", 2)
@@ -345,7 +345,7 @@ def test_an_image_field_of_bytes_alone_is_read_from_parquet(folder: Path) -> Non
         pyarrow.Table.from_pylist([{"image": buffer.getvalue(), "conversations": [ASK, SAY]}]), folder / "a.parquet"
     )
     [sample] = all_rows(DataSource(file=folder / "a.parquet"))
-    assert Path(str(sample.pictures[0].source)).read_bytes() == buffer.getvalue()
+    assert Path(str(sample.images[0].source)).read_bytes() == buffer.getvalue()
 
 
 def test_a_damaged_parquet_file_is_named_as_the_user_named_it(folder: Path) -> None:

@@ -40,7 +40,7 @@ def write(path: Path, members: dict[str, bytes | dict[str, Any] | str]) -> Path:
 
 def colours(path: Path) -> list[tuple[int, int, int]]:
     [sample] = all_rows(DataSource(file=path))
-    return [Image.open(str(picture.source)).convert("RGB").getpixel((0, 0)) for picture in sample.pictures]  # type: ignore[misc]
+    return [Image.open(str(image.source)).convert("RGB").getpixel((0, 0)) for image in sample.images]  # type: ignore[misc]
 
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -128,7 +128,7 @@ def test_a_link_in_a_shard_is_its_target_and_never_a_file_outside(tmp_path: Path
             record.size = len(data)
             tar.addfile(record, io.BytesIO(data))
     samples = all_rows(DataSource(file=path))
-    assert [len(sample.pictures) for sample in samples] == [1, 1, 1]
+    assert [len(sample.images) for sample in samples] == [1, 1, 1]
     with tarfile.open(path, "a") as tar:
         info = tarfile.TarInfo("out.png")
         info.type, info.linkname = tarfile.SYMTYPE, "../../etc/passwd"

@@ -24,7 +24,7 @@ from vistune.progress import no_progress
 from vistune.recipe import DataSource, Model, load_recipe
 from vistune.records import ImageFolders, RecordError, lines_of, read_sample, unread_fields
 from vistune.records.conversations import EVERY_FORM, PART_FIELDS, SUPERVISION, TURN_FIELDS
-from vistune.types import Picture, Sample
+from vistune.types import ImageRef, Sample
 
 RECORDS: tuple[dict[str, Any], ...] = (
     {"id": "1", "image": "a.png", "kind": "detail", "conversations": [
@@ -57,7 +57,7 @@ def objects(value: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
 
 def content(sample: Sample) -> Any:
     return [
-        (m.role, m.supervised, ["image" if isinstance(p, Picture) else p for p in m.parts]) for m in sample.messages
+        (m.role, m.supervised, ["image" if isinstance(p, ImageRef) else p for p in m.parts]) for m in sample.messages
     ], (sample.id, sample.kind)
 
 
@@ -176,7 +176,7 @@ def test_large_files_count_over_all_processes(data: Path, tiny_backbones: Path) 
     record = {**RECORDS[0], "difficulty": "x" * 2000}
     data.write_text("".join(json.dumps({**record, "id": k}) + "\n" for k in range(1200)), encoding="utf-8")
     assert data.stat().st_size > 2 << 20  # large enough for several processes
-    [field] = check([DataSource(file=data)], processor, pictures=False).unread_fields
+    [field] = check([DataSource(file=data)], processor, images=False).unread_fields
     assert (field.field, field.count) == ("difficulty", 1200)
 
 

@@ -22,10 +22,10 @@ SCRIPT = "<script>alert(1)</script>"
 
 def draw(path: Path, number: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.new("RGB", (448, 336), "white")
+    image = Image.new("RGB", (448, 336), "white")
     box = (40 + 12 * number % 200, 60, 180 + 12 * number % 200, 200)
-    ImageDraw.Draw(picture).ellipse(box, fill=("blue", "orange", "purple", "green")[number % 4])
-    picture.save(path)
+    ImageDraw.Draw(image).ellipse(box, fill=("blue", "orange", "purple", "green")[number % 4])
+    image.save(path)
 
 
 def _metrics(folder: Path) -> None:

@@ -10,10 +10,10 @@ from script_modules import load_script
 
 from vistune.errors import DataError
 from vistune.report import write_data_report
-from vistune.report.pictures import thumbnail
+from vistune.report.images import thumbnail
 from vistune.report.runs_page import differences
 
-PICTURES = load_script("corpus_pictures").PICTURES
+IMAGES = load_script("corpus_images").IMAGES
 for name in ("corpus_recipes", "corpus_models", "corpus_requests"):
     load_script(name)
 ROWS = load_script("make_corpus").ROWS
@@ -31,9 +31,9 @@ def test_a_page_of_bad_rows_is_written_or_refused(name: str, tmp_path: Path) -> 
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF", "ignore:Image size")
-@pytest.mark.parametrize("name", PICTURES)
+@pytest.mark.parametrize("name", IMAGES)
 def test_only_what_training_reads_is_shown(name: str, tmp_path: Path) -> None:
-    made = PICTURES[name]
+    made = IMAGES[name]
     path = tmp_path / made.file
     path.write_bytes(made.content())
     shown = thumbnail(made.file, [path]).uri

@@ -129,10 +129,10 @@ def test_four_files_that_open_and_say_the_exact_numbers(tmp_path: Path, language
     for number in ("1e-3", "2e-5", "1.25e-4", "319,815,680", "128", "0.3 %", "4.6 %", "340.8 M"):
         assert number in stages
     for path in paths[1::2]:
-        with Image.open(path) as picture:
-            picture.load()
-            assert picture.width > 1600
-            assert picture.convert("RGB").getpixel((0, 0)) == (255, 255, 255)  # a ground of its own, on dark pages too
+        with Image.open(path) as image:
+            image.load()
+            assert image.width > 1600
+            assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)  # a ground of its own, on dark pages too
 
 
 def test_letters_are_shapes_so_an_svg_needs_no_font(tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from vistune.report.images import spread
 
 from vistune.errors import DataError, RecipeError
 from vistune.files import read_json
 from vistune.report import page as pages
 from vistune.report import plots, write_data_report, write_run_report
 from vistune.report.labels import drawn_word
-from vistune.report.pictures import spread
 
 RUN_SECTIONS = ["result", "training", "answers", "mistakes", "descriptions", "cost", "run"]
 DATA_SECTIONS = ["counts", "lengths", "question-types", "samples", "rejects"]
@@ -47,7 +47,7 @@ class Page(HTMLParser):
         return [attrs.get(name) for listed, attrs in self.tags if listed == tag]
 
 
-def picture_count(page: Page) -> int:
+def image_count(page: Page) -> int:
     return sum(str(source).startswith("data:image/jpeg;base64,") for source in page.values("img", "src"))
 
 
@@ -74,7 +74,7 @@ def test_a_run_report_has_every_section(run_folder: Path) -> None:
 
 def test_twenty_answers_half_of_them_wrong_in_both_languages(run_folder: Path) -> None:
     page = Page(write_run_report(run_folder))
-    assert picture_count(page) == 20 + 4 + 4
+    assert image_count(page) == 20 + 4 + 4
     answers = page.sections["answers"]
     assert answers.count("✓ right") == answers.count("✗ wrong") == 10
     assert answers.count("· English") == answers.count("· Korean") == 10
@@ -97,7 +97,7 @@ def test_answers_of_an_earlier_stage_are_shown_only_where_there_are_no_later_one
 
 def test_a_run_that_was_moved_keeps_its_pictures(run_folder: Path) -> None:
     moved = run_folder.rename(run_folder.parent / "moved")
-    assert picture_count(Page(write_run_report(moved))) == 20 + 4 + 4
+    assert image_count(Page(write_run_report(moved))) == 20 + 4 + 4
 
 
 def test_what_a_model_said_is_text(run_folder: Path, data_folder: Path) -> None:
@@ -147,13 +147,13 @@ def test_a_summary_of_one_condition_is_enough(tmp_path: Path) -> None:
 
 
 def test_missing_and_broken_pictures_become_boxes_with_their_names(run_folder: Path) -> None:
-    pictures = sorted((run_folder / "world" / "heldout").iterdir())
-    for picture in pictures[::2]:
-        picture.unlink()
-    for picture in pictures[1::2]:
-        picture.write_bytes(b"no picture")
+    images = sorted((run_folder / "world" / "heldout").iterdir())
+    for image in images[::2]:
+        image.unlink()
+    for image in images[1::2]:
+        image.write_bytes(b"no picture")
     page = Page(write_run_report(run_folder))
-    assert picture_count(page) == 0
+    assert image_count(page) == 0
     assert page.values("div", "class").count("missing") == 28
     assert ".jpg" in page.sections["answers"]
 
@@ -171,7 +171,7 @@ def test_a_run_that_diverged_or_still_writes_is_shown(run_folder: Path) -> None:
 def test_a_data_report_has_every_section(data_folder: Path) -> None:
     page = Page(write_data_report(data_folder))
     assert list(page.sections) == DATA_SECTIONS
-    assert picture_count(page) == 20
+    assert image_count(page) == 20
     assert "240" in page.sections["counts"]
     assert page.sections["samples"].count("caption · English") == 5  # four groups in turn
     assert "<image>" not in page.sections["samples"]

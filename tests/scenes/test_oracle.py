@@ -70,10 +70,10 @@ def test_ids_are_unique_and_captions_are_in_both_languages(world: Path) -> None:
     for split in SPLITS:
         for kind in ("captions", "instances"):
             tree = json.loads((world / "annotations" / f"{kind}_{split}.json").read_text(encoding="utf-8"))
-            pictures = {image["id"] for image in tree["images"]}
-            assert len(pictures) == len(tree["images"]) == len({image["file_name"] for image in tree["images"]})
+            images = {image["id"] for image in tree["images"]}
+            assert len(images) == len(tree["images"]) == len({image["file_name"] for image in tree["images"]})
             assert len({row["id"] for row in tree["annotations"]}) == len(tree["annotations"])
-            assert {row["image_id"] for row in tree["annotations"]} == pictures
+            assert {row["image_id"] for row in tree["annotations"]} == images
         categories = [category["name"] for category in tree["categories"]]
         assert {row["category_id"] for row in tree["annotations"]} <= {c["id"] for c in tree["categories"]}
         assert len(set(categories)) == len(categories) == 6
@@ -81,7 +81,7 @@ def test_ids_are_unique_and_captions_are_in_both_languages(world: Path) -> None:
         assert all(row["iscrowd"] == 0 for row in tree["annotations"])
         captions = json.loads((world / "annotations" / f"captions_{split}.json").read_text(encoding="utf-8"))
         spoken = Counter((row["image_id"], row["language"]) for row in captions["annotations"])
-        assert spoken == Counter((picture, language) for picture in pictures for language in ("en", "ko"))
+        assert spoken == Counter((shown_image, language) for shown_image in images for language in ("en", "ko"))
     ids = [row["question_id"] for split in SPLITS[1:] for _, row in read_jsonl(world / f"questions_{split}.jsonl")]
     assert len(set(ids)) == len(ids)
 

@@ -47,8 +47,8 @@ def data_url(data: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(data).decode()}"
 
 
-def question(text: str = "What colour is it?", *pictures: str) -> list[dict[str, Any]]:
-    parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in pictures]
+def question(text: str = "What colour is it?", *images: str) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in images]
     return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
 
 

@@ -22,9 +22,9 @@ def test_the_official_client_lists_asks_and_streams(served: Running, bench: Benc
     client = served.client()
     assert [model.id for model in client.models.list()] == ["tiny"]
     assert client.models.retrieve("tiny").id == "tiny"
-    picture = png()
+    image = png()
     wanted = alone(bench, Image.new("RGB", (24, 24), "red"), "What colour is it?")
-    asked: dict[str, Any] = {"model": "tiny", "messages": question("What colour is it?", data_url(picture))}
+    asked: dict[str, Any] = {"model": "tiny", "messages": question("What colour is it?", data_url(image))}
     whole = client.chat.completions.create(**asked, temperature=0, max_tokens=16)
     (choice,) = whole.choices
     assert choice.message.content == wanted

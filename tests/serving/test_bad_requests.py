@@ -17,7 +17,7 @@ from serving.conftest import CHAT, Running, body, data_url, png, post, question,
 
 from vistune.serving.api.limits import MB, Limits
 
-load_script("corpus_pictures")
+load_script("corpus_images")
 REQUESTS = load_script("corpus_requests")
 
 

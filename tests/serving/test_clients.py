@@ -130,10 +130,10 @@ def wanted(server: Commanded) -> dict[str, str]:
 
 def ask(client: Client, python: Path, server: Commanded, folder: Path) -> dict[str, Any]:
     """What the script prints; a client that raises ends the test with its traceback."""
-    picture = folder / "red.png"
-    picture.write_bytes(png())
+    image = folder / "red.png"
+    image.write_bytes(png())
     environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_PROXY": "127.0.0.1", "PYTHONPATH": ""}
-    command = [str(python), str(client.script), f"{server.address}/v1", str(picture)]
+    command = [str(python), str(client.script), f"{server.address}/v1", str(image)]
     found = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert found.returncode == 0, found.stderr[-3000:]
     said: dict[str, Any] = json.loads(found.stdout.splitlines()[-1])

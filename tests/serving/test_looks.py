@@ -28,15 +28,15 @@ def ask(found: Running, **changes: Any) -> httpx2.Response:
 
 
 def test_words_and_weights_are_those_of_the_look(served: Running, bench: Bench) -> None:
-    pictures = [data_url(png()), data_url(png(side=64, colour="blue"))]
-    messages = question("What is it?", *pictures)
+    images = [data_url(png()), data_url(png(side=64, colour="blue"))]
+    messages = question("What is it?", *images)
     body = ask(served, messages=messages).json()
     found = look(bench.model, bench.processor, watched(bench.processor, read_messages(messages), ANSWER))
     assert body["object"] == "looks"
     assert body["words"] == ["The", " circle", " is", " red,", " 원은", " 빨간색."]
     spans = word_spans(found.tokens)
     assert len(body["pictures"]) == 2
-    for given, views in zip(body["pictures"], found.pictures, strict=True):
+    for given, views in zip(body["pictures"], found.images, strict=True):
         for view, seen in zip(given["views"], views, strict=True):
             assert (view["rows"], view["columns"], view["box"]) == (2, 2, [0, 0, 1, 1])
             for (begin, end), weights in zip(spans, view["weights"], strict=True):

@@ -35,7 +35,7 @@ def noise(width: int, height: int) -> bytes:
     return buffer.getvalue()
 
 
-def pictures_of(body: dict[str, Any]) -> list[bytes]:
+def images_of(body: dict[str, Any]) -> list[bytes]:
     urls = [part["image_url"]["url"] for message in body["messages"] if isinstance(message["content"], list)
             for part in message["content"] if part["type"] == "image_url"]  # fmt: skip
     return [base64.b64decode(url.partition(",")[2]) for url in urls]
@@ -63,7 +63,7 @@ def test_ask_and_see_the_answer_come(tab: Opened) -> None:
     assert tab(".question .said").inner_text() == "What is it?"
     assert tab("#send").is_visible()
     assert not tab("#stop").is_visible()
-    assert pictures_of(tab.bodies[0]) == [png()], "a small picture goes as it is"
+    assert images_of(tab.bodies[0]) == [png()], "a small picture goes as it is"
     tab.shot("answer")
 
 
@@ -129,7 +129,7 @@ def test_a_conversation_survives_a_reload_and_goes_on(tab: Opened) -> None:
         assert tab(".thumbnails img").count() == 1
         tab.ask("And this?", ("square.png", png(colour="blue")), ("star.png", png(colour="green")))
         tab.until_answered(2)
-    assert pictures_of(tab.bodies[-1]) == [png(), png(colour="blue"), png(colour="green")]
+    assert images_of(tab.bodies[-1]) == [png(), png(colour="blue"), png(colour="green")]
     assert [message["role"] for message in tab.bodies[-1]["messages"]] == ["user", "assistant", "user"]
     assert tab("#notice").is_hidden()
     tab("#anew").click()
@@ -188,7 +188,7 @@ def test_edit_and_send_again_drops_what_followed(tab: Opened) -> None:
         tab.until_answered(2)
     assert tab(".question .said").all_inner_texts() == ["first", "another second"]
     assert [message["role"] for message in tab.bodies[-1]["messages"]] == ["user", "assistant", "user"]
-    assert pictures_of(tab.bodies[-1]) == [png()]
+    assert images_of(tab.bodies[-1]) == [png()]
 
 
 def test_drop_paste_and_remove(tab: Opened) -> None:
@@ -204,13 +204,13 @@ def test_drop_paste_and_remove(tab: Opened) -> None:
             : new DragEvent(event, { dataTransfer: transfer, bubbles: true, cancelable: true });
         document.body.dispatchEvent(made);
     }"""
-    picture = ["circle.png", "image/png", base64.b64encode(png()).decode()]
-    tab.page.evaluate(give, ["dragenter", [picture]])
+    image = ["circle.png", "image/png", base64.b64encode(png()).decode()]
+    tab.page.evaluate(give, ["dragenter", [image]])
     assert tab("#drop").is_visible()
-    tab.page.evaluate(give, ["drop", [picture, picture]])
+    tab.page.evaluate(give, ["drop", [image, image]])
     assert tab("#drop").is_hidden()
     tab("#chosen li").nth(1).wait_for()
-    tab.page.evaluate(give, ["paste", [picture]])
+    tab.page.evaluate(give, ["paste", [image]])
     tab("#chosen li").nth(2).wait_for()
     tab.page.get_by_role("button", name="Remove circle.png").first.click()
     assert tab("#chosen li").count() == 2
@@ -226,7 +226,7 @@ def test_drop_paste_and_remove(tab: Opened) -> None:
     with saying(tab.found, "two"):
         tab.ask("How many?")
         tab.until_answered()
-    assert pictures_of(tab.bodies[-1]) == [png(), png()]
+    assert images_of(tab.bodies[-1]) == [png(), png()]
 
 
 def test_large_and_unusual_pictures_are_made_fit_for_the_server(tab: Opened) -> None:
@@ -239,7 +239,7 @@ def test_large_and_unusual_pictures_are_made_fit_for_the_server(tab: Opened) -> 
         tab.ask("Which colour?")
         tab.until_answered()
     assert tab.said == ["teal"]
-    wide, small = (Image.open(io.BytesIO(data)) for data in pictures_of(tab.bodies[-1]))
+    wide, small = (Image.open(io.BytesIO(data)) for data in images_of(tab.bodies[-1]))
     assert (wide.size, wide.format) == ((2048, 160), "JPEG")
     assert (small.size, small.format) == ((40, 30), "JPEG")
 

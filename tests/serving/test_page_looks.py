@@ -32,9 +32,9 @@ def tab(chromium: Any, served: Running) -> Iterator[Opened]:
         yield made
 
 
-def ask(tab: Opened, *pictures: tuple[str, bytes], count: int = 1) -> None:
+def ask(tab: Opened, *images: tuple[str, bytes], count: int = 1) -> None:
     with saying(tab.found, ANSWER):
-        tab.ask("What is it?", *pictures)
+        tab.ask("What is it?", *images)
         tab.until_answered(count)
 
 
@@ -51,7 +51,7 @@ def test_hovering_a_word_leaves_its_patches_bright(tab: Opened) -> None:
     seen = set()
     for number, word in enumerate(found["words"]):
         tab(".word").nth(number).hover()
-        weights = [weight for picture in found["pictures"] for weight in picture["views"][0]["weights"][number]]
+        weights = [weight for image in found["pictures"] for weight in image["views"][0]["weights"][number]]
         light = [value for canvas in tab(".seen canvas").all() for value in canvas.evaluate(LIGHT)]
         assert max(light) == 255
         order = sorted(range(len(weights)), key=weights.__getitem__)
@@ -183,9 +183,9 @@ def test_on_a_phone_pictures_leave_room_for_the_words(chromium: Any, served: Run
         ask(tab, *((f"{k}.png", buffer.getvalue()) for k in range(count)))
         tab("#turns .eye").tap()
         tab(".word").last.scroll_into_view_if_needed()
-        pictures, word = tab(".figures").bounding_box(), tab(".word").first.bounding_box()
-        assert pictures["height"] < 0.4 * 760
-        assert pictures["y"] + pictures["height"] <= word["y"]
+        images, word = tab(".figures").bounding_box(), tab(".word").first.bounding_box()
+        assert images["height"] < 0.4 * 760
+        assert images["y"] + images["height"] <= word["y"]
         tab(".word").first.tap()
         assert tab(".word").first.get_attribute("aria-selected") == "true"
         assert tab.page.evaluate("document.documentElement.scrollWidth") == 390

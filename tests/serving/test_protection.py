@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx2
 import openai
 import pytest
-from generation.reference import Bench, picture
+from generation.reference import Bench, image
 from serving.conftest import CHAT, Running, body, data_url, png, question, running, until
 
 from vistune.errors import RecipeError
@@ -171,7 +171,7 @@ def fetch(url: str, answer: Answer, *, addresses: Sequence[str] = ("93.184.215.1
 
     transport = httpx2.MockTransport(answer)
     fetcher = Fetcher(frozenset({"pictures.example"}), resolve=resolve, transport=transport, seconds=seconds)
-    return asyncio.run(fetcher.picture(url, "here"))
+    return asyncio.run(fetcher.image(url, "here"))
 
 
 class Endless(httpx2.AsyncByteStream):
@@ -187,7 +187,7 @@ class Endless(httpx2.AsyncByteStream):
             await asyncio.sleep(self.pause)
 
 
-def picture_answer(request: httpx2.Request) -> httpx2.Response:
+def image_answer(request: httpx2.Request) -> httpx2.Response:
     return httpx2.Response(200, headers={"content-type": "image/png"}, stream=Endless(png(), times=1))
 
 
@@ -200,7 +200,7 @@ def test_s06_the_address_that_was_checked_is_the_one_connected_to() -> None:
 
     def answer(request: httpx2.Request) -> httpx2.Response:
         asked.append(request)
-        return picture_answer(request)
+        return image_answer(request)
 
     assert fetch("https://pictures.example/a.png?x=1", answer) == png()
     (request,) = asked
@@ -245,7 +245,7 @@ def test_s07_redirects_size_kind_and_time() -> None:
             fetch("https://pictures.example/a.png", redirecting(target))
 
     def once(request: httpx2.Request) -> httpx2.Response:
-        return picture_answer(request) if request.url.path == "/b.png" else redirecting("/b.png")(request)
+        return image_answer(request) if request.url.path == "/b.png" else redirecting("/b.png")(request)
 
     assert fetch("https://pictures.example/a.png", once) == png()
 
@@ -289,7 +289,7 @@ def test_fetched_pictures_are_seen_as_sent_ones_and_count_together(bench: Bench)
         return httpx2.Response(200, headers={"content-type": "image/png"}, stream=Endless(noise, times=1))
 
     buffer = io.BytesIO()
-    picture(1).save(buffer, "PNG")
+    image(1).save(buffer, "PNG")
     noise = buffer.getvalue()
     limits = Limits(body_bytes=3 * len(noise))
     with running(bench, fetch_from=["pictures.example"], limits=limits) as found:

@@ -21,7 +21,7 @@ from vistune.generation.messages import BESIDE, IMAGE_FORM, ChatMessage
 from vistune.serving.api.schema import FIELDS, UNSUPPORTED, ChatRequest, LookRequest, StreamOptions
 
 LISTED = "x-ignored-parameters"
-PICTURE = data_url(png())
+IMAGE = data_url(png())
 ROLES = ("user", "assistant", "system", "developer")
 # What pydantic, FastAPI and Pillow say of their own accord.
 FOREIGN = (
@@ -63,10 +63,10 @@ def refusal(response: httpx2.Response, status: int = 400) -> dict[str, Any]:
         ),
         ({"messages": said(("user", "hi"), name="n" * 1000)}, "messages[].name"),
         (
-            {"messages": said(("user", [{"type": "image_url", "image_url": {"url": PICTURE, "detail": "high"}}]))},
+            {"messages": said(("user", [{"type": "image_url", "image_url": {"url": IMAGE, "detail": "high"}}]))},
             "messages[].content[].image_url.detail",
         ),
-        ({"messages": said(("user", [{"type": "image_url", "image_url": {"url": PICTURE, "detail": "auto"}}]))}, None),
+        ({"messages": said(("user", [{"type": "image_url", "image_url": {"url": IMAGE, "detail": "auto"}}]))}, None),
         ({"stream": True, "stream_options": {"include_usage": None, "chunks": 3}}, "stream_options.chunks"),
         ({"user": "me", "metadata": {"a": {"b": 1}}, "store": None}, "user, metadata, store"),
         ({"max_completion_tokens": 3}, "max_tokens"),
@@ -91,7 +91,7 @@ def test_the_list_of_unused_fields_has_a_bound(served: Running) -> None:
 
 
 def test_looks_list_unused_fields_too(served: Running) -> None:
-    asked = {"model": "tiny", "messages": question("?", PICTURE), "answer": "red", "layers": 3}
+    asked = {"model": "tiny", "messages": question("?", IMAGE), "answer": "red", "layers": 3}
     asked["messages"][0]["content"][0]["id"] = "x"  # type: ignore[index]
     response = served.http.post("/v1/looks", json=asked)
     assert (response.status_code, response.headers[LISTED]) == (200, "layers, messages[].content[].id")
@@ -106,7 +106,7 @@ WHOLE: dict[str, Any] = body(
     messages=[
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": [
-            {"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": PICTURE}}]},
+            {"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": IMAGE}}]},
         {"role": "assistant", "content": [{"type": "text", "text": "A square."}]},
         {"role": "user", "content": "Sure?"},
     ],
@@ -251,7 +251,7 @@ def test_every_field_of_the_schema_has_words_for_what_it_must_be(kind: type[Chat
             "'input_text' is not supported; send {\"type\": \"text\"",
         ),
         (
-            {"messages": said(("user", [{"type": "image", "image": PICTURE}]))},
+            {"messages": said(("user", [{"type": "image", "image": IMAGE}]))},
             "messages[0].content[0].type",
             "'image' is not supported; send {\"type\": \"image_url\"",
         ),
@@ -283,18 +283,18 @@ def test_a_refusal_names_the_field_and_says_what_to_do(
 
 
 TEXT = {"type": "text", "text": "What?"}
-SEEN = {"type": "image_url", "image_url": {"url": PICTURE}}
+SEEN = {"type": "image_url", "image_url": {"url": IMAGE}}
 UNREAD: dict[str, tuple[dict[str, Any], str]] = {
     "messages[0].content[0].image_url": ({"messages": said(("user", [SEEN | TEXT]))}, IMAGE_FORM),
-    "messages[0].content[0].image": ({"messages": said(("user", [{**TEXT, "image": PICTURE}]))}, IMAGE_FORM),
-    "messages[0].content[1].images": ({"messages": said(("user", [TEXT, {**TEXT, "images": [PICTURE]}]))}, IMAGE_FORM),
+    "messages[0].content[0].image": ({"messages": said(("user", [{**TEXT, "image": IMAGE}]))}, IMAGE_FORM),
+    "messages[0].content[1].images": ({"messages": said(("user", [TEXT, {**TEXT, "images": [IMAGE]}]))}, IMAGE_FORM),
     "messages[0].content[0].video": ({"messages": said(("user", [{**TEXT, "video": "a.mp4"}]))}, "for each frame"),
     "messages[0].content[0].audio": ({"messages": said(("user", [{**TEXT, "audio": {"data": "x"}}]))}, "hears nothing"),
     "messages[0].content[0].text": ({"messages": said(("user", [{**SEEN, "text": "What?"}]))}, "of its own"),
     "messages[0].text": ({"messages": said(("user", [SEEN]), text="What?")}, "put the text into content"),
-    "images": ({"images": [PICTURE]}, "put it into messages"),
-    "image": ({"image": PICTURE}, "put it into messages"),
-    "image_url": ({"image_url": {"url": PICTURE}}, "put it into messages"),
+    "images": ({"images": [IMAGE]}, "put it into messages"),
+    "image": ({"image": IMAGE}, "put it into messages"),
+    "image_url": ({"image_url": {"url": IMAGE}}, "put it into messages"),
     "system": ({"system": "Be brief."}, 'put it into messages: {"role": "system"'),
     "instructions": ({"instructions": "Be brief."}, 'put it into messages: {"role": "system"'),
     "prompt": ({"prompt": "What?"}, 'put it into messages: {"role": "user"'),
@@ -331,8 +331,8 @@ def test_messages_of_one_role_are_answered_as_one(served: Running) -> None:
             said(("system", "a\n\nb"), ("user", "What?")),
         ),
         (
-            [*question("What?", PICTURE), *said(("user", "Where?"))],
-            said(("user", [*question("What?", PICTURE)[0]["content"], {"type": "text", "text": "\n\nWhere?"}])),
+            [*question("What?", IMAGE), *said(("user", "Where?"))],
+            said(("user", [*question("What?", IMAGE)[0]["content"], {"type": "text", "text": "\n\nWhere?"}])),
         ),
         (
             said(("user", "Who?"), ("assistant", None), ("assistant", "He."), ("user", "Why?")),
@@ -379,7 +379,7 @@ def test_images_are_read_as_tools_write_them(served: Running) -> None:
     [
         ("https://example.org/x.png", "a link, and this server fetches none; send the image as"),
         ("https://example.org/x.png", "or start the server with --allow-fetch-from"),
-        (PICTURE.partition(",")[2], 'put "data:image/png;base64," before it'),
+        (IMAGE.partition(",")[2], 'put "data:image/png;base64," before it'),
         ("/srv/x.jpg", "a path; the server opens no files; send the image as"),
         ("file:///srv/x.jpg", "a path"),
         ("x", 'not a data: URL; send the image as "data:image/jpeg;base64,"'),

@@ -37,20 +37,20 @@ def model(bench: Bench, tiny_backbones: Path, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
+def images(tmp_path: Path) -> Path:
     Image.new("RGB", (60, 40), "red").save(tmp_path / "빨강 그림.png")
     Image.new("RGB", (32, 32), "blue").save(tmp_path / "b.png")
     (tmp_path / "broken.png").write_bytes(b"no picture")
     return tmp_path
 
 
-def test_a_conversation_in_a_terminal(model: Path, pictures: Path, tmp_path: Path) -> None:
-    with Terminal(CHAT, "chat", model, "--image", pictures / "b.png", VISTUNE_CACHE=str(tmp_path)) as terminal:
+def test_a_conversation_in_a_terminal(model: Path, images: Path, tmp_path: Path) -> None:
+    with Terminal(CHAT, "chat", model, "--image", images / "b.png", VISTUNE_CACHE=str(tmp_path)) as terminal:
         terminal.until("[b.png, 32x32, 0 kB]")
         terminal.until("> ")
-        terminal.press(f"/image '{pictures}/빨강 그림.png' {pictures}/broken.png\r")
+        terminal.press(f"/image '{images}/빨강 그림.png' {images}/broken.png\r")
         terminal.until("broken.png: ")
-        terminal.press(f"/image {pictures}/빨강 그림.png\r")
+        terminal.press(f"/image {images}/빨강 그림.png\r")
         terminal.until("[빨강 그림.png, 60x40, 0 kB]\r\n[2 pictures are in the conversation")
         terminal.until("> ")
         terminal.press("/temperature 0\r")  # the same answer each time, and a long one
@@ -92,16 +92,16 @@ def test_lines_are_edited_by_letters_and_remembered(language: str, tmp_path: Pat
     assert history.read_text(encoding="utf-8").splitlines()[:3] == ["지난번", "안녕", "지난번"]
 
 
-def test_a_pipe_gives_answers_alone_on_stdout(model: Path, pictures: Path) -> None:
-    command = [sys.executable, "-m", "vistune", "chat", str(model), "--image", str(pictures / "b.png")]
-    typed = f"무슨 색?\n/image {pictures}/none.png\n/save {pictures}/said.jsonl\n".encode() + b"\xff\n"
+def test_a_pipe_gives_answers_alone_on_stdout(model: Path, images: Path) -> None:
+    command = [sys.executable, "-m", "vistune", "chat", str(model), "--image", str(images / "b.png")]
+    typed = f"무슨 색?\n/image {images}/none.png\n/save {images}/said.jsonl\n".encode() + b"\xff\n"
     found = subprocess.run(command, input=typed, capture_output=True, timeout=300, check=False)
     assert found.returncode == 0, found.stderr
     notes = found.stderr.decode()
     assert "none.png: no such picture" in notes
     assert "that line is not UTF-8 text" in notes
     assert "Traceback" not in notes
-    question, answer = json.loads((pictures / "said.jsonl").read_text(encoding="utf-8"))["messages"]
+    question, answer = json.loads((images / "said.jsonl").read_text(encoding="utf-8"))["messages"]
     assert question["content"] == [{"type": "image"}, {"type": "text", "text": "무슨 색?"}]
     assert found.stdout.decode() == f"{shown(answer['content'][0]['text'])}\n"
 
@@ -119,22 +119,22 @@ def talk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Talk:
     return Talk(Assistant(bench.model, bench.processor), Keyboard())
 
 
-def test_pictures_stand_before_the_next_question_and_survive_a_reset(talk: Talk, pictures: Path) -> None:
-    talk.take(f"/image {pictures}/b.png '{pictures}/빨강 그림.png'")
+def test_pictures_stand_before_the_next_question_and_survive_a_reset(talk: Talk, images: Path) -> None:
+    talk.take(f"/image {images}/b.png '{images}/빨강 그림.png'")
     talk.take("What?")
     talk.take("And?")
-    assert [len(message.pictures) for message in talk.messages] == [2, 0, 0, 0]
+    assert [len(message.images) for message in talk.messages] == [2, 0, 0, 0]
     talk.take("/reset")
     assert (len(talk.waiting), talk.messages) == (2, [])
     talk.take("/reset all")
     assert talk.waiting == []
 
 
-def test_the_answer_is_the_assistants(talk: Talk, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    talk.take(f"/image {pictures}/b.png")
+def test_the_answer_is_the_assistants(talk: Talk, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    talk.take(f"/image {images}/b.png")
     talk.take("/system You are brief.")
     talk.take("What?")
-    parts = [{"type": "image", "image": pictures / "b.png"}, {"type": "text", "text": "What?"}]
+    parts = [{"type": "image", "image": images / "b.png"}, {"type": "text", "text": "What?"}]
     asked = [{"role": "system", "content": "You are brief."}, {"role": "user", "content": parts}]
     wanted = talk.assistant.chat(asked, max_tokens=4).text
     assert talk.messages[-1].text == wanted
@@ -143,18 +143,18 @@ def test_the_answer_is_the_assistants(talk: Talk, pictures: Path, capsys: pytest
     assert "[cut after 4 tokens]" in said.err
 
 
-def test_a_saved_conversation_is_data(talk: Talk, pictures: Path) -> None:
+def test_a_saved_conversation_is_data(talk: Talk, images: Path) -> None:
     with pytest.raises(DataError, match="nothing to save yet"):
-        talk.take(f"/save {pictures}/said.jsonl")
-    talk.take(f"/image {pictures}/b.png")
+        talk.take(f"/save {images}/said.jsonl")
+    talk.take(f"/image {images}/b.png")
     talk.take("무엇?")
-    talk.take(f"/save {pictures}/said.md")
-    assert "**user**\n\n![](b.png)\n\n무엇?" in (pictures / "said.md").read_text(encoding="utf-8")
-    talk.take(f"/save {pictures}/said.jsonl")
-    row = json.loads((pictures / "said.jsonl").read_text(encoding="utf-8"))
+    talk.take(f"/save {images}/said.md")
+    assert "**user**\n\n![](b.png)\n\n무엇?" in (images / "said.md").read_text(encoding="utf-8")
+    talk.take(f"/save {images}/said.jsonl")
+    row = json.loads((images / "said.jsonl").read_text(encoding="utf-8"))
     assert row["images"] == ["b.png"]
-    assert check_data([DataSource(file=pictures / "said.jsonl")]).faults == []
-    for refused in (f"{pictures}/said.jsonl", f"{pictures}/said.txt", ""):
+    assert check_data([DataSource(file=images / "said.jsonl")]).faults == []
+    for refused in (f"{images}/said.jsonl", f"{images}/said.txt", ""):
         with pytest.raises(DataError):
             talk.take(f"/save {refused}".strip())
 
@@ -190,12 +190,12 @@ def test_help_names_every_command(talk: Talk, capsys: pytest.CaptureFixture[str]
 
 
 def test_it_speaks_korean_to_whoever_reads_korean(
-    bench: Bench, pictures: Path, capsys: pytest.CaptureFixture[str]
+    bench: Bench, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     talk = Talk(Assistant(bench.model, bench.processor), Keyboard(), language="ko")
     for line in (
         "/help",
-        f"/image {pictures}/b.png",
+        f"/image {images}/b.png",
         "/reset",
         "/system 짧게 답하세요.",
         "/temperature 0.5",

@@ -22,12 +22,12 @@ def data(tmp_path: Path) -> Path:
         turns = [{"from": "human", "value": "<image>\nWhat colour?"}, {"from": "gpt", "value": answer}]
         row: dict[str, Any] = {"id": str(k), "image": f"{k}.png", "kind": "caption", "conversations": turns}
         rows.append(row)
-    rows.append({"id": "text", "kind": "caption", "conversations": turns_without_picture()})
+    rows.append({"id": "text", "kind": "caption", "conversations": turns_without_image()})
     (tmp_path / "data.json").write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
     return tmp_path / "data.json"
 
 
-def turns_without_picture() -> list[dict[str, str]]:
+def turns_without_image() -> list[dict[str, str]]:
     return [{"from": "human", "value": "Hello?"}, {"from": "gpt", "value": "네"}]
 
 

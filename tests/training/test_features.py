@@ -165,12 +165,12 @@ def test_a_picture_as_old_and_large_as_before_is_not_read_again_and_a_newer_one_
 ) -> None:
     recipe = make_recipe({**ALIGN, "cache_features": "on"})
     told_by(recipe, tmp_path / "first")
-    picture = tmp_path / "0.png"
-    before, size = picture.stat().st_mtime_ns, picture.stat().st_size
-    picture.write_bytes(b"x" * size)  # no picture at all: reading it would say so
-    os.utime(picture, ns=(before, before))
+    image = tmp_path / "0.png"
+    before, size = image.stat().st_mtime_ns, image.stat().st_size
+    image.write_bytes(b"x" * size)  # no picture at all: reading it would say so
+    os.utime(image, ns=(before, before))
     assert told_by(recipe, tmp_path / "second") == []
-    picture.touch()
+    image.touch()
     with pytest.raises(DataError, match=r"0\.png"):
         told_by(recipe, tmp_path / "third")
 
@@ -199,11 +199,11 @@ def test_a_torn_shard_is_computed_again(make_recipe: MakeRecipe, tmp_path: Path,
 
 def test_pictures_that_were_not_there_at_the_start_are_named(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     from vistune.training.features import Features
-    from vistune.types import Picture
+    from vistune.types import ImageRef
 
     run = Run(make_recipe(ALIGN), tmp_path, progress=no_progress)
     with pytest.raises(DataError, match=r"new\.png: its features are not kept"):
-        Features(tmp_path, (4, 32), torch.float32)(Picture(tmp_path / "new.png"), run.processor.spec)
+        Features(tmp_path, (4, 32), torch.float32)(ImageRef(tmp_path / "new.png"), run.processor.spec)
 
 
 def test_two_processes_keep_a_part_each(make_recipe: MakeRecipe, tmp_path: Path, own_cache: Path) -> None:

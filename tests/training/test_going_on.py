@@ -129,8 +129,8 @@ def test_a_tower_that_learnt_stays_whole_in_what_follows(make_recipe: MakeRecipe
     origin = api.train(recipe, tmp_path / "first")
     still = {**TUNE, "learn": {"projector": 1e-9}, "steps": 1, "save_every": None}
     run = api.train(going_on(recipe, origin, still), tmp_path / "second")
-    picture = next(recipe.data[0].file.parent.glob("*.png"))
-    asked = [{"role": "user", "content": [{"type": "image", "image": str(picture)}, {"type": "text", "text": "?"}]},
+    image = next(recipe.data[0].file.parent.glob("*.png"))
+    asked = [{"role": "user", "content": [{"type": "image", "image": str(image)}, {"type": "text", "text": "?"}]},
              {"role": "assistant", "content": "red"}]  # fmt: skip
     before, after = (api.load(folder).logits(asked) for folder in (origin, run))
     assert torch.allclose(before, after, atol=1e-4)

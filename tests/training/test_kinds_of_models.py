@@ -73,14 +73,14 @@ def test_every_kind_trains_saves_and_answers(
         assert any(not torch.equal(learnt[name], started[name]) for name in learnt if name.startswith(part)), part
     spec = assistant.processor.spec
     assert spec == run.processor.spec
-    picture = Image.open(rows.parent / "0.png")
-    example = assistant.encode([{"role": "user", "content": [{"type": "image", "image": picture}]},
+    image = Image.open(rows.parent / "0.png")
+    example = assistant.encode([{"role": "user", "content": [{"type": "image", "image": image}]},
                                 {"role": "assistant", "content": "red"}])  # fmt: skip
     assert (len(example.images) > 1) == (spec.image_mode == "anyres")
-    answer = assistant.ask(picture, "What colour?", max_tokens=6)
-    assert answer == api.load(tmp_path / "run", device="cpu").ask(picture, "What colour?", max_tokens=6)
+    answer = assistant.ask(image, "What colour?", max_tokens=6)
+    assert answer == api.load(tmp_path / "run", device="cpu").ask(image, "What colour?", max_tokens=6)
     half = api.load(tmp_path / "run", device="cpu", dtype="bf16")
-    assert isinstance(half.ask(picture, "What colour?", max_tokens=2), str)
+    assert isinstance(half.ask(image, "What colour?", max_tokens=2), str)
 
 
 @pytest.mark.parametrize("kind", ["anyres", "joint"])

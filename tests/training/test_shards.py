@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from training_processes import Ranks, train_each_as_rank
-from training_shards import STREAM, add, picture, write_shard
+from training_shards import STREAM, add, image, write_shard
 from training_stages import MakeRecipe, assert_same_runs, start_process, train, wait_for_metrics, weights
 
 from vistune import api
@@ -141,7 +141,7 @@ def test_other_pictures_are_other_lines(tmp_path: Path) -> None:
     made = []
     for name, color in (("a", "red"), ("b", "blue"), ("c", "red")):
         with tarfile.open(tmp_path / "one.tar", "w") as tar:
-            add(tar, "0.png", picture(color))
+            add(tar, "0.png", image(color))
             add(tar, "0.txt", b"all of it")
         made.append(fetch(str(tmp_path / "one.tar"), tmp_path / name).lines.read_text())
     assert made[0] == made[2] != made[1]
@@ -241,7 +241,7 @@ def test_parquet_shards_are_read_too(make: MakeRecipe, tmp_path: Path) -> None:
     folder.mkdir()
     for number in range(3):
         turns = [{"from": "human", "value": "<image>\nColour?"}, {"from": "gpt", "value": "blue"}]
-        rows = [{"id": f"{number}-{k}", "image": {"bytes": picture("blue")}, "conversations": turns} for k in range(4)]
+        rows = [{"id": f"{number}-{k}", "image": {"bytes": image("blue")}, "conversations": turns} for k in range(4)]
         parquet.write_table(pyarrow.Table.from_pylist(rows), folder / f"{number}.parquet")
     assert len(train(make(shards=str(folder / "*.parquet")), tmp_path / "run")) == 9
 
@@ -367,7 +367,7 @@ def test_fields_of_shards_that_nothing_reads_are_told_once(make: MakeRecipe, sha
     for number in range(7):
         with tarfile.open(shards / f"{number:05}.tar", "a") as tar:
             for k in range(3):
-                add(tar, f"extra{k}.png", picture("red"))
+                add(tar, f"extra{k}.png", image("red"))
                 add(tar, f"extra{k}.json", json.dumps({"caption": "all of it is red", "similarity": 0.3}).encode())
     told: list[str] = []
     run = Run(make(), tmp_path / "run", progress=no_progress, hooks=Hooks(told.append, None))

@@ -104,5 +104,5 @@ def test_the_work_of_a_cut_sample_is_that_of_what_is_left(make_recipe: MakeRecip
         tokens, _, tiles = columns_of(planned)
         assert tokens[0] <= 200
         sample = planned.samples[0]
-        assert len(sample.pictures) == 1
+        assert len(sample.images) == 1
         assert tiles[0] == len(planned.processor.encode(sample).images)

@@ -147,10 +147,10 @@ def test_a_stage_may_see_pictures_in_a_mode_of_its_own(make_recipe: MakeRecipe, 
         {**TUNE, "name": "b", "steps": 3, "save_every": None},
     )
     recipe = make_recipe(*stages)
-    for number, picture in enumerate(sorted(recipe.data[0].file.parent.glob("*.png"))):
+    for number, image in enumerate(sorted(recipe.data[0].file.parent.glob("*.png"))):
         wide = Image.new("RGB", (64, 32), (250, 20, 9 * number))
         wide.paste((0, 90, 200), (0, 0, 16, 32))
-        wide.save(picture)
+        wide.save(image)
     same = train(recipe, tmp_path / "same")
     pad = train(make_recipe(stages[0], {**stages[1], "image_mode": "pad"}), tmp_path / "pad")
     assert [row["loss_hex"] for row in pad[:3]] == [row["loss_hex"] for row in same[:3]]

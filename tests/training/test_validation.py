@@ -50,8 +50,8 @@ def planned(recipe: Recipe, tmp_path: Path) -> list[Planned]:
     return plan_run(recipe, Run(recipe, tmp_path / "never", progress=no_progress).processor, no_progress)[0]
 
 
-def pictures(samples: Sequence[Sample]) -> set[str]:
-    return {str(picture.source) for sample in samples for picture in sample.pictures}
+def images(samples: Sequence[Sample]) -> set[str]:
+    return {str(image.source) for sample in samples for image in sample.images}
 
 
 def names(samples: Sequence[Sample]) -> set[str]:
@@ -66,8 +66,8 @@ def test_no_picture_is_on_both_sides_of_any_stage(
     second = {**TUNE, "data": [{"file": str(many), "take": "last 40"}]}
     recipe = make_recipe({**ALIGN, "template": "v1"}, second, data=str(many), validation={"share": 0.3}, seed=seed)
     stages = planned(recipe, tmp_path)
-    learnt = set[str]().union(*(pictures(item.samples[:]) for item in stages))
-    measured = set[str]().union(*(pictures(item.held.samples[:]) for item in stages if item.held is not None))
+    learnt = set[str]().union(*(images(item.samples[:]) for item in stages))
+    measured = set[str]().union(*(images(item.held.samples[:]) for item in stages if item.held is not None))
     assert learnt
     assert measured
     assert not learnt & measured

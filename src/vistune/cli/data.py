@@ -320,7 +320,7 @@ def check(
     else:
         sources = _own_sources(loaded, images)
     bar = no_progress if as_json else progress_bar
-    found = api.check_data(sources, recipe=loaded, pictures=not no_images, page=page, progress=bar)
+    found = api.check_data(sources, recipe=loaded, images=not no_images, page=page, progress=bar)
     if as_json:
         print_json(found.as_json())
     else:
@@ -340,7 +340,7 @@ def check_lines(found: CheckReport, *, tokens: bool) -> list[str]:
     lines += [f"note: {note.detail}" for note in found.notes[:20]]
     kinds = ", ".join(f"{count} {'without kind' if kind == 'none' else kind}" for kind, count in found.kinds.items())
     lines.append(
-        f"{count_of(found.rows, 'row')}, {count_of(found.pictures, 'picture')} ({kinds or 'none'}); "
+        f"{count_of(found.rows, 'row')}, {count_of(found.images, 'picture')} ({kinds or 'none'}); "
         f"{count_of(len(found.faults), 'fault')}"
     )
     if tokens:

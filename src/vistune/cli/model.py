@@ -39,9 +39,9 @@ def quickstart(
     )
     took = " · ".join(f"{step} {seconds:.0f} s" for step, seconds in summary["seconds"].items())
     stdout.print(f"{took} · peak memory {summary['peak_memory_mb']} MB")
-    picture = next(iter(sorted((out / "world" / "heldout").glob("*.jpg"))))
+    image = next(iter(sorted((out / "world" / "heldout").glob("*.jpg"))))
     stdout.print(f"Report: {out / 'report.html'}", soft_wrap=True)
-    stdout.print(f"Talk to it:  vistune chat {out} --image {picture}", soft_wrap=True)
+    stdout.print(f"Talk to it:  vistune chat {out} --image {image}", soft_wrap=True)
 
 
 def summary_table(summary: dict[str, Any]) -> Table:

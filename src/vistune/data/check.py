@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from vistune.data.image_audit import look_at_all, shown_pictures
+from vistune.data.image_audit import look_at_all, shown_images
 from vistune.data.index import Index, index
 from vistune.data.readers import folders_of, open_source
 from vistune.data.selection import kindless, too_long
@@ -40,7 +40,7 @@ class CheckReport:
 
     rows: int
     samples: int
-    pictures: int
+    images: int
     kinds: dict[str, int]
     tokens: dict[str, int]
     learnt_tokens: int
@@ -51,14 +51,15 @@ class CheckReport:
     unread_fields: list[UnreadField]
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return the report as `check --json` prints it; `pictures` is the number of images."""
+        return {"pictures" if name == "images" else name: value for name, value in asdict(self).items()}
 
 
 def check(
     sources: Sequence[DataSource],
     processor: Processor | None,
     *,
-    pictures: bool = True,
+    images: bool = True,
     tokens_per_row: int | None = None,
     cut: bool = True,
     kinds: Sequence[str] | None = None,
@@ -66,11 +67,11 @@ def check(
 ) -> CheckReport:
     """Read all rows, encode them (with a processor), open each picture once; faults are gathered, not raised.
 
-    Without `pictures` they are neither looked for nor opened, which anyres cannot do without: RecipeError. Samples
+    Without `images` they are neither looked for nor opened, which anyres cannot do without: RecipeError. Samples
     longer than `tokens_per_row` are cut where a turn ends; without `cut`, or of a first turn too long, they are faults.
     `kinds`: those that some stage selects, if every stage selects by kind; a record without a kind is a fault then.
     """
-    if processor is not None and processor.spec.image_mode == "anyres" and not pictures:
+    if processor is not None and processor.spec.image_mode == "anyres" and not images:
         raise RecipeError("an anyres model's tokens follow from the pictures' sizes", "check with the pictures")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     faults: list[Reject] = []
@@ -80,7 +81,7 @@ def check(
     for source in sources:
         try:
             data = open_source(source.file)
-            folders = folders_of(data, source.images) if pictures else None
+            folders = folders_of(data, source.images) if images else None
             made = index(data, folders, processor, progress=progress, processes=cores)
             survey.read(data)
         except DataError as error:  # the file as a whole: not there, no list, broken off
@@ -96,8 +97,8 @@ def check(
             faults += [fault.reject for fault in too_long(made, tokens_per_row)]
         files.append(made)
     notes = [*survey.notes, *(note for made in files for note in made.notes.values())]
-    used = shown_pictures(files)
-    if pictures:
+    used = shown_images(files)
+    if images:
         with progress("open pictures", len(used)) as advance:
             bad, seen = look_at_all(used, advance)
         faults, notes = faults + bad, notes + seen
@@ -107,7 +108,7 @@ def check(
     return CheckReport(
         rows=sum(len(made) + len(made.faults) for made in files),
         samples=sum(map(len, files)),
-        pictures=len(used),
+        images=len(used),
         kinds=dict(sum((_kinds(made) for made in files), Counter[str]())),
         tokens=_spread([made.lengths for made in files] if processor is not None else []),
         learnt_tokens=sum(int(made.columns["learnt"].sum()) for made in files),

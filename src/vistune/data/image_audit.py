@@ -17,7 +17,7 @@ import numpy as np
 from vistune.data.index import Index
 from vistune.data.near_duplicates import hash_of, near_duplicates
 from vistune.errors import DataError
-from vistune.processor.images import load_bytes, read_picture
+from vistune.processor.images import load_bytes, read_image
 from vistune.records.image_files import DAMAGE
 from vistune.types import Reject
 
@@ -54,7 +54,7 @@ class Look:
     fault: DataError | None = None
 
 
-def shown_pictures(files: Sequence[Index]) -> dict[Path, Shown]:
+def shown_images(files: Sequence[Index]) -> dict[Path, Shown]:
     """Every picture file that good rows show, in their order."""
     found: dict[Path, Shown] = {}
     for made in files:
@@ -69,7 +69,7 @@ def shown_pictures(files: Sequence[Index]) -> dict[Path, Shown]:
 def look(path: Path) -> Look:
     """Read and decode one picture, whole: a header tells nothing of what is cut off behind it."""
     try:
-        data = read_picture(path)
+        data = read_image(path)
         image = load_bytes(data, str(path))
         looks = hash_of(image)
     except DataError as error:

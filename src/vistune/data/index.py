@@ -206,8 +206,8 @@ class _Builder:
         self.folders.find_all(names, self.data.name, "image")
         slots = np.full(len(names), self.processor.spec.slots_per_image if self.processor else 0, np.int64)
         if self.processor is not None and self.processor.spec.image_mode == "anyres":
-            pictures = (self.folders.find(name, self.data.name, "image") for name in names)
-            slots = np.array([self.processor.slots(picture) for picture in pictures], np.int64)
+            images = (self.folders.find(name, self.data.name, "image") for name in names)
+            slots = np.array([self.processor.slots(image) for image in images], np.int64)
         sums = np.concatenate([[0], np.cumsum(slots[shown])])
         ends = np.cumsum(columns["pictures"])
         lengths = columns["text_tokens"] + sums[ends] - sums[ends - columns["pictures"]]

@@ -20,7 +20,7 @@ from vistune.data.selection import Rows
 from vistune.errors import DataError
 from vistune.processor import Processor, blank_row, collate, load_tiles
 from vistune.processor.processor import PixelReader
-from vistune.types import Batch, Example, Picture, Sample, Spec
+from vistune.types import Batch, Example, ImageRef, Sample, Spec
 
 Place = tuple[int, int, str]  # of a lane of shards (stream.py): window, the step in which it begins, a hash of it
 PIXEL_CACHE_BYTES = 512 * 2**20
@@ -35,15 +35,15 @@ class PixelCache:
         self.tiles: OrderedDict[tuple[Path, str], Tensor] = OrderedDict()
         self.lock = Lock()
 
-    def __call__(self, picture: Picture, spec: Spec) -> Tensor:
-        if not isinstance(picture.source, Path):
-            return load_tiles(picture, spec)
-        key = picture.source, spec.image_mode  # a stage may have a mode of its own
+    def __call__(self, image: ImageRef, spec: Spec) -> Tensor:
+        if not isinstance(image.source, Path):
+            return load_tiles(image, spec)
+        key = image.source, spec.image_mode  # a stage may have a mode of its own
         with self.lock:
             if (tiles := self.tiles.get(key)) is not None:
                 self.tiles.move_to_end(key)
                 return tiles
-        tiles = load_tiles(picture, spec)
+        tiles = load_tiles(image, spec)
         with self.lock:
             if key not in self.tiles:
                 self.tiles[key] = tiles

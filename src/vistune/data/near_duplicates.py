@@ -28,7 +28,7 @@ from vistune.records.image_files import DAMAGE, FORMATS, SUFFIXES
 NEAR_BITS = 7
 BANDS = 8  # of 16 bits: two hashes at most 7 bits apart agree in one of them
 STEP = 2.0  # grey levels that count as a difference, so that a flat ground does not hash its noise
-PICTURE_FIELDS = ("image", "image_id", "imageId", "img_id", "image_source", "image_path", "file_name", "imagename")
+IMAGE_FIELDS = ("image", "image_id", "imageId", "img_id", "image_source", "image_path", "file_name", "imagename")
 # File names that tell the source, and the sets that are drawn from it (facts of the official releases).
 NAMED_SOURCES: Mapping[str, str] = {
     "COCO_val2014_": "COCO val2014, from which POPE, VQAv2 val and LLaVA-Bench (COCO) are drawn",
@@ -43,7 +43,7 @@ class Overlap:
     """One evaluation set: how many of its pictures were read, and the data set's pictures that it shares."""
 
     name: str
-    pictures: int
+    images: int
     shared: tuple[str, ...]
 
 
@@ -57,33 +57,33 @@ class Likeness:
     overlaps: tuple[Overlap, ...]
 
 
-def compare_pictures(
-    pictures: Mapping[str, Path | None],
+def find_near_duplicates(
+    images: Mapping[str, Path | None],
     against: Sequence[Path] = (),
     advance: Callable[..., None] = lambda count: None,
 ) -> Likeness:
-    """Near-duplicates among `pictures` (name -> file, None where it is not there) and overlap with evaluation sets.
+    """Near-duplicates among `images` (name -> file, None where it is not there) and overlap with evaluation sets.
 
     `against`: folders of pictures, or files that name or hold them (JSON, JSON lines, CSV, TSV).
     """
     hashes = {}
-    for name, path in pictures.items():
-        if path and (found := picture_hash(path)) is not None:
+    for name, path in images.items():
+        if path and (found := image_hash(path)) is not None:
             hashes[name] = found
         advance(1)
     overlaps = [
         Overlap(source, 0, shared)
         for prefix, source in NAMED_SOURCES.items()
-        if (shared := tuple(sorted(name for name in pictures if Path(name).name.startswith(prefix))))
+        if (shared := tuple(sorted(name for name in images if Path(name).name.startswith(prefix))))
     ]
-    overlaps += [_overlap(path, pictures, hashes) for path in against]
-    return Likeness(len(pictures), len(hashes), near_duplicates(hashes), tuple(overlaps))
+    overlaps += [_overlap(path, images, hashes) for path in against]
+    return Likeness(len(images), len(hashes), near_duplicates(hashes), tuple(overlaps))
 
 
-def picture_hash(picture: Path | bytes) -> int | None:
+def image_hash(image: Path | bytes) -> int | None:
     """128 bits of a picture's brightness; None where it cannot be opened or is of one tone."""
     try:
-        with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture, formats=FORMATS) as opened:
+        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=FORMATS) as opened:
             opened.draft("L", (64, 64))  # a JPEG is decoded at an eighth of its size
             return hash_of(opened)
     except DAMAGE:
@@ -125,24 +125,22 @@ def _bands(value: int) -> Iterator[tuple[int, int]]:
     yield from ((k, (value >> (16 * k)) & 0xFFFF) for k in range(BANDS))
 
 
-def _overlap(path: Path, pictures: Mapping[str, Path | None], hashes: Mapping[str, int]) -> Overlap:
+def _overlap(path: Path, images: Mapping[str, Path | None], hashes: Mapping[str, int]) -> Overlap:
     """By name (COCO's numbers whatever their prefix) and, where pictures are there, by look."""
     keys, looks, count = set[str](), defaultdict[tuple[int, int], list[int]](list), 0
-    for entry in _pictures_of(path):
+    for entry in _images_of(path):
         count += 1
         if isinstance(entry, str):
-            keys.add(picture_key(entry))
+            keys.add(image_key(entry))
             continue
         if isinstance(entry, Path):
-            keys.add(picture_key(entry.name))
-        if (value := picture_hash(entry)) is not None:
+            keys.add(image_key(entry.name))
+        if (value := image_hash(entry)) is not None:
             for band in _bands(value):
                 looks[band].append(value)
     if not count:
-        raise DataError(
-            f"{path}: names and holds no pictures", f"one of the fields {', '.join(PICTURE_FIELDS)} is read"
-        )
-    shared = {name for name in pictures if picture_key(name) in keys}
+        raise DataError(f"{path}: names and holds no pictures", f"one of the fields {', '.join(IMAGE_FIELDS)} is read")
+    shared = {name for name in images if image_key(name) in keys}
     for name, value in hashes.items():
         near = (other for band in _bands(value) for other in looks.get(band, ()))
         if any((value ^ other).bit_count() <= NEAR_BITS for other in near):
@@ -150,20 +148,20 @@ def _overlap(path: Path, pictures: Mapping[str, Path | None], hashes: Mapping[st
     return Overlap(path.name, count, tuple(sorted(shared)))
 
 
-def picture_key(name: str) -> str:
+def image_key(name: str) -> str:
     """A name by which the same picture is known elsewhere: COCO's twelve digits, else the bare file name."""
     stem = Path(name).stem.lower()
     found = re.fullmatch(r"(?:coco_[a-z]+\d{4}_)?(\d{12})", stem)
     return found.group(1) if found else stem
 
 
-def _pictures_of(path: Path) -> Iterator[str | Path | bytes]:
+def _images_of(path: Path) -> Iterator[str | Path | bytes]:
     """Every picture that a folder or file of an evaluation set holds or names, once."""
     if path.is_dir():
         yield from sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
         for file in sorted(path.rglob("*")):
             if file.suffix.lower() in (".json", ".jsonl", ".tsv", ".csv") and file.is_file():
-                yield from _pictures_of(file)
+                yield from _images_of(file)
         return
     seen: set[str] = set()
     for value in _fields(path):
@@ -189,7 +187,7 @@ def _fields(path: Path) -> Iterator[str | int]:
 def _walk(value: Any) -> Iterator[str | int]:
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            if name in PICTURE_FIELDS and (isinstance(inner, str) or type(inner) is int):
+            if name in IMAGE_FIELDS and (isinstance(inner, str) or type(inner) is int):
                 yield inner
             else:
                 yield from _walk(inner)

@@ -66,7 +66,7 @@ class Prover:
         except RecordError as error:
             name = value.get("id", "") if isinstance(value, dict) else ""
             return Fault(Reject(printable(name), place, error.reason, str(error)), kind, error, at)
-        names = tuple(self.folders.name_of(picture) for picture in sample.pictures)
+        names = tuple(self.folders.name_of(image) for image in sample.images)
         if self.processor is None:
             return Proved(sample.kind, 0, 0, names)
         try:

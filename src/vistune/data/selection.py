@@ -227,16 +227,16 @@ def _short(path: Path, others: Collection[Path]) -> str:
     return str(Path(*path.parts[-2:])) if len(alike) == 1 else str(path)
 
 
-def all_rows(source: DataSource, *, find_pictures: bool = True) -> Rows:
-    """Every row; without `find_pictures` no picture need be there. Raises DataError of the first bad one."""
+def all_rows(source: DataSource, *, find_images: bool = True) -> Rows:
+    """Every row; without `find_images` no picture need be there. Raises DataError of the first bad one."""
     data = open_source(source.file)
-    made = index(data, folders_of(data, source.images) if find_pictures else None, None)
+    made = index(data, folders_of(data, source.images) if find_images else None, None)
     if made.faults:
         raise made.faults[0].error
     return Rows([(made, made.of_kind(None))])
 
 
-def pictures_of(source: DataSource) -> dict[str, Path | None]:
+def images_of(source: DataSource) -> dict[str, Path | None]:
     """Every picture that a source's good rows name, and where it lies; None where it is not there."""
     data = open_source(source.file)
     folders = ImageFolders(folders_of(data, source.images))

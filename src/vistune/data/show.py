@@ -29,7 +29,7 @@ def show(
     from vistune.data import all_rows
 
     processor = without_tower(template, tokenizer)
-    samples = all_rows(source, find_pictures=False)
+    samples = all_rows(source, find_images=False)
     for line in lines_of(field for file, _ in samples.parts for field in file.unread_fields):
         on_message(line)
     chosen = samples if index is None else samples[index : index + 1]
@@ -73,5 +73,5 @@ def as_learnt(sample: Sample, processor: Processor) -> dict[str, Any]:
         "tokens": len(seen["input_ids"]),
         "learnt": len(seen["labels"]) - seen["labels"].count(IGNORE),
         "pieces": pieces(seen, processor.tokenizer),
-        "pictures": [picture.source for picture in sample.pictures],
+        "pictures": [image.source for image in sample.images],
     }

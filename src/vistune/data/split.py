@@ -41,7 +41,7 @@ def only(choice: Choice, aside: np.ndarray) -> Choice:
     return replace(choice, rows=choice.rows[aside], lengths=choice.lengths[aside], faults=())
 
 
-def pictures_in(choices: Sequence[Choice]) -> set[str]:
+def images_in(choices: Sequence[Choice]) -> set[str]:
     """Where the pictures lie that the choices' rows show."""
     return {
         str(choice.index.folders.find(name, choice.index.data.name, "image").source)

@@ -23,10 +23,10 @@ from vistune.data import (
     choose_rows,
     epoch_size,
     held_out,
+    images_in,
     known_kinds,
     listed,
     only,
-    pictures_in,
     plan_stage,
     read_window,
     refuse_unknown_kinds,
@@ -260,7 +260,7 @@ def _held(recipe: Recipe, chosen: _Chosen, aside: list[np.ndarray] | None) -> He
     ]
     lengths = [int(choices[number].index.lengths[row]) for number, row in places]
     steps = steps_of(1, lengths, samples_per_step=MEASURED_AT_ONCE, seed=0)
-    shared = len(pictures_in(choices) & pictures_in(chosen.choices)) if wanted.data is not None else 0
+    shared = len(images_in(choices) & images_in(chosen.choices)) if wanted.data is not None else 0
     plan = plan_stage(
         lengths, samples_per_step=MEASURED_AT_ONCE, tokens_per_row=stage.tokens_per_row, steps=steps, seed=0
     )

@@ -87,7 +87,7 @@ def by_rule(
                 f"the rule teacher writes no {language!r}", f"choose of {', '.join(OWN_LANGUAGES)}, or another teacher"
             )
     made: list[dict[str, Any] | Reject] = []
-    _, names = picture_names(images)
+    _, names = image_names(images)
     for order in make_orders(images, wishes):
         made.append(_written_by_rule(order, names, wishes.seed))
         advance(1)
@@ -101,7 +101,7 @@ def _told_apart(made: Sequence[dict[str, Any] | Reject]) -> Generated:
     )
 
 
-def picture_names(images: Sequence[AnnotatedImage]) -> tuple[list[Path], dict[Path, str]]:
+def image_names(images: Sequence[AnnotatedImage]) -> tuple[list[Path], dict[Path, str]]:
     """(folders, each image's name relative to one): the file name only, unless another folder has the same file name.
 
     Readers search the folders in order, so an unused file in an earlier folder would be taken for the image.
@@ -155,7 +155,7 @@ def by_service(
         settled = asyncio.run(_ask(asked, service, asker, advance))
         seconds, replies = time.monotonic() - began, asker.ledger.outcomes["reply"] - before
         by_name = dict(zip((order.name for order in asked), settled, strict=True))
-        made = _collect(orders, picture_names(images)[1], by_name, asker, wishes.seed)
+        made = _collect(orders, image_names(images)[1], by_name, asker, wishes.seed)
         return replace(made, spent={**made.spent, "replies": replies, "seconds": round(seconds, 3)})
     finally:
         asker.journal.close()
@@ -217,7 +217,7 @@ def _with_question(order: Order, turns: Turns) -> Turns:
     return ((rule.instruction(order.image.id, order.kind, order.language, order.number), turns[0][1]),)
 
 
-def _row(order: Order, picture: str, turns: Turns, chance: random.Random) -> dict[str, Any]:
+def _row(order: Order, image: str, turns: Turns, chance: random.Random) -> dict[str, Any]:
     """LLaVA form; the marker stands before or after the first question by chance, as in the original's data."""
     conversations = []
     for number, (question, answer) in enumerate(turns):
@@ -226,7 +226,7 @@ def _row(order: Order, picture: str, turns: Turns, chance: random.Random) -> dic
         conversations += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
     return {
         "id": order.name,
-        "image": picture,
+        "image": image,
         "kind": order.kind,
         "language": order.language,
         "conversations": conversations,
@@ -240,7 +240,7 @@ def write_generated(
 
     `origin`: who wrote it and how it was asked for, which a model trained on it tells of (`vistune why`).
     """
-    folders, names = picture_names(images)
+    folders, names = image_names(images)
     write_json(out / "images.json", {"folders": [os.path.relpath(folder, out) for folder in folders]})
     write_jsonl(
         out / "rejects.jsonl",

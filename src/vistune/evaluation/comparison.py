@@ -16,7 +16,7 @@ from vistune.errors import RecipeError
 from vistune.evaluation.measurement import Measurement
 from vistune.evaluation.runner import Answered
 from vistune.evaluation.scoring import Score, gap
-from vistune.evaluation.task import picture_of
+from vistune.evaluation.task import image_of
 from vistune.files import parse_json
 
 TO_BE_SCORED = "to be scored"  # by a judge or the benchmark's server
@@ -120,7 +120,7 @@ def _question(one: str, other: str, a: Answered, b: Answered) -> dict[str, Any]:
     question = a.question
     return {
         "question_id": question.id,
-        "image": picture_of(question) if question.sample.pictures else None,
+        "image": image_of(question) if question.sample.images else None,
         "prompt": question.sample.messages[-1].text,
         "answer": question.answer,
         "said": {one: a.text, other: b.text},

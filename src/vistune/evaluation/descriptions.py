@@ -14,7 +14,7 @@ from vistune.generation import generate
 from vistune.grounding import lexicon as words
 from vistune.model import VisionLanguageModel
 from vistune.processor import Processor
-from vistune.types import AnnotatedImage, Message, Picture
+from vistune.types import AnnotatedImage, ImageRef, Message
 
 INSTRUCTIONS = {"en": "Describe the picture in detail.", "ko": "이 이미지를 한국어로 상세히 설명해주세요."}
 
@@ -43,7 +43,7 @@ def describe(
     result: dict[str, Any] = {"texts": []}
     hits_all = named_all = there_all = 0
     for language, instruction in INSTRUCTIONS.items():
-        prompts = [processor.encode_prompt([Message("user", (Picture(i.path), instruction))]) for i in images]
+        prompts = [processor.encode_prompt([Message("user", (ImageRef(i.path), instruction))]) for i in images]
         said = generate(model, processor, prompts, max_tokens=max_tokens, advance=advance)
         hits = named = there = 0
         for image, completion in zip(images, said, strict=True):

@@ -14,7 +14,7 @@ from vistune.evaluation.comparison import compare
 from vistune.evaluation.measurement import Measurement
 from vistune.evaluation.runner import Answered
 from vistune.files import read_json, read_jsonl
-from vistune.types import Message, Part, Picture, Question, Sample
+from vistune.types import ImageRef, Message, Part, Question, Sample
 
 
 def compare_kept(folders: Mapping[str, Path]) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def _asked(measured: Measurement) -> tuple[str, ...]:
 def _answered(row: Mapping[str, Any]) -> Answered:
     name = str(row["question_id"])
     shown = row.get("image")
-    pictures: tuple[Part, ...] = () if shown in (None, f"question {name}") else (Picture(Path(str(shown))),)
-    sample = Sample(name, (Message("user", (*pictures, str(row["prompt"]))),))
+    images: tuple[Part, ...] = () if shown in (None, f"question {name}") else (ImageRef(Path(str(shown))),)
+    sample = Sample(name, (Message("user", (*images, str(row["prompt"]))),))
     question = Question(name, sample, str(row.get("answer", "")))
     return Answered(question, row["condition"], str(row["text"]), float(row["right"]), row.get("finish_reason", "stop"))

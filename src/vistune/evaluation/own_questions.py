@@ -42,7 +42,7 @@ from vistune.records import (
 )
 from vistune.records import text as text_of
 from vistune.registry import guess
-from vistune.types import Picture, Question, Sample
+from vistune.types import ImageRef, Question, Sample
 
 LETTERS = "ABCDE"
 MATCHES = ("exact", "contains", "choice", "judge")
@@ -119,12 +119,12 @@ class LenientFolders(ImageFolders):
         self.faults: list[DataError] = []
         self.base = folders[0]
 
-    def find(self, name: str, location: str, field: str) -> Picture:
+    def find(self, name: str, location: str, field: str) -> ImageRef:
         try:
             return super().find(name, location, field)
         except DataError as error:
             self.faults.append(error)
-            return Picture(self.base / name)
+            return ImageRef(self.base / name)
 
 
 def _from_cells(cells: Mapping[str, str], location: str) -> dict[str, Any]:
@@ -159,7 +159,7 @@ def _question(
     _refuse_image_like(fields, location, here, names)
     turn = Turn(key, "user", split_markers(asked))
     messages = images_in_place(Turns((turn,), names, listed), location, folders, Counter())
-    if not asked.strip() and not messages[0].pictures:
+    if not asked.strip() and not messages[0].images:
         raise RecordError(location, key, "is empty", "write the question, or leave the record out")
     choices = _choices(fields, location)
     match = fields.get("match") or "exact"

@@ -80,6 +80,6 @@ def id_in(row: Any, name: str, place: str) -> str:
     return plain_id(field_of(row, name, (int, str, float), place))
 
 
-def picture_folder(folder: Path, *names: str) -> Path:
+def image_folder(folder: Path, *names: str) -> Path:
     """Where a release's pictures lie: the first of these folders that is there, else the first of them."""
     return next((folder / name for name in names if (folder / name).is_dir()), folder / names[0])

@@ -16,12 +16,12 @@ from typing import Any
 from vistune.data import PixelCache
 from vistune.errors import DataError
 from vistune.evaluation.letters import letters_of, read_letters
-from vistune.evaluation.task import Task, picture_of
+from vistune.evaluation.task import Task, image_of
 from vistune.generation import GREEDY, Answer, Engine
 from vistune.generation.prefix import prompt_of as coded
 from vistune.model import VisionLanguageModel
 from vistune.processor import Processor
-from vistune.types import Message, Part, Picture, Question
+from vistune.types import ImageRef, Message, Part, Question
 
 CONDITIONS = ("with_image", "without_image", "wrong_image")
 BLOCK = 128  # questions, about: whole pictures stay together
@@ -48,7 +48,7 @@ class Answered:
             "right": self.right,
             "condition": self.condition,
             "finish_reason": self.finish_reason,
-            "image": picture_of(self.question),
+            "image": image_of(self.question),
             **{name: value for name, value in self.question.tags.items() if isinstance(value, str | int | float)},
         }
 
@@ -65,9 +65,9 @@ class Block:
         return prompt_of(question, self.condition, self.wrong)
 
 
-def derangement(pictures: Sequence[str], seed: int) -> dict[str, str]:
+def derangement(images: Sequence[str], seed: int) -> dict[str, str]:
     """Each distinct picture to another one, by a cycle through a shuffled order; needs at least two."""
-    order = sorted(set(pictures))
+    order = sorted(set(images))
     if len(order) < 2:
         return {}
     random.Random(seed).shuffle(order)
@@ -76,12 +76,12 @@ def derangement(pictures: Sequence[str], seed: int) -> dict[str, str]:
 
 def conditions_for(questions: Sequence[Question]) -> tuple[tuple[str, ...], dict[str, str]]:
     """(conditions that these questions can be asked under, why each other one is left out)."""
-    pictures = {picture_of(question) for question in questions if question.sample.pictures}
+    images = {image_of(question) for question in questions if question.sample.images}
     left_out = {}
-    if not pictures:
+    if not images:
         left_out["without_image"] = "no question has a picture to leave out"
-    if len(pictures) < 2:
-        left_out["wrong_image"] = f"a wrong picture needs two different ones, the questions asked have {len(pictures)}"
+    if len(images) < 2:
+        left_out["wrong_image"] = f"a wrong picture needs two different ones, the questions asked have {len(images)}"
     return tuple(condition for condition in CONDITIONS if condition not in left_out), left_out
 
 
@@ -91,11 +91,11 @@ def prompt_of(question: Question, condition: str, wrong: Mapping[str, str]) -> l
     for message in question.sample.messages:
         parts: list[Part] = []
         for part in message.parts:
-            if isinstance(part, Picture):
+            if isinstance(part, ImageRef):
                 if condition == "with_image":
                     parts.append(part)
                 elif condition == "wrong_image":
-                    parts.append(Picture(Path(wrong[str(part.source)])))
+                    parts.append(ImageRef(Path(wrong[str(part.source)])))
             else:
                 parts.append(part)
         messages.append(replace(message, parts=tuple(parts)))
@@ -106,22 +106,22 @@ def choose(questions: Sequence[Question], limit: int | None, seed: int) -> list[
     """All questions, or those of a seeded choice of pictures that makes about `limit` of them."""
     if limit is None or limit >= len(questions):
         return list(questions)
-    pictures = sorted({picture_of(question) for question in questions})
-    random.Random(seed).shuffle(pictures)
+    images = sorted({image_of(question) for question in questions})
+    random.Random(seed).shuffle(images)
     kept: list[Question] = []
-    by_picture = _by_picture(questions)
-    for picture in pictures:
+    by_image = _by_image(questions)
+    for image in images:
         if len(kept) >= limit:
             break
-        kept += by_picture[picture]
+        kept += by_image[image]
     return kept
 
 
-def _by_picture(questions: Sequence[Question]) -> dict[str, list[Question]]:
+def _by_image(questions: Sequence[Question]) -> dict[str, list[Question]]:
     """Questions by picture, in the order in which pictures come first."""
     groups: dict[str, list[Question]] = {}
     for question in questions:
-        groups.setdefault(picture_of(question), []).append(question)
+        groups.setdefault(image_of(question), []).append(question)
     return groups
 
 
@@ -142,11 +142,11 @@ def plan(
         known.add(question.id)
     found: list[Block] = []
     for condition in conditions:
-        asked = questions if condition == "with_image" else [q for q in blind if q.sample.pictures]
-        wrong = derangement([str(picture.source) for q in asked for picture in q.sample.pictures], seed)
+        asked = questions if condition == "with_image" else [q for q in blind if q.sample.images]
+        wrong = derangement([str(image.source) for q in asked for image in q.sample.images], seed)
         swapped = wrong if condition == "wrong_image" else {}
         block: list[Question] = []
-        for group in _by_picture(asked).values():
+        for group in _by_image(asked).values():
             block += group
             if len(block) >= BLOCK:
                 found.append(Block(condition, tuple(block), swapped))

@@ -14,7 +14,7 @@ import numpy as np
 
 from vistune.evaluation.runner import CONDITIONS, Answered
 from vistune.evaluation.scorer import figures_of
-from vistune.evaluation.task import Reply, Task, picture_of
+from vistune.evaluation.task import Reply, Task, image_of
 from vistune.types import Question
 
 RESAMPLES = 2000
@@ -33,12 +33,12 @@ class Score:
         return {"value": self.value, "low": self.low, "high": self.high, "count": self.count}
 
 
-def _sums(rows: Sequence[Answered], pictures: Sequence[str]) -> np.ndarray:
+def _sums(rows: Sequence[Answered], images: Sequence[str]) -> np.ndarray:
     """(pictures, 2): right answers and questions of each picture."""
-    place = {picture: k for k, picture in enumerate(pictures)}
-    sums = np.zeros((len(pictures), 2))
+    place = {image: k for k, image in enumerate(images)}
+    sums = np.zeros((len(images), 2))
     for row in rows:
-        k = place[picture_of(row.question)]
+        k = place[image_of(row.question)]
         sums[k] += (row.right, 1)
     return sums
 
@@ -54,7 +54,7 @@ def accuracy(rows: Sequence[Answered], *, seed: int = 0) -> Score:
     """Share right, with an interval over pictures: questions of one picture stand or fall together."""
     if not rows:
         return Score(0.0, 0.0, 0.0, 0)
-    sums = _sums(rows, sorted({picture_of(row.question) for row in rows}))
+    sums = _sums(rows, sorted({image_of(row.question) for row in rows}))
     low, high = np.quantile(_resample(sums, seed), (0.025, 0.975))
     return Score(float(sums[:, 0].sum() / sums[:, 1].sum()), float(low), float(high), len(rows))
 
@@ -63,10 +63,10 @@ def gap(seen: Sequence[Answered], blind: Sequence[Answered], *, seed: int = 0) -
     """Accuracy with the picture less accuracy without it, over the questions that were asked both ways."""
     both = {row.question.id for row in blind}
     seen = [row for row in seen if row.question.id in both]
-    pictures = sorted({picture_of(row.question) for row in seen})
-    if not pictures:
+    images = sorted({image_of(row.question) for row in seen})
+    if not images:
         return Score(0.0, 0.0, 0.0, 0)
-    with_it, without = _sums(seen, pictures), _sums(blind, pictures)
+    with_it, without = _sums(seen, images), _sums(blind, images)
     differences = _resample(with_it, seed) - _resample(without, seed)
     low, high = np.quantile(differences, (0.025, 0.975))
     value = with_it[:, 0].sum() / with_it[:, 1].sum() - without[:, 0].sum() / max(without[:, 1].sum(), 1)

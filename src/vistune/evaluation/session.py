@@ -26,7 +26,7 @@ from vistune.evaluation.runner import CONDITIONS, Answered, Block, ask
 from vistune.evaluation.task import Task
 from vistune.generation import Assistant
 from vistune.progress import Progress
-from vistune.types import Picture, Question
+from vistune.types import ImageRef, Question
 
 VERSIONED = ("torch", "transformers")
 SAMPLED = 1 << 20  # bytes at a weight file's beginning, middle and end
@@ -157,7 +157,7 @@ def _prompts(blocks: Sequence[Block]) -> dict[str, Any]:
     return {"count": sum(len(block.questions) for block in blocks), "sha256": digest.hexdigest()}
 
 
-def _shown(part: str | Picture, place: str) -> Any:
+def _shown(part: str | ImageRef, place: str) -> Any:
     if isinstance(part, str):
         return part
     path = Path(str(part.source))

@@ -22,7 +22,7 @@ from vistune.files import write_atomic
 
 KINDS = (".tsv", ".tsv.gz", ".jsonl", ".jsonl.gz", ".parquet")
 SHARDS = "*-of-*.parquet"  # as the hub names a dataset's files: dev-00000-of-00001.parquet
-SHORTEST_PICTURE = 64  # characters; a shorter cell is a path or the index of the row that holds the picture
+SHORTEST_IMAGE = 64  # characters; a shorter cell is a path or the index of the row that holds the picture
 PNG = b"\x89PNG"
 
 
@@ -99,7 +99,7 @@ def rows_by_id(path: Path, *names: str) -> dict[str, Row]:
     return rows
 
 
-class Pictures:
+class Images:
     """A table's pictures as files named by what they hold: beside the table, else in a folder that ends with us."""
 
     def __init__(self, table: Path) -> None:
@@ -119,7 +119,7 @@ class Pictures:
                 found[index] = self._write(held)
                 continue
             cell = row.get("image_path") if is_missing(held) else str(held)
-            if cell is not None and len(cell) > SHORTEST_PICTURE and "." not in cell:
+            if cell is not None and len(cell) > SHORTEST_IMAGE and "." not in cell:
                 found[index] = self._unpack(cell, row.place)
             elif cell is not None and plain_id(cell) in rows:
                 elsewhere[index] = plain_id(cell)

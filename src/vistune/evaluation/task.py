@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Protocol
 from vistune.errors import DataError
 from vistune.evaluation.predictions import Prediction, read_predictions
 from vistune.records import UnreadField
-from vistune.types import Message, Part, Picture, Question, Sample
+from vistune.types import ImageRef, Message, Part, Question, Sample
 
 OFFICIAL, LENIENT = "official", "lenient"
 BOTH: tuple[str, ...] = (OFFICIAL, LENIENT)
@@ -211,10 +211,10 @@ class Benchmark(ABC):
 
 
 def ask(
-    name: str, text: str, picture: Path | None = None, *, answer: str = "", origin: str = "", **tags: Any
+    name: str, text: str, image_file: Path | None = None, *, answer: str = "", origin: str = "", **tags: Any
 ) -> Question:
-    """A question of one user turn, its picture first."""
-    parts: tuple[Part, ...] = (text,) if picture is None else (Picture(picture), text)
+    """Return a question of one user turn, with its image first."""
+    parts: tuple[Part, ...] = (text,) if image_file is None else (ImageRef(image_file), text)
     return Question(name, Sample(name, (Message("user", parts),), origin=origin), answer, tags)
 
 
@@ -248,7 +248,7 @@ def bare(text: str) -> str:
     return re.sub(r"\s+", " ", unicodedata.normalize("NFC", text)).strip().removesuffix(".").lower()
 
 
-def picture_of(question: Question) -> str:
+def image_of(question: Question) -> str:
     """What a bootstrap resamples by: the picture, or the question itself where it has none."""
-    pictures = question.sample.pictures
-    return str(pictures[0].source) if pictures else f"question {question.id}"
+    images = question.sample.images
+    return str(images[0].source) if images else f"question {question.id}"

@@ -19,10 +19,10 @@ from vistune.generation.messages import read_messages, require_question
 from vistune.generation.sampling import GREEDY, Sampling
 from vistune.model import VisionLanguageModel
 from vistune.processor import Processor, collate
-from vistune.types import Completion, Example, Message, Part, Picture, Sample
+from vistune.types import Completion, Example, ImageRef, Message, Part, Sample
 
 Given = Mapping[str, Any] | BaseModel | Message
-PictureGiven = str | Path | Image.Image
+ImageGiven = str | Path | Image.Image
 
 
 class Assistant:
@@ -34,10 +34,10 @@ class Assistant:
         self.engine = Engine(model, processor)
 
     def ask(
-        self, picture: PictureGiven | None, question: str, *, max_tokens: int = 256, sampling: Sampling = GREEDY
+        self, image: ImageGiven | None, question: str, *, max_tokens: int = 256, sampling: Sampling = GREEDY
     ) -> str:
         """The answer to one question about one picture, or about none."""
-        return self.chat(_one_turn(picture, question), max_tokens=max_tokens, sampling=sampling).text
+        return self.chat(_one_turn(image, question), max_tokens=max_tokens, sampling=sampling).text
 
     def chat(self, messages: Sequence[Given], *, max_tokens: int = 256, sampling: Sampling = GREEDY) -> Completion:
         """Give the model's next message in a conversation that ends with the user's.
@@ -50,17 +50,17 @@ class Assistant:
 
     def stream(
         self,
-        picture: PictureGiven | None,
+        image: ImageGiven | None,
         question: str | Sequence[Given],
         *,
         max_tokens: int = 256,
         sampling: Sampling = GREEDY,
     ) -> Iterator[str]:
-        """The answer in pieces; `question` may be a whole conversation, then `picture` is None.
+        """The answer in pieces; `question` may be a whole conversation, then `image` is None.
 
         Whoever stops listening cancels it.
         """
-        messages = _one_turn(picture, question) if isinstance(question, str) else _question(question)
+        messages = _one_turn(image, question) if isinstance(question, str) else _question(question)
         prompt = self.processor.encode_prompt(messages)
         answer = self.engine.submit(prompt, max_tokens=max_tokens, sampling=sampling)
         try:
@@ -79,10 +79,10 @@ class Assistant:
             return self.model(row) @ self.model.head.T
 
 
-def _one_turn(picture: PictureGiven | None, question: str) -> list[Message]:
+def _one_turn(image: ImageGiven | None, question: str) -> list[Message]:
     parts: tuple[Part, ...] = (question,)
-    if picture is not None:
-        parts = (Picture(picture if isinstance(picture, Image.Image) else Path(picture)), question)
+    if image is not None:
+        parts = (ImageRef(image if isinstance(image, Image.Image) else Path(image)), question)
     return [Message("user", parts)]
 
 

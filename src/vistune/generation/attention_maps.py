@@ -21,7 +21,7 @@ from vistune.model import VisionLanguageModel
 from vistune.model.attention import packed_attention, window_mask
 from vistune.model.language import base_of, run
 from vistune.processor import Processor, View, views_of
-from vistune.processor.images import picture_size
+from vistune.processor.images import image_size
 from vistune.types import Example, Message, Sample
 
 MOST_SCORES = 2**24  # weights held at once, of all heads
@@ -38,13 +38,13 @@ class Seen:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Look:
-    """`tokens`: the text that each adds, together the answer · `pictures`: each one's views, in the messages' order.
+    """`tokens`: the text that each adds, together the answer · `images`: each one's views, in the messages' order.
 
     Of a token, all weights of all pictures together are at most 1; the rest fell on text.
     """
 
     tokens: tuple[str, ...]
-    pictures: tuple[tuple[Seen, ...], ...]
+    images: tuple[tuple[Seen, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,8 +65,8 @@ def watched(processor: Processor, messages: Sequence[Message], answer: str) -> W
 
     Raises DataError where there is no picture, no answer, or no grid to look at.
     """
-    pictures = [picture for message in messages for picture in message.pictures]
-    if not pictures:
+    images = [image for message in messages for image in message.images]
+    if not images:
         raise DataError("there is no picture to look at", "ask about a picture first")
     prompt = processor.encode_prompt(messages)
     said = Message("assistant", (answer.strip(),))
@@ -74,7 +74,7 @@ def watched(processor: Processor, messages: Sequence[Message], answer: str) -> W
     begin = len(prompt)
     if encoded.ids[:begin] != prompt.input_ids.tolist():
         raise DataError("the answer changes how the prompt before it is tokenised", "it cannot be looked at")
-    if list(map(id, encoded.pictures)) != list(map(id, pictures)):
+    if list(map(id, encoded.images)) != list(map(id, images)):
         raise DataError("this model's template leaves pictures out or moves them", "it cannot be looked at")
     rest = encoded.ids[begin:]
     end = begin + next((k for k, token in enumerate(rest) if token in processor.stop_ids), len(rest))
@@ -87,7 +87,7 @@ def watched(processor: Processor, messages: Sequence[Message], answer: str) -> W
         Example(ids, torch.zeros_like(ids), prompt.images, prompt.slots),
         range(begin, end),
         tuple((places[start], places[stop - 1] + 1) for start, stop in pairwise(bounds)),
-        tuple(views_of(picture_size(picture), processor.spec) for picture in encoded.pictures),
+        tuple(views_of(image_size(image), processor.spec) for image in encoded.images),
     )
 
 
@@ -105,11 +105,11 @@ def look(model: VisionLanguageModel, processor: Processor, given: Watched) -> Lo
     run(model.language, embedded[None], torch.arange(len(example), device=device)[None], past=watcher)
     weights = watcher.mean().cpu()
     lengths = [stop - start for start, stop in given.spans]
-    pictures = tuple(
+    images = tuple(
         tuple(Seen(view, part[:, view.slots].reshape(len(part), view.rows, view.columns)) for view in views)
         for part, views in zip(weights.split(lengths, dim=1), given.views, strict=True)
     )
-    return Look(_pieces(processor, example.input_ids[answer.start :].tolist()), pictures)
+    return Look(_pieces(processor, example.input_ids[answer.start :].tolist()), images)
 
 
 def _pieces(processor: Processor, tokens: Sequence[int]) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from vistune.generation.fields import Body, FieldError, field_error, unused_fields
 from vistune.generation.image_urls import is_data_url, read_data_url, url_error
-from vistune.types import Message, Part, Picture, Role
+from vistune.types import ImageRef, Message, Part, Role
 
 logger = logging.getLogger("vistune.generation")
 
@@ -194,7 +194,7 @@ def check_message(message: ChatMessage, path: str) -> None:
         raise FieldError(f"{path}.content", what, "move it to the user's message")
 
 
-def one_message(message: ChatMessage, path: str, load: Callable[[Any, str], Picture]) -> Message:
+def one_message(message: ChatMessage, path: str, load: Callable[[Any, str], ImageRef]) -> Message:
     """Convert a checked message to our type. `load(part, path)` reads an image part."""
     parts: list[Part] = []
     for i, part in enumerate(message.parts):
@@ -283,14 +283,14 @@ PYTHON_INSTEAD = {**INSTEAD, "messages[].content[].type": {name: PARTS[name] for
 FILE_FORM = 'give a file as {"type": "image", "image": "photo.jpg"}'
 
 
-def _load(part: ImagePart | FilePart, path: str) -> Picture:
+def _load(part: ImagePart | FilePart, path: str) -> ImageRef:
     """Load an image given in Python: a `data:` URL is decoded here, a file is opened when its pixels are needed."""
     if isinstance(part, ImagePart):
         where, url = f"{path}.image_url.url", part.image_url.url
         if not is_data_url(url):
             links = "a link, and links are not fetched here", f"download it, and {FILE_FORM}"
             raise url_error(url, where, links=links, files=FILE_FORM)
-        return Picture(read_data_url(url, where))
+        return ImageRef(read_data_url(url, where))
     if isinstance(part.image, str) and is_data_url(part.image):
-        return Picture(read_data_url(part.image, f"{path}.image"))
-    return Picture(part.image if isinstance(part.image, Image.Image) else Path(part.image))
+        return ImageRef(read_data_url(part.image, f"{path}.image"))
+    return ImageRef(part.image if isinstance(part.image, Image.Image) else Path(part.image))

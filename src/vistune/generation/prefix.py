@@ -41,7 +41,7 @@ class Prompt:
         return len(self.codes)
 
     @property
-    def pictures_end(self) -> int:
+    def images_end(self) -> int:
         """Where the text behind its last picture begins; 0 without pictures."""
         places = np.flatnonzero(self.codes < 0)
         return int(places[-1]) + 1 if len(places) else 0

@@ -52,7 +52,7 @@ class RunningBatch:
         self.model = model
         self.stems_at_once = stems_at_once
         self.stems = Stems(cache_bytes)
-        self.pictures: Recent[bytes, Tensor] = Recent(cache_bytes // 8)  # tiles as the language model sees them
+        self.images: Recent[bytes, Tensor] = Recent(cache_bytes // 8)  # tiles as the language model sees them
         self.speakers: list[Speaker] = []
         self._tails = Tails(model.head.device)
 
@@ -127,7 +127,7 @@ class RunningBatch:
         held = len(stem) if stem is not None else 0
         others = (speaker.prompt for speaker in waiting if speaker.prompt is not prompt)
         shared = max((common(prompt.codes[:most], other.codes) for other in others), default=0)
-        upto = min(max(prompt.pictures_end, shared), most)
+        upto = min(max(prompt.images_end, shared), most)
         if len(prompt) - max(upto, held) > LONGEST_TAIL:
             upto = most
         return stem, upto if upto - held >= WORTH else 0
@@ -160,7 +160,7 @@ class RunningBatch:
         return self.model.place(table, placed.to(device))
 
     def _tiles(self, prompt: Prompt, needed: Sequence[int]) -> list[Tensor]:
-        held = {k: self.pictures.get(prompt.tiles[k]) for k in needed}
+        held = {k: self.images.get(prompt.tiles[k]) for k in needed}
         found = {k: features for k, features in held.items() if features is not None}
         missing = [k for k in needed if k not in found]
         for begin in range(0, len(missing), TILES_AT_ONCE):
@@ -168,7 +168,7 @@ class RunningBatch:
             encoded = self.model.encode(prompt.example.images[some].to(self.model.head.device))
             for k, features in zip(some, encoded, strict=True):
                 found[k] = features.clone()  # on its own: a view would hold its neighbours
-                self.pictures.put(prompt.tiles[k], found[k], features.nbytes)
+                self.images.put(prompt.tiles[k], found[k], features.nbytes)
         return [found[k] for k in needed]
 
 

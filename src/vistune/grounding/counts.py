@@ -124,9 +124,9 @@ _EN_ROUGHLY = re.compile(
     r"\b(?:least|about|around|than|over|nearly|almost|approximately|roughly|another|first|last|every|each|up to|to|"
     r"some|number)\s+(?:other\s+)?$"
 )
-_EN_PICTURE = r"(?:in|on) (?:the|this) (?:picture|image|photo|photograph|scene)"
+_EN_IMAGE = r"(?:in|on) (?:the|this) (?:picture|image|photo|photograph|scene)"
 _EN_ENDS = re.compile(
-    rf"^\s*(?:{_EN_PICTURE}|visible|in total|altogether|in all|can be seen|are visible|to be seen)?\s*[.!]?\s*$"
+    rf"^\s*(?:{_EN_IMAGE}|visible|in total|altogether|in all|can be seen|are visible|to be seen)?\s*[.!]?\s*$"
 )
 _EN_EXISTS = re.compile(
     r"\b(?:there (?:are|is)|(?:picture|photo|image|scene) (?:shows|contains|has)|see)\s+(?:only |just |exactly )?$"

@@ -42,7 +42,7 @@ class Row:
     same_tokens: bool
 
 
-def probe_picture() -> Image.Image:
+def probe_image() -> Image.Image:
     """A picture that no two patches of look alike, wider than high."""
     x, y = torch.meshgrid(torch.linspace(0, 1, 320), torch.linspace(0, 1, 240), indexing="xy")
     waves = torch.stack([(20 * x).sin() * (13 * y).cos(), (31 * x * y).sin(), (9 * (x + 2 * y)).cos()], dim=-1)
@@ -51,16 +51,16 @@ def probe_picture() -> Image.Image:
 
 def probes() -> dict[str, list[dict[str, Any]]]:
     """Conversations that end with a question: with a picture, in Korean, of two turns, without a picture."""
-    picture = {"type": "image", "image": probe_picture()}
+    image = {"type": "image", "image": probe_image()}
 
     def asked(text: str, *before: Any) -> dict[str, Any]:
         return {"role": "user", "content": [*before, {"type": "text", "text": text}]}
 
     answered = {"role": "assistant", "content": [{"type": "text", "text": "Waves of colour."}]}
     return {
-        "picture": [asked("What is in the picture?", picture)],
-        "picture, Korean": [asked("이 이미지를 한국어로 상세히 설명해주세요.", picture)],
-        "two turns": [asked("What is shown?", picture), answered, asked("Which colour is it?")],
+        "picture": [asked("What is in the picture?", image)],
+        "picture, Korean": [asked("이 이미지를 한국어로 상세히 설명해주세요.", image)],
+        "two turns": [asked("What is shown?", image), answered, asked("Which colour is it?")],
         "text alone": [asked("2 + 2?")],
     }
 

@@ -41,10 +41,10 @@ class VisionLanguageModel(nn.Module):
 
         Trains; answering uses what follows.
         """
-        pictures = self.features(batch)
-        rows = self.embed(batch.input_ids, pictures)
+        images = self.features(batch)
+        rows = self.embed(batch.input_ids, images)
         # A row without pictures scatters none of its blank tile: this keeps the projector in the graph, adding zero.
-        rows = rows + 0.0 * pictures[:1].to(rows.dtype)
+        rows = rows + 0.0 * images[:1].to(rows.dtype)
         known = documents(batch.starts, rows.device)
         hidden = run(self.language, rows[None], batch.positions[None], at=at, **known)[0]
         return hidden if at is None else hidden.index_select(0, at)
@@ -72,10 +72,10 @@ class VisionLanguageModel(nn.Module):
             return placed
         return torch.where((tile < 0)[:, None], self.newline.to(placed.dtype), placed)
 
-    def embed(self, ids: Tensor, pictures: Tensor) -> Tensor:
+    def embed(self, ids: Tensor, images: Tensor) -> Tensor:
         """(tokens, width): the text's embeddings, with pictures (slots, width) at the image slots."""
         text = embed(self.language, ids.clamp(min=0))
-        return text.masked_scatter((ids == IMAGE_ID)[:, None], pictures.to(text.dtype))
+        return text.masked_scatter((ids == IMAGE_ID)[:, None], images.to(text.dtype))
 
     def read(self, rows: Tensor, reading: Reading) -> Tensor:
         """Hidden states (tokens, width) of a row of embeddings; the reading then holds its keys and values."""

@@ -2,7 +2,7 @@
 
 from vistune.processor.chat_templates import chat_template
 from vistune.processor.collate import blank_row, collate
-from vistune.processor.images import LARGEST_FILE_BYTES, load_bytes, open_picture
+from vistune.processor.images import LARGEST_FILE_BYTES, load_bytes, open_image
 from vistune.processor.processor import Processor
 from vistune.processor.templates import template_named, templates
 from vistune.processor.tiles import load_tiles
@@ -19,7 +19,7 @@ __all__ = [
     "load_bytes",
     "load_tiles",
     "load_tokenizer",
-    "open_picture",
+    "open_image",
     "save_tokenizer",
     "template_named",
     "templates",

@@ -17,7 +17,7 @@ from PIL import ExifTags, Image
 
 from vistune.errors import DataError
 from vistune.records.image_files import DAMAGE, FORMATS, LARGEST_PIXELS, broken_chunk, foreign_kind, format_of
-from vistune.types import Picture, Spec
+from vistune.types import ImageRef, Spec
 
 LARGEST_FILE_BYTES = 10 * 2**20
 LARGEST_SIDE, SMALLEST_SIDE = 8192, 2  # pixels
@@ -34,29 +34,29 @@ TURNS = {  # EXIF's orientations, 1 being upright
 PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"xmp")  # one of these is in a PNG that names an orientation
 
 
-def open_picture(picture: Picture) -> Image.Image:
+def open_image(image: ImageRef) -> Image.Image:
     """An upright RGB image: EXIF applied, first frame, transparency over white, 16 bits scaled.
 
     Raises DataError naming the file and what is wrong with it.
     """
-    if isinstance(picture.source, Image.Image):
-        _refuse_size(picture.source, "a picture in memory")
-        return upright_rgb(picture.source)
-    return decode(read_picture(picture.source), str(picture.source))
+    if isinstance(image.source, Image.Image):
+        _refuse_size(image.source, "a picture in memory")
+        return upright_rgb(image.source)
+    return decode(read_image(image.source), str(image.source))
 
 
-def read_picture(path: Path) -> bytes:
+def read_image(path: Path) -> bytes:
     """A picture's file, encoded as it lies there. Raises DataError where it is none, or larger than is read."""
     return _checked(path).read_bytes()
 
 
-def picture_size(picture: Picture) -> tuple[int, int]:
-    """(width, height) in pixels as the picture will stand, from its header. Raises DataError as `open_picture`."""
-    if isinstance(picture.source, Image.Image):
-        _refuse_size(picture.source, "a picture in memory")
-        return _upright_size(picture.source)
-    place = str(picture.source)
-    with _checked(picture.source).open("rb") as file:
+def image_size(opened: ImageRef) -> tuple[int, int]:
+    """(width, height) in pixels as the opened will stand, from its header. Raises DataError as `open_image`."""
+    if isinstance(opened.source, Image.Image):
+        _refuse_size(opened.source, "a opened in memory")
+        return _upright_size(opened.source)
+    place = str(opened.source)
+    with _checked(opened.source).open("rb") as file:
         image = _open(file, place)
         if image.format != "PNG":
             return _upright_size(image)

@@ -19,15 +19,15 @@ from PIL import Image
 from vistune.errors import DataError, RecipeError
 from vistune.files import read_json, write_json
 from vistune.processor.chat_templates import chat_template
-from vistune.processor.images import picture_size
+from vistune.processor.images import image_size
 from vistune.processor.templates import BOS, EOS, Control, Text
 from vistune.processor.tiles import NEWLINE, anyres_slots, load_tiles, slots_of
 from vistune.processor.tokenizer_files import load_tokenizer, save_tokenizer
 from vistune.processor.tokenizer_template import TokenizerTemplate, template_for
 from vistune.processor.tokens import Encoded, Encoder, collapse
-from vistune.types import IGNORE, Example, Message, Picture, Sample, Spec
+from vistune.types import IGNORE, Example, ImageRef, Message, Sample, Spec
 
-PixelReader = Callable[[Picture, Spec], torch.Tensor]
+PixelReader = Callable[[ImageRef, Spec], torch.Tensor]
 
 
 class Processor:
@@ -45,9 +45,9 @@ class Processor:
             controls={piece.token for piece in turn if isinstance(piece, Control)} - {BOS, EOS},
         )
 
-    def slots(self, picture: Picture) -> int:
+    def slots(self, image: ImageRef) -> int:
         """How many slots a picture takes; no pixel is decoded."""
-        return slots_of(picture, self.spec)
+        return slots_of(image, self.spec)
 
     @cached_property
     def text_rules(self) -> str:
@@ -131,16 +131,16 @@ class Processor:
 
     def _example(self, encoded: Encoded, pixels: PixelReader = load_tiles) -> Example:
         side = self.spec.image_side
-        tiles = [pixels(picture, self.spec) for picture in encoded.pictures]
+        tiles = [pixels(image, self.spec) for image in encoded.images]
         images = torch.cat(tiles) if tiles else torch.zeros((0, 3, side, side), dtype=torch.uint8)
-        slots = self._slots(encoded.pictures, tiles) if self.spec.image_mode == "anyres" and tiles else None
+        slots = self._slots(encoded.images, tiles) if self.spec.image_mode == "anyres" and tiles else None
         return Example(torch.tensor(encoded.ids), torch.tensor(encoded.labels), images, slots)
 
-    def _slots(self, pictures: Sequence[Picture], tiles: Sequence[torch.Tensor]) -> torch.Tensor:
+    def _slots(self, images: Sequence[ImageRef], tiles: Sequence[torch.Tensor]) -> torch.Tensor:
         """The pictures' slots (slots, 2), tiles counted over all of them."""
         found, before = [], 0
-        for picture, mine in zip(pictures, tiles, strict=True):
-            slots = anyres_slots(picture_size(picture), self.spec).clone()
+        for image, mine in zip(images, tiles, strict=True):
+            slots = anyres_slots(image_size(image), self.spec).clone()
             slots[slots[:, 0] != NEWLINE, 0] += before
             found.append(slots)
             before += len(mine)
@@ -164,11 +164,11 @@ class Processor:
         """
         if isinstance(self.template, TokenizerTemplate):
             self.template.require_learnable()
-        picture = Picture(Image.new("RGB", (2, 2)))  # a size suffices
+        image = ImageRef(Image.new("RGB", (2, 2)))  # a size suffices
         for turns in (("What colour is it?", "It is red."), ("무슨 색인가요?", "빨간색입니다.")), (("2 + 2?", "4"),):
             messages: list[Message] = []
             for number, (question, answer) in enumerate(turns):
-                asked = (picture, question) if number == 0 else (question,)
+                asked = (image, question) if number == 0 else (question,)
                 messages += [Message("user", asked), Message("assistant", (answer,))]
             if self.template.name == "plain":
                 messages = messages[:2]

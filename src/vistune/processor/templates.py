@@ -19,7 +19,7 @@ from importlib import resources
 
 from vistune.errors import DataError
 from vistune.registry import lookup
-from vistune.types import Message, Picture
+from vistune.types import ImageRef, Message
 
 BOS, EOS = "bos", "eos"  # the tokenizer's own; any other control is a token's literal name
 
@@ -40,7 +40,7 @@ class Control:
     learnt: bool = False
 
 
-Piece = Text | Control | Picture
+Piece = Text | Control | ImageRef
 Turns = Sequence[tuple[Message, Message | None]]  # (question, answer); the last answer may be the model's to give
 Style = Callable[[str, Turns], list[Piece]]
 
@@ -73,7 +73,7 @@ def split_turns(messages: Sequence[Message], origin: str) -> tuple[str | None, T
             "begin with the user and let each question have one answer",
         )
     for message in messages:
-        if message.role != "user" and message.pictures:
+        if message.role != "user" and message.images:
             raise DataError(
                 f"{origin or 'conversation'}: a picture stands in a message of the {message.role}",
                 "move it to the user's message",
@@ -84,8 +84,8 @@ def split_turns(messages: Sequence[Message], origin: str) -> tuple[str | None, T
 
 def question_pieces(message: Message) -> list[Piece]:
     """A question with the template's newline after each picture; a lone picture moves to the front of its turn."""
-    if len(message.pictures) == 1:
-        return [message.pictures[0], Text(f"\n{message.text.strip()}")]
+    if len(message.images) == 1:
+        return [message.images[0], Text(f"\n{message.text.strip()}")]
     pieces: list[Piece] = []
     for part in message.parts:
         pieces += [Text(part)] if isinstance(part, str) else [part, Text("\n")]
@@ -96,7 +96,7 @@ def _plain(system: str, turns: Turns) -> list[Piece]:
     """Stage 1: the picture, then its caption; the instruction is not shown (arXiv 2304.08485, 4.2)."""
     pieces: list[Piece] = []
     for question, answer in turns:
-        pieces += question.pictures
+        pieces += question.images
         if answer is not None:
             pieces.append(Text(f"{answer.text}\n", answer.supervised))
     return pieces

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vistune.processor.images import fit, open_picture, pad_to_square, picture_size
-from vistune.types import Picture, Spec
+from vistune.processor.images import fit, image_size, open_image, pad_to_square
+from vistune.types import ImageRef, Spec
 
 NEWLINE = -1  # as a slot's tile: the model's `newline`, not a feature
 Size = tuple[int, int]  # width, height in pixels
@@ -33,9 +33,9 @@ def choose_canvas(size: Size, canvases: tuple[Size, ...]) -> Size:
     return max(canvases, key=worth)
 
 
-def slots_of(picture: Picture, spec: Spec) -> int:
+def slots_of(image: ImageRef, spec: Spec) -> int:
     """How many slots a picture takes; no pixel is decoded."""
-    return count_slots(picture_size(picture), spec) if spec.image_mode == "anyres" else spec.slots_per_image
+    return count_slots(image_size(image), spec) if spec.image_mode == "anyres" else spec.slots_per_image
 
 
 def count_slots(size: Size, spec: Spec) -> int:
@@ -75,9 +75,9 @@ def _shown(size: Size, spec: Spec) -> tuple[range, range]:
     return range(rows), within(columns, width * (rows / height))
 
 
-def load_tiles(picture: Picture, spec: Spec) -> torch.Tensor:
+def load_tiles(opened: ImageRef, spec: Spec) -> torch.Tensor:
     """uint8 (tiles, 3, side, side), as the tower's own processor makes them before it normalises."""
-    image = open_picture(picture)
+    image = open_image(opened)
     if spec.image_mode == "anyres":
         return torch.stack([_tensor(tile) for tile in _anyres(image, spec)])
     whole = pad_to_square(image, spec) if spec.image_mode == "pad" else image

@@ -21,7 +21,7 @@ from vistune.errors import DataError, RecipeError
 from vistune.processor.chat_templates import taking_parts
 from vistune.processor.templates import EOS, Control, Piece, Template, Text, split_turns, templates
 from vistune.registry import lookup
-from vistune.types import Message, Picture
+from vistune.types import ImageRef, Message
 
 OWN = "tokenizer"
 IMAGE = "<image>"
@@ -84,13 +84,13 @@ class TokenizerTemplate:
         split_turns(messages, origin)
         shape, texts = _outline(messages)
         cuts = self.cuts.get(shape) or self._cut_of(shape)
-        pictures = (picture for message in messages for picture in message.pictures)
+        images = (image for message in messages for image in message.images)
         pieces: list[Piece] = []
         for cut in cuts:
             if isinstance(cut, Gap):
                 pieces.append(Text(texts[cut.number], cut.learnt))
             else:
-                pieces.append(next(pictures) if cut is None else cut)
+                pieces.append(next(images) if cut is None else cut)
         answers = [message for message in messages if message.role == "assistant"]
         return (
             pieces if all(answer.supervised for answer in answers) else _without_unsupervised(pieces, answers, origin)
@@ -116,7 +116,7 @@ class TokenizerTemplate:
     def _cut_of(self, shape: Shape) -> list[Cut]:
         """The shape rendered and cut. Raises RecipeError where no way of giving content brings all of it back."""
         texts = "".join(kinds for _, kinds in shape).count("t")
-        pictures = "".join(kinds for _, kinds in shape).count("i")
+        images = "".join(kinds for _, kinds in shape).count("i")
         reason = ""
         for listed in WAYS:
             try:
@@ -126,7 +126,7 @@ class TokenizerTemplate:
                 continue
             cuts = self._cut(rendered, spans)
             found = sorted(cut.number for cut in cuts if isinstance(cut, Gap))
-            if found == list(range(texts)) and cuts.count(None) == pictures:
+            if found == list(range(texts)) and cuts.count(None) == images:
                 self.ways[shape] = listed
                 return self.cuts.setdefault(shape, _with_leading_spaces(cuts))
             reason = "it leaves out or repeats a text or a picture"
@@ -182,11 +182,11 @@ def _without_unsupervised(pieces: list[Piece], answers: Sequence[Message], origi
     number, within = -1, False
     changed: list[Piece] = []
     for piece in pieces:
-        is_marked = not isinstance(piece, Picture) and piece.learnt
+        is_marked = not isinstance(piece, ImageRef) and piece.learnt
         number += is_marked and not within
         within = is_marked
         if is_marked and number < len(answers) and not answers[number].supervised:
-            assert not isinstance(piece, Picture)
+            assert not isinstance(piece, ImageRef)
             piece = replace(piece, learnt=False)
         changed.append(piece)
     if number + 1 != len(answers):
@@ -219,7 +219,7 @@ def _outline(messages: Sequence[Message]) -> tuple[Shape, list[str]]:
     shape: list[tuple[str, str]] = []
     texts: list[str] = []
     for message in messages:
-        parts: list[str | Picture] = list(message.parts)
+        parts: list[str | ImageRef] = list(message.parts)
         strip: Callable[[str], str]
         for order, strip in ((range(len(parts)), str.lstrip), (range(len(parts) - 1, -1, -1), str.rstrip)):
             for k in order:

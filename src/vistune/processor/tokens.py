@@ -20,7 +20,7 @@ from tokenizers import AddedToken, Tokenizer
 from vistune.errors import DataError, RecipeError
 from vistune.processor.templates import BOS, EOS, Control, Piece, Text
 from vistune.processor.words import CUT, goes_by_words, words_of
-from vistune.types import IGNORE, IMAGE_ID, Picture
+from vistune.types import IGNORE, IMAGE_ID, ImageRef
 
 SPACES = (" ", "▁")  # to SentencePiece these are one
 REMEMBERED = 50_000  # words whose ids are kept,
@@ -34,7 +34,7 @@ class Encoded:
 
     ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
-    pictures: list[Picture] = field(default_factory=list)
+    images: list[ImageRef] = field(default_factory=list)
     slots: list[int] = field(default_factory=list)  # of each picture
 
     def add(self, ids: Sequence[int], learnt: bool) -> None:
@@ -70,7 +70,7 @@ class Encoder:
     """
 
     def __init__(
-        self, tokenizer: Any, *, slots: Callable[[Picture], int], chunks: bool, controls: Collection[str] = ()
+        self, tokenizer: Any, *, slots: Callable[[ImageRef], int], chunks: bool, controls: Collection[str] = ()
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise RecipeError(
@@ -163,7 +163,7 @@ class Encoder:
             else:
                 slots = self.slots(piece)
                 result.add([IMAGE_ID] * slots, False)
-                result.pictures.append(piece)
+                result.images.append(piece)
                 result.slots.append(slots)
                 first = self.chunks or self.restarts
         flush()

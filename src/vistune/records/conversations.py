@@ -464,7 +464,7 @@ def _check_turns(messages: Sequence[Message], turns: Sequence[Turn], location: s
         wanted = "user" if k % 2 == 0 else "assistant"
         if message.role != wanted:
             raise RecordError(location, turn.field, f"{message.role} speaks where {wanted} must", _remedy(message, k))
-        if not message.text.strip() and (wanted == "assistant" or not message.pictures):
+        if not message.text.strip() and (wanted == "assistant" or not message.images):
             what = "an empty answer" if wanted == "assistant" else "an empty question"
             raise RecordError(location, turn.field, what, "write it or remove the turn")
     if len(messages[skipped:]) % 2 or not messages[skipped:]:

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 from vistune.records.errors import RecordError, text
-from vistune.types import Picture
+from vistune.types import ImageRef
 
 _PLAIN = re.compile(r"(?:[^/\\.][^/\\]*/)*[^/\\.][^/\\]*")  # a path that needs no normalisation on any system
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?=//|[^\\/])", re.ASCII)
@@ -49,7 +49,7 @@ class ImageFolders:
         self.hint = hint
         self._names = cache(self._list)
         self._composed = cache(self._by_nfc)
-        self._found: dict[str, Picture] = {}
+        self._found: dict[str, ImageRef] = {}
         self._written: dict[str, str] = {}
         self.missing: Counter[str] = Counter()  # records with a missing image, by the image's expected folder
         self._looked = 0
@@ -63,7 +63,7 @@ class ImageFolders:
         except OSError:
             return {}
 
-    def find(self, name: str, location: str, field: str) -> Picture:
+    def find(self, name: str, location: str, field: str) -> ImageRef:
         """The image of that name. Raises RecordError for a URL, a path outside the folders, or a missing file."""
         if (known := self._found.get(name)) is None:
             known = self._found[name] = self._find(text(name, location, field), location, field)
@@ -78,11 +78,11 @@ class ImageFolders:
             if not (is_plain and any(self._names(folder + parent).get(last) is False for folder in self.folders or ())):
                 self.find(name, location, field)
 
-    def name_of(self, picture: Picture) -> str:
+    def name_of(self, image: ImageRef) -> str:
         """The name by which an image was first found."""
-        return self._written[str(picture.source)]
+        return self._written[str(image.source)]
 
-    def _find(self, name: str, location: str, field: str) -> Picture:
+    def _find(self, name: str, location: str, field: str) -> ImageRef:
         if (scheme := _ADDRESS.match(name)) and (scheme[1].lower() in ADDRESSES or "://" in name):
             problem, hint = ADDRESSES.get(scheme[1].lower(), ("is an address", "name a file in the image folder"))
             raise RecordError(location, field, f"{name[:60]!r} {problem}", hint)
@@ -97,7 +97,7 @@ class ImageFolders:
             hint = "give a path relative to the image folder, or name that folder with --images or data.images"
             raise RecordError(location, field, f"{name!r} leaves the image folder", hint)
         if self.folders is None:  # images need not exist
-            return Picture(Path(relative))
+            return ImageRef(Path(relative))
         for folder in self.folders:
             inside = self._inside(folder, parent, last)
             if inside is None:
@@ -106,7 +106,7 @@ class ImageFolders:
                 raise RecordError(
                     location, field, f"{name!r} is a link out of the image folder", "copy the image there"
                 )
-            return Picture(Path(inside))
+            return ImageRef(Path(inside))
         folders = ", ".join(str(Path(folder)) for folder in self.folders)
         self.missing[parent or os.curdir] += 1
         raise RecordError(location, field, f"no image {name[:200]!r} in {folders}", self._near_miss(parent, last))

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from vistune.files import write_atomic
+from vistune.report.images import Thumbnail, thumbnail
 from vistune.report.labels import labels_of
-from vistune.report.pictures import Thumbnail, thumbnail
 from vistune.report.rendering import render
 
 LISTED = 20  # places of each reason

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from vistune.files import read_json, write_atomic
+from vistune.report.images import spread, thumbnail
 from vistune.report.labels import labels_of
-from vistune.report.pictures import spread, thumbnail
 from vistune.report.rendering import render
 
 SHOWN = 20  # questions of each side of a pair

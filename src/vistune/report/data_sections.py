@@ -15,8 +15,8 @@ from vistune.errors import DataError
 from vistune.files import read_json_if_there, read_jsonl
 from vistune.records import FORMS, MARKER, ImageFolders, columns_read, open_data, read_sample
 from vistune.report import plots
+from vistune.report.images import spread, thumbnail
 from vistune.report.labels import Labels, drawn_label, drawn_word
-from vistune.report.pictures import spread, thumbnail
 
 SAMPLES = 20
 SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt"}
@@ -53,7 +53,7 @@ def _in_llava_form(value: Any, location: str, inside: Path | None) -> Row:
     ]
     answers = " ".join(message.text for message in sample.messages if message.role == "assistant")
     language = value.get("language") or ("ko" if re.search("[가-힣]", answers) else "en" if answers.isascii() else "–")
-    image = str(sample.pictures[0].source) if sample.pictures else None
+    image = str(sample.images[0].source) if sample.images else None
     if image is not None and inside is not None and (inside / image).is_file():
         image = str(inside / image)
     return {**value, "kind": sample.kind or "–", "image": image, "language": language, "conversations": conversations}

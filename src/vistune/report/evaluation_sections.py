@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vistune.files import read_json, read_json_if_there, read_jsonl
-from vistune.report.pictures import Thumbnail, spread, thumbnail
+from vistune.report.images import Thumbnail, spread, thumbnail
 
 ANSWERS, DESCRIPTIONS, MISTAKES, CONFUSIONS = 20, 4, 12, 10
 WORST = 4  # kinds of questions whose mistakes are shown
@@ -90,7 +90,7 @@ class Answers:
     def _card(self, row: Row) -> dict[str, Any]:
         key = self.tasks[row["source"]], row["question_id"]
         before = [(stage, said[key]) for stage, said in self.before.items() if key in said]
-        return {**row, "before": before, "thumbnail": picture(row.get("image"), self.run)}
+        return {**row, "before": before, "thumbnail": image(row.get("image"), self.run)}
 
 
 def _seen(name: str, path: Path) -> list[dict[str, Any]]:
@@ -106,7 +106,7 @@ def _confusion(row: Row) -> tuple[str, str]:
     return str(row.get("answer", "")), str(row.get("text", "")).strip()
 
 
-def picture(name: str | None, run: Path) -> Thumbnail:
+def image(name: str | None, run: Path) -> Thumbnail:
     """A picture where its path says, else, as a run folder may have moved, under the run by the path's last parts."""
     path = Path(str(name or "–"))
     return thumbnail(str(path), (path, *moved(path, run)))
@@ -122,7 +122,7 @@ def descriptions(run: Path, seed: int) -> dict[str, Any] | None:
     if told is None:
         return None
     texts = spread(told.get("texts") or [], DESCRIPTIONS, group=lambda row: row.get("language"), seed=seed)
-    return {**told, "texts": [{**row, "thumbnail": picture(row.get("image"), run)} for row in texts]}
+    return {**told, "texts": [{**row, "thumbnail": image(row.get("image"), run)} for row in texts]}
 
 
 def over_training(run: Path) -> list[dict[str, Any]] | None:
@@ -136,7 +136,7 @@ def over_training(run: Path) -> list[dict[str, Any]] | None:
         step = max(1, -(-len(rows) // TIMES))
         said = [*rows[:-1:step], rows[-1]]
         first = rows[0]
-        pictures = [picture(image, run) for image in first.get("images", ())[:1]]
+        images = [image(path, run) for path in first.get("images", ())[:1]]
         cards.append({"id": name, "question": question, "wanted": first["wanted"], "said": said,
-                      "asked": len(rows), "thumbnail": pictures[0] if pictures else None})  # fmt: skip
+                      "asked": len(rows), "thumbnail": images[0] if images else None})  # fmt: skip
     return cards or None

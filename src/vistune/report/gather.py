@@ -19,8 +19,8 @@ from vistune.report.check_page import write_check_report
 from vistune.report.comparison import write_comparison
 from vistune.report.diagrams import draw_diagrams
 from vistune.report.evaluation_sections import moved
+from vistune.report.images import spread
 from vistune.report.page import write_data_report
-from vistune.report.pictures import spread
 from vistune.report.run_page import Gathered, write_run_report
 from vistune.report.runs_page import write_runs_report
 
@@ -61,11 +61,11 @@ def write_report(
 
 def near_duplicates(path: Path, images: Path | None, against: Sequence[Path], progress: Progress) -> dict[str, Any]:
     """Return near-duplicate images of a data set, and images that it shares with evaluation sets."""
-    from vistune.data import compare_pictures, pictures_of
+    from vistune.data import find_near_duplicates, images_of
 
-    pictures = pictures_of(DataSource(file=path, images=images))
-    with progress("compare pictures", len(pictures)) as advance:
-        return asdict(compare_pictures(pictures, against, advance=advance))
+    image_paths = images_of(DataSource(file=path, images=images))
+    with progress("compare pictures", len(image_paths)) as advance:
+        return asdict(find_near_duplicates(image_paths, against, advance=advance))
 
 
 def draw(recipe: Recipe, parent: ParentModel | None, out: Path, *, language: str = "en") -> list[Path]:
@@ -86,7 +86,7 @@ def write_check_page(
     sources: Sequence[DataSource],
     processor: Processor | None = None,
     *,
-    pictures: bool = True,
+    images: bool = True,
 ) -> None:
     """Write the page of a check: faults by location, and samples from all over the data with their labels.
 
@@ -98,12 +98,12 @@ def write_check_page(
     shown = [
         as_learnt(sample, reader)
         for source in sources
-        for sample in _spread_samples(source, CHECK_SAMPLES // len(sources) or 1, pictures=pictures)
+        for sample in _spread_samples(source, CHECK_SAMPLES // len(sources) or 1, images=images)
     ]
     write_check_report(page, report.as_json(), shown)
 
 
-def _spread_samples(source: DataSource, count: int, *, pictures: bool) -> Iterator[Sample]:
+def _spread_samples(source: DataSource, count: int, *, images: bool) -> Iterator[Sample]:
     """Yield good samples from the first to the last, as far apart as possible."""
     import numpy as np
 
@@ -111,7 +111,7 @@ def _spread_samples(source: DataSource, count: int, *, pictures: bool) -> Iterat
 
     try:
         data = open_source(source.file)
-        indexed = index(data, folders_of(data, source.images) if pictures else None, None)
+        indexed = index(data, folders_of(data, source.images) if images else None, None)
     except DataError:  # the report names the fault
         return
     if len(indexed):
@@ -134,7 +134,7 @@ def report_run(run: Path, *, language: str = "en") -> Path:
             missing.append(str(error))
         else:
             for name, gather in (
-                ("pictures", lambda: _pictures(recipe, checkpoint, Path(folder), language)),
+                ("images", lambda: _images(recipe, checkpoint, Path(folder), language)),
                 ("samples", lambda: list(_samples(recipe, checkpoint, run))),
             ):
                 try:
@@ -163,7 +163,7 @@ def report_runs(
     return write_runs_report(page, folders, comparison, language=language)
 
 
-def _pictures(recipe: Recipe, checkpoint: Path, out: Path, language: str) -> list[Path]:
+def _images(recipe: Recipe, checkpoint: Path, out: Path, language: str) -> list[Path]:
     """Model and stages as drawings; of a run that went on `from` a model, with the backbones that this one has."""
     if recipe.origin is not None:
         from vistune.interop.parent import model_section

@@ -23,7 +23,7 @@ def model_sheet(name: str, facts: ModelFacts, labels: Mapping[str, Any]) -> Pen:
     count = f"{sum(facts.parameters.values()):,}"
     pen.head(labels["model_title"].format(name=name), labels["model_aim"].format(count=count))
     upper, lower = 246.0, 66.0  # the middle of the picture's lane, and of the text's
-    _picture(pen, facts, labels, upper)
+    _image(pen, facts, labels, upper)
     pen.arrow((146, upper), (178, upper))
     _part(pen, "vision", (182, upper), (168, 168), facts.vision, _vision_lines(facts, labels), facts, labels)
     _flow(pen, upper, (354, 424), f"{facts.tower_tokens:,} × {facts.vision_width:,}", facts, labels)
@@ -36,7 +36,7 @@ def model_sheet(name: str, facts: ModelFacts, labels: Mapping[str, Any]) -> Pen:
     return pen
 
 
-def _picture(pen: Pen, facts: ModelFacts, labels: Mapping[str, Any], middle: float) -> None:
+def _image(pen: Pen, facts: ModelFacts, labels: Mapping[str, Any], middle: float) -> None:
     """A landscape under the grid of its patches, or as an overview and tiles."""
     pen.words((86, middle + 72), labels["picture"], 11, bold=True, align="center", room=130)
     if facts.tiles is None:

@@ -13,9 +13,9 @@ from typing import Any
 from vistune.files import read_json_if_there, read_text
 from vistune.report import plots
 from vistune.report.evaluation_sections import Answers, descriptions, evaluations, over_training, results
+from vistune.report.images import svg_uri, thumbnail
 from vistune.report.labels import Labels, drawn_label, drawn_word, labels_of
 from vistune.report.page import write_page
-from vistune.report.pictures import svg_uri, thumbnail
 from vistune.report.training_section import read_metrics, training_section
 
 SERIES = (
@@ -31,12 +31,12 @@ Row = Mapping[str, Any]
 class Gathered:
     """What a page shows beyond the run folder, found out by whoever may load tokenizers and configs.
 
-    `pictures`: SVG files of model and stages · `samples`: {stage, template, id, origin, kind, tokens, learnt, pieces:
+    `images`: SVG files of model and stages · `samples`: {stage, template, id, origin, kind, tokens, learnt, pieces:
     [(learnt, text)], pictures: files} · `lineage`: as `vistune why` has it, the run first · `missing`: what of these
     is not there, and why.
     """
 
-    pictures: Sequence[Path] = ()
+    images: Sequence[Path] = ()
     samples: Sequence[Row] = ()
     lineage: Sequence[Row] = ()
     missing: Sequence[str] = field(default=())
@@ -54,7 +54,7 @@ def write_run_report(run: Path, gathered: Gathered | None = None, *, language: s
     answers = Answers(run, found, list(stages)[:-1], seed)
     sections = {
         "summary": _summary(summary, labels) if summary else None,
-        "pictures": [(path.stem, svg_uri(path)) for path in gathered.pictures],
+        "pictures": [(path.stem, svg_uri(path)) for path in gathered.images],
         "training": training_section(stages, labels),
         "learnt": [
             {**row, "thumbnails": [thumbnail(Path(str(file)).name, [Path(str(file))]) for file in row["pictures"]]}

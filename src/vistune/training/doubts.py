@@ -46,11 +46,11 @@ def learns_nothing(supervised_tokens: int, step: int) -> str | None:
     return f"step {step} has no supervised token: nothing is learnt from it; see vistune show for what a row learns"
 
 
-def is_blind(loss: float, without_pictures: float) -> str | None:
+def is_blind(loss: float, without_images: float) -> str | None:
     """The measured loss is the same when every picture is grey."""
-    if without_pictures - loss > BLIND * loss:
+    if without_images - loss > BLIND * loss:
         return None
     return (
         f"the model is blind: its loss on validation rows is {loss:.4f} with their pictures and "
-        f"{without_pictures:.4f} with grey ones; look at the pictures' folder, the aligning stage and the rates"
+        f"{without_images:.4f} with grey ones; look at the pictures' folder, the aligning stage and the rates"
     )

@@ -32,11 +32,11 @@ from vistune.files import own_code, replacing, user_cache, write_atomic, write_j
 from vistune.model import VisionLanguageModel
 from vistune.planner.precision import uses_bf16
 from vistune.processor import load_tiles
-from vistune.processor.images import read_picture
+from vistune.processor.images import read_image
 from vistune.progress import OnMessage, Progress, no_progress
 from vistune.recipe import Stage
 from vistune.training.distributed.parallel import World
-from vistune.types import Picture, Spec
+from vistune.types import ImageRef, Spec
 
 SHARD_BYTES = 256 * 2**20
 AT_ONCE = {"cpu": 4, "cuda": 64}  # tiles in the tower; always as many, so that a tile's features never depend on others
@@ -51,13 +51,13 @@ SEEN = "digests"  # {path: [bytes, time of change in ns, SHA-256]}, beside the s
 class Price:
     """What keeping a stage's features takes."""
 
-    pictures: int
+    images: int
     readings: int  # of pictures, in the whole stage
     size: int  # bytes, of what is not there yet
 
     def __str__(self) -> str:
         size = f"{self.size / 1e9:.2f} GB" if self.size >= 1e9 else f"{self.size / 1e6:.2f} MB"
-        return f"{self.pictures:,} pictures read {self.readings:,} times: {size}"
+        return f"{self.images:,} pictures read {self.readings:,} times: {size}"
 
 
 class Features:
@@ -105,7 +105,7 @@ class Features:
     def digest(self, path: Path) -> str:
         """A hash of the picture's bytes, found once."""
         if path not in self.digests and not self.has_seen(path):
-            found = hashlib.sha256(read_picture(path)).hexdigest()
+            found = hashlib.sha256(read_image(path)).hexdigest()
             self.seen[str(path.absolute())] = [*self._state(path), found]
             self.digests[path] = found
         return self.digests[path]
@@ -123,10 +123,10 @@ class Features:
         with suppress(OSError):
             write_atomic(self.folder / SEEN, json.dumps(self.seen))
 
-    def __call__(self, picture: Picture, spec: Spec) -> Tensor:
-        digest = self.digests.get(Path(str(picture.source)))
+    def __call__(self, image: ImageRef, spec: Spec) -> Tensor:
+        digest = self.digests.get(Path(str(image.source)))
         if digest is None or digest not in self.places:
-            raise DataError(f"{picture.source}: its features are not kept", "start anew: the data changed meanwhile")
+            raise DataError(f"{image.source}: its features are not kept", "start anew: the data changed meanwhile")
         shard, first, count = self.places[digest]
         return self.shards[shard][first : first + count]
 
@@ -167,10 +167,10 @@ def features_of(
         refuse_features(stage)
         return None
     places = np.fromiter(chain.from_iterable(chain.from_iterable(planned.plan.steps)), np.int64)
-    readings, pictures = planned.samples.shown_by(places)
-    if not pictures or (wanted == "auto" and readings < READINGS * len(pictures)):
+    readings, images = planned.samples.shown_by(places)
+    if not images or (wanted == "auto" and readings < READINGS * len(images)):
         return None
-    paths = list(dict.fromkeys(Path(str(folders.find(name, "", "").source)) for folders, name in pictures))
+    paths = list(dict.fromkeys(Path(str(folders.find(name, "", "").source)) for folders, name in images))
     spec, bf16 = planned.processor.spec, uses_bf16(stage.precision, world.device)
     made = _opened(model, spec, bf16)
     room = shutil.disk_usage(_there(made.folder)).free
@@ -306,7 +306,7 @@ def _computed(
     count = AT_ONCE[model.vision.mean.device.type]
     waiting: list[tuple[Path, Tensor]] = []
     for number, path in enumerate(paths, start=1):
-        waiting.append((path, load_tiles(Picture(path), spec)))
+        waiting.append((path, load_tiles(ImageRef(path), spec)))
         if sum(len(tiles) for _, tiles in waiting) < count and number < len(paths):
             continue
         parts = []

@@ -24,7 +24,7 @@ from vistune.progress import OnMessage, Progress, no_progress
 from vistune.recipe import Validation
 from vistune.training.distributed.watchdog import beating
 from vistune.training.trainer import Trainer
-from vistune.types import IMAGE_ID, Batch, Message, Picture
+from vistune.types import IMAGE_ID, Batch, ImageRef, Message
 
 Evaluate = Callable[[Assistant, Progress], Mapping[str, float]]
 log = logging.getLogger("vistune.training")
@@ -87,9 +87,9 @@ class Validator:
     def measure(self, done: int) -> dict[str, float]:
         """The held rows' mean loss by supervised token; at the stage's end also with grey pictures; and all figures."""
         with self._asking():
-            loss, with_pictures = self._loss()
+            loss, with_images = self._loss()
             found = {"validation_loss": loss}
-            if self._is_last(done) and with_pictures:
+            if self._is_last(done) and with_images:
                 found["validation_loss_without_pictures"], _ = self._loss(grey=True)
             if self.whole and self.trainer.world.is_first:
                 assistant = Assistant(self.trainer.model, self.planned.processor)
@@ -118,14 +118,14 @@ class Validator:
 
     def _loss(self, *, grey: bool = False) -> tuple[float, bool]:
         """The mean loss, and whether any row shows a picture."""
-        total, count, pictures = 0.0, 0, 0
+        total, count, images = 0.0, 0, 0
         with closing(self.loader.steps()) as steps:
             for _, batches in steps:
                 for batch in batches:
                     total += self.trainer.loss_sum(_in_grey(batch) if grey else batch)
                     count += batch.supervised
-                    pictures += int((batch.input_ids == IMAGE_ID).any())
-        sums, counts, shown = zip(*self.trainer.world.gather(total, count, pictures), strict=True)
+                    images += int((batch.input_ids == IMAGE_ID).any())
+        sums, counts, shown = zip(*self.trainer.world.gather(total, count, images), strict=True)
         return sum(sums) / max(sum(counts), 1), any(shown)
 
     def _write_answers(self, assistant: Assistant, done: int) -> None:
@@ -137,8 +137,8 @@ class Validator:
             asked: tuple[Message, ...] = sample.messages[:first]
             self.trainer.world.pulse.beat()
             said = assistant.chat(asked, max_tokens=self.wanted.answer_tokens).text
-            pictures = [str(part.source) for message in asked for part in message.parts if isinstance(part, Picture)]
-            question = {"id": sample.id, "question": asked[-1].text, "images": pictures}
+            images = [str(part.source) for message in asked for part in message.parts if isinstance(part, ImageRef)]
+            question = {"id": sample.id, "question": asked[-1].text, "images": images}
             rows.append({**place, **question, "wanted": sample.messages[first].text, "said": said})
         if self.wanted.answers:
             write_jsonl(self.file, rows)

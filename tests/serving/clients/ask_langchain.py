@@ -14,8 +14,8 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_openai import ChatOpenAI
 
 
-def main(base_url: str, picture: str) -> dict[str, Any]:
-    with open(picture, "rb") as file:
+def main(base_url: str, image: str) -> dict[str, Any]:
+    with open(image, "rb") as file:
         data = base64.b64encode(file.read()).decode()
     model = ChatOpenAI(
         model="tiny", base_url=base_url, api_key="unused", temperature=0, max_tokens=12, max_retries=0,

@@ -14,8 +14,8 @@ import litellm
 TO_SAY: dict[str, Any] = {"temperature": 0, "max_tokens": 12, "api_key": "unused", "num_retries": 0}
 
 
-def main(base_url: str, picture: str) -> dict[str, Any]:
-    with open(picture, "rb") as file:
+def main(base_url: str, image: str) -> dict[str, Any]:
+    with open(image, "rb") as file:
         url = "data:image/png;base64," + base64.b64encode(file.read()).decode()
     asked: dict[str, Any] = {"model": "openai/tiny", "api_base": base_url, **TO_SAY}
     talk: list[Any] = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is it?"}]

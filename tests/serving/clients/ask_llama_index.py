@@ -14,7 +14,7 @@ from llama_index.core.llms import ChatMessage
 from llama_index.llms.openai_like import OpenAILike
 
 
-def main(base_url: str, picture: str) -> dict[str, Any]:
+def main(base_url: str, shown_image: str) -> dict[str, Any]:
     model = OpenAILike(
         model="tiny", api_base=base_url, api_key="unused", is_chat_model=True, context_window=1024, temperature=0,
         max_tokens=12, max_retries=0,
@@ -26,8 +26,8 @@ def main(base_url: str, picture: str) -> dict[str, Any]:
     talk += [first.message, ChatMessage(role="user", content="Where?")]
     said["again"] = model.chat(talk).message.content
     for name, image in {
-        "image": ImageBlock(path=picture),
-        "image with a mime type": ImageBlock(path=picture, image_mimetype="image/png", detail="high"),
+        "image": ImageBlock(path=shown_image),
+        "image with a mime type": ImageBlock(path=shown_image, image_mimetype="image/png", detail="high"),
     }.items():
         blocks = [TextBlock(text="What colour is it?"), image]
         said[name] = model.chat([ChatMessage(role="user", blocks=blocks)]).message.content

@@ -13,9 +13,9 @@ import openai
 TO_SAY: dict[str, Any] = {"model": "tiny", "temperature": 0, "max_tokens": 12}
 
 
-def main(base_url: str, picture: str) -> dict[str, Any]:
+def main(base_url: str, shown_image: str) -> dict[str, Any]:
     client = openai.OpenAI(base_url=base_url, api_key="unused", max_retries=0)
-    with open(picture, "rb") as file:
+    with open(shown_image, "rb") as file:
         url = "data:image/png;base64," + base64.b64encode(file.read()).decode()
     talk: list[Any] = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is it?"}]
     first = client.chat.completions.create(messages=talk, **TO_SAY)

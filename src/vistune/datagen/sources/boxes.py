@@ -12,7 +12,7 @@ from typing import Any
 from PIL import ExifTags, Image
 
 from vistune.records import RecordError, shown, text
-from vistune.records import image_files as picture_files
+from vistune.records import image_files as image_files
 from vistune.types import Box
 
 LARGEST = 1e9  # limit of a coordinate in pixels
@@ -95,11 +95,11 @@ def sizes_of(path: Path, location: str) -> tuple[tuple[int, int], tuple[int, int
     Raises RecordError if the file is not an image of the formats that are read.
     """
     try:
-        with Image.open(path, formats=picture_files.FORMATS) as image:
+        with Image.open(path, formats=image_files.FORMATS) as image:
             stored = image.size
             turned = (image.format != "PNG" or _names_orientation(path)) and _orientation(image) in (5, 6, 7, 8)
-    except picture_files.DAMAGE:
-        hint = f"convert it to {', '.join(picture_files.FORMATS)}, or give relative boxes"
+    except image_files.DAMAGE:
+        hint = f"convert it to {', '.join(image_files.FORMATS)}, or give relative boxes"
         raise RecordError(location, "", f"{path} is no image that can be read", hint) from None
     return (stored[1], stored[0]) if turned else stored, stored
 
@@ -115,7 +115,7 @@ def _orientation(image: Image.Image) -> int:
 def _names_orientation(path: Path) -> bool:
     """Whether a chunk of a PNG may hold an orientation."""
     with path.open("rb") as file:
-        start = len(picture_files.PNG_MARK)
+        start = len(image_files.PNG_MARK)
         file.seek(start)
         while len(head := file.read(8)) == 8:
             length, name = struct.unpack(">I4s", head)

@@ -28,7 +28,7 @@ from vistune.datagen.sources.tree import (
 )
 from vistune.errors import DataError
 from vistune.records import ImageFolders, RecordError, UnreadField, count_unread, lines_of, text, unread_fields
-from vistune.records import image_files as picture_files
+from vistune.records import image_files as image_files
 from vistune.types import AnnotatedImage, Box
 
 NULLS = ("", "nan", "none", "null")  # how tables mark a missing caption, in upper or lower case
@@ -193,8 +193,8 @@ class Gathered:
         if path.suffix.lower() in READ_SUFFIXES:
             return path
         with path.open("rb") as file:
-            start = file.read(picture_files.HEAD)
-        if picture_files.format_of(start) is not None:
+            start = file.read(image_files.HEAD)
+        if image_files.format_of(start) is not None:
             return path
         self._skipped[path] = f"{path.suffix.lower() or 'without suffix'} ({CONVERT})"
         return None

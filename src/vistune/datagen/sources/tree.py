@@ -13,10 +13,10 @@ from typing import Any
 from vistune.datagen.sources.xml_text import read_xml
 from vistune.errors import DataError
 from vistune.files import read_json
-from vistune.records import image_files as picture_files
+from vistune.records import image_files as image_files
 from vistune.records.tar import natural
 
-READ_SUFFIXES = (*picture_files.SUFFIXES, ".jpe", ".jfif")  # JPEG under its rarer suffixes too
+READ_SUFFIXES = (*image_files.SUFFIXES, ".jpe", ".jfif")  # JPEG under its rarer suffixes too
 CONVERT = "convert to PNG or JPEG"
 OTHER_IMAGES = (
     ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".ico", ".psd", ".tga", ".ppm", ".pgm",
@@ -129,7 +129,7 @@ class Tree:
             return False
         try:
             with open(self.root / name, "rb") as file:
-                return picture_files.format_of(file.read(picture_files.HEAD)) is not None
+                return image_files.format_of(file.read(image_files.HEAD)) is not None
         except OSError:
             return False
 

@@ -83,11 +83,11 @@ def messages(image: AnnotatedImage, kind: str, language: str, *, see: bool = Fal
     text = context(image.captions, image.boxes, kind)
     if image.crowds and "boxes" in SHOWN[kind]:
         text += f"\nmany more: {', '.join(image.crowds)}"
-    asked.append({"role": "user", "content": [{"type": "text", "text": text}, _picture(image)] if see else text})
+    asked.append({"role": "user", "content": [{"type": "text", "text": text}, _image(image)] if see else text})
     return asked
 
 
-def _picture(image: AnnotatedImage) -> dict[str, Any]:
+def _image(image: AnnotatedImage) -> dict[str, Any]:
     kind = DATA_URL_TYPES.get(image.path.suffix.lower(), "jpeg")
     data = base64.b64encode(image.path.read_bytes()).decode()
     return {"type": "image_url", "image_url": {"url": f"data:image/{kind};base64,{data}"}}

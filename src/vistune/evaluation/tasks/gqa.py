@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from vistune.errors import DataError
-from vistune.evaluation.release import field_of, find, matching, picture_folder, release_map
+from vistune.evaluation.release import field_of, find, image_folder, matching, release_map
 from vistune.evaluation.task import SHORT, Benchmark, Facts, Marked, Reply, Table, ask, by, mean
 from vistune.types import Question
 
@@ -34,7 +34,7 @@ class Gqa(Benchmark):
 
     def questions(self) -> Sequence[Question]:
         path = (matching(self.folder, USUAL) or find(self.folder, ["*questions*.json"]))[0]
-        pictures = picture_folder(self.folder, "images")
+        images = image_folder(self.folder, "images")
         found = []
         for name, row in release_map(path).items():
             place = f"{path}:{name}"
@@ -50,8 +50,8 @@ class Gqa(Benchmark):
                 "form": "open" if types.get("structural") == "query" else "binary",
             }
             answer = field_of(row, "answer", str, place)
-            picture = pictures / f"{row.get('imageId', name)}.jpg"
-            found.append(ask(name, row["question"] + SHORT, picture, answer=answer, origin=place, **tags))
+            image = images / f"{row.get('imageId', name)}.jpg"
+            found.append(ask(name, row["question"] + SHORT, image, answer=answer, origin=place, **tags))
         if not found:
             raise DataError(f"{path}: holds no balanced question", "take testdev_balanced_questions.json")
         return found

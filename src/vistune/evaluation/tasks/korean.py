@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from vistune.evaluation.parsing.choices import first_character
 from vistune.evaluation.parsing.free_replies import choice_of
-from vistune.evaluation.tables import Pictures, rows_by_id, table_in
+from vistune.evaluation.tables import Images, rows_by_id, table_in
 from vistune.evaluation.task import BOTH, LENIENT, Benchmark, Facts, Marked, Table, ask, by, mean
 from vistune.evaluation.tasks.mmbench import MMBench
 from vistune.types import Question
@@ -51,8 +51,8 @@ class KoreanChoice(Benchmark):
     def questions(self) -> Sequence[Question]:
         path = table_in(self.folder, self.word, "ko")
         rows = rows_by_id(path, "question_id", "index")
-        self.pictures = Pictures(path)  # keeps a temporary folder as long as the task lives
-        found = self.pictures.of(rows)
+        self.images = Images(path)  # keeps a temporary folder as long as the task lives
+        found = self.images.of(rows)
         questions = []
         for index, row in rows.items():
             options = {letter: row.get(f"choice_{letter.lower()}", letter) or "" for letter in "ABCD"}

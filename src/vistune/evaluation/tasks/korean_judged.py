@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from vistune.errors import DataError, RecipeError
 from vistune.evaluation.judge.prompts import read_prompt, sha256_of_text
 from vistune.evaluation.judge.remote import judgements
-from vistune.evaluation.tables import Pictures, rows_by_id, table_in
+from vistune.evaluation.tables import Images, rows_by_id, table_in
 from vistune.evaluation.task import OFFICIAL, Benchmark, Facts, Judge, Marked, Reply, Scored, ask
 from vistune.evaluation.tasks.llava_bench import LlavaBench
 from vistune.evaluation.tasks.mmbench import RELEASED
@@ -44,8 +44,8 @@ class KLlavaW(LlavaBench):
     def questions(self) -> Sequence[Question]:
         path = table_in(self.folder, "llava", "ko")
         rows = rows_by_id(path, "question_id", "index")
-        self.pictures = Pictures(path)  # keeps a temporary folder as long as the task lives
-        found = self.pictures.of(rows)
+        self.images = Images(path)  # keeps a temporary folder as long as the task lives
+        found = self.images.of(rows)
         return [
             ask(
                 name,
@@ -92,8 +92,8 @@ class Koffvqa(Benchmark):
     def questions(self) -> Sequence[Question]:
         path = table_in(self.folder, "koffvqa")
         rows = rows_by_id(path, "index", "question_id")
-        self.pictures = Pictures(path)  # keeps a temporary folder as long as the task lives
-        found = self.pictures.of(rows)
+        self.images = Images(path)  # keeps a temporary folder as long as the task lives
+        found = self.images.of(rows)
         return [
             ask(
                 name,

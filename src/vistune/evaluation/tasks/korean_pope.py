@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from vistune.errors import DataError
 from vistune.evaluation.parsing.free_replies import yes_or_no
-from vistune.evaluation.release import field_of, matching, picture_folder, release_json
+from vistune.evaluation.release import field_of, image_folder, matching, release_json
 from vistune.evaluation.task import OFFICIAL, Facts, Marked, ask
 from vistune.evaluation.tasks.pope import Pope
 from vistune.grounding import lexicon
@@ -24,7 +24,7 @@ from vistune.types import Question
 SPLITS = ("random", "popular", "adversarial")
 QUESTION = "이 이미지에 {}[이/가] 있습니까? 예 또는 아니오로 답하세요."
 SEED = 0
-PICTURES = 500  # as in POPE, of those that show enough kinds of things
+IMAGES = 500  # as in POPE, of those that show enough kinds of things
 KINDS = 3  # kinds of things asked about that are there, and as many that are not, in each split
 
 
@@ -44,11 +44,9 @@ class KPope(Pope):
     def questions(self) -> Sequence[Question]:
         path = _instances(self.folder)
         split = path.name.split(".")[0].removeprefix("instances_")
-        folder = picture_folder(
-            path.parent.parent if path.parent.name == "annotations" else path.parent, split, "images"
-        )
+        folder = image_folder(path.parent.parent if path.parent.name == "annotations" else path.parent, split, "images")
         things, names = things_of(release_json(path), path)
-        chosen = choose_pictures(things)
+        chosen = choose_images(things)
         absent = Absent(things)
         found = []
         for image in chosen:
@@ -76,9 +74,9 @@ class KPope(Pope):
         return Marked(question, text, answer, float(answer == question.answer))
 
 
-def _question(name: str, noun: str, label: str, picture: Path, origin: str, split: str) -> Question:
+def _question(name: str, noun: str, label: str, image: Path, origin: str, split: str) -> Question:
     text = lexicon.particles(QUESTION.format(noun))
-    return ask(name, text, picture, answer=label, origin=origin, split=split, bare=text, language="ko")
+    return ask(name, text, image, answer=label, origin=origin, split=split, bare=text, language="ko")
 
 
 def _instances(folder: Path) -> Path:
@@ -125,7 +123,7 @@ def _rows(tree: Any, name: str, path: Path) -> Iterator[tuple[str, Any]]:
     return ((f"{path}: {name}[{number}]", row) for number, row in enumerate(rows))
 
 
-def choose_pictures(things: Mapping[int, set[str]]) -> list[int]:
+def choose_images(things: Mapping[int, set[str]]) -> list[int]:
     """Pictures with at least KINDS kinds of things, PICTURES at most, by the seed, in the order of their ids."""
     every = set().union(*things.values())
     fit = [image for image, found in things.items() if len(found) >= KINDS and len(every - found) >= KINDS]
@@ -133,7 +131,7 @@ def choose_pictures(things: Mapping[int, set[str]]) -> list[int]:
         raise DataError(
             f"no picture shows {KINDS} kinds of things and lacks {KINDS} others", "take a folder with more annotations"
         )
-    return sorted(random.Random(SEED).sample(fit, min(PICTURES, len(fit))))
+    return sorted(random.Random(SEED).sample(fit, min(IMAGES, len(fit))))
 
 
 class Absent:

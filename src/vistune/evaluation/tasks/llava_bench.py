@@ -52,13 +52,13 @@ class LlavaBench(Benchmark):
 
     def questions(self) -> Sequence[Question]:
         [path] = find(self.folder, ["questions.jsonl"])
-        pictures = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
+        images = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
         found = []
         for place, row in release_lines(path):
             name = id_in(row, "question_id", place)
             text, image = field_of(row, "text", str, place), field_of(row, "image", str, place)
             category = field_of(row, "category", str, place)
-            found.append(ask(name, text, pictures / image, origin=place, category=category, image=image))
+            found.append(ask(name, text, images / image, origin=place, category=category, image=image))
         return found
 
     def read(self, path: Path) -> Sequence[Prediction]:

@@ -15,7 +15,7 @@ from vistune.evaluation.parsing.choices import is_missing, matched
 from vistune.evaluation.parsing.free_replies import choice_of
 from vistune.evaluation.predictions import Prediction
 from vistune.evaluation.sheets import write_sheet
-from vistune.evaluation.tables import Pictures, Row, rows_by_id, table_in
+from vistune.evaluation.tables import Images, Row, rows_by_id, table_in
 from vistune.evaluation.task import BOTH, LENIENT, LETTER, Benchmark, Facts, Marked, Reply, Table, ask, mean
 from vistune.types import Question
 
@@ -51,11 +51,11 @@ class MMBench(Benchmark):
         for index, row in rows.items():
             if not index.isdigit():
                 raise DataError(f"{row.place}:index: {index!r} is no whole number", "rotations are told by index")
-        self.pictures = Pictures(path)  # keeps a temporary folder as long as the task lives
-        found = self.pictures.of(rows)
+        self.images = Images(path)  # keeps a temporary folder as long as the task lives
+        found = self.images.of(rows)
         return [self._question(index, row, found.get(index)) for index, row in rows.items()]
 
-    def _question(self, index: str, row: Row, picture: Path | None) -> Question:
+    def _question(self, index: str, row: Row, image: Path | None) -> Question:
         options = options_of(row.fields)
         text = "\n".join(
             [
@@ -66,7 +66,7 @@ class MMBench(Benchmark):
         return ask(
             index,
             text + self.suffix,
-            picture,
+            image,
             answer=row.get("answer") or "",
             origin=row.place,
             options=options,

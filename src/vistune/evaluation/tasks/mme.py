@@ -13,7 +13,7 @@ from pathlib import Path
 from vistune.errors import DataError
 from vistune.evaluation.parsing.free_replies import yes_or_no
 from vistune.evaluation.predictions import Prediction, read_predictions
-from vistune.evaluation.release import field_of, matching, picture_folder, release_lines, release_text
+from vistune.evaluation.release import field_of, image_folder, matching, release_lines, release_text
 from vistune.evaluation.task import (
     BOTH,
     LENIENT,
@@ -55,7 +55,7 @@ class Mme(Benchmark):
     prediction_fields = frozenset({"gold"})
 
     def questions(self) -> Sequence[Question]:
-        base = picture_folder(self.folder, "MME_Benchmark_release_version", "")
+        base = image_folder(self.folder, "MME_Benchmark_release_version", "")
         for folder in (self.folder, self.folder / "eval_tool" / "Your_Results", self.folder / "Your_Results"):
             files = [folder / f"{category}.txt" for category in CATEGORIES]
             if any(file.is_file() for file in files):
@@ -121,10 +121,10 @@ def name_of(category: str, image: str, question: str) -> str:
     return f"{category}/{image.rsplit('/', 1)[-1]}: {question.replace(ENDING, '').strip()}"
 
 
-def _question(category: str, image: str, text: str, gold: str, picture: Path, place: str) -> Question:
+def _question(category: str, image: str, text: str, gold: str, image_path: Path, place: str) -> Question:
     name = name_of(category, image, text)
     prompt = text.replace(ENDING, "").strip() + SHORT
-    return ask(name, prompt, picture, answer=gold.strip().lower(), origin=place, category=category, image=image)
+    return ask(name, prompt, image_path, answer=gold.strip().lower(), origin=place, category=category, image=image)
 
 
 def _cells(path: Path, least: int) -> Iterator[tuple[str, list[str]]]:
@@ -139,21 +139,19 @@ def _cells(path: Path, least: int) -> Iterator[tuple[str, list[str]]]:
 
 def _template(path: Path, base: Path) -> Iterator[Question]:
     """A result file as the benchmark hands it out, or with anybody's replies in its fourth column."""
-    pictures = picture_folder(base / path.stem, "images", "")
+    images = image_folder(base / path.stem, "images", "")
     for place, (image, text, rest) in _cells(path, 3):
-        yield _question(path.stem, image, text, rest.split("\t", 1)[0], pictures / image, place)
+        yield _question(path.stem, image, text, rest.split("\t", 1)[0], images / image, place)
 
 
 def _release(folder: Path) -> Iterator[Question]:
     """A category's folder: question files beside the pictures, or in `questions_answers_YN`."""
-    for path in sorted(picture_folder(folder, "questions_answers_YN", "").glob("*.txt")):
-        picture = next(
-            (p for p in sorted(picture_folder(folder, "images", "").glob(f"{path.stem}.*")) if p != path), None
-        )
-        if picture is None:
+    for path in sorted(image_folder(folder, "questions_answers_YN", "").glob("*.txt")):
+        image = next((p for p in sorted(image_folder(folder, "images", "").glob(f"{path.stem}.*")) if p != path), None)
+        if image is None:
             raise DataError(f"{path}: no picture {path.stem}.jpg or .png lies beside it", "unpack the release whole")
         for place, (text, gold) in _cells(path, 2):
-            yield _question(folder.name, picture.name, text, gold, picture, place)
+            yield _question(folder.name, image.name, text, gold, image, place)
 
 
 def _llava(place: str, row: object, base: Path) -> Question:
@@ -184,12 +182,12 @@ def _by_category(rows: Sequence[Marked]) -> dict[str, tuple[float, float]]:
     """(accuracy over questions, over pictures with all their questions right), per cent, of each category asked."""
     found: dict[str, tuple[float, float]] = {}
     for category in CATEGORIES:
-        pictures: dict[str, list[float]] = {}
+        images: dict[str, list[float]] = {}
         for row in rows:
             if row.question.tags["category"] == category:
-                pictures.setdefault(row.question.tags["image"].rsplit("/", 1)[-1], []).append(row.points)
-        points = [point for listed in pictures.values() for point in listed]
+                images.setdefault(row.question.tags["image"].rsplit("/", 1)[-1], []).append(row.points)
+        points = [point for listed in images.values() for point in listed]
         if points:
-            both = sum(all(listed) for listed in pictures.values())
-            found[category] = (100 * sum(points) / len(points), 100 * both / len(pictures))
+            both = sum(all(listed) for listed in images.values())
+            found[category] = (100 * sum(points) / len(points), 100 * both / len(images))
     return found

@@ -47,14 +47,14 @@ class MMVet(Benchmark):
         tree = release_json(path)
         if not isinstance(tree, dict):
             raise DataError(f"{path}: is no map of questions", "download mm-vet.zip again")
-        pictures = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
+        images = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
         found = []
         for name, row in tree.items():
             place = f"{path}:{name}"
             text, image = field_of(row, "question", str, place), field_of(row, "imagename", str, place)
             answer, capabilities = field_of(row, "answer", str, place), field_of(row, "capability", list, place)
             found.append(
-                ask(name, text, pictures / image, answer=answer, origin=place, capabilities=sorted(set(capabilities)))
+                ask(name, text, images / image, answer=answer, origin=place, capabilities=sorted(set(capabilities)))
             )
         return found
 

@@ -18,7 +18,7 @@ from typing import Any
 from vistune.errors import DataError
 from vistune.evaluation.parsing.free_replies import yes_or_no
 from vistune.evaluation.predictions import Prediction
-from vistune.evaluation.release import field_of, find, id_in, matching, picture_folder, release_lines
+from vistune.evaluation.release import field_of, find, id_in, image_folder, matching, release_lines
 from vistune.evaluation.task import BOTH, LENIENT, OFFICIAL, SHORT, Benchmark, Facts, Marked, Table, ask
 from vistune.types import Question
 
@@ -53,7 +53,7 @@ class Pope(Benchmark):
     def questions(self) -> Sequence[Question]:
         paths = dict(zip(FIRST_ID, find(self.folder, [f"coco_pope_{split}.json" for split in FIRST_ID]), strict=True))
         asked = matching(self.folder, "llava_pope_test*.jsonl")
-        pictures = picture_folder(self.folder, "val2014")
+        images = image_folder(self.folder, "val2014")
         rows = []
         for split, path in paths.items():
             labels = list(release_lines(path))
@@ -71,8 +71,8 @@ class Pope(Benchmark):
             label = field_of(row, "label", str, place).strip().lower()
             if label not in ("yes", "no"):
                 raise DataError(f"{place}:label: {label!r}", "a label is yes or no")
-            picture, tags = pictures / row["image"], {"split": split, "bare": text}
-            found.append(ask(self.own[own][split], text + SHORT, picture, answer=label, origin=place, **tags))
+            image, tags = images / row["image"], {"split": split, "bare": text}
+            found.append(ask(self.own[own][split], text + SHORT, image, answer=label, origin=place, **tags))
         self.bare = {question.id: question.tags["bare"] for question in found}
         return found
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from vistune.errors import DataError
 from vistune.evaluation.task import Benchmark, Facts, Marked, mean, same_text
 from vistune.files import read_jsonl
-from vistune.types import Message, Picture, Question, Sample
+from vistune.types import ImageRef, Message, Question, Sample
 
 
 class HeldOut(Benchmark):
@@ -31,8 +31,8 @@ class HeldOut(Benchmark):
         return [self._question(row) for _, row in read_jsonl(path)]
 
     def _question(self, row: dict[str, str]) -> Question:
-        picture = Picture(self.folder / self.split / row["image"])
-        sample = Sample(row["question_id"], (Message("user", (picture, row["text"])),))
+        image = ImageRef(self.folder / self.split / row["image"])
+        sample = Sample(row["question_id"], (Message("user", (image, row["text"])),))
         return Question(row["question_id"], sample, row["answer"], {"type": row["type"], "language": row["language"]})
 
     def points(self, question: Question, answer: str) -> float:

@@ -16,7 +16,7 @@ from typing import Any
 from vistune.errors import DataError
 from vistune.evaluation.parsing.free_replies import choice_of
 from vistune.evaluation.predictions import IDS, TEXTS, Prediction, Predictions, prediction_of
-from vistune.evaluation.release import field_of, find, matching, picture_folder, release_map, release_text
+from vistune.evaluation.release import field_of, find, image_folder, matching, release_map, release_text
 from vistune.evaluation.task import BOTH, LENIENT, LETTER, Benchmark, Facts, Marked, Table, ask, by, mean
 from vistune.files import parse_json
 from vistune.records import kind_of_file
@@ -46,8 +46,8 @@ class ScienceQA(Benchmark):
     def questions(self) -> Sequence[Question]:
         path = (matching(self.folder, "problems.json") or find(self.folder, ["problems*.json"]))[0]
         problems = release_map(path)
-        pictures = picture_folder(self.folder, f"images/{SPLIT}", SPLIT)
-        return [self._question(path, pid, problems.get(pid), pictures) for pid in self._split(problems)]
+        images = image_folder(self.folder, f"images/{SPLIT}", SPLIT)
+        return [self._question(path, pid, problems.get(pid), images) for pid in self._split(problems)]
 
     def _split(self, problems: Mapping[str, Any]) -> list[str]:
         listed = matching(self.folder, "pid_splits.json")
@@ -55,7 +55,7 @@ class ScienceQA(Benchmark):
             return [str(pid) for pid in field_of(release_map(listed[0]), SPLIT, list, str(listed[0]))]
         return [pid for pid, row in problems.items() if not isinstance(row, dict) or row.get("split", SPLIT) == SPLIT]
 
-    def _question(self, path: Path, pid: str, row: Any, pictures: Path) -> Question:
+    def _question(self, path: Path, pid: str, row: Any, images: Path) -> Question:
         place = f"{path}:{pid}"
         if row is None:
             raise DataError(f"{place}: pid_splits.json lists it, the problems do not", "download both files again")
@@ -63,18 +63,18 @@ class ScienceQA(Benchmark):
         hint = str(row.get("hint") or "")
         lines = [f"Context: {hint}"] if hint else []
         lines += [str(row.get("question", "")), *(f"{LETTERS[k]}. {choice}" for k, choice in enumerate(choices))]
-        picture = pictures / pid / row["image"] if row.get("image") else None
+        image = images / pid / row["image"] if row.get("image") else None
         subject = row.get("subject")
         return ask(
             pid,
             re.sub(" {2,}", " ", "\n".join(lines)) + LETTER,
-            picture,
+            image,
             answer=LETTERS[field_of(row, "answer", int, place)],
             origin=place,
             choices=choices,
             subject=_SUBJECTS.get(subject, subject),
             topic=row.get("topic"),
-            context=[*(["has_text"] if hint else []), *(["has_image"] if picture else [])] or ["no_context"],
+            context=[*(["has_text"] if hint else []), *(["has_image"] if image else [])] or ["no_context"],
             grade=_grade(row.get("grade")),
         )
 
@@ -111,8 +111,8 @@ class ScienceQA(Benchmark):
         return choice_of(reply, dict(zip(LETTERS, choices, strict=False))) if rule == LENIENT else None
 
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
-        pictured = [row for row in rows if row.question.sample.pictures]
-        found = {"acc": mean(rows), "img_acc": mean(pictured)} if pictured else {"acc": mean(rows)}
+        imaged = [row for row in rows if row.question.sample.images]
+        found = {"acc": mean(rows), "img_acc": mean(imaged)} if imaged else {"acc": mean(rows)}
         return found | {name: round(value, 2) for name, (value, _) in _breakdown(rows).items()}
 
     def tables(self, rows: Sequence[Marked]) -> dict[str, Table]:

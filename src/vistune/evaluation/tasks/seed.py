@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vistune.evaluation.parsing.free_replies import choice_of
-from vistune.evaluation.release import field_of, find, id_in, matching, picture_folder, release_map
+from vistune.evaluation.release import field_of, find, id_in, image_folder, matching, release_map
 from vistune.evaluation.task import BOTH, LENIENT, LETTER, Benchmark, Facts, Marked, Reply, Table, ask, by, mean
 from vistune.types import Question
 
@@ -50,13 +50,13 @@ class Seed(Benchmark):
         lines = [str(row.get("question", "")), *(f"{letter}. {text}" for letter, text in options.items())]
         data = str(row.get("data_id", name))
         if kind == "video":
-            picture = picture_folder(self.folder, "SEED-Bench-video-image") / f"{Path(data).stem}.png"
+            image = image_folder(self.folder, "SEED-Bench-video-image") / f"{Path(data).stem}.png"
         else:
-            picture = picture_folder(self.folder, "SEED-Bench-image") / data
+            image = image_folder(self.folder, "SEED-Bench-image") / data
         ability = types.get(row.get("question_type_id", 0))
         answer = field_of(row, "answer", str, place)
         tags = {"kind": kind, "ability": ability, "options": options or dict.fromkeys(LETTERS, "")}
-        return ask(name, "\n".join(lines) + LETTER, picture, answer=answer, origin=place, **tags)
+        return ask(name, "\n".join(lines) + LETTER, image, answer=answer, origin=place, **tags)
 
     def parse(self, question: Question, reply: str, rule: str) -> str | None:
         options = question.tags["options"]

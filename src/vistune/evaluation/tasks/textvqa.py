@@ -12,7 +12,7 @@ from typing import Any
 from vistune.errors import DataError
 from vistune.evaluation.parsing.vqa_text import evalai_form, soft_points
 from vistune.evaluation.predictions import Prediction, plain_id
-from vistune.evaluation.release import field_of, find, id_in, matching, picture_folder, release_lines, release_map
+from vistune.evaluation.release import field_of, find, id_in, image_folder, matching, release_lines, release_map
 from vistune.evaluation.task import SHORT, Benchmark, Facts, Marked, ask, mean, prompt_lines
 from vistune.types import Question
 
@@ -35,7 +35,7 @@ class TextVqa(Benchmark):
         (path,) = find(self.folder, ["*TextVQA*val*.json"])
         prompts = matching(self.folder, "llava_textvqa*.jsonl")
         prompt_of = dict(_llava(*each) for each in (release_lines(prompts[0]) if prompts else ()))
-        pictures = picture_folder(self.folder, "train_images", "train_val_images/train_images")
+        images = image_folder(self.folder, "train_images", "train_val_images/train_images")
         found = []
         for number, row in enumerate(field_of(release_map(path), "data", list, str(path)), start=1):
             place = f"{path}:data {number}"
@@ -49,7 +49,7 @@ class TextVqa(Benchmark):
                 ask(
                     name,
                     prompt,
-                    pictures / f"{image}.jpg",
+                    images / f"{image}.jpg",
                     origin=place,
                     answer=max(answers, key=answers.count),
                     answers=answers,

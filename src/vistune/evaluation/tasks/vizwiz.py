@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from vistune.errors import DataError
 from vistune.evaluation.parsing.vqa_text import evalai_form
-from vistune.evaluation.release import field_of, id_in, matching, picture_folder, release_json, release_lines
+from vistune.evaluation.release import field_of, id_in, image_folder, matching, release_json, release_lines
 from vistune.evaluation.task import SHORT, Benchmark, Facts, Marked, Reply, ask
 from vistune.types import Question
 
@@ -30,7 +30,7 @@ class VizWiz(Benchmark):
     )
 
     def questions(self) -> Sequence[Question]:
-        pictures = picture_folder(self.folder, "test")
+        images = image_folder(self.folder, "test")
         if listed := matching(self.folder, "test.json"):
             listed_rows = field_of({"test": release_json(listed[0])}, "test", list, str(listed[0]))
             rows = [(str(k), row) for k, row in enumerate(listed_rows)]
@@ -49,7 +49,7 @@ class VizWiz(Benchmark):
             place = f"{path}:{name}"
             image = field_of(row, "image", str, place)
             prompt = field_of(row, text, str, place) + suffix
-            found.append(ask(name, prompt, pictures / image, origin=place, image=image))
+            found.append(ask(name, prompt, images / image, origin=place, image=image))
         return found
 
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from vistune.errors import DataError
 from vistune.evaluation.parsing.vqa_text import evalai_form, one_line, soft_points, vqa_form
-from vistune.evaluation.release import field_of, find, id_in, matching, picture_folder, release_text
+from vistune.evaluation.release import field_of, find, id_in, image_folder, matching, release_text
 from vistune.evaluation.task import (
     OFFICIAL,
     SHORT,
@@ -53,16 +53,16 @@ class VqaV2(Benchmark):
         release = read_vqa(path)
         subset = release.get("data_subtype", "val2014")
         split = "test2015" if subset == "test-dev2015" else subset  # test-dev's pictures are part of test's
-        pictures = picture_folder(self.folder, split)
+        images = image_folder(self.folder, split)
         found = []
         for row in field_of(release, "questions", list, str(path)):
             name = id_in(row, "question_id", str(path))
             place = f"{path}:{name}"
             if listed and name not in gold:
                 raise DataError(f"{place}: has no annotation in {listed[0].name}", "take both files of one split")
-            picture = pictures / f"COCO_{split}_{field_of(row, 'image_id', int, place):012d}.jpg"
+            image = images / f"COCO_{split}_{field_of(row, 'image_id', int, place):012d}.jpg"
             text = field_of(row, "question", str, place)
-            found.append(ask(name, text + SHORT, picture, origin=place, **gold.get(name, {})))
+            found.append(ask(name, text + SHORT, image, origin=place, **gold.get(name, {})))
         return found
 
     def _gold(self) -> dict[str, dict[str, Any]]:

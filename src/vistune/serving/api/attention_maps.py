@@ -80,7 +80,7 @@ def looks_body(name: str, found: Look) -> dict[str, Any]:
         means = torch.stack([weights[begin:end].mean(dim=0) for begin, end in spans])
         return [[float(f"{weight:.{DIGITS}g}") for weight in word] for word in means.flatten(1).tolist()]
 
-    pictures = [
+    images = [
         [
             {
                 "rows": seen.view.rows,
@@ -88,11 +88,11 @@ def looks_body(name: str, found: Look) -> dict[str, Any]:
                 "box": list(seen.view.box),
                 "weights": of_words(seen.weights),
             }
-            for seen in picture
+            for seen in image
         ]
-        for picture in found.pictures
+        for image in found.images
     ]
-    return {"object": "looks", "model": name, "words": words, "pictures": [{"views": views} for views in pictures]}
+    return {"object": "looks", "model": name, "words": words, "pictures": [{"views": views} for views in images]}
 
 
 def word_spans(tokens: tuple[str, ...]) -> list[tuple[int, int]]:

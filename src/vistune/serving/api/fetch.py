@@ -47,7 +47,7 @@ class Fetcher:
     resolve: Resolve = field(default=resolve)
     transport: Any = None
 
-    async def picture(self, url: str, place: str) -> bytes:
+    async def image(self, url: str, place: str) -> bytes:
         """A picture file's bytes. Raises Refusal; without an allowed host no socket is opened."""
         if not self.hosts:
             raise _refused(place, "a link, and this server fetches none")

@@ -19,7 +19,7 @@ class Limits:
     body_bytes: int = 20 * MB
     bodies_bytes: int = 256 * MB  # of all that are being read
     head_bytes: int = 64 * 1024
-    pictures: int = 32  # of a request
+    images: int = 32  # of a request
     pixels: int = 64_000_000  # of a request's pictures together
     characters: int = 1_000_000  # of a request's text
     head_seconds: float = 10.0  # from the first byte of a request to the end of its headers

@@ -45,7 +45,7 @@ def of_field(error: FieldError) -> Refusal:
     return Refusal(400, _both(error), code=code, param=error.path or None)
 
 
-def of_picture(error: DataError, param: str) -> Refusal:
+def of_image(error: DataError, param: str) -> Refusal:
     """The refusal for an image that cannot be read."""
     return Refusal(400, _both(error), code="invalid_image", param=param)
 

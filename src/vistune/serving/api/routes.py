@@ -124,7 +124,7 @@ def make_app(service: Service) -> FastAPI:
 
 
 def _model(service: Service) -> dict[str, Any]:
-    limits: dict[str, Any] = {"max_output_tokens": service.limits.max_tokens, "max_pictures": service.limits.pictures}
+    limits: dict[str, Any] = {"max_output_tokens": service.limits.max_tokens, "max_pictures": service.limits.images}
     if service.engine.context != float("inf"):
         limits["max_model_len"] = int(service.engine.context)
     return {"id": service.name, "object": "model", "created": service.started, "owned_by": "vistune", **limits}

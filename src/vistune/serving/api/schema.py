@@ -209,7 +209,7 @@ def _refuse_size(messages: Sequence[ChatMessage], limits: Limits, more_character
         if isinstance(part, TextPart | RefusalPart)
     )
     for count, most, noun in (
-        (images, limits.pictures, "images"),
+        (images, limits.images, "images"),
         (characters, limits.characters, "characters of text"),
     ):
         if count > most:

@@ -24,9 +24,9 @@ from vistune.serving.api.fetch import Fetcher
 from vistune.serving.api.limits import Limits
 from vistune.serving.api.memory import LARGE_BYTES, give_back
 from vistune.serving.api.metrics import Metrics
-from vistune.serving.api.refusal import Refusal, of_data, of_picture
+from vistune.serving.api.refusal import Refusal, of_data, of_image
 from vistune.serving.api.schema import ChatRequest, read_request
-from vistune.types import Message, Picture
+from vistune.types import ImageRef, Message
 
 NO_LINKS = (
     "a link, and this server fetches none",
@@ -216,8 +216,8 @@ class Service:
             if is_data_url(url):
                 continue
             if not (self.fetcher.hosts and is_link(url)):
-                raise of_picture(url_error(url, path, links=NO_LINKS), path)
-            fetched[path] = await self.fetcher.picture(url.strip(), path)
+                raise of_image(url_error(url, path, links=NO_LINKS), path)
+            fetched[path] = await self.fetcher.image(url.strip(), path)
             if sum(map(len, fetched.values())) > self.limits.body_bytes:
                 why = f"{path}: with it the images are larger than {self.limits.body_bytes} bytes"
                 raise Refusal(400, why, code="invalid_image", param=path)
@@ -227,19 +227,19 @@ class Service:
         """The conversation in turns. Images are decoded one by one, until the sum of their pixels is too large."""
         pixels = 0
 
-        def load(part: ImagePart, part_path: str) -> Picture:
+        def load(part: ImagePart, part_path: str) -> ImageRef:
             nonlocal pixels
             path = url_path(part_path)
             try:
                 image = load_bytes(fetched[path], path) if path in fetched else read_data_url(part.image_url.url, path)
             except DataError as error:
-                raise of_picture(error, path) from None
+                raise of_image(error, path) from None
             pixels += image.width * image.height
             taken.bytes += 4 * image.width * image.height
             if pixels > self.limits.pixels:
                 why = f"{path}: with it the images have more than {self.limits.pixels} pixels"
                 raise Refusal(400, why, code="invalid_image", param=path)
-            return Picture(image)
+            return ImageRef(image)
 
         return in_turns([one_message(message, f"messages[{k}]", load) for k, message in enumerate(given)])
 

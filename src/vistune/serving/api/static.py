@@ -29,8 +29,8 @@ FILES = {"/": "index.html", **{f"/page/{path.name}": path.name for path in FOLDE
 ASKED = {3: "colour", 10: "count", 0: "detail"}  # scenes of SEED that are samples, and what is asked about each
 DETAIL = {"en": "Describe the picture in detail.", "ko": "이 그림을 빠짐없이 설명해 주세요."}
 SAMPLES = "/page/samples.json"
-SAMPLE_PICTURES = tuple(f"/page/sample-{number}.png" for number in range(len(ASKED)))
-PATHS = frozenset({*FILES, SAMPLES, *SAMPLE_PICTURES})
+SAMPLE_IMAGES = tuple(f"/page/sample-{number}.png" for number in range(len(ASKED)))
+PATHS = frozenset({*FILES, SAMPLES, *SAMPLE_IMAGES})
 SIDE = 384  # pixels of a sample: scenes are drawn small, and a browser would blur them
 SEED = 8
 POLICY = (
@@ -58,7 +58,7 @@ def _samples() -> dict[str, tuple[str, bytes]]:
     rows: list[dict[str, Any]] = []
     found: dict[str, tuple[str, bytes]] = {}
     scenes = list(scenes_of("heldout", max(ASKED) + 1, SEED))
-    for (number, kind), path in zip(ASKED.items(), SAMPLE_PICTURES, strict=True):
+    for (number, kind), path in zip(ASKED.items(), SAMPLE_IMAGES, strict=True):
         scene = Scene(scenes[number].boxes())
         questions = DETAIL if kind == "detail" else _questions(scene, kind)
         buffer = io.BytesIO()

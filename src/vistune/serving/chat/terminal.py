@@ -16,10 +16,10 @@ import torch
 from vistune.errors import DataError, VistuneError
 from vistune.files import read_json
 from vistune.generation import Assistant, Sampling
-from vistune.processor import open_picture
+from vistune.processor import open_image
 from vistune.serving.chat.keyboard import Keyboard, paths_in
 from vistune.serving.chat.transcript import save
-from vistune.types import Message, Picture
+from vistune.types import ImageRef, Message
 
 MOST_TOKENS = 1024  # of one answer
 
@@ -32,7 +32,7 @@ class Talk:
         self.assistant = assistant
         self.keyboard = keyboard
         self.messages: list[Message] = []
-        self.waiting: list[Picture] = []
+        self.waiting: list[ImageRef] = []
         self.system: str | None = None
         self.temperature = 0.0
         self.answers = 0
@@ -82,8 +82,8 @@ class Talk:
         if not paths:
             raise DataError("/image: no file is named", "write /image FILE, several with blanks between them")
         notes = [described(path) for path in paths]
-        self.waiting += [Picture(path) for path in paths]
-        earlier = sum(len(message.pictures) for message in self.messages)
+        self.waiting += [ImageRef(path) for path in paths]
+        earlier = sum(len(message.images) for message in self.messages)
         many = earlier + len(self.waiting)
         self.keyboard.note("\n".join(notes))
         if many > 1:
@@ -93,14 +93,14 @@ class Talk:
         """Forget what was said; the pictures stay, before the next question, unless all is forgotten."""
         if what not in ("", "all"):
             raise DataError(f"/reset {what}: no such thing", "write /reset, or /reset all to forget the pictures too")
-        shown = [picture for message in self.messages for picture in message.pictures]
+        shown = [image for message in self.messages for image in message.images]
         self.waiting = [] if what else [*shown, *self.waiting]
         self.messages = []
-        names = ", ".join(self._name(picture) for picture in self.waiting)
+        names = ", ".join(self._name(image) for image in self.waiting)
         self.note("[anew; pictures: {names}]", names=names or self.words.get("none", "none"))
 
-    def _name(self, picture: Picture) -> str:
-        return picture.source.name if isinstance(picture.source, Path) else self.words.get("picture", "picture")
+    def _name(self, image: ImageRef) -> str:
+        return image.source.name if isinstance(image.source, Path) else self.words.get("picture", "picture")
 
     def instruct(self, text: str) -> None:
         """What the model is told before everything; empty = what it was trained with."""
@@ -160,14 +160,14 @@ def words_of(language: str) -> Mapping[str, str]:
 
 
 def chat(
-    assistant: Assistant, *, pictures: Sequence[Path] = (), keyboard: Keyboard | None = None, language: str = "en"
+    assistant: Assistant, *, images: Sequence[Path] = (), keyboard: Keyboard | None = None, language: str = "en"
 ) -> None:
     """Ask and answer until the input ends or /quit; `language` of the program's own words: en or ko."""
     keyboard = keyboard or Keyboard(list(COMMANDS))
     talk = Talk(assistant, keyboard, language=language)
-    for path in pictures:
+    for path in images:
         keyboard.note(described(path))
-        talk.waiting.append(Picture(path))
+        talk.waiting.append(ImageRef(path))
     if keyboard.is_typed:
         talk.note("Ask something; /help lists the commands.")
     while turn(talk):
@@ -202,6 +202,6 @@ def turn(talk: Talk) -> bool:
 
 def described(path: Path) -> str:
     """A picture's name, pixels and bytes. Raises DataError for what is no picture."""
-    width, height = open_picture(Picture(path)).size
+    width, height = open_image(ImageRef(path)).size
     size = path.stat().st_size
     return f"[{unicodedata.normalize('NFC', path.name)}, {width}x{height}, {size / 1000:,.0f} kB]"

@@ -13,7 +13,7 @@ from typing import Any
 
 from vistune.errors import DataError
 from vistune.files import write_atomic
-from vistune.types import Message, Picture
+from vistune.types import ImageRef, Message
 
 
 def save(messages: Sequence[Message], path: Path) -> None:
@@ -38,7 +38,7 @@ def page(messages: Sequence[Message], path: Path) -> str:
 
 def row(messages: Sequence[Message], path: Path) -> str:
     """One JSON line in the form of messages data, pictures relative to the file."""
-    pictures = [_beside(picture, path) for message in messages for picture in message.pictures]
+    images = [_beside(image, path) for message in messages for image in message.images]
     said: list[dict[str, Any]] = [
         {
             "role": message.role,
@@ -48,13 +48,13 @@ def row(messages: Sequence[Message], path: Path) -> str:
         }
         for message in messages
     ]
-    return json.dumps({"id": path.stem, "images": pictures, "messages": said}, ensure_ascii=False) + "\n"
+    return json.dumps({"id": path.stem, "images": images, "messages": said}, ensure_ascii=False) + "\n"
 
 
 FORMS = {".md": page, ".jsonl": row}
 
 
-def _beside(picture: Picture, path: Path) -> str:
+def _beside(image: ImageRef, path: Path) -> str:
     """The picture's file as seen from the transcript's folder."""
-    assert isinstance(picture.source, Path)
-    return os.path.relpath(picture.source.resolve(), path.resolve().parent)
+    assert isinstance(image.source, Path)
+    return os.path.relpath(image.source.resolve(), path.resolve().parent)

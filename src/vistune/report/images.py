@@ -55,28 +55,28 @@ def _data_uri(path: Path, boxes: Sequence[Mapping[str, Any]]) -> str:
         if opened.width * opened.height > LARGEST_PIXELS:
             raise ValueError("too many pixels")
         opened.draft("RGB", (4 * SIDE, 4 * SIDE))  # of a large JPEG no more is decoded than is shown
-        picture = ImageOps.exif_transpose(opened)
-        if picture.has_transparency_data:
-            picture = picture.convert("RGBA")
-            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-        picture = picture.convert("RGB")
-    picture.thumbnail((SIDE, SIDE))
-    _draw(picture, boxes)
+        image = ImageOps.exif_transpose(opened)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image.convert("RGB")
+    image.thumbnail((SIDE, SIDE))
+    _draw(image, boxes)
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
+    image.save(buffer, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _draw(picture: Image.Image, boxes: Sequence[Mapping[str, Any]]) -> None:
+def _draw(image: Image.Image, boxes: Sequence[Mapping[str, Any]]) -> None:
     """Outlines, a colour a label, the largest first so that small ones stay visible; the label at the first of each."""
-    pen = ImageDraw.Draw(picture)
+    pen = ImageDraw.Draw(image)
     labels = sorted({str(box["label"]) for box in boxes})
     named: set[str] = set()
     for box in sorted(boxes, key=lambda box: (box["x0"] - box["x1"]) * (box["y1"] - box["y0"])):
         label = str(box["label"])
         color = COLORS[labels.index(label) % len(COLORS)]
-        x0, y0 = box["x0"] * (picture.width - 1), box["y0"] * (picture.height - 1)
-        x1, y1 = box["x1"] * (picture.width - 1), box["y1"] * (picture.height - 1)
+        x0, y0 = box["x0"] * (image.width - 1), box["y0"] * (image.height - 1)
+        x1, y1 = box["x1"] * (image.width - 1), box["y1"] * (image.height - 1)
         pen.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=color)
         if label not in named:
             named.add(label)

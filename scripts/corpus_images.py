@@ -18,7 +18,7 @@ MEGABYTE = 2**20
 
 
 @dataclass(frozen=True)
-class PictureCase:
+class ImageCase:
     """`pixel`: what the model is shown at the top left, within `off` · `size`: (width, height) it is shown in.
 
     `megabytes`: by how much a process may grow that is shown it.
@@ -135,43 +135,43 @@ SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="40" height="30"><rect wid
 FITS = b"SIMPLE  =                    T" + b" " * 50 + b"END".ljust(2800)
 HEIC = struct.pack(">I", 24) + b"ftypheic" + bytes(4) + b"mif1heic" + bytes(200)
 
-PICTURES: Mapping[str, PictureCase] = {
-    "I02-text": PictureCase("a.jpg", "reject", NO_FORMAT, lambda: b"not a picture at all\n" * 20),
-    "I02-empty": PictureCase("a.jpg", "reject", NO_FORMAT, lambda: b""),
-    "I03-html": PictureCase("a.jpg", "reject", NO_FORMAT, lambda: b"<!DOCTYPE html><html>404 Not Found</html>"),
-    **{f"I04-{form}": PictureCase(f"a.{form.lower()}", "reject", "damaged|cut-off", cut(form))
+IMAGES: Mapping[str, ImageCase] = {
+    "I02-text": ImageCase("a.jpg", "reject", NO_FORMAT, lambda: b"not a picture at all\n" * 20),
+    "I02-empty": ImageCase("a.jpg", "reject", NO_FORMAT, lambda: b""),
+    "I03-html": ImageCase("a.jpg", "reject", NO_FORMAT, lambda: b"<!DOCTYPE html><html>404 Not Found</html>"),
+    **{f"I04-{form}": ImageCase(f"a.{form.lower()}", "reject", "damaged|cut-off", cut(form))
        for form in ("JPEG", "PNG", "WEBP")},
-    "I04-no-pixels": PictureCase("a.png", "reject", "damaged", lambda: png(64, 64)[:33] + chunk(b"IEND", b"")),
-    "I05-crc": PictureCase("a.png", "reject", "damaged", lambda: png(64, 64, crc=1)),
-    "I06-gif-named-jpg": PictureCase("a.jpg", "warn", "'a.jpg' is a GIF", lambda: encoded(plain(), "GIF"), RED, 8),
-    "I06-png-named-jpg": PictureCase("a.jpg", "warn", "'a.jpg' is a PNG", lambda: encoded(plain()), RED),
-    "I07-cmyk": PictureCase("a.jpg", "ok", "", ink, (255, 0, 0)),
-    "I08-one-bit": PictureCase("a.png", "ok", "", lambda: encoded(plain(mode="1", color=1)), (255, 255, 255), 0),
-    "I08-grey": PictureCase("a.png", "ok", "", lambda: encoded(plain(mode="L", color=7)), (7, 7, 7), 0),
-    "I08-grey-see-through": PictureCase("a.png", "ok", "", see_through("LA"), (255, 255, 255), 0),
-    "I08-palette": PictureCase("a.png", "ok", "", palette, (255, 255, 255), 0),
-    "I08-sixteen-bits": PictureCase("a.png", "ok", "", deep, (128, 128, 128), 0),
-    "I08-float": PictureCase("a.tif", "reject", NO_FORMAT, lambda: encoded(plain(mode="F", color=0.5), "TIFF")),
-    "I09-over-white": PictureCase("a.png", "ok", "", see_through("RGBA"), (255, 255, 255), 0),
-    **{f"I10-turn-{turn}": PictureCase("a.jpg", "ok", "", turned(turn), RED, 12, (40, 30)) for turn in range(1, 9)},
-    "I10-broken": PictureCase("a.jpg", "ok", "", lambda: encoded(plain(), "JPEG", exif=BROKEN_EXIF), RED, 8, (40, 30)),
-    **{f"I11-{form}": PictureCase(f"a.{form.lower()}", "ok", "", animated(form), RED, 8)
+    "I04-no-pixels": ImageCase("a.png", "reject", "damaged", lambda: png(64, 64)[:33] + chunk(b"IEND", b"")),
+    "I05-crc": ImageCase("a.png", "reject", "damaged", lambda: png(64, 64, crc=1)),
+    "I06-gif-named-jpg": ImageCase("a.jpg", "warn", "'a.jpg' is a GIF", lambda: encoded(plain(), "GIF"), RED, 8),
+    "I06-png-named-jpg": ImageCase("a.jpg", "warn", "'a.jpg' is a PNG", lambda: encoded(plain()), RED),
+    "I07-cmyk": ImageCase("a.jpg", "ok", "", ink, (255, 0, 0)),
+    "I08-one-bit": ImageCase("a.png", "ok", "", lambda: encoded(plain(mode="1", color=1)), (255, 255, 255), 0),
+    "I08-grey": ImageCase("a.png", "ok", "", lambda: encoded(plain(mode="L", color=7)), (7, 7, 7), 0),
+    "I08-grey-see-through": ImageCase("a.png", "ok", "", see_through("LA"), (255, 255, 255), 0),
+    "I08-palette": ImageCase("a.png", "ok", "", palette, (255, 255, 255), 0),
+    "I08-sixteen-bits": ImageCase("a.png", "ok", "", deep, (128, 128, 128), 0),
+    "I08-float": ImageCase("a.tif", "reject", NO_FORMAT, lambda: encoded(plain(mode="F", color=0.5), "TIFF")),
+    "I09-over-white": ImageCase("a.png", "ok", "", see_through("RGBA"), (255, 255, 255), 0),
+    **{f"I10-turn-{turn}": ImageCase("a.jpg", "ok", "", turned(turn), RED, 12, (40, 30)) for turn in range(1, 9)},
+    "I10-broken": ImageCase("a.jpg", "ok", "", lambda: encoded(plain(), "JPEG", exif=BROKEN_EXIF), RED, 8, (40, 30)),
+    **{f"I11-{form}": ImageCase(f"a.{form.lower()}", "ok", "", animated(form), RED, 8)
        for form in ("GIF", "WEBP", "PNG")},
-    "I12-dot": PictureCase("a.png", "reject", "1x1 pixels", lambda: encoded(plain(1, 1))),
-    "I12-line": PictureCase("a.png", "reject", "1x5000 pixels", lambda: encoded(plain(1, 5000))),
-    "I12-smallest": PictureCase("a.png", "ok", "", lambda: encoded(plain(2, 2)), RED, 0, (2, 2)),
-    "I13-narrow": PictureCase("a.png", "reject", "12000x1 pixels", lambda: png(12000, 1), megabytes=10),
-    "I14-bomb": PictureCase("a.png", "reject", "more than the 4", lambda: png(13400, 13400), megabytes=10),
-    "I15-over-the-cap": PictureCase("a.png", "reject", "9500x9500 pixels", lambda: png(9500, 9500), megabytes=10),
-    "I16-zTXt": PictureCase("a.png", "reject", "damaged", bomb(b"zTXt", b"a\0\0"), megabytes=20),
-    "I16-iCCP": PictureCase("a.png", "reject", "damaged", bomb(b"iCCP", b"a\0\0"), megabytes=20),
-    **{f"I18-{form}": PictureCase("a.jpg", "reject", NO_FORMAT, lambda form=form: encoded(plain(32, 32), form))
+    "I12-dot": ImageCase("a.png", "reject", "1x1 pixels", lambda: encoded(plain(1, 1))),
+    "I12-line": ImageCase("a.png", "reject", "1x5000 pixels", lambda: encoded(plain(1, 5000))),
+    "I12-smallest": ImageCase("a.png", "ok", "", lambda: encoded(plain(2, 2)), RED, 0, (2, 2)),
+    "I13-narrow": ImageCase("a.png", "reject", "12000x1 pixels", lambda: png(12000, 1), megabytes=10),
+    "I14-bomb": ImageCase("a.png", "reject", "more than the 4", lambda: png(13400, 13400), megabytes=10),
+    "I15-over-the-cap": ImageCase("a.png", "reject", "9500x9500 pixels", lambda: png(9500, 9500), megabytes=10),
+    "I16-zTXt": ImageCase("a.png", "reject", "damaged", bomb(b"zTXt", b"a\0\0"), megabytes=20),
+    "I16-iCCP": ImageCase("a.png", "reject", "damaged", bomb(b"iCCP", b"a\0\0"), megabytes=20),
+    **{f"I18-{form}": ImageCase("a.jpg", "reject", NO_FORMAT, lambda form=form: encoded(plain(32, 32), form))
        for form in ("TIFF", "ICO", "EPS", "AVIF")},
-    "I18-PSD": PictureCase("a.jpg", "reject", NO_FORMAT, psd),
-    "I18-SVG": PictureCase("a.jpg", "reject", NO_FORMAT, lambda: SVG),
-    "I18-FITS": PictureCase("a.jpg", "reject", NO_FORMAT, lambda: FITS),
-    "I18-HEIC": PictureCase("a.jpg", "reject", NO_FORMAT, lambda: HEIC),
-    "I19-zip-behind": PictureCase("a.jpg", "ok", "", wrapped(b"PK\x05\x06" + bytes(18)), RED, 8, (40, 30)),
-    "I19-html-behind": PictureCase("a.jpg", "ok", "", wrapped(b"<script>alert(1)</script>"), RED, 8, (40, 30)),
-    "I21-metadata": PictureCase("a.jpg", "reject", "larger than 10 MB", commented, megabytes=10),
+    "I18-PSD": ImageCase("a.jpg", "reject", NO_FORMAT, psd),
+    "I18-SVG": ImageCase("a.jpg", "reject", NO_FORMAT, lambda: SVG),
+    "I18-FITS": ImageCase("a.jpg", "reject", NO_FORMAT, lambda: FITS),
+    "I18-HEIC": ImageCase("a.jpg", "reject", NO_FORMAT, lambda: HEIC),
+    "I19-zip-behind": ImageCase("a.jpg", "ok", "", wrapped(b"PK\x05\x06" + bytes(18)), RED, 8, (40, 30)),
+    "I19-html-behind": ImageCase("a.jpg", "ok", "", wrapped(b"<script>alert(1)</script>"), RED, 8, (40, 30)),
+    "I21-metadata": ImageCase("a.jpg", "reject", "larger than 10 MB", commented, megabytes=10),
 }  # fmt: skip
