@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from script_modules import load_script
 from typer.main import get_command
 
 import vistune
@@ -23,7 +24,9 @@ from vistune.cli.app import app
 from vistune.recipe import load_recipe
 
 ROOT = Path(__file__).parents[2]
-PAGES = ["README.md", "README.ko.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
+DOCS = ROOT / "docs"
+SITE = [path.relative_to(DOCS).as_posix() for path in sorted(DOCS.rglob("*.md")) if path.parent.name != "decisions"]
+PAGES = ["README.md", "README.ko.md", *(f"docs/{page}" for page in SITE)]
 BLOCK = re.compile(
     r"(?: *<!-- not run: (?P<why>[^\n]*?) -->\n+)?^(?P<indent> *)```(?P<kind>\w*)\n(?P<text>.*?)^(?P=indent)```$",
     re.DOTALL | re.MULTILINE,
@@ -145,9 +148,13 @@ def test_both_readmes_say_the_same() -> None:
     assert all(len(read(page).splitlines()) <= 150 for page in (english, korean))
 
 
-def test_the_sites_navigation_names_every_page() -> None:
-    pages = [page for entry in yaml.safe_load(read("mkdocs.yml"))["nav"] for page in entry.values()]
-    assert sorted(pages) == sorted(path.name for path in (ROOT / "docs").glob("*.md"))
+def test_the_sites_navigation_lists_every_page_once() -> None:
+    hooks = load_script("docs_hooks")
+    sections = yaml.safe_load(read("mkdocs.yml"))["extra"]["sections"]
+    listed = []
+    for entry in hooks.navigation(DOCS, sections):
+        listed += [entry] if isinstance(entry, str) else next(iter(entry.values()))
+    assert sorted(listed) == sorted(SITE)
 
 
 @pytest.mark.parametrize("page", PAGES)
