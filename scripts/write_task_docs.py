@@ -1,4 +1,4 @@
-"""Write the tasks' part of docs/evaluation.md from the tasks themselves; a test compares, so the page cannot drift.
+"""Write the table of docs/reference/benchmarks.md from the tasks themselves; a test compares, so the page cannot drift.
 
 python scripts/write_task_docs.py
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-PAGE = Path(__file__).parents[1] / "docs" / "evaluation.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reference" / "benchmarks.md"
 BEGIN, END = "<!-- tasks: begin, written by scripts/write_task_docs.py -->", "<!-- tasks: end -->"
 
 
@@ -33,7 +33,7 @@ def block() -> str:
 
 
 def page() -> str:
-    """The page with its tasks' part as it has to be."""
+    """The page with its table up to date."""
     text = PAGE.read_text(encoding="utf-8")
     before, rest = text.split(BEGIN, 1)
     return before + block() + rest.split(END, 1)[1]

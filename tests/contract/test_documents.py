@@ -157,6 +157,11 @@ def test_the_sites_navigation_lists_every_page_once() -> None:
     assert sorted(listed) == sorted(SITE)
 
 
+def test_the_recipe_reference_is_current() -> None:
+    writer = load_script("write_recipe_docs")
+    assert writer.PAGE.read_text(encoding="utf-8") == writer.page(), "run: python scripts/write_recipe_docs.py"
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", re.sub(r"`[^`\n]*`", "", read(page))):

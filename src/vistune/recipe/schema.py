@@ -54,10 +54,14 @@ class Strict(BaseModel):
 
 
 class Take(Strict):
-    """Some of a file's rows: the first, the last or, by the recipe's seed, a random choice, in the file's order."""
+    """Some of a file's samples. `5000`, `last 5000` and `random 5000` are short forms."""
 
-    which: Literal["first", "last", "random"] = "first"
-    rows: int = Field(ge=1)
+    which: Literal["first", "last", "random"] = Field(
+        default="first",
+        description="Which samples: the first, the last, or a random choice by the recipe's seed. They keep the file's "
+        "order.",
+    )
+    rows: int = Field(ge=1, description="Number of samples. If the file has fewer, all are used and the run says so.")
 
 
 def _take(value: Any) -> Any:
@@ -73,13 +77,28 @@ def _take(value: Any) -> Any:
 
 
 class DataSource(Strict):
-    """Rows to learn from: a LLaVA JSON or messages JSONL file, or a folder that `generate` wrote."""
+    """A file of samples. A path alone is a short form of `{file: PATH}`."""
 
-    file: Path
-    images: Path | None = None  # picture folder; absent = the `images.json` beside the file
-    kinds: tuple[str, ...] | None = None  # absent = the stage's kinds
-    take: Annotated[Take | None, BeforeValidator(_take)] = None  # N, `last N` or `random N` rows; absent = all
-    weight: float = Field(default=1.0, gt=0, le=100)  # how often an epoch shows each row; 0.5: a half, drawn anew
+    file: Path = Field(
+        description="A data file in any form of [file formats](file-formats.md), or a folder that `generate` wrote. "
+        "Relative to the folder in which the command runs."
+    )
+    images: Path | None = Field(
+        default=None,
+        description="Image folder. Default: the folders in `images.json` next to the file, else the file's own folder.",
+    )
+    kinds: tuple[str, ...] | None = Field(
+        default=None, description="Use only samples of these kinds. Default: the stage's `kinds`."
+    )
+    take: Annotated[Take | None, BeforeValidator(_take)] = Field(
+        default=None, description="Use only some of the samples: `N`, `last N` or `random N`. Default: all."
+    )
+    weight: float = Field(
+        default=1.0,
+        gt=0,
+        le=100,
+        description="How often an epoch shows each sample. 0.5 shows half of them, drawn anew in each epoch.",
+    )
 
 
 def _sources(value: Any) -> Any:
@@ -97,34 +116,55 @@ def _names(value: Any) -> Any:
 
 
 class Lora(Strict):
-    """Low-rank adapters on the language model (arXiv 2106.09685); without `targets`, all linear layers but the head.
+    """Low-rank adapters on the language model (arXiv 2106.09685). Needs `learn.adapters` in the same stage."""
 
-    `targets`: `all-linear`, `attention`, or the ends of layers' names, such as [q_proj, v_proj].
-    """
-
-    rank: int = Field(default=128, ge=1)
-    alpha: float = Field(default=256, gt=0, allow_inf_nan=False)
-    dropout: Share = 0.0
-    targets: Annotated[Annotated[tuple[str, ...], Field(min_length=1)] | None, BeforeValidator(_names)] = None
-    dora: bool = False
-    rslora: bool = False
+    rank: int = Field(default=128, ge=1, description="Rank of the adapters.")
+    alpha: float = Field(default=256, gt=0, allow_inf_nan=False, description="Adapters are scaled by `alpha / rank`.")
+    dropout: Share = Field(default=0.0, description="Dropout before the adapters.")
+    targets: Annotated[Annotated[tuple[str, ...], Field(min_length=1)] | None, BeforeValidator(_names)] = Field(
+        default=None,
+        description="Which layers get adapters: `all-linear`, `attention`, or the ends of layer names, such as "
+        "`[q_proj, v_proj]`. Default: all linear layers except the head.",
+    )
+    dora: bool = Field(default=False, description="DoRA: train the magnitude of each weight separately.")
+    rslora: bool = Field(default=False, description="rsLoRA: scale by `alpha / sqrt(rank)`.")
 
 
 class Validation(Strict):
-    """Rows that are measured and never learnt from: a share of the run's own, or files of their own.
+    """Samples that are measured and never trained on. Give exactly one of `share` and `data`."""
 
-    `tasks`: benchmarks by name, each with its data folder.
-    """
-
-    share: float | None = Field(default=None, gt=0, le=0.5)  # by picture: none is both learnt from and measured
-    data: Sources | None = None
-    stages: tuple[str, ...] | None = None  # absent = every stage
-    every: int | None = Field(default=None, ge=1)  # steps; absent = at a stage's end only
-    rows: int = Field(default=256, ge=1)  # at most so many are measured
-    answers: int = Field(default=4, ge=0, le=100)  # of their questions are answered, into samples.jsonl
-    answer_tokens: int = Field(default=64, ge=1)
-    tasks: Mapping[str, Path] = {}
-    task_limit: int | None = Field(default=100, ge=1)  # questions of each
+    share: float | None = Field(
+        default=None,
+        gt=0,
+        le=0.5,
+        description="Share of all stages' samples. The train/validation split is made by image, so no image is on both "
+        "sides in any stage.",
+    )
+    data: Sources | None = Field(
+        default=None,
+        description="Separate validation files. Images that are also trained on are counted and reported.",
+    )
+    stages: tuple[str, ...] | None = Field(default=None, description="Stages that measure. Default: all.")
+    every: int | None = Field(
+        default=None,
+        ge=1,
+        description="Measure every N steps, and at the end of a stage. Default: only at the end.",
+    )
+    rows: int = Field(default=256, ge=1, description="Largest number of samples to measure, chosen by the seed.")
+    answers: int = Field(
+        default=4,
+        ge=0,
+        le=100,
+        description="Number of validation questions that the model answers each time, into `samples.jsonl`. None are "
+        "answered under `parallel: fsdp`.",
+    )
+    answer_tokens: int = Field(default=64, ge=1, description="Largest number of tokens of such an answer.")
+    tasks: Mapping[str, Path] = Field(
+        default={},
+        description="Benchmarks to run each time, with their data folders, such as `{pope: data/pope}`. Not under "
+        "`parallel: fsdp`.",
+    )
+    task_limit: int | None = Field(default=100, ge=1, description="Number of questions per benchmark; null asks all.")
 
     @model_validator(mode="after")
     def _agree(self) -> Validation:
@@ -134,10 +174,15 @@ class Validation(Strict):
 
 
 class Shards(Strict):
-    """Rows too many for one index: webdataset, parquet or JSONL shards, read one after another (data/stream.py)."""
+    """Shards that are read one after another, for sources too large for one index. A path alone is a short form.
 
-    files: Annotated[tuple[str, ...], BeforeValidator(_names), Field(min_length=1)]  # with `*` or `{0000..0999}`
-    window: int = Field(default=1, ge=1)  # shards that are shuffled and packed together
+    Needs `steps` and `tokens_per_step` in the same stage, and at least as many shards as packed rows per step.
+    """
+
+    files: Annotated[tuple[str, ...], BeforeValidator(_names), Field(min_length=1)] = Field(
+        description="Paths or addresses of webdataset, parquet or JSONL shards. `*` and `{0000..0999}` stand for many."
+    )
+    window: int = Field(default=1, ge=1, description="Number of shards that are shuffled and packed together.")
 
 
 def _shards(value: Any) -> Any:
@@ -145,34 +190,85 @@ def _shards(value: Any) -> Any:
 
 
 class Stage(Strict):
-    """One stage of training: what learns at which peak rate, from which rows, for how long."""
+    """One stage of training: which parts are trainable, on which data, for how long."""
 
-    name: str = Field(pattern=r"^[a-z0-9_-]+$")
-    learn: Mapping[Part, Rate]
-    lora: Lora | None = None
-    quantize: Literal[4, 8] | None = None  # bits of the language model under the adapters (QLoRA, arXiv 2305.14314)
-    data: Sources | None = None  # absent = the recipe's
-    shards: Annotated[Shards | None, BeforeValidator(_shards)] = None  # in place of data, where there is too much of it
-    kinds: tuple[str, ...] | None = None  # absent = all
-    template: str | None = None  # absent = the model's
-    image_mode: Literal["square", "pad"] | None = None  # absent = the model's; LLaVA 1.5 aligns on squares
-    recompute: tuple[Literal["vision", "language"], ...] = ()  # activation checkpointing: less memory, more time
-    steps: int | None = Field(default=None, ge=1)
-    epochs: float | None = Field(default=None, gt=0, le=1000)
-    samples_per_step: int = Field(default=128, ge=1)
-    tokens_per_step: int | None = Field(default=None, ge=16)  # in place of samples_per_step: as many as this holds
-    tokens_per_row: int = Field(default=2048, ge=16)
-    too_long: Literal["cut", "reject"] = "cut"  # samples longer than a row: cut where a turn ends, or set aside
-    optimizer: Literal["adamw", "muon"] = "adamw"
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup_share: Share = 0.03
-    weight_decay: float = Field(default=0.0, ge=0, le=1)
-    betas: tuple[Share, Share] = (0.9, 0.999)
-    clip: float = Field(default=1.0, gt=0)
-    precision: Literal["auto", "fp32", "tf32", "bf16"] = "auto"  # auto = bf16 where the hardware multiplies it faster
-    cache_features: Literal["auto", "on", "off"] = "auto"  # a frozen tower's features on disk; auto = where it pays
-    compile: Literal["auto", "on", "off"] = "auto"  # layers by torch.compile; auto = where the stage is long enough
-    save_every: int | None = Field(default=None, ge=1)  # steps; absent = at the stage's end only
+    name: str = Field(
+        pattern=r"^[a-z0-9_-]+$",
+        description="Name of the stage. Overrides use it: `stages.NAME.steps=10`.",
+    )
+    learn: Mapping[Part, Rate] = Field(
+        description="Trainable parts and their peak learning rates: `vision`, `projector`, `language`, `adapters`. "
+        "Every part that is not listed is frozen."
+    )
+    lora: Lora | None = Field(default=None, description="Adapters on the language model. Needs `learn.adapters`.")
+    quantize: Literal[4, 8] | None = Field(
+        default=None,
+        description="Bits of the frozen language model under the adapters (QLoRA, arXiv 2305.14314). Last stage only.",
+    )
+    data: Sources | None = Field(default=None, description="Data of this stage. Default: the recipe's `data`.")
+    shards: Annotated[Shards | None, BeforeValidator(_shards)] = Field(
+        default=None, description="Shards in place of `data`, if there are too many samples for one index."
+    )
+    kinds: tuple[str, ...] | None = Field(
+        default=None,
+        description="Use only samples of these kinds: `caption`, `conversation`, `detail`, `reasoning`, or your own "
+        "names. Default: all.",
+    )
+    template: str | None = Field(default=None, description="Chat template of this stage. Default: the model's.")
+    image_mode: Literal["square", "pad"] | None = Field(
+        default=None, description="How images are made square in this stage. Default: the model's `image_mode`."
+    )
+    recompute: tuple[Literal["vision", "language"], ...] = Field(
+        default=(), description="Activation checkpointing of these parts: the same gradients, less memory, more time."
+    )
+    steps: int | None = Field(
+        default=None, ge=1, description="Number of steps. Give exactly one of `steps` and `epochs`."
+    )
+    epochs: float | None = Field(default=None, gt=0, le=1000, description="Number of passes over the data.")
+    samples_per_step: int = Field(
+        default=128, ge=1, description="Global batch size in samples, whatever the number of processes."
+    )
+    tokens_per_step: int | None = Field(
+        default=None,
+        ge=16,
+        description="Global batch size in tokens, in place of `samples_per_step`: as many samples as fit.",
+    )
+    tokens_per_row: int = Field(
+        default=2048,
+        ge=16,
+        description="Tokens of a packed row. Lower it if memory runs out; gradients stay the same.",
+    )
+    too_long: Literal["cut", "reject"] = Field(
+        default="cut", description="A sample longer than a packed row: cut it at the end of a turn, or reject it."
+    )
+    optimizer: Literal["adamw", "muon"] = Field(
+        default="adamw", description="Fused AdamW, or Muon on the matrices of the language model and the vision tower."
+    )
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        default="cosine", description="How the learning rate falls after the warm-up."
+    )
+    warmup_share: Share = Field(default=0.03, description="Share of the steps in which the rate rises to its peak.")
+    weight_decay: float = Field(
+        default=0.0, ge=0, le=1, description="Weight decay. Biases and norm weights never decay."
+    )
+    betas: tuple[Share, Share] = Field(default=(0.9, 0.999), description="AdamW's betas.")
+    clip: float = Field(default=1.0, gt=0, description="Clip the gradient to this norm, over all processes.")
+    precision: Literal["auto", "fp32", "tf32", "bf16"] = Field(
+        default="auto",
+        description="Precision of matrix products. `auto` is bf16 if this hardware multiplies it faster than fp32. "
+        "tf32 is for CUDA only. Trainable weights are always fp32.",
+    )
+    cache_features: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Keep a frozen vision tower's features on disk. `auto` does so if images are read at least twice "
+        "on average and the features take at most half of the free disk space.",
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        default="auto", description="Run layers through `torch.compile`. `auto` does so if the stage is long enough."
+    )
+    save_every: int | None = Field(
+        default=None, ge=1, description="Save a checkpoint every N steps. Default: only at the end of the stage."
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> Stage:
@@ -207,32 +303,63 @@ class Stage(Strict):
 
 
 class Model(Strict):
-    """Backbones and how they are joined; a backbone is a folder, a hub name, or `builtin`."""
+    """The backbones and how they are joined. A backbone is a folder, a hub name, or `builtin`."""
 
-    vision: str = "builtin"
-    language: str = "builtin"
-    projector: str = "mlp2x_gelu"
-    feature_layer: int = Field(default=-2, le=-1)
-    feature_tokens: Literal["patch", "cls_patch"] = "patch"
-    space: Literal["hidden", "joint"] = "hidden"  # joint: through CLIP's last norm and projection, on every token
-    image_mode: Literal["square", "pad", "anyres"] = "square"
-    canvases: tuple[tuple[int, int], ...] | None = None  # anyres: (width, height) in pixels; absent = LLaVA 1.6's five
-    template: str = "v1"
-    tokenization: Literal["whole", "chunks"] = "whole"  # or as the original LLaVA: see `Spec`
+    vision: str = Field(default="builtin", description="Vision tower: any CLIP or SigLIP tower of transformers.")
+    language: str = Field(
+        default="builtin", description="Language model: a causal language model of transformers with a fast tokenizer."
+    )
+    projector: str = Field(
+        default="mlp2x_gelu",
+        description="`linear`, `mlp1x_gelu` to `mlp8x_gelu`, `identity`, `pool2x2_mlp2x_gelu`, `shuffle2x2_mlp2x_gelu` "
+        "(the last two join four patches into one slot), or `package.module:attribute`.",
+    )
+    feature_layer: int = Field(
+        default=-2, le=-1, description="Layer of the vision tower whose output is used. Later layers are not kept."
+    )
+    feature_tokens: Literal["patch", "cls_patch"] = Field(
+        default="patch", description="Use the patch tokens only, or the class token too."
+    )
+    space: Literal["hidden", "joint"] = Field(
+        default="hidden", description="`joint` passes every token through CLIP's last norm and projection."
+    )
+    image_mode: Literal["square", "pad", "anyres"] = Field(
+        default="square",
+        description="How an image becomes the tower's input: `square` follows the tower's own resize and crop rules, "
+        "`pad` pads to a square as LLaVA 1.5, `anyres` cuts tiles as LLaVA 1.6.",
+    )
+    canvases: tuple[tuple[int, int], ...] | None = Field(
+        default=None,
+        description="anyres: sizes to which images are fitted, `[[width, height], …]` in pixels. Default: LLaVA 1.6's.",
+    )
+    template: str = Field(
+        default="v1",
+        description="Chat template: `plain`, `v0`, `v1`, `llama_2`, `llava_llama_2`, `mistral`, `chatml`, `llama_3`, "
+        "or `tokenizer` for the tokenizer's own.",
+    )
+    tokenization: Literal["whole", "chunks"] = Field(
+        default="whole",
+        description="Tokenize a conversation as a whole, as transformers does, or in chunks around images, as the "
+        "original LLaVA code does.",
+    )
 
 
 class Origin(Strict):
-    """An existing model to go on from: a run, a model folder, or a folder of a layout that `import` reads.
+    """An existing model to start from. A path alone is a short form of `{model: PATH}`."""
 
-    `base`, `vision`, `template`: what such a folder leaves outside, as for `vistune import` · `image_mode`: how it sees
-    pictures from here on, in place of what the folder says; llava-hf's crop what LLaVA 1.5 learnt to see padded.
-    """
-
-    model: Path
-    base: str | None = None
-    vision: str | None = None
-    template: str | None = None
-    image_mode: Literal["square", "pad"] | None = None
+    model: Path = Field(
+        description="A run folder, a model folder, or a folder in a layout that `vistune import` reads."
+    )
+    base: str | None = Field(
+        default=None, description="The base model, if the folder has only adapters or a projector, as `import --base`."
+    )
+    vision: str | None = Field(default=None, description="The vision tower, if the folder does not contain it.")
+    template: str | None = Field(default=None, description="Chat template, in place of the folder's.")
+    image_mode: Literal["square", "pad"] | None = Field(
+        default=None,
+        description="How images are made square from here on. LLaVA 1.5's llava-hf folders say `square` although the "
+        "model was trained on padded images, so the shipped recipes set `pad`.",
+    )
 
 
 def _origin(value: Any) -> Any:
@@ -240,25 +367,52 @@ def _origin(value: Any) -> Any:
 
 
 class Recipe(Strict):
-    """A whole run; it begins with the backbones of `model`, or with the model that `from` names."""
+    """A whole run. It starts from the backbones of `model`, or from the model that `from` names."""
 
     model_config = ConfigDict(populate_by_name=True)
 
-    name: str = "run"
-    seed: int = Field(default=0, ge=0)
-    origin: Annotated[Origin | None, BeforeValidator(_origin)] = Field(default=None, alias="from")
-    model: Model = Model()
-    data: Sources = ()
-    validation: Validation | None = None  # absent = nothing is set aside
-    stages: tuple[Stage, ...] = Field(min_length=1)
-    on_bad_sample: Literal["raise", "reject"] = "raise"
-    reject_limit: Share = 0.01
-    bad_steps: int = Field(default=0, ge=0)  # steps without a finite loss or gradient that a stage may leave out
-    keep_checkpoints: int = Field(default=2, ge=1)
-    workers: int = Field(default=0, ge=0, le=64)
-    track: Annotated[tuple[Literal["tensorboard", "wandb", "trackio"], ...], BeforeValidator(_names)] = ()
-    parallel: Literal["auto", "ddp", "fsdp"] = "auto"  # over several processes; auto = fsdp where ddp would not fit
-    watchdog: float = Field(default=1800, ge=1, allow_inf_nan=False)  # seconds without any progress that end a run
+    name: str = Field(default="run", description="Name of the run, shown in reports and trackers.")
+    seed: int = Field(
+        default=0, ge=0, description="Random seed: fresh weights, order of the samples, dropout, every random choice."
+    )
+    origin: Annotated[Origin | None, BeforeValidator(_origin)] = Field(
+        default=None, alias="from", description="An existing model to start from, in place of `model`."
+    )
+    model: Model = Field(default=Model(), description="Backbones of a new model.")
+    data: Sources = Field(default=(), description="Data of every stage that has none of its own.")
+    validation: Validation | None = Field(default=None, description="Default: nothing is measured.")
+    stages: tuple[Stage, ...] = Field(min_length=1, description="The stages, in order. Each continues the one before.")
+    on_bad_sample: Literal["raise", "reject"] = Field(
+        default="raise",
+        description="A bad sample stops the run (`raise`), or is written to `rejects.jsonl` and skipped (`reject`).",
+    )
+    reject_limit: Share = Field(
+        default=0.01, description="With `reject`: the run stops with exit code 3 above this share of rejected samples."
+    )
+    bad_steps: int = Field(
+        default=0,
+        ge=0,
+        description="Number of steps per stage that may be skipped if their loss is not finite.",
+    )
+    keep_checkpoints: int = Field(
+        default=2,
+        ge=1,
+        description="Number of checkpoints to keep within a stage. The end of a stage and its best validation loss are "
+        "always kept.",
+    )
+    workers: int = Field(
+        default=0, ge=0, le=64, description="Threads that decode and pack ahead. They do not change any result."
+    )
+    track: Annotated[tuple[Literal["tensorboard", "wandb", "trackio"], ...], BeforeValidator(_names)] = Field(
+        default=(), description="Trackers to write to, in addition to `metrics.jsonl`."
+    )
+    parallel: Literal["auto", "ddp", "fsdp"] = Field(
+        default="auto",
+        description="With several processes: DDP or FSDP2. `auto` is FSDP2 if DDP would not fit into a GPU.",
+    )
+    watchdog: float = Field(
+        default=1800, ge=1, allow_inf_nan=False, description="Seconds without progress after which the run is stopped."
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> Recipe:
