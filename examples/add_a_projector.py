@@ -1,7 +1,7 @@
-"""A projector of your own: two layers behind a norm, each patch told its neighbours' mean.
+"""Add a projector: an MLP in which each patch also sees the mean of its neighbours.
 
 PYTHONPATH=examples vistune train quickstart data=data model.projector=add_a_projector:NEIGHBOURS --out run
-The checkpoint keeps the name: whoever loads the model needs this file on the path too.
+A checkpoint stores this name, so the file must be importable wherever the model is loaded.
 """
 
 import math
@@ -15,11 +15,12 @@ from vistune.model.projectors import Projector
 class Neighbours(nn.Module):
     """(tiles, side * side, vision width) -> (tiles, side * side, language width)"""
 
-    def __init__(self, vision: int, language: int) -> None:
+    def __init__(self, vision_width: int, language_width: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(vision)
-        self.own, self.around = nn.Linear(vision, language), nn.Linear(vision, language)
-        self.out = nn.Linear(language, language)
+        self.norm = nn.LayerNorm(vision_width)
+        self.own = nn.Linear(vision_width, language_width)
+        self.around = nn.Linear(vision_width, language_width)
+        self.out = nn.Linear(language_width, language_width)
 
     def forward(self, features: Tensor) -> Tensor:
         features = self.norm(features)
@@ -30,5 +31,5 @@ class Neighbours(nn.Module):
         return self.out(hidden)
 
 
-# What is built from the two widths; `slots=lambda tokens: …` too, where it makes fewer slots than there are patches.
+# The class is called with both widths. Give `slots=lambda tokens: ...` if it changes the number of image tokens.
 NEIGHBOURS = Projector(Neighbours)

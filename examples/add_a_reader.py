@@ -1,7 +1,7 @@
 """Add a form of training data: lines of {"picture": "a.jpg", "ask": "What colour?", "say": "red"}.
 
-A form makes turns of a record; in the table FORMS (src/vistune/records/conversations.py) it is entered under the field
-that tells its records from others. Without touching the package, write such lines as records that are read:
+Enter PAIR in the table FORMS (src/vistune/records/conversations.py) under a field that only these records have.
+To leave the package unchanged, convert the file to a form that is read:
 PYTHONPATH=examples python examples/add_a_reader.py MINE.jsonl DATA.jsonl
 """
 
@@ -17,9 +17,9 @@ from vistune.records.conversations import Form, Slot, Turn, Turns
 
 
 def read_pair(record: Mapping[str, Any], location: str, unread: Counter[str]) -> Turns:
-    """One image, one question, one answer; `location` is file and line, for the error of a bad field."""
-    asked, said = (text(record.get(name), location, name) for name in ("ask", "say"))
-    turns = (Turn("ask", "user", (Slot(), asked)), Turn("say", "assistant", (said,)))
+    """Return one question about one image, and its answer. `location` is file and line, for error messages."""
+    question, answer = (text(record.get(name), location, name) for name in ("ask", "say"))
+    turns = (Turn("ask", "user", (Slot(), question)), Turn("say", "assistant", (answer,)))
     return Turns(turns, (text(record.get("picture"), location, "picture"),))
 
 

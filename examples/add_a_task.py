@@ -1,8 +1,8 @@
-"""A benchmark of your own: count the things in a picture; exact numbers, and how far off the others are.
+"""Add a benchmark: count objects in an image. Reports the exact matches and the mean error.
 
-counts.jsonl in the data folder: {"id": …, "image": …, "thing": "cats", "count": 3}. Then, with this folder importable,
-PYTHONPATH=examples vistune score add_a_task:Counting --data FOLDER --predictions ANSWERS.jsonl
+The data folder has counts.jsonl with {"id": 1, "image": "a.jpg", "thing": "cats", "count": 3} per line, and the images.
 PYTHONPATH=examples vistune evaluate MODEL --task add_a_task:Counting --data FOLDER
+PYTHONPATH=examples vistune score add_a_task:Counting --data FOLDER --predictions ANSWERS.jsonl
 """
 
 import re
@@ -15,25 +15,25 @@ from vistune.types import Question
 
 
 class Counting(Benchmark):
-    facts = Facts("how many are there", ("counts.jsonl", "pictures"), "yours", "yours", "any")
+    facts = Facts("how many objects an image shows", ("counts.jsonl", "images"), "yours", "yours", "any")
     max_tokens = 16
 
     def questions(self) -> Sequence[Question]:
         (path,) = find(self.folder, ["counts.jsonl"])
-        return [self._question(row) for _, row in release_lines(path)]
+        return [self._question(record) for _, record in release_lines(path)]
 
-    def _question(self, row: dict[str, str]) -> Question:
-        prompt = f"How many {row['thing']} are in the picture?{SHORT}"
-        image = self.folder / row["image"]
-        return ask(str(row["id"]), prompt, image, answer=str(row["count"]), thing=row["thing"])
+    def _question(self, record: dict[str, str]) -> Question:
+        prompt = f"How many {record['thing']} are in the image?{SHORT}"
+        image = self.folder / record["image"]
+        return ask(str(record["id"]), prompt, image, answer=str(record["count"]), thing=record["thing"])
 
     def parse(self, question: Question, reply: str, rule: str) -> str | None:
         numbers = re.findall(r"[0-9]+", reply)
         return str(numbers[0]) if len(numbers) == 1 else None
 
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
-        off = [abs(int(row.answer) - int(row.question.answer)) for row in rows if row.answer is not None]
-        return {"accuracy": mean(rows), "mean_error": sum(off) / max(len(off), 1)}
+        errors = [abs(int(row.answer) - int(row.question.answer)) for row in rows if row.answer is not None]
+        return {"accuracy": mean(rows), "mean_error": sum(errors) / max(len(errors), 1)}
 
     def tables(self, rows: Sequence[Marked]) -> dict[str, dict[str, tuple[float, int]]]:
         return {"thing": by(rows, "thing")}

@@ -1,8 +1,8 @@
-"""A teacher of your own: whatever answers OpenAI's chat requests may write the data. Here, thirty lines of Python.
+"""Add a teacher: any server that answers OpenAI's chat requests can write the data. This one has thirty lines.
 
-PYTHONPATH=examples python examples/add_a_teacher.py 8100
+python examples/add_a_teacher.py 8100
 vistune generate MINE.jsonl --kinds conversation --teacher openai --model it --base-url http://127.0.0.1:8100/v1 --out D
-Replies go through the same checks as anybody's; what they reject is asked again, then set aside with its reason.
+Its replies pass the usual checks. A rejected reply is requested again, then written to rejects.jsonl with its reason.
 """
 
 import json
@@ -11,10 +11,10 @@ import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
-def teach(asked: str) -> str:
-    """The reply to one picture: `asked` holds its captions, and for some kinds its boxes."""
-    things = re.findall(r"\b(dog|cat|bird|horse)\b", asked) or ["animal"]
-    return f"Question: Which animal can be seen?\n===\nAnswer: It is a {things[-1]}, and nothing hides it from view."
+def teach(prompt: str) -> str:
+    """Return the reply for one image. `prompt` contains its captions and, for some kinds, its boxes."""
+    animals = re.findall(r"\b(dog|cat|bird|horse)\b", prompt) or ["animal"]
+    return f"Question: Which animal can be seen?\n===\nAnswer: It is a {animals[-1]}, and nothing hides it from view."
 
 
 class Handler(BaseHTTPRequestHandler):
