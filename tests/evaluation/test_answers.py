@@ -1,6 +1,6 @@
 """Answers kept as they come: a killed run goes on and ends in the same bytes, what was asked otherwise is refused.
 
-Row E1 of docs/reliability.md, and several processes.
+Row E1 of tests/RELIABILITY.md, and several processes.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Whole runs through hours of bad weather in virtual time: limits, an outage, broken lines, budgets.
 
-Rows G5, G8, G10 and G13 of docs/reliability.md.
+Rows G5, G8, G10 and G13 of tests/RELIABILITY.md.
 """
 
 from __future__ import annotations

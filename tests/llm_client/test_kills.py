@@ -1,6 +1,6 @@
 """Killed anywhere, cut off from power or damaged, a run goes on, pays for nothing twice and writes the same bytes.
 
-Rows G1 to G4 of docs/reliability.md.
+Rows G1 to G4 of tests/RELIABILITY.md.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A checkpoint is whole or not there, whatever happens while it is written; what is damaged is passed over by name.
 
-Rows T2 to T5 of docs/reliability.md.
+Rows T2 to T5 of tests/RELIABILITY.md.
 """
 
 from __future__ import annotations

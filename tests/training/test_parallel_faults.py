@@ -1,6 +1,6 @@
 """One of two processes is killed, stopped, stuck or wrong: the run ends soon, says which, and goes on bit by bit.
 
-Rows T1, T6, T7, T9, T10, T12 to T14 of docs/reliability.md.
+Rows T1, T6, T7, T9, T10, T12 to T14 of tests/RELIABILITY.md.
 """
 
 from __future__ import annotations

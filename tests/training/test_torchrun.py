@@ -1,6 +1,6 @@
 """The command as users give it, `torchrun … -m vistune train`: its launcher killed, told to stop, told to start again.
 
-Rows T6, T8, T9 of docs/reliability.md.
+Rows T6, T8, T9 of tests/RELIABILITY.md.
 """
 
 from __future__ import annotations
