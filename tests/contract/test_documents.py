@@ -5,6 +5,7 @@ A block that needs a GPU, a network, real weights or someone who waits stands be
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import subprocess
@@ -157,9 +158,39 @@ def test_the_sites_navigation_lists_every_page_once() -> None:
     assert sorted(listed) == sorted(SITE)
 
 
+def test_every_decision_is_in_the_table() -> None:
+    listed = re.findall(r"\]\(\.\./decisions/([^)]+)\)", read("docs/project/decisions.md"))
+    assert listed == sorted(path.name for path in (DOCS / "decisions").glob("*.md"))
+
+
 def test_the_recipe_reference_is_current() -> None:
     writer = load_script("write_recipe_docs")
     assert writer.PAGE.read_text(encoding="utf-8") == writer.page(), "run: python scripts/write_recipe_docs.py"
+
+
+def messages_of_the_source() -> list[str]:
+    """Every text of the package, with what is filled in at run time left open."""
+    found = []
+    for path in (ROOT / "src" / "vistune").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = (part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+                found.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return found
+
+
+def test_troubleshooting_quotes_messages_that_exist() -> None:
+    quoted = re.findall(r"^### `(.+)`$", read("docs/troubleshooting.md"), flags=re.MULTILINE)
+    source = messages_of_the_source()
+    strange = []
+    for message in quoted:
+        pieces = [re.escape(piece) for piece in re.split(r"[…]", message) if piece.strip(" :,")]
+        if not any(re.search(".*".join(pieces), text, flags=re.DOTALL) for text in source):
+            strange.append(message)
+    assert not strange, f"docs/troubleshooting.md quotes messages that are not in the source: {strange}"
+    assert len(quoted) >= 40
 
 
 @pytest.mark.parametrize("page", PAGES)
