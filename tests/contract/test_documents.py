@@ -68,7 +68,7 @@ def refuse(words: list[str]) -> str | None:
     name, *rest = words
     if name == "torchrun" and "vistune" in rest:
         name, rest = "vistune", rest[rest.index("vistune") + 1 :]
-    if name == "vistune":
+    if Path(name).name == "vistune":
         return refuse_verb(rest)
     if name == "make":
         targets = re.findall(r"^([\w-]+):", read("Makefile"), flags=re.MULTILINE)

@@ -60,7 +60,7 @@ class Prover:
                 raise value
             if not isinstance(value, dict):
                 problem = f"a record must be an object, got {type(value).__name__}"
-                raise RecordError(place, "", problem, "see docs/data.md")
+                raise RecordError(place, "", problem, "see docs/reference/file-formats.md")
             kind = kind_of(value, place)
             sample = read_sample(value, place, self.folders, self.warnings, self.unread)
         except RecordError as error:

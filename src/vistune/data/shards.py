@@ -48,7 +48,10 @@ def fetch(name: str, folder: Path, over: threading.Event | None = None) -> DataF
     folder.mkdir(parents=True, exist_ok=True)
     base = PurePosixPath(name.split("::")[0]).name
     if kind_of_file(base) not in KINDS:
-        raise DataError(f"{name}: is not a supported shard", f"write shards as {', '.join(KINDS)}; see docs/data.md")
+        raise DataError(
+            f"{name}: is not a supported shard",
+            f"write shards as {', '.join(KINDS)}; see docs/reference/file-formats.md",
+        )
     copy = folder / base
     for wait in (*WAITS, None):
         _go_on(over)

@@ -53,7 +53,10 @@ GOLD = ("answers", "gold", "gt", "gt_answer", "label", "ground_truth", "referenc
 LIKE_AN_IMAGE = re.compile("image|img|photo|picture|pixel|screenshot|이미지|사진|그림")
 LIKE_OTHER_MEDIA = re.compile("video|audio|speech|영상|음성")
 NAMES_AN_IMAGE = re.compile(r"\.(?:jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?)$", re.IGNORECASE)
-FORM = "each record has question_id, text, and image or images where it is about some; docs/evaluation.md has the rest"
+FORM = (
+    "each record has question_id, text, and image or images where it is about some; "
+    "docs/reference/file-formats.md has the rest"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,7 +185,7 @@ def otherwise(
     found = {}
     for name, way in ways.items():
         found[name] = {"ddp": memory(sizes, replace(way, way="ddp"), load.worst).total}
-        if way.quantize is None:  # bitsandbytes' weights are whole (docs/how-to/several-gpus.md)
+        if way.quantize is None:  # bitsandbytes' weights are whole (docs/how-to/use-several-gpus.md)
             shared = replace(way, way="fsdp", processes=processes, halved=())
             found[name]["fsdp"] = memory(sizes, shared, load.worst).total
     return found

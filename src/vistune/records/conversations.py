@@ -24,7 +24,7 @@ SPEAKERS: Mapping[str, Role] = {
     "model": "assistant", "chatgpt": "assistant", "gpt4": "assistant", "gpt-4": "assistant", "bard": "assistant",
     "bing": "assistant", "system": "system", "developer": "system",
 }  # fmt: skip
-SEE = "see docs/data.md for the supported forms"
+SEE = "see docs/reference/file-formats.md for the supported forms"
 TABLE = "a table of captions or boxes becomes data by `vistune generate TABLE --out DIR`"
 SUPERVISION = ("loss", "loss_mask", "train", "weight")  # fields of a turn: whether its tokens are trained on
 # Fields of other formats for media that are not read here; a record in which one has a value is refused.

@@ -244,7 +244,7 @@ def _nothing_known(path: Path, source: Source) -> tuple[str, str]:
         names = ""
     names += "".join(f"; {note}" for note in source.notes if note.endswith(" is not read"))
     hint = (
-        "name a folder or table with captions or boxes (docs/data.md lists them), write captions into NAME.txt beside "
-        f"NAME.jpg, or {look}"
+        "name a folder or table with captions or boxes (docs/reference/file-formats.md lists them), write captions "
+        f"into NAME.txt beside NAME.jpg, or {look}"
     )
     return f"{path}: no image has a caption or a box{names}", hint

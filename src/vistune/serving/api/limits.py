@@ -1,4 +1,4 @@
-"""How much of anything a server takes, in one place, and where it listens; `docs/serving.md` lists them."""
+"""Limits of a server, and where it listens; `docs/how-to/deploy-behind-a-proxy.md` lists them."""
 
 from __future__ import annotations
 
