@@ -30,15 +30,21 @@ def navigation(docs: Path, sections: list[dict[str, Any]]) -> list[Entry]:
     return listed
 
 
-def pages_of(docs: Path, section: dict[str, Any]) -> list[str]:
-    """List a section's pages: its index, then those named in `first`, then the others by file name."""
+def pages_of(docs: Path, section: dict[str, Any]) -> list[Entry]:
+    """List a section's pages: its index and those named in `first`, its groups, then the others by file name."""
     folder = docs / section["folder"]
     order = ["index.md", *section.get("first", [])]
     paths = sorted(
         folder.rglob("*.md"),
         key=lambda path: (order.index(path.name) if path.name in order else len(order), path.as_posix()),
     )
-    return [path.relative_to(docs).as_posix() for path in paths]
+    pages = [path.relative_to(docs).as_posix() for path in paths]
+    groups: list[Entry] = []
+    for title, names in section.get("groups", {}).items():
+        named = [f"{section['folder']}/{name}.md" for name in names]
+        groups.append({title: [page for page in named if page in pages]})
+        pages = [page for page in pages if page not in named]
+    return [*groups, *pages]
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:

@@ -149,12 +149,19 @@ def test_both_readmes_say_the_same() -> None:
     assert all(len(read(page).splitlines()) <= 150 for page in (english, korean))
 
 
+def pages_in(entries: list[Any]) -> list[str]:
+    """The pages of a navigation, in its groups too."""
+    return [
+        page
+        for entry in entries
+        for page in ([entry] if isinstance(entry, str) else pages_in(next(iter(entry.values()))))
+    ]
+
+
 def test_the_sites_navigation_lists_every_page_once() -> None:
     hooks = load_script("docs_hooks")
     sections = yaml.safe_load(read("mkdocs.yml"))["extra"]["sections"]
-    listed = []
-    for entry in hooks.navigation(DOCS, sections):
-        listed += [entry] if isinstance(entry, str) else next(iter(entry.values()))
+    listed = pages_in(hooks.navigation(DOCS, sections))
     assert sorted(listed) == sorted(SITE)
 
 
