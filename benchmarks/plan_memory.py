@@ -113,7 +113,7 @@ def measured(folder: Path, name: str, steps: int) -> dict[str, float]:
     """One stage run for real in this process: what it held at most and what its steps took."""
     import torch
 
-    from vistune.data.stages import plan_run
+    from vistune.data.stages import plan_stages
     from vistune.interop.parent import processor_of
     from vistune.planner.forecast import Device, load_of, seconds, sizes_of, this_cpu
     from vistune.planner.memory import how_of, memory
@@ -123,7 +123,7 @@ def measured(folder: Path, name: str, steps: int) -> dict[str, float]:
 
     recipe = recipe_of(folder, name, steps)
     processor = processor_of(recipe)
-    (planned,), _ = plan_run(recipe, processor, no_progress)
+    (planned,), _ = plan_stages(recipe, processor, no_progress)
     sizes, _ = sizes_of(recipe.model)
     how, load = how_of(recipe.stages[0], bf16=False), load_of(planned)
     foreseen = memory(sizes, how, load.worst)

@@ -79,7 +79,7 @@ def measure(folder: Path, results: Any) -> None:
     began = time.perf_counter()
     found = score("vqav2", TASKS["vqav2"](folder), folder / "predictions.json")
     seconds = time.perf_counter() - began
-    results.put((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, found.as_json()["metrics"]))
+    results.put((seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, found.to_dict()["metrics"]))
 
 
 def main() -> None:

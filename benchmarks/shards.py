@@ -20,7 +20,7 @@ import tracemalloc
 
 import numpy as np
 
-from vistune.data import Stream
+from vistune.data import ShardStream
 
 WIDTH, LAYERS, LINEAR = 4096, 32, 6.5e9  # of Llama 7B: hidden width, layers, weights of linear maps
 
@@ -37,7 +37,7 @@ def main() -> None:
     given = parser.parse_args()
     lanes = given.ranks * given.rows
     names = tuple(f"s3://bucket/{number:07}.tar" for number in range(given.shards))
-    stream = Stream(names, lanes, given.window, 10**6, given.tokens_per_row, seed=0)
+    stream = ShardStream(names, lanes, given.window, 10**6, given.tokens_per_row, seed=0)
     began = time.perf_counter()
     stream.shards_of(0, 0)
     order = time.perf_counter() - began

@@ -82,7 +82,7 @@ def ours(
     import torch
 
     from vistune.data import PixelCache
-    from vistune.data.stages import plan_run
+    from vistune.data.stages import plan_stages
     from vistune.planner.flops import matmul_peak
     from vistune.planner.precision import lay_weights_out
     from vistune.progress import no_progress
@@ -95,7 +95,7 @@ def ours(
     matmul_peak("cpu", dtype)
     recipe = recipe_of(work, stage, precision, steps, tokens_per_row, **how)
     run = Run(recipe, work / "unused", progress=no_progress)
-    planned = plan_run(recipe, run.processor, no_progress)[0][0]
+    planned = plan_stages(recipe, run.processor, no_progress)[0][0]
     model, _, _ = run._model(None, [planned])
     run.prepare(model, planned.stage, 0)
     model.set_learning(planned.stage.learn)
@@ -173,14 +173,14 @@ def losses(work: Path) -> tuple[float, float]:
     from transformers import LlavaForConditionalGeneration
 
     from vistune.data import Loader
-    from vistune.data.stages import plan_run
+    from vistune.data.stages import plan_stages
     from vistune.model import next_token_loss
     from vistune.progress import no_progress
     from vistune.training import Run
 
     recipe = recipe_of(work, "full", "fp32", 1, 16384)
     run = Run(recipe, work / "unused", progress=no_progress)
-    planned = plan_run(recipe, run.processor, no_progress)[0][0]
+    planned = plan_stages(recipe, run.processor, no_progress)[0][0]
     model, _, _ = run._model(None, [planned])
     (batch,) = Loader(planned.samples, planned.processor, planned.plan).load(0)
     peer = LlavaForConditionalGeneration.from_pretrained(work / "llava-hf").eval()

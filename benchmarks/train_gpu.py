@@ -47,7 +47,7 @@ def ours(work: Path, stage: str, steps: int, compile_layers: bool) -> tuple[list
     from transformers import AutoModelForCausalLM, CLIPVisionModel
 
     from vistune.data import Loader
-    from vistune.data.stages import plan_run
+    from vistune.data.stages import plan_stages
     from vistune.model import VisionLanguageModel
     from vistune.model.attention import register
     from vistune.model.projectors import build_projector
@@ -61,7 +61,7 @@ def ours(work: Path, stage: str, steps: int, compile_layers: bool) -> tuple[list
     changes = {"compile": "on" if compile_layers else "off", "recompute": ["language"] if stage == "full" else []}
     tree = recipe.model_copy(update={"workers": 4, "stages": [recipe.stages[0].model_copy(update=changes)]})
     run = Run(tree, work / "unused", progress=no_progress)
-    planned = plan_run(tree, run.processor, no_progress)[0][0]
+    planned = plan_stages(tree, run.processor, no_progress)[0][0]
     vision, language = configs()
     with torch.device("cuda"):
         llm = AutoModelForCausalLM.from_config(language, dtype=held_in(stage), attn_implementation=register())

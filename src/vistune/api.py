@@ -130,7 +130,7 @@ def plan_generation(
 
     described = described_source(source, split, table, limit, seen=service.see)
     orders = make_orders(described.images, wishes)
-    return foresee([order for order in orders if is_asked(order)], service) | described.as_json()
+    return foresee([order for order in orders if is_asked(order)], service) | described.to_dict()
 
 
 def filter_captions(source: Path, out: Path, *, progress: Progress = no_progress, **options: Any) -> Chosen:

@@ -14,7 +14,7 @@ import pytest
 from vistune.cli import data, model
 from vistune.cli import evaluation as measure
 from vistune.cli.korean_errors import in_korean
-from vistune.data import all_rows, open_source
+from vistune.data import all_samples, open_source
 from vistune.errors import RecipeError, VistuneError
 from vistune.files import read_text
 from vistune.recipe import DataSource, load_recipe
@@ -25,9 +25,9 @@ MISTAKES: dict[str, Callable[[], Any]] = {
     "recipe": lambda: load_recipe("quickstat"),
     "key": lambda: load_recipe("quickstart", ["stages.tune.lern=1"]),
     "file": lambda: read_text(HERE / "nothere"),
-    "data file": lambda: all_rows(DataSource(file=HERE / "nothere.json")),
+    "data file": lambda: all_samples(DataSource(file=HERE / "nothere.json")),
     "folder": lambda: open_source(HERE),
-    "pictures": lambda: all_rows(DataSource(file=Path(__file__), images=HERE / "nothere")),
+    "pictures": lambda: all_samples(DataSource(file=Path(__file__), images=HERE / "nothere")),
     "model": lambda: find_model(HERE),
     "train": lambda: model.train("quickstart"),
     "resume": lambda: model.train("quickstart", out=HERE / "nothere", resume=True),

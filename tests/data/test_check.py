@@ -15,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from vistune.cli.app import app
-from vistune.data import all_rows, check, index
+from vistune.data import all_samples, check, index
 from vistune.errors import RecipeError
 from vistune.model import read_spec
 from vistune.processor import Processor, load_tokenizer
@@ -127,7 +127,7 @@ def test_parquet_is_read_in_either_form_with_pictures_inside_or_beside(cell: str
     chat = [{"id": "3", "images": [image], "messages": messages}]
     for name, rows in (("llava", llava), ("chat", chat)):
         parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / f"{name}.parquet")
-    (sample,) = all_rows(DataSource(file=tmp_path / "chat.parquet"))
+    (sample,) = all_samples(DataSource(file=tmp_path / "chat.parquet"))
     assert len(sample.images) == 1
     assert Path(str(sample.images[0].source)).read_bytes() == content
     report = check([DataSource(file=tmp_path / "llava.parquet")], None)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from script_modules import load_script
 
-from vistune.data import CheckReport, check, choose_rows, index
+from vistune.data import CheckReport, check, index, select_records
 from vistune.errors import DataError
 from vistune.model import read_spec
 from vistune.processor import Processor, load_tokenizer, open_image
@@ -82,10 +82,14 @@ def test_training_sets_the_same_rows_aside(name: str, processor: Processor, tmp_
     case, path = CORPUS.CASES[name], written(name, tmp_path)
     if case.outcome == "refuse":
         with pytest.raises(DataError, match=case.words) as caught:
-            choose_rows(DataSource(file=path), processor, None, CORPUS.TOKENS_PER_ROW, progress=no_progress, label="")
+            select_records(
+                DataSource(file=path), processor, None, CORPUS.TOKENS_PER_ROW, progress=no_progress, label=""
+            )
         assert caught.value.exit_code == 2
         return
-    chosen = choose_rows(DataSource(file=path), processor, None, CORPUS.TOKENS_PER_ROW, progress=no_progress, label="")
+    chosen = select_records(
+        DataSource(file=path), processor, None, CORPUS.TOKENS_PER_ROW, progress=no_progress, label=""
+    )
     assert bool(chosen.faults) == (case.outcome == "reject")
     assert all(fault.error.exit_code == 2 and fault.error.hint for fault in chosen.faults)
     assert (chosen.lengths <= CORPUS.TOKENS_PER_ROW).all()
@@ -93,14 +97,16 @@ def test_training_sets_the_same_rows_aside(name: str, processor: Processor, tmp_
 
 def test_a_row_that_is_cut_is_learnt_as_far_as_its_notes_say(processor: Processor, tmp_path: Path) -> None:
     path = written("D27-cut", tmp_path)
-    chosen = choose_rows(DataSource(file=path), processor, None, CORPUS.TOKENS_PER_ROW, progress=no_progress, label="")
+    chosen = select_records(
+        DataSource(file=path), processor, None, CORPUS.TOKENS_PER_ROW, progress=no_progress, label=""
+    )
     (note,) = chosen.notes
-    samples = {sample.id: sample for sample in map(chosen.index.sample, chosen.rows.tolist())}
+    samples = {sample.id: sample for sample in map(chosen.index.sample, chosen.records.tolist())}
     assert [message.text for message in samples["bad"].messages] == ["What colour?", "red"]
     assert note.reason == "cut_short"
-    row = [chosen.index.sample(row).id for row in chosen.rows.tolist()].index("bad")
+    row = [chosen.index.sample(row).id for row in chosen.records.tolist()].index("bad")
     assert processor.length(samples["bad"]) == chosen.lengths[row]
-    narrow = choose_rows(DataSource(file=path), processor, None, None, progress=no_progress, label="")
+    narrow = select_records(DataSource(file=path), processor, None, None, progress=no_progress, label="")
     assert not narrow.notes
     assert max(narrow.lengths) > CORPUS.TOKENS_PER_ROW
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vistune.data import Rows, check, choose_rows, index
+from vistune.data import SampleSequence, check, index, select_records
 from vistune.errors import DataError, RecipeError
 from vistune.files import user_cache
 from vistune.model import read_spec
@@ -92,7 +92,7 @@ def built(path: Path, processor: Processor) -> tuple[list[Sample], list[int], in
     encoded: list[int] = []
     made = index(path, [path.parent], processor, progress=lambda label, total: counting(encoded))
     assert not made.faults
-    picked = Rows([(made, made.of_kind(None))])
+    picked = SampleSequence([(made, made.of_kind(None))])
     return list(picked), made.lengths.tolist(), len(encoded)
 
 
@@ -200,8 +200,8 @@ def test_a_choice_takes_kinds_then_the_first_rows(
     def chosen(**settings: object) -> tuple[list[str], list[str]]:
         kinds, longest = settings.pop("kinds", None), settings.pop("longest", None)
         source = DataSource(file=path, **settings)  # type: ignore[arg-type]
-        made = choose_rows(source, processor, kinds, longest, progress=no_progress, label="")  # type: ignore[arg-type]
-        return [s.id for s in Rows([(made.index, made.rows)])], [fault.reject.reason for fault in made.faults]
+        made = select_records(source, processor, kinds, longest, progress=no_progress, label="")  # type: ignore[arg-type]
+        return [s.id for s in SampleSequence([(made.index, made.records)])], [fault.reject.reason for fault in made.faults]
 
     assert chosen() == (["r0", "r1", "r3", "r4", "r5"], ["bad_conversations"])
     assert chosen(kinds=("caption",)) == (["r1", "r3", "r5"], ["bad_kind"])
@@ -216,10 +216,12 @@ def test_a_choice_takes_kinds_then_the_first_rows(
     assert sorted(picked) == picked
     assert len(set(picked)) == 3
     assert picked == chosen(take="random 3")[0]
-    short = choose_rows(DataSource(file=path, take="random 6"), processor, None, None, progress=no_progress, label="")  # type: ignore[arg-type]
-    assert len(short.rows) == 5
+    short = select_records(
+        DataSource(file=path, take="random 6"), processor, None, None, progress=no_progress, label=""
+    )  # type: ignore[arg-type]
+    assert len(short.records) == 5
     assert short.remark == f"{path}: `take: random 6` asks for more rows than there are: all 5 are taken"
-    enough = choose_rows(DataSource(file=path, take="last 5"), processor, None, None, progress=no_progress, label="")  # type: ignore[arg-type]
+    enough = select_records(DataSource(file=path, take="last 5"), processor, None, None, progress=no_progress, label="")  # type: ignore[arg-type]
     assert not enough.remark
     assert chosen(kinds=("detail",)) == (["r0"], ["bad_conversations", "bad_kind"])
     lengths = index(path, [tmp_path], processor).lengths
@@ -229,7 +231,9 @@ def test_a_choice_takes_kinds_then_the_first_rows(
     assert "too_long" in reasons
     path.write_text(as_list(rows[:2]), encoding="utf-8")
     with pytest.raises(DataError, match="no row of the kind reasoning; there are caption, detail"):
-        choose_rows(DataSource(file=path, kinds=("reasoning",)), processor, None, None, progress=no_progress, label="")
+        select_records(
+            DataSource(file=path, kinds=("reasoning",)), processor, None, None, progress=no_progress, label=""
+        )
 
 
 def test_the_pictures_that_rows_show_are_known_in_their_order_without_reading_them(tmp_path: Path) -> None:
@@ -247,10 +251,10 @@ def test_the_pictures_that_rows_show_are_known_in_their_order_without_reading_th
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         made = index(tmp_path / f"{name}.jsonl", [tmp_path], None)
         parts.append((made, made.of_kind(None)[::-1] if name == "two" else made.of_kind(None)))
-    picked = Rows(parts)
+    picked = SampleSequence(parts)
     for places in ([0, 1, 2, 3, 4, 5, 6, 7], [7, 2, 2, 4, 0], [1], [5, 6], []):
         sources = [str(image.source) for place in places for image in picked[place].images]
-        count, images = picked.shown_by(np.array(places, np.int64))
+        count, images = picked.images_of(np.array(places, np.int64))
         assert count == len(sources)
         found = [str(folders.find(name, "", "").source) for folders, name in images]
         assert found == list(dict.fromkeys(sources))

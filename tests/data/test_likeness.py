@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from vistune.cli.app import app
 from vistune.data import find_near_duplicates
-from vistune.data.near_duplicates import NEAR_BITS, image_hash, image_key, near_duplicates
+from vistune.data.near_duplicates import NEAR_BITS, group_near_duplicates, image_hash, image_key
 from vistune.errors import DataError
 
 
@@ -63,7 +63,7 @@ def test_groups_are_those_of_a_comparison_of_all_pairs() -> None:
                 for name in near[one]:
                     near[name] = near[one]
     wanted = {tuple(sorted(group)) for group in near.values() if len(group) > 1}
-    assert set(near_duplicates(hashes)) == wanted
+    assert set(group_near_duplicates(hashes)) == wanted
 
 
 def test_what_cannot_be_compared_is_not_alike(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vistune.data import Loader, PixelCache, check, epoch_size, plan_epoch, plan_stage
-from vistune.data.packing import drawn, pack, shuffled
+from vistune.data.packing import epoch_samples, pack, shuffled
 from vistune.errors import DataError
 from vistune.model import read_spec
 from vistune.processor import Processor, collate, load_tokenizer
@@ -47,7 +47,7 @@ def test_the_order_is_the_same_on_every_machine() -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 20), st.sampled_from([0.25, 0.5, 1.0, 2.0, 2.3])), min_size=1, max_size=4))
 def test_a_source_comes_as_often_as_its_weight_says(mixture: list[tuple[int, float]]) -> None:
-    epochs = [np.bincount(drawn(mixture, seed=3, epoch=k), minlength=sum(n for n, _ in mixture)) for k in range(2)]
+    epochs = [np.bincount(epoch_samples(mixture, seed=3, epoch=k), minlength=sum(n for n, _ in mixture)) for k in range(2)]
     begin = 0
     for samples, weight in mixture:
         for times in epochs:
@@ -59,7 +59,7 @@ def test_a_source_comes_as_often_as_its_weight_says(mixture: list[tuple[int, flo
 
 
 def test_a_part_of_a_source_is_another_one_each_epoch_and_all_of_it_is_the_plain_order() -> None:
-    halves = [set(drawn([(40, 0.5)], seed=0, epoch=epoch).tolist()) for epoch in range(3)]
+    halves = [set(epoch_samples([(40, 0.5)], seed=0, epoch=epoch).tolist()) for epoch in range(3)]
     assert [len(half) for half in halves] == [20, 20, 20]
     assert len(set(map(frozenset, halves))) == 3
     sizes = {"samples_per_step": 4, "tokens_per_row": 64, "seed": 1, "epoch": 2}
@@ -151,8 +151,8 @@ def test_small_pictures_are_decoded_once_within_the_bytes_allowed(processor: Pro
     plan = plan_stage([9] * 9, samples_per_step=9, tokens_per_row=300, steps=2, seed=1)
     whole, narrow = PixelCache(), PixelCache(2 * tile)
     wanted, given = (list(Loader(samples, processor, plan, pixels=cache).steps()) for cache in (whole, narrow))
-    assert (len(whole.tiles), whole.held) == (6, 6 * tile)
-    assert (len(narrow.tiles), narrow.held) == (2, 2 * tile)
+    assert (len(whole.tiles), whole.bytes) == (6, 6 * tile)
+    assert (len(narrow.tiles), narrow.bytes) == (2, 2 * tile)
     for (_, rows), (_, others) in zip(wanted, given, strict=True):
         assert all(torch.equal(a.images, b.images) for a, b in zip(rows, others, strict=True))
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vistune.data import Index, all_rows, index
+from vistune.data import Index, all_samples, index
 from vistune.errors import DataError
 from vistune.recipe import DataSource
 from vistune.types import ImageRef, Sample
@@ -54,7 +54,7 @@ def turns(*pairs: tuple[str, Any]) -> list[dict[str, Any]]:
 
 def test_markers_become_parts_and_their_newline_goes_with_them(folder: Path) -> None:
     after = good(conversations=turns(("human", "What?\n<image>"), ("gpt", "red"), ("human", "And?"), ("gpt", "no")))
-    a, b = all_rows(write(folder, good(), after))
+    a, b = all_samples(write(folder, good(), after))
     image = ImageRef((folder / "images" / "a.jpg").resolve())
     assert a.messages[0].parts == (image, "What?")
     assert b.messages[0].parts == ("What?", image)
@@ -65,8 +65,8 @@ def test_messages_jsonl_reads_to_the_same_sample(folder: Path) -> None:
     parts = [{"type": "image"}, {"type": "text", "text": "What?"}]
     row = {"id": "1", "messages": [{"role": "user", "content": parts}, {"role": "assistant", "content": "red"}]}
     (folder / "m.jsonl").write_text(json.dumps({**row, "images": ["a.jpg"]}) + "\n\n", encoding="utf-8")
-    ours = all_rows(DataSource(file=folder / "m.jsonl", images=folder / "images"))[0]
-    llava = all_rows(write(folder, good()))[0]
+    ours = all_samples(DataSource(file=folder / "m.jsonl", images=folder / "images"))[0]
+    llava = all_samples(write(folder, good()))[0]
     assert ours.messages == llava.messages
 
 
@@ -120,7 +120,7 @@ def test_a_bad_row_is_named_by_file_line_and_field(folder: Path, name: str) -> N
     row, pattern = BAD[name]
     source = write(folder, good(), row)
     with pytest.raises(DataError, match=pattern) as caught:
-        all_rows(source)
+        all_samples(source)
     assert caught.value.hint
     made = read(source)
     assert len(made) == 1
@@ -147,13 +147,13 @@ def test_a_bad_row_is_named_by_file_line_and_field(folder: Path, name: str) -> N
 def test_a_bad_file_is_named_with_its_line(folder: Path, text: str, pattern: str) -> None:
     (folder / "data.json").write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=pattern):
-        all_rows(DataSource(file=folder / "data.json"))
+        all_samples(DataSource(file=folder / "data.json"))
 
 
 def test_invalid_utf8_names_the_line(folder: Path) -> None:
     (folder / "data.json").write_bytes(b'[\n{"id": "\xff"}\n]')
     with pytest.raises(DataError, match=r"data\.json:2: not UTF-8"):
-        all_rows(DataSource(file=folder / "data.json"))
+        all_samples(DataSource(file=folder / "data.json"))
 
 
 def test_a_picture_without_marker_is_put_first_and_counted(folder: Path) -> None:
@@ -164,14 +164,14 @@ def test_a_picture_without_marker_is_put_first_and_counted(folder: Path) -> None
 
 def test_a_near_miss_of_a_picture_name_is_suggested(folder: Path) -> None:
     with pytest.raises(DataError) as caught:
-        all_rows(write(folder, good(image="a.jpeg")))
+        all_samples(write(folder, good(image="a.jpeg")))
     assert "a.jpg" in caught.value.hint
 
 
 def test_pictures_of_the_gpt4_samples_may_be_elsewhere(shared: Path, tmp_path: Path) -> None:
     source = DataSource(file=shared / "data" / "llava-coco30" / "gpt4_qa.llava.json", images=tmp_path)
     with pytest.raises(DataError, match=r"gpt4_qa\.llava\.json:2:image: no image"):
-        all_rows(source)
+        all_samples(source)
 
 
 def chat(question: Any, **changes: Any) -> dict[str, Any]:
@@ -197,7 +197,7 @@ def write_lines(folder: Path, *rows: Any) -> DataSource:
     ids=["marker", "listed only", "named", "named and listed", "marker in a part"],
 )
 def test_messages_may_place_a_picture_in_any_of_these_ways(folder: Path, question: Any, images: Any) -> None:
-    (sample,) = all_rows(write_lines(folder, chat(question, images=images)))
+    (sample,) = all_samples(write_lines(folder, chat(question, images=images)))
     assert sample.messages[0].parts == (ImageRef((folder / "images" / "a.jpg").resolve()), "What?")
 
 
@@ -220,7 +220,7 @@ def test_a_bad_line_is_named_and_the_next_ones_are_read(folder: Path, name: str)
     row, pattern = BAD_CHAT[name]
     source = write_lines(folder, chat("hi"), row, chat("hi"))
     with pytest.raises(DataError, match=pattern):
-        all_rows(source)
+        all_samples(source)
     made = read(source)
     assert len(made) == 2
     assert [fault.reject.origin.rsplit(":", 1)[1] for fault in made.faults] == ["2"]
@@ -244,7 +244,7 @@ def test_a_picture_goes_to_the_first_question_not_to_the_system(folder: Path) ->
 
 
 def test_a_row_without_id_is_called_by_its_line(folder: Path) -> None:
-    assert [sample.id for sample in all_rows(write(folder, SPOKEN, {**SPOKEN, "id": None}))] == ["1", "3"]
+    assert [sample.id for sample in all_samples(write(folder, SPOKEN, {**SPOKEN, "id": None}))] == ["1", "3"]
 
 
 def test_rows_of_one_line_are_told_apart_by_their_number(folder: Path) -> None:
@@ -257,16 +257,16 @@ def test_rows_of_one_line_are_told_apart_by_their_number(folder: Path) -> None:
     assert [sample.id for sample in samples(made)] == ["2", "2[2]", "3", "3[6]"]
     assert [fault.reject.origin.rsplit(":", 1)[1] for fault in made.faults] == ["2[1]", "2[3]", "3[5]", "3[7]"]
     with pytest.raises(DataError, match=r"data\.json:2\[1\]:image: no image"):
-        all_rows(source)
+        all_samples(source)
 
 
 def test_a_link_out_of_the_picture_folder_is_refused(folder: Path) -> None:
     (folder / "secret.jpg").write_bytes(b"x")
     (folder / "images" / "link.jpg").symlink_to(folder / "secret.jpg")
     (folder / "images" / "inside.jpg").symlink_to(folder / "images" / "a.jpg")
-    assert list(all_rows(write(folder, good(image="inside.jpg"))))
+    assert list(all_samples(write(folder, good(image="inside.jpg"))))
     with pytest.raises(DataError, match="link out of the image folder"):
-        all_rows(write(folder, good(image="link.jpg")))
+        all_samples(write(folder, good(image="link.jpg")))
 
 
 @pytest.mark.parametrize("content", ['{"folders": [1]}', '{"folders": "images"}', "[]"])
@@ -274,4 +274,4 @@ def test_a_bad_images_json_is_named(folder: Path, content: str) -> None:
     source = write(folder, good())
     (folder / "images.json").write_text(content)
     with pytest.raises(DataError, match=r"images\.json: folders"):
-        all_rows(source.model_copy(update={"images": None}))
+        all_samples(source.model_copy(update={"images": None}))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from vistune.cli.app import app
-from vistune.data import all_rows
+from vistune.data import all_samples
 from vistune.datagen import Source, read_source
 from vistune.errors import DataError
 from vistune.recipe import DataSource
@@ -171,7 +171,7 @@ def test_an_unused_image_is_not_trained_on_in_place_of_one_of_its_name(tmp_path:
     assert done.exit_code == 0, done.output
     shown = {
         message.text: part.source
-        for sample in all_rows(DataSource(file=tmp_path / "out/samples.json"))
+        for sample in all_samples(DataSource(file=tmp_path / "out/samples.json"))
         for part in sample.images
         for message in sample.messages
         if message.role == "assistant" and isinstance(part, ImageRef)

@@ -153,7 +153,7 @@ def test_the_fields_of_llavas_answer_lines_are_no_news(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "said.jsonl", [{"question_id": name, "text": text, **LLAVA} for name, text in said.items()])
     found = score("file", File(tmp_path), tmp_path / "said.jsonl")
     assert found.unread_fields == ()
-    assert found.as_json()["unread_fields"] == []
+    assert found.to_dict()["unread_fields"] == []
 
 
 FIELD = st.from_regex(r"[A-Za-z가-힣][A-Za-z가-힣0-9_ -]{0,12}", fullmatch=True)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vistune.data import all_rows, check, choose_rows
+from vistune.data import all_samples, check, select_records
 from vistune.data.show import show
 from vistune.errors import DataError
 from vistune.recipe import DataSource
@@ -274,7 +274,7 @@ def test_wrapped_lists_and_gzipped_text_are_read(folder: Path, name: str, suffix
     text = WRAPPED[name].encode()
     path = folder / f"data{suffix}"
     path.write_bytes(gzip.compress(text) if suffix.endswith(".gz") else text)
-    samples = list(all_rows(DataSource(file=path)))
+    samples = list(all_samples(DataSource(file=path)))
     assert len(samples) == (1 if "one record" in name else 2)
     assert all(sample.origin.startswith(f"{path}:") for sample in samples)
     unread = check([DataSource(file=path)], None).unread_fields
@@ -315,7 +315,7 @@ def test_a_second_process_reads_the_unpacked_records_of_the_first(folder: Path, 
     packed = folder / "data.jsonl.gz"
     packed.write_bytes(gzip.compress((folder / "data.jsonl").read_bytes()))
     for _ in range(2):
-        chosen = choose_rows(DataSource(file=packed), tiny_processor, None, None, progress=_quiet, label="")
+        chosen = select_records(DataSource(file=packed), tiny_processor, None, None, progress=_quiet, label="")
         assert chosen.index.sample(0).origin == f"{packed}:1"
 
 
@@ -344,7 +344,7 @@ def test_an_image_field_of_bytes_alone_is_read_from_parquet(folder: Path) -> Non
     parquet.write_table(
         pyarrow.Table.from_pylist([{"image": buffer.getvalue(), "conversations": [ASK, SAY]}]), folder / "a.parquet"
     )
-    [sample] = all_rows(DataSource(file=folder / "a.parquet"))
+    [sample] = all_samples(DataSource(file=folder / "a.parquet"))
     assert Path(str(sample.images[0].source)).read_bytes() == buffer.getvalue()
 
 
@@ -352,7 +352,7 @@ def test_a_damaged_parquet_file_is_named_as_the_user_named_it(folder: Path) -> N
     pytest.importorskip("pyarrow")
     (folder / "bad.parquet").write_bytes(b"PAR1nothing")
     with pytest.raises(DataError, match=r"bad\.parquet: cannot be read as parquet"):
-        all_rows(DataSource(file=folder / "bad.parquet"))
+        all_samples(DataSource(file=folder / "bad.parquet"))
 
 
 def test_a_lone_record_with_a_misspelt_field_is_not_taken_for_a_wrapped_list(folder: Path) -> None:
@@ -390,7 +390,7 @@ def test_the_kept_index_of_one_parquet_file_says_nothing_of_another(folder: Path
     parquet.write_table(pyarrow.Table.from_pylist([{**row, "difficulty": 3} for row in rows]), folder / "more.parquet")
     for name, fields in (("plain", []), ("more", ["difficulty"]), ("plain", [])):
         source = DataSource(file=folder / f"{name}.parquet")
-        chosen = choose_rows(source, tiny_processor, None, None, progress=_quiet, label="")
+        chosen = select_records(source, tiny_processor, None, None, progress=_quiet, label="")
         assert [field.field for field in chosen.index.unread_fields] == fields
 
 
@@ -472,7 +472,7 @@ def test_the_digest_of_an_index_is_that_of_the_users_file(folder: Path, tiny_pro
         path = folder / name
         parquet.write_table(pyarrow.Table.from_pylist([record]), path)
     for _ in range(2):  # unpacked, then from the cache
-        chosen = choose_rows(DataSource(file=path), tiny_processor, None, None, progress=_quiet, label="")
+        chosen = select_records(DataSource(file=path), tiny_processor, None, None, progress=_quiet, label="")
         assert chosen.index.digest == sha256_of(chosen.index.path) == sha256_of(path)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vistune.data import all_rows, check
+from vistune.data import all_samples, check
 from vistune.errors import DataError
 from vistune.recipe import DataSource
 from vistune.records import RecordError, read_records
@@ -39,7 +39,7 @@ def write(path: Path, members: dict[str, bytes | dict[str, Any] | str]) -> Path:
 
 
 def colours(path: Path) -> list[tuple[int, int, int]]:
-    [sample] = all_rows(DataSource(file=path))
+    [sample] = all_samples(DataSource(file=path))
     return [Image.open(str(image.source)).convert("RGB").getpixel((0, 0)) for image in sample.images]  # type: ignore[misc]
 
 
@@ -111,7 +111,7 @@ def test_a_caption_is_the_answer_to_its_image(tmp_path: Path) -> None:
         "b.png": image("blue"),
         "b.json": {"caption": "a blue one"},
     }
-    first, second = all_rows(DataSource(file=write(tmp_path / "s.tar", members)))
+    first, second = all_samples(DataSource(file=write(tmp_path / "s.tar", members)))
     assert [m.text for m in (*first.messages, *second.messages)] == ["", "a red square", "", "a blue one"]
     assert (first.id, second.id) == ("a", "b")
 
@@ -127,7 +127,7 @@ def test_a_link_in_a_shard_is_its_target_and_never_a_file_outside(tmp_path: Path
             record = tarfile.TarInfo(f"k{kind.decode()}.json")
             record.size = len(data)
             tar.addfile(record, io.BytesIO(data))
-    samples = all_rows(DataSource(file=path))
+    samples = all_samples(DataSource(file=path))
     assert [len(sample.images) for sample in samples] == [1, 1, 1]
     with tarfile.open(path, "a") as tar:
         info = tarfile.TarInfo("out.png")

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from vistune.cli.app import app
 from vistune.data import check
-from vistune.data.stages import plan_run
+from vistune.data.stages import plan_stages
 from vistune.model import read_spec
 from vistune.processor import Processor, load_tokenizer
 from vistune.progress import no_progress
@@ -164,7 +164,7 @@ def test_training_says_which_fields_it_does_not_read(data: Path, tiny_backbones:
     processor = Processor(load_tokenizer(tiny_backbones / "language"), read_spec(model))
     recipe = load_recipe("quickstart", [f"data={data}", "stages.align.kinds=null", "stages.tune.kinds=null"])
     for _ in range(2):  # the second time from the index that was kept
-        planned, _ = plan_run(recipe, processor, no_progress)
+        planned, _ = plan_stages(recipe, processor, no_progress)
         assert {remark for item in planned for remark in item.remarks} == {
             f'{data}: field "difficulty" is not read: 4 records'
         }

@@ -9,7 +9,7 @@ import pytest
 from training_stages import ALIGN, TUNE, MakeRecipe, train
 
 from vistune.data.selection import _short
-from vistune.data.stages import plan_run
+from vistune.data.stages import plan_stages
 from vistune.model import build, next_token_loss, read_spec
 from vistune.processor import collate
 from vistune.progress import no_progress
@@ -66,7 +66,7 @@ def test_the_loss_of_every_token_is_that_of_its_document(
     """A source's loss is the mean over its own documents, each taken alone."""
     recipe = make_recipe({**TUNE, "samples_per_step": 9, "steps": 1, "data": sources})
     run = Run(recipe, tmp_path / "other", progress=no_progress)
-    ((item,), _) = plan_run(recipe, run.processor, no_progress)
+    ((item,), _) = plan_stages(recipe, run.processor, no_progress)
     lines = train(recipe, tmp_path / "run")
 
     model = build(recipe.model, read_spec(recipe.model), seed=recipe.seed)

@@ -11,7 +11,7 @@ from torch._dynamo.utils import counters
 from training_stages import MERGED, TUNE, MakeRecipe, train
 
 from vistune.data import Loader
-from vistune.data.stages import plan_run
+from vistune.data.stages import plan_stages
 from vistune.planner.precision import merge_where_exact
 from vistune.progress import no_progress
 from vistune.recipe import Stage
@@ -21,7 +21,7 @@ from vistune.training.compiling import compiled, hindrance, is_wanted
 
 def trainer_of(stage: dict[str, Any], make_recipe: MakeRecipe, tmp_path: Path) -> Trainer:
     run = Run(make_recipe({**stage, "compile": "on"}), tmp_path / "never", progress=no_progress)
-    item = plan_run(run.recipe, run.processor, no_progress)[0][0]
+    item = plan_stages(run.recipe, run.processor, no_progress)[0][0]
     model = run.first_model(None)
     run.prepare(model, item.stage, 0)
     model.set_learning(item.stage.learn)

@@ -19,8 +19,8 @@ from training_shards import STREAM, add, image, write_shard
 from training_stages import MakeRecipe, assert_same_runs, start_process, train, wait_for_metrics, weights
 
 from vistune import api
-from vistune.data.shards import fetch
-from vistune.data.stages import plan_run
+from vistune.data.shards import fetch_shard
+from vistune.data.stages import plan_stages
 from vistune.errors import CheckpointError, DataError, DiskError, RecipeError, TooManyRejects
 from vistune.files import read_jsonl
 from vistune.progress import no_progress
@@ -51,11 +51,11 @@ def make(make_recipe: MakeRecipe, shards: Path) -> MakeRecipe:
 
 def order_of(run: Run, steps: int, share: tuple[int, int] = (0, 1)) -> list[list[tuple[int, tuple[str, ...]]]]:
     """(number of a row, ids of its samples), of each step."""
-    from vistune.data import StreamLoader
+    from vistune.data import ShardLoader
 
-    (planned,), _ = plan_run(run.recipe, run.processor, no_progress)
+    (planned,), _ = plan_stages(run.recipe, run.processor, no_progress)
     assert planned.stream is not None
-    loader = StreamLoader(planned.stream, planned.processor, share=share, on_message=lambda rejects: None)
+    loader = ShardLoader(planned.stream, planned.processor, share=share, on_message=lambda rejects: None)
     found = []
     for _, batches in loader.steps():
         found.append([(batch.number, batch.ids) for batch in batches if batch.ids])
@@ -143,7 +143,7 @@ def test_other_pictures_are_other_lines(tmp_path: Path) -> None:
         with tarfile.open(tmp_path / "one.tar", "w") as tar:
             add(tar, "0.png", image(color))
             add(tar, "0.txt", b"all of it")
-        made.append(fetch(str(tmp_path / "one.tar"), tmp_path / name).lines.read_text())
+        made.append(fetch_shard(str(tmp_path / "one.tar"), tmp_path / name).lines.read_text())
     assert made[0] == made[2] != made[1]
 
 
@@ -173,7 +173,7 @@ def test_a_picture_larger_than_any_is_not_read(shards: Path, tmp_path: Path) -> 
         info.size = (1 << 28) + 1
         tar.addfile(info, Zeros())
     with pytest.raises(DataError, match=r"a\.png: 268,435,457 bytes"):
-        fetch(str(path), tmp_path / "there")
+        fetch_shard(str(path), tmp_path / "there")
 
 
 class Zeros(io.RawIOBase):
@@ -225,10 +225,10 @@ def test_a_shard_that_does_not_come_at_once_is_asked_for_again_whatever_its_libr
     fsspec.register_implementation("busy", Busy, clobber=True)
     content = (shards / "00000.tar").read_bytes()
     MemoryFileSystem().pipe("/there/a.tar", content)
-    assert fetch("busy://there/a.tar", tmp_path / "one").lines.is_file()
+    assert fetch_shard("busy://there/a.tar", tmp_path / "one").lines.is_file()
     Busy.asked = -9
     with pytest.raises(DataError, match=r"busy://there/a\.tar: does not come: RuntimeError: 503"):
-        fetch("busy://there/a.tar", tmp_path / "two")
+        fetch_shard("busy://there/a.tar", tmp_path / "two")
     assert Busy.asked == -5
     MemoryFileSystem().rm("/there", recursive=True)
 
@@ -305,7 +305,9 @@ def test_what_shards_need_is_said_of_the_recipe(make: MakeRecipe, shards: Path, 
 
 
 def fetched(shard: Path, tmp_path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in fetch(str(shard), tmp_path / "copy").lines.read_text("utf-8").splitlines()]
+    return [
+        json.loads(line) for line in fetch_shard(str(shard), tmp_path / "copy").lines.read_text("utf-8").splitlines()
+    ]
 
 
 @pytest.mark.parametrize("damage", ["header", "cut"])

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from training_stages import ALIGN, TUNE, MakeRecipe, train
 
 from vistune.data import plan_epoch, plan_stage, steps_of
-from vistune.data.stages import plan_run
+from vistune.data.stages import plan_stages
 from vistune.errors import RecipeError
 from vistune.files import read_jsonl
 from vistune.planner.forecast import columns_of
@@ -97,7 +97,7 @@ def test_the_work_of_a_cut_sample_is_that_of_what_is_left(make_recipe: MakeRecip
         recipe = make_recipe(stage)
         model = recipe.model.model_copy(update={"image_mode": mode, "canvases": ((32, 64), (64, 32))})
         recipe = recipe.model_copy(update={"model": model})
-        (planned,), (note,) = plan_run(
+        (planned,), (note,) = plan_stages(
             recipe, Run(recipe, tmp_path / mode, progress=no_progress).processor, no_progress
         )
         assert note.reason == "cut_short"

@@ -20,7 +20,7 @@ from training_shards import STREAM, write_shard
 from training_stages import ALIGN, MakeRecipe, train, weights
 
 from vistune.data import read_window
-from vistune.data.stages import plan_run
+from vistune.data.stages import plan_stages
 from vistune.errors import Stopped
 from vistune.files import read_json, read_jsonl
 from vistune.progress import no_progress
@@ -74,7 +74,7 @@ def test_sigterm_while_a_shard_does_not_come(
     size: int, window: int, recipe: Recipe, shards: Path, tmp_path: Path
 ) -> None:
     """The first shard of all, before any step; or the second one of lane 1, which the last process reads."""
-    (planned,), _ = plan_run(recipe, Run(recipe, tmp_path / "never", progress=no_progress).processor, no_progress)
+    (planned,), _ = plan_stages(recipe, Run(recipe, tmp_path / "never", progress=no_progress).processor, no_progress)
     assert planned.stream is not None
     first, _, _ = read_window(planned.stream, 1, 0, planned.processor, tmp_path / "window")
     steps = window * len(first.rows)
@@ -110,7 +110,7 @@ def test_sigterm_while_a_shard_does_not_come(
 def test_a_stage_ends_though_the_shard_behind_its_last_step_does_not_come(
     recipe: Recipe, shards: Path, tmp_path: Path
 ) -> None:
-    (planned,), _ = plan_run(recipe, Run(recipe, tmp_path / "never", progress=no_progress).processor, no_progress)
+    (planned,), _ = plan_stages(recipe, Run(recipe, tmp_path / "never", progress=no_progress).processor, no_progress)
     assert planned.stream is not None
     (stalled,) = planned.stream.shards_of(1, 1)
     stall(Path(planned.stream.shards[stalled]))

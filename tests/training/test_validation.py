@@ -14,7 +14,7 @@ from PIL import Image
 from training_processes import Ranks, train_as_rank, train_killed_measuring
 from training_stages import ALIGN, LORA, TUNE, MakeRecipe, train, weights
 
-from vistune.data.stages import Planned, plan_run
+from vistune.data.stages import PlannedStage, plan_stages
 from vistune.errors import DataError, RecipeError, TooManyRejects
 from vistune.files import read_jsonl
 from vistune.generation import Assistant
@@ -46,8 +46,8 @@ def many(tmp_path: Path) -> Path:
     return tmp_path / "many.json"
 
 
-def planned(recipe: Recipe, tmp_path: Path) -> list[Planned]:
-    return plan_run(recipe, Run(recipe, tmp_path / "never", progress=no_progress).processor, no_progress)[0]
+def planned(recipe: Recipe, tmp_path: Path) -> list[PlannedStage]:
+    return plan_stages(recipe, Run(recipe, tmp_path / "never", progress=no_progress).processor, no_progress)[0]
 
 
 def images(samples: Sequence[Sample]) -> set[str]:
@@ -67,14 +67,14 @@ def test_no_picture_is_on_both_sides_of_any_stage(
     recipe = make_recipe({**ALIGN, "template": "v1"}, second, data=str(many), validation={"share": 0.3}, seed=seed)
     stages = planned(recipe, tmp_path)
     learnt = set[str]().union(*(images(item.samples[:]) for item in stages))
-    measured = set[str]().union(*(images(item.held.samples[:]) for item in stages if item.held is not None))
+    measured = set[str]().union(*(images(item.validation.samples[:]) for item in stages if item.validation is not None))
     assert learnt
     assert measured
     assert not learnt & measured
     for item in stages:
-        assert item.held is not None
-        assert not names(item.samples[:]) & names(item.held.samples[:])
-        assert len(item.samples) + len(item.held.samples) == (70, 40)[item.stage.name == "tune"]
+        assert item.validation is not None
+        assert not names(item.samples[:]) & names(item.validation.samples[:])
+        assert len(item.samples) + len(item.validation.samples) == (70, 40)[item.stage.name == "tune"]
     assert len(measured) == pytest.approx(9, abs=7)  # thirty, in groups
 
 
@@ -97,7 +97,7 @@ def test_a_split_is_the_seeds_and_stays_when_rows_are_added(
 ) -> None:
     def held(seed: int) -> set[str]:
         recipe = make_recipe({**ALIGN, "template": "v1"}, data=str(many), validation={"share": 0.3}, seed=seed)
-        found = planned(recipe, tmp_path)[0].held
+        found = planned(recipe, tmp_path)[0].validation
         assert found is not None
         return names(found.samples[:])
 

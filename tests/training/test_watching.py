@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from training_stages import ALIGN, LORA, MERGED, TUNE, MakeRecipe, ask_to_stop, train
 
 from vistune.data import Loader
-from vistune.data.stages import plan_run
+from vistune.data.stages import plan_stages
 from vistune.errors import RecipeError, Stopped
 from vistune.model import build, next_token_loss, read_spec
 from vistune.planner import flops
@@ -59,7 +59,7 @@ def test_needed_work_is_what_torch_counts(stage: dict[str, object], make_recipe:
     """Products of forward and backward, but for gradients into what nothing below needs, which autograd leaves out."""
     recipe = make_recipe({**stage, "samples_per_step": 3})
     run = Run(recipe, tmp_path, progress=no_progress)
-    item = plan_run(recipe, run.processor, no_progress)[0][0]
+    item = plan_stages(recipe, run.processor, no_progress)[0][0]
     model = run.first_model(None)
     run.prepare(model, item.stage, 0)
     model.set_learning(item.stage.learn)
@@ -111,7 +111,7 @@ def test_a_token_comes_to_some_experts_of_the_last_layer_too(tmp_path: Path, tin
 def test_blank_rows_are_no_work_and_count_as_waste(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     recipe = make_recipe({**ALIGN, "samples_per_step": 1})
     run = Run(recipe, tmp_path, progress=no_progress)
-    item = plan_run(recipe, run.processor, no_progress)[0][0]
+    item = plan_stages(recipe, run.processor, no_progress)[0][0]
     model = run.first_model(None)
     model.set_learning(item.stage.learn)
     shared = Loader(item.samples, item.processor, item.plan, share=(1, 2))
@@ -223,7 +223,7 @@ def test_what_no_stage_learns_is_halved_and_nothing_else(make_recipe: MakeRecipe
     half, full = {torch.bfloat16}, {torch.float32}
     assert dtypes == {"vision": half, "projector": full, "language": half, "adapters": full}
     assert model.vision.mean.dtype == torch.float32
-    item = plan_run(run.recipe, run.processor, no_progress)[0][1]
+    item = plan_stages(run.recipe, run.processor, no_progress)[0][1]
     (row,) = Loader(item.samples, item.processor, item.plan).load(0)
     with torch.autocast("cpu", torch.bfloat16):
         loss = next_token_loss(model(row), model.head, row.labels, row.starts)

@@ -177,7 +177,7 @@ def counts_of(made: Generated) -> dict[str, Any]:
         "rejected": len(made.rejects),
         "reasons": dict(reasons.most_common()),
         "spent": dict(made.spent),
-        **(made.source.as_json() if made.source else {}),
+        **(made.source.to_dict() if made.source else {}),
     }
 
 
@@ -322,7 +322,7 @@ def check(
     bar = no_progress if as_json else progress_bar
     found = api.check_data(sources, recipe=loaded, images=not no_images, page=page, progress=bar)
     if as_json:
-        print_json(found.as_json())
+        print_json(found.to_dict())
     else:
         for line in check_lines(found, tokens=loaded is not None):
             stdout.print(line, soft_wrap=True)
@@ -400,24 +400,24 @@ def show(
         print_json(rows)
         return
     how = "in green" if stdout.color_system else "between ⟦ and ⟧"
-    for row, pieces in zip(rows, marked(rows, tokenizer, colour=bool(stdout.color_system)), strict=True):
+    for row, label_runs in zip(rows, marked(rows, tokenizer, colour=bool(stdout.color_system)), strict=True):
         stdout.print(
             Text.assemble((row["id"], "bold"), f"  {len(row['input_ids'])} tokens, supervised ones {how}"),
             soft_wrap=True,
         )
-        stdout.print(pieces, soft_wrap=True)
+        stdout.print(label_runs, soft_wrap=True)
 
 
 def marked(rows: Sequence[dict[str, Any]], tokenizer: str = "builtin", *, colour: bool = True) -> list[Text]:
     """Return each sample's text; supervised tokens are green, or in ⟦brackets⟧ without `colour`."""
-    from vistune.data.show import pieces
+    from vistune.data.show import label_runs
     from vistune.processor import load_tokenizer
 
     loaded = load_tokenizer(source_of(tokenizer, "language"))
     texts = []
     for row in rows:
         text = Text()
-        for supervised, piece in pieces(row, loaded):
+        for supervised, piece in label_runs(row, loaded):
             bare = colour or not supervised
             text.append(piece if bare else f"⟦{piece}⟧", style="green" if supervised else "")
         texts.append(text)

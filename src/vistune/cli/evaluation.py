@@ -159,7 +159,7 @@ def answer(
     if not is_first_process():
         return
     if as_json:
-        print_json(found.as_json())
+        print_json(found.to_dict())
     else:
         stdout.print(f"{out}: {count_of(found.count, 'answer')}", soft_wrap=True)
 
@@ -276,7 +276,7 @@ def score(
     for words in (*lines_of(found.unread_fields), *found.warnings):
         print_message(words)
     if as_json:
-        print_json(found.as_json())
+        print_json(found.to_dict())
         return
     print_score(found)
     if submission is not None:

@@ -1,54 +1,61 @@
-"""Files -> Samples, Examples -> Batches: readers, plan, collate, loader, check."""
+"""Samples -> Batches: index, mixture, split, packing, loader, shards; checks before training."""
 
-from vistune.data.background import Background, Interrupted, Stopping, never, result_of
+from vistune.data.background import Background, Interrupted, ShouldStop, never_stop, wait_for
 from vistune.data.check import CheckReport, check
-from vistune.data.index import Index, index
+from vistune.data.index import Index, data_path, folders_of, index, open_source
 from vistune.data.loader import Loader, PixelCache
-from vistune.data.near_duplicates import Likeness, find_near_duplicates
+from vistune.data.near_duplicates import NearDuplicates, find_near_duplicates
 from vistune.data.packing import StagePlan, epoch_size, plan_epoch, plan_stage, steps_of
-from vistune.data.readers import data_path, folders_of, open_source
-from vistune.data.selection import Choice, Rows, all_rows, choose_rows, images_of, known_kinds, refuse_unknown_kinds
-from vistune.data.shards import listed
-from vistune.data.split import held_out, images_in, only, without
-from vistune.data.stream import UNREAD, Place, Stream, StreamLoader, read_window
+from vistune.data.selection import (
+    SampleSequence,
+    Selection,
+    all_samples,
+    image_files_of,
+    known_kinds,
+    refuse_unknown_kinds,
+    select_records,
+)
+from vistune.data.shards import list_shards
+from vistune.data.split import images_in, split_validation, training_part, validation_part
+from vistune.data.stream import UNREAD, ShardCursor, ShardLoader, ShardStream, read_window
 
 __all__ = [
     "UNREAD",
     "Background",
     "CheckReport",
-    "Choice",
     "Index",
     "Interrupted",
-    "Likeness",
     "Loader",
+    "NearDuplicates",
     "PixelCache",
-    "Place",
-    "Rows",
+    "SampleSequence",
+    "Selection",
+    "ShardCursor",
+    "ShardLoader",
+    "ShardStream",
+    "ShouldStop",
     "StagePlan",
-    "Stopping",
-    "Stream",
-    "StreamLoader",
-    "all_rows",
+    "all_samples",
     "check",
-    "choose_rows",
     "data_path",
     "epoch_size",
     "find_near_duplicates",
     "folders_of",
-    "held_out",
+    "image_files_of",
     "images_in",
-    "images_of",
     "index",
     "known_kinds",
-    "listed",
-    "never",
-    "only",
+    "list_shards",
+    "never_stop",
     "open_source",
     "plan_epoch",
     "plan_stage",
     "read_window",
     "refuse_unknown_kinds",
-    "result_of",
+    "select_records",
+    "split_validation",
     "steps_of",
-    "without",
+    "training_part",
+    "validation_part",
+    "wait_for",
 ]

@@ -1,7 +1,6 @@
-"""Threads that may be left behind: whoever waits for what they do can be asked to stop meanwhile.
+"""Threads that a run can leave behind when it is asked to stop.
 
-call -> Background.submit -> Future -> result_of(future, stopping) -> what it gives, or Interrupted
-Nobody can end a thread that waits for a network. It is told that all is over, and a process ends without it.
+A thread that waits for a network cannot be ended. It is told to end, and the process goes on without it.
 """
 
 from __future__ import annotations
@@ -14,30 +13,30 @@ from types import TracebackType
 from typing import TypeVar
 
 T = TypeVar("T")
-Stopping = Callable[[], bool]  # whether the run is asked to stop
+ShouldStop = Callable[[], bool]  # whether the run is asked to stop
 
-LOOK = 0.2  # seconds between two looks at whether to stop
-PATIENCE = 1.0  # seconds in which threads that are told that all is over may end
+POLL_SECONDS = 0.2  # between two questions whether to stop
+JOIN_SECONDS = 1.0  # for all threads together to end
 
 
 class Interrupted(Exception):
-    """Waiting, or work in the background, ended because of a stop."""
+    """A wait, or work in the background, ended because the run is asked to stop."""
 
 
-def never() -> bool:
+def never_stop() -> bool:
     return False
 
 
-def result_of(future: Future[T], stopping: Stopping) -> T:
-    """What the future gives, or its error. Raises Interrupted where the run is asked to stop before."""
-    while not wait([future], timeout=LOOK).done:
-        if stopping():
+def wait_for(future: Future[T], should_stop: ShouldStop) -> T:
+    """Return a future's result or raise its error. Raises Interrupted if the run is asked to stop before."""
+    while not wait([future], timeout=POLL_SECONDS).done:
+        if should_stop():
             raise Interrupted
     return future.result()
 
 
 class Background:
-    """As many threads; at the end of the block `over` tells them to end, and they are waited for a moment only."""
+    """A pool of daemon threads. At the end of the block `over` is set, and the threads are waited for only briefly."""
 
     def __init__(self, threads: int, name: str) -> None:
         self.over = threading.Event()
@@ -54,7 +53,7 @@ class Background:
         def run() -> None:
             try:
                 future.set_result(call())
-            except BaseException as error:  # whoever asks for the result is told
+            except BaseException as error:  # raised again where the result is asked for
                 future.set_exception(error)
 
         self.calls.put(run)
@@ -74,4 +73,4 @@ class Background:
         for _ in self.threads:
             self.calls.put(None)
         for thread in self.threads:
-            thread.join(PATIENCE / len(self.threads))
+            thread.join(JOIN_SECONDS / len(self.threads))

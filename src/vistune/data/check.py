@@ -1,6 +1,6 @@
-"""Every sample proved before anything is trained: form, pictures, tokens, what is learnt.
+"""Check every sample before training: form, images, tokens, labels.
 
-data sources + Processor -> CheckReport with a place and a reason for every fault
+data sources + Processor -> CheckReport with a location and a reason for every fault
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from vistune.data.image_audit import look_at_all, shown_images
-from vistune.data.index import Index, index
-from vistune.data.readers import folders_of, open_source
-from vistune.data.selection import kindless, too_long
-from vistune.data.survey import Survey
-from vistune.data.truncation import shortened
+from vistune.data.image_audit import audit_images, shown_images
+from vistune.data.index import Index, folders_of, index, open_source
+from vistune.data.selection import shorten, too_long, without_kind
+from vistune.data.text_notes import TextNotes
 from vistune.errors import DataError, RecipeError
 from vistune.processor import Processor
 from vistune.progress import Progress, no_progress
@@ -26,16 +24,25 @@ from vistune.recipe import DataSource
 from vistune.records import UnreadField
 from vistune.types import Reject
 
-WORST_FOLDERS = 5  # named of those from which pictures are missing
+WORST_FOLDERS = 5  # folders with the most missing images that are named
 
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What is in the data and what is wrong with it; lengths in tokens with image slots expanded.
+    """What the data hold and what is wrong with them.
 
-    `faults` stop a training, `notes` do not; both have a location. `warnings`: counts of values filled in while
-    reading, and of notes, by reason. `missing`: the folders from which most records' images are missing.
-    `unread_fields`: fields of the files that are not read.
+    Attributes:
+        rows: Number of records.
+        samples: Number of good records.
+        images: Number of different image files.
+        kinds: Samples by kind.
+        tokens: Smallest, median and largest sample, image slots included; zeros without a processor.
+        learnt_tokens: Number of supervised tokens.
+        warnings: Counts of values filled in while reading, and of notes by reason.
+        faults: What stops training, each with its location.
+        notes: What may be a mistake, each with its location.
+        missing: Missing images by folder, for the folders with the most.
+        unread_fields: Fields of the files that are not read.
     """
 
     rows: int
@@ -50,8 +57,8 @@ class CheckReport:
     missing: dict[str, int]
     unread_fields: list[UnreadField]
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the report as `check --json` prints it; `pictures` is the number of images."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as `check --json` prints it; its key `pictures` is the number of images."""
         return {"pictures" if name == "images" else name: value for name, value in asdict(self).items()}
 
 
@@ -65,66 +72,72 @@ def check(
     kinds: Sequence[str] | None = None,
     progress: Progress = no_progress,
 ) -> CheckReport:
-    """Read all rows, encode them (with a processor), open each picture once; faults are gathered, not raised.
+    """Read all records, encode them (with a processor) and open each image once; collect faults instead of raising.
 
-    Without `images` they are neither looked for nor opened, which anyres cannot do without: RecipeError. Samples
-    longer than `tokens_per_row` are cut where a turn ends; without `cut`, or of a first turn too long, they are faults.
-    `kinds`: those that some stage selects, if every stage selects by kind; a record without a kind is a fault then.
+    Args:
+        images: Whether images are looked for and opened.
+        tokens_per_row: Samples longer than this are cut at the end of a turn. Without `cut`, or if the first turn is
+            too long, they are faults.
+        kinds: The kinds that some stage selects, if every stage selects by kind; a record without a kind is then a
+            fault.
+
+    Raises:
+        RecipeError: `images` is false, but an anyres model needs the images' sizes.
     """
     if processor is not None and processor.spec.image_mode == "anyres" and not images:
-        raise RecipeError("an anyres model's tokens follow from the pictures' sizes", "check with the pictures")
+        raise RecipeError("the tokens of an anyres model depend on the sizes of the images", "check with the images")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     faults: list[Reject] = []
     skipped = Counter[str]()
     files: list[Index] = []
-    survey = Survey(processor.tokenizer.all_special_tokens if processor is not None else ())
+    texts = TextNotes(processor.tokenizer.all_special_tokens if processor is not None else ())
     for source in sources:
         try:
             data = open_source(source.file)
             folders = folders_of(data, source.images) if images else None
-            made = index(data, folders, processor, progress=progress, processes=cores)
-            survey.read(data)
-        except DataError as error:  # the file as a whole: not there, no list, broken off
+            file = index(data, folders, processor, progress=progress, processes=cores)
+            texts.read(data)
+        except DataError as error:  # the file as a whole: missing, not a list, truncated
             faults.append(Reject("", str(source.file), "bad_file", str(error)))
             continue
-        faults += [fault.reject for fault in made.faults]
+        faults += [fault.reject for fault in file.faults]
         if selected := source.kinds or kinds:
-            faults += [fault.reject for fault in kindless(made, selected)]
-            others = {kind: len(made.of_kind([kind])) for kind in made.kinds if kind and kind not in selected}
+            faults += [fault.reject for fault in without_kind(file, selected)]
+            others = {kind: len(file.of_kind([kind])) for kind in file.kinds if kind and kind not in selected}
             skipped += Counter({f"of kind {kind!r}, which no stage selects": count for kind, count in others.items()})
         if processor is not None:
-            made = shortened(made, processor, tokens_per_row) if cut else made
-            faults += [fault.reject for fault in too_long(made, tokens_per_row)]
-        files.append(made)
-    notes = [*survey.notes, *(note for made in files for note in made.notes.values())]
-    used = shown_images(files)
+            file = shorten(file, processor, tokens_per_row) if cut else file
+            faults += [fault.reject for fault in too_long(file, tokens_per_row)]
+        files.append(file)
+    notes = [*texts.notes, *(note for file in files for note in file.notes.values())]
+    image_files = shown_images(files)
     if images:
-        with progress("open pictures", len(used)) as advance:
-            bad, seen = look_at_all(used, advance)
-        faults, notes = faults + bad, notes + seen
-    mended = sum((Counter(made.warnings) for made in files), Counter[str]())
-    noted = Counter(note.reason for note in notes) | survey.counts
-    missing = sum((made.folders.missing for made in files), Counter[str]())
+        with progress("open images", len(image_files)) as advance:
+            bad_images, image_notes = audit_images(image_files, advance)
+        faults, notes = faults + bad_images, notes + image_notes
+    filled_in = sum((Counter(file.warnings) for file in files), Counter[str]())
+    noted = Counter(note.reason for note in notes) | texts.counts
+    missing = sum((file.folders.missing for file in files), Counter[str]())
     return CheckReport(
-        rows=sum(len(made) + len(made.faults) for made in files),
+        rows=sum(len(file) + len(file.faults) for file in files),
         samples=sum(map(len, files)),
-        images=len(used),
-        kinds=dict(sum((_kinds(made) for made in files), Counter[str]())),
-        tokens=_spread([made.lengths for made in files] if processor is not None else []),
-        learnt_tokens=sum(int(made.columns["learnt"].sum()) for made in files),
-        warnings=dict(mended + noted + skipped),
+        images=len(image_files),
+        kinds=dict(sum((_kinds(file) for file in files), Counter[str]())),
+        tokens=_min_median_max([file.lengths for file in files] if processor is not None else []),
+        learnt_tokens=sum(int(file.columns["supervised"].sum()) for file in files),
+        warnings=dict(filled_in + noted + skipped),
         faults=faults,
         notes=notes,
         missing=dict(missing.most_common(WORST_FOLDERS)),
-        unread_fields=[field for made in files for field in made.unread_fields],
+        unread_fields=[field for file in files for field in file.unread_fields],
     )
 
 
-def _spread(lengths: Sequence[np.ndarray]) -> dict[str, int]:
-    found = np.concatenate(lengths) if any(map(len, lengths)) else np.zeros(1, np.int64)
-    return {"min": int(found.min()), "median": int(np.median(found)), "max": int(found.max())}
+def _min_median_max(lengths: Sequence[np.ndarray]) -> dict[str, int]:
+    values = np.concatenate(lengths) if any(map(len, lengths)) else np.zeros(1, np.int64)
+    return {"min": int(values.min()), "median": int(np.median(values)), "max": int(values.max())}
 
 
-def _kinds(made: Index) -> Counter[str]:
-    counts = np.bincount(made.columns["kind"], minlength=len(made.kinds))
-    return Counter({kind or "none": int(count) for kind, count in zip(made.kinds, counts, strict=True)})
+def _kinds(file: Index) -> Counter[str]:
+    counts = np.bincount(file.columns["kind"], minlength=len(file.kinds))
+    return Counter({kind or "none": int(count) for kind, count in zip(file.kinds, counts, strict=True)})

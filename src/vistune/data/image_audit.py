@@ -1,13 +1,13 @@
-"""Each picture file of a data set read once: can it be decoded, is it what its name says, is it there twice.
+"""Image audit: open each image file of a data set once. Is it readable, is it what its suffix says, is it there twice?
 
-paths -> Look of each (in threads) -> faults of those that cannot be opened, notes on names and duplicates
+image files -> ImageAudit of each (in threads) -> faults for unreadable ones, notes on suffixes and duplicates
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from vistune.data.index import Index
-from vistune.data.near_duplicates import hash_of, near_duplicates
+from vistune.data.near_duplicates import difference_hash, group_near_duplicates
 from vistune.errors import DataError
 from vistune.processor.images import load_bytes, read_image
+from vistune.progress import Advance
 from vistune.records.image_files import DAMAGE
 from vistune.types import Reject
 
@@ -27,84 +28,94 @@ SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "WEBP": (".webp",),
     "GIF": (".gif",),
 }
-NAMED = 5  # of a group's pictures in one note
+NAMED_IMAGES = 5  # images of a group that one note names
 
 
 @dataclass(slots=True)
-class Shown:
-    """A picture file: its name in the data, the first row that shows it, and how many places do."""
+class ShownImage:
+    """An image file: its name in the data, the first record that shows it, and how often it is shown."""
 
     name: str
     index: Index
-    row: int
-    places: int = 0
+    record: int
+    uses: int = 0
 
-    def reject(self, reason: str, words: str) -> Reject:
-        origin = self.index.origin(self.row)
-        return Reject(self.index.sample(self.row).id, origin, reason, f"{origin}:image: {words}")
+    def reject(self, reason: str, problem: str) -> Reject:
+        location = self.index.location(self.record)
+        return Reject(self.index.sample(self.record).id, location, reason, f"{location}:image: {problem}")
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What is in a picture's file; `looks`: 128 bits, alike where pictures are; None of one that is of one tone."""
+class ImageAudit:
+    """What an image file holds.
+
+    Attributes:
+        format: Pillow's name of the format.
+        digest: SHA-256 of the file's bytes.
+        hash: 128-bit difference hash, similar for near duplicates; None for an image of one tone.
+        fault: Why the file cannot be used.
+    """
 
     format: str = ""
     digest: bytes = b""
-    looks: int | None = None
+    hash: int | None = None
     fault: DataError | None = None
 
 
-def shown_images(files: Sequence[Index]) -> dict[Path, Shown]:
-    """Every picture file that good rows show, in their order."""
-    found: dict[Path, Shown] = {}
-    for made in files:
-        paths = [Path(str(made.folders.find(name, made.data.name, "image").source)) for name in made.names]
-        rows = np.repeat(np.arange(len(made)), made.columns["pictures"])
-        for row, place in zip(rows.tolist(), made.shown.tolist(), strict=True):
-            shown = found.setdefault(paths[place], Shown(made.names[place], made, row))
-            shown.places += 1
-    return found
+def shown_images(files: Sequence[Index]) -> dict[Path, ShownImage]:
+    """Return every image file that good records show, in the order of the records."""
+    images: dict[Path, ShownImage] = {}
+    for file in files:
+        paths = [Path(str(file.folders.find(name, file.data.name, "image").source)) for name in file.names]
+        records = np.repeat(np.arange(len(file)), file.columns["images"])
+        for record, name_index in zip(records.tolist(), file.shown.tolist(), strict=True):
+            image = images.setdefault(paths[name_index], ShownImage(file.names[name_index], file, record))
+            image.uses += 1
+    return images
 
 
-def look(path: Path) -> Look:
-    """Read and decode one picture, whole: a header tells nothing of what is cut off behind it."""
+def audit_image(path: Path) -> ImageAudit:
+    """Read and decode one image completely: a header does not show that the rest of the file is missing."""
     try:
         data = read_image(path)
         image = load_bytes(data, str(path))
-        looks = hash_of(image)
+        fingerprint = difference_hash(image)
     except DataError as error:
-        return Look(fault=error)
+        return ImageAudit(fault=error)
     except DAMAGE as error:
-        return Look(fault=DataError(f"{path}: a damaged picture ({error})", "replace it"))
-    return Look(image.format or "", hashlib.sha256(data).digest(), looks)
+        return ImageAudit(fault=DataError(f"{path}: the image is damaged ({error})", "replace it"))
+    return ImageAudit(image.format or "", hashlib.sha256(data).digest(), fingerprint)
 
 
-def look_at_all(shown: Mapping[Path, Shown], advance: Callable[..., None]) -> tuple[list[Reject], list[Reject]]:
-    """Faults and notes, each at the first row that shows the picture; in threads, as decoding frees the interpreter."""
+def audit_images(images: Mapping[Path, ShownImage], advance: Advance) -> tuple[list[Reject], list[Reject]]:
+    """Return (faults, notes), each at the first record that shows the image. Images are decoded in threads."""
     faults: list[Reject] = []
     notes: list[Reject] = []
-    same: dict[bytes, list[Path]] = defaultdict(list)
-    looks: dict[str, int] = {}
+    same_bytes: dict[bytes, list[Path]] = defaultdict(list)
+    hashes: dict[str, int] = {}
     with ThreadPoolExecutor() as pool:
-        for (path, where), seen in zip(shown.items(), pool.map(look, shown), strict=True):
+        for (path, image), audit in zip(images.items(), pool.map(audit_image, images), strict=True):
             advance(1)
-            if seen.fault is not None:
-                others = f" ({where.places - 1} more places show it)" if where.places > 1 else ""
-                faults.append(where.reject("bad_picture", f"{seen.fault}{others}"))
+            if audit.fault is not None:
+                others = f" ({image.uses - 1} more uses)" if image.uses > 1 else ""
+                faults.append(image.reject("bad_picture", f"{audit.fault}{others}"))
                 continue
-            if path.suffix.lower() not in SUFFIXES.get(seen.format, ()):
-                notes.append(where.reject("wrong_suffix", f"{where.name!r} is a {seen.format}; it is read as one"))
-            same[seen.digest].append(path)
-            if seen.looks is not None and len(same[seen.digest]) == 1:
-                looks[str(path)] = seen.looks
-    notes += _repeated(shown, same.values(), "same_picture", "the same bytes")
-    near = ([Path(name) for name in group] for group in near_duplicates(looks))
-    return faults, notes + list(_repeated(shown, near, "near_picture", "nearly the same picture"))
+            if path.suffix.lower() not in SUFFIXES.get(audit.format, ()):
+                problem = f"{image.name!r} is a {audit.format} file and is read as one"
+                notes.append(image.reject("wrong_suffix", problem))
+            same_bytes[audit.digest].append(path)
+            if audit.hash is not None and len(same_bytes[audit.digest]) == 1:
+                hashes[str(path)] = audit.hash
+    notes += _repeated(images, same_bytes.values(), "same_picture", "are the same file")
+    groups = ([Path(name) for name in group] for group in group_near_duplicates(hashes))
+    return faults, notes + list(_repeated(images, groups, "near_picture", "are near duplicates"))
 
 
-def _repeated(shown: Mapping[Path, Shown], groups: Iterable[list[Path]], reason: str, words: str) -> Iterator[Reject]:
+def _repeated(
+    images: Mapping[Path, ShownImage], groups: Iterable[list[Path]], reason: str, problem: str
+) -> Iterator[Reject]:
     for group in groups:
         if len(group) > 1:
-            names = ", ".join(repr(shown[path].name) for path in group[:NAMED])
-            more = f" and {len(group) - NAMED} more" if len(group) > NAMED else ""
-            yield shown[group[0]].reject(reason, f"{names}{more} are {words}")
+            names = ", ".join(repr(images[path].name) for path in group[:NAMED_IMAGES])
+            more = f" and {len(group) - NAMED_IMAGES} more" if len(group) > NAMED_IMAGES else ""
+            yield images[group[0]].reject(reason, f"{names}{more} {problem}")

@@ -1,8 +1,8 @@
-"""A data file as an index: where each row lies, what it shows and how long it is; found again by the file's content.
+"""A data file as an index: where each record is, which images it shows and how long it is.
 
-data file + Processor -> Index (one pass, or out of the cache) -> chosen rows -> Rows: a Sample when a step needs it
+source -> DataFile and image folders -> index (one pass, or from the cache, found by the file's content) -> Index
 
-A run holds no samples: 665,000 rows are some 50 bytes each, and resuming does not encode them again.
+A run keeps no samples in memory: a record takes about 50 bytes, and a resumed run does not encode it again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import json
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from vistune.data.proving import Fault, Prover, proved
+from vistune.data.record_check import Fault, RecordChecker, check_records
 from vistune.errors import DataError
-from vistune.files import own_code, replacing, user_cache
+from vistune.files import own_code, read_json, replacing, user_cache
 from vistune.processor import Processor
-from vistune.progress import Progress, no_progress
+from vistune.progress import Advance, Progress, no_progress
 from vistune.records import (
     FORMS,
     DataFile,
@@ -37,41 +37,91 @@ from vistune.records import (
     read_sample,
     unread_fields,
 )
+from vistune.records.conversations import TABLE
 from vistune.types import Reject, Sample
 
 COLUMNS = {
-    "begin": np.int64,  # bytes from the file's start
+    "begin": np.int64,  # offset in the file, bytes
     "size": np.int32,  # bytes
-    "crc": np.uint32,  # of those bytes
+    "crc": np.uint32,  # CRC-32 of these bytes
     "line": np.int32,
-    "nth": np.int32,  # in the file's list, where a row before begins on the same line; else 0
-    "kind": np.int32,  # a place in `kinds`
-    "text_tokens": np.int32,  # image slots not counted: how many a picture takes is the vision tower's matter
-    "learnt": np.int32,  # supervised tokens
-    "pictures": np.int32,  # how many it shows
+    "nth": np.int32,  # index in the file's list, if an earlier record begins on the same line; else 0
+    "kind": np.int32,  # index into `kinds`
+    "text_tokens": np.int32,  # without image slots, whose number depends on the vision tower
+    "supervised": np.int32,  # tokens with a label
+    "images": np.int32,  # number of images
 }
-KEPT = 64  # indices in the cache
-LARGE = 2 * 2**20  # bytes of a file that is worth several processes
+CACHED_INDICES = 64
+PARALLEL_BYTES = 2 * 2**20  # smaller files are encoded by one process
+GENERATED_FILES = ("samples.json", "messages.jsonl")  # the files that `generate` writes into a folder
+
+
+def data_path(path: Path) -> Path:
+    """Return the data file of a source: the named file, or the one in a folder that `generate` wrote."""
+    if not path.is_dir():
+        return path
+    for name in GENERATED_FILES:
+        if (path / name).is_file():
+            return path / name
+    candidates = sorted(file.name for file in path.iterdir() if file.is_file() and kind_of_file(file.name))[:8]
+    hint = f"name the data file, such as {path / candidates[0]}" if candidates else "name the data file"
+    raise DataError(f"{path}: the folder has neither {' nor '.join(GENERATED_FILES)}", hint)
+
+
+def open_source(path: Path) -> DataFile:
+    """Open the data file of a source, unpacked if necessary. Raises DataError."""
+    path = data_path(path)
+    if kind_of_file(path.name) in (".csv", ".tsv"):
+        raise DataError(f"{path}: a table has no conversations", TABLE)
+    return open_data(path, columns_read())
+
+
+def folders_of(data: DataFile, images: Path | None) -> list[Path]:
+    """Return the image folders of a data file: unpacked ones, then `images`, else images.json, else its own folder."""
+    unpacked = [data.images] if data.images is not None else []
+    if images is not None:
+        if not images.is_dir():
+            raise DataError(f"{images}: no such image folder", "check --images, or the recipe's data.images")
+        return [*unpacked, images]
+    listing = data.path.parent / "images.json"
+    if not listing.is_file():
+        return [*unpacked, data.path.parent]
+    tree = read_json(listing)
+    folders = tree.get("folders") if isinstance(tree, dict) else None
+    if not isinstance(folders, list) or not all(isinstance(folder, str) for folder in folders):
+        raise DataError(f"{listing}: folders: expected a list of folders", 'write {"folders": ["…"]}')
+    return [*unpacked, *(data.path.parent / folder for folder in folders)]
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """All good rows of one file, in its order, a column each; `faults` are the others.
+    """The good records of one file in its order, one array per column, and the faults of the others.
 
-    `shown` holds the rows' pictures one after another, as places in `names`, which are as the file writes them ·
-    `lengths`: tokens of every row, image slots counted; zeros where it was made without a processor · `cut`: of rows
-    that were too long, how many messages are kept (truncation.py), of which `notes` tells.
+    Attributes:
+        data: The file.
+        digest: SHA-256 of the user's file; for a shard, of the lines unpacked from it.
+        columns: Arrays of COLUMNS.
+        lengths: Tokens of every record, image slots included; zeros if it was indexed without a processor.
+        shown: The images of all records one after another, as indices into `names`.
+        names: Image names as the file writes them.
+        kinds: The kinds of records.
+        warnings: Counts of values filled in while reading.
+        unread: Fields of the records that are not read, with their counts.
+        folders: Where the images are looked for.
+        faults: The records that cannot be trained on.
+        cut: For records that are too long, the number of messages that are kept.
+        notes: A note on each record in `cut`.
     """
 
     data: DataFile
-    digest: str  # SHA-256 of the user's file; of a shard's, of the lines unpacked from it
+    digest: str
     columns: dict[str, np.ndarray]
     lengths: np.ndarray
     shown: np.ndarray
     names: tuple[str, ...]
     kinds: tuple[str, ...]
     warnings: dict[str, int]
-    unread: dict[str, int]  # fields of the records that nothing reads, with their counts
+    unread: dict[str, int]
     folders: ImageFolders
     faults: tuple[Fault, ...] = ()
     cut: Mapping[int, int] = field(default_factory=dict)
@@ -87,39 +137,39 @@ class Index:
 
     @property
     def unread_fields(self) -> list[UnreadField]:
-        of_file = Counter(self.data.unread or {})  # columns and members: of the user's file, not of the copy
+        of_file = Counter(self.data.unread or {})  # columns and members of the user's file
         return unread_fields(self.data.name, of_file + Counter(self.unread), names_to_suggest())
 
-    def origin(self, row: int) -> str:
-        """The location of a record in the user's file."""
-        return self.data.location(*self.at(row))
+    def location(self, record: int) -> str:
+        """Return the location of a record in the user's file."""
+        return self.data.location(*self.at(record))
 
-    def at(self, row: int) -> tuple[int, int]:
-        """What sorts rows as the file has them: the line, and the number in the list where rows share that line."""
-        return int(self.columns["line"][row]), int(self.columns["nth"][row])
+    def at(self, record: int) -> tuple[int, int]:
+        """Return (line, index on that line), which sorts records in the order of the file."""
+        return int(self.columns["line"][record]), int(self.columns["nth"][record])
 
-    def sample(self, row: int) -> Sample:
-        """The row as it stands in the file, cut where it must be. Raises DataError where the file is another now."""
-        begin, size = int(self.columns["begin"][row]), int(self.columns["size"][row])
+    def sample(self, record: int) -> Sample:
+        """Read one sample, cut if it is too long. Raises DataError if the file has changed."""
+        begin, size = int(self.columns["begin"][record]), int(self.columns["size"][record])
         try:
             with open(self.data.lines, "rb") as file:
                 file.seek(begin)
-                written = file.read(size)
-            if zlib.crc32(written) != self.columns["crc"][row]:
+                content = file.read(size)
+            if zlib.crc32(content) != self.columns["crc"][record]:
                 raise ValueError("checksum mismatch")
-            sample = read_sample(json.loads(written), self.origin(row), self.folders, Counter())
-            return replace(sample, messages=sample.messages[: self.cut[row]]) if row in self.cut else sample
+            sample = read_sample(json.loads(content), self.location(record), self.folders, Counter())
+            return replace(sample, messages=sample.messages[: self.cut[record]]) if record in self.cut else sample
         except (OSError, ValueError, DataError) as error:
             raise DataError(
-                f"{self.origin(row)}: cannot be read again ({error})",
+                f"{self.location(record)}: cannot be read again ({error})",
                 "the file changed while it was in use: start again",
             ) from None
 
-    def of_kind(self, wanted: Sequence[str] | None) -> np.ndarray:
-        """Rows of these kinds, all of them without any named."""
-        if not wanted:
+    def of_kind(self, kinds: Sequence[str] | None) -> np.ndarray:
+        """Return the records of these kinds, or all if none is named."""
+        if not kinds:
             return np.arange(len(self))
-        codes = [code for code, kind in enumerate(self.kinds) if kind in wanted]
+        codes = [code for code, kind in enumerate(self.kinds) if kind in kinds]
         return np.flatnonzero(np.isin(self.columns["kind"], codes))
 
 
@@ -133,10 +183,16 @@ def index(
     processes: int = 1,
     keep: bool = True,
 ) -> Index:
-    """Read, prove and encode every row once; the same bytes under the same template are not encoded again.
+    """Read, check and encode every record once. A file with the same content and text rules is not encoded again.
 
-    Without `folders` no picture need be there; without a processor nothing is encoded. A file with faults is not
-    kept, none without `keep`. `processes` encode a large file. Raises DataError where the file cannot be read at all.
+    Args:
+        folders: Image folders; None if images are not looked for.
+        processor: None if nothing is encoded.
+        processes: How many processes encode a large file.
+        keep: Whether the index may be cached; an index with faults never is.
+
+    Raises:
+        DataError: The file cannot be read as a whole.
     """
     if isinstance(data, Path):
         data = open_data(data, columns_read())
@@ -144,22 +200,24 @@ def index(
         with open_file(data.lines, data.name) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     builder = _Builder(data, digest, ImageFolders(folders), processor)
-    kept = None if processor is None or not keep else _kept(f"{digest} {kind_of_file(data.path.name)}", processor)
-    if kept is not None and (known := _read(kept, builder)) is not None:
+    content = f"{digest} {kind_of_file(data.path.name)}"
+    cached = None if processor is None or not keep else _cache_path(content, processor)
+    if cached is not None and (known := _read_cache(cached, builder)) is not None:
         return known
-    with progress(label, _rough_rows(data.lines)) as advance:
-        made = builder.build(advance, processes=processes if processor and data.lines.stat().st_size > LARGE else 1)
-    if kept is not None and not made.faults:
-        _keep(kept, made)
-    return made
+    is_large = processor is not None and data.lines.stat().st_size > PARALLEL_BYTES
+    with progress(label, _estimated_records(data.lines)) as advance:
+        built = builder.build(advance, processes=processes if is_large else 1)
+    if cached is not None and not built.faults:
+        _write_cache(cached, built)
+    return built
 
 
-def _rough_rows(path: Path) -> int:
-    """For a progress bar: rows, as in the file's first megabyte, where no text speaks of the fields' own names."""
+def _estimated_records(path: Path) -> int:
+    """Estimate the number of records from the file's first megabyte, for a progress bar."""
     with open_file(path) as file:
         content = file.read(1 << 20)
-    rows = sum(content.count(f'"{name}"'.encode()) for name in FORMS)
-    return max(1, round(rows * path.stat().st_size / max(1, len(content))))
+    records = sum(content.count(f'"{name}"'.encode()) for name in FORMS)
+    return max(1, round(records * path.stat().st_size / max(1, len(content))))
 
 
 @dataclass(slots=True)
@@ -169,39 +227,38 @@ class _Builder:
     folders: ImageFolders
     processor: Processor | None
 
-    def build(self, advance: Callable[..., None], *, processes: int) -> Index:
-        self.folders.missing.clear()  # a kept index may have looked for the same pictures in vain
+    def build(self, advance: Advance, *, processes: int) -> Index:
+        self.folders.missing.clear()  # reading a cached index may have counted the same missing images
         columns: dict[str, list[int]] = {name: [] for name in COLUMNS}
         shown: list[int] = []
         names: dict[str, int] = {}
         kinds: dict[str, int] = {}
         faults: list[Fault] = []
-        prover = Prover(self.folders, self.processor)
+        checker = RecordChecker(self.folders, self.processor)
         of_file = Counter[str]()
-        for record, row in proved(prover, self.data.records(FORMS, of_file), processes=processes):
+        for record, entry in check_records(checker, self.data.records(FORMS, of_file), processes=processes):
             advance(1)
-            if isinstance(row, Fault):
-                faults.append(row)
+            if isinstance(entry, Fault):
+                faults.append(entry)
                 continue
-            shown += [names.setdefault(name, len(names)) for name in row.names]
-            place = (record.begin, record.size, record.crc, record.number, record.nth)
-            code = kinds.setdefault(row.kind, len(kinds))
-            for column, value in zip(
-                columns.values(), (*place, code, row.text_tokens, row.learnt, len(row.names)), strict=True
-            ):
+            shown += [names.setdefault(name, len(names)) for name in entry.names]
+            kind = kinds.setdefault(entry.kind, len(kinds))
+            values = (record.begin, record.size, record.crc, record.number, record.nth, kind, entry.text_tokens,
+                      entry.supervised, len(entry.names))  # fmt: skip
+            for column, value in zip(columns.values(), values, strict=True):
                 column.append(value)
-        advance(0, total=len(columns["begin"]) + len(faults))  # it was guessed
+        advance(0, total=len(columns["begin"]) + len(faults))  # the total was an estimate
         if not columns["begin"] and not faults:
-            raise DataError(f"{self.data.name}: holds no records", "give a file with at least one record")
+            raise DataError(f"{self.data.name}: the file has no records", "give a file with at least one record")
         arrays = {name: np.array(column, COLUMNS[name]) for name, column in columns.items()}
-        unread = dict(prover.unread + of_file)
-        texts = {"names": list(names), "kinds": list(kinds), "warnings": dict(prover.warnings), "unread": unread}
+        unread = dict(checker.unread + of_file)
+        texts = {"names": list(names), "kinds": list(kinds), "warnings": dict(checker.warnings), "unread": unread}
         return self.index_of(arrays, np.array(shown, np.int32), texts, faults)
 
     def index_of(
         self, columns: dict[str, np.ndarray], shown: np.ndarray, texts: dict[str, Any], faults: Sequence[Fault] = ()
     ) -> Index:
-        """Raises DataError where a picture is not there, or its size is wanted (anyres) and cannot be read."""
+        """Build the Index from its arrays. Raises DataError if an image is missing, or unreadable for anyres."""
         names, kinds = tuple(texts["names"]), tuple(texts["kinds"])
         self.folders.find_all(names, self.data.name, "image")
         slots = np.full(len(names), self.processor.spec.slots_per_image if self.processor else 0, np.int64)
@@ -209,39 +266,49 @@ class _Builder:
             images = (self.folders.find(name, self.data.name, "image") for name in names)
             slots = np.array([self.processor.slots(image) for image in images], np.int64)
         sums = np.concatenate([[0], np.cumsum(slots[shown])])
-        ends = np.cumsum(columns["pictures"])
-        lengths = columns["text_tokens"] + sums[ends] - sums[ends - columns["pictures"]]
-        return Index(self.data, self.digest, columns, lengths, shown, names, kinds, texts["warnings"], texts["unread"],
-                     self.folders, tuple(faults))  # fmt: skip
+        ends = np.cumsum(columns["images"])
+        lengths = columns["text_tokens"] + sums[ends] - sums[ends - columns["images"]]
+        return Index(
+            data=self.data,
+            digest=self.digest,
+            columns=columns,
+            lengths=lengths,
+            shown=shown,
+            names=names,
+            kinds=kinds,
+            warnings=texts["warnings"],
+            unread=texts["unread"],
+            folders=self.folders,
+            faults=tuple(faults),
+        )
 
 
-def _kept(content: str, processor: Processor) -> Path:
-    """The path of the index of a file with this content (digest and kind) under a processor's text rules."""
+def _cache_path(content: str, processor: Processor) -> Path:
+    """Return the cache path of the index of a file with this content, under a processor's text rules."""
     key = hashlib.sha256(
         f"{content} {processor.text_rules} {own_code('data', 'processor', 'records')}".encode()
     ).hexdigest()
     return user_cache() / "index" / f"{key}.npz"
 
 
-def _keep(kept: Path, made: Index) -> None:
-    """Best effort: a cache that cannot be written costs time, no answer."""
-    text = json.dumps({"names": made.names, "kinds": made.kinds, "warnings": made.warnings, "unread": made.unread})
+def _write_cache(path: Path, built: Index) -> None:
+    """Cache an index. If the cache cannot be written, the next run takes longer and nothing else changes."""
+    text = json.dumps({"names": built.names, "kinds": built.kinds, "warnings": built.warnings, "unread": built.unread})
     try:
-        with replacing(kept) as file:
-            arrays: dict[str, Any] = {"shown": made.shown, "text": np.frombuffer(text.encode(), np.uint8)}
-            arrays |= made.columns
+        with replacing(path) as file:
+            arrays: dict[str, Any] = {"shown": built.shown, "text": np.frombuffer(text.encode(), np.uint8)}
+            arrays |= built.columns
             np.savez(file, **arrays)
-        older = sorted(kept.parent.glob("*.npz"), key=lambda found: found.stat().st_mtime)[:-KEPT]
-        for file_ in older:
-            file_.unlink(missing_ok=True)
+        for older in sorted(path.parent.glob("*.npz"), key=lambda cached: cached.stat().st_mtime)[:-CACHED_INDICES]:
+            older.unlink(missing_ok=True)
     except OSError:
         return
 
 
-def _read(kept: Path, builder: _Builder) -> Index | None:
-    """The index that was kept; None where there is none, it is damaged, or a picture is no longer as it was."""
+def _read_cache(path: Path, builder: _Builder) -> Index | None:
+    """Return the cached index; None if there is none, it is damaged, or an image is missing or has changed."""
     try:
-        with open(kept, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             columns = {name: arrays[name] for name in COLUMNS}
             shown, texts = arrays["shown"], json.loads(arrays["text"].tobytes())
         return builder.index_of(columns, shown, texts)

@@ -1,4 +1,4 @@
-"""Planned steps as batches, in order, prepared ahead by threads; the number of threads changes nothing.
+"""Load planned steps as batches, in order, ahead of time in threads. The number of threads changes no result.
 
 StagePlan + Samples + Processor -> (step, [Batch, …]) from any step on
 """
@@ -16,29 +16,29 @@ from threading import Lock
 from torch import Tensor
 
 from vistune.data.packing import StagePlan, deal
-from vistune.data.selection import Rows
+from vistune.data.selection import SampleSequence
 from vistune.errors import DataError
 from vistune.processor import Processor, blank_row, collate, load_tiles
 from vistune.processor.processor import PixelReader
 from vistune.types import Batch, Example, ImageRef, Sample, Spec
 
-Place = tuple[int, int, str]  # of a lane of shards (stream.py): window, the step in which it begins, a hash of it
+ShardCursor = tuple[int, int, str]  # position in a lane of shards: window, the step in which it begins, its digest
 PIXEL_CACHE_BYTES = 512 * 2**20
 
 
 class PixelCache:
-    """The pictures' tiles read last, up to a number of bytes: small pictures are decoded once, not every epoch."""
+    """Keeps the image tiles read last, up to `limit` bytes: small images are decoded once, not every epoch."""
 
     def __init__(self, limit: int = PIXEL_CACHE_BYTES) -> None:
         self.limit = limit
-        self.held = 0
+        self.bytes = 0
         self.tiles: OrderedDict[tuple[Path, str], Tensor] = OrderedDict()
         self.lock = Lock()
 
     def __call__(self, image: ImageRef, spec: Spec) -> Tensor:
         if not isinstance(image.source, Path):
             return load_tiles(image, spec)
-        key = image.source, spec.image_mode  # a stage may have a mode of its own
+        key = image.source, spec.image_mode  # a stage may have its own mode
         with self.lock:
             if (tiles := self.tiles.get(key)) is not None:
                 self.tiles.move_to_end(key)
@@ -47,29 +47,29 @@ class PixelCache:
         with self.lock:
             if key not in self.tiles:
                 self.tiles[key] = tiles
-                self.held += tiles.nbytes
-            while self.held > self.limit:
-                self.held -= self.tiles.popitem(last=False)[1].nbytes
+                self.bytes += tiles.nbytes
+            while self.bytes > self.limit:
+                self.bytes -= self.tiles.popitem(last=False)[1].nbytes
         return tiles
 
 
 def in_order(
     tasks: Iterable[tuple[int, Callable[[], list[Batch]]]], workers: int, *, pin: bool
 ) -> Generator[tuple[int, list[Batch]], None, None]:
-    """What the tasks give, in their order, some of them done ahead by threads; `pin`: in memory that a GPU copies."""
+    """Yield the results of tasks in order; `workers` threads work ahead. `pin`: use memory that a GPU copies."""
 
-    def done(task: Callable[[], list[Batch]]) -> list[Batch]:
+    def run(task: Callable[[], list[Batch]]) -> list[Batch]:
         return [batch.pinned() for batch in task()] if pin else task()
 
     if workers == 0:
         for number, task in tasks:
-            yield number, done(task)
+            yield number, run(task)
         return
     pool = ThreadPoolExecutor(workers, thread_name_prefix="loader")
     try:
         ahead: deque[tuple[int, Future[list[Batch]]]] = deque()
         for number, task in tasks:
-            ahead.append((number, pool.submit(done, task)))
+            ahead.append((number, pool.submit(run, task)))
             if len(ahead) > workers + 1:
                 first, future = ahead.popleft()
                 yield first, future.result()
@@ -77,20 +77,26 @@ def in_order(
             first, future = ahead.popleft()
             yield first, future.result()
     finally:
-        pool.shutdown(cancel_futures=True)  # a run that stops early waits for no step ahead
+        pool.shutdown(cancel_futures=True)  # a run that stops early does not wait for steps ahead
 
 
 class Loader:
-    """Batches of a stage. Raises DataError naming the sample whose picture cannot be read.
+    """Loads the packed rows of a stage's steps as batches.
 
-    `share` (rank, ranks): the rows that fall to one of several processes. All get equally many, so that they meet in
-    every collective: where the rows do not go round, some are blank · `costs`: of each sample, by which rows are dealt;
-    absent = its tokens · `pin`: for a GPU.
+    Args:
+        pixels: Reads an image's tiles; a run gives one cache to all its stages.
+        share: (rank, ranks) of this process. All processes get the same number of rows, so that they meet in every
+            collective; if the rows do not divide evenly, some are blank.
+        costs: Work per sample, by which rows are distributed; by default its tokens.
+        pin: Put batches into memory that a GPU copies.
+
+    Raises:
+        DataError: An image cannot be read; the error names the sample.
     """
 
     def __init__(
         self,
-        samples: Rows,
+        samples: SampleSequence,
         processor: Processor,
         plan: StagePlan,
         *,
@@ -104,7 +110,7 @@ class Loader:
         self.processor = processor
         self.plan = plan
         self.workers = workers
-        self.pixels = pixels or PixelCache()  # given by a run, whose stages share their pictures
+        self.pixels = pixels or PixelCache()
         self.share = share
         self.pin = pin
         self.costs = plan.lengths if costs is None else costs
@@ -113,17 +119,17 @@ class Loader:
         return len(self.plan.steps)
 
     def steps(self, start: int = 0) -> Generator[tuple[int, list[Batch]], None, None]:
-        """(step, its rows) from `start` on."""
+        """Yield (step, its batches) from `start` on."""
         yield from in_order(
             ((step, partial(self.load, step)) for step in range(start, len(self))), self.workers, pin=self.pin
         )
 
-    def position(self, step: int) -> dict[int, Place]:
-        """The plan knows where every step lies: there is nothing else to go on from."""
+    def position(self, step: int) -> dict[int, ShardCursor]:
+        """Return nothing: the plan alone says where every step is."""
         return {}
 
-    def go_on(self, places: Sequence[Place]) -> None:
-        """From what `position` gave, of all processes."""
+    def resume(self, cursors: Sequence[ShardCursor]) -> None:
+        """Continue from the positions of all processes; a plan needs none."""
 
     def load(self, step: int) -> list[Batch]:
         rows = self.plan.steps[step]
@@ -134,11 +140,11 @@ class Loader:
         return batches + [blank_row(self.processor.spec.image_side)] * (even - len(batches))
 
     def row(self, step: int, number: int) -> Batch:
-        """One row of a step, whoever's it is."""
-        places = self.plan.steps[step][number]
-        samples = [self.samples[k] for k in places]
+        """Load one packed row of a step, whichever process it belongs to."""
+        indices = self.plan.steps[step][number]
+        samples = [self.samples[k] for k in indices]
         row = collate([self._encode(sample) for sample in samples], [sample.id for sample in samples])
-        return replace(row, number=number, places=tuple(places))
+        return replace(row, number=number, places=tuple(indices))
 
     def _encode(self, sample: Sample) -> Example:
         try:

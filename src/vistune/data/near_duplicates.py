@@ -1,7 +1,7 @@
-"""Which pictures of a data set are nearly the same, and which of them evaluation sets hold too.
+"""Find near-duplicate images of a data set, and images that it shares with evaluation sets.
 
-picture -> 128-bit difference hash (two 8 x 8 grids: does it get brighter to the right, and downwards)
-hashes -> groups of near-duplicates · names and hashes against an evaluation set's -> overlap
+image -> 128-bit difference hash (two 8 x 8 grids: does it get brighter to the right, and downwards)
+hashes -> groups of near duplicates · names and hashes compared with an evaluation set's -> overlap
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import binascii
 import io
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,17 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from vistune.errors import DataError
+from vistune.progress import Advance
 from vistune.records import read_values
 from vistune.records.image_files import DAMAGE, FORMATS, SUFFIXES
 
-# Of 128 bits that may differ. Of 120 COCO photographs no two differ in fewer than 29; saved again at JPEG quality 40
-# they differ in 6 at most, at half the size or a tenth brighter in 7 at most for 98 % of them.
+# Bits of 128 that may differ. Among 120 COCO photographs, no two differ in fewer than 29 bits. Saved again at JPEG
+# quality 40 they differ in at most 6; at half the size, or a tenth brighter, in at most 7 for 98 % of them.
 NEAR_BITS = 7
-BANDS = 8  # of 16 bits: two hashes at most 7 bits apart agree in one of them
-STEP = 2.0  # grey levels that count as a difference, so that a flat ground does not hash its noise
+BANDS = 8  # of 16 bits each: two hashes that differ in at most 7 bits agree in one of them
+STEP = 2.0  # grey levels that count as a difference, so that noise on a flat background is not hashed
 IMAGE_FIELDS = ("image", "image_id", "imageId", "img_id", "image_source", "image_path", "file_name", "imagename")
-# File names that tell the source, and the sets that are drawn from it (facts of the official releases).
+# File names that show the source, and the sets that are drawn from it (facts of the official releases).
 NAMED_SOURCES: Mapping[str, str] = {
     "COCO_val2014_": "COCO val2014, from which POPE, VQAv2 val and LLaVA-Bench (COCO) are drawn",
     "COCO_test2015_": "COCO test2015, from which VQAv2 test is drawn",
@@ -40,7 +41,7 @@ NAMED_SOURCES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """One evaluation set: how many of its pictures were read, and the data set's pictures that it shares."""
+    """One evaluation set: how many of its images were read, and the images that the data set shares with it."""
 
     name: str
     images: int
@@ -48,8 +49,15 @@ class Overlap:
 
 
 @dataclass(frozen=True, slots=True)
-class Likeness:
-    """What a data set's pictures share: `seen` of `named` could be opened; groups are names of near-duplicates."""
+class NearDuplicates:
+    """Near duplicates and overlaps of a data set.
+
+    Attributes:
+        named: Number of images that the data name.
+        seen: How many of these could be opened.
+        groups: Names of near duplicates, the largest group first.
+        overlaps: Evaluation sets that share images.
+    """
 
     named: int
     seen: int
@@ -60,16 +68,18 @@ class Likeness:
 def find_near_duplicates(
     images: Mapping[str, Path | None],
     against: Sequence[Path] = (),
-    advance: Callable[..., None] = lambda count: None,
-) -> Likeness:
-    """Near-duplicates among `images` (name -> file, None where it is not there) and overlap with evaluation sets.
+    advance: Advance = lambda count: None,
+) -> NearDuplicates:
+    """Find near duplicates among images, and images that evaluation sets have too.
 
-    `against`: folders of pictures, or files that name or hold them (JSON, JSON lines, CSV, TSV).
+    Args:
+        images: Files by name; None if the file is missing.
+        against: Folders of images, or files that name or contain images (JSON, JSON lines, CSV, TSV).
     """
     hashes = {}
     for name, path in images.items():
-        if path and (found := image_hash(path)) is not None:
-            hashes[name] = found
+        if path and (value := image_hash(path)) is not None:
+            hashes[name] = value
         advance(1)
     overlaps = [
         Overlap(source, 0, shared)
@@ -77,48 +87,64 @@ def find_near_duplicates(
         if (shared := tuple(sorted(name for name in images if Path(name).name.startswith(prefix))))
     ]
     overlaps += [_overlap(path, images, hashes) for path in against]
-    return Likeness(len(images), len(hashes), near_duplicates(hashes), tuple(overlaps))
+    return NearDuplicates(len(images), len(hashes), group_near_duplicates(hashes), tuple(overlaps))
 
 
 def image_hash(image: Path | bytes) -> int | None:
-    """128 bits of a picture's brightness; None where it cannot be opened or is of one tone."""
+    """Return the difference hash of an image; None if it cannot be opened or has one tone."""
     try:
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image, formats=FORMATS) as opened:
             opened.draft("L", (64, 64))  # a JPEG is decoded at an eighth of its size
-            return hash_of(opened)
+            return difference_hash(opened)
     except DAMAGE:
         return None
 
 
-def hash_of(image: Image.Image) -> int | None:
-    """The same of a picture that is open; None where it is of one tone."""
+def difference_hash(image: Image.Image) -> int | None:
+    """Return the 128-bit difference hash of an open image; None if it has one tone."""
     small = ImageOps.exif_transpose(image).convert("L").resize((9, 9), Image.Resampling.BOX)
     grey = np.asarray(small, dtype=np.float32)
     bits = np.concatenate([(np.diff(grey[:8], axis=1) > STEP).ravel(), (np.diff(grey[:, :8], axis=0) > STEP).ravel()])
     return int.from_bytes(np.packbits(bits).tobytes(), "big") if bits.any() else None
 
 
-def near_duplicates(hashes: Mapping[str, int]) -> tuple[tuple[str, ...], ...]:
-    """Groups of names whose hashes are at most NEAR_BITS apart, one by one; the largest groups first."""
-    leader = {name: name for name in hashes}
+class DisjointSets:
+    """Groups of names that grow together (union-find)."""
 
-    def lead(name: str) -> str:
-        while leader[name] != name:
-            leader[name] = leader[leader[name]]
-            name = leader[name]
+    def __init__(self) -> None:
+        self.parents: dict[str, str] = {}
+
+    def add(self, name: str) -> None:
+        self.parents.setdefault(name, name)
+
+    def root(self, name: str) -> str:
+        """Return the name that stands for the group of `name`."""
+        while self.parents[name] != name:
+            self.parents[name] = self.parents[self.parents[name]]
+            name = self.parents[name]
         return name
 
+    def join(self, one: str, other: str) -> None:
+        """Join the groups of two names."""
+        self.parents[self.root(other)] = self.root(one)
+
+
+def group_near_duplicates(hashes: Mapping[str, int]) -> tuple[tuple[str, ...], ...]:
+    """Return groups of names in which each hash is at most NEAR_BITS from another one, the largest group first."""
+    groups = DisjointSets()
     buckets: dict[tuple[int, int], list[str]] = defaultdict(list)
     for name, value in hashes.items():
+        groups.add(name)
         for band in _bands(value):
             for other in buckets[band]:
-                if lead(name) != lead(other) and (value ^ hashes[other]).bit_count() <= NEAR_BITS:
-                    leader[lead(name)] = lead(other)
+                is_new = groups.root(name) != groups.root(other)
+                if is_new and (value ^ hashes[other]).bit_count() <= NEAR_BITS:
+                    groups.join(other, name)
             buckets[band].append(name)
-    groups: dict[str, list[str]] = defaultdict(list)
+    members: dict[str, list[str]] = defaultdict(list)
     for name in hashes:
-        groups[lead(name)].append(name)
-    return tuple(sorted((tuple(sorted(g)) for g in groups.values() if len(g) > 1), key=lambda g: (-len(g), g)))
+        members[groups.root(name)].append(name)
+    return tuple(sorted((tuple(sorted(g)) for g in members.values() if len(g) > 1), key=lambda g: (-len(g), g)))
 
 
 def _bands(value: int) -> Iterator[tuple[int, int]]:
@@ -126,8 +152,8 @@ def _bands(value: int) -> Iterator[tuple[int, int]]:
 
 
 def _overlap(path: Path, images: Mapping[str, Path | None], hashes: Mapping[str, int]) -> Overlap:
-    """By name (COCO's numbers whatever their prefix) and, where pictures are there, by look."""
-    keys, looks, count = set[str](), defaultdict[tuple[int, int], list[int]](list), 0
+    """Compare with one evaluation set: by name (COCO numbers with any prefix) and, if it has the images, by hash."""
+    keys, buckets, count = set[str](), defaultdict[tuple[int, int], list[int]](list), 0
     for entry in _images_of(path):
         count += 1
         if isinstance(entry, str):
@@ -137,26 +163,27 @@ def _overlap(path: Path, images: Mapping[str, Path | None], hashes: Mapping[str,
             keys.add(image_key(entry.name))
         if (value := image_hash(entry)) is not None:
             for band in _bands(value):
-                looks[band].append(value)
+                buckets[band].append(value)
     if not count:
-        raise DataError(f"{path}: names and holds no pictures", f"one of the fields {', '.join(IMAGE_FIELDS)} is read")
+        hint = f"an image is read from one of the fields {', '.join(IMAGE_FIELDS)}"
+        raise DataError(f"{path}: names no images and contains none", hint)
     shared = {name for name in images if image_key(name) in keys}
     for name, value in hashes.items():
-        near = (other for band in _bands(value) for other in looks.get(band, ()))
+        near = (other for band in _bands(value) for other in buckets.get(band, ()))
         if any((value ^ other).bit_count() <= NEAR_BITS for other in near):
             shared.add(name)
     return Overlap(path.name, count, tuple(sorted(shared)))
 
 
 def image_key(name: str) -> str:
-    """A name by which the same picture is known elsewhere: COCO's twelve digits, else the bare file name."""
+    """Return the name under which other data sets know an image: COCO's twelve digits, else the bare file name."""
     stem = Path(name).stem.lower()
-    found = re.fullmatch(r"(?:coco_[a-z]+\d{4}_)?(\d{12})", stem)
-    return found.group(1) if found else stem
+    number = re.fullmatch(r"(?:coco_[a-z]+\d{4}_)?(\d{12})", stem)
+    return number.group(1) if number else stem
 
 
 def _images_of(path: Path) -> Iterator[str | Path | bytes]:
-    """Every picture that a folder or file of an evaluation set holds or names, once."""
+    """Yield every image that a folder or file of an evaluation set contains or names, once."""
     if path.is_dir():
         yield from sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
         for file in sorted(path.rglob("*")):
@@ -173,13 +200,13 @@ def _images_of(path: Path) -> Iterator[str | Path | bytes]:
             try:
                 yield base64.b64decode(name, validate=True)
             except binascii.Error:
-                raise DataError(f"{path}: a picture is neither a name nor base64", "check the file") from None
+                raise DataError(f"{path}: an image is neither a name nor base64", "check the file") from None
         elif name.strip():
             yield name
 
 
 def _fields(path: Path) -> Iterator[str | int]:
-    """Values of all fields that name or contain images, at any depth."""
+    """Yield the values of all fields that name or contain images, at any depth."""
     for _, value in read_values(path):
         yield from _walk(value)
 

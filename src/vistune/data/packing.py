@@ -1,7 +1,7 @@
-"""Which samples make which step and row, planned before anything is read: the same on every machine.
+"""Plan which samples form which step and packed row, from their lengths alone: the same on every machine.
 
-lengths -> plan_epoch, plan_stage -> steps of rows of sample indices -> collate -> Batch
-Samples are shuffled by (seed, epoch), cut into steps, and each step's samples are packed best-fit into rows.
+lengths -> plan_epoch, plan_stage -> steps of packed rows of sample indices -> collate -> Batch
+Samples are shuffled by (seed, epoch), cut into steps, and the samples of a step are packed best-fit into rows.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ import numpy as np
 
 from vistune.errors import DataError
 
-Row = tuple[int, ...]
-Step = tuple[Row, ...]
+PackedRow = tuple[int, ...]
+Step = tuple[PackedRow, ...]
 Mixture = Sequence[tuple[int, float]]
 
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """All steps of a stage, and what they were made from: a resumed run compares the two, name by name.
+    """All steps of a stage.
 
-    `lengths`: tokens of each sample, by which a step's rows are dealt to several processes.
+    Attributes:
+        steps: Steps of packed rows of sample indices.
+        made_from: What the steps were computed from; a resumed run compares this key by key.
+        lengths: Tokens per sample, by which rows are distributed to several processes.
     """
 
     steps: tuple[Step, ...]
@@ -35,7 +38,7 @@ class StagePlan:
 
     @property
     def tokens(self) -> int:
-        """Of all steps together."""
+        """Tokens of all steps."""
         return sum(self.lengths[index] for step in self.steps for row in step for index in row)
 
     @property
@@ -44,20 +47,20 @@ class StagePlan:
 
 
 def shuffled(samples: int, *, seed: int, epoch: int) -> list[int]:
-    """The order of one epoch."""
+    """Return the sample order of one epoch."""
     order = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch]))).permutation(samples)
     return [int(index) for index in order]
 
 
 def pack(indices: Sequence[int], lengths: Sequence[int], tokens_per_row: int) -> Step:
-    """Rows of at most `tokens_per_row`: longest first, each into the row it fills best."""
+    """Pack samples into rows of at most `tokens_per_row`: longest first, each into the row that it fills best."""
     rows: list[list[int]] = []
     rooms: list[tuple[int, int]] = []  # (tokens that still fit, row), sorted
     for index in sorted(indices, key=lambda k: (-lengths[k], k)):
         length = lengths[index]
-        place = bisect_left(rooms, (length, 0))
-        if place < len(rooms):
-            room, number = rooms.pop(place)
+        best = bisect_left(rooms, (length, 0))
+        if best < len(rooms):
+            room, number = rooms.pop(best)
             rows[number].append(index)
         else:
             room, number = tokens_per_row, len(rows)
@@ -69,16 +72,16 @@ def pack(indices: Sequence[int], lengths: Sequence[int], tokens_per_row: int) ->
 def cut_steps(
     order: Sequence[int], lengths: Sequence[int], samples_per_step: int, tokens_per_step: int | None = None
 ) -> Iterator[Sequence[int]]:
-    """An epoch's samples by step: as many as are asked for, or as many as `tokens_per_step` holds, one at least."""
+    """Yield an epoch's samples step by step: `samples_per_step`, or as many as fit `tokens_per_step`, at least one."""
     if tokens_per_step is None:
         yield from (order[begin : begin + samples_per_step] for begin in range(0, len(order), samples_per_step))
         return
-    begin, held = 0, 0
-    for place, index in enumerate(order):
-        if held + lengths[index] > tokens_per_step and place > begin:
-            yield order[begin:place]
-            begin, held = place, 0
-        held += lengths[index]
+    begin, tokens = 0, 0
+    for k, index in enumerate(order):
+        if tokens + lengths[index] > tokens_per_step and k > begin:
+            yield order[begin:k]
+            begin, tokens = k, 0
+        tokens += lengths[index]
     if begin < len(order):
         yield order[begin:]
 
@@ -92,46 +95,46 @@ def steps_of(
     tokens_per_step: int | None = None,
     mixture: Mixture | None = None,
 ) -> int:
-    """Optimiser steps of so many epochs, one at least; an epoch's last, smaller step counts."""
+    """Return the number of optimizer steps of `epochs` epochs, at least one; an epoch's last, smaller step counts."""
     if tokens_per_step is None:
         size = len(lengths) if mixture is None else epoch_size(mixture)
-        return max(1, _at_least(epochs * math.ceil(size / samples_per_step)))
+        return max(1, _round_up(epochs * math.ceil(size / samples_per_step)))
     total = 0
     for epoch in range(math.ceil(epochs)):
         order = _order(len(lengths), mixture, seed=seed, epoch=epoch)
         steps = sum(1 for _ in cut_steps(order, lengths, samples_per_step, tokens_per_step))
-        total += _at_least(min(1.0, epochs - epoch) * steps)
+        total += _round_up(min(1.0, epochs - epoch) * steps)
     return max(1, total)
 
 
-def _at_least(steps: float) -> int:
-    """Rounded up, but 0.07 epochs of 100 steps are 7, though floats make 7.000000000000001 of it."""
+def _round_up(steps: float) -> int:
+    """Round up, but not because of floats: 0.07 epochs of 100 steps are 7 steps, not 7.000000000000001."""
     return math.ceil(round(steps, 6))
 
 
 def epoch_size(mixture: Mixture) -> int:
-    """How many samples one epoch shows."""
+    """Return the number of samples of one epoch."""
     return sum(sum(_times(samples, weight)) for samples, weight in mixture)
 
 
 def _times(samples: int, weight: float) -> tuple[int, int]:
-    """(samples of the whole rounds, samples of the rest) of one source and epoch."""
+    """Return (samples of complete rounds, samples of the rest) of one source and epoch."""
     return int(weight) * samples, round((weight % 1) * samples)
 
 
-def drawn(mixture: Mixture, *, seed: int, epoch: int) -> np.ndarray:
-    """The samples of one epoch, before they are shuffled: each source's, as often as its weight says.
+def epoch_samples(mixture: Mixture, *, seed: int, epoch: int) -> np.ndarray:
+    """Return the samples of one epoch before shuffling: those of each source, as often as its weight says.
 
-    Of a weight of 2.3 every sample comes twice and three tenths of them once more, drawn anew each epoch.
+    With a weight of 2.3, every sample comes twice and three tenths of them once more, chosen anew each epoch.
     """
-    found, begin = [], 0
+    parts, begin = [], 0
     for number, (samples, weight) in enumerate(mixture):
-        place = np.arange(begin, begin + samples)
+        indices = np.arange(begin, begin + samples)
         whole, extra = _times(samples, weight)
-        chance = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch, number])))
-        found += [np.resize(place, whole), np.sort(chance.permutation(place)[:extra])]
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch, number])))
+        parts += [np.resize(indices, whole), np.sort(rng.permutation(indices)[:extra])]
         begin += samples
-    return np.concatenate(found)
+    return np.concatenate(parts)
 
 
 def plan_epoch(
@@ -144,9 +147,9 @@ def plan_epoch(
     tokens_per_step: int | None = None,
     mixture: Mixture | None = None,
 ) -> Iterator[Step]:
-    """The steps of one epoch, each drawn sample in exactly one of them; the last step may be smaller.
+    """Yield the steps of one epoch. Each of its samples is in exactly one step; the last step may be smaller.
 
-    `mixture`: (samples, weight) of each source, in the order of `lengths`; without it every sample comes once.
+    `mixture`: (samples, weight) of each source in the order of `lengths`; without it every sample comes once.
     """
     order = _order(len(lengths), mixture, seed=seed, epoch=epoch)
     for chosen in cut_steps(order, lengths, samples_per_step, tokens_per_step):
@@ -154,9 +157,9 @@ def plan_epoch(
 
 
 def _order(samples: int, mixture: Mixture | None, *, seed: int, epoch: int) -> list[int]:
-    """The samples that an epoch shows, in its order."""
-    chosen = drawn(mixture or [(samples, 1.0)], seed=seed, epoch=epoch)
-    return [int(chosen[place]) for place in shuffled(len(chosen), seed=seed, epoch=epoch)]
+    """Return the samples of an epoch in its order."""
+    chosen = epoch_samples(mixture or [(samples, 1.0)], seed=seed, epoch=epoch)
+    return [int(chosen[k]) for k in shuffled(len(chosen), seed=seed, epoch=epoch)]
 
 
 def plan_stage(
@@ -170,16 +173,16 @@ def plan_stage(
     tokens_per_step: int | None = None,
     mixture: Mixture | None = None,
 ) -> StagePlan:
-    """`steps` steps, epoch after epoch, of samples none of which is longer than a row.
+    """Plan `steps` steps, epoch after epoch. No sample may be longer than a packed row.
 
-    `content` is a hash of what the samples hold, so that changed data is noticed where lengths are the same.
+    `content`: a checksum of the samples, so that changed data are noticed even if all lengths are the same.
     """
     if not lengths:
-        raise DataError("there is nothing to learn from: no samples", "check the recipe's data and kinds")
+        raise DataError("no samples to train on", "check the recipe's data and kinds")
     if max(lengths) > tokens_per_row:
         raise ValueError(f"a sample of {max(lengths)} tokens does not fit a row of {tokens_per_row}")
     if mixture is not None and not epoch_size(mixture):
-        raise DataError("there is nothing to learn from: the weights show no row", "raise a data source's weight")
+        raise DataError("no samples to train on: the weights select none", "raise a data source's weight")
     sizes = {"samples_per_step": samples_per_step, "tokens_per_row": tokens_per_row, "seed": seed}
     sizes |= {} if tokens_per_step is None else {"tokens_per_step": tokens_per_step}
     endless = chain.from_iterable(plan_epoch(lengths, epoch=epoch, mixture=mixture, **sizes) for epoch in count())
@@ -190,10 +193,15 @@ def plan_stage(
 
 
 def deal(step: Step, costs: Sequence[float], ranks: int) -> list[list[int]]:
-    """Numbers of a step's rows by rank: to none more than an even share rounded up, to all about as much work.
+    """Distribute a step's rows over ranks: none gets more than an even share rounded up, all get similar work.
 
-    `costs`: of each sample, such as its tokens. The dearest row goes first, each to the rank with the least work of
-    those that may still take one.
+    The most expensive row goes first, each to the rank with the least work among those that may take another one.
+
+    Args:
+        costs: Work per sample, such as its tokens.
+
+    Returns:
+        Row numbers by rank.
     """
     work = [sum(costs[index] for index in row) for row in step]
     most = -(-len(step) // ranks)

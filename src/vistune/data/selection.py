@@ -1,52 +1,60 @@
-"""Which rows of a data source a stage learns from, and how long each is; the rows as samples.
+"""Select the records of a data source that a stage trains on, and read them as samples.
 
-source + the stage's kinds and row length -> Choice of an index's rows; what does not fit is a fault with its place
-Choices -> Rows: a Sample is read when a step needs it
+source + the stage's kinds and row length -> Selection (records of an index, and faults) -> SampleSequence
+A sample is read when a step needs it.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import overload
 
 import numpy as np
 
-from vistune.data.index import Fault, Index, index
-from vistune.data.readers import folders_of, open_source
-from vistune.data.truncation import shortened
+from vistune.data.index import Index, folders_of, index, open_source
+from vistune.data.record_check import Fault
 from vistune.errors import DataError
 from vistune.processor import Processor
+from vistune.processor.tokens import Encoded
 from vistune.progress import Progress
 from vistune.recipe import DataSource, Take
 from vistune.records import DataFile, ImageFolders, RecordError
-from vistune.types import Reject, Sample
+from vistune.types import IGNORE, Reject, Sample
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """Rows of an index, their lengths in tokens with image slots counted, and what was wanted but is bad."""
+class Selection:
+    """Records of an index that a stage trains on.
+
+    Attributes:
+        index: The index.
+        records: Indices of the selected records.
+        lengths: Their tokens, image slots included.
+        faults: Records that would have been selected but are bad.
+        remark: Where the selection differs from the recipe; "" if it does not.
+    """
 
     index: Index
-    rows: np.ndarray
+    records: np.ndarray
     lengths: np.ndarray
     faults: tuple[Fault, ...]
-    remark: str = ""  # for whoever wrote the recipe; empty = all is as it says
+    remark: str = ""
 
     @property
     def notes(self) -> list[Reject]:
-        """What happened to the rows that were too long and are cut."""
-        return [self.index.notes[row] for row in self.rows.tolist() if row in self.index.notes]
+        """Notes on selected samples that were cut because they are too long."""
+        return [self.index.notes[record] for record in self.records.tolist() if record in self.index.notes]
 
     @property
-    def found(self) -> bool:
-        return bool(len(self.rows) or self.faults)
+    def is_empty(self) -> bool:
+        return not len(self.records) and not self.faults
 
 
-def choose_rows(
+def select_records(
     source: DataSource,
     processor: Processor,
     kinds: tuple[str, ...] | None,
@@ -58,192 +66,248 @@ def choose_rows(
     cut: bool = True,
     keep: bool = True,
     data: DataFile | None = None,
-) -> Choice:
-    """Select the rows of the requested kinds (of the source, else of the stage), and of these the ones to `take`.
+) -> Selection:
+    """Select the records of the requested kinds (of the source, else of the stage), and of these the ones to `take`.
 
-    `cut`: rows longer than `tokens_per_row` are cut at the end of a turn; otherwise, or if no turn fits, they are
-    faults.
-    `keep`: whether their index stays in the cache. `data`: the source's file if already open.
+    Args:
+        cut: Cut samples longer than `tokens_per_row` at the end of a turn. Otherwise, or if no turn fits, they are
+            faults.
+        keep: Whether their index stays in the cache.
+        data: The source's file, if already open.
 
-    Raises DataError if the file cannot be read, or has no row of the source's own kinds.
+    Raises:
+        DataError: The file cannot be read, or has no record of the source's own kinds.
     """
     data = data or open_source(source.file)
-    path = data.name
-    made = index(data, folders_of(data, source.images), processor, progress=progress, label=label, keep=keep)
-    made = shortened(made, processor, tokens_per_row) if cut else made
-    wanted = source.kinds or kinds
-    rows = made.of_kind(wanted)
-    faults = [fault for fault in made.faults if not wanted or not fault.kind or fault.kind in wanted]
-    if wanted:
-        faults += kindless(made, wanted)
-    chosen = set(made.kinds) if not wanted else set(wanted)
-    faults += [fault for fault in too_long(made, tokens_per_row) if fault.kind in chosen]
-    rows = rows[made.lengths[rows] <= (tokens_per_row or np.inf)]
+    file = index(data, folders_of(data, source.images), processor, progress=progress, label=label, keep=keep)
+    file = shorten(file, processor, tokens_per_row) if cut else file
+    selected_kinds = source.kinds or kinds
+    records = file.of_kind(selected_kinds)
+    faults = [fault for fault in file.faults if not selected_kinds or not fault.kind or fault.kind in selected_kinds]
+    if selected_kinds:
+        faults += without_kind(file, selected_kinds)
+    faults += [fault for fault in too_long(file, tokens_per_row) if fault.kind in (selected_kinds or file.kinds)]
+    records = records[file.lengths[records] <= (tokens_per_row or np.inf)]
     remark = ""
-    if source.take is not None and len(rows) >= source.take.rows:
-        rows, faults = _taken(source.take, made, rows, faults, seed)
+    if source.take is not None and len(records) >= source.take.rows:
+        records, faults = _take(source.take, file, records, faults, seed)
     elif source.take is not None:
-        asked = f"{source.take.which} {source.take.rows:,}"
-        remark = f"{path}: `take: {asked}` asks for more rows than there are: all {len(rows):,} are taken"
+        take = f"{source.take.which} {source.take.rows:,}"
+        remark = f"{data.name}: `take: {take}` asks for more records than there are; all {len(records):,} are used"
     faults.sort(key=lambda fault: fault.at)
-    if source.kinds and not len(rows) and not faults:
-        refuse_unknown_kinds(known_kinds(made), source.kinds, path)
-    return Choice(made, rows, made.lengths[rows], tuple(faults), remark)
+    if source.kinds and not len(records) and not faults:
+        refuse_unknown_kinds(known_kinds(file), source.kinds, data.name)
+    return Selection(file, records, file.lengths[records], tuple(faults), remark)
 
 
-def _taken(take: Take, made: Index, rows: np.ndarray, faults: list[Fault], seed: int) -> tuple[np.ndarray, list[Fault]]:
-    """The rows to take; faults among rows that are not wanted are none."""
+def _take(
+    take: Take, file: Index, records: np.ndarray, faults: list[Fault], seed: int
+) -> tuple[np.ndarray, list[Fault]]:
+    """Return the records to take, and the faults among them."""
     if take.which == "first":
-        rows = rows[: take.rows]
-        return rows, [fault for fault in faults if fault.at < made.at(rows[-1])]
+        records = records[: take.rows]
+        return records, [fault for fault in faults if fault.at < file.at(records[-1])]
     if take.which == "last":
-        rows = rows[-take.rows :]
-        return rows, [fault for fault in faults if fault.at > made.at(rows[0])]
-    chance = np.random.Generator(np.random.PCG64(seed))
-    return np.sort(chance.permutation(rows)[: take.rows]), faults
+        records = records[-take.rows :]
+        return records, [fault for fault in faults if fault.at > file.at(records[0])]
+    rng = np.random.Generator(np.random.PCG64(seed))
+    return np.sort(rng.permutation(records)[: take.rows]), faults
 
 
-def known_kinds(made: Index) -> list[str]:
-    return sorted({*made.kinds, *(fault.kind for fault in made.faults)})
+def known_kinds(file: Index) -> list[str]:
+    return sorted({*file.kinds, *(fault.kind for fault in file.faults)})
 
 
-def kindless(made: Index, wanted: Sequence[str]) -> list[Fault]:
-    """A fault for each record without a kind, where the recipe selects records by their kind."""
-    return [_kindless(made, int(row), wanted) for row in made.of_kind([""])]
-
-
-def _kindless(made: Index, row: int, wanted: Sequence[str]) -> Fault:
-    error = RecordError(
-        made.origin(row),
-        "kind",
-        f"the row has none, but the recipe chooses {', '.join(wanted)}",
-        "add `kind` to the rows, or set the stage's kinds to null",
-    )
-    reject = Reject(made.sample(row).id, made.origin(row), error.reason, str(error))
-    return Fault(reject, "", error, made.at(row))
-
-
-def refuse_unknown_kinds(known: Iterable[str], wanted: tuple[str, ...], place: str) -> None:
-    """No row of any file is of a wanted kind: raises DataError naming the kinds that there are."""
-    raise DataError(
-        f"{place}: no row of the kind {', '.join(wanted)}; there are {', '.join(sorted(known))}",
-        "choose other kinds in the recipe",
-    )
-
-
-def too_long(made: Index, tokens_per_row: int | None) -> list[Fault]:
-    """A fault for every row that is longer than a packed row may be, and cannot be cut (truncation.py)."""
+def without_kind(file: Index, selected_kinds: Sequence[str]) -> list[Fault]:
+    """Return a fault for each record without a kind, for recipes that select records by their kind."""
     faults = []
-    for row in np.flatnonzero(made.lengths > (tokens_per_row or np.inf)).tolist():
-        origin, kind = made.origin(row), made.kinds[made.columns["kind"][row]]
-        error = DataError(
-            f"{origin}: {made.lengths[row]} tokens do not fit a row of {tokens_per_row}",
-            "raise the stage's tokens_per_row, or shorten the sample",
+    for record in file.of_kind([""]).tolist():
+        error = RecordError(
+            file.location(record),
+            "kind",
+            f"is missing, but the recipe selects {', '.join(selected_kinds)}",
+            "add `kind` to the records, or set the stage's kinds to null",
         )
-        reject = Reject(made.sample(row).id, origin, "too_long", str(error))
-        faults.append(Fault(reject, kind, error, made.at(row)))
+        reject = Reject(file.sample(record).id, file.location(record), error.reason, str(error))
+        faults.append(Fault(reject, "", error, file.at(record)))
     return faults
 
 
-class Rows(Sequence[Sample]):
-    """Chosen rows of one or several files, as samples read when asked for."""
+def refuse_unknown_kinds(known: Iterable[str], kinds: tuple[str, ...], name: str) -> None:
+    """Raise DataError that lists the kinds of the data, because no record is of the selected kinds."""
+    raise DataError(
+        f"{name}: no record of the kind {', '.join(kinds)}; there are {', '.join(sorted(known))}",
+        "select other kinds in the recipe",
+    )
+
+
+def too_long(file: Index, tokens_per_row: int | None) -> list[Fault]:
+    """Return a fault for every sample that is longer than a packed row and cannot be cut."""
+    faults = []
+    for record in np.flatnonzero(file.lengths > (tokens_per_row or np.inf)).tolist():
+        location, kind = file.location(record), file.kinds[file.columns["kind"][record]]
+        error = DataError(
+            f"{location}: {file.lengths[record]} tokens do not fit a row of {tokens_per_row}",
+            "raise the stage's tokens_per_row, or shorten the sample",
+        )
+        reject = Reject(file.sample(record).id, location, "too_long", str(error))
+        faults.append(Fault(reject, kind, error, file.at(record)))
+    return faults
+
+
+def shorten(file: Index, processor: Processor, tokens_per_row: int | None) -> Index:
+    """Return the index with samples of more than `tokens_per_row` tokens cut at the end of a turn.
+
+    Complete turns are kept from the beginning. A sample whose first turn is too long keeps its length.
+    """
+    long = np.flatnonzero(file.lengths > (tokens_per_row or np.inf)).tolist()
+    if tokens_per_row is None or not long:
+        return file
+    lengths, columns = file.lengths.copy(), dict(file.columns)
+    columns["supervised"], columns["text_tokens"] = columns["supervised"].copy(), columns["text_tokens"].copy()
+    cut, notes = {}, {}
+    for record in long:
+        sample = file.sample(record)
+        kept = _messages_that_fit(sample, processor, tokens_per_row)
+        if not kept:
+            continue
+        encoded = _encode(sample, kept, processor)
+        cut[record], lengths[record] = kept, len(encoded.ids)
+        columns["supervised"][record] = _supervised(encoded)
+        columns["text_tokens"][record] = len(encoded.ids) - sum(encoded.slots)
+        location = file.location(record)
+        detail = (
+            f"{location}: {file.lengths[record]} tokens do not fit a row of {tokens_per_row}: "
+            f"{kept} of {len(sample.messages)} messages are kept"
+        )
+        notes[record] = Reject(sample.id, location, "cut_short", detail)
+    return replace(file, columns=columns, lengths=lengths, cut=cut, notes=notes)
+
+
+def _messages_that_fit(sample: Sample, processor: Processor, tokens_per_row: int) -> int:
+    """Return the largest number of messages that fit: complete turns with a supervised token; 0 if none fits."""
+    skipped = int(sample.messages[0].role == "system")
+    ends = range(skipped + 2, len(sample.messages), 2)
+    # The template writes the end of an answer: turns followed by another turn are never shorter than alone.
+    fitting = bisect_right(ends, tokens_per_row, key=lambda end: len(_encode(sample, end, processor).ids))
+    return ends[fitting - 1] if fitting and _supervised(_encode(sample, ends[fitting - 1], processor)) else 0
+
+
+def _encode(sample: Sample, messages: int, processor: Processor) -> Encoded:
+    return processor.encode_ids(replace(sample, messages=sample.messages[:messages]))
+
+
+def _supervised(encoded: Encoded) -> int:
+    """Return the number of supervised tokens; nothing predicts the first token."""
+    return len(encoded.labels) - 1 - encoded.labels[1:].count(IGNORE)
+
+
+class SampleSequence(Sequence[Sample]):
+    """Selected records of one or several files, as samples that are read when asked for.
+
+    Attributes:
+        parts: (index, selected records) of each file.
+        sources: What the samples come from: each file's kinds, such as `data/a.json detail`.
+    """
 
     def __init__(self, parts: Sequence[tuple[Index, np.ndarray]]) -> None:
-        self.parts = [(file, chosen) for file, chosen in parts if len(chosen)]
-        self.ends = list(accumulate(len(chosen) for _, chosen in self.parts))
-        self.shown_until = [np.cumsum(file.columns["pictures"]) for file, _ in self.parts]
-        found = [(file, code) for file, chosen in self.parts for code in np.unique(file.columns["kind"][chosen])]
+        self.parts = [(file, records) for file, records in parts if len(records)]
+        self.ends = list(accumulate(len(records) for _, records in self.parts))
+        self.image_ends = [np.cumsum(file.columns["images"]) for file, _ in self.parts]
+        kinds = [(file, code) for file, records in self.parts for code in np.unique(file.columns["kind"][records])]
         paths = {file.path for file, _ in self.parts}
-        names = [f"{_short(file.path, paths)} {file.kinds[code]}".strip() for file, code in found]
-        self.sources = tuple(
-            dict.fromkeys(names)
-        )  # what is learnt from: each file's kinds, such as `data/a.json detail`
+        names = [f"{_short(file.path, paths)} {file.kinds[code]}".strip() for file, code in kinds]
+        self.sources = tuple(dict.fromkeys(names))
         self._source = {
-            (file.path, code): self.sources.index(name) for (file, code), name in zip(found, names, strict=True)
+            (file.path, code): self.sources.index(name) for (file, code), name in zip(kinds, names, strict=True)
         }
 
     def __len__(self) -> int:
         return self.ends[-1] if self.ends else 0
 
     @overload
-    def __getitem__(self, place: int) -> Sample: ...
+    def __getitem__(self, index: int) -> Sample: ...
     @overload
-    def __getitem__(self, place: slice) -> list[Sample]: ...
-    def __getitem__(self, place: int | slice) -> Sample | list[Sample]:
-        if isinstance(place, slice):
-            return [self[k] for k in range(*place.indices(len(self)))]
-        file, row = self._find(place)
-        return file.sample(row)
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[k] for k in range(*index.indices(len(self)))]
+        file, record = self._find(index)
+        return file.sample(record)
 
-    def shown_by(self, places: np.ndarray) -> tuple[int, list[tuple[ImageFolders, str]]]:
-        """(how many pictures these rows show, each different one's folders and name, in the order of their first row).
+    def images_of(self, indices: np.ndarray) -> tuple[int, list[tuple[ImageFolders, str]]]:
+        """Return how many images these samples show, and the folders and name of each different one.
 
-        No row is read; of one that is cut short, those of its cut turns count too.
+        The different images are in the order of their first sample. No record is read; of a sample that is cut short,
+        the images of the removed turns count too.
         """
-        parts = np.searchsorted(np.array(self.ends), places, side="right")
+        part_of = np.searchsorted(np.array(self.ends), indices, side="right")
         orders: list[np.ndarray] = []
         codes: list[np.ndarray] = []
         names: list[tuple[ImageFolders, str]] = []
         begin = 0
-        for number, (file, chosen) in enumerate(self.parts):
-            mine = np.flatnonzero(parts == number)
-            rows = chosen[places[mine] - begin]
-            counts = file.columns["pictures"][rows]
-            ends = self.shown_until[number][rows]
-            behind = np.repeat(ends - np.cumsum(counts), counts)  # of a row's pictures, less those before it here
-            codes.append(len(names) + file.shown[behind + np.arange(counts.sum())])
-            orders.append(np.repeat(mine, counts))
+        for number, (file, selected) in enumerate(self.parts):
+            own = np.flatnonzero(part_of == number)
+            records = selected[indices[own] - begin]
+            counts = file.columns["images"][records]
+            ends = self.image_ends[number][records]
+            offsets = np.repeat(ends - np.cumsum(counts), counts)  # from an image's number here to its index in `shown`
+            codes.append(len(names) + file.shown[offsets + np.arange(counts.sum())])
+            orders.append(np.repeat(own, counts))
             names += [(file.folders, name) for name in file.names]
             begin = self.ends[number]
         if not codes:
             return 0, []
         listed = np.concatenate(codes)[np.argsort(np.concatenate(orders), kind="stable")]
         _, first = np.unique(listed, return_index=True)
-        found = (names[code] for code in listed[np.sort(first)].tolist())
-        by_place = {(folders.key, name): (folders, name) for folders, name in found}  # files may share some
-        return len(listed), list(by_place.values())
+        images = (names[code] for code in listed[np.sort(first)].tolist())
+        different = {(folders.key, name): (folders, name) for folders, name in images}  # files may share images
+        return len(listed), list(different.values())
 
-    def origin(self, place: int) -> str:
-        """`path:line` of a row, without reading it."""
-        file, row = self._find(place)
-        return file.origin(row)
+    def location(self, index: int) -> str:
+        """Return the location of a sample in the user's file, without reading it."""
+        file, record = self._find(index)
+        return file.location(record)
 
-    def source(self, place: int) -> int:
-        """Which of `sources` a row is from, without reading it."""
-        file, row = self._find(place)
-        return self._source[file.path, file.columns["kind"][row]]
+    def source(self, index: int) -> int:
+        """Return which of `sources` a sample comes from, without reading it."""
+        file, record = self._find(index)
+        return self._source[file.path, file.columns["kind"][record]]
 
-    def _find(self, place: int) -> tuple[Index, int]:
-        if not 0 <= place < len(self):
-            raise IndexError(place)
-        part = bisect_right(self.ends, place)
-        file, chosen = self.parts[part]
-        return file, int(chosen[place - (self.ends[part] - len(chosen))])
+    def _find(self, index: int) -> tuple[Index, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        part = bisect_right(self.ends, index)
+        file, records = self.parts[part]
+        return file, int(records[index - (self.ends[part] - len(records))])
 
 
 def _short(path: Path, others: Collection[Path]) -> str:
-    """A file's name in its folder's; all of its path where another file's would be the same."""
-    alike = [other for other in others if (other.name, other.parent.name) == (path.name, path.parent.name)]
-    return str(Path(*path.parts[-2:])) if len(alike) == 1 else str(path)
+    """Return folder and file name, or the complete path if another file has the same two."""
+    same = [other for other in others if (other.name, other.parent.name) == (path.name, path.parent.name)]
+    return str(Path(*path.parts[-2:])) if len(same) == 1 else str(path)
 
 
-def all_rows(source: DataSource, *, find_images: bool = True) -> Rows:
-    """Every row; without `find_images` no picture need be there. Raises DataError of the first bad one."""
+def all_samples(source: DataSource, *, find_images: bool = True) -> SampleSequence:
+    """Return all samples of a source. Raises the error of the first bad record.
+
+    Without `find_images`, images are not looked for and may be missing.
+    """
     data = open_source(source.file)
-    made = index(data, folders_of(data, source.images) if find_images else None, None)
-    if made.faults:
-        raise made.faults[0].error
-    return Rows([(made, made.of_kind(None))])
+    file = index(data, folders_of(data, source.images) if find_images else None, None)
+    if file.faults:
+        raise file.faults[0].error
+    return SampleSequence([(file, file.of_kind(None))])
 
 
-def images_of(source: DataSource) -> dict[str, Path | None]:
-    """Every picture that a source's good rows name, and where it lies; None where it is not there."""
+def image_files_of(source: DataSource) -> dict[str, Path | None]:
+    """Return every image that a source's good records name, with its file; None if the file is missing."""
     data = open_source(source.file)
     folders = ImageFolders(folders_of(data, source.images))
-    found: dict[str, Path | None] = {}
+    files: dict[str, Path | None] = {}
     for name in index(data, None, None).names:
         try:
-            found[name] = Path(str(folders.find(name, data.name, "image").source))
+            files[name] = Path(str(folders.find(name, data.name, "image").source))
         except RecordError:
-            found[name] = None
-    return found
+            files[name] = None
+    return files

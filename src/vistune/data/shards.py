@@ -1,4 +1,4 @@
-"""List the shards of a source too large for one index by name; fetch and unpack them one at a time.
+"""Shards of a source that is too large for one index: list them by name, fetch and unpack them one at a time.
 
 s3://…/{00000..00999}.tar (webdataset), *.parquet, *.jsonl · any path that fsspec opens -> names -> DataFile
 """
@@ -18,31 +18,35 @@ from vistune.errors import DataError, DiskError, RecipeError, VistuneError
 from vistune.records import DataFile, columns_read, kind_of_file, needs_unpacking, unpack, unpacked_in
 
 KINDS = (".tar", ".tar.gz", ".tgz", ".parquet", ".jsonl", ".json")
-WAITS = (1.0, 4.0, 16.0)  # seconds before another attempt at a shard that did not come
+WAITS = (1.0, 4.0, 16.0)  # seconds before each further attempt to fetch a shard
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
-def listed(patterns: Sequence[str]) -> tuple[str, ...]:
-    """Every shard that paths or addresses name, sorted within each; `{000..999}` counts up and is not looked for.
+def list_shards(patterns: Sequence[str]) -> tuple[str, ...]:
+    """List every shard that the patterns name, sorted within each pattern. `{000..999}` is expanded without a lookup.
 
-    Raises DataError where a pattern names none, RecipeError where fsspec cannot open its kind of address.
+    Raises:
+        DataError: A pattern names no shard, or a shard is named twice.
+        RecipeError: fsspec cannot open this kind of address.
     """
-    found: list[str] = []
+    shards: list[str] = []
     for pattern in patterns:
-        names = _counted(pattern) if _RANGE.search(pattern) else _there(pattern)
+        names = _expand(pattern) if _RANGE.search(pattern) else _glob(pattern)
         if not names:
-            raise DataError(f"{pattern}: no shard is there", "check stages.NAME.shards.files")
-        found += names
-    if twice := len(found) - len(set(found)):
+            raise DataError(f"{pattern}: names no shard", "check stages.NAME.shards.files")
+        shards += names
+    if twice := len(shards) - len(set(shards)):
         raise DataError(f"shards: {twice} are listed twice", "name each shard once")
-    return tuple(found)
+    return tuple(shards)
 
 
-def fetch(name: str, folder: Path, over: threading.Event | None = None) -> DataFile:
-    """Copy a shard into `folder` and unpack it there. Errors and locations call it `name`.
+def fetch_shard(name: str, folder: Path, over: threading.Event | None = None) -> DataFile:
+    """Copy a shard into `folder` and unpack it there. Errors and locations name it `name`.
 
-    Raises DataError if it does not arrive completely, DiskError if the disk is full, Interrupted soon after `over` is
-    set.
+    Raises:
+        DataError: The shard does not arrive completely.
+        DiskError: The disk is full.
+        Interrupted: `over` was set.
     """
     over = over or threading.Event()
     folder.mkdir(parents=True, exist_ok=True)
@@ -54,31 +58,31 @@ def fetch(name: str, folder: Path, over: threading.Event | None = None) -> DataF
         )
     copy = folder / base
     for wait in (*WAITS, None):
-        _go_on(over)
+        _raise_if_over(over)
         try:
             _copy(name, copy, over)
             break
         except (VistuneError, Interrupted):
             raise
-        except Exception as error:  # of an address whatever its library raises: aiohttp's errors are no OSErrors
+        except Exception as error:  # an address' library may raise anything: aiohttp's errors are not OSErrors
             if isinstance(error, FileNotFoundError) and "://" not in name:
                 raise DataError(f"{name}: no such shard", "check stages.NAME.shards.files") from None
             if wait is None:
-                told = f"{type(error).__name__}: {error}"
+                reason = f"{type(error).__name__}: {error}"
                 raise DataError(
-                    f"{name}: does not come: {told}", "check the address and the network, and go on with --resume"
+                    f"{name}: cannot be fetched: {reason}", "check the address and the network, then use --resume"
                 ) from None
             over.wait(wait)
     if not needs_unpacking(base):
-        near = Path(name).absolute().parent if "://" not in name else folder
-        return DataFile(near / base, copy, name)
-    with _on_disk(folder):
-        unpack(copy, folder, name=name, columns=columns_read(), stop=lambda: _go_on(over))
+        parent = Path(name).absolute().parent if "://" not in name else folder
+        return DataFile(parent / base, copy, name)
+    with _disk_errors(folder):
+        unpack(copy, folder, name=name, columns=columns_read(), stop=lambda: _raise_if_over(over))
     copy.unlink()
     return unpacked_in(folder, folder / base, name)
 
 
-def _counted(pattern: str) -> list[str]:
+def _expand(pattern: str) -> list[str]:
     parts = _RANGE.split(pattern)  # text, first, last, text, …
     texts, ends = parts[::3], list(zip(parts[1::3], parts[2::3], strict=True))
     numbers = [[str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)] for first, last in ends]
@@ -86,7 +90,7 @@ def _counted(pattern: str) -> list[str]:
             for chosen in product(*numbers)]  # fmt: skip
 
 
-def _there(pattern: str) -> list[str]:
+def _glob(pattern: str) -> list[str]:
     files, path = _opened(pattern)
     try:
         return sorted(files.unstrip_protocol(name) if "://" in pattern else name for name in files.glob(path))
@@ -95,13 +99,13 @@ def _there(pattern: str) -> list[str]:
 
 
 def _opened(name: str) -> tuple[Any, str]:
-    """The file system of an address, and the path there."""
+    """Return the file system of an address, and the path on it."""
     from fsspec.core import url_to_fs
 
     try:
         files, path = url_to_fs(name)
     except (ImportError, ValueError) as error:  # s3:// needs s3fs, gs:// gcsfs; an unknown protocol
-        raise RecipeError(f"{name}: {error}", "install the package that fsspec names, or mend the address") from None
+        raise RecipeError(f"{name}: {error}", "install the package that fsspec names, or correct the address") from None
     return files, path
 
 
@@ -109,24 +113,26 @@ def _copy(name: str, copy: Path, over: threading.Event) -> None:
     files, path = _opened(name)
     with files.open(path, "rb") as source, copy.open("wb", buffering=0) as target:
         while block := source.read(1 << 20):
-            _go_on(over)
-            with _on_disk(copy.parent):
+            _raise_if_over(over)
+            with _disk_errors(copy.parent):
                 written = 0
                 while written < len(block):
                     written += target.write(block[written:])
 
 
-def _go_on(over: threading.Event) -> None:
+def _raise_if_over(over: threading.Event) -> None:
     if over.is_set():
         raise Interrupted
 
 
 @contextmanager
-def _on_disk(folder: Path) -> Iterator[None]:
-    """What the disk refuses is no fault of the shard or the network."""
+def _disk_errors(folder: Path) -> Iterator[None]:
+    """Raise DiskError for an error of the disk, so that it does not look like an error of the shard or network."""
     try:
         yield
     except DiskError:
         raise
     except OSError as error:
-        raise DiskError(f"{folder}: cannot be written: {error.strerror or error}", "make room for shards") from error
+        raise DiskError(
+            f"{folder}: cannot be written: {error.strerror or error}", "free disk space for the shards"
+        ) from error

@@ -1,20 +1,16 @@
-"""What the model sees of a data file and which tokens it learns, for `vistune show` and the page of `vistune check`.
-
-data source + template + tokenizer -> ids and labels of each sample -> text with the supervised tokens marked
-"""
+"""What the model sees of a data file: token ids and labels of each sample, and its text by label."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from vistune.data.selection import all_samples
 from vistune.errors import DataError
+from vistune.processor import Processor, load_tokenizer
+from vistune.progress import OnMessage, ignore_message
 from vistune.recipe import DataSource, source_of
 from vistune.records import lines_of
-
-if TYPE_CHECKING:
-    from vistune.processor import Processor
-    from vistune.types import Sample
+from vistune.types import IGNORE, IMAGE_ID, Sample, Spec
 
 
 def show(
@@ -23,55 +19,45 @@ def show(
     template: str = "v1",
     tokenizer: str = "builtin",
     index: int | None = None,
-    on_message: Callable[[str], None] = lambda line: None,
+    on_message: OnMessage = ignore_message,
 ) -> list[dict[str, Any]]:
-    """What the model sees of each sample and which tokens it learns; no picture is opened, none need be there."""
-    from vistune.data import all_rows
-
-    processor = without_tower(template, tokenizer)
-    samples = all_rows(source, find_images=False)
+    """Return id, token ids and labels of each sample, or of the one at `index`; images may be missing."""
+    processor = text_processor(template, tokenizer)
+    samples = all_samples(source, find_images=False)
     for line in lines_of(field for file, _ in samples.parts for field in file.unread_fields):
         on_message(line)
-    chosen = samples if index is None else samples[index : index + 1]
-    if index is not None and not chosen:
+    if index is not None and index >= len(samples):
         raise DataError(f"{source.file}: has no sample {index}", f"give an index below {len(samples)}")
-    return [processor.shown(sample) for sample in chosen]
+    return [processor.shown(sample) for sample in (samples if index is None else samples[index : index + 1])]
 
 
-def without_tower(template: str = "v1", tokenizer: str = "builtin") -> Processor:
-    """A processor for text alone: every picture takes one slot."""
-    from vistune.processor import Processor, load_tokenizer
-    from vistune.types import Spec
-
+def text_processor(template: str = "v1", tokenizer: str = "builtin") -> Processor:
+    """Return a processor without a vision tower: every image takes one slot."""
     loaded = load_tokenizer(source_of(tokenizer, "language"))
     half = (0.5, 0.5, 0.5)
     return Processor(loaded, Spec(1, 1, len(loaded), 1, 2, half, half, "identity", template, tokenization="chunks"))
 
 
-def pieces(row: dict[str, Any], tokenizer: Any) -> list[tuple[bool, str]]:
-    """(learnt, text) of a sample as `Processor.shown` gives it, in order; a picture is a piece of its own."""
-    from vistune.types import IGNORE, IMAGE_ID
-
+def label_runs(encoded: dict[str, Any], tokenizer: Any) -> list[tuple[bool, str]]:
+    """Return (supervised, text) of a sample from `Processor.shown`, in order; an image is a run of its own."""
     runs: list[tuple[bool, list[int]]] = []
-    for token, label in zip(row["input_ids"], row["labels"], strict=True):
-        learnt = label != IGNORE
-        if not runs or runs[-1][0] != learnt or token == IMAGE_ID or runs[-1][1][-1] == IMAGE_ID:
-            runs.append((learnt, []))
+    for token, label in zip(encoded["input_ids"], encoded["labels"], strict=True):
+        supervised = label != IGNORE
+        if not runs or runs[-1][0] != supervised or token == IMAGE_ID or runs[-1][1][-1] == IMAGE_ID:
+            runs.append((supervised, []))
         runs[-1][1].append(token)
-    return [(learnt, "[image]" if ids == [IMAGE_ID] else tokenizer.decode(ids)) for learnt, ids in runs]
+    return [(supervised, "[image]" if ids == [IMAGE_ID] else tokenizer.decode(ids)) for supervised, ids in runs]
 
 
-def as_learnt(sample: Sample, processor: Processor) -> dict[str, Any]:
-    """What a page shows of a sample: where it is from, its tokens, and its text in pieces, learnt or not."""
-    from vistune.types import IGNORE
-
-    seen = processor.shown(sample)
+def labelled_sample(sample: Sample, processor: Processor) -> dict[str, Any]:
+    """Return what a page shows of a sample: its location, number of tokens, text by label, images."""
+    encoded = processor.shown(sample)
     return {
         "id": sample.id,
         "origin": sample.origin,
         "kind": sample.kind,
-        "tokens": len(seen["input_ids"]),
-        "learnt": len(seen["labels"]) - seen["labels"].count(IGNORE),
-        "pieces": pieces(seen, processor.tokenizer),
+        "tokens": len(encoded["input_ids"]),
+        "learnt": len(encoded["labels"]) - encoded["labels"].count(IGNORE),
+        "pieces": label_runs(encoded, processor.tokenizer),
         "pictures": [image.source for image in sample.images],
     }

@@ -1,8 +1,8 @@
-"""A share of the rows set aside to be measured: by picture, so that none is both learnt from and measured.
+"""Split a share of the samples off for validation, by image: no image is both trained on and validated.
 
-all stages' Choices + share + seed -> which of each choice's rows are set aside
-Rows that show the same picture, directly or over others, go together; the seed and the pictures' names decide, not
-the rows' order, so that rows added later move no other row to the other side.
+all stages' Selections + share + seed -> which records of each selection are for validation
+Records that show the same image, directly or through other records, stay together. The seed and the images' names
+decide, not the order of the records: records that are added later move no other record to the other side.
 """
 
 from __future__ import annotations
@@ -13,100 +13,74 @@ from dataclasses import replace
 
 import numpy as np
 
-from vistune.data.selection import Choice
+from vistune.data.near_duplicates import DisjointSets
+from vistune.data.selection import Selection
 
 
-def held_out(choices: Sequence[Choice], share: float, seed: int) -> list[np.ndarray]:
-    """For each choice, a bool for each of its rows: whether it is set aside; about `share` of the groups are."""
-    groups = _Groups()
-    found = [list(_nodes_of(choice, groups)) for choice in choices]
-    aside: dict[int, bool] = {}
-    sides = []
-    for nodes in found:
-        roots = [groups.root(node) for node in nodes]
-        for root in roots:
-            if root not in aside:
-                aside[root] = _chance(seed, groups.names[root]) < share
-        sides.append(np.array([aside[root] for root in roots], bool))
-    return sides
+def split_validation(selections: Sequence[Selection], share: float, seed: int) -> list[np.ndarray]:
+    """Return a boolean array per selection: which of its records are for validation, about `share` of the groups."""
+    groups = DisjointSets()
+    names: dict[str, str] = {}  # image or text -> its name; two files may write one image's name differently
+    keys = [list(_group_keys(selection, groups, names)) for selection in selections]
+    group_names: dict[str, str] = {}
+    for key, name in names.items():
+        root = groups.root(key)
+        group_names[root] = min(name, group_names.get(root, name))
+    chosen = {root: _uniform(seed, name) < share for root, name in group_names.items()}
+    return [np.array([chosen[groups.root(key)] for key in of_selection], bool) for of_selection in keys]
 
 
-def without(choice: Choice, aside: np.ndarray) -> Choice:
-    """The choice without the rows that are set aside."""
-    return replace(choice, rows=choice.rows[~aside], lengths=choice.lengths[~aside])
+def training_part(selection: Selection, validation: np.ndarray) -> Selection:
+    """Return the selection without the validation records."""
+    return replace(selection, records=selection.records[~validation], lengths=selection.lengths[~validation])
 
 
-def only(choice: Choice, aside: np.ndarray) -> Choice:
-    """The rows that are set aside alone, without the faults, which belong to the others."""
-    return replace(choice, rows=choice.rows[aside], lengths=choice.lengths[aside], faults=())
+def validation_part(selection: Selection, validation: np.ndarray) -> Selection:
+    """Return only the validation records, without the faults, which belong to the training part."""
+    records, lengths = selection.records[validation], selection.lengths[validation]
+    return replace(selection, records=records, lengths=lengths, faults=())
 
 
-def images_in(choices: Sequence[Choice]) -> set[str]:
-    """Where the pictures lie that the choices' rows show."""
+def images_in(selections: Sequence[Selection]) -> set[str]:
+    """Return the files of all images that the selected records show."""
     return {
-        str(choice.index.folders.find(name, choice.index.data.name, "image").source)
-        for choice in choices
-        for names in _shown(choice)
+        str(selection.index.folders.find(name, selection.index.data.name, "image").source)
+        for selection in selections
+        for names in _image_names(selection)
         for name in names
     }
 
 
-class _Groups:
-    """Pictures that rows show together, as a forest; a group is called by the first of its names."""
-
-    def __init__(self) -> None:
-        self.places: dict[str, int] = {}
-        self.parents: list[int] = []
-        self.names: list[str] = []
-
-    def node(self, identity: str, name: str) -> int:
-        place = self.places.get(identity)
-        if place is None:
-            place = self.places[identity] = len(self.parents)
-            self.parents.append(place)
-            self.names.append(name)
-        root = self.root(place)  # two files may write one picture's name differently
-        self.names[root] = min(self.names[root], name)
-        return place
-
-    def root(self, node: int) -> int:
-        while self.parents[node] != node:
-            self.parents[node] = self.parents[self.parents[node]]
-            node = self.parents[node]
-        return node
-
-    def join(self, one: int, other: int) -> None:
-        one, other = self.root(one), self.root(other)
-        self.parents[other] = one
-        self.names[one] = min(self.names[one], self.names[other])
-
-
-def _nodes_of(choice: Choice, groups: _Groups) -> Iterator[int]:
-    """Each row's group by one of its pictures; a row without any is its own text."""
-    made = choice.index
-    for row, names in zip(choice.rows.tolist(), _shown(choice), strict=True):
-        if not names:
-            text = f"text {made.columns['crc'][row]} {made.columns['size'][row]}"
-            yield groups.node(text, text)
+def _group_keys(selection: Selection, groups: DisjointSets, names: dict[str, str]) -> Iterator[str]:
+    """Yield a key of each record's group: one of its images, or its own text if it has none."""
+    file = selection.index
+    for record, shown in zip(selection.records.tolist(), _image_names(selection), strict=True):
+        if not shown:
+            text = f"text {file.columns['crc'][record]} {file.columns['size'][record]}"
+            names[text] = text
+            groups.add(text)
+            yield text
             continue
-        first, *others = [
-            groups.node(f"picture {made.folders.find(n, made.data.name, 'image').source}", f"picture {n}")
-            for n in names
-        ]
-        for other in others:
-            groups.join(first, other)
-        yield first
+        keys = []
+        for name in shown:
+            key = f"picture {file.folders.find(name, file.data.name, 'image').source}"
+            names[key] = min(f"picture {name}", names.get(key, f"picture {name}"))
+            groups.add(key)
+            keys.append(key)
+        for other in keys[1:]:
+            groups.join(keys[0], other)
+        yield keys[0]
 
 
-def _shown(choice: Choice) -> Iterator[list[str]]:
-    """The pictures of each chosen row, as the file writes them."""
-    made = choice.index
-    ends = np.cumsum(made.columns["pictures"])
-    for row in choice.rows.tolist():
-        yield [made.names[place] for place in made.shown[ends[row] - made.columns["pictures"][row] : ends[row]]]
+def _image_names(selection: Selection) -> Iterator[list[str]]:
+    """Yield the names of each selected record's images, as the file writes them."""
+    file = selection.index
+    ends = np.cumsum(file.columns["images"])
+    for record in selection.records.tolist():
+        yield [file.names[k] for k in file.shown[ends[record] - file.columns["images"][record] : ends[record]]]
 
 
-def _chance(seed: int, name: str) -> float:
-    """0 to 1, the same for a name and a seed on every machine."""
+def _uniform(seed: int, name: str) -> float:
+    """Return a number from 0 to 1 that depends on seed and name only, on every machine."""
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64

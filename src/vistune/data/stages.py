@@ -1,6 +1,6 @@
-"""All steps of all stages, planned before any learns, so that mistakes show in the first minute.
+"""Plan all steps of all stages before training begins, so that mistakes appear in the first minute.
 
-Recipe + data -> samples, proved and measured -> Planned stages; what is set aside -> rejects
+Recipe + data -> checked records -> PlannedStage of every stage · records that are not used -> rejects
 """
 
 from __future__ import annotations
@@ -15,24 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from vistune.data import (
-    Choice,
-    Rows,
-    StagePlan,
-    Stream,
-    choose_rows,
-    epoch_size,
-    held_out,
-    images_in,
+from vistune.data.packing import StagePlan, epoch_size, plan_stage, steps_of
+from vistune.data.selection import (
+    SampleSequence,
+    Selection,
     known_kinds,
-    listed,
-    only,
-    plan_stage,
-    read_window,
     refuse_unknown_kinds,
-    steps_of,
-    without,
+    select_records,
 )
+from vistune.data.shards import list_shards
+from vistune.data.split import images_in, split_validation, training_part, validation_part
+from vistune.data.stream import ShardStream, read_window
 from vistune.errors import RecipeError, TooManyRejects
 from vistune.processor import Processor
 from vistune.progress import Progress
@@ -40,102 +33,120 @@ from vistune.recipe import DataSource, Recipe, Shards, Stage
 from vistune.records import lines_of
 from vistune.types import Reject
 
-MEASURED_AT_ONCE = 32  # samples of a validation that are read together
+VALIDATION_SAMPLES_PER_STEP = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """Rows that a stage measures and never learns from, and in which packed rows.
+class ValidationSet:
+    """Samples of a stage that are only validated, and how they are packed.
 
-    `shared`: how many pictures of files of their own are learnt from all the same.
+    Attributes:
+        samples: The samples.
+        plan: Their packed rows.
+        shared: For validation files, the number of images that the stage also trains on.
     """
 
-    samples: Rows
+    samples: SampleSequence
     plan: StagePlan
     shared: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
-    """A stage with its samples, the processor in its template, and all its steps."""
+class PlannedStage:
+    """A stage with all its steps.
+
+    Attributes:
+        stage: The recipe's stage.
+        samples: Its samples; empty for shards, whose samples are not known before they are read.
+        processor: The processor with the stage's template and image mode.
+        plan: Its steps.
+        validation: What is validated, if anything.
+        stream: For a stage over shards, how these become rows.
+        remarks: Where its sources differ from the recipe, for the user.
+    """
 
     stage: Stage
-    samples: Rows
+    samples: SampleSequence
     processor: Processor
     plan: StagePlan
-    held: Held | None = None
-    stream: Stream | None = None  # of a stage over shards, whose samples and rows are not known before they are read
-    remarks: tuple[str, ...] = ()  # on its sources, for whoever wrote the recipe
+    validation: ValidationSet | None = None
+    stream: ShardStream | None = None
+    remarks: tuple[str, ...] = ()
 
     @property
     def tokens(self) -> int:
-        """Of all steps; of shards, at most."""
+        """Tokens of all steps; for shards, the largest possible number."""
         return self.plan.tokens if self.stream is None else self.stream.tokens
 
 
 @dataclass(frozen=True, slots=True)
-class _Chosen:
-    """A stage's rows before any is set aside."""
+class _StageData:
+    """A stage's records before the validation split."""
 
     stage: Stage
     processor: Processor
-    choices: list[Choice]
+    selections: list[Selection]
     weights: list[float]
-    measured: list[Choice]  # of files of their own
+    validation: list[Selection]  # of validation files
 
 
-def plan_run(recipe: Recipe, processor: Processor, progress: Progress) -> tuple[list[Planned], list[Reject]]:
-    """Every stage's plan, and the rejects of all, each once. Raises DataError, or TooManyRejects above the limit."""
-    chosen = [_choose(recipe, stage, processor, progress) for stage in recipe.stages]
-    rejects: dict[tuple[str, str], Reject] = {}  # stages may read the same rows
-    for item in chosen:
-        read = [*item.choices, *item.measured]
-        aside = [fault.reject for choice in read for fault in choice.faults]
-        notes = [note for choice in read for note in choice.notes]
-        rejects |= {(reject.origin, reject.reason): reject for reject in [*aside, *notes]}
-    sides: list[np.ndarray] | None = None
+def plan_stages(recipe: Recipe, processor: Processor, progress: Progress) -> tuple[list[PlannedStage], list[Reject]]:
+    """Plan every stage; return the plans and the rejects of all, each once.
+
+    Raises:
+        DataError: The data are bad or missing.
+        TooManyRejects: More records are bad than `reject_limit` allows.
+    """
+    stages = [_read_stage(recipe, stage, processor, progress) for stage in recipe.stages]
+    rejects: dict[tuple[str, str], Reject] = {}  # stages may read the same records
+    for item in stages:
+        for selection in [*item.selections, *item.validation]:
+            listed = [*(fault.reject for fault in selection.faults), *selection.notes]
+            rejects |= {(reject.origin, reject.reason): reject for reject in listed}
+    splits: list[np.ndarray] | None = None
     if recipe.validation is not None and recipe.validation.share is not None:
-        # Over all stages at once: what one measures, none learns from.
-        sides = held_out([c for item in chosen for c in item.choices], recipe.validation.share, recipe.seed)
+        # Over all stages together: no stage trains on what another one validates.
+        selections = [selection for item in stages for selection in item.selections]
+        splits = split_validation(selections, recipe.validation.share, recipe.seed)
     planned = []
-    for number, item in enumerate(chosen):
-        own = None if sides is None else [sides.pop(0) for _ in item.choices]
+    for number, item in enumerate(stages):
+        own = None if splits is None else [splits.pop(0) for _ in item.selections]
         planned.append(_plan(recipe, item, number, own))
     return planned, list(rejects.values())
 
 
 def processor_for(stage: Stage, processor: Processor) -> Processor:
-    """The processor with a stage's template and image mode, checked. Raises RecipeError or DataError like `check`."""
+    """Return the processor with a stage's template and image mode, checked. Raises RecipeError or DataError."""
     fitted = processor.with_template(stage.template or processor.spec.template)
     fitted = fitted.with_image_mode(stage.image_mode or processor.spec.image_mode)
     fitted.check()
     return fitted
 
 
-def _choose(recipe: Recipe, stage: Stage, processor: Processor, progress: Progress) -> _Chosen:
-    """The rows that a stage reads, proved; of shards none yet. Raises DataError, or TooManyRejects above the limit."""
+def _read_stage(recipe: Recipe, stage: Stage, processor: Processor, progress: Progress) -> _StageData:
+    """Select and check a stage's records; shards are not read yet."""
     sources = stage.data if stage.data is not None else recipe.data
     if not sources and stage.shards is None:
         raise RecipeError(f"stage {stage.name}: no data", "add data=FILE, or stages.NAME.data in the recipe")
     fitted = processor_for(stage, processor)
-    own = recipe.validation.data or () if recipe.validation is not None and _is_measured(recipe, stage) else ()
-    measured = _proved(recipe, stage, own, fitted, progress, f"plan {stage.name}'s validation") if own else []
+    files = recipe.validation.data or () if recipe.validation is not None and _is_validated(recipe, stage) else ()
+    validation = _select(recipe, stage, files, fitted, progress, f"plan {stage.name}'s validation") if files else []
     if stage.shards is not None:
-        return _Chosen(stage, fitted, [], [], measured)
-    choices = _proved(recipe, stage, sources, fitted, progress, f"plan {stage.name}")
-    return _Chosen(stage, fitted, choices, [source.weight for source in sources], measured)
+        return _StageData(stage, fitted, [], [], validation)
+    selections = _select(recipe, stage, sources, fitted, progress, f"plan {stage.name}")
+    return _StageData(stage, fitted, selections, [source.weight for source in sources], validation)
 
 
-def _is_measured(recipe: Recipe, stage: Stage) -> bool:
-    wanted = recipe.validation
-    return wanted is not None and (wanted.stages is None or stage.name in wanted.stages)
+def _is_validated(recipe: Recipe, stage: Stage) -> bool:
+    validation = recipe.validation
+    return validation is not None and (validation.stages is None or stage.name in validation.stages)
 
 
-def _proved(
+def _select(
     recipe: Recipe, stage: Stage, sources: Sequence[DataSource], processor: Processor, progress: Progress, label: str
-) -> list[Choice]:
-    choices = [
-        choose_rows(
+) -> list[Selection]:
+    selections = [
+        select_records(
             source,
             processor,
             stage.kinds,
@@ -147,67 +158,81 @@ def _proved(
         )
         for source in sources
     ]
-    if stage.kinds and not any(choice.found for choice in choices):
-        known = {kind for choice in choices for kind in known_kinds(choice.index)}
+    if stage.kinds and all(selection.is_empty for selection in selections):
+        known = {kind for selection in selections for kind in known_kinds(selection.index)}
         refuse_unknown_kinds(known, stage.kinds, f"stage {stage.name}")
-    faults = [fault for choice in choices for fault in choice.faults]
+    faults = [fault for selection in selections for fault in selection.faults]
     if faults and recipe.on_bad_sample == "raise":
         raise faults[0].error
-    rejects = [fault.reject for fault in faults]
-    _refuse_too_many(stage, rejects, sum(len(choice.rows) for choice in choices) + len(rejects), recipe.reject_limit)
-    return choices
+    records = sum(len(selection.records) for selection in selections) + len(faults)
+    if len(faults) > recipe.reject_limit * records:
+        raise TooManyRejects(
+            f"stage {stage.name}: {len(faults)} of {records} records rejected, first: {faults[0].reject.detail}",
+            "correct the records (vistune check lists all faults) or raise reject_limit",
+        )
+    return selections
 
 
-def _plan(recipe: Recipe, chosen: _Chosen, number: int, aside: list[np.ndarray] | None) -> Planned:
-    """The stage's steps over what is not set aside, and what it measures."""
-    stage, choices = chosen.stage, chosen.choices
+def _plan(recipe: Recipe, data: _StageData, number: int, splits: list[np.ndarray] | None) -> PlannedStage:
+    """Plan a stage's steps over its training part, and its validation set."""
+    stage, selections = data.stage, data.selections
     if stage.shards is not None:
-        return _streamed(recipe, stage, stage.shards, chosen, number)
-    if aside is not None:
-        choices = [without(choice, rows) for choice, rows in zip(choices, aside, strict=True)]
-    mixture = [(len(choice.rows), weight) for choice, weight in zip(choices, chosen.weights, strict=True)]
-    unseen = [choice for choice, (size, weight) in zip(choices, mixture, strict=True)
-              if size and not epoch_size([(size, weight)])]  # fmt: skip
-    if unseen and epoch_size(mixture):
-        raise RecipeError(f"stage {stage.name}: {unseen[0].index.path}: its weight shows none of its "
-                          f"{len(unseen[0].rows)} rows, in no epoch", "raise it, or leave the file out")  # fmt: skip
-    lengths = _lengths(choices)
+        return _plan_shards(recipe, stage, stage.shards, data, number)
+    if splits is not None:
+        selections = [training_part(selection, split) for selection, split in zip(selections, splits, strict=True)]
+    mixture = [(len(selection.records), weight) for selection, weight in zip(selections, data.weights, strict=True)]
+    _refuse_unused(stage, selections, mixture)
+    if not epoch_size(mixture) and splits is not None and any(split.any() for split in splits):
+        raise RecipeError(f"stage {stage.name}: validation.share takes all its records", "lower it, or name files")
+    lengths: list[int] = np.concatenate([selection.lengths for selection in selections]).tolist()
     content = hashlib.sha256()
-    for choice in choices:
-        content.update(choice.index.digest.encode() + choice.rows.tobytes())
-    if not epoch_size(mixture) and aside is not None and any(rows.any() for rows in aside):
-        raise RecipeError(f"stage {stage.name}: validation.share takes all its rows", "lower it, or name files")
+    for selection in selections:
+        content.update(selection.index.digest.encode() + selection.records.tobytes())
     sizes: dict[str, Any] = {
         "samples_per_step": stage.samples_per_step,
         "tokens_per_step": stage.tokens_per_step,
         "seed": recipe.seed + number,
-        "mixture": None if set(chosen.weights) == {1.0} else mixture,
+        "mixture": None if set(data.weights) == {1.0} else mixture,
     }
     steps = stage.steps or steps_of(stage.epochs or 1, lengths, **sizes)
     plan = plan_stage(
         lengths, tokens_per_row=stage.tokens_per_row, steps=steps, content=content.hexdigest()[:16], **sizes
     )
-    held = _held(recipe, chosen, aside)
-    rows = Rows([(choice.index, choice.rows) for choice in choices])
-    return Planned(stage, rows, chosen.processor, plan, held, remarks=_remarks([*choices, *chosen.measured]))
+    return PlannedStage(
+        stage,
+        SampleSequence([(selection.index, selection.records) for selection in selections]),
+        data.processor,
+        plan,
+        validation=_validation_set(recipe, data, splits),
+        remarks=_remarks([*selections, *data.validation]),
+    )
 
 
-def _remarks(choices: Sequence[Choice]) -> tuple[str, ...]:
-    """Remarks: deviations from the recipe, and unread fields of the files."""
-    unread = [field for choice in choices for field in choice.index.unread_fields]
-    return (*(choice.remark for choice in choices if choice.remark), *lines_of(unread))
+def _refuse_unused(stage: Stage, selections: Sequence[Selection], mixture: Sequence[tuple[int, float]]) -> None:
+    """Raise RecipeError for a file of which no epoch shows any record, if others are shown."""
+    for selection, (size, weight) in zip(selections, mixture, strict=True):
+        if size and not epoch_size([(size, weight)]) and epoch_size(mixture):
+            raise RecipeError(
+                f"stage {stage.name}: {selection.index.path}: weight {weight:g} selects 0 of "
+                f"{len(selection.records)} records per epoch",
+                "increase `weight` or remove the file",
+            )
 
 
-def _streamed(recipe: Recipe, stage: Stage, shards: Shards, chosen: _Chosen, number: int) -> Planned:
-    """A stage over shards: their names, and how they become rows."""
-    if _is_measured(recipe, stage) and not chosen.measured:
-        raise RecipeError(
-            f"stage {stage.name}: validation.share cannot set rows of shards aside", "name files in validation.data"
-        )
+def _remarks(selections: Sequence[Selection]) -> tuple[str, ...]:
+    """Return differences from the recipe, and unread fields of the files."""
+    unread = [field for selection in selections for field in selection.index.unread_fields]
+    return (*(selection.remark for selection in selections if selection.remark), *lines_of(unread))
+
+
+def _plan_shards(recipe: Recipe, stage: Stage, shards: Shards, data: _StageData, number: int) -> PlannedStage:
+    """Plan a stage over shards: their names, and how they become rows."""
+    if _is_validated(recipe, stage) and not data.validation:
+        raise RecipeError(f"stage {stage.name}: validation.share cannot split shards", "name files in validation.data")
     assert stage.steps is not None
-    assert stage.tokens_per_step is not None  # the recipe holds both
-    stream = Stream(
-        listed(shards.files),
+    assert stage.tokens_per_step is not None  # the recipe checks both
+    stream = ShardStream(
+        list_shards(shards.files),
         lanes=stage.tokens_per_step // stage.tokens_per_row,
         window=shards.window,
         steps=stage.steps,
@@ -218,63 +243,62 @@ def _streamed(recipe: Recipe, stage: Stage, shards: Shards, chosen: _Chosen, num
         rejects=recipe.on_bad_sample == "reject",
         reject_limit=recipe.reject_limit,
     )
-    held, remarks = _held(recipe, chosen, None), _remarks(chosen.measured)
-    return Planned(stage, Rows([]), chosen.processor, stream.plan(), held, stream, remarks)
+    return PlannedStage(
+        stage,
+        SampleSequence([]),
+        data.processor,
+        stream.plan(),
+        validation=_validation_set(recipe, data, None),
+        stream=stream,
+        remarks=_remarks(data.validation),
+    )
 
 
-def sampled(planned: Planned, folder: Path, over: Event | None = None) -> Planned:
-    """A stage over shards as one over the shard that it reads first, brought into the folder; any other as it is.
+def with_first_shard(planned: PlannedStage, folder: Path, over: Event | None = None) -> PlannedStage:
+    """Return a stage over shards as one epoch over the shard that it reads first; any other stage unchanged.
 
-    Its steps are those of one epoch of that shard. Raises DataError where that shard is bad, Interrupted when it is
-    `over`.
+    Raises:
+        DataError: The shard is bad.
+        Interrupted: `over` was set.
     """
     stream = planned.stream
     if stream is None:
         return planned
     window, _, _ = read_window(replace(stream, window=1), 0, 0, planned.processor, folder, over)
-    lengths = [int(length) for index, rows in window.samples.parts for length in index.lengths[rows]]
+    lengths = [int(length) for index, records in window.samples.parts for length in index.lengths[records]]
     rows = iter(window.rows)
     steps = tuple(iter(lambda: tuple(islice(rows, stream.lanes)), ()))
     return replace(planned, samples=window.samples, plan=StagePlan(steps, planned.plan.made_from, lengths), stream=None)
 
 
-def _held(recipe: Recipe, chosen: _Chosen, aside: list[np.ndarray] | None) -> Held | None:
-    """What the stage measures. Raises RecipeError where that would be nothing."""
-    wanted, stage, choices = recipe.validation, chosen.stage, chosen.measured
-    if wanted is None or not _is_measured(recipe, stage):
+def _validation_set(recipe: Recipe, data: _StageData, splits: list[np.ndarray] | None) -> ValidationSet | None:
+    """Return what a stage validates. Raises RecipeError if that would be nothing."""
+    validation, stage, selections = recipe.validation, data.stage, data.validation
+    if validation is None or not _is_validated(recipe, stage):
         return None
-    if wanted.data is None:
-        assert aside is not None
-        choices = [only(choice, rows) for choice, rows in zip(chosen.choices, aside, strict=True)]
-    places = [(number, row) for number, choice in enumerate(choices) for row in choice.rows.tolist()]
-    if not places:
+    if validation.data is None:
+        assert splits is not None
+        selections = [validation_part(part, split) for part, split in zip(data.selections, splits, strict=True)]
+    chosen = [(number, record) for number, part in enumerate(selections) for record in part.records.tolist()]
+    if not chosen:
         raise RecipeError(
-            f"stage {stage.name}: validation sets no row aside", "raise validation.share, or name files in its `data`"
+            f"stage {stage.name}: validation has no record", "raise validation.share, or name files in its `data`"
         )
-    if len(places) > wanted.rows:
-        chance = np.random.Generator(np.random.PCG64(recipe.seed))
-        places = [places[k] for k in sorted(chance.permutation(len(places))[: wanted.rows].tolist())]
+    if len(chosen) > validation.rows:
+        rng = np.random.Generator(np.random.PCG64(recipe.seed))
+        chosen = [chosen[k] for k in sorted(rng.permutation(len(chosen))[: validation.rows].tolist())]
     parts = [
-        (choice.index, np.array([row for k, row in places if k == number], np.int64))
-        for number, choice in enumerate(choices)
+        (selection.index, np.array([record for k, record in chosen if k == number], np.int64))
+        for number, selection in enumerate(selections)
     ]
-    lengths = [int(choices[number].index.lengths[row]) for number, row in places]
-    steps = steps_of(1, lengths, samples_per_step=MEASURED_AT_ONCE, seed=0)
-    shared = len(images_in(choices) & images_in(chosen.choices)) if wanted.data is not None else 0
+    lengths = [int(selections[number].index.lengths[record]) for number, record in chosen]
+    steps = steps_of(1, lengths, samples_per_step=VALIDATION_SAMPLES_PER_STEP, seed=0)
+    shared = len(images_in(selections) & images_in(data.selections)) if validation.data is not None else 0
     plan = plan_stage(
-        lengths, samples_per_step=MEASURED_AT_ONCE, tokens_per_row=stage.tokens_per_row, steps=steps, seed=0
+        lengths,
+        samples_per_step=VALIDATION_SAMPLES_PER_STEP,
+        tokens_per_row=stage.tokens_per_row,
+        steps=steps,
+        seed=0,
     )
-    return Held(Rows(parts), plan, shared)
-
-
-def _lengths(choices: Sequence[Choice]) -> list[int]:
-    found: list[int] = np.concatenate([choice.lengths for choice in choices]).tolist()
-    return found
-
-
-def _refuse_too_many(stage: Stage, rejects: Sequence[Reject], rows: int, limit: float) -> None:
-    if len(rejects) > limit * rows:
-        raise TooManyRejects(
-            f"stage {stage.name}: {len(rejects)} of {rows} rows rejected, first: {rejects[0].detail}",
-            "mend the rows (vistune check lists them all) or raise reject_limit",
-        )
+    return ValidationSet(SampleSequence(parts), plan, shared)

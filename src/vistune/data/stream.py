@@ -1,10 +1,10 @@
-"""A stage over shards: planned shard by shard, the same order whatever number of processes reads it.
+"""A stage over shards: planned shard by shard, in the same order for any number of processes.
 
-shards -> lanes, one for each row of a step -> windows of a lane's shards -> shuffled, packed -> a lane's next row
+shards -> lanes, one per packed row of a step -> windows of a lane's shards -> shuffled, packed -> the lane's next row
 
-A lane is dealt its shards anew each epoch, by (seed, epoch); the rows of its windows follow one another without end.
-Process r of n reads lanes r, r + n, …: no process needs to know another one's lengths, and all have equally many rows
-in every step. What a lane needs to go on from is its window, and the step in which that began.
+Each epoch assigns shards to lanes anew, by (seed, epoch); the rows of a lane's windows follow one another without end.
+Process r of n reads lanes r, r + n, …: no process needs to know another one's lengths, and all have the same number of
+rows in every step. To resume, a lane needs its window and the step in which that began.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from threading import Lock as Mutex
 
 import numpy as np
 
-from vistune.data.background import Background, Interrupted, Stopping, never, result_of
-from vistune.data.loader import Place, in_order
-from vistune.data.packing import Row, StagePlan, pack
-from vistune.data.selection import Choice, Rows, choose_rows
-from vistune.data.shards import fetch
+from vistune.data.background import Background, Interrupted, ShouldStop, never_stop, wait_for
+from vistune.data.loader import ShardCursor, in_order
+from vistune.data.packing import PackedRow, StagePlan, pack
+from vistune.data.selection import SampleSequence, Selection, select_records
+from vistune.data.shards import fetch_shard
 from vistune.errors import DataError, RecipeError, TooManyRejects
 from vistune.files import scratch_folder, user_cache
 from vistune.processor import Processor, blank_row, collate
@@ -34,17 +34,19 @@ from vistune.progress import Progress, no_progress
 from vistune.recipe import DataSource
 from vistune.types import Batch, Example, Reject
 
-UNREAD = "unread_field"  # reason of an entry that goes to the log and is not a reject
-EMPTY = 8  # windows of a lane, one after another, that may hold nothing to learn from
-AHEAD = 2  # windows that a process reads at once, beside the step it is at
+UNREAD = "unread_field"  # reason of a log entry that is not a reject
+EMPTY_WINDOWS = 8  # consecutive windows of a lane that may have no good record
+THREADS = 2  # windows that a process reads ahead at the same time
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
-    """What decides a stage's rows: its shards in their order, and how they become rows.
+class ShardStream:
+    """Everything that decides a stage's packed rows: its shards in order, and how they become rows.
 
-    `window`: shards of a lane that are shuffled and packed together · `reject_limit`: share of bad rows that a process
-    sets aside before it stops; without `rejects` the first one stops it.
+    Attributes:
+        window: Number of a lane's shards that are shuffled and packed together.
+        rejects: Whether bad records are skipped; otherwise the first one stops the run.
+        reject_limit: The share of bad records that a process skips before it stops.
     """
 
     shards: tuple[str, ...]
@@ -61,12 +63,12 @@ class Stream:
     def __post_init__(self) -> None:
         if len(self.shards) < self.lanes:
             raise RecipeError(
-                f"{len(self.shards)} shards for {self.lanes} rows a step: each row is read from shards of its own",
+                f"{len(self.shards)} shards for {self.lanes} rows per step: each row of a step needs its own shards",
                 "lower tokens_per_step, raise tokens_per_row, or write more, smaller shards",
             )
 
     def plan(self) -> StagePlan:
-        """Of steps whose rows nobody knows yet; what they are made from is known."""
+        """Return a plan of steps whose rows are not known yet."""
         return StagePlan(
             ((),) * self.steps,
             {
@@ -83,28 +85,28 @@ class Stream:
 
     @property
     def digest(self) -> str:
-        """Of the shards' names; what they hold is proved where a resumed run goes on."""
+        """Checksum of the shards' names; a resumed run checks the content of the shards that it reads."""
         return hashlib.sha256("\n".join(self.shards).encode()).hexdigest()
 
     @property
     def tokens(self) -> int:
-        """At most, of all steps."""
+        """Largest possible number of tokens of all steps."""
         return self.steps * self.lanes * self.tokens_per_row
 
     def shards_of(self, lane: int, window: int) -> list[int]:
-        """Numbers of the shards in a lane's window; no window reaches over the end of an epoch."""
+        """Return the indices of the shards in a lane's window; a window never spans two epochs."""
         count = len(range(lane, len(self.shards), self.lanes))
-        an_epoch = -(-count // self.window)
-        epoch, place = divmod(window, an_epoch)
+        windows_per_epoch = -(-count // self.window)
+        epoch, number = divmod(window, windows_per_epoch)
         own = _epoch_order(len(self.shards), self.seed, epoch)[lane :: self.lanes]
-        chosen: list[int] = own[place * self.window : (place + 1) * self.window].tolist()
+        chosen: list[int] = own[number * self.window : (number + 1) * self.window].tolist()
         return chosen
 
-    def rows_of(self, lane: int, window: int, lengths: Sequence[int]) -> list[Row]:
-        """The window's samples in rows, best-fit, and these in an order of chance: long rows do not come together."""
+    def rows_of(self, lane: int, window: int, lengths: Sequence[int]) -> list[PackedRow]:
+        """Pack a window's samples best-fit and shuffle the rows, so that long rows do not come together."""
         rows = pack(range(len(lengths)), lengths, self.tokens_per_row)
-        chance = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, lane, window])))
-        return [rows[k] for k in chance.permutation(len(rows))]
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, lane, window])))
+        return [rows[k] for k in rng.permutation(len(rows))]
 
 
 @lru_cache(maxsize=2)
@@ -114,29 +116,31 @@ def _epoch_order(shards: int, seed: int, epoch: int) -> np.ndarray:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A window that has been read: its samples, their rows, and the folder of its files."""
+    """A window that has been read: its samples, their packed rows, and the folder of its files."""
 
     number: int
-    samples: Rows
-    rows: list[Row]
+    samples: SampleSequence
+    rows: list[PackedRow]
     digest: str
     folder: Path
 
 
 def read_window(
-    stream: Stream, lane: int, number: int, processor: Processor, folder: Path, over: Event | None = None
+    stream: ShardStream, lane: int, number: int, processor: Processor, folder: Path, over: Event | None = None
 ) -> tuple[Window, list[Reject], list[Reject]]:
-    """(the window, its shards' bad rows, what else is to be told of its rows).
+    """Read a window; return it with the rejects of its shards, and notes on its records.
 
-    Raises DataError for a bad shard, Interrupted soon after all is `over`.
+    Raises:
+        DataError: A shard is bad.
+        Interrupted: `over` was set.
     """
-    choices: list[Choice] = []
+    selections: list[Selection] = []
     bad: list[Reject] = []
     notes: list[Reject] = []
     for shard in stream.shards_of(lane, number):
         name = stream.shards[shard]
-        data = fetch(name, folder / str(shard), over)
-        choice = choose_rows(
+        data = fetch_shard(name, folder / str(shard), over)
+        selection = select_records(
             DataSource(file=data.path),
             processor,
             stream.kinds,
@@ -147,46 +151,51 @@ def read_window(
             keep=False,
             data=data,
         )
-        choices.append(choice)
-        bad += [fault.reject for fault in choice.faults]
-        notes += choice.notes
-        if choice.faults and not stream.rejects:
-            raise choice.faults[0].error
-    samples = Rows([(choice.index, choice.rows) for choice in choices])
-    lengths = [int(length) for choice in choices for length in choice.lengths]
-    content = hashlib.sha256("".join(choice.index.digest for choice in choices).encode())
+        selections.append(selection)
+        bad += [fault.reject for fault in selection.faults]
+        notes += selection.notes
+        if selection.faults and not stream.rejects:
+            raise selection.faults[0].error
+    samples = SampleSequence([(selection.index, selection.records) for selection in selections])
+    lengths = [int(length) for selection in selections for length in selection.lengths]
+    content = hashlib.sha256("".join(selection.index.digest for selection in selections).encode())
     content.update(np.array(lengths).tobytes())
     rows = stream.rows_of(lane, number, lengths)
     return Window(number, samples, rows, content.hexdigest()[:16], folder), bad, notes
 
 
-class Lane:
-    """A lane's rows, a step after another; the next window is read while this one is learnt from.
+class ShardLane:
+    """The packed rows of a lane, step by step; the next window is read while the current one is used.
 
-    `read` begins to read a window, and gives what waits for it.
+    Args:
+        read: Starts to read a window and returns a function that waits for it.
+        cursor: Where the lane starts.
     """
 
-    def __init__(self, read: Callable[[int], Callable[[], Window]], place: Place) -> None:
+    def __init__(self, read: Callable[[int], Callable[[], Window]], cursor: ShardCursor) -> None:
         self.read = read
-        number, self.first, self.digest = place
-        self.windows: deque[tuple[Window, int]] = deque()  # and the step in which it begins
+        number, self.first, self.digest = cursor
+        self.windows: deque[tuple[Window, int]] = deque()  # with the step in which each begins
         self.next = read(number)
         self.number = number
 
-    def row(self, step: int) -> tuple[Window, Row]:
-        """Of the step, which is the one behind the last that was asked for, or the first."""
-        blind = 0
+    def row(self, step: int) -> tuple[Window, PackedRow]:
+        """Return the row of a step: the step after the one before, or the first."""
+        empty = 0
         while not self.windows or step >= self._end:
             first = self._end if self.windows else self.first
             window = self.next()
             self.number += 1
             self.next = self.read(self.number)
             if self.digest and window.digest != self.digest:
-                raise DataError("the shards are not those that the run began with", "give the old ones, or start anew")
+                raise DataError(
+                    "the shards differ from those that the run began with", "restore them, or start a new run"
+                )
             self.digest = ""
-            blind = 0 if window.rows else blind + 1
-            if blind > EMPTY:
-                raise DataError(f"{blind} windows in a row hold no good row", "check the shards, and stages.NAME.kinds")
+            empty = 0 if window.rows else empty + 1
+            if empty > EMPTY_WINDOWS:
+                problem = f"{empty} consecutive windows have no good record"
+                raise DataError(problem, "check the shards, and stages.NAME.kinds")
             if window.rows:
                 self.windows.append((window, first))
             else:
@@ -200,35 +209,40 @@ class Lane:
         return first + len(window.rows)
 
     def forget(self, step: int) -> None:
-        """Rows before the step are not asked for again."""
+        """Drop windows whose rows all belong to earlier steps."""
         while self.windows and self.windows[0][1] + len(self.windows[0][0].rows) <= step:
             shutil.rmtree(self.windows.popleft()[0].folder, ignore_errors=True)
 
-    def place(self, step: int) -> Place:
-        """Where the step's row is."""
+    def cursor(self, step: int) -> ShardCursor:
+        """Return the position of a step's row."""
         for window, first in self.windows:
             if first <= step < first + len(window.rows):
                 return window.number, first, window.digest
         return self.number, step, ""
 
 
-class StreamLoader:
-    """Batches of a stage over shards, as a Loader gives them; `on_message` takes the rows that are set aside.
+class ShardLoader:
+    """Loads batches of a stage over shards, like `Loader`.
 
-    `stopping`: whether the run is asked to stop; where a shard is waited for then, the steps end early.
-    Raises DataError naming the shard or sample that is bad, TooManyRejects where more are than the stage allows.
+    Args:
+        on_rejects: Called with rejected records and notes.
+        should_stop: Whether the run is asked to stop; a wait for a shard then ends the steps early.
+
+    Raises:
+        DataError: A shard or sample is bad; the error names it.
+        TooManyRejects: More records are bad than the stage allows.
     """
 
     def __init__(
         self,
-        stream: Stream,
+        stream: ShardStream,
         processor: Processor,
         *,
         workers: int = 0,
         share: tuple[int, int] = (0, 1),
-        on_message: Callable[[Sequence[Reject]], None],
+        on_rejects: Callable[[Sequence[Reject]], None],
         progress: Progress = no_progress,
-        stopping: Stopping = never,
+        should_stop: ShouldStop = never_stop,
         pin: bool = False,
     ) -> None:
         self.stream = stream
@@ -236,13 +250,13 @@ class StreamLoader:
         self.workers = workers
         self.share = share
         self.pin = pin
-        self.on_message = on_message
+        self.on_rejects = on_rejects
         self.progress = progress
-        self.stopping = stopping
-        self.samples = Rows([])  # of the plan: none is known before it is read
-        self.places: Sequence[Place] = ()
-        self.lanes: dict[int, Lane] = {}
-        self.rows, self.bad = 0, 0
+        self.should_stop = should_stop
+        self.samples = SampleSequence([])  # none is known before it is read
+        self.cursors: Sequence[ShardCursor] = ()
+        self.lanes: dict[int, ShardLane] = {}
+        self.records, self.rejected = 0, 0
         self.unread: set[str] = set()
         self.lock = Mutex()
 
@@ -250,16 +264,16 @@ class StreamLoader:
         return self.stream.steps
 
     def steps(self, start: int = 0) -> Generator[tuple[int, list[Batch]], None, None]:
-        """(step, its rows) from `start` on, which is 0 or where `places` belong."""
+        """Yield (step, its batches) from `start` on: 0, or the step of the cursors."""
         rank, ranks = self.share
         with (
             scratch_folder(user_cache() / "shards") as folder,
-            Background(AHEAD, "shards") as threads,
+            Background(THREADS, "shards") as threads,
             suppress(Interrupted),
         ):
             for number in range(rank, self.stream.lanes, ranks):
-                place = self.places[number] if self.places else (0, start, "")
-                self.lanes[number] = Lane(partial(self._read, threads, folder, number), place)
+                cursor = self.cursors[number] if self.cursors else (0, start, "")
+                self.lanes[number] = ShardLane(partial(self._read, threads, folder, number), cursor)
             with self.progress("first shards", len(self.lanes)) as advance:
                 for lane in self.lanes.values():
                     lane.next()
@@ -269,28 +283,28 @@ class StreamLoader:
                     lane.forget(step)
                 yield step, batches
 
-    def position(self, step: int) -> dict[int, Place]:
-        """Of this process's lanes, where the step is: `places` of all lanes together let another loader go on."""
-        return {number: lane.place(step) for number, lane in self.lanes.items()}
+    def position(self, step: int) -> dict[int, ShardCursor]:
+        """Return the cursors of this process's lanes at a step; the cursors of all lanes let another loader resume."""
+        return {number: lane.cursor(step) for number, lane in self.lanes.items()}
 
-    def go_on(self, places: Sequence[Place]) -> None:
-        """From where all lanes were, whichever processes read them."""
-        self.places = places
+    def resume(self, cursors: Sequence[ShardCursor]) -> None:
+        """Continue from the cursors of all lanes, whichever processes read them before."""
+        self.cursors = cursors
 
     def _read(self, threads: Background, folder: Path, lane: int, number: int) -> Callable[[], Window]:
         work = partial(self._window, lane, number, folder / f"{lane}-{number}", threads.over)
-        return partial(result_of, threads.submit(work), self.stopping)
+        return partial(wait_for, threads.submit(work), self.should_stop)
 
     def _window(self, lane: int, number: int, folder: Path, over: Event) -> Window:
         window, bad, notes = read_window(self.stream, lane, number, self.processor, folder, over)
-        self._set_aside(bad, rows=len(window.samples) + len(bad))
+        self._reject(bad, records=len(window.samples) + len(bad))
         notes += self._unread(window)
         if notes:
-            self.on_message(notes)
+            self.on_rejects(notes)
         return window
 
     def _unread(self, window: Window) -> list[Reject]:
-        """A note for each unread field that no earlier shard had."""
+        """Return a note for each unread field that no earlier shard had."""
         fields = {field.field: field for index, _ in window.samples.parts for field in index.unread_fields}
         with self.lock:
             new = [field for name, field in fields.items() if name not in self.unread]
@@ -302,19 +316,19 @@ class StreamLoader:
             rows = {number: lane.row(step) for number, lane in self.lanes.items()}
             yield step, partial(self._load, rows)
 
-    def _load(self, rows: dict[int, tuple[Window, Row]]) -> list[Batch]:
+    def _load(self, rows: dict[int, tuple[Window, PackedRow]]) -> list[Batch]:
         side = self.processor.spec.image_side
         batches = []
         for number, (window, row) in rows.items():
-            found = [pair for k in row if (pair := self._encode(window, k)) is not None]
-            made = collate([e for _, e in found], [name for name, _ in found]) if found else blank_row(side)
-            batches.append(replace(made, number=number))
+            encoded = [pair for k in row if (pair := self._encode(window, k)) is not None]
+            batch = collate([e for _, e in encoded], [name for name, _ in encoded]) if encoded else blank_row(side)
+            batches.append(replace(batch, number=number))
         even = -(-self.stream.lanes // self.share[1])
         return batches + [blank_row(side)] * (even - len(batches))
 
-    def _encode(self, window: Window, place: int) -> tuple[str, Example] | None:
-        """None where its picture cannot be read and such a row may be set aside."""
-        sample = window.samples[place]
+    def _encode(self, window: Window, index: int) -> tuple[str, Example] | None:
+        """Encode a sample; None if an image cannot be read and bad records are skipped."""
+        sample = window.samples[index]
         try:
             return sample.id, self.processor.encode(sample)
         except DataError as error:
@@ -322,17 +336,17 @@ class StreamLoader:
             detail = f"{origin}: sample {sample.id!r}: {error.message}"
             if not self.stream.rejects:
                 raise DataError(detail, error.hint) from None
-            self._set_aside([Reject(sample.id, origin, "bad_image", detail)])
+            self._reject([Reject(sample.id, origin, "bad_image", detail)])
             return None
 
-    def _set_aside(self, rejects: Sequence[Reject], *, rows: int = 0) -> None:
+    def _reject(self, rejects: Sequence[Reject], *, records: int = 0) -> None:
         if rejects:
-            self.on_message(rejects)
+            self.on_rejects(rejects)
         with self.lock:
-            self.rows += rows
-            self.bad += len(rejects)
-            if rejects and self.bad > self.stream.reject_limit * self.rows:
+            self.records += records
+            self.rejected += len(rejects)
+            if rejects and self.rejected > self.stream.reject_limit * self.records:
                 raise TooManyRejects(
-                    f"{self.bad} of {self.rows} rows of shards rejected, last: {rejects[-1].detail}",
-                    "mend the shards or raise reject_limit",
+                    f"{self.rejected} of {self.records} records of shards rejected, last: {rejects[-1].detail}",
+                    "correct the shards or raise reject_limit",
                 )

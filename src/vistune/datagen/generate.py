@@ -262,7 +262,7 @@ def write_generated(
             "rejects": dict(reasons),
             "spent": dict(made.spent),
             "origin": dict(origin or {}),
-            **(made.source.as_json() if made.source else {}),
+            **(made.source.to_dict() if made.source else {}),
         },
     )
     write_atomic(out / "samples.json", _json_list(made.rows))

@@ -101,7 +101,7 @@ def pair_of(one: str, other: str, rows: Mapping[str, Sequence[Answered]], seed: 
     return {
         "one": one,
         "other": other,
-        "difference": difference.as_json(),
+        "difference": difference.to_dict(),
         "words": difference_in_words(one, other, difference),
         "wins": [_question(one, other, a, b) for a, b in both if a.right > b.right],
         "losses": [_question(one, other, a, b) for a, b in both if a.right < b.right],

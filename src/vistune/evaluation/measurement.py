@@ -65,8 +65,8 @@ class AnsweredFile:
     unread_fields: tuple[UnreadField, ...]
     warnings: tuple[str, ...]
 
-    def as_json(self) -> dict[str, Any]:
-        fields = [field.as_json() for field in self.unread_fields]
+    def to_dict(self) -> dict[str, Any]:
+        fields = [field.to_dict() for field in self.unread_fields]
         return {"out": str(self.path), "count": self.count, "unread_fields": fields}
 
 
@@ -124,7 +124,7 @@ def measure(
         rows[row.condition].append(row)
     result = result_of(wanted.task, task, rows, seed=wanted.seed)
     result |= {"model": told_as, "asked_with": asked}
-    result |= {"unread_fields": [field.as_json() for field in task.unread_fields]}
+    result |= {"unread_fields": [field.to_dict() for field in task.unread_fields]}
     if wanted.blind and left_out:
         result["left_out"] = left_out
     if wanted.out is not None and ranks.is_first:

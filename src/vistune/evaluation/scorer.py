@@ -36,10 +36,10 @@ class Measured:
         notes = {**self.scored.notes, "judge": {**self.scored.notes.get("judge", {}), **judge}}
         return replace(self, scored=replace(self.scored, notes=notes))
 
-    def as_json(self) -> dict[str, Any]:
-        result: dict[str, Any] = {"task": self.task, **self.scored.as_json()}
+    def to_dict(self) -> dict[str, Any]:
+        result: dict[str, Any] = {"task": self.task, **self.scored.to_dict()}
         result |= {"parse": self.rule, "repeated": self.repeated}
-        result |= {"unread_fields": [field.as_json() for field in self.unread_fields]}
+        result |= {"unread_fields": [field.to_dict() for field in self.unread_fields]}
         if self.other is not None:
             result[OFFICIAL if self.rule == LENIENT else LENIENT] = dict(self.other)
         return result

@@ -29,7 +29,7 @@ class Score:
     high: float
     count: int
 
-    def as_json(self) -> dict[str, float | int]:
+    def to_dict(self) -> dict[str, float | int]:
         return {"value": self.value, "low": self.low, "high": self.high, "count": self.count}
 
 
@@ -110,20 +110,20 @@ def result_of(name: str, task: Task, rows: Mapping[str, Sequence[Answered]], *, 
     """
     asked = [condition for condition in CONDITIONS if condition in rows]
     scored = {c: figures_of(task, [Reply(row.question, row.text) for row in rows[c]]) for c in asked}
-    result: dict[str, Any] = {"task": name, **scored["with_image"].as_json()}
+    result: dict[str, Any] = {"task": name, **scored["with_image"].to_dict()}
     if not scored["with_image"].metrics:
         for condition in asked[1:]:
             share = changed(rows["with_image"], rows[condition], seed=seed)
-            result.setdefault("changed", {})[condition] = {**share.as_json(), "words": change_in_words(share)}
+            result.setdefault("changed", {})[condition] = {**share.to_dict(), "words": change_in_words(share)}
         return result
     result["majority"] = majority([row.question for row in rows["with_image"]])
     result |= {condition: dict(scored[condition].metrics) for condition in asked[1:]}
-    result["intervals"] = {condition: accuracy(rows[condition], seed=seed).as_json() for condition in asked}
+    result["intervals"] = {condition: accuracy(rows[condition], seed=seed).to_dict() for condition in asked}
     blind = [condition for condition in asked[1:] if rows[condition]]
     if blind:
         best = max(blind, key=lambda condition: accuracy(rows[condition], seed=seed).value)
         difference = gap(rows["with_image"], rows[best], seed=seed)
-        result["gap"] = {**difference.as_json(), "against": best, "words": in_words(difference)}
+        result["gap"] = {**difference.to_dict(), "against": best, "words": in_words(difference)}
     for tag in ("type", "language"):
         result[f"by_{tag}"] = _by(rows, lambda row, tag=tag: str(row.question.tags.get(tag, "all")), seed)  # type: ignore[misc]
     return result
@@ -134,7 +134,7 @@ def _by(rows: Mapping[str, Sequence[Answered]], key: Callable[[Answered], str], 
     table: dict[str, Any] = {}
     for group in groups:
         chosen = {condition: [row for row in listed if key(row) == group] for condition, listed in rows.items()}
-        entry: dict[str, Any] = {c: accuracy(listed, seed=seed).as_json() for c, listed in chosen.items()}
+        entry: dict[str, Any] = {c: accuracy(listed, seed=seed).to_dict() for c, listed in chosen.items()}
         entry["majority"] = majority([row.question for row in chosen["with_image"]])
         table[group] = entry
     return table

@@ -76,7 +76,7 @@ class Scored:
     tables: Mapping[str, Table] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)  # judge, its prompt's hash, rule of the data version …
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Without the task's name; tables as {group: {value, count}}."""
         tables = {
             name: {group: {"value": value, "count": count} for group, (value, count) in table.items()}

@@ -50,7 +50,7 @@ from vistune.recipe import Model, Recipe, Stage
 from vistune.types import Spec
 
 if TYPE_CHECKING:
-    from vistune.data.stages import Planned
+    from vistune.data.stages import PlannedStage
 
 # Times that each number which a layer keeps is written or read outside of products: it is made and used, so is its
 # gradient, and others come and go (norms in fp32, turned positions, sums). Fitted to benchmarks/plan_memory.py.
@@ -121,7 +121,7 @@ def sizes_of(model: Model, configs: tuple[Any, Any] | None = None, *, cut: bool 
     return Sizes(tower, language, count, linear, spec.vision_width, spec.slots_per_image), spec
 
 
-def load_of(planned: Planned) -> Load:
+def load_of(planned: PlannedStage) -> Load:
     """What a planned stage reads."""
     lengths, learnt, tiles = columns_of(planned)
     counted = np.bincount(_shown(planned), minlength=len(lengths))
@@ -138,7 +138,7 @@ def load_of(planned: Planned) -> Load:
     )
 
 
-def largest_row(planned: Planned) -> tuple[int, int]:
+def largest_row(planned: PlannedStage) -> tuple[int, int]:
     """(step, its row's number) of the row that takes most: `load_of`'s worst."""
     place = _largest(_sums(planned))
     for step, rows in enumerate(planned.plan.steps):
@@ -154,25 +154,25 @@ def _largest(sums: np.ndarray) -> int:
     return int((sums[:, 0] / tokens + sums[:, 1] / max(supervised, 1)).argmax())
 
 
-def _shown(planned: Planned) -> np.ndarray:
+def _shown(planned: PlannedStage) -> np.ndarray:
     """The samples of all rows of all steps, one after another."""
     rows = chain.from_iterable(planned.plan.steps)
     return np.fromiter(chain.from_iterable(rows), np.int64)
 
 
-def _sums(planned: Planned) -> np.ndarray:
+def _sums(planned: PlannedStage) -> np.ndarray:
     """(tokens, supervised tokens, tiles) of each row of all steps."""
     ends = np.cumsum([len(row) for row in chain.from_iterable(planned.plan.steps)])
     begins = np.concatenate([[0], ends[:-1]])
     return np.stack([np.add.reduceat(column[_shown(planned)], begins) for column in columns_of(planned)], axis=1)
 
 
-def load_of_shards(planned: Planned, folder: Path) -> Load:
+def load_of_shards(planned: PlannedStage, folder: Path) -> Load:
     """What a stage over shards reads, if all are like the first, which is brought into the folder."""
-    from vistune.data.stages import sampled
+    from vistune.data.stages import with_first_shard
 
     assert planned.stream is not None
-    load, steps = load_of(sampled(planned, folder)), planned.stream.steps
+    load, steps = load_of(with_first_shard(planned, folder)), planned.stream.steps
     times = steps / (load.steps or 1)
     return replace(
         load,
@@ -186,7 +186,7 @@ def load_of_shards(planned: Planned, folder: Path) -> Load:
     )
 
 
-def columns_of(planned: Planned) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def columns_of(planned: PlannedStage) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(tokens, supervised tokens, tiles) of each sample; with anyres as many tiles as its slots would fill."""
     spec = planned.processor.spec
     lengths = np.concatenate([index.lengths[rows] for index, rows in planned.samples.parts])

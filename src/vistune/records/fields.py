@@ -36,7 +36,7 @@ class UnreadField:
         meant = f" (did you mean `{self.near}`?)" if self.near else ""
         return f'{self.file}: field "{self.field}" is not read: {times}{meant}'
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 

@@ -61,9 +61,9 @@ def write_report(
 
 def near_duplicates(path: Path, images: Path | None, against: Sequence[Path], progress: Progress) -> dict[str, Any]:
     """Return near-duplicate images of a data set, and images that it shares with evaluation sets."""
-    from vistune.data import find_near_duplicates, images_of
+    from vistune.data import find_near_duplicates, image_files_of
 
-    image_paths = images_of(DataSource(file=path, images=images))
+    image_paths = image_files_of(DataSource(file=path, images=images))
     with progress("compare pictures", len(image_paths)) as advance:
         return asdict(find_near_duplicates(image_paths, against, advance=advance))
 
@@ -92,15 +92,15 @@ def write_check_page(
 
     Without a processor the samples are shown with the built-in tokenizer and the template v1.
     """
-    from vistune.data.show import as_learnt, without_tower
+    from vistune.data.show import labelled_sample, text_processor
 
-    reader = processor or without_tower()
+    reader = processor or text_processor()
     shown = [
-        as_learnt(sample, reader)
+        labelled_sample(sample, reader)
         for source in sources
         for sample in _spread_samples(source, CHECK_SAMPLES // len(sources) or 1, images=images)
     ]
-    write_check_report(page, report.as_json(), shown)
+    write_check_report(page, report.to_dict(), shown)
 
 
 def _spread_samples(source: DataSource, count: int, *, images: bool) -> Iterator[Sample]:
@@ -193,12 +193,12 @@ def _samples(recipe: Recipe, checkpoint: Path, run: Path) -> Iterator[dict[str, 
 
 
 def _of_stage(stage: Stage, sources: list[DataSource], processor: Processor, seed: int) -> Iterator[dict[str, Any]]:
-    from vistune.data import choose_rows
-    from vistune.data.show import as_learnt
+    from vistune.data import select_records
+    from vistune.data.show import labelled_sample
 
     rows = []
     for source in sources:
-        choice = choose_rows(
+        choice = select_records(
             source,
             processor,
             stage.kinds,
@@ -208,10 +208,10 @@ def _of_stage(stage: Stage, sources: list[DataSource], processor: Processor, see
             seed=seed,
             cut=stage.too_long == "cut",
         )
-        kinds = choice.index.columns["kind"][choice.rows]
-        rows += [(choice.index, row, int(kind)) for row, kind in zip(choice.rows.tolist(), kinds, strict=True)]
+        kinds = choice.index.columns["kind"][choice.records]
+        rows += [(choice.index, row, int(kind)) for row, kind in zip(choice.records.tolist(), kinds, strict=True)]
     for file, row, _ in spread(rows, STAGE_SAMPLES, group=lambda row: (str(row[0].path), row[2]), seed=seed):
-        shown = as_learnt(file.sample(row), processor)
+        shown = labelled_sample(file.sample(row), processor)
         yield {"stage": stage.name, "template": processor.spec.template, **shown}
 
 

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from vistune.data import Rows
+from vistune.data import SampleSequence
 from vistune.types import IGNORE, Batch
 
 
 class BySource:
     """Sums up a step's rows. A source is a file's kind of samples, as `Rows.sources` names it."""
 
-    def __init__(self, samples: Rows) -> None:
+    def __init__(self, samples: SampleSequence) -> None:
         self.samples = samples
         self.sums = np.zeros((len(samples.sources), 2))  # of losses, and how many supervised tokens
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from vistune.data import Loader, StagePlan
-from vistune.data.packing import Row, Step
-from vistune.data.stages import Planned, plan_run, sampled
+from vistune.data.packing import PackedRow, Step
+from vistune.data.stages import PlannedStage, plan_stages, with_first_shard
 from vistune.model import VisionLanguageModel, next_token_loss
 from vistune.planner.precision import merge_where_exact
 from vistune.training.distributed.parallel import World
@@ -48,11 +48,11 @@ def selftest(run: Run) -> list[Comparison]:
     The model computes in fp32, without dropout: what is compared is the arrangement. Packed rows, and those dealt over
     processes, go the way that training goes; the others through every layer whole, with adapters apart.
     """
-    planned, _ = plan_run(run.recipe, run.processor, run.progress)
+    planned, _ = plan_stages(run.recipe, run.processor, run.progress)
     model = run.first_model(None)
     found = []
     for number, whole in enumerate(planned):
-        item = sampled(whole, run.out / f"shard-{run.world.rank}-{number}")
+        item = with_first_shard(whole, run.out / f"shard-{run.world.rank}-{number}")
         run.prepare(model, item.stage, number, quantise=False)
         model.set_learning(item.stage.learn)
         model.eval()
@@ -61,11 +61,11 @@ def selftest(run: Run) -> list[Comparison]:
     return found
 
 
-def _compare(model: VisionLanguageModel, item: Planned, world: World, way: Way) -> list[Comparison]:
+def _compare(model: VisionLanguageModel, item: PlannedStage, world: World, way: Way) -> list[Comparison]:
     packed = item.plan.steps[0]
     samples = [index for row in packed for index in row]
     half = (len(samples) + 1) // 2
-    arrangements: dict[str, Sequence[Row]] = {
+    arrangements: dict[str, Sequence[PackedRow]] = {
         "one by one": [(index,) for index in samples],
         "two halves, turned round": [tuple(reversed(part)) for part in (samples[:half], samples[half:]) if part],
     }
@@ -86,7 +86,7 @@ def _compare(model: VisionLanguageModel, item: Planned, world: World, way: Way) 
 
 
 def _dealt(
-    model: VisionLanguageModel, item: Planned, step: Step, world: World, way: Way
+    model: VisionLanguageModel, item: PlannedStage, step: Step, world: World, way: Way
 ) -> tuple[float, dict[str, Tensor]]:
     """The same as `_gradients` with the rows dealt over all processes, as training does it; gradients on the CPU."""
     model.zero_grad(set_to_none=True)
@@ -110,7 +110,7 @@ def _distance(one: Tensor, other: Tensor) -> float:
 
 
 def _gradients(
-    model: VisionLanguageModel, item: Planned, step: Step, *, as_trained: bool = False
+    model: VisionLanguageModel, item: PlannedStage, step: Step, *, as_trained: bool = False
 ) -> tuple[float, dict[str, Tensor]]:
     """Mean loss over the step's supervised tokens, and the gradient of every learning parameter."""
     model.zero_grad(set_to_none=True)

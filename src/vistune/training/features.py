@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vistune.data import Stopping, never
-from vistune.data.stages import Planned
+from vistune.data import ShouldStop, never_stop
+from vistune.data.stages import PlannedStage
 from vistune.errors import DataError, RecipeError, Stopped
 from vistune.files import own_code, replacing, user_cache, write_atomic, write_json
 from vistune.model import VisionLanguageModel
@@ -149,13 +149,13 @@ def refuse_features(stage: Stage) -> None:
 
 
 def features_of(
-    planned: Planned,
+    planned: PlannedStage,
     model: VisionLanguageModel,
     world: World,
     *,
     on_message: OnMessage,
     progress: Progress,
-    stopping: Stopping = never,
+    stopping: ShouldStop = never_stop,
 ) -> Features | None:
     """The stage's pictures as features, computed where they are not kept yet; None where pixels are read as ever.
 
@@ -167,7 +167,7 @@ def features_of(
         refuse_features(stage)
         return None
     places = np.fromiter(chain.from_iterable(chain.from_iterable(planned.plan.steps)), np.int64)
-    readings, images = planned.samples.shown_by(places)
+    readings, images = planned.samples.images_of(places)
     if not images or (wanted == "auto" and readings < READINGS * len(images)):
         return None
     paths = list(dict.fromkeys(Path(str(folders.find(name, "", "").source)) for folders, name in images))
@@ -209,7 +209,7 @@ def features_of(
     return made
 
 
-def _missing(made: Features, paths: Sequence[Path], progress: Progress, stopping: Stopping) -> list[Path]:
+def _missing(made: Features, paths: Sequence[Path], progress: Progress, stopping: ShouldStop) -> list[Path]:
     """A file of each picture whose features are not kept, by its bytes; not all of them where a stop is asked for."""
     unread = [path for path in paths if not made.has_seen(path)]
     with progress("read pictures", len(unread)) if unread else no_progress("", 0) as advance:
@@ -222,7 +222,7 @@ def _missing(made: Features, paths: Sequence[Path], progress: Progress, stopping
     return [path for digest, path in found.items() if digest not in made.places]
 
 
-def _refuse_to_go_on(stage: Stage, world: World, stopping: Stopping) -> None:
+def _refuse_to_go_on(stage: Stage, world: World, stopping: ShouldStop) -> None:
     """Raise Stopped in all processes where one is asked to stop; they meet here."""
     if world.any(stopping()):
         raise Stopped(f"stage {stage.name}: stopped before its first step", "go on with --resume")
@@ -280,7 +280,7 @@ def _fill(
     spec: Spec,
     bf16: bool,
     progress: Progress,
-    stopping: Stopping,
+    stopping: ShouldStop,
 ) -> None:
     """Compute and keep the features of these pictures, a shard at a time, as far as no stop is asked for."""
     held: list[tuple[str, Tensor]] = []

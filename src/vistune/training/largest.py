@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from vistune.data import Background, Interrupted, Loader, Stopping, result_of
-from vistune.data.stages import Planned, sampled
+from vistune.data import Background, Interrupted, Loader, ShouldStop, wait_for
+from vistune.data.stages import PlannedStage, with_first_shard
 from vistune.errors import DataError, RecipeError
 from vistune.files import scratch_folder, user_cache
 from vistune.model.language import base_of
@@ -35,13 +35,13 @@ CLOSE = 0.15  # of what is measured: as far as a forecast may be off
 
 def try_largest_row(
     trainer: Trainer,
-    planned: Planned,
+    planned: PlannedStage,
     model: Model,
     way: Way,
     halved: Sequence[str],
     *,
     on_message: OnMessage,
-    stopping: Stopping,
+    stopping: ShouldStop,
 ) -> None:
     """Tell what the stage's largest row takes in the first process, beside what `vistune plan` foresees.
 
@@ -53,7 +53,7 @@ def try_largest_row(
     with place as folder, Background(1, "first shard") as thread:
         known = None
         with suppress(Interrupted):
-            known = result_of(thread.submit(lambda: sampled(planned, folder, thread.over)), stopping)
+            known = wait_for(thread.submit(lambda: with_first_shard(planned, folder, thread.over)), stopping)
         if world.any(known is None) or known is None:
             return
         step, number = largest_row(known)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vistune.data.stages import Planned, plan_run, processor_for, sampled
+from vistune.data.stages import PlannedStage, plan_stages, processor_for, with_first_shard
 from vistune.errors import RecipeError
 from vistune.files import scratch_folder, user_cache
 from vistune.interop.parent import ParentModel, processor_of
@@ -53,13 +53,13 @@ def dry_run(
     refuse_adapted(recipe, parent)
     processor = processor_of(recipe, parent)
     refuse_missing(recipe.track)
-    planned, _ = plan_run(recipe, processor, progress)
+    planned, _ = plan_stages(recipe, processor, progress)
     refuse_untrainable(recipe, processor.spec, parent, World(device=resolve_device("auto")))
     return [
         {
             "stage": item.stage.name,
             **_counts(item),
-            **({"held": len(item.held.samples)} if item.held is not None else {}),
+            **({"held": len(item.validation.samples)} if item.validation is not None else {}),
             "learn": dict(item.stage.learn),
             **({"remarks": list(item.remarks)} if item.remarks else {}),
         }
@@ -67,13 +67,13 @@ def dry_run(
     ]
 
 
-def _counts(item: Planned) -> dict[str, Any]:
+def _counts(item: PlannedStage) -> dict[str, Any]:
     """Samples, steps and packed rows of a planned stage."""
     if (stream := item.stream) is None:
         steps = item.plan.steps
         return {"samples": len(item.samples), "steps": len(steps), "rows": sum(map(len, steps))}
     with scratch_folder(user_cache() / "shards") as folder:
-        first = sampled(item, folder)
+        first = with_first_shard(item, folder)
     return {
         "shards": len(stream.shards),
         "samples_of_first_shard": len(first.samples),

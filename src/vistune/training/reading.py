@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from vistune.data import UNREAD, Loader, PixelCache, Place, Stopping, StreamLoader, never
-from vistune.data.stages import Planned
+from vistune.data import UNREAD, Loader, PixelCache, ShardCursor, ShardLoader, ShouldStop, never_stop
+from vistune.data.stages import PlannedStage
 from vistune.model import VisionLanguageModel
 from vistune.planner.flops import needed_by
 from vistune.planner.forecast import columns_of
@@ -22,7 +22,7 @@ from vistune.types import Reject
 
 
 def loader_of(
-    planned: Planned,
+    planned: PlannedStage,
     model: VisionLanguageModel,
     world: World,
     *,
@@ -31,8 +31,8 @@ def loader_of(
     out: Path,
     on_message: OnMessage,
     progress: Progress,
-    stopping: Stopping = never,
-) -> Loader | StreamLoader:
+    stopping: ShouldStop = never_stop,
+) -> Loader | ShardLoader:
     """Of this process's share. `pixels`: of pictures read before · `out`: where bad rows of shards are noted.
 
     Raises Stopped where the run is asked to stop while a tower's features are computed.
@@ -61,24 +61,24 @@ def loader_of(
         with open(out / f"rejects-{world.rank}.jsonl", "a", encoding="utf-8") as file:
             file.write("".join(json.dumps(reject, ensure_ascii=False) + "\n" for reject in listed))
 
-    return StreamLoader(
+    return ShardLoader(
         planned.stream,
         planned.processor,
         workers=workers,
         share=share,
-        on_message=note,
+        on_rejects=note,
         progress=progress,
-        stopping=stopping,
+        should_stop=stopping,
         pin=pin,
     )
 
 
-def places_at(loader: Loader | StreamLoader, step: int, world: World) -> list[Place]:
+def places_at(loader: Loader | ShardLoader, step: int, world: World) -> list[ShardCursor]:
     """Where all lanes are at the step, whichever process reads them; all processes must call it."""
     own = loader.position(step)
     found = {
         number: (window, first, digest)
-        for told in (world.listed(json.dumps(list(own.items()))) if isinstance(loader, StreamLoader) else ())
+        for told in (world.listed(json.dumps(list(own.items()))) if isinstance(loader, ShardLoader) else ())
         for number, (window, first, digest) in json.loads(told)
     }
     return [found[number] for number in sorted(found)]

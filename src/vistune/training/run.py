@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from vistune.data import PixelCache
-from vistune.data.stages import Planned, plan_run
+from vistune.data.stages import PlannedStage, plan_stages
 from vistune.errors import DiskError, RecipeError, Stopped
 from vistune.files import Lock, write_atomic, write_json, write_jsonl
 from vistune.interop.parent import ParentModel, processor_of
@@ -114,7 +114,7 @@ class Run:
                     mark_finished(self.out, self.recipe.stages[-1].name, extra["step"])
                 return
         with self.world.first_alone():  # what it finds out about the data is kept, and the others read it
-            planned, rejects = plan_run(self.recipe, self.processor, self.progress)
+            planned, rejects = plan_stages(self.recipe, self.processor, self.progress)
             if latest is None and self.world.is_first:  # find errors of later stages before the first one trains
                 refuse_untrainable(self.recipe, self.processor.spec, self.parent, self.world)
         for item in planned:
@@ -173,7 +173,9 @@ class Run:
             raise RecipeError(f"{self.out}: holds a run already", "add --resume to go on, or give another folder")
         return None
 
-    def _model(self, latest: Path | None, planned: Sequence[Planned]) -> tuple[VisionLanguageModel, int, Path | None]:
+    def _model(
+        self, latest: Path | None, planned: Sequence[PlannedStage]
+    ) -> tuple[VisionLanguageModel, int, Path | None]:
         """The model, the first stage to run, and the checkpoint whose state that stage goes on from."""
         if latest is None:
             self._cut_metrics(0)
@@ -206,7 +208,7 @@ class Run:
         self,
         model: VisionLanguageModel,
         number: int,
-        all_planned: Sequence[Planned],
+        all_planned: Sequence[PlannedStage],
         cursor_folder: Path | None,
         stopping: Callable[[], bool],
     ) -> VisionLanguageModel:
@@ -227,7 +229,7 @@ class Run:
         if cursor_folder is not None:
             cursor = load_state(cursor_folder / "state", trainer.optimizer, plan=planned.plan)
             start = cursor.step
-            loader.go_on(cursor.lanes)
+            loader.resume(cursor.lanes)
         else:
             self._rehearse(model, trainer, number)
             try_largest_row(
@@ -297,7 +299,9 @@ class Run:
         self.saver.begin(lambda: rehearse(self.out / "checkpoints" / ".rehearsal", write, state_bytes=state_bytes))
         self.saver.finish()
 
-    def _save(self, model: VisionLanguageModel, trainer: Trainer, number: int, planned: Planned, done: int) -> None:
+    def _save(
+        self, model: VisionLanguageModel, trainer: Trainer, number: int, planned: PlannedStage, done: int
+    ) -> None:
         """Copy what is to be saved; it is written while the loop goes on."""
         stage, finished = planned.stage, done == len(planned.plan.steps)
         extra = {

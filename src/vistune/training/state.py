@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vistune.data import Place, StagePlan
+from vistune.data import ShardCursor, StagePlan
 from vistune.errors import CheckpointError
 from vistune.training.distributed.sharding import sliced
 from vistune.training.optim import Optimizer
@@ -29,10 +29,10 @@ class Cursor:
     step: int
     plan: str
     made_from: Mapping[str, int | str]
-    lanes: Sequence[Place] = ()  # of a stage over shards
+    lanes: Sequence[ShardCursor] = ()  # of a stage over shards
 
 
-def cursor_at(stage: str, step: int, plan: StagePlan, lanes: Sequence[Place] = ()) -> Cursor:
+def cursor_at(stage: str, step: int, plan: StagePlan, lanes: Sequence[ShardCursor] = ()) -> Cursor:
     return Cursor(stage, step, plan.digest, dict(plan.made_from), list(lanes))
 
 

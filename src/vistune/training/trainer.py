@@ -16,7 +16,7 @@ import torch
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from vistune.data import Interrupted, Loader, StreamLoader
+from vistune.data import Interrupted, Loader, ShardLoader
 from vistune.errors import VistuneError, some
 from vistune.model import VisionLanguageModel
 from vistune.planner.flops import needed_by
@@ -68,7 +68,7 @@ class Trainer:
     def __init__(
         self,
         model: VisionLanguageModel,
-        loader: Loader | StreamLoader,
+        loader: Loader | ShardLoader,
         stage: Stage,
         *,
         device: str = "cpu",

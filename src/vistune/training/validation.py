@@ -17,7 +17,7 @@ import torch
 from torch.distributed.tensor import DTensor
 
 from vistune.data import Loader, PixelCache
-from vistune.data.stages import Planned
+from vistune.data.stages import PlannedStage
 from vistune.files import read_jsonl, write_jsonl
 from vistune.generation import Assistant
 from vistune.progress import OnMessage, Progress, no_progress
@@ -52,27 +52,27 @@ class Validator:
     def __init__(
         self,
         wanted: Validation,
-        planned: Planned,
+        planned: PlannedStage,
         trainer: Trainer,
         out: Path,
         *,
         pixels: PixelCache,
         evaluate: Evaluate | None,
     ) -> None:
-        assert planned.held is not None
+        assert planned.validation is not None
         self.wanted = wanted
         self.planned = planned
         self.trainer = trainer
-        self.samples = planned.held.samples
+        self.samples = planned.validation.samples
         self.file = out / "samples.jsonl"
         # A model in slices answers with all processes or not at all.
         self.whole = not any(isinstance(p, DTensor) for p in trainer.model.parameters())
         self.evaluate = evaluate
         world = trainer.world
         self.loader = Loader(
-            planned.held.samples,
+            planned.validation.samples,
             planned.processor,
-            planned.held.plan,
+            planned.validation.plan,
             pixels=pixels,
             share=(world.rank, world.size),
         )
@@ -145,15 +145,15 @@ class Validator:
 
 
 def validator_of(
-    wanted: Validation | None, planned: Planned, trainer: Trainer, out: Path, hooks: Hooks, pixels: PixelCache
+    wanted: Validation | None, planned: PlannedStage, trainer: Trainer, out: Path, hooks: Hooks, pixels: PixelCache
 ) -> Validator | None:
     """None where the stage measures nothing."""
-    if wanted is None or planned.held is None:
+    if wanted is None or planned.validation is None:
         return None
     made = Validator(wanted, planned, trainer, out, pixels=pixels, evaluate=hooks.evaluate)
-    if planned.held.shared and trainer.world.is_first:
+    if planned.validation.shared and trainer.world.is_first:
         hooks.on_message(
-            f"stage {planned.stage.name}: {planned.held.shared} pictures of the validation are learnt from too"
+            f"stage {planned.stage.name}: {planned.validation.shared} pictures of the validation are learnt from too"
         )
     if not made.whole and (wanted.answers or hooks.evaluate is not None) and trainer.world.is_first:
         hooks.on_message(f"stage {planned.stage.name}: under fsdp the loss alone is measured, no question is answered")

@@ -61,12 +61,12 @@ class Source:
     kind: str
     notes: Mapping[str, int] = field(default_factory=dict)
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Report what is not used, as JSON values."""
         return {
             "source": self.kind,
             "skipped_images": dict(self.skipped),
-            "unread_fields": [unread.as_json() for unread in self.unread],
+            "unread_fields": [unread.to_dict() for unread in self.unread],
             "notes": dict(self.notes),
         }
 
