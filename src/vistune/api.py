@@ -257,7 +257,7 @@ def train(
     from vistune.training import Hooks, Run, opened
 
     if out.exists() and not out.is_dir():
-        raise RecipeError(f"{out}: is a file, a folder is wanted", "give another folder")
+        raise RecipeError(f"{out}: is a file, expected a folder", "give another folder")
     evaluate = validation_tasks(recipe)
     hooks = Hooks(evaluate=evaluate) if on_message is None else Hooks(on_message, evaluate)
     with opened() as world:

@@ -1,15 +1,15 @@
-"""Errors by who must act.
+"""Errors, by who has to act.
 
 VistuneError(message, hint)
 ├── RecipeError       edit the recipe or the command                    exit 2
 ├── DataError         fix the file: path, line, field                   exit 2
 │   └── TooManyRejects                                                  exit 3
-├── DiskError         make room, or mend the disk; an OSError too    exit 2
-├── CheckpointError   another folder, or the same one mended            exit 2
-├── TeacherError      a remote service; raised after the retries        exit 5
-│   └── BudgetError   money or quota is spent                           exit 4
-└── Stopped           asked to stop, state saved, resume me             exit 75
-The command line catches these and prints one line; anything else is our bug and exits with 1.
+├── DiskError         free disk space, or repair the disk               exit 2
+├── CheckpointError   use another folder, or repair this one            exit 2
+├── TeacherError      a remote service stayed down after all retries    exit 5
+│   └── BudgetError   the budget or quota is spent                      exit 4
+└── Stopped           stopped on request, state saved; resume           exit 75
+The command line prints these as one line. Any other exception is a bug of vistune and exits with 1.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Iterable
 
 
 class VistuneError(Exception):
-    """What went wrong and, in `hint`, what to do about it."""
+    """An error for the user: what is wrong, and in `hint` what to do."""
 
     exit_code = 2
 
@@ -32,21 +32,21 @@ class VistuneError(Exception):
 
 
 class RecipeError(VistuneError):
-    """The recipe or the command asks for something that cannot be done."""
+    """The recipe or the command asks for something impossible."""
 
 
 class DataError(VistuneError):
-    """A file of the user's does not hold what it should; the message names path, line and field."""
+    """A user's file is wrong; the message names path, line and field."""
 
 
 class TooManyRejects(DataError):
-    """More samples were set aside than the limit allows."""
+    """More samples were rejected than the limit allows."""
 
     exit_code = 3
 
 
 class DiskError(VistuneError, OSError):
-    """A file cannot be written; what was there before is as it was."""
+    """A file cannot be written; the old file is unchanged. Also an OSError."""
 
 
 class CheckpointError(VistuneError):
@@ -54,25 +54,25 @@ class CheckpointError(VistuneError):
 
 
 class TeacherError(VistuneError):
-    """A remote model did not answer, after all retries."""
+    """A remote model did not answer after all retries."""
 
     exit_code = 5
 
 
 class BudgetError(TeacherError):
-    """Money or quota is spent; what was paid for is kept."""
+    """The budget or quota is spent; paid replies are kept."""
 
     exit_code = 4
 
 
 class Stopped(VistuneError):
-    """The run was asked to stop and saved its state first."""
+    """The run was asked to stop, and has saved its state."""
 
     exit_code = 75
 
 
 def some(names: Iterable[str], most: int = 10) -> str:
-    """Names for a message, sorted, at most `most` of them, and how many more there are."""
+    """List names for a message: sorted, at most `most`, and the number of the others."""
     listed = sorted(names)
     more = f" and {len(listed) - most} more" if len(listed) > most else ""
     return ", ".join(listed[:most]) + more

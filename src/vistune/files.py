@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, JSON lines with line numbers, hashes, folders committed by rename."""
+"""Files and folders that are complete or absent: atomic writes, commits by rename, locks; JSON and checksums."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from vistune.errors import DataError, DiskError, RecipeError
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file so that a reader sees all of it or the old one, even after a power cut."""
+    """Write a file so that readers see either the old or the complete new file, even after a power cut."""
     with replacing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to fill that takes its name when the block ends without an error, whole and on disk.
+    """Yield a file to fill; it replaces `path` when the block ends without an error.
 
-    Raises DiskError where the disk refuses; no part of the new file is left then.
+    Raises DiskError if it cannot be written; no part of the new file remains then.
     """
     try:
         with _draft(path) as file:
@@ -40,7 +40,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             raise
         raise DiskError(
             f"{path}: cannot be written: {error.strerror or error}",
-            "make room or mend the disk, then run the same command again",
+            "free disk space or repair the disk, then run the same command again",
         ) from error
 
 
@@ -72,13 +72,14 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def committed_folder(path: Path) -> Iterator[Path]:
-    """A fresh folder to fill; it takes the name `path` only when the block ends without an error.
+    """Yield a new folder to fill; it is renamed to `path` when the block ends without an error.
 
-    An older folder of that name steps aside whole first: killed at any moment, `path` is the old, the new or absent.
+    An older folder of that name is renamed first: after a kill at any moment, `path` is the old one, the new one or
+    absent.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.tmp-"))
-    # Readable as any new folder is: mkdtemp makes private ones.
+    # mkdtemp makes private folders; new folders are readable.
     os.chmod(draft, 0o755)  # noqa: S103  # nosec B103
     older = draft.with_name(f"{draft.name}-old")
     try:
@@ -101,13 +102,13 @@ def committed_folder(path: Path) -> Iterator[Path]:
 
 
 class Lock:
-    """One process a folder. The kernel lets go of a lock when its process dies, so none is ever stale."""
+    """A lock file: one process per folder. The kernel releases it when its process dies, so it is never stale."""
 
     def __init__(self, path: Path) -> None:
         self.file: IO[str] = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - held open as long as the lock
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # by a process of this machine, or on a network disk by one of another
+        except BlockingIOError:  # held on this machine or, on a network disk, on another one
             self.file.seek(0)
             holder = self.file.read().strip() or "another process"
             self.file.close()
@@ -125,13 +126,13 @@ class Lock:
 
 @contextmanager
 def scratch_folder(place: Path) -> Iterator[Path]:
-    """A folder of this process's own, for as long as the block lasts; what killed processes left in `place` goes."""
+    """Yield a temporary folder in `place`, removed at the end; folders that killed processes left there are removed."""
     place.mkdir(parents=True, exist_ok=True)
     for left in place.glob("*.lock"):
         with suppress(RecipeError, OSError):  # in use
             _remove(left.with_suffix(""), Lock(left))
     folder = place / uuid4().hex
-    lock = Lock(folder.with_suffix(".lock"))  # before the folder is there: none is ever swept from under its owner
+    lock = Lock(folder.with_suffix(".lock"))  # before the folder exists: another process never removes a folder in use
     folder.mkdir()
     try:
         yield folder
@@ -148,9 +149,9 @@ def _remove(folder: Path, lock: Lock) -> None:
 def refuse_overwrite(out: Path, name: str) -> None:
     """Raise RecipeError if `out` is a file, or a folder with a file `name` that an earlier call wrote."""
     if out.exists() and not out.is_dir():
-        raise RecipeError(f"{out}: is a file, a folder is wanted", "give another folder")
+        raise RecipeError(f"{out}: is a file, expected a folder", "give another folder")
     if (out / name).exists():
-        raise RecipeError(f"{out}: holds {name} already", "give another folder, or remove this one")
+        raise RecipeError(f"{out}: already has {name}", "give another folder, or remove this one")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -162,41 +163,41 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file. Raises DataError naming the file and line of a syntax error."""
+    """Read a JSON file. Raises DataError that names the file and line of a syntax error."""
     return parse_json(read_text(path), str(path), first_line=1)
 
 
 def read_json_if_there(path: Path) -> Any:
-    """The value in a JSON file, None where there is no such file."""
+    """Read a JSON file; None if it does not exist."""
     return read_json(path) if path.is_file() else None
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
-    """(line number, value) of every non-blank line. Raises DataError at the first bad one."""
+    """Yield (line number, value) of every non-blank line. Raises DataError at the first bad one."""
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             yield number, parse_json(line, str(path), first_line=number)
 
 
 def read_text(path: Path) -> str:
-    """A UTF-8 file, with or without a byte-order mark."""
+    """Read a UTF-8 file, with or without a byte-order mark."""
     return decoded(read_bytes(path), path)
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file of the user's, whole. Raises DataError where it cannot be read."""
+    """Read a user's file. Raises DataError if it cannot be read."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file", "check the path") from None
     except IsADirectoryError:
-        raise DataError(f"{path}: is a folder, a file is wanted", "name the file inside it") from None
+        raise DataError(f"{path}: is a folder, expected a file", "name the file inside it") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}", "check the path and its permissions") from None
 
 
 def decoded(content: bytes, path: Path) -> str:
-    """The text of a file's bytes. Raises DataError naming the line that is not UTF-8."""
+    """Decode a file's bytes. Raises DataError that names the line that is not UTF-8."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -204,47 +205,48 @@ def decoded(content: bytes, path: Path) -> str:
         raise DataError(f"{path}:{line}: not UTF-8 (byte {error.start})", "save the file as UTF-8") from None
 
 
-def parse_json(text: str, place: str, *, first_line: int) -> Any:
-    """Strict JSON: NaN and Infinity are refused, as other readers refuse them."""
+def parse_json(text: str, name: str, *, first_line: int) -> Any:
+    """Parse strict JSON; NaN and Infinity are refused. `name` names the file in errors."""
 
     def refuse(constant: str) -> Any:
-        raise DataError(f"{place}:{first_line}: {constant} is not JSON", "write a number or null")
+        raise DataError(f"{name}:{first_line}: {constant} is not JSON", "write a number or null")
 
     try:
         return json.loads(text, parse_constant=refuse)
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
         raise DataError(
-            f"{place}:{line}: not JSON at column {error.colno}: {error.msg}", "mend or remove the line"
+            f"{name}:{line}: not JSON at column {error.colno}: {error.msg}", "correct or remove the line"
         ) from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
-        raise DataError(f"{place}:{first_line}: not JSON that can be read: {str(error)[:80]}", "mend it") from None
+        raise DataError(f"{name}:{first_line}: not JSON that can be read: {str(error)[:80]}", "correct it") from None
 
 
 def user_cache() -> Path:
-    """Where what can be made again is kept: VISTUNE_CACHE, else `vistune` in XDG_CACHE_HOME or ~/.cache."""
+    """Return the cache folder: VISTUNE_CACHE, else `vistune` in XDG_CACHE_HOME or ~/.cache."""
     if named := os.environ.get("VISTUNE_CACHE"):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vistune"
 
 
 @cache
-def own_code(*places: str) -> str:
-    """A hash of the package's code and tables at these places, files or folders: what another version makes is its own.
+def own_code(*paths: str) -> str:
+    """Return a checksum of the package's code and data at these paths, so that another version has its own caches.
 
-    Such as `processor` or `model/vision.py`.
+    Args:
+        paths: Files or folders of the package, such as `processor` or `model/vision.py`.
     """
-    found = hashlib.sha256()
-    for place in places:
-        named = resources.files("vistune").joinpath(place)
+    digest = hashlib.sha256()
+    for path in paths:
+        named = resources.files("vistune").joinpath(path)
         entries = sorted(named.iterdir(), key=lambda entry: entry.name) if named.is_dir() else [named]
         for entry in entries:
             if entry.name.endswith((".py", ".json")):
-                found.update(entry.read_bytes())
-    return found.hexdigest()
+                digest.update(entry.read_bytes())
+    return digest.hexdigest()
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file's bytes."""
+    """Return the hexadecimal SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,9 +1,9 @@
-"""The nouns that cross a room's border, in the order in which data flows.
+"""The types that packages exchange, in the order in which data flows.
 
-COCO · captions · boxes ─read→ AnnotatedImage ─teacher→ Sample
-LLaVA JSON · messages JSONL ─read────────────────────→ Sample
-Sample ─Processor.encode→ Example ─plan, collate→ Batch ─model→ hidden ─loss→ LossSum
-run folder ─load→ Assistant ─→ Completion ─→ Score
+COCO, captions, boxes ─read→ AnnotatedImage ─teacher→ Sample
+LLaVA JSON, messages JSONL ─read──────────────────→ Sample
+Sample ─Processor.encode→ Example ─plan, collate→ Batch ─model→ hidden states ─loss→ LossSum
+run folder ─load→ Assistant ─→ Completion ─→ scores
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-IGNORE = -100  # a label that is not learnt (torch's cross-entropy default, LLaVA's IGNORE_INDEX)
-IMAGE_ID = -200  # an image slot in `input_ids`: never a row of the embedding table, so no text can become it
+IGNORE = -100  # label of a token that is not supervised (torch's cross-entropy default, LLaVA's IGNORE_INDEX)
+IMAGE_ID = -200  # an image slot in `input_ids`; not in the vocabulary, so no text can become it (LLaVA)
 
 Role = Literal["system", "user", "assistant"]
 KINDS = ("caption", "conversation", "detail", "reasoning")
@@ -26,7 +26,7 @@ KINDS = ("caption", "conversation", "detail", "reasoning")
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """One object in a picture: relative corners, 0-1, origin top left; `attributes` such as {"color": "red"}."""
+    """One object in an image: relative corners, 0-1, origin top left; `attributes` such as {"color": "red"}."""
 
     label: str
     x0: float
@@ -41,24 +41,24 @@ class Box:
 
     @property
     def area(self) -> float:
-        """Share of the picture, 0-1."""
+        """Share of the image, 0-1."""
         return (self.x1 - self.x0) * (self.y1 - self.y0)
 
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedImage:
-    """What is known about a picture before any dialogue."""
+    """An image with its captions and boxes, before any dialogue."""
 
     id: str
     path: Path
     captions: tuple[str, ...] = ()
     boxes: tuple[Box, ...] = ()
-    crowds: tuple[str, ...] = ()  # labels of which there are more than the boxes show (COCO's `iscrowd`)
+    crowds: tuple[str, ...] = ()  # labels of crowds, which have more objects than boxes (COCO's `iscrowd`)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """A picture in a message: a file, or an image already in memory."""
+    """An image in a message: a file, or an image already in memory."""
 
     source: Path | Image
 
@@ -87,8 +87,7 @@ class Message:
 class Sample:
     """The one conversation type of training, evaluation, chat and server.
 
-    `origin`: the location for messages about this sample, `path:line`. Images are Picture parts; `<image>` in a
-    string is literal text.
+    Images are `ImageRef` parts; `<image>` in a string is literal text. `origin`: the sample's location, `path:line`.
     """
 
     id: str
@@ -103,10 +102,21 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What processor and model must agree on, made from the backbones' configs before either is built.
+    """What processor and model must agree on, read from the backbones' configs before either is built.
 
-    Sizes are in pixels (`image_side`, `canvases` as width and height) and tokens (`slots_per_image`: those of one
-    tile, behind the projector); `image_mean` and `image_std` per RGB channel.
+    Attributes:
+        slots_per_image: Tokens of one tile after the projector.
+        image_side: Side of a tile, pixels.
+        image_mean, image_std: Per RGB channel.
+        feature_layer: Layer of the vision tower whose output is used (LLaVA-1.5, section 3: the last but one).
+        feature_tokens: `patch`, or `cls_patch` with the class token.
+        space: `hidden`, or `joint`: through the tower's last norm and projection, the space it shares with text.
+        image_mode: `square`, `pad`, or `anyres`: an overview and the tiles of one of `canvases` (LLaVA-1.6).
+        image_fit: `crop` (the shorter edge to the side, then the centre, as CLIP) or `stretch` (as SigLIP).
+        image_resample: Pillow's number: 3 bicubic, 2 bilinear.
+        canvases: (width, height) in pixels.
+        tokenization: `whole`, as transformers, or `chunks`, as the original LLaVA: each text around an image by
+            itself, and the end of an anyres image among the patches is rounded as there.
     """
 
     vision_width: int
@@ -120,13 +130,11 @@ class Spec:
     template: str
     feature_layer: int = -2
     feature_tokens: str = "patch"
-    space: str = "hidden"  # or "joint": through the tower's last norm and projection, the space it shares with text
-    image_mode: str = "square"  # or "pad", or "anyres": an overview and the tiles of one of `canvases`
-    image_fit: str = "crop"  # the shorter edge to the side, then the centre, as CLIP; or "stretch", as SigLIP
-    image_resample: int = 3  # Pillow's number: 3 bicubic, 2 bilinear
+    space: str = "hidden"
+    image_mode: str = "square"
+    image_fit: str = "crop"
+    image_resample: int = 3
     canvases: tuple[tuple[int, int], ...] = ()
-    # "whole": as transformers; "chunks": as the original LLaVA, each text around a picture on its own, and where an
-    # anyres picture ends among patches is rounded as there
     tokenization: str = "whole"
 
 
@@ -134,10 +142,12 @@ class Spec:
 class Example:
     """One sample as tensors, image slots already expanded.
 
-    input_ids (tokens,) int64, IMAGE_ID at every image slot · labels (tokens,) int64, the same positions, not
-    shifted, IGNORE where nothing is learnt · images (tiles, 3, side, side) uint8, in the order of their slots ·
-    slots (slots, 2) int64: the tile and the patch that fill each slot, tile -1 for the newline that ends a row of
-    patches; None where every patch of every tile has its slot, in order.
+    Attributes:
+        input_ids: (tokens,) int64, IMAGE_ID at every image slot.
+        labels: (tokens,) int64, same positions, not shifted; IGNORE where a token is not supervised.
+        images: (tiles, 3, side, side) uint8, in the order of their slots.
+        slots: (slots, 2) int64, the tile and the patch that fill each slot; tile -1 is the newline that ends a row of
+            patches. None if every patch of every tile has its slot, in order.
     """
 
     input_ids: torch.Tensor
@@ -151,15 +161,19 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One packed row: documents end to end, no padding.
+    """One packed row: documents end to end, without padding.
 
-    input_ids, labels, positions (tokens,) int64; `positions` restart at 0 with each document · starts
-    (documents + 1,) int32: where each document begins, and the row's end · images (tiles, 3, side, side) uint8,
-    at least one tile: a row without pictures carries one blank tile that no slot takes; or, where a frozen tower's
-    features are kept, these in their place, floats (tiles, tokens, width) · supervised: how many
-    labels are learnt · ids: the documents' sample ids, for messages · slots (slots, 2) int64 or None: as an Example's,
-    tiles counted over the row · number: of the row in its step, by which its chance (dropout) is drawn · places: of the
-    documents among the stage's samples.
+    Attributes:
+        input_ids, labels: (tokens,) int64.
+        positions: (tokens,) int64, starting at 0 in each document.
+        starts: (documents + 1,) int32, where each document begins, and the end of the row.
+        images: (tiles, 3, side, side) uint8, at least one tile: a row without images has one blank tile that no slot
+            uses. If a frozen tower's features are cached, these instead, float (tiles, tokens, width).
+        supervised: Number of supervised tokens.
+        ids: The documents' sample ids, for messages.
+        slots: (slots, 2) int64 or None, as in `Example`, tiles counted over the row.
+        number: Index of the row within its step; seeds dropout.
+        places: The documents' indices among the stage's samples.
     """
 
     input_ids: torch.Tensor
@@ -174,11 +188,11 @@ class Batch:
     places: tuple[int, ...] = ()
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same row on a device; `starts` stays where it is, since it is read number by number."""
+        """Return the row on a device; `starts` stays on the CPU, where it is read value by value."""
         return self._changed(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> Batch:
-        """The same row in memory that a GPU copies from by itself, while the process goes on."""
+        """Return the row in pinned memory, from which a GPU copies asynchronously."""
         return self._changed(lambda tensor: tensor.pin_memory())
 
     def _changed(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
@@ -192,9 +206,10 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class LossSum:
-    """Summed loss over supervised tokens, and their count; whoever divides knows the count of the whole step.
+    """Loss summed over supervised tokens, and their count. The trainer divides by the count of the complete step.
 
-    tokens (count,) fp32: each one's loss, in the row's order, without gradient.
+    Attributes:
+        tokens: (count,) fp32, the loss of each supervised token in the row's order, detached.
     """
 
     sum: torch.Tensor
@@ -204,7 +219,7 @@ class LossSum:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What the model said: text without the end token, why it stopped, tokens read and written."""
+    """A generated answer: text without the end token, why it ended, tokens of prompt and answer."""
 
     text: str
     finish_reason: Literal["stop", "length", "cancelled"]
@@ -214,7 +229,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A sample set aside, with the reason's code and text, and what was received in its place, if anything was."""
+    """A rejected sample: its location, the code and text of the reason, and the raw reply if there was one."""
 
     id: str
     origin: str
@@ -225,7 +240,7 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question of a benchmark with its gold answer; `tags` such as {"type": "colour", "language": "ko"}."""
+    """One question of a benchmark with its correct answer; `tags` such as {"type": "colour", "language": "ko"}."""
 
     id: str
     sample: Sample

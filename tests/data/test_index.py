@@ -201,7 +201,9 @@ def test_a_choice_takes_kinds_then_the_first_rows(
         kinds, longest = settings.pop("kinds", None), settings.pop("longest", None)
         source = DataSource(file=path, **settings)  # type: ignore[arg-type]
         made = select_records(source, processor, kinds, longest, progress=no_progress, label="")  # type: ignore[arg-type]
-        return [s.id for s in SampleSequence([(made.index, made.records)])], [fault.reject.reason for fault in made.faults]
+        return [s.id for s in SampleSequence([(made.index, made.records)])], [
+            fault.reject.reason for fault in made.faults
+        ]
 
     assert chosen() == (["r0", "r1", "r3", "r4", "r5"], ["bad_conversations"])
     assert chosen(kinds=("caption",)) == (["r1", "r3", "r5"], ["bad_kind"])

@@ -47,7 +47,9 @@ def test_the_order_is_the_same_on_every_machine() -> None:
 
 @given(st.lists(st.tuples(st.integers(1, 20), st.sampled_from([0.25, 0.5, 1.0, 2.0, 2.3])), min_size=1, max_size=4))
 def test_a_source_comes_as_often_as_its_weight_says(mixture: list[tuple[int, float]]) -> None:
-    epochs = [np.bincount(epoch_samples(mixture, seed=3, epoch=k), minlength=sum(n for n, _ in mixture)) for k in range(2)]
+    epochs = [
+        np.bincount(epoch_samples(mixture, seed=3, epoch=k), minlength=sum(n for n, _ in mixture)) for k in range(2)
+    ]
     begin = 0
     for samples, weight in mixture:
         for times in epochs:

@@ -131,7 +131,7 @@ def test_a_bad_row_is_named_by_file_line_and_field(folder: Path, name: str) -> N
     ("text", "pattern"),
     [
         ("", r"data\.json: is empty"),
-        ("[]", r"data\.json: holds no records"),
+        ("[]", r"data\.json: has no records"),
         ('[\n{"id": 1,\n  "conversations": [}\n]', r"data\.json:3: not JSON"),
         ('[\n{"id": "1"', r"data\.json:2: not JSON"),
         ("[\n", r"data\.json:2: the list is cut off"),

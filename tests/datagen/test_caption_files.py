@@ -90,7 +90,7 @@ def test_table_rows_with_other_cells_are_set_aside(tmp_path: Path) -> None:
 
 REFUSED = {
     ("in.json", '[{"caption": "a dog"},\n {"caption": "a do'): ":2: not JSON: Unterminated string",
-    ("in.json", '[{"caption": "a dog"}\n {"caption": "a dog"}]'): ":2: not JSON: a comma or ] is wanted, got '{'",
+    ("in.json", '[{"caption": "a dog"}\n {"caption": "a dog"}]'): ":2: not JSON: expected a comma or ], got '{'",
     ("in.json", '[{"caption": "a dog"},\n]'): ":2: not JSON: Expecting value",
     ("in.json", '[{"caption": "a dog",\n "n": NaN}]'): "has no captions: 1 rows not_json",
     ("in.json", '[{"caption": "a dog"}'): ":1: ",

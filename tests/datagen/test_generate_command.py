@@ -124,7 +124,7 @@ def test_the_end_shows_no_dollars_where_no_price_is_known(
 
 def test_the_rule_teacher_tells_why_and_is_not_run_over_its_own_data(folder: Path) -> None:
     assert "out: 4 samples, 0 rejected report:" in generate(folder, "--kinds", " detail , detail")
-    with pytest.raises(VistuneError, match=r"out: holds samples.json already"):
+    with pytest.raises(VistuneError, match=r"out: already has samples.json"):
         generate(folder, "--kinds", "detail")
     (folder / "out" / "samples.json").unlink()  # what a killed run leaves: everything but the last file
     assert "4 samples" in generate(folder, "--kinds", "detail")

@@ -169,15 +169,15 @@ def test_the_ways_to_name_a_questions_images(folder: Path, fields: dict[str, Any
         ({"video_file": "a.mp4", "image": "a.jpg"}, "video_file: videos and audio are not read"),
         ({"audio": {"path": "a.wav"}}, "audio: videos and audio are not read"),
         ({"image": "a.jpg", "images": ["b.jpg"]}, "images: both `image` and `images`"),
-        ({"image": 5}, "image: a path or a list of paths is wanted, got 5"),
+        ({"image": 5}, "image: expected a path or a list of paths, got 5"),
         ({"image": {"bytes": "aGVsbG8="}}, "image: holds the image's bytes as text"),
         ({"text": "<image>\nWhat?"}, "images: 1 <image> in the turns but 0 images"),
         ({"text": "<image><image>", "image": "a.jpg"}, "image: 2 <image> in the turns but 1 images"),
         ({"text": " "}, "text: is empty"),
-        ({"text": ["What?"]}, "text: text is wanted"),
+        ({"text": ["What?"]}, "text: expected text"),
         ({"match": "fuzzy"}, "match: 'fuzzy'"),
         ({"choices": "A, B"}, "choices: a list is wanted"),
-        ({"type": ["x"]}, "type: text is wanted"),
+        ({"type": ["x"]}, "type: expected text"),
     ],
 )
 def test_a_question_that_cannot_be_asked_as_it_is_meant_is_refused(
@@ -195,8 +195,8 @@ def test_a_question_that_cannot_be_asked_as_it_is_meant_is_refused(
         ({"question_id": 1, "question": "a?", "prompt": "b?"}, "question: question and prompt may all be the question"),
         ({"id": 1, "conversations": []}, r"text: this is a record to train on \(`conversations`\)"),
         ({"question_id": 1, "text": "?", "gold": "red"}, "answer: is missing; .*rename `gold` to `answer`"),
-        ({"question_id": 1, "text": "?", "answer": 0.5}, "answer: text is wanted, got 0.5"),
-        ({"question_id": 1, "text": "?", "answer": ["a"]}, r"answer: text is wanted, got \['a'\]"),
+        ({"question_id": 1, "text": "?", "answer": 0.5}, "answer: expected text, got 0.5"),
+        ({"question_id": 1, "text": "?", "answer": ["a"]}, r"answer: expected text, got \['a'\]"),
     ],
 )
 def test_a_record_that_is_no_question_names_what_is_there(folder: Path, record: dict[str, Any], problem: str) -> None:

@@ -121,8 +121,8 @@ def test_the_names_that_people_give_ids_and_texts(tmp_path: Path, key: str, said
             r"2:model_output: .* may both be",
         ),
         ({"index": 1, "A": "x", "B": "y", "answer": "A"}, r"2:answer: beside the question's options"),
-        ({"question_id": 1, "text": None}, r"2:text: text is wanted, got None"),
-        ({"question_id": True, "text": "a"}, r"2:question_id: text or a number is wanted, got True"),
+        ({"question_id": 1, "text": None}, r"2:text: expected text, got None"),
+        ({"question_id": True, "text": "a"}, r"2:question_id: expected text or a number, got True"),
         ("a", r"2: is no object"),
     ],
 )

@@ -166,7 +166,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path, kind: str) -> None:
 
     path = tmp_path / "data.jsonl"
     os.mkfifo(path) if kind == "pipe" else path.mkdir()
-    with pytest.raises(DataError, match="a file is wanted"):
+    with pytest.raises(DataError, match="expected a file"):
         list(read_records(path))
 
 

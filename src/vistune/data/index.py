@@ -65,7 +65,7 @@ def data_path(path: Path) -> Path:
             return path / name
     candidates = sorted(file.name for file in path.iterdir() if file.is_file() and kind_of_file(file.name))[:8]
     hint = f"name the data file, such as {path / candidates[0]}" if candidates else "name the data file"
-    raise DataError(f"{path}: the folder has neither {' nor '.join(GENERATED_FILES)}", hint)
+    raise DataError(f"{path}: has neither {' nor '.join(GENERATED_FILES)}", hint)
 
 
 def open_source(path: Path) -> DataFile:
@@ -249,7 +249,7 @@ class _Builder:
                 column.append(value)
         advance(0, total=len(columns["begin"]) + len(faults))  # the total was an estimate
         if not columns["begin"] and not faults:
-            raise DataError(f"{self.data.name}: the file has no records", "give a file with at least one record")
+            raise DataError(f"{self.data.name}: has no records", "give a file with at least one record")
         arrays = {name: np.array(column, COLUMNS[name]) for name, column in columns.items()}
         unread = dict(checker.unread + of_file)
         texts = {"names": list(names), "kinds": list(kinds), "warnings": dict(checker.warnings), "unread": unread}

@@ -203,7 +203,7 @@ def _answer(fields: Mapping[str, Any], location: str, *, needed: bool) -> str:
     if value is None:
         raise missing_field(fields, location, "answer", ("answer",), [name for name in GOLD if name in fields])
     if isinstance(value, bool) or not isinstance(value, str | int):
-        raise RecordError(location, "answer", f"text is wanted, got {shown(value)}", "write it as a reply says it")
+        raise RecordError(location, "answer", f"expected text, got {shown(value)}", "write it as a reply says it")
     if not bare(str(value)):
         raise RecordError(location, "answer", "is empty", "say what a right reply says, or leave the record out")
     return str(value)
@@ -226,7 +226,7 @@ def _tag(fields: Mapping[str, Any], name: str, location: str) -> str | int | flo
     if value is None or value == "":
         return "all"
     if not isinstance(value, str | int | float):
-        raise RecordError(location, name, f"text is wanted, got {shown(value)}", "write one word, such as `colour`")
+        raise RecordError(location, name, f"expected text, got {shown(value)}", "write one word, such as `colour`")
     return value
 
 

@@ -87,7 +87,7 @@ def prediction_of(record: object, location: str, texts: Sequence[str] = TEXTS) -
     key = _text_field(record, location, texts)
     said = record.get(key)
     if not isinstance(said, str):
-        raise RecordError(location, key, f"text is wanted, got {shown(said)}", "write what the model said as text")
+        raise RecordError(location, key, f"expected text, got {shown(said)}", "write what the model said as text")
     return Prediction(
         plain_id(record[name]), said, location, record, tuple(field for field in (name, key) if field not in KEPT)
     )

@@ -33,7 +33,7 @@ from vistune.registry import guess
 
 def _unquoted(value: Any) -> Any:
     if isinstance(value, str | bool):
-        raise ValueError(f"a number is wanted, got {value!r}; a number in quotes is text")
+        raise ValueError(f"expected a number, got {value!r}; a number in quotes is text")
     return value
 
 

@@ -203,7 +203,7 @@ def _id(record: Fields, location: str, warnings: Counter[str]) -> str:
     if isinstance(name, float) and name.is_integer():  # pandas turns whole numbers into floats if some are missing
         name = int(name)
     if isinstance(name, bool) or not isinstance(name, str | int | float):
-        raise RecordError(location, "id", f"text or a number is wanted, got {shown(name)}", "write it as text")
+        raise RecordError(location, "id", f"expected text or a number, got {shown(name)}", "write it as text")
     return text(str(name), location, "id")
 
 
@@ -264,10 +264,10 @@ def marker_like(said: str) -> str:
 def _listed(record: Fields, form: str, location: str) -> list[tuple[str, Fields]]:
     turns = record[form]
     if not isinstance(turns, list) or not turns:
-        raise RecordError(location, form, f"a list of turns is wanted, got {shown(turns)}", SEE)
+        raise RecordError(location, form, f"expected a list of turns, got {shown(turns)}", SEE)
     for k, turn in enumerate(turns):
         if not isinstance(turn, dict):
-            raise RecordError(location, f"{form}[{k}]", f"an object is wanted, got {shown(turn)}", SEE)
+            raise RecordError(location, f"{form}[{k}]", f"expected an object, got {shown(turn)}", SEE)
     return [(f"{form}[{k}]", turn) for k, turn in enumerate(turns)]
 
 
@@ -295,7 +295,7 @@ def _is_supervised(turn: Fields, role: Role, location: str, place: str) -> bool:
     for name, value in said.items():
         if value not in (0, 1):  # also True, False and 1.0
             raise RecordError(
-                location, f"{place}.{name}", f"true, false, 0 or 1 is wanted, got {shown(value)}",
+                location, f"{place}.{name}", f"expected true, false, 0 or 1, got {shown(value)}",
                 "weights between them are not supported: repeat the record, or give its file a `weight` in the recipe",
             )  # fmt: skip
         if value and role != "assistant":
@@ -320,7 +320,7 @@ def _part(
     if isinstance(part, str):
         return split_markers(text(part, location, place))
     if not isinstance(part, dict):
-        raise RecordError(location, place, f"an object is wanted, got {shown(part)}", "write {type: text, text: …}")
+        raise RecordError(location, place, f"expected an object, got {shown(part)}", "write {type: text, text: …}")
     kind = part.get("type")
     if kind is None:  # Qwen-VL's parts have no type: {"image": …}, {"text": …}
         kind = next((name for name in ("text", "image", "image_url") if part.get(name) is not None), None)
@@ -394,7 +394,7 @@ def _image_name(value: Any, location: str, place: str, prefix: str, unread: Coun
             raise RecordError(location, place, "holds the image's bytes as text, which is not read", hint)
         value = value.get("path")
     if not isinstance(value, str) or not value:
-        raise RecordError(location, place, f"a path or a list of paths is wanted, got {shown(value)}", "name a file")
+        raise RecordError(location, place, f"expected a path or a list of paths, got {shown(value)}", "name a file")
     return value
 
 

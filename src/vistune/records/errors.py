@@ -43,7 +43,7 @@ def restored(message: str, hint: str, reason: str) -> RecordError:
 def text(value: Any, location: str, field: str) -> str:
     """Return `value` if it is text that can be encoded as UTF-8. Raises RecordError."""
     if not isinstance(value, str):
-        raise RecordError(location, field, f"text is wanted, got {shown(value)}", "write it as text")
+        raise RecordError(location, field, f"expected text, got {shown(value)}", "write it as text")
     if bad := _NOT_TEXT.search(value):
         raise RecordError(location, field, f"the character {bad.group()!a} is not text", "remove it")
     return value

@@ -237,7 +237,7 @@ def _list_records(window: _Window, *, rest: bool = False) -> Iterator[Record]:
         character = window.text[window.at : window.at + 1]
         if not separator and character and character != "]":
             raise DataError(
-                f"{name}:{window.line}: not JSON: a comma or ] is wanted, got {shown(character)}", "correct the list"
+                f"{name}:{window.line}: not JSON: expected a comma or ], got {shown(character)}", "correct the list"
             )
     window.skip(1)
     if not rest and window.next_character():

@@ -126,7 +126,7 @@ def open_file(path: Path, name: str | None = None) -> BufferedReader:
         raise DataError(f"{told}: no such file", "check the path")
     if not path.is_file():
         what = "a folder" if path.is_dir() else "not a regular file"
-        raise DataError(f"{told}: is {what}, a file is wanted", "name the file itself")
+        raise DataError(f"{told}: is {what}, expected a file", "name the file itself")
     try:
         return path.open("rb")
     except OSError as error:

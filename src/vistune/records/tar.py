@@ -176,5 +176,5 @@ def _json_or_caption(content: bytes, suffix: str, location: str) -> dict[str, An
     except (ValueError, RecursionError) as error:
         return RecordError(location, "", f"cannot be read: {str(error)[:100]}", "write the sample again")
     if not isinstance(value, dict):
-        return RecordError(location, "", "an object is wanted", "write the sample's record")
+        return RecordError(location, "", "expected an object", "write the sample's record")
     return value
