@@ -145,7 +145,7 @@ COMPOSED = unicodedata.normalize("NFC", "é.png")
 ROWS: Mapping[str, Case] = {
     "D01-nothing": Case("refuse", "is empty", whole(b""), good=0),
     "D01-blank": Case("refuse", "is empty", whole(b"\n \n", "data.jsonl"), good=0),
-    "D01-empty-list": Case("refuse", "holds no records", whole(b"[]"), good=0),
+    "D01-empty-list": Case("refuse", "has no records", whole(b"[]"), good=0),
     "D03-bom-list": Case("ok", "", whole(b"\xef\xbb\xbf" + json.dumps([row()]).encode()), good=1),
     "D03-bom-lines": Case("ok", "", whole(b"\xef\xbb\xbf" + json.dumps(row()).encode(), "data.jsonl"), good=1),
     "D05-not-utf8": Case("reject", r":7: not UTF-8", around(b'{"id": "\xff"}', before=6), line=7, good=7),
@@ -195,7 +195,7 @@ ROWS: Mapping[str, Case] = {
     "D30-above": Case("reject", r":2:image: .*leaves the image folder", around(row(image="../good.png"))),
     "D31-missing": Case("reject", r":2:image: no image", many_missing),
     "D32-case": Case("reject", r":2:image: .*did you mean 'good\.png'", around(row(image="GOOD.PNG"))),
-    "D32-accent": Case("warn", "are the same bytes",
+    "D32-accent": Case("warn", "are the same file",
                        showing(unicodedata.normalize("NFD", COMPOSED), lambda folder: save(folder, COMPOSED)), good=3),
     "D33-changed": Case("ok", "", changed_after),
 }  # fmt: skip

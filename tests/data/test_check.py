@@ -88,8 +88,8 @@ def test_pictures_that_are_the_same_or_nearly_are_noted_once(tmp_path: Path) -> 
     assert report.images == 4
     found = {note.reason: note for note in report.notes}
     assert set(found) == {"same_picture", "near_picture"}
-    assert "'a.png', 'copy.png' are the same bytes" in found["same_picture"].detail
-    assert "'a.png', 'pale.jpg' are nearly the same picture" in found["near_picture"].detail
+    assert "'a.png', 'copy.png' are the same file" in found["same_picture"].detail
+    assert "'a.png', 'pale.jpg' are near duplicates" in found["near_picture"].detail
     assert found["same_picture"].detail.startswith(f"{source.file}:1:image: ")
 
 
@@ -149,7 +149,9 @@ def test_several_processes_find_what_one_finds(
     rows[5].pop("id")
     source = write(tmp_path, *rows)
     alone = index(source.file, [tmp_path], processor)
-    monkeypatch.setattr(sys.modules["vistune.data.index"], "LARGE", 0)  # the name is the function's in `vistune.data`
+    monkeypatch.setattr(
+        sys.modules["vistune.data.index"], "PARALLEL_BYTES", 0
+    )  # the name is the function's in `vistune.data`
     several = index(source.file, [tmp_path], processor, processes=2)
     assert {name: column.tolist() for name, column in alone.columns.items()} == {
         name: column.tolist() for name, column in several.columns.items()
@@ -207,7 +209,7 @@ def test_what_is_no_regular_file_is_not_read(name: str, tmp_path: Path) -> None:
 def test_anyres_cannot_do_without_pictures(tiny_backbones: Path, tmp_path: Path) -> None:
     model = Model(vision=str(tiny_backbones / "vision"), language=str(tiny_backbones / "language"), image_mode="anyres")
     fitted = Processor(load_tokenizer(tiny_backbones / "language"), read_spec(model))
-    with pytest.raises(RecipeError, match="check with the pictures"):
+    with pytest.raises(RecipeError, match="check with the images"):
         check([write(tmp_path, row("1"))], fitted, images=False)
 
 
@@ -223,6 +225,6 @@ def test_kinds_that_no_stage_selects_are_told_and_a_record_without_one_is_a_faul
     report = check_data(source, recipe=load_recipe("quickstart"))
     assert report.warnings["of kind 'detial', which no stage selects"] == 1
     [fault] = report.faults
-    assert "kind: the row has none, but the recipe chooses" in fault.detail
+    assert "kind: is missing, but the recipe selects" in fault.detail
     every = load_recipe("quickstart", ["stages.align.kinds=null"])
     assert not check_data(source, recipe=every).faults

@@ -130,7 +130,7 @@ def test_any_bytes_are_an_index_or_a_fault_of_the_file(tmp_path: Path) -> None:
             assert str(made).startswith(str(path))
             return
         for row in range(len(made)):
-            assert made.sample(row).origin == made.origin(row)
+            assert made.sample(row).origin == made.location(row)
         lines = content.count(b"\n") + 1
         assert all(1 <= fault.at[0] <= lines for fault in made.faults)
 

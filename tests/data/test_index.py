@@ -167,7 +167,7 @@ def test_tokens_are_checked_without_pictures_only_where_none_is_needed(
     for image in tmp_path.glob("*.png"):
         image.unlink()
     if processor.spec.image_mode == "anyres":
-        with pytest.raises(RecipeError, match="pictures' sizes"):
+        with pytest.raises(RecipeError, match="sizes of the images"):
             check([DataSource(file=path)], processor, images=False)
     else:
         report = check([DataSource(file=path)], processor, images=False)
@@ -222,7 +222,7 @@ def test_a_choice_takes_kinds_then_the_first_rows(
         DataSource(file=path, take="random 6"), processor, None, None, progress=no_progress, label=""
     )  # type: ignore[arg-type]
     assert len(short.records) == 5
-    assert short.remark == f"{path}: `take: random 6` asks for more rows than there are: all 5 are taken"
+    assert short.remark == f"{path}: `take: random 6` asks for more records than there are; all 5 are used"
     enough = select_records(DataSource(file=path, take="last 5"), processor, None, None, progress=no_progress, label="")  # type: ignore[arg-type]
     assert not enough.remark
     assert chosen(kinds=("detail",)) == (["r0"], ["bad_conversations", "bad_kind"])
@@ -232,7 +232,7 @@ def test_a_choice_takes_kinds_then_the_first_rows(
     assert len(ids) == sum(length < longest for length in lengths)
     assert "too_long" in reasons
     path.write_text(as_list(rows[:2]), encoding="utf-8")
-    with pytest.raises(DataError, match="no row of the kind reasoning; there are caption, detail"):
+    with pytest.raises(DataError, match="no record of the kind reasoning; there are caption, detail"):
         select_records(
             DataSource(file=path, kinds=("reasoning",)), processor, None, None, progress=no_progress, label=""
         )

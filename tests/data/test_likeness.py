@@ -109,7 +109,7 @@ def test_overlap_by_name_in_every_form_of_file(tmp_path: Path) -> None:
     folder = find_near_duplicates(images, [tmp_path]).overlaps[0]
     assert folder.shared == ("COCO_train2014_000000000001.jpg", "b.jpg", "c.jpg")
     (tmp_path / "other").mkdir()
-    with pytest.raises(DataError, match="names and holds no pictures"):
+    with pytest.raises(DataError, match="names no images and contains none"):
         find_near_duplicates(images, [tmp_path / "other"])
     with pytest.raises(DataError, match="no such file"):
         find_near_duplicates(images, [tmp_path / "nothing.json"])

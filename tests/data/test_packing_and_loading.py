@@ -77,7 +77,7 @@ def test_packing_never_opens_a_row_that_an_earlier_one_had_room_for(lengths: lis
 
 
 def test_weights_that_show_no_row_are_refused() -> None:
-    with pytest.raises(DataError, match="the weights show no row"):
+    with pytest.raises(DataError, match="the weights select none"):
         plan_stage([5, 6], samples_per_step=2, tokens_per_row=64, steps=3, seed=0, mixture=[(2, 0.1)])
 
 

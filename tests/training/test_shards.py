@@ -227,7 +227,7 @@ def test_a_shard_that_does_not_come_at_once_is_asked_for_again_whatever_its_libr
     MemoryFileSystem().pipe("/there/a.tar", content)
     assert fetch_shard("busy://there/a.tar", tmp_path / "one").lines.is_file()
     Busy.asked = -9
-    with pytest.raises(DataError, match=r"busy://there/a\.tar: does not come: RuntimeError: 503"):
+    with pytest.raises(DataError, match=r"busy://there/a\.tar: cannot be fetched: RuntimeError: 503"):
         fetch_shard("busy://there/a.tar", tmp_path / "two")
     assert Busy.asked == -5
     MemoryFileSystem().rm("/there", recursive=True)
@@ -298,7 +298,7 @@ def test_what_shards_need_is_said_of_the_recipe(make: MakeRecipe, shards: Path, 
             make(**changes)
     for changes, words in (
         ({"tokens_per_step": 8 * 96}, "7 shards for 8 rows a step"),
-        ({"shards": str(shards / "*.tgz")}, "no shard is there"),
+        ({"shards": str(shards / "*.tgz")}, "names no shard"),
     ):
         with pytest.raises((RecipeError, DataError), match=words):
             train(make(**changes), tmp_path / "run")

@@ -72,7 +72,7 @@ def test_a_stage_may_choose_kinds_that_only_one_of_its_files_has(
     other = tmp_path / "other.json"
     other.write_text(data.read_text().replace('"caption"', '"detail"'))
     train(make_recipe({**ALIGN, "kinds": ["detail"]}, data=[str(data), str(other)]), tmp_path / "run")
-    with pytest.raises(DataError, match="stage align: no row of the kind reasoning; there are caption, detail"):
+    with pytest.raises(DataError, match="stage align: no record of the kind reasoning; there are caption, detail"):
         train(make_recipe({**ALIGN, "kinds": ["reasoning"]}, data=[str(data), str(other)]), tmp_path / "no")
 
 

@@ -250,7 +250,7 @@ def test_a_wrong_validation_is_named(validation: dict[str, Any], words: str, mak
 
 
 def test_a_share_that_takes_nothing_or_all_is_named(make_recipe: MakeRecipe, data: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="validation sets no row aside"):
+    with pytest.raises(RecipeError, match="validation has no record"):
         planned(make_recipe(ALIGN, validation={"share": 1e-9}), tmp_path)
     row = json.loads(data.read_text())[:1]
     data.write_text(json.dumps(row))
@@ -271,7 +271,7 @@ def test_bad_rows_of_a_validations_own_file_are_set_aside_with_a_reason(
     told = [row for _, row in read_jsonl(tmp_path / "run" / "rejects.jsonl")]
     assert [row["id"] for row in told] == ["bad"]
     assert "held.json:15" in told[0]["detail"]
-    with pytest.raises(TooManyRejects, match="1 of 14 rows rejected"):
+    with pytest.raises(TooManyRejects, match="1 of 14 records rejected"):
         train(make_recipe({**ALIGN, "template": "v1"}, **given), tmp_path / "few")
 
 
@@ -279,7 +279,7 @@ def _takes_all(recipe: Recipe, tmp_path: Path) -> bool:
     try:
         planned(recipe, tmp_path)
     except RecipeError as error:
-        return "takes all its rows" in error.message
+        return "takes all its records" in error.message
     return False
 
 
