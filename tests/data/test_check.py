@@ -149,9 +149,7 @@ def test_several_processes_find_what_one_finds(
     rows[5].pop("id")
     source = write(tmp_path, *rows)
     alone = index(source.file, [tmp_path], processor)
-    monkeypatch.setattr(
-        sys.modules["vistune.data.index"], "PARALLEL_BYTES", 0
-    )
+    monkeypatch.setattr(sys.modules["vistune.data.index"], "PARALLEL_BYTES", 0)
     several = index(source.file, [tmp_path], processor, processes=2)
     assert {name: column.tolist() for name, column in alone.columns.items()} == {
         name: column.tolist() for name, column in several.columns.items()

@@ -69,10 +69,10 @@ def _take(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         return {"rows": value}
     if isinstance(value, str):
-        found = re.fullmatch(r"(first|last|random) (\d+)", value.strip())
-        if found is None:
+        match = re.fullmatch(r"(first|last|random) (\d+)", value.strip())
+        if match is None:
             raise ValueError(f"{value!r} is not N, `first N`, `last N` or `random N`")
-        return {"which": found.group(1), "rows": int(found.group(2))}
+        return {"which": match.group(1), "rows": int(match.group(2))}
     return value
 
 

@@ -1,4 +1,4 @@
-"""Parse a record of any form into a Sample; only this module turns image markers into Picture parts.
+"""Parse a record of any form into a Sample; only this module turns image markers into ImageRef parts.
 
 record -> form (chosen by a field) -> turns of texts and image slots -> slots filled with images -> alternating messages
 """
@@ -88,44 +88,44 @@ class Form:
 
 
 def read_conversation(record: Fields, location: str, unread: Counter[str], *, form: str) -> Turns:
-    """`{form: [{from or role, value or content}], image or images}`; a content is a text or a list of parts."""
+    """Read `{form: [{from or role, value or content}], image or images}`; a content is a text or a list of parts."""
     images, names = image_names(record, location, unread)
     turns = []
-    for place, turn in _listed(record, form, location):
+    for path, turn in _listed(record, form, location):
         speaker, key = ("from", "value") if "from" in turn else ("role", "content")
         if len(turn) == 2 and speaker in turn and key in turn:  # the usual turn: skip the checks below
-            name, said, is_supervised = turn[speaker], turn[key], True
+            name, content, is_supervised = turn[speaker], turn[key], True
             role = SPEAKERS.get(name) if isinstance(name, str) else None
-            role = role or _role((speaker, name), location, place)
+            role = role or _role((speaker, name), location, path)
         else:
             count_unread(turn, TURN_FIELDS, unread, f"{form}[].")
-            _refuse_images_in_turn(turn, location, place)
-            role = _role(_either(turn, ("from", "role"), place, location), location, place)
-            key, said = _either(turn, ("value", "content"), place, location)
-            is_supervised = _is_supervised(turn, role, location, place)
-        if isinstance(said, list) and key == "content":
+            _refuse_images_in_turn(turn, location, path)
+            role = _role(_either(turn, ("from", "role"), path, location), location, path)
+            key, content = _either(turn, ("value", "content"), path, location)
+            is_supervised = _is_supervised(turn, role, location, path)
+        if isinstance(content, list) and key == "content":
             parts = tuple(
                 piece
-                for k, part in enumerate(said)
-                for piece in _part(part, names, location, f"{place}.{key}[{k}]", f"{form}[].{key}[].", unread)
+                for k, part in enumerate(content)
+                for piece in _part(part, names, location, f"{path}.{key}[{k}]", f"{form}[].{key}[].", unread)
             )
         else:
-            parts = split_markers(text(said, location, f"{place}.{key}"))
-        turns.append(Turn(place, role, parts, is_supervised))
+            parts = split_markers(text(content, location, f"{path}.{key}"))
+        turns.append(Turn(path, role, parts, is_supervised))
     return Turns(tuple(turns), names, images)
 
 
 def read_texts(record: Fields, location: str, unread: Counter[str]) -> Turns:
-    """`{texts: [{user, assistant}], images}`, as in FineVision and The Cauldron."""
+    """Read `{texts: [{user, assistant}], images}`, as in FineVision and The Cauldron."""
     images, names = image_names(record, location, unread)
     turns = []
-    for place, pair in _listed(record, "texts", location):
+    for path, pair in _listed(record, "texts", location):
         count_unread(pair, ("user", "assistant", "system"), unread, "texts[].")
         if (system := pair.get("system")) not in (None, ""):
-            turns.append(Turn(place, "system", (text(system, location, f"{place}.system"),)))
+            turns.append(Turn(path, "system", (text(system, location, f"{path}.system"),)))
         for role in ("user", "assistant"):
-            said = text(pair.get(role), location, f"{place}.{role}")
-            turns.append(Turn(f"{place}.{role}", role, split_markers(said)))
+            content = text(pair.get(role), location, f"{path}.{role}")
+            turns.append(Turn(f"{path}.{role}", role, split_markers(content)))
     return Turns(tuple(turns), names, images)
 
 
@@ -141,20 +141,20 @@ FORMS: Mapping[str, Form] = {  # by the field that identifies the form
 
 
 def columns_read() -> frozenset[str]:
-    """Every field that some form reads or refuses by name: the columns of a parquet file that must be decoded."""
+    """Return every field that some form reads or refuses by name: the parquet columns that must be decoded."""
     own = (name for form in FORMS.values() for name in form.fields)
     more = (f"{name}{between}{number}" for name in ("image", "img") for between in ("", "_") for number in range(10))
     return frozenset({*EVERY_FORM, *OTHER_IMAGE_NAMES, *FORMS, *own, *more})
 
 
 def names_to_suggest() -> frozenset[str]:
-    """The fields that are read, nested ones by their path, for a "did you mean" next to an unread field."""
+    """Return the fields that are read, nested ones by their path, for "did you mean" next to an unread field."""
     nested = {f"{form}[].{name}" for form in ("conversations", "messages") for name in TURN_FIELDS}
     return (EVERY_FORM - OTHER_MEDIA) | FORMS.keys() | nested
 
 
 def form_of(record: Fields, location: str) -> str:
-    """The form of a record. Raises RecordError that lists its fields and suggests the most similar one."""
+    """Return the form of a record. Raises RecordError that lists its fields and suggests the most similar one."""
     for name in FORMS:
         if record.get(name) is not None:
             return name
@@ -174,7 +174,7 @@ def form_of(record: Fields, location: str) -> str:
 def read_sample(
     record: Fields, location: str, images: ImageFolders, warnings: Counter[str], unread: Counter[str] | None = None
 ) -> Sample:
-    """A record as a Sample, by the first of FORMS that it has. Raises RecordError `path:line:field: …`.
+    """Parse a record as a Sample, by the first of FORMS that it has. Raises RecordError `path:line:field: …`.
 
     `warnings` counts missing parts that were filled in, `unread` counts the fields that are not read.
     """
@@ -232,18 +232,18 @@ def _means_images(name: str) -> bool:
     return name in OTHER_IMAGE_NAMES or _IMAGE_FIELD.fullmatch(name) is not None
 
 
-def split_markers(said: str) -> tuple[str | Slot, ...]:
+def split_markers(content: str) -> tuple[str | Slot, ...]:
     """Split a text at its image markers; a newline on either side of a marker is removed.
 
     `\\<image>` is the literal text; Qwen-VL's `<img>PATH</img>` is the image PATH.
     """
-    if "<im" not in said:
-        return (said,) if said else ()
+    if "<im" not in content:
+        return (content,) if content else ()
     parts: list[str | Slot] = []
     at = 0
-    markers = [*_MARKER.finditer(said), None]
+    markers = [*_MARKER.finditer(content), None]
     for marker in markers:
-        plain = said[at : len(said) if marker is None else marker.start()]
+        plain = content[at : len(content) if marker is None else marker.start()]
         plain = plain.removeprefix("\n") if at else plain
         plain = plain if marker is None else plain.removesuffix("\n")
         if plain:
@@ -254,11 +254,11 @@ def split_markers(said: str) -> tuple[str | Slot, ...]:
     return tuple(parts)
 
 
-def marker_like(said: str) -> str:
-    """A part of the text that looks like an image marker but is read as text; "" if there is none."""
-    if _SIGN.search(said.replace(MARKER, "")) is None:  # most texts
+def marker_like(content: str) -> str:
+    """Return a part of the text that looks like an image marker but is read as text; "" if there is none."""
+    if _SIGN.search(content.replace(MARKER, "")) is None:  # most texts
         return ""
-    return next((m.group() for m in _LIKE_A_MARKER.finditer(_MARKER.sub("", said)) if m.group() != MARKER), "")
+    return next((m.group() for m in _LIKE_A_MARKER.finditer(_MARKER.sub("", content)) if m.group() != MARKER), "")
 
 
 def _listed(record: Fields, form: str, location: str) -> list[tuple[str, Fields]]:
@@ -271,56 +271,56 @@ def _listed(record: Fields, form: str, location: str) -> list[tuple[str, Fields]
     return [(f"{form}[{k}]", turn) for k, turn in enumerate(turns)]
 
 
-def _either(turn: Fields, names: tuple[str, str], place: str, location: str) -> tuple[str, Any]:
+def _either(turn: Fields, names: tuple[str, str], path: str, location: str) -> tuple[str, Any]:
     """Which of two fields a turn has, and its value. Refuse a turn that has both with different values."""
     given = [name for name in names if turn.get(name) is not None]
     if len(given) == 2 and turn[names[0]] != turn[names[1]]:
-        raise RecordError(location, place, f"both `{names[0]}` and `{names[1]}`, and they differ", "keep one of them")
+        raise RecordError(location, path, f"both `{names[0]}` and `{names[1]}`, and they differ", "keep one of them")
     name = given[0] if given else next((name for name in names if name in turn), names[0])
     return name, turn.get(name)
 
 
-def _role(given: tuple[str, Any], location: str, place: str) -> Role:
-    key, said = given
-    role = SPEAKERS.get(said.strip().lower()) if isinstance(said, str) else None
+def _role(given: tuple[str, Any], location: str, path: str) -> Role:
+    key, content = given
+    role = SPEAKERS.get(content.strip().lower()) if isinstance(content, str) else None
     if role is None:
         hint = "use human, gpt, system, or user, assistant, system"
-        raise RecordError(location, f"{place}.{key}", f"unknown speaker {shown(said)}", hint)
+        raise RecordError(location, f"{path}.{key}", f"unknown speaker {shown(content)}", hint)
     return role
 
 
-def _is_supervised(turn: Fields, role: Role, location: str, place: str) -> bool:
+def _is_supervised(turn: Fields, role: Role, location: str, path: str) -> bool:
     """Whether an answer is trained on, as its `loss`, `loss_mask`, `train` or `weight` says. Raises RecordError."""
-    said = {name: turn[name] for name in SUPERVISION if turn.get(name) is not None}
-    for name, value in said.items():
+    content = {name: turn[name] for name in SUPERVISION if turn.get(name) is not None}
+    for name, value in content.items():
         if value not in (0, 1):  # also True, False and 1.0
             raise RecordError(
-                location, f"{place}.{name}", f"expected true, false, 0 or 1, got {shown(value)}",
+                location, f"{path}.{name}", f"expected true, false, 0 or 1, got {shown(value)}",
                 "weights between them are not supported: repeat the record, or give its file a `weight` in the recipe",
             )  # fmt: skip
         if value and role != "assistant":
             hint = "only answers are: remove the field, or set it to false"
-            raise RecordError(location, f"{place}.{name}", f"a turn of the {role} cannot be trained on", hint)
-    if len({bool(value) for value in said.values()}) > 1:
-        raise RecordError(location, place, f"{' and '.join(said)} disagree", "keep one of them")
-    return all(said.values())
+            raise RecordError(location, f"{path}.{name}", f"a turn of the {role} cannot be trained on", hint)
+    if len({bool(value) for value in content.values()}) > 1:
+        raise RecordError(location, path, f"{' and '.join(content)} disagree", "keep one of them")
+    return all(content.values())
 
 
-def _refuse_images_in_turn(turn: Fields, location: str, place: str) -> None:
+def _refuse_images_in_turn(turn: Fields, location: str, path: str) -> None:
     for name in turn.keys() - TURN_FIELDS:
         if _means_images(name) and turn[name] not in (None, "", []):
             hint = "name it in the record's `image` or `images`, or in a part of the turn's content"
-            raise RecordError(location, f"{place}.{name}", "an image in a field of a turn is not read", hint)
+            raise RecordError(location, f"{path}.{name}", "an image in a field of a turn is not read", hint)
 
 
 def _part(
-    part: Any, names: tuple[str, ...], location: str, place: str, prefix: str, unread: Counter[str]
+    part: Any, names: tuple[str, ...], location: str, path: str, prefix: str, unread: Counter[str]
 ) -> tuple[str | Slot, ...]:
-    """The text or Slot of a content part. An image part has a file name, an `index` into `names`, or neither."""
+    """Read a content part as text or Slot. An image part has a file name, an `index` into `names`, or neither."""
     if isinstance(part, str):
-        return split_markers(text(part, location, place))
+        return split_markers(text(part, location, path))
     if not isinstance(part, dict):
-        raise RecordError(location, place, f"expected an object, got {shown(part)}", "write {type: text, text: …}")
+        raise RecordError(location, path, f"expected an object, got {shown(part)}", "write {type: text, text: …}")
     kind = part.get("type")
     if kind is None:  # Qwen-VL's parts have no type: {"image": …}, {"text": …}
         kind = next((name for name in ("text", "image", "image_url") if part.get(name) is not None), None)
@@ -329,37 +329,37 @@ def _part(
     if kind == "text":
         if given:
             raise RecordError(
-                location, f"{place}.{given[0]}", "an image in a text part", "write it as a part of its own"
+                location, f"{path}.{given[0]}", "an image in a text part", "write it as a part of its own"
             )
         if part.get("index") is not None:
             unread[f"{prefix}index"] += 1
-        return split_markers(text(part.get("text"), location, f"{place}.text"))
+        return split_markers(text(part.get("text"), location, f"{path}.text"))
     if kind not in ("image", "image_url"):
         problem = "only text and images are read" if kind in ("video", "audio", "input_audio", "video_url") else ""
-        raise RecordError(location, f"{place}.type", problem or f"unknown part {shown(kind)}", "use text or image")
+        raise RecordError(location, f"{path}.type", problem or f"unknown part {shown(kind)}", "use text or image")
     if part.get("text") not in (None, ""):
-        raise RecordError(location, f"{place}.text", "text in an image part", "write it as a part of its own")
+        raise RecordError(location, f"{path}.text", "text in an image part", "write it as a part of its own")
     index = part.get("index")
     if index is not None and (given or type(index) is not int or not 0 <= index < len(names)):
         problem = f"index {shown(index)} of {len(names)} images" if not given else f"index and {given[0]} both name it"
-        raise RecordError(location, f"{place}.index", problem, "name one of the record's images, the first by 0")
+        raise RecordError(location, f"{path}.index", problem, "name one of the record's images, the first by 0")
     if not given:
         return (Slot(None if index is None else names[index]),)
     if len(given) > 1 and set(given) != {"path", "bytes"}:
-        raise RecordError(location, place, f"{' and '.join(given)} both name the image", "keep one of them")
+        raise RecordError(location, path, f"{' and '.join(given)} both name the image", "keep one of them")
     if "bytes" in given:
-        return (Slot(_image_name({"bytes": part["bytes"]}, location, f"{place}.bytes", prefix, unread)),)
+        return (Slot(_image_name({"bytes": part["bytes"]}, location, f"{path}.bytes", prefix, unread)),)
     name, value = given[0], part[given[0]]
     if name == "image_url" and isinstance(value, dict):
         count_unread(value, ("url", "detail"), unread, f"{prefix}image_url.")
         value = value.get("url")
-    return (Slot(_image_name(value, location, f"{place}.{name}", f"{prefix}{name}.", unread)),)
+    return (Slot(_image_name(value, location, f"{path}.{name}", f"{prefix}{name}.", unread)),)
 
 
 def image_names(
     record: Fields, location: str, unread: Counter[str]
 ) -> tuple[Literal["image", "images"], tuple[str, ...]]:
-    """(field of the record's images, their names); an absent, empty or null field means no images."""
+    """Return the field of the record's images and their names; an absent, empty or null field means no images."""
     only = record.get("image")
     if isinstance(only, str) and only and "images" not in record:
         return "image", (only,)
@@ -385,21 +385,21 @@ def _listed_images(value: Any) -> list[Any]:
     return [name for name in listed if name is not None and name != ""]
 
 
-def _image_name(value: Any, location: str, place: str, prefix: str, unread: Counter[str]) -> str:
-    """The file name of an image given as text or as a struct `{bytes, path}`. Raises RecordError."""
+def _image_name(value: Any, location: str, path: str, prefix: str, unread: Counter[str]) -> str:
+    """Return the file name of an image given as text or as a struct `{bytes, path}`. Raises RecordError."""
     if isinstance(value, dict):
         count_unread(value, ("path", "bytes"), unread, prefix)
         if value.get("bytes") is not None:
             hint = "write the images to files and name those, or save the data as parquet"
-            raise RecordError(location, place, "holds the image's bytes as text, which is not read", hint)
+            raise RecordError(location, path, "holds the image's bytes as text, which is not read", hint)
         value = value.get("path")
     if not isinstance(value, str) or not value:
-        raise RecordError(location, place, f"expected a path or a list of paths, got {shown(value)}", "name a file")
+        raise RecordError(location, path, f"expected a path or a list of paths, got {shown(value)}", "name a file")
     return value
 
 
 def _with_system(read: Turns, record: Fields, location: str) -> Turns:
-    """The turns with the record's own `system` prompt in front."""
+    """Put the record's own `system` prompt in front of its turns."""
     own = record.get("system")
     if own is None or own == "":
         return read
@@ -412,7 +412,7 @@ def _with_system(read: Turns, record: Fields, location: str) -> Turns:
 
 
 def images_in_place(record: Turns, location: str, images: ImageFolders, warnings: Counter[str]) -> tuple[Message, ...]:
-    """The turns as messages, with each slot filled by its image, in order.
+    """Return the turns as messages, with each slot filled by its image, in order.
 
     Raises RecordError if slots and images do not match.
     """
@@ -461,11 +461,16 @@ def _check_turns(messages: Sequence[Message], turns: Sequence[Turn], location: s
     """Check that user and assistant alternate, begin with the user, end with an answer, and are not empty."""
     skipped = int(messages[0].role == "system")
     for k, (message, turn) in enumerate(zip(messages[skipped:], turns[skipped:], strict=True)):
-        wanted = "user" if k % 2 == 0 else "assistant"
-        if message.role != wanted:
-            raise RecordError(location, turn.field, f"{message.role} speaks where {wanted} must", _remedy(message, k))
-        if not message.text.strip() and (wanted == "assistant" or not message.images):
-            what = "an empty answer" if wanted == "assistant" else "an empty question"
+        expected_role = "user" if k % 2 == 0 else "assistant"
+        if message.role != expected_role:
+            raise RecordError(
+                location,
+                turn.field,
+                f"a turn of the {message.role} where the {expected_role} must speak",
+                _remedy(message, k),
+            )
+        if not message.text.strip() and (expected_role == "assistant" or not message.images):
+            what = "an empty answer" if expected_role == "assistant" else "an empty question"
             raise RecordError(location, turn.field, what, "write it or remove the turn")
     if len(messages[skipped:]) % 2 or not messages[skipped:]:
         raise RecordError(location, form, "the last question has no answer", "add it or remove the question")

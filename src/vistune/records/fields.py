@@ -68,10 +68,10 @@ def lines_of(fields: Iterable[UnreadField]) -> list[str]:
     for field in fields:
         by_file.setdefault(field.file, []).append(field)
     lines: list[str] = []
-    for file, found in by_file.items():
-        lines += map(str, found[:NAMED])
-        if len(found) > NAMED:
-            lines.append(f"{file}: {len(found) - NAMED} more fields are not read; --json names them all")
+    for file, of_file in by_file.items():
+        lines += map(str, of_file[:NAMED])
+        if len(of_file) > NAMED:
+            lines.append(f"{file}: {len(of_file) - NAMED} more fields are not read; --json names them all")
     return lines
 
 

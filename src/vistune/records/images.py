@@ -139,8 +139,8 @@ class ImageFolders:
                 directory = os.path.join(directory, other, "")
             else:
                 return None
-        found = self._composed(directory).get(unicodedata.normalize("NFC", last))
-        return None if found is None else directory + found
+        composed = self._composed(directory).get(unicodedata.normalize("NFC", last))
+        return None if composed is None else directory + composed
 
     def _by_nfc(self, folder: str) -> Mapping[str, str]:
         return {unicodedata.normalize("NFC", name): name for name in self._names(folder)}

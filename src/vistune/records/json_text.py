@@ -67,8 +67,8 @@ def read_json(
     if first == b"[":
         yield from _list_records(_Window(file, name, mark))
         return
-    if first == b"{" and (found := _one_object(file, name, mark)) is not None:
-        tree, content = found
+    if first == b"{" and (parsed := _one_object(file, name, mark)) is not None:
+        tree, content = parsed
         if by_id is not None and not _lists(tree, own_fields) and not any(field in tree for field in own_fields):
             yield from _map_records(content, name, mark, by_id)
             return
@@ -153,10 +153,10 @@ class _Window:
         """Skip white space and at most one comma. Return whether there was a comma."""
         seen = False
         while True:
-            found = _BETWEEN.match(self.text, self.at)
-            assert found is not None  # the pattern also matches the empty string
-            end = found.start(1) if seen else found.end()  # a second comma is not consumed
-            seen = seen or bool(found[1])
+            separator = _BETWEEN.match(self.text, self.at)
+            assert separator is not None  # the pattern also matches the empty string
+            end = separator.start(1) if seen else separator.end()  # a second comma is not consumed
+            seen = seen or bool(separator[1])
             self.skip(end - self.at)
             if self.at < len(self.text) or not self.read_on():
                 return seen
@@ -288,8 +288,8 @@ def _is_record(tree: Mapping[str, Any], own_fields: Collection[str]) -> bool:
 
 def _lists(tree: Mapping[str, Any], own_fields: Collection[str]) -> list[str]:
     """The fields that are lists of records, judged by the first entry of each list."""
-    found = [key for key, value in tree.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
-    return [key for key in found if not set(own_fields).isdisjoint(tree[key][0])]
+    lists = [key for key, value in tree.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
+    return [key for key in lists if not set(own_fields).isdisjoint(tree[key][0])]
 
 
 def _object_records(
@@ -379,9 +379,9 @@ def _not_utf8(location: str, byte: int) -> RecordError:
 
 
 def _after_space(text: str, at: int) -> int:
-    found = _SPACE.match(text, at)
-    assert found is not None  # the pattern also matches the empty string
-    return found.end()
+    space = _SPACE.match(text, at)
+    assert space is not None  # the pattern also matches the empty string
+    return space.end()
 
 
 class JsonValues:

@@ -29,10 +29,10 @@ def read_parquet(
     try:
         with parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            wanted = [column for column in names if columns is None or column in columns]
+            decoded = [column for column in names if columns is None or column in columns]
             if unread is not None:
-                unread.update({column: file.metadata.num_rows for column in names if column not in wanted})
-            for batch in file.iter_batches(ROWS_AT_ONCE, columns=wanted):
+                unread.update({column: file.metadata.num_rows for column in names if column not in decoded})
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=decoded):
                 for row in batch.to_pylist():
                     number += 1
                     yield Record(location_of(name, number), row, number)

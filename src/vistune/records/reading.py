@@ -80,20 +80,20 @@ def read_records(
     For a bad record, a RecordError takes the place of its value; the caller raises or counts it. Raises DataError for a
     file that cannot be read or is cut off. Files with other suffixes are read as JSON.
     """
-    told = name or str(path)
+    label = name or str(path)
     kind = kind_of_file(path.name)
     if hint := NOT_READ.get(path.suffix.lower()):
-        raise DataError(f"{told}: {path.suffix} files are not read", hint)
+        raise DataError(f"{label}: {path.suffix} files are not read", hint)
     if kind == ".parquet":
-        yield from read_parquet(path, told, columns=columns, unread=unread)
+        yield from read_parquet(path, label, columns=columns, unread=unread)
     elif kind in TARS:
-        yield from read_tar(path, told, unread=unread)
+        yield from read_tar(path, label, unread=unread)
     else:
-        with open_text(path, told) as file:
+        with open_text(path, label) as file:
             if between := separator or SEPARATORS.get(kind):
-                yield from read_table(file, told, separator=between, quotes=quotes, columns=header)
+                yield from read_table(file, label, separator=between, quotes=quotes, columns=header)
             else:
-                yield from read_json(file, told, own_fields=own_fields, unread=unread, by_id=by_id)
+                yield from read_json(file, label, own_fields=own_fields, unread=unread, by_id=by_id)
 
 
 def read_values(path: Path, **options: object) -> Iterator[tuple[str, object]]:
@@ -107,27 +107,27 @@ def read_values(path: Path, **options: object) -> Iterator[tuple[str, object]]:
 @contextmanager
 def open_text(path: Path, name: str | None = None) -> Iterator[IO[bytes]]:
     """Open a regular text file as bytes, unpacked if its name ends in `.gz`. Read errors become DataError."""
-    told = name or str(path)
+    label = name or str(path)
     try:
-        with open_file(path, told) as file:
+        with open_file(path, label) as file:
             yield gzip.GzipFile(fileobj=file) if path.suffix.lower() == ".gz" else file  # type: ignore[misc]
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{told}: cannot be unpacked: {error}", "download or write it again") from None
+        raise DataError(f"{label}: cannot be unpacked: {error}", "download or write it again") from None
     except OSError as error:
         if isinstance(error, VistuneError):
             raise
-        raise DataError(f"{told}: cannot be read: {error.strerror}", "check the path and its permissions") from None
+        raise DataError(f"{label}: cannot be read: {error.strerror}", "check the path and its permissions") from None
 
 
 def open_file(path: Path, name: str | None = None) -> BufferedReader:
     """Open a regular file. Raises DataError for a folder, and for a pipe or device, which may never end."""
-    told = name or str(path)
+    label = name or str(path)
     if not path.exists():
-        raise DataError(f"{told}: no such file", "check the path")
+        raise DataError(f"{label}: no such file", "check the path")
     if not path.is_file():
         what = "a folder" if path.is_dir() else "not a regular file"
-        raise DataError(f"{told}: is {what}, expected a file", "name the file itself")
+        raise DataError(f"{label}: is {what}, expected a file", "name the file itself")
     try:
         return path.open("rb")
     except OSError as error:
-        raise DataError(f"{told}: cannot be read: {error.strerror}", "check its permissions") from None
+        raise DataError(f"{label}: cannot be read: {error.strerror}", "check its permissions") from None

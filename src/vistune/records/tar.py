@@ -67,15 +67,15 @@ def _record_of(sample: _Sample, location: str) -> dict[str, Any]:
     if not sample.images:
         return row | given
     if not given:
-        found = sorted(sample.images, key=natural)
+        members = sorted(sample.images, key=natural)
     else:
         [(key, named)] = given.items()
         listed = named if isinstance(named, list) else [named]
-        found = [_member(sample, image, location, key) for image in listed]
-        if left := [member for member in sample.images if member not in found]:
+        members = [_member(sample, image, location, key) for image in listed]
+        if left := [member for member in sample.images if member not in members]:
             hint = f"name it in `{key}`, or leave it out of the shard"
             raise RecordError(location, key, f"the image {left[0]!r} is in the shard but not named", hint)
-    return row | {"images": [{"bytes": sample.images[member], "path": member} for member in found]}
+    return row | {"images": [{"bytes": sample.images[member], "path": member} for member in members]}
 
 
 def _member(sample: _Sample, named: Any, location: str, key: str) -> str:

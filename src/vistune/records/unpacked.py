@@ -88,8 +88,8 @@ def open_data(path: Path, columns: Collection[str] | None = None) -> DataFile:
         return DataFile(path, path, str(path))
     with open_file(path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    wanted = None if columns is None else sorted(columns)
-    key = hashlib.sha256(f"{digest} {kind_of_file(path.name)} {wanted} {own_code('records')}".encode()).hexdigest()
+    selected = None if columns is None else sorted(columns)
+    key = hashlib.sha256(f"{digest} {kind_of_file(path.name)} {selected} {own_code('records')}".encode()).hexdigest()
     folder = user_cache() / "records" / key
     if not (folder / ABOUT).is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
