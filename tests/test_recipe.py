@@ -63,7 +63,7 @@ def test_a_bad_recipe_is_one_clear_error_and_runs_nothing(
         ("stages.tune.learn.adapters=1e-3", "needs a `lora` section"),
         ("stages.tune.lora={rank: 4}", "needs `learn.adapters`"),
         ("seed", "not key=value"),
-        ("stages.tune=1", "names a whole list item"),
+        ("stages.tune=1", "names a complete list item"),
     ],
 )
 def test_a_bad_override_says_where_and_what(tmp_path: Path, override: str, words: str) -> None:
@@ -200,7 +200,7 @@ def test_a_batch_in_tokens_and_shards_survive_their_dump(tmp_path: Path) -> None
 def test_sources_without_a_name_are_reached_by_their_place(tmp_path: Path) -> None:
     text = STAGE + "data: [{file: a.json}, {file: b.json}]\n"
     assert read(tmp_path, text, "data.1.take=5").data[1].take == Take(rows=5)
-    with pytest.raises(RecipeError, match=r"no item is called '2'"):
+    with pytest.raises(RecipeError, match=r"no item has the name '2'"):
         read(tmp_path, text, "data.2.take=5")
 
 

@@ -1,6 +1,6 @@
-"""A recipe as plain values: keys set from the command line, secrets kept out, complaints told by key path.
+"""Edit and check a recipe as plain values: overrides, secrets, and validation errors by key path.
 
-mapping of a YAML file + `key.path=value` -> the same mapping with that value in it
+mapping of a YAML file + `key.path=value` -> the same mapping with that value
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vistune.registry import guess
 
 
 def set_key(tree: dict[str, Any], override: str) -> None:
-    """Set `a.b.c` in `tree`; a part that names a list item finds it by its `name`."""
+    """Set `a.b.c` in `tree`; list items are found by their `name`."""
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise RecipeError(f"override {override!r} is not key=value", "write for example seed=3")
@@ -31,17 +31,17 @@ def set_key(tree: dict[str, Any], override: str) -> None:
                 here[key] = {}
             here = here[key]
         if not isinstance(here, dict | list):
-            raise RecipeError(f"{path}: {'.'.join(keys[: depth + 1])} holds no keys", "shorten the path")
+            raise RecipeError(f"{path}: {'.'.join(keys[: depth + 1])} has no keys", "shorten the path")
     value = parse_yaml(text, f"override {path}")
     if isinstance(here, list):
-        raise RecipeError(f"{path}: names a whole list item", f"go on with one of its keys, {path}.KEY=…")
+        raise RecipeError(f"{path}: names a complete list item", f"add one of its keys: {path}.KEY=…")
     here[keys[-1]] = value
 
 
 def _item(items: list[Any], key: str, path: str) -> Any:
     named = {str(item.get("name", number)): item for number, item in enumerate(items) if isinstance(item, dict)}
     if key not in named:
-        raise RecipeError(f"{path}: no item is called {key!r}", guess(key, named))
+        raise RecipeError(f"{path}: no item has the name {key!r}", guess(key, named))
     return named[key]
 
 
@@ -61,29 +61,27 @@ def refuse_secrets(tree: Any, path: str) -> None:
 
 
 def explain(
-    error: ValidationError, tree: Any, place: str, fields_at: Callable[[tuple[int | str, ...]], list[str]]
+    error: ValidationError, tree: Any, name: str, fields_at: Callable[[tuple[int | str, ...]], list[str]]
 ) -> RecipeError:
-    """All complaints of pydantic, each with its key path, what was got and the nearest of the keys known there."""
+    """Turn pydantic's errors into one RecipeError, each with its key path, the value, and the most similar key."""
     lines, hints = [], []
-    for complaint in error.errors():
-        where = ".".join(_name_items(complaint["loc"], tree)).removesuffix(".[key]")
-        if complaint["type"] == "too_short" and complaint["input"]:
-            continue  # pydantic counts an item with a complaint of its own as absent
-        if complaint["type"] == "extra_forbidden" or complaint["loc"][-1:] == ("[key]",):
-            lines.append(f"{place}: unknown key {where!r}")
-            *above, key = [part for part in complaint["loc"] if part != "[key]"]
+    for problem in error.errors():
+        where = ".".join(_name_items(problem["loc"], tree)).removesuffix(".[key]")
+        if problem["type"] == "too_short" and problem["input"]:
+            continue  # pydantic counts an item that has an error as absent
+        if problem["type"] == "extra_forbidden" or problem["loc"][-1:] == ("[key]",):
+            lines.append(f"{name}: unknown key {where!r}")
+            *above, key = [part for part in problem["loc"] if part != "[key]"]
             hints.append(guess(str(key), fields_at(tuple(above))))
         else:
-            got = complaint.get("input")
-            shown = (
-                "" if complaint["type"] in ("missing", "value_error") or isinstance(got, dict) else f" (got {got!r})"
-            )
-            lines.append(f"{place}: {where or 'recipe'}: {complaint['msg'].removeprefix('Value error, ')}{shown}")
+            got = problem.get("input")
+            shown = "" if problem["type"] in ("missing", "value_error") or isinstance(got, dict) else f" (got {got!r})"
+            lines.append(f"{name}: {where or 'recipe'}: {problem['msg'].removeprefix('Value error, ')}{shown}")
     return RecipeError("; ".join(lines), "; ".join(hints) or "edit the recipe")
 
 
 def _name_items(loc: tuple[int | str, ...], tree: Any) -> list[str]:
-    """List indices as the items' names, as overrides address them."""
+    """Replace list indices by the items' names, as overrides address them."""
     path: list[str] = []
     for key in loc:
         try:

@@ -1,7 +1,6 @@
-"""What a run is: frozen models, one YAML file a recipe, dotted overrides on top.
+"""What a run is: frozen pydantic models, one YAML file per recipe, dotted overrides.
 
-recipe name or file + ["stages.tune.learn.language=1e-4", …] -> Recipe, complete and checked; `dump` replays it.
-List items are addressed by their `name`.
+recipe name or file + ["stages.tune.learn.language=1e-4", …] -> Recipe, complete and checked; `dump` writes it again.
 """
 
 from __future__ import annotations
@@ -287,17 +286,17 @@ class Stage(Strict):
         if self.lora is not None and "language" in self.learn:
             raise ValueError("`learn.language` (full) and `lora` exclude each other: keep one")
         if self.quantize is not None and self.lora is None:
-            raise ValueError("`quantize` needs `lora` in the same stage: quantised weights do not learn")
+            raise ValueError("`quantize` needs `lora` in the same stage: quantised weights cannot be trained")
         return self
 
     def _stream(self) -> None:
-        """What shards need: nobody knows how many rows they hold, and a step's rows are read one from each lane."""
+        """Check what shards need: their number of records is unknown, and each row of a step comes from its own lane."""
         if self.data is not None:
             raise ValueError("`shards` and `data` exclude each other: keep one")
         if self.steps is None:
-            raise ValueError("`shards` needs `steps`: how many rows there are is not known before they are read")
+            raise ValueError("`shards` needs `steps`: the number of records is not known before they are read")
         if self.tokens_per_step is None or self.tokens_per_step % self.tokens_per_row:
-            raise ValueError("`shards` needs `tokens_per_step`, a multiple of `tokens_per_row`: so many rows a step")
+            raise ValueError("`shards` needs `tokens_per_step`, a multiple of `tokens_per_row`: the number of rows per step")
         if self.cache_features == "on":
             raise ValueError("`shards` are read once or so: `cache_features` keeps nothing of them, remove it")
 
@@ -438,53 +437,58 @@ class Recipe(Strict):
 
 
 def source_of(name: str, part: str) -> str:
-    """`builtin` is the package's own tiny backbone; anything else is a folder or a hub name as it stands."""
+    """Return the folder or hub name of a backbone; `builtin` is the package's own tiny one."""
     return str(resources.files("vistune.scenes") / "backbones" / part) if name == "builtin" else name
 
 
 def known_recipes() -> list[str]:
+    """Return the names of the shipped recipes."""
     folder = resources.files("vistune.recipe") / "shipped"
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe by its shipped name or its file, apply `key.path=value` overrides, check all of it.
+    """Read a recipe by its shipped name or from a file, apply `key.path=value` overrides, and check it.
 
-    Raises RecipeError naming the key path, the value and what is allowed.
+    Raises RecipeError that names the key path, the value and what is allowed.
     """
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
-        place, text = str(path), read_text(path)
+        source, text = str(path), read_text(path)
     elif name in known_recipes():
-        place, text = name, (resources.files("vistune.recipe") / "shipped" / f"{name}.yaml").read_text(encoding="utf-8")
+        source, text = (
+            name,
+            (resources.files("vistune.recipe") / "shipped" / f"{name}.yaml").read_text(encoding="utf-8"),
+        )
     else:
         raise RecipeError(f"unknown recipe {name!r}", f"{guess(name, known_recipes())}; or give a .yaml file")
-    tree = parse_yaml(text, place)
+    tree = parse_yaml(text, source)
     if not isinstance(tree, dict):
         raise RecipeError(
-            f"{place}: a recipe is a mapping of keys, got {type(tree).__name__}", "start from a shipped recipe"
+            f"{source}: a recipe is a mapping of keys, got {type(tree).__name__}", "start from a shipped recipe"
         )
     for override in overrides:
         set_key(tree, override)
-    return validate(tree, place)
+    return validate(tree, source)
 
 
-def validate(tree: Any, place: str) -> Recipe:
-    refuse_secrets(tree, place)
+def validate(tree: Any, source: str) -> Recipe:
+    """Check a recipe's plain values. `source` names the recipe in errors."""
+    refuse_secrets(tree, source)
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        raise explain(error, tree, place, _fields_at) from None
+        raise explain(error, tree, source, _fields_at) from None
 
 
 def dump(recipe: Recipe) -> str:
-    """The recipe as YAML that `load_recipe` reads back to an equal recipe."""
+    """Return the recipe as YAML that `load_recipe` reads back as an equal recipe."""
     tree = recipe.model_dump(mode="json", exclude_none=True, by_alias=True)
     if recipe.origin is not None:
-        del tree["model"]  # what `from` names says it
+        del tree["model"]  # `from` names it
     for stage in tree["stages"]:
         if "tokens_per_step" in stage:
-            del stage["samples_per_step"]  # a default that is not in use, and excludes the other
+            del stage["samples_per_step"]  # an unused default that excludes the other key
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 

@@ -1,4 +1,4 @@
-"""YAML as recipes hold it: YAML 1.2 scalars, no tags, no aliases, no key twice.
+"""Parse YAML strictly: YAML 1.2 scalars, no tags, no aliases, no repeated key.
 
 text -> plain values (`1e-4` is a number, `no` is a string); anything else is a RecipeError that names the line.
 """
