@@ -290,13 +290,13 @@ class Stage(Strict):
         return self
 
     def _stream(self) -> None:
-        """Check what shards need: their number of records is unknown, and each row of a step comes from its own lane."""
+        """Check what shards need: the number of records is unknown, and each row of a step has its own lane."""
         if self.data is not None:
             raise ValueError("`shards` and `data` exclude each other: keep one")
         if self.steps is None:
             raise ValueError("`shards` needs `steps`: the number of records is not known before they are read")
         if self.tokens_per_step is None or self.tokens_per_step % self.tokens_per_row:
-            raise ValueError("`shards` needs `tokens_per_step`, a multiple of `tokens_per_row`: the number of rows per step")
+            raise ValueError("`shards` needs `tokens_per_step`, a multiple of `tokens_per_row` (rows per step)")
         if self.cache_features == "on":
             raise ValueError("`shards` are read once or so: `cache_features` keeps nothing of them, remove it")
 
