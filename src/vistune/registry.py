@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def guess(name: str, known: Iterable[str]) -> str:
-    """A hint for an unknown name: the nearest known one, and all of them."""
+    """Return a hint for an unknown name: the most similar known one, and all of them."""
     choices = sorted(known)
     near = get_close_matches(name, choices, n=1, cutoff=0.5)
     meant = f"did you mean {near[0]!r}? " if near else ""
@@ -21,20 +21,21 @@ def guess(name: str, known: Iterable[str]) -> str:
 
 
 def lookup(name: str, table: Mapping[str, T], what: str) -> T:
-    """The entry of `table` called `name`; `package.module:attribute` imports one from outside.
+    """Return the entry of `table` with this name, or import `package.module:attribute`.
 
-    Raises RecipeError for a name that is neither, listing the known ones.
+    Raises RecipeError that lists the known names.
     """
     if name in table:
         return table[name]
     if ":" in name:
         module, _, attribute = name.partition(":")
         try:
-            return getattr(importlib.import_module(module), attribute)
+            entry: T = getattr(importlib.import_module(module), attribute)
         except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: an empty or relative name
             raise RecipeError(
                 f"{what} {name!r} cannot be imported: {error}", "name an importable module:attribute"
             ) from error
+        return entry
     raise RecipeError(f"unknown {what} {name!r}", guess(name, table))
 
 

@@ -3,7 +3,7 @@
 from vistune.data.background import Background, Interrupted, ShouldStop, never_stop, wait_for
 from vistune.data.check import CheckReport, check
 from vistune.data.index import Index, data_path, folders_of, index, open_source
-from vistune.data.loader import Loader, PixelCache
+from vistune.data.loader import Loader, PixelCache, ShardCursor
 from vistune.data.near_duplicates import NearDuplicates, find_near_duplicates
 from vistune.data.packing import StagePlan, epoch_size, plan_epoch, plan_stage, steps_of
 from vistune.data.selection import (
@@ -17,7 +17,7 @@ from vistune.data.selection import (
 )
 from vistune.data.shards import list_shards
 from vistune.data.split import images_in, split_validation, training_part, validation_part
-from vistune.data.stream import UNREAD, ShardCursor, ShardLoader, ShardStream, read_window
+from vistune.data.stream import UNREAD, ShardLoader, ShardStream, read_window
 
 __all__ = [
     "UNREAD",

@@ -77,10 +77,11 @@ def broken_chunk(png: bytes) -> str | None:
     at = len(PNG_MARK)
     while at + 12 <= len(png):
         length, name = struct.unpack_from(">I4s", png, at)
+        kind = bytes(name)
         end = at + 8 + length
-        if end + 4 > len(png) or not name.isalpha():
+        if end + 4 > len(png) or not kind.isalpha():
             return None
         if zlib.crc32(png[at + 4 : end]) != struct.unpack_from(">I", png, end)[0]:
-            return name.decode("ascii")
+            return kind.decode("ascii")
         at = end + 4
     return None
