@@ -1,7 +1,4 @@
-"""Answers kept as they come: a killed run goes on and ends in the same bytes, what was asked otherwise is refused.
-
-Row E1 of tests/RELIABILITY.md, and several processes.
-"""
+"""Test that evaluation keeps every answer: a killed run ends in the same bytes; changed settings are rejected."""
 
 from __future__ import annotations
 

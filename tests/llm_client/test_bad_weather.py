@@ -1,7 +1,4 @@
-"""Whole runs through hours of bad weather in virtual time: limits, an outage, broken lines, budgets.
-
-Rows G5, G8, G10 and G13 of tests/RELIABILITY.md.
-"""
+"""Run whole jobs in virtual time against rate limits, an outage, broken connections and budgets."""
 
 from __future__ import annotations
 

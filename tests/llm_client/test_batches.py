@@ -1,4 +1,4 @@
-"""The Batch API killed and disturbed: one batch a chunk, finished parts kept, the rest asked again, row G18."""
+"""Test the Batch API under kills and faults: one batch per chunk; only the missing part is asked again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the service does wrong, a whole run bears: limits, failures, garbage, rows G5 to G12."""
+"""Test that a run survives what a service does wrong: limits, failures and unreadable replies."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows S1, S2 and L1 to L8: whatever fails or leaves, slots come back and the next request is served."""
+"""Test that slots are freed and the next request is answered, whatever fails and whoever disconnects."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def texts(answer: bytes) -> list[str]:
 
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("leave", [socket.socket.close, reset], ids=["closed", "reset"])
-def test_l4_who_leaves_frees_the_slot_within_a_step(
+def test_a_client_that_leaves_frees_its_slot_within_a_step(
     small: Running, stream: bool, leave: Callable[[socket.socket], None]
 ) -> None:
     with Gate(small) as gate:
@@ -75,7 +75,7 @@ def test_l4_who_leaves_frees_the_slot_within_a_step(
     assert small.ask().status_code == 200
 
 
-def test_l2_more_than_there_is_room_for_is_told_to_come_back(small: Running) -> None:
+def test_requests_beyond_capacity_are_asked_to_retry(small: Running) -> None:
     with Gate(small):
         waiting = [begin(small, long_body(max_tokens=4)) for _ in range(3)]
         until(lambda: len(small.service.taken) == 3)
@@ -107,7 +107,7 @@ def test_a_stream_with_nothing_to_say_is_kept_alive(small: Running) -> None:
     assert (received + read_all(connection)).rstrip(b"\r\n0").endswith(b"data: [DONE]")
 
 
-def test_s1_a_failing_model_fails_that_request_alone(small: Running, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_model_fails_only_that_request(small: Running, caplog: pytest.LogCaptureFixture) -> None:
     """An error of the whole batch, as out of memory is: told in shape, with an id that the log has, nothing leaks."""
     batch = small.service.engine.batch
     step = batch.step
@@ -135,7 +135,7 @@ def test_s1_a_failing_model_fails_that_request_alone(small: Running, caplog: pyt
     assert small.http.get("/health").status_code == 200
 
 
-def test_s1_a_prompt_that_cannot_be_read_fails_alone(small: Running) -> None:
+def test_an_unreadable_prompt_fails_only_its_request(small: Running) -> None:
     batch = small.service.engine.batch
     admit = batch.admit
 
@@ -158,7 +158,7 @@ def test_health_tells_when_the_engine_is_gone(bench: Bench) -> None:
         assert found.http.get("/ready").status_code == 503
 
 
-def test_l5_an_answer_that_is_not_read_is_dropped_with_its_connection(bench: Bench) -> None:
+def test_an_answer_that_is_not_read_is_dropped_with_its_connection(bench: Bench) -> None:
     """A reader whose window is shut, with more to send than kernels hold: the connection is cut, others go on."""
     with running(bench, limits=Limits(write_seconds=0.3)) as found:
         connection = found.connect()
@@ -175,7 +175,7 @@ def test_l5_an_answer_that_is_not_read_is_dropped_with_its_connection(bench: Ben
         assert found.ask().status_code == 200
 
 
-def test_l3_large_pictures_leave_no_memory_behind(model_folder: Path) -> None:
+def test_large_images_leave_no_memory_behind(model_folder: Path) -> None:
     """Eight of a hundred megabytes, two at a time; the whole row is a soak test."""
     buffer = io.BytesIO()
     Image.new("RGB", (5000, 5000), "red").save(buffer, "JPEG", quality=70)
@@ -204,7 +204,7 @@ def test_an_answer_that_takes_too_long_is_ended(bench: Bench) -> None:
         until(found.idle)
 
 
-def test_s2_draining_finishes_answers_and_takes_no_more(bench: Bench) -> None:
+def test_draining_finishes_answers_and_accepts_no_more(bench: Bench) -> None:
     with running(bench) as found, Gate(found) as gate:
         connection = begin(found, long_body(stream=True, max_tokens=20))
         until(lambda: found.service.engine.running == 1)
@@ -220,7 +220,7 @@ def test_s2_draining_finishes_answers_and_takes_no_more(bench: Bench) -> None:
         assert json.loads(events[-2])["choices"][0]["finish_reason"] in ("stop", "length")
 
 
-def test_s2_answers_that_take_longer_than_the_drain_are_ended(bench: Bench) -> None:
+def test_answers_that_take_longer_than_the_drain_are_ended(bench: Bench) -> None:
     with running(bench, limits=Limits(drain_seconds=0.2)) as found, Gate(found) as gate:
         connection = begin(found, long_body(stream=True))
         until(lambda: found.service.engine.running == 1)
@@ -233,7 +233,7 @@ def test_s2_answers_that_take_longer_than_the_drain_are_ended(bench: Bench) -> N
         assert json.loads(events[-2])["error"]["code"] == "shutting_down"
 
 
-def test_s2_sigterm_under_load_ends_with_zero(model_folder: Path) -> None:
+def test_sigterm_under_load_exits_with_zero(model_folder: Path) -> None:
     """The command itself, as an operator runs it: streams end with [DONE], then the process does."""
     asked = long_body(stream=True, max_tokens=400, messages=question("A secret question"))
     with commanded(model_folder, "--name", "tiny") as found, ThreadPoolExecutor(4) as pool:
@@ -254,7 +254,7 @@ def test_s2_sigterm_under_load_ends_with_zero(model_folder: Path) -> None:
 
 
 @pytest.mark.soak
-def test_l1_l4_hours_in_minutes(bench: Bench) -> None:
+def test_thousands_of_requests_leave_nothing_behind(bench: Bench) -> None:
     """Thousands of requests, a third of them left half-way: nothing is kept of them."""
     import resource
 
@@ -284,7 +284,7 @@ def test_l1_l4_hours_in_minutes(bench: Bench) -> None:
 
 
 @pytest.mark.soak
-def test_l2_hundreds_at_once(model_folder: Path) -> None:
+def test_hundreds_of_requests_at_once(model_folder: Path) -> None:
     """Six times as many as there are places: each is answered or told to come back, and health is told throughout.
 
     Bytes over bare connections, opened before: what is timed is the server, not a client.
@@ -323,7 +323,7 @@ def test_l2_hundreds_at_once(model_folder: Path) -> None:
         until(found.idle)
         refused = sorted(seconds for status, seconds in answers if status == 429)
         print(
-            f"L2: {len(refused)} of 300 refused, the first after {1000 * refused[0]:.0f} ms, the last after "
+            f"storm: {len(refused)} of 300 refused, the first after {1000 * refused[0]:.0f} ms, the last after "
             f"{1000 * refused[-1]:.0f} ms; /health at most {1000 * max(healthy):.0f} ms"
         )
         assert {status for status, _ in answers} == {200, 429}

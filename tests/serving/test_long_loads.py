@@ -1,4 +1,4 @@
-"""Rows S1, L1 and L3 in full: a thousand faults, minutes of mixed load, pictures as large as are taken."""
+"""Load the server for minutes: a thousand faults, mixed requests, and the largest images that it accepts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def users(count: int, seconds: float, work: Any) -> list[Any]:
         return [result for results in pool.map(one, range(count)) for result in results]
 
 
-def test_l1_minutes_of_mixed_load(model_folder: Path) -> None:
+def test_minutes_of_mixed_load(model_folder: Path) -> None:
     """32 users, texts and pictures, streamed: every answer is that of a server with nothing else to do."""
     asked = [
         body(
@@ -69,8 +69,8 @@ def test_l1_minutes_of_mixed_load(model_folder: Path) -> None:
         before, memory = found.kept(), found.resident_mb()
         waits = sorted(users(32, SECONDS, work))
         until(found.idle)
-        print(f"L1: {len(waits)} answers in {SECONDS:.0f} s, first text after {waits[len(waits) // 2]:.2f} s in the "
-              f"median, {waits[int(0.99 * len(waits))]:.2f} s in the 99th; memory {memory} -> "
+        print(f"mixed load: {len(waits)} answers in {SECONDS:.0f} s, first text after {waits[len(waits) // 2]:.2f} s "
+              f"(median), {waits[int(0.99 * len(waits))]:.2f} s (99th percentile); memory {memory} -> "
               f"{found.resident_mb()} MB, files and threads {before} -> {found.kept()}")  # fmt: skip
         assert found.resident_mb() <= 1.02 * memory
         assert found.kept()[0] <= before[0] + 4
@@ -78,7 +78,7 @@ def test_l1_minutes_of_mixed_load(model_folder: Path) -> None:
             client.close()
 
 
-def test_l3_pictures_as_large_as_are_taken(model_folder: Path) -> None:
+def test_images_as_large_as_are_accepted(model_folder: Path) -> None:
     """16 users send JPEGs of 6000 x 6000 pixels: memory stays within what the slots may hold, and does not grow."""
     noise = np.random.default_rng(0).integers(0, 256, (375, 375, 3), dtype=np.uint8)
     buffer = io.BytesIO()
@@ -100,7 +100,7 @@ def test_l3_pictures_as_large_as_are_taken(model_folder: Path) -> None:
         statuses = users(16, SECONDS, work)
         until(found.idle)
         grown = found.resident_mb()
-        print(f"L3: {len(statuses)} pictures of {len(buffer.getvalue()) >> 10} KB, {statuses.count(200)} answered; "
+        print(f"large images: {len(statuses)} of {len(buffer.getvalue()) >> 10} KB, {statuses.count(200)} answered; "
               f"memory {base} -> {warm} -> {grown} MB, at most {highest} MB, files and threads {before} -> "
               f"{found.kept()}")  # fmt: skip
         assert set(statuses) <= {200, 429}
@@ -110,7 +110,7 @@ def test_l3_pictures_as_large_as_are_taken(model_folder: Path) -> None:
         assert found.kept()[0] <= before[0] + 4
 
 
-def test_s1_a_thousand_faults(bench: Bench) -> None:
+def test_a_thousand_faults(bench: Bench) -> None:
     with running(bench, limits=Limits(slots=4)) as found:
         batch = found.service.engine.batch
         step, chance = batch.step, random.Random(0)
@@ -127,7 +127,7 @@ def test_s1_a_thousand_faults(bench: Bench) -> None:
         finally:
             batch.step = step
         until(found.idle)
-        print(f"S1: {statuses.count(500)} of {len(statuses)} requests failed, {statuses.count(200)} were answered")
+        print(f"faults: {statuses.count(500)} of {len(statuses)} requests failed, {statuses.count(200)} were answered")
         assert statuses.count(500) >= 1000
         assert set(statuses) <= {200, 500, 429}
         assert found.ask().status_code == 200

@@ -1,4 +1,4 @@
-"""Row L7: networks that break off, drip or lag. The client is told, or waits for the whole; the slot comes back."""
+"""Test networks that break, drip or lag: the client gets an error or the whole answer, and the slot is freed."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def drip(client: socket.socket, passed: int) -> bool:
 
 
 @pytest.mark.parametrize("hinder", [cut, reset])
-def test_l7_a_broken_connection_is_an_error_to_the_client_and_a_free_slot(served: Running, hinder: Any) -> None:
+def test_a_broken_connection_is_an_error_to_the_client_and_frees_the_slot(served: Running, hinder: Any) -> None:
     with through(served, hinder) as client, pytest.raises(httpx2.TransportError):
         client.post(CHAT, json=body(**LONG))
     until(served.idle)
@@ -99,7 +99,7 @@ def test_l7_a_broken_connection_is_an_error_to_the_client_and_a_free_slot(served
 
 
 @pytest.mark.parametrize(("hinder", "piece"), [(lag, 4096), (drip, 64)])
-def test_l7_a_slow_network_brings_the_whole_answer(served: Running, hinder: Any, piece: int) -> None:
+def test_a_slow_network_delivers_the_whole_answer(served: Running, hinder: Any, piece: int) -> None:
     direct = "".join(event_texts(served.http.post(CHAT, json=body(**LONG)).text))
     with through(served, hinder, piece=piece) as client:
         slow = client.post(CHAT, json=body(**LONG)).text

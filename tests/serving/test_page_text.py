@@ -1,4 +1,4 @@
-"""Row S18 and what the page promises of text: whatever a model, a user or a file's name says, it stays text."""
+"""Test that the page shows text as text, whatever a model, a user or a file name contains."""
 
 from __future__ import annotations
 

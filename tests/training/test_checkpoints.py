@@ -1,7 +1,4 @@
-"""A checkpoint is whole or not there, whatever happens while it is written; what is damaged is passed over by name.
-
-Rows T2 to T5 of tests/RELIABILITY.md.
-"""
+"""Test that a checkpoint is complete or absent, whatever happens during a save; a damaged one is skipped by name."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""One of two processes is killed, stopped, stuck or wrong: the run ends soon, says which, and goes on bit by bit.
-
-Rows T1, T6, T7, T9, T10, T12 to T14 of tests/RELIABILITY.md.
-"""
+"""Test a run of two processes when one is killed, stopped, stuck or wrong: it ends soon, names the rank and resumes."""
 
 from __future__ import annotations
 

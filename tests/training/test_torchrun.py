@@ -1,7 +1,4 @@
-"""The command as users give it, `torchrun … -m vistune train`: its launcher killed, told to stop, told to start again.
-
-Rows T6, T8, T9 of tests/RELIABILITY.md.
-"""
+"""Test the documented command `torchrun … -m vistune train` when its launcher is killed, stopped or restarted."""
 
 from __future__ import annotations
 
