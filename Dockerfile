@@ -17,7 +17,7 @@ RUN apt-get update \
 WORKDIR /src
 COPY constraints.txt ./
 # CUDA builds bring the CUDA libraries along: the host needs a driver and NVIDIA's container toolkit only.
-RUN pip install --no-cache-dir ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} -r constraints.txt
+RUN pip install --no-cache-dir ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} "$(grep '^torch==' constraints.txt)"
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
 RUN pip install --no-cache-dir -c constraints.txt '.[cuda,serve,evaluate,parquet,track]'

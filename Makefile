@@ -3,10 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # A CUDA build instead: make install TORCH="torch --index-url <the index of the CUDA build you want>"
-TORCH ?= -r constraints.txt
+TORCH ?= $(shell grep '^torch==' constraints.txt)
 OUT ?= runs/quickstart
 
-.PHONY: install quickstart test soak test-floor lint audit fuzz docs clean
+.PHONY: install quickstart test soak coverage test-floor lint words hooks audit fuzz docs clean
 
 install: $(VENV)/installed
 
@@ -24,10 +24,25 @@ lint: install
 	$(BIN)/ruff check src tests scripts
 	$(BIN)/ruff format --check src tests scripts
 	$(BIN)/mypy
+	$(BIN)/codespell $$(git ls-files 2>/dev/null || echo src tests scripts docs *.md)
+	$(BIN)/python scripts/check_words.py
+
+# After a text became plainer: lower the number of words to avoid that scripts/words_allowed.json allows.
+words: install
+	$(BIN)/python scripts/check_words.py --record
+
+# Run the checks of .pre-commit-config.yaml before each commit of this clone.
+hooks: install
+	$(BIN)/python -m pip install --quiet -c constraints.txt pre-commit
+	$(BIN)/pre-commit install
 
 test: install lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not soak"
 	if command -v nvidia-smi >/dev/null; then $(BIN)/pytest -m gpu; fi
+
+# The tests with coverage; fails below the floor in pyproject.toml. ARGS chooses tests: make coverage ARGS=tests/recipe
+coverage: install
+	OMP_NUM_THREADS=1 COVERAGE_CORE=sysmon $(BIN)/pytest -n 2 -m "not soak" --cov --cov-report=term --cov-report=xml $(ARGS)
 
 soak: install
 	$(BIN)/pytest -m soak
@@ -44,7 +59,7 @@ test-floor:
 
 # Known weaknesses in our code and advisories on what it needs; the second asks the network.
 audit: install
-	$(BIN)/python -m pip install --quiet bandit pip-audit
+	$(BIN)/python -m pip install --quiet -c constraints.txt bandit pip-audit
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml src
 	$(BIN)/pip-audit --skip-editable
 

@@ -66,7 +66,7 @@ def test_a_clean_environment_without_compilers(wheel: Path, tmp_path: Path) -> N
     run(sys.executable, "-m", "venv", tmp_path / "clean")
     python, vistune = (tmp_path / "clean" / "bin" / name for name in ("python", "vistune"))
     no_compiler = {"CC": "/bin/false", "CXX": "/bin/false", "PIP_ONLY_BINARY": ":all:"}
-    run(python, "-m", "pip", "install", "-r", ROOT / "constraints.txt", **no_compiler)
+    run(python, "-m", "pip", "install", "-c", ROOT / "constraints.txt", "torch", **no_compiler)
     run(python, "-m", "pip", "install", "-c", ROOT / "constraints.txt", wheel, **no_compiler)
     assert "quickstart" in run(vistune, "--help")
     assert "사용법" in run(vistune, "--help", LC_ALL="ko_KR.UTF-8", PYTHONUTF8="1")

@@ -43,7 +43,7 @@ __all__ = [
     "train",
     "write_report",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __getattr__ = lazy_names(
     __name__,
