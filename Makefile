@@ -40,7 +40,8 @@ test: install lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not soak"
 	if command -v nvidia-smi >/dev/null; then $(BIN)/pytest -m gpu; fi
 
-# The tests with coverage; fails below the floor in pyproject.toml. ARGS chooses tests: make coverage ARGS=tests/recipe
+# The tests with coverage; fails below the floor in pyproject.toml. Not part of `make test`: on Python 3.11 it takes about
+# 1.7 times as long, from 3.12 on less. A part of the tests: make coverage ARGS="tests/records --cov-fail-under=0"
 coverage: install
 	OMP_NUM_THREADS=1 COVERAGE_CORE=sysmon $(BIN)/pytest -n 2 -m "not soak" --cov --cov-report=term $(ARGS)
 

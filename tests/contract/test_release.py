@@ -47,5 +47,5 @@ def test_the_workflow_runs_targets_of_the_makefile() -> None:
     commands = [step.get("run", "") for step in workflow["jobs"]["check"]["steps"]]
     targets = [target for command in commands for target in re.findall(r"^make (\S+)", command, re.MULTILINE)]
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert {"install", "lint", "coverage", "docs"} <= set(targets)
+    assert {"install", "lint", "test", "coverage", "docs"} <= set(targets)
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
