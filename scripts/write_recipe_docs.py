@@ -143,7 +143,7 @@ def shipped() -> str:
 
     lines = ["| recipe | what it is |", "| --- | --- |"]
     for name in known_recipes():
-        text = (resources.files("vistune") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+        text = (resources.files("vistune") / "recipe" / "shipped" / f"{name}.yaml").read_text(encoding="utf-8")
         comment = []
         for line in text.splitlines():
             if not line.startswith("#"):

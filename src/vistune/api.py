@@ -153,7 +153,7 @@ def check_data(
     """Check every record: its form, its images, and with a recipe its tokens and labels.
 
     Args:
-        pictures: Whether images are looked for and opened.
+        images: Whether images are looked for and opened.
         page: Where to write a page with the faults and some samples, supervised tokens coloured.
     """
     from vistune.data import check
