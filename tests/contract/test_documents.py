@@ -6,6 +6,7 @@ A block that needs a GPU, a network, real weights or someone who waits stands be
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shlex
 import subprocess
@@ -198,6 +199,41 @@ def test_troubleshooting_quotes_messages_that_exist() -> None:
             strange.append(message)
     assert not strange, f"docs/troubleshooting.md quotes messages that are not in the source: {strange}"
     assert len(quoted) >= 40
+
+
+def test_the_korean_troubleshooting_has_the_same_messages() -> None:
+    """Both pages list the same messages, and the quoted Korean messages are those that the program prints."""
+    english, korean = (
+        re.findall(r"^### .+$", read(page), flags=re.MULTILINE)
+        for page in ("docs/troubleshooting.md", "docs/ko/troubleshooting.md")
+    )
+    assert english == korean
+    translations = [
+        text
+        for path in (ROOT / "src" / "vistune" / "cli").glob("*.json")
+        for text in json.loads(path.read_text(encoding="utf-8")).values()
+    ]
+    quoted = re.findall(r"^한국어: `(.+)`$", read("docs/ko/troubleshooting.md"), flags=re.MULTILINE)
+    for message in quoted:
+        pattern = ".*".join(re.escape(piece) for piece in message.split("…"))
+        assert any(re.search(pattern, text) for text in translations), message
+    assert len(quoted) >= 20
+
+
+@pytest.mark.parametrize("english", ["start/*.md", "tutorials/*.md"])
+def test_korean_pages_have_the_commands_of_the_english_ones(english: str) -> None:
+    """A Korean page may add commands and `--lang ko`."""
+    for path in sorted(DOCS.glob(english)):
+        pages = (f"docs/{path.relative_to(DOCS).as_posix()}", f"docs/ko/{path.name}")
+        here, there = (
+            [
+                " ".join(words).replace(" --lang ko", "")
+                for _, text, _ in blocks(page, *SHELL)
+                for words in commands(text)
+            ]
+            for page in pages
+        )
+        assert [words for words in here if words not in there] == [], f"bring docs/ko/{path.name} up to {pages[0]}"
 
 
 @pytest.mark.parametrize("page", PAGES)
