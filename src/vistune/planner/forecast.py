@@ -190,7 +190,7 @@ def columns_of(planned: PlannedStage) -> tuple[np.ndarray, np.ndarray, np.ndarra
     """(tokens, supervised tokens, tiles) of each sample; with anyres as many tiles as its slots would fill."""
     spec = planned.processor.spec
     lengths = np.concatenate([index.lengths[rows] for index, rows in planned.samples.parts])
-    learnt = np.concatenate([index.columns["learnt"][rows] for index, rows in planned.samples.parts])
+    learnt = np.concatenate([index.columns["supervised"][rows] for index, rows in planned.samples.parts])
     text = np.concatenate([index.columns["text_tokens"][rows] for index, rows in planned.samples.parts])
     return lengths, learnt, np.ceil((lengths - text) / spec.slots_per_image).astype(int)
 
