@@ -4,7 +4,7 @@ python benchmarks/generate.py [--requests 10000] [--latency 0.2] [--concurrency 
 
 A loopback teacher answers after LATENCY seconds. In turn, each in a process of its own:
   plain    asyncio and httpx2 alone: a semaphore, POST, json.loads, the text kept in a list
-  vistune  `by_service`: intents and replies on disk before use, pace, budget, checks, and samples.json at the end
+  vistune  `generate_by_model`: intents and replies on disk before use, pace, budget, checks, and samples.json at the end
 """
 
 from __future__ import annotations
@@ -21,8 +21,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vistune.datagen import Service, Wishes, by_service, is_asked, make_orders, write_generated
-from vistune.datagen.teachers.service import request_of
+from vistune.datagen import (
+    TeacherOptions,
+    GenerationConfig,
+    generate_by_model,
+    needs_request,
+    make_requests,
+    write_generated,
+)
+from vistune.datagen.teachers.service import prepare_request
 from vistune.types import AnnotatedImage, Box
 
 CONVERSATION = (
@@ -30,7 +37,7 @@ CONVERSATION = (
     "Question:\nHow is the light?\n===\nAnswer:\nThe light is soft and even."
 )
 DETAIL = "The scene is calm and wide, with soft light that falls evenly on everything, and nothing is in a hurry."
-WISHES = Wishes(kinds=("conversation", "detail"))
+WISHES = GenerationConfig(kinds=("conversation", "detail"))
 
 
 def images(requests: int) -> list[AnnotatedImage]:
@@ -82,8 +89,8 @@ def serve(latency: float, port: Any) -> None:
 def plain(url: str, requests: int, concurrency: int) -> None:
     import httpx2
 
-    service = Service(model="fake-1", base_url=url)
-    bodies = [request_of(order, service, None).body for order in make_orders(images(requests), WISHES)]
+    service = TeacherOptions(model="fake-1", base_url=url)
+    bodies = [prepare_request(order, service, None).body for order in make_requests(images(requests), WISHES)]
     texts: list[str] = []
 
     async def main() -> None:
@@ -105,10 +112,10 @@ def plain(url: str, requests: int, concurrency: int) -> None:
 def ours(url: str, requests: int, concurrency: int) -> None:
     images = shown_images(requests)
     with tempfile.TemporaryDirectory() as folder:
-        service = Service(model="fake-1", base_url=url, concurrency=concurrency)
-        made = by_service(images, WISHES, service, Path(folder), lambda *_: None)
+        service = TeacherOptions(model="fake-1", base_url=url, concurrency=concurrency)
+        made = generate_by_model(images, WISHES, service, Path(folder), lambda *_: None)
         write_generated(Path(folder), made, images)
-    assert len(made.rows) == sum(map(is_asked, make_orders(images, WISHES))), made.rejects[:1]
+    assert len(made.rows) == sum(map(needs_request, make_requests(images, WISHES))), made.rejects[:1]
 
 
 def measured(role: Any, result: Any, *given: Any) -> None:

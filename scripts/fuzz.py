@@ -20,7 +20,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from vistune.datagen.teachers.replies import ReplyFault, parse_reply
+from vistune.datagen.teachers.replies import ReplyError, parse_reply
 from vistune.errors import VistuneError
 from vistune.generation import read_data_url
 from vistune.processor import Processor, load_tokenizer
@@ -33,7 +33,7 @@ from vistune.serving.api.refusal import Refusal
 from vistune.serving.api.schema import read_request
 from vistune.types import IMAGE_ID, Message, Sample, Spec
 
-OURS = (VistuneError, ReplyFault, Refusal)
+OURS = (VistuneError, ReplyError, Refusal)
 TURNS = '[{"from": "human", "value": "<image>\\nx"}, {"from": "gpt", "value": "y"}]'
 ROW = f'{{"id": 1, "image": "a.png", "conversations": {TURNS}}}'
 CHAT = '{"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}], "stop": ["a"]}'
@@ -92,7 +92,7 @@ def request(data: bytes) -> None:
 
 def reply(data: bytes) -> None:
     for kind in ("conversation", "detail"):
-        with suppress(ReplyFault):
+        with suppress(ReplyError):
             parse_reply(data.decode("utf-8", "replace"), kind)
 
 

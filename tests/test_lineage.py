@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from vistune import api
 from vistune.cli.app import app
-from vistune.datagen import Wishes
+from vistune.datagen import GenerationConfig
 from vistune.recipe import Recipe, validate
 
 STAGE: dict[str, Any] = {"name": "tune", "learn": {"projector": 1e-3}, "steps": 1, "samples_per_step": 2}
@@ -36,7 +36,7 @@ def recipe_of(backbones: Path, data: Path) -> Recipe:
 
 def test_a_history_reaches_back_to_the_teacher_and_the_first_backbones(tiny_backbones: Path, tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    api.generate_data(described(tmp_path), tmp_path / "data", Wishes(seed=5))
+    api.generate_data(described(tmp_path), tmp_path / "data", GenerationConfig(seed=5))
     first = api.train(recipe_of(tiny_backbones, tmp_path / "data"), tmp_path / "first")
     going_on = validate({"from": str(first), "data": str(tmp_path / "data"), "stages": [STAGE]}, "test")
     second = api.train(going_on, tmp_path / "second")
@@ -67,7 +67,7 @@ def test_a_history_reaches_back_to_the_teacher_and_the_first_backbones(tiny_back
 @pytest.mark.parametrize("beside", ["[1, 2]", "{}"])
 def test_somebody_elses_file_beside_the_data_tells_nothing(tiny_backbones: Path, tmp_path: Path, beside: str) -> None:
     torch.set_num_threads(1)
-    api.generate_data(described(tmp_path), tmp_path / "data", Wishes())
+    api.generate_data(described(tmp_path), tmp_path / "data", GenerationConfig())
     (tmp_path / "data" / "generate.json").write_text(beside)
     (entry,) = api.why(api.train(recipe_of(tiny_backbones, tmp_path / "data"), tmp_path / "run"))
     assert [row["written"] for row in entry["data"]] == [None]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vistune import api
-from vistune.datagen import Wishes
+from vistune.datagen import GenerationConfig
 from vistune.grounding.mentions import mentions
 from vistune.recipe import load_recipe
 
@@ -21,7 +21,7 @@ def classes(text: str) -> set[str]:
 def test_eighty_photographs_are_known_by_heart(shared: Path, tmp_path: Path) -> None:
     """Asked as in training, the same photograph gives back >= 90 % of its captions' objects, another one few."""
     data = tmp_path / "data"
-    api.generate_data(shared / "data" / "coco-mini", data, Wishes(languages=("en",)), split="train2017")
+    api.generate_data(shared / "data" / "coco-mini", data, GenerationConfig(languages=("en",)), split="train2017")
     api.train(load_recipe("quickstart", [f"data={data / 'messages.jsonl'}"]), tmp_path / "run")
     assistant = api.load(tmp_path / "run")
     rows = [json.loads(line) for line in (data / "messages.jsonl").open(encoding="utf-8")]

@@ -44,7 +44,7 @@ def quickstart(
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """The whole loop on the built-in world: draw, generate, check, train, evaluate, report in a `language`."""
-    from vistune.datagen import Wishes
+    from vistune.datagen import GenerationConfig
     from vistune.runs.folder import checkpoints_of
 
     if (out / "run.json").exists():
@@ -55,7 +55,7 @@ def quickstart(
     clock = Clock()
     api.draw_scenes(world, count=size.scenes, seed=recipe.seed, tests=size.tests, progress=progress)
     clock.mark("draw")
-    wishes = Wishes(languages=("en", "ko"), mix=(6, 1, 1), per_image=3, seed=recipe.seed)
+    wishes = GenerationConfig(languages=("en", "ko"), mix=(6, 1, 1), per_image=3, seed=recipe.seed)
     api.generate_data(world, data, wishes, split="train", progress=progress)
     clock.mark("generate")
     checked = api.check_data(recipe.data, recipe=recipe, progress=progress)

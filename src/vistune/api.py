@@ -20,7 +20,7 @@ from vistune.recipe import DataSource, Recipe
 
 if TYPE_CHECKING:
     from vistune.data import CheckReport
-    from vistune.datagen import Chosen, Generated, Service, TableForm, Wishes
+    from vistune.datagen import FilteredCaptions, GeneratedData, TeacherOptions, TableForm, GenerationConfig
     from vistune.evaluation import AnsweredFile, Facts, Measured
     from vistune.generation import Assistant
     from vistune.interop.parent import ParentModel
@@ -48,15 +48,15 @@ def draw_scenes(
 def generate_data(
     source: Path,
     out: Path,
-    wishes: Wishes,
+    wishes: GenerationConfig,
     *,
-    service: Service | None = None,
+    service: TeacherOptions | None = None,
     split: str | None = None,
     table: TableForm | None = None,
     limit: int | None = None,
     progress: Progress = no_progress,
     on_message: OnMessage | None = None,
-) -> Generated:
+) -> GeneratedData:
     """Have a teacher write instruction data about annotated images: the rule teacher, or a `service`.
 
     A stopped run of a service resumes when it is called again with the same `out`.
@@ -71,11 +71,11 @@ def generate_data(
     from vistune import __version__
     from vistune.datagen import (
         NothingWritten,
-        by_rule,
-        by_service,
+        generate_by_rule,
+        generate_by_model,
         described_source,
-        is_asked,
-        make_orders,
+        needs_request,
+        make_requests,
         teacher_record,
         write_generated,
     )
@@ -89,16 +89,16 @@ def generate_data(
     images = described.images
     if service is None:
         refuse_untranslated(images, wishes.languages, source)
-    orders = make_orders(images, wishes)
+    orders = make_requests(images, wishes)
     if not orders:
         raise RecipeError(f"{source}: nothing is asked for", "name --kinds, and images to write about")
     if service is None:
         with progress("generate", len(orders)) as advance:
-            generated = by_rule(images, wishes, advance)
+            generated = generate_by_rule(images, wishes, advance)
     else:
         report = {} if on_message is None else {"report": on_message}
-        with progress("generate", sum(map(is_asked, orders))) as advance:
-            generated = by_service(images, wishes, service, out, advance, **report)
+        with progress("generate", sum(map(needs_request, orders))) as advance:
+            generated = generate_by_model(images, wishes, service, out, advance, **report)
     generated = replace(generated, source=described)
     asked = {"source": source.name, "split": split, "limit": limit, **asdict(wishes), "vistune": __version__}
     write_generated(out, generated, images, {"teacher": teacher_record(service, wishes), **asked})
@@ -118,22 +118,22 @@ def _wrote_nothing(out: Path) -> bool:
 
 def plan_generation(
     source: Path,
-    wishes: Wishes,
-    service: Service,
+    wishes: GenerationConfig,
+    service: TeacherOptions,
     *,
     split: str | None = None,
     table: TableForm | None = None,
     limit: int | None = None,
 ) -> dict[str, Any]:
     """Count, price and time the requests that `generate_data` would send to a service; send nothing."""
-    from vistune.datagen import described_source, foresee, is_asked, make_orders
+    from vistune.datagen import described_source, estimate, needs_request, make_requests
 
     described = described_source(source, split, table, limit, seen=service.see)
-    orders = make_orders(described.images, wishes)
-    return foresee([order for order in orders if is_asked(order)], service) | described.to_dict()
+    orders = make_requests(described.images, wishes)
+    return estimate([order for order in orders if needs_request(order)], service) | described.as_json()
 
 
-def filter_captions(source: Path, out: Path, *, progress: Progress = no_progress, **options: Any) -> Chosen:
+def filter_captions(source: Path, out: Path, *, progress: Progress = no_progress, **options: Any) -> FilteredCaptions:
     """Choose stage-1 captions balanced by concept; `options` as for `vistune.datagen.filter_captions`."""
     from vistune import datagen
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from vistune.datagen import read_coco
-from vistune.datagen.checks import CHECKS, Written, judge, judge_reply
+from vistune.datagen.checks import CHECKS, Candidate, check_reply, run_checks
 from vistune.datagen.teachers.prompts import OWN_LANGUAGES, SHOWN, prompts
 from vistune.datagen.teachers.rule import write
 from vistune.types import AnnotatedImage, Box
@@ -36,7 +36,7 @@ def test_the_rule_teacher_contradicts_nothing(shared: Path, kind: str, language:
         if turns is None:
             continue
         judged += 1
-        faults = [fault for fault in judge(Written(image, kind, language, turns)) if fault.code != "length"]
+        faults = [fault for fault in run_checks(Candidate(image, kind, language, turns)) if fault.code != "length"]
         assert not faults, (image.id, turns)
     assert judged >= 90
 
@@ -49,7 +49,7 @@ def test_what_people_say_of_photographs_is_seldom_refused(shared: Path) -> None:
         for caption in image.captions:
             others = tuple(other for other in image.captions if other != caption)
             said += 1
-            found.update(fault.code for fault in judge(Written(replace(image, captions=others), "caption", "en",
+            found.update(fault.code for fault in run_checks(Candidate(replace(image, captions=others), "caption", "en",
                                                                (("", caption),))))  # fmt: skip
     assert found.keys() <= {"ungrounded_object"}
     assert found["ungrounded_object"] <= 0.02 * said
@@ -65,7 +65,7 @@ def test_no_answer_of_gpt4_fails_a_check_that_needs_no_boxes(shared: Path) -> No
     assert len(rows) == 90
     for row in rows:
         unseen = AnnotatedImage(row["id"], Path(row["image"]), (), (), ())
-        written = Written(unseen, GPT4_KINDS[row["type"]], "en", ((row["instruction"], row["output"]),))
+        written = Candidate(unseen, GPT4_KINDS[row["type"]], "en", ((row["instruction"], row["output"]),))
         assert {code for code, check in CHECKS.items() if check(written)} <= {"ungrounded_object"}, row
 
 
@@ -76,7 +76,7 @@ def test_a_description_of_another_picture_is_refused(shared: Path) -> None:
     for row, other in zip(rows, rows[7:] + rows[:7], strict=True):
         texts = tuple(each["output"] for each in gpt4(shared) if each["id"] == other["id"])
         image = AnnotatedImage(other["id"], Path(other["image"]), texts, (), ())
-        refused += bool(judge(Written(image, "detail", "en", (("", row["output"]),))))
+        refused += bool(run_checks(Candidate(image, "detail", "en", (("", row["output"]),))))
     assert refused >= 0.9 * len(rows)
 
 
@@ -86,7 +86,7 @@ def test_our_own_examples_pass(kind: str, language: str) -> None:
     for shot in prompts(language)[kind]["shots"]:
         boxes = tuple(Box(label, *corners) for label, *corners in shot.get("boxes", ()))
         image = AnnotatedImage("shot", Path("shot.jpg"), tuple(shot["captions"]), boxes)
-        _, faults = judge_reply(shot["reply"], image, kind, language)
+        _, faults = check_reply(shot["reply"], image, kind, language)
         assert not faults, shot["reply"]
 
 
@@ -99,5 +99,5 @@ def test_our_own_examples_pass(kind: str, language: str) -> None:
 )
 def test_scripts_without_spaces_are_not_too_short(language: str, text: str) -> None:
     image = AnnotatedImage("beach", Path("beach.jpg"), (), ())
-    assert judge(Written(image, "detail", language, (("", text),))) == []
-    assert [fault.code for fault in judge(Written(image, "detail", language, (("", text[:8]),)))] == ["length"]
+    assert run_checks(Candidate(image, "detail", language, (("", text),))) == []
+    assert [fault.code for fault in run_checks(Candidate(image, "detail", language, (("", text[:8]),)))] == ["length"]

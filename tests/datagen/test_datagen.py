@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vistune.data import all_samples
-from vistune.datagen import Wishes, by_rule, read_coco, splits_of, write_generated
+from vistune.data import all_rows
+from vistune.datagen import GenerationConfig, generate_by_rule, read_coco, splits_of, write_generated
 from vistune.errors import DataError, RecipeError
 from vistune.recipe import DataSource
 from vistune.scenes import write_world
@@ -67,7 +67,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[AnnotatedImage]:
 
 
 def test_the_mix_is_dealt_in_proportion(images: list[AnnotatedImage]) -> None:
-    made = by_rule(images, Wishes(languages=("en", "ko"), mix=(58, 23, 77)))
+    made = generate_by_rule(images, GenerationConfig(languages=("en", "ko"), mix=(58, 23, 77)))
     written = Counter(row["kind"] for row in made.rows)
     refused = Counter(reject.id.split("-")[1] for reject in made.rejects)
     dealt = {kind: written[kind] + refused[kind] for kind in ("conversation", "detail", "reasoning")}
@@ -77,15 +77,17 @@ def test_the_mix_is_dealt_in_proportion(images: list[AnnotatedImage]) -> None:
 
 def test_the_same_wishes_write_the_same_bytes(images: list[AnnotatedImage], tmp_path: Path) -> None:
     for name in ("a", "b"):
-        write_generated(tmp_path / name, by_rule(images, Wishes(languages=("en", "ko"), seed=4)), images)
+        write_generated(
+            tmp_path / name, generate_by_rule(images, GenerationConfig(languages=("en", "ko"), seed=4)), images
+        )
     for name in ("samples.json", "messages.jsonl", "rejects.jsonl", "generate.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
 
 def test_both_forms_read_to_the_same_samples(images: list[AnnotatedImage], tmp_path: Path) -> None:
-    write_generated(tmp_path, by_rule(images, Wishes(languages=("en", "ko"))), images)
-    llava = list(all_samples(DataSource(file=tmp_path / "samples.json")))
-    messages = list(all_samples(DataSource(file=tmp_path / "messages.jsonl")))
+    write_generated(tmp_path, generate_by_rule(images, GenerationConfig(languages=("en", "ko"))), images)
+    llava = list(all_rows(DataSource(file=tmp_path / "samples.json")))
+    messages = list(all_rows(DataSource(file=tmp_path / "messages.jsonl")))
     assert len(llava) == len(messages) > 500
     for a, b in zip(llava, messages, strict=True):
         assert (a.id, a.kind) == (b.id, b.kind)
@@ -97,7 +99,7 @@ def test_every_caption_is_used_once(tmp_path: Path) -> None:
     image = AnnotatedImage(
         "1", tmp_path / "1.jpg", ("A dog.", "One dog.", "개 한 마리."), (Box("dog", 0, 0, 0.2, 0.2),)
     )
-    rows = by_rule([image], Wishes(kinds=("caption",), languages=("en", "ko"))).rows
+    rows = generate_by_rule([image], GenerationConfig(kinds=("caption",), languages=("en", "ko"))).rows
     assert [row["conversations"][1]["value"] for row in rows] == ["A dog.", "One dog.", "개 한 마리."]
     assert len({row["id"] for row in rows}) == 3
 
@@ -105,21 +107,24 @@ def test_every_caption_is_used_once(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_set_aside_with_a_reason(tmp_path: Path) -> None:
     bare = AnnotatedImage("1", tmp_path / "1.jpg")
     marked = AnnotatedImage("2", tmp_path / "2.jpg", ("An <image> of a dog.",))
-    made = by_rule([bare, marked], Wishes(kinds=("caption", "reasoning")))
+    made = generate_by_rule([bare, marked], GenerationConfig(kinds=("caption", "reasoning")))
     assert made.rows == []
     assert Counter(reject.reason for reject in made.rejects) == {"too_little_known": 3, "special_tokens": 1}
 
 
-@pytest.mark.parametrize("wishes", [Wishes(kinds=("captoin",)), Wishes(languages=("xx",)), Wishes(mix=(0, 0, 0))])
-def test_wishes_that_make_no_sense_are_refused(images: list[AnnotatedImage], wishes: Wishes) -> None:
+@pytest.mark.parametrize(
+    "wishes",
+    [GenerationConfig(kinds=("captoin",)), GenerationConfig(languages=("xx",)), GenerationConfig(mix=(0, 0, 0))],
+)
+def test_wishes_that_make_no_sense_are_refused(images: list[AnnotatedImage], wishes: GenerationConfig) -> None:
     with pytest.raises(RecipeError):
-        by_rule(images, wishes)
+        generate_by_rule(images, wishes)
 
 
 def test_real_photographs_give_all_kinds_in_both_languages(shared: Path) -> None:
     folder = shared / "data" / "coco-mini"
     assert splits_of(folder) == ["train2017", "val2017"]
-    made = by_rule(read_coco(folder, "train2017"), Wishes(languages=("en", "ko")))
+    made = generate_by_rule(read_coco(folder, "train2017"), GenerationConfig(languages=("en", "ko")))
     counts = Counter((row["kind"], row["language"]) for row in made.rows)
     assert set(counts) == {(k, la) for k in ("caption", "conversation", "detail", "reasoning") for la in ("en", "ko")}
     assert counts["caption", "en"] > 300

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vistune.datagen.checks import CHECKS, Written, judge, judge_reply
+from vistune.datagen.checks import CHECKS, Candidate, check_reply, run_checks
 from vistune.types import AnnotatedImage, Box
 
 TREE = json.loads((Path(__file__).parent / "replies.json").read_text(encoding="utf-8"))
@@ -32,7 +32,7 @@ def readable(number: int, reply: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("reply", [pytest.param(reply, id=readable(k, reply)) for k, reply in enumerate(REPLIES)])
 def test_faults_are_those_a_careful_reader_finds(reply: dict[str, Any]) -> None:
-    _, faults = judge_reply(reply["reply"], image(reply["picture"]), reply["kind"], reply["language"])
+    _, faults = check_reply(reply["reply"], image(reply["picture"]), reply["kind"], reply["language"])
     assert {fault.code for fault in faults} == set(reply["faults"]), faults
 
 
@@ -100,7 +100,7 @@ STATEMENTS = [
 
 @pytest.mark.parametrize(("name", "language", "question", "answer", "fault"), STATEMENTS)
 def test_one_statement_of_a_picture(name: str, language: str, question: str, answer: str, fault: str) -> None:
-    faults = judge(Written(image(name), "conversation", language, ((question, answer),)))
+    faults = run_checks(Candidate(image(name), "conversation", language, ((question, answer),)))
     assert [found.code for found in faults] == ([fault] if fault else []), faults
 
 
@@ -149,10 +149,10 @@ CASES += [(kind, form) for kind in ("detail", "caption") for form in OF_ONE_TEXT
 @pytest.mark.parametrize(("kind", "form"), CASES)
 def test_thoughts_and_wrappers_are_no_part_of_a_sample(kind: str, form: str) -> None:
     image = AnnotatedImage("1", Path("1.jpg"), ("A dog with a ball on a beach.",), (Box("dog", 0.1, 0.1, 0.5, 0.5),))
-    plain, faults = judge_reply(ANSWERS[kind], image, kind, "en")
+    plain, faults = check_reply(ANSWERS[kind], image, kind, "en")
     assert plain
     assert not faults
-    turns, faults = judge_reply((WRAPPERS | OF_ONE_TEXT)[form].format(ANSWERS[kind]), image, kind, "en")
+    turns, faults = check_reply((WRAPPERS | OF_ONE_TEXT)[form].format(ANSWERS[kind]), image, kind, "en")
     assert not faults, faults
     assert turns == plain
 
@@ -172,7 +172,7 @@ def test_thoughts_and_wrappers_are_no_part_of_a_sample(kind: str, form: str) -> 
 )
 def test_a_thought_without_end_or_a_tag_that_is_left_rejects_the_reply(kind: str, form: str) -> None:
     image = AnnotatedImage("1", Path("1.jpg"), ("A dog with a ball on a beach.",), (Box("dog", 0.1, 0.1, 0.5, 0.5),))
-    turns, faults = judge_reply(form.format(ANSWERS[kind]), image, kind, "en")
+    turns, faults = check_reply(form.format(ANSWERS[kind]), image, kind, "en")
     assert turns == ()
     assert [fault.code for fault in faults] == ["thinking"]
 
@@ -183,7 +183,7 @@ LABELLED = ["**Thinking:** a beach.\n\n**Description:** {}", "Thought: hm\n{}", 
 @pytest.mark.parametrize("form", LABELLED)
 def test_a_thought_under_a_label_rejects_a_single_text(form: str) -> None:
     image = AnnotatedImage("1", Path("1.jpg"), ("A dog with a ball on a beach.",), (Box("dog", 0.1, 0.1, 0.5, 0.5),))
-    turns, faults = judge_reply(form.format(DETAIL), image, "detail", "en")
+    turns, faults = check_reply(form.format(DETAIL), image, "detail", "en")
     assert turns == ()
     assert [fault.code for fault in faults] == ["thinking"]
 
@@ -207,7 +207,7 @@ UNREAD: dict[str, Any] = {
 
 def faults_of(reply: str) -> tuple[Any, list[tuple[str, str]]]:
     image = AnnotatedImage("1", Path("1.jpg"), ("A dog with a ball on a beach.",), (Box("dog", 0.1, 0.1, 0.5, 0.5),))
-    turns, faults = judge_reply(reply, image, "conversation", "en")
+    turns, faults = check_reply(reply, image, "conversation", "en")
     return turns, [(fault.code, fault.detail) for fault in faults]
 
 

@@ -14,9 +14,9 @@ from grounding.oracle import settled
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vistune.datagen import Wishes, by_rule, read_coco, write_generated
+from vistune.datagen import GenerationConfig, generate_by_rule, read_coco, write_generated
 from vistune.datagen.teachers import rule
-from vistune.datagen.teachers.requests import _deal, make_orders
+from vistune.datagen.teachers.requests import _deal, make_requests
 from vistune.grounding.lexicon import EN_NUMBERS
 from vistune.scenes import write_world
 from vistune.types import KINDS, AnnotatedImage, Box
@@ -47,7 +47,9 @@ def test_a_mix_is_dealt_to_the_last_row(mix: tuple[int, int, int], total: int) -
 def test_58_23_77_over_forty_pictures_and_two_languages(
     images: list[AnnotatedImage], per_image: int, wanted: tuple[int, ...]
 ) -> None:
-    placed = make_orders(images, Wishes(kinds=KINDS, languages=("en", "ko"), mix=(58, 23, 77), per_image=per_image))
+    placed = make_requests(
+        images, GenerationConfig(kinds=KINDS, languages=("en", "ko"), mix=(58, 23, 77), per_image=per_image)
+    )
     kinds = Counter(order.kind for order in placed)
     assert (kinds["conversation"], kinds["detail"], kinds["reasoning"]) == wanted
     each = Counter((order.image.id, order.language) for order in placed if order.kind != "caption")
@@ -56,22 +58,22 @@ def test_58_23_77_over_forty_pictures_and_two_languages(
 
 
 def test_seeds_differ_and_a_seed_does_not(images: list[AnnotatedImage]) -> None:
-    wishes = Wishes(languages=("en", "ko"), mix=(58, 23, 77), per_image=2, seed=1)
-    assert by_rule(images, wishes).rows == by_rule(images, wishes).rows
-    other = by_rule(images, replace(wishes, seed=2)).rows
-    assert other != by_rule(images, wishes).rows
+    wishes = GenerationConfig(languages=("en", "ko"), mix=(58, 23, 77), per_image=2, seed=1)
+    assert generate_by_rule(images, wishes).rows == generate_by_rule(images, wishes).rows
+    other = generate_by_rule(images, replace(wishes, seed=2)).rows
+    assert other != generate_by_rule(images, wishes).rows
 
 
 def test_a_row_does_not_depend_on_its_neighbours(images: list[AnnotatedImage]) -> None:
     """A run over a part of the pictures writes the same rows for them: limits and retries change nothing."""
-    whole = {row["id"]: row for row in by_rule(images, Wishes(languages=("en", "ko"))).rows}
-    part = by_rule(images[7:11], Wishes(languages=("ko",), kinds=("reasoning", "conversation"))).rows
+    whole = {row["id"]: row for row in generate_by_rule(images, GenerationConfig(languages=("en", "ko"))).rows}
+    part = generate_by_rule(images[7:11], GenerationConfig(languages=("ko",), kinds=("reasoning", "conversation"))).rows
     assert part
     assert all(whole[row["id"]] == row for row in part)
 
 
 def test_every_row_asks_and_answers_in_turn_with_one_marker(images: list[AnnotatedImage]) -> None:
-    rows = by_rule(images, Wishes(languages=("en", "ko"))).rows
+    rows = generate_by_rule(images, GenerationConfig(languages=("en", "ko"))).rows
     assert {(row["kind"], row["language"]) for row in rows} == {(kind, la) for kind in KINDS for la in ("en", "ko")}
     sides = Counter()
     for row in rows:
@@ -91,7 +93,7 @@ def test_conversations_are_answered_as_the_boxes_say(images: list[AnnotatedImage
     """The oracle of the facts' tests answers each turn again; brief ones, and those in sentences, agree with it."""
     by_name = {image.path.name: image for image in images}
     forms = Counter()
-    for row in by_rule(images, Wishes(kinds=("conversation",), languages=("en", "ko"))).rows:
+    for row in generate_by_rule(images, GenerationConfig(kinds=("conversation",), languages=("en", "ko"))).rows:
         table, turns = settled(by_name[row["image"]].boxes, row["language"]), row["conversations"]
         lines = turns[0]["value"].replace("<image>", "").strip().split("\n")
         brief = CUES[row["language"]] in lines
@@ -111,7 +113,7 @@ def test_conversations_are_answered_as_the_boxes_say(images: list[AnnotatedImage
 
 
 def test_both_files_hold_the_same_turns(images: list[AnnotatedImage], tmp_path: Path) -> None:
-    made = by_rule(images, Wishes(languages=("en", "ko")))
+    made = generate_by_rule(images, GenerationConfig(languages=("en", "ko")))
     write_generated(tmp_path / "out", made, images)
     llava = json.loads((tmp_path / "out" / "samples.json").read_text(encoding="utf-8"))
     lines = (tmp_path / "out" / "messages.jsonl").read_text(encoding="utf-8").splitlines()
@@ -140,7 +142,7 @@ def test_a_marker_in_any_text_is_rejected(tmp_path: Path, marked: str) -> None:
     """In a caption, and in a label that a question would name."""
     captioned = AnnotatedImage("1", tmp_path / "1.jpg", (marked, "A dog."))
     labelled = AnnotatedImage("2", tmp_path / "2.jpg", (), (Box(marked, 0.1, 0.1, 0.2, 0.2),))
-    made = by_rule([captioned, labelled], Wishes(languages=("en",)))
+    made = generate_by_rule([captioned, labelled], GenerationConfig(languages=("en",)))
     assert [row["conversations"][1]["value"] for row in made.rows] == ["A dog."]
     reasons = {reject.id: reject.reason for reject in made.rejects}
     assert reasons["1-caption-en"] == reasons["2-caption-en"] == "special_tokens"
@@ -158,7 +160,7 @@ def test_coco_photographs_are_described_by_their_own_boxes(shared: Path) -> None
     folder = shared / "data" / "coco-mini"
     photographs = read_coco(folder, "val2017")
     by_name = {image.path.name: image for image in photographs}
-    made = by_rule(photographs, Wishes(languages=("en", "ko"), seed=3))
+    made = generate_by_rule(photographs, GenerationConfig(languages=("en", "ko"), seed=3))
     kinds = Counter((row["kind"], row["language"]) for row in made.rows)
     assert set(kinds) == {(kind, language) for kind in KINDS for language in ("en", "ko")}
     written = Counter(

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from vistune.datagen import Wishes, by_rule
-from vistune.datagen.checks import Written, judge
+from vistune.datagen import GenerationConfig, generate_by_rule
+from vistune.datagen.checks import Candidate, run_checks
 from vistune.datagen.teachers import rule
 from vistune.grounding import QUESTION_TYPES, Scene, ask, description, reason
 from vistune.types import AnnotatedImage, Box
@@ -76,10 +76,10 @@ def written(image: AnnotatedImage, language: str, kinds: tuple[str, ...] = ("con
     """All that is said of a picture over some seeds; nothing of it may fall through the checks."""
     texts: list[str] = []
     for seed in range(12):
-        for row in by_rule([image], Wishes(kinds=kinds, languages=(language,), seed=seed)).rows:
+        for row in generate_by_rule([image], GenerationConfig(kinds=kinds, languages=(language,), seed=seed)).rows:
             said = [turn["value"].replace("<image>", "").strip() for turn in row["conversations"]]
             turns = tuple(zip(said[::2], said[1::2], strict=True))
-            assert judge(Written(image, row["kind"], language, turns)) == []
+            assert run_checks(Candidate(image, row["kind"], language, turns)) == []
             texts += said
     assert texts
     return " ".join(texts)
@@ -139,7 +139,7 @@ def test_one_kind_of_thing_alone_gets_three_sentences(boxes: tuple[Box, ...], la
         text = description(Scene(boxes), language, random.Random(seed))
         assert len(re.findall(r"\.(?=\s|$)", text)) == 3, text
         assert len(set(re.split(r"(?<=\.)\s", text))) == 3, text
-        assert judge(Written(photograph(boxes=boxes), "detail", language, (("", text),))) == []
+        assert run_checks(Candidate(photograph(boxes=boxes), "detail", language, (("", text),))) == []
 
 
 def test_a_dog_beside_a_puppy_is_neither_counted_nor_called_many() -> None:

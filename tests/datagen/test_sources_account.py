@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from vistune.cli.app import app
-from vistune.data import all_samples
-from vistune.datagen import Source, read_source
+from vistune.data import all_rows
+from vistune.datagen import AnnotatedSource, read_source
 from vistune.errors import DataError
 from vistune.recipe import DataSource
 from vistune.types import ImageRef
@@ -29,7 +29,7 @@ images = st.lists(
 )
 
 
-def read_first_split(root: Path) -> Source:
+def read_first_split(root: Path) -> AnnotatedSource:
     """The source, or the split of it that the error names as an example."""
     try:
         return read_source(root)

@@ -15,7 +15,7 @@ from PIL import Image
 
 import vistune
 from vistune.api import check_data, generate_data, train
-from vistune.datagen import Service, Wishes
+from vistune.datagen import TeacherOptions, GenerationConfig
 from vistune.model import build, read_spec
 from vistune.recipe import DataSource, Model, load_recipe
 from vistune.records import FORMS
@@ -81,8 +81,10 @@ def test_a_teacher_of_ones_own_writes_data(teacher: str, tmp_path: Path, monkeyp
     Image.new("RGB", (40, 40), "red").save(tmp_path / "dog.png")
     row = {"image": "dog.png", "captions": ["A dog runs on the beach."]}
     (tmp_path / "mine.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
-    wishes = Wishes(kinds=("conversation",), languages=("en",))
-    made = generate_data(tmp_path / "mine.jsonl", tmp_path / "data", wishes, service=Service("mine", base_url=teacher))
+    wishes = GenerationConfig(kinds=("conversation",), languages=("en",))
+    made = generate_data(
+        tmp_path / "mine.jsonl", tmp_path / "data", wishes, service=TeacherOptions("mine", base_url=teacher)
+    )
     assert not made.rejects
     assert made.rows[0]["conversations"][1]["value"] == "It is a dog, and nothing hides it from view."
 

@@ -16,23 +16,25 @@ from typing import Any
 
 from fake_teacher import FakeTeacher, Request
 
-from vistune.datagen import Generated, Service, Wishes, by_service, write_generated
+from vistune.datagen import GeneratedData, TeacherOptions, GenerationConfig, generate_by_model, write_generated
 from vistune.errors import VistuneError
 from vistune.llm_client import Client, Journal
 from vistune.types import AnnotatedImage
 
-WISHES = Wishes(kinds=("conversation", "detail"), languages=("en", "ko"))
+WISHES = GenerationConfig(kinds=("conversation", "detail"), languages=("en", "ko"))
 EXPORTED = ("samples.json", "messages.jsonl", "rejects.jsonl", "pictures.jsonl", "images.json")
 CANARY = "sk-CANARY-0123456789"
 Images = list[AnnotatedImage]
 
 
-def write(images: Images, teacher: FakeTeacher, out: Path, wishes: Wishes = WISHES, **service: Any) -> Generated:
+def write(
+    images: Images, teacher: FakeTeacher, out: Path, wishes: GenerationConfig = WISHES, **service: Any
+) -> GeneratedData:
     """One run as `vistune generate` makes it; `report` takes its lines for a person."""
     report = {"report": service.pop("report")} if "report" in service else {}
     prices = images[0].path.parent / "prices.yaml"
     given = {"model": "fake-1", "base_url": teacher.url, "prices": prices, "poll_seconds": 0.01, **service}
-    made = by_service(images, wishes, Service(**given), out, lambda *_: None, **report)
+    made = generate_by_model(images, wishes, TeacherOptions(**given), out, lambda *_: None, **report)
     write_generated(out, made, images)
     return made
 

@@ -18,8 +18,8 @@ from fake_teacher import TEXTS, Behaviour, FakeService, Request, completion, err
 from llm_client.paid_runs import check_accounts, paid, records
 from llm_client.virtual_time import ask_about, made_up, now, run
 
-from vistune.datagen import Service, Wishes, make_orders
-from vistune.datagen.teachers.service import request_of
+from vistune.datagen import TeacherOptions, GenerationConfig, make_requests
+from vistune.datagen.teachers.service import prepare_request
 from vistune.errors import BudgetError, TeacherError
 from vistune.llm_client import Asker, Client, Price
 from vistune.llm_client.client import Outcome
@@ -232,8 +232,8 @@ def spend_at_random(out: Path, seed: int) -> bool:
     chance = random.Random(seed)
     price = Price(chance.uniform(0.1, 50), chance.uniform(0.1, 200))
     concurrency = chance.randint(1, 64)
-    [order, *_] = make_orders(made_up(1), Wishes(kinds=("conversation",)))
-    most = request_of(order, Service(model="fake-1"), price)
+    [order, *_] = make_requests(made_up(1), GenerationConfig(kinds=("conversation",)))
+    most = prepare_request(order, TeacherOptions(model="fake-1"), price)
     worst = price.dollars(most.prompt_bound, most.completion_bound)
     budget = worst * chance.uniform(0.5, 80)
     real = 0.0

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from llm_client.paid_runs import ended, in_child
 
-from vistune.datagen import Wishes, make_orders
-from vistune.datagen.teachers.teacher import judged
+from vistune.datagen import GenerationConfig, make_requests
+from vistune.datagen.teachers.teacher import check_answer
 from vistune.errors import RecipeError
 from vistune.llm_client import Answer, Client, read_completion, read_key
 from vistune.llm_client.client import LARGEST_BODY, Outcome, classify, retry_after
@@ -131,9 +131,9 @@ bodies = (
     | json_values.map(json.dumps)
     | texts.map(lambda text: completion(text).decode())
 )
-ORDERS = make_orders(
+ORDERS = make_requests(
     [AnnotatedImage("1", Path("1.jpg"), ("A dog.",), (Box("dog", 0.1, 0.1, 0.5, 0.5),))],
-    Wishes(kinds=("conversation", "detail", "reasoning", "caption"), languages=("en", "ko")),
+    GenerationConfig(kinds=("conversation", "detail", "reasoning", "caption"), languages=("en", "ko")),
 )
 
 
@@ -142,7 +142,7 @@ def read_and_judge(body: str) -> None:
     read = read_completion(body)
     assert (read.text is None) == bool(read.fault)
     for order in ORDERS:
-        turns, faults = judged(order, Answer(read, 0))
+        turns, faults = check_answer(order, Answer(read, 0))
         assert bool(turns) or bool(faults)
     for status in (200, 400, 429, 500):
         assert isinstance(classify(status, {}, body), Outcome)

@@ -31,7 +31,7 @@ from llm_client.paid_runs import (
     write,
 )
 
-from vistune.datagen import Wishes
+from vistune.datagen import GenerationConfig
 from vistune.errors import BudgetError, DiskError, RecipeError, TeacherError
 
 
@@ -65,7 +65,7 @@ def test_the_budget_holds_and_a_larger_one_goes_on(
 
 def test_usage_that_is_missing_counts_at_its_worst(tmp_path: Path, teacher: FakeTeacher, images: Images) -> None:
     teacher.behave = lambda request: Behaviour(body=completion(TEXTS["en"]["detail"], usage=None))
-    write(images[:2], teacher, tmp_path / "out", Wishes(kinds=("detail",)))
+    write(images[:2], teacher, tmp_path / "out", GenerationConfig(kinds=("detail",)))
     replies = [record for record in records(tmp_path / "out") if record["t"] == "reply"]
     assert all(record["dollars"] > 768 * 100 / 1e6 for record in replies)
 

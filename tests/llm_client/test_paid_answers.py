@@ -11,7 +11,7 @@ import pytest
 from fake_teacher import TEXTS, Behaviour, FakeTeacher, Request, completion, error
 from llm_client.paid_runs import CANARY, Images, records, reference, sends, write
 
-from vistune.datagen import Wishes
+from vistune.datagen import GenerationConfig
 from vistune.errors import BudgetError, RecipeError, TeacherError
 
 
@@ -138,13 +138,13 @@ GARBAGE = {
 @pytest.mark.parametrize("reason", GARBAGE)
 def test_what_was_paid_for_is_kept_and_named(tmp_path: Path, teacher: FakeTeacher, images: Images, reason: str) -> None:
     teacher.behave = lambda request: Behaviour(body=GARBAGE[reason])
-    made = write(images[:1], teacher, tmp_path / "out", Wishes(kinds=("conversation",)), tries=2)
+    made = write(images[:1], teacher, tmp_path / "out", GenerationConfig(kinds=("conversation",)), tries=2)
     assert [reject.reason for reject in made.rejects] == [reason]
     kept = [record for record in records(tmp_path / "out") if record["t"] == "reply"]
     assert len(kept) == len(teacher.asked) == 2
     assert kept[0]["body"] == GARBAGE[reason].decode()[: 1 << 16 if reason == "body_too_large" else None]
     teacher.behave = lambda request: Behaviour()
-    write(images[:1], teacher, tmp_path / "out", Wishes(kinds=("conversation",)), tries=2)
+    write(images[:1], teacher, tmp_path / "out", GenerationConfig(kinds=("conversation",)), tries=2)
     assert len(teacher.asked) == 2, "parsing old replies again cost a call"
 
 

@@ -23,7 +23,7 @@ from vistune.registry import lookup
 
 if TYPE_CHECKING:
     from vistune.data import CheckReport
-    from vistune.datagen import Generated
+    from vistune.datagen import GeneratedData
 
 
 def scenes(
@@ -93,7 +93,7 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Have a teacher write instruction data about described pictures."""
-    from vistune.datagen import TEACHERS, TEMPERATURE, NothingWritten, Service, TableForm, Wishes
+    from vistune.datagen import TEACHERS, TEMPERATURE, NothingWritten, TeacherOptions, TableForm, GenerationConfig
     from vistune.llm_client import read_extra_body
 
     lookup(teacher, dict.fromkeys(TEACHERS), "teacher")
@@ -112,7 +112,7 @@ def generate(
             "for a model; the rule teacher costs nothing",
             "add --teacher openai and --model, or leave them out",
         )
-    wishes = Wishes(
+    wishes = GenerationConfig(
         kinds=wanted,
         languages=languages,
         mix=_mix(mix),
@@ -121,7 +121,7 @@ def generate(
     )
     service = None
     if model is not None:
-        service = Service(
+        service = TeacherOptions(
             model=model,
             base_url=base_url,
             key_file=api_key_file,
@@ -169,7 +169,7 @@ def generate(
         stdout.print(line, soft_wrap=True)
 
 
-def counts_of(made: Generated) -> dict[str, Any]:
+def counts_of(made: GeneratedData) -> dict[str, Any]:
     """The result of a run, as JSON values."""
     reasons = Counter(reject.reason for reject in made.rejects)
     return {
@@ -193,15 +193,15 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name.strip() for name in text.split(",")))
 
 
-def summary(out: Path, made: Generated) -> list[str]:
+def summary(out: Path, made: GeneratedData) -> list[str]:
     """What a run came to, as lines: samples, rejects by reason, money."""
     reasons = Counter(reject.reason for reject in made.rejects).most_common()
     why = f" ({', '.join(f'{count} {reason}' for reason, count in reasons)}; see rejects.jsonl)" if reasons else ""
     lines = [f"{out}: {count_of(len(made.rows), 'sample')}, {len(made.rejects)} rejected{why}"]
     if made.rejects:
-        from vistune.datagen import most_frequent
+        from vistune.datagen import describe_top_reject
 
-        lines.append(f"most rejected: {most_frequent(made.rejects)}")
+        lines.append(f"most rejected: {describe_top_reject(made.rejects)}")
     spent = made.spent
     if spent:
         maybe = f", and at most ${spent['maybe_dollars']:.2f} for requests without an answer"

@@ -1,50 +1,50 @@
 """Generate instruction data: annotated images in, checked conversations out."""
 
-from vistune.datagen.caption_filter import Chosen, filter_captions
+from vistune.datagen.caption_filter import FilteredCaptions, filter_captions
 from vistune.datagen.generate import (
     TEACHERS,
-    Generated,
+    GeneratedData,
     NothingWritten,
-    by_rule,
-    by_service,
-    is_asked,
-    most_frequent,
+    describe_top_reject,
+    generate_by_model,
+    generate_by_rule,
+    needs_request,
     teacher_record,
     write_generated,
 )
 from vistune.datagen.sources import (
     SOURCES,
-    Source,
+    AnnotatedSource,
     TableForm,
     described_source,
     read_coco,
     read_source,
     splits_of,
 )
-from vistune.datagen.teachers.estimate import foresee
-from vistune.datagen.teachers.requests import Order, Wishes, make_orders
-from vistune.datagen.teachers.service import TEMPERATURE, Service
+from vistune.datagen.teachers.estimate import estimate
+from vistune.datagen.teachers.requests import GenerationConfig, Request, make_requests
+from vistune.datagen.teachers.service import TEMPERATURE, TeacherOptions
 
 __all__ = [
     "SOURCES",
     "TEACHERS",
     "TEMPERATURE",
-    "Chosen",
-    "Generated",
+    "AnnotatedSource",
+    "FilteredCaptions",
+    "GeneratedData",
+    "GenerationConfig",
     "NothingWritten",
-    "Order",
-    "Service",
-    "Source",
+    "Request",
     "TableForm",
-    "Wishes",
-    "by_rule",
-    "by_service",
+    "TeacherOptions",
+    "describe_top_reject",
     "described_source",
+    "estimate",
     "filter_captions",
-    "foresee",
-    "is_asked",
-    "make_orders",
-    "most_frequent",
+    "generate_by_model",
+    "generate_by_rule",
+    "make_requests",
+    "needs_request",
     "read_coco",
     "read_source",
     "splits_of",

@@ -12,7 +12,7 @@ from difflib import SequenceMatcher
 from functools import cache
 
 from vistune.datagen.teachers.prompts import context, system_prompt
-from vistune.datagen.teachers.replies import ReplyFault, Turns, parse_reply
+from vistune.datagen.teachers.replies import ReplyError, Turns, parse_reply
 from vistune.grounding.claims import ungrounded
 from vistune.grounding.counts import wrong_count
 from vistune.grounding.positions import wrong_position
@@ -27,7 +27,7 @@ ECHOED_WORDS = 12  # as many words of the prompt in a row are an echo
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class Candidate:
     """What is judged: the order, and what the teacher wrote for it."""
 
     image: AnnotatedImage
@@ -45,7 +45,7 @@ class Written:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class CheckFailure:
     code: str
     detail: str
 
@@ -72,7 +72,7 @@ _NUMBERS = re.compile(
 )
 
 
-def leak(written: Written) -> str:
+def leak(written: Candidate) -> str:
     """Words or raw numbers that give away what the teacher was shown in place of the picture."""
     # "Write a caption for this picture" is how people ask for one
     for text in written.answers if written.kind == "caption" else written.texts:
@@ -81,16 +81,16 @@ def leak(written: Written) -> str:
     return ""
 
 
-def ungrounded_object(written: Written) -> str:
+def ungrounded_object(written: Candidate) -> str:
     """One of the 80 COCO classes asserted that neither captions nor boxes name."""
     return ungrounded(written.image, written.turns, written.language)
 
 
-def count(written: Written) -> str:
+def count(written: Candidate) -> str:
     return wrong_count(written.image, written.turns, written.language)
 
 
-def position(written: Written) -> str:
+def position(written: Candidate) -> str:
     return wrong_position(written.image, written.turns, written.language)
 
 
@@ -109,7 +109,7 @@ _SCRIPTS = {
 _LATIN = r"[A-Za-zÀ-ɏ]"
 
 
-def language(written: Written) -> str:
+def language(written: Candidate) -> str:
     """Most letters of every text are of the language's script; names in another script may stand among them."""
     script = _SCRIPTS.get(written.language, _LATIN)
     for text in written.texts:
@@ -135,7 +135,7 @@ _REFUSAL = re.compile(
 )
 
 
-def refusal(written: Written) -> str:
+def refusal(written: Candidate) -> str:
     for answer in written.answers:
         if match := _REFUSAL.search(answer):
             return match.group()
@@ -157,7 +157,7 @@ def _instructions(kind: str, language: str) -> str:
     return " ".join(_words(system_prompt(kind, language)))
 
 
-def prompt_echo(written: Written) -> str:
+def prompt_echo(written: Candidate) -> str:
     """A run of the instructions' words, or the captions or boxes as they were shown."""
     asked = _instructions(written.kind, written.language)
     shown = context(written.image.captions, written.image.boxes, written.kind).lower()
@@ -227,7 +227,7 @@ def _ko_bare(question: str) -> list[str]:
     return sorted(re.sub(r"(?<=[가-힣])(?:은|는|가)$", "이", word) for word in words if word not in _TRIFLES)
 
 
-def near_duplicate(written: Written) -> str:
+def near_duplicate(written: Candidate) -> str:
     """Two questions of one conversation the same but for trifles, or an answer that is its question."""
     seen: list[list[str]] = []
     seen_korean: list[list[str]] = []
@@ -244,7 +244,7 @@ def near_duplicate(written: Written) -> str:
     return ""
 
 
-def length(written: Written) -> str:
+def length(written: Candidate) -> str:
     """A description of a few words, an answer without end, or one that runs in a loop."""
     fewest = FEWEST_WORDS.get(written.kind, 1) * (KO_WORDS if written.language == "ko" else 1)
     for answer in written.answers:
@@ -267,14 +267,14 @@ _SPECIAL = re.compile(
 )
 
 
-def special_tokens(written: Written) -> str:
+def special_tokens(written: Candidate) -> str:
     for text in written.texts:
         if match := _SPECIAL.search(text) or re.search(r"\b(?:USER|ASSISTANT):", text):
             return match.group()
     return ""
 
 
-CHECKS: Mapping[str, Callable[[Written], str]] = {
+CHECKS: Mapping[str, Callable[[Candidate], str]] = {
     "special_tokens": special_tokens,
     "refusal": refusal,
     "prompt_echo": prompt_echo,
@@ -288,22 +288,22 @@ CHECKS: Mapping[str, Callable[[Written], str]] = {
 }
 
 
-def judge(written: Written) -> list[Fault]:
+def run_checks(written: Candidate) -> list[CheckFailure]:
     """Every check's fault, in the order of the table."""
-    return [Fault(code, detail) for code, check in CHECKS.items() if (detail := check(written))]
+    return [CheckFailure(code, detail) for code, check in CHECKS.items() if (detail := check(written))]
 
 
-def judge_reply(
+def check_reply(
     text: str, image: AnnotatedImage, kind: str, language: str, *, asked_here: bool = True
-) -> tuple[Turns, list[Fault]]:
+) -> tuple[Turns, list[CheckFailure]]:
     """A raw reply parsed and judged; no turns where its shape cannot be read."""
     try:
         turns = parse_reply(text, kind, asked_here=asked_here)
-    except ReplyFault as fault:
+    except ReplyError as fault:
         if fault.code == "thinking":  # a thought is not an answer, even if it looks like one
-            return (), [Fault(fault.code, fault.detail)]
-        whole = Written(image, kind, language, (("", text),))
+            return (), [CheckFailure(fault.code, fault.detail)]
+        whole = Candidate(image, kind, language, (("", text),))
         # a refusal or an echo has no shape either; that it is one says more
-        better = [Fault(code, found) for code in ("refusal", "prompt_echo") if (found := CHECKS[code](whole))]
-        return (), better or [Fault(fault.code, fault.detail)]
-    return turns, judge(Written(image, kind, language, turns))
+        better = [CheckFailure(code, found) for code in ("refusal", "prompt_echo") if (found := CHECKS[code](whole))]
+        return (), better or [CheckFailure(fault.code, fault.detail)]
+    return turns, run_checks(Candidate(image, kind, language, turns))

@@ -18,13 +18,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vistune.datagen.sources import Source
+from vistune.datagen.sources import AnnotatedSource
 from vistune.datagen.teachers import rule
 from vistune.datagen.teachers.prompts import OWN_LANGUAGES
 from vistune.datagen.teachers.replies import Turns
-from vistune.datagen.teachers.requests import Order, Wishes, make_orders, own_captions
-from vistune.datagen.teachers.service import Service
-from vistune.datagen.teachers.teacher import Settled, Tally, ask_all, ask_in_batches, turns_of
+from vistune.datagen.teachers.requests import GenerationConfig, Request, make_requests, own_captions
+from vistune.datagen.teachers.service import TeacherOptions
+from vistune.datagen.teachers.teacher import Outcome, Tally, ask_all, ask_in_batches, turns_of
 from vistune.errors import RecipeError, TooManyRejects
 from vistune.files import write_atomic, write_json, write_jsonl
 from vistune.llm_client import Asker
@@ -35,7 +35,7 @@ TEACHERS = ("rule", "openai")
 
 
 @dataclass(frozen=True, slots=True)
-class Generated:
+class GeneratedData:
     """The generated rows in LLaVA form, in the order of the images, with the rejects and the cost.
 
     `source`: report of what the source has and is not used; None if the images did not come from a source.
@@ -44,23 +44,23 @@ class Generated:
     rows: list[dict[str, Any]]
     rejects: list[Reject]
     spent: Mapping[str, Any] = field(default_factory=dict)
-    source: Source | None = None
+    source: AnnotatedSource | None = None
 
 
 class NothingWritten(TooManyRejects):
     """Every sample was rejected. The run's files are written nevertheless, including `rejects.jsonl`."""
 
-    def __init__(self, made: Generated, out: Path) -> None:
+    def __init__(self, made: GeneratedData, out: Path) -> None:
         reasons = Counter(reject.reason for reject in made.rejects).most_common(5)
         listed = ", ".join(f"{count} {reason}" for reason, count in reasons)
         super().__init__(
-            f"{out}: no sample was written, {len(made.rejects)} rejected ({listed}); {most_frequent(made.rejects)}",
+            f"{out}: no sample was written, {len(made.rejects)} rejected ({listed}); {describe_top_reject(made.rejects)}",
             f"see {out / 'rejects.jsonl'} for every reason and reply",
         )
         self.made = made
 
 
-def most_frequent(rejects: Sequence[Reject]) -> str:
+def describe_top_reject(rejects: Sequence[Reject]) -> str:
     """The most frequent reason with an example; if it is not a refusal, also the most frequent refusal."""
     counts = Counter(reject.reason for reject in rejects)
     reason = counts.most_common(1)[0][0]
@@ -77,9 +77,9 @@ def _example(rejects: Sequence[Reject], reason: str) -> str:
     return f"{reason}: {' '.join(detail.split())[:400]}{reply}"
 
 
-def by_rule(
-    images: Sequence[AnnotatedImage], wishes: Wishes, advance: Callable[..., None] = lambda count: None
-) -> Generated:
+def generate_by_rule(
+    images: Sequence[AnnotatedImage], wishes: GenerationConfig, advance: Callable[..., None] = lambda count: None
+) -> GeneratedData:
     """The offline teacher writes every order; what it cannot write is set aside with its reason."""
     for language in wishes.languages:
         if language not in OWN_LANGUAGES:
@@ -88,15 +88,15 @@ def by_rule(
             )
     made: list[dict[str, Any] | Reject] = []
     _, names = image_names(images)
-    for order in make_orders(images, wishes):
+    for order in make_requests(images, wishes):
         made.append(_written_by_rule(order, names, wishes.seed))
         advance(1)
     return _told_apart(made)
 
 
-def _told_apart(made: Sequence[dict[str, Any] | Reject]) -> Generated:
+def _told_apart(made: Sequence[dict[str, Any] | Reject]) -> GeneratedData:
     """Rows and rejects, each in their order."""
-    return Generated(
+    return GeneratedData(
         [row for row in made if not isinstance(row, Reject)], [row for row in made if isinstance(row, Reject)]
     )
 
@@ -121,7 +121,7 @@ def image_names(images: Sequence[AnnotatedImage]) -> tuple[list[Path], dict[Path
     return [common], {path: path.absolute().relative_to(common).as_posix() for path in paths}
 
 
-def _written_by_rule(order: Order, names: Mapping[Path, str], seed: int) -> dict[str, Any] | Reject:
+def _written_by_rule(order: Request, names: Mapping[Path, str], seed: int) -> dict[str, Any] | Reject:
     chance = random.Random(f"{seed}/{order.name}")
     turns = rule.write(order.image, order.kind, order.language, chance, order.number)
     origin = str(order.image.path)
@@ -135,20 +135,20 @@ def _written_by_rule(order: Order, names: Mapping[Path, str], seed: int) -> dict
     return _row(order, names[order.image.path], turns, chance)
 
 
-def by_service(
+def generate_by_model(
     images: Sequence[AnnotatedImage],
-    wishes: Wishes,
-    service: Service,
+    wishes: GenerationConfig,
+    service: TeacherOptions,
     folder: Path,
     advance: Callable[..., None],
     report: Callable[[str], None] = log.warning,
-) -> Generated:
+) -> GeneratedData:
     """Have a remote teacher write every order except captions that the image already has; its journal is in `folder`.
 
     `report`: called with each message, such as a parameter that the service refuses.
     """
-    orders = make_orders(images, wishes)
-    asked = [order for order in orders if is_asked(order)]
+    orders = make_requests(images, wishes)
+    asked = [order for order in orders if needs_request(order)]
     asker = service.open(folder, service.header(wishes.kinds, wishes.languages), seed=wishes.seed, report=report)
     try:
         before, began = asker.ledger.outcomes["reply"], time.monotonic()
@@ -161,12 +161,14 @@ def by_service(
         asker.journal.close()
 
 
-def is_asked(order: Order) -> bool:
+def needs_request(order: Request) -> bool:
     """Whether an order costs a request."""
     return order.kind != "caption" or not own_captions(order.image, order.language)
 
 
-async def _ask(orders: Sequence[Order], service: Service, asker: Asker, advance: Callable[..., None]) -> list[Settled]:
+async def _ask(
+    orders: Sequence[Request], service: TeacherOptions, asker: Asker, advance: Callable[..., None]
+) -> list[Outcome]:
     def report(tally: Tally) -> None:
         worst = ", ".join(f"{code} {count}" for code, count in tally.rejected.most_common(3))
         money = f"${asker.budget.spent:.2f}" if asker.price else "no price known"
@@ -181,8 +183,8 @@ async def _ask(orders: Sequence[Order], service: Service, asker: Asker, advance:
 
 
 def _collect(
-    orders: Sequence[Order], names: Mapping[Path, str], settled: Mapping[str, Settled], asker: Asker, seed: int
-) -> Generated:
+    orders: Sequence[Request], names: Mapping[Path, str], settled: Mapping[str, Outcome], asker: Asker, seed: int
+) -> GeneratedData:
     """Rows from the journal, in the orders' own order."""
     made: list[dict[str, Any] | Reject] = []
     for order in orders:
@@ -210,14 +212,14 @@ def _collect(
     return replace(_told_apart(made), spent=spent)
 
 
-def _with_question(order: Order, turns: Turns) -> Turns:
+def _with_question(order: Request, turns: Turns) -> Turns:
     """A description's own question, where it is ours to ask."""
     if turns[0][0]:
         return turns
     return ((rule.instruction(order.image.id, order.kind, order.language, order.number), turns[0][1]),)
 
 
-def _row(order: Order, image: str, turns: Turns, chance: random.Random) -> dict[str, Any]:
+def _row(order: Request, image: str, turns: Turns, chance: random.Random) -> dict[str, Any]:
     """LLaVA form; the marker stands before or after the first question by chance, as in the original's data."""
     conversations = []
     for number, (question, answer) in enumerate(turns):
@@ -234,7 +236,7 @@ def _row(order: Order, image: str, turns: Turns, chance: random.Random) -> dict[
 
 
 def write_generated(
-    out: Path, made: Generated, images: Sequence[AnnotatedImage], origin: Mapping[str, Any] | None = None
+    out: Path, made: GeneratedData, images: Sequence[AnnotatedImage], origin: Mapping[str, Any] | None = None
 ) -> None:
     """The files that `train` and `check` read, each whole or absent; samples.json comes last and means all is there.
 
@@ -306,7 +308,7 @@ def _messages(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def teacher_record(service: Service | None, wishes: Wishes) -> dict[str, Any]:
+def teacher_record(service: TeacherOptions | None, wishes: GenerationConfig) -> dict[str, Any]:
     """Return who wrote the data: of a remote teacher its model, endpoint, parameters and a checksum of its prompts."""
     if service is None:
         return {"name": "rule"}

@@ -8,12 +8,12 @@ from vistune.grounding.describe import caption, description
 from vistune.grounding.questions import QUESTION_TYPES, ask
 from vistune.grounding.reasoning import reason
 from vistune.grounding.scene import PLACES, Scene, place_of
-from vistune.grounding.wording import Asked, brief_cue
+from vistune.grounding.wording import QuestionAnswer, brief_cue
 
 __all__ = [
     "PLACES",
     "QUESTION_TYPES",
-    "Asked",
+    "QuestionAnswer",
     "Scene",
     "ask",
     "brief_cue",

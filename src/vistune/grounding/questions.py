@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from vistune.grounding import lexicon as words
 from vistune.grounding.scene import CLEAR_GAP, CLEAR_RATIO, LARGEST_PLACED_AREA, Scene, key, place_of
-from vistune.grounding.wording import Asked, Fact, word
+from vistune.grounding.wording import Fact, QuestionAnswer, word
 from vistune.types import Box
 
 
@@ -208,7 +208,7 @@ QUESTION_TYPES: Mapping[str, Callable[[Scene, random.Random], Fact | None]] = {
 }
 
 
-def ask(scene: Scene, kind: str, language: str, rng: random.Random) -> Asked | None:
+def ask(scene: Scene, kind: str, language: str, rng: random.Random) -> QuestionAnswer | None:
     """A question of a type with its answer, or None where the boxes settle none."""
     fact = QUESTION_TYPES[kind](scene, rng)
     return None if fact is None else word(fact, kind, language, rng)

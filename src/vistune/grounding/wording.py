@@ -19,7 +19,7 @@ from vistune.types import Box
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class QuestionAnswer:
     """A question with its exact short answer, and the same answer as a sentence.
 
     about: what is asked of which objects, the same in every wording of a question · labels: what the question and its
@@ -64,7 +64,7 @@ def wordings() -> Mapping[str, Any]:
     return json.loads((resources.files("vistune.grounding") / "wordings.json").read_text(encoding="utf-8"))
 
 
-def word(fact: Fact, kind: str, language: str, rng: random.Random) -> Asked:
+def word(fact: Fact, kind: str, language: str, rng: random.Random) -> QuestionAnswer:
     fill = {slot: text for slot, value in fact.fill.items() for slot, text in _say(slot, value, language)}
     if "an" in fill and not fill["color"]:  # without a colour the label itself decides: "an airplane"
         fill["an"] = words.one(fill["label"], fact.fill["label"]).split()[0]
@@ -72,7 +72,7 @@ def word(fact: Fact, kind: str, language: str, rng: random.Random) -> Asked:
     forms = wordings()[language][fact.form]
     truth = fact.fill.get("truth")
     sentences: Sequence[str] = forms["sentences"] if truth is None else forms["yes" if truth else "no"]
-    return Asked(
+    return QuestionAnswer(
         type=kind,
         question=_finish(rng.choice(forms["questions"]).format(**fill), language),
         answer=_short(fact, fill, language),

@@ -36,7 +36,7 @@ MOST = 100  # captions that one phrase may choose
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
+class FilteredCaptions:
     """What a choice came to.
 
     captions: rows that have one · phrases: different ones · frequent_enough: those in `least` captions or more ·
@@ -61,7 +61,7 @@ def filter_captions(
     seed: int = 0,
     finder: str = "rules",
     advance: Advance = lambda megabytes: None,
-) -> Chosen:
+) -> FilteredCaptions:
     """Write the chosen rows of `source` to `out`, unchanged and in order; rows without a caption to OUT.rejects.jsonl.
 
     source: .jsonl, .json (LLaVA form or objects with a caption), .tsv (CC3M's caption and URL, or with a header)
@@ -77,7 +77,7 @@ def filter_captions(
     phrases_of = np.frombuffer(counts, np.uint32)
     keep, captions_of = choose(np.frombuffer(hashes, np.uint64), phrases_of, least=least, most=most, seed=seed)
     copy_rows(source, column, out, keep, advance)
-    return Chosen(
+    return FilteredCaptions(
         captions=len(counts),
         phrases=len(captions_of),
         frequent_enough=int((captions_of >= least).sum()),

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vistune.datagen.sources import coco
-from vistune.datagen.sources.gathering import Source
+from vistune.datagen.sources.gathering import AnnotatedSource
 from vistune.datagen.sources.recognise import SOURCES, described_source, is_described, read_source
 from vistune.datagen.sources.tables import TableForm
 from vistune.datagen.sources.tree import Tree
@@ -11,7 +11,7 @@ from vistune.types import AnnotatedImage
 
 __all__ = [
     "SOURCES",
-    "Source",
+    "AnnotatedSource",
     "TableForm",
     "described_source",
     "is_described",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vistune.datagen.sources.gathering import Gathered
+from vistune.datagen.sources.gathering import SourceCollector
 from vistune.datagen.sources.tree import Tree, by_folder
 from vistune.datagen.sources.yolo import looks_like_yolo, stems
 from vistune.errors import DataError
@@ -26,7 +26,7 @@ def folders(root: Path, files: list[Path], split: str) -> list[Path]:
     return [root]
 
 
-def read(gathered: Gathered, images: list[Path]) -> None:
+def read(gathered: SourceCollector, images: list[Path]) -> None:
     assert gathered.tree is not None
     files = set(gathered.tree.files)
     for path in images:
@@ -36,7 +36,7 @@ def read(gathered: Gathered, images: list[Path]) -> None:
         gathered.add(path, captions=dict.fromkeys(captions))
 
 
-def _captions(gathered: Gathered, name: str) -> list[str]:
+def _captions(gathered: SourceCollector, name: str) -> list[str]:
     assert gathered.tree is not None
     file = gathered.tree.path(name)
     gathered.files.add(file)

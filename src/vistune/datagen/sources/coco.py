@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vistune.datagen.sources.boxes import attributes_of, box_of, is_number, label_of, span
-from vistune.datagen.sources.gathering import Gathered
+from vistune.datagen.sources.gathering import SourceCollector
 from vistune.datagen.sources.tree import Tree, split_in
 from vistune.errors import DataError
 from vistune.files import read_json
@@ -62,7 +62,7 @@ def folders(root: Path, files: list[Path], split: str) -> list[Path]:
     ]
 
 
-def read(gathered: Gathered, files: list[Path]) -> None:
+def read(gathered: SourceCollector, files: list[Path]) -> None:
     """Read the files of one split. Raises DataError for a file that is not in COCO form."""
     images: dict[str, dict[str, Any]] = {}
     captions: dict[str, list[str]] = {}
@@ -145,7 +145,7 @@ def _add_image(image: Any, images: dict[str, dict[str, Any]], location: str) -> 
     return key
 
 
-def _other_names(image: Mapping[str, Any], gathered: Gathered) -> tuple[str, ...]:
+def _other_names(image: Mapping[str, Any], gathered: SourceCollector) -> tuple[str, ...]:
     """The image's name with or without the prefix that COCO uses in 2014 file names but not in 2017 ones."""
     if not gathered.prefix:
         return ()
@@ -175,7 +175,7 @@ def _box(
     image: Mapping[str, Any],
     path: Path,
     location: str,
-    gathered: Gathered,
+    gathered: SourceCollector,
     unread: Counter[str],
 ) -> Box | None:
     """The box of an annotation, from `bbox` or what its polygons span; None where it has a mask alone."""

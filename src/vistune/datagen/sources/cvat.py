@@ -7,7 +7,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from vistune.datagen.sources.boxes import attributes_of, box_of, label_of, number, span
-from vistune.datagen.sources.gathering import Gathered
+from vistune.datagen.sources.gathering import SourceCollector
 from vistune.datagen.sources.tree import MOST_OPENED, PER_IMAGE, Tree, spread
 from vistune.datagen.sources.xml_text import read_xml
 from vistune.errors import DataError
@@ -33,7 +33,7 @@ def folders(root: Path, files: list[Path], split: str) -> list[Path]:
     return [*(place / "images" / split for place in beside), *(place / "images" for place in beside), *beside, root]
 
 
-def read(gathered: Gathered, files: list[Path]) -> None:
+def read(gathered: SourceCollector, files: list[Path]) -> None:
     for file in files:
         unread = gathered.unread(file, (*SHAPE, *IMAGE))
         root = read_xml(file)
@@ -57,7 +57,7 @@ def read(gathered: Gathered, files: list[Path]) -> None:
 
 
 def _box(
-    shape: Element, image: Element, path: Path, location: str, gathered: Gathered, unread: Counter[str]
+    shape: Element, image: Element, path: Path, location: str, gathered: SourceCollector, unread: Counter[str]
 ) -> Box | None:
     if shape.tag not in ("box", "polygon", "ellipse"):
         unread[f"image.<{shape.tag}>"] += 1

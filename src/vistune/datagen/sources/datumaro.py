@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vistune.datagen.sources.boxes import attributes_of, box_of, label_of, span
-from vistune.datagen.sources.gathering import Gathered, count_filled
+from vistune.datagen.sources.gathering import SourceCollector, count_filled
 from vistune.datagen.sources.tree import READ_SUFFIXES, Tree
 from vistune.files import read_json
 from vistune.records import RecordError, count_unread, shown
@@ -27,7 +27,7 @@ def folders(root: Path, files: list[Path], split: str) -> list[Path]:
     return [root / "images" / split, root / "images", root / split, root, *(file.parent for file in files)]
 
 
-def read(gathered: Gathered, files: list[Path]) -> None:
+def read(gathered: SourceCollector, files: list[Path]) -> None:
     for file in files:
         tree = read_json(file)
         unread = gathered.unread(file, (*ITEM, *ANNOTATION))
@@ -50,7 +50,7 @@ def read(gathered: Gathered, files: list[Path]) -> None:
 
 
 def _add(
-    gathered: Gathered, path: Path, item: Mapping[str, Any], labels: list[Any], location: str, unread: Counter[str],
+    gathered: SourceCollector, path: Path, item: Mapping[str, Any], labels: list[Any], location: str, unread: Counter[str],
     file: Path,
 ) -> None:  # fmt: skip
     captions: list[str] = []

@@ -46,7 +46,7 @@ _FOREIGN = re.compile(r"[A-Za-z]:[\\/]|/")  # start of an absolute path on any s
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class AnnotatedSource:
     """The annotated images of a source, and a report of what is not used.
 
     - skipped: number of skipped image files by reason
@@ -90,7 +90,7 @@ class _Image:
     crowds: set[str] = field(default_factory=set)
 
 
-class Gathered:
+class SourceCollector:
     """Collects the annotations of a reader by image file, in the order in which the images are first named.
 
     - tree: the source's files; None if the source is one file, whose folder may contain unrelated files
@@ -271,7 +271,7 @@ class Gathered:
     def _short(self, file: Path) -> str:
         return file.relative_to(self.source).as_posix() if self.tree is not None else str(file)
 
-    def source_of(self, kind: str) -> Source:
+    def source_of(self, kind: str) -> AnnotatedSource:
         """The finished source. Raises DataError if images are missing or two share an id."""
         self._refuse_missing()
         skipped = Counter(self._skipped.values())
@@ -284,7 +284,7 @@ class Gathered:
         images = _with_ids(
             [image for image in self.images.values() if image.path not in self._skipped], self.source, self.prefix
         )
-        return Source(images, dict(skipped.most_common()), unread, kind, dict(self.notes))
+        return AnnotatedSource(images, dict(skipped.most_common()), unread, kind, dict(self.notes))
 
     def _refuse_missing(self) -> None:
         if not self._missing:

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from vistune.datagen.sources.boxes import box_of, label_of, number, span
-from vistune.datagen.sources.gathering import Gathered, count_filled
+from vistune.datagen.sources.gathering import SourceCollector, count_filled
 from vistune.datagen.sources.tree import READ_SUFFIXES, Tree, by_split, suffix_of
 from vistune.records import RecordError, read_values, shown
 from vistune.types import Box
@@ -37,7 +37,7 @@ def folders(root: Path, files: list[Path], split: str) -> list[Path]:
     return [*(place for file in files for place in (file.parent, file.parent / "images")), root / "images", root]
 
 
-def read(gathered: Gathered, files: list[Path]) -> None:
+def read(gathered: SourceCollector, files: list[Path]) -> None:
     for file in files:
         unread = gathered.unread(file, (*TASK, *RESULT))
         for location, task in read_values(file, own_fields=("data",)):
@@ -84,7 +84,7 @@ def _image_of(data: Mapping[str, Any], location: str) -> tuple[str, str]:
     raise RecordError(location, "data", f"no image among {', '.join(map(str, data)) or 'no fields'}", "export it again")
 
 
-def _results(task: Mapping[str, Any], location: str, gathered: Gathered) -> list[tuple[str, Mapping[str, Any]]]:
+def _results(task: Mapping[str, Any], location: str, gathered: SourceCollector) -> list[tuple[str, Mapping[str, Any]]]:
     """The results of a task's first annotation that was not cancelled; a model's predictions are not read."""
     listed = task.get("annotations") or task.get("completions") or []
     if not isinstance(listed, list):
@@ -117,7 +117,7 @@ def _results_of_min(task: Mapping[str, Any], image: str, location: str) -> list[
     return found
 
 
-def _check_image(result: Mapping[str, Any], path: Path, location: str, gathered: Gathered) -> None:
+def _check_image(result: Mapping[str, Any], path: Path, location: str, gathered: SourceCollector) -> None:
     """Skip an image that is not in the file as it was labelled."""
     if result.get("type") not in REGIONS:
         return

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vistune.datagen.sources.boxes import box_of, label_of, number, span
-from vistune.datagen.sources.gathering import Gathered, count_filled
+from vistune.datagen.sources.gathering import SourceCollector, count_filled
 from vistune.datagen.sources.tree import READ_SUFFIXES, Tree, by_folder, form_of_json
 from vistune.files import read_json
 from vistune.records import RecordError, shown
@@ -29,7 +29,7 @@ def folders(root: Path, files: list[Path], split: str) -> list[Path]:
     return [*beside, root / "images", root]
 
 
-def read(gathered: Gathered, files: list[Path]) -> None:
+def read(gathered: SourceCollector, files: list[Path]) -> None:
     unread = gathered.unread(gathered.source, (*TOP, *SHAPE))
     for file in files:
         tree = read_json(file)
@@ -60,7 +60,7 @@ def read(gathered: Gathered, files: list[Path]) -> None:
 
 
 def _box(
-    shape: Mapping[str, Any], kind: str, tree: Mapping[str, Any], path: Path, location: str, gathered: Gathered
+    shape: Mapping[str, Any], kind: str, tree: Mapping[str, Any], path: Path, location: str, gathered: SourceCollector
 ) -> Box:
     points = shape.get("points")
     if not isinstance(points, list) or not all(isinstance(p, list) and len(p) == 2 for p in points) or len(points) < 2:

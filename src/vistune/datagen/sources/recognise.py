@@ -22,7 +22,7 @@ from vistune.datagen.sources import (
     voc,
     yolo,
 )
-from vistune.datagen.sources.gathering import Gathered, Source
+from vistune.datagen.sources.gathering import AnnotatedSource, SourceCollector
 from vistune.datagen.sources.tables import TableForm
 from vistune.datagen.sources.tree import CONVERT, OTHER_IMAGES, READ_SUFFIXES, Tree, form_of_json, split_in, suffix_of
 from vistune.datagen.sources.xml_text import read_xml
@@ -47,7 +47,7 @@ class Family:
     looks_for: str
     find: Callable[[Tree], Mapping[str, Sequence[str]]]
     folders: Callable[[Path, list[Path], str], list[Path]]
-    read: Callable[[Gathered, list[Path]], None]
+    read: Callable[[SourceCollector, list[Path]], None]
 
 
 # Tried in this order; the first family that finds something reads the folder.
@@ -78,7 +78,7 @@ HINTS = (  # for an unrecognised folder: suffixes in it -> what to do
 
 def read_source(
     path: Path, split: str | None = None, form: TableForm | None = None, *, unpack_to: Path | None = None
-) -> Source:
+) -> AnnotatedSource:
     """The annotated images of a folder or file, with a report of what is not used.
 
     Args:
@@ -102,7 +102,7 @@ def read_source(
     return _read_file(path, form or TableForm(), unpack_to)
 
 
-def _read_folder(root: Path, split: str | None, unpack_to: Path | None) -> Source:
+def _read_folder(root: Path, split: str | None, unpack_to: Path | None) -> AnnotatedSource:
     tree = Tree(root)
     if root.name.lower() == "annotations" and not tree.images and coco.find(Tree(root.parent)):
         return _read_folder(root.parent, split, unpack_to)  # it is next to the folder of images
@@ -111,7 +111,7 @@ def _read_folder(root: Path, split: str | None, unpack_to: Path | None) -> Sourc
         if splits:
             chosen = choose_split(root, splits, split)
             files = [tree.path(name) for name in splits[chosen]]
-            gathered = Gathered(root, tree, family.folders(root, files, chosen), chosen)
+            gathered = SourceCollector(root, tree, family.folders(root, files, chosen), chosen)
             gathered.unpack_to = unpack_to
             gathered.other_splits = frozenset(splits) - {chosen, ""}
             family.read(gathered, files)
@@ -153,7 +153,7 @@ def choose_split(root: Path, splits: Mapping[str, Sequence[str]], split: str | N
     raise DataError(f"{root}: no split {split!r}", guess(split, [name for name in known if name]))
 
 
-def _read_file(path: Path, form: TableForm, unpack_to: Path | None) -> Source:
+def _read_file(path: Path, form: TableForm, unpack_to: Path | None) -> AnnotatedSource:
     if form.images is not None and not form.images.is_dir():
         raise DataError(f"{form.images}: no such image folder", "check --images")
     kind = _kind_of(path)
@@ -172,7 +172,7 @@ def _read_file(path: Path, form: TableForm, unpack_to: Path | None) -> Source:
         folders = [beside_file, beside_file / "images", beside_file / "Images"]
     else:
         folders = family.folders(root, [path], split)
-    gathered = Gathered(path, None, folders, split)
+    gathered = SourceCollector(path, None, folders, split)
     gathered.unpack_to = unpack_to
     if kind == "table":
         tables.read_file(gathered, path, form)
@@ -213,7 +213,7 @@ def described_source(
     *,
     seen: bool = False,
     unpack_to: Path | None = None,
-) -> Source:
+) -> AnnotatedSource:
     """Like `read_source`, for a teacher. Raises DataError if no image is annotated, unless the teacher sees images."""
     source = read_source(path, split, form, unpack_to=unpack_to)
     if not source.images:
@@ -230,7 +230,7 @@ def is_described(image: AnnotatedImage) -> bool:
     return bool(image.captions or image.boxes or image.crowds)
 
 
-def _nothing_known(path: Path, source: Source) -> tuple[str, str]:
+def _nothing_known(path: Path, source: AnnotatedSource) -> tuple[str, str]:
     look = "let a teacher look: --teacher openai --see"
     if source.kind in ("table", "image folder"):
         unread = [field.field for field in source.unread]

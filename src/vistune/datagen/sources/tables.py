@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 from vistune.datagen.sources import via
 from vistune.datagen.sources.boxes import attributes_of, box_of, label_of, number
-from vistune.datagen.sources.gathering import NULLS, Gathered
+from vistune.datagen.sources.gathering import NULLS, SourceCollector
 from vistune.datagen.sources.tree import Tree, by_split
 from vistune.errors import DataError, RecipeError
 from vistune.files import parse_json, user_cache
@@ -154,12 +154,12 @@ def folders(root: Path, files: list[Path], split: str) -> list[Path]:
     return [*beside, root / split, root / "images" / split, root / "images", root]
 
 
-def read(gathered: Gathered, files: list[Path]) -> None:
+def read(gathered: SourceCollector, files: list[Path]) -> None:
     for file in files:
         read_file(gathered, file, TableForm())
 
 
-def read_file(gathered: Gathered, file: Path, form: TableForm) -> None:
+def read_file(gathered: SourceCollector, file: Path, form: TableForm) -> None:
     """Read a table.
 
     Raises DataError with file, line and field of the first bad row, RecipeError for unknown columns.
@@ -246,7 +246,7 @@ def _box_columns(present: Sequence[str], lowered: Mapping[str, str]) -> tuple[st
     return "relative", ()
 
 
-def _class_descriptions(gathered: Gathered, file: Path) -> dict[str, str]:
+def _class_descriptions(gathered: SourceCollector, file: Path) -> dict[str, str]:
     """Names for the label codes of Open Images, from class-descriptions*.csv next to the table."""
     for path in sorted(file.parent.glob("*class-descriptions*.csv")):
         gathered.files.add(path)
@@ -259,7 +259,7 @@ class _Reader:
     """Reads the rows of one table. Columns are chosen per set of fields, because JSON rows may differ."""
 
     def __init__(
-        self, gathered: Gathered, file: Path, form: TableForm, unread: Counter[str], words: Mapping[str, str]
+        self, gathered: SourceCollector, file: Path, form: TableForm, unread: Counter[str], words: Mapping[str, str]
     ) -> None:
         self.gathered, self.file, self.form, self.unread, self.words = gathered, file, form, unread, words
         self.present: dict[str, None] = {}

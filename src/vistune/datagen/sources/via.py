@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vistune.datagen.sources.boxes import attributes_of, box_of, number, span
-from vistune.datagen.sources.gathering import Gathered, count_filled
+from vistune.datagen.sources.gathering import SourceCollector, count_filled
 from vistune.datagen.sources.tree import Tree, by_split
 from vistune.files import parse_json, read_json
 from vistune.records import RecordError, read_values, shown
@@ -29,7 +29,7 @@ def folders(root: Path, files: list[Path], split: str) -> list[Path]:
     return [*(file.parent for file in files), root / "images", root]
 
 
-def read(gathered: Gathered, files: list[Path]) -> None:
+def read(gathered: SourceCollector, files: list[Path]) -> None:
     """Read JSON files."""
     for file in files:
         tree = read_json(file)
@@ -47,7 +47,7 @@ def read(gathered: Gathered, files: list[Path]) -> None:
             _add(gathered, image.get("filename"), image.get("file_attributes"), regions, location, unread, file)
 
 
-def read_table(gathered: Gathered, file: Path) -> None:
+def read_table(gathered: SourceCollector, file: Path) -> None:
     """Read a CSV with one region per row."""
     known = ("filename", "#filename", "file_size", "file_attributes", "region_count", "region_id", *CSV)
     unread = gathered.unread(file, known)
@@ -65,7 +65,13 @@ def read_table(gathered: Gathered, file: Path) -> None:
 
 
 def _add(
-    gathered: Gathered, name: Any, about: Any, regions: list[Any], location: str, unread: Counter[str], file: Path
+    gathered: SourceCollector,
+    name: Any,
+    about: Any,
+    regions: list[Any],
+    location: str,
+    unread: Counter[str],
+    file: Path,
 ) -> None:
     path = gathered.find(name, location, "filename")
     if path is None:
@@ -87,7 +93,7 @@ def _add(
     gathered.add(path, captions=captions, boxes=boxes)
 
 
-def _box(region: Any, path: Path, location: str, gathered: Gathered, unread: Counter[str]) -> Box | None:
+def _box(region: Any, path: Path, location: str, gathered: SourceCollector, unread: Counter[str]) -> Box | None:
     if not isinstance(region, Mapping) or not isinstance(region.get("shape_attributes"), Mapping):
         raise RecordError(location, "shape_attributes", f"expected a shape, got {shown(region)}", "export it again")
     count_filled(region, REGION, unread, "regions[].")

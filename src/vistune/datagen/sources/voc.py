@@ -7,7 +7,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from vistune.datagen.sources.boxes import attributes_of, box_of, label_of, number
-from vistune.datagen.sources.gathering import Gathered
+from vistune.datagen.sources.gathering import SourceCollector
 from vistune.datagen.sources.tree import MOST_OPENED, READ_SUFFIXES, Tree, by_folder, spread
 from vistune.datagen.sources.xml_text import read_xml, text_of
 from vistune.records import RecordError
@@ -29,7 +29,7 @@ def folders(root: Path, files: list[Path], split: str) -> list[Path]:
     return [*dict.fromkeys(file.parent for file in files), root / "JPEGImages", root / "images", root]
 
 
-def read(gathered: Gathered, files: list[Path]) -> None:
+def read(gathered: SourceCollector, files: list[Path]) -> None:
     unread = gathered.unread(gathered.source, (*TOP, *OBJECT))
     for file in files:
         gathered.files.add(file)
@@ -45,7 +45,7 @@ def read(gathered: Gathered, files: list[Path]) -> None:
             gathered.add(path, boxes=_boxes(root, path, file, gathered, unread))
 
 
-def _boxes(root: Element, path: Path, file: Path, gathered: Gathered, unread: Counter[str]) -> list[Box]:
+def _boxes(root: Element, path: Path, file: Path, gathered: SourceCollector, unread: Counter[str]) -> list[Box]:
     sides = [text_of(root, f"size/{side}") for side in ("width", "height")]
     stated = None
     if all(side not in ("", "0") for side in sides):

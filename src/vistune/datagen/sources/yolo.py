@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vistune.datagen.sources.boxes import LARGEST, box_of, span
-from vistune.datagen.sources.gathering import Gathered, count_filled
+from vistune.datagen.sources.gathering import SourceCollector, count_filled
 from vistune.datagen.sources.tree import MOST_OPENED, SPLIT_NAME, Tree, by_folder, split_of_folder
 from vistune.errors import DataError, RecipeError
 from vistune.files import read_text
@@ -93,7 +93,7 @@ def folders(root: Path, files: list[Path], split: str) -> list[Path]:
     return [root]
 
 
-def read(gathered: Gathered, images: list[Path]) -> None:
+def read(gathered: SourceCollector, images: list[Path]) -> None:
     """Read the labels of these images. Raises DataError for a label file without its image."""
     tree = gathered.tree
     assert tree is not None
@@ -114,7 +114,7 @@ def read(gathered: Gathered, images: list[Path]) -> None:
     _refuse_orphans(gathered, tree, files)
 
 
-def _refuse_orphans(gathered: Gathered, tree: Tree, files: set[str]) -> None:
+def _refuse_orphans(gathered: SourceCollector, tree: Tree, files: set[str]) -> None:
     """Refuse label files without an image; Label Studio exports such folders if the images are elsewhere."""
     own = {label_file(image, files) for image in (*tree.images, *tree.other_images)}
     left = [
@@ -140,7 +140,7 @@ def _is_other(tree: Tree, name: str) -> bool:
     return any(os.path.splitext(os.path.basename(image))[0] == stem for image in tree.other_images)
 
 
-def _class_names(gathered: Gathered, tree: Tree) -> tuple[list[str] | Mapping[int, str], bool]:
+def _class_names(gathered: SourceCollector, tree: Tree) -> tuple[list[str] | Mapping[int, str], bool]:
     """The class names by number, and whether lines contain key points. Raises RecipeError without class names."""
     for name in tree.with_suffix(*YAML):
         path = tree.path(name)

@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from vistune.datagen.teachers.requests import Order
-from vistune.datagen.teachers.service import Service, request_of
+from vistune.datagen.teachers.requests import Request
+from vistune.datagen.teachers.service import TeacherOptions, prepare_request
 from vistune.files import read_text
 from vistune.llm_client import how_to_price
 
@@ -19,14 +19,14 @@ LATENCY_SECONDS = 5.0  # of one answer, where nothing is known of the service
 ANSWER_TOKENS = {"conversation": 350, "detail": 220, "reasoning": 220, "caption": 25}  # typical of GPT-4-class teachers
 
 
-def foresee(orders: Sequence[Order], service: Service) -> dict[str, Any]:
+def estimate(orders: Sequence[Request], service: TeacherOptions) -> dict[str, Any]:
     """Requests, tokens, dollars and minutes of a run; how tokens were found is named, dollars have an upper bound.
 
     Raises RecipeError where a budget is given and no price is known.
     """
     price = service.price()
     counter, method = token_counter(service)
-    requests = [request_of(order, service, price) for order in orders]
+    requests = [prepare_request(order, service, price) for order in orders]
     prompt = sum(counter(text) + 4 for request in requests for text in _texts(json.loads(request.body))) + sum(
         price.image_tokens if service.see and price else 0 for _ in requests
     )
@@ -58,7 +58,7 @@ def foresee(orders: Sequence[Order], service: Service) -> dict[str, Any]:
     }
 
 
-def _spread(orders: Sequence[Order]) -> list[int]:
+def _spread(orders: Sequence[Request]) -> list[int]:
     """Three orders, of different kinds where there are as many."""
     firsts = list({order.kind: k for k, order in reversed(list(enumerate(orders)))}.values())
     rest = [k for k in range(len(orders)) if k not in firsts]
@@ -71,7 +71,7 @@ def _texts(body: dict[str, Any]) -> Iterator[str]:
         yield from [content] if isinstance(content, str) else (part.get("text", "") for part in content)
 
 
-def token_counter(service: Service) -> tuple[Callable[[str], int], str]:
+def token_counter(service: TeacherOptions) -> tuple[Callable[[str], int], str]:
     """A count of tokens and how it is made: the tokenizer given, tiktoken if it knows the model, else an estimate."""
     if service.tokenizer is not None:
         from tokenizers import Tokenizer

@@ -46,7 +46,7 @@ _TITLES = frozenset(("title", "topic", "name", "제목", "주제"))  # labels of
 _LONGEST_LABEL = 80
 
 
-class ReplyFault(Exception):
+class ReplyError(Exception):
     """The reply cannot be read as turns; `code` is the reason."""
 
     def __init__(self, code: str, detail: str) -> None:
@@ -64,25 +64,25 @@ def parse_reply(text: str, kind: str, *, asked_here: bool = True) -> Turns:
     if single and text[0] in "[{" and (inside := _single_text(text)):
         text = _bare(inside, single=True)
     if tag := left_tag(text):
-        raise ReplyFault("thinking", f"the tag {tag} is in the text")
+        raise ReplyError("thinking", f"the tag {tag} is in the text")
     if single and "```" in text:
-        raise ReplyFault("shape", "a code fence in the text")
+        raise ReplyError("shape", "a code fence in the text")
     if single and (label := _THOUGHT_LABEL.match(text) or _LATER_LABEL.search(text)):
-        raise ReplyFault("thinking", f"words before the text, up to {label.group().strip()[:60]!r}")
+        raise ReplyError("thinking", f"words before the text, up to {label.group().strip()[:60]!r}")
     spoken = _from_json(text) if text[0] in "[{" and _looks_like_json(text) else _from_lines(text)
     turns = _alone(spoken, text) if single else _paired(spoken)
     _refuse_chatter(turns)
     if kind != "conversation" and len(turns) != 1:
-        raise ReplyFault("shape", f"{len(turns)} questions where one was asked for")
+        raise ReplyError("shape", f"{len(turns)} questions where one was asked for")
     return turns
 
 
 def _bare(text: str, *, single: bool) -> str:
     bare = unwrapped(text, single=single)
     if bare is None:
-        raise ReplyFault("thinking", "the reply is a thought that does not end")
+        raise ReplyError("thinking", "the reply is a thought that does not end")
     if not bare.strip():
-        raise ReplyFault(
+        raise ReplyError(
             "thinking" if text.strip() else "shape",
             "the reply is empty" if not text.strip() else "nothing comes after the thought",
         )
@@ -126,7 +126,7 @@ def _refuse_chatter(turns: Turns) -> None:
     first, last = turns[0], turns[-1][1].rstrip().split("\n")[-1]
     opening = _OPENING.match(first[1]) if not first[0] else None
     if match := opening or _CLOSING.search(re.split(r"(?<=[.!?])\s+", last)[-1]):
-        raise ReplyFault("shape", f"words about the reply: {match.group()[:60]!r}")
+        raise ReplyError("shape", f"words about the reply: {match.group()[:60]!r}")
 
 
 def _alone(spoken: list[tuple[str, str]], text: str) -> Turns:
@@ -135,7 +135,7 @@ def _alone(spoken: list[tuple[str, str]], text: str) -> Turns:
         return (("", text),)
     if len(spoken) == 1 and spoken[0][0] == "answer":
         return (("", spoken[0][1]),)
-    raise ReplyFault("shape", "questions and answers where one text was asked for")
+    raise ReplyError("shape", "questions and answers where one text was asked for")
 
 
 def _looks_like_json(text: str) -> bool:
@@ -153,7 +153,7 @@ def _from_lines(text: str) -> list[tuple[str, str]]:
         elif not _RULE.match(line) and spoken:
             spoken[-1][1].append(line)
         elif line.strip() and marked and not _RULE.match(line):
-            raise ReplyFault("shape", f"words before the first question: {line.strip()[:60]!r}")
+            raise ReplyError("shape", f"words before the first question: {line.strip()[:60]!r}")
     return [(role, "\n".join(said).strip()) for role, said in spoken]
 
 
@@ -169,7 +169,7 @@ def _from_json(text: str) -> list[tuple[str, str]]:
             while position < len(text) and text[position] in ", \t\r\n":
                 position += 1
     except (ValueError, RecursionError) as error:
-        raise ReplyFault("shape", f"JSON that cannot be read: {error}") from None
+        raise ReplyError("shape", f"JSON that cannot be read: {error}") from None
     if len(values) == 1 and isinstance(values[0], Mapping):
         inner = [
             item for name, item in values[0].items() if isinstance(item, list) and str(name).lower() not in _THOUGHTS
@@ -188,13 +188,13 @@ def _json_turns(value: Any) -> list[tuple[str, str]]:
                 _refuse_unread({name: lowered[name] for name in lowered if name not in (question, answer)}, _LABELS)
                 return [("question", lowered[question].strip()), ("answer", lowered[answer].strip())]
         if lowered.keys() & _ALL_PAIR_NAMES:
-            raise ReplyFault("shape", "a question or an answer is missing")
+            raise ReplyError("shape", "a question or an answer is missing")
         by, text = "from" if "from" in lowered else "role", "value" if "value" in lowered else "content"
         speaker, said = lowered.get(by), lowered.get(text)
         if isinstance(speaker, str) and speaker in _FROM and isinstance(said, str):
             _refuse_unread({name: lowered[name] for name in lowered if name not in (by, text)}, _LABELS)
             return [(_FROM[speaker], said.strip())]
-    raise ReplyFault("shape", f"JSON without questions and answers: {str(value)[:60]}")
+    raise ReplyError("shape", f"JSON without questions and answers: {str(value)[:60]}")
 
 
 def _decoder() -> json.JSONDecoder:
@@ -207,7 +207,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twin = next(name for name in names if names.count(name) > 1)
-        raise ReplyFault("shape", f"the field {twin[:60]!r} twice in one object")
+        raise ReplyError("shape", f"the field {twin[:60]!r} twice in one object")
     return found
 
 
@@ -217,18 +217,18 @@ def _refuse_unread(fields: Mapping[str, Any], labels: frozenset[str]) -> None:
         lowered = str(name).lower()
         is_label = lowered in labels and not isinstance(value, list | dict) and len(str(value)) <= _LONGEST_LABEL
         if value not in (None, "", [], {}) and not is_label and lowered not in _THOUGHTS:
-            raise ReplyFault("shape", f"the field {str(name)[:60]!r} beside questions and answers: {str(value)[:60]}")
+            raise ReplyError("shape", f"the field {str(name)[:60]!r} beside questions and answers: {str(value)[:60]}")
 
 
 def _paired(spoken: list[tuple[str, str]]) -> Turns:
     if not spoken:
-        raise ReplyFault("shape", "no question and no answer")
+        raise ReplyError("shape", "no question and no answer")
     roles = [role for role, _ in spoken]
     wanted = ["question", "answer"] * (len(roles) // 2)
     if len(roles) % 2 == 1 and roles == [*wanted, "question"]:
-        raise ReplyFault("shape", "the last question has no answer")
+        raise ReplyError("shape", "the last question has no answer")
     if roles != wanted:
-        raise ReplyFault("turn_order", "questions and answers do not alternate")
+        raise ReplyError("turn_order", "questions and answers do not alternate")
     if any(not text for _, text in spoken):
-        raise ReplyFault("shape", "a question or an answer is empty")
+        raise ReplyError("shape", "a question or an answer is empty")
     return tuple((spoken[k][1], spoken[k + 1][1]) for k in range(0, len(spoken), 2))

@@ -17,7 +17,7 @@ from vistune.types import KINDS, AnnotatedImage
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class Request:
     """One sample to write; `number` counts the orders of one kind and language for one picture."""
 
     image: AnnotatedImage
@@ -32,7 +32,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class GenerationConfig:
     """What to write: kinds, languages, and how many instructions a picture and language gets.
 
     Without `mix` every picture gets each kind in each language. With it (conversation : detail : reasoning, as in
@@ -47,7 +47,7 @@ class Wishes:
     seed: int = 0
 
 
-def make_orders(images: Sequence[AnnotatedImage], wishes: Wishes) -> list[Order]:
+def make_requests(images: Sequence[AnnotatedImage], wishes: GenerationConfig) -> list[Request]:
     """Every order of a run, picture by picture."""
     for kind in wishes.kinds:
         lookup(kind, dict.fromkeys(KINDS), "kind")
@@ -57,7 +57,7 @@ def make_orders(images: Sequence[AnnotatedImage], wishes: Wishes) -> list[Order]
             for image in images
             for language in wishes.languages
             for kind in wishes.kinds
-            for order in (_captions(image, language) if kind == "caption" else [Order(image, kind, language, 0)])
+            for order in (_captions(image, language) if kind == "caption" else [Request(image, kind, language, 0)])
         ]
     places = [(image, language) for image in images for language in wishes.languages]
     dealt = _deal(wishes.mix, len(places) * wishes.per_image)
@@ -69,7 +69,7 @@ def make_orders(images: Sequence[AnnotatedImage], wishes: Wishes) -> list[Order]
         mine = dealt[k * wishes.per_image : (k + 1) * wishes.per_image]
         seen: Counter[str] = Counter()
         for kind in mine:
-            result.append(Order(image, kind, language, seen[kind]))
+            result.append(Request(image, kind, language, seen[kind]))
             seen[kind] += 1
     return result
 
@@ -98,10 +98,10 @@ def refuse_untranslated(images: Sequence[AnnotatedImage], languages: Sequence[st
     )
 
 
-def _captions(image: AnnotatedImage, language: str) -> list[Order]:
+def _captions(image: AnnotatedImage, language: str) -> list[Request]:
     """One order for each caption that the picture has in the language; one to be written where it has none."""
     each = [replace(image, captions=(text,)) for text in own_captions(image, language)] or [image]
-    return [Order(alone, "caption", language, number) for number, alone in enumerate(each)]
+    return [Request(alone, "caption", language, number) for number, alone in enumerate(each)]
 
 
 def _deal(mix: tuple[int, int, int], total: int) -> list[str]:

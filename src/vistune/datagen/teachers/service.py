@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vistune.datagen.teachers.prompts import OWN_LANGUAGES, messages, prompts, system_prompt
-from vistune.datagen.teachers.requests import Order
+from vistune.datagen.teachers.requests import Request
 from vistune.llm_client import Endpoint, Price
 
 TEMPERATURE = 0.7
@@ -21,7 +21,7 @@ MOST_TOKENS = {"conversation": 1024, "detail": 768, "reasoning": 768, "caption":
 
 
 @dataclass(frozen=True, slots=True)
-class Service(Endpoint):
+class TeacherOptions(Endpoint):
     """A remote teacher: an endpoint, and how it is asked there."""
 
     see: bool = False
@@ -58,7 +58,7 @@ class Service(Endpoint):
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class PreparedRequest:
     """One order as it goes over the wire; the bounds are tokens that it cannot exceed."""
 
     key: str
@@ -67,7 +67,7 @@ class Request:
     completion_bound: int
 
 
-def request_of(order: Order, service: Service, price: Price | None) -> Request:
+def prepare_request(order: Request, service: TeacherOptions, price: Price | None) -> PreparedRequest:
     asked = messages(order.image, order.kind, order.language, see=service.see)
     most = service.most_tokens(order.kind)
     own = {"model": service.model, "messages": asked, "temperature": service.temperature, "max_tokens": most}
@@ -75,7 +75,7 @@ def request_of(order: Order, service: Service, price: Price | None) -> Request:
     body = json.dumps(tree, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
     # The order's name is part of the key: two orders that ask the same of the same picture want two answers.
     key = hashlib.sha256(order.name.encode() + b"\0" + body).hexdigest()[:32]
-    return Request(key, body, prompt_bound(asked, price), most)
+    return PreparedRequest(key, body, prompt_bound(asked, price), most)
 
 
 def prompt_bound(asked: Sequence[dict[str, Any]], price: Price | None) -> int:

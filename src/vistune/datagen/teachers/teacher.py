@@ -12,21 +12,21 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from vistune.datagen.checks import Fault, judge_reply
+from vistune.datagen.checks import CheckFailure, check_reply
 from vistune.datagen.teachers.prompts import OWN_LANGUAGES
 from vistune.datagen.teachers.replies import Turns, parse_reply
-from vistune.datagen.teachers.requests import Order
-from vistune.datagen.teachers.service import Service, request_of
+from vistune.datagen.teachers.requests import Request
+from vistune.datagen.teachers.service import TeacherOptions, prepare_request
 from vistune.llm_client import Answer, Asker, Question, ask_batch, run_workers, stopping_by_signal
 from vistune.llm_client.asker import LONG_REFUSALS
 
 
 @dataclass(frozen=True, slots=True)
-class Settled:
+class Outcome:
     """How an order ended: the key of its accepted reply, or the faults of the last one (and its key, if any came)."""
 
     key: str | None
-    faults: tuple[Fault, ...] = ()
+    faults: tuple[CheckFailure, ...] = ()
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Tally:
     accepted: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
 
-    def take(self, settled: Settled) -> None:
+    def take(self, settled: Outcome) -> None:
         self.asked += 1
         if settled.faults:
             self.rejected[settled.faults[0].code] += 1
@@ -45,12 +45,12 @@ class Tally:
             self.accepted += 1
 
 
-def judged(order: Order, answer: Answer) -> tuple[Turns, list[Fault]]:
+def check_answer(order: Request, answer: Answer) -> tuple[Turns, list[CheckFailure]]:
     """The turns of an answer, or why it is not taken."""
     completion = answer.completion
     if completion.text is None:
-        return (), [Fault(completion.fault, completion.detail or "the service's answer holds no usable text")]
-    return judge_reply(
+        return (), [CheckFailure(completion.fault, completion.detail or "the service's answer holds no usable text")]
+    return check_reply(
         completion.text, order.image, order.kind, order.language, asked_here=order.language in OWN_LANGUAGES
     )
 
@@ -71,10 +71,10 @@ class Queues:
         self.workers = 3 * slots + 1
 
 
-async def settle(order: Order, service: Service, asker: Asker, queues: Queues) -> Settled:
+async def settle(order: Request, service: TeacherOptions, asker: Asker, queues: Queues) -> Outcome:
     """Ask until a reply passes the checks, `tries` times at most."""
-    request = request_of(order, service, asker.price)
-    last: Settled | None = None
+    request = prepare_request(order, service, asker.price)
+    last: Outcome | None = None
     for attempt in range(service.tries):
         key = f"{request.key}-{attempt}"
         async with queues.asking:
@@ -83,10 +83,10 @@ async def settle(order: Order, service: Service, asker: Asker, queues: Queues) -
             )
         async with queues.judging:
             await asyncio.sleep(0)
-            _, faults = judged(order, answer)
+            _, faults = check_answer(order, answer)
         if not faults:
-            return Settled(key)
-        last = Settled(key if answer.offset is not None else None, tuple(faults))
+            return Outcome(key)
+        last = Outcome(key if answer.offset is not None else None, tuple(faults))
         if faults[0].code in FINAL:
             break
     assert last is not None
@@ -94,10 +94,14 @@ async def settle(order: Order, service: Service, asker: Asker, queues: Queues) -
 
 
 async def ask_in_batches(
-    orders: Sequence[Order], service: Service, asker: Asker, report: Callable[[Tally], None], say: Callable[[str], None]
-) -> list[Settled]:
+    orders: Sequence[Request],
+    service: TeacherOptions,
+    asker: Asker,
+    report: Callable[[Tally], None],
+    say: Callable[[str], None],
+) -> list[Outcome]:
     """Every order settled through the Batch API: a round of batches, then another one for what the checks rejected."""
-    done: list[Settled | None] = [None] * len(orders)
+    done: list[Outcome | None] = [None] * len(orders)
     tally = Tally()
     await asker.begin()
     task = asyncio.current_task()
@@ -116,10 +120,10 @@ async def ask_in_batches(
 
 
 async def _batch_round(
-    orders: Sequence[Order],
-    service: Service,
+    orders: Sequence[Request],
+    service: TeacherOptions,
     asker: Asker,
-    done: Sequence[Settled | None],
+    done: Sequence[Outcome | None],
     attempt: int,
     say: Callable[[str], None],
 ) -> None:
@@ -127,29 +131,29 @@ async def _batch_round(
     questions = []
     for order, settled in zip(orders, done, strict=True):
         if settled is None:
-            request = request_of(order, service, price)
+            request = prepare_request(order, service, price)
             bounds = request.prompt_bound, request.completion_bound
             worst = price.dollars(*bounds, batch=True) if price else 0.0
             questions.append(Question(f"{request.key}-{attempt}", request.body, worst))
     await ask_batch(asker, questions, poll_seconds=service.poll_seconds, report=say)
 
 
-def _settled_at(order: Order, service: Service, asker: Asker, attempt: int) -> Settled | None:
+def _settled_at(order: Request, service: TeacherOptions, asker: Asker, attempt: int) -> Outcome | None:
     """What the reply of one round makes of an order; None where it is to be asked once more."""
-    key = f"{request_of(order, service, asker.price).key}-{attempt}"
+    key = f"{prepare_request(order, service, asker.price).key}-{attempt}"
     if key not in asker.ledger.replies:
-        return Settled(None, (Fault("refused_by_service", asker.ledger.refused.get(key, "")),))
-    _, faults = judged(order, asker.answer_at(asker.ledger.replies[key]))
+        return Outcome(None, (CheckFailure("refused_by_service", asker.ledger.refused.get(key, "")),))
+    _, faults = check_answer(order, asker.answer_at(asker.ledger.replies[key]))
     if not faults:
-        return Settled(key)
-    return Settled(key, tuple(faults)) if attempt == service.tries - 1 else None
+        return Outcome(key)
+    return Outcome(key, tuple(faults)) if attempt == service.tries - 1 else None
 
 
 async def ask_all(
-    orders: Sequence[Order], service: Service, asker: Asker, report: Callable[[Tally], None]
-) -> list[Settled]:
+    orders: Sequence[Request], service: TeacherOptions, asker: Asker, report: Callable[[Tally], None]
+) -> list[Outcome]:
     """Every order settled, `concurrency` at a time. Raises what stopped the run; what came until then is kept."""
-    done: list[Settled | None] = [None] * len(orders)
+    done: list[Outcome | None] = [None] * len(orders)
     waiting = iter(first_of_each(orders))
     tally, queues = Tally(), Queues(service.concurrency)
 
@@ -165,7 +169,7 @@ async def ask_all(
     return _ended(done, asker)
 
 
-def first_of_each(orders: Sequence[Order]) -> list[int]:
+def first_of_each(orders: Sequence[Request]) -> list[int]:
     """The order of requests, as indexes: first one request each for images spread over the run, then the rest.
 
     A run stops if its first requests are all refused, so these must not all be about one image.
@@ -176,7 +180,7 @@ def first_of_each(orders: Sequence[Order]) -> list[int]:
     return [*spread, *sorted(set(range(len(orders))) - set(spread))]
 
 
-def _ended(done: Sequence[Settled | None], asker: Asker) -> list[Settled]:
+def _ended(done: Sequence[Outcome | None], asker: Asker) -> list[Outcome]:
     """The outcomes of the orders. Raises RecipeError if all were refused with the same message."""
     ended = [settled for settled in done if settled is not None]
     faults = [settled.faults[0] for settled in ended if settled.faults]
@@ -185,7 +189,7 @@ def _ended(done: Sequence[Settled | None], asker: Asker) -> list[Settled]:
     return ended
 
 
-def turns_of(order: Order, settled: Settled, asker: Asker) -> tuple[Turns, str]:
+def turns_of(order: Request, settled: Outcome, asker: Asker) -> tuple[Turns, str]:
     """(turns, raw reply) of a settled order, read back from the journal; no turns where it was rejected."""
     if settled.key is None or settled.key not in asker.ledger.replies:
         return (), ""
