@@ -100,7 +100,7 @@ def _tokenizer_texts() -> Iterator[str]:
                 for question, answer in write(image, kind, language, chance) or ():
                     yield f"USER: {question} ASSISTANT: {answer}"
                     yield f"\n{question}"
-    objects = words.lexicon()["objects"]
+    objects = words.objects()
     for label in list(objects) * 6:
         yield f" a {label}, two {words.plural(label, 'en')}."
         yield f" {words.noun(label, 'ko')}은 {words.counted(2, label, 'ko')}"
@@ -129,7 +129,7 @@ def _sized(box: Box, language: str) -> str:
 
 def everyday(chance: random.Random) -> AnnotatedImage:
     """A made-up photograph: a few things at places, most labels more than once in a while, and an English caption."""
-    labels = [label for label in words.lexicon()["objects"] if not words.is_shape(label)]
+    labels = [label for label in words.objects() if not words.is_shape(label)]
     chosen = [chance.choice(labels) if chance.random() < 0.75 else "person" for _ in range(chance.randint(1, 5))]
     boxes = []
     for label in chosen:

@@ -9,12 +9,12 @@ import pytest
 
 from vistune import api
 from vistune.datagen import GenerationConfig
-from vistune.grounding.mentions import mentions
+from vistune.grounding.text import find_classes
 from vistune.recipe import load_recipe
 
 
 def classes(text: str) -> set[str]:
-    return {mention.label for mention in mentions(text, "en")}
+    return {mention.label for mention in find_classes(text, "en")}
 
 
 @pytest.mark.soak

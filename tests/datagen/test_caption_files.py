@@ -183,7 +183,7 @@ def test_a_file_that_changes_between_the_passes_leaves_nothing(tmp_path: Path) -
 
 
 def vistune(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from vistune.cli import main; main()", "filter", *arguments]
+    command = [sys.executable, "-c", "from vistune.cli.app import main; main()", "filter", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
 
 

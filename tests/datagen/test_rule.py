@@ -35,7 +35,7 @@ def test_no_question_comes_twice_in_other_words(language: str) -> None:
     for seed in range(600):
         for kind in QUESTION_TYPES:
             if asked := ask(scene, kind, language, random.Random(seed)):
-                about[asked.question] = asked.about
+                about[asked.question] = asked.topic
     for seed in range(60):
         turns = rule.conversation(scene, language, random.Random(seed))
         assert turns is not None
@@ -48,7 +48,7 @@ def test_a_pair_turned_round_is_the_same_question() -> None:
     scene, found = Scene(ROOM), {}
     for seed in range(600):
         if asked := ask(scene, "comparison", "en", random.Random(seed)):
-            found[asked.question] = asked.about
+            found[asked.question] = asked.topic
     one = found["Is the chair to the left of the dog?"]
     assert one == found["Is the dog to the left of the chair?"] == found["Is the dog further left than the chair?"]
     assert one != found["Is the dog higher in the picture than the chair?"]

@@ -84,11 +84,7 @@ def test_counts_places_and_existence_hold(found: list[Box], language: str, seed:
         if kind == "count":
             assert int(asked.answer) in set(scene.labels.values()) | {len(found)}
         if kind == "existence":
-            named = {
-                label
-                for label in words.lexicon()["objects"]
-                if f" {words.noun(label, language)}" in f" {asked.question}"
-            }
+            named = {label for label in words.objects() if f" {words.noun(label, language)}" in f" {asked.question}"}
             there = any(label in scene.labels for label in named)
             assert asked.answer in ("yes", "no", "네", "아니요")
             if not there:

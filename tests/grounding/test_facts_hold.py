@@ -67,8 +67,8 @@ def says(sentence: str, answer: str) -> bool:
 
 def absent(question: str, language: str) -> tuple[str, str] | None:
     """Absent things are asked of by any word of the lexicon, also by words that the oracle does not know."""
-    objects = words.lexicon()["objects"]
-    others = [words.noun(label, language) for label in objects if label not in WORDS and "of" not in objects[label]]
+    objects = words.objects()
+    others = [words.noun(label, language) for label in objects if label not in WORDS and not objects[label].of]
     strange = any(question.endswith((f" {word}?", f" {word} in the picture?", f"{word}이 있나요?", f"{word}가 있나요?",
                                      f"{word}이 보이나요?", f"{word}가 보이나요?")) for word in others)  # fmt: skip
     return ("existence", "no" if language == "en" else "아니요") if strange else None
@@ -194,17 +194,17 @@ def test_particles_follow_letters_digits_and_syllables(text: str, wanted: str) -
 
 
 def test_every_word_of_the_lexicon_has_a_plural_a_korean_name_and_no_double() -> None:
-    objects = words.lexicon()["objects"]
-    assert len({entry["ko"] for entry in objects.values()}) == len(objects)
+    objects = words.objects()
+    assert len({words.noun(label, "ko") for label in objects}) == len(objects)
     assert {label for label in objects if words.is_shape(label)} == set(SHAPES)
     irregular = {"person": "people", "sheep": "sheep", "mouse": "computer mice", "knife": "knives"}
     for label in objects:
         plural = words.plural(label, "en")
-        if "of" in objects[label]:
-            assert objects[label]["of"] in objects
+        if objects[label].of:
+            assert objects[label].of in objects
         elif label in irregular:
             assert plural == irregular[label]
-        elif "one" in objects[label]:
+        elif not words.has_singular(label):
             assert re.fullmatch(rf"(pair|piece)s of {label}", plural)
         else:
             assert plural == words.noun(label, "en") + ("es" if re.search(r"(s|x|z|ch|sh)$", label) else "s")
@@ -230,8 +230,8 @@ def test_every_word_of_the_lexicon_has_a_plural_a_korean_name_and_no_double() ->
     ],
 )
 def test_a_label_in_any_form_is_known_as_its_class(label: str, wanted: str, english: str) -> None:
-    assert words.counted(2, words.spoken(label, "ko"), "ko") == wanted
-    assert words.counted(2, words.spoken(label, "en"), "en") == english
+    assert words.counted(2, words.label_in(label, "ko"), "ko") == wanted
+    assert words.counted(2, words.label_in(label, "en"), "en") == english
 
 
 def test_korean_numbers_stand_apart_and_digits_close() -> None:

@@ -13,9 +13,7 @@ from functools import cache
 
 from vistune.datagen.teachers.prompts import context, system_prompt
 from vistune.datagen.teachers.replies import ReplyError, Turns, parse_reply
-from vistune.grounding.claims import ungrounded
-from vistune.grounding.counts import wrong_count
-from vistune.grounding.positions import wrong_position
+from vistune.grounding.claims import ungrounded, wrong_count, wrong_position
 from vistune.types import AnnotatedImage
 
 FEWEST_WORDS = {"detail": 16, "reasoning": 10}  # one sentence is no description, one phrase no reasoning

@@ -23,8 +23,8 @@ Pairs = Counter[tuple[str, str]]
 
 def named_pairs(text: str, language: str) -> Pairs:
     """(colour, shape) pairs that a text names, each as often as it does."""
-    colors = {words.color_word(color, language): color for color in words.lexicon()["colors"]}
-    shapes = {words.noun(label, language): label for label in words.lexicon()["objects"] if words.is_shape(label)}
+    colors = {words.color_word(color, language): color for color in words.colors()}
+    shapes = {words.noun(label, language): label for label in words.objects() if words.is_shape(label)}
     listed = sorted(shapes, key=len, reverse=True)
     pattern = f"({'|'.join(map(re.escape, colors))})\\s+({'|'.join(map(re.escape, listed))})"
     found = re.findall(pattern, text.lower() if language == "en" else text)

@@ -1,14 +1,13 @@
-"""What boxes say, in words: facts, questions with exact answers and descriptions, in English and Korean.
+"""Write sentences from boxes, and check the claims of sentences against boxes, in English and Korean.
 
-boxes -> Scene -> (question, answer) · description
-The drawn world asks its test questions from here, the rule teacher writes its dialogues from here.
+Descriptions, questions with exact answers and reasoning are written from a `Scene`. The drawn world uses them for its
+test questions, the rule teacher for its dialogues. `vistune.grounding.claims` checks what a teacher wrote.
 """
 
 from vistune.grounding.describe import caption, description
-from vistune.grounding.questions import QUESTION_TYPES, ask
+from vistune.grounding.questions import QUESTION_TYPES, QuestionAnswer, ask, brief_cue
 from vistune.grounding.reasoning import reason
 from vistune.grounding.scene import PLACES, Scene, place_of
-from vistune.grounding.wording import QuestionAnswer, brief_cue
 
 __all__ = [
     "PLACES",

@@ -1,92 +1,245 @@
-"""Whether the 80 COCO classes that a dialogue asserts are among what captions and boxes name.
+"""Check what a dialogue claims about the 80 COCO classes against an image's captions and boxes.
 
-captions, boxes + turns -> the first class that nothing speaks for
+Each check returns the first contradiction as text, or "". The checks read English and Korean; a text in another
+language is read with the English rules, which find nothing in it. They prefer to miss an error over refusing a
+correct text:
+
+=================  ============================================  ==================================================
+check              detects                                       cannot detect
+=================  ============================================  ==================================================
+`ungrounded`       a class that is asserted, confirmed with      objects outside the 80 classes; colours, materials
+                   "yes" or taken for granted in a question,     and actions; hedged, general and negated clauses;
+                   and that no caption or box supports           a class that is wrongly said to be absent
+`wrong_count`      more objects than boxes; fewer, if the        numbers of classes without a box or with a crowd;
+                   text counts all of them ("there are two       numbers that a caption states; "about", "at least";
+                   dogs in the picture")                         numbers above 999, and number words above twelve
+`wrong_position`   "left of", "right of", "above", "below"       classes with several boxes; "next to", "behind",
+                   between two classes with one box each;        "in front of"; errors below 5 % of the image; places
+                   the side of the image a class is on           of boxes that fill more than half of the image
+=================  ============================================  ==================================================
+
+`docs/concepts/language-checks.md` shows examples of each row.
 """
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache, lru_cache
+from itertools import pairwise
 
-from vistune.grounding.lexicon import class_of
-from vistune.grounding.mentions import class_words, mentions
-from vistune.grounding.statements import asserted, is_general, is_hedged, is_negated
-from vistune.types import AnnotatedImage
+from vistune.grounding.language import CountClaim
+from vistune.grounding.lexicon import class_of, objects
+from vistune.grounding.text import (
+    asserted,
+    find_classes,
+    find_classes_loosely,
+    grammar,
+    is_hedged,
+    is_negated,
+)
+from vistune.types import AnnotatedImage, Box
 
-YES = re.compile(r"^\s*(?:yes|yeah|yep|네|예|그렇습니다|맞습니다)\b", re.IGNORECASE)
+Turns = tuple[tuple[str, str], ...]
+
+_YES = re.compile(r"^\s*(?:yes|yeah|yep|네|예|그렇습니다|맞습니다)\b", re.IGNORECASE)
 _NO = re.compile(r"^\s*(?:no\b|none\b|아니|없)", re.IGNORECASE)
 
 
-def ungrounded(image: AnnotatedImage, turns: tuple[tuple[str, str], ...], language: str) -> str:
-    """The first class asserted present that neither captions nor boxes name; empty where there is none."""
-    known = evidence(image)
+def ungrounded(image: AnnotatedImage, turns: Turns, language: str) -> str:
+    """Return the first class that is asserted although neither captions nor boxes name it."""
+    known = supported_classes(image)
     for question, answer in turns:
-        said = [mention.label for clause in asserted(answer, language) for mention in mentions(clause, language)
-                if not is_general(clause, mention, language)]  # fmt: skip
-        if YES.match(answer) and not is_hedged(question, language):
-            said += [mention.label for mention in mentions(question, language)]
-        said += _presupposed(question, answer, language)
-        for label in said:
+        for label in _asserted_classes(question, answer, language):
             if label not in known:
                 return label
     return ""
 
 
-def _presupposed(question: str, answer: str, language: str) -> list[str]:
-    """Classes that a question takes for granted: "What is the dog doing?", "개는 무엇을 하고 있나요?"."""
-    if _NO.match(answer) or is_negated(answer.split(".")[0], language):
-        return []
-    if language == "ko" and is_hedged(question, language):
-        return []  # "지나가는 사람은 무엇을 조심해야 할까요?": a topic may be anyone
-    lowered = question.lower()
-    found = []
-    for mention in mentions(question, language):
-        if language == "ko":
-            taken = bool(re.match(r"(?:은|는|의)\s+(?!있|보이|몇|없)", lowered[mention.end :]))
-        else:
-            named = re.search(r"\bthe (?:\w+ ){0,2}$", lowered[: mention.start])
-            taken = named is not None and not re.search(r"\b(?:or|if)\b", lowered)
-        if taken and not is_general(question, mention, language):
-            found.append(mention.label)
-    return found
+def _asserted_classes(question: str, answer: str, language: str) -> Iterator[str]:
+    is_generic, is_presupposed = grammar(language).is_generic, grammar(language).is_presupposed
+    for clause in asserted(answer, language):
+        for named in find_classes(clause, language):
+            if not is_generic(clause.lower(), named):
+                yield named.label
+    in_question = find_classes(question, language)
+    if _YES.match(answer) and not is_hedged(question, language):
+        yield from (named.label for named in in_question)
+    if not _NO.match(answer) and not is_negated(answer.split(".")[0], language):
+        lowered = question.lower()
+        for named in in_question:
+            if is_presupposed(lowered, named) and not is_generic(lowered, named):
+                yield named.label
 
 
-def evidence(image: AnnotatedImage) -> set[str]:
-    """Classes that captions or boxes name, or make likely enough."""
-    found = {class_of(label) for label in (*image.crowds, *(box.label for box in image.boxes))}
+def supported_classes(image: AnnotatedImage) -> set[str]:
+    """Return the classes that captions or boxes name, or make likely."""
+    supported = {class_of(label) for label in (*image.crowds, *(box.label for box in image.boxes))}
     for caption in image.captions:
-        found |= {mention.label for language in ("en", "ko") for mention in mentions(caption, language)}
-        found |= _likely(caption.lower())
-    return found | {label for label, entry in class_words()["classes"].items() if found & set(entry.get("within", ()))}
+        supported |= {named.label for language in ("en", "ko") for named in find_classes(caption, language)}
+        supported |= _likely_classes(caption.lower())
+    return supported | {label for label, entry in objects().items() if supported & set(entry.within)}
 
 
 @cache
-def _told_by() -> tuple[Mapping[str, frozenset[str]], tuple[tuple[str, str], ...]]:
-    """(whole word -> classes it tells of, (part of a caption, class)): class names and words of evidence."""
+def _evidence() -> tuple[Mapping[str, frozenset[str]], tuple[tuple[str, str], ...]]:
+    """Return (word -> classes that it makes likely, pairs of a phrase and its class)."""
     words: dict[str, set[str]] = defaultdict(set)
-    parts = []
-    for label, entry in class_words()["classes"].items():
-        for word in [*entry.get("evidence", ()), *(word for word in entry["en"] if " " not in word)]:
-            if " " in word or not word.isascii():
-                parts.append((word, label))
+    phrases = []
+    for label, entry in objects().items():
+        english, korean = entry.words["en"], entry.words["ko"]
+        for word in [*english.evidence, *(w for w in (*english.in_text, *english.narrower) if " " not in w)]:
+            if " " in word:
+                phrases.append((word, label))
             else:
                 words[word].add(label)
                 words[f"{word}s"].add(label)
-    return {word: frozenset(labels) for word, labels in words.items()}, tuple(parts)
+        phrases += [(word, label) for word in korean.evidence]
+    return {word: frozenset(labels) for word, labels in words.items()}, tuple(phrases)
 
 
-@lru_cache(1 << 12)  # a picture's captions are read for each reply about it
-def _likely(caption: str) -> frozenset[str]:
-    """Classes whose own words or words of evidence stand in a caption in lower case."""
+@lru_cache(1 << 12)  # the captions of an image are read for every reply about it
+def _likely_classes(caption: str) -> frozenset[str]:
+    """Return the classes of which a caption in lower case contains a name or a word of evidence."""
     rest = caption
-    for mention in mentions(caption, "en"):
-        # the name of another class is taken whole: a hot dog is no dog, and a traffic light no traffic
-        if " " in caption[mention.start : mention.end]:
-            rest = rest[: mention.start] + " " * (mention.end - mention.start) + rest[mention.end :]
-    words, parts = _told_by()
-    found = {label for part, label in parts if part in caption}
+    for named in find_classes(caption, "en"):
+        # A longer name is taken as a whole: a hot dog is no evidence of a dog, a traffic light none of traffic.
+        if " " in caption[named.start : named.end]:
+            rest = rest[: named.start] + " " * (named.end - named.start) + rest[named.end :]
+    words, phrases = _evidence()
+    likely = {label for phrase, label in phrases if phrase in caption}
     for token in set(re.findall(r"[a-z']+|[가-힣]+", rest)):
-        found |= words.get(token, frozenset())
-    return frozenset(found)
+        likely |= words.get(token, frozenset())
+    return frozenset(likely)
+
+
+def wrong_count(image: AnnotatedImage, turns: Turns, language: str) -> str:
+    """Return the first number of a class that its boxes contradict, such as "3 dog, boxes: 2".
+
+    A smaller number may count a part ("two people on the left"); it is wrong only if it is a total. A number that a
+    caption states is never wrong.
+    """
+    boxes = [replace(box, label=class_of(box.label)) for box in image.boxes if box.label not in image.crowds]
+    counts = Counter(box.label for box in boxes)
+    in_captions = {
+        (claim.label, claim.number)
+        for caption in image.captions
+        for known in ("en", "ko")
+        for claim in _count_claims(caption, known)
+    }
+    for question, answer in turns:
+        claims = _answered_count(question, answer, language)
+        claims += [claim for clause in asserted(answer, language) for claim in _count_claims(clause, language)]
+        for claim in claims:
+            count = counts[claim.label]
+            if not count or (claim.label, claim.number) in in_captions:
+                continue
+            fewest = count if claim.is_total else _count_at(claim, boxes)
+            if claim.number > count or claim.number < fewest:
+                return f"{claim.number} {claim.label}, boxes: {max(count, fewest)}"
+    return ""
+
+
+def _count_at(claim: CountClaim, boxes: list[Box]) -> int:
+    """Count the boxes of the class that overlap the only box of the object that they are said to be at."""
+    anchors = [box for box in boxes if box.label == claim.only_at]
+    if len(anchors) != 1:
+        return 0
+    anchor = anchors[0]
+    return sum(
+        box.label == claim.label
+        and box.x0 < anchor.x1
+        and box.x1 > anchor.x0
+        and box.y0 < anchor.y1
+        and box.y1 > anchor.y0
+        for box in boxes
+    )
+
+
+_ABOUT = re.compile(r"\b(?:about|around|least|over|more than|roughly|approximately)\b|약 |정도|이상|대략|쯤")
+
+
+def _answered_count(question: str, answer: str, language: str) -> list[CountClaim]:
+    """Return the number that answers "how many", if the question asks for one class in the whole image."""
+    rules, lowered = grammar(language), answer.lower()
+    found = find_classes_loosely(question, language)
+    first = rules.FIRST_NUMBER.search(lowered)
+    if len(found) != 1 or not rules.asks_total(question.lower(), found[0]) or first is None or _ABOUT.search(lowered):
+        return []
+    return [CountClaim(found[0].label, rules.number(first.group()), not found[0].narrow)]
+
+
+def _count_claims(clause: str, language: str) -> Iterator[CountClaim]:
+    lowered = clause.lower()
+    found = find_classes_loosely(clause, language)
+    for named in found:
+        if claim := grammar(language).count_claim(lowered, named, found):
+            yield claim
+
+
+TOLERANCE = 0.05  # share of the image by which a stated side may be missed
+BRIEF_WORDS = 6
+# A side that a sentence begins with belongs to its clause: "To the left of the bus, there is a bicycle".
+_LEADING_SIDE = re.compile(r"((?:^|[.!]\s)(?:to|on) the (?:left|right)(?: side)? of [^,.]{1,40}), ", re.IGNORECASE)
+
+
+def wrong_position(image: AnnotatedImage, turns: Turns, language: str) -> str:
+    """Return the first side that the boxes contradict, such as "dog left cat"; only for classes with one box."""
+    labels = Counter(class_of(box.label) for box in image.boxes)
+    crowds = {class_of(label) for label in image.crowds}
+    boxes = {class_of(box.label): box for box in image.boxes}
+    single = {label: box for label, box in boxes.items() if labels[label] == 1 and label not in crowds}
+    for question, answer in turns:
+        for claim in _position_claims(question.split("\n")[0].rstrip("?"), answer, language):
+            if contradiction := _contradiction(claim, single, language):
+                return contradiction
+    return ""
+
+
+def _position_claims(question: str, answer: str, language: str) -> list[str]:
+    """Return the answer's clauses, and the question joined with a "yes" or a brief answer."""
+    claims = list(asserted(_LEADING_SIDE.sub(r"\1 ", answer), language))
+    if _YES.match(answer):
+        claims.append(question)
+    elif claims and len(answer.split()) <= BRIEF_WORDS:
+        claims.append(grammar(language).with_brief_answer(question, answer))
+    return claims
+
+
+def _contradiction(claim: str, single: Mapping[str, Box], language: str) -> str:
+    lowered, rules = claim.lower(), grammar(language)
+    found = find_classes_loosely(claim, language)
+    for first, second in pairwise(found):
+        if first.label in single and second.label in single and first.label != second.label:
+            side = rules.side_between(lowered, first, second)
+            if side and _is_on_other_side(single[first.label], single[second.label], side):
+                return f"{first.label} {side} {second.label}"
+    if len(found) == 1 and found[0].label in single:
+        for side in rules.places(lowered):
+            if _is_in_other_half(single[found[0].label], side):
+                return f"{found[0].label} at the {side}"
+    return ""
+
+
+def _is_on_other_side(first: Box, second: Box, side: str) -> bool:
+    dx, dy = (a - b for a, b in zip(first.center, second.center, strict=True))
+    return {
+        "left": dx > TOLERANCE,
+        "right": dx < -TOLERANCE,
+        "above": dy > TOLERANCE,
+        "below": dy < -TOLERANCE,
+        # An object on a table may be lower in the image than the table's middle, but not past its edge.
+        "on": first.y0 > second.y1,
+        "under": first.y1 < second.y0,
+    }[side]
+
+
+def _is_in_other_half(box: Box, side: str) -> bool:
+    """Return whether the box's centre is clearly in the other half of the image."""
+    x, y = box.center
+    if box.area > 0.5:
+        return False
+    is_far = {"left": x > 0.6, "right": x < 0.4, "top": y > 0.6, "bottom": y < 0.4}
+    return is_far[{"upper": "top", "lower": "bottom"}.get(side, side)]

@@ -1,6 +1,6 @@
-"""One question whose answer is reached in steps, and the steps, from boxes alone.
+"""Ask one question whose answer takes several steps, and answer it with the steps, from boxes alone.
 
-Scene -> (question, reasoned answer): what is counted or placed is said first, what follows from it last.
+The answer first states counts or places, then draws the conclusion. The sentences are in `en/` and `ko/sentences.json`.
 """
 
 from __future__ import annotations
@@ -17,124 +17,125 @@ Turn = tuple[str, str]
 
 
 def reason(scene: Scene, language: str, rng: random.Random) -> Turn | None:
-    """A question and its reasoned answer, or None where the boxes settle none."""
+    """Return a question and its reasoned answer, or None if the boxes decide no question."""
     forms: list[Callable[[Scene, str, random.Random], Turn | None]] = [_compare_counts, _take_away, _compare_places]
     if not scene.drawn:
         forms = [_compare_counts, _add_up, _compare_places, _compare_heights, _compare_sizes]
     rng.shuffle(forms)
     if not scene.drawn and len(set(scene.countable.values())) < 2:
-        forms.sort(key=lambda form: form is _compare_counts)  # "as many of each" only where nothing else can be said
-    for form in forms:
-        if turn := form(scene, language, rng):
-            question, answer = turn
-            return words.particles(question), words.particles(answer)
-    return None
+        forms.sort(key=lambda form: form is _compare_counts)  # last: its answer would be "as many of each"
+    return next((turn for form in forms if (turn := form(scene, language, rng))), None)
+
+
+def _turn(form: str, language: str, **slots: object) -> Turn:
+    question, answer = (text.format(**slots) for text in words.sentences(language)["reasoning"][form])
+    return words.particles(question), words.particles(answer)
+
+
+def _count_slots(name: str, label: str, count: int, language: str) -> dict[str, object]:
+    return {
+        f"{name}_noun": words.noun(label, language),
+        f"{name}_plural": words.plural(label, language),
+        f"{name}_count": count,
+        f"{name}_counter": words.counter(label),
+        f"{name}_amount": words.amount(count, label),
+        f"{name}_things": words.counted(count, label, language),
+        f"{name}_are": "is" if count == 1 else "are",
+    }
 
 
 def _pairs(scene: Scene) -> list[tuple[str, str]]:
-    """Pairs of counted labels; of photographs those of different numbers where there are such."""
+    """Return pairs of counted labels; in photographs those with different counts, if there are any."""
     pairs = list(permutations(scene.countable, 2))
     unequal = [(a, b) for a, b in pairs if scene.countable[a] != scene.countable[b]]
     return pairs if scene.drawn or not unequal else unequal
 
 
 def _compare_counts(scene: Scene, language: str, rng: random.Random) -> Turn | None:
-    if not _pairs(scene):
+    pairs = _pairs(scene)
+    if not pairs:
         return None
-    first, second = rng.choice(_pairs(scene))
+    first, second = rng.choice(pairs)
     a, b = scene.countable[first], scene.countable[second]
-    neither = {"ko": "어느 쪽도 더 많지 않고 수가 같습니다", "en": "neither: there are as many of each"}[language]
-    if language == "ko":
-        one, other = words.noun(first, "ko"), words.noun(second, "ko")
-        verdict = f"{one}[이/가] 더 많습니다" if a > b else f"{other}[이/가] 더 많습니다" if b > a else neither
-        which = "어느 것" if scene.drawn else "어느 쪽"
-        a_said, b_said = (
-            f"{number}{words.counter(label)}" if scene.drawn else words.amount(number, label)
-            for number, label in ((a, first), (b, second))
-        )
-        return (
-            f"{one}[과/와] {other} 가운데 {which}이 더 많은지 이유와 함께 말해 주세요.",
-            f"{one}[은/는] {a_said}이고 {other}[은/는] {b_said}입니다. 따라서 {verdict}.",
-        )
-    ones, others = words.plural(first, "en"), words.plural(second, "en")
-    verdict = f"there are more {ones}" if a > b else f"there are more {others}" if b > a else neither
-    if not scene.drawn:
-        verb = "is" if a == 1 else "are"
-        return (
-            f"Are there more {ones} or more {others}, and how do you know?",
-            f"There {verb} {words.counted(a, first, 'en')} and {words.counted(b, second, 'en')}. So {verdict}.",
-        )
-    return (
-        f"Are there more {ones} or more {others}, and how do you know?",
-        f"The number of {ones} is {a} and the number of {others} is {b}. So {verdict}.",
-    )
+    forms = words.sentences(language)["reasoning"]
+    more = words.plural(first if a > b else second, language)
+    verdict = forms["as_many"] if a == b else forms["more"].format(plural=more)
+    slots = _count_slots("a", first, a, language) | _count_slots("b", second, b, language)
+    return _turn("compare_counts_drawn" if scene.drawn else "compare_counts", language, verdict=verdict, **slots)
 
 
 def _take_away(scene: Scene, language: str, rng: random.Random) -> Turn | None:
     if len(scene.labels) < 2 or scene.crowds:
         return None
     label = rng.choice(list(scene.labels))
-    total, gone = len(scene.boxes), scene.labels[label]
-    if language == "ko":
-        noun = words.noun(label, "ko")
-        return (
-            f"{noun}[을/를] 모두 없애면 물체는 몇 개 남는지 이유와 함께 말해 주세요.",
-            f"물체는 모두 {total}개이고 그 가운데 {noun}[은/는] {gone}{words.counter(label)}입니다. "
-            f"따라서 {total - gone}개가 남습니다.",
-        )
-    plural = words.plural(label, "en")
-    return (
-        f"If all {plural} were taken away, how many objects would be left, and why?",
-        f"The number of objects is {total} and the number of {plural} is {gone}. So {total - gone} would be left.",
+    total, removed = len(scene.boxes), scene.labels[label]
+    return _turn(
+        "take_away", language, total=total, left=total - removed, **_count_slots("a", label, removed, language)
     )
 
 
 def _add_up(scene: Scene, language: str, rng: random.Random) -> Turn | None:
-    """How many animals (vehicles, pieces of fruit) in all, from the numbers of two sorts or more."""
+    """Ask how many animals (vehicles, pieces of fruit) there are in all, from the counts of at least two sorts."""
     groups: dict[str, list[str]] = {}
     for label in scene.labels:
         groups.setdefault(words.group(label), []).append(label)
+    names = words.word_lists(language)["groups"]
     fitting = [
         group
         for group, labels in groups.items()
-        if group in words.lexicon()["groups"]
+        if group in names
         and len(labels) > 1
         and all(label in scene.countable for label in labels)
         and len({words.counter(label) for label in labels}) == 1
     ]
     if not fitting:
         return None
-    chosen = rng.choice(fitting)
-    labels = groups[chosen]
-    total = sum(scene.countable[label] for label in labels)
-    things = [words.counted(scene.countable[label], label, language) for label in labels]
-    sum_ = " + ".join(str(scene.countable[label]) for label in labels)
-    name = words.lexicon()["groups"][chosen][language]
-    if language == "ko":
-        counter = words.counter(labels[0])
-        return (
-            f"{name}[은/는] 모두 몇 {counter}인지 어떻게 알 수 있는지와 함께 말해 주세요.",
-            f"{', '.join(things)}[이/가] 있습니다. {sum_} = {total}이므로 {name}[은/는] 모두 "
-            f"{words.amount(total, labels[0])}입니다.",
-        )
-    verb = "is" if scene.countable[labels[0]] == 1 else "are"
-    return (
-        f"How many {name} are there in all, and how do you know?",
-        f"There {verb} {', '.join(things[:-1])} and {things[-1]}. "
-        f"Since {sum_} = {total}, there are {words.number(total)} {name} in all.",
+    group = rng.choice(fitting)
+    labels = groups[group]
+    counts = [scene.countable[label] for label in labels]
+    *things, last = (words.counted(count, label, language) for count, label in zip(counts, labels, strict=True))
+    return _turn(
+        "add_up",
+        language,
+        group=names[group],
+        counter=words.counter(labels[0]),
+        things=", ".join(things),
+        last_thing=last,
+        sum=" + ".join(map(str, counts)),
+        total=sum(counts),
+        amount=words.amount(sum(counts), labels[0]) if language == "ko" else words.number(sum(counts)),
+        a_are="is" if counts[0] == 1 else "are",
     )
 
 
 def _apart(scene: Scene, axis: int) -> list[tuple[Box, Box]]:
-    """Pairs of which the first is clearly nearer the left (axis 0) or upper (1) edge, and in another third of it."""
+    """Return pairs whose first box is clearly further left (axis 0) or further up (axis 1) than the second.
+
+    The two must be in different thirds of the image, because the answer gives their places as the reason.
+    """
     boxes = [box for box in scene.unique if box.area <= LARGEST_PLACED_AREA]
     return [
         (a, b)
         for a in boxes
         for b in boxes
-        # the reason is where each lies, so the two must lie in different thirds
         if a.center[axis] <= b.center[axis] - CLEAR_GAP and int(a.center[axis] * 3) < min(int(b.center[axis] * 3), 2)
     ]
+
+
+def _compare(form: str, result: Box, other: Box, language: str, rng: random.Random) -> Turn:
+    """Ask about two boxes in random order; `result` is the answer."""
+    a, b = (result, other) if rng.random() < 0.5 else (other, result)
+    slots: dict[str, object] = {"result": words.name(result, language)}
+    for slot, box in (("a", a), ("b", b)):
+        width, height = extent_of(box)
+        slots |= {
+            slot: words.name(box, language),
+            f"{slot}_place": words.place_word(place_of(box), language),
+            f"{slot}_at": words.at_place(place_of(box), language),
+            f"{slot}_wide": width,
+            f"{slot}_high": height,
+        }
+    return _turn(form, language, **slots)
 
 
 def _compare_places(scene: Scene, language: str, rng: random.Random) -> Turn | None:
@@ -142,70 +143,28 @@ def _compare_places(scene: Scene, language: str, rng: random.Random) -> Turn | N
     if not pairs:
         return None
     left, right = rng.choice(pairs)
-    a, b = (left, right) if rng.random() < 0.5 else (right, left)
-    name_a, name_b, name_left = (words.name(box, language) for box in (a, b, left))
-    place_a, place_b = (words.place_word(place_of(box), language) for box in (a, b))
-    if not scene.drawn:
-        place_a, place_b = (words.at_place(place_of(box), language) for box in (a, b))
-    if language == "ko":
-        which = "어느 것" if scene.drawn else "어느 쪽"
-        return (
-            f"{name_a}[과/와] {name_b} 가운데 {which}이 더 왼쪽에 있는지 이유와 함께 말해 주세요.",
-            f"{name_a}[은/는] {place_a}에 있고 {name_b}[은/는] {place_b}에 있습니다. "
-            f"따라서 {name_left}[이/가] 더 왼쪽에 있습니다.",
-        )
-    if scene.drawn:
-        place_a, place_b = f"at the {place_a}", f"at the {place_b}"
-    return (
-        f"Which is further left, the {name_a} or the {name_b}, and how do you know?",
-        f"The {name_a} is {place_a} and the {name_b} is {place_b}. So the {name_left} is further left.",
-    )
+    return _compare("compare_places_drawn" if scene.drawn else "compare_places", left, right, language, rng)
 
 
 def _compare_heights(scene: Scene, language: str, rng: random.Random) -> Turn | None:
-    # "on the left" does not say how high
+    # "on the left" does not say how high an object is
     pairs = [pair for pair in _apart(scene, 1) if not {place_of(box) for box in pair} & {"left", "right"}]
     if not pairs:
         return None
     upper, lower = rng.choice(pairs)
-    a, b = (upper, lower) if rng.random() < 0.5 else (lower, upper)
-    name_a, name_b, name_upper = (words.name(box, language) for box in (a, b, upper))
-    place_a, place_b = (words.at_place(place_of(box), language) for box in (a, b))
-    if language == "ko":
-        return (
-            f"{name_a}[과/와] {name_b} 가운데 어느 쪽이 사진에서 더 위쪽에 있는지 이유와 함께 말해 주세요.",
-            f"{name_a}[은/는] {place_a}에 있고 {name_b}[은/는] {place_b}에 있습니다. "
-            f"따라서 {name_upper}[이/가] 더 위쪽에 있습니다.",
-        )
-    return (
-        f"Which is higher in the picture, the {name_a} or the {name_b}, and how do you know?",
-        f"The {name_a} is {place_a} and the {name_b} is {place_b}. So the {name_upper} is higher in the picture.",
-    )
+    return _compare("compare_heights", upper, lower, language, rng)
 
 
 def _compare_sizes(scene: Scene, language: str, rng: random.Random) -> Turn | None:
-    """Which looks larger, where it is neither narrower nor lower even in the round numbers that are said."""
+    """Ask which of two objects looks larger; the rounded width and height in the answer must both agree."""
     pairs = [
         (a, b)
         for a, b in permutations(scene.unique, 2)
         if a.area >= CLEAR_RATIO * b.area
         and extent_of(a) != extent_of(b)
-        and all(more >= less for more, less in zip(extent_of(a), extent_of(b), strict=True))
+        and all(larger >= smaller for larger, smaller in zip(extent_of(a), extent_of(b), strict=True))
     ]
     if not pairs:
         return None
     larger, smaller = rng.choice(pairs)
-    a, b = (larger, smaller) if rng.random() < 0.5 else (smaller, larger)
-    name_a, name_b, name_larger = (words.name(box, language) for box in (a, b, larger))
-    (wide_a, high_a), (wide_b, high_b) = extent_of(a), extent_of(b)
-    if language == "ko":
-        return (
-            f"{name_a}[과/와] {name_b} 가운데 어느 쪽이 더 크게 보이는지 이유와 함께 말해 주세요.",
-            f"{name_a}[은/는] 가로로 사진의 약 {wide_a}%, 세로로 약 {high_a}%를 차지하고 {name_b}[은/는] "
-            f"가로로 약 {wide_b}%, 세로로 약 {high_b}%를 차지합니다. 따라서 {name_larger}[이/가] 더 크게 보입니다.",
-        )
-    return (
-        f"Which looks larger in the picture, the {name_a} or the {name_b}, and how do you know?",
-        f"The {name_a} spans about {wide_a}% of the picture's width and {high_a}% of its height, "
-        f"the {name_b} about {wide_b}% and {high_b}%. So the {name_larger} looks larger.",
-    )
+    return _compare("compare_sizes", larger, smaller, language, rng)

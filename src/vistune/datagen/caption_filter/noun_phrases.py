@@ -13,7 +13,7 @@ from functools import cache, lru_cache
 from importlib import resources
 
 from vistune.errors import RecipeError
-from vistune.grounding.mentions import KO_PARTICLES
+from vistune.grounding.ko import PARTICLES
 
 Finder = Callable[[Iterable[str]], Iterator[list[str]]]
 
@@ -21,7 +21,7 @@ _HANGUL = re.compile("[가-힣]")
 _EN_TOKEN = re.compile(r"(?:[a-z]\.){2,}|['’]s\b|\w*\d\w*|[^\W_]+(?:[-'’][^\W_]+)*|[^\w\s]|_")
 _OWNER = re.compile(r"['’]s?$")
 _KO_TOKEN = re.compile(r"[가-힣A-Za-z0-9]+|[^\s가-힣A-Za-z0-9]+")
-_PARTICLE = re.compile(rf"(?<=[가-힣])(?:{KO_PARTICLES})$")
+_PARTICLE = re.compile(rf"(?<=[가-힣])(?:{PARTICLES})$")
 _AFTER_CONSONANT = frozenset(["이", "은", "을", "과", "이나", "이랑", "으로"])
 _AFTER_VOWEL = frozenset(["가", "는", "를", "와", "나", "랑", "로"])
 _RIEUL = 8  # the final consonant that 로 may follow

@@ -19,7 +19,7 @@ from vistune.datagen.teachers.replies import Turns
 from vistune.datagen.teachers.requests import own_captions
 from vistune.grounding import QUESTION_TYPES, Scene, ask, brief_cue, caption, description, reason
 from vistune.grounding import lexicon as words
-from vistune.grounding.claims import evidence
+from vistune.grounding.claims import supported_classes
 from vistune.types import AnnotatedImage
 
 BRIEF_SHARE = 0.75  # of conversations: short answers, asked for in the first turn as LLaVA-1.5's data does
@@ -52,12 +52,12 @@ def write(image: AnnotatedImage, kind: str, language: str, rng: random.Random, n
 
 def _scene(image: AnnotatedImage, language: str) -> Scene:
     """The boxes under the names by which the language speaks of them; what captions tell of is never denied."""
-    spoken = {label: words.spoken(label, language) for label in {*image.crowds, *(box.label for box in image.boxes)}}
+    spoken = {label: words.label_in(label, language) for label in {*image.crowds, *(box.label for box in image.boxes)}}
     if "toilet" in spoken.values():
         spoken |= {label: "washbasin" for label, name in spoken.items() if name == "sink"}  # Korean names the two apart
     boxes = tuple(replace(box, label=spoken[box.label]) for box in image.boxes)
     scene = Scene(boxes, tuple(dict.fromkeys(spoken[label] for label in image.crowds)))
-    return scene if scene.colored else replace(scene, told=frozenset(evidence(image)))
+    return scene if scene.colored else replace(scene, also_present=frozenset(supported_classes(image)))
 
 
 def setting_of(image: AnnotatedImage) -> str:
@@ -66,7 +66,7 @@ def setting_of(image: AnnotatedImage) -> str:
     found: Counter[str] = Counter()
     for text in captions:
         rest = text.lower()
-        for place, korean in words.lexicon()["settings"].items():
+        for place, korean in words.word_lists("ko")["settings"].items():
             if re.search(rf"\b{place}\b(?! (?:signs?|chairs?|lights?|bench|benches|lamps?|table)\b)", rest):
                 found[korean] += 1
                 break  # the longer names stand first: a skate park is no park
@@ -96,11 +96,11 @@ def conversation(scene: Scene, language: str, rng: random.Random, *, turns: int 
         for _ in range(TRIES):
             item = ask(scene, kind, language, rng)
             known = not scene.drawn and kind == "existence" and item is not None and item.labels <= named
-            if item is None or (item.about not in asked and not known):
+            if item is None or (item.topic not in asked and not known):
                 break
         if item is not None and not known:  # nor is it asked whether there is what has been spoken of
             named |= item.labels
-            asked.setdefault(item.about, (item.question, item.answer if brief else item.sentence))
+            asked.setdefault(item.topic, (item.question, item.answer if brief else item.sentence))
     if not asked:
         return None
     rows = list(asked.values())
