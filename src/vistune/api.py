@@ -130,7 +130,7 @@ def plan_generation(
 
     described = described_source(source, split, table, limit, seen=service.see)
     orders = make_requests(described.images, wishes)
-    return estimate([order for order in orders if needs_request(order)], service) | described.as_json()
+    return estimate([order for order in orders if needs_request(order)], service) | described.to_dict()
 
 
 def filter_captions(source: Path, out: Path, *, progress: Progress = no_progress, **options: Any) -> FilteredCaptions:

@@ -177,5 +177,5 @@ def test_a_broken_image_is_counted_where_its_size_is_stated_and_refused_where_it
     write(tmp_path / "x.json", coco("a.jpg"))
     assert read_source(tmp_path).skipped == {"that cannot be read": 1}
     write(tmp_path / "x.json", without_sizes(coco("a.jpg")))
-    with pytest.raises(DataError, match=r"x\.json:annotations\[0\]: .*a\.jpg is no image that can be read"):
+    with pytest.raises(DataError, match=r"x\.json:annotations\[0\]: .*a\.jpg cannot be read as an image"):
         read_source(tmp_path)

@@ -131,7 +131,7 @@ def test_karpathys_splits_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("a.jpg", "is one image.*name its folder"),
+        ("a.jpg", "is a single image.*name its folder"),
         ("a.zip", "unpack it"),
         ("a.xlsx", "save it as CSV"),
         ("a.doc", "save it as one"),

@@ -99,7 +99,7 @@ def test_boxes_in_three_forms(folder: Path, form: Any, corners: list[float]) -> 
 def test_boxes_in_pixels_want_a_picture(folder: Path) -> None:
     (folder / "a.jpg").write_text("<html>not found</html>")
     (folder / "t.jsonl").write_text(json.dumps({"image": "a.jpg", "boxes": [["dog", 0, 0, 10, 10]]}) + "\n")
-    with pytest.raises(DataError, match=r"t\.jsonl:1: .*a\.jpg is no image that can be read"):
+    with pytest.raises(DataError, match=r"t\.jsonl:1: .*a\.jpg cannot be read as an image"):
         read_source(folder / "t.jsonl", form=TableForm(boxes="pixels"))
 
 

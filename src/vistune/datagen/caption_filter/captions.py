@@ -14,7 +14,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from vistune.datagen.sources.gathering import NULLS
+from vistune.datagen.sources.collector import NULLS
 from vistune.errors import DataError
 from vistune.files import replacing
 from vistune.records import Record, RecordError, kind_of_file, read_records

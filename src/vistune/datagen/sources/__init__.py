@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vistune.datagen.sources import coco
-from vistune.datagen.sources.gathering import AnnotatedSource
+from vistune.datagen.sources.collector import AnnotatedSource
 from vistune.datagen.sources.recognise import SOURCES, described_source, is_described, read_source
 from vistune.datagen.sources.tables import TableForm
 from vistune.datagen.sources.tree import Tree

@@ -11,8 +11,7 @@ from typing import Any
 
 from PIL import ExifTags, Image
 
-from vistune.records import RecordError, shown, text
-from vistune.records import image_files as image_files
+from vistune.records import RecordError, image_files, shown, text
 from vistune.types import Box
 
 LARGEST = 1e9  # limit of a coordinate in pixels
@@ -28,7 +27,7 @@ def box_of(
     field: str,
     attributes: Mapping[str, str] | None = None,
 ) -> Box:
-    """A box from its corners (x0, y0, x1, y1) in an image of `size` (1 x 1: relative), clipped to the image.
+    """Return a box from its corners (x0, y0, x1, y1) in an image of `size` (1 x 1: relative), clipped to the image.
 
     Annotators draw over the border, so a box is refused only if it is wholly outside or has a negative size.
     Raises RecordError.
@@ -61,7 +60,7 @@ def is_number(value: Any) -> bool:
 
 
 def label_of(value: Any, location: str, field: str) -> str:
-    """The name of an object. Raises RecordError if it is not text or is empty."""
+    """Return the name of an object. Raises RecordError if it is not text or is empty."""
     label = " ".join(text(value, location, field).split())
     if not label:
         raise RecordError(location, field, "is empty", "name the object")
@@ -69,19 +68,18 @@ def label_of(value: Any, location: str, field: str) -> str:
 
 
 def number(value: Any, location: str, field: str) -> float:
-    """A number, which may be written as text. Raises RecordError."""
+    """Return a number, which may be written as text. Raises RecordError."""
     try:
-        found = float(value) if isinstance(value, str) else value
+        parsed = float(value) if isinstance(value, str) else value
     except ValueError:
-        found = None
-    if not is_number(found):
+        parsed = None
+    if parsed is None or not is_number(parsed):
         raise RecordError(location, field, f"expected a number, got {shown(value)}", "correct it")
-    assert found is not None
-    return float(found)
+    return float(parsed)
 
 
 def span(xs: Any, ys: Any, location: str, field: str) -> tuple[float, float, float, float]:
-    """The corners of what some points span. Raises RecordError where there are none, or no two lists of numbers."""
+    """Return the corners around points. Raises RecordError unless both lists hold numbers and are equally long."""
     if not isinstance(xs, list) or not isinstance(ys, list) or not xs or len(xs) != len(ys):
         raise RecordError(location, field, "points are missing", "correct or remove it")
     across, down = ([number(value, location, field) for value in values] for values in (xs, ys))
@@ -89,7 +87,7 @@ def span(xs: Any, ys: Any, location: str, field: str) -> tuple[float, float, flo
 
 
 def sizes_of(path: Path, location: str) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(width, height) of an image as it is shown, turned upright, and as it is stored.
+    """Return (width, height) of an image as it is shown, turned upright, and as it is stored.
 
     Only a PNG with an EXIF block is decoded, the block may follow the pixels; of other images the header is read.
     Raises RecordError if the file is not an image of the formats that are read.
@@ -100,12 +98,12 @@ def sizes_of(path: Path, location: str) -> tuple[tuple[int, int], tuple[int, int
             turned = (image.format != "PNG" or _names_orientation(path)) and _orientation(image) in (5, 6, 7, 8)
     except image_files.DAMAGE:
         hint = f"convert it to {', '.join(image_files.FORMATS)}, or give relative boxes"
-        raise RecordError(location, "", f"{path} is no image that can be read", hint) from None
+        raise RecordError(location, "", f"{path} cannot be read as an image", hint) from None
     return (stored[1], stored[0]) if turned else stored, stored
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's number; 1 (upright) if there is none, or none that can be read, as in training."""
+    """Return EXIF's number; 1 (upright) if it is missing or unreadable, as in training."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except (ValueError, TypeError, SyntaxError, struct.error):
@@ -128,14 +126,16 @@ def _names_orientation(path: Path) -> bool:
     return False
 
 
-def attributes_of(given: Any, location: str, field: str, unread: Counter[str]) -> dict[str, str]:
-    """Attributes that are words, such as {"color": "red"}; numbers and yes/no are counted as unread."""
-    if given in (None, "", [], {}):
+def attributes_of(attributes: Any, location: str, field: str, unread: Counter[str]) -> dict[str, str]:
+    """Return the attributes that are words, such as {"color": "red"}; count numbers and yes/no as unread."""
+    if attributes in (None, "", [], {}):
         return {}
-    if not isinstance(given, Mapping):
-        raise RecordError(location, field, f"expected attributes by name, got {shown(given)}", 'write {"color": "red"}')
+    if not isinstance(attributes, Mapping):
+        raise RecordError(
+            location, field, f"expected attributes by name, got {shown(attributes)}", 'write {"color": "red"}'
+        )
     kept = {}
-    for name, value in given.items():
+    for name, value in attributes.items():
         if isinstance(value, str) and value.strip().lower() not in _NO_WORDS and not _is_digits(value):
             kept[str(name)] = value.strip()
         elif value not in (None, ""):

@@ -1,7 +1,8 @@
-"""Read JSON in COCO form (`images`, `annotations` with captions or boxes, `categories`): COCO, and exports to it.
+"""Read JSON in COCO form (`images`, `annotations` with captions or boxes, `categories`), and Datumaro's JSON.
 
-annotations/{captions,instances}_SPLIT.json (COCO, CVAT, Datumaro) · SPLIT/_annotations.coco.json (Roboflow) ·
-result.json (Label Studio) · any other .json of that form
+COCO form: annotations/{captions,instances}_SPLIT.json (COCO, CVAT, Datumaro), SPLIT/_annotations.coco.json (Roboflow),
+result.json (Label Studio), and any other .json of that form.
+Datumaro: annotations/SPLIT.json with `items` and label categories, and images/SPLIT/*.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vistune.datagen.sources.boxes import attributes_of, box_of, is_number, label_of, span
-from vistune.datagen.sources.gathering import SourceCollector
-from vistune.datagen.sources.tree import Tree, split_in
+from vistune.datagen.sources.collector import Family, SourceCollector, count_filled
+from vistune.datagen.sources.tree import READ_SUFFIXES, Tree, split_in
 from vistune.errors import DataError
 from vistune.files import read_json
 from vistune.records import RecordError, count_unread, shown, text
@@ -35,44 +36,44 @@ CATEGORY = frozenset({"id", "name", "supercategory", "color", "isthing"})
 
 
 def find(tree: Tree) -> dict[str, list[str]]:
-    """The COCO files of each split, recognised by name, otherwise by content."""
-    found: dict[str, list[str]] = {}
+    """Return the COCO files of each split, recognised by name, otherwise by content."""
+    splits: dict[str, list[str]] = {}
     for name in tree.with_suffix(".json"):
         if official := OFFICIAL.fullmatch(name):
-            found.setdefault(official[2], []).append(name)
-    if found:
-        return found
+            splits.setdefault(official[2], []).append(name)
+    if splits:
+        return splits
     for name in tree.of_form("COCO"):
         if not NOT_DESCRIBING.fullmatch(name):
-            found.setdefault(split_in(name) or PurePosixPath(name).stem, []).append(name)
-    return found
+            splits.setdefault(split_in(name) or PurePosixPath(name).stem, []).append(name)
+    return splits
 
 
 def folders(root: Path, files: list[Path], split: str) -> list[Path]:
-    """Folders that may contain the images of a split, the most likely first."""
-    beside = [place for file in files for place in (file.parent, file.parent / "images", file.parent / "data")]
+    """Return the folders that may contain the images of a split, the most likely first."""
+    near_files = [folder for file in files for folder in (file.parent, file.parent / "images", file.parent / "data")]
     return [
         root / split,
         root / "images" / split,
         root / split / "images",
-        *beside,
+        *near_files,
         root / "images",
         root / "data",
         root,
     ]
 
 
-def read(gathered: SourceCollector, files: list[Path]) -> None:
+def read(collector: SourceCollector, files: list[Path]) -> None:
     """Read the files of one split. Raises DataError for a file that is not in COCO form."""
     images: dict[str, dict[str, Any]] = {}
     captions: dict[str, list[str]] = {}
     boxes: dict[str, list[Box]] = {}
     crowds: dict[str, set[str]] = {}
     paths: dict[str, Path | None] = {}
-    gathered.prefix = f"COCO_{gathered.split}_" if gathered.split else ""
+    collector.prefix = f"COCO_{collector.split}_" if collector.split else ""
     for file in files:
         tree = read_json(file)
-        unread = gathered.unread(file, ANNOTATION | IMAGE)
+        unread = collector.unread(file, ANNOTATION | IMAGE)
         _check_lists(tree, file)
         count_unread(tree, TOP, unread)
         for index, image in enumerate(tree["images"]):
@@ -80,7 +81,7 @@ def read(gathered: SourceCollector, files: list[Path]) -> None:
             key = _add_image(image, images, location)
             count_unread(image, IMAGE, unread, "images[].")
             if key not in paths:
-                paths[key] = gathered.find(image["file_name"], location, "file_name", *_other_names(image, gathered))
+                paths[key] = collector.find(image["file_name"], location, "file_name", *_other_names(image, collector))
         labels = _labels(tree.get("categories") or [], file, unread)
         for index, row in enumerate(tree["annotations"]):
             location = f"{file}:annotations[{index}]"
@@ -92,8 +93,8 @@ def read(gathered: SourceCollector, files: list[Path]) -> None:
                 raise RecordError(location, "image_id", f"no image has the id {shown(row.get('image_id'))}",
                                   "add the image or remove the annotation")  # fmt: skip
             if "caption" in row:
-                if said := gathered.caption(row["caption"], location, "caption", file, even=False):
-                    captions.setdefault(key, []).append(said)
+                if caption := collector.caption(row["caption"], location, "caption", file, even=False):
+                    captions.setdefault(key, []).append(caption)
                 if row.get("category_id") is None:
                     continue
             elif row.get("category_id") is None:
@@ -105,14 +106,14 @@ def read(gathered: SourceCollector, files: list[Path]) -> None:
             if row.get("iscrowd"):  # its box covers a group of unknown size
                 crowds.setdefault(key, set()).add(labels[category])
             elif (path := paths[key]) is not None:
-                found = _box(row, labels[category], images[key], path, location, gathered, unread)
-                if found is None:
-                    gathered.notes["annotations with a mask (RLE) and no bbox"] += 1
+                box = _box(row, labels[category], images[key], path, location, collector, unread)
+                if box is None:
+                    collector.notes["annotations with a mask (RLE) and no bbox"] += 1
                 else:
-                    boxes.setdefault(key, []).append(found)
+                    boxes.setdefault(key, []).append(box)
     for key in sorted(images, key=natural):
         if (path := paths[key]) is not None:
-            gathered.add(path, captions=captions.get(key, ()), boxes=boxes.get(key, ()), crowds=crowds.get(key, ()))
+            collector.add(path, captions=captions.get(key, ()), boxes=boxes.get(key, ()), crowds=crowds.get(key, ()))
 
 
 def _check_lists(tree: Any, file: Path) -> None:
@@ -122,7 +123,7 @@ def _check_lists(tree: Any, file: Path) -> None:
 
 
 def _key(value: Any, location: str, field: str) -> str:
-    """An id as text; 1, 1.0 and "1" are equal. Raises RecordError."""
+    """Return an id as text; 1, 1.0 and "1" are equal. Raises RecordError."""
     if type(value) is int:
         return str(value)
     if isinstance(value, float) and value.is_integer():
@@ -145,12 +146,12 @@ def _add_image(image: Any, images: dict[str, dict[str, Any]], location: str) -> 
     return key
 
 
-def _other_names(image: Mapping[str, Any], gathered: SourceCollector) -> tuple[str, ...]:
-    """The image's name with or without the prefix that COCO uses in 2014 file names but not in 2017 ones."""
-    if not gathered.prefix:
+def _other_names(image: Mapping[str, Any], collector: SourceCollector) -> tuple[str, ...]:
+    """Return the image's name with or without the prefix that COCO uses in 2014 file names but not in 2017 ones."""
+    if not collector.prefix:
         return ()
-    bare = image["file_name"].removeprefix(gathered.prefix)
-    return tuple(name for name in (bare, f"{gathered.prefix}{bare}") if name != image["file_name"])
+    bare = image["file_name"].removeprefix(collector.prefix)
+    return tuple(name for name in (bare, f"{collector.prefix}{bare}") if name != image["file_name"])
 
 
 def _labels(categories: Any, file: Path, unread: Counter[str]) -> dict[str, str]:
@@ -175,12 +176,12 @@ def _box(
     image: Mapping[str, Any],
     path: Path,
     location: str,
-    gathered: SourceCollector,
+    collector: SourceCollector,
     unread: Counter[str],
 ) -> Box | None:
-    """The box of an annotation, from `bbox` or what its polygons span; None where it has a mask alone."""
+    """Return the box of an annotation, from `bbox` or around its polygons; None if it has only a mask."""
     stated = image.get("width"), image.get("height")
-    size = gathered.size_of(path, location, stated if all(stated) else None)  # type: ignore[arg-type]
+    size = collector.size_of(path, location, stated if all(stated) else None)  # type: ignore[arg-type]
     if row.get("bbox") in (None, []) and row.get("segmentation"):
         corners = _span_of(row["segmentation"], location)
         if corners is None:
@@ -192,9 +193,9 @@ def _box(
         x, y, width, height = bbox
         corners = x, y, x + width, y + height
     attributes: Mapping[str, str] = {}
-    if given := row.get("attributes"):
+    if row.get("attributes"):
         counted: Counter[str] = Counter()
-        attributes = attributes_of(given, location, "attributes", counted)
+        attributes = attributes_of(row["attributes"], location, "attributes", counted)
         unread.update({f"annotations[].{name}": count for name, count in counted.items()})
     return box_of(label, corners, size, location, "bbox", attributes)
 
@@ -208,3 +209,96 @@ def _span_of(segmentation: Any, location: str) -> tuple[float, float, float, flo
         raise RecordError(location, "segmentation", f"not a list of polygons: {shown(segmentation)}", hint)
     flat = [coordinate for polygon in polygons for coordinate in polygon]
     return span(flat[::2], flat[1::2], location, "segmentation")
+
+
+DATUMARO_FIELDS = ("dm_format_version", "media_type", "infos", "info", "categories", "items")
+DATUMARO_ITEM = ("id", "annotations", "image", "media", "attr")
+DATUMARO_ANNOTATION = (
+    "id",
+    "type",
+    "attributes",
+    "group",
+    "label_id",
+    "z_order",
+    "bbox",
+    "points",
+    "caption",
+    "object_id",
+)
+
+
+def find_datumaro(tree: Tree) -> dict[str, list[str]]:
+    return {PurePosixPath(name).stem: [name] for name in tree.of_form("Datumaro")}
+
+
+def datumaro_folders(root: Path, files: list[Path], split: str) -> list[Path]:
+    return [root / "images" / split, root / "images", root / split, root, *(file.parent for file in files)]
+
+
+def read_datumaro(collector: SourceCollector, files: list[Path]) -> None:
+    for file in files:
+        tree = read_json(file)
+        unread = collector.unread(file, (*DATUMARO_ITEM, *DATUMARO_ANNOTATION))
+        count_filled(tree, DATUMARO_FIELDS, unread)
+        try:
+            labels = [label["name"] for label in tree["categories"]["label"]["labels"]]
+        except (LookupError, TypeError):
+            labels = []
+        for index, item in enumerate(tree["items"]):
+            location = f"{file}:items[{index}]"
+            if not isinstance(item, Mapping) or not isinstance(item.get("annotations", []), list):
+                raise RecordError(location, "", f"expected an item, got {shown(item)}", "export it again")
+            count_filled(item, DATUMARO_ITEM, unread, "items[].")
+            image = item.get("image") or item.get("media") or {}
+            name = image.get("path") if isinstance(image, Mapping) else None
+            by_id = [f"{item.get('id')}{suffix}" for suffix in READ_SUFFIXES]
+            path = collector.find(name or by_id[0], location, "image.path", *by_id)
+            if path is not None:
+                _add_item(collector, path, item, labels, location, file)
+
+
+def _add_item(
+    collector: SourceCollector, path: Path, item: Mapping[str, Any], labels: list[Any], location: str, file: Path
+) -> None:
+    unread = collector.unread(file)
+    captions: list[str] = []
+    boxes: list[Box] = []
+    image = item.get("image") or item.get("media") or {}
+    sides = image.get("size") if isinstance(image, Mapping) else None  # height first
+    stated = (sides[1], sides[0]) if isinstance(sides, list) and len(sides) == 2 and all(sides) else None
+    for index, row in enumerate(item.get("annotations", [])):
+        item_location = f"{location}.annotations[{index}]"
+        if not isinstance(row, Mapping):
+            raise RecordError(item_location, "", f"expected an annotation, got {shown(row)}", "export it again")
+        kind = row.get("type")
+        if kind == "caption":
+            if caption := collector.caption(row.get("caption"), item_location, "caption", file):
+                captions.append(caption)
+        elif kind in ("bbox", "polygon"):
+            count_unread(row, DATUMARO_ANNOTATION, unread, "items[].annotations[].")
+            label = row.get("label_id")
+            if not isinstance(label, int) or not 0 <= label < len(labels):
+                raise RecordError(item_location, "label_id", f"no label has the number {shown(label)}", "add the label")
+            counted: Counter[str] = Counter()
+            attributes = attributes_of(row.get("attributes"), item_location, "attributes", counted)
+            unread.update({f"items[].annotations[].{name}": count for name, count in counted.items()})
+            name = label_of(labels[label], item_location, "label_id")
+            size = collector.size_of(path, item_location, stated)
+            boxes.append(box_of(name, _item_corners(row, kind, item_location), size, item_location, kind, attributes))
+        else:
+            unread[f"items[].annotations[] of type {kind}"] += 1
+    collector.add(path, captions=captions, boxes=boxes)
+
+
+def _item_corners(row: Mapping[str, Any], kind: str, item_location: str) -> tuple[float, ...]:
+    values = row.get("bbox" if kind == "bbox" else "points")
+    if not isinstance(values, list) or len(values) < 4 or not all(type(value) in (int, float) for value in values):
+        raise RecordError(item_location, kind, f"expected numbers, got {shown(values)}", "export it again")
+    if kind == "polygon":
+        return span(values[::2], values[1::2], item_location, "points")
+    x, y, width, height = values[:4]
+    return x, y, x + width, y + height
+
+
+COCO = Family("a COCO .json (images, annotations)", find, folders, read)
+DATUMARO = Family("a Datumaro .json (items, categories)", find_datumaro, datumaro_folders, read_datumaro)

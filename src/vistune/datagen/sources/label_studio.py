@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from vistune.datagen.sources.boxes import box_of, label_of, number, span
-from vistune.datagen.sources.gathering import SourceCollector, count_filled
+from vistune.datagen.sources.collector import Family, SourceCollector, count_filled
 from vistune.datagen.sources.tree import READ_SUFFIXES, Tree, by_split, suffix_of
 from vistune.records import RecordError, read_values, shown
 from vistune.types import Box
@@ -34,49 +34,49 @@ def find(tree: Tree) -> dict[str, list[str]]:
 
 
 def folders(root: Path, files: list[Path], split: str) -> list[Path]:
-    return [*(place for file in files for place in (file.parent, file.parent / "images")), root / "images", root]
+    return [*(folder for file in files for folder in (file.parent, file.parent / "images")), root / "images", root]
 
 
-def read(gathered: SourceCollector, files: list[Path]) -> None:
+def read(collector: SourceCollector, files: list[Path]) -> None:
     for file in files:
-        unread = gathered.unread(file, (*TASK, *RESULT))
+        unread = collector.unread(file, (*TASK, *RESULT))
         for location, task in read_values(file, own_fields=("data",)):
             if not isinstance(task, Mapping):
                 raise RecordError(location, "", f"expected a task, got {shown(task)}", "export it again")
             data = task["data"] if isinstance(task.get("data"), Mapping) else task
             field, name = _image_of(data, location)
-            served = name.partition("?d=")[2].partition("&")[0]  # a local file
-            last = re.split(r"[\\/]", unquote(served or name))[-1]
+            local = name.partition("?d=")[2].partition("&")[0]  # a local file
+            last = re.split(r"[\\/]", unquote(local or name))[-1]
             uploaded = _UPLOADED.fullmatch(last)
-            path = gathered.find(last, location, field, *([uploaded[1]] if uploaded else []))
+            path = collector.find(last, location, field, *([uploaded[1]] if uploaded else []))
             if data is task:
                 results = _results_of_min(task, field, location)
             else:
                 count_filled(task, TASK, unread)
                 count_filled({k: v for k, v in data.items() if k not in ("caption", "text")}, (field,), unread, "data.")
-                results = _results(task, location, gathered)
+                results = _results(task, location, collector)
             if path is None:
                 continue
             boxes: list[Box] = []
             captions: list[Any] = []
-            for place, result in results:
+            for result_location, result in results:
                 count_filled(result, RESULT, unread, "result[].")
                 value = result.get("value")
                 value = value if isinstance(value, Mapping) else {}
-                _check_image({**value, **result}, path, place, gathered)
+                _check_image({**value, **result}, path, result_location, collector)
                 if value.get("rotation"):
-                    gathered.notes["rotated boxes, read without their rotation"] += 1
-                if not _add(result, place, boxes, captions):
+                    collector.notes["rotated boxes, read without their rotation"] += 1
+                if not _add(result, result_location, boxes, captions):
                     unread[f"result[] of type {result.get('type')}"] += 1
             for key in ("caption", "text"):
                 if isinstance(data.get(key), str):
                     captions.append(data[key])
-            kept = [said for text in captions if (said := gathered.caption(text, location, "caption", file))]
-            gathered.add(path, captions=dict.fromkeys(kept), boxes=boxes)
+            kept = [caption for text in captions if (caption := collector.caption(text, location, "caption", file))]
+            collector.add(path, captions=dict.fromkeys(kept), boxes=boxes)
 
 
 def _image_of(data: Mapping[str, Any], location: str) -> tuple[str, str]:
-    """(field, address) of a task's image."""
+    """Return (field, address) of a task's image."""
     texts = {name: value for name, value in data.items() if isinstance(value, str)}
     for name in (*IMAGE_FIELDS, *texts):
         if name in texts and (name in IMAGE_FIELDS or suffix_of(texts[name]) in READ_SUFFIXES):
@@ -84,16 +84,16 @@ def _image_of(data: Mapping[str, Any], location: str) -> tuple[str, str]:
     raise RecordError(location, "data", f"no image among {', '.join(map(str, data)) or 'no fields'}", "export it again")
 
 
-def _results(task: Mapping[str, Any], location: str, gathered: SourceCollector) -> list[tuple[str, Mapping[str, Any]]]:
-    """The results of a task's first annotation that was not cancelled; a model's predictions are not read."""
+def _results(task: Mapping[str, Any], location: str, collector: SourceCollector) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the results of a task's first annotation that was not cancelled; predictions of a model are not read."""
     listed = task.get("annotations") or task.get("completions") or []
     if not isinstance(listed, list):
         raise RecordError(location, "annotations", f"expected a list, got {shown(listed)}", "export it again")
     done = [item for item in listed if isinstance(item, Mapping) and not item.get("was_cancelled")]
     if task.get("predictions"):
-        gathered.notes["tasks with predictions, which are not read"] += 1
+        collector.notes["tasks with predictions, which are not read"] += 1
     if len(done) > 1:
-        gathered.notes["tasks with several annotations, of which the first is read"] += 1
+        collector.notes["tasks with several annotations, of which the first is read"] += 1
     results = done[0].get("result") if done else []
     if not isinstance(results, list) or not all(isinstance(result, Mapping) for result in results):
         raise RecordError(
@@ -103,30 +103,30 @@ def _results(task: Mapping[str, Any], location: str, gathered: SourceCollector) 
 
 
 def _results_of_min(task: Mapping[str, Any], image: str, location: str) -> list[tuple[str, Mapping[str, Any]]]:
-    """The same of JSON_MIN, whose fields are named after the project's controls."""
-    found: list[tuple[str, Mapping[str, Any]]] = []
+    """Return the results of a task in JSON_MIN, whose fields are named after the project's controls."""
+    results: list[tuple[str, Mapping[str, Any]]] = []
     for name, value in task.items():
         if name in TASK or name in (image, "caption", "text"):
             continue
         if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
             for k, item in enumerate(value):
                 kind = next((label for label in LABELS if label in item), name)
-                found.append((f"{location}:{name}[{k}]", {"type": kind, "value": item}))
+                results.append((f"{location}:{name}[{k}]", {"type": kind, "value": item}))
         else:
-            found.append((f"{location}:{name}", {"type": name, "value": {}}))
-    return found
+            results.append((f"{location}:{name}", {"type": name, "value": {}}))
+    return results
 
 
-def _check_image(result: Mapping[str, Any], path: Path, location: str, gathered: SourceCollector) -> None:
+def _check_image(result: Mapping[str, Any], path: Path, location: str, collector: SourceCollector) -> None:
     """Skip an image that is not in the file as it was labelled."""
     if result.get("type") not in REGIONS:
         return
     if result.get("image_rotation"):
-        gathered.skip(path, ROTATED)
+        collector.skip(path, ROTATED)
         return
     stated = result.get("original_width"), result.get("original_height")
     if all(stated):
-        gathered.size_of(path, location, stated)  # type: ignore[arg-type]
+        collector.size_of(path, location, stated)  # type: ignore[arg-type]
 
 
 def _add(result: Mapping[str, Any], location: str, boxes: list[Box], captions: list[Any]) -> bool:
@@ -136,8 +136,8 @@ def _add(result: Mapping[str, Any], location: str, boxes: list[Box], captions: l
     if not isinstance(value, Mapping):
         raise RecordError(location, "value", f"expected an object, got {shown(value)}", "export it again")
     if kind == "textarea":
-        said = value.get("text")
-        captions += said if isinstance(said, list) else [said]
+        texts = value.get("text")
+        captions += texts if isinstance(texts, list) else [texts]
         return True
     if kind not in REGIONS:
         return kind in ("rectangle", "polygon", "ellipse")  # the same region again, without its label
@@ -163,3 +163,6 @@ def _corners(value: Mapping[str, Any], kind: str, location: str) -> tuple[float,
         return x - across, y - down, x + across, y + down
     x, y, width, height = numbers("x", "y", "width", "height")
     return x, y, x + width, y + height
+
+
+LABEL_STUDIO = Family("a Label Studio .json (tasks)", find, folders, read)

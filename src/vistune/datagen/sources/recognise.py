@@ -1,31 +1,28 @@
 """Recognise the format of a folder or file by its contents, and read its annotated images.
 
-path -> the first of SOURCES that finds its annotations -> the split -> Source
+The first family of SOURCES that finds its annotation files reads the chosen split.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from vistune.datagen.sources import (
-    beside,
-    coco,
-    cvat,
-    datumaro,
-    label_studio,
-    labelme,
-    tables,
-    via,
-    voc,
-    yolo,
-)
-from vistune.datagen.sources.gathering import AnnotatedSource, SourceCollector
+from vistune.datagen.sources import coco, label_studio, labelme_via, tables, text_files, xml_tools
+from vistune.datagen.sources.collector import AnnotatedSource, Family, SourceCollector
 from vistune.datagen.sources.tables import TableForm
-from vistune.datagen.sources.tree import CONVERT, OTHER_IMAGES, READ_SUFFIXES, Tree, form_of_json, split_in, suffix_of
-from vistune.datagen.sources.xml_text import read_xml
+from vistune.datagen.sources.tree import (
+    CONVERT,
+    OTHER_IMAGES,
+    READ_SUFFIXES,
+    Tree,
+    form_of_json,
+    read_xml,
+    split_in,
+    suffix_of,
+)
 from vistune.errors import DataError, RecipeError, some
 from vistune.files import read_json
 from vistune.records import SUFFIXES
@@ -33,36 +30,19 @@ from vistune.records.reading import NOT_READ
 from vistune.registry import guess
 from vistune.types import AnnotatedImage
 
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """How sources of one family are found and read.
-
-    - looks_for: what identifies the family, for a message
-    - find: returns the annotation files (or images) of each split; empty if the source is not of this family
-    - folders: returns the folders that may contain images
-    - read: fills Gathered from the files of one split
-    """
-
-    looks_for: str
-    find: Callable[[Tree], Mapping[str, Sequence[str]]]
-    folders: Callable[[Path, list[Path], str], list[Path]]
-    read: Callable[[SourceCollector, list[Path]], None]
-
-
 # Tried in this order; the first family that finds something reads the folder.
 SOURCES: Mapping[str, Family] = {
-    "COCO": Family("a COCO .json (images, annotations)", coco.find, coco.folders, coco.read),
-    "Datumaro": Family("a Datumaro .json (items, categories)", datumaro.find, datumaro.folders, datumaro.read),
-    "CVAT": Family("CVAT's annotations.xml", cvat.find, cvat.folders, cvat.read),
-    "Pascal VOC": Family("an .xml per image (Pascal VOC)", voc.find, voc.folders, voc.read),
-    "labelme": Family("a .json per image with shapes (labelme)", labelme.find, labelme.folders, labelme.read),
-    "VIA": Family("a VIA .json (regions)", via.find, via.folders, via.read),
-    "Label Studio": Family("a Label Studio .json (tasks)", label_studio.find, label_studio.folders, label_studio.read),
-    "image folder": Family("metadata.jsonl or .csv", tables.find_metadata, tables.folders, tables.read),
-    "table": Family("a table with a column of images and captions or boxes", tables.find, tables.folders, tables.read),
-    "YOLO": Family("text files of numbers beside the images (YOLO)", yolo.find, yolo.folders, yolo.read),
-    "images": Family("images, with captions in text files of their names", beside.find, beside.folders, beside.read),
+    "COCO": coco.COCO,
+    "Datumaro": coco.DATUMARO,
+    "CVAT": xml_tools.CVAT,
+    "Pascal VOC": xml_tools.VOC,
+    "labelme": labelme_via.LABELME,
+    "VIA": labelme_via.VIA,
+    "Label Studio": label_studio.LABEL_STUDIO,
+    "image folder": tables.IMAGE_FOLDER,
+    "table": tables.TABLE,
+    "YOLO": text_files.YOLO,
+    "images": text_files.CAPTIONED,
 }
 BY_JSON_FORM = {name: name for name in ("COCO", "Datumaro", "labelme", "VIA", "Label Studio")}
 BY_XML_ROOT = {"annotations": "CVAT", "annotation": "Pascal VOC"}
@@ -95,7 +75,7 @@ def read_source(
             hint = f"name the table ({', '.join(SUFFIXES)}) or the annotation file itself"
             raise RecipeError(f"{path}: --columns, --images and --boxes-as are for tables", hint)
         return _read_folder(path, split, unpack_to)
-    if suffix_of(path.name) in yolo.YAML:  # data.yaml stands for its folder
+    if suffix_of(path.name) in text_files.YAML:  # data.yaml stands for its folder
         return _read_folder(path.absolute().parent if path.parent == Path() else path.parent, split, unpack_to)
     if split is not None:
         raise RecipeError(f"--split {split}: {path} is a file and has none", "leave --split out")
@@ -111,11 +91,11 @@ def _read_folder(root: Path, split: str | None, unpack_to: Path | None) -> Annot
         if splits:
             chosen = choose_split(root, splits, split)
             files = [tree.path(name) for name in splits[chosen]]
-            gathered = SourceCollector(root, tree, family.folders(root, files, chosen), chosen)
-            gathered.unpack_to = unpack_to
-            gathered.other_splits = frozenset(splits) - {chosen, ""}
-            family.read(gathered, files)
-            source = gathered.source_of(kind)
+            collector = SourceCollector(root, tree, family.folders(root, files, chosen), chosen)
+            collector.unpack_to = unpack_to
+            collector.other_splits = frozenset(splits) - {chosen, ""}
+            family.read(collector, files)
+            source = collector.source_of(kind)
             if tree.broken and not any(map(is_described, source.images)):
                 break  # there are no annotations because their file is broken
             return source
@@ -172,15 +152,15 @@ def _read_file(path: Path, form: TableForm, unpack_to: Path | None) -> Annotated
         folders = [beside_file, beside_file / "images", beside_file / "Images"]
     else:
         folders = family.folders(root, [path], split)
-    gathered = SourceCollector(path, None, folders, split)
-    gathered.unpack_to = unpack_to
+    collector = SourceCollector(path, None, folders, split)
+    collector.unpack_to = unpack_to
     if kind == "table":
-        tables.read_file(gathered, path, form)
+        tables.read_file(collector, path, form)
     elif form.columns or form.boxes is not None:
         raise RecipeError(f"{path}: --columns and --boxes-as are for tables, this is {kind}", "leave them out")
     else:
-        family.read(gathered, [path])
-    return gathered.source_of(kind)
+        family.read(collector, [path])
+    return collector.source_of(kind)
 
 
 def _kind_of(path: Path) -> str:
@@ -198,10 +178,10 @@ def _kind_of(path: Path) -> str:
             raise DataError(f"{path}: <{root}> is neither CVAT nor Pascal VOC", "export it as COCO")
         return BY_XML_ROOT[root]
     if suffix in (*READ_SUFFIXES, *OTHER_IMAGES):
-        raise DataError(f"{path}: is one image", "name its folder, or the file that describes it")
+        raise DataError(f"{path}: is a single image", "name its folder, or the file that describes it")
     if not tables.is_table(path.name):
         hint = NOT_READ.get(suffix, f"save it as one of {', '.join(SUFFIXES)}")
-        raise DataError(f"{path}: is no table of a kind that can be read", hint)
+        raise DataError(f"{path}: is not a table that can be read", hint)
     return "table"
 
 
@@ -244,7 +224,7 @@ def _nothing_known(path: Path, source: AnnotatedSource) -> tuple[str, str]:
         names = ""
     names += "".join(f"; {note}" for note in source.notes if note.endswith(" is not read"))
     hint = (
-        "name a folder or table with captions or boxes (docs/reference/file-formats.md lists them), write captions "
-        f"into NAME.txt beside NAME.jpg, or {look}"
+        "name a folder or table with captions or boxes (docs/data.md lists them), write captions into NAME.txt next to "
+        f"NAME.jpg, or {look}"
     )
     return f"{path}: no image has a caption or a box{names}", hint

@@ -15,9 +15,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from vistune.datagen.sources import via
+from vistune.datagen.sources import labelme_via
 from vistune.datagen.sources.boxes import attributes_of, box_of, label_of, number
-from vistune.datagen.sources.gathering import NULLS, SourceCollector
+from vistune.datagen.sources.collector import NULLS, Family, SourceCollector
 from vistune.datagen.sources.tree import Tree, by_split
 from vistune.errors import DataError, RecipeError
 from vistune.files import parse_json, user_cache
@@ -146,7 +146,10 @@ def _fits(tree: Tree, name: str) -> bool:
         if "column" not in error.message:  # a package is missing
             raise
         return False
-    return bool(columns.corners or {"captions", "boxes", "bbox"} & columns.names.keys()) or row.keys() >= via.CSV
+    return (
+        bool(columns.corners or {"captions", "boxes", "bbox"} & columns.names.keys())
+        or row.keys() >= labelme_via.VIA_CSV
+    )
 
 
 def folders(root: Path, files: list[Path], split: str) -> list[Path]:
@@ -154,25 +157,25 @@ def folders(root: Path, files: list[Path], split: str) -> list[Path]:
     return [*beside, root / split, root / "images" / split, root / "images", root]
 
 
-def read(gathered: SourceCollector, files: list[Path]) -> None:
+def read(collector: SourceCollector, files: list[Path]) -> None:
     for file in files:
-        read_file(gathered, file, TableForm())
+        read_file(collector, file, TableForm())
 
 
-def read_file(gathered: SourceCollector, file: Path, form: TableForm) -> None:
+def read_file(collector: SourceCollector, file: Path, form: TableForm) -> None:
     """Read a table.
 
     Raises DataError with file, line and field of the first bad row, RecipeError for unknown columns.
     """
     reader: _Reader | None = None
-    unread = gathered.unread(file)
+    unread = collector.unread(file)
     for location, row in _rows(file, unread):
         if not isinstance(row, Mapping):
             raise RecordError(location, "", f"a row must be an object, got {type(row).__name__}", "one object per row")
-        if row.keys() >= via.CSV:
-            via.read_table(gathered, file)
+        if row.keys() >= labelme_via.VIA_CSV:
+            labelme_via.read_via_table(collector, file)
             return
-        reader = reader or _Reader(gathered, file, form, unread, _class_descriptions(gathered, file))
+        reader = reader or _Reader(collector, file, form, unread, _class_descriptions(collector, file))
         reader.add(row, location)
     if reader is None:
         raise DataError(f"{file}: holds no rows", "give a table with at least one image")
@@ -246,10 +249,10 @@ def _box_columns(present: Sequence[str], lowered: Mapping[str, str]) -> tuple[st
     return "relative", ()
 
 
-def _class_descriptions(gathered: SourceCollector, file: Path) -> dict[str, str]:
+def _class_descriptions(collector: SourceCollector, file: Path) -> dict[str, str]:
     """Names for the label codes of Open Images, from class-descriptions*.csv next to the table."""
     for path in sorted(file.parent.glob("*class-descriptions*.csv")):
-        gathered.files.add(path)
+        collector.files.add(path)
         rows = read_values(path, header=("LabelName", "DisplayName"))
         return {row["LabelName"]: row["DisplayName"] for _, row in rows if isinstance(row, dict)}
     return {}
@@ -259,9 +262,9 @@ class _Reader:
     """Reads the rows of one table. Columns are chosen per set of fields, because JSON rows may differ."""
 
     def __init__(
-        self, gathered: SourceCollector, file: Path, form: TableForm, unread: Counter[str], words: Mapping[str, str]
+        self, collector: SourceCollector, file: Path, form: TableForm, unread: Counter[str], words: Mapping[str, str]
     ) -> None:
-        self.gathered, self.file, self.form, self.unread, self.words = gathered, file, form, unread, words
+        self.collector, self.file, self.form, self.unread, self.words = collector, file, form, unread, words
         self.present: dict[str, None] = {}
         self._columns: dict[tuple[str, ...], Columns] = {}
 
@@ -271,9 +274,9 @@ class _Reader:
             self.present.update(dict.fromkeys(fields))
             where = location if self._columns else self.file
             columns = self._columns[fields] = choose(self.form, fields, where)
-            self.gathered.unread(self.file, columns.used)
+            self.collector.unread(self.file, columns.used)
         count_unread(row, columns.used, self.unread)
-        names, images = columns.names, self.gathered.images
+        names, images = columns.names, self.collector.images
         id_field = names.get("id", "id")
         key = _id(row.get(id_field) if "id" in names else None, location, id_field)
         path = self._image(row[names["image"]], location, names["image"], key)
@@ -288,7 +291,7 @@ class _Reader:
             captions = [said for said in captions if said not in before.captions]
             boxes = boxes if columns.corners else [box for box in boxes if box not in before.boxes]
             key = before.id if columns.corners else key
-        self.gathered.add(
+        self.collector.add(
             path, captions=dict.fromkeys(captions), boxes=boxes, crowds=crowds, id=key, location=location,
             id_field=id_field,
         )  # fmt: skip
@@ -303,7 +306,7 @@ class _Reader:
                     raise RecordError(location, field, problem, "correct the row")
                 count_unread(value, (name, "tokens", "imgid", "sentid"), self.unread, f"{field}[].")
                 value = value.get(name)
-            if said := self.gathered.caption(value, location, field, self.file):
+            if said := self.collector.caption(value, location, field, self.file):
                 found.append(said)
         return found
 
@@ -344,16 +347,16 @@ class _Reader:
                 raise RecordError(location, field, "holds the image's bytes as text, which is not read", hint)
             cell = cell.get("path")
         if field.lower() in ("imageid", "image_id") and isinstance(cell, str) and "." not in cell:
-            return self.gathered.find(f"{cell}.jpg", location, field, f"{cell}.png")
-        return self.gathered.find(cell, location, field)
+            return self.collector.find(f"{cell}.jpg", location, field, f"{cell}.png")
+        return self.collector.find(cell, location, field)
 
     def _written(self, content: bytes, key: str) -> Path | None:
         """Write an image inside the table to a file; the same bytes under another id get a second file."""
-        source = hashlib.sha256(str(self.gathered.source).encode()).hexdigest()[:16]
-        folder = self.gathered.unpack_to or user_cache() / "images" / source
+        source = hashlib.sha256(str(self.collector.source).encode()).hexdigest()[:16]
+        folder = self.collector.unpack_to or user_cache() / "images" / source
         folder.mkdir(parents=True, exist_ok=True)
-        path = self.gathered.readable(folder / write_image(content, folder))
-        before = None if path is None else self.gathered.images.get(path)
+        path = self.collector.readable(folder / write_image(content, folder))
+        before = None if path is None else self.collector.images.get(path)
         if path is not None and before is not None and before.id != key:
             path = path.with_stem(f"{path.stem}-{hashlib.sha256(key.encode()).hexdigest()[:8]}")
             path.write_bytes(content)
@@ -413,7 +416,7 @@ def _row_box(
         sides = [row.get(columns.names.get(side, "")) for side in ("width", "height")]
         known = columns.form != "coco" and all(side not in (None, "", 0, "0") for side in sides)
         stated = (number(sides[0], location, "width"), number(sides[1], location, "height")) if known else None
-        size = reader.gathered.size_of(path, location, stated)
+        size = reader.collector.size_of(path, location, stated)
     return label, _as_form(label, values, columns.form, size, location, columns.corners[0], {})
 
 
@@ -427,7 +430,7 @@ def _listed_boxes(cell: Any, field: str, reader: _Reader, path: Path, location: 
         cell, crowds = _objects(cell, location, field, reader.unread)
     listed = _list(cell, location, field)
     kind = reader.form.boxes or usual
-    size = reader.gathered.size_of(path, location) if listed and kind != "relative" else (1, 1)
+    size = reader.collector.size_of(path, location) if listed and kind != "relative" else (1, 1)
     boxes = [
         _box(box, kind, size, location, f"{field}[{k}]", reader.unread) for k, box in enumerate(listed) if box != ""
     ]
@@ -491,3 +494,7 @@ def _as_form(
         hint = "say how they are written: --boxes-as relative, pixels or coco (x, y, width, height)"
         raise RecordError(location, field, f"{values} is no box of form {form!r} in this image", hint)
     return box_of(label, (x0, y0, x1, y1), size, location, field, attributes)
+
+
+IMAGE_FOLDER = Family("metadata.jsonl or .csv", find_metadata, folders, read)
+TABLE = Family("a table with a column of images and captions or boxes", find, folders, read)

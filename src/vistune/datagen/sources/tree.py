@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
+from xml.etree.ElementTree import Element, TreeBuilder
+from xml.parsers import expat
 
-from vistune.datagen.sources.xml_text import read_xml
 from vistune.errors import DataError
-from vistune.files import read_json
-from vistune.records import image_files as image_files
+from vistune.files import read_bytes, read_json
+from vistune.records import image_files
 from vistune.records.tar import natural
 
 READ_SUFFIXES = (*image_files.SUFFIXES, ".jpe", ".jfif")  # JPEG under its rarer suffixes too
@@ -38,18 +39,18 @@ MOST_OPENED = 10_000  # files that are opened to see their form where the sample
 
 
 def split_in(path: str) -> str:
-    """The split named by a folder or the file name of a relative path; "" if there is none."""
+    """Return the split named by a folder or the file name of a relative path; "" if there is none."""
     parts = PurePosixPath(path)
     for part in parts.parts[:-1]:
-        if found := _WHOLE.fullmatch(part):
-            return found[1]
-    found = _IN_NAME.search(parts.stem)
-    return found[1] if found else ""
+        if match := _WHOLE.fullmatch(part):
+            return match[1]
+    match = _IN_NAME.search(parts.stem)
+    return match[1] if match else ""
 
 
 def split_of_folder(path: str) -> str:
-    """The split named by a folder of a relative path."""
-    return next((found[1] for part in PurePosixPath(path).parts[:-1] if (found := _WHOLE.fullmatch(part))), "")
+    """Return the split named by a folder of a relative path."""
+    return next((match[1] for part in PurePosixPath(path).parts[:-1] if (match := _WHOLE.fullmatch(part))), "")
 
 
 def spread(names: Sequence[str]) -> list[str]:
@@ -63,17 +64,17 @@ def suffix_of(name: str) -> str:
 
 def by_split(paths: Iterable[str], split: Callable[[str], str] = split_in) -> dict[str, list[str]]:
     """Group paths by the split that each names."""
-    found: dict[str, list[str]] = {}
+    groups: dict[str, list[str]] = {}
     for path in paths:
-        found.setdefault(split(path), []).append(path)
-    return found
+        groups.setdefault(split(path), []).append(path)
+    return groups
 
 
 def by_folder(paths: Iterable[str], split: Callable[[str], str] = split_of_folder) -> dict[str, list[str]]:
     """Group paths by the folder of their split; one group for all if some are in no such folder."""
     listed = list(paths)
-    found = by_split(listed, split)
-    return {"": listed} if "" in found else found
+    groups = by_split(listed, split)
+    return {"": listed} if "" in groups else groups
 
 
 class Tree:
@@ -224,3 +225,38 @@ JSON_FORMS: Mapping[str, Callable[[Any], bool]] = {
 
 def form_of_json(value: Any) -> str:
     return next((name for name, fits in JSON_FORMS.items() if fits(value)), "")
+
+
+def read_xml(path: Path) -> Element:
+    """Return the root element of a file.
+
+    A document type is refused: its entities can read files or expand without limit.
+
+    Raises:
+        DataError: The file is not XML or has a document type.
+    """
+    builder = TreeBuilder()
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+    parser.StartElementHandler = builder.start
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+
+    def refuse(*_: object) -> None:
+        hint = "remove the line <!DOCTYPE …>; annotations need none"
+        raise DataError(f"{path}:{parser.CurrentLineNumber}: a document type, which is not read", hint)
+
+    parser.StartDoctypeDeclHandler = refuse
+    try:
+        parser.Parse(read_bytes(path), True)
+    except LookupError as error:
+        raise DataError(f"{path}: {error}", "save the file as UTF-8") from None
+    except expat.ExpatError as error:
+        problem = expat.errors.messages.get(error.code, "broken")
+        raise DataError(f"{path}:{error.lineno}: not XML: {problem}", "correct the file or export it again") from None
+    return builder.close()
+
+
+def text_of(element: Element, name: str) -> str:
+    """Return the text of a child element, or "" without one."""
+    return (element.findtext(name) or "").strip()

@@ -1,7 +1,8 @@
-"""Read YOLO: a text file per image with lines `class x y width height`, relative to the image.
+"""Read images with text files of the same name: YOLO's boxes or captions.
 
-The text files are next to the images, or under `labels/` if the images are under `images/`. The class names are in
-data.yaml, classes.txt or obj.names.
+YOLO writes a line `class x y width height` per object, relative to the image, and the class names in data.yaml,
+classes.txt or obj.names. Captions are in a.txt or a.caption for a.jpg. The text files are next to the images, or in a
+folder such as `labels/` if the images are in `images/`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vistune.datagen.sources.boxes import LARGEST, box_of, span
-from vistune.datagen.sources.gathering import SourceCollector, count_filled
+from vistune.datagen.sources.collector import Family, SourceCollector, count_filled
 from vistune.datagen.sources.tree import MOST_OPENED, SPLIT_NAME, Tree, by_folder, split_of_folder
 from vistune.errors import DataError, RecipeError
 from vistune.files import read_text
@@ -43,16 +44,16 @@ def label_file(image: str, files: Iterable[str]) -> str | None:
 
 
 def stems(image: str, folders: Iterable[str]) -> Iterator[str]:
-    """Possible paths, without suffix, of a file about an image: next to it, or with `images` replaced by `folders`."""
+    """Yield paths, without suffix, where a file about an image may be: next to it, or with `images` replaced."""
     stem = os.path.splitext(image)[0]
     yield stem
     parts = stem.split("/")
-    places = [k for k, part in enumerate(parts[:-1]) if part.lower() == "images"]
-    for folder in folders if places else ():
-        yield "/".join([*parts[: places[-1]], folder, *parts[places[-1] + 1 :]])
+    positions = [k for k, part in enumerate(parts[:-1]) if part.lower() == "images"]
+    for folder in folders if positions else ():
+        yield "/".join([*parts[: positions[-1]], folder, *parts[positions[-1] + 1 :]])
 
 
-def find(tree: Tree) -> dict[str, list[str]]:
+def find_yolo(tree: Tree) -> dict[str, list[str]]:
     """The images of each split, if their text files contain only numbers."""
     files = set(tree.files)
     labels = {name: image for image in tree.images if (name := label_file(image, files))}
@@ -62,23 +63,23 @@ def find(tree: Tree) -> dict[str, list[str]]:
     declared = _declared(tree)
 
     def split_of(image: str) -> str:
-        return split_of_folder(image) or next((s for place, s in declared.items() if image.startswith(place)), "")
+        return split_of_folder(image) or next((s for folder, s in declared.items() if image.startswith(folder)), "")
 
     return by_folder((image for image in tree.images if label_file(image, files)), split_of)
 
 
 def _declared(tree: Tree) -> dict[str, str]:
     """The folders that data.yaml names for its splits: folder -> split."""
-    found = {}
+    split_of_folder = {}
     for name in tree.with_suffix(*YAML):
         value = parse_yaml(read_text(tree.path(name)), str(tree.path(name)))
         if isinstance(value, dict) and "names" in value:
             for split in ("train", "val", "test"):
-                given = value.get(split)
-                for place in given if isinstance(given, list) else [given]:
-                    if isinstance(place, str):
-                        found[f"{re.sub(r'^(?:[.]{1,2}/)+', '', place).rstrip('/')}/"] = split
-    return found
+                named = value.get(split)
+                for folder in named if isinstance(named, list) else [named]:
+                    if isinstance(folder, str):
+                        split_of_folder[f"{re.sub(r'^(?:[.]{1,2}/)+', '', folder).rstrip('/')}/"] = split
+    return split_of_folder
 
 
 def _content(tree: Tree, name: str) -> str:
@@ -89,48 +90,48 @@ def _content(tree: Tree, name: str) -> str:
         return ""
 
 
-def folders(root: Path, files: list[Path], split: str) -> list[Path]:
+def root_only(root: Path, files: list[Path], split: str) -> list[Path]:
     return [root]
 
 
-def read(gathered: SourceCollector, images: list[Path]) -> None:
+def read_yolo(collector: SourceCollector, images: list[Path]) -> None:
     """Read the labels of these images. Raises DataError for a label file without its image."""
-    tree = gathered.tree
+    tree = collector.tree
     assert tree is not None
-    names, poses = _class_names(gathered, tree)
+    names, poses = _class_names(collector, tree)
     files = set(tree.files)
-    unread = gathered.unread(gathered.source)
+    unread = collector.unread(collector.source)
     for path in images:
         image = path.relative_to(tree.root).as_posix()
         name = label_file(image, files)
         boxes: list[Box] = []
         if name is not None:
             file = tree.path(name)
-            gathered.files.add(file)
+            collector.files.add(file)
             for line, content in enumerate(read_text(file).splitlines(), start=1):
                 if content.strip():
-                    boxes.append(_box(content, f"{file}:{line}", names, poses, unread))
-        gathered.add(path, boxes=boxes)
-    _refuse_orphans(gathered, tree, files)
+                    boxes.append(_yolo_box(content, f"{file}:{line}", names, poses, unread))
+        collector.add(path, boxes=boxes)
+    _refuse_orphans(collector, tree, files)
 
 
-def _refuse_orphans(gathered: SourceCollector, tree: Tree, files: set[str]) -> None:
+def _refuse_orphans(collector: SourceCollector, tree: Tree, files: set[str]) -> None:
     """Refuse label files without an image; Label Studio exports such folders if the images are elsewhere."""
-    own = {label_file(image, files) for image in (*tree.images, *tree.other_images)}
+    label_files = {label_file(image, files) for image in (*tree.images, *tree.other_images)}
     left = [
         name
         for name in tree.with_suffix(".txt")
-        if name not in own
-        and split_of_folder(name) not in gathered.other_splits
+        if name not in label_files
+        and split_of_folder(name) not in collector.other_splits
         and looks_like_yolo(_content(tree, name))
     ]
-    gathered.files.update(tree.path(name) for name in own if name and _is_other(tree, name))
+    collector.files.update(tree.path(name) for name in label_files if name and _is_other(tree, name))
     lists = (name for name in tree.files if re.fullmatch(rf"{SPLIT_NAME}\.txt", os.path.basename(name)))
-    gathered.files.update(map(tree.path, lists))  # lists of a split's images, not needed: the folders give the splits
+    collector.files.update(map(tree.path, lists))  # lists of a split's images, not needed: the folders give the splits
     if left:
         raise DataError(
-            f"{gathered.source}: {len(left)} label files have no image: {', '.join(left[:5])}",
-            "put the images beside them, or into images/ where the labels are in labels/",
+            f"{collector.source}: {len(left)} label files have no image: {', '.join(left[:5])}",
+            "put the images next to them, or into images/ if the labels are in labels/",
         )
 
 
@@ -140,18 +141,18 @@ def _is_other(tree: Tree, name: str) -> bool:
     return any(os.path.splitext(os.path.basename(image))[0] == stem for image in tree.other_images)
 
 
-def _class_names(gathered: SourceCollector, tree: Tree) -> tuple[list[str] | Mapping[int, str], bool]:
+def _class_names(collector: SourceCollector, tree: Tree) -> tuple[list[str] | Mapping[int, str], bool]:
     """The class names by number, and whether lines contain key points. Raises RecipeError without class names."""
     for name in tree.with_suffix(*YAML):
         path = tree.path(name)
         value = parse_yaml(read_text(path), str(path))
         if isinstance(value, dict) and "names" in value:
-            count_filled(value, YAML_FIELDS, gathered.unread(path, YAML_FIELDS))
+            count_filled(value, YAML_FIELDS, collector.unread(path, YAML_FIELDS))
             return _names_of_yaml(value["names"], path), "kpt_shape" in value
     for file_name in NAMES:
         for name in tree.files:
             if os.path.basename(name).lower() == file_name:
-                gathered.files.add(tree.path(name))
+                collector.files.add(tree.path(name))
                 return [line.strip() for line in read_text(tree.path(name)).splitlines() if line.strip()], False
     raise RecipeError(
         f"{tree.root}: the text files hold boxes (YOLO), but no file names the classes",
@@ -159,18 +160,20 @@ def _class_names(gathered: SourceCollector, tree: Tree) -> tuple[list[str] | Map
     )
 
 
-def _names_of_yaml(given: Any, path: Path) -> list[str] | Mapping[int, str]:
-    if isinstance(given, list):
-        return [str(name) for name in given]
-    if isinstance(given, dict) and all(re.fullmatch("[0-9]{1,9}", str(key)) for key in given):
-        names = {int(key): str(name) for key, name in given.items()}
-        if len(names) < len(given):
+def _names_of_yaml(names: Any, path: Path) -> list[str] | Mapping[int, str]:
+    if isinstance(names, list):
+        return [str(name) for name in names]
+    if isinstance(names, dict) and all(re.fullmatch("[0-9]{1,9}", str(key)) for key in names):
+        by_number = {int(key): str(name) for key, name in names.items()}
+        if len(by_number) < len(names):
             raise DataError(f"{path}:names: two classes have one number", "one name per number")
-        return names
+        return by_number
     raise DataError(f"{path}:names: expected a list of names", "write names: [dog, cat] or {0: dog, 1: cat}")
 
 
-def _box(content: str, location: str, names: list[str] | Mapping[int, str], poses: bool, unread: Counter[str]) -> Box:
+def _yolo_box(
+    content: str, location: str, names: list[str] | Mapping[int, str], poses: bool, unread: Counter[str]
+) -> Box:
     """Parse a line: class and box; class, box and confidence; class and polygon; or class, box and key points."""
     if not _LINE.fullmatch(content.strip()):
         raise RecordError(location, "", f"not a YOLO line: {content.strip()[:60]!r}", "write class x y width height")
@@ -194,3 +197,40 @@ def _box(content: str, location: str, names: list[str] | Mapping[int, str], pose
             location, "", f"{len(numbers)} numbers after the class", "write x y width height, or a polygon"
         )
     return box_of(names[index], corners, (1, 1), location, "", {})
+
+
+CAPTION_SUFFIXES = (".txt", ".caption")
+CAPTION_FOLDERS = ("captions", "texts", "text", "txt", "labels")  # folders of captions next to a folder `images`
+
+
+def find_captioned(tree: Tree) -> dict[str, list[str]]:
+    """The images of each split by folder; all images as one split if some are in no such folder."""
+    return by_folder(tree.images)
+
+
+def read_captioned(collector: SourceCollector, images: list[Path]) -> None:
+    assert collector.tree is not None
+    files = set(collector.tree.files)
+    for path in images:
+        image = path.relative_to(collector.tree.root).as_posix()
+        names = [stem + suffix for stem in stems(image, CAPTION_FOLDERS) for suffix in CAPTION_SUFFIXES]
+        captions = [caption for name in names if name in files for caption in _captions_in(collector, name)]
+        collector.add(path, captions=dict.fromkeys(captions))
+
+
+def _captions_in(collector: SourceCollector, name: str) -> list[str]:
+    assert collector.tree is not None
+    file = collector.tree.path(name)
+    collector.files.add(file)
+    content = read_text(file)
+    if looks_like_yolo(content):
+        raise DataError(
+            f"{file}: holds numbers (YOLO boxes?), while the text files of other images hold captions",
+            "keep captions and boxes in different folders",
+        )
+    lines = ((f"{file}:{number}", line) for number, line in enumerate(content.splitlines(), start=1) if line.strip())
+    return [caption for location, line in lines if (caption := collector.caption(line, location, "", file))]
+
+
+YOLO = Family("text files of numbers next to the images (YOLO)", find_yolo, root_only, read_yolo)
+CAPTIONED = Family("images, with captions in text files of their names", find_captioned, root_only, read_captioned)

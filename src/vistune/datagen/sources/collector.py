@@ -1,6 +1,6 @@
 """Collect the annotations of one source by image file, and report everything that was not used.
 
-reader -> Gathered.find, .add, .skip -> Source(images, skipped, unread, notes)
+A reader calls `find`, `add` and `skip` of a SourceCollector; `source_of` returns the finished AnnotatedSource.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,8 +27,16 @@ from vistune.datagen.sources.tree import (
     suffix_of,
 )
 from vistune.errors import DataError
-from vistune.records import ImageFolders, RecordError, UnreadField, count_unread, lines_of, text, unread_fields
-from vistune.records import image_files as image_files
+from vistune.records import (
+    ImageFolders,
+    RecordError,
+    UnreadField,
+    count_unread,
+    image_files,
+    lines_of,
+    text,
+    unread_fields,
+)
 from vistune.types import AnnotatedImage, Box
 
 NULLS = ("", "nan", "none", "null")  # how tables mark a missing caption, in upper or lower case
@@ -62,7 +70,7 @@ class AnnotatedSource:
     notes: Mapping[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Report what is not used, as JSON values."""
+        """Return the report of what is not used, as JSON values."""
         return {
             "source": self.kind,
             "skipped_images": dict(self.skipped),
@@ -71,7 +79,7 @@ class AnnotatedSource:
         }
 
     def lines(self) -> list[str]:
-        """Report what is not used, as lines of text."""
+        """Return the report of what is not used, as lines of text."""
         lines = []
         if self.skipped:
             total = sum(self.skipped.values())
@@ -79,6 +87,22 @@ class AnnotatedSource:
             lines.append(f"{total:,} image{'' if total == 1 else 's'} skipped: {reasons}")
         notes = [what if count == 1 else f"{count:,} × {what}" for what, count in self.notes.items()]
         return [*lines, *lines_of(self.unread), *notes]
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How sources of one tool are found and read.
+
+    - looks_for: what identifies the family, for a message
+    - find: returns the annotation files (or images) of each split; empty if the source is not of this family
+    - folders: returns the folders that may contain the images
+    - read: reads the files of one split into a SourceCollector
+    """
+
+    looks_for: str
+    find: Callable[[Tree], Mapping[str, Sequence[str]]]
+    folders: Callable[[Path, list[Path], str], list[Path]]
+    read: Callable[[SourceCollector, list[Path]], None]
 
 
 @dataclass(slots=True)
@@ -119,13 +143,13 @@ class SourceCollector:
         self.files: set[Path] = set()
 
     def unread(self, file: Path, known: Collection[str] = ()) -> Counter[str]:
-        """The counter of a file's unread fields; `known`: names for "did you mean"."""
+        """Return the counter of a file's unread fields; `known`: names for "did you mean"."""
         self.files.add(file)
         self._known.setdefault(str(file), set()).update(known)
         return self._unread.setdefault(str(file), Counter())
 
     def find(self, name: Any, location: str, field: str, *alternatives: str) -> Path | None:
-        """The file of an image; None if it is missing (an error at the end) or its format is not read (counted).
+        """Return the file of an image; None if it is missing (an error at the end) or its format is not read (counted).
 
         alternatives: other names of the same image. Raises RecordError for a name that is not a path.
         """
@@ -136,13 +160,13 @@ class SourceCollector:
         for candidate in (name, *alternatives):
             before = self._lookup.missing.total()
             try:
-                return self.readable(self._as_given(self._lookup.find(candidate, location, field).source))
+                return self.readable(self._as_named(self._lookup.find(candidate, location, field).source))
             except RecordError as error:
                 if self._lookup.missing.total() == before and not self._is_foreign(candidate):
                     raise
                 missing = missing or error
-        if (found := self._anywhere(name, location, field)) is not None:
-            return self.readable(found)
+        if (path := self._anywhere(name, location, field)) is not None:
+            return self.readable(path)
         assert missing is not None
         self._missing.append((name, missing))
         return None
@@ -151,16 +175,16 @@ class SourceCollector:
         """Whether a name is a path on the annotator's machine; its last parts may exist in the tree."""
         return self.tree is not None and (_FOREIGN.match(name) is not None or ".." in re.split(r"[\\/]", name))
 
-    def _as_given(self, found: Any) -> Path:
-        """The path with the folder as the user named it, with links not resolved."""
-        path = str(found)
+    def _as_named(self, image: object) -> Path:
+        """Return the path in the folder as the user named it, without resolving links."""
+        path = str(image)
         for real, folder in self._real.items():
             if path.startswith(os.path.join(real, "")):
                 return folder / path[len(os.path.join(real, "")) :]
         return Path(path)
 
     def _anywhere(self, name: str, location: str, field: str) -> Path | None:
-        """The one file of the tree whose path ends like the name.
+        """Return the one file of the tree whose path ends like the name.
 
         For a path from another machine, the longest matching end is used, at least the file name.
         """
@@ -184,12 +208,12 @@ class SourceCollector:
                 raise RecordError(location, field, f"{name!r} may be {ends[0]} or {ends[1]}", hint)
             if ends:
                 if length < len(parts):
-                    self.notes["images found by the end of their path, which is of another machine"] += 1
+                    self.notes["images found by the end of their path, which is from another machine"] += 1
                 return self.tree.path(ends[0])
         return None
 
     def readable(self, path: Path) -> Path | None:
-        """The path; None if neither its suffix nor its content is of a supported format."""
+        """Return the path; None if neither its suffix nor its content is of a supported format."""
         if path.suffix.lower() in READ_SUFFIXES:
             return path
         with path.open("rb") as file:
@@ -200,13 +224,13 @@ class SourceCollector:
         return None
 
     def skip(self, path: Path, reason: str) -> None:
-        """Leave an image out, whatever is added about it; it is counted under this reason."""
+        """Skip an image, with everything that is added about it, and count it under this reason."""
         self._skipped[path] = reason
 
     def size_of(self, path: Path, location: str, stated: tuple[float, float] | None = None) -> tuple[float, float]:
-        """(width, height) to which the pixels of an image's boxes refer: as stated, else of the file, turned upright.
+        """Return the (width, height) that box pixels refer to: as stated, else of the file, turned upright.
 
-        An image whose stated size does not fit the upright file is skipped: its boxes may be those of either.
+        An image whose stated size does not fit the upright file is skipped: its boxes may refer to either size.
         Raises RecordError if no size is stated and the file cannot be read.
         """
         if stated is not None and (not all(map(is_number, stated)) or min(stated) <= 0):
@@ -257,7 +281,7 @@ class SourceCollector:
             self.notes.update([WITHOUT_AREA] * (box.area == 0))  # COCO itself has some
 
     def caption(self, value: Any, location: str, field: str, file: Path, *, even: bool = True) -> str:
-        """A caption, with normalised white space if `even`; "" if the cell marks it as missing (counted)."""
+        """Return a caption, with normalised white space if `even`; "" if the cell marks it as missing (counted)."""
         if (
             value is None
             or (isinstance(value, float) and value != value)
@@ -265,14 +289,14 @@ class SourceCollector:
         ):
             self.notes[f"{self._short(file)}: captions that are empty, nan, None or null"] += 1
             return ""
-        said = text(value, location, field)
-        return " ".join(said.split()) if even else said.strip()
+        caption = text(value, location, field)
+        return " ".join(caption.split()) if even else caption.strip()
 
     def _short(self, file: Path) -> str:
         return file.relative_to(self.source).as_posix() if self.tree is not None else str(file)
 
     def source_of(self, kind: str) -> AnnotatedSource:
-        """The finished source. Raises DataError if images are missing or two share an id."""
+        """Return the finished source. Raises DataError if images are missing or two share an id."""
         self._refuse_missing()
         skipped = Counter(self._skipped.values())
         if self.tree is not None:
@@ -298,7 +322,7 @@ class SourceCollector:
         raise DataError(f"{first.message}; {len(names) - 1} more images are missing: {listed}{more}", first.hint)
 
     def _left_out(self, tree: Tree) -> Counter[str]:
-        """Image files of the tree that nothing was read from, by reason."""
+        """Count the image files of the tree that nothing was read from, by reason."""
         used = set(self.images) | set(self._skipped)
         skipped: Counter[str] = Counter()
         if tree.outside:
@@ -313,7 +337,7 @@ class SourceCollector:
         return skipped
 
     def _note_files(self, tree: Tree) -> None:
-        """Name the annotation files of the tree that were not read."""
+        """Note the annotation files of the tree that were not read."""
         left: dict[str, list[str]] = {}
         for path in tree.with_suffix(*ANNOTATION_SUFFIXES):
             base = os.path.basename(path)
@@ -349,7 +373,7 @@ def _nfc(name: str) -> str:
 
 
 def _with_ids(images: Sequence[_Image], source: Path, prefix: str) -> list[AnnotatedImage]:
-    """Each image's id: the source's id, else the file name, else the path if two images share a file name.
+    """Give each image its id: the source's id, else the file name, else the path if two images share a file name.
 
     Raises DataError if the source gives two images the same id.
     """
