@@ -4,7 +4,7 @@ python benchmarks/generate.py [--requests 10000] [--latency 0.2] [--concurrency 
 
 A loopback teacher answers after LATENCY seconds. In turn, each in a process of its own:
   plain    asyncio and httpx2 alone: a semaphore, POST, json.loads, the text kept in a list
-  vistune  `generate_by_model`: intents and replies on disk before use, pace, budget, checks, and samples.json at the end
+  vistune  `generate_by_model`: intents and replies on disk before use, pace, budget, checks, samples.json at the end
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from vistune.datagen import (
-    TeacherOptions,
     GenerationConfig,
+    TeacherOptions,
     generate_by_model,
-    needs_request,
     make_requests,
+    needs_request,
     write_generated,
 )
-from vistune.datagen.teachers.service import prepare_request
+from vistune.datagen.teachers.options import prepare_request
 from vistune.types import AnnotatedImage, Box
 
 CONVERSATION = (
@@ -40,7 +40,7 @@ DETAIL = "The scene is calm and wide, with soft light that falls evenly on every
 WISHES = GenerationConfig(kinds=("conversation", "detail"))
 
 
-def images(requests: int) -> list[AnnotatedImage]:
+def shown_images(requests: int) -> list[AnnotatedImage]:
     """Made-up descriptions as long as COCO's: five captions, four boxes."""
     boxes = tuple(Box("dog", 0.1 * k, 0.2, 0.1 * k + 0.3, 0.9) for k in range(4))
     return [
@@ -90,7 +90,7 @@ def plain(url: str, requests: int, concurrency: int) -> None:
     import httpx2
 
     service = TeacherOptions(model="fake-1", base_url=url)
-    bodies = [prepare_request(order, service, None).body for order in make_requests(images(requests), WISHES)]
+    bodies = [prepare_request(order, service, None).body for order in make_requests(shown_images(requests), WISHES)]
     texts: list[str] = []
 
     async def main() -> None:

@@ -20,7 +20,7 @@ from vistune.recipe import DataSource, Recipe
 
 if TYPE_CHECKING:
     from vistune.data import CheckReport
-    from vistune.datagen import FilteredCaptions, GeneratedData, TeacherOptions, TableForm, GenerationConfig
+    from vistune.datagen import FilteredCaptions, GeneratedData, GenerationConfig, TableForm, TeacherOptions
     from vistune.evaluation import AnsweredFile, Facts, Measured
     from vistune.generation import Assistant
     from vistune.interop.parent import ParentModel
@@ -71,11 +71,11 @@ def generate_data(
     from vistune import __version__
     from vistune.datagen import (
         NothingWritten,
-        generate_by_rule,
-        generate_by_model,
         described_source,
-        needs_request,
+        generate_by_model,
+        generate_by_rule,
         make_requests,
+        needs_request,
         teacher_record,
         write_generated,
     )
@@ -126,11 +126,11 @@ def plan_generation(
     limit: int | None = None,
 ) -> dict[str, Any]:
     """Count, price and time the requests that `generate_data` would send to a service; send nothing."""
-    from vistune.datagen import described_source, estimate, needs_request, make_requests
+    from vistune.datagen import described_source, estimate, make_requests, needs_request
 
     described = described_source(source, split, table, limit, seen=service.see)
     orders = make_requests(described.images, wishes)
-    return estimate([order for order in orders if needs_request(order)], service) | described.to_dict()
+    return estimate([order for order in orders if needs_request(order)], service).to_dict() | described.to_dict()
 
 
 def filter_captions(source: Path, out: Path, *, progress: Progress = no_progress, **options: Any) -> FilteredCaptions:

@@ -136,7 +136,7 @@ def test_the_rule_teacher_tells_why_and_is_not_run_over_its_own_data(folder: Pat
         (
             "mine.xlsx",
             (),
-            r"mine.xlsx: is no table of a kind that can be read.*save it as CSV UTF-8",
+            r"mine.xlsx: is not a table that can be read.*save it as CSV UTF-8",
         ),
         ("nowhere.jsonl", (), r"nowhere.jsonl: no such file or folder. Fix: check the path"),
         ("nowhere", (), r"nowhere: no such file or folder. Fix: check the path"),

@@ -557,7 +557,7 @@ def test_the_rule_teacher_ends_with_3_too_and_is_run_again_over_nothing(
         assert ended.value.code == 3
         said = " ".join(capfd.readouterr().err.split())
         assert "no sample was written, 1 rejected (1 too_little_known)" in said
-        assert "captions and boxes settle nothing of this kind" in said
+        assert "captions and boxes do not say enough for this kind" in said
     monkeypatch.setattr("sys.argv", [*argv, "--max-tokens", "9"])
     with pytest.raises(SystemExit) as ended:
         cli.main()

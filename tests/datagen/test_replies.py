@@ -32,7 +32,7 @@ def readable(number: int, reply: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("reply", [pytest.param(reply, id=readable(k, reply)) for k, reply in enumerate(REPLIES)])
 def test_faults_are_those_a_careful_reader_finds(reply: dict[str, Any]) -> None:
-    _, faults = check_reply(reply["reply"], image(reply["picture"]), reply["kind"], reply["language"])
+    faults = check_reply(reply["reply"], image(reply["picture"]), reply["kind"], reply["language"]).failures
     assert {fault.code for fault in faults} == set(reply["faults"]), faults
 
 
@@ -149,10 +149,12 @@ CASES += [(kind, form) for kind in ("detail", "caption") for form in OF_ONE_TEXT
 @pytest.mark.parametrize(("kind", "form"), CASES)
 def test_thoughts_and_wrappers_are_no_part_of_a_sample(kind: str, form: str) -> None:
     image = AnnotatedImage("1", Path("1.jpg"), ("A dog with a ball on a beach.",), (Box("dog", 0.1, 0.1, 0.5, 0.5),))
-    plain, faults = check_reply(ANSWERS[kind], image, kind, "en")
+    checked = check_reply(ANSWERS[kind], image, kind, "en")
+    plain, faults = checked.turns, checked.failures
     assert plain
     assert not faults
-    turns, faults = check_reply((WRAPPERS | OF_ONE_TEXT)[form].format(ANSWERS[kind]), image, kind, "en")
+    checked = check_reply((WRAPPERS | OF_ONE_TEXT)[form].format(ANSWERS[kind]), image, kind, "en")
+    turns, faults = checked.turns, checked.failures
     assert not faults, faults
     assert turns == plain
 
@@ -172,7 +174,8 @@ def test_thoughts_and_wrappers_are_no_part_of_a_sample(kind: str, form: str) -> 
 )
 def test_a_thought_without_end_or_a_tag_that_is_left_rejects_the_reply(kind: str, form: str) -> None:
     image = AnnotatedImage("1", Path("1.jpg"), ("A dog with a ball on a beach.",), (Box("dog", 0.1, 0.1, 0.5, 0.5),))
-    turns, faults = check_reply(form.format(ANSWERS[kind]), image, kind, "en")
+    checked = check_reply(form.format(ANSWERS[kind]), image, kind, "en")
+    turns, faults = checked.turns, checked.failures
     assert turns == ()
     assert [fault.code for fault in faults] == ["thinking"]
 
@@ -183,7 +186,8 @@ LABELLED = ["**Thinking:** a beach.\n\n**Description:** {}", "Thought: hm\n{}", 
 @pytest.mark.parametrize("form", LABELLED)
 def test_a_thought_under_a_label_rejects_a_single_text(form: str) -> None:
     image = AnnotatedImage("1", Path("1.jpg"), ("A dog with a ball on a beach.",), (Box("dog", 0.1, 0.1, 0.5, 0.5),))
-    turns, faults = check_reply(form.format(DETAIL), image, "detail", "en")
+    checked = check_reply(form.format(DETAIL), image, "detail", "en")
+    turns, faults = checked.turns, checked.failures
     assert turns == ()
     assert [fault.code for fault in faults] == ["thinking"]
 
@@ -207,7 +211,8 @@ UNREAD: dict[str, Any] = {
 
 def faults_of(reply: str) -> tuple[Any, list[tuple[str, str]]]:
     image = AnnotatedImage("1", Path("1.jpg"), ("A dog with a ball on a beach.",), (Box("dog", 0.1, 0.1, 0.5, 0.5),))
-    turns, faults = check_reply(reply, image, "conversation", "en")
+    checked = check_reply(reply, image, "conversation", "en")
+    turns, faults = checked.turns, checked.failures
     return turns, [(fault.code, fault.detail) for fault in faults]
 
 
@@ -215,7 +220,7 @@ def faults_of(reply: str) -> tuple[Any, list[tuple[str, str]]]:
 def test_a_field_that_no_sample_would_hold_rejects_the_reply_by_its_name(name: str) -> None:
     turns, [(code, detail)] = faults_of(json.dumps(UNREAD[name]))
     assert (turns, code) == ((), "shape")
-    assert f"the field {name!r} beside questions and answers" in detail
+    assert f"the field {name!r} next to questions and answers" in detail
 
 
 @pytest.mark.parametrize(

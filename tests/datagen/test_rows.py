@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from vistune.datagen import GenerationConfig, generate_by_rule, read_coco, write_generated
 from vistune.datagen.teachers import rule
-from vistune.datagen.teachers.requests import _deal, make_requests
+from vistune.datagen.teachers.requests import deal_kinds, make_requests
 from vistune.grounding.lexicon import EN_NUMBERS
 from vistune.scenes import write_world
 from vistune.types import KINDS, AnnotatedImage, Box
@@ -34,7 +34,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[AnnotatedImage]:
 @given(st.tuples(*[st.integers(0, 90)] * 3).filter(any), st.integers(0, 2000))
 def test_a_mix_is_dealt_to_the_last_row(mix: tuple[int, int, int], total: int) -> None:
     """No kind is a whole row away from its share; where the shares divide the rows, each is exact."""
-    dealt = Counter(_deal(mix, total))
+    dealt = Counter(deal_kinds(mix, total))
     assert dealt.total() == total
     for kind, share in zip(("conversation", "detail", "reasoning"), mix, strict=True):
         assert abs(dealt[kind] - total * share / sum(mix)) < 1

@@ -79,7 +79,7 @@ def written(image: AnnotatedImage, language: str, kinds: tuple[str, ...] = ("con
         for row in generate_by_rule([image], GenerationConfig(kinds=kinds, languages=(language,), seed=seed)).rows:
             said = [turn["value"].replace("<image>", "").strip() for turn in row["conversations"]]
             turns = tuple(zip(said[::2], said[1::2], strict=True))
-            assert run_checks(Candidate(image, row["kind"], language, turns)) == []
+            assert run_checks(Candidate(image, row["kind"], language, turns)) == ()
             texts += said
     assert texts
     return " ".join(texts)
@@ -139,7 +139,7 @@ def test_one_kind_of_thing_alone_gets_three_sentences(boxes: tuple[Box, ...], la
         text = description(Scene(boxes), language, random.Random(seed))
         assert len(re.findall(r"\.(?=\s|$)", text)) == 3, text
         assert len(set(re.split(r"(?<=\.)\s", text))) == 3, text
-        assert run_checks(Candidate(photograph(boxes=boxes), "detail", language, (("", text),))) == []
+        assert run_checks(Candidate(photograph(boxes=boxes), "detail", language, (("", text),))) == ()
 
 
 def test_a_dog_beside_a_puppy_is_neither_counted_nor_called_many() -> None:

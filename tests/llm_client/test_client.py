@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from llm_client.paid_runs import ended, in_child
 
 from vistune.datagen import GenerationConfig, make_requests
-from vistune.datagen.teachers.teacher import check_answer
+from vistune.datagen.teachers.remote import check_answer
 from vistune.errors import RecipeError
 from vistune.llm_client import Answer, Client, read_completion, read_key
 from vistune.llm_client.client import LARGEST_BODY, Outcome, classify, retry_after
@@ -142,8 +142,8 @@ def read_and_judge(body: str) -> None:
     read = read_completion(body)
     assert (read.text is None) == bool(read.fault)
     for order in ORDERS:
-        turns, faults = check_answer(order, Answer(read, 0))
-        assert bool(turns) or bool(faults)
+        checked = check_answer(order, Answer(read, 0))
+        assert checked.turns or checked.failures
     for status in (200, 400, 429, 500):
         assert isinstance(classify(status, {}, body), Outcome)
 

@@ -11,8 +11,8 @@ from typing import Any
 from fake_teacher import FakeService
 from llm_client.paid_runs import CANARY
 
-from vistune.datagen import TeacherOptions, GenerationConfig, make_requests
-from vistune.datagen.teachers.teacher import Outcome, ask_all
+from vistune.datagen import GenerationConfig, TeacherOptions, make_requests
+from vistune.datagen.teachers.remote import RequestOutcome, ask_all
 from vistune.llm_client import Asker, Client, Journal, Pace, Price
 from vistune.types import AnnotatedImage
 
@@ -70,7 +70,7 @@ async def ask_about(
     deadline_seconds: float = 30.0,
     price: Price | None = None,
     budget: float | None = None,
-) -> tuple[list[Outcome], Asker]:
+) -> tuple[list[RequestOutcome], Asker]:
     """Every picture asked about once, as `vistune generate` asks; the journal is closed, the asker to be looked at."""
     service = TeacherOptions(model="fake-1", base_url=url or teacher.url, concurrency=concurrency)
     orders = make_requests(images, GenerationConfig(kinds=("conversation",)))

@@ -160,7 +160,7 @@ def generate(
         )
     except NothingWritten as error:
         if as_json:
-            print_json(counts_of(error.made))
+            print_json(counts_of(error.generated))
         raise
     if as_json:
         print_json(counts_of(made))
@@ -176,7 +176,7 @@ def counts_of(made: GeneratedData) -> dict[str, Any]:
         "samples": len(made.rows),
         "rejected": len(made.rejects),
         "reasons": dict(reasons.most_common()),
-        "spent": dict(made.spent),
+        "spent": made.spent_dict,
         **(made.source.to_dict() if made.source else {}),
     }
 
@@ -204,10 +204,10 @@ def summary(out: Path, made: GeneratedData) -> list[str]:
         lines.append(f"most rejected: {describe_top_reject(made.rejects)}")
     spent = made.spent
     if spent:
-        maybe = f", and at most ${spent['maybe_dollars']:.2f} for requests without an answer"
-        money = f"${spent['dollars']:.2f}{maybe if spent['maybe_billed'] else ''}" if spent["priced"] else NO_PRICE
+        maybe = f", and at most ${spent.maybe_dollars:.2f} for requests without an answer"
+        money = f"${spent.dollars:.2f}{maybe if spent.maybe_billed else ''}" if spent.priced else NO_PRICE
         lines.append(
-            f"asked {spent['model']}: {spent['prompt_tokens']:,} prompt and {spent['completion_tokens']:,} completion "
+            f"asked {spent.model}: {spent.prompt_tokens:,} prompt and {spent.completion_tokens:,} completion "
             f"tokens; {money}"
         )
     lines += made.source.lines() if made.source else []

@@ -8,7 +8,6 @@ from vistune.datagen.generate import (
     describe_top_reject,
     generate_by_model,
     generate_by_rule,
-    needs_request,
     teacher_record,
     write_generated,
 )
@@ -21,9 +20,8 @@ from vistune.datagen.sources import (
     read_source,
     splits_of,
 )
-from vistune.datagen.teachers.estimate import estimate
-from vistune.datagen.teachers.requests import GenerationConfig, Request, make_requests
-from vistune.datagen.teachers.service import TEMPERATURE, TeacherOptions
+from vistune.datagen.teachers.options import TEMPERATURE, TeacherOptions, estimate
+from vistune.datagen.teachers.requests import GenerationConfig, Request, make_requests, needs_request
 
 __all__ = [
     "SOURCES",

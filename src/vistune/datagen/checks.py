@@ -1,6 +1,6 @@
-"""What a teacher wrote, judged: one small named function a reason, each with its code.
+"""Check what a teacher wrote: one function per reason of rejection, each with its code in CHECKS.
 
-picture + kind + language + turns -> the faults found, empty where the sample may be learnt
+A check returns the words that it found wrong, or "". The words that refuse, echo or leak are English and Korean.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from vistune.datagen.teachers.replies import ReplyError, Turns, parse_reply
 from vistune.grounding.claims import ungrounded, wrong_count, wrong_position
 from vistune.types import AnnotatedImage
 
-FEWEST_WORDS = {"detail": 16, "reasoning": 10}  # one sentence is no description, one phrase no reasoning
-KO_WORDS = 0.7  # Korean says the same in fewer, longer words
+FEWEST_WORDS = {"detail": 16, "reasoning": 10}  # more than a sentence, more than a phrase
+KO_WORDS = 0.7  # Korean needs fewer words, which are longer
 UNSPACED = ("zh", "ja", "th")
-LETTERS_A_WORD = 2  # where no spaces part the words
+LETTERS_PER_WORD = 2  # in languages without spaces between words
 MOST_WORDS = 1500
-ECHOED_WORDS = 12  # as many words of the prompt in a row are an echo
+ECHOED_WORDS = 12  # so many words of the prompt in a row count as an echo
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What is judged: the order, and what the teacher wrote for it."""
+    """A sample to check: the image, the request, and the turns that a teacher wrote for it."""
 
     image: AnnotatedImage
     kind: str
@@ -44,13 +44,23 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class CheckFailure:
+    """Why a sample is rejected: the check's code, and the words that it found wrong."""
+
     code: str
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class CheckedReply:
+    """The turns of a reply (none if it cannot be parsed) and why it is rejected (empty if it is accepted)."""
+
+    turns: Turns
+    failures: tuple[CheckFailure, ...] = ()
+
+
 _LEAK = re.compile(
     r"\bcaptions?\b|\bbounding[- ]box|\bannotat\w*"
-    # not the verb: "he coordinates several tasks"
+    # but not the verb: "he coordinates several tasks"
     r"|\b(?:the|these|those|its|their|given|exact|pixel|image|picture|normali[sz]ed|relative|with|at|from|x|y)"
     r"[- ]coordinates?\b|\bcoordinates? (?:of|for|are|show|indicate|suggest|given)\b|\bcoordinates?\s*[\[(:=]"
     r"|\bdescriptions? (?:(?:does not|doesn't|doesn’t|do not|don't|don’t|never) )?(?:explicitly )?"
@@ -70,26 +80,26 @@ _NUMBERS = re.compile(
 )
 
 
-def leak(written: Candidate) -> str:
-    """Words or raw numbers that give away what the teacher was shown in place of the picture."""
-    # "Write a caption for this picture" is how people ask for one
-    for text in written.answers if written.kind == "caption" else written.texts:
+def leak(sample: Candidate) -> str:
+    """Find words or raw numbers that reveal what the teacher was shown in place of the image."""
+    # the question "Write a caption for this image" is not a leak
+    for text in sample.answers if sample.kind == "caption" else sample.texts:
         if match := _LEAK.search(text) or _NUMBERS.search(text):
             return match.group()
     return ""
 
 
-def ungrounded_object(written: Candidate) -> str:
-    """One of the 80 COCO classes asserted that neither captions nor boxes name."""
-    return ungrounded(written.image, written.turns, written.language)
+def ungrounded_object(sample: Candidate) -> str:
+    """Find a COCO class that is asserted although neither captions nor boxes name it."""
+    return ungrounded(sample.image, sample.turns, sample.language)
 
 
-def count(written: Candidate) -> str:
-    return wrong_count(written.image, written.turns, written.language)
+def count(sample: Candidate) -> str:
+    return wrong_count(sample.image, sample.turns, sample.language)
 
 
-def position(written: Candidate) -> str:
-    return wrong_position(written.image, written.turns, written.language)
+def position(sample: Candidate) -> str:
+    return wrong_position(sample.image, sample.turns, sample.language)
 
 
 _SCRIPTS = {
@@ -107,22 +117,22 @@ _SCRIPTS = {
 _LATIN = r"[A-Za-zÀ-ɏ]"
 
 
-def language(written: Candidate) -> str:
-    """Most letters of every text are of the language's script; names in another script may stand among them."""
-    script = _SCRIPTS.get(written.language, _LATIN)
-    for text in written.texts:
+def language(sample: Candidate) -> str:
+    """Find a text of which too few letters are in the language's script; names in another script are allowed."""
+    script = _SCRIPTS.get(sample.language, _LATIN)
+    for text in sample.texts:
         letters = re.findall(r"[^\W\d_]", text)
         own = len(re.findall(script, text))
-        # Korean packs a word into few letters, so an English name among them weighs more than it reads
-        if len(letters) > 3 and own < (0.35 if written.language == "ko" else 0.7) * len(letters):
-            return f"{own} of {len(letters)} letters are of the script: {text[:40]!r}"
+        # Korean words have few letters, so the letters of an English name weigh more among them
+        if len(letters) > 3 and own < (0.35 if sample.language == "ko" else 0.7) * len(letters):
+            return f"{own} of {len(letters)} letters are in the script: {text[:40]!r}"
     return ""
 
 
 _REFUSAL = re.compile(
     r"\bas an ai\b|\bi(?:'m| am) (?:sorry|unable|not able)|\bi don't have (?:access|the ability)|\bi apologi[sz]e"
     r"|\bi (?:can't|can’t|cannot) (?:assist|help (?:you|with)|provide|access|fulfil|describe|answer|determine|generate)"
-    # "I can't see any cars" tells of the picture, "I can't see the picture" refuses
+    # "I can't see any cars" is about the image, "I can't see the image" refuses
     r"|\bi (?:can't|can’t|cannot) (?:actually |directly )?(?:see|view|open)(?:\s*[.,;!]|"
     r" (?:the |this |that |your |any |an |it\b|what you|)(?:attached |actual )?"
     r"(?:images?|pictures?|photos?|it\b|what you|files?))"
@@ -133,8 +143,8 @@ _REFUSAL = re.compile(
 )
 
 
-def refusal(written: Candidate) -> str:
-    for answer in written.answers:
+def refusal(sample: Candidate) -> str:
+    for answer in sample.answers:
         if match := _REFUSAL.search(answer):
             return match.group()
     return ""
@@ -144,37 +154,37 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())
 
 
-_ORDER = re.compile(
+_INSTRUCTION = re.compile(
     r"(?:^|[.!?:]\s+|\n)\s*(?:please )?(?:write|create|generate) (?:a|one) (?:conversation|question|description)\b|"
     r"다음 (?:형식|지시|규칙)|형식으로 (?:작성|써)|\buse this form\b"
 )
 
 
 @cache
-def _instructions(kind: str, language: str) -> str:
+def _prompt_words(kind: str, language: str) -> str:
     return " ".join(_words(system_prompt(kind, language)))
 
 
-def prompt_echo(written: Candidate) -> str:
-    """A run of the instructions' words, or the captions or boxes as they were shown."""
-    asked = _instructions(written.kind, written.language)
-    shown = context(written.image.captions, written.image.boxes, written.kind).lower()
-    for text in written.texts:
+def prompt_echo(sample: Candidate) -> str:
+    """Find words of the prompt, or captions or boxes repeated as they were shown."""
+    prompt = _prompt_words(sample.kind, sample.language)
+    shown = context(sample.image.captions, sample.image.boxes, sample.kind).lower()
+    for text in sample.texts:
         words = _words(text)
         for k in range(len(words) - ECHOED_WORDS + 1):
-            if (run := " ".join(words[k : k + ECHOED_WORDS])) in asked:
+            if (run := " ".join(words[k : k + ECHOED_WORDS])) in prompt:
                 return run
         lines = [line.strip() for line in shown.split("\n") if len(line.split()) > 3]
         echoed = [line for line in lines if line in text.lower()]
         if len(echoed) >= 2 or (echoed and "[" in echoed[0]):
             return echoed[0]
-        if match := _ORDER.search(text.lower()):
+        if match := _INSTRUCTION.search(text.lower()):
             return match.group()
     return ""
 
 
-_TRIFLES = frozenset(
-    (
+_STOP_WORDS = frozenset(
+    [
         "the",
         "a",
         "an",
@@ -192,22 +202,20 @@ _TRIFLES = frozenset(
         "does",
         "did",
         "혹시",
-    )
+    ]
 )
-
-
 _STEM = re.compile(r"^([a-z]{3,}?)(?:(?<=([a-z]))\2)?(?:ing|s)$")  # "wearing", "wears", "sitting"
 
 
-def _plain(question: str) -> str:
+def _without_image(question: str) -> str:
     text = re.sub(r"\b(?:in|of) (?:the|this) (?:picture|image|photo|scene)\b", " ", question.lower().split("\n")[0])
     return re.sub(r"(?:사진|그림|이미지)(?:에서?|속에?)?\s", " ", text)
 
 
-def _bare(question: str) -> list[str]:
-    """A question's words without what changes nothing: articles, particles, politeness, "in the picture"."""
-    words = [re.sub(r"(?<=[가-힣])(?:은|는|이|가|을|를)$", "", word) for word in _words(_plain(question))]
-    return [_STEM.sub(r"\1", word) for word in words if word not in _TRIFLES]
+def _content_words(question: str) -> list[str]:
+    """Return a question's words without articles, particles, politeness and "in the picture"."""
+    words = [re.sub(r"(?<=[가-힣])(?:은|는|이|가|을|를)$", "", word) for word in _words(_without_image(question))]
+    return [_STEM.sub(r"\1", word) for word in words if word not in _STOP_WORDS]
 
 
 _KO_ASKED = re.compile(
@@ -217,23 +225,24 @@ _KO_ASKED = re.compile(
 _KO_BEING = re.compile(r"(?<=고) (?:있는(?: 것)?(?:은|는|이|가)?|있나요|있습니까|있을까요|있어요|있죠)(?=\s|$|\W)")
 
 
-def _ko_bare(question: str) -> list[str]:
-    """The words in any order: "무엇을 먹고 있나요" and "먹고 있는 것은 무엇인가요" ask the same. What marks who does
-    it is kept, in one form for subject and topic.
+def _ko_content_words(question: str) -> list[str]:
+    """Return a Korean question's words, sorted: "무엇을 먹고 있나요" and "먹고 있는 것은 무엇인가요" ask the same.
+
+    The particles of subject and topic are kept, in one form.
     """
-    words = _words(_KO_ASKED.sub(r"\1", _KO_BEING.sub("", _plain(question))))
-    return sorted(re.sub(r"(?<=[가-힣])(?:은|는|가)$", "이", word) for word in words if word not in _TRIFLES)
+    words = _words(_KO_ASKED.sub(r"\1", _KO_BEING.sub("", _without_image(question))))
+    return sorted(re.sub(r"(?<=[가-힣])(?:은|는|가)$", "이", word) for word in words if word not in _STOP_WORDS)
 
 
-def near_duplicate(written: Candidate) -> str:
-    """Two questions of one conversation the same but for trifles, or an answer that is its question."""
+def near_duplicate(sample: Candidate) -> str:
+    """Find a question that is asked twice in nearly the same words, or an answer that repeats its question."""
     seen: list[list[str]] = []
     seen_korean: list[list[str]] = []
-    for question, answer in written.turns:
+    for question, answer in sample.turns:
         if question and _words(question) == _words(answer):
             return question[:60]
-        words = _bare(question)
-        korean = _ko_bare(question) if written.language == "ko" else []
+        words = _content_words(question)
+        korean = _ko_content_words(question) if sample.language == "ko" else []
         alike = any(SequenceMatcher(None, words, other).ratio() >= 0.93 for other in seen)
         if (words and alike) or (korean and korean in seen_korean):
             return question[:60]
@@ -242,14 +251,14 @@ def near_duplicate(written: Candidate) -> str:
     return ""
 
 
-def length(written: Candidate) -> str:
-    """A description of a few words, an answer without end, or one that runs in a loop."""
-    fewest = FEWEST_WORDS.get(written.kind, 1) * (KO_WORDS if written.language == "ko" else 1)
-    for answer in written.answers:
+def length(sample: Candidate) -> str:
+    """Find an answer that is too short, too long, or repeats itself in a loop."""
+    fewest = FEWEST_WORDS.get(sample.kind, 1) * (KO_WORDS if sample.language == "ko" else 1)
+    for answer in sample.answers:
         words = answer.split()
         count = len(words)
-        if written.language in UNSPACED:
-            count = max(count, len(re.findall(r"[^\W\d_]", answer)) // LETTERS_A_WORD)
+        if sample.language in UNSPACED:
+            count = max(count, len(re.findall(r"[^\W\d_]", answer)) // LETTERS_PER_WORD)
         if count < fewest or count > MOST_WORDS:
             return f"{count} words"
         runs = [tuple(words[k : k + 4]) for k in range(len(words) - 3)]
@@ -265,8 +274,8 @@ _SPECIAL = re.compile(
 )
 
 
-def special_tokens(written: Candidate) -> str:
-    for text in written.texts:
+def special_tokens(sample: Candidate) -> str:
+    for text in sample.texts:
         if match := _SPECIAL.search(text) or re.search(r"\b(?:USER|ASSISTANT):", text):
             return match.group()
     return ""
@@ -286,22 +295,21 @@ CHECKS: Mapping[str, Callable[[Candidate], str]] = {
 }
 
 
-def run_checks(written: Candidate) -> list[CheckFailure]:
-    """Every check's fault, in the order of the table."""
-    return [CheckFailure(code, detail) for code, check in CHECKS.items() if (detail := check(written))]
+def run_checks(candidate: Candidate) -> tuple[CheckFailure, ...]:
+    """Return the failure of each check that rejects a sample, in the order of CHECKS."""
+    return tuple(CheckFailure(code, detail) for code, check in CHECKS.items() if (detail := check(candidate)))
 
 
-def check_reply(
-    text: str, image: AnnotatedImage, kind: str, language: str, *, asked_here: bool = True
-) -> tuple[Turns, list[CheckFailure]]:
-    """A raw reply parsed and judged; no turns where its shape cannot be read."""
+def check_reply(text: str, image: AnnotatedImage, kind: str, language: str, *, asked_here: bool = True) -> CheckedReply:
+    """Parse a raw reply and check its turns; `asked_here` as for `parse_reply`."""
     try:
         turns = parse_reply(text, kind, asked_here=asked_here)
-    except ReplyError as fault:
-        if fault.code == "thinking":  # a thought is not an answer, even if it looks like one
-            return (), [CheckFailure(fault.code, fault.detail)]
+    except ReplyError as error:
+        unparsed = CheckFailure(error.code, error.detail)
+        if error.code == "thinking":  # a thought is never an answer, even if it looks like one
+            return CheckedReply((), (unparsed,))
         whole = Candidate(image, kind, language, (("", text),))
-        # a refusal or an echo has no shape either; that it is one says more
-        better = [CheckFailure(code, found) for code in ("refusal", "prompt_echo") if (found := CHECKS[code](whole))]
-        return (), better or [CheckFailure(fault.code, fault.detail)]
-    return turns, run_checks(Candidate(image, kind, language, turns))
+        # a refusal or an echo cannot be parsed either, and its code says more
+        clearer = [CheckFailure(code, detail) for code in ("refusal", "prompt_echo") if (detail := CHECKS[code](whole))]
+        return CheckedReply((), tuple(clearer) or (unparsed,))
+    return CheckedReply(turns, run_checks(Candidate(image, kind, language, turns)))

@@ -1,7 +1,6 @@
-"""Instruction data from described pictures: who says what about which picture, in which language.
+"""Generate samples for annotated images with a teacher, and write them as training data.
 
-AnnotatedImages -> orders -> teacher -> rows -> samples.json, messages.jsonl, rejects.jsonl
-The seed decides everything that is ours: the same call, over the same replies, writes the same bytes.
+The seed decides every choice of vistune: the same call with the same replies writes the same bytes.
 """
 
 from __future__ import annotations
@@ -14,62 +13,93 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vistune.datagen.sources import AnnotatedSource
 from vistune.datagen.teachers import rule
+from vistune.datagen.teachers.options import TeacherOptions
 from vistune.datagen.teachers.prompts import OWN_LANGUAGES
+from vistune.datagen.teachers.remote import RequestOutcome, Tally, ask_all, ask_in_batches, turns_of
 from vistune.datagen.teachers.replies import Turns
-from vistune.datagen.teachers.requests import GenerationConfig, Request, make_requests, own_captions
-from vistune.datagen.teachers.service import TeacherOptions
-from vistune.datagen.teachers.teacher import Outcome, Tally, ask_all, ask_in_batches, turns_of
+from vistune.datagen.teachers.requests import GenerationConfig, Request, make_requests, needs_request, own_captions
 from vistune.errors import RecipeError, TooManyRejects
 from vistune.files import write_atomic, write_json, write_jsonl
 from vistune.llm_client import Asker
 from vistune.llm_client.asker import log
+from vistune.progress import Advance, OnMessage
 from vistune.types import AnnotatedImage, Reject
 
 TEACHERS = ("rule", "openai")
+LlavaRecord = dict[str, Any]  # id, image, kind, language, conversations
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """What a run has cost so far, over all its starts.
+
+    - maybe_dollars, maybe_billed: cost and number of requests without an answer, which the service may have billed
+    - priced: whether the price of the model is known
+    - outcomes: number of requests by how they ended
+    - replies, seconds: replies in this start, and how long it took
+    """
+
+    model: str
+    dollars: float
+    maybe_dollars: float
+    maybe_billed: int
+    priced: bool
+    prompt_tokens: int
+    completion_tokens: int
+    outcomes: Mapping[str, int]
+    replies: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class GeneratedData:
-    """The generated rows in LLaVA form, in the order of the images, with the rejects and the cost.
+    """The generated samples in LLaVA form, in the order of the images, and the rejected ones.
 
-    `source`: report of what the source has and is not used; None if the images did not come from a source.
+    - spent: the cost of a remote teacher; None for the rule teacher
+    - source: the report of what the source has and is not used; None if the images did not come from a source
     """
 
-    rows: list[dict[str, Any]]
+    rows: list[LlavaRecord]
     rejects: list[Reject]
-    spent: Mapping[str, Any] = field(default_factory=dict)
+    spent: Spending | None = None
     source: AnnotatedSource | None = None
+
+    @property
+    def spent_dict(self) -> dict[str, Any]:
+        """The cost as JSON values; empty for the rule teacher."""
+        return asdict(self.spent) if self.spent else {}
 
 
 class NothingWritten(TooManyRejects):
     """Every sample was rejected. The run's files are written nevertheless, including `rejects.jsonl`."""
 
-    def __init__(self, made: GeneratedData, out: Path) -> None:
-        reasons = Counter(reject.reason for reject in made.rejects).most_common(5)
+    def __init__(self, generated: GeneratedData, out: Path) -> None:
+        rejects = generated.rejects
+        reasons = Counter(reject.reason for reject in rejects).most_common(5)
         listed = ", ".join(f"{count} {reason}" for reason, count in reasons)
         super().__init__(
-            f"{out}: no sample was written, {len(made.rejects)} rejected ({listed}); {describe_top_reject(made.rejects)}",
+            f"{out}: no sample was written, {len(rejects)} rejected ({listed}); {describe_top_reject(rejects)}",
             f"see {out / 'rejects.jsonl'} for every reason and reply",
         )
-        self.made = made
+        self.generated = generated
 
 
 def describe_top_reject(rejects: Sequence[Reject]) -> str:
-    """The most frequent reason with an example; if it is not a refusal, also the most frequent refusal."""
+    """Describe the most frequent reason with an example; if it is not a refusal, also the most frequent refusal."""
     counts = Counter(reject.reason for reject in rejects)
     reason = counts.most_common(1)[0][0]
-    refused = [name for name in ("refused_by_service", "no_answer") if name in counts and name != reason]
-    return "; ".join(_example(rejects, name) for name in (reason, *refused[:1]))
+    refusals = [name for name in ("refused_by_service", "no_answer") if name in counts and name != reason]
+    return "; ".join(_example(rejects, name) for name in (reason, *refusals[:1]))
 
 
 def _example(rejects: Sequence[Reject], reason: str) -> str:
-    """The most frequent message of one reason, and the start of a reply if there is one."""
+    """Return the most frequent message of one reason, and the start of a reply if there is one."""
     same = [reject for reject in rejects if reject.reason == reason]
     detail = Counter(reject.detail for reject in same).most_common(1)[0][0]
     raw = next((reject.raw for reject in same if reject.detail == detail and reject.raw), "")
@@ -78,33 +108,35 @@ def _example(rejects: Sequence[Reject], reason: str) -> str:
 
 
 def generate_by_rule(
-    images: Sequence[AnnotatedImage], wishes: GenerationConfig, advance: Callable[..., None] = lambda count: None
+    images: Sequence[AnnotatedImage], config: GenerationConfig, advance: Callable[[int], None] = lambda count: None
 ) -> GeneratedData:
-    """The offline teacher writes every order; what it cannot write is set aside with its reason."""
-    for language in wishes.languages:
+    """Write every request with the offline teacher; what it cannot write becomes a reject."""
+    for language in config.languages:
         if language not in OWN_LANGUAGES:
             raise RecipeError(
-                f"the rule teacher writes no {language!r}", f"choose of {', '.join(OWN_LANGUAGES)}, or another teacher"
+                f"the rule teacher does not write {language!r}",
+                f"choose from {', '.join(OWN_LANGUAGES)}, or use another teacher",
             )
-    made: list[dict[str, Any] | Reject] = []
+    results: list[LlavaRecord | Reject] = []
     _, names = image_names(images)
-    for order in make_requests(images, wishes):
-        made.append(_written_by_rule(order, names, wishes.seed))
+    for request in make_requests(images, config):
+        results.append(_write_by_rule(request, names, config.seed))
         advance(1)
-    return _told_apart(made)
+    return _separate(results)
 
 
-def _told_apart(made: Sequence[dict[str, Any] | Reject]) -> GeneratedData:
-    """Rows and rejects, each in their order."""
+def _separate(results: Sequence[LlavaRecord | Reject]) -> GeneratedData:
     return GeneratedData(
-        [row for row in made if not isinstance(row, Reject)], [row for row in made if isinstance(row, Reject)]
+        [result for result in results if not isinstance(result, Reject)],
+        [result for result in results if isinstance(result, Reject)],
     )
 
 
 def image_names(images: Sequence[AnnotatedImage]) -> tuple[list[Path], dict[Path, str]]:
-    """(folders, each image's name relative to one): the file name only, unless another folder has the same file name.
+    """Return the image folders, and each image's name relative to one of them.
 
-    Readers search the folders in order, so an unused file in an earlier folder would be taken for the image.
+    A name is the file name only, unless another folder has the same file name: readers search the folders in order, so
+    an unused file in an earlier folder would be taken for the image.
     """
     paths = [image.path for image in images]
     folders = sorted({path.parent for path in paths})
@@ -121,197 +153,171 @@ def image_names(images: Sequence[AnnotatedImage]) -> tuple[list[Path], dict[Path
     return [common], {path: path.absolute().relative_to(common).as_posix() for path in paths}
 
 
-def _written_by_rule(order: Request, names: Mapping[Path, str], seed: int) -> dict[str, Any] | Reject:
-    chance = random.Random(f"{seed}/{order.name}")
-    turns = rule.write(order.image, order.kind, order.language, chance, order.number)
-    origin = str(order.image.path)
+def _write_by_rule(request: Request, names: Mapping[Path, str], seed: int) -> LlavaRecord | Reject:
+    rng = random.Random(f"{seed}/{request.name}")
+    turns = rule.write(request.image, request.kind, request.language, rng, request.number)
     if turns is None:
-        reason = "captions and boxes settle nothing of this kind"
-        if order.image.captions and not own_captions(order.image, order.language):
-            reason += f"; its captions are not in {order.language!r}, and the rule teacher does not translate"
-        return Reject(order.name, origin, "too_little_known", reason)
+        detail = "captions and boxes do not say enough for this kind"
+        if request.image.captions and not own_captions(request.image, request.language):
+            detail += f"; its captions are not in {request.language!r}, and the rule teacher does not translate"
+        return Reject(request.name, str(request.image.path), "too_little_known", detail)
     if any("<image>" in text for turn in turns for text in turn):
-        return Reject(order.name, origin, "special_tokens", "the text holds the marker <image>")
-    return _row(order, names[order.image.path], turns, chance)
+        return Reject(request.name, str(request.image.path), "special_tokens", "the text has the marker <image>")
+    return _record(request, names[request.image.path], turns, rng)
 
 
 def generate_by_model(
     images: Sequence[AnnotatedImage],
-    wishes: GenerationConfig,
-    service: TeacherOptions,
+    config: GenerationConfig,
+    options: TeacherOptions,
     folder: Path,
-    advance: Callable[..., None],
-    report: Callable[[str], None] = log.warning,
+    advance: Advance,
+    report: OnMessage = log.warning,
 ) -> GeneratedData:
-    """Have a remote teacher write every order except captions that the image already has; its journal is in `folder`.
+    """Have a remote teacher write every request; captions that an image already has are copied.
 
-    `report`: called with each message, such as a parameter that the service refuses.
+    Args:
+        folder: Where the journal is.
+        report: Called with each message, such as a parameter that the service refuses.
     """
-    orders = make_requests(images, wishes)
-    asked = [order for order in orders if needs_request(order)]
-    asker = service.open(folder, service.header(wishes.kinds, wishes.languages), seed=wishes.seed, report=report)
+    requests = make_requests(images, config)
+    sent = [request for request in requests if needs_request(request)]
+    asker = options.open(folder, options.header(config.kinds, config.languages), seed=config.seed, report=report)
     try:
         before, began = asker.ledger.outcomes["reply"], time.monotonic()
-        settled = asyncio.run(_ask(asked, service, asker, advance))
+        outcomes = asyncio.run(_ask(sent, options, asker, advance))
         seconds, replies = time.monotonic() - began, asker.ledger.outcomes["reply"] - before
-        by_name = dict(zip((order.name for order in asked), settled, strict=True))
-        made = _collect(orders, image_names(images)[1], by_name, asker, wishes.seed)
-        return replace(made, spent={**made.spent, "replies": replies, "seconds": round(seconds, 3)})
+        by_name = dict(zip((request.name for request in sent), outcomes, strict=True))
+        names = image_names(images)[1]
+        results = [_result(request, by_name.get(request.name), names, asker, config.seed) for request in requests]
+        return replace(_separate(results), spent=_spending(asker, replies, seconds))
     finally:
         asker.journal.close()
 
 
-def needs_request(order: Request) -> bool:
-    """Whether an order costs a request."""
-    return order.kind != "caption" or not own_captions(order.image, order.language)
-
-
 async def _ask(
-    orders: Sequence[Request], service: TeacherOptions, asker: Asker, advance: Callable[..., None]
-) -> list[Outcome]:
+    requests: Sequence[Request], options: TeacherOptions, asker: Asker, advance: Advance
+) -> list[RequestOutcome]:
     def report(tally: Tally) -> None:
-        worst = ", ".join(f"{code} {count}" for code, count in tally.rejected.most_common(3))
+        top = ", ".join(f"{code} {count}" for code, count in tally.rejected.most_common(3))
         money = f"${asker.budget.spent:.2f}" if asker.price else "no price known"
-        advance(1, money + (f" · rejected: {worst}" if worst else ""))
+        advance(1, money + (f" · rejected: {top}" if top else ""))
 
     try:
-        if service.batch:
-            return await ask_in_batches(orders, service, asker, report, lambda note: advance(0, note))
-        return await ask_all(orders, service, asker, report)
+        if options.batch:
+            return await ask_in_batches(requests, options, asker, report, lambda note: advance(0, note))
+        return await ask_all(requests, options, asker, report)
     finally:
         await asker.client.close()
 
 
-def _collect(
-    orders: Sequence[Request], names: Mapping[Path, str], settled: Mapping[str, Outcome], asker: Asker, seed: int
-) -> GeneratedData:
-    """Rows from the journal, in the orders' own order."""
-    made: list[dict[str, Any] | Reject] = []
-    for order in orders:
-        if order.name not in settled:
-            made.append(_written_by_rule(order, names, seed))
-            continue
-        turns, raw = turns_of(order, settled[order.name], asker)
-        if turns:
-            chance = random.Random(f"{seed}/{order.name}")
-            made.append(_row(order, names[order.image.path], _with_question(order, turns), chance))
-        else:
-            fault = settled[order.name].faults[0]
-            made.append(Reject(order.name, str(order.image.path), fault.code, fault.detail, raw))
+def _result(
+    request: Request, outcome: RequestOutcome | None, names: Mapping[Path, str], asker: Asker, seed: int
+) -> LlavaRecord | Reject:
+    """Return the sample or the reject of a request, from the journal; without an outcome, copy the own caption."""
+    if outcome is None:
+        return _write_by_rule(request, names, seed)
+    turns, raw = turns_of(request, outcome, asker)
+    if not turns:
+        failure = outcome.failures[0]
+        return Reject(request.name, str(request.image.path), failure.code, failure.detail, raw)
+    if not turns[0][0]:  # a description or caption, whose question vistune asks
+        question = rule.instruction(request.image.id, request.kind, request.language, request.number)
+        turns = ((question, turns[0][1]),)
+    return _record(request, names[request.image.path], turns, random.Random(f"{seed}/{request.name}"))
+
+
+def _spending(asker: Asker, replies: int, seconds: float) -> Spending:
     ledger = asker.ledger
-    spent = {
-        "model": ledger.model,
-        "dollars": round(ledger.dollars, 6),
-        "maybe_dollars": round(ledger.maybe_dollars, 6),
-        "maybe_billed": ledger.maybe_billed,
-        "priced": asker.price is not None,
-        "prompt_tokens": ledger.prompt_tokens,
-        "completion_tokens": ledger.completion_tokens,
-        "outcomes": dict(sorted(ledger.outcomes.items())),
-    }
-    return replace(_told_apart(made), spent=spent)
+    return Spending(
+        model=ledger.model,
+        dollars=round(ledger.dollars, 6),
+        maybe_dollars=round(ledger.maybe_dollars, 6),
+        maybe_billed=ledger.maybe_billed,
+        priced=asker.price is not None,
+        prompt_tokens=ledger.prompt_tokens,
+        completion_tokens=ledger.completion_tokens,
+        outcomes=dict(sorted(ledger.outcomes.items())),
+        replies=replies,
+        seconds=round(seconds, 3),
+    )
 
 
-def _with_question(order: Request, turns: Turns) -> Turns:
-    """A description's own question, where it is ours to ask."""
-    if turns[0][0]:
-        return turns
-    return ((rule.instruction(order.image.id, order.kind, order.language, order.number), turns[0][1]),)
-
-
-def _row(order: Request, image: str, turns: Turns, chance: random.Random) -> dict[str, Any]:
-    """LLaVA form; the marker stands before or after the first question by chance, as in the original's data."""
+def _record(request: Request, image: str, turns: Turns, rng: random.Random) -> LlavaRecord:
+    """Return a sample in LLaVA form; the image is before or after the first question at random, as in LLaVA's data."""
     conversations = []
     for number, (question, answer) in enumerate(turns):
         if number == 0:
-            question = f"<image>\n{question}" if chance.random() < 0.5 else f"{question}\n<image>"
+            question = f"<image>\n{question}" if rng.random() < 0.5 else f"{question}\n<image>"
         conversations += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
     return {
-        "id": order.name,
+        "id": request.name,
         "image": image,
-        "kind": order.kind,
-        "language": order.language,
+        "kind": request.kind,
+        "language": request.language,
         "conversations": conversations,
     }
 
 
 def write_generated(
-    out: Path, made: GeneratedData, images: Sequence[AnnotatedImage], origin: Mapping[str, Any] | None = None
+    out: Path, generated: GeneratedData, images: Sequence[AnnotatedImage], origin: Mapping[str, Any] | None = None
 ) -> None:
-    """The files that `train` and `check` read, each whole or absent; samples.json comes last and means all is there.
+    """Write the files that `train` and `check` read. samples.json is written last: if it exists, all files do.
 
-    `origin`: who wrote it and how it was asked for, which a model trained on it tells of (`vistune why`).
+    `origin`: the teacher and the settings of the run, which `vistune why` shows for a model trained on the data.
     """
     folders, names = image_names(images)
     write_json(out / "images.json", {"folders": [os.path.relpath(folder, out) for folder in folders]})
-    write_jsonl(
-        out / "rejects.jsonl",
-        (
-            {"id": r.id, "origin": Path(r.origin).name, "reason": r.reason, "detail": r.detail, "raw": r.raw}
-            for r in made.rejects
-        ),
-    )
-    write_jsonl(out / "pictures.jsonl", (_shown(image, names[image.path]) for image in images))
-    write_jsonl(out / "messages.jsonl", (_messages(row) for row in made.rows))
-    counts = Counter(f"{row['kind']}/{row['language']}" for row in made.rows)
-    reasons = Counter(reject.reason for reject in made.rejects)
-    write_json(
-        out / "generate.json",
-        {
-            "rows": len(made.rows),
-            "images": len(images),
-            "counts": dict(sorted(counts.items())),
-            "rejects": dict(reasons),
-            "spent": dict(made.spent),
-            "origin": dict(origin or {}),
-            **(made.source.to_dict() if made.source else {}),
-        },
-    )
-    write_atomic(out / "samples.json", _json_list(made.rows))
+    rejects = ({**asdict(reject), "origin": Path(reject.origin).name} for reject in generated.rejects)
+    write_jsonl(out / "rejects.jsonl", rejects)
+    write_jsonl(out / "pictures.jsonl", (_image_facts(image, names[image.path]) for image in images))
+    write_jsonl(out / "messages.jsonl", (_messages(record) for record in generated.rows))
+    counts = Counter(f"{record['kind']}/{record['language']}" for record in generated.rows)
+    report = {
+        "rows": len(generated.rows),
+        "images": len(images),
+        "counts": dict(sorted(counts.items())),
+        "rejects": dict(Counter(reject.reason for reject in generated.rejects)),
+        "spent": generated.spent_dict,
+        "origin": dict(origin or {}),
+        **(generated.source.to_dict() if generated.source else {}),
+    }
+    write_json(out / "generate.json", report)
+    write_atomic(out / "samples.json", _json_list(generated.rows))
 
 
-def _shown(image: AnnotatedImage, name: str) -> dict[str, Any]:
-    """What a teacher knows of a picture, for readers of the report."""
+def _image_facts(image: AnnotatedImage, name: str) -> dict[str, Any]:
+    """Return what a teacher knows about an image, for readers of the report."""
     boxes = [
-        {
-            "label": box.label,
-            "x0": round(box.x0, 4),
-            "y0": round(box.y0, 4),
-            "x1": round(box.x1, 4),
-            "y1": round(box.y1, 4),
-        }
+        {"label": box.label, **{side: round(getattr(box, side), 4) for side in ("x0", "y0", "x1", "y1")}}
         for box in image.boxes
     ]
     return {"image": name, "captions": image.captions, "boxes": boxes}
 
 
-def _json_list(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A JSON list with one row a line: still one document, and a reader's error can name the line."""
-    return "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n]\n"
+def _json_list(records: Sequence[LlavaRecord]) -> str:
+    """Return a JSON list with one record per line, so that error messages can name the line."""
+    return "[\n" + ",\n".join(json.dumps(record, ensure_ascii=False) for record in records) + "\n]\n"
 
 
-def _messages(row: Mapping[str, Any]) -> dict[str, Any]:
+def _messages(record: LlavaRecord) -> dict[str, Any]:
+    """Return a sample in the `messages` form."""
     roles = {"human": "user", "gpt": "assistant"}
     messages = []
-    for turn in row["conversations"]:
+    for turn in record["conversations"]:
         text = turn["value"].replace("<image>", "").strip()
         content: Any = text
         if "<image>" in turn["value"]:
             content = [{"type": "image"}, {"type": "text", "text": text}]
         messages.append({"role": roles[turn["from"]], "content": content})
-    return {
-        "id": row["id"],
-        "kind": row["kind"],
-        "language": row["language"],
-        "messages": messages,
-        "images": [row["image"]],
-    }
+    kept = {name: record[name] for name in ("id", "kind", "language")}
+    return {**kept, "messages": messages, "images": [record["image"]]}
 
 
-def teacher_record(service: TeacherOptions | None, wishes: GenerationConfig) -> dict[str, Any]:
-    """Return who wrote the data: of a remote teacher its model, endpoint, parameters and a checksum of its prompts."""
-    if service is None:
+def teacher_record(options: TeacherOptions | None, config: GenerationConfig) -> dict[str, Any]:
+    """Return who wrote the data: for a remote teacher its model, endpoint, parameters and a checksum of its prompts."""
+    if options is None:
         return {"name": "rule"}
-    header = service.header(wishes.kinds, wishes.languages)
+    header = options.header(config.kinds, config.languages)
     prompts = json.dumps(header.pop("prompts"), ensure_ascii=False, sort_keys=True)
     return {"name": "openai", **header, "prompts_sha256": hashlib.sha256(prompts.encode()).hexdigest()}

@@ -1,1 +1,1 @@
-"""Teachers: the rule teacher, and remote language models with their prompts, replies and cost estimate."""
+"""Write samples: by rule from boxes and captions, or by a remote model with prompts, checks and a cost estimate."""

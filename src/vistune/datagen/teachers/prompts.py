@@ -1,7 +1,7 @@
-"""What a teacher is asked: our own system prompts and examples, and what each kind is shown of a picture.
+"""Write the chat messages that ask a remote teacher about an image: system prompt, examples, and the image's context.
 
-AnnotatedImage + kind + language -> chat messages (the layout of arXiv 2304.08485, appendix: captions one a line, a
-blank line, one "label: [x0, y0, x1, y1]" a line, relative to the picture, at most three decimals)
+The context has the layout of LLaVA's appendix (arXiv 2304.08485): one caption per line, a blank line, then one
+"label: [x0, y0, x1, y1]" per line, relative to the image, with at most three decimals. The prompts are in `prompts/`.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import Any
 
 from vistune.types import AnnotatedImage, Box
 
+# What each kind is shown of an image.
 SHOWN: Mapping[str, tuple[str, ...]] = {
     "conversation": ("captions",),
     "detail": ("captions", "boxes"),
     "reasoning": ("captions", "boxes"),
     "caption": ("captions", "boxes"),
 }
-OWN_LANGUAGES = ("en", "ko")  # those that prompts and instructions are written in
+OWN_LANGUAGES = ("en", "ko")  # languages with prompts and instructions of their own
 LANGUAGE_NAMES = {
     "de": "German",
     "es": "Spanish",
@@ -30,7 +31,7 @@ LANGUAGE_NAMES = {
     "vi": "Vietnamese",
     "zh": "Chinese",
 }
-ASKED_BY_TEACHER = (
+ASK_FOR_QUESTION = (
     "Begin with the request that a person would make for such a text, in this form:\n"
     "Question:\n(the request)\n===\nAnswer:\n(the text)"
 )
@@ -39,31 +40,32 @@ DATA_URL_TYPES = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp
 
 @cache
 def prompts(language: str) -> Mapping[str, Any]:
-    """The prompt file of a language; other languages than our own use the English one with a line added."""
+    """Return the prompts of a language. Other languages use the English prompts with a line added."""
     name = language if language in OWN_LANGUAGES else "en"
-    return json.loads(
-        (resources.files("vistune.datagen.teachers") / "prompts" / f"{name}.json").read_text(encoding="utf-8")
-    )
+    path = resources.files("vistune.datagen.teachers") / "prompts" / f"{name}.json"
+    tree: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return tree
 
 
 def system_prompt(kind: str, language: str, *, see: bool = False) -> str:
+    """Return the system prompt of a kind; `see`: the message also has the image."""
     tree = prompts(language)
     parts = [tree[kind]["system"]]
     if language not in OWN_LANGUAGES:
         parts.append(tree["other_language"].format(language=LANGUAGE_NAMES.get(language, language)))
         if kind in ("detail", "caption"):
-            parts.append(ASKED_BY_TEACHER)
+            parts.append(ASK_FOR_QUESTION)
     if see:
         parts.append(tree["see"])
     return "\n\n".join(parts)
 
 
 def context(captions: Sequence[str], boxes: Sequence[Box], kind: str) -> str:
-    """What stands for the picture. A kind that would be shown nothing is shown all that is known."""
+    """Describe an image in text. If a kind would be shown nothing, it is shown everything that is known."""
     shown = SHOWN[kind]
-    lines = [" ".join(text.split()) for text in captions] if "captions" in shown else []
-    places = [box_line(box) for box in boxes] if "boxes" in shown or not lines else []
-    return "\n".join(lines) + ("\n\n" if lines and places else "") + "\n".join(places)
+    caption_lines = [" ".join(text.split()) for text in captions] if "captions" in shown else []
+    box_lines = [box_line(box) for box in boxes] if "boxes" in shown or not caption_lines else []
+    return "\n".join(caption_lines) + ("\n\n" if caption_lines and box_lines else "") + "\n".join(box_lines)
 
 
 def box_line(box: Box) -> str:
@@ -73,21 +75,21 @@ def box_line(box: Box) -> str:
 
 
 def messages(image: AnnotatedImage, kind: str, language: str, *, see: bool = False) -> list[dict[str, Any]]:
-    """System prompt, examples, and the picture's context; with `see` the picture's bytes too."""
-    asked: list[dict[str, Any]] = [{"role": "system", "content": system_prompt(kind, language, see=see)}]
+    """Return the system prompt, the examples and the image's context; with `see`, also the image file."""
+    chat: list[dict[str, Any]] = [{"role": "system", "content": system_prompt(kind, language, see=see)}]
     if language in OWN_LANGUAGES:
         for shot in prompts(language)[kind]["shots"]:
             boxes = [Box(label, *corners) for label, *corners in shot.get("boxes", ())]
-            asked.append({"role": "user", "content": context(shot["captions"], boxes, kind)})
-            asked.append({"role": "assistant", "content": shot["reply"]})
+            chat.append({"role": "user", "content": context(shot["captions"], boxes, kind)})
+            chat.append({"role": "assistant", "content": shot["reply"]})
     text = context(image.captions, image.boxes, kind)
     if image.crowds and "boxes" in SHOWN[kind]:
         text += f"\nmany more: {', '.join(image.crowds)}"
-    asked.append({"role": "user", "content": [{"type": "text", "text": text}, _image(image)] if see else text})
-    return asked
+    chat.append({"role": "user", "content": [{"type": "text", "text": text}, _image_part(image)] if see else text})
+    return chat
 
 
-def _image(image: AnnotatedImage) -> dict[str, Any]:
+def _image_part(image: AnnotatedImage) -> dict[str, Any]:
     kind = DATA_URL_TYPES.get(image.path.suffix.lower(), "jpeg")
     data = base64.b64encode(image.path.read_bytes()).decode()
     return {"type": "image_url", "image_url": {"url": f"data:image/{kind};base64,{data}"}}

@@ -1,7 +1,4 @@
-"""Parse a teacher's reply into turns: `Question / === / Answer` or JSON, with or without wrappers.
-
-text + kind -> text without thoughts and wrappers -> ((question, answer), …), or ReplyFault with a reason code
-"""
+"""Parse a teacher's reply into turns: `Question / === / Answer` lines or JSON, also inside thoughts or code fences."""
 
 from __future__ import annotations
 
@@ -35,7 +32,7 @@ _LATER_LABEL = re.compile(
 _PAIR_NAMES = (("question", "answer"), ("q", "a"), ("질문", "답변"), ("질문", "답"), ("instruction", "response"))
 _ALL_PAIR_NAMES = frozenset(name for pair in _PAIR_NAMES for name in pair)
 
-_LABELS = frozenset(  # of a conversation or a pair: they number or name it, and no sample holds them
+_LABELS = frozenset(  # fields that number or name a turn; samples do not keep them
     (
         *("id", "idx", "index", "no", "nr", "num", "number", "order", "turn", "turn_id", "round", "step"),
         *("type", "kind", "category", "language", "lang", "image", "image_id"),
@@ -47,7 +44,7 @@ _LONGEST_LABEL = 80
 
 
 class ReplyError(Exception):
-    """The reply cannot be read as turns; `code` is the reason."""
+    """A reply cannot be parsed into turns; `code` is the reason."""
 
     def __init__(self, code: str, detail: str) -> None:
         super().__init__(detail)
@@ -55,42 +52,46 @@ class ReplyError(Exception):
 
 
 def parse_reply(text: str, kind: str, *, asked_here: bool = True) -> Turns:
-    """The turns of a reply. `asked_here`: a detail or caption reply contains only the answer; its question is ours.
+    """Return the turns of a reply.
 
-    Raises ReplyFault("shape", "turn_order" or "thinking").
+    Args:
+        asked_here: A detail or caption reply has only the answer, because vistune asks the question.
+
+    Raises:
+        ReplyError: With the code "shape", "turn_order" or "thinking".
     """
     single = kind in ("detail", "caption") and asked_here
-    text = _bare(text.replace("\r\n", "\n"), single=single)
+    text = _unwrap(text.replace("\r\n", "\n"), single=single)
     if single and text[0] in "[{" and (inside := _single_text(text)):
-        text = _bare(inside, single=True)
+        text = _unwrap(inside, single=True)
     if tag := left_tag(text):
         raise ReplyError("thinking", f"the tag {tag} is in the text")
     if single and "```" in text:
         raise ReplyError("shape", "a code fence in the text")
     if single and (label := _THOUGHT_LABEL.match(text) or _LATER_LABEL.search(text)):
         raise ReplyError("thinking", f"words before the text, up to {label.group().strip()[:60]!r}")
-    spoken = _from_json(text) if text[0] in "[{" and _looks_like_json(text) else _from_lines(text)
-    turns = _alone(spoken, text) if single else _paired(spoken)
+    parts = _from_json(text) if text[0] in "[{" and _looks_like_json(text) else _from_lines(text)
+    turns = _single_turn(parts, text) if single else _paired(parts)
     _refuse_chatter(turns)
     if kind != "conversation" and len(turns) != 1:
         raise ReplyError("shape", f"{len(turns)} questions where one was asked for")
     return turns
 
 
-def _bare(text: str, *, single: bool) -> str:
-    bare = unwrapped(text, single=single)
-    if bare is None:
-        raise ReplyError("thinking", "the reply is a thought that does not end")
-    if not bare.strip():
+def _unwrap(text: str, *, single: bool) -> str:
+    content = unwrapped(text, single=single)
+    if content is None:
+        raise ReplyError("thinking", "the reply is a thought without an end")
+    if not content.strip():
         raise ReplyError(
             "thinking" if text.strip() else "shape",
             "the reply is empty" if not text.strip() else "nothing comes after the thought",
         )
-    return bare
+    return content
 
 
 def _single_text(text: str) -> str:
-    """The text of {"description": "…"}, which may be the only entry of a list; empty for any other object."""
+    """Return the text of {"description": "…"}, also as the only entry of a list; "" for any other value."""
     try:
         value, end = _decoder().raw_decode(_TRAILING_COMMA.sub(r"\1", text))
     except (ValueError, RecursionError):
@@ -99,8 +100,8 @@ def _single_text(text: str) -> str:
         value = value[0]
     if not isinstance(value, Mapping) or _TRAILING_COMMA.sub(r"\1", text)[end:].strip():
         return ""
-    said = {str(name).lower(): item for name, item in value.items() if str(name).lower() not in _THOUGHTS}
-    [name, item] = next(iter(said.items())) if len(said) == 1 else ("", None)
+    texts = {str(name).lower(): item for name, item in value.items() if str(name).lower() not in _THOUGHTS}
+    [name, item] = next(iter(texts.items())) if len(texts) == 1 else ("", None)
     return item if _TEXT_NAME.fullmatch(name) and isinstance(item, str) else ""
 
 
@@ -122,19 +123,19 @@ _CLOSING = re.compile(
 
 
 def _refuse_chatter(turns: Turns) -> None:
-    """Words to the one who ordered, around the text: "Here is a description:", "Let me know if …"."""
+    """Raise ReplyError for words to the user around the text: "Here is a description:", "Let me know if …"."""
     first, last = turns[0], turns[-1][1].rstrip().split("\n")[-1]
     opening = _OPENING.match(first[1]) if not first[0] else None
     if match := opening or _CLOSING.search(re.split(r"(?<=[.!?])\s+", last)[-1]):
         raise ReplyError("shape", f"words about the reply: {match.group()[:60]!r}")
 
 
-def _alone(spoken: list[tuple[str, str]], text: str) -> Turns:
-    """The one text that was asked for, marked as an answer or not at all."""
-    if not spoken:
+def _single_turn(parts: list[tuple[str, str]], text: str) -> Turns:
+    """Return the single text, with or without an answer mark before it."""
+    if not parts:
         return (("", text),)
-    if len(spoken) == 1 and spoken[0][0] == "answer":
-        return (("", spoken[0][1]),)
+    if len(parts) == 1 and parts[0][0] == "answer":
+        return (("", parts[0][1]),)
     raise ReplyError("shape", "questions and answers where one text was asked for")
 
 
@@ -143,18 +144,18 @@ def _looks_like_json(text: str) -> bool:
 
 
 def _from_lines(text: str) -> list[tuple[str, str]]:
-    """(role, text) by the markers; no markers: nothing. Words before the first marker are a fault."""
-    spoken: list[tuple[str, list[str]]] = []
+    """Return (role, text) for each mark, nothing without marks. Raises ReplyError for words before the first mark."""
+    parts: list[tuple[str, list[str]]] = []
     lines = text.split("\n")
     marked = any(_MARK.match(line) for line in lines)
     for line in lines:
         if match := _MARK.match(line):
-            spoken.append((_ROLES[match.group(1).lower()], [match.group(2)]))
-        elif not _RULE.match(line) and spoken:
-            spoken[-1][1].append(line)
+            parts.append((_ROLES[match.group(1).lower()], [match.group(2)]))
+        elif not _RULE.match(line) and parts:
+            parts[-1][1].append(line)
         elif line.strip() and marked and not _RULE.match(line):
             raise ReplyError("shape", f"words before the first question: {line.strip()[:60]!r}")
-    return [(role, "\n".join(said).strip()) for role, said in spoken]
+    return [(role, "\n".join(lines).strip()) for role, lines in parts]
 
 
 def _from_json(text: str) -> list[tuple[str, str]]:
@@ -190,45 +191,45 @@ def _json_turns(value: Any) -> list[tuple[str, str]]:
         if lowered.keys() & _ALL_PAIR_NAMES:
             raise ReplyError("shape", "a question or an answer is missing")
         by, text = "from" if "from" in lowered else "role", "value" if "value" in lowered else "content"
-        speaker, said = lowered.get(by), lowered.get(text)
-        if isinstance(speaker, str) and speaker in _FROM and isinstance(said, str):
+        speaker, content = lowered.get(by), lowered.get(text)
+        if isinstance(speaker, str) and speaker in _FROM and isinstance(content, str):
             _refuse_unread({name: lowered[name] for name in lowered if name not in (by, text)}, _LABELS)
-            return [(_FROM[speaker], said.strip())]
+            return [(_FROM[speaker], content.strip())]
     raise ReplyError("shape", f"JSON without questions and answers: {str(value)[:60]}")
 
 
 def _decoder() -> json.JSONDecoder:
-    """Takes newlines within strings, as models write them, and no name twice in an object."""
+    """Return a decoder that accepts newlines in strings, as models write them, and refuses repeated names."""
     return json.JSONDecoder(strict=False, object_pairs_hook=_object)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    tree = dict(pairs)
+    if len(tree) < len(pairs):
         names = [name for name, _ in pairs]
         twin = next(name for name in names if names.count(name) > 1)
         raise ReplyError("shape", f"the field {twin[:60]!r} twice in one object")
-    return found
+    return tree
 
 
 def _refuse_unread(fields: Mapping[str, Any], labels: frozenset[str]) -> None:
-    """Raise ReplyFault for a field that would be left out of the sample: neither empty, nor a label, nor a thought."""
+    """Raise ReplyError for a field that the sample would lose: not empty, not a label and not a thought."""
     for name, value in fields.items():
         lowered = str(name).lower()
         is_label = lowered in labels and not isinstance(value, list | dict) and len(str(value)) <= _LONGEST_LABEL
         if value not in (None, "", [], {}) and not is_label and lowered not in _THOUGHTS:
-            raise ReplyError("shape", f"the field {str(name)[:60]!r} beside questions and answers: {str(value)[:60]}")
+            raise ReplyError("shape", f"the field {str(name)[:60]!r} next to questions and answers: {str(value)[:60]}")
 
 
-def _paired(spoken: list[tuple[str, str]]) -> Turns:
-    if not spoken:
+def _paired(parts: list[tuple[str, str]]) -> Turns:
+    if not parts:
         raise ReplyError("shape", "no question and no answer")
-    roles = [role for role, _ in spoken]
-    wanted = ["question", "answer"] * (len(roles) // 2)
-    if len(roles) % 2 == 1 and roles == [*wanted, "question"]:
+    roles = [role for role, _ in parts]
+    expected = ["question", "answer"] * (len(roles) // 2)
+    if len(roles) % 2 == 1 and roles == [*expected, "question"]:
         raise ReplyError("shape", "the last question has no answer")
-    if roles != wanted:
+    if roles != expected:
         raise ReplyError("turn_order", "questions and answers do not alternate")
-    if any(not text for _, text in spoken):
+    if any(not text for _, text in parts):
         raise ReplyError("shape", "a question or an answer is empty")
-    return tuple((spoken[k][1], spoken[k + 1][1]) for k in range(0, len(spoken), 2))
+    return tuple((parts[k][1], parts[k + 1][1]) for k in range(0, len(parts), 2))

@@ -1,7 +1,4 @@
-"""What is to be written about which picture, decided by the seed alone.
-
-AnnotatedImages + Wishes -> orders (picture, kind, language, number)
-"""
+"""Decide from the seed which samples a run writes: for which image, of which kind, in which language."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ from vistune.types import KINDS, AnnotatedImage
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One sample to write; `number` counts the orders of one kind and language for one picture."""
+    """One sample to write; `number` counts the requests of one kind and language for one image."""
 
     image: AnnotatedImage
     kind: str
@@ -33,11 +30,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class GenerationConfig:
-    """What to write: kinds, languages, and how many instructions a picture and language gets.
+    """Which samples to write.
 
-    Without `mix` every picture gets each kind in each language. With it (conversation : detail : reasoning, as in
-    58:23:77) instruction kinds are dealt over the pictures in that proportion, `per_image` for each language;
-    captions are written for each picture either way.
+    Without `mix`, every image gets each kind in each language. With `mix` (conversation : detail : reasoning, such as
+    58:23:77), instruction kinds are dealt over the images in that proportion, `per_image` for each language; captions
+    are still written for every image.
     """
 
     kinds: tuple[str, ...] = KINDS
@@ -47,38 +44,39 @@ class GenerationConfig:
     seed: int = 0
 
 
-def make_requests(images: Sequence[AnnotatedImage], wishes: GenerationConfig) -> list[Request]:
-    """Every order of a run, picture by picture."""
-    for kind in wishes.kinds:
+def make_requests(images: Sequence[AnnotatedImage], config: GenerationConfig) -> list[Request]:
+    """Return every request of a run, image by image."""
+    for kind in config.kinds:
         lookup(kind, dict.fromkeys(KINDS), "kind")
-    if wishes.mix is None:
-        return [
-            order
-            for image in images
-            for language in wishes.languages
-            for kind in wishes.kinds
-            for order in (_captions(image, language) if kind == "caption" else [Request(image, kind, language, 0)])
-        ]
-    places = [(image, language) for image in images for language in wishes.languages]
-    dealt = _deal(wishes.mix, len(places) * wishes.per_image)
-    random.Random(f"{wishes.seed}/mix").shuffle(dealt)
-    result = []
-    for k, (image, language) in enumerate(places):
-        if "caption" in wishes.kinds:
-            result += _captions(image, language)
-        mine = dealt[k * wishes.per_image : (k + 1) * wishes.per_image]
-        seen: Counter[str] = Counter()
-        for kind in mine:
-            result.append(Request(image, kind, language, seen[kind]))
-            seen[kind] += 1
-    return result
+    pairs = [(image, language) for image in images for language in config.languages]
+    requests: list[Request] = []
+    if config.mix is None:
+        for image, language in pairs:
+            for kind in config.kinds:
+                requests += _captions(image, language) if kind == "caption" else [Request(image, kind, language, 0)]
+        return requests
+    kinds = deal_kinds(config.mix, len(pairs) * config.per_image)
+    random.Random(f"{config.seed}/mix").shuffle(kinds)
+    for k, (image, language) in enumerate(pairs):
+        if "caption" in config.kinds:
+            requests += _captions(image, language)
+        numbers: Counter[str] = Counter()
+        for kind in kinds[k * config.per_image : (k + 1) * config.per_image]:
+            requests.append(Request(image, kind, language, numbers[kind]))
+            numbers[kind] += 1
+    return requests
 
 
 def own_captions(image: AnnotatedImage, language: str) -> list[str]:
-    """The picture's captions in that language: Korean by its letters; all others count as English."""
+    """Return the captions in a language. Captions with Korean letters are Korean, all others count as English."""
     if language not in ("en", "ko"):
         return []
     return [text for text in image.captions if bool(re.search("[가-힣]", text)) == (language == "ko")]
+
+
+def needs_request(request: Request) -> bool:
+    """Return whether a remote teacher must be asked; captions that the image already has are copied."""
+    return request.kind != "caption" or not own_captions(request.image, request.language)
 
 
 def refuse_untranslated(images: Sequence[AnnotatedImage], languages: Sequence[str], source: object) -> None:
@@ -88,24 +86,23 @@ def refuse_untranslated(images: Sequence[AnnotatedImage], languages: Sequence[st
         return
     if any(own_captions(image, language) for image in images for language in languages):
         return
-    korean = any(own_captions(image, "ko") for image in images)
-    english = any(own_captions(image, "en") for image in images)
-    has = " and ".join(name for name, there in (("English", english), ("Korean", korean)) if there)
+    names = {"en": "English", "ko": "Korean"}
+    present = [name for code, name in names.items() if any(own_captions(image, code) for image in images)]
     raise RecipeError(
-        f"{source}: its captions are {has}, there are no boxes, and the rule teacher does not translate into "
-        f"{', '.join(languages)}",
+        f"{source}: its captions are {' and '.join(present)}, there are no boxes, and the rule teacher does not "
+        f"translate into {', '.join(languages)}",
         "add boxes or captions in that language, or let a model write: --teacher openai --model NAME",
     )
 
 
 def _captions(image: AnnotatedImage, language: str) -> list[Request]:
-    """One order for each caption that the picture has in the language; one to be written where it has none."""
-    each = [replace(image, captions=(text,)) for text in own_captions(image, language)] or [image]
-    return [Request(alone, "caption", language, number) for number, alone in enumerate(each)]
+    """Return a request for each caption of the image in the language, or one for a caption to be written."""
+    variants = [replace(image, captions=(text,)) for text in own_captions(image, language)] or [image]
+    return [Request(variant, "caption", language, number) for number, variant in enumerate(variants)]
 
 
-def _deal(mix: tuple[int, int, int], total: int) -> list[str]:
-    """`total` kinds in the proportion `mix`, by largest remainder."""
+def deal_kinds(mix: tuple[int, int, int], total: int) -> list[str]:
+    """Return `total` kinds in the proportion `mix`, rounded by largest remainder."""
     names = ("conversation", "detail", "reasoning")
     if min(mix) < 0 or sum(mix) == 0:
         raise RecipeError(f"mix {mix}: shares must be 0 or more, one of them above 0", "write for example 58:23:77")

@@ -1,7 +1,4 @@
-"""The offline teacher: dialogues written from captions and boxes alone, by rule, English and Korean.
-
-AnnotatedImage + kind + language + chance -> turns (question, answer) that the boxes settle, or None
-"""
+"""The offline teacher: writes samples from captions and boxes by rule, in English and Korean."""
 
 from __future__ import annotations
 
@@ -22,20 +19,23 @@ from vistune.grounding import lexicon as words
 from vistune.grounding.claims import supported_classes
 from vistune.types import AnnotatedImage
 
-BRIEF_SHARE = 0.75  # of conversations: short answers, asked for in the first turn as LLaVA-1.5's data does
+BRIEF_SHARE = 0.75  # of conversations with short answers, which their first turn asks for, as in LLaVA-1.5's data
 LONGEST_CONVERSATION = 8  # turns
-TRIES = 4  # at a question of a type that has not been asked yet
+TRIES = 4  # to find a question of a type that has not been asked yet
 
 
 @cache
 def instructions() -> Mapping[str, Any]:
-    return json.loads((resources.files("vistune.datagen.teachers") / "instructions.json").read_text(encoding="utf-8"))
+    """Return the questions for descriptions and captions, by subject, kind and language."""
+    path = resources.files("vistune.datagen.teachers") / "instructions.json"
+    tree: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return tree
 
 
 def write(image: AnnotatedImage, kind: str, language: str, rng: random.Random, number: int = 0) -> Turns | None:
-    """The turns of one sample, or None where captions and boxes do not give enough to say.
+    """Write the turns of one sample; return None if captions and boxes do not give enough to say.
 
-    `number`: how many samples of this kind and language the picture has already; each gets another instruction.
+    `number`: how many samples of this kind and language the image already has; each gets another instruction.
     """
     scene = _scene(image, language)
     if kind == "conversation":
@@ -45,85 +45,90 @@ def write(image: AnnotatedImage, kind: str, language: str, rng: random.Random, n
         return (turn,) if turn else None
     if not image.boxes and (kind == "detail" or not own_captions(image, language)):
         return None
-    asked = instruction(image.id, kind, language, number, subject="drawing" if scene.drawn else "photograph")
-    said = _detail(image, scene, language, rng) if kind == "detail" else _caption(image, scene, language, rng)
-    return ((asked, said),)
+    question = instruction(image.id, kind, language, number, subject="drawing" if scene.drawn else "photograph")
+    text = _detail(image, scene, language, rng) if kind == "detail" else _caption(image, scene, language, rng)
+    return ((question, text),)
 
 
 def _scene(image: AnnotatedImage, language: str) -> Scene:
-    """The boxes under the names by which the language speaks of them; what captions tell of is never denied."""
-    spoken = {label: words.label_in(label, language) for label in {*image.crowds, *(box.label for box in image.boxes)}}
-    if "toilet" in spoken.values():
-        spoken |= {label: "washbasin" for label, name in spoken.items() if name == "sink"}  # Korean names the two apart
-    boxes = tuple(replace(box, label=spoken[box.label]) for box in image.boxes)
-    scene = Scene(boxes, tuple(dict.fromkeys(spoken[label] for label in image.crowds)))
+    """Name the boxes in the language. What captions mention counts as present, so that no question denies it."""
+    labels = {label: words.label_in(label, language) for label in {*image.crowds, *(box.label for box in image.boxes)}}
+    if "toilet" in labels.values():
+        labels |= {label: "washbasin" for label, name in labels.items() if name == "sink"}  # Korean has two words
+    boxes = tuple(replace(box, label=labels[box.label]) for box in image.boxes)
+    scene = Scene(boxes, tuple(dict.fromkeys(labels[label] for label in image.crowds)))
     return scene if scene.colored else replace(scene, also_present=frozenset(supported_classes(image)))
 
 
 def setting_of(image: AnnotatedImage) -> str:
-    """The place, in Korean, that at least two English captions name (or the only one); empty where they disagree."""
+    """Return the Korean word for the place that at least two English captions name, or the only caption.
+
+    Return "" if captions disagree.
+    """
     captions = own_captions(image, "en")
-    found: Counter[str] = Counter()
+    settings: Counter[str] = Counter()
     for text in captions:
-        rest = text.lower()
-        for place, korean in words.word_lists("ko")["settings"].items():
-            if re.search(rf"\b{place}\b(?! (?:signs?|chairs?|lights?|bench|benches|lamps?|table)\b)", rest):
-                found[korean] += 1
-                break  # the longer names stand first: a skate park is no park
-    ranked = found.most_common(2)
+        for place, korean in words.word_lists("ko")["settings"].items():  # longer names first: "skate park", "park"
+            pattern = rf"\b{place}\b(?! (?:signs?|chairs?|lights?|bench|benches|lamps?|table)\b)"
+            if re.search(pattern, text.lower()):
+                settings[korean] += 1
+                break
+    ranked = settings.most_common(2)
     if not ranked or ranked[0][1] < min(2, len(captions)) or (len(ranked) > 1 and ranked[0][1] == ranked[1][1]):
         return ""
     return ranked[0][0]
 
 
 def instruction(image_id: str, kind: str, language: str, number: int, *, subject: str = "photograph") -> str:
-    """The question of a detail or caption sample; each sample of a picture gets another one."""
-    choices = instructions()[subject][kind][language]
-    chosen: str = choices[(random.Random(image_id).randrange(len(choices)) + number) % len(choices)]
-    return chosen
+    """Return the question of a detail or caption sample; each sample of an image gets another one."""
+    choices: list[str] = instructions()[subject][kind][language]
+    return choices[(random.Random(image_id).randrange(len(choices)) + number) % len(choices)]
 
 
 def conversation(scene: Scene, language: str, rng: random.Random, *, turns: int = LONGEST_CONVERSATION) -> Turns | None:
-    """Questions of different types about one picture, all brief or all in sentences; no question twice."""
+    """Write questions of different types about one image, all answered briefly or all in sentences.
+
+    No question is asked twice, and in a photograph none asks whether something is there that was named before.
+    """
     brief = rng.random() < BRIEF_SHARE
     kinds = list(QUESTION_TYPES)
     rng.shuffle(kinds)
-    asked: dict[Hashable, tuple[str, str]] = {}
+    written: dict[Hashable, tuple[str, str]] = {}
     named: frozenset[str] = frozenset()
     for kind in kinds + kinds:
-        if len(asked) == turns:
+        if len(written) == turns:
             break
         for _ in range(TRIES):
             item = ask(scene, kind, language, rng)
-            known = not scene.drawn and kind == "existence" and item is not None and item.labels <= named
-            if item is None or (item.topic not in asked and not known):
+            is_known = not scene.drawn and kind == "existence" and item is not None and item.labels <= named
+            if item is None or (item.topic not in written and not is_known):
                 break
-        if item is not None and not known:  # nor is it asked whether there is what has been spoken of
+        if item is not None and not is_known:
             named |= item.labels
-            asked.setdefault(item.topic, (item.question, item.answer if brief else item.sentence))
-    if not asked:
+            written.setdefault(item.topic, (item.question, item.answer if brief else item.sentence))
+    if not written:
         return None
-    rows = list(asked.values())
+    pairs = list(written.values())
     if brief:
-        rows[0] = (f"{rows[0][0]}\n{brief_cue(language)}", rows[0][1])
-    return tuple(rows)
+        pairs[0] = (f"{pairs[0][0]}\n{brief_cue(language)}", pairs[0][1])
+    return tuple(pairs)
 
 
 def _detail(image: AnnotatedImage, scene: Scene, language: str, rng: random.Random) -> str:
-    """What the boxes settle; of a photograph, what people said of it first: boxes do not know what is going on."""
-    own = own_captions(image, language)
-    if scene.colored or not own:
+    """Describe the boxes. A photograph's description opens with a caption: boxes do not show what is going on."""
+    captions = own_captions(image, language)
+    if scene.colored or not captions:
         return description(scene, language, rng, setting=setting_of(image) if language == "ko" else "")
-    opening = _clean(rng.choice(own))
+    opening = _one_line(rng.choice(captions))
     opening = opening[:1].upper() + opening[1:]
     return description(scene, language, rng, opening=opening if opening.endswith((".", "!", "?")) else f"{opening}.")
 
 
 def _caption(image: AnnotatedImage, scene: Scene, language: str, rng: random.Random) -> str:
-    """One of the picture's own captions in that language, else one written from its boxes."""
-    own = own_captions(image, language)
-    return _clean(rng.choice(own)) if own else caption(scene, language, rng, setting_of(image))
+    """Return one of the image's own captions in the language, or write one from its boxes."""
+    captions = own_captions(image, language)
+    return _one_line(rng.choice(captions)) if captions else caption(scene, language, rng, setting_of(image))
 
 
-def _clean(text: str) -> str:
+def _one_line(text: str) -> str:
     return " ".join(text.split())

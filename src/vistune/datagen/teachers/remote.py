@@ -1,0 +1,188 @@
+"""Ask a remote teacher for every request, check its replies, and ask again if the checks reject one.
+
+Replies come in any order and are kept in a journal. Samples are made from the journal afterwards, in the order of the
+requests, so that a run that was killed and resumed writes the same bytes, and no paid reply is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from vistune.datagen.checks import CheckedReply, CheckFailure, check_reply
+from vistune.datagen.teachers.options import TeacherOptions, prepare_request
+from vistune.datagen.teachers.prompts import OWN_LANGUAGES
+from vistune.datagen.teachers.replies import Turns, parse_reply
+from vistune.datagen.teachers.requests import Request
+from vistune.llm_client import Answer, Asker, Question, ask_batch, run_workers, stopping_by_signal
+from vistune.llm_client.asker import LONG_REFUSALS
+
+FINAL = ("refused_by_service", "no_answer")  # asking the same again would not help
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOutcome:
+    """How a request ended: the key of its accepted reply, or the failures (and key) of the last reply."""
+
+    key: str | None
+    failures: tuple[CheckFailure, ...] = ()
+
+
+@dataclass
+class Tally:
+    """Counts for the progress bar: requests that have ended, accepted ones, and rejected ones by reason."""
+
+    ended: int = 0
+    accepted: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+
+    def add(self, outcome: RequestOutcome) -> None:
+        self.ended += 1
+        if outcome.failures:
+            self.rejected[outcome.failures[0].code] += 1
+        else:
+            self.accepted += 1
+
+
+def check_answer(request: Request, answer: Answer) -> CheckedReply:
+    """Check the reply of an answer, or return why the answer has none."""
+    completion = answer.completion
+    if completion.text is None:
+        detail = completion.detail or "the service's answer has no usable text"
+        return CheckedReply((), (CheckFailure(completion.fault, detail),))
+    return check_reply(
+        completion.text, request.image, request.kind, request.language, asked_here=request.language in OWN_LANGUAGES
+    )
+
+
+class WorkerLimits:
+    """Limits that keep every slot of the service busy while replies are checked.
+
+    - asking: one and a half times the slots may have money reserved and their intent on disk: while one worker writes
+      its reply to the journal, another one sends
+    - checking: one reply at a time, after waiting requests have been sent
+    """
+
+    def __init__(self, slots: int) -> None:
+        self.asking = asyncio.Semaphore(slots * 3 // 2 + 1)
+        self.checking = asyncio.Lock()
+        self.workers = 3 * slots + 1
+
+
+async def ask_until_accepted(
+    request: Request, options: TeacherOptions, asker: Asker, limits: WorkerLimits
+) -> RequestOutcome:
+    """Ask until a reply passes the checks, `tries` times at most."""
+    prepared = prepare_request(request, options, asker.price)
+    outcome = RequestOutcome(None)
+    for attempt in range(options.tries):
+        key = f"{prepared.key}-{attempt}"
+        async with limits.asking:
+            answer = await asker.ask(
+                key, prepared.body, prompt_bound=prepared.prompt_bound, completion_bound=prepared.completion_bound
+            )
+        async with limits.checking:
+            await asyncio.sleep(0)
+            failures = check_answer(request, answer).failures
+        if not failures:
+            return RequestOutcome(key)
+        outcome = RequestOutcome(key if answer.offset is not None else None, failures)
+        if failures[0].code in FINAL:
+            break
+    return outcome
+
+
+async def ask_all(
+    requests: Sequence[Request], options: TeacherOptions, asker: Asker, report: Callable[[Tally], None]
+) -> list[RequestOutcome]:
+    """Ask for every request, `concurrency` at a time. Raises what stopped the run; earlier replies are kept."""
+    outcomes: list[RequestOutcome | None] = [None] * len(requests)
+    waiting = iter(first_of_each(requests))
+    tally, limits = Tally(), WorkerLimits(options.concurrency)
+
+    async def work() -> None:
+        for index in waiting:
+            outcome = outcomes[index] = await ask_until_accepted(requests[index], options, asker, limits)
+            tally.add(outcome)
+            report(tally)
+
+    await asker.begin()
+    await run_workers(asker, [work() for _ in range(min(len(requests), limits.workers))])
+    return _ended(outcomes, asker)
+
+
+async def ask_in_batches(
+    requests: Sequence[Request],
+    options: TeacherOptions,
+    asker: Asker,
+    report: Callable[[Tally], None],
+    notify: Callable[[str], None],
+) -> list[RequestOutcome]:
+    """Ask for every request through the Batch API, and again in a second round for rejected replies, and so on."""
+    outcomes: list[RequestOutcome | None] = [None] * len(requests)
+    tally = Tally()
+    await asker.begin()
+    task = asyncio.current_task()
+    assert task is not None
+    with stopping_by_signal(asker, [task]):
+        for attempt in range(options.tries):
+            open_indexes = [index for index, outcome in enumerate(outcomes) if outcome is None]
+            questions = []
+            for index in open_indexes:
+                prepared = prepare_request(requests[index], options, asker.price)
+                bounds = prepared.prompt_bound, prepared.completion_bound
+                worst = asker.price.dollars(*bounds, batch=True) if asker.price else 0.0
+                questions.append(Question(f"{prepared.key}-{attempt}", prepared.body, worst))
+            await ask_batch(asker, questions, poll_seconds=options.poll_seconds, report=notify)
+            for index, question in zip(open_indexes, questions, strict=True):
+                is_last = attempt == options.tries - 1
+                outcome = outcomes[index] = _batch_outcome(requests[index], question.key, asker, is_last=is_last)
+                if outcome is not None:
+                    tally.add(outcome)
+                    report(tally)
+    return _ended(outcomes, asker)
+
+
+def _batch_outcome(request: Request, key: str, asker: Asker, *, is_last: bool) -> RequestOutcome | None:
+    """Return the outcome of a request after a batch; None if it is asked once more."""
+    if key not in asker.ledger.replies:
+        return RequestOutcome(None, (CheckFailure("refused_by_service", asker.ledger.refused.get(key, "")),))
+    failures = check_answer(request, asker.answer_at(asker.ledger.replies[key])).failures
+    if not failures:
+        return RequestOutcome(key)
+    return RequestOutcome(key, failures) if is_last else None
+
+
+def first_of_each(requests: Sequence[Request]) -> list[int]:
+    """Return the indexes of requests in sending order: one each for images spread over the run, then the rest.
+
+    A run stops if its first requests are all refused, so these must not all be about one image.
+    """
+    firsts = list({request.image.id: k for k, request in reversed(list(enumerate(requests)))}.values())[::-1]
+    step = max(1, len(firsts) // LONG_REFUSALS)
+    spread = firsts[::step][:LONG_REFUSALS]
+    return [*spread, *sorted(set(range(len(requests))) - set(spread))]
+
+
+def _ended(outcomes: Sequence[RequestOutcome | None], asker: Asker) -> list[RequestOutcome]:
+    """Return the outcomes. Raises RecipeError if all requests were refused with the same message."""
+    ended = [outcome for outcome in outcomes if outcome is not None]
+    failures = [outcome.failures[0] for outcome in ended if outcome.failures]
+    if len(failures) == len(ended) == asker.refusals.total() > 0 and len(asker.refusals) == 1:
+        raise asker.refused_run(failures[-1].detail)
+    return ended
+
+
+def turns_of(request: Request, outcome: RequestOutcome, asker: Asker) -> tuple[Turns, str]:
+    """Return (turns, raw reply) of a request that has ended, from the journal; no turns if it was rejected."""
+    if outcome.key is None or outcome.key not in asker.ledger.replies:
+        return (), ""
+    offset = asker.ledger.replies[outcome.key]
+    raw = asker.answer_at(offset).completion.text
+    if raw is None:
+        raw = str(asker.journal.read(offset)["body"])[:20_000]
+    if outcome.failures:
+        return (), raw
+    return parse_reply(raw, request.kind, asked_here=request.language in OWN_LANGUAGES), raw
