@@ -134,12 +134,12 @@ def plan_generation(
 
 
 def filter_captions(source: Path, out: Path, *, progress: Progress = no_progress, **options: Any) -> FilteredCaptions:
-    """Choose stage-1 captions balanced by concept; `options` as for `vistune.datagen.filter_captions`."""
+    """Select stage-1 captions balanced by concept; `options` are the fields of `vistune.datagen.FilterOptions`."""
     from vistune import datagen
 
     size = 2 * source.stat().st_size if source.is_file() else 0  # it is read twice
     with byte_progress(progress, "filter", size) as advance:
-        return datagen.filter_captions(source, out, advance=advance, **options)
+        return datagen.filter_captions(source, out, datagen.FilterOptions(**options), advance=advance)
 
 
 def check_data(

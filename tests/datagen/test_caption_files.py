@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vistune.datagen import filter_captions
+from vistune.datagen import FilterOptions, filter_captions
 from vistune.errors import DataError, RecipeError
 
 ROWS = [("red dog", "a"), ("a cat", "b"), ("red dogs, at home", "c"), ('the red dog "Rex"', "d"), ("an owl", "e")]
@@ -53,7 +53,7 @@ def test_a_csv_cell_may_hold_line_ends_and_a_tsv_may_have_a_header(tmp_path: Pat
     filter_captions(tmp_path / "in.csv", tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_bytes() == b"text,n\n" + 3 * (row.rstrip() + "\n").encode()
     (tmp_path / "in.tsv").write_text("id\twords\n" + '1\t"a dog\n' * 3, encoding="utf-8")
-    filter_captions(tmp_path / "in.tsv", tmp_path / "out.tsv", column="words")
+    filter_captions(tmp_path / "in.tsv", tmp_path / "out.tsv", FilterOptions(column="words"))
     assert (tmp_path / "out.tsv").read_bytes() == (tmp_path / "in.tsv").read_bytes()
 
 
@@ -127,7 +127,7 @@ def test_a_request_that_cannot_be_met_is_refused_before_reading(tmp_path: Path) 
         ((source, out), {"finder": f"{__name__}:too_few"}, "0 lists for 1 captions"),
     ]:
         with pytest.raises(RecipeError, match=words):
-            filter_captions(*arguments, **options)
+            filter_captions(*arguments, FilterOptions(**options))
     with pytest.raises(DataError, match=r"nowhere\.csv: no such file"):
         filter_captions(tmp_path / "nowhere.csv", tmp_path / "out.csv")
     assert list(tmp_path.iterdir()) == [source]

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vistune.datagen import filter_captions
-from vistune.datagen.caption_filter.concepts import choose
+from vistune.datagen.caption_filter.filter import select
 from vistune.datagen.caption_filter.noun_phrases import FINDERS, noun_phrases, singular
 from vistune.errors import RecipeError
 
@@ -76,7 +76,7 @@ def test_phrases_of_photographs_are_their_objects(shared: Path) -> None:
 def chosen(captions: Sequence[Sequence[int]], least: int = 3, most: int = 5, seed: int = 0) -> set[int]:
     """Numbers of the chosen captions, each given as the phrases that it names."""
     phrases = np.array([phrase for caption in captions for phrase in caption], np.uint64)
-    keep, _ = choose(phrases, np.array([len(c) for c in captions], np.uint32), least=least, most=most, seed=seed)
+    keep, _ = select(phrases, np.array([len(c) for c in captions], np.uint32), least=least, most=most, seed=seed)
     return set(np.flatnonzero(keep).tolist())
 
 

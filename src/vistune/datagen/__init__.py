@@ -1,6 +1,6 @@
 """Generate instruction data: annotated images in, checked conversations out."""
 
-from vistune.datagen.caption_filter import FilteredCaptions, filter_captions
+from vistune.datagen.caption_filter import FilteredCaptions, FilterOptions, filter_captions
 from vistune.datagen.generate import (
     TEACHERS,
     GeneratedData,
@@ -28,6 +28,7 @@ __all__ = [
     "TEACHERS",
     "TEMPERATURE",
     "AnnotatedSource",
+    "FilterOptions",
     "FilteredCaptions",
     "GeneratedData",
     "GenerationConfig",

@@ -1,5 +1,5 @@
-"""Concept-balanced selection of stage-1 captions (LLaVA, section 4.1: CC3M -> 595K)."""
+"""Select stage-1 captions balanced by concept (LLaVA, section 4.1: CC3M -> 595K)."""
 
-from vistune.datagen.caption_filter.concepts import FilteredCaptions, filter_captions
+from vistune.datagen.caption_filter.filter import FilteredCaptions, FilterOptions, filter_captions
 
-__all__ = ["FilteredCaptions", "filter_captions"]
+__all__ = ["FilterOptions", "FilteredCaptions", "filter_captions"]

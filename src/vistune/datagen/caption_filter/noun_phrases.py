@@ -1,6 +1,6 @@
-"""What a caption names: its noun phrases, by word lists and endings (no download) or by spaCy.
+"""Find the noun phrases of captions, by word lists and endings (no download) or by spaCy.
 
-captions -> finder -> one list of phrases for each caption, in order; the lists are noun_phrases.json
+A finder takes captions and yields one list of phrases per caption, in order. The words are in `noun_phrases.json`.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _RIEUL = 8  # the final consonant that 로 may follow
 @dataclass(frozen=True, slots=True)
 class _English:
     function: frozenset[str]
-    determiners: frozenset[str]  # what follows one is part of a phrase: a *stuffed* bear, the *stop*
+    determiners: frozenset[str]  # the word after one is part of the phrase: a *stuffed* bear, the *stop*
     verbs: frozenset[str]
-    nominal: frozenset[str]  # words in -ing, -ed and -ly that are neither participles nor adverbs
+    nominal: frozenset[str]  # words in -ing, -ed and -ly that are nouns or adjectives
     singular: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class _Korean:
     function: frozenset[str]  # and adnominal forms
-    nouns: frozenset[str]  # that end as if with a particle or as a verb: 고양이, 바다
+    nouns: frozenset[str]  # nouns that seem to end in a particle or like a verb: 고양이, 바다
     adnominal_ends: tuple[str, ...]
     predicate_ends: tuple[str, ...]
 
@@ -62,18 +62,18 @@ def _lexicon() -> tuple[_English, _Korean]:
 
 
 def noun_phrases(caption: str) -> list[str]:
-    """Runs of words that are no function words, verbs or participles: fast, and right enough to count concepts by.
+    """Return runs of words that are not function words, verbs or participles: fast, and good enough to count concepts.
 
-    English in lower case, its last word in the singular; Korean nouns without their particles. A caption with Hangul
-    is read as Korean. A phrase that is named twice is listed twice.
+    English phrases are in lower case, with the last word in the singular; Korean nouns are without particles. A caption
+    with Hangul is read as Korean. A phrase that occurs twice is listed twice.
     """
     return _korean_phrases(caption) if _HANGUL.search(caption) else _english_phrases(caption)
 
 
 def _english_phrases(caption: str) -> list[str]:
-    found: list[str] = []
+    phrases: list[str] = []
     run: list[str] = []
-    determined = False  # a determiner went just before
+    determined = False  # whether the token before is a determiner
     for token in _EN_TOKEN.findall(caption.lower()):
         kind = _english_kind(token)
         if kind == "adverb" and determined:  # a heavily loaded truck
@@ -84,10 +84,10 @@ def _english_phrases(caption: str) -> list[str]:
             if not token.endswith(("'s", "’s")):
                 continue
         if run:
-            found.append(_phrase(run))
+            phrases.append(_phrase(run))
             run = []
-        determined = kind in ("determiner", "noun")  # a noun gets here only as an owner: the dog's, then its things
-    return [*found, _phrase(run)] if run else found
+        determined = kind in ("determiner", "noun")  # a noun gets here only with 's: the dog's …
+    return [*phrases, _phrase(run)] if run else phrases
 
 
 @lru_cache(1 << 16)
@@ -110,7 +110,7 @@ def _phrase(run: list[str]) -> str:
 
 @lru_cache(1 << 16)
 def singular(noun: str) -> str:
-    """An English noun in the singular and without its 's, by list and ending."""
+    """Return an English noun in the singular and without its 's, by list and ending."""
     noun = _OWNER.sub("", noun)
     known = _lexicon()[0].singular
     if noun in known:
@@ -123,24 +123,24 @@ def singular(noun: str) -> str:
 
 
 def _korean_phrases(caption: str) -> list[str]:
-    found: list[str] = []
+    phrases: list[str] = []
     run: list[str] = []
     tokens = _KO_TOKEN.findall(caption)
     for token, following in zip(tokens, [*tokens[1:], ""], strict=True):
         stem = _korean_noun(token)
-        # What stands bare before 있다 is the verb of it: 앉아 있다, 서 있는.
+        # A word without a particle before 있다 belongs to the verb: 앉아 있다, 서 있는.
         breaks = stem is None or (stem == token and following.startswith("있"))
         if stem is not None and not breaks:
             run.append(stem)
         if run and (breaks or stem != token):
-            found.append(" ".join(run))
+            phrases.append(" ".join(run))
             run = []
-    return [*found, " ".join(run)] if run else found
+    return [*phrases, " ".join(run)] if run else phrases
 
 
 @lru_cache(1 << 16)
 def _korean_noun(token: str) -> str | None:
-    """A Korean word without its particle, None where it is no noun."""
+    """Return a Korean noun without its particle, or None for another word."""
     _, korean = _lexicon()
     if token in korean.nouns:
         return token
@@ -150,9 +150,9 @@ def _korean_noun(token: str) -> str | None:
     if match:
         particle, final = match.group(), (ord(token[match.start() - 1]) - ord("가")) % 28
         if particle == "는" and (final or token.endswith(korean.adnominal_ends)):
-            return None  # 굽는, 서핑하는: a verb before its noun
+            return None  # 굽는, 서핑하는: an adnominal verb
         if particle in _AFTER_CONSONANT and not (final and (particle != "으로" or final != _RIEUL)):
-            match = None  # 나이, 사과: the noun ends so
+            match = None  # 나이, 사과: part of the noun
         elif particle in _AFTER_VOWEL and final and not (particle == "로" and final == _RIEUL):
             match = None
     stem = token[: match.start()] if match else token
@@ -168,7 +168,7 @@ def _by_rules(captions: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _by_spacy(captions: Iterable[str]) -> Iterator[list[str]]:
-    """spaCy's English noun chunks without their determiners, in lower case (the paper names spaCy, not the model)."""
+    """Return spaCy's noun chunks without determiners, in lower case (the paper names spaCy, but not the model)."""
     try:
         import spacy
 
