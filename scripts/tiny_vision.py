@@ -22,7 +22,7 @@ from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
 from vistune.grounding import Scene, caption
 from vistune.scenes import COLORS, HELD_OUT, SHAPES, SIDE, DrawnScene, make_scene, render
-from vistune.scenes.world import RADII
+from vistune.scenes.draw import RADII
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, so that the tower is fed like any other
 STD = (0.26862954, 0.26130258, 0.27577711)

@@ -1,11 +1,7 @@
-"""The built-in world: drawn pictures with exact captions, boxes and questions, and the tiny backbones.
+"""The built-in world: drawn images with exact captions, boxes and questions, and the tiny backbones."""
 
-seed -> DrawnScene -> pixels, boxes, captions, questions -> a COCO folder
-"""
-
-from vistune.scenes.draw import render
+from vistune.scenes.draw import COLORS, HELD_OUT, SHAPES, SIDE, DrawnScene, make_scene, render
 from vistune.scenes.folder import SPLITS, DrawnFolder, scenes_of, write_world
-from vistune.scenes.world import COLORS, HELD_OUT, SHAPES, SIDE, DrawnScene, make_scene
 
 __all__ = [
     "COLORS",

@@ -1,7 +1,7 @@
-"""The drawn world on disk: a COCO folder that any COCO tool reads, and question files with exact answers.
+"""Write drawn scenes as a COCO folder, with question files that have exact answers.
 
-count, seed -> OUT/SPLIT/*.jpg, OUT/annotations/{captions,instances}_SPLIT.json, OUT/questions_SPLIT.jsonl
-Categories are shapes; colour and size are each annotation's `attributes`. Captions are English and Korean in turn.
+The files are OUT/SPLIT/*.jpg, OUT/annotations/{captions,instances}_SPLIT.json and OUT/questions_SPLIT.jsonl. Categories
+are shapes; colour and size are `attributes` of each annotation. Each image has an English and a Korean caption.
 """
 
 from __future__ import annotations
@@ -12,22 +12,21 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from vistune.files import write_jsonl
 from vistune.grounding import QUESTION_TYPES, Scene, ask, brief_cue, caption
-from vistune.scenes.draw import render
-from vistune.scenes.world import SHAPES, SIDE, DrawnScene, make_scene
+from vistune.scenes.draw import SHAPES, SIDE, DrawnScene, make_scene, render
 
 SPLITS = ("train", "heldout", "combinations")
+JsonObject = dict[str, object]
 
 
 @dataclass(frozen=True, slots=True)
 class DrawnFolder:
-    """Where the pictures and questions of each split lie."""
+    """A written folder, and the number of images of each split."""
 
     path: Path
     counts: dict[str, int]
@@ -48,9 +47,9 @@ def write_world(
 
 
 def scenes_of(split: str, count: int, seed: int) -> Iterator[DrawnScene]:
-    """The scenes of a split; splits and seeds never share a stream of chance.
+    """Yield the scenes of a split; each split and seed has its own random generator.
 
-    The two test splits hold at least two things a scene, so that every type of question can be asked.
+    Scenes of the two test splits have at least two shapes, so that every type of question can be asked.
     """
     rng = np.random.default_rng([seed, SPLITS.index(split)])
     for _ in range(count):
@@ -59,11 +58,11 @@ def scenes_of(split: str, count: int, seed: int) -> Iterator[DrawnScene]:
 
 def _write_split(out: Path, split: str, *, first: int, count: int, seed: int, advance: Callable[[int], None]) -> None:
     (out / split).mkdir(exist_ok=True)
-    chance = random.Random(f"{seed}/{split}")
-    images: list[dict[str, Any]] = []
-    captions: list[dict[str, Any]] = []
-    instances: list[dict[str, Any]] = []
-    questions: list[dict[str, Any]] = []
+    rng = random.Random(f"{seed}/{split}")
+    images: list[JsonObject] = []
+    captions: list[JsonObject] = []
+    instances: list[JsonObject] = []
+    questions: list[JsonObject] = []
     for number, drawn in enumerate(scenes_of(split, count, seed), start=first):
         name = f"{number:012d}.jpg"
         buffer = io.BytesIO()
@@ -72,18 +71,18 @@ def _write_split(out: Path, split: str, *, first: int, count: int, seed: int, ad
         images.append({"id": number, "file_name": name, "width": SIDE, "height": SIDE})
         scene = Scene(drawn.boxes())
         for language in ("en", "ko"):
-            text = caption(scene, language, chance)
+            text = caption(scene, language, rng)
             captions.append({"id": len(captions) + 1, "image_id": number, "caption": text, "language": language})
         instances.extend(_instances(drawn, number, len(instances)))
         if split != "train":
-            questions.extend(_questions(scene, name, chance))
+            questions.extend(_questions(scene, name, rng))
         advance(1)
     categories = [{"id": k, "name": shape, "supercategory": "shape"} for k, shape in enumerate(SHAPES, start=1)]
-    for kind, rows, extra in (("captions", captions, {}), ("instances", instances, {"categories": categories})):
+    for kind, records, extra in (("captions", captions, {}), ("instances", instances, {"categories": categories})):
         content = {
             "info": {"description": "vistune drawn scenes", "seed": seed},
             "images": images,
-            "annotations": rows,
+            "annotations": records,
             **extra,
         }
         (out / "annotations" / f"{kind}_{split}.json").write_text(
@@ -93,7 +92,7 @@ def _write_split(out: Path, split: str, *, first: int, count: int, seed: int, ad
         write_jsonl(out / f"questions_{split}.jsonl", questions)
 
 
-def _instances(drawn: DrawnScene, image: int, before: int) -> Iterator[dict[str, Any]]:
+def _instances(drawn: DrawnScene, image: int, before: int) -> Iterator[JsonObject]:
     for number, thing in enumerate(drawn.things, start=before + 1):
         x, y, side = thing.x - thing.radius, thing.y - thing.radius, 2 * thing.radius
         yield {
@@ -107,11 +106,11 @@ def _instances(drawn: DrawnScene, image: int, before: int) -> Iterator[dict[str,
         }
 
 
-def _questions(scene: Scene, image: str, chance: random.Random) -> Iterator[dict[str, Any]]:
-    """One question of each type that the scene settles, in one language or the other by chance."""
+def _questions(scene: Scene, image: str, rng: random.Random) -> Iterator[JsonObject]:
+    """Yield one question of each type that the scene decides, in a random language."""
     for kind in QUESTION_TYPES:
-        language = chance.choice(("en", "ko"))
-        asked = ask(scene, kind, language, chance)
+        language = rng.choice(("en", "ko"))
+        asked = ask(scene, kind, language, rng)
         if asked is not None:
             yield {
                 "question_id": f"{image.removesuffix('.jpg')}-{kind}",
