@@ -1,8 +1,8 @@
 """Check what a dialogue claims about the 80 COCO classes against an image's captions and boxes.
 
 Each check returns the first contradiction as text, or "". The checks read English and Korean; a text in another
-language is read with the English rules, which find nothing in it. They prefer to miss an error over refusing a
-correct text:
+language is read with the English rules, which recognise only words that both languages share. A check prefers to miss
+an error over rejecting a correct text:
 
 =================  ============================================  ==================================================
 check              detects                                       cannot detect
@@ -11,8 +11,8 @@ check              detects                                       cannot detect
                    "yes" or taken for granted in a question,     and actions; hedged, general and negated clauses;
                    and that no caption or box supports           a class that is wrongly said to be absent
 `wrong_count`      more objects than boxes; fewer, if the        numbers of classes without a box or with a crowd;
-                   text counts all of them ("there are two       numbers that a caption states; "about", "at least";
-                   dogs in the picture")                         numbers above 999, and number words above twelve
+                   text counts all of them ("there are two       numbers that a caption states; "one" without "only";
+                   dogs in the picture")                         "about"; number words above twelve (Korean: ten)
 `wrong_position`   "left of", "right of", "above", "below"       classes with several boxes; "next to", "behind",
                    between two classes with one box each;        "in front of"; errors below 5 % of the image; places
                    the side of the image a class is on           of boxes that fill more than half of the image
