@@ -113,12 +113,12 @@ def test_what_cannot_be_written_is_set_aside_with_a_reason(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "wishes",
+    "config",
     [GenerationConfig(kinds=("captoin",)), GenerationConfig(languages=("xx",)), GenerationConfig(mix=(0, 0, 0))],
 )
-def test_wishes_that_make_no_sense_are_refused(images: list[AnnotatedImage], wishes: GenerationConfig) -> None:
+def test_wishes_that_make_no_sense_are_refused(images: list[AnnotatedImage], config: GenerationConfig) -> None:
     with pytest.raises(RecipeError):
-        generate_by_rule(images, wishes)
+        generate_by_rule(images, config)
 
 
 def test_real_photographs_give_all_kinds_in_both_languages(shared: Path) -> None:

@@ -32,8 +32,8 @@ def readable(number: int, reply: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("reply", [pytest.param(reply, id=readable(k, reply)) for k, reply in enumerate(REPLIES)])
 def test_faults_are_those_a_careful_reader_finds(reply: dict[str, Any]) -> None:
-    faults = check_reply(reply["reply"], image(reply["picture"]), reply["kind"], reply["language"]).failures
-    assert {fault.code for fault in faults} == set(reply["faults"]), faults
+    failures = check_reply(reply["reply"], image(reply["picture"]), reply["kind"], reply["language"]).failures
+    assert {failure.code for failure in failures} == set(reply["faults"]), failures
 
 
 STATEMENTS = [
@@ -98,10 +98,10 @@ STATEMENTS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "language", "question", "answer", "fault"), STATEMENTS)
-def test_one_statement_of_a_picture(name: str, language: str, question: str, answer: str, fault: str) -> None:
-    faults = run_checks(Candidate(image(name), "conversation", language, ((question, answer),)))
-    assert [found.code for found in faults] == ([fault] if fault else []), faults
+@pytest.mark.parametrize(("name", "language", "question", "answer", "failure"), STATEMENTS)
+def test_one_statement_of_a_picture(name: str, language: str, question: str, answer: str, failure: str) -> None:
+    failures = run_checks(Candidate(image(name), "conversation", language, ((question, answer),)))
+    assert [found.code for found in failures] == ([failure] if failure else []), failures
 
 
 DETAIL = (
@@ -150,12 +150,12 @@ CASES += [(kind, form) for kind in ("detail", "caption") for form in OF_ONE_TEXT
 def test_thoughts_and_wrappers_are_no_part_of_a_sample(kind: str, form: str) -> None:
     image = AnnotatedImage("1", Path("1.jpg"), ("A dog with a ball on a beach.",), (Box("dog", 0.1, 0.1, 0.5, 0.5),))
     checked = check_reply(ANSWERS[kind], image, kind, "en")
-    plain, faults = checked.turns, checked.failures
+    plain, failures = checked.turns, checked.failures
     assert plain
-    assert not faults
+    assert not failures
     checked = check_reply((WRAPPERS | OF_ONE_TEXT)[form].format(ANSWERS[kind]), image, kind, "en")
-    turns, faults = checked.turns, checked.failures
-    assert not faults, faults
+    turns, failures = checked.turns, checked.failures
+    assert not failures, failures
     assert turns == plain
 
 
@@ -175,9 +175,9 @@ def test_thoughts_and_wrappers_are_no_part_of_a_sample(kind: str, form: str) -> 
 def test_a_thought_without_end_or_a_tag_that_is_left_rejects_the_reply(kind: str, form: str) -> None:
     image = AnnotatedImage("1", Path("1.jpg"), ("A dog with a ball on a beach.",), (Box("dog", 0.1, 0.1, 0.5, 0.5),))
     checked = check_reply(form.format(ANSWERS[kind]), image, kind, "en")
-    turns, faults = checked.turns, checked.failures
+    turns, failures = checked.turns, checked.failures
     assert turns == ()
-    assert [fault.code for fault in faults] == ["thinking"]
+    assert [failure.code for failure in failures] == ["thinking"]
 
 
 LABELLED = ["**Thinking:** a beach.\n\n**Description:** {}", "Thought: hm\n{}", "A beach.\nFinal answer: {}"]
@@ -187,9 +187,9 @@ LABELLED = ["**Thinking:** a beach.\n\n**Description:** {}", "Thought: hm\n{}", 
 def test_a_thought_under_a_label_rejects_a_single_text(form: str) -> None:
     image = AnnotatedImage("1", Path("1.jpg"), ("A dog with a ball on a beach.",), (Box("dog", 0.1, 0.1, 0.5, 0.5),))
     checked = check_reply(form.format(DETAIL), image, "detail", "en")
-    turns, faults = checked.turns, checked.failures
+    turns, failures = checked.turns, checked.failures
     assert turns == ()
-    assert [fault.code for fault in faults] == ["thinking"]
+    assert [failure.code for failure in failures] == ["thinking"]
 
 
 PAIR = {"question": "What is it doing?", "answer": "It runs along the beach."}
@@ -212,8 +212,8 @@ UNREAD: dict[str, Any] = {
 def faults_of(reply: str) -> tuple[Any, list[tuple[str, str]]]:
     image = AnnotatedImage("1", Path("1.jpg"), ("A dog with a ball on a beach.",), (Box("dog", 0.1, 0.1, 0.5, 0.5),))
     checked = check_reply(reply, image, "conversation", "en")
-    turns, faults = checked.turns, checked.failures
-    return turns, [(fault.code, fault.detail) for fault in faults]
+    turns, failures = checked.turns, checked.failures
+    return turns, [(failure.code, failure.detail) for failure in failures]
 
 
 @pytest.mark.parametrize("name", UNREAD)

@@ -50,18 +50,18 @@ def test_58_23_77_over_forty_pictures_and_two_languages(
     placed = make_requests(
         images, GenerationConfig(kinds=KINDS, languages=("en", "ko"), mix=(58, 23, 77), per_image=per_image)
     )
-    kinds = Counter(order.kind for order in placed)
+    kinds = Counter(request.kind for request in placed)
     assert (kinds["conversation"], kinds["detail"], kinds["reasoning"]) == wanted
-    each = Counter((order.image.id, order.language) for order in placed if order.kind != "caption")
+    each = Counter((request.image.id, request.language) for request in placed if request.kind != "caption")
     assert set(each.values()) == {per_image}
-    assert len({(order.image.id, order.kind, order.language, order.number) for order in placed}) == len(placed)
+    assert len({request.name for request in placed}) == len(placed)
 
 
 def test_seeds_differ_and_a_seed_does_not(images: list[AnnotatedImage]) -> None:
-    wishes = GenerationConfig(languages=("en", "ko"), mix=(58, 23, 77), per_image=2, seed=1)
-    assert generate_by_rule(images, wishes).rows == generate_by_rule(images, wishes).rows
-    other = generate_by_rule(images, replace(wishes, seed=2)).rows
-    assert other != generate_by_rule(images, wishes).rows
+    config = GenerationConfig(languages=("en", "ko"), mix=(58, 23, 77), per_image=2, seed=1)
+    assert generate_by_rule(images, config).rows == generate_by_rule(images, config).rows
+    other = generate_by_rule(images, replace(config, seed=2)).rows
+    assert other != generate_by_rule(images, config).rows
 
 
 def test_a_row_does_not_depend_on_its_neighbours(images: list[AnnotatedImage]) -> None:

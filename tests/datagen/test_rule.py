@@ -112,10 +112,10 @@ def test_korean_relations_say_higher_and_never_on_top_of() -> None:
     """ "위에" would say that one lies on the other; boxes know only which is higher."""
     scene, texts = Scene(ROOM), list[str]()
     for seed in range(80):
-        chance = random.Random(seed)
-        texts.append(description(scene, "ko", chance))
-        texts += reason(scene, "ko", chance) or ()
-        texts += [text for turn in rule.conversation(scene, "ko", chance) or () for text in turn]
+        rng = random.Random(seed)
+        texts.append(description(scene, "ko", rng))
+        texts += reason(scene, "ko", rng) or ()
+        texts += [text for turn in rule.conversation(scene, "ko", rng) or () for text in turn]
     said = " ".join(texts)
     assert "보다 위쪽에" in said
     assert not re.search(r"(?<!왼쪽 )(?<!오른쪽 )위에", said)

@@ -7,13 +7,14 @@ import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from PIL import ExifTags, Image
 
 from vistune.records import RecordError, image_files, shown, text
 from vistune.types import Box
 
+JsonObject = Mapping[str, Any]  # an object of a user's file; its values are checked before they are used
 LARGEST = 1e9  # limit of a coordinate in pixels
 # Attribute values that do not describe how an object looks, such as CVAT's checkboxes.
 _NO_WORDS = ("", "true", "false", "none", "null", "nan", "n/a", "unspecified", "__undefined__")
@@ -21,7 +22,7 @@ _NO_WORDS = ("", "true", "false", "none", "null", "nan", "n/a", "unspecified", "
 
 def box_of(
     label: str,
-    corners: Sequence[Any],
+    corners: Sequence[float],
     size: tuple[float, float],
     location: str,
     field: str,
@@ -54,12 +55,12 @@ def box_of(
     )
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is a number that can be a coordinate; NaN and True are not."""
-    return type(value) in (int, float) and -LARGEST < value < LARGEST
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST < value < LARGEST
 
 
-def label_of(value: Any, location: str, field: str) -> str:
+def label_of(value: object, location: str, field: str) -> str:
     """Return the name of an object. Raises RecordError if it is not text or is empty."""
     label = " ".join(text(value, location, field).split())
     if not label:
@@ -67,7 +68,7 @@ def label_of(value: Any, location: str, field: str) -> str:
     return label
 
 
-def number(value: Any, location: str, field: str) -> float:
+def number(value: object, location: str, field: str) -> float:
     """Return a number, which may be written as text. Raises RecordError."""
     try:
         parsed = float(value) if isinstance(value, str) else value
@@ -78,7 +79,7 @@ def number(value: Any, location: str, field: str) -> float:
     return float(parsed)
 
 
-def span(xs: Any, ys: Any, location: str, field: str) -> tuple[float, float, float, float]:
+def span(xs: object, ys: object, location: str, field: str) -> tuple[float, float, float, float]:
     """Return the corners around points. Raises RecordError unless both lists hold numbers and are equally long."""
     if not isinstance(xs, list) or not isinstance(ys, list) or not xs or len(xs) != len(ys):
         raise RecordError(location, field, "points are missing", "correct or remove it")
@@ -126,7 +127,7 @@ def _names_orientation(path: Path) -> bool:
     return False
 
 
-def attributes_of(attributes: Any, location: str, field: str, unread: Counter[str]) -> dict[str, str]:
+def attributes_of(attributes: object, location: str, field: str, unread: Counter[str]) -> dict[str, str]:
     """Return the attributes that are words, such as {"color": "red"}; count numbers and yes/no as unread."""
     if attributes in (None, "", [], {}):
         return {}

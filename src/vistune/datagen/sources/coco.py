@@ -11,9 +11,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from vistune.datagen.sources.boxes import attributes_of, box_of, is_number, label_of, span
+from vistune.datagen.sources.boxes import JsonObject, attributes_of, box_of, is_number, label_of, span
 from vistune.datagen.sources.collector import Family, SourceCollector, count_filled
 from vistune.datagen.sources.tree import READ_SUFFIXES, Tree, split_in
 from vistune.errors import DataError
@@ -65,7 +64,7 @@ def folders(root: Path, files: list[Path], split: str) -> list[Path]:
 
 def read(collector: SourceCollector, files: list[Path]) -> None:
     """Read the files of one split. Raises DataError for a file that is not in COCO form."""
-    images: dict[str, dict[str, Any]] = {}
+    images: dict[str, JsonObject] = {}
     captions: dict[str, list[str]] = {}
     boxes: dict[str, list[Box]] = {}
     crowds: dict[str, set[str]] = {}
@@ -116,13 +115,13 @@ def read(collector: SourceCollector, files: list[Path]) -> None:
             collector.add(path, captions=captions.get(key, ()), boxes=boxes.get(key, ()), crowds=crowds.get(key, ()))
 
 
-def _check_lists(tree: Any, file: Path) -> None:
+def _check_lists(tree: object, file: Path) -> None:
     for key in ("images", "annotations"):
         if not isinstance(tree, dict) or not isinstance(tree.get(key), list):
             raise DataError(f"{file}:{key}: a COCO file has a list here", "check that the file is in COCO format")
 
 
-def _key(value: Any, location: str, field: str) -> str:
+def _key(value: object, location: str, field: str) -> str:
     """Return an id as text; 1, 1.0 and "1" are equal. Raises RecordError."""
     if type(value) is int:
         return str(value)
@@ -133,7 +132,7 @@ def _key(value: Any, location: str, field: str) -> str:
     return text(str(value), location, field)
 
 
-def _add_image(image: Any, images: dict[str, dict[str, Any]], location: str) -> str:
+def _add_image(image: object, images: dict[str, JsonObject], location: str) -> str:
     if not isinstance(image, dict):
         raise RecordError(location, "", f"expected an object, got {shown(image)}", "correct or remove it")
     key = _key(image.get("id"), location, "id")
@@ -146,7 +145,7 @@ def _add_image(image: Any, images: dict[str, dict[str, Any]], location: str) -> 
     return key
 
 
-def _other_names(image: Mapping[str, Any], collector: SourceCollector) -> tuple[str, ...]:
+def _other_names(image: JsonObject, collector: SourceCollector) -> tuple[str, ...]:
     """Return the image's name with or without the prefix that COCO uses in 2014 file names but not in 2017 ones."""
     if not collector.prefix:
         return ()
@@ -154,7 +153,7 @@ def _other_names(image: Mapping[str, Any], collector: SourceCollector) -> tuple[
     return tuple(name for name in (bare, f"{collector.prefix}{bare}") if name != image["file_name"])
 
 
-def _labels(categories: Any, file: Path, unread: Counter[str]) -> dict[str, str]:
+def _labels(categories: object, file: Path, unread: Counter[str]) -> dict[str, str]:
     if not isinstance(categories, list):
         raise DataError(f"{file}:categories: a COCO file has a list here", "check that the file is in COCO format")
     labels: dict[str, str] = {}
@@ -171,9 +170,9 @@ def _labels(categories: Any, file: Path, unread: Counter[str]) -> dict[str, str]
 
 
 def _box(
-    row: Mapping[str, Any],
+    row: JsonObject,
     label: str,
-    image: Mapping[str, Any],
+    image: JsonObject,
     path: Path,
     location: str,
     collector: SourceCollector,
@@ -200,7 +199,7 @@ def _box(
     return box_of(label, corners, size, location, "bbox", attributes)
 
 
-def _span_of(segmentation: Any, location: str) -> tuple[float, float, float, float] | None:
+def _span_of(segmentation: object, location: str) -> tuple[float, float, float, float] | None:
     if not isinstance(segmentation, list):
         return None
     polygons = segmentation if any(isinstance(polygon, list) for polygon in segmentation) else [segmentation]
@@ -258,7 +257,7 @@ def read_datumaro(collector: SourceCollector, files: list[Path]) -> None:
 
 
 def _add_item(
-    collector: SourceCollector, path: Path, item: Mapping[str, Any], labels: list[Any], location: str, file: Path
+    collector: SourceCollector, path: Path, item: JsonObject, labels: list[object], location: str, file: Path
 ) -> None:
     unread = collector.unread(file)
     captions: list[str] = []
@@ -290,7 +289,7 @@ def _add_item(
     collector.add(path, captions=captions, boxes=boxes)
 
 
-def _item_corners(row: Mapping[str, Any], kind: str, item_location: str) -> tuple[float, ...]:
+def _item_corners(row: JsonObject, kind: str, item_location: str) -> tuple[float, ...]:
     values = row.get("bbox" if kind == "bbox" else "points")
     if not isinstance(values, list) or len(values) < 4 or not all(type(value) in (int, float) for value in values):
         raise RecordError(item_location, kind, f"expected numbers, got {shown(values)}", "export it again")

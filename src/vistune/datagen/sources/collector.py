@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vistune.datagen.sources.boxes import is_number, sizes_of
+from vistune.datagen.sources.boxes import JsonObject, is_number, sizes_of
 from vistune.datagen.sources.tree import (
     ANNOTATION_SUFFIXES,
     BOOKKEEPING,
@@ -148,7 +148,7 @@ class SourceCollector:
         self._known.setdefault(str(file), set()).update(known)
         return self._unread.setdefault(str(file), Counter())
 
-    def find(self, name: Any, location: str, field: str, *alternatives: str) -> Path | None:
+    def find(self, name: object, location: str, field: str, *alternatives: str) -> Path | None:
         """Return the file of an image; None if it is missing (an error at the end) or its format is not read (counted).
 
         alternatives: other names of the same image. Raises RecordError for a name that is not a path.
@@ -280,7 +280,7 @@ class SourceCollector:
             image.boxes.append(box)
             self.notes.update([WITHOUT_AREA] * (box.area == 0))  # COCO itself has some
 
-    def caption(self, value: Any, location: str, field: str, file: Path, *, even: bool = True) -> str:
+    def caption(self, value: object, location: str, field: str, file: Path, *, even: bool = True) -> str:
         """Return a caption, with normalised white space if `even`; "" if the cell marks it as missing (counted)."""
         if (
             value is None
@@ -357,7 +357,7 @@ def _split_of_file(path: str, splits: Collection[str]) -> bool:
     return split_in(path) in splits or any(PurePosixPath(path).stem.endswith(split) for split in splits if split)
 
 
-def count_filled(record: Mapping[str, Any], known: Collection[str], unread: Counter[str], prefix: str = "") -> None:
+def count_filled(record: JsonObject, known: Collection[str], unread: Counter[str], prefix: str = "") -> None:
     """Like `count_unread`, but ignore empty fields: tools write many of them."""
     filled = {name: value for name, value in record.items() if value not in (None, "", [], {}, False)}
     count_unread(filled, known, unread, prefix)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
-from vistune.datagen.sources.boxes import box_of, label_of, number, span
+from vistune.datagen.sources.boxes import JsonObject, box_of, label_of, number, span
 from vistune.datagen.sources.collector import Family, SourceCollector, count_filled
 from vistune.datagen.sources.tree import READ_SUFFIXES, Tree, by_split, suffix_of
 from vistune.records import RecordError, read_values, shown
@@ -58,7 +57,7 @@ def read(collector: SourceCollector, files: list[Path]) -> None:
             if path is None:
                 continue
             boxes: list[Box] = []
-            captions: list[Any] = []
+            captions: list[object] = []
             for result_location, result in results:
                 count_filled(result, RESULT, unread, "result[].")
                 value = result.get("value")
@@ -75,7 +74,7 @@ def read(collector: SourceCollector, files: list[Path]) -> None:
             collector.add(path, captions=dict.fromkeys(kept), boxes=boxes)
 
 
-def _image_of(data: Mapping[str, Any], location: str) -> tuple[str, str]:
+def _image_of(data: JsonObject, location: str) -> tuple[str, str]:
     """Return (field, address) of a task's image."""
     texts = {name: value for name, value in data.items() if isinstance(value, str)}
     for name in (*IMAGE_FIELDS, *texts):
@@ -84,7 +83,7 @@ def _image_of(data: Mapping[str, Any], location: str) -> tuple[str, str]:
     raise RecordError(location, "data", f"no image among {', '.join(map(str, data)) or 'no fields'}", "export it again")
 
 
-def _results(task: Mapping[str, Any], location: str, collector: SourceCollector) -> list[tuple[str, Mapping[str, Any]]]:
+def _results(task: JsonObject, location: str, collector: SourceCollector) -> list[tuple[str, JsonObject]]:
     """Return the results of a task's first annotation that was not cancelled; predictions of a model are not read."""
     listed = task.get("annotations") or task.get("completions") or []
     if not isinstance(listed, list):
@@ -102,9 +101,9 @@ def _results(task: Mapping[str, Any], location: str, collector: SourceCollector)
     return [(f"{location}:annotations.result[{k}]", result) for k, result in enumerate(results)]
 
 
-def _results_of_min(task: Mapping[str, Any], image: str, location: str) -> list[tuple[str, Mapping[str, Any]]]:
+def _results_of_min(task: JsonObject, image: str, location: str) -> list[tuple[str, JsonObject]]:
     """Return the results of a task in JSON_MIN, whose fields are named after the project's controls."""
-    results: list[tuple[str, Mapping[str, Any]]] = []
+    results: list[tuple[str, JsonObject]] = []
     for name, value in task.items():
         if name in TASK or name in (image, "caption", "text"):
             continue
@@ -117,7 +116,7 @@ def _results_of_min(task: Mapping[str, Any], image: str, location: str) -> list[
     return results
 
 
-def _check_image(result: Mapping[str, Any], path: Path, location: str, collector: SourceCollector) -> None:
+def _check_image(result: JsonObject, path: Path, location: str, collector: SourceCollector) -> None:
     """Skip an image that is not in the file as it was labelled."""
     if result.get("type") not in REGIONS:
         return
@@ -129,7 +128,7 @@ def _check_image(result: Mapping[str, Any], path: Path, location: str, collector
         collector.size_of(path, location, stated)  # type: ignore[arg-type]
 
 
-def _add(result: Mapping[str, Any], location: str, boxes: list[Box], captions: list[Any]) -> bool:
+def _add(result: JsonObject, location: str, boxes: list[Box], captions: list[object]) -> bool:
     """Add a result's box or captions. Return False if its type is not read."""
     value = result.get("value")
     kind = result.get("type")
@@ -149,7 +148,7 @@ def _add(result: Mapping[str, Any], location: str, boxes: list[Box], captions: l
     return True
 
 
-def _corners(value: Mapping[str, Any], kind: str, location: str) -> tuple[float, ...]:
+def _corners(value: JsonObject, kind: str, location: str) -> tuple[float, ...]:
     def numbers(*names: str) -> Iterator[float]:
         return (number(value.get(name), location, f"value.{name}") for name in names)
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from vistune.datagen.sources.boxes import attributes_of, box_of, label_of, number, span
+from vistune.datagen.sources.boxes import JsonObject, attributes_of, box_of, label_of, number, span
 from vistune.datagen.sources.collector import Family, SourceCollector, count_filled
 from vistune.datagen.sources.tree import READ_SUFFIXES, Tree, by_folder, by_split, form_of_json
 from vistune.files import parse_json, read_json
@@ -71,7 +70,7 @@ def read_labelme(collector: SourceCollector, files: list[Path]) -> None:
 
 
 def _labelme_box(
-    shape: Mapping[str, Any], kind: str, tree: Mapping[str, Any], path: Path, location: str, collector: SourceCollector
+    shape: JsonObject, kind: str, tree: JsonObject, path: Path, location: str, collector: SourceCollector
 ) -> Box:
     points = shape.get("points")
     if not isinstance(points, list) or not all(isinstance(p, list) and len(p) == 2 for p in points) or len(points) < 2:
@@ -139,9 +138,9 @@ def read_via_table(collector: SourceCollector, file: Path) -> None:
 
 def _add_via(
     collector: SourceCollector,
-    name: Any,
-    about: Any,
-    regions: list[Any],
+    name: object,
+    about: object,
+    regions: Sequence[object],
     location: str,
     unread: Counter[str],
     file: Path,
@@ -166,7 +165,7 @@ def _add_via(
     collector.add(path, captions=captions, boxes=boxes)
 
 
-def _via_box(region: Any, path: Path, location: str, collector: SourceCollector, unread: Counter[str]) -> Box | None:
+def _via_box(region: object, path: Path, location: str, collector: SourceCollector, unread: Counter[str]) -> Box | None:
     if not isinstance(region, Mapping) or not isinstance(region.get("shape_attributes"), Mapping):
         raise RecordError(location, "shape_attributes", f"expected a shape, got {shown(region)}", "export it again")
     count_filled(region, VIA_REGION, unread, "regions[].")
@@ -182,7 +181,7 @@ def _via_box(region: Any, path: Path, location: str, collector: SourceCollector,
     return box_of(label, corners, collector.size_of(path, location), location, "shape_attributes", attributes)
 
 
-def _via_corners(shape: Mapping[str, Any], location: str) -> tuple[float, ...] | None:
+def _via_corners(shape: JsonObject, location: str) -> tuple[float, ...] | None:
     def numbers(*names: str) -> Iterator[float]:
         return (number(shape.get(name), location, f"shape_attributes.{name}") for name in names)
 
@@ -199,7 +198,7 @@ def _via_corners(shape: Mapping[str, Any], location: str) -> tuple[float, ...] |
     return None
 
 
-def _via_label(fields: Any, location: str, unread: Counter[str]) -> tuple[str, dict[str, str]]:
+def _via_label(fields: object, location: str, unread: Counter[str]) -> tuple[str, dict[str, str]]:
     """Split a region's attributes into its label and the others. Raises RecordError if the label is not clear."""
     if not isinstance(fields, Mapping):
         raise RecordError(location, "region_attributes", f"expected attributes, got {shown(fields)}", "export it again")
@@ -216,7 +215,7 @@ def _via_label(fields: Any, location: str, unread: Counter[str]) -> tuple[str, d
     return texts[name], attributes_of(others, location, "region_attributes", unread)
 
 
-def _attribute_text(value: Any) -> str:
+def _attribute_text(value: object) -> str:
     """Return an attribute's text; for checkboxes `{"dog": true}`, the names of the ticked ones."""
     if isinstance(value, Mapping):
         return ", ".join(str(name) for name, ticked in value.items() if ticked)

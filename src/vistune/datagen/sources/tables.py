@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from vistune.datagen.sources import labelme_via
-from vistune.datagen.sources.boxes import attributes_of, box_of, label_of, number
+from vistune.datagen.sources.boxes import JsonObject, attributes_of, box_of, label_of, number
 from vistune.datagen.sources.collector import NULLS, Family, SourceCollector
 from vistune.datagen.sources.tree import Tree, by_split
 from vistune.errors import DataError, RecipeError
@@ -112,19 +112,18 @@ def is_table(name: str) -> bool:
 
 
 def find_metadata(tree: Tree) -> dict[str, list[str]]:
-    """The metadata file of each split of a Hugging Face image folder."""
+    """Return the metadata file of each split of a Hugging Face image folder."""
     names = (name for name in tree.files if is_table(name) and os.path.basename(name).lower().startswith("metadata."))
     return by_split(name for name in names if not name.lower().endswith(".json") or _fits(tree, name))
 
 
 def find(tree: Tree) -> dict[str, list[str]]:
-    """Tables with recognised columns, by split; numbered parts of a table count as one table.
+    """Return tables with recognised columns, by split; numbered parts of a table count as one table.
 
     Raises DataError if a split has two tables.
     """
-    found = [name for name in tree.files if is_table(name) and not name.lower().endswith(".json") and _fits(tree, name)]
-    found = found or [name for name, form in tree.json_forms.items() if not form and _fits(tree, name)]
-    splits = by_split(found)
+    names = [name for name in tree.files if is_table(name) and not name.lower().endswith(".json") and _fits(tree, name)]
+    splits = by_split(names or [name for name, form in tree.json_forms.items() if not form and _fits(tree, name)])
     for names in splits.values():
         if len({re.sub(r"\d+", "", name) for name in names}) > 1:
             raise DataError(f"{tree.root}: several tables describe images: {', '.join(names[:5])}", "name one of them")
@@ -132,7 +131,7 @@ def find(tree: Tree) -> dict[str, list[str]]:
 
 
 def _fits(tree: Tree, name: str) -> bool:
-    """Whether a file's first row has an image and a caption or box."""
+    """Return whether a file's first row has an image and a caption or box."""
     path = tree.path(name)
     try:
         row = next((value for _, value in islice(_rows(path), 1)), None)
@@ -153,8 +152,8 @@ def _fits(tree: Tree, name: str) -> bool:
 
 
 def folders(root: Path, files: list[Path], split: str) -> list[Path]:
-    beside = [place for file in files for place in (file.parent, file.parent / "images", file.parent / "Images")]
-    return [*beside, root / split, root / "images" / split, root / "images", root]
+    near_files = [folder for file in files for folder in (file.parent, file.parent / "images", file.parent / "Images")]
+    return [*near_files, root / split, root / "images" / split, root / "images", root]
 
 
 def read(collector: SourceCollector, files: list[Path]) -> None:
@@ -178,13 +177,13 @@ def read_file(collector: SourceCollector, file: Path, form: TableForm) -> None:
         reader = reader or _Reader(collector, file, form, unread, _class_descriptions(collector, file))
         reader.add(row, location)
     if reader is None:
-        raise DataError(f"{file}: holds no rows", "give a table with at least one image")
+        raise DataError(f"{file}: has no rows", "give a table with at least one image")
     if missing := [column for column in form.columns.values() if column not in reader.present]:
         raise RecipeError(f"{file}: has no column {missing[0]!r}", guess(missing[0], reader.present))
 
 
-def _rows(file: Path, unread: Counter[str] | None = None) -> Iterator[tuple[str, Any]]:
-    """(location, row) of a table; the names of Flickr's text files imply their separator and columns."""
+def _rows(file: Path, unread: Counter[str] | None = None) -> Iterator[tuple[str, object]]:
+    """Yield (location, row) of a table; the names of Flickr's text files imply their separator and columns."""
     base = file.name.lower()
     if FLICKR in base and base.endswith((".txt", ".token")):
         for location, row in read_values(file, separator="\t", quotes=False, header=("image", "caption")):
@@ -195,33 +194,33 @@ def _rows(file: Path, unread: Counter[str] | None = None) -> Iterator[tuple[str,
     if separator is not None and not base.endswith(".gz"):
         with open_file(file) as opened:
             first = opened.readline()
-        found = next((other for other in OTHER_SEPARATORS if other.encode() in first), separator)
-        if separator.encode() not in first and found != separator:
-            for location, row in read_values(file, separator=found, quotes=found != "|"):
+        other = next((other for other in OTHER_SEPARATORS if other.encode() in first), separator)
+        if separator.encode() not in first and other != separator:
+            for location, row in read_values(file, separator=other, quotes=other != "|"):
                 assert isinstance(row, dict)
                 yield location, {name.strip(): cell.strip() for name, cell in row.items()}
             return
-    own = [name for name in COLUMNS["image"] if name != "images"]  # an object with `images` wraps a list of them
-    yield from read_values(file, separator=separator, own_fields=own, unread=unread)
+    fields = [name for name in COLUMNS["image"] if name != "images"]  # an object with `images` wraps a list of them
+    yield from read_values(file, separator=separator, own_fields=fields, unread=unread)
 
 
 def choose(form: TableForm, present: Sequence[str], file: Path | str) -> Columns:
-    """The column of each field, as given or by its usual name. Raises RecipeError that lists the columns."""
+    """Return the column of each field, as given or by its usual name. Raises RecipeError that lists the columns."""
     lowered: dict[str, str] = {}
     for column in present:
         lowered.setdefault(str(column).strip().lower(), column)
     listed = ", ".join(map(str, present))
     chosen: dict[str, str] = {}
     for name in (*COLUMNS, *CORNERS):
-        if (told := form.columns.get(name)) is not None:
-            if told in present:  # rows of JSON may lack a field
-                chosen[name] = told
+        if (given := form.columns.get(name)) is not None:
+            if given in present:  # rows of JSON may lack a field
+                chosen[name] = given
             elif name == "image":
-                raise RecipeError(f"{file}: has no column {told!r}", guess(told, present))
+                raise RecipeError(f"{file}: has no column {given!r}", guess(given, present))
         elif usual := next((usual for usual in COLUMNS.get(name, ()) if usual in lowered), ""):
             chosen[name] = lowered[usual]
-    given = [chosen.pop(name) for name in CORNERS if name in chosen]
-    kind, corners = ("pixels", tuple(given)) if len(given) == 4 else _box_columns(present, lowered)
+    named = [chosen.pop(name) for name in CORNERS if name in chosen]
+    kind, corners = ("pixels", tuple(named)) if len(named) == 4 else _box_columns(present, lowered)
     if 0 < sum(name in form.columns for name in CORNERS) < 4:
         raise RecipeError(f"{file}: --columns names some of xmin, ymin, xmax and ymax", "name all four")
     if {"boxes", "label"} & chosen.keys() != {"label"}:
@@ -250,7 +249,7 @@ def _box_columns(present: Sequence[str], lowered: Mapping[str, str]) -> tuple[st
 
 
 def _class_descriptions(collector: SourceCollector, file: Path) -> dict[str, str]:
-    """Names for the label codes of Open Images, from class-descriptions*.csv next to the table."""
+    """Return names for the label codes of Open Images, from class-descriptions*.csv next to the table."""
     for path in sorted(file.parent.glob("*class-descriptions*.csv")):
         collector.files.add(path)
         rows = read_values(path, header=("LabelName", "DisplayName"))
@@ -268,7 +267,7 @@ class _Reader:
         self.present: dict[str, None] = {}
         self._columns: dict[tuple[str, ...], Columns] = {}
 
-    def add(self, row: Mapping[str, Any], location: str) -> None:
+    def add(self, row: JsonObject, location: str) -> None:
         fields = tuple(row)
         if (columns := self._columns.get(fields)) is None:
             self.present.update(dict.fromkeys(fields))
@@ -288,7 +287,7 @@ class _Reader:
         )
         boxes, crowds = self._boxes(row, columns, path, location)
         if before is not None:  # merge rows of one image; with a box per row, the id is the box's
-            captions = [said for said in captions if said not in before.captions]
+            captions = [caption for caption in captions if caption not in before.captions]
             boxes = boxes if columns.corners else [box for box in boxes if box not in before.boxes]
             key = before.id if columns.corners else key
         self.collector.add(
@@ -296,8 +295,8 @@ class _Reader:
             id_field=id_field,
         )  # fmt: skip
 
-    def _captions(self, cell: Any, location: str, field: str) -> list[str]:
-        found = []
+    def _captions(self, cell: object, location: str, field: str) -> list[str]:
+        captions = []
         for value in _list(cell, location, field):
             if isinstance(value, Mapping):  # Karpathy's splits of COCO and Flickr: {"raw": …, "tokens": …}
                 name = next((name for name in ("raw", "caption", "text") if name in value), "")
@@ -306,14 +305,12 @@ class _Reader:
                     raise RecordError(location, field, problem, "correct the row")
                 count_unread(value, (name, "tokens", "imgid", "sentid"), self.unread, f"{field}[].")
                 value = value.get(name)
-            if said := self.collector.caption(value, location, field, self.file):
-                found.append(said)
-        return found
+            if caption := self.collector.caption(value, location, field, self.file):
+                captions.append(caption)
+        return captions
 
-    def _boxes(
-        self, row: Mapping[str, Any], columns: Columns, path: Path, location: str
-    ) -> tuple[list[Box], list[str]]:
-        """(boxes, labels of crowds) of a row."""
+    def _boxes(self, row: JsonObject, columns: Columns, path: Path, location: str) -> tuple[list[Box], list[str]]:
+        """Return (boxes, labels of crowds) of a row."""
         names = columns.names
         if columns.corners:
             label, box = _row_box(row, columns, self, path, location)
@@ -322,17 +319,17 @@ class _Reader:
         if "boxes" in names:
             return _listed_boxes(row[names["boxes"]], names["boxes"], self, path, location)
         if "bbox" in names:
-            bbox, label = _parsed(row[names["bbox"]], location, names["bbox"]), row[names["label"]]
+            bbox, labels = _parsed(row[names["bbox"]], location, names["bbox"]), row[names["label"]]
             if bbox in (None, "", []):
                 return [], []
-            alone = isinstance(bbox, list) and not isinstance(bbox[0], list | tuple)
-            label = label if alone else _parsed(label, location, names["label"])
-            cell = {"bbox": [bbox] if alone else bbox, "categories": [label] if alone else label}
+            is_single = isinstance(bbox, list) and not isinstance(bbox[0], list | tuple)
+            labels = [labels] if is_single else _parsed(labels, location, names["label"])
+            cell = {"bbox": [bbox] if is_single else bbox, "categories": labels}
             return _listed_boxes(cell, names["bbox"], self, path, location)
         return [], []
 
-    def _image(self, cell: Any, location: str, field: str, key: str) -> Path | None:
-        """The file of a row's image; an image inside the table is written to a file first."""
+    def _image(self, cell: object, location: str, field: str, key: str) -> Path | None:
+        """Return the file of a row's image; an image inside the table is written to a file first."""
         if isinstance(cell, list) and len(cell) == 1:
             cell = cell[0]
         if isinstance(cell, bytes):
@@ -344,7 +341,7 @@ class _Reader:
                 return self._written(content, key)
             if content:
                 hint = "write the images to files and name those, or save the table as parquet"
-                raise RecordError(location, field, "holds the image's bytes as text, which is not read", hint)
+                raise RecordError(location, field, "has the image's bytes as text, which is not read", hint)
             cell = cell.get("path")
         if field.lower() in ("imageid", "image_id") and isinstance(cell, str) and "." not in cell:
             return self.collector.find(f"{cell}.jpg", location, field, f"{cell}.png")
@@ -363,7 +360,7 @@ class _Reader:
         return path
 
 
-def _id(value: Any, location: str, field: str) -> str:
+def _id(value: object, location: str, field: str) -> str:
     if value is None or value == "":
         return ""
     if isinstance(value, float) and value.is_integer():
@@ -373,15 +370,15 @@ def _id(value: Any, location: str, field: str) -> str:
     return str(value)
 
 
-def _parsed(cell: Any, location: str, field: str) -> Any:
-    """A cell; if it contains a JSON list or object, that value."""
+def _parsed(cell: object, location: str, field: str) -> object:
+    """Return a cell; if it contains a JSON list or object, that value."""
     if isinstance(cell, str) and cell.lstrip().startswith(("[", "{")):
         return parse_json(cell, f"{location}:{field}", first_line=1)
     return cell
 
 
-def _list(cell: Any, location: str, field: str) -> list[Any]:
-    """A cell as a list. The cell is empty, one text, a list, or a list written as JSON."""
+def _list(cell: object, location: str, field: str) -> list[object]:
+    """Return a cell as a list. The cell is empty, one text, a list, or a list written as JSON."""
     if cell is None:
         return []
     cell = _parsed(cell, location, field)
@@ -394,10 +391,8 @@ def _list(cell: Any, location: str, field: str) -> list[Any]:
     raise RecordError(location, field, f"expected a text or a list, got {str(cell)[:40]!r}", "correct the row")
 
 
-def _row_box(
-    row: Mapping[str, Any], columns: Columns, reader: _Reader, path: Path, location: str
-) -> tuple[str, Box | None]:
-    """(label, the row's one box); None if its cells are empty, for an image without objects."""
+def _row_box(row: JsonObject, columns: Columns, reader: _Reader, path: Path, location: str) -> tuple[str, Box | None]:
+    """Return (label, the row's one box); no box if its cells are empty, for an image without objects."""
     cells = [row.get(column) for column in columns.corners]
     if all(cell is None or str(cell).strip().lower() in NULLS for cell in cells):
         return "", None
@@ -405,7 +400,7 @@ def _row_box(
     field = columns.names["label"]
     label = label_of(row.get(field), location, field)
     if label.startswith(OPEN_IMAGES) and label not in reader.words:
-        hint = "put class-descriptions-boxable.csv beside the table; Open Images offers it"
+        hint = "put class-descriptions-boxable.csv next to the table; Open Images offers it"
         raise RecordError(location, field, f"{label!r} is a code, and no file says what it means", hint)
     label = reader.words.get(label, label)
     size: tuple[float, float] = (1, 1)
@@ -420,8 +415,8 @@ def _row_box(
     return label, _as_form(label, values, columns.form, size, location, columns.corners[0], {})
 
 
-def _listed_boxes(cell: Any, field: str, reader: _Reader, path: Path, location: str) -> tuple[list[Box], list[str]]:
-    """(boxes, labels of crowds) of a cell: a list of boxes, or Hugging Face's {"bbox": […], "categories": […]}."""
+def _listed_boxes(cell: object, field: str, reader: _Reader, path: Path, location: str) -> tuple[list[Box], list[str]]:
+    """Return (boxes, labels of crowds) of a cell: a list of boxes, or {"bbox": […], "categories": […]}."""
     usual: BoxForm = "relative"
     crowds: list[str] = []
     cell = _parsed(cell, location, field)
@@ -437,7 +432,7 @@ def _listed_boxes(cell: Any, field: str, reader: _Reader, path: Path, location: 
     return boxes, crowds
 
 
-def _objects(cell: Mapping[str, Any], location: str, field: str, unread: Counter[str]) -> tuple[list[Any], list[str]]:
+def _objects(cell: JsonObject, location: str, field: str, unread: Counter[str]) -> tuple[list[JsonObject], list[str]]:
     bbox = next((name for name in OBJECT_BOXES if name in cell), None)
     label = next((name for name in OBJECT_LABELS if name in cell), None)
     if bbox is None or label is None or not isinstance(cell[bbox], list) or not isinstance(cell[label], list):
@@ -449,17 +444,19 @@ def _objects(cell: Mapping[str, Any], location: str, field: str, unread: Counter
             location, field, f"{len(cell[bbox])} boxes and {len(cell[label])} labels", "one label per box"
         )
     if any(isinstance(name, int) for name in cell[label]):
-        hint = "write the names of the classes in place of their numbers"
+        hint = "write the names of the classes instead of their numbers"
         raise RecordError(location, f"{field}.{label}", f"numbers, not names: {shown(cell[label])}", hint)
     crowd = cell.get("iscrowd") or [0] * len(cell[bbox])
     if not isinstance(crowd, list) or len(crowd) != len(cell[bbox]):
         raise RecordError(location, f"{field}.iscrowd", f"expected a number per box, got {shown(crowd)}", "correct it")
     rows = list(zip(cell[bbox], cell[label], crowd, strict=True))
-    boxes = [{"label": name, "box": corners} for corners, name, is_crowd in rows if not is_crowd]
+    boxes: list[JsonObject] = [{"label": name, "box": corners} for corners, name, is_crowd in rows if not is_crowd]
     return boxes, [label_of(name, location, f"{field}.{label}") for _, name, is_crowd in rows if is_crowd]
 
 
-def _box(value: Any, form: BoxForm, size: tuple[float, float], location: str, field: str, unread: Counter[str]) -> Box:
+def _box(
+    value: object, form: BoxForm, size: tuple[float, float], location: str, field: str, unread: Counter[str]
+) -> Box:
     """Parse a box of any form. Raises RecordError."""
     attributes: dict[str, str] = {}
     if isinstance(value, Mapping):
@@ -484,7 +481,7 @@ def _as_form(
     label: str, values: list[float], form: BoxForm, size: tuple[float, float], location: str, field: str,
     attributes: Mapping[str, str],
 ) -> Box:  # fmt: skip
-    """A box. Raises RecordError if it is far outside the image: it probably has another form."""
+    """Return a box. Raises RecordError if it is far outside the image: it probably has another form."""
     x0, y0, x1, y1 = values
     if form == "coco":
         x1, y1 = x0 + x1, y0 + y1
@@ -492,7 +489,7 @@ def _as_form(
     slack = 0.01  # rounding, and boxes drawn a little over the edge
     if not (-slack <= x0 / wide <= x1 / wide <= 1 + slack and -slack <= y0 / high <= y1 / high <= 1 + slack):
         hint = "say how they are written: --boxes-as relative, pixels or coco (x, y, width, height)"
-        raise RecordError(location, field, f"{values} is no box of form {form!r} in this image", hint)
+        raise RecordError(location, field, f"{values} is not a box of the form {form!r} in this image", hint)
     return box_of(label, (x0, y0, x1, y1), size, location, field, attributes)
 
 

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from vistune.datagen.sources.boxes import LARGEST, box_of, span
 from vistune.datagen.sources.collector import Family, SourceCollector, count_filled
@@ -160,7 +159,7 @@ def _class_names(collector: SourceCollector, tree: Tree) -> tuple[list[str] | Ma
     )
 
 
-def _names_of_yaml(names: Any, path: Path) -> list[str] | Mapping[int, str]:
+def _names_of_yaml(names: object, path: Path) -> list[str] | Mapping[int, str]:
     if isinstance(names, list):
         return [str(name) for name in names]
     if isinstance(names, dict) and all(re.fullmatch("[0-9]{1,9}", str(key)) for key in names):

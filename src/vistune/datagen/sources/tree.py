@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TypeGuard
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
@@ -189,22 +189,22 @@ class Tree:
         return f"{', '.join(f'{count:,} {suffix}' for suffix, count in counts)} in {named}{more}"
 
 
-def _has(value: Any, **types: type | tuple[type, ...]) -> bool:
+def _has(value: object, **types: type | tuple[type, ...]) -> TypeGuard[dict[str, object]]:
     return isinstance(value, dict) and all(isinstance(value.get(key), kind) for key, kind in types.items())
 
 
-def _first(value: Any) -> Any:
+def _first(value: object) -> object:
     return value[0] if isinstance(value, list) and value else None
 
 
-def _is_via(value: Any) -> bool:
+def _is_via(value: object) -> bool:
     if _has(value, _via_img_metadata=dict):
         return True
     first = next(iter(value.values()), None) if isinstance(value, dict) else None
     return _has(first, filename=str, regions=(list, dict))
 
 
-def _is_label_studio(value: Any) -> bool:
+def _is_label_studio(value: object) -> bool:
     task = _first(value)
     if _has(task, data=dict):
         return "annotations" in task or "completions" in task or "predictions" in task
@@ -214,7 +214,7 @@ def _is_label_studio(value: Any) -> bool:
 
 
 # The fields that identify each form of a JSON file.
-JSON_FORMS: Mapping[str, Callable[[Any], bool]] = {
+JSON_FORMS: Mapping[str, Callable[[object], bool]] = {
     "COCO": lambda value: _has(value, images=list, annotations=list),
     "Datumaro": lambda value: _has(value, items=list, categories=dict),
     "labelme": lambda value: _has(value, shapes=list),
@@ -223,7 +223,7 @@ JSON_FORMS: Mapping[str, Callable[[Any], bool]] = {
 }
 
 
-def form_of_json(value: Any) -> str:
+def form_of_json(value: object) -> str:
     return next((name for name, fits in JSON_FORMS.items() if fits(value)), "")
 
 
