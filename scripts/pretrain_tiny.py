@@ -1,10 +1,10 @@
-"""Make the tiny backbones again, in legs that go on where the last one stopped.
+"""Train the tiny backbones again, in several calls that continue where the last one stopped.
 
-python scripts/pretrain_tiny.py vision   --work DIR --minutes 45            the tower, from pictures and captions
+python scripts/pretrain_tiny.py vision   --work DIR --minutes 45            the tower, from images and captions
 python scripts/pretrain_tiny.py language --work DIR --minutes 60            the language model, from text
-python scripts/pretrain_tiny.py vision   --work DIR --minutes 25 --decay    a last leg: the rate falls to nothing
-python scripts/pretrain_tiny.py language --work DIR --minutes 60 --shipped  go on from the shipped language model
-python scripts/pretrain_tiny.py export   --work DIR                         into the package, where a gate improved
+python scripts/pretrain_tiny.py vision   --work DIR --minutes 25 --decay    the last call: the learning rate falls to 0
+python scripts/pretrain_tiny.py language --work DIR --minutes 60 --shipped  continue from the shipped language model
+python scripts/pretrain_tiny.py export   --work DIR                         into the package, if a score improved
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GATES = {"vision": "shape", "language": "folded_all"}
 
 
 def export(work: Path) -> None:
-    """Write each backbone whose gate is above that of the shipped one; its scores lie in `scores.json`."""
+    """Write each backbone with a better gate score than the shipped one; `scores.json` has its scores."""
     makers = {"vision": tiny_vision.export, "language": tiny_language.export}
     for part, make in makers.items():
         if not (work / f"{part}.pt").exists():
@@ -47,10 +47,10 @@ def export(work: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("vision", "language", "export"))
-    parser.add_argument("--work", type=Path, required=True, help="where legs leave their state")
+    parser.add_argument("--work", type=Path, required=True, help="folder for the state between calls")
     parser.add_argument("--minutes", type=float, default=45)
     parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--decay", action="store_true", help="let the rate fall to nothing over this leg")
+    parser.add_argument("--decay", action="store_true", help="let the learning rate fall to 0 in this call")
     parser.add_argument("--shipped", action="store_true", help="language: start from the shipped model")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()

@@ -1,10 +1,9 @@
-"""The tiny language model: a Llama that learns from text only, English and Korean, with its own tokenizer.
+"""Train the tiny language model: a Llama that learns from text only, English and Korean, with its own tokenizer.
 
-scene -> notes in words -> the rule teacher's dialogue about the notes -> next-token loss
-The scenes are those of the drawn world, and made-up everyday ones: things as photographs hold them, with captions
-from a small grammar (`photo_words.json`), so that the first real pictures do not meet a model that knows shapes alone.
-Each row puts notes where a picture would stand ("USER: <notes> question ASSISTANT: answer</s>…"), so looking
-things up by name is learnt in text.
+A row puts notes in place of an image ("USER: <notes> question ASSISTANT: answer</s>…"), followed by dialogues that the
+rule teacher writes about them, so the model learns in text to look things up by name. The scenes are those of the drawn
+world, and made-up everyday scenes with captions from a small grammar (`photo_words.json`), so that the model knows more
+than shapes when it meets the first photographs.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ SYSTEM = (
     "and polite answers to the user's questions."
 )
 ROW = 224  # tokens
-ROWS = 24  # a step
-GRID = 6  # folded notes lie on GRID x GRID positions, as many as the tiny tower has patches
+ROWS = 24  # per step
+GRID = 6  # folded notes take GRID x GRID positions, as many as the tiny tower has patches
 FOLD = 0  # the id (<unk>) that stands for a folded position
-BAG = 8  # words a position can hold
+BAG = 8  # most words per position
 FOLDED = 0.6  # share of rows whose notes are folded
-EASY_STEPS = 2000  # with at most three things a scene
+EASY_STEPS = 2000  # with at most three objects per scene
 EVERYDAY = 0.4  # share of rows about everyday scenes
 CONFIG = {
     "hidden_size": 128,
@@ -54,12 +53,12 @@ CONFIG = {
 KINDS = ("conversation",) * 6 + ("detail", "reasoning", "caption")
 EVERYDAY_KINDS = ("conversation",) * 2 + ("detail", "reasoning") + ("caption",) * 3
 PHOTO_WORDS = json.loads((Path(__file__).parent / "photo_words.json").read_text(encoding="utf-8"))
-# Korean particles and endings are split from their nouns, so that a name is the same token wherever it stands.
+# Korean particles and endings are split from their nouns, so that a name is always the same token.
 ENDINGS = r"(?:입니다|에는|에서|보다|은|는|이|(?<!십자)가|을|를|의|와|과|에|개)(?=[\s.,?!]|$)"
 
 
 def train_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Byte-level BPE; every word of the drawn world becomes one token."""
+    """Train and save a byte-level BPE tokenizer; every word of the drawn world becomes one token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(ENDINGS), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -90,14 +89,14 @@ def train_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def _tokenizer_texts() -> Iterator[str]:
-    chance, rng = random.Random(1), np.random.default_rng(1)
+    text_rng, rng = random.Random(1), np.random.default_rng(1)
     for _ in range(4000):
         boxes = make_scene(rng).boxes()
         image = AnnotatedImage("", Path(), (), boxes)
         for language in ("en", "ko"):
-            yield f"USER: {notes(boxes, language, chance)}\n"
+            yield f"USER: {notes(boxes, language, text_rng)}\n"
             for kind in ("conversation", "detail", "reasoning", "caption"):
-                for question, answer in write(image, kind, language, chance) or ():
+                for question, answer in write(image, kind, language, text_rng) or ():
                     yield f"USER: {question} ASSISTANT: {answer}"
                     yield f"\n{question}"
     objects = words.objects()
@@ -111,11 +110,11 @@ def _tokenizer_texts() -> Iterator[str]:
         )
 
 
-def notes(boxes: tuple[Box, ...], language: str, chance: random.Random) -> str:
-    """What a picture would show, as words: one phrase a thing, half the time in reading order."""
+def notes(boxes: tuple[Box, ...], language: str, text_rng: random.Random) -> str:
+    """Describe an image in notes: one phrase per object, half of the time in reading order."""
     listed = list(boxes)
-    if chance.random() < 0.5:
-        chance.shuffle(listed)
+    if text_rng.random() < 0.5:
+        text_rng.shuffle(listed)
     phrases = []
     for box in listed:
         phrases.append(f"{words.place_word(place_of(box), language)}: {_sized(box, language)}.")
@@ -127,55 +126,56 @@ def _sized(box: Box, language: str) -> str:
     return f"{words.size_word(size, language)} {words.name(box, language)}" if size else words.name(box, language)
 
 
-def everyday(chance: random.Random) -> AnnotatedImage:
-    """A made-up photograph: a few things at places, most labels more than once in a while, and an English caption."""
+def everyday(text_rng: random.Random) -> AnnotatedImage:
+    """Make up a photograph: a few objects at places, some labels several times, and an English caption."""
     labels = [label for label in words.objects() if not words.is_shape(label)]
-    chosen = [chance.choice(labels) if chance.random() < 0.75 else "person" for _ in range(chance.randint(1, 5))]
+    chosen = [text_rng.choice(labels) if text_rng.random() < 0.75 else "person" for _ in range(text_rng.randint(1, 5))]
     boxes = []
     for label in chosen:
-        for _ in range(chance.choice((1, 1, 1, 1, 2, 3, 5))):
-            x, y, side = chance.random(), chance.random(), chance.choice((0.1, 0.2, 0.4))
+        for _ in range(text_rng.choice((1, 1, 1, 1, 2, 3, 5))):
+            x, y, side = text_rng.random(), text_rng.random(), text_rng.choice((0.1, 0.2, 0.4))
             boxes.append(
                 Box(label, max(0, x - side / 2), max(0, y - side / 2), min(1, x + side / 2), min(1, y + side / 2))
             )
-    return AnnotatedImage(str(chance.random()), Path(), (everyday_caption(chosen, chance),), tuple(boxes))
+    return AnnotatedImage(str(text_rng.random()), Path(), (everyday_caption(chosen, text_rng),), tuple(boxes))
 
 
-def everyday_caption(labels: list[str], chance: random.Random) -> str:
-    """A caption in the manner of people's, naming at most three of the labels."""
+def everyday_caption(labels: list[str], text_rng: random.Random) -> str:
+    """Write a caption as people do; it names at most three of the labels."""
 
     def thing(label: str) -> str:
-        name = chance.choice(PHOTO_WORDS["person"]) if label == "person" else label
-        quantity = chance.choice(PHOTO_WORDS["quantities"])
-        adjective = f"{chance.choice(PHOTO_WORDS['adjectives'])} " if chance.random() < 0.4 else ""
+        name = text_rng.choice(PHOTO_WORDS["person"]) if label == "person" else label
+        quantity = text_rng.choice(PHOTO_WORDS["quantities"])
+        adjective = f"{text_rng.choice(PHOTO_WORDS['adjectives'])} " if text_rng.random() < 0.4 else ""
         many = quantity not in ("a", "the", "one", "an old") and label != "person"
         return f"{quantity} {adjective}{words.plural(label, 'en') if many else name}"
 
     a, b, c = (thing(label) for label in (labels * 3)[:3])
     if len(labels) == 1:
-        b, c = (f"a {chance.choice(PHOTO_WORDS['scenes'])}" for _ in range(2))
-    scene = chance.choice(PHOTO_WORDS["scenes"])
-    text = chance.choice(PHOTO_WORDS["frames"]).format(
+        b, c = (f"a {text_rng.choice(PHOTO_WORDS['scenes'])}" for _ in range(2))
+    scene = text_rng.choice(PHOTO_WORDS["scenes"])
+    text = text_rng.choice(PHOTO_WORDS["frames"]).format(
         a=a,
         b=b,
         c=c,
-        do=chance.choice(PHOTO_WORDS["doing"]),
-        do2=chance.choice(PHOTO_WORDS["doing"]),
-        rel=chance.choice(PHOTO_WORDS["relations"]),
-        scene=f"{chance.choice(('a', 'the', 'a', 'an open', 'a small'))} {scene}",
+        do=text_rng.choice(PHOTO_WORDS["doing"]),
+        do2=text_rng.choice(PHOTO_WORDS["doing"]),
+        rel=text_rng.choice(PHOTO_WORDS["relations"]),
+        scene=f"{text_rng.choice(('a', 'the', 'a', 'an open', 'a small'))} {scene}",
         scene_bare=scene,
-        **{"in": chance.choice(("in", "on", "at", "near", "by"))},
+        **{"in": text_rng.choice(("in", "on", "at", "near", "by"))},
     )
-    if chance.random() < 0.85:
+    if text_rng.random() < 0.85:
         text = text[:1].upper() + text[1:]
-    return text + (". " if chance.random() < 0.7 else "").strip()
+    return text + (". " if text_rng.random() < 0.7 else "").strip()
 
 
 @dataclass
 class Drawn:
-    """Token rows with the weight of each token's loss (answers 1, the rest little, padding 0), and folded notes.
+    """Token rows with loss weights (answers 1, other tokens little, padding 0), and folded notes.
 
-    ids, weights (rows, tokens) · bags (slots, words) word ids and shares (slots, words) of every FOLD in `ids`.
+    - ids, weights: (rows, tokens)
+    - bags, shares: (slots, words) word ids and their shares, for every FOLD in `ids`
     """
 
     ids: Tensor
@@ -185,15 +185,15 @@ class Drawn:
 
 
 class Rows:
-    """Rows of dialogue about notes. Notes are plain sentences, or laid out on a grid of GRID x GRID positions.
+    """Makes rows of dialogue about notes. Notes are plain sentences, or laid out on a grid of GRID x GRID positions.
 
-    On the grid the words of a phrase are folded into single positions, their embeddings added up, at the positions
-    that the thing would cover in a picture: text still, in the shape in which a projector will hand over a picture.
+    On the grid, the words of a phrase are folded into single positions (their embeddings are added up) where the object
+    would be in an image. The notes then have the shape in which a projector passes an image.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, seed: str) -> None:
         self.tokenizer = tokenizer
-        self.chance = random.Random(seed)
+        self.text_rng = random.Random(seed)
         self.rng = np.random.default_rng([int(part) for part in seed.split("/")])
         self.end = tokenizer.eos_token_id
         self.empty = tokenizer.encode(".", add_special_tokens=False)[0]
@@ -204,36 +204,36 @@ class Rows:
         bags: list[list[int]] = []
         shares: list[list[float]] = []
         for k in range(ROWS):
-            if self.chance.random() < EVERYDAY:
-                image, kinds = everyday(self.chance), EVERYDAY_KINDS
+            if self.text_rng.random() < EVERYDAY:
+                image, kinds = everyday(self.text_rng), EVERYDAY_KINDS
             else:
-                boxes = make_scene(self.rng, held_out=self.chance.random() < 0.1, counts=counts).boxes()
-                image, kinds = AnnotatedImage(str(self.chance.random()), Path(), (), boxes), KINDS
-            on_grid = self.chance.random() < folded
+                boxes = make_scene(self.rng, held_out=self.text_rng.random() < 0.1, counts=counts).boxes()
+                image, kinds = AnnotatedImage(str(self.text_rng.random()), Path(), (), boxes), KINDS
+            on_grid = self.text_rng.random() < folded
             tokens, weight = self._dialogue(image, kinds, on_grid)
             ids[k, : len(tokens)] = torch.tensor(tokens)
             weights[k, : len(tokens)] = torch.tensor(weight)
             if on_grid:
-                for bag in fold(image, self.chance, self.tokenizer, self.empty):
+                for bag in fold(image, self.text_rng, self.tokenizer, self.empty):
                     bags.append([word for word, _ in bag] + [self.empty] * (BAG - len(bag)))
                     shares.append([share for _, share in bag] + [0.0] * (BAG - len(bag)))
         return Drawn(ids, weights, torch.tensor(bags).view(-1, BAG), torch.tensor(shares).view(-1, BAG))
 
     def _dialogue(self, image: AnnotatedImage, kinds: tuple[str, ...], on_grid: bool) -> tuple[list[int], list[float]]:
-        """Notes, then dialogues about them in one language until the row is full."""
-        opening = f"{SYSTEM} USER: " if self.chance.random() < 0.3 else "USER: "
+        """Return notes, then dialogues about them in one language until the row is full."""
+        opening = f"{SYSTEM} USER: " if self.text_rng.random() < 0.3 else "USER: "
         tokens = self.tokenizer.encode(opening)
         if on_grid:
             tokens += [FOLD] * GRID * GRID
         else:
-            text = " ".join([notes(image.boxes, self.chance.choice(("en", "ko")), self.chance), *image.captions])
+            text = " ".join([notes(image.boxes, self.text_rng.choice(("en", "ko")), self.text_rng), *image.captions])
             tokens += self.tokenizer.encode(text, add_special_tokens=False)
         weights = [0.05 * (not on_grid)] * len(tokens)
-        language, start = self.chance.choice(("en", "ko")), "\n"
+        language, start = self.text_rng.choice(("en", "ko")), "\n"
         texts: list[str] = []
         for _ in range(6):
-            kind, number = self.chance.choice(kinds), self.chance.randrange(1000)  # any of the instructions
-            for question, answer in write(image, kind, language, self.chance, number) or ():
+            kind, number = self.text_rng.choice(kinds), self.text_rng.randrange(1000)  # any of the instructions
+            for question, answer in write(image, kind, language, self.text_rng, number) or ():
                 texts += [f"{start}{question} ASSISTANT:", f" {answer}"]
                 start = "USER: "
         encoded = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -246,18 +246,18 @@ class Rows:
 
 
 def fold(
-    image: AnnotatedImage, chance: random.Random, tokenizer: PreTrainedTokenizerFast, empty: int
+    image: AnnotatedImage, text_rng: random.Random, tokenizer: PreTrainedTokenizerFast, empty: int
 ) -> list[list[tuple[int, float]]]:
-    """(word, share) of every grid position in reading order; a thing lies on the 2 x 2 positions of its ninth.
+    """Return (word, share) of every grid position in reading order; an object covers the 2 x 2 positions of its ninth.
 
-    A caption of one's own is spread over the grid too, a few of its words at a position, in order.
+    A caption is spread over the grid too, a few of its words per position, in order.
     """
     grid: list[list[tuple[int, float]]] = [[(empty, 1.0)] for _ in range(GRID * GRID)]
-    language = chance.choice(("en", "ko"))
+    language = text_rng.choice(("en", "ko"))
     for text in image.captions:
         caption = tokenizer.encode(f" {text}", add_special_tokens=False)
         parts = [caption[k : k + BAG - 1] for k in range(0, len(caption), BAG - 1)]
-        for part, corner in zip(parts, sorted(chance.sample(range(GRID * GRID), len(parts))), strict=True):
+        for part, corner in zip(parts, sorted(text_rng.sample(range(GRID * GRID), len(parts))), strict=True):
             grid[corner] = [(word, 1.0) for word in part]
     for box in image.boxes:
         place = place_of(box)
@@ -265,15 +265,15 @@ def fold(
         bag = tokenizer.encode(phrase, add_special_tokens=False)[: BAG - 1]
         row, column = divmod(PLACES.index(place), 3)
         corners = [(2 * row + y) * GRID + 2 * column + x for y in (0, 1) for x in (0, 1)]
-        strong = chance.choice(corners)
+        strong = text_rng.choice(corners)
         for corner in corners:
-            share = 1.0 if corner == strong else chance.choice((0.0, 0.3, 0.6, 1.0))
-            grid[corner] = [(word, share * chance.uniform(0.7, 1.3)) for word in bag] + [(empty, 1 - min(share, 1.0))]
+            share = 1.0 if corner == strong else text_rng.choice((0.0, 0.3, 0.6, 1.0))
+            grid[corner] = [(word, share * text_rng.uniform(0.7, 1.3)) for word in bag] + [(empty, 1 - min(share, 1.0))]
     return grid
 
 
 def embed(model: LlamaForCausalLM, drawn: Drawn, noise: float) -> Tensor:
-    """Embeddings (rows, tokens, width): a folded position is its words' sum, a little blurred."""
+    """Return embeddings (rows, tokens, width): a folded position is the sum of its words, a little blurred."""
     table = model.get_input_embeddings().weight
     rows = table[drawn.ids]
     if len(drawn.bags):
@@ -296,17 +296,17 @@ def loss_of(body: nn.Module, model: LlamaForCausalLM, drawn: Drawn) -> Tensor:
 def look_up(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, *, folded: bool, count: int = 40
 ) -> dict[str, float]:
-    """Share of short answers right, word for word, from notes of unseen scenes, by type and in all."""
+    """Return the share of short answers that match exactly, from notes of unseen scenes, by type and in all."""
     model.eval()
-    chance, rng = random.Random(99), np.random.default_rng(99)
+    text_rng, rng = random.Random(99), np.random.default_rng(99)
     empty = tokenizer.encode(".", add_special_tokens=False)[0]
     result = {}
     for kind in QUESTION_TYPES:
         right, asked_count = 0, 0
         while asked_count < count:
-            language = chance.choice(("en", "ko"))
+            language = text_rng.choice(("en", "ko"))
             boxes = make_scene(rng, counts=(2, 5)).boxes()
-            asked = ask(Scene(boxes), kind, language, chance)
+            asked = ask(Scene(boxes), kind, language, text_rng)
             if asked is None:
                 continue
             asked_count += 1
@@ -314,11 +314,11 @@ def look_up(
             bags, shares = torch.zeros(0, BAG, dtype=torch.long), torch.zeros(0, BAG)
             if folded:
                 start += [FOLD] * GRID * GRID
-                grid = fold(AnnotatedImage("", Path(), (), boxes), chance, tokenizer, empty)
+                grid = fold(AnnotatedImage("", Path(), (), boxes), text_rng, tokenizer, empty)
                 bags = torch.tensor([[word for word, _ in bag] + [empty] * (BAG - len(bag)) for bag in grid])
                 shares = torch.tensor([[share for _, share in bag] + [0.0] * (BAG - len(bag)) for bag in grid])
             else:
-                start += tokenizer.encode(notes(boxes, language, chance), add_special_tokens=False)
+                start += tokenizer.encode(notes(boxes, language, text_rng), add_special_tokens=False)
             question = f"\n{asked.question}\n{brief_cue(language)} ASSISTANT:"
             start += tokenizer.encode(question, add_special_tokens=False)
             gold = [*tokenizer.encode(f" {asked.answer}", add_special_tokens=False), tokenizer.eos_token_id]
@@ -332,7 +332,7 @@ def look_up(
 
 
 def train(work: Path, *, minutes: float, rate: float, decay: bool) -> None:
-    """One leg: go on from `work/language.pt` if it is there, stop after `minutes`, save."""
+    """Train for `minutes` from `work/language.pt` if it exists, and save."""
     if not (work / "language").exists():
         train_tokenizer(work / "language")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(work / "language")
@@ -393,7 +393,7 @@ def save(work: Path, model: nn.Module, muon: torch.optim.Optimizer, adam: torch.
 
 
 def export(work: Path, out: Path) -> dict[str, float]:
-    """Weights in fp16 and the tokenizer, in transformers' layout; returns the look-up scores."""
+    """Write fp16 weights and the tokenizer in transformers' layout; return the look-up scores."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(work / "language")
     model = build(tokenizer)
     model.load_state_dict(torch.load(work / "language.pt", weights_only=True)["model"])

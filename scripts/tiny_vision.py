@@ -1,9 +1,9 @@
-"""The tiny vision tower: a CLIP ViT that learns from drawn pictures and their captions, contrastively.
+"""Train the tiny vision tower: a CLIP ViT that learns contrastively from drawn images and their captions.
 
-scene + near-duplicates -> pictures, captions -> phrases against patches (late interaction) -> symmetric InfoNCE
-A caption's score for a picture is the mean, over its comma-separated phrases, of the best patch (FILIP, arXiv
-2111.07783); phrases are words added up, so that what a patch shows ends up as a sum of directions. No label but
-the captions reaches the tower, and no held-out colour-shape pair is ever drawn.
+The score of a caption for an image is the mean, over its comma-separated phrases, of the best patch (FILIP, arXiv
+2111.07783), and the loss is a symmetric InfoNCE over scenes and near duplicates. A phrase is the sum of its words'
+vectors, so that the features of a patch become a sum of directions. Captions are the only labels, and no held-out pair
+of colour and shape is ever drawn.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from vistune.grounding import Scene, caption
 from vistune.scenes import COLORS, HELD_OUT, SHAPES, SIDE, DrawnScene, make_scene, render
 from vistune.scenes.draw import RADII
 
-MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, so that the tower is fed like any other
+MEAN = (0.48145466, 0.4578275, 0.40821073)  # CLIP's, so that images are processed as for any other tower
 STD = (0.26862954, 0.26130258, 0.27577711)
 CONFIG = {
     "hidden_size": 128,
@@ -35,12 +35,12 @@ CONFIG = {
     "patch_size": 16,
     "projection_dim": 128,
 }
-GROUP = 4  # a scene and three that differ from it in one thing
+GROUP = 4  # a scene and three that differ from it in one object
 GROUPS = 32
 
 
 class Words(nn.Module):
-    """A phrase as the sum of its words' vectors: (phrases, width), unit length."""
+    """Phrases as sums of their words' vectors: (phrases, width), unit length."""
 
     def __init__(self, vocabulary: dict[str, int], width: int) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ def split_words(text: str) -> list[str]:
 
 
 def vocabulary() -> dict[str, int]:
-    """Every word of the captions."""
+    """Return every word of the captions."""
     chance, rng = random.Random(0), np.random.default_rng(0)
     words: set[str] = set()
     for number in range(3000):
@@ -69,7 +69,7 @@ def vocabulary() -> dict[str, int]:
 
 
 def near_duplicate(scene: DrawnScene, chance: random.Random, shape_share: float) -> DrawnScene:
-    """The same scene with one thing's shape, colour or size changed; never into a held-out pair."""
+    """Return the scene with the shape, colour or size of one object changed; never into a held-out pair."""
     while True:
         number = chance.randrange(len(scene.things))
         thing = scene.things[number]
@@ -79,7 +79,7 @@ def near_duplicate(scene: DrawnScene, chance: random.Random, shape_share: float)
             changed = dataclasses.replace(thing, color=chance.choice(list(COLORS)))
         else:
             size = "small" if thing.size == "large" else "large"
-            cell_x, cell_y = thing.x // 32 * 32 + 16, thing.y // 32 * 32 + 16  # a grown thing must fit its cell
+            cell_x, cell_y = thing.x // 32 * 32 + 16, thing.y // 32 * 32 + 16  # a larger object must fit its cell
             changed = dataclasses.replace(thing, size=size, radius=chance.randint(*RADII[size]), x=cell_x, y=cell_y)
         if changed != thing and (changed.color, changed.shape) not in HELD_OUT:
             things = (*scene.things[:number], changed, *scene.things[number + 1 :])
@@ -89,7 +89,7 @@ def near_duplicate(scene: DrawnScene, chance: random.Random, shape_share: float)
 def make_batch(
     rng: np.random.Generator, chance: random.Random, counts: tuple[int, int]
 ) -> tuple[Tensor, list[list[str]]]:
-    """Pictures (GROUPS * GROUP, 3, side, side) uint8 and each caption's phrases."""
+    """Return images (GROUPS * GROUP, 3, side, side) uint8 and the phrases of each caption."""
     pixels, phrases = [], []
     for _ in range(GROUPS):
         scene = make_scene(rng, counts=counts)
@@ -107,14 +107,14 @@ def make_batch(
 
 
 def shorten(phrase: str, chance: random.Random) -> str:
-    """Sometimes a caption leaves the place unsaid."""
+    """Drop the place from some captions."""
     if chance.random() < 0.2:
         return re.sub(r" at the .*$|^.*에 ", "", phrase)
     return phrase
 
 
 class Contrast(nn.Module):
-    """Tower, projection and words; forward gives the symmetric loss and the share of captions found."""
+    """Tower, projection and words; forward returns the symmetric loss and the share of captions matched."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class Contrast(nn.Module):
             for phrase in row:
                 share[number[phrase], column] += 1 / len(row)
         seen = nn.functional.normalize(self.project(self.patches(pixels)).float(), dim=-1)
-        best = (seen @ self.words(distinct).float().T).amax(dim=1)  # (pictures, distinct phrases)
+        best = (seen @ self.words(distinct).float().T).amax(dim=1)  # (images, distinct phrases)
         logits = best @ share * self.scale.exp().clamp(max=100) * 3
         target = torch.arange(len(phrases))
         loss = (nn.functional.cross_entropy(logits, target) + nn.functional.cross_entropy(logits.T, target)) / 2
@@ -146,7 +146,7 @@ class Contrast(nn.Module):
 
 @torch.no_grad()
 def probe(tower: CLIPVisionModel, *, layer: int = -2, scenes: int = 1500) -> dict[str, float]:
-    """Linear probes (ridge regression) of a cell's 2 x 2 patches: what the features hold. Diagnostic only.
+    """Fit linear probes (ridge regression) on the 2 x 2 patches of a cell, to see what the features encode.
 
     Held-out scenes are judged; `shape_combinations` are things of the pairs that the tower never saw.
     """
@@ -188,7 +188,7 @@ def probe(tower: CLIPVisionModel, *, layer: int = -2, scenes: int = 1500) -> dic
 
 
 def train(work: Path, *, minutes: float, rate: float, decay: bool) -> None:
-    """One leg: go on from `work/vision.pt` if it is there, stop after `minutes`, save."""
+    """Train for `minutes` from `work/vision.pt` if it exists, and save."""
     model = Contrast()
     matrices = [p for n, p in model.tower.named_parameters() if p.ndim == 2 and "embedding" not in n]
     taken = {id(p) for p in matrices}
@@ -241,7 +241,7 @@ def save(work: Path, model: Contrast, muon: torch.optim.Optimizer, adam: torch.o
 
 
 def export(work: Path, out: Path) -> dict[str, float]:
-    """The tower alone, fp16, in transformers' layout, with its image processor; returns its probes."""
+    """Write the tower in fp16 in transformers' layout with its image processor; return its probe scores."""
     model = Contrast()
     model.load_state_dict(torch.load(work / "vision.pt", weights_only=True)["model"])
     scores = {what: round(share, 4) for what, share in probe(model.tower.eval()).items()}
