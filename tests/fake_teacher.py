@@ -1,7 +1,7 @@
-"""An OpenAI-compatible teacher on a loopback port that misbehaves as told, and keeps a ledger of what it billed.
+"""An OpenAI-compatible teacher on a loopback port that misbehaves on request, and records what it billed.
 
-request -> `behave(request)` -> Behaviour (status, body, headers, delay, drip, cut) -> bytes; Batch API included
-Speaks HTTP/1.1 over plain sockets, so that broken answers can be as broken as they come.
+`behave(request)` returns a Behaviour (status, body, headers, delay, drip, cut) for each request, also of the Batch API.
+The service speaks HTTP/1.1 over plain sockets, so that its answers can be broken in any way.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TEXTS = {
 
 @dataclass
 class Request:
-    """One request as the service saw it; `billed` once its answer was begun. Times in seconds."""
+    """One request as the service received it; `billed` once the answer has begun. Times in seconds."""
 
     number: int
     method: str
@@ -62,8 +62,13 @@ class Request:
 
 @dataclass
 class Behaviour:
-    """What the service does with one request. `body` None: a good completion. `cut`: bytes, then the line goes dead
-    (reset). `drip`: seconds a byte. `hang`: says nothing more after the headers."""
+    """What the service does with one request.
+
+    - body: None for a good completion
+    - cut: number of bytes before the connection is reset
+    - drip: seconds per byte
+    - hang: send nothing after the headers
+    """
 
     status: int = 200
     body: bytes | None = None
@@ -80,7 +85,7 @@ def error(status: int, code: str = "", message: str = "no", **headers: str) -> B
 
 
 def kind_of(tree: Any) -> tuple[str, str]:
-    """(kind, language) that a request asks for, by its system prompt."""
+    """Return the (kind, language) that a request asks for, by its system prompt."""
     system = tree["messages"][0]["content"]
     for language in ("en", "ko"):
         for kind in TEXTS[language]:
@@ -96,14 +101,14 @@ def completion(text: Any, *, model: str = "fake-1", finish_reason: str = "stop",
 
 
 def says(text: Any, **message: Any) -> bytes:
-    """A completion whose message has further fields, such as `reasoning_content`."""
+    """Return a completion whose message has further fields, such as `reasoning_content`."""
     tree = json.loads(completion(text))
     tree["choices"][0]["message"] |= message
     return json.dumps(tree).encode()
 
 
 def streamed(body: bytes, *, usage: bool = True, done: bool = True, piece: int = 7) -> Behaviour:
-    """A completion as server-sent events: its message's texts in pieces, its usage in a chunk of its own."""
+    """Return a completion as server-sent events: the message in pieces, the usage in a separate chunk."""
     tree = json.loads(body)
     choice = tree["choices"][0]
     head = {"id": "x", "object": "chat.completion.chunk", "model": tree["model"]}
@@ -129,7 +134,7 @@ def good(tree: Any) -> bytes:
 
 
 class FakeService:
-    """The service itself, on whichever loop `serving` runs; `behave` may be changed at any time."""
+    """The service, on the event loop that runs `serving`; `behave` may be changed at any time."""
 
     def __init__(self, behave: Callable[[Request], Behaviour] = lambda request: Behaviour()) -> None:
         self.behave = behave
@@ -167,7 +172,7 @@ class FakeService:
             writer.close()
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """One request and its answer; False ends the connection."""
+        """Answer one request; return False to end the connection."""
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         method, path, _ = head[0].split(" ")
         headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in head[1:]) if k}
@@ -216,7 +221,7 @@ class FakeService:
         return True
 
     def _batch_api(self, request: Request) -> bytes:
-        """Files and batches. A batch moves on by `batch_step` each time it is looked at."""
+        """Serve files and batches. A batch advances by `batch_step` each time it is read."""
         path = request.path.split("?")[0].removeprefix("/v1/")
         if request.method == "POST" and path == "files":
             found = re.search(rb'filename="([^"]+)"\r\n(?:[^\r]*\r\n)*\r\n(.*)\r\n--', request.body, re.DOTALL)
@@ -240,7 +245,7 @@ class FakeService:
 
 
 class FakeTeacher(FakeService):
-    """A service in a thread of its own, until closed."""
+    """A service in a separate thread, until it is closed."""
 
     def __init__(self, behave: Callable[[Request], Behaviour] = lambda request: Behaviour()) -> None:
         super().__init__(behave)
@@ -268,7 +273,7 @@ class FakeTeacher(FakeService):
 def complete_batch(
     given: dict[str, Any], line: Callable[[dict[str, Any]], dict[str, Any] | None] = lambda asked: answer_line(asked)
 ) -> None:
-    """The batch answers every line at once; `line` makes an output line of an asked one (None: left out)."""
+    """Answer every line of a batch at once; `line` makes an output line from an input line (None: no output)."""
     batch, files = given["batch"], given["files"]
     if batch["status"] != "validating":
         return

@@ -1,4 +1,4 @@
-"""Files of captions: chosen row by row, copied as they stand, read in bounded memory, refused with their place."""
+"""Caption files: records are selected, copied byte for byte and read in bounded memory; errors name file and line."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEPT = [0, 2, 3]  # "red dog" is in three captions, everything else in fewer
 
 
 def lines_of(suffix: str) -> tuple[str, list[str], str]:
-    """What stands before the rows, the rows, and what stands after them, oddly spaced as real files are."""
+    """Return the text before the records, the records, and the text after them, with spacing as in real files."""
     if suffix == ".jsonl":
         return "", [json.dumps({"caption": c, "url": u}) + "\n" for c, u in ROWS], ""
     if suffix == ".json":
@@ -37,7 +37,7 @@ def joined(suffix: str, rows: Iterable[str]) -> str:
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".tsv", ".csv"])
-def test_chosen_rows_are_copied_as_they_stand(tmp_path: Path, suffix: str) -> None:
+def test_selected_records_are_copied_byte_for_byte(tmp_path: Path, suffix: str) -> None:
     rows = lines_of(suffix)[1]
     source, out = tmp_path / f"in{suffix}", tmp_path / "made" / f"out{suffix}"
     source.write_bytes(b"\xef\xbb\xbf" + joined(suffix, rows).encode())
@@ -70,7 +70,7 @@ BAD = {
 }
 
 
-def test_rows_without_a_caption_are_set_aside_with_their_place(tmp_path: Path) -> None:
+def test_records_without_a_caption_are_rejected_with_their_line(tmp_path: Path) -> None:
     good = b'{"captions": ["a dog", "an animal"]}'
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_bytes(b"\n".join([good, *BAD, b"", good, good]))
@@ -82,7 +82,7 @@ def test_rows_without_a_caption_are_set_aside_with_their_place(tmp_path: Path) -
     assert aside[3]["raw"] == '{"url": "x"}'
 
 
-def test_table_rows_with_other_cells_are_set_aside(tmp_path: Path) -> None:
+def test_table_rows_with_a_wrong_number_of_cells_are_rejected(tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("caption,n\n" + "a dog,1\n" * 3 + "a dog, running,1\n\n,2\n", encoding="utf-8")
     done = filter_captions(tmp_path / "in.csv", tmp_path / "out.csv")
     assert (done.captions, done.rejects) == (3, {"other_cells": 1, "no_caption": 1})
@@ -104,7 +104,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("name", "text"), REFUSED)
-def test_a_file_that_cannot_be_read_on_is_refused_with_its_place(tmp_path: Path, name: str, text: str) -> None:
+def test_a_file_with_an_unreadable_rest_is_refused_with_its_line(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
     with pytest.raises(DataError) as caught:
         filter_captions(tmp_path / name, tmp_path / f"out-{name}")
@@ -113,7 +113,7 @@ def test_a_file_that_cannot_be_read_on_is_refused_with_its_place(tmp_path: Path,
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_a_request_that_cannot_be_met_is_refused_before_reading(tmp_path: Path) -> None:
+def test_a_request_that_cannot_work_is_refused_before_reading(tmp_path: Path) -> None:
     source = tmp_path / "in.jsonl"
     source.write_text('{"caption": "a dog"}\n', encoding="utf-8")
     out = tmp_path / "out.jsonl"
@@ -134,12 +134,12 @@ def test_a_request_that_cannot_be_met_is_refused_before_reading(tmp_path: Path) 
 
 
 def too_few(captions: Iterable[str]) -> Iterator[list[str]]:
-    """A finder that breaks its promise of one list a caption."""
+    """A finder that does not return one list per caption."""
     list(captions)
     return iter(())
 
 
-def test_gzipped_captions_are_chosen_as_unpacked_ones(tmp_path: Path) -> None:
+def test_gzipped_captions_are_selected_like_unpacked_ones(tmp_path: Path) -> None:
     for suffix in (".jsonl", ".json", ".tsv", ".csv"):
         rows = lines_of(suffix)[1]
         source, out = tmp_path / f"in{suffix}.gz", tmp_path / f"out{suffix}"
@@ -156,7 +156,7 @@ def test_records_in_one_indented_object_become_lines_of_their_own(tmp_path: Path
 
 
 @pytest.mark.parametrize("word", ["nan", "NaN", "None", "null", "NULL", ""])
-def test_a_cell_that_says_there_is_no_caption_is_none(tmp_path: Path, word: str) -> None:
+def test_a_cell_that_marks_a_missing_caption_is_rejected(tmp_path: Path, word: str) -> None:
     (tmp_path / "in.csv").write_text("caption,n\n" + "a dog,1\n" * 3 + f"{word},2\n", encoding="utf-8")
     done = filter_captions(tmp_path / "in.csv", tmp_path / "out.csv")
     assert (done.captions, done.rejects) == (3, {"no_caption": 1})
@@ -187,7 +187,7 @@ def vistune(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_the_verb_its_json_and_its_exit_codes(tmp_path: Path) -> None:
+def test_the_filter_command_with_its_json_and_exit_codes(tmp_path: Path) -> None:
     rows = [*lines_of(".jsonl")[1], "broken\n"]
     (tmp_path / "in.jsonl").write_text("".join(rows), encoding="utf-8")
     plain = vistune("in.jsonl", "--out", "[one].jsonl", folder=tmp_path)

@@ -1,4 +1,4 @@
-"""The checks on true texts find nothing: the rule teacher's, people's captions, our own examples, GPT-4's answers."""
+"""The checks accept correct texts: the rule teacher's, people's captions, our own examples and GPT-4's answers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def photographs(shared: Path) -> Iterator[AnnotatedImage]:
 @pytest.mark.parametrize("language", OWN_LANGUAGES)
 @pytest.mark.parametrize("kind", SHOWN)
 def test_the_rule_teacher_contradicts_nothing(shared: Path, kind: str, language: str) -> None:
-    """Of a picture with one box there may be too little to say, and no more than that is found."""
+    """An image with one box may have too little to say; no other failure is found."""
     judged = 0
     for image in photographs(shared):
         turns = write(image, kind, language, random.Random(image.id))
@@ -41,8 +41,8 @@ def test_the_rule_teacher_contradicts_nothing(shared: Path, kind: str, language:
     assert judged >= 90
 
 
-def test_what_people_say_of_photographs_is_seldom_refused(shared: Path) -> None:
-    """Each caption against the boxes and the other captions: no number, no side, and few objects nobody else names."""
+def test_captions_by_people_are_seldom_rejected(shared: Path) -> None:
+    """Compare each caption with the boxes and the other captions: only few objects are named by nobody else."""
     found: Counter[str] = Counter()
     count = 0
     for image in photographs(shared):
@@ -69,8 +69,8 @@ def test_no_answer_of_gpt4_fails_a_check_that_needs_no_boxes(shared: Path) -> No
         assert {code for code, check in CHECKS.items() if check(written)} <= {"ungrounded_object"}, row
 
 
-def test_a_description_of_another_picture_is_refused(shared: Path) -> None:
-    """GPT-4's descriptions beside its own texts on another picture: at least nine in ten name what is not there."""
+def test_a_description_of_another_image_is_rejected(shared: Path) -> None:
+    """At least nine in ten of GPT-4's descriptions name a class that its texts about another image do not."""
     rows = [row for row in gpt4(shared) if row["type"] == "detail"]
     refused = 0
     for row, other in zip(rows, rows[7:] + rows[:7], strict=True):

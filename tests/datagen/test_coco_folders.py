@@ -1,4 +1,4 @@
-"""A COCO folder that is wrong anywhere is one error with the file, the row and what to do; nothing is dropped."""
+"""Any mistake in a COCO folder is one error with the file, the record and what to do; nothing is dropped silently."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAME = "000000000001.jpg"
 def folder(
     path: Path, change: Callable[[Tree, Tree], None] = lambda captions, instances: None, *, split: str = "val2017"
 ) -> Path:
-    """One picture of 100 x 50 pixels with a caption and a dog in it, changed by `change(captions, instances)`."""
+    """One image of 100 x 50 pixels with a caption and a dog in it, changed by `change(captions, instances)`."""
     (path / "annotations").mkdir(parents=True)
     (path / split).mkdir()
     Image.new("RGB", (100, 50)).save(path / split / NAME)
@@ -100,7 +100,9 @@ IMAGE = r"captions_val2017\.json:images\[0\]"
         (image(file_name="gone.jpg"), IMAGE + r":file_name: no image 'gone\.jpg' in .*val2017"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, change: Callable[[Tree, Tree], None], words: str) -> None:
+def test_every_mistake_is_named_with_its_location(
+    tmp_path: Path, change: Callable[[Tree, Tree], None], words: str
+) -> None:
     with pytest.raises(DataError, match=words) as caught:
         read_coco(folder(tmp_path / "coco", change))
     assert caught.value.hint
@@ -128,7 +130,7 @@ def test_boxes_as_coco_has_them_are_read(tmp_path: Path, bbox: tuple[float, ...]
     assert (box.x0, box.y0, box.x1, box.y1) == pytest.approx(corners)
 
 
-def test_attributes_are_kept_and_crowds_left_out(tmp_path: Path) -> None:
+def test_attributes_are_kept_and_crowds_have_no_box(tmp_path: Path) -> None:
     def change(captions: Tree, instances: Tree) -> None:
         instances["annotations"][0]["attributes"] = {"color": "red", "size": "small"}
         instances["annotations"].append({**instances["annotations"][0], "id": 6, "iscrowd": 1})
@@ -155,7 +157,7 @@ def test_one_of_the_two_files_is_enough(tmp_path: Path, kind: str) -> None:
     assert (len(image.captions), len(image.boxes)) == ((0, 1) if kind == "captions" else (1, 0))
 
 
-def test_pictures_come_in_the_order_of_their_ids(tmp_path: Path) -> None:
+def test_images_come_in_the_order_of_their_ids(tmp_path: Path) -> None:
     def change(captions: Tree, instances: Tree) -> None:
         for number in (30, 4, 200):
             captions["images"].append({"id": number, "file_name": f"{number}.jpg", "width": 8, "height": 8})

@@ -1,4 +1,4 @@
-"""The concept-balanced choice: which phrases a caption names, and which captions they choose."""
+"""Concept-balanced selection: which phrases a caption names, and which captions the phrases select."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def chosen(captions: Sequence[Sequence[int]], least: int = 3, most: int = 5, see
     return set(np.flatnonzero(keep).tolist())
 
 
-def test_a_phrase_chooses_none_all_or_exactly_most() -> None:
+def test_a_phrase_selects_none_all_or_exactly_most() -> None:
     assert chosen([[1], [], [1], [2]]) == set()
     assert chosen([[1], [1], [2], [1]]) == {0, 1, 3}
     assert chosen([[1]] * 5) == set(range(5))
@@ -89,7 +89,7 @@ def test_a_phrase_chooses_none_all_or_exactly_most() -> None:
     assert chosen([]) == chosen([[], []]) == set()
 
 
-def test_the_choice_follows_the_seed_alone() -> None:
+def test_the_selection_depends_only_on_the_seed() -> None:
     captions = [[1]] * 200
     assert chosen(captions, seed=3) == chosen(captions, seed=3)
     assert chosen(captions, seed=3) != chosen(captions, seed=4)
@@ -97,8 +97,8 @@ def test_the_choice_follows_the_seed_alone() -> None:
 
 
 @given(st.lists(st.sets(st.integers(1, 6)), max_size=60), st.integers(0, 5))
-def test_what_is_chosen_is_the_union_over_phrases(captions: list[set[int]], seed: int) -> None:
-    """No phrase's choice depends on another phrase, nor on the order in which a caption names them."""
+def test_the_selection_is_the_union_over_phrases(captions: list[set[int]], seed: int) -> None:
+    """The selection of a phrase depends neither on other phrases nor on their order in a caption."""
     each = [chosen([[p] if p in caption else [] for caption in captions], seed=seed) for p in range(1, 7)]
     assert chosen([sorted(caption) for caption in captions], seed=seed) == set().union(*each)
     assert chosen([sorted(caption, reverse=True) for caption in captions], seed=seed) == set().union(*each)
@@ -122,6 +122,6 @@ def test_a_phrase_said_twice_in_a_caption_counts_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("spacy") is not None, reason="spaCy is installed")
-def test_spacy_absent_says_how_to_install_it() -> None:
+def test_a_missing_spacy_names_the_command_that_installs_it() -> None:
     with pytest.raises(RecipeError, match=r"vistune\[spacy\]"):
         next(FINDERS["spacy"](["a dog"]))

@@ -1,4 +1,4 @@
-"""Described pictures become the rows that were ordered, and what is wrong with a folder is named."""
+"""Annotated images become the requested samples, and errors in a folder are named."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_the_mix_is_dealt_in_proportion(images: list[AnnotatedImage]) -> None:
     assert written["caption"] == 158
 
 
-def test_the_same_wishes_write_the_same_bytes(images: list[AnnotatedImage], tmp_path: Path) -> None:
+def test_equal_configs_write_equal_bytes(images: list[AnnotatedImage], tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_generated(
             tmp_path / name, generate_by_rule(images, GenerationConfig(languages=("en", "ko"), seed=4)), images
@@ -104,7 +104,7 @@ def test_every_caption_is_used_once(tmp_path: Path) -> None:
     assert len({row["id"] for row in rows}) == 3
 
 
-def test_what_cannot_be_written_is_set_aside_with_a_reason(tmp_path: Path) -> None:
+def test_requests_that_cannot_be_written_become_rejects_with_a_reason(tmp_path: Path) -> None:
     bare = AnnotatedImage("1", tmp_path / "1.jpg")
     marked = AnnotatedImage("2", tmp_path / "2.jpg", ("An <image> of a dog.",))
     made = generate_by_rule([bare, marked], GenerationConfig(kinds=("caption", "reasoning")))
@@ -116,7 +116,7 @@ def test_what_cannot_be_written_is_set_aside_with_a_reason(tmp_path: Path) -> No
     "config",
     [GenerationConfig(kinds=("captoin",)), GenerationConfig(languages=("xx",)), GenerationConfig(mix=(0, 0, 0))],
 )
-def test_wishes_that_make_no_sense_are_refused(images: list[AnnotatedImage], config: GenerationConfig) -> None:
+def test_configs_that_make_no_sense_are_refused(images: list[AnnotatedImage], config: GenerationConfig) -> None:
     with pytest.raises(RecipeError):
         generate_by_rule(images, config)
 

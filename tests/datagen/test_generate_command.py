@@ -1,4 +1,4 @@
-"""`vistune generate` as a person meets it: what a dry run says, what the end says, and each mistake in one line."""
+"""The command `vistune generate`: the dry run, the summary at the end, and one line for each mistake."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PRICE = "models: {m: {input: 10, output: 100, batch_factor: 0.5}}\n"
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Four pictures with an English caption and a box, and prices of the model `m`."""
+    """Four images with an English caption and a box, and prices of the model `m`."""
     rows = []
     for k in range(4):
         Image.new("RGB", (40, 40), (50 * k, 0, 0)).save(tmp_path / f"{k}.jpg")
@@ -37,7 +37,7 @@ def teacher() -> Iterator[FakeTeacher]:
 
 
 def generate(folder: Path, *more: str, source: str = "mine.jsonl") -> str:
-    """What it prints, in one line."""
+    """Return the printed text on one line."""
     done = CliRunner().invoke(app, ["generate", str(folder / source), "--out", str(folder / "out"), *more])
     if done.exception is not None:
         raise done.exception
@@ -63,7 +63,7 @@ def test_a_dry_run_is_a_few_lines_and_the_requests_are_in_its_json(folder: Path)
     assert not (folder / "out").exists()
 
 
-def test_a_dry_run_says_whether_the_budget_bears_it(folder: Path) -> None:
+def test_a_dry_run_says_whether_the_budget_is_enough(folder: Path) -> None:
     plan = json.loads(generate(folder, *paid(folder, "--dry-run", "--json")))
     assert 0 < plan["dollars"] < plan["dollars_at_most"]
     for budget, words in [
@@ -88,7 +88,7 @@ def test_a_dry_run_without_a_price_says_how_to_give_one(folder: Path) -> None:
 
 
 def test_a_dry_run_names_the_captions_that_would_be_paid_for(folder: Path) -> None:
-    """English pictures asked about in Korean have no caption of their own, with --mix too."""
+    """Images with English captions have no Korean caption of their own, also with --mix."""
     mixed = paid(folder, "--dry-run", "--language", "ko", "--mix", "1:1:2")
     said = generate(folder, *mixed)
     assert said.startswith("8 requests (")
@@ -101,7 +101,7 @@ def test_a_dry_run_names_the_captions_that_would_be_paid_for(folder: Path) -> No
     assert english.startswith("4 requests (")
 
 
-def test_the_end_tells_rejects_by_reason_and_the_money(folder: Path, teacher: FakeTeacher) -> None:
+def test_the_summary_has_rejects_by_reason_and_the_cost(folder: Path, teacher: FakeTeacher) -> None:
     sorry = completion("I'm sorry, I cannot see the image.")
     teacher.behave = lambda request: Behaviour(
         body=sorry if "Scene 1." in request.body.decode() else completion(TEXTS["en"]["detail"])
@@ -114,7 +114,7 @@ def test_the_end_tells_rejects_by_reason_and_the_money(folder: Path, teacher: Fa
     assert len(teacher.asked) == 4
 
 
-def test_the_end_shows_no_dollars_where_no_price_is_known(
+def test_the_summary_has_no_dollars_without_a_known_price(
     folder: Path, teacher: FakeTeacher, capfd: pytest.CaptureFixture[str]
 ) -> None:
     said = generate(folder, "--teacher", "openai", "--model", "other", "--base-url", teacher.url, "--kinds", "detail")
@@ -122,7 +122,7 @@ def test_the_end_shows_no_dollars_where_no_price_is_known(
     assert "$" not in said + capfd.readouterr().err
 
 
-def test_the_rule_teacher_tells_why_and_is_not_run_over_its_own_data(folder: Path) -> None:
+def test_the_rule_teacher_gives_reasons_and_does_not_overwrite_its_data(folder: Path) -> None:
     assert "out: 4 samples, 0 rejected report:" in generate(folder, "--kinds", " detail , detail")
     with pytest.raises(VistuneError, match=r"out: already has samples.json"):
         generate(folder, "--kinds", "detail")
@@ -182,7 +182,7 @@ def test_an_option_without_effect_is_refused(folder: Path, command: list[str], w
     assert str(done.exception).startswith(words)
 
 
-def test_a_caption_in_another_language_is_said_to_be_the_reason(folder: Path) -> None:
+def test_a_caption_in_another_language_is_named_as_the_reason(folder: Path) -> None:
     rows = [{"image": "0.jpg", "captions": ["A dog runs."]}, {"image": "1.jpg", "captions": ["개가 달린다."]}]
     (folder / "two.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     generate(folder, "--language", "ko", "--kinds", "caption", source="two.jsonl")

@@ -1,4 +1,4 @@
-"""`vistune generate` against services that refuse, stream, think or wrap: first as they are, then mended."""
+"""`vistune generate` with services that refuse, stream, think or wrap replies, before and after they are fixed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Done:
 
 
 class Command:
-    """`vistune generate` as a shell runs it, of every image one detail and one conversation."""
+    """`vistune generate` as run from a shell, with one detail and one conversation per image."""
 
     def __init__(self, folder: Path, teacher: FakeTeacher, capfd: pytest.CaptureFixture[str], patch: Any) -> None:
         self.folder, self.teacher, self.capfd, self.patch = folder, teacher, capfd, patch
@@ -127,7 +127,7 @@ FORMS: dict[str, Any] = {
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("status", [400, 422])
-def test_a_run_that_is_refused_whole_stops_early_in_the_services_words_and_runs_when_mended(
+def test_a_run_that_is_refused_stops_early_with_the_services_message_and_runs_when_fixed(
     generate: Command, teacher: FakeTeacher, form: str, status: int
 ) -> None:
     teacher.behave = lambda request: refusal(status, FORMS[form])
@@ -536,7 +536,7 @@ def test_a_reply_that_is_cut_off_while_thinking_says_what_to_do(generate: Comman
     assert "cut off while thinking: raise --max-tokens, or --extra-body '{\"enable_thinking\": false}'" in done.err
 
 
-def test_the_whole_refusal_is_told_in_korean(generate: Command, teacher: FakeTeacher) -> None:
+def test_the_refusal_of_a_whole_run_is_reported_in_korean(generate: Command, teacher: FakeTeacher) -> None:
     teacher.behave = lambda request: refusal(400, error(WORDS))
     generate.patch.setenv("LANG", "ko_KR.UTF-8")
     done = generate()

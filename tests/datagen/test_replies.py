@@ -1,4 +1,4 @@
-"""Replies written by hand as teachers write them, each with the faults that a careful reader finds in it."""
+"""Handwritten replies as teachers write them, each with the failures that a careful reader finds in it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CODES = {*CHECKS, "shape", "turn_order"}
 
 
 def image(name: str) -> AnnotatedImage:
-    """A made-up picture of the fixture; no file stands behind it."""
+    """Return a made-up image of the fixture; it has no file."""
     tree = TREE["pictures"][name]
     boxes = tuple(Box(label, *corners) for label, *corners in tree["boxes"])
     return AnnotatedImage(name, Path(f"{name}.jpg"), tuple(tree["captions"]), boxes, tuple(tree.get("crowds", ())))
@@ -99,7 +99,7 @@ STATEMENTS = [
 
 
 @pytest.mark.parametrize(("name", "language", "question", "answer", "failure"), STATEMENTS)
-def test_one_statement_of_a_picture(name: str, language: str, question: str, answer: str, failure: str) -> None:
+def test_one_claim_about_an_image(name: str, language: str, question: str, answer: str, failure: str) -> None:
     failures = run_checks(Candidate(image(name), "conversation", language, ((question, answer),)))
     assert [found.code for found in failures] == ([failure] if failure else []), failures
 
@@ -147,7 +147,7 @@ CASES += [(kind, form) for kind in ("detail", "caption") for form in OF_ONE_TEXT
 
 
 @pytest.mark.parametrize(("kind", "form"), CASES)
-def test_thoughts_and_wrappers_are_no_part_of_a_sample(kind: str, form: str) -> None:
+def test_samples_have_no_thoughts_and_no_wrappers(kind: str, form: str) -> None:
     image = AnnotatedImage("1", Path("1.jpg"), ("A dog with a ball on a beach.",), (Box("dog", 0.1, 0.1, 0.5, 0.5),))
     checked = check_reply(ANSWERS[kind], image, kind, "en")
     plain, failures = checked.turns, checked.failures
@@ -217,7 +217,7 @@ def faults_of(reply: str) -> tuple[Any, list[tuple[str, str]]]:
 
 
 @pytest.mark.parametrize("name", UNREAD)
-def test_a_field_that_no_sample_would_hold_rejects_the_reply_by_its_name(name: str) -> None:
+def test_a_field_that_the_sample_would_lose_rejects_the_reply_and_is_named(name: str) -> None:
     turns, [(code, detail)] = faults_of(json.dumps(UNREAD[name]))
     assert (turns, code) == ((), "shape")
     assert f"the field {name!r} next to questions and answers" in detail
@@ -248,7 +248,7 @@ def test_a_field_twice_in_one_object_rejects_the_reply(reply: str) -> None:
         {"질문": PAIR["question"], "답변": PAIR["answer"], "번호": 1},
     ],
 )
-def test_labels_thoughts_and_empty_fields_beside_questions_and_answers_are_no_text(reply: Any) -> None:
+def test_labels_thoughts_and_empty_fields_next_to_questions_and_answers_are_dropped(reply: Any) -> None:
     assert faults_of(json.dumps(reply, ensure_ascii=False)) == (((PAIR["question"], PAIR["answer"]),), [])
 
 

@@ -1,4 +1,4 @@
-"""The rows that are written: dealt exactly, alike in both forms, decided by the seed alone."""
+"""The written samples: kinds are dealt exactly, both file forms agree, and the seed decides everything."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[AnnotatedImage]:
 
 
 @given(st.tuples(*[st.integers(0, 90)] * 3).filter(any), st.integers(0, 2000))
-def test_a_mix_is_dealt_to_the_last_row(mix: tuple[int, int, int], total: int) -> None:
+def test_a_mix_is_dealt_exactly(mix: tuple[int, int, int], total: int) -> None:
     """No kind is a whole row away from its share; where the shares divide the rows, each is exact."""
     dealt = Counter(deal_kinds(mix, total))
     assert dealt.total() == total

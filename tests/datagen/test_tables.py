@@ -1,4 +1,4 @@
-"""Tables of pictures: every form gives the same AnnotatedImages, and every wrong cell is one error with its place."""
+"""Tables of images: every file form gives the same images, and every wrong cell is one error with its location."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    """The rows in the form that the suffix names; lists in CSV and TSV cells are JSON."""
+    """Return the rows in the form of the suffix; lists in CSV and TSV cells are JSON."""
     if path.suffix == ".jsonl":
         path.write_text("\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
     elif path.suffix == ".json":
@@ -70,13 +70,13 @@ def known(images: list[AnnotatedImage]) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv", ".parquet"])
-def test_every_form_gives_the_same_pictures(folder: Path, suffix: str) -> None:
+def test_every_form_gives_the_same_images(folder: Path, suffix: str) -> None:
     images = read_source(write(folder / f"rows{suffix}", ROWS), form=TableForm()).images
     assert known(images) == WANTED
     assert [image.path for image in images] == [folder / row["image"] for row in ROWS]
 
 
-def test_columns_under_other_names_and_pictures_elsewhere(
+def test_columns_with_other_names_and_images_in_another_folder(
     folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     elsewhere = tmp_path_factory.mktemp("tables") / "flickr.csv"
@@ -96,7 +96,7 @@ def test_boxes_in_three_forms(folder: Path, form: Any, corners: list[float]) -> 
     assert image.boxes == (Box("dog", 0.1, 0.2, 0.5, 1.0, {"color": "black"}),)
 
 
-def test_boxes_in_pixels_want_a_picture(folder: Path) -> None:
+def test_boxes_in_pixels_need_a_readable_image(folder: Path) -> None:
     (folder / "a.jpg").write_text("<html>not found</html>")
     (folder / "t.jsonl").write_text(json.dumps({"image": "a.jpg", "boxes": [["dog", 0, 0, 10, 10]]}) + "\n")
     with pytest.raises(DataError, match=r"t\.jsonl:1: .*a\.jpg cannot be read as an image"):
@@ -158,7 +158,7 @@ def test_a_wrong_table_is_named(folder: Path, content: str, name: str, said: str
         read_source(folder / name, form=TableForm())
 
 
-def test_unknown_columns_name_what_there_is(folder: Path) -> None:
+def test_an_unknown_column_lists_the_existing_ones(folder: Path) -> None:
     table = write(folder / "rows.jsonl", [{"picture": "a.jpg", "captions": "x"}])
     with pytest.raises(RecipeError, match=r"no column of images.*--columns image=.*picture, captions"):
         read_source(table, form=TableForm())
@@ -169,7 +169,7 @@ def test_unknown_columns_name_what_there_is(folder: Path) -> None:
 
 
 def test_a_table_becomes_samples_that_check_accepts(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Two pictures of one name in two folders stay apart."""
+    """Two images with the same name in two folders are kept apart."""
     out = tmp_path_factory.mktemp("made")
     Image.new("RGB", (200, 100), "black").save(folder / "sub" / "a.jpg")
     rows = [
@@ -185,7 +185,7 @@ def test_a_table_becomes_samples_that_check_accepts(folder: Path, tmp_path_facto
     assert checked.exit_code == 0, checked.output
 
 
-def test_bare_pictures_need_a_teacher_that_sees(folder: Path) -> None:
+def test_images_without_annotations_need_a_teacher_that_sees(folder: Path) -> None:
     assert [image.id for image in read_source(folder).images] == ["a", "c", "b"]
     arguments = ["generate", str(folder), "--out", str(folder / "out")]
     assert "--see" in str(CliRunner().invoke(app, arguments).exception)
@@ -195,7 +195,7 @@ def test_bare_pictures_need_a_teacher_that_sees(folder: Path) -> None:
     assert json.loads(done.output)["requests"] == 12
 
 
-def test_captions_may_stand_in_text_files_beside_the_pictures(folder: Path, tmp_path: Path) -> None:
+def test_captions_may_be_in_text_files_next_to_the_images(folder: Path, tmp_path: Path) -> None:
     (folder / "a.txt").write_text("A dog runs.\n\n개가  달린다.\nA dog runs.\n", encoding="utf-8")
     first, second, _ = read_source(folder).images
     assert first.captions == ("A dog runs.", "개가 달린다.")

@@ -1,8 +1,7 @@
-"""An oracle of its own: every question that boxes settle, word for word, with its type and answer.
+"""An independent oracle: every question that boxes decide, word for word, with its type and answer.
 
-It shares nothing with `vistune.grounding` but the wordings' meaning: its rules stand here, its words, places and
-particles in `oracle_words`.
-A question that is not in the table is one that the boxes leave open, or one in bad grammar.
+It shares no code and no words with `vistune.grounding`; its words are in `oracle_words`. A question that is not in its
+table is one that the boxes leave open, or one in bad grammar.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class Oracle:
         return all(box.label in SHAPES for box in self.boxes)
 
     def is_open(self, place: str, box: Box) -> bool:
-        """No other box holds the middle of the place."""
+        """Whether no other box covers the middle of the place."""
         index = (KO_PLACES if self.korean else EN_PLACES).index(place)
         x, y = (index % 3 + 0.5) / 3, (index // 3 + 0.5) / 3
         return not any(b is not box and b.x0 <= x <= b.x1 and b.y0 <= y <= b.y1 for b in self.boxes)
@@ -48,7 +47,7 @@ class Oracle:
         return ("네" if value else "아니요") if self.korean else ("yes" if value else "no")
 
     def known_by_name(self) -> list[Box]:
-        """Boxes whose name fits no other box; another of the same label and no known colour may have any colour."""
+        """Return boxes whose name fits no other box; a box of unknown colour may have any colour."""
         return [
             a
             for a in self.boxes
@@ -58,7 +57,7 @@ class Oracle:
         ]
 
     def settled(self) -> dict[str, tuple[str, str]]:
-        """question -> (type, answer)"""
+        """Return each question with its (type, answer)."""
         table: dict[str, tuple[str, str]] = {}
         for kind, answer, questions in self._all():
             for question in questions:
@@ -75,7 +74,7 @@ class Oracle:
                     yield from self._compared(box, other)
 
     def _single(self) -> Iterator[tuple[str, str, Iterable[str]]]:
-        """What one place, one label or one colour singles out."""
+        """Yield the questions about the object at a place, with a label, or with a colour."""
         for box in self.boxes:
             label, place, color = self.noun(box.label), self.place(box), box.attributes.get("color")
             shape = box.label in SHAPES
@@ -193,7 +192,7 @@ class Oracle:
                     )
 
     def _one_less(self, noun: str, counter: str, plural: str) -> tuple[str, ...]:
-        """Two wordings for what can go away of itself, two for what is taken."""
+        """Yield two wordings for objects that can leave, and two for objects that are taken away."""
         if self.korean:
             one = f"한 {counter}"
             return (

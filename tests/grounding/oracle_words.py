@@ -1,4 +1,4 @@
-"""The oracle's own words: places, colours, nouns, counters and particles, none of them from `vistune.grounding`."""
+"""The words of the oracle: places, colours, nouns, counters and particles, none of them from `vistune.grounding`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What boxes say: particles, names, and no question whose answer the boxes leave open."""
+"""Sentences about boxes: particles, names, counts, and no question that the boxes leave open."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def test_nothing_ambiguous_is_asked() -> None:
         assert all(ask(scene, kind, "en", rng) is None for _ in range(20))
 
 
-def test_several_are_counted_as_readily_as_one() -> None:
-    """Else "one" would be the answer to most, and could be guessed."""
+def test_counts_above_one_are_asked_as_often_as_one() -> None:
+    """Otherwise "one" would be the most frequent answer and could be guessed."""
     alone = [box(label, 0.1 + 0.2 * place) for place, label in enumerate(("person", "bus", "skis"))]
     scene = Scene((*alone, box("dog", 0.2, 0.9), box("dog", 0.5, 0.9), box("dog", 0.8, 0.9)))
     rng = random.Random(0)

@@ -1,4 +1,4 @@
-"""Over any boxes: what is asked is settled, what is said is so, and what is named is what is there."""
+"""For any boxes: every question is decided by them, every statement is true, and every name is in the image."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KO_NUMBERS = ("", "한", "두", "세", "네", "다섯", "여섯", "일곱", "여
 
 @st.composite
 def boxes(draw: st.DrawFn, attributes: st.SearchStrategy[dict[str, str]], labels: tuple[str, ...]) -> list[Box]:
-    """Corners on a grid of 64, so that no rounding decides; from specks to boxes that fill the picture."""
+    """Draw corners on a grid of 64, so that rounding decides nothing; from tiny boxes to boxes that fill the image."""
     found = []
     for _ in range(draw(st.integers(0, 7))):
         x0, y0 = draw(st.integers(0, 63)), draw(st.integers(0, 63))
@@ -46,7 +46,7 @@ SCENES = st.one_of(
 
 @settings(deadline=None, max_examples=250)
 @given(SCENES, LANGUAGES, SEEDS)
-def test_every_question_asked_is_settled_and_answered_so(found: list[Box], language: str, seed: int) -> None:
+def test_every_question_is_decided_and_answered_correctly(found: list[Box], language: str, seed: int) -> None:
     scene, rng, table = Scene(tuple(found)), random.Random(seed), settled(found, language)
     for kind in QUESTION_TYPES:
         asked = ask(scene, kind, language, rng)
@@ -60,13 +60,13 @@ def test_every_question_asked_is_settled_and_answered_so(found: list[Box], langu
 
 
 def says(sentence: str, answer: str) -> bool:
-    """The answer as it is, or its number as a word."""
+    """Return the answer, and its number as a word."""
     words_ = [EN_NUMBERS[int(answer)], KO_NUMBERS[int(answer)] or answer] if answer.isdigit() else []
     return any(word in sentence for word in [answer, *words_])
 
 
 def absent(question: str, language: str) -> tuple[str, str] | None:
-    """Absent things are asked of by any word of the lexicon, also by words that the oracle does not know."""
+    """Questions about absent objects use any word of the lexicon, also words that the oracle does not know."""
     objects = words.objects()
     others = [words.noun(label, language) for label in objects if label not in WORDS and not objects[label].of]
     strange = any(question.endswith((f" {word}?", f" {word} in the picture?", f"{word}이 있나요?", f"{word}가 있나요?",
@@ -76,8 +76,8 @@ def absent(question: str, language: str) -> tuple[str, str] | None:
 
 @settings(deadline=None, max_examples=100)
 @given(SCENES, LANGUAGES, SEEDS)
-def test_what_is_settled_can_be_asked(found: list[Box], language: str, seed: int) -> None:
-    """No type is silent where the oracle knows an answer, but for things that are spoken of in pairs."""
+def test_every_question_type_that_the_boxes_decide_is_asked(found: list[Box], language: str, seed: int) -> None:
+    """Each type is asked if the oracle knows an answer, except about objects without a singular."""
     if any(box.label == "skis" for box in found):
         return
     scene, rng = Scene(tuple(found)), random.Random(seed)
@@ -97,7 +97,7 @@ def test_an_uncoloured_name_has_its_own_article() -> None:
 
 
 def listed(found: list[Box], language: str) -> Counter[str]:
-    """Each object in full, as a coloured scene lists them."""
+    """Return each object in full, as a coloured scene lists them."""
     said: Counter[str] = Counter()
     for box in found:
         color, size, index = box.attributes["color"], box.attributes["size"], PLACES.index(place_of(box))
@@ -110,7 +110,7 @@ def listed(found: list[Box], language: str) -> Counter[str]:
 
 
 def tallied(found: list[Box], language: str) -> Counter[str]:
-    """How many there are of each label, as a longer or an uncoloured scene lists them."""
+    """Return the count of each label, as a longer or an uncoloured scene lists them."""
     said: Counter[str] = Counter()
     for label, number in Counter(box.label for box in found).items():
         plural, noun, counter = WORDS[label]
@@ -130,7 +130,7 @@ FRAMES = re.compile(
 
 
 def parts(text: str) -> Counter[str]:
-    """What a caption lists, its frame taken off."""
+    """Return the objects that a caption lists."""
     bare = FRAMES.sub("", text)
     return Counter(part[:1].lower() + part[1:] for part in re.split(r", | and |(?<=[개명마리대자루벌])[과와] ", bare))
 
@@ -158,7 +158,7 @@ def test_a_crowd_is_counted_not_listed(number: int, language: str) -> None:
 @settings(deadline=None, max_examples=120)
 @given(boxes(DRAWN, SHAPES), LANGUAGES, SEEDS)
 def test_a_description_counts_and_then_names_each(found: list[Box], language: str, seed: int) -> None:
-    """Its sentences are the number of objects and one for each, in reading order."""
+    """Its sentences state the number of objects, then each object in reading order."""
     if not found:
         return
     opening, *lines = re.findall(r"[^.]+\.", description(Scene(tuple(found)), language, random.Random(seed)))
@@ -234,12 +234,12 @@ def test_a_label_in_any_form_is_known_as_its_class(label: str, wanted: str, engl
     assert words.counted(2, words.label_in(label, "en"), "en") == english
 
 
-def test_korean_numbers_stand_apart_and_digits_close() -> None:
+def test_korean_numbers_have_a_space_before_the_counter_and_digits_have_none() -> None:
     assert [words.amount(number, "book") for number in (1, 10, 11, 25)] == ["한 권", "열 권", "11권", "25권"]
 
 
 def test_a_name_shared_with_one_of_unknown_colour_is_not_asked_for() -> None:
-    """Which dog is "the dog", and which "the red dog", where the other's colour is not known?"""
+    """If the colour of one dog is unknown, neither "the dog" nor "the red dog" identifies one."""
     plain, red = Box("dog", 0, 0, 0.1, 0.1), Box("dog", 0.8, 0.8, 0.9, 0.9, {"color": "red"})
     for language in ("en", "ko"):
         for seed in range(20):

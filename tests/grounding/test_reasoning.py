@@ -1,4 +1,4 @@
-"""A reasoned answer is one of those that an oracle derives from the boxes, word for word."""
+"""A reasoned answer is word for word one of those that an independent oracle derives from the boxes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vistune.types import Box
 
 
 def reasons(boxes: tuple[Box, ...], language: str) -> set[tuple[str, str]]:
-    """Every question and answer that the boxes bear out."""
+    """Return every question and answer that follows from the boxes."""
     korean, oracle = language == "ko", Oracle(boxes, language == "ko")
     count, found = Counter(box.label for box in boxes), set()
     for first, second in permutations(count, 2):
@@ -75,7 +75,7 @@ def reasons(boxes: tuple[Box, ...], language: str) -> set[tuple[str, str]]:
 
 
 def higher(oracle: Oracle) -> set[tuple[str, str]]:
-    """Of photographs: two small things in different rows, both at places that say which row it is."""
+    """In photographs: two small objects in different rows, at places whose names include the row."""
     found = set()
     small = [box for box in oracle.known_by_name() if box.area <= 0.2]
     for a, b in permutations(small, 2):
@@ -100,7 +100,7 @@ def higher(oracle: Oracle) -> set[tuple[str, str]]:
 
 
 def larger(oracle: Oracle) -> set[tuple[str, str]]:
-    """Of photographs: two things of which one has clearly more area and is in no direction the smaller one."""
+    """In photographs: two objects, one clearly larger in area and not smaller in width or height."""
     found = set()
     for a, b in permutations(oracle.known_by_name(), 2):
         (wide, high), (wide_b, high_b) = (
@@ -129,7 +129,7 @@ def larger(oracle: Oracle) -> set[tuple[str, str]]:
 
 
 def seen(first: str, second: str, a: int, b: int, korean: bool) -> set[tuple[str, str]]:
-    """Of photographs numbers are words, and people are no things."""
+    """In photographs numbers are words, and people are not objects."""
     (ones, one, unit), (others, other, other_unit) = WORDS[first], WORDS[second]
     if korean:
         verdict = "어느 쪽도 더 많지 않고 수가 같습니다" if a == b else f"{i(one if a > b else other)} 더 많습니다"
@@ -163,7 +163,7 @@ def scenes(draw: st.DrawFn) -> tuple[Box, ...]:
 
 @settings(deadline=None, max_examples=150)
 @given(scenes(), st.integers(0, 10_000))
-def test_every_reasoned_turn_is_borne_out_by_the_boxes(boxes: tuple[Box, ...], seed: int) -> None:
+def test_every_reasoned_answer_follows_from_the_boxes(boxes: tuple[Box, ...], seed: int) -> None:
     for language in ("en", "ko"):
         turn, possible = reason(Scene(boxes), language, random.Random(seed)), reasons(boxes, language)
         if turn is None:
@@ -172,7 +172,7 @@ def test_every_reasoned_turn_is_borne_out_by_the_boxes(boxes: tuple[Box, ...], s
             assert turn in possible, (turn, sorted(possible))
 
 
-def test_each_form_of_reasoning_comes_up() -> None:
+def test_each_form_of_reasoning_is_used() -> None:
     boxes = (Box("circle", 0, 0, 0.2, 0.2, {"color": "red"}), Box("star", 0.8, 0, 1, 0.2, {"color": "blue"}))
     for language, openings in (("en", ("Are there", "If all", "Which is")), ("ko", ("많은지", "없애면", "왼쪽"))):
         asked = [reason(Scene(boxes), language, random.Random(seed)) for seed in range(40)]
@@ -194,7 +194,7 @@ def test_each_form_of_reasoning_comes_up() -> None:
         ),
     ],
 )
-def test_neither_is_said_only_where_the_boxes_settle_nothing_better(found: tuple[Box, ...], wanted: str) -> None:
+def test_as_many_of_each_is_only_asked_if_nothing_else_is_decided(found: tuple[Box, ...], wanted: str) -> None:
     for seed in range(20):
         turn = reason(Scene(found), "en", random.Random(seed))
         assert turn is not None

@@ -1,4 +1,4 @@
-"""Every question of the drawn test splits, answered again from the COCO boxes on disk."""
+"""An independent oracle answers every question of the drawn test splits again from the COCO boxes on disk."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def instances(world: Path, split: str) -> dict[str, list[Box]]:
-    """Boxes by file name, read without `read_coco`."""
+    """Return boxes by file name, read without `read_coco`."""
     tree = json.loads((world / "annotations" / f"instances_{split}.json").read_text(encoding="utf-8"))
     labels = {category["id"]: category["name"] for category in tree["categories"]}
     found: dict[int, list[Box]] = {image["id"]: [] for image in tree["images"]}
@@ -41,7 +41,7 @@ def instances(world: Path, split: str) -> dict[str, list[Box]]:
 
 
 @pytest.mark.parametrize("split", ["heldout", "combinations"])
-def test_every_question_is_settled_by_the_boxes_and_answered_so(world: Path, split: str) -> None:
+def test_every_question_is_decided_by_the_boxes_and_answered_correctly(world: Path, split: str) -> None:
     scenes = instances(world, split)
     tables = {(name, language): settled(scenes[name], language) for name in scenes for language in ("en", "ko")}
     asked = Counter()
@@ -59,7 +59,7 @@ def test_every_question_is_settled_by_the_boxes_and_answered_so(world: Path, spl
 
 @pytest.mark.parametrize("kind", ["existence", "comparison"])
 def test_yes_and_no_are_equally_likely(world: Path, kind: str) -> None:
-    """A model that says yes to everything learns nothing from looking."""
+    """Otherwise a model could answer "yes" without looking."""
     rows = [row for split in SPLITS[1:] for _, row in read_jsonl(world / f"questions_{split}.jsonl")]
     said = Counter(row["answer"] in ("yes", "네") for row in rows if row["type"] == kind and row["answer"] in
                    ("yes", "no", "네", "아니요"))  # fmt: skip
@@ -86,8 +86,8 @@ def test_ids_are_unique_and_captions_are_in_both_languages(world: Path) -> None:
     assert len(set(ids)) == len(ids)
 
 
-def test_a_box_is_filled_by_its_thing_and_by_nothing_else() -> None:
-    """Coloured pixels, told from the grey background by their saturation, begin and end where the box does."""
+def test_a_box_contains_its_shape_and_nothing_else() -> None:
+    """Coloured pixels, which differ from the grey background in saturation, begin and end with the box."""
     rng = np.random.default_rng(7)
     for _ in range(80):
         scene = make_scene(rng)
@@ -108,7 +108,7 @@ def test_a_box_is_filled_by_its_thing_and_by_nothing_else() -> None:
 
 
 def test_held_out_pairs_never_slip_into_training() -> None:
-    """Over many scenes, also those whose few colours and shapes leave only held-out pairs to choose from."""
+    """In many scenes, also in those whose few colours and shapes allow only held-out pairs."""
     pairs = Counter((thing.color, thing.shape) for scene in scenes_of("train", 3000, 2) for thing in scene.things)
     assert len(pairs) == 36 - len(HELD_OUT)
     assert not set(pairs) & set(HELD_OUT)

@@ -1,4 +1,4 @@
-"""The drawn world: the same seed the same bytes, splits apart, boxes on their things, answers an oracle gives."""
+"""The drawn world: equal seeds give equal bytes, splits share no scene, boxes fit their shapes, answers are right."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_splits_share_no_scene_and_only_combinations_show_held_out_pairs() -> No
             assert any(shown) == (split == "combinations")
 
 
-def test_boxes_hold_their_things() -> None:
+def test_boxes_contain_their_shapes() -> None:
     rng = np.random.default_rng(1)
     for _ in range(60):
         scene = make_scene(rng)
@@ -74,7 +74,7 @@ EN_PLACES = ["top left", "top", "top right", "left", "center", "right", "bottom 
 
 
 def possible(image: AnnotatedImage, kind: str, korean: bool) -> set[str]:
-    """Every answer that any question of the kind could have about a picture: an oracle of its own."""
+    """Return every answer that a question of the kind can have about an image, from an independent oracle."""
     boxes = image.boxes
     colors = {KO[b.attributes["color"]] if korean else b.attributes["color"] for b in boxes}
     shapes = {KO_SHAPES[b.label] if korean else b.label for b in boxes}
@@ -121,7 +121,7 @@ def test_questions_have_answers_that_the_boxes_give(world: Path) -> None:
 
 
 def test_english_questions_are_answered_by_an_oracle(world: Path) -> None:
-    """Counting, existence and position, worked out again from the question's words."""
+    """Counts, existence and positions are derived again from the words of the question."""
     images = {image.path.name: image for image in read_coco(world, "heldout")}
     proved = 0
     for _, row in read_jsonl(world / "questions_heldout.jsonl"):
