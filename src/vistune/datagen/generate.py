@@ -286,7 +286,7 @@ def write_generated(
     write_atomic(out / "samples.json", _json_list(generated.rows))
 
 
-def _image_facts(image: AnnotatedImage, name: str) -> dict[str, Any]:
+def _image_facts(image: AnnotatedImage, name: str) -> dict[str, object]:
     """Return what a teacher knows about an image, for readers of the report."""
     boxes = [
         {"label": box.label, **{side: round(getattr(box, side), 4) for side in ("x0", "y0", "x1", "y1")}}
@@ -300,13 +300,13 @@ def _json_list(records: Sequence[LlavaRecord]) -> str:
     return "[\n" + ",\n".join(json.dumps(record, ensure_ascii=False) for record in records) + "\n]\n"
 
 
-def _messages(record: LlavaRecord) -> dict[str, Any]:
+def _messages(record: LlavaRecord) -> dict[str, object]:
     """Return a sample in the `messages` form."""
     roles = {"human": "user", "gpt": "assistant"}
     messages = []
     for turn in record["conversations"]:
         text = turn["value"].replace("<image>", "").strip()
-        content: Any = text
+        content: object = text
         if "<image>" in turn["value"]:
             content = [{"type": "image"}, {"type": "text", "text": text}]
         messages.append({"role": roles[turn["from"]], "content": content})

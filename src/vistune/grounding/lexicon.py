@@ -51,15 +51,19 @@ class Entry:
 _UNKNOWN = Entry({language: Words() for language in LANGUAGES})
 
 
-def _read(path: str) -> Any:
-    return json.loads((resources.files("vistune.grounding") / path).read_text(encoding="utf-8"))
+Tree = Mapping[str, Any]  # a JSON file of this room
+
+
+def _read(path: str) -> Tree:
+    tree: Tree = json.loads((resources.files("vistune.grounding") / path).read_text(encoding="utf-8"))
+    return tree
 
 
 @cache
 def objects() -> Mapping[str, Entry]:
     """Return every object by its English label."""
 
-    def tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    def tuples(fields: Tree) -> dict[str, Any]:
         return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
     return {
@@ -69,17 +73,15 @@ def objects() -> Mapping[str, Entry]:
 
 
 @cache
-def word_lists(language: str) -> Mapping[str, Any]:
+def word_lists(language: str) -> Tree:
     """Return a language's words other than objects: places, colours, and words that only look like a class."""
-    words: Mapping[str, Any] = _read(f"{language}/words.json")
-    return words
+    return _read(f"{language}/words.json")
 
 
 @cache
-def sentences(language: str) -> Mapping[str, Any]:
+def sentences(language: str) -> Tree:
     """Return a language's sentence forms for questions, paragraphs, drawings and reasoning."""
-    forms: Mapping[str, Any] = _read(f"{language}/sentences.json")
-    return forms
+    return _read(f"{language}/sentences.json")
 
 
 def colors() -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vistune.datagen.teachers.prompts import OWN_LANGUAGES, messages, prompts, system_prompt
+from vistune.datagen.teachers.prompts import OWN_LANGUAGES, Message, messages, prompts, system_prompt
 from vistune.datagen.teachers.requests import Request
 from vistune.errors import RecipeError
 from vistune.files import read_text
@@ -92,7 +92,7 @@ def prepare_request(request: Request, options: TeacherOptions, price: Price | No
     return PreparedRequest(key, body, prompt_bound(chat, price), most)
 
 
-def prompt_bound(chat: Sequence[Mapping[str, Any]], price: Price | None) -> int:
+def prompt_bound(chat: Sequence[Message], price: Price | None) -> int:
     """Return a number of tokens that a prompt cannot exceed: a byte-level vocabulary has at least a byte per token."""
     image_tokens = price.image_tokens if price else 0
     parts = [part for message in chat for part in _parts(message)]
@@ -100,7 +100,7 @@ def prompt_bound(chat: Sequence[Mapping[str, Any]], price: Price | None) -> int:
     return 16 + texts + image_tokens * sum(part["type"] == "image_url" for part in parts)
 
 
-def _parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _parts(message: Message) -> list[Message]:
     content = message["content"]
     return [{"type": "text", "text": content}] if isinstance(content, str) else content
 
@@ -128,7 +128,7 @@ class Estimate:
     how_to_price: str | None
     minutes: float
     minutes_by: str
-    examples: Sequence[Mapping[str, Any]]
+    examples: Sequence[Message]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the estimate as JSON values."""
@@ -182,7 +182,7 @@ def _example_indexes(requests: Sequence[Request]) -> list[int]:
     return sorted([*firsts, *rest][:3])
 
 
-def _texts(body: Mapping[str, Any]) -> Iterator[str]:
+def _texts(body: Message) -> Iterator[str]:
     for message in body["messages"]:
         yield from (part.get("text", "") for part in _parts(message))
 

@@ -35,6 +35,7 @@ ASK_FOR_QUESTION = (
     "Begin with the request that a person would make for such a text, in this form:\n"
     "Question:\n(the request)\n===\nAnswer:\n(the text)"
 )
+Message = dict[str, Any]  # a chat message of the OpenAI API
 DATA_URL_TYPES = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp", ".gif": "gif"}
 
 
@@ -74,9 +75,9 @@ def box_line(box: Box) -> str:
     return f"{name}: [{numbers}]"
 
 
-def messages(image: AnnotatedImage, kind: str, language: str, *, see: bool = False) -> list[dict[str, Any]]:
+def messages(image: AnnotatedImage, kind: str, language: str, *, see: bool = False) -> list[Message]:
     """Return the system prompt, the examples and the image's context; with `see`, also the image file."""
-    chat: list[dict[str, Any]] = [{"role": "system", "content": system_prompt(kind, language, see=see)}]
+    chat: list[Message] = [{"role": "system", "content": system_prompt(kind, language, see=see)}]
     if language in OWN_LANGUAGES:
         for shot in prompts(language)[kind]["shots"]:
             boxes = [Box(label, *corners) for label, *corners in shot.get("boxes", ())]
@@ -89,7 +90,7 @@ def messages(image: AnnotatedImage, kind: str, language: str, *, see: bool = Fal
     return chat
 
 
-def _image_part(image: AnnotatedImage) -> dict[str, Any]:
+def _image_part(image: AnnotatedImage) -> dict[str, object]:
     kind = DATA_URL_TYPES.get(image.path.suffix.lower(), "jpeg")
     data = base64.b64encode(image.path.read_bytes()).decode()
     return {"type": "image_url", "image_url": {"url": f"data:image/{kind};base64,{data}"}}

@@ -10,7 +10,6 @@ from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from functools import cache
 from importlib import resources
-from typing import Any
 
 from vistune.datagen.teachers.replies import Turns
 from vistune.datagen.teachers.requests import own_captions
@@ -21,14 +20,15 @@ from vistune.types import AnnotatedImage
 
 BRIEF_SHARE = 0.75  # of conversations with short answers, which their first turn asks for, as in LLaVA-1.5's data
 LONGEST_CONVERSATION = 8  # turns
+Instructions = Mapping[str, Mapping[str, Mapping[str, list[str]]]]
 TRIES = 4  # to find a question of a type that has not been asked yet
 
 
 @cache
-def instructions() -> Mapping[str, Any]:
+def instructions() -> Instructions:
     """Return the questions for descriptions and captions, by subject, kind and language."""
     path = resources.files("vistune.datagen.teachers") / "instructions.json"
-    tree: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    tree: Instructions = json.loads(path.read_text(encoding="utf-8"))
     return tree
 
 
@@ -81,7 +81,7 @@ def setting_of(image: AnnotatedImage) -> str:
 
 def instruction(image_id: str, kind: str, language: str, number: int, *, subject: str = "photograph") -> str:
     """Return the question of a detail or caption sample; each sample of an image gets another one."""
-    choices: list[str] = instructions()[subject][kind][language]
+    choices = instructions()[subject][kind][language]
     return choices[(random.Random(image_id).randrange(len(choices)) + number) % len(choices)]
 
 
