@@ -66,7 +66,7 @@ def description(scene: Scene, language: str, rng: random.Random, *, setting: str
 
 
 def _is_listed(scene: Scene) -> bool:
-    """Whether each object is described by itself."""
+    """Return whether each object is described by itself."""
     return scene.colored and len(scene.boxes) <= LARGEST_LISTED and not scene.has_people
 
 

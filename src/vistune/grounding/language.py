@@ -49,34 +49,34 @@ class Language(Protocol):
     WORD_END: str
 
     def inflections(self, word: str) -> list[str]:
-        """The word and its regular plural."""
+        """Return the word and its regular plural."""
 
     def is_noun(self, text: str, match: re.Match[str]) -> bool:
-        """Whether a matched word is used as a noun, not as a verb, a counter or part of an idiom."""
+        """Return whether a matched word is used as a noun, not as a verb, a counter or part of an idiom."""
 
     def continues_list(self, clause: str) -> bool:
-        """Whether a clause after a comma continues a list, so that a negation before it applies to it too."""
+        """Return whether a clause after a comma continues a list, so that a negation before it applies to it too."""
 
     def is_generic(self, clause: str, named: NamedClass) -> bool:
-        """Whether a word stands for the kind in general, or for something that is only drawn or printed."""
+        """Return whether a word stands for the kind in general, or for something that is only drawn or printed."""
 
     def is_presupposed(self, question: str, named: NamedClass) -> bool:
-        """Whether a question takes the object for granted: "What is the dog doing?"."""
+        """Return whether a question takes the object for granted: "What is the dog doing?"."""
 
     def number(self, word: str) -> int:
-        """The value of a number in words or digits."""
+        """Return the value of a number in words or digits."""
 
     def asks_total(self, question: str, named: NamedClass) -> bool:
-        """Whether a question asks how many objects of the class are in the image."""
+        """Return whether a question asks how many objects of the class are in the image."""
 
     def count_claim(self, clause: str, named: NamedClass, others: Sequence[NamedClass]) -> CountClaim | None:
-        """The number that a clause states for a class; `others`: all classes that the clause names."""
+        """Return the number that a clause states for a class; `others`: all classes that the clause names."""
 
     def side_between(self, statement: str, first: NamedClass, second: NamedClass) -> str:
-        """The side of `second` on which `first` is said to be, or ""."""
+        """Return the side of `second` on which `first` is said to be, or ""."""
 
     def places(self, statement: str) -> list[str]:
-        """The sides of the image that a statement names, if it names one place."""
+        """Return the sides of the image that a statement names, if it names one place."""
 
     def with_brief_answer(self, question: str, answer: str) -> str:
-        """A question and its brief answer as one statement about a position, or ""."""
+        """Return a question and its brief answer as one statement about a position, or ""."""

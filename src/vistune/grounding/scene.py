@@ -113,7 +113,7 @@ class Scene:
 
 
 def _reaches(box: Box, place: str) -> bool:
-    """Whether a box covers the middle of a ninth of the image."""
+    """Return whether a box covers the middle of a ninth of the image."""
     row, column = divmod(PLACES.index(place), 3)
     return box.x0 <= (column + 0.5) / 3 <= box.x1 and box.y0 <= (row + 0.5) / 3 <= box.y1
 

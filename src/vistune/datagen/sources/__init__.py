@@ -22,10 +22,10 @@ __all__ = [
 
 
 def splits_of(folder: Path) -> list[str]:
-    """The splits of a COCO folder, sorted."""
+    """Return the splits of a COCO folder, sorted."""
     return sorted(coco.find(Tree(folder)))
 
 
 def read_coco(folder: Path, split: str | None = None) -> list[AnnotatedImage]:
-    """The images of one split of a COCO folder, in the order of their ids."""
+    """Return the images of one split of a COCO folder, in the order of their ids."""
     return read_source(folder, split).images

@@ -56,7 +56,7 @@ def box_of(
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether a value is a number that can be a coordinate; NaN and True are not."""
+    """Return whether a value is a number that can be a coordinate; NaN and True are not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST < value < LARGEST
 
 
@@ -112,7 +112,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _names_orientation(path: Path) -> bool:
-    """Whether a chunk of a PNG may hold an orientation."""
+    """Return whether a chunk of a PNG may hold an orientation."""
     with path.open("rb") as file:
         start = len(image_files.PNG_MARK)
         file.seek(start)
@@ -127,7 +127,9 @@ def _names_orientation(path: Path) -> bool:
     return False
 
 
-def attributes_of(attributes: object, location: str, field: str, unread: Counter[str]) -> dict[str, str]:
+def attributes_of(
+    attributes: object, location: str, field: str, unread: Counter[str], prefix: str = ""
+) -> dict[str, str]:
     """Return the attributes that are words, such as {"color": "red"}; count numbers and yes/no as unread."""
     if attributes in (None, "", [], {}):
         return {}
@@ -140,7 +142,7 @@ def attributes_of(attributes: object, location: str, field: str, unread: Counter
         if isinstance(value, str) and value.strip().lower() not in _NO_WORDS and not _is_digits(value):
             kept[str(name)] = value.strip()
         elif value not in (None, ""):
-            unread[f"attributes.{name}"] += 1
+            unread[f"{prefix}attributes.{name}"] += 1
     return kept
 
 

@@ -191,11 +191,7 @@ def _box(
             raise RecordError(location, "bbox", f"expected [x, y, width, height], got {shown(bbox)}", "correct it")
         x, y, width, height = bbox
         corners = x, y, x + width, y + height
-    attributes: Mapping[str, str] = {}
-    if row.get("attributes"):
-        counted: Counter[str] = Counter()
-        attributes = attributes_of(row["attributes"], location, "attributes", counted)
-        unread.update({f"annotations[].{name}": count for name, count in counted.items()})
+    attributes = attributes_of(row.get("attributes") or None, location, "attributes", unread, "annotations[].")
     return box_of(label, corners, size, location, "bbox", attributes)
 
 
@@ -278,9 +274,8 @@ def _add_item(
             label = row.get("label_id")
             if not isinstance(label, int) or not 0 <= label < len(labels):
                 raise RecordError(item_location, "label_id", f"no label has the number {shown(label)}", "add the label")
-            counted: Counter[str] = Counter()
-            attributes = attributes_of(row.get("attributes"), item_location, "attributes", counted)
-            unread.update({f"items[].annotations[].{name}": count for name, count in counted.items()})
+            fields, prefix = row.get("attributes"), "items[].annotations[]."
+            attributes = attributes_of(fields, item_location, "attributes", unread, prefix)
             name = label_of(labels[label], item_location, "label_id")
             size = collector.size_of(path, item_location, stated)
             boxes.append(box_of(name, _item_corners(row, kind, item_location), size, item_location, kind, attributes))

@@ -172,7 +172,7 @@ class SourceCollector:
         return None
 
     def _is_foreign(self, name: str) -> bool:
-        """Whether a name is a path on the annotator's machine; its last parts may exist in the tree."""
+        """Return whether a name is a path on the annotator's machine; its last parts may exist in the tree."""
         return self.tree is not None and (_FOREIGN.match(name) is not None or ".." in re.split(r"[\\/]", name))
 
     def _as_named(self, image: object) -> Path:
@@ -364,7 +364,7 @@ def count_filled(record: JsonObject, known: Collection[str], unread: Counter[str
 
 
 def _same_shape(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    """Whether two sizes have the same proportions, up to one pixel of a side."""
+    """Return whether two sizes have the same proportions, up to one pixel of a side."""
     return abs(one[0] * other[1] - one[1] * other[0]) <= max(*one, *other)
 
 

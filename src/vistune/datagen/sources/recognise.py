@@ -59,7 +59,7 @@ HINTS = (  # for an unrecognised folder: suffixes in it -> what to do
 def read_source(
     path: Path, split: str | None = None, form: TableForm | None = None, *, unpack_to: Path | None = None
 ) -> AnnotatedSource:
-    """The annotated images of a folder or file, with a report of what is not used.
+    """Return the annotated images of a folder or file, with a report of what is not used.
 
     Args:
         split: Which split of a folder; optional if there is only one.
@@ -112,7 +112,7 @@ def _read_folder(root: Path, split: str | None, unpack_to: Path | None) -> Annot
 
 
 def choose_split(root: Path, splits: Mapping[str, Sequence[str]], split: str | None) -> str:
-    """The name of the requested split, or of the only one. Raises DataError that lists the splits."""
+    """Return the name of the requested split, or of the only one. Raises DataError that lists the splits."""
     known = sorted(splits)
     named = [name or f"no split ({splits[name][0]})" for name in known]
     if split is None:
@@ -164,7 +164,7 @@ def _read_file(path: Path, form: TableForm, unpack_to: Path | None) -> Annotated
 
 
 def _kind_of(path: Path) -> str:
-    """The family of a file, by its contents. Raises DataError if it is of no family."""
+    """Return the family of a file, by its contents. Raises DataError if it is of no family."""
     suffix = suffix_of(path.name)
     if suffix == ".json":
         try:

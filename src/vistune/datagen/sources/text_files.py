@@ -32,13 +32,13 @@ _LINE = re.compile(r"[0-9]+(?:\.0+)?(?:\s+[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(
 
 
 def looks_like_yolo(content: str) -> bool:
-    """Whether every line of a text is a class number and at least four more numbers."""
+    """Return whether every line of a text is a class number and at least four more numbers."""
     lines = [line.strip() for line in content.splitlines() if line.strip()]
     return bool(lines) and all(_LINE.fullmatch(line) for line in lines)
 
 
 def label_file(image: str, files: Iterable[str]) -> str | None:
-    """The text file of an image's labels: next to it, or under `labels` if the image is under `images`."""
+    """Return the text file of an image's labels: next to it, or under `labels` if the image is under `images`."""
     return next((f"{stem}.txt" for stem in stems(image, ("labels",)) if f"{stem}.txt" in files), None)
 
 
@@ -53,7 +53,7 @@ def stems(image: str, folders: Iterable[str]) -> Iterator[str]:
 
 
 def find_yolo(tree: Tree) -> dict[str, list[str]]:
-    """The images of each split, if their text files contain only numbers."""
+    """Return the images of each split, if their text files contain only numbers."""
     files = set(tree.files)
     labels = {name: image for image in tree.images if (name := label_file(image, files))}
     contents = (_content(tree, name) for name in islice(labels, MOST_OPENED))
@@ -68,7 +68,7 @@ def find_yolo(tree: Tree) -> dict[str, list[str]]:
 
 
 def _declared(tree: Tree) -> dict[str, str]:
-    """The folders that data.yaml names for its splits: folder -> split."""
+    """Return the folders that data.yaml names for its splits: folder -> split."""
     split_of_folder = {}
     for name in tree.with_suffix(*YAML):
         value = parse_yaml(read_text(tree.path(name)), str(tree.path(name)))
@@ -135,13 +135,13 @@ def _refuse_orphans(collector: SourceCollector, tree: Tree, files: set[str]) -> 
 
 
 def _is_other(tree: Tree, name: str) -> bool:
-    """Whether a label file belongs to an image in an unsupported format."""
+    """Return whether a label file belongs to an image in an unsupported format."""
     stem = os.path.splitext(os.path.basename(name))[0]
     return any(os.path.splitext(os.path.basename(image))[0] == stem for image in tree.other_images)
 
 
 def _class_names(collector: SourceCollector, tree: Tree) -> tuple[list[str] | Mapping[int, str], bool]:
-    """The class names by number, and whether lines contain key points. Raises RecipeError without class names."""
+    """Return class names by number, and whether lines contain key points. Raises RecipeError without class names."""
     for name in tree.with_suffix(*YAML):
         path = tree.path(name)
         value = parse_yaml(read_text(path), str(path))
@@ -203,7 +203,7 @@ CAPTION_FOLDERS = ("captions", "texts", "text", "txt", "labels")  # folders of c
 
 
 def find_captioned(tree: Tree) -> dict[str, list[str]]:
-    """The images of each split by folder; all images as one split if some are in no such folder."""
+    """Return the images of each split by folder; all images as one split if some are in no such folder."""
     return by_folder(tree.images)
 
 

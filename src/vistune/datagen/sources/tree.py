@@ -54,7 +54,7 @@ def split_of_folder(path: str) -> str:
 
 
 def spread(names: Sequence[str]) -> list[str]:
-    """SAMPLED of many names, from the first to the last at equal distances."""
+    """Return SAMPLED of many names, from the first to the last at equal distances."""
     return [names[k * (len(names) - 1) // (SAMPLED - 1)] for k in range(SAMPLED)] if len(names) > SAMPLED else [*names]
 
 
@@ -125,7 +125,7 @@ class Tree:
                 continue
 
     def _is_unnamed_image(self, name: str) -> bool:
-        """Whether a file is an image by its content and not by its name, such as `a.jpg_large`."""
+        """Return whether a file is an image by its content and not by its name, such as `a.jpg_large`."""
         if suffix_of(name) in (*READ_SUFFIXES, *ANNOTATION_SUFFIXES) or BOOKKEEPING.fullmatch(os.path.basename(name)):
             return False
         try:
@@ -142,7 +142,7 @@ class Tree:
 
     @cached_property
     def json_forms(self) -> Mapping[str, str]:
-        """The form of each JSON file: one of JSON_FORMS, or ""."""
+        """Return the form of each JSON file: one of JSON_FORMS, or ""."""
         folders = by_split(self.with_suffix(".json"), os.path.dirname)
         forms: dict[str, str] = {}
         for names in folders.values():
@@ -159,7 +159,7 @@ class Tree:
         return forms
 
     def xml_root(self, name: str) -> str:
-        """The root element of an XML file; "" for a broken file, which is kept in `broken`."""
+        """Return the root element of an XML file; "" for a broken file, which is kept in `broken`."""
         if name not in self._xml_roots:
             try:
                 self._xml_roots[name] = read_xml(self.path(name)).tag

@@ -99,7 +99,7 @@ VOC_OBJECT = ("name", "bndbox", "pose", "truncated", "difficult", "occluded", "a
 
 
 def find_voc(tree: Tree) -> dict[str, list[str]]:
-    """The files of each split, by folder; a VOC release keeps all splits in one folder."""
+    """Return the files of each split, by folder; a VOC release keeps all splits in one folder."""
     names = tree.with_suffix(".xml")
     if not any(tree.xml_root(name) == "annotation" for name in (*spread(names), *names[:MOST_OPENED])):
         return {}
