@@ -138,7 +138,7 @@ def test_a_link_out_of_the_folder_is_counted(tmp_path: Path) -> None:
     write(tmp_path / "here/b.txt", "A dog.")
     source = read_source(tmp_path / "here")
     assert [image.path.name for image in source.images] == ["b.jpg"]
-    assert source.skipped == {"links out of the folder (copy the images into it)": 1}
+    assert source.skipped == {"that are links to files outside the folder (copy the images into it)": 1}
 
 
 def generate(*arguments: object) -> Any:
@@ -242,7 +242,7 @@ def test_images_whose_names_do_not_say_so_are_counted(tmp_path: Path) -> None:
     write(tmp_path / "notes.md", "no image\n")
     source = read_source(tmp_path)
     assert [image.path.name for image in source.images] == ["a.jpg"]
-    assert source.skipped == {"whose names have no suffix of an image (rename them to .jpg or .png)": 3}
+    assert source.skipped == {"without an image suffix (rename them to .jpg or .png)": 3}
 
 
 @pytest.mark.parametrize("form", ["coco", "yolo"])
@@ -256,4 +256,4 @@ def test_a_box_without_area_is_read_and_named(tmp_path: Path, form: str) -> None
     source = read_source(tmp_path)
     [image] = source.images
     assert [box.label for box in image.boxes] == ["dog"]
-    assert source.notes == {"boxes without width or height, which are read as objects all the same": 1}
+    assert source.notes == {"boxes without width or height, which still count as objects": 1}

@@ -16,9 +16,9 @@ from PIL import Image
 from vistune.datagen import read_source
 from vistune.errors import DataError
 
-SCALED = "images of another size than the annotations state, whose boxes are scaled"
-TURNED = "turned by EXIF, the annotations state the size before (save them upright, or correct the size)"
-OTHER_SHAPE = "of other proportions than the annotations state (correct or remove the size)"
+SCALED = "images whose size differs from the annotations; their boxes are scaled"
+TURNED = "turned by EXIF although the annotations state the size before that (save them upright, or correct the size)"
+OTHER_SHAPE = "with other proportions than the annotations state (correct or remove the size)"
 
 
 def without_sizes(content: Any) -> Any:

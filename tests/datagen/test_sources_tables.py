@@ -45,7 +45,7 @@ def test_a_box_per_row_is_read_from_tables_of_every_tool(tmp_path: Path, table: 
     for path in (tmp_path, file):
         source = read_source(path)
         assert_dogs(source.images, image)
-        scaled = "images of another size than the annotations state, whose boxes are scaled"
+        scaled = "images whose size differs from the annotations; their boxes are scaled"
         notes = {scaled: 1} if "another size" in table else {}
         assert (source.kind, source.skipped, source.notes) == ("table", {}, notes)
 

@@ -42,13 +42,13 @@ from vistune.types import AnnotatedImage, Box
 NULLS = ("", "nan", "none", "null")  # how tables mark a missing caption, in upper or lower case
 NO_ANNOTATION = "no caption or box"
 OTHER_SPLIT = "in another split"
-OUTSIDE = "links out of the folder (copy the images into it)"
-TURNED = "turned by EXIF, the annotations state the size before (save them upright, or correct the size)"
-OTHER_SHAPE = "of other proportions than the annotations state (correct or remove the size)"
-NO_SUFFIX = "whose names have no suffix of an image (rename them to .jpg or .png)"
+OUTSIDE = "that are links to files outside the folder (copy the images into it)"
+TURNED = "turned by EXIF although the annotations state the size before that (save them upright, or correct the size)"
+OTHER_SHAPE = "with other proportions than the annotations state (correct or remove the size)"
+NO_SUFFIX = "without an image suffix (rename them to .jpg or .png)"
 UNREADABLE = "that cannot be read"
-RESIZED = "images of another size than the annotations state, whose boxes are scaled"
-WITHOUT_AREA = "boxes without width or height, which are read as objects all the same"
+RESIZED = "images whose size differs from the annotations; their boxes are scaled"
+WITHOUT_AREA = "boxes without width or height, which still count as objects"
 NAMED = 5  # names in a message about many files
 _FOREIGN = re.compile(r"[A-Za-z]:[\\/]|/")  # start of an absolute path on any system
 
@@ -208,7 +208,7 @@ class SourceCollector:
                 raise RecordError(location, field, f"{name!r} may be {ends[0]} or {ends[1]}", hint)
             if ends:
                 if length < len(parts):
-                    self.notes["images found by the end of their path, which is from another machine"] += 1
+                    self.notes["images found by the end of their path, because the path is from another machine"] += 1
                 return self.tree.path(ends[0])
         return None
 
