@@ -24,9 +24,9 @@ from llm_client.virtual_time import ask_about, made_up, now, run
 from vistune.datagen import Service, Wishes, make_orders
 from vistune.datagen.teachers.service import request_of
 from vistune.errors import BudgetError, TeacherError
-from vistune.llm_client import Asker, Client, Price
+from vistune.llm_client import Client, Price, RequestRunner
 from vistune.llm_client.client import Outcome
-from vistune.llm_client.pace import PROBE_SECONDS
+from vistune.llm_client.limits import PROBE_SECONDS
 
 RETRY_AFTER = {"1": 1.0, "30": 30.0, "600": 600.0, "date": 598.0, "soon": 1.0, "none": 1.0}
 
@@ -86,13 +86,13 @@ def test_an_outage_of_a_minute_costs_nobody_its_answer(tmp_path: Path, monkeypat
     chance = random.Random(5)
     began = 0.0
     waits: list[float] = []
-    wait = Asker.wait
+    wait = RequestRunner.wait
 
-    async def noted(self: Asker, seconds: float) -> None:
+    async def noted(self: RequestRunner, seconds: float) -> None:
         waits.append(seconds)
         await wait(self, seconds)
 
-    monkeypatch.setattr(Asker, "wait", noted)
+    monkeypatch.setattr(RequestRunner, "wait", noted)
 
     def behave(request: Request) -> Behaviour:
         nonlocal began
@@ -184,10 +184,10 @@ def test_a_line_that_stays_broken_is_tried_six_times_and_its_slot_is_free(tmp_pa
                 teacher.behave = lambda request: Behaviour()
                 await ask_about(made_up(1), teacher, tmp_path)
                 teacher.asked.clear()
-            settled, asker = await ask_about(made_up(3)[-2:], teacher, tmp_path, url=url, concurrency=2)
+            settled, runner = await ask_about(made_up(3)[-2:], teacher, tmp_path, url=url, concurrency=2)
             assert [each.faults[0].code for each in settled] == ["no_answer"] * 2
-            assert asker.pace.under_way == 0
-            assert asker.budget.under_way == 0
+            assert runner.rate_limiter.in_flight == 0
+            assert runner.budget.in_flight == 0
         failures = [record for record in records(tmp_path) if record["t"] == "failure"]
         assert Counter(record["key"] for record in failures).most_common()[-1][1] == 6
         kind = "failed" if name in UNREACHABLE else "unknown"

@@ -18,7 +18,7 @@ from llm_client.paid_runs import ended, in_child
 from vistune.datagen import Wishes, make_orders
 from vistune.datagen.teachers.teacher import judged
 from vistune.errors import RecipeError
-from vistune.llm_client import Answer, Client, read_completion, read_key
+from vistune.llm_client import Client, RequestResult, read_completion, read_key
 from vistune.llm_client.client import LARGEST_BODY, Outcome, classify, retry_after
 from vistune.types import AnnotatedImage, Box
 
@@ -142,7 +142,7 @@ def read_and_judge(body: str) -> None:
     read = read_completion(body)
     assert (read.text is None) == bool(read.fault)
     for order in ORDERS:
-        turns, faults = judged(order, Answer(read, 0))
+        turns, faults = judged(order, RequestResult(read, 0))
         assert bool(turns) or bool(faults)
     for status in (200, 400, 429, 500):
         assert isinstance(classify(status, {}, body), Outcome)
@@ -251,5 +251,5 @@ def test_the_key_comes_from_a_file_or_the_environment(tmp_path: Path) -> None:
     assert read_key({"OPENAI_API_KEY": " sk-env "}, None) == "sk-env"
     assert read_key({}, None) is None
     (tmp_path / "key").write_text("two words")
-    with pytest.raises(RecipeError, match="holds no key"):
+    with pytest.raises(RecipeError, match="does not contain a key"):
         read_key({}, tmp_path / "key")

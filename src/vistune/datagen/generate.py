@@ -27,8 +27,8 @@ from vistune.datagen.teachers.service import Service
 from vistune.datagen.teachers.teacher import Settled, Tally, ask_all, ask_in_batches, turns_of
 from vistune.errors import RecipeError, TooManyRejects
 from vistune.files import write_atomic, write_json, write_jsonl
-from vistune.llm_client import Asker
-from vistune.llm_client.asker import log
+from vistune.llm_client import RequestRunner
+from vistune.llm_client.runner import log
 from vistune.types import AnnotatedImage, Reject
 
 TEACHERS = ("rule", "openai")
@@ -166,7 +166,9 @@ def is_asked(order: Order) -> bool:
     return order.kind != "caption" or not own_captions(order.image, order.language)
 
 
-async def _ask(orders: Sequence[Order], service: Service, asker: Asker, advance: Callable[..., None]) -> list[Settled]:
+async def _ask(
+    orders: Sequence[Order], service: Service, asker: RequestRunner, advance: Callable[..., None]
+) -> list[Settled]:
     def report(tally: Tally) -> None:
         worst = ", ".join(f"{code} {count}" for code, count in tally.rejected.most_common(3))
         money = f"${asker.budget.spent:.2f}" if asker.price else "no price known"
@@ -181,7 +183,7 @@ async def _ask(orders: Sequence[Order], service: Service, asker: Asker, advance:
 
 
 def _collect(
-    orders: Sequence[Order], names: Mapping[Path, str], settled: Mapping[str, Settled], asker: Asker, seed: int
+    orders: Sequence[Order], names: Mapping[Path, str], settled: Mapping[str, Settled], asker: RequestRunner, seed: int
 ) -> Generated:
     """Rows from the journal, in the orders' own order."""
     made: list[dict[str, Any] | Reject] = []

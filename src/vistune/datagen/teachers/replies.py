@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from vistune.llm_client import left_tag, unwrapped
+from vistune.llm_client import leftover_tag, unwrap_reply
 
 Turns = tuple[tuple[str, str], ...]
 
@@ -63,7 +63,7 @@ def parse_reply(text: str, kind: str, *, asked_here: bool = True) -> Turns:
     text = _bare(text.replace("\r\n", "\n"), single=single)
     if single and text[0] in "[{" and (inside := _single_text(text)):
         text = _bare(inside, single=True)
-    if tag := left_tag(text):
+    if tag := leftover_tag(text):
         raise ReplyFault("thinking", f"the tag {tag} is in the text")
     if single and "```" in text:
         raise ReplyFault("shape", "a code fence in the text")
@@ -78,7 +78,7 @@ def parse_reply(text: str, kind: str, *, asked_here: bool = True) -> Turns:
 
 
 def _bare(text: str, *, single: bool) -> str:
-    bare = unwrapped(text, single=single)
+    bare = unwrap_reply(text, single=single)
     if bare is None:
         raise ReplyFault("thinking", "the reply is a thought that does not end")
     if not bare.strip():

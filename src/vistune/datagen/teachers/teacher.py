@@ -17,8 +17,8 @@ from vistune.datagen.teachers.prompts import OWN_LANGUAGES
 from vistune.datagen.teachers.replies import Turns, parse_reply
 from vistune.datagen.teachers.requests import Order
 from vistune.datagen.teachers.service import Service, request_of
-from vistune.llm_client import Answer, Asker, Question, ask_batch, run_workers, stopping_by_signal
-from vistune.llm_client.asker import LONG_REFUSALS
+from vistune.llm_client import BatchRequest, RequestResult, RequestRunner, ask_batch, run_workers, stopping_by_signal
+from vistune.llm_client.runner import LONG_REFUSALS
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Tally:
             self.accepted += 1
 
 
-def judged(order: Order, answer: Answer) -> tuple[Turns, list[Fault]]:
+def judged(order: Order, answer: RequestResult) -> tuple[Turns, list[Fault]]:
     """The turns of an answer, or why it is not taken."""
     completion = answer.completion
     if completion.text is None:
@@ -71,7 +71,7 @@ class Queues:
         self.workers = 3 * slots + 1
 
 
-async def settle(order: Order, service: Service, asker: Asker, queues: Queues) -> Settled:
+async def settle(order: Order, service: Service, asker: RequestRunner, queues: Queues) -> Settled:
     """Ask until a reply passes the checks, `tries` times at most."""
     request = request_of(order, service, asker.price)
     last: Settled | None = None
@@ -94,7 +94,11 @@ async def settle(order: Order, service: Service, asker: Asker, queues: Queues) -
 
 
 async def ask_in_batches(
-    orders: Sequence[Order], service: Service, asker: Asker, report: Callable[[Tally], None], say: Callable[[str], None]
+    orders: Sequence[Order],
+    service: Service,
+    asker: RequestRunner,
+    report: Callable[[Tally], None],
+    say: Callable[[str], None],
 ) -> list[Settled]:
     """Every order settled through the Batch API: a round of batches, then another one for what the checks rejected."""
     done: list[Settled | None] = [None] * len(orders)
@@ -118,7 +122,7 @@ async def ask_in_batches(
 async def _batch_round(
     orders: Sequence[Order],
     service: Service,
-    asker: Asker,
+    asker: RequestRunner,
     done: Sequence[Settled | None],
     attempt: int,
     say: Callable[[str], None],
@@ -130,11 +134,11 @@ async def _batch_round(
             request = request_of(order, service, price)
             bounds = request.prompt_bound, request.completion_bound
             worst = price.dollars(*bounds, batch=True) if price else 0.0
-            questions.append(Question(f"{request.key}-{attempt}", request.body, worst))
+            questions.append(BatchRequest(f"{request.key}-{attempt}", request.body, worst))
     await ask_batch(asker, questions, poll_seconds=service.poll_seconds, report=say)
 
 
-def _settled_at(order: Order, service: Service, asker: Asker, attempt: int) -> Settled | None:
+def _settled_at(order: Order, service: Service, asker: RequestRunner, attempt: int) -> Settled | None:
     """What the reply of one round makes of an order; None where it is to be asked once more."""
     key = f"{request_of(order, service, asker.price).key}-{attempt}"
     if key not in asker.ledger.replies:
@@ -146,7 +150,7 @@ def _settled_at(order: Order, service: Service, asker: Asker, attempt: int) -> S
 
 
 async def ask_all(
-    orders: Sequence[Order], service: Service, asker: Asker, report: Callable[[Tally], None]
+    orders: Sequence[Order], service: Service, asker: RequestRunner, report: Callable[[Tally], None]
 ) -> list[Settled]:
     """Every order settled, `concurrency` at a time. Raises what stopped the run; what came until then is kept."""
     done: list[Settled | None] = [None] * len(orders)
@@ -176,7 +180,7 @@ def first_of_each(orders: Sequence[Order]) -> list[int]:
     return [*spread, *sorted(set(range(len(orders))) - set(spread))]
 
 
-def _ended(done: Sequence[Settled | None], asker: Asker) -> list[Settled]:
+def _ended(done: Sequence[Settled | None], asker: RequestRunner) -> list[Settled]:
     """The outcomes of the orders. Raises RecipeError if all were refused with the same message."""
     ended = [settled for settled in done if settled is not None]
     faults = [settled.faults[0] for settled in ended if settled.faults]
@@ -185,7 +189,7 @@ def _ended(done: Sequence[Settled | None], asker: Asker) -> list[Settled]:
     return ended
 
 
-def turns_of(order: Order, settled: Settled, asker: Asker) -> tuple[Turns, str]:
+def turns_of(order: Order, settled: Settled, asker: RequestRunner) -> tuple[Turns, str]:
     """(turns, raw reply) of a settled order, read back from the journal; no turns where it was rejected."""
     if settled.key is None or settled.key not in asker.ledger.replies:
         return (), ""

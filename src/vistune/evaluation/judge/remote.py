@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vistune.errors import TeacherError
-from vistune.llm_client import Answer, Asker, Endpoint, content_of, run_workers, unwrapped
+from vistune.llm_client import Endpoint, RequestResult, RequestRunner, content_of, run_workers, unwrap_reply
 
 Body = Mapping[str, Any]  # a chat request without its `model`
 T = TypeVar("T")
@@ -64,8 +64,8 @@ class RemoteJudge:
             **self.spent,
         }
 
-    async def _ask(self, asker: Asker, requests: Sequence[tuple[str, bytes, int]]) -> list[Answer]:
-        answers: list[Answer | None] = [None] * len(requests)
+    async def _ask(self, asker: RequestRunner, requests: Sequence[tuple[str, bytes, int]]) -> list[RequestResult]:
+        answers: list[RequestResult | None] = [None] * len(requests)
         waiting = iter(range(len(requests)))
 
         async def work() -> None:
@@ -100,7 +100,7 @@ def keyed(endpoint: Endpoint, bodies: Sequence[Body]) -> list[tuple[str, bytes, 
     return found
 
 
-async def _answer(asker: Asker, key: str, body: bytes, most: int) -> Answer:
+async def _answer(asker: RequestRunner, key: str, body: bytes, most: int) -> RequestResult:
     """The first answer with a text; a faulty one that the journal holds already is no try of this run."""
     asked = attempt = 0
     while True:
@@ -113,7 +113,7 @@ async def _answer(asker: Asker, key: str, body: bytes, most: int) -> Answer:
         attempt += 1
 
 
-def _text_of(answer: Answer, asker: Asker) -> str | None:
+def _text_of(answer: RequestResult, asker: RequestRunner) -> str | None:
     """The reply's text without thoughts. It may be cut off: a judge's score is in its first three tokens.
 
     None if the thought does not end or no text follows it.
@@ -123,13 +123,13 @@ def _text_of(answer: Answer, asker: Asker) -> str | None:
         text = content_of(json.loads(asker.journal.read(answer.offset)["body"])["choices"][0]["message"])
     if text is None:
         return None
-    spoken = unwrapped(text, single=False)
+    spoken = unwrap_reply(text, single=False)
     if spoken == text.strip():
         return text
     return spoken or None
 
 
-def _spent(asker: Asker) -> dict[str, Any]:
+def _spent(asker: RequestRunner) -> dict[str, Any]:
     ledger = asker.ledger
     return {
         "answered_as": ledger.model,
