@@ -23,8 +23,8 @@ from typer.testing import CliRunner
 from vistune import api
 from vistune.cli.app import app
 from vistune.errors import DataError, RecipeError
-from vistune.evaluation import TASKS, Ranks, runner, score
-from vistune.evaluation.answers import AnswerFile, differing, read_kept
+from vistune.evaluation import TASKS, EvaluationResult, Ranks, conditions, score
+from vistune.evaluation.answers import AnswerFile, differences, read_answers
 from vistune.evaluation.judge.remote import RemoteJudge
 from vistune.files import read_json, read_jsonl, write_json, write_jsonl
 from vistune.generation import Assistant
@@ -38,7 +38,7 @@ KEPT = ("scenes.predictions.jsonl", "scenes.predictions.jsonl.asked.json", "scen
 
 @pytest.fixture
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "BLOCK", 16)  # so that a few pictures make several
+    monkeypatch.setattr(conditions, "BLOCK", 16)  # so that a few pictures make several
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +60,8 @@ class Counted:
         yield lambda count=1, note="": None
 
 
-def evaluate(model: Path, world: Path, out: Path, **wanted: Any) -> dict[str, Any]:
-    return api.evaluate(model, task="scenes", data=world, out=out, **wanted)
+def evaluate(model: Path, world: Path, out: Path, **options: Any) -> EvaluationResult:
+    return api.evaluate(model, task="scenes", data=world, out=out, **options)
 
 
 def kept(out: Path) -> dict[str, bytes]:
@@ -79,7 +79,7 @@ def kill_and_go_on(model: Path, world: Path, out: Path, wanted: dict[str, bytes]
 
     code = ended(in_child(work))
     assert code in (0, -signal.SIGKILL), f"exit {code} at point {number}"
-    known = len(read_kept(out / KEPT[0]))
+    known = len(read_answers(out / KEPT[0]))
     told = Counted()
     evaluate(model, world, out, progress=told)
     assert told.totals == [len(wanted[KEPT[0]].splitlines()) - known], "asked what was answered"
@@ -136,7 +136,7 @@ def test_a_run_that_is_asked_to_stop_keeps_its_answers(
         yield lambda count=1, note="": os.kill(os.getpid(), number)
 
     assert ended(in_child(lambda: evaluate(model, world, tmp_path, limit=20, progress=stopping))) == 75
-    told, known = Counted(), len(read_kept(tmp_path / KEPT[0]))
+    told, known = Counted(), len(read_answers(tmp_path / KEPT[0]))
     assert known > 0
     evaluate(model, world, tmp_path, limit=20, progress=told)
     assert told.totals == [len((tmp_path / KEPT[0]).read_bytes().splitlines()) - known]
@@ -191,7 +191,7 @@ def test_conditions_may_be_added_to_what_is_there(tmp_path: Path, model: Path, w
 
 
 def test_what_differs_is_named_by_its_path() -> None:
-    assert differing({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}}) == [
+    assert differences({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}}) == [
         "a.c was 2, now 4",
         "d was 3, now None",
     ]
@@ -209,7 +209,7 @@ def test_a_file_of_others_is_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "said.jsonl"
     path.write_text('{"question_id": 1, "text": "red"}')  # no line's end: nothing may be cut off
     for _ in range(2):
-        with pytest.raises(RecipeError, match="says what they were asked with"):
+        with pytest.raises(RecipeError, match="with their settings is missing"):
             AnswerFile(path, {})
     assert path.read_text() == '{"question_id": 1, "text": "red"}'
 
@@ -220,7 +220,7 @@ def test_in_half_precision_a_block_that_was_cut_off_is_asked_whole(tmp_path: Pat
     out = tmp_path / "cut"
     out.mkdir()
     lines = (tmp_path / "whole" / KEPT[0]).read_bytes().splitlines(keepends=True)
-    blocks = runner.plan(*[TASKS["scenes"](world).questions()] * 2, runner.CONDITIONS)
+    blocks = conditions.plan_blocks(*[TASKS["scenes"](world).questions()] * 2, conditions.CONDITIONS)
     half = [f'"question_id": "{q.id}"'.encode() for q in (*blocks[0].questions, *blocks[1].questions[:3])]
     (out / KEPT[0]).write_bytes(b"".join(line for line in lines[: len(lines) // 3] if line.split(b",")[0][1:] in half))
     (out / KEPT[1]).write_bytes((tmp_path / "whole" / KEPT[1]).read_bytes())
@@ -242,7 +242,7 @@ def test_two_processes_write_what_one_does(tmp_path: Path, model: Path, world: P
             os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
             told = Counted()
             result = evaluate(model, world, out, progress=told)
-            assert result == read_json(tmp_path / "one" / "scenes.json")
+            assert result.to_dict() == read_json(tmp_path / "one" / "scenes.json")
             assert rank or 0 < told.totals[0] < len(wanted[KEPT[0]].splitlines()), "the first asked all"
 
         return in_child(work)
@@ -337,13 +337,13 @@ def test_a_judge_marks_what_the_file_says_it_should(
     assert any("And this {answer}?" in text and "a dog" in text and "A horse" in text for text in asked)
     assert found.notes["judge"]["prompt"] == "vistune"
     told = api.evaluate(model, task="file", data=tmp_path, out=tmp_path / "evals")
-    assert told["metrics"] == {}
+    assert told.metrics == {}
     (tmp_path / "judge_prompt.txt").write_text("{question} {reply}")
     with pytest.raises(DataError, match=r"judge_prompt\.txt: has no \{answer\}"):
         score("file", task, tmp_path / "said.json", judge=judge)
     write_jsonl(tmp_path / "questions.jsonl", rows[2:3])
     write_json(tmp_path / "said.json", {"3": "red"})
-    with pytest.raises(RecipeError, match="file has nothing for a judge"):
+    with pytest.raises(RecipeError, match="file does not use a judge"):
         score("file", TASKS["file"](tmp_path), tmp_path / "said.json", judge=judge)
 
 

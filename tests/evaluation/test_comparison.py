@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,19 @@ from vistune import api
 from vistune.cli.app import app
 from vistune.cli.evaluation import folder_of
 from vistune.errors import DataError, RecipeError
-from vistune.evaluation import TASKS, Answered, Measurement, Wanted, compare, labels_of, markdown, published_on
+from vistune.evaluation import (
+    TASKS,
+    AnsweredQuestion,
+    EvaluationRequest,
+    EvaluationResult,
+    compare,
+    labels_of,
+    markdown,
+    published_on,
+)
 from vistune.evaluation.comparison import headlines, published
-from vistune.evaluation.scoring import result_of
-from vistune.evaluation.task import ask
+from vistune.evaluation.results import evaluation_result
+from vistune.evaluation.task import make_question
 from vistune.files import read_json, write_json, write_jsonl
 from vistune.report import write_comparison
 from vistune.scenes import write_world
@@ -33,23 +43,24 @@ def questions(folder: Path, count: int) -> Path:
     return folder
 
 
-def measurement(folder: Path, name: str, right: set[int], count: int = 20) -> Measurement:
-    """What `measure` gives for a model that says "red" to some of the questions, whatever it is shown."""
+def measurement(folder: Path, name: str, right: set[int], count: int = 20) -> EvaluationResult:
+    """Return the result of a model that says "red" to some of the questions, whatever it is shown."""
     task = TASKS["file"](questions(folder, count))
     rows = {
         condition: [
-            Answered(question, condition, said, float(said == "red"))
+            AnsweredQuestion(question, condition, said, float(said == "red"))
             for k, question in enumerate(task.questions())
             for said in ["red" if k in right else "blue"]
         ]
         for condition in ("with_image", "without_image")
     }
-    return Measurement({**result_of("file", task, rows), "model": name, "asked_with": {}}, rows)
+    return replace(evaluation_result("file", task, rows), model=name)
 
 
 def test_a_pair_says_who_answers_what_better(tmp_path: Path) -> None:
     good, bad = measurement(tmp_path, "good", set(range(18))), measurement(tmp_path, "bad", {0, 1, 19})
-    told = compare({"good": [good], "bad": [bad]})
+    comparison = compare({"good": [good], "bad": [bad]})
+    told = comparison.to_dict()
     [task] = told["tasks"]
     [pair] = task["pairs"]
     assert task["models"]["good"]["metrics"] == {"accuracy": 0.9}
@@ -58,18 +69,18 @@ def test_a_pair_says_who_answers_what_better(tmp_path: Path) -> None:
     assert pair["wins"][0]["said"] == {"good": "red", "bad": "blue"}
     assert pair["difference"]["value"] == pytest.approx(0.75)
     assert pair["words"] == "good is better: the interval lies above zero"
-    text = markdown(told)
+    text = markdown(comparison)
     assert "| file | 20 | accuracy | 0.9000 | 0.1500 |" in text
     assert "good answers 16 better than bad, 1 worse; +75.0 points" in text
     assert "file, good: no sign that the model looks: the interval of the gap includes zero" in text
-    even = compare({"a": [good], "b": [good]})["tasks"][0]["pairs"][0]
+    even = compare({"a": [good], "b": [good]}).to_dict()["tasks"][0]["pairs"][0]
     assert (even["wins"], even["losses"]) == ([], [])
     assert even["words"] == "no sign that either is better: the interval includes zero"
 
 
 def test_the_page_shows_pictures_questions_answers_and_gold(tmp_path: Path) -> None:
     good, bad = measurement(tmp_path, "good", {0, 1, 2}), measurement(tmp_path, "bad", {19})
-    write_json(tmp_path / "comparison.json", compare({"good": [good], "bad": [bad]}))
+    write_json(tmp_path / "comparison.json", compare({"good": [good], "bad": [bad]}).to_dict())
     page = write_comparison(tmp_path).read_text()
     assert page.count("data:image/jpeg;base64,") == 4
     assert "&lt;b&gt;Which&lt;/b&gt; 19?" in page
@@ -83,24 +94,26 @@ def test_the_page_shows_pictures_questions_answers_and_gold(tmp_path: Path) -> N
 
 def test_replies_that_never_change_are_said_where_only_a_judge_gives_figures(tmp_path: Path) -> None:
     rows = {
-        condition: [Answered(ask(str(k), "?", Path(f"{k}.png")), condition, said(k), 0.0) for k in range(30)]
+        condition: [
+            AnsweredQuestion(make_question(str(k), "?", Path(f"{k}.png")), condition, said(k), 0.0) for k in range(30)
+        ]
         for condition, said in {
             "with_image": str,
             "without_image": lambda k: "same" if k % 2 else str(k),
             "wrong_image": str,
         }.items()
     }
-    told = result_of("vizwiz", TASKS["vizwiz"](tmp_path), rows)
-    assert (told["metrics"], told["changed"]["without_image"]["value"]) == ({}, 0.5)
-    assert "depend on the picture" in told["changed"]["without_image"]["words"]
-    assert "no sign that the model looks" in told["changed"]["wrong_image"]["words"]
+    told = evaluation_result("vizwiz", TASKS["vizwiz"](tmp_path), rows)
+    assert (told.metrics, told.changed["without_image"].share.value) == ({}, 0.5)
+    assert "depend on the picture" in told.changed["without_image"].words
+    assert "no sign that the model looks" in told.changed["wrong_image"].words
 
 
 def test_published_figures_name_their_source_and_a_figure_of_the_task() -> None:
     for name, model in published()["models"].items():
         assert model["source"], name
         assert set(model["figures"]) <= set(TASKS)
-    assert published_on("pope")["LLaVA-v1.5 7B"]["figures"]["mean_f1"] == 85.9
+    assert published_on("pope")["LLaVA-v1.5 7B"].figures["mean_f1"] == 85.9
     assert published_on("k-pope") == {}
     assert headlines("mme", ["existence", "Perception", "Cognition"]) == ["Perception", "Cognition"]
     assert headlines("file", ["accuracy"]) == ["accuracy"]
@@ -165,10 +178,10 @@ def test_blind_runs_are_on_a_subset_unless_told_otherwise(
 ) -> None:
     monkeypatch.setattr(api, "BLIND_QUESTIONS", 4)
     told = api.evaluate(model, task="file", data=questions(tmp_path, 12))
-    assert {name: interval["count"] for name, interval in told["intervals"].items()} == {
+    assert {name: interval.count for name, interval in told.intervals.items()} == {
         "with_image": 12,
         "without_image": 4,
         "wrong_image": 4,
     }
-    assert told["gap"]["words"]
-    assert Wanted("file", tmp_path).blind_limit is None
+    assert told.gap is not None
+    assert EvaluationRequest("file", tmp_path).blind_limit is None

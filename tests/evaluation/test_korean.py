@@ -15,9 +15,8 @@ from vistune.evaluation import score
 from vistune.evaluation.parsing.choices import first_character, letter_in
 from vistune.evaluation.parsing.free_replies import yes_or_no
 from vistune.evaluation.task import Benchmark, Reply
-from vistune.evaluation.tasks.korean import KDtcBench, KMMBench, KSeed
-from vistune.evaluation.tasks.korean_judged import KLlavaW, Koffvqa, is_korean, read_score
-from vistune.evaluation.tasks.korean_pope import SPLITS, Absent, KPope, things_of
+from vistune.evaluation.tasks.korean import KDtcBench, KLlavaW, KMMBench, Koffvqa, KSeed, is_korean, read_score
+from vistune.evaluation.tasks.korean_pope import SPLITS, AbsentThings, KPope, things_of
 from vistune.evaluation.tasks.mmbench import ROTATION
 
 MODELS = ("gemma4-31b", "gemma4-26b-a4b")
@@ -238,7 +237,7 @@ def test_korean_pope_asks_as_often_about_what_is_there_as_about_what_is_not(tmp_
 
 def test_what_is_not_there_is_frequent_or_fits(tmp_path: Path) -> None:
     path = coco(tmp_path, THINGS, NAMES)
-    absent = Absent(things_of(json.loads(path.read_text()), path)[0])
+    absent = AbsentThings(things_of(json.loads(path.read_text()), path)[0])
     chance = random.Random(0)
     assert absent.of(1, "popular", chance) == ["자동차", "버스", "얼룩말"]  # 4, 2 and 1 pictures, then by name
     assert absent.of(3, "adversarial", chance) == ["개", "고양이", "얼룩말"]  # seen with people and cars three times

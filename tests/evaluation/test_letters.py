@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from vistune.evaluation import TASKS, ask, plan
-from vistune.evaluation.letters import letters_of, read_letters
-from vistune.evaluation.task import ask as question_of
+from vistune.evaluation import TASKS, ask, plan_blocks
+from vistune.evaluation.runner import letters_of, read_letters
+from vistune.evaluation.task import make_question
 from vistune.files import write_jsonl
 from vistune.generation import Assistant
 from vistune.generation.sampling import Choice, Sampling, choose
@@ -34,15 +34,15 @@ def test_a_letter_is_the_likeliest_of_its_options(tmp_path: Path, model: Path) -
     task = TASKS["file"](choices(tmp_path, 6))
     assistant = Assistant(*load(model))
     known = read_letters(assistant.processor)
-    assert assistant.processor.decode([*known.before, known.tokens["C"]]).strip() == "C"
-    [block] = plan(task.questions(), (), ("with_image",))
+    assert assistant.processor.decode([*known.before, known.ids["C"]]).strip() == "C"
+    [block] = plan_blocks(task.questions(), (), ("with_image",))
     rows = ask(assistant.model, assistant.processor, task, block, letters=True)
     for row in rows[:-1]:
-        prompt = known.begun(assistant.processor.encode_prompt(block.messages(row.question)))
+        prompt = known.begin_reply(assistant.processor.encode_prompt(block.messages(row.question)))
         with torch.inference_mode():
             logits = (assistant.model(collate([prompt])) @ assistant.model.head.T)[-1]
         letters = "ABC"[: len(row.question.tags["choices"])]
-        assert row.text == max(letters, key=lambda letter: logits[known.tokens[letter]])
+        assert row.text == max(letters, key=lambda letter: logits[known.ids[letter]])
         assert row.finish_reason == "stop"
     free = ask(assistant.model, assistant.processor, task, block)
     assert rows[-1] == free[-1]  # a question without options is answered as ever
@@ -67,4 +67,4 @@ def test_only_allowed_tokens_are_said() -> None:
     ],
 )
 def test_which_questions_have_letters(tags: dict, letters: str) -> None:
-    assert "".join(letters_of(question_of("1", "?", **tags))) == letters
+    assert "".join(letters_of(make_question("1", "?", **tags))) == letters

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vistune.errors import DataError
-from vistune.evaluation import Wanted, score
-from vistune.evaluation.models import measure_models
+from vistune.evaluation import EvaluationRequest, score
+from vistune.evaluation.models import ModelOptions, evaluate_models
 from vistune.evaluation.parsing.choices import first_character, matched
 from vistune.evaluation.parsing.free_replies import choice_of, yes_or_no
-from vistune.evaluation.sheets import read_sheet
+from vistune.evaluation.predictions import read_sheet
 from vistune.evaluation.task import Reply
 from vistune.evaluation.tasks.mmbench import MMBench, MMBenchCn
 from vistune.progress import no_progress
@@ -112,8 +112,9 @@ def test_unpacked_pictures_outlive_the_asking(tmp_path: Path, model: Path) -> No
     cell = base64.b64encode(file.getvalue()).decode()
     write(tmp_path, f"7\tWhat?\t\tcat\tdog\t\t\tA\t\t\t{cell}")
     (tmp_path / "mmbench_dev_en.pictures").touch()  # no folder can be made of that name
-    [[measured]] = measure_models([model], lambda _: [Wanted("mmbench", tmp_path)], "cpu", "auto", None, no_progress)
-    [row] = measured.rows["with_image"]
+    request = EvaluationRequest("mmbench", tmp_path)
+    [[result]] = evaluate_models([model], lambda _: [request], ModelOptions("cpu"), no_progress)
+    [row] = result.answers["with_image"]
     assert Path(str(row.question.sample.images[0].source)).is_file()
 
 

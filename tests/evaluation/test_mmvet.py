@@ -164,7 +164,7 @@ def test_what_is_needed_is_said(data: Path) -> None:
 def test_the_verb_keeps_the_judges_replies_and_names_it(data: Path, endpoint: FakeTeacher) -> None:
     grade_by(endpoint, {"-1 | ": ["0.2", "0.4"], "3 | ": ["1.0", "1.0"]})
     service = Endpoint("fake-1", endpoint.url, concurrency=1)
-    found = api.score("mmvet", data, data / "said.jsonl", judge=service, opinions=2).as_json()
+    found = api.score("mmvet", data, data / "said.jsonl", judge=service, opinions=2).to_dict()
     assert (found["metrics"]["total"], found["runs"]) == (65.0, [60.0, 70.0])
     assert (found["judge"]["answered_as"], found["judge"]["base_url"]) == ("fake-1", endpoint.url)
     assert found["judge"]["parameters"] == {"temperature": 0.0, "max_tokens": 3}

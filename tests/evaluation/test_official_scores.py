@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from vistune.errors import DataError
-from vistune.evaluation import TASKS, Measured, score
+from vistune.evaluation import TASKS, ScoreResult, score
 from vistune.evaluation.parsing.vqa_text import evalai_form, one_line, vqa_form
 from vistune.evaluation.task import LETTER
 from vistune.files import read_json, read_jsonl, write_json, write_jsonl
@@ -25,11 +25,11 @@ def vectors(shared: Path) -> Path:
     return shared / "vectors"
 
 
-def scored(name: str, data: Path, predictions: Path, **wishes: Any) -> Measured:
+def scored(name: str, data: Path, predictions: Path, **wishes: Any) -> ScoreResult:
     return score(name, TASKS[name](data), predictions, **wishes)
 
 
-def figures(measured: Measured, table: str) -> dict[str, float]:
+def figures(measured: ScoreResult, table: str) -> dict[str, float]:
     return {group: value for group, (value, _) in measured.scored.tables[table].items()}
 
 
@@ -148,7 +148,7 @@ def test_gqa(vectors: Path) -> None:
     }
 
 
-def printed(found: Measured) -> list[str]:
+def printed(found: ScoreResult) -> list[str]:
     """The benchmark's own printout of these figures."""
     metrics = found.scored.metrics
     lines = [f"{name}: {metrics[name.lower()]:.2f}%" for name in ("Binary", "Open", "Accuracy")]

@@ -21,8 +21,7 @@ from vistune import api
 from vistune.cli.app import app
 from vistune.errors import DataError
 from vistune.evaluation import TASKS, score
-from vistune.evaluation.own_questions import FIELDS, IDS, TEXTS, OwnQuestions, read_questions
-from vistune.evaluation.tasks.file import File
+from vistune.evaluation.tasks.file import FIELDS, IDS, TEXTS, File, OwnQuestions, read_questions
 from vistune.files import read_jsonl, write_json, write_jsonl
 from vistune.generation import Assistant
 from vistune.runs.checkpoint import load
@@ -176,8 +175,8 @@ def test_the_ways_to_name_a_questions_images(folder: Path, fields: dict[str, Any
         ({"text": " "}, "text: is empty"),
         ({"text": ["What?"]}, "text: text is wanted"),
         ({"match": "fuzzy"}, "match: 'fuzzy'"),
-        ({"choices": "A, B"}, "choices: a list is wanted"),
-        ({"type": ["x"]}, "type: text is wanted"),
+        ({"choices": "A, B"}, "choices: expected a list"),
+        ({"type": ["x"]}, "type: expected text"),
     ],
 )
 def test_a_question_that_cannot_be_asked_as_it_is_meant_is_refused(
@@ -195,8 +194,8 @@ def test_a_question_that_cannot_be_asked_as_it_is_meant_is_refused(
         ({"question_id": 1, "question": "a?", "prompt": "b?"}, "question: question and prompt may all be the question"),
         ({"id": 1, "conversations": []}, r"text: this is a record to train on \(`conversations`\)"),
         ({"question_id": 1, "text": "?", "gold": "red"}, "answer: is missing; .*rename `gold` to `answer`"),
-        ({"question_id": 1, "text": "?", "answer": 0.5}, "answer: text is wanted, got 0.5"),
-        ({"question_id": 1, "text": "?", "answer": ["a"]}, r"answer: text is wanted, got \['a'\]"),
+        ({"question_id": 1, "text": "?", "answer": 0.5}, "answer: expected text, got 0.5"),
+        ({"question_id": 1, "text": "?", "answer": ["a"]}, r"answer: expected text, got \['a'\]"),
     ],
 )
 def test_a_record_that_is_no_question_names_what_is_there(folder: Path, record: dict[str, Any], problem: str) -> None:
@@ -210,7 +209,7 @@ def test_another_name_of_an_image_that_is_read_is_only_reported(folder: Path) ->
 
 
 def test_an_id_that_comes_twice_names_both_records(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"q\.jsonl:2:question_id: '1' comes twice.*q\.jsonl:1"):
+    with pytest.raises(DataError, match=r"q\.jsonl:2:question_id: '1' occurs twice.*q\.jsonl:1"):
         read(folder, BASE, BASE)
 
 
@@ -280,7 +279,9 @@ def test_several_images_are_asked_in_order_and_blind(folder: Path, model: Path) 
     both = Message("user", (ImageRef(folder / "a.jpg"), ImageRef(folder / "b.jpg"), "The same?"))
     assert said[0] == assistant.chat([both], max_tokens=5).text
     result = api.evaluate(model, task="file", data=folder / "q.jsonl", out=folder / "evals")
-    assert result["wrong_image"].keys() == result["without_image"].keys() == {"accuracy"}
+    assert result.wrong_image is not None
+    assert result.without_image is not None
+    assert result.wrong_image.keys() == result.without_image.keys() == {"accuracy"}
 
 
 def test_answer_and_evaluate_print_the_account_and_list_it_as_json(folder: Path, model: Path) -> None:
@@ -310,7 +311,7 @@ def test_a_folder_of_questions_in_another_form_is_found(folder: Path) -> None:
     (folder / "questions.csv").write_text("question_id,text,answer\n1,What?,red\n")
     assert [question.answer for question in TASKS["file"](folder).questions()] == ["red"]
     (folder / "questions.json").write_text("[]")
-    with pytest.raises(DataError, match=r"questions\.csv, questions\.json all fit"):
+    with pytest.raises(DataError, match=r"several files match: questions\.csv, questions\.json"):
         TASKS["file"](folder)
 
 

@@ -20,8 +20,7 @@ from typer.testing import CliRunner
 from vistune.cli.app import app
 from vistune.errors import DataError
 from vistune.evaluation import TASKS, score
-from vistune.evaluation.predictions import KEPT, join, read_predictions
-from vistune.evaluation.sheets import read_sheet, write_sheet
+from vistune.evaluation.predictions import OWN_FIELDS, join_predictions, read_predictions, read_sheet, write_sheet
 from vistune.evaluation.tasks.file import File
 from vistune.files import read_json, write_json, write_jsonl
 
@@ -88,16 +87,16 @@ def test_an_id_that_pandas_made_a_float_is_the_same_id(tmp_path: Path, name: str
     (tmp_path / name).write_bytes({**FORMS, "said.xlsx": write_sheet}[name](records))
     found = read_predictions(tmp_path / name)
     assert [(one.id, one.text) for one in found] == [("241", "a"), ("3", "b c")]
-    joined = join(["241", "3", "7"], found, lambda one: one.id)
-    assert {question: one.text for question, one in joined.found.items()} == {"241": "a", "3": "b c"}
+    joined = join_predictions(["241", "3", "7"], found, lambda one: one.id)
+    assert {question: one.text for question, one in joined.by_id.items()} == {"241": "a", "3": "b c"}
 
 
 def test_ids_of_the_data_that_pandas_made_floats_are_the_same_too(tmp_path: Path) -> None:
     write_json(tmp_path / "said.json", {"241": "a", " x 1 ": "b"})
-    joined = join(["241.0", "x 1"], read_predictions(tmp_path / "said.json"), lambda one: one.id)
-    assert {question: one.text for question, one in joined.found.items()} == {"241.0": "a", "x 1": "b"}
+    joined = join_predictions(["241.0", "x 1"], read_predictions(tmp_path / "said.json"), lambda one: one.id)
+    assert {question: one.text for question, one in joined.by_id.items()} == {"241.0": "a", "x 1": "b"}
     with pytest.raises(DataError, match=r"'241' is '241' and '241\.0' of the data"):
-        join(["241", "241.0"], read_predictions(tmp_path / "said.json"), lambda one: one.id)
+        join_predictions(["241", "241.0"], read_predictions(tmp_path / "said.json"), lambda one: one.id)
 
 
 @pytest.mark.parametrize("key", ["question_id", "questionId", "index", "id", "Question ID", "QID", "pid", "idx"])
@@ -153,7 +152,7 @@ def test_the_fields_of_llavas_answer_lines_are_no_news(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "said.jsonl", [{"question_id": name, "text": text, **LLAVA} for name, text in said.items()])
     found = score("file", File(tmp_path), tmp_path / "said.jsonl")
     assert found.unread_fields == ()
-    assert found.as_json()["unread_fields"] == []
+    assert found.to_dict()["unread_fields"] == []
 
 
 FIELD = st.from_regex(r"[A-Za-z가-힣][A-Za-z가-힣0-9_ -]{0,12}", fullmatch=True)
@@ -175,7 +174,7 @@ def test_a_field_of_a_prediction_is_used_rejected_or_reported(
     except DataError:
         return
     reported = [(told.field, told.count) for told in found.unread_fields]
-    assert reported == ([] if field in (*KEPT, "type", "language", "match", "choices") else [(field, 1)])
+    assert reported == ([] if field in (*OWN_FIELDS, "type", "language", "match", "choices") else [(field, 1)])
 
 
 def test_score_prints_the_account_and_lists_it_as_json(tmp_path: Path) -> None:

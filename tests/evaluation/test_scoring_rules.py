@@ -195,10 +195,10 @@ def test_a_rule_that_a_task_has_not_is_refused(tmp_path: Path) -> None:
 def test_both_rules_are_shown_where_they_differ(tmp_path: Path) -> None:
     RELEASES["seed"](tmp_path)
     said = write_said(tmp_path / "said.jsonl", {"7": "정답은 A입니다", "v8": "D"})
-    official = score("seed", TASKS["seed"](tmp_path), said).as_json()
+    official = score("seed", TASKS["seed"](tmp_path), said).to_dict()
     assert (official["metrics"]["overall"], official["lenient"]["overall"], official["unparsed"]) == (50, 100, 1)
     assert official["examples"] == [{"question_id": "7", "text": "정답은 A입니다"}]
-    lenient = score("seed", TASKS["seed"](tmp_path), said, rule="lenient").as_json()
+    lenient = score("seed", TASKS["seed"](tmp_path), said, rule="lenient").to_dict()
     assert (lenient["metrics"]["overall"], lenient["official"]["overall"], lenient["unparsed"]) == (100, 50, 0)
 
 
@@ -249,7 +249,7 @@ def test_scoring_needs_no_torch(tmp_path: Path) -> None:
 
 def test_scoring_by_a_call(tmp_path: Path) -> None:
     said = write_said(tmp_path / "said.jsonl", RELEASES["file"](tmp_path))
-    assert vistune.score("file", tmp_path, said).as_json()["metrics"] == {"accuracy": 1.0}
+    assert vistune.score("file", tmp_path, said).to_dict()["metrics"] == {"accuracy": 1.0}
 
 
 ROWS = ("1", "{}", '{"question_id": 1}', '{"question_id": 1, "answers": [1], "question": "a", "image_id": 2}')

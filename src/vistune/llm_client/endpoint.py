@@ -22,8 +22,8 @@ from vistune.llm_client.runner import RequestRunner, RunOptions, log
 OWN_FIELDS = {  # fields of a request's body that --extra-body must not set -> what sets them
     "model": "--model",
     "messages": "the prompts",
-    "stream": "vistune: replies are streamed if the service requires it",
-    "stream_options": "vistune: replies are streamed if the service requires it",
+    "stream": "the service: replies are streamed if it requires that",
+    "stream_options": "the service: replies are streamed if it requires that",
     "n": "vistune: one reply per request",
     "best_of": "vistune: one reply per request",
     "max_tokens": "--max-tokens",

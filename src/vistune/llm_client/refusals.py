@@ -321,7 +321,7 @@ class Dialect:
         if self.length_field != before.length_field:
             parts.append(f"takes {self.length_field} in place of {before.length_field}")
         if names := [name for name in self.left_out if name not in before.left_out]:
-            parts.append(f"refuses {', '.join(names)}, so they are omitted")
+            parts.append(f"refuses {', '.join(names)}, which is left out")
         if self.stream != before.stream:
             parts.append("only streams, so replies are streamed" if self.stream else "does not stream")
         if self.stream_usage != before.stream_usage:
