@@ -257,14 +257,14 @@ def test_korean_pope_is_scored_with_unclear_replies_as_wrong(tmp_path: Path) -> 
 
 def test_a_folder_that_cannot_make_questions_says_so(tmp_path: Path) -> None:
     path = coco(tmp_path, {1: ["dog"]}, ["dog"])
-    with pytest.raises(DataError, match="no picture shows 3 kinds"):
+    with pytest.raises(DataError, match="no image shows 3 kinds"):
         KPope(tmp_path).questions()
     path.write_text('{"images": [], "categories": [{"id": 1}], "annotations": []}')
     with pytest.raises(DataError, match=r"categories\[0\]:name"):
         KPope(tmp_path).questions()
     path.rename(path.with_name("instances_one.json"))
     path.with_name("instances_two.json").touch()
-    with pytest.raises(DataError, match=r"several fit: instances_one\.json, instances_two\.json.*instances_one\.json"):
+    with pytest.raises(DataError, match=r"several files match: instances_one\.json, instances_two\.json.*instances_one\.json"):
         KPope(tmp_path).questions()
     for listed in path.parent.glob("instances_*"):
         listed.unlink()
@@ -279,7 +279,7 @@ def test_a_folder_that_cannot_make_questions_says_so(tmp_path: Path) -> None:
 def test_two_rows_of_one_id_are_refused(tmp_path: Path, task: type[Benchmark], file: str) -> None:
     row = {"index": "7", "question": "무엇인가요?", "answer": "A", "A": "개", "category": "x", "gpt_answer": "개"}
     (tmp_path / file).write_text("\n".join([json.dumps(row, ensure_ascii=False)] * 2) + "\n", encoding="utf-8")
-    with pytest.raises(DataError, match=rf"{file}:2:\w+: '7' comes twice"):
+    with pytest.raises(DataError, match=rf"{file}:2:\w+: '7' occurs twice"):
         task(tmp_path).questions()
 
 

@@ -122,7 +122,7 @@ def test_a_review_without_ratings_is_never_averaged_in(data: Path, endpoint: Fak
     assert len(endpoint.chats) == 2 * TRIES
     stored = [{"question_id": k, "content": "Both are fine.", "tuple": [-1, -1]} for k in (0, 1)]
     (data / "reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in stored))
-    with pytest.raises(DataError, match="question 0: the review holds no two ratings"):
+    with pytest.raises(DataError, match="question 0: the review does not have two ratings"):
         score("llava-bench", LlavaBench(data), data / "reviews.jsonl")
     (data / "reviews.jsonl").write_text(json.dumps({"question_id": 0, "content": "8 9"}))
     with pytest.raises(DataError, match="question 1"):

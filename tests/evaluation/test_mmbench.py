@@ -146,7 +146,7 @@ def test_the_language_chooses_among_several_tables(tmp_path: Path) -> None:
         MMBench(tmp_path).questions()
     write(tmp_path, ROWS[0], name="MMBench_DEV_EN.tsv")
     write(tmp_path, ROWS[0], name="mmbench_v11_en.tsv")
-    with pytest.raises(DataError, match="2 files fit"):
+    with pytest.raises(DataError, match="2 files match"):
         MMBench(tmp_path).questions()
     with pytest.raises(DataError, match="no such file"):
         MMBench(tmp_path / "elsewhere").questions()

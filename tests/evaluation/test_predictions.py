@@ -119,10 +119,10 @@ def test_the_names_that_people_give_ids_and_texts(tmp_path: Path, key: str, said
             {"question_id": 1, "answer": "gold", "model_output": "a"},
             r"2:model_output: .* may both be",
         ),
-        ({"index": 1, "A": "x", "B": "y", "answer": "A"}, r"2:answer: beside the question's options"),
-        ({"question_id": 1, "text": None}, r"2:text: text is wanted, got None"),
-        ({"question_id": True, "text": "a"}, r"2:question_id: text or a number is wanted, got True"),
-        ("a", r"2: is no object"),
+        ({"index": 1, "A": "x", "B": "y", "answer": "A"}, r"2:answer: the record has the question's options"),
+        ({"question_id": 1, "text": None}, r"2:text: expected text, got None"),
+        ({"question_id": True, "text": "a"}, r"2:question_id: expected text or a number, got True"),
+        ("a", r"2: is not an object"),
     ],
 )
 def test_a_record_that_is_no_prediction_names_what_is_there(tmp_path: Path, record: Any, problem: str) -> None:
@@ -284,9 +284,9 @@ UNREAD_CELLS: dict[str, tuple[list[list[list[object]]], str]] = {
     "an empty first sheet": ([[], [HEADER, [2, "b"]]], "there are cells in 'Sheet1'"),
     "two of a name": ([[[*HEADER, "prediction"], [1, "a", "b"]]], ":1: columns B and C have the same name 'predic"),
     "a name and a space": ([[[*HEADER, "prediction "], [1, "a", "b"]]], ":1: columns B and C have the same name"),
-    "no name": ([[["index", None, "prediction"], [1, "a", "b"]]], ":2: column B has a cell and no name"),
-    "beyond the names": ([[HEADER, [1, "a"], [2, "b", "c"]]], ":3: column C has a cell and no name"),
-    "no names at all": ([[[], [1, "a"]]], ":2: column A has a cell and no name"),
+    "no name": ([[["index", None, "prediction"], [1, "a", "b"]]], ":2: column B has a cell but no name"),
+    "beyond the names": ([[HEADER, [1, "a"], [2, "b", "c"]]], ":3: column C has a cell but no name"),
+    "no names at all": ([[[], [1, "a"]]], ":2: column A has a cell but no name"),
 }
 
 

@@ -177,7 +177,7 @@ def test_forms_of_prediction_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("line", "field"),
-    [('{"text": "a"}', "question_id"), ('{"question_id": 2, "text": 5}', "text"), ("[1]", "is no object")],
+    [('{"text": "a"}', "question_id"), ('{"question_id": 2, "text": 5}', "text"), ("[1]", "is not an object")],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: str, field: str) -> None:
     path = tmp_path / "said.jsonl"

@@ -45,7 +45,7 @@ class Ranks:
             return [value]
         import torch.distributed as dist
 
-        values: list[Any] = [None] * self.count
+        values: list[T] = [value] * self.count
         dist.all_gather_object(values, value)
         return values
 

@@ -32,7 +32,7 @@ class PublishedFigures:
     figures: Mapping[str, float]
     source: str
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return {"figures": dict(self.figures), "source": self.source}
 
 
@@ -44,7 +44,7 @@ class DifferentAnswers:
     said: Mapping[str, str]
     points: Mapping[str, float]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         question = self.question
         return {
             "question_id": question.id,
@@ -72,7 +72,7 @@ class ModelPair:
     wins: tuple[DifferentAnswers, ...]
     losses: tuple[DifferentAnswers, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return {
             "one": self.one,
             "other": self.other,
@@ -101,7 +101,7 @@ class TaskComparison:
     published: Mapping[str, PublishedFigures]
     pairs: tuple[ModelPair, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         keys = ("model", "metrics", "intervals", "gap", "changed", "asked_with")
         trees = {label: result.to_dict() for label, result in self.results.items()}
         return {
@@ -132,7 +132,7 @@ class Comparison:
         """The result of each model and task, model by model."""
         return list(chain.from_iterable([task.results[model] for task in self.tasks] for model in self.models))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the content of comparison.json."""
         return {
             "models": list(self.models),

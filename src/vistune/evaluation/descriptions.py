@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vistune.generation import generate
 from vistune.grounding import lexicon as words
@@ -64,7 +63,7 @@ class DescriptionScore:
     def overall(self) -> PairCounts:
         return sum(self.by_language.values(), PairCounts())
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         texts = [{"image": str(each.image), "language": each.language, "text": each.text} for each in self.texts]
         return {
             "texts": texts,

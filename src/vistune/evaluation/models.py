@@ -102,7 +102,7 @@ class AnsweredFile:
     unread_fields: tuple[UnreadField, ...]
     warnings: tuple[str, ...]
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return what `answer --json` prints."""
         fields = [field.as_json() for field in self.unread_fields]
         return {"out": str(self.path), "count": self.count, "unread_fields": fields}
@@ -120,7 +120,7 @@ class LoadedModel:
 def split_options(options: EvaluationOptions | AnswerOptions) -> tuple[ModelOptions, dict[str, Any]]:
     """Split keyword arguments into the model's options and the fields of a request."""
     request: dict[str, Any] = dict(options)
-    model = {name: request.pop(name) for name in ("device", "dtype", "quantize") if name in request}
+    model: dict[str, Any] = {name: request.pop(name) for name in ("device", "dtype", "quantize") if name in request}
     return ModelOptions(**model), request
 
 
@@ -285,7 +285,7 @@ def answer_questions(
         task.check_images()
         _report_unread(task, on_message if ranks.is_first else ignore_message)
 
-        def line_of(answer: AnsweredQuestion) -> dict[str, Any]:
+        def line_of(answer: AnsweredQuestion) -> dict[str, object]:
             return {
                 "question_id": answer.question.id,
                 "prompt": answer.question.sample.messages[-1].text,

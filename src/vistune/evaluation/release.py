@@ -27,6 +27,7 @@ TABLES = (".tsv", ".tsv.gz", ".jsonl", ".jsonl.gz", ".parquet")
 SHARDS = "*-of-*.parquet"  # as the hub names a dataset's files: dev-00000-of-00001.parquet
 SHORTEST_IMAGE = 64  # characters; a shorter cell is a path, or the index of the row that contains the image
 PNG = b"\x89PNG"
+Fields = Mapping[str, Any]  # a record of a release
 
 
 def find_files(folder: Path, patterns: Sequence[str]) -> list[Path]:
@@ -69,7 +70,7 @@ def release_json(path: Path) -> Any:
     return parse_json(release_text(path), str(path), first_line=1)
 
 
-def release_map(path: Path) -> dict[str, Any]:
+def release_map(path: Path) -> Fields:
     """Read a JSON file with one object. Raise DataError if it contains something else."""
     value = release_json(path)
     if not isinstance(value, dict):
@@ -106,7 +107,7 @@ def image_folder(folder: Path, *names: str) -> Path:
 class ReleaseRow:
     """One row of a table, and its location for messages."""
 
-    fields: Mapping[str, Any]
+    fields: Fields
     location: str
 
     def text(self, *names: str) -> str:

@@ -35,7 +35,7 @@ class AnsweredQuestion:
     points: float
     finish_reason: str = "stop"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return LLaVA's answer line, with the fields that a report needs."""
         return {
             "question_id": self.question.id,
@@ -77,7 +77,7 @@ class Gap:
     against: str
     words: str
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return {**self.difference.to_dict(), "against": self.against, "words": self.words}
 
 
@@ -88,7 +88,7 @@ class Change:
     share: Estimate
     words: str
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return {**self.share.to_dict(), "words": self.words}
 
 
@@ -99,7 +99,7 @@ class GroupResult:
     accuracy: Mapping[str, Estimate]
     majority: float
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         return {**{name: estimate.to_dict() for name, estimate in self.accuracy.items()}, "majority": self.majority}
 
 
@@ -153,9 +153,9 @@ class EvaluationResult:
         """The number of questions."""
         return self.score.count
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return what `evaluate --json` prints."""
-        tree: dict[str, Any] = {"task": self.task, **self.score.to_dict()}
+        tree: dict[str, object] = {"task": self.task, **self.score.to_dict()}
         if self.metrics:
             tree["majority"] = self.majority
             if self.without_image is not None:
@@ -173,7 +173,7 @@ class EvaluationResult:
         return tree | ({"left_out": dict(self.left_out)} if self.left_out else {})
 
 
-def _to_dicts(values: Mapping[str, Estimate | Change | GroupResult]) -> dict[str, Any]:
+def _to_dicts(values: Mapping[str, Estimate | Change | GroupResult]) -> dict[str, object]:
     return {name: value.to_dict() for name, value in values.items()}
 
 

@@ -60,9 +60,9 @@ class ScoreResult:
         notes = {**self.scored.notes, "judge": {**self.scored.notes.get("judge", {}), **judge}}
         return replace(self, scored=replace(self.scored, notes=notes))
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return what `score --json` prints."""
-        tree: dict[str, Any] = {"task": self.task, **self.scored.to_dict()}
+        tree: dict[str, object] = {"task": self.task, **self.scored.to_dict()}
         tree |= {"parse": self.rule, "repeated": self.repeated}
         tree["unread_fields"] = [field.as_json() for field in self.unread_fields]
         if self.other is not None:

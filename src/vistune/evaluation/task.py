@@ -82,7 +82,7 @@ class TaskScore:
     tables: Mapping[str, Table] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """Return the figures as JSON, without the task's name; tables as {group: {value, count}}."""
         tables = {
             name: {group: {"value": value, "count": count} for group, (value, count) in table.items()}

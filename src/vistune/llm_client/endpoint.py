@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from vistune.errors import RecipeError
 from vistune.llm_client.client import Client, read_key
@@ -56,7 +56,7 @@ class Endpoint:
     budget: float | None = None
     prices: Path | None = None
     allow_drift: bool = False
-    extra_body: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    extra_body: Mapping[str, object] = field(default_factory=dict, hash=False)
     max_tokens: int | None = None
 
     def __post_init__(self) -> None:
@@ -64,9 +64,9 @@ class Endpoint:
         if self.max_tokens is not None and self.max_tokens < 1:
             raise RecipeError(f"--max-tokens {self.max_tokens}: is less than 1", "give a whole number of tokens")
 
-    def asked_with(self) -> dict[str, Any]:
+    def asked_with(self) -> dict[str, object]:
         """Return the settings for a journal's header that differ from the defaults."""
-        more: dict[str, Any] = {"extra_body": dict(self.extra_body)} if self.extra_body else {}
+        more: dict[str, object] = {"extra_body": dict(self.extra_body)} if self.extra_body else {}
         return more if self.max_tokens is None else {**more, "max_tokens": self.max_tokens}
 
     def options(self) -> dict[str, str]:
@@ -82,7 +82,7 @@ class Endpoint:
         return price
 
     def open(
-        self, folder: Path, header: Mapping[str, Any], *, seed: int = 0, report: Callable[[str], None] = log.warning
+        self, folder: Path, header: Mapping[str, object], *, seed: int = 0, report: Callable[[str], None] = log.warning
     ) -> RequestRunner:
         """Open the journal of `folder` and a client to continue it.
 
@@ -114,7 +114,7 @@ class Endpoint:
             raise
 
 
-def read_extra_body(text: str | None) -> dict[str, Any]:
+def read_extra_body(text: str | None) -> dict[str, object]:
     """Parse `--extra-body`; empty if it was not given. Raise RecipeError unless it is a JSON object."""
     if text is None:
         return {}
@@ -133,7 +133,7 @@ def read_extra_body(text: str | None) -> dict[str, Any]:
     return tree
 
 
-def check_extra_body(extra: Mapping[str, Any]) -> None:
+def check_extra_body(extra: Mapping[str, object]) -> None:
     """Raise RecipeError for a field that another option sets, or a value that JSON cannot represent."""
     if not isinstance(extra, Mapping) or not all(isinstance(name, str) and name for name in extra):
         raise RecipeError(f"extra_body {extra!r}: is not an object", "give names and values")

@@ -86,7 +86,7 @@ class RequestRunner:
         client: Client,
         journal: Journal,
         rate_limiter: RateLimiter,
-        header: Mapping[str, Any],
+        header: Mapping[str, object],
         options: RunOptions = RunOptions(),
     ) -> None:
         self.client, self.journal, self.rate_limiter, self.header = client, journal, rate_limiter, dict(header)

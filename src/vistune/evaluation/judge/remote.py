@@ -34,7 +34,7 @@ class RemoteJudge:
 
     def __init__(self, endpoint: Endpoint, folder: Path, advance: Callable[[int], None] = lambda count: None) -> None:
         self.endpoint, self.folder, self.advance = endpoint, folder, advance
-        self.spent: dict[str, Any] = {}
+        self.spent: dict[str, object] = {}
 
     def __call__(self, bodies: Sequence[Body]) -> list[str]:
         """Return the text for each body.
@@ -62,7 +62,7 @@ class RemoteJudge:
             )
         return [text for text in texts if text is not None]
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """Return what a result records about its judge: model, the name that it answers as, URL, day, money."""
         return {
             **_model_and_url(self.endpoint),
@@ -136,7 +136,7 @@ def _text_of(result: RequestResult, runner: RequestRunner) -> str | None:
     return spoken or None
 
 
-def _spent(runner: RequestRunner) -> dict[str, Any]:
+def _spent(runner: RequestRunner) -> dict[str, object]:
     ledger = runner.ledger
     return {
         "answered_as": ledger.model,

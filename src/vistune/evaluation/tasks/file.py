@@ -163,7 +163,7 @@ def own_file(folder: Path) -> Path:
     return paths[0] if paths else usual
 
 
-def _body(prompt: str, row: Reply) -> dict[str, Any]:
+def _body(prompt: str, row: Reply) -> dict[str, object]:
     """Fill question, right answer and reply into the prompt; filled-in text is not searched for places again."""
     fills = {"question": row.question.sample.messages[-1].text, "answer": row.question.answer, "reply": row.text or ""}
     text = FILLED.sub(lambda match: fills[match[1]], prompt)
@@ -252,9 +252,9 @@ class LenientFolders(ImageFolders):
             return ImageRef(self.base / name)
 
 
-def _from_cells(cells: Mapping[str, str], location: str) -> dict[str, Any]:
+def _from_cells(cells: Mapping[str, str], location: str) -> dict[str, object]:
     """Convert a table's cells to a record: empty cells are dropped, lists are parsed as JSON."""
-    fields: dict[str, Any] = dict(cells)
+    fields: dict[str, object] = dict(cells)
     for name in FIELDS - {"answer"}:
         cell = cells.get(name)
         if cell is None:

@@ -224,7 +224,7 @@ class Koffvqa(Benchmark):
         return {}  # the figures come from the judge
 
     def score(self, rows: Sequence[Reply], rule: str = OFFICIAL, judge: Judge | None = None) -> TaskScore:
-        notes: dict[str, Any]
+        notes: dict[str, object]
         given = [row for row in rows if row.text is not None]
         if any("review" in row.fields for row in given):
             reviews, notes = {row.question.id: _stored(row) for row in given}, {"stored": True}
@@ -251,7 +251,7 @@ class Koffvqa(Benchmark):
             notes={"judge": notes, "not_korean": sorted(foreign), "language_filter": f"py3langid {_langid()[1]}"},
         )
 
-    def _reviewed(self, rows: Sequence[Reply], judge: Judge | None) -> tuple[dict[str, str], dict[str, Any]]:
+    def _reviewed(self, rows: Sequence[Reply], judge: Judge | None) -> tuple[dict[str, str], dict[str, object]]:
         if judge is None:
             raise RecipeError("koffvqa is scored by a judge", "name one with --judge, or give each answer its `review`")
         prompt = read_prompt(self.folder, ["*judge_prompt*.txt"], ["judges.py"], "base_judge_prompt")

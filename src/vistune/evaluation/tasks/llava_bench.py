@@ -73,7 +73,7 @@ class LlavaBench(Benchmark):
         read = read_pair if rule == OFFICIAL else read_two_numbers
         if any("content" in row.fields and not row.text for row in rows):
             pairs = {row.question.id: _stored(row, read) for row in rows}
-            notes: dict[str, Any] = {"stored": True}
+            notes: dict[str, object] = {"stored": True}
         elif judge is None:
             raise RecipeError(
                 "the answers are rated by a judge", "name one with --judge, or score a file of stored reviews"

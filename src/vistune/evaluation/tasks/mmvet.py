@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -72,7 +72,7 @@ class MMVet(Benchmark):
         return prediction.id if prediction.id.startswith("v1_") else f"v1_{prediction.id}"
 
     def score(self, rows: Sequence[Reply], rule: str = OFFICIAL, judge: Judge | None = None) -> TaskScore:
-        notes: dict[str, Any] = {}
+        notes: dict[str, object] = {}
         if any("score" in row.fields and not row.text for row in rows):
             grades = _stored(rows)
             models = sorted({str(name) for row in rows for name in row.fields.get("model", [])})
@@ -86,7 +86,7 @@ class MMVet(Benchmark):
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
         return {}  # the figures come from the judge
 
-    def _graded(self, rows: Sequence[Reply], judge: Judge | None) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    def _graded(self, rows: Sequence[Reply], judge: Judge | None) -> tuple[dict[str, list[float]], dict[str, object]]:
         """Return the grades by question; a missing answer has 0 in every run and is not sent."""
         if judge is None:
             raise RecipeError("mmvet is graded by a judge", "name one with --judge, or score a file of stored grades")

@@ -197,7 +197,7 @@ def _numbered(split: str, own: str, location: str) -> str:
     return str(FIRST_ID[split] + int(own))
 
 
-def _key(row: Any, location: str) -> tuple[str, str]:
+def _key(row: object, location: str) -> tuple[str, str]:
     """Return the image's file name and the bare question."""
     image = field_of(row, "image", str, location)
     return image.replace("\\", "/").rsplit("/", 1)[-1], bare_question(field_of(row, "text", str, location))

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from vistune.errors import DataError
 from vistune.evaluation.parsing.free_replies import choice_of
 from vistune.evaluation.predictions import IDS, TEXTS, Prediction, Predictions, prediction_of
-from vistune.evaluation.release import field_of, find_files, image_folder, matching, release_map, release_text
+from vistune.evaluation.release import Fields, field_of, find_files, image_folder, matching, release_map, release_text
 from vistune.evaluation.task import (
     BOTH,
     LENIENT,
@@ -61,13 +60,13 @@ class ScienceQA(Benchmark):
         images = image_folder(self.folder, f"images/{SPLIT}", SPLIT)
         return [self._question(path, pid, problems.get(pid), images) for pid in self._split(problems)]
 
-    def _split(self, problems: Mapping[str, Any]) -> list[str]:
+    def _split(self, problems: Fields) -> list[str]:
         listed = matching(self.folder, "pid_splits.json")
         if listed:
             return [str(pid) for pid in field_of(release_map(listed[0]), SPLIT, list, str(listed[0]))]
         return [pid for pid, row in problems.items() if not isinstance(row, dict) or row.get("split", SPLIT) == SPLIT]
 
-    def _question(self, path: Path, pid: str, row: Any, images: Path) -> Question:
+    def _question(self, path: Path, pid: str, row: Fields | None, images: Path) -> Question:
         location = f"{path}:{pid}"
         if row is None:
             raise DataError(f"{location}: is in pid_splits.json, but not in the problems", "download both files again")
@@ -84,7 +83,7 @@ class ScienceQA(Benchmark):
             answer=LETTERS[field_of(row, "answer", int, location)],
             origin=location,
             choices=choices,
-            subject=_SUBJECTS.get(subject, subject),
+            subject=_SUBJECTS.get(str(subject), subject),
             topic=row.get("topic"),
             context=[*(["has_text"] if hint else []), *(["has_image"] if image else [])] or ["no_context"],
             grade=_grade(row.get("grade")),
@@ -101,14 +100,14 @@ class ScienceQA(Benchmark):
         return Predictions([replace(p, text=p.text.removeprefix("Assistant:").strip()) for p in predictions], unread)
 
     @staticmethod
-    def _results(path: Path) -> Mapping[str, Any] | None:
+    def _results(path: Path) -> Fields | None:
         """Return the JSON of LLaVA's result file; None if the file is not one."""
         if kind_of_file(path.name) not in (".json", ".jsonl", "") or not path.is_file():
             return None
         text = release_text(path).lstrip()
         if not text.startswith("{") or '"outputs"' not in text:
             return None
-        tree: Mapping[str, Any] = parse_json(text, str(path), first_line=1)
+        tree: Fields = parse_json(text, str(path), first_line=1)
         return tree
 
     def parse(self, question: Question, reply: str, rule: str) -> str | None:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from vistune.evaluation.parsing.free_replies import choice_of
-from vistune.evaluation.release import field_of, find_files, id_in, image_folder, matching, release_map
+from vistune.evaluation.release import Fields, field_of, find_files, id_in, image_folder, matching, release_map
 from vistune.evaluation.task import (
     BOTH,
     LENIENT,
@@ -53,7 +52,7 @@ class Seed(Benchmark):
         rows = field_of(release, "questions", list, str(path))
         return [self._question(f"{path}:question {k}", row, types) for k, row in enumerate(rows, start=1)]
 
-    def _question(self, location: str, row: Any, types: Mapping[int, str]) -> Question:
+    def _question(self, location: str, row: Fields, types: Mapping[int, str]) -> Question:
         name = id_in(row, "question_id", location)
         kind = row.get("data_type", "video" if name.startswith("v") else "image")
         options = {

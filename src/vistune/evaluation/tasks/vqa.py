@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from vistune.evaluation.parsing.vqa_text import evalai_form, one_line, soft_poin
 from vistune.evaluation.predictions import Prediction, plain_id
 from vistune.evaluation.release import (
     DOWNLOAD,
+    Fields,
     field_of,
     find_files,
     id_in,
@@ -138,10 +139,10 @@ def _rounded(table: Table) -> dict[str, float]:
     return {name: round(value, 2) for name, (value, _) in table.items()}
 
 
-def read_vqa(path: Path) -> Mapping[str, Any]:
+def read_vqa(path: Path) -> Fields:
     """Read a file of the release. Each person's answer is reduced to its text, so that two million fit into memory."""
 
-    def light(row: dict[str, Any]) -> Any:
+    def light(row: dict[str, Any]) -> object:
         return sys.intern(row["answer"]) if "answer_id" in row else row
 
     try:
@@ -218,7 +219,7 @@ def question_in(prompt: str) -> str:
     return line if asked == line else asked.rstrip()
 
 
-def _llava_prompt(location: str, row: Any) -> tuple[str, str]:
+def _llava_prompt(location: str, row: object) -> tuple[str, str]:
     """Return (question id, prompt) of a line of LLaVA's question file."""
     prompt = field_of(row, "text", str, location)
     return name_of(id_in(row, "question_id", location), question_in(prompt)), prompt
