@@ -23,8 +23,8 @@ from typer.testing import CliRunner
 from vistune import api
 from vistune.cli.app import app
 from vistune.errors import DataError, RecipeError
-from vistune.evaluation import TASKS, EvaluationResult, Ranks, conditions, score
-from vistune.evaluation.answers import AnswerFile, differences, read_answers
+from vistune.evaluation import TASKS, EvaluationResult, conditions, score
+from vistune.evaluation.answers import AnswerFile, Ranks, differences, read_answers
 from vistune.evaluation.judge.remote import RemoteJudge
 from vistune.files import read_json, read_jsonl, write_json, write_jsonl
 from vistune.generation import Assistant
@@ -38,7 +38,7 @@ KEPT = ("scenes.predictions.jsonl", "scenes.predictions.jsonl.asked.json", "scen
 
 @pytest.fixture
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conditions, "BLOCK", 16)  # so that a few pictures make several
+    monkeypatch.setattr(conditions, "BLOCK", 16)  # so that a few images make several
 
 
 @pytest.fixture(scope="module")

@@ -23,9 +23,8 @@ from vistune.evaluation import (
     compare,
     labels_of,
     markdown,
-    published_on,
 )
-from vistune.evaluation.comparison import headlines, published
+from vistune.evaluation.comparison import headlines, published, published_on
 from vistune.evaluation.results import evaluation_result
 from vistune.evaluation.task import make_question
 from vistune.files import read_json, write_json, write_jsonl
@@ -68,17 +67,17 @@ def test_a_pair_says_who_answers_what_better(tmp_path: Path) -> None:
     assert [row["question_id"] for row in pair["losses"]] == ["19"]
     assert pair["wins"][0]["said"] == {"good": "red", "bad": "blue"}
     assert pair["difference"]["value"] == pytest.approx(0.75)
-    assert pair["words"] == "good is better: the interval lies above zero"
+    assert pair["words"] == "good is better: the interval is above zero"
     text = markdown(comparison)
     assert "| file | 20 | accuracy | 0.9000 | 0.1500 |" in text
     assert "good answers 16 better than bad, 1 worse; +75.0 points" in text
-    assert "file, good: no sign that the model looks: the interval of the gap includes zero" in text
+    assert "file, good: no sign that the model uses the image: the interval of the gap includes zero" in text
     even = compare({"a": [good], "b": [good]}).to_dict()["tasks"][0]["pairs"][0]
     assert (even["wins"], even["losses"]) == ([], [])
     assert even["words"] == "no sign that either is better: the interval includes zero"
 
 
-def test_the_page_shows_pictures_questions_answers_and_gold(tmp_path: Path) -> None:
+def test_the_page_shows_images_questions_answers_and_gold(tmp_path: Path) -> None:
     good, bad = measurement(tmp_path, "good", {0, 1, 2}), measurement(tmp_path, "bad", {19})
     write_json(tmp_path / "comparison.json", compare({"good": [good], "bad": [bad]}).to_dict())
     page = write_comparison(tmp_path).read_text()
@@ -105,8 +104,8 @@ def test_replies_that_never_change_are_said_where_only_a_judge_gives_figures(tmp
     }
     told = evaluation_result("vizwiz", TASKS["vizwiz"](tmp_path), rows)
     assert (told.metrics, told.changed["without_image"].share.value) == ({}, 0.5)
-    assert "depend on the picture" in told.changed["without_image"].words
-    assert "no sign that the model looks" in told.changed["wrong_image"].words
+    assert "depend on the image" in told.changed["without_image"].words
+    assert "no sign that the model uses the image" in told.changed["wrong_image"].words
 
 
 def test_published_figures_name_their_source_and_a_figure_of_the_task() -> None:

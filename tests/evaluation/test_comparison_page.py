@@ -67,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def said_by(number: int, base: Path, name: str) -> EvaluationResult:
-    """The higher a model's number, the more of its answers are right, if it sees the picture."""
+    """The higher a model's number, the more of its answers are right, if it sees the image."""
     task = TASKS[name](base if name == "file" else base / name)
     rows = {}
     for condition in ("with_image", "without_image"):

@@ -19,7 +19,7 @@ from vistune.scenes import write_world
 EXAMPLE = Path(__file__).parents[2] / "examples" / "add_a_task.py"
 
 
-def test_a_limit_that_leaves_one_picture_leaves_the_wrong_picture_out(tmp_path: Path, model: Path) -> None:
+def test_a_limit_that_leaves_one_image_leaves_the_wrong_image_out(tmp_path: Path, model: Path) -> None:
     write_world(tmp_path, count=1, seed=0, tests=3)
     result = api.evaluate(model, task="scenes", data=tmp_path, limit=2, out=tmp_path / "evals")
     assert "needs two different" in result.left_out["wrong_image"]

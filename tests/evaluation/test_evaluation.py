@@ -10,21 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vistune.errors import DataError
-from vistune.evaluation import (
-    AnsweredQuestion,
-    accuracy,
-    ask,
-    choose_questions,
-    conditions_for,
-    derangement,
-    describe_gap,
-    evaluation_result,
-    gap,
-    majority,
-    named_pairs,
-    plan_blocks,
-)
-from vistune.evaluation.conditions import prompt_of
+from vistune.evaluation import AnsweredQuestion
+from vistune.evaluation.conditions import choose_questions, conditions_for, derangement, plan_blocks, prompt_of
+from vistune.evaluation.descriptions import named_pairs
+from vistune.evaluation.results import accuracy, describe_gap, evaluation_result, gap, majority
+from vistune.evaluation.runner import ask
 from vistune.evaluation.task import same_text
 from vistune.evaluation.tasks.file import File
 from vistune.evaluation.tasks.scenes import HeldOut
@@ -50,7 +40,7 @@ def rows(*rights: bool, condition: str = "with_image", per_image: int = 1) -> li
 
 
 @given(st.lists(st.text(min_size=1, max_size=3), min_size=2, max_size=30), st.integers(0, 9))
-def test_a_derangement_moves_every_picture_to_another(images: list[str], seed: int) -> None:
+def test_a_derangement_moves_every_image_to_another(images: list[str], seed: int) -> None:
     moved = derangement(images, seed)
     distinct = set(images)
     if len(distinct) < 2:
@@ -61,7 +51,7 @@ def test_a_derangement_moves_every_picture_to_another(images: list[str], seed: i
     assert moved == derangement(images, seed)
 
 
-def test_conditions_change_the_picture_and_nothing_else() -> None:
+def test_conditions_change_the_image_and_nothing_else() -> None:
     asked = question("1", "a.jpg")
     wrong = {"a.jpg": "b.jpg"}
     assert prompt_of(asked, "with_image", wrong) == list(asked.sample.messages)
@@ -69,7 +59,7 @@ def test_conditions_change_the_picture_and_nothing_else() -> None:
     assert prompt_of(asked, "wrong_image", wrong)[0].parts == (ImageRef(Path("b.jpg")), "What?")
 
 
-def test_a_wrong_picture_needs_two_pictures() -> None:
+def test_a_wrong_image_needs_two_images() -> None:
     one = [question("1", "a.jpg"), question("2", "a.jpg")]
     possible, left_out = conditions_for(one)
     assert possible == ("with_image", "without_image")
@@ -78,7 +68,7 @@ def test_a_wrong_picture_needs_two_pictures() -> None:
     assert conditions_for([*one, question("3", "b.jpg")])[1] == {}
 
 
-def test_the_interval_is_over_pictures() -> None:
+def test_the_interval_is_over_images() -> None:
     score = accuracy(rows(*[True] * 50, *[False] * 50))
     assert score.value == 0.5
     assert score.low == pytest.approx(0.4, abs=0.03)
@@ -174,7 +164,7 @@ def test_named_pairs(text: str, language: str, pairs: dict[tuple[str, str], int]
     assert dict(named_pairs(text, language)) == pairs
 
 
-def test_a_limit_keeps_whole_pictures() -> None:
+def test_a_limit_keeps_whole_images() -> None:
     asked = [question(str(k), f"p{k // 4}") for k in range(40)]
     kept = choose_questions(asked, 10, seed=1)
     assert len(kept) == 12
@@ -199,7 +189,7 @@ def test_a_model_is_asked_under_every_condition(tmp_path: Path, tiny_backbones: 
     assert blocks[-1].messages(blocks[-1].questions[0])[0].images[0] != blocks[-1].questions[0].sample.images[0]
 
 
-def test_a_block_holds_whole_pictures() -> None:
+def test_a_block_holds_whole_images() -> None:
     asked = [question(f"{k} {split}", f"p{k}") for split in range(6) for k in range(60)]
     blocks = plan_blocks(asked, asked[:120], ("with_image", "without_image"))
     held = [{str(q.sample.images[0].source) for q in b.questions} for b in blocks if b.condition == "with_image"]

@@ -219,7 +219,7 @@ def test_korean_pope_asks_as_often_about_what_is_there_as_about_what_is_not(tmp_
     path = coco(tmp_path, THINGS, NAMES)
     questions = KPope(tmp_path).questions()
     things, _ = things_of(json.loads(path.read_text()), path)
-    assert len(questions) == len({question.id for question in questions}) == 5 * 3 * 6  # picture 6 shows too little
+    assert len(questions) == len({question.id for question in questions}) == 5 * 3 * 6  # image 6 shows too little
     for question in questions:
         split, image, number = question.id.split("-")
         text = question.sample.messages[0].text
@@ -239,7 +239,7 @@ def test_what_is_not_there_is_frequent_or_fits(tmp_path: Path) -> None:
     path = coco(tmp_path, THINGS, NAMES)
     absent = AbsentThings(things_of(json.loads(path.read_text()), path)[0])
     chance = random.Random(0)
-    assert absent.of(1, "popular", chance) == ["자동차", "버스", "얼룩말"]  # 4, 2 and 1 pictures, then by name
+    assert absent.of(1, "popular", chance) == ["자동차", "버스", "얼룩말"]  # 4, 2 and 1 images, then by name
     assert absent.of(3, "adversarial", chance) == ["개", "고양이", "얼룩말"]  # seen with people and cars three times
 
 
@@ -264,7 +264,9 @@ def test_a_folder_that_cannot_make_questions_says_so(tmp_path: Path) -> None:
         KPope(tmp_path).questions()
     path.rename(path.with_name("instances_one.json"))
     path.with_name("instances_two.json").touch()
-    with pytest.raises(DataError, match=r"several files match: instances_one\.json, instances_two\.json.*instances_one\.json"):
+    with pytest.raises(
+        DataError, match=r"several files match: instances_one\.json, instances_two\.json.*instances_one\.json"
+    ):
         KPope(tmp_path).questions()
     for listed in path.parent.glob("instances_*"):
         listed.unlink()
@@ -289,7 +291,7 @@ PIXEL = base64.b64decode(
 
 
 def write_shards(folder: Path, rows: list[dict[str, Any]], split: str = "dev") -> None:
-    """As the hub keeps a dataset: parquet files of a split, pictures as structs of bytes and path."""
+    """As the hub keeps a dataset: parquet files of a split, images as structs of bytes and path."""
     parquet = pytest.importorskip("pyarrow.parquet")
     import pyarrow
 

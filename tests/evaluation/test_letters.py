@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from vistune.evaluation import TASKS, ask, plan_blocks
-from vistune.evaluation.runner import letters_of, read_letters
+from vistune.evaluation import TASKS
+from vistune.evaluation.conditions import plan_blocks
+from vistune.evaluation.runner import ask, letters_of, read_letters
 from vistune.evaluation.task import make_question
 from vistune.files import write_jsonl
 from vistune.generation import Assistant

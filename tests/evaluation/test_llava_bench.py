@@ -79,7 +79,7 @@ def test_the_lenient_rule_wants_two_numbers_and_no_word(review: str, pair: tuple
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Two questions on one picture with all that a judge is shown."""
+    """Two questions on one image with all that a judge is shown."""
     rows = {
         "questions.jsonl": [
             {"question_id": 0, "image": "1.jpg", "text": "What?", "category": "conv"},

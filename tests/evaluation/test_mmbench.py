@@ -92,7 +92,7 @@ def test_the_prompt_is_llavas(tmp_path: Path) -> None:
     assert last.sample.messages[0].text == f'Look.\nTwo\tlines\n"here"\nA. red\nB. blue\nC. all above{suffix}'
 
 
-def test_pictures_lie_in_the_table_or_in_another_row(tmp_path: Path) -> None:
+def test_images_lie_in_the_table_or_in_another_row(tmp_path: Path) -> None:
     file = io.BytesIO()
     Image.new("RGB", (8, 8), (200, 30, 30)).save(file, "PNG")
     cell = base64.b64encode(file.getvalue()).decode()
@@ -105,7 +105,7 @@ def test_pictures_lie_in_the_table_or_in_another_row(tmp_path: Path) -> None:
         MMBench(tmp_path).questions()
 
 
-def test_unpacked_pictures_outlive_the_asking(tmp_path: Path, model: Path) -> None:
+def test_unpacked_images_outlive_the_asking(tmp_path: Path, model: Path) -> None:
     """The comparison page shows them, where the data folder takes no files too."""
     file = io.BytesIO()
     Image.new("RGB", (8, 8), (200, 30, 30)).save(file, "PNG")

@@ -107,7 +107,7 @@ def test_mme(vectors: Path, tmp_path: Path, data: str) -> None:
 
 
 def test_mme_joins_llavas_lines_by_question(vectors: Path, tmp_path: Path) -> None:
-    """LLaVA gives both questions of a picture one id; all "Yes" is right once a picture, wherever its lines stand."""
+    """LLaVA gives both questions of a image one id; all "Yes" is right once a image, wherever its lines stand."""
     rows = [row for _, row in read_jsonl(vectors / "mme" / "shared" / "llava_mme.jsonl")]
     said = [{"question_id": r["question_id"], "prompt": r["text"], "text": "Yes"} for r in reversed(rows)]
     write_jsonl(tmp_path / "said.jsonl", said)

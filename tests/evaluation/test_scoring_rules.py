@@ -67,7 +67,7 @@ def test_what_is_missing_of_a_release_is_named(name: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", NAMES)
 def test_questions_can_be_asked(name: str, tmp_path: Path) -> None:
-    """Every question is one user turn with text, its picture in front, ids unique, and twice the same."""
+    """Every question is one user turn with text, its image in front, ids unique, and twice the same."""
     said = RELEASES[name](tmp_path)
     task = TASKS[name](tmp_path)
     asked = list(task.questions())

@@ -11,12 +11,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from vistune.report.images import spread
 
 from vistune.errors import DataError, RecipeError
 from vistune.files import read_json
 from vistune.report import page as pages
 from vistune.report import plots, write_data_report, write_run_report
+from vistune.report.images import spread
 from vistune.report.labels import drawn_word
 
 RUN_SECTIONS = ["result", "training", "answers", "mistakes", "descriptions", "cost", "run"]
@@ -59,7 +59,7 @@ def test_a_run_report_has_every_section(run_folder: Path) -> None:
     result = page.sections["result"]
     assert "91.4 %" in result
     assert "+51.2" in result
-    assert "the picture helps" in result
+    assert "the image helps" in result
     assert "81.3 – 87.3" in result  # the interval of unseen combinations
     training = " ".join(page.sections["training"].split())
     assert "steps120300" in training.replace(" ", "")

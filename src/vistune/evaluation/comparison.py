@@ -230,9 +230,9 @@ def _pair(one: str, other: str, results: Mapping[str, EvaluationResult], seed: i
 
 def _describe_difference(one: str, other: str, difference: Estimate) -> str:
     if difference.low > 0:
-        return f"{one} is better: the interval lies above zero"
+        return f"{one} is better: the interval is above zero"
     if difference.high < 0:
-        return f"{other} is better: the interval lies below zero"
+        return f"{other} is better: the interval is below zero"
     return "no sign that either is better: the interval includes zero"
 
 

@@ -238,10 +238,10 @@ def gap(seen: Sequence[AnsweredQuestion], blind: Sequence[AnsweredQuestion], *, 
 def describe_gap(difference: Estimate) -> str:
     """Say what the interval of a gap means."""
     if difference.low > 0:
-        return "the picture helps: the interval of the gap lies above zero"
+        return "the image helps: the interval of the gap is above zero"
     if difference.high < 0:
-        return "the picture hurts: the interval of the gap lies below zero"
-    return "no sign that the model looks: the interval of the gap includes zero"
+        return "the image hurts: the interval of the gap is below zero"
+    return "no sign that the model uses the image: the interval of the gap includes zero"
 
 
 def share_changed(seen: Sequence[AnsweredQuestion], blind: Sequence[AnsweredQuestion], *, seed: int = 0) -> Estimate:
@@ -253,8 +253,8 @@ def share_changed(seen: Sequence[AnsweredQuestion], blind: Sequence[AnsweredQues
 def describe_change(share: Estimate) -> str:
     """Say what the interval of a share of changed answers means."""
     if share.low > 0:
-        return "its replies depend on the picture: the interval of the share lies above zero"
-    return "no sign that the model looks: the interval of the share of changed replies includes zero"
+        return "its replies depend on the image: the interval of the share is above zero"
+    return "no sign that the model uses the image: the interval of the share of changed replies includes zero"
 
 
 def majority(questions: Sequence[Question]) -> float:
