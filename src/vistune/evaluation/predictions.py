@@ -158,14 +158,14 @@ def other_texts(prediction: Prediction) -> list[str]:
 
 
 def missing_field(
-    record: Mapping[str, Any], location: str, field: str, wanted: Sequence[str], near: Sequence[str] = ()
+    record: Mapping[str, Any], location: str, field: str, accepted: Sequence[str], near: Sequence[str] = ()
 ) -> RecordError:
-    """Return the error for a record without any of the `wanted` fields; `near`: fields that may be meant."""
+    """Return the error for a record without any of the `accepted` fields; `near`: fields that may be meant."""
     present = ", ".join(str(name)[:40] for name in list(record)[:12]) or "no field"
-    bare = list(map(bare_name, wanted))
+    bare = list(map(bare_name, accepted))
     others = [name for name in record if name not in (*IDS, *TEXTS)]
     close = [name for name in others if get_close_matches(bare_name(name), bare, n=1, cutoff=0.7)]
-    hint = f"give each record one of {', '.join(wanted)}"
+    hint = f"give each record one of {', '.join(accepted)}"
     if similar := next(iter([*close, *near]), None):
         hint = f"rename `{similar}` to `{field}`, if it is meant"
     return RecordError(location, field, f"is missing; the record has {present}", hint)

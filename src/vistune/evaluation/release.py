@@ -168,50 +168,60 @@ def read_rows(path: Path) -> Iterator[ReleaseRow]:
             yield ReleaseRow(value, location)
 
 
-def rows_by_id(path: Path, *names: str) -> dict[str, ReleaseRow]:
-    """Read a table's rows by id, the first of these fields that is present. Raise DataError if two ids are equal."""
-    rows: dict[str, ReleaseRow] = {}
-    for row in read_rows(path):
-        name = plain_id(row.text(*names))
-        if name in rows:
-            raise DataError(f"{row.location}:{names[0]}: {name!r} occurs twice", "give each question its own id")
-        rows[name] = row
-    return rows
+class ReleaseTable:
+    """A release that is one table: its rows by id, and their images as files.
 
+    The images are named by their content and stored next to the table. If that folder is read-only, they are stored in
+    a temporary folder, which exists as long as this object.
 
-class ReleaseImages:
-    """A table's images as files, named by their content and stored next to the table.
+    Args:
+        word, language: As for `table_in`.
+        id_fields: The first of these fields that is present is a row's id.
 
-    If that folder is read-only, they are stored in a temporary folder, which exists as long as this object.
+    Raises:
+        DataError: No table matches, two ids are equal, or an image is missing.
     """
 
-    def __init__(self, table: Path) -> None:
-        self.base = table.parent
-        self.folder = table.parent / f"{table.name.split('.')[0]}.pictures"
+    def __init__(self, folder: Path, word: str, *id_fields: str, language: str = "") -> None:
+        path = table_in(folder, word, language)
+        self.base = path.parent
+        self.folder = path.parent / f"{path.name.split('.')[0]}.pictures"
         self.temporary: tempfile.TemporaryDirectory[str] | None = None
+        self.rows: dict[str, ReleaseRow] = {}
+        for row in read_rows(path):
+            name = plain_id(row.text(*id_fields))
+            if name in self.rows:
+                raise DataError(
+                    f"{row.location}:{id_fields[0]}: {name!r} occurs twice", "give each question its own id"
+                )
+            self.rows[name] = row
+        self.images = self._images()
 
-    def of(self, rows: Mapping[str, ReleaseRow]) -> dict[str, Path]:
-        """Return each row's image. A cell contains bytes, base64, a path, or the index of the row with the image."""
+    def _images(self) -> dict[str, Path]:
+        """Return each row's image. A cell contains bytes, base64, a path, or the id of the row with the image."""
         paths: dict[str, Path] = {}
         shared: dict[str, str] = {}
-        for index, row in rows.items():
+        for name, row in self.rows.items():
             value = row.fields.get("image")
             if isinstance(value, Mapping):  # the hub's image columns: bytes and path
                 value = value.get("bytes") or value.get("path")
             if isinstance(value, bytes):
-                paths[index] = self._write(value)
+                paths[name] = self._write(value)
                 continue
             cell = row.get("image_path") if is_missing(value) else str(value)
-            if cell is not None and len(cell) > SHORTEST_IMAGE and "." not in cell:
-                paths[index] = self._unpack(cell, row.location)
-            elif cell is not None and plain_id(cell) in rows:
-                shared[index] = plain_id(cell)
-            elif cell is not None:
-                paths[index] = self.base / cell
-        for index, other in shared.items():
+            if cell is None:
+                continue
+            if len(cell) > SHORTEST_IMAGE and "." not in cell:
+                paths[name] = self._unpack(cell, row.location)
+            elif plain_id(cell) in self.rows:
+                shared[name] = plain_id(cell)
+            else:
+                paths[name] = self.base / cell
+        for name, other in shared.items():
             if other not in paths:
-                raise DataError(f"{rows[index].location}:image: row {other!r} has no image", "download the file again")
-            paths[index] = paths[other]
+                location = self.rows[name].location
+                raise DataError(f"{location}:image: row {other!r} has no image", "download the file again")
+            paths[name] = paths[other]
         return paths
 
     def _unpack(self, cell: str, location: str) -> Path:

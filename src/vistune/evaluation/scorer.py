@@ -139,6 +139,6 @@ def _replies(
             )
     replies = []
     for question in questions:
-        found = joined.by_id.get(question.id)
-        replies.append(Reply(question, None) if found is None else Reply(question, found.text, found.fields))
+        own = joined.by_id.get(question.id)
+        replies.append(Reply(question, own.text, own.fields) if own else Reply(question, None))
     return replies, joined

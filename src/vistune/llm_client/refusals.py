@@ -311,7 +311,7 @@ class Dialect:
                 changed = replace(changed, left_out=(*changed.left_out, name))
         if self.system and _SYSTEM_REFUSED.search(error.message):
             changed = replace(changed, system=False)
-        if not batch and _about_stream(error, wanted=not self.stream):
+        if not batch and _about_stream(error, required=not self.stream):
             changed = replace(changed, stream=not self.stream)
         return changed
 
@@ -404,8 +404,9 @@ def _requires(error: ServiceError, key: str) -> bool:
     )
 
 
-def _about_stream(error: ServiceError, *, wanted: bool) -> bool:
-    if wanted:
+def _about_stream(error: ServiceError, *, required: bool) -> bool:
+    """Return whether an error requires a stream, or (not `required`) refuses one."""
+    if required:
         message = error.message
         if error.param == "stream":
             return True

@@ -186,7 +186,7 @@ class RequestRunner:
         return RequestResult(ServiceCompletion(None, "no_answer", "", None, None, outcome.reason))
 
     async def wait(self, seconds: float) -> None:
-        """Sleep. If the run is stopped, raise the error for which it stops."""
+        """Sleep; if the run is stopped, raise the error for which it stops."""
         with self._idle():
             await asyncio.sleep(seconds)
 

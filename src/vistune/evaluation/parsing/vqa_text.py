@@ -81,7 +81,7 @@ def soft_points(answer: str, people: Sequence[str]) -> float:
 
     If n of ten people said it, that is 0, 0.3, 0.6, 0.9 and 1 for n = 0, 1, 2, 3 and more (arXiv:1612.00837).
     """
-    said, others = people.count(answer), len(people)
-    if not said:
+    same, total = people.count(answer), len(people)
+    if not same:
         return 0.0
-    return (said * min(1, (said - 1) / 3) + (others - said) * min(1, said / 3)) / others
+    return (same * min(1, (same - 1) / 3) + (total - same) * min(1, same / 3)) / total

@@ -19,7 +19,7 @@ from vistune.errors import DataError, RecipeError
 from vistune.evaluation.judge.remote import judgements, read_prompt, sha256_of_text
 from vistune.evaluation.parsing.choices import first_character
 from vistune.evaluation.parsing.free_replies import choice_of
-from vistune.evaluation.release import ReleaseImages, rows_by_id, table_in
+from vistune.evaluation.release import ReleaseTable
 from vistune.evaluation.task import (
     BOTH,
     LENIENT,
@@ -73,25 +73,28 @@ class KoreanChoice(Benchmark):
     breakdown: ClassVar[tuple[str, ...]]
 
     def questions(self) -> Sequence[Question]:
-        path = table_in(self.folder, self.word, "ko")
-        rows = rows_by_id(path, "question_id", "index")
-        self.images = ReleaseImages(path)  # keeps a temporary folder as long as the task lives
-        paths = self.images.of(rows)
+        self.table = ReleaseTable(self.folder, self.word, "question_id", "index", language="ko")
         questions = []
-        for index, row in rows.items():
+        for index, row in self.table.rows.items():
             options = {letter: row.get(f"choice_{letter.lower()}", letter) or "" for letter in "ABCD"}
             tags = {name: row.get(name) for name in self.breakdown}
             text = f"{row.get('question') or ''}\n{self.listed(options)}\n{SUFFIX}"
             answer = row.text("answer").strip().upper()
             questions.append(
                 make_question(
-                    index, text, paths.get(index), answer=answer, origin=row.location, options=options, **tags
+                    index,
+                    text,
+                    self.table.images.get(index),
+                    answer=answer,
+                    origin=row.location,
+                    options=options,
+                    **tags,
                 )
             )
         return questions
 
     def listed(self, options: Mapping[str, str]) -> str:
-        """The options as the publisher's prompt lists them."""
+        """Return the options as the publisher's prompt lists them."""
         return "\n".join(f"{letter}. {text}" for letter, text in options.items())
 
     def parse(self, question: Question, reply: str, rule: str) -> str | None:
@@ -156,21 +159,18 @@ class KLlavaW(LlavaBench):
     headings = ("설명", "질문", "{} 끝")
 
     def questions(self) -> Sequence[Question]:
-        path = table_in(self.folder, "llava", "ko")
-        rows = rows_by_id(path, "question_id", "index")
-        self.images = ReleaseImages(path)  # keeps a temporary folder as long as the task lives
-        paths = self.images.of(rows)
+        self.table = ReleaseTable(self.folder, "llava", "question_id", "index", language="ko")
         return [
             make_question(
                 name,
                 row.text("question"),
-                paths.get(name),
+                self.table.images.get(name),
                 origin=row.location,
                 category=row.text("category"),
                 caption=_lines(row.fields.get("caption")),
                 reference=row.text("gpt_answer"),
             )
-            for name, row in rows.items()
+            for name, row in self.table.rows.items()
         ]
 
     def requests(self, rows: Sequence[Reply]) -> dict[str, str]:
@@ -204,20 +204,17 @@ class Koffvqa(Benchmark):
     prediction_fields = RELEASED | {"review"}  # `review` is a judge's; it is used if every answer has one
 
     def questions(self) -> Sequence[Question]:
-        path = table_in(self.folder, "koffvqa")
-        rows = rows_by_id(path, "index", "question_id")
-        self.images = ReleaseImages(path)  # keeps a temporary folder as long as the task lives
-        paths = self.images.of(rows)
+        self.table = ReleaseTable(self.folder, "koffvqa", "index", "question_id")
         return [
             make_question(
                 name,
                 row.get("question") or "",
-                paths.get(name),
+                self.table.images.get(name),
                 answer=row.get("answer") or "",
                 origin=row.location,
                 category=row.get("category"),
             )
-            for name, row in rows.items()
+            for name, row in self.table.rows.items()
         ]
 
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from vistune.errors import DataError
 from vistune.evaluation.parsing.choices import is_missing, matched
 from vistune.evaluation.parsing.free_replies import choice_of
 from vistune.evaluation.predictions import Prediction, write_sheet
-from vistune.evaluation.release import ReleaseImages, ReleaseRow, rows_by_id, table_in
+from vistune.evaluation.release import ReleaseRow, ReleaseTable
 from vistune.evaluation.task import BOTH, LENIENT, LETTER, Benchmark, Facts, Marked, Reply, Table, make_question, mean
 from vistune.types import Question
 
@@ -45,16 +45,14 @@ class MMBench(Benchmark):
     suffix = LETTER
 
     def questions(self) -> Sequence[Question]:
-        path = table_in(self.folder, self.word, self.language)
-        rows = rows_by_id(path, "index", "question_id")
-        for index, row in rows.items():
+        # An attribute, because unpacked images exist as long as the table does.
+        self.table = ReleaseTable(self.folder, self.word, "index", "question_id", language=self.language)
+        for index, row in self.table.rows.items():
             if not index.isdigit():
                 raise DataError(
                     f"{row.location}:index: {index!r} is not a whole number", "the index tells the rotation"
                 )
-        self.images = ReleaseImages(path)  # keeps a temporary folder as long as the task lives
-        paths = self.images.of(rows)
-        return [self._question(index, row, paths.get(index)) for index, row in rows.items()]
+        return [self._question(index, row, self.table.images.get(index)) for index, row in self.table.rows.items()]
 
     def _question(self, index: str, row: ReleaseRow, image: Path | None) -> Question:
         options = options_of(row.fields)

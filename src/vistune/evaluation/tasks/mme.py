@@ -130,7 +130,7 @@ def _question(category: str, image: str, text: str, gold: str, image_path: Path,
 
 
 def _cells(path: Path, least: int) -> Iterator[tuple[str, list[str]]]:
-    """(place, cells) of each line of a tab-separated file; the last cell keeps further tabs."""
+    """Yield (location, cells) of each line of a tab-separated file; the last cell keeps further tabs."""
     for number, line in enumerate(release_text(path).splitlines(), start=1):
         cells = line.split("\t", least - 1)
         if line.strip():
