@@ -409,7 +409,7 @@ def score(
             result = evaluation.score(task, benchmark, predictions, rule=parse, judge=remote, upload=upload)
         result = result.with_judge(remote.describe())
     if submission is not None and result.upload is not None:
-        write_atomic(submission, result.upload[1])
+        write_atomic(submission, result.upload.content)
     return result
 
 

@@ -22,7 +22,7 @@ from vistune.evaluation.predictions import (
     join_predictions,
     other_texts,
 )
-from vistune.evaluation.task import LENIENT, OFFICIAL, Benchmark, Judge, Reply, TaskScore
+from vistune.evaluation.task import LENIENT, OFFICIAL, Benchmark, Judge, Reply, TaskScore, Upload
 from vistune.records import UnreadField, count_unread, unread_fields
 from vistune.types import Question
 
@@ -36,7 +36,7 @@ class ScoreResult:
         scored: The task's figures, and what was missing or unparsed.
         repeated: Predictions that a later one for the same question replaced.
         other: The figures by the other parse rule, if they differ.
-        upload: Name and content of the file for the benchmark's server, if it was requested.
+        upload: The file for the benchmark's server, if it was requested.
         unread_fields: Of the predictions and of the user's own questions.
         warnings: About the user's own questions.
     """
@@ -46,7 +46,7 @@ class ScoreResult:
     scored: TaskScore
     repeated: int
     other: Mapping[str, float] | None = None
-    upload: tuple[str, bytes] | None = None
+    upload: Upload | None = None
     unread_fields: tuple[UnreadField, ...] = ()
     warnings: tuple[str, ...] = ()
 

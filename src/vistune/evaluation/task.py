@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from vistune.errors import DataError
 from vistune.evaluation.predictions import Prediction, read_predictions
@@ -65,12 +65,26 @@ class Marked:
     points: float
 
 
+class UnparsedReply(NamedTuple):
+    """A reply in which the parse rule found no answer."""
+
+    question_id: str
+    text: str
+
+
+class Upload(NamedTuple):
+    """A file for a benchmark's server."""
+
+    name: str
+    content: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class TaskScore:
     """A task's figures. Missing and unparsed replies are part of `count`, the denominator, like all others.
 
     Attributes:
-        examples: (question id, reply) of the first unparsed replies.
+        examples: The first unparsed replies.
         notes: About the scoring: the judge, the hash of its prompt, the rule of the data's version.
     """
 
@@ -78,7 +92,7 @@ class TaskScore:
     count: int
     unparsed: int = 0
     missing: int = 0
-    examples: tuple[tuple[str, str], ...] = ()
+    examples: tuple[UnparsedReply, ...] = ()
     tables: Mapping[str, Table] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
 
@@ -93,7 +107,7 @@ class TaskScore:
             "count": self.count,
             "unparsed": self.unparsed,
             "missing": self.missing,
-            "examples": [{"question_id": name, "text": text} for name, text in self.examples],
+            "examples": [reply._asdict() for reply in self.examples],
             "tables": tables,
             **self.notes,
         }
@@ -169,7 +183,9 @@ class Benchmark(ABC):
     def score(self, rows: Sequence[Reply], rule: str = OFFICIAL, judge: Judge | None = None) -> TaskScore:
         """Compute the figures over exactly these questions."""
         marked = [self.mark(row.question, row.text, rule) for row in rows]
-        unparsed = [(row.question.id, row.text) for row in marked if row.answer is None and row.text is not None]
+        unparsed = [
+            UnparsedReply(row.question.id, row.text) for row in marked if row.answer is None and row.text is not None
+        ]
         return TaskScore(
             metrics=self.metrics(marked),
             count=len(marked),
@@ -179,8 +195,8 @@ class Benchmark(ABC):
             tables=self.tables(marked),
         )
 
-    def submission(self, rows: Sequence[Reply]) -> tuple[str, bytes] | None:
-        """Return (file name, content) of the upload for the benchmark's server; None if it has none."""
+    def submission(self, rows: Sequence[Reply]) -> Upload | None:
+        """Return the file for the benchmark's server; None if it has none."""
         return None
 
 

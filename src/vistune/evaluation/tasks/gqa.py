@@ -14,7 +14,7 @@ from typing import Any
 
 from vistune.errors import DataError
 from vistune.evaluation.release import field_of, find_files, image_folder, matching, release_map
-from vistune.evaluation.task import SHORT, Benchmark, Facts, Marked, Reply, Table, make_question, mean, mean_by
+from vistune.evaluation.task import SHORT, Benchmark, Facts, Marked, Reply, Table, Upload, make_question, mean, mean_by
 from vistune.types import Question
 
 USUAL = "testdev_balanced_questions.json"
@@ -72,10 +72,10 @@ class Gqa(Benchmark):
         }
         return {"structural": mean_by(rows, "structural"), "semantic": mean_by(rows, "semantic"), **numbered}
 
-    def submission(self, rows: Sequence[Reply]) -> tuple[str, bytes]:
+    def submission(self, rows: Sequence[Reply]) -> Upload:
         """Return the server's list."""
         listed = [{"questionId": row.question.id, "prediction": (row.text or "").rstrip(".").lower()} for row in rows]
-        return "gqa_submission.json", json.dumps(listed).encode()
+        return Upload("gqa_submission.json", json.dumps(listed).encode())
 
 
 def _steps(semantic: Sequence[Any]) -> int:

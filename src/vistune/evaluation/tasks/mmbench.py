@@ -15,7 +15,19 @@ from vistune.evaluation.parsing.choices import is_missing, matched
 from vistune.evaluation.parsing.free_replies import choice_of
 from vistune.evaluation.predictions import Prediction, write_sheet
 from vistune.evaluation.release import ReleaseRow, ReleaseTable
-from vistune.evaluation.task import BOTH, LENIENT, LETTER, Benchmark, Facts, Marked, Reply, Table, make_question, mean
+from vistune.evaluation.task import (
+    BOTH,
+    LENIENT,
+    LETTER,
+    Benchmark,
+    Facts,
+    Marked,
+    Reply,
+    Table,
+    Upload,
+    make_question,
+    mean,
+)
 from vistune.types import Question
 
 COLUMNS = "ABCDEFGH"
@@ -95,9 +107,9 @@ class MMBench(Benchmark):
         tables = {"l2-category": _by_ability(rows, "l2"), "category": _by_ability(rows, "category")}
         return {name: table for name, table in tables.items() if table}
 
-    def submission(self, rows: Sequence[Reply]) -> tuple[str, bytes]:
+    def submission(self, rows: Sequence[Reply]) -> Upload:
         """Return the server's table: the unparsed reply to every row."""
-        return "mmbench_upload.xlsx", write_sheet([upload_row(row) for row in rows], numbers=("index",))
+        return Upload("mmbench_upload.xlsx", write_sheet([upload_row(row) for row in rows], numbers=("index",)))
 
 
 class MMBenchCn(MMBench):

@@ -25,6 +25,7 @@ from vistune.evaluation.task import (
     Marked,
     Reply,
     Table,
+    Upload,
     make_question,
     mean,
     mean_by,
@@ -129,11 +130,11 @@ class ScienceQA(Benchmark):
     def tables(self, rows: Sequence[Marked]) -> dict[str, Table]:
         return {"breakdown": _breakdown(rows), "topic": mean_by(rows, "topic")}
 
-    def submission(self, rows: Sequence[Reply]) -> tuple[str, bytes] | None:
+    def submission(self, rows: Sequence[Reply]) -> Upload | None:
         """Return the benchmark's results file: choice indices by problem id, -1 for unparsed replies."""
         marked = [self.mark(row.question, row.text) for row in rows]
         results = {row.question.id: LETTERS.find(row.answer) if row.answer else -1 for row in marked}
-        return "scienceqa_results.json", json.dumps({"results": results}, indent=1).encode()
+        return Upload("scienceqa_results.json", json.dumps({"results": results}, indent=1).encode())
 
 
 def _grade(grade: str | None) -> str | None:

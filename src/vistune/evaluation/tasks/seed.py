@@ -21,6 +21,7 @@ from vistune.evaluation.task import (
     Marked,
     Reply,
     Table,
+    Upload,
     make_question,
     mean,
     mean_by,
@@ -81,7 +82,7 @@ class Seed(Benchmark):
     def tables(self, rows: Sequence[Marked]) -> dict[str, Table]:
         return {"kind": mean_by(rows, "kind"), "ability": mean_by(rows, "ability")}
 
-    def submission(self, rows: Sequence[Reply]) -> tuple[str, bytes]:
+    def submission(self, rows: Sequence[Reply]) -> Upload:
         """Return the leaderboard's lines."""
         lines = [json.dumps({"question_id": row.question.id, "prediction": row.text or ""}) for row in rows]
-        return "seed_submission.jsonl", ("\n".join(lines) + "\n").encode()
+        return Upload("seed_submission.jsonl", ("\n".join(lines) + "\n").encode())

@@ -44,6 +44,7 @@ from vistune.evaluation.task import (
     Reply,
     Table,
     TaskScore,
+    Upload,
     make_question,
     mean,
     mean_by,
@@ -125,14 +126,14 @@ class VqaV2(Benchmark):
             for tag in ("answer_type", "question_type")
         }
 
-    def submission(self, rows: Sequence[Reply]) -> tuple[str, bytes]:
+    def submission(self, rows: Sequence[Reply]) -> Upload:
         """Return the server's list: every question of the split, in EvalAI's form; empty if it was not asked."""
         listed = [
             {"question_id": int(name) if (name := row.question.id).isdigit() else name,
              "answer": evalai_form(row.text or "")}
             for row in rows
         ]  # fmt: skip
-        return "vqav2_upload.json", json.dumps(listed).encode()
+        return Upload("vqav2_upload.json", json.dumps(listed).encode())
 
 
 def _rounded(table: Table) -> dict[str, float]:
@@ -263,7 +264,7 @@ class VizWiz(Benchmark):
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
         return {}
 
-    def submission(self, rows: Sequence[Reply]) -> tuple[str, bytes]:
+    def submission(self, rows: Sequence[Reply]) -> Upload:
         """Return the server's list, in the order of the questions; a missing reply is an empty answer."""
         listed = [{"image": row.question.tags["image"], "answer": evalai_form(row.text or "")} for row in rows]
-        return "vizwiz_upload.json", json.dumps(listed).encode()
+        return Upload("vizwiz_upload.json", json.dumps(listed).encode())
