@@ -153,7 +153,7 @@ def test_a_torn_last_line_is_cut_off_and_a_bad_one_is_named(tmp_path: Path) -> N
         file.add([{"question_id": "3", "text": "green"}])
     assert [row["question_id"] for _, row in read_jsonl(path)] == ["1", "2", "3"]
     path.write_bytes(path.read_bytes().replace(b'"blue"', b"5"))
-    with pytest.raises(DataError, match=r"said\.jsonl:2: is no answer line"):
+    with pytest.raises(DataError, match=r"said\.jsonl:2: is not an answer"):
         AnswerFile(path, {"task": "x"})
 
 
@@ -176,7 +176,7 @@ def test_answers_of_another_run_are_refused_with_what_differs(
     evaluate(other_model, world, tmp_path, limit=4, again=True)
     assert (tmp_path / KEPT[0]).read_bytes() != before
     (tmp_path / KEPT[1]).unlink()
-    with pytest.raises(RecipeError, match="an older vistune, or the file was lost"):
+    with pytest.raises(RecipeError, match="an older vistune wrote them, or the file was lost"):
         evaluate(other_model, world, tmp_path, limit=4)
 
 

@@ -108,6 +108,8 @@ class _Sent:
 
 @dataclass
 class _BatchRun:
+    """Runs batches of one call of `ask_batch`, from any step to their end."""
+
     runner: RequestRunner
     bodies: Mapping[str, bytes]
     poll_seconds: float
