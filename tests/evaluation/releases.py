@@ -1,4 +1,4 @@
-"""Tiny releases in the official forms: two to four questions a benchmark, and the right answers to them."""
+"""Tiny releases in the official forms: two to four questions per benchmark, and the right answers to them."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from vistune.files import parse_json, read_json, write_json, write_jsonl
 
 FLUSH_SECONDS = 1.0  # how much a power cut may lose; a killed process loses nothing that was written
 Key = tuple[str, str]  # condition, question id
-AnswerLine = Mapping[str, Any]
+AnswerLine = Mapping[str, object]
 Settings = Mapping[str, Any]
 T = TypeVar("T")
 

@@ -46,7 +46,7 @@ class Prediction:
     id: str
     text: str
     location: str
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, object] = field(default_factory=dict)
     read_from: tuple[str, ...] = ()
 
 
@@ -102,7 +102,7 @@ def prediction_of(record: object, location: str, texts: Sequence[str] = TEXTS) -
     return Prediction(plain_id(record[name]), text, location, record, read_from)
 
 
-def id_field(record: Mapping[str, Any], location: str) -> str:
+def id_field(record: Mapping[str, object], location: str) -> str:
     """Return the field of a record's id. Raise RecordError with the record's fields and the most similar one."""
     given = [key for key in IDS if not _is_empty(record.get(key))][:1]
     if not given:
@@ -128,7 +128,7 @@ def plain_id(value: object) -> str:
     return whole[1] if whole else written
 
 
-def _text_field(record: Mapping[str, Any], location: str, texts: Sequence[str]) -> str:
+def _text_field(record: Mapping[str, object], location: str, texts: Sequence[str]) -> str:
     key = next((key for key in texts if record.get(key) is not None), None)
     if key is not None and key != "answer":
         return key
@@ -158,7 +158,7 @@ def other_texts(prediction: Prediction) -> list[str]:
 
 
 def missing_field(
-    record: Mapping[str, Any], location: str, field: str, accepted: Sequence[str], near: Sequence[str] = ()
+    record: Mapping[str, object], location: str, field: str, accepted: Sequence[str], near: Sequence[str] = ()
 ) -> RecordError:
     """Return the error for a record without any of the `accepted` fields; `near`: fields that may be meant."""
     present = ", ".join(str(name)[:40] for name in list(record)[:12]) or "no field"
@@ -221,7 +221,7 @@ def join_predictions(
     return JoinedPredictions(by_id, repeated)
 
 
-def read_sheet(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_sheet(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
     """Yield (location, {column: cell}) of each row of an xlsx file's one sheet; rows without a cell are skipped.
 
     Raises:

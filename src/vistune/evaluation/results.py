@@ -259,7 +259,7 @@ def describe_change(share: Estimate) -> str:
 
 def majority(questions: Sequence[Question]) -> float:
     """Return the accuracy of always giving the most frequent answer of the question's type and language."""
-    answers: dict[tuple[Any, Any], Counter[str]] = defaultdict(Counter)
+    answers: dict[tuple[object, object], Counter[str]] = defaultdict(Counter)
     for question in questions:
         answers[question.tags.get("type"), question.tags.get("language")][question.answer] += 1
     return sum(counter.most_common(1)[0][1] for counter in answers.values()) / max(len(questions), 1)

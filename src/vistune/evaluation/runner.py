@@ -20,7 +20,6 @@ from importlib.metadata import version
 from itertools import takewhile
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 
@@ -113,7 +112,7 @@ class TaskRun:
         index = {question.id: k for k, question in enumerate(self.questions)}
         return sorted(answers, key=lambda a: (CONDITIONS.index(a.condition), index[a.question.id]))
 
-    def settings(self, assistant: Assistant, folder: Path) -> dict[str, Any]:
+    def settings(self, assistant: Assistant, folder: Path) -> dict[str, object]:
         """Return everything on which the answers depend: model, template, prompts, decoding, precision and versions."""
         head = assistant.model.head
         conditions = dict.fromkeys(block.condition for block in self.blocks)
@@ -254,7 +253,7 @@ def is_exact(assistant: Assistant) -> bool:
     return all(weight.dtype == torch.float32 for weight in assistant.model.parameters())
 
 
-def _prompts(blocks: Sequence[Block]) -> dict[str, Any]:
+def _prompts(blocks: Sequence[Block]) -> dict[str, object]:
     """Return the number of questions and a hash of every id, message and image, in the order of asking.
 
     The order is part of the hash because it decides which questions share a batch.

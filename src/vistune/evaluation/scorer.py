@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from vistune.errors import DataError, RecipeError
 from vistune.evaluation.predictions import (
@@ -55,7 +54,7 @@ class ScoreResult:
         """The task's figures, named and scaled as the task does."""
         return self.scored.metrics
 
-    def with_judge(self, judge: Mapping[str, Any]) -> ScoreResult:
+    def with_judge(self, judge: Mapping[str, object]) -> ScoreResult:
         """Return the result with a description of its judge: model, endpoint, day, dollars."""
         notes = {**self.scored.notes, "judge": {**self.scored.notes.get("judge", {}), **judge}}
         return replace(self, scored=replace(self.scored, notes=notes))

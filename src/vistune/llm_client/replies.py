@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from vistune.llm_client.refusals import read_error
 from vistune.llm_client.reply_text import remove_thoughts
@@ -19,7 +18,7 @@ TEXT_PARTS = ("text", "output_text")
 STILL_THINKING = (
     "the reply was cut off while thinking: raise --max-tokens, or --extra-body '{\"enable_thinking\": false}'"
 )
-Tree = Mapping[str, Any]
+Tree = Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +116,8 @@ def assemble(text: str) -> tuple[str, bool]:
         was readable. A body without events is returned unchanged.
     """
     ended, broken = False, False
-    tree: dict[str, Any] = {}
-    message: dict[str, Any] = {}
+    tree: dict[str, object] = {}
+    message: dict[str, object] = {}
     finish: object = None
     index: object = None
     events = list(_events(text))
@@ -163,7 +162,7 @@ def assemble(text: str) -> tuple[str, bool]:
     return json.dumps(tree, ensure_ascii=False), (ended or finish is not None) and not broken
 
 
-def _object(data: str) -> dict[str, Any] | None:
+def _object(data: str) -> dict[str, object] | None:
     """Parse an event's data; None if it is not a JSON object."""
     try:
         value = json.loads(data)
@@ -186,7 +185,7 @@ def _events(text: str) -> Iterator[tuple[str, str]]:
             name, data = "", []
 
 
-def _add_delta(message: dict[str, Any], delta: Tree) -> None:
+def _add_delta(message: dict[str, object], delta: Tree) -> None:
     """Add a delta to the message so far: text and lists are appended, anything else is replaced."""
     for field, value in delta.items():
         before = message.get(field)
@@ -202,7 +201,7 @@ def _add_delta(message: dict[str, Any], delta: Tree) -> None:
             message[field] = value
 
 
-def _parts(content: str | list[Any]) -> list[Any]:
+def _parts(content: object) -> list[object]:
     if isinstance(content, list):
         return content
     return [{"type": "text", "text": content}] if content else []

@@ -114,7 +114,7 @@ class RequestRunner:
         self.stopping: VistuneError | None = None
         self.reached = bool(self.ledger.replies)
         self.unreached = 0
-        self.idle: set[asyncio.Task[Any]] = set()
+        self.idle: set[asyncio.Task[object]] = set()
 
     async def begin(self) -> None:
         """Write this run's header, unless it is the journal's newest."""
@@ -406,7 +406,7 @@ async def _wait_for_all(workers: Sequence[asyncio.Task[None]], runner: RequestRu
 
 
 @contextmanager
-def stopping_by_signal(runner: RequestRunner, tasks: Sequence[asyncio.Task[Any]]) -> Iterator[None]:
+def stopping_by_signal(runner: RequestRunner, tasks: Sequence[asyncio.Task[object]]) -> Iterator[None]:
     """Stop sending at the first SIGINT, SIGTERM or SIGHUP; cancel the tasks at the second."""
     loop = asyncio.get_running_loop()
     received: list[int] = []

@@ -14,7 +14,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from vistune.errors import DataError, RecipeError
 from vistune.evaluation.judge.remote import judgements, sha256_of_text
@@ -271,7 +270,7 @@ def _from_cells(cells: Mapping[str, str], location: str) -> dict[str, object]:
 
 
 def _question(
-    fields: Mapping[str, Any], location: str, folders: ImageFolders, gold: bool, unread: Counter[str]
+    fields: Mapping[str, object], location: str, folders: ImageFolders, gold: bool, unread: Counter[str]
 ) -> Question:
     key, asked = _asked(fields, location)
     name = id_field(fields, location)
@@ -298,12 +297,13 @@ def _question(
             location, "choices", "does not have the option that `answer` names", "list the options; `answer` is A, B …"
         )
     tags = {tag: _tag(fields, tag, location) for tag in ("type", "language")} | {"match": match}
-    own_id = fields[name] if isinstance(fields[name], str) else plain_id(fields[name])
+    value = fields[name]
+    own_id = value if isinstance(value, str) else plain_id(value)
     sample = Sample(own_id, messages, origin=location)
     return Question(own_id, sample, answer, tags | ({"choices": choices} if choices else {}))
 
 
-def _asked(fields: Mapping[str, Any], location: str) -> tuple[str, str]:
+def _asked(fields: Mapping[str, object], location: str) -> tuple[str, str]:
     """Return the field of the question's text, and the text."""
     given = [name for name in TEXTS if fields.get(name) is not None]
     if not given:
@@ -320,7 +320,7 @@ def _asked(fields: Mapping[str, Any], location: str) -> tuple[str, str]:
     return given[0], text_of(value, location, given[0])
 
 
-def _answer(fields: Mapping[str, Any], location: str, *, needed: bool) -> str:
+def _answer(fields: Mapping[str, object], location: str, *, needed: bool) -> str:
     value = fields.get("answer")
     if not needed:
         return str(value) if isinstance(value, str | int) else ""
@@ -333,7 +333,7 @@ def _answer(fields: Mapping[str, Any], location: str, *, needed: bool) -> str:
     return str(value)
 
 
-def _choices(fields: Mapping[str, Any], location: str) -> list[Any] | None:
+def _choices(fields: Mapping[str, object], location: str) -> list[object] | None:
     choices = fields.get("choices")
     if choices is None:
         return None
@@ -345,7 +345,7 @@ def _choices(fields: Mapping[str, Any], location: str) -> list[Any] | None:
     return choices
 
 
-def _tag(fields: Mapping[str, Any], name: str, location: str) -> str | int | float:
+def _tag(fields: Mapping[str, object], name: str, location: str) -> str | int | float:
     value = fields.get(name)
     if value is None or value == "":
         return "all"
@@ -355,7 +355,7 @@ def _tag(fields: Mapping[str, Any], name: str, location: str) -> str | int | flo
 
 
 def _refuse_image_like(
-    fields: Mapping[str, Any], location: str, unread: Collection[str], images: Collection[str]
+    fields: Mapping[str, object], location: str, unread: Collection[str], images: Collection[str]
 ) -> None:
     """Raise RecordError if an unread field seems to contain an image; `images`: the images that are read."""
     known = {_file_name(image) for image in images}
@@ -370,7 +370,7 @@ def _refuse_image_like(
         if not images and (names_one or is_named_so):
             hint = f"rename `{name}` to `image`, or remove the field if the question is not about an image"
             raise RecordError(location, name, "is not read, and the record has no `image` or `images`", hint)
-        if names_one and is_named_so and _file_name(value) not in known:
+        if names_one and is_named_so and _file_name(str(value)) not in known:
             raise RecordError(location, name, f"is not read: {shown(value)}", "list all images in `images`, in order")
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from vistune.errors import DataError
 from vistune.evaluation.release import field_of, find_files, image_folder, matching, release_map
@@ -78,7 +77,7 @@ class Gqa(Benchmark):
         return Upload("gqa_submission.json", json.dumps(listed).encode())
 
 
-def _steps(semantic: Sequence[Any]) -> int:
+def _steps(semantic: Sequence[Mapping[str, object]]) -> int:
     """Count the operations of a question's programme, except those that only ask the final question."""
     steps = (f"{step['operation']}: {step['argument']}" for step in semantic)
     return sum(not any(end in step for end in ("exist", "query: name", "choose name")) for step in steps)

@@ -122,7 +122,7 @@ def things_of(tree: Any, path: Path) -> tuple[dict[int, set[str]], dict[int, str
     return things, names
 
 
-def _rows(tree: Any, name: str, path: Path) -> Iterator[tuple[str, Any]]:
+def _rows(tree: Any, name: str, path: Path) -> Iterator[tuple[str, object]]:
     rows = tree.get(name) if isinstance(tree, dict) else None
     if not isinstance(rows, list):
         raise DataError(f"{path}: {name}: expected a list", "check that the file is in COCO's form")

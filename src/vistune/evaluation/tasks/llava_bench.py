@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from vistune.errors import DataError, RecipeError
 from vistune.evaluation.judge.remote import judgements, sha256_of_text
@@ -129,7 +129,7 @@ class LlavaBench(Benchmark):
             sections += [f"[{name}]\n{answer}", f"[{end.format(name)}]"]
         return "\n\n".join([*sections, f"[System]\n{rule['prompt']}", ""])
 
-    def _rule_table(self) -> Mapping[str, Any]:
+    def _rule_table(self) -> Mapping[str, object]:
         if not hasattr(self, "rule_table"):
             folder = self.folder if self.folder.is_dir() else self.folder.parent
             [path] = find_files(folder, ["rule*.json"])

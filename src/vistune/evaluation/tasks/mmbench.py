@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from vistune.errors import DataError
 from vistune.evaluation.parsing.choices import is_missing, matched
@@ -127,7 +127,7 @@ class MMBenchCn(MMBench):
     suffix = "\n请直接回答选项字母。"
 
 
-def options_of(fields: Mapping[str, Any]) -> dict[str, str]:
+def options_of(fields: Mapping[str, object]) -> dict[str, str]:
     """Return the options' texts by letter, up to the first missing one; A to D without texts if no column exists."""
     if not any(letter in fields for letter in COLUMNS):
         return dict.fromkeys("ABCD", "")
