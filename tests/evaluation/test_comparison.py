@@ -59,8 +59,8 @@ def measurement(folder: Path, name: str, right: set[int], count: int = 20) -> Ev
 def test_a_pair_says_who_answers_what_better(tmp_path: Path) -> None:
     good, bad = measurement(tmp_path, "good", set(range(18))), measurement(tmp_path, "bad", {0, 1, 19})
     comparison = compare({"good": [good], "bad": [bad]})
-    told = comparison.to_dict()
-    [task] = told["tasks"]
+    tree = comparison.to_dict()
+    [task] = tree["tasks"]
     [pair] = task["pairs"]
     assert task["models"]["good"]["metrics"] == {"accuracy": 0.9}
     assert [row["question_id"] for row in pair["wins"]] == [str(k) for k in range(2, 18)]
@@ -102,10 +102,10 @@ def test_replies_that_never_change_are_said_where_only_a_judge_gives_figures(tmp
             "wrong_image": str,
         }.items()
     }
-    told = evaluation_result("vizwiz", TASKS["vizwiz"](tmp_path), rows)
-    assert (told.metrics, told.changed["without_image"].share.value) == ({}, 0.5)
-    assert "depend on the image" in told.changed["without_image"].words
-    assert "no sign that the model uses the image" in told.changed["wrong_image"].words
+    result = evaluation_result("vizwiz", TASKS["vizwiz"](tmp_path), rows)
+    assert (result.metrics, result.changed["without_image"].share.value) == ({}, 0.5)
+    assert "depend on the image" in result.changed["without_image"].words
+    assert "no sign that the model uses the image" in result.changed["wrong_image"].words
 
 
 def test_published_figures_name_their_source_and_a_figure_of_the_task() -> None:
@@ -144,13 +144,13 @@ def test_two_models_on_two_tasks_in_one_call(tmp_path: Path, model: Path, other_
     assert "| 85.90 |" in first
     assert "- LLaVA-v1.5 7B: arXiv 2310.03744" in done.stdout
     assert {path.name for path in out.iterdir()} == {"comparison.json", "comparison.html", *names}
-    told = read_json(out / "comparison.json")
-    assert [task["task"] for task in told["tasks"]] == ["pope", "file"]
+    tree = read_json(out / "comparison.json")
+    assert [task["task"] for task in tree["tasks"]] == ["pope", "file"]
     own = read_json(out / names[0] / "pope.json")
     assert own["asked_with"]["template"]
     assert own["asked_with"]["decoding"] == {"greedy": True, "max_tokens": 128, "letters": False}
     assert set(own["asked_with"]["versions"]) == {"vistune", "torch", "transformers"}
-    assert own["asked_with"]["prompts"] == told["tasks"][0]["models"][names[1]]["asked_with"]["prompts"]
+    assert own["asked_with"]["prompts"] == tree["tasks"][0]["models"][names[1]]["asked_with"]["prompts"]
     again = CliRunner().invoke(app, [*arguments, "--out", str(out), "--json"])
     assert [row["task"] for row in json.loads(again.stdout)] == ["pope", "file"] * 2
     refused = CliRunner().invoke(app, ["evaluate", str(model), str(other_model), "--task", "file"])
@@ -176,11 +176,11 @@ def test_blind_runs_are_on_a_subset_unless_told_otherwise(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(api, "BLIND_QUESTIONS", 4)
-    told = api.evaluate(model, task="file", data=questions(tmp_path, 12))
-    assert {name: interval.count for name, interval in told.intervals.items()} == {
+    result = api.evaluate(model, task="file", data=questions(tmp_path, 12))
+    assert {name: interval.count for name, interval in result.intervals.items()} == {
         "with_image": 12,
         "without_image": 4,
         "wrong_image": 4,
     }
-    assert told.gap is not None
+    assert result.gap is not None
     assert EvaluationRequest("file", tmp_path).blind_limit is None

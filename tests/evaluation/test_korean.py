@@ -238,9 +238,9 @@ def test_korean_pope_asks_as_often_about_what_is_there_as_about_what_is_not(tmp_
 def test_what_is_not_there_is_frequent_or_fits(tmp_path: Path) -> None:
     path = coco(tmp_path, THINGS, NAMES)
     absent = AbsentThings(things_of(json.loads(path.read_text()), path)[0])
-    chance = random.Random(0)
-    assert absent.of(1, "popular", chance) == ["자동차", "버스", "얼룩말"]  # 4, 2 and 1 images, then by name
-    assert absent.of(3, "adversarial", chance) == ["개", "고양이", "얼룩말"]  # seen with people and cars three times
+    rng = random.Random(0)
+    assert absent.of(1, "popular", rng) == ["자동차", "버스", "얼룩말"]  # 4, 2 and 1 images, then by name
+    assert absent.of(3, "adversarial", rng) == ["개", "고양이", "얼룩말"]  # seen with people and cars three times
 
 
 def test_korean_pope_is_scored_with_unclear_replies_as_wrong(tmp_path: Path) -> None:

@@ -51,9 +51,9 @@ def test_a_letter_is_the_likeliest_of_its_options(tmp_path: Path, model: Path) -
 
 def test_only_allowed_tokens_are_said() -> None:
     logits = torch.tensor([[0.0, 5.0, 1.0, 3.0]])
-    chance = torch.Generator().manual_seed(0)
-    assert choose(logits, [Choice(Sampling(among=(0, 2)), chance, ())]) == [2]
-    drawn = {choose(logits, [Choice(Sampling(temperature=5, among=(0, 2)), chance, ())])[0] for _ in range(50)}
+    rng = torch.Generator().manual_seed(0)
+    assert choose(logits, [Choice(Sampling(among=(0, 2)), rng, ())]) == [2]
+    drawn = {choose(logits, [Choice(Sampling(temperature=5, among=(0, 2)), rng, ())])[0] for _ in range(50)}
     assert drawn == {0, 2}
 
 
