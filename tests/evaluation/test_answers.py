@@ -1,7 +1,4 @@
-"""Answers kept as they come: a killed run goes on and ends in the same bytes, what was asked otherwise is refused.
-
-Row E1 of docs/reliability.md, and several processes.
-"""
+"""Stored answers: a killed run resumes and ends in the same bytes; other settings are refused; several processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several models and tasks in one call: one table, what each pair says, published figures beside one's own."""
+"""Several models and tasks in one call: the table of figures, the pairs of models, published figures."""
 
 from __future__ import annotations
 

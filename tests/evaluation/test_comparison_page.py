@@ -1,4 +1,4 @@
-"""The comparison page in a real browser: legible in both languages, in the light and in the dark, and on a phone."""
+"""The comparison page in a real browser: legible in both languages, in light and dark mode, and on a phone."""
 
 from __future__ import annotations
 

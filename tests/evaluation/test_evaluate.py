@@ -1,4 +1,4 @@
-"""A model asked through the one workflow: official figures by condition, and what cannot be asked is said."""
+"""Asking a model: official figures by condition, and conditions that cannot be asked are reported."""
 
 from __future__ import annotations
 

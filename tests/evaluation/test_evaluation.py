@@ -1,4 +1,4 @@
-"""Scores, blind conditions and descriptions: exact on small, known cases."""
+"""Estimates, blind conditions and descriptions are exact on small, known cases."""
 
 from __future__ import annotations
 

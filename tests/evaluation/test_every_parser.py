@@ -1,4 +1,4 @@
-"""Every rule that reads a reply: 20,000 of them, no exception, the same twice, nothing evaluated, linear time."""
+"""Every parse rule on 20,000 replies: no exception, the same result twice, nothing evaluated, linear time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A judge behind a real loopback endpoint: asked once, journaled, asked again where unreadable, loud where it fails."""
+"""A judge behind a loopback endpoint: asked once, journaled, asked again if unreadable, an error if it fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Korean sets: real predictions of two models at their published figures, the language filter, a POPE from boxes."""
+"""Korean benchmarks: published figures from real predictions, the language filter, and a POPE built from boxes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Letters from one forward pass: the likeliest of the options' letters, and nothing else."""
+"""Letters from one forward pass: the likeliest of the options' letters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LLaVA-Bench and its Korean sister: real GPT-4 reviews at the published figures, every request to the byte."""
+"""LLaVA-Bench and K-LLaVA-W: published figures from real GPT-4 reviews; requests are compared byte by byte."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MMBench: the published figures of real files, every reply of the matcher table, the upload, strange releases."""
+"""MMBench: published figures of real files, all replies of the matcher table, the upload, unusual releases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MM-Vet: real GPT-4 grades at the published figures, every request to the byte, a judge on a loopback port."""
+"""MM-Vet: published figures from real GPT-4 grades; requests are compared byte by byte; a judge on loopback."""
 
 from __future__ import annotations
 

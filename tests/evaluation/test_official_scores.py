@@ -1,4 +1,4 @@
-"""Real predictions on official files give the figures that the official scorers give."""
+"""Real predictions on official files give the figures of the official scorers."""
 
 from __future__ import annotations
 

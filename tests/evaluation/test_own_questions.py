@@ -1,4 +1,4 @@
-"""A user's own questions: every form of file, several images, fields that nobody reads, images that are not there."""
+"""A user's own questions: every file format, several images, unread fields, missing images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""POPE's files as other projects have them: ids of their own, the question written with what is wanted of an answer."""
+"""POPE's files as other projects write them: other ids, and questions with an instruction."""
 
 from __future__ import annotations
 

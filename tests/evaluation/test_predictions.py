@@ -1,4 +1,4 @@
-"""Files of predictions in the forms that people have, and the account of the fields that nothing reads."""
+"""Predictions files in the formats that are in use, and the report of unread fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person reads in the terminal: figures by type and language, nothing empty, and who else scores."""
+"""What the terminal shows: figures by type and language, no empty tables, and who else gives the figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for every task: joins, missing and unparsed replies, hostile replies, faults named by file."""
+"""Rules for every task: joins, missing and unparsed replies, hostile replies, errors that name the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs of `vistune generate` with a remote teacher: made, killed, cut off from power, taken up again, compared."""
+"""Runs of `vistune generate` with a remote teacher that are killed, cut off from power, resumed and compared."""
 
 from __future__ import annotations
 

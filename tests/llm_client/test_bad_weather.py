@@ -1,7 +1,4 @@
-"""Whole runs through hours of bad weather in virtual time: limits, an outage, broken lines, budgets.
-
-Rows G5, G8, G10 and G13 of docs/reliability.md.
-"""
+"""Whole runs through hours of failures in virtual time: limits, an outage, broken lines, budgets."""
 
 from __future__ import annotations
 

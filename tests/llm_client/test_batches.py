@@ -1,4 +1,4 @@
-"""The Batch API killed and disturbed: one batch a chunk, finished parts kept, the rest asked again, row G18."""
+"""The Batch API under kills and failures: one batch per chunk, finished parts are kept, the rest is sent again."""
 
 from __future__ import annotations
 

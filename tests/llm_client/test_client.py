@@ -1,4 +1,4 @@
-"""What an answer means: every status, header and body has one outcome, and none raises."""
+"""Every status, header and body has one outcome, and none raises."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Killed anywhere, cut off from power or damaged, a run goes on, pays for nothing twice and writes the same bytes.
-
-Rows G1 to G4 of docs/reliability.md.
-"""
+"""A run that is killed, loses power or is damaged resumes, pays for nothing twice and writes the same bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Budget, drift, a second process, disks that refuse, signals: rows G13 to G17."""
+"""Budget, changed settings, a second process, disks that refuse, signals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the service does wrong, a whole run bears: limits, failures, garbage, rows G5 to G12."""
+"""Whole runs with a faulty service: rate limits, failures, garbage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Error bodies as services write them: read, put under their subject, and never an exception."""
+"""Error bodies of real services are parsed and classified, without exceptions."""
 
 from __future__ import annotations
 

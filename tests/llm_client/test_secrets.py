@@ -1,4 +1,4 @@
-"""The key goes to its endpoint and nowhere else: S14, S23."""
+"""The key is sent to its endpoint and nowhere else."""
 
 from __future__ import annotations
 

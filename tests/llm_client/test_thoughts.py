@@ -1,4 +1,4 @@
-"""Thoughts, wrappers and streams of a reply: what is left is the text, and a text without them is left alone."""
+"""Thoughts, wrappers and streams are removed from replies; a text without them stays unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hours pass at once: a loop whose clock jumps over waiting, with real sockets, a real disk, and the service on it."""
+"""An event loop whose clock jumps over waiting, with real sockets, a real disk and the real service."""
 
 from __future__ import annotations
 
