@@ -9,8 +9,8 @@ import re
 from collections.abc import Sequence
 
 from vistune.evaluation import Benchmark, Facts, Marked
-from vistune.evaluation.release import find, release_lines
-from vistune.evaluation.task import SHORT, ask, by, mean
+from vistune.evaluation.release import find_files, release_lines
+from vistune.evaluation.task import SHORT, make_question, mean, mean_by
 from vistune.types import Question
 
 
@@ -19,13 +19,13 @@ class Counting(Benchmark):
     max_tokens = 16
 
     def questions(self) -> Sequence[Question]:
-        (path,) = find(self.folder, ["counts.jsonl"])
+        (path,) = find_files(self.folder, ["counts.jsonl"])
         return [self._question(record) for _, record in release_lines(path)]
 
     def _question(self, record: dict[str, str]) -> Question:
         prompt = f"How many {record['thing']} are in the image?{SHORT}"
         image = self.folder / record["image"]
-        return ask(str(record["id"]), prompt, image, answer=str(record["count"]), thing=record["thing"])
+        return make_question(str(record["id"]), prompt, image, answer=str(record["count"]), thing=record["thing"])
 
     def parse(self, question: Question, reply: str, rule: str) -> str | None:
         numbers = re.findall(r"[0-9]+", reply)
@@ -36,4 +36,4 @@ class Counting(Benchmark):
         return {"accuracy": mean(rows), "mean_error": sum(errors) / max(len(errors), 1)}
 
     def tables(self, rows: Sequence[Marked]) -> dict[str, dict[str, tuple[float, int]]]:
-        return {"thing": by(rows, "thing")}
+        return {"thing": mean_by(rows, "thing")}

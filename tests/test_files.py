@@ -41,7 +41,9 @@ def test_a_full_disk_is_named_and_leaves_the_old_file(tmp_path: Path) -> None:
         try:
             write_atomic(path, "x" * 100_000)
         except DiskError as error:
-            os._exit(7 if str(error).startswith(f"{path}: cannot be written: ") and "free disk space" in error.hint else 8)
+            os._exit(
+                7 if str(error).startswith(f"{path}: cannot be written: ") and "free disk space" in error.hint else 8
+            )
         os._exit(9)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert path.read_text() == "old"

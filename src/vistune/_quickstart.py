@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vistune import api
 from vistune.errors import DataError, RecipeError
 from vistune.files import write_json
 from vistune.progress import Progress, no_progress
 from vistune.recipe import load_recipe
+
+if TYPE_CHECKING:
+    from vistune.evaluation import DescriptionScore, EvaluationResult
+    from vistune.evaluation.results import GroupResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,39 +89,43 @@ def quickstart(
 
 
 def summarise(
-    stage_1: dict[str, Any], stage_2: dict[str, Any], unseen: dict[str, Any], described: dict[str, Any]
+    stage_1: EvaluationResult, stage_2: EvaluationResult, unseen: EvaluationResult, described: DescriptionScore
 ) -> dict[str, Any]:
     """The few numbers that say whether the model sees; accuracies 0-1."""
 
-    def by(table: dict[str, Any]) -> dict[str, Any]:
+    def by(groups: Mapping[str, GroupResult]) -> dict[str, dict[str, float]]:
         names = {"with_image": "tune", "without_image": "without_image", "wrong_image": "wrong_image"}
-        found: dict[str, Any] = {}
-        for group, entry in table.items():
-            found[group] = {new: entry[old]["value"] for old, new in names.items() if old in entry}
-            found[group]["majority"] = entry["majority"]
-        return found
+        return {
+            name: {
+                **{names[condition]: estimate.value for condition, estimate in group.accuracy.items()},
+                "majority": group.majority,
+            }
+            for name, group in groups.items()
+        }
 
-    intervals = stage_2["intervals"]
+    if stage_2.without_image is None or stage_2.wrong_image is None or stage_2.gap is None:
+        raise DataError("the quickstart's test questions are about fewer than two images", "draw more scenes")
+    intervals = {
+        "align": stage_1.intervals["with_image"],
+        "tune": stage_2.intervals["with_image"],
+        "without_image": stage_2.intervals["without_image"],
+        "wrong_image": stage_2.intervals["wrong_image"],
+        "heldout_combinations": unseen.intervals["with_image"],
+    }
     return {
         "accuracy": {
-            "majority": stage_2["majority"],
-            "align": stage_1["metrics"]["accuracy"],
-            "tune": stage_2["metrics"]["accuracy"],
-            "without_image": stage_2["without_image"]["accuracy"],
-            "wrong_image": stage_2["wrong_image"]["accuracy"],
-            "heldout_combinations": unseen["metrics"]["accuracy"],
+            "majority": stage_2.majority,
+            "align": stage_1.metrics["accuracy"],
+            "tune": stage_2.metrics["accuracy"],
+            "without_image": stage_2.without_image["accuracy"],
+            "wrong_image": stage_2.wrong_image["accuracy"],
+            "heldout_combinations": unseen.metrics["accuracy"],
         },
-        "intervals": {
-            "align": stage_1["intervals"]["with_image"],
-            "tune": intervals["with_image"],
-            "without_image": intervals["without_image"],
-            "wrong_image": intervals["wrong_image"],
-            "heldout_combinations": unseen["intervals"]["with_image"],
-        },
-        "gap": stage_2["gap"],
-        "by_type": by(stage_2["by_type"]),
-        "by_language": by(stage_2["by_language"]),
-        "descriptions": {"recall": described["recall"], "precision": described["precision"]},
+        "intervals": {name: interval.to_dict() for name, interval in intervals.items()},
+        "gap": stage_2.gap.to_dict(),
+        "by_type": by(stage_2.by_type),
+        "by_language": by(stage_2.by_language),
+        "descriptions": described.overall.to_dict(),
     }
 
 

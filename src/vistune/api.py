@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from vistune.errors import DataError, RecipeError
 from vistune.files import read_json, refuse_overwrite, scratch_folder, user_cache, write_atomic, write_json
@@ -21,7 +21,16 @@ from vistune.recipe import DataSource, Recipe
 if TYPE_CHECKING:
     from vistune.data import CheckReport
     from vistune.datagen import FilteredCaptions, GeneratedData, GenerationConfig, TableForm, TeacherOptions
-    from vistune.evaluation import AnsweredFile, Facts, Measured
+    from vistune.evaluation import (
+        AnsweredFile,
+        AnswerOptions,
+        Comparison,
+        DescriptionScore,
+        EvaluationOptions,
+        EvaluationResult,
+        Facts,
+        ScoreResult,
+    )
     from vistune.generation import Assistant
     from vistune.interop.parent import ParentModel
     from vistune.llm_client import Endpoint
@@ -290,63 +299,52 @@ def selftest(recipe: Recipe, *, progress: Progress = no_progress) -> list[dict[s
 
 
 def evaluate(
-    model: Path,
-    *,
-    task: str,
-    data: Path,
-    device: str = "auto",
-    dtype: str = "auto",
-    quantize: int | None = None,
-    progress: Progress = no_progress,
-    **options: Any,
-) -> dict[str, Any]:
+    model: Path, *, task: str, data: Path, progress: Progress = no_progress, **options: Unpack[EvaluationOptions]
+) -> EvaluationResult:
     """Ask a task's questions with the image, without it and with a wrong one; keep the answers in `out`.
 
     Under torchrun the processes share the questions, and each returns the whole result.
 
     Args:
-        options: Fields of `vistune.evaluation.Wanted`, such as `out`, `limit` and `blind`.
+        options: Fields of `vistune.evaluation.EvaluationRequest`, such as `out`, `limit` and `blind`, and `device`,
+            `dtype` and `quantize` of the model.
     """
-    from vistune.evaluation import Wanted
-    from vistune.evaluation.models import measure_models
+    from vistune.evaluation.models import EvaluationRequest, evaluate_models, split_options
 
-    asked = Wanted(task, data, **{"blind_limit": BLIND_QUESTIONS, **options})
-    [[measured]] = measure_models([model], lambda model: [asked], device, dtype, quantize, progress)
-    return measured.result
+    model_options, fields = split_options({"blind_limit": BLIND_QUESTIONS, **options})
+    request = EvaluationRequest(task, data, **fields)
+    [[result]] = evaluate_models([model], lambda _: [request], model_options, progress)
+    return result
 
 
 def evaluate_all(
     models: Sequence[Path],
     tasks: Mapping[str, Path],
     *,
-    out: Path | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    quantize: int | None = None,
     progress: Progress = no_progress,
     on_message: OnMessage = ignore_message,
-    **options: Any,
-) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Evaluate several models on several tasks; return a result per model and task, and their comparison.
+    **options: Unpack[EvaluationOptions],
+) -> Comparison:
+    """Evaluate several models on several tasks; return their comparison, with a result per model and task.
 
     Args:
         tasks: Task names with their data folders.
-        out: Folder for the answers, with a subfolder per model if there are several, and for comparison.json and
-            comparison.html unless one model is asked one task. Without it each run folder keeps its own answers,
-            provided that all questions are asked.
         on_message: Called with a message for each unread field of the user's questions.
-        options: Fields of `vistune.evaluation.Wanted`.
+        options: As for `evaluate`. `out` is the folder for the answers, with a subfolder per model if there are
+            several, and for comparison.json and comparison.html unless one model is asked one task. Without it each
+            run folder keeps its own answers, provided that all questions are asked.
     """
-    from vistune.evaluation.models import evaluate_models
+    from vistune.evaluation import models as evaluation
     from vistune.report import write_comparison
 
-    results, comparison, is_first = evaluate_models(
-        models, tasks, out, device, dtype, quantize, progress, on_message, **options
+    comparison, is_first = evaluation.evaluate_all(
+        models, tasks, progress=progress, on_message=on_message, options=options
     )
+    out = options.get("out")
     if out is not None and is_first and len(models) * len(tasks) > 1:
-        write_json(out / "comparison.json", comparison)
+        write_json(out / "comparison.json", comparison.to_dict())
         write_comparison(out)
-    return results, comparison
+    return comparison
 
 
 def answer(
@@ -354,22 +352,22 @@ def answer(
     questions: Path,
     out: Path,
     *,
-    device: str = "auto",
-    dtype: str = "auto",
-    quantize: int | None = None,
     progress: Progress = no_progress,
     on_message: OnMessage = ignore_message,
-    **options: Any,
+    **options: Unpack[AnswerOptions],
 ) -> AnsweredFile:
     """Answer a user's own questions into a predictions file; a killed call resumes.
 
     Args:
         on_message: Called with a message for each unread field of the questions.
-        options: `images`, `max_tokens` and `again`, as for `vistune.evaluation.answer_file`.
+        options: Fields of `vistune.evaluation.AnswerRequest`: `images`, `max_tokens` and `again`; and `device`, `dtype`
+            and `quantize` of the model.
     """
-    from vistune.evaluation.models import answer_questions
+    from vistune.evaluation.models import AnswerRequest, answer_questions, split_options
 
-    return answer_questions(model, questions, out, device, dtype, quantize, progress, on_message, **options)
+    model_options, fields = split_options(options)
+    request = AnswerRequest(questions, out, **fields)
+    return answer_questions(model, request, model_options, progress=progress, on_message=on_message)
 
 
 def score(
@@ -383,7 +381,7 @@ def score(
     judgements: Path | None = None,
     opinions: int = 1,
     progress: Progress = no_progress,
-) -> Measured:
+) -> ScoreResult:
     """Score anybody's predictions by the benchmark's own protocol; no model is loaded and torch is not imported.
 
     Args:
@@ -402,17 +400,17 @@ def score(
         benchmark.judge_runs = opinions
     upload = submission is not None
     if judge is None:
-        measured = evaluation.score(task, benchmark, predictions, rule=parse, upload=upload)
+        result = evaluation.score(task, benchmark, predictions, rule=parse, upload=upload)
     else:
         from vistune.evaluation.judge.remote import RemoteJudge
 
         with progress("judge", 0) as advance:
             remote = RemoteJudge(judge, judgements or predictions.with_name(f"{predictions.name}.judge"), advance)
-            measured = evaluation.score(task, benchmark, predictions, rule=parse, judge=remote, upload=upload)
-        measured = measured.told_by(remote.describe())
-    if submission is not None and measured.upload is not None:
-        write_atomic(submission, measured.upload[1])
-    return measured
+            result = evaluation.score(task, benchmark, predictions, rule=parse, judge=remote, upload=upload)
+        result = result.with_judge(remote.describe())
+    if submission is not None and result.upload is not None:
+        write_atomic(submission, result.upload.content)
+    return result
 
 
 def tasks() -> dict[str, Facts]:
@@ -424,7 +422,7 @@ def tasks() -> dict[str, Facts]:
 
 def describe(
     model: Path, data: Path, split: str, *, out: Path, limit: int, progress: Progress = no_progress
-) -> dict[str, Any]:
+) -> DescriptionScore:
     """Have the model describe images freely; measure recall and precision of the objects it names."""
     from vistune.datagen import read_source
     from vistune.evaluation import describe
@@ -433,7 +431,7 @@ def describe(
     assistant = load(model)
     with progress("describe", 2 * len(images)) as advance:
         result = describe(assistant.model, assistant.processor, images, advance=advance)
-    write_json(out / "descriptions.json", result)
+    write_json(out / "descriptions.json", result.to_dict())
     return result
 
 
@@ -521,14 +519,14 @@ def write_report(
         return gather.write_report(path, out=out, images=images, against=against, language=language, progress=progress)
     if images or against:
         raise RecipeError("--images and --against are for data, not for runs beside each other", "leave them out")
-    from vistune.evaluation import compare_kept, labels_of
+    from vistune.evaluation import compare_stored, labels_of
 
     runs = [path, *others]
     for run in runs:
         if not (run / "run.json").is_file():
             raise DataError(f"{run}: is no run; several folders are compared where all are runs", "name runs alone")
     folders = dict(zip(labels_of(runs), runs, strict=True))
-    comparison = compare_kept({label: run / "evals" for label, run in folders.items()})
+    comparison = compare_stored({label: run / "evals" for label, run in folders.items()}).to_dict()
     return gather.report_runs(folders, comparison, out=out, language=language)
 
 

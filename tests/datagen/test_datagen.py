@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vistune.data import all_rows
+from vistune.data import all_samples
 from vistune.datagen import GenerationConfig, generate_by_rule, read_coco, splits_of, write_generated
 from vistune.errors import DataError, RecipeError
 from vistune.recipe import DataSource
@@ -86,8 +86,8 @@ def test_equal_configs_write_equal_bytes(images: list[AnnotatedImage], tmp_path:
 
 def test_both_forms_read_to_the_same_samples(images: list[AnnotatedImage], tmp_path: Path) -> None:
     write_generated(tmp_path, generate_by_rule(images, GenerationConfig(languages=("en", "ko"))), images)
-    llava = list(all_rows(DataSource(file=tmp_path / "samples.json")))
-    messages = list(all_rows(DataSource(file=tmp_path / "messages.jsonl")))
+    llava = list(all_samples(DataSource(file=tmp_path / "samples.json")))
+    messages = list(all_samples(DataSource(file=tmp_path / "messages.jsonl")))
     assert len(llava) == len(messages) > 500
     for a, b in zip(llava, messages, strict=True):
         assert (a.id, a.kind) == (b.id, b.kind)

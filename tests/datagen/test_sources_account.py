@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from vistune.cli.app import app
-from vistune.data import all_rows
+from vistune.data import all_samples
 from vistune.datagen import AnnotatedSource, read_source
 from vistune.errors import DataError
 from vistune.recipe import DataSource

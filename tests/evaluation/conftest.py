@@ -1,4 +1,4 @@
-"""A whole model folder with random weights, for all that asks a model."""
+"""A complete model folder with random weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replies that no model should give and some do: scraps of every rule's own words, and any text at all."""
+"""Hostile replies: fragments of the rules' own words, and any text at all."""
 
 from __future__ import annotations
 

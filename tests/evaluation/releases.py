@@ -1,4 +1,4 @@
-"""Tiny releases in the official forms: two to four questions a benchmark, and the right answers to them."""
+"""Tiny releases in the official formats, two to four questions per benchmark, with the right answers."""
 
 from __future__ import annotations
 

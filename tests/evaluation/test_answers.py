@@ -1,4 +1,4 @@
-"""Test that evaluation keeps every answer: a killed run ends in the same bytes; changed settings are rejected."""
+"""Stored answers: a killed run resumes and ends in the same bytes; other settings are refused; several processes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 from vistune import api
 from vistune.cli.app import app
 from vistune.errors import DataError, RecipeError
-from vistune.evaluation import TASKS, Ranks, runner, score
-from vistune.evaluation.answers import AnswerFile, differing, read_kept
+from vistune.evaluation import TASKS, EvaluationResult, conditions, score
+from vistune.evaluation.answers import AnswerFile, Ranks, differences, read_answers
 from vistune.evaluation.judge.remote import RemoteJudge
 from vistune.files import read_json, read_jsonl, write_json, write_jsonl
 from vistune.generation import Assistant
@@ -35,7 +35,7 @@ KEPT = ("scenes.predictions.jsonl", "scenes.predictions.jsonl.asked.json", "scen
 
 @pytest.fixture
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "BLOCK", 16)  # so that a few pictures make several
+    monkeypatch.setattr(conditions, "BLOCK", 16)  # so that a few images make several
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +57,8 @@ class Counted:
         yield lambda count=1, note="": None
 
 
-def evaluate(model: Path, world: Path, out: Path, **wanted: Any) -> dict[str, Any]:
-    return api.evaluate(model, task="scenes", data=world, out=out, **wanted)
+def evaluate(model: Path, world: Path, out: Path, **options: Any) -> EvaluationResult:
+    return api.evaluate(model, task="scenes", data=world, out=out, **options)
 
 
 def kept(out: Path) -> dict[str, bytes]:
@@ -67,7 +67,7 @@ def kept(out: Path) -> dict[str, bytes]:
     return {name: (out / name).read_bytes() for name in KEPT}
 
 
-def kill_and_go_on(model: Path, world: Path, out: Path, wanted: dict[str, bytes], number: int) -> bool:
+def kill_and_go_on(model: Path, world: Path, out: Path, expected: dict[str, bytes], number: int) -> bool:
     """Kill a run at one write, fsync or rename, go on, compare; False where it ended before."""
 
     def work() -> None:
@@ -76,20 +76,20 @@ def kill_and_go_on(model: Path, world: Path, out: Path, wanted: dict[str, bytes]
 
     code = ended(in_child(work))
     assert code in (0, -signal.SIGKILL), f"exit {code} at point {number}"
-    known = len(read_kept(out / KEPT[0]))
-    told = Counted()
-    evaluate(model, world, out, progress=told)
-    assert told.totals == [len(wanted[KEPT[0]].splitlines()) - known], "asked what was answered"
-    assert kept(out) == wanted, f"point {number}: the files differ"
+    known = len(read_answers(out / KEPT[0]))
+    counted = Counted()
+    evaluate(model, world, out, progress=counted)
+    assert counted.totals == [len(expected[KEPT[0]].splitlines()) - known], "asked what was answered"
+    assert kept(out) == expected, f"point {number}: the files differ"
     return code != 0
 
 
 def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(tmp_path: Path, model: Path, world: Path) -> None:
     evaluate(model, world, tmp_path / "whole")
-    wanted = kept(tmp_path / "whole")
-    assert len(wanted[KEPT[0]].splitlines()) > 60
+    expected = kept(tmp_path / "whole")
+    assert len(expected[KEPT[0]].splitlines()) > 60
     for number in (4, 9, 24):
-        assert kill_and_go_on(model, world, tmp_path / f"killed-{number}", wanted, number)
+        assert kill_and_go_on(model, world, tmp_path / f"killed-{number}", expected, number)
 
 
 @pytest.mark.soak
@@ -97,9 +97,9 @@ def test_a_run_killed_at_every_point_goes_on(tmp_path: Path, model: Path) -> Non
     world = tmp_path / "world"
     write_world(world, count=1, seed=0, tests=2)
     evaluate(model, world, tmp_path / "whole")
-    wanted = kept(tmp_path / "whole")
+    expected = kept(tmp_path / "whole")
     number = 1
-    while kill_and_go_on(model, world, tmp_path / f"killed-{number}", wanted, number):
+    while kill_and_go_on(model, world, tmp_path / f"killed-{number}", expected, number):
         number += 1
     print(f"{number - 1} kill points")
     assert number > 20
@@ -108,7 +108,7 @@ def test_a_run_killed_at_every_point_goes_on(tmp_path: Path, model: Path) -> Non
 @pytest.mark.soak
 def test_a_run_killed_50_times_at_random_goes_on(tmp_path: Path, model: Path, world: Path) -> None:
     evaluate(model, world, tmp_path / "whole")
-    wanted = kept(tmp_path / "whole")
+    expected = kept(tmp_path / "whole")
     chance = random.Random(2)
     kills = runs = 0
     while kills < 50:
@@ -120,7 +120,7 @@ def test_a_run_killed_50_times_at_random_goes_on(tmp_path: Path, model: Path, wo
             os.kill(child, signal.SIGKILL)
             kills += ended(child) != 0
         evaluate(model, world, out)
-        assert kept(out) == wanted
+        assert kept(out) == expected
     print(f"{kills} kills in {runs} runs")
 
 
@@ -133,10 +133,10 @@ def test_a_run_that_is_asked_to_stop_keeps_its_answers(
         yield lambda count=1, note="": os.kill(os.getpid(), number)
 
     assert ended(in_child(lambda: evaluate(model, world, tmp_path, limit=20, progress=stopping))) == 75
-    told, known = Counted(), len(read_kept(tmp_path / KEPT[0]))
+    counted, known = Counted(), len(read_answers(tmp_path / KEPT[0]))
     assert known > 0
-    evaluate(model, world, tmp_path, limit=20, progress=told)
-    assert told.totals == [len((tmp_path / KEPT[0]).read_bytes().splitlines()) - known]
+    evaluate(model, world, tmp_path, limit=20, progress=counted)
+    assert counted.totals == [len((tmp_path / KEPT[0]).read_bytes().splitlines()) - known]
 
 
 def test_a_torn_last_line_is_cut_off_and_a_bad_one_is_named(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_torn_last_line_is_cut_off_and_a_bad_one_is_named(tmp_path: Path) -> N
         file.add([{"question_id": "3", "text": "green"}])
     assert [row["question_id"] for _, row in read_jsonl(path)] == ["1", "2", "3"]
     path.write_bytes(path.read_bytes().replace(b'"blue"', b"5"))
-    with pytest.raises(DataError, match=r"said\.jsonl:2: is no answer line"):
+    with pytest.raises(DataError, match=r"said\.jsonl:2: is not an answer"):
         AnswerFile(path, {"task": "x"})
 
 
@@ -173,22 +173,22 @@ def test_answers_of_another_run_are_refused_with_what_differs(
     evaluate(other_model, world, tmp_path, limit=4, again=True)
     assert (tmp_path / KEPT[0]).read_bytes() != before
     (tmp_path / KEPT[1]).unlink()
-    with pytest.raises(RecipeError, match="an older vistune, or the file was lost"):
+    with pytest.raises(RecipeError, match="an older vistune wrote them, or the file was lost"):
         evaluate(other_model, world, tmp_path, limit=4)
 
 
 def test_conditions_may_be_added_to_what_is_there(tmp_path: Path, model: Path, world: Path) -> None:
     evaluate(model, world, tmp_path / "whole")
     evaluate(model, world, tmp_path / "grown", blind=False)
-    told = Counted()
-    evaluate(model, world, tmp_path / "grown", progress=told)
+    counted = Counted()
+    evaluate(model, world, tmp_path / "grown", progress=counted)
     lines = (tmp_path / "whole" / KEPT[0]).read_bytes().splitlines()
-    assert told.totals == [sum(b'"condition": "with_image"' not in line for line in lines)]
+    assert counted.totals == [sum(b'"condition": "with_image"' not in line for line in lines)]
     assert kept(tmp_path / "grown") == kept(tmp_path / "whole")
 
 
 def test_what_differs_is_named_by_its_path() -> None:
-    assert differing({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}}) == [
+    assert differences({"a": {"b": 1, "c": 2}, "d": 3}, {"a": {"b": 1, "c": 4}}) == [
         "a.c was 2, now 4",
         "d was 3, now None",
     ]
@@ -206,7 +206,7 @@ def test_a_file_of_others_is_left_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "said.jsonl"
     path.write_text('{"question_id": 1, "text": "red"}')  # no line's end: nothing may be cut off
     for _ in range(2):
-        with pytest.raises(RecipeError, match="says what they were asked with"):
+        with pytest.raises(RecipeError, match="with their settings is missing"):
             AnswerFile(path, {})
     assert path.read_text() == '{"question_id": 1, "text": "red"}'
 
@@ -217,19 +217,19 @@ def test_in_half_precision_a_block_that_was_cut_off_is_asked_whole(tmp_path: Pat
     out = tmp_path / "cut"
     out.mkdir()
     lines = (tmp_path / "whole" / KEPT[0]).read_bytes().splitlines(keepends=True)
-    blocks = runner.plan(*[TASKS["scenes"](world).questions()] * 2, runner.CONDITIONS)
+    blocks = conditions.plan_blocks(*[TASKS["scenes"](world).questions()] * 2, conditions.CONDITIONS)
     half = [f'"question_id": "{q.id}"'.encode() for q in (*blocks[0].questions, *blocks[1].questions[:3])]
     (out / KEPT[0]).write_bytes(b"".join(line for line in lines[: len(lines) // 3] if line.split(b",")[0][1:] in half))
     (out / KEPT[1]).write_bytes((tmp_path / "whole" / KEPT[1]).read_bytes())
-    told = Counted()
-    evaluate(model, world, out, dtype="bf16", progress=told)
-    assert told.totals == [len(lines) - len(blocks[0].questions)]
+    counted = Counted()
+    evaluate(model, world, out, dtype="bf16", progress=counted)
+    assert counted.totals == [len(lines) - len(blocks[0].questions)]
     assert kept(out) == kept(tmp_path / "whole")
 
 
 def test_two_processes_write_what_one_does(tmp_path: Path, model: Path, world: Path) -> None:
     evaluate(model, world, tmp_path / "one")
-    wanted = kept(tmp_path / "one")
+    expected = kept(tmp_path / "one")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -237,30 +237,30 @@ def test_two_processes_write_what_one_does(tmp_path: Path, model: Path, world: P
     def as_rank(rank: int, out: Path) -> int:
         def work() -> None:
             os.environ.update(RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-            told = Counted()
-            result = evaluate(model, world, out, progress=told)
-            assert result == read_json(tmp_path / "one" / "scenes.json")
-            assert rank or 0 < told.totals[0] < len(wanted[KEPT[0]].splitlines()), "the first asked all"
+            counted = Counted()
+            result = evaluate(model, world, out, progress=counted)
+            assert result.to_dict() == read_json(tmp_path / "one" / "scenes.json")
+            assert rank or 0 < counted.totals[0] < len(expected[KEPT[0]].splitlines()), "the first asked all"
 
         return in_child(work)
 
     assert [ended(child) for child in [as_rank(rank, tmp_path / "two") for rank in (0, 1)]] == [0, 0]
-    assert kept(tmp_path / "two") == wanted
+    assert kept(tmp_path / "two") == expected
 
 
 def test_what_killed_processes_wrote_is_taken_up_by_one(tmp_path: Path, model: Path, world: Path) -> None:
     evaluate(model, world, tmp_path / "whole")
-    wanted = kept(tmp_path / "whole")
+    expected = kept(tmp_path / "whole")
     out = tmp_path / "killed"
     out.mkdir()
-    lines = wanted[KEPT[0]].splitlines(keepends=True)
+    lines = expected[KEPT[0]].splitlines(keepends=True)
     (out / KEPT[0]).write_bytes(b"".join(lines[:5]))
     (out / f"{KEPT[0]}.rank1").write_bytes(b"".join(lines[5:9]) + b'{"torn')
-    (out / KEPT[1]).write_bytes(wanted[KEPT[1]])
-    told = Counted()
-    evaluate(model, world, out, progress=told)
-    assert told.totals == [len(lines) - 9]
-    assert kept(out) == wanted
+    (out / KEPT[1]).write_bytes(expected[KEPT[1]])
+    counted = Counted()
+    evaluate(model, world, out, progress=counted)
+    assert counted.totals == [len(lines) - 9]
+    assert kept(out) == expected
 
 
 def test_one_process_is_nobody_else() -> None:
@@ -290,12 +290,12 @@ def test_a_users_own_questions_are_answered_and_scored(tmp_path: Path, model: Pa
     image = world / "heldout" / sorted(p.name for p in (world / "heldout").glob("*.jpg"))[2]
     assert rows[2]["text"] == assistant.ask(image, "What is number 2?", max_tokens=5)
     assert rows[2]["finish_reason"] == "length"
-    told = Counted()
+    counted = Counted()
     kept_before = (tmp_path / "said.jsonl").read_bytes()
     api.answer(
-        model, questions, tmp_path / "said.jsonl", images=world / "heldout", max_tokens=5, progress=told
+        model, questions, tmp_path / "said.jsonl", images=world / "heldout", max_tokens=5, progress=counted
     )  # all is there
-    assert told.totals == [0]
+    assert counted.totals == [0]
     assert (tmp_path / "said.jsonl").read_bytes() == kept_before
     with pytest.raises(DataError, match=r"q\.jsonl:1:answer: is missing"):
         score("file", TASKS["file"](questions), tmp_path / "said.jsonl")
@@ -333,14 +333,14 @@ def test_a_judge_marks_what_the_file_says_it_should(
     asked = [request.tree["messages"][0]["content"] for request in fake.chats]
     assert any("And this {answer}?" in text and "a dog" in text and "A horse" in text for text in asked)
     assert found.notes["judge"]["prompt"] == "vistune"
-    told = api.evaluate(model, task="file", data=tmp_path, out=tmp_path / "evals")
-    assert told["metrics"] == {}
+    counted = api.evaluate(model, task="file", data=tmp_path, out=tmp_path / "evals")
+    assert counted.metrics == {}
     (tmp_path / "judge_prompt.txt").write_text("{question} {reply}")
     with pytest.raises(DataError, match=r"judge_prompt\.txt: has no \{answer\}"):
         score("file", task, tmp_path / "said.json", judge=judge)
     write_jsonl(tmp_path / "questions.jsonl", rows[2:3])
     write_json(tmp_path / "said.json", {"3": "red"})
-    with pytest.raises(RecipeError, match="file has nothing for a judge"):
+    with pytest.raises(RecipeError, match="file does not use a judge"):
         score("file", TASKS["file"](tmp_path), tmp_path / "said.json", judge=judge)
 
 

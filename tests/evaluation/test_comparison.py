@@ -1,8 +1,9 @@
-"""Several models and tasks in one call: one table, what each pair says, published figures beside one's own."""
+"""Several models and tasks in one call: the table of figures, the pairs of models, published figures."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,18 @@ from vistune import api
 from vistune.cli.app import app
 from vistune.cli.evaluation import folder_of
 from vistune.errors import DataError, RecipeError
-from vistune.evaluation import TASKS, Answered, Measurement, Wanted, compare, labels_of, markdown, published_on
-from vistune.evaluation.comparison import headlines, published
-from vistune.evaluation.scoring import result_of
-from vistune.evaluation.task import ask
+from vistune.evaluation import (
+    TASKS,
+    AnsweredQuestion,
+    EvaluationRequest,
+    EvaluationResult,
+    compare,
+    labels_of,
+    markdown,
+)
+from vistune.evaluation.comparison import headlines, published, published_on
+from vistune.evaluation.results import evaluation_result
+from vistune.evaluation.task import make_question
 from vistune.files import read_json, write_json, write_jsonl
 from vistune.report import write_comparison
 from vistune.scenes import write_world
@@ -33,43 +42,44 @@ def questions(folder: Path, count: int) -> Path:
     return folder
 
 
-def measurement(folder: Path, name: str, right: set[int], count: int = 20) -> Measurement:
-    """What `measure` gives for a model that says "red" to some of the questions, whatever it is shown."""
+def measurement(folder: Path, name: str, right: set[int], count: int = 20) -> EvaluationResult:
+    """Return the result of a model that says "red" to some of the questions, whatever it is shown."""
     task = TASKS["file"](questions(folder, count))
     rows = {
         condition: [
-            Answered(question, condition, said, float(said == "red"))
+            AnsweredQuestion(question, condition, said, float(said == "red"))
             for k, question in enumerate(task.questions())
             for said in ["red" if k in right else "blue"]
         ]
         for condition in ("with_image", "without_image")
     }
-    return Measurement({**result_of("file", task, rows), "model": name, "asked_with": {}}, rows)
+    return replace(evaluation_result("file", task, rows), model=name)
 
 
 def test_a_pair_says_who_answers_what_better(tmp_path: Path) -> None:
     good, bad = measurement(tmp_path, "good", set(range(18))), measurement(tmp_path, "bad", {0, 1, 19})
-    told = compare({"good": [good], "bad": [bad]})
-    [task] = told["tasks"]
+    comparison = compare({"good": [good], "bad": [bad]})
+    tree = comparison.to_dict()
+    [task] = tree["tasks"]
     [pair] = task["pairs"]
     assert task["models"]["good"]["metrics"] == {"accuracy": 0.9}
     assert [row["question_id"] for row in pair["wins"]] == [str(k) for k in range(2, 18)]
     assert [row["question_id"] for row in pair["losses"]] == ["19"]
     assert pair["wins"][0]["said"] == {"good": "red", "bad": "blue"}
     assert pair["difference"]["value"] == pytest.approx(0.75)
-    assert pair["words"] == "good is better: the interval lies above zero"
-    text = markdown(told)
+    assert pair["words"] == "good is better: the interval is above zero"
+    text = markdown(comparison)
     assert "| file | 20 | accuracy | 0.9000 | 0.1500 |" in text
     assert "good answers 16 better than bad, 1 worse; +75.0 points" in text
-    assert "file, good: no sign that the model looks: the interval of the gap includes zero" in text
-    even = compare({"a": [good], "b": [good]})["tasks"][0]["pairs"][0]
+    assert "file, good: no sign that the model uses the image: the interval of the gap includes zero" in text
+    even = compare({"a": [good], "b": [good]}).to_dict()["tasks"][0]["pairs"][0]
     assert (even["wins"], even["losses"]) == ([], [])
     assert even["words"] == "no sign that either is better: the interval includes zero"
 
 
-def test_the_page_shows_pictures_questions_answers_and_gold(tmp_path: Path) -> None:
+def test_the_page_shows_images_questions_answers_and_gold(tmp_path: Path) -> None:
     good, bad = measurement(tmp_path, "good", {0, 1, 2}), measurement(tmp_path, "bad", {19})
-    write_json(tmp_path / "comparison.json", compare({"good": [good], "bad": [bad]}))
+    write_json(tmp_path / "comparison.json", compare({"good": [good], "bad": [bad]}).to_dict())
     page = write_comparison(tmp_path).read_text()
     assert page.count("data:image/jpeg;base64,") == 4
     assert "&lt;b&gt;Which&lt;/b&gt; 19?" in page
@@ -83,24 +93,26 @@ def test_the_page_shows_pictures_questions_answers_and_gold(tmp_path: Path) -> N
 
 def test_replies_that_never_change_are_said_where_only_a_judge_gives_figures(tmp_path: Path) -> None:
     rows = {
-        condition: [Answered(ask(str(k), "?", Path(f"{k}.png")), condition, said(k), 0.0) for k in range(30)]
+        condition: [
+            AnsweredQuestion(make_question(str(k), "?", Path(f"{k}.png")), condition, said(k), 0.0) for k in range(30)
+        ]
         for condition, said in {
             "with_image": str,
             "without_image": lambda k: "same" if k % 2 else str(k),
             "wrong_image": str,
         }.items()
     }
-    told = result_of("vizwiz", TASKS["vizwiz"](tmp_path), rows)
-    assert (told["metrics"], told["changed"]["without_image"]["value"]) == ({}, 0.5)
-    assert "depend on the picture" in told["changed"]["without_image"]["words"]
-    assert "no sign that the model looks" in told["changed"]["wrong_image"]["words"]
+    result = evaluation_result("vizwiz", TASKS["vizwiz"](tmp_path), rows)
+    assert (result.metrics, result.changed["without_image"].share.value) == ({}, 0.5)
+    assert "depend on the image" in result.changed["without_image"].words
+    assert "no sign that the model uses the image" in result.changed["wrong_image"].words
 
 
 def test_published_figures_name_their_source_and_a_figure_of_the_task() -> None:
     for name, model in published()["models"].items():
         assert model["source"], name
         assert set(model["figures"]) <= set(TASKS)
-    assert published_on("pope")["LLaVA-v1.5 7B"]["figures"]["mean_f1"] == 85.9
+    assert published_on("pope")["LLaVA-v1.5 7B"].figures["mean_f1"] == 85.9
     assert published_on("k-pope") == {}
     assert headlines("mme", ["existence", "Perception", "Cognition"]) == ["Perception", "Cognition"]
     assert headlines("file", ["accuracy"]) == ["accuracy"]
@@ -132,13 +144,13 @@ def test_two_models_on_two_tasks_in_one_call(tmp_path: Path, model: Path, other_
     assert "| 85.90 |" in first
     assert "- LLaVA-v1.5 7B: arXiv 2310.03744" in done.stdout
     assert {path.name for path in out.iterdir()} == {"comparison.json", "comparison.html", *names}
-    told = read_json(out / "comparison.json")
-    assert [task["task"] for task in told["tasks"]] == ["pope", "file"]
+    tree = read_json(out / "comparison.json")
+    assert [task["task"] for task in tree["tasks"]] == ["pope", "file"]
     own = read_json(out / names[0] / "pope.json")
     assert own["asked_with"]["template"]
     assert own["asked_with"]["decoding"] == {"greedy": True, "max_tokens": 128, "letters": False}
     assert set(own["asked_with"]["versions"]) == {"vistune", "torch", "transformers"}
-    assert own["asked_with"]["prompts"] == told["tasks"][0]["models"][names[1]]["asked_with"]["prompts"]
+    assert own["asked_with"]["prompts"] == tree["tasks"][0]["models"][names[1]]["asked_with"]["prompts"]
     again = CliRunner().invoke(app, [*arguments, "--out", str(out), "--json"])
     assert [row["task"] for row in json.loads(again.stdout)] == ["pope", "file"] * 2
     refused = CliRunner().invoke(app, ["evaluate", str(model), str(other_model), "--task", "file"])
@@ -164,11 +176,11 @@ def test_blind_runs_are_on_a_subset_unless_told_otherwise(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(api, "BLIND_QUESTIONS", 4)
-    told = api.evaluate(model, task="file", data=questions(tmp_path, 12))
-    assert {name: interval["count"] for name, interval in told["intervals"].items()} == {
+    result = api.evaluate(model, task="file", data=questions(tmp_path, 12))
+    assert {name: interval.count for name, interval in result.intervals.items()} == {
         "with_image": 12,
         "without_image": 4,
         "wrong_image": 4,
     }
-    assert told["gap"]["words"]
-    assert Wanted("file", tmp_path).blind_limit is None
+    assert result.gap is not None
+    assert EvaluationRequest("file", tmp_path).blind_limit is None

@@ -1,10 +1,11 @@
-"""The comparison page in a real browser: legible in both languages, in the light and in the dark, and on a phone."""
+"""The comparison page in a real browser: legible in both languages, in light and dark mode, and on a phone."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ import pytest
 from evaluation.releases import RELEASES
 from PIL import Image, ImageDraw
 
-from vistune.evaluation import TASKS, Answered, Measurement, compare
-from vistune.evaluation.scoring import result_of
+from vistune.evaluation import TASKS, AnsweredQuestion, EvaluationResult, compare
+from vistune.evaluation.results import evaluation_result
 from vistune.files import write_json, write_jsonl
 from vistune.report import write_comparison
 
@@ -61,12 +62,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         RELEASES[name](base / name)
     found = {model: [said_by(number, base, name) for name in ("file", "pope", "vizwiz")]
              for number, model in enumerate(MODELS)}  # fmt: skip
-    write_json(base / "comparison.json", compare(found))
+    write_json(base / "comparison.json", compare(found).to_dict())
     return base
 
 
-def said_by(number: int, base: Path, name: str) -> Measurement:
-    """The higher a model's number, the more of its answers are right, if it sees the picture."""
+def said_by(number: int, base: Path, name: str) -> EvaluationResult:
+    """The higher a model's number, the more of its answers are right, if it sees the image."""
     task = TASKS[name](base if name == "file" else base / name)
     rows = {}
     for condition in ("with_image", "without_image"):
@@ -74,8 +75,8 @@ def said_by(number: int, base: Path, name: str) -> Measurement:
         for k, question in enumerate(task.questions()):
             right = condition == "with_image" and k % 4 <= number
             text = question.answer if right else QUESTIONS[k % 2][2]
-            rows[condition].append(Answered(question, condition, text, task.mark(question, text).points))
-    return Measurement({**result_of(name, task, rows), "model": f"models/{number}", "asked_with": {}}, rows)
+            rows[condition].append(AnsweredQuestion(question, condition, text, task.mark(question, text).points))
+    return replace(evaluation_result(name, task, rows), model=f"models/{number}")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A model asked through the one workflow: official figures by condition, and what cannot be asked is said."""
+"""Asking a model: official figures by condition, and conditions that cannot be asked are reported."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from vistune.scenes import write_world
 EXAMPLE = Path(__file__).parents[2] / "examples" / "add_a_task.py"
 
 
-def test_a_limit_that_leaves_one_picture_leaves_the_wrong_picture_out(tmp_path: Path, model: Path) -> None:
+def test_a_limit_that_leaves_one_image_leaves_the_wrong_image_out(tmp_path: Path, model: Path) -> None:
     write_world(tmp_path, count=1, seed=0, tests=3)
     result = api.evaluate(model, task="scenes", data=tmp_path, limit=2, out=tmp_path / "evals")
-    assert "needs two different" in result["left_out"]["wrong_image"]
-    assert "wrong_image" not in result["intervals"]
-    assert result["gap"]["against"] == "without_image"
+    assert "needs two different" in result.left_out["wrong_image"]
+    assert "wrong_image" not in result.intervals
+    assert result.gap is not None
+    assert result.gap.against == "without_image"
     assert {row["condition"] for _, row in read_jsonl(tmp_path / "evals" / "scenes.predictions.jsonl")} == {
         "with_image",
         "without_image",
@@ -40,8 +41,9 @@ def test_a_benchmark_is_asked_and_its_kept_answers_score_the_same(tmp_path: Path
         Image.new("RGB", (40, 40), (200, 30, 30)).save(place)
     result = api.evaluate(model, task=name, data=tmp_path, out=tmp_path / "evals")
     kept = tmp_path / "evals" / f"{name}.predictions.jsonl"
-    assert score(name, TASKS[name](tmp_path), kept).scored.metrics == result["metrics"]
-    assert result["without_image"].keys() == result["metrics"].keys()
+    assert score(name, TASKS[name](tmp_path), kept).metrics == result.metrics
+    assert result.without_image is not None
+    assert result.without_image.keys() == result.metrics.keys()
 
 
 def test_the_example_task(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +61,7 @@ def test_the_example_task(tmp_path: Path, model: Path, monkeypatch: pytest.Monke
     assert scored.metrics == {"accuracy": pytest.approx(100 / 3), "mean_error": 1.0}
     assert (scored.count, scored.unparsed, scored.examples) == (3, 1, (("2", "one or 2 or 3"),))
     assert scored.tables["thing"] == {"cats": (0.0, 2), "dogs": (100.0, 1)}
-    assert api.evaluate(model, task="add_a_task:Counting", data=tmp_path)["count"] == 3
+    assert api.evaluate(model, task="add_a_task:Counting", data=tmp_path).count == 3
 
 
 def test_the_lmms_eval_task_asks_and_marks_as_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

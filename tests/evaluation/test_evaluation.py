@@ -1,4 +1,4 @@
-"""Scores, blind conditions and descriptions: exact on small, known cases."""
+"""Estimates, blind conditions and descriptions are exact on small, known cases."""
 
 from __future__ import annotations
 
@@ -10,21 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vistune.errors import DataError
-from vistune.evaluation import (
-    Answered,
-    accuracy,
-    ask,
-    choose,
-    conditions_for,
-    derangement,
-    gap,
-    in_words,
-    majority,
-    named_pairs,
-    plan,
-    result_of,
-)
-from vistune.evaluation.runner import prompt_of
+from vistune.evaluation import AnsweredQuestion
+from vistune.evaluation.conditions import choose_questions, conditions_for, derangement, plan_blocks, prompt_of
+from vistune.evaluation.descriptions import named_pairs
+from vistune.evaluation.results import accuracy, describe_gap, evaluation_result, gap, majority
+from vistune.evaluation.runner import ask
 from vistune.evaluation.task import same_text
 from vistune.evaluation.tasks.file import File
 from vistune.evaluation.tasks.scenes import HeldOut
@@ -41,16 +31,16 @@ def question(name: str, image: str | None, gold: str = "red", kind: str = "colou
     return Question(name, Sample(name, (Message("user", parts),)), gold, {"type": kind, "language": "en"})
 
 
-def rows(*rights: bool, condition: str = "with_image", per_image: int = 1) -> list[Answered]:
+def rows(*rights: bool, condition: str = "with_image", per_image: int = 1) -> list[AnsweredQuestion]:
     texts = {True: "red", False: "blue"}
     return [
-        Answered(question(str(k), f"p{k // per_image}"), condition, texts[right], float(right))
+        AnsweredQuestion(question(str(k), f"p{k // per_image}"), condition, texts[right], float(right))
         for k, right in enumerate(rights)
     ]
 
 
 @given(st.lists(st.text(min_size=1, max_size=3), min_size=2, max_size=30), st.integers(0, 9))
-def test_a_derangement_moves_every_picture_to_another(images: list[str], seed: int) -> None:
+def test_a_derangement_moves_every_image_to_another(images: list[str], seed: int) -> None:
     moved = derangement(images, seed)
     distinct = set(images)
     if len(distinct) < 2:
@@ -61,7 +51,7 @@ def test_a_derangement_moves_every_picture_to_another(images: list[str], seed: i
     assert moved == derangement(images, seed)
 
 
-def test_conditions_change_the_picture_and_nothing_else() -> None:
+def test_conditions_change_the_image_and_nothing_else() -> None:
     asked = question("1", "a.jpg")
     wrong = {"a.jpg": "b.jpg"}
     assert prompt_of(asked, "with_image", wrong) == list(asked.sample.messages)
@@ -69,7 +59,7 @@ def test_conditions_change_the_picture_and_nothing_else() -> None:
     assert prompt_of(asked, "wrong_image", wrong)[0].parts == (ImageRef(Path("b.jpg")), "What?")
 
 
-def test_a_wrong_picture_needs_two_pictures() -> None:
+def test_a_wrong_image_needs_two_images() -> None:
     one = [question("1", "a.jpg"), question("2", "a.jpg")]
     possible, left_out = conditions_for(one)
     assert possible == ("with_image", "without_image")
@@ -78,7 +68,7 @@ def test_a_wrong_picture_needs_two_pictures() -> None:
     assert conditions_for([*one, question("3", "b.jpg")])[1] == {}
 
 
-def test_the_interval_is_over_pictures() -> None:
+def test_the_interval_is_over_images() -> None:
     score = accuracy(rows(*[True] * 50, *[False] * 50))
     assert score.value == 0.5
     assert score.low == pytest.approx(0.4, abs=0.03)
@@ -90,10 +80,10 @@ def test_the_interval_is_over_pictures() -> None:
 def test_the_gap_is_paired_and_said_in_words() -> None:
     same = rows(*[True, False] * 50)
     assert gap(same, same).value == gap(same, same).high == 0
-    assert "includes zero" in in_words(gap(same, same))
+    assert "includes zero" in describe_gap(gap(same, same))
     better = rows(*[True] * 100)
     assert gap(better, same).value == 0.5
-    assert "helps" in in_words(gap(better, same))
+    assert "helps" in describe_gap(gap(better, same))
 
 
 def test_majority_is_by_type_and_language() -> None:
@@ -108,12 +98,24 @@ def test_majority_is_by_type_and_language() -> None:
 
 def test_a_result_holds_every_condition_and_table() -> None:
     found = {c: rows(*[c == "with_image"] * 8, condition=c) for c in ("with_image", "without_image", "wrong_image")}
-    result = result_of("scenes", HeldOut(Path()), found)
-    assert result["metrics"] == {"accuracy": 1.0}
-    assert result["without_image"] == {"accuracy": 0.0}
-    assert result["gap"]["value"] == 1.0
-    assert result["by_type"]["colour"]["wrong_image"]["value"] == 0.0
-    assert result["by_language"]["en"]["with_image"]["count"] == 8
+    result = evaluation_result("scenes", HeldOut(Path()), found)
+    assert result.metrics == {"accuracy": 1.0}
+    assert result.without_image == {"accuracy": 0.0}
+    assert result.gap is not None
+    assert result.gap.difference.value == 1.0
+    assert result.by_type["colour"].accuracy["wrong_image"].value == 0.0
+    assert result.by_language["en"].accuracy["with_image"].count == 8
+
+
+def test_a_result_as_json_has_its_keys_in_a_fixed_order() -> None:
+    found = {c: rows(*[True] * 2, condition=c) for c in ("with_image", "without_image", "wrong_image")}
+    tree = evaluation_result("scenes", HeldOut(Path()), found).to_dict()
+    assert list(tree) == [
+        *("task", "metrics", "count", "unparsed", "missing", "examples", "tables", "majority", "without_image"),
+        *("wrong_image", "intervals", "gap", "by_type", "by_language", "model", "asked_with", "unread_fields"),
+    ]
+    assert list(tree["gap"]) == ["value", "low", "high", "count", "against", "words"]
+    assert list(tree["by_type"]["colour"]) == ["with_image", "without_image", "wrong_image", "majority"]
 
 
 @pytest.mark.parametrize(("reply", "right"), [("Red.", True), (" red ", True), ("reddish", False), ("", False)])
@@ -137,7 +139,7 @@ def test_hangul_is_the_same_in_syllables_and_in_letters(tmp_path: Path, match: s
 def test_more_choices_than_replies_can_name_are_refused(tmp_path: Path) -> None:
     row = {"question_id": 1, "text": "?", "answer": "A", "match": "choice", "choices": list("abcdef")}
     write_jsonl(tmp_path / "questions.jsonl", [row])
-    with pytest.raises(DataError, match="1:choices: 6, of which replies name only A to E"):
+    with pytest.raises(DataError, match="1:choices: 6 options, but only A to E can be chosen"):
         File(tmp_path).questions()
 
 
@@ -162,11 +164,11 @@ def test_named_pairs(text: str, language: str, pairs: dict[tuple[str, str], int]
     assert dict(named_pairs(text, language)) == pairs
 
 
-def test_a_limit_keeps_whole_pictures() -> None:
+def test_a_limit_keeps_whole_images() -> None:
     asked = [question(str(k), f"p{k // 4}") for k in range(40)]
-    kept = choose(asked, 10, seed=1)
+    kept = choose_questions(asked, 10, seed=1)
     assert len(kept) == 12
-    assert kept == choose(asked, 10, seed=1)
+    assert kept == choose_questions(asked, 10, seed=1)
 
 
 def test_a_model_is_asked_under_every_condition(tmp_path: Path, tiny_backbones: Path) -> None:
@@ -177,19 +179,19 @@ def test_a_model_is_asked_under_every_condition(tmp_path: Path, tiny_backbones: 
     task = HeldOut(tmp_path)
     asked = task.questions()
     assert len(asked) > 10
-    blocks = plan(asked, asked, ("with_image", "without_image", "wrong_image"))
+    blocks = plan_blocks(asked, asked, ("with_image", "without_image", "wrong_image"))
     heard = []
     for block in blocks:
-        found = ask(model, processor, task, block, hear=heard.extend)
+        found = ask(model, processor, task, block, on_answers=heard.extend)
         assert [row.question.id for row in found] == [q.id for q in block.questions]
     assert len(heard) == 3 * len(asked)
-    assert found[0].as_row()["answer"] == blocks[-1].questions[0].answer
+    assert found[0].to_dict()["answer"] == blocks[-1].questions[0].answer
     assert blocks[-1].messages(blocks[-1].questions[0])[0].images[0] != blocks[-1].questions[0].sample.images[0]
 
 
-def test_a_block_holds_whole_pictures() -> None:
+def test_a_block_holds_whole_images() -> None:
     asked = [question(f"{k} {split}", f"p{k}") for split in range(6) for k in range(60)]
-    blocks = plan(asked, asked[:120], ("with_image", "without_image"))
+    blocks = plan_blocks(asked, asked[:120], ("with_image", "without_image"))
     held = [{str(q.sample.images[0].source) for q in b.questions} for b in blocks if b.condition == "with_image"]
     assert sum(map(len, held)) == len(set().union(*held)) == 60
     assert [len(b.questions) for b in blocks if b.condition == "with_image"] == [132, 132, 96]
@@ -197,8 +199,8 @@ def test_a_block_holds_whole_pictures() -> None:
 
 
 def test_an_id_that_comes_twice_is_refused() -> None:
-    with pytest.raises(DataError, match="'1' comes twice"):
-        plan([question("1", "a"), question("1", "b")], (), ("with_image",))
+    with pytest.raises(DataError, match="'1' occurs twice"):
+        plan_blocks([question("1", "a"), question("1", "b")], (), ("with_image",))
 
 
 def test_a_file_of_questions_names_its_bad_line(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Every rule that reads a reply: 20,000 of them, no exception, the same twice, nothing evaluated, linear time."""
+"""Every parse rule on 20,000 replies: no exception, the same result twice, nothing evaluated, linear time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vistune.evaluation.parsing.choices import first_character, letter_in, match
 from vistune.evaluation.parsing.free_replies import choice_of, yes_or_no
 from vistune.evaluation.parsing.vqa_text import evalai_form, one_line, vqa_form
 from vistune.evaluation.tasks.file import read_verdict
-from vistune.evaluation.tasks.korean_judged import is_korean, read_score
+from vistune.evaluation.tasks.korean import is_korean, read_score
 from vistune.evaluation.tasks.llava_bench import read_pair, read_two_numbers
 from vistune.evaluation.tasks.mmvet import read_grade
 

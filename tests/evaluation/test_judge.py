@@ -1,4 +1,4 @@
-"""A judge behind a real loopback endpoint: asked once, journaled, asked again where unreadable, loud where it fails."""
+"""A judge behind a loopback endpoint: asked once, journaled, asked again if unreadable, an error if it fails."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_unreadable_judgements_are_asked_again_and_then_fail_loudly(tmp_path: Pa
     assert judgements(judge, {"a": body("x"), "b": body("y")}, number) == {"a": 7, "b": 7}
     assert len(endpoint.chats) == 6
     says(endpoint, "never")
-    with pytest.raises(TeacherError, match=r"1 of 1 judgements cannot be read, such as that of c: 'never'"):
+    with pytest.raises(TeacherError, match=r"1 of 1 judgements are unreadable, such as that of c: 'never'"):
         judgements(judge, {"c": body("z")}, number)
     assert len(endpoint.chats) == 6 + TRIES
 

@@ -1,4 +1,4 @@
-"""Korean sets: real predictions of two models at their published figures, the language filter, a POPE from boxes."""
+"""Korean benchmarks: published figures from real predictions, the language filter, and a POPE built from boxes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from vistune.evaluation import score
 from vistune.evaluation.parsing.choices import first_character, letter_in
 from vistune.evaluation.parsing.free_replies import yes_or_no
 from vistune.evaluation.task import Benchmark, Reply
-from vistune.evaluation.tasks.korean import KDtcBench, KMMBench, KSeed
-from vistune.evaluation.tasks.korean_judged import KLlavaW, Koffvqa, is_korean, read_score
-from vistune.evaluation.tasks.korean_pope import SPLITS, Absent, KPope, things_of
+from vistune.evaluation.tasks.korean import KDtcBench, KLlavaW, KMMBench, Koffvqa, KSeed, is_korean, read_score
+from vistune.evaluation.tasks.korean_pope import SPLITS, AbsentThings, KPope, things_of
 from vistune.evaluation.tasks.mmbench import ROTATION
 
 MODELS = ("gemma4-31b", "gemma4-26b-a4b")
@@ -220,7 +219,7 @@ def test_korean_pope_asks_as_often_about_what_is_there_as_about_what_is_not(tmp_
     path = coco(tmp_path, THINGS, NAMES)
     questions = KPope(tmp_path).questions()
     things, _ = things_of(json.loads(path.read_text()), path)
-    assert len(questions) == len({question.id for question in questions}) == 5 * 3 * 6  # picture 6 shows too little
+    assert len(questions) == len({question.id for question in questions}) == 5 * 3 * 6  # image 6 shows too little
     for question in questions:
         split, image, number = question.id.split("-")
         text = question.sample.messages[0].text
@@ -238,10 +237,10 @@ def test_korean_pope_asks_as_often_about_what_is_there_as_about_what_is_not(tmp_
 
 def test_what_is_not_there_is_frequent_or_fits(tmp_path: Path) -> None:
     path = coco(tmp_path, THINGS, NAMES)
-    absent = Absent(things_of(json.loads(path.read_text()), path)[0])
-    chance = random.Random(0)
-    assert absent.of(1, "popular", chance) == ["자동차", "버스", "얼룩말"]  # 4, 2 and 1 pictures, then by name
-    assert absent.of(3, "adversarial", chance) == ["개", "고양이", "얼룩말"]  # seen with people and cars three times
+    absent = AbsentThings(things_of(json.loads(path.read_text()), path)[0])
+    rng = random.Random(0)
+    assert absent.of(1, "popular", rng) == ["자동차", "버스", "얼룩말"]  # 4, 2 and 1 images, then by name
+    assert absent.of(3, "adversarial", rng) == ["개", "고양이", "얼룩말"]  # seen with people and cars three times
 
 
 def test_korean_pope_is_scored_with_unclear_replies_as_wrong(tmp_path: Path) -> None:
@@ -258,14 +257,16 @@ def test_korean_pope_is_scored_with_unclear_replies_as_wrong(tmp_path: Path) -> 
 
 def test_a_folder_that_cannot_make_questions_says_so(tmp_path: Path) -> None:
     path = coco(tmp_path, {1: ["dog"]}, ["dog"])
-    with pytest.raises(DataError, match="no picture shows 3 kinds"):
+    with pytest.raises(DataError, match="no image shows 3 kinds"):
         KPope(tmp_path).questions()
     path.write_text('{"images": [], "categories": [{"id": 1}], "annotations": []}')
     with pytest.raises(DataError, match=r"categories\[0\]:name"):
         KPope(tmp_path).questions()
     path.rename(path.with_name("instances_one.json"))
     path.with_name("instances_two.json").touch()
-    with pytest.raises(DataError, match=r"several fit: instances_one\.json, instances_two\.json.*instances_one\.json"):
+    with pytest.raises(
+        DataError, match=r"several files match: instances_one\.json, instances_two\.json.*instances_one\.json"
+    ):
         KPope(tmp_path).questions()
     for listed in path.parent.glob("instances_*"):
         listed.unlink()
@@ -280,7 +281,7 @@ def test_a_folder_that_cannot_make_questions_says_so(tmp_path: Path) -> None:
 def test_two_rows_of_one_id_are_refused(tmp_path: Path, task: type[Benchmark], file: str) -> None:
     row = {"index": "7", "question": "무엇인가요?", "answer": "A", "A": "개", "category": "x", "gpt_answer": "개"}
     (tmp_path / file).write_text("\n".join([json.dumps(row, ensure_ascii=False)] * 2) + "\n", encoding="utf-8")
-    with pytest.raises(DataError, match=rf"{file}:2:\w+: '7' comes twice"):
+    with pytest.raises(DataError, match=rf"{file}:2:\w+: '7' occurs twice"):
         task(tmp_path).questions()
 
 
@@ -290,7 +291,7 @@ PIXEL = base64.b64decode(
 
 
 def write_shards(folder: Path, rows: list[dict[str, Any]], split: str = "dev") -> None:
-    """As the hub keeps a dataset: parquet files of a split, pictures as structs of bytes and path."""
+    """As the hub keeps a dataset: parquet files of a split, images as structs of bytes and path."""
     parquet = pytest.importorskip("pyarrow.parquet")
     import pyarrow
 

@@ -1,4 +1,4 @@
-"""Letters from one forward pass: the likeliest of the options' letters, and nothing else."""
+"""Letters from one forward pass: the likeliest of the options' letters."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from vistune.evaluation import TASKS, ask, plan
-from vistune.evaluation.letters import letters_of, read_letters
-from vistune.evaluation.task import ask as question_of
+from vistune.evaluation import TASKS
+from vistune.evaluation.conditions import plan_blocks
+from vistune.evaluation.runner import ask, letters_of, read_letters
+from vistune.evaluation.task import make_question
 from vistune.files import write_jsonl
 from vistune.generation import Assistant
 from vistune.generation.sampling import Choice, Sampling, choose
@@ -34,15 +35,15 @@ def test_a_letter_is_the_likeliest_of_its_options(tmp_path: Path, model: Path) -
     task = TASKS["file"](choices(tmp_path, 6))
     assistant = Assistant(*load(model))
     known = read_letters(assistant.processor)
-    assert assistant.processor.decode([*known.before, known.tokens["C"]]).strip() == "C"
-    [block] = plan(task.questions(), (), ("with_image",))
+    assert assistant.processor.decode([*known.before, known.ids["C"]]).strip() == "C"
+    [block] = plan_blocks(task.questions(), (), ("with_image",))
     rows = ask(assistant.model, assistant.processor, task, block, letters=True)
     for row in rows[:-1]:
-        prompt = known.begun(assistant.processor.encode_prompt(block.messages(row.question)))
+        prompt = known.begin_reply(assistant.processor.encode_prompt(block.messages(row.question)))
         with torch.inference_mode():
             logits = (assistant.model(collate([prompt])) @ assistant.model.head.T)[-1]
         letters = "ABC"[: len(row.question.tags["choices"])]
-        assert row.text == max(letters, key=lambda letter: logits[known.tokens[letter]])
+        assert row.text == max(letters, key=lambda letter: logits[known.ids[letter]])
         assert row.finish_reason == "stop"
     free = ask(assistant.model, assistant.processor, task, block)
     assert rows[-1] == free[-1]  # a question without options is answered as ever
@@ -50,9 +51,9 @@ def test_a_letter_is_the_likeliest_of_its_options(tmp_path: Path, model: Path) -
 
 def test_only_allowed_tokens_are_said() -> None:
     logits = torch.tensor([[0.0, 5.0, 1.0, 3.0]])
-    chance = torch.Generator().manual_seed(0)
-    assert choose(logits, [Choice(Sampling(among=(0, 2)), chance, ())]) == [2]
-    drawn = {choose(logits, [Choice(Sampling(temperature=5, among=(0, 2)), chance, ())])[0] for _ in range(50)}
+    rng = torch.Generator().manual_seed(0)
+    assert choose(logits, [Choice(Sampling(among=(0, 2)), rng, ())]) == [2]
+    drawn = {choose(logits, [Choice(Sampling(temperature=5, among=(0, 2)), rng, ())])[0] for _ in range(50)}
     assert drawn == {0, 2}
 
 
@@ -67,4 +68,4 @@ def test_only_allowed_tokens_are_said() -> None:
     ],
 )
 def test_which_questions_have_letters(tags: dict, letters: str) -> None:
-    assert "".join(letters_of(question_of("1", "?", **tags))) == letters
+    assert "".join(letters_of(make_question("1", "?", **tags))) == letters

@@ -1,4 +1,4 @@
-"""LLaVA-Bench and its Korean sister: real GPT-4 reviews at the published figures, every request to the byte."""
+"""LLaVA-Bench and K-LLaVA-W: published figures from real GPT-4 reviews; requests are compared byte by byte."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vistune.errors import DataError, RecipeError, TeacherError
 from vistune.evaluation import score
 from vistune.evaluation.judge.remote import TRIES, RemoteJudge
 from vistune.evaluation.task import Reply
-from vistune.evaluation.tasks.korean_judged import KLlavaW, Koffvqa
+from vistune.evaluation.tasks.korean import KLlavaW, Koffvqa
 from vistune.evaluation.tasks.llava_bench import LlavaBench, read_pair, read_two_numbers
 from vistune.llm_client import Endpoint
 
@@ -79,7 +79,7 @@ def test_the_lenient_rule_wants_two_numbers_and_no_word(review: str, pair: tuple
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Two questions on one picture with all that a judge is shown."""
+    """Two questions on one image with all that a judge is shown."""
     rows = {
         "questions.jsonl": [
             {"question_id": 0, "image": "1.jpg", "text": "What?", "category": "conv"},
@@ -122,7 +122,7 @@ def test_a_review_without_ratings_is_never_averaged_in(data: Path, endpoint: Fak
     assert len(endpoint.chats) == 2 * TRIES
     stored = [{"question_id": k, "content": "Both are fine.", "tuple": [-1, -1]} for k in (0, 1)]
     (data / "reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in stored))
-    with pytest.raises(DataError, match="question 0: the review holds no two ratings"):
+    with pytest.raises(DataError, match="question 0: the review does not have two ratings"):
         score("llava-bench", LlavaBench(data), data / "reviews.jsonl")
     (data / "reviews.jsonl").write_text(json.dumps({"question_id": 0, "content": "8 9"}))
     with pytest.raises(DataError, match="question 1"):

@@ -1,4 +1,4 @@
-"""MMBench: the published figures of real files, every reply of the matcher table, the upload, strange releases."""
+"""MMBench: published figures of real files, all replies of the matcher table, the upload, unusual releases."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vistune.errors import DataError
-from vistune.evaluation import Wanted, score
-from vistune.evaluation.models import measure_models
+from vistune.evaluation import EvaluationRequest, score
+from vistune.evaluation.models import ModelOptions, evaluate_models
 from vistune.evaluation.parsing.choices import first_character, matched
 from vistune.evaluation.parsing.free_replies import choice_of, yes_or_no
-from vistune.evaluation.sheets import read_sheet
+from vistune.evaluation.predictions import read_sheet
 from vistune.evaluation.task import Reply
 from vistune.evaluation.tasks.mmbench import MMBench, MMBenchCn
 from vistune.progress import no_progress
@@ -92,7 +92,7 @@ def test_the_prompt_is_llavas(tmp_path: Path) -> None:
     assert last.sample.messages[0].text == f'Look.\nTwo\tlines\n"here"\nA. red\nB. blue\nC. all above{suffix}'
 
 
-def test_pictures_lie_in_the_table_or_in_another_row(tmp_path: Path) -> None:
+def test_images_lie_in_the_table_or_in_another_row(tmp_path: Path) -> None:
     file = io.BytesIO()
     Image.new("RGB", (8, 8), (200, 30, 30)).save(file, "PNG")
     cell = base64.b64encode(file.getvalue()).decode()
@@ -105,15 +105,16 @@ def test_pictures_lie_in_the_table_or_in_another_row(tmp_path: Path) -> None:
         MMBench(tmp_path).questions()
 
 
-def test_unpacked_pictures_outlive_the_asking(tmp_path: Path, model: Path) -> None:
+def test_unpacked_images_outlive_the_asking(tmp_path: Path, model: Path) -> None:
     """The comparison page shows them, where the data folder takes no files too."""
     file = io.BytesIO()
     Image.new("RGB", (8, 8), (200, 30, 30)).save(file, "PNG")
     cell = base64.b64encode(file.getvalue()).decode()
     write(tmp_path, f"7\tWhat?\t\tcat\tdog\t\t\tA\t\t\t{cell}")
     (tmp_path / "mmbench_dev_en.pictures").touch()  # no folder can be made of that name
-    [[measured]] = measure_models([model], lambda _: [Wanted("mmbench", tmp_path)], "cpu", "auto", None, no_progress)
-    [row] = measured.rows["with_image"]
+    request = EvaluationRequest("mmbench", tmp_path)
+    [[result]] = evaluate_models([model], lambda _: [request], ModelOptions("cpu"), no_progress)
+    [row] = result.answers["with_image"]
     assert Path(str(row.question.sample.images[0].source)).is_file()
 
 
@@ -145,7 +146,7 @@ def test_the_language_chooses_among_several_tables(tmp_path: Path) -> None:
         MMBench(tmp_path).questions()
     write(tmp_path, ROWS[0], name="MMBench_DEV_EN.tsv")
     write(tmp_path, ROWS[0], name="mmbench_v11_en.tsv")
-    with pytest.raises(DataError, match="2 files fit"):
+    with pytest.raises(DataError, match="2 files match"):
         MMBench(tmp_path).questions()
     with pytest.raises(DataError, match="no such file"):
         MMBench(tmp_path / "elsewhere").questions()

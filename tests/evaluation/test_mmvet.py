@@ -1,4 +1,4 @@
-"""MM-Vet: real GPT-4 grades at the published figures, every request to the byte, a judge on a loopback port."""
+"""MM-Vet: published figures from real GPT-4 grades; requests are compared byte by byte; a judge on loopback."""
 
 from __future__ import annotations
 
@@ -151,10 +151,10 @@ def test_what_is_needed_is_said(data: Path) -> None:
     with pytest.raises(DataError, match="v1_1: score"):
         score("mmvet", MMVet(data), data / "grades.json")
     (data / "grades.json").write_text(json.dumps({"v1_0": {"score": [0.5]}, "v1_1": {"score": [1, 1]}}))
-    with pytest.raises(DataError, match="unequally"):
+    with pytest.raises(DataError, match="equally many grades"):
         score("mmvet", MMVet(data), data / "grades.json")
     (data / "mm-vet_evaluator.py").write_text("prompt = open('x').read()\n")
-    with pytest.raises(DataError, match="assigns no text to 'prompt'"):
+    with pytest.raises(DataError, match="does not assign a text to 'prompt'"):
         score("mmvet", MMVet(data), data / "said.jsonl", judge=refuse)
     (data / "mm-vet_evaluator.py").unlink()
     with pytest.raises(DataError, match="judge_prompt"):

@@ -1,4 +1,4 @@
-"""Real predictions on official files give the figures that the official scorers give."""
+"""Real predictions on official files give the figures of the official scorers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from vistune.errors import DataError
-from vistune.evaluation import TASKS, Measured, score
+from vistune.evaluation import TASKS, ScoreResult, score
 from vistune.evaluation.parsing.vqa_text import evalai_form, one_line, vqa_form
 from vistune.evaluation.task import LETTER
 from vistune.files import read_json, read_jsonl, write_json, write_jsonl
@@ -25,11 +25,11 @@ def vectors(shared: Path) -> Path:
     return shared / "vectors"
 
 
-def scored(name: str, data: Path, predictions: Path, **wishes: Any) -> Measured:
+def scored(name: str, data: Path, predictions: Path, **wishes: Any) -> ScoreResult:
     return score(name, TASKS[name](data), predictions, **wishes)
 
 
-def figures(measured: Measured, table: str) -> dict[str, float]:
+def figures(measured: ScoreResult, table: str) -> dict[str, float]:
     return {group: value for group, (value, _) in measured.scored.tables[table].items()}
 
 
@@ -107,7 +107,7 @@ def test_mme(vectors: Path, tmp_path: Path, data: str) -> None:
 
 
 def test_mme_joins_llavas_lines_by_question(vectors: Path, tmp_path: Path) -> None:
-    """LLaVA gives both questions of a picture one id; all "Yes" is right once a picture, wherever its lines stand."""
+    """LLaVA gives both questions of a image one id; all "Yes" is right once a image, wherever its lines stand."""
     rows = [row for _, row in read_jsonl(vectors / "mme" / "shared" / "llava_mme.jsonl")]
     said = [{"question_id": r["question_id"], "prompt": r["text"], "text": "Yes"} for r in reversed(rows)]
     write_jsonl(tmp_path / "said.jsonl", said)
@@ -148,7 +148,7 @@ def test_gqa(vectors: Path) -> None:
     }
 
 
-def printed(found: Measured) -> list[str]:
+def printed(found: ScoreResult) -> list[str]:
     """The benchmark's own printout of these figures."""
     metrics = found.scored.metrics
     lines = [f"{name}: {metrics[name.lower()]:.2f}%" for name in ("Binary", "Open", "Accuracy")]

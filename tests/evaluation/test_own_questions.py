@@ -1,4 +1,4 @@
-"""A user's own questions: every form of file, several images, fields that nobody reads, images that are not there."""
+"""A user's own questions: every file format, several images, unread fields, missing images."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from vistune import api
 from vistune.cli.app import app
 from vistune.errors import DataError
 from vistune.evaluation import TASKS, score
-from vistune.evaluation.own_questions import FIELDS, IDS, TEXTS, OwnQuestions, read_questions
-from vistune.evaluation.tasks.file import File
+from vistune.evaluation.tasks.file import FIELDS, IDS, TEXTS, File, OwnQuestions, read_questions
 from vistune.files import read_jsonl, write_json, write_jsonl
 from vistune.generation import Assistant
 from vistune.runs.checkpoint import load
@@ -169,14 +168,14 @@ def test_the_ways_to_name_a_questions_images(folder: Path, fields: dict[str, Any
         ({"video_file": "a.mp4", "image": "a.jpg"}, "video_file: videos and audio are not read"),
         ({"audio": {"path": "a.wav"}}, "audio: videos and audio are not read"),
         ({"image": "a.jpg", "images": ["b.jpg"]}, "images: both `image` and `images`"),
-        ({"image": 5}, "image: expected a path or a list of paths, got 5"),
+        ({"image": 5}, "image: a path or a list of paths is wanted, got 5"),
         ({"image": {"bytes": "aGVsbG8="}}, "image: holds the image's bytes as text"),
         ({"text": "<image>\nWhat?"}, "images: 1 <image> in the turns but 0 images"),
         ({"text": "<image><image>", "image": "a.jpg"}, "image: 2 <image> in the turns but 1 images"),
         ({"text": " "}, "text: is empty"),
-        ({"text": ["What?"]}, "text: expected text"),
+        ({"text": ["What?"]}, "text: text is wanted"),
         ({"match": "fuzzy"}, "match: 'fuzzy'"),
-        ({"choices": "A, B"}, "choices: a list is wanted"),
+        ({"choices": "A, B"}, "choices: expected a list"),
         ({"type": ["x"]}, "type: expected text"),
     ],
 )
@@ -210,7 +209,7 @@ def test_another_name_of_an_image_that_is_read_is_only_reported(folder: Path) ->
 
 
 def test_an_id_that_comes_twice_names_both_records(folder: Path) -> None:
-    with pytest.raises(DataError, match=r"q\.jsonl:2:question_id: '1' comes twice.*q\.jsonl:1"):
+    with pytest.raises(DataError, match=r"q\.jsonl:2:question_id: '1' occurs twice.*q\.jsonl:1"):
         read(folder, BASE, BASE)
 
 
@@ -280,7 +279,9 @@ def test_several_images_are_asked_in_order_and_blind(folder: Path, model: Path) 
     both = Message("user", (ImageRef(folder / "a.jpg"), ImageRef(folder / "b.jpg"), "The same?"))
     assert said[0] == assistant.chat([both], max_tokens=5).text
     result = api.evaluate(model, task="file", data=folder / "q.jsonl", out=folder / "evals")
-    assert result["wrong_image"].keys() == result["without_image"].keys() == {"accuracy"}
+    assert result.wrong_image is not None
+    assert result.without_image is not None
+    assert result.wrong_image.keys() == result.without_image.keys() == {"accuracy"}
 
 
 def test_answer_and_evaluate_print_the_account_and_list_it_as_json(folder: Path, model: Path) -> None:
@@ -310,7 +311,7 @@ def test_a_folder_of_questions_in_another_form_is_found(folder: Path) -> None:
     (folder / "questions.csv").write_text("question_id,text,answer\n1,What?,red\n")
     assert [question.answer for question in TASKS["file"](folder).questions()] == ["red"]
     (folder / "questions.json").write_text("[]")
-    with pytest.raises(DataError, match=r"questions\.csv, questions\.json all fit"):
+    with pytest.raises(DataError, match=r"several files match: questions\.csv, questions\.json"):
         TASKS["file"](folder)
 
 

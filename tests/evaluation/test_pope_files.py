@@ -1,4 +1,4 @@
-"""POPE's files as other projects have them: ids of their own, the question written with what is wanted of an answer."""
+"""POPE's files as other projects write them: other ids, and questions with an instruction."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vistune.errors import DataError
-from vistune.evaluation import TASKS, Measured, score
+from vistune.evaluation import TASKS, ScoreResult, score
 from vistune.evaluation.tasks.pope import bare_question
 from vistune.files import write_json, write_jsonl
 
@@ -39,7 +39,7 @@ def labels(folder: Path, first: dict[str, int], text: str = "{}", label: str = "
     return found
 
 
-def scored(folder: Path, said: list[dict[str, Any]], name: str = "said.jsonl") -> Measured:
+def scored(folder: Path, said: list[dict[str, Any]], name: str = "said.jsonl") -> ScoreResult:
     if name.endswith(".json"):
         write_json(folder / name, {str(row["question_id"]): row["text"] for row in said})
     else:

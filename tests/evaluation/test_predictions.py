@@ -1,4 +1,4 @@
-"""Files of predictions in the forms that people have, and the account of the fields that nothing reads."""
+"""Predictions files in the formats that are in use, and the report of unread fields."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from typer.testing import CliRunner
 from vistune.cli.app import app
 from vistune.errors import DataError
 from vistune.evaluation import TASKS, score
-from vistune.evaluation.predictions import KEPT, join, read_predictions
-from vistune.evaluation.sheets import read_sheet, write_sheet
+from vistune.evaluation.predictions import OWN_FIELDS, join_predictions, read_predictions, read_sheet, write_sheet
 from vistune.evaluation.tasks.file import File
 from vistune.files import read_json, write_json, write_jsonl
 
@@ -88,16 +87,16 @@ def test_an_id_that_pandas_made_a_float_is_the_same_id(tmp_path: Path, name: str
     (tmp_path / name).write_bytes({**FORMS, "said.xlsx": write_sheet}[name](records))
     found = read_predictions(tmp_path / name)
     assert [(one.id, one.text) for one in found] == [("241", "a"), ("3", "b c")]
-    joined = join(["241", "3", "7"], found, lambda one: one.id)
-    assert {question: one.text for question, one in joined.found.items()} == {"241": "a", "3": "b c"}
+    joined = join_predictions(["241", "3", "7"], found, lambda one: one.id)
+    assert {question: one.text for question, one in joined.by_id.items()} == {"241": "a", "3": "b c"}
 
 
 def test_ids_of_the_data_that_pandas_made_floats_are_the_same_too(tmp_path: Path) -> None:
     write_json(tmp_path / "said.json", {"241": "a", " x 1 ": "b"})
-    joined = join(["241.0", "x 1"], read_predictions(tmp_path / "said.json"), lambda one: one.id)
-    assert {question: one.text for question, one in joined.found.items()} == {"241.0": "a", "x 1": "b"}
+    joined = join_predictions(["241.0", "x 1"], read_predictions(tmp_path / "said.json"), lambda one: one.id)
+    assert {question: one.text for question, one in joined.by_id.items()} == {"241.0": "a", "x 1": "b"}
     with pytest.raises(DataError, match=r"'241' is '241' and '241\.0' of the data"):
-        join(["241", "241.0"], read_predictions(tmp_path / "said.json"), lambda one: one.id)
+        join_predictions(["241", "241.0"], read_predictions(tmp_path / "said.json"), lambda one: one.id)
 
 
 @pytest.mark.parametrize("key", ["question_id", "questionId", "index", "id", "Question ID", "QID", "pid", "idx"])
@@ -120,10 +119,10 @@ def test_the_names_that_people_give_ids_and_texts(tmp_path: Path, key: str, said
             {"question_id": 1, "answer": "gold", "model_output": "a"},
             r"2:model_output: .* may both be",
         ),
-        ({"index": 1, "A": "x", "B": "y", "answer": "A"}, r"2:answer: beside the question's options"),
+        ({"index": 1, "A": "x", "B": "y", "answer": "A"}, r"2:answer: the record has the question's options"),
         ({"question_id": 1, "text": None}, r"2:text: expected text, got None"),
         ({"question_id": True, "text": "a"}, r"2:question_id: expected text or a number, got True"),
-        ("a", r"2: is no object"),
+        ("a", r"2: is not an object"),
     ],
 )
 def test_a_record_that_is_no_prediction_names_what_is_there(tmp_path: Path, record: Any, problem: str) -> None:
@@ -175,7 +174,7 @@ def test_a_field_of_a_prediction_is_used_rejected_or_reported(
     except DataError:
         return
     reported = [(told.field, told.count) for told in found.unread_fields]
-    assert reported == ([] if field in (*KEPT, "type", "language", "match", "choices") else [(field, 1)])
+    assert reported == ([] if field in (*OWN_FIELDS, "type", "language", "match", "choices") else [(field, 1)])
 
 
 def test_score_prints_the_account_and_lists_it_as_json(tmp_path: Path) -> None:
@@ -285,9 +284,9 @@ UNREAD_CELLS: dict[str, tuple[list[list[list[object]]], str]] = {
     "an empty first sheet": ([[], [HEADER, [2, "b"]]], "there are cells in 'Sheet1'"),
     "two of a name": ([[[*HEADER, "prediction"], [1, "a", "b"]]], ":1: columns B and C have the same name 'predic"),
     "a name and a space": ([[[*HEADER, "prediction "], [1, "a", "b"]]], ":1: columns B and C have the same name"),
-    "no name": ([[["index", None, "prediction"], [1, "a", "b"]]], ":2: column B has a cell and no name"),
-    "beyond the names": ([[HEADER, [1, "a"], [2, "b", "c"]]], ":3: column C has a cell and no name"),
-    "no names at all": ([[[], [1, "a"]]], ":2: column A has a cell and no name"),
+    "no name": ([[["index", None, "prediction"], [1, "a", "b"]]], ":2: column B has a cell but no name"),
+    "beyond the names": ([[HEADER, [1, "a"], [2, "b", "c"]]], ":3: column C has a cell but no name"),
+    "no names at all": ([[[], [1, "a"]]], ":2: column A has a cell but no name"),
 }
 
 

@@ -1,4 +1,4 @@
-"""What a person reads in the terminal: figures by type and language, nothing empty, and who else scores."""
+"""What the terminal shows: figures by type and language, no empty tables, and who else gives the figures."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def shown(*words: str | Path) -> str:
 def test_scenes_are_told_by_question_type_and_language(tmp_path: Path, model: Path) -> None:
     write_world(tmp_path, count=1, seed=0, tests=4)
     words = ("evaluate", model, "--task", "scenes", "--data", tmp_path, "--out", tmp_path / "out", "--limit", "16")
-    told = shown(*words)
+    output = shown(*words)
     for group in ("colour", "count", "existence", "en", "ko"):
-        assert f"│ {group} " in told
-    assert shown(*words) == told  # from what is kept
+        assert f"│ {group} " in output
+    assert shown(*words) == output  # from what is kept
 
 
 def test_a_task_without_types_has_no_table_of_them(tmp_path: Path, model: Path) -> None:
@@ -35,15 +35,15 @@ def test_a_task_without_types_has_no_table_of_them(tmp_path: Path, model: Path) 
     (tmp_path / "images").mkdir()
     for name in ("n1.jpg", "n2.jpg"):
         Image.new("RGB", (40, 40), "red").save(tmp_path / "images" / name)
-    told = shown("evaluate", model, "--task", "gqa", "--data", tmp_path, "--out", tmp_path / "out")
-    assert "right, per cent" not in told
+    output = shown("evaluate", model, "--task", "gqa", "--data", tmp_path, "--out", tmp_path / "out")
+    assert "right, per cent" not in output
 
 
 def test_answers_that_nobody_could_score_later_are_not_asked(tmp_path: Path, model: Path) -> None:
     RELEASES["vizwiz"](tmp_path)
     done = CliRunner().invoke(app, ["evaluate", str(model), "--task", "vizwiz", "--data", str(tmp_path)])
     assert isinstance(done.exception, RecipeError)
-    assert "no answer would be kept" in str(done.exception)
+    assert "the answers would not be saved" in str(done.exception)
 
 
 def test_a_table_that_the_data_cannot_fill_is_left_out(tmp_path: Path) -> None:
@@ -51,24 +51,24 @@ def test_a_table_that_the_data_cannot_fill_is_left_out(tmp_path: Path) -> None:
         tmp_path / "problems.json", {"1": {"question": "?", "choices": ["a", "b"], "answer": 0, "split": "test"}}
     )
     write_jsonl(tmp_path / "said.jsonl", [{"question_id": 1, "text": "A"}])
-    told = shown("score", "scienceqa", "--data", tmp_path, "--predictions", tmp_path / "said.jsonl")
-    assert "breakdown" not in told
-    assert "topic" not in told
+    output = shown("score", "scienceqa", "--data", tmp_path, "--predictions", tmp_path / "said.jsonl")
+    assert "breakdown" not in output
+    assert "topic" not in output
 
 
 def test_popes_confusion_is_of_each_split(tmp_path: Path) -> None:
     right = RELEASES["pope"](tmp_path)
     write_jsonl(tmp_path / "said.jsonl", [{"question_id": int(name), "text": "Yes"} for name in right])
-    told = shown("score", "pope", "--data", tmp_path, "--predictions", tmp_path / "said.jsonl")
-    assert "│ random FP      │ 50.00  │ 1         │" in told
+    output = shown("score", "pope", "--data", tmp_path, "--predictions", tmp_path / "said.jsonl")
+    assert "│ random FP      │ 50.00  │ 1         │" in output
 
 
 def test_what_only_a_server_scores_says_so(tmp_path: Path) -> None:
     right = RELEASES["vizwiz"](tmp_path)
     write_jsonl(tmp_path / "said.jsonl", [{"question_id": name, "text": text} for name, text in right.items()])
-    told = shown("score", "vizwiz", "--data", tmp_path, "--predictions", tmp_path / "said.jsonl")
-    assert "no figure here" in told
-    assert "--submission" in told
+    output = shown("score", "vizwiz", "--data", tmp_path, "--predictions", tmp_path / "said.jsonl")
+    assert "no figure here" in output
+    assert "--submission" in output
 
 
 @pytest.mark.parametrize("task", ["scenes", "vizwiz"])
@@ -82,8 +82,8 @@ def test_replies_that_cannot_be_parsed_are_shown(tmp_path: Path, model: Path) ->
     RELEASES["pope"](tmp_path)
     (tmp_path / "val2014").mkdir()
     Image.new("RGB", (40, 40), "red").save(tmp_path / "val2014" / "a.jpg")
-    told = shown("evaluate", model, "--task", "pope", "--data", tmp_path, "--out", tmp_path / "out")
+    output = shown("evaluate", model, "--task", "pope", "--data", tmp_path, "--out", tmp_path / "out")
     kept = read_json(tmp_path / "out" / "pope.json")
     assert kept["unparsed"] > 0
-    assert f"{kept['unparsed']} replies that cannot be parsed: scored as the protocol says, such as" in told
-    assert f"    {kept['examples'][0]['question_id']}: " in told
+    assert f"{kept['unparsed']} replies that cannot be parsed: scored as the protocol says, such as" in output
+    assert f"    {kept['examples'][0]['question_id']}: " in output

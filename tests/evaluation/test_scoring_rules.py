@@ -1,4 +1,4 @@
-"""What holds for every task: joins, missing and unparsed replies, hostile replies, faults named by file."""
+"""Rules for every task: joins, missing and unparsed replies, hostile replies, errors that name the file."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_what_is_missing_of_a_release_is_named(name: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("name", NAMES)
 def test_questions_can_be_asked(name: str, tmp_path: Path) -> None:
-    """Every question is one user turn with text, its picture in front, ids unique, and twice the same."""
+    """Every question is one user turn with text, its image in front, ids unique, and twice the same."""
     said = RELEASES[name](tmp_path)
     task = TASKS[name](tmp_path)
     asked = list(task.questions())
@@ -177,7 +177,7 @@ def test_forms_of_prediction_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("line", "field"),
-    [('{"text": "a"}', "question_id"), ('{"question_id": 2, "text": 5}', "text"), ("[1]", "is no object")],
+    [('{"text": "a"}', "question_id"), ('{"question_id": 2, "text": 5}', "text"), ("[1]", "is not an object")],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: str, field: str) -> None:
     path = tmp_path / "said.jsonl"

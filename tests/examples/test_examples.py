@@ -15,7 +15,7 @@ from PIL import Image
 
 import vistune
 from vistune.api import check_data, generate_data, train
-from vistune.datagen import TeacherOptions, GenerationConfig
+from vistune.datagen import GenerationConfig, TeacherOptions
 from vistune.model import build, read_spec
 from vistune.recipe import DataSource, Model, load_recipe
 from vistune.records import FORMS

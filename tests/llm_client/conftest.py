@@ -1,4 +1,4 @@
-"""A fake teacher on a loopback port, and a folder of pictures to ask about."""
+"""A fake teacher on a loopback port, and a folder of images to ask about."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def teacher() -> Iterator[FakeTeacher]:
 
 @pytest.fixture
 def images(tmp_path: Path) -> list[AnnotatedImage]:
-    """Twelve pictures, each with a caption and a box; beside them the prices of the fake teacher."""
+    """Twelve images, each with a caption and a box; beside them the prices of the fake teacher."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     (folder / "prices.yaml").write_text("models: {fake-1: {input: 10, output: 100}}\n")

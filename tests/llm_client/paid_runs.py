@@ -1,4 +1,4 @@
-"""Runs of `vistune generate` with a remote teacher: made, killed, cut off from power, taken up again, compared."""
+"""Runs of `vistune generate` with a remote teacher that are killed, cut off from power, resumed and compared."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from fake_teacher import FakeTeacher, Request
 
-from vistune.datagen import GeneratedData, TeacherOptions, GenerationConfig, generate_by_model, write_generated
+from vistune.datagen import GeneratedData, GenerationConfig, TeacherOptions, generate_by_model, write_generated
 from vistune.errors import VistuneError
 from vistune.llm_client import Client, Journal
 from vistune.types import AnnotatedImage

@@ -1,4 +1,4 @@
-"""Run whole jobs in virtual time against rate limits, an outage, broken connections and budgets."""
+"""Whole runs through hours of failures in virtual time: limits, an outage, broken lines, budgets."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from fake_teacher import TEXTS, Behaviour, FakeService, Request, completion, err
 from llm_client.paid_runs import check_accounts, paid, records
 from llm_client.virtual_time import ask_about, made_up, now, run
 
-from vistune.datagen import TeacherOptions, GenerationConfig, make_requests
+from vistune.datagen import GenerationConfig, TeacherOptions, make_requests
 from vistune.datagen.teachers.options import prepare_request
 from vistune.errors import BudgetError, TeacherError
-from vistune.llm_client import Asker, Client, Price
+from vistune.llm_client import Client, Price, RequestRunner
 from vistune.llm_client.client import Outcome
-from vistune.llm_client.pace import PROBE_SECONDS
+from vistune.llm_client.limits import PROBE_SECONDS
 
 RETRY_AFTER = {"1": 1.0, "30": 30.0, "600": 600.0, "date": 598.0, "soon": 1.0, "none": 1.0}
 
@@ -47,7 +47,7 @@ def test_nothing_is_sent_before_retry_after_is_over(tmp_path: Path, form: str) -
     async def work() -> None:
         async with teacher.serving():
             settled, _ = await ask_about(made_up(600), teacher, tmp_path)
-            assert all(not each.failures for each in settled)
+            assert all(not each.faults for each in settled)
 
     run(work())
     over = limited_at[0] + RETRY_AFTER[form]
@@ -70,7 +70,7 @@ def test_a_service_that_bears_eight_is_found_out(tmp_path: Path) -> None:
     async def work() -> None:
         async with teacher.serving():
             settled, _ = await ask_about(made_up(2000), teacher, tmp_path, concurrency=64)
-            assert all(not each.failures for each in settled)
+            assert all(not each.faults for each in settled)
 
     run(work())
     refused = [request.status == 429 for request in teacher.asked[200:]]
@@ -83,13 +83,13 @@ def test_an_outage_of_a_minute_costs_nobody_its_answer(tmp_path: Path, monkeypat
     chance = random.Random(5)
     began = 0.0
     waits: list[float] = []
-    wait = Asker.wait
+    wait = RequestRunner.wait
 
-    async def noted(self: Asker, seconds: float) -> None:
+    async def noted(self: RequestRunner, seconds: float) -> None:
         waits.append(seconds)
         await wait(self, seconds)
 
-    monkeypatch.setattr(Asker, "wait", noted)
+    monkeypatch.setattr(RequestRunner, "wait", noted)
 
     def behave(request: Request) -> Behaviour:
         nonlocal began
@@ -105,7 +105,7 @@ def test_an_outage_of_a_minute_costs_nobody_its_answer(tmp_path: Path, monkeypat
     async def work() -> None:
         async with teacher.serving():
             settled, _ = await ask_about(made_up(600), teacher, tmp_path, concurrency=16)
-            assert all(not each.failures for each in settled)
+            assert all(not each.faults for each in settled)
 
     run(work())
     assert max(Counter(request.key.split("/")[0] for request in teacher.asked).values()) <= 6
@@ -181,10 +181,10 @@ def test_a_line_that_stays_broken_is_tried_six_times_and_its_slot_is_free(tmp_pa
                 teacher.behave = lambda request: Behaviour()
                 await ask_about(made_up(1), teacher, tmp_path)
                 teacher.asked.clear()
-            settled, asker = await ask_about(made_up(3)[-2:], teacher, tmp_path, url=url, concurrency=2)
-            assert [each.failures[0].code for each in settled] == ["no_answer"] * 2
-            assert asker.pace.under_way == 0
-            assert asker.budget.under_way == 0
+            settled, runner = await ask_about(made_up(3)[-2:], teacher, tmp_path, url=url, concurrency=2)
+            assert [each.faults[0].code for each in settled] == ["no_answer"] * 2
+            assert runner.rate_limiter.in_flight == 0
+            assert runner.budget.in_flight == 0
         failures = [record for record in records(tmp_path) if record["t"] == "failure"]
         assert Counter(record["key"] for record in failures).most_common()[-1][1] == 6
         kind = "failed" if name in UNREACHABLE else "unknown"
@@ -221,7 +221,7 @@ def test_a_line_that_breaks_now_and_then_costs_nobody_its_answer(tmp_path: Path,
         teacher = FakeService(lambda request: BROKEN[name] if request.number % 3 == 1 else Behaviour(delay=0.2))
         async with teacher.serving():
             settled, _ = await ask_about(made_up(30), teacher, tmp_path)
-            assert all(not each.failures for each in settled)
+            assert all(not each.faults for each in settled)
             check_accounts(tmp_path, teacher.asked, kills=3)  # so many were billed and never arrived, at most
 
     run(work())

@@ -1,4 +1,4 @@
-"""What an answer means: every status, header and body has one outcome, and none raises."""
+"""Every status, header and body has one outcome, and none raises."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llm_client.paid_runs import ended, in_child
 from vistune.datagen import GenerationConfig, make_requests
 from vistune.datagen.teachers.remote import check_answer
 from vistune.errors import RecipeError
-from vistune.llm_client import Answer, Client, read_completion, read_key
+from vistune.llm_client import Client, RequestResult, read_completion, read_key
 from vistune.llm_client.client import LARGEST_BODY, Outcome, classify, retry_after
 from vistune.types import AnnotatedImage, Box
 
@@ -142,8 +142,8 @@ def read_and_judge(body: str) -> None:
     read = read_completion(body)
     assert (read.text is None) == bool(read.fault)
     for order in ORDERS:
-        checked = check_answer(order, Answer(read, 0))
-        assert checked.turns or checked.failures
+        turns, faults = check_answer(order, RequestResult(read, 0))
+        assert bool(turns) or bool(faults)
     for status in (200, 400, 429, 500):
         assert isinstance(classify(status, {}, body), Outcome)
 
@@ -251,5 +251,5 @@ def test_the_key_comes_from_a_file_or_the_environment(tmp_path: Path) -> None:
     assert read_key({"OPENAI_API_KEY": " sk-env "}, None) == "sk-env"
     assert read_key({}, None) is None
     (tmp_path / "key").write_text("two words")
-    with pytest.raises(RecipeError, match="holds no key"):
+    with pytest.raises(RecipeError, match="does not contain a key"):
         read_key({}, tmp_path / "key")

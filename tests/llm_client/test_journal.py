@@ -1,4 +1,4 @@
-"""The journal keeps what it promised: across torn writes, flipped bytes, full disks, two processes and power cuts."""
+"""The journal survives torn writes, flipped bytes, full disks, a second process and power cuts."""
 
 from __future__ import annotations
 

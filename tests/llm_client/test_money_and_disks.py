@@ -1,4 +1,4 @@
-"""Test budgets, changed settings, a second process, disks that refuse writes, and signals."""
+"""Budget, changed settings, a second process, disks that refuse, signals."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_service_that_changes_its_model_is_noticed(tmp_path: Path, teacher: Fa
         if request.number > 10
         else None
     )
-    with pytest.raises(RecipeError, match="answers as 'fake-2' now, before as 'fake-1'"):
+    with pytest.raises(RecipeError, match="now answers as 'fake-2', before as 'fake-1'"):
         write(images, teacher, tmp_path / "out", concurrency=2)
     write(images, teacher, tmp_path / "out", allow_drift=True)
 
@@ -275,7 +275,7 @@ def test_a_second_ctrl_c_ends_it_at_once(tmp_path: Path, teacher: FakeTeacher, i
 
 
 def test_the_grace_ends(tmp_path: Path, teacher: FakeTeacher, images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vistune.llm_client.workers.GRACE_SECONDS", 0.5)
+    monkeypatch.setattr("vistune.llm_client.runner.GRACE_SECONDS", 0.5)
     teacher.behave = lambda request: Behaviour(delay=0 if request.number == 0 else 30)
     child = in_child(lambda: write(images, teacher, tmp_path / "out"))
     while len(teacher.asked) < 5:

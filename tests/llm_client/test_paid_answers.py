@@ -1,4 +1,4 @@
-"""Test that a run survives what a service does wrong: limits, failures and unreadable replies."""
+"""Whole runs with a faulty service: rate limits, failures, garbage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Error bodies as services write them: read, put under their subject, and never an exception."""
+"""Error bodies of real services are parsed and classified, without exceptions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vistune.llm_client import Dialect, ServiceError, read_completion, read_error
 from vistune.llm_client.client import classify
-from vistune.llm_client.refusals import same_words, subject_of
+from vistune.llm_client.refusals import subject_of, without_details
 
 SUBJECTS = [
     (400, "Incorrect API key provided: sk-1. You can find your API key at …", "key"),
@@ -85,11 +85,11 @@ def test_the_words_are_one_line_without_markup_and_without_end() -> None:
     assert read_error(json.dumps(listed)).message == "body.a: x; body.b: y"
 
 
-def test_the_same_refusal_of_another_request_has_the_same_words() -> None:
+def test_the_same_refusal_of_another_request_has_the_without_details() -> None:
     first = "400 You requested 1234 tokens (request id: req_1a2b) for 'Scene one'"
     second = "400 You requested 77 tokens (request id: req_9z8y) for 'Scene two'"
-    assert same_words(first) == same_words(second)
-    assert same_words(first) != same_words("400 You requested nothing")
+    assert without_details(first) == without_details(second)
+    assert without_details(first) != without_details("400 You requested nothing")
 
 
 trees = st.recursive(

@@ -1,4 +1,4 @@
-"""Test that an API key is sent to its endpoint and nowhere else."""
+"""The key is sent to its endpoint and nowhere else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Thoughts, wrappers and streams of a reply: what is left is the text, and a text without them is left alone."""
+"""Thoughts, wrappers and streams are removed from replies; a text without them stays unchanged."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from fake_teacher import completion, says, streamed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vistune.llm_client import left_tag, read_completion, unwrapped, without_thoughts
-from vistune.llm_client.streams import assemble, is_stream
+from vistune.llm_client import leftover_tag, read_completion, remove_thoughts, unwrap_reply
+from vistune.llm_client.replies import assemble, is_stream
 
 TEXT = "A dog runs on the beach."
 THOUGHTS = [
@@ -41,7 +41,7 @@ THOUGHTS = [
 
 @pytest.mark.parametrize("reply", THOUGHTS)
 def test_a_thought_is_removed_and_the_text_stays(reply: str) -> None:
-    cleaned = without_thoughts(reply)
+    cleaned = remove_thoughts(reply)
     assert cleaned is not None
     assert cleaned.strip() == TEXT
 
@@ -50,7 +50,7 @@ def test_a_thought_is_removed_and_the_text_stays(reply: str) -> None:
     "reply", [f"<think>{TEXT}", f"{TEXT}<thinking>but", "<|channel|>analysis<|message|>x", "◁think▷x", "[THINK]x"]
 )
 def test_a_thought_that_does_not_end_leaves_no_text(reply: str) -> None:
-    assert without_thoughts(reply) is None
+    assert remove_thoughts(reply) is None
 
 
 MARKS = [
@@ -63,21 +63,21 @@ MARKS = [
 @settings(max_examples=500, deadline=None)
 @given(text=st.text() | st.lists(st.sampled_from(MARKS), max_size=14).map("".join))
 def test_removing_thoughts_and_wrappers_twice_is_removing_them_once(text: str) -> None:
-    cleaned = without_thoughts(text)
+    cleaned = remove_thoughts(text)
     if cleaned is not None:
-        assert without_thoughts(cleaned) == cleaned
+        assert remove_thoughts(cleaned) == cleaned
         assert len(cleaned) <= len(text)
     for single in (False, True):
-        bare = unwrapped(text, single=single)
+        bare = unwrap_reply(text, single=single)
         if bare is not None:
-            assert unwrapped(bare, single=single) == bare
+            assert unwrap_reply(bare, single=single) == bare
 
 
 @settings(max_examples=500, deadline=None)
 @given(text=st.text(alphabet=st.characters(exclude_characters="<[◁>▷]")))
 def test_a_text_without_tags_is_left_as_it_is(text: str) -> None:
-    assert without_thoughts(text) == text or "assistantfinal" in text
-    assert not left_tag(text)
+    assert remove_thoughts(text) == text or "assistantfinal" in text
+    assert not leftover_tag(text)
 
 
 WRAPPED = [
@@ -120,7 +120,7 @@ WRAPPED = [
 
 @pytest.mark.parametrize("reply", WRAPPED)
 def test_what_is_around_the_whole_is_removed(reply: str) -> None:
-    assert unwrapped(reply, single=True) == TEXT
+    assert unwrap_reply(reply, single=True) == TEXT
 
 
 @pytest.mark.parametrize(
@@ -142,19 +142,19 @@ def test_what_is_around_the_whole_is_removed(reply: str) -> None:
     ],
 )
 def test_a_good_text_is_left_as_it_is(text: str) -> None:
-    assert unwrapped(text, single=True) == text
-    assert not left_tag(text)
+    assert unwrap_reply(text, single=True) == text
+    assert not leftover_tag(text)
 
 
 def test_quotation_marks_within_quotation_marks_stay() -> None:
-    assert unwrapped('"A sign says "STOP" near a dog."', single=True) == 'A sign says "STOP" near a dog.'
-    assert unwrapped("Description: **A dog** runs.", single=True) == "**A dog** runs."
+    assert unwrap_reply('"A sign says "STOP" near a dog."', single=True) == 'A sign says "STOP" near a dog.'
+    assert unwrap_reply("Description: **A dog** runs.", single=True) == "**A dog** runs."
 
 
 def test_labels_and_quotation_marks_of_questions_and_answers_stay() -> None:
     talk = 'Question:\nWhat?\n===\nAnswer:\n"Stop"'
-    assert unwrapped(talk, single=False) == talk
-    assert unwrapped(f"<think>x</think>```\n{talk}\n```", single=False) == talk
+    assert unwrap_reply(talk, single=False) == talk
+    assert unwrap_reply(f"<think>x</think>```\n{talk}\n```", single=False) == talk
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_labels_and_quotation_marks_of_questions_and_answers_stay() -> None:
     ],
 )
 def test_a_tag_that_is_left_is_found(text: str, tag: str) -> None:
-    assert left_tag(text) == tag
+    assert leftover_tag(text) == tag
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Hours pass at once: a loop whose clock jumps over waiting, with real sockets, a real disk, and the service on it."""
+"""An event loop whose clock jumps over waiting, with real sockets, a real disk and the real service."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llm_client.paid_runs import CANARY
 
 from vistune.datagen import GenerationConfig, TeacherOptions, make_requests
 from vistune.datagen.teachers.remote import RequestOutcome, ask_all
-from vistune.llm_client import Asker, Client, Journal, Pace, Price
+from vistune.llm_client import Client, Journal, Price, RateLimiter, RequestRunner, RunOptions
 from vistune.types import AnnotatedImage
 
 
@@ -56,7 +56,7 @@ def now() -> float:
 
 
 def made_up(count: int) -> list[AnnotatedImage]:
-    """Described pictures without files: what is asked about them needs none."""
+    """Return described images without files, which these requests do not need."""
     return [AnnotatedImage(f"{k:04}", Path(f"{k:04}.jpg"), (f"Scene number {k}.",)) for k in range(count)]
 
 
@@ -70,17 +70,17 @@ async def ask_about(
     deadline_seconds: float = 30.0,
     price: Price | None = None,
     budget: float | None = None,
-) -> tuple[list[RequestOutcome], Asker]:
-    """Every picture asked about once, as `vistune generate` asks; the journal is closed, the asker to be looked at."""
+) -> tuple[list[RequestOutcome], RequestRunner]:
+    """Ask about every image once, as `vistune generate` does; return the results and the runner, its journal closed."""
     service = TeacherOptions(model="fake-1", base_url=url or teacher.url, concurrency=concurrency)
     orders = make_requests(images, GenerationConfig(kinds=("conversation",)))
     client = Client(service.base_url, CANARY, concurrency=concurrency, deadline_seconds=deadline_seconds)
-    pace = Pace(concurrency, clock=now)
+    limiter = RateLimiter(concurrency, clock=now)
+    options = RunOptions(price=price, budget=budget)
     journal = Journal(out)
     try:
-        header = {"model": service.model}
-        asker = Asker(client, journal, pace, header=header, price=price, budget=budget)
-        return await ask_all(orders, service, asker, lambda tally: None), asker
+        runner = RequestRunner(client, journal, limiter, {"model": service.model}, options)
+        return await ask_all(orders, service, runner, lambda tally: None), runner
     finally:
         journal.close()
         await client.close()

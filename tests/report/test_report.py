@@ -59,7 +59,7 @@ def test_a_run_report_has_every_section(run_folder: Path) -> None:
     result = page.sections["result"]
     assert "91.4 %" in result
     assert "+51.2" in result
-    assert "the picture helps" in result
+    assert "the image helps" in result
     assert "81.3 – 87.3" in result  # the interval of unseen combinations
     training = " ".join(page.sections["training"].split())
     assert "steps120300" in training.replace(" ", "")
@@ -199,10 +199,10 @@ def test_both_languages_name_the_same_things() -> None:
 
 
 def test_the_words_of_the_gap_are_the_scorers_own() -> None:
-    scoring = pytest.importorskip("vistune.evaluation.scoring")
+    scoring = pytest.importorskip("vistune.evaluation.results")
     korean = read_json(Path(pages.__file__).with_name("labels.json"))["ko"]["words"]
     for low, high in ((0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1)):
-        assert scoring.in_words(scoring.Score(0.0, low, high, 9)) in korean
+        assert scoring.describe_gap(scoring.Estimate(0.0, low, high, 9)) in korean
 
 
 def test_the_same_folder_writes_the_same_bytes(run_folder: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from vistune import api
 from vistune._quickstart import Size, quickstart
 from vistune.errors import DataError, RecipeError
-from vistune.evaluation import compare_kept
+from vistune.evaluation import compare_stored
 from vistune.files import read_json
 from vistune.recipe import load_recipe
 from vistune.report import write_run_report
@@ -162,7 +162,7 @@ def test_two_runs_stand_beside_each_other(run: Path, other: Path) -> None:
 
 
 def test_their_answers_are_compared_as_if_both_were_asked_now(run: Path, other: Path) -> None:
-    (task,) = compare_kept({"one": run / "evals", "two": other / "evals"})["tasks"]
+    (task,) = compare_stored({"one": run / "evals", "two": other / "evals"})["tasks"]
     (pair,) = task["pairs"]
     shares = [read_json(folder / "evals" / "scenes.json")["metrics"]["accuracy"] for folder in (run, other)]
     assert pair["difference"]["value"] == pytest.approx(shares[0] - shares[1])

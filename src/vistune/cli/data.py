@@ -93,7 +93,7 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Have a teacher write instruction data about described pictures."""
-    from vistune.datagen import TEACHERS, TEMPERATURE, NothingWritten, TeacherOptions, TableForm, GenerationConfig
+    from vistune.datagen import TEACHERS, TEMPERATURE, GenerationConfig, NothingWritten, TableForm, TeacherOptions
     from vistune.llm_client import read_extra_body
 
     lookup(teacher, dict.fromkeys(TEACHERS), "teacher")

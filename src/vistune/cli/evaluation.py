@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -22,7 +22,7 @@ from vistune.progress import no_progress
 from vistune.records import lines_of
 
 if TYPE_CHECKING:
-    from vistune.evaluation import Measured
+    from vistune.evaluation import EvaluationResult, ScoreResult
 
 JUDGES = (  # parameters of `score` that only matter with a judge
     "base_url", "api_key_file", "concurrency", "budget", "prices", "judgements", "max_tokens", "extra_body", "opinions",
@@ -72,7 +72,7 @@ def evaluate(
     for folder in model:
         if is_vistune_folder(folder):
             find_model(folder)
-    results, comparison = api.evaluate_all(
+    comparison = api.evaluate_all(
         model,
         tasks_of(task, data, model),
         out=out,
@@ -89,17 +89,19 @@ def evaluate(
     )
     if not is_first_process():
         return
+    results = comparison.results
     if as_json:
-        print_json(results if len(results) > 1 else results[0])
+        trees = [result.to_dict() for result in results]
+        print_json(trees if len(trees) > 1 else trees[0])
         return
     from vistune.evaluation import markdown
 
     if len(results) == 1:
         stdout.print(result_table(results[0]))
-        print_unparsed(results[0]["unparsed"], [(row["question_id"], row["text"]) for row in results[0]["examples"]])
+        print_unparsed(results[0].score.unparsed, results[0].score.examples)
         if (groups := group_table(results[0])).row_count:
             stdout.print(groups)
-    if len(results) > 1 or comparison["tasks"][0]["published"]:
+    if len(results) > 1 or comparison.tasks[0].published:
         stdout.print(markdown(comparison), soft_wrap=True)
     if out is not None and len(results) > 1:
         stdout.print(f"{out / 'comparison.html'}: every figure, and who answers what better", soft_wrap=True)
@@ -173,34 +175,37 @@ def folder_of(data: Path, task: str, *, many: bool) -> Path:
     return data / task if many and not drawn and (data / task).is_dir() else data
 
 
-def result_table(result: dict[str, Any]) -> Table:
-    table = Table("", "", "", title=f"{result['task']}, {result['count']} questions")
-    for name, value in result["metrics"].items() if set(result["metrics"]) != {"accuracy"} else ():
+def result_table(result: EvaluationResult) -> Table:
+    """Return the figures of a result as a table."""
+    table = Table("", "", "", title=f"{result.task}, {result.count} questions")
+    for name, value in result.metrics.items() if set(result.metrics) != {"accuracy"} else ():
         table.add_row(name, f"{value:.2f}", "")
-    if not result["metrics"]:
+    if not result.metrics:
         table.add_row("no figure here", "", NO_FIGURE)
-    for condition, interval in result.get("intervals", {}).items():
-        shown = f"{100 * interval['low']:.1f} – {100 * interval['high']:.1f}"
-        table.add_row(f"accuracy {condition.replace('_', ' ')}", f"{100 * interval['value']:.1f} %", shown)
-    if "majority" in result:
-        table.add_row("majority answer", f"{100 * result['majority']:.1f} %", "")
-    if "gap" in result:
-        table.add_row("gap", f"{100 * result['gap']['value']:.1f} points", result["gap"]["words"])
-    for condition, share in result.get("changed", {}).items():
-        table.add_row(f"replies changed {condition.replace('_', ' ')}", f"{100 * share['value']:.1f} %", share["words"])
-    for condition, reason in result.get("left_out", {}).items():
+    for condition, interval in result.intervals.items():
+        shown = f"{100 * interval.low:.1f} – {100 * interval.high:.1f}"
+        table.add_row(f"accuracy {condition.replace('_', ' ')}", f"{100 * interval.value:.1f} %", shown)
+    if result.majority is not None:
+        table.add_row("majority answer", f"{100 * result.majority:.1f} %", "")
+    if result.gap is not None:
+        table.add_row("gap", f"{100 * result.gap.difference.value:.1f} points", result.gap.words)
+    for condition, change in result.changed.items():
+        name = f"replies changed {condition.replace('_', ' ')}"
+        table.add_row(name, f"{100 * change.share.value:.1f} %", change.words)
+    for condition, reason in result.left_out.items():
         table.add_row(condition.replace("_", " "), "left out", reason)
     return table
 
 
-def group_table(result: dict[str, Any]) -> Table:
-    """Share right of each question type and language, by condition; empty where the task tells no two of them apart."""
-    conditions = list(result.get("intervals", ()))
+def group_table(result: EvaluationResult) -> Table:
+    """Return the accuracy of each question type and language by condition; empty if there is only one of each."""
+    conditions = list(result.intervals)
     table = Table("right, per cent", *[condition.replace("_", " ") for condition in conditions], "majority")
-    for groups in (result.get("by_type", {}), result.get("by_language", {})):
-        for name, told in groups.items() if len(groups) > 1 else ():
-            shares = [told[condition]["value"] if told[condition]["count"] else None for condition in conditions]
-            cells = ["" if share is None else f"{100 * share:.1f}" for share in (*shares, told["majority"])]
+    for groups in (result.by_type, result.by_language):
+        for name, group in groups.items() if len(groups) > 1 else ():
+            estimates = [group.accuracy[condition] for condition in conditions]
+            shares = [estimate.value if estimate.count else None for estimate in estimates]
+            cells = ["" if share is None else f"{100 * share:.1f}" for share in (*shares, group.majority)]
             table.add_row(name, *cells)
     return table
 
@@ -283,7 +288,7 @@ def score(
         stdout.print(f"{submission}: to upload", soft_wrap=True)
 
 
-def print_score(found: Measured) -> None:
+def print_score(found: ScoreResult) -> None:
     """Figures, by both parse rules where they differ; then what was missing or not understood, with examples."""
     scored, other = found.scored, found.other
     titles = [found.rule, *(["lenient" if found.rule == "official" else "official"] if other is not None else [])]

@@ -26,8 +26,8 @@ from vistune.datagen.teachers.replies import Turns
 from vistune.datagen.teachers.requests import GenerationConfig, Request, make_requests, needs_request, own_captions
 from vistune.errors import RecipeError, TooManyRejects
 from vistune.files import write_atomic, write_json, write_jsonl
-from vistune.llm_client import Asker
-from vistune.llm_client.asker import log
+from vistune.llm_client import RequestRunner
+from vistune.llm_client.runner import log
 from vistune.progress import Advance, OnMessage
 from vistune.types import AnnotatedImage, Reject
 
@@ -196,7 +196,7 @@ def generate_by_model(
 
 
 async def _ask(
-    requests: Sequence[Request], options: TeacherOptions, asker: Asker, advance: Advance
+    requests: Sequence[Request], options: TeacherOptions, asker: RequestRunner, advance: Advance
 ) -> list[RequestOutcome]:
     def report(tally: Tally) -> None:
         top = ", ".join(f"{code} {count}" for code, count in tally.rejected.most_common(3))
@@ -212,7 +212,7 @@ async def _ask(
 
 
 def _result(
-    request: Request, outcome: RequestOutcome | None, names: Mapping[Path, str], asker: Asker, seed: int
+    request: Request, outcome: RequestOutcome | None, names: Mapping[Path, str], asker: RequestRunner, seed: int
 ) -> LlavaRecord | Reject:
     """Return the sample or the reject of a request, from the journal; without an outcome, copy the own caption."""
     if outcome is None:
@@ -227,7 +227,7 @@ def _result(
     return _record(request, names[request.image.path], turns, random.Random(f"{seed}/{request.name}"))
 
 
-def _spending(asker: Asker, replies: int, seconds: float) -> Spending:
+def _spending(asker: RequestRunner, replies: int, seconds: float) -> Spending:
     ledger = asker.ledger
     return Spending(
         model=ledger.model,

@@ -1,161 +1,304 @@
-"""Models beside each other: one table of figures, published ones with their source, and who answers what better.
+"""Compare models: one table of figures with published ones, and which questions each model answers better.
 
-Measurements (model by task) -> comparison as plain values (comparison.json) -> markdown
+evaluation results (model by task) -> Comparison -> comparison.json, markdown
+RUN/evals/NAME.{json, predictions.jsonl} -> evaluation results of the tasks that all runs share; no model is asked
 """
 
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 from typing import Any
 
 from vistune.errors import RecipeError
-from vistune.evaluation.measurement import Measurement
-from vistune.evaluation.runner import Answered
-from vistune.evaluation.scoring import Score, gap
+from vistune.evaluation.results import AnsweredQuestion, Estimate, EvaluationResult, gap, read_result
 from vistune.evaluation.task import image_of
-from vistune.files import parse_json
+from vistune.files import parse_json, read_json, read_jsonl
+from vistune.types import ImageRef, Message, Part, Question, Sample
 
 TO_BE_SCORED = "to be scored"  # by a judge or the benchmark's server
-FEW = 3  # figures that a table shows of a task which says no headlines
+FEW = 3  # figures that a table shows of a task without headlines
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedFigures:
+    """Figures of a published model on one task, and where they were published."""
+
+    figures: Mapping[str, float]
+    source: str
+
+    def to_dict(self) -> dict[str, object]:
+        return {"figures": dict(self.figures), "source": self.source}
+
+
+@dataclass(frozen=True, slots=True)
+class DifferentAnswers:
+    """A question that two models answer with different points; `said` and `points` by model."""
+
+    question: Question
+    said: Mapping[str, str]
+    points: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, object]:
+        question = self.question
+        return {
+            "question_id": question.id,
+            "image": image_of(question) if question.sample.images else None,
+            "prompt": question.sample.messages[-1].text,
+            "answer": question.answer,
+            "said": dict(self.said),
+            "points": dict(self.points),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPair:
+    """Two models on one task.
+
+    Attributes:
+        difference: Accuracy of `one` minus that of `other`; `words` says what its interval means.
+        wins, losses: The questions that `one` answers better, and worse, than `other`.
+    """
+
+    one: str
+    other: str
+    difference: Estimate
+    words: str
+    wins: tuple[DifferentAnswers, ...]
+    losses: tuple[DifferentAnswers, ...]
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "one": self.one,
+            "other": self.other,
+            "difference": self.difference.to_dict(),
+            "words": self.words,
+            "wins": [question.to_dict() for question in self.wins],
+            "losses": [question.to_dict() for question in self.losses],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class TaskComparison:
+    """All models on one task.
+
+    Attributes:
+        headlines: The figures that a table shows.
+        results: By model.
+        published: By published model.
+        pairs: Every two models; empty for a task that a judge or a server scores.
+    """
+
+    task: str
+    count: int
+    headlines: tuple[str, ...]
+    results: Mapping[str, EvaluationResult]
+    published: Mapping[str, PublishedFigures]
+    pairs: tuple[ModelPair, ...]
+
+    def to_dict(self) -> dict[str, object]:
+        keys = ("model", "metrics", "intervals", "gap", "changed", "asked_with")
+        trees = {label: result.to_dict() for label, result in self.results.items()}
+        return {
+            "task": self.task,
+            "count": self.count,
+            "headlines": list(self.headlines),
+            "models": {label: {key: tree[key] for key in keys if key in tree} for label, tree in trees.items()},
+            "published": {name: figures.to_dict() for name, figures in self.published.items()},
+            "pairs": [pair.to_dict() for pair in self.pairs],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Several models on the same tasks.
+
+    Attributes:
+        models: Their labels.
+        sources: Source of each published model that has figures on one of the tasks.
+    """
+
+    models: tuple[str, ...]
+    sources: Mapping[str, str]
+    tasks: tuple[TaskComparison, ...]
+
+    @property
+    def results(self) -> list[EvaluationResult]:
+        """The result of each model and task, model by model."""
+        return list(chain.from_iterable([task.results[model] for task in self.tasks] for model in self.models))
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the content of comparison.json."""
+        return {
+            "models": list(self.models),
+            "published": {name: {"source": source} for name, source in self.sources.items()},
+            "tasks": [task.to_dict() for task in self.tasks],
+        }
 
 
 def labels_of(models: Sequence[Path]) -> list[str]:
-    """A short name of its own for each model folder: what follows the part that all have in common.
+    """Return a short, distinct name for each model folder: the part of its path after the common one.
 
-    Raises RecipeError where one folder is named twice.
+    Raises:
+        RecipeError: A folder is named twice.
     """
-    whole = [model.resolve() for model in models]
-    if len(set(whole)) < len(whole):
-        raise RecipeError(f"{next(m for m in models if whole.count(m.resolve()) > 1)}: named twice", "name it once")
-    if len(whole) == 1:
-        return [whole[0].name]
-    common = Path(os.path.commonpath(whole))
-    return ["-".join(path.relative_to(common).parts) or path.name for path in whole]
+    paths = [model.resolve() for model in models]
+    if len(set(paths)) < len(paths):
+        raise RecipeError(f"{next(m for m in models if paths.count(m.resolve()) > 1)}: named twice", "name it once")
+    if len(paths) == 1:
+        return [paths[0].name]
+    common = Path(os.path.commonpath(paths))
+    return ["-".join(path.relative_to(common).parts) or path.name for path in paths]
 
 
 def published() -> Mapping[str, Any]:
-    """The figures of LLaVA's papers, by model and task, and which of a task's figures a table shows."""
+    """Return the figures of LLaVA's papers by model and task, and the figures that a table shows of each task."""
     path = files("vistune.evaluation") / "published.json"
-    found: Mapping[str, Any] = parse_json(path.read_text(encoding="utf-8"), "published.json", first_line=1)
-    return found
+    tree: Mapping[str, Any] = parse_json(path.read_text(encoding="utf-8"), "published.json", first_line=1)
+    return tree
 
 
-def published_on(task: str) -> dict[str, Any]:
-    """{model: {figures, source}} of the published figures on a task."""
+def published_on(task: str) -> dict[str, PublishedFigures]:
+    """Return the published figures on a task, by model."""
+    models = published()["models"]
     return {
-        name: {"figures": told["figures"][task], "source": told["source"]}
-        for name, told in published()["models"].items()
-        if task in told["figures"]
+        name: PublishedFigures(model["figures"][task], model["source"])
+        for name, model in models.items()
+        if task in model["figures"]
     }
 
 
 def headlines(task: str, metrics: Sequence[str]) -> list[str]:
-    """Which of a task's figures a table shows; where a judge is still to give them, those that papers name."""
+    """Return the figures that a table shows; if a judge still has to give them, those that papers name."""
     metrics = list(metrics) or list(
-        dict.fromkeys(name for told in published_on(task).values() for name in told["figures"])
+        dict.fromkeys(name for paper in published_on(task).values() for name in paper.figures)
     )
     named = [name for name in published()["headlines"].get(task, ()) if name in metrics]
     return named or list(metrics)[: FEW if len(metrics) <= FEW else 1]
 
 
-def compare(found: Mapping[str, Sequence[Measurement]], *, seed: int = 0) -> dict[str, Any]:
-    """By task: every model's figures, what the papers say, and each two models' wins and losses.
+def compare(results: Mapping[str, Sequence[EvaluationResult]], *, seed: int = 0) -> Comparison:
+    """Compare models that were asked the same questions.
 
-    `found`: by model, one Measurement a task, in one order. A win is a question that one model answers better than the
-    other, by the task's own points; tasks that a judge or a server scores have none.
+    A win is a question that one model answers better than the other, by the task's own points.
+
+    Args:
+        results: By model, one result per task, all in the same order of tasks.
     """
     tasks = []
-    for measured in zip(*found.values(), strict=True):
-        results = {label: one.result for label, one in zip(found, measured, strict=True)}
-        rows = {label: one.rows["with_image"] for label, one in zip(found, measured, strict=True)}
-        first = next(iter(results.values()))
-        scored = all(result["metrics"] for result in results.values())
-        keys = ("model", "metrics", "intervals", "gap", "changed", "asked_with")
+    for of_task in zip(*results.values(), strict=True):
+        by_model = dict(zip(results, of_task, strict=True))
+        first = of_task[0]
+        pairs = combinations(by_model, 2) if all(result.metrics for result in of_task) else ()
         tasks.append(
-            {
-                "task": first["task"],
-                "count": first["count"],
-                "headlines": headlines(first["task"], list(first["metrics"])),
-                "models": {
-                    label: {key: result[key] for key in keys if key in result} for label, result in results.items()
-                },
-                "published": published_on(first["task"]),
-                "pairs": [pair_of(a, b, rows, seed) for a, b in combinations(rows, 2)] if scored else [],
-            }
+            TaskComparison(
+                first.task,
+                first.count,
+                tuple(headlines(first.task, list(first.metrics))),
+                by_model,
+                published_on(first.task),
+                tuple(_pair(one, other, by_model, seed) for one, other in pairs),
+            )
         )
-    named = {task["task"] for task in tasks}
-    papers = {
-        name: {"source": told["source"]} for name, told in published()["models"].items() if named & set(told["figures"])
-    }
-    return {"models": list(found), "published": papers, "tasks": tasks}
+    named = {task.task for task in tasks}
+    sources = {name: model["source"] for name, model in published()["models"].items() if named & set(model["figures"])}
+    return Comparison(tuple(results), sources, tuple(tasks))
 
 
-def pair_of(one: str, other: str, rows: Mapping[str, Sequence[Answered]], seed: int) -> dict[str, Any]:
-    """Two models on one task: the difference of their mean points, and the questions that each answers better."""
-    difference = gap(rows[one], rows[other], seed=seed)
-    both = list(zip(rows[one], rows[other], strict=True))
-    return {
-        "one": one,
-        "other": other,
-        "difference": difference.to_dict(),
-        "words": difference_in_words(one, other, difference),
-        "wins": [_question(one, other, a, b) for a, b in both if a.right > b.right],
-        "losses": [_question(one, other, a, b) for a, b in both if a.right < b.right],
-    }
+def _pair(one: str, other: str, results: Mapping[str, EvaluationResult], seed: int) -> ModelPair:
+    own, others = (results[label].answers["with_image"] for label in (one, other))
+    difference = gap(own, others, seed=seed)
+    both = list(zip(own, others, strict=True))
+
+    def different(a: AnsweredQuestion, b: AnsweredQuestion) -> DifferentAnswers:
+        return DifferentAnswers(a.question, {one: a.text, other: b.text}, {one: a.points, other: b.points})
+
+    return ModelPair(
+        one,
+        other,
+        difference,
+        _describe_difference(one, other, difference),
+        tuple(different(a, b) for a, b in both if a.points > b.points),
+        tuple(different(a, b) for a, b in both if a.points < b.points),
+    )
 
 
-def difference_in_words(one: str, other: str, difference: Score) -> str:
+def _describe_difference(one: str, other: str, difference: Estimate) -> str:
     if difference.low > 0:
-        return f"{one} is better: the interval lies above zero"
+        return f"{one} is better: the interval is above zero"
     if difference.high < 0:
-        return f"{other} is better: the interval lies below zero"
+        return f"{other} is better: the interval is below zero"
     return "no sign that either is better: the interval includes zero"
 
 
-def _question(one: str, other: str, a: Answered, b: Answered) -> dict[str, Any]:
-    question = a.question
-    return {
-        "question_id": question.id,
-        "image": image_of(question) if question.sample.images else None,
-        "prompt": question.sample.messages[-1].text,
-        "answer": question.answer,
-        "said": {one: a.text, other: b.text},
-        "points": {one: a.right, other: b.right},
-    }
+def compare_stored(folders: Mapping[str, Path]) -> Comparison:
+    """Compare the results that folders contain, by label; without tasks if they have none in common."""
+    stored = {label: read_results(folder) for label, folder in folders.items()}
+    shared = [
+        name
+        for name in next(iter(stored.values()))
+        if all(name in tasks for tasks in stored.values())
+        and len({tuple(a.question.id for a in tasks[name].answers["with_image"]) for tasks in stored.values()}) == 1
+    ]
+    return compare({label: [tasks[name] for name in shared] for label, tasks in stored.items()})
 
 
-def markdown(comparison: Mapping[str, Any]) -> str:
-    """The figures as one table, then what the pairs say and where the published figures are from."""
-    models: list[str] = comparison["models"]
-    papers: Mapping[str, Any] = comparison["published"]
+def read_results(folder: Path) -> dict[str, EvaluationResult]:
+    """Read a folder's results and answers, by task. Results under another name, such as a stage's, are skipped."""
+    results = {}
+    for path in sorted(folder.glob("*.json")):
+        predictions = path.with_name(f"{path.stem}.predictions.jsonl")
+        tree = read_json(path)
+        if isinstance(tree, dict) and tree.get("task") == path.stem and predictions.is_file():
+            answers: dict[str, list[AnsweredQuestion]] = defaultdict(list)
+            for _, line in read_jsonl(predictions):
+                answers[line["condition"]].append(_read_answer(line))
+            results[path.stem] = read_result(tree, dict(answers))
+    return results
+
+
+def _read_answer(line: Mapping[str, Any]) -> AnsweredQuestion:
+    name = str(line["question_id"])
+    image = line.get("image")
+    images: tuple[Part, ...] = () if image in (None, f"question {name}") else (ImageRef(Path(str(image))),)
+    sample = Sample(name, (Message("user", (*images, str(line["prompt"]))),))
+    question = Question(name, sample, str(line.get("answer", "")))
+    reason = str(line.get("finish_reason", "stop"))
+    return AnsweredQuestion(question, line["condition"], str(line["text"]), float(line["right"]), reason)
+
+
+def markdown(comparison: Comparison) -> str:
+    """Format the figures as a table, then the pairs of models and the sources of the published figures."""
+    models, papers = comparison.models, comparison.sources
+    no_papers = [""] * len(papers)
     lines = [_row("task", "questions", "figure", *models, *papers), _row(*["---"] * (3 + len(models) + len(papers)))]
-    for task in comparison["tasks"]:
-        begin = (task["task"], f"{task['count']:,}")
-        for name in task["headlines"]:
-            own = [_number(task["models"][model]["metrics"].get(name)) or TO_BE_SCORED for model in models]
-            told = [_number(task["published"].get(paper, {}).get("figures", {}).get(name)) for paper in papers]
-            lines.append(_row(*begin, name, *own, *told))
-        if not task["headlines"]:
-            lines.append(_row(*begin, "", *[TO_BE_SCORED] * len(models), *[""] * len(papers)))
-        if any(looking := [_looks(task["models"][model]) for model in models]):
-            lines.append(_row(*begin, "points that the picture adds", *looking, *[""] * len(papers)))
+    for task in comparison.tasks:
+        results = [task.results[model] for model in models]
+        begin = (task.task, f"{task.count:,}")
+        for name in task.headlines:
+            own = [_number(result.metrics.get(name)) or TO_BE_SCORED for result in results]
+            others = [_number(task.published[p].figures.get(name) if p in task.published else None) for p in papers]
+            lines.append(_row(*begin, name, *own, *others))
+        if not task.headlines:
+            lines.append(_row(*begin, "", *[TO_BE_SCORED] * len(models), *no_papers))
+        if any(result.gap for result in results):
+            gaps = ["" if r.gap is None else _points(r.gap.difference) for r in results]
+            lines.append(_row(*begin, "accuracy gain from seeing the image, points", *gaps, *no_papers))
     lines.append("")
-    for task in comparison["tasks"]:
-        for pair in task["pairs"]:
-            told = pair["difference"]
-            interval = f"{100 * told['value']:+.1f} points ({100 * told['low']:.1f} to {100 * told['high']:.1f})"
+    for task in comparison.tasks:
+        for pair in task.pairs:
             lines.append(
-                f"- {task['task']}: {pair['one']} answers {len(pair['wins'])} better than {pair['other']}, "
-                f"{len(pair['losses'])} worse; {interval}: {pair['words']}"
+                f"- {task.task}: {pair.one} answers {len(pair.wins)} better than {pair.other}, "
+                f"{len(pair.losses)} worse; {_points(pair.difference, sign='+', unit=' points')}: {pair.words}"
             )
         for model in models:
-            for words in _blind_words(task["models"][model]):
-                lines.append(f"- {task['task']}, {model}: {words}")
-    lines += [f"- {paper}: {told['source']}" for paper, told in papers.items()]
+            lines += [f"- {task.task}, {model}: {words}" for words in _blind_words(task.results[model])]
+    lines += [f"- {paper}: {source}" for paper, source in papers.items()]
     return "\n".join(lines).rstrip()
 
 
@@ -167,14 +310,12 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}" if abs(value) <= 1 else f"{value:.2f}"
 
 
-def _looks(result: Mapping[str, Any]) -> str:
-    if (told := result.get("gap")) is None:
-        return ""
-    return f"{100 * told['value']:.1f} ({100 * told['low']:.1f} to {100 * told['high']:.1f})"
+def _points(estimate: Estimate, *, sign: str = "", unit: str = "") -> str:
+    return f"{100 * estimate.value:{sign}.1f}{unit} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
 
 
-def _blind_words(result: Mapping[str, Any]) -> list[str]:
-    """What the blind runs say: of tasks with figures the gap's words, of others those on changed replies."""
-    if "gap" in result:
-        return [result["gap"]["words"]]
-    return [f"{condition.replace('_', ' ')}: {told['words']}" for condition, told in result.get("changed", {}).items()]
+def _blind_words(result: EvaluationResult) -> list[str]:
+    """Say what the blind conditions show: the gap, or for tasks without figures the changed answers."""
+    if result.gap is not None:
+        return [result.gap.words]
+    return [f"{condition.replace('_', ' ')}: {change.words}" for condition, change in result.changed.items()]

@@ -1,14 +1,15 @@
-"""Are the things in a free description the things in the picture? Recall and precision of colour-shape pairs.
+"""Measure whether free descriptions name the things in an image: recall and precision of colour-shape pairs.
 
-pictures + boxes -> a fixed instruction in each language -> text -> named pairs, as a multiset, against the boxes
+images + boxes -> a fixed instruction in each language -> texts -> named pairs, as a multiset, compared with the boxes
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from vistune.generation import generate
 from vistune.grounding import lexicon as words
@@ -21,14 +22,64 @@ INSTRUCTIONS = {"en": "Describe the picture in detail.", "ko": "이 이미지를
 Pairs = Counter[tuple[str, str]]
 
 
+@dataclass(frozen=True, slots=True)
+class PairCounts:
+    """How many colour-shape pairs were named, were there, and both."""
+
+    named: int = 0
+    there: int = 0
+    hits: int = 0
+
+    @property
+    def recall(self) -> float:
+        return self.hits / max(self.there, 1)
+
+    @property
+    def precision(self) -> float:
+        return self.hits / max(self.named, 1)
+
+    def __add__(self, other: PairCounts) -> PairCounts:
+        return PairCounts(self.named + other.named, self.there + other.there, self.hits + other.hits)
+
+    def to_dict(self) -> dict[str, float]:
+        return {"recall": self.recall, "precision": self.precision}
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    image: Path
+    language: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class DescriptionScore:
+    """All descriptions, and the pairs that they name by language."""
+
+    texts: tuple[Description, ...]
+    by_language: Mapping[str, PairCounts]
+
+    @property
+    def overall(self) -> PairCounts:
+        return sum(self.by_language.values(), PairCounts())
+
+    def to_dict(self) -> dict[str, object]:
+        texts = [{"image": str(each.image), "language": each.language, "text": each.text} for each in self.texts]
+        return {
+            "texts": texts,
+            **{language: counts.to_dict() for language, counts in self.by_language.items()},
+            **self.overall.to_dict(),
+        }
+
+
 def named_pairs(text: str, language: str) -> Pairs:
-    """(colour, shape) pairs that a text names, each as often as it does."""
+    """Return the (colour, shape) pairs that a text names, each as often as it does."""
     colors = {words.color_word(color, language): color for color in words.colors()}
     shapes = {words.noun(label, language): label for label in words.objects() if words.is_shape(label)}
-    listed = sorted(shapes, key=len, reverse=True)
-    pattern = f"({'|'.join(map(re.escape, colors))})\\s+({'|'.join(map(re.escape, listed))})"
-    found = re.findall(pattern, text.lower() if language == "en" else text)
-    return Counter((colors[color], shapes[shape]) for color, shape in found)
+    longest_first = sorted(shapes, key=len, reverse=True)
+    pattern = f"({'|'.join(map(re.escape, colors))})\\s+({'|'.join(map(re.escape, longest_first))})"
+    matches = re.findall(pattern, text.lower() if language == "en" else text)
+    return Counter((colors[color], shapes[shape]) for color, shape in matches)
 
 
 def describe(
@@ -38,23 +89,18 @@ def describe(
     *,
     max_tokens: int = 160,
     advance: Callable[[int], None] = lambda count: None,
-) -> dict[str, Any]:
-    """Recall and precision over all descriptions, by language, and the texts themselves."""
-    result: dict[str, Any] = {"texts": []}
-    hits_all = named_all = there_all = 0
+) -> DescriptionScore:
+    """Have a model describe images in each language, and compare the pairs it names with the boxes."""
+    texts: list[Description] = []
+    by_language = {}
     for language, instruction in INSTRUCTIONS.items():
         prompts = [processor.encode_prompt([Message("user", (ImageRef(i.path), instruction))]) for i in images]
-        said = generate(model, processor, prompts, max_tokens=max_tokens, advance=advance)
-        hits = named = there = 0
-        for image, completion in zip(images, said, strict=True):
-            gold = Counter((box.attributes["color"], box.label) for box in image.boxes)
-            told = named_pairs(completion.text, language)
-            hits += sum((gold & told).values())
-            named += sum(told.values())
-            there += sum(gold.values())
-            result["texts"].append({"image": str(image.path), "language": language, "text": completion.text})
-        result[language] = {"recall": hits / max(there, 1), "precision": hits / max(named, 1)}
-        hits_all, named_all, there_all = hits_all + hits, named_all + named, there_all + there
-    result["recall"] = hits_all / max(there_all, 1)
-    result["precision"] = hits_all / max(named_all, 1)
-    return result
+        completions = generate(model, processor, prompts, max_tokens=max_tokens, advance=advance)
+        counts = PairCounts()
+        for image, completion in zip(images, completions, strict=True):
+            there = Counter((box.attributes["color"], box.label) for box in image.boxes)
+            named = named_pairs(completion.text, language)
+            counts += PairCounts(named.total(), there.total(), (there & named).total())
+            texts.append(Description(image.path, language, completion.text))
+        by_language[language] = counts
+    return DescriptionScore(tuple(texts), by_language)

@@ -1,139 +1,312 @@
 """Evaluate model folders: load each model once and ask it every task, alone or with torchrun's other processes.
 
-model folders + tasks with their data -> Measurements, their comparison · model folder + questions -> predictions file
+model folders + requests -> EvaluationResult per model and task
+model folder + the user's questions -> predictions file
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from vistune.evaluation.comparison import compare, labels_of
-from vistune.evaluation.measurement import AnsweredFile, Measurement, Wanted, answer_file, measure
-from vistune.evaluation.ranks import joined, own_device
-from vistune.evaluation.runner import choose, plan
-from vistune.evaluation.scoring import result_of
-from vistune.evaluation.session import run
+from vistune.errors import DataError, RecipeError
+from vistune.evaluation.answers import AnswerFile, Ranks, device_of_rank, drop_drafts, open_ranks
+from vistune.evaluation.comparison import Comparison, compare, labels_of
+from vistune.evaluation.conditions import choose_questions, conditions_for, plan_blocks
+from vistune.evaluation.results import AnsweredQuestion, EvaluationResult, evaluation_result, score_answers
+from vistune.evaluation.runner import TaskRun
+from vistune.evaluation.task import Benchmark, Reply
 from vistune.evaluation.tasks import TASKS
+from vistune.evaluation.tasks.file import File
+from vistune.files import write_json
 from vistune.generation import Assistant
 from vistune.interop.load import load
 from vistune.model.devices import resolve_device
 from vistune.progress import OnMessage, Progress, ignore_message, no_progress
 from vistune.recipe import Recipe
+from vistune.records import UnreadField, lines_of
 from vistune.registry import lookup
 from vistune.runs.folder import find_model, is_vistune_folder
 
 
-def evaluate_models(
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """How a model is loaded: device, dtype, and 4 or 8 bits for quantised weights."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    quantize: int | None = None
+
+
+class EvaluationOptions(TypedDict, total=False):
+    """Keyword arguments of `vistune.evaluate`: the fields of `EvaluationRequest` and `ModelOptions`."""
+
+    out: Path | None
+    name: str | None
+    limit: int | None
+    blind_limit: int | None
+    blind: bool
+    seed: int
+    letters: bool
+    again: bool
+    device: str
+    dtype: str
+    quantize: int | None
+
+
+class AnswerOptions(TypedDict, total=False):
+    """Keyword arguments of `vistune.answer`: the optional fields of `AnswerRequest`, and those of `ModelOptions`."""
+
+    images: Path | None
+    max_tokens: int
+    again: bool
+    device: str
+    dtype: str
+    quantize: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRequest:
+    """A task to evaluate.
+
+    Attributes:
+        out: Folder for the answers (NAME.predictions.jsonl) and the result (NAME.json).
+        name: NAME, by default the task's.
+        limit: About how many questions to ask; None asks all.
+        blind: Whether to ask the blind conditions too, for about `blind_limit` questions (None: all).
+        letters: Whether multiple-choice questions are answered by the likeliest letter, from one forward pass.
+        again: Whether to replace the answers that are in `out`.
+    """
+
+    task: str
+    data: Path
+    out: Path | None = None
+    name: str | None = None
+    limit: int | None = None
+    blind_limit: int | None = None
+    blind: bool = True
+    seed: int = 0
+    letters: bool = False
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AnsweredFile:
+    """A written predictions file: its path, the number of answers, and unread fields and warnings of its questions."""
+
+    path: Path
+    count: int
+    unread_fields: tuple[UnreadField, ...]
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, object]:
+        """Return what `answer --json` prints."""
+        fields = [field.to_dict() for field in self.unread_fields]
+        return {"out": str(self.path), "count": self.count, "unread_fields": fields}
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model, the path by which the user named it, and the folder of its weights."""
+
+    path: Path
+    folder: Path
+    assistant: Assistant
+
+
+def split_options(options: EvaluationOptions | AnswerOptions) -> tuple[ModelOptions, dict[str, Any]]:
+    """Split keyword arguments into the model's options and the fields of a request."""
+    request: dict[str, Any] = dict(options)
+    model: dict[str, Any] = {name: request.pop(name) for name in ("device", "dtype", "quantize") if name in request}
+    return ModelOptions(**model), request
+
+
+def load_model(path: Path, options: ModelOptions, ranks: Ranks) -> LoadedModel:
+    """Load a model onto this process's device."""
+    folder = find_model(path) if is_vistune_folder(path) else path
+    device = device_of_rank(resolve_device(options.device), ranks)
+    return LoadedModel(path, folder, load(path, device=device, dtype=options.dtype, quantize=options.quantize))
+
+
+def evaluate_all(
     models: Sequence[Path],
     tasks: Mapping[str, Path],
-    out: Path | None,
-    device: str,
-    dtype: str,
-    quantize: int | None,
+    *,
     progress: Progress,
     on_message: OnMessage,
-    **options: Any,
-) -> tuple[list[dict[str, Any]], dict[str, Any], bool]:
-    """Evaluate several models on several tasks, as `vistune.evaluate_all`.
-
-    Returns:
-        The result of each model and task, their comparison, and whether this is the first process.
-    """
+    options: EvaluationOptions,
+) -> tuple[Comparison, bool]:
+    """Evaluate several models on several tasks; also return whether this is the first process."""
     if len(tasks) > 1:
         for task, data in tasks.items():  # report missing data before the first question is asked
             benchmark = lookup(task, TASKS, "task")(data)
             benchmark.questions()
             benchmark.check_images()
-    labels = dict(zip(models, labels_of(models), strict=True))
+    labels = labels_of(models)
+    model_options, fields = split_options(options)
+    out = fields.pop("out", None)
 
-    def wanted(model: Path) -> list[Wanted]:
-        place = kept_in(model, options.get("limit")) if out is None else out / labels[model] if len(models) > 1 else out
-        return [Wanted(task, data, out=place, **options) for task, data in tasks.items()]
+    def requests_of(model: Path) -> list[EvaluationRequest]:
+        folder = _own_folder(model, fields.get("limit")) if out is None else out
+        if out is not None and len(models) > 1:
+            folder = out / labels[models.index(model)]
+        return [EvaluationRequest(task, data, out=folder, **fields) for task, data in tasks.items()]
 
-    with joined() as ranks:
-        measured = measure_models(models, wanted, device, dtype, quantize, progress, on_message)
-        comparison = compare(dict(zip(labels.values(), measured, strict=True)), seed=options.get("seed", 0))
-        is_first = ranks.is_first
-    return [row.result for of_model in measured for row in of_model], comparison, is_first
+    with open_ranks() as ranks:
+        results = evaluate_models(models, requests_of, model_options, progress, on_message)
+        comparison = compare(dict(zip(labels, results, strict=True)), seed=fields.get("seed", 0))
+        return comparison, ranks.is_first
 
 
-def kept_in(model: Path, limit: int | None) -> Path | None:
-    """Return where a run keeps its own answers; None for a part of the questions, which is not the run's result."""
+def _own_folder(model: Path, limit: int | None) -> Path | None:
+    """Return where a run keeps its own answers; None for a subset of the questions, which is not the run's result."""
     return model / "evals" if (model / "run.json").is_file() and limit is None else None
 
 
-def measure_models(
+def evaluate_models(
     models: Sequence[Path],
-    wanted: Callable[[Path], Sequence[Wanted]],
-    device: str,
-    dtype: str,
-    quantize: int | None,
+    requests_of: Callable[[Path], Sequence[EvaluationRequest]],
+    options: ModelOptions,
     progress: Progress,
     on_message: OnMessage = ignore_message,
-) -> list[list[Measurement]]:
-    """Load each model once and run its tasks, with all processes of torchrun together.
+) -> list[list[EvaluationResult]]:
+    """Load each model once and run its requests, together with all processes of torchrun.
 
     Messages are passed on for the first model only, because all models get the same questions.
     """
-    measured = []
-    labels = dict(zip(models, labels_of(models), strict=True))
-    with joined() as ranks:
-        for model in models:
-            folder = find_model(model) if is_vistune_folder(model) else model
-            own = own_device(resolve_device(device), ranks)
-            assistant = load(model, device=own, dtype=dtype, quantize=quantize)
+    results = []
+    with open_ranks() as ranks:
+        for label, path in zip(labels_of(models), models, strict=True):
+            model = load_model(path, options, ranks)
             shown = progress if ranks.is_first else no_progress
-            listener = on_message if ranks.is_first and model == models[0] else ignore_message
+            listener = on_message if ranks.is_first and path == models[0] else ignore_message
             if len(models) > 1:
-                shown = _labelled(labels[model], shown)
-            measured.append(
-                [
-                    measure(
-                        assistant, folder, each, told_as=str(model), progress=shown, on_message=listener, ranks=ranks
-                    )
-                    for each in wanted(model)
-                ]
+                shown = _labelled(label, shown)
+            requests = requests_of(path)
+            results.append(
+                [measure(model, each, progress=shown, on_message=listener, ranks=ranks) for each in requests]
             )
-    return measured
+    return results
 
 
 def _labelled(model: str, progress: Progress) -> Progress:
     return lambda label, total: progress(f"{model}: {label}", total)
 
 
-def answer_questions(
-    model: Path,
-    questions: Path,
-    out: Path,
-    device: str,
-    dtype: str,
-    quantize: int | None,
-    progress: Progress,
-    on_message: OnMessage,
+def measure(
+    model: LoadedModel,
+    request: EvaluationRequest,
     *,
-    images: Path | None = None,
-    max_tokens: int = 256,
-    again: bool = False,
+    progress: Progress,
+    on_message: OnMessage = ignore_message,
+    ranks: Ranks | None = None,
+) -> EvaluationResult:
+    """Ask a task's questions, store the answers, and score them."""
+    ranks = ranks or Ranks()
+    name = request.name or request.task
+    task = lookup(request.task, TASKS, "task")(request.data)
+    questions = choose_questions(task.questions(), request.limit, request.seed)
+    if not questions:
+        raise DataError(f"{request.data}: has no question of {request.task}", "check --data")
+    task.check_images()
+    _report_unread(task, on_message)
+    if request.out is None and not score_answers(task, [Reply(questions[0], None)]).metrics:
+        raise RecipeError(
+            f"{request.task}: a judge or the benchmark's server gives its figures, and the answers would not be saved",
+            "add --out DIR, then run `vistune score` on the saved answers",
+        )
+    blind = choose_questions(questions, request.blind_limit, request.seed)
+    possible, left_out = conditions_for(blind)
+    blocks = plan_blocks(questions, blind, possible if request.blind else possible[:1], seed=request.seed)
+    run = TaskRun(request.task, task, questions, blocks, request.letters)
+    settings = run.settings(model.assistant, model.folder)
+    file = None
+    if request.out is not None:
+        file = AnswerFile(request.out / f"{name}.predictions.jsonl", settings, again=request.again, ranks=ranks)
+    try:
+        answered = run.answer(model.assistant, label=f"ask {name}", progress=progress, file=file, ranks=ranks)
+    finally:
+        if file is not None:
+            file.close()
+    answers: dict[str, list[AnsweredQuestion]] = defaultdict(list)
+    for answer in answered:
+        answers[answer.condition].append(answer)
+    result = replace(
+        evaluation_result(request.task, task, dict(answers), seed=request.seed),
+        model=str(model.path),
+        asked_with=settings,
+        unread_fields=tuple(task.unread_fields),
+        left_out=left_out if request.blind else {},
+        benchmark=task,
+    )
+    if request.out is not None and ranks.is_first:
+        drop_drafts(request.out / f"{name}.json")
+        write_json(request.out / f"{name}.json", result.to_dict())
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRequest:
+    """A user's own questions, in the format of task `file` with or without right answers, and where answers go.
+
+    Attributes:
+        out: The predictions file: LLaVA's answer lines, in the questions' order once all are there.
+        images: The folder of the images, if it is not the questions' own.
+        again: Whether to replace the answers that are in `out`.
+    """
+
+    questions: Path
+    out: Path
+    images: Path | None = None
+    max_tokens: int = 256
+    again: bool = False
+
+
+def answer_questions(
+    path: Path,
+    request: AnswerRequest,
+    options: ModelOptions,
+    *,
+    progress: Progress,
+    on_message: OnMessage = ignore_message,
 ) -> AnsweredFile:
     """Answer a user's own questions into a predictions file, as `vistune.answer`."""
-    with joined() as ranks:
-        folder = find_model(model) if is_vistune_folder(model) else model
-        own = own_device(resolve_device(device), ranks)
-        return answer_file(
-            load(model, device=own, dtype=dtype, quantize=quantize),
-            folder,
-            questions,
-            out,
-            images=images,
-            max_tokens=max_tokens,
-            again=again,
-            told_as=str(model),
-            progress=progress if ranks.is_first else no_progress,
-            on_message=on_message if ranks.is_first else ignore_message,
-            ranks=ranks,
-        )
+    with open_ranks() as ranks:
+        model = load_model(path, options, ranks)
+        task = File(request.questions, images=request.images, gold=False)
+        task.max_tokens = request.max_tokens
+        questions = task.questions()
+        if not questions:
+            hint = 'each line is {"question_id": …, "text": …, "image": …}'
+            raise DataError(f"{request.questions}: has no question", hint)
+        task.check_images()
+        _report_unread(task, on_message if ranks.is_first else ignore_message)
+
+        def line_of(answer: AnsweredQuestion) -> dict[str, object]:
+            return {
+                "question_id": answer.question.id,
+                "prompt": answer.question.sample.messages[-1].text,
+                "text": answer.text,
+                "finish_reason": answer.finish_reason,
+                "model_id": str(path),
+                "metadata": {},
+            }
+
+        run = TaskRun("file", task, questions, plan_blocks(questions, (), ("with_image",)), line_of=line_of)
+        shown = progress if ranks.is_first else no_progress
+        settings = run.settings(model.assistant, model.folder)
+        with AnswerFile(request.out, settings, again=request.again, ranks=ranks) as file:
+            answers = run.answer(model.assistant, label="answer", progress=shown, file=file, ranks=ranks)
+    return AnsweredFile(request.out, len(answers), tuple(task.unread_fields), tuple(task.warnings))
+
+
+def _report_unread(task: Benchmark, on_message: OnMessage) -> None:
+    """Report each unread field of the user's questions, and each warning."""
+    for message in (*lines_of(task.unread_fields), *task.warnings):
+        on_message(message)
 
 
 def validation_tasks(recipe: Recipe) -> Callable[[Assistant, Progress], dict[str, float]] | None:
@@ -146,18 +319,20 @@ def validation_tasks(recipe: Recipe) -> Callable[[Assistant, Progress], dict[str
     """
     if recipe.validation is None or not recipe.validation.tasks:
         return None
-    tasks = {name: lookup(name, TASKS, "validation.tasks")(folder) for name, folder in recipe.validation.tasks.items()}
-    questions = {name: choose(task.questions(), recipe.validation.task_limit, 0) for name, task in tasks.items()}
-    for task in tasks.values():
-        task.check_images()
+    runs = []
+    for name, folder in recipe.validation.tasks.items():
+        task = lookup(name, TASKS, "validation.tasks")(folder)
+        questions = choose_questions(task.questions(), recipe.validation.task_limit, 0)
+        runs.append(TaskRun(name, task, questions, plan_blocks(questions, (), ("with_image",))))
+    for run in runs:
+        run.task.check_images()
 
     def evaluate(assistant: Assistant, progress: Progress) -> dict[str, float]:
         figures: dict[str, float] = {}
-        for name, task in tasks.items():
-            blocks = plan(questions[name], (), ("with_image",))
-            answered = run(assistant, task, questions[name], blocks, label=f"ask {name}", progress=progress)
-            metrics = result_of(name, task, {"with_image": answered})["metrics"]
-            figures |= {f"{name}.{key}": float(value) for key, value in metrics.items() if value is not None}
+        for run in runs:
+            answers = run.answer(assistant, label=f"ask {run.name}", progress=progress)
+            metrics = evaluation_result(run.name, run.task, {"with_image": answers}).metrics
+            figures |= {f"{run.name}.{key}": float(value) for key, value in metrics.items() if value is not None}
         return figures
 
     return evaluate

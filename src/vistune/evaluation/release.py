@@ -1,42 +1,58 @@
-"""The files of a benchmark's official release, plain or gzipped; what is missing is said file by file."""
+"""Read the files of a benchmark's official release, plain or gzipped; missing files are named one by one.
+
+patterns -> files -> JSON, records, or the rows of a table whose cells contain the images
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import base64
+import binascii
+import hashlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
 from typing import Any
 
 from vistune.errors import DataError
+from vistune.evaluation.parsing.choices import is_missing
 from vistune.evaluation.predictions import plain_id
-from vistune.files import decoded, parse_json
+from vistune.files import decoded, parse_json, write_atomic
 from vistune.records import read_values
 from vistune.records.reading import open_text
 
+DOWNLOAD = "`vistune evaluate --list` shows what to download and from where"
+TABLES = (".tsv", ".tsv.gz", ".jsonl", ".jsonl.gz", ".parquet")
+SHARDS = "*-of-*.parquet"  # as the hub names a dataset's files: dev-00000-of-00001.parquet
+SHORTEST_IMAGE = 64  # characters; a shorter cell is a path, or the index of the row that contains the image
+PNG = b"\x89PNG"
+Fields = Mapping[str, Any]  # a record of a release
 
-def find(folder: Path, patterns: Sequence[str]) -> list[Path]:
-    """For each glob pattern the one file that fits, itself or with `.gz`.
 
-    Raises DataError naming every pattern that no file or more than one fits.
+def find_files(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    """Return the one file that matches each glob pattern, plain or `.gz`.
+
+    Raises:
+        DataError: No file or several files match a pattern; the message names all such patterns.
     """
-    faults, found = [], []
+    faults, paths = [], []
     for pattern in patterns:
-        fits = matching(folder, pattern)
-        if len(fits) == 1:
-            found.append(fits[0])
-        elif fits:
-            faults.append(
-                f"{folder / pattern}: {len(fits)} files fit ({', '.join(f.name for f in fits[:4])}): keep one"
-            )
+        matches = matching(folder, pattern)
+        if len(matches) == 1:
+            paths.append(matches[0])
+        elif matches:
+            names = ", ".join(path.name for path in matches[:4])
+            faults.append(f"{folder / pattern}: {len(matches)} files match ({names}): keep one")
         else:
             faults.append(f"{folder / pattern}: no such file")
     if faults:
-        raise DataError("; ".join(faults), "`vistune evaluate --list` says what to download and from where")
-    return found
+        raise DataError("; ".join(faults), DOWNLOAD)
+    return paths
 
 
 def matching(folder: Path, pattern: str) -> list[Path]:
-    """Files of a folder that fit a pattern in any case, plain or `.gz`, in name order; a file itself where it fits."""
+    """Return the files of a folder that match a pattern in any case, plain or `.gz`, sorted; or the file itself."""
     if folder.is_file():
         return [folder] if fnmatch(folder.name.lower().removesuffix(".gz"), pattern.lower()) else []
     if not folder.is_dir():
@@ -45,7 +61,7 @@ def matching(folder: Path, pattern: str) -> list[Path]:
 
 
 def release_text(path: Path) -> str:
-    """UTF-8 text, unzipped where the name ends in `.gz`."""
+    """Read UTF-8 text, unpacked if the name ends in `.gz`."""
     with open_text(path) as file:
         return decoded(file.read(), path)
 
@@ -54,32 +70,175 @@ def release_json(path: Path) -> Any:
     return parse_json(release_text(path), str(path), first_line=1)
 
 
-def release_map(path: Path) -> dict[str, Any]:
-    """A JSON file that holds one object. Raises DataError where it holds something else."""
+def release_map(path: Path) -> Fields:
+    """Read a JSON file with one object. Raise DataError if it contains something else."""
     value = release_json(path)
     if not isinstance(value, dict):
-        raise DataError(f"{path}: is no JSON object", "download the file again")
+        raise DataError(f"{path}: is not a JSON object", "download the file again")
     return value
 
 
 def release_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    """(location, value) of each record of a release's file, in any supported format."""
+    """Yield (location, value) of each record of a file, in any supported format."""
     return read_values(path)
 
 
-def field_of(row: Any, name: str, kind: type | tuple[type, ...], place: str) -> Any:
-    """A row's field of a type. Raises DataError `place:field` where it is absent or something else."""
+def field_of(row: object, name: str, kind: type | tuple[type, ...], location: str) -> Any:
+    """Return a record's field. Raise DataError if it is absent or of another type."""
     value = row.get(name) if isinstance(row, dict) else None
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise DataError(f"{place}:{name}: is missing or not as in the release", "download the file again")
+        raise DataError(
+            f"{location}:{name}: is missing or has another type than in the release", "download the file again"
+        )
     return value
 
 
-def id_in(row: Any, name: str, place: str) -> str:
-    """A row's id as text. Raises DataError with `place:field` if it is absent."""
-    return plain_id(field_of(row, name, (int, str, float), place))
+def id_in(row: object, name: str, location: str) -> str:
+    """Return a record's id as text. Raise DataError if it is absent."""
+    return plain_id(field_of(row, name, (int, str, float), location))
 
 
 def image_folder(folder: Path, *names: str) -> Path:
-    """Where a release's pictures lie: the first of these folders that is there, else the first of them."""
+    """Return the folder of a release's images: the first of these names that exists, else the first."""
     return next((folder / name for name in names if (folder / name).is_dir()), folder / names[0])
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRow:
+    """One row of a table, and its location for messages."""
+
+    fields: Fields
+    location: str
+
+    def text(self, *names: str) -> str:
+        """Return the first of these fields that is present. Raise DataError if none is."""
+        for name in names:
+            if not is_missing(self.fields.get(name)):
+                return str(self.fields[name])
+        raise DataError(f"{self.location}:{names[0]}: is missing", "download the complete file again")
+
+    def get(self, *names: str) -> str | None:
+        """Return the first of these fields that is present, else None."""
+        return next((str(self.fields[name]) for name in names if not is_missing(self.fields.get(name))), None)
+
+
+def table_in(folder: Path, word: str, language: str = "") -> Path:
+    """Return the table whose name contains `word`, in any case, and does not name another language.
+
+    Of several tables, one that names its language is preferred. `folder` may be the file itself. Without such a table
+    it is the folder, or its `data`, with the hub's parquet files of one split.
+
+    Raises:
+        DataError: No table matches, or several do.
+    """
+    if folder.is_file():
+        return folder
+    named = sorted(p for p in folder.glob("*") if word in p.name.lower() and p.name.lower().endswith(TABLES))
+    matches = [path for path in named if not language or languages_of(path) <= {language}]
+    if len(matches) > 1:
+        matches = [path for path in matches if languages_of(path)] or matches
+    if len(matches) == 1:
+        return matches[0]
+    if not named and (shards := next((f for f in (folder, folder / "data") if any(f.glob(SHARDS))), None)):
+        if len(splits := sorted({path.name.split("-")[0] for path in shards.glob(SHARDS)})) > 1:
+            raise DataError(f"{shards}: parquet files of several splits: {', '.join(splits)}", "keep one split")
+        return shards
+    expected = f"{folder}/*{word}*.tsv, .jsonl or .parquet, or {SHARDS}"
+    if matches:
+        listed = ", ".join(path.name for path in matches[:4])
+        raise DataError(f"{expected}: {len(matches)} files match ({listed})", "name one with --data FILE")
+    if named:
+        raise DataError(
+            f"{expected}: only in another language: {named[0].name}", "name it with --data FILE, or use another task"
+        )
+    raise DataError(f"{expected}: no such file", DOWNLOAD)
+
+
+def languages_of(path: Path) -> set[str]:
+    """Return the languages in a file's name: MMBench_DEV_CN.tsv is Chinese."""
+    return {"en", "cn", "ko"} & set(path.name.lower().replace(".", "_").replace("-", "_").split("_"))
+
+
+def read_rows(path: Path) -> Iterator[ReleaseRow]:
+    """Yield the rows of a table; of a folder, those of its parquet files by name."""
+    for file in sorted(path.glob(SHARDS)) if path.is_dir() else [path]:
+        for location, value in release_lines(file):
+            if not isinstance(value, dict):
+                raise DataError(f"{location}: is not an object", "write one JSON object per line")
+            yield ReleaseRow(value, location)
+
+
+class ReleaseTable:
+    """A release that is one table: its rows by id, and their images as files.
+
+    The images are named by their content and stored next to the table. If that folder is read-only, they are stored in
+    a temporary folder, which exists as long as this object.
+
+    Args:
+        word, language: As for `table_in`.
+        id_fields: The first of these fields that is present is a row's id.
+
+    Raises:
+        DataError: No table matches, two ids are equal, or an image is missing.
+    """
+
+    def __init__(self, folder: Path, word: str, *id_fields: str, language: str = "") -> None:
+        path = table_in(folder, word, language)
+        self.base = path.parent
+        self.folder = path.parent / f"{path.name.split('.')[0]}.pictures"
+        self.temporary: tempfile.TemporaryDirectory[str] | None = None
+        self.rows: dict[str, ReleaseRow] = {}
+        for row in read_rows(path):
+            name = plain_id(row.text(*id_fields))
+            if name in self.rows:
+                raise DataError(
+                    f"{row.location}:{id_fields[0]}: {name!r} occurs twice", "give each question its own id"
+                )
+            self.rows[name] = row
+        self.images = self._images()
+
+    def _images(self) -> dict[str, Path]:
+        """Return each row's image. A cell contains bytes, base64, a path, or the id of the row with the image."""
+        paths: dict[str, Path] = {}
+        shared: dict[str, str] = {}
+        for name, row in self.rows.items():
+            value = row.fields.get("image")
+            if isinstance(value, Mapping):  # the hub's image columns: bytes and path
+                value = value.get("bytes") or value.get("path")
+            if isinstance(value, bytes):
+                paths[name] = self._write(value)
+                continue
+            cell = row.get("image_path") if is_missing(value) else str(value)
+            if cell is None:
+                continue
+            if len(cell) > SHORTEST_IMAGE and "." not in cell:
+                paths[name] = self._unpack(cell, row.location)
+            elif plain_id(cell) in self.rows:
+                shared[name] = plain_id(cell)
+            else:
+                paths[name] = self.base / cell
+        for name, other in shared.items():
+            if other not in paths:
+                location = self.rows[name].location
+                raise DataError(f"{location}:image: row {other!r} has no image", "download the file again")
+            paths[name] = paths[other]
+        return paths
+
+    def _unpack(self, cell: str, location: str) -> Path:
+        try:
+            data = base64.b64decode(cell, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise DataError(f"{location}:image: is not base64 ({error})", "download the file again") from None
+        return self._write(data)
+
+    def _write(self, data: bytes) -> Path:
+        name = f"{hashlib.sha256(data).hexdigest()[:32]}.{'png' if data.startswith(PNG) else 'jpg'}"
+        if not (self.folder / name).is_file():
+            try:
+                write_atomic(self.folder / name, data)
+            except OSError:  # the data folder is read-only
+                if self.temporary is None:
+                    self.temporary = tempfile.TemporaryDirectory(prefix="vistune-images-")
+                    self.folder = Path(self.temporary.name)
+                write_atomic(self.folder / name, data)
+        return self.folder / name

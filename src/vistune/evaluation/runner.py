@@ -1,203 +1,297 @@
-"""Ask a model every question of a task: with its picture, without it, and with another question's picture.
+"""Ask a model the questions of a task; questions whose answers are already stored are not asked again.
 
-questions -> plan: blocks of whole pictures, condition by condition -> ask, a block at a time -> Answered rows
-A block is asked in one batch of its own, so its answers depend on nothing but the block: not on which process asks it,
-nor on what was asked before.
+TaskRun: blocks without an answer, shared among the processes -> ask -> gathered -> answered questions in order
+
+A block is asked in a batch of its own. So its answers depend on the block only: not on which process asks it, nor on
+what was asked before.
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import hashlib
+import json
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from types import FrameType
 
+import torch
+
+from vistune import __version__
 from vistune.data import PixelCache
-from vistune.errors import DataError
-from vistune.evaluation.letters import letters_of, read_letters
-from vistune.evaluation.task import Task, image_of
-from vistune.generation import GREEDY, Answer, Engine
+from vistune.errors import DataError, RecipeError, Stopped
+from vistune.evaluation.answers import AnswerFile, AnswerLine, Key, Ranks, StoredAnswer
+from vistune.evaluation.conditions import CONDITIONS, Block
+from vistune.evaluation.results import AnsweredQuestion
+from vistune.evaluation.task import Benchmark
+from vistune.generation import GREEDY, Answer, Assistant, Engine
 from vistune.generation.prefix import prompt_of as coded
 from vistune.model import VisionLanguageModel
 from vistune.processor import Processor
-from vistune.types import ImageRef, Message, Part, Question
+from vistune.progress import Progress
+from vistune.types import IGNORE, Example, ImageRef, Message, Question, Sample
 
-CONDITIONS = ("with_image", "without_image", "wrong_image")
-BLOCK = 128  # questions, about: whole pictures stay together
-BATCH = 64  # answers under way at once
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """A question, what the model said, and how right that is, 0-1 (0 also where only a judge could tell)."""
-
-    question: Question
-    condition: str
-    text: str
-    right: float
-    finish_reason: str = "stop"  # or "length": cut off at the task's most tokens
-
-    def as_row(self) -> dict[str, Any]:
-        """LLaVA's answer line, with what a report needs."""
-        return {
-            "question_id": self.question.id,
-            "prompt": self.question.sample.messages[-1].text,
-            "text": self.text,
-            "answer": self.question.answer,
-            "right": self.right,
-            "condition": self.condition,
-            "finish_reason": self.finish_reason,
-            "image": image_of(self.question),
-            **{name: value for name, value in self.question.tags.items() if isinstance(value, str | int | float)},
-        }
+BATCH = 64  # answers in progress at once
+LETTERS = "ABCDEFGH"
+VERSIONED = ("torch", "transformers")
+SAMPLED = 1 << 20  # bytes that are hashed at the beginning, middle and end of a weight file
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
-    """Questions that are asked together under one condition; `wrong`: each picture's stand-in."""
+class TaskRun:
+    """A task's questions as they are asked, in blocks.
 
-    condition: str
-    questions: tuple[Question, ...]
-    wrong: Mapping[str, str] = field(default_factory=dict)
-
-    def messages(self, question: Question) -> list[Message]:
-        return prompt_of(question, self.condition, self.wrong)
-
-
-def derangement(images: Sequence[str], seed: int) -> dict[str, str]:
-    """Each distinct picture to another one, by a cycle through a shuffled order; needs at least two."""
-    order = sorted(set(images))
-    if len(order) < 2:
-        return {}
-    random.Random(seed).shuffle(order)
-    return dict(zip(order, [*order[1:], order[0]], strict=True))
-
-
-def conditions_for(questions: Sequence[Question]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """(conditions that these questions can be asked under, why each other one is left out)."""
-    images = {image_of(question) for question in questions if question.sample.images}
-    left_out = {}
-    if not images:
-        left_out["without_image"] = "no question has a picture to leave out"
-    if len(images) < 2:
-        left_out["wrong_image"] = f"a wrong picture needs two different ones, the questions asked have {len(images)}"
-    return tuple(condition for condition in CONDITIONS if condition not in left_out), left_out
-
-
-def prompt_of(question: Question, condition: str, wrong: Mapping[str, str]) -> list[Message]:
-    """The question's messages with its picture kept, left out, or swapped for another."""
-    messages = []
-    for message in question.sample.messages:
-        parts: list[Part] = []
-        for part in message.parts:
-            if isinstance(part, ImageRef):
-                if condition == "with_image":
-                    parts.append(part)
-                elif condition == "wrong_image":
-                    parts.append(ImageRef(Path(wrong[str(part.source)])))
-            else:
-                parts.append(part)
-        messages.append(replace(message, parts=tuple(parts)))
-    return messages
-
-
-def choose(questions: Sequence[Question], limit: int | None, seed: int) -> list[Question]:
-    """All questions, or those of a seeded choice of pictures that makes about `limit` of them."""
-    if limit is None or limit >= len(questions):
-        return list(questions)
-    images = sorted({image_of(question) for question in questions})
-    random.Random(seed).shuffle(images)
-    kept: list[Question] = []
-    by_image = _by_image(questions)
-    for image in images:
-        if len(kept) >= limit:
-            break
-        kept += by_image[image]
-    return kept
-
-
-def _by_image(questions: Sequence[Question]) -> dict[str, list[Question]]:
-    """Questions by picture, in the order in which pictures come first."""
-    groups: dict[str, list[Question]] = {}
-    for question in questions:
-        groups.setdefault(image_of(question), []).append(question)
-    return groups
-
-
-def plan(
-    questions: Sequence[Question], blind: Sequence[Question], conditions: Sequence[str], *, seed: int = 0
-) -> list[Block]:
-    """All that is to be asked: every question with its picture, `blind` ones also under the other conditions.
-
-    Text-only questions have no wrong or missing picture and are left out there. `conditions` are among those that
-    `conditions_for` names. Raises DataError where an id comes twice: answers are kept by it.
+    Attributes:
+        name: The task's name.
+        letters: Whether multiple-choice questions are answered by the likeliest letter, from one forward pass.
+        line_of: Formats an answer for the answer file.
     """
-    known: set[str] = set()
-    for question in questions:
-        if question.id in known:
-            raise DataError(
-                f"{question.sample.origin}:question_id: {question.id!r} comes twice", "give each question its own id"
-            )
-        known.add(question.id)
-    found: list[Block] = []
-    for condition in conditions:
-        asked = questions if condition == "with_image" else [q for q in blind if q.sample.images]
-        wrong = derangement([str(image.source) for q in asked for image in q.sample.images], seed)
-        swapped = wrong if condition == "wrong_image" else {}
-        block: list[Question] = []
-        for group in _by_image(asked).values():
-            block += group
-            if len(block) >= BLOCK:
-                found.append(Block(condition, tuple(block), swapped))
-                block = []
-        if block:
-            found.append(Block(condition, tuple(block), swapped))
-    return found
+
+    name: str
+    task: Benchmark
+    questions: Sequence[Question]
+    blocks: Sequence[Block]
+    letters: bool = False
+    line_of: Callable[[AnsweredQuestion], AnswerLine] = AnsweredQuestion.to_dict
+
+    def answer(
+        self,
+        assistant: Assistant,
+        *,
+        label: str,
+        progress: Progress,
+        file: AnswerFile | None = None,
+        ranks: Ranks | None = None,
+    ) -> list[AnsweredQuestion]:
+        """Return the answers to all blocks' questions, by condition in the questions' order, on every process.
+
+        Each process asks whole blocks. The result is that of an uninterrupted run: in fp32 an interrupted block
+        resumes with the missing questions; in other precisions an answer depends on the other questions of its batch,
+        so the whole block is asked again.
+        """
+        ranks = ranks or Ranks()
+        known: dict[Key, StoredAnswer] = {}
+        for part in ranks.gathered(file.known if file else {}):
+            known |= part
+        left = [_unanswered(block, known, exact=is_exact(assistant)) for block in self.blocks]
+        own = [block for block in left if block.questions][ranks.rank :: ranks.count]
+        new: dict[Key, StoredAnswer] = {}
+        to_ask = sum(len(block.questions) for block in own)
+        with progress(label if to_ask else f"{label}: all kept", to_ask) as advance:
+
+            def store(answers: Sequence[AnsweredQuestion]) -> None:
+                if file is not None:
+                    file.add(map(self.line_of, answers))
+                new.update({(a.condition, a.question.id): StoredAnswer(a.text, a.finish_reason) for a in answers})
+                advance(len(answers))
+
+            with stoppable(resumable=file is not None):
+                for block in own:
+                    ask(assistant.model, assistant.processor, self.task, block, letters=self.letters, on_answers=store)
+        for part in ranks.gathered(new):
+            known |= part
+        answers = self._marked(known)
+        if file is not None:
+            file.finish(map(self.line_of, answers))
+        return answers
+
+    def _marked(self, known: Mapping[Key, StoredAnswer]) -> list[AnsweredQuestion]:
+        """Mark all answers by the task's current rule, and sort them."""
+        answers = []
+        for block in self.blocks:
+            for question in block.questions:
+                stored = known[block.condition, question.id]
+                points = self.task.mark(question, stored.text).points
+                answers.append(AnsweredQuestion(question, block.condition, stored.text, points, stored.finish_reason))
+        index = {question.id: k for k, question in enumerate(self.questions)}
+        return sorted(answers, key=lambda a: (CONDITIONS.index(a.condition), index[a.question.id]))
+
+    def settings(self, assistant: Assistant, folder: Path) -> dict[str, object]:
+        """Return everything on which the answers depend: model, template, prompts, decoding, precision and versions."""
+        head = assistant.model.head
+        conditions = dict.fromkeys(block.condition for block in self.blocks)
+        return {
+            "task": self.name,
+            "model": fingerprint(folder),
+            "template": assistant.processor.spec.template,
+            "text_rules": assistant.processor.text_rules,
+            "prompts": {c: _prompts([block for block in self.blocks if block.condition == c]) for c in conditions},
+            "decoding": {"greedy": True, "max_tokens": self.task.max_tokens, "letters": self.letters},
+            "precision": {"dtype": str(head.dtype).removeprefix("torch."), "device": head.device.type},
+            "versions": {"vistune": __version__, **{package: version(package) for package in VERSIONED}},
+        }
 
 
 def ask(
     model: VisionLanguageModel,
     processor: Processor,
-    task: Task,
+    task: Benchmark,
     block: Block,
     *,
     letters: bool = False,
-    hear: Callable[[Sequence[Answered]], None] = lambda rows: None,
-) -> list[Answered]:
-    """Greedy answers in the block's order; `hear` is told of each as it has ended.
+    on_answers: Callable[[Sequence[AnsweredQuestion]], None] = lambda answers: None,
+) -> list[AnsweredQuestion]:
+    """Answer a block's questions greedily, in the block's order.
 
-    `letters`: of a multiple-choice question the likeliest letter is taken, from the prompt's own forward pass.
+    Args:
+        letters: Whether multiple-choice questions are answered by the likeliest letter, from one forward pass.
+        on_answers: Called with the answers that have just ended.
     """
-    pixels = PixelCache()  # a picture's questions decode it once
-    engine = Engine(model, processor, batch_size=BATCH, stems_at_once=BATCH)  # nobody watches a stream
-    known = read_letters(processor) if letters else None
-    among = [tuple(known.tokens[letter] for letter in letters_of(q)) if known else () for q in block.questions]
+    pixels = PixelCache()  # decodes an image once for all of its questions
+    engine = Engine(model, processor, batch_size=BATCH, stems_at_once=BATCH)  # no stream waits for its first token
+    tokens = read_letters(processor) if letters else None
+    allowed = [tuple(tokens.ids[letter] for letter in letters_of(q)) if tokens else () for q in block.questions]
     prompts = []
-    for question, allowed in zip(block.questions, among, strict=True):
+    for question, ids in zip(block.questions, allowed, strict=True):
         prompt = processor.encode_prompt(block.messages(question), pixels)
-        prompts.append(coded(known.begun(prompt) if known and allowed else prompt))
-    under_way: dict[int, Answer] = {}
-    for k in sorted(range(len(prompts)), key=lambda k: prompts[k].codes.tobytes()):  # those that begin alike together
-        most = 1 if among[k] else task.max_tokens
+        prompts.append(coded(tokens.begin_reply(prompt) if tokens and ids else prompt))
+    running: dict[int, Answer] = {}
+    for k in sorted(range(len(prompts)), key=lambda k: prompts[k].codes.tobytes()):  # equal beginnings together
+        most = 1 if allowed[k] else task.max_tokens
         try:
-            under_way[k] = engine.submit(prompts[k], max_tokens=most, sampling=replace(GREEDY, among=among[k]))
+            running[k] = engine.submit(prompts[k], max_tokens=most, sampling=replace(GREEDY, among=allowed[k]))
         except DataError as error:
             question = block.questions[k]
             raise DataError(f"{question.sample.origin}: {question.id}: {error.message}", error.hint) from None
-    found: dict[int, Answered] = {}
-    while under_way:
+    answers: dict[int, AnsweredQuestion] = {}
+    while running:
         engine.step()
-        ended = [k for k, answer in under_way.items() if answer.ended]
+        ended = [k for k, answer in running.items() if answer.ended]
         for k in ended:
-            found[k] = _answered(task, block, block.questions[k], under_way.pop(k))
+            question, completion = block.questions[k], running.pop(k).result()
+            text, reason = completion.text, completion.finish_reason
+            if allowed[k]:
+                text, reason = text.strip(), "stop"
+            points = task.mark(question, text).points
+            answers[k] = AnsweredQuestion(question, block.condition, text, points, reason)
         if ended:
-            hear([found[k] for k in ended])
-    return [found[k] for k in range(len(prompts))]
+            on_answers([answers[k] for k in ended])
+    return [answers[k] for k in range(len(prompts))]
 
 
-def _answered(task: Task, block: Block, question: Question, answer: Answer) -> Answered:
-    said = answer.result()
-    text = said.text.strip() if answer.speaker.sampling.among else said.text
-    reason = "stop" if answer.speaker.sampling.among else said.finish_reason
-    return Answered(question, block.condition, text, task.mark(question, text).points, reason)
+def letters_of(question: Question) -> tuple[str, ...]:
+    """Return the letters of a multiple-choice question's options; empty for other questions."""
+    tags = question.tags
+    if isinstance(options := tags.get("options"), Mapping):
+        return tuple(letter for letter in options if letter in LETTERS)
+    if isinstance(choices := tags.get("choices"), list | tuple) and tags.get("match", "choice") == "choice":
+        return tuple(LETTERS[: len(choices)])
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class LetterTokens:
+    """The tokens of a reply that is one letter: those before the letter, such as a space, and the letter's own ids."""
+
+    before: tuple[int, ...]
+    ids: Mapping[str, int]
+
+    def begin_reply(self, prompt: Example) -> Example:
+        """Append the tokens before the letter, so that the next token is the letter."""
+        before = torch.tensor(self.before, dtype=prompt.input_ids.dtype)
+        ids = torch.cat([prompt.input_ids, before])
+        labels = torch.cat([prompt.labels, torch.full_like(before, IGNORE)])
+        return replace(prompt, input_ids=ids, labels=labels)
+
+
+def read_letters(processor: Processor) -> LetterTokens:
+    """Find the tokens of each letter.
+
+    The likeliest of these tokens is the model's answer if it would begin its reply with a letter. If it would begin
+    with anything else ("The answer is B"), the figures may differ from those of free replies.
+
+    Raises:
+        RecipeError: The tokenizer writes a letter as several tokens.
+    """
+    asked = Message("user", ("?",))
+    begin = len(processor.encode_prompt([asked]))
+    replies = [
+        processor.encode(Sample(letter, (asked, Message("assistant", (letter,))))).input_ids[begin:].tolist()
+        for letter in LETTERS
+    ]
+    before = len(list(takewhile(lambda column: len(set(column)) == 1, zip(*replies, strict=False))))
+    ids = {letter: reply[before] for letter, reply in zip(LETTERS, replies, strict=True)}
+    if len(set(ids.values())) < len(LETTERS):
+        raise RecipeError("--letters: this tokenizer writes a letter as several tokens", "leave --letters out")
+    return LetterTokens(tuple(replies[0][:before]), ids)
+
+
+@contextmanager
+def stoppable(*, resumable: bool) -> Iterator[None]:
+    """Turn SIGTERM and Ctrl-C within the block into Stopped; everything answered until then is stored."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if in_main_thread else None
+    try:
+        yield
+    except KeyboardInterrupt:
+        hint = (
+            "all answers are saved: run the same command to resume" if resumable else "add --out to be able to resume"
+        )
+        raise Stopped("stopped", hint) from None
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _unanswered(block: Block, known: Mapping[Key, StoredAnswer], *, exact: bool) -> Block:
+    missing = tuple(q for q in block.questions if (block.condition, q.id) not in known)
+    return replace(block, questions=missing) if exact or not missing else block
+
+
+def is_exact(assistant: Assistant) -> bool:
+    """Return whether an answer is the same in any batch: all weights are in fp32, none quantised."""
+    return all(weight.dtype == torch.float32 for weight in assistant.model.parameters())
+
+
+def _prompts(blocks: Sequence[Block]) -> dict[str, object]:
+    """Return the number of questions and a hash of every id, message and image, in the order of asking.
+
+    The order is part of the hash because it decides which questions share a batch.
+    """
+    digest = hashlib.sha256()
+    for block in blocks:
+        for question in block.questions:
+            shown = partial(_shown, location=question.sample.origin)
+            messages = [[m.role, list(map(shown, m.parts))] for m in block.messages(question)]
+            digest.update(json.dumps([question.id, messages], ensure_ascii=False).encode() + b"\n")
+    return {"count": sum(len(block.questions) for block in blocks), "sha256": digest.hexdigest()}
+
+
+def _shown(part: str | ImageRef, location: str) -> str | dict[str, str | int]:
+    """Return a part as it is hashed: an image by its name and size, because the data folder may move."""
+    if isinstance(part, str):
+        return part
+    path = Path(str(part.source))
+    try:
+        return {"picture": path.name, "bytes": path.stat().st_size}
+    except OSError as error:
+        raise DataError(f"{location}: {path}: {error.strerror}", "put the image there") from None
+
+
+def fingerprint(folder: Path) -> str:
+    """Return a hash that identifies a model: of its manifest, else of its configs and parts of its weight files."""
+    digest = hashlib.sha256()
+    if (folder / "manifest.json").is_file():
+        digest.update((folder / "manifest.json").read_bytes())
+        return digest.hexdigest()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".json", ".model"):
+            digest.update(path.name.encode() + path.read_bytes())
+        elif path.suffix in (".safetensors", ".bin"):
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size}".encode())
+            with open(path, "rb") as file:
+                for begin in (0, size // 2, max(size - SAMPLED, 0)):
+                    file.seek(begin)
+                    digest.update(file.read(SAMPLED))
+    return digest.hexdigest()

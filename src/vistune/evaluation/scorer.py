@@ -1,6 +1,6 @@
-"""The scorer alone, on anybody's predictions.
+"""Score anybody's predictions by a benchmark's own protocol; no model is loaded.
 
-task + predictions file -> Prediction -> Reply, one a question -> Scored -> what `score --json` prints
+task + predictions file -> Prediction -> Reply, one per question -> TaskScore -> ScoreResult
 """
 
 from __future__ import annotations
@@ -9,75 +9,109 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from vistune.errors import DataError, RecipeError
-from vistune.evaluation.predictions import IDS, KEPT, TEXTS, Joined, Prediction, join, other_texts
-from vistune.evaluation.task import LENIENT, OFFICIAL, Judge, Reply, Scored, Task
+from vistune.evaluation.predictions import (
+    IDS,
+    OWN_FIELDS,
+    TEXTS,
+    JoinedPredictions,
+    Prediction,
+    Predictions,
+    join_predictions,
+    other_texts,
+)
+from vistune.evaluation.task import LENIENT, OFFICIAL, Benchmark, Judge, Reply, TaskScore, Upload
 from vistune.records import UnreadField, count_unread, unread_fields
 from vistune.types import Question
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """A task's figures on a predictions file, and the upload for its server where it has one."""
+class ScoreResult:
+    """The figures of a predictions file on a task.
+
+    Attributes:
+        rule: The parse rule, "official" or "lenient".
+        scored: The task's figures, and what was missing or unparsed.
+        repeated: Predictions that a later one for the same question replaced.
+        other: The figures by the other parse rule, if they differ.
+        upload: The file for the benchmark's server, if it was requested.
+        unread_fields: Of the predictions and of the user's own questions.
+        warnings: About the user's own questions.
+    """
 
     task: str
     rule: str
-    scored: Scored
-    repeated: int  # lines of the predictions that a later line for the same question replaced
-    other: Mapping[str, float] | None = None  # the figures by the other parse rule, where they differ
-    upload: tuple[str, bytes] | None = None
-    unread_fields: tuple[UnreadField, ...] = ()  # in the predictions and in the user's own questions
-    warnings: tuple[str, ...] = ()  # about the user's own questions
+    scored: TaskScore
+    repeated: int
+    other: Mapping[str, float] | None = None
+    upload: Upload | None = None
+    unread_fields: tuple[UnreadField, ...] = ()
+    warnings: tuple[str, ...] = ()
 
-    def told_by(self, judge: Mapping[str, Any]) -> Measured:
-        """The same with who judged: model, endpoint, day, dollars, beside the prompt's hash and parameters."""
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The task's figures, named and scaled as the task does."""
+        return self.scored.metrics
+
+    def with_judge(self, judge: Mapping[str, object]) -> ScoreResult:
+        """Return the result with a description of its judge: model, endpoint, day, dollars."""
         notes = {**self.scored.notes, "judge": {**self.scored.notes.get("judge", {}), **judge}}
         return replace(self, scored=replace(self.scored, notes=notes))
 
-    def to_dict(self) -> dict[str, Any]:
-        result: dict[str, Any] = {"task": self.task, **self.scored.to_dict()}
-        result |= {"parse": self.rule, "repeated": self.repeated}
-        result |= {"unread_fields": [field.to_dict() for field in self.unread_fields]}
+    def to_dict(self) -> dict[str, object]:
+        """Return what `score --json` prints."""
+        tree: dict[str, object] = {"task": self.task, **self.scored.to_dict()}
+        tree |= {"parse": self.rule, "repeated": self.repeated}
+        tree["unread_fields"] = [field.to_dict() for field in self.unread_fields]
         if self.other is not None:
-            result[OFFICIAL if self.rule == LENIENT else LENIENT] = dict(self.other)
-        return result
+            tree[OFFICIAL if self.rule == LENIENT else LENIENT] = dict(self.other)
+        return tree
 
 
 def score(
-    name: str, task: Task, predictions: Path, *, rule: str = OFFICIAL, judge: Judge | None = None, upload: bool = False
-) -> Measured:
+    name: str,
+    task: Benchmark,
+    predictions: Path,
+    *,
+    rule: str = OFFICIAL,
+    judge: Judge | None = None,
+    upload: bool = False,
+) -> ScoreResult:
     """Score a predictions file over all questions of the task's data.
 
-    Raises DataError for a prediction whose question is not in the data or that was made for another question, and
-    RecipeError for a rule that the task does not have. `upload` also makes the file for the benchmark's server.
+    Args:
+        upload: Whether to create the file for the benchmark's server.
+
+    Raises:
+        DataError: A prediction's question is not in the data, or the prediction was made for another question.
+        RecipeError: The task does not have this rule, a judge, or a server.
     """
     if rule not in task.rules:
-        raise RecipeError(f"--parse {rule}: {name} has no such rule", f"it has: {', '.join(task.rules)}")
+        raise RecipeError(f"--parse {rule}: {name} has no such rule", f"use one of: {', '.join(task.rules)}")
     questions = task.questions()
     if judge is not None and not task.judged:
-        raise RecipeError(f"{name} has nothing for a judge", "leave --judge out")
-    said = task.read(predictions)
-    unread = (*task.unread_fields, *unread_of(task, questions, predictions, said))
-    rows, joined = replies(task, questions, predictions, said)
-    scored = task.score(rows, rule, judge)
+        raise RecipeError(f"{name} does not use a judge", "leave --judge out")
+    read = task.read(predictions)
+    unread = (*task.unread_fields, *_unread_fields(task, questions, predictions, read))
+    replies, joined = _replies(task, questions, predictions, read)
+    scored = task.score(replies, rule, judge)
     other = None
     if not task.judged and len(task.rules) > 1:
-        figures = task.score(rows, next(known for known in task.rules if known != rule)).metrics
+        figures = task.score(replies, next(known for known in task.rules if known != rule)).metrics
         other = figures if figures != scored.metrics else None
-    made = task.submission(rows) if upload else None
-    if upload and made is None:
+    submission = task.submission(replies) if upload else None
+    if upload and submission is None:
         raise RecipeError(f"{name} has no server to upload to", "leave --submission out")
-    return Measured(name, rule, scored, joined.repeated, other, made, unread, tuple(task.warnings))
+    return ScoreResult(name, rule, scored, joined.repeated, other, submission, unread, tuple(task.warnings))
 
 
-def unread_of(
-    task: Task, questions: Sequence[Question], path: Path, predictions: Sequence[Prediction]
+def _unread_fields(
+    task: Benchmark, questions: Sequence[Question], path: Path, predictions: Sequence[Prediction]
 ) -> list[UnreadField]:
-    """The fields of a predictions file that are known neither to the task nor to our formats."""
-    unread = Counter(getattr(predictions, "unread", {}))
-    known = KEPT.union(task.prediction_fields, *(question.tags for question in questions))
+    """Return the fields of a predictions file that neither the task nor our formats know."""
+    unread: Counter[str] = Counter(predictions.unread if isinstance(predictions, Predictions) else {})
+    known = OWN_FIELDS.union(task.prediction_fields, *(question.tags for question in questions))
     for prediction in predictions:
         count_unread(prediction.fields, known, unread)
         unread.update(other_texts(prediction))
@@ -85,32 +119,25 @@ def unread_of(
     return unread_fields(path, +unread, {*IDS, *TEXTS, "prompt", *task.prediction_fields})
 
 
-def replies(
-    task: Task, questions: Sequence[Question], predictions: Path, read: Sequence[Prediction]
-) -> tuple[list[Reply], Joined]:
-    """One Reply per question, in the data's order; `read`: the contents of the predictions file."""
+def _replies(
+    task: Benchmark, questions: Sequence[Question], path: Path, predictions: Sequence[Prediction]
+) -> tuple[list[Reply], JoinedPredictions]:
+    """Return one Reply per question, in the data's order, and the joined predictions."""
     by_id = {question.id: question for question in questions}
     if len(by_id) != len(questions):
-        raise DataError(f"{len(questions) - len(by_id)} question ids come twice in the data", "mend the data's ids")
-    joined = join(by_id, read, task.identify)
-    if not joined.found:
-        raise DataError(f"{predictions}: holds no prediction", "name the file that the model's answers are in")
-    for name, prediction in joined.found.items():
+        raise DataError(f"{len(questions) - len(by_id)} question ids occur twice in the data", "correct the data's ids")
+    joined = join_predictions(by_id, predictions, task.identify)
+    if not joined.by_id:
+        raise DataError(f"{path}: contains no prediction", "name the file with the model's answers")
+    for name, prediction in joined.by_id.items():
         if task.asks_another(by_id[name], prediction):
             raise DataError(
-                f"{prediction.place}:prompt: is another question than {name!r} of the data, "
+                f"{prediction.location}:prompt: is another question than {name!r} of the data, "
                 f"{by_id[name].sample.messages[-1].text!r:.90}",
-                "these predictions belong to other label files: take those of the version that was asked",
+                "these predictions belong to other label files: use those of the version that was asked",
             )
-    rows = []
+    replies = []
     for question in questions:
-        said = joined.found.get(question.id)
-        rows.append(Reply(question, None) if said is None else Reply(question, said.text, said.fields))
-    return rows, joined
-
-
-def figures_of(task: Task, rows: Sequence[Reply]) -> Scored:
-    """The official figures of answers that were just given; a judged task has none without its judge."""
-    if task.judged:
-        return Scored({}, len(rows))
-    return replace(task.score(rows), tables={})
+        own = joined.by_id.get(question.id)
+        replies.append(Reply(question, own.text, own.fields) if own else Reply(question, None))
+    return replies, joined

@@ -1,8 +1,10 @@
-"""What a benchmark is: questions with gold answers, how a reply is read, and what figures it reports.
+"""Define what a benchmark is: questions with right answers, how a reply is read, and which figures are reported.
 
-data folder -> questions · predictions file -> Prediction -> Reply -> Marked -> Scored
-A task is one small class on `Benchmark`: its release's files, prompt, parse rule, points and metrics. Running, joining,
-blind baselines, intervals and printing are shared.
+data folder -> questions
+predictions file -> Prediction -> Reply -> Marked -> TaskScore
+
+A task is one small class derived from `Benchmark`: the files of its release, prompt, parse rule, points and metrics.
+Running, joining, blind conditions, intervals and printing are shared.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 from vistune.errors import DataError
 from vistune.evaluation.predictions import Prediction, read_predictions
@@ -22,20 +24,19 @@ from vistune.types import ImageRef, Message, Part, Question, Sample
 
 OFFICIAL, LENIENT = "official", "lenient"
 BOTH: tuple[str, ...] = (OFFICIAL, LENIENT)
-EXAMPLES = 5  # unparsed replies that are shown
-SHORT = (
-    "\nAnswer the question using a single word or phrase."  # the suffixes that LLaVA-1.5 was trained and measured with
-)
+EXAMPLES = 5  # unparsed replies that a result shows
+# The suffixes that LLaVA-1.5 was trained and measured with.
+SHORT = "\nAnswer the question using a single word or phrase."
 LETTER = "\nAnswer with the option's letter from the given choices directly."
 
-Table = Mapping[str, tuple[float, int]]  # group -> (its figure, how many questions it has)
-# Bodies of chat requests without a model's name -> the replies' texts in the same order; raises where one failed.
+Table = Mapping[str, tuple[float, int]]  # group -> (figure, number of questions)
+# Maps bodies of chat requests without `model` to the replies' texts in the same order; raises if one fails.
 Judge = Callable[[Sequence[Mapping[str, Any]]], Sequence[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What `evaluate --list` says of a task: what to put into the data folder, from where, under which licence."""
+    """What `evaluate --list` shows of a task: the files of its data folder, their source and licence."""
 
     about: str
     files: tuple[str, ...]
@@ -47,16 +48,16 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A question with what was said to it; `text` is None where the predictions have nothing for it."""
+    """A question with a model's reply; `text` is None if the predictions have none for it."""
 
     question: Question
     text: str | None
-    fields: Mapping[str, Any] = field(default_factory=dict)  # the rest of the prediction's line
+    fields: Mapping[str, Any] = field(default_factory=dict)  # the prediction's record
 
 
 @dataclass(frozen=True, slots=True)
 class Marked:
-    """A reply read and marked: `answer` None where it is missing or cannot be parsed, `points` 0-1."""
+    """A parsed and marked reply: `answer` is None if it is missing or unparsed, `points` are from 0 to 1."""
 
     question: Question
     text: str | None
@@ -64,20 +65,39 @@ class Marked:
     points: float
 
 
+class UnparsedReply(NamedTuple):
+    """A reply in which the parse rule found no answer."""
+
+    question_id: str
+    text: str
+
+
+class Upload(NamedTuple):
+    """A file for a benchmark's server."""
+
+    name: str
+    content: bytes
+
+
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """What a scorer finds. Missing and unparsed replies are in `count`, the denominator, like all others."""
+class TaskScore:
+    """A task's figures. Missing and unparsed replies are part of `count`, the denominator, like all others.
+
+    Attributes:
+        examples: The first unparsed replies.
+        notes: About the scoring: the judge, the hash of its prompt, the rule of the data's version.
+    """
 
     metrics: Mapping[str, float]
     count: int
     unparsed: int = 0
     missing: int = 0
-    examples: tuple[tuple[str, str], ...] = ()  # unparsed: (question id, reply)
+    examples: tuple[UnparsedReply, ...] = ()
     tables: Mapping[str, Table] = field(default_factory=dict)
-    notes: Mapping[str, Any] = field(default_factory=dict)  # judge, its prompt's hash, rule of the data version …
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Without the task's name; tables as {group: {value, count}}."""
+    def to_dict(self) -> dict[str, object]:
+        """Return the figures as JSON, without the task's name; tables as {group: {value, count}}."""
         tables = {
             name: {group: {"value": value, "count": count} for group, (value, count) in table.items()}
             for name, table in self.tables.items()
@@ -87,61 +107,23 @@ class Scored:
             "count": self.count,
             "unparsed": self.unparsed,
             "missing": self.missing,
-            "examples": [{"question_id": name, "text": text} for name, text in self.examples],
+            "examples": [reply._asdict() for reply in self.examples],
             "tables": tables,
             **self.notes,
         }
 
 
-class Task(Protocol):
-    """Built from the folder that holds its data."""
-
-    facts: ClassVar[Facts]
-    max_tokens: int  # what the published runs allowed a reply
-    rules: tuple[str, ...]  # how replies can be read: official, and lenient where the task has such a rule
-    judged: bool  # whether `score` asks a judge
-    prediction_fields: frozenset[str]  # further fields of this task's predictions: used here, or part of the release
-
-    unread_fields: Sequence[UnreadField]  # in the user's own questions; known once they are read
-    warnings: Sequence[str]  # about the user's own questions; known once they are read
-
-    def __init__(self, folder: Path) -> None: ...
-
-    def questions(self) -> Sequence[Question]:
-        """All questions, in a fixed order, ids unique; each sample ends with the user's message."""
-        ...
-
-    def check_images(self) -> None:
-        """Raise DataError if images are missing. Called before a model is asked; scoring needs no images."""
-        ...
-
-    def read(self, path: Path) -> Sequence[Prediction]:
-        """A predictions file in any form that the task's users have."""
-        ...
-
-    def identify(self, prediction: Prediction) -> str:
-        """The id of the question that a prediction answers."""
-        ...
-
-    def asks_another(self, question: Question, prediction: Prediction) -> bool:
-        """Whether a prediction of this id was plainly made for another question, as when files of two versions meet."""
-        ...
-
-    def mark(self, question: Question, text: str | None, rule: str = OFFICIAL) -> Marked:
-        """Read one reply; no exception and linear time whatever it holds."""
-        ...
-
-    def score(self, rows: Sequence[Reply], rule: str = OFFICIAL, judge: Judge | None = None) -> Scored:
-        """The figures over exactly these questions."""
-        ...
-
-    def submission(self, rows: Sequence[Reply]) -> tuple[str, bytes] | None:
-        """(file name, content) of the upload where the benchmark has a server, else None."""
-        ...
-
-
 class Benchmark(ABC):
-    """What tasks share. A task gives `facts`, `questions` and `metrics`, and what differs of the rest."""
+    """Base of all tasks. A task defines `facts`, `questions` and `metrics`, and overrides what else differs.
+
+    Attributes:
+        max_tokens: Of a reply, as in the published runs.
+        rules: Parse rules: official, and lenient if the task has such a rule.
+        judged: Whether `score` asks a judge.
+        prediction_fields: Fields of predictions that the task uses or that its release contains.
+        unread_fields, warnings: About the user's own questions; known once they are read.
+        missing: One error per missing image.
+    """
 
     facts: ClassVar[Facts]
     max_tokens: int = 128
@@ -150,54 +132,61 @@ class Benchmark(ABC):
     prediction_fields: frozenset[str] = frozenset()
     unread_fields: Sequence[UnreadField] = ()
     warnings: Sequence[str] = ()
-    missing: Sequence[DataError] = ()  # one error per missing image
+    missing: Sequence[DataError] = ()
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     @abstractmethod
     def questions(self) -> Sequence[Question]:
-        """All questions, in the release's order; each sample ends with the user's message."""
+        """Return all questions in the release's order, with unique ids; each sample ends with the user's message."""
 
     def check_images(self) -> None:
-        """Raise DataError with the first missing image and the number of others."""
+        """Raise DataError if images are missing. It is called before a model is asked; scoring needs no images."""
         if self.missing:
             first, more = self.missing[0], len(self.missing) - 1
             raise DataError(first.message + (f"; and {more:,} more images" if more else ""), first.hint)
 
     def read(self, path: Path) -> Sequence[Prediction]:
+        """Read a predictions file in any format that is in use for the task."""
         return read_predictions(path)
 
     def identify(self, prediction: Prediction) -> str:
+        """Return the id of the question that a prediction answers."""
         return prediction.id
 
     def asks_another(self, question: Question, prediction: Prediction) -> bool:
+        """Return whether a prediction with this id was made for another question, of another version of the files."""
         return False
 
     def parse(self, question: Question, reply: str, rule: str) -> str | None:
-        """What the rule reads in a reply, None where it reads nothing."""
+        """Return the answer that the rule finds in a reply, None if it finds none."""
         return reply
 
     def points(self, question: Question, answer: str) -> float:
-        """What a parsed answer is worth, 0-1."""
+        """Return the points of a parsed answer, from 0 to 1."""
         return float(answer == question.answer)
 
     @abstractmethod
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
-        """The benchmark's figures, named and scaled as it names and scales them."""
+        """Return the benchmark's figures, named and scaled as it does."""
 
     def tables(self, rows: Sequence[Marked]) -> dict[str, Table]:
-        """Breakdowns beside the figures."""
+        """Return breakdowns of the figures."""
         return {}
 
     def mark(self, question: Question, text: str | None, rule: str = OFFICIAL) -> Marked:
+        """Parse and mark one reply, in linear time and without exceptions for any text."""
         answer = None if text is None else self.parse(question, text, rule)
         return Marked(question, text, answer, 0.0 if answer is None else self.points(question, answer))
 
-    def score(self, rows: Sequence[Reply], rule: str = OFFICIAL, judge: Judge | None = None) -> Scored:
+    def score(self, rows: Sequence[Reply], rule: str = OFFICIAL, judge: Judge | None = None) -> TaskScore:
+        """Compute the figures over exactly these questions."""
         marked = [self.mark(row.question, row.text, rule) for row in rows]
-        unparsed = [(row.question.id, row.text) for row in marked if row.answer is None and row.text is not None]
-        return Scored(
+        unparsed = [
+            UnparsedReply(row.question.id, row.text) for row in marked if row.answer is None and row.text is not None
+        ]
+        return TaskScore(
             metrics=self.metrics(marked),
             count=len(marked),
             unparsed=len(unparsed),
@@ -206,11 +195,12 @@ class Benchmark(ABC):
             tables=self.tables(marked),
         )
 
-    def submission(self, rows: Sequence[Reply]) -> tuple[str, bytes] | None:
+    def submission(self, rows: Sequence[Reply]) -> Upload | None:
+        """Return the file for the benchmark's server; None if it has none."""
         return None
 
 
-def ask(
+def make_question(
     name: str, text: str, image_file: Path | None = None, *, answer: str = "", origin: str = "", **tags: Any
 ) -> Question:
     """Return a question of one user turn, with its image first."""
@@ -219,18 +209,18 @@ def ask(
 
 
 def prompt_lines(prompt: str) -> list[str]:
-    """A prompt's lines. If it has no line break, it is split at `\\n` written as two characters, as some files do."""
+    """Split a prompt into lines. Without a line break it is split at `\\n` in two characters, as some files have it."""
     text = prompt.replace("\r\n", "\n")
     return (text if "\n" in text else text.replace("\\r", "").replace("\\n", "\n")).split("\n")
 
 
 def mean(rows: Sequence[Marked]) -> float:
-    """Per cent of all points; 0 where there are no rows."""
+    """Return the mean points in per cent; 0 for no rows."""
     return 100 * sum(row.points for row in rows) / max(len(rows), 1)
 
 
-def by(rows: Sequence[Marked], tag: str) -> dict[str, tuple[float, int]]:
-    """`mean` of each value of a tag, in sorted order; rows without the tag stay out."""
+def mean_by(rows: Sequence[Marked], tag: str) -> dict[str, tuple[float, int]]:
+    """Return `mean` and count for each value of a tag, sorted; rows without the tag are omitted."""
     groups: dict[str, list[Marked]] = {}
     for row in rows:
         if row.question.tags.get(tag) is not None:
@@ -239,16 +229,16 @@ def by(rows: Sequence[Marked], tag: str) -> dict[str, tuple[float, int]]:
 
 
 def same_text(reply: str, gold: str) -> bool:
-    """Exact match but for case, outer space and a final full stop."""
+    """Return whether two texts are equal except for case, outer space and a final full stop."""
     return bare(reply) == bare(gold)
 
 
 def bare(text: str) -> str:
-    """Lower case, blanks made one, no final full stop; Hangul in syllables, which some systems write as letters."""
+    """Normalise a text: lower case, single spaces, no final full stop, Hangul as syllables (NFC)."""
     return re.sub(r"\s+", " ", unicodedata.normalize("NFC", text)).strip().removesuffix(".").lower()
 
 
 def image_of(question: Question) -> str:
-    """What a bootstrap resamples by: the picture, or the question itself where it has none."""
+    """Return a question's image, by which the bootstrap resamples; the question itself if it has none."""
     images = question.sample.images
     return str(images[0].source) if images else f"question {question.id}"

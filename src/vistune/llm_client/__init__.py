@@ -1,48 +1,52 @@
-"""Remote models behind an OpenAI-compatible endpoint: client, journal, budget, pace; for teachers and judges alike."""
+"""Send requests to OpenAI-compatible services, for teachers and judges: client, journal, budget and rate limits."""
 
-from vistune.llm_client.asker import Answer, Asker, stopped
-from vistune.llm_client.batch import Question, ask_batch
-from vistune.llm_client.budget import Budget, Price, how_to_price, read_prices, unpriced
-from vistune.llm_client.client import Client, Completion, content_of, read_completion, read_key
-from vistune.llm_client.dialect import Dialect
+from vistune.llm_client.batch import BatchRequest, ask_batch
+from vistune.llm_client.client import Client, read_key
 from vistune.llm_client.endpoint import Endpoint, read_extra_body
-from vistune.llm_client.journal import Journal
-from vistune.llm_client.ledger import Ledger, drift, read_ledger
-from vistune.llm_client.pace import Pace
-from vistune.llm_client.refusals import ServiceError, read_error
-from vistune.llm_client.thoughts import without_thoughts
-from vistune.llm_client.workers import run_workers, stopping_by_signal
-from vistune.llm_client.wrappers import left_tag, unwrapped
+from vistune.llm_client.journal import Journal, Ledger, header_changes, read_ledger
+from vistune.llm_client.limits import Budget, Price, RateLimiter, how_to_price, read_prices, unpriced_model
+from vistune.llm_client.refusals import Dialect, ServiceError, read_error
+from vistune.llm_client.replies import ServiceCompletion, content_of, read_completion
+from vistune.llm_client.reply_text import leftover_tag, remove_thoughts, unwrap_reply
+from vistune.llm_client.runner import (
+    RequestResult,
+    RequestRunner,
+    RunOptions,
+    run_workers,
+    stop_requested,
+    stopping_by_signal,
+)
 
 __all__ = [
-    "Answer",
-    "Asker",
+    "BatchRequest",
     "Budget",
     "Client",
-    "Completion",
     "Dialect",
     "Endpoint",
     "Journal",
     "Ledger",
-    "Pace",
     "Price",
-    "Question",
+    "RateLimiter",
+    "RequestResult",
+    "RequestRunner",
+    "RunOptions",
+    "ServiceCompletion",
     "ServiceError",
     "ask_batch",
     "content_of",
-    "drift",
+    "header_changes",
     "how_to_price",
-    "left_tag",
+    "leftover_tag",
     "read_completion",
     "read_error",
     "read_extra_body",
     "read_key",
     "read_ledger",
     "read_prices",
+    "remove_thoughts",
     "run_workers",
-    "stopped",
+    "stop_requested",
     "stopping_by_signal",
-    "unpriced",
-    "unwrapped",
-    "without_thoughts",
+    "unpriced_model",
+    "unwrap_reply",
 ]

@@ -1,8 +1,9 @@
-"""The Batch API: many questions in a file, answered within a day at half the price.
+"""Send requests through the Batch API: many in one file, answered within a day at half the price.
 
-questions -> chunks -> upload, create, poll, fetch -> replies in the journal
-Every step is journaled before it is taken and a batch is found again at the service by its metadata, so that a run
-killed anywhere goes on with its own batch and never makes a second one. A file without a batch costs nothing: it stays.
+requests -> chunks -> upload, create, poll, download -> replies in the journal
+
+Every step is written to the journal before it is taken, and a batch is found again at the service by its metadata. So
+a run that is killed at any point continues with its own batch and never creates a second one.
 """
 
 from __future__ import annotations
@@ -18,21 +19,23 @@ from pathlib import Path
 from typing import Any
 
 from vistune.errors import BudgetError, RecipeError, TeacherError
-from vistune.llm_client.asker import Asker
-from vistune.llm_client.client import LARGEST_BODY, Outcome, read_completion
-from vistune.llm_client.dialect import Dialect, read_dialect
-from vistune.llm_client.ledger import dollars_of, reply_record
+from vistune.llm_client.client import LARGEST_BODY, Outcome
+from vistune.llm_client.journal import dollars_of, reply_record
+from vistune.llm_client.refusals import Dialect, read_dialect
+from vistune.llm_client.replies import read_completion
+from vistune.llm_client.runner import RequestRunner
 
-MOST_LINES = 50_000  # of one batch, by OpenAI's documentation
+MOST_LINES = 50_000  # per batch, by OpenAI's documentation
 MOST_BYTES = 190 << 20
 ENDED = ("completed", "failed", "expired", "cancelled")
-DOWNLOADS = 6  # tries of one file
-CHUNK = "vistune_chunk"  # the metadata's name
+DOWNLOADS = 6  # tries per file
+CHUNK = "vistune_chunk"  # key of the batch's metadata
+Chunk = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """A key, a chat completion's body, and the dollars that it may cost at most."""
+class BatchRequest:
+    """A key, the body of a chat completion, and the dollars that it may cost at most."""
 
     key: str
     body: bytes
@@ -40,231 +43,228 @@ class Question:
 
 
 async def ask_batch(
-    asker: Asker, questions: Sequence[Question], *, poll_seconds: float, report: Callable[[str], None]
+    runner: RequestRunner, requests: Sequence[BatchRequest], *, poll_seconds: float, report: Callable[[str], None]
 ) -> None:
-    """Answers to all questions that have none, in the journal; what a batch leaves unanswered goes into another one.
+    """Send all requests that have no reply; what a batch leaves unanswered is sent in another batch.
 
-    Raises TeacherError when a batch answers nothing at all, BudgetError when not one more question fits.
+    Raises:
+        TeacherError: A round of batches answered nothing.
+        BudgetError: Not one more request fits the budget.
     """
-    bodies = {question.key: question.body for question in questions}
-    for chunk in [entry for entry in asker.ledger.chunks.values() if entry["step"] != "finished"]:
-        await _go_on(asker, chunk, poll_seconds, report, bodies)
-    while pending := [q for q in questions if q.key not in asker.ledger.replies and q.key not in asker.ledger.refused]:
+    run = _BatchRun(runner, {request.key: request.body for request in requests}, poll_seconds, report)
+    ledger = runner.ledger
+    for chunk in [entry for entry in ledger.chunks.values() if entry["step"] != "finished"]:
+        await run.finish(chunk)
+    while pending := [each for each in requests if each.key not in ledger.replies and each.key not in ledger.refused]:
         answered = 0
         for part in _parts(pending):
-            fitting = _fitting(asker, part)
-            chunk = await _begin(asker, fitting)
-            answered += await _go_on(asker, chunk, poll_seconds, report, bodies, fitting)
+            fitting = _fitting(runner, part)
+            answered += await run.finish(await run.begin(fitting), fitting)
         if not answered:
             raise TeacherError("the service ended its batches and answered nothing", "run the same command again later")
 
 
-def _parts(questions: Sequence[Question]) -> Iterator[list[Question]]:
-    part: list[Question] = []
+def _parts(requests: Sequence[BatchRequest]) -> Iterator[list[BatchRequest]]:
+    part: list[BatchRequest] = []
     size = 0
-    for question in questions:
-        if part and (len(part) == MOST_LINES or size + len(question.body) + 200 > MOST_BYTES):
+    for request in requests:
+        if part and (len(part) == MOST_LINES or size + len(request.body) + 200 > MOST_BYTES):
             yield part
             part, size = [], 0
-        part.append(question)
-        size += len(question.body) + 200
+        part.append(request)
+        size += len(request.body) + 200
     yield part
 
 
-def _fitting(asker: Asker, questions: Sequence[Question]) -> list[Question]:
-    """As many as the budget bears at worst."""
-    if asker.budget.limit is None:
-        return list(questions)
-    left, taken = asker.budget.limit - asker.budget.spent, []
-    for question in questions:
-        left -= question.worst
+def _fitting(runner: RequestRunner, requests: Sequence[BatchRequest]) -> list[BatchRequest]:
+    """Return the first requests whose worst case fits the budget."""
+    budget = runner.budget
+    if budget.limit is None:
+        return list(requests)
+    left = budget.limit - budget.spent
+    fitting: list[BatchRequest] = []
+    for request in requests:
+        left -= request.worst
         if left < 0:
             break
-        taken.append(question)
-    if not taken:
+        fitting.append(request)
+    if not fitting:
         raise BudgetError(
-            f"the budget of ${asker.budget.limit:g} is spent: ${asker.budget.spent:.4f} so far",
-            "every answer is kept; run the same command with a larger --budget",
+            f"the budget of ${budget.limit:g} is spent: ${budget.spent:.4f} so far",
+            "all answers are saved; run the same command with a larger --budget",
         )
-    return taken
-
-
-async def _begin(asker: Asker, questions: Sequence[Question]) -> dict[str, Any]:
-    """The chunk's name follows from the journal's, from its questions, and from how many chunks came before it."""
-    keys = [question.key for question in questions]
-    asker.tell_form()
-    number = str(len(asker.ledger.chunks))
-    name = hashlib.sha256("\n".join([asker.ledger.run, number, *keys]).encode()).hexdigest()[:24]
-    worst = sum(question.worst for question in questions)
-    record = {"t": "chunk", "chunk": name, "step": "intent", "keys": keys, "worst": worst, "at": time.time()}
-    await asker.keep({**record, "form": asker.dialect.to_dict()})
-    return asker.ledger.chunks[name]
-
-
-async def _go_on(
-    asker: Asker,
-    chunk: Mapping[str, Any],
-    poll_seconds: float,
-    report: Callable[[str], None],
-    bodies: Mapping[str, bytes],
-    questions: Sequence[Question] | None = None,
-) -> int:
-    """A chunk from whichever step it was at to its end; returns how many of its questions were answered."""
-    name = chunk["chunk"]
-    batch = await _find_batch(asker, name)
-    if batch is None:
-        if questions is None:  # killed before the service had it: the questions are asked in another chunk
-            await asker.keep({"t": "chunk", "chunk": name, "step": "finished"})
-            return 0
-        file_id = await _upload(asker, name, questions)
-        wanted = {
-            "input_file_id": file_id,
-            "endpoint": "/v1/chat/completions",
-            "completion_window": "24h",
-            "metadata": {CHUNK: name},
-        }
-        batch = await _call(asker, "POST", "batches", json=wanted)
-    await asker.keep({"t": "chunk", "chunk": name, "step": "created", "batch": batch["id"]})
-    while batch.get("status") not in ENDED:
-        counts = batch.get("request_counts") or {}
-        report(
-            f"batch {batch.get('status')}: {counts.get('completed', 0)} of {counts.get('total', len(chunk['keys']))}"
-        )
-        await asker.wait(poll_seconds)
-        batch = await _call(asker, "GET", f"batches/{batch['id']}")
-    answered = 0
-    form = read_dialect(chunk.get("form")) if chunk.get("form") else asker.dialect
-    for field in ("output_file_id", "error_file_id"):
-        if batch.get(field):
-            asked = _Asked(set(chunk["keys"]), bodies, form)
-            answered += await _fetch(asker, str(batch[field]), asked, chunk["worst"] / len(chunk["keys"]))
-    await asker.keep({"t": "chunk", "chunk": name, "step": "finished"})
-    asker.check_stopped()
-    if not answered and batch.get("status") == "failed":
-        raise RecipeError(f"batch {batch['id']} failed: {json.dumps(batch.get('errors'))[:300]}", "mend what it names")
-    return answered
-
-
-async def _call(asker: Asker, method: str, path: str, **given: Any) -> dict[str, Any]:
-    """A call that costs nothing, tried again where the service or the network fails."""
-    outcome = Outcome("failed", 0, "")
-    for attempt in range(8):
-        outcome = await asker.client.request(method, path, **given)
-        asker.note_reach(outcome)
-        if outcome.kind == "reply":
-            try:
-                tree = json.loads(outcome.body)
-            except ValueError:
-                tree = None
-            if isinstance(tree, dict):
-                return tree
-        elif (why := asker.why_to_stop(outcome)) and outcome.status not in (404, 405):
-            raise why
-        elif outcome.kind in ("refused", "stop_recipe"):
-            raise RecipeError(f"{path}: {outcome.reason}", "does this endpoint have the Batch API? leave --batch out")
-        if method == "POST":
-            break  # it may have been taken: look for it before anything is made a second time
-        await asker.wait(max(outcome.retry_after or 0.0, min(30.0, 0.5 * 2**attempt)))
-    raise TeacherError(f"{path}: {outcome.reason or 'no JSON came back'}", "run the same command again; it goes on")
-
-
-async def _listed(asker: Asker, path: str) -> list[dict[str, Any]]:
-    """Every entry of a paged list."""
-    entries: list[dict[str, Any]] = []
-    after = ""
-    while True:
-        page = await _call(asker, "GET", f"{path}?limit=100{after}")
-        data = [entry for entry in page.get("data", []) if isinstance(entry, dict) and entry.get("id")]
-        entries += data
-        if not page.get("has_more") or not data:
-            return entries
-        after = f"&after={data[-1]['id']}"
-
-
-async def _find_batch(asker: Asker, name: str) -> dict[str, Any] | None:
-    for batch in await _listed(asker, "batches"):
-        if (batch.get("metadata") or {}).get(CHUNK) == name:
-            return batch
-    return None
-
-
-async def _upload(asker: Asker, name: str, questions: Sequence[Question]) -> str:
-    lines = (
-        b'{"custom_id":%s,"method":"POST","url":"/v1/chat/completions","body":%s}\n'
-        % (json.dumps(question.key).encode(), asker.dialect.apply(question.body, batch=True))
-        for question in questions
-    )
-    content = b"".join(lines)
-    file = await _call(
-        asker,
-        "POST",
-        "files",
-        data={"purpose": "batch"},
-        files={"file": (f"vistune-{name}.jsonl", content, "application/jsonl")},
-    )
-    return str(file["id"])
-
-
-async def _fetch(asker: Asker, file_id: str, asked: _Asked, worst: float) -> int:
-    """Journal every answer of an output or error file; keys that are unknown or already answered are passed over."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "output.jsonl"
-        for attempt in range(DOWNLOADS):
-            outcome = await asker.client.download(f"files/{file_id}/content", path)
-            if outcome.kind == "reply":
-                break
-            await asker.wait(min(30.0, 0.5 * 2**attempt))
-        else:
-            raise TeacherError(f"files/{file_id}: {outcome.reason}", "run the same command again; it goes on")
-        answered = 0
-        with open(path, "rb") as file:
-            group = []
-            for line in file:
-                group.append(_journal(asker, line, asked, worst))
-                if len(group) == 256:  # as many share an fsync
-                    answered += sum(await asyncio.gather(*group))
-                    group = []
-            answered += sum(await asyncio.gather(*group))
-    return answered
+    return fitting
 
 
 @dataclass
-class _Asked:
+class _Sent:
     """The requests of a chunk: keys without an output line yet, known bodies, and the form in which they were sent."""
 
     keys: set[str]
     bodies: Mapping[str, bytes]
-    form: Dialect
+    dialect: Dialect
+    worst: float  # dollars per request
 
 
-async def _journal(asker: Asker, line: bytes, asked: _Asked, worst: float) -> int:
-    """Journal one line of an output file. Return 1 if it answers a question or reveals a form to ask it in, else 0."""
+@dataclass
+class _BatchRun:
+    """Runs batches of one call of `ask_batch`, from any step to their end."""
+
+    runner: RequestRunner
+    bodies: Mapping[str, bytes]
+    poll_seconds: float
+    report: Callable[[str], None]
+
+    async def begin(self, requests: Sequence[BatchRequest]) -> Chunk:
+        """Write a new chunk to the journal; its name follows from the journal, its keys and its number."""
+        keys = [request.key for request in requests]
+        runner = self.runner
+        runner.report_dialect()
+        number = str(len(runner.ledger.chunks))
+        name = hashlib.sha256("\n".join([runner.ledger.run, number, *keys]).encode()).hexdigest()[:24]
+        worst = sum(request.worst for request in requests)
+        record = {"t": "chunk", "chunk": name, "step": "intent", "keys": keys, "worst": worst, "at": time.time()}
+        await runner.write({**record, "form": runner.dialect.to_dict()})
+        return runner.ledger.chunks[name]
+
+    async def finish(self, chunk: Chunk, requests: Sequence[BatchRequest] | None = None) -> int:
+        """Take a chunk from its current step to its end; return how many of its requests were answered."""
+        name, runner = chunk["chunk"], self.runner
+        batch = await self._find_batch(name)
+        if batch is None:
+            if requests is None:  # killed before the batch was created: the requests go into another chunk
+                await runner.write({"t": "chunk", "chunk": name, "step": "finished"})
+                return 0
+            parameters = {
+                "input_file_id": await self._upload(name, requests),
+                "endpoint": "/v1/chat/completions",
+                "completion_window": "24h",
+                "metadata": {CHUNK: name},
+            }
+            batch = await self._call("POST", "batches", json=parameters)
+        await runner.write({"t": "chunk", "chunk": name, "step": "created", "batch": batch["id"]})
+        while batch.get("status") not in ENDED:
+            counts = batch.get("request_counts") or {}
+            total = counts.get("total", len(chunk["keys"]))
+            self.report(f"batch {batch.get('status')}: {counts.get('completed', 0)} of {total}")
+            await runner.wait(self.poll_seconds)
+            batch = await self._call("GET", f"batches/{batch['id']}")
+        dialect = read_dialect(chunk.get("form")) if chunk.get("form") else runner.dialect
+        answered = 0
+        for field in ("output_file_id", "error_file_id"):
+            if batch.get(field):
+                sent = _Sent(set(chunk["keys"]), self.bodies, dialect, chunk["worst"] / len(chunk["keys"]))
+                answered += await self._download(str(batch[field]), sent)
+        await runner.write({"t": "chunk", "chunk": name, "step": "finished"})
+        runner.check_stopped()
+        if not answered and batch.get("status") == "failed":
+            errors = json.dumps(batch.get("errors"))[:300]
+            raise RecipeError(f"batch {batch['id']} failed: {errors}", "fix what the message names")
+        return answered
+
+    async def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+        """Make a call that costs nothing; a GET is repeated if the service or the network fails."""
+        runner = self.runner
+        outcome = Outcome("failed", 0, "")
+        for attempt in range(8):
+            outcome = await runner.client.request(method, path, **options)
+            runner.note_reach(outcome)
+            if outcome.kind == "reply":
+                try:
+                    tree = json.loads(outcome.body)
+                except ValueError:
+                    tree = None
+                if isinstance(tree, dict):
+                    return tree
+            elif (error := runner.error_of(outcome)) and outcome.status not in (404, 405):
+                raise error
+            elif outcome.kind in ("refused", "stop_recipe"):
+                hint = "if this endpoint does not have the Batch API, leave --batch out"
+                raise RecipeError(f"{path}: {outcome.reason}", hint)
+            if method == "POST":
+                break  # the service may have accepted it: the next run looks for it before creating another one
+            await runner.wait(max(outcome.retry_after or 0.0, min(30.0, 0.5 * 2**attempt)))
+        reason = outcome.reason or "the answer is not JSON"
+        raise TeacherError(f"{path}: {reason}", "run the same command again to continue")
+
+    async def _find_batch(self, name: str) -> dict[str, Any] | None:
+        """Look for a chunk's batch in the service's paged list, by its metadata."""
+        after = ""
+        while True:
+            page = await self._call("GET", f"batches?limit=100{after}")
+            batches = [entry for entry in page.get("data", []) if isinstance(entry, dict) and entry.get("id")]
+            for batch in batches:
+                if (batch.get("metadata") or {}).get(CHUNK) == name:
+                    return batch
+            if not page.get("has_more") or not batches:
+                return None
+            after = f"&after={batches[-1]['id']}"
+
+    async def _upload(self, name: str, requests: Sequence[BatchRequest]) -> str:
+        lines = (
+            b'{"custom_id":%s,"method":"POST","url":"/v1/chat/completions","body":%s}\n'
+            % (json.dumps(request.key).encode(), self.runner.dialect.apply(request.body, batch=True))
+            for request in requests
+        )
+        upload = (f"vistune-{name}.jsonl", b"".join(lines), "application/jsonl")
+        file = await self._call("POST", "files", data={"purpose": "batch"}, files={"file": upload})
+        return str(file["id"])
+
+    async def _download(self, file_id: str, sent: _Sent) -> int:
+        """Write every reply of an output or error file to the journal; return how many requests were answered."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "output.jsonl"
+            for attempt in range(DOWNLOADS):
+                outcome = await self.runner.client.download(f"files/{file_id}/content", path)
+                if outcome.kind == "reply":
+                    break
+                await self.runner.wait(min(30.0, 0.5 * 2**attempt))
+            else:
+                raise TeacherError(f"files/{file_id}: {outcome.reason}", "run the same command again to continue")
+            answered = 0
+            with open(path, "rb") as file:
+                group = []
+                for line in file:
+                    group.append(_write_line(self.runner, line, sent))
+                    if len(group) == 256:  # their records share an fsync
+                        answered += sum(await asyncio.gather(*group))
+                        group = []
+                answered += sum(await asyncio.gather(*group))
+        return answered
+
+
+async def _write_line(runner: RequestRunner, line: bytes, sent: _Sent) -> int:
+    """Write one line of an output file to the journal; keys that are unknown or already answered are skipped.
+
+    Returns:
+        1 if the line answers a request or shows in which form to send it, else 0.
+    """
     try:
-        tree = json.loads(asker.client.without_key(line.decode("utf-8", "backslashreplace")))
+        tree = json.loads(runner.client.without_key(line.decode("utf-8", "backslashreplace")))
         key, response = str(tree["custom_id"]), tree.get("response") or {}
         status = int(response.get("status_code") or 0)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return 0
-    if key not in asked.keys or key in asker.ledger.replies:
+    if key not in sent.keys or key in runner.ledger.replies:
         return 0
-    asked.keys.discard(key)
-    send = asker.ledger.sends[key] + 1
+    sent.keys.discard(key)
+    send = runner.ledger.sends[key] + 1
     content = response.get("body") if status == 200 else response.get("body") or tree.get("error") or ""
-    outcome = asker.client.classified(status or 500, {}, json.dumps(content, ensure_ascii=False))
+    outcome = runner.client.classified(status or 500, {}, json.dumps(content, ensure_ascii=False))
     if outcome.kind != "reply":
-        outcome = asker.adapt(outcome, asked.form, asked.bodies.get(key, b"{}"), batch=True)
-        asker.note_refusal(outcome)
+        outcome = runner.adapt(outcome, sent.dialect, sent.bodies.get(key, b"{}"), batch=True)
+        runner.note_refusal(outcome)
         kind = outcome.kind if outcome.kind in ("refused", "adapted") else "failed"
         record = {"t": "failure", "key": key, "send": send, "kind": kind, "status": outcome.status}
-        await asker.keep({**record, "reason": outcome.reason})
-        if outcome.kind in ("refused", "stop_quota", "stop_recipe") and (why := asker.why_to_stop(outcome)):
-            asker.stop(why)
+        await runner.write({**record, "reason": outcome.reason})
+        if outcome.kind in ("refused", "stop_quota", "stop_recipe") and (error := runner.error_of(outcome)):
+            runner.stop(error)
         return int(kind != "failed")
-    body = outcome.body
-    reason = "body_too_large" if len(body) > LARGEST_BODY else ""
-    completion = read_completion(body, reason)
-    dollars = dollars_of(completion, asker.price, worst, batch=True)
-    await asker.keep(reply_record(key, send, Outcome("reply", status, body, reason), completion, dollars))
-    asker.budget.spent += dollars
-    await asker.remember(asked.form)
+    reason = "body_too_large" if len(outcome.body) > LARGEST_BODY else ""
+    completion = read_completion(outcome.body, reason)
+    dollars = dollars_of(completion, runner.price, sent.worst, batch=True)
+    reply = Outcome("reply", status, outcome.body, reason)
+    await runner.write(reply_record(key, send, reply, completion, dollars))
+    runner.budget.spent += dollars
+    await runner.store_dialect(sent.dialect)
     return 1

@@ -1,30 +1,38 @@
-"""The journal of a paid conversation with a remote model: append-only, checked line by line, safe against power cuts.
+"""Store paid replies in an append-only journal that survives crashes and power cuts, and sum up what it contains.
 
-record -> "CRC32 JSON\\n" appended, fsynced in groups -> on reopening: every whole record; the rest set aside
-An `intent` is on disk before its request is sent and a `reply` before it is parsed, so that whatever was billed is
-either recorded or among the intents without an outcome ("maybe billed").
+record -> "CRC32 JSON\\n", appended and fsynced in groups -> when reopened: every intact record
+records -> Ledger: replies, refusals, batches, dollars
+
+An `intent` is on disk before its request is sent, and a `reply` before it is parsed. So every billed request is either
+recorded or one of the intents without an outcome ("maybe billed").
 """
 
 from __future__ import annotations
 
 import asyncio
+import difflib
 import json
 import os
+import time
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vistune.errors import DataError, RecipeError, TeacherError
-from vistune.files import Lock, sync_folder
+from vistune.files import Lock, sync_folder, write_jsonl
+from vistune.llm_client.client import Outcome
+from vistune.llm_client.limits import Price
+from vistune.llm_client.replies import ServiceCompletion
 
 Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
-    """A line of the journal that is no record: its number, 1-based, and why."""
+    """A damaged line of the journal: its number, counted from 1, and the reason."""
 
     number: int
     why: str
@@ -36,20 +44,20 @@ def encode_record(record: Record) -> bytes:
 
 
 def decode_record(line: bytes) -> Record:
-    """Raises ValueError saying why the line is no record."""
+    """Parse a line of the journal. Raise ValueError with the reason if it is damaged."""
     payload = line.rstrip(b"\r\n")[9:]
     try:
-        wanted = int(line[:8], 16)
+        checksum = int(line[:8], 16)
     except ValueError:
         raise ValueError("does not begin with a checksum") from None
-    if line[8:9] != b" " or zlib.crc32(payload) != wanted:
-        raise ValueError("the checksum does not fit")
+    if line[8:9] != b" " or zlib.crc32(payload) != checksum:
+        raise ValueError("checksum mismatch")
     record: Record = json.loads(payload)
     return record
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder whose name survives a power cut, and those of its new parents with it."""
+    """Create a folder and its parents such that their names survive a power cut."""
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -57,9 +65,9 @@ def make_folder(folder: Path) -> None:
 
 
 class Journal:
-    """Records by append; `append` returns when the record is on disk. Many appends share one fsync.
+    """An append-only file of records. `append` returns when the record is on disk; many appends share one fsync.
 
-    Reading keeps no bodies in memory: `read` goes to the disk for one record.
+    No reply is kept in memory: `read` reads one record from the disk.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -72,14 +80,15 @@ class Journal:
             self.end = self._cut_torn_tail()
         except OSError as error:
             raise RecipeError(
-                f"{self.path}: cannot be written: {error.strerror}", "make room or mend the disk, or give another --out"
+                f"{self.path}: cannot be written: {error.strerror}",
+                "free some space or repair the disk, or give another --out",
             ) from None
         self.bad: list[BadLine] = []
         self.waiting: list[tuple[bytes, asyncio.Future[int]]] = []
         self.writer: asyncio.Task[None] | None = None
 
     def _cut_torn_tail(self) -> int:
-        """A write that was cut off leaves a line without its end; nothing was promised about it, so it goes."""
+        """Remove an incomplete last line, which an interrupted write left; return the new size."""
         size = os.fstat(self.handle).st_size
         position, chunk = size, b""
         while position > 0:
@@ -96,7 +105,7 @@ class Journal:
         return position
 
     def records(self) -> Iterator[tuple[int, Record]]:
-        """(offset in bytes, record) of every good line; bad ones are set aside in `bad`, by their numbers."""
+        """Yield (offset in bytes, record) of every intact line; damaged lines are collected in `bad`."""
         self.bad = []
         offset = 0
         with open(self.path, "rb") as file:
@@ -108,7 +117,7 @@ class Journal:
                 offset += len(line)
 
     def read(self, offset: int) -> Record:
-        """The record at an offset that `records` or `append` gave."""
+        """Read the record at an offset that `records` or `append` returned."""
         pieces, position = b"", offset
         while True:
             piece = os.pread(self.handle, 1 << 14, position)
@@ -119,10 +128,10 @@ class Journal:
         try:
             return decode_record(pieces[: pieces.find(b"\n") + 1])
         except ValueError as error:
-            raise DataError(f"{self.path}: the record at byte {offset}: {error}", "the disk is at fault") from None
+            raise DataError(f"{self.path}: the record at byte {offset}: {error}", "check the disk") from None
 
     async def append(self, record: Record) -> int:
-        """Write a record, wait until it is on disk, return its offset. Raises TeacherError when the disk refuses."""
+        """Write a record, wait until it is on disk, return its offset. Raise TeacherError if the disk refuses."""
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self.waiting.append((encode_record(record), done))
         if self.writer is None or self.writer.done():
@@ -136,7 +145,8 @@ class Journal:
                 await asyncio.to_thread(self._write, b"".join(line for line, _ in group))
             except OSError as error:
                 refusal = TeacherError(
-                    f"{self.path}: cannot be written: {error.strerror}", "make room, then run the same command again"
+                    f"{self.path}: cannot be written: {error.strerror}",
+                    "free some space, then run the same command again",
                 )
                 for _, done in group:
                     if not done.done():
@@ -148,9 +158,9 @@ class Journal:
                 self.end += len(line)
 
     def _write(self, data: bytes) -> None:
-        """All of `data`, and nothing before it but what was promised: what a write left that failed is cut off first.
+        """Append `data`, after cutting off what a failed write may have left.
 
-        Cut off now and not when it failed: a disk that refuses a write may refuse the cut as well.
+        The cut is made now and not right after the failure, because a disk that refuses a write may refuse the cut too.
         """
         if os.fstat(self.handle).st_size != self.end:
             os.ftruncate(self.handle, self.end)
@@ -162,3 +172,116 @@ class Journal:
     def close(self) -> None:
         os.close(self.handle)
         self.lock.release()
+
+
+@dataclass
+class Ledger:
+    """The sum of a journal's records.
+
+    Attributes:
+        replies: Offset of each key's first reply.
+        refused: Reason by key, of requests that were refused in this run.
+        run: Random name of this journal, by which its batches are found again at the service.
+        dollars, maybe_dollars: Cost of replies, and worst-case cost of requests that may have been billed.
+        dialects: The form of requests that each endpoint accepts, learned in the last run.
+    """
+
+    replies: dict[str, int] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    sends: Counter[str] = field(default_factory=Counter)
+    open_intents: dict[tuple[str, int], float] = field(default_factory=dict)
+    header: Record | None = None
+    run: str = ""
+    model: str = ""
+    dollars: float = 0.0
+    maybe_dollars: float = 0.0
+    maybe_billed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    chunks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    dialects: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, offset: int, record: Record) -> None:
+        """Add the next record of the journal. A key's first reply is its answer."""
+        kind, key = record.get("t"), str(record.get("key", ""))
+        if kind == "header":
+            self.header = record["header"]
+            self.run = self.run or record["run"]
+        elif kind == "intent":
+            self.open_intents[key, record["send"]] = record["worst"]
+            self.sends[key] = max(self.sends[key], record["send"])
+        elif kind == "reply":
+            self.open_intents.pop((key, record["send"]), None)
+            self.replies.setdefault(key, offset)
+            self.model = self.model or record["model"]
+            self.dollars += record["dollars"]
+            self.prompt_tokens += record["usage"][0] or 0
+            self.completion_tokens += record["usage"][1] or 0
+            self.outcomes["reply"] += 1
+        elif kind == "chunk":
+            self.chunks[record["chunk"]] = {**self.chunks.get(record["chunk"], {}), **record}
+        elif kind == "dialect":
+            self.dialects[str(record["endpoint"])] = record["dialect"]
+        elif kind == "failure":
+            worst = self.open_intents.pop((key, record["send"]), 0.0)
+            self.outcomes[record["kind"]] += 1
+            if record["kind"] == "refused":
+                self.refused[key] = record["reason"]
+            elif record["kind"] == "unknown":
+                self.maybe_dollars += worst
+                self.maybe_billed += 1
+
+    @property
+    def holds_answers(self) -> bool:
+        """Whether the journal has a paid reply or a batch in progress."""
+        return bool(self.replies) or any(chunk["step"] != "finished" for chunk in self.chunks.values())
+
+    def count_open_intents_as_spent(self) -> None:
+        """Count the worst case of intents without an outcome, which a killed run left, as spent."""
+        self.maybe_dollars += sum(self.open_intents.values())
+        self.maybe_billed += len(self.open_intents)
+        self.open_intents.clear()
+
+
+def read_ledger(journal: Journal) -> Ledger:
+    """Sum up a journal. Damaged lines are listed in `journal.damaged.jsonl`; their requests are sent again."""
+    ledger = Ledger()
+    for offset, record in journal.records():
+        ledger.add(offset, record)
+    ledger.count_open_intents_as_spent()
+    ledger.refused.clear()  # send refused requests of earlier runs again: their cause may be fixed
+    if journal.bad:
+        ledger.outcomes["damaged_line"] = len(journal.bad)
+        rows = [{"line": bad.number, "why": bad.why} for bad in journal.bad]
+        write_jsonl(journal.path.with_name("journal.damaged.jsonl"), rows)
+    return ledger
+
+
+def header_changes(before: Record, now: Record) -> str:
+    """Compare two headers as a unified diff; empty if they are equal."""
+    old, new = (json.dumps(item, ensure_ascii=False, indent=1, sort_keys=True).split("\n") for item in (before, now))
+    return "\n".join(difflib.unified_diff(old, new, "asked before", "asked now", lineterm="", n=1))
+
+
+def dollars_of(completion: ServiceCompletion, price: Price | None, worst: float, *, batch: bool = False) -> float:
+    """Return the cost of a reply by its token counts; the worst case if the price or the counts are unknown."""
+    if price is None or completion.prompt_tokens is None or completion.completion_tokens is None:
+        return worst
+    return price.dollars(completion.prompt_tokens, completion.completion_tokens, batch=batch)
+
+
+def reply_record(key: str, send: int, outcome: Outcome, completion: ServiceCompletion, dollars: float) -> Record:
+    """Return the record of a reply, with its body unchanged."""
+    return {
+        "t": "reply",
+        "key": key,
+        "send": send,
+        "model": completion.model,
+        "usage": [completion.prompt_tokens, completion.completion_tokens],
+        "dollars": dollars,
+        "seconds": round(outcome.seconds, 3),
+        "at": time.time(),
+        "reason": outcome.reason,
+        "body": outcome.body,
+    }

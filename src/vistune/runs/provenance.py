@@ -48,7 +48,9 @@ def why(model: Path) -> list[dict[str, Any]]:
 
     `unchanged` says of a parent or a data file whether it is still what was used; None where it is gone.
     """
-    if not is_vistune_folder(model) and not any((model / name).is_file() for name in ("config.json", "adapter_config.json")):
+    if not is_vistune_folder(model) and not any(
+        (model / name).is_file() for name in ("config.json", "adapter_config.json")
+    ):
         raise CheckpointError(f"{model}: neither a model folder nor a run with checkpoints", "check the path")
     entries: list[dict[str, Any]] = []
     while True:

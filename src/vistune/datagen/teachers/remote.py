@@ -16,8 +16,8 @@ from vistune.datagen.teachers.options import TeacherOptions, prepare_request
 from vistune.datagen.teachers.prompts import OWN_LANGUAGES
 from vistune.datagen.teachers.replies import Turns, parse_reply
 from vistune.datagen.teachers.requests import Request
-from vistune.llm_client import Answer, Asker, Question, ask_batch, run_workers, stopping_by_signal
-from vistune.llm_client.asker import LONG_REFUSALS
+from vistune.llm_client import BatchRequest, RequestResult, RequestRunner, ask_batch, run_workers, stopping_by_signal
+from vistune.llm_client.runner import LONG_REFUSALS
 
 FINAL = ("refused_by_service", "no_answer")  # asking the same again would not help
 
@@ -46,7 +46,7 @@ class Tally:
             self.accepted += 1
 
 
-def check_answer(request: Request, answer: Answer) -> CheckedReply:
+def check_answer(request: Request, answer: RequestResult) -> CheckedReply:
     """Check the reply of an answer, or return why the answer has none."""
     completion = answer.completion
     if completion.text is None:
@@ -72,7 +72,7 @@ class WorkerLimits:
 
 
 async def ask_until_accepted(
-    request: Request, options: TeacherOptions, asker: Asker, limits: WorkerLimits
+    request: Request, options: TeacherOptions, asker: RequestRunner, limits: WorkerLimits
 ) -> RequestOutcome:
     """Ask until a reply passes the checks, `tries` times at most."""
     prepared = prepare_request(request, options, asker.price)
@@ -95,7 +95,7 @@ async def ask_until_accepted(
 
 
 async def ask_all(
-    requests: Sequence[Request], options: TeacherOptions, asker: Asker, report: Callable[[Tally], None]
+    requests: Sequence[Request], options: TeacherOptions, asker: RequestRunner, report: Callable[[Tally], None]
 ) -> list[RequestOutcome]:
     """Ask for every request, `concurrency` at a time. Raises what stopped the run; earlier replies are kept."""
     outcomes: list[RequestOutcome | None] = [None] * len(requests)
@@ -116,7 +116,7 @@ async def ask_all(
 async def ask_in_batches(
     requests: Sequence[Request],
     options: TeacherOptions,
-    asker: Asker,
+    asker: RequestRunner,
     report: Callable[[Tally], None],
     notify: Callable[[str], None],
 ) -> list[RequestOutcome]:
@@ -134,7 +134,7 @@ async def ask_in_batches(
                 prepared = prepare_request(requests[index], options, asker.price)
                 bounds = prepared.prompt_bound, prepared.completion_bound
                 worst = asker.price.dollars(*bounds, batch=True) if asker.price else 0.0
-                questions.append(Question(f"{prepared.key}-{attempt}", prepared.body, worst))
+                questions.append(BatchRequest(f"{prepared.key}-{attempt}", prepared.body, worst))
             await ask_batch(asker, questions, poll_seconds=options.poll_seconds, report=notify)
             for index, question in zip(open_indexes, questions, strict=True):
                 is_last = attempt == options.tries - 1
@@ -145,7 +145,7 @@ async def ask_in_batches(
     return _ended(outcomes, asker)
 
 
-def _batch_outcome(request: Request, key: str, asker: Asker, *, is_last: bool) -> RequestOutcome | None:
+def _batch_outcome(request: Request, key: str, asker: RequestRunner, *, is_last: bool) -> RequestOutcome | None:
     """Return the outcome of a request after a batch; None if it is asked once more."""
     if key not in asker.ledger.replies:
         return RequestOutcome(None, (CheckFailure("refused_by_service", asker.ledger.refused.get(key, "")),))
@@ -166,7 +166,7 @@ def first_of_each(requests: Sequence[Request]) -> list[int]:
     return [*spread, *sorted(set(range(len(requests))) - set(spread))]
 
 
-def _ended(outcomes: Sequence[RequestOutcome | None], asker: Asker) -> list[RequestOutcome]:
+def _ended(outcomes: Sequence[RequestOutcome | None], asker: RequestRunner) -> list[RequestOutcome]:
     """Return the outcomes. Raises RecipeError if all requests were refused with the same message."""
     ended = [outcome for outcome in outcomes if outcome is not None]
     failures = [outcome.failures[0] for outcome in ended if outcome.failures]
@@ -175,7 +175,7 @@ def _ended(outcomes: Sequence[RequestOutcome | None], asker: Asker) -> list[Requ
     return ended
 
 
-def turns_of(request: Request, outcome: RequestOutcome, asker: Asker) -> tuple[Turns, str]:
+def turns_of(request: Request, outcome: RequestOutcome, asker: RequestRunner) -> tuple[Turns, str]:
     """Return (turns, raw reply) of a request that has ended, from the journal; no turns if it was rejected."""
     if outcome.key is None or outcome.key not in asker.ledger.replies:
         return (), ""

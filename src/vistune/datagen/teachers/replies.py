@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from vistune.llm_client import left_tag, unwrapped
+from vistune.llm_client import leftover_tag, unwrap_reply
 
 Turns = tuple[tuple[str, str], ...]
 
@@ -64,7 +64,7 @@ def parse_reply(text: str, kind: str, *, asked_here: bool = True) -> Turns:
     text = _unwrap(text.replace("\r\n", "\n"), single=single)
     if single and text[0] in "[{" and (inside := _single_text(text)):
         text = _unwrap(inside, single=True)
-    if tag := left_tag(text):
+    if tag := leftover_tag(text):
         raise ReplyError("thinking", f"the tag {tag} is in the text")
     if single and "```" in text:
         raise ReplyError("shape", "a code fence in the text")
@@ -79,7 +79,7 @@ def parse_reply(text: str, kind: str, *, asked_here: bool = True) -> Turns:
 
 
 def _unwrap(text: str, *, single: bool) -> str:
-    content = unwrapped(text, single=single)
+    content = unwrap_reply(text, single=single)
     if content is None:
         raise ReplyError("thinking", "the reply is a thought without an end")
     if not content.strip():

@@ -1,11 +1,14 @@
-"""A remote model as the judge of answers: its requests sent once, journaled, within a budget; never a silent failure.
+"""Have a remote model judge answers: each request is sent once, journaled, and within a budget.
 
-bodies -> key = hash of the body and how often it came before -> Asker -> texts, in the bodies' order
-The same body twice in one call asks for two opinions; the same call again is answered from the journal.
+bodies -> key = hash of the body and its repetition -> RequestRunner -> texts, in the bodies' order
+
+The same body twice in one call asks for two opinions; the same call again is answered from the journal. A missing or
+unreadable judgement is an error, never a score.
 """
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import hashlib
 import json
@@ -15,160 +18,205 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from vistune.errors import TeacherError
-from vistune.llm_client import Answer, Asker, Endpoint, content_of, run_workers, unwrapped
+from vistune.errors import DataError, TeacherError
+from vistune.evaluation.release import matching, release_text
+from vistune.evaluation.task import Judge
+from vistune.llm_client import Endpoint, RequestResult, RequestRunner, content_of, run_workers, unwrap_reply
 
 Body = Mapping[str, Any]  # a chat request without its `model`
 T = TypeVar("T")
 UNENDED = "the reply has a thought but no answer"
-TRIES = 5  # of one judgement that cannot be read, as MM-Vet's own scorer
+TRIES = 5  # for one unreadable judgement, as in MM-Vet's own scorer
 
 
 class RemoteJudge:
-    """Calls with request bodies give their texts; what was asked before is read from the journal in `folder`."""
+    """Returns the texts for request bodies; earlier requests are answered from the journal in `folder`."""
 
     def __init__(self, endpoint: Endpoint, folder: Path, advance: Callable[[int], None] = lambda count: None) -> None:
         self.endpoint, self.folder, self.advance = endpoint, folder, advance
-        self.spent: dict[str, Any] = {}
+        self.spent: dict[str, object] = {}
 
     def __call__(self, bodies: Sequence[Body]) -> list[str]:
-        """Raises what stops the run (BudgetError, RecipeError, Stopped), and TeacherError where an answer is missing.
+        """Return the text for each body.
 
-        Whatever was answered until then is in the journal.
+        Raises:
+            TeacherError: A text is missing. What was answered is in the journal.
+            BudgetError, RecipeError, Stopped: What stops the run.
         """
-        header = {**place_of(self.endpoint), **self.endpoint.asked_with(), "use": "judge"}
-        asker = self.endpoint.open(self.folder, header)
+        header = {**_model_and_url(self.endpoint), **self.endpoint.asked_with(), "use": "judge"}
+        runner = self.endpoint.open(self.folder, header)
         try:
-            answers = asyncio.run(self._ask(asker, keyed(self.endpoint, bodies)))
-            texts = [_text_of(answer, asker) for answer in answers]
+            results = asyncio.run(self._ask(runner, keyed_requests(self.endpoint, bodies)))
+            texts = [_text_of(result, runner) for result in results]
         finally:
-            self.spent = _spent(asker)
-            asker.journal.close()
-        failed = [answer.completion for answer, text in zip(answers, texts, strict=True) if text is None]
+            self.spent = _spent(runner)
+            runner.journal.close()
+        failed = [result.completion for result, text in zip(results, texts, strict=True) if text is None]
         if failed:
             faults = sorted({completion.fault or "thinking" for completion in failed})
-            words = Counter(completion.detail or UNENDED for completion in failed).most_common(1)[0][0]
+            detail = Counter(completion.detail or UNENDED for completion in failed).most_common(1)[0][0]
             raise TeacherError(
                 f"the judge {self.endpoint.model!r} gave no text for {len(failed)} of {len(bodies)} requests: "
-                f"{', '.join(faults)} ({words})",
-                f"nothing is averaged; the answers are kept in {self.folder}: run it again, or name another --judge",
+                f"{', '.join(faults)} ({detail})",
+                f"no score was computed; the answers are saved in {self.folder}: run it again, or name another --judge",
             )
         return [text for text in texts if text is not None]
 
-    def describe(self) -> dict[str, Any]:
-        """What a result must say about its judge: model as asked and as it names itself, place, day, money."""
+    def describe(self) -> dict[str, object]:
+        """Return what a result records about its judge: model, the name that it answers as, URL, day, money."""
         return {
-            **place_of(self.endpoint),
+            **_model_and_url(self.endpoint),
             **self.endpoint.asked_with(),
             "date": time.strftime("%Y-%m-%d", time.gmtime()),
             **self.spent,
         }
 
-    async def _ask(self, asker: Asker, requests: Sequence[tuple[str, bytes, int]]) -> list[Answer]:
-        answers: list[Answer | None] = [None] * len(requests)
+    async def _ask(self, runner: RequestRunner, requests: Sequence[tuple[str, bytes, int]]) -> list[RequestResult]:
+        results: list[RequestResult | None] = [None] * len(requests)
         waiting = iter(range(len(requests)))
 
         async def work() -> None:
             for number in waiting:
-                answers[number] = await _answer(asker, *requests[number])
+                results[number] = await _answer(runner, *requests[number])
                 self.advance(1)
 
         try:
-            await asker.begin()
-            await run_workers(asker, [work() for _ in range(min(len(requests), self.endpoint.concurrency))])
+            await runner.begin()
+            await run_workers(runner, [work() for _ in range(min(len(requests), self.endpoint.concurrency))])
         finally:
-            await asker.client.close()
-        return [answer for answer in answers if answer is not None]
+            await runner.client.close()
+        return [result for result in results if result is not None]
 
 
-def place_of(endpoint: Endpoint) -> dict[str, str]:
+def _model_and_url(endpoint: Endpoint) -> dict[str, str]:
     return {"model": endpoint.model, "base_url": endpoint.base_url}
 
 
-def keyed(endpoint: Endpoint, bodies: Sequence[Body]) -> list[tuple[str, bytes, int]]:
-    """(key, bytes of the request, most tokens of its reply): equal bodies differ by how often they came before."""
+def keyed_requests(endpoint: Endpoint, bodies: Sequence[Body]) -> list[tuple[str, bytes, int]]:
+    """Return (key, body, most tokens of the reply) of each request; the key counts repetitions of equal bodies."""
     seen: Counter[str] = Counter()
-    found = []
+    requests = []
     for body in bodies:
         tree = {**endpoint.extra_body, "model": endpoint.model, **body}
         if endpoint.max_tokens is not None:
             tree["max_tokens"] = endpoint.max_tokens
         raw = json.dumps(tree, ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode()
         key = hashlib.sha256(raw).hexdigest()[:32]
-        found.append((f"{key}-{seen[key]}", raw, int(tree.get("max_tokens", 4096))))
+        requests.append((f"{key}-{seen[key]}", raw, int(tree.get("max_tokens", 4096))))
         seen[key] += 1
-    return found
+    return requests
 
 
-async def _answer(asker: Asker, key: str, body: bytes, most: int) -> Answer:
-    """The first answer with a text; a faulty one that the journal holds already is no try of this run."""
+async def _answer(runner: RequestRunner, key: str, body: bytes, most: int) -> RequestResult:
+    """Return the first result with a text; faulty ones that the journal already holds do not count as tries."""
     asked = attempt = 0
     while True:
         name = f"{key}.{attempt}"
-        asked += name not in asker.ledger.replies
+        asked += name not in runner.ledger.replies
         # No vocabulary makes more tokens than there are bytes.
-        answer = await asker.ask(name, body, prompt_bound=len(body) + 16, completion_bound=most)
-        if answer.offset is None or _text_of(answer, asker) is not None or asked >= TRIES:
-            return answer
+        result = await runner.ask(name, body, prompt_bound=len(body) + 16, completion_bound=most)
+        if result.offset is None or _text_of(result, runner) is not None or asked >= TRIES:
+            return result
         attempt += 1
 
 
-def _text_of(answer: Answer, asker: Asker) -> str | None:
-    """The reply's text without thoughts. It may be cut off: a judge's score is in its first three tokens.
+def _text_of(result: RequestResult, runner: RequestRunner) -> str | None:
+    """Return the reply's text without thoughts; None if the thought does not end or no text follows it.
 
-    None if the thought does not end or no text follows it.
+    The text may be cut off, because a judge's score is in its first three tokens.
     """
-    text = answer.completion.text
-    if answer.completion.fault == "cut_off" and answer.offset is not None:
-        text = content_of(json.loads(asker.journal.read(answer.offset)["body"])["choices"][0]["message"])
+    text = result.completion.text
+    if result.completion.fault == "cut_off" and result.offset is not None:
+        text = content_of(json.loads(runner.journal.read(result.offset)["body"])["choices"][0]["message"])
     if text is None:
         return None
-    spoken = unwrapped(text, single=False)
+    spoken = unwrap_reply(text, single=False)
     if spoken == text.strip():
         return text
     return spoken or None
 
 
-def _spent(asker: Asker) -> dict[str, Any]:
-    ledger = asker.ledger
+def _spent(runner: RequestRunner) -> dict[str, object]:
+    ledger = runner.ledger
     return {
         "answered_as": ledger.model,
         "dollars": round(ledger.dollars, 6),
         "maybe_dollars": round(ledger.maybe_dollars, 6),
-        "priced": asker.price is not None,
+        "priced": runner.price is not None,
         "replies": ledger.outcomes["reply"],
     }
 
 
 def judgements(
-    judge: Callable[[Sequence[Body]], Sequence[str]],
+    judge: Judge,
     bodies: Mapping[str, Body],
     read: Callable[[str], T | None],
     again: Callable[[Body, int], Body] | None = None,
 ) -> dict[str, T]:
-    """What the judge finds, by the bodies' names; one that cannot be read is asked for again, TRIES times in all.
+    """Return the judge's judgements by the bodies' names. Unreadable ones are requested again, up to TRIES times.
 
-    `again(body, attempt)` gives the body to ask with then, the same one if None. Raises TeacherError where one stays
-    unreadable: a failed judgement is no score.
+    Args:
+        again: Returns the body for another attempt (1, 2, …); without it the same body is sent.
+
+    Raises:
+        TeacherError: A judgement stays unreadable.
     """
-    found: dict[str, T] = {}
+    judged: dict[str, T] = {}
     last: dict[str, str] = {}
     for attempt in range(TRIES):
-        open_ = [name for name in bodies if name not in found]
-        if again is None:  # the journal answers all askings but the last
-            replies = judge([bodies[name] for name in open_ for _ in range(attempt + 1)])[attempt :: attempt + 1]
+        unread = [name for name in bodies if name not in judged]
+        if again is None:  # the journal answers all requests except the last
+            replies = judge([bodies[name] for name in unread for _ in range(attempt + 1)])[attempt :: attempt + 1]
         else:
-            replies = judge([again(bodies[name], attempt) if attempt else bodies[name] for name in open_])
-        for name, reply in zip(open_, replies, strict=True):
+            replies = judge([again(bodies[name], attempt) if attempt else bodies[name] for name in unread])
+        for name, reply in zip(unread, replies, strict=True):
             value = read(reply)
             last[name] = reply
             if value is not None:
-                found[name] = value
-        if len(found) == len(bodies):
-            return found
-    name = next(name for name in bodies if name not in found)
+                judged[name] = value
+        if len(judged) == len(bodies):
+            return judged
+    name = next(name for name in bodies if name not in judged)
     raise TeacherError(
-        f"{len(bodies) - len(found)} of {len(bodies)} judgements cannot be read, such as that of {name}: "
+        f"{len(bodies) - len(judged)} of {len(bodies)} judgements are unreadable, such as that of {name}: "
         f"{last[name]!r:.300}",
-        "nothing is averaged; name another --judge",
+        "no score was computed; name another --judge",
     )
+
+
+def read_prompt(folder: Path, texts: Sequence[str], scripts: Sequence[str], constant: str) -> str:
+    """Read a judge's published prompt: the first text file that matches, else a constant of the official script.
+
+    Scripts are parsed, never run.
+    """
+    location = folder if folder.is_dir() else folder.parent
+    for pattern in texts:
+        for path in matching(location, pattern):
+            return release_text(path)
+    for pattern in scripts:
+        for path in matching(location, pattern):
+            return _constant(path, constant)
+    raise DataError(
+        f"{location / texts[0]}: no such file, nor {' or '.join(scripts)}",
+        "the judge's prompt comes with the benchmark: put the official script, or its prompt as text, next to the data",
+    )
+
+
+def _constant(path: Path, name: str) -> str:
+    """Return the string that a script assigns to a name, with or without `.strip()`."""
+    try:
+        tree = ast.parse(release_text(path))
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: is not readable Python: {error}", "download it again") from None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+            value, stripped = node.value, False
+            if isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr == "strip":
+                value, stripped = value.func.value, True
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                return value.value.strip() if stripped else value.value
+    raise DataError(f"{path}: does not assign a text to {name!r}", "download the official script again")
+
+
+def sha256_of_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,1 +1,1 @@
-"""Read an answer out of a free-form reply: multiple choice, yes/no, VQA answer normalisation."""
+"""Parse an answer from a free-form reply: multiple choice, yes or no, and the normal form of VQA answers."""

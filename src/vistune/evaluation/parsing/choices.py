@@ -1,7 +1,7 @@
-"""Which option a free reply means, by the published rules, kept to the letter.
+"""Find the option that a reply means, exactly by the published rules.
 
-reply + options -> a letter, "Z" where the model declined, None where the rule finds nothing
-The rules: VLMEvalKit's matcher (MMBench's official one, as of August 2025) and the first character (lmms-eval).
+reply + options -> a letter, "Z" if the model declined, None if the rule finds nothing
+The rules are VLMEvalKit's matcher (MMBench's official one, as of August 2025) and the first character (lmms-eval).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _BOLD_ANSWER = re.compile(r"answer is \*\*([A-Z])\*\*")
 
 
 def is_missing(option: object) -> bool:
-    """Whether an option or a hint is absent: None, NaN, or the strings that exports write for them."""
+    """Return whether an option or a hint is absent: None, NaN, or the strings that exports write for them."""
     return option is None or option != option or str(option).strip().lower() in ("", "nan", "none")
 
 
 def letter_in(reply: str, letters: Collection[str]) -> str | None:
-    """The one option letter among a reply's words, if its first place is among the last four words."""
+    """Return the only option letter among a reply's words, if it first occurs among the last four words."""
     if _NO_REPLY in reply:
         return None
     if any(refusal in reply for refusal in _REFUSALS):
@@ -44,7 +44,7 @@ def letter_in(reply: str, letters: Collection[str]) -> str | None:
 
 
 def option_in(reply: str, options: Mapping[str, str]) -> str | None:
-    """The one option whose text the reply holds, if the reply is not over twice as long as all options together."""
+    """Return the only option whose text is in the reply, if the reply is at most twice as long as all options."""
     lowered = reply.lower()
     if len(lowered) > 2 * sum(map(len, options.values())):
         return None
@@ -53,16 +53,16 @@ def option_in(reply: str, options: Mapping[str, str]) -> str | None:
 
 
 def matched(reply: str, options: Mapping[str, str]) -> str | None:
-    """VLMEvalKit's `can_infer`: the letter rule, then the text rule. Options without texts are matched by letter."""
+    """Apply VLMEvalKit's `can_infer`: the letter rule, then the text rule. Options without text match by letter."""
     return letter_in(reply, options) or option_in(reply, texts_of(options))
 
 
 def texts_of(options: Mapping[str, str]) -> dict[str, str]:
-    """The options whose texts are known."""
+    """Return the options that have a text."""
     return {letter: text for letter, text in options.items() if text}
 
 
 def first_character(reply: str) -> str | None:
-    """lmms-eval's rule: the reply's first character, whatever follows; "Because A" is a B."""
+    """Apply lmms-eval's rule: the reply's first character, whatever follows; "Because A" is a B."""
     character = reply.strip()[:1].upper()
     return character if len(character) == 1 and "A" <= character <= "Z" else None

@@ -1,9 +1,10 @@
-"""What a free reply means, Korean first: which option ("정답은 B입니다", "②"), yes or no ("예", "아니요").
+"""Find what a free reply means, above all in Korean: which option ("정답은 B입니다", "②"), yes or no ("예", "아니요").
 
-The lenient rule of the tasks that have one; Korean tasks of our own have no other. English and Chinese are read too.
-reply -> one form of every letter, one blank for every mark -> the answer it states, else its only one, else None
-Only what is said counts: a reply that names several options, or denies one, is not understood rather than guessed.
-Every pattern is tried on lines with single blanks and holds no repetition, so that time grows with length alone.
+reply -> normalised letters and marks -> the answer that it states, else the only option that it names, else None
+
+This is the lenient rule of the tasks that have one, and the only rule of our own Korean tasks. English and Chinese are
+read too. A reply that names several options or denies one gives None instead of a guess. Patterns are applied to lines
+with single spaces and contain no repetition, so the time is linear in the reply's length.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Collection, Mapping
 
 from vistune.evaluation.parsing.choices import matched, option_in, texts_of
 
-# Circled numbers stand for options; other numbers only as "2번", since "2개" counts things.
+# Circled numbers are options; other numbers are only as "2번", because "2개" counts things.
 _CIRCLED = {ord(sign): letter for signs in ("①②③④⑤", "❶❷❸❹❺") for sign, letter in zip(signs, "ABCDE", strict=True)}
 _MARKS = str.maketrans(dict.fromkeys("*_`\"'“”‘’()[]{}<>「」『』#$\\", " "))
 # "A" before an English word is its article, not an option.
@@ -40,7 +41,7 @@ _AFFIRMS = re.compile(r"(?:있습니다|있어요|있다|보입니다|보여요|
 
 
 def choice_of(reply: str, options: Mapping[str, str]) -> str | None:
-    """The letter of the option that a reply states, gives alone or names alone; else what the published rule finds."""
+    """Return the option that a reply states, consists of, or names alone; else what the published rule finds."""
     lines = [_DENIED.sub(" ", line).strip() for line in plain_lines(reply)]
     named = _named(lines, options)
     for letter in (_stated(lines, options), _alone_on_a_line(lines, options)):
@@ -48,12 +49,12 @@ def choice_of(reply: str, options: Mapping[str, str]) -> str | None:
             return letter
     if len(named) == 1 and not any(_DENIES.search(line) for line in lines):
         return named.pop()
-    # The published rule knows letters as whole words only, so of "A와 B" it sees one.
+    # The published rule knows letters as whole words only, so in "A와 B" it sees only B.
     return matched(reply, options) if len(named) < 2 else option_in(reply, texts_of(options))
 
 
 def plain_lines(reply: str) -> list[str]:
-    """The lines that hold anything: full-width and circled signs as plain ones, quotes and emphasis gone."""
+    """Return the non-empty lines, with plain signs for full-width and circled ones, without quotes and emphasis."""
     text = unicodedata.normalize("NFKC", reply.translate(_CIRCLED)).translate(_MARKS)
     lines = (" ".join(line.split()) for line in text.splitlines())
     return [line for line in lines if line]
@@ -65,13 +66,13 @@ def _as_letter(sign: str, letters: Collection[str]) -> str | None:
 
 
 def _stated(lines: list[str], letters: Collection[str]) -> str | None:
-    """The last "the answer is X"."""
-    found = [match["letter"] for line in lines for match in _SAYS.finditer(line)]
-    return _as_letter(found[-1], letters) if found else None
+    """Return the option of the last "the answer is X"."""
+    stated = [match["letter"] for line in lines for match in _SAYS.finditer(line)]
+    return _as_letter(stated[-1], letters) if stated else None
 
 
 def _alone_on_a_line(lines: list[str], letters: Collection[str]) -> str | None:
-    """A last line, else a first one, that is an option and nothing more: "B", "2번"; "B. 친구" if no other is so."""
+    """Return the option of the last or first line that is only an option: "B", "2번", or the single "B. 친구"."""
     headed = {match[1] for line in lines if (match := _HEADED.match(line))}
     for line in (lines[-1:] + lines[:1])[:2]:
         if (match := _BARE.fullmatch(line)) and not (match["more"] and len(headed) > 1):
@@ -80,20 +81,20 @@ def _alone_on_a_line(lines: list[str], letters: Collection[str]) -> str | None:
 
 
 def _named(lines: list[str], letters: Collection[str]) -> set[str]:
-    found = (_as_letter(match["letter"], letters) for line in lines for match in _ANY.finditer(line))
-    return {letter for letter in found if letter is not None}
+    named = (_as_letter(match["letter"], letters) for line in lines for match in _ANY.finditer(line))
+    return {letter for letter in named if letter is not None}
 
 
 def yes_or_no(reply: str) -> str | None:
-    """ "yes" or "no": the word a reply opens with, else what it says is there or not; None where it says both."""
+    """Return "yes" or "no" by a reply's first word, else by what it affirms or denies; None if it does both."""
     lines = plain_lines(reply.lower())
     if not lines:
         return None
     opening = _OPENING.match(lines[0])
-    said = lines[0][opening.end() :] if opening else lines[0]
-    if _NO.match(said):
+    first = lines[0][opening.end() :] if opening else lines[0]
+    if _NO.match(first):
         return "no"
-    if _YES.match(said):
+    if _YES.match(first):
         return "yes"
     denies, affirms = (any(form.search(line) for line in lines) for form in (_DENIES, _AFFIRMS))
     if denies == affirms:

@@ -1,7 +1,7 @@
-"""What VQA scores are defined by: two text processors, quirks kept since published figures depend on them, and points.
+"""Compute VQA scores: two text processors, whose quirks are kept because published figures depend on them, and points.
 
-`vqa_form`: VQA's own evaluation (vqaEval.py, Goyal et al., arXiv:1612.00837). `evalai_form`: the one of the evaluation
-server and of TextVQA (m4c_evaluators.py), which differs in how it treats commas, question marks and 's.
+`vqa_form` is VQA's own evaluation (vqaEval.py, Goyal et al., arXiv:1612.00837). `evalai_form` is that of the evaluation
+server and of TextVQA (m4c_evaluators.py), which treats commas, question marks and 's differently.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ NUMBERS = {
     )
 } | {"none": "0"}
 ARTICLES = frozenset(("a", "an", "the"))
-# Each is also known with any one of its apostrophes left out. The official table's entries for "I'm" and its like are
-# absent: they hold a capital, so they never meet the lower-cased words.
+# Each is also known without any one of its apostrophes. The official table's entries for "I'm" and the like are absent:
+# they contain a capital, so they never match the lower-cased words.
 CONTRACTIONS = (
     "ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd "
     "he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've "
@@ -30,58 +30,58 @@ CONTRACTIONS = (
     "who've why'll why're why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've "
     "you'll you're you've"
 )
-# The last entry stands in the official table the wrong way round.
+# The last entry is reversed in the official table.
 SPELLED = {
     whole[:k] + whole[k + 1 :]: whole for whole in CONTRACTIONS.split() for k in range(len(whole)) if whole[k] == "'"
 } | {"somebody'd": "somebodyd"}
 
 _DIGIT_COMMA_DIGIT = re.compile(r"\d,\d")
-# The official pattern means to spare "3." too, but its look-behind is written as a look-ahead and does nothing.
+# The official pattern is meant to keep "3." too, but its look-behind is written as a look-ahead and does nothing.
 _PERIOD = re.compile(r"\.(?!\d)")
-_PERIODS = 32  # the official call passes re.UNICODE where the count belongs
+_PERIODS = 32  # the official call passes re.UNICODE in place of the count
 
 
 def _without_punctuation(text: str) -> str:
-    """Signs that touch a blank somewhere in the text vanish everywhere, others become a blank."""
+    """Remove signs that are next to a space somewhere in the text; replace the others by a space."""
     joined = _DIGIT_COMMA_DIGIT.search(text) is not None
-    found = text
+    result = text
     for sign in PUNCTUATION:
         if sign in text:
-            vanish = joined or f"{sign} " in text or f" {sign}" in text
-            found = found.replace(sign, "" if vanish else " ")
-    return _PERIOD.sub("", found, count=_PERIODS)
+            remove = joined or f"{sign} " in text or f" {sign}" in text
+            result = result.replace(sign, "" if remove else " ")
+    return _PERIOD.sub("", result, count=_PERIODS)
 
 
 def _plain_words(text: str) -> str:
-    """Lower case, numbers as digits, no articles, contractions with their apostrophes."""
+    """Normalise words: lower case, numbers as digits, no articles, contractions with their apostrophes."""
     words = (NUMBERS.get(word, word) for word in text.lower().split())
     return " ".join(SPELLED.get(word, word) for word in words if word not in ARTICLES)
 
 
 def one_line(text: str) -> str:
-    """What VQA's evaluation does to every answer, even where all people agree."""
+    """Apply what VQA's evaluation does to every answer, even if all people agree."""
     return text.replace("\n", " ").replace("\t", " ").strip()
 
 
 @lru_cache(maxsize=1 << 17)
 def vqa_form(text: str) -> str:
-    """VQA's form of an answer that went through `one_line`."""
+    """Return VQA's form of an answer that `one_line` returned."""
     return _plain_words(_without_punctuation(text))
 
 
 @lru_cache(maxsize=1 << 17)
 def evalai_form(text: str) -> str:
-    """The server's form of any answer."""
+    """Return the server's form of any answer."""
     bare = text.lower().replace(",", "").replace("?", "").replace("'s", " 's")
     return _plain_words(_without_punctuation(one_line(bare.strip())))
 
 
 def soft_points(answer: str, people: Sequence[str]) -> float:
-    """Mean over people of min(1, how many of the others said `answer` / 3).
+    """Return the mean over people of min(1, number of the others who said `answer` / 3).
 
-    With n people of ten that is 0, 0.3, 0.6, 0.9 and 1 for n = 0, 1, 2, 3 and more (arXiv:1612.00837).
+    If n of ten people said it, that is 0, 0.3, 0.6, 0.9 and 1 for n = 0, 1, 2, 3 and more (arXiv:1612.00837).
     """
-    said, others = people.count(answer), len(people)
-    if not said:
+    same, total = people.count(answer), len(people)
+    if not same:
         return 0.0
-    return (said * min(1, (said - 1) / 3) + (others - said) * min(1, said / 3)) / others
+    return (same * min(1, (same - 1) / 3) + (total - same) * min(1, same / 3)) / total

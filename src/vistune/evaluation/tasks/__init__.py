@@ -1,12 +1,11 @@
-"""One small file a benchmark; `TASKS` names them all."""
+"""Name every benchmark in `TASKS`; each file of this folder defines one or a few related ones."""
 
 from collections.abc import Mapping
 
-from vistune.evaluation.task import Task
+from vistune.evaluation.task import Benchmark
 from vistune.evaluation.tasks.file import File
 from vistune.evaluation.tasks.gqa import Gqa
-from vistune.evaluation.tasks.korean import KDtcBench, KMMBench, KSeed
-from vistune.evaluation.tasks.korean_judged import KLlavaW, Koffvqa
+from vistune.evaluation.tasks.korean import KDtcBench, KLlavaW, KMMBench, Koffvqa, KSeed
 from vistune.evaluation.tasks.korean_pope import KPope
 from vistune.evaluation.tasks.llava_bench import LlavaBench
 from vistune.evaluation.tasks.mmbench import MMBench, MMBenchCn
@@ -16,11 +15,9 @@ from vistune.evaluation.tasks.pope import Pope
 from vistune.evaluation.tasks.scenes import Combinations, HeldOut
 from vistune.evaluation.tasks.scienceqa import ScienceQA
 from vistune.evaluation.tasks.seed import Seed
-from vistune.evaluation.tasks.textvqa import TextVqa
-from vistune.evaluation.tasks.vizwiz import VizWiz
-from vistune.evaluation.tasks.vqav2 import VqaV2
+from vistune.evaluation.tasks.vqa import TextVqa, VizWiz, VqaV2
 
-TASKS: Mapping[str, type[Task]] = {
+TASKS: Mapping[str, type[Benchmark]] = {
     "scenes": HeldOut,
     "combinations": Combinations,
     "file": File,

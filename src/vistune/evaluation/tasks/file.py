@@ -1,43 +1,93 @@
 """Score a user's own questions: records of {question_id, text, answer, image?, match?, choices?, type?, language?}.
 
-`match` says when a reply is right: `exact` (the default), `contains`, `choice` (the reply selects the option `answer`
-of `choices`, by the lenient rule of the choice tasks), or `judge` (a model decides that it means the same as `answer`).
+`match` decides when a reply is right: `exact` (the default), `contains`, `choice` (the reply selects the option
+`answer` of `choices`, by the lenient rule of the choice tasks), or `judge` (a model decides whether the reply means the
+same as `answer`).
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from vistune.errors import DataError, RecipeError
-from vistune.evaluation.judge.prompts import sha256_of_text
-from vistune.evaluation.judge.remote import judgements
-from vistune.evaluation.own_questions import LETTERS, read_questions
+from vistune.evaluation.judge.remote import judgements, sha256_of_text
+from vistune.evaluation.parsing.choices import is_missing
 from vistune.evaluation.parsing.free_replies import choice_of
+from vistune.evaluation.predictions import IDS, WHOLE, id_field, missing_field, plain_id
 from vistune.evaluation.release import release_text
-from vistune.evaluation.task import OFFICIAL, Benchmark, Facts, Judge, Marked, Reply, Scored, bare, mean, same_text
-from vistune.records import kind_of_file
-from vistune.types import Question
+from vistune.evaluation.task import (
+    OFFICIAL,
+    Benchmark,
+    Facts,
+    Judge,
+    Marked,
+    Reply,
+    TaskScore,
+    bare,
+    mean,
+    same_text,
+)
+from vistune.records import (
+    FORMS,
+    OTHER_MEDIA,
+    DataFile,
+    ImageFolders,
+    Record,
+    RecordError,
+    Turn,
+    Turns,
+    UnreadField,
+    count_unread,
+    image_names,
+    images_in_place,
+    kind_of_file,
+    marker_like,
+    open_data,
+    read_records,
+    refuse_other_media,
+    refuse_other_names,
+    shown,
+    split_markers,
+    unread_fields,
+)
+from vistune.records import text as text_of
+from vistune.registry import guess
+from vistune.types import ImageRef, Question, Sample
 
+LETTERS = "ABCDE"
+MATCHES = ("exact", "contains", "choice", "judge")
+TEXTS = ("text", "question", "prompt", "query")  # the first one present is the question
+FIELDS = frozenset({"answer", "image", "images", "match", "choices", "type", "language", *OTHER_MEDIA})
+RECORD = (*IDS, *TEXTS, "answer", "image", "images", *FORMS)  # an object with one of these is a record
+OTHER_ANSWERS = ("answers", "gold", "gt", "gt_answer", "label", "ground_truth", "reference", "target", "expected")
+LIKE_AN_IMAGE = re.compile("image|img|photo|picture|pixel|screenshot|이미지|사진|그림")
+LIKE_OTHER_MEDIA = re.compile("video|audio|speech|영상|음성")
+NAMES_AN_IMAGE = re.compile(r"\.(?:jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?)$", re.IGNORECASE)
+FORM = "each record has question_id, text, and image or images if it is about any; see docs/evaluation.md"
 PARAMETERS = {"temperature": 0.0, "max_tokens": 8}
 PROMPT = "judge_prompt.txt"
 FILLED = re.compile(r"\{(question|answer|reply)\}")
 
 
 class File(Benchmark):
-    """`folder`: the file itself, or a folder with `questions.jsonl`. Images are next to the file, or in `images`.
+    """A user's own questions.
 
-    `gold`: whether each record needs the right answer; `vistune answer` does not need it.
+    Args:
+        folder: The file itself, or a folder with `questions.jsonl`.
+        images: The folder of the images; by default that of the file.
+        gold: Whether each record needs a right answer; `vistune answer` does not need it.
     """
 
     facts = Facts(
         about="your own questions, marked by exact match, contained text, choice or a judge",
         files=(
-            "questions.jsonl, .json, .csv, .tsv or .parquet, or name the file by --data",
+            "questions.jsonl, .json, .csv, .tsv or .parquet, or name the file with --data",
             "its images",
             f"{PROMPT} (optional)",
         ),
@@ -63,7 +113,7 @@ class File(Benchmark):
         return choice_of(reply, dict(zip(LETTERS, map(str, question.tags["choices"]), strict=False)))
 
     def points(self, question: Question, answer: str) -> float:
-        """0 where only a judge can tell."""
+        """Return the points of an answer; 0 if only a judge can tell."""
         match = question.tags["match"]
         if match == "judge":
             return 0.0
@@ -71,13 +121,13 @@ class File(Benchmark):
             return float(bare(question.answer) in bare(answer))
         return float(same_text(answer, question.answer))
 
-    def score(self, rows: Sequence[Reply], rule: str = OFFICIAL, judge: Judge | None = None) -> Scored:
+    def score(self, rows: Sequence[Reply], rule: str = OFFICIAL, judge: Judge | None = None) -> TaskScore:
         marked = super().score(rows, rule)
         asked = [row for row in rows if row.question.tags["match"] == "judge"]
         if not asked:
             return marked
         if judge is None:
-            raise RecipeError(f"{len(asked)} of the questions are marked by a judge", "name one by --judge")
+            raise RecipeError(f"{len(asked)} of the questions are marked by a judge", "name one with --judge")
         prompt, source = self._prompt()
         bodies = {row.question.id: _body(prompt, row) for row in asked if row.text is not None}
         verdicts = judgements(judge, bodies, read_verdict) if bodies else {}
@@ -86,39 +136,243 @@ class File(Benchmark):
         return replace(marked, metrics={"accuracy": points / max(len(rows), 1)}, notes={"judge": notes})
 
     def _prompt(self) -> tuple[str, str]:
-        """(the judge's prompt, where it is from): the file beside the questions, else the one that comes with us."""
+        """Return the judge's prompt and its source: the file next to the questions, else vistune's own."""
         own = self.path.with_name(PROMPT)
         if not own.is_file():
             return (files("vistune.evaluation.judge") / PROMPT).read_text(encoding="utf-8"), "vistune"
         prompt = release_text(own)
         if missing := {"question", "answer", "reply"} - set(FILLED.findall(prompt)):
-            raise DataError(f"{own}: has no {{{'}, {'.join(sorted(missing))}}}", "say where each has to stand")
+            raise DataError(f"{own}: has no {{{'}, {'.join(sorted(missing))}}}", "add the missing placeholders")
         return prompt, PROMPT
 
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
-        """`accuracy`, 0-1."""
+        """Return `accuracy` from 0 to 1."""
         return {"accuracy": mean(rows) / 100}
 
 
 def own_file(folder: Path) -> Path:
-    """The given file, or the file named `questions` in the given folder. Raises DataError if there are several."""
+    """Return the given file, or the file named `questions` in the given folder. Raise DataError if several match."""
     usual = folder / "questions.jsonl"
     if not folder.is_dir() or usual.is_file():
         return usual if folder.is_dir() else folder
-    found = sorted(path for path in folder.glob("questions.*") if kind_of_file(path.name))
-    if len(found) > 1:
-        raise DataError(f"{folder}: {', '.join(path.name for path in found)} all fit", "name one by --data FILE")
-    return found[0] if found else usual
+    paths = sorted(path for path in folder.glob("questions.*") if kind_of_file(path.name))
+    if len(paths) > 1:
+        names = ", ".join(path.name for path in paths)
+        raise DataError(f"{folder}: several files match: {names}", "name one with --data FILE")
+    return paths[0] if paths else usual
 
 
-def _body(prompt: str, row: Reply) -> dict[str, Any]:
-    """The prompt with question, gold answer and reply in their places, each put in once and never read again."""
+def _body(prompt: str, row: Reply) -> dict[str, object]:
+    """Fill question, right answer and reply into the prompt; filled-in text is not searched for places again."""
     fills = {"question": row.question.sample.messages[-1].text, "answer": row.question.answer, "reply": row.text or ""}
     text = FILLED.sub(lambda match: fills[match[1]], prompt)
     return {"messages": [{"role": "user", "content": text}], **PARAMETERS}
 
 
 def read_verdict(reply: str) -> float | None:
-    """1 for "correct", 0 for "wrong", as the reply's first word; None for anything else, which is asked again."""
+    """Return 1 for "correct" and 0 for "wrong" as the reply's first word; None for anything else."""
     word = re.match(r"\W*(\w*)", reply)
     return {"correct": 1.0, "wrong": 0.0}.get(word[1].lower()) if word else None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnQuestions:
+    """The questions of a file; `missing` has one error per missing image, because scoring needs no images."""
+
+    questions: tuple[Question, ...]
+    unread_fields: tuple[UnreadField, ...]
+    warnings: tuple[str, ...]
+    missing: tuple[DataError, ...]
+
+
+def read_questions(path: Path, images: Path, *, gold: bool) -> OwnQuestions:
+    """Read the questions of a file in order.
+
+    Args:
+        images: The folder of their images.
+        gold: Whether each needs an `answer`.
+
+    Raises:
+        DataError: A record is invalid; the message has its location and field. An unread field that seems to name an
+            image is an error too, because a question about an image must not be asked without it.
+    """
+    unread: Counter[str] = Counter()
+    warnings: Counter[str] = Counter()
+    # The images in a parquet or tar file are unpacked once, into the user's cache; other files are read as they are.
+    unpacked = open_data(path) if kind_of_file(path.name) in (".parquet", ".tar", ".tar.gz", ".tgz") else None
+    inside = [] if unpacked is None or unpacked.images is None else [unpacked.images]
+    folders = LenientFolders([images, *inside], hint="put the image there, or name its folder with --images")
+    is_table = kind_of_file(path.name) in (".csv", ".tsv")
+    questions: dict[str, Question] = {}
+    for record in _records(path, unpacked, unread):
+        if isinstance(record.value, DataError):
+            raise record.value
+        if not isinstance(record.value, dict):
+            raise RecordError(record.location, "", f"expected an object, got {shown(record.value)}", FORM)
+        fields = _from_cells(record.value, record.location) if is_table else record.value
+        question = _question(fields, record.location, folders, gold, unread)
+        if (first := questions.setdefault(question.id, question)) is not question:
+            hint = f"give each question its own id; {first.sample.origin} has this one"
+            raise RecordError(record.location, "question_id", f"{question.id!r} occurs twice", hint)
+        if marker := marker_like(question.sample.messages[-1].text):
+            warnings[f"{marker!r} looks like an image marker and is asked as text; images are marked by <image>"] += 1
+    asked = list(questions.values())
+    if is_table and all(WHOLE.fullmatch(question.id) for question in asked):  # integers written as floats
+        asked = [replace(question, id=plain_id(question.id)) for question in asked]
+    known = {*FIELDS, *IDS, *TEXTS}
+    return OwnQuestions(
+        tuple(asked),
+        tuple(unread_fields(path, unread, known)),
+        tuple(f"{path}: {count:,} times: {message}" for message, count in warnings.items()),
+        tuple(folders.faults),
+    )
+
+
+def _records(path: Path, unpacked: DataFile | None, unread: Counter[str]) -> Iterator[Record]:
+    if unpacked is not None:
+        unread.update(unpacked.unread or {})
+        return unpacked.records(RECORD, unread)
+    return read_records(path, own_fields=RECORD, by_id=(IDS[0], TEXTS[0]), unread=unread)
+
+
+class LenientFolders(ImageFolders):
+    """Collects image errors in `faults` instead of raising them, for callers that can continue without images."""
+
+    def __init__(self, folders: list[Path], *, hint: str) -> None:
+        super().__init__(folders, hint=hint)
+        self.faults: list[DataError] = []
+        self.base = folders[0]
+
+    def find(self, name: str, location: str, field: str) -> ImageRef:
+        try:
+            return super().find(name, location, field)
+        except DataError as error:
+            self.faults.append(error)
+            return ImageRef(self.base / name)
+
+
+def _from_cells(cells: Mapping[str, str], location: str) -> dict[str, object]:
+    """Convert a table's cells to a record: empty cells are dropped, lists are parsed as JSON."""
+    fields: dict[str, object] = dict(cells)
+    for name in FIELDS - {"answer"}:
+        cell = cells.get(name)
+        if cell is None:
+            continue
+        if is_missing(cell):
+            fields[name] = None
+        elif name in ("choices", "image", "images") and cell.lstrip().startswith("["):
+            try:
+                fields[name] = json.loads(cell)
+            except ValueError:
+                hint = 'write it as JSON, such as ["a", "b"]'
+                raise RecordError(location, name, f"{shown(cell)} is not a list", hint) from None
+    return fields
+
+
+def _question(
+    fields: Mapping[str, object], location: str, folders: ImageFolders, gold: bool, unread: Counter[str]
+) -> Question:
+    key, asked = _asked(fields, location)
+    name = id_field(fields, location)
+    here: Counter[str] = Counter()
+    count_unread(fields, {*FIELDS, key, name}, here)
+    unread.update(here)
+    refuse_other_media(fields, location)
+    refuse_other_names(fields, here, location)
+    listed, names = image_names(fields, location, unread)
+    _refuse_image_like(fields, location, here, names)
+    turn = Turn(key, "user", split_markers(asked))
+    messages = images_in_place(Turns((turn,), names, listed), location, folders, Counter())
+    if not asked.strip() and not messages[0].images:
+        raise RecordError(location, key, "is empty", "write the question, or leave the record out")
+    choices = _choices(fields, location)
+    match = fields.get("match") or "exact"
+    if match not in MATCHES:
+        raise RecordError(location, "match", shown(match), guess(str(match), MATCHES))
+    if choices and match != "choice":
+        unread["choices"] += 1
+    answer = _answer(fields, location, needed=gold)
+    if gold and match == "choice" and (not choices or answer not in LETTERS[: len(choices)]):
+        raise RecordError(
+            location, "choices", "does not have the option that `answer` names", "list the options; `answer` is A, B …"
+        )
+    tags = {tag: _tag(fields, tag, location) for tag in ("type", "language")} | {"match": match}
+    value = fields[name]
+    own_id = value if isinstance(value, str) else plain_id(value)
+    sample = Sample(own_id, messages, origin=location)
+    return Question(own_id, sample, answer, tags | ({"choices": choices} if choices else {}))
+
+
+def _asked(fields: Mapping[str, object], location: str) -> tuple[str, str]:
+    """Return the field of the question's text, and the text."""
+    given = [name for name in TEXTS if fields.get(name) is not None]
+    if not given:
+        if form := next((form for form in FORMS if form in fields), None):
+            problem = f"this is a record to train on (`{form}`), not a question"
+            raise RecordError(location, "text", problem, FORM)
+        raise missing_field(fields, location, "text", TEXTS)
+    if given[0] != "text" and any(fields[name] != fields[given[0]] for name in given):
+        problem = f"{' and '.join(given)} may all be the question"
+        raise RecordError(location, given[0], problem, "name the question's field `text`")
+    value = fields[given[0]]
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    return given[0], text_of(value, location, given[0])
+
+
+def _answer(fields: Mapping[str, object], location: str, *, needed: bool) -> str:
+    value = fields.get("answer")
+    if not needed:
+        return str(value) if isinstance(value, str | int) else ""
+    if value is None:
+        raise missing_field(fields, location, "answer", ("answer",), [name for name in OTHER_ANSWERS if name in fields])
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise RecordError(location, "answer", f"expected text, got {shown(value)}", "write it as a reply would say it")
+    if not bare(str(value)):
+        raise RecordError(location, "answer", "is empty", "write the right answer, or leave the record out")
+    return str(value)
+
+
+def _choices(fields: Mapping[str, object], location: str) -> list[object] | None:
+    choices = fields.get("choices")
+    if choices is None:
+        return None
+    if not isinstance(choices, list):
+        raise RecordError(location, "choices", f"expected a list, got {shown(choices)}", "list the options' texts")
+    if len(choices) > len(LETTERS):
+        problem = f"{len(choices)} options, but only A to E can be chosen"
+        raise RecordError(location, "choices", problem, "give at most five")
+    return choices
+
+
+def _tag(fields: Mapping[str, object], name: str, location: str) -> str | int | float:
+    value = fields.get(name)
+    if value is None or value == "":
+        return "all"
+    if not isinstance(value, str | int | float):
+        raise RecordError(location, name, f"expected text, got {shown(value)}", "write one word, such as `colour`")
+    return value
+
+
+def _refuse_image_like(
+    fields: Mapping[str, object], location: str, unread: Collection[str], images: Collection[str]
+) -> None:
+    """Raise RecordError if an unread field seems to contain an image; `images`: the images that are read."""
+    known = {_file_name(image) for image in images}
+    for name in unread:
+        value, written = fields[name], str(name).lower()
+        if not value or value != value:
+            continue
+        if LIKE_OTHER_MEDIA.search(written):
+            raise RecordError(location, name, "videos and audio are not read, only images", "leave the record out")
+        names_one = isinstance(value, str) and NAMES_AN_IMAGE.search(value.strip()) is not None
+        is_named_so = LIKE_AN_IMAGE.search(written) is not None
+        if not images and (names_one or is_named_so):
+            hint = f"rename `{name}` to `image`, or remove the field if the question is not about an image"
+            raise RecordError(location, name, "is not read, and the record has no `image` or `images`", hint)
+        if names_one and is_named_so and _file_name(str(value)) not in known:
+            raise RecordError(location, name, f"is not read: {shown(value)}", "list all images in `images`, in order")
+
+
+def _file_name(path: str) -> str:
+    return path.replace("\\", "/").rsplit("/", 1)[-1].strip()

@@ -1,4 +1,4 @@
-"""LLaVA-Bench (in the wild): a judge rates GPT-4's answer and the model's side by side. arXiv 2304.08485
+"""LLaVA-Bench (in the wild): a judge rates GPT-4's answer and the model's, side by side. arXiv 2304.08485
 
 questions, captions, GPT-4's answers, rule -> request -> "8 7" and a review -> 100 x model's mean / GPT-4's mean
 """
@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from vistune.errors import DataError, RecipeError
-from vistune.evaluation.judge.prompts import sha256_of_text
-from vistune.evaluation.judge.remote import judgements
+from vistune.evaluation.judge.remote import judgements, sha256_of_text
 from vistune.evaluation.predictions import Prediction
-from vistune.evaluation.release import field_of, find, id_in, release_json, release_lines
-from vistune.evaluation.task import BOTH, OFFICIAL, Benchmark, Facts, Judge, Marked, Reply, Scored, ask
+from vistune.evaluation.release import field_of, find_files, id_in, release_json, release_lines
+from vistune.evaluation.task import BOTH, OFFICIAL, Benchmark, Facts, Judge, Marked, Reply, TaskScore, make_question
 from vistune.records import kind_of_file
 from vistune.types import Question
 
@@ -25,10 +24,10 @@ PARAMETERS = {"temperature": 0.2, "max_tokens": 1024}
 
 
 class LlavaBench(Benchmark):
-    """The judge of the publication, gpt-4-0314, is retired: figures of another one are not comparable with its."""
+    """The judge of the publication, gpt-4-0314, is retired; figures of other judges are not comparable with its."""
 
     facts: ClassVar[Facts] = Facts(
-        about="60 open questions on 24 pictures, rated by a judge against GPT-4's answers",
+        about="60 open questions on 24 images, rated by a judge against GPT-4's answers",
         files=(
             "questions.jsonl",
             "context.jsonl",
@@ -37,8 +36,8 @@ class LlavaBench(Benchmark):
             "images/",
         ),
         source="https://huggingface.co/datasets/liuhaotian/llava-bench-in-the-wild",
-        licence="as its page states; pictures: their owners'",
-        size="60 questions, 24 pictures",
+        licence="as its page states; images: their owners'",
+        size="60 questions, 24 images",
         paper="https://arxiv.org/abs/2304.08485",
     )
     max_tokens = 1024
@@ -51,41 +50,41 @@ class LlavaBench(Benchmark):
     headings = ("Context", "Question", "End of {}")
 
     def questions(self) -> Sequence[Question]:
-        [path] = find(self.folder, ["questions.jsonl"])
+        [path] = find_files(self.folder, ["questions.jsonl"])
         images = path.parent / "images" if (path.parent / "images").is_dir() else path.parent
-        found = []
-        for place, row in release_lines(path):
-            name = id_in(row, "question_id", place)
-            text, image = field_of(row, "text", str, place), field_of(row, "image", str, place)
-            category = field_of(row, "category", str, place)
-            found.append(ask(name, text, images / image, origin=place, category=category, image=image))
-        return found
+        questions = []
+        for location, row in release_lines(path):
+            name = id_in(row, "question_id", location)
+            text, image = field_of(row, "text", str, location), field_of(row, "image", str, location)
+            category = field_of(row, "category", str, location)
+            questions.append(make_question(name, text, images / image, origin=location, category=category, image=image))
+        return questions
 
     def read(self, path: Path) -> Sequence[Prediction]:
-        """Answers, or the reviews that a judge wrote before: lines of {question_id, content, tuple}."""
+        """Read answers, or the reviews that a judge wrote before: lines of {question_id, content, tuple}."""
         if kind_of_file(path.name) != ".jsonl":
             return super().read(path)
         rows = list(release_lines(path))
         if not rows or not all(isinstance(row, dict) and "content" in row and "text" not in row for _, row in rows):
             return super().read(path)
-        return [Prediction(id_in(row, "question_id", place), "", place, row) for place, row in rows]
+        return [Prediction(id_in(row, "question_id", location), "", location, row) for location, row in rows]
 
-    def score(self, rows: Sequence[Reply], rule: str = OFFICIAL, judge: Judge | None = None) -> Scored:
+    def score(self, rows: Sequence[Reply], rule: str = OFFICIAL, judge: Judge | None = None) -> TaskScore:
         read = read_pair if rule == OFFICIAL else read_two_numbers
         if any("content" in row.fields and not row.text for row in rows):
             pairs = {row.question.id: _stored(row, read) for row in rows}
-            notes: dict[str, Any] = {"stored": True}
+            notes: dict[str, object] = {"stored": True}
         elif judge is None:
             raise RecipeError(
-                "the answers are rated by a judge", "name one by --judge, or score a file of stored reviews"
+                "the answers are rated by a judge", "name one with --judge, or score a file of stored reviews"
             )
         else:
-            asked = self.requests(rows)
-            messages = {
-                name: [{"role": "system", "content": self.system}, {"role": "user", "content": text}]
-                for name, text in asked.items()
+            system = {"role": "system", "content": self.system}
+            bodies = {
+                name: {"messages": [system, {"role": "user", "content": text}], **PARAMETERS}
+                for name, text in self.requests(rows).items()
             }
-            pairs = judgements(judge, {name: {"messages": m, **PARAMETERS} for name, m in messages.items()}, read)
+            pairs = judgements(judge, bodies, read)
             notes = {"prompt_sha256": sha256_of_text(self.system + "".join(self._rules())), "parameters": PARAMETERS}
         by_category: dict[str, list[Pair]] = {}
         for row in rows:
@@ -94,31 +93,31 @@ class LlavaBench(Benchmark):
         return replace(super().score(rows, rule), metrics=metrics, notes={"judge": notes})
 
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
-        return {}  # a mark alone says nothing here: the figures come from the judge
+        return {}  # the figures come from the judge
 
     def requests(self, rows: Sequence[Reply]) -> dict[str, str]:
-        """What the judge reads about each answer; a missing one is shown to it as empty."""
-        captions_file, answers_file = find(self.folder, ["context.jsonl", "answers_gpt4.jsonl"])
+        """Return the request for each answer; a missing answer is shown as empty."""
+        captions_file, answers_file = find_files(self.folder, ["context.jsonl", "answers_gpt4.jsonl"])
         captions = {
-            field_of(row, "image", str, place): field_of(row, "caption", str, place)
-            for place, row in release_lines(captions_file)
+            field_of(row, "image", str, location): field_of(row, "caption", str, location)
+            for location, row in release_lines(captions_file)
         }
         answers = {
-            id_in(row, "question_id", place): field_of(row, "text", str, place)
-            for place, row in release_lines(answers_file)
+            id_in(row, "question_id", location): field_of(row, "text", str, location)
+            for location, row in release_lines(answers_file)
         }
-        found = {}
+        requests = {}
         for row in rows:
             name, image = row.question.id, row.question.tags["image"]
             if image not in captions or name not in answers:
                 raise DataError(
-                    f"{row.question.sample.origin}: no caption or no answer of GPT-4", "download the files again"
+                    f"{row.question.sample.origin}: no caption, or no answer of GPT-4", "download the files again"
                 )
-            found[name] = self.request(row, captions[image], answers[name])
-        return found
+            requests[name] = self.request(row, captions[image], answers[name])
+        return requests
 
     def request(self, row: Reply, caption: str, reference: str) -> str:
-        """Caption, question, both answers and the category's rule, laid out as published."""
+        """Return caption, question, both answers and the category's rule in the published layout."""
         category = category_of(row.question)
         rule = self._rule_table().get(category)
         if not isinstance(rule, dict) or not all(isinstance(rule.get(key), str) for key in ("role", "prompt")):
@@ -130,10 +129,10 @@ class LlavaBench(Benchmark):
             sections += [f"[{name}]\n{answer}", f"[{end.format(name)}]"]
         return "\n\n".join([*sections, f"[System]\n{rule['prompt']}", ""])
 
-    def _rule_table(self) -> Mapping[str, Any]:
+    def _rule_table(self) -> Mapping[str, object]:
         if not hasattr(self, "rule_table"):
-            place = self.folder if self.folder.is_dir() else self.folder.parent
-            [path] = find(place, ["rule*.json"])
+            folder = self.folder if self.folder.is_dir() else self.folder.parent
+            [path] = find_files(folder, ["rule*.json"])
             self.rule_table = release_json(path)
         return self.rule_table if isinstance(self.rule_table, dict) else {}
 
@@ -146,13 +145,13 @@ def category_of(question: Question) -> str:
 
 
 def read_pair(review: str) -> Pair | None:
-    """The official rule: the first line, commas as blanks, is two numbers with one blank between; else nothing."""
+    """Read two ratings by the official rule: the first line, with commas as spaces, is two numbers and one space."""
     parts = review.split("\n")[0].replace(",", " ").split(" ")
     return _numbers(parts)
 
 
 def read_two_numbers(review: str) -> Pair | None:
-    """The first line that holds anything is two numbers and no word, however they are parted: "8,  9", "**8 / 9**"."""
+    """Read two ratings from the first non-empty line if it has two numbers and no word: "8,  9", "**8 / 9**"."""
     lines = [line for line in review.split("\n") if line.strip()]
     return _numbers(lines[0].translate(_PARTING).split()) if lines else None
 
@@ -168,21 +167,21 @@ def _numbers(parts: Sequence[str]) -> Pair | None:
 
 
 def _stored(row: Reply, read: Callable[[str], Pair | None]) -> Pair:
-    """A stored review's pair. Raises DataError where there is none: the official script would average it in as -1."""
+    """Return a stored review's ratings. Raise DataError if it has none; the official script would average in -1."""
     pair, content = row.fields.get("tuple"), row.fields.get("content")
     if isinstance(pair, list) and len(pair) == 2 and all(type(p) in (int, float) and p >= 0 for p in pair):
         return float(pair[0]), float(pair[1])
-    found = read(content) if isinstance(content, str) else None
-    if found is None:
+    ratings = read(content) if isinstance(content, str) else None
+    if ratings is None:
         raise DataError(
-            f"question {row.question.id}: the review holds no two ratings: {str(content)[:80]!r}",
-            "have it judged again, or read it by --parse lenient",
+            f"question {row.question.id}: the review does not have two ratings: {str(content)[:80]!r}",
+            "have it judged again, or add --parse lenient",
         )
-    return found
+    return ratings
 
 
 def relative_scores(groups: Mapping[str, Sequence[Pair]]) -> dict[str, float]:
-    """By group: 100 x model's mean / GPT-4's mean, and both means x 10; the means rounded to three digits before."""
+    """Return 100 x model's mean / GPT-4's mean and both means x 10 by group; means have three digits."""
     metrics = {}
     for name, pairs in groups.items():
         reference, model = (round(sum(pair[side] for pair in pairs) / len(pairs), 3) for side in (0, 1))

@@ -1,26 +1,37 @@
-"""MMBench: one question asked with its options in every rotation; right only if every one is. arXiv 2307.06281
+"""MMBench: each question is asked with its options in every rotation, and is right only if all are. arXiv 2307.06281
 
-*mmbench*.tsv (rows with rotations as index + k x 1,000,000) -> questions · replies -> matcher -> circular accuracy
-The rotations are those of the file: some last options ("all above are not right") stay where they are.
+*mmbench*.tsv (rows with rotations as index + k x 1,000,000) -> questions -> replies -> matcher -> circular accuracy
+The rotations are those of the file: some last options ("all above are not right") keep their position.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from vistune.errors import DataError
 from vistune.evaluation.parsing.choices import is_missing, matched
 from vistune.evaluation.parsing.free_replies import choice_of
-from vistune.evaluation.predictions import Prediction
-from vistune.evaluation.sheets import write_sheet
-from vistune.evaluation.tables import Images, Row, rows_by_id, table_in
-from vistune.evaluation.task import BOTH, LENIENT, LETTER, Benchmark, Facts, Marked, Reply, Table, ask, mean
+from vistune.evaluation.predictions import Prediction, write_sheet
+from vistune.evaluation.release import ReleaseRow, ReleaseTable
+from vistune.evaluation.task import (
+    BOTH,
+    LENIENT,
+    LETTER,
+    Benchmark,
+    Facts,
+    Marked,
+    Reply,
+    Table,
+    Upload,
+    make_question,
+    mean,
+)
 from vistune.types import Question
 
 COLUMNS = "ABCDEFGH"
-# Columns of the release, and of VLMEvalKit's predictions, which add one column to the release.
+# Columns of the release and of VLMEvalKit's predictions.
 RELEASED = frozenset(
     {*COLUMNS, "question", "hint", "category", "l2-category", "l2_category", "image", "image_path", "source", "comment"}
     | {"split", "options", "option_char", "hit", "log"}
@@ -46,16 +57,16 @@ class MMBench(Benchmark):
     suffix = LETTER
 
     def questions(self) -> Sequence[Question]:
-        path = table_in(self.folder, self.word, self.language)
-        rows = rows_by_id(path, "index", "question_id")
-        for index, row in rows.items():
+        # An attribute, because unpacked images exist as long as the table does.
+        self.table = ReleaseTable(self.folder, self.word, "index", "question_id", language=self.language)
+        for index, row in self.table.rows.items():
             if not index.isdigit():
-                raise DataError(f"{row.place}:index: {index!r} is no whole number", "rotations are told by index")
-        self.images = Images(path)  # keeps a temporary folder as long as the task lives
-        found = self.images.of(rows)
-        return [self._question(index, row, found.get(index)) for index, row in rows.items()]
+                raise DataError(
+                    f"{row.location}:index: {index!r} is not a whole number", "the index tells the rotation"
+                )
+        return [self._question(index, row, self.table.images.get(index)) for index, row in self.table.rows.items()]
 
-    def _question(self, index: str, row: Row, image: Path | None) -> Question:
+    def _question(self, index: str, row: ReleaseRow, image: Path | None) -> Question:
         options = options_of(row.fields)
         text = "\n".join(
             [
@@ -63,12 +74,12 @@ class MMBench(Benchmark):
                 *(f"{letter}. {option}" for letter, option in options.items() if option),
             ]
         )
-        return ask(
+        return make_question(
             index,
             text + self.suffix,
             image,
             answer=row.get("answer") or "",
-            origin=row.place,
+            origin=row.location,
             options=options,
             category=row.get("category"),
             l2=row.get("l2-category", "l2_category"),
@@ -76,7 +87,7 @@ class MMBench(Benchmark):
         )
 
     def asks_another(self, question: Question, prediction: Prediction) -> bool:
-        """The releases give some indexes to other questions."""
+        """Return whether the prompt is another question: releases differ in the questions of some indexes."""
         prompt, asked = prediction.fields.get("prompt"), question.tags["row"].get("question", "")
         return isinstance(prompt, str) and asked not in prompt
 
@@ -85,20 +96,20 @@ class MMBench(Benchmark):
         return choice_of(reply, options) if rule == LENIENT else matched(reply, options)
 
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
-        """Per cent: `Overall` circular, `vanilla_acc` of unrotated rows, `row_acc` of all rows."""
+        """Return per cent: `Overall` is circular, `vanilla_acc` is over unrotated rows, `row_acc` over all rows."""
         if not any(row.question.answer for row in rows):
             return {}  # the test split: its answers are on the server
         first = [row for row in rows if int(row.question.id) < ROTATION]
         return {"Overall": mean(circular(rows)), "vanilla_acc": mean(first), "row_acc": mean(rows)}
 
     def tables(self, rows: Sequence[Marked]) -> dict[str, Table]:
-        """Circular accuracy by ability, coarse (`l2-category`) and fine (`category`), where the file has them."""
-        found = {"l2-category": _by_ability(rows, "l2"), "category": _by_ability(rows, "category")}
-        return {name: table for name, table in found.items() if table}
+        """Return circular accuracy by coarse (`l2-category`) and fine (`category`) ability, if the file has them."""
+        tables = {"l2-category": _by_ability(rows, "l2"), "category": _by_ability(rows, "category")}
+        return {name: table for name, table in tables.items() if table}
 
-    def submission(self, rows: Sequence[Reply]) -> tuple[str, bytes]:
-        """The table that the server wants: what was said to every row, raw."""
-        return "mmbench_upload.xlsx", write_sheet([upload_row(row) for row in rows], numbers=("index",))
+    def submission(self, rows: Sequence[Reply]) -> Upload:
+        """Return the server's table: the unparsed reply to every row."""
+        return Upload("mmbench_upload.xlsx", write_sheet([upload_row(row) for row in rows], numbers=("index",)))
 
 
 class MMBenchCn(MMBench):
@@ -116,20 +127,20 @@ class MMBenchCn(MMBench):
     suffix = "\n请直接回答选项字母。"
 
 
-def options_of(fields: Mapping[str, Any]) -> dict[str, str]:
-    """Letter to text, up to the first that is missing; a table without option columns has A to D without texts."""
+def options_of(fields: Mapping[str, object]) -> dict[str, str]:
+    """Return the options' texts by letter, up to the first missing one; A to D without texts if no column exists."""
     if not any(letter in fields for letter in COLUMNS):
         return dict.fromkeys("ABCD", "")
-    found: dict[str, str] = {}
+    options: dict[str, str] = {}
     for letter in COLUMNS:
         if is_missing(fields.get(letter)):
             break
-        found[letter] = str(fields[letter])
-    return found
+        options[letter] = str(fields[letter])
+    return options
 
 
 def circular(rows: Sequence[Marked]) -> list[Marked]:
-    """One row a question, its first, with the points of its worst rotation."""
+    """Return one row per question, its first, with the points of its worst rotation."""
     groups: dict[int, list[Marked]] = {}
     for row in rows:
         groups.setdefault(int(row.question.id) % ROTATION, []).append(row)
@@ -151,7 +162,7 @@ UPLOADED = ("index", "question", "A", "B", "C", "D", "answer", "split")
 
 
 def upload_row(row: Reply) -> dict[str, str]:
-    """The release's columns without picture and categories, the prediction after the options."""
+    """Return the release's columns without image and categories, with the prediction after the options."""
     fields = {"index": row.question.id, **row.question.tags["row"]}
     before = {name: value for name, value in fields.items() if name not in ("answer", "split")}
     after = {name: value for name, value in fields.items() if name in ("answer", "split")}

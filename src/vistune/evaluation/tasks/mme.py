@@ -1,7 +1,7 @@
-"""MME: fourteen abilities, two yes-no questions a picture, one of each answer. https://arxiv.org/abs/2306.13394
+"""MME: fourteen abilities, with one yes and one no question per image. https://arxiv.org/abs/2306.13394
 
-A task's score is the share of questions right plus the share of pictures with both right, in per cent (at most 200);
-perception adds ten tasks, cognition four (the benchmark's calculation.py).
+The score of an ability is the share of right questions plus the share of images with both right, in per cent (at most
+200). Perception adds ten abilities, cognition four (the benchmark's calculation.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from vistune.errors import DataError
 from vistune.evaluation.parsing.free_replies import yes_or_no
 from vistune.evaluation.predictions import Prediction, read_predictions
-from vistune.evaluation.release import field_of, image_folder, matching, release_lines, release_text
+from vistune.evaluation.release import DOWNLOAD, field_of, image_folder, matching, release_lines, release_text
 from vistune.evaluation.task import (
     BOTH,
     LENIENT,
@@ -24,9 +24,9 @@ from vistune.evaluation.task import (
     Judge,
     Marked,
     Reply,
-    Scored,
     Table,
-    ask,
+    TaskScore,
+    make_question,
     prompt_lines,
 )
 from vistune.types import Question
@@ -41,7 +41,7 @@ class Mme(Benchmark):
     """ "yes" or "no" within the first four characters, in any case."""
 
     facts = Facts(
-        about="2,374 yes-no questions on 1,187 pictures, 14 abilities; perception (of 2000) and cognition (of 800)",
+        about="2,374 yes-no questions on 1,187 images, 14 abilities; perception (of 2000) and cognition (of 800)",
         files=(
             "the 14 folders of MME_Benchmark_release_version, or eval_tool/Your_Results/*.txt",
             "llava_mme.jsonl alone, where the predictions are result files with the gold answer in them",
@@ -63,18 +63,18 @@ class Mme(Benchmark):
         folders = [base / category for category in CATEGORIES]
         listed = matching(self.folder, "llava_mme.jsonl")
         if listed and not any(folder.is_dir() for folder in folders):
-            return [_llava(place, row, base) for place, row in release_lines(listed[0])]
+            return [_llava(location, row, base) for location, row in release_lines(listed[0])]
         return [question for folder in _all(folders) for question in _release(folder)]
 
     def read(self, path: Path) -> Sequence[Prediction]:
-        """A folder of result files (picture, question, gold, reply by tabs), or LLaVA's answer lines."""
+        """Read a folder of result files (image, question, right answer, reply by tabs), or LLaVA's answer lines."""
         if not path.is_dir():
             return read_predictions(path)
         files = _all([path / f"{category}.txt" for category in CATEGORIES])
         return [prediction for file in files for prediction in _results(file)]
 
     def identify(self, prediction: Prediction) -> str:
-        """Two questions share LLaVA's id, so the prompt tells which; our own ids hold the question."""
+        """Return the question by prompt, because two questions share LLaVA's id; our own ids contain the question."""
         prompt = prediction.fields.get("prompt")
         if ": " in prediction.id or not isinstance(prompt, str):
             return prediction.id
@@ -87,8 +87,8 @@ class Mme(Benchmark):
         opening = reply.lower()[:4]
         return next((answer for answer in ("yes", "no") if answer in opening), None)
 
-    def score(self, rows: Sequence[Reply], rule: str = OFFICIAL, judge: Judge | None = None) -> Scored:
-        """As the base has it; where the data has no gold (llava_mme.jsonl), that of the result files."""
+    def score(self, rows: Sequence[Reply], rule: str = OFFICIAL, judge: Judge | None = None) -> TaskScore:
+        """Compute the figures. If the data has no right answers (llava_mme.jsonl), the result files' are used."""
         return super().score([_with_gold(row) for row in rows], rule)
 
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
@@ -109,78 +109,80 @@ class Mme(Benchmark):
 
 
 def _all(paths: Sequence[Path]) -> Sequence[Path]:
-    """The paths, if all are there. Raises DataError naming each that is not: a total over fewer would be another."""
+    """Return the paths. Raise DataError with each missing one, because a total over fewer is not comparable."""
     absent = [str(path) for path in paths if not path.exists()]
     if absent:
-        raise DataError(f"{', '.join(absent)}: missing", "`vistune evaluate --list` says what to download")
+        raise DataError(f"{', '.join(absent)}: missing", DOWNLOAD)
     return paths
 
 
 def name_of(category: str, image: str, question: str) -> str:
-    """A question's id: its two questions a picture differ in their words only."""
+    """Return a question's id. It contains the question, because an image has two."""
     return f"{category}/{image.rsplit('/', 1)[-1]}: {question.replace(ENDING, '').strip()}"
 
 
-def _question(category: str, image: str, text: str, gold: str, image_path: Path, place: str) -> Question:
+def _question(category: str, image: str, text: str, gold: str, image_path: Path, location: str) -> Question:
     name = name_of(category, image, text)
     prompt = text.replace(ENDING, "").strip() + SHORT
-    return ask(name, prompt, image_path, answer=gold.strip().lower(), origin=place, category=category, image=image)
+    return make_question(
+        name, prompt, image_path, answer=gold.strip().lower(), origin=location, category=category, image=image
+    )
 
 
 def _cells(path: Path, least: int) -> Iterator[tuple[str, list[str]]]:
-    """(place, cells) of each line of a tab-separated file; the last cell keeps further tabs."""
+    """Yield (location, cells) of each line of a tab-separated file; the last cell keeps further tabs."""
     for number, line in enumerate(release_text(path).splitlines(), start=1):
         cells = line.split("\t", least - 1)
         if line.strip():
             if len(cells) < least:
-                raise DataError(f"{path}:{number}: has {len(cells)} cells, {least} are wanted", "separate them by tabs")
+                raise DataError(f"{path}:{number}: has {len(cells)} cells, expected {least}", "separate them by tabs")
             yield f"{path}:{number}", cells
 
 
 def _template(path: Path, base: Path) -> Iterator[Question]:
-    """A result file as the benchmark hands it out, or with anybody's replies in its fourth column."""
+    """Yield the questions of a result file, as distributed or with replies in its fourth column."""
     images = image_folder(base / path.stem, "images", "")
-    for place, (image, text, rest) in _cells(path, 3):
-        yield _question(path.stem, image, text, rest.split("\t", 1)[0], images / image, place)
+    for location, (image, text, rest) in _cells(path, 3):
+        yield _question(path.stem, image, text, rest.split("\t", 1)[0], images / image, location)
 
 
 def _release(folder: Path) -> Iterator[Question]:
-    """A category's folder: question files beside the pictures, or in `questions_answers_YN`."""
+    """Yield the questions of a category's folder: text files next to the images, or in `questions_answers_YN`."""
     for path in sorted(image_folder(folder, "questions_answers_YN", "").glob("*.txt")):
         image = next((p for p in sorted(image_folder(folder, "images", "").glob(f"{path.stem}.*")) if p != path), None)
         if image is None:
-            raise DataError(f"{path}: no picture {path.stem}.jpg or .png lies beside it", "unpack the release whole")
-        for place, (text, gold) in _cells(path, 2):
-            yield _question(folder.name, image.name, text, gold, image, place)
+            raise DataError(f"{path}: the image {path.stem}.jpg or .png is missing", "unpack the complete release")
+        for location, (text, gold) in _cells(path, 2):
+            yield _question(folder.name, image.name, text, gold, image, location)
 
 
-def _llava(place: str, row: object, base: Path) -> Question:
-    image, text = field_of(row, "image", str, place), field_of(row, "text", str, place)
-    category = field_of(row, "category", str, place)
-    return _question(category, image, text.split("\n", 1)[0], "", base / image, place)
+def _llava(location: str, row: object, base: Path) -> Question:
+    image, text = field_of(row, "image", str, location), field_of(row, "text", str, location)
+    category = field_of(row, "category", str, location)
+    return _question(category, image, text.split("\n", 1)[0], "", base / image, location)
 
 
 def _results(path: Path) -> Iterator[Prediction]:
-    for place, (image, text, gold, reply) in _cells(path, 4):
-        yield Prediction(name_of(path.stem, image, text), reply, place, {"gold": gold.strip().lower()})
+    for location, (image, text, gold, reply) in _cells(path, 4):
+        yield Prediction(name_of(path.stem, image, text), reply, location, {"gold": gold.strip().lower()})
 
 
 def _with_gold(row: Reply) -> Reply:
     stated, known = row.fields.get("gold", ""), row.question.answer
     if not (stated or known):
         raise DataError(
-            f"{row.question.sample.origin}: no gold answer", "add the benchmark's folders or eval_tool/Your_Results"
+            f"{row.question.sample.origin}: no right answer", "add the benchmark's folders or eval_tool/Your_Results"
         )
     if stated and known and stated != known:
         raise DataError(
-            f"{row.question.id}: the results say {stated!r} is right, the data {known!r}", "use one release"
+            f"{row.question.id}: {stated!r} is right by the results, {known!r} by the data", "use one release"
         )
     return row if known else replace(row, question=replace(row.question, answer=stated))
 
 
 def _by_category(rows: Sequence[Marked]) -> dict[str, tuple[float, float]]:
-    """(accuracy over questions, over pictures with all their questions right), per cent, of each category asked."""
-    found: dict[str, tuple[float, float]] = {}
+    """Return (accuracy over questions, share of images with both right), in per cent, of each category asked."""
+    scores: dict[str, tuple[float, float]] = {}
     for category in CATEGORIES:
         images: dict[str, list[float]] = {}
         for row in rows:
@@ -189,5 +191,5 @@ def _by_category(rows: Sequence[Marked]) -> dict[str, tuple[float, float]]:
         points = [point for listed in images.values() for point in listed]
         if points:
             both = sum(all(listed) for listed in images.values())
-            found[category] = (100 * sum(points) / len(points), 100 * both / len(images))
-    return found
+            scores[category] = (100 * sum(points) / len(points), 100 * both / len(images))
+    return scores

@@ -18,8 +18,8 @@ from typing import Any
 from vistune.errors import DataError
 from vistune.evaluation.parsing.free_replies import yes_or_no
 from vistune.evaluation.predictions import Prediction
-from vistune.evaluation.release import field_of, find, id_in, image_folder, matching, release_lines
-from vistune.evaluation.task import BOTH, LENIENT, OFFICIAL, SHORT, Benchmark, Facts, Marked, Table, ask
+from vistune.evaluation.release import field_of, find_files, id_in, image_folder, matching, release_lines
+from vistune.evaluation.task import BOTH, LENIENT, OFFICIAL, SHORT, Benchmark, Facts, Marked, Table, make_question
 from vistune.types import Question
 
 _BREAK = re.compile(r"\r\n?|(?:\\r)?\\n")
@@ -27,18 +27,18 @@ FIRST_ID = {"adversarial": 0, "random": 10_000_000, "popular": 20_000_000}  # LL
 
 
 class Pope(Benchmark):
-    """ "no" if "No", "no" or "not" stands before the first full stop, else "yes": also for an evasive reply."""
+    """A reply is "no" if it has "No", "no" or "not" before the first full stop, else "yes", even if it is evasive."""
 
     facts = Facts(
-        about="about 9,000 yes-no questions on 500 COCO val2014 pictures, in three splits",
+        about="about 9,000 yes-no questions on 500 COCO val2014 images, in three splits",
         files=(
             "coco_pope_random.json, coco_pope_popular.json, coco_pope_adversarial.json (LLaVA-1.5: commit e3e39262)",
             "llava_pope_test.jsonl (optional)",
-            "val2014/ (COCO's pictures)",
+            "val2014/ (COCO's images)",
         ),
         source="https://github.com/RUCAIBox/POPE and https://cocodataset.org",
-        licence="MIT; pictures: COCO's terms",
-        size="1 MB, and 6 GB of pictures (80 MB are used)",
+        licence="MIT; images: COCO's terms",
+        size="1 MB, and 6 GB of images (80 MB are used)",
         paper="https://arxiv.org/abs/2305.10355",
     )
     rules = BOTH
@@ -51,57 +51,62 @@ class Pope(Benchmark):
         self.is_numbered = True  # whether the predictions' ids are LLaVA's numbers
 
     def questions(self) -> Sequence[Question]:
-        paths = dict(zip(FIRST_ID, find(self.folder, [f"coco_pope_{split}.json" for split in FIRST_ID]), strict=True))
+        paths = dict(
+            zip(FIRST_ID, find_files(self.folder, [f"coco_pope_{split}.json" for split in FIRST_ID]), strict=True)
+        )
         asked = matching(self.folder, "llava_pope_test*.jsonl")
         images = image_folder(self.folder, "val2014")
         rows = []
         for split, path in paths.items():
             labels = list(release_lines(path))
-            for place, row in self._asked(asked[0], split, path, labels) if asked else labels:
-                rows.append((split, id_in(row, "question_id", place), place, row))
+            for location, row in self._asked(asked[0], split, path, labels) if asked else labels:
+                rows.append((split, id_in(row, "question_id", location), location, row))
         self.own = {}
         for split, own, _, _ in rows:
             self.own.setdefault(own, {})[split] = own
         is_unique = all(len(splits) == 1 for splits in self.own.values())
-        found = []
-        for split, own, place, row in rows:
+        questions = []
+        for split, own, location, row in rows:
             if not is_unique:
-                self.own[own][split] = _numbered(split, own, place)
-            _, text = _key(row, place)
-            label = field_of(row, "label", str, place).strip().lower()
+                self.own[own][split] = _numbered(split, own, location)
+            _, text = _key(row, location)
+            label = field_of(row, "label", str, location).strip().lower()
             if label not in ("yes", "no"):
-                raise DataError(f"{place}:label: {label!r}", "a label is yes or no")
+                raise DataError(f"{location}:label: {label!r} is not a label", "write yes or no")
             image, tags = images / row["image"], {"split": split, "bare": text}
-            found.append(ask(self.own[own][split], text + SHORT, image, answer=label, origin=place, **tags))
-        self.bare = {question.id: question.tags["bare"] for question in found}
-        return found
+            questions.append(
+                make_question(self.own[own][split], text + SHORT, image, answer=label, origin=location, **tags)
+            )
+        self.bare = {question.id: question.tags["bare"] for question in questions}
+        return questions
 
     def _asked(self, path: Path, split: str, label_path: Path, labels: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
-        """LLaVA's questions of a split with their labels. Raises DataError unless both speak of the same questions."""
-        label_of = {_key(row, place): field_of(row, "label", str, place) for place, row in labels}
+        """Return LLaVA's questions of a split with labels. Raise DataError unless both have the same questions."""
+        label_of = {_key(row, location): field_of(row, "label", str, location) for location, row in labels}
         rows = [
-            (place, row)
-            for place, row in release_lines(path)
-            if field_of({"category": "", **row} if isinstance(row, dict) else row, "category", str, place) == split
+            (location, row)
+            for location, row in release_lines(path)
+            if field_of({"category": "", **row} if isinstance(row, dict) else row, "category", str, location) == split
         ]
-        counted, expected = (Counter(_key(row, place) for place, row in side) for side in (rows, labels))
-        strange = counted - expected
-        if strange or expected - counted:
-            example = next(iter(strange or expected - counted))
+        counted, expected = (Counter(_key(row, location) for location, row in side) for side in (rows, labels))
+        unlabelled = counted - expected
+        if unlabelled or expected - counted:
+            example = next(iter(unlabelled or expected - counted))
             raise DataError(
-                f"{label_path}: labels other questions than {path.name} asks: {strange.total()} asked without a label, "
-                f"{(expected - counted).total()} labelled and not asked, such as {example[1]!r} of {example[0]}",
-                "take the label files of the release that was asked: LLaVA-1.5 used POPE's commit e3e39262",
+                f"{label_path}: labels other questions than {path.name} asks: {unlabelled.total()} asked "
+                f"without a label, {(expected - counted).total()} labelled and not asked, "
+                f"such as {example[1]!r} of {example[0]}",
+                "use the label files of the release that was asked: LLaVA-1.5 used POPE's commit e3e39262",
             )
-        return [(place, {**row, "label": label_of[_key(row, place)]}) for place, row in rows]
+        return [(location, {**row, "label": label_of[_key(row, location)]}) for location, row in rows]
 
     def read(self, path: Path) -> Sequence[Prediction]:
-        found = super().read(path)
-        self.is_numbered = any(said.id.isdigit() and int(said.id) >= FIRST_ID["random"] for said in found)
-        return found
+        predictions = super().read(path)
+        self.is_numbered = any(p.id.isdigit() and int(p.id) >= FIRST_ID["random"] for p in predictions)
+        return predictions
 
     def identify(self, prediction: Prediction) -> str:
-        """The question of a prediction, by its id and, if present, its `category` and `prompt`.
+        """Return the question of a prediction, by its id and, if present, its `category` and `prompt`.
 
         An id of the label files is enough if only one question has it. If each split counts from 1, `category` is
         needed. Raises DataError if several questions match.
@@ -120,7 +125,7 @@ class Pope(Benchmark):
         if len(fits := [name for name in splits.values() if prompt and self.bare[name] in prompt]) == 1:
             return fits[0]
         raise DataError(
-            f"{prediction.place}:question_id: {prediction.id!r} is a question of each of {', '.join(splits)}",
+            f"{prediction.location}:question_id: {prediction.id!r} is a question of each of {', '.join(splits)}",
             "add `category` (adversarial, random or popular) to each line, or number the questions as LLaVA does: "
             "10,000,000 more in random, 20,000,000 more in popular",
         )
@@ -138,19 +143,19 @@ class Pope(Benchmark):
         return "yes" if "yes" in reply.lower() else None
 
     def mark(self, question: Question, text: str | None, rule: str = OFFICIAL) -> Marked:
-        """An unparsed reply counts as a yes, as officially; a missing one as the wrong answer."""
+        """Mark a reply. An unparsed one counts as a yes, by the official rule; a missing one is wrong."""
         answer = None if text is None else self.parse(question, text, rule)
         return Marked(question, text, answer, float(text is not None and (answer or "yes") == question.answer))
 
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
         splits = {split: [row for row in rows if row.question.tags["split"] == split] for split in FIRST_ID}
-        figures = {split: confusion(found) for split, found in splits.items() if found}
-        mean_f1 = sum(found["f1"] for found in figures.values()) / max(len(figures), 1)
-        flat = {f"{split}_{name}": value for split, found in figures.items() for name, value in found.items()}
+        figures = {split: confusion(chosen) for split, chosen in splits.items() if chosen}
+        mean_f1 = sum(figure["f1"] for figure in figures.values()) / max(len(figures), 1)
+        flat = {f"{split}_{name}": value for split, figure in figures.items() for name, value in figure.items()}
         return {"mean_f1": mean_f1, "pooled_f1": confusion(rows)["f1"], **flat}
 
     def tables(self, rows: Sequence[Marked]) -> dict[str, Table]:
-        """Per cent of the split's questions that are true positives, false negatives …; positive = yes."""
+        """Return the share of each split's questions that are true positives, false negatives …; positive = yes."""
         asked = Counter(row.question.tags["split"] for row in rows)
         cells = Counter((row.question.tags["split"], _cell(row)) for row in rows)
         return {
@@ -161,7 +166,7 @@ class Pope(Benchmark):
 
 
 def confusion(rows: Sequence[Marked]) -> dict[str, float]:
-    """Per cent, positive = yes; a ratio over nothing is 0."""
+    """Return POPE's figures in per cent; positive = yes, and a ratio over nothing is 0."""
     cells = Counter(_cell(row) for row in rows)
     tp, fp, fn, tn = (cells[name] for name in ("TP", "FP", "FN", "TN"))
     precision, recall = 100 * tp / max(tp + fp, 1), 100 * tp / max(tp + fn, 1)
@@ -175,7 +180,7 @@ def confusion(rows: Sequence[Marked]) -> dict[str, float]:
 
 
 def _cell(row: Marked) -> str:
-    """TP, FP, FN or TN: what the reply counted as, against the label."""
+    """Return TP, FP, FN or TN for a marked reply."""
     right, yes = row.points == 1, row.question.answer == "yes"
     return {(True, True): "TP", (False, True): "FN", (True, False): "TN", (False, False): "FP"}[right, yes]
 
@@ -185,21 +190,21 @@ def _split_of(prediction: Prediction) -> str | None:
     return next((split for split in named if split in FIRST_ID), None)
 
 
-def _numbered(split: str, own: str, place: str) -> str:
-    """LLaVA's number of a question whose id is also used in other splits."""
+def _numbered(split: str, own: str, location: str) -> str:
+    """Return LLaVA's number of a question whose id is also used in other splits."""
     if not own.isdigit():
-        raise DataError(f"{place}:question_id: {own!r} is in other splits too", "give each question its own id")
+        raise DataError(f"{location}:question_id: {own!r} is in other splits too", "give each question its own id")
     return str(FIRST_ID[split] + int(own))
 
 
-def _key(row: Any, place: str) -> tuple[str, str]:
-    """The image's file name and the bare question."""
-    image = field_of(row, "image", str, place)
-    return image.replace("\\", "/").rsplit("/", 1)[-1], bare_question(field_of(row, "text", str, place))
+def _key(row: object, location: str) -> tuple[str, str]:
+    """Return the image's file name and the bare question."""
+    image = field_of(row, "image", str, location)
+    return image.replace("\\", "/").rsplit("/", 1)[-1], bare_question(field_of(row, "text", str, location))
 
 
 def bare_question(text: str) -> str:
-    """A question without the text that projects add: an image marker, and the instruction on how to answer.
+    """Remove the text that projects add to a question: an image marker, and the instruction on how to answer.
 
     The instruction follows the question mark, or a line break, which may be written as `\\n` in two characters.
     """

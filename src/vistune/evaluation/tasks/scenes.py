@@ -1,8 +1,8 @@
-"""The drawn world's own questions: held-out scenes, and scenes with colour-shape pairs that training never showed."""
+"""Questions about the built-in scenes: the test split, and scenes with colour-shape pairs unseen in training."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from vistune.errors import DataError
@@ -12,10 +12,10 @@ from vistune.types import ImageRef, Message, Question, Sample
 
 
 class HeldOut(Benchmark):
-    """Exact short answers about scenes that were drawn for the test alone."""
+    """Exact short answers about the scenes of the test split."""
 
     facts = Facts(
-        about="the built-in drawn world: scenes for the test alone, English and Korean",
+        about="the built-in scenes: test split, English and Korean",
         files=("questions_heldout.jsonl and heldout/ (a run's own world/, or `vistune scenes FOLDER`)",),
         source="drawn by this program",
         licence="Apache-2.0",
@@ -30,7 +30,7 @@ class HeldOut(Benchmark):
             raise DataError(f"{path}: no such file", "draw the scenes first: vistune scenes FOLDER")
         return [self._question(row) for _, row in read_jsonl(path)]
 
-    def _question(self, row: dict[str, str]) -> Question:
+    def _question(self, row: Mapping[str, str]) -> Question:
         image = ImageRef(self.folder / self.split / row["image"])
         sample = Sample(row["question_id"], (Message("user", (image, row["text"])),))
         return Question(row["question_id"], sample, row["answer"], {"type": row["type"], "language": row["language"]})
@@ -39,16 +39,16 @@ class HeldOut(Benchmark):
         return float(same_text(answer, question.answer))
 
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
-        """`accuracy`, 0-1."""
+        """Return `accuracy` from 0 to 1."""
         return {"accuracy": mean(rows) / 100}
 
 
 class Combinations(HeldOut):
-    """The same about scenes with held-out colour-shape pairs."""
+    """The same about scenes with colour-shape pairs that training never showed."""
 
     facts = replace(
         HeldOut.facts,
-        about="the built-in drawn world: scenes with colour-shape pairs that training never showed",
+        about="the built-in scenes: colour-shape pairs that training never showed",
         files=("questions_combinations.jsonl and combinations/ (likewise)",),
     )
     split = "combinations"

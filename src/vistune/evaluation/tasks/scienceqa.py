@@ -1,23 +1,35 @@
-"""ScienceQA: school questions with a letter to choose, half of them about a picture. https://arxiv.org/abs/2209.09513
+"""ScienceQA: school questions with a letter to choose, half of them with an image. https://arxiv.org/abs/2209.09513
 
 Figures: LLaVA's (`acc`, `img_acc`; llava/eval/eval_science_qa.py) and the benchmark's own breakdown
-(tools/evaluate_acc.py), rounded as it rounds them. A missing reply stays in `img_acc`'s denominator.
+(tools/evaluate_acc.py), with its rounding. A missing reply stays in the denominator of `img_acc`.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from vistune.errors import DataError
 from vistune.evaluation.parsing.free_replies import choice_of
 from vistune.evaluation.predictions import IDS, TEXTS, Prediction, Predictions, prediction_of
-from vistune.evaluation.release import field_of, find, image_folder, matching, release_map, release_text
-from vistune.evaluation.task import BOTH, LENIENT, LETTER, Benchmark, Facts, Marked, Table, ask, by, mean
+from vistune.evaluation.release import Fields, field_of, find_files, image_folder, matching, release_map, release_text
+from vistune.evaluation.task import (
+    BOTH,
+    LENIENT,
+    LETTER,
+    Benchmark,
+    Facts,
+    Marked,
+    Reply,
+    Table,
+    Upload,
+    make_question,
+    mean,
+    mean_by,
+)
 from vistune.files import parse_json
 from vistune.records import kind_of_file
 from vistune.types import Question
@@ -30,73 +42,73 @@ _SUBJECTS = {"natural science": "natural", "social science": "social", "language
 
 
 class ScienceQA(Benchmark):
-    """A letter, or "The answer is B." at the end of a chain of thought."""
+    """The reply is a letter, or has "The answer is B." at the end of a chain of thought."""
 
     facts = Facts(
-        about="4,241 test questions, 2,017 with a picture; a letter among up to five",
+        about="4,241 test questions, 2,017 with a image; a letter among up to five",
         files=("problems.json", "pid_splits.json (else every problem whose split is test)", "images/test/ID/image.png"),
         source="https://github.com/lupantech/ScienceQA",
         licence="CC BY-NC-SA 4.0",
-        size="about 0.6 GB with the test pictures",
+        size="about 0.6 GB with the test images",
         paper="https://arxiv.org/abs/2209.09513",
     )
     max_tokens = 1024
     rules = BOTH
 
     def questions(self) -> Sequence[Question]:
-        path = (matching(self.folder, "problems.json") or find(self.folder, ["problems*.json"]))[0]
+        path = (matching(self.folder, "problems.json") or find_files(self.folder, ["problems*.json"]))[0]
         problems = release_map(path)
         images = image_folder(self.folder, f"images/{SPLIT}", SPLIT)
         return [self._question(path, pid, problems.get(pid), images) for pid in self._split(problems)]
 
-    def _split(self, problems: Mapping[str, Any]) -> list[str]:
+    def _split(self, problems: Fields) -> list[str]:
         listed = matching(self.folder, "pid_splits.json")
         if listed:
             return [str(pid) for pid in field_of(release_map(listed[0]), SPLIT, list, str(listed[0]))]
         return [pid for pid, row in problems.items() if not isinstance(row, dict) or row.get("split", SPLIT) == SPLIT]
 
-    def _question(self, path: Path, pid: str, row: Any, images: Path) -> Question:
-        place = f"{path}:{pid}"
+    def _question(self, path: Path, pid: str, row: Fields | None, images: Path) -> Question:
+        location = f"{path}:{pid}"
         if row is None:
-            raise DataError(f"{place}: pid_splits.json lists it, the problems do not", "download both files again")
-        choices = field_of(row, "choices", list, place)
+            raise DataError(f"{location}: is in pid_splits.json, but not in the problems", "download both files again")
+        choices = field_of(row, "choices", list, location)
         hint = str(row.get("hint") or "")
         lines = [f"Context: {hint}"] if hint else []
         lines += [str(row.get("question", "")), *(f"{LETTERS[k]}. {choice}" for k, choice in enumerate(choices))]
         image = images / pid / row["image"] if row.get("image") else None
         subject = row.get("subject")
-        return ask(
+        return make_question(
             pid,
             re.sub(" {2,}", " ", "\n".join(lines)) + LETTER,
             image,
-            answer=LETTERS[field_of(row, "answer", int, place)],
-            origin=place,
+            answer=LETTERS[field_of(row, "answer", int, location)],
+            origin=location,
             choices=choices,
-            subject=_SUBJECTS.get(subject, subject),
+            subject=_SUBJECTS.get(str(subject), subject),
             topic=row.get("topic"),
             context=[*(["has_text"] if hint else []), *(["has_image"] if image else [])] or ["no_context"],
             grade=_grade(row.get("grade")),
         )
 
     def read(self, path: Path) -> Sequence[Prediction]:
-        """LLaVA's answer lines, or its result file, whose `outputs` begin with the speaker's name."""
+        """Read LLaVA's answer lines, or its result file, whose `outputs` begin with "Assistant:"."""
         tree = self._results(path)
         if tree is None:
             return super().read(path)
         outputs = field_of(tree, "outputs", dict, str(path))
-        found = [prediction_of({IDS[0]: pid, TEXTS[0]: said}, f"{path}:{pid}") for pid, said in outputs.items()]
+        predictions = [prediction_of({IDS[0]: pid, TEXTS[0]: text}, f"{path}:{pid}") for pid, text in outputs.items()]
         unread = {name: 1 for name in tree if name not in RESULTS}
-        return Predictions([replace(p, text=p.text.removeprefix("Assistant:").strip()) for p in found], unread)
+        return Predictions([replace(p, text=p.text.removeprefix("Assistant:").strip()) for p in predictions], unread)
 
     @staticmethod
-    def _results(path: Path) -> Mapping[str, Any] | None:
-        """The JSON of LLaVA's result file; None if the file is not one."""
+    def _results(path: Path) -> Fields | None:
+        """Return the JSON of LLaVA's result file; None if the file is not one."""
         if kind_of_file(path.name) not in (".json", ".jsonl", "") or not path.is_file():
             return None
         text = release_text(path).lstrip()
         if not text.startswith("{") or '"outputs"' not in text:
             return None
-        tree: Mapping[str, Any] = parse_json(text, str(path), first_line=1)
+        tree: Fields = parse_json(text, str(path), first_line=1)
         return tree
 
     def parse(self, question: Question, reply: str, rule: str) -> str | None:
@@ -112,17 +124,17 @@ class ScienceQA(Benchmark):
 
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
         imaged = [row for row in rows if row.question.sample.images]
-        found = {"acc": mean(rows), "img_acc": mean(imaged)} if imaged else {"acc": mean(rows)}
-        return found | {name: round(value, 2) for name, (value, _) in _breakdown(rows).items()}
+        figures = {"acc": mean(rows), "img_acc": mean(imaged)} if imaged else {"acc": mean(rows)}
+        return figures | {name: round(value, 2) for name, (value, _) in _breakdown(rows).items()}
 
     def tables(self, rows: Sequence[Marked]) -> dict[str, Table]:
-        return {"breakdown": _breakdown(rows), "topic": by(rows, "topic")}
+        return {"breakdown": _breakdown(rows), "topic": mean_by(rows, "topic")}
 
-    def submission(self, rows: Sequence[Any]) -> tuple[str, bytes] | None:
-        """The benchmark's results file: choice indices by problem id, -1 where nothing was understood."""
+    def submission(self, rows: Sequence[Reply]) -> Upload | None:
+        """Return the benchmark's results file: choice indices by problem id, -1 for unparsed replies."""
         marked = [self.mark(row.question, row.text) for row in rows]
         results = {row.question.id: LETTERS.find(row.answer) if row.answer else -1 for row in marked}
-        return "scienceqa_results.json", json.dumps({"results": results}, indent=1).encode()
+        return Upload("scienceqa_results.json", json.dumps({"results": results}, indent=1).encode())
 
 
 def _grade(grade: str | None) -> str | None:
@@ -132,11 +144,11 @@ def _grade(grade: str | None) -> str | None:
 
 
 def _breakdown(rows: Sequence[Marked]) -> dict[str, tuple[float, int]]:
-    """The benchmark's table. Groups without questions are left out; all are, where the problems name no subject."""
+    """Return the benchmark's table of groups that have questions; empty if the problems have no subject."""
     if not any(row.question.tags["subject"] for row in rows):
         return {}
-    table = dict(by(rows, "subject"))
+    table = dict(mean_by(rows, "subject"))
     for name in ("has_text", "has_image", "no_context"):
         group = [row for row in rows if name in row.question.tags["context"]]
         table |= {name: (mean(group), len(group))} if group else {}
-    return table | by(rows, "grade") | {"average": (mean(rows), len(rows))}
+    return table | mean_by(rows, "grade") | {"average": (mean(rows), len(rows))}

@@ -1,4 +1,4 @@
-"""Pace and budget in virtual time: hours of waiting pass at once, every order of events is still the real one."""
+"""Rate limits and budget in virtual time: hours of waiting pass at once, in the real order of events."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from hypothesis import strategies as st
 from llm_client.virtual_time import now, run
 
 from vistune.errors import BudgetError, TeacherError
-from vistune.llm_client import Budget, Pace
-from vistune.llm_client.pace import PROBE_SECONDS, backoff_seconds
+from vistune.llm_client import Budget, RateLimiter
+from vistune.llm_client.limits import PROBE_SECONDS, backoff_seconds
 
 
 @pytest.mark.parametrize("seconds", [1.0, 30.0, 600.0])
 def test_nothing_is_sent_before_retry_after(seconds: float) -> None:
     async def work() -> None:
-        pace = Pace(8, clock=now)
-        await pace.succeeded()
+        limiter = RateLimiter(8, clock=now)
+        await limiter.succeeded()
         sent: list[float] = []
         limited_at = 0.0
 
         async def ask(number: int) -> None:
             nonlocal limited_at
-            async with pace.turn(1):
+            async with limiter.turn(1):
                 sent.append(now())
                 await asyncio.sleep(0.2)
                 if number == 0:
                     limited_at = now()
-                    await pace.limited(seconds)
+                    await limiter.limited(seconds)
                 else:
-                    await pace.succeeded()
+                    await limiter.succeeded()
 
         await asyncio.gather(*map(ask, range(40)))
         assert len(sent) == 40
@@ -46,27 +46,27 @@ def test_slots_settle_at_what_the_service_bears() -> None:
     """A service that bears 8 at once: after it is found out, at most 5 % of the requests are refused."""
 
     async def work() -> tuple[list[bool], float]:
-        pace = Pace(64, clock=now)
-        under_way = 0
+        limiter = RateLimiter(64, clock=now)
+        in_flight = 0
         refused: list[bool] = []
 
         waiting = iter(range(2000))
 
         async def ask() -> None:
-            nonlocal under_way
+            nonlocal in_flight
             for _ in waiting:
                 limited = True
                 while limited:
-                    async with pace.turn(1):
-                        under_way += 1
-                        limited = under_way > 8
+                    async with limiter.turn(1):
+                        in_flight += 1
+                        limited = in_flight > 8
                         await asyncio.sleep(0.2)
-                        under_way -= 1
+                        in_flight -= 1
                         refused.append(limited)
-                        await (pace.limited(1.0) if limited else pace.succeeded())
+                        await (limiter.limited(1.0) if limited else limiter.succeeded())
 
         await asyncio.gather(*(ask() for _ in range(97)))
-        return refused, pace.slots
+        return refused, limiter.slots
 
     refused, slots = run(work())
     settled = refused[200:]
@@ -76,36 +76,36 @@ def test_slots_settle_at_what_the_service_bears() -> None:
 
 def test_slots_come_back_after_a_storm() -> None:
     async def work() -> float:
-        pace = Pace(32, clock=now)
-        await pace.succeeded()
+        limiter = RateLimiter(32, clock=now)
+        await limiter.succeeded()
         for _ in range(10):
-            await pace.limited(0.1)
+            await limiter.limited(0.1)
             await asyncio.sleep(1)
-        assert pace.slots == 1
+        assert limiter.slots == 1
         for _ in range(1000):
-            await pace.succeeded()
-        return pace.slots
+            await limiter.succeeded()
+        return limiter.slots
 
     assert run(work()) == 32
 
 
 def test_the_first_request_goes_alone() -> None:
     async def work() -> None:
-        pace = Pace(16, clock=now)
-        under_way = most = 0
+        limiter = RateLimiter(16, clock=now)
+        in_flight = most = 0
 
         async def ask(number: int) -> None:
-            nonlocal under_way, most
-            async with pace.turn(1):
-                under_way += 1
-                most = max(most, under_way)
+            nonlocal in_flight, most
+            async with limiter.turn(1):
+                in_flight += 1
+                most = max(most, in_flight)
                 if number == 0:
                     assert most == 1
                 await asyncio.sleep(1)
                 if number == 0:
                     assert most == 1
-                under_way -= 1
-                await pace.succeeded()
+                in_flight -= 1
+                await limiter.succeeded()
 
         await asyncio.gather(*map(ask, range(20)))
         assert most == 16
@@ -116,13 +116,13 @@ def test_the_first_request_goes_alone() -> None:
 @pytest.mark.parametrize(("requests", "tokens"), [(60.0, None), (None, 6000.0), (120.0, 3000.0)])
 def test_limits_by_the_minute_hold_in_every_minute(requests: float | None, tokens: float | None) -> None:
     async def work() -> list[float]:
-        pace = Pace(64, requests, tokens, clock=now)
+        limiter = RateLimiter(64, requests, tokens, clock=now)
         sent: list[float] = []
 
         async def ask() -> None:
-            async with pace.turn(100):
+            async with limiter.turn(100):
                 sent.append(now())
-                await pace.succeeded()
+                await limiter.succeeded()
 
         await asyncio.gather(*(ask() for _ in range(300)))
         return sent
@@ -136,19 +136,19 @@ def test_limits_by_the_minute_hold_in_every_minute(requests: float | None, token
 
 def test_the_circuit_lets_one_probe_out_in_ten_seconds_and_closes_again() -> None:
     async def work() -> None:
-        pace = Pace(16, clock=now)
-        await pace.succeeded()
+        limiter = RateLimiter(16, clock=now)
+        await limiter.succeeded()
         began = now()
         sent: list[float] = []
 
         async def ask() -> None:
             for attempt in range(40):
-                async with pace.turn(1):
+                async with limiter.turn(1):
                     at = now() - began
                     sent.append(at)
                     await asyncio.sleep(0.01)
                     broken = at < 60
-                    await (pace.failed() if broken else pace.succeeded())
+                    await (limiter.failed() if broken else limiter.succeeded())
                 if not broken:
                     return
                 await asyncio.sleep(backoff_seconds(attempt, random.Random(attempt)))
@@ -164,13 +164,13 @@ def test_the_circuit_lets_one_probe_out_in_ten_seconds_and_closes_again() -> Non
 
 def test_a_service_that_stays_down_ends_the_run() -> None:
     async def work() -> float:
-        pace = Pace(4, patience_seconds=120, clock=now)
+        limiter = RateLimiter(4, patience_seconds=120, clock=now)
         began = now()
 
         async def ask_for_ever() -> None:
             while True:
-                async with pace.turn(1):
-                    await pace.failed()
+                async with limiter.turn(1):
+                    await limiter.failed()
 
         with pytest.raises(TeacherError, match="answered nothing for 120 s"):
             await ask_for_ever()
@@ -180,8 +180,8 @@ def test_a_service_that_stays_down_ends_the_run() -> None:
 
 
 def test_back_off_grows_with_jitter() -> None:
-    chance = random.Random(0)
-    waits = [[backoff_seconds(attempt, chance) for _ in range(200)] for attempt in range(6)]
+    rng = random.Random(0)
+    waits = [[backoff_seconds(attempt, rng) for _ in range(200)] for attempt in range(6)]
     assert all(len(set(group)) == 200 for group in waits)
     for attempt, group in enumerate(waits):
         top = min(30, 0.5 * 2**attempt)
@@ -197,7 +197,7 @@ def test_back_off_grows_with_jitter() -> None:
 )
 def test_the_budget_is_never_exceeded(limit: float, concurrency: int, seed: int, already: float) -> None:
     """Random schedules of prices and delays: real costs up to the worst case, refusals, unknown outcomes."""
-    chance = random.Random(seed)
+    rng = random.Random(seed)
 
     async def work() -> None:
         budget = Budget(limit, spent=already)
@@ -207,13 +207,13 @@ def test_the_budget_is_never_exceeded(limit: float, concurrency: int, seed: int,
         async def ask() -> None:
             nonlocal paid
             for _ in waiting:
-                worst = chance.uniform(0.01, 0.4)
+                worst = rng.uniform(0.01, 0.4)
                 try:
                     await budget.reserve(worst)
                 except BudgetError:
                     return
-                await asyncio.sleep(chance.random())
-                actual = chance.choice((0.0, worst, worst * chance.random()))
+                await asyncio.sleep(rng.random())
+                actual = rng.choice((0.0, worst, worst * rng.random()))
                 paid += actual
                 assert paid <= limit + 1e-9 or paid == already, "more was spent than allowed"
                 await budget.settle(worst, actual)
