@@ -45,7 +45,7 @@ VERBS: Mapping[str, Callable[..., None]] = {
 
 app = typer.Typer(
     name="vistune",
-    help="Visual instruction tuning, whole: write the data, align, tune, measure, talk.",
+    help="Visual instruction tuning: generate data, train, evaluate and use vision-language models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -59,7 +59,7 @@ for name, verb in VERBS.items():
 @app.callback()
 def program(
     language: Annotated[
-        str | None, typer.Option("--lang", help="Language of the help: en or ko; else the locale's.")
+        str | None, typer.Option("--lang", help="Language of help and messages: en or ko. Default: from the locale.")
     ] = None,
 ) -> None:
     """`main` has read the option by then: the help is shown before any option means something."""

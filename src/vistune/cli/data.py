@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 
 def scenes(
-    out: Annotated[Path, typer.Argument(help="Folder to draw into.")],
-    count: Annotated[int, typer.Option(help="Training scenes.", min=1)] = 1000,
-    seed: Annotated[int, typer.Option(help="Decides every picture.")] = 0,
+    out: Annotated[Path, typer.Argument(help="Output folder.")],
+    count: Annotated[int, typer.Option(help="Number of training scenes.", min=1)] = 1000,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
 ) -> None:
-    """Draw the built-in world: a COCO folder with exact captions and boxes, and its question files."""
+    """Draw synthetic scenes: a COCO folder with exact captions and boxes, and question files."""
     drawn = api.draw_scenes(out, count=count, seed=seed, progress=progress_bar)
     stdout.print(f"{drawn.path}: " + ", ".join(f"{n} {split}" for split, n in drawn.counts.items()), soft_wrap=True)
 
@@ -46,53 +46,80 @@ def generate(
     source: Annotated[
         Path,
         typer.Argument(
-            help="A folder of images with annotations (COCO, YOLO, VOC, CVAT, Label Studio, labelme, VIA …), or a "
-            "table; with --see bare images too."
+            help="Folder of images with annotations (COCO, YOLO, VOC, CVAT, Label Studio, labelme, VIA …), or a "
+            "table. With --see also images without annotations."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Where the data goes.")],
-    teacher: Annotated[str, typer.Option(help="Who writes: rule (offline) or openai (any such endpoint).")] = "rule",
-    split: Annotated[str | None, typer.Option(help="Which split of the folder, such as train.")] = None,
+    out: Annotated[Path, typer.Option(help="Output folder.")],
+    teacher: Annotated[
+        str, typer.Option(help="Teacher: rule (offline rules) or openai (any OpenAI-compatible endpoint).")
+    ] = "rule",
+    split: Annotated[str | None, typer.Option(help="Split of the source, for example train.")] = None,
     columns: Annotated[
         str | None,
         typer.Option(
-            help="Table: which column is which, such as image=file,captions=text; also boxes, id, label, xmin, ymin, "
-            "xmax, ymax."
+            help="Tables: names of the columns, for example image=file,captions=text. Also boxes, id, label, "
+            "xmin, ymin, xmax, ymax."
         ),
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="File: the folder of its images; else its own.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Tables: image folder. Default: the folder of the table.")] = None,
     boxes_as: Annotated[
-        str | None, typer.Option(help="Table: relative (corners 0-1), pixels (corners) or coco.")
+        str | None, typer.Option(help="Tables: format of boxes: relative (corners 0-1), pixels (corners) or coco.")
     ] = None,
-    kinds: Annotated[str, typer.Option(help="Comma-separated.")] = "caption,conversation,detail,reasoning",
-    mix: Annotated[str | None, typer.Option(help="conversation:detail:reasoning, such as 58:23:77.")] = None,
-    per_image: Annotated[int, typer.Option(help="With --mix: instructions a picture and language gets.", min=1)] = 1,
-    language: Annotated[str, typer.Option(help="Comma-separated: en,ko; openai writes any other too.")] = "en",
-    limit: Annotated[int | None, typer.Option(help="The first N pictures.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Decides every choice.")] = 0,
-    model: Annotated[str | None, typer.Option(help="openai: the model's name at the endpoint.")] = None,
-    base_url: Annotated[str, typer.Option(help="openai: the endpoint.")] = "https://api.openai.com/v1",
-    api_key_file: Annotated[Path | None, typer.Option(help="openai: the key; else OPENAI_API_KEY is read.")] = None,
-    see: Annotated[bool, typer.Option("--see", help="openai: send the picture itself too.")] = False,
-    concurrency: Annotated[int, typer.Option(help="openai: requests under way at most.", min=1)] = 16,
-    requests_per_minute: Annotated[float | None, typer.Option(help="openai: limit.", min=0.1)] = None,
-    tokens_per_minute: Annotated[float | None, typer.Option(help="openai: limit.", min=1)] = None,
+    kinds: Annotated[
+        str, typer.Option(help="Kinds of samples, separated by commas.")
+    ] = "caption,conversation,detail,reasoning",
+    mix: Annotated[str | None, typer.Option(help="Ratio conversation:detail:reasoning, for example 58:23:77.")] = None,
+    per_image: Annotated[int, typer.Option(help="With --mix: samples per image and language.", min=1)] = 1,
+    language: Annotated[
+        str, typer.Option(help="Languages, separated by commas: en,ko. The openai teacher also writes other languages.")
+    ] = "en",
+    limit: Annotated[int | None, typer.Option(help="Use only the first N images.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    model: Annotated[str | None, typer.Option(help="openai: name of the model at the endpoint.")] = None,
+    base_url: Annotated[str, typer.Option(help="openai: URL of the endpoint.")] = "https://api.openai.com/v1",
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="openai: file with the API key. Default: the variable OPENAI_API_KEY.")
+    ] = None,
+    see: Annotated[bool, typer.Option("--see", help="openai: also send the image to the model.")] = False,
+    concurrency: Annotated[int, typer.Option(help="openai: maximum number of concurrent requests.", min=1)] = 16,
+    requests_per_minute: Annotated[
+        float | None, typer.Option(help="openai: maximum requests per minute.", min=0.1)
+    ] = None,
+    tokens_per_minute: Annotated[float | None, typer.Option(help="openai: maximum tokens per minute.", min=1)] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(help="openai: tokens of a reply at most, thoughts included; else 96 to 1024.", min=1)
+        int | None,
+        typer.Option(
+            help="openai: maximum tokens per reply, including reasoning. Default: 96 to 1024, by kind.", min=1
+        ),
     ] = None,
-    temperature: Annotated[float | None, typer.Option(help="openai: randomness of replies; else 0.7.", min=0)] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="openai: sampling temperature. Default: 0.7.", min=0)
+    ] = None,
     extra_body: Annotated[
-        str | None, typer.Option(help="openai: JSON fields for each request, such as '{\"enable_thinking\": false}'.")
+        str | None,
+        typer.Option(
+            help="openai: JSON object with extra fields for every request, for example '{\"enable_thinking\": false}'."
+        ),
     ] = None,
-    tries: Annotated[int, typer.Option(help="openai: asked again when the checks reject a reply.", min=1)] = 3,
-    batch: Annotated[bool, typer.Option("--batch", help="openai: by the Batch API, within a day, cheaper.")] = False,
-    budget: Annotated[float | None, typer.Option(help="openai: dollars that are never exceeded.", min=0)] = None,
-    prices: Annotated[Path | None, typer.Option(help="openai: a price table in place of the shipped one.")] = None,
-    allow_drift: Annotated[bool, typer.Option("--allow-drift", help="openai: go on with another prompt.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="openai: count and price it all, ask nothing.")] = False,
+    tries: Annotated[int, typer.Option(help="openai: attempts per sample if the checks reject a reply.", min=1)] = 3,
+    batch: Annotated[
+        bool, typer.Option("--batch", help="openai: use the Batch API (cheaper, takes up to a day).")
+    ] = False,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="openai: maximum cost in dollars. No request is sent that could exceed it.", min=0),
+    ] = None,
+    prices: Annotated[Path | None, typer.Option(help="openai: price table to use instead of the built-in one.")] = None,
+    allow_drift: Annotated[
+        bool, typer.Option("--allow-drift", help="openai: resume although the prompt has changed.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="openai: estimate requests and cost, send nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Have a teacher write instruction data about described pictures."""
+    """Generate instruction data from annotated images."""
     from vistune.datagen import TEACHERS, TEMPERATURE, NothingWritten, Service, TableForm, Wishes
     from vistune.llm_client import read_extra_body
 
@@ -262,17 +289,20 @@ def _mix(text: str | None) -> tuple[int, int, int] | None:
 
 def filter_(
     captions: Annotated[
-        Path, typer.Argument(help="Captions: .jsonl, .json (LLaVA form), .tsv (CC3M's) or .csv, also .gz.")
+        Path,
+        typer.Argument(help="Caption file: .jsonl, .json (LLaVA format), .tsv (CC3M format) or .csv, optionally .gz."),
     ],
-    out: Annotated[Path, typer.Option(help="The chosen rows, in the same form.")],
-    column: Annotated[str | None, typer.Option(help="The caption's field; else caption, blip_caption or text.")] = None,
-    least: Annotated[int, typer.Option(help="A noun phrase in fewer captions chooses none.", min=1)] = 3,
-    most: Annotated[int, typer.Option(help="A noun phrase chooses at most so many.", min=1)] = 100,
-    seed: Annotated[int, typer.Option(help="Decides which captions a frequent phrase chooses.", min=0)] = 0,
-    finder: Annotated[str, typer.Option(help="Noun phrases: rules (no download), or spacy.")] = "rules",
+    out: Annotated[Path, typer.Option(help="Output file, in the format of the input.")],
+    column: Annotated[
+        str | None, typer.Option(help="Field with the caption. Default: caption, blip_caption or text.")
+    ] = None,
+    least: Annotated[int, typer.Option(help="Ignore noun phrases that are in fewer captions than this.", min=1)] = 3,
+    most: Annotated[int, typer.Option(help="Maximum number of captions per noun phrase.", min=1)] = 100,
+    seed: Annotated[int, typer.Option(help="Random seed.", min=0)] = 0,
+    finder: Annotated[str, typer.Option(help="How noun phrases are found: rules (no download) or spacy.")] = "rules",
     as_json: Json = False,
 ) -> None:
-    """Choose stage-1 captions so that rare concepts stay and frequent ones do not drown them (CC3M -> 595K)."""
+    """Select stage-1 captions balanced by concept, as LLaVA did (CC3M -> 595K)."""
     chosen = api.filter_captions(
         captions,
         out,
@@ -298,18 +328,20 @@ def filter_(
 def check(
     data: Annotated[
         list[Path] | None,
-        typer.Argument(help="Data files, or folders that generate wrote; with --recipe alone, the recipe's own."),
+        typer.Argument(help="Data files, or folders written by generate. Default: the data of --recipe."),
     ] = None,
-    images: Annotated[list[Path] | None, typer.Option(help="Picture folder(s).")] = None,
-    no_images: Annotated[bool, typer.Option("--no-images", help="Do not look for or open pictures.")] = False,
-    recipe: Annotated[str | None, typer.Option(help="Also encode with this recipe's model.")] = None,
-    page: Annotated[
-        Path | None, typer.Option(help="Write a page too: faults, and samples with what is learnt.")
+    images: Annotated[
+        list[Path] | None, typer.Option(help="Image folder: one for all data files, or one for each.")
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Fields that are not read are errors.")] = False,
+    no_images: Annotated[bool, typer.Option("--no-images", help="Do not look for images or open them.")] = False,
+    recipe: Annotated[str | None, typer.Option(help="Also encode the samples for the model of this recipe.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Also write an HTML page with the faults and some samples.")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Treat fields that vistune does not read as errors.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Prove every sample before anything is trained; each fault with file, line and field."""
+    """Check every sample before training. Faults are reported with file, line and field."""
     loaded = load_recipe(recipe) if recipe else None
     if no_images:
         refuse_given(("images",), "not looked at with --no-images", "leave one of them out")
@@ -386,13 +418,13 @@ def _named(recipe: Recipe) -> list[DataSource]:
 
 
 def show(
-    data: Annotated[Path, typer.Argument(help="A data file.")],
-    index: Annotated[int | None, typer.Option(help="One sample only.", min=0)] = None,
+    data: Annotated[Path, typer.Argument(help="Data file.")],
+    index: Annotated[int | None, typer.Option(help="Show only the sample at this index.", min=0)] = None,
     template: Annotated[str, typer.Option(help="Prompt template.")] = "v1",
-    tokenizer: Annotated[str, typer.Option(help="A tokenizer folder, or builtin.")] = "builtin",
+    tokenizer: Annotated[str, typer.Option(help="Tokenizer folder, or builtin.")] = "builtin",
     as_json: Json = False,
 ) -> None:
-    """What the model sees of a sample, and which tokens are supervised."""
+    """Show samples as the model reads them, with the supervised tokens marked."""
     rows = api.show(
         DataSource(file=data), template=template, tokenizer=tokenizer, index=index, on_message=print_message
     )

@@ -31,34 +31,42 @@ NO_FIGURE = "a judge (vistune score --judge) or the benchmark's server (--submis
 
 
 def evaluate(
-    model: Annotated[list[Path] | None, typer.Argument(help="Run or model folders; several are compared.")] = None,
-    task: Annotated[str, typer.Option(help="Comma-separated task names.")] = "scenes",
+    model: Annotated[
+        list[Path] | None, typer.Argument(help="Run or model folders. Several models are compared.")
+    ] = None,
+    task: Annotated[str, typer.Option(help="Task names, separated by commas.")] = "scenes",
     data: Annotated[
         Path | None,
-        typer.Option(help="The task's data folder, or one that holds a folder a task; without it the run's world/."),
+        typer.Option(
+            help="Data folder of the task, or a folder with one subfolder per task. Default: world/ in the run folder."
+        ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="About N questions, whole pictures.", min=1)] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(help="Ask about N questions. An image is used with all its questions or not at all.", min=1),
+    ] = None,
     blind: Annotated[
-        int, typer.Option(help="About N of them are also asked without and with a wrong picture; 0 = none.", min=0)
+        int, typer.Option(help="Ask about N questions also without an image and with a wrong image. 0 = none.", min=0)
     ] = api.BLIND_QUESTIONS,
     letters: Annotated[
-        bool, typer.Option("--letters", help="Multiple choice: take the likeliest letter, from one forward pass.")
+        bool,
+        typer.Option("--letters", help="Multiple choice: answer with the most likely letter, from one forward pass."),
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="Where answers are kept; without it in the run, if all are asked."),
+        typer.Option(help="Folder for the answers. Default: the run folder, if all questions are asked."),
     ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Answer anew, in place of the answers kept there.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Replace saved answers instead of reusing them.")] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
     as_json: Json = False,
-    listing: Annotated[bool, typer.Option("--list", help="Name every task, and what to download from where.")] = False,
+    listing: Annotated[bool, typer.Option("--list", help="List all tasks, and where to download their data.")] = False,
 ) -> None:
-    """Ask a task's questions with the picture, without it and with a wrong one; compare models.
+    """Evaluate models on benchmarks: with the image, without it, and with a wrong image.
 
-    Every answer is kept as it comes: the same command goes on where a killed one was. Under torchrun the processes
-    share the questions.
+    Answers are saved as they come. To resume an interrupted evaluation, run the same command again. Under torchrun the
+    processes share the questions.
     """
     if listing:
         others = ("model", "task", "data", "limit", "blind", "letters", "out", "again", "device", "dtype", "quantize")
@@ -126,23 +134,21 @@ def is_first_process() -> bool:
 
 
 def answer(
-    model: Annotated[Path, typer.Argument(help="A run or model folder.")],
+    model: Annotated[Path, typer.Argument(help="Run or model folder.")],
     questions: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="Records of question_id, text and image, in any data format."),
+        typer.Argument(metavar="FILE", help="Questions with question_id, text and image, in any data format."),
     ],
-    out: Annotated[Path, typer.Option(help="The predictions file to write.")],
-    images: Annotated[
-        Path | None, typer.Option(help="Where the pictures lie, if not beside the questions' file.")
-    ] = None,
-    max_tokens: Annotated[int, typer.Option(help="Of an answer, at most.", min=1)] = 256,
-    again: Annotated[bool, typer.Option("--again", help="Answer anew, in place of the answers kept there.")] = False,
+    out: Annotated[Path, typer.Option(help="Predictions file to write.")],
+    images: Annotated[Path | None, typer.Option(help="Image folder. Default: the folder of the questions.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Maximum number of tokens per answer.", min=1)] = 256,
+    again: Annotated[bool, typer.Option("--again", help="Replace saved answers instead of reusing them.")] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
     as_json: Json = False,
 ) -> None:
-    """Answer your own questions into a predictions file; the same command goes on where a killed one was."""
+    """Answer your own questions and write a predictions file. To resume, run the same command again."""
     found = api.answer(
         model,
         questions,
@@ -219,33 +225,48 @@ def print_tasks(as_json: bool) -> None:
 
 
 def score(
-    task: Annotated[str, typer.Argument(help="A task's name: `vistune evaluate --list`.")],
-    data: Annotated[Path, typer.Option(help="The folder of the benchmark's official files.")],
-    predictions: Annotated[Path, typer.Option(help="What a model answered, in any form that is in use for the task.")],
-    parse: Annotated[str, typer.Option(help="official, or lenient where the task has such a rule.")] = "official",
-    submission: Annotated[Path | None, typer.Option(help="Also write the upload for the benchmark's server.")] = None,
-    judge: Annotated[
-        str | None, typer.Option(help="The model that grades free answers, for tasks that ask one.")
+    task: Annotated[str, typer.Argument(help="Task name. `vistune evaluate --list` shows all.")],
+    data: Annotated[Path, typer.Option(help="Folder with the official files of the benchmark.")],
+    predictions: Annotated[Path, typer.Option(help="Predictions file, in any format that is common for the task.")],
+    parse: Annotated[
+        str, typer.Option(help="Rule for parsing answers: official, or lenient if the task has it.")
+    ] = "official",
+    submission: Annotated[
+        Path | None, typer.Option(help="Also write the file to upload to the benchmark's server.")
     ] = None,
-    base_url: Annotated[str, typer.Option(help="judge: an OpenAI-compatible endpoint.")] = "https://api.openai.com/v1",
-    api_key_file: Annotated[Path | None, typer.Option(help="judge: the key; else OPENAI_API_KEY.")] = None,
-    concurrency: Annotated[int, typer.Option(help="judge: requests under way at most.", min=1)] = 16,
-    budget: Annotated[float | None, typer.Option(help="judge: dollars that are never exceeded.", min=0)] = None,
-    prices: Annotated[Path | None, typer.Option(help="judge: a price table in place of the shipped one.")] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="Judge model that grades free-form answers, for tasks that need one.")
+    ] = None,
+    base_url: Annotated[
+        str, typer.Option(help="judge: URL of an OpenAI-compatible endpoint.")
+    ] = "https://api.openai.com/v1",
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="judge: file with the API key. Default: the variable OPENAI_API_KEY.")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(help="judge: maximum number of concurrent requests.", min=1)] = 16,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="judge: maximum cost in dollars. No request is sent that could exceed it.", min=0),
+    ] = None,
+    prices: Annotated[Path | None, typer.Option(help="judge: price table to use instead of the built-in one.")] = None,
     judgements: Annotated[
-        Path | None, typer.Option(help="judge: where its replies are kept; by default beside the predictions.")
+        Path | None, typer.Option(help="judge: folder for its replies. Default: next to the predictions.")
     ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(help="judge: tokens of a reply at most, for a judge that thinks.", min=1)
+        int | None, typer.Option(help="judge: maximum tokens per reply, for judges that reason first.", min=1)
     ] = None,
     extra_body: Annotated[
         str | None,
-        typer.Option(help='judge: a JSON object added to every request, such as {"enable_thinking": false}.'),
+        typer.Option(
+            help='judge: JSON object with extra fields for every request, for example {"enable_thinking": false}.'
+        ),
     ] = None,
-    opinions: Annotated[int, typer.Option(help="judge: grades of each answer, averaged (mmvet).", min=1)] = 1,
+    opinions: Annotated[
+        int, typer.Option(help="judge: number of grades per answer, which are averaged (mmvet).", min=1)
+    ] = 1,
     as_json: Json = False,
 ) -> None:
-    """Score anybody's predictions as the benchmark itself does."""
+    """Score predictions of any model with the official rules of a benchmark."""
     endpoint = None
     if judge is None:
         refuse_given(JUDGES, "for a judge, and none is asked", "add --judge MODEL, or leave them out")

@@ -17,17 +17,19 @@ from vistune.cli.output import Json, print_json, stdout
 from vistune.errors import RecipeError, VistuneError
 from vistune.recipe import load_recipe
 
-Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value on top of the recipe, such as data=FILE.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda; auto = a GPU where there is one.")]
-Dtype = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16; auto = bf16 on a GPU, fp32 on a CPU.")]
-Quantize = Annotated[int | None, typer.Option(help="Bits of the language model's weights: 4 or 8.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Changes to the recipe: key.path=value, for example data=FILE.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda. auto = a GPU if there is one.")]
+Dtype = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16. auto = bf16 on a GPU, fp32 on a CPU.")]
+Quantize = Annotated[int | None, typer.Option(help="Quantize the weights of the language model to 4 or 8 bits.")]
 
 
 def quickstart(
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/quickstart"),
-    seed: Annotated[int, typer.Option(help="Decides everything.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
 ) -> None:
-    """The whole loop on the built-in world, offline: draw, generate, check, align, tune, evaluate, report."""
+    """Run all steps offline on built-in scenes: draw, generate, check, train, evaluate, report."""
     from vistune._quickstart import quickstart
 
     summary = quickstart(out, overrides=[f"seed={seed}"], language=spoken(), progress=progress_bar)
@@ -73,13 +75,15 @@ def type_table(summary: dict[str, Any]) -> Table:
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name or a YAML file.")],
+    recipe: Annotated[str, typer.Argument(help="Name of a built-in recipe, or a YAML file.")],
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder (needed).")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and plan everything, learn nothing.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Run folder. Required unless --dry-run is given.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the newest checkpoint.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read, encode and plan the data, but do not train.")
+    ] = False,
 ) -> None:
-    """Run a recipe's stages, checkpointed and resumable; over GPUs: torchrun --nproc-per-node 8 -m vistune train …"""
+    """Train the stages of a recipe. On several GPUs: torchrun --nproc-per-node 8 -m vistune train …"""
     loaded = load_recipe(recipe, overrides or [])
     if dry_run:
         refuse_given(("resume",), "not used by --dry-run, which plans a new run", "leave it out")
@@ -95,11 +99,11 @@ def train(
 
 
 def selftest(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name or a YAML file.")],
+    recipe: Annotated[str, typer.Argument(help="Name of a built-in recipe, or a YAML file.")],
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
-    """Packed = one by one = accumulated (under torchrun: = over all processes), on your own model and rows."""
+    """Check on your model and data that packing, accumulation and data parallelism give equal gradients."""
     rows = api.selftest(load_recipe(recipe, overrides or []), progress=progress_bar)
     if os.environ.get("RANK", "0") != "0":
         return
@@ -127,10 +131,10 @@ def selftest(
 
 
 def why(
-    model: Annotated[Path, typer.Argument(help="Run folder, model folder, or another layout's.")],
+    model: Annotated[Path, typer.Argument(help="Run folder, model folder, or a folder in another layout.")],
     as_json: Json = False,
 ) -> None:
-    """Where a checkpoint came from: data, teacher, prompts, recipe, code, parents."""
+    """Show the provenance of a checkpoint: data, teacher, prompts, recipe, versions, parent models."""
     entries = api.why(model)
     if as_json:
         print_json(entries)
@@ -141,27 +145,29 @@ def why(
 
 
 def chat(
-    model: Annotated[Path, typer.Argument(help="A run or model folder.")],
-    image: Annotated[list[Path] | None, typer.Option(help="A picture to talk about; may be repeated.")] = None,
+    model: Annotated[Path, typer.Argument(help="Run or model folder.")],
+    image: Annotated[list[Path] | None, typer.Option(help="Image to ask about. Can be repeated.")] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
 ) -> None:
-    """Talk to a model in the terminal, English or Korean; answers alone are on stdout."""
+    """Chat with a model in the terminal. Only answers are printed on stdout."""
     api.chat(model, images=image or (), language=spoken(), device=device, dtype=dtype, quantize=quantize)
 
 
 def import_(
-    source: Annotated[Path, typer.Argument(help="A llava-hf, original LLaVA, LoRA, stage-1 or PEFT folder.")],
-    out: Annotated[Path, typer.Argument(help="The model folder to write.")],
-    base: Annotated[str | None, typer.Option(help="The language model under a LoRA or stage-1 folder.")] = None,
+    source: Annotated[
+        Path, typer.Argument(help="Folder in the llava-hf, original LLaVA, LoRA, stage-1 or PEFT layout.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Model folder to write.")],
+    base: Annotated[str | None, typer.Option(help="Base language model of a LoRA or stage-1 folder.")] = None,
     vision: Annotated[
-        str | None, typer.Option(help="The vision tower, where the folder's own name of it fails.")
+        str | None, typer.Option(help="Vision tower to use instead of the one that the folder names.")
     ] = None,
-    template: Annotated[str | None, typer.Option(help="The chat template it was trained with.")] = None,
+    template: Annotated[str | None, typer.Option(help="Chat template that the model was trained with.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Bring a model of another layout into a folder of ours; which layout, its content tells."""
+    """Convert a model of another layout into a vistune model folder. The layout is detected."""
     found = api.import_model(source, out, base=base, vision=vision, template=template)
     if as_json:
         print_json(found)
@@ -175,21 +181,26 @@ def import_(
 
 
 def export(
-    model: Annotated[Path, typer.Argument(help="A run, a model folder, or any layout that import reads.")],
-    out: Annotated[Path, typer.Argument(help="The folder to write.")],
-    layout: Annotated[str, typer.Option(help="llava-hf, llava-original or peft.")],
-    merge: Annotated[bool, typer.Option(help="Add the adapters into the weights.")] = False,
-    base: Annotated[str | None, typer.Option(help="peft: the llava-hf model that lies under the adapters.")] = None,
-    device: Annotated[str, typer.Option(help="Where the answers are compared: auto, cpu or cuda.")] = "auto",
+    model: Annotated[
+        Path, typer.Argument(help="Run folder, model folder, or a folder in any layout that import reads.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Output folder.")],
+    layout: Annotated[str, typer.Option(help="Layout to write: llava-hf, llava-original or peft.")],
+    merge: Annotated[bool, typer.Option(help="Merge LoRA adapters into the weights.")] = False,
+    base: Annotated[str | None, typer.Option(help="peft: llava-hf model that the adapters belong to.")] = None,
+    device: Annotated[str, typer.Option(help="Device for the comparison: auto, cpu or cuda.")] = "auto",
     dtype: Annotated[
-        str, typer.Option(help="auto, fp32, bf16 or fp16; auto = as the language model is stored.")
+        str, typer.Option(help="auto, fp32, bf16 or fp16. auto = the precision of the stored language model.")
     ] = "auto",
     quantize: Annotated[
-        int | None, typer.Option(help="Refused, with who quantises the layout while loading it: exports are exact.")
+        int | None,
+        typer.Option(
+            help="Not supported: exports are exact. The error says which tools quantize the layout while loading."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a model as transformers, vLLM, PEFT or the original LLaVA load it; ends by loading and comparing it."""
+    """Export a model for transformers, vLLM, PEFT or the original LLaVA, then load and compare it."""
     if layout != "peft":
         refuse_given(("base",), f"for --layout peft, not for {layout}", "leave it out")
     rows = api.export(model, out, layout=layout, merge=merge, base=base, device=device, dtype=dtype, quantize=quantize)
@@ -206,11 +217,11 @@ def export(
 
 
 def draw(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name or a YAML file.")],
-    out: Annotated[Path, typer.Argument(help="The folder for model.svg, stages.svg and the same as .png.")],
+    recipe: Annotated[str, typer.Argument(help="Name of a built-in recipe, or a YAML file.")],
+    out: Annotated[Path, typer.Argument(help="Output folder for model.svg, stages.svg and the same as .png.")],
     overrides: Overrides = None,
-    language: Annotated[str, typer.Option("--lang", help="en or ko.")] = "en",
+    language: Annotated[str, typer.Option("--lang", help="Language of the labels: en or ko.")] = "en",
 ) -> None:
-    """Picture a recipe's model and stages, what is frozen and what learns; no weights are loaded."""
+    """Draw the model and the stages of a recipe as diagrams. No weights are loaded."""
     for path in api.draw(load_recipe(recipe, overrides or []), out, language=language):
         stdout.print(str(path), soft_wrap=True)

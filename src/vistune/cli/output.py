@@ -11,7 +11,7 @@ from rich.console import Console
 
 stdout = Console(highlight=False, emoji=False, markup=False)  # ids, paths and answers may hold brackets
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document on stdout.")]
 
 
 def count_of(number: int, noun: str) -> str:

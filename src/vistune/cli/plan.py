@@ -19,20 +19,30 @@ UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 def plan(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name or a YAML file.")],
+    recipe: Annotated[str, typer.Argument(help="Name of a built-in recipe, or a YAML file.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="key.path=value on top of the recipe, such as data=FILE.")
+        list[str] | None, typer.Argument(help="Changes to the recipe: key.path=value, for example data=FILE.")
     ] = None,
-    samples: Annotated[int | None, typer.Option(help="Rows of a stage whose data are not here.", min=1)] = None,
-    processes: Annotated[int, typer.Option(help="GPUs among which FSDP2 shares a model.", min=2)] = api.PROCESSES,
+    samples: Annotated[
+        int | None, typer.Option(help="Number of samples, for stages whose data are not on this machine.", min=1)
+    ] = None,
+    processes: Annotated[
+        int, typer.Option(help="Number of GPUs that FSDP2 shards the model over.", min=2)
+    ] = api.PROCESSES,
     flops: Annotated[
-        float | None, typer.Option(help="FLOP/s that a device reaches; else measured, or assumed.")
+        float | None,
+        typer.Option(help="FLOP/s that the device reaches. Default: measured, or assumed from the device type."),
     ] = None,
-    prices: Annotated[Path | None, typer.Option(help="YAML: gpus: {H100: 2.5}, dollars an hour, and models.")] = None,
-    teacher: Annotated[str | None, typer.Option(help="A remote teacher's model, to price the data too.")] = None,
+    prices: Annotated[
+        Path | None,
+        typer.Option(help="YAML file with dollars per GPU hour, for example gpus: {H100: 2.5}, and model prices."),
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Also estimate the cost of generating the data with this teacher model.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Memory, steps, time, disk and dollars of every stage, before anything runs; no weights are read."""
+    """Estimate memory, steps, time, disk space and cost of every stage. No weights are read."""
     found = api.plan(
         load_recipe(recipe, overrides or []),
         samples=samples,

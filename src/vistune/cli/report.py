@@ -17,22 +17,26 @@ def report(
     paths: Annotated[
         list[Path],
         typer.Argument(
-            help="A run or several, the --out of a comparison, a folder that generate wrote, or any file of samples."
+            help="One or more run folders, the --out folder of a comparison, a folder written by generate, or a "
+            "data file."
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Data, or several runs: the page's file; else beside the first of them.")
+        Path | None,
+        typer.Option(help="Data or several runs: file to write. Default: next to the data, or in the first run."),
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Data: the folder its pictures lie in.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Data: image folder.")] = None,
     against: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Data: an evaluation set (a folder of pictures, or its files) whose pictures are looked for."
+            help="Data: evaluation set (image folder or files) to search for the same images. Can be repeated."
         ),
     ] = None,
-    language: Annotated[str | None, typer.Option("--lang", help="en or ko; else the locale's.")] = None,
+    language: Annotated[
+        str | None, typer.Option("--lang", help="Language of the page: en or ko. Default: from the locale.")
+    ] = None,
 ) -> None:
-    """Write a page that opens offline: what a run learnt, how runs or models compare, or what a data set holds."""
+    """Write an offline HTML page about a run, a comparison of runs or models, or a data set."""
     language = language or spoken()
     page = api.write_report(
         *paths, out=out, images=images, against=against or (), language=language, progress=progress_bar

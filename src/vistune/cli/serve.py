@@ -16,24 +16,33 @@ DEFAULTS = Limits()
 
 
 def serve(
-    model: Annotated[Path, typer.Argument(help="A run, a model folder, or any layout that import reads.")],
-    host: Annotated[str, typer.Option(help="Where to listen; beyond this machine keys are needed.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0 = one that is free.", min=0, max=65535)] = 8000,
-    api_key_file: Annotated[Path | None, typer.Option(help="The keys that clients may use, one a line.")] = None,
-    name: Annotated[str | None, typer.Option(help="What clients call the model; else the folder's name.")] = None,
-    allow_fetch_from: Annotated[
-        list[str] | None, typer.Option(help="A host that pictures may be fetched from over https; else none are.")
+    model: Annotated[
+        Path, typer.Argument(help="Run folder, model folder, or a folder in any layout that import reads.")
+    ],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Other addresses than loopback need API keys.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on. 0 = any free port.", min=0, max=65535)] = 8000,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="File with the API keys that clients may use, one per line.")
     ] = None,
-    slots: Annotated[int, typer.Option(help="Answers written at once.", min=1, max=1024)] = DEFAULTS.slots,
-    queue: Annotated[int, typer.Option(help="Requests that may wait for a slot.", min=0)] = DEFAULTS.queue,
+    name: Annotated[str | None, typer.Option(help="Model name for clients. Default: the name of the folder.")] = None,
+    allow_fetch_from: Annotated[
+        list[str] | None,
+        typer.Option(help="Host from which images may be fetched over https. Can be repeated. Default: none."),
+    ] = None,
+    slots: Annotated[
+        int, typer.Option(help="Maximum number of answers generated at the same time.", min=1, max=1024)
+    ] = DEFAULTS.slots,
+    queue: Annotated[int, typer.Option(help="Maximum number of waiting requests.", min=0)] = DEFAULTS.queue,
     max_tokens: Annotated[
-        int, typer.Option(help="Tokens of an answer at most, and where a request names no number.", min=1)
+        int, typer.Option(help="Maximum tokens per answer. Also the default for requests without a limit.", min=1)
     ] = DEFAULTS.max_tokens,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
 ) -> None:
-    """Serve a model as OpenAI's API does, until Ctrl-C or SIGTERM; answers under way are finished first."""
+    """Serve a model over an OpenAI-compatible HTTP API. After Ctrl-C or SIGTERM, running answers are finished first."""
     settings = Settings(
         name=name or model.resolve().name,
         host=host,
