@@ -11,13 +11,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from vistune.report.images import spread
 
 from vistune.errors import DataError, RecipeError
-from vistune.files import read_json
-from vistune.report import page as pages
 from vistune.report import plots, write_data_report, write_run_report
+from vistune.report.images import spread
 from vistune.report.labels import drawn_word
+from vistune.translations import catalogue
 
 RUN_SECTIONS = ["result", "training", "answers", "mistakes", "descriptions", "cost", "run"]
 DATA_SECTIONS = ["counts", "lengths", "question-types", "samples", "rejects"]
@@ -193,14 +192,14 @@ def test_a_korean_page_speaks_korean(run_folder: Path, data_folder: Path) -> Non
 
 
 def test_both_languages_name_the_same_things() -> None:
-    labels = read_json(Path(pages.__file__).with_name("labels.json"))
+    labels = {language: catalogue("report/labels", language) for language in ("en", "ko")}
     assert labels["en"].keys() == labels["ko"].keys()
     assert labels["en"]["words"].keys() <= labels["ko"]["words"].keys()
 
 
 def test_the_words_of_the_gap_are_the_scorers_own() -> None:
     scoring = pytest.importorskip("vistune.evaluation.scoring")
-    korean = read_json(Path(pages.__file__).with_name("labels.json"))["ko"]["words"]
+    korean = catalogue("report/labels", "ko")["words"]
     for low, high in ((0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1)):
         assert scoring.in_words(scoring.Score(0.0, low, high, 9)) in korean
 
@@ -216,7 +215,7 @@ def test_a_letter_without_a_shape_is_never_drawn(monkeypatch: pytest.MonkeyPatch
     try:
         assert plots.drawable("색", "colour") == "colour"
         assert plots.drawable("colour 1-2", "#1") == "colour 1-2"
-        labels = read_json(Path(pages.__file__).with_name("labels.json"))["ko"]
+        labels = catalogue("report/labels", "ko")
         assert drawn_word("without_image", labels, "#1") == "without picture"
         assert drawn_word("사용자 유형", labels, "#3") == "#3"
         assert "fonts-nanum" in (plots.missing_font("ko") or "")

@@ -1,4 +1,4 @@
-"""The verbs on data: draw, generate, filter, check, show."""
+"""Verbs on data: scenes, generate, filter, check and show."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import typer
 from rich.text import Text
 
 from vistune import api
-from vistune.cli.console import print_message, progress_bar
+from vistune.cli.console import Json, count_of, print_json, print_message, progress_bar, stdout
 from vistune.cli.options import refuse_given
-from vistune.cli.output import Json, count_of, print_json, stdout
 from vistune.errors import RecipeError
 from vistune.progress import no_progress
 from vistune.recipe import DataSource, Recipe, load_recipe, source_of
@@ -36,7 +35,7 @@ def scenes(
     stdout.print(f"{drawn.path}: " + ", ".join(f"{n} {split}" for split, n in drawn.counts.items()), soft_wrap=True)
 
 
-OF_A_SERVICE = (  # parameters of `generate` that only a remote teacher uses
+TEACHER_OPTIONS = (  # parameters of `generate` that only a remote teacher uses
     "base_url", "api_key_file", "see", "concurrency", "requests_per_minute", "tokens_per_minute", "max_tokens",
     "temperature", "extra_body", "tries", "batch", "budget", "prices", "allow_drift", "dry_run",
 )  # fmt: skip
@@ -124,23 +123,23 @@ def generate(
     from vistune.llm_client import read_extra_body
 
     lookup(teacher, dict.fromkeys(TEACHERS), "teacher")
-    wanted, languages = _names(kinds), _names(language)
+    kind_names, languages = _names(kinds), _names(language)
     if mix is None and per_image != 1:
-        raise RecipeError(f"--per-image {per_image} goes with --mix", "add --mix 58:23:77, or leave it out")
-    if mix is not None and not {"conversation", "detail", "reasoning"} <= set(wanted):
-        raise RecipeError("--mix deals conversation, detail and reasoning", "leave --kinds out, or leave --mix out")
+        raise RecipeError(f"--per-image {per_image} needs --mix", "add --mix 58:23:77, or remove --per-image")
+    if mix is not None and not {"conversation", "detail", "reasoning"} <= set(kind_names):
+        raise RecipeError("--mix needs the kinds conversation, detail and reasoning", "remove --kinds or --mix")
     if model is None and teacher == "openai":
-        raise RecipeError("--teacher openai: no model is named", "add --model and the name it has at the endpoint")
+        raise RecipeError("--teacher openai needs a model", "add --model with its name at the endpoint")
     if model is not None and teacher == "rule":
-        raise RecipeError(f"--model {model}: the rule teacher is no model", "add --teacher openai, or leave it out")
+        raise RecipeError(f"--model {model}: the rule teacher uses no model", "add --teacher openai, or remove --model")
     if model is None:
         refuse_given(
-            OF_A_SERVICE,
-            "for a model; the rule teacher costs nothing",
-            "add --teacher openai and --model, or leave them out",
+            TEACHER_OPTIONS,
+            "only used with --teacher openai",
+            "add --teacher openai and --model NAME, or remove the option",
         )
     wishes = Wishes(
-        kinds=wanted,
+        kinds=kind_names,
         languages=languages,
         mix=_mix(mix),
         per_image=per_image,
@@ -174,7 +173,7 @@ def generate(
         return
     bar = no_progress if as_json else progress_bar
     try:
-        made = api.generate_data(
+        generated = api.generate_data(
             source,
             out,
             wishes,
@@ -190,62 +189,62 @@ def generate(
             print_json(counts_of(error.made))
         raise
     if as_json:
-        print_json(counts_of(made))
+        print_json(counts_of(generated))
         return
-    for line in summary(out, made):
+    for line in summary(out, generated):
         stdout.print(line, soft_wrap=True)
 
 
-def counts_of(made: Generated) -> dict[str, Any]:
-    """The result of a run, as JSON values."""
-    reasons = Counter(reject.reason for reject in made.rejects)
+def counts_of(generated: Generated) -> dict[str, Any]:
+    """Return the counts and the cost of a run as JSON values."""
+    reasons = Counter(reject.reason for reject in generated.rejects)
     return {
-        "samples": len(made.rows),
-        "rejected": len(made.rejects),
+        "samples": len(generated.rows),
+        "rejected": len(generated.rejects),
         "reasons": dict(reasons.most_common()),
-        "spent": dict(made.spent),
-        **(made.source.as_json() if made.source else {}),
+        "spent": dict(generated.spent),
+        **(generated.source.as_json() if generated.source else {}),
     }
 
 
 def _columns(text: str | None) -> dict[str, str]:
     pairs = [pair.partition("=") for pair in text.split(",")] if text else []
     if not all(name and column for name, _, column in pairs):
-        raise RecipeError(f"--columns {text}: pairs are wanted", "write for example image=file_name,captions=text")
+        raise RecipeError(
+            f"--columns {text}: must be NAME=COLUMN pairs", "write for example image=file_name,captions=text"
+        )
     return {name.strip(): column.strip() for name, _, column in pairs}
 
 
 def _names(text: str) -> tuple[str, ...]:
-    """A list with commas, each name once."""
+    """Split a list at its commas; each name once."""
     return tuple(dict.fromkeys(name.strip() for name in text.split(",")))
 
 
-def summary(out: Path, made: Generated) -> list[str]:
-    """What a run came to, as lines: samples, rejects by reason, money."""
-    reasons = Counter(reject.reason for reject in made.rejects).most_common()
-    why = f" ({', '.join(f'{count} {reason}' for reason, count in reasons)}; see rejects.jsonl)" if reasons else ""
-    lines = [f"{out}: {count_of(len(made.rows), 'sample')}, {len(made.rejects)} rejected{why}"]
-    if made.rejects:
+def summary(out: Path, generated: Generated) -> list[str]:
+    """Describe a finished run in a few lines: samples, rejects by reason, tokens and cost."""
+    rejects, spent = generated.rejects, generated.spent
+    reasons = Counter(reject.reason for reject in rejects).most_common()
+    listed = f" ({', '.join(f'{count} {reason}' for reason, count in reasons)}; see rejects.jsonl)" if reasons else ""
+    lines = [f"{out}: {count_of(len(generated.rows), 'sample')}, {len(rejects)} rejected{listed}"]
+    if rejects:
         from vistune.datagen import most_frequent
 
-        lines.append(f"most rejected: {most_frequent(made.rejects)}")
-    spent = made.spent
+        lines.append(f"most rejected: {most_frequent(rejects)}")
     if spent:
-        maybe = f", and at most ${spent['maybe_dollars']:.2f} for requests without an answer"
-        money = f"${spent['dollars']:.2f}{maybe if spent['maybe_billed'] else ''}" if spent["priced"] else NO_PRICE
+        cost = f"${spent['dollars']:.2f}" if spent["priced"] else "cost unknown (add the model's price with --prices)"
+        if spent["priced"] and spent["maybe_billed"]:
+            cost += f", and at most ${spent['maybe_dollars']:.2f} for requests without an answer"
         lines.append(
-            f"asked {spent['model']}: {spent['prompt_tokens']:,} prompt and {spent['completion_tokens']:,} completion "
-            f"tokens; {money}"
+            f"{spent['model']}: {spent['prompt_tokens']:,} prompt tokens, {spent['completion_tokens']:,} completion "
+            f"tokens; {cost}"
         )
-    lines += made.source.lines() if made.source else []
+    lines += generated.source.lines() if generated.source else []
     return [*lines, f"report: {out / 'report.html'}"]
 
 
-NO_PRICE = "no price known for this model (give one with --prices)"
-
-
 def print_plan(plan: dict[str, Any]) -> None:
-    """What a run would ask, cost and take, in a few lines."""
+    """Print how many requests a run would send, what they cost and how long they take."""
     kinds = plan["kinds"]
     listed = f" ({', '.join(f'{count:,} {kind}' for kind, count in kinds.items())})" if kinds else ""
     lines = [
@@ -253,28 +252,29 @@ def print_plan(plan: dict[str, Any]) -> None:
         f"{plan['prompt_tokens']:,} prompt and {plan['completion_tokens']:,} completion tokens ({plan['tokens_by']})",
     ]
     if plan["dollars"] is None:
-        lines.append(f"no price known: {plan['how_to_price']}")
+        lines.append(f"cost unknown: {plan['how_to_price']}")
     else:
         lines.append(f"${plan['dollars']:.2f} expected, ${plan['dollars_at_most']:.2f} at most")
     if plan["budget"] is not None:
         lines.append(f"--budget ${plan['budget']:.2f}: {_fit(plan)}")
     lines.append(f"{plan['minutes']:.1f} minutes ({plan['minutes_by']})")
     if "caption" in kinds:
-        lines.append("caption: pictures without a caption in that language; --kinds without caption leaves them out")
+        lines.append("captions are requested only for images without one; to skip them, remove caption from --kinds")
     if skipped := plan.get("skipped_images"):
         lines.append(f"images skipped: {', '.join(f'{count:,} {reason}' for reason, count in skipped.items())}")
     lines += lines_of(UnreadField(**unread) for unread in plan.get("unread_fields", ()))
-    lines.append("nothing was sent; --json shows three requests whole")
+    lines.append("no request was sent; --json shows three complete requests")
     for line in lines:
         stdout.print(line, soft_wrap=True)
 
 
 def _fit(plan: dict[str, Any]) -> str:
+    """Describe whether the requests fit into the budget."""
     if plan["dollars_at_most"] <= plan["budget"]:
-        return "all fits, whatever comes"
+        return "the maximum cost fits"
     if plan["dollars"] <= plan["budget"]:
-        return "the expected cost fits; the run stops with all answers kept if it comes to more"
-    return "does not fit: the run would stop before its end, with all answers kept"
+        return "the expected cost fits; if the cost exceeds it, the run stops and keeps all answers"
+    return "too low: the run would stop early and keep all answers"
 
 
 def _mix(text: str | None) -> tuple[int, int, int] | None:
@@ -283,7 +283,7 @@ def _mix(text: str | None) -> tuple[int, int, int] | None:
     try:
         conversation, detail, reasoning = (int(share) for share in text.split(":"))
     except ValueError:
-        raise RecipeError(f"--mix {text}: three whole numbers are wanted", "write for example 58:23:77") from None
+        raise RecipeError(f"--mix {text}: must be three whole numbers", "write for example 58:23:77") from None
     return conversation, detail, reasoning
 
 
@@ -316,11 +316,11 @@ def filter_(
     if as_json:
         print_json(asdict(chosen))
         return
-    aside = ", ".join(f"{count} {reason}" for reason, count in chosen.rejects.items())
+    rejected = ", ".join(f"{count} {reason}" for reason, count in chosen.rejects.items())
     stdout.print(
         f"{out}: {chosen.chosen:,} of {chosen.captions:,} captions; {chosen.frequent_enough:,} of {chosen.phrases:,} "
-        f"noun phrases are in {least} captions or more; {chosen.without_phrase:,} captions name nothing"
-        + (f"; set aside: {aside} ({out.name}.rejects.jsonl)" if aside else ""),
+        f"noun phrases are in {least} captions or more; {chosen.without_phrase:,} captions have no noun phrase"
+        + (f"; rejected: {rejected} ({out.name}.rejects.jsonl)" if rejected else ""),
         soft_wrap=True,
     )
 
@@ -344,13 +344,13 @@ def check(
     """Check every sample before training. Faults are reported with file, line and field."""
     loaded = load_recipe(recipe) if recipe else None
     if no_images:
-        refuse_given(("images",), "not looked at with --no-images", "leave one of them out")
+        refuse_given(("images",), "not used with --no-images", "remove one of them")
     if data:
         if given := next((path for path in data if path.suffix in {".yaml", ".yml"}), None):
-            raise RecipeError(f"check: {given} is a recipe, not data", f"give it as --recipe {given}")
+            raise RecipeError(f"check: {given} is a recipe, not data", f"write --recipe {given}")
         sources = _sources(data, images, loaded)
     else:
-        sources = _own_sources(loaded, images)
+        sources = _recipe_sources(loaded, images)
     bar = no_progress if as_json else progress_bar
     found = api.check_data(sources, recipe=loaded, images=not no_images, page=page, progress=bar)
     if as_json:
@@ -367,54 +367,58 @@ def check(
 
 
 def check_lines(found: CheckReport, *, tokens: bool) -> list[str]:
-    """What a check found, as lines: the first faults and notes, then how many there are of each kind."""
+    """Describe the result of a check: the first faults and notes, then the counts."""
     lines = [fault.detail for fault in found.faults[:50]]
     lines += [f"note: {note.detail}" for note in found.notes[:20]]
     kinds = ", ".join(f"{count} {'without kind' if kind == 'none' else kind}" for kind, count in found.kinds.items())
     lines.append(
-        f"{count_of(found.rows, 'row')}, {count_of(found.images, 'picture')} ({kinds or 'none'}); "
+        f"{count_of(found.rows, 'row')}, {count_of(found.images, 'image')} ({kinds or 'none'}); "
         f"{count_of(len(found.faults), 'fault')}"
     )
     if tokens:
         low, middle, high = (found.tokens[key] for key in ("min", "median", "max"))
-        lines.append(f"tokens a sample: {low} to {high}, median {middle}; {found.learnt_tokens:,} learnt in all")
+        lines.append(
+            f"tokens per sample: {low} to {high}, median {middle}; {found.learnt_tokens:,} supervised in total"
+        )
     lines += [f"warning: {count} × {what}" for what, count in found.warnings.items()]
     lines += lines_of(found.unread_fields)
     if found.missing:
-        worst = ", ".join(f"{folder} ({count})" for folder, count in found.missing.items())
-        lines.append(f"missing pictures, by folder: {worst}")
+        folders = ", ".join(f"{folder} ({count})" for folder, count in found.missing.items())
+        lines.append(f"missing images by folder: {folders}")
     return lines
 
 
 def _sources(data: list[Path], images: list[Path] | None, recipe: Recipe | None) -> list[DataSource]:
-    """The files with their picture folders: as given, one for all or one for each; else as the recipe has them."""
+    """Pair the files with image folders: those given (one for all, or one for each), else those of the recipe."""
     if images and len(images) not in (1, len(data)):
-        raise RecipeError(f"{len(images)} --images for {len(data)} data files", "give one for all, or one for each")
+        raise RecipeError(
+            f"{len(images)} --images for {len(data)} data files", "give one image folder for all files, or one for each"
+        )
     if images:
         folders = images if len(images) == len(data) else images * len(data)
         return [DataSource(file=path, images=folder) for path, folder in zip(data, folders, strict=True)]
-    known = _named(recipe) if recipe is not None else []
-    chosen = []
+    listed = _listed(recipe) if recipe is not None else []
+    sources = []
     for path in data:
-        own = [source for source in known if source.file.absolute() == path.absolute()]
-        chosen += own or [DataSource(file=path)]
-    return chosen
+        same_file = [source for source in listed if source.file.absolute() == path.absolute()]
+        sources += same_file or [DataSource(file=path)]
+    return sources
 
 
-def _own_sources(recipe: Recipe | None, images: list[Path] | None) -> list[DataSource]:
+def _recipe_sources(recipe: Recipe | None, images: list[Path] | None) -> list[DataSource]:
     if recipe is None or images:
         raise RecipeError("check needs data", "name data files or folders, or a --recipe that names them")
-    if not (named := _named(recipe)):
+    if not (listed := _listed(recipe)):
         raise RecipeError(f"check: the recipe {recipe.name} names no data files", "name them before --recipe")
-    return named
+    return listed
 
 
-def _named(recipe: Recipe) -> list[DataSource]:
-    """Every file that a recipe learns from or measures, once, with the picture folder it has there."""
-    held = recipe.validation.data if recipe.validation is not None else None
-    learnt = [recipe.data if stage.data is None else stage.data for stage in recipe.stages if stage.shards is None]
-    listed = [source for sources in (*learnt, held or ()) for source in sources]
-    return list(dict.fromkeys(DataSource(file=source.file, images=source.images) for source in listed))
+def _listed(recipe: Recipe) -> list[DataSource]:
+    """Return every file that a recipe trains on or validates with, once, with its image folder."""
+    validation = recipe.validation.data if recipe.validation is not None else None
+    training = [recipe.data if stage.data is None else stage.data for stage in recipe.stages if stage.shards is None]
+    all_sources = [source for sources in (*training, validation or ()) for source in sources]
+    return list(dict.fromkeys(DataSource(file=source.file, images=source.images) for source in all_sources))
 
 
 def show(
@@ -431,10 +435,10 @@ def show(
     if as_json:
         print_json(rows)
         return
-    how = "in green" if stdout.color_system else "between ⟦ and ⟧"
+    marking = "green" if stdout.color_system else "between ⟦ and ⟧"
     for row, pieces in zip(rows, marked(rows, tokenizer, colour=bool(stdout.color_system)), strict=True):
         stdout.print(
-            Text.assemble((row["id"], "bold"), f"  {len(row['input_ids'])} tokens, supervised ones {how}"),
+            Text.assemble((row["id"], "bold"), f"  {len(row['input_ids'])} tokens; supervised tokens are {marking}"),
             soft_wrap=True,
         )
         stdout.print(pieces, soft_wrap=True)

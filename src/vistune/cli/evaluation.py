@@ -1,4 +1,4 @@
-"""The verbs that measure: ask a model a benchmark's questions, or score answers that are there already."""
+"""Verbs that measure: evaluate, answer, score and report."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from vistune import api
-from vistune.cli.console import print_message, progress_bar
-from vistune.cli.model import Device, Dtype, Quantize
-from vistune.cli.options import refuse_given
-from vistune.cli.output import Json, count_of, print_json, stdout
+from vistune.cli.console import Json, count_of, print_json, print_message, progress_bar, stdout
+from vistune.cli.help import current_language
+from vistune.cli.options import Device, Dtype, Quantize, refuse_given
 from vistune.errors import RecipeError
 from vistune.progress import no_progress
 from vistune.records import lines_of
@@ -24,10 +23,10 @@ from vistune.records import lines_of
 if TYPE_CHECKING:
     from vistune.evaluation import Measured
 
-JUDGES = (  # parameters of `score` that only matter with a judge
+JUDGE_OPTIONS = (  # parameters of `score` that have no effect without a judge
     "base_url", "api_key_file", "concurrency", "budget", "prices", "judgements", "max_tokens", "extra_body", "opinions",
 )  # fmt: skip
-NO_FIGURE = "a judge (vistune score --judge) or the benchmark's server (--submission) gives it"
+NO_METRIC = "scored by a judge (vistune score --judge) or by the benchmark's server (--submission)"
 
 
 def evaluate(
@@ -70,7 +69,7 @@ def evaluate(
     """
     if listing:
         others = ("model", "task", "data", "limit", "blind", "letters", "out", "again", "device", "dtype", "quantize")
-        refuse_given(others, "not used by --list", "leave them out")
+        refuse_given(others, "not used by --list", "remove the option")
         print_tasks(as_json)
         return
     if not model:
@@ -110,26 +109,31 @@ def evaluate(
     if len(results) > 1 or comparison["tasks"][0]["published"]:
         stdout.print(markdown(comparison), soft_wrap=True)
     if out is not None and len(results) > 1:
-        stdout.print(f"{out / 'comparison.html'}: every figure, and who answers what better", soft_wrap=True)
+        stdout.print(
+            f"{out / 'comparison.html'}: all metrics, and the questions on which the models differ", soft_wrap=True
+        )
 
 
 def tasks_of(task: str, data: Path | None, models: Sequence[Path]) -> dict[str, Path]:
-    """Each named task with its data folder: without --data it is the one run's own world."""
+    """Return the data folder of each named task. Without --data it is the folder world/ of the run.
+
+    Raises RecipeError if it is not there, and for names that are missing or given twice.
+    """
     if data is None and len(models) > 1:
-        raise RecipeError("several models are asked the same questions", "add --data DIR")
+        raise RecipeError("several models need one data folder", "add --data DIR")
     world = models[0] / "world"
     if data is None and not world.is_dir():
         raise RecipeError(
-            "evaluate needs the task's data", "add --data DIR; `vistune evaluate --list` says which files"
+            "evaluate needs the task's data", "add --data DIR; `vistune evaluate --list` shows which files"
         )
     names = [name for name in task.split(",") if name]
     if len(set(names)) < len(names) or not names:
-        raise RecipeError(f"--task {task}: names a task twice, or none", "name each once, with commas between")
+        raise RecipeError(f"--task {task}: names no task, or one twice", "name each task once, separated by commas")
     return {name: folder_of(data or world, name, many=len(names) > 1) for name in names}
 
 
 def is_first_process() -> bool:
-    """Whether this is torchrun's first process, which speaks for all, or the only one."""
+    """Return whether this is the only process or the first of torchrun's, which prints the results."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -171,27 +175,28 @@ def answer(
 
 
 def folder_of(data: Path, task: str, *, many: bool) -> Path:
-    """Where a task's data is: of several tasks each has its own folder in `data`, if it is there.
+    """Return the data folder of a task: of `many` tasks the subfolder with its name, if there is one, else `data`.
 
-    The drawn world is the data of its own tasks, one of which bears the name of a folder of pictures in it.
+    The folder of the synthetic scenes has an image folder called `scenes`, which is not the data of the task `scenes`.
     """
-    drawn = task in ("scenes", "combinations") and (data / "questions_heldout.jsonl").is_file()
-    return data / task if many and not drawn and (data / task).is_dir() else data
+    is_scenes_folder = task in ("scenes", "combinations") and (data / "questions_heldout.jsonl").is_file()
+    return data / task if many and not is_scenes_folder and (data / task).is_dir() else data
 
 
 def result_table(result: dict[str, Any]) -> Table:
+    """Return the metrics and conditions of one evaluation as a table."""
     table = Table("", "", "", title=f"{result['task']}, {result['count']} questions")
     for name, value in result["metrics"].items() if set(result["metrics"]) != {"accuracy"} else ():
         table.add_row(name, f"{value:.2f}", "")
     if not result["metrics"]:
-        table.add_row("no figure here", "", NO_FIGURE)
+        table.add_row("no metric yet", "", NO_METRIC)
     for condition, interval in result.get("intervals", {}).items():
         shown = f"{100 * interval['low']:.1f} – {100 * interval['high']:.1f}"
         table.add_row(f"accuracy {condition.replace('_', ' ')}", f"{100 * interval['value']:.1f} %", shown)
     if "majority" in result:
         table.add_row("majority answer", f"{100 * result['majority']:.1f} %", "")
     if "gap" in result:
-        table.add_row("gap", f"{100 * result['gap']['value']:.1f} points", result["gap"]["words"])
+        table.add_row("gain from the image", f"{100 * result['gap']['value']:.1f} points", result["gap"]["words"])
     for condition, share in result.get("changed", {}).items():
         table.add_row(f"replies changed {condition.replace('_', ' ')}", f"{100 * share['value']:.1f} %", share["words"])
     for condition, reason in result.get("left_out", {}).items():
@@ -200,9 +205,9 @@ def result_table(result: dict[str, Any]) -> Table:
 
 
 def group_table(result: dict[str, Any]) -> Table:
-    """Share right of each question type and language, by condition; empty where the task tells no two of them apart."""
+    """Return the accuracy by question type and by language; empty if there is only one type and one language."""
     conditions = list(result.get("intervals", ()))
-    table = Table("right, per cent", *[condition.replace("_", " ") for condition in conditions], "majority")
+    table = Table("accuracy in per cent", *[condition.replace("_", " ") for condition in conditions], "majority")
     for groups in (result.get("by_type", {}), result.get("by_language", {})):
         for name, told in groups.items() if len(groups) > 1 else ():
             shares = [told[condition]["value"] if told[condition]["count"] else None for condition in conditions]
@@ -212,7 +217,7 @@ def group_table(result: dict[str, Any]) -> Table:
 
 
 def print_tasks(as_json: bool) -> None:
-    """Every task with what it needs, for a person or as JSON."""
+    """Print every task with its files, source, licence and size."""
     listed = api.tasks()
     if as_json:
         print_json([{"task": name, **asdict(facts)} for name, facts in listed.items()])
@@ -269,7 +274,7 @@ def score(
     """Score predictions of any model with the official rules of a benchmark."""
     endpoint = None
     if judge is None:
-        refuse_given(JUDGES, "for a judge, and none is asked", "add --judge MODEL, or leave them out")
+        refuse_given(JUDGE_OPTIONS, "only used with --judge", "add --judge MODEL, or remove the option")
     else:
         from vistune.llm_client import Endpoint, read_extra_body
 
@@ -294,18 +299,18 @@ def score(
         opinions=opinions,
         progress=no_progress if as_json else progress_bar,
     )
-    for words in (*lines_of(found.unread_fields), *found.warnings):
-        print_message(words)
+    for message in (*lines_of(found.unread_fields), *found.warnings):
+        print_message(message)
     if as_json:
         print_json(found.as_json())
         return
     print_score(found)
     if submission is not None:
-        stdout.print(f"{submission}: to upload", soft_wrap=True)
+        stdout.print(f"{submission}: upload this file to the benchmark's server", soft_wrap=True)
 
 
 def print_score(found: Measured) -> None:
-    """Figures, by both parse rules where they differ; then what was missing or not understood, with examples."""
+    """Print the metrics (by both parse rules if they differ), breakdowns, and the missing and unparsed answers."""
     scored, other = found.scored, found.other
     titles = [found.rule, *(["lenient" if found.rule == "official" else "official"] if other is not None else [])]
     table = Table("", *titles, title=f"{found.task}, {scored.count} questions")
@@ -314,26 +319,63 @@ def print_score(found: Measured) -> None:
     if scored.metrics:
         stdout.print(table)
     else:
-        stdout.print(f"{found.task}, {scored.count} questions: no figure here, {NO_FIGURE}", soft_wrap=True)
+        stdout.print(f"{found.task}, {scored.count} questions: no metric yet, {NO_METRIC}", soft_wrap=True)
     for title, groups in scored.tables.items():
-        if not groups:  # the data lack what it is told by
+        if not groups:  # the data have no such field
             continue
-        breakdown = Table(title, "figure", "questions")
+        breakdown = Table(title, "metric", "questions")
         for group, (value, count) in groups.items():
             breakdown.add_row(group, f"{value:.2f}", str(count))
         stdout.print(breakdown)
-    for count, words in (
-        (scored.missing, "questions without a prediction: counted as wrong"),
-        (found.repeated, "predictions for a question that has a later one: the last counts"),
+    for count, note in (
+        (scored.missing, "questions have no prediction; they count as wrong"),
+        (found.repeated, "predictions were ignored because a later one answers the same question"),
     ):
         if count:
-            stdout.print(f"{count} {words}", soft_wrap=True)
+            stdout.print(f"{count} {note}", soft_wrap=True)
     print_unparsed(scored.unparsed, scored.examples)
 
 
 def print_unparsed(count: int, examples: Sequence[tuple[str, str]]) -> None:
-    """How many replies the rule could not read, and some of them; nothing where it read all."""
+    """Print how many answers could not be parsed, with examples."""
     if count:
-        stdout.print(f"{count} replies that cannot be parsed: scored as the protocol says, such as", soft_wrap=True)
+        stdout.print(
+            f"{count} answers cannot be parsed; the benchmark's rules decide how they count. Examples:", soft_wrap=True
+        )
     for name, text in examples:
         stdout.print(f"    {name}: {text[:200]!r}", soft_wrap=True)
+
+
+def report(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            help="One or more run folders, the --out folder of a comparison, a folder written by generate, or a "
+            "data file."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Data or several runs: file to write. Default: next to the data, or in the first run."),
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Data: image folder.")] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Data: evaluation set (image folder or files) to search for the same images. Can be repeated."
+        ),
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option("--lang", help="Language of the page: en or ko. Default: from the locale.")
+    ] = None,
+) -> None:
+    """Write an offline HTML page about a run, a comparison of runs or models, or a data set."""
+    language = language or current_language()
+    page = api.write_report(
+        *paths, out=out, images=images, against=against or (), language=language, progress=progress_bar
+    )
+    stdout.print(str(page), soft_wrap=True)
+    from vistune.report.plots import missing_font
+
+    if "<svg" in page.read_text(encoding="utf-8") and (missing := missing_font(language)) is not None:
+        print_message(missing)

@@ -1,4 +1,4 @@
-"""The verb `plan`: a recipe's needs as tables."""
+"""The verb `plan`: print the estimated memory, time, disk space and cost of a recipe."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vistune import api
-from vistune.cli.console import progress_bar
-from vistune.cli.output import Json, print_json, stdout
+from vistune.cli.console import Json, print_json, progress_bar, stdout
 from vistune.progress import no_progress
 from vistune.recipe import load_recipe
 
@@ -59,33 +58,33 @@ def plan(
         print_stage(stage, found["processes"])
     if found["teacher"] is not None:
         stdout.print(
-            f"a teacher ({found['teacher']['model']}) for as many samples: ${found['teacher']['dollars']:,.2f}"
+            f"generating as many samples with {found['teacher']['model']}: ${found['teacher']['dollars']:,.2f}"
         )
 
 
 def print_stage(stage: dict[str, Any], processes: int) -> None:
-    """One stage: what it learns from, then a line a device."""
+    """Print one stage: trainable parts, the largest packed row, then memory and time on each device."""
     counts = ", ".join(f"{part} {_count(number)}" for part, number in stage["parameters"].items())
     stdout.print(
-        Text.assemble((stage["stage"], "bold"), f": learns {', '.join(stage['learn'])}; parameters: {counts}"),
+        Text.assemble((stage["stage"], "bold"), f": trains {', '.join(stage['learn'])}; parameters: {counts}"),
         soft_wrap=True,
     )
     row = stage["row"]
     steps = "steps unknown (give --samples)" if stage["steps"] is None else f"{stage['steps']:,} steps"
-    source = f"assumed: {stage['assumed']}" if stage["assumed"] else "counted in the data"
-    largest = f"{row['tokens']:,} tokens, {row['tiles']} tiles, {row['supervised']:,} learnt"
-    stdout.print(f"{steps}; the largest row: {largest} ({source})", soft_wrap=True)
+    source = f"assumed: {stage['assumed']}" if stage["assumed"] else "counted from the data"
+    largest = f"{row['tokens']:,} tokens, {row['tiles']} tiles, {row['supervised']:,} supervised"
+    stdout.print(f"{steps}; largest packed row: {largest} ({source})", soft_wrap=True)
     priced = any(entry["dollars"] is not None for entry in stage["devices"])
     is_large = max(entry["total"] for entry in stage["devices"]) >= 1e9
     scale, unit, places = (1e9, "GB", 2) if is_large else (1e6, "MB", 1)
-    heads = (unit, "weights", "grad.", "optim", "activ.", "logits", "sum", f"fsdp/{processes}", "row ≤", "time")
+    headers = (unit, "weights", "grad.", "optim", "activ.", "logits", "sum", f"fsdp/{processes}", "row ≤", "time")
     table = Table(box=None, padding=(0, 1), header_style="none")
-    for head in (*heads, *(["dollars"] if priced else [])):
-        table.add_column(head, no_wrap=True, justify="left" if head == unit else "right")
+    for header in (*headers, *(["dollars"] if priced else [])):
+        table.add_column(header, no_wrap=True, justify="left" if header == unit else "right")
     for entry in stage["devices"]:
         memory = entry["memory"]
-        passing = memory.get("activations", 0) + memory.get("copies", 0)
-        parts = (memory.get("weights", 0), memory.get("gradients", 0), memory.get("optimizer", 0), passing,
+        activations = memory.get("activations", 0) + memory.get("copies", 0)
+        parts = (memory.get("weights", 0), memory.get("gradients", 0), memory.get("optimizer", 0), activations,
                  memory.get("logits", 0), entry["total"], entry["total_fsdp"])  # fmt: skip
         longest = f"{entry['longest_row']:,}" if entry["longest_row"] else "none"
         time = "" if entry["seconds"] is None else _time(entry["seconds"])
@@ -93,15 +92,15 @@ def print_stage(stage: dict[str, Any], processes: int) -> None:
         name = entry["device"].partition(" (")[0].removeprefix("this ")
         table.add_row(name, *(f"{part / scale:.{places}f}" for part in parts), longest, time, *dollars)
     stdout.print(table)
-    ways = stage["devices"][-1]["otherwise"]
-    said = (
-        f"{name} {_bytes(way['ddp'])}" + (f" ({_bytes(way['fsdp'])})" if "fsdp" in way else "")
-        for name, way in ways.items()
+    alternatives = (
+        f"{name} {_bytes(memory['ddp'])}" + (f" ({_bytes(memory['fsdp'])})" if "fsdp" in memory else "")
+        for name, memory in stage["devices"][-1]["otherwise"].items()
     )
-    stdout.print(f"a GPU's memory by DDP (by FSDP2 over {processes}): {', '.join(said)}", soft_wrap=True)
+    stdout.print(f"memory per GPU with DDP (with FSDP2 over {processes}): {', '.join(alternatives)}", soft_wrap=True)
     disk = {name: _bytes(size) for name, size in stage["disk"].items()}
     stdout.print(
-        f"disk: a checkpoint {disk['checkpoint']}, midway {disk['midway']}, kept {disk['kept']}; cache {disk['cache']}",
+        f"disk: checkpoint {disk['checkpoint']}, resumable checkpoint {disk['midway']}, all that are kept "
+        f"{disk['kept']}; cache {disk['cache']}",
         soft_wrap=True,
     )
 

@@ -5,16 +5,14 @@ ModelFacts + StageFacts (plain values) -> a sheet each -> model.svg/.png · stag
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from vistune.files import read_json
 from vistune.planner.structure import ModelFacts, StageFacts
-from vistune.registry import lookup
 from vistune.report.model_diagram import model_sheet
 from vistune.report.pen import style
 from vistune.report.stage_diagram import stages_sheet
+from vistune.translations import catalogue
 
 
 def draw_diagrams(
@@ -24,7 +22,7 @@ def draw_diagrams(
 
     Raises RecipeError for an unknown language, and for letters that no font of this machine has.
     """
-    labels: Mapping[str, Any] = lookup(language, read_json(Path(__file__).with_name("diagrams.json")), "language")
+    labels = catalogue("report/diagrams", language)
     with style():
         sheets = (
             ("model", labels["model_title"].format(name=name), model_sheet(name, model, labels)),

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-from vistune.files import read_json
-from vistune.registry import lookup
 from vistune.report.plots import drawable
+from vistune.translations import catalogue
 
 Labels = Mapping[str, Any]
 
 
-@cache
-def _tables() -> Mapping[str, Labels]:
-    tables: Mapping[str, Labels] = read_json(Path(__file__).with_name("labels.json"))
-    return tables
-
-
 def labels_of(language: str) -> Labels:
-    return lookup(language, _tables(), "report language")
+    """Return the labels of the pages in a language."""
+    return catalogue("report/labels", language)
 
 
 def word(text: object, labels: Labels) -> str:
@@ -31,12 +23,12 @@ def word(text: object, labels: Labels) -> str:
 
 def drawn_word(text: str, labels: Labels, instead: str) -> str:
     """The word for a plot: in the page's language, else in English, where this machine's fonts have the letters."""
-    english = drawable(word(text, _tables()["en"]), instead)
+    english = drawable(word(text, labels_of("en")), instead)
     return drawable(word(text, labels), english)
 
 
 def drawn_label(key: str, labels: Labels) -> str:
-    return drawable(labels[key], _tables()["en"][key])
+    return drawable(labels[key], labels_of("en")[key])
 
 
 def duration(seconds: float, labels: Labels) -> str:

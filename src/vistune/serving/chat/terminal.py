@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 
 from vistune.errors import DataError, VistuneError
-from vistune.files import read_json
 from vistune.generation import Assistant, Sampling
 from vistune.processor import open_image
 from vistune.serving.chat.keyboard import Keyboard, paths_in
 from vistune.serving.chat.transcript import save
+from vistune.translations import catalogue
 from vistune.types import ImageRef, Message
 
 MOST_TOKENS = 1024  # of one answer
@@ -155,8 +155,7 @@ WIDTH = max(len(command.form) for command in COMMANDS.values())
 
 def words_of(language: str) -> Mapping[str, str]:
     """The terminal's own words: English -> those of the language; empty for English."""
-    words: Mapping[str, str] = read_json(Path(__file__).with_name("terminal_ko.json")) if language == "ko" else {}
-    return words
+    return catalogue("serving/chat/terminal", language)
 
 
 def chat(
