@@ -549,10 +549,10 @@ def chat(
     quantize: int | None = None,
 ) -> None:
     """Chat with a model in the terminal."""
-    from vistune.serving.chat.terminal import chat, described
+    from vistune.serving.chat.terminal import chat, describe_image
 
     for path in images:
-        described(path)  # refuse a file that is not an image before the weights are loaded
+        describe_image(path)  # refuse a file that is not an image before the weights are loaded
     chat(load(model, device=device, dtype=dtype, quantize=quantize), images=images, language=language)
 
 
@@ -574,8 +574,7 @@ def serve(
         RecipeError: It may not listen there, or a package is missing.
     """
     try:
-        from vistune.serving.api.memory import use_one_arena
-        from vistune.serving.api.server import check, serve
+        from vistune.serving.api.server import check, serve, use_one_arena
     except ImportError as error:
         raise RecipeError(f"vistune serve needs {error.name}", "pip install 'vistune[serve]'") from None
     check(settings)  # before the weights are loaded

@@ -48,7 +48,7 @@ def test_s01_beyond_loopback_only_with_keys(tmp_path: Path) -> None:
     assert len(check(Settings(name="tiny", host="0.0.0.0", key_file=keys))) == 1
     for wrong in ("", "# nothing\n", "short", "has a space in it"):
         keys.write_text(wrong)
-        with pytest.raises(RecipeError, match="holds no keys"):
+        with pytest.raises(RecipeError, match="not a file of API keys"):
             check(Settings(name="tiny", key_file=keys))
 
 
