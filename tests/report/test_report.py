@@ -15,7 +15,7 @@ import pytest
 from vistune.errors import DataError, RecipeError
 from vistune.report import plots, write_data_report, write_run_report
 from vistune.report.images import spread
-from vistune.report.labels import drawn_word
+from vistune.report.rendering import drawn_text
 from vistune.translations import catalogue
 
 RUN_SECTIONS = ["result", "training", "answers", "mistakes", "descriptions", "cost", "run"]
@@ -216,8 +216,8 @@ def test_a_letter_without_a_shape_is_never_drawn(monkeypatch: pytest.MonkeyPatch
         assert plots.drawable("색", "colour") == "colour"
         assert plots.drawable("colour 1-2", "#1") == "colour 1-2"
         labels = catalogue("report/labels", "ko")
-        assert drawn_word("without_image", labels, "#1") == "without picture"
-        assert drawn_word("사용자 유형", labels, "#3") == "#3"
+        assert drawn_text("without_image", labels, "#1") == "without image"
+        assert drawn_text("사용자 유형", labels, "#3") == "#3"
         assert "fonts-nanum" in (plots.missing_font("ko") or "")
         assert plots.missing_font("en") is None
     finally:

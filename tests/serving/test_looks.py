@@ -76,7 +76,7 @@ def test_what_is_refused(served: Running, changes: dict[str, Any], status: int, 
 
 
 def test_more_weights_than_are_given_are_refused(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vistune.serving.api.attention_maps.MOST_WEIGHTS", 40)
+    monkeypatch.setattr("vistune.serving.api.attention_maps.MAX_WEIGHTS", 40)
     assert ask(served, answer="red").status_code == 200
     error = ask(served).json()["error"]
     assert (error["code"], error["param"]) == ("invalid_value", "answer")

@@ -234,7 +234,7 @@ def test_large_and_unusual_pictures_are_made_fit_for_the_server(tab: Opened) -> 
     Image.new("RGB", (40, 30), "teal").save(bitmap, "BMP")
     with saying(tab.found, "teal"):
         tab.show(("wide.png", noise(2560, 200)))
-        assert tab("#notice").inner_text() == "wide.png was made smaller before sending."
+        assert tab("#notice").inner_text() == "wide.png was reduced in size before sending."
         tab.show(("small.bmp", bitmap.getvalue()), kind="image/bmp")
         tab.ask("Which colour?")
         tab.until_answered()
@@ -293,7 +293,7 @@ def test_samples_temperature_and_length(tab: Opened) -> None:
         tab("#send").click()
         tab.until_answered()
     assert (tab.bodies[0]["temperature"], tab.bodies[0]["max_tokens"]) == (0.7, 32)
-    assert tab(".note").inner_text() == "Cut off at the longest answer; raise it in the settings."
+    assert tab(".note").inner_text() == "The answer reached the longest length. You can raise it in the settings."
     tab.page.reload()
     assert (tab.page.input_value("#temperature"), tab.page.input_value("#length")) == ("0.7", "32")
 
@@ -356,14 +356,14 @@ def test_a_key_is_asked_for_and_kept_in_the_tab_alone(chromium: Any, bench: Benc
     keys = tmp_path / "keys"
     keys.write_text("sk-canary-0123456789")
     with running(bench, key_file=keys) as found, opened(chromium, found) as tab:
-        dialog = tab.page.get_by_role("dialog", name="This server asks for a key")
+        dialog = tab.page.get_by_role("dialog", name="This server needs an API key")
         dialog.wait_for()
         tab.shot("key")
         tab.page.keyboard.press("Escape")
         assert dialog.is_visible()
         tab.page.get_by_label("API key").fill("sk-wrong")
         tab.page.keyboard.press("Enter")
-        tab.page.get_by_text("The server does not know this key.").wait_for()
+        tab.page.get_by_text("The server does not accept this key.").wait_for()
         tab.page.get_by_label("API key").fill("sk-canary-0123456789")
         tab.page.keyboard.press("Enter")
         dialog.wait_for(state="hidden")

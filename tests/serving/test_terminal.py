@@ -52,7 +52,7 @@ def test_a_conversation_in_a_terminal(model: Path, images: Path, tmp_path: Path)
         terminal.press(f"/image '{images}/빨강 그림.png' {images}/broken.png\r")
         terminal.until("broken.png: ")
         terminal.press(f"/image {images}/빨강 그림.png\r")
-        terminal.until("[빨강 그림.png, 60x40, 0 kB]\r\n[2 pictures are in the conversation")
+        terminal.until("[빨강 그림.png, 60x40, 0 kB]\r\n[2 images are in the conversation")
         terminal.until("> ")
         terminal.press("/temperature 0\r")  # the same answer each time, and a long one
         terminal.until("[temperature 0]\r\n> ")

@@ -190,7 +190,7 @@ def serve(
     )
 
     def announce(address: str) -> None:
-        stderr.print(f"{settings.name}: API at {address}/v1, web page at {address}/ (stop with Ctrl-C)", soft_wrap=True)
+        stderr.print(f"{settings.name}: {address}/v1, web page at {address}/ (stop with Ctrl-C)", soft_wrap=True)
 
     api.serve(model, settings, device=device, dtype=dtype, quantize=quantize, announce=announce)
 
