@@ -174,7 +174,7 @@ def test_a_data_report_has_every_section(data_folder: Path) -> None:
     assert "240" in page.sections["counts"]
     assert page.sections["samples"].count("caption · English") == 5  # four groups in turn
     assert "<image>" not in page.sections["samples"]
-    assert re.search(r"too little known about the picture\s*7", page.sections["rejects"])
+    assert re.search(r"too little is known about the image\s*7", page.sections["rejects"])
     assert "0-reasoning-en · 0.jpg" in page.sections["rejects"]
     assert len(page.values("svg", "viewbox")) == 2
 
@@ -182,11 +182,11 @@ def test_a_data_report_has_every_section(data_folder: Path) -> None:
 def test_a_korean_page_speaks_korean(run_folder: Path, data_folder: Path) -> None:
     page = Page(write_run_report(run_folder, language="ko"))
     assert ("html", {"lang": "ko"}) in page.tags
-    assert "그림이 도움이 됩니다" in page.sections["result"]
-    assert "그림 없이" in page.sections["result"]
+    assert "이미지가 도움이 됩니다" in page.sections["result"]
+    assert "이미지 없음" in page.sections["result"]
     assert page.sections["answers"].count("✗ 틀림") == 10
     assert "6분 12초" in page.sections["cost"]
-    assert "그림에 대한 정보 부족" in Page(write_data_report(data_folder, language="ko")).sections["rejects"]
+    assert "이미지에 대한 정보 부족" in Page(write_data_report(data_folder, language="ko")).sections["rejects"]
     with pytest.raises(RecipeError, match="kr"):
         write_run_report(run_folder, language="kr")
 

@@ -157,7 +157,7 @@ def test_pictures_that_a_reload_loses_are_named(tab: Opened) -> None:
     with saying(tab.found, "noise"):
         tab.ask("What is it?", ("noise.png", noise(400, 400)), ("circle.png", png()))
         tab.until_answered()
-        assert "too large for this browser to keep" in tab("#notice").inner_text()
+        assert "too large for this browser to store" in tab("#notice").inner_text()
         tab.page.reload()
         assert tab.said == ["noise"]
         assert tab(".thumbnails .lost").count() == 2
@@ -334,7 +334,7 @@ def test_errors_are_told_as_the_server_tells_them(chromium: Any, bench: Bench) -
         tab.page.get_by_role("textbox", name="Edit your question").fill("word " * 1200)
         tab.page.get_by_role("button", name="Send again").click()
         tab.until_answered(2)
-        assert "too long for this model. the prompt takes" in tab(".note").nth(1).inner_text()
+        assert "too long for this model. the prompt has" in tab(".note").nth(1).inner_text()
 
 
 def test_an_error_within_a_stream_leaves_what_was_said(chromium: Any, bench: Bench) -> None:
@@ -356,7 +356,7 @@ def test_a_key_is_asked_for_and_kept_in_the_tab_alone(chromium: Any, bench: Benc
     keys = tmp_path / "keys"
     keys.write_text("sk-canary-0123456789")
     with running(bench, key_file=keys) as found, opened(chromium, found) as tab:
-        dialog = tab.page.get_by_role("dialog", name="This server needs an API key")
+        dialog = tab.page.get_by_role("dialog", name="This server needs a key")
         dialog.wait_for()
         tab.shot("key")
         tab.page.keyboard.press("Escape")
