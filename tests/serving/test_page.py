@@ -163,7 +163,7 @@ def test_pictures_that_a_reload_loses_are_named(tab: Opened) -> None:
         assert tab(".thumbnails .lost").count() == 2
         asked = len(tab.bodies)
         tab.ask("And now?")
-        assert "was not kept over the reload" in tab("#notice").inner_text()
+        assert "was lost in the reload" in tab("#notice").inner_text()
         assert len(tab.bodies) == asked, "the model would answer without the pictures"
         assert tab.page.input_value("#question") == "And now?"
         tab("#anew").click()

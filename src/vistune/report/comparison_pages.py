@@ -11,7 +11,7 @@ from vistune.files import read_json, read_json_if_there, read_text, write_atomic
 from vistune.recipe.strict_yaml import parse_yaml
 from vistune.report import plots
 from vistune.report.images import spread, thumbnail
-from vistune.report.rendering import Labels, drawn_label, duration, labels_of, metric, render
+from vistune.report.rendering import Labels, Row, Values, drawn_label, duration, labels_of, metric, render
 from vistune.report.training_section import read_metrics, stage_summary
 
 QUESTIONS = 20  # shown of each side of a pair
@@ -28,7 +28,6 @@ STAGE_ROWS = (  # of a stage's table: label, key of the summary, format
     ("peak_memory", "peak_memory_mb", "memory"),
     ("time", "seconds", "duration"),
 )
-Row = Mapping[str, Any]
 
 
 def write_comparison(folder: Path, *, language: str = "en") -> Path:
@@ -76,13 +75,13 @@ def write_runs_report(path: Path, runs: Mapping[str, Path], comparison: Row, *, 
     return path
 
 
-def task_values(comparison: Row) -> dict[str, Any]:
+def task_values(comparison: Row) -> Values:
     """Return the values that comparison_tasks.html.j2 needs."""
     tasks = [_task(task) for task in comparison["tasks"]]
     return {"models": comparison["models"], "tasks": tasks, "papers": comparison["published"]}
 
 
-def _task(task: Row) -> dict[str, Any]:
+def _task(task: Row) -> Values:
     """Add the names of the metrics, the conditions, and a verdict on each model from its blind conditions."""
     first = next(iter(task["models"].values()))
     published = {name: None for paper in task["published"].values() for name in paper["figures"]}
@@ -106,7 +105,7 @@ def _task(task: Row) -> dict[str, Any]:
     }
 
 
-def _pair(pair: Row) -> dict[str, Any]:
+def _pair(pair: Row) -> Values:
     """Order a pair so that the better model comes first."""
     one, other, wins, losses = pair["one"], pair["other"], pair["wins"], pair["losses"]
     value, low, high = (pair["difference"][key] for key in ("value", "low", "high"))
@@ -121,7 +120,7 @@ def _pair(pair: Row) -> dict[str, Any]:
     }
 
 
-def _side(better: str, worse: str, questions: list[Row]) -> dict[str, Any]:
+def _side(better: str, worse: str, questions: list[Row]) -> Values:
     """Choose the questions that are shown of those that one model answers better."""
     shown = [
         {**row, "thumbnail": thumbnail(row["image"], [Path(row["image"])]) if row["image"] else None}
@@ -150,7 +149,7 @@ def _flat(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:
         yield path, ", ".join(map(str, tree)) if isinstance(tree, list) else str(tree)
 
 
-def _stage(stage: str, metrics: Sequence[Sequence[Row]], labels: Labels) -> dict[str, Any]:
+def _stage(stage: str, metrics: Sequence[Sequence[Row]], labels: Labels) -> Values:
     """Draw loss, validation loss and speed of a stage with a curve per run, and fill its table."""
     panels = []
     for key, label in (("loss", "loss"), ("validation_loss", "validation_loss"), ("tokens_per_second", "speed")):

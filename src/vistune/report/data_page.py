@@ -17,12 +17,11 @@ from vistune.files import read_json_if_there, read_jsonl, write_atomic
 from vistune.records import FORMS, MARKER, ImageFolders, columns_read, open_data, read_sample
 from vistune.report import plots
 from vistune.report.images import spread, thumbnail
-from vistune.report.rendering import Labels, drawn_label, drawn_text, labels_of, render, write_page
+from vistune.report.rendering import Labels, Row, Values, drawn_label, drawn_text, labels_of, render, write_page
 
 SAMPLES = 20  # on the page
 LISTED_REJECTS = 20  # of each reason on the page of a check
 LLAVA_ROLES = {"system": "system", "user": "human", "assistant": "gpt"}
-Record = Mapping[str, Any]
 
 
 def write_data_report(
@@ -30,7 +29,7 @@ def write_data_report(
     *,
     out: Path | None = None,
     images: Path | None = None,
-    near_duplicates: Record | None = None,
+    near_duplicates: Row | None = None,
     language: str = "en",
 ) -> Path:
     """Write the page of a folder that `generate` wrote (FOLDER/report.html) or of a data file (FILE.report.html).
@@ -56,7 +55,7 @@ def write_data_report(
     return write_page(path, "data.html.j2", data.resolve().name, labels["data_title"], language, sections)
 
 
-def write_check_report(page: Path, report: Record, labelled_samples: Sequence[Record]) -> None:
+def write_check_report(page: Path, report: Row, labelled_samples: Sequence[Row]) -> None:
     """Write the page of `vistune check`: faults and notes by reason, and samples with their supervised text marked.
 
     Args:
@@ -71,7 +70,7 @@ def write_check_report(page: Path, report: Record, labelled_samples: Sequence[Re
     write_atomic(page, render("check.html.j2", labels_of("en"), report=report, samples=shown, **by_reason))
 
 
-def read_records(data: Path) -> list[Record] | None:
+def read_records(data: Path) -> list[Row] | None:
     """Read the records of a data file or folder in LLaVA's form; None if the folder has no samples.json.
 
     If a record names no language, the letters of its answers decide. Raises DataError for the first bad record.
@@ -85,7 +84,7 @@ def read_records(data: Path) -> list[Record] | None:
     return [_in_llava_form(record.value, record.location, file.images) for record in file.records(FORMS)]
 
 
-def _in_llava_form(value: Any, location: str, inner_images: Path | None) -> Record:
+def _in_llava_form(value: Any, location: str, inner_images: Path | None) -> Row:
     """Convert a record; `inner_images` is the folder of images that were inside the data file."""
     try:
         if isinstance(value, DataError):
@@ -110,9 +109,9 @@ def _in_llava_form(value: Any, location: str, inner_images: Path | None) -> Reco
     return {**value, "kind": sample.kind or "–", "image": image, "language": language, "conversations": conversations}
 
 
-def counts(data: Path, records: Sequence[Record] | None) -> dict[str, Any] | None:
+def counts(data: Path, records: Sequence[Row] | None) -> Values | None:
     """Count the samples by kind and language, from generate.json if it is there."""
-    generated: Record | None = read_json_if_there(data / "generate.json") if data.is_dir() else None
+    generated: Row | None = read_json_if_there(data / "generate.json") if data.is_dir() else None
     if generated is None and records is None:
         return None
     if generated is None:
@@ -131,14 +130,14 @@ def counts(data: Path, records: Sequence[Record] | None) -> dict[str, Any] | Non
     }
 
 
-def spent_on(data: Path) -> dict[str, Any] | None:
+def spent_on(data: Path) -> Values | None:
     """Return the cost and speed of the remote teacher; None if there was none."""
-    generated: Record = (read_json_if_there(data / "generate.json") if data.is_dir() else None) or {}
+    generated: Row = (read_json_if_there(data / "generate.json") if data.is_dir() else None) or {}
     spent = generated.get("spent") or {}
     return spent if spent.get("outcomes") else None
 
 
-def length_plots(records: Sequence[Record], labels: Labels) -> list[plots.Markup]:
+def length_plots(records: Sequence[Row], labels: Labels) -> list[plots.Markup]:
     """Draw a histogram of answer lengths for each language, all on the same scale."""
     by_language: dict[str, list[int]] = defaultdict(list)
     for record in records:
@@ -158,9 +157,9 @@ def length_plots(records: Sequence[Record], labels: Labels) -> list[plots.Markup
     ]
 
 
-def samples(folder: Path, images: Path | None, records: Sequence[Record]) -> list[dict[str, Any]]:
+def samples(folder: Path, images: Path | None, records: Sequence[Row]) -> list[Values]:
     """Choose samples of every kind and language, and load thumbnails of their images with the teacher's boxes."""
-    listed: Record = read_json_if_there(folder / "images.json") or {}
+    listed: Row = read_json_if_there(folder / "images.json") or {}
     folders = [images] if images else [folder, *(folder / name for name in listed.get("folders", ()))]
     boxes_file = folder / "pictures.jsonl"
     boxes = {str(row["image"]): row["boxes"] for _, row in read_jsonl(boxes_file)} if boxes_file.is_file() else {}
@@ -188,16 +187,16 @@ def _image_paths(folders: Sequence[Path], name: str) -> list[Path]:
         return []
 
 
-def rejects(path: Path) -> list[tuple[str, int, Record]] | None:
+def rejects(path: Path) -> list[tuple[str, int, Row]] | None:
     """Return (reason, count, first reject) from rejects.jsonl, the most frequent reason first."""
     if not path.is_file():
         return None
     return [(reason, count, first[0]) for reason, count, first in _by_reason([row for _, row in read_jsonl(path)], 1)]
 
 
-def _by_reason(rejected: Iterable[Record], listed: int) -> list[tuple[str, int, list[Record]]]:
+def _by_reason(rejected: Iterable[Row], listed: int) -> list[tuple[str, int, list[Row]]]:
     """Return (reason, count, the first `listed` of them), the most frequent reason first."""
-    first: dict[str, list[Record]] = defaultdict(list)
+    first: dict[str, list[Row]] = defaultdict(list)
     reasons: Counter[str] = Counter()
     for reject in rejected:
         reason = str(reject["reason"])
@@ -234,7 +233,7 @@ _EN_PAIR = re.compile(
 _KO_PAIR = re.compile(r"([가-힣]{1,8})[을를]\s+([가-힣]{1,6}?)(?:고|며|면서|는|은|아|어|여|해|하|기|려|었|았|습|니)")
 
 
-def question_types(records: Iterable[Record]) -> dict[str, Counter[str]]:
+def question_types(records: Iterable[Row]) -> dict[str, Counter[str]]:
     """Count the questions by type and language, with simple rules for English and Korean."""
     counted: dict[str, Counter[str]] = {name: Counter() for name, _ in _QUESTION_TYPES}
     for record in records:
@@ -248,7 +247,7 @@ def question_types(records: Iterable[Record]) -> dict[str, Counter[str]]:
     return {name: by_language for name, by_language in counted.items() if by_language}
 
 
-def verb_nouns(records: Iterable[Record], most: int = 15) -> list[tuple[str, str, int]]:
+def verb_nouns(records: Iterable[Row], most: int = 15) -> list[tuple[str, str, int]]:
     """Return the most frequent (verb, noun, count) of the answers.
 
     In English a pair is an -ing form and its object, in Korean an object (을/를) and its verb.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from vistune.planner.structure import ModelFacts, StageFacts
 from vistune.report.drawing import Drawing, drawing_style, short_count, wrap
+from vistune.report.rendering import Labels, Values
 from vistune.translations import catalogue
 
 TOWERS = {"clip_vision_model": "CLIP", "siglip_vision_model": "SigLIP"}  # type in a config -> name
@@ -32,7 +32,7 @@ def draw_diagrams(
         return [path for file, title, drawing in drawings for path in drawing.save(folder, file, title)]
 
 
-def model_drawing(name: str, facts: ModelFacts, labels: Mapping[str, Any]) -> Drawing:
+def model_drawing(name: str, facts: ModelFacts, labels: Labels) -> Drawing:
     """Draw the model from left to right: image and question become tokens, the language model answers."""
     tiles = [] if facts.tiles is None else [_range_label(facts.tiles, labels)]
     low, high = facts.slots
@@ -71,7 +71,7 @@ def model_drawing(name: str, facts: ModelFacts, labels: Mapping[str, Any]) -> Dr
     )
 
 
-def stages_drawing(name: str, stages: Sequence[StageFacts], labels: Mapping[str, Any]) -> Drawing:
+def stages_drawing(name: str, stages: Sequence[StageFacts], labels: Labels) -> Drawing:
     """Draw a card for each stage: its steps and data, which parts are frozen or trained, and the trained share."""
     return Drawing(
         "stages.svg.j2",
@@ -88,12 +88,12 @@ def rate_text(rate: float) -> str:
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
-def _range_label(tiles: tuple[int, int], labels: Mapping[str, Any]) -> str:
+def _range_label(tiles: tuple[int, int], labels: Labels) -> str:
     low, high = tiles
     return str(labels["tiles" if low < high else "tiles_same"].format(low=low, high=high))
 
 
-def _vision_lines(facts: ModelFacts, labels: Mapping[str, Any]) -> list[str]:
+def _vision_lines(facts: ModelFacts, labels: Labels) -> list[str]:
     used, all_layers = facts.vision_layers
     tower = TOWERS.get(facts.vision_type, facts.vision_type)
     return [
@@ -104,7 +104,7 @@ def _vision_lines(facts: ModelFacts, labels: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _projector_lines(facts: ModelFacts, labels: Mapping[str, Any]) -> list[str]:
+def _projector_lines(facts: ModelFacts, labels: Labels) -> list[str]:
     layers = [
         step if isinstance(step, str) else labels["linear"].format(into=f"{step[0]:,}", out=f"{step[1]:,}")
         for step in facts.projector_steps
@@ -114,12 +114,12 @@ def _projector_lines(facts: ModelFacts, labels: Mapping[str, Any]) -> list[str]:
     return layers or [labels["nothing"]]
 
 
-def _count(parameters: int, labels: Mapping[str, Any]) -> dict[str, str]:
+def _count(parameters: int, labels: Labels) -> dict[str, str]:
     """Format a number of parameters in short and exactly."""
     return {"short": short_count(parameters), "exact": labels["parameters"].format(count=f"{parameters:,}")}
 
 
-def _stage(stage: StageFacts, labels: Mapping[str, Any]) -> dict[str, Any]:
+def _stage(stage: StageFacts, labels: Labels) -> Values:
     """Return the values of a stage's card."""
     if stage.steps is not None:
         length = labels["steps"].format(count=f"{stage.steps:,}")
@@ -154,7 +154,7 @@ def _stage(stage: StageFacts, labels: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _part(stage: StageFacts, part: str, labels: Mapping[str, Any]) -> dict[str, Any]:
+def _part(stage: StageFacts, part: str, labels: Labels) -> Values:
     """Return the state of a part in a stage: frozen, or trained with its learning rate."""
     is_trained = part in stage.learn
     state = labels["frozen"]

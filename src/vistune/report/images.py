@@ -17,6 +17,7 @@ from vistune.records.image_files import DAMAGE, FORMATS, LARGEST_PIXELS
 
 SIDE = 256  # pixels of the longer side
 COLORS = ("#4e9bff", "#ffb000", "#33d17a", "#ff6b6b", "#c792ea", "#00d4d4", "#f9f871", "#ff8ad8")
+Boxes = Sequence[Mapping[str, Any]]  # {label, x0, y0, x1, y1}, relative to the image
 Row = TypeVar("Row")
 
 
@@ -28,11 +29,11 @@ class Thumbnail:
     uri: str | None  # a data URI; None if the file is missing or not an image
 
 
-def thumbnail(name: str, paths: Iterable[Path], boxes: Sequence[Mapping[str, Any]] = ()) -> Thumbnail:
+def thumbnail(name: str, paths: Iterable[Path], boxes: Boxes = ()) -> Thumbnail:
     """Return the thumbnail of the first path that is a file. An image that cannot be opened keeps only its name.
 
     Args:
-        boxes: {label, x0, y0, x1, y1}, relative to the image, drawn over it.
+        boxes: Drawn over the image.
     """
     for path in paths:
         if path.is_file():
@@ -48,7 +49,7 @@ def svg_uri(path: Path) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
-def _data_uri(path: Path, boxes: Sequence[Mapping[str, Any]]) -> str:
+def _data_uri(path: Path, boxes: Boxes) -> str:
     with Image.open(path, formats=FORMATS) as opened:
         if opened.width * opened.height > LARGEST_PIXELS:
             raise ValueError("too many pixels")
@@ -65,7 +66,7 @@ def _data_uri(path: Path, boxes: Sequence[Mapping[str, Any]]) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _draw(image: Image.Image, boxes: Sequence[Mapping[str, Any]]) -> None:
+def _draw(image: Image.Image, boxes: Boxes) -> None:
     """Draw boxes as outlines with a colour per label, the largest first, and each label once."""
     pen = ImageDraw.Draw(image)
     labels = sorted({str(box["label"]) for box in boxes})

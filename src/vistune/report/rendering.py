@@ -16,7 +16,9 @@ from vistune.files import write_atomic
 from vistune.report.plots import drawable
 from vistune.translations import catalogue
 
-Labels = Mapping[str, Any]
+Labels = Mapping[str, Any]  # texts of a page by key, in one language
+Row = Mapping[str, Any]  # a JSON object from a file
+Values = dict[str, Any]  # what a template shows
 
 
 def labels_of(language: str) -> Labels:

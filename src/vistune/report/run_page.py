@@ -10,12 +10,11 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vistune.files import read_json, read_json_if_there, read_jsonl, read_text
 from vistune.report import plots
 from vistune.report.images import Thumbnail, spread, svg_uri, thumbnail
-from vistune.report.rendering import Labels, drawn_label, drawn_text, labels_of, write_page
+from vistune.report.rendering import Labels, Row, Values, drawn_label, drawn_text, labels_of, write_page
 from vistune.report.training_section import read_metrics, training_section
 
 SERIES = (
@@ -28,7 +27,6 @@ ANSWERS, DESCRIPTIONS, MISTAKES, CONFUSIONS = 20, 4, 12, 10  # on the page
 WORST_GROUPS = 4  # groups of questions whose mistakes are shown
 TABLE_METRICS = 3  # of a task in the table; all are listed below it
 ANSWERS_OVER_TRAINING = 6  # per validation question
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,7 @@ def write_run_report(run: Path, details: RunDetails | None = None, *, language: 
     return write_page(run / "report.html", "run.html.j2", run.resolve().name, labels["run_title"], language, sections)
 
 
-def _summary(summary: Row, labels: Labels) -> dict[str, Any]:
+def _summary(summary: Row, labels: Labels) -> Values:
     """Return the result section of a quickstart."""
     accuracy: Row = summary.get("accuracy") or {}
     intervals: Row = summary.get("intervals") or {}
@@ -107,7 +105,7 @@ def read_evaluations(run: Path) -> dict[str, Row]:
     return {name: result for name, result in files.items() if isinstance(result, dict) and "metrics" in result}
 
 
-def evaluation_rows(evaluations: Mapping[str, Row]) -> list[dict[str, Any]] | None:
+def evaluation_rows(evaluations: Mapping[str, Row]) -> list[Values] | None:
     """Return a row for each task, with its tables by question type and language."""
     rows = []
     for name, result in evaluations.items():
@@ -143,7 +141,7 @@ class Answers:
         judged = {name for name, result in evaluations.items() if not result["metrics"]}
         self.rows = [row for name, rows in (final or answers).items() if name not in judged for row in rows]
 
-    def chosen(self) -> list[dict[str, Any]] | None:
+    def chosen(self) -> list[Values] | None:
         """Choose answers: half right and half wrong if there are enough, of every language in turn."""
         right, wrong = ([row for row in self.rows if bool(row.get("right")) is verdict] for verdict in (True, False))
         chosen: list[Row] = []
@@ -152,7 +150,7 @@ class Answers:
             chosen += spread(side, count, group=lambda row: row.get("language"), seed=self.seed)
         return [self._card(row) for row in chosen] or None
 
-    def mistakes(self) -> dict[str, Any] | None:
+    def mistakes(self) -> Values | None:
         """Choose wrong answers from the groups with the largest share of them, their most frequent confusions first."""
         groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
         for row in self.rows:
@@ -171,13 +169,13 @@ class Answers:
         confusions = Counter(_confusion(row) for rows in wrong.values() for row in rows)
         return {"cards": cards, "confusions": confusions.most_common(CONFUSIONS)} if cards else None
 
-    def _card(self, row: Row) -> dict[str, Any]:
+    def _card(self, row: Row) -> Values:
         key = self.tasks[row["source"]], row["question_id"]
         before = [(stage, texts[key]) for stage, texts in self.before.items() if key in texts]
         return {**row, "before": before, "thumbnail": run_image(row.get("image"), self.run)}
 
 
-def _with_image(name: str, path: Path) -> list[dict[str, Any]]:
+def _with_image(name: str, path: Path) -> list[Values]:
     rows = [{"source": name, **row} for _, row in read_jsonl(path)]
     return [row for row in rows if row.get("condition", "with_image") == "with_image"]
 
@@ -197,7 +195,7 @@ def moved_paths(path: Path, run: Path) -> list[Path]:
     return [run.joinpath(*path.parts[begin:]) for begin in range(len(path.parts))]
 
 
-def descriptions(run: Path, seed: int) -> dict[str, Any] | None:
+def descriptions(run: Path, seed: int) -> Values | None:
     """Read evals/descriptions.json and choose some descriptions."""
     result = read_json_if_there(run / "evals" / "descriptions.json")
     if result is None:
@@ -206,7 +204,7 @@ def descriptions(run: Path, seed: int) -> dict[str, Any] | None:
     return {**result, "texts": [{**row, "thumbnail": run_image(row.get("image"), run)} for row in texts]}
 
 
-def answers_over_training(run: Path) -> list[dict[str, Any]] | None:
+def answers_over_training(run: Path) -> list[Values] | None:
     """Return the validation questions of samples.jsonl, each with its answers from the first to the last."""
     path = run / "samples.jsonl"
     questions: dict[tuple[str, str], list[Row]] = defaultdict(list)

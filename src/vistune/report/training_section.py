@@ -7,15 +7,13 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from vistune.errors import DataError
 from vistune.files import read_text
 from vistune.report import plots
-from vistune.report.rendering import Labels, drawn_label
+from vistune.report.rendering import Labels, Row, Values, drawn_label
 
 CURVES = (("learning_rate", "rate"), ("tokens_per_second", "speed"), ("peak_memory_mb", "memory"))
-Row = Mapping[str, Any]
 
 
 def read_metrics(path: Path) -> dict[str, list[Row]]:
@@ -34,7 +32,7 @@ def read_metrics(path: Path) -> dict[str, list[Row]]:
     return stages
 
 
-def stage_summary(rows: Sequence[Row]) -> dict[str, Any]:
+def stage_summary(rows: Sequence[Row]) -> Values:
     """Summarise the metrics of a stage; None for values that its lines lack.
 
     The loss is the mean over the last twentieth of the steps.
@@ -70,7 +68,7 @@ def _computed_tokens(row: Row) -> float:
     return float(row.get("tokens", 0)) / (1 - waste) if waste < 1 else 0.0
 
 
-def training_section(stages: Mapping[str, Sequence[Row]], labels: Labels) -> list[dict[str, Any]] | None:
+def training_section(stages: Mapping[str, Sequence[Row]], labels: Labels) -> list[Values] | None:
     """Return for each stage its summary, plots, data sources with their losses, and warnings."""
     section = []
     for number, (stage, rows) in enumerate(stages.items(), start=1):
@@ -102,7 +100,7 @@ def training_section(stages: Mapping[str, Sequence[Row]], labels: Labels) -> lis
     return section or None
 
 
-def _by_source(rows: Sequence[Row]) -> list[dict[str, Any]]:
+def _by_source(rows: Sequence[Row]) -> list[Values]:
     """Return the data sources with their loss at the start and end, the one with most supervised tokens first.
 
     The first of them have a curve of the moving mean in a colour of its own.

@@ -25,7 +25,7 @@ TYPES = {
 }
 FILES = {"/": "index.html", **{f"/page/{path.name}": path.name for path in FOLDER.iterdir() if path.suffix in TYPES}}
 SAMPLE_SCENES = {3: "colour", 10: "count", 0: "detail"}  # number of the scene -> kind of its question
-DETAIL = {"en": "Describe the image in detail.", "ko": "이 그림을 빠짐없이 설명해 주세요."}
+DETAIL = {"en": "Describe the picture in detail.", "ko": "이 그림을 빠짐없이 설명해 주세요."}
 SAMPLES = "/page/samples.json"
 SAMPLE_IMAGES = tuple(f"/page/sample-{number}.png" for number in range(len(SAMPLE_SCENES)))
 PATHS = frozenset({*FILES, SAMPLES, *SAMPLE_IMAGES})
