@@ -92,15 +92,15 @@ def quickstart(
 def summarise(
     stage_1: dict[str, Any], stage_2: dict[str, Any], unseen: dict[str, Any], described: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return the results that show whether the model uses the image; accuracies are 0-1."""
+    """The few numbers that say whether the model sees; accuracies 0-1."""
 
     def by(table: dict[str, Any]) -> dict[str, Any]:
         names = {"with_image": "tune", "without_image": "without_image", "wrong_image": "wrong_image"}
-        groups: dict[str, Any] = {}
+        found: dict[str, Any] = {}
         for group, entry in table.items():
-            groups[group] = {new: entry[old]["value"] for old, new in names.items() if old in entry}
-            groups[group]["majority"] = entry["majority"]
-        return groups
+            found[group] = {new: entry[old]["value"] for old, new in names.items() if old in entry}
+            found[group]["majority"] = entry["majority"]
+        return found
 
     intervals = stage_2["intervals"]
     return {
@@ -127,14 +127,13 @@ def summarise(
 
 
 class Clock:
-    """Measures the seconds of each step."""
+    """Seconds by step."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self.last = time.perf_counter()
 
     def mark(self, step: str) -> None:
-        """End a step."""
         now = time.perf_counter()
         self.seconds[step] = round(now - self.last, 1)
         self.last = now

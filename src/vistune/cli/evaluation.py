@@ -23,10 +23,10 @@ from vistune.records import lines_of
 if TYPE_CHECKING:
     from vistune.evaluation import Measured
 
-JUDGE_OPTIONS = (  # parameters of `score` that have no effect without a judge
+JUDGES = (  # parameters of `score` that only matter with a judge
     "base_url", "api_key_file", "concurrency", "budget", "prices", "judgements", "max_tokens", "extra_body", "opinions",
 )  # fmt: skip
-NO_METRIC = "scored by a judge (vistune score --judge) or by the benchmark's server (--submission)"
+NO_FIGURE = "a judge (vistune score --judge) or the benchmark's server (--submission) gives it"
 
 
 def evaluate(
@@ -184,19 +184,18 @@ def folder_of(data: Path, task: str, *, many: bool) -> Path:
 
 
 def result_table(result: dict[str, Any]) -> Table:
-    """Return the metrics and conditions of one evaluation as a table."""
     table = Table("", "", "", title=f"{result['task']}, {result['count']} questions")
     for name, value in result["metrics"].items() if set(result["metrics"]) != {"accuracy"} else ():
         table.add_row(name, f"{value:.2f}", "")
     if not result["metrics"]:
-        table.add_row("no metric yet", "", NO_METRIC)
+        table.add_row("no figure here", "", NO_FIGURE)
     for condition, interval in result.get("intervals", {}).items():
         shown = f"{100 * interval['low']:.1f} – {100 * interval['high']:.1f}"
         table.add_row(f"accuracy {condition.replace('_', ' ')}", f"{100 * interval['value']:.1f} %", shown)
     if "majority" in result:
         table.add_row("majority answer", f"{100 * result['majority']:.1f} %", "")
     if "gap" in result:
-        table.add_row("gain from the image", f"{100 * result['gap']['value']:.1f} points", result["gap"]["words"])
+        table.add_row("gap", f"{100 * result['gap']['value']:.1f} points", result["gap"]["words"])
     for condition, share in result.get("changed", {}).items():
         table.add_row(f"replies changed {condition.replace('_', ' ')}", f"{100 * share['value']:.1f} %", share["words"])
     for condition, reason in result.get("left_out", {}).items():
@@ -205,9 +204,9 @@ def result_table(result: dict[str, Any]) -> Table:
 
 
 def group_table(result: dict[str, Any]) -> Table:
-    """Return the accuracy by question type and by language; empty if there is only one type and one language."""
+    """Share right of each question type and language, by condition; empty where the task tells no two of them apart."""
     conditions = list(result.get("intervals", ()))
-    table = Table("accuracy in per cent", *[condition.replace("_", " ") for condition in conditions], "majority")
+    table = Table("right, per cent", *[condition.replace("_", " ") for condition in conditions], "majority")
     for groups in (result.get("by_type", {}), result.get("by_language", {})):
         for name, told in groups.items() if len(groups) > 1 else ():
             shares = [told[condition]["value"] if told[condition]["count"] else None for condition in conditions]
@@ -274,7 +273,7 @@ def score(
     """Score predictions of any model with the official rules of a benchmark."""
     endpoint = None
     if judge is None:
-        refuse_given(JUDGE_OPTIONS, "only used with --judge", "add --judge MODEL, or remove the option")
+        refuse_given(JUDGES, "only used with --judge", "add --judge MODEL, or remove the option")
     else:
         from vistune.llm_client import Endpoint, read_extra_body
 
@@ -310,7 +309,7 @@ def score(
 
 
 def print_score(found: Measured) -> None:
-    """Print the metrics (by both parse rules if they differ), breakdowns, and the missing and unparsed answers."""
+    """Figures, by both parse rules where they differ; then what was missing or not understood, with examples."""
     scored, other = found.scored, found.other
     titles = [found.rule, *(["lenient" if found.rule == "official" else "official"] if other is not None else [])]
     table = Table("", *titles, title=f"{found.task}, {scored.count} questions")
@@ -319,20 +318,20 @@ def print_score(found: Measured) -> None:
     if scored.metrics:
         stdout.print(table)
     else:
-        stdout.print(f"{found.task}, {scored.count} questions: no metric yet, {NO_METRIC}", soft_wrap=True)
+        stdout.print(f"{found.task}, {scored.count} questions: no figure here, {NO_FIGURE}", soft_wrap=True)
     for title, groups in scored.tables.items():
-        if not groups:  # the data have no such field
+        if not groups:  # the data lack what it is told by
             continue
-        breakdown = Table(title, "metric", "questions")
+        breakdown = Table(title, "figure", "questions")
         for group, (value, count) in groups.items():
             breakdown.add_row(group, f"{value:.2f}", str(count))
         stdout.print(breakdown)
-    for count, note in (
-        (scored.missing, "questions have no prediction; they count as wrong"),
-        (found.repeated, "predictions were ignored because a later one answers the same question"),
+    for count, words in (
+        (scored.missing, "questions without a prediction: counted as wrong"),
+        (found.repeated, "predictions for a question that has a later one: the last counts"),
     ):
         if count:
-            stdout.print(f"{count} {note}", soft_wrap=True)
+            stdout.print(f"{count} {words}", soft_wrap=True)
     print_unparsed(scored.unparsed, scored.examples)
 
 
