@@ -30,7 +30,7 @@ def scenes(
     count: Annotated[int, typer.Option(help="Number of training scenes.", min=1)] = 1000,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
 ) -> None:
-    """Draw synthetic scenes: a COCO folder with exact captions and boxes, and question files."""
+    """Draw synthetic scenes. Writes a COCO folder with exact captions and boxes, and question files."""
     drawn = api.draw_scenes(out, count=count, seed=seed, progress=progress_bar)
     stdout.print(f"{drawn.path}: " + ", ".join(f"{n} {split}" for split, n in drawn.counts.items()), soft_wrap=True)
 
@@ -302,7 +302,7 @@ def filter_(
     finder: Annotated[str, typer.Option(help="How noun phrases are found: rules (no download) or spacy.")] = "rules",
     as_json: Json = False,
 ) -> None:
-    """Select stage-1 captions balanced by concept, as LLaVA did (CC3M -> 595K)."""
+    """Select stage-1 captions balanced by concept. LLaVA selected its 595K captions from CC3M in this way."""
     chosen = api.filter_captions(
         captions,
         out,
@@ -428,7 +428,7 @@ def show(
     tokenizer: Annotated[str, typer.Option(help="Tokenizer folder, or builtin.")] = "builtin",
     as_json: Json = False,
 ) -> None:
-    """Show samples as the model reads them, with the supervised tokens marked."""
+    """Show samples as the model reads them. Supervised tokens are marked."""
     rows = api.show(
         DataSource(file=data), template=template, tokenizer=tokenizer, index=index, on_message=print_message
     )

@@ -62,7 +62,7 @@ def evaluate(
     as_json: Json = False,
     listing: Annotated[bool, typer.Option("--list", help="List all tasks, and where to download their data.")] = False,
 ) -> None:
-    """Evaluate models on benchmarks: with the image, without it, and with a wrong image.
+    """Evaluate models on benchmarks. Questions are asked with the image, without it, and with a wrong image.
 
     Answers are saved as they come. To resume an interrupted evaluation, run the same command again. Under torchrun the
     processes share the questions.
@@ -152,7 +152,7 @@ def answer(
     quantize: Quantize = None,
     as_json: Json = False,
 ) -> None:
-    """Answer your own questions and write a predictions file. To resume, run the same command again."""
+    """Answer your own questions. Writes a predictions file. To resume, run the same command again."""
     found = api.answer(
         model,
         questions,
@@ -270,7 +270,7 @@ def score(
     ] = 1,
     as_json: Json = False,
 ) -> None:
-    """Score predictions of any model with the official rules of a benchmark."""
+    """Score predictions with a benchmark's official rules. They may come from any model."""
     endpoint = None
     if judge is None:
         refuse_given(JUDGES, "only used with --judge", "add --judge MODEL, or remove the option")
@@ -368,7 +368,7 @@ def report(
         str | None, typer.Option("--lang", help="Language of the page: en or ko. Default: from the locale.")
     ] = None,
 ) -> None:
-    """Write an offline HTML page about a run, a comparison of runs or models, or a data set."""
+    """Write an offline HTML page. It reports a run or a data set, or compares runs or models."""
     language = language or current_language()
     page = api.write_report(
         *paths, out=out, images=images, against=against or (), language=language, progress=progress_bar

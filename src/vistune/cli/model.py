@@ -24,7 +24,7 @@ def quickstart(
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/quickstart"),
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
 ) -> None:
-    """Run all steps offline on built-in scenes: draw, generate, check, train, evaluate, report."""
+    """Run all steps offline on built-in scenes. The steps are draw, generate, check, train, evaluate and report."""
     from vistune._quickstart import quickstart
 
     summary = quickstart(out, overrides=[f"seed={seed}"], language=current_language(), progress=progress_bar)
@@ -99,7 +99,10 @@ def selftest(
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
-    """Check on your model and data that packing, accumulation and data parallelism give equal gradients."""
+    """Check packing and parallelism on your model and data.
+
+    Packed, separate, accumulated and parallel steps must give equal gradients.
+    """
     rows = api.selftest(load_recipe(recipe, overrides or []), progress=progress_bar)
     if os.environ.get("RANK", "0") != "0":
         return
@@ -131,7 +134,7 @@ def why(
     model: Annotated[Path, typer.Argument(help="Run folder, model folder, or a folder in another layout.")],
     as_json: Json = False,
 ) -> None:
-    """Show the provenance of a checkpoint: data, teacher, prompts, recipe, versions, parent models."""
+    """Show where a checkpoint came from. Lists data, teacher, prompts, recipe, versions and parent models."""
     entries = api.why(model)
     if as_json:
         print_json(entries)
@@ -207,7 +210,7 @@ def import_(
     template: Annotated[str | None, typer.Option(help="Chat template that the model was trained with.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Convert a model of another layout into a vistune model folder. The layout is detected."""
+    """Convert a model to a vistune model folder. The layout of the source is detected."""
     imported = api.import_model(source, out, base=base, vision=vision, template=template)
     if as_json:
         print_json(imported)
@@ -240,7 +243,10 @@ def export(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Export a model for transformers, vLLM, PEFT or the original LLaVA, then load and compare it."""
+    """Export a model for other tools.
+
+    Writes the layout of transformers and vLLM, PEFT or the original LLaVA, and compares it with the model.
+    """
     if layout != "peft":
         refuse_given(("base",), f"for --layout peft, not for {layout}", "remove it")
     rows = api.export(model, out, layout=layout, merge=merge, base=base, device=device, dtype=dtype, quantize=quantize)
@@ -262,6 +268,6 @@ def draw(
     overrides: Overrides = None,
     language: Annotated[str, typer.Option("--lang", help="Language of the labels: en or ko.")] = "en",
 ) -> None:
-    """Draw the model and the stages of a recipe as diagrams. No weights are loaded."""
+    """Draw a recipe's model and stages as diagrams. No weights are loaded."""
     for path in api.draw(load_recipe(recipe, overrides or []), out, language=language):
         stdout.print(str(path), soft_wrap=True)

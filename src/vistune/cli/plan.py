@@ -41,7 +41,7 @@ def plan(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Estimate memory, steps, time, disk space and cost of every stage. No weights are read."""
+    """Estimate memory, time, disk space and cost of training. No weights are read."""
     found = api.plan(
         load_recipe(recipe, overrides or []),
         samples=samples,
