@@ -81,7 +81,7 @@ def test_a_dry_run_says_whether_the_budget_bears_it(folder: Path) -> None:
 def test_a_dry_run_without_a_price_says_how_to_give_one(folder: Path) -> None:
     asked = ["--teacher", "openai", "--model", "unheard-of", "--dry-run"]
     said = generate(folder, *asked)
-    assert "no price known: write 'models: {unheard-of: {input: 2.5, output: 10}}'" in said
+    assert "cost unknown: write 'models: {unheard-of: {input: 2.5, output: 10}}'" in said
     assert "$" not in said
     with pytest.raises(VistuneError, match=r"--budget: no price is known for the model 'unheard-of'.*--prices"):
         generate(folder, *asked, "--budget", "5")
@@ -118,7 +118,7 @@ def test_the_end_shows_no_dollars_where_no_price_is_known(
     folder: Path, teacher: FakeTeacher, capfd: pytest.CaptureFixture[str]
 ) -> None:
     said = generate(folder, "--teacher", "openai", "--model", "other", "--base-url", teacher.url, "--kinds", "detail")
-    assert "no price known for this model (give one with --prices)" in said
+    assert "cost unknown (add the model's price with --prices)" in said
     assert "$" not in said + capfd.readouterr().err
 
 
@@ -141,9 +141,9 @@ def test_the_rule_teacher_tells_why_and_is_not_run_over_its_own_data(folder: Pat
         ("nowhere.jsonl", (), r"nowhere.jsonl: no such file or folder. Fix: check the path"),
         ("nowhere", (), r"nowhere: no such file or folder. Fix: check the path"),
         ("mine.jsonl", ("--boxes-as", "nonsense"), r"--boxes-as 'nonsense': no such form of boxes.*pixels \(corners\)"),
-        ("mine.jsonl", ("--teacher", "openai"), r"--teacher openai: no model is named. Fix: add --model"),
-        ("mine.jsonl", ("--model", "m"), r"--model m: the rule teacher is no model. Fix: add --teacher openai"),
-        ("mine.jsonl", ("--budget", "5"), r"the rule teacher costs nothing"),
+        ("mine.jsonl", ("--teacher", "openai"), r"--teacher openai needs a model. Fix: add --model"),
+        ("mine.jsonl", ("--model", "m"), r"--model m: the rule teacher uses no model. Fix: add --teacher openai"),
+        ("mine.jsonl", ("--budget", "5"), r"--budget is only used with --teacher openai"),
         ("mine.jsonl", ("--kinds", "detail,x"), r"unknown kind 'x'"),
     ],
 )
@@ -170,7 +170,7 @@ def test_check_counts_one_fault_as_one(folder: Path) -> None:
     [
         (["generate", "mine.jsonl", "--out", "o", "--see", "--batch"], "--see, --batch are for a model; the rule"),
         (["generate", "mine.jsonl", "--out", "o", "--temperature", "0"], "--temperature is for a model"),
-        (["check", "mine.jsonl", "--images", ".", "--no-images"], "--images is not looked at with --no-images"),
+        (["check", "mine.jsonl", "--images", ".", "--no-images"], "--images is not used with --no-images"),
         (["train", "quickstart", "--dry-run", "--resume"], "--resume is not used by --dry-run"),
         (["evaluate", "--list", "--task", "pope", "--letters"], "--task, --letters are not used by --list"),
         (["export", "m", "o", "--layout", "llava-hf", "--base", "b"], "--base is for --layout peft, not for llava-hf"),

@@ -120,7 +120,7 @@ def tasks_of(task: str, data: Path | None, models: Sequence[Path]) -> dict[str, 
     Raises RecipeError if it is not there, and for names that are missing or given twice.
     """
     if data is None and len(models) > 1:
-        raise RecipeError("several models need one data folder", "add --data DIR")
+        raise RecipeError("several models must be asked the same questions", "add --data DIR")
     world = models[0] / "world"
     if data is None and not world.is_dir():
         raise RecipeError(

@@ -47,7 +47,7 @@ def write_report(
         if (path / "comparison.json").is_file():
             return write_comparison(path, language=language)
         raise DataError(
-            f"{path}: not a run, a comparison or generated data",
+            f"{path}: neither a run, a comparison, nor generated data",
             "name a folder that `train`, `evaluate` of several models, or `generate` wrote",
         )
     duplicates = near_duplicates(path, images, against, progress)
