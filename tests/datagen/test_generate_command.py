@@ -67,9 +67,9 @@ def test_a_dry_run_says_whether_the_budget_bears_it(folder: Path) -> None:
     plan = json.loads(generate(folder, *paid(folder, "--dry-run", "--json")))
     assert 0 < plan["dollars"] < plan["dollars_at_most"]
     for budget, words in [
-        (plan["dollars_at_most"] + 0.01, "all fits"),
+        (plan["dollars_at_most"] + 0.01, "the maximum cost fits"),
         ((plan["dollars"] + plan["dollars_at_most"]) / 2, "the expected cost fits"),
-        (plan["dollars"] / 2, "does not fit"),
+        (plan["dollars"] / 2, "too low"),
     ]:
         assert f"--budget ${budget:.2f}: {words}" in generate(
             folder, *paid(folder, "--dry-run", "--budget", str(budget))
@@ -93,7 +93,7 @@ def test_a_dry_run_names_the_captions_that_would_be_paid_for(folder: Path) -> No
     said = generate(folder, *mixed)
     assert said.startswith("8 requests (")
     assert "4 caption" in said
-    assert "--kinds without caption leaves them out" in said
+    assert "remove caption from --kinds" in said
     without = generate(folder, *mixed, "--kinds", "conversation, detail, reasoning")
     assert without.startswith("4 requests (")
     assert "caption" not in without
@@ -108,7 +108,7 @@ def test_the_end_tells_rejects_by_reason_and_the_money(folder: Path, teacher: Fa
     )
     said = generate(folder, *paid(folder, "--kinds", "detail", "--tries", "1", teacher=teacher))
     assert "out: 3 samples, 1 rejected (1 refusal; see rejects.jsonl)" in said
-    assert "asked fake-1: 3,600 prompt and 480 completion tokens; $0.08" in said
+    assert "fake-1: 3,600 prompt tokens, 480 completion tokens; $0.08" in said
     again = generate(folder, *paid(folder, "--kinds", "detail", "--tries", "1", teacher=teacher))
     assert again == said, "the same command again"
     assert len(teacher.asked) == 4

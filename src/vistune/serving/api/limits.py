@@ -30,7 +30,7 @@ class Limits:
     heartbeat_seconds: float = 15.0  # between comments on a stream that has no text yet
 
     @property
-    def active(self) -> int:
+    def max_active(self) -> int:
         """The number of requests that may run or wait."""
         return self.slots + self.queue
 

@@ -188,8 +188,8 @@ class ModelService:
         """Raise Refusal if no more requests are admitted. Called before the body is received, and again after it."""
         if self.is_draining:
             raise shutting_down_error()
-        if len(self.active) >= self.limits.active:
-            message = f"{self.limits.active} requests are running or waiting; try again"
+        if len(self.active) >= self.limits.max_active:
+            message = f"{self.limits.max_active} requests are running or waiting; try again"
             raise Refusal(429, message, code="queue_full", headers={"Retry-After": "1"})
 
     async def _read_body(self, request: Request, received: list[int]) -> bytes:
