@@ -168,8 +168,8 @@ def test_check_counts_one_fault_as_one(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        (["generate", "mine.jsonl", "--out", "o", "--see", "--batch"], "--see, --batch are only used with --teacher openai"),
-        (["generate", "mine.jsonl", "--out", "o", "--temperature", "0"], "--temperature is only used with --teacher openai"),
+        (["generate", "mine.jsonl", "--out", "o", "--see", "--batch"], "--see, --batch are only used with --teacher"),
+        (["generate", "mine.jsonl", "--out", "o", "--temperature", "0"], "--temperature is only used with --teacher"),
         (["check", "mine.jsonl", "--images", ".", "--no-images"], "--images is not used with --no-images"),
         (["train", "quickstart", "--dry-run", "--resume"], "--resume is not used by --dry-run"),
         (["evaluate", "--list", "--task", "pope", "--letters"], "--task, --letters are not used by --list"),

@@ -11,23 +11,10 @@ from vistune.files import read_json, read_json_if_there, read_text, write_atomic
 from vistune.recipe.strict_yaml import parse_yaml
 from vistune.report import plots
 from vistune.report.images import spread, thumbnail
-from vistune.report.rendering import Labels, Row, Values, drawn_label, duration, labels_of, metric, render
-from vistune.report.training_section import read_metrics, stage_summary
+from vistune.report.rendering import Labels, Row, Values, drawn_label, labels_of, render
+from vistune.report.training_section import read_metrics, stage_summary, stage_table
 
 QUESTIONS = 20  # shown of each side of a pair
-STAGE_ROWS = (  # of a stage's table: label, key of the summary, format
-    ("steps", "steps", "whole"),
-    ("last_loss", "loss", "metric"),
-    ("validation_loss", "validation_loss", "metric"),
-    ("validation_loss_grey", "validation_loss_without_pictures", "metric"),
-    ("tokens", "tokens", "whole"),
-    ("supervised", "supervised_tokens", "whole"),
-    ("padding", "padding_waste", "percent"),
-    ("per_second", "tokens_per_second", "whole"),
-    ("mfu", "mfu", "percent"),
-    ("peak_memory", "peak_memory_mb", "memory"),
-    ("time", "seconds", "duration"),
-)
 
 
 def write_comparison(folder: Path, *, language: str = "en") -> Path:
@@ -163,23 +150,5 @@ def _stage(stage: str, metrics: Sequence[Sequence[Row]], labels: Labels) -> Valu
         if curves:
             title = f"{plots.drawable(stage, '')} · {drawn_label(label, labels)}"
             panels.append(plots.lines_panel(curves, title=title, axis=drawn_label("step", labels)))
-    summaries = [stage_summary(rows) if rows else None for rows in metrics]
-    table = [
-        (labels[label], [_cell(None if summary is None else summary[key], kind, labels) for summary in summaries])
-        for label, key, kind in STAGE_ROWS
-        if any(summary is not None and summary[key] is not None for summary in summaries)
-    ]
+    table = stage_table([stage_summary(rows) if rows else None for rows in metrics], labels)
     return {"name": stage, "plots": panels, "rows": table}
-
-
-def _cell(value: float | None, kind: str, labels: Labels) -> str:
-    if value is None:
-        return "–"
-    formats = {
-        "whole": lambda: f"{value:,.0f}",
-        "metric": lambda: metric(value),
-        "percent": lambda: f"{100 * value:.1f} %",
-        "memory": lambda: f"{value:,.0f} MB",
-        "duration": lambda: duration(value, labels),
-    }
-    return formats[kind]()

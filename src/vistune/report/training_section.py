@@ -11,8 +11,21 @@ from pathlib import Path
 from vistune.errors import DataError
 from vistune.files import read_text
 from vistune.report import plots
-from vistune.report.rendering import Labels, Row, Values, drawn_label
+from vistune.report.rendering import Labels, Row, Values, drawn_label, duration, metric
 
+TABLE = (  # of the stages: label, key of the summary, format
+    ("steps", "steps", "whole"),
+    ("last_loss", "loss", "metric"),
+    ("validation_loss", "validation_loss", "metric"),
+    ("validation_loss_grey", "validation_loss_without_pictures", "metric"),
+    ("tokens", "tokens", "whole"),
+    ("supervised", "supervised_tokens", "whole"),
+    ("padding", "padding_waste", "percent"),
+    ("per_second", "tokens_per_second", "whole"),
+    ("mfu", "mfu", "percent"),
+    ("peak_memory", "peak_memory_mb", "memory"),
+    ("time", "seconds", "duration"),
+)
 CURVES = (("learning_rate", "rate"), ("tokens_per_second", "speed"), ("peak_memory_mb", "memory"))
 
 
@@ -66,6 +79,28 @@ def _computed_tokens(row: Row) -> float:
     """Return the tokens of a step including padding."""
     waste = row.get("padding_waste", 0.0)
     return float(row.get("tokens", 0)) / (1 - waste) if waste < 1 else 0.0
+
+
+def stage_table(summaries: Sequence[Values | None], labels: Labels) -> list[tuple[str, list[str]]]:
+    """Return (label, cells) for each value that at least one of the summaries has."""
+    return [
+        (labels[label], [_cell(None if summary is None else summary[key], kind, labels) for summary in summaries])
+        for label, key, kind in TABLE
+        if any(summary is not None and summary[key] is not None for summary in summaries)
+    ]
+
+
+def _cell(value: float | None, kind: str, labels: Labels) -> str:
+    if value is None:
+        return "–"
+    formats = {
+        "whole": lambda: f"{value:,.0f}",
+        "metric": lambda: metric(value),
+        "percent": lambda: f"{100 * value:.1f} %",
+        "memory": lambda: f"{value:,.0f} MB",
+        "duration": lambda: duration(value, labels),
+    }
+    return formats[kind]()
 
 
 def training_section(stages: Mapping[str, Sequence[Row]], labels: Labels) -> list[Values] | None:
