@@ -125,9 +125,9 @@ def test_the_page_says_who_answers_what_better_and_what_papers_say(chromium: Any
         assert "arXiv 2310.03744" in overview
         own = tab.locator("#task-file")
         assert own.locator("h3").all_inner_texts()[1] == f"third against {MODELS[0]}"
-        assert "third is better, the interval lies above zero" in own.inner_text()
+        assert "third is better: the interval is above zero" in own.inner_text()
         card = own.locator("article").first.inner_text()
-        assert "Correct" in card
+        assert "Reference" in card
         assert "✓" in card
         assert "✗" in card
         assert "blue <b>star</b>" in own.inner_text()
