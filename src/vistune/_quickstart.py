@@ -1,6 +1,4 @@
-"""The quickstart: every verb in a row on the built-in scenes, with a summary of what the model sees.
-
-draw -> generate -> check -> train -> evaluate -> report -> summary.json
+"""The quickstart: all steps on the built-in scenes, from drawing them to the report and summary.json.
 
 The file's name begins with an underscore because `vistune.quickstart` is the function.
 """
@@ -27,14 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much the main job draws, learns and asks; the recipe says how it learns.
-
-    `steps` of stage 2: fewer than the recipe's, which are for pictures that the tiny backbones have never seen.
-    """
+    """How much the quickstart draws, trains and evaluates."""
 
     scenes: int = 3000
     tests: int = 250
-    steps: int = 540
+    steps: int = 540  # of stage 2; the recipe has more, for images that the tiny backbones have never seen
     blind_questions: int = 600
     descriptions: int = 60
 
@@ -47,7 +42,15 @@ def quickstart(
     language: str = "en",
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """The whole loop on the built-in world: draw, generate, check, train, evaluate, report in a `language`."""
+    """Run all steps on the built-in scenes and return the summary.
+
+    Args:
+        overrides: Changes to the recipe `quickstart`, such as `seed=1`.
+        language: Of the report: en or ko.
+
+    Raises:
+        RecipeError: `out` has a run already.
+    """
     from vistune.datagen import GenerationConfig
     from vistune.runs.folder import checkpoints_of
 
@@ -64,7 +67,9 @@ def quickstart(
     clock.mark("generate")
     checked = api.check_data(recipe.data, recipe=recipe, progress=progress)
     if checked.faults:
-        raise DataError(f"{data}: {len(checked.faults)} faults, first: {checked.faults[0].detail}", "see vistune check")
+        raise DataError(
+            f"{data}: {len(checked.faults)} faults, the first: {checked.faults[0].detail}", "run vistune check"
+        )
     clock.mark("check")
     api.train(recipe, out, progress=progress)
     clock.mark("train")
@@ -83,7 +88,7 @@ def quickstart(
     write_json(out / "summary.json", summary)
     api.write_report(out, language=language)
     clock.mark("report")
-    # Once more, with the seconds that the report took: it reads this file itself.
+    # Written again with the seconds of the report, which reads this file.
     write_json(out / "summary.json", summary)
     return summary
 
@@ -143,5 +148,5 @@ class Clock:
 
 
 def peak_memory_mb() -> int:
-    """The most memory that this process has held."""
+    """Return the peak memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

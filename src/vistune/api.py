@@ -1,8 +1,8 @@
 """The Python API: one function per verb. Nothing else puts rooms together.
 
-draw_scenes -> generate_data -> check_data -> train -> evaluate -> write_report; `quickstart` runs them in a row. Verbs
-share nothing but folders, so each step can be repeated alone. Packages that need torch are imported inside the
-functions, so that `vistune --help` answers at once.
+The usual order is draw_scenes, generate_data, check_data, train, evaluate, write_report; `quickstart` runs all of them.
+The functions share nothing but folders, so each step can be repeated alone. Packages that need torch are imported
+inside the functions, so that `vistune --help` answers at once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vistune.recipe import DataSource, Recipe
 
 if TYPE_CHECKING:
     from vistune.data import CheckReport
-    from vistune.datagen import FilteredCaptions, GeneratedData, GenerationConfig, TableForm, TeacherOptions
+    from vistune.datagen import FilteredCaptions, GenerationConfig, TableForm, TeacherOptions
     from vistune.evaluation import (
         AnsweredFile,
         AnswerOptions,
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
     from vistune.scenes import DrawnFolder
     from vistune.serving.api.limits import Settings
 
-BLIND_QUESTIONS = 600  # questions that are also asked without and with a wrong image, a seeded subset
-PROCESSES = 8  # GPUs that FSDP2 shares a model among in `plan`, unless the call says another number
+BLIND_QUESTIONS = 600  # questions that are also asked without an image and with a wrong one, chosen by a seed
+PROCESSES = 8  # default number of GPUs that `plan` shards a model over with FSDP2
 
 
 def draw_scenes(
     out: Path, *, count: int, seed: int = 0, tests: int | None = None, progress: Progress = no_progress
 ) -> DrawnFolder:
-    """Draw the built-in world: a COCO folder and its question files."""
+    """Draw the built-in scenes: a COCO folder and its question files."""
     from vistune.scenes import write_world
 
     tests = max(20, count // 10) if tests is None else tests
@@ -66,16 +66,16 @@ def generate_data(
     progress: Progress = no_progress,
     on_message: OnMessage | None = None,
 ) -> GeneratedData:
-    """Have a teacher write instruction data about annotated images: the rule teacher, or a `service`.
+    """Generate instruction data from annotated images, with the rule teacher or with the model of a `service`.
 
-    A stopped run of a service resumes when it is called again with the same `out`.
+    A stopped run with a service resumes when the function is called again with the same `out`.
 
     Args:
         on_message: Called with each message for the user, such as a parameter that the service refuses; by default
             messages go to the logger `vistune.llm_client`.
 
     Raises:
-        NothingWritten: Every sample was rejected; the files have been written.
+        NothingWritten: Every sample was rejected. The files are written, with the rejects and their reasons.
     """
     from vistune import __version__
     from vistune.datagen import (
@@ -100,7 +100,7 @@ def generate_data(
         refuse_untranslated(images, wishes.languages, source)
     orders = make_requests(images, wishes)
     if not orders:
-        raise RecipeError(f"{source}: nothing is asked for", "name --kinds, and images to write about")
+        raise RecipeError(f"{source}: nothing to generate", "choose --kinds, and a source with images for them")
     if service is None:
         with progress("generate", len(orders)) as advance:
             generated = generate_by_rule(images, wishes, advance)
@@ -118,7 +118,7 @@ def generate_data(
 
 
 def _wrote_nothing(out: Path) -> bool:
-    """Return whether a folder holds a finished run of `generate` that wrote no sample."""
+    """Return whether a folder has the result of a finished `generate` that wrote no sample."""
     if not (out / "generate.json").is_file():
         return False
     tree = read_json(out / "generate.json")
@@ -134,7 +134,7 @@ def plan_generation(
     table: TableForm | None = None,
     limit: int | None = None,
 ) -> dict[str, Any]:
-    """Count, price and time the requests that `generate_data` would send to a service; send nothing."""
+    """Estimate number, cost and time of the requests that `generate_data` would send; send nothing."""
     from vistune.datagen import described_source, estimate, make_requests, needs_request
 
     described = described_source(source, split, table, limit, seen=service.see)
@@ -162,8 +162,8 @@ def check_data(
     """Check every record: its form, its images, and with a recipe its tokens and labels.
 
     Args:
-        images: Whether images are looked for and opened.
-        page: Where to write a page with the faults and some samples, supervised tokens coloured.
+        images: Whether to look for the images and open them.
+        page: Where to write an HTML page with the faults and some samples.
     """
     from vistune.data import check
 
@@ -518,13 +518,16 @@ def write_report(
     if not others:
         return gather.write_report(path, out=out, images=images, against=against, language=language, progress=progress)
     if images or against:
-        raise RecipeError("--images and --against are for data, not for runs beside each other", "leave them out")
+        raise RecipeError("--images and --against need data, not several runs", "remove these options")
     from vistune.evaluation import compare_stored, labels_of
 
     runs = [path, *others]
     for run in runs:
         if not (run / "run.json").is_file():
-            raise DataError(f"{run}: is no run; several folders are compared where all are runs", "name runs alone")
+            raise DataError(
+                f"{run}: not a run folder; several folders can only be compared if all are runs",
+                "name only run folders",
+            )
     folders = dict(zip(labels_of(runs), runs, strict=True))
     comparison = compare_stored({label: run / "evals" for label, run in folders.items()}).to_dict()
     return gather.report_runs(folders, comparison, out=out, language=language)
@@ -547,10 +550,10 @@ def chat(
     quantize: int | None = None,
 ) -> None:
     """Chat with a model in the terminal."""
-    from vistune.serving.chat.terminal import chat, described
+    from vistune.serving.chat.terminal import chat, describe_image
 
     for path in images:
-        described(path)  # refuse a file that is not an image before the weights are loaded
+        describe_image(path)  # refuse a file that is not an image before the weights are loaded
     chat(load(model, device=device, dtype=dtype, quantize=quantize), images=images, language=language)
 
 
@@ -563,17 +566,16 @@ def serve(
     quantize: int | None = None,
     announce: Callable[[str], None] = ignore_message,
 ) -> None:
-    """Serve OpenAI-compatible requests until the process is told to stop.
+    """Serve a model over an OpenAI-compatible HTTP API until the process is told to stop.
 
     Args:
-        announce: Called with the server's address when it listens.
+        announce: Called with the URL of the server when it listens.
 
     Raises:
-        RecipeError: It may not listen there, or a package is missing.
+        RecipeError: The address needs API keys, the port is in use, or a package is missing.
     """
     try:
-        from vistune.serving.api.memory import use_one_arena
-        from vistune.serving.api.server import check, serve
+        from vistune.serving.api.server import check, serve, use_one_arena
     except ImportError as error:
         raise RecipeError(f"vistune serve needs {error.name}", "pip install 'vistune[serve]'") from None
     check(settings)  # before the weights are loaded

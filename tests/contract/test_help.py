@@ -1,4 +1,4 @@
-"""The help speaks Korean where the reader does: every verb, every option, in lines that fit."""
+"""The help of every verb and option exists in Korean, in lines that fit."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typer.main import get_command
 from vistune.cli import help as help_texts
 from vistune.cli.app import app
 from vistune.errors import RecipeError
+from vistune.translations import catalogue
 
 PROGRAM: Any = get_command(app)
 
@@ -25,18 +26,15 @@ def texts() -> dict[str, str]:
 
 
 def test_every_verb_and_option_has_its_korean_text() -> None:
-    known, wanted = help_texts.korean(), texts()
+    known, wanted = catalogue("cli/help", "ko"), texts()
     missing = [f"{place}: {text!r}" for text, place in wanted.items() if text not in known]
-    assert not missing, f"write them into src/vistune/cli/korean.json: {missing}"
-    assert not set(known) - set(wanted), "texts that no option has any more: remove them from korean.json"
+    assert not missing, f"write them into src/vistune/cli/help.ko.json: {missing}"
+    assert not set(known) - set(wanted), "texts that no option has any more: remove them from help.ko.json"
 
 
 def test_korean_texts_are_korean() -> None:
-    names = {"llava-hf, llava-original or peft."}
     assert not [
-        text
-        for english, text in help_texts.korean().items()
-        if english not in names and not any("가" <= letter <= "힣" for letter in text)
+        text for text in catalogue("cli/help", "ko").values() if not any("가" <= letter <= "힣" for letter in text)
     ]
 
 
@@ -45,7 +43,7 @@ def test_korean_help_fits_eighty_columns(
     verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     program: Any = get_command(app)
-    help_texts.speak(program, "ko")
+    help_texts.set_language(program, "ko")
     monkeypatch.setenv("COLUMNS", "80")
     command = program.commands[verb] if verb else program
     with pytest.raises(SystemExit) as ended:

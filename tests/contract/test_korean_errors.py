@@ -13,7 +13,7 @@ import pytest
 
 from vistune.cli import data, model
 from vistune.cli import evaluation as measure
-from vistune.cli.korean_errors import in_korean
+from vistune.cli.app import korean_message
 from vistune.data import all_samples, open_source
 from vistune.errors import RecipeError, VistuneError
 from vistune.files import read_text
@@ -38,18 +38,18 @@ MISTAKES: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_a_common_mistake_is_told_in_korean(name: str) -> None:
+def test_a_common_mistake_is_told_korean_message(name: str) -> None:
     with pytest.raises(VistuneError) as caught:
         MISTAKES[name]()
-    said = in_korean(caught.value)
+    said = korean_message(caught.value)
     message, _, hint = said.partition(". 고치는 법: ")
     assert re.search("[가-힣]", message)
     assert re.search("[가-힣]", hint)
 
 
 def test_what_is_not_known_stays_english() -> None:
-    assert in_korean(RecipeError("something rare", "mend it")) == "something rare. Fix: mend it"
-    assert in_korean(RecipeError("x: no such file", "mend it")) == "x: 그런 파일이 없습니다. 고치는 법: mend it"
+    assert korean_message(RecipeError("something rare", "mend it")) == "something rare. Fix: mend it"
+    assert korean_message(RecipeError("x: no such file", "mend it")) == "x: 그런 파일이 없습니다. 고치는 법: mend it"
 
 
 def test_the_command_line_tells_it_so() -> None:

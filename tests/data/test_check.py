@@ -170,7 +170,7 @@ def test_the_page_shows_what_is_learnt_and_every_fault_and_no_markup_of_the_data
     result = CliRunner().invoke(app, ["check", str(source.file), "--page", str(page)])
     assert result.exit_code == 2, result.output
     assert "gone.png" in result.stdout
-    assert "missing pictures, by folder: . (1)" in result.stdout
+    assert "missing images by folder: . (1)" in result.stdout
     text = page.read_text(encoding="utf-8")
     assert "<script>" not in text
     assert "data:image/jpeg;base64," in text

@@ -67,9 +67,9 @@ def test_a_dry_run_says_whether_the_budget_is_enough(folder: Path) -> None:
     plan = json.loads(generate(folder, *paid(folder, "--dry-run", "--json")))
     assert 0 < plan["dollars"] < plan["dollars_at_most"]
     for budget, words in [
-        (plan["dollars_at_most"] + 0.01, "all fits"),
+        (plan["dollars_at_most"] + 0.01, "the maximum cost fits"),
         ((plan["dollars"] + plan["dollars_at_most"]) / 2, "the expected cost fits"),
-        (plan["dollars"] / 2, "does not fit"),
+        (plan["dollars"] / 2, "too low"),
     ]:
         assert f"--budget ${budget:.2f}: {words}" in generate(
             folder, *paid(folder, "--dry-run", "--budget", str(budget))
@@ -81,7 +81,7 @@ def test_a_dry_run_says_whether_the_budget_is_enough(folder: Path) -> None:
 def test_a_dry_run_without_a_price_says_how_to_give_one(folder: Path) -> None:
     asked = ["--teacher", "openai", "--model", "unheard-of", "--dry-run"]
     said = generate(folder, *asked)
-    assert "no price known: write 'models: {unheard-of: {input: 2.5, output: 10}}'" in said
+    assert "cost unknown: write 'models: {unheard-of: {input: 2.5, output: 10}}'" in said
     assert "$" not in said
     with pytest.raises(VistuneError, match=r"--budget: no price is known for the model 'unheard-of'.*--prices"):
         generate(folder, *asked, "--budget", "5")
@@ -93,7 +93,7 @@ def test_a_dry_run_names_the_captions_that_would_be_paid_for(folder: Path) -> No
     said = generate(folder, *mixed)
     assert said.startswith("8 requests (")
     assert "4 caption" in said
-    assert "--kinds without caption leaves them out" in said
+    assert "remove caption from --kinds" in said
     without = generate(folder, *mixed, "--kinds", "conversation, detail, reasoning")
     assert without.startswith("4 requests (")
     assert "caption" not in without
@@ -108,7 +108,7 @@ def test_the_summary_has_rejects_by_reason_and_the_cost(folder: Path, teacher: F
     )
     said = generate(folder, *paid(folder, "--kinds", "detail", "--tries", "1", teacher=teacher))
     assert "out: 3 samples, 1 rejected (1 refusal; see rejects.jsonl)" in said
-    assert "asked fake-1: 3,600 prompt and 480 completion tokens; $0.08" in said
+    assert "fake-1: 3,600 prompt tokens, 480 completion tokens; $0.08" in said
     again = generate(folder, *paid(folder, "--kinds", "detail", "--tries", "1", teacher=teacher))
     assert again == said, "the same command again"
     assert len(teacher.asked) == 4
@@ -118,7 +118,7 @@ def test_the_summary_has_no_dollars_without_a_known_price(
     folder: Path, teacher: FakeTeacher, capfd: pytest.CaptureFixture[str]
 ) -> None:
     said = generate(folder, "--teacher", "openai", "--model", "other", "--base-url", teacher.url, "--kinds", "detail")
-    assert "no price known for this model (give one with --prices)" in said
+    assert "cost unknown (add the model's price with --prices)" in said
     assert "$" not in said + capfd.readouterr().err
 
 
@@ -141,9 +141,9 @@ def test_the_rule_teacher_gives_reasons_and_does_not_overwrite_its_data(folder: 
         ("nowhere.jsonl", (), r"nowhere.jsonl: no such file or folder. Fix: check the path"),
         ("nowhere", (), r"nowhere: no such file or folder. Fix: check the path"),
         ("mine.jsonl", ("--boxes-as", "nonsense"), r"--boxes-as 'nonsense': no such form of boxes.*pixels \(corners\)"),
-        ("mine.jsonl", ("--teacher", "openai"), r"--teacher openai: no model is named. Fix: add --model"),
-        ("mine.jsonl", ("--model", "m"), r"--model m: the rule teacher is no model. Fix: add --teacher openai"),
-        ("mine.jsonl", ("--budget", "5"), r"the rule teacher costs nothing"),
+        ("mine.jsonl", ("--teacher", "openai"), r"--teacher openai needs a model. Fix: add --model"),
+        ("mine.jsonl", ("--model", "m"), r"--model m: the rule teacher uses no model. Fix: add --teacher openai"),
+        ("mine.jsonl", ("--budget", "5"), r"--budget is only used with --teacher openai"),
         ("mine.jsonl", ("--kinds", "detail,x"), r"unknown kind 'x'"),
     ],
 )
@@ -168,9 +168,9 @@ def test_check_counts_one_fault_as_one(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        (["generate", "mine.jsonl", "--out", "o", "--see", "--batch"], "--see, --batch are for a model; the rule"),
-        (["generate", "mine.jsonl", "--out", "o", "--temperature", "0"], "--temperature is for a model"),
-        (["check", "mine.jsonl", "--images", ".", "--no-images"], "--images is not looked at with --no-images"),
+        (["generate", "mine.jsonl", "--out", "o", "--see", "--batch"], "--see, --batch are only used with --teacher"),
+        (["generate", "mine.jsonl", "--out", "o", "--temperature", "0"], "--temperature is only used with --teacher"),
+        (["check", "mine.jsonl", "--images", ".", "--no-images"], "--images is not used with --no-images"),
         (["train", "quickstart", "--dry-run", "--resume"], "--resume is not used by --dry-run"),
         (["evaluate", "--list", "--task", "pope", "--letters"], "--task, --letters are not used by --list"),
         (["export", "m", "o", "--layout", "llava-hf", "--base", "b"], "--base is for --layout peft, not for llava-hf"),

@@ -84,7 +84,7 @@ def test_the_page_shows_images_questions_answers_and_gold(tmp_path: Path) -> Non
     assert page.count("data:image/jpeg;base64,") == 4
     assert "&lt;b&gt;Which&lt;/b&gt; 19?" in page
     assert "<b>Which" not in page
-    assert "Answered better by good than by bad: 3" in page
+    assert "Questions that good answers better than bad: 3" in page
     assert api.write_report(tmp_path, language="ko") == tmp_path / "comparison.html"
     assert "모델 비교" in (tmp_path / "comparison.html").read_text(encoding="utf-8")
     with pytest.raises(DataError, match="neither a run, a comparison"):

@@ -122,13 +122,13 @@ def test_the_page_says_who_answers_what_better_and_what_papers_say(chromium: Any
     with opened(chromium, write_comparison(folder), width=1180, scheme="light") as tab:
         overview = tab.locator("#overview").inner_text()
         assert "85.90" in overview
-        assert "to be scored" in overview
+        assert "not scored yet" in overview
         assert "arXiv 2310.03744" in overview
         own = tab.locator("#task-file")
         assert own.locator("h3").all_inner_texts()[1] == f"third against {MODELS[0]}"
-        assert "third is better, the interval lies above zero" in own.inner_text()
+        assert "third is better: the interval is above zero" in own.inner_text()
         card = own.locator("article").first.inner_text()
-        assert "Correct" in card
+        assert "Reference" in card
         assert "✓" in card
         assert "✗" in card
         assert "blue <b>star</b>" in own.inner_text()
@@ -137,5 +137,5 @@ def test_the_page_says_who_answers_what_better_and_what_papers_say(chromium: Any
         text = tab.locator("main").inner_text()
         assert "모델 비교" in text
         assert "third 대 둘째-모델" in text
-        assert "그림이 더해 주는 점수" in text
-        assert "답변이 그림에 따라 달라집니다" in text
+        assert "이미지로 얻은 향상" in text
+        assert "답변이 이미지에 따라 달라집니다" in text

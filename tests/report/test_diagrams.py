@@ -15,13 +15,11 @@ from typer.testing import CliRunner
 
 from vistune.api import draw
 from vistune.errors import RecipeError
-from vistune.files import read_json
 from vistune.recipe import load_recipe
 from vistune.report import ModelFacts, StageFacts, draw_diagrams, plots
-from vistune.report import diagrams as room
-from vistune.report.model_diagram import model_sheet
-from vistune.report.pen import Pen, short, style, width_of
-from vistune.report.stage_diagram import rate_text, stages_sheet
+from vistune.report.diagrams import model_drawing, rate_text, stages_drawing
+from vistune.report.drawing import Drawing, drawing_style, short_count, shorten, width_of
+from vistune.translations import catalogue
 
 LLAVA = ModelFacts(
     vision="openai/clip-vit-large-patch14-336",
@@ -106,14 +104,14 @@ def spoken(path: Path) -> str:
     return "\n".join(texts)
 
 
-def sheets(language: str) -> dict[str, Pen]:
-    labels = read_json(Path(room.__file__).with_name("diagrams.json"))[language]
-    with style():
+def sheets(language: str) -> dict[str, Drawing]:
+    labels = catalogue("report/diagrams", language)
+    with drawing_style():
         return {
-            "plain": model_sheet("llava", LLAVA, labels),
-            "tiles": model_sheet("llava", TILES, labels),
-            "tiny": model_sheet("a-name-without-an-end" * 10, TINY, labels),
-            "stages": stages_sheet("llava", [ALIGN, TUNE, FULL], labels),
+            "plain": model_drawing("llava", LLAVA, labels),
+            "tiles": model_drawing("llava", TILES, labels),
+            "tiny": model_drawing("a-name-without-an-end" * 10, TINY, labels),
+            "stages": stages_drawing("llava", [ALIGN, TUNE, FULL], labels),
         }
 
 
@@ -151,11 +149,11 @@ def test_the_same_values_draw_the_same_bytes(tmp_path: Path, language: str) -> N
 
 @pytest.mark.parametrize("sheet", ["plain", "tiles", "tiny", "stages"])
 def test_no_words_lie_over_others_or_leave_the_sheet(sheet: str, language: str) -> None:
-    pen = sheets(language)[sheet]
-    pen.figure.set_dpi(72)
-    pen.figure.draw_without_rendering()
-    boxes = [(text.get_text(), text.get_window_extent()) for text in pen.axes.texts]
-    width, height = pen.figure.get_size_inches() * 72
+    drawing = sheets(language)[sheet]
+    drawing.figure.set_dpi(72)
+    drawing.figure.draw_without_rendering()
+    boxes = [(text.get_text(), text.get_window_extent()) for text in drawing.axes.texts]
+    width, height = drawing.figure.get_size_inches() * 72
     for text, box in boxes:
         assert box.x0 >= 10 and box.x1 <= width - 10 and box.y0 >= 0 and box.y1 <= height, text  # noqa: PT018
     for (one, a), (other, b) in itertools.combinations(boxes, 2):
@@ -165,7 +163,7 @@ def test_no_words_lie_over_others_or_leave_the_sheet(sheet: str, language: str) 
 
 
 def test_tiles_show_their_range_and_row_ends() -> None:
-    said = sheets("en")["tiles"].said
+    said = sheets("en")["tiles"].texts
     assert {"1 + 2…4", "1,752…2,928", "and the class token", "in the space shared with text", "… 12 more …"} <= set(
         said
     )
@@ -173,12 +171,12 @@ def test_tiles_show_their_range_and_row_ends() -> None:
 
 
 def test_a_frozen_base_under_adapters_and_the_sum_that_learns() -> None:
-    said = sheets("en")["stages"].said
+    said = sheets("en")["stages"].texts
     tune = said[said.index("2") :]
     assert "frozen · 4 bits" in tune
-    assert "learns · rate 1.25e-4" in tune
+    assert "trained · rate 1.25e-4" in tune
     assert "rank 128" in tune
-    assert tune[tune.index("3") :].count("learns · rate 2e-5") == 2
+    assert tune[tune.index("3") :].count("trained · rate 2e-5") == 2
     assert "100.0 %" in tune
 
 
@@ -198,7 +196,7 @@ def test_a_frozen_base_under_adapters_and_the_sum_that_learns() -> None:
     ],
 )
 def test_short_numbers(count: int, text: str) -> None:
-    assert short(count) == text
+    assert short_count(count) == text
 
 
 @pytest.mark.parametrize(("rate", "text"), [(3e-3, "3e-3"), (1.25e-5, "1.25e-5"), (1.0, "1e0"), (2e-10, "2e-10")])
@@ -207,23 +205,23 @@ def test_rates_read_back_as_they_were(rate: float, text: str) -> None:
     assert float(text) == rate
 
 
-def test_words_that_do_not_fit_keep_both_ends() -> None:
-    with style():
-        pen = Pen(200, 100)
-        pen.words((10, 10), "organisation/some-very-long-model-name-13b", 10, room=100)
-        (drawn,) = pen.axes.texts
+def test_texts_that_do_not_fit_keep_both_ends() -> None:
+    name = "organisation/" + "some-very-long-model-name-" * 3 + "13b"
+    with drawing_style():
+        drawing = model_drawing("llava", replace(LLAVA, projector=name), catalogue("report/diagrams", "en"))
+        (drawn,) = (text for text in drawing.axes.texts if text.get_text().startswith("organ"))
         assert re.fullmatch(r"organ.*….*13b", drawn.get_text())
-        assert width_of(drawn.get_text(), drawn.get_fontsize(), False) <= 100
-        assert pen.said == ["organisation/some-very-long-model-name-13b"]
+        assert width_of(drawn.get_text(), drawn.get_fontsize()) <= 134
+        assert name in drawing.texts, "the description of the SVG has the whole name"
+        assert shorten("short", 100, 9, False) == "short"
 
 
 def test_both_languages_have_the_same_labels() -> None:
-    tables = read_json(Path(room.__file__).with_name("diagrams.json"))
+    tables = {language: catalogue("report/diagrams", language) for language in LANGUAGES}
     fields = {
         name: {key: sorted(re.findall(r"{\w+}", str(value))) for key, value in table.items()}
         for name, table in tables.items()
     }
-    assert list(tables) == list(LANGUAGES)
     assert fields["en"] == fields["ko"]
 
 

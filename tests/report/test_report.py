@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 
 from vistune.errors import DataError, RecipeError
-from vistune.files import read_json
-from vistune.report import page as pages
 from vistune.report import plots, write_data_report, write_run_report
 from vistune.report.images import spread
-from vistune.report.labels import drawn_word
+from vistune.report.rendering import drawn_text
+from vistune.translations import catalogue
 
 RUN_SECTIONS = ["result", "training", "answers", "mistakes", "descriptions", "cost", "run"]
 DATA_SECTIONS = ["counts", "lengths", "question-types", "samples", "rejects"]
@@ -59,7 +58,7 @@ def test_a_run_report_has_every_section(run_folder: Path) -> None:
     result = page.sections["result"]
     assert "91.4 %" in result
     assert "+51.2" in result
-    assert "the image helps" in result
+    assert "the picture helps" in result
     assert "81.3 – 87.3" in result  # the interval of unseen combinations
     training = " ".join(page.sections["training"].split())
     assert "steps120300" in training.replace(" ", "")
@@ -175,7 +174,7 @@ def test_a_data_report_has_every_section(data_folder: Path) -> None:
     assert "240" in page.sections["counts"]
     assert page.sections["samples"].count("caption · English") == 5  # four groups in turn
     assert "<image>" not in page.sections["samples"]
-    assert re.search(r"too little known about the picture\s*7", page.sections["rejects"])
+    assert re.search(r"too little is known about the image\s*7", page.sections["rejects"])
     assert "0-reasoning-en · 0.jpg" in page.sections["rejects"]
     assert len(page.values("svg", "viewbox")) == 2
 
@@ -183,24 +182,24 @@ def test_a_data_report_has_every_section(data_folder: Path) -> None:
 def test_a_korean_page_speaks_korean(run_folder: Path, data_folder: Path) -> None:
     page = Page(write_run_report(run_folder, language="ko"))
     assert ("html", {"lang": "ko"}) in page.tags
-    assert "그림이 도움이 됩니다" in page.sections["result"]
-    assert "그림 없이" in page.sections["result"]
+    assert "이미지가 도움이 됩니다" in page.sections["result"]
+    assert "이미지 없음" in page.sections["result"]
     assert page.sections["answers"].count("✗ 틀림") == 10
     assert "6분 12초" in page.sections["cost"]
-    assert "그림에 대한 정보 부족" in Page(write_data_report(data_folder, language="ko")).sections["rejects"]
+    assert "이미지에 대한 정보 부족" in Page(write_data_report(data_folder, language="ko")).sections["rejects"]
     with pytest.raises(RecipeError, match="kr"):
         write_run_report(run_folder, language="kr")
 
 
 def test_both_languages_name_the_same_things() -> None:
-    labels = read_json(Path(pages.__file__).with_name("labels.json"))
+    labels = {language: catalogue("report/labels", language) for language in ("en", "ko")}
     assert labels["en"].keys() == labels["ko"].keys()
     assert labels["en"]["words"].keys() <= labels["ko"]["words"].keys()
 
 
 def test_the_words_of_the_gap_are_the_scorers_own() -> None:
     scoring = pytest.importorskip("vistune.evaluation.results")
-    korean = read_json(Path(pages.__file__).with_name("labels.json"))["ko"]["words"]
+    korean = catalogue("report/labels", "ko")["words"]
     for low, high in ((0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1)):
         assert scoring.describe_gap(scoring.Estimate(0.0, low, high, 9)) in korean
 
@@ -216,9 +215,9 @@ def test_a_letter_without_a_shape_is_never_drawn(monkeypatch: pytest.MonkeyPatch
     try:
         assert plots.drawable("색", "colour") == "colour"
         assert plots.drawable("colour 1-2", "#1") == "colour 1-2"
-        labels = read_json(Path(pages.__file__).with_name("labels.json"))["ko"]
-        assert drawn_word("without_image", labels, "#1") == "without picture"
-        assert drawn_word("사용자 유형", labels, "#3") == "#3"
+        labels = catalogue("report/labels", "ko")
+        assert drawn_text("without_image", labels, "#1") == "without image"
+        assert drawn_text("사용자 유형", labels, "#3") == "#3"
         assert "fonts-nanum" in (plots.missing_font("ko") or "")
         assert plots.missing_font("en") is None
     finally:

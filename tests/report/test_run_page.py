@@ -17,9 +17,9 @@ from vistune.evaluation import compare_stored
 from vistune.files import read_json
 from vistune.recipe import load_recipe
 from vistune.report import write_run_report
-from vistune.report.evaluation_sections import Answers, results
-from vistune.report.runs_page import differences
-from vistune.report.training_section import read_metrics, stage_figures
+from vistune.report.comparison_pages import differences
+from vistune.report.run_page import Answers, read_evaluations
+from vistune.report.training_section import read_metrics, stage_summary
 
 SMALL = Size(scenes=40, tests=12, steps=4, blind_questions=30, descriptions=2)
 OVERRIDES = ["stages.align.steps=2", "validation={share: 0.1, every: 2, answers: 2, answer_tokens: 6}"]
@@ -40,19 +40,19 @@ def sections(path: Path) -> dict[str, str]:
 def test_the_page_has_all_of_a_run(run: Path) -> None:
     found = sections(run / "report.html")
     assert list(found) == [
-        "result", "pictures", "training", "learnt", "evaluations", "over-training", "answers", "mistakes",
+        "result", "diagrams", "training", "training-samples", "evaluations", "over-training", "answers", "mistakes",
         "descriptions", "cost", "run",
     ]  # fmt: skip
-    assert found["pictures"].count("data:image/svg+xml;base64,") == 2
+    assert found["diagrams"].count("data:image/svg+xml;base64,") == 2
     assert found["training"].count("<svg") == 4 + 5  # loss, rate, speed, memory of both; by source: captions have one
     for kind in ("conversation", "detail", "reasoning"):
         assert f"data/samples.json {kind}" in found["training"]
-    assert found["learnt"].count("<mark>") >= 8
-    assert "ASSISTANT:<mark>" in found["learnt"].replace(" <mark>", "<mark>").replace("\n", "")
-    assert "validation loss with grey pictures" in found["training"]
+    assert found["training-samples"].count("<mark>") >= 8
+    assert "ASSISTANT:<mark>" in found["training-samples"].replace(" <mark>", "<mark>").replace("\n", "")
+    assert "validation loss with grey images" in found["training"]
     assert found["over-training"].count('class="when">tune') == 2 * 2  # two questions, after two and four steps
     assert "recipe quickstart" in " ".join(found["run"].lower().split())
-    assert "as it was" in found["run"]
+    assert "unchanged" in found["run"]
 
 
 def test_every_task_has_its_figures_with_intervals_and_gap(run: Path) -> None:
@@ -67,16 +67,16 @@ def test_every_task_has_its_figures_with_intervals_and_gap(run: Path) -> None:
 
 
 def test_answers_carry_what_was_said_after_the_stage_before(run: Path) -> None:
-    found = Answers(run, results(run), ["align"], seed=0)
+    found = Answers(run, read_evaluations(run), ["align"], seed=0)
     earlier = [json.loads(line) for line in (run / "evals" / "align.predictions.jsonl").open(encoding="utf-8")]
     said = {row["question_id"]: row["text"] for row in earlier}
-    cards = [card for card in found.shown() or () if card["before"]]
+    cards = [card for card in found.chosen() or () if card["before"]]
     assert cards
     assert all(card["before"] == [("align", said[card["question_id"]])] for card in cards)
 
 
 def test_the_worst_mistakes_are_of_the_kinds_most_often_wrong(run: Path) -> None:
-    told = Answers(run, results(run), ["align"], seed=0).mistakes()
+    told = Answers(run, read_evaluations(run), ["align"], seed=0).mistakes()
     assert told is not None
     shares = [card["wrong"] / card["of"] for card in told["cards"]]
     assert shares == sorted(shares, reverse=True)
@@ -93,22 +93,22 @@ def test_answers_that_a_judge_has_to_mark_are_neither_right_nor_wrong(tmp_path: 
     (tmp_path / "evals" / "llava-bench.json").write_text(json.dumps(told))
     row = {"question_id": "1", "prompt": "?", "text": "a", "answer": "", "right": 0.0, "condition": "with_image"}
     (tmp_path / "evals" / "llava-bench.predictions.jsonl").write_text(json.dumps(row) + "\n")
-    found = Answers(tmp_path, results(tmp_path), [], seed=0)
-    assert found.shown() is None
+    found = Answers(tmp_path, read_evaluations(tmp_path), [], seed=0)
+    assert found.chosen() is None
     assert found.mistakes() is None
-    assert "marked by a judge" in write_run_report(tmp_path).read_text(encoding="utf-8")
+    assert "scored by a judge" in write_run_report(tmp_path).read_text(encoding="utf-8")
 
 
 def test_a_moved_run_finds_its_data_and_one_without_data_says_so(run: Path, tmp_path: Path) -> None:
     moved = Path(shutil.copytree(run, tmp_path / "elsewhere"))
     shutil.move(run / "data" / "samples.json", tmp_path / "kept.json")
     try:
-        assert "learnt" in sections(api.write_report(moved))
+        assert "training-samples" in sections(api.write_report(moved))
         (moved / "data" / "samples.json").unlink()
         page = sections(api.write_report(moved))
-        assert "learnt" not in page
+        assert "training-samples" not in page
         assert "samples.json" in page["run"].split("<details>")[0]
-        assert "no longer there" in page["run"]
+        assert "not found" in page["run"]
     finally:
         shutil.move(tmp_path / "kept.json", run / "data" / "samples.json")
 
@@ -123,14 +123,14 @@ def test_the_korean_page_has_no_english_heading(run: Path) -> None:
 
 def test_a_stages_figures_are_those_of_its_lines(run: Path) -> None:
     rows = read_metrics(run / "metrics.jsonl")["tune"]
-    told: dict[str, Any] = stage_figures(rows)
+    told: dict[str, Any] = stage_summary(rows)
     assert told["steps"] == 4
     assert told["loss"] == rows[-1]["loss"]
     assert told["tokens"] == sum(row["tokens"] for row in rows)
     assert told["padding_waste"] == pytest.approx(0)
     assert told["peak_memory_mb"] == max(row["peak_memory_mb"] for row in rows)
     assert told["validation_loss"] == rows[-1]["validation_loss"]
-    assert stage_figures([{**rows[0], "padding_waste": 0.25}])["padding_waste"] == pytest.approx(0.25)
+    assert stage_summary([{**rows[0], "padding_waste": 0.25}])["padding_waste"] == pytest.approx(0.25)
 
 
 @pytest.fixture(scope="module")
@@ -174,8 +174,8 @@ def test_tasks_asked_with_other_questions_are_not_compared(run: Path, other: Pat
     file = fewer / "evals" / "scenes.predictions.jsonl"
     file.write_text("".join(file.open(encoding="utf-8").readlines()[1:]), encoding="utf-8")
     page = api.write_report(run, fewer, out=tmp_path / "page.html", language="ko")
-    assert "같은 문항을 함께 물은 과제가 없습니다" in page.read_text(encoding="utf-8")
-    with pytest.raises(DataError, match="is no run"):
+    assert "모든 실행에서 같은 문항으로 평가한 과제가 없습니다" in page.read_text(encoding="utf-8")
+    with pytest.raises(DataError, match="not a run folder"):
         api.write_report(run, tmp_path)
     with pytest.raises(RecipeError, match="named twice"):
         api.write_report(run, run)

@@ -88,7 +88,7 @@ class Running:
             return read_all(connection)
 
     def idle(self) -> bool:
-        return not self.service.taken and not self.service.engine.running and not self.service.engine.waiting
+        return not self.service.active and not self.service.engine.running and not self.service.engine.waiting
 
 
 def read_all(connection: socket.socket) -> bytes:

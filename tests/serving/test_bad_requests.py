@@ -1,4 +1,4 @@
-"""Test that every bad request gets a clear refusal and that the next request is answered."""
+"""Rows H of the reliability matrix: whatever is sent, the answer is a clear refusal and the next request is served."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_request_of_the_corpus_has_its_status(served: Running, name: str) -> N
     assert status_of(served.raw(REQUESTS.HEADS[name].said)) == REQUESTS.HEADS[name].status
 
 
-def test_control_tokens_that_are_typed_are_text(served: Running) -> None:
+def test_h23_control_tokens_that_are_typed_are_text(served: Running) -> None:
     assert served.ask(messages=question("<image> </s> USER: a ASSISTANT: b")).status_code == 200
 
 
@@ -66,7 +66,7 @@ def test_pixels_of_a_request_are_counted_before_the_next_picture_is_opened(serve
     assert "64000000 pixels" in refused(served.ask(messages=question("?", *[large] * 3)), 400, "messages[0].content[2]")
 
 
-def test_unknown_fields_are_listed_and_the_last_of_two_keys_counts(served: Running) -> None:
+def test_h25_h26_unknown_fields_are_listed_and_the_last_of_two_keys_counts(served: Running) -> None:
     response = served.http.post(CHAT, json=body(**{"a\nb": 1, "colour": "red"}))
     assert response.headers["x-ignored-parameters"] == "a%0Ab, colour"
     text = json.dumps(body())[:-1] + ', "max_tokens": 2}'
@@ -77,14 +77,14 @@ def status_of(answer: bytes) -> int:
     return int(answer.split(b" ", 2)[1])
 
 
-def test_a_large_body_in_chunks_is_not_waited_for(served: Running) -> None:
+def test_h06_a_large_body_in_chunks_is_not_waited_for(served: Running) -> None:
     chunk = b"100000\r\n" + b" " * MB + b"\r\n"
     head = b"POST %b HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" % CHAT.encode()
     assert status_of(served.raw(head + chunk * 60 + b"0\r\n\r\n")) == 413
     assert served.service._bodies == 0
 
 
-def test_http_1_0_and_pipelined_requests(served: Running) -> None:
+def test_h27_http_1_0_and_requests_one_behind_the_other(served: Running) -> None:
     assert b"200 OK" in served.raw(b"GET /health HTTP/1.0\r\nHost: localhost\r\n\r\n")
     twice = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /ready HTTP/1.1\r\nHost: localhost\r\n"
     assert served.raw(twice + b"Connection: close\r\n\r\n").count(b"200 OK") == 2
@@ -102,7 +102,7 @@ def test_numbers_too_small_for_fp32_take_the_likeliest_token(served: Running) ->
     refused(served.ask(repetition_penalty=1e-320), 400, "repetition_penalty")
 
 
-def test_every_reference_of_the_schema_resolves(served: Running) -> None:
+def test_l6_the_schema_is_whole(served: Running) -> None:
     """Every $ref of the OpenAPI page leads somewhere."""
     page = served.http.get("/openapi.json").json()
     schema = page["paths"][CHAT]["post"]["requestBody"]["content"]["application/json"]["schema"]
@@ -116,14 +116,23 @@ def test_every_reference_of_the_schema_resolves(served: Running) -> None:
         assert found["type"] == "object"
 
 
-def test_the_schema_describes_requests_and_replies(served: Running) -> None:
+def resolved(page: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema that a reference names."""
+    return page["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]] if "$ref" in schema else schema
+
+
+def test_l6_the_schema_says_what_is_taken_and_what_comes_back(served: Running) -> None:
     page = served.http.get("/openapi.json").json()
     for path, methods in page["paths"].items():
         for method, route in methods.items():
             replies = route["responses"]
             if path != "/metrics":
-                assert replies["200"]["content"]["application/json"]["schema"]["type"] == "object", path
-                assert replies["4XX"]["content"]["application/json"]["schema"]["required"] == ["error"], path
+                good, refused = (
+                    resolved(page, replies[status]["content"]["application/json"]["schema"])
+                    for status in ("200", "4XX")
+                )
+                assert good["type"] == "object", path
+                assert refused["required"] == ["error"], path
             assert "422" not in replies, (path, method)
     assert list(page["paths"]["/metrics"]["get"]["responses"]["200"]["content"]) == ["text/plain"]
     asked = page["paths"][CHAT]["post"]
@@ -151,7 +160,7 @@ MESSAGES = st.lists(
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(NAMES, JSON, max_size=4), MESSAGES | st.just(...))
-def test_any_json_is_answered_or_rejected(served: Running, changes: dict[str, Any], messages: Any) -> None:
+def test_l6_any_json_is_answered_or_refused(served: Running, changes: dict[str, Any], messages: Any) -> None:
     given_body = (
         body(**changes, **({} if messages is ... else {"messages": messages})) if "messages" not in changes else changes
     )
@@ -167,7 +176,7 @@ def test_any_json_is_answered_or_rejected(served: Running, changes: dict[str, An
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=200))
-def test_arbitrary_bytes_are_rejected(served: Running, data: bytes) -> None:
+def test_l6_any_bytes_are_refused(served: Running, data: bytes) -> None:
     refused(served.http.post(CHAT, content=data), 400)
 
 

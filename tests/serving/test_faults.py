@@ -64,11 +64,11 @@ def test_a_client_that_leaves_frees_its_slot_within_a_step(
         until(lambda: small.service.engine.running == 1)
         gate.steps.release(3)
         until(lambda: all(len(speaker.said) >= 3 for speaker in small.service.engine.batch.speakers))
-        (place,) = small.service.taken
+        (place,) = small.service.active
         leave(connection)
         until(lambda: place.answer.is_cancelled)
         said = place.answer.completion_tokens
-        until(lambda: not small.service.taken)
+        until(lambda: not small.service.active)
         gate.steps.release(2)
         until(small.idle)
         assert place.answer.completion_tokens <= said + 1
@@ -78,7 +78,7 @@ def test_a_client_that_leaves_frees_its_slot_within_a_step(
 def test_requests_beyond_capacity_are_asked_to_retry(small: Running) -> None:
     with Gate(small):
         waiting = [begin(small, long_body(max_tokens=4)) for _ in range(3)]
-        until(lambda: len(small.service.taken) == 3)
+        until(lambda: len(small.service.active) == 3)
         response = small.ask()
         assert response.status_code == 429
         assert int(response.headers["retry-after"]) >= 1
@@ -100,7 +100,7 @@ def test_a_stream_with_nothing_to_say_is_kept_alive(small: Running) -> None:
     with Gate(small):
         connection = begin(small, long_body(stream=True, max_tokens=4))
         received = b""
-        while b": still at it" not in received:
+        while b": waiting for text" not in received:
             part = connection.recv(1 << 16)
             assert part, received
             received += part
@@ -224,7 +224,7 @@ def test_answers_that_take_longer_than_the_drain_are_ended(bench: Bench) -> None
     with running(bench, limits=Limits(drain_seconds=0.2)) as found, Gate(found) as gate:
         connection = begin(found, long_body(stream=True))
         until(lambda: found.service.engine.running == 1)
-        (place,) = found.service.taken
+        (place,) = found.service.active
         found.server.drain()
         until(lambda: place.answer.is_cancelled)
         gate.open.set()

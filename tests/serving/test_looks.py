@@ -72,11 +72,11 @@ def test_what_is_refused(served: Running, changes: dict[str, Any], status: int, 
     error = response.json()["error"]
     assert (response.status_code, error["code"]) == (status, code)
     assert error["param"] == (param or "messages[0].content[0].image_url.url")
-    assert not served.service.taken
+    assert not served.service.active
 
 
 def test_more_weights_than_are_given_are_refused(served: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vistune.serving.api.attention_maps.MOST_WEIGHTS", 40)
+    monkeypatch.setattr("vistune.serving.api.attention_maps.MAX_WEIGHTS", 40)
     assert ask(served, answer="red").status_code == 200
     error = ask(served).json()["error"]
     assert (error["code"], error["param"]) == ("invalid_value", "answer")
@@ -96,11 +96,11 @@ def test_a_look_is_given_while_the_engine_stands_still(served: Running) -> None:
 def test_it_takes_a_place_and_waits_no_longer_than_an_answer(bench: Bench) -> None:
     with running(bench, limits=Limits(slots=1, queue=0, answer_seconds=0.3)) as found:
         held = threading.Event()
-        found.service.looker.submit(held.wait)  # whoever looks first
+        found.service.attention_thread.submit(held.wait)  # whoever looks first
         response: list[httpx2.Response] = []
         first = threading.Thread(target=lambda: response.append(ask(found)))
         first.start()
-        until(lambda: bool(found.service.taken))
+        until(lambda: bool(found.service.active))
         try:
             assert ask(found).json()["error"]["code"] == "queue_full"
             assert found.ask().status_code == 429

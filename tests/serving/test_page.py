@@ -157,13 +157,13 @@ def test_pictures_that_a_reload_loses_are_named(tab: Opened) -> None:
     with saying(tab.found, "noise"):
         tab.ask("What is it?", ("noise.png", noise(400, 400)), ("circle.png", png()))
         tab.until_answered()
-        assert "too large for this browser to keep" in tab("#notice").inner_text()
+        assert "too large for this browser to store" in tab("#notice").inner_text()
         tab.page.reload()
         assert tab.said == ["noise"]
         assert tab(".thumbnails .lost").count() == 2
         asked = len(tab.bodies)
         tab.ask("And now?")
-        assert "was not kept over the reload" in tab("#notice").inner_text()
+        assert "was lost in the reload" in tab("#notice").inner_text()
         assert len(tab.bodies) == asked, "the model would answer without the pictures"
         assert tab.page.input_value("#question") == "And now?"
         tab("#anew").click()
@@ -234,7 +234,7 @@ def test_large_and_unusual_pictures_are_made_fit_for_the_server(tab: Opened) -> 
     Image.new("RGB", (40, 30), "teal").save(bitmap, "BMP")
     with saying(tab.found, "teal"):
         tab.show(("wide.png", noise(2560, 200)))
-        assert tab("#notice").inner_text() == "wide.png was made smaller before sending."
+        assert tab("#notice").inner_text() == "wide.png was reduced in size before sending."
         tab.show(("small.bmp", bitmap.getvalue()), kind="image/bmp")
         tab.ask("Which colour?")
         tab.until_answered()
@@ -293,7 +293,7 @@ def test_samples_temperature_and_length(tab: Opened) -> None:
         tab("#send").click()
         tab.until_answered()
     assert (tab.bodies[0]["temperature"], tab.bodies[0]["max_tokens"]) == (0.7, 32)
-    assert tab(".note").inner_text() == "Cut off at the longest answer; raise it in the settings."
+    assert tab(".note").inner_text() == "The answer reached the longest length. You can raise it in the settings."
     tab.page.reload()
     assert (tab.page.input_value("#temperature"), tab.page.input_value("#length")) == ("0.7", "32")
 
@@ -334,7 +334,7 @@ def test_errors_are_told_as_the_server_tells_them(chromium: Any, bench: Bench) -
         tab.page.get_by_role("textbox", name="Edit your question").fill("word " * 1200)
         tab.page.get_by_role("button", name="Send again").click()
         tab.until_answered(2)
-        assert "too long for this model. the prompt takes" in tab(".note").nth(1).inner_text()
+        assert "too long for this model. the prompt has" in tab(".note").nth(1).inner_text()
 
 
 def test_an_error_within_a_stream_leaves_what_was_said(chromium: Any, bench: Bench) -> None:
@@ -356,14 +356,14 @@ def test_a_key_is_asked_for_and_kept_in_the_tab_alone(chromium: Any, bench: Benc
     keys = tmp_path / "keys"
     keys.write_text("sk-canary-0123456789")
     with running(bench, key_file=keys) as found, opened(chromium, found) as tab:
-        dialog = tab.page.get_by_role("dialog", name="This server asks for a key")
+        dialog = tab.page.get_by_role("dialog", name="This server needs a key")
         dialog.wait_for()
         tab.shot("key")
         tab.page.keyboard.press("Escape")
         assert dialog.is_visible()
         tab.page.get_by_label("API key").fill("sk-wrong")
         tab.page.keyboard.press("Enter")
-        tab.page.get_by_text("The server does not know this key.").wait_for()
+        tab.page.get_by_text("The server does not accept this key.").wait_for()
         tab.page.get_by_label("API key").fill("sk-canary-0123456789")
         tab.page.keyboard.press("Enter")
         dialog.wait_for(state="hidden")

@@ -60,7 +60,7 @@ def test_hovering_a_word_leaves_its_patches_bright(tab: Opened) -> None:
         assert told.startswith(f"“{word.strip()}”: {100 * sum(weights):.0f} %")
         # A quarter of the picture: its middle lies in the outer thirds.
         corner = ("top left", "top right", "bottom left", "bottom right")[order[-1] % 4]
-        assert told.endswith(f"most in picture {1 + order[-1] // 4} at the {corner}.")
+        assert told.endswith(f"most of it in image {1 + order[-1] // 4} at the {corner}.")
         seen.add(tuple(light))
     assert len(seen) == len(found["words"]), "each word has an overlay of its own"
     tab.shot("where it looks")
@@ -118,7 +118,7 @@ def test_a_picture_of_which_a_part_is_seen_has_a_frame(chromium: Any, served: Ru
         frame, whole = (tab(selector).bounding_box() for selector in (".frame", ".seen img"))
         assert abs(frame["x"] + frame["width"] / 2 - whole["x"] - whole["width"] / 2) < 2
         assert abs(frame["width"] / whole["width"] - 0.4) < 0.02
-        assert tab.page.get_by_text("The model saw what is inside the dashed line.").is_visible()
+        assert tab.page.get_by_text("The model saw only the part inside the dashed line.").is_visible()
 
 
 def test_korean(chromium: Any, served: Running) -> None:
@@ -143,7 +143,7 @@ def test_korean(chromium: Any, served: Running) -> None:
         assert tab.said == [ANSWER]
         tab.page.reload()
         assert tab.page.get_attribute("html", "lang") == "en"
-        assert tab("#question").get_attribute("placeholder") == "Ask about the picture…"
+        assert tab("#question").get_attribute("placeholder") == "Ask about the image…"
     with opened(chromium, served, "/?lang=ko") as tab:
         assert tab("#welcome-choose strong").inner_text() == "사진 고르기"
         outside = tab.page.evaluate("document.body.innerText.replace(/English|vistune|tiny|Enter|Shift/g, '')")
@@ -256,7 +256,7 @@ def test_everything_has_a_name_and_is_reached_in_order(tab: Opened) -> None:
         order.append(tab.page.evaluate(FOCUSED))
     assert order == [
         "Skip to the question", "New conversation", "Settings", "Colours: as the system", "한국어", "Edit", "Copy",
-        "Answer again", "Where it looks", "Choose pictures", "question",
+        "Answer again", "Where it looks", "Choose images", "question",
     ]  # fmt: skip
     tab("a.skip").focus()
     tab.page.keyboard.press("Enter")

@@ -10,6 +10,7 @@ import pytest
 from serving.conftest import Running, png, saying
 from serving.pages import Opened, opened
 
+from vistune.files import read_json
 from vistune.serving.api import static
 
 PAYLOADS = (
@@ -159,13 +160,14 @@ def test_files_are_served_with_their_types_and_nothing_inline(served: Running) -
 
 
 def test_both_languages_say_the_same_things() -> None:
-    words = (static.FOLDER / "words.js").read_text(encoding="utf-8")
-    english, korean = (re.findall(r"^ {4,6}(\w+):", part, re.MULTILINE) for part in words.split("\n  ko: {"))
-    assert english == korean
+    english, korean = (read_json(static.FOLDER / f"words.{language}.json") for language in ("en", "ko"))
+    for one, other in ((english, korean), (english["errors"], korean["errors"]), (english["themes"], korean["themes"])):
+        assert list(one) == list(other)
+    for name, text in english.items():
+        assert sorted(re.findall(r"{\w+}", str(text))) == sorted(re.findall(r"{\w+}", str(korean[name]))), name
     used = {name for path in static.FOLDER.iterdir() if path.suffix in (".js", ".html")
-            for name in re.findall(r'say\("(\w+)"\)|data-(?:word|label|placeholder)="(\w+)"', path.read_text("utf-8"))
+            for name in re.findall(r'say\("(\w+)"[,)]|data-(?:word|label|placeholder)="(\w+)"', path.read_text("utf-8"))
             for name in name if name}  # fmt: skip
     assert used <= set(english)
     unused = set(english) - used - {"looks", "looksHide", "again", "retry"}
-    errors = set(re.findall(r"^ {6}(\w+):", words, re.MULTILINE))
-    assert unused <= errors, f"said nowhere: {sorted(unused - errors)}"
+    assert not unused, f"said nowhere: {sorted(unused)}"

@@ -1,4 +1,4 @@
-"""Test how the server is protected: keys, hosts, origins, images from other hosts, and what logs may contain."""
+"""Rows S01 to S20 that concern a server: keys, hosts, origins, pictures from elsewhere, what logs may hold."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def locked(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
         yield found
 
 
-def test_listening_beyond_loopback_requires_keys(tmp_path: Path) -> None:
+def test_s01_beyond_loopback_only_with_keys(tmp_path: Path) -> None:
     for host in ("0.0.0.0", "::", "192.168.1.5", "example.org"):
         with pytest.raises(RecipeError, match="--api-key-file"):
             check(Settings(name="tiny", host=host))
@@ -48,11 +48,11 @@ def test_listening_beyond_loopback_requires_keys(tmp_path: Path) -> None:
     assert len(check(Settings(name="tiny", host="0.0.0.0", key_file=keys))) == 1
     for wrong in ("", "# nothing\n", "short", "has a space in it"):
         keys.write_text(wrong)
-        with pytest.raises(RecipeError, match="has no keys"):
+        with pytest.raises(RecipeError, match="not a file of API keys"):
             check(Settings(name="tiny", key_file=keys))
 
 
-def test_every_route_except_health_and_page_files_requires_a_key(locked: Running) -> None:
+def test_s02_every_route_but_health_and_the_pages_own_files_wants_a_key(locked: Running) -> None:
     app = locked.server.config.app.app
     paths = {route.path for route in app.routes}
     assert {"/health", "/ready", "/metrics", "/openapi.json", CHAT, "/v1/looks", "/v1/models", "/"} <= paths
@@ -80,7 +80,7 @@ def test_every_route_except_health_and_page_files_requires_a_key(locked: Running
     "", KEY, f"Basic {KEY}", f"Bearer {KEY[:-1]}", f"Bearer {KEY}x", "Bearer", f"Bearer {KEY} {OTHER}",
     f"Bearer {KEY.upper()}", "Bearer # clients",
 ])  # fmt: skip
-def test_wrong_keys_are_rejected(locked: Running, given: str) -> None:
+def test_h10_wrong_keys(locked: Running, given: str) -> None:
     response = locked.http.post(CHAT, json=body(), headers={"Authorization": given} if given else {})
     assert response.status_code == 401
     assert response.json()["error"]["code"] == "invalid_api_key"
@@ -94,7 +94,7 @@ def test_keys_let_in_and_two_headers_do_not_help(locked: Running) -> None:
         locked.client("sk-wrong-wrong").models.list()
 
 
-def test_a_host_header_cannot_bypass_the_key(locked: Running) -> None:
+def test_s03_hosts_do_not_open_doors(locked: Running) -> None:
     for host in ("localhost/health?", "x/health", "localhost:1/health#", "a@b/health"):
         answer = locked.raw(f"GET /metrics HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
         assert answer.startswith(b"HTTP/1.1 400")
@@ -102,7 +102,7 @@ def test_a_host_header_cannot_bypass_the_key(locked: Running) -> None:
     assert locked.raw(named.encode()).startswith(b"HTTP/1.1 200"), "with keys any name is good"
 
 
-def test_keys_are_compared_in_constant_time() -> None:
+def test_s04_keys_are_compared_in_constant_time() -> None:
     """By hashes of one length, every one of them, and never with ==."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(guard.Guard._knows)))
     assert "compare_digest" in ast.unparse(tree)
@@ -111,7 +111,7 @@ def test_keys_are_compared_in_constant_time() -> None:
     assert len({len(guard.digest(key)) for key in ("a", KEY, "x" * 1000)}) == 1
 
 
-def test_security_headers_and_requests_from_other_sites(served: Running) -> None:
+def test_s17_headers_and_other_sites(served: Running) -> None:
     for response in (served.http.get("/health"), served.http.get("/nowhere"), served.ask(), served.ask(n=5)):
         assert response.headers["x-content-type-options"] == "nosniff"
         assert "frame-ancestors 'none'" in response.headers["content-security-policy"]
@@ -125,7 +125,7 @@ def test_security_headers_and_requests_from_other_sites(served: Running) -> None
         assert response.status_code == status, origin
 
 
-def test_no_key_text_or_image_is_logged(locked: Running, caplog: pytest.LogCaptureFixture) -> None:
+def test_s14_s15_no_key_text_or_picture_is_logged(locked: Running, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     shown = png(colour="#123456")
     allowed = {"Authorization": f"Bearer {KEY}"}
@@ -156,7 +156,7 @@ def test_no_key_text_or_image_is_logged(locked: Running, caplog: pytest.LogCaptu
     "127.0.0.1", "10.0.0.1", "169.254.169.254", "192.168.0.1", "0.0.0.0", "::1", "::ffff:127.0.0.1", "fe80::1%eth0",
     "fc00::1", "100.64.0.1", "224.0.0.1", "2002:7f00:1::", "240.0.0.1", "64:ff9b::a00:1",
 ])  # fmt: skip
-def test_addresses_that_are_not_public(address: str) -> None:
+def test_s05_addresses_that_are_not_public(address: str) -> None:
     assert not is_public(address)
     assert is_public("93.184.215.14")
     assert is_public("2606:4700::1111")
@@ -195,7 +195,7 @@ def never(request: httpx2.Request) -> httpx2.Response:
     raise AssertionError(f"asked {request.url}")
 
 
-def test_the_address_that_was_checked_is_the_one_connected_to() -> None:
+def test_s06_the_address_that_was_checked_is_the_one_connected_to() -> None:
     asked: list[httpx2.Request] = []
 
     def answer(request: httpx2.Request) -> httpx2.Response:
@@ -221,19 +221,19 @@ def test_the_address_that_was_checked_is_the_one_connected_to() -> None:
     "//pictures.example/",
     "", "https://",
 ])  # fmt: skip
-def test_only_named_hosts_over_plain_https(url: str) -> None:
+def test_s05_only_named_hosts_over_plain_https(url: str) -> None:
     with pytest.raises(Refusal) as caught:
         fetch(url, never)
     assert caught.value.status == 400
 
 
 @pytest.mark.parametrize("addresses", [["127.0.0.1"], ["93.184.215.14", "10.0.0.1"], ["::1"], []])
-def test_a_host_with_one_private_address_is_refused(addresses: list[str]) -> None:
+def test_s06_a_host_with_one_private_address_is_refused(addresses: list[str]) -> None:
     with pytest.raises(Refusal, match="public address"):
         fetch("https://pictures.example/a.png", never, addresses=addresses)
 
 
-def test_redirects_size_media_type_and_time_of_a_remote_image() -> None:
+def test_s07_redirects_size_kind_and_time() -> None:
     def redirecting(target: str) -> Answer:
         return lambda request: httpx2.Response(302, headers={"location": target})
 
@@ -268,7 +268,7 @@ def test_redirects_size_media_type_and_time_of_a_remote_image() -> None:
             200, headers={**image, "content-encoding": "gzip"}, stream=Endless(b"x")))  # fmt: skip
 
 
-def test_without_named_hosts_no_remote_image_is_fetched(served: Running) -> None:
+def test_s05_without_named_hosts_nobody_is_asked(served: Running) -> None:
     """A canary on loopback hears nothing, by name or by number."""
     import socket
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from serving.conftest import CHAT, Running, body, data_url, png, question
 
 from vistune.generation.messages import BESIDE, IMAGE_FORM, ChatMessage
-from vistune.serving.api.schema import FIELDS, UNSUPPORTED, ChatRequest, LookRequest, StreamOptions
+from vistune.serving.api.schema import FIELDS, UNSUPPORTED, AttentionRequest, ChatRequest, StreamOptions
 
 LISTED = "x-ignored-parameters"
 IMAGE = data_url(png())
@@ -215,8 +215,8 @@ def wanted_paths(schema: dict[str, Any], whole: dict[str, Any], path: str = "") 
         yield from wanted_paths(schema["items"], whole, f"{path}[]")
 
 
-@pytest.mark.parametrize("kind", [ChatRequest, LookRequest])
-def test_every_field_of_the_schema_has_words_for_what_it_must_be(kind: type[ChatRequest | LookRequest]) -> None:
+@pytest.mark.parametrize("kind", [ChatRequest, AttentionRequest])
+def test_every_field_of_the_schema_has_words_for_what_it_must_be(kind: type[ChatRequest | AttentionRequest]) -> None:
     schema = kind.model_json_schema()
     assert set(wanted_paths(schema, schema)) <= set(FIELDS)
 
@@ -232,7 +232,7 @@ def test_every_field_of_the_schema_has_words_for_what_it_must_be(kind: type[Chat
         ({"temperature": 3}, "temperature", "temperature: must be a number from 0 to 2"),
         ({"max_tokens": -1}, "max_tokens", "max_tokens: must be a whole number of 1 or more; without it"),
         ({"max_tokens": 1.5}, "max_tokens", "got a decimal number"),
-        ({"max_tokens": 10**9}, "max_tokens", "max_tokens: above this server's limit of 4096 tokens; give fewer"),
+        ({"max_tokens": 10**9}, "max_tokens", "max_tokens: above this server's limit of 4096 tokens; lower it"),
         ({"stream": 1}, "stream", "stream: must be true or false; got a whole number"),
         ({"stop": [5]}, "stop[0]", "stop[0]: must be text of 1 to 256 characters; got a whole number"),
         ({"n": 2}, "n", "n: must be 1; for more answers send the request again"),
@@ -446,7 +446,7 @@ def test_a_slash_at_the_end_is_served_or_named(served: Running) -> None:
     assert served.http.get("/v1/models/").json() == served.http.get("/v1/models").json()
     assert served.http.get("/v1/models/tiny/").json() == served.http.get("/v1/models/tiny").json()
     message = refusal(served.http.post(f"{CHAT}/", json=body()), 404)["message"]
-    assert message.endswith(f"leave out the slash at the end: POST {CHAT}")
+    assert message.endswith(f"remove the slash at the end: POST {CHAT}")
     error = refusal(served.http.get("/v1/models/other"), 404)
     assert error["code"] == "model_not_found"
     assert "'tiny'" in error["message"]

@@ -21,8 +21,9 @@ from vistune.generation import Assistant
 from vistune.recipe import DataSource, Model, Recipe, Stage
 from vistune.runs import checkpoint
 from vistune.serving.chat import terminal
-from vistune.serving.chat.keyboard import Keyboard, shown
-from vistune.serving.chat.terminal import COMMANDS, Talk, chat
+from vistune.serving.chat.keyboard import Keyboard, printable
+from vistune.serving.chat.terminal import COMMANDS, ChatSession, chat
+from vistune.translations import catalogue
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def test_a_conversation_in_a_terminal(model: Path, images: Path, tmp_path: Path)
         terminal.press(f"/image '{images}/빨강 그림.png' {images}/broken.png\r")
         terminal.until("broken.png: ")
         terminal.press(f"/image {images}/빨강 그림.png\r")
-        terminal.until("[빨강 그림.png, 60x40, 0 kB]\r\n[2 pictures are in the conversation")
+        terminal.until("[빨강 그림.png, 60x40, 0 kB]\r\n[2 images are in the conversation")
         terminal.until("> ")
         terminal.press("/temperature 0\r")  # the same answer each time, and a long one
         terminal.until("[temperature 0]\r\n> ")
@@ -99,11 +100,11 @@ def test_a_pipe_gives_answers_alone_on_stdout(model: Path, images: Path) -> None
     assert found.returncode == 0, found.stderr
     notes = found.stderr.decode()
     assert "none.png: no such picture" in notes
-    assert "that line is not UTF-8 text" in notes
+    assert "this line is not UTF-8 text" in notes
     assert "Traceback" not in notes
     question, answer = json.loads((images / "said.jsonl").read_text(encoding="utf-8"))["messages"]
     assert question["content"] == [{"type": "image"}, {"type": "text", "text": "무슨 색?"}]
-    assert found.stdout.decode() == f"{shown(answer['content'][0]['text'])}\n"
+    assert found.stdout.decode() == f"{printable(answer['content'][0]['text'])}\n"
 
 
 def test_a_picture_option_that_is_none_ends_the_command(tmp_path: Path) -> None:
@@ -113,24 +114,24 @@ def test_a_picture_option_that_is_none_ends_the_command(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def talk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Talk:
-    monkeypatch.setattr("vistune.serving.chat.terminal.MOST_TOKENS", 4)
+def talk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> ChatSession:
+    monkeypatch.setattr("vistune.serving.chat.terminal.MAX_TOKENS", 4)
     monkeypatch.setattr(sys, "stdin", io.StringIO())
-    return Talk(Assistant(bench.model, bench.processor), Keyboard())
+    return ChatSession(Assistant(bench.model, bench.processor), Keyboard())
 
 
-def test_pictures_stand_before_the_next_question_and_survive_a_reset(talk: Talk, images: Path) -> None:
+def test_pictures_stand_before_the_next_question_and_survive_a_reset(talk: ChatSession, images: Path) -> None:
     talk.take(f"/image {images}/b.png '{images}/빨강 그림.png'")
     talk.take("What?")
     talk.take("And?")
     assert [len(message.images) for message in talk.messages] == [2, 0, 0, 0]
     talk.take("/reset")
-    assert (len(talk.waiting), talk.messages) == (2, [])
+    assert (len(talk.images), talk.messages) == (2, [])
     talk.take("/reset all")
-    assert talk.waiting == []
+    assert talk.images == []
 
 
-def test_the_answer_is_the_assistants(talk: Talk, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_answer_is_the_assistants(talk: ChatSession, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     talk.take(f"/image {images}/b.png")
     talk.take("/system You are brief.")
     talk.take("What?")
@@ -139,11 +140,11 @@ def test_the_answer_is_the_assistants(talk: Talk, images: Path, capsys: pytest.C
     wanted = talk.assistant.chat(asked, max_tokens=4).text
     assert talk.messages[-1].text == wanted
     said = capsys.readouterr()
-    assert said.out == shown(wanted) + "\n"
+    assert said.out == printable(wanted) + "\n"
     assert "[cut after 4 tokens]" in said.err
 
 
-def test_a_saved_conversation_is_data(talk: Talk, images: Path) -> None:
+def test_a_saved_conversation_is_data(talk: ChatSession, images: Path) -> None:
     with pytest.raises(DataError, match="nothing to save yet"):
         talk.take(f"/save {images}/said.jsonl")
     talk.take(f"/image {images}/b.png")
@@ -162,14 +163,14 @@ def test_a_saved_conversation_is_data(talk: Talk, images: Path) -> None:
 @pytest.mark.parametrize(
     "line", ["/nothing", "/image", "/image 'a", "/reset some", "/temperature -1", "/temperature nan", "/save"]
 )
-def test_what_cannot_be_done_is_an_error_that_changes_nothing(talk: Talk, line: str) -> None:
+def test_what_cannot_be_done_is_an_error_that_changes_nothing(talk: ChatSession, line: str) -> None:
     with pytest.raises(DataError):
         talk.take(line)
-    assert (talk.messages, talk.waiting, talk.temperature) == ([], [], 0.0)
+    assert (talk.messages, talk.images, talk.temperature) == ([], [], 0.0)
 
 
 def test_a_conversation_that_grew_too_long_says_so_and_goes_on(
-    talk: Talk, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    talk: ChatSession, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("가" * 2000 + "\nWhat?\n"))
     chat(talk.assistant)
@@ -179,10 +180,10 @@ def test_a_conversation_that_grew_too_long_says_so_and_goes_on(
 
 
 def test_control_characters_of_a_model_are_not_obeyed() -> None:
-    assert shown("a\x1b[2J\x9b\r가\n\t") == "a�[2J��가\n\t"
+    assert printable("a\x1b[2J\x9b\r가\n\t") == "a�[2J��가\n\t"
 
 
-def test_help_names_every_command(talk: Talk, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_every_command(talk: ChatSession, capsys: pytest.CaptureFixture[str]) -> None:
     talk.take("/help")
     said = capsys.readouterr().err
     assert all(verb in said for verb in COMMANDS)
@@ -192,7 +193,7 @@ def test_help_names_every_command(talk: Talk, capsys: pytest.CaptureFixture[str]
 def test_it_speaks_korean_to_whoever_reads_korean(
     bench: Bench, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    talk = Talk(Assistant(bench.model, bench.processor), Keyboard(), language="ko")
+    talk = ChatSession(Assistant(bench.model, bench.processor), Keyboard(), language="ko")
     for line in (
         "/help",
         f"/image {images}/b.png",
@@ -203,16 +204,16 @@ def test_it_speaks_korean_to_whoever_reads_korean(
     ):
         talk.take(line)
     said = capsys.readouterr().err.splitlines()
-    assert "[새로 시작, 그림: b.png]" in said
-    assert "[새로 시작, 그림: 없음]" in said
-    assert all(re.search("[가-힣]", line) for line in said if line not in ("[b.png, 32x32, 0 kB]", "[temperature 0.5]"))
+    assert "[새 대화, 이미지: b.png]" in said
+    assert "[새 대화, 이미지: 없음]" in said
+    assert all(re.search("[가-힣]", line) for line in said if line != "[b.png, 32x32, 0 kB]")
 
 
 def test_every_word_of_the_terminal_has_its_korean() -> None:
     source = Path(terminal.__file__).read_text(encoding="utf-8")
-    noted = set(re.findall(r'(?:talk|self)\.note\(\s*"([^"]+)"', source)) | {
+    noted = set(re.findall(r'(?:session|self)\.note\(\s*"([^"]+)"', source)) | {
         command.about for command in COMMANDS.values()
     }
-    known = terminal.words_of("ko")
+    known = catalogue("serving/chat/terminal", "ko")
     assert noted <= set(known)
     assert all(f'"{english}"' in source for english in known), "words that are no longer said"

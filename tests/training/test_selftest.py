@@ -45,7 +45,7 @@ def test_documents_that_see_each_other_are_caught(
     found = selftest(Run(make_recipe(TUNE), tmp_path, progress=no_progress))
     assert not any(row.equal for row in found)
     (tmp_path / "recipe.yaml").write_text(dump(make_recipe(TUNE)))
-    with pytest.raises(VistuneError, match="another gradient") as told:
+    with pytest.raises(VistuneError, match="different gradients") as told:
         verb(str(tmp_path / "recipe.yaml"))
     assert told.value.exit_code == 1
 

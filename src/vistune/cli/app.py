@@ -1,6 +1,6 @@
-"""The command line: one verb = parse, call one workflow, print.
+"""The program `vistune`: all verbs, and how it ends.
 
-Results go to stdout, progress to stderr. A VistuneError is one line and its exit code; anything else is our bug.
+A VistuneError ends it with a one-line message and the error's exit code. Any other exception is a bug of vistune.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from vistune.cli import data, evaluation, model, plan, report, serve
+from vistune.cli import data, evaluation, model, plan
 from vistune.cli.console import stderr
-from vistune.cli.help import Program, Verb, language_of, speak
-from vistune.cli.korean_errors import in_korean
+from vistune.cli.help import Program, Verb, language_of, set_language
 from vistune.errors import VistuneError
+from vistune.translations import translate_message
 
 VERBS: Mapping[str, Callable[..., None]] = {
     "quickstart": model.quickstart,
@@ -35,42 +35,41 @@ VERBS: Mapping[str, Callable[..., None]] = {
     "answer": evaluation.answer,
     "score": evaluation.score,
     "chat": model.chat,
-    "serve": serve.serve,
+    "serve": model.serve,
     "import": model.import_,
     "export": model.export,
     "draw": model.draw,
-    "report": report.report,
+    "report": evaluation.report,
     "why": model.why,
 }
 
 app = typer.Typer(
     name="vistune",
-    help="Visual instruction tuning, whole: write the data, align, tune, measure, talk.",
+    help="Visual instruction tuning: generate data, train, evaluate and use vision-language models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     cls=Program,
 )
-for name, verb in VERBS.items():
-    app.command(name, cls=Verb)(verb)
+for verb_name, verb in VERBS.items():
+    app.command(verb_name, cls=Verb)(verb)
 
 
 @app.callback()
 def program(
     language: Annotated[
-        str | None, typer.Option("--lang", help="Language of the help: en or ko; else the locale's.")
+        str | None, typer.Option("--lang", help="Language of help and messages: en or ko. Default: from the locale.")
     ] = None,
 ) -> None:
-    """`main` has read the option by then: the help is shown before any option means something."""
+    """Declare --lang for the help. `main` reads it, since the help is printed before options are parsed."""
 
 
 def main() -> None:
-    """The entry point: errors of ours become one line and an exit code."""
-    # This process is ours: one progress bar a step is shown, and no library's beside it.
+    """Run the command line; print a VistuneError as one line and exit with its code."""
+    # vistune shows its own progress bars, so the libraries' bars and notices are switched off.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    # Nor what libraries tell each other: names to be changed, a faster kernel that is not there.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
     warnings.filterwarnings("ignore", module=r"peft\.mapping_func")
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
@@ -78,12 +77,20 @@ def main() -> None:
     try:
         command = get_command(app)
         language = language_of(sys.argv[1:], os.environ)
-        speak(command, language)
+        set_language(command, language)
         command()
     except VistuneError as error:
-        said = in_korean(error) if language == "ko" else str(error)
+        message = korean_message(error) if language == "ko" else str(error)
         rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
-        stderr.print(f"vistune: {rank}{said}", style="red", soft_wrap=True, markup=False, emoji=False)
+        stderr.print(f"vistune: {rank}{message}", style="red", soft_wrap=True, markup=False, emoji=False)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def korean_message(error: VistuneError) -> str:
+    """Return message and hint in Korean; the English line if the message has no translation."""
+    message, hint = (translate_message(text, "cli/errors", "ko") for text in (error.message, error.hint))
+    if message is None:
+        return str(error)
+    return f"{message}. 고치는 법: {hint or error.hint}" if error.hint else message

@@ -1,4 +1,4 @@
-"""The verbs on data: draw, generate, filter, check, show."""
+"""Verbs on data: scenes, generate, filter, check and show."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ import typer
 from rich.text import Text
 
 from vistune import api
-from vistune.cli.console import print_message, progress_bar
+from vistune.cli.console import Json, count_of, print_json, print_message, progress_bar, stdout
 from vistune.cli.options import refuse_given
-from vistune.cli.output import Json, count_of, print_json, stdout
 from vistune.errors import RecipeError
 from vistune.progress import no_progress
 from vistune.recipe import DataSource, Recipe, load_recipe, source_of
@@ -27,16 +26,16 @@ if TYPE_CHECKING:
 
 
 def scenes(
-    out: Annotated[Path, typer.Argument(help="Folder to draw into.")],
-    count: Annotated[int, typer.Option(help="Training scenes.", min=1)] = 1000,
-    seed: Annotated[int, typer.Option(help="Decides every picture.")] = 0,
+    out: Annotated[Path, typer.Argument(help="Output folder.")],
+    count: Annotated[int, typer.Option(help="Number of training scenes.", min=1)] = 1000,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
 ) -> None:
-    """Draw the built-in world: a COCO folder with exact captions and boxes, and its question files."""
+    """Draw synthetic scenes. Writes a COCO folder with exact captions and boxes, and question files."""
     drawn = api.draw_scenes(out, count=count, seed=seed, progress=progress_bar)
     stdout.print(f"{drawn.path}: " + ", ".join(f"{n} {split}" for split, n in drawn.counts.items()), soft_wrap=True)
 
 
-OF_A_SERVICE = (  # parameters of `generate` that only a remote teacher uses
+TEACHER_OPTIONS = (  # parameters of `generate` that only a remote teacher uses
     "base_url", "api_key_file", "see", "concurrency", "requests_per_minute", "tokens_per_minute", "max_tokens",
     "temperature", "extra_body", "tries", "batch", "budget", "prices", "allow_drift", "dry_run",
 )  # fmt: skip
@@ -46,74 +45,101 @@ def generate(
     source: Annotated[
         Path,
         typer.Argument(
-            help="A folder of images with annotations (COCO, YOLO, VOC, CVAT, Label Studio, labelme, VIA …), or a "
-            "table; with --see bare images too."
+            help="Folder of images with annotations (COCO, YOLO, VOC, CVAT, Label Studio, labelme, VIA …), or a "
+            "table. With --see also images without annotations."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Where the data goes.")],
-    teacher: Annotated[str, typer.Option(help="Who writes: rule (offline) or openai (any such endpoint).")] = "rule",
-    split: Annotated[str | None, typer.Option(help="Which split of the folder, such as train.")] = None,
+    out: Annotated[Path, typer.Option(help="Output folder.")],
+    teacher: Annotated[
+        str, typer.Option(help="Teacher: rule (offline rules) or openai (any OpenAI-compatible endpoint).")
+    ] = "rule",
+    split: Annotated[str | None, typer.Option(help="Split of the source, for example train.")] = None,
     columns: Annotated[
         str | None,
         typer.Option(
-            help="Table: which column is which, such as image=file,captions=text; also boxes, id, label, xmin, ymin, "
-            "xmax, ymax."
+            help="Tables: names of the columns, for example image=file,captions=text. Also boxes, id, label, "
+            "xmin, ymin, xmax, ymax."
         ),
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="File: the folder of its images; else its own.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Tables: image folder. Default: the folder of the table.")] = None,
     boxes_as: Annotated[
-        str | None, typer.Option(help="Table: relative (corners 0-1), pixels (corners) or coco.")
+        str | None, typer.Option(help="Tables: format of boxes: relative (corners 0-1), pixels (corners) or coco.")
     ] = None,
-    kinds: Annotated[str, typer.Option(help="Comma-separated.")] = "caption,conversation,detail,reasoning",
-    mix: Annotated[str | None, typer.Option(help="conversation:detail:reasoning, such as 58:23:77.")] = None,
-    per_image: Annotated[int, typer.Option(help="With --mix: instructions a picture and language gets.", min=1)] = 1,
-    language: Annotated[str, typer.Option(help="Comma-separated: en,ko; openai writes any other too.")] = "en",
-    limit: Annotated[int | None, typer.Option(help="The first N pictures.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Decides every choice.")] = 0,
-    model: Annotated[str | None, typer.Option(help="openai: the model's name at the endpoint.")] = None,
-    base_url: Annotated[str, typer.Option(help="openai: the endpoint.")] = "https://api.openai.com/v1",
-    api_key_file: Annotated[Path | None, typer.Option(help="openai: the key; else OPENAI_API_KEY is read.")] = None,
-    see: Annotated[bool, typer.Option("--see", help="openai: send the picture itself too.")] = False,
-    concurrency: Annotated[int, typer.Option(help="openai: requests under way at most.", min=1)] = 16,
-    requests_per_minute: Annotated[float | None, typer.Option(help="openai: limit.", min=0.1)] = None,
-    tokens_per_minute: Annotated[float | None, typer.Option(help="openai: limit.", min=1)] = None,
+    kinds: Annotated[
+        str, typer.Option(help="Kinds of samples, separated by commas.")
+    ] = "caption,conversation,detail,reasoning",
+    mix: Annotated[str | None, typer.Option(help="Ratio conversation:detail:reasoning, for example 58:23:77.")] = None,
+    per_image: Annotated[int, typer.Option(help="With --mix: samples per image and language.", min=1)] = 1,
+    language: Annotated[
+        str, typer.Option(help="Languages, separated by commas: en,ko. The openai teacher also writes other languages.")
+    ] = "en",
+    limit: Annotated[int | None, typer.Option(help="Use only the first N images.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    model: Annotated[str | None, typer.Option(help="openai: name of the model at the endpoint.")] = None,
+    base_url: Annotated[str, typer.Option(help="openai: URL of the endpoint.")] = "https://api.openai.com/v1",
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="openai: file with the API key. Default: the variable OPENAI_API_KEY.")
+    ] = None,
+    see: Annotated[bool, typer.Option("--see", help="openai: also send the image to the model.")] = False,
+    concurrency: Annotated[int, typer.Option(help="openai: maximum number of concurrent requests.", min=1)] = 16,
+    requests_per_minute: Annotated[
+        float | None, typer.Option(help="openai: maximum requests per minute.", min=0.1)
+    ] = None,
+    tokens_per_minute: Annotated[float | None, typer.Option(help="openai: maximum tokens per minute.", min=1)] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(help="openai: tokens of a reply at most, thoughts included; else 96 to 1024.", min=1)
+        int | None,
+        typer.Option(
+            help="openai: maximum tokens per reply, including reasoning. Default: 96 to 1024, by kind.", min=1
+        ),
     ] = None,
-    temperature: Annotated[float | None, typer.Option(help="openai: randomness of replies; else 0.7.", min=0)] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="openai: sampling temperature. Default: 0.7.", min=0)
+    ] = None,
     extra_body: Annotated[
-        str | None, typer.Option(help="openai: JSON fields for each request, such as '{\"enable_thinking\": false}'.")
+        str | None,
+        typer.Option(
+            help="openai: JSON object with extra fields for every request, for example '{\"enable_thinking\": false}'."
+        ),
     ] = None,
-    tries: Annotated[int, typer.Option(help="openai: asked again when the checks reject a reply.", min=1)] = 3,
-    batch: Annotated[bool, typer.Option("--batch", help="openai: by the Batch API, within a day, cheaper.")] = False,
-    budget: Annotated[float | None, typer.Option(help="openai: dollars that are never exceeded.", min=0)] = None,
-    prices: Annotated[Path | None, typer.Option(help="openai: a price table in place of the shipped one.")] = None,
-    allow_drift: Annotated[bool, typer.Option("--allow-drift", help="openai: go on with another prompt.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="openai: count and price it all, ask nothing.")] = False,
+    tries: Annotated[int, typer.Option(help="openai: attempts per sample if the checks reject a reply.", min=1)] = 3,
+    batch: Annotated[
+        bool, typer.Option("--batch", help="openai: use the Batch API (cheaper, takes up to a day).")
+    ] = False,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="openai: maximum cost in dollars. No request is sent that could exceed it.", min=0),
+    ] = None,
+    prices: Annotated[Path | None, typer.Option(help="openai: price table to use instead of the built-in one.")] = None,
+    allow_drift: Annotated[
+        bool, typer.Option("--allow-drift", help="openai: resume although the prompt has changed.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="openai: estimate requests and cost, send nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Have a teacher write instruction data about described pictures."""
+    """Generate instruction data from annotated images."""
     from vistune.datagen import TEACHERS, TEMPERATURE, GenerationConfig, NothingWritten, TableForm, TeacherOptions
     from vistune.llm_client import read_extra_body
 
     lookup(teacher, dict.fromkeys(TEACHERS), "teacher")
-    wanted, languages = _names(kinds), _names(language)
+    kind_names, languages = _names(kinds), _names(language)
     if mix is None and per_image != 1:
-        raise RecipeError(f"--per-image {per_image} goes with --mix", "add --mix 58:23:77, or leave it out")
-    if mix is not None and not {"conversation", "detail", "reasoning"} <= set(wanted):
-        raise RecipeError("--mix deals conversation, detail and reasoning", "leave --kinds out, or leave --mix out")
+        raise RecipeError(f"--per-image {per_image} needs --mix", "add --mix 58:23:77, or remove --per-image")
+    if mix is not None and not {"conversation", "detail", "reasoning"} <= set(kind_names):
+        raise RecipeError("--mix needs the kinds conversation, detail and reasoning", "remove --kinds or --mix")
     if model is None and teacher == "openai":
-        raise RecipeError("--teacher openai: no model is named", "add --model and the name it has at the endpoint")
+        raise RecipeError("--teacher openai needs a model", "add --model with its name at the endpoint")
     if model is not None and teacher == "rule":
-        raise RecipeError(f"--model {model}: the rule teacher is no model", "add --teacher openai, or leave it out")
+        raise RecipeError(f"--model {model}: the rule teacher uses no model", "add --teacher openai, or remove --model")
     if model is None:
         refuse_given(
-            OF_A_SERVICE,
-            "for a model; the rule teacher costs nothing",
-            "add --teacher openai and --model, or leave them out",
+            TEACHER_OPTIONS,
+            "only used with --teacher openai",
+            "add --teacher openai and --model NAME, or remove the option",
         )
     wishes = GenerationConfig(
-        kinds=wanted,
+        kinds=kind_names,
         languages=languages,
         mix=_mix(mix),
         per_image=per_image,
@@ -147,7 +173,7 @@ def generate(
         return
     bar = no_progress if as_json else progress_bar
     try:
-        made = api.generate_data(
+        generated = api.generate_data(
             source,
             out,
             wishes,
@@ -163,62 +189,62 @@ def generate(
             print_json(counts_of(error.generated))
         raise
     if as_json:
-        print_json(counts_of(made))
+        print_json(counts_of(generated))
         return
-    for line in summary(out, made):
+    for line in summary(out, generated):
         stdout.print(line, soft_wrap=True)
 
 
-def counts_of(made: GeneratedData) -> dict[str, Any]:
-    """The result of a run, as JSON values."""
-    reasons = Counter(reject.reason for reject in made.rejects)
+def counts_of(generated: GeneratedData) -> dict[str, Any]:
+    """Return the counts and the cost of a run as JSON values."""
+    reasons = Counter(reject.reason for reject in generated.rejects)
     return {
-        "samples": len(made.rows),
-        "rejected": len(made.rejects),
+        "samples": len(generated.rows),
+        "rejected": len(generated.rejects),
         "reasons": dict(reasons.most_common()),
-        "spent": made.spent_dict,
-        **(made.source.to_dict() if made.source else {}),
+        "spent": generated.spent_dict,
+        **(generated.source.to_dict() if generated.source else {}),
     }
 
 
 def _columns(text: str | None) -> dict[str, str]:
     pairs = [pair.partition("=") for pair in text.split(",")] if text else []
     if not all(name and column for name, _, column in pairs):
-        raise RecipeError(f"--columns {text}: pairs are wanted", "write for example image=file_name,captions=text")
+        raise RecipeError(
+            f"--columns {text}: must be NAME=COLUMN pairs", "write for example image=file_name,captions=text"
+        )
     return {name.strip(): column.strip() for name, _, column in pairs}
 
 
 def _names(text: str) -> tuple[str, ...]:
-    """A list with commas, each name once."""
+    """Split a list at its commas; each name once."""
     return tuple(dict.fromkeys(name.strip() for name in text.split(",")))
 
 
-def summary(out: Path, made: GeneratedData) -> list[str]:
-    """What a run came to, as lines: samples, rejects by reason, money."""
-    reasons = Counter(reject.reason for reject in made.rejects).most_common()
-    why = f" ({', '.join(f'{count} {reason}' for reason, count in reasons)}; see rejects.jsonl)" if reasons else ""
-    lines = [f"{out}: {count_of(len(made.rows), 'sample')}, {len(made.rejects)} rejected{why}"]
-    if made.rejects:
+def summary(out: Path, generated: GeneratedData) -> list[str]:
+    """Describe a finished run in a few lines: samples, rejects by reason, tokens and cost."""
+    rejects, spent = generated.rejects, generated.spent
+    reasons = Counter(reject.reason for reject in rejects).most_common()
+    listed = f" ({', '.join(f'{count} {reason}' for reason, count in reasons)}; see rejects.jsonl)" if reasons else ""
+    lines = [f"{out}: {count_of(len(generated.rows), 'sample')}, {len(rejects)} rejected{listed}"]
+    if rejects:
         from vistune.datagen import describe_top_reject
 
-        lines.append(f"most rejected: {describe_top_reject(made.rejects)}")
-    spent = made.spent
+        lines.append(f"most rejected: {describe_top_reject(rejects)}")
     if spent:
-        maybe = f", and at most ${spent.maybe_dollars:.2f} for requests without an answer"
-        money = f"${spent.dollars:.2f}{maybe if spent.maybe_billed else ''}" if spent.priced else NO_PRICE
+        cost = f"${spent.dollars:.2f}" if spent.priced else "cost unknown (add the model's price with --prices)"
+        if spent.priced and spent.maybe_billed:
+            cost += f", and at most ${spent.maybe_dollars:.2f} for requests without an answer"
         lines.append(
-            f"asked {spent.model}: {spent.prompt_tokens:,} prompt and {spent.completion_tokens:,} completion "
-            f"tokens; {money}"
+            f"{spent.model}: {spent.prompt_tokens:,} prompt tokens, {spent.completion_tokens:,} completion "
+            f"tokens; {cost}"
         )
-    lines += made.source.lines() if made.source else []
+    lines += generated.source.lines() if generated.source else []
     return [*lines, f"report: {out / 'report.html'}"]
 
 
-NO_PRICE = "no price known for this model (give one with --prices)"
-
-
 def print_plan(plan: dict[str, Any]) -> None:
-    """What a run would ask, cost and take, in a few lines."""
+    """Print how many requests a run would send, what they cost and how long they take."""
     kinds = plan["kinds"]
     listed = f" ({', '.join(f'{count:,} {kind}' for kind, count in kinds.items())})" if kinds else ""
     lines = [
@@ -226,28 +252,29 @@ def print_plan(plan: dict[str, Any]) -> None:
         f"{plan['prompt_tokens']:,} prompt and {plan['completion_tokens']:,} completion tokens ({plan['tokens_by']})",
     ]
     if plan["dollars"] is None:
-        lines.append(f"no price known: {plan['how_to_price']}")
+        lines.append(f"cost unknown: {plan['how_to_price']}")
     else:
         lines.append(f"${plan['dollars']:.2f} expected, ${plan['dollars_at_most']:.2f} at most")
     if plan["budget"] is not None:
         lines.append(f"--budget ${plan['budget']:.2f}: {_fit(plan)}")
     lines.append(f"{plan['minutes']:.1f} minutes ({plan['minutes_by']})")
     if "caption" in kinds:
-        lines.append("caption: pictures without a caption in that language; --kinds without caption leaves them out")
+        lines.append("captions are requested only for images without one; to skip them, remove caption from --kinds")
     if skipped := plan.get("skipped_images"):
         lines.append(f"images skipped: {', '.join(f'{count:,} {reason}' for reason, count in skipped.items())}")
     lines += lines_of(UnreadField(**unread) for unread in plan.get("unread_fields", ()))
-    lines.append("nothing was sent; --json shows three requests whole")
+    lines.append("no request was sent; --json shows three complete requests")
     for line in lines:
         stdout.print(line, soft_wrap=True)
 
 
 def _fit(plan: dict[str, Any]) -> str:
+    """Describe whether the requests fit into the budget."""
     if plan["dollars_at_most"] <= plan["budget"]:
-        return "all fits, whatever comes"
+        return "the maximum cost fits"
     if plan["dollars"] <= plan["budget"]:
-        return "the expected cost fits; the run stops with all answers kept if it comes to more"
-    return "does not fit: the run would stop before its end, with all answers kept"
+        return "the expected cost fits; if the cost exceeds it, the run stops and keeps all answers"
+    return "too low: the run would stop early and keep all answers"
 
 
 def _mix(text: str | None) -> tuple[int, int, int] | None:
@@ -256,23 +283,26 @@ def _mix(text: str | None) -> tuple[int, int, int] | None:
     try:
         conversation, detail, reasoning = (int(share) for share in text.split(":"))
     except ValueError:
-        raise RecipeError(f"--mix {text}: three whole numbers are wanted", "write for example 58:23:77") from None
+        raise RecipeError(f"--mix {text}: must be three whole numbers", "write for example 58:23:77") from None
     return conversation, detail, reasoning
 
 
 def filter_(
     captions: Annotated[
-        Path, typer.Argument(help="Captions: .jsonl, .json (LLaVA form), .tsv (CC3M's) or .csv, also .gz.")
+        Path,
+        typer.Argument(help="Caption file: .jsonl, .json (LLaVA format), .tsv (CC3M format) or .csv, optionally .gz."),
     ],
-    out: Annotated[Path, typer.Option(help="The chosen rows, in the same form.")],
-    column: Annotated[str | None, typer.Option(help="The caption's field; else caption, blip_caption or text.")] = None,
-    least: Annotated[int, typer.Option(help="A noun phrase in fewer captions chooses none.", min=1)] = 3,
-    most: Annotated[int, typer.Option(help="A noun phrase chooses at most so many.", min=1)] = 100,
-    seed: Annotated[int, typer.Option(help="Decides which captions a frequent phrase chooses.", min=0)] = 0,
-    finder: Annotated[str, typer.Option(help="Noun phrases: rules (no download), or spacy.")] = "rules",
+    out: Annotated[Path, typer.Option(help="Output file, in the format of the input.")],
+    column: Annotated[
+        str | None, typer.Option(help="Field with the caption. Default: caption, blip_caption or text.")
+    ] = None,
+    least: Annotated[int, typer.Option(help="Ignore noun phrases that are in fewer captions than this.", min=1)] = 3,
+    most: Annotated[int, typer.Option(help="Maximum number of captions per noun phrase.", min=1)] = 100,
+    seed: Annotated[int, typer.Option(help="Random seed.", min=0)] = 0,
+    finder: Annotated[str, typer.Option(help="How noun phrases are found: rules (no download) or spacy.")] = "rules",
     as_json: Json = False,
 ) -> None:
-    """Choose stage-1 captions so that rare concepts stay and frequent ones do not drown them (CC3M -> 595K)."""
+    """Select stage-1 captions balanced by concept. LLaVA selected its 595K captions from CC3M in this way."""
     chosen = api.filter_captions(
         captions,
         out,
@@ -286,11 +316,11 @@ def filter_(
     if as_json:
         print_json(asdict(chosen))
         return
-    aside = ", ".join(f"{count} {reason}" for reason, count in chosen.rejects.items())
+    rejected = ", ".join(f"{count} {reason}" for reason, count in chosen.rejects.items())
     stdout.print(
         f"{out}: {chosen.chosen:,} of {chosen.captions:,} captions; {chosen.frequent_enough:,} of {chosen.phrases:,} "
-        f"noun phrases are in {least} captions or more; {chosen.without_phrase:,} captions name nothing"
-        + (f"; set aside: {aside} ({out.name}.rejects.jsonl)" if aside else ""),
+        f"noun phrases are in {least} captions or more; {chosen.without_phrase:,} captions have no noun phrase"
+        + (f"; rejected: {rejected} ({out.name}.rejects.jsonl)" if rejected else ""),
         soft_wrap=True,
     )
 
@@ -298,27 +328,29 @@ def filter_(
 def check(
     data: Annotated[
         list[Path] | None,
-        typer.Argument(help="Data files, or folders that generate wrote; with --recipe alone, the recipe's own."),
+        typer.Argument(help="Data files, or folders written by generate. Default: the data of --recipe."),
     ] = None,
-    images: Annotated[list[Path] | None, typer.Option(help="Picture folder(s).")] = None,
-    no_images: Annotated[bool, typer.Option("--no-images", help="Do not look for or open pictures.")] = False,
-    recipe: Annotated[str | None, typer.Option(help="Also encode with this recipe's model.")] = None,
-    page: Annotated[
-        Path | None, typer.Option(help="Write a page too: faults, and samples with what is learnt.")
+    images: Annotated[
+        list[Path] | None, typer.Option(help="Image folder: one for all data files, or one for each.")
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Fields that are not read are errors.")] = False,
+    no_images: Annotated[bool, typer.Option("--no-images", help="Do not look for images or open them.")] = False,
+    recipe: Annotated[str | None, typer.Option(help="Also encode the samples for the model of this recipe.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Also write an HTML page with the faults and some samples.")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Treat fields that vistune does not read as errors.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Prove every sample before anything is trained; each fault with file, line and field."""
+    """Check every sample before training. Faults are reported with file, line and field."""
     loaded = load_recipe(recipe) if recipe else None
     if no_images:
-        refuse_given(("images",), "not looked at with --no-images", "leave one of them out")
+        refuse_given(("images",), "not used with --no-images", "remove one of them")
     if data:
         if given := next((path for path in data if path.suffix in {".yaml", ".yml"}), None):
-            raise RecipeError(f"check: {given} is a recipe, not data", f"give it as --recipe {given}")
+            raise RecipeError(f"check: {given} is a recipe, not data", f"write --recipe {given}")
         sources = _sources(data, images, loaded)
     else:
-        sources = _own_sources(loaded, images)
+        sources = _recipe_sources(loaded, images)
     bar = no_progress if as_json else progress_bar
     found = api.check_data(sources, recipe=loaded, images=not no_images, page=page, progress=bar)
     if as_json:
@@ -335,74 +367,78 @@ def check(
 
 
 def check_lines(found: CheckReport, *, tokens: bool) -> list[str]:
-    """What a check found, as lines: the first faults and notes, then how many there are of each kind."""
+    """Describe the result of a check: the first faults and notes, then the counts."""
     lines = [fault.detail for fault in found.faults[:50]]
     lines += [f"note: {note.detail}" for note in found.notes[:20]]
     kinds = ", ".join(f"{count} {'without kind' if kind == 'none' else kind}" for kind, count in found.kinds.items())
     lines.append(
-        f"{count_of(found.rows, 'row')}, {count_of(found.images, 'picture')} ({kinds or 'none'}); "
+        f"{count_of(found.rows, 'row')}, {count_of(found.images, 'image')} ({kinds or 'none'}); "
         f"{count_of(len(found.faults), 'fault')}"
     )
     if tokens:
         low, middle, high = (found.tokens[key] for key in ("min", "median", "max"))
-        lines.append(f"tokens a sample: {low} to {high}, median {middle}; {found.learnt_tokens:,} learnt in all")
+        lines.append(
+            f"tokens per sample: {low} to {high}, median {middle}; {found.learnt_tokens:,} supervised in total"
+        )
     lines += [f"warning: {count} × {what}" for what, count in found.warnings.items()]
     lines += lines_of(found.unread_fields)
     if found.missing:
-        worst = ", ".join(f"{folder} ({count})" for folder, count in found.missing.items())
-        lines.append(f"missing pictures, by folder: {worst}")
+        folders = ", ".join(f"{folder} ({count})" for folder, count in found.missing.items())
+        lines.append(f"missing images by folder: {folders}")
     return lines
 
 
 def _sources(data: list[Path], images: list[Path] | None, recipe: Recipe | None) -> list[DataSource]:
-    """The files with their picture folders: as given, one for all or one for each; else as the recipe has them."""
+    """Pair the files with image folders: those given (one for all, or one for each), else those of the recipe."""
     if images and len(images) not in (1, len(data)):
-        raise RecipeError(f"{len(images)} --images for {len(data)} data files", "give one for all, or one for each")
+        raise RecipeError(
+            f"{len(images)} --images for {len(data)} data files", "give one image folder for all files, or one for each"
+        )
     if images:
         folders = images if len(images) == len(data) else images * len(data)
         return [DataSource(file=path, images=folder) for path, folder in zip(data, folders, strict=True)]
-    known = _named(recipe) if recipe is not None else []
-    chosen = []
+    listed = _listed(recipe) if recipe is not None else []
+    sources = []
     for path in data:
-        own = [source for source in known if source.file.absolute() == path.absolute()]
-        chosen += own or [DataSource(file=path)]
-    return chosen
+        same_file = [source for source in listed if source.file.absolute() == path.absolute()]
+        sources += same_file or [DataSource(file=path)]
+    return sources
 
 
-def _own_sources(recipe: Recipe | None, images: list[Path] | None) -> list[DataSource]:
+def _recipe_sources(recipe: Recipe | None, images: list[Path] | None) -> list[DataSource]:
     if recipe is None or images:
         raise RecipeError("check needs data", "name data files or folders, or a --recipe that names them")
-    if not (named := _named(recipe)):
+    if not (listed := _listed(recipe)):
         raise RecipeError(f"check: the recipe {recipe.name} names no data files", "name them before --recipe")
-    return named
+    return listed
 
 
-def _named(recipe: Recipe) -> list[DataSource]:
-    """Every file that a recipe learns from or measures, once, with the picture folder it has there."""
-    held = recipe.validation.data if recipe.validation is not None else None
-    learnt = [recipe.data if stage.data is None else stage.data for stage in recipe.stages if stage.shards is None]
-    listed = [source for sources in (*learnt, held or ()) for source in sources]
-    return list(dict.fromkeys(DataSource(file=source.file, images=source.images) for source in listed))
+def _listed(recipe: Recipe) -> list[DataSource]:
+    """Return every file that a recipe trains on or validates with, once, with its image folder."""
+    validation = recipe.validation.data if recipe.validation is not None else None
+    training = [recipe.data if stage.data is None else stage.data for stage in recipe.stages if stage.shards is None]
+    all_sources = [source for sources in (*training, validation or ()) for source in sources]
+    return list(dict.fromkeys(DataSource(file=source.file, images=source.images) for source in all_sources))
 
 
 def show(
-    data: Annotated[Path, typer.Argument(help="A data file.")],
-    index: Annotated[int | None, typer.Option(help="One sample only.", min=0)] = None,
+    data: Annotated[Path, typer.Argument(help="Data file.")],
+    index: Annotated[int | None, typer.Option(help="Show only the sample at this index.", min=0)] = None,
     template: Annotated[str, typer.Option(help="Prompt template.")] = "v1",
-    tokenizer: Annotated[str, typer.Option(help="A tokenizer folder, or builtin.")] = "builtin",
+    tokenizer: Annotated[str, typer.Option(help="Tokenizer folder, or builtin.")] = "builtin",
     as_json: Json = False,
 ) -> None:
-    """What the model sees of a sample, and which tokens are supervised."""
+    """Show samples as the model reads them. Supervised tokens are marked."""
     rows = api.show(
         DataSource(file=data), template=template, tokenizer=tokenizer, index=index, on_message=print_message
     )
     if as_json:
         print_json(rows)
         return
-    how = "in green" if stdout.color_system else "between ⟦ and ⟧"
+    marking = "green" if stdout.color_system else "between ⟦ and ⟧"
     for row, label_runs in zip(rows, marked(rows, tokenizer, colour=bool(stdout.color_system)), strict=True):
         stdout.print(
-            Text.assemble((row["id"], "bold"), f"  {len(row['input_ids'])} tokens, supervised ones {how}"),
+            Text.assemble((row["id"], "bold"), f"  {len(row['input_ids'])} tokens; supervised tokens are {marking}"),
             soft_wrap=True,
         )
         stdout.print(label_runs, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The verbs that measure: ask a model a benchmark's questions, or score answers that are there already."""
+"""Verbs that measure: evaluate, answer, score and report."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from vistune import api
-from vistune.cli.console import print_message, progress_bar
-from vistune.cli.model import Device, Dtype, Quantize
-from vistune.cli.options import refuse_given
-from vistune.cli.output import Json, count_of, print_json, stdout
+from vistune.cli.console import Json, count_of, print_json, print_message, progress_bar, stdout
+from vistune.cli.help import current_language
+from vistune.cli.options import Device, Dtype, Quantize, refuse_given
 from vistune.errors import RecipeError
 from vistune.progress import no_progress
 from vistune.records import lines_of
@@ -31,38 +30,46 @@ NO_FIGURE = "a judge (vistune score --judge) or the benchmark's server (--submis
 
 
 def evaluate(
-    model: Annotated[list[Path] | None, typer.Argument(help="Run or model folders; several are compared.")] = None,
-    task: Annotated[str, typer.Option(help="Comma-separated task names.")] = "scenes",
+    model: Annotated[
+        list[Path] | None, typer.Argument(help="Run or model folders. Several models are compared.")
+    ] = None,
+    task: Annotated[str, typer.Option(help="Task names, separated by commas.")] = "scenes",
     data: Annotated[
         Path | None,
-        typer.Option(help="The task's data folder, or one that holds a folder a task; without it the run's world/."),
+        typer.Option(
+            help="Data folder of the task, or a folder with one subfolder per task. Default: world/ in the run folder."
+        ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="About N questions, whole pictures.", min=1)] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(help="Ask about N questions. An image is used with all its questions or not at all.", min=1),
+    ] = None,
     blind: Annotated[
-        int, typer.Option(help="About N of them are also asked without and with a wrong picture; 0 = none.", min=0)
+        int, typer.Option(help="Ask about N questions also without an image and with a wrong image. 0 = none.", min=0)
     ] = api.BLIND_QUESTIONS,
     letters: Annotated[
-        bool, typer.Option("--letters", help="Multiple choice: take the likeliest letter, from one forward pass.")
+        bool,
+        typer.Option("--letters", help="Multiple choice: answer with the most likely letter, from one forward pass."),
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="Where answers are kept; without it in the run, if all are asked."),
+        typer.Option(help="Folder for the answers. Default: the run folder, if all questions are asked."),
     ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Answer anew, in place of the answers kept there.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Replace saved answers instead of reusing them.")] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
     as_json: Json = False,
-    listing: Annotated[bool, typer.Option("--list", help="Name every task, and what to download from where.")] = False,
+    listing: Annotated[bool, typer.Option("--list", help="List all tasks, and where to download their data.")] = False,
 ) -> None:
-    """Ask a task's questions with the picture, without it and with a wrong one; compare models.
+    """Evaluate models on benchmarks. Questions are asked with the image, without it, and with a wrong image.
 
-    Every answer is kept as it comes: the same command goes on where a killed one was. Under torchrun the processes
-    share the questions.
+    Answers are saved as they come. To resume an interrupted evaluation, run the same command again. Under torchrun the
+    processes share the questions.
     """
     if listing:
         others = ("model", "task", "data", "limit", "blind", "letters", "out", "again", "device", "dtype", "quantize")
-        refuse_given(others, "not used by --list", "leave them out")
+        refuse_given(others, "not used by --list", "remove the option")
         print_tasks(as_json)
         return
     if not model:
@@ -104,47 +111,50 @@ def evaluate(
     if len(results) > 1 or comparison.tasks[0].published:
         stdout.print(markdown(comparison), soft_wrap=True)
     if out is not None and len(results) > 1:
-        stdout.print(f"{out / 'comparison.html'}: every figure, and who answers what better", soft_wrap=True)
+        stdout.print(
+            f"{out / 'comparison.html'}: all metrics, and the questions on which the models differ", soft_wrap=True
+        )
 
 
 def tasks_of(task: str, data: Path | None, models: Sequence[Path]) -> dict[str, Path]:
-    """Each named task with its data folder: without --data it is the one run's own world."""
+    """Return the data folder of each named task. Without --data it is the folder world/ of the run.
+
+    Raises RecipeError if it is not there, and for names that are missing or given twice.
+    """
     if data is None and len(models) > 1:
-        raise RecipeError("several models are asked the same questions", "add --data DIR")
+        raise RecipeError("several models must be asked the same questions", "add --data DIR")
     world = models[0] / "world"
     if data is None and not world.is_dir():
         raise RecipeError(
-            "evaluate needs the task's data", "add --data DIR; `vistune evaluate --list` says which files"
+            "evaluate needs the task's data", "add --data DIR; `vistune evaluate --list` shows which files"
         )
     names = [name for name in task.split(",") if name]
     if len(set(names)) < len(names) or not names:
-        raise RecipeError(f"--task {task}: names a task twice, or none", "name each once, with commas between")
+        raise RecipeError(f"--task {task}: names no task, or one twice", "name each task once, separated by commas")
     return {name: folder_of(data or world, name, many=len(names) > 1) for name in names}
 
 
 def is_first_process() -> bool:
-    """Whether this is torchrun's first process, which speaks for all, or the only one."""
+    """Return whether this is the only process or the first of torchrun's, which prints the results."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def answer(
-    model: Annotated[Path, typer.Argument(help="A run or model folder.")],
+    model: Annotated[Path, typer.Argument(help="Run or model folder.")],
     questions: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="Records of question_id, text and image, in any data format."),
+        typer.Argument(metavar="FILE", help="Questions with question_id, text and image, in any data format."),
     ],
-    out: Annotated[Path, typer.Option(help="The predictions file to write.")],
-    images: Annotated[
-        Path | None, typer.Option(help="Where the pictures lie, if not beside the questions' file.")
-    ] = None,
-    max_tokens: Annotated[int, typer.Option(help="Of an answer, at most.", min=1)] = 256,
-    again: Annotated[bool, typer.Option("--again", help="Answer anew, in place of the answers kept there.")] = False,
+    out: Annotated[Path, typer.Option(help="Predictions file to write.")],
+    images: Annotated[Path | None, typer.Option(help="Image folder. Default: the folder of the questions.")] = None,
+    max_tokens: Annotated[int, typer.Option(help="Maximum number of tokens per answer.", min=1)] = 256,
+    again: Annotated[bool, typer.Option("--again", help="Replace saved answers instead of reusing them.")] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
     as_json: Json = False,
 ) -> None:
-    """Answer your own questions into a predictions file; the same command goes on where a killed one was."""
+    """Answer your own questions. Writes a predictions file. To resume, run the same command again."""
     found = api.answer(
         model,
         questions,
@@ -167,12 +177,12 @@ def answer(
 
 
 def folder_of(data: Path, task: str, *, many: bool) -> Path:
-    """Where a task's data is: of several tasks each has its own folder in `data`, if it is there.
+    """Return the data folder of a task: of `many` tasks the subfolder with its name, if there is one, else `data`.
 
-    The drawn world is the data of its own tasks, one of which bears the name of a folder of pictures in it.
+    The folder of the synthetic scenes has an image folder called `scenes`, which is not the data of the task `scenes`.
     """
-    drawn = task in ("scenes", "combinations") and (data / "questions_heldout.jsonl").is_file()
-    return data / task if many and not drawn and (data / task).is_dir() else data
+    is_scenes_folder = task in ("scenes", "combinations") and (data / "questions_heldout.jsonl").is_file()
+    return data / task if many and not is_scenes_folder and (data / task).is_dir() else data
 
 
 def result_table(result: EvaluationResult) -> Table:
@@ -211,7 +221,7 @@ def group_table(result: EvaluationResult) -> Table:
 
 
 def print_tasks(as_json: bool) -> None:
-    """Every task with what it needs, for a person or as JSON."""
+    """Print every task with its files, source, licence and size."""
     listed = api.tasks()
     if as_json:
         print_json([{"task": name, **asdict(facts)} for name, facts in listed.items()])
@@ -224,36 +234,51 @@ def print_tasks(as_json: bool) -> None:
 
 
 def score(
-    task: Annotated[str, typer.Argument(help="A task's name: `vistune evaluate --list`.")],
-    data: Annotated[Path, typer.Option(help="The folder of the benchmark's official files.")],
-    predictions: Annotated[Path, typer.Option(help="What a model answered, in any form that is in use for the task.")],
-    parse: Annotated[str, typer.Option(help="official, or lenient where the task has such a rule.")] = "official",
-    submission: Annotated[Path | None, typer.Option(help="Also write the upload for the benchmark's server.")] = None,
-    judge: Annotated[
-        str | None, typer.Option(help="The model that grades free answers, for tasks that ask one.")
+    task: Annotated[str, typer.Argument(help="Task name. `vistune evaluate --list` shows all.")],
+    data: Annotated[Path, typer.Option(help="Folder with the official files of the benchmark.")],
+    predictions: Annotated[Path, typer.Option(help="Predictions file, in any format that is common for the task.")],
+    parse: Annotated[
+        str, typer.Option(help="Rule for parsing answers: official, or lenient if the task has it.")
+    ] = "official",
+    submission: Annotated[
+        Path | None, typer.Option(help="Also write the file to upload to the benchmark's server.")
     ] = None,
-    base_url: Annotated[str, typer.Option(help="judge: an OpenAI-compatible endpoint.")] = "https://api.openai.com/v1",
-    api_key_file: Annotated[Path | None, typer.Option(help="judge: the key; else OPENAI_API_KEY.")] = None,
-    concurrency: Annotated[int, typer.Option(help="judge: requests under way at most.", min=1)] = 16,
-    budget: Annotated[float | None, typer.Option(help="judge: dollars that are never exceeded.", min=0)] = None,
-    prices: Annotated[Path | None, typer.Option(help="judge: a price table in place of the shipped one.")] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="Judge model that grades free-form answers, for tasks that need one.")
+    ] = None,
+    base_url: Annotated[
+        str, typer.Option(help="judge: URL of an OpenAI-compatible endpoint.")
+    ] = "https://api.openai.com/v1",
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="judge: file with the API key. Default: the variable OPENAI_API_KEY.")
+    ] = None,
+    concurrency: Annotated[int, typer.Option(help="judge: maximum number of concurrent requests.", min=1)] = 16,
+    budget: Annotated[
+        float | None,
+        typer.Option(help="judge: maximum cost in dollars. No request is sent that could exceed it.", min=0),
+    ] = None,
+    prices: Annotated[Path | None, typer.Option(help="judge: price table to use instead of the built-in one.")] = None,
     judgements: Annotated[
-        Path | None, typer.Option(help="judge: where its replies are kept; by default beside the predictions.")
+        Path | None, typer.Option(help="judge: folder for its replies. Default: next to the predictions.")
     ] = None,
     max_tokens: Annotated[
-        int | None, typer.Option(help="judge: tokens of a reply at most, for a judge that thinks.", min=1)
+        int | None, typer.Option(help="judge: maximum tokens per reply, for judges that reason first.", min=1)
     ] = None,
     extra_body: Annotated[
         str | None,
-        typer.Option(help='judge: a JSON object added to every request, such as {"enable_thinking": false}.'),
+        typer.Option(
+            help='judge: JSON object with extra fields for every request, for example {"enable_thinking": false}.'
+        ),
     ] = None,
-    opinions: Annotated[int, typer.Option(help="judge: grades of each answer, averaged (mmvet).", min=1)] = 1,
+    opinions: Annotated[
+        int, typer.Option(help="judge: number of grades per answer, which are averaged (mmvet).", min=1)
+    ] = 1,
     as_json: Json = False,
 ) -> None:
-    """Score anybody's predictions as the benchmark itself does."""
+    """Score predictions with a benchmark's official rules. They may come from any model."""
     endpoint = None
     if judge is None:
-        refuse_given(JUDGES, "for a judge, and none is asked", "add --judge MODEL, or leave them out")
+        refuse_given(JUDGES, "only used with --judge", "add --judge MODEL, or remove the option")
     else:
         from vistune.llm_client import Endpoint, read_extra_body
 
@@ -278,14 +303,14 @@ def score(
         opinions=opinions,
         progress=no_progress if as_json else progress_bar,
     )
-    for words in (*lines_of(found.unread_fields), *found.warnings):
-        print_message(words)
+    for message in (*lines_of(found.unread_fields), *found.warnings):
+        print_message(message)
     if as_json:
         print_json(found.to_dict())
         return
     print_score(found)
     if submission is not None:
-        stdout.print(f"{submission}: to upload", soft_wrap=True)
+        stdout.print(f"{submission}: upload this file to the benchmark's server", soft_wrap=True)
 
 
 def print_score(found: ScoreResult) -> None:
@@ -316,8 +341,45 @@ def print_score(found: ScoreResult) -> None:
 
 
 def print_unparsed(count: int, examples: Sequence[tuple[str, str]]) -> None:
-    """How many replies the rule could not read, and some of them; nothing where it read all."""
+    """Print how many answers could not be parsed, with examples."""
     if count:
-        stdout.print(f"{count} replies that cannot be parsed: scored as the protocol says, such as", soft_wrap=True)
+        stdout.print(
+            f"{count} answers cannot be parsed; the benchmark's rules decide how they count. Examples:", soft_wrap=True
+        )
     for name, text in examples:
         stdout.print(f"    {name}: {text[:200]!r}", soft_wrap=True)
+
+
+def report(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            help="One or more run folders, the --out folder of a comparison, a folder written by generate, or a "
+            "data file."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Data or several runs: file to write. Default: next to the data, or in the first run."),
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Data: image folder.")] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Data: evaluation set (image folder or files) to search for the same images. Can be repeated."
+        ),
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option("--lang", help="Language of the page: en or ko. Default: from the locale.")
+    ] = None,
+) -> None:
+    """Write an offline HTML page. It reports a run or a data set, or compares runs or models."""
+    language = language or current_language()
+    page = api.write_report(
+        *paths, out=out, images=images, against=against or (), language=language, progress=progress_bar
+    )
+    stdout.print(str(page), soft_wrap=True)
+    from vistune.report.plots import missing_font
+
+    if "<svg" in page.read_text(encoding="utf-8") and (missing := missing_font(language)) is not None:
+        print_message(missing)

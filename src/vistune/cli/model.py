@@ -1,4 +1,4 @@
-"""The verbs on models: the whole loop, train, chat, import, export, draw."""
+"""Verbs on models: quickstart, train, selftest, why, chat, serve, import, export and draw."""
 
 from __future__ import annotations
 
@@ -10,62 +10,60 @@ import typer
 from rich.table import Table
 
 from vistune import api
-from vistune.cli.console import print_message, progress_bar
-from vistune.cli.help import spoken
-from vistune.cli.options import refuse_given
-from vistune.cli.output import Json, print_json, stdout
+from vistune.cli.console import Json, print_json, print_message, progress_bar, stderr, stdout
+from vistune.cli.help import current_language
+from vistune.cli.options import Device, Dtype, Overrides, Quantize, refuse_given
 from vistune.errors import RecipeError, VistuneError
 from vistune.recipe import load_recipe
+from vistune.serving.api.limits import Limits, Settings
 
-Overrides = Annotated[list[str] | None, typer.Argument(help="key.path=value on top of the recipe, such as data=FILE.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda; auto = a GPU where there is one.")]
-Dtype = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16; auto = bf16 on a GPU, fp32 on a CPU.")]
-Quantize = Annotated[int | None, typer.Option(help="Bits of the language model's weights: 4 or 8.")]
+DEFAULTS = Limits()
 
 
 def quickstart(
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/quickstart"),
-    seed: Annotated[int, typer.Option(help="Decides everything.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
 ) -> None:
-    """The whole loop on the built-in world, offline: draw, generate, check, align, tune, evaluate, report."""
+    """Run all steps offline on built-in scenes. The steps are draw, generate, check, train, evaluate and report."""
     from vistune._quickstart import quickstart
 
-    summary = quickstart(out, overrides=[f"seed={seed}"], language=spoken(), progress=progress_bar)
+    summary = quickstart(out, overrides=[f"seed={seed}"], language=current_language(), progress=progress_bar)
     stdout.print(summary_table(summary))
     stdout.print(type_table(summary))
     stdout.print(
-        f"The gap to the better blind condition: {100 * summary['gap']['value']:.1f} points "
-        f"({summary['gap']['words']})."
+        f"Accuracy gain from seeing the image: {100 * summary['gap']['value']:.1f} points ({summary['gap']['words']})."
     )
-    took = " · ".join(f"{step} {seconds:.0f} s" for step, seconds in summary["seconds"].items())
-    stdout.print(f"{took} · peak memory {summary['peak_memory_mb']} MB")
+    durations = " · ".join(f"{step} {seconds:.0f} s" for step, seconds in summary["seconds"].items())
+    stdout.print(f"{durations} · peak memory {summary['peak_memory_mb']} MB")
     image = next(iter(sorted((out / "world" / "heldout").glob("*.jpg"))))
     stdout.print(f"Report: {out / 'report.html'}", soft_wrap=True)
-    stdout.print(f"Talk to it:  vistune chat {out} --image {image}", soft_wrap=True)
+    stdout.print(f"Chat with it: vistune chat {out} --image {image}", soft_wrap=True)
 
 
 def summary_table(summary: dict[str, Any]) -> Table:
+    """Return the accuracies of a quickstart as a table."""
     rows = {
         "majority": "always the most frequent answer",
         "align": "after stage 1 (projector aligned)",
         "tune": "after stage 2 (tuned on instructions)",
-        "without_image": "stage 2, without its picture",
-        "wrong_image": "stage 2, with a wrong picture",
-        "heldout_combinations": "stage 2, held-out colour-shape pairs",
+        "without_image": "stage 2, without the image",
+        "wrong_image": "stage 2, with a wrong image",
+        "heldout_combinations": "stage 2, unseen colour-shape pairs",
     }
-    table = Table("held-out scenes, exact match", "accuracy", "95 % interval", title="What the model sees")
+    table = Table("held-out scenes, exact match", "accuracy", "95 % interval", title="Accuracy")
     for key, label in rows.items():
         interval = summary["intervals"].get(key)
         shown = f"{100 * interval['low']:.1f} – {100 * interval['high']:.1f}" if interval else ""
         table.add_row(label, f"{100 * summary['accuracy'][key]:.1f} %", shown)
     described = summary["descriptions"]
-    right = f"{described['recall']:.2f} / {described['precision']:.2f}"
-    table.add_row("things right in descriptions (recall / precision)", right, "")
+    objects = f"{described['recall']:.2f} / {described['precision']:.2f}"
+    table.add_row("objects in descriptions (recall / precision)", objects, "")
     return table
 
 
 def type_table(summary: dict[str, Any]) -> Table:
-    table = Table("question", "with picture", "without", "wrong", "majority")
+    """Return the accuracies in per cent by question type and by language."""
+    table = Table("question", "with image", "without", "wrong image", "majority")
     for group, entry in {**summary["by_type"], **summary["by_language"]}.items():
         cells = [f"{100 * entry[key]:.1f}" for key in ("tune", "without_image", "wrong_image", "majority")]
         table.add_row(group, *cells)
@@ -73,42 +71,47 @@ def type_table(summary: dict[str, Any]) -> Table:
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name or a YAML file.")],
+    recipe: Annotated[str, typer.Argument(help="Name of a built-in recipe, or a YAML file.")],
     overrides: Overrides = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder (needed).")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and plan everything, learn nothing.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Run folder. Required unless --dry-run is given.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the newest checkpoint.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read, encode and plan the data, but do not train.")
+    ] = False,
 ) -> None:
-    """Run a recipe's stages, checkpointed and resumable; over GPUs: torchrun --nproc-per-node 8 -m vistune train …"""
+    """Train the stages of a recipe. On several GPUs: torchrun --nproc-per-node 8 -m vistune train …"""
     loaded = load_recipe(recipe, overrides or [])
     if dry_run:
-        refuse_given(("resume",), "not used by --dry-run, which plans a new run", "leave it out")
+        refuse_given(("resume",), "not used by --dry-run, which plans a new run", "remove it")
         print_json(api.dry_run(loaded, progress=progress_bar))
         return
     if out is None:
         raise RecipeError("train needs a run folder", "add --out RUN")
     if resume and not (out / "run.json").is_file():
-        raise RecipeError(f"{out}: no run to resume", "check the path, or leave --resume out")
+        raise RecipeError(f"{out}: no run to resume", "check the path, or remove --resume")
     api.train(loaded, out, resume=resume, progress=progress_bar, on_message=print_message)
     if os.environ.get("RANK", "0") == "0":
-        stdout.print(f"{out}: finished; talk to it with  vistune chat {out} --image FILE", soft_wrap=True)
+        stdout.print(f"{out}: finished. Chat with it: vistune chat {out} --image FILE", soft_wrap=True)
 
 
 def selftest(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name or a YAML file.")],
+    recipe: Annotated[str, typer.Argument(help="Name of a built-in recipe, or a YAML file.")],
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
-    """Packed = one by one = accumulated (under torchrun: = over all processes), on your own model and rows."""
+    """Check packing and parallelism on your model and data.
+
+    Packed, separate, accumulated and parallel steps must give equal gradients.
+    """
     rows = api.selftest(load_recipe(recipe, overrides or []), progress=progress_bar)
     if os.environ.get("RANK", "0") != "0":
         return
     if as_json:
         print_json(rows)
     else:
-        table = Table("stage", "arranged", "rows", "loss", "packed", "gradients differ by", "equal")
+        table = Table("stage", "arrangement", "samples", "loss", "loss packed", "gradient difference", "equal")
         for row in rows:
-            off = f"{row['difference']:.1e} ({row['parameter']})"
+            difference = f"{row['difference']:.1e} ({row['parameter']})"
             cells = (
                 row["stage"],
                 row["arrangement"],
@@ -116,21 +119,22 @@ def selftest(
                 f"{row['loss']:.6f}",
                 f"{row['loss_packed']:.6f}",
             )
-            table.add_row(*cells, off, "yes" if row["equal"] else "NO")
+            table.add_row(*cells, difference, "yes" if row["equal"] else "NO")
         stdout.print(table)
     if not all(row["equal"] for row in rows):
         error = VistuneError(
-            "the same samples give another gradient when they are packed otherwise", "report this model"
+            "the same samples give different gradients when they are arranged differently",
+            "report this model as a bug of vistune",
         )
-        error.exit_code = 1  # whatever the user wrote, it is our bug
+        error.exit_code = 1  # a bug of vistune, not of the user's input
         raise error
 
 
 def why(
-    model: Annotated[Path, typer.Argument(help="Run folder, model folder, or another layout's.")],
+    model: Annotated[Path, typer.Argument(help="Run folder, model folder, or a folder in another layout.")],
     as_json: Json = False,
 ) -> None:
-    """Where a checkpoint came from: data, teacher, prompts, recipe, code, parents."""
+    """Show where a checkpoint came from. Lists data, teacher, prompts, recipe, versions and parent models."""
     entries = api.why(model)
     if as_json:
         print_json(entries)
@@ -141,62 +145,115 @@ def why(
 
 
 def chat(
-    model: Annotated[Path, typer.Argument(help="A run or model folder.")],
-    image: Annotated[list[Path] | None, typer.Option(help="A picture to talk about; may be repeated.")] = None,
+    model: Annotated[Path, typer.Argument(help="Run or model folder.")],
+    image: Annotated[list[Path] | None, typer.Option(help="Image to ask about. Can be repeated.")] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
 ) -> None:
-    """Talk to a model in the terminal, English or Korean; answers alone are on stdout."""
-    api.chat(model, images=image or (), language=spoken(), device=device, dtype=dtype, quantize=quantize)
+    """Chat with a model in the terminal. Only answers are printed on stdout."""
+    api.chat(model, images=image or (), language=current_language(), device=device, dtype=dtype, quantize=quantize)
+
+
+def serve(
+    model: Annotated[
+        Path, typer.Argument(help="Run folder, model folder, or a folder in any layout that import reads.")
+    ],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Other addresses than loopback need API keys.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on. 0 = any free port.", min=0, max=65535)] = 8000,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="File with the API keys that clients may use, one per line.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Model name for clients. Default: the name of the folder.")] = None,
+    allow_fetch_from: Annotated[
+        list[str] | None,
+        typer.Option(help="Host from which images may be fetched over https. Can be repeated. Default: none."),
+    ] = None,
+    slots: Annotated[
+        int, typer.Option(help="Maximum number of answers generated at the same time.", min=1, max=1024)
+    ] = DEFAULTS.slots,
+    queue: Annotated[int, typer.Option(help="Maximum number of waiting requests.", min=0)] = DEFAULTS.queue,
+    max_tokens: Annotated[
+        int, typer.Option(help="Maximum tokens per answer. Also the default for requests without a limit.", min=1)
+    ] = DEFAULTS.max_tokens,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    quantize: Quantize = None,
+) -> None:
+    """Serve a model over an OpenAI-compatible HTTP API. After Ctrl-C or SIGTERM, running answers are finished first."""
+    settings = Settings(
+        name=name or model.resolve().name,
+        host=host,
+        port=port,
+        key_file=api_key_file,
+        fetch_from=allow_fetch_from or (),
+        limits=Limits(slots=slots, queue=queue, max_tokens=max_tokens),
+    )
+
+    def announce(address: str) -> None:
+        stderr.print(f"{settings.name}: {address}/v1, web page at {address}/ (stop with Ctrl-C)", soft_wrap=True)
+
+    api.serve(model, settings, device=device, dtype=dtype, quantize=quantize, announce=announce)
 
 
 def import_(
-    source: Annotated[Path, typer.Argument(help="A llava-hf, original LLaVA, LoRA, stage-1 or PEFT folder.")],
-    out: Annotated[Path, typer.Argument(help="The model folder to write.")],
-    base: Annotated[str | None, typer.Option(help="The language model under a LoRA or stage-1 folder.")] = None,
+    source: Annotated[
+        Path, typer.Argument(help="Folder in the llava-hf, original LLaVA, LoRA, stage-1 or PEFT layout.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Model folder to write.")],
+    base: Annotated[str | None, typer.Option(help="Base language model of a LoRA or stage-1 folder.")] = None,
     vision: Annotated[
-        str | None, typer.Option(help="The vision tower, where the folder's own name of it fails.")
+        str | None, typer.Option(help="Vision tower to use instead of the one that the folder names.")
     ] = None,
-    template: Annotated[str | None, typer.Option(help="The chat template it was trained with.")] = None,
+    template: Annotated[str | None, typer.Option(help="Chat template that the model was trained with.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Bring a model of another layout into a folder of ours; which layout, its content tells."""
-    found = api.import_model(source, out, base=base, vision=vision, template=template)
+    """Convert a model to a vistune model folder. The layout of the source is detected."""
+    imported = api.import_model(source, out, base=base, vision=vision, template=template)
     if as_json:
-        print_json(found)
+        print_json(imported)
         return
-    spec = found["spec"]
-    settings = f"projector {spec['projector']}, pictures {spec['image_mode']}, template {spec['template']}"
-    kept = ", adapters kept" if found["adapter"] else ""
-    stdout.print(f"{out}: from the layout {found['layout']}; {settings}{kept}", soft_wrap=True)
-    if found["projector"]:
-        stdout.print(f"The trained projector: {found['projector']}", soft_wrap=True)
+    spec = imported["spec"]
+    settings = f"projector {spec['projector']}, image mode {spec['image_mode']}, template {spec['template']}"
+    adapters = ", with adapters" if imported["adapter"] else ""
+    stdout.print(f"{out}: converted from the layout {imported['layout']}; {settings}{adapters}", soft_wrap=True)
+    if imported["projector"]:
+        stdout.print(f"Trained projector: {imported['projector']}", soft_wrap=True)
 
 
 def export(
-    model: Annotated[Path, typer.Argument(help="A run, a model folder, or any layout that import reads.")],
-    out: Annotated[Path, typer.Argument(help="The folder to write.")],
-    layout: Annotated[str, typer.Option(help="llava-hf, llava-original or peft.")],
-    merge: Annotated[bool, typer.Option(help="Add the adapters into the weights.")] = False,
-    base: Annotated[str | None, typer.Option(help="peft: the llava-hf model that lies under the adapters.")] = None,
-    device: Annotated[str, typer.Option(help="Where the answers are compared: auto, cpu or cuda.")] = "auto",
+    model: Annotated[
+        Path, typer.Argument(help="Run folder, model folder, or a folder in any layout that import reads.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Output folder.")],
+    layout: Annotated[str, typer.Option(help="Layout to write: llava-hf, llava-original or peft.")],
+    merge: Annotated[bool, typer.Option(help="Merge LoRA adapters into the weights.")] = False,
+    base: Annotated[str | None, typer.Option(help="peft: llava-hf model that the adapters belong to.")] = None,
+    device: Annotated[str, typer.Option(help="Device for the comparison: auto, cpu or cuda.")] = "auto",
     dtype: Annotated[
-        str, typer.Option(help="auto, fp32, bf16 or fp16; auto = as the language model is stored.")
+        str, typer.Option(help="auto, fp32, bf16 or fp16. auto = the precision of the stored language model.")
     ] = "auto",
     quantize: Annotated[
-        int | None, typer.Option(help="Refused, with who quantises the layout while loading it: exports are exact.")
+        int | None,
+        typer.Option(
+            help="Not supported: exports are exact. The error says which tools quantize the layout while loading."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a model as transformers, vLLM, PEFT or the original LLaVA load it; ends by loading and comparing it."""
+    """Export a model for other tools.
+
+    Writes the layout of transformers and vLLM, PEFT or the original LLaVA, and compares it with the model.
+    """
     if layout != "peft":
-        refuse_given(("base",), f"for --layout peft, not for {layout}", "leave it out")
+        refuse_given(("base",), f"for --layout peft, not for {layout}", "remove it")
     rows = api.export(model, out, layout=layout, merge=merge, base=base, device=device, dtype=dtype, quantize=quantize)
     if as_json:
         print_json(rows)
         return
-    table = Table(title=f"{out}: what was written beside the model")
+    table = Table(title=f"{out}: exported model compared with the original")
     for name in ("probe", "tokens", "same ids", "largest logit difference", "same greedy tokens"):
         table.add_column(name)
     for row in rows:
@@ -206,11 +263,11 @@ def export(
 
 
 def draw(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name or a YAML file.")],
-    out: Annotated[Path, typer.Argument(help="The folder for model.svg, stages.svg and the same as .png.")],
+    recipe: Annotated[str, typer.Argument(help="Name of a built-in recipe, or a YAML file.")],
+    out: Annotated[Path, typer.Argument(help="Output folder for model.svg, stages.svg and the same as .png.")],
     overrides: Overrides = None,
-    language: Annotated[str, typer.Option("--lang", help="en or ko.")] = "en",
+    language: Annotated[str, typer.Option("--lang", help="Language of the labels: en or ko.")] = "en",
 ) -> None:
-    """Picture a recipe's model and stages, what is frozen and what learns; no weights are loaded."""
+    """Draw a recipe's model and stages as diagrams. No weights are loaded."""
     for path in api.draw(load_recipe(recipe, overrides or []), out, language=language):
         stdout.print(str(path), soft_wrap=True)

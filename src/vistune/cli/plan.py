@@ -1,4 +1,4 @@
-"""The verb `plan`: a recipe's needs as tables."""
+"""The verb `plan`: print the estimated memory, time, disk space and cost of a recipe."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vistune import api
-from vistune.cli.console import progress_bar
-from vistune.cli.output import Json, print_json, stdout
+from vistune.cli.console import Json, print_json, progress_bar, stdout
 from vistune.progress import no_progress
 from vistune.recipe import load_recipe
 
@@ -19,20 +18,30 @@ UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 def plan(
-    recipe: Annotated[str, typer.Argument(help="A shipped recipe's name or a YAML file.")],
+    recipe: Annotated[str, typer.Argument(help="Name of a built-in recipe, or a YAML file.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="key.path=value on top of the recipe, such as data=FILE.")
+        list[str] | None, typer.Argument(help="Changes to the recipe: key.path=value, for example data=FILE.")
     ] = None,
-    samples: Annotated[int | None, typer.Option(help="Rows of a stage whose data are not here.", min=1)] = None,
-    processes: Annotated[int, typer.Option(help="GPUs among which FSDP2 shares a model.", min=2)] = api.PROCESSES,
+    samples: Annotated[
+        int | None, typer.Option(help="Number of samples, for stages whose data are not on this machine.", min=1)
+    ] = None,
+    processes: Annotated[
+        int, typer.Option(help="Number of GPUs that FSDP2 shards the model over.", min=2)
+    ] = api.PROCESSES,
     flops: Annotated[
-        float | None, typer.Option(help="FLOP/s that a device reaches; else measured, or assumed.")
+        float | None,
+        typer.Option(help="FLOP/s that the device reaches. Default: measured, or assumed from the device type."),
     ] = None,
-    prices: Annotated[Path | None, typer.Option(help="YAML: gpus: {H100: 2.5}, dollars an hour, and models.")] = None,
-    teacher: Annotated[str | None, typer.Option(help="A remote teacher's model, to price the data too.")] = None,
+    prices: Annotated[
+        Path | None,
+        typer.Option(help="YAML file with dollars per GPU hour, for example gpus: {H100: 2.5}, and model prices."),
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Also estimate the cost of generating the data with this teacher model.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Memory, steps, time, disk and dollars of every stage, before anything runs; no weights are read."""
+    """Estimate memory, time, disk space and cost of training. No weights are read."""
     found = api.plan(
         load_recipe(recipe, overrides or []),
         samples=samples,
@@ -49,33 +58,33 @@ def plan(
         print_stage(stage, found["processes"])
     if found["teacher"] is not None:
         stdout.print(
-            f"a teacher ({found['teacher']['model']}) for as many samples: ${found['teacher']['dollars']:,.2f}"
+            f"generating as many samples with {found['teacher']['model']}: ${found['teacher']['dollars']:,.2f}"
         )
 
 
 def print_stage(stage: dict[str, Any], processes: int) -> None:
-    """One stage: what it learns from, then a line a device."""
+    """Print one stage: trainable parts, the largest packed row, then memory and time on each device."""
     counts = ", ".join(f"{part} {_count(number)}" for part, number in stage["parameters"].items())
     stdout.print(
-        Text.assemble((stage["stage"], "bold"), f": learns {', '.join(stage['learn'])}; parameters: {counts}"),
+        Text.assemble((stage["stage"], "bold"), f": trains {', '.join(stage['learn'])}; parameters: {counts}"),
         soft_wrap=True,
     )
     row = stage["row"]
     steps = "steps unknown (give --samples)" if stage["steps"] is None else f"{stage['steps']:,} steps"
-    source = f"assumed: {stage['assumed']}" if stage["assumed"] else "counted in the data"
-    largest = f"{row['tokens']:,} tokens, {row['tiles']} tiles, {row['supervised']:,} learnt"
-    stdout.print(f"{steps}; the largest row: {largest} ({source})", soft_wrap=True)
+    source = f"assumed: {stage['assumed']}" if stage["assumed"] else "counted from the data"
+    largest = f"{row['tokens']:,} tokens, {row['tiles']} tiles, {row['supervised']:,} supervised"
+    stdout.print(f"{steps}; largest packed row: {largest} ({source})", soft_wrap=True)
     priced = any(entry["dollars"] is not None for entry in stage["devices"])
     is_large = max(entry["total"] for entry in stage["devices"]) >= 1e9
     scale, unit, places = (1e9, "GB", 2) if is_large else (1e6, "MB", 1)
-    heads = (unit, "weights", "grad.", "optim", "activ.", "logits", "sum", f"fsdp/{processes}", "row ≤", "time")
+    headers = (unit, "weights", "grad.", "optim", "activ.", "logits", "sum", f"fsdp/{processes}", "row ≤", "time")
     table = Table(box=None, padding=(0, 1), header_style="none")
-    for head in (*heads, *(["dollars"] if priced else [])):
-        table.add_column(head, no_wrap=True, justify="left" if head == unit else "right")
+    for header in (*headers, *(["dollars"] if priced else [])):
+        table.add_column(header, no_wrap=True, justify="left" if header == unit else "right")
     for entry in stage["devices"]:
         memory = entry["memory"]
-        passing = memory.get("activations", 0) + memory.get("copies", 0)
-        parts = (memory.get("weights", 0), memory.get("gradients", 0), memory.get("optimizer", 0), passing,
+        activations = memory.get("activations", 0) + memory.get("copies", 0)
+        parts = (memory.get("weights", 0), memory.get("gradients", 0), memory.get("optimizer", 0), activations,
                  memory.get("logits", 0), entry["total"], entry["total_fsdp"])  # fmt: skip
         longest = f"{entry['longest_row']:,}" if entry["longest_row"] else "none"
         time = "" if entry["seconds"] is None else _time(entry["seconds"])
@@ -83,15 +92,15 @@ def print_stage(stage: dict[str, Any], processes: int) -> None:
         name = entry["device"].partition(" (")[0].removeprefix("this ")
         table.add_row(name, *(f"{part / scale:.{places}f}" for part in parts), longest, time, *dollars)
     stdout.print(table)
-    ways = stage["devices"][-1]["otherwise"]
-    said = (
-        f"{name} {_bytes(way['ddp'])}" + (f" ({_bytes(way['fsdp'])})" if "fsdp" in way else "")
-        for name, way in ways.items()
+    alternatives = (
+        f"{name} {_bytes(memory['ddp'])}" + (f" ({_bytes(memory['fsdp'])})" if "fsdp" in memory else "")
+        for name, memory in stage["devices"][-1]["otherwise"].items()
     )
-    stdout.print(f"a GPU's memory by DDP (by FSDP2 over {processes}): {', '.join(said)}", soft_wrap=True)
+    stdout.print(f"memory per GPU with DDP (with FSDP2 over {processes}): {', '.join(alternatives)}", soft_wrap=True)
     disk = {name: _bytes(size) for name, size in stage["disk"].items()}
     stdout.print(
-        f"disk: a checkpoint {disk['checkpoint']}, midway {disk['midway']}, kept {disk['kept']}; cache {disk['cache']}",
+        f"disk: checkpoint {disk['checkpoint']}, resumable checkpoint {disk['midway']}, all that are kept "
+        f"{disk['kept']}; cache {disk['cache']}",
         soft_wrap=True,
     )
 

@@ -1,18 +1,16 @@
-"""Pages and pictures that anyone can open: what a run learnt, what data holds, what a recipe builds."""
+"""Reports as single HTML files that open offline, and diagrams of recipes."""
 
-from vistune.report.comparison import write_comparison
-from vistune.report.diagrams import draw_diagrams
-from vistune.report.model_diagram import ModelFacts
-from vistune.report.page import write_data_report
-from vistune.report.run_page import Gathered, write_run_report
-from vistune.report.runs_page import write_runs_report
-from vistune.report.stage_diagram import StageFacts
+from vistune.report.comparison_pages import write_comparison, write_runs_report
+from vistune.report.data_page import write_check_report, write_data_report
+from vistune.report.diagrams import ModelFacts, StageFacts, draw_diagrams
+from vistune.report.run_page import RunDetails, write_run_report
 
 __all__ = [
-    "Gathered",
     "ModelFacts",
+    "RunDetails",
     "StageFacts",
     "draw_diagrams",
+    "write_check_report",
     "write_comparison",
     "write_data_report",
     "write_run_report",

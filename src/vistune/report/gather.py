@@ -1,8 +1,4 @@
-"""Gather what a report shows, as plain values, and write the page.
-
-run folder -> its checkpoint's processor and backbones -> diagrams, samples with labels, provenance -> page
-run folders -> the evaluations that each has kept, compared -> one page · data -> near duplicates -> page
-"""
+"""Gather the values that a report shows from run folders and data, and write the page."""
 
 from __future__ import annotations
 
@@ -15,14 +11,11 @@ from typing import TYPE_CHECKING, Any
 from vistune.errors import DataError, RecipeError, VistuneError
 from vistune.progress import Progress, no_progress
 from vistune.recipe import DataSource, Recipe, Stage, load_recipe
-from vistune.report.check_page import write_check_report
-from vistune.report.comparison import write_comparison
+from vistune.report.comparison_pages import write_comparison, write_runs_report
+from vistune.report.data_page import write_check_report, write_data_report
 from vistune.report.diagrams import draw_diagrams
-from vistune.report.evaluation_sections import moved
 from vistune.report.images import spread
-from vistune.report.page import write_data_report
-from vistune.report.run_page import Gathered, write_run_report
-from vistune.report.runs_page import write_runs_report
+from vistune.report.run_page import RunDetails, moved_paths, write_run_report
 
 if TYPE_CHECKING:
     from vistune.data import CheckReport
@@ -46,7 +39,9 @@ def write_report(
     """Write the page of a run folder, a comparison, or data; see `vistune.write_report`."""
     if path.is_dir() and not (path / "generate.json").is_file():
         if out or images or against:
-            raise RecipeError(f"{path}: is no data; --out, --images and --against are for data", "leave them out")
+            raise RecipeError(
+                f"--out, --images and --against need data; {path} is a folder of another kind", "remove these options"
+            )
         if (path / "run.json").is_file():
             return report_run(path, language=language)
         if (path / "comparison.json").is_file():
@@ -56,7 +51,7 @@ def write_report(
             "name a folder that `train`, `evaluate` of several models, or `generate` wrote",
         )
     duplicates = near_duplicates(path, images, against, progress)
-    return write_data_report(path, out=out, images=images, likeness=duplicates, language=language)
+    return write_data_report(path, out=out, images=images, near_duplicates=duplicates, language=language)
 
 
 def near_duplicates(path: Path, images: Path | None, against: Sequence[Path], progress: Progress) -> dict[str, Any]:
@@ -64,7 +59,7 @@ def near_duplicates(path: Path, images: Path | None, against: Sequence[Path], pr
     from vistune.data import find_near_duplicates, image_files_of
 
     image_paths = image_files_of(DataSource(file=path, images=images))
-    with progress("compare pictures", len(image_paths)) as advance:
+    with progress("compare images", len(image_paths)) as advance:
         return asdict(find_near_duplicates(image_paths, against, advance=advance))
 
 
@@ -73,7 +68,7 @@ def draw(recipe: Recipe, parent: ParentModel | None, out: Path, *, language: str
     from vistune.planner.structure import model_facts, stage_facts, structure_of, without_weights
 
     if out.exists() and not out.is_dir():
-        raise RecipeError(f"{out}: is a file, a folder is wanted", "give another folder")
+        raise RecipeError(f"{out}: is a file, not a folder", "name another folder")
     structure = structure_of(recipe, parent)
     model = without_weights(structure)
     stages = [stage_facts(stage, structure, model) for stage in recipe.stages]
@@ -119,29 +114,29 @@ def _spread_samples(source: DataSource, count: int, *, images: bool) -> Iterator
 
 
 def report_run(run: Path, *, language: str = "en") -> Path:
-    """Write RUN/report.html. What cannot be found any more, such as data that were moved, is said on the page."""
+    """Write RUN/report.html. The page lists what is not available any more, such as data that were moved."""
     from vistune.runs.folder import find_model
     from vistune.runs.provenance import why
 
     missing: list[str] = []
     with TemporaryDirectory() as folder:
-        found: dict[str, Any] = {}
+        details: dict[str, Any] = {}
         try:
-            found["lineage"] = why(run)
+            details["provenance"] = why(run)
             recipe = load_recipe(str(run / "recipe.yaml"))
             checkpoint = find_model(run)
         except VistuneError as error:
             missing.append(str(error))
         else:
             for name, gather in (
-                ("images", lambda: _images(recipe, checkpoint, Path(folder), language)),
+                ("diagrams", lambda: _diagrams(recipe, checkpoint, Path(folder), language)),
                 ("samples", lambda: list(_samples(recipe, checkpoint, run))),
             ):
                 try:
-                    found[name] = gather()
+                    details[name] = gather()
                 except (VistuneError, OSError) as error:
                     missing.append(f"{name}: {error}")
-        return write_run_report(run, Gathered(**found, missing=missing), language=language)
+        return write_run_report(run, RunDetails(**details, missing=missing), language=language)
 
 
 def report_runs(
@@ -156,15 +151,15 @@ def report_runs(
     for pair in (pair for task in comparison["tasks"] for pair in task["pairs"]):
         for question in (*pair["wins"], *pair["losses"]):
             if question["image"] is not None and not Path(question["image"]).is_file():
-                places = moved(Path(question["image"]), folders[pair["one"]])
-                question["image"] = str(next((path for path in places if path.is_file()), question["image"]))
+                paths = moved_paths(Path(question["image"]), folders[pair["one"]])
+                question["image"] = str(next((path for path in paths if path.is_file()), question["image"]))
     others = "-".join(list(folders)[1:])
     page = out or next(iter(folders.values())) / f"report-beside-{others}.html"
     return write_runs_report(page, folders, comparison, language=language)
 
 
-def _images(recipe: Recipe, checkpoint: Path, out: Path, language: str) -> list[Path]:
-    """Model and stages as drawings; of a run that went on `from` a model, with the backbones that this one has."""
+def _diagrams(recipe: Recipe, checkpoint: Path, out: Path, language: str) -> list[Path]:
+    """Draw the model and the stages; the backbones are those of the checkpoint if the run started `from` a model."""
     if recipe.origin is not None:
         from vistune.interop.parent import model_section
         from vistune.processor import Processor
@@ -177,8 +172,9 @@ def _images(recipe: Recipe, checkpoint: Path, out: Path, language: str) -> list[
 
 
 def _samples(recipe: Recipe, checkpoint: Path, run: Path) -> Iterator[dict[str, Any]]:
-    """Of each stage some rows as it learnt them, from every source and kind in turn; of shards, which a run deletes
-    behind it, none.
+    """Yield some samples of each stage with their labels, from every source and kind in turn.
+
+    Stages on shards have none, since a run deletes its shards.
     """
     from vistune.processor import Processor
 
@@ -188,7 +184,7 @@ def _samples(recipe: Recipe, checkpoint: Path, run: Path) -> Iterator[dict[str, 
         fitted = fitted.with_image_mode(stage.image_mode or processor.spec.image_mode)
         if stage.shards is not None:
             continue
-        sources = [_where_it_is(source, run) for source in stage.data or recipe.data]
+        sources = [_moved_source(source, run) for source in stage.data or recipe.data]
         yield from _of_stage(stage, sources, fitted, recipe.seed)
 
 
@@ -215,9 +211,9 @@ def _of_stage(stage: Stage, sources: list[DataSource], processor: Processor, see
         yield {"stage": stage.name, "template": processor.spec.template, **shown}
 
 
-def _where_it_is(source: DataSource, run: Path) -> DataSource:
-    """A source whose file is no longer there, looked for under the run folder, which may have moved."""
+def _moved_source(source: DataSource, run: Path) -> DataSource:
+    """Return a source whose file is missing with its path under the run folder, which may have been moved."""
     if source.file.exists():
         return source
-    found = next((path for path in moved(source.file, run) if path.exists()), source.file)
-    return source.model_copy(update={"file": found})
+    file = next((path for path in moved_paths(source.file, run) if path.exists()), source.file)
+    return source.model_copy(update={"file": file})

@@ -1,7 +1,4 @@
-"""Pictures inside a page: small JPEGs as data URIs, and choices of rows that show every group.
-
-picture file -> at most 256 pixels -> data:image/jpeg;base64,…
-"""
+"""Images inside a page: thumbnails as data URIs, and choices of rows that show every group."""
 
 from __future__ import annotations
 
@@ -20,21 +17,23 @@ from vistune.records.image_files import DAMAGE, FORMATS, LARGEST_PIXELS
 
 SIDE = 256  # pixels of the longer side
 COLORS = ("#4e9bff", "#ffb000", "#33d17a", "#ff6b6b", "#c792ea", "#00d4d4", "#f9f871", "#ff8ad8")
+Boxes = Sequence[Mapping[str, Any]]  # {label, x0, y0, x1, y1}, relative to the image
 Row = TypeVar("Row")
 
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """A picture's name, and its data URI, or None where the file is missing or no picture."""
+    """A small copy of an image for a page."""
 
     name: str
-    uri: str | None
+    uri: str | None  # a data URI; None if the file is missing or not an image
 
 
-def thumbnail(name: str, paths: Iterable[Path], boxes: Sequence[Mapping[str, Any]] = ()) -> Thumbnail:
-    """The first of the paths where a file is; what cannot be opened keeps its name, for a grey box.
+def thumbnail(name: str, paths: Iterable[Path], boxes: Boxes = ()) -> Thumbnail:
+    """Return the thumbnail of the first path that is a file. An image that cannot be opened keeps only its name.
 
-    `boxes`: {label, x0, y0, x1, y1}, relative to the picture, drawn over it.
+    Args:
+        boxes: Drawn over the image.
     """
     for path in paths:
         if path.is_file():
@@ -46,15 +45,15 @@ def thumbnail(name: str, paths: Iterable[Path], boxes: Sequence[Mapping[str, Any
 
 
 def svg_uri(path: Path) -> str:
-    """A drawing as a data URI; a browser runs nothing in an <img>."""
+    """Return an SVG file as a data URI; a browser runs no scripts of an <img>."""
     return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
-def _data_uri(path: Path, boxes: Sequence[Mapping[str, Any]]) -> str:
+def _data_uri(path: Path, boxes: Boxes) -> str:
     with Image.open(path, formats=FORMATS) as opened:
         if opened.width * opened.height > LARGEST_PIXELS:
             raise ValueError("too many pixels")
-        opened.draft("RGB", (4 * SIDE, 4 * SIDE))  # of a large JPEG no more is decoded than is shown
+        opened.draft("RGB", (4 * SIDE, 4 * SIDE))  # decodes a large JPEG at a smaller size
         image = ImageOps.exif_transpose(opened)
         if image.has_transparency_data:
             image = image.convert("RGBA")
@@ -67,24 +66,24 @@ def _data_uri(path: Path, boxes: Sequence[Mapping[str, Any]]) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _draw(image: Image.Image, boxes: Sequence[Mapping[str, Any]]) -> None:
-    """Outlines, a colour a label, the largest first so that small ones stay visible; the label at the first of each."""
+def _draw(image: Image.Image, boxes: Boxes) -> None:
+    """Draw boxes as outlines with a colour per label, the largest first, and each label once."""
     pen = ImageDraw.Draw(image)
     labels = sorted({str(box["label"]) for box in boxes})
-    named: set[str] = set()
+    written: set[str] = set()
     for box in sorted(boxes, key=lambda box: (box["x0"] - box["x1"]) * (box["y1"] - box["y0"])):
         label = str(box["label"])
         color = COLORS[labels.index(label) % len(COLORS)]
         x0, y0 = box["x0"] * (image.width - 1), box["y0"] * (image.height - 1)
         x1, y1 = box["x1"] * (image.width - 1), box["y1"] * (image.height - 1)
         pen.rectangle((x0, y0, max(x0, x1), max(y0, y1)), outline=color)
-        if label not in named:
-            named.add(label)
+        if label not in written:
+            written.add(label)
             pen.text((x0 + 2, y0 + 1), label, fill=color, stroke_width=1, stroke_fill="black")
 
 
 def spread(rows: Sequence[Row], count: int, *, group: Callable[[Row], Hashable], seed: int) -> list[Row]:
-    """A seeded choice of `count` rows that takes from every group in turn."""
+    """Choose `count` rows by a seed, from every group in turn."""
     shuffled = random.Random(seed).sample(rows, len(rows))
     groups: dict[Hashable, list[Row]] = defaultdict(list)
     for row in shuffled:

@@ -1,7 +1,7 @@
-"""Plots as SVG text that goes straight into a page.
+"""Draw plots as SVG text for a page.
 
-numbers -> Figure -> SVG, letters as paths, colours as the page's CSS variables so that dark mode reaches them
-A figure is as wide as a phone: a page lays several side by side, and no letter ever gets too small to read.
+Letters are paths. Colours are CSS variables of the page, so that dark mode changes them. A figure is as wide as a
+phone: a page puts several side by side, and the letters stay large enough to read.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 WIDTH = 4.6  # inches
-BAR = 0.16  # inches a bar takes
-PALETTE: Mapping[str, str] = {  # of the page's light theme; blue and orange are told apart by every kind of eye
+BAR = 0.16  # inches per bar
+PALETTE: Mapping[str, str] = {  # of the page's light theme; blue and orange are safe for colour-blind readers
     "ink": "#1b1d20",
     "muted": "#6a7078",
     "rule": "#dfe2e6",
@@ -51,33 +51,33 @@ HANGUL_FONTS = (
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One bar of every group: its name, its colour in PALETTE, and whether it is drawn as an outline."""
+    """One bar of every group."""
 
     name: str
-    color: str
-    hollow: bool = False
+    color: str  # in PALETTE
+    hollow: bool = False  # drawn as an outline
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Values over steps, in a colour of PALETTE."""
+    """Values over steps."""
 
     steps: Sequence[int]
     values: Sequence[float]
-    color: str
+    color: str  # in PALETTE
 
 
 @cache
 def fonts() -> tuple[str, ...]:
-    """Families to draw with: matplotlib's own, and the first Hangul family on this machine."""
-    return ("DejaVu Sans", *(_hangul_families() or _hangul_families(look_again=True))[:1])
+    """Return the font families to draw with: matplotlib's own, and the first Korean one on this machine."""
+    return ("DejaVu Sans", *(_korean_families() or _korean_families(search=True))[:1])
 
 
-def _hangul_families(*, look_again: bool = False) -> list[str]:
-    """Those that matplotlib's list of fonts has; it keeps that list, so `look_again` adds what was installed since."""
+def _korean_families(*, search: bool = False) -> list[str]:
+    """Return the Korean families in matplotlib's cached list of fonts; `search` adds fonts installed since."""
     listed = font_manager.fontManager.ttflist
-    for path in set(font_manager.findSystemFonts()) - {entry.fname for entry in listed} if look_again else ():
-        with suppress(OSError, RuntimeError):  # no font that can be read
+    for path in set(font_manager.findSystemFonts()) - {entry.fname for entry in listed} if search else ():
+        with suppress(OSError, RuntimeError):  # not a readable font
             font_manager.fontManager.addfont(path)
     known = {entry.name for entry in listed}
     return [name for name in HANGUL_FONTS if name in known]
@@ -85,29 +85,29 @@ def _hangul_families(*, look_again: bool = False) -> list[str]:
 
 @cache
 def _letters() -> frozenset[int]:
-    """Every character that one of the families has a shape for."""
+    """Return the characters that the font families can draw."""
     paths = [font_manager.findfont(family, fallback_to_default=False) for family in fonts()]
     return frozenset(code for path in paths for code in font_manager.get_font(path).get_charmap())
 
 
-def drawable(text: str, instead: str) -> str:
-    """`text`, or `instead` where a letter of it has no shape here and would be drawn as a box."""
-    return text if all(ord(letter) in _letters() for letter in text) else instead
+def drawable(text: str, fallback: str) -> str:
+    """Return `text`, or `fallback` if a letter has no shape in the fonts and would be drawn as a box."""
+    return text if all(ord(letter) in _letters() for letter in text) else fallback
 
 
 def missing_font(language: str) -> str | None:
-    """What to tell whoever asks for plots in a language whose letters no font of this machine has; else None."""
+    """Return a warning if no font of this machine has the letters of a language; else None."""
     if language != "ko" or drawable("가", ""):
         return None
     return (
-        "no font with Korean letters is installed: the words in plots are English. Fix: install one (Debian: apt-get "
-        "install fonts-nanum), write the report again"
+        "no font with Korean letters is installed, so the plots are in English. Fix: install one (Debian: apt-get "
+        "install fonts-nanum) and write the report again"
     )
 
 
 @contextmanager
 def quiet_fonts() -> Iterator[None]:
-    """A Hangul font calls its bold "semibold": the nearest weight is right, and no news to whoever draws."""
+    """Silence matplotlib's warning that a Korean font names its bold weight "semibold"."""
     log = logging.getLogger("matplotlib.font_manager")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -118,12 +118,12 @@ def quiet_fonts() -> Iterator[None]:
 
 
 def smooth(values: Sequence[float]) -> np.ndarray:
-    """A centred moving mean over a twentieth of the steps; steps that are not numbers are left out of it."""
+    """Return a centred moving mean over a twentieth of the steps, without values that are not numbers."""
     raw = np.asarray(values, dtype=float)
     window = np.ones(2 * (len(raw) // 40) + 1)
-    fine = np.isfinite(raw)
-    sums = np.convolve(np.where(fine, raw, 0.0), window, "same")[: len(raw)]
-    counts = np.convolve(fine, window, "same")[: len(raw)]
+    finite = np.isfinite(raw)
+    sums = np.convolve(np.where(finite, raw, 0.0), window, "same")[: len(raw)]
+    counts = np.convolve(finite, window, "same")[: len(raw)]
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
@@ -133,23 +133,23 @@ def loss_panel(
     *,
     title: str,
     axis: str,
-    measured: Sequence[tuple[int, float]] = (),
+    validation: Sequence[tuple[int, float]] = (),
 ) -> Markup:
-    """A stage's loss: every step thin, the moving mean thick, its last value beside it; `measured`: by validations."""
+    """Draw the loss of a stage: every step thin, the moving mean thick, validation losses as dots."""
     with _style():
         figure, axes = _panel(2.5, title)
         raw, mean = np.asarray(losses, dtype=float), smooth(losses)
         axes.plot(steps, np.where(np.isfinite(raw), raw, np.nan), color=PALETTE["grey"], linewidth=0.7)
         axes.plot(steps, mean, color=PALETTE["blue"], linewidth=1.8)
-        if measured:
-            axes.plot(*zip(*measured, strict=True), color=PALETTE["orange"], linewidth=1, marker="o", markersize=4)
-        _value_beside(axes, steps[-1], mean[-1], "blue")
+        if validation:
+            axes.plot(*zip(*validation, strict=True), color=PALETTE["orange"], linewidth=1, marker="o", markersize=4)
+        _last_value(axes, steps[-1], mean[-1], "blue")
         _curves(axes, axis)
         return _svg(figure)
 
 
 def lines_panel(curves: Sequence[Curve], *, title: str, axis: str, from_zero: bool = True) -> Markup:
-    """Several curves over the steps in the page's series colours, each with its last value; `steps` may differ."""
+    """Draw curves over the steps; a single curve with its last value. The curves may have different steps."""
     with _style():
         figure, axes = _panel(2.5, title)
         for curve in curves:
@@ -157,12 +157,12 @@ def lines_panel(curves: Sequence[Curve], *, title: str, axis: str, from_zero: bo
             axes.plot(curve.steps, curve.values, color=color, linewidth=1.6)
             axes.plot(curve.steps[-1:], curve.values[-1:], color=color, marker="o", markersize=3)  # a single step
         if len(curves) == 1:
-            _value_beside(axes, curves[0].steps[-1], curves[0].values[-1], curves[0].color)
+            _last_value(axes, curves[0].steps[-1], curves[0].values[-1], curves[0].color)
         _curves(axes, axis, from_zero=from_zero)
         return _svg(figure)
 
 
-def _value_beside(axes: Axes, step: int, value: float, color: str) -> None:
+def _last_value(axes: Axes, step: int, value: float, color: str) -> None:
     if np.isfinite(value):
         axes.annotate(
             f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}",
@@ -177,7 +177,7 @@ def _value_beside(axes: Axes, step: int, value: float, color: str) -> None:
 
 
 def _curves(axes: Axes, axis: str, *, from_zero: bool = True) -> None:
-    """The frame of curves over steps."""
+    """Set up axes and grid for curves over steps."""
     if from_zero:
         axes.set_ylim(bottom=0)
     axes.margins(x=0)
@@ -190,15 +190,15 @@ def _curves(axes: Axes, axis: str, *, from_zero: bool = True) -> None:
 def grouped_bars(
     groups: Sequence[tuple[str, Sequence[float | None]]], series: Sequence[Series], *, title: str
 ) -> Markup:
-    """Lying bars, one group a row and one bar a series; shares 0-1, each written in per cent at its end."""
+    """Draw horizontal bars: a row per group, a bar per series. Shares of 0-1 are written in per cent."""
     with _style():
         step = BAR * len(series) + 0.14
         figure, axes = _panel(0.35 + step * len(groups), title)
         for row, (_, shares) in enumerate(groups):
-            for place, (kind, share) in enumerate(zip(series, shares, strict=True)):
+            for index, (kind, share) in enumerate(zip(series, shares, strict=True)):
                 if share is None:
                     continue
-                height = row * step + place * BAR
+                height = row * step + index * BAR
                 color = PALETTE[kind.color]
                 face = "none" if kind.hollow else color
                 axes.barh(height, share, BAR * 0.82, facecolor=face, edgecolor=color, linewidth=0.7)
@@ -209,8 +209,8 @@ def grouped_bars(
                     textcoords="offset points",
                     va="center_baseline",
                     fontsize=7.5,
-                    color=PALETTE["ink"] if place == 0 else PALETTE["muted"],
-                    weight="bold" if place == 0 else "normal",
+                    color=PALETTE["ink"] if index == 0 else PALETTE["muted"],
+                    weight="bold" if index == 0 else "normal",
                 )
         middle = BAR * (len(series) - 1) / 2
         axes.set_yticks([row * step + middle for row in range(len(groups))], [name for name, _ in groups])
@@ -224,10 +224,10 @@ def grouped_bars(
 
 
 def histogram(values: Sequence[int], *, title: str, axis: str, median: str, limit: int) -> Markup:
-    """How often each length comes, from 1 to `limit` on a log scale, with the median named."""
+    """Draw a histogram of lengths from 1 to `limit` on a log scale, with the median."""
     with _style():
         figure, axes = _panel(2.2, title)
-        # Edges lie between whole numbers: no bin is without a length, however narrow.
+        # Edges are between whole numbers, so that every bin contains a length.
         edges = np.unique(np.round(np.geomspace(1, limit + 1, 31))) - 0.5
         axes.hist(np.maximum(values, 1), bins=edges.tolist(), color=PALETTE["blue"], rwidth=0.86)
         axes.set_xscale("log")
@@ -284,7 +284,7 @@ def _panel(height: float, title: str) -> tuple[Figure, Axes]:
 
 
 def _svg(figure: Figure) -> Markup:
-    """The bare <svg> element: no prologue, no comments, no size of its own, theme colours as variables."""
+    """Return the bare <svg> element, without a size, with theme colours as CSS variables."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
@@ -293,5 +293,5 @@ def _svg(figure: Figure) -> Markup:
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     for name, color in PALETTE.items():
         text = text.replace(color, f"var(--{name})")
-    # Markup is right: matplotlib wrote it, and its letters are paths.
+    # Safe as markup: matplotlib wrote it, and its letters are paths.
     return Markup(text)  # noqa: S704  # nosec B704

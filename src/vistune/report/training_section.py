@@ -1,7 +1,4 @@
-"""What the page of a run says of its training: a panel each for loss, sources, rate, speed and memory.
-
-metrics.jsonl -> stages in the order they ran -> plots and figures
-"""
+"""The training section of a run's page: for each stage plots of loss, learning rate, speed and memory, and a table."""
 
 from __future__ import annotations
 
@@ -10,23 +7,34 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from vistune.errors import DataError
 from vistune.files import read_text
 from vistune.report import plots
-from vistune.report.labels import Labels, drawn_label
+from vistune.report.rendering import Labels, Row, Values, drawn_label, duration, metric
 
-Row = Mapping[str, Any]
+TABLE = (  # of the stages: label, key of the summary, format
+    ("steps", "steps", "whole"),
+    ("last_loss", "loss", "metric"),
+    ("validation_loss", "validation_loss", "metric"),
+    ("validation_loss_grey", "validation_loss_without_pictures", "metric"),
+    ("tokens", "tokens", "whole"),
+    ("supervised", "supervised_tokens", "whole"),
+    ("padding", "padding_waste", "percent"),
+    ("per_second", "tokens_per_second", "whole"),
+    ("mfu", "mfu", "percent"),
+    ("peak_memory", "peak_memory_mb", "memory"),
+    ("time", "seconds", "duration"),
+)
 CURVES = (("learning_rate", "rate"), ("tokens_per_second", "speed"), ("peak_memory_mb", "memory"))
 
 
 def read_metrics(path: Path) -> dict[str, list[Row]]:
-    """By stage. A run may still be writing, or have diverged: a torn last line is left out, NaN is kept."""
+    """Read metrics.jsonl by stage. An incomplete last line of a running run is left out, NaN is kept."""
     stages: dict[str, list[Row]] = defaultdict(list)
     if not path.is_file():
         return stages
-    *lines, _torn = read_text(path).split("\n")
+    *lines, _incomplete = read_text(path).split("\n")
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line) if line.strip() else None
@@ -37,53 +45,77 @@ def read_metrics(path: Path) -> dict[str, list[Row]]:
     return stages
 
 
-def stage_figures(rows: Sequence[Row]) -> dict[str, Any]:
-    """Figures of a stage, None where its lines do not say; its loss is the mean of the last twentieth of its steps."""
+def stage_summary(rows: Sequence[Row]) -> Values:
+    """Summarise the metrics of a stage; None for values that its lines lack.
 
-    def told(key: str) -> list[float]:
+    The loss is the mean over the last twentieth of the steps.
+    """
+
+    def values(key: str) -> list[float]:
         return [float(row[key]) for row in rows if row.get(key) is not None]
 
     def last(key: str) -> float | None:
-        return told(key)[-1] if told(key) else None
+        return values(key)[-1] if values(key) else None
 
-    losses = told("loss")
-    tokens, computed = sum(told("tokens")), sum(map(_computed, rows))
+    losses = values("loss")
+    tokens, computed = sum(values("tokens")), sum(map(_computed_tokens, rows))
     return {
         "steps": len(rows),
         "loss": statistics.fmean(losses[-max(1, len(losses) // 20) :]),
         "validation_loss": last("validation_loss"),
         "validation_loss_without_pictures": last("validation_loss_without_pictures"),
         "tokens": tokens,
-        "supervised_tokens": sum(told("supervised_tokens")),
-        "padding_waste": 1 - tokens / computed if computed and told("padding_waste") else None,
-        "tokens_per_second": statistics.median(told("tokens_per_second") or [0.0]),
-        "mfu": statistics.median(told("mfu")) if told("mfu") else None,
-        "peak_memory_mb": max(told("peak_memory_mb"), default=None),
-        "seconds": sum(told("seconds")),
-        "not_numbers": sum(loss - loss != 0 for loss in losses),  # only infinity and NaN differ from themselves
+        "supervised_tokens": sum(values("supervised_tokens")),
+        "padding_waste": 1 - tokens / computed if computed and values("padding_waste") else None,
+        "tokens_per_second": statistics.median(values("tokens_per_second") or [0.0]),
+        "mfu": statistics.median(values("mfu")) if values("mfu") else None,
+        "peak_memory_mb": max(values("peak_memory_mb"), default=None),
+        "seconds": sum(values("seconds")),
+        "not_numbers": sum(loss - loss != 0 for loss in losses),  # true only for infinity and NaN
     }
 
 
-def _computed(row: Row) -> float:
-    """Tokens of a step with those of blank rows, from the share that these take."""
+def _computed_tokens(row: Row) -> float:
+    """Return the tokens of a step including padding."""
     waste = row.get("padding_waste", 0.0)
     return float(row.get("tokens", 0)) / (1 - waste) if waste < 1 else 0.0
 
 
-def training_section(stages: Mapping[str, Sequence[Row]], labels: Labels) -> list[dict[str, Any]] | None:
-    """Of each stage: its figures, the plots, the sources with their losses, and what was doubtful."""
-    result = []
+def stage_table(summaries: Sequence[Values | None], labels: Labels) -> list[tuple[str, list[str]]]:
+    """Return (label, cells) for each value that at least one of the summaries has."""
+    return [
+        (labels[label], [_cell(None if summary is None else summary[key], kind, labels) for summary in summaries])
+        for label, key, kind in TABLE
+        if any(summary is not None and summary[key] is not None for summary in summaries)
+    ]
+
+
+def _cell(value: float | None, kind: str, labels: Labels) -> str:
+    if value is None:
+        return "–"
+    formats = {
+        "whole": lambda: f"{value:,.0f}",
+        "metric": lambda: metric(value),
+        "percent": lambda: f"{100 * value:.1f} %",
+        "memory": lambda: f"{value:,.0f} MB",
+        "duration": lambda: duration(value, labels),
+    }
+    return formats[kind]()
+
+
+def training_section(stages: Mapping[str, Sequence[Row]], labels: Labels) -> list[Values] | None:
+    """Return for each stage its summary, plots, data sources with their losses, and warnings."""
+    section = []
     for number, (stage, rows) in enumerate(stages.items(), start=1):
         name = plots.drawable(stage, f"#{number}")
-        steps = [int(row["step"]) for row in rows]
         sources = _by_source(rows)
         panels = [
             plots.loss_panel(
-                steps,
+                [int(row["step"]) for row in rows],
                 [float(row["loss"]) for row in rows],
                 title=f"{name} · {drawn_label('loss', labels)}",
                 axis=drawn_label("step", labels),
-                measured=[(row["step"], row["validation_loss"]) for row in rows if "validation_loss" in row],
+                validation=[(row["step"], row["validation_loss"]) for row in rows if "validation_loss" in row],
             )
         ]
         if len(sources) > 1:
@@ -91,40 +123,40 @@ def training_section(stages: Mapping[str, Sequence[Row]], labels: Labels) -> lis
             title = f"{name} · {drawn_label('loss_by_source', labels)}"
             panels.append(plots.lines_panel(curves, title=title, axis=drawn_label("step", labels)))
         for key, label in CURVES:
-            told = [(row["step"], float(row[key])) for row in rows if row.get(key) is not None]
-            if told:
-                curve = plots.Curve([step for step, _ in told], [value for _, value in told], "blue")
+            points = [(row["step"], float(row[key])) for row in rows if row.get(key) is not None]
+            if points:
+                curve = plots.Curve([step for step, _ in points], [value for _, value in points], "blue")
                 title = f"{name} · {drawn_label(label, labels)}"
                 panels.append(plots.lines_panel([curve], title=title, axis=drawn_label("step", labels)))
-        doubts = [(row["step"], words) for row in rows for words in row.get("doubts", ())]
-        figures = stage_figures(rows)
-        result.append({"stage": stage, "plots": panels, "sources": sources, "doubts": doubts, **figures})
-    return result or None
+        warnings = [(row["step"], warning) for row in rows for warning in row.get("doubts", ())]
+        section.append(
+            {"stage": stage, "plots": panels, "sources": sources, "warnings": warnings, **stage_summary(rows)}
+        )
+    return section or None
 
 
-def _by_source(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The sources, that with most supervised tokens first, each with its loss at the stage's beginning and end.
+def _by_source(rows: Sequence[Row]) -> list[Values]:
+    """Return the data sources with their loss at the start and end, the one with most supervised tokens first.
 
-    The first of them have curves, of their moving means, in the page's series colours.
+    The first of them have a curve of the moving mean in a colour of its own.
     """
-    found: dict[str, list[tuple[int, float, int]]] = defaultdict(list)
+    by_source: dict[str, list[tuple[int, float, int]]] = defaultdict(list)
     for row in rows:
-        for name, told in row.get("by_source", {}).items():
-            found[name].append((int(row["step"]), float(told["loss"]), int(told["supervised_tokens"])))
-    total = sum(tokens for told in found.values() for _, _, tokens in told)
-    ordered = sorted(found.items(), key=lambda item: -sum(tokens for _, _, tokens in item[1]))
+        for name, entry in row.get("by_source", {}).items():
+            by_source[name].append((int(row["step"]), float(entry["loss"]), int(entry["supervised_tokens"])))
+    supervised = {name: sum(tokens for _, _, tokens in points) for name, points in by_source.items()}
     sources = []
-    for place, (name, told) in enumerate(ordered):
-        steps, losses, tokens = zip(*told, strict=True)
+    for index, name in enumerate(sorted(by_source, key=lambda name: -supervised[name])):
+        steps, losses, _ = zip(*by_source[name], strict=True)
         mean = plots.smooth(losses).tolist()
-        color = plots.SERIES_COLORS[place] if place < len(plots.SERIES_COLORS) else None
+        color = plots.SERIES_COLORS[index] if index < len(plots.SERIES_COLORS) else None
         sources.append(
             {
                 "name": name,
                 "color": color,
                 "curve": plots.Curve(steps, mean, color) if color is not None else None,
-                "supervised_tokens": sum(tokens),
-                "share": sum(tokens) / max(total, 1),
+                "supervised_tokens": supervised[name],
+                "share": supervised[name] / max(sum(supervised.values()), 1),
                 "first": mean[0],
                 "last": mean[-1],
             }

@@ -1,6 +1,6 @@
-"""`/v1/looks`: where the words of an answer looked in the pictures, for the page and whoever else asks.
+"""`/v1/looks`: the attention of an answer's words on the images.
 
-LookRequest -> one forward beside the engine -> words, and of each picture grids with a weight for each word and patch
+The maps come from one forward pass next to the engine. Each view of an image has a weight per word and patch.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import torch
 from fastapi import Request
@@ -18,85 +17,89 @@ from fastapi import Request
 from vistune.generation import Look, look, watched
 from vistune.generation.attention_maps import Watched
 from vistune.serving.api.refusal import Refusal
-from vistune.serving.api.schema import read_look
-from vistune.serving.api.service import Place, Service
+from vistune.serving.api.schema import AttentionBody, AttentionView, read_attention_request
+from vistune.serving.api.service import ActiveRequest, ModelService
 
-MOST_WEIGHTS = 1_000_000  # tokens times slots: about eight bytes of JSON each
-DIGITS = 3
+MAX_WEIGHTS = 1_000_000  # tokens times slots; a weight takes about eight bytes of JSON
+DIGITS = 3  # of a weight
 
 
-async def looks(service: Service, request: Request) -> tuple[dict[str, Any], Sequence[str]]:
-    """The response's body, and the paths of the request's unused fields.
+async def attention_maps(service: ModelService, request: Request) -> tuple[AttentionBody, Sequence[str]]:
+    """Return the body of the response, and the paths of the request's unused fields.
 
     Raises Refusal for the same errors as a chat request, and for a request without an image.
     """
-    async with service.enter(request) as (place, body):
-        given = await _given(service, place, body)
-        _refuse_long(service, given)
+    async with service.enter(request) as (active, body):
+        encoded = await _encode(service, active, body)
+        _refuse_long(service, encoded)
     try:
-        return await _within_time(service, place, given), place.unused
+        return await _compute(service, active, encoded), active.unused
     finally:
-        place.leave()
+        active.release()
 
 
-async def _given(service: Service, place: Place, body: bytes) -> Watched:
-    asked, place.unused = await service.in_reader(lambda: read_look(body, model=service.name, limits=service.limits))
+async def _encode(service: ModelService, active: ActiveRequest, body: bytes) -> Watched:
+    request, active.unused = await service.in_reader(
+        lambda: read_attention_request(body, model=service.name, limits=service.limits)
+    )
     return await service.encoded(
-        place, asked.messages, lambda messages: watched(service.processor, messages, asked.answer)
+        active, request.messages, lambda messages: watched(service.processor, messages, request.answer)
     )
 
 
-async def _within_time(service: Service, place: Place, given: Watched) -> dict[str, Any]:
-    left = max(place.began + service.limits.answer_seconds - time.monotonic(), 0)
-    work = partial(_look, service, given)
+async def _compute(service: ModelService, active: ActiveRequest, encoded: Watched) -> AttentionBody:
+    """Compute the maps in their thread, within the time limit of an answer."""
+    left = max(active.start + service.limits.answer_seconds - time.monotonic(), 0)
+    work = partial(_maps, service, encoded)
     try:
-        return await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(service.looker, work), left)
+        return await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(service.attention_thread, work), left)
     except TimeoutError:
-        message = f"looking took longer than {service.limits.answer_seconds:.0f} s"
+        message = f"the attention maps took longer than {service.limits.answer_seconds:.0f} s"
         raise Refusal(504, message, code="timeout") from None
 
 
-def _refuse_long(service: Service, given: Watched) -> None:
-    if len(given.example) > service.engine.context:
-        message = f"question and answer take {len(given.example)} tokens, the model reads {service.engine.context:.0f}"
+def _refuse_long(service: ModelService, encoded: Watched) -> None:
+    if len(encoded.example) > service.engine.context:
+        most = f"{service.engine.context:.0f}"
+        message = f"question and answer have {len(encoded.example)} tokens, the model reads at most {most}"
         raise Refusal(400, message, code="context_length_exceeded", param="messages")
-    slots = sum(stop - start for start, stop in given.spans)
-    if slots * len(given.answer) > MOST_WEIGHTS:
-        message = f"{len(given.answer)} tokens of an answer on {slots} patches are more than is looked at"
+    slots = sum(stop - start for start, stop in encoded.spans)
+    if slots * len(encoded.answer) > MAX_WEIGHTS:
+        message = f"{len(encoded.answer)} tokens on {slots} patches are too many weights; shorten the answer"
         raise Refusal(400, message, code="invalid_value", param="answer")
 
 
-def _look(service: Service, given: Watched) -> dict[str, Any]:
-    return looks_body(service.name, look(service.model, service.processor, given))
+def _maps(service: ModelService, encoded: Watched) -> AttentionBody:
+    return attention_body(service.name, look(service.model, service.processor, encoded))
 
 
-def looks_body(name: str, found: Look) -> dict[str, Any]:
-    """Words with the space before them, together the answer; a word's weights are the mean of its tokens'."""
-    spans = word_spans(found.tokens)
-    words = ["".join(found.tokens[begin:end]) for begin, end in spans]
+def attention_body(name: str, attention: Look) -> AttentionBody:
+    """Return the words of the answer, with the space before them, and their weights: the mean of the word's tokens."""
+    spans = word_spans(attention.tokens)
+    words = ["".join(attention.tokens[begin:end]) for begin, end in spans]
 
-    def of_words(weights: torch.Tensor) -> list[list[float]]:
-        """(tokens, rows, columns) -> a list of a grid's weights, row by row, for each word."""
+    def word_weights(weights: torch.Tensor) -> list[list[float]]:
+        """Convert (tokens, rows, columns) to a list of weights per word, row by row."""
         means = torch.stack([weights[begin:end].mean(dim=0) for begin, end in spans])
         return [[float(f"{weight:.{DIGITS}g}") for weight in word] for word in means.flatten(1).tolist()]
 
-    images = [
+    images: list[list[AttentionView]] = [
         [
             {
                 "rows": seen.view.rows,
                 "columns": seen.view.columns,
                 "box": list(seen.view.box),
-                "weights": of_words(seen.weights),
+                "weights": word_weights(seen.weights),
             }
             for seen in image
         ]
-        for image in found.images
+        for image in attention.images
     ]
     return {"object": "looks", "model": name, "words": words, "pictures": [{"views": views} for views in images]}
 
 
 def word_spans(tokens: tuple[str, ...]) -> list[tuple[int, int]]:
-    """Which tokens make up each word with the space before it; a token that adds no letter belongs to the next."""
+    """Return the tokens of each word with the space before it. Tokens without a letter belong to the next word."""
     begins, waiting = [0], None
     is_spaced = has_letters = False
     for number, piece in enumerate(tokens):

@@ -1,6 +1,7 @@
-"""What every request passes before a route sees it: host, origin, key, room; and what every answer carries.
+"""Check every request before it reaches a route: host, origin, API key and free capacity.
 
-Logged are an id, the method, the route's own name, the status and the seconds: nothing that a client wrote.
+Also adds the security headers to every response, and logs an id, the method, the route, the status and the seconds.
+The log contains no text from clients.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vistune.errors import RecipeError
 from vistune.files import read_text
-from vistune.serving.api.metrics import Metrics
+from vistune.serving.api.metrics import ServerMetrics
 from vistune.serving.api.refusal import Refusal
 from vistune.serving.api.static import PATHS
 
 logger = logging.getLogger("vistune.serving")
 
-CHAT, LOOKS = ASKING = "/v1/chat/completions", "/v1/looks"  # paths that take a place
-OPEN = PATHS | {"/health"}  # paths that need no key: a browser has none before the page asks for it
+CHAT, ATTENTION = MODEL_PATHS = "/v1/chat/completions", "/v1/looks"  # paths whose requests use the model
+OPEN_PATHS = PATHS | {"/health"}  # without a key: a browser has none before the page asks for it
 HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 HEADERS = {
@@ -41,20 +42,27 @@ HEADERS = {
 
 
 def read_keys(path: Path) -> tuple[bytes, ...]:
-    """The SHA-256 of each key of a file: one a line, empty lines and `#` left out. Raises RecipeError."""
+    """Return the SHA-256 of each key in a file: one key per line, without empty lines and comments (`#`).
+
+    Raises RecipeError if there is no key, or if one is short or not ASCII.
+    """
     lines = [line.strip() for line in read_text(path).splitlines()]
     keys = [line for line in lines if line and not line.startswith("#")]
     if not keys or any(len(key) < 8 or not key.isascii() or " " in key for key in keys):
-        raise RecipeError(f"{path}: holds no keys as they are wanted", "one a line, 8 ASCII characters or more each")
+        raise RecipeError(
+            f"{path}: not a file of API keys",
+            "write one key per line, each of at least 8 ASCII characters without spaces",
+        )
     return tuple(digest(key) for key in keys)
 
 
 def digest(key: str) -> bytes:
-    """Of one length, whatever the key's: comparing tells nothing of it."""
+    """Return a digest of fixed length, so that the time of a comparison does not depend on the key's length."""
     return hashlib.sha256(key.encode()).digest()
 
 
 def is_loopback(host: str) -> bool:
+    """Return whether a host name or address is this machine itself."""
     try:
         return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -62,14 +70,14 @@ def is_loopback(host: str) -> bool:
 
 
 class Guard:
-    """ASGI around ASGI. Without keys only loopback names are answered to, so that no page on the web reaches us.
+    """ASGI middleware. Without keys it accepts only loopback host names, so that no web page can reach the server.
 
-    `refuse_when_full` raises Refusal where one more request that takes a place has none. It is called here, since
-    nothing is cheaper than what never reaches a route: in a storm a refusal costs two thirds of the time so.
+    `refuse_when_full` raises Refusal if the server is at its limit of active requests. It is called before
+    routing, since that saves a third of the time of each refusal under overload.
     """
 
     def __init__(
-        self, app: ASGIApp, *, keys: Sequence[bytes], metrics: Metrics, refuse_when_full: Callable[[], None]
+        self, app: ASGIApp, *, keys: Sequence[bytes], metrics: ServerMetrics, refuse_when_full: Callable[[], None]
     ) -> None:
         self.app = app
         self.keys = keys
@@ -79,7 +87,7 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        began, status, request_id = time.monotonic(), 0, uuid.uuid4().hex
+        start, status, request_id = time.monotonic(), 0, uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = request_id
 
         async def send_marked(message: Message) -> None:
@@ -100,45 +108,46 @@ class Guard:
         except Exception as error:
             log_error(request_id, error)
         finally:
-            route = getattr(scope.get("route"), "path", scope["path"] if scope["path"] in ASKING else "other")
+            route = getattr(scope.get("route"), "path", scope["path"] if scope["path"] in MODEL_PATHS else "other")
             self.metrics.requests.labels(route, str(status or 499)).inc()
             method = scope["method"] if scope["method"] in METHODS else "other"
-            seconds = time.monotonic() - began
+            seconds = time.monotonic() - start
             logger.info("%s %s %s %d %.3f s", request_id, method, route, status or 499, seconds)
 
     def _check(self, scope: Scope) -> None:
-        """Raises Refusal. The path is the one that routes are found by, not one put together from headers."""
+        """Raise Refusal for a request that may not pass. Uses the path that routing uses, not one from headers."""
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
-        found = HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
-        if found is None or not (self.keys or is_loopback(found[1].lower())):
-            raise Refusal(400, "the Host header names no host of this server", code="bad_host")
+        match = HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+        if match is None or not (self.keys or is_loopback(match[1].lower())):
+            raise Refusal(400, "the Host header is not a name of this server", code="bad_host")
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != hosts[0]:
-            raise Refusal(403, "requests from other sites' pages are not answered", code="bad_origin")
-        if self.keys and scope["path"] not in OPEN and not self._knows(headers.get("authorization", "")):
+            raise Refusal(403, "requests from pages of other sites are not allowed", code="bad_origin")
+        if self.keys and scope["path"] not in OPEN_PATHS and not self._knows(headers.get("authorization", "")):
             raise Refusal(
                 401,
-                "give a key: Authorization: Bearer …",
+                "an API key is needed: send the header Authorization: Bearer KEY",
                 code="invalid_api_key",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        if scope["path"] in ASKING and scope["method"] == "POST":
+        if scope["path"] in MODEL_PATHS and scope["method"] == "POST":
             self.refuse_when_full()
 
     def _knows(self, authorization: str) -> bool:
         scheme, _, key = authorization.partition(" ")
         given = digest(key.strip())
-        # Every key is compared, so that time does not tell which one was near.
+        # Compares with every key, so that the time does not reveal which one was close.
         same = [hmac.compare_digest(given, known) for known in self.keys]
         return scheme.lower() == "bearer" and any(same)
 
 
 def server_error(request_id: str) -> Refusal:
-    return Refusal(500, f"the server failed; its log has more under {request_id}", code="internal_error")
+    """Return the error for an exception in the server."""
+    return Refusal(500, f"the server failed; see its log, request {request_id}", code="internal_error")
 
 
 def log_error(request_id: str, error: BaseException) -> None:
-    """Where it went wrong; not the error's own words, which may repeat what a client sent."""
+    """Log the stack of an error, but not its message, which may repeat text of a client."""
     frames = "".join(traceback.format_tb(error.__traceback__))
     logger.error("%s failed: %s at\n%s", request_id, type(error).__name__, frames)

@@ -1,4 +1,4 @@
-"""Limits of a server, and where it listens; `docs/how-to/deploy-behind-a-proxy.md` lists them."""
+"""The limits of a server, and where it listens."""
 
 from __future__ import annotations
 
@@ -11,36 +11,37 @@ MB = 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """`slots`: answers at once; `queue`: how many more may wait. A picture's own limits are `processor.images`'s."""
+    """Limits of requests and answers. `vistune.processor.images` limits each single image."""
 
-    slots: int = 16
-    queue: int = 32
-    max_tokens: int = 4096  # of an answer, and what an answer gets that names no number
+    slots: int = 16  # answers generated at the same time
+    queue: int = 32  # requests that wait for a slot
+    max_tokens: int = 4096  # per answer; also the default of requests without a limit
     body_bytes: int = 20 * MB
-    bodies_bytes: int = 256 * MB  # of all that are being read
+    bodies_bytes: int = 256 * MB  # all bodies that are being received
     head_bytes: int = 64 * 1024
-    images: int = 32  # of a request
-    pixels: int = 64_000_000  # of a request's pictures together
-    characters: int = 1_000_000  # of a request's text
+    images: int = 32  # per request
+    pixels: int = 64_000_000  # all images of a request together
+    characters: int = 1_000_000  # all texts of a request together
     head_seconds: float = 10.0  # from the first byte of a request to the end of its headers
     body_seconds: float = 30.0
-    write_seconds: float = 30.0  # how long a client may leave its answer unread
+    write_seconds: float = 30.0  # time for which a client may leave its answer unread
     answer_seconds: float = 300.0
-    drain_seconds: float = 30.0
-    heartbeat_seconds: float = 15.0  # between comments on a stream that has nothing to say yet
+    drain_seconds: float = 30.0  # time for running answers after the server was told to stop
+    heartbeat_seconds: float = 15.0  # between comments on a stream that has no text yet
 
     @property
-    def places(self) -> int:
+    def max_active(self) -> int:
+        """The number of requests that may run or wait."""
         return self.slots + self.queue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """`name`: what clients call the model · `port` 0: one that is free · `fetch_from`: hosts pictures may come from."""
+    """Where a server listens, and who may use it."""
 
-    name: str
+    name: str  # of the model, for clients
     host: str = "127.0.0.1"
-    port: int = 8000
-    key_file: Path | None = None
-    fetch_from: Sequence[str] = ()
+    port: int = 8000  # 0: any free port
+    key_file: Path | None = None  # API keys, one per line
+    fetch_from: Sequence[str] = ()  # hosts from which images may be fetched
     limits: Limits = field(default_factory=Limits)

@@ -1,6 +1,6 @@
-"""What a client is told instead of an answer, in OpenAI's shape: {"error": {message, type, param, code}}.
+"""Errors for clients, in OpenAI's format: {"error": {message, type, param, code}}.
 
-A message never repeats a client's text, except words that this package knows, and has no path, memory address or stack.
+A message never repeats a client's text, except names that vistune knows, and contains no path, address or stack trace.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_
 
 
 class Refusal(Exception):
-    """An HTTP status of 400 and more, and why."""
+    """An HTTP error (status 400 or more) with its message."""
 
     def __init__(
         self,
@@ -36,28 +36,29 @@ class Refusal(Exception):
         self.body = {"error": {"message": message[:LONGEST_MESSAGE], "type": kind, "param": param, "code": code}}
 
     def response(self) -> JSONResponse:
+        """Return the HTTP response."""
         return JSONResponse(self.body, self.status, headers=self.headers)
 
 
-def of_field(error: FieldError) -> Refusal:
-    """The refusal for an error in a field."""
+def field_refusal(error: FieldError) -> Refusal:
+    """Return the error for a field of a request."""
     code = "unsupported_parameter" if error.is_unsupported else "invalid_value"
-    return Refusal(400, _both(error), code=code, param=error.path or None)
+    return Refusal(400, _with_hint(error), code=code, param=error.path or None)
 
 
-def of_image(error: DataError, param: str) -> Refusal:
-    """The refusal for an image that cannot be read."""
-    return Refusal(400, _both(error), code="invalid_image", param=param)
+def image_refusal(error: DataError, param: str) -> Refusal:
+    """Return the error for an image that cannot be read."""
+    return Refusal(400, _with_hint(error), code="invalid_image", param=param)
 
 
-def of_data(error: VistuneError) -> Refusal:
-    """A conversation that cannot be rendered."""
+def conversation_refusal(error: VistuneError) -> Refusal:
+    """Return the error for a conversation that the template cannot render."""
     return (
-        of_field(error)
+        field_refusal(error)
         if isinstance(error, FieldError)
-        else of_field(FieldError("messages", error.message, error.hint))
+        else field_refusal(FieldError("messages", error.message, error.hint))
     )
 
 
-def _both(error: VistuneError) -> str:
+def _with_hint(error: VistuneError) -> str:
     return f"{error.message}; {error.hint}" if error.hint else error.message

@@ -1,15 +1,24 @@
-"""A chat completion's body: every number, list and string of it has a bound.
+"""The bodies of requests and responses.
 
-bytes -> ChatRequest and the paths of unused fields; an unused field that would change the answer is refused by name
+Every number, list and string of a request has a bound. An unused field that would change the answer is refused by name.
+The others are returned, and listed in a response header.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    NotRequired,  # pydantic reads typing's own only from Python 3.12 on
+    TypeVar,
+)
 
 from pydantic import Field, ValidationError, field_validator
+from typing_extensions import TypedDict
 
 from vistune.generation import Sampling
 from vistune.generation.fields import Body, FieldError, field_error, unused_fields
@@ -26,10 +35,10 @@ from vistune.generation.messages import (
     require_question,
 )
 from vistune.serving.api.limits import Limits
-from vistune.serving.api.refusal import Refusal, of_field
+from vistune.serving.api.refusal import Refusal, field_refusal
 
 MOST_MESSAGES = 1000
-# Parameters of OpenAI and vLLM that change an answer, each with the values that do not; () are those of NOTHING.
+# Parameters of OpenAI and vLLM that change an answer, with the values that do not; () stands for those of NOTHING.
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "add_generation_prompt": (True,), "allowed_token_ids": (), "audio": (), "bad_words": (), "best_of": (1,),
     "continue_final_message": (), "documents": (), "echo": (), "extra_body": (), "frequency_penalty": (),
@@ -43,7 +52,7 @@ UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     "use_beam_search": (), "verbosity": ("medium",), "web_search_options": (),
     "chat_template": (), "chat_template_kwargs": (),
 }  # fmt: skip
-BESIDE_MESSAGES = {  # content beside the messages, where other APIs take it -> what to do instead
+OUTSIDE_MESSAGES = {  # fields in which other APIs take content -> what to do instead
     **dict.fromkeys(IMAGE_NAMES, f"put it into messages: {MOVE_IMAGES}, in the user's message"),
     **dict.fromkeys(
         ("video", "videos", "video_url"), "this model sees single images; put each frame into messages as an image"
@@ -56,10 +65,10 @@ BESIDE_MESSAGES = {  # content beside the messages, where other APIs take it -> 
         ("prompt", "input", "inputs", "query", "question", "contents"),
         'put it into messages: {"role": "user", "content": "..."}',
     ),
-    **dict.fromkeys(("audios", "audio_url", "input_audio"), "this model hears nothing; leave it out"),
+    **dict.fromkeys(("audios", "audio_url", "input_audio"), "this model reads no audio; remove the field"),
     **dict.fromkeys(("file", "files", "attachments"), "put a file's text into messages"),
 }
-LEAST = 1e-5  # a smaller temperature or top_p takes the likeliest token too, but not all of them are numbers in fp32
+SMALLEST = 1e-5  # smaller values of temperature and top_p mean greedy decoding too, but underflow in fp32
 FIELDS = {  # a field's path -> what it must be
     **WANTED,
     "": "a JSON object",
@@ -91,9 +100,12 @@ class StreamOptions(Body):
 
 
 class ChatRequest(Body):
-    """https://platform.openai.com/docs/api-reference/chat/create, and vLLM's `top_k` and `repetition_penalty`."""
+    """A request of OpenAI's chat completions, with vLLM's `top_k` and `repetition_penalty`.
 
-    refused: ClassVar[Mapping[str, str]] = {**dict.fromkeys(UNSUPPORTED, "leave it out"), **BESIDE_MESSAGES}
+    https://platform.openai.com/docs/api-reference/chat/create
+    """
+
+    refused: ClassVar[Mapping[str, str]] = {**dict.fromkeys(UNSUPPORTED, "leave it out"), **OUTSIDE_MESSAGES}
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = UNSUPPORTED
 
     model: str
@@ -116,52 +128,144 @@ class ChatRequest(Body):
         return [given] if isinstance(given, str) else given
 
     def sampling(self) -> Sampling:
-        """OpenAI's defaults: temperature 1, all tokens, another chance each time."""
+        """Return the sampling settings. OpenAI's defaults: temperature 1, all tokens, a random seed."""
         temperature = 1.0 if self.temperature is None else self.temperature
         return Sampling(
-            temperature=temperature if temperature > LEAST else 0.0,
-            top_p=max(LEAST, 1.0 if self.top_p is None else self.top_p),
+            temperature=temperature if temperature > SMALLEST else 0.0,
+            top_p=max(SMALLEST, 1.0 if self.top_p is None else self.top_p),
             top_k=max(self.top_k or 0, 0),
             repetition_penalty=self.repetition_penalty or 1.0,
             seed=secrets.randbits(63) if self.seed is None else self.seed,
         )
 
     def answer_tokens(self, limits: Limits) -> int:
+        """Return the maximum number of tokens of the answer."""
         return min(self.max_completion_tokens or self.max_tokens or limits.max_tokens, limits.max_tokens)
 
 
-class LookRequest(Body):
-    """What `/v1/looks` is asked: a chat's messages, up to the user's last, and the answer that the model gave."""
+class AttentionRequest(Body):
+    """A request of `/v1/looks`: the messages of a chat up to the last question, and the answer of the model."""
 
-    refused: ClassVar[Mapping[str, str]] = BESIDE_MESSAGES
+    refused: ClassVar[Mapping[str, str]] = OUTSIDE_MESSAGES
 
     model: str
     messages: Messages
     answer: str = Field(min_length=1)
 
 
-Request = TypeVar("Request", ChatRequest, LookRequest)
+class ErrorDetail(TypedDict):
+    message: str
+    type: str
+    param: str | None
+    code: str
 
 
-def read_look(body: bytes, *, model: str, limits: Limits) -> tuple[LookRequest, list[str]]:
-    """As `read_request`."""
-    request, unused = _read(LookRequest, body, model)
+class ErrorBody(TypedDict):
+    """An error in OpenAI's format."""
+
+    error: ErrorDetail
+
+
+class ModelBody(TypedDict):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    max_output_tokens: int
+    max_pictures: int
+    max_model_len: NotRequired[int]
+
+
+class ModelList(TypedDict):
+    object: Literal["list"]
+    data: list[ModelBody]
+
+
+class AnswerMessage(TypedDict):
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class CompletionChoice(TypedDict):
+    index: int
+    message: AnswerMessage
+    logprobs: None
+    finish_reason: str | None
+
+
+class PromptDetails(TypedDict):
+    cached_tokens: int
+
+
+class Usage(TypedDict):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptDetails
+
+
+class ChatCompletion(TypedDict):
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage
+
+
+class AttentionView(TypedDict):
+    """Weights of one view of an image: for each word, those of the patches, row by row."""
+
+    rows: int
+    columns: int
+    box: list[float]
+    weights: list[list[float]]
+
+
+class AttentionImage(TypedDict):
+    views: list[AttentionView]
+
+
+class AttentionBody(TypedDict):
+    """The attention of an answer's words on the images of the conversation."""
+
+    object: Literal["looks"]
+    model: str
+    words: list[str]
+    pictures: list[AttentionImage]
+
+
+class Health(TypedDict):
+    status: str
+
+
+class Readiness(TypedDict):
+    ready: bool
+
+
+Request = TypeVar("Request", ChatRequest, AttentionRequest)
+
+
+def read_attention_request(body: bytes, *, model: str, limits: Limits) -> tuple[AttentionRequest, list[str]]:
+    """Parse a request of `/v1/looks`; like `read_request`."""
+    request, unused = _read(AttentionRequest, body, model)
     _refuse_size(request.messages, limits, len(request.answer))
     return request, unused
 
 
 def read_request(body: bytes, *, model: str, limits: Limits) -> tuple[ChatRequest, list[str]]:
-    """Parse a request. Also returns the paths of its unused fields. If a key occurs twice, the last one counts.
+    """Parse a chat request; return it and the paths of its unused fields. If a key occurs twice, the last one counts.
 
     Raises Refusal with the field and what to do.
     """
     request, unused = _read(ChatRequest, body, model)
     if request.stream_options is not None and not request.stream:
-        raise of_field(FieldError("stream_options", "only for streams", "set stream to true, or leave it out"))
+        raise field_refusal(FieldError("stream_options", "only for streams", "set stream to true, or remove it"))
     for name in ("max_tokens", "max_completion_tokens"):
         if (getattr(request, name) or 0) > limits.max_tokens:
-            what = f"above this server's limit of {limits.max_tokens} tokens"
-            raise of_field(FieldError(name, what, "give fewer, or leave it out"))
+            problem = f"above this server's limit of {limits.max_tokens} tokens"
+            raise field_refusal(FieldError(name, problem, "lower it, or remove it"))
     if None not in (request.max_tokens, request.max_completion_tokens):
         unused.insert(0, "max_tokens")
     _refuse_size(request.messages, limits)
@@ -175,23 +279,23 @@ def _read(kind: type[Request], body: bytes, model: str) -> tuple[Request, list[s
     except ValidationError as error:
         raise _refused(error, body) from None
     if request.model != model:
-        message = f"model: there is no such model here; this server's is {model!r}"
+        message = f"model: not a model of this server; it serves {model!r}"
         raise Refusal(404, message, code="model_not_found", param="model")
     try:
         unused = unused_fields(request)
-        for k, message_given in enumerate(request.messages):
-            check_message(message_given, f"messages[{k}]")
-        require_question([message_given.role for message_given in request.messages])
+        for k, chat_message in enumerate(request.messages):
+            check_message(chat_message, f"messages[{k}]")
+        require_question([chat_message.role for chat_message in request.messages])
     except FieldError as error:
-        raise of_field(error) from None
+        raise field_refusal(error) from None
     return request, unused
 
 
 def _refused(error: ValidationError, body: bytes) -> Refusal:
     if error.errors(include_url=False, include_context=False, include_input=False)[0]["type"] == "json_invalid":
-        what = "not JSON in UTF-8" if body.strip() else "empty"
-        return Refusal(400, f"the body is {what}; send a JSON object", code="invalid_json")
-    return of_field(field_error(error, FIELDS, INSTEAD))
+        problem = "not JSON in UTF-8" if body.strip() else "empty"
+        return Refusal(400, f"the body is {problem}; send a JSON object", code="invalid_json")
+    return field_refusal(field_error(error, FIELDS, INSTEAD))
 
 
 def unused_header(paths: Sequence[str]) -> dict[str, str]:
@@ -213,4 +317,4 @@ def _refuse_size(messages: Sequence[ChatMessage], limits: Limits, more_character
         (characters, limits.characters, "characters of text"),
     ):
         if count > most:
-            raise of_field(FieldError("messages", f"{count} {noun}, and {most} are read", "send fewer"))
+            raise field_refusal(FieldError("messages", f"{count} {noun}, at most {most} are allowed", "send fewer"))

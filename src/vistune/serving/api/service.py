@@ -1,11 +1,13 @@
-"""One model behind an engine, as the event loop uses it: places, bodies, prompts, answers.
+"""One model behind the inference engine, for the event loop: admit requests, read bodies, encode prompts, pass text on.
 
-body -> place -> ChatRequest -> messages -> Example -> engine -> pieces, heard in the event loop
+body -> ActiveRequest -> ChatRequest -> messages -> prompt -> engine -> pieces of text
 """
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,10 +24,9 @@ from vistune.generation.prefix import Prompt, prompt_of
 from vistune.processor import load_bytes
 from vistune.serving.api.fetch import Fetcher
 from vistune.serving.api.limits import Limits
-from vistune.serving.api.memory import LARGE_BYTES, give_back
-from vistune.serving.api.metrics import Metrics
-from vistune.serving.api.refusal import Refusal, of_data, of_image
-from vistune.serving.api.schema import ChatRequest, read_request
+from vistune.serving.api.metrics import ServerMetrics
+from vistune.serving.api.refusal import Refusal, conversation_refusal, image_refusal
+from vistune.serving.api.schema import ChatRequest, ModelBody, read_request
 from vistune.types import ImageRef, Message
 
 NO_LINKS = (
@@ -33,27 +34,29 @@ NO_LINKS = (
     'send the image as "data:image/jpeg;base64," and then its bytes in base64, or start the server with '
     "--allow-fetch-from and the link's host",
 )
-READERS = 2  # threads that decode pictures and encode text: what they hold at once is bounded
+READERS = 2  # threads that decode images and encode text; few, so that their memory is bounded
+LARGE_BYTES = 4 * 2**20  # after a request that used more, freed memory is returned to the system
 T = TypeVar("T")
 
 
-class Place:
-    """One of the server's places: an answer that waits or runs. Left once, whatever happens."""
+class ActiveRequest:
+    """A request that was admitted, and its answer, which waits or runs. It must be released once, whatever happens."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: ModelService) -> None:
         self.service = service
         self.answer: Answer | None = None
-        self.began = time.monotonic()
+        self.start = time.monotonic()
         self.pieces: asyncio.Queue[str | None] = asyncio.Queue()
-        self.bytes = 0  # what its body and pictures held, decoded ones too
+        self.bytes = 0  # of its body and its decoded images
         self.unused: Sequence[str] = ()  # paths of the unused fields of its body
-        service.taken.add(self)
+        service.active.add(self)
 
-    def ask(self, prompt: Prompt, request: ChatRequest) -> None:
+    def submit(self, prompt: Prompt, request: ChatRequest) -> None:
+        """Give the prompt to the engine."""
         loop = asyncio.get_running_loop()
 
         def listen(piece: str | None) -> None:  # in the engine's thread
-            with suppress(RuntimeError):  # the loop is closed: nobody hears any more
+            with suppress(RuntimeError):  # the event loop is closed
                 loop.call_soon_threadsafe(self.pieces.put_nowait, piece)
 
         self.answer = self.service.engine.submit(
@@ -64,12 +67,15 @@ class Place:
             listen=listen,
         )
 
-    async def listen(self) -> AsyncIterator[str]:
-        """The answer's pieces, and "" whenever none has come for a while. Raises what ended it early."""
+    async def text(self) -> AsyncIterator[str]:
+        """Yield the pieces of the answer, and "" as a heartbeat if there is none for a while.
+
+        Raises Refusal, or the engine's error, if the answer ends early.
+        """
         limits, metrics = self.service.limits, self.service.metrics
-        said = False
+        has_text = False
         while True:
-            left = max(self.began + limits.answer_seconds - time.monotonic(), 0)
+            left = max(self.start + limits.answer_seconds - time.monotonic(), 0)
             try:
                 piece = await asyncio.wait_for(self.pieces.get(), min(left, limits.heartbeat_seconds))
             except TimeoutError:
@@ -80,32 +86,35 @@ class Place:
                 continue
             if piece is None:
                 break
-            if not said:
-                metrics.first_piece.observe(time.monotonic() - self.began)
-                said = True
+            if not has_text:
+                metrics.first_piece.observe(time.monotonic() - self.start)
+                has_text = True
             yield piece
         assert self.answer is not None
         if self.answer.error is not None:
             raise self.answer.error
         if self.answer.finish_reason == "cancelled":
-            raise shutting_down()
+            raise shutting_down_error()
 
-    def leave(self) -> None:
-        if self not in self.service.taken:
+    def release(self) -> None:
+        """Make room for another request, and count this one's tokens. Releasing twice does nothing."""
+        if self not in self.service.active:
             return
-        self.service.taken.discard(self)
+        self.service.active.discard(self)
         metrics, answer = self.service.metrics, self.answer
         if answer is not None:
-            metrics.answer.observe(time.monotonic() - self.began)
+            metrics.answer.observe(time.monotonic() - self.start)
             answer.cancel()
             metrics.prompt_tokens.inc(answer.prompt_tokens)
             metrics.reused_tokens.inc(answer.reused_tokens)
             metrics.answer_tokens.inc(answer.completion_tokens)
         if self.bytes > LARGE_BYTES:
-            self.service.readers.submit(give_back)
+            self.service.readers.submit(return_freed_memory)
 
 
-class Service:
+class ModelService:
+    """A model, its engine, and the requests that use it."""
+
     def __init__(self, assistant: Assistant, *, name: str, limits: Limits, fetcher: Fetcher) -> None:
         self.model = assistant.model
         self.processor = assistant.processor
@@ -113,59 +122,81 @@ class Service:
         self.name = name
         self.limits = limits
         self.fetcher = fetcher
-        self.metrics = Metrics(running=lambda: self.engine.running, waiting=lambda: self.engine.waiting)
+        self.metrics = ServerMetrics(running=lambda: self.engine.running, waiting=lambda: self.engine.waiting)
         self.started = int(time.time())
-        self.taken: set[Place] = set()
+        self.active: set[ActiveRequest] = set()
         self.is_draining = False
-        self._bodies = 0  # bytes of those being read
+        self._bodies = 0  # bytes of all bodies that are being received
         self.readers = ThreadPoolExecutor(READERS, thread_name_prefix="vistune reader")
-        self.looker = ThreadPoolExecutor(1, thread_name_prefix="vistune looker")  # one look after the other
+        self.attention_thread = ThreadPoolExecutor(1, thread_name_prefix="vistune attention")  # one map at a time
+
+    def model_body(self) -> ModelBody:
+        """Describe the model as OpenAI's API does, with the limits that clients need to know."""
+        body: ModelBody = {
+            "id": self.name,
+            "object": "model",
+            "created": self.started,
+            "owned_by": "vistune",
+            "max_output_tokens": self.limits.max_tokens,
+            "max_pictures": self.limits.images,
+        }
+        if self.engine.context != float("inf"):
+            body["max_model_len"] = int(self.engine.context)
+        return body
 
     def cancel_all(self) -> None:
-        for place in list(self.taken):
-            if place.answer is not None:
-                place.answer.cancel()
+        """Cancel all answers."""
+        for active in list(self.active):
+            if active.answer is not None:
+                active.answer.cancel()
 
     def close(self) -> None:
-        for threads in (self.readers, self.looker):
+        """Stop the threads and the engine."""
+        for threads in (self.readers, self.attention_thread):
             threads.shutdown(wait=False, cancel_futures=True)
         self.engine.close()
 
-    async def admit(self, request: Request) -> tuple[Place, ChatRequest]:
-        """Read a request and submit its prompt. Raises Refusal; then no place is taken."""
-        async with self.enter(request) as (place, body):
-            asked, place.unused = await self.in_reader(lambda: read_request(body, model=self.name, limits=self.limits))
-            place.ask(await self._prompt(place, asked), asked)
-            # Pictures may be megabytes, an answer may take minutes.
-            return place, asked.model_copy(update={"messages": []})
+    async def admit(self, request: Request) -> tuple[ActiveRequest, ChatRequest]:
+        """Read a request and submit its prompt. If it raises Refusal, the request is not active."""
+        async with self.enter(request) as (active, body):
+            chat, active.unused = await self.in_reader(lambda: read_request(body, model=self.name, limits=self.limits))
+            active.submit(await self._prompt(active, chat), chat)
+            # The messages may hold megabytes of images, and an answer may take minutes.
+            return active, chat.model_copy(update={"messages": []})
 
     @asynccontextmanager
-    async def enter(self, request: Request) -> AsyncIterator[tuple[Place, bytes]]:
-        """A place, and the body; the place is left where what is done with it raises. Raises Refusal."""
-        held = [0]
+    async def enter(self, request: Request) -> AsyncIterator[tuple[ActiveRequest, bytes]]:
+        """Receive the body and admit the request; release it if the block raises.
+
+        Raises Refusal if the server is full, or the body too large or too slow.
+        """
+        received = [0]
         try:
-            body = await self._read_body(request, held)
+            body = await self._read_body(request, received)
             self.refuse_when_full()
-            place = Place(self)
-            place.bytes = len(body)
+            active = ActiveRequest(self)
+            active.bytes = len(body)
             try:
-                yield place, body
+                yield active, body
             except BaseException:
-                place.leave()
+                active.release()
                 raise
         finally:
-            self._bodies -= held[0]
+            self._bodies -= received[0]
 
     def refuse_when_full(self) -> None:
-        """Before a body is waited for, and again once it is there. Raises Refusal."""
+        """Raise Refusal if no more requests are admitted. Called before the body is received, and again after it."""
         if self.is_draining:
-            raise shutting_down()
-        if len(self.taken) >= self.limits.places:
-            message = f"{self.limits.places} requests are running or waiting; try again"
+            raise shutting_down_error()
+        if len(self.active) >= self.limits.max_active:
+            message = f"{self.limits.max_active} requests are running or waiting; try again"
             raise Refusal(429, message, code="queue_full", headers={"Retry-After": "1"})
 
-    async def _read_body(self, request: Request, held: list[int]) -> bytes:
-        """The body within its limits of bytes and seconds; `held[0]` counts what is kept of it."""
+    async def _read_body(self, request: Request, received: list[int]) -> bytes:
+        """Return the body; `received[0]` counts its bytes, also if it fails.
+
+        Raises Refusal if it is too large or too slow, or if all bodies together are too large.
+        """
         most, close = self.limits.body_bytes, {"Connection": "close"}
         too_large = Refusal(413, f"the body is larger than {most} bytes", code="body_too_large", headers=close)
         if int(request.headers.get("content-length", 0)) > most:
@@ -175,56 +206,60 @@ class Service:
             async with asyncio.timeout(self.limits.body_seconds):
                 async for chunk in request.stream():
                     chunks.append(chunk)
-                    held[0] += len(chunk)
+                    received[0] += len(chunk)
                     self._bodies += len(chunk)
-                    if held[0] > most:
+                    if received[0] > most:
                         raise too_large
                     if self._bodies > self.limits.bodies_bytes:
-                        message = "too much is being sent at once; try again"
+                        message = "too many bytes are being sent at once; try again"
                         raise Refusal(429, message, code="bodies_full", headers={"Retry-After": "1", **close})
         except TimeoutError:
-            message = f"the body did not come within {self.limits.body_seconds:.0f} s"
+            message = f"the body did not arrive within {self.limits.body_seconds:.0f} s"
             raise Refusal(408, message, code="body_timeout", headers=close) from None
         return b"".join(chunks)
 
-    async def _prompt(self, place: Place, request: ChatRequest) -> Prompt:
+    async def _prompt(self, active: ActiveRequest, request: ChatRequest) -> Prompt:
         prompt = await self.encoded(
-            place, request.messages, lambda messages: prompt_of(self.processor.encode_prompt(messages))
+            active, request.messages, lambda messages: prompt_of(self.processor.encode_prompt(messages))
         )
         if len(prompt) >= self.engine.context:
             most = f"{self.engine.context:.0f}"
-            message = f"the prompt takes {len(prompt)} tokens, the model reads {most}; shorten it"
+            message = f"the prompt has {len(prompt)} tokens, the model reads at most {most}; shorten it"
             raise Refusal(400, message, code="context_length_exceeded", param="messages")
         return prompt
 
-    async def encoded(self, place: Place, messages: Sequence[ChatMessage], encode: Callable[[list[Message]], T]) -> T:
-        """What `encode` makes of the messages, their pictures read. Raises Refusal."""
+    async def encoded(
+        self, active: ActiveRequest, messages: Sequence[ChatMessage], encode: Callable[[list[Message]], T]
+    ) -> T:
+        """Load the images of the messages and return what `encode` makes of them. Raises Refusal."""
         fetched = await self._fetch(messages)
 
         def work() -> T:
             try:
-                return encode(self._messages(place, messages, fetched))
+                return encode(self._messages(active, messages, fetched))
             except (DataError, RecipeError) as error:  # RecipeError: the template refuses these roles
-                raise of_data(error) from None
+                raise conversation_refusal(error) from None
 
         return await self.in_reader(work)
 
     async def _fetch(self, messages: Sequence[ChatMessage]) -> dict[str, bytes]:
-        """Fetch the images that are links: path of each URL -> its bytes. Raises Refusal for other texts."""
+        """Fetch the images that are links; return their bytes by the path of the URL. Raises Refusal for other URLs."""
         fetched: dict[str, bytes] = {}
         for path, url in image_urls(messages):
             if is_data_url(url):
                 continue
             if not (self.fetcher.hosts and is_link(url)):
-                raise of_image(url_error(url, path, links=NO_LINKS), path)
+                raise image_refusal(url_error(url, path, links=NO_LINKS), path)
             fetched[path] = await self.fetcher.image(url.strip(), path)
             if sum(map(len, fetched.values())) > self.limits.body_bytes:
-                why = f"{path}: with it the images are larger than {self.limits.body_bytes} bytes"
-                raise Refusal(400, why, code="invalid_image", param=path)
+                message = f"{path}: the images up to this one are larger than {self.limits.body_bytes} bytes"
+                raise Refusal(400, message, code="invalid_image", param=path)
         return fetched
 
-    def _messages(self, taken: Place, given: Sequence[ChatMessage], fetched: dict[str, bytes]) -> list[Message]:
-        """The conversation in turns. Images are decoded one by one, until the sum of their pixels is too large."""
+    def _messages(
+        self, active: ActiveRequest, given: Sequence[ChatMessage], fetched: dict[str, bytes]
+    ) -> list[Message]:
+        """Return the conversation in turns. Images are decoded one by one, until they have too many pixels together."""
         pixels = 0
 
         def load(part: ImagePart, part_path: str) -> ImageRef:
@@ -233,26 +268,28 @@ class Service:
             try:
                 image = load_bytes(fetched[path], path) if path in fetched else read_data_url(part.image_url.url, path)
             except DataError as error:
-                raise of_image(error, path) from None
+                raise image_refusal(error, path) from None
             pixels += image.width * image.height
-            taken.bytes += 4 * image.width * image.height
+            active.bytes += 4 * image.width * image.height
             if pixels > self.limits.pixels:
-                why = f"{path}: with it the images have more than {self.limits.pixels} pixels"
-                raise Refusal(400, why, code="invalid_image", param=path)
+                message = f"{path}: the images up to this one have more than {self.limits.pixels} pixels"
+                raise Refusal(400, message, code="invalid_image", param=path)
             return ImageRef(image)
 
         return in_turns([one_message(message, f"messages[{k}]", load) for k, message in enumerate(given)])
 
     async def in_reader(self, work: Callable[[], T]) -> T:
+        """Run `work` in a reader thread."""
         return await asyncio.get_running_loop().run_in_executor(self.readers, work)
 
 
-def shutting_down() -> Refusal:
+def shutting_down_error() -> Refusal:
+    """Return the error for requests during shutdown."""
     return Refusal(503, "the server is shutting down", code="shutting_down", headers={"Retry-After": "5"})
 
 
 def image_urls(messages: Sequence[ChatMessage]) -> list[tuple[str, str]]:
-    """The path and the URL of every image."""
+    """Return the path and the URL of every image."""
     return [
         (url_path(f"messages[{k}].content[{i}]"), part.image_url.url)
         for k, message in enumerate(messages)
@@ -262,4 +299,11 @@ def image_urls(messages: Sequence[ChatMessage]) -> list[tuple[str, str]]:
 
 
 def url_path(part_path: str) -> str:
+    """Return the path of the URL in an image part."""
     return f"{part_path}.image_url.url"
+
+
+def return_freed_memory() -> None:
+    """Return freed pages to the system; glibc would keep hundreds of megabytes after a few large images."""
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "malloc_trim"):
+        ctypes.CDLL(None).malloc_trim(0)

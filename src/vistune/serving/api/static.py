@@ -1,7 +1,4 @@
-"""The page's own files, and pictures to try it with: all that a browser may have without a key.
-
-serving/page/*, drawn scenes -> path -> (content type, bytes), read once
-"""
+"""The files of the web page and its sample images, which need no API key."""
 
 from __future__ import annotations
 
@@ -24,14 +21,15 @@ TYPES = {
     ".css": "text/css; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
+    ".json": "application/json",
 }
 FILES = {"/": "index.html", **{f"/page/{path.name}": path.name for path in FOLDER.iterdir() if path.suffix in TYPES}}
-ASKED = {3: "colour", 10: "count", 0: "detail"}  # scenes of SEED that are samples, and what is asked about each
+SAMPLE_SCENES = {3: "colour", 10: "count", 0: "detail"}  # number of the scene -> kind of its question
 DETAIL = {"en": "Describe the picture in detail.", "ko": "이 그림을 빠짐없이 설명해 주세요."}
 SAMPLES = "/page/samples.json"
-SAMPLE_IMAGES = tuple(f"/page/sample-{number}.png" for number in range(len(ASKED)))
+SAMPLE_IMAGES = tuple(f"/page/sample-{number}.png" for number in range(len(SAMPLE_SCENES)))
 PATHS = frozenset({*FILES, SAMPLES, *SAMPLE_IMAGES})
-SIDE = 384  # pixels of a sample: scenes are drawn small, and a browser would blur them
+SIDE = 384  # pixels; scenes are drawn small, and a browser would blur them
 SEED = 8
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
@@ -48,28 +46,29 @@ HEADERS = {
 
 @cache
 def contents() -> Mapping[str, tuple[str, bytes]]:
-    """Content type and bytes of every path."""
+    """Return the content type and the bytes of every path."""
     files = {path: (TYPES[Path(name).suffix], (FOLDER / name).read_bytes()) for path, name in FILES.items()}
     return {**files, **_samples()}
 
 
 def _samples() -> dict[str, tuple[str, bytes]]:
-    """Scenes that no training of the built-in world has drawn, each with a question that it settles."""
+    """Draw held-out scenes, and write their list with a question about each."""
     rows: list[dict[str, Any]] = []
-    found: dict[str, tuple[str, bytes]] = {}
-    scenes = list(scenes_of("heldout", max(ASKED) + 1, SEED))
-    for (number, kind), path in zip(ASKED.items(), SAMPLE_IMAGES, strict=True):
+    files: dict[str, tuple[str, bytes]] = {}
+    scenes = list(scenes_of("heldout", max(SAMPLE_SCENES) + 1, SEED))
+    for (number, kind), path in zip(SAMPLE_SCENES.items(), SAMPLE_IMAGES, strict=True):
         scene = Scene(scenes[number].boxes())
         questions = DETAIL if kind == "detail" else _questions(scene, kind)
         buffer = io.BytesIO()
         drawn = Image.fromarray(render(scenes[number]))
         drawn.resize((SIDE, SIDE), Image.Resampling.LANCZOS).save(buffer, "PNG")
-        found[path] = "image/png", buffer.getvalue()
+        files[path] = "image/png", buffer.getvalue()
         rows.append({"picture": path, "questions": questions})
-    found[SAMPLES] = "application/json", json.dumps(rows, ensure_ascii=False).encode()
-    return found
+    files[SAMPLES] = "application/json", json.dumps(rows, ensure_ascii=False).encode()
+    return files
 
 
 def _questions(scene: Scene, kind: str) -> dict[str, str]:
-    asked = {language: ask(scene, kind, language, random.Random(SEED)) for language in DETAIL}
-    return {language: fact.question for language, fact in asked.items() if fact is not None}
+    """Return a question about the scene in each language."""
+    facts = {language: ask(scene, kind, language, random.Random(SEED)) for language in DETAIL}
+    return {language: fact.question for language, fact in facts.items() if fact is not None}

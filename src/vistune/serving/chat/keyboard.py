@@ -1,7 +1,6 @@
-"""Lines from a person or a pipe; what is said to them.
+"""Read lines from a terminal or a pipe, with editing, history and completion; print answers and notes.
 
-keys -> readline (editing, history with the arrows, completion) -> lines · answers -> stdout · notes -> stderr
-Answers alone are on stdout, so that a script may keep them.
+Only answers go to stdout, so that a script can save them. Notes go to stderr.
 """
 
 from __future__ import annotations
@@ -33,7 +32,10 @@ class Keyboard:
         self._readline: Any = self._edited() if self.is_interactive else None
 
     def read(self, prompt: str) -> str:
-        """The next line, composed (NFC) as the models' training text is. Raises EOFError where the input ends."""
+        """Return the next line in Unicode form NFC, like the text that models are trained on.
+
+        Raises EOFError at the end of the input, and UnicodeError for bytes that are not UTF-8.
+        """
         if self._readline is not None:
             line = input(prompt)
             self._remember(line)
@@ -43,30 +45,30 @@ class Keyboard:
             line = sys.stdin.readline()
             if not line:
                 raise EOFError
-        line.encode()  # UnicodeEncodeError, as UnicodeDecodeError from above: bytes that are no text
+        line.encode()  # raises UnicodeEncodeError for bytes that are not text
         return unicodedata.normalize("NFC", line).strip()
 
     def say(self, text: str) -> None:
-        """A piece of an answer."""
-        sys.stdout.write(shown(text))
+        """Print a piece of an answer."""
+        sys.stdout.write(printable(text))
         sys.stdout.flush()
 
     def note(self, text: str, *, end: str = "\n") -> None:
-        """Anything else: what a command did, what went wrong."""
+        """Print anything else, such as the result of a command or an error."""
         sys.stdout.flush()
-        sys.stderr.write(shown(text) + end)
+        sys.stderr.write(printable(text) + end)
         sys.stderr.flush()
 
     def _edited(self) -> Any:
-        """readline with the user's history, or None where this Python was built without it."""
+        """Return readline with the user's history, or None if this Python was built without it."""
         if locale.nl_langinfo(locale.CODESET) != "UTF-8":
-            # In the C locale readline would count bytes, and a backspace leave a third of a Korean letter behind. It
-            # asks the environment when it is imported, then the process.
+            # In the C locale readline counts bytes: a backspace would leave a third of a Korean letter. It reads the
+            # locale from the environment when it is imported, and from the process later.
             os.environ["LC_ALL"] = "C.UTF-8"
             try:
                 locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
             except locale.Error:
-                self.note("the locale is not UTF-8: Korean text may not edit properly (set LC_ALL=C.UTF-8)")
+                self.note("the locale is not UTF-8; to edit Korean text, set LC_ALL=C.UTF-8")
         try:
             import readline
         except ImportError:
@@ -81,35 +83,35 @@ class Keyboard:
             self._history = private_file(user_cache() / "chat_history")
             readline.read_history_file(self._history)
         except (OSError, UnicodeDecodeError) as error:
-            self.note(f"the history is not kept: {error}")
+            self.note(f"the history is not saved: {error}")
             self._history = None
         readline.set_history_length(LONGEST_HISTORY)
         return readline
 
     def _remember(self, line: str) -> None:
-        """Write the line to the history now: a kill later loses nothing."""
+        """Append the line to the history file at once, so that a kill loses nothing."""
         if self._history is None or not line.strip():
             return
         try:
             self._readline.append_history_file(1, self._history)
         except OSError as error:
-            self.note(f"the history is not kept: {error}")
+            self.note(f"the history is not saved: {error}")
             self._history = None
 
     def _complete(self, begun: str, number: int) -> str | None:
-        """readline's question for the `number`th way to end a word: commands, and behind a command files."""
+        """Return the `number`th completion: of a command at the start of a line, of a file name after a command."""
         if self._readline.get_begidx() == 0:
-            found = [f"{word} " for word in self._words if begun and word.startswith(begun)]
+            completions = [f"{word} " for word in self._words if begun and word.startswith(begun)]
         elif self._readline.get_line_buffer().startswith("/"):
             paths = sorted(glob.glob(glob.escape(os.path.expanduser(begun)) + "*"))
-            found = [f"{path}/" if os.path.isdir(path) else path for path in paths]
+            completions = [f"{path}/" if os.path.isdir(path) else path for path in paths]
         else:
-            found = []
-        return found[number] if number < len(found) else None
+            completions = []
+        return completions[number] if number < len(completions) else None
 
 
 def private_file(path: Path) -> Path:
-    """A file that its owner alone reads and writes, made where it is not there."""
+    """Return the path of a file that only its owner can read and write; create it if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -120,8 +122,8 @@ def private_file(path: Path) -> Path:
     return path
 
 
-def shown(text: str) -> str:
-    """Text of a model or a file for a terminal: a control character is shown, not obeyed."""
+def printable(text: str) -> str:
+    """Return a text for the terminal, with its control characters replaced."""
     return "".join(
         letter if letter in "\n\t" or unicodedata.category(letter) not in ("Cc", "Cs") else "\N{REPLACEMENT CHARACTER}"
         for letter in text
@@ -129,9 +131,9 @@ def shown(text: str) -> str:
 
 
 def paths_in(text: str) -> list[Path]:
-    """The files that a line names: one with its blanks as it stands, or several quoted as a shell wants them.
+    """Return the files that a line names: one file whose name may have spaces, or several, quoted as in a shell.
 
-    Raises ValueError for a quote that does not end.
+    Raises ValueError for an unclosed quote.
     """
     whole = Path(text).expanduser()
     if whole.exists():

@@ -1,207 +1,258 @@
-"""Talk to a model in a terminal: pictures, questions, answers as they are written.
+"""Chat with a model in a terminal, in English or Korean (`terminal.ko.json`).
 
-lines from a person -> commands, or a question -> messages -> pieces of an answer on stdout
-Whatever goes wrong is one line, and the chat goes on. Its own words are the reader's: terminal_ko.json.
+A line is a command or a question. Answers are streamed to stdout. An error is one line, and the chat continues.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from vistune.errors import DataError, VistuneError
-from vistune.files import read_json
+from vistune.files import write_atomic
 from vistune.generation import Assistant, Sampling
 from vistune.processor import open_image
 from vistune.serving.chat.keyboard import Keyboard, paths_in
-from vistune.serving.chat.transcript import save
+from vistune.translations import catalogue
 from vistune.types import ImageRef, Message
 
-MOST_TOKENS = 1024  # of one answer
+MAX_TOKENS = 1024  # per answer
 
 
-class Talk:
-    """One conversation: what was said, the pictures that wait for the next question, and how answers are chosen."""
+class ChatSession:
+    """One conversation: its messages, the images for the next question, and the sampling temperature."""
 
     def __init__(self, assistant: Assistant, keyboard: Keyboard, *, language: str = "en") -> None:
-        self.words = words_of(language)
+        self.texts = catalogue("serving/chat/terminal", language)
         self.assistant = assistant
         self.keyboard = keyboard
         self.messages: list[Message] = []
-        self.waiting: list[ImageRef] = []
+        self.images: list[ImageRef] = []
         self.system: str | None = None
         self.temperature = 0.0
         self.answers = 0
 
+    def text(self, english: str) -> str:
+        """Return a text in the user's language."""
+        return str(self.texts.get(english, english))
+
     def note(self, english: str, **values: object) -> None:
-        """A line of the program's own, in the reader's language."""
-        self.keyboard.note(self.words.get(english, english).format(**values))
+        """Print a line of the program itself in the user's language."""
+        self.keyboard.note(self.text(english).format(**values))
 
     def take(self, line: str) -> None:
-        """A command, or a question. Raises VistuneError for what cannot be done."""
-        verb, _, rest = line.partition(" ")
+        """Run a command, or ask a question. Raises VistuneError for a command that cannot be run."""
+        name, _, argument = line.partition(" ")
         if not line.startswith("/"):
             self.ask(line)
-        elif verb in COMMANDS:
-            COMMANDS[verb].act(self, rest.strip())
+        elif name in COMMANDS:
+            COMMANDS[name].run(self, argument.strip())
         else:
-            raise DataError(f"{verb}: no such command", "see /help")
+            raise DataError(f"{name}: no such command", "see /help")
 
     def ask(self, question: str) -> None:
-        """Stream the answer; one that is interrupted stays as far as it came, one that never began was not asked."""
-        asked = Message("user", (*self.waiting, question))
-        system = [] if self.system is None else [Message("system", (self.system,))]
-        prompt = self.assistant.processor.encode_prompt([*system, *self.messages, asked])
+        """Stream the answer. An interrupted answer is kept as it is; if there is none, the question is dropped."""
+        message = Message("user", (*self.images, question))
+        prompt = self.assistant.processor.encode_prompt([*self._system_messages(), *self.messages, message])
         sampling = Sampling(temperature=self.temperature, seed=self.answers)
-        answer = self.assistant.engine.submit(prompt, max_tokens=MOST_TOKENS, sampling=sampling)
-        said = ""
+        answer = self.assistant.engine.submit(prompt, max_tokens=MAX_TOKENS, sampling=sampling)
+        text = ""
         try:
             for piece in answer:
-                said += piece
+                text += piece
                 self.keyboard.say(piece)
         finally:
             answer.cancel()
-            if said or answer.finish_reason == "stop":
+            if text or answer.finish_reason == "stop":
                 self.keyboard.say("\n")
-                self.messages += [asked, Message("assistant", (said,))]
-                self.waiting = []
+                self.messages += [message, Message("assistant", (text,))]
+                self.images = []
                 self.answers += 1
         if answer.finish_reason == "length":
             self.note("[cut after {tokens} tokens]", tokens=answer.completion_tokens)
 
     def show(self, files: str) -> None:
-        """Put pictures before the next question; none of them where one cannot be read."""
+        """Put images before the next question. If one of them cannot be read, none is used."""
         try:
             paths = paths_in(files)
         except ValueError as error:
-            raise DataError(f"/image {files}: {error}", "end the quotes") from None
+            raise DataError(f"/image {files}: {error}", "close the quotes") from None
         if not paths:
-            raise DataError("/image: no file is named", "write /image FILE, several with blanks between them")
-        notes = [described(path) for path in paths]
-        self.waiting += [ImageRef(path) for path in paths]
-        earlier = sum(len(message.images) for message in self.messages)
-        many = earlier + len(self.waiting)
-        self.keyboard.note("\n".join(notes))
-        if many > 1:
-            self.note("[{count} pictures are in the conversation; /reset all forgets them]", count=many)
+            raise DataError("/image needs a file", "write /image FILE; separate several files by spaces")
+        descriptions = [describe_image(path) for path in paths]
+        self.images += [ImageRef(path) for path in paths]
+        count = sum(len(message.images) for message in self.messages) + len(self.images)
+        self.keyboard.note("\n".join(descriptions))
+        if count > 1:
+            self.note("[{count} images are in the conversation; /reset all removes them]", count=count)
 
-    def reset(self, what: str) -> None:
-        """Forget what was said; the pictures stay, before the next question, unless all is forgotten."""
-        if what not in ("", "all"):
-            raise DataError(f"/reset {what}: no such thing", "write /reset, or /reset all to forget the pictures too")
-        shown = [image for message in self.messages for image in message.images]
-        self.waiting = [] if what else [*shown, *self.waiting]
+    def reset(self, scope: str) -> None:
+        """Start a new conversation. Its images are kept for the next question, unless the scope is `all`."""
+        if scope not in ("", "all"):
+            raise DataError(f"/reset {scope}: unknown", "write /reset, or /reset all to remove the images too")
+        earlier = [image for message in self.messages for image in message.images]
+        self.images = [] if scope else [*earlier, *self.images]
         self.messages = []
-        names = ", ".join(self._name(image) for image in self.waiting)
-        self.note("[anew; pictures: {names}]", names=names or self.words.get("none", "none"))
+        names = [image.source.name if isinstance(image.source, Path) else "?" for image in self.images]
+        self.note("[new conversation; images: {names}]", names=", ".join(names) or self.text("none"))
 
-    def _name(self, image: ImageRef) -> str:
-        return image.source.name if isinstance(image.source, Path) else self.words.get("picture", "picture")
-
-    def instruct(self, text: str) -> None:
-        """What the model is told before everything; empty = what it was trained with."""
+    def set_system(self, text: str) -> None:
+        """Set the system message; empty = the one of the template."""
         self.system = text or None
-        self.note("[system: as trained]" if self.system is None else "[system: {text}]", text=text)
+        self.note("[system message of the template]" if self.system is None else "[system message: {text}]", text=text)
 
-    def warm(self, text: str) -> None:
-        """How freely it answers; without a number the setting is shown."""
+    def set_temperature(self, text: str) -> None:
+        """Set the sampling temperature; without a number, only show it."""
         if text:
             try:
                 self.temperature = Sampling(temperature=float(text)).temperature
             except ValueError:
-                raise DataError(f"/temperature {text}: not a number", "give 0 (always the likeliest) to 2") from None
+                raise DataError(f"/temperature {text}: not a number", "write a number from 0 (greedy) to 2") from None
         self.note("[temperature {number}]", number=f"{self.temperature:g}")
 
     def save(self, file: str) -> None:
+        """Write the conversation to a new file."""
         if not file:
-            raise DataError("/save: no file is named", "write /save FILE.md, or FILE.jsonl to train on it")
-        system = [] if self.system is None else [Message("system", (self.system,))]
+            raise DataError("/save needs a file", "write /save FILE.md, or FILE.jsonl to train on it")
         path = Path(file).expanduser()
-        save([*system, *self.messages], path)
-        self.note("[saved: {path}]", path=path)
+        save_transcript([*self._system_messages(), *self.messages], path)
+        self.note("[saved to {path}]", path=path)
 
     def help(self, _: str) -> None:
+        """List the commands and the keys."""
         for command in COMMANDS.values():
-            self.keyboard.note(f"  {command.form:<{WIDTH}}  {self.words.get(command.about, command.about)}")
-        keys = "Ctrl-C stops an answer, Ctrl-D ends; the arrow keys bring back what was typed, Tab completes"
-        self.keyboard.note(f"  {self.words.get(keys, keys)}")
+            self.keyboard.note(f"  {command.form:<{WIDTH}}  {self.text(command.about)}")
+        keys = "Ctrl-C stops an answer, Ctrl-D quits, the arrow keys recall earlier lines, Tab completes"
+        self.keyboard.note(f"  {self.text(keys)}")
 
     def quit(self, _: str) -> None:
+        """End the chat."""
         raise EOFError
+
+    def _system_messages(self) -> list[Message]:
+        return [] if self.system is None else [Message("system", (self.system,))]
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
+    """A command of the chat: how it is written, its help, and the method that runs it."""
+
     form: str
     about: str
-    act: Callable[[Talk, str], None]
+    run: Callable[[ChatSession, str], None]
 
 
 COMMANDS: Mapping[str, Command] = {
-    "/image": Command("/image FILE …", "show pictures before the next question", Talk.show),
-    "/reset": Command("/reset [all]", "forget what was said; all: the pictures too", Talk.reset),
-    "/system": Command("/system [TEXT]", "what the model is told first; empty = as trained", Talk.instruct),
-    "/temperature": Command("/temperature [N]", "0 = always the likeliest word; 1 = as the model thinks", Talk.warm),
-    "/save": Command("/save FILE", "the conversation as .md to read or .jsonl to train on", Talk.save),
-    "/help": Command("/help", "this list", Talk.help),
-    "/quit": Command("/quit", "end, as Ctrl-D does", Talk.quit),
+    "/image": Command("/image FILE …", "put images before the next question", ChatSession.show),
+    "/reset": Command("/reset [all]", "start a new conversation; all: remove the images too", ChatSession.reset),
+    "/system": Command(
+        "/system [TEXT]", "set the system message; empty = that of the template", ChatSession.set_system
+    ),
+    "/temperature": Command(
+        "/temperature [N]", "set the sampling temperature; 0 = greedy", ChatSession.set_temperature
+    ),
+    "/save": Command("/save FILE", "save the conversation as .md to read or .jsonl to train on", ChatSession.save),
+    "/help": Command("/help", "show this list", ChatSession.help),
+    "/quit": Command("/quit", "quit (also Ctrl-D)", ChatSession.quit),
 }
 WIDTH = max(len(command.form) for command in COMMANDS.values())
-
-
-def words_of(language: str) -> Mapping[str, str]:
-    """The terminal's own words: English -> those of the language; empty for English."""
-    words: Mapping[str, str] = read_json(Path(__file__).with_name("terminal_ko.json")) if language == "ko" else {}
-    return words
 
 
 def chat(
     assistant: Assistant, *, images: Sequence[Path] = (), keyboard: Keyboard | None = None, language: str = "en"
 ) -> None:
-    """Ask and answer until the input ends or /quit; `language` of the program's own words: en or ko."""
+    """Chat until the input ends or /quit; `language` (en or ko) is that of the program's own texts."""
     keyboard = keyboard or Keyboard(list(COMMANDS))
-    talk = Talk(assistant, keyboard, language=language)
+    session = ChatSession(assistant, keyboard, language=language)
     for path in images:
-        keyboard.note(described(path))
-        talk.waiting.append(ImageRef(path))
+        keyboard.note(describe_image(path))
+        session.images.append(ImageRef(path))
     if keyboard.is_typed:
-        talk.note("Ask something; /help lists the commands.")
-    while turn(talk):
+        session.note("Ask a question. /help lists the commands.")
+    while run_line(session):
         pass
     if keyboard.is_typed:
         keyboard.note("")
 
 
-def turn(talk: Talk) -> bool:
-    """One line and what follows of it; whether there is more to come."""
-    keyboard = talk.keyboard
+def run_line(session: ChatSession) -> bool:
+    """Read one line and run it; return whether to continue."""
+    keyboard = session.keyboard
     is_read = False
     try:
         line = keyboard.read("> ")
         is_read = True
         if line:
-            talk.take(line)
+            session.take(line)
     except EOFError:
         return False
     except KeyboardInterrupt:
         if not keyboard.is_typed:
             raise
-        talk.note("[stopped]" if is_read else "")
+        session.note("[stopped]" if is_read else "")
     except UnicodeError:
-        talk.note("that line is not UTF-8 text")
+        session.note("this line is not UTF-8 text")
     except VistuneError as error:
         keyboard.note(str(error))
     except (MemoryError, torch.OutOfMemoryError):
-        talk.note("out of memory. Fix: /reset shortens the conversation, /reset all leaves its pictures too")
+        session.note("out of memory. Fix: shorten the conversation with /reset, or remove the images too (/reset all)")
     return True
 
 
-def described(path: Path) -> str:
-    """A picture's name, pixels and bytes. Raises DataError for what is no picture."""
+def describe_image(path: Path) -> str:
+    """Return the name of an image, its size in pixels and in kB. Raises DataError if it is not an image."""
     width, height = open_image(ImageRef(path)).size
     size = path.stat().st_size
     return f"[{unicodedata.normalize('NFC', path.name)}, {width}x{height}, {size / 1000:,.0f} kB]"
+
+
+def save_transcript(messages: Sequence[Message], path: Path) -> None:
+    """Write a conversation to a new file: FILE.md to read, or FILE.jsonl as a record of messages data.
+
+    Raises DataError if there is no answer yet, if the file exists, or for another ending.
+    """
+    if not any(message.role == "assistant" for message in messages):
+        raise DataError("nothing to save yet", "ask something first")
+    if path.suffix not in TRANSCRIPTS:
+        raise DataError(f"{path}: unknown file type", f"name a file that ends in {' or '.join(TRANSCRIPTS)}")
+    if path.exists():
+        raise DataError(f"{path}: the file exists", "give another name")
+    write_atomic(path, TRANSCRIPTS[path.suffix](messages, path))
+
+
+def _markdown(messages: Sequence[Message], path: Path) -> str:
+    blocks = []
+    for message in messages:
+        parts = [part if isinstance(part, str) else f"![]({_relative(part, path)})" for part in message.parts]
+        blocks.append(f"**{message.role}**\n\n" + "\n\n".join(parts))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _messages_record(messages: Sequence[Message], path: Path) -> str:
+    images = [_relative(image, path) for message in messages for image in message.images]
+    listed: list[dict[str, Any]] = [
+        {
+            "role": message.role,
+            "content": [
+                {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in message.parts
+            ],
+        }
+        for message in messages
+    ]
+    return json.dumps({"id": path.stem, "images": images, "messages": listed}, ensure_ascii=False) + "\n"
+
+
+TRANSCRIPTS = {".md": _markdown, ".jsonl": _messages_record}
+
+
+def _relative(image: ImageRef, path: Path) -> str:
+    """Return the image's path relative to the folder of the transcript."""
+    assert isinstance(image.source, Path)
+    return os.path.relpath(image.source.resolve(), path.resolve().parent)

@@ -1,8 +1,8 @@
-// The server, as any client of OpenAI's API sees it, and /v1/looks beside it.
+// The server's API: OpenAI's chat completions, and attention maps (/v1/looks).
 
 const KEY = "vistune.key";
 
-/** What went wrong, by the API's own error object where there is one; status 0: the server was not reached. */
+/** An error of the API; status 0: the server was not reached. */
 export class ApiError extends Error {
   constructor({ status, code, message, retryAfter }) {
     super(message);
@@ -25,11 +25,11 @@ async function request(path, body, signal) {
     throw new ApiError({ status: 0, code: "unreachable", message: "" });
   }
   if (response.ok) return response;
-  const told = (await response.json().catch(() => ({}))).error ?? {};
+  const error = (await response.json().catch(() => ({}))).error ?? {};
   throw new ApiError({
     status: response.status,
-    code: String(told.code ?? ""),
-    message: String(told.message ?? `status ${response.status}`),
+    code: String(error.code ?? ""),
+    message: String(error.message ?? `status ${response.status}`),
     retryAfter: response.headers.get("Retry-After"),
   });
 }
@@ -43,26 +43,26 @@ export async function samples() {
   return (await request("/page/samples.json")).json();
 }
 
-export async function looks(body, signal) {
+export async function attention(body, signal) {
   return (await request("/v1/looks", body, signal)).json();
 }
 
-/** Gives each piece of the answer to `hear`; resolves to why it ended. Throws ApiError, or AbortError when stopped. */
+/** Call `hear` with each piece of the answer; return the finish reason. Throws ApiError, or AbortError when stopped. */
 export async function answer(body, { signal, hear }) {
   const response = await request("/v1/chat/completions", { ...body, stream: true }, signal);
   let reason = null;
   for await (const data of events(response.body)) {
     if (data === "[DONE]") return reason;
-    const said = JSON.parse(data);
-    if (said.error) throw new ApiError({ status: response.status, code: said.error.code, message: said.error.message });
-    const choice = said.choices[0];
+    const chunk = JSON.parse(data);
+    if (chunk.error) throw new ApiError({ status: response.status, code: chunk.error.code, message: chunk.error.message });
+    const choice = chunk.choices[0];
     if (choice?.delta.content) hear(choice.delta.content);
     reason = choice?.finish_reason ?? reason;
   }
   throw new ApiError({ status: 0, code: "broken", message: "" });
 }
 
-/** The data of server-sent events, one after the other. */
+/** Yield the data of server-sent events. */
 async function* events(stream) {
   const reader = stream.getReader();
   const decoder = new TextDecoder();

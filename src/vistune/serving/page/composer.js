@@ -1,13 +1,13 @@
-// Where a question is written and pictures are chosen, dropped or pasted.
+// The composer: write a question; choose, drop or paste images.
 
-import { filesIn, readPicture } from "./pictures.js";
+import { filesIn, readImage } from "./images.js";
 import { icon, make } from "./text.js";
 import { thumbnail } from "./turn.js";
 import { say } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 
-/** `page`: ask(text, pictures) -> whether it was taken, notice(text), room() -> pictures that may still come. */
+/** `page`: ask(text, images) returns whether it was accepted; notice(text); room() returns how many more images fit. */
 export class Composer {
   constructor(page) {
     this.page = page;
@@ -49,20 +49,20 @@ export class Composer {
     });
   }
 
-  /** Add what of these files are pictures, and say what of them is not. */
+  /** Add the files that are images, and report the others. */
   async take(files) {
-    const told = [];
+    const notes = [];
     for (const file of files) {
       if (this.page.room() - this.pictures.length <= 0) {
-        told.push(say("tooMany")(this.page.room() + this.pictures.length));
+        notes.push(say("tooMany", { most: this.page.room() + this.pictures.length }));
         break;
       }
-      const picture = await readPicture(file);
-      if (!picture) told.push(say("notPicture")(file.name));
+      const picture = await readImage(file);
+      if (!picture) notes.push(say("notPicture", { name: file.name }));
       else this.pictures.push(picture);
-      if (picture?.smaller) told.push(say("smaller")(picture.name));
+      if (picture?.smaller) notes.push(say("smaller", { name: picture.name }));
     }
-    this.page.notice(told.join(" ") || null);
+    this.page.notice(notes.join(" ") || null);
     this.show();
     $("question").focus();
   }
@@ -84,7 +84,7 @@ export class Composer {
   show() {
     $("chosen").hidden = !this.pictures.length;
     $("chosen").replaceChildren(...this.pictures.map((picture) => {
-      const label = say("remove")(picture.name);
+      const label = say("remove", { name: picture.name });
       const remove = () => { this.pictures = this.pictures.filter((other) => other !== picture); this.show(); $("question").focus(); };
       const button = make("button", { type: "button", class: "remove", "aria-label": label, title: label, on: { click: remove } }, icon("close"));
       return make("li", {}, thumbnail(picture), button);

@@ -1,26 +1,26 @@
-// The conversation: questions with pictures and their answers. It survives a reload of its tab, and no more.
+// The conversation: questions with images and their answers. It survives a reload of its tab.
 //
 // turn: {text, pictures: [{name, url, width, height}], answer: {text, state, reason, error}}
-// state: "writing", "done", "stopped" or "failed". A picture that was not kept over a reload has no url.
+// state: "writing", "done", "stopped" or "failed". An image that was lost in a reload has no url.
 
 const PLACE = "vistune.conversation";
 
 export class Conversation {
   constructor() {
     this.turns = [];
-    this.isKept = true; // pictures too
+    this.isKept = true; // including the images
   }
 
-  /** The one that this tab had before its reload. What was being written then was stopped by it. */
+  /** Return the conversation that this tab had before its reload, which stopped a running answer. */
   static restored() {
-    const made = new Conversation();
+    const conversation = new Conversation();
     try {
-      made.turns = JSON.parse(sessionStorage.getItem(PLACE) ?? "[]");
+      conversation.turns = JSON.parse(sessionStorage.getItem(PLACE) ?? "[]");
     } catch {
-      made.turns = [];
+      conversation.turns = [];
     }
-    for (const { answer } of made.turns) if (answer.state === "writing") answer.state = "stopped";
-    return made;
+    for (const { answer } of conversation.turns) if (answer.state === "writing") answer.state = "stopped";
+    return conversation;
   }
 
   get pictures() {
@@ -37,7 +37,7 @@ export class Conversation {
     return this.last;
   }
 
-  /** The question of a turn anew, without what followed it. */
+  /** Remove a turn and everything after it. */
   cut(turn) {
     this.turns.splice(this.turns.indexOf(turn));
   }
@@ -47,25 +47,25 @@ export class Conversation {
     this.save();
   }
 
-  /** Whether the pictures were kept too. */
+  /** Save the conversation; return whether its images were saved too. */
   save() {
     const bare = (turn) => ({ ...turn, pictures: turn.pictures.map((picture) => ({ ...picture, url: null })) });
     this.isKept = [this.turns, this.turns.map(bare)].findIndex((turns) => stored(turns)) === 0;
     return this.isKept;
   }
 
-  /** The API's messages up to a turn's question. A question that got no answer is asked together with the next. */
+  /** Return the API's messages up to a turn's question. A question without an answer is joined to the next. */
   messages(upto) {
-    const said = [];
+    const messages = [];
     for (const turn of this.turns) {
       const parts = turn.pictures.map((picture) => ({ type: "image_url", image_url: { url: picture.url } }));
       if (turn.text) parts.push({ type: "text", text: turn.text });
-      if (said.at(-1)?.role === "user") said.at(-1).content.push({ type: "text", text: "\n" }, ...parts);
-      else said.push({ role: "user", content: parts });
+      if (messages.at(-1)?.role === "user") messages.at(-1).content.push({ type: "text", text: "\n" }, ...parts);
+      else messages.push({ role: "user", content: parts });
       if (turn === upto) break;
-      if (turn.answer.text) said.push({ role: "assistant", content: turn.answer.text });
+      if (turn.answer.text) messages.push({ role: "assistant", content: turn.answer.text });
     }
-    return said;
+    return messages;
   }
 
   picturesUpto(turn) {
@@ -78,7 +78,7 @@ function stored(turns) {
     sessionStorage.setItem(PLACE, JSON.stringify(turns));
     return true;
   } catch {
-    sessionStorage.removeItem(PLACE); // what was there would come back as if it were the newest
+    sessionStorage.removeItem(PLACE); // the older state must not come back
     return false;
   }
 }

@@ -1,4 +1,4 @@
-// What the browser keeps of a choice; one that keeps nothing is no reason not to work.
+// Settings in the browser's storage, which may be unavailable.
 
 export function recall(name, otherwise = null) {
   try {
@@ -12,6 +12,6 @@ export function remember(name, value) {
   try {
     localStorage.setItem(`vistune.${name}`, value);
   } catch {
-    // it holds until the next reload
+    // the setting lasts until the next reload
   }
 }

@@ -1,4 +1,4 @@
-// The page: what is on it, and what happens when.
+// The page: its parts and events.
 
 import * as api from "./api.js";
 import { Composer } from "./composer.js";
@@ -10,11 +10,11 @@ import { language, say, showWords, switchLanguage } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const conversation = Conversation.restored();
-const views = new Map(); // a turn's element by the turn
+const views = new Map(); // turn -> its view
 let served = null; // the model
-let isLeaving = false; // the page, by a reload or another address
-let isLossTold = false; // that the pictures of this conversation will not survive a reload
-let stopping = null; // AbortController of the answer under way
+let isLeaving = false; // the page is being left or reloaded
+let isLossTold = false; // whether the user knows that a reload loses the images
+let stopping = null; // AbortController of the running answer
 
 const page = {
   isBusy: () => stopping !== null,
@@ -22,8 +22,8 @@ const page = {
   again: (turn) => write(turn),
   resend,
   copy,
-  looks: (turn) =>
-    asked(async () => api.looks({ model: await name(), messages: conversation.messages(turn), answer: turn.answer.text })),
+  attention: (turn) =>
+    withKey(async () => api.attention({ model: await name(), messages: conversation.messages(turn), answer: turn.answer.text })),
 };
 
 const composer = new Composer({
@@ -34,7 +34,7 @@ const composer = new Composer({
 
 const name = async () => (served ??= await api.model()).id;
 
-/** Say something above the conversation; `button`: [label, what it does]. Nothing: take it away. */
+/** Show a notice above the conversation; `button`: [label, action]. Without a text, hide it. */
 function notice(text, button = null) {
   $("notice").hidden = !text;
   $("notice-text").textContent = text ?? "";
@@ -45,8 +45,8 @@ function notice(text, button = null) {
 
 const announce = (text) => { $("status").textContent = text; };
 
-/** What `work` gives; a key is asked for first where the server wants one. */
-async function asked(work) {
+/** Return the result of `work`; ask for an API key first if the server needs one. */
+async function withKey(work) {
   for (;;) {
     try {
       return await work();
@@ -57,13 +57,13 @@ async function asked(work) {
   }
 }
 
-let keyAsked = null;
+let keyRequest = null;
 
-/** Resolves once a key is given that the server knows. */
+/** Resolve when the user has given a key that the server accepts. */
 function askKey() {
-  keyAsked ??= new Promise((resolve) => {
+  keyRequest ??= new Promise((resolve) => {
     $("key-wrong").hidden = true;
-    $("key-dialog").oncancel = (event) => event.preventDefault(); // nothing works without one
+    $("key-dialog").oncancel = (event) => event.preventDefault(); // nothing works without a key
     $("key-form").onsubmit = async (event) => {
       event.preventDefault();
       api.saveKey($("key").value.trim());
@@ -76,17 +76,17 @@ function askKey() {
       }
       $("key").value = "";
       $("key-dialog").close();
-      keyAsked = null;
+      keyRequest = null;
       resolve();
     };
     $("key-dialog").showModal();
   });
-  return keyAsked;
+  return keyRequest;
 }
 
 async function connect() {
   try {
-    served = await asked(api.model);
+    served = await withKey(api.model);
   } catch (error) {
     notice(told(error), [say("retry"), connect]);
     return;
@@ -108,7 +108,7 @@ function ask(text, pictures) {
   }
   const before = conversation.last;
   const turn = conversation.add(text, pictures);
-  if (before) views.get(before).show(); // only the last answer can be asked for again
+  if (before) views.get(before).show(); // only the last answer can be repeated
   addView(turn);
   write(turn);
   return true;
@@ -123,7 +123,7 @@ function resend(turn, text) {
   }
   conversation.cut(turn);
   const isLost = turn.pictures.some(({ url }) => !url);
-  if (isLost) { // it is asked again from below, with its pictures shown anew
+  if (isLost) { // the user adds its images again
     composer.fill(text);
     notice(null);
     conversation.save();
@@ -134,12 +134,12 @@ function resend(turn, text) {
   }
 }
 
-/** Ask for the answer of the last turn, and show it as it comes. */
+/** Request the answer of the last turn, and show it while it is written. */
 async function write(turn) {
   if (page.isBusy()) return;
   const view = views.get(turn);
   Object.assign(turn.answer, { text: "", state: "writing", reason: null, error: null });
-  view.found = null;
+  view.maps = null;
   view.looks.replaceChildren();
   stopping = new AbortController();
   showBusy();
@@ -155,7 +155,7 @@ async function write(turn) {
   try {
     const { signal } = stopping;
     const body = { messages: conversation.messages(turn), ...settings() };
-    turn.answer.reason = await asked(async () => api.answer({ model: await name(), ...body }, { signal, hear }));
+    turn.answer.reason = await withKey(async () => api.answer({ model: await name(), ...body }, { signal, hear }));
     turn.answer.state = "done";
   } catch (error) {
     const isStopped = error.name === "AbortError" || isLeaving;
@@ -171,7 +171,7 @@ async function write(turn) {
     view.show();
   });
   const { state, text, error } = turn.answer;
-  announce(state === "failed" ? told(error) : state === "stopped" ? say("stopped") : say("answered")(text));
+  announce(state === "failed" ? told(error) : state === "stopped" ? say("stopped") : say("answered", { text }));
 }
 
 const settings = () => ({ temperature: Number($("temperature").value), max_tokens: Number($("length").value) });
@@ -213,7 +213,7 @@ function showBusy() {
   document.body.classList.toggle("busy", page.isBusy());
 }
 
-/** Keep the end in sight over a change, unless the reader has gone up: asked before it, since it may be long. */
+/** Keep the end in view after a change, unless the reader has scrolled up. */
 function follow(change) {
   const { scrollHeight, scrollTop, clientHeight } = document.documentElement;
   const wasAtEnd = scrollHeight - scrollTop - clientHeight < 160;
@@ -240,7 +240,7 @@ function showTheme() {
 }
 
 async function showSamples() {
-  const rows = await api.samples().catch(() => []); // nothing to try is no reason to say something
+  const rows = await api.samples().catch(() => []); // samples are optional
   $("samples").hidden = !rows.length;
   $("sample-list").replaceChildren(...rows.map(({ picture, questions }) => {
     const question = questions[language] ?? questions.en;
@@ -274,7 +274,7 @@ $("theme").onclick = () => {
   showTheme();
 };
 document.addEventListener("keydown", (event) => { if (event.key === "Escape" && stopping) stopping.abort(); });
-window.addEventListener("beforeunload", () => { isLeaving = true; }); // then answers break off, and not by an error
+window.addEventListener("beforeunload", () => { isLeaving = true; }); // a broken answer is no error then
 window.addEventListener("pagehide", () => conversation.save());
 window.addEventListener("pageshow", () => { isLeaving = false; });
 for (const [name, usual] of [["temperature", "0.2"], ["length", "256"]]) $(name).value = recall(name, usual);

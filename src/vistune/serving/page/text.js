@@ -1,6 +1,6 @@
-// Text that nobody vouches for as paragraphs, lists and code: nodes and textContent only. Links stay text.
+// Show untrusted text as paragraphs, lists and code, with nodes and textContent only. Links stay text.
 
-/** An element with attributes (by name), properties (`text`, `on`) and children. */
+/** Create an element with attributes, `text`, listeners (`on`) and children. */
 export function make(tag, { text, on = {}, ...attributes } = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -25,7 +25,7 @@ const FENCE = /^\s*```[\w+#.-]*\s*$/;
 const BULLET = /^\s*[-*•]\s+(.*)$/;
 const NUMBER = /^\s*(?:\d{1,3})[.)]\s+(.*)$/;
 
-/** Nodes for a text. */
+/** Return the nodes for a text. */
 export function rendered(text) {
   const nodes = [];
   const lines = text.split("\n");
@@ -60,7 +60,7 @@ export function rendered(text) {
   return nodes;
 }
 
-/** `code` and **bold** inside a line; everything else as it stands. */
+/** Show `code` and **bold** inside a line; everything else unchanged. */
 function withSpans(tag, text) {
   const node = make(tag);
   for (const part of text.split(/(`[^`\n]+`|\*\*[^*\n]+\*\*)/)) {

@@ -1,13 +1,13 @@
-// One turn on the page: the question with its pictures, the answer, and what can be done with them.
+// One turn on the page: the question with its images, the answer, and their buttons.
 
-import { looksOf } from "./looks.js";
+import { attentionView } from "./attention.js";
 import { icon, make, rendered } from "./text.js";
 import { say } from "./words.js";
 
-/** Bytes that came from outside are shown as a picture only where they were read as one before. */
+/** Show an image. Its bytes were decoded as an image before, so nothing else is ever shown. */
 export function thumbnail(picture) {
   return picture.url
-    ? make("img", { src: picture.url, alt: say("picture")(picture.name), title: picture.name })
+    ? make("img", { src: picture.url, alt: say("picture", { name: picture.name }), title: picture.name })
     : make("span", { class: "lost", text: say("lost"), title: picture.name });
 }
 
@@ -15,15 +15,15 @@ export function action(name, label, on, extra = {}) {
   return make("button", { type: "button", class: "action", on: { click: on }, ...extra }, icon(name), make("span", { text: label }));
 }
 
-const ALL_SAID = new Set(["queue_full", "bodies_full", "timeout", "shutting_down"]); // the server's words add nothing
+const KNOWN = new Set(["queue_full", "bodies_full", "timeout", "shutting_down"]); // the server's message adds nothing
 
-/** What the error says, in the page's language where its code is known, and in the server's own words. */
+/** Describe an error, in the page's language if its code is known, and with the server's message. */
 export function told(error) {
   const known = error.status === 0 && error.code === "unreachable" ? say("unreachable") : say("errors")[error.code];
-  return [known, ALL_SAID.has(error.code) ? "" : error.message].filter(Boolean).join(" ");
+  return [known, KNOWN.has(error.code) ? "" : error.message].filter(Boolean).join(" ");
 }
 
-/** `page`: what a turn asks for: again(turn), resend(turn, text), copy(text), looks(turn), isBusy(). */
+/** `page`: again(turn), resend(turn, text), copy(text), attention(turn), isBusy(), isLast(turn). */
 export class TurnView {
   constructor(turn, pictures, page) {
     Object.assign(this, { turn, pictures, page });
@@ -32,14 +32,14 @@ export class TurnView {
     this.looks = make("div", { class: "looks-place" });
     this.note = make("p", { class: "note" });
     this.actions = make("div", { class: "actions" });
-    this.found = null; // the looks that are shown
+    this.maps = null; // the attention maps that are shown
     this.answer = make("div", { class: "answer" }, this.body, this.looks, this.note, this.actions);
     this.node = make("li", { class: "turn" }, this.question, this.answer);
     this.ask();
     this.show();
   }
 
-  /** The question, with a button to edit it. */
+  /** Show the question with a button to edit it. */
   ask() {
     const { turn } = this;
     const edit = action("edit", say("edit"), () => this.edit());
@@ -71,13 +71,13 @@ export class TurnView {
     area.setSelectionRange(area.value.length, area.value.length);
   }
 
-  /** The answer as it is now. */
+  /** Show the answer as it is now. */
   show() {
     const { answer } = this.turn;
     const isWriting = answer.state === "writing";
     this.node.classList.toggle("writing", isWriting);
     this.answer.setAttribute("aria-busy", String(isWriting));
-    this.body.hidden = Boolean(this.found);
+    this.body.hidden = Boolean(this.maps);
     this.body.replaceChildren(...rendered(answer.text));
     if (isWriting) (this.body.lastElementChild ?? this.body).append(make("span", { class: "caret", "aria-hidden": "true" }));
     this.note.replaceChildren(...this.noteParts());
@@ -102,23 +102,23 @@ export class TurnView {
       actions.push(action("again", say(turn.answer.state === "failed" ? "retry" : "again"), () => page.again(turn)));
     }
     if (turn.answer.text && this.pictures.length && this.pictures.every(({ url }) => url)) {
-      const label = say(this.found ? "looksHide" : "looks");
-      this.looksButton = action("eye", label, () => this.toggleLooks(), { "aria-expanded": String(Boolean(this.found)), class: "action eye" });
+      const label = say(this.maps ? "looksHide" : "looks");
+      this.looksButton = action("eye", label, () => this.toggleLooks(), { "aria-expanded": String(Boolean(this.maps)), class: "action eye" });
       actions.push(this.looksButton);
     }
     return actions;
   }
 
   async toggleLooks() {
-    if (this.found) {
-      this.found = null;
+    if (this.maps) {
+      this.maps = null;
       this.looks.replaceChildren();
     } else {
       this.looksButton.disabled = true;
       this.looksButton.lastChild.textContent = say("looking");
       try {
-        this.found = await this.page.looks(this.turn);
-        this.looks.replaceChildren(looksOf(this.found, this.pictures));
+        this.maps = await this.page.attention(this.turn);
+        this.looks.replaceChildren(attentionView(this.maps, this.pictures));
       } catch (error) {
         this.looks.replaceChildren(make("p", { class: "note wrong", role: "alert", text: told(error) }));
       }

@@ -1,13 +1,13 @@
-// "Where it looks": an answer's words, and its pictures with what each word attended to left bright.
+// "Where it looks": the words of an answer, and the images with the patches bright that a word attended to.
 
 import { make } from "./text.js";
 import { say } from "./words.js";
 
-const FINE = 240; // points of a picture's map on each side: fine enough for the edges of patches
-const VEIL = 0.86; // how dark a patch becomes that nothing was read from
-let named = 0; // words that have an id
+const FINE = 240; // points on each side of a map: fine enough for the edges of patches
+const VEIL = 0.86; // darkness of a patch without attention
+let ids = 0; // words that have an id
 
-/** The attention of a word (or of several, their mean) per area of a picture, (FINE, FINE) row by row. */
+/** Return the mean attention of words per area of an image, (FINE, FINE) row by row. */
 function density(picture, words) {
   const map = new Float32Array(FINE * FINE);
   for (const { rows, columns, box, weights } of picture.views) {
@@ -26,7 +26,7 @@ function density(picture, words) {
   return map;
 }
 
-/** How much of the attention of these words lay on all patches, 0 to 1. */
+/** Return the share of the words' attention that is on the images, 0 to 1. */
 function share(pictures, words) {
   let sum = 0;
   for (const { views } of pictures)
@@ -43,7 +43,7 @@ function veil(map, most) {
   return image;
 }
 
-/** In words, the middle of what is brightest. */
+/** Name the place of the brightest patches. */
 function place(map, most) {
   let [count, x, y] = [0, 0, 0];
   map.forEach((value, at) => {
@@ -56,14 +56,14 @@ function place(map, most) {
   return say("places")[3 * row + column];
 }
 
-/** What a single view leaves out of its picture, as a frame in per cent; null where it shows all. */
+/** Return the part of the image that a single view shows, or null if it shows all. */
 function frame({ views }) {
   const [x0, y0, x1, y1] = views[0].box.map((edge) => Math.min(1, Math.max(0, edge)));
   return views.length > 1 || (x1 - x0) * (y1 - y0) > 0.999 ? null : [x0, y0, x1, y1];
 }
 
 function figure(picture, seen, number) {
-  const canvas = make("canvas", { width: FINE, height: FINE, role: "img", "aria-label": say("overlay")(number) });
+  const canvas = make("canvas", { width: FINE, height: FINE, role: "img", "aria-label": say("overlay", { number }) });
   const image = make("img", { src: picture.url, alt: "" });
   const shown = make("div", { class: "seen" }, image, canvas);
   shown.style.setProperty("--shape", picture.width / picture.height);
@@ -78,36 +78,37 @@ function figure(picture, seen, number) {
   return { node: make("li", {}, shown), pen: canvas.getContext("2d"), seen, framed: Boolean(edges) };
 }
 
-/** The element of an answer's looks: words to move over and pictures that follow. `pictures` have a url each. */
-export function looksOf(found, pictures) {
-  const figures = found.pictures.map((seen, at) => figure(pictures[at], seen, at + 1));
-  const all = found.words.map((_, word) => word);
+/** Return the element with an answer's words to point at, and the images that follow. */
+export function attentionView(maps, pictures) {
+  const figures = maps.pictures.map((seen, at) => figure(pictures[at], seen, at + 1));
+  const all = maps.words.map((_, word) => word);
   const told = make("p", { class: "share", role: "status" });
-  const options = found.words.map((word, at) => {
+  const options = maps.words.map((word, at) => {
     const space = /^\s*/.exec(word)[0];
-    const node = make("span", { class: "word", role: "option", id: `word-${++named}`, "data-at": at,
+    const node = make("span", { class: "word", role: "option", id: `word-${++ids}`, "data-at": at,
       "aria-selected": "false", text: word.slice(space.length) });
     return { space, node };
   });
   const list = make("div", { class: "words", role: "listbox", tabindex: "0", "aria-label": say("words") });
   for (const { space, node } of options) list.append(space, node);
 
-  let chosen = null; // a word's number; null: all
+  let chosen = null; // index of a word; null: all
   const show = (word) => {
     const words = word === null ? all : [word];
-    const maps = figures.map(({ seen }) => density(seen, words));
-    const peaks = maps.map((map) => map.reduce((best, value) => Math.max(best, value), 0));
+    const densities = figures.map(({ seen }) => density(seen, words));
+    const peaks = densities.map((map) => map.reduce((best, value) => Math.max(best, value), 0));
     const most = Math.max(...peaks);
-    figures.forEach(({ pen }, at) => pen.putImageData(veil(maps[at], most), 0, 0));
+    figures.forEach(({ pen }, at) => pen.putImageData(veil(densities[at], most), 0, 0));
     options.forEach(({ node }, at) => node.setAttribute("aria-selected", String(at === word)));
     if (word === null) list.removeAttribute("aria-activedescendant");
     else list.setAttribute("aria-activedescendant", options[word].node.id);
     const best = peaks.indexOf(most);
-    const name = word === null ? say("whole") : `“${found.words[word].trim()}”`;
-    const percent = (100 * share(found.pictures, words)).toFixed(0);
-    const where = place(maps[best], most);
+    const name = word === null ? say("whole") : `“${maps.words[word].trim()}”`;
+    const percent = (100 * share(maps.pictures, words)).toFixed(0);
+    const where = place(densities[best], most);
     told.textContent = figures.length > 1
-      ? say("shareMany")(name, percent, where, best + 1) : say("share")(name, percent, where);
+      ? say("shareMany", { word: name, percent, place: where, number: best + 1 })
+      : say("share", { word: name, percent, place: where });
   };
   const wordAt = (event) => {
     const node = event.target.closest(".word");
@@ -129,7 +130,7 @@ export function looksOf(found, pictures) {
     else if (event.key === "Escape") chosen = null;
     else return;
     event.preventDefault();
-    event.stopPropagation(); // Escape stops no answer from here
+    event.stopPropagation(); // Escape must not stop an answer from here
     show(chosen);
     if (chosen !== null) options[chosen].node.scrollIntoView({ block: "nearest" });
   });

@@ -1,0 +1,266 @@
+"""Pages about data: the report of a data set, and the result of a check.
+
+The report has one section per file that the data folder contains: samples.json, generate.json, pictures.jsonl and
+rejects.jsonl. It also works for a single data file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vistune.errors import DataError
+from vistune.files import read_json_if_there, read_jsonl, write_atomic
+from vistune.records import FORMS, MARKER, ImageFolders, columns_read, open_data, read_sample
+from vistune.report import plots
+from vistune.report.images import spread, thumbnail
+from vistune.report.rendering import Labels, Row, Values, drawn_label, drawn_text, labels_of, render, write_page
+
+SAMPLES = 20  # on the page
+LISTED_REJECTS = 20  # of each reason on the page of a check
+LLAVA_ROLES = {"system": "system", "user": "human", "assistant": "gpt"}
+
+
+def write_data_report(
+    data: Path,
+    *,
+    out: Path | None = None,
+    images: Path | None = None,
+    near_duplicates: Row | None = None,
+    language: str = "en",
+) -> Path:
+    """Write the page of a folder that `generate` wrote (FOLDER/report.html) or of a data file (FILE.report.html).
+
+    Args:
+        images: The image folder of a data file.
+        near_duplicates: `vistune.data.find_near_duplicates` as a dict.
+    """
+    labels = labels_of(language)
+    records = read_records(data)
+    folder = data if data.is_dir() else data.parent
+    sections = {
+        "counts": counts(data, records),
+        "spent": spent_on(data),
+        "lengths": length_plots(records, labels) if records else None,
+        "questions": question_types(records) if records else None,
+        "verb_nouns": verb_nouns(records) if records else None,
+        "near_duplicates": near_duplicates,
+        "samples": samples(folder, images, records) if records else None,
+        "rejects": rejects(data / "rejects.jsonl") if data.is_dir() else None,
+    }
+    path = out or (data / "report.html" if data.is_dir() else data.with_name(f"{data.name}.report.html"))
+    return write_page(path, "data.html.j2", data.resolve().name, labels["data_title"], language, sections)
+
+
+def write_check_report(page: Path, report: Row, labelled_samples: Sequence[Row]) -> None:
+    """Write the page of `vistune check`: faults and notes by reason, and samples with their supervised text marked.
+
+    Args:
+        report: `vistune.data.CheckReport` as a dict.
+        labelled_samples: Samples as `vistune.data.show` gives them.
+    """
+    shown = [
+        {**sample, "thumbnails": [thumbnail(Path(str(file)).name, [Path(str(file))]) for file in sample["pictures"]]}
+        for sample in labelled_samples
+    ]
+    by_reason = {kind: _by_reason(report[kind], LISTED_REJECTS) for kind in ("faults", "notes")}
+    write_atomic(page, render("check.html.j2", labels_of("en"), report=report, samples=shown, **by_reason))
+
+
+def read_records(data: Path) -> list[Row] | None:
+    """Read the records of a data file or folder in LLaVA's form; None if the folder has no samples.json.
+
+    If a record names no language, the letters of its answers decide. Raises DataError for the first bad record.
+    """
+    path = data / "samples.json" if data.is_dir() else data
+    if not path.is_file():
+        if data.is_dir():
+            return None
+        raise DataError(f"{data}: no such file", "name a data file, a folder that `generate` wrote, or a run")
+    file = open_data(path, columns_read())
+    return [_in_llava_form(record.value, record.location, file.images) for record in file.records(FORMS)]
+
+
+def _in_llava_form(value: Any, location: str, inner_images: Path | None) -> Row:
+    """Convert a record; `inner_images` is the folder of images that were inside the data file."""
+    try:
+        if isinstance(value, DataError):
+            raise value
+        if not isinstance(value, Mapping):
+            raise DataError(f"{location}: a record must be an object", "see docs/data.md")
+        sample = read_sample(value, location, ImageFolders(None), Counter())
+    except DataError as error:
+        raise DataError(error.message, "`vistune check` lists all faults") from None
+    conversations = [
+        {
+            "from": LLAVA_ROLES[message.role],
+            "value": "\n".join(part if isinstance(part, str) else MARKER for part in message.parts),
+        }
+        for message in sample.messages
+    ]
+    answers = " ".join(message.text for message in sample.messages if message.role == "assistant")
+    language = value.get("language") or ("ko" if re.search("[가-힣]", answers) else "en" if answers.isascii() else "–")
+    image = str(sample.images[0].source) if sample.images else None
+    if image is not None and inner_images is not None and (inner_images / image).is_file():
+        image = str(inner_images / image)
+    return {**value, "kind": sample.kind or "–", "image": image, "language": language, "conversations": conversations}
+
+
+def counts(data: Path, records: Sequence[Row] | None) -> Values | None:
+    """Count the samples by kind and language, from generate.json if it is there."""
+    generated: Row | None = read_json_if_there(data / "generate.json") if data.is_dir() else None
+    if generated is None and records is None:
+        return None
+    if generated is None:
+        generated = {
+            "counts": Counter(f"{record['kind']}/{record['language']}" for record in records or ()),
+            "images": len({record["image"] for record in records or () if record.get("image")}),
+        }
+    table = {tuple(name.rpartition("/")[::2]): count for name, count in generated["counts"].items()}
+    return {
+        "table": table,
+        "kinds": sorted({kind for kind, _ in table}),
+        "languages": sorted({language for _, language in table}),
+        "rows": generated.get("rows", sum(table.values())),
+        "images": generated.get("images"),
+        "rejects": sum((generated.get("rejects") or {}).values()),
+    }
+
+
+def spent_on(data: Path) -> Values | None:
+    """Return the cost and speed of the remote teacher; None if there was none."""
+    generated: Row = (read_json_if_there(data / "generate.json") if data.is_dir() else None) or {}
+    spent = generated.get("spent") or {}
+    return spent if spent.get("outcomes") else None
+
+
+def length_plots(records: Sequence[Row], labels: Labels) -> list[plots.Markup]:
+    """Draw a histogram of answer lengths for each language, all on the same scale."""
+    by_language: dict[str, list[int]] = defaultdict(list)
+    for record in records:
+        for turn in record["conversations"]:
+            if turn["from"] == "gpt":
+                by_language[str(record.get("language", "–"))].append(len(turn["value"]))
+    limit = max((max(lengths) for lengths in by_language.values()), default=1)
+    return [
+        plots.histogram(
+            lengths,
+            title=drawn_text(language, labels, f"#{number}"),
+            axis=drawn_label("characters", labels),
+            median=drawn_label("median", labels),
+            limit=limit,
+        )
+        for number, (language, lengths) in enumerate(sorted(by_language.items()), start=1)
+    ]
+
+
+def samples(folder: Path, images: Path | None, records: Sequence[Row]) -> list[Values]:
+    """Choose samples of every kind and language, and load thumbnails of their images with the teacher's boxes."""
+    listed: Row = read_json_if_there(folder / "images.json") or {}
+    folders = [images] if images else [folder, *(folder / name for name in listed.get("folders", ()))]
+    boxes_file = folder / "pictures.jsonl"
+    boxes = {str(row["image"]): row["boxes"] for _, row in read_jsonl(boxes_file)} if boxes_file.is_file() else {}
+    return [
+        {
+            **record,
+            "thumbnail": thumbnail(
+                record["image"], _image_paths(folders, record["image"]), boxes.get(record["image"], ())
+            )
+            if record.get("image")
+            else None,
+            "turns": [(turn["from"], turn["value"].replace("<image>", "").strip()) for turn in record["conversations"]],
+        }
+        for record in spread(records, SAMPLES, group=lambda record: f"{record['kind']}/{record['language']}", seed=0)
+    ]
+
+
+def _image_paths(folders: Sequence[Path], name: str) -> list[Path]:
+    """Return the paths where an image may be. Names that lead out of the image folders are left out, as in training."""
+    try:
+        if Path(name).is_absolute():  # unpacked from the data file by vistune
+            return [Path(name)]
+        return [folder / name for folder in folders if (folder / name).resolve().is_relative_to(folder.resolve())]
+    except (OSError, ValueError, RuntimeError):  # not a path, or a link to itself
+        return []
+
+
+def rejects(path: Path) -> list[tuple[str, int, Row]] | None:
+    """Return (reason, count, first reject) from rejects.jsonl, the most frequent reason first."""
+    if not path.is_file():
+        return None
+    return [(reason, count, first[0]) for reason, count, first in _by_reason([row for _, row in read_jsonl(path)], 1)]
+
+
+def _by_reason(rejected: Iterable[Row], listed: int) -> list[tuple[str, int, list[Row]]]:
+    """Return (reason, count, the first `listed` of them), the most frequent reason first."""
+    first: dict[str, list[Row]] = defaultdict(list)
+    reasons: Counter[str] = Counter()
+    for reject in rejected:
+        reason = str(reject["reason"])
+        reasons[reason] += 1
+        if len(first[reason]) < listed:
+            first[reason].append(reject)
+    return [(reason, count, first[reason]) for reason, count in reasons.most_common()]
+
+
+# The first pattern that matches names the type. English patterns match at the beginning, Korean ones anywhere.
+_QUESTION_TYPES = (
+    ("how_many", re.compile(r"^how (?:many|much)\b|몇|얼마나 많")),
+    ("where", re.compile(r"^(?:where|at which place)\b|어디")),
+    ("why", re.compile(r"^why\b|왜|까닭|이유")),
+    ("who", re.compile(r"^who\b|누구|누가")),
+    ("which", re.compile(r"^which\b|어느|어떤|무슨")),
+    ("how", re.compile(r"^how\b|어떻게|어떠")),
+    ("what", re.compile(r"^(?:what|in a few words, what)\b|무엇|뭐|뭘")),
+    ("is_there", re.compile(r"^(?:is|are) there\b|^can you see\b|(?:이|가|도) (?:있나요|있습니까|보이나요|보입니까)")),
+    ("yes_no", re.compile(r"^(?:is|are|was|were|do|does|did|can|could|has|have|will)\b|(?:나요|까요?|가요)\s*\?")),
+    ("request", re.compile(r"^\w+|세요|시오|줘|주십시오")),
+)  # fmt: skip
+_EN_DETERMINERS = frozenset(("the", "a", "an", "his", "her", "its", "their", "some", "two", "three", "several"))
+_EN_FUNCTION_WORDS = _EN_DETERMINERS | set(re.findall(r"\w+", """
+    this that these other of to and in on at for with by near from into onto over under up down out off next front as
+    behind beside around through along across together against towards himself herself itself themselves while
+"""))  # fmt: skip
+_EN_NOT_VERBS = frozenset(
+    ("dining", "parking", "living", "building", "ceiling", "evening", "morning", "during", "clothing")
+)
+_EN_PAIR = re.compile(
+    rf"\b([a-z]{{3,}}ing)\s+((?:(?:{'|'.join(sorted(_EN_DETERMINERS))})\s+)?(?:[a-z]+\s+)?[a-z]{{3,}})"
+)
+_KO_PAIR = re.compile(r"([가-힣]{1,8})[을를]\s+([가-힣]{1,6}?)(?:고|며|면서|는|은|아|어|여|해|하|기|려|었|았|습|니)")
+
+
+def question_types(records: Iterable[Row]) -> dict[str, Counter[str]]:
+    """Count the questions by type and language, with simple rules for English and Korean."""
+    counted: dict[str, Counter[str]] = {name: Counter() for name, _ in _QUESTION_TYPES}
+    for record in records:
+        for turn in record["conversations"]:
+            if turn["from"] == "human":
+                question = turn["value"].replace("<image>", "").strip().lower()
+                for name, pattern in _QUESTION_TYPES:
+                    if pattern.search(question):
+                        counted[name][str(record.get("language", "–"))] += 1
+                        break
+    return {name: by_language for name, by_language in counted.items() if by_language}
+
+
+def verb_nouns(records: Iterable[Row], most: int = 15) -> list[tuple[str, str, int]]:
+    """Return the most frequent (verb, noun, count) of the answers.
+
+    In English a pair is an -ing form and its object, in Korean an object (을/를) and its verb.
+    """
+    pairs: Counter[tuple[str, str]] = Counter()
+    for record in records:
+        for turn in record["conversations"]:
+            if turn["from"] == "gpt":
+                text = turn["value"].lower()
+                for verb, phrase in _EN_PAIR.findall(text):
+                    nouns = [word for word in phrase.split() if word not in _EN_FUNCTION_WORDS]
+                    if nouns and verb not in _EN_NOT_VERBS:
+                        pairs[verb, nouns[-1]] += 1
+                for noun, verb in _KO_PAIR.findall(text):
+                    pairs[verb, noun] += 1
+    return [(verb, noun, count) for (verb, noun), count in pairs.most_common(most)]
