@@ -20,7 +20,7 @@ from vistune.recipe import DataSource, Recipe
 
 if TYPE_CHECKING:
     from vistune.data import CheckReport
-    from vistune.datagen import FilteredCaptions, GenerationConfig, TableForm, TeacherOptions
+    from vistune.datagen import FilteredCaptions, GeneratedData, GenerationConfig, TableForm, TeacherOptions
     from vistune.evaluation import (
         AnsweredFile,
         AnswerOptions,
