@@ -21,7 +21,7 @@ KO_WORDS = 0.7  # Korean needs fewer words, which are longer
 UNSPACED = ("zh", "ja", "th")
 LETTERS_PER_WORD = 2  # in languages without spaces between words
 MOST_WORDS = 1500
-ECHOED_WORDS = 12  # so many words of the prompt in a row count as an echo
+ECHOED_WORDS = 12  # this many words of the prompt in a row count as an echo
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ _LATIN = r"[A-Za-zÀ-ɏ]"
 
 
 def language(sample: Candidate) -> str:
-    """Find a text of which too few letters are in the language's script; names in another script are allowed."""
+    """Find a text with too few letters in the language's script; names in another script are allowed."""
     script = _SCRIPTS.get(sample.language, _LATIN)
     for text in sample.texts:
         letters = re.findall(r"[^\W\d_]", text)

@@ -143,7 +143,7 @@ def wrong_count(image: AnnotatedImage, turns: Turns, language: str) -> str:
 
 
 def _count_at(claim: CountClaim, boxes: list[Box]) -> int:
-    """Count the boxes of the class that overlap the only box of the object that they are said to be at."""
+    """Count the boxes of the class that overlap the only box of the object named with "at"."""
     anchors = [box for box in boxes if box.label == claim.only_at]
     if len(anchors) != 1:
         return 0

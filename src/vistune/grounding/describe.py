@@ -25,7 +25,7 @@ from vistune.types import Box
 LARGEST_LISTED = 8  # above this number of objects, a list of single objects reads like an inventory
 MOST_DESCRIBED = 5  # labels that get a sentence of their own; the others are listed
 MOST_NAMED = 4  # labels in a caption of one sentence
-FEW_LABELS = 2  # with so few labels, the extent of each object is stated too
+FEW_LABELS = 2  # up to this many labels, the extent of each object is stated too
 FEWEST_SENTENCES = 3
 FILLING_AREA = 0.4
 MUCH_LARGER = 3.0  # times the area

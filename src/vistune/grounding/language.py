@@ -64,7 +64,7 @@ class Language(Protocol):
         """Return whether a question takes the object for granted: "What is the dog doing?"."""
 
     def number(self, word: str) -> int:
-        """Return the value of a number in words or digits."""
+        """Return the value of a number word or of digits."""
 
     def asks_total(self, question: str, named: NamedClass) -> bool:
         """Return whether a question asks how many objects of the class are in the image."""

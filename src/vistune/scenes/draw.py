@@ -29,7 +29,7 @@ RADII = {"small": (7, 8), "large": (12, 13)}  # pixels, inclusive
 # No image of the training split has these pairs; every image of the split `combinations` has one.
 HELD_OUT = (("red", "star"), ("blue", "heart"), ("yellow", "cross"), ("green", "triangle"))
 LARGEST_COUNT = 5
-_OVERSAMPLING = 4  # masks are drawn so many times larger and shrunk, for soft edges
+_OVERSAMPLING = 4  # masks are drawn this many times larger and shrunk, for soft edges
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ SHOWN: Mapping[str, tuple[str, ...]] = {
     "reasoning": ("captions", "boxes"),
     "caption": ("captions", "boxes"),
 }
-OWN_LANGUAGES = ("en", "ko")  # languages with prompts and instructions of their own
+OWN_LANGUAGES = ("en", "ko")  # languages that have prompts and instructions
 LANGUAGE_NAMES = {
     "de": "German",
     "es": "Spanish",

@@ -57,7 +57,7 @@ def is_noun(text: str, match: re.Match[str]) -> bool:
     return bool(before.strip()) or not _AFTER_A_VERB.match(text, match.end())
 
 
-LISTED_WORDS = 4  # a clause of at most so many words without a verb continues a list
+LISTED_WORDS = 4  # a clause without a verb continues a list if it has at most this many words
 _VERB = re.compile(r"\b(?:is|are|was|were|has|have|can|there|\w+ing)\b|n't\b")
 
 
