@@ -162,7 +162,8 @@ def test_two_runs_stand_beside_each_other(run: Path, other: Path) -> None:
 
 
 def test_their_answers_are_compared_as_if_both_were_asked_now(run: Path, other: Path) -> None:
-    (task,) = compare_stored({"one": run / "evals", "two": other / "evals"})["tasks"]
+    comparison = compare_stored({"one": run / "evals", "two": other / "evals"})
+    (task,) = comparison.to_dict()["tasks"]
     (pair,) = task["pairs"]
     shares = [read_json(folder / "evals" / "scenes.json")["metrics"]["accuracy"] for folder in (run, other)]
     assert pair["difference"]["value"] == pytest.approx(shares[0] - shares[1])
