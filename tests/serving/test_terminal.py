@@ -98,7 +98,7 @@ def test_a_pipe_gives_answers_alone_on_stdout(model: Path, images: Path) -> None
     found = subprocess.run(command, input=typed, capture_output=True, timeout=300, check=False)
     assert found.returncode == 0, found.stderr
     notes = found.stderr.decode()
-    assert "none.png: no such picture" in notes
+    assert "none.png: no such image" in notes
     assert "that line is not UTF-8 text" in notes
     assert "Traceback" not in notes
     question, answer = json.loads((images / "said.jsonl").read_text(encoding="utf-8"))["messages"]
@@ -108,7 +108,7 @@ def test_a_pipe_gives_answers_alone_on_stdout(model: Path, images: Path) -> None
 
 def test_a_picture_option_that_is_none_ends_the_command(tmp_path: Path) -> None:
     """Before any weights are read: there is no model at all."""
-    with pytest.raises(DataError, match=r"none\.png: no such picture"):
+    with pytest.raises(DataError, match=r"none\.png: no such image"):
         chat_verb(Path("nothing"), image=[tmp_path / "none.png"])
 
 

@@ -29,7 +29,7 @@ from vistune.data.selection import Choice, Rows, choose_rows
 from vistune.data.shards import fetch
 from vistune.errors import DataError, RecipeError, TooManyRejects
 from vistune.files import scratch_folder, user_cache
-from vistune.processor import Processor, blank_row, collate
+from vistune.processor import Processor, blank_batch, collate
 from vistune.progress import Progress, no_progress
 from vistune.recipe import DataSource
 from vistune.types import Batch, Example, Reject
@@ -307,10 +307,10 @@ class StreamLoader:
         batches = []
         for number, (window, row) in rows.items():
             found = [pair for k in row if (pair := self._encode(window, k)) is not None]
-            made = collate([e for _, e in found], [name for name, _ in found]) if found else blank_row(side)
+            made = collate([e for _, e in found], [name for name, _ in found]) if found else blank_batch(side)
             batches.append(replace(made, number=number))
         even = -(-self.stream.lanes // self.share[1])
-        return batches + [blank_row(side)] * (even - len(batches))
+        return batches + [blank_batch(side)] * (even - len(batches))
 
     def _encode(self, window: Window, place: int) -> tuple[str, Example] | None:
         """None where its picture cannot be read and such a row may be set aside."""
