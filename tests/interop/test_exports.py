@@ -20,7 +20,7 @@ from vistune.generation import Assistant
 from vistune.interop import layouts
 from vistune.interop.card import write_card
 from vistune.interop.export import export_model, import_model
-from vistune.interop.parity import MERGED, TOLERANCE, Row, is_off, probes
+from vistune.interop.parity import MERGED, TOLERANCE, ParityRow, exceeds_tolerance, probes
 from vistune.interop.writers import with_older_keys
 from vistune.model import add_adapters, build, read_spec
 from vistune.processor import Processor, load_tokenizer
@@ -266,13 +266,13 @@ def test_an_export_is_never_quantised_and_says_who_does_it(tmp_path: Path, layou
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_rows_of_a_merge_decide_as_others_do(dtype: torch.dtype) -> None:
-    def row(difference: float, *, ids: bool = True, tokens: bool = True) -> Row:
-        return Row("merge: picture", 7, ids, difference, tokens)
+    def row(difference: float, *, ids: bool = True, tokens: bool = True) -> ParityRow:
+        return ParityRow("merge: picture", 7, ids, difference, tokens)
 
     allowed = MERGED[dtype]
-    assert not is_off([row(allowed / 2)], dtype, merged=True)
-    assert is_off([row(allowed / 2), row(2 * allowed)], dtype, merged=True)
-    assert is_off([row(float("nan"))], dtype, merged=True)
-    assert is_off([row(0, ids=False)], dtype, merged=True)
-    assert is_off([row(0, tokens=False)], dtype, merged=True) == (dtype == torch.float32)
+    assert not exceeds_tolerance([row(allowed / 2)], dtype, merged=True)
+    assert exceeds_tolerance([row(allowed / 2), row(2 * allowed)], dtype, merged=True)
+    assert exceeds_tolerance([row(float("nan"))], dtype, merged=True)
+    assert exceeds_tolerance([row(0, ids=False)], dtype, merged=True)
+    assert exceeds_tolerance([row(0, tokens=False)], dtype, merged=True) == (dtype == torch.float32)
     assert TOLERANCE[dtype] < allowed < 8  # as far apart as a head was that had followed its embedding

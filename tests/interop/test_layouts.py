@@ -21,7 +21,7 @@ from vistune.generation import Assistant
 from vistune.interop import layouts
 from vistune.interop.export import export_model, import_model
 from vistune.interop.parity import probes
-from vistune.interop.tensors import by_part, read_tensors, whole
+from vistune.interop.tensors import by_part, read_tensors, load_tensor
 from vistune.model import add_adapters
 from vistune.recipe import Lora
 from vistune.runs import checkpoint
@@ -31,12 +31,12 @@ FINISHED = [*probes()["picture"], {"role": "assistant", "content": "Waves."}]
 
 
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
-    return {name: whole(tensor) for name, tensor in read_tensors(folder, pickles=True).items()}
+    return {name: load_tensor(tensor) for name, tensor in read_tensors(folder, pickles=True).items()}
 
 
 def parts_of(folder: Path, layout: str) -> dict[tuple[str, str], torch.Tensor]:
     parts = by_part(read_tensors(folder), layout, str(folder))
-    return {(part, name): whole(tensor) for part, named in parts.items() for name, tensor in named.items()}
+    return {(part, name): load_tensor(tensor) for part, named in parts.items() for name, tensor in named.items()}
 
 
 def assert_same(ours: dict[Any, torch.Tensor], theirs: dict[Any, torch.Tensor]) -> None:

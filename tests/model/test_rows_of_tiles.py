@@ -60,7 +60,7 @@ def test_packed_and_separate_rows_learn_the_same(projector: str, tiny_backbones:
     assistant = make(tiny_backbones, projector=projector)
     model = assistant.model
     examples = [assistant.processor.encode(one) for one in SAMPLES]
-    model.set_learning({"vision", "projector", "language"})
+    model.set_trainable({"vision", "projector", "language"})
     total = loss_of(model, examples)
     total.backward()
     together = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -78,7 +78,7 @@ def test_packed_and_separate_rows_learn_the_same(projector: str, tiny_backbones:
 
 def test_a_row_without_pictures_gives_every_part_a_gradient_and_changes_no_text(assistant: Assistant) -> None:
     model = assistant.model
-    model.set_learning({"vision", "projector", "language"})
+    model.set_trainable({"vision", "projector", "language"})
     model.zero_grad()
     batch = collate([assistant.processor.encode(sample())])
     assert batch.slots is None

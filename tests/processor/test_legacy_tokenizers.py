@@ -138,7 +138,9 @@ def test_any_text_is_sentencepieces_own_pieces(
     @given(st.tuples(*[st.text(alphabet="ab \t\né.가빨▁<s>", max_size=12)] * 3))
     def compare(texts: tuple[str, str, str]) -> None:
         first, shown, after = texts
-        found = encoder.encode([TextPiece(first), image, TextPiece(shown, supervised=True), Control("eos"), TextPiece(after)])
+        found = encoder.encode(
+            [TextPiece(first), image, TextPiece(shown, supervised=True), Control("eos"), TextPiece(after)]
+        )
         wanted = [BOS, *begins.encode(first), IMAGE_ID, *begins.encode(shown), EOS, *goes_on.encode(after)]
         assert collapse_slots(found)[0] == wanted
         assert [label for label in found.labels if label != IGNORE] == begins.encode(shown)

@@ -171,5 +171,5 @@ def saying(found: Running, text: str) -> Iterator[None]:
     tokenizer, batch = found.service.processor.tokenizer, found.service.engine.batch
     tokens = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batch, "_choose", lambda hidden, speakers: [tokens[len(s.said)] for s in speakers])
+        patch.setattr(batch, "_next_tokens", lambda hidden, sequences: [tokens[len(s.tokens)] for s in sequences])
         yield

@@ -28,7 +28,7 @@ from vistune.progress import no_progress
 from vistune.recipe import Recipe, dump
 from vistune.runs import checkpoint
 from vistune.runs.folder import checkpoints_of, find_model, newest_whole, prune
-from vistune.runs.metrics import Metrics
+from vistune.runs.metrics import MetricsLog
 from vistune.training import Run, World
 from vistune.training.saving import Saver
 
@@ -250,7 +250,7 @@ def test_a_full_disk_costs_checkpoints_and_not_the_run(make_recipe: MakeRecipe, 
 
 
 def test_lines_wait_for_room_on_the_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    metrics = Metrics(tmp_path / "metrics.jsonl")
+    metrics = MetricsLog(tmp_path / "metrics.jsonl")
     metrics.log(step=0)
     lines = metrics.path.read_text()
     metrics.path.unlink()

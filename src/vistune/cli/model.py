@@ -135,9 +135,9 @@ def why(
     if as_json:
         print_json(entries)
     else:
-        from vistune.runs.provenance import in_words
+        from vistune.runs.provenance import describe_provenance
 
-        stdout.print("\n".join(in_words(entries)), soft_wrap=True)
+        stdout.print("\n".join(describe_provenance(entries)), soft_wrap=True)
 
 
 def chat(

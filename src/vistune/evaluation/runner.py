@@ -17,8 +17,8 @@ from vistune.data import PixelCache
 from vistune.errors import DataError
 from vistune.evaluation.letters import letters_of, read_letters
 from vistune.evaluation.task import Task, image_of
-from vistune.generation import GREEDY, Answer, Engine
-from vistune.generation.prefix import prompt_of as coded
+from vistune.generation import GREEDY, Engine, PendingAnswer
+from vistune.generation.batch import hash_prompt as coded
 from vistune.model import VisionLanguageModel
 from vistune.processor import Processor
 from vistune.types import ImageRef, Message, Part, Question
@@ -62,7 +62,7 @@ class Block:
     wrong: Mapping[str, str] = field(default_factory=dict)
 
     def messages(self, question: Question) -> list[Message]:
-        return prompt_of(question, self.condition, self.wrong)
+        return hash_prompt(question, self.condition, self.wrong)
 
 
 def derangement(images: Sequence[str], seed: int) -> dict[str, str]:
@@ -85,7 +85,7 @@ def conditions_for(questions: Sequence[Question]) -> tuple[tuple[str, ...], dict
     return tuple(condition for condition in CONDITIONS if condition not in left_out), left_out
 
 
-def prompt_of(question: Question, condition: str, wrong: Mapping[str, str]) -> list[Message]:
+def hash_prompt(question: Question, condition: str, wrong: Mapping[str, str]) -> list[Message]:
     """The question's messages with its picture kept, left out, or swapped for another."""
     messages = []
     for message in question.sample.messages:
@@ -170,14 +170,14 @@ def ask(
     `letters`: of a multiple-choice question the likeliest letter is taken, from the prompt's own forward pass.
     """
     pixels = PixelCache()  # a picture's questions decode it once
-    engine = Engine(model, processor, batch_size=BATCH, stems_at_once=BATCH)  # nobody watches a stream
+    engine = Engine(model, processor, batch_size=BATCH, prefixes_at_once=BATCH)  # nothing is streamed
     known = read_letters(processor) if letters else None
     among = [tuple(known.tokens[letter] for letter in letters_of(q)) if known else () for q in block.questions]
     prompts = []
     for question, allowed in zip(block.questions, among, strict=True):
         prompt = processor.encode_prompt(block.messages(question), pixels)
         prompts.append(coded(known.begun(prompt) if known and allowed else prompt))
-    under_way: dict[int, Answer] = {}
+    under_way: dict[int, PendingAnswer] = {}
     for k in sorted(range(len(prompts)), key=lambda k: prompts[k].codes.tobytes()):  # those that begin alike together
         most = 1 if among[k] else task.max_tokens
         try:
@@ -196,8 +196,8 @@ def ask(
     return [found[k] for k in range(len(prompts))]
 
 
-def _answered(task: Task, block: Block, question: Question, answer: Answer) -> Answered:
+def _answered(task: Task, block: Block, question: Question, answer: PendingAnswer) -> Answered:
     said = answer.result()
-    text = said.text.strip() if answer.speaker.sampling.among else said.text
-    reason = "stop" if answer.speaker.sampling.among else said.finish_reason
+    text = said.text.strip() if answer.sequence.sampling.among else said.text
+    reason = "stop" if answer.sequence.sampling.among else said.finish_reason
     return Answered(question, block.condition, text, task.mark(question, text).points, reason)

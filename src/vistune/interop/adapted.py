@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from vistune.errors import CheckpointError, some
-from vistune.interop.build import Source, causal_class, load_tower_tensors
-from vistune.interop.tensors import PARTS, Lazy, Parts, by_part, whole
+from vistune.interop.build import SourceModel, causal_class, load_tower_tensors
+from vistune.interop.tensors import PARTS, LazyTensor, Parts, by_part, load_tensor
 from vistune.model import build_projector
-from vistune.model.lora import fitted, put_on, refuse_misfits, refuse_unloaded
-from vistune.model.peft_folder import PREFIX, Adapters, way_out
+from vistune.model.lora import load_onto, refuse_misfits, refuse_unloaded, with_empty_adapters
+from vistune.model.peft_folder import PREFIX, Adapters, merge_hint
 from vistune.model.vision import tower_class
 
 LORA, TOKENS = ".lora_", ".token_adapter."
@@ -62,7 +62,7 @@ def naming_of(names: Iterable[str], folder: Path) -> Naming:
     """
     listed = list(names)
     if strange := [name for name in listed if not name.startswith(KNOWN)]:
-        raise CheckpointError(f"{folder}: tensors of no known part: {some(strange)}", way_out(folder))
+        raise CheckpointError(f"{folder}: tensors of no known part: {some(strange)}", merge_hint(folder))
 
     def begins(*prefixes: str) -> bool:
         return any(name.startswith(prefixes) for name in listed)
@@ -78,7 +78,7 @@ def naming_of(names: Iterable[str], folder: Path) -> Naming:
     return Naming("llava-hf", top + body, head, f"{top}vision_tower.{inner}", f"{top}multi_modal_projector.")
 
 
-def with_adapters(source: Source, adapters: Adapters) -> Source:
+def apply_adapters(source: SourceModel, adapters: Adapters) -> SourceModel:
     """The source with the adapters: on its language model, and merged into the weights of its other parts.
 
     Raises CheckpointError with the tensors that do not fit, or that the config does not explain.
@@ -98,28 +98,28 @@ def with_adapters(source: Source, adapters: Adapters) -> Source:
     remarks += _unused_keys(adapters, empty, found, parts, naming)
     changed: Parts = {part: dict(source.parts[part]) for part in PARTS}
     if parts["newline"]:
-        refuse_misfits({name: whole(tensor) for name, tensor in changed["newline"].items()}, parts["newline"], folder)
+        refuse_misfits({name: load_tensor(tensor) for name, tensor in changed["newline"].items()}, parts["newline"], folder)
         changed["newline"] |= parts["newline"]
     for part in ("vision", "projector"):
         if found[part].tensors:
-            fitted(empty[part], found[part], meta=True)  # report misfits before weights are read
+            with_empty_adapters(empty[part], found[part], meta=True)  # report misfits before weights are read
             added = _added(_loaded(part, source), found[part])
             changed[part] |= {name: t for name, t in added.items() if not _is_same(changed[part][name], t)}
             remarks.append(f"{folder}: adapters and trained weights of the {part} were merged into its weights")
     inside = source.tower_inside or bool(found["vision"].tensors)  # a trained tower is not the named one
     adapt = source.adapt
     if found["language"].tensors:
-        fitted(empty["language"], found["language"], meta=True)
-        adapt = partial(put_on, adapters=found["language"])
+        with_empty_adapters(empty["language"], found["language"], meta=True)
+        adapt = partial(load_onto, adapters=found["language"])
     return replace(source, parts=changed, remarks=tuple(remarks), adapt=adapt, tower_inside=inside)
 
 
-def _with_a_top(named: Mapping[str, Lazy]) -> dict[str, Lazy]:
+def _with_a_top(named: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
     """Rename the tensors of an adapted LlavaModel, LLaVA without its head, to the names with a head."""
     return {f"model.{name}" if name.startswith("language_model.") else name: t for name, t in named.items()}
 
 
-def _of_part(part: str, module: nn.Module, tensors: Mapping[str, Lazy], adapters: Adapters, naming: Naming) -> Adapters:
+def _of_part(part: str, module: nn.Module, tensors: Mapping[str, LazyTensor], adapters: Adapters, naming: Naming) -> Adapters:
     """The adapters of one part by our names, with a config that lists exactly its modules."""
     from peft.tuners.tuners_utils import check_target_module_exists
     from peft.utils.constants import DUMMY_TARGET_MODULES
@@ -137,7 +137,7 @@ def _of_part(part: str, module: nn.Module, tensors: Mapping[str, Lazy], adapters
         raise CheckpointError(
             f"{adapters.folder}: adapters on modules that its target_modules do not name: "
             f"{some(layers.get(name, f'{part} {name}') for name in stray)}",
-            way_out(adapters.folder),
+            merge_hint(adapters.folder),
         )
     remarks: tuple[str, ...] = ()
     if targets and not adapted:
@@ -180,7 +180,7 @@ def _linear(module: nn.Module, layers: Mapping[str, str]) -> Iterator[str]:
             yield layers[name]
 
 
-def _saved_modules(tensors: Mapping[str, Lazy], config: Any, layers: Mapping[str, str]) -> list[str]:
+def _saved_modules(tensors: Mapping[str, LazyTensor], config: Any, layers: Mapping[str, str]) -> list[str]:
     """Our names of the modules saved whole by `modules_to_save`; none is inside another."""
     wanted = tuple(config.modules_to_save or ())
     modules = {name.rpartition(".")[0] for name in tensors if LORA not in name and TOKENS not in name}
@@ -194,7 +194,7 @@ def _is_within(their: str, ends: tuple[str, ...]) -> bool:
     return bool(ends) and any(".".join(steps[:k]).endswith(ends) for k in range(1, len(steps) + 1))
 
 
-def _tokens(tensors: Mapping[str, Lazy], config: Any, layers: Mapping[str, str]) -> dict[str, list[int]]:
+def _tokens(tensors: Mapping[str, LazyTensor], config: Any, layers: Mapping[str, str]) -> dict[str, list[int]]:
     """The trained tokens of each embedding, by our module names."""
     given = config.trainable_token_indices
     trained = {name.split(TOKENS)[0] for name in tensors if TOKENS in name}
@@ -243,12 +243,12 @@ def _unused_keys(
     return remarks
 
 
-def _loaded(part: str, source: Source) -> nn.Module:
+def _loaded(part: str, source: SourceModel) -> nn.Module:
     """Build a part with the source's weights, in fp32."""
     if part == "vision":
         return load_tower_tensors(source, torch.float32)
     projector = build_projector(source.spec, seed=0)
-    projector.load_state_dict({name: whole(tensor).float() for name, tensor in source.parts["projector"].items()})
+    projector.load_state_dict({name: load_tensor(tensor).float() for name, tensor in source.parts["projector"].items()})
     return projector
 
 
@@ -256,18 +256,18 @@ def _added(module: nn.Module, adapters: Adapters) -> dict[str, Tensor]:
     """The module's tensors after PEFT has merged the adapters."""
     from peft import set_peft_model_state_dict
 
-    model = fitted(module, adapters)
-    result = set_peft_model_state_dict(model, {name: whole(tensor) for name, tensor in adapters.tensors.items()})
+    model = with_empty_adapters(module, adapters)
+    result = set_peft_model_state_dict(model, {name: load_tensor(tensor) for name, tensor in adapters.tensors.items()})
     refuse_unloaded(result, adapters.folder)
     try:
         merged: nn.Module = model.merge_and_unload(safe_merge=True)
     except (ValueError, RuntimeError, NotImplementedError) as error:  # a kind of layer that PEFT cannot merge
         raise CheckpointError(
             f"{adapters.folder}: adapters outside the language model cannot be added into its weights: {error}",
-            way_out(adapters.folder),
+            merge_hint(adapters.folder),
         ) from None
     return {name: tensor.detach() for name, tensor in merged.state_dict().items()}
 
 
-def _is_same(before: Lazy, after: Tensor) -> bool:
-    return torch.equal(whole(before).float(), after.float())
+def _is_same(before: LazyTensor, after: Tensor) -> bool:
+    return torch.equal(load_tensor(before).float(), after.float())

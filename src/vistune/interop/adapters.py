@@ -10,14 +10,14 @@ from pathlib import Path
 
 from vistune.errors import CheckpointError
 from vistune.interop import llava_hf, original
-from vistune.interop.adapted import naming_of, with_adapters
-from vistune.interop.build import Source
+from vistune.interop.adapted import naming_of, apply_adapters
+from vistune.interop.build import SourceModel
 from vistune.interop.folders import resolve
 from vistune.interop.tensors import read_config
 from vistune.model.peft_folder import PREFIX, read_adapters
 
 
-def read(folder: Path, *, base: str | None, template: str | None, vision: str | None) -> Source:
+def read(folder: Path, *, base: str | None, template: str | None, vision: str | None) -> SourceModel:
     """Read a PEFT folder; `base` replaces the base model that its config names.
 
     Raises CheckpointError with the key or tensor that cannot be used.
@@ -49,4 +49,4 @@ def read(folder: Path, *, base: str | None, template: str | None, vision: str | 
         source = replace(source, remarks=(*source.remarks, remark))
     if naming_of([name.removeprefix(PREFIX) for name in adapters.tensors], folder).layout == "original":
         source = original.with_tuned(source, folder)
-    return with_adapters(source, adapters)
+    return apply_adapters(source, adapters)

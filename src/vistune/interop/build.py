@@ -14,18 +14,17 @@ import torch
 from torch import nn
 
 from vistune.errors import CheckpointError, some
-from vistune.interop.tensors import Lazy, Parts, whole
+from vistune.interop.tensors import LazyTensor, Parts, load_tensor
 from vistune.model import VisionLanguageModel, build_projector
 from vistune.model.attention import register
-from vistune.model.language import quantization
-from vistune.model.trial import refuse_unserved
+from vistune.model.language import quantization, require_supported
 from vistune.model.vision import VisionTower, tower_class
 from vistune.processor import Processor
 from vistune.types import Spec
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceModel:
     """The contents of a model folder in another layout.
 
     - `parts`: its tensors
@@ -51,7 +50,7 @@ class Source:
 
 
 def build_model(
-    source: Source, dtype: torch.dtype, quantize: int | None = None, *, meta: bool = False
+    source: SourceModel, dtype: torch.dtype, quantize: int | None = None, *, meta: bool = False
 ) -> VisionLanguageModel:
     """The model with the source's weights, each read once; `quantize`: bits of the language model, 4 or 8.
 
@@ -60,7 +59,7 @@ def build_model(
     """
     spec, parts, place = source.spec, source.parts, str(source.folder)
     tower = VisionTower(load_tower_tensors(source, dtype, meta=meta), spec)
-    refuse_unserved(source.language, place)
+    require_supported(source.language, place)
     kind = causal_class(source.language)
     language = load_part(kind, source.language, parts["language"], dtype, place, quantize, meta=meta)
     if source.adapt is not None and not meta:
@@ -68,17 +67,17 @@ def build_model(
     with torch.device("meta"):
         projector = build_projector(spec, seed=0)
     fit_tensors(dict(projector.state_dict()), parts["projector"], f"{place}: projector")
-    projector.load_state_dict({name: whole(t).to(dtype) for name, t in parts["projector"].items()}, assign=True)
+    projector.load_state_dict({name: load_tensor(t).to(dtype) for name, t in parts["projector"].items()}, assign=True)
     model = VisionLanguageModel(tower, projector, language, spec)
     if model.newline is not None:
         if "newline" not in parts["newline"]:
             raise CheckpointError(f"{place}: anyres without image_newline", "name a LLaVA 1.6 model")
         with torch.no_grad():
-            model.newline.copy_(whole(parts["newline"]["newline"]))
+            model.newline.copy_(load_tensor(parts["newline"]["newline"]))
     return model.eval()
 
 
-def processor_of(source: Source) -> Processor:
+def source_processor(source: SourceModel) -> Processor:
     """The source's processor. Raises CheckpointError where its tokenizer gives ids that the model has no rows for."""
     tokenizer, rows = source.tokenizer, source.spec.vocabulary
     # Special tokens may lie behind the vocabulary (Gemma 3's soft image token does): no text becomes one.
@@ -92,7 +91,7 @@ def processor_of(source: Source) -> Processor:
     return Processor(tokenizer, source.spec)
 
 
-def load_tower_tensors(source: Source, dtype: torch.dtype, *, meta: bool = False) -> nn.Module:
+def load_tower_tensors(source: SourceModel, dtype: torch.dtype, *, meta: bool = False) -> nn.Module:
     """The whole tower as transformers' class; VisionTower cuts it."""
     place = f"{source.folder}: vision tower"
     return load_part(
@@ -110,7 +109,7 @@ def causal_class(config: Any) -> Any:
 def load_part(
     kind: Any,
     config: Any,
-    tensors: Mapping[str, Lazy],
+    tensors: Mapping[str, LazyTensor],
     dtype: torch.dtype,
     place: str,
     quantize: int | None = None,
@@ -138,7 +137,7 @@ def load_part(
 
 
 def fit_tensors(
-    wanted: Mapping[str, torch.Tensor], given: Mapping[str, Lazy], place: str, *, optional: set[str] | None = None
+    wanted: Mapping[str, torch.Tensor], given: Mapping[str, LazyTensor], place: str, *, optional: set[str] | None = None
 ) -> None:
     """Raise CheckpointError naming, at most ten each, tensors that are missing, too many or of another shape."""
     missing = wanted.keys() - given.keys() - (optional or set())
@@ -157,5 +156,5 @@ def fit_tensors(
         raise CheckpointError(f"{place}: tensors {'; '.join(faults)}", "the folder's config and weights do not fit")
 
 
-def shape_of(tensor: Lazy) -> tuple[int, ...]:
+def shape_of(tensor: LazyTensor) -> tuple[int, ...]:
     return tuple(tensor.get_shape() if hasattr(tensor, "get_shape") else tensor.shape)

@@ -17,20 +17,20 @@ from vistune.errors import CheckpointError, RecipeError
 from vistune.files import committed_folder, read_json
 from vistune.generation import Assistant
 from vistune.interop import layouts
-from vistune.interop.build import Source, build_model, processor_of
+from vistune.interop.build import SourceModel, build_model, source_processor
 from vistune.interop.card import write_card
 from vistune.interop.folders import is_hub_name, read_tower, resolve
-from vistune.interop.parity import Answer, Row, ask_ours, ask_transformers, compare, in_words, is_off, probes
+from vistune.interop.parity import ProbeResult, ParityRow, probe_ours, probe_transformers, compare, describe_rows, exceeds_tolerance, probes
 from vistune.interop.tensors import read_tensors
-from vistune.interop.towers import lengthened, write_tower
-from vistune.interop.writers import Exported, write_hf, write_original, write_peft
+from vistune.interop.towers import with_full_depth, write_tower
+from vistune.interop.writers import ExportedModel, write_hf, write_original, write_peft
 from vistune.model import VisionLanguageModel, merge_adapters
 from vistune.registry import guess
 from vistune.runs import checkpoint
 
 Conversations = dict[str, list[dict[str, Any]]]
-Writer = Callable[[Exported, Path], None]
-Loader = Callable[[Path, torch.dtype, Conversations], dict[str, Answer]]
+Writer = Callable[[ExportedModel, Path], None]
+Loader = Callable[[Path, torch.dtype, Conversations], dict[str, ProbeResult]]
 
 QUANTISED_BY = {  # the layouts, and why none is written in 4 or 8 bits: who makes that form of each, while loading it
     "llava-hf": "transformers quantises it as it loads, by "
@@ -45,7 +45,7 @@ def import_model(
 ) -> dict[str, Any]:
     """A folder of another layout as a model folder of ours, every part inside. Returns what was found."""
     source = layouts.read_source(folder, base=base, template=template, vision=vision)
-    processor = processor_of(source)
+    processor = source_processor(source)
     model = build_model(source, stored_dtype(source.parts["language"]))
     origin = {"layout": source.layout, "folder": folder.name, "base": base, "tower": source.tower,
               "tower_inside": source.tower_inside}  # fmt: skip
@@ -76,7 +76,7 @@ def export_model(
     base: str | None = None,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
-) -> list[Row]:
+) -> list[ParityRow]:
     """Write `folder` (ours or any supported layout) as `layout`, load the result, compare, and return the parity table.
 
     If adapters are merged, rows of "merge" come first: the model before merging compared with the model after. `dtype`:
@@ -88,8 +88,8 @@ def export_model(
         raise RecipeError(f"{out}: is there already", "give another folder")
     made = exported_from(folder, dtype, device)
     conversations = probes()
-    wanted = ask_ours(Assistant(made.model, made.processor), conversations)
-    merges: list[Row] = []
+    wanted = probe_ours(Assistant(made.model, made.processor), conversations)
+    merges: list[ParityRow] = []
     if made.model.adapted and layout != "peft":
         if not merge:
             raise RecipeError(
@@ -98,17 +98,17 @@ def export_model(
             )
         before = {f"merge: {probe}": answer for probe, answer in wanted.items()}
         made.model.language = merge_adapters(made.model.language)
-        wanted = ask_ours(Assistant(made.model, made.processor), conversations)
+        wanted = probe_ours(Assistant(made.model, made.processor), conversations)
         merges = compare(before, {f"merge: {probe}": answer for probe, answer in wanted.items()})
-        if is_off(merges, made.model.head.dtype, merged=True):
+        if exceeds_tolerance(merges, made.model.head.dtype, merged=True):
             raise CheckpointError(
-                f"{out}: the model's outputs change when its adapters are merged: {in_words(merges)}",
+                f"{out}: the model's outputs change when its adapters are merged: {describe_rows(merges)}",
                 "merge in fp32 (--device cpu), or export --layout peft, which keeps them apart",
             )
     precision = made.model.head.dtype
     if precision != made.dtype:
         round_weights(made.model, made.dtype, tower=layout != "llava-original" or made.tower_inside)
-        wanted = ask_ours(Assistant(made.model, made.processor), conversations)
+        wanted = probe_ours(Assistant(made.model, made.processor), conversations)
         made.model.to(made.dtype)  # as it is written, so that no second model in another precision is made for that
     ways: Mapping[str, tuple[Writer, Loader]] = {
         "llava-hf": (write_hf, partial(from_transformers, device=device)),
@@ -120,10 +120,10 @@ def export_model(
         write(made, draft)
         del made
         rows = compare(wanted, read(draft, precision, conversations))
-        if is_off(rows, precision):
+        if exceeds_tolerance(rows, precision):
             own_base = layout == "peft" and base is not None
             raise CheckpointError(
-                f"{out}: the exported model gives other outputs than the original: {in_words(rows)}",
+                f"{out}: the exported model gives other outputs than the original: {describe_rows(rows)}",
                 "leave --base out: this model is not that one with adapters"
                 if own_base
                 else "report this with the model",
@@ -156,7 +156,7 @@ def round_weights(model: VisionLanguageModel, dtype: torch.dtype, *, tower: bool
                 parameter.copy_(parameter.to(dtype))
 
 
-def exported_from(folder: Path, dtype: torch.dtype | None, device: str) -> Exported:
+def exported_from(folder: Path, dtype: torch.dtype | None, device: str) -> ExportedModel:
     """A model folder of ours, or of a layout that is read, with its tower as it lies on disk.
 
     On a CPU it computes in fp32, whatever is written: half precision is slow there, and compares loosely.
@@ -169,10 +169,10 @@ def exported_from(folder: Path, dtype: torch.dtype | None, device: str) -> Expor
         name, cut = checkpoint.backbone_of(folder, "vision")
         tower_folder, config, tower = read_tower(name)
         if cut:
-            tower, config = lengthened(tower, config, processor.spec.feature_layer)
+            tower, config = with_full_depth(tower, config, processor.spec.feature_layer)
         origin = read_json(folder / "parts.json")["extra"].get("origin", {})
         reference = str(origin.get("tower") or name)
-        return Exported(
+        return ExportedModel(
             model=model,
             processor=processor,
             tower=tower,
@@ -182,11 +182,11 @@ def exported_from(folder: Path, dtype: torch.dtype | None, device: str) -> Expor
             card=write_card(folder),
             dtype=dtype,
         )
-    source: Source = layouts.read_source(folder)
+    source: SourceModel = layouts.read_source(folder)
     dtype = dtype or stored_dtype(source.parts["language"])
-    return Exported(
+    return ExportedModel(
         model=build_model(source, computes or dtype).to(device),
-        processor=processor_of(source),
+        processor=source_processor(source),
         tower=source.parts["vision"],
         tower_config=source.vision,
         tower_name=source.tower if source.tower and is_hub_name(source.tower) else "vision_tower",
@@ -198,28 +198,28 @@ def exported_from(folder: Path, dtype: torch.dtype | None, device: str) -> Expor
 
 def from_transformers(
     folder: Path, dtype: torch.dtype, conversations: Conversations, *, device: str
-) -> dict[str, Answer]:
+) -> dict[str, ProbeResult]:
     from transformers import AutoModelForImageTextToText
 
     model: Any = AutoModelForImageTextToText.from_pretrained(str(folder), dtype=dtype)
     return with_processor(model.eval().to(device), folder, conversations)
 
 
-def with_processor(model: Any, folder: Path, conversations: Conversations) -> dict[str, Answer]:
+def with_processor(model: Any, folder: Path, conversations: Conversations) -> dict[str, ProbeResult]:
     from transformers import AutoProcessor
 
     processor = AutoProcessor.from_pretrained(str(folder), backend="pil")
-    return ask_transformers(model, processor, conversations, processor.image_token_id)
+    return probe_transformers(model, processor, conversations, processor.image_token_id)
 
 
-def from_original(folder: Path, dtype: torch.dtype, conversations: Conversations, *, device: str) -> dict[str, Answer]:
+def from_original(folder: Path, dtype: torch.dtype, conversations: Conversations, *, device: str) -> dict[str, ProbeResult]:
     """By our own reader: the original's code needs libraries of its time."""
-    return ask_ours(Assistant(*layouts.load(folder, dtype=dtype, device=device)), conversations)
+    return probe_ours(Assistant(*layouts.load(folder, dtype=dtype, device=device)), conversations)
 
 
 def from_peft(
     folder: Path, dtype: torch.dtype, conversations: Conversations, *, base: str | None, device: str
-) -> dict[str, Answer]:
+) -> dict[str, ProbeResult]:
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vistune.errors import CheckpointError, VistuneError
-from vistune.interop.tensors import Lazy, names, read_tensors, weight_files
+from vistune.interop.tensors import LazyTensor, names, read_tensors, weight_files
 from vistune.model.vision import vision_config
 from vistune.processor import load_tokenizer
 
@@ -62,12 +62,12 @@ def tokenizer_of(folder: Path) -> Any:
     return load_tokenizer(folder)
 
 
-def read_tower(name: str, beside: Path | None = None) -> tuple[Path, Any, dict[str, Lazy]]:
+def read_tower(name: str, beside: Path | None = None) -> tuple[Path, Any, dict[str, LazyTensor]]:
     """(folder, config, tensors) of a vision tower; of a joint model, its vision part."""
     folder = resolve(name, beside)
     config = vision_config(str(folder))
     rules = names()["tower"]["read"]
-    found: dict[str, Lazy] = {}
+    found: dict[str, LazyTensor] = {}
     for tensor_name, tensor in read_tensors(folder, pickles=True).items():
         rule = next(((old, new) for old, new in rules if tensor_name.startswith(old)), None)
         if rule is not None and not tensor_name.endswith(tuple(names()["ignored"])):

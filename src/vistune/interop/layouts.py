@@ -14,14 +14,14 @@ import torch
 
 from vistune.errors import CheckpointError
 from vistune.interop import adapters, llava_hf, original
-from vistune.interop.build import Source, build_model, processor_of
+from vistune.interop.build import SourceModel, build_model, source_processor
 from vistune.interop.folders import resolve
 from vistune.interop.tensors import read_config
 from vistune.model import VisionLanguageModel
 from vistune.processor import Processor
 
 log = logging.getLogger("vistune.interop")
-Reader = Callable[..., Source]
+Reader = Callable[..., SourceModel]
 READERS: Mapping[str, Reader] = {"original": original.read, "llava-hf": llava_hf.read, "peft": adapters.read}
 
 
@@ -46,7 +46,7 @@ def layout_of(folder: Path) -> str:
 
 def read_source(
     folder: Path, *, base: str | None = None, template: str | None = None, vision: str | None = None
-) -> Source:
+) -> SourceModel:
     """Read a folder or hub name of any known layout. `base`, `vision`: the language model and tower, if not included.
 
     Keys or tensors that have no effect, or an unexpected one, are logged.
@@ -68,5 +68,5 @@ def load(
 ) -> tuple[VisionLanguageModel, Processor]:
     """Model and processor of a folder of another layout; `outside` as for `read_source`, `quantize` 4 or 8 bits."""
     source = read_source(folder, **outside)
-    processor = processor_of(source)
+    processor = source_processor(source)
     return build_model(source, dtype, quantize).to(device).eval(), processor

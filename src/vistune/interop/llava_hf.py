@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from vistune.errors import CheckpointError
 from vistune.files import read_json
-from vistune.interop.build import Source
+from vistune.interop.build import SourceModel
 from vistune.interop.folders import readable_config, tokenizer_of
 from vistune.interop.tensors import by_part, read_config, read_tensors
 from vistune.model.spec import spec_of
@@ -28,7 +28,7 @@ def is_hf(config: Mapping[str, Any]) -> bool:
     return any(name in CLASSES for name in listed) or (not listed and {"text_config", "vision_config"} <= config.keys())
 
 
-def read(folder: Path, *, base: str | None, template: str | None, vision: str | None) -> Source:
+def read(folder: Path, *, base: str | None, template: str | None, vision: str | None) -> SourceModel:
     """A complete folder. Raises CheckpointError saying what is missing or not served."""
     raw = read_config(folder)
     place = folder / "config.json"
@@ -56,7 +56,7 @@ def read(folder: Path, *, base: str | None, template: str | None, vision: str | 
     )
     text = config.text_config
     rules = image_rules(str(folder))
-    return Source(
+    return SourceModel(
         layout="llava-hf",
         folder=folder,
         spec=spec_of(settings, config.vision_config, text.hidden_size, text.vocab_size, rules),

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from vistune.errors import CheckpointError
-from vistune.interop.adapted import with_adapters
-from vistune.interop.build import Source, shape_of
+from vistune.interop.adapted import apply_adapters
+from vistune.interop.build import SourceModel, shape_of
 from vistune.interop.folders import TOKENIZERS, read_tower, readable_config, resolve, tokenizer_of
 from vistune.interop.tensors import (
-    Lazy,
+    LazyTensor,
     Parts,
     by_part,
     read_config,
@@ -50,7 +50,7 @@ def architectures(config: Mapping[str, Any]) -> list[str]:
     return [str(name) for name in listed] if isinstance(listed, list) else []
 
 
-def read(folder: Path, *, base: str | None, template: str | None, vision: str | None) -> Source:
+def read(folder: Path, *, base: str | None, template: str | None, vision: str | None) -> SourceModel:
     """A merged folder, a LoRA folder, or a stage-1 projector. Raises CheckpointError saying what is missing."""
     lora = (folder / "adapter_config.json").is_file()
     told = (settings_folder(folder) if lora else None) or folder
@@ -75,7 +75,7 @@ def read(folder: Path, *, base: str | None, template: str | None, vision: str | 
     language.vocab_size = shape_of(parts["language"]["model.embed_tokens.weight"])[0]
     settings = settings_of(told, config, parts, template)
     spec = spec_of(settings, tower_config, language.hidden_size, language.vocab_size, image_rules(str(tower_folder)))
-    source = Source(
+    source = SourceModel(
         layout="original",
         folder=folder,
         spec=spec,
@@ -91,7 +91,7 @@ def read(folder: Path, *, base: str | None, template: str | None, vision: str | 
         return source
     if tuned is None:
         source = replace(source, remarks=(*source.remarks, _base_projector(folder)))
-    return with_adapters(source, read_adapters(folder))
+    return apply_adapters(source, read_adapters(folder))
 
 
 def refuse(folder: Path, config: Mapping[str, Any]) -> None:
@@ -111,7 +111,7 @@ def refuse(folder: Path, config: Mapping[str, Any]) -> None:
             raise CheckpointError(f"{place}: {key}: {meaning} is not served", "use a model without it")
 
 
-def refuse_deltas(folder: Path, language: Mapping[str, Lazy]) -> None:
+def refuse_deltas(folder: Path, language: Mapping[str, LazyTensor]) -> None:
     """A model's last norm scales by about one or two; what a tuned model has beside its base is near nothing.
 
     A norm of another width than the embedding's is left to the check of shapes, which says so.
@@ -153,7 +153,7 @@ def settings_of(folder: Path, config: Mapping[str, Any], parts: Parts, template:
     )
 
 
-def projector_of(config: Mapping[str, Any], tensors: Mapping[str, Lazy]) -> str:
+def projector_of(config: Mapping[str, Any], tensors: Mapping[str, LazyTensor]) -> str:
     """The projector's name by its tensors: old configs do not name it."""
     if not tensors:
         return "identity"
@@ -199,7 +199,7 @@ def tuned_file(folder: Path) -> Path | None:
     return next((path for path in listed if path.is_file()), None)
 
 
-def with_tuned(source: Source, folder: Path) -> Source:
+def with_tuned(source: SourceModel, folder: Path) -> SourceModel:
     """A whole LLaVA with the other weights that a LoRA training changed; a remark if they are not found."""
     path = tuned_file(folder)
     if path is None:

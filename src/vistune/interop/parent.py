@@ -11,7 +11,7 @@ import torch
 
 from vistune.errors import RecipeError
 from vistune.interop import build, layouts
-from vistune.interop.build import Source, build_model
+from vistune.interop.build import SourceModel, build_model
 from vistune.model import VisionLanguageModel, read_spec
 from vistune.processor import Processor, load_tokenizer
 from vistune.recipe import Model, Origin, Recipe, source_of
@@ -42,7 +42,7 @@ class ParentModel:
     cut: bool
     adapted: bool
     folder: Path
-    source: Source | None = None
+    source: SourceModel | None = None
 
     @property
     def trained_parts(self) -> set[str]:
@@ -128,7 +128,7 @@ def _inspect_other_layout(origin: Origin, out: Path) -> ParentModel:
     return ParentModel(
         origin=origin,
         recorded=fingerprint(source.folder),  # for a hub name, the snapshot that was fetched
-        processor=build.processor_of(source),
+        processor=build.recipe_processor(source),
         model=model_section(source.spec, str(folder / "vision"), str(folder / "language")),
         cut=False,
         adapted=source.adapt is not None,
@@ -137,7 +137,7 @@ def _inspect_other_layout(origin: Origin, out: Path) -> ParentModel:
     )
 
 
-def processor_of(recipe: Recipe, parent: ParentModel | None = None) -> Processor:
+def recipe_processor(recipe: Recipe, parent: ParentModel | None = None) -> Processor:
     """Return the processor of a recipe's model, or of the model that its `from` names; no weights are loaded."""
     if parent is not None:
         return parent.processor

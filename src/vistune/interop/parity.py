@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vistune.generation import Assistant, likeliest, read_messages
+from vistune.generation import Assistant, greedy_tokens, read_messages
 from vistune.processor import collate
 from vistune.types import IMAGE_ID
 
@@ -23,7 +23,7 @@ MERGED = {torch.float32: 1e-3, torch.bfloat16: 1.0, torch.float16: 0.1}  # the s
 
 
 @dataclass(frozen=True)
-class Answer:
+class ProbeResult:
     """One probe: its ids (tokens,), last-position logits (vocabulary,) in fp32, and the tokens that greedy gives."""
 
     ids: Tensor
@@ -32,7 +32,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Row:
+class ParityRow:
     """One line of the parity table."""
 
     probe: str
@@ -65,7 +65,7 @@ def probes() -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def ask_ours(assistant: Assistant, conversations: dict[str, list[dict[str, Any]]]) -> dict[str, Answer]:
+def probe_ours(assistant: Assistant, conversations: dict[str, list[dict[str, Any]]]) -> dict[str, ProbeResult]:
     """Ids, logits and greedy tokens of a model of ours."""
     model, processor = assistant.model, assistant.processor
     found = {}
@@ -73,14 +73,14 @@ def ask_ours(assistant: Assistant, conversations: dict[str, list[dict[str, Any]]
         prompt = processor.encode_prompt(read_messages(messages))
         with torch.inference_mode():
             logits = model(collate([prompt]).to(model.head.device))[-1] @ model.head.T
-        said = likeliest(model, prompt, GREEDY_TOKENS)
-        found[name] = Answer(prompt.input_ids, logits.float().cpu(), said)
+        said = greedy_tokens(model, prompt, GREEDY_TOKENS)
+        found[name] = ProbeResult(prompt.input_ids, logits.float().cpu(), said)
     return found
 
 
-def ask_transformers(
+def probe_transformers(
     model: Any, processor: Any, conversations: dict[str, list[dict[str, Any]]], image_id: int
-) -> dict[str, Answer]:
+) -> dict[str, ProbeResult]:
     """The same of transformers' model through its processor and chat template; a picture's id as ours."""
     found = {}
     for name, messages in conversations.items():
@@ -96,18 +96,18 @@ def ask_transformers(
             )
         ids = inputs["input_ids"][0].cpu()
         tokens = said[0, len(ids) :].tolist()
-        found[name] = Answer(torch.where(ids == image_id, IMAGE_ID, ids), logits.float().cpu(), tokens)
+        found[name] = ProbeResult(torch.where(ids == image_id, IMAGE_ID, ids), logits.float().cpu(), tokens)
     return found
 
 
-def compare(ours: dict[str, Answer], theirs: dict[str, Answer]) -> list[Row]:
+def compare(ours: dict[str, ProbeResult], theirs: dict[str, ProbeResult]) -> list[ParityRow]:
     """A row a probe; logits are compared over the vocabulary that both have."""
     rows = []
     for name, mine in ours.items():
         other = theirs[name]
         common = min(len(mine.logits), len(other.logits))
         rows.append(
-            Row(
+            ParityRow(
                 probe=name,
                 tokens=len(mine.ids),
                 same_ids=torch.equal(mine.ids, other.ids),
@@ -118,7 +118,7 @@ def compare(ours: dict[str, Answer], theirs: dict[str, Answer]) -> list[Row]:
     return rows
 
 
-def is_off(rows: Sequence[Row], dtype: torch.dtype, *, merged: bool = False) -> bool:
+def exceeds_tolerance(rows: Sequence[ParityRow], dtype: torch.dtype, *, merged: bool = False) -> bool:
     """Whether any probe differs by more than rounding; in half precision a near tie may change a greedy token.
 
     `merged`: compares separate with merged adapters, whose sums are rounded once more.
@@ -130,7 +130,7 @@ def is_off(rows: Sequence[Row], dtype: torch.dtype, *, merged: bool = False) -> 
     )
 
 
-def in_words(rows: Sequence[Row]) -> str:
+def describe_rows(rows: Sequence[ParityRow]) -> str:
     """Format the rows for an error message."""
     return "; ".join(
         f"{row.probe}: ids {'equal' if row.same_ids else 'differ'}, logits {row.largest_difference:.2g} apart, "

@@ -21,8 +21,8 @@ from vistune.errors import CheckpointError, DataError, some
 from vistune.files import read_json
 
 PARTS = ("vision", "projector", "newline", "language")
-Lazy = Any  # a Tensor, or a safetensors slice: both give the tensor for `[...]`
-Parts = dict[str, dict[str, Lazy]]
+LazyTensor = Any  # a Tensor, or a safetensors slice: both give the tensor for `[...]`
+Parts = dict[str, dict[str, LazyTensor]]
 
 
 @cache
@@ -60,7 +60,7 @@ def weight_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
 
 
-def read_tensors(folder: Path, *, pickles: bool = False) -> dict[str, Lazy]:
+def read_tensors(folder: Path, *, pickles: bool = False) -> dict[str, LazyTensor]:
     """Every tensor of a folder by name. `pickles`: also of pytorch_model*.bin, which run no code here.
 
     Raises CheckpointError naming the file that is damaged, or of a form that is not read.
@@ -68,7 +68,7 @@ def read_tensors(folder: Path, *, pickles: bool = False) -> dict[str, Lazy]:
     files = weight_files(folder)
     if not files:
         raise CheckpointError(f"{folder}: no model*.safetensors in it", "name a folder that holds weights")
-    found: dict[str, Lazy] = {}
+    found: dict[str, LazyTensor] = {}
     for path in files:
         if path.suffix == ".bin" and not pickles:
             raise CheckpointError(
@@ -79,7 +79,7 @@ def read_tensors(folder: Path, *, pickles: bool = False) -> dict[str, Lazy]:
     return found
 
 
-def open_safetensors(path: Path) -> dict[str, Lazy]:
+def open_safetensors(path: Path) -> dict[str, LazyTensor]:
     """The tensors of one file as slices: nothing is read before it is asked for."""
     try:
         file = safe_open(str(path), framework="pt")
@@ -101,7 +101,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     return loaded
 
 
-def by_part(tensors: Mapping[str, Lazy], layout: str, place: str) -> Parts:
+def by_part(tensors: Mapping[str, LazyTensor], layout: str, place: str) -> Parts:
     """Tensors under their names inside the parts. Raises CheckpointError naming those of no part."""
     rules = names()[layout]["read"]
     parts: Parts = {part: {} for part in PARTS}
@@ -127,7 +127,7 @@ def written_name(part: str, name: str, layout: str) -> str:
     return str(new) + ours.removeprefix(old)
 
 
-def whole(tensor: Lazy) -> Tensor:
+def load_tensor(tensor: LazyTensor) -> Tensor:
     """The tensor itself."""
     read: Tensor = tensor[...]
     return read

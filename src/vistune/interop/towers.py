@@ -16,13 +16,13 @@ from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 
 from vistune.files import write_json
-from vistune.interop.tensors import Lazy, whole, written_name
+from vistune.interop.tensors import LazyTensor, load_tensor, written_name
 from vistune.types import Spec
 
 SHARD = "5GB"
 
 
-def lengthened(tower: Mapping[str, Lazy], config: Any, feature_layer: int) -> tuple[dict[str, Lazy], Any]:
+def with_full_depth(tower: Mapping[str, LazyTensor], config: Any, feature_layer: int) -> tuple[dict[str, LazyTensor], Any]:
     """(tensors, config) of a tower cut at its feature layer, with as many layers behind it as there were.
 
     Nobody reads their output. All of their weights are zero, so they hand on what they get; the last norm, which is
@@ -34,8 +34,8 @@ def lengthened(tower: Mapping[str, Lazy], config: Any, feature_layer: int) -> tu
     longer = dict(tower)
     behind = -1 - feature_layer
     for k in range(config.num_hidden_layers, config.num_hidden_layers + behind):
-        longer |= {f"encoder.layers.{k}.{name}": torch.zeros_like(whole(tensor)) for name, tensor in layer.items()}
-    width = whole(layer["layer_norm1.weight"])
+        longer |= {f"encoder.layers.{k}.{name}": torch.zeros_like(load_tensor(tensor)) for name, tensor in layer.items()}
+    width = load_tensor(layer["layer_norm1.weight"])
     longer.setdefault("post_layernorm.weight", torch.ones_like(width))
     longer.setdefault("post_layernorm.bias", torch.zeros_like(width))
     config = copy.deepcopy(config)
@@ -43,7 +43,7 @@ def lengthened(tower: Mapping[str, Lazy], config: Any, feature_layer: int) -> tu
     return longer, config
 
 
-def save(state: Mapping[str, Tensor], folder: Path) -> None:
+def save_tensors(state: Mapping[str, Tensor], folder: Path) -> None:
     """safetensors, in shards of 5 GB with an index where there are several."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
@@ -82,8 +82,8 @@ def image_processor(spec: Spec) -> Any:
     return CLIPImageProcessorPil(**common, **crop)
 
 
-def write_tower(tower: Mapping[str, Lazy], config: Any, spec: Spec, folder: Path) -> None:
+def write_tower(tower: Mapping[str, LazyTensor], config: Any, spec: Spec, folder: Path) -> None:
     """A vision tower's own folder, in transformers' layout."""
-    save({written_name("vision", name, "tower"): whole(tensor) for name, tensor in tower.items()}, folder)
+    save_tensors({written_name("vision", name, "tower"): load_tensor(tensor) for name, tensor in tower.items()}, folder)
     write_config(config, folder)
     image_processor(replace(spec, image_mode="square")).save_pretrained(folder)

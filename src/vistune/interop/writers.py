@@ -18,10 +18,10 @@ from torch import Tensor
 from vistune.errors import RecipeError
 from vistune.files import write_atomic, write_json
 from vistune.interop.original import CLASSES
-from vistune.interop.tensors import Lazy, whole, written_name
-from vistune.interop.towers import image_processor, save, without_paths, write_tower
+from vistune.interop.tensors import LazyTensor, load_tensor, written_name
+from vistune.interop.towers import image_processor, save_tensors, without_paths, write_tower
 from vistune.model import VisionLanguageModel
-from vistune.model.language import base_of
+from vistune.model.language import unwrap
 from vistune.processor import Processor, save_tokenizer
 from vistune.runs.checkpoint import language_state
 from vistune.types import Spec
@@ -31,12 +31,12 @@ IMAGE, PAD = "<image>", "<pad>"
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedModel:
     """What is to be written. `tower`: its tensors as they lie on disk, of every layer that its config counts."""
 
     model: VisionLanguageModel
     processor: Processor
-    tower: Mapping[str, Lazy]
+    tower: Mapping[str, LazyTensor]
     tower_config: Any
     tower_name: str  # how an original config names it: a hub name, or the folder's own name
     tower_inside: bool  # whether the original layout's weights hold it
@@ -49,14 +49,14 @@ class Exported:
 
     @property
     def language(self) -> Any:
-        return base_of(self.model.language)
+        return unwrap(self.model.language)
 
 
-def write_hf(made: Exported, folder: Path) -> None:
+def write_hf(made: ExportedModel, folder: Path) -> None:
     """As llava-hf/llava-1.5-7b-hf is: what `vllm serve` and transformers load. Raises RecipeError for what it lacks."""
     refuse_for_hf(made)
     tokenizer, image_id, rows = with_image_token(made.processor.tokenizer, made.language.config.vocab_size)
-    save(hf_state(made, rows), folder)
+    save_tensors(hf_state(made, rows), folder)
     config = without_paths(hf_config(made, image_id, rows, tokenizer.pad_token_id).to_dict())
     write_json(folder / "config.json", {**config, "text_config": with_older_keys(config["text_config"])})
     write_processor(made, tokenizer, folder)
@@ -64,14 +64,14 @@ def write_hf(made: Exported, folder: Path) -> None:
     write_atomic(folder / "README.md", made.card)
 
 
-def hf_state(made: Exported, rows: int) -> dict[str, Tensor]:
+def hf_state(made: ExportedModel, rows: int) -> dict[str, Tensor]:
     """Every tensor as llava-hf names it, the vocabulary grown to `rows`."""
     state = {**part_state(made, "vision", "llava-hf"), **part_state(made, "projector", "llava-hf")}
-    language = grown(language_tensors(made), rows)
+    language = with_more_rows(language_tensors(made), rows)
     return state | {written_name("language", name, "llava-hf"): tensor for name, tensor in language.items()}
 
 
-def refuse_for_hf(made: Exported) -> None:
+def refuse_for_hf(made: ExportedModel) -> None:
     spec = made.spec
     if spec.projector != "mlp2x_gelu":
         raise RecipeError(
@@ -101,7 +101,7 @@ def with_image_token(tokenizer: Any, rows: int) -> tuple[Any, int, int]:
     return own, image_id, rows if needed <= rows else -(-needed // ROWS) * ROWS
 
 
-def language_tensors(made: Exported) -> dict[str, Tensor]:
+def language_tensors(made: ExportedModel) -> dict[str, Tensor]:
     """The language model's tensors; a head that is the embedding is written once."""
     state = {name: tensor.to(made.dtype) for name, tensor in language_state(made.model).items()}
     if made.language.config.tie_word_embeddings:
@@ -109,7 +109,7 @@ def language_tensors(made: Exported) -> dict[str, Tensor]:
     return state
 
 
-def grown(state: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
+def with_more_rows(state: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
     """An embedding or head that is too short gets the mean of its rows below: never the likeliest token."""
     longer = dict(state)
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
@@ -119,11 +119,11 @@ def grown(state: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
     return longer
 
 
-def part_state(made: Exported, part: str, layout: str) -> dict[str, Tensor]:
+def part_state(made: ExportedModel, part: str, layout: str) -> dict[str, Tensor]:
     """A part's tensors under the layout's names."""
     if part == "vision":
         return {
-            written_name("vision", name, layout): whole(tensor).to(made.dtype) for name, tensor in made.tower.items()
+            written_name("vision", name, layout): load_tensor(tensor).to(made.dtype) for name, tensor in made.tower.items()
         }
     state = {name: tensor.to(made.dtype) for name, tensor in made.model.projector_state().items()}
     newline = state.pop("newline", None)
@@ -131,7 +131,7 @@ def part_state(made: Exported, part: str, layout: str) -> dict[str, Tensor]:
     return named if newline is None else {**named, written_name("newline", "newline", layout): newline}
 
 
-def hf_config(made: Exported, image_id: int, rows: int, pad_id: int) -> Any:
+def hf_config(made: ExportedModel, image_id: int, rows: int, pad_id: int) -> Any:
     from transformers import LlavaConfig, LlavaNextConfig
 
     text = type(made.language.config)(**{**made.language.config.to_dict(), "vocab_size": rows, "pad_token_id": pad_id})
@@ -175,7 +175,7 @@ def with_older_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def write_processor(made: Exported, tokenizer: Any, folder: Path) -> None:
+def write_processor(made: ExportedModel, tokenizer: Any, folder: Path) -> None:
     """Tokenizer, picture rules and chat template, also under the names that older loaders look for."""
     from transformers import LlavaNextProcessor, LlavaProcessor
 
@@ -195,7 +195,7 @@ def write_processor(made: Exported, tokenizer: Any, folder: Path) -> None:
     rules.save_pretrained(folder)
 
 
-def generation_config(made: Exported, tokenizer: Any) -> Any:
+def generation_config(made: ExportedModel, tokenizer: Any) -> Any:
     """Greedy, ending where the template ends an answer."""
     from transformers import GenerationConfig
 
@@ -209,7 +209,7 @@ def generation_config(made: Exported, tokenizer: Any) -> Any:
     )
 
 
-def write_original(made: Exported, folder: Path) -> None:
+def write_original(made: ExportedModel, folder: Path) -> None:
     """As liuhaotian/llava-v1.5-7b is: the original LLaVA's code loads it."""
     names = {kind: name for name, kind in CLASSES.items()}
     kind = made.language.config.model_type
@@ -219,7 +219,7 @@ def write_original(made: Exported, folder: Path) -> None:
         raise RecipeError(
             f"--layout llava-original: no {made.spec.projector} over this tower there", "export --layout llava-hf"
         )
-    save(original_state(made), folder)
+    save_tensors(original_state(made), folder)
     config = {
         **with_older_keys(without_paths(made.language.config.to_dict())),
         "torch_dtype": str(made.dtype).removeprefix("torch."),
@@ -249,13 +249,13 @@ def write_original(made: Exported, folder: Path) -> None:
         write_tower(made.tower, made.tower_config, made.spec, folder / made.tower_name)
 
 
-def original_state(made: Exported) -> dict[str, Tensor]:
+def original_state(made: ExportedModel) -> dict[str, Tensor]:
     """Every tensor as the original names it; the tower's too where they belong inside."""
     tower = part_state(made, "vision", "original") if made.tower_inside else {}
     return {**tower, **part_state(made, "projector", "original"), **language_tensors(made)}
 
 
-def write_peft(made: Exported, folder: Path, *, base: str | None) -> None:
+def write_peft(made: ExportedModel, folder: Path, *, base: str | None) -> None:
     """Adapters over a llava-hf model as PEFT and vLLM load them; the base goes to `base/` unless there is one already.
 
     With a `base` of the user's the tuned projector goes with the adapters (PEFT's `modules_to_save`).
@@ -288,13 +288,13 @@ def _targets(peft: Any) -> list[str]:
     """Ends of the adapted layers' names that fit no other layer: `q_proj` where all of them are, else longer."""
     adapted = set(peft.targeted_module_names)
     ends = {name.rsplit(".", 1)[-1] for name in adapted}
-    every = {name for name, _ in base_of(peft).named_modules() if name.rsplit(".", 1)[-1] in ends}
+    every = {name for name, _ in unwrap(peft).named_modules() if name.rsplit(".", 1)[-1] in ends}
     if every <= adapted:
         return sorted(ends)
     return sorted(re.escape(name.removeprefix("model.")) for name in adapted)
 
 
-def peft_state(made: Exported, *, with_projector: bool) -> dict[str, Tensor]:
+def peft_state(made: ExportedModel, *, with_projector: bool) -> dict[str, Tensor]:
     """Adapters, and the projector tuned beside them, as PEFT names them inside transformers' LLaVA."""
     from peft import get_peft_model_state_dict
 

@@ -78,10 +78,10 @@ def _loads(
     if not data_is_there(recipe):
         return [assumed_load(stage, spec, samples) for stage in recipe.stages]
     from vistune.data.stages import plan_run
-    from vistune.interop.parent import processor_of
+    from vistune.interop.parent import recipe_processor
 
     loads = []
-    for item in plan_run(recipe, processor_of(recipe, parent), progress)[0]:
+    for item in plan_run(recipe, recipe_processor(recipe, parent), progress)[0]:
         if item.stream is None:
             loads.append(load_of(item))
             continue

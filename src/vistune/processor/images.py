@@ -118,9 +118,7 @@ def _refuse_size(image: Image.Image, location: str) -> None:
             f"{location}: {width}x{height} pixels; each side must have {SMALLEST_SIDE} to {LARGEST_SIDE}", "resize it"
         )
     if width * height > LARGEST_PIXELS:
-        raise DataError(
-            f"{location}: {width}x{height} pixels; at most {LARGEST_PIXELS} are allowed", "resize it"
-        )
+        raise DataError(f"{location}: {width}x{height} pixels; at most {LARGEST_PIXELS} are allowed", "resize it")
     if max(width, height) > LARGEST_ASPECT * min(width, height):
         raise DataError(
             f"{location}: {width}x{height} pixels; one side may be at most {LARGEST_ASPECT} times the other",

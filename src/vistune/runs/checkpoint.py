@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from vistune.errors import CheckpointError, DataError, DiskError, VistuneError
 from vistune.files import committed_folder, read_json, sha256_of, write_atomic, write_json
 from vistune.model import VisionLanguageModel, build_projector, load_adapters, load_tower
-from vistune.model.language import base_of, load_language
-from vistune.model.lora import fitted
+from vistune.model.language import unwrap, load_language
+from vistune.model.lora import with_empty_adapters
 from vistune.model.peft_folder import read_adapters
 from vistune.processor import Processor
 from vistune.recipe import Recipe, dump, source_of
@@ -100,7 +100,7 @@ def save(
         if held.vision is not None:
             model.vision.tower.save_pretrained(draft / "vision", state_dict=dict(held.vision))
         if held.language is not None:
-            base_of(model.language).save_pretrained(draft / "language", state_dict=dict(held.language))
+            unwrap(model.language).save_pretrained(draft / "language", state_dict=dict(held.language))
             if model.adapted:  # they were made over these weights, in which earlier adapters are: PEFT reads the name
                 adapters: Any = model.language
                 adapters.active_peft_config.base_model_name_or_path = str(folder.absolute() / "language")
@@ -170,12 +170,12 @@ def _save_own_parts(model: VisionLanguageModel, processor: Processor, folder: Pa
 
 def save_language(model: VisionLanguageModel, folder: Path) -> None:
     """The language model without its adapters, in transformers' layout."""
-    base_of(model.language).save_pretrained(folder, state_dict=language_state(model))
+    unwrap(model.language).save_pretrained(folder, state_dict=language_state(model))
 
 
 def language_state(model: VisionLanguageModel, *, keep_vars: bool = False) -> dict[str, Tensor]:
     """The language model's own tensors under its own names, whatever adapters it wears."""
-    state = base_of(model.language).state_dict(keep_vars=keep_vars)
+    state = unwrap(model.language).state_dict(keep_vars=keep_vars)
     return {name.replace(".base_layer.", "."): tensor for name, tensor in state.items() if ".lora_" not in name}
 
 
@@ -242,7 +242,7 @@ def _read_model(
     sources = {part: _locate(folder, part, parts[part]) for part in BACKBONES}
     language = load_language(sources["language"], dtype, quantize, meta=meta)
     if parts["adapter"] and meta:
-        language = base_of(fitted(language, read_adapters(folder / "adapter"), meta=True).unload())
+        language = unwrap(with_empty_adapters(language, read_adapters(folder / "adapter"), meta=True).unload())
     elif parts["adapter"]:
         language = load_adapters(language, folder / "adapter")
     tower = load_tower(sources["vision"], spec, dtype, cut=is_cut(parts["vision"]), meta=meta)

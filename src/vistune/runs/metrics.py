@@ -20,7 +20,7 @@ STEPS = 50  # over which processes are compared
 SLOW = 1.3  # times the median
 
 
-class Pace:
+class StragglerMonitor:
     """Tells of a process that is slower than the others: all wait for it at every step."""
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Pace:
         )
 
 
-class Metrics:
+class MetricsLog:
     """Appends to a file; `cut` removes what a resumed run will write again.
 
     Where the disk is full, lines wait in memory: the run goes on, and they are written when there is room.

@@ -1,6 +1,6 @@
 """Where a model came from: recipe, data and who wrote it, package versions, and the models before it.
 
-`history` is stored in every checkpoint; `why` reads the chain back from the folders, without loading weights.
+`provenance_record` is stored in every checkpoint; `why` reads the chain back from the folders, without loading weights.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vistune.recipe import Recipe, load_recipe
 from vistune.runs.folder import find_model, fingerprint, is_vistune_folder
 
 
-def history(hashes: Mapping[str, str], parent: Mapping[str, Any] | None) -> dict[str, Any]:
+def provenance_record(hashes: Mapping[str, str], parent: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the provenance of a run's model, as every checkpoint stores it.
 
     Args:
@@ -70,8 +70,8 @@ def _entry(model: Path) -> tuple[dict[str, Any], Path | None]:
     if "origin" in extra:
         return {"model": str(folder), "made": "imported", "origin": extra["origin"]}, None
     recipe = load_recipe(str(folder / "recipe.yaml"))
-    history = extra.get("history", {})
-    before = history.get("from")
+    provenance_record = extra.get("history", {})
+    before = provenance_record.get("from")
     entry: dict[str, Any] = {
         "model": str(folder),
         "made": "trained",
@@ -83,8 +83,8 @@ def _entry(model: Path) -> tuple[dict[str, Any], Path | None]:
         ],
         "steps_of_last_stage": extra["step"],
         "backbones": {part: parts[part]["source"] for part in BACKBONES},
-        "data": [{**row, **_now(row, recipe)} for row in history.get("data", [])],
-        "versions": history.get("versions", {}),
+        "data": [{**row, **_now(row, recipe)} for row in provenance_record.get("data", [])],
+        "versions": provenance_record.get("versions", {}),
     }
     if before is None:
         return entry, None
@@ -105,7 +105,7 @@ def _now(row: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     return {"unchanged": sha256_of(path) == row["sha256"] if path.is_file() else None}
 
 
-def in_words(entries: list[dict[str, Any]]) -> list[str]:
+def describe_provenance(entries: list[dict[str, Any]]) -> list[str]:
     """The history as lines to read."""
     lines = []
     for entry in entries:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from fastapi import Request
 
-from vistune.generation import Look, look, watched
-from vistune.generation.attention_maps import Watched
+from vistune.generation import AttentionMaps, answered_prompt, compute_attention_maps
+from vistune.generation.attention_maps import AnsweredPrompt
 from vistune.serving.api.refusal import Refusal
 from vistune.serving.api.schema import read_look
 from vistune.serving.api.service import Place, Service
@@ -39,14 +39,14 @@ async def looks(service: Service, request: Request) -> tuple[dict[str, Any], Seq
         place.leave()
 
 
-async def _given(service: Service, place: Place, body: bytes) -> Watched:
+async def _given(service: Service, place: Place, body: bytes) -> AnsweredPrompt:
     asked, place.unused = await service.in_reader(lambda: read_look(body, model=service.name, limits=service.limits))
     return await service.encoded(
-        place, asked.messages, lambda messages: watched(service.processor, messages, asked.answer)
+        place, asked.messages, lambda messages: answered_prompt(service.processor, messages, asked.answer)
     )
 
 
-async def _within_time(service: Service, place: Place, given: Watched) -> dict[str, Any]:
+async def _within_time(service: Service, place: Place, given: AnsweredPrompt) -> dict[str, Any]:
     left = max(place.began + service.limits.answer_seconds - time.monotonic(), 0)
     work = partial(_look, service, given)
     try:
@@ -56,7 +56,7 @@ async def _within_time(service: Service, place: Place, given: Watched) -> dict[s
         raise Refusal(504, message, code="timeout") from None
 
 
-def _refuse_long(service: Service, given: Watched) -> None:
+def _refuse_long(service: Service, given: AnsweredPrompt) -> None:
     if len(given.example) > service.engine.context:
         message = f"question and answer take {len(given.example)} tokens, the model reads {service.engine.context:.0f}"
         raise Refusal(400, message, code="context_length_exceeded", param="messages")
@@ -66,11 +66,11 @@ def _refuse_long(service: Service, given: Watched) -> None:
         raise Refusal(400, message, code="invalid_value", param="answer")
 
 
-def _look(service: Service, given: Watched) -> dict[str, Any]:
-    return looks_body(service.name, look(service.model, service.processor, given))
+def _look(service: Service, given: AnsweredPrompt) -> dict[str, Any]:
+    return looks_body(service.name, compute_attention_maps(service.model, service.processor, given))
 
 
-def looks_body(name: str, found: Look) -> dict[str, Any]:
+def looks_body(name: str, found: AttentionMaps) -> dict[str, Any]:
     """Words with the space before them, together the answer; a word's weights are the mean of its tokens'."""
     spans = word_spans(found.tokens)
     words = ["".join(found.tokens[begin:end]) for begin, end in spans]

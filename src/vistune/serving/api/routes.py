@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from vistune import __version__
-from vistune.generation import Answer
+from vistune.generation import PendingAnswer
 from vistune.serving.api import openapi, static, wrong_routes
 from vistune.serving.api.attention_maps import looks
 from vistune.serving.api.guard import CHAT, LOOKS, log_error, server_error
@@ -151,7 +151,7 @@ async def _whole(request: Request, place: Place) -> str:
             task.cancel()
 
 
-def whole_body(name: str, text: str, answer: Answer) -> dict[str, Any]:
+def whole_body(name: str, text: str, answer: PendingAnswer) -> dict[str, Any]:
     return {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": "chat.completion",
@@ -169,7 +169,7 @@ def whole_body(name: str, text: str, answer: Answer) -> dict[str, Any]:
     }
 
 
-def usage(answer: Answer) -> dict[str, Any]:
+def usage(answer: PendingAnswer) -> dict[str, Any]:
     return {
         "prompt_tokens": answer.prompt_tokens,
         "completion_tokens": answer.completion_tokens,
