@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from vistune.data import CheckReport, check
-from vistune.interop.parent import recipe_processor
+from vistune.interop.load import recipe_processor
 from vistune.recipe import DataSource, load_recipe
 
 WORDS = """a the red blue circle square dog cat left right above below of in on small large there is are two

@@ -114,7 +114,7 @@ def measured(folder: Path, name: str, steps: int) -> dict[str, float]:
     import torch
 
     from vistune.data.stages import plan_run
-    from vistune.interop.parent import recipe_processor
+    from vistune.interop.load import recipe_processor
     from vistune.planner.forecast import Device, load_of, seconds, sizes_of, this_cpu
     from vistune.planner.memory import how_of, memory
     from vistune.progress import no_progress

@@ -30,7 +30,7 @@ def save_model(folder: Path, backbones: Path, seed: int) -> Path:
     recipe = Recipe(model=parts, stages=(Stage(name="align", learn={"projector": 1e-3}, steps=1),))
     spec = read_spec(parts)
     processor = Processor(load_tokenizer(parts.language), spec)
-    save(folder, build(parts, spec, seed=seed), processor, recipe=recipe, learnt={"projector"})
+    save(folder, build(parts, spec, seed=seed), processor, recipe=recipe, trained={"projector"})
     return folder
 
 

@@ -241,7 +241,7 @@ def test_a_stop_string_ends_an_answer_before_it(make_bench: Make) -> None:
 @pytest.mark.parametrize("given", [{"max_tokens": 0}, {"stop": [""]}])
 def test_what_cannot_be_answered_is_refused(make_bench: Make, given: dict[str, Any]) -> None:
     bench = make_bench("grouped heads")
-    with pytest.raises(DataError, match="nothing can be answered"):
+    with pytest.raises(DataError, match="nothing can be generated"):
         Engine(bench.model, bench.processor).submit(bench.prompt("?"), **given)
 
 
@@ -251,7 +251,7 @@ def test_the_models_context_bounds_prompt_and_answer(make_bench: Make) -> None:
     ids = torch.randint(10, 400, (1024,), generator=torch.Generator().manual_seed(0))
     whole = bench.prompt("?")
     long = Example(ids, ids, whole.images)
-    with pytest.raises(DataError, match="1024 tokens, the model reads 1024"):
+    with pytest.raises(DataError, match="1024 tokens, the model's context is 1024"):
         engine.submit(long, max_tokens=1)
     nearly = Example(ids[:1020], ids[:1020], whole.images)
     assert engine.submit(nearly, max_tokens=50).result().completion_tokens <= 4

@@ -82,7 +82,7 @@ def test_an_answer_looks_alike_whatever_is_cut_off_behind_it(make_bench: Callabl
 @pytest.mark.parametrize(
     ("messages", "answer", "said"),
     [
-        (asked("What is it?"), "red", "no picture"),
+        (asked("What is it?"), "red", "no image"),
         (asked(image(1), "What is it?"), " \n", "empty"),
         ([*asked(image(1), "a"), *asked("b")], "red", "alternate"),
     ],

@@ -18,8 +18,7 @@ from vistune import api
 from vistune.errors import CheckpointError, RecipeError
 from vistune.generation import Assistant
 from vistune.interop import layouts
-from vistune.interop.card import write_card
-from vistune.interop.export import export_model, import_model
+from vistune.interop.export import export_model, import_model, write_card
 from vistune.interop.parity import MERGED, TOLERANCE, ParityRow, exceeds_tolerance, probes
 from vistune.interop.writers import with_older_keys
 from vistune.model import add_adapters, build, read_spec
@@ -48,7 +47,7 @@ def tuned(tiny_backbones: Path, tmp_path: Path) -> Callable[..., Path]:
                 for _, parameter in model.parts()[part]:
                     parameter.add_(0.1 * torch.randn_like(parameter))
         processor = Processor(load_tokenizer(recipe.model.language), spec)
-        checkpoint.save(tmp_path / "tuned", model, processor, recipe=recipe, learnt=learnt)
+        checkpoint.save(tmp_path / "tuned", model, processor, recipe=recipe, trained=learnt)
         return tmp_path / "tuned"
 
     return make

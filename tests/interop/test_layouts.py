@@ -20,8 +20,8 @@ from vistune.errors import CheckpointError, RecipeError
 from vistune.generation import Assistant
 from vistune.interop import layouts
 from vistune.interop.export import export_model, import_model
+from vistune.interop.folders import by_part, load_tensor, read_tensors
 from vistune.interop.parity import probes
-from vistune.interop.tensors import by_part, read_tensors, load_tensor
 from vistune.model import add_adapters
 from vistune.recipe import Lora
 from vistune.runs import checkpoint

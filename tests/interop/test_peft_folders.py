@@ -398,7 +398,7 @@ def test_a_key_is_used_reported_or_refused_never_dropped(
         return
     if value == before or any(key in remark for remark in source.remarks):
         return
-    assistant = Assistant(layouts.build_model(source, torch.float32), layouts.processor_of(source))
+    assistant = Assistant(layouts.build_model(source, torch.float32), layouts.source_processor(source))
     found = probe_ours(assistant, {"text alone": CONVERSATIONS["text alone"]})
     nothing = value in (None, [], {}) and key in ("alpha_pattern", "rank_pattern", "trainable_token_indices")
     wanted = pefts(base, plain if nothing else folder)  # PEFT itself fails on nothing there

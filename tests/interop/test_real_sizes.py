@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 import torch
 
-from vistune.interop.adapted import naming_of
-from vistune.interop.build import fit_tensors, shape_of
+from vistune.interop.adapters import naming_of
+from vistune.interop.build import fit_tensors
+from vistune.interop.folders import by_part, written_name
 from vistune.interop.original import stripped
-from vistune.interop.tensors import by_part, written_name
 from vistune.interop.writers import ExportedModel, hf_state, original_state, peft_state
 from vistune.model import VisionLanguageModel, add_adapters, build_projector
 from vistune.model.attention import register
-from vistune.model.lora import refuse_misfits
+from vistune.model.lora import refuse_misfits, shape_of
 from vistune.model.spec import spec_of
 from vistune.model.vision import VisionTower
 from vistune.recipe import Lora, Model

@@ -8,7 +8,7 @@ from model.tiny_models import tiny
 from torch.nn.functional import scaled_dot_product_attention
 
 from vistune.model import KVCache, Prefill
-from vistune.model.attention import _written_out, join, partial_attention, register
+from vistune.model.attention import _explicit_attention, join, partial_attention, register
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -43,12 +43,12 @@ def test_the_causal_part_is_causal(kv_heads: int, value_width: int) -> None:
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_stretches_written_out_are_the_whole(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stretches_explicit_attention_are_the_whole(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     query, key, value = drawn(1, 2, 7, 8), drawn(1, 2, 7, 8, seed=1), drawn(1, 2, 7, 8, seed=2)
     blocked = torch.zeros(1, 1, 7, 7).masked_fill_(drawn(1, 1, 7, 7, seed=3) > 1, -torch.inf)
-    whole = _written_out(query, key, value, 0.3, blocked, causal)
+    whole = _explicit_attention(query, key, value, 0.3, blocked, causal)
     monkeypatch.setattr("vistune.model.attention.MOST_SCORES", 30)  # two tokens at a time
-    torch.testing.assert_close(_written_out(query, key, value, 0.3, blocked, causal), whole, equal_nan=True)
+    torch.testing.assert_close(_explicit_attention(query, key, value, 0.3, blocked, causal), whole, equal_nan=True)
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "gemma3", "deepseek v3"])

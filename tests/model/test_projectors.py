@@ -88,7 +88,9 @@ def test_a_class_token_is_no_patch(name: str, tiny_backbones: Path) -> None:
         projector=name,
         feature_tokens="cls_patch",
     )
-    with pytest.raises(RecipeError, match=f"model.projector={name}: 5 tokens are no square .*feature_tokens=patch"):
+    with pytest.raises(
+        RecipeError, match=f"model.projector={name}: 5 tokens do not form a square .*feature_tokens=patch"
+    ):
         read_spec(settings)
 
 

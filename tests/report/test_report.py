@@ -11,12 +11,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from vistune.report.images import spread
 
 from vistune.errors import DataError, RecipeError
 from vistune.files import read_json
 from vistune.report import page as pages
 from vistune.report import plots, write_data_report, write_run_report
+from vistune.report.images import spread
 from vistune.report.labels import drawn_word
 
 RUN_SECTIONS = ["result", "training", "answers", "mistakes", "descriptions", "cost", "run"]

@@ -96,7 +96,8 @@ def test_a_stopped_run_resumes_to_the_same_weights(
         run.start(resume=False)
     api.train(recipe, tmp_path / "stopped", resume=True)
     whole, resumed = (
-        [row["loss_hex"] for row in MetricsLog(tmp_path / name / "metrics.jsonl").read()] for name in ("whole", "stopped")
+        [row["loss_hex"] for row in MetricsLog(tmp_path / name / "metrics.jsonl").read()]
+        for name in ("whole", "stopped")
     )
     assert len(whole) == 5
     assert resumed == whole

@@ -20,7 +20,7 @@ from vistune.api import dry_run, plan
 from vistune.cli.app import app
 from vistune.data.stages import plan_run
 from vistune.errors import RecipeError
-from vistune.interop.parent import recipe_processor
+from vistune.interop.load import recipe_processor
 from vistune.model import add_adapters, next_token_loss
 from vistune.model.attention import register
 from vistune.model.language import run

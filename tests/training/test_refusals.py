@@ -120,7 +120,10 @@ REFUSED: dict[str, tuple[Build, str]] = {
         lambda w: w.recipe(vision=w.config("vision", model_type="siglip_vision_model"), feature_tokens="cls_patch"),
         "no class token",
     ),
-    "a tower of another kind": (lambda w: w.recipe(vision=w.config("vision", model_type="vit")), "'vit' is not supported"),
+    "a tower of another kind": (
+        lambda w: w.recipe(vision=w.config("vision", model_type="vit")),
+        "'vit' is not supported",
+    ),
     "a joint space that is not there": (lambda w: w.recipe(space="joint"), "1 weights are missing"),
     "a tower without a tensor": (
         lambda w: w.recipe(vision=w.tensors("vision", lambda t: t.pop(min(t)))),

@@ -133,7 +133,7 @@ def why(
     """Where a checkpoint came from: data, teacher, prompts, recipe, code, parents."""
     entries = api.why(model)
     if as_json:
-        print_json(entries)
+        print_json([entry.to_dict() for entry in entries])
     else:
         from vistune.runs.provenance import describe_provenance
 
@@ -162,16 +162,16 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Bring a model of another layout into a folder of ours; which layout, its content tells."""
-    found = api.import_model(source, out, base=base, vision=vision, template=template)
+    result = api.import_model(source, out, base=base, vision=vision, template=template)
     if as_json:
-        print_json(found)
+        print_json(result.to_dict())
         return
-    spec = found["spec"]
-    settings = f"projector {spec['projector']}, pictures {spec['image_mode']}, template {spec['template']}"
-    kept = ", adapters kept" if found["adapter"] else ""
-    stdout.print(f"{out}: from the layout {found['layout']}; {settings}{kept}", soft_wrap=True)
-    if found["projector"]:
-        stdout.print(f"The trained projector: {found['projector']}", soft_wrap=True)
+    spec = result.spec
+    settings = f"projector {spec.projector}, pictures {spec.image_mode}, template {spec.template}"
+    kept = ", adapters kept" if result.adapter else ""
+    stdout.print(f"{out}: from the layout {result.layout}; {settings}{kept}", soft_wrap=True)
+    if result.projector:
+        stdout.print(f"The trained projector: {result.projector}", soft_wrap=True)
 
 
 def export(
@@ -194,14 +194,14 @@ def export(
         refuse_given(("base",), f"for --layout peft, not for {layout}", "leave it out")
     rows = api.export(model, out, layout=layout, merge=merge, base=base, device=device, dtype=dtype, quantize=quantize)
     if as_json:
-        print_json(rows)
+        print_json([row.to_dict() for row in rows])
         return
     table = Table(title=f"{out}: what was written beside the model")
     for name in ("probe", "tokens", "same ids", "largest logit difference", "same greedy tokens"):
         table.add_column(name)
     for row in rows:
-        same = ["yes" if row[key] else "no" for key in ("same_ids", "same_tokens")]
-        table.add_row(row["probe"], str(row["tokens"]), same[0], f"{row['largest_difference']:.2g}", same[1])
+        same_ids, same_tokens = ("yes" if same else "no" for same in (row.same_ids, row.same_tokens))
+        table.add_row(row.probe, str(row.tokens), same_ids, f"{row.largest_difference:.2g}", same_tokens)
     stdout.print(table)
 
 

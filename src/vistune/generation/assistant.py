@@ -70,7 +70,7 @@ class Assistant:
         return self.processor.encode(Sample("conversation", tuple(read_messages(messages))))
 
     def logits(self, messages: Sequence[MessageLike]) -> Tensor:
-        """Return logits (tokens, vocabulary), image slots expanded. A finished conversation is rendered as in training."""
+        """Return logits (tokens, vocabulary), image slots expanded, for a conversation rendered as in training."""
         with torch.inference_mode():
             row = collate([self.encode(messages)]).to(self.model.head.device)
             return self.model(row) @ self.model.head.T

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,8 @@ def targets(language: nn.Module, patterns: tuple[str, ...] | None) -> list[str]:
             known = sorted({name.rsplit(".", 1)[-1] for name in linear})
             raise RecipeError(
                 f"lora.targets {pattern!r}: no such linear layer in the language model",
-                f"use {EVERYTHING}, {ATTENTION}" + (f", or of {', '.join(known)}" if known else "; this model has none"),
+                f"use {EVERYTHING}, {ATTENTION}"
+                + (f", or of {', '.join(known)}" if known else "; this model has none"),
             )
         chosen |= matched
     return [name for name in linear if name in chosen]
@@ -127,22 +128,24 @@ def with_empty_adapters(module: nn.Module, adapters: Adapters, *, meta: bool = F
 
 def refuse_misfits(expected: Mapping[str, Tensor], given: Mapping[str, Any], folder: Path) -> None:
     """Raise CheckpointError naming adapters' tensors that are missing, unexpected or of another shape."""
-    shapes = [
-        f"{name} {shape_of(given[name])} instead of {tuple(expected[name].shape)}"
-        for name in sorted(expected.keys() & given.keys())
-        if shape_of(given[name]) != tuple(expected[name].shape)
-    ]
-    kinds = {
-        "missing": sorted(expected.keys() - given.keys()),
-        "not of this model": sorted(given.keys() - expected.keys()),
-        "of another shape": shapes,
-    }
-    faults = [f"{what}: {some(names)}" for what, names in kinds.items() if names]
-    if faults:
+    if faults := misfits(expected, given):
         raise CheckpointError(
-            f"{folder}: adapters {'; '.join(faults)}",
-            f"load them on the model they were made for, or {merge_hint(folder)}",
+            f"{folder}: adapters {faults}", f"load them on the model they were made for, or {merge_hint(folder)}"
         )
+
+
+def misfits(expected: Mapping[str, Tensor], given: Mapping[str, Any], optional: Collection[str] = ()) -> str:
+    """Name the tensors that are missing, unexpected or of another shape; return "" if all fit."""
+    faults = {
+        "missing": expected.keys() - given.keys() - set(optional),
+        "not of this model": given.keys() - expected.keys(),
+        "of another shape": {
+            f"{name} {shape_of(given[name])} instead of {tuple(expected[name].shape)}"
+            for name in expected.keys() & given.keys()
+            if shape_of(given[name]) != tuple(expected[name].shape)
+        },
+    }
+    return "; ".join(f"{what}: {some(names)}" for what, names in faults.items() if names)
 
 
 def refuse_unloaded(result: Any, folder: Path) -> None:
@@ -262,7 +265,7 @@ def merge_adapters(language: nn.Module, *, tolerance: float | None = None) -> nn
             "load the model without --quantize, then merge",
         )
     was_training = language.training
-    allowed = torch.finfo(unwrap(language).dtype).eps**0.5 if tolerance is None else tolerance
+    allowed = torch.finfo(unwrap(language).dtype).eps ** 0.5 if tolerance is None else tolerance
     before = _probe(language.eval())
     try:
         inner = keep_inner_adapters(language)

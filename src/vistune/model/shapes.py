@@ -141,9 +141,7 @@ def language_shape(config: Any) -> LanguageShape:
     """Return the sizes of a causal language model. Raises RecipeError for a model type that is not in COUNTED."""
     kind = getattr(config, "model_type", "")
     if kind not in COUNTED:
-        raise RecipeError(
-            f"language models of type {kind!r} cannot be planned", f"known types: {', '.join(COUNTED)}"
-        )
+        raise RecipeError(f"language models of type {kind!r} cannot be planned", f"known types: {', '.join(COUNTED)}")
     width, heads = config.hidden_size, config.num_attention_heads
     head = getattr(config, "head_dim", None) or (128 if kind in NORMED_QK else width // heads)
     shared = getattr(config, "num_key_value_heads", None) or heads

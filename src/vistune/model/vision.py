@@ -49,7 +49,10 @@ class VisionTower(nn.Module):
         self.register_buffer("std", 255 * torch.tensor(spec.image_std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Encode uint8 (tiles, 3, side, side) as features (tiles, tokens, width). A frozen tower keeps no activations."""
+        """Encode tiles, uint8 (tiles, 3, side, side), as features (tiles, tokens, width).
+
+        A frozen tower keeps no activations.
+        """
         is_trained = torch.is_grad_enabled() and next(self.tower.parameters()).requires_grad
         with torch.set_grad_enabled(is_trained):
             normalised = (images.to(self.mean.dtype) - self.mean) / self.std

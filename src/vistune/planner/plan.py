@@ -16,7 +16,7 @@ from vistune.progress import Progress, no_progress
 from vistune.recipe import Lora, Recipe, Stage, source_of
 
 if TYPE_CHECKING:
-    from vistune.interop.parent import ParentModel
+    from vistune.interop.load import ParentModel
     from vistune.planner.forecast import Device, Load
     from vistune.planner.memory import How, Sizes
     from vistune.types import Spec
@@ -78,7 +78,7 @@ def _loads(
     if not data_is_there(recipe):
         return [assumed_load(stage, spec, samples) for stage in recipe.stages]
     from vistune.data.stages import plan_run
-    from vistune.interop.parent import recipe_processor
+    from vistune.interop.load import recipe_processor
 
     loads = []
     for item in plan_run(recipe, recipe_processor(recipe, parent), progress)[0]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vistune.recipe import Model, Recipe, Stage, source_of
 
 if TYPE_CHECKING:
-    from vistune.interop.parent import ParentModel
+    from vistune.interop.load import ParentModel
     from vistune.model.vlm import VisionLanguageModel
     from vistune.types import Spec
 

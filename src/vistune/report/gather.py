@@ -26,7 +26,7 @@ from vistune.report.runs_page import write_runs_report
 
 if TYPE_CHECKING:
     from vistune.data import CheckReport
-    from vistune.interop.parent import ParentModel
+    from vistune.interop.load import ParentModel
     from vistune.processor import Processor
     from vistune.types import Sample
 
@@ -127,7 +127,7 @@ def report_run(run: Path, *, language: str = "en") -> Path:
     with TemporaryDirectory() as folder:
         found: dict[str, Any] = {}
         try:
-            found["lineage"] = why(run)
+            found["lineage"] = [entry.to_dict() for entry in why(run)]
             recipe = load_recipe(str(run / "recipe.yaml"))
             checkpoint = find_model(run)
         except VistuneError as error:
@@ -166,7 +166,7 @@ def report_runs(
 def _images(recipe: Recipe, checkpoint: Path, out: Path, language: str) -> list[Path]:
     """Model and stages as drawings; of a run that went on `from` a model, with the backbones that this one has."""
     if recipe.origin is not None:
-        from vistune.interop.parent import model_section
+        from vistune.interop.load import model_section
         from vistune.processor import Processor
         from vistune.runs.checkpoint import backbone_of
 

@@ -14,7 +14,7 @@ from torch import nn
 from vistune.data.stages import Planned, plan_run, processor_for, sampled
 from vistune.errors import RecipeError
 from vistune.files import scratch_folder, user_cache
-from vistune.interop.parent import ParentModel, recipe_processor
+from vistune.interop.load import ParentModel, recipe_processor
 from vistune.model import VisionLanguageModel, add_adapters, build
 from vistune.model.devices import resolve_device
 from vistune.model.language import quantization

@@ -18,7 +18,7 @@ from vistune.data import PixelCache
 from vistune.data.stages import Planned, plan_run
 from vistune.errors import DiskError, RecipeError, Stopped
 from vistune.files import Lock, write_atomic, write_json, write_jsonl
-from vistune.interop.parent import ParentModel, recipe_processor
+from vistune.interop.load import ParentModel, recipe_processor
 from vistune.model import VisionLanguageModel, add_adapters, build, merge_adapters
 from vistune.model.language import is_quantised, load_language, unwrap
 from vistune.planner.precision import lay_weights_out
@@ -292,7 +292,7 @@ class Run:
         state_bytes = 8 * sum(p.numel() for p in trainer.learning)  # AdamW's two moments, in fp32
 
         def write(folder: Path) -> None:
-            checkpoint.save(folder, model, self.processor, recipe=self.recipe, learnt=learnt, tensors=tensors)
+            checkpoint.save(folder, model, self.processor, recipe=self.recipe, trained=learnt, tensors=tensors)
 
         self.saver.begin(lambda: rehearse(self.out / "checkpoints" / ".rehearsal", write, state_bytes=state_bytes))
         self.saver.finish()
@@ -323,9 +323,9 @@ class Run:
                 model,
                 self.processor,
                 recipe=self.recipe,
-                learnt=learnt,
+                trained=learnt,
                 extra=extra,
-                also=state,
+                write_more=state,
                 tensors=tensors,
             )
             prune(self.out, self.recipe.keep_checkpoints)
