@@ -290,7 +290,7 @@ def test_what_has_no_effect_is_reported_and_changes_nothing(
     rewrite(copied, **change)
     with caplog.at_level(logging.WARNING, "vistune.interop"):
         found = import_model(copied, tmp_path / "ours", base=base)
-    assert [text for text in found["remarks"] if named in text]
+    assert [text for text in found.remarks if named in text]
     assert named in caplog.text
     assert_same(probe_ours(Assistant(*checkpoint.load(tmp_path / "ours")), CONVERSATIONS), wanted)
 

@@ -190,7 +190,7 @@ def test_two_processes_killed_again_and_again_end_with_the_same_weights(
         the_same(out, tmp_path / "whole")
     if stages != "align then qlora":  # a quantised base takes no adapters in
         exported = api.export(out, tmp_path / "hf", layout="llava-hf", merge=stages == "align then lora")
-        assert max(row["largest_difference"] for row in exported) <= 1e-6
+        assert max(row.largest_difference for row in exported) <= 1e-6
     print(f"{way}, {stages}: {kills} kills in {runs} runs")
 
 

@@ -114,7 +114,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
         loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (UnpicklingError, RuntimeError, OSError, ValueError, EOFError) as error:
         raise CheckpointError(
-            f"{path}: contains more than tensors: {str(error).splitlines()[0][:200]}", "do not trust this file"
+            f"{path}: cannot be loaded as tensors only: {str(error).splitlines()[0][:200]}", "do not trust this file"
         ) from None
     if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise CheckpointError(f"{path}: a mapping from names to tensors is expected", "name another file")

@@ -37,6 +37,7 @@ class TokenizerLike(Protocol):
     all_special_tokens: list[str]
     added_tokens_decoder: Mapping[int, AddedToken]
     init_kwargs: dict[str, Any]
+    chat_template: str | None
 
     def __len__(self) -> int: ...
 
