@@ -1,6 +1,7 @@
 """Convert OpenAI-style messages to a conversation that every template can render, for the server and for Python.
 
-messages -> checked messages -> loaded images -> at most one system message, then user and assistant alternating
+Messages are checked, their images are loaded, and their roles are brought into alternating turns. Images are `data:`
+URLs as common tools write them; other texts get an error with a remedy.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ ROLES = {
     **dict.fromkeys(("gpt", "model", "ai", "bot", "chatbot", "Assistant", "ASSISTANT"), 'write "assistant"'),
     **dict.fromkeys(("System", "SYSTEM"), 'write "system"'),
 }
-WANTED = {  # a field's path -> what it must be
+EXPECTED = {  # a field's path -> what it must be
     "messages[]": 'an object such as {"role": "user", "content": "..."}',
     "messages[].role": "system, developer, user or assistant",
     "messages[].content": f"text, or a list of at most {MOST_PARTS} parts",
@@ -70,7 +71,7 @@ MOVE_IMAGES = f"put each image into content: {IMAGE_FORM}"
 OWN_PART = f"put each image into a part of its own: {IMAGE_FORM}"
 OWN_TEXT = 'put the text into a part of its own: {"type": "text", "text": "..."}'
 IMAGE_NAMES = ("image", "images", "image_url", "image_urls", "input_image", "image_file", "image_base64", "image_pil")
-BESIDE = {  # content beside that which a part's type names -> what to do instead
+REFUSED_IN_PARTS = {  # content that a part's type does not name -> what to do instead
     **dict.fromkeys(("text", "input_text", "output_text", "refusal"), OWN_TEXT),
     **dict.fromkeys(IMAGE_NAMES, OWN_PART),
     **dict.fromkeys(
@@ -97,9 +98,9 @@ FORM = 'send the image as "data:image/jpeg;base64," and then its bytes in base64
 
 
 class OnePart(Body):
-    """A part of a content: what its type does not name would be left unread, so it is refused."""
+    """A part of a message. Content that its type does not name is refused, because it would not be read."""
 
-    refused: ClassVar[Mapping[str, str]] = BESIDE
+    refused: ClassVar[Mapping[str, str]] = REFUSED_IN_PARTS
 
 
 class TextPart(OnePart):
@@ -108,7 +109,7 @@ class TextPart(OnePart):
 
 
 class RefusalPart(OnePart):
-    """What an assistant said instead of an answer; it is read as text."""
+    """An assistant's refusal; it is read as text."""
 
     type: Literal["refusal"]
     refusal: str
@@ -154,9 +155,9 @@ class ChatMessage(Body):
     """A message whose fields have the right types. Only an assistant's content may be null or absent."""
 
     refused: ClassVar[Mapping[str, str]] = {
-        "tool_calls": "no tools are called here; send what the assistant said as its content",
-        "function_call": "no functions are called here; send what the assistant said as its content",
-        "audio": "send what was said as text",
+        "tool_calls": "no tools are called here; send the assistant's text as its content",
+        "function_call": "no functions are called here; send the assistant's text as its content",
+        "audio": "send its transcript as text",
         **dict.fromkeys(IMAGE_NAMES, MOVE_IMAGES),
         **dict.fromkeys(("text", "prompt"), "put the text into content"),
         **dict.fromkeys(("video", "videos"), f"this model sees single images; for each frame {MOVE_IMAGES}"),
@@ -208,7 +209,7 @@ def check_message(message: ChatMessage, path: str) -> None:
     """Raise FieldError if the role may not have images, or must have content."""
     if message.content is None and message.role != "assistant":
         what = "null" if "content" in message.model_fields_set else "missing"
-        raise FieldError(f"{path}.content", what, f"give {WANTED['messages[].content']}")
+        raise FieldError(f"{path}.content", what, f"give {EXPECTED['messages[].content']}")
     if message.role != "user" and any(isinstance(part, ImagePart | FilePart) for part in message.parts):
         what = f"an image in a message of the {message.role}"
         raise FieldError(f"{path}.content", what, "move it to the user's message")
@@ -221,7 +222,7 @@ def one_message(message: ChatMessage, path: str, load: Callable[[Any, str], Imag
         if isinstance(part, TextPart):
             parts.append(part.text)
         elif isinstance(part, RefusalPart):
-            has_text = any(isinstance(said, str) and said.strip() for said in parts)
+            has_text = any(isinstance(part, str) and part.strip() for part in parts)
             parts += [*([BETWEEN] if has_text else []), part.refusal]
         else:
             parts.append(load(part, f"{path}.content[{i}]"))
@@ -272,11 +273,11 @@ def read_messages(given: Sequence[Mapping[str, Any] | BaseModel | Message]) -> l
     A message may also be an object of OpenAI's client, such as `completion.choices[0].message`. Raises FieldError, a
     DataError that names the field. Unused fields are listed in one log warning.
     """
-    found: list[Message] = []
+    turns: list[Message] = []
     unused: dict[str, None] = {}
     for k, item in enumerate(given):
         if isinstance(item, Message):
-            found.append(item)
+            turns.append(item)
             continue
         path = f"messages[{k}]"
         given_fields = item.model_dump(exclude_none=True) if isinstance(item, BaseModel) else item
@@ -285,17 +286,17 @@ def read_messages(given: Sequence[Mapping[str, Any] | BaseModel | Message]) -> l
                 dict(given_fields) if isinstance(given_fields, Mapping) else given_fields
             )
         except ValidationError as error:
-            raise field_error(error, PYTHON_WANTED, PYTHON_INSTEAD, path) from None
+            raise field_error(error, PYTHON_EXPECTED, PYTHON_INSTEAD, path) from None
         unused.update(dict.fromkeys(unused_fields(message, path)))
         check_message(message, path)
-        found.append(one_message(message, path, _load))
+        turns.append(one_message(message, path, _load))
     if unused:
         logger.warning("fields of messages that are not used: %s", ", ".join(unused))
-    return alternate_turns(found)
+    return alternate_turns(turns)
 
 
-PYTHON_WANTED = {
-    **WANTED,
+PYTHON_EXPECTED = {
+    **EXPECTED,
     "messages[].content[]": '{"type": "text", "text": "..."} or {"type": "image", "image": "photo.jpg"}',
     "messages[].content[].type": '"text", "image" or "image_url"',
 }

@@ -94,7 +94,7 @@ def refuse(config: Any, path: Path) -> None:
 
 
 def tokens_kept(config: Any, path: Path) -> Literal["patch", "cls_patch"]:
-    """Return which of the tower's tokens are used. With `default`, transformers drops the first, whatever it is."""
+    """Return which of the tower's tokens are used. With `default`, transformers drops the first."""
     strategy = config.vision_feature_select_strategy
     clip = has_class_token(config.vision_config)
     kept = TOKENS.get(strategy) if clip else "patch" if strategy == "full" else None

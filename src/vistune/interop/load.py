@@ -55,14 +55,14 @@ class ParentModel:
     """What a run needs to know of the model it continues from; no weights are loaded.
 
     Attributes:
-        origin: The `from` section that names exactly this model; of a run, the checkpoint that was found.
+        origin: The `from` section that names exactly this model; for a run, the checkpoint that was chosen.
         recorded: Folder and checksum, written into every checkpoint of the run (`vistune why` reads it).
         processor: Its processor.
         model: The recipe's model section for it.
         cut: Whether its vision tower was trained and ends at the feature layer.
         adapted: Whether it has adapters, which are merged before training.
         folder: Where it is, or for another layout where `bring_in` writes it.
-        source: What `read_source` found in a folder of another layout; None for a vistune folder.
+        source: What `read_source` returned for a folder of another layout; None for a vistune folder.
     """
 
     origin: Origin

@@ -118,7 +118,7 @@ def with_image_token(tokenizer: TokenizerLike, rows: int) -> tuple[Any, int, int
 
 
 def language_tensors(exported: ExportedModel) -> dict[str, Tensor]:
-    """Return the language model's tensors; a head that is tied to the embedding is left out."""
+    """Return the language model's tensors, without a head that is tied to the embedding."""
     state = {name: tensor.to(exported.dtype) for name, tensor in language_state(exported.model).items()}
     if exported.language.config.tie_word_embeddings:
         state.pop("lm_head.weight", None)

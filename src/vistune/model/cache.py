@@ -271,7 +271,7 @@ def _lengths(prefixes: Sequence[Prefix | None]) -> list[int]:
 
 
 def _with_room(tensor: Tensor | None, like: Tensor, rows: int, tokens: int) -> Tensor:
-    """Return the tensor with room for so many rows and tokens. Room at least doubles, so that growing is rare."""
+    """Return the tensor with room for `rows` and `tokens`. Room at least doubles, so that growing is rare."""
     if tensor is not None and tensor.shape[0] >= rows and tensor.shape[2] >= tokens:
         return tensor
     old = tensor.shape if tensor is not None else (0, 0, 0)

@@ -51,7 +51,7 @@ Spans = Sequence[tuple[int, int]]
 
 @dataclass(frozen=True, slots=True)
 class TextSlot:
-    """The place of the conversation's text with this number."""
+    """Where the conversation's text with this number is inserted."""
 
     number: int
     supervised: bool

@@ -17,7 +17,7 @@ from vistune.generation.messages import (
     IMAGE_NAMES,
     INSTEAD,
     MOVE_IMAGES,
-    WANTED,
+    EXPECTED,
     ChatMessage,
     ImagePart,
     RefusalPart,
@@ -61,7 +61,7 @@ BESIDE_MESSAGES = {  # content beside the messages, where other APIs take it -> 
 }
 LEAST = 1e-5  # a smaller temperature or top_p takes the likeliest token too, but not all of them are numbers in fp32
 FIELDS = {  # a field's path -> what it must be
-    **WANTED,
+    **EXPECTED,
     "": "a JSON object",
     "model": "the model's name as text, as the server lists it",
     "messages": f"a list of 1 to {MOST_MESSAGES} messages",
