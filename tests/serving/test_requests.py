@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from serving.conftest import CHAT, Running, body, data_url, png, question
 
-from vistune.generation.messages import REFUSED_IN_PARTS, IMAGE_FORM, ChatMessage
+from vistune.generation.messages import IMAGE_FORM, REFUSED_IN_PARTS, ChatMessage
 from vistune.serving.api.schema import FIELDS, UNSUPPORTED, ChatRequest, LookRequest, StreamOptions
 
 LISTED = "x-ignored-parameters"
@@ -126,8 +126,8 @@ JSON = st.recursive(
     max_leaves=8,
 )
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=80) | st.sampled_from(
-    [*ChatRequest.refused, *ChatMessage.refused, *REFUSED_IN_PARTS, *ChatRequest.model_fields, *ChatMessage.model_fields,
-     "type", "text", "url", "include_usage", "id", "name", "detail", "cache_control", "reasoning_content", "content[0]"]
+    [*ChatRequest.refused, *ChatMessage.refused, *REFUSED_IN_PARTS, *ChatRequest.model_fields,
+     *ChatMessage.model_fields, "type", "text", "url", "include_usage", "id", "name", "detail", "cache_control", "reasoning_content", "content[0]"]
 )  # fmt: skip
 relaxed = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -126,7 +126,7 @@ def test_a_process_that_holds_the_others_up_is_named() -> None:
         told.append(pace.slow([0.5, 0.52, 0.5 + late, 0.49]))
     assert [step for step, words in enumerate(told) if words] == [99]
     assert told[99] is not None
-    assert told[99].startswith("rank 2 holds the others up: 0.700 s")
+    assert told[99].startswith("rank 2 slows the others down: 0.700 s")
     assert StragglerMonitor().slow([0.5]) is None
 
 

@@ -16,6 +16,7 @@ from vistune.model import VisionLanguageModel, build_projector
 from vistune.model.attention import register
 from vistune.model.language import quantization, require_supported
 from vistune.model.lora import misfits
+from vistune.model.shapes import ConfigLike, LanguageConfig, VisionConfig
 from vistune.model.vision import VisionTower, tower_class
 from vistune.processor import Processor, TokenizerLike
 from vistune.types import Spec
@@ -44,8 +45,8 @@ class SourceModel:
     folder: Path
     spec: Spec
     tokenizer: TokenizerLike
-    vision: Any
-    language: Any
+    vision: VisionConfig
+    language: LanguageConfig
     parts: Parts
     tower: str | None = None
     tower_inside: bool = True
@@ -108,7 +109,7 @@ def load_tower_tensors(source: SourceModel, dtype: torch.dtype, *, meta: bool = 
     return load_part(tower_class(source.vision, "hidden"), source.vision, source.parts["vision"], settings)
 
 
-def causal_class(config: Any) -> Any:
+def causal_class(config: LanguageConfig) -> Any:
     """Return transformers' class of causal language model for a config."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -125,7 +126,7 @@ class PartSettings:
     meta: bool = False
 
 
-def load_part(kind: Any, config: Any, tensors: Mapping[str, LazyTensor], settings: PartSettings) -> nn.Module:
+def load_part(kind: Any, config: ConfigLike, tensors: Mapping[str, LazyTensor], settings: PartSettings) -> nn.Module:
     """Load a transformers model of class `kind` from exactly these tensors. Raises CheckpointError if they misfit."""
     with torch.device("meta"):
         empty: Any = kind(config)

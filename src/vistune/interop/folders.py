@@ -20,6 +20,7 @@ from torch import Tensor
 
 from vistune.errors import CheckpointError, DataError, VistuneError, some
 from vistune.files import read_json
+from vistune.model.shapes import VisionConfig
 from vistune.model.vision import vision_config
 from vistune.processor import TokenizerLike, load_tokenizer
 
@@ -199,7 +200,7 @@ def tokenizer_of(folder: Path) -> TokenizerLike:
     return load_tokenizer(folder)
 
 
-def read_tower(name: str, parent: Path | None = None) -> tuple[Path, Any, dict[str, LazyTensor]]:
+def read_tower(name: str, parent: Path | None = None) -> tuple[Path, VisionConfig, dict[str, LazyTensor]]:
     """Return (folder, config, tensors) of a vision tower, or of the vision part of a CLIP model."""
     folder = resolve(name, parent)
     config = vision_config(str(folder))

@@ -18,6 +18,7 @@ from vistune.interop import build, layouts
 from vistune.interop.build import SourceModel, build_model
 from vistune.model import VisionLanguageModel, read_spec
 from vistune.model.devices import resolve_device, resolve_dtype
+from vistune.model.shapes import LanguageConfig, VisionConfig
 from vistune.processor import Processor, load_tokenizer
 from vistune.recipe import Model, Origin, Recipe, source_of
 from vistune.runs import checkpoint
@@ -80,7 +81,7 @@ class ParentModel:
         return ({"vision"} if self.cut else set()) | ({"language"} if self.adapted else set())
 
     @property
-    def configs(self) -> tuple[Any, Any] | None:
+    def configs(self) -> tuple[VisionConfig, LanguageConfig] | None:
         """transformers' configs of tower and language model, for another layout."""
         return None if self.source is None else (self.source.vision, self.source.language)
 

@@ -31,6 +31,7 @@ from vistune.interop.folders import (
 )
 from vistune.model.lora import shape_of
 from vistune.model.peft_folder import read_adapters
+from vistune.model.shapes import LanguageConfig
 from vistune.model.spec import spec_of
 from vistune.model.vision import image_rules
 from vistune.recipe import Model
@@ -183,7 +184,7 @@ def projector_of(config: Mapping[str, Any], tensors: Mapping[str, LazyTensor]) -
     return "linear" if "weight" in tensors else str(config.get("mm_projector_type") or f"mlp{depth}x_gelu")
 
 
-def language_config_of(config: Mapping[str, Any]) -> Any:
+def language_config_of(config: Mapping[str, Any]) -> LanguageConfig:
     """Return transformers' config of the language model inside."""
     from transformers import AutoConfig
 
@@ -195,7 +196,8 @@ def language_config_of(config: Mapping[str, Any]) -> Any:
                 "tune_mm_mlp_adapter", "freeze_mm_mlp_adapter", "tokenizer_model_max_length", "vision_tower",
                 "tokenizer_padding_side", "unfreeze_mm_vision_tower", "_name_or_path"):  # fmt: skip
         own.pop(key, None)
-    return AutoConfig.for_model(kind, **own)
+    language: LanguageConfig = AutoConfig.for_model(kind, **own)
+    return language
 
 
 def is_checkpoint(folder: Path) -> bool:

@@ -20,6 +20,7 @@ from vistune.interop.folders import LazyTensor, load_tensor, written_name
 from vistune.interop.original import CLASSES
 from vistune.model import VisionLanguageModel
 from vistune.model.language import unwrap
+from vistune.model.shapes import ConfigLike, VisionConfig
 from vistune.processor import Processor, TokenizerLike, save_tokenizer
 from vistune.runs.checkpoint import language_state
 from vistune.types import Spec
@@ -46,7 +47,7 @@ class ExportedModel:
     model: VisionLanguageModel
     processor: Processor
     tower: Mapping[str, LazyTensor]
-    tower_config: Any
+    tower_config: VisionConfig
     tower_name: str
     tower_inside: bool
     card: str
@@ -359,8 +360,8 @@ SHARD = "5GB"
 
 
 def with_full_depth(
-    tower: Mapping[str, LazyTensor], config: Any, feature_layer: int
-) -> tuple[dict[str, LazyTensor], Any]:
+    tower: Mapping[str, LazyTensor], config: VisionConfig, feature_layer: int
+) -> tuple[dict[str, LazyTensor], VisionConfig]:
     """Return (tensors, config) of a tower cut at its feature layer, with zero layers in place of the missing ones.
 
     Their output is not used. The feature layer then has the same number in every loader; if it were the last layer,
@@ -387,7 +388,7 @@ def save_tensors(state: Mapping[str, Tensor], folder: Path) -> None:
     save_torch_state_dict(tensors, folder, max_shard_size=SHARD, metadata={"format": "pt"})
 
 
-def write_config(config: Any, folder: Path) -> None:
+def write_config(config: ConfigLike, folder: Path) -> None:
     """Write config.json without paths of this machine."""
     write_json(folder / "config.json", without_paths(config.to_dict()))
 
@@ -420,7 +421,7 @@ def image_processor(spec: Spec) -> Any:
     return CLIPImageProcessorPil(**common, **crop)
 
 
-def write_tower(tower: Mapping[str, LazyTensor], config: Any, spec: Spec, folder: Path) -> None:
+def write_tower(tower: Mapping[str, LazyTensor], config: VisionConfig, spec: Spec, folder: Path) -> None:
     """Write a vision tower into a folder of its own, in transformers' layout."""
     save_tensors({written_name("vision", name, "tower"): load_tensor(tensor) for name, tensor in tower.items()}, folder)
     write_config(config, folder)

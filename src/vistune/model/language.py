@@ -21,6 +21,7 @@ from vistune.errors import CheckpointError, RecipeError, some
 from vistune.model.attention import attend, register
 from vistune.model.cache import KVCache, Prefill
 from vistune.model.last_layer import spare_last_mlp, wanted_at
+from vistune.model.shapes import LanguageConfig
 from vistune.model.vision import read_config
 
 SUPPORTED = "use a model with plain attention, such as Llama, Mistral, Qwen2, Qwen3 or Gemma 3"
@@ -32,7 +33,7 @@ PRODUCT = frozenset({"mm", "bmm", "t", "transpose", "view", "_unsafe_view", "ali
 TRIAL_LENGTHS = [3, 2]  # tokens of the two documents
 
 
-def language_config(source: str) -> Any:
+def language_config(source: str) -> LanguageConfig:
     """Read a language model's config. Raises RecipeError if it is not supported, before any weights are read."""
     config = read_config(source, "language model")
     if getattr(config, "auto_map", None):
@@ -50,7 +51,8 @@ def language_config(source: str) -> Any:
             "use the full-precision model, with quantize: 4 or 8",
         )
     require_supported(config, source)
-    return config
+    supported: LanguageConfig = config
+    return supported
 
 
 def load_language(source: str, dtype: torch.dtype, quantize: int | None = None, *, meta: bool = False) -> nn.Module:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 from vistune.errors import RecipeError
 from vistune.files import read_json
@@ -22,6 +22,33 @@ from vistune.recipe.strict_yaml import parse_yaml
 BIASED_QKV = ("qwen2",)
 NORMED_QK = ("qwen3",)
 COUNTED = ("llama", "mistral", *BIASED_QKV, *NORMED_QK)
+
+
+class ConfigLike(Protocol):
+    """The parts of transformers' backbone configs that vistune reads."""
+
+    model_type: str
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+class LanguageConfig(ConfigLike, Protocol):
+    """A language model's config."""
+
+    vocab_size: int
+    tie_word_embeddings: bool
+
+
+class VisionConfig(ConfigLike, Protocol):
+    """A vision tower's config. `projection_dim`: only CLIP towers have it."""
+
+    image_size: int
+    patch_size: int
+    projection_dim: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +164,7 @@ def _read_locally(source: str) -> dict[str, Any] | None:
     return json.loads(Path(cached).read_text(encoding="utf-8")) if isinstance(cached, str) else None
 
 
-def language_shape(config: Any) -> LanguageShape:
+def language_shape(config: LanguageConfig | SimpleNamespace) -> LanguageShape:
     """Return the sizes of a causal language model. Raises RecipeError for a model type that is not in COUNTED."""
     kind = getattr(config, "model_type", "")
     if kind not in COUNTED:
@@ -164,7 +191,7 @@ def language_shape(config: Any) -> LanguageShape:
     )
 
 
-def tower_shape(config: Any, *, layers: int, space: str) -> TowerShape:
+def tower_shape(config: VisionConfig | SimpleNamespace, *, layers: int, space: str) -> TowerShape:
     """Return the sizes of a vision tower cut after `layers` layers."""
     return TowerShape(
         kind=config.model_type,

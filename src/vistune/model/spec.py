@@ -8,6 +8,7 @@ from typing import Any
 from vistune.errors import RecipeError
 from vistune.model.language import language_config
 from vistune.model.projectors import slots_after
+from vistune.model.shapes import VisionConfig
 from vistune.model.vision import image_rules, tokens_of, vision_config, width_of
 from vistune.recipe import Model, source_of
 from vistune.types import Spec
@@ -18,7 +19,7 @@ def default_canvases(side: int) -> tuple[tuple[int, int], ...]:
     return tuple((columns * side, rows * side) for columns, rows in ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3)))
 
 
-def spec_of(model: Model, vision: Any, width: int, vocabulary: int, rules: Mapping[str, Any]) -> Spec:
+def spec_of(model: Model, vision: VisionConfig, width: int, vocabulary: int, rules: Mapping[str, Any]) -> Spec:
     """Make a spec from a tower's config, image rules, and the language model's width and vocabulary.
 
     Raises:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vistune.errors import RecipeError
-from vistune.model.shapes import whole_model
+from vistune.model.shapes import ConfigLike, VisionConfig, whole_model
 from vistune.types import Spec
 
 
@@ -81,11 +81,12 @@ def layers_kept(layers: int, feature_layer: int) -> int:
     return kept
 
 
-def has_class_token(config: Any) -> bool:
+def has_class_token(config: ConfigLike) -> bool:
+    """Return whether a tower has a class token: CLIP has one, SigLIP does not."""
     return config.model_type == "clip_vision_model"
 
 
-def tokens_of(config: Any, feature_tokens: str) -> int:
+def tokens_of(config: VisionConfig, feature_tokens: str) -> int:
     """Return the number of tokens of a tile: patches, and the class token if `feature_tokens` keeps it."""
     patches = (config.image_size // config.patch_size) ** 2
     if feature_tokens == "cls_patch":
@@ -95,7 +96,7 @@ def tokens_of(config: Any, feature_tokens: str) -> int:
     return int(patches)
 
 
-def width_of(config: Any, space: str) -> int:
+def width_of(config: VisionConfig, space: str) -> int:
     """Return the features' width. Raises RecipeError if the tower has no joint space with text."""
     if space == "hidden":
         return int(config.hidden_size)
@@ -106,11 +107,11 @@ def width_of(config: Any, space: str) -> int:
     return int(config.projection_dim)
 
 
-def vision_config(source: str) -> Any:
+def vision_config(source: str) -> VisionConfig:
     """Read the tower's config, from a vision folder or the vision part of a CLIP folder."""
     whole = read_config(source, "vision tower")
     refuse_whole_models(whole, source)
-    config = getattr(whole, "vision_config", whole)
+    config: VisionConfig = getattr(whole, "vision_config", whole)
     if config.model_type not in ("clip_vision_model", "siglip_vision_model"):
         raise RecipeError(
             f"vision tower {source}: {config.model_type!r} is not supported", "use a CLIP or SigLIP tower"
@@ -120,7 +121,7 @@ def vision_config(source: str) -> Any:
     return config
 
 
-def refuse_whole_models(config: Any, source: str) -> None:
+def refuse_whole_models(config: ConfigLike, source: str) -> None:
     """Raise RecipeError for a vision-language model: its files name the tower's weights differently."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
@@ -209,7 +210,7 @@ def load_tower(source: str, spec: Spec, dtype: torch.dtype, *, cut: bool = False
     return VisionTower(tower, spec, cut=cut)
 
 
-def tower_class(config: Any, space: str) -> Any:
+def tower_class(config: VisionConfig, space: str) -> Any:
     """Return transformers' class for a tower, with the projection for the joint space."""
     from transformers import CLIPVisionModel, CLIPVisionModelWithProjection, SiglipVisionModel
 

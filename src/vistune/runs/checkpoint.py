@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from vistune.errors import CheckpointError, DataError, DiskError, VistuneError
 from vistune.files import committed_folder, read_json, sha256_of, write_atomic, write_json
 from vistune.model import VisionLanguageModel, build_projector, load_adapters, load_tower
-from vistune.model.language import unwrap, load_language
+from vistune.model.language import load_language, unwrap
 from vistune.model.lora import with_empty_adapters
 from vistune.model.peft_folder import read_adapters
 from vistune.processor import Processor
@@ -206,7 +206,7 @@ def backbone_of(folder: Path, part: str) -> tuple[str, bool]:
 
 
 def is_cut(reference: Mapping[str, Any]) -> bool:
-    """Return whether a stored tower is cut: a trained one lacks the layers after the feature layer, an imported one not."""
+    """Return whether a stored tower ends at the feature layer: a trained one does, an imported one does not."""
     return bool(reference["saved"] and reference.get("cut", True))
 
 

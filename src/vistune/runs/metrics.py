@@ -27,7 +27,10 @@ class StragglerMonitor:
         self.steps: list[Sequence[float]] = []
 
     def slow(self, busy: Sequence[float]) -> str | None:
-        """Add a step (`busy`: seconds of computation by rank); after every fiftieth, return a message if a rank was slow."""
+        """Add a step; after every fiftieth return a message if a rank was slow.
+
+        `busy`: seconds of computation of this step, by rank.
+        """
         self.steps.append(busy)
         if len(self.steps) < STEPS:
             return None
