@@ -47,7 +47,7 @@ def tuned(tiny_backbones: Path, tmp_path: Path) -> Callable[..., Path]:
                 for _, parameter in model.parts()[part]:
                     parameter.add_(0.1 * torch.randn_like(parameter))
         processor = Processor(load_tokenizer(recipe.model.language), spec)
-        checkpoint.save(tmp_path / "tuned", model, processor, recipe=recipe, trained=learnt)
+        checkpoint.save(tmp_path / "tuned", model, processor, recipe=recipe, tensors=checkpoint.snapshot(model, learnt))
         return tmp_path / "tuned"
 
     return make
@@ -102,7 +102,7 @@ def test_a_siglip_tower_goes_to_transformers_and_comes_back(tuned: Make, tmp_pat
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert config["vision_feature_select_strategy"] == "full"
     (tmp_path / "hf" / "config.json").write_text(json.dumps({**config, "vision_feature_select_strategy": "default"}))
-    with pytest.raises(CheckpointError, match="full over SigLIP"):
+    with pytest.raises(CheckpointError, match="full for SigLIP"):
         layouts.load(tmp_path / "hf")
 
 
@@ -253,7 +253,7 @@ def test_every_kind_of_adapter_goes_to_peft_and_comes_back(tuned: Make, tmp_path
 
 
 @pytest.mark.parametrize(("layout", "said"), [
-    ("llava-hf", "BitsAndBytesConfig"), ("llava-original", "--load-4bit"), ("peft", "base under them"),
+    ("llava-hf", "BitsAndBytesConfig"), ("llava-original", "--load-4bit"), ("peft", "load their base"),
 ])  # fmt: skip
 def test_an_export_is_never_quantised_and_says_who_does_it(tmp_path: Path, layout: str, said: str) -> None:
     with pytest.raises(RecipeError, match=said):

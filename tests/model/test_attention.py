@@ -15,7 +15,7 @@ def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("value_width", [8, 6], ids=["torch's kernel", "written out"])
+@pytest.mark.parametrize("value_width", [8, 6], ids=["torch's kernel", "explicit"])
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 @pytest.mark.parametrize("tokens", [1, 5])
 def test_two_parts_joined_are_the_whole(kv_heads: int, tokens: int, value_width: int) -> None:

@@ -151,7 +151,7 @@ def test_code_in_the_folder_and_quantised_weights_are_refused(tmp_path: Path) ->
     with pytest.raises(RecipeError, match="custom code"):
         language_config(str(tmp_path))
     file.write_text(json.dumps({**plain, "quantization_config": {"quant_method": "gptq", "bits": 4}}))
-    with pytest.raises(RecipeError, match="quantised form"):
+    with pytest.raises(RecipeError, match="stored quantised"):
         language_config(str(tmp_path))
 
 

@@ -101,7 +101,11 @@ def test_a_folder_of_another_layout_is_quantised_as_it_is_loaded(
     spec = read_spec(recipe.model)
     made = build(recipe.model, spec, seed=0)
     checkpoint.save(
-        tmp_path / "ours", made, Processor(load_tokenizer(language_folder), spec), recipe=recipe, trained=["projector"]
+        tmp_path / "ours",
+        made,
+        Processor(load_tokenizer(language_folder), spec),
+        recipe=recipe,
+        tensors=checkpoint.snapshot(made, ["projector"]),
     )
     export_model(tmp_path / "ours", tmp_path / "theirs", layout=layout)
     asked = [{"role": "user", "content": [{"type": "image", "image": Image.new("RGB", (32, 32), "red")},

@@ -150,12 +150,13 @@ def turns_about(image: Image.Image) -> list[Message]:
 
 @pytest.mark.parametrize("canvas", [(32, 33), (48, 32), (31, 64)])
 def test_canvases_not_made_of_tiles_are_refused(canvas: tuple[int, int], tiny_backbones: Path) -> None:
-    with pytest.raises(RecipeError, match=rf"model\.canvases: {canvas[0]}x{canvas[1]} is not made of tiles of 32"):
+    refusal = rf"model\.canvases: {canvas[0]}x{canvas[1]} is not a multiple of the tower's side 32"
+    with pytest.raises(RecipeError, match=refusal):
         make(tiny_backbones, canvases=[(32, 64), canvas])
 
 
 def test_anyres_joins_patches_only(tiny_backbones: Path) -> None:
-    with pytest.raises(RecipeError, match=r"image_mode=anyres: tiles are joined patch by patch"):
+    with pytest.raises(RecipeError, match=r"image_mode=anyres needs features of patches only"):
         make(tiny_backbones, feature_tokens="cls_patch")
 
 

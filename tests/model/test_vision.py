@@ -161,9 +161,10 @@ def test_a_tuned_tower_comes_back(kind: str, space: str, towers: Path, tiny_back
         for parameter in model.vision.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     processor = Processor(load_tokenizer(settings.language), spec)
-    checkpoint.save(tmp_path / "a", model, processor, recipe=recipe, trained={"vision", "projector"})
+    learnt = {"vision", "projector"}
+    checkpoint.save(tmp_path / "a", model, processor, recipe=recipe, tensors=checkpoint.snapshot(model, learnt))
     once, _ = checkpoint.load(tmp_path / "a")
-    checkpoint.save(tmp_path / "b", once, processor, recipe=recipe, trained={"vision", "projector"})
+    checkpoint.save(tmp_path / "b", once, processor, recipe=recipe, tensors=checkpoint.snapshot(once, learnt))
     twice, _ = checkpoint.load(tmp_path / "b")
     for loaded in (once, twice):
         ours, theirs = loaded.vision.state_dict(), model.vision.state_dict()

@@ -116,7 +116,8 @@ def model_folder(bench: Bench, tiny_backbones: Path, tmp_path_factory: pytest.Te
     folder = tmp_path_factory.mktemp("models") / "tiny"
     layout = Model(vision=str(tiny_backbones / "vision"), language=str(tiny_backbones / "language"))
     recipe = Recipe(model=layout, stages=(Stage(name="align", learn={"projector": 1e-3}, steps=1),))
-    checkpoint.save(folder, bench.model, bench.processor, recipe=recipe, trained={"projector", "language"})
+    tensors = checkpoint.snapshot(bench.model, {"projector", "language"})
+    checkpoint.save(folder, bench.model, bench.processor, recipe=recipe, tensors=tensors)
     return folder
 
 

@@ -127,7 +127,8 @@ JSON = st.recursive(
 )
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=80) | st.sampled_from(
     [*ChatRequest.refused, *ChatMessage.refused, *REFUSED_IN_PARTS, *ChatRequest.model_fields,
-     *ChatMessage.model_fields, "type", "text", "url", "include_usage", "id", "name", "detail", "cache_control", "reasoning_content", "content[0]"]
+     *ChatMessage.model_fields,
+     "type", "text", "url", "include_usage", "id", "name", "detail", "cache_control", "reasoning_content", "content[0]"]
 )  # fmt: skip
 relaxed = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -32,7 +32,8 @@ def model(bench: Bench, tiny_backbones: Path, tmp_path_factory: pytest.TempPathF
     bench.stock.save_pretrained(folder.parent / "language")
     names = Model(vision=str(tiny_backbones / "vision"), language=str(folder.parent / "language"))
     recipe = Recipe(model=names, stages=(Stage(name="align", learn={"projector": 1e-3}, steps=1),))
-    checkpoint.save(folder, bench.model, bench.processor, recipe=recipe, trained={"projector", "language"})
+    tensors = checkpoint.snapshot(bench.model, {"projector", "language"})
+    checkpoint.save(folder, bench.model, bench.processor, recipe=recipe, tensors=tensors)
     return folder
 
 

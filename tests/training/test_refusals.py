@@ -149,10 +149,10 @@ REFUSED: dict[str, tuple[Build, str]] = {
         lambda w: w.recipe(language=w.config("language", model_type="t5", is_encoder_decoder=True)),
         "language model",
     ),
-    "a language model of several parts": (lambda w: w.recipe(language=_with_tokenizer(w, "llava")), "several parts"),
+    "a language model of several parts": (lambda w: w.recipe(language=_with_tokenizer(w, "llava")), "multimodal"),
     "a language model saved in 4 bits": (
         lambda w: w.recipe(language=w.config("language", quantization_config={"load_in_4bit": True})),
-        "quantised form",
+        "stored quantised",
     ),
     "code of its own": (lambda w: w.recipe(language=w.config("language", auto_map={"AutoModel": "x.Y"})), "code"),
     "a language model without a tensor": (

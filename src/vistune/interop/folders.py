@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from vistune.errors import CheckpointError, DataError, VistuneError, some
+from vistune.errors import CheckpointError, DataError, VistuneError, reason_of, some
 from vistune.files import read_json
 from vistune.model.shapes import VisionConfig
 from vistune.model.vision import vision_config
@@ -161,8 +161,9 @@ def readable_config(path: Path) -> Iterator[None]:
     except VistuneError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise CheckpointError(f"{path}: transformers rejects it: {reason}", "download the file again") from None
+        raise CheckpointError(
+            f"{path}: transformers rejects it: {reason_of(error)}", "download the file again"
+        ) from None
 
 
 def is_hub_name(name: str) -> bool:

@@ -64,7 +64,8 @@ def attend(
     if past is not None:
         out = past.attend(query, key, value, scaling, sliding_window)
     elif starts_on_device is not None and dropout == 0.0 and (half := half_precision(query, value)) is not None:
-        out = varlen_attention(query, key, value, starts_on_device, longest, scaling, sliding_window, half)
+        q, k, v = (tensor.to(half) for tensor in (query, key, value))
+        out = varlen_attention(q, k, v, starts_on_device, longest, scaling, sliding_window)
     elif isinstance(starts, Tensor) and torch.compiler.is_compiling():
         out = packed_attention_uncompiled(query, key, value, starts, scaling, sliding_window, dropout)
     elif starts is not None:
@@ -101,10 +102,9 @@ def varlen_attention(
     longest: int,
     scaling: float,
     window: int | None,
-    dtype: torch.dtype,
 ) -> Tensor:
     """Attend within each document, in one FlashAttention kernel; returns (1, heads, tokens, width) like the query."""
-    q, k, v = (t[0].transpose(0, 1).to(dtype) for t in (query, key, value))
+    q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
     back = -1 if window is None or window >= longest else window - 1
     grouped = q.shape[1] != k.shape[1]
     out: Any = varlen_attn(

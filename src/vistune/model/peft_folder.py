@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 
-from vistune.errors import CheckpointError, DataError
+from vistune.errors import CheckpointError, DataError, reason_of
 from vistune.files import read_json
 
 PREFIX = "base_model.model."  # PEFT puts it before every tensor's name
@@ -96,7 +96,7 @@ def read_settings(folder: Path) -> tuple[Any, tuple[str, ...]]:
             warnings.simplefilter("ignore")  # PEFT's warnings are covered by `remarks` or errors
             config = LoraConfig(**given)
     except Exception as error:  # PEFT raises many types
-        raise CheckpointError(f"{path}: PEFT rejects this config: {_reason(error)}", merge_hint(folder)) from None
+        raise CheckpointError(f"{path}: PEFT rejects this config: {reason_of(error)}", merge_hint(folder)) from None
     return config, remarks
 
 
@@ -114,7 +114,7 @@ def read_adapters(folder: Path) -> Adapters:
             type(error).__name__ != "UnpicklingError"
         ):
             raise
-        raise CheckpointError(f"{folder}: adapters cannot be read: {_reason(error)}", "name a PEFT folder") from None
+        raise CheckpointError(f"{folder}: adapters cannot be read: {reason_of(error)}", "name a PEFT folder") from None
     return Adapters(config, tensors, folder, remarks)
 
 
@@ -199,7 +199,3 @@ def _refuse_values(given: Mapping[str, Any], path: Path) -> None:
         faults = [f"{'.'.join(str(key) for key in fault['loc'] if key not in ('str', 'int', 'list[str]'))}: "
                   f"{fault['msg']}" for fault in error.errors()]  # fmt: skip
         raise CheckpointError(f"{path}: {'; '.join(dict.fromkeys(faults))}", "restore what PEFT wrote") from None
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

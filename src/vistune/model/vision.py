@@ -11,7 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from vistune.errors import RecipeError
+from vistune.errors import RecipeError, reason_of
 from vistune.model.shapes import ConfigLike, VisionConfig, whole_model
 from vistune.types import Spec
 
@@ -136,8 +136,9 @@ def read_config(source: str, what: str) -> Any:
     try:
         return AutoConfig.from_pretrained(source)
     except (OSError, ValueError, TypeError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise RecipeError(f"{what} {source}: cannot be read: {reason}", "name a model folder or a hub name") from None
+        raise RecipeError(
+            f"{what} {source}: cannot be read: {reason_of(error)}", "name a model folder or a hub name"
+        ) from None
 
 
 def image_rules(source: str) -> dict[str, Any]:

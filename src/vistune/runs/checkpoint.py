@@ -87,10 +87,9 @@ def save(
     processor: Processor,
     *,
     recipe: Recipe,
-    trained: Collection[str],
+    tensors: Snapshot,
     extra: Mapping[str, Any] | None = None,
     write_more: Callable[[Path], None] = lambda draft: None,
-    tensors: Snapshot | None = None,
 ) -> None:
     """Write a model folder; it is complete or absent.
 
@@ -99,30 +98,29 @@ def save(
         model: The model.
         processor: Its processor.
         recipe: The run's recipe.
-        trained: Every part that any stage so far has trained.
+        tensors: The snapshot to store; it tells which backbones were trained.
         extra: Values for parts.json.
         write_more: Writes more files into the folder; the manifest includes them.
-        tensors: An earlier snapshot to store instead of the model's present tensors.
 
     Raises:
         DiskError: If the disk is full or fails.
         CheckpointError: If weights are not finite.
     """
-    stored = snapshot(model, trained) if tensors is None else tensors
-    if bad := [name for name, tensor in stored if tensor.is_floating_point() and not tensor.isfinite().all()]:
+    if bad := [name for name, tensor in tensors if tensor.is_floating_point() and not tensor.isfinite().all()]:
         raise CheckpointError(f"{folder}: not saved: {bad[0]} is not finite", "lower the learning rates in `learn`")
     with disk_errors(folder), committed_folder(folder) as draft:
-        if stored.vision is not None:
-            model.vision.tower.save_pretrained(draft / "vision", state_dict=dict(stored.vision))
-        if stored.language is not None:
-            unwrap(model.language).save_pretrained(draft / "language", state_dict=dict(stored.language))
+        if tensors.vision is not None:
+            model.vision.tower.save_pretrained(draft / "vision", state_dict=dict(tensors.vision))
+        if tensors.language is not None:
+            unwrap(model.language).save_pretrained(draft / "language", state_dict=dict(tensors.language))
             if model.adapted:  # PEFT reads the base from here: the adapters belong to these weights
                 adapters: Any = model.language
                 adapters.active_peft_config.base_model_name_or_path = str(folder.absolute() / "language")
-        _save_own_parts(model, processor, draft, stored)
+        _save_own_parts(model, processor, draft, tensors)
         write_atomic(draft / "recipe.yaml", dump(recipe))
         sources = {"vision": recipe.model.vision, "language": recipe.model.language}
-        parts = {part: _reference(part, sources[part], part in trained) for part in BACKBONES}
+        saved = {"vision": tensors.vision is not None, "language": tensors.language is not None}
+        parts = {part: _reference(part, sources[part], saved[part]) for part in BACKBONES}
         write_json(
             draft / "parts.json", {"format": FORMAT, "adapter": model.adapted, **parts, "extra": dict(extra or {})}
         )

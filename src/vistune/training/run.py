@@ -292,7 +292,7 @@ class Run:
         state_bytes = 8 * sum(p.numel() for p in trainer.learning)  # AdamW's two moments, in fp32
 
         def write(folder: Path) -> None:
-            checkpoint.save(folder, model, self.processor, recipe=self.recipe, trained=learnt, tensors=tensors)
+            checkpoint.save(folder, model, self.processor, recipe=self.recipe, tensors=tensors)
 
         self.saver.begin(lambda: rehearse(self.out / "checkpoints" / ".rehearsal", write, state_bytes=state_bytes))
         self.saver.finish()
@@ -323,7 +323,6 @@ class Run:
                 model,
                 self.processor,
                 recipe=self.recipe,
-                trained=learnt,
                 extra=extra,
                 write_more=state,
                 tensors=tensors,

@@ -14,10 +14,10 @@ from pydantic import Field, ValidationError, field_validator
 from vistune.generation import Sampling
 from vistune.generation.fields import Body, FieldError, field_error, unused_fields
 from vistune.generation.messages import (
+    EXPECTED,
     IMAGE_NAMES,
     INSTEAD,
     MOVE_IMAGES,
-    EXPECTED,
     ChatMessage,
     ImagePart,
     RefusalPart,
