@@ -18,7 +18,7 @@ from vistune.errors import DataError
 from vistune.evaluation.letters import letters_of, read_letters
 from vistune.evaluation.task import Task, image_of
 from vistune.generation import GREEDY, Engine, PendingAnswer
-from vistune.generation.batch import hash_prompt as coded
+from vistune.generation.batch import hash_prompt
 from vistune.model import VisionLanguageModel
 from vistune.processor import Processor
 from vistune.types import ImageRef, Message, Part, Question
@@ -62,7 +62,7 @@ class Block:
     wrong: Mapping[str, str] = field(default_factory=dict)
 
     def messages(self, question: Question) -> list[Message]:
-        return hash_prompt(question, self.condition, self.wrong)
+        return prompt_of(question, self.condition, self.wrong)
 
 
 def derangement(images: Sequence[str], seed: int) -> dict[str, str]:
@@ -85,7 +85,7 @@ def conditions_for(questions: Sequence[Question]) -> tuple[tuple[str, ...], dict
     return tuple(condition for condition in CONDITIONS if condition not in left_out), left_out
 
 
-def hash_prompt(question: Question, condition: str, wrong: Mapping[str, str]) -> list[Message]:
+def prompt_of(question: Question, condition: str, wrong: Mapping[str, str]) -> list[Message]:
     """The question's messages with its picture kept, left out, or swapped for another."""
     messages = []
     for message in question.sample.messages:
@@ -176,7 +176,7 @@ def ask(
     prompts = []
     for question, allowed in zip(block.questions, among, strict=True):
         prompt = processor.encode_prompt(block.messages(question), pixels)
-        prompts.append(coded(known.begun(prompt) if known and allowed else prompt))
+        prompts.append(hash_prompt(known.begun(prompt) if known and allowed else prompt))
     under_way: dict[int, PendingAnswer] = {}
     for k in sorted(range(len(prompts)), key=lambda k: prompts[k].codes.tobytes()):  # those that begin alike together
         most = 1 if among[k] else task.max_tokens
