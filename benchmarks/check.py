@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from vistune.data import CheckReport, check
-from vistune.interop.parent import processor_of
+from vistune.interop.load import recipe_processor
 from vistune.recipe import DataSource, load_recipe
 
 WORDS = """a the red blue circle square dog cat left right above below of in on small large there is are two
@@ -76,7 +76,7 @@ def main() -> None:
         write_rows(folder / "rows.json", given.rows, given.images)
         write_rows(folder / "few.json", given.images, given.images)
         size = sum(path.stat().st_size for path in folder.glob("*.jpg")) / given.images / 1e3
-        processor = processor_of(load_recipe("quickstart"))
+        processor = recipe_processor(load_recipe("quickstart"))
         source = [DataSource(file=folder / "rows.json")]
         timed("read and proved", "rows", given.rows, source, None, images=False)
         timed("read, proved and encoded", "rows", given.rows, source, processor, images=False)

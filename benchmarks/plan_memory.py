@@ -114,7 +114,7 @@ def measured(folder: Path, name: str, steps: int) -> dict[str, float]:
     import torch
 
     from vistune.data.stages import plan_stages
-    from vistune.interop.parent import processor_of
+    from vistune.interop.load import recipe_processor
     from vistune.planner.forecast import Device, load_of, seconds, sizes_of, this_cpu
     from vistune.planner.memory import how_of, memory
     from vistune.progress import no_progress
@@ -122,7 +122,7 @@ def measured(folder: Path, name: str, steps: int) -> dict[str, float]:
     from vistune.training.trainer import Trainer
 
     recipe = recipe_of(folder, name, steps)
-    processor = processor_of(recipe)
+    processor = recipe_processor(recipe)
     (planned,), _ = plan_stages(recipe, processor, no_progress)
     sizes, _ = sizes_of(recipe.model)
     how, load = how_of(recipe.stages[0], bf16=False), load_of(planned)

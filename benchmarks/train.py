@@ -98,7 +98,7 @@ def ours(
     planned = plan_stages(recipe, run.processor, no_progress)[0][0]
     model, _, _ = run._model(None, [planned])
     run.prepare(model, planned.stage, 0)
-    model.set_learning(planned.stage.learn)
+    model.set_trainable(planned.stage.learn)
     lay_weights_out(model, recipe.stages, planned.stage, "alone", run.device, planned.stage.learn)  # as Run does it
     loader = loader_of(planned, model, World(), workers=recipe.workers, pixels=PixelCache(), out=work, on_message=print,
                        progress=no_progress)  # fmt: skip

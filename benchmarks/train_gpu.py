@@ -69,7 +69,7 @@ def ours(work: Path, stage: str, steps: int, compile_layers: bool) -> tuple[list
     spec = run.processor.spec
     model = VisionLanguageModel(VisionTower(tower, spec), build_projector(spec, seed=0), llm, spec).to("cuda")
     run.prepare(model, planned.stage, 0)
-    model.set_learning(planned.stage.learn)
+    model.set_trainable(planned.stage.learn)
     model.set_recompute(planned.stage.recompute)
     lay_weights_out(model, tree.stages, planned.stage, "alone", "cuda", planned.stage.learn)
     loader = Loader(planned.samples, planned.processor, planned.plan, workers=tree.workers)

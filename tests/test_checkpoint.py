@@ -42,7 +42,7 @@ def test_what_is_saved_comes_back(
     if "adapters" in learnt:
         model.language = add_adapters(model.language, Lora(rank=2, alpha=4))
     perturb(model, learnt)
-    checkpoint.save(tmp_path / "saved", model, processor, recipe=recipe, learnt=learnt)
+    checkpoint.save(tmp_path / "saved", model, processor, recipe=recipe, tensors=checkpoint.snapshot(model, learnt))
     loaded, read = checkpoint.load(tmp_path / "saved")
     messages = [{"role": "user", "content": "무슨 색?"}, {"role": "assistant", "content": "red"}]
     wanted = Assistant(model.eval(), processor).logits(messages)
@@ -57,7 +57,7 @@ def test_what_is_saved_comes_back(
 def test_a_damaged_file_is_named(
     name: str, damage: str, recipe: Recipe, made: tuple[VisionLanguageModel, Processor], tmp_path: Path
 ) -> None:
-    checkpoint.save(tmp_path / "saved", *made, recipe=recipe, learnt={"projector"})
+    checkpoint.save(tmp_path / "saved", *made, recipe=recipe, tensors=checkpoint.snapshot(made[0], {"projector"}))
     path = tmp_path / "saved" / name
     data = path.read_bytes()
     if damage == "missing":
@@ -76,7 +76,7 @@ def test_weights_that_are_not_finite_are_not_saved(
     with torch.no_grad():
         made[0].projector[0].weight[0, 0] = torch.nan  # type: ignore[index]
     with pytest.raises(CheckpointError, match=r"projector 0\.weight is not finite"):
-        checkpoint.save(tmp_path / "saved", *made, recipe=recipe, learnt={"projector"})
+        checkpoint.save(tmp_path / "saved", *made, recipe=recipe, tensors=checkpoint.snapshot(made[0], {"projector"}))
     assert not list(tmp_path.iterdir())
 
 

@@ -40,7 +40,7 @@ def test_a_history_reaches_back_to_the_teacher_and_the_first_backbones(tiny_back
     first = api.train(recipe_of(tiny_backbones, tmp_path / "data"), tmp_path / "first")
     going_on = validate({"from": str(first), "data": str(tmp_path / "data"), "stages": [STAGE]}, "test")
     second = api.train(going_on, tmp_path / "second")
-    newest, oldest = api.why(second)
+    newest, oldest = (entry.to_dict() for entry in api.why(second))
     assert newest["from"]["unchanged"] is True
     assert newest["from"]["model"] == oldest["model"]
     assert (oldest["recipe"], oldest["seed"]) == ("first", 3)
@@ -54,14 +54,16 @@ def test_a_history_reaches_back_to_the_teacher_and_the_first_backbones(tiny_back
 
     (tmp_path / "data" / "samples.json").write_text("[]")
     (Path(oldest["model"]) / "manifest.json").write_text("{}")
-    newest, oldest = api.why(second)
+    newest, oldest = (entry.to_dict() for entry in api.why(second))
     assert oldest["data"][0]["unchanged"] is False
     assert newest["from"]["unchanged"] is False
     shown = CliRunner().invoke(app, ["why", str(second)])
     assert shown.exit_code == 0
     assert shown.stdout.count("CHANGED SINCE") == 3
     assert "written by the rule teacher from table.jsonl" in shown.stdout
-    assert json.loads(CliRunner().invoke(app, ["why", str(second), "--json"]).stdout) == api.why(second)
+    assert json.loads(CliRunner().invoke(app, ["why", str(second), "--json"]).stdout) == [
+        entry.to_dict() for entry in api.why(second)
+    ]
 
 
 @pytest.mark.parametrize("beside", ["[1, 2]", "{}"])
@@ -70,4 +72,4 @@ def test_somebody_elses_file_beside_the_data_tells_nothing(tiny_backbones: Path,
     api.generate_data(described(tmp_path), tmp_path / "data", GenerationConfig())
     (tmp_path / "data" / "generate.json").write_text(beside)
     (entry,) = api.why(api.train(recipe_of(tiny_backbones, tmp_path / "data"), tmp_path / "run"))
-    assert [row["written"] for row in entry["data"]] == [None]
+    assert [source.written for source in entry.data] == [None]

@@ -19,7 +19,7 @@ from vistune.files import read_json
 from vistune.progress import no_progress
 from vistune.recipe import Recipe
 from vistune.runs.folder import checkpoints_of
-from vistune.runs.metrics import Metrics
+from vistune.runs.metrics import MetricsLog
 from vistune.training import Run
 
 MakeRecipe = Callable[..., Recipe]
@@ -53,7 +53,7 @@ MERGED: dict[str, Any] = {**LORA, "lora": {"rank": 8, "alpha": 16}, "precision":
 def train(recipe: Recipe, out: Path, *, resume: bool = False) -> list[dict[str, Any]]:
     torch.set_num_threads(1)
     Run(recipe, out, progress=no_progress).start(resume=resume)
-    return Metrics(out / "metrics.jsonl").read()
+    return MetricsLog(out / "metrics.jsonl").read()
 
 
 def ask_to_stop(run: Run, stage: str, step: int) -> None:
@@ -102,7 +102,7 @@ def wait_for_metrics(path: Path, lines: int, process: subprocess.Popen[bytes]) -
 
 def assert_same_runs(two: Path, one: Path) -> None:
     """The same steps, losses and gradients step by step, the same weights in every checkpoint, to fp32's tolerance."""
-    rows, alone = (Metrics(run / "metrics.jsonl").read() for run in (two, one))
+    rows, alone = (MetricsLog(run / "metrics.jsonl").read() for run in (two, one))
     for key in ("step", "stage", "tokens", "supervised_tokens", "learning_rate"):
         assert [row[key] for row in rows] == [row[key] for row in alone], two.name
     for key in ("loss", "gradient_norm"):

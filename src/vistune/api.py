@@ -32,9 +32,12 @@ if TYPE_CHECKING:
         ScoreResult,
     )
     from vistune.generation import Assistant
-    from vistune.interop.parent import ParentModel
+    from vistune.interop.export import ImportResult
+    from vistune.interop.load import ParentModel
+    from vistune.interop.parity import ParityRow
     from vistune.llm_client import Endpoint
     from vistune.processor import Processor
+    from vistune.runs.provenance import Provenance
     from vistune.scenes import DrawnFolder
     from vistune.serving.api.limits import Settings
 
@@ -204,7 +207,7 @@ def parent_of(recipe: Recipe, out: Path = Path("from")) -> ParentModel | None:
     """Inspect the model that a recipe's `from` names; None if it has none."""
     if recipe.origin is None:
         return None
-    from vistune.interop.parent import inspect_parent
+    from vistune.interop.load import inspect_parent
 
     return inspect_parent(recipe.origin, out)
 
@@ -451,7 +454,7 @@ def load(
 
 def import_model(
     source: Path, out: Path, *, base: str | None = None, template: str | None = None, vision: str | None = None
-) -> dict[str, Any]:
+) -> ImportResult:
     """Convert a model of another layout into a vistune model folder."""
     from vistune.interop.export import import_model
 
@@ -469,7 +472,7 @@ def export(
     device: str = "auto",
     dtype: str = "auto",
     quantize: int | None = None,
-) -> list[dict[str, Any]]:
+) -> list[ParityRow]:
     """Write a model as other tools load it, load it back and compare; return the parity table.
 
     Args:
@@ -484,10 +487,9 @@ def export(
     if quantize is not None:
         refuse_quantised(layout, quantize)
     folder = find_model(model) if is_vistune_folder(model) else model
-    rows = export_model(
+    return export_model(
         folder, out, layout=layout, merge=merge, base=base, dtype=precision, device=resolve_device(device)
     )
-    return [asdict(row) for row in rows]
 
 
 def draw(recipe: Recipe, out: Path, *, language: str = "en") -> list[Path]:
@@ -533,7 +535,7 @@ def write_report(
     return gather.report_runs(folders, comparison, out=out, language=language)
 
 
-def why(model: Path) -> list[dict[str, Any]]:
+def why(model: Path) -> list[Provenance]:
     """Return where a model came from, the newest first: recipe, data, teacher, versions, parent models."""
     from vistune.runs.provenance import why
 

@@ -71,6 +71,11 @@ class Stopped(VistuneError):
     exit_code = 75
 
 
+def reason_of(error: Exception) -> str:
+    """Return the message of a library's error on one line, for use in ours."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 def some(names: Iterable[str], most: int = 10) -> str:
     """List names for a message: sorted, at most `most`, and the number of the others."""
     listed = sorted(names)

@@ -12,7 +12,7 @@ from transformers.utils import logging
 from vistune.model import build, read_spec
 from vistune.processor import Processor, load_tokenizer
 from vistune.recipe import Model, Recipe, Stage
-from vistune.runs.checkpoint import save
+from vistune.runs.checkpoint import save, snapshot
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +30,8 @@ def save_model(folder: Path, backbones: Path, seed: int) -> Path:
     recipe = Recipe(model=parts, stages=(Stage(name="align", learn={"projector": 1e-3}, steps=1),))
     spec = read_spec(parts)
     processor = Processor(load_tokenizer(parts.language), spec)
-    save(folder, build(parts, spec, seed=seed), processor, recipe=recipe, learnt={"projector"})
+    model = build(parts, spec, seed=seed)
+    save(folder, model, processor, recipe=recipe, tensors=snapshot(model, {"projector"}))
     return folder
 
 

@@ -14,7 +14,7 @@ from vistune.evaluation.runner import ask, letters_of, read_letters
 from vistune.evaluation.task import make_question
 from vistune.files import write_jsonl
 from vistune.generation import Assistant
-from vistune.generation.sampling import Choice, Sampling, choose
+from vistune.generation.sampling import Sampling, SamplingState, sample_tokens
 from vistune.processor import collate
 from vistune.runs.checkpoint import load
 
@@ -52,8 +52,10 @@ def test_a_letter_is_the_likeliest_of_its_options(tmp_path: Path, model: Path) -
 def test_only_allowed_tokens_are_said() -> None:
     logits = torch.tensor([[0.0, 5.0, 1.0, 3.0]])
     rng = torch.Generator().manual_seed(0)
-    assert choose(logits, [Choice(Sampling(among=(0, 2)), rng, ())]) == [2]
-    drawn = {choose(logits, [Choice(Sampling(temperature=5, among=(0, 2)), rng, ())])[0] for _ in range(50)}
+    assert sample_tokens(logits, [SamplingState(Sampling(among=(0, 2)), rng, ())]) == [2]
+    drawn = {
+        sample_tokens(logits, [SamplingState(Sampling(temperature=5, among=(0, 2)), rng, ())])[0] for _ in range(50)
+    }
     assert drawn == {0, 2}
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vistune.errors import DataError
-from vistune.generation import image_urls, read_messages
+from vistune.generation import messages, read_messages
 from vistune.processor import LARGEST_FILE_BYTES, open_image
 
 
@@ -41,7 +41,8 @@ def png(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize(("width", "height", "said"), [
-    (13400, 13400, "more than the 40000000 pixels"), (8000, 8000, "too many"), (5000, 2, "narrow"), (1, 1, "sides of"),
+    (13400, 13400, "more than 40000000 pixels"), (8000, 8000, "at most 40000000 are allowed"),
+    (5000, 2, "at most 100 times the other"), (1, 1, "each side must have"),
 ])  # fmt: skip
 def test_a_bomb_is_refused_by_its_header(width: int, height: int, said: str) -> None:
     tracemalloc.start()
@@ -147,7 +148,7 @@ def test_any_bytes_come_back_however_their_base64_is_written(
 ) -> None:
     text = (base64.urlsafe_b64encode if is_url_safe else base64.b64encode)(data).decode().rstrip("=" * is_url_safe)
     lines = "\n".join(textwrap.wrap(text, width))
-    assert image_urls.bytes_of(f"data:;base64,{quote(lines) if is_quoted else lines}", "x") == data
+    assert messages.bytes_of(f"data:;base64,{quote(lines) if is_quoted else lines}", "x") == data
 
 
 @pytest.mark.parametrize(

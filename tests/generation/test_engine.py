@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vistune.errors import DataError
-from vistune.generation import Engine, Sampling, generate, likeliest
+from vistune.generation import Engine, Sampling, generate, greedy_tokens
 from vistune.types import IMAGE_ID, Example
 
 Make = Callable[[str], Bench]
@@ -45,7 +45,7 @@ def test_answers_on_shared_prefixes_are_those_of_prompts_alone(kind: str, batch_
 def test_tokens_go_on_behind_a_prompt_as_in_transformers(kind: str, make_bench: Make) -> None:
     bench = make_bench(kind)
     for prompt in prompts_of(bench)[::4]:
-        assert likeliest(bench.model, prompt, 24) == bench.alone(prompt)
+        assert greedy_tokens(bench.model, prompt, 24) == bench.alone(prompt)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -58,7 +58,7 @@ def test_a_prompt_may_end_with_its_picture(kind: str, make_bench: Make) -> None:
     said = generate(plain.model, plain.processor, prompts, max_tokens=16)
     assert [completion.text for completion in said] == [plain.answer(prompt, 16) for prompt in prompts]
     for prompt in prompts[:2]:
-        assert likeliest(plain.model, prompt, 24) == plain.alone(prompt)
+        assert greedy_tokens(plain.model, prompt, 24) == plain.alone(prompt)
 
 
 class Counted:
@@ -114,19 +114,19 @@ def test_what_is_kept_stays_within_its_bytes(make_bench: Make) -> None:
     sizes = set()
     for seed in range(30):
         engine.submit(bench.prompt(image(seed, (64, 64)), "Where?"), max_tokens=2).result()
-        sizes.add(len(engine.batch.stems))
-        assert engine.batch.stems.bytes <= 1_000_000
+        sizes.add(len(engine.batch.prefixes))
+        assert engine.batch.prefixes.bytes <= 1_000_000
         assert engine.batch.images.bytes <= 125_000
     assert 1 < max(sizes) < 30
     long = "Where is the blue square? It is at the top left of the picture."
     for end in range(20, 60):  # each begins as the first does, for a while: of that no view is kept once it has ended
         engine.submit(bench.prompt(long[:end] + "?"), max_tokens=1).result()
-    held = engine.batch.stems._recent._held.values()
+    held = engine.batch.prefixes._entries._entries.values()
     assert sum(len(stem._shorter) for stem, _ in held) == 0
     nothing = Engine(bench.model, bench.processor, cache_bytes=0)
     prompt = bench.prompt(image(1), "Where?")
     assert nothing.submit(prompt, max_tokens=8).result().text == bench.answer(prompt, 8)
-    assert not len(nothing.batch.stems)
+    assert not len(nothing.batch.prefixes)
 
 
 EVENTS = st.lists(
@@ -167,13 +167,13 @@ def test_arrivals_and_cancellations_change_no_answer(
         pass
     for prompt, limit, answer in answers:
         wanted = reference(bench, prompt)[:limit]
-        assert answer.speaker.said == wanted[: len(answer.speaker.said)]
+        assert answer.sequence.tokens == wanted[: len(answer.sequence.tokens)]
         if not answer.is_cancelled:
             ends = [k + 1 for k in range(limit) if bench.processor.ended(wanted[: k + 1])]
             assert answer.completion_tokens == (ends[0] if ends else limit)
             assert answer.finish_reason == ("stop" if ends else "length")
-        assert "".join(answer) == answer.result().text == bench.processor.answer(answer.speaker.said)
-    assert engine.running == engine.waiting == len(engine.batch.speakers) == 0
+        assert "".join(answer) == answer.result().text == bench.processor.answer(answer.sequence.tokens)
+    assert engine.running == engine.waiting == len(engine.batch.sequences) == 0
 
 
 def reference(bench: Bench, prompt: Example) -> list[int]:
@@ -221,7 +221,7 @@ def test_a_repetition_penalty_is_that_of_transformers(make_bench: Make) -> None:
     engine = Engine(bench.model, bench.processor)
     answer = engine.submit(prompt, max_tokens=16, sampling=Sampling(repetition_penalty=1.5))
     answer.result()
-    assert answer.speaker.said == wanted[: answer.completion_tokens]
+    assert answer.sequence.tokens == wanted[: answer.completion_tokens]
     assert answer.completion_tokens > 4
     assert wanted != bench.alone(prompt, 16)
 
@@ -241,7 +241,7 @@ def test_a_stop_string_ends_an_answer_before_it(make_bench: Make) -> None:
 @pytest.mark.parametrize("given", [{"max_tokens": 0}, {"stop": [""]}])
 def test_what_cannot_be_answered_is_refused(make_bench: Make, given: dict[str, Any]) -> None:
     bench = make_bench("grouped heads")
-    with pytest.raises(DataError, match="nothing can be answered"):
+    with pytest.raises(DataError, match="nothing can be generated"):
         Engine(bench.model, bench.processor).submit(bench.prompt("?"), **given)
 
 
@@ -251,7 +251,7 @@ def test_the_models_context_bounds_prompt_and_answer(make_bench: Make) -> None:
     ids = torch.randint(10, 400, (1024,), generator=torch.Generator().manual_seed(0))
     whole = bench.prompt("?")
     long = Example(ids, ids, whole.images)
-    with pytest.raises(DataError, match="1024 tokens, the model reads 1024"):
+    with pytest.raises(DataError, match="1024 tokens, the model's context is 1024"):
         engine.submit(long, max_tokens=1)
     nearly = Example(ids[:1020], ids[:1020], whole.images)
     assert engine.submit(nearly, max_tokens=50).result().completion_tokens <= 4
@@ -269,7 +269,7 @@ def test_a_broken_prompt_fails_alone_and_no_slot_leaks(make_bench: Make) -> None
             with pytest.raises(ValueError, match="size"):
                 answer.result()
         assert [answer.result().text for answer in answers[::2]] == 2 * [bench.answer(good, 6)]
-    assert engine.running == engine.waiting == len(engine.batch.speakers) == 0
+    assert engine.running == engine.waiting == len(engine.batch.sequences) == 0
 
 
 @pytest.mark.parametrize("leave", ["at once", "when it runs", "never"])
@@ -293,7 +293,7 @@ def test_a_listener_that_raises_ends_its_own_answer(leave: str, make_bench: Make
         with pytest.raises(ConnectionError, match="gone"):
             gone.result()
     assert gone.ended
-    assert engine.running == engine.waiting == len(engine.batch.speakers) == 0
+    assert engine.running == engine.waiting == len(engine.batch.sequences) == 0
 
 
 def test_ctrl_c_in_a_step_ends_what_runs_and_the_engine_goes_on(make_bench: Make) -> None:

@@ -13,8 +13,8 @@ from generation.reference import Bench, image
 from PIL import Image
 
 from vistune.errors import DataError
-from vistune.generation import look, watched
-from vistune.generation.attention_maps import Watched
+from vistune.generation import answered_prompt, compute_attention_maps
+from vistune.generation.attention_maps import AnsweredPrompt
 from vistune.model import VisionLanguageModel, build, read_spec
 from vistune.processor import Processor, collate, load_tiles, load_tokenizer, views_of
 from vistune.recipe import Model
@@ -27,7 +27,7 @@ def asked(*parts: str | Image.Image) -> list[Message]:
     return [Message("user", tuple(part if isinstance(part, str) else ImageRef(part) for part in parts))]
 
 
-def stock_weights(bench: Bench, given: Watched) -> torch.Tensor:
+def stock_weights(bench: Bench, given: AnsweredPrompt) -> torch.Tensor:
     """(answer tokens, tokens): transformers' `output_attentions`, mean over heads and the later half of the layers."""
     with torch.no_grad():
         rows = bench.model.embed(given.example.input_ids, bench.model.features(collate([given.example])))
@@ -44,8 +44,8 @@ def test_weights_are_those_of_transformers(make_bench: Callable[[str], Bench], k
         Message("assistant", ("a star",)),
         *asked("And", image(2, (50, 20)), "or", image(3, (32, 90)), "?"),
     ]
-    given = watched(bench.processor, messages, ANSWER)
-    found = look(bench.model, bench.processor, given)
+    given = answered_prompt(bench.processor, messages, ANSWER)
+    found = compute_attention_maps(bench.model, bench.processor, given)
     stock = stock_weights(bench, given)
     assert len(found.images) == 3
     for views, (start, stop) in zip(found.images, given.spans, strict=True):
@@ -59,8 +59,8 @@ def test_weights_are_those_of_transformers(make_bench: Callable[[str], Bench], k
 
 def test_tokens_add_up_to_the_answer(make_bench: Callable[[str], Bench]) -> None:
     bench = make_bench("grouped heads")
-    given = watched(bench.processor, asked(image(1), "What is it?"), f"  {ANSWER}\n")
-    found = look(bench.model, bench.processor, given)
+    given = answered_prompt(bench.processor, asked(image(1), "What is it?"), f"  {ANSWER}\n")
+    found = compute_attention_maps(bench.model, bench.processor, given)
     assert "".join(found.tokens) == ANSWER
     assert len(found.tokens) == len(given.answer)
 
@@ -70,7 +70,7 @@ def test_an_answer_looks_alike_whatever_is_cut_off_behind_it(make_bench: Callabl
     bench = make_bench("anyres")
     messages = asked(image(4), "What is it?")
     whole, part = (
-        look(bench.model, bench.processor, watched(bench.processor, messages, text))
+        compute_attention_maps(bench.model, bench.processor, answered_prompt(bench.processor, messages, text))
         for text in ("The circle is red.", "The circle")
     )
     count = len(part.tokens)
@@ -82,7 +82,7 @@ def test_an_answer_looks_alike_whatever_is_cut_off_behind_it(make_bench: Callabl
 @pytest.mark.parametrize(
     ("messages", "answer", "said"),
     [
-        (asked("What is it?"), "red", "no picture"),
+        (asked("What is it?"), "red", "no image"),
         (asked(image(1), "What is it?"), " \n", "empty"),
         ([*asked(image(1), "a"), *asked("b")], "red", "alternate"),
     ],
@@ -91,7 +91,7 @@ def test_nothing_to_look_at(
     make_bench: Callable[[str], Bench], messages: list[Message], answer: str, said: str
 ) -> None:
     with pytest.raises(DataError, match=said):
-        watched(make_bench("grouped heads").processor, messages, answer)
+        answered_prompt(make_bench("grouped heads").processor, messages, answer)
 
 
 def made(backbones: Path, **changes: object) -> tuple[VisionLanguageModel, Processor]:
@@ -102,8 +102,8 @@ def made(backbones: Path, **changes: object) -> tuple[VisionLanguageModel, Proce
 
 def test_the_class_token_is_in_no_grid(tiny_backbones: Path) -> None:
     model, processor = made(tiny_backbones, feature_tokens="cls_patch")
-    given = watched(processor, asked(image(1), "What is it?"), "red")
-    (seen,) = look(model, processor, given).images[0]
+    given = answered_prompt(processor, asked(image(1), "What is it?"), "red")
+    (seen,) = compute_attention_maps(model, processor, given).images[0]
     assert given.spans[0][1] - given.spans[0][0] == 5
     assert seen.view.slots.tolist() == [1, 2, 3, 4]
     assert seen.weights.shape[1:] == (2, 2)

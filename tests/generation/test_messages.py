@@ -17,7 +17,7 @@ from PIL import Image
 from tokenizers import AddedToken
 
 from vistune.errors import DataError
-from vistune.generation import Assistant, in_turns, read_messages
+from vistune.generation import Assistant, alternate_turns, read_messages
 from vistune.processor import Processor, templates
 from vistune.types import ImageRef, Message
 
@@ -92,7 +92,7 @@ def test_any_order_of_roles_is_put_in_turns_and_keeps_every_text(given_turns: li
         sent = "".join(text for name, text in given_turns if (S if name == "developer" else name) == role)
         kept = "".join(message.text for message in found if message.role == role)
         assert "".join(kept.split()) == "".join(sent.split())
-    assert in_turns(found) == found, "what is in turns stays as it is"
+    assert alternate_turns(found) == found, "what is in turns stays as it is"
 
 
 @pytest.fixture(scope="module")

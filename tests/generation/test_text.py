@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from vistune.generation.text import Text
+from vistune.generation.answer import TextStream
 from vistune.model import read_spec
 from vistune.processor import Processor, load_tokenizer
 from vistune.recipe import Model
@@ -27,7 +27,7 @@ def processor(request: pytest.FixtureRequest, tiny_backbones: Path) -> Processor
 
 
 def check(processor: Processor, tokens: list[int], stop: list[str]) -> None:
-    text = Text(processor, stop)
+    text = TextStream(processor, stop)
     shown, said = "", []
     for token in tokens:
         said.append(token)
@@ -66,7 +66,7 @@ def test_any_text(processor: Processor, words: list[str], stop: list[str]) -> No
 def test_hangul_that_is_bytes_to_a_tokenizer(processor: Processor, text: str) -> None:
     """Three tokens a syllable, more of them in a run than are decoded at a time."""
     tokens = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
-    streamed, shown = Text(processor), ""
+    streamed, shown = TextStream(processor), ""
     for token in tokens:
         shown += streamed.add(token)
         assert text.startswith(shown)
@@ -77,7 +77,7 @@ def test_hangul_that_is_bytes_to_a_tokenizer(processor: Processor, text: str) ->
 def test_text_is_shown_as_soon_as_it_is_sure(processor: Processor) -> None:
     """A token of look-ahead at most, where nothing may be an end; a long answer costs no more a token than a short."""
     tokens = processor.tokenizer("one two three four five six " * 20, add_special_tokens=False)["input_ids"]
-    text, shown = Text(processor), ""
+    text, shown = TextStream(processor), ""
     for k, token in enumerate(tokens):
         shown += text.add(token)
         assert len(shown) >= len(processor.answer(tokens[: k + 1])) - 1

@@ -13,9 +13,9 @@ from PIL import Image
 from transformers import AutoProcessor
 
 from vistune.errors import RecipeError
-from vistune.generation import likeliest
+from vistune.generation import greedy_tokens
 from vistune.interop import layouts
-from vistune.interop.build import processor_of
+from vistune.interop.build import source_processor
 from vistune.model import VisionLanguageModel, next_token_loss
 from vistune.processor import Processor, collate
 from vistune.processor.tiles import load_tiles
@@ -85,7 +85,7 @@ def test_the_originals_numbers(original_model: Loaded, golden_original: Path, go
             total, count = total + float(loss.sum), count + loss.count
     assert total / count == pytest.approx(float(expected["batch_loss"]), abs=1e-4)
     prompt = Example(examples[0].input_ids[:-8], torch.full_like(examples[0].labels[:-8], IGNORE), examples[0].images)
-    assert likeliest(model, prompt, 16) == expected["generated"][0, 1:].tolist()
+    assert greedy_tokens(model, prompt, 16) == expected["generated"][0, 1:].tolist()
 
 
 def test_transformers_numbers(golden_hf: Path, golden_images: Path) -> None:
@@ -117,7 +117,7 @@ def test_transformers_ids_and_greedy_tokens(golden_hf: Path, golden_images: Path
         ids = assistant.encode(messages).input_ids
         assert torch.where(ids == IMAGE_ID, 32000, ids).tolist() == row["input_ids"]
         prompt = assistant.processor.encode_prompt(read(messages[:1]))
-        assert likeliest(assistant.model, prompt, len(row["greedy"])) == row["greedy"]
+        assert greedy_tokens(assistant.model, prompt, len(row["greedy"])) == row["greedy"]
 
 
 @pytest.mark.parametrize("name", ["chat_template.json", "processor_config.json"])
@@ -137,7 +137,7 @@ def test_a_chat_template_where_the_public_models_have_it(golden_hf: Path, tmp_pa
     held = json.loads((folder / name).read_text()) if (folder / name).is_file() else {}
     (folder / name).write_text(json.dumps({**held, "chat_template": PUBLIC_TEMPLATE}))
     theirs = AutoProcessor.from_pretrained(folder, backend="pil")
-    processor = processor_of(layouts.read_source(folder))
+    processor = source_processor(layouts.read_source(folder))
     image = Image.new("RGB", (60, 40), "red")
     for text in ("What is it?", "무엇이 보이나요?"):
         content = [{"type": "image", "image": image}, {"type": "text", "text": text}]

@@ -20,8 +20,8 @@ from vistune.errors import CheckpointError, RecipeError
 from vistune.generation import Assistant
 from vistune.interop import layouts
 from vistune.interop.export import export_model, import_model
+from vistune.interop.folders import by_part, load_tensor, read_tensors
 from vistune.interop.parity import probes
-from vistune.interop.tensors import by_part, read_tensors, whole
 from vistune.model import add_adapters
 from vistune.recipe import Lora
 from vistune.runs import checkpoint
@@ -31,12 +31,12 @@ FINISHED = [*probes()["picture"], {"role": "assistant", "content": "Waves."}]
 
 
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
-    return {name: whole(tensor) for name, tensor in read_tensors(folder, pickles=True).items()}
+    return {name: load_tensor(tensor) for name, tensor in read_tensors(folder, pickles=True).items()}
 
 
 def parts_of(folder: Path, layout: str) -> dict[tuple[str, str], torch.Tensor]:
     parts = by_part(read_tensors(folder), layout, str(folder))
-    return {(part, name): whole(tensor) for part, named in parts.items() for name, tensor in named.items()}
+    return {(part, name): load_tensor(tensor) for part, named in parts.items() for name, tensor in named.items()}
 
 
 def assert_same(ours: dict[Any, torch.Tensor], theirs: dict[Any, torch.Tensor]) -> None:
@@ -189,7 +189,7 @@ def test_a_checkpoint_of_a_lora_training_finds_its_projector(
     torch.testing.assert_close(logits(inner, base=base), wanted, atol=1e-6, rtol=1e-5)
     found = import_model(inner, tmp_path / "ours", base=base)
     place = inner if projector == "inside" else folder
-    assert found["projector"] == str(place / "non_lora_trainables.bin")
+    assert found.to_dict()["projector"] == str(place / "non_lora_trainables.bin")
     said = CliRunner().invoke(app, ["import", str(inner), str(tmp_path / "again"), "--base", base])
     assert f"The trained projector: {place / 'non_lora_trainables.bin'}" in said.stdout
     torch.testing.assert_close(Assistant(*checkpoint.load(tmp_path / "ours")).logits(FINISHED), wanted)
@@ -213,7 +213,7 @@ def test_a_projector_of_the_tuning_alone_is_read_too(original: Make, tiny_backbo
     inner = write_checkpoint(folder, projector="around", config="around")
     (folder / "non_lora_trainables.bin").rename(inner / "mm_projector.bin")
     found = import_model(inner, tmp_path / "ours", base=str(tiny_backbones / "language"))
-    assert found["projector"] == str(inner / "mm_projector.bin")
+    assert found.projector == inner / "mm_projector.bin"
     torch.testing.assert_close(Assistant(*checkpoint.load(tmp_path / "ours")).logits(FINISHED), wanted)
 
 
@@ -224,8 +224,8 @@ def test_a_checkpoint_without_its_projector_says_that_the_bases_is_used(
     folder, _ = write_lora(original, tiny_backbones, tmp_path, original())
     inner = write_checkpoint(folder, projector=None, config=config)
     found = import_model(inner, tmp_path / "ours", base=str(original("base")))
-    assert found["projector"] is None
-    for places in (caplog.text, " ".join(found["remarks"])):
+    assert found.projector is None
+    for places in (caplog.text, " ".join(found.remarks)):
         assert "the base's projector is used" in places
         assert str(folder) in places
     with pytest.raises(CheckpointError, match="projector") as caught:

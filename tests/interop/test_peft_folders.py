@@ -20,9 +20,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from vistune.errors import CheckpointError
 from vistune.generation import Assistant
 from vistune.interop import layouts
-from vistune.interop.build import Source
+from vistune.interop.build import SourceModel
 from vistune.interop.export import export_model, import_model
-from vistune.interop.parity import Answer, ask_ours, ask_transformers, probes
+from vistune.interop.parity import ProbeResult, probe_ours, probe_transformers, probes
 from vistune.runs import checkpoint
 
 Make = Callable[..., Path]
@@ -105,14 +105,14 @@ def trained(base: Path, folder: Path, **config: Any) -> Path:
     return folder
 
 
-def pefts(base: Path, folder: Path) -> dict[str, Answer]:
+def pefts(base: Path, folder: Path) -> dict[str, ProbeResult]:
     """The answers of PEFT's own reload of the whole model."""
     model = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(base), folder).eval()
     processor = AutoProcessor.from_pretrained(base, backend="pil")
-    return ask_transformers(model, processor, CONVERSATIONS, processor.image_token_id)
+    return probe_transformers(model, processor, CONVERSATIONS, processor.image_token_id)
 
 
-def assert_same(found: dict[str, Answer], wanted: dict[str, Answer]) -> None:
+def assert_same(found: dict[str, ProbeResult], wanted: dict[str, ProbeResult]) -> None:
     for name, answer in wanted.items():
         assert torch.equal(found[name].ids, answer.ids)
         common = min(len(answer.logits), len(found[name].logits))
@@ -132,14 +132,14 @@ def test_what_peft_writes_answers_as_peft_reads_it(
     base = bases[head]
     folder = trained(base, tmp_path / "adapters", **CONFIGS[name])
     wanted = pefts(base, folder)
-    bare = ask_ours(Assistant(*layouts.load(base)), CONVERSATIONS)
+    bare = probe_ours(Assistant(*layouts.load(base)), CONVERSATIONS)
     assert max(float((bare[probe].logits - wanted[probe].logits).abs().max()) for probe in wanted) > 0.01
-    assert_same(ask_ours(Assistant(*layouts.load(folder, base=str(base))), CONVERSATIONS), wanted)
+    assert_same(probe_ours(Assistant(*layouts.load(folder, base=str(base))), CONVERSATIONS), wanted)
     import_model(folder, tmp_path / "ours", base=str(base))
-    assert_same(ask_ours(Assistant(*checkpoint.load(tmp_path / "ours")), CONVERSATIONS), wanted)
+    assert_same(probe_ours(Assistant(*checkpoint.load(tmp_path / "ours")), CONVERSATIONS), wanted)
     rows = export_model(tmp_path / "ours", tmp_path / "hf", layout="llava-hf", merge=True)
     assert all(row.largest_difference < 1e-3 for row in rows)
-    assert_same(ask_ours(Assistant(*layouts.load(tmp_path / "hf")), CONVERSATIONS), wanted)
+    assert_same(probe_ours(Assistant(*layouts.load(tmp_path / "hf")), CONVERSATIONS), wanted)
 
 
 @pytest.mark.parametrize("name", ["all-linear", "dora", "tower saved", "biases", "pissa"])
@@ -152,7 +152,7 @@ def test_other_towers_and_tiles_answer_as_peft_reads_them(
 
     base = write_llava_hf(tmp_path / "base", tiny_backbones, kind=kind)
     folder = trained(base, tmp_path / "adapters", **CONFIGS[name])
-    found = ask_ours(Assistant(*layouts.load(folder, base=str(base))), CONVERSATIONS)
+    found = probe_ours(Assistant(*layouts.load(folder, base=str(base))), CONVERSATIONS)
     assert_same(found, pefts(base, folder))
 
 
@@ -286,13 +286,13 @@ def test_what_has_no_effect_is_reported_and_changes_nothing(
     bases: dict[str, Path], plain: Path, copied: Path, tmp_path: Path, caplog: Any, change: dict[str, Any], named: str
 ) -> None:
     base = str(bases["own head"])
-    wanted = ask_ours(Assistant(*layouts.load(plain, base=base)), CONVERSATIONS)
+    wanted = probe_ours(Assistant(*layouts.load(plain, base=base)), CONVERSATIONS)
     rewrite(copied, **change)
     with caplog.at_level(logging.WARNING, "vistune.interop"):
         found = import_model(copied, tmp_path / "ours", base=base)
-    assert [text for text in found["remarks"] if named in text]
+    assert [text for text in found.remarks if named in text]
     assert named in caplog.text
-    assert_same(ask_ours(Assistant(*checkpoint.load(tmp_path / "ours")), CONVERSATIONS), wanted)
+    assert_same(probe_ours(Assistant(*checkpoint.load(tmp_path / "ours")), CONVERSATIONS), wanted)
 
 
 def test_a_folder_that_names_no_base_asks_for_one(copied: Path) -> None:
@@ -311,10 +311,10 @@ def test_a_tower_that_was_adapted_goes_to_the_original_inside_the_weights(
     export_model(tmp_path / "ours", tmp_path / "original", layout="llava-original")
     folder = trained(base, tmp_path / "adapters", target_modules=SHORT)
     import_model(folder, tmp_path / "adapted", base=str(tmp_path / "original"))
-    wanted = ask_ours(Assistant(*checkpoint.load(tmp_path / "adapted")), CONVERSATIONS)
+    wanted = probe_ours(Assistant(*checkpoint.load(tmp_path / "adapted")), CONVERSATIONS)
     export_model(tmp_path / "adapted", tmp_path / "back", layout="llava-original", merge=True)
     shutil.rmtree(tmp_path / "original")
-    assert_same(ask_ours(Assistant(*layouts.load(tmp_path / "back")), CONVERSATIONS), wanted)
+    assert_same(probe_ours(Assistant(*layouts.load(tmp_path / "back")), CONVERSATIONS), wanted)
 
 
 def test_names_of_older_transformers_are_read(bases: dict[str, Path], tmp_path: Path) -> None:
@@ -322,7 +322,7 @@ def test_names_of_older_transformers_are_read(bases: dict[str, Path], tmp_path: 
     base = bases["own head"]
     config = {"target_modules": [*SHORT, "linear_1"], "alpha_pattern": {"q_proj": 20}}
     folder = trained(base, tmp_path / "now", **config)
-    wanted = ask_ours(Assistant(*layouts.load(folder, base=str(base))), CONVERSATIONS)
+    wanted = probe_ours(Assistant(*layouts.load(folder, base=str(base))), CONVERSATIONS)
     older = Path(shutil.copytree(folder, tmp_path / "older"))
     names = {"model.language_model.": "language_model.model.", "model.multi_modal_projector.": "multi_modal_projector.",
              "model.vision_tower.": "vision_tower.vision_model."}  # fmt: skip
@@ -333,10 +333,10 @@ def test_names_of_older_transformers_are_read(bases: dict[str, Path], tmp_path: 
         tensors[f"base_model.model.{new}"] = tensor
     save_file(tensors, older / "adapter_model.safetensors")
     rewrite(older, rank_pattern={"language_model.model.layers.0.self_attn.q_proj": 4, "vision_tower": 9})
-    assert_same(ask_ours(Assistant(*layouts.load(older, base=str(base))), CONVERSATIONS), wanted)
+    assert_same(probe_ours(Assistant(*layouts.load(older, base=str(base))), CONVERSATIONS), wanted)
     full = {"language_model.model.layers.0.self_attn.q_proj": 40}
     rewrite(older, alpha_pattern=full | {"q_proj": 20})
-    found = ask_ours(Assistant(*layouts.load(older, base=str(base))), CONVERSATIONS)
+    found = probe_ours(Assistant(*layouts.load(older, base=str(base))), CONVERSATIONS)
     assert max(float((found[name].logits - wanted[name].logits).abs().max()) for name in wanted) > 1e-3
     rewrite(folder, alpha_pattern={"model.language_model.layers.0.self_attn.q_proj": 40, "q_proj": 20})
     assert_same(found, pefts(base, folder))
@@ -351,7 +351,7 @@ def test_half_a_model_in_bf16_loses_nothing_of_its_adapters(bases: dict[str, Pat
     wanted = pefts(base, folder)
     model, processor = layouts.load(folder, base=str(base))
     assert model.vision.tower.encoder.layers[0].self_attn.q_proj.weight.dtype == torch.float32
-    assert_same(ask_ours(Assistant(model, processor), CONVERSATIONS), wanted)
+    assert_same(probe_ours(Assistant(model, processor), CONVERSATIONS), wanted)
 
 
 # --- kinds, not cases ---
@@ -370,7 +370,7 @@ VALUES = st.one_of(
 )
 
 
-def read_or_refuse(folder: Path, base: Path) -> Source | CheckpointError:
+def read_or_refuse(folder: Path, base: Path) -> SourceModel | CheckpointError:
     """What reading the folder gives, its model's adapters put on for a trial."""
     try:
         source = layouts.read_source(folder, base=str(base))
@@ -398,8 +398,8 @@ def test_a_key_is_used_reported_or_refused_never_dropped(
         return
     if value == before or any(key in remark for remark in source.remarks):
         return
-    assistant = Assistant(layouts.build_model(source, torch.float32), layouts.processor_of(source))
-    found = ask_ours(assistant, {"text alone": CONVERSATIONS["text alone"]})
+    assistant = Assistant(layouts.build_model(source, torch.float32), layouts.source_processor(source))
+    found = probe_ours(assistant, {"text alone": CONVERSATIONS["text alone"]})
     nothing = value in (None, [], {}) and key in ("alpha_pattern", "rank_pattern", "trainable_token_indices")
     wanted = pefts(base, plain if nothing else folder)  # PEFT itself fails on nothing there
     assert_same(found, {"text alone": wanted["text alone"]})

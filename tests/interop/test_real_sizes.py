@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 import torch
 
-from vistune.interop.adapted import naming_of
-from vistune.interop.build import fit_tensors, shape_of
+from vistune.interop.adapters import naming_of
+from vistune.interop.build import fit_tensors
+from vistune.interop.folders import by_part, written_name
 from vistune.interop.original import stripped
-from vistune.interop.tensors import by_part, written_name
-from vistune.interop.writers import Exported, hf_state, original_state, peft_state
+from vistune.interop.writers import ExportedModel, hf_state, original_state, peft_state
 from vistune.model import VisionLanguageModel, add_adapters, build_projector
 from vistune.model.attention import register
-from vistune.model.lora import refuse_misfits
+from vistune.model.lora import refuse_misfits, shape_of
 from vistune.model.spec import spec_of
 from vistune.model.vision import VisionTower
 from vistune.recipe import Lora, Model
@@ -115,7 +115,7 @@ def config(name: str) -> Any:
     return AutoConfig.from_pretrained(CONFIGS / f"{name}.json")
 
 
-def on_meta(name: str, *, adapted: bool = False, image_mode: Any = "pad") -> Exported:
+def on_meta(name: str, *, adapted: bool = False, image_mode: Any = "pad") -> ExportedModel:
     """LLaVA-1.5 as `export` would have it in hand."""
     from transformers import AutoModelForCausalLM, CLIPVisionModel
 
@@ -128,7 +128,7 @@ def on_meta(name: str, *, adapted: bool = False, image_mode: Any = "pad") -> Exp
         body = add_adapters(text, Lora(rank=RANK, alpha=256)) if adapted else text
         model = VisionLanguageModel(VisionTower(tower, spec), build_projector(spec, seed=0), body, spec)
     processor: Any = None  # tensors need no tokenizer
-    return Exported(model, processor, named, vision, "openai/clip-vit-large-patch14-336", True, "", torch.float16)
+    return ExportedModel(model, processor, named, vision, "openai/clip-vit-large-patch14-336", True, "", torch.float16)
 
 
 def empty(shapes: Shapes) -> dict[str, torch.Tensor]:
@@ -139,7 +139,7 @@ def shapes_of(tensors: dict[str, Any]) -> Shapes:
     return {name: shape_of(tensor) for name, tensor in tensors.items()}
 
 
-def fits(parts: dict[str, dict[str, Any]], made: Exported, *, rows: int = 32000) -> None:
+def fits(parts: dict[str, dict[str, Any]], made: ExportedModel, *, rows: int = 32000) -> None:
     """What was read is, part by part, exactly what the model takes; a layout's vocabulary may be longer."""
     fit_tensors(dict(made.tower), parts["vision"], "vision")
     fit_tensors(dict(made.model.projector.state_dict()), parts["projector"], "projector")
@@ -156,23 +156,23 @@ def size(request: pytest.FixtureRequest) -> tuple[str, tuple[int, int, int]]:
 
 
 @pytest.fixture(scope="module")
-def made(size: tuple[str, Any]) -> Exported:
+def made(size: tuple[str, Any]) -> ExportedModel:
     return on_meta(size[0])
 
 
 @pytest.fixture(scope="module")
-def adapted(size: tuple[str, Any]) -> Exported:
+def adapted(size: tuple[str, Any]) -> ExportedModel:
     return on_meta(size[0], adapted=True)
 
 
 @pytest.mark.parametrize("variant", "ABCD")
-def test_the_four_namings_of_transformers_are_read(size: tuple[str, Any], made: Exported, variant: str) -> None:
+def test_the_four_namings_of_transformers_are_read(size: tuple[str, Any], made: ExportedModel, variant: str) -> None:
     shapes = hf(variant, *size[1], ROWS)
     assert len(shapes) == len(clip_large()) + 4 + len(llama(*size[1])) + 1
     fits(by_part(empty(shapes), "llava-hf", variant), made, rows=ROWS)
 
 
-def test_transformers_gets_its_classic_names(size: tuple[str, Any], made: Exported) -> None:
+def test_transformers_gets_its_classic_names(size: tuple[str, Any], made: ExportedModel) -> None:
     assert shapes_of(hf_state(made, ROWS)) == hf("A", *size[1], ROWS)
 
 
@@ -190,7 +190,7 @@ def test_transformers_class_has_the_names_in_memory(size: tuple[str, Any]) -> No
 
 
 @pytest.mark.parametrize("tower", [True, False], ids=["tower inside", "tower outside"])
-def test_the_original_merged(size: tuple[str, Any], made: Exported, tower: bool) -> None:
+def test_the_original_merged(size: tuple[str, Any], made: ExportedModel, tower: bool) -> None:
     shapes = original(*size[1], tower=tower)
     parts = by_part(empty({**shapes, "model.layers.0.self_attn.rotary_emb.inv_freq": (64,)}), "original", "x")
     assert bool(parts["vision"]) == tower
@@ -198,7 +198,7 @@ def test_the_original_merged(size: tuple[str, Any], made: Exported, tower: bool)
     assert shapes_of(original_state(replace(made, tower_inside=tower))) == shapes
 
 
-def test_a_stage_1_file_whatever_stands_before_its_names(size: tuple[str, Any], made: Exported) -> None:
+def test_a_stage_1_file_whatever_stands_before_its_names(size: tuple[str, Any], made: ExportedModel) -> None:
     width = size[1][0]
     for prefix in ("model.mm_projector.", "transformer.mm_projector.", "base_model.model.model.mm_projector."):
         shapes = {**linear(f"{prefix}0", 1024, width), **linear(f"{prefix}2", width, width)}
@@ -222,7 +222,7 @@ def test_the_newline_of_llava_1_6(size: tuple[str, Any]) -> None:
     assert shapes_of(original_state(wide)) == shapes
 
 
-def test_an_original_lora_folder(size: tuple[str, Any], adapted: Exported) -> None:
+def test_an_original_lora_folder(size: tuple[str, Any], adapted: ExportedModel) -> None:
     """Its seven names a layer, none in the tower, and the folder of ours that holds the same adapters."""
     from peft import get_peft_model_state_dict
 
@@ -235,7 +235,7 @@ def test_an_original_lora_folder(size: tuple[str, Any], adapted: Exported) -> No
 
 @pytest.mark.parametrize("with_projector", [True, False])
 def test_peft_over_transformers_class(
-    size: tuple[str, Any], made: Exported, adapted: Exported, with_projector: bool
+    size: tuple[str, Any], made: ExportedModel, adapted: ExportedModel, with_projector: bool
 ) -> None:
     top, width = "base_model.model.model.", size[1][0]
     shapes = under(f"{top}language_model.", lora(*size[1]))
@@ -252,7 +252,7 @@ def test_peft_over_transformers_class(
     assert inner.keys() - known.keys() == (projector if with_projector else set())
 
 
-def test_a_folder_of_ours(size: tuple[str, Any], made: Exported, adapted: Exported) -> None:
+def test_a_folder_of_ours(size: tuple[str, Any], made: ExportedModel, adapted: ExportedModel) -> None:
     """projector.safetensors, language/ (under adapters too) and vision/."""
     width = size[1][0]
     assert shapes_of(made.model.projector_state()) == {**linear("0", 1024, width), **linear("2", width, width)}

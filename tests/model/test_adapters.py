@@ -18,7 +18,7 @@ from vistune.errors import CheckpointError, RecipeError
 from vistune.model import VisionLanguageModel, add_adapters, build, load_adapters, merge_adapters, read_spec
 from vistune.model.attention import register
 from vistune.model.language import embed, run
-from vistune.model.lora import hidden_of_probe, targets
+from vistune.model.lora import probe_hidden_states, targets
 from vistune.recipe import Lora, Model, validate
 
 KINDS = {"lora": {}, "dora": {"dora": True}, "rslora": {"rslora": True}, "all three": {"dora": True, "rslora": True}}
@@ -53,7 +53,7 @@ def test_adapters_land_on_the_language_model_only(model: VisionLanguageModel, wi
     names = {name for name, _ in model.vision.named_parameters()}
     assert any("q_proj" in name for name in names)
     model.language = add_adapters(model.language, Lora(rank=2, targets=wish))
-    model.set_learning({"adapters"})
+    model.set_trainable({"adapters"})
     assert {name for name, _ in model.vision.named_parameters()} == names
     adapted = {name.split(".lora_")[0].rsplit(".", 1)[-1] for name, _ in model.parts()["adapters"]}
     layers = ["gate_proj", "up_proj", "down_proj"]
@@ -101,15 +101,15 @@ def test_targets_in_a_recipe_are_a_word_or_a_list() -> None:
 def test_saved_adapters_come_back_and_merge_into_the_same_answers(kind: str, tmp_path: Path) -> None:
     language = taught(add_adapters(ours("qwen2"), Lora(rank=4, alpha=8, **KINDS[kind])))
     language.save_pretrained(tmp_path)
-    bare = hidden_of_probe(ours("qwen2"))
-    wanted = hidden_of_probe(language)
+    bare = probe_hidden_states(ours("qwen2"))
+    wanted = probe_hidden_states(language)
     assert not torch.allclose(wanted, bare, atol=1e-2)
     loaded = load_adapters(ours("qwen2"), tmp_path)
-    assert torch.equal(hidden_of_probe(loaded), wanted)
+    assert torch.equal(probe_hidden_states(loaded), wanted)
     assert not any(p.requires_grad for p in loaded.parameters())
     merged = merge_adapters(loaded)
     assert not hasattr(merged, "merge_and_unload")
-    torch.testing.assert_close(hidden_of_probe(merged), wanted, atol=2e-4, rtol=1e-4)
+    torch.testing.assert_close(probe_hidden_states(merged), wanted, atol=2e-4, rtol=1e-4)
 
 
 def test_adapters_are_the_papers_sum() -> None:
@@ -150,7 +150,7 @@ def test_missing_adapters_are_named_ten_at_most(saved: Path) -> None:
 def test_adapters_of_another_shape_or_model_are_named(saved: Path) -> None:
     name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
     rewrite(saved, lambda tensors: {**tensors, name: torch.zeros(5, 32)})
-    with pytest.raises(CheckpointError, match=r"q_proj\.lora_A\.weight \(5, 32\) where \(4, 32\) is wanted"):
+    with pytest.raises(CheckpointError, match=r"q_proj\.lora_A\.weight \(5, 32\) instead of \(4, 32\)"):
         load_adapters(ours("llama"), saved)
     rewrite(
         saved,
@@ -194,7 +194,7 @@ def test_the_probe_is_sixteen_tokens_over_the_vocabulary() -> None:
     language = ours("llama")
     ids = torch.linspace(0, 98, 16).long()
     wanted = run(language, embed(language, ids)[None], torch.arange(16)[None], starts=[0, 16])[0]
-    assert torch.equal(hidden_of_probe(language), wanted)
+    assert torch.equal(probe_hidden_states(language), wanted)
 
 
 def test_an_adapters_config_is_pefts_own(saved: Path) -> None:
@@ -258,10 +258,10 @@ def test_what_peft_trains_beside_layers_is_merged_and_comes_back(name: str, kind
         torch.testing.assert_close(answers(model), wanted, atol=1e-5, rtol=1e-5)
     loaded = load_adapters(tiny(kind), tmp_path / "adapters")
     torch.testing.assert_close(answers(loaded), wanted, atol=1e-4, rtol=1e-4)
-    before = hidden_of_probe(loaded)
+    before = probe_hidden_states(loaded)
     merged: Any = merge_adapters(loaded if name == "pissa" else model)
     if name == "pissa":
-        torch.testing.assert_close(hidden_of_probe(merged), before, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(probe_hidden_states(merged), before, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(answers(merged), wanted, atol=1e-4, rtol=1e-4)
     merged.save_pretrained(tmp_path / "merged")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()

@@ -7,15 +7,15 @@ import torch
 from model.tiny_models import tiny
 from torch.nn.functional import scaled_dot_product_attention
 
-from vistune.model import Reading, Tails
-from vistune.model.attention import _written_out, join, partial_attention, register
+from vistune.model import KVCache, Prefill
+from vistune.model.attention import _explicit_attention, join, partial_attention, register
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("value_width", [8, 6], ids=["torch's kernel", "written out"])
+@pytest.mark.parametrize("value_width", [8, 6], ids=["torch's kernel", "explicit"])
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 @pytest.mark.parametrize("tokens", [1, 5])
 def test_two_parts_joined_are_the_whole(kv_heads: int, tokens: int, value_width: int) -> None:
@@ -43,17 +43,17 @@ def test_the_causal_part_is_causal(kv_heads: int, value_width: int) -> None:
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_stretches_written_out_are_the_whole(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stretches_explicit_attention_are_the_whole(causal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     query, key, value = drawn(1, 2, 7, 8), drawn(1, 2, 7, 8, seed=1), drawn(1, 2, 7, 8, seed=2)
     blocked = torch.zeros(1, 1, 7, 7).masked_fill_(drawn(1, 1, 7, 7, seed=3) > 1, -torch.inf)
-    whole = _written_out(query, key, value, 0.3, blocked, causal)
+    whole = _explicit_attention(query, key, value, 0.3, blocked, causal)
     monkeypatch.setattr("vistune.model.attention.MOST_SCORES", 30)  # two tokens at a time
-    torch.testing.assert_close(_written_out(query, key, value, 0.3, blocked, causal), whole, equal_nan=True)
+    torch.testing.assert_close(_explicit_attention(query, key, value, 0.3, blocked, causal), whole, equal_nan=True)
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "gemma3", "deepseek v3"])
 def test_rows_come_and_go_and_each_reads_as_alone(kind: str) -> None:
-    """Three documents on one stem or none; one leaves, one comes, and hidden states stay those of whole texts."""
+    """Three documents on one prefix or none; one leaves, one comes, and hidden states stay those of whole texts."""
     model = tiny(kind)
     ids = [torch.randint(1, 99, (length,), generator=torch.Generator().manual_seed(length)) for length in (14, 11, 17)]
     stem_ids = torch.randint(1, 99, (9,), generator=torch.Generator().manual_seed(99))
@@ -62,21 +62,21 @@ def test_rows_come_and_go_and_each_reads_as_alone(kind: str) -> None:
         wanted = [model.get_decoder()(input_ids=text[None]).last_hidden_state[0] for text in texts]
         model.set_attn_implementation(register())
 
-        def run(tokens: torch.Tensor, positions: torch.Tensor, past: Reading | Tails) -> torch.Tensor:
+        def run(tokens: torch.Tensor, positions: torch.Tensor, past: Prefill | KVCache) -> torch.Tensor:
             return model.get_decoder()(
                 input_ids=tokens[None], position_ids=positions[None], cache=past, past=past, use_cache=True
             ).last_hidden_state[0]
 
-        first = Reading([None], [9])
+        first = Prefill([None], [9])
         run(stem_ids, first.positions, first)
-        stem = first.stem(0)
-        assert stem.first(6) is stem.first(6)
-        tails = Tails()
+        prefix = first.prefix(0)
+        assert prefix.first(6) is prefix.first(6)
+        tails = KVCache()
 
         def check(row: int, document: int, hidden: torch.Tensor, at: int) -> None:
             torch.testing.assert_close(hidden[row], wanted[document][at], atol=2e-4, rtol=1e-4)
 
-        reading = Reading([stem, None], [4, 5])
+        reading = Prefill([prefix, None], [4, 5])
         hidden = run(torch.cat([texts[0][9:13], texts[1][:5]]), reading.positions, reading)
         check(3, 0, hidden, 12)
         check(8, 1, hidden, 4)
@@ -84,7 +84,7 @@ def test_rows_come_and_go_and_each_reads_as_alone(kind: str) -> None:
         rows, at = [0, 1], {0: 13, 1: 5, 2: 10}
         for step in range(6):
             if step == 2:
-                later = Reading([stem.first(6)], [4])
+                later = Prefill([prefix.first(6)], [4])
                 check(3, 2, run(texts[2][6:10], later.positions, later), 9)
                 tails.add(later)
                 rows.append(2)

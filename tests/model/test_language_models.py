@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vistune.errors import CheckpointError, RecipeError
-from vistune.model import Reading, Tails, build, read_spec
+from vistune.model import KVCache, Prefill, build, read_spec
 from vistune.model.attention import register
 from vistune.model.language import language_config, load_language, run
 from vistune.recipe import Model
@@ -54,7 +54,7 @@ def test_greedy_answers_are_those_of_transformers_token_by_token(
         for ids in prompts
     ]
     with torch.inference_mode():
-        reading, tails = Reading([None, None], [len(ids) for ids in prompts]), Tails()
+        reading, tails = Prefill([None, None], [len(ids) for ids in prompts]), KVCache()
         rows = model.embed(torch.cat(prompts), torch.zeros(0, 32))
         hidden = model.read(rows, reading)[torch.tensor(reading.starts[1:]) - 1]
         tails.add(reading)
@@ -119,18 +119,18 @@ def test_what_would_be_computed_otherwise_is_refused_by_name_before_weights_are_
 
 
 def test_what_a_trial_must_not_refuse() -> None:
-    from vistune.model.trial import refuse_unserved
+    from vistune.model.language import require_supported
 
     for kind in KINDS:
-        refuse_unserved(config_of(kind), kind)
+        require_supported(config_of(kind), kind)
 
 
 def test_a_trial_draws_nothing_and_changes_no_config(tmp_path: Path) -> None:
     config = config_of("gemma3")
     before, state = config.to_dict(), torch.get_rng_state()
-    from vistune.model.trial import refuse_unserved
+    from vistune.model.language import require_supported
 
-    refuse_unserved(config, "here")
+    require_supported(config, "here")
     assert config.to_dict() == before
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -139,7 +139,7 @@ def test_a_multimodal_folder_is_refused_by_name(tmp_path: Path) -> None:
     from transformers import Gemma3Config
 
     Gemma3Config(text_config={**SIZE}).save_pretrained(tmp_path)
-    with pytest.raises(RecipeError, match=r"gemma3 is a model of several parts"):
+    with pytest.raises(RecipeError, match=r"gemma3 is a multimodal model"):
         language_config(str(tmp_path))
 
 
@@ -148,10 +148,10 @@ def test_code_in_the_folder_and_quantised_weights_are_refused(tmp_path: Path) ->
     file = tmp_path / "config.json"
     plain = json.loads(file.read_text())
     file.write_text(json.dumps({**plain, "auto_map": {"AutoModelForCausalLM": "own.Model"}}))
-    with pytest.raises(RecipeError, match="code of its own"):
+    with pytest.raises(RecipeError, match="custom code"):
         language_config(str(tmp_path))
     file.write_text(json.dumps({**plain, "quantization_config": {"quant_method": "gptq", "bits": 4}}))
-    with pytest.raises(RecipeError, match="quantised form"):
+    with pytest.raises(RecipeError, match="stored quantised"):
         language_config(str(tmp_path))
 
 

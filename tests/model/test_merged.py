@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vistune.model import add_adapters, merge_adapters
 from vistune.model.attention import register
-from vistune.model.language import base_of, run
+from vistune.model.language import run, unwrap
 from vistune.model.merged import Merged, keep_merged
 from vistune.recipe import Lora, Stage
 from vistune.training.optim import make_optimizer
@@ -43,7 +43,7 @@ def states(language: nn.Module, rows: Tensor) -> Tensor:
 
 
 def rows_of(language: nn.Module) -> Tensor:
-    width = base_of(language).config.hidden_size
+    width = unwrap(language).config.hidden_size
     return torch.randn(12, width, generator=torch.Generator().manual_seed(4))
 
 
@@ -65,7 +65,7 @@ def gradients(language: nn.Module, rows: Tensor) -> dict[str, Tensor]:
 def test_states_and_gradients_are_pefts(kind: str, lora: dict[str, Any], recomputed: bool) -> None:
     language = adapted(kind, **lora).train()
     if recomputed:
-        base_of(language).activation_checkpointing_enable({"use_reentrant": False})
+        unwrap(language).activation_checkpointing_enable({"use_reentrant": False})
     rows = rows_of(language)
     wanted_states, wanted = states(language, rows).detach(), gradients(language, rows)
     keep_merged(language)
@@ -113,7 +113,7 @@ def test_what_the_sum_would_not_say_or_not_save_stays_pefts(lora: dict[str, Any]
 
 def test_weights_in_bf16_stay_apart() -> None:
     language = adapted()
-    base_of(language).to(torch.bfloat16)
+    unwrap(language).to(torch.bfloat16)
     keep_merged(language)
     assert not merged_layers(language)
 

@@ -54,7 +54,7 @@ def loss_of(model: VisionLanguageModel, batch: Batch) -> tuple[Tensor, int]:
 
 def test_packed_and_separate_documents_give_the_same_loss_and_gradients(model: VisionLanguageModel) -> None:
     documents = [document(9, True, 1), document(14, False, 2), document(6, True, 3)]
-    model.set_learning({"vision", "projector", "language"})
+    model.set_trainable({"vision", "projector", "language"})
     total, count = loss_of(model, pack(documents))
     total.backward()
     together = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -84,7 +84,7 @@ def test_a_row_without_pictures_keeps_a_gradient_on_every_part_and_its_text_bit_
     model: VisionLanguageModel,
 ) -> None:
     batch = pack([document(8, False, 5)])
-    model.set_learning({"vision", "projector", "language"})
+    model.set_trainable({"vision", "projector", "language"})
     stock = model.language.get_decoder()
     hidden = model(batch)
     embedded = model.language.get_input_embeddings()(batch.input_ids)
@@ -114,11 +114,11 @@ def test_layers_behind_the_feature_layer_are_gone(model: VisionLanguageModel, ti
 
 
 def test_only_what_a_stage_names_learns(model: VisionLanguageModel) -> None:
-    model.set_learning({"projector"})
+    model.set_trainable({"projector"})
     assert {part for part, ps in model.parts().items() if any(p.requires_grad for _, p in ps)} == {"projector"}
     assert not model.language.training
     with pytest.raises(RecipeError, match=r"learn\.adapters"):
-        model.set_learning({"adapters"})
+        model.set_trainable({"adapters"})
 
 
 def test_the_same_seed_gives_the_same_projector(tiny_backbones: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vistune.errors import RecipeError
 from vistune.model import VisionLanguageModel, build, build_projector, read_spec
-from vistune.model.projectors import PROJECTORS, projector_named, slots_behind
+from vistune.model.projectors import PROJECTORS, projector_named, slots_after
 from vistune.recipe import Model
 from vistune.types import Spec
 
@@ -73,9 +73,9 @@ def test_the_slots_foretold_are_the_slots_made(name: str, side: int) -> None:
     features = torch.randn(2, side * side, width)
     if name == "shuffle2x2_mlp2x_gelu" and side % 2:
         with pytest.raises(RecipeError, match=rf"a grid of {side} x {side} patches cannot be halved"):
-            slots_behind(name, side * side)
+            slots_after(name, side * side)
         return
-    slots = slots_behind(name, side * side)
+    slots = slots_after(name, side * side)
     assert projector(features).shape == (2, slots, LANGUAGE)
     assert slots == (((side + 1) // 2) ** 2 if name in SHORTENING else side * side)
 
@@ -88,7 +88,9 @@ def test_a_class_token_is_no_patch(name: str, tiny_backbones: Path) -> None:
         projector=name,
         feature_tokens="cls_patch",
     )
-    with pytest.raises(RecipeError, match=f"model.projector={name}: 5 tokens are no square .*feature_tokens=patch"):
+    with pytest.raises(
+        RecipeError, match=f"model.projector={name}: 5 tokens do not form a square .*feature_tokens=patch"
+    ):
         read_spec(settings)
 
 
@@ -160,7 +162,7 @@ def test_what_a_projectors_file_lacks_or_has_too_much_is_named(tiny_backbones: P
     assert all(torch.equal(tensor, kept[name]) for name, tensor in tiled.projector_state().items())
     with pytest.raises(RuntimeError, match="newline is missing"):
         tiled.load_projector({name: tensor for name, tensor in kept.items() if name != "newline"})
-    with pytest.raises(RuntimeError, match=r"newline is \(1,\), \(48,\) is wanted"):
+    with pytest.raises(RuntimeError, match=r"newline is of shape \(1,\); expected \(48,\)"):
         tiled.load_projector({**kept, "newline": torch.zeros(1)})
     with pytest.raises(RuntimeError, match="newline"):
         plain.load_projector(kept)

@@ -22,8 +22,8 @@ from torch.nn.functional import cosine_similarity, cross_entropy
 from vistune import api
 from vistune.errors import RecipeError, Stopped
 from vistune.model import add_adapters, build, merge_adapters, read_spec
-from vistune.model.language import base_of, is_quantised, load_language
-from vistune.model.lora import hidden_of_probe
+from vistune.model.language import is_quantised, load_language, unwrap
+from vistune.model.lora import probe_hidden_states
 from vistune.recipe import Lora, Model, Recipe, Stage, validate
 from vistune.runs import checkpoint
 from vistune.runs.folder import find_model
@@ -79,8 +79,8 @@ def test_the_language_models_layers_are_quantised_and_nothing_else(
     assert len(inside) == 2 * 7
     assert {found for name, found in classes.items() if name not in inside} == {"Linear"}
     assert model.head.dtype == torch.float32
-    plain = hidden_of_probe(load_language(str(language_folder), torch.float32))
-    coarse = hidden_of_probe(model.language)
+    plain = probe_hidden_states(load_language(str(language_folder), torch.float32))
+    coarse = probe_hidden_states(model.language)
     distance = float((coarse - plain).norm() / plain.norm())
     assert 0 < distance < close
     assert "MatMul8bitLt" not in caplog.text, "a line at every layer of every step"
@@ -101,7 +101,11 @@ def test_a_folder_of_another_layout_is_quantised_as_it_is_loaded(
     spec = read_spec(recipe.model)
     made = build(recipe.model, spec, seed=0)
     checkpoint.save(
-        tmp_path / "ours", made, Processor(load_tokenizer(language_folder), spec), recipe=recipe, learnt=["projector"]
+        tmp_path / "ours",
+        made,
+        Processor(load_tokenizer(language_folder), spec),
+        recipe=recipe,
+        tensors=checkpoint.snapshot(made, ["projector"]),
     )
     export_model(tmp_path / "ours", tmp_path / "theirs", layout=layout)
     asked = [{"role": "user", "content": [{"type": "image", "image": Image.new("RGB", (32, 32), "red")},
@@ -130,7 +134,7 @@ def test_four_bits_are_qloras(language_folder: Path) -> None:
 def gradients(language: nn.Module) -> tuple[float, dict[str, Tensor]]:
     """The loss of one text, and its gradient on the adapters."""
     ids = torch.arange(3, 23)[None]
-    base: Any = base_of(language)
+    base: Any = unwrap(language)
     loss = cross_entropy(base(ids, starts=[0, 20]).logits[0, :-1], ids[0, 1:])
     loss.backward()
     found = {name: p.grad.flatten() for name, p in language.named_parameters() if p.grad is not None}

@@ -12,9 +12,9 @@ import torch
 
 from vistune.model import VisionLanguageModel, build_projector
 from vistune.model.attention import register
+from vistune.model.language import require_supported
 from vistune.model.lora import targets
 from vistune.model.spec import spec_of
-from vistune.model.trial import refuse_unserved
 from vistune.model.vision import VisionTower
 from vistune.recipe import Model
 
@@ -32,7 +32,7 @@ def on_meta(name: str, **choices: Any) -> VisionLanguageModel:
     from transformers import AutoModelForCausalLM, CLIPVisionModel
 
     vision, language = config("clip-vit-large-patch14-336"), config(name)
-    refuse_unserved(language, name)
+    require_supported(language, name)
     spec = spec_of(Model(**choices), vision, language.hidden_size, language.vocab_size, CLIP)
     with torch.device("meta"):
         tower = VisionTower(CLIPVisionModel(copy.deepcopy(vision)), spec)

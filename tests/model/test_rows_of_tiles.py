@@ -60,7 +60,7 @@ def test_packed_and_separate_rows_learn_the_same(projector: str, tiny_backbones:
     assistant = make(tiny_backbones, projector=projector)
     model = assistant.model
     examples = [assistant.processor.encode(one) for one in SAMPLES]
-    model.set_learning({"vision", "projector", "language"})
+    model.set_trainable({"vision", "projector", "language"})
     total = loss_of(model, examples)
     total.backward()
     together = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -78,7 +78,7 @@ def test_packed_and_separate_rows_learn_the_same(projector: str, tiny_backbones:
 
 def test_a_row_without_pictures_gives_every_part_a_gradient_and_changes_no_text(assistant: Assistant) -> None:
     model = assistant.model
-    model.set_learning({"vision", "projector", "language"})
+    model.set_trainable({"vision", "projector", "language"})
     model.zero_grad()
     batch = collate([assistant.processor.encode(sample())])
     assert batch.slots is None
@@ -150,12 +150,13 @@ def turns_about(image: Image.Image) -> list[Message]:
 
 @pytest.mark.parametrize("canvas", [(32, 33), (48, 32), (31, 64)])
 def test_canvases_not_made_of_tiles_are_refused(canvas: tuple[int, int], tiny_backbones: Path) -> None:
-    with pytest.raises(RecipeError, match=rf"model\.canvases: {canvas[0]}x{canvas[1]} is not made of tiles of 32"):
+    refusal = rf"model\.canvases: {canvas[0]}x{canvas[1]} is not a multiple of the tower's side 32"
+    with pytest.raises(RecipeError, match=refusal):
         make(tiny_backbones, canvases=[(32, 64), canvas])
 
 
 def test_anyres_joins_patches_only(tiny_backbones: Path) -> None:
-    with pytest.raises(RecipeError, match=r"image_mode=anyres: tiles are joined patch by patch"):
+    with pytest.raises(RecipeError, match=r"image_mode=anyres needs features of patches only"):
         make(tiny_backbones, feature_tokens="cls_patch")
 
 

@@ -110,7 +110,7 @@ def test_a_space_that_a_tower_has_not_is_refused(towers: Path, tiny_backbones: P
 def test_towers_that_are_not_served_are_named(tmp_path: Path, tiny_backbones: Path) -> None:
     Siglip2Config(vision_config={"hidden_size": 32}, text_config=TEXT).save_pretrained(tmp_path / "naflex")
     for source, name in ((tmp_path / "naflex", "siglip2_vision_model"), (tiny_backbones / "language", "llama")):
-        with pytest.raises(RecipeError, match=f"'{name}' is not served"):
+        with pytest.raises(RecipeError, match=f"'{name}' is not supported"):
             vision_config(str(source))
 
 
@@ -138,11 +138,11 @@ def test_weights_that_do_not_fit_are_never_drawn_at_random(towers: Path, tiny_ba
 def test_a_tower_is_frozen_unless_a_stage_gives_it_a_rate(towers: Path, tiny_backbones: Path) -> None:
     recipe = Model(vision=str(towers / "siglip"), language=str(tiny_backbones / "language"))
     model = build(recipe, read_spec(recipe), seed=0)
-    model.set_learning({"projector"})
+    model.set_trainable({"projector"})
     assert not model.vision(tiles()).requires_grad
     assert not model.vision.training
     stage = Stage(name="all", learn={"vision": 2e-6, "projector": 1e-3}, steps=1)
-    model.set_learning(stage.learn)
+    model.set_trainable(stage.learn)
     model.vision(tiles()).square().mean().backward()
     gradients = {name: parameter.grad for name, parameter in model.vision.named_parameters()}
     assert all(gradient is not None and gradient.abs().sum() > 0 for name, gradient in gradients.items()
@@ -161,9 +161,10 @@ def test_a_tuned_tower_comes_back(kind: str, space: str, towers: Path, tiny_back
         for parameter in model.vision.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
     processor = Processor(load_tokenizer(settings.language), spec)
-    checkpoint.save(tmp_path / "a", model, processor, recipe=recipe, learnt={"vision", "projector"})
+    learnt = {"vision", "projector"}
+    checkpoint.save(tmp_path / "a", model, processor, recipe=recipe, tensors=checkpoint.snapshot(model, learnt))
     once, _ = checkpoint.load(tmp_path / "a")
-    checkpoint.save(tmp_path / "b", once, processor, recipe=recipe, learnt={"vision", "projector"})
+    checkpoint.save(tmp_path / "b", once, processor, recipe=recipe, tensors=checkpoint.snapshot(once, learnt))
     twice, _ = checkpoint.load(tmp_path / "b")
     for loaded in (once, twice):
         ours, theirs = loaded.vision.state_dict(), model.vision.state_dict()
@@ -232,12 +233,12 @@ def test_picture_rules_of_every_age_are_read(tmp_path: Path) -> None:
 def test_picture_rules_that_are_not_ours_are_refused(change: dict[str, Any], tmp_path: Path) -> None:
     square = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
     source = write_rules(tmp_path, image_processor_type="CLIPImageProcessor", **{**square, **change})
-    with pytest.raises(RecipeError, match="picture rules are not to resize to one square"):
+    with pytest.raises(RecipeError, match="image processor does not resize to one square"):
         image_rules(source)
 
 
 def test_a_tower_without_picture_rules_is_refused(tmp_path: Path) -> None:
     clip().config.save_pretrained(tmp_path)
-    with pytest.raises(RecipeError, match="no picture rules") as caught:
+    with pytest.raises(RecipeError, match="no image processor") as caught:
         image_rules(str(tmp_path))
     assert "preprocessor_config.json" in caught.value.hint

@@ -10,7 +10,7 @@ import pytest
 from vistune.generation import Assistant, generate
 from vistune.model import build, read_spec
 from vistune.processor import Processor, load_tokenizer
-from vistune.processor.templates import Control, Template, Text
+from vistune.processor.templates import Control, Template, TextPiece
 from vistune.recipe import Model
 from vistune.types import Example, Message
 
@@ -26,7 +26,7 @@ def ending(processor: Processor, text: str) -> Processor:
     """The same processor, its template ending answers by a text."""
     other = Processor(processor.tokenizer, processor.spec)
     assert isinstance(other.template, Template)
-    other.template = replace(other.template, end=Text(text))
+    other.template = replace(other.template, end=TextPiece(text))
     return other
 
 

@@ -17,8 +17,8 @@ from tiny_spec import SPEC as TINY
 
 from vistune.errors import RecipeError
 from vistune.processor import Processor, load_tokenizer
-from vistune.processor.templates import Control, Text
-from vistune.processor.tokens import collapse
+from vistune.processor.templates import Control, TextPiece
+from vistune.processor.tokens import collapse_slots
 from vistune.records import ImageFolders, read_sample
 from vistune.types import IGNORE, IMAGE_ID, ImageRef, Sample
 
@@ -138,9 +138,11 @@ def test_any_text_is_sentencepieces_own_pieces(
     @given(st.tuples(*[st.text(alphabet="ab \t\né.가빨▁<s>", max_size=12)] * 3))
     def compare(texts: tuple[str, str, str]) -> None:
         first, shown, after = texts
-        found = encoder.encode([Text(first), image, Text(shown, learnt=True), Control("eos"), Text(after)])
+        found = encoder.encode(
+            [TextPiece(first), image, TextPiece(shown, supervised=True), Control("eos"), TextPiece(after)]
+        )
         wanted = [BOS, *begins.encode(first), IMAGE_ID, *begins.encode(shown), EOS, *goes_on.encode(after)]
-        assert collapse(found)[0] == wanted
+        assert collapse_slots(found)[0] == wanted
         assert [label for label in found.labels if label != IGNORE] == begins.encode(shown)
 
     compare()

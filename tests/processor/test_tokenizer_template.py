@@ -14,7 +14,7 @@ from tokenizers import AddedToken
 
 from vistune.errors import DataError, RecipeError
 from vistune.processor import Processor, load_tokenizer
-from vistune.processor.tokens import collapse
+from vistune.processor.tokens import collapse_slots
 from vistune.types import IGNORE, IMAGE_ID, ImageRef, Message, Sample
 
 SPEC = replace(TINY, template="tokenizer")
@@ -154,7 +154,7 @@ def test_a_template_of_strings_is_written_for_those_who_give_parts(tokenizer: An
             chat, chat_template=source, return_dict=True, return_assistant_tokens_mask=True
         )
         encoded = fitted.encode_ids(Sample("x", messages))
-        ids, labels = collapse(encoded)
+        ids, labels = collapse_slots(encoded)
         behind = found["input_ids"][len(ids) :]  # a newline behind the last end: not the model's to write
         image = theirs.convert_tokens_to_ids("<image>")
         assert found["input_ids"][: len(ids)] == [image if token == IMAGE_ID else token for token in ids]
@@ -191,7 +191,7 @@ def test_a_beginning_that_the_template_writes_is_not_doubled(shared: Path) -> No
     ("body", "reason"),
     [
         (CONTENT, "marks no answer"),
-        ("{% generation %}{{ '!' }}{% endgeneration %}" + CONTENT, "does not hold the answer"),
+        ("{% generation %}{{ '!' }}{% endgeneration %}" + CONTENT, "does not contain the answer"),
         ("{% generation %}{{ m.content }}{% endgeneration %}<|im_end|>\n", "lacks the token that ends"),
     ],
 )

@@ -116,7 +116,8 @@ def model_folder(bench: Bench, tiny_backbones: Path, tmp_path_factory: pytest.Te
     folder = tmp_path_factory.mktemp("models") / "tiny"
     layout = Model(vision=str(tiny_backbones / "vision"), language=str(tiny_backbones / "language"))
     recipe = Recipe(model=layout, stages=(Stage(name="align", learn={"projector": 1e-3}, steps=1),))
-    checkpoint.save(folder, bench.model, bench.processor, recipe=recipe, learnt={"projector", "language"})
+    tensors = checkpoint.snapshot(bench.model, {"projector", "language"})
+    checkpoint.save(folder, bench.model, bench.processor, recipe=recipe, tensors=tensors)
     return folder
 
 
@@ -171,5 +172,5 @@ def saying(found: Running, text: str) -> Iterator[None]:
     tokenizer, batch = found.service.processor.tokenizer, found.service.engine.batch
     tokens = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(batch, "_choose", lambda hidden, speakers: [tokens[len(s.said)] for s in speakers])
+        patch.setattr(batch, "_next_tokens", lambda hidden, sequences: [tokens[len(s.tokens)] for s in sequences])
         yield

@@ -1,4 +1,4 @@
-"""`/v1/looks`: what it answers is what `look` found, and it refuses what a chat would be refused for."""
+"""`/v1/looks` returns what `compute_attention_maps` computes, and refuses what a chat would be refused for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from generation.reference import Bench
 from serving.conftest import Gate, Running, data_url, png, question, running, until
 
-from vistune.generation import look, read_messages, watched
+from vistune.generation import answered_prompt, compute_attention_maps, read_messages
 from vistune.serving.api.attention_maps import word_spans
 from vistune.serving.api.limits import Limits
 
@@ -31,7 +31,9 @@ def test_words_and_weights_are_those_of_the_look(served: Running, bench: Bench) 
     images = [data_url(png()), data_url(png(side=64, colour="blue"))]
     messages = question("What is it?", *images)
     body = ask(served, messages=messages).json()
-    found = look(bench.model, bench.processor, watched(bench.processor, read_messages(messages), ANSWER))
+    found = compute_attention_maps(
+        bench.model, bench.processor, answered_prompt(bench.processor, read_messages(messages), ANSWER)
+    )
     assert body["object"] == "looks"
     assert body["words"] == ["The", " circle", " is", " red,", " 원은", " 빨간색."]
     spans = word_spans(found.tokens)

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from serving.conftest import CHAT, Running, body, data_url, png, question
 
-from vistune.generation.messages import BESIDE, IMAGE_FORM, ChatMessage
+from vistune.generation.messages import IMAGE_FORM, REFUSED_IN_PARTS, ChatMessage
 from vistune.serving.api.schema import FIELDS, UNSUPPORTED, AttentionRequest, ChatRequest, StreamOptions
 
 LISTED = "x-ignored-parameters"
@@ -126,7 +126,8 @@ JSON = st.recursive(
     max_leaves=8,
 )
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=80) | st.sampled_from(
-    [*ChatRequest.refused, *ChatMessage.refused, *BESIDE, *ChatRequest.model_fields, *ChatMessage.model_fields,
+    [*ChatRequest.refused, *ChatMessage.refused, *REFUSED_IN_PARTS, *ChatRequest.model_fields,
+     *ChatMessage.model_fields,
      "type", "text", "url", "include_usage", "id", "name", "detail", "cache_control", "reasoning_content", "content[0]"]
 )  # fmt: skip
 relaxed = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -150,7 +151,7 @@ def test_an_unknown_field_anywhere_is_listed_or_refused_by_name(
     assume(name not in known and name not in at(asked, where))
     at(asked, where)[name] = value
     response = served.http.post(CHAT, content=json.dumps(asked).encode())
-    tables = {0: ChatRequest.refused, 2: ChatMessage.refused, 4: BESIDE}
+    tables = {0: ChatRequest.refused, 2: ChatMessage.refused, 4: REFUSED_IN_PARTS}
     table: Mapping[str, Any] = tables.get(len(where), {})
     if response.status_code == 200:
         written = quote(name[:64], safe="$:/@+") + "..." * (len(name) > 64) or '""'

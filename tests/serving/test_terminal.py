@@ -33,7 +33,8 @@ def model(bench: Bench, tiny_backbones: Path, tmp_path_factory: pytest.TempPathF
     bench.stock.save_pretrained(folder.parent / "language")
     names = Model(vision=str(tiny_backbones / "vision"), language=str(folder.parent / "language"))
     recipe = Recipe(model=names, stages=(Stage(name="align", learn={"projector": 1e-3}, steps=1),))
-    checkpoint.save(folder, bench.model, bench.processor, recipe=recipe, learnt={"projector", "language"})
+    tensors = checkpoint.snapshot(bench.model, {"projector", "language"})
+    checkpoint.save(folder, bench.model, bench.processor, recipe=recipe, tensors=tensors)
     return folder
 
 
@@ -109,7 +110,7 @@ def test_a_pipe_gives_answers_alone_on_stdout(model: Path, images: Path) -> None
 
 def test_a_picture_option_that_is_none_ends_the_command(tmp_path: Path) -> None:
     """Before any weights are read: there is no model at all."""
-    with pytest.raises(DataError, match=r"none\.png: no such picture"):
+    with pytest.raises(DataError, match=r"none\.png: no such image"):
         chat_verb(Path("nothing"), image=[tmp_path / "none.png"])
 
 

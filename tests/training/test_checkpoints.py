@@ -25,7 +25,7 @@ from vistune.progress import no_progress
 from vistune.recipe import Recipe, dump
 from vistune.runs import checkpoint
 from vistune.runs.folder import checkpoints_of, find_model, newest_whole, prune
-from vistune.runs.metrics import Metrics
+from vistune.runs.metrics import MetricsLog
 from vistune.training import Run, World
 from vistune.training.saving import Saver
 
@@ -151,8 +151,8 @@ def test_a_file_of_another_run_and_a_newer_format_are_passed_over(
     write_json(newest / "parts.json", {**read_json(newest / "parts.json"), "format": 99})
     checkpoint.write_manifest(newest)
     assert newest_whole(run) == older
-    assert "written in format 99" in caplog.text
-    with pytest.raises(CheckpointError, match="written in format 99"):
+    assert "has format 99" in caplog.text
+    with pytest.raises(CheckpointError, match="has format 99"):
         checkpoint.load(newest)
 
 
@@ -247,7 +247,7 @@ def test_a_full_disk_costs_checkpoints_and_not_the_run(make_recipe: MakeRecipe, 
 
 
 def test_lines_wait_for_room_on_the_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    metrics = Metrics(tmp_path / "metrics.jsonl")
+    metrics = MetricsLog(tmp_path / "metrics.jsonl")
     metrics.log(step=0)
     lines = metrics.path.read_text()
     metrics.path.unlink()

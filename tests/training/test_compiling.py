@@ -24,7 +24,7 @@ def trainer_of(stage: dict[str, Any], make_recipe: MakeRecipe, tmp_path: Path) -
     item = plan_stages(run.recipe, run.processor, no_progress)[0][0]
     model = run.first_model(None)
     run.prepare(model, item.stage, 0)
-    model.set_learning(item.stage.learn)
+    model.set_trainable(item.stage.learn)
     merge_where_exact(model, item.stage, "alone", "cpu")
     return Trainer(model, Loader(item.samples, item.processor, item.plan), item.stage)
 

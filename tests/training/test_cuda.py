@@ -14,7 +14,7 @@ from vistune.data.stages import plan_stages
 from vistune.errors import Stopped
 from vistune.progress import no_progress
 from vistune.recipe import Recipe
-from vistune.runs.metrics import Metrics
+from vistune.runs.metrics import MetricsLog
 from vistune.training import Run
 from vistune.training.distributed.parallel import World
 
@@ -24,7 +24,7 @@ PLAIN_LORA = {**LORA, "lora": {"rank": 4, "alpha": 8}}  # dropout is drawn by ea
 
 def train_on(device: str, recipe: Recipe, out: Path, *, resume: bool = False) -> list[dict[str, Any]]:
     Run(recipe, out, progress=no_progress, world=World(device=device)).start(resume=resume)
-    return Metrics(out / "metrics.jsonl").read()
+    return MetricsLog(out / "metrics.jsonl").read()
 
 
 @pytest.mark.parametrize("stage", [ALIGN, PLAIN_LORA, TUNE], ids=["projector", "lora", "full"])

@@ -20,7 +20,7 @@ from training_stages import ALIGN, LORA, TUNE, MakeRecipe, train
 from vistune.errors import DataError, RecipeError
 from vistune.progress import no_progress
 from vistune.recipe import Recipe, dump, validate
-from vistune.runs.metrics import Metrics
+from vistune.runs.metrics import MetricsLog
 from vistune.training import Hooks, Run
 
 
@@ -92,8 +92,8 @@ def test_the_price_is_said_first_and_paid_once(make_recipe: MakeRecipe, tmp_path
     (words,) = told_by(recipe, tmp_path / "one")
     assert "12 pictures read 36 times: 0.00 MB" in words
     assert told_by(recipe, tmp_path / "two") == []  # they are there
-    assert losses(Metrics(tmp_path / "one" / "metrics.jsonl").read()) == losses(
-        Metrics(tmp_path / "two" / "metrics.jsonl").read()
+    assert losses(MetricsLog(tmp_path / "one" / "metrics.jsonl").read()) == losses(
+        MetricsLog(tmp_path / "two" / "metrics.jsonl").read()
     )
 
 
@@ -212,4 +212,4 @@ def test_two_processes_keep_a_part_each(make_recipe: MakeRecipe, tmp_path: Path,
     assert Ranks(train_as_rank, tmp_path / "recipe.yaml", tmp_path / "two").ended() == [0, 0]
     assert len(list(own_cache.glob("features/*/*.bin"))) == 2
     alone = train(make_recipe({**ALIGN, "cache_features": "off"}), tmp_path / "alone")
-    assert losses(Metrics(tmp_path / "two" / "metrics.jsonl").read()) == pytest.approx(losses(alone), rel=2e-5)
+    assert losses(MetricsLog(tmp_path / "two" / "metrics.jsonl").read()) == pytest.approx(losses(alone), rel=2e-5)

@@ -17,7 +17,7 @@ from vistune.errors import RecipeError, Stopped
 from vistune.progress import no_progress
 from vistune.recipe import Recipe, validate
 from vistune.runs.folder import checkpoints_of
-from vistune.runs.metrics import Metrics
+from vistune.runs.metrics import MetricsLog
 from vistune.training import Run
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -96,7 +96,8 @@ def test_a_stopped_run_resumes_to_the_same_weights(
         run.start(resume=False)
     api.train(recipe, tmp_path / "stopped", resume=True)
     whole, resumed = (
-        [row["loss_hex"] for row in Metrics(tmp_path / name / "metrics.jsonl").read()] for name in ("whole", "stopped")
+        [row["loss_hex"] for row in MetricsLog(tmp_path / name / "metrics.jsonl").read()]
+        for name in ("whole", "stopped")
     )
     assert len(whole) == 5
     assert resumed == whole
@@ -135,5 +136,5 @@ def test_rows_of_any_length_give_the_same_losses_in_tiles(
     for length in (512, 4096):
         recipe = recipe_of("anyres", towers, tiny_backbones, rows, steps=3, tokens_per_row=length)
         api.train(recipe, tmp_path / str(length))
-        losses.append([row["loss"] for row in Metrics(tmp_path / str(length) / "metrics.jsonl").read()])
+        losses.append([row["loss"] for row in MetricsLog(tmp_path / str(length) / "metrics.jsonl").read()])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

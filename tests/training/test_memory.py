@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from training_stages import ALIGN, LORA, MERGED, TUNE, MakeRecipe
 from typer.testing import CliRunner
+from vistune.interop.load import recipe_processor
 
 from vistune.api import dry_run, plan
 from vistune.cli.app import app
 from vistune.data.stages import plan_stages
 from vistune.errors import RecipeError
-from vistune.interop.parent import processor_of
 from vistune.model import add_adapters, next_token_loss
 from vistune.model.attention import register
 from vistune.model.language import run
@@ -276,7 +276,7 @@ def test_rows_are_counted_where_the_data_are_there(make_recipe: MakeRecipe) -> N
     (stage,) = plan(recipe)["stages"]
     (dry,) = dry_run(recipe)
     assert (stage["steps"], stage["assumed"]) == (dry["steps"], "")
-    (planned,), _ = plan_stages(recipe, processor_of(recipe), no_progress)
+    (planned,), _ = plan_stages(recipe, recipe_processor(recipe), no_progress)
     load = load_of(planned)
     rows = [sum(planned.plan.lengths[k] for k in row) for step in planned.plan.steps for row in step]
     assert load.worst.tokens == max(rows)
@@ -325,7 +325,7 @@ def test_the_largest_row_is_tried_before_the_first_step_and_told_beside_what_was
     (told,) = [words for words in said if "the largest row" in words]
     tokens = re.search(r"the largest row \((\d+) tokens, \d+ tiles, \d+ learnt\) takes \S+ .* foreseen", told)
     assert tokens is not None, told
-    (planned,), _ = plan_stages(recipe, processor_of(recipe), no_progress)
+    (planned,), _ = plan_stages(recipe, recipe_processor(recipe), no_progress)
     step, number = largest_row(planned)
     lengths = [sum(planned.plan.lengths[k] for k in row) for rows in planned.plan.steps for row in rows]
     assert sum(planned.plan.lengths[k] for k in planned.plan.steps[step][number]) == max(lengths) == int(tokens[1])

@@ -23,7 +23,7 @@ from vistune.planner.flops import needed_by
 from vistune.progress import no_progress
 from vistune.recipe import dump
 from vistune.runs.folder import checkpoints_of
-from vistune.runs.metrics import Pace
+from vistune.runs.metrics import StragglerMonitor
 from vistune.training import Run
 
 SHORT: dict[str, Any] = {"steps": 3, "save_every": None}
@@ -120,14 +120,14 @@ def test_two_processes_learn_from_text_alone(make_recipe: MakeRecipe, tmp_path: 
 
 
 def test_a_process_that_holds_the_others_up_is_named() -> None:
-    pace, told = Pace(), []
+    pace, told = StragglerMonitor(), []
     for step in range(100):
         late = 0.2 if step >= 50 else 0.0
         told.append(pace.slow([0.5, 0.52, 0.5 + late, 0.49]))
     assert [step for step, words in enumerate(told) if words] == [99]
     assert told[99] is not None
-    assert told[99].startswith("rank 2 holds the others up: 0.700 s")
-    assert Pace().slow([0.5]) is None
+    assert told[99].startswith("rank 2 slows the others down: 0.700 s")
+    assert StragglerMonitor().slow([0.5]) is None
 
 
 def test_fsdp_in_one_process_is_refused(make_recipe: MakeRecipe, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from vistune.files import read_json
 from vistune.recipe import dump, load_recipe
 from vistune.runs import checkpoint
 from vistune.runs.folder import checkpoints_of
-from vistune.runs.metrics import Metrics
+from vistune.runs.metrics import MetricsLog
 
 FULL = [{**TUNE, "tokens_per_row": 96}]
 Write = Callable[..., Path]
@@ -47,7 +47,7 @@ def write(make_recipe: MakeRecipe, tmp_path: Path) -> Write:
 
 
 def ran(out: Path) -> list[tuple[str, int, str]]:
-    return [(row["stage"], row["step"], row["loss_hex"]) for row in Metrics(out / "metrics.jsonl").read()]
+    return [(row["stage"], row["step"], row["loss_hex"]) for row in MetricsLog(out / "metrics.jsonl").read()]
 
 
 def the_same(one: Path, other: Path) -> None:
@@ -85,7 +85,7 @@ def test_sigterm_at_one_process_stops_all_at_one_step_and_slices_go_on(write: Wr
     the_same(tmp_path / "run", tmp_path / "whole")
     # Another number of processes, and of loader threads: other sums, the same steps of the same samples.
     train(load_recipe(str(recipe), ["parallel=auto", "workers=2"]), tmp_path / "one", resume=True)
-    rows, wanted = (Metrics(tmp_path / run / "metrics.jsonl").read() for run in ("one", "whole"))
+    rows, wanted = (MetricsLog(tmp_path / run / "metrics.jsonl").read() for run in ("one", "whole"))
     for key in ("step", "tokens", "supervised_tokens"):
         assert [row[key] for row in rows] == [row[key] for row in wanted]
     losses, wanted_losses = (torch.tensor([row["loss"] for row in listed]) for listed in (rows, wanted))
@@ -133,7 +133,7 @@ def test_a_bad_step_may_be_left_out_by_all_and_the_run_goes_on_after_a_kill_too(
     stage = {**FULL[0], "tokens_per_row": 2048, "save_every": 2}
     recipe = write(stage, bad_steps=1)
     assert Ranks(train_with_loss, recipe, tmp_path / "run", "nan", 0, 1).ended() == [0, 0]
-    rows = Metrics(tmp_path / "run" / "metrics.jsonl").read()
+    rows = MetricsLog(tmp_path / "run" / "metrics.jsonl").read()
     assert [bool(row.get("left_out")) for row in rows] == [step == 1 for step in range(6)]
     assert "rank 0 had samples" in rows[1]["doubts"][0]
     assert all(math.isfinite(row["loss"]) for row in rows if row["step"] != 1)
@@ -145,7 +145,7 @@ def test_a_bad_step_may_be_left_out_by_all_and_the_run_goes_on_after_a_kill_too(
     assert (told["status"], told["step"]) == ("failed", 4)
     assert "step 4: loss nan" in told["reason"]
     assert Ranks(train_as_rank, recipe, tmp_path / "run", True).ended() == [0, 0]
-    assert [row["step"] for row in Metrics(tmp_path / "run" / "metrics.jsonl").read()] == list(range(6))
+    assert [row["step"] for row in MetricsLog(tmp_path / "run" / "metrics.jsonl").read()] == list(range(6))
 
 
 def test_a_picture_that_one_process_cannot_read_is_named_by_all(write: Write, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_two_processes_killed_again_and_again_end_with_the_same_weights(
         the_same(out, tmp_path / "whole")
     if stages != "align then qlora":  # a quantised base takes no adapters in
         exported = api.export(out, tmp_path / "hf", layout="llava-hf", merge=stages == "align then lora")
-        assert max(row["largest_difference"] for row in exported) <= 1e-6
+        assert max(row.largest_difference for row in exported) <= 1e-6
     print(f"{way}, {stages}: {kills} kills in {runs} runs")
 
 

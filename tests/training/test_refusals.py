@@ -120,7 +120,10 @@ REFUSED: dict[str, tuple[Build, str]] = {
         lambda w: w.recipe(vision=w.config("vision", model_type="siglip_vision_model"), feature_tokens="cls_patch"),
         "no class token",
     ),
-    "a tower of another kind": (lambda w: w.recipe(vision=w.config("vision", model_type="vit")), "'vit' is not served"),
+    "a tower of another kind": (
+        lambda w: w.recipe(vision=w.config("vision", model_type="vit")),
+        "'vit' is not supported",
+    ),
     "a joint space that is not there": (lambda w: w.recipe(space="joint"), "1 weights are missing"),
     "a tower without a tensor": (
         lambda w: w.recipe(vision=w.tensors("vision", lambda t: t.pop(min(t)))),
@@ -130,7 +133,7 @@ REFUSED: dict[str, tuple[Build, str]] = {
     "a tower without weights": (lambda w: w.recipe(vision=w.emptied("vision", "model.safetensors")), "cannot be read"),
     "a tower without image rules": (
         lambda w: w.recipe(vision=w.emptied("vision", "preprocessor_config.json")),
-        "no picture rules",
+        "no image processor",
     ),
     "an identity that joins nothing": (lambda w: w.recipe(projector="identity"), "projector=identity"),
     "an unknown projector": (lambda w: w.recipe(projector="mlp9"), "mlp9"),
@@ -146,10 +149,10 @@ REFUSED: dict[str, tuple[Build, str]] = {
         lambda w: w.recipe(language=w.config("language", model_type="t5", is_encoder_decoder=True)),
         "language model",
     ),
-    "a language model of several parts": (lambda w: w.recipe(language=_with_tokenizer(w, "llava")), "several parts"),
+    "a language model of several parts": (lambda w: w.recipe(language=_with_tokenizer(w, "llava")), "multimodal"),
     "a language model saved in 4 bits": (
         lambda w: w.recipe(language=w.config("language", quantization_config={"load_in_4bit": True})),
-        "quantised form",
+        "stored quantised",
     ),
     "code of its own": (lambda w: w.recipe(language=w.config("language", auto_map={"AutoModel": "x.Y"})), "code"),
     "a language model without a tensor": (
@@ -306,7 +309,7 @@ def test_check_and_plan_say_it_too_where_no_machine_is_asked(workshop: Workshop,
         assert plan(recipe)["stages"]  # which needs sizes alone, and is asked before anything is fetched
         return
     kind, message, _ = refusal(lambda: plan(recipe))
-    assert (kind, message) == dry[:2] or "its size is not known here" in message
+    assert (kind, message) == dry[:2] or "cannot be planned" in message
 
 
 def test_check_and_plan_are_of_other_machines_too(

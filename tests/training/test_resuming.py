@@ -30,7 +30,7 @@ from vistune.files import read_json
 from vistune.progress import no_progress
 from vistune.recipe import dump
 from vistune.runs.folder import checkpoints_of
-from vistune.runs.metrics import Metrics
+from vistune.runs.metrics import MetricsLog
 from vistune.training import Run
 from vistune.training.state import seed_row
 
@@ -157,10 +157,10 @@ def test_what_a_kill_left_half_written_or_half_removed_is_swept(
 def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_again(make_recipe: MakeRecipe, half_done: Path) -> None:
     for path in checkpoints_of(half_done):
         (path / "projector.safetensors").write_bytes(b"torn")
-    rows = Metrics(half_done / "metrics.jsonl").read()
+    rows = MetricsLog(half_done / "metrics.jsonl").read()
     with pytest.raises(CheckpointError, match="all checkpoints are damaged"):
         train(make_recipe(TUNE), half_done, resume=True)
-    assert Metrics(half_done / "metrics.jsonl").read() == rows
+    assert MetricsLog(half_done / "metrics.jsonl").read() == rows
 
 
 def test_checkpoints_stand_in_the_order_of_the_run(tmp_path: Path) -> None:

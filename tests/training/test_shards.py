@@ -27,7 +27,7 @@ from vistune.progress import no_progress
 from vistune.recipe import Recipe, dump
 from vistune.report.gather import report_run
 from vistune.runs.folder import checkpoints_of
-from vistune.runs.provenance import in_words
+from vistune.runs.provenance import describe_provenance
 from vistune.training import Hooks, Run, selftest
 
 
@@ -282,7 +282,7 @@ def test_a_shard_is_brought_into_the_cache_and_never_into_a_small_temporary_fold
 def test_a_history_says_where_the_shards_lie(make: MakeRecipe, shards: Path, tmp_path: Path) -> None:
     """Not that they are gone: their names are known, what they hold is not."""
     train(make(steps=2), tmp_path / "run")
-    words = "\n".join(in_words(api.why(tmp_path / "run")))
+    words = "\n".join(describe_provenance(api.why(tmp_path / "run")))
     assert f"data shards of align: {shards}/*.tar" in words
     assert "no longer there" not in words
 

@@ -19,7 +19,7 @@ from vistune.errors import RecipeError
 from vistune.files import Lock, read_json
 from vistune.recipe import dump
 from vistune.runs.folder import checkpoints_of
-from vistune.runs.metrics import Metrics
+from vistune.runs.metrics import MetricsLog
 
 DEADLINE = 300  # seconds, against hanging
 
@@ -119,7 +119,7 @@ def test_a_killed_process_is_started_again_by_the_launcher(
     until(reached[moment], moment)
     os.kill(workers_of(launcher)[0 if moment == "save" else 1], signal.SIGKILL)
     assert launcher.wait(DEADLINE) == 0
-    ran, wanted = ([(r["step"], r["loss_hex"]) for r in Metrics(run / "metrics.jsonl").read()]
+    ran, wanted = ([(r["step"], r["loss_hex"]) for r in MetricsLog(run / "metrics.jsonl").read()]
                    for run in (out, tmp_path / "whole"))  # fmt: skip
     assert ran == wanted
     ours, theirs = (weights(checkpoints_of(run)[-1]) for run in (out, tmp_path / "whole"))

@@ -115,7 +115,7 @@ def test_rates_rise_to_the_peak_and_fall_to_nothing(schedule: str) -> None:
 def test_norms_and_biases_do_not_decay(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     run = Run(make_recipe(TUNE), tmp_path / "run", progress=no_progress)
     model = run._model(None, [])[0]
-    model.set_learning({"projector", "language"})
+    model.set_trainable({"projector", "language"})
     stage = Stage(name="x", learn={"projector": 1e-3, "language": 1e-4}, steps=1, weight_decay=0.1)
     groups = make_optimizer(model.parts(), stage).param_groups
     assert {(g["part"], g["lr"], g["weight_decay"]) for g in groups} == {

@@ -21,7 +21,7 @@ from vistune.generation import Assistant
 from vistune.progress import no_progress
 from vistune.recipe import Recipe, dump, load_recipe
 from vistune.runs.folder import checkpoints_of
-from vistune.runs.metrics import Metrics
+from vistune.runs.metrics import MetricsLog
 from vistune.training import Hooks, Run
 from vistune.types import Sample
 
@@ -136,7 +136,7 @@ def test_the_measured_loss_is_the_mean_over_the_rows_tokens(make_recipe: MakeRec
     told: list[str] = []
     again = make_recipe(still, validation={"data": str(recipe.data[0].file)})
     Run(again, tmp_path / "run", progress=no_progress, hooks=Hooks(told.append)).start(resume=False)
-    (row,) = Metrics(tmp_path / "run" / "metrics.jsonl").read()
+    (row,) = MetricsLog(tmp_path / "run" / "metrics.jsonl").read()
     assert row["validation_loss"] == pytest.approx(row["loss"], rel=1e-5)
     assert any("12 pictures of the validation are learnt from too" in words for words in told)
 
@@ -163,9 +163,9 @@ def test_a_run_killed_while_it_measures_goes_on_to_the_same(size: int, make_reci
     assert Ranks(train_as_rank, given[0], tmp_path / "whole", size=size).ended() == [0] * size
     ranks = Ranks(train_killed_measuring, *given, size - 1, 1, size=size)
     assert ranks.ended(within=60)[-1] == -signal.SIGKILL
-    assert len(Metrics(tmp_path / "run" / "metrics.jsonl").read()) == 3
+    assert len(MetricsLog(tmp_path / "run" / "metrics.jsonl").read()) == 3
     assert Ranks(train_as_rank, *given, True, size=size).ended() == [0] * size
-    resumed, whole = (Metrics(tmp_path / name / "metrics.jsonl").read() for name in ("run", "whole"))
+    resumed, whole = (MetricsLog(tmp_path / name / "metrics.jsonl").read() for name in ("run", "whole"))
     for key in ("step", "loss_hex", "validation_loss", "validation_loss_without_pictures"):
         assert [row.get(key) for row in resumed] == [row.get(key) for row in whole]
     assert (tmp_path / "run" / "samples.jsonl").read_text() == (tmp_path / "whole" / "samples.jsonl").read_text()
@@ -182,7 +182,7 @@ def test_figures_from_outside_stand_beside_the_loss(make_recipe: MakeRecipe, tmp
 
     recipe = make_recipe(TUNE, validation={"share": 0.4, "every": 3, "answers": 0}, seed=3)
     Run(recipe, tmp_path / "run", progress=no_progress, hooks=Hooks(evaluate=evaluate)).start(resume=False)
-    rows = Metrics(tmp_path / "run" / "metrics.jsonl").read()
+    rows = MetricsLog(tmp_path / "run" / "metrics.jsonl").read()
     assert [row.get("mine.score") for row in rows] == [None, None, 0.5, None, None, 0.5]
     assert asked == [False, False]
 
@@ -197,7 +197,7 @@ def test_a_benchmark_is_asked_of_the_model_in_training(make_recipe: MakeRecipe, 
     (folder / "questions_heldout.jsonl").write_text(json.dumps(question) + "\n")
     wanted: dict[str, Any] = {"share": 0.4, "answers": 0, "tasks": {"scenes": str(folder)}}
     api.train(make_recipe(TUNE, validation=wanted, seed=3), tmp_path / "run")
-    assert Metrics(tmp_path / "run" / "metrics.jsonl").read()[-1]["scenes.accuracy"] in (0.0, 1.0)
+    assert MetricsLog(tmp_path / "run" / "metrics.jsonl").read()[-1]["scenes.accuracy"] in (0.0, 1.0)
     with pytest.raises(RecipeError, match=r"validation\.tasks 'scens'"):
         api.train(make_recipe(TUNE, validation={**wanted, "tasks": {"scens": "x"}}), tmp_path / "other")
 

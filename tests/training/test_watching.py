@@ -20,7 +20,7 @@ from vistune.planner.flops import matmul_peak, needed_by
 from vistune.planner.precision import frozen_for_good, halve, merge_where_exact, products_in, to_halve
 from vistune.progress import no_progress
 from vistune.recipe import Model
-from vistune.runs.metrics import Metrics
+from vistune.runs.metrics import MetricsLog
 from vistune.training import Hooks, Run, doubts
 from vistune.training.distributed.sharding import Learner
 
@@ -62,7 +62,7 @@ def test_needed_work_is_what_torch_counts(stage: dict[str, object], make_recipe:
     item = plan_stages(recipe, run.processor, no_progress)[0][0]
     model = run.first_model(None)
     run.prepare(model, item.stage, 0)
-    model.set_learning(item.stage.learn)
+    model.set_trainable(item.stage.learn)
     merge_where_exact(model, item.stage, "alone", "cpu")
     assert any("Merged" in type(module).__name__ for module in model.modules()) == (stage is MERGED)
     (row,) = Loader(item.samples, item.processor, item.plan).load(0)
@@ -84,7 +84,7 @@ def test_merged_adapters_need_no_product_forward(make_recipe: MakeRecipe, tmp_pa
     (stage,) = run.recipe.stages
     model = run.first_model(None)
     run.prepare(model, stage, 0)
-    model.set_learning(stage.learn)
+    model.set_trainable(stage.learn)
     apart = needed_by(model)
     merge_where_exact(model, stage, "alone", "cpu")
     merged = needed_by(model)
@@ -113,7 +113,7 @@ def test_blank_rows_are_no_work_and_count_as_waste(make_recipe: MakeRecipe, tmp_
     run = Run(recipe, tmp_path, progress=no_progress)
     item = plan_stages(recipe, run.processor, no_progress)[0][0]
     model = run.first_model(None)
-    model.set_learning(item.stage.learn)
+    model.set_trainable(item.stage.learn)
     shared = Loader(item.samples, item.processor, item.plan, share=(1, 2))
     (blank,) = (
         shared.load(0)
@@ -147,7 +147,7 @@ def test_a_resumed_run_doubts_what_it_would_have_doubted(make_recipe: MakeRecipe
             ask_to_stop(run, "align", 39)
         with nullcontext() if resume else pytest.raises(Stopped):
             run.start(resume=resume)
-        doubts.append([row["step"] for row in Metrics(tmp_path / "run" / "metrics.jsonl").read() if "doubts" in row])
+        doubts.append([row["step"] for row in MetricsLog(tmp_path / "run" / "metrics.jsonl").read() if "doubts" in row])
     assert doubts == [[], [49]]
 
 
@@ -173,7 +173,7 @@ def test_a_loss_that_stands_still_is_said_once(make_recipe: MakeRecipe, tmp_path
     said = [words for words in told if "has stood at" in words]
     assert len(said) == 1
     assert said[0].startswith("stage align, step 49: the loss has stood at")
-    rows = Metrics(tmp_path / "run" / "metrics.jsonl").read()
+    rows = MetricsLog(tmp_path / "run" / "metrics.jsonl").read()
     assert [row["step"] for row in rows if "doubts" in row] == [49]
 
 
@@ -217,7 +217,7 @@ def test_what_no_stage_learns_is_halved_and_nothing_else(make_recipe: MakeRecipe
     assert frozen_for_good([align], {"projector", "vision", "language"}) == []  # an earlier run learnt them
     model = run.first_model(None)
     run.prepare(model, lora, 1)
-    model.set_learning(lora.learn)
+    model.set_trainable(lora.learn)
     halve(model, ["vision", "language"])
     dtypes = {part: {p.dtype for _, p in parameters} for part, parameters in model.parts().items()}
     half, full = {torch.bfloat16}, {torch.float32}

@@ -137,11 +137,11 @@ def why(
     """Show where a checkpoint came from. Lists data, teacher, prompts, recipe, versions and parent models."""
     entries = api.why(model)
     if as_json:
-        print_json(entries)
+        print_json([entry.to_dict() for entry in entries])
     else:
-        from vistune.runs.provenance import in_words
+        from vistune.runs.provenance import describe_provenance
 
-        stdout.print("\n".join(in_words(entries)), soft_wrap=True)
+        stdout.print("\n".join(describe_provenance(entries)), soft_wrap=True)
 
 
 def chat(
@@ -213,14 +213,14 @@ def import_(
     """Convert a model to a vistune model folder. The layout of the source is detected."""
     imported = api.import_model(source, out, base=base, vision=vision, template=template)
     if as_json:
-        print_json(imported)
+        print_json(imported.to_dict())
         return
-    spec = imported["spec"]
-    settings = f"projector {spec['projector']}, image mode {spec['image_mode']}, template {spec['template']}"
-    adapters = ", with adapters" if imported["adapter"] else ""
-    stdout.print(f"{out}: converted from the layout {imported['layout']}; {settings}{adapters}", soft_wrap=True)
-    if imported["projector"]:
-        stdout.print(f"Trained projector: {imported['projector']}", soft_wrap=True)
+    spec = imported.spec
+    settings = f"projector {spec.projector}, image mode {spec.image_mode}, template {spec.template}"
+    adapters = ", with adapters" if imported.adapter else ""
+    stdout.print(f"{out}: converted from the layout {imported.layout}; {settings}{adapters}", soft_wrap=True)
+    if imported.projector:
+        stdout.print(f"Trained projector: {imported.projector}", soft_wrap=True)
 
 
 def export(
@@ -251,14 +251,14 @@ def export(
         refuse_given(("base",), f"for --layout peft, not for {layout}", "remove it")
     rows = api.export(model, out, layout=layout, merge=merge, base=base, device=device, dtype=dtype, quantize=quantize)
     if as_json:
-        print_json(rows)
+        print_json([row.to_dict() for row in rows])
         return
     table = Table(title=f"{out}: exported model compared with the original")
     for name in ("probe", "tokens", "same ids", "largest logit difference", "same greedy tokens"):
         table.add_column(name)
     for row in rows:
-        same = ["yes" if row[key] else "no" for key in ("same_ids", "same_tokens")]
-        table.add_row(row["probe"], str(row["tokens"]), same[0], f"{row['largest_difference']:.2g}", same[1])
+        same_ids, same_tokens = ("yes" if same else "no" for same in (row.same_ids, row.same_tokens))
+        table.add_row(row.probe, str(row.tokens), same_ids, f"{row.largest_difference:.2g}", same_tokens)
     stdout.print(table)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from vistune.data.packing import StagePlan, deal
 from vistune.data.selection import SampleSequence
 from vistune.errors import DataError
-from vistune.processor import Processor, blank_row, collate, load_tiles
+from vistune.processor import Processor, blank_batch, collate, load_tiles
 from vistune.processor.processor import PixelReader
 from vistune.types import Batch, Example, ImageRef, Sample, Spec
 
@@ -137,7 +137,7 @@ class Loader:
         numbers = list(range(len(rows))) if ranks == 1 else deal(rows, self.costs, ranks)[rank]
         batches = [self.row(step, number) for number in numbers]
         even = -(-len(rows) // ranks)
-        return batches + [blank_row(self.processor.spec.image_side)] * (even - len(batches))
+        return batches + [blank_batch(self.processor.spec.image_side)] * (even - len(batches))
 
     def row(self, step: int, number: int) -> Batch:
         """Load one packed row of a step, whichever process it belongs to."""

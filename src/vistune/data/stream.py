@@ -29,7 +29,7 @@ from vistune.data.selection import SampleSequence, Selection, select_records
 from vistune.data.shards import fetch_shard
 from vistune.errors import DataError, RecipeError, TooManyRejects
 from vistune.files import scratch_folder, user_cache
-from vistune.processor import Processor, blank_row, collate
+from vistune.processor import Processor, blank_batch, collate
 from vistune.progress import Progress, no_progress
 from vistune.recipe import DataSource
 from vistune.types import Batch, Example, Reject
@@ -321,10 +321,10 @@ class ShardLoader:
         batches = []
         for number, (window, row) in rows.items():
             encoded = [pair for k in row if (pair := self._encode(window, k)) is not None]
-            batch = collate([e for _, e in encoded], [name for name, _ in encoded]) if encoded else blank_row(side)
+            batch = collate([e for _, e in encoded], [name for name, _ in encoded]) if encoded else blank_batch(side)
             batches.append(replace(batch, number=number))
         even = -(-self.stream.lanes // self.share[1])
-        return batches + [blank_row(side)] * (even - len(batches))
+        return batches + [blank_batch(side)] * (even - len(batches))
 
     def _encode(self, window: Window, index: int) -> tuple[str, Example] | None:
         """Encode a sample; None if an image cannot be read and bad records are skipped."""

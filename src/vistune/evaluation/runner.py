@@ -30,8 +30,8 @@ from vistune.evaluation.answers import AnswerFile, AnswerLine, Key, Ranks, Store
 from vistune.evaluation.conditions import CONDITIONS, Block
 from vistune.evaluation.results import AnsweredQuestion
 from vistune.evaluation.task import Benchmark
-from vistune.generation import GREEDY, Answer, Assistant, Engine
-from vistune.generation.prefix import prompt_of as coded
+from vistune.generation import GREEDY, Assistant, Engine, PendingAnswer
+from vistune.generation.batch import hash_prompt as coded
 from vistune.model import VisionLanguageModel
 from vistune.processor import Processor
 from vistune.progress import Progress
@@ -144,14 +144,14 @@ def ask(
         on_answers: Called with the answers that have just ended.
     """
     pixels = PixelCache()  # decodes an image once for all of its questions
-    engine = Engine(model, processor, batch_size=BATCH, stems_at_once=BATCH)  # no stream waits for its first token
+    engine = Engine(model, processor, batch_size=BATCH, prefixes_at_once=BATCH)  # no stream waits for its first token
     tokens = read_letters(processor) if letters else None
     allowed = [tuple(tokens.ids[letter] for letter in letters_of(q)) if tokens else () for q in block.questions]
     prompts = []
     for question, ids in zip(block.questions, allowed, strict=True):
         prompt = processor.encode_prompt(block.messages(question), pixels)
         prompts.append(coded(tokens.begin_reply(prompt) if tokens and ids else prompt))
-    running: dict[int, Answer] = {}
+    running: dict[int, PendingAnswer] = {}
     for k in sorted(range(len(prompts)), key=lambda k: prompts[k].codes.tobytes()):  # equal beginnings together
         most = 1 if allowed[k] else task.max_tokens
         try:

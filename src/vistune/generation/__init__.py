@@ -1,26 +1,25 @@
-"""Prompts to answers: one engine for all; an Assistant is model, processor and engine together."""
+"""Answer prompts: one engine for the assistant, the evaluation and the server."""
 
-from vistune.generation.answer import Answer
+from vistune.generation.answer import PendingAnswer
 from vistune.generation.assistant import Assistant
-from vistune.generation.attention_maps import Look, look, watched
+from vistune.generation.attention_maps import AttentionMaps, answered_prompt, compute_attention_maps
+from vistune.generation.batch import greedy_tokens
 from vistune.generation.engine import Engine, generate
-from vistune.generation.image_urls import read_data_url
-from vistune.generation.messages import in_turns, read_messages
-from vistune.generation.running import likeliest
+from vistune.generation.messages import alternate_turns, read_data_url, read_messages
 from vistune.generation.sampling import GREEDY, Sampling
 
 __all__ = [
     "GREEDY",
-    "Answer",
     "Assistant",
+    "AttentionMaps",
     "Engine",
-    "Look",
+    "PendingAnswer",
     "Sampling",
+    "alternate_turns",
+    "answered_prompt",
+    "compute_attention_maps",
     "generate",
-    "in_turns",
-    "likeliest",
-    "look",
+    "greedy_tokens",
     "read_data_url",
     "read_messages",
-    "watched",
 ]

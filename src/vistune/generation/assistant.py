@@ -1,7 +1,4 @@
-"""A model to talk to: model + processor + engine behind four calls.
-
-messages (ours or OpenAI-style) -> Example -> Completion, pieces, or logits
-"""
+"""The Python interface to a model: ask, chat, stream, and look at ids and logits."""
 
 from __future__ import annotations
 
@@ -21,25 +18,25 @@ from vistune.model import VisionLanguageModel
 from vistune.processor import Processor, collate
 from vistune.types import Completion, Example, ImageRef, Message, Part, Sample
 
-Given = Mapping[str, Any] | BaseModel | Message
-ImageGiven = str | Path | Image.Image
+MessageLike = Mapping[str, Any] | BaseModel | Message
+ImageLike = str | Path | Image.Image
 
 
 class Assistant:
-    """Ask about pictures, chat, or look at ids and logits."""
+    """A model with its processor and an engine."""
 
     def __init__(self, model: VisionLanguageModel, processor: Processor) -> None:
         self.model = model
         self.processor = processor
         self.engine = Engine(model, processor)
 
-    def ask(
-        self, image: ImageGiven | None, question: str, *, max_tokens: int = 256, sampling: Sampling = GREEDY
-    ) -> str:
-        """The answer to one question about one picture, or about none."""
+    def ask(self, image: ImageLike | None, question: str, *, max_tokens: int = 256, sampling: Sampling = GREEDY) -> str:
+        """Answer one question about one image, or without an image."""
         return self.chat(_one_turn(image, question), max_tokens=max_tokens, sampling=sampling).text
 
-    def chat(self, messages: Sequence[Given], *, max_tokens: int = 256, sampling: Sampling = GREEDY) -> Completion:
+    def chat(
+        self, messages: Sequence[MessageLike], *, max_tokens: int = 256, sampling: Sampling = GREEDY
+    ) -> Completion:
         """Give the model's next message in a conversation that ends with the user's.
 
         `messages` are OpenAI-style or ours; `read_messages` brings them into alternating turns. Raises DataError with
@@ -50,15 +47,15 @@ class Assistant:
 
     def stream(
         self,
-        image: ImageGiven | None,
-        question: str | Sequence[Given],
+        image: ImageLike | None,
+        question: str | Sequence[MessageLike],
         *,
         max_tokens: int = 256,
         sampling: Sampling = GREEDY,
     ) -> Iterator[str]:
-        """The answer in pieces; `question` may be a whole conversation, then `image` is None.
+        """Yield the answer in pieces. `question` may be a whole conversation; then `image` is None.
 
-        Whoever stops listening cancels it.
+        Closing the iterator cancels the answer.
         """
         messages = _one_turn(image, question) if isinstance(question, str) else _question(question)
         prompt = self.processor.encode_prompt(messages)
@@ -68,26 +65,26 @@ class Assistant:
         finally:
             answer.cancel()
 
-    def encode(self, messages: Sequence[Given]) -> Example:
-        """Exactly what training would see of this conversation."""
+    def encode(self, messages: Sequence[MessageLike]) -> Example:
+        """Encode a conversation exactly as training would."""
         return self.processor.encode(Sample("conversation", tuple(read_messages(messages))))
 
-    def logits(self, messages: Sequence[Given]) -> Tensor:
-        """(tokens, vocabulary), image slots expanded; a finished conversation is rendered as in training."""
+    def logits(self, messages: Sequence[MessageLike]) -> Tensor:
+        """Return logits (tokens, vocabulary), image slots expanded, for a conversation rendered as in training."""
         with torch.inference_mode():
             row = collate([self.encode(messages)]).to(self.model.head.device)
             return self.model(row) @ self.model.head.T
 
 
-def _one_turn(image: ImageGiven | None, question: str) -> list[Message]:
+def _one_turn(image: ImageLike | None, question: str) -> list[Message]:
     parts: tuple[Part, ...] = (question,)
     if image is not None:
         parts = (ImageRef(image if isinstance(image, Image.Image) else Path(image)), question)
     return [Message("user", parts)]
 
 
-def _question(messages: Sequence[Given]) -> list[Message]:
-    """The conversation in alternating turns. Raises FieldError unless it ends with the user's message."""
-    found = read_messages(messages)
-    require_question([message.role for message in found])
-    return found
+def _question(messages: Sequence[MessageLike]) -> list[Message]:
+    """Read a conversation into alternating turns. Raises FieldError unless it ends with the user's message."""
+    turns = read_messages(messages)
+    require_question([message.role for message in turns])
+    return turns

@@ -1,8 +1,8 @@
-"""Where an answer's tokens looked: attention from each of them onto the patches of the pictures asked about.
+"""Compute attention maps: how much each token of an answer attends to the patches of the images.
 
-messages + answer -> one forward over both, watched -> Look: of each token, of each picture, grids of weights
-A token's look is that of the place that said it, the token before: the mean over all heads of the later half of the
-layers of its softmax weights. It tells which patches were read from there, not why the answer is what it is.
+A token's map shows the attention of the position that generated it, which is the token before it: softmax weights,
+averaged over all heads of the later half of the layers. It tells which patches were read there, not why the answer is
+what it is.
 """
 
 from __future__ import annotations
@@ -15,43 +15,49 @@ import torch
 from torch import Tensor
 
 from vistune.errors import DataError
-from vistune.generation.prefix import prompt_of
-from vistune.generation.text import Text
+from vistune.generation.answer import TextStream
+from vistune.generation.batch import hash_prompt
 from vistune.model import VisionLanguageModel
 from vistune.model.attention import packed_attention, window_mask
-from vistune.model.language import base_of, run
+from vistune.model.language import run, unwrap
 from vistune.processor import Processor, View, views_of
 from vistune.processor.images import image_size
 from vistune.types import Example, Message, Sample
 
-MOST_SCORES = 2**24  # weights held at once, of all heads
+MOST_SCORES = 2**24  # attention weights in memory at once, over all heads
 TILES_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Seen:
-    """A view of a picture, and how much of each token's attention fell on it: weights (tokens, rows, columns)."""
+class ViewAttention:
+    """A view of an image, and each token's attention to its patches: weights (tokens, rows, columns)."""
 
     view: View
     weights: Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Look:
-    """`tokens`: the text that each adds, together the answer · `images`: each one's views, in the messages' order.
+class AttentionMaps:
+    """Attention of an answer's tokens to the images. A token's weights sum to at most 1; the rest went to text.
 
-    Of a token, all weights of all pictures together are at most 1; the rest fell on text.
+    Attributes:
+        tokens: The text that each token adds; together the answer.
+        images: The views of each image, in the messages' order.
     """
 
     tokens: tuple[str, ...]
-    images: tuple[tuple[Seen, ...], ...]
+    images: tuple[tuple[ViewAttention, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Watched:
-    """What is looked at: a finished conversation as the model reads it, and where the answer lies in it.
+class AnsweredPrompt:
+    """A finished conversation as the model reads it.
 
-    spans: where each picture's slots begin and end in the row · views: of each picture
+    Attributes:
+        example: The conversation as tensors.
+        answer: Positions of the answer's tokens.
+        spans: Positions at which each image's slots begin and end.
+        views: The views of each image.
     """
 
     example: Example
@@ -60,68 +66,69 @@ class Watched:
     views: tuple[tuple[View, ...], ...]
 
 
-def watched(processor: Processor, messages: Sequence[Message], answer: str) -> Watched:
-    """A conversation that ends with the user's message, and the answer given to it, encoded as training would.
+def answered_prompt(processor: Processor, messages: Sequence[Message], answer: str) -> AnsweredPrompt:
+    """Encode a conversation that ends with the user's message, and the answer to it, as training would.
 
-    Raises DataError where there is no picture, no answer, or no grid to look at.
+    Raises:
+        DataError: If there is no image or no answer, or if the model has no grid of patches.
     """
     images = [image for message in messages for image in message.images]
     if not images:
-        raise DataError("there is no picture to look at", "ask about a picture first")
+        raise DataError("the conversation contains no image", "ask about an image first")
     prompt = processor.encode_prompt(messages)
-    said = Message("assistant", (answer.strip(),))
-    encoded = processor.encode_ids(Sample("look", (*messages, said)))
+    reply = Message("assistant", (answer.strip(),))
+    encoded = processor.encode_ids(Sample("attention map", (*messages, reply)))
     begin = len(prompt)
     if encoded.ids[:begin] != prompt.input_ids.tolist():
-        raise DataError("the answer changes how the prompt before it is tokenised", "it cannot be looked at")
+        raise DataError("the answer changes how the prompt before it is tokenised", "change how the answer begins")
     if list(map(id, encoded.images)) != list(map(id, images)):
-        raise DataError("this model's template leaves pictures out or moves them", "it cannot be looked at")
+        raise DataError("this model's template leaves images out or moves them", "use another template")
     rest = encoded.ids[begin:]
     end = begin + next((k for k, token in enumerate(rest) if token in processor.stop_ids), len(rest))
     if not answer.strip() or end == begin:
-        raise DataError("the answer is empty", "give what the model said")
+        raise DataError("the answer is empty", "give the model's answer")
     ids = torch.tensor(encoded.ids[:end])
-    places = [int(place) for place in torch.nonzero(prompt.input_ids < 0).flatten()]
+    slots = [int(position) for position in torch.nonzero(prompt.input_ids < 0).flatten()]
     bounds = [0, *accumulate(encoded.slots)]
-    return Watched(
+    return AnsweredPrompt(
         Example(ids, torch.zeros_like(ids), prompt.images, prompt.slots),
         range(begin, end),
-        tuple((places[start], places[stop - 1] + 1) for start, stop in pairwise(bounds)),
+        tuple((slots[start], slots[stop - 1] + 1) for start, stop in pairwise(bounds)),
         tuple(views_of(image_size(image), processor.spec) for image in encoded.images),
     )
 
 
 @torch.inference_mode()
-def look(model: VisionLanguageModel, processor: Processor, given: Watched) -> Look:
-    """One forward; safe beside an engine on the same model, which it does not touch."""
-    example, answer = given.example, given.answer
+def compute_attention_maps(model: VisionLanguageModel, processor: Processor, answered: AnsweredPrompt) -> AttentionMaps:
+    """Compute the maps in one forward pass. An engine may use the model at the same time."""
+    example, answer = answered.example, answered.answer
     device = model.head.device
-    layers = base_of(model.language).config.num_hidden_layers
-    columns = torch.cat([torch.arange(*span) for span in given.spans]).to(device)
-    watcher = _Watcher(rows=range(answer.start - 1, answer.stop - 1), columns=columns, first=layers // 2)
-    tiles = torch.cat([model.encode(some.to(device)) for some in example.images.split(TILES_AT_ONCE)])
-    slots = prompt_of(example).slots.to(device)
+    layers = unwrap(model.language).config.num_hidden_layers
+    columns = torch.cat([torch.arange(*span) for span in answered.spans]).to(device)
+    recorder = _AttentionRecorder(rows=range(answer.start - 1, answer.stop - 1), columns=columns, first=layers // 2)
+    tiles = torch.cat([model.encode(part.to(device)) for part in example.images.split(TILES_AT_ONCE)])
+    slots = hash_prompt(example).slots.to(device)
     embedded = model.embed(example.input_ids.to(device), model.place(tiles, slots))
-    run(model.language, embedded[None], torch.arange(len(example), device=device)[None], past=watcher)
-    weights = watcher.mean().cpu()
-    lengths = [stop - start for start, stop in given.spans]
+    run(model.language, embedded[None], torch.arange(len(example), device=device)[None], past=recorder)
+    weights = recorder.mean().cpu()
+    lengths = [stop - start for start, stop in answered.spans]
     images = tuple(
-        tuple(Seen(view, part[:, view.slots].reshape(len(part), view.rows, view.columns)) for view in views)
-        for part, views in zip(weights.split(lengths, dim=1), given.views, strict=True)
+        tuple(ViewAttention(view, part[:, view.slots].reshape(len(part), view.rows, view.columns)) for view in views)
+        for part, views in zip(weights.split(lengths, dim=1), answered.views, strict=True)
     )
-    return Look(_pieces(processor, example.input_ids[answer.start :].tolist()), images)
+    return AttentionMaps(_pieces(processor, example.input_ids[answer.start :].tolist()), images)
 
 
 def _pieces(processor: Processor, tokens: Sequence[int]) -> tuple[str, ...]:
-    """The text that each token adds, as it would have been streamed."""
-    text = Text(processor)
-    pieces = [text.add(token) for token in tokens]
-    pieces[-1] += text.finish(tokens)[0]
+    """Return the text that each token adds, as it would be streamed."""
+    stream = TextStream(processor)
+    pieces = [stream.add(token) for token in tokens]
+    pieces[-1] += stream.finish(tokens)[0]
     return tuple(pieces)
 
 
-class _Watcher:
-    """Attends as packed attention does, and adds up the later layers' weights of some rows on some columns."""
+class _AttentionRecorder:
+    """Attend like packed attention, and sum the later layers' weights of some rows on some columns."""
 
     def __init__(self, *, rows: range, columns: Tensor, first: int) -> None:
         self.rows = torch.arange(rows.start, rows.stop, device=columns.device)
@@ -137,18 +144,18 @@ class _Watcher:
         return packed_attention(query, key, value, [0, query.shape[2]], scaling, window)
 
     def mean(self) -> Tensor:
-        """(rows, columns), over heads and layers."""
+        """Return the mean over heads and layers, (rows, columns)."""
         return self._sum / (self._layer - self.first)
 
     def _add(self, query: Tensor, key: Tensor, scaling: float, window: int | None) -> None:
-        """query (heads, tokens, width), key (kv heads, tokens, width)"""
+        """Add a layer's weights. query (heads, tokens, width), key (kv heads, tokens, width)."""
         heads, tokens, _ = query.shape
         key = key.repeat_interleave(heads // len(key), dim=0)
         mask = window_mask(tokens, window, query.device)
-        place = torch.arange(tokens, device=query.device)
-        stretch = max(1, MOST_SCORES // (heads * tokens))
-        for rows, total in zip(self.rows.split(stretch), self._sum.split(stretch), strict=True):
+        positions = torch.arange(tokens, device=query.device)
+        rows_at_once = max(1, MOST_SCORES // (heads * tokens))
+        for rows, total in zip(self.rows.split(rows_at_once), self._sum.split(rows_at_once), strict=True):
             scores = (query[:, rows] @ key.mT).float() * scaling
-            seen = place <= rows[:, None] if mask is None else mask[rows]
-            shares = scores.masked_fill(~seen, -torch.inf).softmax(dim=-1)
-            total += shares[..., self.columns].mean(dim=0)
+            seen = positions <= rows[:, None] if mask is None else mask[rows]
+            weights = scores.masked_fill(~seen, -torch.inf).softmax(dim=-1)
+            total += weights[..., self.columns].mean(dim=0)

@@ -1,7 +1,7 @@
-"""The engine: requests come while others run, join and leave the batch between steps, and stream their text.
+"""The inference engine: requests arrive at any time, join and leave the batch between steps, and stream their text.
 
-Example -> submit -> Answer · step: cancelled ones leave, waiting ones join, everyone says a token, ended ones leave
-`generate`, the assistant, the chat and the server all go through here.
+In each step cancelled answers leave, waiting ones join, every sequence gets a token, and finished answers leave.
+`generate`, the assistant, the chat and the server all use it.
 """
 
 from __future__ import annotations
@@ -14,26 +14,31 @@ from functools import partial
 from typing import Any
 
 from vistune.errors import DataError
-from vistune.generation.answer import Answer, Listener
-from vistune.generation.prefix import Prompt, prompt_of
-from vistune.generation.running import RunningBatch, Speaker
+from vistune.generation.answer import Listener, PendingAnswer
+from vistune.generation.batch import Prompt, RunningBatch, RunningSequence, hash_prompt
 from vistune.generation.sampling import GREEDY, Sampling
 from vistune.model import VisionLanguageModel
-from vistune.model.language import base_of
+from vistune.model.language import unwrap
 from vistune.processor import Processor
 from vistune.types import Completion, Example
 
 CACHE_BYTES = 2 * 2**30
-LOOKAHEAD = 64  # waiting prompts among which a common beginning is looked for
+LOOKAHEAD = 64  # waiting prompts that are compared to find common prefixes
 
 
 class Engine:
-    """At most `batch_size` answers at once, others wait in order.
+    """Generate at most `batch_size` answers at once; other requests wait in order.
 
-    Without `start`, whoever waits for an answer steps the engine, and the others' answers with it; after it a thread
-    does. `cache_bytes`: what is kept of earlier prompts, beside what the running ones need; those used longest ago go
-    first. `stems_at_once`: prompts with a beginning of their own that join in one step; more is faster for a batch and
-    makes streams stall. The model's weights must stay as they are while an engine lives.
+    Without `start`, the caller that waits for an answer steps the engine, which advances all answers. After `start` a
+    thread does so. The model's weights must not change while an engine exists.
+
+    Args:
+        model: The model.
+        processor: Its processor.
+        batch_size: Most answers at once.
+        cache_bytes: Size of the cache of prompt prefixes, in addition to what running sequences need.
+        prefixes_at_once: How many new prefixes may be read in one step. More is faster for a batch, but makes the text
+            of running answers pause.
     """
 
     def __init__(
@@ -43,14 +48,14 @@ class Engine:
         *,
         batch_size: int = 32,
         cache_bytes: int = CACHE_BYTES,
-        stems_at_once: int = 1,
+        prefixes_at_once: int = 1,
     ) -> None:
         self.processor = processor
         self.batch_size = batch_size
         self.context = _context(model)
-        self.batch = RunningBatch(model, cache_bytes, stems_at_once=stems_at_once)
-        self._waiting: deque[Answer] = deque()
-        self._running: dict[Speaker, Answer] = {}
+        self.batch = RunningBatch(model, cache_bytes, prefixes_at_once=prefixes_at_once)
+        self._waiting: deque[PendingAnswer] = deque()
+        self._running: dict[RunningSequence, PendingAnswer] = {}
         self._stepping = threading.RLock()
         self._work = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -66,7 +71,7 @@ class Engine:
 
     @property
     def is_stepping(self) -> bool:
-        """Whether its thread is at work, or waits for some."""
+        """Whether the engine's thread is alive."""
         return self._thread is not None and self._thread.is_alive()
 
     def submit(
@@ -77,24 +82,33 @@ class Engine:
         sampling: Sampling = GREEDY,
         stop: Sequence[str] = (),
         listen: Listener | None = None,
-    ) -> Answer:
-        """Ask; from any thread. An answer that fills the model's context ends with reason `length`.
+    ) -> PendingAnswer:
+        """Submit a request, from any thread. An answer that fills the model's context ends with reason `length`.
 
-        Raises DataError where the prompt alone fills it, or where nothing is asked for.
+        Args:
+            prompt: The prompt, hashed or not.
+            max_tokens: Most tokens to generate.
+            sampling: How to sample.
+            stop: Strings that end the answer.
+            listen: See `PendingAnswer`.
+
+        Raises:
+            DataError: If the prompt is empty or fills the context, or if max_tokens or a stop string is invalid.
         """
         if max_tokens < 1 or not len(prompt) or not all(stop):
             raise DataError(
-                f"prompt of {len(prompt)} tokens, max_tokens {max_tokens}, stop {list(stop)}: nothing can be answered",
-                "give a prompt, one token or more, and stop strings that are not empty",
+                f"prompt of {len(prompt)} tokens, max_tokens {max_tokens}, stop {list(stop)}: nothing can be generated",
+                "give a prompt, max_tokens of 1 or more, and stop strings that are not empty",
             )
         if len(prompt) >= self.context:
             raise DataError(
-                f"the prompt takes {len(prompt)} tokens, the model reads {self.context:.0f}", "shorten the conversation"
+                f"the prompt has {len(prompt)} tokens, the model's context is {self.context:.0f}",
+                "shorten the conversation",
             )
-        answer = Answer(
+        answer = PendingAnswer(
             self,
             self.processor,
-            Speaker(prompt if isinstance(prompt, Prompt) else prompt_of(prompt), sampling),
+            RunningSequence(prompt if isinstance(prompt, Prompt) else hash_prompt(prompt), sampling),
             max_tokens=int(min(max_tokens, self.context - len(prompt))),
             stop=stop,
             listen=listen,
@@ -107,13 +121,14 @@ class Engine:
         return answer
 
     def step(self) -> bool:
-        """Go on by a token of each; whether anything was left to do.
+        """Generate one token for every sequence; return whether there was anything to do.
 
-        An error of one prompt ends its answer alone, one of the whole batch all that run; the engine goes on.
+        An error of one prompt ends only its own answer. An error of the whole batch ends all running answers. The
+        engine continues after both.
         """
         with self._stepping:
-            self._let_cancelled_leave()
-            self._let_join()
+            self._remove_cancelled()
+            self._admit_waiting()
             if not self._running:
                 return bool(self._waiting)
             try:
@@ -122,23 +137,23 @@ class Engine:
                 self._abandon(error)
                 if not isinstance(error, Exception):  # Ctrl-C
                     raise
-            self._hear(list(self._running.values()))
+            self._update(list(self._running.values()))
             return True
 
     def drive(self, done: Callable[[], bool]) -> None:
-        """Step until `done`, unless the engine's thread does."""
+        """Step until `done`, unless the engine's thread does so."""
         while self._thread is None and not done():
             self.step()
 
     def start(self) -> Engine:
-        """Step in a thread whenever there is something to do, until `close`."""
+        """Start a thread that steps whenever there is something to do, until `close`."""
         assert self._thread is None, "started twice"
         self._thread = threading.Thread(target=self._run, name="vistune engine", daemon=True)
         self._thread.start()
         return self
 
     def close(self) -> None:
-        """Take no more requests; those under way end as cancelled."""
+        """Refuse new requests, and cancel the others."""
         with self._work:
             self._closing = True
             self._work.notify()
@@ -148,7 +163,7 @@ class Engine:
         with self._stepping:
             for answer in (*self._waiting, *self._running.values()):
                 answer.cancel()
-            self._let_cancelled_leave()
+            self._remove_cancelled()
 
     def __enter__(self) -> Engine:
         return self.start()
@@ -164,56 +179,56 @@ class Engine:
                     return
             self.step()
 
-    def _let_cancelled_leave(self) -> None:
-        gone = [answer for answer in self._running.values() if answer.is_cancelled]
-        for answer in gone:
+    def _remove_cancelled(self) -> None:
+        running = [answer for answer in self._running.values() if answer.is_cancelled]
+        for answer in running:
             self._leave(answer)
         with self._work:
-            waited = [answer for answer in self._waiting if answer.is_cancelled]
-            for answer in waited:
+            waiting = [answer for answer in self._waiting if answer.is_cancelled]
+            for answer in waiting:
                 self._waiting.remove(answer)
-        for answer in (*gone, *waited):
+        for answer in (*running, *waiting):
             _safely(answer, partial(answer.end, "cancelled"))
 
-    def _let_join(self) -> None:
-        """Those who wait join as there is room; a prompt that cannot be read ends its own answer."""
+    def _admit_waiting(self) -> None:
+        """Let waiting requests join while there is room; a prompt that cannot be read ends its own answer."""
         free = self.batch_size - len(self._running)
         with self._work:
             ahead = [self._waiting[k] for k in range(min(len(self._waiting), max(LOOKAHEAD, free)))]
         if not ahead or not free:
             return
-        speakers = [answer.speaker for answer in ahead]
+        sequences = [answer.sequence for answer in ahead]
         try:
-            joined = ahead[: len(self.batch.admit(speakers, free))]
-        except Exception:  # one prompt of several is bad: each is tried alone, and its error goes to its own request
-            joined = self._let_one_join(ahead[0])
-        except BaseException as error:  # Ctrl-C, which may come between any two lines of it
+            joined = ahead[: len(self.batch.admit(sequences, free))]
+        except Exception:  # one of the prompts is bad: try them one by one, so that the error ends the right answer
+            joined = self._admit_one(ahead[0])
+        except BaseException as error:  # Ctrl-C, which may interrupt `admit` anywhere
             self._abandon(error)
             raise
         with self._work:
             for _ in joined:
                 self._waiting.popleft()
         joined = [answer for answer in joined if not answer.ended]
-        self._running |= {answer.speaker: answer for answer in joined}
-        self._hear(joined)
+        self._running |= {answer.sequence: answer for answer in joined}
+        self._update(joined)
 
-    def _let_one_join(self, answer: Answer) -> list[Answer]:
-        """After an error among several: the first alone, so that the error is seen to be its own."""
+    def _admit_one(self, answer: PendingAnswer) -> list[PendingAnswer]:
+        """Admit one request alone; an error ends its answer."""
         try:
-            self.batch.admit([answer.speaker], 1)
+            self.batch.admit([answer.sequence], 1)
         except Exception as error:
             answer.fail(error)
         return [answer]
 
-    def _hear(self, answers: Sequence[Answer]) -> None:
+    def _update(self, answers: Sequence[PendingAnswer]) -> None:
         for answer in answers:
-            _safely(answer, answer.hear)
+            _safely(answer, answer.update)
             if answer.ended:
                 self._leave(answer)
 
-    def _leave(self, answer: Answer) -> None:
-        del self._running[answer.speaker]
-        self.batch.leave(answer.speaker)
+    def _leave(self, answer: PendingAnswer) -> None:
+        del self._running[answer.sequence]
+        self.batch.leave(answer.sequence)
 
     def _abandon(self, error: BaseException) -> None:
         answers = list(self._running.values())
@@ -223,17 +238,17 @@ class Engine:
             answer.fail(error)
 
 
-def _safely(answer: Answer, do: Callable[[], None]) -> None:
-    """An error of a listener or a tokenizer ends its own answer and is not the others' concern."""
+def _safely(answer: PendingAnswer, action: Callable[[], None]) -> None:
+    """Run `action`; an error of a listener or a tokenizer ends this answer only."""
     try:
-        do()
+        action()
     except Exception as error:
         answer.fail(error)
 
 
 def _context(model: VisionLanguageModel) -> float:
-    """How many tokens the language model was made for; infinite where its config does not say."""
-    return float(getattr(base_of(model.language).config, "max_position_embeddings", None) or "inf")
+    """Return the language model's context length in tokens; infinite if its config does not name one."""
+    return float(getattr(unwrap(model.language).config, "max_position_embeddings", None) or "inf")
 
 
 def generate(
@@ -246,17 +261,17 @@ def generate(
     batch_size: int = 32,
     advance: Callable[[int], None] = lambda count: None,
 ) -> list[Completion]:
-    """Answers to prompts, in their order; those that begin alike run together, so that it is read once.
+    """Answer prompts, and return the completions in their order. Prompts that begin alike are read together.
 
-    Prompt k is sampled with seed `sampling.seed + k`.
+    Prompt k is sampled with seed `sampling.seed + k`. `advance` is called with the number of newly finished answers.
     """
-    engine = Engine(model, processor, batch_size=batch_size, stems_at_once=batch_size)  # nobody watches a stream
-    known = [prompt_of(prompt) for prompt in prompts]
-    asked = {
-        k: engine.submit(known[k], max_tokens=max_tokens, sampling=replace(sampling, seed=sampling.seed + k))
-        for k in sorted(range(len(known)), key=lambda k: known[k].codes.tobytes())
+    engine = Engine(model, processor, batch_size=batch_size, prefixes_at_once=batch_size)  # nothing is streamed
+    hashed = [hash_prompt(prompt) for prompt in prompts]
+    answers = {
+        k: engine.submit(hashed[k], max_tokens=max_tokens, sampling=replace(sampling, seed=sampling.seed + k))
+        for k in sorted(range(len(hashed)), key=lambda k: hashed[k].codes.tobytes())
     }
     left = len(prompts)
     while engine.step():
         advance(left - (left := engine.waiting + engine.running))
-    return [asked[k].result() for k in range(len(prompts))]
+    return [answers[k].result() for k in range(len(prompts))]

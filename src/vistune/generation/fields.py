@@ -48,7 +48,7 @@ class Body(BaseModel):
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
 
     def extras(self) -> Iterator[tuple[str, bool]]:
-        """(name, whether it must be refused) of each unknown field whose value is not neutral."""
+        """Yield (name, whether it must be refused) of each unknown field whose value is not neutral."""
         for name, value in (self.model_extra or {}).items():
             is_refused = name in self.refused
             neutral = self.neutral.get(name) or (NOTHING if is_refused else ())
@@ -61,16 +61,16 @@ def unused_fields(body: Body, path: str = "", most: int = 32) -> list[str]:
 
     At most `most` are listed, then AND_MORE. Raises FieldError for an unused field that would change the answer.
     """
-    found: dict[tuple[str, str], None] = {}
-    for place, inner in _bodies(body, path):
+    unused: dict[tuple[str, str], None] = {}
+    for location, inner in _bodies(body, path):
         for name, is_refused in inner.extras():
             if is_refused:
-                where = f"{place}.{name}" if place else name
+                where = f"{location}.{name}" if location else name
                 raise FieldError(where, "not supported", inner.refused[name], is_unsupported=True)
-            if len(found) <= most:
-                found.setdefault((without_indices(place), name))
-    listed = [f"{generic}.{_written(name)}" if generic else _written(name) for generic, name in list(found)[:most]]
-    return [*listed, AND_MORE] if len(found) > most else listed
+            if len(unused) <= most:
+                unused.setdefault((without_indices(location), name))
+    listed = [f"{generic}.{_written(name)}" if generic else _written(name) for generic, name in list(unused)[:most]]
+    return [*listed, AND_MORE] if len(unused) > most else listed
 
 
 def _bodies(body: Body, path: str) -> Iterator[tuple[str, Body]]:
@@ -100,32 +100,32 @@ def without_indices(path: str) -> str:
 
 def field_error(
     error: ValidationError,
-    wanted: Mapping[str, str],
+    expected: Mapping[str, str],
     instead: Mapping[str, Mapping[str, str]],
     path: str = "",
 ) -> FieldError:
     """The error for the first fault of a body. The message has the type of the value, not its text.
 
     Args:
-        wanted: a field's path without indices -> what it must be, so that the message does not depend on pydantic.
+        expected: a field's path without indices -> what it must be, so that the message does not depend on pydantic.
         instead: a field's path without indices -> known wrong values -> what to do instead.
         path: the path of the validated object in the request.
     """
     first = error.errors(include_url=False, include_context=False)[0]
     is_about_type = first["type"].startswith("union_tag")
-    place = _path_of((path, *first["loc"]) if path else first["loc"]) + (".type" if is_about_type else "")
-    generic = without_indices(place)
+    location = _path_of((path, *first["loc"]) if path else first["loc"]) + (".type" if is_about_type else "")
+    generic = without_indices(location)
     value = first["input"]
     if is_about_type:
         value = value.get("type") if isinstance(value, dict) else None
-    must = wanted.get(generic, "of another kind")
+    expectation = expected.get(generic, "of another kind")
     if isinstance(value, str) and value in instead.get(generic, {}):
-        return FieldError(place, f"{value!r} is not supported", instead[generic][value])
+        return FieldError(location, f"{value!r} is not supported", instead[generic][value])
     if first["type"] in ("missing", "union_tag_not_found"):
-        return FieldError(place, "missing", f"give {must}")
+        return FieldError(location, "missing", f"give {expectation}")
     is_of_wrong_kind = first["type"].endswith("_type") or first["type"] == "int_from_float"
     got = f"; got {KINDS.get(type(value), 'something else')}" if is_of_wrong_kind else ""
-    return FieldError(place, f"must be {must}{got}")
+    return FieldError(location, f"must be {expectation}{got}")
 
 
 def _path_of(location: tuple[Any, ...]) -> str:

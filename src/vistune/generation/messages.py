@@ -1,21 +1,27 @@
 """Convert OpenAI-style messages to a conversation that every template can render, for the server and for Python.
 
-messages -> checked messages -> loaded images -> at most one system message, then user and assistant alternating
+Messages are checked, their images are loaded, and their roles are brought into alternating turns. Images are `data:`
+URLs as common tools write them; other texts get an error with a remedy.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import unquote_to_bytes
 
 from PIL import Image
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from vistune.generation.fields import Body, FieldError, field_error, unused_fields
-from vistune.generation.image_urls import is_data_url, read_data_url, url_error
+from vistune.processor import LARGEST_FILE_BYTES, load_bytes
+from vistune.records.image_files import SUFFIXES
 from vistune.types import ImageRef, Message, Part, Role
 
 logger = logging.getLogger("vistune.generation")
@@ -46,7 +52,7 @@ ROLES = {
     **dict.fromkeys(("gpt", "model", "ai", "bot", "chatbot", "Assistant", "ASSISTANT"), 'write "assistant"'),
     **dict.fromkeys(("System", "SYSTEM"), 'write "system"'),
 }
-WANTED = {  # a field's path -> what it must be
+EXPECTED = {  # a field's path -> what it must be
     "messages[]": 'an object such as {"role": "user", "content": "..."}',
     "messages[].role": "system, developer, user or assistant",
     "messages[].content": f"text, or a list of at most {MOST_PARTS} parts",
@@ -65,7 +71,7 @@ MOVE_IMAGES = f"put each image into content: {IMAGE_FORM}"
 OWN_PART = f"put each image into a part of its own: {IMAGE_FORM}"
 OWN_TEXT = 'put the text into a part of its own: {"type": "text", "text": "..."}'
 IMAGE_NAMES = ("image", "images", "image_url", "image_urls", "input_image", "image_file", "image_base64", "image_pil")
-BESIDE = {  # content beside that which a part's type names -> what to do instead
+REFUSED_IN_PARTS = {  # content that a part's type does not name -> what to do instead
     **dict.fromkeys(("text", "input_text", "output_text", "refusal"), OWN_TEXT),
     **dict.fromkeys(IMAGE_NAMES, OWN_PART),
     **dict.fromkeys(
@@ -76,10 +82,25 @@ BESIDE = {  # content beside that which a part's type names -> what to do instea
 }
 
 
-class OnePart(Body):
-    """A part of a content: what its type does not name would be left unread, so it is refused."""
+# How images are written in URLs.
+LONGEST_HEADER = 1000  # characters before the comma
+BLANKS = (" ", "\t", "\n", "\r", "\f", "\v")
+BEGINNINGS = {"/9j/": "jpeg", "iVBORw0KGgo": "png", "R0lGOD": "gif", "UklGR": "webp"}  # first bytes in base64
+BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]{64,}={0,2}\s*")
+URL_SAFE = str.maketrans("-_", "+/")
+DATA = re.compile(r"\s*data:", re.IGNORECASE)
+COMMA = re.compile(r",|%2c", re.IGNORECASE)
+WITHOUT_SCHEME = re.compile(r"\s*(image/[\w.+-]+)?\s*;?\s*base64\s*,", re.IGNORECASE)
+LINK = re.compile(r"\s*https?:/", re.IGNORECASE)
+FILE = re.compile(r"\s*(file:|/|\\|~|\.{1,2}[/\\]|[a-z]:[/\\])", re.IGNORECASE)
+SCHEME = re.compile(r"\s*[a-z][a-z0-9+.-]*:", re.IGNORECASE)
+FORM = 'send the image as "data:image/jpeg;base64," and then its bytes in base64'
 
-    refused: ClassVar[Mapping[str, str]] = BESIDE
+
+class OnePart(Body):
+    """A part of a message. Content that its type does not name is refused, because it would not be read."""
+
+    refused: ClassVar[Mapping[str, str]] = REFUSED_IN_PARTS
 
 
 class TextPart(OnePart):
@@ -88,7 +109,7 @@ class TextPart(OnePart):
 
 
 class RefusalPart(OnePart):
-    """What an assistant said instead of an answer; it is read as text."""
+    """An assistant's refusal; it is read as text."""
 
     type: Literal["refusal"]
     refusal: str
@@ -134,9 +155,9 @@ class ChatMessage(Body):
     """A message whose fields have the right types. Only an assistant's content may be null or absent."""
 
     refused: ClassVar[Mapping[str, str]] = {
-        "tool_calls": "no tools are called here; send what the assistant said as its content",
-        "function_call": "no functions are called here; send what the assistant said as its content",
-        "audio": "send what was said as text",
+        "tool_calls": "no tools are called here; send the assistant's text as its content",
+        "function_call": "no functions are called here; send the assistant's text as its content",
+        "audio": "send its transcript as text",
         **dict.fromkeys(IMAGE_NAMES, MOVE_IMAGES),
         **dict.fromkeys(("text", "prompt"), "put the text into content"),
         **dict.fromkeys(("video", "videos"), f"this model sees single images; for each frame {MOVE_IMAGES}"),
@@ -188,7 +209,7 @@ def check_message(message: ChatMessage, path: str) -> None:
     """Raise FieldError if the role may not have images, or must have content."""
     if message.content is None and message.role != "assistant":
         what = "null" if "content" in message.model_fields_set else "missing"
-        raise FieldError(f"{path}.content", what, f"give {WANTED['messages[].content']}")
+        raise FieldError(f"{path}.content", what, f"give {EXPECTED['messages[].content']}")
     if message.role != "user" and any(isinstance(part, ImagePart | FilePart) for part in message.parts):
         what = f"an image in a message of the {message.role}"
         raise FieldError(f"{path}.content", what, "move it to the user's message")
@@ -201,14 +222,14 @@ def one_message(message: ChatMessage, path: str, load: Callable[[Any, str], Imag
         if isinstance(part, TextPart):
             parts.append(part.text)
         elif isinstance(part, RefusalPart):
-            has_text = any(isinstance(said, str) and said.strip() for said in parts)
+            has_text = any(isinstance(part, str) and part.strip() for part in parts)
             parts += [*([BETWEEN] if has_text else []), part.refusal]
         else:
             parts.append(load(part, f"{path}.content[{i}]"))
     return Message(message.spoken, tuple(parts))
 
 
-def in_turns(messages: Sequence[Message]) -> list[Message]:
+def alternate_turns(messages: Sequence[Message]) -> list[Message]:
     """Rearrange a conversation: at most one system message, then user and assistant alternating.
 
     System messages are joined at the front. Adjacent messages of one role are joined with BETWEEN between their texts;
@@ -247,16 +268,16 @@ def require_question(roles: Sequence[str]) -> None:
 
 
 def read_messages(given: Sequence[Mapping[str, Any] | BaseModel | Message]) -> list[Message]:
-    """Convert OpenAI-style messages, or ours, to a conversation in turns (see `in_turns`).
+    """Convert OpenAI-style messages, or ours, to a conversation in turns (see `alternate_turns`).
 
     A message may also be an object of OpenAI's client, such as `completion.choices[0].message`. Raises FieldError, a
     DataError that names the field. Unused fields are listed in one log warning.
     """
-    found: list[Message] = []
+    turns: list[Message] = []
     unused: dict[str, None] = {}
     for k, item in enumerate(given):
         if isinstance(item, Message):
-            found.append(item)
+            turns.append(item)
             continue
         path = f"messages[{k}]"
         given_fields = item.model_dump(exclude_none=True) if isinstance(item, BaseModel) else item
@@ -265,17 +286,17 @@ def read_messages(given: Sequence[Mapping[str, Any] | BaseModel | Message]) -> l
                 dict(given_fields) if isinstance(given_fields, Mapping) else given_fields
             )
         except ValidationError as error:
-            raise field_error(error, PYTHON_WANTED, PYTHON_INSTEAD, path) from None
+            raise field_error(error, PYTHON_EXPECTED, PYTHON_INSTEAD, path) from None
         unused.update(dict.fromkeys(unused_fields(message, path)))
         check_message(message, path)
-        found.append(one_message(message, path, _load))
+        turns.append(one_message(message, path, _load))
     if unused:
         logger.warning("fields of messages that are not used: %s", ", ".join(unused))
-    return in_turns(found)
+    return alternate_turns(turns)
 
 
-PYTHON_WANTED = {
-    **WANTED,
+PYTHON_EXPECTED = {
+    **EXPECTED,
     "messages[].content[]": '{"type": "text", "text": "..."} or {"type": "image", "image": "photo.jpg"}',
     "messages[].content[].type": '"text", "image" or "image_url"',
 }
@@ -294,3 +315,85 @@ def _load(part: ImagePart | FilePart, path: str) -> ImageRef:
     if isinstance(part.image, str) and is_data_url(part.image):
         return ImageRef(read_data_url(part.image, f"{path}.image"))
     return ImageRef(part.image if isinstance(part.image, Image.Image) else Path(part.image))
+
+
+def is_data_url(url: str) -> bool:
+    return DATA.match(url) is not None
+
+
+def is_link(url: str) -> bool:
+    return LINK.match(url) is not None
+
+
+def read_data_url(url: str, path: str) -> Image.Image:
+    """Decode the image of a `data:` URL. Raises DataError that names `path`, the field of the URL.
+
+    The limits of image files are checked before anything is decoded. The format is detected from the content; the
+    URL's media type is ignored.
+    """
+    return load_bytes(bytes_of(url, path), path)
+
+
+def bytes_of(url: str, path: str) -> bytes:
+    """The bytes of a `data:` URL. Raises FieldError; for a URL that is too long, before decoding."""
+    scheme = DATA.match(url)
+    if scheme is None:
+        raise url_error(url, path)
+    comma = COMMA.search(url, scheme.end(), scheme.end() + LONGEST_HEADER)
+    if comma is None:
+        raise FieldError(path, "a data: URL without a comma before its bytes", FORM)
+    header = unquote_to_bytes(url[scheme.end() : comma.start()]).decode("ascii", "replace")
+    if "base64" not in [parameter.strip().lower() for parameter in header.split(";")]:
+        raise FieldError(path, "a data: URL whose bytes are not base64", FORM)
+    begin = comma.end()
+    # Computed without a copy: a URL that is too long is refused before its payload is processed.
+    idle = sum(url.count(blank, begin) for blank in BLANKS) + 2 * url.count("%", begin)
+    if len(url) - begin - idle > LARGEST_FILE_BYTES * 4 // 3 + 4:
+        raise FieldError(path, f"larger than {LARGEST_FILE_BYTES >> 20} MB", "send it smaller")
+    return _decoded(url[begin:], path)
+
+
+def _decoded(payload: str, path: str) -> bytes:
+    """Decode base64. Line breaks, percent escapes, the URL-safe alphabet and missing padding are accepted."""
+    if payload.startswith(("b'", 'b"')):
+        hint = "in Python write base64.b64encode(data).decode()"
+        raise FieldError(path, "not base64: it begins with b', as Python writes bytes", hint)
+    try:
+        written = unquote_to_bytes(payload) if "%" in payload else payload.encode("ascii")
+        text = b"".join(written.split()).decode("ascii").translate(URL_SAFE).rstrip("=")
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        raise FieldError(path, "not base64", "send the image's bytes in base64") from None
+
+
+def url_error(
+    url: str,
+    path: str,
+    *,
+    links: tuple[str, str] = ("a link, and links are not fetched here", FORM),
+    files: str = f"the server opens no files; {FORM}",
+) -> FieldError:
+    """The error for a text that is not a `data:` URL: what it is, and what to send instead.
+
+    Args:
+        links: message and hint for an http link.
+        files: hint for a path.
+    """
+    if not url.strip():
+        return FieldError(path, "empty", FORM)
+    if LINK.match(url):
+        return FieldError(path, *links)
+    begin = url[: 2 * LONGEST_HEADER].lstrip()
+    if WITHOUT_SCHEME.match(begin):
+        return FieldError(path, "a data: URL without its first word", 'begin it with "data:image/jpeg;base64,"')
+    bare = begin.removeprefix("b'").removeprefix('b"')
+    known = next((kind for mark, kind in BEGINNINGS.items() if bare.startswith(mark)), None)
+    if known or (BASE64.fullmatch(begin) and not FILE.match(begin)):
+        return FieldError(
+            path, "base64 without a data: prefix", f'put "data:image/{known or "jpeg"};base64," before it'
+        )
+    if FILE.match(begin) or begin.rstrip().lower().endswith(SUFFIXES):
+        return FieldError(path, "a path", files)
+    if SCHEME.match(begin):
+        return FieldError(path, "a link of a kind that is not read", FORM)
+    return FieldError(path, "not a data: URL", FORM)

@@ -1,7 +1,4 @@
-"""How the next token is chosen.
-
-logits (rows, vocabulary) + each row's Sampling -> a token a row
-"""
+"""Choose the next token of each sequence from its logits."""
 
 from __future__ import annotations
 
@@ -16,10 +13,18 @@ from vistune.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """Temperature 0 is greedy; `top_k` 0 and `top_p` 1 keep all tokens; `repetition_penalty` 1 leaves scores alone.
+    """How to sample; applied in transformers' order: penalty, temperature, top-k, top-p.
 
-    `among`: the only tokens that may be said; none = all. In transformers' order: penalty, temperature, top-k, top-p.
-    Raises DataError where a number makes no sense.
+    Attributes:
+        temperature: 0 is greedy.
+        top_p: Keep the likeliest tokens up to this probability; 1 keeps all.
+        top_k: Keep this many tokens; 0 keeps all.
+        seed: Random seed.
+        repetition_penalty: Divides the scores of tokens that occurred; 1 changes nothing.
+        among: The only tokens allowed; empty allows all.
+
+    Raises:
+        DataError: If a number is out of range.
     """
 
     temperature: float = 0.0
@@ -30,17 +35,17 @@ class Sampling:
     among: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, good, wanted in (
+        for name, is_valid, expected in (
             ("temperature", 0 <= self.temperature < float("inf"), "0 or more"),
             ("top_p", 0 < self.top_p <= 1, "above 0, at most 1"),
             ("top_k", self.top_k >= 0, "0 or more"),
             ("repetition_penalty", 0 < self.repetition_penalty < float("inf"), "above 0"),
         ):
-            if not good:
-                raise DataError(f"{name}: {getattr(self, name)!r} cannot be sampled with", f"give a number {wanted}")
+            if not is_valid:
+                raise DataError(f"{name}: {getattr(self, name)!r} cannot be sampled with", f"give a number {expected}")
 
     @property
-    def takes_the_likeliest(self) -> bool:
+    def is_greedy(self) -> bool:
         return self.temperature == 0 and self.repetition_penalty == 1 and not self.among
 
 
@@ -48,33 +53,32 @@ GREEDY = Sampling()
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """What choosing one row's token depends on: its rules, a chance of its own, and every token it has read or said."""
+class SamplingState:
+    """What the next token of a sequence depends on. `seen`: every token of the prompt and the answer so far."""
 
     sampling: Sampling
-    chance: torch.Generator
+    rng: torch.Generator
     seen: Sequence[int]
 
 
-def choose(logits: Tensor, choices: Sequence[Choice]) -> list[int]:
-    """The next token of each row; each has a chance of its own, so company changes nothing."""
+def sample_tokens(logits: Tensor, states: Sequence[SamplingState]) -> list[int]:
+    """Sample a token per row of logits (rows, vocabulary). Rows do not influence each other."""
     tokens: list[int] = logits.argmax(dim=-1).tolist()
-    for row, choice in enumerate(choices):
-        if not choice.sampling.takes_the_likeliest:
-            tokens[row] = _sampled(logits[row].float(), choice)
+    for row, state in enumerate(states):
+        if not state.sampling.is_greedy:
+            tokens[row] = _sample(logits[row].float(), state)
     return tokens
 
 
-def _sampled(scores: Tensor, choice: Choice) -> int:
-    sampling = choice.sampling
+def _sample(scores: Tensor, state: SamplingState) -> int:
+    sampling = state.sampling
     if sampling.among:
         allowed = torch.tensor(sampling.among, device=scores.device)
         scores = torch.full_like(scores, -torch.inf).index_copy(0, allowed, scores[allowed])
     if sampling.repetition_penalty != 1:
-        seen = torch.tensor(sorted({token for token in choice.seen if token >= 0}), device=scores.device)
-        said = scores[seen]
-        penalty = sampling.repetition_penalty
-        scores = scores.index_put((seen,), torch.where(said < 0, said * penalty, said / penalty))
+        seen = torch.tensor(sorted({token for token in state.seen if token >= 0}), device=scores.device)
+        old, penalty = scores[seen], sampling.repetition_penalty
+        scores = scores.index_put((seen,), torch.where(old < 0, old * penalty, old / penalty))
     if sampling.temperature == 0:
         return int(scores.argmax())
     scores = scores / sampling.temperature
@@ -83,7 +87,7 @@ def _sampled(scores: Tensor, choice: Choice) -> int:
         scores = scores.masked_fill(scores < least, -torch.inf)
     probabilities = scores.softmax(dim=-1)
     if sampling.top_p < 1:
-        ordered, places = probabilities.sort(descending=True)
+        ordered, tokens = probabilities.sort(descending=True)
         beyond = ordered.cumsum(dim=-1) - ordered >= sampling.top_p
-        probabilities = probabilities.scatter(-1, places, ordered.masked_fill(beyond, 0.0))
-    return int(torch.multinomial(probabilities.cpu(), 1, generator=choice.chance))
+        probabilities = probabilities.scatter(-1, tokens, ordered.masked_fill(beyond, 0.0))
+    return int(torch.multinomial(probabilities.cpu(), 1, generator=state.rng))

@@ -1,68 +1,99 @@
-"""From one layout to another, for `vistune import` and `export`: loaded again and compared before it counts.
-
-MODEL folder -> Exported -> OUT, drafted -> loaded by its reader -> parity table -> OUT, committed
-"""
+"""Convert models for `vistune import` and `vistune export`. An export is loaded again and compared with its source."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from vistune.errors import CheckpointError, RecipeError
-from vistune.files import committed_folder, read_json
+from vistune.files import committed_folder, read_json, read_text
 from vistune.generation import Assistant
 from vistune.interop import layouts
-from vistune.interop.build import Source, build_model, processor_of
-from vistune.interop.card import write_card
-from vistune.interop.folders import is_hub_name, read_tower, resolve
-from vistune.interop.parity import Answer, Row, ask_ours, ask_transformers, compare, in_words, is_off, probes
-from vistune.interop.tensors import read_tensors
-from vistune.interop.towers import lengthened, write_tower
-from vistune.interop.writers import Exported, write_hf, write_original, write_peft
+from vistune.interop.build import SourceModel, build_model, source_processor
+from vistune.interop.folders import is_hub_name, read_tensors, read_tower, resolve
+from vistune.interop.parity import (
+    Conversations,
+    ParityRow,
+    ProbeResult,
+    compare,
+    describe_rows,
+    exceeds_tolerance,
+    probe_ours,
+    probe_transformers,
+    probes,
+)
+from vistune.interop.writers import ExportedModel, with_full_depth, write_hf, write_original, write_peft, write_tower
 from vistune.model import VisionLanguageModel, merge_adapters
 from vistune.registry import guess
 from vistune.runs import checkpoint
+from vistune.types import Spec
 
-Conversations = dict[str, list[dict[str, Any]]]
-Writer = Callable[[Exported, Path], None]
-Loader = Callable[[Path, torch.dtype, Conversations], dict[str, Answer]]
+Writer = Callable[[ExportedModel, Path], None]
+Loader = Callable[[Path, torch.dtype, Conversations], dict[str, ProbeResult]]
 
-QUANTISED_BY = {  # the layouts, and why none is written in 4 or 8 bits: who makes that form of each, while loading it
+QUANTISED_BY = {  # layout -> how to get it in 4 or 8 bits: loaders quantise while loading
     "llava-hf": "transformers quantises it as it loads, by "
     "quantization_config=BitsAndBytesConfig(load_in_{bits}bit=True), and so does vLLM, by --quantization bitsandbytes",
     "llava-original": "the original LLaVA reads full precision and quantises it as it loads: --load-{bits}bit",
-    "peft": "adapters are never quantised; load the base under them in {bits} bits",
+    "peft": "adapters are never quantised; load their base in {bits} bits",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class ImportResult:
+    """What `import_model` read and wrote.
+
+    Attributes:
+        layout: The layout that was read.
+        out: The model folder.
+        spec: The model's spec.
+        adapter: Whether the model has adapters.
+        projector: The file with the trained projector of a LoRA training, if there is one.
+        remarks: Keys or tensors that have no effect, or an unexpected one.
+    """
+
+    layout: str
+    out: Path
+    spec: Spec
+    adapter: bool
+    projector: Path | None
+    remarks: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as `vistune import --json` prints it."""
+        return {
+            **asdict(self),
+            "out": str(self.out),
+            "projector": None if self.projector is None else str(self.projector),
+            "remarks": list(self.remarks),
+        }
 
 
 def import_model(
     folder: Path, out: Path, *, base: str | None = None, template: str | None = None, vision: str | None = None
-) -> dict[str, Any]:
-    """A folder of another layout as a model folder of ours, every part inside. Returns what was found."""
+) -> ImportResult:
+    """Convert a folder of another layout to a model folder of vistune that contains every part.
+
+    Arguments are those of `read_source`.
+    """
     source = layouts.read_source(folder, base=base, template=template, vision=vision)
-    processor = processor_of(source)
+    processor = source_processor(source)
     model = build_model(source, stored_dtype(source.parts["language"]))
     origin = {"layout": source.layout, "folder": folder.name, "base": base, "tower": source.tower,
               "tower_inside": source.tower_inside}  # fmt: skip
     tower = partial(write_tower, source.parts["vision"], source.vision, source.spec)
     checkpoint.save_imported(out, model, processor, write_tower=tower, origin=origin)
-    return {
-        "layout": source.layout,
-        "out": str(out),
-        "spec": asdict(source.spec),
-        "adapter": model.adapted,
-        "projector": None if source.tuned is None else str(source.tuned),
-        "remarks": list(source.remarks),
-    }
+    return ImportResult(source.layout, out, source.spec, model.adapted, source.tuned, source.remarks)
 
 
 def stored_dtype(tensors: Mapping[str, Any]) -> torch.dtype:
-    """The precision that most of a part's weights lie in: its embedding's."""
+    """Return the precision of a part's weights, from its embedding."""
     first = next(tensors[name] for name in ("model.embed_tokens.weight", *tensors) if name in tensors)
     return torch.empty(0, dtype=first[:0].dtype).dtype
 
@@ -76,55 +107,67 @@ def export_model(
     base: str | None = None,
     dtype: torch.dtype | None = None,
     device: str = "cpu",
-) -> list[Row]:
-    """Write `folder` (ours or any supported layout) as `layout`, load the result, compare, and return the parity table.
+) -> list[ParityRow]:
+    """Write a model in another layout, load the result, and compare both.
 
-    If adapters are merged, rows of "merge" come first: the model before merging compared with the model after. `dtype`:
-    None = the dtype of the stored language model. `device`: for running both models.
-    Raises CheckpointError, and leaves no OUT, if the merged model or the written folder gives other outputs.
+    Args:
+        folder: A model folder of vistune or of any layout that `import` reads.
+        out: The folder to write; it must not exist.
+        layout: `llava-hf`, `llava-original` or `peft`.
+        merge: Merge adapters, for a layout that has none.
+        base: With `peft`, the llava-hf model on which the adapters are put.
+        dtype: Precision of the weights; None keeps that of the stored language model.
+        device: Where both models run.
+
+    Returns:
+        The parity table. If adapters are merged, rows named `merge: …` come first: before and after merging.
+
+    Raises:
+        CheckpointError: If the merged model or the written folder gives other outputs; OUT is not written.
+        RecipeError: If the layout cannot represent the model, or OUT exists.
     """
     refuse_unknown(layout)
     if out.exists():
-        raise RecipeError(f"{out}: is there already", "give another folder")
-    made = exported_from(folder, dtype, device)
+        raise RecipeError(f"{out}: exists already", "give another folder")
+    exported = exported_from(folder, dtype, device)
     conversations = probes()
-    wanted = ask_ours(Assistant(made.model, made.processor), conversations)
-    merges: list[Row] = []
-    if made.model.adapted and layout != "peft":
+    expected = probe_ours(Assistant(exported.model, exported.processor), conversations)
+    merges: list[ParityRow] = []
+    if exported.model.adapted and layout != "peft":
         if not merge:
             raise RecipeError(
-                f"{folder}: its adapters are not merged, and --layout {layout} has no place for them",
+                f"{folder}: has adapters, which --layout {layout} cannot store",
                 "add --merge, or export --layout peft",
             )
-        before = {f"merge: {probe}": answer for probe, answer in wanted.items()}
-        made.model.language = merge_adapters(made.model.language)
-        wanted = ask_ours(Assistant(made.model, made.processor), conversations)
-        merges = compare(before, {f"merge: {probe}": answer for probe, answer in wanted.items()})
-        if is_off(merges, made.model.head.dtype, merged=True):
+        before = {f"merge: {probe}": answer for probe, answer in expected.items()}
+        exported.model.language = merge_adapters(exported.model.language)
+        expected = probe_ours(Assistant(exported.model, exported.processor), conversations)
+        merges = compare(before, {f"merge: {probe}": answer for probe, answer in expected.items()})
+        if exceeds_tolerance(merges, exported.model.head.dtype, merged=True):
             raise CheckpointError(
-                f"{out}: the model's outputs change when its adapters are merged: {in_words(merges)}",
-                "merge in fp32 (--device cpu), or export --layout peft, which keeps them apart",
+                f"{out}: the model's outputs change when its adapters are merged: {describe_rows(merges)}",
+                "merge in fp32 (--device cpu), or export --layout peft, which keeps adapters",
             )
-    precision = made.model.head.dtype
-    if precision != made.dtype:
-        round_weights(made.model, made.dtype, tower=layout != "llava-original" or made.tower_inside)
-        wanted = ask_ours(Assistant(made.model, made.processor), conversations)
-        made.model.to(made.dtype)  # as it is written, so that no second model in another precision is made for that
-    ways: Mapping[str, tuple[Writer, Loader]] = {
+    precision = exported.model.head.dtype
+    if precision != exported.dtype:
+        round_weights(exported.model, exported.dtype, tower=layout != "llava-original" or exported.tower_inside)
+        expected = probe_ours(Assistant(exported.model, exported.processor), conversations)
+        exported.model.to(exported.dtype)  # in the precision of the file, so that no second copy is needed
+    layouts_written: Mapping[str, tuple[Writer, Loader]] = {
         "llava-hf": (write_hf, partial(from_transformers, device=device)),
         "llava-original": (write_original, partial(from_original, device=device)),
         "peft": (partial(write_peft, base=base), partial(from_peft, base=base, device=device)),
     }
-    write, read = ways[layout]
+    write, read = layouts_written[layout]
     with committed_folder(out) as draft:
-        write(made, draft)
-        del made
-        rows = compare(wanted, read(draft, precision, conversations))
-        if is_off(rows, precision):
+        write(exported, draft)
+        del exported  # frees memory for the model that is loaded
+        rows = compare(expected, read(draft, precision, conversations))
+        if exceeds_tolerance(rows, precision):
             own_base = layout == "peft" and base is not None
             raise CheckpointError(
-                f"{out}: the exported model gives other outputs than the original: {in_words(rows)}",
-                "leave --base out: this model is not that one with adapters"
+                f"{out}: the exported model gives other outputs than the original: {describe_rows(rows)}",
+                "remove --base: this model is not that base with adapters"
                 if own_base
                 else "report this with the model",
             )
@@ -132,12 +175,13 @@ def export_model(
 
 
 def refuse_unknown(layout: str) -> None:
+    """Raise RecipeError for a layout that is not written."""
     if layout not in QUANTISED_BY:
         raise RecipeError(f"--layout {layout!r} is not known", guess(layout, QUANTISED_BY))
 
 
 def refuse_quantised(layout: str, bits: int) -> None:
-    """Raise RecipeError: what was quantised is not written, since nothing could make it exact again."""
+    """Raise RecipeError: no layout is written quantised, because rounding cannot be undone."""
     refuse_unknown(layout)
     reason = QUANTISED_BY[layout].format(bits=bits)
     raise RecipeError(
@@ -146,9 +190,9 @@ def refuse_quantised(layout: str, bits: int) -> None:
 
 
 def round_weights(model: VisionLanguageModel, dtype: torch.dtype, *, tower: bool) -> None:
-    """Give every weight the value it will have on disk: what is compared is then the same to the last digit.
+    """Round every weight to its value on disk, so that the comparison is exact.
 
-    Without `tower` the vision tower keeps its own precision, as one in a folder of its own does.
+    Without `tower` the vision tower keeps its precision, as it does in a folder of its own.
     """
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -156,10 +200,10 @@ def round_weights(model: VisionLanguageModel, dtype: torch.dtype, *, tower: bool
                 parameter.copy_(parameter.to(dtype))
 
 
-def exported_from(folder: Path, dtype: torch.dtype | None, device: str) -> Exported:
-    """A model folder of ours, or of a layout that is read, with its tower as it lies on disk.
+def exported_from(folder: Path, dtype: torch.dtype | None, device: str) -> ExportedModel:
+    """Load a model folder of vistune or of another layout for an export, with its tower as stored.
 
-    On a CPU it computes in fp32, whatever is written: half precision is slow there, and compares loosely.
+    On a CPU the model computes in fp32, whatever is written: half precision is slow and imprecise there.
     """
     computes = torch.float32 if device == "cpu" else None
     if (folder / "parts.json").is_file():
@@ -169,10 +213,10 @@ def exported_from(folder: Path, dtype: torch.dtype | None, device: str) -> Expor
         name, cut = checkpoint.backbone_of(folder, "vision")
         tower_folder, config, tower = read_tower(name)
         if cut:
-            tower, config = lengthened(tower, config, processor.spec.feature_layer)
+            tower, config = with_full_depth(tower, config, processor.spec.feature_layer)
         origin = read_json(folder / "parts.json")["extra"].get("origin", {})
         reference = str(origin.get("tower") or name)
-        return Exported(
+        return ExportedModel(
             model=model,
             processor=processor,
             tower=tower,
@@ -182,11 +226,11 @@ def exported_from(folder: Path, dtype: torch.dtype | None, device: str) -> Expor
             card=write_card(folder),
             dtype=dtype,
         )
-    source: Source = layouts.read_source(folder)
+    source: SourceModel = layouts.read_source(folder)
     dtype = dtype or stored_dtype(source.parts["language"])
-    return Exported(
+    return ExportedModel(
         model=build_model(source, computes or dtype).to(device),
-        processor=processor_of(source),
+        processor=source_processor(source),
         tower=source.parts["vision"],
         tower_config=source.vision,
         tower_name=source.tower if source.tower and is_hub_name(source.tower) else "vision_tower",
@@ -198,31 +242,103 @@ def exported_from(folder: Path, dtype: torch.dtype | None, device: str) -> Expor
 
 def from_transformers(
     folder: Path, dtype: torch.dtype, conversations: Conversations, *, device: str
-) -> dict[str, Answer]:
+) -> dict[str, ProbeResult]:
+    """Run the probes on a llava-hf folder with transformers."""
     from transformers import AutoModelForImageTextToText
 
     model: Any = AutoModelForImageTextToText.from_pretrained(str(folder), dtype=dtype)
     return with_processor(model.eval().to(device), folder, conversations)
 
 
-def with_processor(model: Any, folder: Path, conversations: Conversations) -> dict[str, Answer]:
+def with_processor(model: Any, folder: Path, conversations: Conversations) -> dict[str, ProbeResult]:
+    """Run the probes with the processor of a folder."""
     from transformers import AutoProcessor
 
     processor = AutoProcessor.from_pretrained(str(folder), backend="pil")
-    return ask_transformers(model, processor, conversations, processor.image_token_id)
+    return probe_transformers(model, processor, conversations, processor.image_token_id)
 
 
-def from_original(folder: Path, dtype: torch.dtype, conversations: Conversations, *, device: str) -> dict[str, Answer]:
-    """By our own reader: the original's code needs libraries of its time."""
-    return ask_ours(Assistant(*layouts.load(folder, dtype=dtype, device=device)), conversations)
+def from_original(
+    folder: Path, dtype: torch.dtype, conversations: Conversations, *, device: str
+) -> dict[str, ProbeResult]:
+    """Run the probes on an original folder with our reader; the original's code needs old libraries."""
+    return probe_ours(Assistant(*layouts.load(folder, dtype=dtype, device=device)), conversations)
 
 
 def from_peft(
     folder: Path, dtype: torch.dtype, conversations: Conversations, *, base: str | None, device: str
-) -> dict[str, Answer]:
+) -> dict[str, ProbeResult]:
+    """Run the probes on a PEFT folder with PEFT and transformers."""
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
 
-    home = base or str(folder / "base")
-    model = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(home, dtype=dtype), str(folder))
-    return with_processor(model.eval().to(device), Path(home), conversations)
+    base_folder = base or str(folder / "base")
+    model = PeftModel.from_pretrained(
+        AutoModelForImageTextToText.from_pretrained(base_folder, dtype=dtype), str(folder)
+    )
+    return with_processor(model.eval().to(device), Path(base_folder), conversations)
+
+
+def write_card(folder: Path) -> str:
+    """Return a model card: base models, data, trained parts and scores, as far as the folder tells."""
+    recipe = _yaml(folder / "recipe.yaml")
+    parts = _json(folder / "parts.json")
+    run = folder.parent.parent if folder.parent.name == "checkpoints" else folder
+    origin = parts.get("extra", {}).get("origin", {})
+    bases = _bases(recipe, parts, origin)
+    data = sorted({Path(str(source["file"])).name for source in recipe.get("data", []) if "file" in source})
+    on_the_hub = [name for name in bases if is_hub_name(name)]
+    head: dict[str, Any] = {
+        "library_name": "transformers",
+        "pipeline_tag": "image-text-to-text",
+        **({"base_model": on_the_hub} if on_the_hub else {}),
+        "tags": ["llava", "vistune"],
+        "license": "other",
+        "license_name": "that-of-the-base-models-and-data",
+    }
+    title = str(recipe.get("name", folder.name))
+    lines = ["---", yaml.safe_dump(head, sort_keys=False).strip(), "---", "", f"# {title}", ""]
+    lines += ["A LLaVA-style model made with vistune.", ""]
+    if origin:
+        lines += [f"Imported from a folder of the layout {origin.get('layout')}: {origin.get('folder')}.", ""]
+    if bases:
+        lines += [f"Base models: {', '.join(name if is_hub_name(name) else Path(name).name for name in bases)}.", ""]
+    if data:
+        lines += [f"Data: {', '.join(data)}.", ""]
+    for stage in recipe.get("stages", []):
+        trained = ", ".join(f"{part} at {rate:g}" for part, rate in stage.get("learn", {}).items())
+        lines.append(f"- stage {stage.get('name')}: {trained}")
+    lines += ["", *_scores(run)] if recipe.get("stages") else _scores(run)
+    lines.append("The licences of the base models and of the data bind this model too: set `license` before sharing.")
+    return "\n".join(lines).strip() + "\n"
+
+
+def _bases(recipe: dict[str, Any], parts: dict[str, Any], origin: dict[str, Any]) -> list[str]:
+    """Return folders or hub names of the base models: a run's `from`, an import's base and tower, or the backbones."""
+    parent = recipe.get("from")
+    if isinstance(parent, dict):
+        names = [parent.get(key) for key in ("model", "base", "vision")]
+    elif origin:
+        names = [origin.get(key) for key in ("base", "tower")]
+    else:
+        names = [parts[part]["source"] for part in ("vision", "language") if part in parts]
+    return [str(name) for name in names if name]
+
+
+def _scores(run: Path) -> list[str]:
+    rows = []
+    for path in sorted((run / "evals").glob("*.json")):
+        metrics = _json(path).get("metrics")
+        if isinstance(metrics, dict):
+            rows.append(f"| {path.stem} | {', '.join(f'{name} {value:.4g}' for name, value in metrics.items())} |")
+    return ["| evaluation | scores |", "| --- | --- |", *rows, ""] if rows else []
+
+
+def _json(path: Path) -> dict[str, Any]:
+    value = read_json(path) if path.is_file() else {}
+    return value if isinstance(value, dict) else {}
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    value = yaml.safe_load(read_text(path)) if path.is_file() else {}
+    return value if isinstance(value, dict) else {}

@@ -1,14 +1,29 @@
-"""Load any model folder as an `Assistant`: a run, a vistune model, or another layout."""
+"""Load any model folder as an `Assistant`, or inspect the folder that a recipe's `from` names without its weights.
+
+A folder is a run, a model folder of vistune, or a folder of another layout.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import torch
+
+from vistune.errors import RecipeError
 from vistune.generation import Assistant
-from vistune.interop import layouts
+from vistune.interop import build, layouts
+from vistune.interop.build import SourceModel, build_model
+from vistune.model import VisionLanguageModel, read_spec
 from vistune.model.devices import resolve_device, resolve_dtype
+from vistune.model.shapes import LanguageConfig, VisionConfig
+from vistune.processor import Processor, load_tokenizer
+from vistune.recipe import Model, Origin, Recipe, source_of
 from vistune.runs import checkpoint
-from vistune.runs.folder import find_model, is_vistune_folder
+from vistune.runs.folder import find_model, fingerprint, is_vistune_folder
+from vistune.types import Spec
 
 
 def load(
@@ -34,3 +49,133 @@ def load(
     if is_vistune_folder(path):
         return Assistant(*checkpoint.load(find_model(path), device=device, dtype=precision, quantize=quantize))
     return Assistant(*layouts.load(path, device=device, dtype=precision, quantize=quantize, template=template))
+
+
+@dataclass(frozen=True, slots=True)
+class ParentModel:
+    """What a run needs to know of the model it continues from; no weights are loaded.
+
+    Attributes:
+        origin: The `from` section that names exactly this model; for a run, the checkpoint that was chosen.
+        recorded: Folder and checksum, written into every checkpoint of the run (`vistune why` reads it).
+        processor: Its processor.
+        model: The recipe's model section for it.
+        cut: Whether its vision tower was trained and ends at the feature layer.
+        adapted: Whether it has adapters, which are merged before training.
+        folder: Where it is, or for another layout where `bring_in` writes it.
+        source: What `read_source` returned for a folder of another layout; None for a vistune folder.
+    """
+
+    origin: Origin
+    recorded: Mapping[str, Any]
+    processor: Processor
+    model: Model
+    cut: bool
+    adapted: bool
+    folder: Path
+    source: SourceModel | None = None
+
+    @property
+    def trained_parts(self) -> set[str]:
+        """Parts that every checkpoint of the run must store, because their weights exist nowhere else."""
+        return ({"vision"} if self.cut else set()) | ({"language"} if self.adapted else set())
+
+    @property
+    def configs(self) -> tuple[VisionConfig, LanguageConfig] | None:
+        """transformers' configs of tower and language model, for another layout."""
+        return None if self.source is None else (self.source.vision, self.source.language)
+
+    def bring_in(self) -> Path:
+        """Return its vistune folder; one of another layout is converted first, even if the folder exists already."""
+        if self.source is not None:
+            from vistune.interop.export import import_model
+
+            import_model(self.origin.model, self.folder, **_outside(self.origin))
+        return self.folder
+
+    def build_empty(self) -> VisionLanguageModel:
+        """Build the model on torch's meta device, with all its checks and without weights."""
+        if self.source is not None:
+            return build_model(self.source, torch.float32, meta=True)
+        return checkpoint.load_empty(self.folder)
+
+
+def inspect_parent(origin: Origin, out: Path) -> ParentModel:
+    """Read configs and tokenizer of the model that `from` names.
+
+    Of a run, this is the checkpoint that is newest or best now, whatever the run does later.
+
+    Args:
+        origin: The recipe's `from` section.
+        out: The run folder; a model of another layout is converted into OUT/from when training begins.
+
+    Raises:
+        CheckpointError, RecipeError: if the folder is not a model, or needs no `base`, `vision` or `template`.
+    """
+    if origin.model.exists() and is_vistune_folder(origin.model):
+        parent = _inspect_vistune(origin)
+    else:
+        parent = _inspect_other_layout(origin, out)
+    if origin.image_mode is None:
+        return parent
+    return replace(
+        parent,
+        processor=parent.processor.with_image_mode(origin.image_mode),
+        model=parent.model.model_copy(update={"image_mode": origin.image_mode}),
+    )
+
+
+def _outside(origin: Origin) -> dict[str, Any]:
+    """Files outside the model's folder."""
+    return {"base": origin.base, "vision": origin.vision, "template": origin.template}
+
+
+def _inspect_vistune(origin: Origin) -> ParentModel:
+    if any(_outside(origin).values()):
+        raise RecipeError(f"from: {origin.model} is a complete model", "remove base, vision and template")
+    folder = find_model(origin.model)
+    processor = Processor.load(folder / "tokenizer")
+    vision, cut = checkpoint.backbone_of(folder, "vision")
+    language, _ = checkpoint.backbone_of(folder, "language")
+    return ParentModel(
+        origin=Origin(model=folder, image_mode=origin.image_mode),
+        recorded=fingerprint(folder),
+        processor=processor,
+        model=model_section(processor.spec, vision, language),
+        cut=cut,
+        adapted=bool(checkpoint.read_parts(folder)["adapter"]),
+        folder=folder,
+    )
+
+
+def _inspect_other_layout(origin: Origin, out: Path) -> ParentModel:
+    source = layouts.read_source(origin.model, **_outside(origin))
+    folder = out / "from"
+    return ParentModel(
+        origin=origin,
+        recorded=fingerprint(source.folder),  # for a hub name, the snapshot that was fetched
+        processor=build.source_processor(source),
+        model=model_section(source.spec, str(folder / "vision"), str(folder / "language")),
+        cut=False,
+        adapted=source.adapt is not None,
+        folder=folder,
+        source=source,
+    )
+
+
+def recipe_processor(recipe: Recipe, parent: ParentModel | None = None) -> Processor:
+    """Return the processor of a recipe's model, or of the model that its `from` names; no weights are loaded."""
+    if parent is not None:
+        return parent.processor
+    return Processor(load_tokenizer(source_of(recipe.model.language, "language")), read_spec(recipe.model))
+
+
+def model_section(spec: Spec, vision: str, language: str) -> Model:
+    """Return a recipe's `model` section for a spec and the backbones' folders."""
+    keys = ("projector", "feature_layer", "feature_tokens", "space", "image_mode", "template", "tokenization")
+    return Model(
+        vision=vision,
+        language=language,
+        canvases=spec.canvases or None,
+        **{key: getattr(spec, key) for key in keys},
+    )

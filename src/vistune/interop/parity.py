@@ -1,39 +1,46 @@
-"""What was written answers as the model it was written from, or the export fails.
-
-Assistant + probe conversations -> ids, logits, greedy tokens -> the same from the written folder -> differences
-"""
+"""Compare a written model with its source: token ids, logits and greedy tokens of probe conversations."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from vistune.generation import Assistant, likeliest, read_messages
+from vistune.generation import Assistant, greedy_tokens, read_messages
 from vistune.processor import collate
 from vistune.types import IMAGE_ID
 
+Conversations = Mapping[str, Sequence[Mapping[str, Any]]]  # OpenAI-style messages by the probe's name
+
 GREEDY_TOKENS = 16
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.5, torch.float16: 0.05}  # of the largest logit difference
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.5, torch.float16: 0.05}  # largest difference of a logit
 MERGED = {torch.float32: 1e-3, torch.bfloat16: 1.0, torch.float16: 0.1}  # the same tolerances after merging adapters
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One probe: its ids (tokens,), last-position logits (vocabulary,) in fp32, and the tokens that greedy gives."""
+class ProbeResult:
+    """A model's result on a probe: ids (tokens,), logits of the last position (vocabulary,) in fp32, greedy tokens."""
 
     ids: Tensor
     logits: Tensor
     tokens: list[int]
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the parity table."""
+@dataclass(frozen=True, slots=True)
+class ParityRow:
+    """The comparison of two models on one probe.
+
+    Attributes:
+        probe: Name of the probe conversation.
+        tokens: Length of the prompt, image slots included.
+        same_ids: Whether the token ids are equal.
+        largest_difference: Largest absolute difference of a logit at the last position.
+        same_tokens: Whether the greedy tokens are equal.
+    """
 
     probe: str
     tokens: int
@@ -41,16 +48,20 @@ class Row:
     largest_difference: float
     same_tokens: bool
 
+    def to_dict(self) -> dict[str, str | int | float | bool]:
+        """Return the row as `vistune export --json` prints it."""
+        return asdict(self)
+
 
 def probe_image() -> Image.Image:
-    """A picture that no two patches of look alike, wider than high."""
+    """Return an image, wider than high, in which no two patches are alike."""
     x, y = torch.meshgrid(torch.linspace(0, 1, 320), torch.linspace(0, 1, 240), indexing="xy")
     waves = torch.stack([(20 * x).sin() * (13 * y).cos(), (31 * x * y).sin(), (9 * (x + 2 * y)).cos()], dim=-1)
     return Image.fromarray(((waves + 1) * 127.5).round().to(torch.uint8).numpy())
 
 
-def probes() -> dict[str, list[dict[str, Any]]]:
-    """Conversations that end with a question: with a picture, in Korean, of two turns, without a picture."""
+def probes() -> Conversations:
+    """Return conversations that end with a question: with an image, in Korean, of two turns, without an image."""
     image = {"type": "image", "image": probe_image()}
 
     def asked(text: str, *before: Any) -> dict[str, Any]:
@@ -65,24 +76,24 @@ def probes() -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def ask_ours(assistant: Assistant, conversations: dict[str, list[dict[str, Any]]]) -> dict[str, Answer]:
-    """Ids, logits and greedy tokens of a model of ours."""
+def probe_ours(assistant: Assistant, conversations: Conversations) -> dict[str, ProbeResult]:
+    """Run the probes through our model."""
     model, processor = assistant.model, assistant.processor
-    found = {}
+    results = {}
     for name, messages in conversations.items():
         prompt = processor.encode_prompt(read_messages(messages))
         with torch.inference_mode():
             logits = model(collate([prompt]).to(model.head.device))[-1] @ model.head.T
-        said = likeliest(model, prompt, GREEDY_TOKENS)
-        found[name] = Answer(prompt.input_ids, logits.float().cpu(), said)
-    return found
+        tokens = greedy_tokens(model, prompt, GREEDY_TOKENS)
+        results[name] = ProbeResult(prompt.input_ids, logits.float().cpu(), tokens)
+    return results
 
 
-def ask_transformers(
-    model: Any, processor: Any, conversations: dict[str, list[dict[str, Any]]], image_id: int
-) -> dict[str, Answer]:
-    """The same of transformers' model through its processor and chat template; a picture's id as ours."""
-    found = {}
+def probe_transformers(
+    model: Any, processor: Any, conversations: Conversations, image_id: int
+) -> dict[str, ProbeResult]:
+    """Run the probes through transformers' model, with its processor and chat template."""
+    results = {}
     for name, messages in conversations.items():
         inputs = processor.apply_chat_template(
             messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
@@ -91,46 +102,49 @@ def ask_transformers(
             inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
         with torch.inference_mode():
             logits = model(**inputs).logits[0, -1]
-            said = model.generate(
+            generated = model.generate(
                 **inputs, max_new_tokens=GREEDY_TOKENS, min_new_tokens=GREEDY_TOKENS, do_sample=False, eos_token_id=[]
             )
         ids = inputs["input_ids"][0].cpu()
-        tokens = said[0, len(ids) :].tolist()
-        found[name] = Answer(torch.where(ids == image_id, IMAGE_ID, ids), logits.float().cpu(), tokens)
-    return found
+        tokens = generated[0, len(ids) :].tolist()
+        results[name] = ProbeResult(torch.where(ids == image_id, IMAGE_ID, ids), logits.float().cpu(), tokens)
+    return results
 
 
-def compare(ours: dict[str, Answer], theirs: dict[str, Answer]) -> list[Row]:
-    """A row a probe; logits are compared over the vocabulary that both have."""
+def compare(ours: Mapping[str, ProbeResult], theirs: Mapping[str, ProbeResult]) -> list[ParityRow]:
+    """Compare the results of two models, a row per probe. Logits are compared over the common vocabulary."""
     rows = []
-    for name, mine in ours.items():
-        other = theirs[name]
-        common = min(len(mine.logits), len(other.logits))
+    for name, our in ours.items():
+        their = theirs[name]
+        common = min(len(our.logits), len(their.logits))
         rows.append(
-            Row(
+            ParityRow(
                 probe=name,
-                tokens=len(mine.ids),
-                same_ids=torch.equal(mine.ids, other.ids),
-                largest_difference=float((mine.logits[:common] - other.logits[:common]).abs().max()),
-                same_tokens=mine.tokens == other.tokens,
+                tokens=len(our.ids),
+                same_ids=torch.equal(our.ids, their.ids),
+                largest_difference=float((our.logits[:common] - their.logits[:common]).abs().max()),
+                same_tokens=our.tokens == their.tokens,
             )
         )
     return rows
 
 
-def is_off(rows: Sequence[Row], dtype: torch.dtype, *, merged: bool = False) -> bool:
-    """Whether any probe differs by more than rounding; in half precision a near tie may change a greedy token.
+def exceeds_tolerance(rows: Sequence[ParityRow], dtype: torch.dtype, *, merged: bool = False) -> bool:
+    """Return whether any probe differs by more than rounding. In half precision greedy tokens may differ.
 
-    `merged`: compares separate with merged adapters, whose sums are rounded once more.
+    Args:
+        rows: The comparison.
+        dtype: Precision of the models.
+        merged: Whether separate adapters are compared with merged ones, whose sums are rounded once more.
     """
     exact = dtype == torch.float32
     allowed = (MERGED if merged else TOLERANCE)[dtype]
-    return any(  # written so that nan counts as off
+    return any(  # nan counts as a difference
         not row.same_ids or not row.largest_difference <= allowed or (exact and not row.same_tokens) for row in rows
     )
 
 
-def in_words(rows: Sequence[Row]) -> str:
+def describe_rows(rows: Sequence[ParityRow]) -> str:
     """Format the rows for an error message."""
     return "; ".join(
         f"{row.probe}: ids {'equal' if row.same_ids else 'differ'}, logits {row.largest_difference:.2g} apart, "

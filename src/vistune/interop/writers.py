@@ -1,47 +1,57 @@
-"""A model of ours written as others read it: complete folders of weights, configs, tokenizer, picture rules, template.
-
-Exported (model, processor, tower whole or cut) -> llava-hf | llava-original | peft folder
-"""
+"""Write a model in the layouts of other tools: complete folders of weights, configs, tokenizer and image processor."""
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
 from torch import Tensor
 
 from vistune.errors import RecipeError
 from vistune.files import write_atomic, write_json
+from vistune.interop.folders import LazyTensor, load_tensor, written_name
 from vistune.interop.original import CLASSES
-from vistune.interop.tensors import Lazy, whole, written_name
-from vistune.interop.towers import image_processor, save, without_paths, write_tower
 from vistune.model import VisionLanguageModel
-from vistune.model.language import base_of
-from vistune.processor import Processor, save_tokenizer
+from vistune.model.language import unwrap
+from vistune.model.shapes import ConfigLike, VisionConfig
+from vistune.processor import Processor, TokenizerLike, save_tokenizer
 from vistune.runs.checkpoint import language_state
 from vistune.types import Spec
 
-ROWS = 64  # a vocabulary that grows is rounded up to a multiple of this, as llava-hf's is
+ROWS = 64  # an enlarged vocabulary is rounded up to a multiple of this, as llava-hf's is
 IMAGE, PAD = "<image>", "<pad>"
 
 
 @dataclass(frozen=True)
-class Exported:
-    """What is to be written. `tower`: its tensors as they lie on disk, of every layer that its config counts."""
+class ExportedModel:
+    """A model to be written.
+
+    Attributes:
+        model: The model; it may compute in another precision than `dtype`.
+        processor: Its processor.
+        tower: The tower's tensors as stored, of every layer in its config.
+        tower_config: transformers' config of the tower.
+        tower_name: How an original config names the tower: a hub name, or its folder's name.
+        tower_inside: Whether the original layout's weights contain the tower.
+        card: Text of the model card.
+        dtype: Precision of everything that is written, except a tower in a folder of its own.
+    """
 
     model: VisionLanguageModel
     processor: Processor
-    tower: Mapping[str, Lazy]
-    tower_config: Any
-    tower_name: str  # how an original config names it: a hub name, or the folder's own name
-    tower_inside: bool  # whether the original layout's weights hold it
+    tower: Mapping[str, LazyTensor]
+    tower_config: VisionConfig
+    tower_name: str
+    tower_inside: bool
     card: str
-    dtype: torch.dtype  # of all that is written but a tower's own folder; the model itself may compute in another
+    dtype: torch.dtype
 
     @property
     def spec(self) -> Spec:
@@ -49,48 +59,55 @@ class Exported:
 
     @property
     def language(self) -> Any:
-        return base_of(self.model.language)
+        return unwrap(self.model.language)
 
 
-def write_hf(made: Exported, folder: Path) -> None:
-    """As llava-hf/llava-1.5-7b-hf is: what `vllm serve` and transformers load. Raises RecipeError for what it lacks."""
-    refuse_for_hf(made)
-    tokenizer, image_id, rows = with_image_token(made.processor.tokenizer, made.language.config.vocab_size)
-    save(hf_state(made, rows), folder)
-    config = without_paths(hf_config(made, image_id, rows, tokenizer.pad_token_id).to_dict())
+def write_hf(exported: ExportedModel, folder: Path) -> None:
+    """Write a folder like llava-hf/llava-1.5-7b-hf, which vLLM and transformers load.
+
+    Raises:
+        RecipeError: If the layout cannot represent the model.
+    """
+    refuse_for_hf(exported)
+    tokenizer, image_id, rows = with_image_token(exported.processor.tokenizer, exported.language.config.vocab_size)
+    save_tensors(hf_state(exported, rows), folder)
+    config = without_paths(hf_config(exported, image_id, rows, tokenizer.pad_token_id).to_dict())
     write_json(folder / "config.json", {**config, "text_config": with_older_keys(config["text_config"])})
-    write_processor(made, tokenizer, folder)
-    generation_config(made, tokenizer).save_pretrained(folder)
-    write_atomic(folder / "README.md", made.card)
+    write_processor(exported, tokenizer, folder)
+    generation_config(exported, tokenizer).save_pretrained(folder)
+    write_atomic(folder / "README.md", exported.card)
 
 
-def hf_state(made: Exported, rows: int) -> dict[str, Tensor]:
-    """Every tensor as llava-hf names it, the vocabulary grown to `rows`."""
-    state = {**part_state(made, "vision", "llava-hf"), **part_state(made, "projector", "llava-hf")}
-    language = grown(language_tensors(made), rows)
+def hf_state(exported: ExportedModel, rows: int) -> dict[str, Tensor]:
+    """Return every tensor under llava-hf's name, with the vocabulary enlarged to `rows`."""
+    state = {**part_state(exported, "vision", "llava-hf"), **part_state(exported, "projector", "llava-hf")}
+    language = with_more_rows(language_tensors(exported), rows)
     return state | {written_name("language", name, "llava-hf"): tensor for name, tensor in language.items()}
 
 
-def refuse_for_hf(made: Exported) -> None:
-    spec = made.spec
+def refuse_for_hf(exported: ExportedModel) -> None:
+    """Raise RecipeError if transformers' LLaVA cannot represent the model."""
+    spec = exported.spec
     if spec.projector != "mlp2x_gelu":
         raise RecipeError(
             f"--layout llava-hf: transformers' LLaVA has a projector of two layers, this model has {spec.projector}",
             "train with model.projector=mlp2x_gelu, or export --layout llava-original",
         )
     if spec.space != "hidden":
-        raise RecipeError("--layout llava-hf: it has no joint space", "train with model.space=hidden")
+        raise RecipeError("--layout llava-hf: transformers' LLaVA has no joint space", "train with model.space=hidden")
     if spec.image_mode == "pad" and spec.image_fit == "stretch":
-        raise RecipeError("--layout llava-hf: no processor there pads and stretches", "train with image_mode=square")
+        raise RecipeError(
+            "--layout llava-hf: no image processor of transformers pads and stretches", "train with image_mode=square"
+        )
 
 
-def with_image_token(tokenizer: Any, rows: int) -> tuple[Any, int, int]:
-    """(a tokenizer that knows `<image>` and a padding token, the picture's id, rows that the vocabulary needs)."""
+def with_image_token(tokenizer: TokenizerLike, rows: int) -> tuple[Any, int, int]:
+    """Return a tokenizer with `<image>` and a padding token, the image token's id, and the vocabulary's rows."""
     from copy import deepcopy
 
     from tokenizers import AddedToken
 
-    own = deepcopy(tokenizer)
+    own: Any = deepcopy(tokenizer)
     own.chat_template = None
     if IMAGE not in own.get_vocab():
         own.add_tokens([AddedToken(IMAGE, special=True, normalized=False)], special_tokens=True)
@@ -101,16 +118,16 @@ def with_image_token(tokenizer: Any, rows: int) -> tuple[Any, int, int]:
     return own, image_id, rows if needed <= rows else -(-needed // ROWS) * ROWS
 
 
-def language_tensors(made: Exported) -> dict[str, Tensor]:
-    """The language model's tensors; a head that is the embedding is written once."""
-    state = {name: tensor.to(made.dtype) for name, tensor in language_state(made.model).items()}
-    if made.language.config.tie_word_embeddings:
+def language_tensors(exported: ExportedModel) -> dict[str, Tensor]:
+    """Return the language model's tensors, without a head that is tied to the embedding."""
+    state = {name: tensor.to(exported.dtype) for name, tensor in language_state(exported.model).items()}
+    if exported.language.config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
     return state
 
 
-def grown(state: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
-    """An embedding or head that is too short gets the mean of its rows below: never the likeliest token."""
+def with_more_rows(state: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
+    """Enlarge embedding and head to `rows`, with the mean of their rows, which is never the likeliest token."""
     longer = dict(state)
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         if name in state and len(state[name]) < rows:
@@ -119,36 +136,41 @@ def grown(state: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
     return longer
 
 
-def part_state(made: Exported, part: str, layout: str) -> dict[str, Tensor]:
-    """A part's tensors under the layout's names."""
+def part_state(exported: ExportedModel, part: str, layout: str) -> dict[str, Tensor]:
+    """Return a part's tensors under the layout's names."""
     if part == "vision":
         return {
-            written_name("vision", name, layout): whole(tensor).to(made.dtype) for name, tensor in made.tower.items()
+            written_name("vision", name, layout): load_tensor(tensor).to(exported.dtype)
+            for name, tensor in exported.tower.items()
         }
-    state = {name: tensor.to(made.dtype) for name, tensor in made.model.projector_state().items()}
-    newline = state.pop("newline", None)
-    named = {written_name("projector", name, layout): tensor for name, tensor in state.items()}
-    return named if newline is None else {**named, written_name("newline", "newline", layout): newline}
+    state = {name: tensor.to(exported.dtype) for name, tensor in exported.model.projector_state().items()}
+    return {
+        written_name("newline" if name == "newline" else "projector", name, layout): tensor
+        for name, tensor in state.items()
+    }
 
 
-def hf_config(made: Exported, image_id: int, rows: int, pad_id: int) -> Any:
+def hf_config(exported: ExportedModel, image_id: int, rows: int, pad_id: int) -> Any:
+    """Return transformers' LlavaConfig or LlavaNextConfig."""
     from transformers import LlavaConfig, LlavaNextConfig
 
-    text = type(made.language.config)(**{**made.language.config.to_dict(), "vocab_size": rows, "pad_token_id": pad_id})
+    text = type(exported.language.config)(
+        **{**exported.language.config.to_dict(), "vocab_size": rows, "pad_token_id": pad_id}
+    )
     common: dict[str, Any] = {
-        "vision_config": made.tower_config,
+        "vision_config": exported.tower_config,
         "text_config": text,
         "image_token_index": image_id,
-        "image_seq_length": made.spec.slots_per_image,
+        "image_seq_length": exported.spec.slots_per_image,
         "projector_hidden_act": "gelu",
-        "vision_feature_layer": made.spec.feature_layer,
-        "vision_feature_select_strategy": "default" if made.spec.feature_tokens == "patch" else "full",
-        "dtype": str(made.dtype).removeprefix("torch."),
+        "vision_feature_layer": exported.spec.feature_layer,
+        "vision_feature_select_strategy": "default" if exported.spec.feature_tokens == "patch" else "full",
+        "dtype": str(exported.dtype).removeprefix("torch."),
     }
-    if made.tower_config.model_type != "clip_vision_model":  # no class token: nothing is dropped
+    if exported.tower_config.model_type != "clip_vision_model":  # there is no class token to drop
         common["vision_feature_select_strategy"] = "full"
-    if made.spec.image_mode == "anyres":
-        pairs = [[height, width] for width, height in made.spec.canvases]
+    if exported.spec.image_mode == "anyres":
+        pairs = [[height, width] for width, height in exported.spec.canvases]
         config: Any = LlavaNextConfig(**common, image_grid_pinpoints=pairs, use_image_newline_parameter=True)
         config.architectures = ["LlavaNextForConditionalGeneration"]
     else:
@@ -158,49 +180,54 @@ def hf_config(made: Exported, image_id: int, rows: int, pad_id: int) -> Any:
 
 
 def with_older_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A language model's config with its rotary embedding also as transformers 4 has it: it reads no `rope_parameters`,
-    and would turn by another base. Those of Gemma 3, one a kind of layer, have two bases there.
+    """Add the rotary embedding's keys of transformers 4 to a language model's config.
+
+    transformers 4 does not read `rope_parameters` and would use a default base. Gemma 3 has a base for each kind of
+    layer.
     """
     rope = config.get("rope_parameters") or {}
-    found = dict(config)
+    older = dict(config)
     full = rope.get("full_attention", rope)
     if "rope_theta" in full:
-        found["rope_theta"] = full["rope_theta"]
+        older["rope_theta"] = full["rope_theta"]
     if "sliding_attention" in rope:
-        found["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
-    elif (kind := rope.get("rope_type", "default")) in ("linear", "dynamic"):  # as the first that had it want it
-        found["rope_scaling"] = {"type": kind, "factor": rope["factor"]}
+        older["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+    elif (kind := rope.get("rope_type", "default")) in (
+        "linear",
+        "dynamic",
+    ):  # the form of the transformers versions that introduced them
+        older["rope_scaling"] = {"type": kind, "factor": rope["factor"]}
     elif kind != "default":
-        found["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
-    return found
+        older["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
+    return older
 
 
-def write_processor(made: Exported, tokenizer: Any, folder: Path) -> None:
-    """Tokenizer, picture rules and chat template, also under the names that older loaders look for."""
+def write_processor(exported: ExportedModel, tokenizer: Any, folder: Path) -> None:
+    """Write tokenizer, image processor and chat template, also under the names that older loaders read."""
     from transformers import LlavaNextProcessor, LlavaProcessor
 
-    spec = made.spec
-    patches = made.tower_config.patch_size
-    clip = made.tower_config.model_type == "clip_vision_model"
+    spec = exported.spec
+    patches = exported.tower_config.patch_size
+    clip = exported.tower_config.model_type == "clip_vision_model"
     kind = LlavaNextProcessor if spec.image_mode == "anyres" else LlavaProcessor
-    rules = image_processor(spec)
+    images = image_processor(spec)
     kind(
-        rules,
+        images,
         tokenizer,
         patch_size=patches,
         vision_feature_select_strategy="default" if clip and spec.feature_tokens == "patch" else "full",
-        chat_template=made.processor.chat_template,
+        chat_template=exported.processor.chat_template,
         num_additional_image_tokens=1 if clip else 0,
     ).save_pretrained(folder)
-    rules.save_pretrained(folder)
+    images.save_pretrained(folder)
 
 
-def generation_config(made: Exported, tokenizer: Any) -> Any:
-    """Greedy, ending where the template ends an answer."""
+def generation_config(exported: ExportedModel, tokenizer: Any) -> Any:
+    """Return a greedy generation config that stops where the template ends an answer."""
     from transformers import GenerationConfig
 
-    ends = sorted(made.processor.stop_ids)
-    text_ends = {"stop_strings": [made.processor.stop_text]} if made.processor.stop_text else {}
+    ends = sorted(exported.processor.stop_ids)
+    text_ends = {"stop_strings": [exported.processor.stop_text]} if exported.processor.stop_text else {}
     return GenerationConfig(
         **text_ends,
         bos_token_id=tokenizer.bos_token_id,
@@ -209,61 +236,76 @@ def generation_config(made: Exported, tokenizer: Any) -> Any:
     )
 
 
-def write_original(made: Exported, folder: Path) -> None:
-    """As liuhaotian/llava-v1.5-7b is: the original LLaVA's code loads it."""
+def write_original(exported: ExportedModel, folder: Path) -> None:
+    """Write a folder like liuhaotian/llava-v1.5-7b, which the original LLaVA's code loads.
+
+    Raises:
+        RecipeError: If the layout cannot represent the model.
+    """
     names = {kind: name for name, kind in CLASSES.items()}
-    kind = made.language.config.model_type
+    kind = exported.language.config.model_type
     if kind not in names:
-        raise RecipeError(f"--layout llava-original: no class there for {kind!r}", f"it has {', '.join(sorted(names))}")
-    if "2x2" in made.spec.projector or made.spec.space != "hidden" or made.spec.image_fit == "stretch":
         raise RecipeError(
-            f"--layout llava-original: no {made.spec.projector} over this tower there", "export --layout llava-hf"
+            f"--layout llava-original: the original LLaVA has no class for {kind!r}",
+            f"it has {', '.join(sorted(names))}",
         )
-    save(original_state(made), folder)
+    if "2x2" in exported.spec.projector or exported.spec.space != "hidden" or exported.spec.image_fit == "stretch":
+        raise RecipeError(
+            f"--layout llava-original: the original LLaVA has no {exported.spec.projector} over this tower",
+            "export --layout llava-hf",
+        )
+    save_tensors(original_state(exported), folder)
     config = {
-        **with_older_keys(without_paths(made.language.config.to_dict())),
-        "torch_dtype": str(made.dtype).removeprefix("torch."),
+        **with_older_keys(without_paths(exported.language.config.to_dict())),
+        "torch_dtype": str(exported.dtype).removeprefix("torch."),
         "architectures": [names[kind]],
         "model_type": f"llava_{kind}" if kind != "qwen2" else "llava_qwen",
-        "mm_vision_tower": made.tower_name,
-        "mm_hidden_size": made.spec.vision_width,
-        "mm_projector_type": made.spec.projector,
-        "mm_vision_select_layer": made.spec.feature_layer,
-        "mm_vision_select_feature": made.spec.feature_tokens,
+        "mm_vision_tower": exported.tower_name,
+        "mm_hidden_size": exported.spec.vision_width,
+        "mm_projector_type": exported.spec.projector,
+        "mm_vision_select_layer": exported.spec.feature_layer,
+        "mm_vision_select_feature": exported.spec.feature_tokens,
         "mm_use_im_start_end": False,
         "mm_use_im_patch_token": False,
-        "mm_patch_merge_type": "spatial_unpad" if made.spec.image_mode == "anyres" else "flat",
-        "image_aspect_ratio": made.spec.image_mode,
+        "mm_patch_merge_type": "spatial_unpad" if exported.spec.image_mode == "anyres" else "flat",
+        "image_aspect_ratio": exported.spec.image_mode,
         "use_mm_proj": True,
-        "unfreeze_mm_vision_tower": made.tower_inside,
-        "vistune_template": made.spec.template,
-        "vistune_tokenization": made.spec.tokenization,
+        "unfreeze_mm_vision_tower": exported.tower_inside,
+        "vistune_template": exported.spec.template,
+        "vistune_tokenization": exported.spec.tokenization,
     }
-    if made.spec.image_mode == "anyres":
-        config["image_grid_pinpoints"] = [list(canvas) for canvas in made.spec.canvases]
+    if exported.spec.image_mode == "anyres":
+        config["image_grid_pinpoints"] = [list(canvas) for canvas in exported.spec.canvases]
     write_json(folder / "config.json", config)
-    save_tokenizer(made.processor.tokenizer, folder)
-    generation_config(made, made.processor.tokenizer).save_pretrained(folder)
-    write_atomic(folder / "README.md", made.card)
-    if not made.tower_name.count("/"):
-        write_tower(made.tower, made.tower_config, made.spec, folder / made.tower_name)
+    save_tokenizer(exported.processor.tokenizer, folder)
+    generation_config(exported, exported.processor.tokenizer).save_pretrained(folder)
+    write_atomic(folder / "README.md", exported.card)
+    if not exported.tower_name.count("/"):
+        write_tower(exported.tower, exported.tower_config, exported.spec, folder / exported.tower_name)
 
 
-def original_state(made: Exported) -> dict[str, Tensor]:
-    """Every tensor as the original names it; the tower's too where they belong inside."""
-    tower = part_state(made, "vision", "original") if made.tower_inside else {}
-    return {**tower, **part_state(made, "projector", "original"), **language_tensors(made)}
+def original_state(exported: ExportedModel) -> dict[str, Tensor]:
+    """Return every tensor under the original's name, including the tower's if the layout contains it."""
+    tower = part_state(exported, "vision", "original") if exported.tower_inside else {}
+    return {**tower, **part_state(exported, "projector", "original"), **language_tensors(exported)}
 
 
-def write_peft(made: Exported, folder: Path, *, base: str | None) -> None:
-    """Adapters over a llava-hf model as PEFT and vLLM load them; the base goes to `base/` unless there is one already.
+def write_peft(exported: ExportedModel, folder: Path, *, base: str | None) -> None:
+    """Write adapters over a llava-hf model, as PEFT and vLLM load them.
 
-    With a `base` of the user's the tuned projector goes with the adapters (PEFT's `modules_to_save`).
+    Args:
+        exported: The model.
+        folder: Where to write.
+        base: An existing base model; the trained projector is then stored with the adapters (PEFT's
+            `modules_to_save`). Without it the base is written into `base/`.
+
+    Raises:
+        RecipeError: If the model has no adapters, or transformers' LLaVA cannot represent it.
     """
-    if not made.model.adapted:
+    if not exported.model.adapted:
         raise RecipeError("--layout peft: this model has no adapters", "export --layout llava-hf")
-    refuse_for_hf(made)
-    peft: Any = made.model.language
+    refuse_for_hf(exported)
+    peft: Any = exported.model.language
     config = dict(peft.peft_config["default"].to_dict())
     config |= {
         "base_model_name_or_path": base or "base",
@@ -274,41 +316,113 @@ def write_peft(made: Exported, folder: Path, *, base: str | None) -> None:
         "peft_type": "LORA",
     }
     if base is None:
-        write_hf(made, folder / "base")
+        write_hf(exported, folder / "base")
     else:
         config["modules_to_save"] = ["multi_modal_projector"]
-    write_json(folder / "adapter_config.json", {key: plain(value) for key, value in config.items()})
-    tensors = peft_state(made, with_projector=base is not None)
-    own = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(own, folder / "adapter_model.safetensors")
-    write_atomic(folder / "README.md", made.card)
+    write_json(folder / "adapter_config.json", {key: json_value(value) for key, value in config.items()})
+    tensors = peft_state(exported, with_projector=base is not None)
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(stored, folder / "adapter_model.safetensors")
+    write_atomic(folder / "README.md", exported.card)
 
 
 def _targets(peft: Any) -> list[str]:
-    """Ends of the adapted layers' names that fit no other layer: `q_proj` where all of them are, else longer."""
+    """Return ends of the adapted layers' names that match no other layer: `q_proj` if all are adapted, else longer."""
     adapted = set(peft.targeted_module_names)
     ends = {name.rsplit(".", 1)[-1] for name in adapted}
-    every = {name for name, _ in base_of(peft).named_modules() if name.rsplit(".", 1)[-1] in ends}
+    every = {name for name, _ in unwrap(peft).named_modules() if name.rsplit(".", 1)[-1] in ends}
     if every <= adapted:
         return sorted(ends)
     return sorted(re.escape(name.removeprefix("model.")) for name in adapted)
 
 
-def peft_state(made: Exported, *, with_projector: bool) -> dict[str, Tensor]:
-    """Adapters, and the projector tuned beside them, as PEFT names them inside transformers' LLaVA."""
+def peft_state(exported: ExportedModel, *, with_projector: bool) -> dict[str, Tensor]:
+    """Return the adapters, and with them the trained projector, as PEFT names them inside transformers' LLaVA."""
     from peft import get_peft_model_state_dict
 
     top = "base_model.model.model."
     tensors = {
-        name.replace(top, f"{top}language_model.", 1): tensor.to(made.dtype)
-        for name, tensor in get_peft_model_state_dict(made.model.language, save_embedding_layers=False).items()
+        name.replace(top, f"{top}language_model.", 1): tensor.to(exported.dtype)
+        for name, tensor in get_peft_model_state_dict(exported.model.language, save_embedding_layers=False).items()
     }
-    projector = part_state(made, "projector", "llava-hf") if with_projector else {}
+    projector = part_state(exported, "projector", "llava-hf") if with_projector else {}
     return {**tensors, **{f"{top}{name}": tensor for name, tensor in projector.items()}}
 
 
-def plain(value: Any) -> Any:
-    """Sets and enumerations of PEFT's configs as JSON holds them."""
+def json_value(value: Any) -> Any:
+    """Convert sets and enumerations of PEFT's configs for JSON."""
     if isinstance(value, set | frozenset | tuple):
         return sorted(value)
     return getattr(value, "value", value)
+
+
+SHARD = "5GB"
+
+
+def with_full_depth(
+    tower: Mapping[str, LazyTensor], config: VisionConfig, feature_layer: int
+) -> tuple[dict[str, LazyTensor], VisionConfig]:
+    """Return (tensors, config) of a tower cut at its feature layer, with zero layers in place of the missing ones.
+
+    Their output is not used. The feature layer then has the same number in every loader; if it were the last layer,
+    some loaders would normalise it (vLLM) and others would not. The last norm gets unit weights.
+    """
+    first = "encoder.layers.0."
+    layer = {name.removeprefix(first): tensor for name, tensor in tower.items() if name.startswith(first)}
+    longer = dict(tower)
+    missing = -1 - feature_layer
+    for k in range(config.num_hidden_layers, config.num_hidden_layers + missing):
+        longer |= {f"encoder.layers.{k}.{name}": torch.zeros_like(load_tensor(t)) for name, t in layer.items()}
+    width = load_tensor(layer["layer_norm1.weight"])
+    longer.setdefault("post_layernorm.weight", torch.ones_like(width))
+    longer.setdefault("post_layernorm.bias", torch.zeros_like(width))
+    config = copy.deepcopy(config)
+    config.num_hidden_layers += missing
+    return longer, config
+
+
+def save_tensors(state: Mapping[str, Tensor], folder: Path) -> None:
+    """Write safetensors in shards of 5 GB, with an index if there are several."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    save_torch_state_dict(tensors, folder, max_shard_size=SHARD, metadata={"format": "pt"})
+
+
+def write_config(config: ConfigLike, folder: Path) -> None:
+    """Write config.json without paths of this machine."""
+    write_json(folder / "config.json", without_paths(config.to_dict()))
+
+
+def without_paths(tree: dict[str, Any]) -> dict[str, Any]:
+    """Remove the paths from which parts of a config were read."""
+    kept = {key: value for key, value in tree.items() if key != "_name_or_path"}
+    return {key: without_paths(value) if isinstance(value, dict) else value for key, value in kept.items()}
+
+
+def image_processor(spec: Spec) -> Any:
+    """Return transformers' image processor that makes the tiles on which this model was trained."""
+    from transformers import (
+        CLIPImageProcessorPil,
+        LlavaImageProcessorPil,
+        LlavaNextImageProcessorPil,
+        SiglipImageProcessorPil,
+    )
+
+    side = {"height": spec.image_side, "width": spec.image_side}
+    common = {"image_mean": list(spec.image_mean), "image_std": list(spec.image_std), "resample": spec.image_resample}
+    crop = {"size": {"shortest_edge": spec.image_side}, "crop_size": side}
+    if spec.image_mode == "anyres":
+        pairs = [[height, width] for width, height in spec.canvases]
+        return LlavaNextImageProcessorPil(**common, **crop, image_grid_pinpoints=pairs)
+    if spec.image_fit == "stretch":
+        return SiglipImageProcessorPil(**common, size=side)
+    if spec.image_mode == "pad":
+        return LlavaImageProcessorPil(**common, **crop, do_pad=True)
+    return CLIPImageProcessorPil(**common, **crop)
+
+
+def write_tower(tower: Mapping[str, LazyTensor], config: VisionConfig, spec: Spec, folder: Path) -> None:
+    """Write a vision tower into a folder of its own, in transformers' layout."""
+    save_tensors({written_name("vision", name, "tower"): load_tensor(tensor) for name, tensor in tower.items()}, folder)
+    write_config(config, folder)
+    image_processor(replace(spec, image_mode="square")).save_pretrained(folder)

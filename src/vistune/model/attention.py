@@ -1,9 +1,8 @@
-"""Attention inside documents only, registered with transformers once under the name `vistune`.
+"""Attention within documents, registered with transformers under the name `vistune`.
 
-Packed: query, key, value (1, heads, tokens, width) and `starts` -> each document attends to itself, causally: on a GPU
-by one kernel over all documents, elsewhere by one after another
-With a `past` (cache.py): new tokens of documents look back over what was read before
-transformers builds no mask for an attention function it has no mask function for, and hands the rest through.
+With `starts`, each document of a packed row attends causally to itself: on a GPU one kernel computes all documents,
+elsewhere they are computed one after another. With `past` (cache.py), new tokens also attend to what was read before.
+transformers builds no mask for an attention function without a mask function, and passes further arguments through.
 """
 
 from __future__ import annotations
@@ -18,18 +17,18 @@ from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 
 NAME = "vistune"
-MOST_SCORES = 2**26  # held at once where scores are written out
+MOST_SCORES = 2**26  # in memory at once where scores are computed explicitly
 
 
 class Past(Protocol):
-    """What was read before, as `attend` asks it."""
+    """What was read before: `Prefill` or `KVCache`, or a recorder of attention weights."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None) -> Tensor:
-        """(1, heads, tokens, width), of a row's new tokens over the past and themselves."""
+        """Return (1, heads, tokens, width): attention of the new tokens to the past and themselves."""
 
 
 def register() -> str:
-    """Make transformers know our attention; calling it again changes nothing."""
+    """Register our attention with transformers, and return its name. Calling it again changes nothing."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, attend)
@@ -47,46 +46,52 @@ def attend(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     starts: Sequence[int] | Tensor | None = None,
-    starts_there: Tensor | None = None,
+    starts_on_device: Tensor | None = None,
     longest: int = 0,
     past: Past | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """(1, tokens, heads, width). `starts`: where documents begin, and the row's end; as a tensor, on the CPU.
+    """Compute attention in the form that transformers calls; returns (1, tokens, heads, width).
 
-    A sliding window of w lets a token see itself and the w - 1 before it. `starts_there`, `longest`: see `documents`.
+    Args:
+        sliding_window: A token attends to itself and to `sliding_window - 1` tokens before it.
+        starts: Where documents begin, and the row's end; a tensor must be on the CPU.
+        starts_on_device: See `documents`.
+        longest: See `documents`.
+        past: What was read before, instead of `starts`.
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if past is not None:
         out = past.attend(query, key, value, scaling, sliding_window)
-    elif starts_there is not None and dropout == 0.0 and (half := half_precision(query, value)) is not None:
-        out = varlen_attention(query, key, value, starts_there, longest, scaling, sliding_window, half)
+    elif starts_on_device is not None and dropout == 0.0 and (half := half_precision(query, value)) is not None:
+        q, k, v = (tensor.to(half) for tensor in (query, key, value))
+        out = varlen_attention(q, k, v, starts_on_device, longest, scaling, sliding_window)
     elif isinstance(starts, Tensor) and torch.compiler.is_compiling():
-        out = between_graphs(query, key, value, starts, scaling, sliding_window, dropout)
+        out = packed_attention_uncompiled(query, key, value, starts, scaling, sliding_window, dropout)
     elif starts is not None:
         listed = starts.tolist() if isinstance(starts, Tensor) else starts
         out = packed_attention(query, key, value, listed, scaling, sliding_window, dropout)
     else:
-        raise ValueError("vistune's attention needs `starts` (packed) or `past` (reading on)")
+        raise ValueError("vistune's attention needs `starts` or `past`")
     return out.transpose(1, 2), None
 
 
 def documents(starts: Tensor, device: torch.device) -> dict[str, Any]:
-    """What `attend` is to know of a row's documents; on a GPU also `starts` there, and the tokens of the longest."""
-    known: dict[str, Any] = {"starts": starts}
+    """Return `attend`'s arguments for a packed row; on a GPU also `starts` there and the longest document's length."""
+    layout: dict[str, Any] = {"starts": starts}
     if device.type == "cuda":
-        known["starts_there"] = starts.to(device, torch.int32, non_blocking=True)
-        known["longest"] = int((starts[1:] - starts[:-1]).max())
-    return known
+        layout["starts_on_device"] = starts.to(device, torch.int32, non_blocking=True)
+        layout["longest"] = int((starts[1:] - starts[:-1]).max())
+    return layout
 
 
 def half_precision(query: Tensor, value: Tensor) -> torch.dtype | None:
-    """The 16-bit type in which these heads are multiplied, if the kernel over all documents serves them at all."""
+    """Return the 16-bit type in which the variable-length kernel computes these heads; None if it cannot."""
     kind = query.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else query.dtype
     width = query.shape[-1]
-    served = dtype in (torch.bfloat16, torch.float16) and width == value.shape[-1] <= 256 and width % 8 == 0
-    return dtype if served else None
+    is_supported = dtype in (torch.bfloat16, torch.float16) and width == value.shape[-1] <= 256 and width % 8 == 0
+    return dtype if is_supported else None
 
 
 def varlen_attention(
@@ -97,16 +102,14 @@ def varlen_attention(
     longest: int,
     scaling: float,
     window: int | None,
-    dtype: torch.dtype,
 ) -> Tensor:
-    """Each document over itself alone, all in one FlashAttention kernel: (1, heads, tokens, width), as the query."""
-    q, k, v = (t[0].transpose(0, 1).to(dtype) for t in (query, key, value))
+    """Attend within each document, in one FlashAttention kernel; returns (1, heads, tokens, width) like the query."""
+    q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
     back = -1 if window is None or window >= longest else window - 1
     grouped = q.shape[1] != k.shape[1]
-    seen = (back, 0)
     out: Any = varlen_attn(
-        q, k, v, starts, starts, longest, longest, scale=scaling, window_size=seen, enable_gqa=grouped
-    )  # fmt: skip
+        q, k, v, starts, starts, longest, longest, scale=scaling, window_size=(back, 0), enable_gqa=grouped
+    )
     whole: Tensor = out.transpose(0, 1)[None]
     return whole
 
@@ -120,11 +123,11 @@ def packed_attention(
     window: int | None,
     dropout: float = 0.0,
 ) -> Tensor:
-    """Each document over itself alone: (1, heads, tokens, width), as the query."""
+    """Attend within each document, one after another; returns (1, heads, tokens, width) like the query."""
     grouped = query.shape[1] != key.shape[1]
     lengths = [end - begin for begin, end in pairwise(starts)]
     outs = []
-    # split, not slices: the gradient of a slice is as large as the row, that of a split is one concatenation
+    # split instead of slices: the gradient of each slice would be as large as the row
     for q, k, v in zip(*(t.split(lengths, dim=2) for t in (query, key, value)), strict=True):
         mask = window_mask(q.shape[2], window, query.device)
         outs.append(
@@ -136,55 +139,63 @@ def packed_attention(
 
 
 @torch.compiler.disable
-def between_graphs(
+def packed_attention_uncompiled(
     query: Tensor, key: Tensor, value: Tensor, starts: Tensor, scaling: float, window: int | None, dropout: float
 ) -> Tensor:
-    """`packed_attention` in a compiled layer: how many documents there are, the compiler does not see."""
+    """`packed_attention` outside torch.compile, which would recompile for every number of documents."""
     return packed_attention(query, key, value, starts.tolist(), scaling, window, dropout)
 
 
 def window_mask(tokens: int, window: int | None, device: torch.device) -> Tensor | None:
-    """(tokens, tokens) bool of who sees whom; None where the window reaches over all of them."""
+    """Return a (tokens, tokens) bool mask of a sliding window; None if the window covers all tokens."""
     if window is None or tokens <= window:
         return None
-    place = torch.arange(tokens, device=device)
-    back = place[:, None] - place[None, :]
+    positions = torch.arange(tokens, device=device)
+    back = positions[:, None] - positions[None, :]
     return (back >= 0) & (back < window)
 
 
 def partial_attention(
     query: Tensor, key: Tensor, value: Tensor, scaling: float, seen: Tensor | None = None, *, causal: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Attention over a part of the keys, and the logarithm of its weights' sum, by which `join` puts parts together.
+    """Attend to a part of the keys; `join` combines parts by the log-sum-exp of their scores.
 
-    query (batch, heads, tokens, width) · key, value (batch, kv heads, keys, width) · seen (batch or 1, 1, tokens, keys)
-    bool; a token that sees none of the keys gets zeros -> (batch, heads, tokens, width), (batch, heads, tokens)
+    Args:
+        query: (batch, heads, tokens, width).
+        key: (batch, kv heads, keys, width).
+        value: (batch, kv heads, keys, width).
+        scaling: Factor of the scores.
+        seen: (batch or 1, 1, tokens, keys) bool. A token that sees no key gets zeros.
+        causal: Whether token k sees the keys 0 to k.
+
+    Returns:
+        The attention (batch, heads, tokens, width) and the log-sum-exp (batch, heads, tokens).
     """
     batch, heads, tokens, _ = query.shape
-    shared_by = heads // key.shape[1]
-    if shared_by > 1 and causal:
-        key, value = key.repeat_interleave(shared_by, dim=1), value.repeat_interleave(shared_by, dim=1)
-    elif shared_by > 1:  # the heads that share keys look as so many tokens of one head: no key is copied
-        query = query.reshape(batch, key.shape[1], shared_by * tokens, -1)
-        seen = seen.repeat(1, 1, shared_by, 1) if seen is not None and tokens > 1 else seen
+    group = heads // key.shape[1]
+    if group > 1 and causal:
+        key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
+    elif group > 1:  # heads that share keys become further tokens of one head, so that no key is copied
+        query = query.reshape(batch, key.shape[1], group * tokens, -1)
+        seen = seen.repeat(1, 1, group, 1) if seen is not None and tokens > 1 else seen
     blocked = None if seen is None else torch.zeros_like(seen, dtype=query.dtype).masked_fill_(~seen, -torch.inf)
     if query.device.type == "cpu" and key.shape[-1] == value.shape[-1]:
-        # What scaled_dot_product_attention runs here, which keeps the sums to itself.
+        # The function behind scaled_dot_product_attention, which does not return the sums.
         out, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, causal, attn_mask=blocked, scale=scaling
         )
     else:
-        out, sums = _written_out(query, key, value, scaling, blocked, causal)
+        out, sums = _explicit_attention(query, key, value, scaling, blocked, causal)
     if seen is not None:
-        blind = ~seen.any(dim=-1).expand(sums.shape)
-        out, sums = out.masked_fill(blind[..., None], 0.0), sums.masked_fill(blind, -torch.inf)
+        unseen = ~seen.any(dim=-1).expand(sums.shape)
+        out, sums = out.masked_fill(unseen[..., None], 0.0), sums.masked_fill(unseen, -torch.inf)
     return out.reshape(batch, heads, tokens, -1), sums.reshape(batch, heads, tokens)
 
 
-def _written_out(
+def _explicit_attention(
     query: Tensor, key: Tensor, value: Tensor, scaling: float, blocked: Tensor | None, causal: bool
 ) -> tuple[Tensor, Tensor]:
-    """The same in plain products, for any device, over stretches of tokens so that memory stays bounded."""
+    """Compute `partial_attention` by plain products, for any device; in parts, so that memory stays bounded."""
     batch, heads, tokens, _ = query.shape
     keys = key.shape[2]
     outs, sums = [], []
@@ -200,7 +211,7 @@ def _written_out(
 
 
 def join(parts: tuple[Tensor, Tensor], others: tuple[Tensor, Tensor]) -> Tensor:
-    """Attention over two parts' keys together, from what `partial_attention` gave for each."""
+    """Combine the attention to two parts of the keys, from the results of `partial_attention`."""
     (out, sums), (other, other_sums) = parts, others
     share = (other_sums - sums).sigmoid()[..., None]
     return torch.lerp(out, other, share.to(out.dtype))

@@ -1,13 +1,13 @@
-"""Low-rank adapters by PEFT, on the language model's own linear layers by their full names.
+"""Low-rank adapters on the language model's linear layers, by PEFT.
 
-Names are full paths, so an adapter never lands on a vision layer that happens to be called `q_proj` too.
+Layers are named by their full paths, so that an adapter never lands on a vision layer which is also called `q_proj`.
 """
 
 from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,44 +15,50 @@ import torch
 from torch import Tensor, nn
 
 from vistune.errors import CheckpointError, RecipeError, some
-from vistune.model.language import base_of, embed, first_line, is_quantised, run
-from vistune.model.peft_folder import Adapters, read_adapters, way_out
+from vistune.model.language import embed, first_line, is_quantised, run, unwrap
+from vistune.model.peft_folder import Adapters, merge_hint, read_adapters
 from vistune.recipe import Lora
 
 EVERYTHING, ATTENTION = "all-linear", "attention"
 
 
-def targets(language: nn.Module, wanted: tuple[str, ...] | None) -> list[str]:
-    """Full names of the linear layers to adapt, never the head; without a wish, all of them.
+def targets(language: nn.Module, patterns: tuple[str, ...] | None) -> list[str]:
+    """Return the full names of the linear layers to adapt, never the head; without patterns, all of them.
 
-    A wish is `all-linear`, `attention` (linear layers inside modules whose class is called …Attention), or the end of
-    layers' names, such as `q_proj` or `layers.0.self_attn.q_proj`. Raises RecipeError for one that no layer meets.
+    Args:
+        language: The language model.
+        patterns: `all-linear`, `attention` (linear layers inside modules whose class name ends with Attention), or ends
+            of layers' names, such as `q_proj` or `layers.0.self_attn.q_proj`.
+
+    Raises:
+        RecipeError: If a pattern matches no layer.
     """
-    base = base_of(language)
+    base = unwrap(language)
     head = base.get_output_embeddings()
     linear = [name for name, module in base.named_modules() if isinstance(module, nn.Linear) and module is not head]
     attention = [f"{name}." for name, module in base.named_modules() if type(module).__name__.endswith("Attention")]
 
-    def meets(name: str, wish: str) -> bool:
-        if wish == ATTENTION:
+    def matches(name: str, pattern: str) -> bool:
+        if pattern == ATTENTION:
             return name.startswith(tuple(attention))
-        return wish == EVERYTHING or f".{name}".endswith(f".{wish}")
+        return pattern == EVERYTHING or f".{name}".endswith(f".{pattern}")
 
     chosen: set[str] = set()
-    for wish in wanted or (EVERYTHING,):
-        met = {name for name in linear if meets(name, wish)}
-        if not met:
+    for pattern in patterns or (EVERYTHING,):
+        matched = {name for name in linear if matches(name, pattern)}
+        if not matched:
             known = sorted({name.rsplit(".", 1)[-1] for name in linear})
             raise RecipeError(
-                f"lora.targets {wish!r}: no such linear layer in the language model",
-                f"{EVERYTHING}, {ATTENTION}" + (f", or of {', '.join(known)}" if known else "; this model has none"),
+                f"lora.targets {pattern!r}: no such linear layer in the language model",
+                f"use {EVERYTHING}, {ATTENTION}"
+                + (f", or of {', '.join(known)}" if known else "; this model has none"),
             )
-        chosen |= met
+        chosen |= matched
     return [name for name in linear if name in chosen]
 
 
 def add_adapters(language: nn.Module, lora: Lora) -> nn.Module:
-    """The language model inside a PeftModel; its own weights are frozen."""
+    """Wrap the language model in a PeftModel with new adapters; its own weights are frozen."""
     from peft import LoraConfig, get_peft_model
 
     config = LoraConfig(
@@ -64,33 +70,39 @@ def add_adapters(language: nn.Module, lora: Lora) -> nn.Module:
         use_rslora=lora.rslora,
         task_type="CAUSAL_LM",
     )
-    model: nn.Module = get_peft_model(base_of(language), config)
+    model: nn.Module = get_peft_model(unwrap(language), config)
     return model
 
 
 def load_adapters(language: nn.Module, folder: Path) -> nn.Module:
-    """The language model with a PEFT folder's adapters, for use. Raises CheckpointError naming what does not fit."""
-    return put_on(language, read_adapters(folder))
+    """Put a PEFT folder's adapters on the language model. Raises CheckpointError naming tensors that do not fit."""
+    return load_onto(language, read_adapters(folder))
 
 
-def put_on(language: nn.Module, adapters: Adapters) -> nn.Module:
-    """Put adapters with our module names on the language model, by PEFT; `settle` handles those outside linear layers.
+def load_onto(language: nn.Module, adapters: Adapters) -> nn.Module:
+    """Put adapters with our module names on the language model, and merge those outside inner linear layers.
 
-    Raises CheckpointError with the tensors that do not fit.
+    Raises CheckpointError naming tensors that do not fit.
     """
     from peft import set_peft_model_state_dict
 
-    model = fitted(base_of(language), adapters)
+    model = with_empty_adapters(unwrap(language), adapters)
     state = {name: tensor[...] for name, tensor in adapters.tensors.items()}
     result = set_peft_model_state_dict(model, state)
     refuse_unloaded(result, adapters.folder)
-    return settle(model).eval()
+    return keep_inner_adapters(model).eval()
 
 
-def fitted(module: nn.Module, adapters: Adapters, *, meta: bool = False) -> Any:
-    """A PeftModel into which all adapter tensors fit, not loaded yet. `meta`: the module has no weights.
+def with_empty_adapters(module: nn.Module, adapters: Adapters, *, meta: bool = False) -> Any:
+    """Wrap the module in a PeftModel into which all adapter tensors fit, without loading them.
 
-    Raises CheckpointError with tensors that are missing, unexpected or of another shape.
+    Args:
+        module: The module to adapt.
+        adapters: Adapters with this module's names.
+        meta: Whether the module has no weights.
+
+    Raises:
+        CheckpointError: If tensors are missing, unexpected or of another shape.
     """
     from peft import get_peft_model, get_peft_model_state_dict
 
@@ -100,38 +112,40 @@ def fitted(module: nn.Module, adapters: Adapters, *, meta: bool = False) -> Any:
         config.init_lora_weights = True  # other initialisations read the base's weights
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about renamed bases and tied heads, which are handled here
+            warnings.simplefilter("ignore")  # about renamed bases and tied heads, which this module handles
             model = get_peft_model(module, config, low_cpu_mem_usage=meta)
-    except Exception as error:  # PEFT raises many types; no code of ours runs in it
+    except Exception as error:  # PEFT raises many types
         raise CheckpointError(
             f"{adapters.folder}: PEFT cannot put these adapters on the model: {first_line(error)}",
-            f"load them over the model they were made for, or {way_out(adapters.folder)}",
+            f"load them on the model they were made for, or {merge_hint(adapters.folder)}",
         ) from None
-    wanted = get_peft_model_state_dict(model, save_embedding_layers=False)
+    expected = get_peft_model_state_dict(model, save_embedding_layers=False)
     own = model.state_dict()  # PEFT saves a resized embedding too, under its own name
     extra = {name: own[name] for name in adapters.tensors.keys() & own.keys() if "lora_" not in name}
-    refuse_misfits({**extra, **wanted}, adapters.tensors, adapters.folder)
+    refuse_misfits({**extra, **expected}, adapters.tensors, adapters.folder)
     return model
 
 
-def refuse_misfits(wanted: Mapping[str, Tensor], given: Mapping[str, Any], folder: Path) -> None:
-    """Raise CheckpointError naming adapters' tensors that are missing, too many or of another shape."""
-    shapes = [
-        f"{name} {shape_of(given[name])} where {tuple(wanted[name].shape)} is wanted"
-        for name in sorted(wanted.keys() & given.keys())
-        if shape_of(given[name]) != tuple(wanted[name].shape)
-    ]
-    kinds = {
-        "missing": sorted(wanted.keys() - given.keys()),
-        "not of this model": sorted(given.keys() - wanted.keys()),
-        "of another shape": shapes,
-    }
-    faults = [f"{what}: {some(names)}" for what, names in kinds.items() if names]
-    if faults:
+def refuse_misfits(expected: Mapping[str, Tensor], given: Mapping[str, Any], folder: Path) -> None:
+    """Raise CheckpointError naming adapters' tensors that are missing, unexpected or of another shape."""
+    if faults := misfits(expected, given):
         raise CheckpointError(
-            f"{folder}: adapters {'; '.join(faults)}",
-            f"load them over the model they were made for, or {way_out(folder)}",
+            f"{folder}: adapters {faults}", f"load them on the model they were made for, or {merge_hint(folder)}"
         )
+
+
+def misfits(expected: Mapping[str, Tensor], given: Mapping[str, Any], optional: Collection[str] = ()) -> str:
+    """Name the tensors that are missing, unexpected or of another shape; return "" if all fit."""
+    faults = {
+        "missing": expected.keys() - given.keys() - set(optional),
+        "not of this model": given.keys() - expected.keys(),
+        "of another shape": {
+            f"{name} {shape_of(given[name])} instead of {tuple(expected[name].shape)}"
+            for name in expected.keys() & given.keys()
+            if shape_of(given[name]) != tuple(expected[name].shape)
+        },
+    }
+    return "; ".join(f"{what}: {some(names)}" for what, names in faults.items() if names)
 
 
 def refuse_unloaded(result: Any, folder: Path) -> None:
@@ -139,27 +153,28 @@ def refuse_unloaded(result: Any, folder: Path) -> None:
     missing = [name for name in result.missing_keys if "lora_" in name]
     if missing or result.unexpected_keys:
         raise CheckpointError(
-            f"{folder}: adapters that PEFT did not load: {some([*missing, *result.unexpected_keys])}", way_out(folder)
+            f"{folder}: adapters that PEFT did not load: {some([*missing, *result.unexpected_keys])}",
+            merge_hint(folder),
         )
 
 
 def shape_of(tensor: Any) -> tuple[int, ...]:
-    """The shape of a tensor or of a safetensors slice."""
+    """Return the shape of a tensor or of a safetensors slice."""
     return tuple(tensor.get_shape() if hasattr(tensor, "get_shape") else tensor.shape)
 
 
 @torch.no_grad()
-def settle(language: nn.Module) -> nn.Module:
-    """Keep only the low-rank adapters on inner linear layers; turn everything else that PEFT trains into weights.
+def keep_inner_adapters(language: nn.Module) -> nn.Module:
+    """Keep the low-rank adapters on inner linear layers, and merge everything else that PEFT trains into the weights.
 
-    These are adapters on the embedding or the head, whole modules (`modules_to_save`), single tokens and biases. A head
-    that is tied to the embedding is untied if the two then differ. Without inner adapters the result is the plain
-    language model. The given model is consumed.
+    Merged are adapters on the embedding or the head, whole modules (`modules_to_save`), single tokens and biases. A
+    head that is tied to the embedding is untied if the two then differ. Without inner adapters the result is the plain
+    language model. The given model must not be used afterwards.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
-    base: Any = base_of(language)
+    base: Any = unwrap(language)
     inputs, outputs = base.get_input_embeddings(), base.get_output_embeddings()
     wrapped = [
         (name, module)
@@ -180,12 +195,12 @@ def settle(language: nn.Module) -> nn.Module:
             plain = module.get_base_layer()
         setattr(base.get_submodule(parent), own, plain)
     if tied and wrapped:
-        _tie_or_part(base)
+        _tie_if_equal(base)
     return _without(language, {name for name, _ in wrapped})
 
 
 def _plain(module: Any) -> Any:
-    """The transformers module inside PEFT's wrappers."""
+    """Return the transformers module inside PEFT's wrappers."""
     while True:
         inner = getattr(module, "base_layer", None) or getattr(module, "original_module", None)
         if inner is None:
@@ -193,7 +208,8 @@ def _plain(module: Any) -> Any:
         module = inner
 
 
-def _tie_or_part(base: Any) -> None:
+def _tie_if_equal(base: Any) -> None:
+    """Tie the head to the embedding if they are equal, and untie them in the config otherwise."""
     embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
     if torch.equal(embedding.weight, head.weight):
         head.weight = embedding.weight
@@ -202,79 +218,86 @@ def _tie_or_part(base: Any) -> None:
     base.all_tied_weights_keys = {}  # transformers reads it when it saves or moves a model
 
 
-def _without(language: Any, gone: set[str]) -> nn.Module:
-    """Remove from the PeftModel's config and lists everything that is no longer an adapter."""
-    left = [name for name in language.base_model.targeted_module_names if name not in gone]
+def _without(language: Any, removed: set[str]) -> nn.Module:
+    """Remove everything from the PeftModel's config and lists that is no longer an adapter."""
+    left = [name for name in language.base_model.targeted_module_names if name not in removed]
     if not left:
-        plain: nn.Module = base_of(language)
+        plain: nn.Module = unwrap(language)
         return plain
     config = language.peft_config["default"]
     language.base_model.targeted_module_names = left
-    if gone or config.exclude_modules or config.layers_to_transform is not None:
+    if removed or config.exclude_modules or config.layers_to_transform is not None:
         config.target_modules = set(left)
     config.exclude_modules = config.layers_to_transform = config.layers_pattern = None
     config.modules_to_save = config.trainable_token_indices = None
     config.bias, config.ensure_weight_tying = "none", False
-    config.init_lora_weights = True  # others change the base, which must not happen twice
+    config.init_lora_weights = True  # other initialisations change the base, which must not happen twice
     config.loftq_config, config.eva_config = {}, None
-    made: nn.Module = language
-    return made
+    kept: nn.Module = language
+    return kept
 
 
 def has_adapters(language: nn.Module) -> bool:
+    """Return whether the language model is a PeftModel."""
     return hasattr(language, "merge_and_unload")
 
 
 def merge_adapters(language: nn.Module, *, tolerance: float | None = None) -> nn.Module:
-    """The plain language model with its adapters merged into its weights; the given model is consumed.
+    """Merge the adapters into the language model's weights, and check the result on a probe.
 
-    A head that is tied to the embedding is untied if the adapters make the two differ. Hidden states and logits of a
-    probe before and after may differ by `tolerance` times their largest value; without one, by the square root of the
-    precision's step (half of its digits). Raises CheckpointError above it, and RecipeError for a quantised base: its
-    weights cannot hold the sum.
+    A head that is tied to the embedding is untied if the adapters make the two differ. The given model must not be used
+    afterwards.
+
+    Args:
+        language: The language model with or without adapters.
+        tolerance: How far hidden states and logits of the probe may change, relative to their largest value; by
+            default the square root of the precision's epsilon (half of its digits).
+
+    Raises:
+        CheckpointError: If they change more.
+        RecipeError: If the base is quantised: its weights would be rounded again.
     """
     if not has_adapters(language):
         return language
     if is_quantised(language):
         raise RecipeError(
-            "adapters cannot be merged into a quantised base: rounding it again would lose most of what they learnt",
+            "adapters cannot be merged into a quantised base: rounding it again would lose most of the training",
             "load the model without --quantize, then merge",
         )
-    learning = language.training
-    step = torch.finfo(base_of(language).dtype).eps
-    allowed = step**0.5 if tolerance is None else tolerance
-    before = _probed(language.eval())
+    was_training = language.training
+    allowed = torch.finfo(unwrap(language).dtype).eps ** 0.5 if tolerance is None else tolerance
+    before = _probe(language.eval())
     try:
-        settled = settle(language)
-        merged: nn.Module = settled.merge_and_unload() if has_adapters(settled) else settled  # type: ignore[operator]
+        inner = keep_inner_adapters(language)
+        merged: nn.Module = inner.merge_and_unload() if has_adapters(inner) else inner  # type: ignore[operator]
     except (RuntimeError, ValueError, NotImplementedError) as error:  # such as `lora_bias` on a layer without a bias
         raise CheckpointError(f"adapters cannot be merged: {first_line(error)}", "export --layout peft") from None
-    after = _probed(merged)
+    after = _probe(merged)
     for what in before:
         difference = float((after[what] - before[what]).abs().max() / before[what].abs().max())
         if not difference <= allowed:  # written so that nan is refused too
             raise CheckpointError(
-                f"merged adapters answer otherwise: {what} differ by {difference:.2g} of their largest value, "
-                f"{allowed:.2g} is allowed",
+                f"merging changes the model: {what} differ by {difference:.2g} of their largest value; "
+                f"at most {allowed:.2g} is allowed",
                 "merge in fp32",
             )
-    return merged.train(learning)
+    return merged.train(was_training)
 
 
-def _probed(language: nn.Module) -> dict[str, Tensor]:
-    """Hidden states (tokens, width) and logits (tokens, vocabulary) of the probe, adapters of the head included."""
-    hidden = hidden_of_probe(language)
-    head = base_of(language).get_output_embeddings()
+def _probe(language: nn.Module) -> dict[str, Tensor]:
+    """Return hidden states (tokens, width) and logits (tokens, vocabulary) of the probe, with adapters of the head."""
+    hidden = probe_hidden_states(language)
+    head = unwrap(language).get_output_embeddings()
     with torch.no_grad():
-        logits = head(hidden.to(base_of(language).dtype)).float()
+        logits = head(hidden.to(unwrap(language).dtype)).float()
     return {"hidden states": hidden, "logits": logits}
 
 
 @torch.no_grad()
-def hidden_of_probe(language: nn.Module) -> Tensor:
-    """Hidden states (tokens, width), in fp32, of sixteen tokens spread over the vocabulary."""
-    embedding = base_of(language).get_input_embeddings()
+def probe_hidden_states(language: nn.Module) -> Tensor:
+    """Return hidden states (tokens, width), in fp32, of sixteen tokens spread over the vocabulary."""
+    embedding = unwrap(language).get_input_embeddings()
     weight = _plain(embedding).weight
     ids = torch.linspace(0, len(weight) - 1, 16, device=weight.device).long()
-    places = torch.arange(16, device=weight.device)
-    return run(language, embed(language, ids)[None], places[None], starts=[0, 16])[0].float()
+    positions = torch.arange(16, device=weight.device)
+    return run(language, embed(language, ids)[None], positions[None], starts=[0, 16])[0].float()

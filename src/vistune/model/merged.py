@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
-from vistune.model.language import base_of
+from vistune.model.language import unwrap
 from vistune.model.shapes import merging_pays
 
 
@@ -76,7 +76,7 @@ def keep_merged(language: nn.Module) -> None:
     for layer in layers:
         layer.register_buffer("whole", torch.empty_like(layer.base_layer.weight), persistent=False)
         layer.__class__ = Merged
-    body = base_of(language).get_decoder()
+    body = unwrap(language).get_decoder()
     if _refresh not in body._forward_pre_hooks.values():  # an earlier stage's stays
         body.register_forward_pre_hook(_refresh)
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 
-from vistune.errors import CheckpointError, DataError
+from vistune.errors import CheckpointError, DataError, reason_of
 from vistune.files import read_json
 
 PREFIX = "base_model.model."  # PEFT puts it before every tensor's name
@@ -60,7 +60,7 @@ class Adapters:
     remarks: tuple[str, ...] = ()
 
 
-def way_out(folder: Path) -> str:
+def merge_hint(folder: Path) -> str:
     """A hint for refused adapters: a line of Python that merges them."""
     return (
         "merge them with PEFT: "
@@ -82,7 +82,7 @@ def read_settings(folder: Path) -> tuple[Any, tuple[str, ...]]:
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path}: a JSON object is expected", "name a PEFT folder")
     if raw.get("peft_type") != "LORA":
-        raise CheckpointError(f"{path}: peft_type {raw.get('peft_type')!r}: only LORA is supported", way_out(folder))
+        raise CheckpointError(f"{path}: peft_type {raw.get('peft_type')!r}: only LORA is supported", merge_hint(folder))
     from peft import LoraConfig
 
     known = {field.name: field for field in fields(LoraConfig)}
@@ -96,7 +96,7 @@ def read_settings(folder: Path) -> tuple[Any, tuple[str, ...]]:
             warnings.simplefilter("ignore")  # PEFT's warnings are covered by `remarks` or errors
             config = LoraConfig(**given)
     except Exception as error:  # PEFT raises many types
-        raise CheckpointError(f"{path}: PEFT rejects this config: {_reason(error)}", way_out(folder)) from None
+        raise CheckpointError(f"{path}: PEFT rejects this config: {reason_of(error)}", merge_hint(folder)) from None
     return config, remarks
 
 
@@ -114,7 +114,7 @@ def read_adapters(folder: Path) -> Adapters:
             type(error).__name__ != "UnpicklingError"
         ):
             raise
-        raise CheckpointError(f"{folder}: adapters cannot be read: {_reason(error)}", "name a PEFT folder") from None
+        raise CheckpointError(f"{folder}: adapters cannot be read: {reason_of(error)}", "name a PEFT folder") from None
     return Adapters(config, tensors, folder, remarks)
 
 
@@ -125,7 +125,7 @@ def _refuse_keys(raw: Mapping[str, Any], known: Mapping[str, Any], path: Path) -
             if value not in (None, False, [], {}, ""):
                 raise CheckpointError(
                     f"{path}: {key}={value!r}: the installed PEFT has no such key",
-                    f"update PEFT if a newer one wrote the folder; otherwise {way_out(path.parent)}",
+                    f"update PEFT if a newer one wrote the folder; otherwise {merge_hint(path.parent)}",
                 )
             remarks.append(f"{path}: {key} is not read: the installed PEFT has no such key")
         elif key in ABOUT_THE_FOLDER or key in USED or _is_default(value, known[key]):
@@ -133,7 +133,7 @@ def _refuse_keys(raw: Mapping[str, Any], known: Mapping[str, Any], path: Path) -
         elif key in TRAINING_ONLY:
             remarks.append(f"{path}: {key} is not read: it only concerns training")
         else:
-            raise CheckpointError(f"{path}: {key}={value!r} is not supported", way_out(path.parent))
+            raise CheckpointError(f"{path}: {key}={value!r} is not supported", merge_hint(path.parent))
     return tuple(remarks)
 
 
@@ -199,7 +199,3 @@ def _refuse_values(given: Mapping[str, Any], path: Path) -> None:
         faults = [f"{'.'.join(str(key) for key in fault['loc'] if key not in ('str', 'int', 'list[str]'))}: "
                   f"{fault['msg']}" for fault in error.errors()]  # fmt: skip
         raise CheckpointError(f"{path}: {'; '.join(dict.fromkeys(faults))}", "restore what PEFT wrote") from None
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

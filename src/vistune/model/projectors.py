@@ -1,6 +1,7 @@
-"""From the tower's width to the language model's: LLaVA's projectors (arXiv 2304.08485, 4.1; 2310.03744, 3.3).
+"""Projectors from the tower's features to the language model's width.
 
-features (tiles, tokens, vision width) -> (tiles, slots, language width); two of them make four patches one slot
+LLaVA's linear projector (arXiv 2304.08485, section 4.1) and MLPs (arXiv 2310.03744, section 3.3), and two that make one
+slot of four patches.
 """
 
 from __future__ import annotations
@@ -20,14 +21,17 @@ from vistune.types import Spec
 
 @dataclass(frozen=True, slots=True)
 class Projector:
-    """How to build one, and how many slots it makes of a tile's tokens. `slots` raises ValueError where it cannot."""
+    """How to build a projector from two widths, and its number of slots for a tile's tokens.
+
+    `slots` raises ValueError for a number of tokens that the projector cannot take.
+    """
 
     build: Callable[[int, int], nn.Module]
     slots: Callable[[int], int] = lambda tokens: tokens
 
 
 def _mlp(depth: int) -> Callable[[int, int], nn.Module]:
-    """`mlp{depth}x_gelu`: linear layers with exact GELU between; layers sit at indices 0, 2, 4, as in LLaVA."""
+    """Return `mlp{depth}x_gelu`: linear layers with exact GELU between them, at indices 0, 2, 4, as in LLaVA."""
 
     def build(vision: int, language: int) -> nn.Module:
         layers: list[nn.Module] = [nn.Linear(vision, language)]
@@ -39,7 +43,7 @@ def _mlp(depth: int) -> Callable[[int, int], nn.Module]:
 
 
 class Pool(nn.Module):
-    """The mean of each 2x2 patches; at an odd edge, of those that are there."""
+    """Average 2x2 patches; at an odd edge, the patches that exist."""
 
     def forward(self, features: Tensor) -> Tensor:
         """(tiles, side * side, width) -> (tiles, ceil(side / 2) ** 2, width)"""
@@ -49,7 +53,7 @@ class Pool(nn.Module):
 
 
 class Shuffle(nn.Module):
-    """2x2 patches side by side in one of four times the width (pixel shuffle backwards, as InternVL and Idefics3)."""
+    """Concatenate 2x2 patches to one of four times the width (space to depth, as in InternVL and Idefics3)."""
 
     def forward(self, features: Tensor) -> Tensor:
         """(tiles, side * side, width) -> (tiles, (side / 2) ** 2, 4 * width)"""
@@ -62,7 +66,7 @@ class Shuffle(nn.Module):
 def _side(tokens: int) -> int:
     side = math.isqrt(tokens)
     if side * side != tokens:
-        raise ValueError(f"{tokens} tokens are no square of patches: it works with feature_tokens=patch")
+        raise ValueError(f"{tokens} tokens do not form a square of patches: it needs feature_tokens=patch")
     return side
 
 
@@ -90,11 +94,12 @@ PROJECTORS: Mapping[str, Projector] = {
 
 
 def projector_named(name: str) -> Projector:
+    """Return the projector called `name`. Raises RecipeError if there is none."""
     return lookup(name, PROJECTORS, "projector")
 
 
-def slots_behind(name: str, tokens: int) -> int:
-    """Slots that a projector makes of a tile's tokens. Raises RecipeError where it cannot."""
+def slots_after(name: str, tokens: int) -> int:
+    """Return the number of slots for a tile's tokens. Raises RecipeError if the projector cannot take them."""
     try:
         return projector_named(name).slots(tokens)
     except ValueError as error:
@@ -102,7 +107,7 @@ def slots_behind(name: str, tokens: int) -> int:
 
 
 def build_projector(spec: Spec, *, seed: int) -> nn.Module:
-    """A fresh projector, initialised as torch does, from a chance of its own."""
+    """Build a projector with torch's default initialisation; `seed` does not change the global random state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return projector_named(spec.projector).build(spec.vision_width, spec.language_width)

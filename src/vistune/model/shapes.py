@@ -1,6 +1,6 @@
-"""Backbones' sizes from their config.json alone: no weights, no network, no transformers.
+"""Sizes of backbones, from their config.json: no weights, no network, no transformers.
 
-name of a backbone -> config.json (a folder's, the hub cache's, or of those in shapes.yaml) -> LanguageShape, TowerShape
+The config.json is that of a folder, of the hub cache, or one of those in shapes.yaml.
 """
 
 from __future__ import annotations
@@ -11,28 +11,55 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 from vistune.errors import RecipeError
 from vistune.files import read_json
 from vistune.recipe import source_of
 from vistune.recipe.strict_yaml import parse_yaml
 
-# model types whose parameters are counted here; what a config leaves out is as transformers has it
+# Model types whose parameters are counted here. Keys that a config leaves out have transformers' defaults.
 BIASED_QKV = ("qwen2",)
 NORMED_QK = ("qwen3",)
 COUNTED = ("llama", "mistral", *BIASED_QKV, *NORMED_QK)
 
 
+class ConfigLike(Protocol):
+    """The parts of transformers' backbone configs that vistune reads."""
+
+    model_type: str
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+class LanguageConfig(ConfigLike, Protocol):
+    """A language model's config."""
+
+    vocab_size: int
+    tie_word_embeddings: bool
+
+
+class VisionConfig(ConfigLike, Protocol):
+    """A vision tower's config. `projection_dim`: only CLIP towers have it."""
+
+    image_size: int
+    patch_size: int
+    projection_dim: int
+
+
 @dataclass(frozen=True, slots=True)
 class LanguageShape:
-    """A decoder of layers with gated MLPs and RMS norms. `others`: parameters beside the layers and the embeddings."""
+    """Sizes of a decoder with gated MLPs and RMS norms."""
 
     width: int
     inner: int
     layers: int
     query_width: int  # heads * head width
-    key_width: int  # of the heads that queries share
+    key_width: int  # key heads * head width
     heads: int
     vocabulary: int
     tied: bool
@@ -40,7 +67,7 @@ class LanguageShape:
 
     @property
     def linear(self) -> int:
-        """Weights of a layer's linear maps."""
+        """Number of weights of a layer's linear maps."""
         return self.width * (2 * self.query_width + 2 * self.key_width) + 3 * self.width * self.inner
 
     @property
@@ -58,7 +85,7 @@ class LanguageShape:
 
 @dataclass(frozen=True, slots=True)
 class TowerShape:
-    """A CLIP or SigLIP tower; `layers` as kept up to the feature layer."""
+    """Sizes of a CLIP or SigLIP tower. `layers`: those up to the feature layer."""
 
     kind: str
     width: int
@@ -68,7 +95,7 @@ class TowerShape:
     patch: int
     side: int
     class_token: bool
-    joint: int = 0  # width of the joint space where features are taken from it
+    joint: int = 0  # width of the joint space; 0 if features are not taken from it
 
     @property
     def tokens(self) -> int:
@@ -81,19 +108,19 @@ class TowerShape:
     @property
     def parameters(self) -> int:
         first = 3 * self.patch**2 * self.width + self.tokens * self.width
-        first += 3 * self.width if self.class_token else self.width  # class token and the norm before; or a bias
+        first += 3 * self.width if self.class_token else self.width  # class token and first norm; or a bias
         last = 2 * self.width + self.joint * self.width if self.joint else 0
         return first + self.layers * self.layer + last
 
 
 def config_of(name: str, part: str) -> SimpleNamespace:
-    """A backbone's config as its config.json has it. Raises RecipeError where none is at hand."""
+    """Return the contents of a backbone's config.json. Raises RecipeError if none is found without a download."""
     source = source_of(name, part)
-    tree = _at_hand(source)
+    tree = _read_locally(source)
     if tree is None:
         raise RecipeError(
             f"model.{part}={name}: its config.json is neither in a folder of that name nor in the hub cache",
-            f"fetch it once (hf download {name} config.json), or name a folder",
+            f"download it once (hf download {name} config.json), or name a folder",
         )
     listed = tree.get("architectures")
     if (
@@ -104,22 +131,22 @@ def config_of(name: str, part: str) -> SimpleNamespace:
         raise whole_model(source, str(tree.get("model_type")))
     if part == "vision" and isinstance(tree.get("vision_config"), Mapping):
         joint = {"projection_dim": tree["projection_dim"]} if "projection_dim" in tree else {}
-        tree = {"projection_dim": 512, **tree["vision_config"], **joint}  # a joint folder's own width counts
+        tree = {"projection_dim": 512, **tree["vision_config"], **joint}  # the joint folder's own width wins
         tree.setdefault("model_type", "clip_vision_model")
     return SimpleNamespace(**tree)
 
 
 def whole_model(source: str, kind: str) -> RecipeError:
-    """The error for a tower that is a vision-language model: its files name the tower's weights differently."""
+    """Return the error for a tower that is a whole vision-language model, whose files name its weights differently."""
     return RecipeError(
-        f"vision tower {source}: {kind!r} is a whole vision-language model, a tower is one part of it",
+        f"vision tower {source}: {kind!r} is a whole vision-language model, not a tower",
         "name the tower that it was made from, such as openai/clip-vit-large-patch14-336, or save the tower alone: "
         "`AutoModelForImageTextToText.from_pretrained(SOURCE).model.vision_tower.save_pretrained(FOLDER)` with its "
         "preprocessor_config.json; to train the whole model further, name it in `from`",
     )
 
 
-def _at_hand(source: str) -> dict[str, Any] | None:
+def _read_locally(source: str) -> dict[str, Any] | None:
     if (Path(source) / "config.json").is_file():
         return dict(read_json(Path(source) / "config.json"))
     if Path(source).is_dir():
@@ -131,19 +158,17 @@ def _at_hand(source: str) -> dict[str, Any] | None:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = try_to_load_from_cache(source, "config.json")
+        cached = try_to_load_from_cache(source, "config.json")
     except HFValidationError:
         return None
-    return json.loads(Path(found).read_text(encoding="utf-8")) if isinstance(found, str) else None
+    return json.loads(Path(cached).read_text(encoding="utf-8")) if isinstance(cached, str) else None
 
 
-def language_shape(config: Any) -> LanguageShape:
-    """The sizes of a causal language model. Raises RecipeError for a kind whose parameters are not counted here."""
+def language_shape(config: LanguageConfig | SimpleNamespace) -> LanguageShape:
+    """Return the sizes of a causal language model. Raises RecipeError for a model type that is not in COUNTED."""
     kind = getattr(config, "model_type", "")
     if kind not in COUNTED:
-        raise RecipeError(
-            f"language model of kind {kind!r}: its size is not known here", f"known: {', '.join(COUNTED)}"
-        )
+        raise RecipeError(f"language models of type {kind!r} cannot be planned", f"known types: {', '.join(COUNTED)}")
     width, heads = config.hidden_size, config.num_attention_heads
     head = getattr(config, "head_dim", None) or (128 if kind in NORMED_QK else width // heads)
     shared = getattr(config, "num_key_value_heads", None) or heads
@@ -166,8 +191,8 @@ def language_shape(config: Any) -> LanguageShape:
     )
 
 
-def tower_shape(config: Any, *, layers: int, space: str) -> TowerShape:
-    """The sizes of a vision tower of which `layers` are kept."""
+def tower_shape(config: VisionConfig | SimpleNamespace, *, layers: int, space: str) -> TowerShape:
+    """Return the sizes of a vision tower cut after `layers` layers."""
     return TowerShape(
         kind=config.model_type,
         width=config.hidden_size,

@@ -1,7 +1,4 @@
-"""Pictures to features: a CLIP or SigLIP tower of transformers, cut off behind its feature layer.
-
-uint8 (tiles, 3, side, side) -> normalised -> encoder layers -> (tiles, slots, width)
-"""
+"""The vision tower: a CLIP or SigLIP encoder of transformers, cut after its feature layer."""
 
 from __future__ import annotations
 
@@ -14,15 +11,20 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from vistune.errors import RecipeError
-from vistune.model.shapes import whole_model
+from vistune.errors import RecipeError, reason_of
+from vistune.model.shapes import ConfigLike, VisionConfig, whole_model
 from vistune.types import Spec
 
 
 class VisionTower(nn.Module):
-    """A tower that ends at the feature layer: what lies behind it is dropped, not computed.
+    """A tower that ends at the feature layer; later layers are dropped.
 
-    In the joint space the tower's last norm and its projection follow the feature layer, on every token.
+    In the joint space, the tower's last norm and its projection are applied to every token of the feature layer.
+
+    Args:
+        tower: transformers' model.
+        spec: Feature layer, tokens, space and normalisation.
+        cut: Whether the tower ends at the feature layer already.
     """
 
     def __init__(self, tower: Any, spec: Spec, *, cut: bool = False) -> None:
@@ -34,7 +36,7 @@ class VisionTower(nn.Module):
         body.encoder.layers = body.encoder.layers[:kept]
         body.config.num_hidden_layers = tower.config.num_hidden_layers = kept
         if not self.joint:
-            # hidden_states[k] is an encoder layer's bare output: the last norm and SigLIP's pooling head come after it.
+            # hidden_states[k] is the output of an encoder layer, before the last norm and SigLIP's pooling head.
             body.post_layernorm = nn.Identity()
         if hasattr(body, "head"):
             body.use_head = body.config.vision_use_head = False
@@ -47,19 +49,22 @@ class VisionTower(nn.Module):
         self.register_buffer("std", 255 * torch.tensor(spec.image_std).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (tiles, tokens, width); a frozen tower keeps no activations."""
-        learns = torch.is_grad_enabled() and next(self.tower.parameters()).requires_grad
-        with torch.set_grad_enabled(learns):
-            normal = (images.to(self.mean.dtype) - self.mean) / self.std
-            features: Tensor = self._features(normal.to(self._dtype))
+        """Encode tiles, uint8 (tiles, 3, side, side), as features (tiles, tokens, width).
+
+        A frozen tower keeps no activations.
+        """
+        is_trained = torch.is_grad_enabled() and next(self.tower.parameters()).requires_grad
+        with torch.set_grad_enabled(is_trained):
+            normalised = (images.to(self.mean.dtype) - self.mean) / self.std
+            features: Tensor = self._features(normalised.to(self._dtype))
         return features[:, 1:] if self.drop_first else features
 
-    def _features(self, normal: Tensor) -> Tensor:
+    def _features(self, normalised: Tensor) -> Tensor:
         if not self.joint:
-            hidden: Tensor = self.tower(pixel_values=normal).last_hidden_state
+            hidden: Tensor = self.tower(pixel_values=normalised).last_hidden_state
             return hidden
         body = self.tower.vision_model
-        hidden = body(pixel_values=normal).last_hidden_state
+        hidden = body(pixel_values=normalised).last_hidden_state
         joint: Tensor = self.tower.visual_projection(body.post_layernorm(hidden))
         return joint
 
@@ -69,19 +74,20 @@ class VisionTower(nn.Module):
 
 
 def layers_kept(layers: int, feature_layer: int) -> int:
-    """hidden_states has one entry before the first layer: -1 keeps all layers, -2 all but the last."""
+    """Return the number of layers up to the feature layer: -1 keeps all, -2 all but the last, as in hidden_states."""
     kept = layers + 1 + feature_layer
     if not 0 < kept <= layers:
         raise RecipeError(f"model.feature_layer={feature_layer} is outside the tower's {layers} layers", "-2 is usual")
     return kept
 
 
-def has_class_token(config: Any) -> bool:
+def has_class_token(config: ConfigLike) -> bool:
+    """Return whether a tower has a class token: CLIP has one, SigLIP does not."""
     return config.model_type == "clip_vision_model"
 
 
-def tokens_of(config: Any, feature_tokens: str) -> int:
-    """Tokens that the tower gives for a tile: patches, and the class token where it is kept."""
+def tokens_of(config: VisionConfig, feature_tokens: str) -> int:
+    """Return the number of tokens of a tile: patches, and the class token if `feature_tokens` keeps it."""
     patches = (config.image_size // config.patch_size) ** 2
     if feature_tokens == "cls_patch":
         if not has_class_token(config):
@@ -90,28 +96,32 @@ def tokens_of(config: Any, feature_tokens: str) -> int:
     return int(patches)
 
 
-def width_of(config: Any, space: str) -> int:
-    """The features' width. Raises RecipeError where a tower has no joint space with text."""
+def width_of(config: VisionConfig, space: str) -> int:
+    """Return the features' width. Raises RecipeError if the tower has no joint space with text."""
     if space == "hidden":
         return int(config.hidden_size)
     if not has_class_token(config):
-        raise RecipeError(f"model.space=joint: {config.model_type} has no projection into a joint space", "use a CLIP")
+        raise RecipeError(
+            f"model.space=joint: {config.model_type} has no projection into a joint space", "use a CLIP tower"
+        )
     return int(config.projection_dim)
 
 
-def vision_config(source: str) -> Any:
-    """The tower's config, from a vision folder or the vision part of a joint one."""
+def vision_config(source: str) -> VisionConfig:
+    """Read the tower's config, from a vision folder or the vision part of a CLIP folder."""
     whole = read_config(source, "vision tower")
     refuse_whole_models(whole, source)
-    config = getattr(whole, "vision_config", whole)
+    config: VisionConfig = getattr(whole, "vision_config", whole)
     if config.model_type not in ("clip_vision_model", "siglip_vision_model"):
-        raise RecipeError(f"vision tower {source}: {config.model_type!r} is not served", "use a CLIP or SigLIP tower")
-    if has_class_token(config):  # a joint folder's own width counts, whatever its vision part says
+        raise RecipeError(
+            f"vision tower {source}: {config.model_type!r} is not supported", "use a CLIP or SigLIP tower"
+        )
+    if has_class_token(config):  # the joint folder's own width, which its vision part may contradict
         config.projection_dim = getattr(whole, "projection_dim", config.projection_dim)
     return config
 
 
-def refuse_whole_models(config: Any, source: str) -> None:
+def refuse_whole_models(config: ConfigLike, source: str) -> None:
     """Raise RecipeError for a vision-language model: its files name the tower's weights differently."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
@@ -120,25 +130,30 @@ def refuse_whole_models(config: Any, source: str) -> None:
 
 
 def read_config(source: str, what: str) -> Any:
-    """A folder's or hub name's config.json; no code of its own is run."""
+    """Read the config.json of a folder or hub name. Custom code is never run."""
     from transformers import AutoConfig
 
     try:
         return AutoConfig.from_pretrained(source)
     except (OSError, ValueError, TypeError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise RecipeError(f"{what} {source}: cannot be read: {reason}", "name a model folder or a hub name") from None
+        raise RecipeError(
+            f"{what} {source}: cannot be read: {reason_of(error)}", "name a model folder or a hub name"
+        ) from None
 
 
 def image_rules(source: str) -> dict[str, Any]:
-    """A spec's fields on pictures, as the tower's own image processor has them. Raises RecipeError without one."""
+    """Return a spec's image fields from the tower's image processor.
+
+    Raises:
+        RecipeError: If there is none, or it does not resize to one square, rescale by 1/255 and normalise.
+    """
     from transformers import AutoImageProcessor
 
     try:
         rules = AutoImageProcessor.from_pretrained(source, backend="pil")
     except (OSError, ValueError) as error:
         raise RecipeError(
-            f"vision tower {source}: no picture rules: {str(error).splitlines()[0]}",
+            f"vision tower {source}: no image processor: {str(error).splitlines()[0]}",
             "put the tower's preprocessor_config.json into its folder",
         ) from None
     cut = (rules.crop_size.height, rules.crop_size.width) if rules.do_center_crop else ()
@@ -146,8 +161,8 @@ def image_rules(source: str) -> dict[str, Any]:
     steps = rules.do_resize and rules.do_rescale and rules.do_normalize
     if len(edges) > 1 or not steps or abs(255 * rules.rescale_factor - 1) > 1e-6:
         raise RecipeError(
-            f"vision tower {source}: its picture rules are not to resize to one square, rescale by 1/255 and normalise",
-            "mend its preprocessor_config.json, or use another tower",
+            f"vision tower {source}: its image processor does not resize to one square, rescale by 1/255 and normalise",
+            "correct its preprocessor_config.json, or use another tower",
         )
     return {
         "image_mean": tuple(rules.image_mean),
@@ -158,10 +173,18 @@ def image_rules(source: str) -> dict[str, Any]:
 
 
 def load_tower(source: str, spec: Spec, dtype: torch.dtype, *, cut: bool = False, meta: bool = False) -> VisionTower:
-    """The tower of a folder or hub name; `cut` says that it was saved without the layers behind the feature layer.
+    """Load the tower of a folder or hub name.
 
-    `meta`: on torch's meta device; only names and shapes of a folder's weights are read, and nothing for a hub name.
-    Raises RecipeError if weights are missing, damaged or of another shape.
+    Args:
+        source: Folder or hub name.
+        spec: Feature layer, tokens, space and normalisation.
+        dtype: Precision of the weights.
+        cut: Whether the tower was saved without the layers after the feature layer.
+        meta: Build it on torch's meta device: only names and shapes of a folder's weights are read, and nothing for a
+            hub name.
+
+    Raises:
+        RecipeError: If weights are missing, damaged or of another shape.
     """
     config = vision_config(source)
     kind = tower_class(config, spec.space)
@@ -171,25 +194,25 @@ def load_tower(source: str, spec: Spec, dtype: torch.dtype, *, cut: bool = False
         return VisionTower(empty, spec, cut=cut)
     settings = {"device_map": "meta"} if meta else {}
     try:
-        tower, found = kind.from_pretrained(
+        tower, report = kind.from_pretrained(
             source, config=config, dtype=dtype, attn_implementation="sdpa", output_loading_info=True, **settings
         )
     except (OSError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise RecipeError(
-            f"vision tower {source}: its weights cannot be read: {str(error).splitlines()[0]}", "name a whole tower"
+            f"vision tower {source}: its weights cannot be read: {str(error).splitlines()[0]}", "name a complete tower"
         ) from None
     unused = ("head.",) if spec.space == "joint" else ("head.", "post_layernorm.")
-    missing = sorted(name for name in found["missing_keys"] if not name.startswith(unused))
-    if missing:  # transformers would draw them at random
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith(unused))
+    if missing:  # transformers would initialise them at random
         raise RecipeError(
             f"vision tower {source}: {len(missing)} weights are missing, such as {missing[0]}",
-            "name a whole tower; space=joint needs a joint CLIP's folder, with visual_projection",
+            "name a complete tower; space=joint needs a joint CLIP's folder, with visual_projection",
         )
     return VisionTower(tower, spec, cut=cut)
 
 
-def tower_class(config: Any, space: str) -> Any:
-    """transformers' class for a tower: with its projection where the joint space is asked for."""
+def tower_class(config: VisionConfig, space: str) -> Any:
+    """Return transformers' class for a tower, with the projection for the joint space."""
     from transformers import CLIPVisionModel, CLIPVisionModelWithProjection, SiglipVisionModel
 
     if space == "joint":

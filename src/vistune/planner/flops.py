@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from vistune.model import VisionLanguageModel
-from vistune.model.language import base_of
+from vistune.model.language import unwrap
 from vistune.model.last_layer import last_mlp
 from vistune.planner.precision import products_in
 from vistune.types import Batch
@@ -79,7 +79,7 @@ def _pairs(length: int, window: int | None) -> float:
 
 def needed_by(model: VisionLanguageModel) -> Needed:
     """Of a model whose learning parts are set."""
-    tower, language = model.vision, base_of(model.language)
+    tower, language = model.vision, unwrap(model.language)
     vision_learns = any(p.requires_grad for p in tower.parameters())
     body = tower.tower.vision_model if tower.joint else tower.tower
     patches = (body.config.image_size // body.config.patch_size) ** 2

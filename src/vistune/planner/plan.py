@@ -16,7 +16,7 @@ from vistune.progress import Progress, no_progress
 from vistune.recipe import Lora, Recipe, Stage, source_of
 
 if TYPE_CHECKING:
-    from vistune.interop.parent import ParentModel
+    from vistune.interop.load import ParentModel
     from vistune.planner.forecast import Device, Load
     from vistune.planner.memory import How, Sizes
     from vistune.types import Spec
@@ -78,10 +78,10 @@ def _loads(
     if not data_is_there(recipe):
         return [assumed_load(stage, spec, samples) for stage in recipe.stages]
     from vistune.data.stages import plan_stages
-    from vistune.interop.parent import processor_of
+    from vistune.interop.load import recipe_processor
 
     loads = []
-    for item in plan_stages(recipe, processor_of(recipe, parent), progress)[0]:
+    for item in plan_stages(recipe, recipe_processor(recipe, parent), progress)[0]:
         if item.stream is None:
             loads.append(load_of(item))
             continue

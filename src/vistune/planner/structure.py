@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vistune.recipe import Model, Recipe, Stage, source_of
 
 if TYPE_CHECKING:
-    from vistune.interop.parent import ParentModel
+    from vistune.interop.load import ParentModel
     from vistune.model.vlm import VisionLanguageModel
     from vistune.types import Spec
 
@@ -116,7 +116,7 @@ def config_at_hand(name: str, part: str) -> Any:
 
 def spec_without_rules(model: Model, vision: Any, language: Any) -> Spec:
     """A spec to draw by: how pixels are normalised is not in the picture."""
-    from vistune.model.vlm import spec_of
+    from vistune.model.spec import spec_of
 
     half = (0.5, 0.5, 0.5)
     return spec_of(model, vision, language.hidden_size, language.vocab_size, {"image_mean": half, "image_std": half})
@@ -186,7 +186,7 @@ def stage_facts(stage: Stage, structure: Structure, model: VisionLanguageModel) 
     if stage.lora is not None:  # adapters go into the layers themselves: another model, so that this one stays plain
         model = without_weights(structure)
         model.language = add_adapters(model.language, stage.lora)
-    model.set_learning(stage.learn)
+    model.set_trainable(stage.learn)
     return StageFacts(
         name=stage.name,
         learn={str(part): rate for part, rate in stage.learn.items()},

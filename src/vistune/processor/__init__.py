@@ -1,19 +1,18 @@
-"""Sample -> Example: templates, tokens, images."""
+"""Turn samples into examples: chat templates, tokens, image tiles."""
 
-from vistune.processor.chat_templates import chat_template
-from vistune.processor.collate import blank_row, collate
+from vistune.processor.collate import blank_batch, collate
 from vistune.processor.images import LARGEST_FILE_BYTES, load_bytes, open_image
 from vistune.processor.processor import Processor
-from vistune.processor.templates import template_named, templates
-from vistune.processor.tiles import load_tiles
-from vistune.processor.tokenizer_files import load_tokenizer, save_tokenizer
-from vistune.processor.views import View, views_of
+from vistune.processor.templates import chat_template, template_named, templates
+from vistune.processor.tiles import View, load_tiles, views_of
+from vistune.processor.tokenizer_files import TokenizerLike, load_tokenizer, save_tokenizer
 
 __all__ = [
     "LARGEST_FILE_BYTES",
     "Processor",
+    "TokenizerLike",
     "View",
-    "blank_row",
+    "blank_batch",
     "chat_template",
     "collate",
     "load_bytes",

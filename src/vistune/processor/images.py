@@ -1,7 +1,6 @@
-"""Pictures as pixels: which files are read, how they are made upright RGB, and how they become a square tile.
+"""Open images: check the file, convert it to upright RGB, and fit it to the vision tower's square.
 
-path or PIL image -> upright RGB -> a square of the tower's side (tiles.py makes tensors of them)
-Sizes and formats are judged from the header, before anything is decoded.
+Sizes and formats are checked from the header, before anything is decoded.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from vistune.types import ImageRef, Spec
 LARGEST_FILE_BYTES = 10 * 2**20
 LARGEST_SIDE, SMALLEST_SIDE = 8192, 2  # pixels
 LARGEST_ASPECT = 100
-TURNS = {  # EXIF's orientations, 1 being upright
+TRANSPOSITIONS = {  # by EXIF orientation; 1 is upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -31,48 +30,48 @@ TURNS = {  # EXIF's orientations, 1 being upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"xmp")  # one of these is in a PNG that names an orientation
+PNG_EXIF = (b"eXIf", b"Raw profile type exif", b"xmp")  # a PNG with an orientation contains one of these
 
 
 def open_image(image: ImageRef) -> Image.Image:
-    """An upright RGB image: EXIF applied, first frame, transparency over white, 16 bits scaled.
+    """Open an image as upright RGB: EXIF applied, first frame, transparency over white, 16 bits scaled to 8.
 
-    Raises DataError naming the file and what is wrong with it.
+    Raises:
+        DataError: If the file is missing, damaged, of another format or outside the limits; names the file.
     """
     if isinstance(image.source, Image.Image):
-        _refuse_size(image.source, "a picture in memory")
+        _refuse_size(image.source, "an image in memory")
         return upright_rgb(image.source)
     return decode(read_image(image.source), str(image.source))
 
 
 def read_image(path: Path) -> bytes:
-    """A picture's file, encoded as it lies there. Raises DataError where it is none, or larger than is read."""
+    """Return the bytes of an image file. Raises DataError if it is missing, unreadable or too large."""
     return _checked(path).read_bytes()
 
 
-def image_size(opened: ImageRef) -> tuple[int, int]:
-    """(width, height) in pixels as the opened will stand, from its header. Raises DataError as `open_image`."""
-    if isinstance(opened.source, Image.Image):
-        _refuse_size(opened.source, "a opened in memory")
-        return _upright_size(opened.source)
-    place = str(opened.source)
-    with _checked(opened.source).open("rb") as file:
-        image = _open(file, place)
-        if image.format != "PNG":
-            return _upright_size(image)
+def image_size(image: ImageRef) -> tuple[int, int]:
+    """Return (width, height) in pixels of the upright image, from its header. Raises DataError as `open_image` does."""
+    if isinstance(image.source, Image.Image):
+        _refuse_size(image.source, "an image in memory")
+        return _upright_size(image.source)
+    location = str(image.source)
+    with _checked(image.source).open("rb") as file:
+        opened = _open(file, location)
+        if opened.format != "PNG":
+            return _upright_size(opened)
         file.seek(0)
         data = file.read()
     if not any(mark in data for mark in PNG_EXIF):
-        return image.size
-    # A PNG may tell its orientation behind its pixels.
-    return _upright_size(load_bytes(data, place))
+        return opened.size
+    return _upright_size(load_bytes(data, location))  # a PNG may store its orientation after its pixels
 
 
 def _checked(path: Path) -> Path:
-    """A file that may be read whole."""
+    """Return the path after checking that the file can be read and is small enough."""
     try:
         if not path.is_file():
-            raise DataError(f"{path}: no such picture", "check the path and the picture folder")
+            raise DataError(f"{path}: no such image", "check the path and the image folder")
         if path.stat().st_size > LARGEST_FILE_BYTES:
             raise DataError(f"{path}: larger than {LARGEST_FILE_BYTES >> 20} MB", "save it smaller")
         with path.open("rb"):
@@ -81,20 +80,20 @@ def _checked(path: Path) -> Path:
         raise DataError(f"{path}: cannot be read: {error.strerror}", "check the file's permissions") from None
 
 
-def _open(file: BinaryIO, place: str) -> Image.Image:
-    """An encoded picture, not decoded yet, whose header has passed the limits."""
+def _open(file: BinaryIO, location: str) -> Image.Image:
+    """Open an encoded image without decoding it, and check its header against the limits."""
     try:
         image = Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError:
-        raise DataError(f"{place}: more than the {LARGEST_PIXELS} pixels that are read", "resize it") from None
+        raise DataError(f"{location}: more than {LARGEST_PIXELS} pixels", "resize it") from None
     except DAMAGE as error:
         file.seek(0)
-        raise _unreadable(file.read(), place, error) from None
-    _refuse_size(image, place)
+        raise _unreadable(file.read(), location, error) from None
+    _refuse_size(image, location)
     return image
 
 
-def _unreadable(data: bytes, place: str, error: BaseException) -> DataError:
+def _unreadable(data: bytes, location: str, error: BaseException) -> DataError:
     """The error for bytes that Pillow does not decode.
 
     Pillow's own message is not used: it may contain bytes of the file or memory addresses.
@@ -102,52 +101,52 @@ def _unreadable(data: bytes, place: str, error: BaseException) -> DataError:
     form = format_of(data)
     if form is None:
         what, hint = foreign_kind(data)
-        return DataError(f"{place}: not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image: {what}", hint)
+        return DataError(f"{location}: not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image: {what}", hint)
     chunk = broken_chunk(data) if form == "PNG" else None
     why = ""
     if chunk:
         why = f": the checksum of its {chunk} chunk is wrong"
     elif "too large for" in str(error):
-        why = ": its metadata is larger than is read"
-    return DataError(f"{place}: a damaged or cut-off {form} image{why}", "save or download it again")
+        why = ": its metadata is too large"
+    return DataError(f"{location}: a damaged or cut-off {form} image{why}", "save or download it again")
 
 
-def _refuse_size(image: Image.Image, place: str) -> None:
+def _refuse_size(image: Image.Image, location: str) -> None:
     width, height = image.size
     if not SMALLEST_SIDE <= min(width, height) <= max(width, height) <= LARGEST_SIDE:
         raise DataError(
-            f"{place}: {width}x{height} pixels; sides of {SMALLEST_SIDE} to {LARGEST_SIDE} are read", "resize it"
+            f"{location}: {width}x{height} pixels; each side must have {SMALLEST_SIDE} to {LARGEST_SIDE}", "resize it"
         )
     if width * height > LARGEST_PIXELS:
-        raise DataError(f"{place}: {width}x{height} pixels is too many; {LARGEST_PIXELS} are read", "resize it")
+        raise DataError(f"{location}: {width}x{height} pixels; at most {LARGEST_PIXELS} are allowed", "resize it")
     if max(width, height) > LARGEST_ASPECT * min(width, height):
         raise DataError(
-            f"{place}: {width}x{height} pixels is too narrow; one side may be {LARGEST_ASPECT} times the other",
+            f"{location}: {width}x{height} pixels; one side may be at most {LARGEST_ASPECT} times the other",
             "crop it",
         )
 
 
-def decode(data: bytes, place: str) -> Image.Image:
-    """An encoded picture as upright RGB, after its header has passed the limits."""
-    return upright_rgb(load_bytes(data, place))
+def decode(data: bytes, location: str) -> Image.Image:
+    """Decode an image as upright RGB. Raises DataError as `open_image` does; `location` names the image in messages."""
+    return upright_rgb(load_bytes(data, location))
 
 
-def load_bytes(data: bytes, place: str) -> Image.Image:
-    """An encoded picture as it lies in the file, not turned yet, after its size and header have passed the limits."""
+def load_bytes(data: bytes, location: str) -> Image.Image:
+    """Decode an image without applying its EXIF orientation, after checking its size and header."""
     if len(data) > LARGEST_FILE_BYTES:
-        raise DataError(f"{place}: larger than {LARGEST_FILE_BYTES >> 20} MB", "send it smaller")
-    image = _open(io.BytesIO(data), place)
+        raise DataError(f"{location}: larger than {LARGEST_FILE_BYTES >> 20} MB", "send it smaller")
+    image = _open(io.BytesIO(data), location)
     try:
         if image.format == "PNG":
-            Image.open(io.BytesIO(data), formats=("PNG",)).verify()  # loading does not look at the pixels' checksums
+            Image.open(io.BytesIO(data), formats=("PNG",)).verify()  # load() does not check the checksums
         image.load()
     except DAMAGE as error:
-        raise _unreadable(data, place, error) from None
+        raise _unreadable(data, location, error) from None
     return image
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's number; 1 where there is none, or none that can be read."""
+    """Return the EXIF orientation; 1 if there is none or it cannot be read."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except (ValueError, TypeError, SyntaxError, struct.error):
@@ -159,8 +158,9 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    turn = TURNS.get(_orientation(image))
-    image = image if turn is None else image.transpose(turn)
+    """Apply the EXIF orientation, and convert to RGB: transparency over white, 16 bits scaled to 8."""
+    transposition = TRANSPOSITIONS.get(_orientation(image))
+    image = image if transposition is None else image.transpose(transposition)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I;16") or image.mode == "I":
@@ -177,7 +177,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def pad_to_square(image: Image.Image, spec: Spec) -> Image.Image:
-    """On a square canvas of the mean colour, int(mean * 255): (122, 116, 104) for CLIP, as LLaVA-1.5 does."""
+    """Paste the image on a square canvas of colour int(mean * 255), as LLaVA-1.5 does; (122, 116, 104) for CLIP."""
     side = max(image.size)
     if image.width == image.height:
         return image
@@ -188,7 +188,7 @@ def pad_to_square(image: Image.Image, spec: Spec) -> Image.Image:
 
 
 def fit(image: Image.Image, spec: Spec) -> Image.Image:
-    """A square of the tower's side: the shorter edge resized and the centre cut out, or both edges resized."""
+    """Fit an image to the tower's square: resize the shorter edge and crop the centre, or stretch (`image_fit`)."""
     side, resample = spec.image_side, Image.Resampling(spec.image_resample)
     if spec.image_fit == "stretch":
         return image if image.size == (side, side) else image.resize((side, side), resample)

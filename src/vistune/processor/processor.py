@@ -1,6 +1,6 @@
-"""The only place where text and pixels become tensors: one renderer for training, evaluation, chat and server.
+"""Turn samples into tensors: the same code for training, evaluation, chat and server.
 
-Sample -> template -> pieces -> ids, labels, pixels -> Example
+A template renders the messages to pieces; the encoder makes ids and labels of them; images become tiles.
 """
 
 from __future__ import annotations
@@ -18,22 +18,21 @@ from PIL import Image
 
 from vistune.errors import DataError, RecipeError
 from vistune.files import read_json, write_json
-from vistune.processor.chat_templates import chat_template
 from vistune.processor.images import image_size
-from vistune.processor.templates import BOS, EOS, Control, Text
-from vistune.processor.tiles import NEWLINE, anyres_slots, load_tiles, slots_of
-from vistune.processor.tokenizer_files import load_tokenizer, save_tokenizer
+from vistune.processor.templates import BOS, EOS, Control, TextPiece, chat_template
+from vistune.processor.tiles import anyres_slots, load_tiles, shift_tiles, slots_of
+from vistune.processor.tokenizer_files import TokenizerLike, load_tokenizer, save_tokenizer
 from vistune.processor.tokenizer_template import TokenizerTemplate, template_for
-from vistune.processor.tokens import Encoded, Encoder, collapse
+from vistune.processor.tokens import Encoded, Encoder, collapse_slots
 from vistune.types import IGNORE, Example, ImageRef, Message, Sample, Spec
 
 PixelReader = Callable[[ImageRef, Spec], torch.Tensor]
 
 
 class Processor:
-    """A tokenizer, a template and the picture rules of one model. Raises RecipeError where they do not fit."""
+    """The tokenizer, template and image rules of one model. Raises RecipeError if tokenizer and template do not fit."""
 
-    def __init__(self, tokenizer: Any, spec: Spec) -> None:
+    def __init__(self, tokenizer: TokenizerLike, spec: Spec) -> None:
         self.tokenizer = tokenizer
         self.spec = spec
         self.template = template_for(spec.template, tokenizer)
@@ -46,28 +45,35 @@ class Processor:
         )
 
     def slots(self, image: ImageRef) -> int:
-        """How many slots a picture takes; no pixel is decoded."""
+        """Return the number of slots of an image; no pixel is decoded."""
         return slots_of(image, self.spec)
 
     @cached_property
     def text_rules(self) -> str:
-        """A hash of all that decides a conversation's ids and labels, image slots aside."""
+        """Hash of everything that determines a conversation's ids and labels, except its image slots."""
         probe = (Message("user", ("1",)), Message("assistant", ("2",))) * (1 if self.template.name == "plain" else 2)
-        shown = self._encoder.encode(self.template.render(probe))
+        encoded = self._encoder.encode(self.template.render(probe))
         source = self.template.source if isinstance(self.template, TokenizerTemplate) else ""
-        rules = (self.spec.template, self.spec.tokenization, source, self._encoder.begin, shown.ids, shown.labels)
+        rules = (self.spec.template, self.spec.tokenization, source, self._encoder.begin, encoded.ids, encoded.labels)
         text = f"{self.tokenizer.backend_tokenizer.to_str()} {self.tokenizer.special_tokens_map} {rules}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def with_template(self, name: str) -> Processor:
+        """Return a processor with another template."""
         return self if name == self.spec.template else Processor(self.tokenizer, replace(self.spec, template=name))
 
     def with_image_mode(self, mode: str) -> Processor:
-        """The same with another mode. Raises RecipeError for an anyres model, whose newline others do not have."""
+        """Return a processor with another image mode.
+
+        Raises:
+            RecipeError: If only one of the two modes is anyres, whose models have a newline vector.
+        """
         if mode == self.spec.image_mode:
             return self
         if "anyres" in (mode, self.spec.image_mode):
-            raise RecipeError(f"image_mode: {mode}: this model's is {self.spec.image_mode}", "remove it")
+            raise RecipeError(
+                f"image_mode: {mode}: this model was trained with {self.spec.image_mode}", "remove image_mode"
+            )
         return Processor(self.tokenizer, replace(self.spec, image_mode=mode))
 
     @cached_property
@@ -80,24 +86,24 @@ class Processor:
 
     @property
     def stop_text(self) -> str:
-        """Text that ends an answer, of as many tokens as it may take; "" where a token of the template does."""
-        return self.template.end.text if isinstance(self.template.end, Text) else ""
+        """Text that ends an answer; "" if a token ends it."""
+        return self.template.end.text if isinstance(self.template.end, TextPiece) else ""
 
-    def ended(self, said: Sequence[int]) -> bool:
-        """Whether the last of the tokens said ends the answer."""
-        if said[-1] in self.stop_ids:
+    def ended(self, tokens: Sequence[int]) -> bool:
+        """Return whether the last of an answer's tokens ends it."""
+        if tokens[-1] in self.stop_ids:
             return True
-        end = self.stop_text  # each of its characters is from one of as many tokens at most
-        return bool(end) and end in self._encoder.text.decode(said[-len(end) :], skip_special_tokens=False)
+        end = self.stop_text  # at most one token per character
+        return bool(end) and end in self._encoder.text.decode(tokens[-len(end) :], skip_special_tokens=False)
 
-    def answer(self, said: Sequence[int]) -> str:
-        """The text of an answer, without its end."""
-        text = self.decode(said[:-1] if said and said[-1] in self.stop_ids else said)
+    def answer(self, tokens: Sequence[int]) -> str:
+        """Return the text of an answer without its end."""
+        text = self.decode(tokens[:-1] if tokens and tokens[-1] in self.stop_ids else tokens)
         return text.partition(self.stop_text)[0].strip() if self.stop_text else text
 
     @property
     def chat_template(self) -> str:
-        """The template as Jinja, such that transformers gives the ids that this processor gives."""
+        """The template as Jinja source with which transformers gives the same ids as this processor."""
         if isinstance(self.template, TokenizerTemplate):
             return self.template.source_for_parts
         return chat_template(
@@ -109,7 +115,7 @@ class Processor:
         )
 
     def encode_ids(self, sample: Sample) -> Encoded:
-        """Ids and labels with slots expanded; no picture is opened."""
+        """Return ids and labels with image slots expanded; no pixel is decoded."""
         try:
             return self._encoder.encode(self.template.render(sample.messages, origin=sample.origin))
         except DataError as error:
@@ -118,14 +124,15 @@ class Processor:
             raise
 
     def length(self, sample: Sample) -> int:
+        """Return the number of tokens of a sample, image slots included."""
         return len(self.encode_ids(sample).ids)
 
     def encode(self, sample: Sample, pixels: PixelReader = load_tiles) -> Example:
-        """The training view: answers and their ends are learnt. `pixels` may be a cache around `load_tiles`."""
+        """Encode for training: answers and their ends are supervised. `pixels` may be a cache around `load_tiles`."""
         return self._example(self.encode_ids(sample), pixels)
 
     def encode_prompt(self, messages: Sequence[Message], pixels: PixelReader = load_tiles) -> Example:
-        """The generation view: ends where the assistant's answer begins, nothing is learnt."""
+        """Encode for generation: the example ends where the answer begins, and nothing is supervised."""
         example = self._example(self._encoder.encode(self.template.render(messages)), pixels)
         return replace(example, labels=torch.full_like(example.input_ids, IGNORE))
 
@@ -137,76 +144,78 @@ class Processor:
         return Example(torch.tensor(encoded.ids), torch.tensor(encoded.labels), images, slots)
 
     def _slots(self, images: Sequence[ImageRef], tiles: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The pictures' slots (slots, 2), tiles counted over all of them."""
-        found, before = [], 0
-        for image, mine in zip(images, tiles, strict=True):
-            slots = anyres_slots(image_size(image), self.spec).clone()
-            slots[slots[:, 0] != NEWLINE, 0] += before
-            found.append(slots)
-            before += len(mine)
-        return torch.cat(found)
+        """Return the images' slots (slots, 2), tiles counted over all of them."""
+        slots, before = [], 0
+        for image, image_tiles in zip(images, tiles, strict=True):
+            slots.append(shift_tiles(anyres_slots(image_size(image), self.spec), before))
+            before += len(image_tiles)
+        return torch.cat(slots)
 
     def shown(self, sample: Sample) -> dict[str, Any]:
-        """What the model sees of a sample, one -200 for a picture, and what it learns."""
+        """Return id, input_ids and labels as `vistune show --json` prints them: one -200 per image."""
         encoded = self.encode_ids(sample)
-        ids, labels = collapse(encoded)
+        ids, labels = collapse_slots(encoded)
         return {"id": sample.id, "input_ids": ids, "labels": labels}
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of generated ids, without special tokens and outer whitespace."""
+        """Return the text of ids, without special tokens and outer whitespace."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def check(self) -> None:
-        """Encode a probe conversation before a training.
+        """Encode probe conversations, to find a template and tokenizer that do not fit before training begins.
 
-        Raises RecipeError where the tokenizer's template does not say what is learnt, DataError where a token
-        straddles an answer's edge, an answer does not come back or a prompt is not how its training begins.
+        Raises:
+            RecipeError: If the tokenizer's own template does not mark the answers.
+            DataError: If a token straddles an answer's edge, if the supervised tokens are not the answers, or if a
+                prompt's ids differ from the beginning of its training example.
         """
         if isinstance(self.template, TokenizerTemplate):
             self.template.require_learnable()
-        image = ImageRef(Image.new("RGB", (2, 2)))  # a size suffices
+        image = ImageRef(Image.new("RGB", (2, 2)))
         for turns in (("What colour is it?", "It is red."), ("무슨 색인가요?", "빨간색입니다.")), (("2 + 2?", "4"),):
             messages: list[Message] = []
             for number, (question, answer) in enumerate(turns):
-                asked = (image, question) if number == 0 else (question,)
-                messages += [Message("user", asked), Message("assistant", (answer,))]
+                parts = (image, question) if number == 0 else (question,)
+                messages += [Message("user", parts), Message("assistant", (answer,))]
             if self.template.name == "plain":
                 messages = messages[:2]
             encoded = self.encode_ids(Sample("probe", tuple(messages), origin="start-up probe"))
             prompt = self._encoder.encode(self.template.render(messages[:-1])).ids
-            learnt = [label for label in encoded.labels if label != IGNORE and label not in self.stop_ids]
-            said = "".join(self.decode(learnt).split())
+            labels = [label for label in encoded.labels if label != IGNORE and label not in self.stop_ids]
+            supervised = "".join(self.decode(labels).split())
             answers = [answer + self.stop_text for _, answer in turns[: len(messages) // 2]]
-            wanted = "".join("".join(answers).split())
-            if said != wanted:
-                wrong = f"the learnt tokens read {said!r}, the answers are {wanted!r}"
+            expected = "".join("".join(answers).split())
+            if supervised != expected:
+                fault = f"the supervised tokens read {supervised!r}, the answers are {expected!r}"
             elif encoded.ids[: len(prompt)] != prompt:
-                wrong = "a prompt's ids are not those with which its answer is learnt"
+                fault = "a prompt's ids differ from the beginning of its training example"
             else:
                 continue
             raise DataError(
-                f"start-up probe: {wrong}",
+                f"start-up probe: {fault}",
                 f"the template {self.template.name!r} and this tokenizer do not fit: choose another template",
             )
 
     def save(self, folder: Path) -> None:
-        """Tokenizer files and spec.json."""
+        """Write the tokenizer's files and spec.json."""
         save_tokenizer(self.tokenizer, folder)
         write_json(folder / "spec.json", asdict(self.spec))
 
     @classmethod
     def load(cls, folder: Path) -> Processor:
+        """Read what `save` wrote."""
         return cls(load_tokenizer(folder), read_spec_file(folder / "spec.json"))
 
 
 def read_spec_file(path: Path) -> Spec:
+    """Read a spec.json. Raises DataError if it is not a spec."""
     tree = read_json(path)
     try:
-        return Spec(**{key: _frozen(value) for key, value in tree.items()})
+        return Spec(**{key: _tuples(value) for key, value in tree.items()})
     except TypeError as error:
         raise DataError(f"{path}: not a vistune spec: {error}", f"keys seen: {json.dumps(sorted(tree))}") from None
 
 
-def _frozen(value: Any) -> Any:
-    """Lists of JSON as the tuples that a spec holds."""
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+def _tuples(value: Any) -> Any:
+    """Convert JSON lists to tuples, at every level."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

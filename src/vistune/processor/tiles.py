@@ -1,52 +1,54 @@
-"""A picture as tiles, and which of their features fill its slots.
+"""Cut an image into tiles, and map its slots to tiles, patches and areas of the image.
 
-size (width, height) + Spec -> slots (slots, 2): tile and patch · picture + Spec -> uint8 (tiles, 3, side, side)
-`square` and `pad` make one tile, `anyres` an overview and the tiles of the canvas that suits the picture best
-(LLaVA 1.6, https://llava-vl.github.io/blog/2024-01-30-llava-next). What the canvas adds around the picture gets no
-slots, and each row of patches ends in one slot for the model's `newline`. Lengths need a picture's size alone.
+`square` and `pad` make one tile. `anyres` makes an overview and the tiles of the canvas that fits the image best
+(LLaVA 1.6, https://llava-vl.github.io/blog/2024-01-30-llava-next). The area that the canvas adds around the image gets
+no slots, and every row of patches ends in one slot for the model's `newline` vector. The number of slots depends only
+on the image's size.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
 from PIL import Image
 
+from vistune.errors import DataError
 from vistune.processor.images import fit, image_size, open_image, pad_to_square
 from vistune.types import ImageRef, Spec
 
-NEWLINE = -1  # as a slot's tile: the model's `newline`, not a feature
+NEWLINE = -1  # tile number of a slot that the model's `newline` vector fills
 Size = tuple[int, int]  # width, height in pixels
 
 
 def choose_canvas(size: Size, canvases: tuple[Size, ...]) -> Size:
-    """The canvas on which the picture keeps most pixels; of equal ones, the one with least left over."""
+    """Return the canvas on which the image keeps the most pixels; among equals, the smallest."""
 
-    def worth(canvas: Size) -> tuple[int, int]:
+    def rank(canvas: Size) -> tuple[int, int]:
         scale = min(canvas[0] / size[0], canvas[1] / size[1])
         kept = min(int(size[0] * scale) * int(size[1] * scale), size[0] * size[1])
         return kept, kept - canvas[0] * canvas[1]
 
-    return max(canvases, key=worth)
+    return max(canvases, key=rank)
 
 
 def slots_of(image: ImageRef, spec: Spec) -> int:
-    """How many slots a picture takes; no pixel is decoded."""
+    """Return the number of slots of an image; no pixel is decoded."""
     return count_slots(image_size(image), spec) if spec.image_mode == "anyres" else spec.slots_per_image
 
 
 def count_slots(size: Size, spec: Spec) -> int:
-    """Slots of an anyres picture: the overview's, and a newline more than patches in each row."""
+    """Return the number of slots of an anyres image: overview, and each row of patches with its newline."""
     rows, columns = (len(span) for span in _shown(size, spec))
     return spec.slots_per_image + rows * (columns + 1)
 
 
 @lru_cache(maxsize=4096)
 def anyres_slots(size: Size, spec: Spec) -> torch.Tensor:
-    """(slots, 2) int64: the tile and patch that fill each slot, tile NEWLINE at the end of a row of patches."""
+    """Return the tile and patch of each slot, (slots, 2) int64; the tile is NEWLINE at the end of a row of patches."""
     across = choose_canvas(size, spec.canvases)[0] // spec.image_side  # tiles side by side
     grid = math.isqrt(spec.slots_per_image)
     rows, columns = _shown(size, spec)
@@ -57,11 +59,18 @@ def anyres_slots(size: Size, spec: Spec) -> torch.Tensor:
     return torch.from_numpy(np.concatenate([overview, ended.reshape(-1, 2)]))
 
 
-def _shown(size: Size, spec: Spec) -> tuple[range, range]:
-    """Rows and columns of the canvas' patches that show the picture, as `unpad_image` counts them.
+def shift_tiles(slots: torch.Tensor, tiles: int) -> torch.Tensor:
+    """Return slots (slots, 2) with `tiles` added to the tile numbers; NEWLINE stays."""
+    shifted = slots.clone()
+    shifted[shifted[:, 0] != NEWLINE, 0] += tiles
+    return shifted
 
-    The original's takes what stands before the point; transformers' and vLLM's round to seven digits first, so that a
-    whole number which floating point falls just short of is met. A model is served by the code of its own layout.
+
+def _shown(size: Size, spec: Spec) -> tuple[range, range]:
+    """Return the rows and columns of the canvas' patches that show the image, as `unpad_image` computes them.
+
+    The original LLaVA truncates. transformers and vLLM round to seven digits first, so that a whole number just missed
+    by floating point stays whole. `tokenization` tells from which of the two a model comes.
     """
 
     def within(patches: int, shown: float) -> range:
@@ -75,17 +84,17 @@ def _shown(size: Size, spec: Spec) -> tuple[range, range]:
     return range(rows), within(columns, width * (rows / height))
 
 
-def load_tiles(opened: ImageRef, spec: Spec) -> torch.Tensor:
-    """uint8 (tiles, 3, side, side), as the tower's own processor makes them before it normalises."""
-    image = open_image(opened)
+def load_tiles(image: ImageRef, spec: Spec) -> torch.Tensor:
+    """Return uint8 (tiles, 3, side, side), as the tower's own image processor gives before normalising."""
+    opened = open_image(image)
     if spec.image_mode == "anyres":
-        return torch.stack([_tensor(tile) for tile in _anyres(image, spec)])
-    whole = pad_to_square(image, spec) if spec.image_mode == "pad" else image
+        return torch.stack([_tensor(tile) for tile in _anyres(opened, spec)])
+    whole = pad_to_square(opened, spec) if spec.image_mode == "pad" else opened
     return _tensor(fit(whole, spec))[None]
 
 
 def _anyres(image: Image.Image, spec: Spec) -> list[Image.Image]:
-    """The whole picture squeezed into one tile, then the canvas cut into tiles, row by row."""
+    """Return the overview, the whole image stretched to one tile, and the canvas' tiles row by row."""
     side, resample = spec.image_side, Image.Resampling(spec.image_resample)
     width, height = choose_canvas(image.size, spec.canvases)
     across, down = width / image.width, height / image.height
@@ -103,3 +112,75 @@ def _anyres(image: Image.Image, spec: Spec) -> list[Image.Image]:
 
 def _tensor(tile: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(tile)).permute(2, 0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A grid of patches over an image.
+
+    Attributes:
+        rows: Number of rows.
+        columns: Number of columns.
+        slots: (rows * columns,) the image's slots that fill the grid, row by row.
+        box: x0, y0, x1, y1 of the grid relative to the upright image; outside 0 to 1 if it covers padding.
+    """
+
+    rows: int
+    columns: int
+    slots: torch.Tensor
+    box: tuple[float, float, float, float]
+
+
+def views_of(size: Size, spec: Spec) -> tuple[View, ...]:
+    """Return the grids in which a model sees an image: one, or for anyres the overview and the tiles.
+
+    Slots without a position (the class token, an anyres newline) are in no grid.
+
+    Raises:
+        DataError: If the slots of a tile do not form a square grid.
+    """
+    skipped = int(spec.feature_tokens == "cls_patch")
+    side = math.isqrt(spec.slots_per_image - skipped)
+    if side * side != spec.slots_per_image - skipped:
+        raise DataError(
+            f"this model has {spec.slots_per_image} slots per tile, which do not form a square grid",
+            "attention maps need a model that keeps the grid of patches",
+        )
+    slots = torch.arange(skipped, spec.slots_per_image)
+    if spec.image_mode == "anyres":
+        return View(side, side, slots, (0.0, 0.0, 1.0, 1.0)), _tiles_view(size, spec, side)
+    return (View(side, side, slots, _visible_box(size, spec)),)
+
+
+def _visible_box(size: Size, spec: Spec) -> tuple[float, float, float, float]:
+    """Return the part of an image that a single tile shows after `pad_to_square` and `fit`."""
+    width, height = size
+    if spec.image_mode == "pad":
+        side = max(size)
+        left, top = -((side - width) // 2), -((side - height) // 2)
+        return left / width, top / height, (left + side) / width, (top + side) / height
+    if spec.image_fit == "stretch":
+        return 0.0, 0.0, 1.0, 1.0
+    side = spec.image_side
+    long = int(side * max(size) / min(size))
+    across, down = (side, long) if width <= height else (long, side)
+    left, top = math.floor((across - side) / 2), math.floor((down - side) / 2)
+    return left / across, top / down, (left + side) / across, (top + side) / down
+
+
+def _tiles_view(size: Size, spec: Spec, side: int) -> View:
+    """Return the grid of an anyres image's tiles, without the padding that `anyres_slots` leaves out."""
+    tile_slots = anyres_slots(size, spec)[spec.slots_per_image :]
+    rows = int((tile_slots[:, 0] == NEWLINE).sum())
+    columns = len(tile_slots) // rows - 1
+    indices = torch.arange(len(tile_slots)).reshape(rows, columns + 1)[:, :-1] + spec.slots_per_image
+    canvas = choose_canvas(size, spec.canvases)
+    scale = min(canvas[0] / size[0], canvas[1] / size[1])
+    patch = spec.image_side / side
+    edges = []
+    for whole, length, count in zip(canvas, size, (columns, rows), strict=True):
+        shown = min(math.ceil(length * scale), whole)
+        begin = (whole - count * patch) / 2 - (whole - shown) // 2
+        edges.append((begin / shown, (begin + count * patch) / shown))
+    (x0, x1), (y0, y1) = edges
+    return View(rows, columns, indices.flatten(), (x0, y0, x1, y1))

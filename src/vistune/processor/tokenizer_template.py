@@ -1,9 +1,10 @@
-"""A tokenizer's own chat template (Jinja) as a template of ours.
+"""Use a tokenizer's own chat template (Jinja) like one of our templates.
 
-messages -> their shape, texts and pictures -> the shape rendered with marks for them, once a shape -> cut at the marks
-The Jinja source never sees a text: private-use characters stand for it, so nothing a user writes can become a control
-token or end a turn. What the template itself wrote becomes Text, and Control where it is an added token of the
-tokenizer. Learnt is what stands inside `{% generation %}`. Rendering is transformers' own, in its sandbox.
+A conversation is reduced to its shape: roles, and where texts and images are. The Jinja source renders each shape once,
+with private-use characters in place of the texts, and the result is cut at these marks. The source never sees a user's
+text, so no text can become a control token or end a turn. What the template itself writes becomes TextPiece, or Control
+if it is an added token of the tokenizer. Whatever is inside `{% generation %}` is supervised; without such marks the
+template can be used for inference only. transformers renders, in its sandbox.
 """
 
 from __future__ import annotations
@@ -18,160 +19,174 @@ from typing import Any
 from jinja2.exceptions import TemplateError
 
 from vistune.errors import DataError, RecipeError
-from vistune.processor.chat_templates import taking_parts
-from vistune.processor.templates import EOS, Control, Piece, Template, Text, split_turns, templates
+from vistune.processor.templates import (
+    EOS,
+    Control,
+    Piece,
+    Template,
+    TextPiece,
+    split_turns,
+    taking_parts,
+    templates,
+)
+from vistune.processor.tokenizer_files import TokenizerLike
 from vistune.registry import lookup
 from vistune.types import ImageRef, Message
 
 OWN = "tokenizer"
 IMAGE = "<image>"
-OPEN, CLOSE, SLOT = "\ue000", "\ue001", "\ue002"  # private use: a text's number stands between the first two
+OPEN, CLOSE, SLOT = "\ue000", "\ue001", "\ue002"  # private use: a text's number is written between the first two
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-# Whose content is a list of parts, as vision templates read it; the rest is a string. The first that works is taken.
-WAYS = (frozenset({"system", "user", "assistant"}), frozenset({"user"}), frozenset[str]())
+# Roles whose content is given as a list of parts, as vision templates read it; the others' is a string. The first set
+# that works is used.
+ROLES_WITH_PARTS = (frozenset({"system", "user", "assistant"}), frozenset({"user"}), frozenset[str]())
 REMEDY = (
     "put each answer and its end between {% generation %} and {% endgeneration %} in the tokenizer's chat_template, "
     "or choose one of our templates, such as template=v1"
 )
 
-Shape = tuple[tuple[str, str], ...]  # of each message the role and its parts: t a text, i a picture
+Shape = tuple[tuple[str, str], ...]  # (role, parts) of each message; parts: t is a text, i an image
 Spans = Sequence[tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
-class Gap:
-    """Where a text of the conversation goes, by its number."""
+class TextSlot:
+    """Where the conversation's text with this number is inserted."""
 
     number: int
-    learnt: bool
+    supervised: bool
 
 
-Cut = Text | Control | Gap | None  # None: a picture, in the conversation's order
+ShapePiece = TextPiece | Control | TextSlot | None  # None: an image, in the conversation's order
 
 
-def template_for(name: str, tokenizer: Any) -> Template | TokenizerTemplate:
-    """The template called `name`; `tokenizer` is the tokenizer's own. Raises RecipeError where there is none."""
-    rows: dict[str, Template | None] = {**templates(), OWN: None}
-    return lookup(name, rows, "template") or TokenizerTemplate(tokenizer)
+def template_for(name: str, tokenizer: TokenizerLike) -> Template | TokenizerTemplate:
+    """Return the template called `name`; the name `tokenizer` stands for the tokenizer's own.
+
+    Raises:
+        RecipeError: If there is no such template.
+    """
+    known: dict[str, Template | None] = {**templates(), OWN: None}
+    return lookup(name, known, "template") or TokenizerTemplate(tokenizer)
 
 
 class TokenizerTemplate:
-    """Renders like `tokenizer.apply_chat_template`, into pieces.
+    """Render like `tokenizer.apply_chat_template`, into pieces.
 
-    Outer whitespace of each message's text is stripped (many templates do so, and those that do not differ only in
-    it). Where the template takes strings only, pictures stand as in our templates: a lone one first, a newline
-    after each. A space that the template writes before an answer is learnt with it, for the prompt ends before it.
+    Outer whitespace of each message's text is stripped, as many templates do. If the template takes strings only,
+    images are placed as in our templates: a single image first, a newline after each image. A space that the template
+    writes before an answer is supervised, because the prompt ends before it.
     """
 
     name = OWN
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: TokenizerLike) -> None:
         try:
             self.source = tokenizer.get_chat_template()
         except ValueError:
             names = ", ".join(templates())
             raise RecipeError("this tokenizer has no chat template of its own", f"choose one of {names}") from None
-        self.values = dict(tokenizer.special_tokens_map)
-        self.tracked = GENERATION.search(self.source) is not None
-        self.pattern = _pattern(tokenizer, self.source)
-        self.cuts: dict[Shape, list[Cut]] = {}  # texts are opaque to the template: one rendering serves a shape
-        self.ways: dict[Shape, frozenset[str]] = {}  # the roles whose content it was given in parts for that
-        probe = self._cut_of((("user", "t"), ("assistant", "t")))
+        self._special_tokens = dict(tokenizer.special_tokens_map)
+        self._has_generation_marks = GENERATION.search(self.source) is not None
+        self._pattern = _pattern(tokenizer, self.source)
+        self._pieces: dict[Shape, list[ShapePiece]] = {}
+        self._roles_with_parts: dict[Shape, frozenset[str]] = {}
+        probe = self._pieces_of((("user", "t"), ("assistant", "t")))
         self.end, self.refusal = _end_of(probe)
 
     def render(self, messages: Sequence[Message], *, origin: str = "") -> list[Piece]:
-        """All pieces of a conversation; a last user message is left open for the model to answer."""
+        """Return the pieces of a conversation. If the user's message is last, they end where the answer begins."""
         split_turns(messages, origin)
-        shape, texts = _outline(messages)
-        cuts = self.cuts.get(shape) or self._cut_of(shape)
+        shape, texts = _shape_of(messages)
         images = (image for message in messages for image in message.images)
         pieces: list[Piece] = []
-        for cut in cuts:
-            if isinstance(cut, Gap):
-                pieces.append(Text(texts[cut.number], cut.learnt))
+        for piece in self._pieces.get(shape) or self._pieces_of(shape):
+            if isinstance(piece, TextSlot):
+                pieces.append(TextPiece(texts[piece.number], piece.supervised))
             else:
-                pieces.append(next(images) if cut is None else cut)
+                pieces.append(next(images) if piece is None else piece)
         answers = [message for message in messages if message.role == "assistant"]
-        return (
-            pieces if all(answer.supervised for answer in answers) else _without_unsupervised(pieces, answers, origin)
-        )
+        if all(answer.supervised for answer in answers):
+            return pieces
+        return _without_unsupervised(pieces, answers, origin)
 
     @property
     def source_for_parts(self) -> str:
-        """The source for whoever gives all content in parts, as transformers' processors and vLLM do."""
+        """The source in a form that takes all content as parts, as transformers' processors and vLLM give it."""
         shape: Shape = (("system", "t"), ("user", "it"), ("assistant", "t"))
         try:
-            self._cut_of(shape)
-        except RecipeError:  # many know no system
+            self._pieces_of(shape)
+        except RecipeError:  # many templates take no system message
             shape = shape[1:]
-            self._cut_of(shape)
-        strings = WAYS[0] - self.ways[shape]
-        return taking_parts(self.source, strings) if strings else str(self.source)
+            self._pieces_of(shape)
+        string_roles = ROLES_WITH_PARTS[0] - self._roles_with_parts[shape]
+        return taking_parts(self.source, string_roles) if string_roles else self.source
 
     def require_learnable(self) -> None:
-        """Raise RecipeError where the template does not say what an answer is and where it ends."""
+        """Raise RecipeError if the template does not mark what an answer is and where it ends."""
         if self.refusal:
             raise RecipeError(f"the tokenizer's chat template cannot be trained with: {self.refusal}", REMEDY)
 
-    def _cut_of(self, shape: Shape) -> list[Cut]:
-        """The shape rendered and cut. Raises RecipeError where no way of giving content brings all of it back."""
+    def _pieces_of(self, shape: Shape) -> list[ShapePiece]:
+        """Render a shape and cut it. Raises RecipeError if the template loses a text or an image in every form."""
         texts = "".join(kinds for _, kinds in shape).count("t")
         images = "".join(kinds for _, kinds in shape).count("i")
         reason = ""
-        for listed in WAYS:
+        for roles_with_parts in ROLES_WITH_PARTS:
             try:
-                rendered, spans = self._rendered(_conversation(shape, listed), shape[-1][0] == "user")
+                rendered, spans = self._rendered(_conversation(shape, roles_with_parts), shape[-1][0] == "user")
             except (TemplateError, TypeError, ValueError, AttributeError, LookupError) as error:
                 reason = f"{type(error).__name__}: {error}"
                 continue
-            cuts = self._cut(rendered, spans)
-            found = sorted(cut.number for cut in cuts if isinstance(cut, Gap))
-            if found == list(range(texts)) and cuts.count(None) == images:
-                self.ways[shape] = listed
-                return self.cuts.setdefault(shape, _with_leading_spaces(cuts))
-            reason = "it leaves out or repeats a text or a picture"
-        roles = ", ".join(role + " with a picture" * ("i" in kinds) for role, kinds in shape)
+            pieces = self._cut(rendered, spans)
+            numbers = sorted(piece.number for piece in pieces if isinstance(piece, TextSlot))
+            if numbers == list(range(texts)) and pieces.count(None) == images:
+                self._roles_with_parts[shape] = roles_with_parts
+                return self._pieces.setdefault(shape, _with_leading_spaces(pieces))
+            reason = "it leaves out or repeats a text or an image"
+        roles = ", ".join(role + " with an image" * ("i" in kinds) for role, kinds in shape)
         raise RecipeError(
             f"the tokenizer's chat template does not take a conversation of {roles}: {reason}",
-            "leave out what it does not take, or choose one of our templates, such as template=v1",
+            "remove what it does not take, or choose one of our templates, such as template=v1",
         )
 
-    def _rendered(self, conversation: list[dict[str, Any]], asked: bool) -> tuple[str, Spans]:
-        """The text, and the stretches of it that are learnt."""
+    def _rendered(self, conversation: list[dict[str, Any]], open_ended: bool) -> tuple[str, Spans]:
+        """Return the rendered text and its supervised spans, in characters."""
         from transformers.utils.chat_template_utils import render_jinja_template
 
         texts, spans = render_jinja_template(
             conversations=[conversation],
             chat_template=self.source,
-            return_assistant_tokens_mask=self.tracked,
-            add_generation_prompt=asked,
-            **self.values,
+            return_assistant_tokens_mask=self._has_generation_marks,
+            add_generation_prompt=open_ended,
+            **self._special_tokens,
         )
-        return texts[0], spans[0] if self.tracked else ()
+        return texts[0], spans[0] if self._has_generation_marks else ()
 
-    def _cut(self, rendered: str, spans: Spans) -> list[Cut]:
-        edges = [edge for span in spans for edge in span]  # learnt lies between an even edge and an odd one
-        cuts: list[Cut] = []
+    def _cut(self, rendered: str, spans: Spans) -> list[ShapePiece]:
+        edges = [edge for span in spans for edge in span]  # supervised text is between an even edge and the next
+        pieces: list[ShapePiece] = []
 
-        def learnt(place: int) -> bool:
-            return bisect_right(edges, place) % 2 == 1
+        def supervised(index: int) -> bool:
+            return bisect_right(edges, index) % 2 == 1
 
-        def own(begin: int, end: int) -> None:
+        def add_text(begin: int, end: int) -> None:
             inside = sorted({begin, end, *(edge for edge in edges if begin < edge < end)})
-            cuts.extend(Text(rendered[a:b], learnt(a)) for a, b in pairwise(inside))
+            pieces.extend(TextPiece(rendered[a:b], supervised(a)) for a, b in pairwise(inside))
 
-        at = 0
-        for match in self.pattern.finditer(rendered):
-            own(at, match.start())
-            at = match.end()
+        done = 0
+        for match in self._pattern.finditer(rendered):
+            add_text(done, match.start())
+            done = match.end()
             if match["number"]:
-                cuts.append(Gap(int(match["number"]), learnt(match.start())))
-            elif match["picture"]:
-                cuts.append(None)
+                pieces.append(TextSlot(int(match["number"]), supervised(match.start())))
+            elif match["image"]:
+                pieces.append(None)
             else:
-                cuts.append(Control(match["control"].strip(), learnt(at - len(match["control"].lstrip()))))
-        own(at, len(rendered))
-        return cuts
+                token_start = done - len(match["control"].lstrip())
+                pieces.append(Control(match["control"].strip(), supervised(token_start)))
+        add_text(done, len(rendered))
+        return pieces
 
 
 def _without_unsupervised(pieces: list[Piece], answers: Sequence[Message], origin: str) -> list[Piece]:
@@ -182,12 +197,12 @@ def _without_unsupervised(pieces: list[Piece], answers: Sequence[Message], origi
     number, within = -1, False
     changed: list[Piece] = []
     for piece in pieces:
-        is_marked = not isinstance(piece, ImageRef) and piece.learnt
+        is_marked = not isinstance(piece, ImageRef) and piece.supervised
         number += is_marked and not within
         within = is_marked
         if is_marked and number < len(answers) and not answers[number].supervised:
             assert not isinstance(piece, ImageRef)
-            piece = replace(piece, learnt=False)
+            piece = replace(piece, supervised=False)
         changed.append(piece)
     if number + 1 != len(answers):
         raise DataError(
@@ -198,10 +213,10 @@ def _without_unsupervised(pieces: list[Piece], answers: Sequence[Message], origi
     return changed
 
 
-def _pattern(tokenizer: Any, source: str) -> re.Pattern[str]:
-    """Our marks, the template's mark for a picture, and its control tokens: special ones, and added ones it names.
+def _pattern(tokenizer: TokenizerLike, source: str) -> re.Pattern[str]:
+    """Match our marks, the template's mark for an image, and control tokens: special ones, and added ones it names.
 
-    A token may take the whitespace beside it along (`lstrip`, `rstrip`), as it does when a string is tokenised whole.
+    A token with `lstrip` or `rstrip` takes whitespace next to it along, as when a string is tokenised whole.
     """
     controls = [
         r"\s*" * token.lstrip + re.escape(token.content) + r"\s*" * token.rstrip
@@ -210,12 +225,12 @@ def _pattern(tokenizer: Any, source: str) -> re.Pattern[str]:
     ]
     mark = re.escape(getattr(tokenizer, "image_token", None) or IMAGE)
     return re.compile(
-        f"{OPEN}(?P<number>[0-9]+){CLOSE}|(?P<picture>{SLOT}|{mark})|(?P<control>{'|'.join(controls) or '(?!)'})"
+        f"{OPEN}(?P<number>[0-9]+){CLOSE}|(?P<image>{SLOT}|{mark})|(?P<control>{'|'.join(controls) or '(?!)'})"
     )
 
 
-def _outline(messages: Sequence[Message]) -> tuple[Shape, list[str]]:
-    """The shape of a conversation, and its texts in order without outer whitespace; empty ones are left out."""
+def _shape_of(messages: Sequence[Message]) -> tuple[Shape, list[str]]:
+    """Return the shape of a conversation and its texts in order. Outer whitespace and empty texts are left out."""
     shape: list[tuple[str, str]] = []
     texts: list[str] = []
     for message in messages:
@@ -239,8 +254,8 @@ def _outline(messages: Sequence[Message]) -> tuple[Shape, list[str]]:
     return tuple(shape), texts
 
 
-def _conversation(shape: Shape, listed: frozenset[str]) -> list[dict[str, Any]]:
-    """The shape as chat templates take it: marks for texts, content of the `listed` roles in parts."""
+def _conversation(shape: Shape, roles_with_parts: frozenset[str]) -> list[dict[str, Any]]:
+    """Return the shape as messages for a chat template, with marks for the texts."""
     conversation: list[dict[str, Any]] = []
     number = 0
     for role, kinds in shape:
@@ -249,7 +264,7 @@ def _conversation(shape: Shape, listed: frozenset[str]) -> list[dict[str, Any]]:
             marks.append(f"{OPEN}{number}{CLOSE}" if kind == "t" else SLOT)
             number += kind == "t"
         content: str | list[dict[str, str]]
-        if role in listed:
+        if role in roles_with_parts:
             content = [{"type": "image"} if mark == SLOT else {"type": "text", "text": mark} for mark in marks]
             content = content or [{"type": "text", "text": ""}]
         elif kinds.count("i") == 1:
@@ -260,29 +275,29 @@ def _conversation(shape: Shape, listed: frozenset[str]) -> list[dict[str, Any]]:
     return conversation
 
 
-def _with_leading_spaces(cuts: list[Cut]) -> list[Cut]:
-    """A space of the template's own before an answer goes over to the answer."""
-    moved: list[Cut] = []
-    for cut in cuts:
+def _with_leading_spaces(pieces: list[ShapePiece]) -> list[ShapePiece]:
+    """Make the template's space before an answer a part of the answer."""
+    moved: list[ShapePiece] = []
+    for piece in pieces:
         before = moved[-1] if moved else None
-        opens = isinstance(cut, Text | Gap) and cut.learnt
-        if opens and isinstance(before, Text) and not before.learnt and before.text.endswith(" "):
-            moved[-1:] = [Text(before.text[:-1]), Text(" ", True)]
-        moved.append(cut)
+        is_answer = isinstance(piece, TextPiece | TextSlot) and piece.supervised
+        if is_answer and isinstance(before, TextPiece) and not before.supervised and before.text.endswith(" "):
+            moved[-1:] = [TextPiece(before.text[:-1]), TextPiece(" ", True)]
+        moved.append(piece)
     return moved
 
 
-def _end_of(cuts: list[Cut]) -> tuple[Control | Text, str]:
-    """What ends an answer, and why the template cannot be trained with ("" where it can)."""
-    last = max(k for k, cut in enumerate(cuts) if isinstance(cut, Gap))
-    answer, after = cuts[last], cuts[last + 1 :]
-    control = next((cut for cut in after if isinstance(cut, Control)), None)
-    text = "".join(cut.text for cut in after if isinstance(cut, Text) and cut.learnt).strip()
-    end = Control(control.token) if control else Text(text) if text else Control(EOS)
-    if not any(isinstance(cut, Text | Control | Gap) and cut.learnt for cut in cuts):
+def _end_of(pieces: list[ShapePiece]) -> tuple[Control | TextPiece, str]:
+    """Return what ends an answer, and why the template cannot be trained with ("" if it can)."""
+    last = max(k for k, piece in enumerate(pieces) if isinstance(piece, TextSlot))
+    answer, after = pieces[last], pieces[last + 1 :]
+    control = next((piece for piece in after if isinstance(piece, Control)), None)
+    text = "".join(piece.text for piece in after if isinstance(piece, TextPiece) and piece.supervised).strip()
+    end = Control(control.token) if control else TextPiece(text) if text else Control(EOS)
+    if not any(piece is not None and piece.supervised for piece in pieces):
         return end, "it marks no answer by {% generation %}"
-    if not (isinstance(answer, Gap) and answer.learnt):
-        return end, "its {% generation %} block does not hold the answer"
-    if not (control.learnt if control else text):
+    if not (isinstance(answer, TextSlot) and answer.supervised):
+        return end, "its {% generation %} block does not contain the answer"
+    if not (control.supervised if control else text):
         return end, "its {% generation %} block lacks the token that ends an answer, so the model would never stop"
     return end, ""

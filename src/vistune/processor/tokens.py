@@ -1,9 +1,8 @@
-"""Pieces as token ids and labels: rendered once, tokenised once, masked by character span.
+"""Encode the pieces of a rendered conversation as token ids and labels.
 
-pieces -> segments of text between controls and pictures -> (input_ids, labels, pictures in order)
-A picture is as many IMAGE_ID as it has slots. Text is encoded with the tokenizer's special tokens switched off, so no
-user text becomes one of them; a special id that a vocabulary would still give (Unigram holds `</s>` as a word) is
-taken apart. Words come again and again: where it is proven that each keeps its ids (words.py), they are remembered.
+A conversation is rendered once and tokenised once; labels are masked by character spans. An image becomes one IMAGE_ID
+per slot. Text is encoded with the tokenizer's special tokens switched off, so no user text becomes a special token. If
+a vocabulary still gives a special id for a text (Unigram models contain `</s>` as a word), the text is split.
 """
 
 from __future__ import annotations
@@ -12,65 +11,61 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import chain
-from typing import Any
 
 from tokenizers import AddedToken, Tokenizer
 
 from vistune.errors import DataError, RecipeError
-from vistune.processor.templates import BOS, EOS, Control, Piece, Text
-from vistune.processor.words import CUT, goes_by_words, words_of
+from vistune.processor.templates import BOS, EOS, Control, Piece, TextPiece
+from vistune.processor.tokenizer_files import TokenizerLike
 from vistune.types import IGNORE, IMAGE_ID, ImageRef
 
-SPACES = (" ", "▁")  # to SentencePiece these are one
-REMEMBERED = 50_000  # words whose ids are kept,
-SHORT = 64  # of so many characters
-REPEATED = 256  # characters of a text that is kept: turns repeat, such as system sentences and questions
+SPACES = (" ", "▁")  # SentencePiece treats them as the same character
+CACHED_TEXTS = 8192  # encoded texts that are kept: system sentences and questions repeat
+CACHED_LENGTH = 256  # characters of the longest text that is kept
+
+Offsets = list[tuple[int, int]]
 
 
 @dataclass(slots=True)
 class Encoded:
-    """Ids and labels of the same length, and the pictures in the order of their slots."""
+    """Ids and labels of the same length, the images in order, and the number of slots of each image."""
 
     ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     images: list[ImageRef] = field(default_factory=list)
-    slots: list[int] = field(default_factory=list)  # of each picture
+    slots: list[int] = field(default_factory=list)
 
-    def add(self, ids: Sequence[int], learnt: bool) -> None:
+    def add(self, ids: Sequence[int], supervised: bool) -> None:
         self.ids += ids
-        self.labels += ids if learnt else [IGNORE] * len(ids)
-
-
-class _Words(dict[str, tuple[int, ...]]):
-    """The ids of a word behind a space, each encoded once; all are forgotten when they are too many."""
-
-    def __init__(self, encode: Callable[[str], Sequence[int]]) -> None:
-        super().__init__()
-        self.encode = encode
-
-    def __missing__(self, word: str) -> tuple[int, ...]:
-        ids = tuple(self.encode(word))
-        if len(word) <= SHORT:
-            if len(self) >= REMEMBERED:
-                self.clear()
-            self[word] = ids
-        return ids
+        self.labels += ids if supervised else [IGNORE] * len(ids)
 
 
 class Encoder:
-    """A tokenizer seen as: text segments in, ids with labels out.
+    """Encode text segments with a tokenizer.
 
-    `chunks`: text after a picture is tokenised as if it began a string, as the original LLaVA does (`-200` splits
-    its prompt); otherwise only the very first text is, as transformers does with `<image>` in the string.
-    `restarts`, found out: text behind every special token begins a string too.
-    `lead`, found out: with `chunks`, what to write before a text that begins a string with a space. SentencePiece, by
-    which the original encodes, puts its own space before that one too; transformers' Llama tokenizer does not.
-    `controls`: the template's tokens, which text must not become even where the tokenizer does not call them special.
+    Args:
+        tokenizer: A fast tokenizer.
+        slots: Returns the number of slots of an image.
+        chunks: Tokenise text after an image as if it began a string, as the original LLaVA does (it splits the prompt
+            at `-200`). Otherwise only the first text begins a string, as in transformers, where `<image>` is part of
+            the string.
+        controls: The template's tokens. User text must not become one of them, even if the tokenizer does not mark
+            them as special.
+
+    Attributes:
+        begin: Ids that the tokenizer puts before every text.
+        restarts: Whether text after a special token is also tokenised as if it began a string.
+        lead: With `chunks`, the text to write before a text that begins a string with a space. The original's
+            SentencePiece puts its own space before that space; transformers' Llama tokenizer does not.
     """
 
     def __init__(
-        self, tokenizer: Any, *, slots: Callable[[ImageRef], int], chunks: bool, controls: Collection[str] = ()
+        self,
+        tokenizer: TokenizerLike,
+        *,
+        slots: Callable[[ImageRef], int],
+        chunks: bool,
+        controls: Collection[str] = (),
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise RecipeError(
@@ -80,7 +75,7 @@ class Encoder:
         self.tokenizer = tokenizer
         self.slots = slots
         self.chunks = chunks
-        # A copy of its own: switching special tokens off must not change what the caller's tokenizer does.
+        # A copy: switching special tokens off must not change the caller's tokenizer.
         self.text = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self.text.encode_special_tokens = True
         self.text.no_truncation()
@@ -88,61 +83,62 @@ class Encoder:
         known = [name for name in controls if self.text.token_to_id(name) is not None]
         self.text.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in known])
         added = self.text.get_added_tokens_decoder().items()
-        # An unknown character is the unknown token, which is no control.
+        # The unknown token stands for unknown characters, so it may appear in text.
         self.special = {key for key, token in added if token.special} - {tokenizer.unk_token_id}
+        self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id  # transformers looks them up slowly
         self.begin = [int(token) for token in tokenizer("", add_special_tokens=True)["input_ids"]]
-        if self.begin and self.begin[-1] == tokenizer.eos_token_id and tokenizer.eos_token_id != tokenizer.bos_token_id:
+        if self.begin and self.begin[-1] == self.eos and self.eos != self.bos:
             self.begin = self.begin[:-1]
-        self.bos, self.eos = (
-            tokenizer.bos_token_id,
-            tokenizer.eos_token_id,
-        )  # looked up once: transformers is slow at it
         self.guard = self._find_guard()
-        self.restarts = bool(self.guard) and self._starts_anew()
-        self.lead = " " if self.chunks and self.guard and self._hides_a_space() else ""
-        self.by_words = goes_by_words(self.text, prefixes=bool(self.guard))
-        self.guard_tokens = len(self.text.encode(self.guard, add_special_tokens=False).ids)
-        self.words = _Words(self._word)
-        self._known = lru_cache(maxsize=8192)(self._as_text)
+        self.restarts = bool(self.guard) and self._restarts_after_special()
+        self.lead = " " if self.chunks and self.guard and self._swallows_first_space() else ""
+        self._cached = lru_cache(maxsize=CACHED_TEXTS)(self._encode_segment)
 
     def _find_guard(self) -> str:
-        """SentencePiece puts a space before what begins a string; behind this character text does not begin one."""
+        """Return a character to put before a text that does not begin a string, or "" if none is needed.
+
+        SentencePiece puts a space before the beginning of a string. Text after this character gets no such space.
+        """
         plain = self.text.encode("a", add_special_tokens=False).ids
         guarded = self.text.encode("\na", add_special_tokens=False)
         tail = [token for token, (start, _) in zip(guarded.ids, guarded.offsets, strict=True) if start >= 1]
         return "" if tail == plain else "\n"
 
-    def _starts_anew(self) -> bool:
-        """Whether that space also stands behind special tokens: a tokenizer with `legacy`, as Vicuna 1.3's is."""
+    def _restarts_after_special(self) -> bool:
+        """Return whether SentencePiece's space also comes after special tokens (`legacy`, such as Vicuna 1.3's)."""
         whole = self.tokenizer.backend_tokenizer.encode(f"{self.tokenizer.eos_token}a", add_special_tokens=False).ids
         return bool(whole[1:] == self.text.encode("a", add_special_tokens=False).ids)
 
-    def _hides_a_space(self) -> bool:
-        """Whether a space that begins a string is taken for the one that SentencePiece puts there."""
+    def _swallows_first_space(self) -> bool:
+        """Return whether a space at the beginning of a string is taken for SentencePiece's own space."""
         first, second = (self.text.encode(text, add_special_tokens=False).ids for text in ("a", " a"))
         return bool(first == second)
 
     def control(self, name: str) -> int:
-        """The id of a template's control token. Raises RecipeError where the tokenizer has none."""
+        """Return the id of a template's control token. Raises RecipeError if the tokenizer does not have it."""
         if name == BOS:
-            token, wanted = self.bos, "a beginning-of-text token"
+            token, what = self.bos, "a beginning-of-text token"
         elif name == EOS:
-            token, wanted = self.eos, "an end-of-text token"
+            token, what = self.eos, "an end-of-text token"
         else:
-            token, wanted = self.text.token_to_id(name), f"the token {name!r}"
+            token, what = self.text.token_to_id(name), f"the token {name!r}"
         if token is None:
             raise RecipeError(
-                f"the template needs {wanted}, which this tokenizer lacks", "choose a template that fits the model"
+                f"the template needs {what}, which this tokenizer lacks", "choose a template that fits the model"
             )
         return int(token)
 
     def encode(self, pieces: Sequence[Piece]) -> Encoded:
-        """Ids and labels of a rendered conversation. Raises DataError where a token straddles an answer's edge."""
+        """Encode a rendered conversation.
+
+        Raises:
+            DataError: If a token contains both the end of an answer and text next to it.
+        """
         result = Encoded()
         opening = pieces[0] if pieces else None
         if not isinstance(opening, Control) or [self.control(opening.token)] != self.begin:
             result.add(self.begin, False)
-        pending: list[Text] = []
+        pending: list[TextPiece] = []
         first = True
 
         def flush() -> None:
@@ -153,12 +149,12 @@ class Encoder:
             pending = []
 
         for piece in pieces:
-            if isinstance(piece, Text):
+            if isinstance(piece, TextPiece):
                 pending.append(piece)
                 continue
             flush()
             if isinstance(piece, Control):
-                result.add([self.control(piece.token)], piece.learnt)
+                result.add([self.control(piece.token)], piece.supervised)
                 first = self.restarts
             else:
                 slots = self.slots(piece)
@@ -169,91 +165,69 @@ class Encoder:
         flush()
         return result
 
-    def _encode_text(self, pieces: Sequence[Text], first: bool, result: Encoded) -> None:
+    def _encode_text(self, pieces: Sequence[TextPiece], first: bool, result: Encoded) -> None:
         text = "".join(piece.text for piece in pieces)
-        ids: list[int] = []
-        at = done = 0  # characters that are encoded, tokens that are added
-        for end, learnt in _spans(pieces):
-            if end > at:  # up to the end of the word in which the span ends
-                stop = self._next_cut(text, end)
-                last, *words = words_of(text[at:stop]) if self.by_words else [text[at:stop]]
-                known, offsets, shift = self._placed(last, first)
-                if words:
-                    ids += known
-                    last = f" {words.pop()}"
-                    ids += chain.from_iterable(map(self.words.__getitem__, words))
-                    known, offsets, shift = self._placed(last, False)
-                shift -= stop - len(last)  # of the offsets against the characters of `text`
-                before = len(ids)
-                ids += known
-                at, first = stop, False
-            upto = len(ids) if end == at else before + bisect_left(offsets, (end + shift,))
-            if end < at and upto > before and offsets[upto - before - 1][1] > end + shift:
-                start, over = (place - shift for place in offsets[upto - before - 1])
+        encode = self._cached if len(text) <= CACHED_LENGTH else self._encode_segment
+        ids, offsets, shift = encode(text, first)
+        done = 0  # tokens that were added
+        for end, supervised in _spans(pieces):
+            count = len(ids) if end == len(text) else bisect_left(offsets, (end + shift,))
+            if count and offsets[count - 1][1] > end + shift and end < len(text):
+                start, over = (offset - shift for offset in offsets[count - 1])
                 raise DataError(
                     f"the token {text[max(0, start) : over]!r} straddles an answer's edge in "
                     f"{text[max(0, start - 20) : over + 20]!r}",
                     "choose a template whose answers begin where this tokenizer begins a token",
                 )
-            result.add(ids[done:upto], learnt)
-            done = upto
+            result.add(ids[done:count], supervised)
+            done = count
 
-    def _next_cut(self, text: str, place: int) -> int:
-        found = CUT.search(text, place) if self.by_words else None
-        return found.start() if found else len(text)
-
-    def _word(self, word: str) -> list[int]:
-        """Ids of a word behind a space and other text, with which nothing of it merges."""
-        ids = self.text.encode(f"{self.guard} {word}", add_special_tokens=False).ids
-        return ids[self.guard_tokens :] if self.special.isdisjoint(ids) else self._as_text(f" {word}", False)[0]
-
-    def _placed(self, text: str, first: bool) -> tuple[list[int], list[tuple[int, int]], int]:
-        return self._known(text, first) if len(text) <= REPEATED else self._as_text(text, first)
-
-    def _as_text(self, text: str, first: bool) -> tuple[list[int], list[tuple[int, int]], int]:
-        """Ids and offsets, and what these are shifted by, of a text's `first` part or of another."""
+    def _encode_segment(self, text: str, first: bool) -> tuple[list[int], Offsets, int]:
+        """Return ids, offsets, and the shift of the offsets; `first`: the text begins a string."""
         before = self.guard if not first else self.lead if text.startswith(SPACES) else ""
-        ids, offsets = self._apart(before + text)
+        ids, offsets = self._encode_without_special(before + text)
         if before and not first:
-            unseen = next((k for k, (_, stop) in enumerate(offsets) if stop > len(before)), len(ids))
-            ids, offsets = ids[unseen:], offsets[unseen:]
+            skipped = next((k for k, (_, stop) in enumerate(offsets) if stop > len(before)), len(ids))
+            ids, offsets = ids[skipped:], offsets[skipped:]
         return ids, offsets, len(before)
 
-    def _apart(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids and character offsets; where the vocabulary has a special token for a text, that is cut in two."""
+    def _encode_without_special(self, text: str) -> tuple[list[int], Offsets]:
+        """Return ids and character offsets; a text for which the vocabulary has a special token is split."""
         encoding = self.text.encode(text, add_special_tokens=False)
         ids, offsets = encoding.ids, encoding.offsets
         if self.special.isdisjoint(ids):
             return ids, offsets
         start, stop = offsets[next(k for k, token in enumerate(ids) if token in self.special)]
         if stop - start < 2:
-            raise DataError(f"the text {text[start:stop]!r} is a special token of this tokenizer", "leave it out")
+            raise DataError(
+                f"the text contains {text[start:stop]!r}, which is a special token of this tokenizer", "remove it"
+            )
         cut, guard = start + 1, len(self.guard)
-        ids, offsets = self._apart(text[:cut])
-        more, places = self._apart(self.guard + text[cut:])
-        behind = [(token, place) for token, place in zip(more, places, strict=True) if place[1] > guard]
+        ids, offsets = self._encode_without_special(text[:cut])
+        more_ids, more_offsets = self._encode_without_special(self.guard + text[cut:])
         shift = cut - guard
-        return (
-            ids + [token for token, _ in behind],
-            offsets + [(max(begin + shift, cut), end + shift) for _, (begin, end) in behind],
-        )
+        for token, (begin, end) in zip(more_ids, more_offsets, strict=True):
+            if end > guard:
+                ids.append(token)
+                offsets.append((max(begin + shift, cut), end + shift))
+        return ids, offsets
 
 
-def _spans(pieces: Sequence[Text]) -> list[tuple[int, bool]]:
-    """(end, learnt) of each stretch of text of one kind, in characters."""
+def _spans(pieces: Sequence[TextPiece]) -> list[tuple[int, bool]]:
+    """Return (end, supervised) of each stretch of text that is supervised or not as a whole, in characters."""
     spans: list[tuple[int, bool]] = []
-    begin = 0
+    end = 0
     for piece in pieces:
-        begin += len(piece.text)
-        if spans and (spans[-1][1] == piece.learnt or not piece.text):
-            spans[-1] = (begin, spans[-1][1])
+        end += len(piece.text)
+        if spans and (spans[-1][1] == piece.supervised or not piece.text):
+            spans[-1] = (end, spans[-1][1])
         elif piece.text:
-            spans.append((begin, piece.learnt))
+            spans.append((end, piece.supervised))
     return spans
 
 
-def collapse(encoded: Encoded) -> tuple[list[int], list[int]]:
-    """(ids, labels) with one IMAGE_ID for each picture, as LLaVA's own code shows them."""
+def collapse_slots(encoded: Encoded) -> tuple[list[int], list[int]]:
+    """Return (ids, labels) with one IMAGE_ID for each image, as LLaVA's own code shows them."""
     ids: list[int] = []
     labels: list[int] = []
     slots = iter(encoded.slots)

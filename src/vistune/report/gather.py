@@ -19,7 +19,7 @@ from vistune.report.run_page import RunDetails, moved_paths, write_run_report
 
 if TYPE_CHECKING:
     from vistune.data import CheckReport
-    from vistune.interop.parent import ParentModel
+    from vistune.interop.load import ParentModel
     from vistune.processor import Processor
     from vistune.types import Sample
 
@@ -161,7 +161,7 @@ def report_runs(
 def _diagrams(recipe: Recipe, checkpoint: Path, out: Path, language: str) -> list[Path]:
     """Draw the model and the stages; the backbones are those of the checkpoint if the run started `from` a model."""
     if recipe.origin is not None:
-        from vistune.interop.parent import model_section
+        from vistune.interop.load import model_section
         from vistune.processor import Processor
         from vistune.runs.checkpoint import backbone_of
 

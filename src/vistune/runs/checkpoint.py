@@ -1,7 +1,8 @@
-"""A model folder, whole by itself: what was learnt as weights, what was not as a reference, and how to read both.
+"""Save, load and verify a model folder.
 
-FOLDER/spec.json recipe.yaml parts.json projector.safetensors tokenizer/ [vision/ language/ adapter/] manifest.json
-A part that never learnt is named by its source and checked by its config's hash; the manifest holds every file's.
+FOLDER/{recipe.yaml, parts.json, projector.safetensors, tokenizer/, [vision/, language/, adapter/], manifest.json}
+Trained parts are stored as weights. A part that was never trained is stored as a reference to its source, with the
+checksum of its config. The manifest contains the checksum of every file.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from torch import Tensor, nn
 from vistune.errors import CheckpointError, DataError, DiskError, VistuneError
 from vistune.files import committed_folder, read_json, sha256_of, write_atomic, write_json
 from vistune.model import VisionLanguageModel, build_projector, load_adapters, load_tower
-from vistune.model.language import base_of, load_language
-from vistune.model.lora import fitted
+from vistune.model.language import load_language, unwrap
+from vistune.model.lora import with_empty_adapters
 from vistune.model.peft_folder import read_adapters
 from vistune.processor import Processor
 from vistune.recipe import Recipe, dump, source_of
@@ -35,7 +36,7 @@ State = Mapping[str, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A model's tensors by name, of each part that a folder holds the weights of."""
+    """A model's tensors by name, for each part whose weights a folder stores."""
 
     projector: State
     adapter: State
@@ -49,13 +50,16 @@ class Snapshot:
 
 
 def snapshot(
-    model: VisionLanguageModel, learnt: Collection[str], take: Callable[[Tensor], Tensor] = lambda tensor: tensor
+    model: VisionLanguageModel, trained: Collection[str], take: Callable[[Tensor], Tensor] = lambda tensor: tensor
 ) -> Snapshot:
-    """What a model folder holds, each tensor as `take` gives it: itself, or a copy that later steps do not change.
+    """Collect the tensors that a model folder stores.
 
-    `learnt`: every part that any stage so far has changed.
+    Args:
+        model: The model.
+        trained: Every part that any stage so far has trained.
+        take: Returns a tensor to store: itself, or a copy that later steps do not change.
     """
-    taken: dict[int, Tensor] = {}  # tied weights are one tensor under two names, and stay one
+    taken: dict[int, Tensor] = {}  # tied weights are one tensor under two names
 
     def take_all(state: State) -> State:
         for tensor in state.values():
@@ -67,8 +71,8 @@ def snapshot(
     return Snapshot(
         projector=take_all(model.projector_state(keep_vars=True)),
         adapter=take_all({name: tensor for name, tensor in adapter.items() if "lora_" in name}),
-        vision=take_all(_own_state(model.vision.tower)) if "vision" in learnt else None,
-        language=take_all(language_state(model, keep_vars=True)) if "language" in learnt else None,
+        vision=take_all(_own_state(model.vision.tower)) if "vision" in trained else None,
+        language=take_all(language_state(model, keep_vars=True)) if "language" in trained else None,
     )
 
 
@@ -83,35 +87,44 @@ def save(
     processor: Processor,
     *,
     recipe: Recipe,
-    learnt: Collection[str],
+    tensors: Snapshot,
     extra: Mapping[str, Any] | None = None,
-    also: Callable[[Path], None] = lambda draft: None,
-    tensors: Snapshot | None = None,
+    write_more: Callable[[Path], None] = lambda draft: None,
 ) -> None:
-    """Write a model folder that is whole or absent. `learnt`: every part that any stage so far has changed.
+    """Write a model folder; it is complete or absent.
 
-    `also` may put more files into the folder; the manifest covers them · `tensors`: the model's, as they stood earlier.
-    Raises DiskError where the disk refuses, and CheckpointError for weights that are not finite.
+    Args:
+        folder: The folder.
+        model: The model.
+        processor: Its processor.
+        recipe: The run's recipe.
+        tensors: The snapshot to store; it tells which backbones were trained.
+        extra: Values for parts.json.
+        write_more: Writes more files into the folder; the manifest includes them.
+
+    Raises:
+        DiskError: If the disk is full or fails.
+        CheckpointError: If weights are not finite.
     """
-    held = snapshot(model, learnt) if tensors is None else tensors
-    if bad := [name for name, tensor in held if tensor.is_floating_point() and not tensor.isfinite().all()]:
-        raise CheckpointError(f"{folder}: not saved: {bad[0]} is not finite", "lower the rates in `learn`")
+    if bad := [name for name, tensor in tensors if tensor.is_floating_point() and not tensor.isfinite().all()]:
+        raise CheckpointError(f"{folder}: not saved: {bad[0]} is not finite", "lower the learning rates in `learn`")
     with disk_errors(folder), committed_folder(folder) as draft:
-        if held.vision is not None:
-            model.vision.tower.save_pretrained(draft / "vision", state_dict=dict(held.vision))
-        if held.language is not None:
-            base_of(model.language).save_pretrained(draft / "language", state_dict=dict(held.language))
-            if model.adapted:  # they were made over these weights, in which earlier adapters are: PEFT reads the name
+        if tensors.vision is not None:
+            model.vision.tower.save_pretrained(draft / "vision", state_dict=dict(tensors.vision))
+        if tensors.language is not None:
+            unwrap(model.language).save_pretrained(draft / "language", state_dict=dict(tensors.language))
+            if model.adapted:  # PEFT reads the base from here: the adapters belong to these weights
                 adapters: Any = model.language
                 adapters.active_peft_config.base_model_name_or_path = str(folder.absolute() / "language")
-        _save_own_parts(model, processor, draft, held)
+        _save_own_parts(model, processor, draft, tensors)
         write_atomic(draft / "recipe.yaml", dump(recipe))
         sources = {"vision": recipe.model.vision, "language": recipe.model.language}
-        parts = {part: _reference(part, sources[part], part in learnt) for part in BACKBONES}
+        saved = {"vision": tensors.vision is not None, "language": tensors.language is not None}
+        parts = {part: _reference(part, sources[part], saved[part]) for part in BACKBONES}
         write_json(
             draft / "parts.json", {"format": FORMAT, "adapter": model.adapted, **parts, "extra": dict(extra or {})}
         )
-        also(draft)
+        write_more(draft)
         write_manifest(draft)
 
 
@@ -123,9 +136,14 @@ def save_imported(
     write_tower: Callable[[Path], None],
     origin: Mapping[str, Any],
 ) -> None:
-    """A model folder of a model that came from elsewhere: all its parts inside, its tower whole as it came.
+    """Write the model folder of an imported model; it contains all parts.
 
-    `write_tower` fills the folder it is given with the tower's files · `origin`: where the model came from.
+    Args:
+        folder: The folder.
+        model: The model.
+        processor: Its processor.
+        write_tower: Writes the whole tower's files into a folder.
+        origin: The layout and folder it came from.
     """
     with committed_folder(folder) as draft:
         write_tower(draft / "vision")
@@ -139,58 +157,59 @@ def save_imported(
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """What the libraries raise where the disk refuses, as DiskError."""
+    """Convert the errors that libraries raise for a full or failing disk to DiskError."""
     try:
         yield
     except VistuneError:
         raise
     except Exception as error:
-        reason = _of_the_disk(error)
+        reason = _disk_reason(error)
         if reason is None:
             raise
-        raise DiskError(f"{folder}: cannot be written: {reason}", "make room, then go on with --resume") from error
+        raise DiskError(f"{folder}: cannot be written: {reason}", "make room, then resume with --resume") from error
 
 
-def _of_the_disk(error: Exception) -> str | None:
-    """What the disk said: torch.save wraps an OSError, safetensors and tokenizers have texts of their own."""
-    for found in (error, error.__context__):
-        if isinstance(found, OSError):
-            return found.strerror or str(found)
+def _disk_reason(error: Exception) -> str | None:
+    """Return the disk's message, or None. torch.save wraps an OSError; safetensors and tokenizers only have a text."""
+    for cause in (error, error.__context__):
+        if isinstance(cause, OSError):
+            return cause.strerror or str(cause)
     return str(error) if "(os error " in str(error) else None
 
 
-def _save_own_parts(model: VisionLanguageModel, processor: Processor, folder: Path, held: Snapshot) -> None:
-    """What lies in every model folder: projector, adapters if there are any, tokenizer and spec."""
-    save_file({name: t.contiguous() for name, t in held.projector.items()}, folder / "projector.safetensors")
+def _save_own_parts(model: VisionLanguageModel, processor: Processor, folder: Path, stored: Snapshot) -> None:
+    """Write what every model folder contains: projector, adapters if there are any, tokenizer and spec."""
+    save_file({name: t.contiguous() for name, t in stored.projector.items()}, folder / "projector.safetensors")
     if model.adapted:
-        adapter = {"state_dict": dict(held.adapter), "save_embedding_layers": False}
+        adapter = {"state_dict": dict(stored.adapter), "save_embedding_layers": False}
         model.language.save_pretrained(folder / "adapter", **adapter)  # type: ignore[operator]
     processor.save(folder / "tokenizer")
 
 
 def save_language(model: VisionLanguageModel, folder: Path) -> None:
-    """The language model without its adapters, in transformers' layout."""
-    base_of(model.language).save_pretrained(folder, state_dict=language_state(model))
+    """Write the language model without its adapters, in transformers' layout."""
+    unwrap(model.language).save_pretrained(folder, state_dict=language_state(model))
 
 
 def language_state(model: VisionLanguageModel, *, keep_vars: bool = False) -> dict[str, Tensor]:
-    """The language model's own tensors under its own names, whatever adapters it wears."""
-    state = base_of(model.language).state_dict(keep_vars=keep_vars)
+    """Return the language model's tensors under its own names, without adapters."""
+    state = unwrap(model.language).state_dict(keep_vars=keep_vars)
     return {name.replace(".base_layer.", "."): tensor for name, tensor in state.items() if ".lora_" not in name}
 
 
 def backbone_of(folder: Path, part: str) -> tuple[str, bool]:
-    """(folder or hub name of a model's vision or language, whether it is a tower that ends at the feature layer)."""
+    """Return the source of a model's vision or language, and whether it is a tower cut at the feature layer."""
     reference = read_parts(folder)[part]
     return _locate(folder, part, reference), part == "vision" and is_cut(reference)
 
 
 def is_cut(reference: Mapping[str, Any]) -> bool:
-    """A tower that learnt was saved without the layers behind the feature layer; an imported one is whole."""
+    """Return whether a stored tower ends at the feature layer: a trained one does, an imported one does not."""
     return bool(reference["saved"] and reference.get("cut", True))
 
 
 def write_manifest(folder: Path) -> None:
+    """Write manifest.json with the checksum of every file in the folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
     write_json(folder / "manifest.json", {str(path.relative_to(folder)): sha256_of(path) for path in files})
 
@@ -201,26 +220,35 @@ def _reference(part: str, source: str, saved: bool) -> dict[str, Any]:
 
 
 def verify(folder: Path) -> None:
-    """Raise CheckpointError naming the first file that is missing or not what was written."""
+    """Raise CheckpointError naming the first file that is missing or changed."""
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder", "check the path")
     manifest_file = folder / "manifest.json"
     if not manifest_file.is_file():
-        raise CheckpointError(f"{folder}: no manifest.json: not a vistune model folder, or cut off", "name another one")
+        raise CheckpointError(
+            f"{folder}: no manifest.json: not a model folder of vistune, or incomplete", "name another folder"
+        )
     for name, digest in _read(manifest_file).items():
         path = folder / name
         if not path.is_file():
-            raise CheckpointError(f"{path}: missing, though the manifest names it", "use another checkpoint")
+            raise CheckpointError(f"{path}: missing, but listed in manifest.json", "use another checkpoint")
         if sha256_of(path) != digest:
-            raise CheckpointError(f"{path}: damaged: its SHA-256 is not the manifest's", "use another checkpoint")
+            raise CheckpointError(f"{path}: damaged: its SHA-256 differs from manifest.json", "use another checkpoint")
 
 
 def load(
     folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.float32, quantize: int | None = None
 ) -> tuple[VisionLanguageModel, Processor]:
-    """Read a model folder after checking its manifest; `quantize`: the language model in 4 or 8 bits.
+    """Load a model folder after checking its manifest.
 
-    Raises CheckpointError naming what is wrong with which file.
+    Args:
+        folder: The folder.
+        device: Where to put the model.
+        dtype: Precision of the weights.
+        quantize: Bits of the language model, 4 or 8.
+
+    Raises:
+        CheckpointError: If a file is missing, damaged or does not fit.
     """
     verify(folder)
     model, processor = _read_model(folder, dtype, quantize)
@@ -242,7 +270,7 @@ def _read_model(
     sources = {part: _locate(folder, part, parts[part]) for part in BACKBONES}
     language = load_language(sources["language"], dtype, quantize, meta=meta)
     if parts["adapter"] and meta:
-        language = base_of(fitted(language, read_adapters(folder / "adapter"), meta=True).unload())
+        language = unwrap(with_empty_adapters(language, read_adapters(folder / "adapter"), meta=True).unload())
     elif parts["adapter"]:
         language = load_adapters(language, folder / "adapter")
     tower = load_tower(sources["vision"], spec, dtype, cut=is_cut(parts["vision"]), meta=meta)
@@ -255,10 +283,11 @@ def _read_model(
 
 
 def read_parts(folder: Path) -> Mapping[str, Any]:
+    """Read parts.json. Raises CheckpointError if it is missing or of another format."""
     parts: Mapping[str, Any] = _read(folder / "parts.json")
     if parts.get("format") != FORMAT:
         raise CheckpointError(
-            f"{folder}: written in format {parts.get('format')}, this is {FORMAT}", "use a newer vistune"
+            f"{folder}: has format {parts.get('format')}; this vistune reads format {FORMAT}", "use a newer vistune"
         )
     return parts
 
@@ -269,9 +298,9 @@ def _locate(folder: Path, part: str, reference: Mapping[str, Any]) -> str:
     source = source_of(str(reference["source"]), part)
     config = Path(source) / "config.json"
     if reference["config_sha256"] and not config.is_file():
-        raise CheckpointError(f"{folder}: its {part} backbone {source} is gone", "put it back there")
+        raise CheckpointError(f"{folder}: its {part} backbone {source} is missing", "restore it there")
     if reference["config_sha256"] and sha256_of(config) != reference["config_sha256"]:
-        raise CheckpointError(f"{folder}: its {part} backbone {source} has changed", "put the original back")
+        raise CheckpointError(f"{folder}: its {part} backbone {source} has changed", "restore the original")
     return source
 
 

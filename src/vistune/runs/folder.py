@@ -1,7 +1,8 @@
-"""The run folder on disk: which checkpoints are whole, which one to resume from, and what run.json says.
+"""The run folder: its checkpoints, which of them to load or to resume from, and its run.json.
 
 OUT/{recipe.yaml, run.json, metrics.jsonl, rejects.jsonl, checkpoints/STAGE-NUMBER-NAME-STEP/}
-A folder whose name begins with a dot is a draft or a discarded one: a kill may leave it, the next start sweeps it.
+A checkpoint folder whose name begins with a dot is a draft or a discarded one. A kill may leave it; the next start
+removes it.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from vistune.runs import checkpoint
 log = logging.getLogger("vistune.training")
 
 _NAME = re.compile(r"(\d+)-(.+)-(\d+)")
-# What may differ when a run goes on: it changes what is kept or how fast, never what is learnt. Rows and kinds are
-# compared by what they hold, in the stage's plan.
+# Keys that may change when a run is resumed, because they do not change the result. Data and kinds are compared by
+# their contents, in the stage's plan.
 _FREE = ("save_every", "data", "kinds", "compile", "cache_features")
 
 
@@ -56,30 +57,36 @@ def fingerprint(folder: Path) -> dict[str, Any]:
 
 
 def checkpoint_name(number: int, stage: str, step: int) -> str:
+    """Return the name of a checkpoint folder."""
     return f"{number + 1}-{stage}-{step:06d}"
 
 
 def checkpoints_of(out: Path) -> list[Path]:
-    """Committed checkpoints in the order of the run, the newest last."""
+    """Return the complete checkpoints in the order of the run, the newest last."""
     folder = out / "checkpoints"
-    found = []
+    numbered = []
     for path in folder.iterdir() if folder.is_dir() else ():
         name = _NAME.fullmatch(path.name)
-        if name and not path.is_symlink() and (path / "manifest.json").is_file():  # a link's target is not the run's
-            found.append((int(name[1]), int(name[3]), path))
-    return [path for _, _, path in sorted(found)]
+        if name and not path.is_symlink() and (path / "manifest.json").is_file():  # a link may point outside the run
+            numbered.append((int(name[1]), int(name[3]), path))
+    return [path for _, _, path in sorted(numbered)]
 
 
 def mark_finished(out: Path, stage: str, step: int) -> None:
-    """A kill after the last checkpoint left everything done but this; the data need not be there any more."""
+    """Set the status in run.json to finished, after a kill between the last checkpoint and this entry."""
     path = out / "run.json"
     write_json(path, read_json(path) | {"status": "finished", "stage": stage, "step": step})
 
 
 def newest_whole(out: Path, *, warn: bool = True) -> Path | None:
-    """The newest checkpoint that is undamaged; with `warn`, a warning and a file say which were passed over, and why.
+    """Return the newest undamaged checkpoint, or None if there is no checkpoint.
 
-    Raises CheckpointError where there are some and all are damaged.
+    Args:
+        out: The run folder.
+        warn: Log which checkpoints are skipped and why, and write it to skipped_checkpoint.json.
+
+    Raises:
+        CheckpointError: If all checkpoints are damaged.
     """
     saved = checkpoints_of(out)
     for path in reversed(saved):
@@ -89,41 +96,41 @@ def newest_whole(out: Path, *, warn: bool = True) -> Path | None:
             return path
         except CheckpointError as error:
             if warn:
-                log.warning("%s is passed over: %s", path.name, error.message)
+                log.warning("%s is skipped: %s", path.name, error.message)
                 write_json(out / "skipped_checkpoint.json", {"path": path.name, "reason": str(error)})
     if saved:
         raise CheckpointError(
-            f"{out}: all checkpoints are damaged; skipped_checkpoint.json tells of the oldest", "start a new run"
+            f"{out}: all checkpoints are damaged; see skipped_checkpoint.json for the oldest", "start a new run"
         )
     return None
 
 
 def prune(out: Path, keep: int) -> None:
-    """Remove all but each stage's end, each stage's best by its validation loss, and the newest `keep` of the rest."""
+    """Remove checkpoints except each stage's last one, each stage's best one, and the newest `keep` of the others."""
     extras = {path: _extra(path) for path in checkpoints_of(out)}
     best = {best_of(extras, stage) for stage in {extra.get("stage") for extra in extras.values()}}
     between = [path for path, extra in extras.items() if not extra.get("finished")]
     for path in between[:-keep]:
         if path in best:
             continue
-        aside = path.with_name(f".{path.name}.discarded")  # by one rename, so that none is ever seen half removed
-        path.rename(aside)
-        shutil.rmtree(aside)
+        discarded = path.with_name(f".{path.name}.discarded")  # renamed first, so that none is seen half removed
+        path.rename(discarded)
+        shutil.rmtree(discarded)
 
 
 def sweep(out: Path, latest: Path | None) -> None:
-    """Remove what a killed run left half written or half removed.
+    """Remove what a killed run left incomplete.
 
-    Checkpoints newer than the `latest`, from which the run goes on, are damaged: they are set aside as NAME.damaged,
-    since as the newest they would be kept in the place of whole ones.
+    Checkpoints newer than `latest`, from which the run resumes, are damaged. They are renamed to NAME.damaged, because
+    `prune` would otherwise keep them instead of complete ones.
     """
     for path in (out / "checkpoints").glob(".*"):
         shutil.rmtree(path)
     saved = checkpoints_of(out)
     for path in saved[saved.index(latest) + 1 :] if latest is not None else ():
-        aside = path.with_name(f"{path.name}.damaged")
-        shutil.rmtree(aside, ignore_errors=True)
-        path.rename(aside)
+        damaged = path.with_name(f"{path.name}.damaged")
+        shutil.rmtree(damaged, ignore_errors=True)
+        path.rename(damaged)
 
 
 def _extra(path: Path) -> Mapping[str, Any]:
@@ -135,7 +142,7 @@ def _extra(path: Path) -> Mapping[str, Any]:
 
 
 def best_of(extras: Mapping[Path, Mapping[str, Any]], stage: object) -> Path | None:
-    """A stage's checkpoint with the lowest validation loss, the later of equals; None where none was measured."""
+    """Return a stage's checkpoint with the lowest validation loss, the later of equals; None if none was measured."""
     losses = [
         (extra["measured"]["validation_loss"], -extra["step"], path)
         for path, extra in extras.items()
@@ -145,12 +152,12 @@ def best_of(extras: Mapping[Path, Mapping[str, Any]], stage: object) -> Path | N
 
 
 def refuse_another_recipe(saved: Path, recipe: Recipe, stages: int) -> None:
-    """Raise CheckpointError, naming each key, where the first `stages` stages would have learnt otherwise."""
+    """Raise CheckpointError naming each key of the first `stages` stages that changed since the checkpoint."""
     before = dict(_flat(load_recipe(str(saved / "recipe.yaml")), stages))
     now = dict(_flat(recipe, stages))
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if keys:
-        listed = "; ".join(f"{key} was {before.get(key)}, is {now.get(key)}" for key in keys)
+        listed = "; ".join(f"{key} was {before.get(key)}, is now {now.get(key)}" for key in keys)
         raise CheckpointError(
             f"{saved}: the recipe has changed since: {listed}", "resume with the run's own recipe, or start a new run"
         )

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line a step, each step once, whatever was killed and resumed; and which process is slow."""
+"""Write metrics.jsonl: one line per step, each step once even after kills and resumes; and find slow processes."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ from vistune.files import write_atomic
 
 log = logging.getLogger("vistune.training")
 
-STEPS = 50  # over which processes are compared
-SLOW = 1.3  # times the median
+STEPS = 50  # steps over which processes are compared
+SLOW = 1.3  # a process is slow above this multiple of the median
 
 
-class Pace:
-    """Tells of a process that is slower than the others: all wait for it at every step."""
+class StragglerMonitor:
+    """Find a process that is slower than the others, which all wait for it at every step."""
 
     def __init__(self) -> None:
         self.steps: list[Sequence[float]] = []
 
     def slow(self, busy: Sequence[float]) -> str | None:
-        """Every fiftieth step, who was slow in the last fifty, in words; `busy`: seconds of this step by rank."""
+        """Add a step; after every fiftieth return a message if a rank was slow.
+
+        `busy`: seconds of computation of this step, by rank.
+        """
         self.steps.append(busy)
         if len(self.steps) < STEPS:
             return None
@@ -37,15 +40,15 @@ class Pace:
         if worst <= SLOW * middle:
             return None
         return (
-            f"rank {means.index(worst)} holds the others up: {worst:.3f} s a step of its own over the last {STEPS}, "
-            f"the median process {middle:.3f} s"
+            f"rank {means.index(worst)} slows the others down: {worst:.3f} s per step over the last {STEPS} steps, "
+            f"the median process needs {middle:.3f} s"
         )
 
 
-class Metrics:
-    """Appends to a file; `cut` removes what a resumed run will write again.
+class MetricsLog:
+    """Append lines to metrics.jsonl; `cut` removes lines that a resumed run will write again.
 
-    Where the disk is full, lines wait in memory: the run goes on, and they are written when there is room.
+    If the disk is full, lines wait in memory: the run continues, and they are written when there is room.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,13 +56,14 @@ class Metrics:
         self.waiting = b""
 
     def cut(self, keep: int) -> None:
-        """Keep the first `keep` whole lines; a torn last line of a killed run goes."""
+        """Keep the first `keep` complete lines, and drop an incomplete last line of a killed run."""
         if not self.path.exists():
             return
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
         write_atomic(self.path, "".join(line for line in lines[:keep] if line.endswith("\n")))
 
     def log(self, **values: Any) -> None:
+        """Append a line; if it cannot be written, keep it in memory and warn once."""
         first = not self.waiting
         self.waiting += (json.dumps(values) + "\n").encode()
         try:
@@ -69,7 +73,7 @@ class Metrics:
                 log.warning("%s; its lines wait in memory", error.message)
 
     def settle(self) -> None:
-        """Write what waits. Raises DiskError; no part of a line is left then."""
+        """Write the waiting lines. Raises DiskError; no part of a line is then left in the file."""
         if not self.waiting:
             return
         try:
@@ -84,15 +88,16 @@ class Metrics:
                     raise
         except OSError as error:
             raise DiskError(
-                f"{self.path}: cannot be written: {error.strerror}", "make room, then go on with --resume"
+                f"{self.path}: cannot be written: {error.strerror}", "make room, then resume with --resume"
             ) from error
         self.waiting = b""
 
     def left_out(self, stage: str) -> int:
-        """How many of the stage's steps so far were left out."""
-        return sum(row["stage"] == stage and bool(row.get("left_out")) for row in self.read())
+        """Return how many steps of the stage were skipped so far."""
+        return sum(line["stage"] == stage and bool(line.get("left_out")) for line in self.read())
 
     def read(self) -> list[dict[str, Any]]:
+        """Return all lines in the file."""
         if not self.path.exists():
             return []
         return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines() if line.strip()]

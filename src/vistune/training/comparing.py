@@ -54,7 +54,7 @@ def selftest(run: Run) -> list[Comparison]:
     for number, whole in enumerate(planned):
         item = with_first_shard(whole, run.out / f"shard-{run.world.rank}-{number}")
         run.prepare(model, item.stage, number, quantise=False)
-        model.set_learning(item.stage.learn)
+        model.set_trainable(item.stage.learn)
         model.eval()
         way = way_of(run.recipe, item.stage, model, run.world)
         found += _compare(model, item, run.world, way)

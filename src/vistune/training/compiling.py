@@ -16,7 +16,7 @@ from typing import Any
 from torch import nn
 
 from vistune.model import VisionLanguageModel
-from vistune.model.language import base_of
+from vistune.model.language import unwrap
 from vistune.progress import OnMessage
 from vistune.recipe import Stage
 from vistune.training.distributed.sharding import Way
@@ -74,5 +74,5 @@ def _layers(model: VisionLanguageModel) -> Iterator[nn.Module]:
     """The layers of both stacks; a quantised model's products are kernels that no compiler sees into."""
     body = model.vision.tower.vision_model if model.vision.joint else model.vision.tower
     yield from body.encoder.layers
-    if not getattr(base_of(model.language), "is_quantized", False):
-        yield from base_of(model.language).get_decoder().layers
+    if not getattr(unwrap(model.language), "is_quantized", False):
+        yield from unwrap(model.language).get_decoder().layers

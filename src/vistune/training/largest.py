@@ -22,7 +22,7 @@ from vistune.data import Background, Interrupted, Loader, ShouldStop, wait_for
 from vistune.data.stages import PlannedStage, with_first_shard
 from vistune.errors import DataError, RecipeError
 from vistune.files import scratch_folder, user_cache
-from vistune.model.language import base_of
+from vistune.model.language import unwrap
 from vistune.planner.forecast import largest_row, load_of, sizes_of
 from vistune.planner.memory import how_of, memory, optimizer_bytes
 from vistune.progress import OnMessage
@@ -82,7 +82,7 @@ def try_largest_row(
         f"{row.supervised:,} learnt) takes "
     )
     try:
-        configs = trainer.model.vision.tower.config, base_of(trainer.model.language).config
+        configs = trainer.model.vision.tower.config, unwrap(trainer.model.language).config
         sizes, _ = sizes_of(model, configs, cut=True)
     except RecipeError as error:
         on_message(f"{said}{_mb(before + peak)} without the optimizer; nothing is foreseen: {error.message}")

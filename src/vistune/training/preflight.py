@@ -14,7 +14,7 @@ from torch import nn
 from vistune.data.stages import PlannedStage, plan_stages, processor_for, with_first_shard
 from vistune.errors import RecipeError
 from vistune.files import scratch_folder, user_cache
-from vistune.interop.parent import ParentModel, processor_of
+from vistune.interop.load import ParentModel, recipe_processor
 from vistune.model import VisionLanguageModel, add_adapters, build
 from vistune.model.devices import resolve_device
 from vistune.model.language import quantization
@@ -36,7 +36,7 @@ def check_recipe(recipe: Recipe, parent: ParentModel | None = None) -> Processor
     The data are not checked and no weights are loaded. Errors that depend on the machine are not raised.
     """
     refuse_adapted(recipe, parent)
-    processor = processor_of(recipe, parent)
+    processor = recipe_processor(recipe, parent)
     for stage in recipe.stages:
         processor_for(stage, processor)
     refuse_untrainable(recipe, processor.spec, parent, None)
@@ -51,7 +51,7 @@ def dry_run(
     A stage's `remarks` say where its sources differ from the recipe.
     """
     refuse_adapted(recipe, parent)
-    processor = processor_of(recipe, parent)
+    processor = recipe_processor(recipe, parent)
     refuse_missing(recipe.track)
     planned, _ = plan_stages(recipe, processor, progress)
     refuse_untrainable(recipe, processor.spec, parent, World(device=resolve_device("auto")))
@@ -100,7 +100,7 @@ def refuse_untrainable(recipe: Recipe, spec: Spec, parent: ParentModel | None, w
     model = _begin(recipe, spec, parent, machine=world is not None)
     for stage in recipe.stages:
         _prepare(model, stage, machine=world is not None)
-        model.set_learning(stage.learn)
+        model.set_trainable(stage.learn)
         model.set_recompute(stage.recompute)
         if world is None:
             refuse_slices(recipe, stage)

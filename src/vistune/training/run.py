@@ -18,9 +18,9 @@ from vistune.data import PixelCache
 from vistune.data.stages import PlannedStage, plan_stages
 from vistune.errors import DiskError, RecipeError, Stopped
 from vistune.files import Lock, write_atomic, write_json, write_jsonl
-from vistune.interop.parent import ParentModel, processor_of
+from vistune.interop.load import ParentModel, recipe_processor
 from vistune.model import VisionLanguageModel, add_adapters, build, merge_adapters
-from vistune.model.language import base_of, is_quantised, load_language
+from vistune.model.language import is_quantised, load_language, unwrap
 from vistune.planner.precision import lay_weights_out
 from vistune.progress import Progress
 from vistune.recipe import Recipe, Stage, dump, source_of
@@ -34,8 +34,8 @@ from vistune.runs.folder import (
     refuse_another_recipe,
     sweep,
 )
-from vistune.runs.metrics import Metrics
-from vistune.runs.provenance import history, shards_of, versions
+from vistune.runs.metrics import MetricsLog
+from vistune.runs.provenance import provenance_record, shards_of, versions
 from vistune.training.compiling import compiled
 from vistune.training.distributed.parallel import World
 from vistune.training.distributed.sharding import copied, copying, way_of
@@ -75,18 +75,18 @@ class Run:
         self.device = self.world.device
         self.saver = Saver(self.world, self._not_saved)
         self.lock: Lock | None = None
-        self.metrics = Metrics(out / "metrics.jsonl")
+        self.metrics = MetricsLog(out / "metrics.jsonl")
         self.learnt: set[str] = set()
         self.reached = (recipe.stages[0].name, 0)  # stage and steps done
         self.hashes: dict[str, str] = {}  # SHA-256 of each data file
-        self.history: dict[str, Any] = {}
+        self.provenance_record: dict[str, Any] = {}
         self.measured: Mapping[str, float] = {}  # by this step's validation, such as `validation_loss`
         self.pixels = PixelCache()
         self.parent = parent
         refuse_adapted(recipe, parent)
         if parent is not None:
             self.recipe = recipe.model_copy(update={"origin": parent.origin, "model": parent.model})
-        self.processor = processor_of(recipe, parent)
+        self.processor = recipe_processor(recipe, parent)
 
     def start(self, *, resume: bool) -> None:
         """Run all stages, or go on where the newest checkpoint stands; a finished run stays as it is.
@@ -123,7 +123,7 @@ class Run:
         self.hashes = {str(file.path.absolute()): file.digest for item in planned for file, _ in item.samples.parts}
         self.hashes |= {shards_of(item.stage.name): item.stream.digest for item in planned if item.stream}
         # Read now: what lies beside the data may change while the run learns.
-        self.history = history(self.hashes, None if self.parent is None else self.parent.recorded)
+        self.provenance_record = provenance_record(self.hashes, None if self.parent is None else self.parent.recorded)
         if self.world.is_first:
             self._prepare_folder(rejects, latest)
             for words in dict.fromkeys(remark for item in planned for remark in item.remarks):
@@ -216,7 +216,7 @@ class Run:
         stage, steps = planned.stage, len(planned.plan.steps)
         if cursor_folder is None:
             self.prepare(model, stage, number)
-        model.set_learning(stage.learn)
+        model.set_trainable(stage.learn)
         model.set_recompute(stage.recompute)
         self.learnt |= set(stage.learn)
         way = way_of(self.recipe, stage, model, self.world)
@@ -282,7 +282,7 @@ class Run:
         if quantise and stage.quantize is not None and not is_quantised(model.language):
             # The recipe holds that no stage before has changed the language model: it is as it lies in its folder.
             source = source_of(self.recipe.model.language, "language")
-            model.language = load_language(source, base_of(model.language).dtype, stage.quantize)
+            model.language = load_language(source, unwrap(model.language).dtype, stage.quantize)
             model.to(self.device)
         if stage.lora is not None:
             model.language = add_adapters(model.language, stage.lora)
@@ -294,7 +294,7 @@ class Run:
         state_bytes = 8 * sum(p.numel() for p in trainer.learning)  # AdamW's two moments, in fp32
 
         def write(folder: Path) -> None:
-            checkpoint.save(folder, model, self.processor, recipe=self.recipe, learnt=learnt, tensors=tensors)
+            checkpoint.save(folder, model, self.processor, recipe=self.recipe, tensors=tensors)
 
         self.saver.begin(lambda: rehearse(self.out / "checkpoints" / ".rehearsal", write, state_bytes=state_bytes))
         self.saver.finish()
@@ -309,7 +309,7 @@ class Run:
             "step": done,
             "finished": finished,
             "learnt": sorted(self.learnt),
-            "history": self.history,
+            "history": self.provenance_record,
             "measured": dict(self.measured),
         }
         learnt, take = frozenset(self.learnt), copying(self.world)
@@ -327,9 +327,8 @@ class Run:
                 model,
                 self.processor,
                 recipe=self.recipe,
-                learnt=learnt,
                 extra=extra,
-                also=state,
+                write_more=state,
                 tensors=tensors,
             )
             prune(self.out, self.recipe.keep_checkpoints)

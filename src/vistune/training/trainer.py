@@ -21,7 +21,7 @@ from vistune.errors import VistuneError, some
 from vistune.model import VisionLanguageModel
 from vistune.planner.flops import needed_by
 from vistune.planner.precision import products_in, uses_bf16
-from vistune.processor import blank_row
+from vistune.processor import blank_batch
 from vistune.recipe import Stage
 from vistune.training.by_source import BySource
 from vistune.training.distributed.parallel import World
@@ -101,7 +101,7 @@ class Trainer:
         gradient lies: a run that goes on would sum its first step otherwise than one that was left alone.
         """
         if isinstance(self.learner, DistributedDataParallel) and self.world.size > 2:
-            self._add_gradients(0, blank_row(self.model.spec.image_side), 1, last=True)
+            self._add_gradients(0, blank_batch(self.model.spec.image_side), 1, last=True)
             self.optimizer.zero_grad()
             self.by_source.take()
 

@@ -114,7 +114,7 @@ class Validator:
             with torch.no_grad(), torch.compiler.set_stance("force_eager"):
                 yield
         finally:
-            model.set_learning(self.trainer.stage.learn)
+            model.set_trainable(self.trainer.stage.learn)
 
     def _loss(self, *, grey: bool = False) -> tuple[float, bool]:
         """The mean loss, and whether any row shows a picture."""

@@ -15,7 +15,7 @@ import torch
 from vistune.model import VisionLanguageModel
 from vistune.planner.flops import matmul_peak
 from vistune.progress import OnMessage
-from vistune.runs.metrics import Metrics, Pace, log
+from vistune.runs.metrics import MetricsLog, StragglerMonitor, log
 from vistune.training import doubts
 from vistune.training.trainer import StepReport, Trainer
 
@@ -55,7 +55,7 @@ class Watching:
     def __init__(
         self,
         trainer: Trainer,
-        metrics: Metrics,
+        metrics: MetricsLog,
         *,
         on_message: OnMessage,
         track: Callable[[str, int, Mapping[str, float]], None] = lambda stage, step, values: None,
@@ -68,7 +68,7 @@ class Watching:
         precision = torch.bfloat16 if trainer.bf16 else torch.float32
         products = "tf32" if self.stage.precision == "tf32" else "fp32"
         self.peak = matmul_peak(trainer.device, precision, products) * trainer.world.size
-        self.pace = Pace()
+        self.pace = StragglerMonitor()
         # What a resumed run has learnt before is its history too.
         rows = metrics.read() if trainer.world.is_first else []
         self.losses = [row["loss"] for row in rows if row["stage"] == self.stage.name and not row.get("left_out")]

@@ -14,8 +14,8 @@ from itertools import pairwise
 import torch
 from fastapi import Request
 
-from vistune.generation import Look, look, watched
-from vistune.generation.attention_maps import Watched
+from vistune.generation import AttentionMaps, answered_prompt, compute_attention_maps
+from vistune.generation.attention_maps import AnsweredPrompt
 from vistune.serving.api.refusal import Refusal
 from vistune.serving.api.schema import AttentionBody, AttentionView, read_attention_request
 from vistune.serving.api.service import ActiveRequest, ModelService
@@ -38,16 +38,16 @@ async def attention_maps(service: ModelService, request: Request) -> tuple[Atten
         active.release()
 
 
-async def _encode(service: ModelService, active: ActiveRequest, body: bytes) -> Watched:
+async def _encode(service: ModelService, active: ActiveRequest, body: bytes) -> AnsweredPrompt:
     request, active.unused = await service.in_reader(
         lambda: read_attention_request(body, model=service.name, limits=service.limits)
     )
     return await service.encoded(
-        active, request.messages, lambda messages: watched(service.processor, messages, request.answer)
+        active, request.messages, lambda messages: answered_prompt(service.processor, messages, request.answer)
     )
 
 
-async def _compute(service: ModelService, active: ActiveRequest, encoded: Watched) -> AttentionBody:
+async def _compute(service: ModelService, active: ActiveRequest, encoded: AnsweredPrompt) -> AttentionBody:
     """Compute the maps in their thread, within the time limit of an answer."""
     left = max(active.start + service.limits.answer_seconds - time.monotonic(), 0)
     work = partial(_maps, service, encoded)
@@ -58,7 +58,7 @@ async def _compute(service: ModelService, active: ActiveRequest, encoded: Watche
         raise Refusal(504, message, code="timeout") from None
 
 
-def _refuse_long(service: ModelService, encoded: Watched) -> None:
+def _refuse_long(service: ModelService, encoded: AnsweredPrompt) -> None:
     if len(encoded.example) > service.engine.context:
         most = f"{service.engine.context:.0f}"
         message = f"question and answer have {len(encoded.example)} tokens, the model reads at most {most}"
@@ -69,11 +69,11 @@ def _refuse_long(service: ModelService, encoded: Watched) -> None:
         raise Refusal(400, message, code="invalid_value", param="answer")
 
 
-def _maps(service: ModelService, encoded: Watched) -> AttentionBody:
-    return attention_body(service.name, look(service.model, service.processor, encoded))
+def _maps(service: ModelService, encoded: AnsweredPrompt) -> AttentionBody:
+    return attention_body(service.name, compute_attention_maps(service.model, service.processor, encoded))
 
 
-def attention_body(name: str, attention: Look) -> AttentionBody:
+def attention_body(name: str, attention: AttentionMaps) -> AttentionBody:
     """Return the words of the answer, with the space before them, and their weights: the mean of the word's tokens."""
     spans = word_spans(attention.tokens)
     words = ["".join(attention.tokens[begin:end]) for begin, end in spans]

@@ -19,7 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from vistune import __version__
-from vistune.generation import Answer
+from vistune.generation import PendingAnswer
 from vistune.generation.fields import Body
 from vistune.serving.api import schema, static
 from vistune.serving.api.attention_maps import attention_maps
@@ -185,7 +185,7 @@ async def _whole_text(request: Request, active: ActiveRequest) -> str:
             task.cancel()
 
 
-def completion_body(name: str, text: str, answer: Answer) -> schema.ChatCompletion:
+def completion_body(name: str, text: str, answer: PendingAnswer) -> schema.ChatCompletion:
     """Return the body of a finished answer."""
     return {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
@@ -204,7 +204,7 @@ def completion_body(name: str, text: str, answer: Answer) -> schema.ChatCompleti
     }
 
 
-def usage(answer: Answer) -> schema.Usage:
+def usage(answer: PendingAnswer) -> schema.Usage:
     """Return the token counts of an answer."""
     return {
         "prompt_tokens": answer.prompt_tokens,

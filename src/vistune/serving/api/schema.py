@@ -23,10 +23,10 @@ from typing_extensions import TypedDict
 from vistune.generation import Sampling
 from vistune.generation.fields import Body, FieldError, field_error, unused_fields
 from vistune.generation.messages import (
+    EXPECTED,
     IMAGE_NAMES,
     INSTEAD,
     MOVE_IMAGES,
-    WANTED,
     ChatMessage,
     ImagePart,
     RefusalPart,
@@ -70,7 +70,7 @@ OUTSIDE_MESSAGES = {  # fields in which other APIs take content -> what to do in
 }
 SMALLEST = 1e-5  # smaller values of temperature and top_p mean greedy decoding too, but underflow in fp32
 FIELDS = {  # a field's path -> what it must be
-    **WANTED,
+    **EXPECTED,
     "": "a JSON object",
     "model": "the model's name as text, as the server lists it",
     "messages": f"a list of 1 to {MOST_MESSAGES} messages",

@@ -17,10 +17,9 @@ from typing import TypeVar
 from fastapi import Request
 
 from vistune.errors import DataError, RecipeError
-from vistune.generation import Answer, Assistant, Engine, in_turns, read_data_url
-from vistune.generation.image_urls import is_data_url, is_link, url_error
-from vistune.generation.messages import ChatMessage, ImagePart, one_message
-from vistune.generation.prefix import Prompt, prompt_of
+from vistune.generation import Assistant, Engine, PendingAnswer, alternate_turns, read_data_url
+from vistune.generation.batch import Prompt, hash_prompt
+from vistune.generation.messages import ChatMessage, ImagePart, is_data_url, is_link, one_message, url_error
 from vistune.processor import load_bytes
 from vistune.serving.api.fetch import Fetcher
 from vistune.serving.api.limits import Limits
@@ -44,7 +43,7 @@ class ActiveRequest:
 
     def __init__(self, service: ModelService) -> None:
         self.service = service
-        self.answer: Answer | None = None
+        self.answer: PendingAnswer | None = None
         self.start = time.monotonic()
         self.pieces: asyncio.Queue[str | None] = asyncio.Queue()
         self.bytes = 0  # of its body and its decoded images
@@ -220,7 +219,7 @@ class ModelService:
 
     async def _prompt(self, active: ActiveRequest, request: ChatRequest) -> Prompt:
         prompt = await self.encoded(
-            active, request.messages, lambda messages: prompt_of(self.processor.encode_prompt(messages))
+            active, request.messages, lambda messages: hash_prompt(self.processor.encode_prompt(messages))
         )
         if len(prompt) >= self.engine.context:
             most = f"{self.engine.context:.0f}"
@@ -276,7 +275,7 @@ class ModelService:
                 raise Refusal(400, message, code="invalid_image", param=path)
             return ImageRef(image)
 
-        return in_turns([one_message(message, f"messages[{k}]", load) for k, message in enumerate(given)])
+        return alternate_turns([one_message(message, f"messages[{k}]", load) for k, message in enumerate(given)])
 
     async def in_reader(self, work: Callable[[], T]) -> T:
         """Run `work` in a reader thread."""

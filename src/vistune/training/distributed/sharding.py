@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from vistune.errors import RecipeError
-from vistune.model import VisionLanguageModel, head_loss, learnt_positions
+from vistune.model import VisionLanguageModel, head_loss, supervised_positions
 from vistune.recipe import Recipe, Stage
 from vistune.training.distributed.parallel import World
 from vistune.types import Batch
@@ -36,7 +36,7 @@ class Learner(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss summed over the row's supervised tokens, and that of each of them without gradient."""
-        at, wanted = learnt_positions(batch.labels, batch.starts)
+        at, wanted = supervised_positions(batch.labels, batch.starts)
         loss = head_loss(self.model(batch, at), self.model.head, wanted)
         return loss.sum, loss.tokens
 
