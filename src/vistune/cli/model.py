@@ -83,7 +83,7 @@ def train(
     loaded = load_recipe(recipe, overrides or [])
     if dry_run:
         refuse_given(("resume",), "not used by --dry-run, which plans a new run", "leave it out")
-        print_json(api.dry_run(loaded, progress=progress_bar))
+        print_json([stage.to_dict() for stage in api.dry_run(loaded, progress=progress_bar)])
         return
     if out is None:
         raise RecipeError("train needs a run folder", "add --out RUN")
@@ -100,25 +100,25 @@ def selftest(
     as_json: Json = False,
 ) -> None:
     """Packed = one by one = accumulated (under torchrun: = over all processes), on your own model and rows."""
-    rows = api.selftest(load_recipe(recipe, overrides or []), progress=progress_bar)
+    comparisons = api.selftest(load_recipe(recipe, overrides or []), progress=progress_bar)
     if os.environ.get("RANK", "0") != "0":
         return
     if as_json:
-        print_json(rows)
+        print_json([comparison.to_dict() for comparison in comparisons])
     else:
         table = Table("stage", "arranged", "rows", "loss", "packed", "gradients differ by", "equal")
-        for row in rows:
-            off = f"{row['difference']:.1e} ({row['parameter']})"
-            cells = (
-                row["stage"],
-                row["arrangement"],
-                str(row["rows"]),
-                f"{row['loss']:.6f}",
-                f"{row['loss_packed']:.6f}",
+        for comparison in comparisons:
+            table.add_row(
+                comparison.stage,
+                comparison.arrangement,
+                str(comparison.rows),
+                f"{comparison.loss:.6f}",
+                f"{comparison.loss_packed:.6f}",
+                f"{comparison.difference:.1e} ({comparison.parameter})",
+                "yes" if comparison.equal else "NO",
             )
-            table.add_row(*cells, off, "yes" if row["equal"] else "NO")
         stdout.print(table)
-    if not all(row["equal"] for row in rows):
+    if not all(comparison.equal for comparison in comparisons):
         error = VistuneError(
             "the same samples give another gradient when they are packed otherwise", "report this model"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -12,6 +12,7 @@ from rich.text import Text
 from vistune import api
 from vistune.cli.console import progress_bar
 from vistune.cli.output import Json, print_json, stdout
+from vistune.planner.plan import StageForecast
 from vistune.progress import no_progress
 from vistune.recipe import load_recipe
 
@@ -33,7 +34,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Memory, steps, time, disk and dollars of every stage, before anything runs; no weights are read."""
-    found = api.plan(
+    planned = api.plan(
         load_recipe(recipe, overrides or []),
         samples=samples,
         processes=processes,
@@ -43,57 +44,58 @@ def plan(
         progress=no_progress if as_json else progress_bar,
     )
     if as_json:
-        print_json(found)
+        print_json(planned.to_dict())
         return
-    for stage in found["stages"]:
-        print_stage(stage, found["processes"])
-    if found["teacher"] is not None:
-        stdout.print(
-            f"a teacher ({found['teacher']['model']}) for as many samples: ${found['teacher']['dollars']:,.2f}"
-        )
+    for stage in planned.stages:
+        print_stage(stage, planned.processes)
+    if planned.teacher is not None:
+        stdout.print(f"a teacher ({planned.teacher.model}) for as many samples: ${planned.teacher.dollars:,.2f}")
 
 
-def print_stage(stage: dict[str, Any], processes: int) -> None:
-    """One stage: what it learns from, then a line a device."""
-    counts = ", ".join(f"{part} {_count(number)}" for part, number in stage["parameters"].items())
+def print_stage(stage: StageForecast, processes: int) -> None:
+    """Print one stage: what it trains, its largest row, then a line per device."""
+    counts = ", ".join(f"{part} {_count(number)}" for part, number in stage.parameters.items())
     stdout.print(
-        Text.assemble((stage["stage"], "bold"), f": learns {', '.join(stage['learn'])}; parameters: {counts}"),
+        Text.assemble((stage.stage, "bold"), f": learns {', '.join(stage.learn)}; parameters: {counts}"),
         soft_wrap=True,
     )
-    row = stage["row"]
-    steps = "steps unknown (give --samples)" if stage["steps"] is None else f"{stage['steps']:,} steps"
-    source = f"assumed: {stage['assumed']}" if stage["assumed"] else "counted in the data"
-    largest = f"{row['tokens']:,} tokens, {row['tiles']} tiles, {row['supervised']:,} learnt"
+    row = stage.row
+    steps = "steps unknown (give --samples)" if stage.steps is None else f"{stage.steps:,} steps"
+    source = f"assumed: {stage.assumed}" if stage.assumed else "counted in the data"
+    largest = f"{row.tokens:,} tokens, {row.tiles} tiles, {row.supervised:,} supervised"
     stdout.print(f"{steps}; the largest row: {largest} ({source})", soft_wrap=True)
-    priced = any(entry["dollars"] is not None for entry in stage["devices"])
-    is_large = max(entry["total"] for entry in stage["devices"]) >= 1e9
+    stdout.print(_device_table(stage, processes))
+    others = (
+        f"{other.name} {_bytes(other.ddp)}" + ("" if other.fsdp is None else f" ({_bytes(other.fsdp)})")
+        for other in stage.devices[-1].alternatives
+    )
+    stdout.print(f"a GPU's memory by DDP (by FSDP2 over {processes}): {', '.join(others)}", soft_wrap=True)
+    disk = stage.disk
+    stdout.print(
+        f"disk: a checkpoint {_bytes(disk.checkpoint)}, midway {_bytes(disk.midway)}, kept {_bytes(disk.kept)}; "
+        f"cache {_bytes(disk.cache)}",
+        soft_wrap=True,
+    )
+
+
+def _device_table(stage: StageForecast, processes: int) -> Table:
+    priced = any(device.dollars is not None for device in stage.devices)
+    is_large = max(device.memory.total for device in stage.devices) >= 1e9
     scale, unit, places = (1e9, "GB", 2) if is_large else (1e6, "MB", 1)
     heads = (unit, "weights", "grad.", "optim", "activ.", "logits", "sum", f"fsdp/{processes}", "row ≤", "time")
     table = Table(box=None, padding=(0, 1), header_style="none")
     for head in (*heads, *(["dollars"] if priced else [])):
         table.add_column(head, no_wrap=True, justify="left" if head == unit else "right")
-    for entry in stage["devices"]:
-        memory = entry["memory"]
-        passing = memory.get("activations", 0) + memory.get("copies", 0)
-        parts = (memory.get("weights", 0), memory.get("gradients", 0), memory.get("optimizer", 0), passing,
-                 memory.get("logits", 0), entry["total"], entry["total_fsdp"])  # fmt: skip
-        longest = f"{entry['longest_row']:,}" if entry["longest_row"] else "none"
-        time = "" if entry["seconds"] is None else _time(entry["seconds"])
-        dollars = [f"${entry['dollars']:,.0f}" if entry["dollars"] is not None else ""] if priced else []
-        name = entry["device"].partition(" (")[0].removeprefix("this ")
+    for device in stage.devices:
+        memory = device.memory
+        parts = (memory.weights, memory.gradients, memory.optimizer, memory.activations + memory.copies, memory.logits,
+                 memory.total, device.total_fsdp)  # fmt: skip
+        longest = f"{device.longest_row:,}" if device.longest_row else "none"
+        time = "" if device.seconds is None else _time(device.seconds)
+        dollars = [f"${device.dollars:,.0f}" if device.dollars is not None else ""] if priced else []
+        name = device.device.partition(" (")[0].removeprefix("this ")
         table.add_row(name, *(f"{part / scale:.{places}f}" for part in parts), longest, time, *dollars)
-    stdout.print(table)
-    ways = stage["devices"][-1]["otherwise"]
-    said = (
-        f"{name} {_bytes(way['ddp'])}" + (f" ({_bytes(way['fsdp'])})" if "fsdp" in way else "")
-        for name, way in ways.items()
-    )
-    stdout.print(f"a GPU's memory by DDP (by FSDP2 over {processes}): {', '.join(said)}", soft_wrap=True)
-    disk = {name: _bytes(size) for name, size in stage["disk"].items()}
-    stdout.print(
-        f"disk: a checkpoint {disk['checkpoint']}, midway {disk['midway']}, kept {disk['kept']}; cache {disk['cache']}",
-        soft_wrap=True,
-    )
+    return table
 
 
 def _bytes(number: float) -> str:

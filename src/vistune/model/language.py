@@ -6,6 +6,8 @@ embeddings (tokens, width) + positions + starts -> hidden states (tokens, width)
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
@@ -17,7 +19,6 @@ from torch import Tensor, nn
 
 from vistune.errors import CheckpointError, RecipeError, some
 from vistune.model.attention import register
-from vistune.model.last_layer import spare_last_mlp, wanted_at
 from vistune.model.trial import refuse_unserved
 from vistune.model.vision import read_config
 
@@ -78,9 +79,8 @@ def load_language(source: str, dtype: torch.dtype, quantize: int | None = None, 
             f"language model {source}: tensors missing or of another shape: {some(faults)}",
             "the folder's config and weights do not fit: name a whole model",
         )
-    made: nn.Module = model
-    spare_last_mlp(base_of(made).get_decoder())
-    return made
+    language: nn.Module = model
+    return language
 
 
 def quantization(bits: int, dtype: torch.dtype) -> Any:
@@ -135,11 +135,11 @@ def run(
 ) -> Tensor:
     """Hidden states after the final norm; inputs and outputs (batch, tokens, width), positions (batch, tokens).
 
-    `at` (n,): the only positions of the one row whose states are wanted; others may not be whole.
+    `at` (n,): the only positions of the one row whose states the caller uses; other states may lack the last MLP.
     """
     body = base_of(language).get_decoder()
     cache = attention.pop("cache", None)
-    with wanted_at(body, at):
+    with last_mlp_at(body, at, embeddings.shape[1]):
         hidden: Tensor = body(
             inputs_embeds=embeddings,
             position_ids=positions,
@@ -148,3 +148,38 @@ def run(
             **attention,
         ).last_hidden_state
     return hidden
+
+
+def last_mlp(body: nn.Module) -> nn.Module | None:
+    """The MLP of a decoder's last layer; None if its layers have no module of the usual name `mlp`."""
+    layers: Any = getattr(body, "layers", None)
+    mlp = getattr(layers[-1], "mlp", None) if layers is not None else None
+    return mlp if isinstance(mlp, nn.Module) else None
+
+
+@contextmanager
+def last_mlp_at(body: nn.Module, at: Tensor | None, tokens: int) -> Iterator[None]:
+    """While the block lasts, compute the last layer's MLP only at positions `at` (n,) of the row, zeros elsewhere.
+
+    The MLP's output reaches nothing but its own token's state, and training uses the states of a fifth of the tokens or
+    fewer. The whole MLP is computed if layers are recomputed, and if `at` is empty: every weight then has a gradient of
+    zeros, as all processes of a run need it.
+    """
+    mlp = last_mlp(body)
+    recomputed = getattr(body, "is_activation_checkpointing", False)
+    if mlp is None or at is None or not len(at) or recomputed:
+        yield
+        return
+
+    def select(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        return (inputs[0].index_select(1, at),)
+
+    def scatter(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        return output.new_zeros(1, tokens, output.shape[-1]).index_copy(1, at, output)
+
+    hooks = mlp.register_forward_pre_hook(select), mlp.register_forward_hook(scatter)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
