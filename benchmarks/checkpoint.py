@@ -36,7 +36,7 @@ def run(work: Path, stage: str, steps: int) -> dict[str, float]:
     from vistune.recipe import validate
     from vistune.runs.folder import checkpoints_of
     from vistune.training import Run
-    from vistune.training.saving import Saver
+    from vistune.training.checkpointing import Saver
 
     tree = recipe_of(work, stage, "fp32", steps, TOKENS_PER_ROW).model_dump(
         mode="json", exclude_none=True, by_alias=True
@@ -125,7 +125,7 @@ def resume(rows: int, folder: Path) -> tuple[float, float, float]:
     recipe = validate({"data": [data], "stages": [stage]}, "benchmark")
     planned: list[float] = []
     loaded: list[float] = []
-    plan_run, model, learn = module.plan_run, Run._model, Trainer.learn
+    plan_run, model, train_step = module.plan_run, Run._first_model, Trainer.train_step
 
     def timed_plan(*given: Any) -> Any:
         began = time.perf_counter()
@@ -144,9 +144,9 @@ def resume(rows: int, folder: Path) -> tuple[float, float, float]:
         if step == 2:
             loaded.append(time.perf_counter() - loaded[-1])
             raise Began
-        return learn(self, step, *given)
+        return train_step(self, step, *given)
 
-    module.plan_run, Run._model, Trainer.learn = timed_plan, timed_model, stop  # type: ignore[method-assign]
+    module.plan_run, Run._first_model, Trainer.train_step = timed_plan, timed_model, stop  # type: ignore[method-assign]
     for go_on, end in ((False, Stopped), (True, Began)):
         with suppress(end):
             Run(recipe, folder / "run", progress=no_progress).start(resume=go_on)

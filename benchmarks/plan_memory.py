@@ -115,8 +115,9 @@ def measured(folder: Path, name: str, steps: int) -> dict[str, float]:
 
     from vistune.data.stages import plan_stages
     from vistune.interop.load import recipe_processor
-    from vistune.planner.forecast import Device, load_of, seconds, sizes_of, this_cpu
-    from vistune.planner.memory import how_of, memory
+    from vistune.planner.load import load_of
+    from vistune.planner.memory import memory, setup_of, sizes_of
+    from vistune.planner.work import Device, seconds, this_cpu
     from vistune.progress import no_progress
     from vistune.training import Run
     from vistune.training.trainer import Trainer
@@ -125,28 +126,28 @@ def measured(folder: Path, name: str, steps: int) -> dict[str, float]:
     processor = recipe_processor(recipe)
     (planned,), _ = plan_stages(recipe, processor, no_progress)
     sizes, _ = sizes_of(recipe.model)
-    how, load = how_of(recipe.stages[0], bf16=False), load_of(planned)
-    foreseen = memory(sizes, how, load.worst)
+    setup, load = setup_of(recipe.stages[0], bf16=False), load_of(planned)
+    foreseen = memory(sizes, setup, load.worst)
     torch.ones(64, 64) @ torch.ones(64, 64)
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = held("VmRSS")
     took: list[float] = []
     rates: list[Device] = []
-    learn = Trainer.learn
+    train_step = Trainer.train_step
 
     def timed(*arguments: Any) -> Any:
         began = time.thread_time()
-        report = learn(*arguments)
+        report = train_step(*arguments)
         took.append(time.thread_time() - began)
         rates.append(this_cpu(sizes, bf16=False, clock=time.thread_time))
         return report
 
-    Trainer.learn = timed  # type: ignore[method-assign]
+    Trainer.train_step = timed  # type: ignore[method-assign]
     Run(recipe, Path(tempfile.mkdtemp(dir=folder)), progress=no_progress).start(resume=False)
     return {
         "foreseen": foreseen.total,
         "held": held("VmHWM") - before,
-        "step": statistics.median(seconds(sizes, how, load, device) for device in rates) / steps,
+        "step": statistics.median(seconds(sizes, setup, load, device) for device in rates) / steps,
         "took": statistics.median(took[1:]),
     }
 

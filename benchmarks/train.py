@@ -11,7 +11,7 @@ added, which takes less memory), and TRL's SFTTrainer where `--trl` names a fold
 samples into rows of `--tokens-per-row`; `compiled`: layers by torch.compile, four steps to warm up; `kept`: with the
 tower's features on disk, as every epoch but the first is (`kept-compiled`: both). First the losses of one
 batch are compared at equal masks. Each measurement is a process of its own, the rounds are interleaved, and of each the
-median step counts. "Peak" is the process's most resident memory. MFU: FLOPs that the step needs (planner/flops.py:
+median step counts. "Peak" is the process's most resident memory. MFU: FLOPs that the step needs (planner/work.py:
 forward and backward of what must be computed, the causal half of attention within documents, no weight gradient of
 frozen parts, logits of supervised positions) by second, over the rate of a large product in that precision, measured in
 the same process; of `kept` the tower is not needed.
@@ -81,14 +81,11 @@ def ours(
     """Seconds of each step of the real trainer, and the share of this machine's speed that they use (MFU)."""
     import torch
 
-    from vistune.data import PixelCache
     from vistune.data.stages import plan_stages
-    from vistune.planner.flops import matmul_peak
-    from vistune.planner.precision import lay_weights_out
+    from vistune.planner.work import matmul_peak
     from vistune.progress import no_progress
-    from vistune.training import Run, Trainer, World
+    from vistune.training import Run
     from vistune.training.compiling import compiled
-    from vistune.training.reading import loader_of
 
     os.environ["VISTUNE_CACHE"] = str(work / "cache" / precision)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -96,15 +93,11 @@ def ours(
     recipe = recipe_of(work, stage, precision, steps, tokens_per_row, **how)
     run = Run(recipe, work / "unused", progress=no_progress)
     planned = plan_stages(recipe, run.processor, no_progress)[0][0]
-    model, _, _ = run._model(None, [planned])
+    model = run.first_model(None)
     run.prepare(model, planned.stage, 0)
-    model.set_trainable(planned.stage.learn)
-    lay_weights_out(model, recipe.stages, planned.stage, "alone", run.device, planned.stage.learn)  # as Run does it
-    loader = loader_of(planned, model, World(), workers=recipe.workers, pixels=PixelCache(), out=work, on_message=print,
-                       progress=no_progress)  # fmt: skip
+    trainer = run.make_trainer(model, planned, 0).trainer
     reports: list[Any] = []
-    trainer = Trainer(model, loader, planned.stage, device=run.device)
-    with compiled(trainer, "alone", 0.0, print):
+    with compiled(trainer, "single", 0.0, print):
         trainer.run(0, reports.append)
     seconds = [report.seconds for report in reports]
     peak = matmul_peak("cpu", dtype)  # the faster of both: something may have held a core for one moment
@@ -181,7 +174,7 @@ def losses(work: Path) -> tuple[float, float]:
     recipe = recipe_of(work, "full", "fp32", 1, 16384)
     run = Run(recipe, work / "unused", progress=no_progress)
     planned = plan_stages(recipe, run.processor, no_progress)[0][0]
-    model, _, _ = run._model(None, [planned])
+    model = run.first_model(None)
     (batch,) = Loader(planned.samples, planned.processor, planned.plan).load(0)
     peer = LlavaForConditionalGeneration.from_pretrained(work / "llava-hf").eval()
     theirs = peer.model.multi_modal_projector

@@ -6,7 +6,7 @@ Weights are random (no file of 28 GB is written or read), data are the real phot
 8 samples a step. LoRA and stage 1 hold the frozen weights in bf16, full fine-tuning holds fp32 weights under bf16
 autocast with AdamW and recomputes the language model (both sides). The plain loop's batches are made before
 its clock runs; ours reads, decodes and packs inside it. Each measurement is a process of its own; of its steps, the
-first four warm up, and the median of the others counts. MFU: FLOPs that must be done (planner/flops.py) by this card's
+first four warm up, and the median of the others counts. MFU: FLOPs that must be done (planner/work.py) by this card's
 measured bf16 matmul rate, for both sides from the same rows.
 """
 
@@ -46,15 +46,13 @@ def ours(work: Path, stage: str, steps: int, compile_layers: bool) -> tuple[list
     """Seconds of each step of the real trainer, and the FLOPs that it needed."""
     from transformers import AutoModelForCausalLM, CLIPVisionModel
 
-    from vistune.data import Loader
     from vistune.data.stages import plan_stages
     from vistune.model import VisionLanguageModel
     from vistune.model.attention import register
     from vistune.model.projectors import build_projector
     from vistune.model.vision import VisionTower
-    from vistune.planner.precision import lay_weights_out
     from vistune.progress import no_progress
-    from vistune.training import Run, Trainer
+    from vistune.training import Run
     from vistune.training.compiling import compiled
 
     recipe = recipe_of(work, stage, "bf16", steps)
@@ -69,11 +67,7 @@ def ours(work: Path, stage: str, steps: int, compile_layers: bool) -> tuple[list
     spec = run.processor.spec
     model = VisionLanguageModel(VisionTower(tower, spec), build_projector(spec, seed=0), llm, spec).to("cuda")
     run.prepare(model, planned.stage, 0)
-    model.set_trainable(planned.stage.learn)
-    model.set_recompute(planned.stage.recompute)
-    lay_weights_out(model, tree.stages, planned.stage, "alone", "cuda", planned.stage.learn)
-    loader = Loader(planned.samples, planned.processor, planned.plan, workers=tree.workers)
-    trainer = Trainer(model, loader, planned.stage, device="cuda")
+    trainer = run.make_trainer(model, planned, 0).trainer
     reports: list[Any] = []
 
     def after_step(report: Any) -> None:
@@ -81,7 +75,7 @@ def ours(work: Path, stage: str, steps: int, compile_layers: bool) -> tuple[list
         if len(reports) == WARM:
             torch.cuda.reset_peak_memory_stats()
 
-    with compiled(trainer, "alone", 1e18, print):
+    with compiled(trainer, "single", 1e18, print):
         trainer.run(0, after_step)
     return [report.seconds for report in reports], [report.flops for report in reports]
 
@@ -168,7 +162,7 @@ def main() -> None:
         work, who, stage = given.one
         print(json.dumps(measure(Path(work), who, stage, given.steps)))
         return
-    from vistune.planner.flops import matmul_peak
+    from vistune.planner.work import matmul_peak
 
     peak = matmul_peak("cuda", torch.bfloat16)
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}: bf16 products {peak / 1e12:.0f} TFLOP/s")

@@ -10,7 +10,7 @@ from script_modules import load_script
 
 from vistune.errors import DataError, RecipeError
 from vistune.recipe import Recipe, Stage, Take, dump, load_recipe, parse_yaml, validate
-from vistune.training.optim import stage_factor
+from vistune.training.optimizer import rate_schedule
 
 RECIPES = load_script("corpus_recipes").RECIPES
 STAGE = "stages:\n- {name: tune, learn: {projector: 1e-3}, steps: 5}\n"
@@ -91,7 +91,7 @@ def test_unknown_recipes_and_missing_files_are_named(tmp_path: Path) -> None:
 
 
 def test_warmup_follows_from_the_stage() -> None:
-    rate = stage_factor(Stage(name="x", learn={"projector": 1e-3}, epochs=3), 1000)
+    rate = rate_schedule(Stage(name="x", learn={"projector": 1e-3}, epochs=3), 1000)
     assert [rate(0), rate(28), rate(29)] == [1 / 30, 29 / 30, 1.0]  # three hundredths of 1,000 steps
 
 

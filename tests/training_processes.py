@@ -25,8 +25,8 @@ from vistune.errors import DataError, VistuneError
 from vistune.files import write_json
 from vistune.progress import no_progress
 from vistune.recipe import load_recipe
-from vistune.training import Run, Trainer, opened, selftest
-from vistune.training.distributed import sharding
+from vistune.training import Run, Trainer, open_world, selftest
+from vistune.training.distributed import parallelism
 from vistune.types import Batch, LossSum
 
 PRELOADED = ["vistune.api", "vistune.training", "vistune.scenes", "vistune.interop", "transformers", "peft",
@@ -130,7 +130,7 @@ def wait_for_lines(path: Path, lines: int, ranks: Ranks) -> None:
 
 def train_each_as_rank(recipes: Sequence[tuple[Path, Path]]) -> None:
     """One run after another in the same processes, (recipe, run folder) of each; then `selftest` of the last one."""
-    with opened() as world:
+    with open_world() as world:
         for recipe, out in recipes:
             Run(load_recipe(str(recipe)), out, progress=no_progress, world=world).start(resume=False)
         found = selftest(Run(load_recipe(str(recipe)), out, progress=no_progress, world=world))
@@ -199,7 +199,7 @@ def train_with_loss(recipe: Path, out: Path, kind: str, rank: int, step: int, re
     """The run, with a loss in one process and one of its steps that is no number, or for which there is no memory."""
     if os.environ["RANK"] == str(rank):
         first = 0 if resume else -1  # before a stage's first step its largest row is tried
-        real, calls = sharding.head_loss, iter(range(first, 10**6))
+        real, calls = parallelism.head_loss, iter(range(first, 10**6))
 
         def loss(*given: torch.Tensor) -> LossSum:
             if next(calls) != step:
@@ -209,5 +209,5 @@ def train_with_loss(recipe: Path, out: Path, kind: str, rank: int, step: int, re
             found = real(*given)
             return LossSum(found.sum * float(kind), found.count, found.tokens)
 
-        sharding.head_loss = loss
+        parallelism.head_loss = loss
     train_as_rank(recipe, out, resume)

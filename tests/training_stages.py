@@ -1,7 +1,8 @@
-"""Stages of the training tests, small enough for seconds; how they are run, and what a checkpoint holds."""
+"""Stages of the training tests, small enough for seconds, a recipe over tiny backbones, and what a checkpoint holds."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,11 +14,12 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from vistune.files import read_json
 from vistune.progress import no_progress
-from vistune.recipe import Recipe
+from vistune.recipe import Recipe, validate
 from vistune.runs.folder import checkpoints_of
 from vistune.runs.metrics import MetricsLog
 from vistune.training import Run
@@ -46,8 +48,35 @@ LORA: dict[str, Any] = {
     "samples_per_step": 5,
     "save_every": 2,
 }
-# Adapters that learn in sums with their weights; `auto` would be bf16 on some CPUs.
-MERGED: dict[str, Any] = {**LORA, "lora": {"rank": 8, "alpha": 16}, "precision": "fp32"}
+# Adapters without dropout; `auto` would be bf16 on some CPUs.
+PLAIN_LORA: dict[str, Any] = {**LORA, "lora": {"rank": 8, "alpha": 16}, "precision": "fp32"}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    rows = []
+    for k, color in enumerate([(220, 30, 30), (30, 200, 40), (40, 60, 220), (240, 220, 40)] * 3):
+        Image.new("RGB", (32, 32), color).save(tmp_path / f"{k}.png")
+        answer = ("red", "green", "blue", "yellow")[k % 4]
+        turns = [{"from": "human", "value": "<image>\nWhat colour?"}, {"from": "gpt", "value": answer}]
+        row: dict[str, Any] = {"id": str(k), "image": f"{k}.png", "kind": "caption", "conversations": turns}
+        rows.append(row)
+    rows.append({"id": "text", "kind": "caption", "conversations": turns_without_image()})
+    (tmp_path / "data.json").write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+    return tmp_path / "data.json"
+
+
+def turns_without_image() -> list[dict[str, str]]:
+    return [{"from": "human", "value": "Hello?"}, {"from": "gpt", "value": "네"}]
+
+
+@pytest.fixture
+def make_recipe(tiny_backbones: Path, data: Path) -> MakeRecipe:
+    def make(*stages: dict[str, Any], **changes: Any) -> Recipe:
+        model = {"vision": str(tiny_backbones / "vision"), "language": str(tiny_backbones / "language")}
+        return validate({"model": model, "data": str(data), "stages": list(stages), **changes}, "test")
+
+    return make
 
 
 def train(recipe: Recipe, out: Path, *, resume: bool = False) -> list[dict[str, Any]]:
@@ -83,7 +112,7 @@ from vistune.progress import no_progress
 from vistune.recipe import load_recipe
 from vistune.training import Run
 torch.set_num_threads(1)
-Run(load_recipe(sys.argv[1]), Path(sys.argv[2]), watch=no_progress).start(resume=sys.argv[3] == "resume")
+Run(load_recipe(sys.argv[1]), Path(sys.argv[2]), progress=no_progress).start(resume=sys.argv[3] == "resume")
 """
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from vistune.errors import DataError, RecipeError
 from vistune.files import read_json, refuse_overwrite, scratch_folder, user_cache, write_atomic, write_json
+from vistune.planner.plan import PROCESSES
 from vistune.progress import OnMessage, Progress, byte_progress, ignore_message, no_progress
 from vistune.recipe import DataSource, Recipe
 
@@ -36,13 +37,14 @@ if TYPE_CHECKING:
     from vistune.interop.load import ParentModel
     from vistune.interop.parity import ParityRow
     from vistune.llm_client import Endpoint
+    from vistune.planner.plan import Plan
     from vistune.processor import Processor
     from vistune.runs.provenance import Provenance
     from vistune.scenes import DrawnFolder
     from vistune.serving.api.limits import Settings
+    from vistune.training import DryRunStage, GradientComparison
 
 BLIND_QUESTIONS = 600  # questions that are also asked without an image and with a wrong one, chosen by a seed
-PROCESSES = 8  # default number of GPUs that `plan` shards a model over with FSDP2
 
 
 def draw_scenes(
@@ -228,24 +230,24 @@ def plan(
     prices: Path | None = None,
     teacher: str | None = None,
     progress: Progress = no_progress,
-) -> dict[str, Any]:
-    """Estimate memory, steps, time, disk and cost of every stage before anything runs; see `vistune.planner.plan`."""
-    from vistune.planner.plan import backbones_are_there, plan
+) -> Plan:
+    """Forecast memory, steps, time, disk and cost of every stage before anything runs; see `vistune.planner.plan`.
+
+    Args:
+        samples: Samples of a stage whose data are not on this machine.
+        processes: Processes of FSDP, each of which keeps a share of the model.
+        flops: FLOP/s that a device reaches, instead of what is measured here or assumed of a GPU.
+        prices: YAML file with `gpus: {NAME: dollars per hour}`, and `models` for a teacher.
+        teacher: A teacher's model whose price is added.
+    """
+    from vistune.planner.plan import PlanOptions, backbones_are_there, plan
     from vistune.training.preflight import check_recipe
 
     parent = parent_of(recipe)
     if parent is not None or backbones_are_there(recipe):
         check_recipe(recipe, parent)
-    return plan(
-        recipe,
-        parent=parent,
-        samples=samples,
-        processes=processes,
-        flops=flops,
-        prices=prices,
-        teacher=teacher,
-        progress=progress,
-    )
+    options = PlanOptions(samples=samples, processes=processes, flops=flops, prices=prices, teacher=teacher)
+    return plan(recipe, options, parent=parent, progress=progress)
 
 
 def train(
@@ -266,20 +268,20 @@ def train(
         Stopped: The run was asked to stop and saved its state.
     """
     from vistune.evaluation.models import validation_tasks
-    from vistune.training import Hooks, Run, opened
+    from vistune.training import Hooks, Run, open_world
 
     if out.exists() and not out.is_dir():
         raise RecipeError(f"{out}: is a file, expected a folder", "give another folder")
     evaluate = validation_tasks(recipe)
     hooks = Hooks(evaluate=evaluate) if on_message is None else Hooks(on_message, evaluate)
-    with opened() as world:
+    with open_world() as world:
         shown = progress if world.is_first else no_progress
         run = Run(recipe, out, progress=shown, parent=parent_of(recipe, out), world=world, hooks=hooks)
         run.start(resume=resume)
     return out
 
 
-def dry_run(recipe: Recipe, *, progress: Progress = no_progress) -> list[dict[str, Any]]:
+def dry_run(recipe: Recipe, *, progress: Progress = no_progress) -> list[DryRunStage]:
     """Read, encode and plan like `train`, and raise the same errors; train nothing."""
     from vistune.evaluation.models import validation_tasks
     from vistune.training.preflight import dry_run
@@ -288,17 +290,17 @@ def dry_run(recipe: Recipe, *, progress: Progress = no_progress) -> list[dict[st
     return dry_run(recipe, parent_of(recipe), progress=progress)
 
 
-def selftest(recipe: Recipe, *, progress: Progress = no_progress) -> list[dict[str, Any]]:
+def selftest(recipe: Recipe, *, progress: Progress = no_progress) -> list[GradientComparison]:
     """Compare losses and gradients of each stage's first step: packed, separate, in halves, over all processes."""
-    from vistune.training import Run, opened, selftest
+    from vistune.training import Run, open_world, selftest
 
     # A model of another layout is converted there, and shards are unpacked: both may be large, and /tmp is often small.
     writes = recipe.origin is not None or any(stage.shards is not None for stage in recipe.stages)
     scratch = scratch_folder(user_cache() / "selftest") if writes else nullcontext(Path("selftest"))
-    with opened() as world, scratch as folder:
+    with open_world() as world, scratch as folder:
         shown = progress if world.is_first else no_progress
         run = Run(recipe, folder, progress=shown, parent=parent_of(recipe, folder), world=world)
-        return [{**asdict(row), "equal": row.equal} for row in selftest(run)]
+        return selftest(run)
 
 
 def evaluate(

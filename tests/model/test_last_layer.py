@@ -10,17 +10,15 @@ from model.tiny_models import KINDS, tiny
 from torch import Tensor, nn
 
 from vistune.model.attention import register
-from vistune.model.language import run
-from vistune.model.last_layer import Spared, last_mlp, spare_last_mlp, wanted_at
+from vistune.model.language import last_mlp, last_mlp_at, run
 
 STARTS = [0, 7, 8, 20]
 POSITIONS = torch.cat([torch.arange(n) for n in (7, 1, 12)])
 
 
-def spared(kind: str) -> nn.Module:
+def language_of(kind: str) -> nn.Module:
     model = tiny(kind)
     model.set_attn_implementation(register())
-    spare_last_mlp(model.get_decoder())
     return model
 
 
@@ -33,8 +31,8 @@ def states(model: nn.Module, rows: Tensor, at: Tensor, *, handed: bool) -> Tenso
 @pytest.mark.parametrize("recomputed", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_states_and_gradients_are_those_of_the_whole_row(kind: str, recomputed: bool) -> None:
-    model = spared(kind).train()
-    assert isinstance(model.get_decoder().layers[-1].mlp, Spared)
+    model = language_of(kind).train()
+    assert last_mlp(model.get_decoder()) is not None
     if recomputed:
         model.activation_checkpointing_enable({"use_reentrant": False})
     at, width = torch.tensor([2, 3, 6, 7, 15, 19]), model.get_input_embeddings().weight.shape[1]
@@ -57,7 +55,7 @@ def test_states_and_gradients_are_those_of_the_whole_row(kind: str, recomputed: 
 
 
 def test_other_tokens_never_reach_the_last_mlp() -> None:
-    model, seen = spared("llama"), []
+    model, seen = language_of("llama"), []
     for layer in model.model.layers:
         layer.mlp.up_proj.register_forward_hook(lambda _, given, __: seen.append(given[0].shape[1]))
     rows = torch.randn(20, model.config.hidden_size)
@@ -70,7 +68,7 @@ def test_other_tokens_never_reach_the_last_mlp() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_where_nothing_is_wanted_every_weight_has_a_gradient_of_zeros(kind: str) -> None:
     """As every process of a run needs it, of experts too: a row that learns nothing is a row like others."""
-    model = spared(kind).train()
+    model = language_of(kind).train()
     rows = torch.randn(20, model.config.hidden_size)
     every = states(model, rows, torch.arange(20), handed=False)
     every.sum().backward()
@@ -85,14 +83,13 @@ def test_where_nothing_is_wanted_every_weight_has_a_gradient_of_zeros(kind: str)
 def test_a_decoder_whose_layers_have_another_name_computes_all_of_them() -> None:
     body = nn.Module()
     body.h = nn.ModuleList([nn.Linear(2, 2)])
-    spare_last_mlp(body)
     assert last_mlp(body) is None
-    with wanted_at(body, torch.tensor([1])):
+    with last_mlp_at(body, torch.tensor([1]), 2):
         pass
 
 
-def test_a_copy_is_spared_by_itself_and_transformers_own_pass_is_whole() -> None:
-    model = spared("llama")
+def test_a_copy_computes_fewer_tokens_by_itself_and_transformers_own_pass_is_whole() -> None:
+    model = language_of("llama")
     stock = copy.deepcopy(tiny("llama"))
     stock.load_state_dict(model.state_dict())
     ids = torch.randint(1, 99, (1, 20))

@@ -26,7 +26,7 @@ from vistune.model.vision import image_rules, load_tower, vision_config
 from vistune.processor import Processor, load_tokenizer
 from vistune.recipe import Model, Recipe, Stage
 from vistune.runs import checkpoint
-from vistune.training.optim import make_optimizer
+from vistune.training.optimizer import make_optimizer
 from vistune.types import Spec
 
 

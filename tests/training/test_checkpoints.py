@@ -27,7 +27,7 @@ from vistune.runs import checkpoint
 from vistune.runs.folder import checkpoints_of, find_model, newest_whole, prune
 from vistune.runs.metrics import MetricsLog
 from vistune.training import Run, World
-from vistune.training.saving import Saver
+from vistune.training.checkpointing import Saver
 
 BOTH = [{**ALIGN, "steps": 3, "save_every": 1}, {**LORA, "steps": 3, "save_every": 1}]
 

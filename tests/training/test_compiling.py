@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 import torch
 from torch._dynamo.utils import counters
-from training_stages import MERGED, TUNE, MakeRecipe, train
+from training_stages import PLAIN_LORA, TUNE, MakeRecipe, train
 
 from vistune.data import Loader
 from vistune.data.stages import plan_stages
-from vistune.planner.precision import merge_where_exact
 from vistune.progress import no_progress
 from vistune.recipe import Stage
 from vistune.training import Hooks, Run, Trainer
@@ -25,7 +24,6 @@ def trainer_of(stage: dict[str, Any], make_recipe: MakeRecipe, tmp_path: Path) -
     model = run.first_model(None)
     run.prepare(model, item.stage, 0)
     model.set_trainable(item.stage.learn)
-    merge_where_exact(model, item.stage, "alone", "cpu")
     return Trainer(model, Loader(item.samples, item.processor, item.plan), item.stage)
 
 
@@ -34,9 +32,9 @@ def losses_and_gradients(trainer: Trainer) -> list[tuple[float, torch.Tensor]]:
     found = []
     for _, batches in trainer.loader.steps():
         for row in batches:
-            loss, _ = trainer.learner(row)
+            loss, _ = trainer.model_with_loss(row)
             loss.backward()
-            gradient = torch.cat([p.grad.flatten() for p in trainer.learning if p.grad is not None])
+            gradient = torch.cat([p.grad.flatten() for p in trainer.trainable if p.grad is not None])
             found.append((float(loss.detach()), gradient))
             trainer.optimizer.zero_grad()
     return found
@@ -52,14 +50,14 @@ def test_rows_of_all_lengths_share_a_graph_and_give_the_same_numbers(
 ) -> None:
     """Two steps warm up (a first picture alone is a graph of its own); nothing is compiled after them."""
     torch.set_num_threads(1)
-    stage = {**MERGED, "steps": 4, "samples_per_step": 7, "tokens_per_row": 450}
+    stage = {**PLAIN_LORA, "steps": 4, "samples_per_step": 7, "tokens_per_row": 450}
     trainer = trainer_of(stage, make_recipe, tmp_path)
     rows = [row for _, batches in trainer.loader.steps() for row in batches]
     assert len({(len(row.input_ids), len(row.starts), len(row.images)) for row in rows}) > 4
     wanted = losses_and_gradients(trainer)
     torch._dynamo.reset()
     counters.clear()
-    with compiled(trainer, "alone", 0.0, refuse, backend=backend) as yes:
+    with compiled(trainer, "single", 0.0, refuse, backend=backend) as yes:
         assert yes
         first = losses_and_gradients(trainer)
         graphs = counters["stats"]["unique_graphs"]
@@ -84,7 +82,7 @@ def test_without_a_compiler_one_line_says_so(
     run = Run(recipe, tmp_path / "run", progress=no_progress, hooks=Hooks(told.append))
     run.start(resume=False)
     said = [words for words in told if "compiled" in words]
-    assert said == ["stage tune: layers are not compiled, since there is no C++ compiler: it goes on more slowly"]
+    assert said == ["stage tune: layers are not compiled because there is no C++ compiler; training is slower"]
     plain = train(make_recipe({**TUNE, "compile": "off", "save_every": None, "steps": 2}), tmp_path / "plain")
     assert [row["loss_hex"] for row in run.metrics.read()] == [row["loss_hex"] for row in plain]
 
@@ -98,4 +96,4 @@ def test_auto_goes_by_the_work_alone() -> None:
     assert not is_wanted(stage("auto"), "cuda:0", 1e16)
     assert is_wanted(stage("on"), "cpu", 0)
     assert not is_wanted(stage("off"), "cuda:0", 1e20)
-    assert hindrance("cpu", "fsdp") == "fsdp keeps their weights in slices"
+    assert hindrance("cpu", "fsdp") == "fsdp shards their weights"

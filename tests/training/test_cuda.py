@@ -16,7 +16,7 @@ from vistune.progress import no_progress
 from vistune.recipe import Recipe
 from vistune.runs.metrics import MetricsLog
 from vistune.training import Run
-from vistune.training.distributed.parallel import World
+from vistune.training.distributed.world import World
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is at hand")]
 PLAIN_LORA = {**LORA, "lora": {"rank": 4, "alpha": 8}}  # dropout is drawn by each device's own generator
@@ -79,7 +79,7 @@ def test_compiled_layers_learn_what_plain_ones_learn(make_recipe: MakeRecipe, tm
 
 
 def test_a_stages_share_of_the_peak_is_of_its_own_precisions() -> None:
-    from vistune.planner.flops import matmul_peak
+    from vistune.planner.work import matmul_peak
 
     assert matmul_peak("cuda", torch.float32, "tf32") > matmul_peak("cuda", torch.float32)
 

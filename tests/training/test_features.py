@@ -90,7 +90,7 @@ def turns(question: str) -> list[dict[str, str]]:
 def test_the_price_is_said_first_and_paid_once(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     recipe = make_recipe({**ALIGN, "epochs": 3, "steps": None})
     (words,) = told_by(recipe, tmp_path / "one")
-    assert "12 pictures read 36 times: 0.00 MB" in words
+    assert "12 images read 36 times: 0.00 MB" in words
     assert told_by(recipe, tmp_path / "two") == []  # they are there
     assert losses(MetricsLog(tmp_path / "one" / "metrics.jsonl").read()) == losses(
         MetricsLog(tmp_path / "two" / "metrics.jsonl").read()
@@ -104,7 +104,7 @@ def test_auto_keeps_nothing_where_pictures_are_read_once_or_the_tower_learns(
     learn = {"projector": 1e-3, "vision": 1e-4}
     train(make_recipe({**TUNE, "learn": learn}), tmp_path / "learns")
     assert not (own_cache / "features").exists()
-    with pytest.raises(RecipeError, match="cache_features: on, but its tower learns"):
+    with pytest.raises(RecipeError, match="cache_features is on, but the stage trains the vision tower"):
         train(make_recipe({**TUNE, "learn": learn, "cache_features": "on"}), tmp_path / "on")
 
 
@@ -156,8 +156,8 @@ def test_no_bar_is_shown_where_nothing_is_to_be_done(make_recipe: MakeRecipe, tm
     for name in ("first", "second"):
         bars.clear()
         Run(make_recipe({**ALIGN, "cache_features": "on"}), tmp_path / name, progress=progress).start(resume=False)
-        shown = [bar for bar in bars if bar[0] in ("read pictures", "keep features")]
-        assert shown == ([["read pictures", 12, 12], ["keep features", 4, 4]] if name == "first" else [])
+        shown = [bar for bar in bars if bar[0] in ("read images", "cache features")]
+        assert shown == ([["read images", 12, 12], ["cache features", 4, 4]] if name == "first" else [])
 
 
 def test_a_picture_as_old_and_large_as_before_is_not_read_again_and_a_newer_one_is(
@@ -202,7 +202,7 @@ def test_pictures_that_were_not_there_at_the_start_are_named(make_recipe: MakeRe
     from vistune.types import ImageRef
 
     run = Run(make_recipe(ALIGN), tmp_path, progress=no_progress)
-    with pytest.raises(DataError, match=r"new\.png: its features are not kept"):
+    with pytest.raises(DataError, match=r"new\.png: its features are not in the cache"):
         Features(tmp_path, (4, 32), torch.float32)(ImageRef(tmp_path / "new.png"), run.processor.spec)
 
 

@@ -153,10 +153,10 @@ def test_what_a_run_from_a_model_takes_is_foreseen_as_of_its_backbones(
     if layout != "ours":
         api.export(origin, tmp_path / layout, layout=layout, merge=True)
         origin = tmp_path / layout
-    foreseen, plain = (plan(recipe)["stages"][0] for recipe in (going_on(first, origin, ALIGN), first))
-    same = ("vision", "projector") if layout == "llava-hf" else plain["parameters"]  # llava-hf pads the vocabulary
-    assert all(foreseen["parameters"][part] == plain["parameters"][part] for part in same)
-    gpu = foreseen["devices"][-1]["memory"]["weights"]
-    counts = foreseen["parameters"]
+    foreseen, plain = (plan(recipe).stages[0] for recipe in (going_on(first, origin, ALIGN), first))
+    same = ("vision", "projector") if layout == "llava-hf" else plain.parameters  # llava-hf pads the vocabulary
+    assert all(foreseen.parameters[part] == plain.parameters[part] for part in same)
+    gpu = foreseen.devices[-1].memory.weights
+    counts = foreseen.parameters
     language = (4 if layout == "ours" else 2) * counts["language"]
     assert gpu == 4 * counts["projector"] + 2 * counts["vision"] + language

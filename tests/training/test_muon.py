@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vistune.training.muon import Muon, orthogonal
+from vistune.training.optimizer import Muon, orthogonal
 
 SHAPES = ((48, 24), (24, 48), (48, 24), (32, 32))
 

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 from training_processes import Ranks, train_as_rank, train_each_as_rank
-from training_stages import ALIGN, LORA, MERGED, TUNE, MakeRecipe, assert_same_runs, train, weights
+from training_stages import ALIGN, LORA, PLAIN_LORA, TUNE, MakeRecipe, assert_same_runs, train, weights
 
 from vistune.data.packing import deal
 from vistune.errors import RecipeError
 from vistune.files import read_json
-from vistune.planner.flops import needed_by
+from vistune.planner.work import work_of_model
 from vistune.progress import no_progress
 from vistune.recipe import dump
 from vistune.runs.folder import checkpoints_of
@@ -30,7 +30,7 @@ SHORT: dict[str, Any] = {"steps": 3, "save_every": None}
 STAGES: dict[str, list[dict[str, Any]]] = {
     "align then full": [{**ALIGN, **SHORT, "tokens_per_row": 2048}, {**TUNE, **SHORT, "tokens_per_row": 96}],
     "align then lora": [{**ALIGN, **SHORT, "tokens_per_row": 96}, {**LORA, **SHORT, "tokens_per_row": 200}],
-    "merged lora": [{**MERGED, **SHORT, "tokens_per_row": 96}],
+    "plain lora": [{**PLAIN_LORA, **SHORT, "tokens_per_row": 96}],
     "vision and all": [{**TUNE, **SHORT, "tokens_per_row": 96, "recompute": ["language", "vision"],
                         "learn": {"vision": 1e-3, "projector": 2e-3, "language": 2e-3}}],
 }  # fmt: skip
@@ -49,7 +49,7 @@ def test_rows_are_dealt_evenly_and_all_of_them() -> None:
 
 def test_rows_weigh_what_they_cost_and_not_their_tokens_alone(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     """One document of 4,096 tokens costs more than eight of 512, and pictures cost the tower."""
-    needed = needed_by(Run(make_recipe(ALIGN), tmp_path, progress=no_progress).first_model(None))
+    needed = work_of_model(Run(make_recipe(ALIGN), tmp_path, progress=no_progress).first_model(None))
     lengths, tiles = np.array([4096, *[512] * 8, 512, 512]), np.array([0] * 9 + [20, 0])
     costs = needed.of_samples(lengths, np.zeros(11), tiles)
     assert costs[0] > costs[1:9].sum()
@@ -131,5 +131,5 @@ def test_a_process_that_holds_the_others_up_is_named() -> None:
 
 
 def test_fsdp_in_one_process_is_refused(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="parallel=fsdp: there is one process"):
+    with pytest.raises(RecipeError, match="parallel=fsdp: this run has one process"):
         train(make_recipe(ALIGN, parallel="fsdp"), tmp_path / "run")

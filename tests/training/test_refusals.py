@@ -189,7 +189,7 @@ REFUSED: dict[str, tuple[Build, str]] = {
     ),
     "features of a tower that learns": (
         lambda w: w.recipe({**TUNE, "learn": {"vision": 1e-4, "projector": 1e-3}, "cache_features": "on"}),
-        "cache_features: on",
+        "cache_features is on",
     ),
     "image mode of a stage over tiles": (
         lambda w: w.going_on(w.trained({**ALIGN, "steps": 1}), {**TUNE, "template": "chatml"}),
@@ -215,8 +215,8 @@ REFUSED: dict[str, tuple[Build, str]] = {
 }
 # as above, where it depends on the machine that would train
 BY_MACHINE: dict[str, tuple[Build, str]] = {
-    "fsdp of one process": (lambda w: w.recipe().model_copy(update={"parallel": "fsdp"}), "there is one process"),
-    "tf32 on a CPU": (lambda w: w.recipe({**TUNE, "precision": "tf32"}), "tf32 is of CUDA devices"),
+    "fsdp of one process": (lambda w: w.recipe().model_copy(update={"parallel": "fsdp"}), "this run has one process"),
+    "tf32 on a CPU": (lambda w: w.recipe({**TUNE, "precision": "tf32"}), "tf32 needs a CUDA device"),
     "a tracker that is not installed": (lambda w: w.recipe().model_copy(update={"track": ("trackio",)}), "trackio"),
     "QLoRA without bitsandbytes": (lambda w: w.recipe({**LORA, "quantize": 4}), "bitsandbytes is not installed"),
     "QLoRA in a later stage": (
@@ -306,7 +306,7 @@ def test_check_and_plan_say_it_too_where_no_machine_is_asked(workshop: Workshop,
     sources = [DataSource(file=source.file) for source in recipe.data]
     assert refusal(lambda: api.check_data(sources, recipe=recipe)) == dry
     if name.endswith("without weights"):
-        assert plan(recipe)["stages"]  # which needs sizes alone, and is asked before anything is fetched
+        assert plan(recipe).stages  # which needs sizes alone, and is asked before anything is fetched
         return
     kind, message, _ = refusal(lambda: plan(recipe))
     assert (kind, message) == dry[:2] or "cannot be planned" in message
@@ -319,7 +319,7 @@ def test_check_and_plan_are_of_other_machines_too(
     for name in ("fsdp of one process", "tf32 on a CPU", "QLoRA without bitsandbytes"):
         recipe = BY_MACHINE[name][0](workshop)
         assert api.check_data(recipe.data, recipe=recipe).samples
-        assert plan(recipe)["stages"]
+        assert plan(recipe).stages
     muon = workshop.recipe({**TUNE, "optimizer": "muon"}).model_copy(update={"parallel": "fsdp"})
     assert "muon needs whole matrices" in refusal(lambda: plan(muon))[1]
     assert "muon needs whole matrices" in refusal(lambda: api.check_data(muon.data, recipe=muon))[1]
@@ -340,7 +340,7 @@ def test_what_trains_passes_the_dry_run_and_reads_no_weights(
     recipe = workshop.recipe(
         {**ALIGN, "steps": 1}, {**LORA, "steps": 1, "save_every": None}, {**TUNE, "name": "last", "steps": 1}
     )
-    assert [row["stage"] for row in api.dry_run(recipe)] == ["align", "tune", "last"]
+    assert [row.stage for row in api.dry_run(recipe)] == ["align", "tune", "last"]
     run = api.train(recipe, tmp_path / "run")
     api.export(run, tmp_path / "hf", layout="llava-hf")
     for origin in (run, tmp_path / "hf"):

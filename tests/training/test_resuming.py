@@ -15,7 +15,7 @@ import torch
 from training_stages import (
     ALIGN,
     LORA,
-    MERGED,
+    PLAIN_LORA,
     TUNE,
     MakeRecipe,
     ask_to_stop,
@@ -32,12 +32,12 @@ from vistune.recipe import dump
 from vistune.runs.folder import checkpoints_of
 from vistune.runs.metrics import MetricsLog
 from vistune.training import Run
-from vistune.training.state import seed_row
+from vistune.training.trainer import seed_row
 
 MUON = {**TUNE, "optimizer": "muon"}
 
 
-@pytest.mark.parametrize(("tune", "lines"), [(TUNE, 3), (TUNE, 9), (LORA, 11), (MERGED, 10), (MUON, 9)])
+@pytest.mark.parametrize(("tune", "lines"), [(TUNE, 3), (TUNE, 9), (LORA, 11), (PLAIN_LORA, 10), (MUON, 9)])
 def test_a_killed_run_resumes_to_the_same_weights(
     tune: dict[str, Any], lines: int, make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:
@@ -89,7 +89,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(make_recipe: MakeRecipe, tmp
 
 def test_a_run_folder_is_never_overwritten(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     train(make_recipe(ALIGN), tmp_path / "run")
-    with pytest.raises(RecipeError, match="holds a run already"):
+    with pytest.raises(RecipeError, match="contains a run already"):
         train(make_recipe(ALIGN), tmp_path / "run")
 
 
@@ -211,7 +211,7 @@ def test_chance_belongs_to_the_row_whatever_was_drawn_before() -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("stage", [TUNE, LORA, MERGED, MUON], ids=["full", "lora", "merged", "muon"])
+@pytest.mark.parametrize("stage", [TUNE, LORA, PLAIN_LORA, MUON], ids=["full", "lora", "plain lora", "muon"])
 def test_a_run_killed_again_and_again_ends_with_the_same_weights(
     stage: dict[str, Any], make_recipe: MakeRecipe, tmp_path: Path
 ) -> None:

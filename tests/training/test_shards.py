@@ -249,12 +249,12 @@ def test_parquet_shards_are_read_too(make: MakeRecipe, tmp_path: Path) -> None:
 def test_plan_selftest_and_dry_run_read_the_first_shard(make: MakeRecipe, tmp_path: Path) -> None:
     recipe = make(steps=1000, save_every=None)
     (row,) = api.dry_run(recipe)
-    assert row["shards"] == 7
-    assert row["rows"] == 3000
-    assert row["samples_of_first_shard"] in (5, 6, 7)
-    (stage,) = api.plan(recipe)["stages"]
-    assert stage["steps"] == 1000
-    assert stage["assumed"] == "rows as in the first shard"
+    assert row.shards == 7
+    assert row.rows == 3000
+    assert row.samples_of_first_shard in (5, 6, 7)
+    (stage,) = api.plan(recipe).stages
+    assert stage.steps == 1000
+    assert stage.assumed == "rows as in the first shard"
     assert all(found.equal for found in selftest(Run(recipe, tmp_path / "selftest", progress=no_progress)))
 
 

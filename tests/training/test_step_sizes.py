@@ -15,7 +15,7 @@ from vistune.data import plan_epoch, plan_stage, steps_of
 from vistune.data.stages import plan_stages
 from vistune.errors import RecipeError
 from vistune.files import read_jsonl
-from vistune.planner.forecast import columns_of
+from vistune.planner.load import sample_sizes
 from vistune.progress import no_progress
 from vistune.training import Run
 
@@ -101,8 +101,8 @@ def test_the_work_of_a_cut_sample_is_that_of_what_is_left(make_recipe: MakeRecip
             recipe, Run(recipe, tmp_path / mode, progress=no_progress).processor, no_progress
         )
         assert note.reason == "cut_short"
-        tokens, _, tiles = columns_of(planned)
-        assert tokens[0] <= 200
+        sizes = sample_sizes(planned)
+        assert sizes.tokens[0] <= 200
         sample = planned.samples[0]
         assert len(sample.images) == 1
-        assert tiles[0] == len(planned.processor.encode(sample).images)
+        assert sizes.tiles[0] == len(planned.processor.encode(sample).images)

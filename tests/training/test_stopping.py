@@ -122,14 +122,14 @@ def test_a_stage_ends_though_the_shard_behind_its_last_step_does_not_come(
 def test_sigterm_while_features_are_computed(make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: Any) -> None:
     """What is computed is kept, and not computed again."""
     monkeypatch.setenv("VISTUNE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("vistune.training.features.AT_ONCE", {"cpu": 1})
+    monkeypatch.setattr("vistune.training.features.TILES_AT_ONCE", {"cpu": 1})
     recipe = make_recipe({**ALIGN, "cache_features": "on"})
     kept: list[int] = []
 
     @contextmanager
     def progress(label: str, total: int) -> Iterator[Callable[..., None]]:
         def advance(count: int = 1, note: str = "", total: int | None = None) -> None:
-            if label == "keep features":
+            if label == "cache features":
                 kept.append(count)
                 if len(kept) == 2:
                     os.kill(os.getpid(), signal.SIGTERM)

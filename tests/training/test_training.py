@@ -18,7 +18,7 @@ from vistune.recipe import Stage
 from vistune.runs import checkpoint
 from vistune.runs.folder import checkpoints_of
 from vistune.training import Run, Trainer
-from vistune.training.optim import make_optimizer, rate_factor
+from vistune.training.optimizer import make_optimizer, rate_factor
 
 
 def test_what_can_be_memorised_is(make_recipe: MakeRecipe, tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_the_measured_loss_is_the_mean_over_the_rows_tokens(make_recipe: MakeRec
     Run(again, tmp_path / "run", progress=no_progress, hooks=Hooks(told.append)).start(resume=False)
     (row,) = MetricsLog(tmp_path / "run" / "metrics.jsonl").read()
     assert row["validation_loss"] == pytest.approx(row["loss"], rel=1e-5)
-    assert any("12 pictures of the validation are learnt from too" in words for words in told)
+    assert any("12 images of the validation split are trained on too" in words for words in told)
 
 
 def test_a_resumed_run_measures_and_says_the_same(make_recipe: MakeRecipe, tmp_path: Path) -> None:
@@ -226,8 +226,8 @@ def test_a_dry_run_says_what_the_run_would_and_refuses_what_it_would(
     api.train(make_recipe(TUNE, data=source, seed=3), tmp_path / "run", on_message=told.append)
     (words,) = [words for words in told if "`take: first 500`" in words]
     (row,) = api.dry_run(make_recipe(TUNE, data=source, validation={"share": 0.4}))
-    assert row["remarks"] == [words]
-    assert row["held"] > 0
+    assert row.remarks == (words,)
+    assert row.validation_samples
     lost = make_recipe(TUNE, validation={"share": 0.4, "tasks": {"scenes": str(tmp_path / "nowhere")}})
     with pytest.raises(DataError, match="nowhere"):
         api.dry_run(lost)

@@ -83,7 +83,7 @@ def train(
     loaded = load_recipe(recipe, overrides or [])
     if dry_run:
         refuse_given(("resume",), "not used by --dry-run, which plans a new run", "remove it")
-        print_json(api.dry_run(loaded, progress=progress_bar))
+        print_json([stage.to_dict() for stage in api.dry_run(loaded, progress=progress_bar)])
         return
     if out is None:
         raise RecipeError("train needs a run folder", "add --out RUN")
@@ -103,25 +103,25 @@ def selftest(
 
     Packed, separate, accumulated and parallel steps must give equal gradients.
     """
-    rows = api.selftest(load_recipe(recipe, overrides or []), progress=progress_bar)
+    comparisons = api.selftest(load_recipe(recipe, overrides or []), progress=progress_bar)
     if os.environ.get("RANK", "0") != "0":
         return
     if as_json:
-        print_json(rows)
+        print_json([comparison.to_dict() for comparison in comparisons])
     else:
         table = Table("stage", "arrangement", "samples", "loss", "loss packed", "gradient difference", "equal")
-        for row in rows:
-            difference = f"{row['difference']:.1e} ({row['parameter']})"
-            cells = (
-                row["stage"],
-                row["arrangement"],
-                str(row["rows"]),
-                f"{row['loss']:.6f}",
-                f"{row['loss_packed']:.6f}",
+        for comparison in comparisons:
+            table.add_row(
+                comparison.stage,
+                comparison.arrangement,
+                str(comparison.rows),
+                f"{comparison.loss:.6f}",
+                f"{comparison.loss_packed:.6f}",
+                f"{comparison.difference:.1e} ({comparison.parameter})",
+                "yes" if comparison.equal else "NO",
             )
-            table.add_row(*cells, difference, "yes" if row["equal"] else "NO")
         stdout.print(table)
-    if not all(row["equal"] for row in rows):
+    if not all(comparison.equal for comparison in comparisons):
         error = VistuneError(
             "the same samples give different gradients when they are arranged differently",
             "report this model as a bug of vistune",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.table import Table
@@ -11,6 +11,7 @@ from rich.text import Text
 
 from vistune import api
 from vistune.cli.console import Json, print_json, progress_bar, stdout
+from vistune.planner.plan import StageForecast
 from vistune.progress import no_progress
 from vistune.recipe import load_recipe
 
@@ -42,7 +43,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Estimate memory, time, disk space and cost of training. No weights are read."""
-    found = api.plan(
+    planned = api.plan(
         load_recipe(recipe, overrides or []),
         samples=samples,
         processes=processes,
@@ -52,57 +53,58 @@ def plan(
         progress=no_progress if as_json else progress_bar,
     )
     if as_json:
-        print_json(found)
+        print_json(planned.to_dict())
         return
-    for stage in found["stages"]:
-        print_stage(stage, found["processes"])
-    if found["teacher"] is not None:
-        stdout.print(
-            f"generating as many samples with {found['teacher']['model']}: ${found['teacher']['dollars']:,.2f}"
-        )
+    for stage in planned.stages:
+        print_stage(stage, planned.processes)
+    if planned.teacher is not None:
+        stdout.print(f"generating as many samples with {planned.teacher.model}: ${planned.teacher.dollars:,.2f}")
 
 
-def print_stage(stage: dict[str, Any], processes: int) -> None:
-    """Print one stage: trainable parts, the largest packed row, then memory and time on each device."""
-    counts = ", ".join(f"{part} {_count(number)}" for part, number in stage["parameters"].items())
+def print_stage(stage: StageForecast, processes: int) -> None:
+    """Print one stage: what it trains, its largest row, then a line per device."""
+    counts = ", ".join(f"{part} {_count(number)}" for part, number in stage.parameters.items())
     stdout.print(
-        Text.assemble((stage["stage"], "bold"), f": trains {', '.join(stage['learn'])}; parameters: {counts}"),
+        Text.assemble((stage.stage, "bold"), f": trains {', '.join(stage.learn)}; parameters: {counts}"),
         soft_wrap=True,
     )
-    row = stage["row"]
-    steps = "steps unknown (give --samples)" if stage["steps"] is None else f"{stage['steps']:,} steps"
-    source = f"assumed: {stage['assumed']}" if stage["assumed"] else "counted from the data"
-    largest = f"{row['tokens']:,} tokens, {row['tiles']} tiles, {row['supervised']:,} supervised"
+    row = stage.row
+    steps = "steps unknown (give --samples)" if stage.steps is None else f"{stage.steps:,} steps"
+    source = f"assumed: {stage.assumed}" if stage.assumed else "counted from the data"
+    largest = f"{row.tokens:,} tokens, {row.tiles} tiles, {row.supervised:,} supervised"
     stdout.print(f"{steps}; largest packed row: {largest} ({source})", soft_wrap=True)
-    priced = any(entry["dollars"] is not None for entry in stage["devices"])
-    is_large = max(entry["total"] for entry in stage["devices"]) >= 1e9
+    stdout.print(_device_table(stage, processes))
+    others = (
+        f"{other.name} {_bytes(other.ddp)}" + ("" if other.fsdp is None else f" ({_bytes(other.fsdp)})")
+        for other in stage.devices[-1].alternatives
+    )
+    stdout.print(f"a GPU's memory by DDP (by FSDP2 over {processes}): {', '.join(others)}", soft_wrap=True)
+    disk = stage.disk
+    stdout.print(
+        f"disk: a checkpoint {_bytes(disk.checkpoint)}, midway {_bytes(disk.midway)}, kept {_bytes(disk.kept)}; "
+        f"cache {_bytes(disk.cache)}",
+        soft_wrap=True,
+    )
+
+
+def _device_table(stage: StageForecast, processes: int) -> Table:
+    priced = any(device.dollars is not None for device in stage.devices)
+    is_large = max(device.memory.total for device in stage.devices) >= 1e9
     scale, unit, places = (1e9, "GB", 2) if is_large else (1e6, "MB", 1)
     headers = (unit, "weights", "grad.", "optim", "activ.", "logits", "sum", f"fsdp/{processes}", "row ≤", "time")
     table = Table(box=None, padding=(0, 1), header_style="none")
     for header in (*headers, *(["dollars"] if priced else [])):
         table.add_column(header, no_wrap=True, justify="left" if header == unit else "right")
-    for entry in stage["devices"]:
-        memory = entry["memory"]
-        activations = memory.get("activations", 0) + memory.get("copies", 0)
-        parts = (memory.get("weights", 0), memory.get("gradients", 0), memory.get("optimizer", 0), activations,
-                 memory.get("logits", 0), entry["total"], entry["total_fsdp"])  # fmt: skip
-        longest = f"{entry['longest_row']:,}" if entry["longest_row"] else "none"
-        time = "" if entry["seconds"] is None else _time(entry["seconds"])
-        dollars = [f"${entry['dollars']:,.0f}" if entry["dollars"] is not None else ""] if priced else []
-        name = entry["device"].partition(" (")[0].removeprefix("this ")
+    for device in stage.devices:
+        memory = device.memory
+        parts = (memory.weights, memory.gradients, memory.optimizer, memory.activations + memory.copies, memory.logits,
+                 memory.total, device.total_fsdp)  # fmt: skip
+        longest = f"{device.longest_row:,}" if device.longest_row else "none"
+        time = "" if device.seconds is None else _time(device.seconds)
+        dollars = [f"${device.dollars:,.0f}" if device.dollars is not None else ""] if priced else []
+        name = device.device.partition(" (")[0].removeprefix("this ")
         table.add_row(name, *(f"{part / scale:.{places}f}" for part in parts), longest, time, *dollars)
-    stdout.print(table)
-    alternatives = (
-        f"{name} {_bytes(memory['ddp'])}" + (f" ({_bytes(memory['fsdp'])})" if "fsdp" in memory else "")
-        for name, memory in stage["devices"][-1]["otherwise"].items()
-    )
-    stdout.print(f"memory per GPU with DDP (with FSDP2 over {processes}): {', '.join(alternatives)}", soft_wrap=True)
-    disk = {name: _bytes(size) for name, size in stage["disk"].items()}
-    stdout.print(
-        f"disk: checkpoint {disk['checkpoint']}, resumable checkpoint {disk['midway']}, all that are kept "
-        f"{disk['kept']}; cache {disk['cache']}",
-        soft_wrap=True,
-    )
+    return table
 
 
 def _bytes(number: float) -> str:

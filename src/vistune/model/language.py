@@ -6,6 +6,7 @@ import inspect
 import json
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +21,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vistune.errors import CheckpointError, RecipeError, some
 from vistune.model.attention import attend, register
 from vistune.model.cache import KVCache, Prefill
-from vistune.model.last_layer import spare_last_mlp, wanted_at
 from vistune.model.shapes import LanguageConfig
 from vistune.model.vision import read_config
 
@@ -98,7 +98,6 @@ def load_language(source: str, dtype: torch.dtype, quantize: int | None = None, 
             "the folder's config and weights do not fit: name a complete model",
         )
     language: nn.Module = model
-    spare_last_mlp(unwrap(language).get_decoder())
     return language
 
 
@@ -164,7 +163,7 @@ def run(
     """
     body = unwrap(language).get_decoder()
     cache = attention.pop("cache", None)
-    with wanted_at(body, at):
+    with last_mlp_at(body, at, embeddings.shape[1]):
         hidden: Tensor = body(
             inputs_embeds=embeddings,
             position_ids=positions,
@@ -301,3 +300,38 @@ class _Operations(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.names.add(func.__name__.split(".")[0])
         return func(*args, **(kwargs or {}))
+
+
+def last_mlp(body: nn.Module) -> nn.Module | None:
+    """The MLP of a decoder's last layer; None if its layers have no module of the usual name `mlp`."""
+    layers: Any = getattr(body, "layers", None)
+    mlp = getattr(layers[-1], "mlp", None) if layers is not None else None
+    return mlp if isinstance(mlp, nn.Module) else None
+
+
+@contextmanager
+def last_mlp_at(body: nn.Module, at: Tensor | None, tokens: int) -> Iterator[None]:
+    """While the block lasts, compute the last layer's MLP only at positions `at` (n,) of the row, zeros elsewhere.
+
+    The MLP's output reaches nothing but its own token's state, and training uses the states of a fifth of the tokens or
+    fewer. The whole MLP is computed if layers are recomputed, and if `at` is empty: every weight then has a gradient of
+    zeros, as all processes of a run need it.
+    """
+    mlp = last_mlp(body)
+    recomputed = getattr(body, "is_activation_checkpointing", False)
+    if mlp is None or at is None or not len(at) or recomputed:
+        yield
+        return
+
+    def select(_: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        return (inputs[0].index_select(1, at),)
+
+    def scatter(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        return output.new_zeros(1, tokens, output.shape[-1]).index_copy(1, at, output)
+
+    hooks = mlp.register_forward_pre_hook(select), mlp.register_forward_hook(scatter)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

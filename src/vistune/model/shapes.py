@@ -204,12 +204,3 @@ def tower_shape(config: VisionConfig | SimpleNamespace, *, layers: int, space: s
         class_token=config.model_type == "clip_vision_model",
         joint=config.projection_dim if space == "joint" else 0,
     )
-
-
-def merging_pays(inside: int, outside: int, rank: int) -> bool:
-    """Whether adapters added into their weights save a twentieth of the layer's FLOPs; they cost its weights once more.
-
-    Forward and backward, a token: 4 in out + 6 rank (in + out) apart, 2 rank (in + out) less where they are merged.
-    """
-    own = rank * (inside + outside)
-    return 2 * own >= (4 * inside * outside + 6 * own) / 20

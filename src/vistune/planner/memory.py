@@ -1,36 +1,41 @@
-"""What one process of a stage holds at its peak, computed from sizes alone: nothing is loaded.
+"""Compute what one process of a stage holds at its peak, from sizes only: nothing is loaded.
 
-Sizes + How + Row -> Memory: weights, gradients, optimizer, activations, logits, copies, gathered (bytes)
+ModelSizes + StageSetup + RowSize -> Memory: bytes of weights, gradients, optimizer, activations, logits, copies
 
 d is the language model's width, i its MLP's, q and k the widths of queries and of keys, v and u the tower's width and
 its MLP's. A kept number takes `wide` = 4 bytes; what a linear layer, an attention or an activation function keeps takes
-`narrow` = 2 bytes under bf16 autocast, else 4. What autograd keeps of a layer, a token (counted tensor by tensor, and
-held to the real ones by tests/training/test_memory.py):
+`narrow` = 2 bytes under bf16 autocast, else 4. What autograd keeps of a layer per token (counted tensor by tensor, and
+compared with the real layers by tests/training/test_memory.py):
 
-  language, its weights learn   wide 4 d + narrow ((2 or, in bf16, 5) d + 3 q + 2 k + 4 i)
-  language, adapters learn      wide 2 d + narrow (inputs of adapted layers + 2 q + 2 k + 3 i + 7 ranks, less those of
-                                merged ones)
-  language, frozen              wide 2 d + narrow (2 q + 2 k + 3 i)
-  tower, its weights learn      wide 2 v + narrow ((6 or, in bf16, 8) v + (3 of CLIP, 2 of SigLIP) u)
-  tower, frozen                 nothing; for a moment some 2 v + 4 u of one layer
-  a layer that is recomputed    wide 1 width, and one whole layer at a time
-  supervised tokens alone       nothing; for a moment wide 2 vocabularies for each of a chunk of 256 of them
+  language, its weights trained  wide 4 d + narrow ((2 or, in bf16, 5) d + 3 q + 2 k + 4 i)
+  language, adapters trained     wide 2 d + narrow (inputs of adapted layers + 2 q + 2 k + 3 i + 7 ranks)
+  language, frozen               wide 2 d + narrow (2 q + 2 k + 3 i)
+  tower, its weights trained     wide 2 v + narrow ((6 or, in bf16, 8) v + (3 of CLIP, 2 of SigLIP) u)
+  tower, frozen                  nothing; for a moment about 2 v + 4 u of one layer
+  a layer that is recomputed     wide 1 width, and one whole layer at a time
+  supervised tokens              nothing; for a moment wide 2 vocabularies for each of a chunk of 256 of them
 
-The last layer keeps its MLP's part (`of_mlp`) of supervised tokens alone, unless it is recomputed.
-Merged adapters (model/merged.py) take their layers' weights once more.
-A weight that takes part in a product under bf16 has a copy of 2 bytes while its layer is kept. AdamW holds 8 bytes for
-each number that learns, its gradient takes 4, the number itself 4 (1.0 or 0.53 in 8 or 4 bits).
+The last layer keeps its MLP's part (`of_mlp`) of supervised tokens only, unless it is recomputed.
+A weight that takes part in a product under bf16 has a copy of 2 bytes while its layer is kept. AdamW holds 8 bytes per
+trainable number, its gradient takes 4, the number itself 4 (1.0 or 0.53 in 8 or 4 bits).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import nn
 
 from vistune.model.loss import CHUNK
-from vistune.model.shapes import LanguageShape, TowerShape, merging_pays
-from vistune.recipe import Lora, Stage
+from vistune.model.projectors import projector_named
+from vistune.model.shapes import LanguageShape, TowerShape, config_of, language_shape, tower_shape
+from vistune.model.spec import spec_of
+from vistune.model.vision import layers_kept
+from vistune.recipe import Lora, Model, Recipe, Stage
+from vistune.types import Spec
 
 WIDE = 4
 HALF = 2  # bytes of a number in bf16
@@ -38,12 +43,21 @@ QUANTISED = {4: 0.5 + 1 / 64 + 4 / (64 * 256), 8: 1.0}  # bytes a weight: nf4 wi
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
 
-Way = Literal["alone", "ddp", "fsdp"]
+LONGEST_ROW = 1 << 18
+
+Parallelism = Literal["single", "ddp", "fsdp"]
 
 
 @dataclass(frozen=True, slots=True)
-class Sizes:
-    """A model: its backbones, and its projector's parameters. `vision_width`: of the features; `slots`: of a tile."""
+class ModelSizes:
+    """A model known by its sizes.
+
+    Attributes:
+        projector: Its parameters.
+        projector_layers: Its linear layers.
+        vision_width: Width of the tower's features.
+        slots: Image slots per tile.
+    """
 
     tower: TowerShape
     language: LanguageShape
@@ -54,8 +68,8 @@ class Sizes:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """The packed row that takes most: tokens, tiles and supervised tokens in it; `rows` of a process in a step."""
+class RowSize:
+    """The size of a packed row; `rows`: how many rows a process has in a step."""
 
     tokens: int
     tiles: int
@@ -64,8 +78,16 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class How:
-    """What a stage learns and how; `processes` keep the model `way`. `halved`: parts whose weights lie in bf16."""
+class StageSetup:
+    """What a stage trains, and setup.
+
+    Attributes:
+        learn: The trained parts.
+        bf16: Whether it multiplies in bf16.
+        processes: How many processes keep the model, by `parallelism`.
+        bf16_parts: Parts whose frozen weights are stored in bf16.
+        on_gpu: Whether it runs on a GPU.
+    """
 
     learn: tuple[str, ...]
     lora: Lora | None = None
@@ -73,34 +95,29 @@ class How:
     recompute: tuple[str, ...] = ()
     optimizer: str = "adamw"
     bf16: bool = False
-    way: Way = "alone"
+    parallelism: Parallelism = "single"
     processes: int = 1
-    halved: tuple[str, ...] = ()
-    tf32: bool = False
+    bf16_parts: tuple[str, ...] = ()
     on_gpu: bool = False
 
     @property
     def narrow(self) -> int:
+        """Bytes per number that a linear layer, an attention or an activation function keeps."""
         return HALF if self.bf16 else WIDE
 
     @property
     def mask_bytes(self) -> int:
-        """Of what dropout keeps of a number: a byte by CUDA's own kernel, a factor elsewhere."""
+        """Bytes per number that dropout keeps: one by CUDA's own kernel, a factor elsewhere."""
         return 1 if self.on_gpu else WIDE
-
-    @property
-    def merges(self) -> bool:
-        """Whether adapters may be merged while they learn (model/merged.py)."""
-        lora = self.lora
-        plain = lora is not None and lora.dropout == 0 and not lora.dora and self.quantize is None
-        return plain and not self.bf16 and not self.tf32 and self.way != "fsdp"
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
     """Bytes at the peak, by what takes them.
 
-    `copies`: weights in bf16 · `gathered`: under fsdp, layers made whole for the moment of their use.
+    Attributes:
+        copies: Weights in bf16.
+        gathered: Under FSDP, layers made whole for the moment of their use.
     """
 
     weights: float
@@ -113,99 +130,101 @@ class Memory:
 
     @property
     def total(self) -> float:
-        return (
-            self.weights
-            + self.gradients
-            + self.optimizer
-            + self.activations
-            + self.logits
-            + self.copies
-            + self.gathered
-        )
+        return sum(asdict(self).values())
 
 
-def how_of(
+def setup_of(
     stage: Stage,
     *,
     bf16: bool,
-    way: Way = "alone",
+    parallelism: Parallelism = "single",
     processes: int = 1,
-    halved: Sequence[str] = (),
+    bf16_parts: Sequence[str] = (),
     on_gpu: bool = False,
-) -> How:
-    return How(
+) -> StageSetup:
+    """Take from a recipe's stage what its memory and time depend on."""
+    return StageSetup(
         learn=tuple(stage.learn),
         lora=stage.lora,
         quantize=stage.quantize,
         recompute=stage.recompute,
         optimizer=stage.optimizer,
         bf16=bf16,
-        way=way,
+        parallelism=parallelism,
         processes=processes,
-        halved=tuple(halved),
-        tf32=stage.precision == "tf32",
+        bf16_parts=tuple(bf16_parts),
         on_gpu=on_gpu,
     )
 
 
+def sizes_of(model: Model, configs: tuple[Any, Any] | None = None, *, cut: bool = False) -> tuple[ModelSizes, Spec]:
+    """Compute a recipe's model sizes from configs only. Raises RecipeError if a config is not on this machine.
+
+    Args:
+        configs: The tower's and the language model's, if they are not in folders of their own.
+        cut: Whether the tower already ends at the feature layer.
+    """
+    vision, text = configs or (config_of(model.vision, "vision"), config_of(model.language, "language"))
+    language = language_shape(text)
+    half = (0.5, 0.5, 0.5)
+    spec = spec_of(model, vision, language.width, language.vocabulary, {"image_mean": half, "image_std": half})
+    layers = vision.num_hidden_layers if cut else layers_kept(vision.num_hidden_layers, model.feature_layer)
+    tower = tower_shape(vision, layers=layers, space=model.space)
+    with torch.device("meta"):
+        projector = projector_named(model.projector).build(spec.vision_width, language.width)
+    count = sum(p.numel() for p in projector.parameters()) + (language.width if model.image_mode == "anyres" else 0)
+    linear = sum(isinstance(module, nn.Linear) for module in projector.modules())
+    return ModelSizes(tower, language, count, linear, spec.vision_width, spec.slots_per_image), spec
+
+
 def linear_maps(shape: LanguageShape) -> dict[str, tuple[int, int]]:
-    """(in, out) of the linear maps of one layer, by name."""
+    """Return (in, out) of the linear maps of one layer, by name."""
     d, i, q, k = shape.width, shape.inner, shape.query_width, shape.key_width
     return {"q_proj": (d, q), "k_proj": (d, k), "v_proj": (d, k), "o_proj": (q, d), "gate_proj": (d, i),
             "up_proj": (d, i), "down_proj": (i, d)}  # fmt: skip
 
 
 def adapter_layers(shape: LanguageShape, lora: Lora) -> dict[str, tuple[int, int]]:
-    """(in, out) of the linear maps of one layer that get adapters, by name."""
+    """Return (in, out) of the linear maps of one layer that get adapters, by name."""
     sizes = linear_maps(shape)
-    wishes = set(lora.targets or ("all-linear",))
-    chosen = {wish.rsplit(".", 1)[-1] for wish in wishes}
-    if "all-linear" in wishes:
+    targets = set(lora.targets or ("all-linear",))
+    chosen = {target.rsplit(".", 1)[-1] for target in targets}
+    if "all-linear" in targets:
         return sizes
     return {
-        name: size for name, size in sizes.items() if name in chosen or ("attention" in wishes and name in ATTENTION)
+        name: size for name, size in sizes.items() if name in chosen or ("attention" in targets and name in ATTENTION)
     }
 
 
-def merged_layers(shape: LanguageShape, how: How) -> dict[str, tuple[int, int]]:
-    """Of `adapter_layers` those whose adapters are merged while they learn."""
-    if how.lora is None or not how.merges:
-        return {}
-    found = adapter_layers(shape, how.lora)
-    return {name: sides for name, sides in found.items() if merging_pays(*sides, how.lora.rank)}
-
-
-def parameters(sizes: Sizes, lora: Lora | None = None) -> dict[str, int]:
-    """Numbers of each part that a recipe's `learn` can name."""
+def parameters(sizes: ModelSizes, lora: Lora | None = None) -> dict[str, int]:
+    """Count the parameters of each part that a recipe's `learn` can name."""
     adapters = 0
     if lora is not None:
         for inside, outside in adapter_layers(sizes.language, lora).values():
             adapters += sizes.language.layers * (lora.rank * (inside + outside) + (outside if lora.dora else 0))
-    found = {
+    counts = {
         "vision": sizes.tower.parameters,
         "projector": sizes.projector,
         "language": sizes.language.parameters,
         "adapters": adapters,
     }
-    return {part: count for part, count in found.items() if count or part != "adapters"}
+    return {part: count for part, count in counts.items() if count or part != "adapters"}
 
 
-def memory(sizes: Sizes, how: How, row: Row) -> Memory:
-    """One process's peak: at the end of a row's forward pass, or in the optimizer's step where that takes more."""
-    counts = parameters(sizes, how.lora)
-    learning = sum(counts[part] for part in how.learn)
-    share = how.processes if how.way == "fsdp" else 1
-    weights = WIDE * sum(counts.values()) - _saved_by_quantising(sizes.language, how.quantize)
-    sums = sum(inside * outside for inside, outside in merged_layers(sizes.language, how).values())
-    weights += WIDE * sizes.language.layers * sums
-    weights -= (WIDE - HALF) * sum(_of_full_width(sizes, how, part, counts[part]) for part in how.halved)
-    kept, logits = activations(sizes, how, row), logit_bytes(sizes.language, how, row)
-    copies = bf16_copies(sizes, how, row)
-    gradients = WIDE * learning / share
-    # Of several rows in a step, the first one's gradients are there while the last one's activations are; of one row,
-    # gradients come as activations go: the larger of the two counts.
-    # DDP's own copy of them is there all the time; the last row's are that copy.
-    buckets = gradients if how.way == "ddp" else 0.0
+def memory(sizes: ModelSizes, setup: StageSetup, row: RowSize) -> Memory:
+    """Compute one process's peak: at the end of a row's forward pass, or in the optimizer's step if that takes more."""
+    counts = parameters(sizes, setup.lora)
+    trainable = sum(counts[part] for part in setup.learn)
+    share = setup.processes if setup.parallelism == "fsdp" else 1
+    weights = WIDE * sum(counts.values()) - _saved_by_quantising(sizes.language, setup.quantize)
+    weights -= (WIDE - HALF) * sum(_of_full_width(sizes, setup, part, counts[part]) for part in setup.bf16_parts)
+    kept, logits = activations(sizes, setup, row), logit_bytes(sizes.language, setup, row)
+    copies = bf16_copies(sizes, setup, row)
+    gradients = WIDE * trainable / share
+    # With several rows per step, the gradients of the first are in memory together with the activations of the last.
+    # With one row, gradients come as activations go: the larger of the two counts. DDP's own copy of the gradients is
+    # always in memory; the gradients of the last row are that copy.
+    buckets = gradients if setup.parallelism == "ddp" else 0.0
     if row.rows == 1 and (buckets or gradients <= kept + logits + copies):
         gradients = 0.0
     elif row.rows == 1:
@@ -213,11 +232,11 @@ def memory(sizes: Sizes, how: How, row: Row) -> Memory:
     return Memory(
         weights=weights / share,
         gradients=gradients + buckets,
-        optimizer=optimizer_bytes(sizes, how) / share,
+        optimizer=optimizer_bytes(sizes, setup) / share,
         activations=kept,
         logits=logits,
         copies=copies,
-        gathered=_gathered(sizes, how, counts) if how.way == "fsdp" else 0.0,
+        gathered=_gathered(sizes, setup, counts) if setup.parallelism == "fsdp" else 0.0,
     )
 
 
@@ -225,124 +244,167 @@ def _saved_by_quantising(shape: LanguageShape, bits: int | None) -> float:
     return 0.0 if bits is None else shape.layers * shape.linear * (WIDE - QUANTISED[bits])
 
 
-def _of_full_width(sizes: Sizes, how: How, part: str, count: int) -> int:
+def _of_full_width(sizes: ModelSizes, setup: StageSetup, part: str, count: int) -> int:
     """Numbers of a part that are not quantised."""
-    packed = part == "language" and how.quantize is not None
+    packed = part == "language" and setup.quantize is not None
     return count - sizes.language.layers * sizes.language.linear if packed else count
 
 
-def optimizer_bytes(sizes: Sizes, how: How) -> float:
-    """AdamW: two numbers for each that learns; Muon: one for those of the backbones' matrices."""
-    counts = parameters(sizes, how.lora)
-    found = 0.0
-    for part in how.learn:
+def optimizer_bytes(sizes: ModelSizes, setup: StageSetup) -> float:
+    """Count the optimizer's state: two numbers per trainable one in AdamW, one per number of a matrix in Muon."""
+    counts = parameters(sizes, setup.lora)
+    total = 0.0
+    for part in setup.learn:
         shape = sizes.language if part == "language" else sizes.tower if part == "vision" else None
-        matrices = shape.layers * shape.layer if how.optimizer == "muon" and shape is not None else 0
-        found += 2 * WIDE * (counts[part] - matrices) + WIDE * matrices
-    return found
+        matrices = shape.layers * shape.layer if setup.optimizer == "muon" and shape is not None else 0
+        total += 2 * WIDE * (counts[part] - matrices) + WIDE * matrices
+    return total
 
 
-def activations(sizes: Sizes, how: How, row: Row) -> float:
-    """Bytes that a row's backward pass needs, and what passes through beside them at the peak."""
+def activations(sizes: ModelSizes, setup: StageSetup, row: RowSize) -> float:
+    """Compute the bytes that a row's backward pass needs, and those in use for a moment at the peak."""
     d, tiles = sizes.language.width, row.tiles
     patches = tiles * sizes.tower.tokens
     features = WIDE * tiles * sizes.slots * (sizes.vision_width + d * (2 * sizes.projector_layers - 1))
-    pixels = tiles * 3 * sizes.tower.side**2 * (1 + (WIDE if "vision" in how.learn else 0))
-    language = _stack(language_layer(sizes.language, how), WIDE * d, sizes.language.layers, "language" in how.recompute)
+    pixels = tiles * 3 * sizes.tower.side**2 * (1 + (WIDE if "vision" in setup.learn else 0))
+    language = _stack(
+        language_layer(sizes.language, setup), WIDE * d, sizes.language.layers, "language" in setup.recompute
+    )
     ends = WIDE * 3 * d  # the embedded row, and the last norm's input and output
     tower = 0.0
-    if "vision" in how.learn:
+    if "vision" in setup.learn:
         tower = patches * _stack(
-            tower_layer(sizes.tower, how), WIDE * sizes.tower.width, sizes.tower.layers, "vision" in how.recompute
+            tower_layer(sizes.tower, setup), WIDE * sizes.tower.width, sizes.tower.layers, "vision" in setup.recompute
         )
-    inner = how.narrow * 2 * sizes.language.inner  # gradients inside an MLP
-    spared: float = 0.0
-    passing: float = row.tokens * inner
-    if "language" not in how.recompute:
-        # In the last MLP, or in the one before it, when the last layer's own part is gone.
-        spared = max(0, row.tokens - row.supervised) * of_mlp(sizes.language, how)
-        last = row.tokens * language_layer(sizes.language, how) - spared
-        passing = max(row.supervised * inner, row.tokens * inner - last)
-    held = row.tokens * (language + ends) - spared + features + pixels + tower
+    inner = setup.narrow * 2 * sizes.language.inner  # gradients inside an MLP
+    not_kept: float = 0.0
+    transient: float = row.tokens * inner
+    if "language" not in setup.recompute:
+        # The peak is in the last MLP, or in the one before it after the last layer's activations are freed.
+        not_kept = max(0, row.tokens - row.supervised) * of_mlp(sizes.language, setup)
+        last = row.tokens * language_layer(sizes.language, setup) - not_kept
+        transient = max(row.supervised * inner, row.tokens * inner - last)
+    kept = row.tokens * (language + ends) - not_kept + features + pixels + tower
     frozen = (
-        0.0 if "vision" in how.learn else patches * (WIDE * 2 * sizes.tower.width + how.narrow * 4 * sizes.tower.inner)
+        0.0
+        if "vision" in setup.learn
+        else patches * (WIDE * 2 * sizes.tower.width + setup.narrow * 4 * sizes.tower.inner)
     )
-    return max(held + passing, frozen)
+    return max(kept + transient, frozen)
 
 
 def _stack(layer: float, inputs: float, layers: int, recomputed: bool) -> float:
     return layers * inputs + layer if recomputed else layers * layer
 
 
-def language_layer(shape: LanguageShape, how: How) -> float:
-    """Bytes that one layer keeps of a token."""
-    d, i, q, k, narrow = shape.width, shape.inner, shape.query_width, shape.key_width, how.narrow
+def language_layer(shape: LanguageShape, setup: StageSetup) -> float:
+    """Compute the bytes that one layer keeps per token."""
+    d, i, q, k, narrow = shape.width, shape.inner, shape.query_width, shape.key_width, setup.narrow
     norms = WIDE * 2 + WIDE * shape.heads  # two inverse deviations; the attention's sums
     attention, mlp = 2 * q + 2 * k, 3 * i
-    if "language" in how.learn:
-        return norms + WIDE * 4 * d + narrow * ((5 if how.bf16 else 2) * d + attention + q + mlp + i)
-    if how.lora is None:
+    if "language" in setup.learn:
+        return norms + WIDE * 4 * d + narrow * ((5 if setup.bf16 else 2) * d + attention + q + mlp + i)
+    if setup.lora is None:
         return norms + WIDE * 2 * d + narrow * (attention + mlp)
-    adapted = adapter_layers(shape, how.lora)
-    # Maps that share an input keep it once in fp32; bf16 and dropout make one of it for each.
-    apart = how.bf16 or how.lora.dropout > 0
+    adapted = adapter_layers(shape, setup.lora)
+    # Maps that share an input keep it once in fp32; bf16 and dropout make a copy for each.
+    copied = setup.bf16 or setup.lora.dropout > 0
     groups = [[name for name in names if name in adapted] for names in (ATTENTION[:3], MLP[:2])]
-    inputs = sum(d * (len(group) if apart else min(1, len(group))) for group in groups)
+    inputs = sum(d * (len(group) if copied else min(1, len(group))) for group in groups)
     inputs += q * ("o_proj" in adapted) + i * ("down_proj" in adapted)
-    masks = inputs * how.mask_bytes if how.lora.dropout > 0 else 0
-    ranks = how.lora.rank * (len(adapted) - len(merged_layers(shape, how)))
+    masks = inputs * setup.mask_bytes if setup.lora.dropout > 0 else 0
+    ranks = setup.lora.rank * len(adapted)
     return norms + WIDE * 2 * d + narrow * (inputs + attention + mlp + ranks) + masks
 
 
-def of_mlp(shape: LanguageShape, how: How) -> float:
-    """Bytes of `language_layer` that the last layer keeps only of tokens whose states are wanted."""
+def of_mlp(shape: LanguageShape, setup: StageSetup) -> float:
+    """Compute the bytes of `language_layer` that the last layer keeps per supervised token only."""
     d, i = shape.width, shape.inner
-    if "language" in how.learn:
-        return how.narrow * ((2 if how.bf16 else 1) * d + 4 * i)
-    if how.lora is None:
-        return how.narrow * 3 * i
-    adapted = adapter_layers(shape, how.lora)
+    if "language" in setup.learn:
+        return setup.narrow * ((2 if setup.bf16 else 1) * d + 4 * i)
+    if setup.lora is None:
+        return setup.narrow * 3 * i
+    adapted = adapter_layers(shape, setup.lora)
     above = len({"gate_proj", "up_proj"}.intersection(adapted))
-    inputs = d * (above if how.bf16 or how.lora.dropout > 0 else min(1, above)) + i * ("down_proj" in adapted)
-    ranks = how.lora.rank * len(set(adapted).intersection(MLP) - set(merged_layers(shape, how)))
-    masks = inputs * how.mask_bytes if how.lora.dropout > 0 else 0
-    return how.narrow * (inputs + 3 * i + ranks) + masks
+    inputs = d * (above if setup.bf16 or setup.lora.dropout > 0 else min(1, above)) + i * ("down_proj" in adapted)
+    ranks = setup.lora.rank * len(set(adapted).intersection(MLP))
+    masks = inputs * setup.mask_bytes if setup.lora.dropout > 0 else 0
+    return setup.narrow * (inputs + 3 * i + ranks) + masks
 
 
-def tower_layer(shape: TowerShape, how: How) -> float:
-    """Bytes that one learning layer keeps of a patch."""
+def tower_layer(shape: TowerShape, setup: StageSetup) -> float:
+    """Compute the bytes that one trained layer of the tower keeps per patch."""
     v, u = shape.width, shape.inner
     inner = (3 if shape.class_token else 2) * u
     sums = WIDE * 4 + WIDE * shape.heads
-    return sums + WIDE * 2 * v + how.narrow * ((8 if how.bf16 else 6) * v + inner)
+    return sums + WIDE * 2 * v + setup.narrow * ((8 if setup.bf16 else 6) * v + inner)
 
 
-def bf16_copies(sizes: Sizes, how: How, row: Row) -> float:
-    """Copies of weights that products under bf16 keep; recomputed layers of frozen weights keep one layer's."""
-    if not how.bf16:
+def bf16_copies(sizes: ModelSizes, setup: StageSetup, row: RowSize) -> float:
+    """Compute the copies of weights that products under bf16 keep; recomputed frozen layers keep one layer's."""
+    if not setup.bf16:
         return 0.0
     shape = sizes.language
-    halved = "language" in how.halved  # they are multiplied as they lie
-    head = 0.0 if halved else HALF * shape.embedding
-    adapters = parameters(sizes, how.lora).get("adapters", 0)
-    linear = 0 if how.quantize is not None or halved else shape.linear
-    all_layers = "language" not in how.recompute or "language" in how.learn  # of what learns, autocast keeps them
+    in_bf16 = "language" in setup.bf16_parts  # multiplied as stored: no copy
+    head = 0.0 if in_bf16 else HALF * shape.embedding
+    adapters = parameters(sizes, setup.lora).get("adapters", 0)
+    linear = 0 if setup.quantize is not None or in_bf16 else shape.linear
+    all_layers = (
+        "language" not in setup.recompute or "language" in setup.learn
+    )  # autocast keeps copies of trained weights
     language = HALF * (linear * (shape.layers if all_layers else 1) + adapters)
-    tower = HALF * sizes.tower.layer * sizes.tower.layers if "vision" in how.learn else 0
+    tower = HALF * sizes.tower.layer * sizes.tower.layers if "vision" in setup.learn else 0
     return head + language + tower + HALF * sizes.projector
 
 
-def logit_bytes(shape: LanguageShape, how: How, row: Row) -> float:
-    """Of a chunk of supervised tokens, logits and the logarithms of their shares; and a learning head's gradient."""
-    passing = 2 * WIDE * shape.vocabulary * min(row.supervised, CHUNK)
-    return passing + (WIDE * shape.embedding if "language" in how.learn else 0)
+def logit_bytes(shape: LanguageShape, setup: StageSetup, row: RowSize) -> float:
+    """Compute the logits and log-probabilities of a chunk of supervised tokens, and the gradient of a trained head."""
+    transient = 2 * WIDE * shape.vocabulary * min(row.supervised, CHUNK)
+    return transient + (WIDE * shape.embedding if "language" in setup.learn else 0)
 
 
-def _gathered(sizes: Sizes, how: How, counts: dict[str, int]) -> float:
-    """Under fsdp: two layers whole, the one in use and the next, and what is in no layer; gradients of the former."""
-    share = 1 - 1 / how.processes
+def _gathered(sizes: ModelSizes, setup: StageSetup, counts: dict[str, int]) -> float:
+    """Under FSDP: two whole layers (in use, and next), the gradients of one, and the parameters outside of layers."""
+    share = 1 - 1 / setup.processes
     largest = max(sizes.language.layer, sizes.tower.layer)
     outside = (
         sum(counts.values()) - sizes.language.layers * sizes.language.layer - sizes.tower.layers * sizes.tower.layer
     )
     return share * WIDE * (3 * largest + outside)
+
+
+def longest_row(sizes: ModelSizes, setup: StageSetup, row: RowSize, room: float) -> int:
+    """Find the longest packed row that fits into `room` bytes, in steps of 256 tokens; 0 if none fits.
+
+    Image tiles and supervised tokens grow in proportion.
+    """
+
+    def fits(tokens: int) -> bool:
+        grown = replace(
+            row,
+            tokens=tokens,
+            tiles=max(1, round(row.tiles * tokens / row.tokens)),
+            supervised=round(row.supervised * tokens / row.tokens),
+        )
+        return memory(sizes, setup, grown).total <= room
+
+    low, high = 0, LONGEST_ROW // 256
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(256 * middle) else (low, middle - 1)
+    return 256 * low
+
+
+def checkpoint_bytes(
+    sizes: ModelSizes, recipe: Recipe, number: int, before: Collection[str] = ()
+) -> tuple[float, float]:
+    """Return the bytes of (a finished stage's checkpoint, one within the stage): all parts trained so far.
+
+    A checkpoint within a stage contains AdamW's state too. Adapters become part of the language model when the next
+    stage begins. `before`: parts that were trained before this recipe.
+    """
+    stage, earlier = recipe.stages[number], {part for each in recipe.stages[:number] for part in each.learn}
+    trained = {"language" if part == "adapters" else part for part in earlier} | {"projector", *before, *stage.learn}
+    counts = parameters(sizes, stage.lora)
+    whole = 4.0 * sum(counts[part] for part in trained)
+    return whole, whole + 8.0 * sum(counts[part] for part in stage.learn)

@@ -1,14 +1,14 @@
-"""The verb `plan`: what every stage of a recipe will take and cost, before anything is loaded or paid for.
+"""Plan a recipe: what every stage will take and cost, before anything is loaded or paid for.
 
-Recipe (+ its data where they are there, + the user's prices) -> of each stage: memory, steps, time, disk, money
+Recipe (+ its data if they are on this machine, + the user's prices) -> Plan: memory, steps, time, disk, dollars
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vistune.errors import RecipeError
 from vistune.files import scratch_folder, user_cache
@@ -17,63 +17,199 @@ from vistune.recipe import Lora, Recipe, Stage, source_of
 
 if TYPE_CHECKING:
     from vistune.interop.load import ParentModel
-    from vistune.planner.forecast import Device, Load
-    from vistune.planner.memory import How, Sizes
+    from vistune.planner.load import Load
+    from vistune.planner.memory import Memory, ModelSizes, RowSize, StageSetup
+    from vistune.planner.work import Device
     from vistune.types import Spec
 
-PROCESSES = 8  # of the runs over several that are shown, where nothing else is asked for
-RANK = Lora(rank=128, alpha=256)  # of the alternatives to a stage without adapters
-PROMPT_TOKENS, ANSWER_TOKENS = 1000, 250  # of one instruction that a teacher is asked for, its examples included
+PROCESSES = 8  # of FSDP, if nothing else is asked for
+ALTERNATIVE_LORA = Lora(rank=128, alpha=256)  # of the LoRA alternatives to a stage without adapters
+PROMPT_TOKENS, ANSWER_TOKENS = 1000, 250  # of one instruction from a teacher, examples included
+INDEX_BYTES = 52  # per sample in the cache
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """What a plan assumes.
+
+    Attributes:
+        samples: Samples of a stage whose data are not on this machine.
+        processes: Processes of FSDP, each of which keeps a share of the model.
+        flops: FLOP/s that a device reaches, instead of what is measured here or assumed of a GPU.
+        prices: YAML file with `gpus: {NAME: dollars per hour}`, and `models` for a teacher.
+        teacher: A teacher's model whose price is added.
+    """
+
+    samples: int | None = None
+    processes: int = PROCESSES
+    flops: float | None = None
+    prices: Path | None = None
+    teacher: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """Bytes per device of another way to train the same rows; `fsdp`: None if FSDP cannot do it."""
+
+    name: str
+    ddp: float
+    fsdp: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceForecast:
+    """A stage on one device.
+
+    Attributes:
+        memory: Bytes of a single process at its peak.
+        total_fsdp: Bytes of one of several FSDP processes.
+        fits: Whether a single process fits into the device's memory.
+        longest_row: The most tokens of a packed row that fits; 0 = none fits.
+        seconds: None if the number of steps is unknown.
+        dollars: None if the time or the price is unknown.
+    """
+
+    device: str
+    memory: Memory
+    total_fsdp: float
+    fits: bool
+    longest_row: int
+    longest_row_fsdp: int
+    seconds: float | None
+    dollars: float | None
+    alternatives: tuple[Alternative, ...]
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the forecast as `plan --json` prints it."""
+        return {
+            "device": self.device,
+            "memory": {part: size for part, size in asdict(self.memory).items() if size},
+            "total": self.memory.total,
+            "total_fsdp": self.total_fsdp,
+            "fits": self.fits,
+            "longest_row": self.longest_row,
+            "longest_row_fsdp": self.longest_row_fsdp,
+            "seconds": self.seconds,
+            "dollars": self.dollars,
+            "otherwise": {
+                other.name: {"ddp": other.ddp, **({} if other.fsdp is None else {"fsdp": other.fsdp})}
+                for other in self.alternatives
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class DiskForecast:
+    """Bytes on disk: a finished stage's checkpoint, one within the stage, all that are kept, the cached index."""
+
+    checkpoint: float
+    midway: float
+    kept: float
+    cache: float
+
+
+@dataclass(frozen=True, slots=True)
+class StageForecast:
+    """What a stage takes.
+
+    Attributes:
+        parameters: By part.
+        learn: The trained parts.
+        steps: None if it depends on data that are not on this machine.
+        samples: None likewise.
+        assumed: How the data were assumed; "" if they were counted.
+        row: The packed row that takes most memory.
+    """
+
+    stage: str
+    parameters: Mapping[str, int]
+    learn: tuple[str, ...]
+    steps: int | None
+    samples: int | None
+    assumed: str
+    row: RowSize
+    devices: tuple[DeviceForecast, ...]
+    disk: DiskForecast
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the forecast as `plan --json` prints it."""
+        return {
+            "stage": self.stage,
+            "parameters": dict(self.parameters),
+            "learn": list(self.learn),
+            "steps": self.steps,
+            "samples": self.samples,
+            "assumed": self.assumed,
+            "row": asdict(self.row),
+            "devices": [device.to_dict() for device in self.devices],
+            "disk": asdict(self.disk),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherCost:
+    """Dollars of a teacher: for one instruction, and for as many as the largest stage has samples."""
+
+    model: str
+    dollars_each: float
+    dollars: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a recipe takes; `processes`: of the FSDP figures."""
+
+    recipe: str
+    processes: int
+    stages: tuple[StageForecast, ...]
+    teacher: TeacherCost | None
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the plan as `plan --json` prints it."""
+        return {
+            "recipe": self.recipe,
+            "processes": self.processes,
+            "stages": [stage.to_dict() for stage in self.stages],
+            "teacher": asdict(self.teacher) if self.teacher is not None else None,
+        }
 
 
 def plan(
     recipe: Recipe,
+    options: PlanOptions = PlanOptions(),
     *,
-    samples: int | None = None,
-    processes: int = PROCESSES,
-    flops: float | None = None,
-    prices: Path | None = None,
-    teacher: str | None = None,
     parent: ParentModel | None = None,
     progress: Progress = no_progress,
-) -> dict[str, Any]:
-    """Every stage's forecast as plain values, in bytes, seconds and dollars; see planner/forecast.py for how.
-
-    `samples`: of a stage whose data are not there · `processes`: of FSDP2, in which each keeps a share · `flops`: what
-    a device reaches, in place of what is measured here or assumed of a GPU · `prices`: `gpus: {NAME: dollars an hour}`,
-    and `models` for a teacher. Raises RecipeError where a backbone's config is not at hand.
-    """
-    from vistune.planner.forecast import GPUS, sizes_of, this_cpu
-    from vistune.planner.precision import uses_bf16
+) -> Plan:
+    """Forecast every stage, in bytes, seconds and dollars. Raises RecipeError if a backbone's config is not here."""
+    from vistune.model.precision import uses_bf16
+    from vistune.planner.memory import sizes_of
+    from vistune.planner.work import GPUS, this_cpu
 
     if parent is None:
         sizes, spec = sizes_of(recipe.model)
     else:
         sizes, spec = sizes_of(parent.model, parent.configs, cut=parent.cut)
-    loads = _loads(recipe, parent, spec, samples, progress)
-    here = this_cpu(sizes, bf16=uses_bf16("auto", "cpu"))
-    devices = [replace(device, flops=flops or device.flops) for device in (here, *GPUS.values())]
-    hourly, asked = read_money(prices, teacher)
-    offers = [(device, _price(device.name, hourly)) for device in devices]
-    learnt = set() if parent is None else parent.trained_parts
-    stages = [_stage(recipe, number, sizes, load, offers, processes, learnt) for number, load in enumerate(loads)]
-    return {
-        "recipe": recipe.name,
-        "processes": processes,
-        "stages": stages,
-        "teacher": asked and asked | {"dollars": asked["dollars_each"] * max(load.samples for load in loads)},
-    }
-
-
-def _price(device: str, hourly: Mapping[str, float]) -> float | None:
-    """Dollars an hour of a device, by a name in its own."""
-    return next((dollars for name, dollars in hourly.items() if name.lower() in device.lower()), None)
+    loads = _loads(recipe, parent, spec, options.samples, progress)
+    cpu = this_cpu(sizes, bf16=uses_bf16("auto", "cpu"))
+    devices = [replace(device, flops=options.flops or device.flops) for device in (cpu, *GPUS.values())]
+    prices = read_prices(options.prices, options.teacher)
+    trained = set() if parent is None else parent.trained_parts
+    planner = _StagePlanner(recipe, sizes, devices, prices, options.processes, trained)
+    return Plan(
+        recipe=recipe.name,
+        processes=options.processes,
+        stages=tuple(planner.forecast(number, load) for number, load in enumerate(loads)),
+        teacher=None
+        if options.teacher is None
+        else TeacherCost(options.teacher, prices.instruction, prices.instruction * max(load.samples for load in loads)),
+    )
 
 
 def _loads(
     recipe: Recipe, parent: ParentModel | None, spec: Spec, samples: int | None, progress: Progress
 ) -> list[Load]:
-    from vistune.planner.forecast import assumed_load, load_of, load_of_shards
+    from vistune.planner.load import assumed_load, load_of, load_of_shards
 
     if not data_is_there(recipe):
         return [assumed_load(stage, spec, samples) for stage in recipe.stages]
@@ -81,17 +217,17 @@ def _loads(
     from vistune.interop.load import recipe_processor
 
     loads = []
-    for item in plan_stages(recipe, recipe_processor(recipe, parent), progress)[0]:
-        if item.stream is None:
-            loads.append(load_of(item))
+    for planned in plan_stages(recipe, recipe_processor(recipe, parent), progress)[0]:
+        if planned.stream is None:
+            loads.append(load_of(planned))
             continue
         with scratch_folder(user_cache() / "shards") as folder:
-            loads.append(load_of_shards(item, folder))
+            loads.append(load_of_shards(planned, folder))
     return loads
 
 
 def data_is_there(recipe: Recipe) -> bool:
-    """Whether every stage's files can be read here, so that rows are counted and not assumed."""
+    """Tell whether every stage's files can be read here, so that rows are counted and not assumed."""
     return all(
         all("://" not in name for name in stage.shards.files)
         if stage.shards is not None
@@ -102,99 +238,123 @@ def data_is_there(recipe: Recipe) -> bool:
 
 
 def backbones_are_there(recipe: Recipe) -> bool:
-    """Whether both backbones are folders with weights and a tokenizer; otherwise only their sizes are known."""
+    """Tell whether both backbones are folders with weights and a tokenizer; if not, only their sizes are known."""
     vision, language = (Path(source_of(getattr(recipe.model, part), part)) for part in ("vision", "language"))
     weights = ("*.safetensors", "pytorch_model*.bin")
-    held = all(any(next(folder.glob(name), None) for name in weights) for folder in (vision, language))
-    return held and any((language / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+    complete = all(any(next(folder.glob(name), None) for name in weights) for folder in (vision, language))
+    return complete and any((language / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
 
 
-def _stage(
-    recipe: Recipe,
-    number: int,
-    sizes: Sizes,
-    load: Load,
-    offers: list[tuple[Device, float | None]],
-    processes: int,
-    learnt: Collection[str],
-) -> dict[str, Any]:
-    from vistune.planner.forecast import GPUS, INDEX_BYTES, ROOM, checkpoint_bytes, longest_row, seconds
-    from vistune.planner.memory import how_of, memory, parameters
-    from vistune.planner.precision import frozen_for_good
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """Dollars per hour of GPUs by a part of their name, and dollars per instruction of the chosen teacher."""
 
-    stage = recipe.stages[number]
-    found: dict[str, Any] = {
-        "stage": stage.name,
-        "parameters": parameters(sizes, stage.lora),
-        "learn": list(stage.learn),
-        "steps": load.steps,
-        "samples": load.samples if load.steps is not None else None,
-        "assumed": load.assumed,
-        "row": asdict(load.worst),
-        "devices": [],
-    }
-    for device, price in offers:
-        in_bf16 = [device.bf16 if each.precision == "auto" else each.precision == "bf16" for each in recipe.stages]
-        bf16, halves = in_bf16[number], all(in_bf16)  # frozen weights as planner/precision.py's `to_halve` has them
-        alone = how_of(stage, bf16=bf16, on_gpu=device.name in GPUS)
-        shared = replace(alone, way="fsdp", processes=processes)
-        in_half = halves and "language" not in learnt
-        if halves:
-            alone = replace(alone, halved=tuple(frozen_for_good(recipe.stages, learnt)))
-        took = None if load.steps is None else seconds(sizes, alone, load, device)
-        room = ROOM * device.memory
-        found["devices"].append(
-            {
-                "device": device.name,
-                "memory": {part: value for part, value in asdict(memory(sizes, alone, load.worst)).items() if value},
-                "total": memory(sizes, alone, load.worst).total,
-                "total_fsdp": memory(sizes, shared, load.worst).total,
-                "fits": memory(sizes, alone, load.worst).total <= room,
-                "longest_row": longest_row(sizes, alone, load.worst, room),
-                "longest_row_fsdp": longest_row(sizes, shared, load.worst, room),
-                "seconds": took,
-                "dollars": took / 3600 * price if took is not None and price is not None else None,
-                "otherwise": otherwise(sizes, stage, alone, processes, load, halves=in_half),
-            }
+    hourly: Mapping[str, float]
+    instruction: float = 0.0
+
+    def of(self, device: str) -> float | None:
+        """Return a device's dollars per hour; None if no price names it."""
+        return next((dollars for name, dollars in self.hourly.items() if name.lower() in device.lower()), None)
+
+
+@dataclass(frozen=True, slots=True)
+class _StagePlanner:
+    """What the forecasts of a recipe's stages share; `trained`: parts that were trained before the recipe."""
+
+    recipe: Recipe
+    sizes: ModelSizes
+    devices: list[Device]
+    prices: Prices
+    processes: int
+    trained: Collection[str]
+
+    def forecast(self, number: int, load: Load) -> StageForecast:
+        from vistune.planner.memory import checkpoint_bytes, parameters
+
+        stage = self.recipe.stages[number]
+        finished, midway = checkpoint_bytes(self.sizes, self.recipe, number, self.trained)
+        return StageForecast(
+            stage=stage.name,
+            parameters=parameters(self.sizes, stage.lora),
+            learn=tuple(stage.learn),
+            steps=load.steps,
+            samples=load.samples if load.steps is not None else None,
+            assumed=load.assumed,
+            row=load.worst,
+            devices=tuple(self._on(device, number, load) for device in self.devices),
+            disk=DiskForecast(
+                checkpoint=finished,
+                midway=midway,
+                kept=self.recipe.keep_checkpoints * midway if stage.save_every else finished,
+                cache=0 if stage.shards is not None else INDEX_BYTES * load.samples,
+            ),
         )
-    index = 0 if stage.shards is not None else INDEX_BYTES * load.samples
-    finished, midway = checkpoint_bytes(sizes, recipe, number, learnt)
-    kept = recipe.keep_checkpoints * midway if stage.save_every else finished
-    found["disk"] = {"checkpoint": finished, "midway": midway, "kept": kept, "cache": index}
-    return found
+
+    def _on(self, device: Device, number: int, load: Load) -> DeviceForecast:
+        from vistune.model.precision import never_trained
+        from vistune.planner.memory import longest_row, memory, setup_of
+        from vistune.planner.work import GPUS, USABLE_MEMORY, seconds
+
+        stages, stage, sizes = self.recipe.stages, self.recipe.stages[number], self.sizes
+        in_bf16 = [device.bf16 if each.precision == "auto" else each.precision == "bf16" for each in stages]
+        single = setup_of(stage, bf16=in_bf16[number], on_gpu=device.name in GPUS)
+        fsdp = replace(single, parallelism="fsdp", processes=self.processes)
+        if all(in_bf16):  # frozen weights are then stored in bf16, as model/precision.py's `parts_in_bf16` says
+            single = replace(single, bf16_parts=tuple(never_trained(stages, self.trained)))
+        needed, room = memory(sizes, single, load.worst), USABLE_MEMORY * device.memory
+        took = None if load.steps is None else seconds(sizes, single, load, device)
+        price = self.prices.of(device.name)
+        return DeviceForecast(
+            device=device.name,
+            memory=needed,
+            total_fsdp=memory(sizes, fsdp, load.worst).total,
+            fits=needed.total <= room,
+            longest_row=longest_row(sizes, single, load.worst, room),
+            longest_row_fsdp=longest_row(sizes, fsdp, load.worst, room),
+            seconds=took,
+            dollars=took / 3600 * price if took is not None and price is not None else None,
+            alternatives=self._alternatives(
+                stage, single, load.worst, language_in_bf16=all(in_bf16) and "language" not in self.trained
+            ),
+        )
+
+    def _alternatives(
+        self, stage: Stage, setup: StageSetup, row: RowSize, *, language_in_bf16: bool
+    ) -> tuple[Alternative, ...]:
+        """Memory of the same rows with all weights trained, and with adapters on full and quantised weights."""
+        from vistune.planner.memory import memory
+
+        others = tuple(part for part in setup.bf16_parts if part != "language")
+        parts = tuple(part for part in stage.learn if part in ("vision", "projector"))
+        full = replace(setup, learn=(*parts, "language"), lora=None, quantize=None, bf16_parts=others)
+        lora = replace(
+            setup,
+            learn=(*parts, "adapters"),
+            lora=stage.lora or ALTERNATIVE_LORA,
+            quantize=None,
+            bf16_parts=(*others, "language") if language_in_bf16 else others,
+        )
+
+        def alternative(name: str, setup: StageSetup) -> Alternative:
+            ddp = memory(self.sizes, replace(setup, parallelism="ddp"), row).total
+            if setup.quantize is not None:  # bitsandbytes' weights cannot be sharded (docs/how-to/several-gpus.md)
+                return Alternative(name, ddp)
+            fsdp = replace(setup, parallelism="fsdp", processes=self.processes, bf16_parts=())
+            return Alternative(name, ddp, memory(self.sizes, fsdp, row).total)
+
+        return (
+            alternative("full", full),
+            alternative("lora", lora),
+            alternative("lora on 8 bits", replace(lora, quantize=8)),
+            alternative("lora on 4 bits", replace(lora, quantize=4)),
+        )
 
 
-def otherwise(
-    sizes: Sizes, stage: Stage, how: How, processes: int, load: Load, *, halves: bool
-) -> dict[str, dict[str, float]]:
-    """Bytes a device of the same rows learnt in other ways, by one process or DDP, and by FSDP2 where that can be.
-
-    `halves`: whether the language model's weights lie in bf16 where they are frozen under adapters.
-    """
-    from vistune.planner.memory import memory
-
-    rest = tuple(part for part in how.halved if part != "language")
-    frozen = (*rest, "language") if halves else ()
-    lora, parts = stage.lora or RANK, [part for part in stage.learn if part in ("vision", "projector")]
-    ways = {
-        "full": replace(how, learn=(*parts, "language"), lora=None, quantize=None, halved=rest),
-        "lora": replace(how, learn=(*parts, "adapters"), lora=lora, quantize=None, halved=frozen),
-        "lora on 8 bits": replace(how, learn=(*parts, "adapters"), lora=lora, quantize=8, halved=frozen),
-        "lora on 4 bits": replace(how, learn=(*parts, "adapters"), lora=lora, quantize=4, halved=frozen),
-    }
-    found = {}
-    for name, way in ways.items():
-        found[name] = {"ddp": memory(sizes, replace(way, way="ddp"), load.worst).total}
-        if way.quantize is None:  # bitsandbytes' weights are whole (docs/how-to/use-several-gpus.md)
-            shared = replace(way, way="fsdp", processes=processes, halved=())
-            found[name]["fsdp"] = memory(sizes, shared, load.worst).total
-    return found
-
-
-def read_money(path: Path | None, teacher: str | None) -> tuple[dict[str, float], dict[str, Any] | None]:
-    """Dollars an hour of GPUs, and of one instruction of a teacher. Raises RecipeError naming what cannot be read."""
+def read_prices(path: Path | None, teacher: str | None) -> Prices:
+    """Read the dollars per hour of GPUs and the price of a teacher. Raises RecipeError naming what cannot be read."""
     from vistune.files import read_text
-    from vistune.llm_client import how_to_price, read_prices
+    from vistune.llm_client import how_to_price
+    from vistune.llm_client import read_prices as read_model_prices
     from vistune.recipe.strict_yaml import parse_yaml
 
     tree = parse_yaml(read_text(path), str(path)) if path is not None else {}
@@ -203,11 +363,13 @@ def read_money(path: Path | None, teacher: str | None) -> tuple[dict[str, float]
         isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 for value in hourly.values()
     )
     if not good:
-        raise RecipeError(f"{path}: gpus: dollars an hour are wanted", "write gpus: {H100: 2.5, A100: 1.3}")
+        raise RecipeError(
+            f"{path}: `gpus` must give dollars per hour by the GPU's name", "write gpus: {H100: 2.5, A100: 1.3}"
+        )
+    gpus = {str(name): float(value) for name, value in hourly.items()}
     if teacher is None:
-        return {str(name): float(value) for name, value in hourly.items()}, None
-    known = read_prices(path if path is not None and "models" in tree else None)
+        return Prices(gpus)
+    known = read_model_prices(path if path is not None and "models" in tree else None)
     if teacher not in known:
-        raise RecipeError(f"--teacher {teacher}: no price is known", how_to_price(teacher))
-    each = known[teacher].dollars(PROMPT_TOKENS, ANSWER_TOKENS)
-    return {str(name): float(value) for name, value in hourly.items()}, {"model": teacher, "dollars_each": each}
+        raise RecipeError(f"--teacher {teacher}: its price is not known", how_to_price(teacher))
+    return Prices(gpus, known[teacher].dollars(PROMPT_TOKENS, ANSWER_TOKENS))

@@ -1,4 +1,4 @@
-"""What a recipe's model and stages consist of, from the backbones' configs: layers, widths, parameters by part.
+"""Describe a recipe's model and stages from the backbones' configs: layers, widths, parameters by part.
 
 Recipe -> configs -> the model on torch's meta device -> ModelFacts, StageFacts (plain values for diagrams)
 """
@@ -21,16 +21,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What a recipe's model is made of; sizes in pixels, tokens and parameters, pairs as (least, most).
+    """What a recipe's model is made of.
 
-    `tower_tokens` and `slots_per_tile`: before and behind the projector · `projector_steps`: its layers in order, as
-    (into, out) of a linear one or another's name · `tiles` of the canvas: None where a picture is one tile ·
-    `slots`: of a picture, row ends included.
+    Attributes:
+        vision_layers: (kept, all).
+        patch: Side in pixels.
+        side: Of a tile, in pixels.
+        tower_tokens: Per tile, before the projector.
+        projector_steps: Its layers in order: (in, out) of a linear layer, the name of another one.
+        slots_per_tile: Per tile, after the projector.
+        tiles: (least, most) of the canvas; None if an image is one tile.
+        slots: (least, most) of an image, row ends included.
+        parameters: By part.
     """
 
     vision: str
     vision_type: str
-    vision_layers: tuple[int, int]  # kept, all
+    vision_layers: tuple[int, int]
     vision_width: int
     patch: int
     side: int
@@ -48,18 +55,24 @@ class ModelFacts:
     language_width: int
     vocabulary: int
     template: str
-    parameters: Mapping[str, int]  # by part
+    parameters: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageFacts:
-    """A stage: its peak rates by part that learns, and the parameters of every part it has."""
+    """What a stage trains.
+
+    Attributes:
+        learn: Peak learning rates by trained part.
+        parameters: Of every part.
+        quantize: Bits of the language model's weights.
+    """
 
     name: str
     learn: Mapping[str, float]
     parameters: Mapping[str, int]
     lora_rank: int | None
-    quantize: int | None  # bits of the language model's weights
+    quantize: int | None
     steps: int | None
     epochs: float | None
     samples_per_step: int
@@ -71,9 +84,13 @@ class StageFacts:
 
 @dataclass(frozen=True)
 class Structure:
-    """What a recipe's model is built of: its settings, transformers' configs of tower and language model, their names.
+    """What a recipe's model is built from.
 
-    `cut`: the tower learnt before, and ends at the feature layer.
+    Attributes:
+        vision: transformers' config of the tower.
+        language: transformers' config of the language model.
+        names: Of tower and language model.
+        cut: Whether the tower already ends at the feature layer, since it was trained before.
     """
 
     model: Model
@@ -85,9 +102,9 @@ class Structure:
 
 
 def structure_of(recipe: Recipe, parent: ParentModel | None = None) -> Structure:
-    """The model of a recipe, or the one that it goes on from, whose parts go by its name where it holds them.
+    """Read the structure of a recipe's model, or of the model of `from`, which then names the parts in its folder.
 
-    Nothing is fetched: of a hub name the config is one that `shapes.yaml` or the hub's cache has.
+    Nothing is downloaded: the config of a hub name is read from `shapes.yaml` or the hub's cache.
     """
     model = recipe.model if parent is None else parent.model
     if parent is not None and parent.configs is not None and recipe.origin is not None:
@@ -101,7 +118,7 @@ def structure_of(recipe: Recipe, parent: ParentModel | None = None) -> Structure
 
 
 def config_at_hand(name: str, part: str) -> Any:
-    """transformers' config of a backbone. Raises RecipeError where it would have to be fetched."""
+    """Return transformers' config of a backbone. Raises RecipeError if it would have to be downloaded."""
     from transformers import AutoConfig
 
     from vistune.model.language import language_config
@@ -115,7 +132,7 @@ def config_at_hand(name: str, part: str) -> Any:
 
 
 def spec_without_rules(model: Model, vision: Any, language: Any) -> Spec:
-    """A spec to draw by: how pixels are normalised is not in the picture."""
+    """Return a spec for a diagram, which does not show how pixels are normalised."""
     from vistune.model.spec import spec_of
 
     half = (0.5, 0.5, 0.5)
@@ -123,7 +140,7 @@ def spec_without_rules(model: Model, vision: Any, language: Any) -> Spec:
 
 
 def without_weights(structure: Structure) -> VisionLanguageModel:
-    """The model on torch's meta device: every layer and shape, no number."""
+    """Build the model on torch's meta device: every layer and shape, without weights."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -139,7 +156,7 @@ def without_weights(structure: Structure) -> VisionLanguageModel:
 
 
 def model_facts(structure: Structure, model: VisionLanguageModel) -> ModelFacts:
-    """What the model's picture shows, as plain values."""
+    """Return what the model's diagram shows."""
     from torch import nn
 
     from vistune.model.vision import tokens_of
@@ -148,7 +165,7 @@ def model_facts(structure: Structure, model: VisionLanguageModel) -> ModelFacts:
     spec, vision = structure.spec, structure.vision
     leaves = [module for module in model.projector.modules() if not list(module.children())]
     tiles = [width * height // spec.image_side**2 for width, height in spec.canvases]
-    # A picture in the shape of a canvas fills it; one in a shape between two canvases' takes fewer rows or columns.
+    # An image in the shape of a canvas fills it; one in a shape between two canvases' takes fewer rows or columns.
     slots = [len(anyres_slots(canvas, spec)) for canvas in spec.canvases] or [spec.slots_per_image]
     return ModelFacts(
         vision=structure.names[0],
@@ -180,10 +197,10 @@ def model_facts(structure: Structure, model: VisionLanguageModel) -> ModelFacts:
 
 
 def stage_facts(stage: Stage, structure: Structure, model: VisionLanguageModel) -> StageFacts:
-    """What a stage's card shows. Raises RecipeError where a stage would learn a part that the model lacks."""
+    """Return what a stage's diagram shows. Raises RecipeError if the stage trains a part that the model lacks."""
     from vistune.model import add_adapters
 
-    if stage.lora is not None:  # adapters go into the layers themselves: another model, so that this one stays plain
+    if stage.lora is not None:  # adapters change the layers themselves, so they get a model of their own
         model = without_weights(structure)
         model.language = add_adapters(model.language, stage.lora)
     model.set_trainable(stage.learn)
@@ -204,11 +221,11 @@ def stage_facts(stage: Stage, structure: Structure, model: VisionLanguageModel) 
 
 
 def parameters_of(model: VisionLanguageModel) -> dict[str, int]:
-    """Parameters by part; adapters only where there are any."""
+    """Count parameters by part; adapters only if there are any."""
     counts = {part: sum(p.numel() for _, p in parameters) for part, parameters in model.parts().items()}
     return {part: count for part, count in counts.items() if count or part != "adapters"}
 
 
 def name_of(source: str) -> str:
-    """A backbone's name: a folder's last part, a hub name as it stands."""
+    """Return a backbone's name: a folder's last part, or a hub name."""
     return Path(source).resolve().name if Path(source).is_dir() else source

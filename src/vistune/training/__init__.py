@@ -1,4 +1,4 @@
-"""Training: the run of a recipe's stages, the trainer, optimizers, validation, logging."""
+"""Training: runs of a recipe's stages, the trainer, optimizers, validation, logging."""
 
 from __future__ import annotations
 
@@ -7,21 +7,35 @@ from typing import TYPE_CHECKING
 from vistune.registry import lazy_names
 
 if TYPE_CHECKING:
-    from vistune.training.comparing import Comparison, selftest
-    from vistune.training.distributed.parallel import World, opened
+    from vistune.training.distributed.world import World, open_world
+    from vistune.training.gradient_check import GradientComparison, selftest
+    from vistune.training.preflight import DryRunStage
     from vistune.training.run import Run
-    from vistune.training.trainer import StepReport, Trainer
+    from vistune.training.step_report import StepReport
+    from vistune.training.trainer import Trainer
     from vistune.training.validation import Hooks
 
-__all__ = ["Comparison", "Hooks", "Run", "StepReport", "Trainer", "World", "opened", "selftest"]
+__all__ = [
+    "DryRunStage",
+    "GradientComparison",
+    "Hooks",
+    "Run",
+    "StepReport",
+    "Trainer",
+    "World",
+    "open_world",
+    "selftest",
+]
 
 __getattr__ = lazy_names(
     __name__,
     {
-        "comparing": ("Comparison", "selftest"),
-        "distributed.parallel": ("World", "opened"),
+        "distributed.world": ("World", "open_world"),
+        "gradient_check": ("GradientComparison", "selftest"),
+        "preflight": ("DryRunStage",),
         "run": ("Run",),
-        "trainer": ("StepReport", "Trainer"),
+        "step_report": ("StepReport",),
+        "trainer": ("Trainer",),
         "validation": ("Hooks",),
     },
 )

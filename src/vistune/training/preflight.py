@@ -6,7 +6,8 @@ Conditions that can change are not checked: free memory, free disk, another proc
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -18,16 +19,55 @@ from vistune.interop.load import ParentModel, recipe_processor
 from vistune.model import VisionLanguageModel, add_adapters, build
 from vistune.model.devices import resolve_device
 from vistune.model.language import quantization
-from vistune.planner.precision import products_in
+from vistune.model.precision import matmul_precision
 from vistune.processor import Processor
 from vistune.progress import Progress, no_progress
 from vistune.recipe import Recipe, Stage
-from vistune.training.distributed.parallel import World
-from vistune.training.distributed.sharding import refuse_slices, way_of
+from vistune.training.distributed.parallelism import choose_parallelism, refuse_shards
+from vistune.training.distributed.world import World
 from vistune.training.features import refuse_features
-from vistune.training.optim import make_optimizer
+from vistune.training.optimizer import make_optimizer
 from vistune.training.tracking import refuse_missing
 from vistune.types import Spec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DryRunStage:
+    """What a run would do in one stage.
+
+    Attributes:
+        samples: None for a stage over shards, whose samples are not counted before they are read.
+        shards: Only of a stage over shards, as is `samples_of_first_shard`.
+        rows: Packed rows.
+        validation_samples: None if the stage has no validation split.
+        learn: Peak learning rates by trained part.
+        remarks: Where the stage's sources differ from the recipe.
+    """
+
+    stage: str
+    samples: int | None = None
+    shards: int | None = None
+    samples_of_first_shard: int | None = None
+    steps: int
+    rows: int
+    validation_samples: int | None = None
+    learn: Mapping[str, float]
+    remarks: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, object]:
+        """Return what `train --dry-run` prints: without the fields that have no value."""
+        values = {
+            "stage": self.stage,
+            "samples": self.samples,
+            "shards": self.shards,
+            "samples_of_first_shard": self.samples_of_first_shard,
+            "steps": self.steps,
+            "rows": self.rows,
+            "held": self.validation_samples,
+            "learn": dict(self.learn),
+            "remarks": list(self.remarks) or None,
+        }
+        return {key: value for key, value in values.items() if value is not None}
 
 
 def check_recipe(recipe: Recipe, parent: ParentModel | None = None) -> Processor:
@@ -45,41 +85,43 @@ def check_recipe(recipe: Recipe, parent: ParentModel | None = None) -> Processor
 
 def dry_run(
     recipe: Recipe, parent: ParentModel | None = None, *, progress: Progress = no_progress
-) -> list[dict[str, Any]]:
-    """Read, encode and plan like a run, of shards only the first one, and raise the same errors; train nothing.
-
-    A stage's `remarks` say where its sources differ from the recipe.
-    """
+) -> list[DryRunStage]:
+    """Read, encode and plan like a run, and raise the same errors; train nothing. Of shards, only the first is read."""
     refuse_adapted(recipe, parent)
     processor = recipe_processor(recipe, parent)
     refuse_missing(recipe.track)
-    planned, _ = plan_stages(recipe, processor, progress)
+    stages, _ = plan_stages(recipe, processor, progress)
     refuse_untrainable(recipe, processor.spec, parent, World(device=resolve_device("auto")))
-    return [
-        {
-            "stage": item.stage.name,
-            **_counts(item),
-            **({"held": len(item.validation.samples)} if item.validation is not None else {}),
-            "learn": dict(item.stage.learn),
-            **({"remarks": list(item.remarks)} if item.remarks else {}),
-        }
-        for item in planned
-    ]
+    return [_dry_run_stage(planned) for planned in stages]
 
 
-def _counts(item: PlannedStage) -> dict[str, Any]:
-    """Samples, steps and packed rows of a planned stage."""
-    if (stream := item.stream) is None:
-        steps = item.plan.steps
-        return {"samples": len(item.samples), "steps": len(steps), "rows": sum(map(len, steps))}
+def _dry_run_stage(planned: PlannedStage) -> DryRunStage:
+    stage, stream = planned.stage, planned.stream
+    validation = len(planned.validation.samples) if planned.validation is not None else None
+    learn = {str(part): rate for part, rate in stage.learn.items()}
+    if stream is None:
+        steps = planned.plan.steps
+        return DryRunStage(
+            stage=stage.name,
+            samples=len(planned.samples),
+            steps=len(steps),
+            rows=sum(map(len, steps)),
+            validation_samples=validation,
+            learn=learn,
+            remarks=planned.remarks,
+        )
     with scratch_folder(user_cache() / "shards") as folder:
-        first = with_first_shard(item, folder)
-    return {
-        "shards": len(stream.shards),
-        "samples_of_first_shard": len(first.samples),
-        "steps": stream.steps,
-        "rows": stream.steps * stream.lanes,
-    }
+        first = with_first_shard(planned, folder)
+    return DryRunStage(
+        stage=stage.name,
+        shards=len(stream.shards),
+        samples_of_first_shard=len(first.samples),
+        steps=stream.steps,
+        rows=stream.steps * stream.lanes,
+        validation_samples=validation,
+        learn=learn,
+        remarks=planned.remarks,
+    )
 
 
 def refuse_adapted(recipe: Recipe, parent: ParentModel | None) -> None:
@@ -103,13 +145,13 @@ def refuse_untrainable(recipe: Recipe, spec: Spec, parent: ParentModel | None, w
         model.set_trainable(stage.learn)
         model.set_recompute(stage.recompute)
         if world is None:
-            refuse_slices(recipe, stage)
+            refuse_shards(recipe, stage)
         else:
-            way_of(recipe, stage, model, world)
+            choose_parallelism(recipe, stage, model, world)
         refuse_features(stage)
         make_optimizer(model.parts(), stage)
         if world is not None:
-            with products_in(stage.precision, world.device):
+            with matmul_precision(stage.precision, world.device):
                 pass
 
 
@@ -126,6 +168,6 @@ def _prepare(model: VisionLanguageModel, stage: Stage, *, machine: bool) -> None
         plain: nn.Module = model.language.unload()  # type: ignore[operator]
         model.language = plain
     if machine and stage.quantize is not None:
-        quantization(stage.quantize, torch.float32)  # the weights themselves are known to fit
+        quantization(stage.quantize, torch.float32)  # whether the weights fit was checked when the model was built
     if stage.lora is not None:
         model.language = add_adapters(model.language, stage.lora)

@@ -1,15 +1,18 @@
-"""A recipe from its first stage to its last: plan everything, then learn, save, and resume where it was.
+"""Run a recipe from its first stage to its last: plan everything, then train, save, and resume.
 
 Recipe + data -> planned stages -> Trainer by stage -> OUT/{recipe.yaml, run.json, metrics.jsonl, checkpoints/}
-The cursor to resume from is (stage, step); checkpoints are committed by rename, so a kill leaves only whole ones.
+A run resumes from (stage, step); checkpoints are committed by rename, so a killed run leaves complete ones only.
 """
 
 from __future__ import annotations
 
 import hashlib
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -21,7 +24,8 @@ from vistune.files import Lock, write_atomic, write_json, write_jsonl
 from vistune.interop.load import ParentModel, recipe_processor
 from vistune.model import VisionLanguageModel, add_adapters, build, merge_adapters
 from vistune.model.language import is_quantised, load_language, unwrap
-from vistune.planner.precision import lay_weights_out
+from vistune.model.precision import parts_in_bf16, store_in_bf16
+from vistune.planner.memory import Parallelism
 from vistune.progress import Progress
 from vistune.recipe import Recipe, Stage, dump, source_of
 from vistune.runs import checkpoint
@@ -36,25 +40,52 @@ from vistune.runs.folder import (
 )
 from vistune.runs.metrics import MetricsLog
 from vistune.runs.provenance import provenance_record, shards_of, versions
+from vistune.training.checkpointing import Saver, cursor_at, load_state, rehearse, save_state
 from vistune.training.compiling import compiled
-from vistune.training.distributed.parallel import World
-from vistune.training.distributed.sharding import copied, copying, way_of
-from vistune.training.distributed.watchdog import Watchdog, beating
-from vistune.training.largest import try_largest_row
+from vistune.training.distributed.parallelism import choose_parallelism, copy_on_first, copy_states
+from vistune.training.distributed.watchdog import Watchdog, with_heartbeat
+from vistune.training.distributed.world import World
+from vistune.training.largest_row import try_largest_row
+from vistune.training.loading import LoaderOptions, make_loader, positions_at
 from vistune.training.preflight import refuse_adapted, refuse_untrainable
-from vistune.training.reading import loader_of, places_at
-from vistune.training.saving import Saver, rehearse
-from vistune.training.state import cursor_at, load_state, save_state, seed_all
-from vistune.training.stopping import stop_requested
-from vistune.training.tracking import Track, opened, refuse_missing
-from vistune.training.trainer import StepReport, Trainer
-from vistune.training.validation import Hooks, validator_of
-from vistune.training.watching import Watching
+from vistune.training.step_log import StepLog
+from vistune.training.step_report import StepReport
+from vistune.training.tracking import Track, open_trackers, refuse_missing, track_nothing
+from vistune.training.trainer import Trainer, seed_all
+from vistune.training.validation import Hooks, Validator, validator_of
 from vistune.types import Reject
 
 
+@dataclass(frozen=True, slots=True)
+class ResumePoint:
+    """What a checkpoint says of its run.
+
+    Attributes:
+        stage: Index of the stage.
+        step: Steps done in it.
+        finished: Whether the stage is finished.
+        trained: Parts that have been trained so far.
+    """
+
+    folder: Path
+    stage: int
+    step: int
+    finished: bool
+    trained: frozenset[str]
+
+    @classmethod
+    def read(cls, folder: Path) -> ResumePoint:
+        """Read it from a checkpoint of a run."""
+        extra = checkpoint.read_parts(folder)["extra"]
+        return cls(folder, extra["stage"], extra["step"], bool(extra["finished"]), frozenset(extra["learnt"]))
+
+    @property
+    def next_stage(self) -> int:
+        return self.stage + self.finished
+
+
 class Run:
-    """A run folder and the model in it; of several processes of a `world`, rank 0 alone writes."""
+    """A run folder and the model trained in it; of several processes of a `world`, only rank 0 writes."""
 
     def __init__(
         self,
@@ -66,35 +97,35 @@ class Run:
         world: World | None = None,
         hooks: Hooks | None = None,
     ) -> None:
+        refuse_adapted(recipe, parent)
+        self.processor = recipe_processor(recipe, parent)
+        if parent is not None:
+            recipe = recipe.model_copy(update={"origin": parent.origin, "model": parent.model})
         self.recipe = recipe
+        self.parent = parent
         self.out = out
         self.world = world or World(device="cuda" if torch.cuda.is_available() else "cpu")
-        self.progress = beating(progress, self.world.pulse)
-        self.hooks = hooks or Hooks()
-        self.track: Track = lambda stage, step, values: None
         self.device = self.world.device
-        self.saver = Saver(self.world, self._not_saved)
-        self.lock: Lock | None = None
+        self.progress = with_heartbeat(progress, self.world.heartbeat)
+        self.hooks = hooks or Hooks()
+        self.track: Track = track_nothing
         self.metrics = MetricsLog(out / "metrics.jsonl")
-        self.learnt: set[str] = set()
+        self.saver = Saver(self.world, self._note_unsaved)
+        self.lock: Lock | None = None
+        self.pixels = PixelCache()
+        self.trained: set[str] = set()  # parts, so far
         self.reached = (recipe.stages[0].name, 0)  # stage and steps done
         self.hashes: dict[str, str] = {}  # SHA-256 of each data file
         self.provenance_record: dict[str, Any] = {}
-        self.measured: Mapping[str, float] = {}  # by this step's validation, such as `validation_loss`
-        self.pixels = PixelCache()
-        self.parent = parent
-        refuse_adapted(recipe, parent)
-        if parent is not None:
-            self.recipe = recipe.model_copy(update={"origin": parent.origin, "model": parent.model})
-        self.processor = recipe_processor(recipe, parent)
+        self.validation: Mapping[str, float] = {}  # this step's values, such as `validation_loss`
 
     def start(self, *, resume: bool) -> None:
-        """Run all stages, or go on where the newest checkpoint stands; a finished run stays as it is.
+        """Train all stages, or continue from the newest checkpoint; a finished run stays as it is.
 
-        Raises Stopped after SIGTERM, state saved. The watchdog ends the process where the run gets no further.
+        Raises Stopped after SIGTERM, with the state saved. The watchdog ends the process if the run makes no progress.
         """
         self._take_lock()
-        with Watchdog(self.recipe.watchdog, self.world.pulse, self.out / "stacks", self._end, self.world.board):
+        with Watchdog(self.recipe.watchdog, self.world.heartbeat, self.out / "stacks", self._end, self.world.board):
             try:
                 self._start(resume=resume or self.world.restarted)
             finally:
@@ -104,194 +135,217 @@ class Run:
 
     def _start(self, *, resume: bool) -> None:
         refuse_missing(self.recipe.track)
-        latest = self._latest(resume)
-        self.world.agree(hashlib.sha256(str(latest and latest.name).encode()).hexdigest(), "the newest checkpoint")
-        extra = checkpoint.read_parts(latest)["extra"] if latest is not None else None
-        if latest is not None and extra is not None:
-            refuse_another_recipe(latest, self.recipe, extra["stage"] + 1)
-            if extra["finished"] and extra["stage"] + 1 == len(self.recipe.stages):
-                if self.world.is_first:
-                    mark_finished(self.out, self.recipe.stages[-1].name, extra["step"])
-                return
-        with self.world.first_alone():  # what it finds out about the data is kept, and the others read it
-            planned, rejects = plan_stages(self.recipe, self.processor, self.progress)
-            if latest is None and self.world.is_first:  # find errors of later stages before the first one trains
-                refuse_untrainable(self.recipe, self.processor.spec, self.parent, self.world)
-        for item in planned:
-            known = item.plan.digest if item.stream is None else item.stream.digest
-            self.world.agree(known, f"the data of stage {item.stage.name}")
-        self.hashes = {str(file.path.absolute()): file.digest for item in planned for file, _ in item.samples.parts}
-        self.hashes |= {shards_of(item.stage.name): item.stream.digest for item in planned if item.stream}
-        # Read now: what lies beside the data may change while the run learns.
-        self.provenance_record = provenance_record(self.hashes, None if self.parent is None else self.parent.recorded)
+        point = self._resume_point(resume)
+        if point is not None and point.next_stage == len(self.recipe.stages):
+            if self.world.is_first:
+                mark_finished(self.out, self.recipe.stages[-1].name, point.step)
+            return
+        stages, rejects = self._plan(resumed=point is not None)
         if self.world.is_first:
-            self._prepare_folder(rejects, latest)
-            for words in dict.fromkeys(remark for item in planned for remark in item.remarks):
-                self.hooks.on_message(words)
-        model, first, cursor_folder = self._model(latest, planned)
-        self._status("running", planned[first].stage.name, extra["step"] if cursor_folder and extra else 0)
-        with stop_requested() as stopping:  # until all is told: launchers send SIGTERM when another process has failed
-            try:
-                with self._tracked():
-                    for number in range(first, len(planned)):
-                        model = self._stage(model, number, planned, cursor_folder, stopping)
-                        cursor_folder = None
-                self.metrics.settle()
-            except Stopped as stop:
-                self._status("preempted", *self.reached, reason=stop.message)
-                raise
-            except BaseException as error:
-                cause = self.world.blame(error)
-                self.saver.join()
-                self._status("failed", *self.reached, reason=f"{type(cause).__name__}: {cause}")
-                if cause is error:
-                    raise
-                raise cause from error
-            self._status("finished", *self.reached)
+            self._prepare_folder(rejects, point)
+            for remark in dict.fromkeys(remark for planned in stages for remark in planned.remarks):
+                self.hooks.on_message(remark)
+        model = self._first_model(stages, point)
+        first = 0 if point is None else point.next_stage
+        unfinished = None if point is None or point.finished else point
+        self._write_status("running", stages[first].stage.name, 0 if unfinished is None else unfinished.step)
+        # The flag covers all that is written below: launchers send SIGTERM when another process has failed.
+        with stop_requested() as stopping, self._recording_the_end(), self._tracking():
+            for number in range(first, len(stages)):
+                model = self._train_stage(model, number, stages, unfinished if number == first else None, stopping)
+            self.metrics.settle()
 
-    @contextmanager
-    def _tracked(self) -> Iterator[None]:
-        names = self.recipe.track if self.world.is_first else ()
-        with opened(names, self.out, self.recipe.name, self.recipe.model_dump(mode="json")) as self.track:
-            yield
+    def _resume_point(self, resume: bool) -> ResumePoint | None:
+        """Where the newest complete checkpoint ends; None for a new run. Raises RecipeError if the recipe differs."""
+        folder = None
+        if resume:
+            folder = newest_whole(self.out, warn=self.world.is_first)
+        elif checkpoints_of(self.out) or self.metrics.path.exists():
+            raise RecipeError(
+                f"{self.out}: contains a run already", "add --resume to continue it, or give another folder"
+            )
+        self.world.agree(hashlib.sha256(str(folder and folder.name).encode()).hexdigest(), "the newest checkpoint")
+        if folder is None:
+            return None
+        point = ResumePoint.read(folder)
+        refuse_another_recipe(folder, self.recipe, point.stage + 1)
+        return point
+
+    def _plan(self, *, resumed: bool) -> tuple[list[PlannedStage], list[Reject]]:
+        """Plan all stages, the same in all processes."""
+        with self.world.first_alone():  # rank 0 caches what it finds out about the data, and the others read it
+            stages, rejects = plan_stages(self.recipe, self.processor, self.progress)
+            if not resumed and self.world.is_first:  # find errors of later stages before the first one trains
+                refuse_untrainable(self.recipe, self.processor.spec, self.parent, self.world)
+        for planned in stages:
+            digest = planned.plan.digest if planned.stream is None else planned.stream.digest
+            self.world.agree(digest, f"the data of stage {planned.stage.name}")
+        self.hashes = {str(file.path.absolute()): file.digest for each in stages for file, _ in each.samples.parts}
+        self.hashes |= {shards_of(each.stage.name): each.stream.digest for each in stages if each.stream}
+        # Read now: the files next to the data may change while the run trains.
+        self.provenance_record = provenance_record(self.hashes, None if self.parent is None else self.parent.recorded)
+        return stages, rejects
 
     def _take_lock(self) -> None:
         if self.lock is None and self.world.is_first and self.out.is_dir():
             self.lock = Lock(self.out / "run.lock")
 
-    def _prepare_folder(self, rejects: Sequence[Reject], latest: Path | None) -> None:
+    def _prepare_folder(self, rejects: Sequence[Reject], point: ResumePoint | None) -> None:
         self.out.mkdir(parents=True, exist_ok=True)
         self._take_lock()
-        sweep(self.out, latest)
+        sweep(self.out, None if point is None else point.folder)
         write_atomic(self.out / "recipe.yaml", dump(self.recipe))
         write_jsonl(self.out / "rejects.jsonl", ({"id": r.id, "reason": r.reason, "detail": r.detail} for r in rejects))
 
-    def _latest(self, resume: bool) -> Path | None:
-        if resume:
-            return newest_whole(self.out, warn=self.world.is_first)
-        if checkpoints_of(self.out) or self.metrics.path.exists():
-            raise RecipeError(f"{self.out}: holds a run already", "add --resume to go on, or give another folder")
-        return None
-
-    def _model(
-        self, latest: Path | None, planned: Sequence[PlannedStage]
-    ) -> tuple[VisionLanguageModel, int, Path | None]:
-        """The model, the first stage to run, and the checkpoint whose state that stage goes on from."""
-        if latest is None:
+    def _first_model(self, stages: Sequence[PlannedStage], point: ResumePoint | None) -> VisionLanguageModel:
+        """The model to train; metrics written after its checkpoint are removed."""
+        if point is None:
             self._cut_metrics(0)
-            return self.first_model(self.recipe.stages[0].quantize), 0, None
-        extra = checkpoint.read_parts(latest)["extra"]
-        self.learnt = set(extra["learnt"])
-        model, _ = checkpoint.load(latest, device=self.device, quantize=self.recipe.stages[extra["stage"]].quantize)
-        self._cut_metrics(sum(len(item.plan.steps) for item in planned[: extra["stage"]]) + extra["step"])
-        finished = bool(extra["finished"])
-        return model, extra["stage"] + finished, None if finished else latest
+            return self.first_model(self.recipe.stages[0].quantize)
+        self._cut_metrics(sum(len(planned.plan.steps) for planned in stages[: point.stage]) + point.step)
+        self.trained = set(point.trained)
+        return self._load(point.folder, self.recipe.stages[point.stage])
 
     def _cut_metrics(self, keep: int) -> None:
         if self.world.is_first:
             self.metrics.cut(keep)
 
+    def _load(self, folder: Path, stage: Stage) -> VisionLanguageModel:
+        model, _ = checkpoint.load(folder, device=self.device, quantize=stage.quantize)
+        return model
+
     def first_model(self, quantize: int | None) -> VisionLanguageModel:
-        """The backbones with a fresh projector, or the model to go on from, its adapters merged."""
+        """Load the backbones with a fresh projector, or the model of `from` with its adapters merged."""
         if self.parent is None:
-            made = build(self.recipe.model, self.processor.spec, seed=self.recipe.seed, quantize=quantize)
-            return made.to(self.device)
-        # Rank 0 alone brings a model of another layout in.
-        folder = self.world.listed(str(self.parent.bring_in()) if self.world.is_first else "")[0]
+            model = build(self.recipe.model, self.processor.spec, seed=self.recipe.seed, quantize=quantize)
+            return model.to(self.device)
+        # Only rank 0 converts a model of another layout.
+        folder = self.world.gather_text(str(self.parent.bring_in()) if self.world.is_first else "")[0]
         model, _ = checkpoint.load(Path(folder), device=self.device, quantize=quantize)
-        self.learnt |= self.parent.trained_parts
+        self.trained |= self.parent.trained_parts
         if model.adapted:
             model.language = merge_adapters(model.language)
         return model
 
-    def _stage(
-        self,
-        model: VisionLanguageModel,
-        number: int,
-        all_planned: Sequence[PlannedStage],
-        cursor_folder: Path | None,
-        stopping: Callable[[], bool],
-    ) -> VisionLanguageModel:
-        planned, is_last = all_planned[number], number + 1 == len(all_planned)
-        stage, steps = planned.stage, len(planned.plan.steps)
-        if cursor_folder is None:
-            self.prepare(model, stage, number)
-        model.set_trainable(stage.learn)
-        model.set_recompute(stage.recompute)
-        self.learnt |= set(stage.learn)
-        way = way_of(self.recipe, stage, model, self.world)
-        halved = lay_weights_out(model, self.recipe.stages, stage, way, self.device, self.learnt)
-        loader = loader_of(planned, model, self.world, workers=self.recipe.workers, pixels=self.pixels, out=self.out,
-                           on_message=self.hooks.on_message, progress=self.progress, stopping=stopping)  # fmt: skip
-        trainer = Trainer(model, loader, stage, device=self.device, world=self.world, way=way,
-                          seed=self.recipe.seed + number)  # fmt: skip
-        start = 0
-        if cursor_folder is not None:
-            cursor = load_state(cursor_folder / "state", trainer.optimizer, plan=planned.plan)
-            start = cursor.step
-            loader.resume(cursor.lanes)
-        else:
-            self._rehearse(model, trainer, number)
-            try_largest_row(
-                trainer, planned, self.recipe.model, way, halved, on_message=self.hooks.on_message, stopping=stopping
-            )
-        self.reached = (stage.name, start)
-        left_out = self.world.gather(self.metrics.left_out(stage.name) if self.world.is_first else 0)[0][0]
-        trainer.may_leave_out = self.recipe.bad_steps - int(left_out)
-        watching = Watching(trainer, self.metrics, on_message=self.hooks.on_message, track=self.track)
-        validator = validator_of(self.recipe.validation, planned, trainer, self.out, self.hooks, self.pixels)
-        with self.progress(stage.name, steps) as advance:
-            advance(start)
-
-            def after_step(report: StepReport) -> None:
-                done = report.step + 1
-                self.measured = validator.measure(done) if validator is not None and validator.is_due(done) else {}
-                if self.world.is_first:
-                    watching.log(report, self.measured)
-                advance(1, note=watching.note(report))
-                self.reached = (stage.name, done)
-                asked = self.world.any(stopping())
-                if done == steps or asked or (stage.save_every and done % stage.save_every == 0):
-                    self._save(model, trainer, number, planned, done)
-                if done == steps or asked:
-                    self.saver.finish()
-                if asked and not (done == steps and is_last):
-                    raise self._stopped()
-
-            with compiled(trainer, way, trainer.needed.token * planned.tokens, self.hooks.on_message):
-                done = trainer.run(start, after_step)
-        if done < steps:
-            if done > start and done % (stage.save_every or steps):  # else it is saved already
-                self._save(model, trainer, number, planned, done)
-            self.saver.finish()
-            raise self._stopped()
-        if self.world.size > 1 and not is_last:  # as a resumed run would: slices cannot be changed into another model
-            model, _ = checkpoint.load(checkpoints_of(self.out)[-1], device=self.device, quantize=stage.quantize)
-        return model
-
-    def _stopped(self) -> Stopped:
-        stage, step = self.reached
-        return Stopped(f"{self.out}: stopped at step {step} of stage {stage}", "go on with --resume")
-
     def prepare(self, model: VisionLanguageModel, stage: Stage, number: int, *, quantise: bool = True) -> None:
-        """Earlier adapters become part of the weights; a LoRA stage begins with fresh ones."""
+        """Prepare the model for a stage: merge earlier adapters into the weights, add fresh ones for LoRA."""
         seed_all(self.recipe.seed + number)
         if model.adapted:
             model.language = merge_adapters(model.language)
-            self.learnt = (self.learnt - {"adapters"}) | {"language"}
+            self.trained = (self.trained - {"adapters"}) | {"language"}
         if quantise and stage.quantize is not None and not is_quantised(model.language):
-            # The recipe holds that no stage before has changed the language model: it is as it lies in its folder.
+            # The recipe's validation ensures that no earlier stage has changed the language model.
             source = source_of(self.recipe.model.language, "language")
             model.language = load_language(source, unwrap(model.language).dtype, stage.quantize)
             model.to(self.device)
         if stage.lora is not None:
             model.language = add_adapters(model.language, stage.lora)
 
-    def _rehearse(self, model: VisionLanguageModel, trainer: Trainer, number: int) -> None:
-        """Save in full before the first step, with all that later stages will have learnt too."""
-        learnt = self.learnt.union(*(stage.learn for stage in self.recipe.stages[number:]))
-        tensors = checkpoint.snapshot(model, learnt, copying(self.world))
-        state_bytes = 8 * sum(p.numel() for p in trainer.learning)  # AdamW's two moments, in fp32
+    def make_trainer(
+        self,
+        model: VisionLanguageModel,
+        planned: PlannedStage,
+        number: int,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> StageTraining:
+        """Set a prepared model up for a stage: what is trained, recomputed, sharded and stored in bf16."""
+        stage = planned.stage
+        model.set_trainable(stage.learn)
+        model.set_recompute(stage.recompute)
+        self.trained |= set(stage.learn)
+        parallelism = choose_parallelism(self.recipe, stage, model, self.world)
+        bf16_parts = [] if parallelism == "fsdp" else parts_in_bf16(self.recipe.stages, self.trained, self.device)
+        store_in_bf16(model, bf16_parts)
+        options = LoaderOptions(
+            self.recipe.workers, self.pixels, self.out, self.hooks.on_message, self.progress, stopping
+        )
+        loader = make_loader(planned, model, self.world, options)
+        trainer = Trainer(model, loader, stage, device=self.device, world=self.world, parallelism=parallelism,
+                          seed=self.recipe.seed + number)  # fmt: skip
+        return StageTraining(planned, number, trainer, parallelism, tuple(bf16_parts))
+
+    def _train_stage(
+        self,
+        model: VisionLanguageModel,
+        number: int,
+        stages: Sequence[PlannedStage],
+        point: ResumePoint | None,
+        stopping: Callable[[], bool],
+    ) -> VisionLanguageModel:
+        """Train one stage, from its beginning or from a checkpoint within it; return the model for the next one."""
+        planned, is_last = stages[number], number + 1 == len(stages)
+        if point is None:
+            self.prepare(model, planned.stage, number)
+        training = self.make_trainer(model, planned, number, stopping)
+        trainer = training.trainer
+        if point is None:
+            start = 0
+            self._rehearse_saving(training)
+            try_largest_row(trainer, planned, self.recipe.model, training.parallelism, training.bf16_parts,
+                            on_message=self.hooks.on_message, stopping=stopping)  # fmt: skip
+        else:
+            cursor = load_state(point.folder / "state", trainer.optimizer, plan=planned.plan)
+            start = cursor.step
+            trainer.loader.resume(cursor.lanes)
+        self.reached = (planned.stage.name, start)
+        trainer.skips_left = self._skips_left(planned.stage)
+        log = StepLog(trainer, self.metrics, on_message=self.hooks.on_message, track=self.track)
+        validator = validator_of(self.recipe.validation, planned, trainer, self.out, self.hooks, self.pixels)
+        done = self._train(training, start, log, validator, stopping, is_last=is_last)
+        if done < training.steps:
+            if done > start and not training.saves_at(done):  # else it is saved already
+                self._save(training, done)
+            self.saver.finish()
+            raise self._stopped()
+        if self.world.size > 1 and not is_last:  # as in a resumed run: shards cannot become another model
+            return self._load(checkpoints_of(self.out)[-1], planned.stage)
+        return model
+
+    def _train(
+        self,
+        training: StageTraining,
+        start: int,
+        log: StepLog,
+        validator: Validator | None,
+        stopping: Callable[[], bool],
+        *,
+        is_last: bool,
+    ) -> int:
+        """Train a stage's steps: after each one validate, log and save. Raises Stopped if the run is asked to stop."""
+        trainer, stage = training.trainer, training.planned.stage
+        with self.progress(stage.name, training.steps) as advance:
+            advance(start)
+
+            def after_step(report: StepReport) -> None:
+                done = report.step + 1
+                self.validation = validator.measure(done) if validator is not None and validator.is_due(done) else {}
+                if self.world.is_first:
+                    log.write(report, self.validation)
+                advance(1, note=log.note(report))
+                self.reached = (stage.name, done)
+                asked_to_stop, is_end = self.world.any(stopping()), done == training.steps
+                if asked_to_stop or training.saves_at(done):
+                    self._save(training, done)
+                if asked_to_stop or is_end:
+                    self.saver.finish()
+                if asked_to_stop and not (is_end and is_last):
+                    raise self._stopped()
+
+            flops = trainer.work.token * training.planned.tokens
+            with compiled(trainer, training.parallelism, flops, self.hooks.on_message):
+                return trainer.run(start, after_step)
+
+    def _skips_left(self, stage: Stage) -> int:
+        """How many updates the recipe still lets the stage skip; rank 0 knows how many it has skipped."""
+        skipped = self.metrics.left_out(stage.name) if self.world.is_first else 0
+        return self.recipe.bad_steps - int(self.world.gather(skipped)[0][0])
+
+    def _rehearse_saving(self, training: StageTraining) -> None:
+        """Save a whole checkpoint before the first step, with all parts that later stages train too."""
+        model, trainer = training.trainer.model, training.trainer
+        trained = self.trained.union(*(stage.learn for stage in self.recipe.stages[training.number :]))
+        tensors = checkpoint.snapshot(model, trained, copy_on_first(self.world))
+        state_bytes = 8 * sum(p.numel() for p in trainer.trainable)  # AdamW's two moments, in fp32
 
         def write(folder: Path) -> None:
             checkpoint.save(folder, model, self.processor, recipe=self.recipe, tensors=tensors)
@@ -299,55 +353,131 @@ class Run:
         self.saver.begin(lambda: rehearse(self.out / "checkpoints" / ".rehearsal", write, state_bytes=state_bytes))
         self.saver.finish()
 
-    def _save(
-        self, model: VisionLanguageModel, trainer: Trainer, number: int, planned: PlannedStage, done: int
-    ) -> None:
-        """Copy what is to be saved; it is written while the loop goes on."""
-        stage, finished = planned.stage, done == len(planned.plan.steps)
+    def _save(self, training: StageTraining, done: int) -> None:
+        """Copy all tensors of a checkpoint now, and write it while training continues."""
+        planned, trainer, finished = training.planned, training.trainer, done == training.steps
         extra = {
-            "stage": number,
+            "stage": training.number,
             "step": done,
             "finished": finished,
-            "learnt": sorted(self.learnt),
+            "learnt": sorted(self.trained),
             "history": self.provenance_record,
-            "measured": dict(self.measured),
+            "measured": dict(self.validation),
         }
-        learnt, take = frozenset(self.learnt), copying(self.world)
-        tensors = checkpoint.snapshot(model, learnt, take)
-        optimizer = [] if finished else copied(trainer.optimizer.state_dict(), take)
-        lanes = places_at(trainer.loader, done, self.world)
+        trained, copy = frozenset(self.trained), copy_on_first(self.world)
+        tensors = checkpoint.snapshot(trainer.model, trained, copy)
+        optimizer = [] if finished else copy_states(trainer.optimizer.state_dict(), copy)
+        lanes = positions_at(trainer.loader, done, self.world)
 
-        def state(draft: Path) -> None:
+        def write_state(draft: Path) -> None:
             if not finished:
-                save_state(draft / "state", optimizer, cursor_at(stage.name, done, planned.plan, lanes))
+                save_state(draft / "state", optimizer, cursor_at(planned.stage.name, done, planned.plan, lanes))
 
         def write() -> None:
             checkpoint.save(
-                self.out / "checkpoints" / checkpoint_name(number, stage.name, done),
-                model,
+                self.out / "checkpoints" / checkpoint_name(training.number, planned.stage.name, done),
+                trainer.model,
                 self.processor,
                 recipe=self.recipe,
                 extra=extra,
-                write_more=state,
+                write_more=write_state,
                 tensors=tensors,
             )
             prune(self.out, self.recipe.keep_checkpoints)
-            self._status("running", stage.name, done)
+            self._write_status("running", planned.stage.name, done)
 
         self.saver.begin(write)
 
-    def _not_saved(self, error: BaseException) -> None:
-        with suppress(DiskError):  # the disk may be full for this too; the log has said it
-            self._status("running", *self.reached, reason=f"a checkpoint was not saved: {error}")
+    @contextmanager
+    def _tracking(self) -> Iterator[None]:
+        names = self.recipe.track if self.world.is_first else ()
+        with open_trackers(names, self.out, self.recipe.name, self.recipe.model_dump(mode="json")) as self.track:
+            yield
+
+    @contextmanager
+    def _recording_the_end(self) -> Iterator[None]:
+        """Write to run.json how the block ends; raise the cause of an error that another process caused."""
+        try:
+            yield
+        except Stopped as stop:
+            self._write_status("preempted", *self.reached, reason=stop.message)
+            raise
+        except BaseException as error:
+            cause = self.world.cause_of(error)
+            self.saver.join()
+            self._write_status("failed", *self.reached, reason=f"{type(cause).__name__}: {cause}")
+            if cause is error:
+                raise
+            raise cause from error
+        self._write_status("finished", *self.reached)
+
+    def _stopped(self) -> Stopped:
+        stage, step = self.reached
+        return Stopped(f"{self.out}: stopped at step {step} of stage {stage}", "continue with --resume")
+
+    def _note_unsaved(self, error: BaseException) -> None:
+        with suppress(DiskError):  # the disk may be full for this file too; the log has the error
+            self._write_status("running", *self.reached, reason=f"a checkpoint was not saved: {error}")
 
     def _end(self, reason: str) -> None:
-        """The watchdog's word, whichever process it comes from: rank 0 may be the one that is stuck."""
-        self._write_status("failed", *self.reached, reason=reason)
+        """Record why the watchdog ends the run, in any process: rank 0 may be the one that is stuck."""
+        self._write_status("failed", *self.reached, reason=reason, from_any_rank=True)
 
-    def _status(self, status: str, stage: str, step: int, *, reason: str = "") -> None:
-        if self.world.is_first:
-            self._write_status(status, stage, step, reason=reason)
+    def _write_status(
+        self, status: str, stage: str, step: int, *, reason: str = "", from_any_rank: bool = False
+    ) -> None:
+        if self.world.is_first or from_any_rank:
+            known = {"versions": versions(), "data": self.hashes, "device": self.device}
+            write_json(
+                self.out / "run.json", {"status": status, "stage": stage, "step": step, "reason": reason, **known}
+            )
 
-    def _write_status(self, status: str, stage: str, step: int, *, reason: str = "") -> None:
-        known = {"versions": versions(), "data": self.hashes, "device": self.device}
-        write_json(self.out / "run.json", {"status": status, "stage": stage, "step": step, "reason": reason, **known})
+
+@dataclass(frozen=True, slots=True)
+class StageTraining:
+    """A stage that is being trained: its plan, its index in the recipe, its trainer.
+
+    Attributes:
+        bf16_parts: Parts whose frozen weights are stored in bf16.
+    """
+
+    planned: PlannedStage
+    number: int
+    trainer: Trainer
+    parallelism: Parallelism
+    bf16_parts: tuple[str, ...]
+
+    @property
+    def steps(self) -> int:
+        return len(self.planned.plan.steps)
+
+    def saves_at(self, done: int) -> bool:
+        """Tell whether a checkpoint is due after so many steps."""
+        save_every = self.planned.stage.save_every
+        return done == self.steps or bool(save_every and done % save_every == 0)
+
+
+@contextmanager
+def stop_requested() -> Iterator[Callable[[], bool]]:
+    """While the block lasts, SIGTERM and the first Ctrl-C set a flag that the loop reads between steps.
+
+    A second Ctrl-C raises KeyboardInterrupt at once.
+    """
+    requested = False
+
+    def on_signal(signum: int, frame: FrameType | None) -> None:
+        nonlocal requested
+        if requested and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        requested = True
+
+    try:
+        before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not the main thread: signals go elsewhere
+        yield lambda: False
+        return
+    try:
+        yield lambda: requested
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,13 +1,13 @@
-"""Trackers by name beside metrics.jsonl, which is always there: each a callable that takes a step's values.
+"""Send every step's values to the trackers that a recipe names, in addition to metrics.jsonl.
 
-recipe's `track` -> opened() -> track(stage, step, values) -> tensorboard's event files, a wandb or trackio run
-A tracker is imported when a recipe names it; what is not installed is said before anything else is done.
+recipe's `track` -> open_trackers() -> track(stage, step, values) -> tensorboard's event files, a wandb or trackio run
+A tracker is imported only if a recipe names it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,13 @@ from vistune.errors import RecipeError
 Track = Callable[[str, int, Mapping[str, float]], None]
 
 
+def track_nothing(stage: str, step: int, values: Mapping[str, float]) -> None:
+    """Do nothing: no tracker is named."""
+
+
 @contextmanager
-def tensorboard(out: Path, name: str, settings: Mapping[str, Any]) -> Iterator[Track]:
-    """Event files in OUT/tensorboard, read by `tensorboard --logdir OUT`."""
+def tensorboard(out: Path, name: str, settings: Mapping[str, object]) -> Iterator[Track]:
+    """Write event files to OUT/tensorboard; `tensorboard --logdir OUT` shows them."""
     from torch.utils.tensorboard import SummaryWriter
 
     with SummaryWriter(str(out / "tensorboard")) as writer:
@@ -32,8 +36,11 @@ def tensorboard(out: Path, name: str, settings: Mapping[str, Any]) -> Iterator[T
 
 
 @contextmanager
-def _hosted(module: Any, out: Path, name: str, settings: Mapping[str, Any]) -> Iterator[Track]:
-    """wandb, or trackio, which has the same calls: steps of stages count on, since theirs may only grow."""
+def _hosted(module: Any, out: Path, name: str, settings: Mapping[str, object]) -> Iterator[Track]:
+    """Start a run of wandb or of trackio, which has the same calls.
+
+    A stage's step is logged as a value: the trackers' own step may only grow.
+    """
     run = module.init(project="vistune", name=name, config=dict(settings))
     try:
         yield lambda stage, step, values: run.log(
@@ -44,8 +51,8 @@ def _hosted(module: Any, out: Path, name: str, settings: Mapping[str, Any]) -> I
 
 
 @contextmanager
-def wandb(out: Path, name: str, settings: Mapping[str, Any]) -> Iterator[Track]:
-    """A run of Weights & Biases; WANDB_MODE=offline and its other variables are its own."""
+def wandb(out: Path, name: str, settings: Mapping[str, object]) -> Iterator[Track]:
+    """Start a run of Weights & Biases, set up by its own variables such as WANDB_MODE=offline."""
     import wandb as module
 
     with _hosted(module, out, name, settings) as track:
@@ -53,32 +60,36 @@ def wandb(out: Path, name: str, settings: Mapping[str, Any]) -> Iterator[Track]:
 
 
 @contextmanager
-def trackio(out: Path, name: str, settings: Mapping[str, Any]) -> Iterator[Track]:
-    """A run of trackio, on this machine unless it is told otherwise."""
+def trackio(out: Path, name: str, settings: Mapping[str, object]) -> Iterator[Track]:
+    """Start a run of trackio, on this machine unless its own settings name another one."""
     import trackio as module
 
     with _hosted(module, out, name, settings) as track:
         yield track
 
 
-TRACKERS: Mapping[str, Callable[..., Any]] = {"tensorboard": tensorboard, "wandb": wandb, "trackio": trackio}
+TRACKERS: Mapping[str, Callable[..., AbstractContextManager[Track]]] = {
+    "tensorboard": tensorboard,
+    "wandb": wandb,
+    "trackio": trackio,
+}
 
 
 def refuse_missing(names: Sequence[str]) -> None:
-    """Raise RecipeError for a tracker that is not installed."""
+    """Raise RecipeError if a tracker is not installed."""
     for name in names:
         if find_spec(name) is None:
             raise RecipeError(f"track: {name} is not installed", f"pip install {name}, or leave it out of `track`")
 
 
 @contextmanager
-def opened(names: Sequence[str], out: Path, name: str, settings: Mapping[str, Any]) -> Iterator[Track]:
-    """One callable for all of them; `settings`: the resolved recipe, for trackers that show it."""
+def open_trackers(names: Sequence[str], out: Path, name: str, settings: Mapping[str, object]) -> Iterator[Track]:
+    """Open the trackers; return one function for all. `settings`: the resolved recipe, for trackers that show it."""
     with ExitStack() as stack:
-        open_ones = [stack.enter_context(TRACKERS[key](out, name, settings)) for key in names]
+        trackers = [stack.enter_context(TRACKERS[key](out, name, settings)) for key in names]
 
         def track(stage: str, step: int, values: Mapping[str, float]) -> None:
-            for one in open_ones:
-                one(stage, step, values)
+            for each in trackers:
+                each(stage, step, values)
 
         yield track

@@ -1,17 +1,18 @@
-"""One stage of training. Everything that is not the algorithm is a callable handed in.
+"""Train one stage. Everything that is not the algorithm is a callable handed in.
 
-Loader -> steps of batches -> summed loss over the step's supervised tokens, of all processes -> AdamW
+Loader -> steps of packed rows -> mean loss over the step's supervised tokens, of all processes -> optimizer
 """
 
 from __future__ import annotations
 
 import math
+import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, closing, suppress
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
@@ -19,50 +20,46 @@ from torch.nn.parallel import DistributedDataParallel
 from vistune.data import Interrupted, Loader, ShardLoader
 from vistune.errors import VistuneError, some
 from vistune.model import VisionLanguageModel
-from vistune.planner.flops import needed_by
-from vistune.planner.precision import products_in, uses_bf16
+from vistune.model.precision import matmul_precision, uses_bf16
+from vistune.planner.memory import Parallelism
+from vistune.planner.work import work_of_model
 from vistune.processor import blank_batch
 from vistune.recipe import Stage
-from vistune.training.by_source import BySource
-from vistune.training.distributed.parallel import World
-from vistune.training.distributed.sharding import Learner, Way, keeping_gradients, wrap
-from vistune.training.optim import make_optimizer, stage_factor
-from vistune.training.state import seed_row
+from vistune.training.distributed.parallelism import ModelWithLoss, gradient_sync, wrap
+from vistune.training.distributed.world import World
+from vistune.training.optimizer import make_optimizer, rate_schedule
+from vistune.training.step_report import LossBySource, StepReport
 from vistune.types import Batch
 
 
+def seed_all(seed: int) -> None:
+    """Seed every global random generator that our code, a library or a user's part may use."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
+def seed_row(seed: int, step: int, row_index: int) -> None:
+    """Seed for one packed row, whichever process computes it and whatever was computed before."""
+    seed_all(int(np.random.SeedSequence([seed, step, row_index]).generate_state(1, np.uint64)[0]))
+
+
 @dataclass(frozen=True, slots=True)
-class StepReport:
-    """What one optimiser step did, over all processes; loss is the mean over its supervised tokens.
+class _StepSizes:
+    """Totals of a step over all processes; `computed_tokens` with those of blank rows."""
 
-    seconds: with the wait for data · busy: seconds that each process read and computed before it needed another one ·
-    computed_tokens: with those of blank rows · flops: that the step needs (flops.py) · by_source: {source: {loss,
-    supervised_tokens}} (by_source.py) · left_out: why nothing was learnt from it; "" where it was.
-    """
-
-    step: int
-    loss: float
-    learning_rate: float
-    gradient_norm: float
+    supervised: int
     tokens: int
-    supervised_tokens: int
     computed_tokens: int
     flops: float
-    seconds: float
-    busy: tuple[float, ...] = ()
-    by_source: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    left_out: str = ""
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.tokens / self.seconds
 
 
 class Trainer:
-    """Runs a stage's steps on a model whose learning parts are set; `learner` is the model with its loss.
+    """Train a model whose trainable parts are set.
 
-    `way`: how the model is kept over the processes of `world`; under fsdp its parameters become slices here ·
-    `seed`: of dropout.
+    Args:
+        parallelism: How the processes of `world` keep the model; under FSDP its parameters become shards here.
+        seed: Of dropout.
     """
 
     def __init__(
@@ -73,7 +70,7 @@ class Trainer:
         *,
         device: str = "cpu",
         world: World | None = None,
-        way: Way = "alone",
+        parallelism: Parallelism = "single",
         seed: int = 0,
     ) -> None:
         self.model = model
@@ -82,128 +79,129 @@ class Trainer:
         self.device = device
         self.world = world or World()
         self.seed = seed
-        self.busy = 0.0  # of this process in this step
-        self.may_leave_out = 0  # steps, before the stage ends
-        self.by_source = BySource(loader.samples)
-        needed = needed_by(model)  # before parameters become slices
-        self.learner = wrap(Learner(model), way, self.world)
-        self.optimizer = make_optimizer(model.parts(), stage)
-        self.factor = stage_factor(stage, len(loader))
-        self.learning = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.bf16 = uses_bf16(stage.precision, device)
-        self.needed = needed
-        self._lay_gradients_out()
+        self.work = work_of_model(model)  # counted before parameters become shards
+        self.model_with_loss = wrap(ModelWithLoss(model), parallelism, self.world)
+        self.optimizer = make_optimizer(model.parts(), stage)
+        self.rate_factor = rate_schedule(stage, len(loader))
+        self.trainable = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.loss_by_source = LossBySource(loader.samples)
+        self.busy = 0.0  # seconds of this process in this step
+        self.skips_left = 0  # steps that may still be skipped before the run fails
+        self._warm_up_ddp()
 
-    def _lay_gradients_out(self) -> None:
-        """Have DDP's first exchange behind it, over a blank row.
+    def _warm_up_ddp(self) -> None:
+        """Run DDP's first all-reduce on a blank row.
 
-        Behind that it lays gradients out anew, and in what order three processes or more are summed depends on where a
-        gradient lies: a run that goes on would sum its first step otherwise than one that was left alone.
+        After its first all-reduce DDP reorders its gradient buckets. With three processes or more, the order in which
+        gradients are summed depends on the buckets: without this a resumed run would sum its first step differently
+        from a run that never stopped.
         """
-        if isinstance(self.learner, DistributedDataParallel) and self.world.size > 2:
+        if isinstance(self.model_with_loss, DistributedDataParallel) and self.world.size > 2:
             self._add_gradients(0, blank_batch(self.model.spec.image_side), 1, last=True)
-            self.optimizer.zero_grad()
-            self.by_source.take()
+            self._forget()
 
     def run(self, start: int, after_step: Callable[[StepReport], None]) -> int:
-        """Every step from `start` on; `after_step` may save, log, or raise to stop.
+        """Train every step from `start` on and return the steps done.
 
-        The steps done: fewer than all where a process is asked to stop while it waits for rows.
+        `after_step` may save, log, or raise to stop. Fewer than all steps are done if a process is asked to stop while
+        it waits for rows.
         """
-        pulse, done = self.world.pulse, start
-        with products_in(self.stage.precision, self.device), closing(self.loader.steps(start=start)) as steps:
-            pulse.beat("read", steps=start)
+        heartbeat, done = self.world.heartbeat, start
+        with matmul_precision(self.stage.precision, self.device), closing(self.loader.steps(start=start)) as steps:
+            heartbeat.beat("read", steps=start)
             began = time.perf_counter()
             with suppress(Interrupted):
                 for step, batches in steps:
-                    pulse.beat("learn")
+                    heartbeat.beat("learn")
                     self.busy = time.perf_counter() - began
-                    report = self.learn(step, batches)
+                    report = self.train_step(step, batches)
                     after_step(replace(report, seconds=time.perf_counter() - began))
                     done = step + 1
-                    pulse.beat("read", steps=done)
+                    heartbeat.beat("read", steps=done)
                     began = time.perf_counter()
                 if done < len(self.loader):
-                    self._sizes(None)  # the others may have their rows, and wait for this one's
+                    self._agree_on_sizes(None)  # the others may have their rows, and wait for this process's sizes
         return done
 
-    def learn(self, step: int, batches: Sequence[Batch]) -> StepReport:
-        """One optimiser step; every supervised token in it weighs the same, however it is packed into rows."""
+    def train_step(self, step: int, batches: Sequence[Batch]) -> StepReport:
+        """Do one optimizer step; every supervised token in it weighs the same, however it is packed into rows."""
         began = time.perf_counter()
-        self.optimizer.set_rates(self.factor(step))
-        count, tokens, computed, flops = self._sizes(batches)
-        total = 0.0
-        for place, batch in enumerate(batches, start=1):
-            total += self._add_gradients(step, batch, count, last=place == len(batches))
-        sums = self.world.gather(total, self.busy, *self.by_source.take())
-        losses, busy = [own[0] for own in sums], [own[1] for own in sums]
-        norm = self._clip()
+        self.optimizer.set_rates(self.rate_factor(step))
+        sizes = self._agree_on_sizes(batches)
+        loss = 0.0
+        for count, batch in enumerate(batches, start=1):
+            loss += self._add_gradients(step, batch, sizes.supervised, last=count == len(batches))
+        by_process = self.world.gather(loss, self.busy, *self.loss_by_source.take())
+        losses = [values[0] for values in by_process]
+        norm = self._clip_gradients()
+        skip_reason = ""
         if math.isfinite(sum(losses)) and math.isfinite(norm):
-            left_out = ""
             self.optimizer.step()
         else:
-            left_out = self._left_out(step, batches, losses, norm)
+            skip_reason = self._skip(step, batches, losses, norm)
         self.optimizer.zero_grad()
         return StepReport(
             step=step,
             loss=sum(losses),
             learning_rate=max(group["lr"] for group in self.optimizer.param_groups),
             gradient_norm=norm,
-            tokens=tokens,
-            supervised_tokens=count,
-            computed_tokens=computed,
-            flops=flops,
+            tokens=sizes.tokens,
+            supervised_tokens=sizes.supervised,
+            computed_tokens=sizes.computed_tokens,
+            flops=sizes.flops,
             seconds=time.perf_counter() - began,
-            busy=tuple(busy),
-            by_source=self.by_source.told([own[2:] for own in sums]),
-            left_out=left_out,
+            busy=tuple(values[1] for values in by_process),
+            by_source=self.loss_by_source.means([values[2:] for values in by_process]),
+            skip_reason=skip_reason,
         )
 
     def try_row(self, step: int, batch: Batch, *, times: int) -> None:
-        """A row's gradients, made so many times over and thrown away; all processes call it together."""
+        """Compute a row's gradients so many times and drop them; all processes call it together."""
         try:
-            with products_in(self.stage.precision, self.device):
+            with matmul_precision(self.stage.precision, self.device):
                 for _ in range(times):
                     self._add_gradients(step, batch, batch.supervised, last=False)
         finally:
-            self.optimizer.zero_grad()
-            self.by_source.take()
+            self._forget()
 
     def loss_sum(self, batch: Batch) -> float:
-        """The row's summed loss, for what is measured and not learnt."""
-        with products_in(self.stage.precision, self.device), self._precision():
-            loss, _ = self.learner(batch.to(self.device))
-        self.world.pulse.beat()
+        """Return a validation row's summed loss."""
+        with matmul_precision(self.stage.precision, self.device), self._autocast():
+            loss, _ = self.model_with_loss(batch.to(self.device))
+        self.world.heartbeat.beat()
         return float(loss.detach())
 
-    def _sizes(self, batches: Sequence[Batch] | None) -> tuple[int, int, int, float]:
-        """Of the step, over all processes: supervised tokens, tokens, those of blank rows too, FLOPs that it needs.
+    def _agree_on_sizes(self, batches: Sequence[Batch] | None) -> _StepSizes:
+        """Add up the step's sizes over all processes.
 
-        Without rows the others are told that there are none to come. Raises Interrupted in all then.
+        `batches` is None in a process that has no more rows to come. Raises Interrupted in all processes then.
         """
+        rows = batches or ()
         own = (
-            sum(batch.supervised for batch in batches or ()),
-            sum(len(batch.input_ids) for batch in batches or () if batch.ids),
-            sum(len(batch.input_ids) for batch in batches or ()),
-            sum(self.needed.of(batch) for batch in batches or ()),
+            sum(batch.supervised for batch in rows),
+            sum(len(batch.input_ids) for batch in rows if batch.ids),
+            sum(len(batch.input_ids) for batch in rows),
+            sum(self.work.of_batch(batch) for batch in rows),
             batches is None,
         )
-        count, tokens, computed, flops, ended = (sum(values) for values in zip(*self.world.gather(*own), strict=True))
-        if ended:
+        totals = [sum(values) for values in zip(*self.world.gather(*own), strict=True)]
+        supervised, tokens, computed, flops, interrupted = totals
+        if interrupted:
             raise Interrupted
-        return int(count), int(tokens), int(computed), flops
+        return _StepSizes(int(supervised), int(tokens), int(computed), flops)
 
-    def _add_gradients(self, step: int, batch: Batch, count: int, *, last: bool) -> float:
-        """The row's part of the step's mean loss, its gradients added to the others'."""
+    def _add_gradients(self, step: int, batch: Batch, supervised: int, *, last: bool) -> float:
+        """Add a row's gradients to the step's; return the row's part of the step's mean loss."""
         seed_row(self.seed, step, batch.number)
         try:
-            with keeping_gradients(self.learner, last=last):
+            with gradient_sync(self.model_with_loss, last=last):
                 began = time.perf_counter()
-                with self._precision():
-                    loss, losses = self.learner(batch.to(self.device))
-                    loss = loss / max(count, 1)
+                with self._autocast():
+                    loss_sum, token_losses = self.model_with_loss(batch.to(self.device))
+                    loss = loss_sum / max(supervised, 1)
                 self.busy += time.perf_counter() - began
-                (loss * self.world.size).backward()  # torch averages gradients over the processes: here they are summed
+                (loss * self.world.size).backward()  # torch averages gradients over processes; the step needs their sum
         except RuntimeError as error:
             if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
                 raise
@@ -212,32 +210,36 @@ class Trainer:
                 f"at {len(batch.input_ids)} tokens and {len(batch.images)} tiles of samples {some(batch.ids, 8)}",
                 "lower tokens_per_row, recompute: [language, vision], or parallel: fsdp over more processes",
             ) from error
-        self.world.pulse.beat()
-        self.by_source.add(batch, losses)
+        self.world.heartbeat.beat()
+        self.loss_by_source.add(batch, token_losses)
         return float(loss.detach())
 
-    def _clip(self) -> float:
-        """The norm of all gradients together, in whatever slices they lie; what is over the limit is scaled down."""
-        norm = torch.nn.utils.clip_grad_norm_(self.learning, self.stage.clip)
+    def _clip_gradients(self) -> float:
+        """Scale all gradients down to the stage's limit; return their norm before, over all shards."""
+        norm = torch.nn.utils.clip_grad_norm_(self.trainable, self.stage.clip)
         return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
-    def _left_out(self, step: int, batches: Sequence[Batch], losses: Sequence[float], norm: float) -> str:
-        """What was wrong, in words. Raises VistuneError where no more steps may be left out.
+    def _skip(self, step: int, batches: Sequence[Batch], losses: Sequence[float], norm: float) -> str:
+        """Return why the update is skipped. Raises VistuneError if no more steps may be skipped.
 
-        All processes come here or none does, since all know the same sums: no one applies the update.
+        All processes know the same sums, so all call it or none does.
         """
-        ids = self.world.listed(some([name for batch in batches for name in batch.ids], 8))
+        ids = self.world.gather_text(some([name for batch in batches for name in batch.ids], 8))
         bad = [rank for rank, loss in enumerate(losses) if not math.isfinite(loss)] or range(len(ids))
-        said = f"loss {sum(losses)}, gradient norm {norm}, nothing learnt from it; " + "; ".join(
+        reason = f"loss {sum(losses)}, gradient norm {norm}: the update is skipped; " + "; ".join(
             f"rank {rank} had samples {ids[rank]}" for rank in bad
         )
-        if self.may_leave_out <= 0:
+        if self.skips_left <= 0:
             raise VistuneError(
-                f"stage {self.stage.name}, step {step}: {said}",
-                "lower the rates in `learn`, look at these samples, or let bad_steps leave some such steps out",
+                f"stage {self.stage.name}, step {step}: {reason}",
+                "lower the rates in `learn`, look at these samples, or raise `bad_steps` to skip some such steps",
             )
-        self.may_leave_out -= 1
-        return said
+        self.skips_left -= 1
+        return reason
 
-    def _precision(self) -> AbstractContextManager[object]:
+    def _forget(self) -> None:
+        self.optimizer.zero_grad()
+        self.loss_by_source.take()
+
+    def _autocast(self) -> AbstractContextManager[object]:
         return torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.bf16)

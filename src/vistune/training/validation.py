@@ -1,7 +1,7 @@
-"""A stage measured on rows that it never learns from: their loss, some answers, and whatever else is asked of it.
+"""Measure a stage on its validation split: the loss, some answers, and scores that the caller adds.
 
-Held rows + the model as it is -> {validation_loss, …} for the step's line · samples.jsonl: what it says to questions
-Nothing here changes what is learnt: chance is drawn anew for every row that is.
+validation samples + the current model -> {validation_loss, …} in the step's metrics, and answers in samples.jsonl
+Measuring changes nothing that is trained: random generators are seeded anew for every training row.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch.distributed.tensor import DTensor
@@ -22,9 +21,9 @@ from vistune.files import read_jsonl, write_jsonl
 from vistune.generation import Assistant
 from vistune.progress import OnMessage, Progress, no_progress
 from vistune.recipe import Validation
-from vistune.training.distributed.watchdog import beating
+from vistune.training.distributed.watchdog import with_heartbeat
 from vistune.training.trainer import Trainer
-from vistune.types import IMAGE_ID, Batch, ImageRef, Message
+from vistune.types import IMAGE_ID, Batch, ImageRef
 
 Evaluate = Callable[[Assistant, Progress], Mapping[str, float]]
 log = logging.getLogger("vistune.training")
@@ -36,7 +35,7 @@ class Hooks:
 
     Attributes:
         on_message: Called with each message for the user.
-        evaluate: Returns further figures of the current model by name, such as benchmark scores.
+        evaluate: Returns further scores of the current model by name, such as those of benchmarks.
     """
 
     on_message: OnMessage = log.info
@@ -44,14 +43,11 @@ class Hooks:
 
 
 class Validator:
-    """Measures a stage's held rows; all processes call it together, rank 0 alone writes.
-
-    `evaluate`: further figures of the model as it is, such as benchmarks', by name.
-    """
+    """Measure a stage's validation split; all processes call it together, only rank 0 writes."""
 
     def __init__(
         self,
-        wanted: Validation,
+        settings: Validation,
         planned: PlannedStage,
         trainer: Trainer,
         out: Path,
@@ -60,13 +56,13 @@ class Validator:
         evaluate: Evaluate | None,
     ) -> None:
         assert planned.validation is not None
-        self.wanted = wanted
+        self.settings = settings
         self.planned = planned
         self.trainer = trainer
         self.samples = planned.validation.samples
         self.file = out / "samples.jsonl"
-        # A model in slices answers with all processes or not at all.
-        self.whole = not any(isinstance(p, DTensor) for p in trainer.model.parameters())
+        # A sharded model answers with all processes or not at all.
+        self.can_answer = not any(isinstance(p, DTensor) for p in trainer.model.parameters())
         self.evaluate = evaluate
         world = trainer.world
         self.loader = Loader(
@@ -78,46 +74,47 @@ class Validator:
         )
 
     def is_due(self, done: int) -> bool:
-        """Every so many steps, and at the stage's end."""
-        return self._is_last(done) or (self.wanted.every is not None and done % self.wanted.every == 0)
+        """Tell whether to measure after so many steps: as often as set, and at the stage's end."""
+        return self._is_last(done) or (self.settings.every is not None and done % self.settings.every == 0)
 
     def _is_last(self, done: int) -> bool:
         return done == len(self.planned.plan.steps)
 
     def measure(self, done: int) -> dict[str, float]:
-        """The held rows' mean loss by supervised token; at the stage's end also with grey pictures; and all figures."""
-        with self._asking():
+        """Return the mean loss per supervised token, at the stage's end also with grey images, and further scores."""
+        with self._evaluating():
             loss, with_images = self._loss()
-            found = {"validation_loss": loss}
+            values = {"validation_loss": loss}
             if self._is_last(done) and with_images:
-                found["validation_loss_without_pictures"], _ = self._loss(grey=True)
-            if self.whole and self.trainer.world.is_first:
+                values["validation_loss_without_pictures"], _ = self._loss(grey=True)
+            if self.can_answer and self.trainer.world.is_first:
                 assistant = Assistant(self.trainer.model, self.planned.processor)
                 self._write_answers(assistant, done)
                 if self.evaluate is not None:
-                    found |= self.evaluate(self._as_kept(), beating(no_progress, self.trainer.world.pulse))
-        return found
+                    progress = with_heartbeat(no_progress, self.trainer.world.heartbeat)
+                    values |= self.evaluate(self._as_saved(), progress)
+        return values
 
-    def _as_kept(self) -> Assistant:
-        """The model as its checkpoint will be asked: in its own template and picture rules, not the stage's."""
+    def _as_saved(self) -> Assistant:
+        """The model as its checkpoint will be used: with its own template and image rules, not the stage's."""
         spec = self.trainer.model.spec
         processor = self.planned.processor.with_template(spec.template).with_image_mode(spec.image_mode)
         return Assistant(self.trainer.model, processor)
 
     @contextmanager
-    def _asking(self) -> Iterator[None]:
-        """The model in evaluation mode, without gradients; learning goes on as before behind the block."""
+    def _evaluating(self) -> Iterator[None]:
+        """Keep the model in evaluation mode and without gradients while the block lasts."""
         model = self.trainer.model
         model.eval()
         try:
-            # As it is, not compiled: answering would have graphs of its own.
+            # Not compiled: answering would compile further graphs.
             with torch.no_grad(), torch.compiler.set_stance("force_eager"):
                 yield
         finally:
             model.set_trainable(self.trainer.stage.learn)
 
     def _loss(self, *, grey: bool = False) -> tuple[float, bool]:
-        """The mean loss, and whether any row shows a picture."""
+        """(mean loss, whether any row has an image)."""
         total, count, images = 0.0, 0, 0
         with closing(self.loader.steps()) as steps:
             for _, batches in steps:
@@ -125,51 +122,44 @@ class Validator:
                     total += self.trainer.loss_sum(_in_grey(batch) if grey else batch)
                     count += batch.supervised
                     images += int((batch.input_ids == IMAGE_ID).any())
-        sums, counts, shown = zip(*self.trainer.world.gather(total, count, images), strict=True)
-        return sum(sums) / max(sum(counts), 1), any(shown)
+        totals, counts, with_images = zip(*self.trainer.world.gather(total, count, images), strict=True)
+        return sum(totals) / max(sum(counts), 1), any(with_images)
 
     def _write_answers(self, assistant: Assistant, done: int) -> None:
-        """The first question of some held rows, the answer that is wanted, and the model's."""
-        place = {"stage": self.planned.stage.name, "step": done}
-        rows = [row for row in _read(self.file) if not _is_later(row, place)]
-        for sample in self.samples[: self.wanted.answers]:
+        """Write the first question of some samples, its reference answer, and the model's answer."""
+        stage = self.planned.stage.name
+        # A run that was killed writes the answers of its last steps again.
+        earlier = [line for _, line in read_jsonl(self.file)] if self.file.is_file() else []
+        lines = [line for line in earlier if line.get("stage") != stage or int(line.get("step", 0)) < done]
+        for sample in self.samples[: self.settings.answers]:
             first = next(k for k, message in enumerate(sample.messages) if message.role == "assistant")
-            asked: tuple[Message, ...] = sample.messages[:first]
-            self.trainer.world.pulse.beat()
-            said = assistant.chat(asked, max_tokens=self.wanted.answer_tokens).text
-            images = [str(part.source) for message in asked for part in message.parts if isinstance(part, ImageRef)]
-            question = {"id": sample.id, "question": asked[-1].text, "images": images}
-            rows.append({**place, **question, "wanted": sample.messages[first].text, "said": said})
-        if self.wanted.answers:
-            write_jsonl(self.file, rows)
+            question = sample.messages[:first]
+            self.trainer.world.heartbeat.beat()
+            answer = assistant.chat(question, max_tokens=self.settings.answer_tokens).text
+            images = [str(part.source) for message in question for part in message.parts if isinstance(part, ImageRef)]
+            line: dict[str, object] = {"stage": stage, "step": done, "id": sample.id, "question": question[-1].text}
+            lines.append({**line, "images": images, "wanted": sample.messages[first].text, "said": answer})
+        if self.settings.answers:
+            write_jsonl(self.file, lines)
 
 
 def validator_of(
-    wanted: Validation | None, planned: PlannedStage, trainer: Trainer, out: Path, hooks: Hooks, pixels: PixelCache
+    settings: Validation | None, planned: PlannedStage, trainer: Trainer, out: Path, hooks: Hooks, pixels: PixelCache
 ) -> Validator | None:
-    """None where the stage measures nothing."""
-    if wanted is None or planned.validation is None:
+    """Make the validator of a stage; None if it has no validation split."""
+    if settings is None or planned.validation is None:
         return None
-    made = Validator(wanted, planned, trainer, out, pixels=pixels, evaluate=hooks.evaluate)
+    validator = Validator(settings, planned, trainer, out, pixels=pixels, evaluate=hooks.evaluate)
     if planned.validation.shared and trainer.world.is_first:
         hooks.on_message(
-            f"stage {planned.stage.name}: {planned.validation.shared} pictures of the validation are learnt from too"
+            f"stage {planned.stage.name}: {planned.validation.shared} images of the validation split are trained on too"
         )
-    if not made.whole and (wanted.answers or hooks.evaluate is not None) and trainer.world.is_first:
-        hooks.on_message(f"stage {planned.stage.name}: under fsdp the loss alone is measured, no question is answered")
-    return made
+    if not validator.can_answer and (settings.answers or hooks.evaluate is not None) and trainer.world.is_first:
+        hooks.on_message(f"stage {planned.stage.name}: under fsdp only the loss is measured, no question is answered")
+    return validator
 
 
 def _in_grey(batch: Batch) -> Batch:
-    """The row with every picture in one grey; where it holds features of a frozen tower, these are zeros."""
+    """The row with every image in one grey; cached features become zeros."""
     value = 0.0 if batch.images.is_floating_point() else 127
     return replace(batch, images=torch.full_like(batch.images, value))
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    return [row for _, row in read_jsonl(path)] if path.is_file() else []
-
-
-def _is_later(row: Mapping[str, Any], place: Mapping[str, Any]) -> bool:
-    """Of the same step or a later one of the stage: a run that was killed says it again."""
-    return row.get("stage") == place["stage"] and int(row.get("step", 0)) >= int(place["step"])

@@ -1,7 +1,7 @@
-"""Nothing hangs for long: a process that is gone, stopped or stuck ends the whole run, and says which one it was.
+"""End the whole run, and say why, if one of its processes is gone, stopped or stuck.
 
-Pulse (what this process does) -> Watchdog's thread -> Board (the launcher's store) -> every other process
-Whoever ends leaves the stacks of all its threads in OUT/stacks/rank-N.txt and on stderr.
+Heartbeat (what this process does) -> Watchdog's thread -> MessageBoard (the launcher's store) -> every other process
+A process that ends writes the stacks of all its threads to OUT/stacks/rank-N.txt and to stderr.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from torch.distributed import PrefixStore, TCPStore
 
 from vistune.progress import Progress
 
-GRACE = 3.0  # seconds in which a process whose peer is gone may end by itself, with an error that says more
-TOGETHER = ("start", "learn", "meet")  # phases in which a process may wait for another; the others are its own
+GRACE = 3.0  # seconds in which a process whose peer is gone may end by itself, with a more precise error
+TOGETHER = ("start", "learn", "meet")  # phases in which a process may wait for another one
 
 
-class Pulse:
-    """What a process is doing: its phase, the steps done, and a count that grows whenever it gets on."""
+class Heartbeat:
+    """What a process is doing: its phase, its finished steps, and a count that grows with every progress."""
 
     def __init__(self) -> None:
         self.phase = "start"
@@ -36,13 +36,14 @@ class Pulse:
         self.count = 0
 
     def beat(self, phase: str | None = None, *, steps: int | None = None) -> None:
+        """Record progress, and a new phase or number of steps if given."""
         self.count += 1
         self.phase = self.phase if phase is None else phase
         self.steps = self.steps if steps is None else steps
 
     @contextmanager
     def during(self, phase: str) -> Iterator[None]:
-        """The phase while the block lasts, then the one before again."""
+        """Be in a phase while the block lasts, then in the one before again."""
         before = self.phase
         self.beat(phase)
         try:
@@ -51,15 +52,15 @@ class Pulse:
             self.beat(before)
 
 
-def beating(progress: Progress, pulse: Pulse) -> Progress:
-    """The same bars, each advance of which is a sign of life."""
+def with_heartbeat(progress: Progress, heartbeat: Heartbeat) -> Progress:
+    """Return the same progress bars, and count each advance as progress of the process."""
 
     @contextmanager
     def watched(label: str, total: int) -> Iterator[Callable[..., None]]:
         with progress(label, total) as advance:
 
-            def beat_and_advance(*done: int, **known: Any) -> None:
-                pulse.beat()
+            def beat_and_advance(*done: int, **known: object) -> None:
+                heartbeat.beat()
                 advance(*done, **known)
 
             yield beat_and_advance
@@ -67,36 +68,37 @@ def beating(progress: Progress, pulse: Pulse) -> Progress:
     return watched
 
 
-class Board:
-    """The launcher's store as a place where the processes of a run leave word for each other."""
+class MessageBoard:
+    """Messages between the processes of a run, in the launcher's store."""
 
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
         client = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
-        # A restarted run must not find what the one before it left.
+        # A restarted run must not read the messages of the run before.
         self.store = PrefixStore(f"vistune/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", client)
-        self.on_message(f"process/{rank}", {"pid": os.getpid(), "host": socket.gethostname()})
+        self.post(f"process/{rank}", {"pid": os.getpid(), "host": socket.gethostname()})
 
-    def on_message(self, key: str, value: Any) -> None:
+    def post(self, key: str, value: object) -> None:
+        """Write a message that JSON can hold."""
         self.store.set(key, json.dumps(value))
 
-    def tell_first(self, key: str, value: Any) -> Any:
-        """The value that the first process told under that key: this one's, or an earlier one's."""
+    def post_first(self, key: str, value: object) -> Any:
+        """Write a message if there is none under this key yet; return the one that is there now."""
         return json.loads(self.store.compare_set(key, "", json.dumps(value)))
 
     def read(self, key: str) -> Any:
-        """None where nobody has told it."""
+        """Return a message; None if nobody has written it."""
         return json.loads(self.store.get(key)) if self.store.check([key]) else None
 
     def gone(self) -> list[int]:
-        """Ranks on this machine whose process has ended without a good-bye."""
-        found = []
+        """List the ranks on this machine whose process ended without signing off."""
+        gone = []
         for rank in range(self.size):
             process = self.read(f"process/{rank}")
             here = process is not None and process["host"] == socket.gethostname()
             if here and not _is_there(process["pid"]) and not self.store.check([f"done/{rank}"]):
-                found.append(rank)
-        return found
+                gone.append(rank)
+        return gone
 
 
 def _is_there(pid: int) -> bool:
@@ -110,8 +112,13 @@ def _is_there(pid: int) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Sign:
-    """A process's last sign: when it was given (seconds since 1970), and for how long it had got no further."""
+class SignOfLife:
+    """A process's last sign of life.
+
+    Attributes:
+        at: When it was given, in seconds since 1970.
+        idle: Seconds since the process last made progress, at that time.
+    """
 
     rank: int
     at: float
@@ -120,50 +127,57 @@ class Sign:
     steps: int
 
     def silent(self, now: float) -> float:
+        """Return the seconds since this sign."""
         return now - self.at
 
     def stuck(self, now: float) -> float:
+        """Return the seconds without progress."""
         return self.idle + self.silent(now)
 
 
-def culprit(signs: Sequence[Sign], own: Sign, *, now: float, limit: float, interval: float) -> str | None:
-    """Which process holds the run up, in words; None while there is hope."""
+def culprit(signs: Sequence[SignOfLife], own: SignOfLife, *, now: float, limit: float, interval: float) -> str | None:
+    """Describe which process blocks the run; None if none has been stuck for longer than `limit` seconds."""
     if own.stuck(now) <= limit:
         return None
     silent = [sign for sign in signs if sign.silent(now) > 3 * interval + 1]
     if silent:
-        return _in_words(silent[0], f"has given no sign of life for {silent[0].silent(now):.0f} s", own.steps)
+        return _describe(silent[0], f"has given no sign of life for {silent[0].silent(now):.0f} s", own.steps)
     if own.phase in TOGETHER and any(sign.stuck(now) <= limit for sign in signs if sign.rank != own.rank):
-        return None  # another one gets on, and this one may be waiting for it
+        return None  # another process makes progress, and this one may be waiting for it
     alone = [sign for sign in signs if sign.phase not in TOGETHER and sign.stuck(now) > limit / 2]
     worst = min(alone or signs, key=lambda sign: (sign.steps, sign.rank))
-    return _in_words(worst, f"has got no further for {worst.stuck(now):.0f} s, in phase {worst.phase!r}", own.steps)
+    return _describe(worst, f"has made no progress for {worst.stuck(now):.0f} s, in phase {worst.phase!r}", own.steps)
 
 
-def _in_words(sign: Sign, what: str, steps: int) -> str:
-    """`steps`: those of the process that tells, which may know more than the last sign of the other."""
+def _describe(sign: SignOfLife, what: str, steps: int) -> str:
+    """`steps`: of the reporting process, which may know more than the last sign of the other one."""
     return f"rank {sign.rank} {what}; steps done: {max(sign.steps, steps)}"
 
 
 class Watchdog:
-    """A thread that ends this process where the run gets no further for `limit` seconds, or a peer is gone.
+    """A thread that ends this process if the run makes no progress for `limit` seconds, or if a peer is gone.
 
-    `on_end` is told why, right before.
+    `on_end` is called with the reason right before.
     """
 
     def __init__(
-        self, limit: float, pulse: Pulse, folder: Path, on_end: Callable[[str], None], board: Board | None = None
+        self,
+        limit: float,
+        heartbeat: Heartbeat,
+        folder: Path,
+        on_end: Callable[[str], None],
+        board: MessageBoard | None = None,
     ) -> None:
         self.limit = limit
-        self.pulse = pulse
+        self.heartbeat = heartbeat
         self.folder = folder
         self.on_end = on_end
         self.board = board
         self.rank = 0 if board is None else board.rank
         self.interval = min(1.0, limit / 5)
         self.over = threading.Event()
-        self.seen = (-1, time.time())  # the pulse's count, and since when it has been that
-        self.missed: float | None = None  # since when a peer is gone
+        self.seen = (-1, time.time())  # the heartbeat's count, and since when
+        self.missed: float | None = None  # since when a peer has been gone
         self.thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
     def __enter__(self) -> Watchdog:
@@ -176,19 +190,19 @@ class Watchdog:
 
     def _run(self) -> None:
         while not self.over.wait(self.interval):
-            reason = self._look()
+            reason = self._check()
             if reason is not None and not self.over.is_set():
                 self._end(reason)
 
-    def _look(self) -> str | None:
+    def _check(self) -> str | None:
         """Why the run must end, if it must."""
         now = time.time()
-        if self.pulse.count != self.seen[0]:
-            self.seen = (self.pulse.count, now)
-        own = Sign(self.rank, now, now - self.seen[1], self.pulse.phase, self.pulse.steps)
+        if self.heartbeat.count != self.seen[0]:
+            self.seen = (self.heartbeat.count, now)
+        own = SignOfLife(self.rank, now, now - self.seen[1], self.heartbeat.phase, self.heartbeat.steps)
         if self.board is None:
             return culprit([own], own, now=now, limit=self.limit, interval=self.interval)
-        self.board.on_message(f"sign/{self.rank}", [own.rank, own.at, own.idle, own.phase, own.steps])
+        self.board.post(f"sign/{self.rank}", [own.rank, own.at, own.idle, own.phase, own.steps])
         if (ended := self.board.read("ended")) is not None:
             return str(ended)
         gone = self.board.gone()
@@ -197,21 +211,23 @@ class Watchdog:
             return str(self.board.read("failure") or f"rank {gone[0]} is gone: its process was killed")
         if own.stuck(now) <= self.limit:
             return None
-        told = [self.board.read(f"sign/{rank}") for rank in range(self.board.size)]
-        signs = [Sign(*sign) for sign in told if sign is not None]
+        messages = [self.board.read(f"sign/{rank}") for rank in range(self.board.size)]
+        signs = [SignOfLife(*message) for message in messages if message is not None]
         return culprit(signs, own, now=now, limit=self.limit, interval=self.interval)
 
     def _end(self, reason: str) -> None:
         if self.board is not None:
-            reason = str(self.board.tell_first("ended", reason))
+            reason = str(self.board.post_first("ended", reason))
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / f"rank-{self.rank}.txt", "w", encoding="utf-8") as file:
-            file.write(f"rank {self.rank}, steps done: {self.pulse.steps}, phase {self.pulse.phase!r}: {reason}\n")
+            file.write(
+                f"rank {self.rank}, steps done: {self.heartbeat.steps}, phase {self.heartbeat.phase!r}: {reason}\n"
+            )
             file.flush()
             faulthandler.dump_traceback(file)
         sys.stderr.write(f"vistune: rank {self.rank} ends: {reason}\n")
         sys.stderr.flush()
         faulthandler.dump_traceback(2)
         self.on_end(reason)
-        time.sleep(2 * self.interval)  # the launcher ends the others at once: let them leave their stacks first
+        time.sleep(2 * self.interval)  # the launcher ends the others at once: let them write their stacks first
         os._exit(1)

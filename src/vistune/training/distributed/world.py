@@ -1,6 +1,6 @@
-"""The processes of a run: one, or those that torchrun has started; how they meet, and how one tells the others.
+"""The processes of a run: one, or those that torchrun started, and what they exchange.
 
-RANK, WORLD_SIZE, LOCAL_RANK (set by torchrun) -> opened() -> World: gather, agree, first_alone
+RANK, WORLD_SIZE, LOCAL_RANK (set by torchrun) -> open_world() -> World: gather, agree, first_alone
 Scalars always go by gloo between CPUs; gradients and shards by NCCL on GPUs, by gloo without.
 """
 
@@ -19,10 +19,10 @@ import torch
 import torch.distributed as dist
 
 from vistune.errors import RecipeError, Stopped, VistuneError
-from vistune.training.distributed.watchdog import GRACE, Board, Pulse
+from vistune.training.distributed.watchdog import GRACE, Heartbeat, MessageBoard
 
 
-class Elsewhere(VistuneError):
+class OtherProcessFailed(VistuneError):
     """Another process of the run failed; this one ends with it."""
 
     exit_code = 1
@@ -30,55 +30,61 @@ class Elsewhere(VistuneError):
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """This process among those of its run."""
+    """This process among those of its run.
+
+    Attributes:
+        restarted: Whether torchrun restarted the run after a failure.
+        board: Where the processes leave messages for each other; None if there is one process.
+    """
 
     rank: int = 0
     size: int = 1
     device: str = "cpu"
     restarted: bool = False
-    board: Board | None = None
-    pulse: Pulse = field(default_factory=Pulse)
+    board: MessageBoard | None = None
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
 
     def gather(self, *values: float) -> list[tuple[float, ...]]:
-        """Everybody's values, by rank; all processes must call it. Whole numbers up to 2^53 stay whole."""
+        """Return the values of all processes by rank; all must call it. Integers up to 2^53 stay exact."""
         if self.size == 1:
             return [values]
         own = torch.tensor(values, dtype=torch.float64)
-        found = [torch.empty_like(own) for _ in range(self.size)]
-        with self.pulse.during("meet"):
-            dist.all_gather(found, own)
-        return [tuple(row.tolist()) for row in found]
+        by_rank = [torch.empty_like(own) for _ in range(self.size)]
+        with self.heartbeat.during("meet"):
+            dist.all_gather(by_rank, own)
+        return [tuple(row.tolist()) for row in by_rank]
 
-    def any(self, yes: bool) -> bool:
-        return any(value for (value,) in self.gather(yes))
+    def any(self, value: bool) -> bool:
+        """Tell whether the value is true in any process; all must call it."""
+        return any(value for (value,) in self.gather(value))
 
     def agree(self, digest: str, what: str) -> None:
-        """Raise RecipeError where processes have another hex digest of `what`."""
+        """Raise RecipeError if the processes have different hex digests of `what`; all must call it."""
         digests = self.gather(int(digest[:12], 16))
-        others = [str(rank) for rank, found in enumerate(digests) if found != digests[0]]
+        others = [str(rank) for rank, other in enumerate(digests) if other != digests[0]]
         if others:
             raise RecipeError(
                 f"{what} of rank {', '.join(others)} differs from that of rank 0",
                 "let all processes read the same files and the same run folder",
             )
 
-    def listed(self, value: str) -> list[str]:
-        """Everybody's text, by rank; all processes must call it."""
+    def gather_text(self, value: str) -> list[str]:
+        """Return the text of all processes by rank; all must call it."""
         if self.size == 1:
             return [value]
-        found: list[str] = [""] * self.size
-        dist.all_gather_object(found, value)
-        return found
+        by_rank: list[str] = [""] * self.size
+        dist.all_gather_object(by_rank, value)
+        return by_rank
 
     @contextmanager
     def first_alone(self) -> Iterator[None]:
-        """Rank 0 goes through the block before the others begin it. Raises Elsewhere there where it failed."""
+        """Let rank 0 finish the block before the others begin it. Raises OtherProcessFailed there if rank 0 failed."""
         if not self.is_first and self.any(False):
-            raise Elsewhere("rank 0 failed; it says why")
+            raise OtherProcessFailed("rank 0 failed; see its message")
         try:
             yield
         except BaseException:
@@ -88,30 +94,33 @@ class World:
         if self.is_first:
             self.any(False)
 
-    def blame(self, error: BaseException) -> BaseException:
-        """The error itself, told to the others; or, where it only follows from another process's end, that end."""
+    def cause_of(self, error: BaseException) -> BaseException:
+        """Find the cause of an error and tell it to the other processes.
+
+        An error of communication follows from the end of another process: that end is returned as its cause.
+        """
         if self.board is None:
             return error
         if not isinstance(error, dist.DistError | RuntimeError) or isinstance(error, torch.OutOfMemoryError):
-            self.board.tell_first("failure", f"rank {self.rank}: {type(error).__name__}: {error}")
+            self.board.post_first("failure", f"rank {self.rank}: {type(error).__name__}: {error}")
             return error
         until = time.monotonic() + GRACE
         while time.monotonic() < until:
-            ended, told, gone = self.board.read("ended"), self.board.read("failure"), self.board.gone()
+            ended, failure, gone = self.board.read("ended"), self.board.read("failure"), self.board.gone()
             if ended is not None:
                 time.sleep(GRACE)  # the watchdog is about to end this process too, with its stacks and the reason
-                return Elsewhere(str(ended))
-            if told is not None:
-                return Elsewhere(str(told))
+                return OtherProcessFailed(str(ended))
+            if failure is not None:
+                return OtherProcessFailed(str(failure))
             if gone:
-                return Elsewhere(f"rank {gone[0]} is gone: its process was killed")
+                return OtherProcessFailed(f"rank {gone[0]} is gone: its process was killed")
             time.sleep(0.1)
         return error
 
 
 @contextmanager
-def opened() -> Iterator[World]:
-    """The world that torchrun's environment tells of, as long as the block lasts."""
+def open_world() -> Iterator[World]:
+    """Join the processes that torchrun's environment names, as long as the block lasts."""
     rank, size = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
     gpu = torch.cuda.is_available()
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if gpu else "cpu"
@@ -119,13 +128,13 @@ def opened() -> Iterator[World]:
     if gpu:
         torch.cuda.set_device(device)
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        die_with_the_launcher()
+        die_with_launcher()
     if size == 1:
         yield World(device=device, restarted=restarted)
         return
-    # Longer than any wait: whether somebody hangs is for the watchdog to say, which knows who.
+    # Longer than any wait: the watchdog decides whether a process hangs, since it knows which one.
     dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=timedelta(days=7))
-    board = Board(rank, size)
+    board = MessageBoard(rank, size)
     world = World(rank, size, device, restarted, board)
     try:
         yield world
@@ -133,21 +142,21 @@ def opened() -> Iterator[World]:
         leave(board)
         raise
     except BaseException as error:
-        cause = world.blame(error)
+        cause = world.cause_of(error)
         if cause is error:
             raise
         raise cause from error
     leave(board)
 
 
-def leave(board: Board) -> None:
-    """Say good-bye: all processes end here together."""
-    board.on_message(f"done/{board.rank}", True)
+def leave(board: MessageBoard) -> None:
+    """Sign off; all processes end here together."""
+    board.post(f"done/{board.rank}", True)
     dist.destroy_process_group()
 
 
-def die_with_the_launcher() -> None:
-    """A launcher killed with -9 cannot end its processes: on Linux the kernel does it then."""
+def die_with_launcher() -> None:
+    """Have Linux end this process with its launcher: one killed with SIGKILL cannot end its processes itself."""
     set_parent_death_signal = 1
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:

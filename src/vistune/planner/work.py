@@ -1,0 +1,300 @@
+"""Count the FLOPs of training and predict its time.
+
+model, or sizes + setup -> Work (FLOPs per tile, token, pair of tokens, supervised token) -> FLOPs of a row, a stage
+
+A multiplication and an addition count as two FLOPs. A weight takes part in one product per token forward, in one
+backward if something before it is trained, and in one more if it is trained itself. `work_of_model` counts what a row
+needs, for MFU: recomputed activations earn nothing. `work_of_sizes` counts what the machine does, for the forecast of
+time: recomputed layers run forward twice, and attention computes its scores again in the backward pass.
+
+Time is FLOPs over a rate, plus bytes read and written outside of matrix products over a bandwidth, AdamW's 36 bytes per
+trainable number and step included. Both rates of this CPU are measured in a moment; those of a named GPU are a share of
+its data sheet's, and an assumption.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import nn
+
+from vistune.model import VisionLanguageModel
+from vistune.model.language import last_mlp, unwrap
+from vistune.model.precision import matmul_precision
+from vistune.planner.load import Load
+from vistune.planner.memory import MLP, ModelSizes, StageSetup, adapter_layers, language_layer, linear_maps, parameters
+from vistune.types import Batch
+
+ATTENTION_PASSES = 3.5  # forward, two gradients of each product, and the scores again in the backward pass
+# Times that each number which a layer keeps is written or read outside of matrix products: it is made and used, so is
+# its gradient, and others come and go (norms in fp32, rotated positions, sums). Fitted to benchmarks/plan_memory.py.
+PASSES = 7.0
+OPTIMIZER_BYTES = 36  # per trainable number: AdamW's seven passes and the two of clipping
+SHARE_OF_PEAK, SHARE_OF_BANDWIDTH = 0.45, 0.6  # what a GPU reaches of its data sheet; an assumption
+USABLE_MEMORY = 0.92  # of a GPU: the rest is the driver's, the allocator's and the libraries'
+SMALLEST, LARGEST = 1024, 8192  # sides of the matrices by which a machine's speed is measured
+LONG_ENOUGH = 0.01  # seconds of a product that is large enough
+TRIES = 5
+
+Count = TypeVar("Count", float, np.ndarray)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """FLOPs of a stage, forward and backward, per unit of what its rows contain.
+
+    Attributes:
+        tower: Per image tile in the vision tower.
+        projector: Per image tile in the projector.
+        token: Per token of the language model, attention and head left out.
+        pair: Per pair of a token and one that it attends to, in all layers.
+        supervised: Per supervised token: the head, and the last layer's MLP if only these tokens reach it.
+        window: How many tokens a token attends to at most; None = all before it.
+    """
+
+    tower: float
+    projector: float
+    token: float
+    pair: float
+    supervised: float
+    window: int | None = None
+
+    def total(self, *, tiles: Count, tokens: Count, pairs: Count, supervised: Count, cached: bool = False) -> Count:
+        """Return the FLOPs of these numbers of units; `cached`: the tower's features are read from disk."""
+        return (
+            tiles * (self.projector if cached else self.tower + self.projector)
+            + tokens * self.token
+            + pairs * self.pair
+            + supervised * self.supervised
+        )
+
+    def of_batch(self, batch: Batch) -> float:
+        """Return the FLOPs of one packed row; a blank row or tile needs none."""
+        if not batch.ids:
+            return 0.0
+        lengths = np.array([end - begin for begin, end in pairwise(batch.starts.tolist())])
+        return self.total(
+            tiles=float(len(batch.images) if (batch.input_ids < 0).any() else 0),
+            tokens=float(lengths.sum()),
+            pairs=float(self._pairs(lengths).sum()),
+            supervised=float(batch.supervised),
+            cached=batch.images.is_floating_point(),
+        )
+
+    def of_samples(
+        self, lengths: np.ndarray, supervised: np.ndarray, tiles: np.ndarray, *, cached: bool = False
+    ) -> np.ndarray:
+        """Return the FLOPs of each sample: the weights by which rows are dealt to processes."""
+        return self.total(tiles=tiles, tokens=lengths, pairs=self._pairs(lengths), supervised=supervised, cached=cached)
+
+    def _pairs(self, lengths: np.ndarray) -> np.ndarray:
+        reach = lengths if self.window is None else np.minimum(lengths, self.window)
+        pairs: np.ndarray = reach * (reach + 1) / 2 + (lengths - reach) * reach
+        return pairs
+
+
+def products(*, backward: bool, trainable: bool, recomputed: bool = False) -> int:
+    """Count the products of a weight per token: forward, `backward` into its inputs, into itself, forward again."""
+    return 1 + backward + trainable + recomputed
+
+
+def work_of_model(model: VisionLanguageModel) -> Work:
+    """Count the FLOPs that rows need on a model whose trainable parts are set."""
+    tower, language = model.vision, unwrap(model.language)
+    tower_is_trained = any(p.requires_grad for p in tower.parameters())
+    body = tower.tower.vision_model if tower.joint else tower.tower
+    patches = (body.config.image_size // body.config.patch_size) ** 2
+    config = language.config
+    heads = config.num_attention_heads
+    query_width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
+    experts = int(getattr(config, "num_experts_per_tok", None) or 1)
+    mlp = last_mlp(language.get_decoder())
+    last = _of_weights(mlp, backward=True, experts=experts) if mlp is not None else 0.0
+    head = language.get_output_embeddings()
+    return Work(
+        tower=patches * _of_weights(tower, backward=tower_is_trained)
+        + 4 * patches**2 * body.config.hidden_size * body.config.num_hidden_layers * (3 if tower_is_trained else 1),
+        projector=model.spec.slots_per_image * _of_weights(model.projector, backward=tower_is_trained),
+        token=_of_weights(model.language, backward=True, without=head, experts=experts) - last,
+        pair=3 * 4 * query_width * config.num_hidden_layers,
+        supervised=2.0 * model.head.numel() * products(backward=True, trainable=model.head.requires_grad) + last,
+        window=getattr(config, "sliding_window", None),
+    )
+
+
+def _of_weights(module: nn.Module, *, backward: bool, without: nn.Module | None = None, experts: int = 1) -> float:
+    """FLOPs per token of a module's matrix products; `experts`: how many of a layer's experts a token visits."""
+    total = 0.0
+    for part in module.modules():
+        if part is without:
+            continue
+        if isinstance(part, nn.Linear | nn.Conv2d):
+            # By its sides: a quantised weight is packed.
+            size = part.in_features * part.out_features if isinstance(part, nn.Linear) else part.weight.numel()
+            total += 2 * size * products(backward=backward, trainable=part.weight.requires_grad)
+            continue
+        for weight in part.parameters(recurse=False):
+            if weight.ndim == 3:  # all experts of a layer in one tensor
+                size = weight[0].numel() * experts
+            elif weight.ndim == 2 and not isinstance(part, nn.Embedding):  # the router
+                size = weight.numel()
+            else:
+                continue
+            total += 2 * size * products(backward=backward, trainable=weight.requires_grad)
+    return total
+
+
+def work_of_sizes(sizes: ModelSizes, setup: StageSetup) -> Work:
+    """Count the FLOPs that a stage's rows cost on a model known by its sizes, recomputed layers included."""
+    shape, tower = sizes.language, sizes.tower
+    language, vision = "language" in setup.learn, "vision" in setup.learn
+    recomputed = "language" in setup.recompute
+    adapted = adapter_layers(shape, setup.lora) if setup.lora is not None else {}
+    of_map: dict[str, float] = {}
+    for name, (inside, outside) in linear_maps(shape).items():
+        of_map[name] = 2 * inside * outside * products(backward=True, trainable=language, recomputed=recomputed)
+        if setup.lora is not None and name in adapted:
+            passes = products(backward=True, trainable=True, recomputed=recomputed)
+            of_map[name] += 2 * setup.lora.rank * (inside + outside) * passes
+    last = 0.0 if recomputed else sum(of_map[name] for name in MLP)
+    tower_passes = products(backward=vision, trainable=vision, recomputed=vision and "vision" in setup.recompute)
+    projector_passes = products(backward=vision, trainable="projector" in setup.learn)
+    patches = 2 * (tower.side // tower.patch) ** 2 * 3 * tower.patch**2 * tower.width
+    layers = tower.layers * (2 * tower.tokens * tower.layer + 4 * tower.tokens**2 * tower.width)
+    return Work(
+        tower=(patches + layers) * tower_passes,
+        projector=2 * sizes.slots * sizes.projector * projector_passes,
+        token=shape.layers * sum(of_map.values()) - last,
+        pair=4 * shape.query_width * shape.layers * (ATTENTION_PASSES + recomputed),
+        supervised=2 * shape.embedding * products(backward=True, trainable=language) + last,
+    )
+
+
+def flops_of(sizes: ModelSizes, setup: StageSetup, load: Load) -> float:
+    """Return the FLOPs of all the stage's rows and updates."""
+    rows = work_of_sizes(sizes, setup).total(
+        tiles=load.tiles, tokens=load.tokens, pairs=load.pairs, supervised=load.supervised
+    )
+    return rows + (load.steps or 1) * _muon_flops(sizes, setup) if setup.optimizer == "muon" else rows
+
+
+def _muon_flops(sizes: ModelSizes, setup: StageSetup) -> float:
+    """FLOPs of one update: for each m x n matrix (m <= n) five rounds of x x', its square, and their product with x."""
+
+    def of(m: int, n: int) -> float:
+        return 5 * (4 * m * m * n + 2 * m**3)
+
+    shape, tower, total = sizes.language, sizes.tower, 0.0
+    if "language" in setup.learn:
+        total += shape.layers * sum(of(min(sides), max(sides)) for sides in linear_maps(shape).values())
+    if "vision" in setup.learn:
+        total += tower.layers * (4 * of(tower.width, tower.width) + 2 * of(tower.width, tower.inner))
+    return total
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where a stage would run.
+
+    Attributes:
+        memory: In bytes.
+        flops: FLOP/s that matrix products reach.
+        bandwidth: Bytes per second that everything else reaches.
+        bf16: Whether it multiplies bf16 faster than fp32.
+    """
+
+    name: str
+    memory: float
+    flops: float
+    bandwidth: float
+    bf16: bool
+
+
+GPUS: Mapping[str, Device] = {
+    device.name: device
+    for device in (
+        Device("24 GB (RTX 4090)", 24e9, SHARE_OF_PEAK * 165e12, SHARE_OF_BANDWIDTH * 1.0e12, True),
+        Device("40 GB (A100)", 40e9, SHARE_OF_PEAK * 312e12, SHARE_OF_BANDWIDTH * 1.55e12, True),
+        Device("80 GB (H100)", 80e9, SHARE_OF_PEAK * 989e12, SHARE_OF_BANDWIDTH * 3.35e12, True),
+        Device("141 GB (H200)", 141e9, SHARE_OF_PEAK * 989e12, SHARE_OF_BANDWIDTH * 4.8e12, True),
+    )
+}
+
+
+def seconds(sizes: ModelSizes, setup: StageSetup, load: Load, device: Device) -> float:
+    """Predict the seconds of a whole stage."""
+    return flops_of(sizes, setup, load) / device.flops + traffic(sizes, setup, load) / device.bandwidth
+
+
+def traffic(sizes: ModelSizes, setup: StageSetup, load: Load) -> float:
+    """Return the bytes that a stage reads and writes outside of matrix products, the optimizer's included."""
+    all_trainable = replace(setup, learn=("language",), lora=None)
+    language = load.tokens * sizes.language.layers * language_layer(sizes.language, all_trainable)
+    tower = load.tiles * sizes.tower.tokens * sizes.tower.layers
+    tower *= setup.narrow * (8 * sizes.tower.width + 4 * sizes.tower.inner) * (3 if "vision" in setup.learn else 1)
+    if setup.lora is not None:  # each adapter's output is scaled and added to its layer's, forward and backward
+        outputs = sum(outside for _, outside in adapter_layers(sizes.language, setup.lora).values())
+        language += load.tokens * sizes.language.layers * setup.narrow * 2 * outputs
+    language *= 4 / 3 if "language" in setup.recompute else 1
+    logits = load.supervised * sizes.language.vocabulary * 4 * 2
+    trainable = sum(parameters(sizes, setup.lora)[part] for part in setup.learn)
+    return PASSES * (language + logits) + tower + OPTIMIZER_BYTES * trainable * (load.steps or 1)
+
+
+def this_cpu(sizes: ModelSizes, *, bf16: bool, clock: Callable[[], float] = time.perf_counter) -> Device:
+    """Measure this CPU in a moment: a product about as wide as the model's, and a pass over 16 MB."""
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    width, inner = min(sizes.language.width, 1024), min(sizes.language.inner, 3072)
+    left, right = torch.ones(256, width, dtype=dtype), torch.ones(width, inner, dtype=dtype)
+    block = torch.ones(4 * 2**20)
+    with torch.no_grad():
+        product_seconds = _fastest_call(lambda: left @ right, clock)
+        pass_seconds = _fastest_call(lambda: nn.functional.silu(block), clock)
+    memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return Device("this CPU", memory, 512.0 * width * inner / product_seconds, 8.0 * block.numel() / pass_seconds, bf16)
+
+
+def _fastest_call(call: Callable[[], object], clock: Callable[[], float], budget: float = 0.1) -> float:
+    """Seconds of the fastest of as many calls as fit the budget."""
+    call()
+    best, end = float("inf"), clock() + budget
+    while (start := clock()) < end:
+        call()
+        best = min(best, clock() - start)
+    return best
+
+
+_fastest: dict[tuple[str, torch.dtype, str], float] = {}  # FLOP/s that this process has measured
+
+
+def matmul_peak(device: str, dtype: torch.dtype, precision: str = "fp32") -> float:
+    """Measure the FLOP/s of a large product on this device: the fastest so far, as other work may hold a core.
+
+    The sides double until a product takes long enough. `precision`: a stage's; tf32 multiplies fp32 several times as
+    fast.
+    """
+    kind = device.split(":")[0]
+    wait: Callable[[], object] = torch.cuda.synchronize if kind == "cuda" else lambda: None
+    best, side, took = _fastest.get((device, dtype, precision), 0.0), SMALLEST, 0.0
+    while side <= LARGEST and took < LONG_ENOUGH:
+        square = torch.ones(side, side, device=device, dtype=dtype)
+        with torch.no_grad(), matmul_precision(precision, device):
+            took = min(_seconds_of_square(square, wait) for _ in range(TRIES))
+        best = max(best, 2.0 * side**3 / took)
+        side *= 2
+    _fastest[device, dtype, precision] = best
+    return best
+
+
+def _seconds_of_square(square: torch.Tensor, wait: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    square @ square
+    wait()
+    return time.perf_counter() - began

@@ -1,0 +1,162 @@
+"""Check on the user's own model and samples that packing, accumulation and parallelism change no gradient.
+
+recipe -> each stage's first step, its samples packed, one by one, in two halves, and under torchrun over all processes
+-> losses and gradients compared
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from vistune.data import Loader, StagePlan
+from vistune.data.packing import Step
+from vistune.data.stages import PlannedStage, plan_stages, with_first_shard
+from vistune.model import VisionLanguageModel, next_token_loss
+from vistune.planner.memory import Parallelism
+from vistune.training.distributed.parallelism import (
+    ModelWithLoss,
+    choose_parallelism,
+    gradient_sync,
+    whole_copy,
+    wrap,
+)
+from vistune.training.distributed.world import World
+from vistune.training.run import Run
+from vistune.types import Batch
+
+TOLERANCE = 1e-3  # of the largest entry of a parameter's gradient, in fp32
+
+
+@dataclass(frozen=True, slots=True)
+class GradientComparison:
+    """A stage's first step in another arrangement, compared with the packed one.
+
+    Attributes:
+        arrangement: How the samples are put into rows.
+        difference: Largest difference of a gradient, over the largest entry of that gradient.
+        parameter: Where the difference is largest.
+    """
+
+    stage: str
+    arrangement: str
+    rows: int
+    loss: float
+    loss_packed: float
+    difference: float
+    parameter: str
+
+    @property
+    def equal(self) -> bool:
+        return self.difference <= TOLERANCE and abs(self.loss - self.loss_packed) <= TOLERANCE * abs(self.loss_packed)
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the comparison as `selftest --json` prints it."""
+        return {**asdict(self), "equal": self.equal}
+
+
+@dataclass(frozen=True, slots=True)
+class _Gradients:
+    """Mean loss over a step's supervised tokens, and the gradient of every trainable parameter."""
+
+    rows: int
+    loss: float
+    by_parameter: dict[str, Tensor]
+
+
+def selftest(run: Run) -> list[GradientComparison]:
+    """Check every stage's first step on the model that the recipe begins with; train and write nothing.
+
+    The model computes in fp32, without dropout. The packed rows, and those over all processes, are computed as in
+    training; the other arrangements run all layers on all tokens.
+    """
+    stages, _ = plan_stages(run.recipe, run.processor, run.progress)
+    model = run.first_model(None)
+    comparisons = []
+    for number, whole in enumerate(stages):
+        planned = with_first_shard(whole, run.out / f"shard-{run.world.rank}-{number}")
+        run.prepare(model, planned.stage, number, quantise=False)
+        model.set_trainable(planned.stage.learn)
+        model.eval()
+        comparisons += _compare(run, model, planned)
+    return comparisons
+
+
+def _compare(run: Run, model: VisionLanguageModel, planned: PlannedStage) -> list[GradientComparison]:
+    parallelism = choose_parallelism(run.recipe, planned.stage, model, run.world)
+    step = planned.plan.steps[0]
+    samples = [index for row in step for index in row]
+    half = (len(samples) + 1) // 2
+    one_by_one: Step = tuple((index,) for index in samples)
+    halves: Step = tuple(tuple(reversed(part)) for part in (samples[:half], samples[half:]) if part)
+
+    def over_all_layers(batch: Batch) -> Tensor:
+        return next_token_loss(model(batch), model.head, batch.labels, batch.starts).sum
+
+    def as_trained(batch: Batch) -> Tensor:
+        """The last layer's MLP runs at supervised positions only."""
+        return ModelWithLoss(model)(batch)[0]
+
+    others = {
+        "one by one": _gradients(model, planned, one_by_one, over_all_layers),
+        "two halves, turned round": _gradients(model, planned, halves, over_all_layers),
+    }
+    packed = _gradients(model, planned, step, as_trained)
+    if parallelism != "single":
+        name = f"over {run.world.size} processes, {parallelism}"
+        others[name] = _gradients_over_processes(copy.deepcopy(model), planned, one_by_one, run.world, parallelism)
+    return [_comparison(planned.stage.name, name, other, packed) for name, other in others.items()]
+
+
+def _comparison(stage: str, arrangement: str, other: _Gradients, packed: _Gradients) -> GradientComparison:
+    differences = {
+        name: _difference(other.by_parameter[name], gradient.to(other.by_parameter[name].device))
+        for name, gradient in packed.by_parameter.items()
+    }
+    worst = max(differences, key=lambda name: differences[name])
+    return GradientComparison(stage, arrangement, other.rows, other.loss, packed.loss, differences[worst], worst)
+
+
+def _difference(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().max() / other.abs().max().clamp_min(1e-8))
+
+
+def _gradients(
+    model: VisionLanguageModel, planned: PlannedStage, step: Step, loss_of: Callable[[Batch], Tensor]
+) -> _Gradients:
+    """Compute a step's gradients in this process."""
+    model.zero_grad(set_to_none=True)
+    plan = StagePlan((step,), planned.plan.made_from)
+    batches = Loader(planned.samples, planned.processor, plan).load(0)
+    supervised, total = sum(batch.supervised for batch in batches), 0.0
+    for batch in batches:
+        loss = loss_of(batch.to(str(model.head.device))) / max(supervised, 1)
+        loss.backward()
+        total += float(loss.detach())
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in trainable.items()}
+    return _Gradients(len(step), total, gradients)
+
+
+def _gradients_over_processes(
+    model: VisionLanguageModel, planned: PlannedStage, step: Step, world: World, parallelism: Parallelism
+) -> _Gradients:
+    """Compute a step's gradients with its rows dealt to all processes, as in training; gradients on the CPU."""
+    model.zero_grad(set_to_none=True)
+    model_with_loss = wrap(ModelWithLoss(model), parallelism, world)
+    plan = StagePlan((step,), planned.plan.made_from, planned.plan.lengths)
+    batches = Loader(planned.samples, planned.processor, plan, share=(world.rank, world.size)).load(0)
+    supervised = sum(own for (own,) in world.gather(sum(batch.supervised for batch in batches)))
+    total = 0.0
+    for count, batch in enumerate(batches, start=1):
+        with gradient_sync(model_with_loss, last=count == len(batches)):
+            loss = model_with_loss(batch.to(world.device))[0] / max(supervised, 1)
+            (loss * world.size).backward()
+        total += float(loss.detach())
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    gradients = {name: torch.zeros(p.shape) if p.grad is None else whole_copy(p.grad) for name, p in trainable.items()}
+    return _Gradients(len(step), sum(own for (own,) in world.gather(total)), gradients)

@@ -1,0 +1,165 @@
+"""Try a stage's largest row before the first step: measure the memory it takes, next to the forecast of `plan`.
+
+planned stage + Trainer -> the largest row (of shards, that of the first one), forward and backward -> bytes at its peak
+A run whose largest row does not fit ends in its first minute. The trial changes nothing: its gradients are dropped, and
+random generators are seeded anew for every row.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from vistune.data import Background, Interrupted, Loader, ShouldStop, wait_for
+from vistune.data.stages import PlannedStage, with_first_shard
+from vistune.errors import DataError, RecipeError
+from vistune.files import scratch_folder, user_cache
+from vistune.model.language import unwrap
+from vistune.planner.load import largest_row, load_of
+from vistune.planner.memory import Parallelism, RowSize, StageSetup, memory, optimizer_bytes, setup_of, sizes_of
+from vistune.progress import OnMessage
+from vistune.recipe import Model
+from vistune.training.trainer import Trainer
+from vistune.types import Batch
+
+CLOSE = 0.15  # of the measured bytes: as far as a forecast may be off
+
+
+def try_largest_row(
+    trainer: Trainer,
+    planned: PlannedStage,
+    model: Model,
+    parallelism: Parallelism,
+    bf16_parts: Sequence[str],
+    *,
+    on_message: OnMessage,
+    stopping: ShouldStop,
+) -> None:
+    """Report the memory of the stage's largest row in the first process. Raises VistuneError if it does not fit.
+
+    Args:
+        model: The recipe's.
+        bf16_parts: Parts whose frozen weights are stored in bf16.
+        stopping: If the run is asked to stop while the first shard is fetched, nothing is tried.
+    """
+    world = trainer.world
+    trial = _read_largest_row(trainer, planned, on_message, stopping)
+    if trial is None:
+        return
+    step, batch, size = trial
+    setup = setup_of(trainer.stage, bf16=trainer.bf16, parallelism=parallelism, processes=world.size,
+                     bf16_parts=bf16_parts, on_gpu=trainer.device.startswith("cuda"))  # fmt: skip
+    before = bytes_in_use(trainer, parallelism)
+    # With several rows per step, the gradients of the first are in memory together with the activations of the last.
+    peak = before + peak_bytes(trainer.device, lambda: trainer.try_row(step, batch, times=min(2, size.rows)))
+    if world.is_first:
+        on_message(f"stage {planned.stage.name}: {_report(trainer, model, setup, size, peak)}")
+
+
+def _report(trainer: Trainer, model: Model, setup: StageSetup, size: RowSize, peak: float) -> str:
+    """The measured peak, the optimizer's state added, next to the forecast."""
+    row = f"the largest row ({size.tokens:,} tokens, {size.tiles} tiles, {size.supervised:,} supervised) takes "
+    try:
+        configs = trainer.model.vision.tower.config, unwrap(trainer.model.language).config
+        sizes, _ = sizes_of(model, configs, cut=True)
+    except RecipeError as error:
+        return f"{row}{_mb(peak)} without the optimizer; there is no forecast: {error.message}"
+    processes = setup.processes if setup.parallelism == "fsdp" else 1
+    measured = peak + optimizer_bytes(sizes, setup) / processes  # allocated at the first update
+    return row + compare_with_forecast(measured, memory(sizes, setup, size).total)
+
+
+def _read_largest_row(
+    trainer: Trainer, planned: PlannedStage, on_message: OnMessage, stopping: ShouldStop
+) -> tuple[int, Batch, RowSize] | None:
+    """(step, batch, size) of the stage's largest row; None if there is nothing to try."""
+    world = trainer.world
+    scratch = nullcontext(Path()) if planned.stream is None else scratch_folder(user_cache() / "shards")
+    with scratch as folder, Background(1, "first shard") as thread:
+        first: PlannedStage | None = None
+        with suppress(Interrupted):
+            first = wait_for(thread.submit(lambda: with_first_shard(planned, folder, thread.over)), stopping)
+        if world.any(first is None) or first is None:
+            return None
+        step, index = largest_row(first)
+        size = replace(load_of(first).worst, rows=-(-max(map(len, first.plan.steps)) // world.size))
+        if isinstance(trainer.loader, Loader):
+            return step, trainer.loader.row(step, index), size
+        try:
+            batch = Loader(first.samples, first.processor, first.plan).row(step, index)
+        except DataError as error:  # one bad image does not end a run that may reject it
+            if not trainer.loader.stream.rejects:
+                raise
+            on_message(f"stage {planned.stage.name}: the largest row of the first shard is not tried: {error.message}")
+            return None
+        return step, replace(batch, places=()), size
+
+
+def compare_with_forecast(measured: float, forecast: float) -> str:
+    """Format measured and forecast bytes, with a warning if they differ by more than 15 %."""
+    off = forecast / measured - 1
+    text = f"{_mb(measured)} at its peak, the forecast is {_mb(forecast)} ({off:+.0%})"
+    if abs(off) <= CLOSE:
+        return text
+    return f"{text}: trust the measurement, the forecast of vistune plan is more than {CLOSE:.0%} off for this stage"
+
+
+def bytes_in_use(trainer: Trainer, parallelism: Parallelism) -> float:
+    """Return the bytes in use before any row: all allocated ones of a GPU; on a CPU weights and DDP's gradients."""
+    if trainer.device.startswith("cuda"):
+        return float(torch.cuda.memory_allocated(trainer.device))
+    tensors = [
+        *trainer.model.parameters(),
+        *trainer.model.buffers(),
+        *(trainer.trainable if parallelism == "ddp" else ()),
+    ]
+    return float(sum((t.to_local() if isinstance(t, DTensor) else t).nbytes for t in tensors))
+
+
+def peak_bytes(device: str, work: Callable[[], None]) -> float:
+    """Measure the most bytes that the tensors of `work` take at once, by torch's allocators."""
+    if device.startswith("cuda"):
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        work()
+        return float(torch.cuda.max_memory_allocated(device) - before)
+    # A process's resident memory would also count what its heap keeps of freed tensors.
+    profile: Any = torch.autograd.profiler.profile(use_kineto=True, profile_memory=True, use_cpu=True)
+    with _silent(profile):
+        work()
+    events = [event for event in profile.kineto_results.events() if event.name() == "[memory]"]
+    sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
+    return float(max(accumulate(sizes), default=0))
+
+
+@contextmanager
+def _silent(profile: Any) -> Iterator[None]:
+    """Run the profiler without the lines that its library writes to stderr at its start and end at any log level."""
+
+    def silently(call: Callable[[], object]) -> None:
+        with open(os.devnull, "wb") as devnull:
+            stderr = os.dup(2)
+            os.dup2(devnull.fileno(), 2)
+            try:
+                call()
+            finally:
+                os.dup2(stderr, 2)
+                os.close(stderr)
+
+    silently(profile.__enter__)
+    try:
+        yield
+    finally:
+        silently(lambda: profile.__exit__(None, None, None))
+
+
+def _mb(size: float) -> str:
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:,.0f} MB"

@@ -1,0 +1,5 @@
+"""Fixtures of the planner tests."""
+
+from training_stages import data, make_recipe
+
+__all__ = ["data", "make_recipe"]
