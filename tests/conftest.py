@@ -77,6 +77,24 @@ def tiny_tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small Llama tokenizer that is trained here."""
+    from small_llama import save_small_llama
+
+    folder = tmp_path_factory.mktemp("small_llama")
+    save_small_llama(folder)
+    return folder
+
+
+@pytest.fixture(scope="session", params=["small", "Llama 2"])
+def llama(request: pytest.FixtureRequest) -> Path:
+    """The folder of a Llama tokenizer: a small one that is trained here, and Llama 2's own, which ../shared holds."""
+    if request.param == "small":
+        return request.getfixturevalue("small_llama")
+    return request.getfixturevalue("shared") / "data" / "llama-tokenizer"
+
+
+@pytest.fixture(scope="session")
 def tiny_backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`vision/` (CLIP, 32x32 pixels, patch 16: 4 slots) and `language/` (Llama and its tokenizer), random weights."""
     import torch

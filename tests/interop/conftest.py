@@ -10,23 +10,34 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from small_golden import save_golden
 
 Tensors = dict[str, torch.Tensor]
 
 
-@pytest.fixture(scope="session")
-def golden_original(shared: Path) -> Path:
-    return shared / "golden" / "ckpt_original_linear"
+@pytest.fixture(scope="session", params=["small", "of ../shared"])
+def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models with known numbers: small ones by transformers' classes, and those that ../shared holds."""
+    if request.param != "small":
+        return request.getfixturevalue("shared") / "golden"
+    folder = tmp_path_factory.mktemp("golden")
+    save_golden(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")
-def golden_hf(shared: Path) -> Path:
-    return shared / "golden" / "ckpt_hf_clip_llama"
+def golden_original(golden: Path) -> Path:
+    return golden / "ckpt_original_linear"
 
 
 @pytest.fixture(scope="session")
-def golden_images(shared: Path) -> Path:
-    return shared / "golden" / "images"
+def golden_hf(golden: Path) -> Path:
+    return golden / "ckpt_hf_clip_llama"
+
+
+@pytest.fixture(scope="session")
+def golden_images(golden: Path) -> Path:
+    return golden / "images"
 
 
 @pytest.fixture

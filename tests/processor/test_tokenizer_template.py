@@ -177,8 +177,8 @@ def test_a_control_takes_the_whitespace_beside_it_as_in_a_whole_string(tokenizer
     assert fitted.encode_ids(Sample("x", turns("What?", "red"))).ids == wanted
 
 
-def test_a_beginning_that_the_template_writes_is_not_doubled(shared: Path) -> None:
-    tokenizer = load_tokenizer(shared / "data" / "llama-tokenizer")
+def test_a_beginning_that_the_template_writes_is_not_doubled(llama: Path) -> None:
+    tokenizer = load_tokenizer(llama)
     source = "{{ bos_token }}" + chatml("{% generation %}{{ m.content + eos_token }}{% endgeneration %}")
     fitted = processor(tokenizer, source)
     chat = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "red"}]

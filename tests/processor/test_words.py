@@ -126,8 +126,8 @@ def test_words_give_what_the_whole_gives(name: str, tokenization: str) -> None:
 
 
 @pytest.mark.parametrize("tokenization", ["whole", "chunks"])
-def test_so_do_llamas(shared: Path, tokenization: str) -> None:
-    compare(load_tokenizer(shared / "data" / "llama-tokenizer"), tokenization)
+def test_so_do_llamas(llama: Path, tokenization: str) -> None:
+    compare(load_tokenizer(llama), tokenization)
 
 
 @settings(max_examples=500, deadline=None)
