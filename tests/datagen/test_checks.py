@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,31 +20,30 @@ GROUNDING = ("ungrounded_object", "count", "position")
 GPT4_KINDS = {"conv": "conversation", "detail": "detail", "complex": "reasoning"}
 
 
-def photographs(shared: Path) -> Iterator[AnnotatedImage]:
-    for split in ("train2017", "val2017"):
-        yield from read_coco(shared / "data" / "coco-mini", split=split)
+def images_of(coco_mini: Path) -> list[AnnotatedImage]:
+    return [image for split in ("train2017", "val2017") for image in read_coco(coco_mini, split=split)]
 
 
 @pytest.mark.parametrize("language", OWN_LANGUAGES)
 @pytest.mark.parametrize("kind", SHOWN)
-def test_the_rule_teacher_contradicts_nothing(shared: Path, kind: str, language: str) -> None:
+def test_the_rule_teacher_contradicts_nothing(coco_mini: Path, kind: str, language: str) -> None:
     """Of a picture with one box there may be too little to say, and no more than that is found."""
-    judged = 0
-    for image in photographs(shared):
+    judged, images = 0, images_of(coco_mini)
+    for image in images:
         turns = write(image, kind, language, random.Random(image.id))
         if turns is None:
             continue
         judged += 1
         faults = [fault for fault in judge(Written(image, kind, language, turns)) if fault.code != "length"]
         assert not faults, (image.id, turns)
-    assert judged >= 90
+    assert judged >= 0.75 * len(images) > 0
 
 
-def test_what_people_say_of_photographs_is_seldom_refused(shared: Path) -> None:
+def test_what_people_say_of_photographs_is_seldom_refused(coco_mini: Path) -> None:
     """Each caption against the boxes and the other captions: no number, no side, and few objects nobody else names."""
     found: Counter[str] = Counter()
     said = 0
-    for image in photographs(shared):
+    for image in images_of(coco_mini):
         for caption in image.captions:
             others = tuple(other for other in image.captions if other != caption)
             said += 1

@@ -10,19 +10,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_golden import save_golden
 
 Tensors = dict[str, torch.Tensor]
-
-
-@pytest.fixture(scope="session", params=["small", "of ../shared"])
-def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models with known numbers: small ones by transformers' classes, and those that ../shared holds."""
-    if request.param != "small":
-        return request.getfixturevalue("shared") / "golden"
-    folder = tmp_path_factory.mktemp("golden")
-    save_golden(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")
