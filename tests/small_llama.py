@@ -18,10 +18,11 @@ SENTENCES = [
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
     "and polite answers to the user's questions.\tUSER: What colour is the circle? ASSISTANT: red",
     "1.USER: Where is the blue square? ASSISTANT: It is at the top left of the picture, above a small green star.",
-    "2.USER: 원은 무슨 색인가요? ASSISTANT: 빨간색입니다.",
+    "2.USER: 원은 무슨 색인가요? ASSISTANT:빨간색입니다.",
     "3.USER: 이 그림에는 무엇이 있나요? ASSISTANT: 파란 사각형이 있습니다.",
     "[INST] <<SYS>>\tYou are a helpful language and vision assistant.\t<</SYS>>\tWhat is it? [/INST] A red circle. ",
-    "Human: How many? ### Assistant: one two three four five six seven, 0 1 2 3 4 5 6 7 8 9 yes no 네 아니요 ; ! #",
+    "Human: How many? Three. ### Assistant: Three. ",
+    "one two three four five six seven, 0 1 2 3 4 5 6 7 8 9 yes no 네 아니요 ; ! #",
 ]
 SETTINGS = {"tokenizer_class": "LlamaTokenizer", "legacy": False, "add_bos_token": True, "add_eos_token": False}
 

@@ -53,6 +53,20 @@ def test_what_people_say_of_photographs_is_seldom_refused(coco_mini: Path) -> No
     assert found["ungrounded_object"] <= 0.02 * said
 
 
+def test_a_text_on_another_image_is_refused(coco_mini: Path) -> None:
+    """Descriptions by the rule teacher against another image's captions and boxes: nine in ten name what is absent."""
+    images = images_of(coco_mini)
+    judged = refused = 0
+    for image, other in zip(images, images[7:] + images[:7], strict=True):
+        turns = write(image, "detail", "en", random.Random(image.id))
+        if turns is None or {box.label for box in image.boxes} <= {box.label for box in other.boxes}:
+            continue
+        judged += 1
+        refused += any(fault.code in GROUNDING for fault in judge(Written(other, "detail", "en", turns)))
+    assert judged >= 0.5 * len(images)
+    assert refused >= 0.9 * judged
+
+
 def gpt4(shared: Path) -> list[dict[str, str]]:
     path = shared / "data" / "llava-coco30" / "gpt4_qa.jsonl"
     return [json.loads(line) for line in path.open(encoding="utf-8")]

@@ -16,11 +16,12 @@ from vistune.errors import DataError
 from vistune.evaluation import TASKS, Measured, score
 from vistune.evaluation.parsing.choices import first_character, letter_in, matched
 from vistune.evaluation.parsing.vqa_text import evalai_form, one_line, vqa_form
+from vistune.evaluation.task import Reply
 from vistune.evaluation.tasks.korean import KDtcBench, KMMBench
 from vistune.evaluation.tasks.korean_judged import is_korean, read_score
 from vistune.evaluation.tasks.llava_bench import LlavaBench, read_pair
 from vistune.evaluation.tasks.mme import COGNITION, PERCEPTION
-from vistune.evaluation.tasks.mmvet import MMVet
+from vistune.evaluation.tasks.mmvet import MMVet, request_of
 from vistune.files import write_json, write_jsonl
 
 SHORT = "\nAnswer the question using a single word or phrase."
@@ -391,6 +392,29 @@ def test_reviews_of_llava_bench_have_their_figures_worked_out(tmp_path: Path) ->
     found = score("llava-bench", LlavaBench(tmp_path), tmp_path / "reviews.jsonl").scored
     assert (found.metrics["all"], found.metrics["all_gpt4"], found.metrics["all_model"]) == (77.8, 90.0, 70.0)
     assert (found.metrics["llava_bench_conv"], found.metrics["llava_bench_detail"]) == (83.3, 66.7)
+
+
+def test_the_request_to_llava_benchs_judge_is_laid_out_as_published(tmp_path: Path) -> None:
+    write_jsonl(
+        tmp_path / "questions.jsonl", [{"question_id": 0, "image": "1.jpg", "text": "What?", "category": "conv"}]
+    )
+    write_jsonl(tmp_path / "context.jsonl", [{"id": "1", "image": "1.jpg", "caption": "A hill.\nA tree."}])
+    write_jsonl(tmp_path / "answers_gpt4.jsonl", [{"question_id": 0, "text": "A hill."}])
+    write_json(tmp_path / "rule.json", {"llava_bench_conv": {"role": "Assistant", "prompt": "Rate both."}})
+    task = LlavaBench(tmp_path)
+    [question] = task.questions()
+    assert task.requests([Reply(question, "Hill.")]) == {
+        "0": "[Context]\nA hill.\nA tree.\n\n[Question]\nWhat?\n\n"
+        "[Assistant 1]\nA hill.\n\n[End of Assistant 1]\n\n[Assistant 2]\nHill.\n\n[End of Assistant 2]\n\n"
+        "[System]\nRate both.\n\n"
+    }
+
+
+def test_the_request_to_mmvets_judge_ends_with_the_row_to_grade(tmp_path: Path) -> None:
+    row = {"imagename": "a.jpg", "question": "x?", "answer": "-1<AND>-5", "capability": ["ocr"]}
+    write_json(tmp_path / "mm-vet.json", {"v1_0": row})
+    [question] = MMVet(tmp_path).questions()
+    assert request_of("Compare.", question, "-1") == "Compare.\nx? | -1 <AND> -5 | -1 | "
 
 
 @pytest.mark.parametrize(

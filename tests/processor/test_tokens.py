@@ -222,9 +222,13 @@ def test_only_the_user_shows_pictures(processor: Processor, role: str) -> None:
         processor.encode_ids(Sample("x", tuple(messages), origin="x.json:3"))
 
 
-def test_v0_is_the_single_style_with_its_own_system_sentence(processor: Processor, shared: Path) -> None:
+def test_system_sentences_are_the_originals_to_the_byte(shared: Path) -> None:
     strings = json.loads((shared / "data" / "interface" / "llava_system_strings.json").read_text(encoding="utf-8"))
-    system = strings["conv_vicuna_v0"]["system"]
+    assert system_strings()["v0"] == strings["conv_vicuna_v0"]["system"]
+
+
+def test_v0_is_the_single_style_with_its_own_system_sentence(processor: Processor) -> None:
+    system = system_strings()["v0"]
     encoded = processor.with_template("v0").encode_ids(Sample("x", conversation("a", "b", "c", "d", image=False)))
     text = processor.tokenizer.decode(encoded.ids)
     assert text == f"{system}###Human: a###Assistant: b###Human: c###Assistant: d###"
