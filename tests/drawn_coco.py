@@ -1,6 +1,6 @@
 """A small folder in COCO's layout: drawn images, boxes, and captions that were written for these tests.
 
-Each scene below is an image of its own. A box is drawn as a shape in a colour of its class over smooth noise, so no two
+Each scene below is one image. A box is drawn as a shape in a colour of its class over smooth noise, so no two
 images are nearly the same. The captions say what a person might say of the boxes, not what the drawing looks like.
 """
 

@@ -1,8 +1,9 @@
 """Ids and labels as the original LLaVA computes them: sentencepiece's own pieces, labels found by walking the rounds.
 
-The algorithm is that of the published code (`tokenizer_image_token`, `preprocess_plain`, `preprocess_v1`,
-`preprocess_llama_2`), which tokenises a conversation piece by piece and finds the answers again by their lengths.
-vistune does neither, so equal ids and labels are no accident.
+The algorithm is that of LLaVA's published code, Apache-2.0 (`tokenizer_image_token`, `preprocess_plain`,
+`preprocess_v1`, `preprocess_llama_2`). It tokenises a conversation piece by piece and finds the answers again by their
+lengths.
+vistune does neither. Equal ids and labels therefore mean that both ways agree.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def image_rules() -> Any:
 
 
 def save_original(folder: Path, images: Path) -> None:
-    """The original's layout: one linear projector, the tower inside the weights and beside them, `pad` images."""
+    """The original's layout: one linear projector, the tower both inside the weights and in a folder, `pad` images."""
     from transformers import CLIPVisionModel, LlamaForCausalLM
 
     save_small_llama(folder)

@@ -12,8 +12,8 @@ from sentencepiece import SentencePieceProcessor
 from tokenizers import normalizers
 from tokenizers.processors import TemplateProcessing
 
-# As with Llama's own vocabulary, "USER" is a piece and "▁USER" is none, so a space before it costs a token: behind
-# `</s>` the two rules of `legacy` then give other numbers of tokens.
+# As in Llama's own vocabulary, "USER" is a piece and "▁USER" is not. A space before it therefore costs a token, and
+# the two values of `legacy` give different numbers of tokens behind `</s>`.
 SENTENCES = [
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
     "and polite answers to the user's questions.\tUSER: What colour is the circle? ASSISTANT: red",
