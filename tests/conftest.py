@@ -77,6 +77,46 @@ def tiny_tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small Llama tokenizer that is trained here."""
+    from small_llama import save_small_llama
+
+    folder = tmp_path_factory.mktemp("small_llama")
+    save_small_llama(folder)
+    return folder
+
+
+@pytest.fixture(scope="session", params=["small", "Llama 2"])
+def llama(request: pytest.FixtureRequest) -> Path:
+    """The folder of a Llama tokenizer: a small one that is trained here, and Llama 2's own, which ../shared holds."""
+    if request.param == "small":
+        return request.getfixturevalue("small_llama")
+    return request.getfixturevalue("shared") / "data" / "llama-tokenizer"
+
+
+@pytest.fixture(scope="session", params=["small", "of ../shared"])
+def golden(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models with known numbers: small ones by transformers' classes, and those that ../shared holds."""
+    from small_golden import save_golden
+
+    if request.param != "small":
+        return request.getfixturevalue("shared") / "golden"
+    folder = tmp_path_factory.mktemp("golden")
+    save_golden(folder)
+    return folder
+
+
+@pytest.fixture(scope="session", params=["drawn", "photographs"])
+def coco_mini(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in COCO's layout: drawn images with invented captions, and the photographs that ../shared holds."""
+    from drawn_coco import save_drawn_coco
+
+    if request.param == "drawn":
+        return save_drawn_coco(tmp_path_factory.mktemp("coco") / "coco-mini")
+    return request.getfixturevalue("shared") / "data" / "coco-mini"
+
+
+@pytest.fixture(scope="session")
 def tiny_backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`vision/` (CLIP, 32x32 pixels, patch 16: 4 slots) and `language/` (Llama and its tokenizer), random weights."""
     import torch

@@ -168,6 +168,13 @@ def test_a_near_miss_of_a_picture_name_is_suggested(folder: Path) -> None:
     assert "a.jpg" in caught.value.hint
 
 
+def test_an_image_that_is_not_in_its_folder_is_named_with_the_record(folder: Path, tmp_path: Path) -> None:
+    source = DataSource(file=write(folder, good()).file, images=tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(DataError, match=r"data\.json:2:image: no image"):
+        all_samples(source)
+
+
 def test_pictures_of_the_gpt4_samples_may_be_elsewhere(shared: Path, tmp_path: Path) -> None:
     source = DataSource(file=shared / "data" / "llava-coco30" / "gpt4_qa.llava.json", images=tmp_path)
     with pytest.raises(DataError, match=r"gpt4_qa\.llava\.json:2:image: no image"):

@@ -58,9 +58,9 @@ def test_singular(plural: str, wanted: str) -> None:
     assert singular(plural) == wanted
 
 
-def test_phrases_of_photographs_are_their_objects(shared: Path) -> None:
+def test_phrases_of_photographs_are_their_objects(coco_mini: Path) -> None:
     """Real captions name something, no phrase is a verb or a function word, and the objects lead the list."""
-    tree = json.loads((shared / "data/coco-mini/annotations/captions_train2017.json").read_text(encoding="utf-8"))
+    tree = json.loads((coco_mini / "annotations" / "captions_train2017.json").read_text(encoding="utf-8"))
     captions = [row["caption"] for row in tree["annotations"]]
     found = [noun_phrases(caption) for caption in captions]
     assert all(found)

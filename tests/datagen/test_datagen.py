@@ -121,10 +121,10 @@ def test_configs_that_make_no_sense_are_refused(images: list[AnnotatedImage], co
         generate_by_rule(images, config)
 
 
-def test_real_photographs_give_all_kinds_in_both_languages(shared: Path) -> None:
-    folder = shared / "data" / "coco-mini"
-    assert splits_of(folder) == ["train2017", "val2017"]
-    made = generate_by_rule(read_coco(folder, "train2017"), GenerationConfig(languages=("en", "ko")))
+def test_annotated_images_give_all_kinds_in_both_languages(coco_mini: Path) -> None:
+    assert splits_of(coco_mini) == ["train2017", "val2017"]
+    images = read_coco(coco_mini, "train2017")
+    made = generate_by_rule(images, GenerationConfig(languages=("en", "ko")))
     counts = Counter((row["kind"], row["language"]) for row in made.rows)
     assert set(counts) == {(k, la) for k in ("caption", "conversation", "detail", "reasoning") for la in ("en", "ko")}
-    assert counts["caption", "en"] > 300
+    assert counts["caption", "en"] > 0.75 * sum(len(image.captions) for image in images)

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from grounding.oracle import settled
 from hypothesis import given
 from hypothesis import strategies as st
+from oracle import settled
 
 from vistune.datagen import GenerationConfig, generate_by_rule, read_coco, write_generated
 from vistune.datagen.teachers import rule
@@ -155,10 +155,9 @@ def test_a_marker_in_any_text_is_rejected(tmp_path: Path, marked: str) -> None:
     )
 
 
-def test_coco_photographs_are_described_by_their_own_boxes(shared: Path) -> None:
+def test_coco_photographs_are_described_by_their_own_boxes(coco_mini: Path) -> None:
     """Real labels, real captions: counts in every row are those of the boxes, and all the captions are used."""
-    folder = shared / "data" / "coco-mini"
-    photographs = read_coco(folder, "val2017")
+    photographs = read_coco(coco_mini, "val2017")
     by_name = {image.path.name: image for image in photographs}
     made = generate_by_rule(photographs, GenerationConfig(languages=("en", "ko"), seed=3))
     kinds = Counter((row["kind"], row["language"]) for row in made.rows)
@@ -184,7 +183,7 @@ def test_coco_photographs_are_described_by_their_own_boxes(shared: Path) -> None
                 if f"Is there a {label}?" in question["value"]:
                     assert answer["value"].lower().startswith("yes" if labels[label] else "no")
                     asked += 1
-    assert asked > 5
+    assert asked > len(photographs) / 8
 
 
 @pytest.mark.parametrize("language", ["en", "ko"])

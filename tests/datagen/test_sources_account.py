@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datagen.source_folders import coco, draw, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from source_folders import coco, draw, write
 from typer.testing import CliRunner
 
 from vistune.cli.app import app

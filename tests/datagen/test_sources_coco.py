@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datagen.source_folders import assert_dogs, coco, draw, write
+from source_folders import assert_dogs, coco, draw, write
 
 from vistune.datagen import read_source
 from vistune.errors import DataError, RecipeError

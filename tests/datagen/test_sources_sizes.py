@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datagen.source_folders import coco, corners, draw, write
-from datagen.test_sources_tools import CVAT, VOC, X0, X1, Y0, Y1, datumaro, label_studio, label_studio_min, labelme, via
-from datagen.test_sources_tools import via_csv as csv_of_via
+from annotation_tools import CVAT, VOC, X0, X1, Y0, Y1, datumaro, label_studio, label_studio_min, labelme, via
+from annotation_tools import via_csv as csv_of_via
 from PIL import Image
+from source_folders import coco, corners, draw, write
 
 from vistune.datagen import read_source
 from vistune.errors import DataError

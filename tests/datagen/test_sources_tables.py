@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from datagen.source_folders import COCO_BOX, PIXELS, assert_dogs, corners, draw, write
+from source_folders import COCO_BOX, PIXELS, assert_dogs, corners, draw, write
 
 from vistune.datagen import TableForm, read_source
 from vistune.datagen.sources import described_source

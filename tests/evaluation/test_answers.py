@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from fake_teacher import Behaviour, FakeTeacher, completion
-from llm_client.paid_runs import answered, check_not_again, ended, in_child, kill_at
+from paid_runs import answered, check_not_again, ended, in_child, kill_at
 from typer.testing import CliRunner
 
 from vistune import api

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from evaluation.releases import RELEASES
 from PIL import Image
+from releases import RELEASES
 from typer.testing import CliRunner
 
 from vistune import api

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from evaluation.releases import RELEASES
 from PIL import Image, ImageDraw
+from releases import RELEASES
 
 from vistune.evaluation import TASKS, AnsweredQuestion, EvaluationResult, compare
 from vistune.evaluation.results import evaluation_result

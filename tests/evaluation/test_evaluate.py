@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from evaluation.releases import RELEASES
 from PIL import Image
+from releases import RELEASES
 
 import vistune
 from vistune import api

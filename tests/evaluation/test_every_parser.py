@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from evaluation.hostile import ENDLESS, REPLIES
+from hostile import ENDLESS, REPLIES
 from hypothesis import given, settings
 
 from vistune.evaluation.parsing.choices import first_character, letter_in, matched, option_in

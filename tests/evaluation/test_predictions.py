@@ -12,9 +12,9 @@ from typing import Any
 
 import openpyxl
 import pytest
-from evaluation.releases import RELEASES
 from hypothesis import given
 from hypothesis import strategies as st
+from releases import RELEASES
 from typer.testing import CliRunner
 
 from vistune.cli.app import app

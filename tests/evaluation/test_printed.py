@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from evaluation.releases import RELEASES
 from PIL import Image
+from releases import RELEASES
 from typer.testing import CliRunner
 
 from vistune.cli.app import app

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from evaluation.hostile import ENDLESS, REPLIES
-from evaluation.releases import FULL, RELEASES
+from hostile import ENDLESS, REPLIES
 from hypothesis import given, settings
+from releases import FULL, RELEASES
 from typer.testing import CliRunner
 
 import vistune

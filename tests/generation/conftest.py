@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from generation.reference import Bench, make
+from reference import Bench, make
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from generation.reference import KINDS, Bench, image
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from reference import KINDS, Bench, image
 
 from vistune.errors import DataError
 from vistune.generation import Engine, Sampling, generate, greedy_tokens

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from generation.reference import Bench, image
 from PIL import Image
+from reference import Bench, image
 
 from vistune.errors import DataError
 from vistune.generation import answered_prompt, compute_attention_maps

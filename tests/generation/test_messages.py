@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from generation.reference import Bench, image
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from reference import Bench, image
 from tokenizers import AddedToken
 
 from vistune.errors import DataError

@@ -17,10 +17,12 @@ from vistune.recipe import Model
 WORDS = ["red", " 빨간 원", "  ", "\n", "🙂", "a", "ab", "abc", "</s", "###", "##", "한국어"]
 
 
-@pytest.fixture(scope="module", params=["byte-level", "sentencepiece"])
+@pytest.fixture(scope="module", params=["byte-level", "small sentencepiece", "sentencepiece"])
 def processor(request: pytest.FixtureRequest, tiny_backbones: Path) -> Processor:
     folder = tiny_backbones / "language"
     spec = read_spec(Model(vision=str(tiny_backbones / "vision"), language=str(folder)))
+    if request.param == "small sentencepiece":
+        folder = request.getfixturevalue("small_llama")
     if request.param == "sentencepiece":
         folder = request.getfixturevalue("shared") / "data" / "llama-tokenizer"
     return Processor(load_tokenizer(folder), replace(spec, template="v0"))

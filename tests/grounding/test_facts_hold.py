@@ -7,10 +7,10 @@ import re
 from collections import Counter
 
 import pytest
-from grounding.oracle import settled
-from grounding.oracle_words import EN_PLACES, KO_COLORS, KO_PLACES, SHAPES, WORDS, article
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import settled
+from oracle_words import EN_PLACES, KO_COLORS, KO_PLACES, SHAPES, WORDS, article
 
 from vistune.grounding import PLACES, QUESTION_TYPES, Scene, ask, caption, description, place_of
 from vistune.grounding import lexicon as words

@@ -7,10 +7,10 @@ from collections import Counter
 from itertools import permutations
 
 import pytest
-from grounding.oracle import Oracle
-from grounding.oracle_words import SHAPES, WORDS, eun, i, with_particle
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import Oracle
+from oracle_words import SHAPES, WORDS, eun, i, with_particle
 
 from vistune.grounding import Scene, reason
 from vistune.types import Box

@@ -15,18 +15,18 @@ Tensors = dict[str, torch.Tensor]
 
 
 @pytest.fixture(scope="session")
-def golden_original(shared: Path) -> Path:
-    return shared / "golden" / "ckpt_original_linear"
+def golden_original(golden: Path) -> Path:
+    return golden / "ckpt_original_linear"
 
 
 @pytest.fixture(scope="session")
-def golden_hf(shared: Path) -> Path:
-    return shared / "golden" / "ckpt_hf_clip_llama"
+def golden_hf(golden: Path) -> Path:
+    return golden / "ckpt_hf_clip_llama"
 
 
 @pytest.fixture(scope="session")
-def golden_images(shared: Path) -> Path:
-    return shared / "golden" / "images"
+def golden_images(golden: Path) -> Path:
+    return golden / "images"
 
 
 @pytest.fixture

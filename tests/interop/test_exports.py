@@ -155,10 +155,10 @@ def test_a_tower_is_compared_in_the_precision_in_which_it_is_written(
     assert {tensor.dtype for tensor in found.values()} == {torch.bfloat16 if inside else torch.float32}
 
 
-def test_tokenizer_model_and_legacy_go_with_the_original(original: Make, shared: Path, tmp_path: Path) -> None:
+def test_tokenizer_model_and_legacy_go_with_the_original(original: Make, llama: Path, tmp_path: Path) -> None:
     merged = original()
     (merged / "tokenizer.json").unlink()
-    shutil.copy(shared / "data" / "llama-tokenizer" / "tokenizer.model", merged)
+    shutil.copy(llama / "tokenizer.model", merged)
     (merged / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "LlamaTokenizer", "legacy": True}))
     grow(merged, 32000)
     import_model(merged, tmp_path / "ours")

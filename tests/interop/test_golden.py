@@ -35,6 +35,10 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     return json.loads((folder / "inputs.json").read_text(encoding="utf-8"))
 
 
+def image_id(folder: Path) -> int:
+    return json.loads((folder / "config.json").read_text())["image_token_index"]
+
+
 def example(row: dict[str, Any], images: Path, processor: Processor) -> Example:
     """A golden row, its one -200 made as many slots as the picture takes."""
     spec, slots = processor.spec, processor.spec.slots_per_image
@@ -93,7 +97,7 @@ def test_transformers_numbers(golden_hf: Path, golden_images: Path) -> None:
     expected = np.load(golden_hf / "expected.npz")
     for k, row in enumerate(rows_of(golden_hf)):
         ids = torch.tensor(row["input_ids"])
-        ids = torch.where(ids == 32000, IMAGE_ID, ids)
+        ids = torch.where(ids == image_id(golden_hf), IMAGE_ID, ids)
         tiles = load_tiles(ImageRef(golden_images / row["image"]), processor.spec)
         batch = collate([Example(ids, torch.full_like(ids, IGNORE), tiles)])
         with torch.inference_mode():
@@ -115,7 +119,7 @@ def test_transformers_ids_and_greedy_tokens(golden_hf: Path, golden_images: Path
             for message in row["messages"]
         ]  # fmt: skip
         ids = assistant.encode(messages).input_ids
-        assert torch.where(ids == IMAGE_ID, 32000, ids).tolist() == row["input_ids"]
+        assert torch.where(ids == IMAGE_ID, image_id(golden_hf), ids).tolist() == row["input_ids"]
         prompt = assistant.processor.encode_prompt(read(messages[:1]))
         assert greedy_tokens(assistant.model, prompt, len(row["greedy"])) == row["greedy"]
 

@@ -87,7 +87,7 @@ TIED = ["language model only", "short names, the tower too", "embedding saved", 
 @pytest.fixture(scope="module")
 def bases(tiny_backbones: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """llava-hf folders of random weights, with a head of its own and one tied to the embedding."""
-    from model.tiny_llava import write_llava_hf
+    from tiny_llava import write_llava_hf
 
     folder = tmp_path_factory.mktemp("bases")
     return {name: write_llava_hf(folder / name, tiny_backbones, tied=name == "tied") for name in ("own head", "tied")}
@@ -148,7 +148,7 @@ def test_what_peft_writes_answers_as_peft_reads_it(
 def test_other_towers_and_tiles_answer_as_peft_reads_them(
     tiny_backbones: Path, tmp_path: Path, kind: str, name: str
 ) -> None:
-    from model.tiny_llava import write_llava_hf
+    from tiny_llava import write_llava_hf
 
     base = write_llava_hf(tmp_path / "base", tiny_backbones, kind=kind)
     folder = trained(base, tmp_path / "adapters", **CONFIGS[name])

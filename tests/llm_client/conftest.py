@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from fake_teacher import FakeTeacher
-from llm_client.paid_runs import CANARY
+from paid_runs import CANARY
 from PIL import Image
 
 from vistune.types import AnnotatedImage, Box

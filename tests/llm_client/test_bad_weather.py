@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 from fake_teacher import TEXTS, Behaviour, FakeService, Request, completion, error
-from llm_client.paid_runs import check_accounts, paid, records
-from llm_client.virtual_time import ask_about, made_up, now, run
+from paid_runs import check_accounts, paid, records
+from virtual_time import ask_about, made_up, now, run
 
 from vistune.datagen import GenerationConfig, TeacherOptions, make_requests
 from vistune.datagen.teachers.options import prepare_request

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from fake_teacher import Behaviour, FakeTeacher, Request, answer_line, complete_batch
-from llm_client.paid_runs import Images, exported, kill_and_go_on, paid, reference, sends, write
+from paid_runs import Images, exported, kill_and_go_on, paid, reference, sends, write
 
 from vistune.errors import BudgetError, RecipeError, TeacherError
 

@@ -13,7 +13,7 @@ import pytest
 from fake_teacher import TEXTS, Behaviour, FakeTeacher, completion
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from llm_client.paid_runs import ended, in_child
+from paid_runs import ended, in_child
 
 from vistune.datagen import GenerationConfig, make_requests
 from vistune.datagen.teachers.remote import check_answer

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from fake_teacher import Behaviour, FakeTeacher
-from llm_client.paid_runs import (
+from paid_runs import (
     Images,
     after_the_power_cut,
     answered,

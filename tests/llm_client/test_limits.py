@@ -8,7 +8,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llm_client.virtual_time import now, run
+from virtual_time import now, run
 
 from vistune.errors import BudgetError, TeacherError
 from vistune.llm_client import Budget, RateLimiter

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from fake_teacher import TEXTS, Behaviour, FakeTeacher, completion, good
-from llm_client.paid_runs import (
+from paid_runs import (
     CANARY,
     Images,
     check_accounts,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from fake_teacher import TEXTS, Behaviour, FakeTeacher, Request, completion, error
-from llm_client.paid_runs import CANARY, Images, records, reference, sends, write
+from paid_runs import CANARY, Images, records, reference, sends, write
 
 from vistune.datagen import GenerationConfig
 from vistune.errors import BudgetError, RecipeError, TeacherError

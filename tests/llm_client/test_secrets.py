@@ -14,15 +14,14 @@ from typing import Any
 
 import pytest
 from fake_teacher import Behaviour, FakeService, FakeTeacher, completion, error
-from llm_client.paid_runs import CANARY, Images, write
-from llm_client.virtual_time import ask_about, made_up, run
+from paid_runs import CANARY, Images, write
 from typer.testing import CliRunner
+from virtual_time import ask_about, made_up, run
 
 from vistune.errors import RecipeError, VistuneError
 
 
-def arguments(teacher: FakeTeacher, shared: Path, out: Path, *more: str) -> list[str]:
-    source = str(shared / "data" / "coco-mini")
+def arguments(teacher: FakeTeacher, coco_mini: Path, out: Path, *more: str) -> list[str]:
     asked = [
         "--teacher",
         "openai",
@@ -35,7 +34,7 @@ def arguments(teacher: FakeTeacher, shared: Path, out: Path, *more: str) -> list
         "--split",
         "val2017",
     ]
-    return ["generate", source, "--out", str(out), *asked, *more]
+    return ["generate", str(coco_mini), "--out", str(out), *asked, *more]
 
 
 ECHO = f"Incorrect API key provided: {CANARY}"
@@ -87,12 +86,12 @@ def test_the_key_is_nowhere(
             assert CANARY.encode() not in path.read_bytes(), path
 
 
-def test_the_command_shows_no_key(tmp_path: Path, teacher: FakeTeacher, shared: Path) -> None:
+def test_the_command_shows_no_key(tmp_path: Path, teacher: FakeTeacher, coco_mini: Path) -> None:
     """A real command whose key is refused: not in its arguments, its output, its files."""
     teacher.behave = lambda request: WEATHER["401"]
     command = [sys.executable, "-c", "from vistune.cli import main; main()"]
     done = subprocess.run(
-        [*command, *arguments(teacher, shared, tmp_path / "out")], capture_output=True, text=True, check=False
+        [*command, *arguments(teacher, coco_mini, tmp_path / "out")], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2, done.stderr
     assert "Incorrect API key provided: [key]" in done.stderr
@@ -140,12 +139,12 @@ def test_no_name_that_the_service_gives_takes_the_key_to_another_host(
 
 
 def test_the_command_line_writes_data_that_check_accepts(
-    tmp_path: Path, teacher: FakeTeacher, shared: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, teacher: FakeTeacher, coco_mini: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vistune.cli.app import app
 
     out = tmp_path / "out"
-    done = CliRunner().invoke(app, [*arguments(teacher, shared, out, "--language", "en,ko"), "--json"])
+    done = CliRunner().invoke(app, [*arguments(teacher, coco_mini, out, "--language", "en,ko"), "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["rejected"] == 0
     checked = CliRunner().invoke(app, ["check", str(out)])

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from model.tiny_models import tiny
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from tiny_models import tiny
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from model.tiny_models import tiny
+from tiny_models import tiny
 from torch.nn.functional import scaled_dot_product_attention
 
 from vistune.model import KVCache, Prefill

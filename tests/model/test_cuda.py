@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from model.tiny_models import tiny
+from tiny_models import tiny
 
 from vistune.model.attention import attend, documents, packed_attention, register
 from vistune.model.language import run

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from model.tiny_models import KINDS, SIZE, config_of, tiny
 from safetensors.torch import load_file, save_file
+from tiny_models import KINDS, SIZE, config_of, tiny
 from torch import Tensor
 
 from vistune.errors import CheckpointError, RecipeError

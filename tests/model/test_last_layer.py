@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from model.tiny_models import KINDS, tiny
+from tiny_models import KINDS, tiny
 from torch import Tensor, nn
 
 from vistune.model.attention import register

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from model.tiny_models import tiny
+from tiny_models import tiny
 from torch.utils.flop_counter import FlopCounterMode
 from training_stages import ALIGN, LORA, TUNE, MakeRecipe
 

@@ -48,13 +48,18 @@ def tokenizers(folder: Path, kind: str) -> tuple[Any, Any]:
     return made[0], made[1]
 
 
-@pytest.fixture(scope="module", params=["llama", "tokenizer.model", "bytes", "bytes that begin"])
+@pytest.fixture(
+    scope="module", params=["small", "small tokenizer.model", "llama", "tokenizer.model", "bytes", "bytes that begin"]
+)
 def pair(
     request: pytest.FixtureRequest, tiny_tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Any, Any]:
     if "bytes" not in request.param:
-        folder = request.getfixturevalue("shared") / "data" / "llama-tokenizer"
-        if request.param == "tokenizer.model":  # alone, so with a space behind special tokens too
+        if "small" in request.param:
+            folder = request.getfixturevalue("small_llama")
+        else:
+            folder = request.getfixturevalue("shared") / "data" / "llama-tokenizer"
+        if "tokenizer.model" in request.param:  # alone, so with a space behind special tokens too
             folder = Path(shutil.copy(folder / "tokenizer.model", tmp_path_factory.mktemp("alone"))).parent
         return tokenizers(folder, request.param)
     return tokenizers(tiny_tokenizer_folder, request.param)
@@ -137,8 +142,8 @@ def test_what_is_written_reads_back_as_the_tokenizers_own(
     assert again.stop_text == processor.stop_text
 
 
-def test_the_defaults_fit_the_llama_tokenizer(shared: Path) -> None:
-    tokenizer = load_tokenizer(shared / "data" / "llama-tokenizer")
+def test_the_defaults_fit_a_llama_tokenizer(llama: Path) -> None:
+    tokenizer = load_tokenizer(llama)
     for tokenization in ("whole", "chunks"):
         processor = Processor(tokenizer, replace(SPEC, template="v1", tokenization=tokenization))
         assert processor.chat_template == chat_template("v1", tokenization=tokenization)

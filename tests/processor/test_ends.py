@@ -40,10 +40,8 @@ def test_v0_ends_at_its_text_however_it_is_cut_into_tokens(assistant: Assistant)
     assert fitted.ended([*whole[:-2], fitted.tokenizer.eos_token_id])
 
 
-def test_v0_ends_at_its_text_with_the_llama_tokenizer(shared: Path, assistant: Assistant) -> None:
-    fitted = Processor(
-        load_tokenizer(shared / "data" / "llama-tokenizer"), replace(assistant.processor.spec, template="v0")
-    )
+def test_v0_ends_at_its_text_with_a_llama_tokenizer(llama: Path, assistant: Assistant) -> None:
+    fitted = Processor(load_tokenizer(llama), replace(assistant.processor.spec, template="v0"))
     ids = fitted.tokenizer("빨간 It.###", add_special_tokens=False)["input_ids"]
     assert [fitted.ended(ids[:k]) for k in range(1, len(ids) + 1)] == [False] * (len(ids) - 1) + [True]
     assert fitted.answer(ids) == "빨간 It."

@@ -30,9 +30,11 @@ SPEC = Spec(
 )
 
 
-def photographs(shared: Path) -> list[Path]:
-    mini = sorted((shared / "data" / "coco-mini" / "val2017").glob("*.jpg"))[:4]
-    return [*sorted((shared / "golden" / "images").glob("*.jpg")), *mini]
+@pytest.fixture(scope="module")
+def photographs(coco_mini: Path) -> list[Path]:
+    """A few JPEG files, tall and wide: drawn, and photographs."""
+    mini = sorted((coco_mini / "val2017").glob("*.jpg"))[:4]
+    return [*sorted((coco_mini.parents[1] / "golden" / "images").glob("*.jpg")), *mini]
 
 
 def stock(side: int, fit: str, resample: int, *, pad: bool = False) -> Any:
@@ -61,14 +63,14 @@ WAYS = [("crop", False), ("stretch", False), ("crop", True)]
 @pytest.mark.parametrize("resample", [Image.Resampling.BICUBIC, Image.Resampling.BILINEAR])
 @pytest.mark.parametrize(("fit", "pad"), WAYS)
 def test_pixels_equal_transformers_processors_on_photographs(
-    fit: str, pad: bool, resample: int, side: int, shared: Path
+    fit: str, pad: bool, resample: int, side: int, photographs: list[Path]
 ) -> None:
-    for path in photographs(shared):
+    for path in photographs:
         assert torch.equal(*ours_and_theirs(ImageRef(path), side, fit, int(resample), pad=pad))
 
 
-def test_pad_equals_the_original_llavas_canvas(shared: Path) -> None:
-    for path in photographs(shared):
+def test_pad_equals_the_original_llavas_canvas(photographs: list[Path]) -> None:
+    for path in photographs:
         image = Image.open(path).convert("RGB")
         side = max(image.size)
         canvas = Image.new("RGB", (side, side), (122, 116, 104))

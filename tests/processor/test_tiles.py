@@ -106,9 +106,9 @@ def stock_tiles(image: Image.Image, spec: Spec) -> Tensor:
 
 @pytest.mark.parametrize("resample", [Image.Resampling.BICUBIC, Image.Resampling.BILINEAR])
 @pytest.mark.parametrize("side", [336, 32])
-def test_tiles_of_photographs_equal_transformers(side: int, resample: int, shared: Path) -> None:
+def test_tiles_of_photographs_equal_transformers(side: int, resample: int, coco_mini: Path) -> None:
     spec = replace(spec_of_tiles(side, 2), image_resample=int(resample))
-    paths = sorted((shared / "data" / "coco-mini" / "val2017").glob("*.jpg"))[:6]
+    paths = sorted((coco_mini / "val2017").glob("*.jpg"))[:6]
     assert len(paths) == 6
     for path in paths:
         image = Image.open(path).convert("RGB")

@@ -53,8 +53,8 @@ def learnt(processor: Processor, *texts: str) -> str:
     return str(processor.tokenizer.decode([label for label in labels if label != IGNORE]))
 
 
-def test_ids_equal_those_of_transformers(shared: Path) -> None:
-    folder = shared / "golden" / "ckpt_hf_clip_llama"
+def test_ids_equal_those_of_transformers(golden: Path) -> None:
+    folder = golden / "ckpt_hf_clip_llama"
     tokenizer = load_tokenizer(folder)
     fitted = Processor(tokenizer, replace(SPEC, slots_per_image=16))
     image = tokenizer.convert_tokens_to_ids("<image>")
@@ -73,9 +73,9 @@ def test_ids_equal_those_of_transformers(shared: Path) -> None:
     fitted.check()
 
 
-def test_the_space_before_an_answer_is_learnt_with_it_and_ends_no_prompt(shared: Path) -> None:
+def test_the_space_before_an_answer_is_learnt_with_it_and_ends_no_prompt(golden: Path) -> None:
     """`ASSISTANT: ` stands outside the block; Llama's space is part of "▁Three", and alone before Korean."""
-    tokenizer = load_tokenizer(shared / "golden" / "ckpt_hf_clip_llama")
+    tokenizer = load_tokenizer(golden / "ckpt_hf_clip_llama")
     fitted = Processor(tokenizer, SPEC)
     for answer, first in (("Three.", "▁Three"), ("빨간색", "▁")):
         encoded = fitted.encode_ids(Sample("x", turns("How many?", answer)))
@@ -177,8 +177,8 @@ def test_a_control_takes_the_whitespace_beside_it_as_in_a_whole_string(tokenizer
     assert fitted.encode_ids(Sample("x", turns("What?", "red"))).ids == wanted
 
 
-def test_a_beginning_that_the_template_writes_is_not_doubled(shared: Path) -> None:
-    tokenizer = load_tokenizer(shared / "data" / "llama-tokenizer")
+def test_a_beginning_that_the_template_writes_is_not_doubled(llama: Path) -> None:
+    tokenizer = load_tokenizer(llama)
     source = "{{ bos_token }}" + chatml("{% generation %}{{ m.content + eos_token }}{% endgeneration %}")
     fitted = processor(tokenizer, source)
     chat = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "red"}]

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
+import original_llava
 import pytest
 from tiny_spec import SPEC
 from tokenizers import AddedToken
 
 from vistune.errors import DataError, RecipeError
 from vistune.processor import Processor, load_tokenizer, templates
-from vistune.processor.templates import Control
+from vistune.processor.templates import Control, system_strings
 from vistune.types import IGNORE, IMAGE_ID, ImageRef, Message, Sample
 
 FITTING = ("plain", "v0", "v1", "llama_2", "llava_llama_2", "mistral")  # chatml and llama_3 need tokens of their own
@@ -33,23 +36,78 @@ def processor(tiny_tokenizer_folder: Path) -> Processor:
     return Processor(load_tokenizer(tiny_tokenizer_folder), SPEC)
 
 
+def golden(shared: Path, template: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (shared / "golden" / f"tokens_{template}.jsonl").read_text().splitlines()]
+
+
+def sample_of(row: dict[str, Any]) -> Sample:
+    messages = []
+    for turn in row["conversations"]:
+        text = turn["value"]
+        parts: tuple[str | ImageRef, ...] = (text,)
+        if "<image>" in text:
+            parts = (ImageRef(Path("x")), text.replace("<image>", "").strip())
+        messages.append(Message({"human": "user", "gpt": "assistant"}[turn["from"]], parts))
+    return Sample("x", tuple(messages))
+
+
 @pytest.mark.parametrize("template", ["v1", "plain", "llava_llama_2"])
 def test_ids_and_labels_equal_the_originals_row_by_row(shared: Path, template: str) -> None:
     tokenizer = load_tokenizer(shared / "data" / "llama-tokenizer")
     processor = Processor(tokenizer, replace(SPEC, template=template, tokenization="chunks"))
-    rows = [json.loads(line) for line in (shared / "golden" / f"tokens_{template}.jsonl").read_text().splitlines()]
+    rows = golden(shared, template)
     assert rows
     for row in rows:
-        messages = []
-        for turn in row["conversations"]:
-            text = turn["value"]
-            parts: tuple[str | ImageRef, ...] = (text,)
-            if "<image>" in text:
-                parts = (ImageRef(Path("x")), text.replace("<image>", "").strip())
-            messages.append(Message({"human": "user", "gpt": "assistant"}[turn["from"]], parts))
-        shown = processor.shown(Sample("x", tuple(messages)))
+        shown = processor.shown(sample_of(row))
         assert shown["input_ids"] == row["input_ids"]
         assert shown["labels"] == row["labels"]
+
+
+@pytest.mark.parametrize("template", ["v1", "plain", "llama_2", "llava_llama_2"])
+def test_ids_and_labels_equal_those_of_the_originals_algorithm(small_llama: Path, template: str) -> None:
+    tokenizer = load_tokenizer(small_llama)
+    processor = Processor(tokenizer, replace(SPEC, template=template, tokenization="chunks"))
+    for row in original_llava.rows(small_llama, template, system_strings().get(template, ""), legacy=False):
+        shown = processor.shown(sample_of(row))
+        assert (shown["input_ids"], shown["labels"]) == (row["input_ids"], row["labels"])
+
+
+@pytest.mark.parametrize("template", ["v1", "plain", "llava_llama_2"])
+def test_the_algorithm_written_out_here_is_the_originals(shared: Path, template: str) -> None:
+    original = original_llava.OriginalLlava(shared / "data" / "llama-tokenizer", legacy=False)
+    for row in golden(shared, template):
+        encoded = original.encode(row["conversations"], template, system_strings().get(template, ""))
+        assert encoded == (row["input_ids"], row["labels"])
+
+
+@pytest.mark.parametrize(
+    ("name", "length", "digest"),
+    [
+        ("v0", 156, "ace78a978005"),
+        ("v1", 154, "1fa69e2371b7"),
+        ("llama_2", 508, "d52c188a3c96"),
+        ("llava_llama_2", 186, "790f4cfc0552"),
+    ],
+)
+def test_system_sentences_are_those_of_released_checkpoints(name: str, length: int, digest: str) -> None:
+    sentence = system_strings()[name]
+    assert len(sentence) == length
+    assert sha256(sentence.encode()).hexdigest()[:12] == digest
+
+
+def test_llama_3s_ids_are_those_of_its_published_format(tiny_tokenizer_folder: Path) -> None:
+    """The whole string, tokenised by transformers; answers and their `<|eot_id|>` are supervised."""
+    tokenizer = load_tokenizer(tiny_tokenizer_folder)
+    tokens = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in tokens], special_tokens=True)
+    processor = Processor(tokenizer, replace(SPEC, template="llama_3"))
+    messages = (Message("system", ("Be short.",)), *conversation("What?", "red", "무슨 색?", "빨간색", image=False))
+    encoded = processor.encode_ids(Sample("x", messages))
+    text = "".join(f"<|start_header_id|>{m.role}<|end_header_id|>\n\n{m.text}<|eot_id|>" for m in messages)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert encoded.ids == ids
+    answers = [tokenizer(f"{answer}<|eot_id|>", add_special_tokens=False)["input_ids"] for answer in ("red", "빨간색")]
+    assert [label for label in encoded.labels if label != IGNORE] == [token for answer in answers for token in answer]
 
 
 @pytest.mark.parametrize("template", FITTING)
@@ -103,13 +161,15 @@ ATTACKS = ["ASSISTANT:", "<|im_start|>system", "<|im_end|>", "<|eot_id|>", "</s>
 
 @pytest.mark.parametrize("tokenization", ["whole", "chunks"])
 @pytest.mark.parametrize("template", sorted(templates()))
-@pytest.mark.parametrize("kind", ["bytes", "llama"])
+@pytest.mark.parametrize("kind", ["bytes", "small llama", "llama"])
 def test_user_text_gives_no_control_of_any_template(
     request: pytest.FixtureRequest, tiny_tokenizer_folder: Path, kind: str, template: str, tokenization: str
 ) -> None:
     """As many controls and slots as an innocent conversation has, whatever stands in the messages; nor is `<|eot_id|>`
     safe only because the tokenizer calls it special: here it does not."""
     folder = tiny_tokenizer_folder
+    if kind == "small llama":
+        folder = request.getfixturevalue("small_llama")
     if kind == "llama":
         folder = request.getfixturevalue("shared") / "data" / "llama-tokenizer"
     tokenizer = load_tokenizer(folder)
@@ -162,9 +222,13 @@ def test_only_the_user_shows_pictures(processor: Processor, role: str) -> None:
         processor.encode_ids(Sample("x", tuple(messages), origin="x.json:3"))
 
 
-def test_v0_is_the_single_style_with_its_own_system_sentence(processor: Processor, shared: Path) -> None:
+def test_system_sentences_are_the_originals_to_the_byte(shared: Path) -> None:
     strings = json.loads((shared / "data" / "interface" / "llava_system_strings.json").read_text(encoding="utf-8"))
-    system = strings["conv_vicuna_v0"]["system"]
+    assert system_strings()["v0"] == strings["conv_vicuna_v0"]["system"]
+
+
+def test_v0_is_the_single_style_with_its_own_system_sentence(processor: Processor) -> None:
+    system = system_strings()["v0"]
     encoded = processor.with_template("v0").encode_ids(Sample("x", conversation("a", "b", "c", "d", image=False)))
     text = processor.tokenizer.decode(encoded.ids)
     assert text == f"{system}###Human: a###Assistant: b###Human: c###Assistant: d###"
@@ -172,8 +236,8 @@ def test_v0_is_the_single_style_with_its_own_system_sentence(processor: Processo
     assert learnt == " b### d###"
 
 
-def test_special_tokens_in_text_stay_text_with_the_llama_tokenizer(shared: Path) -> None:
-    processor = Processor(load_tokenizer(shared / "data" / "llama-tokenizer"), SPEC)
+def test_special_tokens_in_text_stay_text_with_a_llama_tokenizer(llama: Path) -> None:
+    processor = Processor(load_tokenizer(llama), SPEC)
     ids = processor.encode_ids(Sample("x", conversation("say </s> and <s>", "ok", image=False))).ids
     assert ids.count(2) == 1
     assert ids.count(1) == 1

@@ -289,9 +289,9 @@ def test_a_shipped_recipe_is_drawn_without_a_network(tmp_path: Path) -> None:
         assert word in model
 
 
-def test_a_model_to_go_on_from_is_drawn_by_its_own_configs(shared: Path, tmp_path: Path) -> None:
+def test_a_model_to_go_on_from_is_drawn_by_its_own_configs(golden: Path, tmp_path: Path) -> None:
     """The one that `from` names, in any layout that is read; its parts go by its name."""
-    origin = shared / "golden" / "ckpt_original_linear"
+    origin = golden / "ckpt_original_linear"
     stage = "{name: tune, learn: {projector: 1e-4, adapters: 1e-4}, lora: {rank: 2, alpha: 4}, steps: 3}"
     (tmp_path / "more.yaml").write_text(f"from: {origin}\ndata: [{{file: x.json}}]\nstages: [{stage}]\n")
     paths = draw(load_recipe(str(tmp_path / "more.yaml")), tmp_path / "drawn")

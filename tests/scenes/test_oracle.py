@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from grounding.oracle import settled
+from oracle import settled
 
 from vistune.files import read_jsonl
 from vistune.scenes import COLORS, HELD_OUT, SIDE, SPLITS, make_scene, render, scenes_of, write_world

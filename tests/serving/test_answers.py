@@ -7,9 +7,9 @@ from typing import Any
 
 import openai
 import pytest
-from generation.reference import Bench
 from PIL import Image
-from serving.conftest import Running, body, data_url, png, question, until
+from reference import Bench
+from running_servers import Running, body, data_url, png, question, until
 
 from vistune.generation import Sampling
 

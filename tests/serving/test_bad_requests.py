@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from generation.reference import Bench
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from reference import Bench
+from running_servers import CHAT, Running, body, data_url, png, post, question, read_all, running, until
 from script_modules import load_script
-from serving.conftest import CHAT, Running, body, data_url, png, post, question, read_all, running, until
 
 from vistune.serving.api.limits import MB, Limits
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving.commanded import Commanded, commanded
-from serving.conftest import CHAT, data_url, png
+from commanded import Commanded, commanded
+from running_servers import CHAT, data_url, png
 
 ROOT = Path(__file__).parents[2]
 INSTALL_SECONDS = 1200

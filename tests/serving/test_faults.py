@@ -17,10 +17,10 @@ from typing import Any
 
 import httpx2
 import pytest
-from generation.reference import Bench
+from commanded import commanded
 from PIL import Image
-from serving.commanded import commanded
-from serving.conftest import CHAT, PATIENCE, Gate, Running, body, data_url, post, question, read_all, running, until
+from reference import Bench
+from running_servers import CHAT, PATIENCE, Gate, Running, body, data_url, post, question, read_all, running, until
 
 from vistune.serving.api.limits import Limits
 

@@ -13,11 +13,11 @@ from typing import Any
 import httpx2
 import numpy as np
 import pytest
-from generation.reference import Bench
+from commanded import commanded
 from PIL import Image
-from serving.commanded import commanded
-from serving.conftest import CHAT, PATIENCE, body, data_url, png, question, running, until
-from serving.test_networks import event_texts
+from reference import Bench
+from running_servers import CHAT, PATIENCE, body, data_url, png, question, running, until
+from server_events import event_texts
 
 from vistune.serving.api.limits import Limits
 

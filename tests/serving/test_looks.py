@@ -7,8 +7,8 @@ from typing import Any
 
 import httpx2
 import pytest
-from generation.reference import Bench
-from serving.conftest import Gate, Running, data_url, png, question, running, until
+from reference import Bench
+from running_servers import Gate, Running, data_url, png, question, running, until
 
 from vistune.generation import answered_prompt, compute_attention_maps, read_messages
 from vistune.serving.api.attention_maps import word_spans

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import struct
 import threading
@@ -13,7 +12,8 @@ from typing import Any
 
 import httpx2
 import pytest
-from serving.conftest import CHAT, PATIENCE, Running, body, question, until
+from running_servers import CHAT, PATIENCE, Running, body, question, until
+from server_events import event_texts
 
 LONG: dict[str, Any] = {"stream": True, "max_tokens": 120, "temperature": 1.5, "seed": 3, "messages": question()}
 
@@ -106,8 +106,3 @@ def test_a_slow_network_delivers_the_whole_answer(served: Running, hinder: Any, 
     assert slow.endswith("data: [DONE]\n\n")
     assert "".join(event_texts(slow)) == direct
     until(served.idle)
-
-
-def event_texts(events: str) -> list[str]:
-    found = [event.removeprefix("data: ") for event in events.split("\n\n") if event.startswith("data: {")]
-    return [choice["delta"].get("content") or "" for event in found for choice in json.loads(event)["choices"]]

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from generation.reference import Bench
+from pages import Opened, opened
 from PIL import Image
-from serving.conftest import Gate, Running, png, running, saying, until
-from serving.pages import Opened, opened
+from reference import Bench
+from running_servers import Gate, Running, png, running, saying, until
 
 from vistune.serving.api import static
 from vistune.serving.api.limits import Limits

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from pages import Opened, opened
 from PIL import Image
-from serving.conftest import Running, png, saying
-from serving.pages import Opened, opened
+from running_servers import Running, png, saying
 
 from vistune.serving.api import static
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from serving.conftest import Running, png, saying
-from serving.pages import Opened, opened
+from pages import Opened, opened
+from running_servers import Running, png, saying
 
 from vistune.files import read_json
 from vistune.serving.api import static

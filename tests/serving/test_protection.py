@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx2
 import openai
 import pytest
-from generation.reference import Bench, image
-from serving.conftest import CHAT, Running, body, data_url, png, question, running, until
+from reference import Bench, image
+from running_servers import CHAT, Running, body, data_url, png, question, running, until
 
 from vistune.errors import RecipeError
 from vistune.serving.api import guard

@@ -15,7 +15,7 @@ import httpx2
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from serving.conftest import CHAT, Running, body, data_url, png, question
+from running_servers import CHAT, Running, body, data_url, png, question
 
 from vistune.generation.messages import IMAGE_FORM, REFUSED_IN_PARTS, ChatMessage
 from vistune.serving.api.schema import FIELDS, UNSUPPORTED, AttentionRequest, ChatRequest, StreamOptions

@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from generation.reference import Bench
 from PIL import Image
-from serving.terminal_keys import BACKSPACE, CHAT, CTRL_D, ECHO, TAB, UP, Terminal
+from reference import Bench
+from terminal_keys import BACKSPACE, CHAT, CTRL_D, ECHO, TAB, UP, Terminal
 
 from vistune.api import check_data
 from vistune.cli.model import chat as chat_verb

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
-from serving.conftest import PATIENCE
+from running_servers import PATIENCE
 
 
 @dataclass

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from serving.conftest import Running
+from running_servers import Running
 
 SHOTS = "VISTUNE_SCREENSHOTS"  # a folder: where it is named, the page is photographed
 

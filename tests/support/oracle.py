@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from grounding.oracle_words import EN_PLACES, KO_COLORS, KO_PLACES, SHAPES, WORDS, article, eun, i, with_particle
+from oracle_words import EN_PLACES, KO_COLORS, KO_PLACES, SHAPES, WORDS, article, eun, i, with_particle
 
 from vistune.types import Box
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fake_teacher import FakeService
-from llm_client.paid_runs import CANARY
+from paid_runs import CANARY
 
 from vistune.datagen import GenerationConfig, TeacherOptions, make_requests
 from vistune.datagen.teachers.remote import RequestOutcome, ask_all
