@@ -54,7 +54,8 @@ class TranslatedHelp:
 
     def get_help(self, ctx: Any) -> str:
         if self.language == "en":
-            return super().get_help(ctx)  # type: ignore[misc]
+            english: str = super().get_help(ctx)  # type: ignore[misc]
+            return english
         return "\n".join(korean_page(self, ctx))
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from vistune import api
 from vistune.cli.console import Json, print_json, progress_bar, stdout
-from vistune.planner.plan import StageForecast
+from vistune.planner.plan import PROCESSES, StageForecast
 from vistune.progress import no_progress
 from vistune.recipe import load_recipe
 
@@ -26,9 +26,7 @@ def plan(
     samples: Annotated[
         int | None, typer.Option(help="Number of samples, for stages whose data are not on this machine.", min=1)
     ] = None,
-    processes: Annotated[
-        int, typer.Option(help="Number of GPUs that FSDP2 shards the model over.", min=2)
-    ] = api.PROCESSES,
+    processes: Annotated[int, typer.Option(help="Number of GPUs that FSDP2 shards the model over.", min=2)] = PROCESSES,
     flops: Annotated[
         float | None,
         typer.Option(help="FLOP/s that the device reaches. Default: measured, or assumed from the device type."),

@@ -209,7 +209,8 @@ def _resample(sums: np.ndarray, seed: int) -> np.ndarray:
     """Return the accuracies of RESAMPLES draws of images with replacement; equal seeds draw equal images."""
     draws = np.random.default_rng(seed).integers(len(sums), size=(RESAMPLES, len(sums)))
     totals = sums[draws].sum(axis=1)
-    return totals[:, 0] / np.maximum(totals[:, 1], 1)
+    means: np.ndarray = totals[:, 0] / np.maximum(totals[:, 1], 1)
+    return means
 
 
 def accuracy(answers: Sequence[AnsweredQuestion], *, seed: int = 0) -> Estimate:

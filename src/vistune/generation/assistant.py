@@ -73,7 +73,8 @@ class Assistant:
         """Return logits (tokens, vocabulary), image slots expanded, for a conversation rendered as in training."""
         with torch.inference_mode():
             row = collate([self.encode(messages)]).to(self.model.head.device)
-            return self.model(row) @ self.model.head.T
+            logits: Tensor = self.model(row) @ self.model.head.T
+            return logits
 
 
 def _one_turn(image: ImageLike | None, question: str) -> list[Message]:

@@ -7,7 +7,7 @@ are, how large they look, and how they are placed to each other.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vistune.grounding import lexicon as words
@@ -246,7 +246,7 @@ def _are_placed(a: Box, b: Box) -> bool:
     return max(a.area, b.area) <= LARGEST_PLACED_AREA
 
 
-_RELATIONS = {
+_RELATIONS: Mapping[str, Callable[[Box, Box], bool]] = {
     "left_of": lambda a, b: _are_placed(a, b) and a.center[0] <= b.center[0] - CLEAR_GAP,
     "above": lambda a, b: _are_placed(a, b) and a.center[1] <= b.center[1] - CLEAR_GAP,
     "larger": lambda a, b: a.area >= MUCH_LARGER * b.area,

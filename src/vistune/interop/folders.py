@@ -43,7 +43,9 @@ class LazyTensor(Protocol):
 @cache
 def names() -> Mapping[str, Any]:
     """Return the tensor names of each layout (names.json)."""
-    return json.loads((resources.files("vistune.interop") / "names.json").read_text(encoding="utf-8"))
+    path = resources.files("vistune.interop") / "names.json"
+    tree: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return tree
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -47,7 +47,8 @@ class Quota:
 
 def backoff_seconds(attempt: int, rng: random.Random, *, first: float = 0.5, most: float = 30.0) -> float:
     """Return an exponential delay with jitter: 50 to 100 % of first x 2^attempt, at most `most`."""
-    return min(most, first * 2**attempt) * rng.uniform(0.5, 1.0)
+    delay: float = min(most, first * 2**attempt) * rng.uniform(0.5, 1.0)
+    return delay
 
 
 class RateLimiter:

@@ -138,7 +138,7 @@ def packed_attention(
     return torch.cat(outs, dim=2)
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def packed_attention_uncompiled(
     query: Tensor, key: Tensor, value: Tensor, starts: Tensor, scaling: float, window: int | None, dropout: float
 ) -> Tensor:

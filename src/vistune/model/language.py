@@ -140,7 +140,8 @@ def unwrap(language: nn.Module) -> Any:
 
 def embed(language: nn.Module, ids: Tensor) -> Tensor:
     """Look up input embeddings (tokens, width)."""
-    return unwrap(language).get_input_embeddings()(ids)
+    embeddings: Tensor = unwrap(language).get_input_embeddings()(ids)
+    return embeddings
 
 
 def head_weight(language: nn.Module) -> Tensor:
@@ -254,7 +255,7 @@ def _run(model: Any) -> set[str]:
         finally:
             hook.remove()
             if operations.entered:
-                operations.__exit__(None, None, None)
+                operations.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         kv_cache = KVCache("meta")
         kv_cache.add(prefill)
         positions = kv_cache.prepare()
@@ -289,13 +290,13 @@ class _Operations(TorchDispatchMode):
     """Collect the names of torch's operations while it is active."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names: set[str] = set()
         self.entered = False
 
     def __enter__(self) -> Any:
         self.entered = True
-        return super().__enter__()
+        return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.names.add(func.__name__.split(".")[0])

@@ -41,7 +41,7 @@ def head_loss(states: Tensor, head: Tensor, targets: Tensor) -> LossSum:
     """Sum the cross-entropy of target tokens (n,), given the states (n, width) that predict them."""
     total: Tensor
     losses: Tensor
-    total, losses = _HeadLoss.apply(states, head, targets, torch.is_grad_enabled())
+    total, losses = _HeadLoss.apply(states, head, targets, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
     return LossSum(total, len(states), losses)
 
 

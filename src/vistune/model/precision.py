@@ -23,7 +23,7 @@ def uses_bf16(precision: str, device: str) -> bool:
     if precision != "auto":
         return precision == "bf16"
     if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return bool(torch.cpu._is_amx_tile_supported())
 
 

@@ -70,7 +70,8 @@ class VisionTower(nn.Module):
 
     @property
     def _dtype(self) -> torch.dtype:
-        return next(self.tower.parameters()).dtype
+        dtype: torch.dtype = next(self.tower.parameters()).dtype
+        return dtype
 
 
 def layers_kept(layers: int, feature_layer: int) -> int:

@@ -130,7 +130,8 @@ class Memory:
 
     @property
     def total(self) -> float:
-        return sum(asdict(self).values())
+        total: float = sum(asdict(self).values())
+        return total
 
 
 def setup_of(

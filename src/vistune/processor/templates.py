@@ -171,7 +171,9 @@ def _llama_3(system: str, turns: Turns) -> list[Piece]:
 @cache
 def system_strings() -> Mapping[str, str]:
     """Return the system sentences with which released checkpoints were trained."""
-    return json.loads((resources.files("vistune.processor") / "system_strings.json").read_text(encoding="utf-8"))
+    path = resources.files("vistune.processor") / "system_strings.json"
+    strings: Mapping[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    return strings
 
 
 @cache

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from vistune.errors import DataError
 from vistune.files import read_json_if_there, read_jsonl, write_atomic
 from vistune.records import FORMS, MARKER, ImageFolders, columns_read, open_data, read_sample
@@ -137,7 +139,7 @@ def spent_on(data: Path) -> Values | None:
     return spent if spent.get("outcomes") else None
 
 
-def length_plots(records: Sequence[Row], labels: Labels) -> list[plots.Markup]:
+def length_plots(records: Sequence[Row], labels: Labels) -> list[Markup]:
     """Draw a histogram of answer lengths for each language, all on the same scale."""
     by_language: dict[str, list[int]] = defaultdict(list)
     for record in records:

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from markupsafe import Markup
+
 from vistune.files import read_json, read_json_if_there, read_jsonl, read_text
 from vistune.report import plots
 from vistune.report.images import Thumbnail, spread, svg_uri, thumbnail
@@ -92,7 +94,7 @@ def _summary(summary: Row, labels: Labels) -> Values:
     }
 
 
-def _bars(groups: Mapping[str, Row], title: str, labels: Labels) -> plots.Markup:
+def _bars(groups: Mapping[str, Row], title: str, labels: Labels) -> Markup:
     drawn = [
         (drawn_text(name, labels, f"#{number}"), [shares.get(series.name) for series in SERIES])
         for number, (name, shares) in enumerate(groups.items(), start=1)

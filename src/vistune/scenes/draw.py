@@ -114,7 +114,8 @@ def render(scene: DrawnScene) -> np.ndarray:
     bank = _noise()
     start = int(rng.integers(bank.size - canvas.size))
     canvas += bank[start : start + canvas.size].reshape(canvas.shape) * np.float32(rng.uniform(2, 7))
-    return np.clip(canvas, 0, 255).astype(np.uint8)
+    pixels: np.ndarray = np.clip(canvas, 0, 255).astype(np.uint8)
+    return pixels
 
 
 def _background(rng: np.random.Generator) -> np.ndarray:

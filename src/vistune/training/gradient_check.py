@@ -99,7 +99,8 @@ def _compare(run: Run, model: VisionLanguageModel, planned: PlannedStage) -> lis
 
     def as_trained(batch: Batch) -> Tensor:
         """The last layer's MLP runs at supervised positions only."""
-        return ModelWithLoss(model)(batch)[0]
+        loss: Tensor = ModelWithLoss(model)(batch)[0]
+        return loss
 
     others = {
         "one by one": _gradients(model, planned, one_by_one, over_all_layers),

@@ -380,7 +380,11 @@ def _with_ids(images: Sequence[_Image], source: Path, prefix: str) -> list[Annot
     unnamed = [image for image in images if not image.id]
     common = Path(os.path.commonpath([image.path.parent for image in unnamed])) if unnamed else Path()
     ids = {image.path: image.id or image.path.stem.removeprefix(prefix) for image in images}
-    for longer in (lambda path: path.with_suffix("").as_posix(), lambda path: path.as_posix()):
+    longer_ids: tuple[Callable[[Path], str], ...] = (
+        lambda path: path.with_suffix("").as_posix(),
+        lambda path: path.as_posix(),
+    )
+    for longer in longer_ids:
         counts = Counter(ids.values())
         for image in unnamed:
             if counts[ids[image.path]] > 1:

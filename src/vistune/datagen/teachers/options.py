@@ -96,8 +96,9 @@ def prompt_bound(chat: Sequence[Message], price: Price | None) -> int:
     """Return a number of tokens that a prompt cannot exceed: a byte-level vocabulary has at least a byte per token."""
     image_tokens = price.image_tokens if price else 0
     parts = [part for message in chat for part in _parts(message)]
-    texts = sum(len(part.get("text", "").encode()) + 8 for part in parts)
-    return 16 + texts + image_tokens * sum(part["type"] == "image_url" for part in parts)
+    texts: int = sum(len(part.get("text", "").encode()) + 8 for part in parts)
+    images = sum(1 for part in parts if part["type"] == "image_url")
+    return 16 + texts + image_tokens * images
 
 
 def _parts(message: Message) -> list[Message]:

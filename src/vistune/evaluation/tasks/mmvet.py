@@ -169,7 +169,8 @@ def figures(
         sets.setdefault("_".join(question.tags["capabilities"]), []).append(question.id)
 
     def by_run(names: Sequence[str]) -> np.ndarray:
-        return np.array([grades[name] for name in names]).sum(axis=0) / len(names) * 100
+        means: np.ndarray = np.array([grades[name] for name in names]).sum(axis=0) / len(names) * 100
+        return means
 
     totals = by_run([question.id for question in questions])
     metrics = {name: _rounded(by_run(groups[name]).mean()) for name in sorted(groups)}
