@@ -18,8 +18,8 @@ NUMBERS = {
     )
 } | {"none": "0"}
 ARTICLES = frozenset(("a", "an", "the"))
-# Each is also known without any one of its apostrophes. The official table's entries for "I'm" and the like are absent:
-# they contain a capital, so they never match the lower-cased words.
+# Each is also known without any one of its apostrophes. The official table's entries that start with "I", such as
+# "I'm", are absent: they contain a capital, so they never match the lower-cased words.
 CONTRACTIONS = (
     "ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd "
     "he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've "
