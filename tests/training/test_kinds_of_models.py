@@ -63,7 +63,7 @@ def test_every_kind_trains_saves_and_answers(
 ) -> None:
     recipe = recipe_of(kind, towers, tiny_backbones, rows, steps=2)
     run = Run(recipe, tmp_path / "again", progress=no_progress)
-    fresh, _, _ = run._model(None, [])
+    fresh = run.first_model(None)
     started = {name: parameter.clone() for name, parameter in fresh.named_parameters()}
     api.train(recipe, tmp_path / "run")
     assistant = api.load(tmp_path / "run", device="cpu")

@@ -12,13 +12,13 @@ from training_stages import ALIGN, TUNE, MakeRecipe, train, weights
 
 from vistune.errors import DataError, VistuneError
 from vistune.files import read_json, read_jsonl
-from vistune.model import VisionLanguageModel
 from vistune.progress import no_progress
 from vistune.recipe import Stage
 from vistune.runs import checkpoint
 from vistune.runs.folder import checkpoints_of
-from vistune.training import Run, Trainer
+from vistune.training import Run
 from vistune.training.optimizer import make_optimizer, rate_factor
+from vistune.training.run import StageTraining
 
 
 def test_what_can_be_memorised_is(make_recipe: MakeRecipe, tmp_path: Path) -> None:
@@ -36,7 +36,7 @@ def test_a_stage_changes_only_what_it_names(make_recipe: MakeRecipe, tmp_path: P
     saved = checkpoints_of(tmp_path / "run")[-1]
     assert not (saved / "language").exists()
     model, _ = checkpoint.load(saved)
-    fresh = Run(make_recipe(ALIGN), tmp_path / "other", progress=no_progress)._model(None, [])[0]
+    fresh = Run(make_recipe(ALIGN), tmp_path / "other", progress=no_progress).first_model(None)
     started = dict(fresh.language.named_parameters())
     for name, parameter in model.language.named_parameters():
         assert torch.equal(parameter, started[name]), name
@@ -72,7 +72,7 @@ def test_a_stage_may_choose_kinds_that_only_one_of_its_files_has(
     other = tmp_path / "other.json"
     other.write_text(data.read_text().replace('"caption"', '"detail"'))
     train(make_recipe({**ALIGN, "kinds": ["detail"]}, data=[str(data), str(other)]), tmp_path / "run")
-    with pytest.raises(DataError, match="stage align: no record of the kind reasoning; there are caption, detail"):
+    with pytest.raises(DataError, match="stage align: no row of the kind reasoning; there are caption, detail"):
         train(make_recipe({**ALIGN, "kinds": ["reasoning"]}, data=[str(data), str(other)]), tmp_path / "no")
 
 
@@ -88,14 +88,14 @@ def test_bf16_learns_on_fp32_weights(make_recipe: MakeRecipe, tmp_path: Path) ->
 
 def test_a_loss_that_is_no_number_stops_with_the_samples(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     run = Run(make_recipe(TUNE), tmp_path / "run", progress=no_progress)
-    rehearse = run._rehearse
+    rehearse = run._rehearse_saving
 
-    def poisoned(model: VisionLanguageModel, trainer: Trainer, number: int) -> None:
-        rehearse(model, trainer, number)  # which refuses to save such a model
+    def poisoned(training: StageTraining) -> None:
+        rehearse(training)  # which refuses to save such a model
         with torch.no_grad():
-            model.projector[0].weight.fill_(float("nan"))
+            training.trainer.model.projector[0].weight.fill_(float("nan"))
 
-    run._rehearse = poisoned  # type: ignore[method-assign]
+    run._rehearse_saving = poisoned  # type: ignore[method-assign]
     with pytest.raises(VistuneError, match=r"stage tune, step 0: loss nan.*samples \w"):
         run.start(resume=False)
     told = read_json(tmp_path / "run" / "run.json")
@@ -114,8 +114,8 @@ def test_rates_rise_to_the_peak_and_fall_to_nothing(schedule: str) -> None:
 
 def test_norms_and_biases_do_not_decay(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     run = Run(make_recipe(TUNE), tmp_path / "run", progress=no_progress)
-    model = run._model(None, [])[0]
-    model.set_trainable({"projector", "language"})
+    model = run.first_model(None)
+    model.set_learning({"projector", "language"})
     stage = Stage(name="x", learn={"projector": 1e-3, "language": 1e-4}, steps=1, weight_decay=0.1)
     groups = make_optimizer(model.parts(), stage).param_groups
     assert {(g["part"], g["lr"], g["weight_decay"]) for g in groups} == {
