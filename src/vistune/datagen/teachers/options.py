@@ -107,7 +107,7 @@ def _parts(message: Message) -> list[Message]:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class CostEstimate:
     """What a run of a remote teacher would send, cost and take.
 
     - tokens_by: how tokens were counted
@@ -136,7 +136,7 @@ class Estimate:
         return asdict(self)
 
 
-def estimate(requests: Sequence[Request], options: TeacherOptions) -> Estimate:
+def estimate(requests: Sequence[Request], options: TeacherOptions) -> CostEstimate:
     """Count, price and time the requests of a run without sending any.
 
     Raises:
@@ -159,7 +159,7 @@ def estimate(requests: Sequence[Request], options: TeacherOptions) -> Estimate:
     if price:
         bounds = ((each.prompt_bound, each.completion_bound) for each in prepared)
         most = options.tries * sum(price.dollars(*bound, batch=options.batch) for bound in bounds)
-    return Estimate(
+    return CostEstimate(
         requests=len(prepared),
         kinds=dict(Counter(request.kind for request in requests)),
         prompt_tokens=prompt,
