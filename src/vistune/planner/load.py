@@ -55,7 +55,7 @@ def sample_sizes(planned: PlannedStage) -> SampleSizes:
     """Read the sizes of a stage's samples from their index."""
     parts, spec = planned.samples.parts, planned.processor.spec
     tokens = np.concatenate([index.lengths[rows] for index, rows in parts])
-    supervised = np.concatenate([index.columns["learnt"][rows] for index, rows in parts])
+    supervised = np.concatenate([index.columns["supervised"][rows] for index, rows in parts])
     text = np.concatenate([index.columns["text_tokens"][rows] for index, rows in parts])
     return SampleSizes(tokens, supervised, np.ceil((tokens - text) / spec.slots_per_image).astype(int))
 
