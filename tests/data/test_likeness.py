@@ -151,7 +151,7 @@ def test_the_report_names_the_benchmark_that_shows_the_same_images(tmp_path: Pat
     assert "LLaVA-Bench (COCO)" in text
     assert names[1] in text
     assert runner.invoke(app, ["report", str(data), "--out", str(page), "--lang", "ko"]).exit_code == 0
-    assert "평가 데이터와 겹치는 사진" in page.read_text(encoding="utf-8")
+    assert "평가 데이터와 겹치는 이미지" in page.read_text(encoding="utf-8")
 
 
 def test_the_report_of_any_file_names_them(shared: Path, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_the_report_of_any_file_names_them(shared: Path, tmp_path: Path) -> None
     assert "LLaVA-Bench (COCO)" in text
     assert "COCO_val2014_000000506483.jpg" in text
     assert runner.invoke(app, ["report", str(data), "--out", str(page), "--lang", "ko"]).exit_code == 0
-    assert "평가 데이터와 겹치는 사진" in page.read_text(encoding="utf-8")
+    assert "평가 데이터와 겹치는 이미지" in page.read_text(encoding="utf-8")
 
 
 def test_the_report_of_messages(tmp_path: Path) -> None:

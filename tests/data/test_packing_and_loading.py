@@ -180,7 +180,7 @@ def test_check_names_what_is_too_long_and_reads_on_past_a_broken_file(processor:
     assert found == [("", "bad_file"), ("", "bad_file"), ("long", "too_long"), ("short", "bad_picture")]
     assert "do not fit a row of 150" in report.faults[2].detail
     assert "1 more" in report.faults[3].detail
-    assert seen == [("encode", 1), ("encode", 1), ("open pictures", 1)]
+    assert seen == [("encode", 1), ("encode", 1), ("open images", 1)]
 
 
 def test_check_gathers_every_fault_with_its_place(processor: Processor, tmp_path: Path) -> None:

@@ -82,10 +82,10 @@ BAD = {
     "missing picture": (good(image="c.jpg"), r":3:image: no image 'c\.jpg'"),
     "path out of the folder": (good(image="../data.json"), r":3:image: .*leaves"),
     "absolute path": (good(image="/etc/passwd"), r":3:image: .*leaves"),
-    "first turn gpt": (good(image=[], conversations=turns(("gpt", "hi"))), r":3:conversations\[0\]: assistant"),
+    "first turn gpt": (good(image=[], conversations=turns(("gpt", "hi"))), r":3:conversations\[0\]: a turn of the assistant\"),
     "two human in a row": (
         good(conversations=turns(("human", "<image>a"), ("human", "b"), ("gpt", "c"))),
-        r":3:conversations\[1\]: user speaks",
+        r":3:conversations\[1\]: a turn of the user",
     ),
     "unknown speaker": (good(conversations=turns(("bot", "<image>a"))), r":3:conversations\[0\]\.from: .*'bot'"),
     "value not text": (good(conversations=turns(("human", 5), ("gpt", "x"))), r":3:conversations\[0\]\.value: text"),

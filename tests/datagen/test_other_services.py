@@ -562,7 +562,7 @@ def test_the_rule_teacher_ends_with_3_too_and_is_run_again_over_nothing(
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 2
-    assert "the rule teacher" in capfd.readouterr().err
+    assert "only used with --teacher openai" in capfd.readouterr().err
 
 
 DETAIL, TALK = TEXTS["en"]["detail"], TEXTS["en"]["conversation"]

@@ -111,7 +111,7 @@ def test_boxes_in_pixels_need_a_readable_image(folder: Path) -> None:
         ({"image": "/etc/hostname"}, r"rows\.jsonl:3:image: .* leaves the image folder"),
         ({"image": None}, r"rows\.jsonl:3:image: expected the name of an image"),
         ({"image": {"bytes": "x", "path": "a.jpg"}}, r"rows\.jsonl:3:image: has the image's bytes as text"),
-        ({"captions": [3]}, r"rows\.jsonl:3:captions: text is wanted, got 3"),
+        ({"captions": [3]}, r"rows\.jsonl:3:captions: expected text, got 3"),
         ({"captions": {"en": "x"}}, r"rows\.jsonl:3:captions: expected a text or a list"),
         ({"captions": "\\ud800"}, r"rows\.jsonl:3:captions: the character .* is not text"),
         ({"captions": "[not json"}, r"rows\.jsonl:3:captions:1: not JSON"),

@@ -191,7 +191,7 @@ def test_a_checkpoint_of_a_lora_training_finds_its_projector(
     place = inner if projector == "inside" else folder
     assert found.to_dict()["projector"] == str(place / "non_lora_trainables.bin")
     said = CliRunner().invoke(app, ["import", str(inner), str(tmp_path / "again"), "--base", base])
-    assert f"The trained projector: {place / 'non_lora_trainables.bin'}" in said.stdout
+    assert f"Trained projector: {place / 'non_lora_trainables.bin'}" in said.stdout
     torch.testing.assert_close(Assistant(*checkpoint.load(tmp_path / "ours")).logits(FINISHED), wanted)
 
 

@@ -47,7 +47,7 @@ def test_nothing_is_sent_before_retry_after_is_over(tmp_path: Path, form: str) -
     async def work() -> None:
         async with teacher.serving():
             settled, _ = await ask_about(made_up(600), teacher, tmp_path)
-            assert all(not each.faults for each in settled)
+            assert all(not each.failures for each in settled)
 
     run(work())
     over = limited_at[0] + RETRY_AFTER[form]
@@ -70,7 +70,7 @@ def test_a_service_that_bears_eight_is_found_out(tmp_path: Path) -> None:
     async def work() -> None:
         async with teacher.serving():
             settled, _ = await ask_about(made_up(2000), teacher, tmp_path, concurrency=64)
-            assert all(not each.faults for each in settled)
+            assert all(not each.failures for each in settled)
 
     run(work())
     refused = [request.status == 429 for request in teacher.asked[200:]]
@@ -105,7 +105,7 @@ def test_an_outage_of_a_minute_costs_nobody_its_answer(tmp_path: Path, monkeypat
     async def work() -> None:
         async with teacher.serving():
             settled, _ = await ask_about(made_up(600), teacher, tmp_path, concurrency=16)
-            assert all(not each.faults for each in settled)
+            assert all(not each.failures for each in settled)
 
     run(work())
     assert max(Counter(request.key.split("/")[0] for request in teacher.asked).values()) <= 6
@@ -182,7 +182,7 @@ def test_a_line_that_stays_broken_is_tried_six_times_and_its_slot_is_free(tmp_pa
                 await ask_about(made_up(1), teacher, tmp_path)
                 teacher.asked.clear()
             settled, runner = await ask_about(made_up(3)[-2:], teacher, tmp_path, url=url, concurrency=2)
-            assert [each.faults[0].code for each in settled] == ["no_answer"] * 2
+            assert [each.failures[0].code for each in settled] == ["no_answer"] * 2
             assert runner.rate_limiter.in_flight == 0
             assert runner.budget.in_flight == 0
         failures = [record for record in records(tmp_path) if record["t"] == "failure"]
@@ -221,7 +221,7 @@ def test_a_line_that_breaks_now_and_then_costs_nobody_its_answer(tmp_path: Path,
         teacher = FakeService(lambda request: BROKEN[name] if request.number % 3 == 1 else Behaviour(delay=0.2))
         async with teacher.serving():
             settled, _ = await ask_about(made_up(30), teacher, tmp_path)
-            assert all(not each.faults for each in settled)
+            assert all(not each.failures for each in settled)
             check_accounts(tmp_path, teacher.asked, kills=3)  # so many were billed and never arrived, at most
 
     run(work())

@@ -21,7 +21,7 @@ def test_a_batch_writes_what_single_requests_write_at_half_the_price(
     made = write(images, teacher, tmp_path / "batch", batch=True)
     assert exported(tmp_path / "batch") == wanted
     assert len(teacher.batches) == 1
-    assert made.spent["dollars"] == pytest.approx(48 * 0.021 / 2)
+    assert made.spent.dollars == pytest.approx(48 * 0.021 / 2)
 
 
 def test_a_batch_run_killed_anywhere_finds_its_own_batch(tmp_path: Path, teacher: FakeTeacher, images: Images) -> None:

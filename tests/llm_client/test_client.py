@@ -142,8 +142,8 @@ def read_and_judge(body: str) -> None:
     read = read_completion(body)
     assert (read.text is None) == bool(read.fault)
     for order in ORDERS:
-        turns, faults = check_answer(order, RequestResult(read, 0))
-        assert bool(turns) or bool(faults)
+        checked = check_answer(order, RequestResult(read, 0))
+        assert bool(checked.turns) or bool(checked.failures)
     for status in (200, 400, 429, 500):
         assert isinstance(classify(status, {}, body), Outcome)
 

@@ -153,7 +153,7 @@ def test_a_damaged_line_is_named_and_its_question_asked_again(
     again = [request.key.split("/")[0] for request in teacher.asked[start:]]
     assert len(again) == asked
     assert len(records(out)) == kept + 2 * asked, "a good line was dropped"
-    assert made.spent["outcomes"].get("damaged_line", 0) == named
+    assert made.spent.outcomes.get("damaged_line", 0) == named
     if named:
         assert again == [key]
         told = [json.loads(row) for row in (out / "journal.damaged.jsonl").read_text().splitlines()]

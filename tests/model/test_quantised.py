@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from tiny_tokenizer import make_tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity, cross_entropy
 
@@ -37,7 +38,6 @@ needs_bitsandbytes = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def language_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Wide enough for blocks of 64 weights."""
-    from conftest import make_tokenizer
     from transformers import LlamaConfig, LlamaForCausalLM
 
     folder = tmp_path_factory.mktemp("language")

@@ -87,7 +87,7 @@ REFUSED = {
         r":1:system: ",
     ),
     "two texts of one turn": ({"conversations": [ASK, {"from": "gpt", "value": "A.", "content": "B."}]}, "they differ"),
-    "two users": ({"messages": [USER, USER, ASSISTANT]}, r"messages\[1\]: user speaks .*two questions in a row"),
+    "two users": ({"messages": [USER, USER, ASSISTANT]}, r"messages\[1\]: a turn of the user .*two questions in a row"),
     "assistant first": ({"messages": [ASSISTANT, USER]}, r"messages\[0\]: .*Fix: begin with the user"),
     "a tool's turn": ({"messages": [USER, {"role": "tool", "content": "x"}]}, r"\[1\]\.role: unknown speaker 'tool'"),
     "a video part": (

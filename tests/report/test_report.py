@@ -58,7 +58,7 @@ def test_a_run_report_has_every_section(run_folder: Path) -> None:
     result = page.sections["result"]
     assert "91.4 %" in result
     assert "+51.2" in result
-    assert "the picture helps" in result
+    assert "the image helps" in result
     assert "81.3 – 87.3" in result  # the interval of unseen combinations
     training = " ".join(page.sections["training"].split())
     assert "steps120300" in training.replace(" ", "")

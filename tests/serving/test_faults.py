@@ -63,7 +63,7 @@ def test_a_client_that_leaves_frees_its_slot_within_a_step(
         connection = begin(small, long_body(stream=stream))
         until(lambda: small.service.engine.running == 1)
         gate.steps.release(3)
-        until(lambda: all(len(speaker.said) >= 3 for speaker in small.service.engine.batch.speakers))
+        until(lambda: all(len(sequence.tokens) >= 3 for sequence in small.service.engine.batch.sequences))
         (place,) = small.service.active
         leave(connection)
         until(lambda: place.answer.is_cancelled)

@@ -100,7 +100,7 @@ def test_a_pipe_gives_answers_alone_on_stdout(model: Path, images: Path) -> None
     found = subprocess.run(command, input=typed, capture_output=True, timeout=300, check=False)
     assert found.returncode == 0, found.stderr
     notes = found.stderr.decode()
-    assert "none.png: no such picture" in notes
+    assert "none.png: no such image" in notes
     assert "this line is not UTF-8 text" in notes
     assert "Traceback" not in notes
     question, answer = json.loads((images / "said.jsonl").read_text(encoding="utf-8"))["messages"]
