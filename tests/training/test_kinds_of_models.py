@@ -114,7 +114,7 @@ def test_a_stage_has_no_mode_of_its_own_over_a_model_in_tiles(
     origin = api.train(recipe, tmp_path / "first")
     stage = {"name": "more", "learn": {"projector": 1e-3}, "steps": 1, "image_mode": "square"}
     going_on = validate({"from": str(origin), "data": str(rows), "stages": [stage]}, "test")
-    with pytest.raises(RecipeError, match="image_mode: square: this model's is anyres"):
+    with pytest.raises(RecipeError, match="image_mode: square: this model was trained with anyres"):
         api.dry_run(going_on)
 
 

@@ -104,10 +104,10 @@ def half_done(make_recipe: MakeRecipe, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("stage", "changes", "pattern"),
     [
-        ({}, {"seed": 9}, "seed was 0, is 9"),
+        ({}, {"seed": 9}, "seed was 0, is now 9"),
         ({"learn": {"projector": 1e-3}}, {}, r"stages\.tune\.learn was .*0\.002.*, is .*0\.001"),
-        ({"samples_per_step": 4}, {}, r"stages\.tune\.samples_per_step was 5, is 4"),
-        ({"name": "other"}, {}, "stages was tune, is other"),
+        ({"samples_per_step": 4}, {}, r"stages\.tune\.samples_per_step was 5, is now 4"),
+        ({"name": "other"}, {}, "stages was tune, is now other"),
     ],
 )
 def test_a_changed_recipe_is_refused_at_resume_by_key(

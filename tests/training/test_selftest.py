@@ -55,13 +55,13 @@ def test_a_loss_at_wrong_positions_is_caught(
 ) -> None:
     """The last MLP runs at the positions that training hands down: one token too early gives another gradient."""
     torch.set_num_threads(1)
-    right = parallelism.learnt_positions
+    right = parallelism.supervised_positions
 
     def wrong(labels: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
         positions, targets = right(labels, starts)
         return (positions - 1).clamp(min=0), targets
 
-    monkeypatch.setattr(parallelism, "learnt_positions", wrong)
+    monkeypatch.setattr(parallelism, "supervised_positions", wrong)
     assert not any(row.equal for row in selftest(Run(make_recipe(PLAIN_LORA), tmp_path, progress=no_progress)))
 
 

@@ -55,7 +55,7 @@ def order_of(run: Run, steps: int, share: tuple[int, int] = (0, 1)) -> list[list
 
     (planned,), _ = plan_stages(run.recipe, run.processor, no_progress)
     assert planned.stream is not None
-    loader = ShardLoader(planned.stream, planned.processor, share=share, on_message=lambda rejects: None)
+    loader = ShardLoader(planned.stream, planned.processor, share=share, on_rejects=lambda rejects: None)
     found = []
     for _, batches in loader.steps():
         found.append([(batch.number, batch.ids) for batch in batches if batch.ids])
@@ -132,7 +132,7 @@ def test_another_number_of_rows_a_step_and_other_shards_are_refused_at_resume(
         train(make(tokens_per_step=2 * 96).model_copy(update={"keep_checkpoints": 9}), out, resume=True)
     for number in range(7):
         write_shard(shards / f"{number:05}.tar", number + 1, 6)
-    with pytest.raises(DataError, match="not those that the run began with"):
+    with pytest.raises(DataError, match="differ from those that the run began with"):
         train(recipe, out, resume=True)
 
 
@@ -297,7 +297,7 @@ def test_what_shards_need_is_said_of_the_recipe(make: MakeRecipe, shards: Path, 
         with pytest.raises(RecipeError, match=words):
             make(**changes)
     for changes, words in (
-        ({"tokens_per_step": 8 * 96}, "7 shards for 8 rows a step"),
+        ({"tokens_per_step": 8 * 96}, "7 shards for 8 rows per step"),
         ({"shards": str(shards / "*.tgz")}, "names no shard"),
     ):
         with pytest.raises((RecipeError, DataError), match=words):

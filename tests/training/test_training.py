@@ -72,7 +72,7 @@ def test_a_stage_may_choose_kinds_that_only_one_of_its_files_has(
     other = tmp_path / "other.json"
     other.write_text(data.read_text().replace('"caption"', '"detail"'))
     train(make_recipe({**ALIGN, "kinds": ["detail"]}, data=[str(data), str(other)]), tmp_path / "run")
-    with pytest.raises(DataError, match="stage align: no row of the kind reasoning; there are caption, detail"):
+    with pytest.raises(DataError, match="stage align: no record of the kind reasoning; there are caption, detail"):
         train(make_recipe({**ALIGN, "kinds": ["reasoning"]}, data=[str(data), str(other)]), tmp_path / "no")
 
 
@@ -115,7 +115,7 @@ def test_rates_rise_to_the_peak_and_fall_to_nothing(schedule: str) -> None:
 def test_norms_and_biases_do_not_decay(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     run = Run(make_recipe(TUNE), tmp_path / "run", progress=no_progress)
     model = run.first_model(None)
-    model.set_learning({"projector", "language"})
+    model.set_trainable({"projector", "language"})
     stage = Stage(name="x", learn={"projector": 1e-3, "language": 1e-4}, steps=1, weight_decay=0.1)
     groups = make_optimizer(model.parts(), stage).param_groups
     assert {(g["part"], g["lr"], g["weight_decay"]) for g in groups} == {

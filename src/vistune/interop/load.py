@@ -6,6 +6,7 @@ A folder is a run, a model folder of vistune, or a folder of another layout.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,8 @@ class ParentModel:
     def build_empty(self) -> VisionLanguageModel:
         """Build the model on torch's meta device, with all its checks and without weights."""
         if self.source is not None:
-            return build_model(self.source, torch.float32, meta=True)
+            source = replace(self.source, vision=deepcopy(self.source.vision))  # building changes the config
+            return build_model(source, torch.float32, meta=True)
         return checkpoint.load_empty(self.folder)
 
 

@@ -122,7 +122,7 @@ def report_run(run: Path, *, language: str = "en") -> Path:
     with TemporaryDirectory() as folder:
         details: dict[str, Any] = {}
         try:
-            details["provenance"] = why(run)
+            details["provenance"] = [entry.to_dict() for entry in why(run)]
             recipe = load_recipe(str(run / "recipe.yaml"))
             checkpoint = find_model(run)
         except VistuneError as error:
