@@ -224,7 +224,7 @@ def test_a_disk_that_is_full_when_the_files_are_written_is_said_and_the_answers_
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(wanted["messages.jsonl"]) - 1, resource.RLIM_INFINITY))
         with pytest.raises(
-            DiskError, match=r"messages.jsonl: cannot be written: File too large. Fix: make room"
+            DiskError, match=r"messages.jsonl: cannot be written: File too large. Fix: free disk space"
         ) as caught:
             write(images, teacher, out)
         assert caught.value.exit_code == 2
