@@ -2,7 +2,8 @@
 
 A conversation is rendered once and tokenised once; labels are masked by character spans. An image becomes one IMAGE_ID
 per slot. Text is encoded with the tokenizer's special tokens switched off, so no user text becomes a special token. If
-a vocabulary still gives a special id for a text (Unigram models contain `</s>` as a word), the text is split.
+a vocabulary still gives a special id for a text (Unigram models contain `</s>` as a word), the text is split. If the
+tokenizer gives each word the same ids alone and within a text (words.py), the ids of words are cached.
 """
 
 from __future__ import annotations
@@ -11,17 +12,21 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import chain
 
 from tokenizers import AddedToken, Tokenizer
 
 from vistune.errors import DataError, RecipeError
 from vistune.processor.templates import BOS, EOS, Control, Piece, TextPiece
 from vistune.processor.tokenizer_files import TokenizerLike
+from vistune.processor.words import CUT, is_exact_by_word, words_of
 from vistune.types import IGNORE, IMAGE_ID, ImageRef
 
 SPACES = (" ", "▁")  # SentencePiece treats them as the same character
 CACHED_TEXTS = 8192  # encoded texts that are kept: system sentences and questions repeat
 CACHED_LENGTH = 256  # characters of the longest text that is kept
+CACHED_WORDS = 50_000  # words whose ids are kept
+CACHED_WORD_LENGTH = 64  # characters of the longest word that is kept
 
 Offsets = list[tuple[int, int]]
 
@@ -38,6 +43,22 @@ class Encoded:
     def add(self, ids: Sequence[int], supervised: bool) -> None:
         self.ids += ids
         self.labels += ids if supervised else [IGNORE] * len(ids)
+
+
+class _WordIds(dict[str, tuple[int, ...]]):
+    """Ids of words that follow a space. Each word is encoded once; the cache is emptied when it is full."""
+
+    def __init__(self, encode: Callable[[str], Sequence[int]]) -> None:
+        super().__init__()
+        self.encode = encode
+
+    def __missing__(self, word: str) -> tuple[int, ...]:
+        ids = tuple(self.encode(word))
+        if len(word) <= CACHED_WORD_LENGTH:
+            if len(self) >= CACHED_WORDS:
+                self.clear()
+            self[word] = ids
+        return ids
 
 
 class Encoder:
@@ -92,6 +113,9 @@ class Encoder:
         self.guard = self._find_guard()
         self.restarts = bool(self.guard) and self._restarts_after_special()
         self.lead = " " if self.chunks and self.guard and self._swallows_first_space() else ""
+        self.by_word = is_exact_by_word(self.text, prefixes=bool(self.guard))
+        self.guard_tokens = len(self.text.encode(self.guard, add_special_tokens=False).ids)
+        self.word_ids = _WordIds(self._encode_word)
         self._cached = lru_cache(maxsize=CACHED_TEXTS)(self._encode_segment)
 
     def _find_guard(self) -> str:
@@ -167,13 +191,25 @@ class Encoder:
 
     def _encode_text(self, pieces: Sequence[TextPiece], first: bool, result: Encoded) -> None:
         text = "".join(piece.text for piece in pieces)
-        encode = self._cached if len(text) <= CACHED_LENGTH else self._encode_segment
-        ids, offsets, shift = encode(text, first)
-        done = 0  # tokens that were added
+        ids: list[int] = []
+        encoded = done = 0  # characters that are encoded, tokens that are added to the result
         for end, supervised in _spans(pieces):
-            count = len(ids) if end == len(text) else bisect_left(offsets, (end + shift,))
-            if count and offsets[count - 1][1] > end + shift and end < len(text):
-                start, over = (offset - shift for offset in offsets[count - 1])
+            if end > encoded:  # encode up to the end of the word that contains the span's end
+                stop = self._next_cut(text, end)
+                last, *words = words_of(text[encoded:stop]) if self.by_word else [text[encoded:stop]]
+                last_ids, offsets, shift = self._encode_part(last, first)
+                if words:
+                    ids += last_ids
+                    last = f" {words.pop()}"
+                    ids += chain.from_iterable(map(self.word_ids.__getitem__, words))
+                    last_ids, offsets, shift = self._encode_part(last, False)
+                shift -= stop - len(last)  # from the positions in `text` to the offsets
+                before = len(ids)
+                ids += last_ids
+                encoded, first = stop, False
+            count = len(ids) if end == encoded else before + bisect_left(offsets, (end + shift,))
+            if end < encoded and count > before and offsets[count - before - 1][1] > end + shift:
+                start, over = (offset - shift for offset in offsets[count - before - 1])
                 raise DataError(
                     f"the token {text[max(0, start) : over]!r} straddles an answer's edge in "
                     f"{text[max(0, start - 20) : over + 20]!r}",
@@ -181,6 +217,18 @@ class Encoder:
                 )
             result.add(ids[done:count], supervised)
             done = count
+
+    def _next_cut(self, text: str, position: int) -> int:
+        cut = CUT.search(text, position) if self.by_word else None
+        return cut.start() if cut else len(text)
+
+    def _encode_word(self, word: str) -> list[int]:
+        """Return the ids of a word that follows a space and other text."""
+        ids = self.text.encode(f"{self.guard} {word}", add_special_tokens=False).ids
+        return ids[self.guard_tokens :] if self.special.isdisjoint(ids) else self._encode_segment(f" {word}", False)[0]
+
+    def _encode_part(self, text: str, first: bool) -> tuple[list[int], Offsets, int]:
+        return self._cached(text, first) if len(text) <= CACHED_LENGTH else self._encode_segment(text, first)
 
     def _encode_segment(self, text: str, first: bool) -> tuple[list[int], Offsets, int]:
         """Return ids, offsets, and the shift of the offsets; `first`: the text begins a string."""

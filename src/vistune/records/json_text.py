@@ -24,7 +24,6 @@ LARGEST_WINDOW_BYTES = 4 * LARGEST_RECORD_BYTES  # a longer value is taken for a
 CHUNK_BYTES = 1 << 20  # read at once of a list
 _SPACE = re.compile(r"[ \t\n\r]*")
 _BETWEEN = re.compile(r"[ \t\n\r]*(,?)[ \t\n\r]*")
-_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # `surrogateescape` maps bytes that are not UTF-8 to these
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +135,6 @@ class _Window:
         self.decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
         self.text, self.at = text, 0
         self.byte, self.line = byte, line
-        self.is_ascii = text.isascii()
         self.chunk_bytes = CHUNK_BYTES
 
     def next_character(self) -> str:
@@ -167,14 +165,22 @@ class _Window:
         self.byte += length
         self.at += length
 
-    def take(self, length: int) -> tuple[int, int]:
-        """Consume a value of `length` characters. Return (its size in bytes, its CRC-32)."""
+    def take(self, length: int) -> tuple[int, int, int | None]:
+        """Consume a value of `length` characters.
+
+        Returns: Its size in bytes, its CRC-32, and the index of its first byte that is not UTF-8 (None: all are).
+        """
         taken = self.text[self.at : self.at + length]
-        content = taken.encode(errors="surrogateescape")
+        bad_byte = None
+        try:
+            content = taken.encode()
+        except UnicodeEncodeError as error:  # `surrogateescape` stands for bytes that are not UTF-8
+            content = taken.encode(errors="surrogateescape")
+            bad_byte = len(taken[: error.start].encode())
         self.line += content.count(b"\n")
         self.byte += len(content)
         self.at += length
-        return len(content), zlib.crc32(content)
+        return len(content), zlib.crc32(content), bad_byte
 
     def read_on(self) -> bool:
         """Append the next piece of the file to `text`. Return False at the end of the file."""
@@ -183,7 +189,6 @@ class _Window:
         block = self.file.read(self.chunk_bytes)
         piece = self.decoder.decode(block, final=not block)
         self.text, self.at = self.text[self.at :] + piece, 0
-        self.is_ascii = self.text.isascii()
         return bool(block)
 
     def value(self, values: JsonValues, location: str) -> tuple[object, int]:
@@ -226,10 +231,9 @@ def _list_records(window: _Window, *, rest: bool = False) -> Iterator[Record]:
         nth, line_before = index if line == line_before else 0, line
         location = location_of(name, line, nth)
         value, length = window.value(values, location)
-        bad_utf8 = None if window.is_ascii else _NOT_UTF8.search(window.text, window.at, window.at + length)
-        if bad_utf8 is not None:
-            value = _not_utf8(location, len(window.text[window.at : bad_utf8.start()].encode(errors="surrogateescape")))
-        size, crc = window.take(length)
+        size, crc, bad_byte = window.take(length)
+        if bad_byte is not None:
+            value = _not_utf8(location, bad_byte)
         if size > LARGEST_RECORD_BYTES:
             value = _too_large(location)
         yield Record(location, value, line, nth, begin, size, crc)
@@ -307,7 +311,7 @@ def _object_records(
         location = location_of(name, window.line)
         line, begin = window.line, window.byte
         value, length = window.value(JsonValues(), location)
-        size, crc = window.take(length)
+        size, crc, _ = window.take(length)
         yield Record(location, value, line, 0, begin, size, crc)
         return
     lists = _lists(tree, own_fields)
