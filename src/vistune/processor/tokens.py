@@ -2,8 +2,8 @@
 
 A conversation is rendered once and tokenised once; labels are masked by character spans. An image becomes one IMAGE_ID
 per slot. Text is encoded with the tokenizer's special tokens switched off, so no user text becomes a special token. If
-a vocabulary still gives a special id for a text (Unigram models contain `</s>` as a word), the text is split. If the
-tokenizer gives each word the same ids alone and within a text (words.py), the ids of words are cached.
+a vocabulary still gives a special id for a text (Unigram models contain `</s>` as a word), the text is split. The ids
+of words are cached if the tokenizer gives each word the same ids by itself as within a text (words.py).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Find the places at which a text may be cut so that its parts, encoded one by one, give the ids of the whole text.
+"""Find where a text may be cut so that its parts, encoded one by one, give the ids of the whole text.
 
 A cut is before a single space between two characters that are not whitespace. It is exact for a BPE tokenizer that
 
@@ -40,7 +40,7 @@ def words_of(text: str) -> list[str]:
 
 
 def is_exact_by_word(tokenizer: Tokenizer, *, prefixes: bool) -> bool:
-    """Return whether each word has the same ids alone and within a text.
+    """Return whether each word has the same ids by itself as within a text.
 
     `prefixes`: whether the tokenizer puts a space before the beginning of a string.
     """
