@@ -23,8 +23,8 @@ from vistune.planner.work import work_of_model
 from vistune.progress import no_progress
 from vistune.recipe import dump
 from vistune.runs.folder import checkpoints_of
-from vistune.runs.metrics import StragglerMonitor
 from vistune.training import Run
+from vistune.training.step_log import StragglerMonitor
 
 SHORT: dict[str, Any] = {"steps": 3, "save_every": None}
 STAGES: dict[str, list[dict[str, Any]]] = {

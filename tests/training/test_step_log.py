@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from training_stages import ALIGN, LORA, TUNE, MakeRecipe, ask_to_stop, train
 
-from vistune.errors import Stopped
+from vistune.errors import RecipeError, Stopped
 from vistune.progress import no_progress
 from vistune.runs.metrics import MetricsLog
-from vistune.training import Hooks, Run, diagnostics
+from vistune.training import Hooks, Run, step_log
+from vistune.training.step_log import TRACKERS, refuse_missing
 
 
 def test_a_table_says_what_learns_at_which_rate(make_recipe: MakeRecipe, tmp_path: Path) -> None:
@@ -59,18 +61,18 @@ def test_a_resumed_run_doubts_what_it_would_have_doubted(make_recipe: MakeRecipe
 
 
 def test_doubts() -> None:
-    assert diagnostics.constant_loss([2.3] * 50) is not None
-    assert diagnostics.constant_loss([2.3] * 49) is None
-    assert diagnostics.constant_loss([*[9.0] * 50, *[2.3 - 0.001 * k for k in range(50)]]) is None
+    assert step_log.constant_loss([2.3] * 50) is not None
+    assert step_log.constant_loss([2.3] * 49) is None
+    assert step_log.constant_loss([*[9.0] * 50, *[2.3 - 0.001 * k for k in range(50)]]) is None
     falling = [3.0 - 0.02 * k for k in range(100)]
-    assert diagnostics.exploding_loss(falling) is None
-    assert diagnostics.exploding_loss([*falling, *[9.0] * 10]) is not None
-    assert diagnostics.exploding_loss([*falling, *[2.0] * 10]) is None  # a hard stretch, below where it began
-    assert diagnostics.exploding_loss([*falling, 90.0]) is not None
-    assert diagnostics.unsupervised_step(0, 7) is not None
-    assert diagnostics.unsupervised_step(1, 7) is None
-    assert diagnostics.blind_model(1.0, 1.005) is not None
-    assert diagnostics.blind_model(1.0, 1.2) is None
+    assert step_log.exploding_loss(falling) is None
+    assert step_log.exploding_loss([*falling, *[9.0] * 10]) is not None
+    assert step_log.exploding_loss([*falling, *[2.0] * 10]) is None  # a hard stretch, below where it began
+    assert step_log.exploding_loss([*falling, 90.0]) is not None
+    assert step_log.unsupervised_step(0, 7) is not None
+    assert step_log.unsupervised_step(1, 7) is None
+    assert step_log.blind_model({"validation_loss": 1.0, "validation_loss_without_pictures": 1.005}) is not None
+    assert step_log.blind_model({"validation_loss": 1.0, "validation_loss_without_pictures": 1.2}) is None
 
 
 def test_a_loss_that_stands_still_is_said_once(make_recipe: MakeRecipe, tmp_path: Path) -> None:
@@ -82,3 +84,28 @@ def test_a_loss_that_stands_still_is_said_once(make_recipe: MakeRecipe, tmp_path
     assert said[0].startswith("stage align, step 49: the loss has been")
     rows = MetricsLog(tmp_path / "run" / "metrics.jsonl").read()
     assert [row["step"] for row in rows if "doubts" in row] == [49]
+
+
+def test_tensorboard_holds_what_metrics_hold(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    rows = train(make_recipe(ALIGN, TUNE, track="tensorboard"), tmp_path / "run")
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    for stage in ("align", "tune"):
+        for key in ("loss", "learning_rate", "mfu", "supervised_share"):
+            wanted = [(row["step"], pytest.approx(row[key], rel=1e-5)) for row in rows if row["stage"] == stage]
+            assert [(event.step, event.value) for event in events.Scalars(f"{stage}/{key}")] == wanted
+
+
+def test_a_tracker_that_is_not_installed_is_named_before_anything_is_done(
+    make_recipe: MakeRecipe, tmp_path: Path
+) -> None:
+    missing = [name for name in TRACKERS if find_spec(name) is None]
+    if not missing:
+        pytest.skip("all trackers are installed")
+    with pytest.raises(RecipeError, match=rf"track: {missing[0]} is not installed. Fix: pip install {missing[0]}"):
+        train(make_recipe(ALIGN, track=missing), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    refuse_missing(())

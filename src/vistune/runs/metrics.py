@@ -1,4 +1,4 @@
-"""Write metrics.jsonl: one line per step, each step once even after kills and resumes; and find slow processes."""
+"""Write metrics.jsonl: one line per step, each step once even after kills and resumes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import errno
 import json
 import logging
 import os
-import statistics
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +13,6 @@ from vistune.errors import DiskError
 from vistune.files import write_atomic
 
 log = logging.getLogger("vistune.training")
-
-STEPS = 50  # steps over which processes are compared
-SLOW = 1.3  # a process is slow above this multiple of the median
-
-
-class StragglerMonitor:
-    """Find a process that is slower than the others, which all wait for it at every step."""
-
-    def __init__(self) -> None:
-        self.steps: list[Sequence[float]] = []
-
-    def slow(self, busy: Sequence[float]) -> str | None:
-        """Add a step; after every fiftieth return a message if a rank was slow.
-
-        `busy`: seconds of computation of this step, by rank.
-        """
-        self.steps.append(busy)
-        if len(self.steps) < STEPS:
-            return None
-        means = [statistics.fmean(own) for own in zip(*self.steps, strict=True)]
-        self.steps.clear()
-        worst, middle = max(means), statistics.median(means)
-        if worst <= SLOW * middle:
-            return None
-        return (
-            f"rank {means.index(worst)} slows the others down: {worst:.3f} s per step over the last {STEPS} steps, "
-            f"the median process needs {middle:.3f} s"
-        )
 
 
 class MetricsLog:

@@ -11,8 +11,7 @@ if TYPE_CHECKING:
     from vistune.training.gradient_check import GradientComparison, selftest
     from vistune.training.preflight import DryRunStage
     from vistune.training.run import Run
-    from vistune.training.step_report import StepReport
-    from vistune.training.trainer import Trainer
+    from vistune.training.trainer import StepReport, Trainer
     from vistune.training.validation import Hooks
 
 __all__ = [
@@ -34,8 +33,7 @@ __getattr__ = lazy_names(
         "gradient_check": ("GradientComparison", "selftest"),
         "preflight": ("DryRunStage",),
         "run": ("Run",),
-        "step_report": ("StepReport",),
-        "trainer": ("Trainer",),
+        "trainer": ("StepReport", "Trainer"),
         "validation": ("Hooks",),
     },
 )

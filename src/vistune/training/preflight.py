@@ -27,7 +27,7 @@ from vistune.training.distributed.parallelism import choose_parallelism, refuse_
 from vistune.training.distributed.world import World
 from vistune.training.features import refuse_features
 from vistune.training.optimizer import make_optimizer
-from vistune.training.tracking import refuse_missing
+from vistune.training.step_log import refuse_missing
 from vistune.types import Spec
 
 

@@ -48,10 +48,8 @@ from vistune.training.distributed.world import World
 from vistune.training.largest_row import try_largest_row
 from vistune.training.loading import LoaderOptions, make_loader, positions_at
 from vistune.training.preflight import refuse_adapted, refuse_untrainable
-from vistune.training.step_log import StepLog
-from vistune.training.step_report import StepReport
-from vistune.training.tracking import Track, open_trackers, refuse_missing, track_nothing
-from vistune.training.trainer import Trainer, seed_all
+from vistune.training.step_log import StepLog, Track, open_trackers, refuse_missing
+from vistune.training.trainer import StepReport, Trainer, seed_all
 from vistune.training.validation import Hooks, Validator, validator_of
 from vistune.types import Reject
 
@@ -108,7 +106,7 @@ class Run:
         self.device = self.world.device
         self.progress = with_heartbeat(progress, self.world.heartbeat)
         self.hooks = hooks or Hooks()
-        self.track: Track = track_nothing
+        self.track: Track
         self.metrics = MetricsLog(out / "metrics.jsonl")
         self.saver = Saver(self.world, self._note_unsaved)
         self.lock: Lock | None = None
@@ -150,7 +148,9 @@ class Run:
         unfinished = None if point is None or point.finished else point
         self._write_status("running", stages[first].stage.name, 0 if unfinished is None else unfinished.step)
         # The flag covers all that is written below: launchers send SIGTERM when another process has failed.
-        with stop_requested() as stopping, self._recording_the_end(), self._tracking():
+        names = self.recipe.track if self.world.is_first else ()
+        trackers = open_trackers(names, self.out, self.recipe.name, self.recipe.model_dump(mode="json"))
+        with stop_requested() as stopping, self._recording_the_end(), trackers as self.track:
             for number in range(first, len(stages)):
                 model = self._train_stage(model, number, stages, unfinished if number == first else None, stopping)
             self.metrics.settle()
@@ -387,12 +387,6 @@ class Run:
             self._write_status("running", planned.stage.name, done)
 
         self.saver.begin(write)
-
-    @contextmanager
-    def _tracking(self) -> Iterator[None]:
-        names = self.recipe.track if self.world.is_first else ()
-        with open_trackers(names, self.out, self.recipe.name, self.recipe.model_dump(mode="json")) as self.track:
-            yield
 
     @contextmanager
     def _recording_the_end(self) -> Iterator[None]:

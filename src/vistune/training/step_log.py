@@ -1,28 +1,40 @@
-"""Report a training stage: a parameter table at the start, metrics at every step, warnings when the loss looks wrong.
+"""Report a training stage: a parameter table at the start, metrics at every step, warnings when something looks wrong.
 
-StepReport -> note of the progress bar, line of metrics.jsonl, values for trackers, warnings of diagnostics.py
+StepReport -> note of the progress bar, line of metrics.jsonl, values for trackers, warnings
 """
 
 from __future__ import annotations
 
+import importlib
 import resource
+import statistics
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 
+from vistune.errors import RecipeError
 from vistune.model import VisionLanguageModel
 from vistune.planner.work import matmul_peak
 from vistune.progress import OnMessage
-from vistune.runs.metrics import MetricsLog, StragglerMonitor, log
-from vistune.training import diagnostics
+from vistune.runs.metrics import MetricsLog, log
 from vistune.training.optimizer import Optimizer
-from vistune.training.step_report import StepReport
-from vistune.training.tracking import Track, track_nothing
-from vistune.training.trainer import Trainer
+from vistune.training.trainer import StepReport, Trainer
 
 HISTORY = 10_000  # losses that are kept
+CONSTANT_STEPS, CONSTANT = 50, 1e-4  # a loss is constant if it moves by less than this share over these steps
+WINDOW = 10  # steps that are averaged, so that one hard batch raises no alarm
+ABOVE_START, ABOVE_BEST = 1.5, 3.0  # a loss explodes if it is above both multiples
+BLIND = 0.01  # a model that sees loses at least this share of its loss by the images
+STRAGGLER_STEPS = 50  # steps over which processes are compared
+SLOW = 1.3  # a process is slow above this multiple of the median
+
+Track = Callable[[str, int, Mapping[str, float]], None]
 
 
 def parameter_table(model: VisionLanguageModel, optimizer: Optimizer) -> str:
@@ -57,7 +69,12 @@ class StepLog:
     """
 
     def __init__(
-        self, trainer: Trainer, metrics: MetricsLog, *, on_message: OnMessage, track: Track = track_nothing
+        self,
+        trainer: Trainer,
+        metrics: MetricsLog,
+        *,
+        on_message: OnMessage,
+        track: Track = lambda stage, step, values: None,
     ) -> None:
         self.stage = trainer.stage
         self.metrics = metrics
@@ -67,7 +84,7 @@ class StepLog:
         dtype = torch.bfloat16 if trainer.bf16 else torch.float32
         precision = "tf32" if self.stage.precision == "tf32" else "fp32"
         self.peak = matmul_peak(trainer.device, dtype, precision) * trainer.world.size
-        self.pace = StragglerMonitor()
+        self.stragglers = StragglerMonitor()
         # The history of a resumed run begins before it was stopped.
         lines = metrics.read() if trainer.world.is_first else []
         self.losses = [line["loss"] for line in lines if line["stage"] == self.stage.name and not line.get("left_out")]
@@ -117,14 +134,149 @@ class StepLog:
         self.track(self.stage.name, report.step, values)
         for warning in warnings:
             self.on_message(f"stage {self.stage.name}, step {report.step}: {warning}")
-        if (slow := self.pace.slow(report.busy)) is not None:
+        if (slow := self.stragglers.slow(report.busy)) is not None:
             log.warning("%s", slow)
 
     def _new_warnings(self, report: StepReport, validation: Mapping[str, float]) -> list[str]:
         """Diagnose the step; each problem is reported once, and again after it had gone away."""
         if not report.skip_reason:
             self.losses = [*self.losses[-HISTORY:], report.loss]
-        warnings = diagnostics.diagnose(self.losses, report, validation)
+        checks = {
+            "constant": constant_loss(self.losses),
+            "explodes": exploding_loss(self.losses),
+            "unsupervised": unsupervised_step(report.supervised_tokens, report.step),
+            "blind": blind_model(validation),
+        }
+        warnings = {problem: warning for problem, warning in checks.items() if warning}
         new = [warning for problem, warning in warnings.items() if problem not in self.warned]
         self.warned = set(warnings)
         return new
+
+
+def constant_loss(losses: Sequence[float]) -> str | None:
+    """Warn if the loss does not move."""
+    recent = losses[-CONSTANT_STEPS:]
+    if len(recent) < CONSTANT_STEPS or max(recent) - min(recent) > CONSTANT * abs(statistics.fmean(recent)):
+        return None
+    return (
+        f"the loss has been {recent[-1]:.4f} for {CONSTANT_STEPS} steps: the model learns nothing; check the rates in "
+        "`learn`, and whether the samples differ (vistune show)"
+    )
+
+
+def exploding_loss(losses: Sequence[float]) -> str | None:
+    """Warn if the loss is far above its start and its best."""
+    if len(losses) < 2 * WINDOW:
+        return None
+    now, start = statistics.fmean(losses[-WINDOW:]), statistics.fmean(losses[:WINDOW])
+    best = min(statistics.fmean(losses[k : k + WINDOW]) for k in range(0, len(losses) - WINDOW + 1, WINDOW))
+    if now <= ABOVE_START * start or now <= ABOVE_BEST * best:
+        return None
+    return (
+        f"the loss explodes: {now:.3f} over the last {WINDOW} steps, {start:.3f} at the start and {best:.3f} at its "
+        "best; stop, and lower the rates in `learn` or raise warmup_share"
+    )
+
+
+def unsupervised_step(supervised_tokens: int, step: int) -> str | None:
+    """Warn if the step has no supervised token."""
+    if supervised_tokens:
+        return None
+    return f"step {step} has no supervised token, so it trains nothing; vistune show prints the tokens of a sample"
+
+
+def blind_model(validation: Mapping[str, float]) -> str | None:
+    """Warn if the validation loss is the same with grey images."""
+    if "validation_loss_without_pictures" not in validation:
+        return None
+    loss, grey_loss = validation["validation_loss"], validation["validation_loss_without_pictures"]
+    if grey_loss - loss > BLIND * loss:
+        return None
+    return (
+        f"the model does not use its images: its validation loss is {loss:.4f} with them and {grey_loss:.4f} with grey "
+        "ones; check the images' folder, the aligning stage and the rates"
+    )
+
+
+class StragglerMonitor:
+    """Find a process that is slower than the others, which all wait for it at every step."""
+
+    def __init__(self) -> None:
+        self.steps: list[Sequence[float]] = []
+
+    def slow(self, busy: Sequence[float]) -> str | None:
+        """Add a step; after every fiftieth return a message if a rank was slow.
+
+        `busy`: seconds of computation of this step, by rank.
+        """
+        self.steps.append(busy)
+        if len(self.steps) < STRAGGLER_STEPS:
+            return None
+        means = [statistics.fmean(own) for own in zip(*self.steps, strict=True)]
+        self.steps.clear()
+        worst, middle = max(means), statistics.median(means)
+        if worst <= SLOW * middle:
+            return None
+        return (
+            f"rank {means.index(worst)} slows the others down: {worst:.3f} s per step over the last {STRAGGLER_STEPS} "
+            f"steps, the median process needs {middle:.3f} s"
+        )
+
+
+@contextmanager
+def tensorboard(out: Path, name: str, settings: Mapping[str, object]) -> Iterator[Track]:
+    """Write event files to OUT/tensorboard; `tensorboard --logdir OUT` shows them."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(out / "tensorboard")) as writer:
+
+        def track(stage: str, step: int, values: Mapping[str, float]) -> None:
+            for key, value in values.items():
+                writer.add_scalar(f"{stage}/{key}", value, step)
+
+        yield track
+
+
+@contextmanager
+def hosted(package: str, out: Path, name: str, settings: Mapping[str, object]) -> Iterator[Track]:
+    """Start a run of wandb or of trackio, which has the same calls; each reads settings such as WANDB_MODE itself.
+
+    A stage's step is logged as a value: the trackers' own step may only grow.
+    """
+    run = importlib.import_module(package).init(project="vistune", name=name, config=dict(settings))
+    try:
+        yield lambda stage, step, values: run.log(
+            {f"{stage}/step": step, **{f"{stage}/{k}": v for k, v in values.items()}}
+        )
+    finally:
+        run.finish()
+
+
+TRACKERS: Mapping[str, Callable[[Path, str, Mapping[str, object]], AbstractContextManager[Track]]] = {
+    "tensorboard": tensorboard,
+    "wandb": partial(hosted, "wandb"),
+    "trackio": partial(hosted, "trackio"),
+}
+
+
+def refuse_missing(names: Sequence[str]) -> None:
+    """Raise RecipeError if a tracker is not installed."""
+    for name in names:
+        if find_spec(name) is None:
+            raise RecipeError(f"track: {name} is not installed", f"pip install {name}, or leave it out of `track`")
+
+
+@contextmanager
+def open_trackers(names: Sequence[str], out: Path, name: str, settings: Mapping[str, object]) -> Iterator[Track]:
+    """Open the trackers of a recipe and yield one function for all; a tracker is imported only if it is named.
+
+    `settings`: the resolved recipe, for trackers that show it.
+    """
+    with ExitStack() as stack:
+        trackers = [stack.enter_context(TRACKERS[key](out, name, settings)) for key in names]
+
+        def track(stage: str, step: int, values: Mapping[str, float]) -> None:
+            for each in trackers:
+                each(stage, step, values)
+
+        yield track

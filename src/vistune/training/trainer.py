@@ -8,16 +8,17 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from vistune.data import Interrupted, Loader, ShardLoader
+from vistune.data import Interrupted, Loader, SampleSequence, ShardLoader
 from vistune.errors import VistuneError, some
 from vistune.model import VisionLanguageModel
 from vistune.model.precision import matmul_precision, uses_bf16
@@ -28,8 +29,87 @@ from vistune.recipe import Stage
 from vistune.training.distributed.parallelism import ModelWithLoss, gradient_sync, wrap
 from vistune.training.distributed.world import World
 from vistune.training.optimizer import make_optimizer, rate_schedule
-from vistune.training.step_report import LossBySource, StepReport
-from vistune.types import Batch
+from vistune.types import IGNORE, Batch
+
+
+@dataclass(frozen=True, slots=True)
+class SourceLoss:
+    """Mean loss of a data source's supervised tokens in one step, and how many there are."""
+
+    loss: float
+    supervised_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """Totals of one optimizer step over all processes.
+
+    Attributes:
+        loss: Mean over the step's supervised tokens.
+        tokens: Without those of blank rows.
+        computed_tokens: With those of blank rows.
+        flops: FLOPs that the step needs (planner/work.py).
+        seconds: Including the wait for data.
+        busy: Per process, the seconds that it read and computed before it needed another process.
+        by_source: Losses by data source.
+        skip_reason: Why the update was skipped; "" if it was applied.
+    """
+
+    step: int
+    loss: float
+    learning_rate: float
+    gradient_norm: float
+    tokens: int
+    supervised_tokens: int
+    computed_tokens: int
+    flops: float
+    seconds: float
+    busy: tuple[float, ...] = ()
+    by_source: Mapping[str, SourceLoss] = field(default_factory=dict)
+    skip_reason: str = ""
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.tokens / self.seconds
+
+    @property
+    def supervised_share(self) -> float:
+        return self.supervised_tokens / max(self.tokens, 1)
+
+
+class LossBySource:
+    """Sum a step's losses by data source: a file's kind of samples, as `Rows.sources` names it."""
+
+    def __init__(self, samples: SampleSequence) -> None:
+        self.samples = samples
+        self.sums = np.zeros((len(samples.sources), 2))  # of losses, and of supervised tokens
+
+    def add(self, batch: Batch, losses: Tensor) -> None:
+        """Add a packed row on the CPU and the losses (supervised,) of its supervised tokens in their order."""
+        if not batch.places:  # a blank row
+            return
+        starts = batch.starts.numpy()
+        supervised = batch.labels.numpy() != IGNORE
+        supervised[starts[:-1]] = False
+        documents = np.searchsorted(starts, np.flatnonzero(supervised), side="right") - 1
+        sources = np.array([self.samples.source(index) for index in batch.places])[documents]
+        for column, weights in enumerate((losses.cpu().numpy(), None)):
+            self.sums[:, column] += np.bincount(sources, weights, minlength=len(self.sums))
+
+    def take(self) -> list[float]:
+        """Return the sums since the last call as plain numbers to be exchanged, and begin anew."""
+        sums: list[float] = self.sums.ravel().tolist()
+        self.sums[:] = 0
+        return sums
+
+    def means(self, sums_by_process: Sequence[Sequence[float]]) -> dict[str, SourceLoss]:
+        """Add the sums of all processes; return each source that the step has tokens of."""
+        sums = np.array(sums_by_process).sum(0).reshape(self.sums.shape).tolist()
+        return {
+            name: SourceLoss(total / count, int(count))
+            for name, (total, count) in zip(self.samples.sources, sums, strict=True)
+            if count
+        }
 
 
 def seed_all(seed: int) -> None:
@@ -157,7 +237,7 @@ class Trainer:
         )
 
     def try_row(self, step: int, batch: Batch, *, times: int) -> None:
-        """Compute a row's gradients so many times and drop them; all processes call it together."""
+        """Compute a row's gradients `times` times and drop them; all processes call it together."""
         try:
             with matmul_precision(self.stage.precision, self.device):
                 for _ in range(times):
