@@ -20,8 +20,7 @@ from safetensors.torch import load_file
 from vistune.files import read_json
 from vistune.progress import no_progress
 from vistune.recipe import Recipe, validate
-from vistune.runs.folder import checkpoints_of
-from vistune.runs.metrics import MetricsLog
+from vistune.runs.folder import MetricsLog, checkpoints_of
 from vistune.training import Run
 
 MakeRecipe = Callable[..., Recipe]

@@ -24,8 +24,7 @@ from vistune.model import merge_adapters
 from vistune.progress import no_progress
 from vistune.recipe import Recipe, dump
 from vistune.runs import checkpoint
-from vistune.runs.folder import checkpoints_of, find_model, newest_whole, prune
-from vistune.runs.metrics import MetricsLog
+from vistune.runs.folder import MetricsLog, checkpoints_of, find_model, newest_whole, prune
 from vistune.training import Run, World
 from vistune.training.checkpointing import Saver
 

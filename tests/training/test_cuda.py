@@ -14,7 +14,7 @@ from vistune.data.stages import plan_stages
 from vistune.errors import Stopped
 from vistune.progress import no_progress
 from vistune.recipe import Recipe
-from vistune.runs.metrics import MetricsLog
+from vistune.runs.folder import MetricsLog
 from vistune.training import Run
 from vistune.training.distributed.world import World
 

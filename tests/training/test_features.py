@@ -20,7 +20,7 @@ from training_stages import ALIGN, LORA, TUNE, MakeRecipe, train
 from vistune.errors import DataError, RecipeError
 from vistune.progress import no_progress
 from vistune.recipe import Recipe, dump, validate
-from vistune.runs.metrics import MetricsLog
+from vistune.runs.folder import MetricsLog
 from vistune.training import Hooks, Run
 
 

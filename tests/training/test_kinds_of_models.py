@@ -16,8 +16,7 @@ from vistune import api
 from vistune.errors import RecipeError, Stopped
 from vistune.progress import no_progress
 from vistune.recipe import Recipe, validate
-from vistune.runs.folder import checkpoints_of
-from vistune.runs.metrics import MetricsLog
+from vistune.runs.folder import MetricsLog, checkpoints_of
 from vistune.training import Run
 
 KINDS: dict[str, dict[str, Any]] = {

@@ -29,8 +29,7 @@ from vistune import api
 from vistune.files import read_json
 from vistune.recipe import dump, load_recipe
 from vistune.runs import checkpoint
-from vistune.runs.folder import checkpoints_of
-from vistune.runs.metrics import MetricsLog
+from vistune.runs.folder import MetricsLog, checkpoints_of
 
 FULL = [{**TUNE, "tokens_per_row": 96}]
 Write = Callable[..., Path]

@@ -29,8 +29,7 @@ from vistune.errors import CheckpointError, RecipeError, Stopped
 from vistune.files import read_json
 from vistune.progress import no_progress
 from vistune.recipe import dump
-from vistune.runs.folder import checkpoints_of
-from vistune.runs.metrics import MetricsLog
+from vistune.runs.folder import MetricsLog, checkpoints_of
 from vistune.training import Run
 from vistune.training.trainer import seed_row
 

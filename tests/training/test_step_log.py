@@ -12,7 +12,7 @@ from training_stages import ALIGN, LORA, TUNE, MakeRecipe, ask_to_stop, train
 
 from vistune.errors import RecipeError, Stopped
 from vistune.progress import no_progress
-from vistune.runs.metrics import MetricsLog
+from vistune.runs.folder import MetricsLog
 from vistune.training import Hooks, Run, step_log
 from vistune.training.step_log import TRACKERS, refuse_missing
 

@@ -18,8 +18,7 @@ from training_stages import LORA, TUNE, MakeRecipe, weights
 from vistune.errors import RecipeError
 from vistune.files import Lock, read_json
 from vistune.recipe import dump
-from vistune.runs.folder import checkpoints_of
-from vistune.runs.metrics import MetricsLog
+from vistune.runs.folder import MetricsLog, checkpoints_of
 
 DEADLINE = 300  # seconds, against hanging
 

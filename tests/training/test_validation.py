@@ -20,8 +20,7 @@ from vistune.files import read_jsonl
 from vistune.generation import Assistant
 from vistune.progress import no_progress
 from vistune.recipe import Recipe, dump, load_recipe
-from vistune.runs.folder import checkpoints_of
-from vistune.runs.metrics import MetricsLog
+from vistune.runs.folder import MetricsLog, checkpoints_of
 from vistune.training import Hooks, Run
 from vistune.types import Sample
 

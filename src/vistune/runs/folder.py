@@ -1,4 +1,4 @@
-"""The run folder: its checkpoints, which of them to load or to resume from, and its run.json.
+"""The run folder: its checkpoints, which of them to load or to resume from, its run.json and its metrics.jsonl.
 
 OUT/{recipe.yaml, run.json, metrics.jsonl, rejects.jsonl, checkpoints/STAGE-NUMBER-NAME-STEP/}
 A checkpoint folder whose name begins with a dot is a draft or a discarded one. A kill may leave it; the next start
@@ -7,15 +7,18 @@ removes it.
 
 from __future__ import annotations
 
+import errno
+import json
 import logging
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vistune.errors import CheckpointError
-from vistune.files import read_json, sha256_of, write_json
+from vistune.errors import CheckpointError, DiskError
+from vistune.files import read_json, sha256_of, write_atomic, write_json
 from vistune.recipe import Recipe, load_recipe
 from vistune.runs import checkpoint
 
@@ -172,3 +175,61 @@ def _flat(recipe: Recipe, stages: int) -> Iterator[tuple[str, Any]]:
     yield "stages", ", ".join(stage.name for stage in recipe.stages[:stages])
     for stage in recipe.stages[:stages]:
         yield from ((f"stages.{stage.name}.{key}", v) for key, v in stage.model_dump().items() if key not in _FREE)
+
+
+class MetricsLog:
+    """Append lines to metrics.jsonl; `cut` removes lines that a resumed run will write again.
+
+    If the disk is full, lines wait in memory: the run continues, and they are written when there is room.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.waiting = b""
+
+    def cut(self, keep: int) -> None:
+        """Keep the first `keep` complete lines, and drop an incomplete last line of a killed run."""
+        if not self.path.exists():
+            return
+        lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+        write_atomic(self.path, "".join(line for line in lines[:keep] if line.endswith("\n")))
+
+    def log(self, **values: object) -> None:
+        """Append a line; if it cannot be written, keep it in memory and warn once."""
+        first = not self.waiting
+        self.waiting += (json.dumps(values) + "\n").encode()
+        try:
+            self.settle()
+        except DiskError as error:
+            if first:
+                log.warning("%s; its lines wait in memory", error.message)
+
+    def settle(self) -> None:
+        """Write the waiting lines. Raises DiskError; no part of a line is then left in the file."""
+        if not self.waiting:
+            return
+        try:
+            with open(self.path, "ab", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size
+                try:
+                    if file.write(self.waiting) != len(self.waiting):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                except OSError:
+                    if os.fstat(file.fileno()).st_size > size:
+                        file.truncate(size)
+                    raise
+        except OSError as error:
+            raise DiskError(
+                f"{self.path}: cannot be written: {error.strerror}", "make room, then resume with --resume"
+            ) from error
+        self.waiting = b""
+
+    def left_out(self, stage: str) -> int:
+        """Return how many steps of the stage were skipped so far."""
+        return sum(line["stage"] == stage and bool(line.get("left_out")) for line in self.read())
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return all lines in the file."""
+        if not self.path.exists():
+            return []
+        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines() if line.strip()]

@@ -30,6 +30,7 @@ from vistune.progress import Progress
 from vistune.recipe import Recipe, Stage, dump, source_of
 from vistune.runs import checkpoint
 from vistune.runs.folder import (
+    MetricsLog,
     checkpoint_name,
     checkpoints_of,
     mark_finished,
@@ -38,7 +39,6 @@ from vistune.runs.folder import (
     refuse_another_recipe,
     sweep,
 )
-from vistune.runs.metrics import MetricsLog
 from vistune.runs.provenance import provenance_record, shards_of, versions
 from vistune.training.checkpointing import Saver, cursor_at, load_state, rehearse, save_state
 from vistune.training.compiling import compiled

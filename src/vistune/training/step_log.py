@@ -22,7 +22,7 @@ from vistune.errors import RecipeError
 from vistune.model import VisionLanguageModel
 from vistune.planner.work import matmul_peak
 from vistune.progress import OnMessage
-from vistune.runs.metrics import MetricsLog, log
+from vistune.runs.folder import MetricsLog, log
 from vistune.training.optimizer import Optimizer
 from vistune.training.trainer import StepReport, Trainer
 
