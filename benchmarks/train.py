@@ -85,7 +85,7 @@ def ours(
     from vistune.planner.work import matmul_peak
     from vistune.progress import no_progress
     from vistune.training import Run
-    from vistune.training.compiling import compiled
+    from vistune.training.stage import compiled
 
     os.environ["VISTUNE_CACHE"] = str(work / "cache" / precision)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32

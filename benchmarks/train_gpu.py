@@ -53,7 +53,7 @@ def ours(work: Path, stage: str, steps: int, compile_layers: bool) -> tuple[list
     from vistune.model.vision import VisionTower
     from vistune.progress import no_progress
     from vistune.training import Run
-    from vistune.training.compiling import compiled
+    from vistune.training.stage import compiled
 
     recipe = recipe_of(work, stage, "bf16", steps)
     changes = {"compile": "on" if compile_layers else "off", "recompute": ["language"] if stage == "full" else []}

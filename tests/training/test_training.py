@@ -18,7 +18,7 @@ from vistune.runs import checkpoint
 from vistune.runs.folder import checkpoints_of
 from vistune.training import Run
 from vistune.training.optimizer import make_optimizer, rate_factor
-from vistune.training.run import StageTraining
+from vistune.training.stage import StageTraining
 
 
 def test_what_can_be_memorised_is(make_recipe: MakeRecipe, tmp_path: Path) -> None:

@@ -26,6 +26,34 @@ from vistune.training.optimizer import Optimizer, State
 log = logging.getLogger("vistune.training")
 
 
+@dataclass(frozen=True, slots=True)
+class ResumePoint:
+    """How far a run had come at a checkpoint.
+
+    Attributes:
+        stage: Index of the stage.
+        step: Steps done in it.
+        finished: Whether the stage is finished.
+        trained: Parts that have been trained so far.
+    """
+
+    folder: Path
+    stage: int
+    step: int
+    finished: bool
+    trained: frozenset[str]
+
+    @classmethod
+    def read(cls, folder: Path) -> ResumePoint:
+        """Read it from a checkpoint of a run."""
+        extra = checkpoint.read_parts(folder)["extra"]
+        return cls(folder, extra["stage"], extra["step"], bool(extra["finished"]), frozenset(extra["learnt"]))
+
+    @property
+    def next_stage(self) -> int:
+        return self.stage + self.finished
+
+
 class Saver:
     """Write one checkpoint at a time in a thread of rank 0.
 

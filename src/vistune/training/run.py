@@ -7,13 +7,9 @@ A run resumes from (stage, step); checkpoints are committed by rename, so a kill
 from __future__ import annotations
 
 import hashlib
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import torch
 
@@ -25,7 +21,6 @@ from vistune.interop.load import ParentModel, recipe_processor
 from vistune.model import VisionLanguageModel, add_adapters, build, merge_adapters
 from vistune.model.language import is_quantised, load_language, unwrap
 from vistune.model.precision import parts_in_bf16, store_in_bf16
-from vistune.planner.memory import Parallelism
 from vistune.progress import Progress
 from vistune.recipe import Recipe, Stage, dump, source_of
 from vistune.runs import checkpoint
@@ -40,46 +35,17 @@ from vistune.runs.folder import (
     sweep,
 )
 from vistune.runs.provenance import provenance_record, shards_of, versions
-from vistune.training.checkpointing import Saver, cursor_at, load_state, rehearse, save_state
-from vistune.training.compiling import compiled
+from vistune.training.checkpointing import ResumePoint, Saver, cursor_at, load_state, rehearse, save_state
 from vistune.training.distributed.parallelism import choose_parallelism, copy_on_first, copy_states
 from vistune.training.distributed.watchdog import Watchdog, with_heartbeat
-from vistune.training.distributed.world import World
+from vistune.training.distributed.world import World, stop_requested
 from vistune.training.largest_row import try_largest_row
-from vistune.training.loading import LoaderOptions, make_loader, positions_at
 from vistune.training.preflight import refuse_adapted, refuse_untrainable
+from vistune.training.stage import LoaderOptions, StageTraining, compiled, make_loader, positions_at
 from vistune.training.step_log import StepLog, Track, open_trackers, refuse_missing
 from vistune.training.trainer import StepReport, Trainer, seed_all
 from vistune.training.validation import Hooks, Validator, validator_of
 from vistune.types import Reject
-
-
-@dataclass(frozen=True, slots=True)
-class ResumePoint:
-    """What a checkpoint says of its run.
-
-    Attributes:
-        stage: Index of the stage.
-        step: Steps done in it.
-        finished: Whether the stage is finished.
-        trained: Parts that have been trained so far.
-    """
-
-    folder: Path
-    stage: int
-    step: int
-    finished: bool
-    trained: frozenset[str]
-
-    @classmethod
-    def read(cls, folder: Path) -> ResumePoint:
-        """Read it from a checkpoint of a run."""
-        extra = checkpoint.read_parts(folder)["extra"]
-        return cls(folder, extra["stage"], extra["step"], bool(extra["finished"]), frozenset(extra["learnt"]))
-
-    @property
-    def next_stage(self) -> int:
-        return self.stage + self.finished
 
 
 class Run:
@@ -114,7 +80,7 @@ class Run:
         self.trained: set[str] = set()  # parts, so far
         self.reached = (recipe.stages[0].name, 0)  # stage and steps done
         self.hashes: dict[str, str] = {}  # SHA-256 of each data file
-        self.provenance_record: dict[str, Any] = {}
+        self.provenance_record: Mapping[str, object] = {}
         self.validation: Mapping[str, float] = {}  # this step's values, such as `validation_loss`
 
     def start(self, *, resume: bool) -> None:
@@ -147,9 +113,9 @@ class Run:
         first = 0 if point is None else point.next_stage
         unfinished = None if point is None or point.finished else point
         self._write_status("running", stages[first].stage.name, 0 if unfinished is None else unfinished.step)
-        # The flag covers all that is written below: launchers send SIGTERM when another process has failed.
         names = self.recipe.track if self.world.is_first else ()
         trackers = open_trackers(names, self.out, self.recipe.name, self.recipe.model_dump(mode="json"))
+        # The flag covers all that is written below: launchers send SIGTERM when another process has failed.
         with stop_requested() as stopping, self._recording_the_end(), trackers as self.track:
             for number in range(first, len(stages)):
                 model = self._train_stage(model, number, stages, unfinished if number == first else None, stopping)
@@ -199,16 +165,13 @@ class Run:
 
     def _first_model(self, stages: Sequence[PlannedStage], point: ResumePoint | None) -> VisionLanguageModel:
         """The model to train; metrics written after its checkpoint are removed."""
+        if self.world.is_first:
+            earlier = 0 if point is None else sum(len(each.plan.steps) for each in stages[: point.stage]) + point.step
+            self.metrics.cut(earlier)
         if point is None:
-            self._cut_metrics(0)
             return self.first_model(self.recipe.stages[0].quantize)
-        self._cut_metrics(sum(len(planned.plan.steps) for planned in stages[: point.stage]) + point.step)
         self.trained = set(point.trained)
         return self._load(point.folder, self.recipe.stages[point.stage])
-
-    def _cut_metrics(self, keep: int) -> None:
-        if self.world.is_first:
-            self.metrics.cut(keep)
 
     def _load(self, folder: Path, stage: Stage) -> VisionLanguageModel:
         model, _ = checkpoint.load(folder, device=self.device, quantize=stage.quantize)
@@ -248,7 +211,7 @@ class Run:
         number: int,
         stopping: Callable[[], bool] = lambda: False,
     ) -> StageTraining:
-        """Set a prepared model up for a stage: what is trained, recomputed, sharded and stored in bf16."""
+        """Set a prepared model up for a stage: its trainable, recomputed, sharded and bf16 parts."""
         stage = planned.stage
         model.set_trainable(stage.learn)
         model.set_recompute(stage.recompute)
@@ -425,53 +388,3 @@ class Run:
             write_json(
                 self.out / "run.json", {"status": status, "stage": stage, "step": step, "reason": reason, **known}
             )
-
-
-@dataclass(frozen=True, slots=True)
-class StageTraining:
-    """A stage that is being trained: its plan, its index in the recipe, its trainer.
-
-    Attributes:
-        bf16_parts: Parts whose frozen weights are stored in bf16.
-    """
-
-    planned: PlannedStage
-    number: int
-    trainer: Trainer
-    parallelism: Parallelism
-    bf16_parts: tuple[str, ...]
-
-    @property
-    def steps(self) -> int:
-        return len(self.planned.plan.steps)
-
-    def saves_at(self, done: int) -> bool:
-        """Tell whether a checkpoint is due after so many steps."""
-        save_every = self.planned.stage.save_every
-        return done == self.steps or bool(save_every and done % save_every == 0)
-
-
-@contextmanager
-def stop_requested() -> Iterator[Callable[[], bool]]:
-    """While the block lasts, SIGTERM and the first Ctrl-C set a flag that the loop reads between steps.
-
-    A second Ctrl-C raises KeyboardInterrupt at once.
-    """
-    requested = False
-
-    def on_signal(signum: int, frame: FrameType | None) -> None:
-        nonlocal requested
-        if requested and signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        requested = True
-
-    try:
-        before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # not the main thread: signals go elsewhere
-        yield lambda: False
-        return
-    try:
-        yield lambda: requested
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -10,10 +10,11 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from types import FrameType
 
 import torch
 import torch.distributed as dist
@@ -161,3 +162,29 @@ def die_with_launcher() -> None:
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+@contextmanager
+def stop_requested() -> Iterator[Callable[[], bool]]:
+    """While the block lasts, SIGTERM and the first Ctrl-C set a flag that the loop reads between steps.
+
+    A second Ctrl-C raises KeyboardInterrupt at once.
+    """
+    requested = False
+
+    def on_signal(signum: int, frame: FrameType | None) -> None:
+        nonlocal requested
+        if requested and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        requested = True
+
+    try:
+        before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not the main thread: signals go elsewhere
+        yield lambda: False
+        return
+    try:
+        yield lambda: requested
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -15,7 +15,7 @@ from vistune.data.stages import plan_stages
 from vistune.progress import no_progress
 from vistune.recipe import Stage
 from vistune.training import Hooks, Run, Trainer
-from vistune.training.compiling import compiled, hindrance, is_wanted
+from vistune.training.stage import compiled, hindrance, is_wanted
 
 
 def trainer_of(stage: dict[str, Any], make_recipe: MakeRecipe, tmp_path: Path) -> Trainer:
