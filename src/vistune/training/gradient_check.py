@@ -7,24 +7,16 @@ recipe -> each stage's first step, its samples packed, one by one, in two halves
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vistune.data import Loader, StagePlan
 from vistune.data.packing import Step
 from vistune.data.stages import PlannedStage, plan_stages, with_first_shard
 from vistune.model import VisionLanguageModel, next_token_loss
-from vistune.planner.memory import Parallelism
-from vistune.training.distributed.parallelism import (
-    ModelWithLoss,
-    choose_parallelism,
-    gradient_sync,
-    whole_copy,
-    wrap,
-)
+from vistune.training.distributed.parallelism import ModelWithLoss, choose_parallelism, gradient_sync, whole_copy, wrap
 from vistune.training.distributed.world import World
 from vistune.training.run import Run
 from vistune.types import Batch
@@ -86,6 +78,14 @@ def selftest(run: Run) -> list[GradientComparison]:
     return comparisons
 
 
+class _LossOfAllLayers(ModelWithLoss):
+    """Runs all layers at all tokens; in training, the last layer's MLP runs at supervised positions only."""
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        loss = next_token_loss(self.model(batch), self.model.head, batch.labels, batch.starts)
+        return loss.sum, loss.tokens
+
+
 def _compare(run: Run, model: VisionLanguageModel, planned: PlannedStage) -> list[GradientComparison]:
     parallelism = choose_parallelism(run.recipe, planned.stage, model, run.world)
     step = planned.plan.steps[0]
@@ -93,30 +93,22 @@ def _compare(run: Run, model: VisionLanguageModel, planned: PlannedStage) -> lis
     half = (len(samples) + 1) // 2
     one_by_one: Step = tuple((index,) for index in samples)
     halves: Step = tuple(tuple(reversed(part)) for part in (samples[:half], samples[half:]) if part)
-
-    def over_all_layers(batch: Batch) -> Tensor:
-        return next_token_loss(model(batch), model.head, batch.labels, batch.starts).sum
-
-    def as_trained(batch: Batch) -> Tensor:
-        """The last layer's MLP runs at supervised positions only."""
-        loss: Tensor = ModelWithLoss(model)(batch)[0]
-        return loss
-
+    alone, over_all_layers = World(device=run.device), _LossOfAllLayers(model)
     others = {
-        "one by one": _gradients(model, planned, one_by_one, over_all_layers),
-        "two halves, turned round": _gradients(model, planned, halves, over_all_layers),
+        "one by one": _gradients(over_all_layers, model, planned, one_by_one, alone),
+        "two halves, turned round": _gradients(over_all_layers, model, planned, halves, alone),
     }
-    packed = _gradients(model, planned, step, as_trained)
+    packed = _gradients(ModelWithLoss(model), model, planned, step, alone)
     if parallelism != "single":
-        name = f"over {run.world.size} processes, {parallelism}"
-        others[name] = _gradients_over_processes(copy.deepcopy(model), planned, one_by_one, run.world, parallelism)
+        name, own = f"over {run.world.size} processes, {parallelism}", copy.deepcopy(model)
+        own.zero_grad(set_to_none=True)
+        others[name] = _gradients(wrap(ModelWithLoss(own), parallelism, run.world), own, planned, one_by_one, run.world)
     return [_comparison(planned.stage.name, name, other, packed) for name, other in others.items()]
 
 
 def _comparison(stage: str, arrangement: str, other: _Gradients, packed: _Gradients) -> GradientComparison:
     differences = {
-        name: _difference(other.by_parameter[name], gradient.to(other.by_parameter[name].device))
-        for name, gradient in packed.by_parameter.items()
+        name: _difference(other.by_parameter[name], gradient) for name, gradient in packed.by_parameter.items()
     }
     worst = max(differences, key=lambda name: differences[name])
     return GradientComparison(stage, arrangement, other.rows, other.loss, packed.loss, differences[worst], worst)
@@ -127,28 +119,10 @@ def _difference(one: Tensor, other: Tensor) -> float:
 
 
 def _gradients(
-    model: VisionLanguageModel, planned: PlannedStage, step: Step, loss_of: Callable[[Batch], Tensor]
+    model_with_loss: nn.Module, model: VisionLanguageModel, planned: PlannedStage, step: Step, world: World
 ) -> _Gradients:
-    """Compute a step's gradients in this process."""
+    """Compute a step's gradients on the CPU, its rows dealt to all processes of `world` as in training."""
     model.zero_grad(set_to_none=True)
-    plan = StagePlan((step,), planned.plan.made_from)
-    batches = Loader(planned.samples, planned.processor, plan).load(0)
-    supervised, total = sum(batch.supervised for batch in batches), 0.0
-    for batch in batches:
-        loss = loss_of(batch.to(str(model.head.device))) / max(supervised, 1)
-        loss.backward()
-        total += float(loss.detach())
-    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in trainable.items()}
-    return _Gradients(len(step), total, gradients)
-
-
-def _gradients_over_processes(
-    model: VisionLanguageModel, planned: PlannedStage, step: Step, world: World, parallelism: Parallelism
-) -> _Gradients:
-    """Compute a step's gradients with its rows dealt to all processes, as in training; gradients on the CPU."""
-    model.zero_grad(set_to_none=True)
-    model_with_loss = wrap(ModelWithLoss(model), parallelism, world)
     plan = StagePlan((step,), planned.plan.made_from, planned.plan.lengths)
     batches = Loader(planned.samples, planned.processor, plan, share=(world.rank, world.size)).load(0)
     supervised = sum(own for (own,) in world.gather(sum(batch.supervised for batch in batches)))
