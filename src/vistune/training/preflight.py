@@ -7,7 +7,7 @@ Conditions that can change are not checked: free memory, free disk, another proc
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import nn
@@ -33,7 +33,7 @@ from vistune.types import Spec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DryRunStage:
-    """What a run would do in one stage.
+    """The steps and data of one stage, as a run would plan them.
 
     Attributes:
         samples: None for a stage over shards, whose samples are not counted before they are read.
@@ -56,18 +56,9 @@ class DryRunStage:
 
     def to_dict(self) -> dict[str, object]:
         """Return what `train --dry-run` prints: without the fields that have no value."""
-        values = {
-            "stage": self.stage,
-            "samples": self.samples,
-            "shards": self.shards,
-            "samples_of_first_shard": self.samples_of_first_shard,
-            "steps": self.steps,
-            "rows": self.rows,
-            "held": self.validation_samples,
-            "learn": dict(self.learn),
-            "remarks": list(self.remarks) or None,
-        }
-        return {key: value for key, value in values.items() if value is not None}
+        values = {**asdict(self), "remarks": list(self.remarks) or None}
+        names = {"validation_samples": "held"}
+        return {names.get(key, key): value for key, value in values.items() if value is not None}
 
 
 def check_recipe(recipe: Recipe, parent: ParentModel | None = None) -> Processor:
@@ -96,30 +87,21 @@ def dry_run(
 
 
 def _dry_run_stage(planned: PlannedStage) -> DryRunStage:
-    stage, stream = planned.stage, planned.stream
-    validation = len(planned.validation.samples) if planned.validation is not None else None
-    learn = {str(part): rate for part, rate in stage.learn.items()}
-    if stream is None:
-        steps = planned.plan.steps
-        return DryRunStage(
-            stage=stage.name,
-            samples=len(planned.samples),
-            steps=len(steps),
-            rows=sum(map(len, steps)),
-            validation_samples=validation,
-            learn=learn,
-            remarks=planned.remarks,
-        )
-    with scratch_folder(user_cache() / "shards") as folder:
-        first = with_first_shard(planned, folder)
+    stream, first = planned.stream, None
+    rows = sum(map(len, planned.plan.steps))
+    if stream is not None:
+        with scratch_folder(user_cache() / "shards") as folder:
+            first = len(with_first_shard(planned, folder).samples)
+        rows = stream.steps * stream.lanes
     return DryRunStage(
-        stage=stage.name,
-        shards=len(stream.shards),
-        samples_of_first_shard=len(first.samples),
-        steps=stream.steps,
-        rows=stream.steps * stream.lanes,
-        validation_samples=validation,
-        learn=learn,
+        stage=planned.stage.name,
+        samples=len(planned.samples) if stream is None else None,
+        shards=None if stream is None else len(stream.shards),
+        samples_of_first_shard=first,
+        steps=len(planned.plan.steps),
+        rows=rows,
+        validation_samples=None if planned.validation is None else len(planned.validation.samples),
+        learn={str(part): rate for part, rate in planned.stage.learn.items()},
         remarks=planned.remarks,
     )
 
@@ -139,9 +121,14 @@ def refuse_untrainable(recipe: Recipe, spec: Spec, parent: ParentModel | None, w
     Only names and shapes of stored weights are read. `world`: the processes and device of the run; None = not known, so
     errors that depend on the machine are not raised.
     """
-    model = _begin(recipe, spec, parent, machine=world is not None)
+    on_machine = world is not None
+    if parent is not None:
+        model = parent.build_empty()
+    else:
+        quantize = recipe.stages[0].quantize if on_machine else None
+        model = build(recipe.model, spec, seed=recipe.seed, quantize=quantize, meta=True)
     for stage in recipe.stages:
-        _prepare(model, stage, machine=world is not None)
+        _prepare(model, stage, on_machine=on_machine)
         model.set_trainable(stage.learn)
         model.set_recompute(stage.recompute)
         if world is None:
@@ -155,19 +142,12 @@ def refuse_untrainable(recipe: Recipe, spec: Spec, parent: ParentModel | None, w
                 pass
 
 
-def _begin(recipe: Recipe, spec: Spec, parent: ParentModel | None, *, machine: bool) -> VisionLanguageModel:
-    if parent is not None:
-        return parent.build_empty()
-    quantize = recipe.stages[0].quantize if machine else None
-    return build(recipe.model, spec, seed=recipe.seed, quantize=quantize, meta=True)
-
-
-def _prepare(model: VisionLanguageModel, stage: Stage, *, machine: bool) -> None:
-    """Like `Run.prepare`, but adapters are dropped instead of merged: there are no weights to merge into."""
+def _prepare(model: VisionLanguageModel, stage: Stage, *, on_machine: bool) -> None:
+    """Prepare the model like `Run.prepare`, but drop adapters: there are no weights to merge them into."""
     if model.adapted:
         plain: nn.Module = model.language.unload()  # type: ignore[operator]
         model.language = plain
-    if machine and stage.quantize is not None:
+    if on_machine and stage.quantize is not None:
         quantization(stage.quantize, torch.float32)  # whether the weights fit was checked when the model was built
     if stage.lora is not None:
         model.language = add_adapters(model.language, stage.lora)
