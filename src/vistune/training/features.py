@@ -16,7 +16,7 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -45,24 +45,6 @@ MOST_OF_THE_DISK = 0.5  # of its free space, that `auto` takes
 UNUSED = 30 * 86400  # seconds after which features that no run has opened are removed
 CODE = ("processor/images.py", "processor/tiles.py", "model/vision.py")  # our code that computes features
 DIGESTS = "digests"  # file of {path: [bytes, time of change in ns, SHA-256]}, next to the shards
-
-
-@dataclass(frozen=True, slots=True)
-class CacheCost:
-    """What caching a stage's features takes.
-
-    Attributes:
-        reads: Of images, in the whole stage.
-        size: Bytes of the features that are not cached yet.
-    """
-
-    images: int
-    reads: int
-    size: int
-
-    def __str__(self) -> str:
-        size = f"{self.size / 1e9:.2f} GB" if self.size >= 1e9 else f"{self.size / 1e6:.2f} MB"
-        return f"{self.images:,} images read {self.reads:,} times: {size}"
 
 
 class Features:
@@ -100,7 +82,7 @@ class Features:
         return self.shape[0] * self.shape[1] * self.dtype.itemsize
 
     def is_unchanged(self, path: Path) -> bool:
-        """Tell whether the file has the size and time of its last hash, so that `digest` need not read it."""
+        """Return whether the file has the size and time of its last hash, so that `digest` need not read it."""
         known = self.known_files.get(str(path.absolute()))
         if known is None or known[:2] != self._size_and_time(path):
             return False
@@ -194,8 +176,10 @@ def features_of(
     missing = _missing(cache, paths, progress, stopping)
     # No process adds features before all know what is missing: each takes its part of the same list.
     _meet(stage, world, stopping)
-    cost = CacheCost(len(paths), reads, len(missing) * tower.most_tiles * cache.tile_bytes)
-    if world.any(cost.size > free * (MOST_OF_THE_DISK if setting == "auto" else 1)):
+    size = len(missing) * tower.most_tiles * cache.tile_bytes
+    shown = f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"
+    cost = f"{len(paths):,} images read {reads:,} times: {shown}"
+    if world.any(size > free * (MOST_OF_THE_DISK if setting == "auto" else 1)):
         message = f"stage {stage.name}: features are not cached: {cost}, {free / 1e9:.2f} GB are free in {cache.folder}"
         if setting == "on":
             raise RecipeError(message, "set VISTUNE_CACHE to a folder with more room, or cache_features: off")
@@ -207,13 +191,11 @@ def features_of(
         cache.save_digests()
     if missing and world.is_first:
         on_message(f"stage {stage.name} caches the tower's features: {cost} in {cache.folder}")
-    tower.fill(cache, missing[world.rank :: world.size], progress, stopping)
-    _meet(stage, world, stopping)
-    cache.refresh()
-    # The disk of another machine may lack what this one added.
-    tower.fill(cache, [path for path in missing if cache.digest(path) not in cache.slots], progress, stopping)
-    _meet(stage, world, stopping)
-    cache.refresh()
+    for share in (missing[world.rank :: world.size], missing):  # again: another machine's disk may lack what it added
+        uncached = [path for path in share if cache.digest(path) not in cache.slots]
+        tower.fill(cache, uncached, progress, stopping)
+        _meet(stage, world, stopping)
+        cache.refresh()
     return cache
 
 
@@ -280,7 +262,7 @@ class _FrozenTower:
         return cache
 
     def _config(self) -> list[tuple[str, object]]:
-        """What the weights do not show of the tower: the activation, heads, the norms' epsilon."""
+        """The tower's settings that its weights do not show: activation, heads, the norms' epsilon."""
         about_the_file = ("architectures", "dtype", "transformers_version")
         config = self.model.vision.tower.config.to_dict()
         return sorted(
