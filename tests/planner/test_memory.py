@@ -17,18 +17,8 @@ from vistune.model import add_adapters, next_token_loss
 from vistune.model.attention import register
 from vistune.model.language import run
 from vistune.model.shapes import config_of, language_shape, tower_shape
-from vistune.planner.memory import (
-    ModelSizes,
-    RowSize,
-    StageSetup,
-    adapter_layers,
-    bf16_copies,
-    language_layer,
-    longest_row,
-    memory,
-    sizes_of,
-    tower_layer,
-)
+from vistune.planner.memory import bf16_copies, language_layer, longest_row, memory, tower_layer
+from vistune.planner.sizes import ModelSizes, RowSize, StageSetup, adapter_layers, sizes_of
 from vistune.recipe import Lora, Model, known_recipes, load_recipe
 
 LANGUAGE = {

@@ -14,7 +14,7 @@ from vistune.cli.app import app
 from vistune.data.stages import plan_stages
 from vistune.errors import RecipeError
 from vistune.interop.load import recipe_processor
-from vistune.planner.load import load_of
+from vistune.planner.sizes import load_of
 from vistune.progress import no_progress
 from vistune.recipe import load_recipe
 

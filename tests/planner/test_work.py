@@ -16,8 +16,7 @@ from vistune.data.stages import plan_stages
 from vistune.errors import RecipeError
 from vistune.model import build, read_spec
 from vistune.planner import work
-from vistune.planner.load import Load
-from vistune.planner.memory import ModelSizes, RowSize, StageSetup, setup_of, sizes_of
+from vistune.planner.sizes import Load, ModelSizes, RowSize, StageSetup, setup_of, sizes_of
 from vistune.planner.work import flops_of, matmul_peak, work_of_model, work_of_sizes
 from vistune.progress import no_progress
 from vistune.recipe import Lora, Model, load_recipe

@@ -12,7 +12,7 @@ from training_stages import ALIGN, LORA, PLAIN_LORA, TUNE, MakeRecipe
 
 from vistune.data.stages import plan_stages
 from vistune.interop.load import recipe_processor
-from vistune.planner.load import largest_row
+from vistune.planner.sizes import largest_row
 from vistune.progress import no_progress
 from vistune.training import Hooks, Run
 from vistune.training.largest_row import compare_with_forecast, peak_bytes

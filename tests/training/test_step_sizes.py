@@ -15,7 +15,7 @@ from vistune.data import plan_epoch, plan_stage, steps_of
 from vistune.data.stages import plan_stages
 from vistune.errors import RecipeError
 from vistune.files import read_jsonl
-from vistune.planner.load import sample_sizes
+from vistune.planner.sizes import sample_sizes
 from vistune.progress import no_progress
 from vistune.training import Run
 

@@ -5,7 +5,7 @@ ModelSizes + StageSetup + RowSize -> Memory: bytes of weights, gradients, optimi
 d is the language model's width, i its MLP's, q and k the widths of queries and of keys, v and u the tower's width and
 its MLP's. A kept number takes `wide` = 4 bytes; what a linear layer, an attention or an activation function keeps takes
 `narrow` = 2 bytes under bf16 autocast, else 4. What autograd keeps of a layer per token (counted tensor by tensor, and
-compared with the real layers by tests/training/test_memory.py):
+compared with the real layers by tests/planner/test_memory.py):
 
   language, its weights trained  wide 4 d + narrow ((2 or, in bf16, 5) d + 3 q + 2 k + 4 i)
   language, adapters trained     wide 2 d + narrow (inputs of adapted layers + 2 q + 2 k + 3 i + 7 ranks)
@@ -22,93 +22,27 @@ trainable number, its gradient takes 4, the number itself 4 (1.0 or 0.53 in 8 or
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
-
-import torch
-from torch import nn
 
 from vistune.model.loss import CHUNK
-from vistune.model.projectors import projector_named
-from vistune.model.shapes import LanguageShape, TowerShape, config_of, language_shape, tower_shape
-from vistune.model.spec import spec_of
-from vistune.model.vision import layers_kept
-from vistune.recipe import Lora, Model, Recipe, Stage
-from vistune.types import Spec
+from vistune.model.shapes import LanguageShape, TowerShape
+from vistune.planner.sizes import (
+    ATTENTION,
+    HALF,
+    MLP,
+    WIDE,
+    ModelSizes,
+    RowSize,
+    StageSetup,
+    adapter_layers,
+    parameters,
+)
+from vistune.recipe import Recipe
 
-WIDE = 4
-HALF = 2  # bytes of a number in bf16
 QUANTISED = {4: 0.5 + 1 / 64 + 4 / (64 * 256), 8: 1.0}  # bytes a weight: nf4 with twice quantised scales; int8
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-MLP = ("gate_proj", "up_proj", "down_proj")
 
 LONGEST_ROW = 1 << 18
-
-Parallelism = Literal["single", "ddp", "fsdp"]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSizes:
-    """A model known by its sizes.
-
-    Attributes:
-        projector: Its parameters.
-        projector_layers: Its linear layers.
-        vision_width: Width of the tower's features.
-        slots: Image slots per tile.
-    """
-
-    tower: TowerShape
-    language: LanguageShape
-    projector: int
-    projector_layers: int
-    vision_width: int
-    slots: int
-
-
-@dataclass(frozen=True, slots=True)
-class RowSize:
-    """The size of a packed row; `rows`: how many rows a process has in a step."""
-
-    tokens: int
-    tiles: int
-    supervised: int
-    rows: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class StageSetup:
-    """What a stage trains, and setup.
-
-    Attributes:
-        learn: The trained parts.
-        bf16: Whether it multiplies in bf16.
-        processes: How many processes keep the model, by `parallelism`.
-        bf16_parts: Parts whose frozen weights are stored in bf16.
-        on_gpu: Whether it runs on a GPU.
-    """
-
-    learn: tuple[str, ...]
-    lora: Lora | None = None
-    quantize: int | None = None
-    recompute: tuple[str, ...] = ()
-    optimizer: str = "adamw"
-    bf16: bool = False
-    parallelism: Parallelism = "single"
-    processes: int = 1
-    bf16_parts: tuple[str, ...] = ()
-    on_gpu: bool = False
-
-    @property
-    def narrow(self) -> int:
-        """Bytes per number that a linear layer, an attention or an activation function keeps."""
-        return HALF if self.bf16 else WIDE
-
-    @property
-    def mask_bytes(self) -> int:
-        """Bytes per number that dropout keeps: one by CUDA's own kernel, a factor elsewhere."""
-        return 1 if self.on_gpu else WIDE
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,84 +66,6 @@ class Memory:
     def total(self) -> float:
         total: float = sum(asdict(self).values())
         return total
-
-
-def setup_of(
-    stage: Stage,
-    *,
-    bf16: bool,
-    parallelism: Parallelism = "single",
-    processes: int = 1,
-    bf16_parts: Sequence[str] = (),
-    on_gpu: bool = False,
-) -> StageSetup:
-    """Take from a recipe's stage what its memory and time depend on."""
-    return StageSetup(
-        learn=tuple(stage.learn),
-        lora=stage.lora,
-        quantize=stage.quantize,
-        recompute=stage.recompute,
-        optimizer=stage.optimizer,
-        bf16=bf16,
-        parallelism=parallelism,
-        processes=processes,
-        bf16_parts=tuple(bf16_parts),
-        on_gpu=on_gpu,
-    )
-
-
-def sizes_of(model: Model, configs: tuple[Any, Any] | None = None, *, cut: bool = False) -> tuple[ModelSizes, Spec]:
-    """Compute a recipe's model sizes from configs only. Raises RecipeError if a config is not on this machine.
-
-    Args:
-        configs: The tower's and the language model's, if they are not in folders of their own.
-        cut: Whether the tower already ends at the feature layer.
-    """
-    vision, text = configs or (config_of(model.vision, "vision"), config_of(model.language, "language"))
-    language = language_shape(text)
-    half = (0.5, 0.5, 0.5)
-    spec = spec_of(model, vision, language.width, language.vocabulary, {"image_mean": half, "image_std": half})
-    layers = vision.num_hidden_layers if cut else layers_kept(vision.num_hidden_layers, model.feature_layer)
-    tower = tower_shape(vision, layers=layers, space=model.space)
-    with torch.device("meta"):
-        projector = projector_named(model.projector).build(spec.vision_width, language.width)
-    count = sum(p.numel() for p in projector.parameters()) + (language.width if model.image_mode == "anyres" else 0)
-    linear = sum(isinstance(module, nn.Linear) for module in projector.modules())
-    return ModelSizes(tower, language, count, linear, spec.vision_width, spec.slots_per_image), spec
-
-
-def linear_maps(shape: LanguageShape) -> dict[str, tuple[int, int]]:
-    """Return (in, out) of the linear maps of one layer, by name."""
-    d, i, q, k = shape.width, shape.inner, shape.query_width, shape.key_width
-    return {"q_proj": (d, q), "k_proj": (d, k), "v_proj": (d, k), "o_proj": (q, d), "gate_proj": (d, i),
-            "up_proj": (d, i), "down_proj": (i, d)}  # fmt: skip
-
-
-def adapter_layers(shape: LanguageShape, lora: Lora) -> dict[str, tuple[int, int]]:
-    """Return (in, out) of the linear maps of one layer that get adapters, by name."""
-    sizes = linear_maps(shape)
-    targets = set(lora.targets or ("all-linear",))
-    chosen = {target.rsplit(".", 1)[-1] for target in targets}
-    if "all-linear" in targets:
-        return sizes
-    return {
-        name: size for name, size in sizes.items() if name in chosen or ("attention" in targets and name in ATTENTION)
-    }
-
-
-def parameters(sizes: ModelSizes, lora: Lora | None = None) -> dict[str, int]:
-    """Count the parameters of each part that a recipe's `learn` can name."""
-    adapters = 0
-    if lora is not None:
-        for inside, outside in adapter_layers(sizes.language, lora).values():
-            adapters += sizes.language.layers * (lora.rank * (inside + outside) + (outside if lora.dora else 0))
-    counts = {
-        "vision": sizes.tower.parameters,
-        "projector": sizes.projector,
-        "language": sizes.language.parameters,
-        "adapters": adapters,
-    }
-    return {part: count for part, count in counts.items() if count or part != "adapters"}
 
 
 def memory(sizes: ModelSizes, setup: StageSetup, row: RowSize) -> Memory:

@@ -17,8 +17,8 @@ from vistune.recipe import Lora, Recipe, Stage, source_of
 
 if TYPE_CHECKING:
     from vistune.interop.load import ParentModel
-    from vistune.planner.load import Load
-    from vistune.planner.memory import Memory, ModelSizes, RowSize, StageSetup
+    from vistune.planner.memory import Memory
+    from vistune.planner.sizes import Load, ModelSizes, RowSize, StageSetup
     from vistune.planner.work import Device
     from vistune.types import Spec
 
@@ -183,7 +183,7 @@ def plan(
 ) -> Plan:
     """Forecast every stage, in bytes, seconds and dollars. Raises RecipeError if a backbone's config is not here."""
     from vistune.model.precision import uses_bf16
-    from vistune.planner.memory import sizes_of
+    from vistune.planner.sizes import sizes_of
     from vistune.planner.work import GPUS, this_cpu
 
     if parent is None:
@@ -209,7 +209,7 @@ def plan(
 def _loads(
     recipe: Recipe, parent: ParentModel | None, spec: Spec, samples: int | None, progress: Progress
 ) -> list[Load]:
-    from vistune.planner.load import assumed_load, load_of, load_of_shards
+    from vistune.planner.sizes import assumed_load, load_of, load_of_shards
 
     if not data_is_there(recipe):
         return [assumed_load(stage, spec, samples) for stage in recipe.stages]
@@ -269,7 +269,8 @@ class _StagePlanner:
     trained: Collection[str]
 
     def forecast(self, number: int, load: Load) -> StageForecast:
-        from vistune.planner.memory import checkpoint_bytes, parameters
+        from vistune.planner.memory import checkpoint_bytes
+        from vistune.planner.sizes import parameters
 
         stage = self.recipe.stages[number]
         finished, midway = checkpoint_bytes(self.sizes, self.recipe, number, self.trained)
@@ -292,7 +293,8 @@ class _StagePlanner:
 
     def _on(self, device: Device, number: int, load: Load) -> DeviceForecast:
         from vistune.model.precision import never_trained
-        from vistune.planner.memory import longest_row, memory, setup_of
+        from vistune.planner.memory import longest_row, memory
+        from vistune.planner.sizes import setup_of
         from vistune.planner.work import GPUS, USABLE_MEMORY, seconds
 
         stages, stage, sizes = self.recipe.stages, self.recipe.stages[number], self.sizes

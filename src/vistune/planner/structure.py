@@ -5,28 +5,31 @@ Recipe -> configs -> the model on torch's meta device -> ModelFacts, StageFacts 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from vistune.recipe import Model, Recipe, Stage, source_of
 
 if TYPE_CHECKING:
     from vistune.interop.load import ParentModel
+    from vistune.model.shapes import ConfigLike, LanguageConfig, VisionConfig
     from vistune.model.vlm import VisionLanguageModel
     from vistune.types import Spec
+
+Config = TypeVar("Config", bound="ConfigLike")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What a recipe's model is made of.
+    """The parts of a recipe's model and their sizes.
 
     Attributes:
         vision_layers: (kept, all).
         patch: Side in pixels.
-        side: Of a tile, in pixels.
+        side: Side of a tile in pixels.
         tower_tokens: Per tile, before the projector.
         projector_steps: Its layers in order: (in, out) of a linear layer, the name of another one.
         slots_per_tile: Per tile, after the projector.
@@ -60,11 +63,11 @@ class ModelFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageFacts:
-    """What a stage trains.
+    """The settings of a stage and the sizes of its parts.
 
     Attributes:
         learn: Peak learning rates by trained part.
-        parameters: Of every part.
+        parameters: By part.
         quantize: Bits of the language model's weights.
     """
 
@@ -84,7 +87,7 @@ class StageFacts:
 
 @dataclass(frozen=True)
 class Structure:
-    """What a recipe's model is built from.
+    """The configs and the spec of a recipe's model.
 
     Attributes:
         vision: transformers' config of the tower.
@@ -95,8 +98,8 @@ class Structure:
 
     model: Model
     spec: Spec
-    vision: Any
-    language: Any
+    vision: VisionConfig
+    language: LanguageConfig
     names: tuple[str, str]
     cut: bool = False
 
@@ -106,37 +109,33 @@ def structure_of(recipe: Recipe, parent: ParentModel | None = None) -> Structure
 
     Nothing is downloaded: the config of a hub name is read from `shapes.yaml` or the hub's cache.
     """
+    from vistune.model.language import language_config
+    from vistune.model.vision import vision_config
+    from vistune.planner.sizes import spec_without_rules
+
     model = recipe.model if parent is None else parent.model
     if parent is not None and parent.configs is not None and recipe.origin is not None:
         name = name_of(str(recipe.origin.model))
         return Structure(model, parent.processor.spec, *parent.configs, names=(name, name))
-    vision, language = config_at_hand(model.vision, "vision"), config_at_hand(model.language, "language")
+    vision = config_at_hand(model.vision, "vision", vision_config)
+    language = config_at_hand(model.language, "language", language_config)
     names = (name_of(model.vision), name_of(model.language))
     if parent is not None:
         return Structure(model, parent.processor.spec, vision, language, names, cut=parent.cut)
     return Structure(model, spec_without_rules(model, vision, language), vision, language, names)
 
 
-def config_at_hand(name: str, part: str) -> Any:
+def config_at_hand(name: str, part: str, read: Callable[[str], Config]) -> Config:
     """Return transformers' config of a backbone. Raises RecipeError if it would have to be downloaded."""
     from transformers import AutoConfig
 
-    from vistune.model.language import language_config
     from vistune.model.shapes import config_of
-    from vistune.model.vision import vision_config
 
     source = source_of(name, part)
-    if not Path(source).is_dir():
-        return AutoConfig.for_model(**vars(config_of(name, part)))
-    return vision_config(source) if part == "vision" else language_config(source)
-
-
-def spec_without_rules(model: Model, vision: Any, language: Any) -> Spec:
-    """Return a spec for a diagram, which does not show how pixels are normalised."""
-    from vistune.model.spec import spec_of
-
-    half = (0.5, 0.5, 0.5)
-    return spec_of(model, vision, language.hidden_size, language.vocab_size, {"image_mean": half, "image_std": half})
+    if Path(source).is_dir():
+        return read(source)
+    known: Config = AutoConfig.for_model(**vars(config_of(name, part)))
+    return known
 
 
 def without_weights(structure: Structure) -> VisionLanguageModel:
@@ -156,7 +155,7 @@ def without_weights(structure: Structure) -> VisionLanguageModel:
 
 
 def model_facts(structure: Structure, model: VisionLanguageModel) -> ModelFacts:
-    """Return what the model's diagram shows."""
+    """Return the values of the model's diagram."""
     from torch import nn
 
     from vistune.model.vision import tokens_of
@@ -197,7 +196,7 @@ def model_facts(structure: Structure, model: VisionLanguageModel) -> ModelFacts:
 
 
 def stage_facts(stage: Stage, structure: Structure, model: VisionLanguageModel) -> StageFacts:
-    """Return what a stage's diagram shows. Raises RecipeError if the stage trains a part that the model lacks."""
+    """Return the values of a stage's diagram. Raises RecipeError if the stage trains a part that the model lacks."""
     from vistune.model import add_adapters
 
     if stage.lora is not None:  # adapters change the layers themselves, so they get a model of their own

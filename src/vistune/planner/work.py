@@ -28,8 +28,8 @@ from torch import nn
 from vistune.model import VisionLanguageModel
 from vistune.model.language import last_mlp, unwrap
 from vistune.model.precision import matmul_precision
-from vistune.planner.load import Load
-from vistune.planner.memory import MLP, ModelSizes, StageSetup, adapter_layers, language_layer, linear_maps, parameters
+from vistune.planner.memory import language_layer
+from vistune.planner.sizes import MLP, Load, ModelSizes, StageSetup, adapter_layers, linear_maps, parameters
 from vistune.types import Batch
 
 ATTENTION_PASSES = 3.5  # forward, two gradients of each product, and the scores again in the backward pass

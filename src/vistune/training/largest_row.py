@@ -23,8 +23,8 @@ from vistune.data.stages import PlannedStage, with_first_shard
 from vistune.errors import DataError, RecipeError
 from vistune.files import scratch_folder, user_cache
 from vistune.model.language import unwrap
-from vistune.planner.load import largest_row, load_of
-from vistune.planner.memory import Parallelism, RowSize, StageSetup, memory, optimizer_bytes, setup_of, sizes_of
+from vistune.planner.memory import memory, optimizer_bytes
+from vistune.planner.sizes import Parallelism, RowSize, StageSetup, largest_row, load_of, setup_of, sizes_of
 from vistune.progress import OnMessage
 from vistune.recipe import Model
 from vistune.training.trainer import Trainer
@@ -55,8 +55,8 @@ def try_largest_row(
     if trial is None:
         return
     step, batch, size = trial
-    setup = setup_of(trainer.stage, bf16=trainer.bf16, parallelism=parallelism, processes=world.size,
-                     bf16_parts=bf16_parts, on_gpu=trainer.device.startswith("cuda"))  # fmt: skip
+    setup = setup_of(trainer.stage, bf16=trainer.bf16, on_gpu=trainer.device.startswith("cuda"))
+    setup = replace(setup, parallelism=parallelism, processes=world.size, bf16_parts=tuple(bf16_parts))
     before = bytes_in_use(trainer, parallelism)
     # With several rows per step, the gradients of the first are in memory together with the activations of the last.
     peak = before + peak_bytes(trainer.device, lambda: trainer.try_row(step, batch, times=min(2, size.rows)))

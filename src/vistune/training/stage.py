@@ -20,8 +20,7 @@ from vistune.data import UNREAD, Loader, PixelCache, ShardCursor, ShardLoader, S
 from vistune.data.stages import PlannedStage
 from vistune.model import VisionLanguageModel
 from vistune.model.language import is_quantised, unwrap
-from vistune.planner.load import sample_sizes
-from vistune.planner.memory import Parallelism
+from vistune.planner.sizes import Parallelism, sample_sizes
 from vistune.planner.work import work_of_model
 from vistune.progress import OnMessage, Progress
 from vistune.recipe import Stage

@@ -22,7 +22,7 @@ from vistune.data import Interrupted, Loader, SampleSequence, ShardLoader
 from vistune.errors import VistuneError, some
 from vistune.model import VisionLanguageModel
 from vistune.model.precision import matmul_precision, uses_bf16
-from vistune.planner.memory import Parallelism
+from vistune.planner.sizes import Parallelism
 from vistune.planner.work import work_of_model
 from vistune.processor import blank_batch
 from vistune.recipe import Stage

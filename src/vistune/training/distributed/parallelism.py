@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vistune.errors import RecipeError
 from vistune.model import VisionLanguageModel, head_loss, supervised_positions
-from vistune.planner.memory import Parallelism
+from vistune.planner.sizes import Parallelism
 from vistune.recipe import Recipe, Stage
 from vistune.training.distributed.world import World
 from vistune.training.optimizer import State

@@ -1,0 +1,313 @@
+"""Sizes of a model, of a stage's set-up, and of the rows that a stage reads.
+
+configs -> ModelSizes; a recipe's stage -> StageSetup; planned stage -> Load, which is assumed if there are no data
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from vistune.model.projectors import projector_named
+from vistune.model.shapes import (
+    LanguageConfig,
+    LanguageShape,
+    TowerShape,
+    VisionConfig,
+    config_of,
+    language_shape,
+    tower_shape,
+)
+from vistune.model.spec import spec_of
+from vistune.model.vision import layers_kept
+from vistune.recipe import Lora, Model, Stage
+from vistune.types import Spec
+
+if TYPE_CHECKING:
+    from vistune.data.stages import PlannedStage
+
+WIDE = 4
+HALF = 2  # bytes of a number in bf16
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP = ("gate_proj", "up_proj", "down_proj")
+SAMPLE_TEXT, SAMPLE_SUPERVISED = 200, 100  # text tokens of an assumed sample, and the supervised ones of them
+
+Parallelism = Literal["single", "ddp", "fsdp"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSizes:
+    """A model known by its sizes.
+
+    Attributes:
+        projector: Its parameters.
+        projector_layers: Its linear layers.
+        vision_width: Width of the tower's features.
+        slots: Image slots per tile.
+    """
+
+    tower: TowerShape
+    language: LanguageShape
+    projector: int
+    projector_layers: int
+    vision_width: int
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowSize:
+    """The size of a packed row; `rows`: how many rows a process has in a step."""
+
+    tokens: int
+    tiles: int
+    supervised: int
+    rows: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class StageSetup:
+    """The settings of a stage that decide its memory and time.
+
+    Attributes:
+        learn: The trained parts.
+        bf16: Whether it multiplies in bf16.
+        processes: Number of processes that keep the model, by `parallelism`.
+        bf16_parts: Parts whose frozen weights are stored in bf16.
+        on_gpu: Whether it runs on a GPU.
+    """
+
+    learn: tuple[str, ...]
+    lora: Lora | None = None
+    quantize: int | None = None
+    recompute: tuple[str, ...] = ()
+    optimizer: str = "adamw"
+    bf16: bool = False
+    parallelism: Parallelism = "single"
+    processes: int = 1
+    bf16_parts: tuple[str, ...] = ()
+    on_gpu: bool = False
+
+    @property
+    def narrow(self) -> int:
+        """Bytes per number that a linear layer, an attention or an activation function keeps."""
+        return HALF if self.bf16 else WIDE
+
+    @property
+    def mask_bytes(self) -> int:
+        """Bytes per number that dropout keeps: one by CUDA's own kernel, a factor elsewhere."""
+        return 1 if self.on_gpu else WIDE
+
+
+def setup_of(stage: Stage, *, bf16: bool, on_gpu: bool = False) -> StageSetup:
+    """Take the settings of a recipe's stage that decide its memory and time, for a single process."""
+    return StageSetup(
+        learn=tuple(stage.learn),
+        lora=stage.lora,
+        quantize=stage.quantize,
+        recompute=stage.recompute,
+        optimizer=stage.optimizer,
+        bf16=bf16,
+        on_gpu=on_gpu,
+    )
+
+
+def sizes_of(
+    model: Model, configs: tuple[VisionConfig, LanguageConfig] | None = None, *, cut: bool = False
+) -> tuple[ModelSizes, Spec]:
+    """Compute a recipe's model sizes from configs only. Raises RecipeError if a config is not on this machine.
+
+    Args:
+        configs: The tower's and the language model's, if they are not in folders of their own.
+        cut: Whether the tower already ends at the feature layer.
+    """
+    vision, text = configs or (config_of(model.vision, "vision"), config_of(model.language, "language"))
+    language, spec = language_shape(text), spec_without_rules(model, vision, text)
+    layers = vision.num_hidden_layers if cut else layers_kept(vision.num_hidden_layers, model.feature_layer)
+    tower = tower_shape(vision, layers=layers, space=model.space)
+    with torch.device("meta"):
+        projector = projector_named(model.projector).build(spec.vision_width, language.width)
+    count = sum(p.numel() for p in projector.parameters()) + (language.width if model.image_mode == "anyres" else 0)
+    linear = sum(isinstance(module, nn.Linear) for module in projector.modules())
+    return ModelSizes(tower, language, count, linear, spec.vision_width, spec.slots_per_image), spec
+
+
+def spec_without_rules(model: Model, vision: VisionConfig, language: LanguageConfig) -> Spec:
+    """Return the spec of a model, except how its pixels are normalised."""
+    half = (0.5, 0.5, 0.5)
+    return spec_of(model, vision, language.hidden_size, language.vocab_size, {"image_mean": half, "image_std": half})
+
+
+def linear_maps(shape: LanguageShape) -> dict[str, tuple[int, int]]:
+    """Return (in, out) of the linear maps of one layer, by name."""
+    d, i, q, k = shape.width, shape.inner, shape.query_width, shape.key_width
+    return {"q_proj": (d, q), "k_proj": (d, k), "v_proj": (d, k), "o_proj": (q, d), "gate_proj": (d, i),
+            "up_proj": (d, i), "down_proj": (i, d)}  # fmt: skip
+
+
+def adapter_layers(shape: LanguageShape, lora: Lora) -> dict[str, tuple[int, int]]:
+    """Return (in, out) of the linear maps of one layer that get adapters, by name."""
+    sizes = linear_maps(shape)
+    targets = set(lora.targets or ("all-linear",))
+    chosen = {target.rsplit(".", 1)[-1] for target in targets}
+    if "all-linear" in targets:
+        return sizes
+    return {
+        name: size for name, size in sizes.items() if name in chosen or ("attention" in targets and name in ATTENTION)
+    }
+
+
+def parameters(sizes: ModelSizes, lora: Lora | None = None) -> dict[str, int]:
+    """Count the parameters of each part that a recipe's `learn` can name."""
+    adapters = 0
+    if lora is not None:
+        for inside, outside in adapter_layers(sizes.language, lora).values():
+            adapters += sizes.language.layers * (lora.rank * (inside + outside) + (outside if lora.dora else 0))
+    counts = {
+        "vision": sizes.tower.parameters,
+        "projector": sizes.projector,
+        "language": sizes.language.parameters,
+        "adapters": adapters,
+    }
+    return {part: count for part, count in counts.items() if count or part != "adapters"}
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Totals over all steps of a stage.
+
+    Attributes:
+        worst: The packed row that takes most memory.
+        steps: None if nobody can know it.
+        pairs: Pairs of a token with itself and with each one before it in its document.
+        assumed: How the numbers were assumed; "" if they were counted in the data.
+    """
+
+    worst: RowSize
+    steps: int | None
+    samples: int
+    tokens: float
+    pairs: float
+    supervised: float
+    tiles: float
+    assumed: str = ""
+
+
+class SampleSizes(NamedTuple):
+    """A number per sample. With anyres an image counts as the tiles that its slots would fill."""
+
+    tokens: np.ndarray
+    supervised: np.ndarray
+    tiles: np.ndarray
+
+
+def sample_sizes(planned: PlannedStage) -> SampleSizes:
+    """Read the sizes of a stage's samples from their index."""
+    parts, spec = planned.samples.parts, planned.processor.spec
+    tokens = np.concatenate([index.lengths[rows] for index, rows in parts])
+    supervised = np.concatenate([index.columns["supervised"][rows] for index, rows in parts])
+    text = np.concatenate([index.columns["text_tokens"][rows] for index, rows in parts])
+    return SampleSizes(tokens, supervised, np.ceil((tokens - text) / spec.slots_per_image).astype(int))
+
+
+def load_of(planned: PlannedStage) -> Load:
+    """Count what a planned stage reads."""
+    sizes = sample_sizes(planned)
+    times = np.bincount(_samples_in_order(planned), minlength=len(sizes.tokens))
+    rows = _row_sizes(planned)
+    tokens, supervised, tiles = (int(value) for value in rows[_largest(rows)])
+    return Load(
+        worst=RowSize(tokens, max(1, tiles), supervised, max(map(len, planned.plan.steps))),
+        steps=len(planned.plan.steps),
+        samples=int(times.sum()),
+        tokens=float((times * sizes.tokens).sum()),
+        pairs=float((times * sizes.tokens.astype(float) * (sizes.tokens + 1) / 2).sum()),
+        supervised=float((times * sizes.supervised).sum()),
+        tiles=float((times * sizes.tiles).sum()),
+    )
+
+
+def largest_row(planned: PlannedStage) -> tuple[int, int]:
+    """Return (step, row in the step) of the row that takes most memory: `load_of`'s worst."""
+    index = _largest(_row_sizes(planned))
+    for step, rows in enumerate(planned.plan.steps):
+        if index < len(rows):
+            return step, index
+        index -= len(rows)
+    raise AssertionError("a plan has rows")
+
+
+def _largest(rows: np.ndarray) -> int:
+    """Index of a row that is long and has many supervised tokens."""
+    tokens, supervised, _ = rows.max(axis=0)
+    return int((rows[:, 0] / tokens + rows[:, 1] / max(supervised, 1)).argmax())
+
+
+def _samples_in_order(planned: PlannedStage) -> np.ndarray:
+    """Indices of the samples of all rows of all steps."""
+    rows = chain.from_iterable(planned.plan.steps)
+    return np.fromiter(chain.from_iterable(rows), np.int64)
+
+
+def _row_sizes(planned: PlannedStage) -> np.ndarray:
+    """(rows, 3): tokens, supervised tokens and tiles of each row of all steps."""
+    ends = np.cumsum([len(row) for row in chain.from_iterable(planned.plan.steps)])
+    begins = np.concatenate([[0], ends[:-1]])
+    samples = _samples_in_order(planned)
+    return np.stack([np.add.reduceat(column[samples], begins) for column in sample_sizes(planned)], axis=1)
+
+
+def load_of_shards(planned: PlannedStage, folder: Path) -> Load:
+    """Assume that all shards are like the first one, which is fetched into the folder."""
+    from vistune.data.stages import with_first_shard
+
+    assert planned.stream is not None
+    first, steps = load_of(with_first_shard(planned, folder)), planned.stream.steps
+    times = steps / (first.steps or 1)
+    return replace(
+        first,
+        steps=steps,
+        samples=round(first.samples * times),
+        tokens=first.tokens * times,
+        pairs=first.pairs * times,
+        supervised=first.supervised * times,
+        tiles=first.tiles * times,
+        assumed="rows as in the first shard",
+    )
+
+
+def assumed_load(stage: Stage, spec: Spec, samples: int | None) -> Load:
+    """Assume full rows, of samples with one image (with anyres, the middle canvas) and 200 tokens of text."""
+    slots, tiles = spec.slots_per_image, 1
+    if spec.image_mode == "anyres":
+        canvas = sorted(width * height for width, height in spec.canvases)[len(spec.canvases) // 2]
+        tiles = 1 + canvas // spec.image_side**2
+        slots *= tiles
+    length = min(slots + SAMPLE_TEXT, stage.tokens_per_row)
+    samples_per_row = max(1, stage.tokens_per_row // length)
+    per_step = stage.samples_per_step if stage.tokens_per_step is None else max(1, stage.tokens_per_step // length)
+    steps = stage.steps
+    if steps is None and samples is not None:
+        steps = max(1, round((stage.epochs or 1) * -(-samples // per_step)))
+    seen = (steps or 1) * per_step
+    return Load(
+        worst=RowSize(
+            samples_per_row * length,
+            samples_per_row * tiles,
+            samples_per_row * SAMPLE_SUPERVISED,
+            max(1, -(-per_step // samples_per_row)),
+        ),
+        steps=steps,
+        samples=seen,
+        tokens=float(seen * length),
+        pairs=seen * length * (length + 1) / 2,
+        supervised=float(seen * SAMPLE_SUPERVISED),
+        tiles=float(seen * tiles),
+        assumed=f"samples with one image ({slots} tokens) and {SAMPLE_TEXT} tokens of text, "
+        f"{SAMPLE_SUPERVISED} of them supervised",
+    )
