@@ -1,4 +1,4 @@
-"""Plan a recipe: what every stage will take and cost, before anything is loaded or paid for.
+"""Plan a recipe: the memory, time and cost of every stage, before anything is loaded or paid for.
 
 Recipe (+ its data if they are on this machine, + the user's prices) -> Plan: memory, steps, time, disk, dollars
 """
@@ -30,12 +30,12 @@ INDEX_BYTES = 52  # per sample in the cache
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """What a plan assumes.
+    """Assumptions of a plan.
 
     Attributes:
         samples: Samples of a stage whose data are not on this machine.
-        processes: Processes of FSDP, each of which keeps a share of the model.
-        flops: FLOP/s that a device reaches, instead of what is measured here or assumed of a GPU.
+        processes: Processes of FSDP; each keeps a share of the model.
+        flops: FLOP/s that a device reaches, instead of the measured or assumed ones.
         prices: YAML file with `gpus: {NAME: dollars per hour}`, and `models` for a teacher.
         teacher: A teacher's model whose price is added.
     """
@@ -110,7 +110,7 @@ class DiskForecast:
 
 @dataclass(frozen=True, slots=True)
 class StageForecast:
-    """What a stage takes.
+    """The forecast of a stage.
 
     Attributes:
         parameters: By part.
@@ -133,17 +133,8 @@ class StageForecast:
 
     def to_dict(self) -> dict[str, object]:
         """Return the forecast as `plan --json` prints it."""
-        return {
-            "stage": self.stage,
-            "parameters": dict(self.parameters),
-            "learn": list(self.learn),
-            "steps": self.steps,
-            "samples": self.samples,
-            "assumed": self.assumed,
-            "row": asdict(self.row),
-            "devices": [device.to_dict() for device in self.devices],
-            "disk": asdict(self.disk),
-        }
+        devices = [device.to_dict() for device in self.devices]
+        return {**asdict(self), "learn": list(self.learn), "devices": devices}
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +148,7 @@ class TeacherCost:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a recipe takes; `processes`: of the FSDP figures."""
+    """The forecast of a recipe. `processes`: Processes in the FSDP figures."""
 
     recipe: str
     processes: int
@@ -166,12 +157,7 @@ class Plan:
 
     def to_dict(self) -> dict[str, object]:
         """Return the plan as `plan --json` prints it."""
-        return {
-            "recipe": self.recipe,
-            "processes": self.processes,
-            "stages": [stage.to_dict() for stage in self.stages],
-            "teacher": asdict(self.teacher) if self.teacher is not None else None,
-        }
+        return {**asdict(self), "stages": [stage.to_dict() for stage in self.stages]}
 
 
 def plan(
@@ -227,18 +213,19 @@ def _loads(
 
 
 def data_is_there(recipe: Recipe) -> bool:
-    """Tell whether every stage's files can be read here, so that rows are counted and not assumed."""
-    return all(
-        all("://" not in name for name in stage.shards.files)
-        if stage.shards is not None
-        else (sources := stage.data if stage.data is not None else recipe.data)
-        and all(source.file.exists() for source in sources)
-        for stage in recipe.stages
-    )
+    """Return whether every stage's files can be read here, so that rows are counted and not assumed."""
+
+    def is_there(stage: Stage) -> bool:
+        if stage.shards is not None:
+            return all("://" not in name for name in stage.shards.files)
+        sources = stage.data if stage.data is not None else recipe.data
+        return bool(sources) and all(source.file.exists() for source in sources)
+
+    return all(is_there(stage) for stage in recipe.stages)
 
 
 def backbones_are_there(recipe: Recipe) -> bool:
-    """Tell whether both backbones are folders with weights and a tokenizer; if not, only their sizes are known."""
+    """Return whether both backbones are folders with weights and a tokenizer; if not, only their sizes are known."""
     vision, language = (Path(source_of(getattr(recipe.model, part), part)) for part in ("vision", "language"))
     weights = ("*.safetensors", "pytorch_model*.bin")
     complete = all(any(next(folder.glob(name), None) for name in weights) for folder in (vision, language))
@@ -259,7 +246,7 @@ class Prices:
 
 @dataclass(frozen=True, slots=True)
 class _StagePlanner:
-    """What the forecasts of a recipe's stages share; `trained`: parts that were trained before the recipe."""
+    """Makes the forecasts of a recipe's stages. `trained`: parts that were trained before the recipe."""
 
     recipe: Recipe
     sizes: ModelSizes
