@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -132,16 +132,17 @@ def peak_bytes(device: str, work: Callable[[], None]) -> float:
         work()
         return float(torch.cuda.max_memory_allocated(device) - before)
     # A process's resident memory would also count what its heap keeps of freed tensors.
-    profile: Any = torch.autograd.profiler.profile(use_kineto=True, profile_memory=True, use_cpu=True)
+    profile = torch.autograd.profiler.profile(use_kineto=True, profile_memory=True, use_cpu=True)
     with _silent(profile):
         work()
-    events = [event for event in profile.kineto_results.events() if event.name() == "[memory]"]
+    results: Any = profile.kineto_results  # torch's stubs lack `nbytes`
+    events = [event for event in results.events() if event.name() == "[memory]"]
     sizes = [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
     return float(max(accumulate(sizes), default=0))
 
 
 @contextmanager
-def _silent(profile: Any) -> Iterator[None]:
+def _silent(profile: AbstractContextManager[object]) -> Iterator[None]:
     """Run the profiler without the lines that its library writes to stderr at its start and end at any log level."""
 
     def silently(call: Callable[[], object]) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple, TypeVar
 
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
@@ -26,9 +26,11 @@ from vistune.progress import Progress
 GRACE = 3.0  # seconds in which a process whose peer is gone may end by itself, with a more precise error
 TOGETHER = ("start", "learn", "meet")  # phases in which a process may wait for another one
 
+T = TypeVar("T")
+
 
 class Heartbeat:
-    """What a process is doing: its phase, its finished steps, and a count that grows with every progress."""
+    """The phase of a process, its finished steps, and a count that grows with every progress."""
 
     def __init__(self) -> None:
         self.phase = "start"
@@ -68,35 +70,43 @@ def with_heartbeat(progress: Progress, heartbeat: Heartbeat) -> Progress:
     return watched
 
 
+class Process(NamedTuple):
+    """A process of a run."""
+
+    pid: int
+    host: str
+
+
 class MessageBoard:
-    """Messages between the processes of a run, in the launcher's store."""
+    """Messages between the processes of a run, in the launcher's store: lists of values that JSON can hold."""
 
     def __init__(self, rank: int, size: int) -> None:
         self.rank, self.size = rank, size
         client = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
         # A restarted run must not read the messages of the run before.
         self.store = PrefixStore(f"vistune/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", client)
-        self.post(f"process/{rank}", {"pid": os.getpid(), "host": socket.gethostname()})
+        self.post(f"process/{rank}", *Process(os.getpid(), socket.gethostname()))
 
-    def post(self, key: str, value: object) -> None:
-        """Write a message that JSON can hold."""
-        self.store.set(key, json.dumps(value))
+    def post(self, key: str, *values: object) -> None:
+        """Write a message."""
+        self.store.set(key, json.dumps(values))
 
-    def post_first(self, key: str, value: object) -> Any:
-        """Write a message if there is none under this key yet; return the one that is there now."""
-        return json.loads(self.store.compare_set(key, "", json.dumps(value)))
+    def post_first(self, key: str, text: str) -> str:
+        """Write a text if there is no message under this key yet; return the text that is there now."""
+        return str(*json.loads(self.store.compare_set(key, "", json.dumps([text]))))
 
-    def read(self, key: str) -> Any:
-        """Return a message; None if nobody has written it."""
-        return json.loads(self.store.get(key)) if self.store.check([key]) else None
+    def read(self, key: str, kind: Callable[..., T]) -> T | None:
+        """Return a message, its values as the arguments of `kind`; None if nobody has written it."""
+        return kind(*json.loads(self.store.get(key))) if self.store.check([key]) else None
 
     def gone(self) -> list[int]:
         """List the ranks on this machine whose process ended without signing off."""
         gone = []
         for rank in range(self.size):
-            process = self.read(f"process/{rank}")
-            here = process is not None and process["host"] == socket.gethostname()
-            if here and not _is_there(process["pid"]) and not self.store.check([f"done/{rank}"]):
+            process = self.read(f"process/{rank}", Process)
+            if process is None or process.host != socket.gethostname() or _is_there(process.pid):
+                continue
+            if not self.store.check([f"done/{rank}"]):
                 gone.append(rank)
         return gone
 
@@ -106,8 +116,8 @@ def _is_there(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        return True
+    except PermissionError:  # another user's
+        pass
     return True
 
 
@@ -202,22 +212,23 @@ class Watchdog:
         own = SignOfLife(self.rank, now, now - self.seen[1], self.heartbeat.phase, self.heartbeat.steps)
         if self.board is None:
             return culprit([own], own, now=now, limit=self.limit, interval=self.interval)
-        self.board.post(f"sign/{self.rank}", [own.rank, own.at, own.idle, own.phase, own.steps])
-        if (ended := self.board.read("ended")) is not None:
-            return str(ended)
+        self.board.post(f"sign/{self.rank}", own.rank, own.at, own.idle, own.phase, own.steps)
+        if (ended := self.board.read("ended", str)) is not None:
+            return ended
         gone = self.board.gone()
         self.missed = (self.missed or now) if gone else None
         if self.missed is not None and now - self.missed > GRACE:
-            return str(self.board.read("failure") or f"rank {gone[0]} is gone: its process was killed")
+            return self.board.read("failure", str) or f"rank {gone[0]} is gone: its process was killed"
         if own.stuck(now) <= self.limit:
             return None
-        messages = [self.board.read(f"sign/{rank}") for rank in range(self.board.size)]
-        signs = [SignOfLife(*message) for message in messages if message is not None]
-        return culprit(signs, own, now=now, limit=self.limit, interval=self.interval)
+        signs = [self.board.read(f"sign/{rank}", SignOfLife) for rank in range(self.board.size)]
+        return culprit(
+            [sign for sign in signs if sign is not None], own, now=now, limit=self.limit, interval=self.interval
+        )
 
     def _end(self, reason: str) -> None:
         if self.board is not None:
-            reason = str(self.board.post_first("ended", reason))
+            reason = self.board.post_first("ended", reason)
         self.folder.mkdir(parents=True, exist_ok=True)
         with open(self.folder / f"rank-{self.rank}.txt", "w", encoding="utf-8") as file:
             file.write(

@@ -1,4 +1,4 @@
-"""The processes of a run: one, or those that torchrun started, and what they exchange.
+"""The processes of a run: one, or those that torchrun started; they exchange values and texts.
 
 RANK, WORLD_SIZE, LOCAL_RANK (set by torchrun) -> open_world() -> World: gather, agree, first_alone
 Scalars always go by gloo between CPUs; gradients and shards by NCCL on GPUs, by gloo without.
@@ -60,7 +60,7 @@ class World:
         return [tuple(row.tolist()) for row in by_rank]
 
     def any(self, value: bool) -> bool:
-        """Tell whether the value is true in any process; all must call it."""
+        """Return whether the value is true in any process; all must call it."""
         return any(value for (value,) in self.gather(value))
 
     def agree(self, digest: str, what: str) -> None:
@@ -96,7 +96,7 @@ class World:
             self.any(False)
 
     def cause_of(self, error: BaseException) -> BaseException:
-        """Find the cause of an error and tell it to the other processes.
+        """Find the cause of an error and report it to the other processes.
 
         An error of communication follows from the end of another process: that end is returned as its cause.
         """
@@ -107,13 +107,12 @@ class World:
             return error
         until = time.monotonic() + GRACE
         while time.monotonic() < until:
-            ended, failure, gone = self.board.read("ended"), self.board.read("failure"), self.board.gone()
-            if ended is not None:
+            if (ended := self.board.read("ended", str)) is not None:
                 time.sleep(GRACE)  # the watchdog is about to end this process too, with its stacks and the reason
-                return OtherProcessFailed(str(ended))
-            if failure is not None:
-                return OtherProcessFailed(str(failure))
-            if gone:
+                return OtherProcessFailed(ended)
+            if (failure := self.board.read("failure", str)) is not None:
+                return OtherProcessFailed(failure)
+            if gone := self.board.gone():
                 return OtherProcessFailed(f"rank {gone[0]} is gone: its process was killed")
             time.sleep(0.1)
         return error
