@@ -195,7 +195,7 @@ def plan(
 def _loads(
     recipe: Recipe, parent: ParentModel | None, spec: Spec, samples: int | None, progress: Progress
 ) -> list[Load]:
-    from vistune.planner.sizes import assumed_load, load_of, load_of_shards
+    from vistune.planner.sizes import assumed_load, data_is_there, load_of, load_of_shards
 
     if not data_is_there(recipe):
         return [assumed_load(stage, spec, samples) for stage in recipe.stages]
@@ -210,18 +210,6 @@ def _loads(
         with scratch_folder(user_cache() / "shards") as folder:
             loads.append(load_of_shards(planned, folder))
     return loads
-
-
-def data_is_there(recipe: Recipe) -> bool:
-    """Return whether every stage's files can be read here, so that rows are counted and not assumed."""
-
-    def is_there(stage: Stage) -> bool:
-        if stage.shards is not None:
-            return all("://" not in name for name in stage.shards.files)
-        sources = stage.data if stage.data is not None else recipe.data
-        return bool(sources) and all(source.file.exists() for source in sources)
-
-    return all(is_there(stage) for stage in recipe.stages)
 
 
 def backbones_are_there(recipe: Recipe) -> bool:

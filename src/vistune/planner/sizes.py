@@ -26,7 +26,7 @@ from vistune.model.shapes import (
 )
 from vistune.model.spec import spec_of
 from vistune.model.vision import layers_kept
-from vistune.recipe import Lora, Model, Stage
+from vistune.recipe import Lora, Model, Recipe, Stage
 from vistune.types import Spec
 
 if TYPE_CHECKING:
@@ -260,6 +260,18 @@ def _row_sizes(planned: PlannedStage) -> np.ndarray:
     begins = np.concatenate([[0], ends[:-1]])
     samples = _samples_in_order(planned)
     return np.stack([np.add.reduceat(column[samples], begins) for column in sample_sizes(planned)], axis=1)
+
+
+def data_is_there(recipe: Recipe) -> bool:
+    """Return whether every stage's files can be read here, so that rows are counted and not assumed."""
+
+    def is_there(stage: Stage) -> bool:
+        if stage.shards is not None:
+            return all("://" not in name for name in stage.shards.files)
+        sources = stage.data if stage.data is not None else recipe.data
+        return bool(sources) and all(source.file.exists() for source in sources)
+
+    return all(is_there(stage) for stage in recipe.stages)
 
 
 def load_of_shards(planned: PlannedStage, folder: Path) -> Load:
