@@ -1,10 +1,10 @@
-"""Compute what one process of a stage holds at its peak, from sizes only: nothing is loaded.
+"""Compute the memory that one process of a stage needs at its peak, from sizes only: nothing is loaded.
 
 ModelSizes + StageSetup + RowSize -> Memory: bytes of weights, gradients, optimizer, activations, logits, copies
 
 d is the language model's width, i its MLP's, q and k the widths of queries and of keys, v and u the tower's width and
-its MLP's. A kept number takes `wide` = 4 bytes; what a linear layer, an attention or an activation function keeps takes
-`narrow` = 2 bytes under bf16 autocast, else 4. What autograd keeps of a layer per token (counted tensor by tensor, and
+its MLP's. A kept number takes `wide` = 4 bytes; one that a linear layer, an attention or an activation function keeps
+takes `narrow` = 2 bytes under bf16 autocast, else 4. Autograd keeps of a layer per token (counted tensor by tensor, and
 compared with the real layers by tests/planner/test_memory.py):
 
   language, its weights trained  wide 4 d + narrow ((2 or, in bf16, 5) d + 3 q + 2 k + 4 i)
@@ -47,7 +47,7 @@ LONGEST_ROW = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes at the peak, by what takes them.
+    """Bytes at the peak, by use.
 
     Attributes:
         copies: Weights in bf16.

@@ -48,12 +48,12 @@ Count = TypeVar("Count", float, np.ndarray)
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """FLOPs of a stage, forward and backward, per unit of what its rows contain.
+    """FLOPs of a stage, forward and backward, per unit of its rows' contents.
 
     Attributes:
         tower: Per image tile in the vision tower.
         projector: Per image tile in the projector.
-        token: Per token of the language model, attention and head left out.
+        token: Per token of the language model, without attention and head.
         pair: Per pair of a token and one that it attends to, in all layers.
         supervised: Per supervised token: the head, and the last layer's MLP if only these tokens reach it.
         window: How many tokens a token attends to at most; None = all before it.

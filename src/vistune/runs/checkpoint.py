@@ -98,7 +98,7 @@ def save(
         model: The model.
         processor: Its processor.
         recipe: The run's recipe.
-        tensors: The snapshot to store; it tells which backbones were trained.
+        tensors: The snapshot to store; it contains those backbones that were trained.
         extra: Values for parts.json.
         write_more: Writes more files into the folder; the manifest includes them.
 
@@ -284,7 +284,7 @@ def _read_model(
 
 def read_parts(folder: Path) -> Mapping[str, Any]:
     """Read parts.json. Raises CheckpointError if it is missing or of another format."""
-    parts: Mapping[str, Any] = _read(folder / "parts.json")
+    parts = _read(folder / "parts.json")
     if parts.get("format") != FORMAT:
         raise CheckpointError(
             f"{folder}: has format {parts.get('format')}; this vistune reads format {FORMAT}", "use a newer vistune"
@@ -304,8 +304,9 @@ def _locate(folder: Path, part: str, reference: Mapping[str, Any]) -> str:
     return source
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path) -> dict[str, Any]:
     try:
-        return read_json(path)
+        tree: dict[str, Any] = read_json(path)
     except DataError as error:
         raise CheckpointError(error.message, "use another checkpoint") from None
+    return tree

@@ -224,8 +224,8 @@ class MetricsLog:
             ) from error
         self.waiting = b""
 
-    def left_out(self, stage: str) -> int:
-        """Return how many steps of the stage were skipped so far."""
+    def skipped_steps(self, stage: str) -> int:
+        """Count the steps of a stage that were skipped so far."""
         return sum(line["stage"] == stage and bool(line.get("left_out")) for line in self.read())
 
     def read(self) -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ class DataProvenance:
     Attributes:
         file: Its path, or `shards of STAGE`.
         sha256: Its checksum when the run started; of shards, the checksum of their names.
-        written: What `vistune generate` recorded about it, or None.
+        written: The record that `vistune generate` wrote about it, or None.
         unchanged: Whether it is still the same; None if it is gone.
         shards: The shards of a stage, whose contents are not compared; None for a file.
     """

@@ -114,7 +114,7 @@ def make_optimizer(parts: Mapping[str, Sequence[tuple[str, nn.Parameter]]], stag
 
 
 def is_hidden_matrix(part: str, name: str, parameter: nn.Parameter) -> bool:
-    """Tell whether a parameter is a matrix inside a backbone; embeddings and the head are not."""
+    """Return whether a parameter is a matrix inside a backbone; embeddings and the head are not."""
     return part in ("language", "vision") and parameter.ndim == 2 and "embed" not in name and "lm_head" not in name
 
 

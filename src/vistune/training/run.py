@@ -299,8 +299,8 @@ class Run:
                 return trainer.run(start, after_step)
 
     def _skips_left(self, stage: Stage) -> int:
-        """How many updates the recipe still lets the stage skip; rank 0 knows how many it has skipped."""
-        skipped = self.metrics.left_out(stage.name) if self.world.is_first else 0
+        """Count the updates that the stage may still skip; rank 0 knows how many it has skipped."""
+        skipped = self.metrics.skipped_steps(stage.name) if self.world.is_first else 0
         return self.recipe.bad_steps - int(self.world.gather(skipped)[0][0])
 
     def _rehearse_saving(self, training: StageTraining) -> None:

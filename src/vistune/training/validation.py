@@ -31,7 +31,7 @@ log = logging.getLogger("vistune.training")
 
 @dataclass(frozen=True, slots=True)
 class Hooks:
-    """What a run is handed by whoever starts it.
+    """The callables that a run gets from its caller.
 
     Attributes:
         on_message: Called with each message for the user.
@@ -74,7 +74,7 @@ class Validator:
         )
 
     def is_due(self, done: int) -> bool:
-        """Tell whether to measure after so many steps: as often as set, and at the stage's end."""
+        """Return whether to measure after `done` steps: as often as set, and at the stage's end."""
         return self._is_last(done) or (self.settings.every is not None and done % self.settings.every == 0)
 
     def _is_last(self, done: int) -> bool:
