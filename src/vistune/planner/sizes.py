@@ -218,7 +218,7 @@ def sample_sizes(planned: PlannedStage) -> SampleSizes:
 def load_of(planned: PlannedStage) -> Load:
     """Count what a planned stage reads."""
     sizes = sample_sizes(planned)
-    times = np.bincount(_samples_in_order(planned), minlength=len(sizes.tokens))
+    times = np.bincount(samples_in_order(planned), minlength=len(sizes.tokens))
     rows = _row_sizes(planned)
     tokens, supervised, tiles = (int(value) for value in rows[_largest(rows)])
     return Load(
@@ -235,11 +235,9 @@ def load_of(planned: PlannedStage) -> Load:
 def largest_row(planned: PlannedStage) -> tuple[int, int]:
     """Return (step, row in the step) of the row that takes most memory: `load_of`'s worst."""
     index = _largest(_row_sizes(planned))
-    for step, rows in enumerate(planned.plan.steps):
-        if index < len(rows):
-            return step, index
-        index -= len(rows)
-    raise AssertionError("a plan has rows")
+    ends = np.cumsum([len(rows) for rows in planned.plan.steps])
+    step = int(np.searchsorted(ends, index, side="right"))
+    return step, index - int(ends[step]) + len(planned.plan.steps[step])
 
 
 def _largest(rows: np.ndarray) -> int:
@@ -248,8 +246,8 @@ def _largest(rows: np.ndarray) -> int:
     return int((rows[:, 0] / tokens + rows[:, 1] / max(supervised, 1)).argmax())
 
 
-def _samples_in_order(planned: PlannedStage) -> np.ndarray:
-    """Indices of the samples of all rows of all steps."""
+def samples_in_order(planned: PlannedStage) -> np.ndarray:
+    """Return the indices of the samples of all rows of all steps."""
     rows = chain.from_iterable(planned.plan.steps)
     return np.fromiter(chain.from_iterable(rows), np.int64)
 
@@ -258,7 +256,7 @@ def _row_sizes(planned: PlannedStage) -> np.ndarray:
     """(rows, 3): tokens, supervised tokens and tiles of each row of all steps."""
     ends = np.cumsum([len(row) for row in chain.from_iterable(planned.plan.steps)])
     begins = np.concatenate([[0], ends[:-1]])
-    samples = _samples_in_order(planned)
+    samples = samples_in_order(planned)
     return np.stack([np.add.reduceat(column[samples], begins) for column in sample_sizes(planned)], axis=1)
 
 

@@ -40,6 +40,7 @@ OPTIMIZER_BYTES = 36  # per trainable number: AdamW's seven passes and the two o
 SHARE_OF_PEAK, SHARE_OF_BANDWIDTH = 0.45, 0.6  # what a GPU reaches of its data sheet; an assumption
 USABLE_MEMORY = 0.92  # of a GPU: the rest is the driver's, the allocator's and the libraries'
 SMALLEST, LARGEST = 1024, 8192  # sides of the matrices by which a machine's speed is measured
+MEASURING = 0.1  # seconds in which a call is repeated
 LONG_ENOUGH = 0.01  # seconds of a product that is large enough
 TRIES = 5
 
@@ -248,26 +249,26 @@ def traffic(sizes: ModelSizes, setup: StageSetup, load: Load) -> float:
     return PASSES * (language + logits) + tower + OPTIMIZER_BYTES * trainable * (load.steps or 1)
 
 
-def this_cpu(sizes: ModelSizes, *, bf16: bool, clock: Callable[[], float] = time.perf_counter) -> Device:
+def this_cpu(sizes: ModelSizes, *, bf16: bool) -> Device:
     """Measure this CPU in a moment: a product about as wide as the model's, and a pass over 16 MB."""
     dtype = torch.bfloat16 if bf16 else torch.float32
     width, inner = min(sizes.language.width, 1024), min(sizes.language.inner, 3072)
     left, right = torch.ones(256, width, dtype=dtype), torch.ones(width, inner, dtype=dtype)
     block = torch.ones(4 * 2**20)
     with torch.no_grad():
-        product_seconds = _fastest_call(lambda: left @ right, clock)
-        pass_seconds = _fastest_call(lambda: nn.functional.silu(block), clock)
+        product_seconds = _fastest_call(lambda: left @ right)
+        pass_seconds = _fastest_call(lambda: nn.functional.silu(block))
     memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return Device("this CPU", memory, 512.0 * width * inner / product_seconds, 8.0 * block.numel() / pass_seconds, bf16)
 
 
-def _fastest_call(call: Callable[[], object], clock: Callable[[], float], budget: float = 0.1) -> float:
-    """Seconds of the fastest of as many calls as fit the budget."""
+def _fastest_call(call: Callable[[], object]) -> float:
+    """Seconds of the fastest of all calls within MEASURING seconds."""
     call()
-    best, end = float("inf"), clock() + budget
-    while (start := clock()) < end:
+    best, end = float("inf"), time.perf_counter() + MEASURING
+    while (start := time.perf_counter()) < end:
         call()
-        best = min(best, clock() - start)
+        best = min(best, time.perf_counter() - start)
     return best
 
 

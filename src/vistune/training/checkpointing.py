@@ -130,11 +130,6 @@ class Cursor:
     lanes: Sequence[ShardCursor] = ()
 
 
-def cursor_at(stage: str, step: int, plan: StagePlan, lanes: Sequence[ShardCursor] = ()) -> Cursor:
-    """Return the cursor of a planned stage."""
-    return Cursor(stage, step, plan.digest, dict(plan.made_from), list(lanes))
-
-
 def save_state(folder: Path, states: Sequence[State], cursor: Cursor) -> None:
     """Write the optimizer's states, unsharded and on the CPU, and the cursor."""
     folder.mkdir(parents=True, exist_ok=True)

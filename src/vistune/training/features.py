@@ -18,19 +18,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from vistune.data import ShouldStop, never_stop
+from vistune.data import ShouldStop
 from vistune.data.stages import PlannedStage
 from vistune.errors import DataError, RecipeError, Stopped
 from vistune.files import own_code, replacing, user_cache, write_atomic, write_json
 from vistune.model import VisionLanguageModel
 from vistune.model.precision import uses_bf16
+from vistune.planner.sizes import samples_in_order
 from vistune.processor import load_tiles
 from vistune.processor.images import read_image
 from vistune.progress import OnMessage, Progress, no_progress
@@ -146,7 +145,7 @@ def features_of(
     *,
     on_message: OnMessage,
     progress: Progress,
-    stopping: ShouldStop = never_stop,
+    stopping: ShouldStop,
 ) -> Features | None:
     """Return a stage's images as features, computed if they are not cached; None if the stage reads pixels.
 
@@ -158,14 +157,14 @@ def features_of(
     if setting == "off" or "vision" in stage.learn or planned.stream is not None:
         refuse_features(stage)
         return None
-    samples = np.fromiter(chain.from_iterable(chain.from_iterable(planned.plan.steps)), np.int64)
-    reads, images = planned.samples.images_of(samples)
+    reads, images = planned.samples.images_of(samples_in_order(planned))
     if not images or (setting == "auto" and reads < READS_PER_IMAGE * len(images)):
         return None
     paths = list(dict.fromkeys(Path(str(folders.find(name, "", "").source)) for folders, name in images))
     tower = _FrozenTower(model, planned.processor.spec, uses_bf16(stage.precision, world.device))
     cache = tower.open_cache()
-    free = shutil.disk_usage(_existing(cache.folder)).free
+    nearest = next(path for path in (cache.folder, *cache.folder.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(nearest).free
     least = (len(paths) - len(cache.slots)) * tower.most_tiles * cache.tile_bytes  # before all files are hashed
     if setting == "auto" and world.any(least > free * MOST_OF_THE_DISK):
         if world.is_first:
@@ -227,11 +226,6 @@ def _remove_unused(folder: Path, on_message: OnMessage) -> None:
             if other.is_dir() and time.time() - other.stat().st_mtime > UNUSED:
                 shutil.rmtree(other)
                 on_message(f"removed features that no run has used for {UNUSED // 86400} days: {other}")
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
-    return next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
 
 
 class _FrozenTower:

@@ -93,12 +93,12 @@ def _compare(run: Run, model: VisionLanguageModel, planned: PlannedStage) -> lis
     half = (len(samples) + 1) // 2
     one_by_one: Step = tuple((index,) for index in samples)
     halves: Step = tuple(tuple(reversed(part)) for part in (samples[:half], samples[half:]) if part)
-    alone, over_all_layers = World(device=run.device), _LossOfAllLayers(model)
+    single, over_all_layers = World(device=run.device), _LossOfAllLayers(model)
     others = {
-        "one by one": _gradients(over_all_layers, model, planned, one_by_one, alone),
-        "two halves, turned round": _gradients(over_all_layers, model, planned, halves, alone),
+        "one by one": _gradients(over_all_layers, model, planned, one_by_one, single),
+        "two halves, turned round": _gradients(over_all_layers, model, planned, halves, single),
     }
-    packed = _gradients(ModelWithLoss(model), model, planned, step, alone)
+    packed = _gradients(ModelWithLoss(model), model, planned, step, single)
     if parallelism != "single":
         name, own = f"over {run.world.size} processes, {parallelism}", copy.deepcopy(model)
         own.zero_grad(set_to_none=True)

@@ -35,7 +35,7 @@ from vistune.runs.folder import (
     sweep,
 )
 from vistune.runs.provenance import provenance_record, shards_of, versions
-from vistune.training.checkpointing import ResumePoint, Saver, cursor_at, load_state, rehearse, save_state
+from vistune.training.checkpointing import Cursor, ResumePoint, Saver, load_state, rehearse, save_state
 from vistune.training.distributed.parallelism import choose_parallelism, copy_on_first, copy_states
 from vistune.training.distributed.watchdog import Watchdog, with_heartbeat
 from vistune.training.distributed.world import World, stop_requested
@@ -330,11 +330,12 @@ class Run:
         trained, copy = frozenset(self.trained), copy_on_first(self.world)
         tensors = checkpoint.snapshot(trainer.model, trained, copy)
         optimizer = [] if finished else copy_states(trainer.optimizer.state_dict(), copy)
-        lanes = positions_at(trainer.loader, done, self.world)
+        lanes, plan = positions_at(trainer.loader, done, self.world), planned.plan
 
         def write_state(draft: Path) -> None:
             if not finished:
-                save_state(draft / "state", optimizer, cursor_at(planned.stage.name, done, planned.plan, lanes))
+                cursor = Cursor(planned.stage.name, done, plan.digest, dict(plan.made_from), lanes)
+                save_state(draft / "state", optimizer, cursor)
 
         def write() -> None:
             checkpoint.save(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from torch import nn
 
-from vistune.data import UNREAD, Loader, PixelCache, ShardCursor, ShardLoader, ShouldStop, never_stop
+from vistune.data import UNREAD, Loader, PixelCache, ShardCursor, ShardLoader, ShouldStop
 from vistune.data.stages import PlannedStage
 from vistune.model import VisionLanguageModel
 from vistune.model.language import is_quantised, unwrap
@@ -74,7 +74,7 @@ class LoaderOptions:
     out: Path
     on_message: OnMessage
     progress: Progress
-    stopping: ShouldStop = never_stop
+    stopping: ShouldStop
 
 
 def make_loader(

@@ -65,17 +65,10 @@ class StepLog:
     """Report a stage's steps; `write` is called in the first process only.
 
     Args:
-        track: Called with every step's values, such as the trackers of the recipe.
+        track: Called with every step's values, for the trackers of the recipe.
     """
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        metrics: MetricsLog,
-        *,
-        on_message: OnMessage,
-        track: Track = lambda stage, step, values: None,
-    ) -> None:
+    def __init__(self, trainer: Trainer, metrics: MetricsLog, *, on_message: OnMessage, track: Track) -> None:
         self.stage = trainer.stage
         self.metrics = metrics
         self.on_message = on_message
