@@ -8,7 +8,7 @@ random generators are seeded anew for every row.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from itertools import accumulate
@@ -27,36 +27,28 @@ from vistune.planner.memory import memory, optimizer_bytes
 from vistune.planner.sizes import Parallelism, RowSize, StageSetup, largest_row, load_of, setup_of, sizes_of
 from vistune.progress import OnMessage
 from vistune.recipe import Model
+from vistune.training.stage import StageTraining
 from vistune.training.trainer import Trainer
 from vistune.types import Batch
 
 CLOSE = 0.15  # of the measured bytes: as far as a forecast may be off
 
 
-def try_largest_row(
-    trainer: Trainer,
-    planned: PlannedStage,
-    model: Model,
-    parallelism: Parallelism,
-    bf16_parts: Sequence[str],
-    *,
-    on_message: OnMessage,
-    stopping: ShouldStop,
-) -> None:
+def try_largest_row(training: StageTraining, model: Model, *, on_message: OnMessage, stopping: ShouldStop) -> None:
     """Report the memory of the stage's largest row in the first process. Raises VistuneError if it does not fit.
 
     Args:
         model: The recipe's.
-        bf16_parts: Parts whose frozen weights are stored in bf16.
         stopping: If the run is asked to stop while the first shard is fetched, nothing is tried.
     """
+    planned, trainer, parallelism = training.planned, training.trainer, training.parallelism
     world = trainer.world
     trial = _read_largest_row(trainer, planned, on_message, stopping)
     if trial is None:
         return
     step, batch, size = trial
     setup = setup_of(trainer.stage, bf16=trainer.bf16, on_gpu=trainer.device.startswith("cuda"))
-    setup = replace(setup, parallelism=parallelism, processes=world.size, bf16_parts=tuple(bf16_parts))
+    setup = replace(setup, parallelism=parallelism, processes=world.size, bf16_parts=training.bf16_parts)
     before = bytes_in_use(trainer, parallelism)
     # With several rows per step, the gradients of the first are in memory together with the activations of the last.
     peak = before + peak_bytes(trainer.device, lambda: trainer.try_row(step, batch, times=min(2, size.rows)))

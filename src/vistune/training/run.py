@@ -7,13 +7,13 @@ A run resumes from (stage, step); checkpoints are committed by rename, so a kill
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 
-from vistune.data import PixelCache
+from vistune.data import PixelCache, ShouldStop, never_stop
 from vistune.data.stages import PlannedStage, plan_stages
 from vistune.errors import DiskError, RecipeError, Stopped
 from vistune.files import Lock, write_atomic, write_json, write_jsonl
@@ -73,6 +73,7 @@ class Run:
         self.progress = with_heartbeat(progress, self.world.heartbeat)
         self.hooks = hooks or Hooks()
         self.track: Track
+        self.stopping: ShouldStop = never_stop  # returns whether the run is asked to stop
         self.metrics = MetricsLog(out / "metrics.jsonl")
         self.saver = Saver(self.world, self._note_unsaved)
         self.lock: Lock | None = None
@@ -116,9 +117,9 @@ class Run:
         names = self.recipe.track if self.world.is_first else ()
         trackers = open_trackers(names, self.out, self.recipe.name, self.recipe.model_dump(mode="json"))
         # The flag covers all that is written below: launchers send SIGTERM when another process has failed.
-        with stop_requested() as stopping, self._recording_the_end(), trackers as self.track:
+        with stop_requested() as self.stopping, self._recording_the_end(), trackers as self.track:
             for number in range(first, len(stages)):
-                model = self._train_stage(model, number, stages, unfinished if number == first else None, stopping)
+                model = self._train_stage(model, stages[number], number, unfinished if number == first else None)
             self.metrics.settle()
 
     def _resume_point(self, resume: bool) -> ResumePoint | None:
@@ -204,13 +205,7 @@ class Run:
         if stage.lora is not None:
             model.language = add_adapters(model.language, stage.lora)
 
-    def make_trainer(
-        self,
-        model: VisionLanguageModel,
-        planned: PlannedStage,
-        number: int,
-        stopping: Callable[[], bool] = lambda: False,
-    ) -> StageTraining:
+    def make_trainer(self, model: VisionLanguageModel, planned: PlannedStage, number: int) -> StageTraining:
         """Set a prepared model up for a stage: its trainable, recomputed, sharded and bf16 parts."""
         stage = planned.stage
         model.set_trainable(stage.learn)
@@ -220,7 +215,7 @@ class Run:
         bf16_parts = [] if parallelism == "fsdp" else parts_in_bf16(self.recipe.stages, self.trained, self.device)
         store_in_bf16(model, bf16_parts)
         options = LoaderOptions(
-            self.recipe.workers, self.pixels, self.out, self.hooks.on_message, self.progress, stopping
+            self.recipe.workers, self.pixels, self.out, self.hooks.on_message, self.progress, self.stopping
         )
         loader = make_loader(planned, model, self.world, options)
         trainer = Trainer(model, loader, stage, device=self.device, world=self.world, parallelism=parallelism,
@@ -228,24 +223,17 @@ class Run:
         return StageTraining(planned, number, trainer, parallelism, tuple(bf16_parts))
 
     def _train_stage(
-        self,
-        model: VisionLanguageModel,
-        number: int,
-        stages: Sequence[PlannedStage],
-        point: ResumePoint | None,
-        stopping: Callable[[], bool],
+        self, model: VisionLanguageModel, planned: PlannedStage, number: int, point: ResumePoint | None
     ) -> VisionLanguageModel:
         """Train one stage, from its beginning or from a checkpoint within it; return the model for the next one."""
-        planned, is_last = stages[number], number + 1 == len(stages)
         if point is None:
             self.prepare(model, planned.stage, number)
-        training = self.make_trainer(model, planned, number, stopping)
+        training = self.make_trainer(model, planned, number)
         trainer = training.trainer
         if point is None:
             start = 0
             self._rehearse_saving(training)
-            try_largest_row(trainer, planned, self.recipe.model, training.parallelism, training.bf16_parts,
-                            on_message=self.hooks.on_message, stopping=stopping)  # fmt: skip
+            try_largest_row(training, self.recipe.model, on_message=self.hooks.on_message, stopping=self.stopping)
         else:
             cursor = load_state(point.folder / "state", trainer.optimizer, plan=planned.plan)
             start = cursor.step
@@ -254,26 +242,20 @@ class Run:
         trainer.skips_left = self._skips_left(planned.stage)
         log = StepLog(trainer, self.metrics, on_message=self.hooks.on_message, track=self.track)
         validator = validator_of(self.recipe.validation, planned, trainer, self.out, self.hooks, self.pixels)
-        done = self._train(training, start, log, validator, stopping, is_last=is_last)
+        done = self._train(training, start, log, validator)
         if done < training.steps:
             if done > start and not training.saves_at(done):  # else it is saved already
                 self._save(training, done)
             self.saver.finish()
             raise self._stopped()
-        if self.world.size > 1 and not is_last:  # as in a resumed run: shards cannot become another model
+        if self.world.size > 1 and not self._is_last(number):  # as in a resumed run: shards cannot become another model
             return self._load(checkpoints_of(self.out)[-1], planned.stage)
         return model
 
-    def _train(
-        self,
-        training: StageTraining,
-        start: int,
-        log: StepLog,
-        validator: Validator | None,
-        stopping: Callable[[], bool],
-        *,
-        is_last: bool,
-    ) -> int:
+    def _is_last(self, number: int) -> bool:
+        return number + 1 == len(self.recipe.stages)
+
+    def _train(self, training: StageTraining, start: int, log: StepLog, validator: Validator | None) -> int:
         """Train a stage's steps: after each one validate, log and save. Raises Stopped if the run is asked to stop."""
         trainer, stage = training.trainer, training.planned.stage
         with self.progress(stage.name, training.steps) as advance:
@@ -286,12 +268,12 @@ class Run:
                     log.write(report, self.validation)
                 advance(1, note=log.note(report))
                 self.reached = (stage.name, done)
-                asked_to_stop, is_end = self.world.any(stopping()), done == training.steps
+                asked_to_stop, is_end = self.world.any(self.stopping()), done == training.steps
                 if asked_to_stop or training.saves_at(done):
                     self._save(training, done)
                 if asked_to_stop or is_end:
                     self.saver.finish()
-                if asked_to_stop and not (is_end and is_last):
+                if asked_to_stop and not (is_end and self._is_last(training.number)):
                     raise self._stopped()
 
             flops = trainer.work.token * training.planned.tokens
