@@ -55,7 +55,6 @@ def snapshot(
     """Collect the tensors that a model folder stores.
 
     Args:
-        model: The model.
         trained: Every part that any stage so far has trained.
         take: Returns a tensor to store: itself, or a copy that later steps do not change.
     """
@@ -94,10 +93,6 @@ def save(
     """Write a model folder; it is complete or absent.
 
     Args:
-        folder: The folder.
-        model: The model.
-        processor: Its processor.
-        recipe: The run's recipe.
         tensors: The snapshot to store; it contains those backbones that were trained.
         extra: Values for parts.json.
         write_more: Writes more files into the folder; the manifest includes them.
@@ -139,9 +134,6 @@ def save_imported(
     """Write the model folder of an imported model; it contains all parts.
 
     Args:
-        folder: The folder.
-        model: The model.
-        processor: Its processor.
         write_tower: Writes the whole tower's files into a folder.
         origin: The layout and folder it came from.
     """
@@ -241,14 +233,8 @@ def load(
 ) -> tuple[VisionLanguageModel, Processor]:
     """Load a model folder after checking its manifest.
 
-    Args:
-        folder: The folder.
-        device: Where to put the model.
-        dtype: Precision of the weights.
-        quantize: Bits of the language model, 4 or 8.
-
-    Raises:
-        CheckpointError: If a file is missing, damaged or does not fit.
+    `quantize`: bits of the language model, 4 or 8. Raises CheckpointError if a file is missing, is damaged or does not
+    fit.
     """
     verify(folder)
     model, processor = _read_model(folder, dtype, quantize)

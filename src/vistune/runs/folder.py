@@ -84,12 +84,8 @@ def mark_finished(out: Path, stage: str, step: int) -> None:
 def newest_whole(out: Path, *, warn: bool = True) -> Path | None:
     """Return the newest undamaged checkpoint, or None if there is no checkpoint.
 
-    Args:
-        out: The run folder.
-        warn: Log which checkpoints are skipped and why, and write it to skipped_checkpoint.json.
-
-    Raises:
-        CheckpointError: If all checkpoints are damaged.
+    `warn`: log the skipped checkpoints with the reasons, also in skipped_checkpoint.json. Raises CheckpointError if all
+    checkpoints are damaged.
     """
     saved = checkpoints_of(out)
     for path in reversed(saved):

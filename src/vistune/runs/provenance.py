@@ -65,18 +65,15 @@ class ParentProvenance:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where one model came from. Fields after `origin` are only set for a model that vistune trained.
+    """The provenance of one model. Fields after `origin` are only set for a model that vistune trained.
 
     Attributes:
-        model: The model folder.
         made: `trained`, `imported` or `elsewhere` (not by vistune).
-        origin: Of an imported model, the layout and folder it came from.
+        origin: The layout and folder that an imported model came from.
         recipe: Name of the recipe.
-        seed: Its random seed.
-        stages: Its stages up to the checkpoint's.
-        steps_of_last_stage: Steps of the checkpoint's stage.
+        seed: Random seed of the recipe.
+        stages: Stages of the recipe up to the checkpoint's.
         backbones: Sources of vision tower and language model.
-        data: The data files.
         versions: Versions of Python and packages.
         parent: The model that the run continued from.
     """
@@ -140,12 +137,9 @@ def versions() -> dict[str, str]:
 
 
 def why(model: Path) -> list[Provenance]:
-    """Return the provenance of a model and of its parents, the newest first.
+    """Return the provenance of a model and of its parents, the newest first, as far as their folders exist.
 
-    The list ends at backbones, or where a folder is gone.
-
-    Raises:
-        CheckpointError: If the folder is not a model.
+    Raises CheckpointError if the folder is not a model.
     """
     other_layout = ("config.json", "adapter_config.json")
     if not is_vistune_folder(model) and not any((model / name).is_file() for name in other_layout):
