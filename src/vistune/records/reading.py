@@ -16,8 +16,7 @@ from typing import IO
 
 from vistune.errors import DataError, VistuneError
 from vistune.records.json_text import Record, read_json
-from vistune.records.parquet import read_parquet
-from vistune.records.tables import read_table
+from vistune.records.tables import read_parquet, read_table
 from vistune.records.tar import read_tar
 
 JSON = (".json", ".jsonl", ".ndjson")

@@ -1,18 +1,25 @@
-"""Read records from CSV and TSV: the first line names the columns, and quoted cells may contain line breaks."""
+"""Read records from tables: CSV, TSV and parquet.
+
+The first line of a CSV or TSV file names the columns, and quoted cells may contain line breaks. Parquet is read one
+batch of rows at a time.
+"""
 
 from __future__ import annotations
 
 import csv
 import zlib
+from collections import Counter
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from typing import IO, Literal
 
-from vistune.errors import DataError
+from vistune.errors import DataError, RecipeError
 from vistune.records.errors import RecordError, location_of
 from vistune.records.json_text import Record
 
 LARGEST_CELL = 1 << 28  # bytes; an image of a dozen megapixels as base64 is a tenth of that
 BOM = b"\xef\xbb\xbf"
+ROWS_AT_ONCE = 256  # of parquet; images may be in the rows
 
 
 def read_table(
@@ -88,3 +95,33 @@ def _is_utf8(content: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
+
+
+def read_parquet(
+    path: Path, name: str, *, columns: Collection[str] | None = None, unread: Counter[str] | None = None
+) -> Iterator[Record]:
+    """Yield each row as `{column: value}`; image structs `{bytes, path}` are unchanged. The first row is row 1.
+
+    `columns`: the columns that the caller uses; others are not decoded and are counted in `unread`.
+    Raises DataError if the file cannot be read, RecipeError without pyarrow.
+    """
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise RecipeError(f"{name}: parquet needs pyarrow", "pip install 'vistune[parquet]'") from None
+    number = 0
+    try:
+        with parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            decoded = [column for column in names if columns is None or column in columns]
+            if unread is not None:
+                unread.update({column: file.metadata.num_rows for column in names if column not in decoded})
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=decoded):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield Record(location_of(name, number), row, number)
+    except FileNotFoundError:
+        raise DataError(f"{name}: no such file", "check the path") from None
+    except (OSError, ValueError) as error:  # includes pyarrow's errors
+        why = " ".join(str(error).split())[:120]
+        raise DataError(f"{name}: cannot be read as parquet: {why}", "download or write it again") from None

@@ -23,8 +23,8 @@ from vistune.records.conversations import FORMS, MARKER
 from vistune.records.errors import RecordError, location_of, restored
 from vistune.records.image_files import HEAD, format_of
 from vistune.records.json_text import Record
-from vistune.records.parquet import read_parquet
 from vistune.records.reading import TARS, kind_of_file, open_file, open_text, read_records
+from vistune.records.tables import read_parquet
 from vistune.records.tar import read_tar
 
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif"}
