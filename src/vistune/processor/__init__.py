@@ -1,8 +1,7 @@
 """Turn samples into examples: chat templates, tokens, image tiles."""
 
-from vistune.processor.collate import blank_batch, collate
 from vistune.processor.images import LARGEST_FILE_BYTES, load_bytes, open_image
-from vistune.processor.processor import Processor
+from vistune.processor.processor import Processor, blank_batch, collate
 from vistune.processor.templates import chat_template, template_named, templates
 from vistune.processor.tiles import View, load_tiles, views_of
 from vistune.processor.tokenizer_files import TokenizerLike, load_tokenizer, save_tokenizer
