@@ -1,9 +1,17 @@
 """Samples -> Batches: index, mixture, split, packing, loader, shards; checks before training."""
 
-from vistune.data.background import Background, Interrupted, ShouldStop, never_stop, wait_for
 from vistune.data.check import CheckReport, check
 from vistune.data.index import Index, data_path, folders_of, index, open_source
-from vistune.data.loader import Loader, PixelCache, ShardCursor
+from vistune.data.loader import (
+    Background,
+    Interrupted,
+    Loader,
+    PixelCache,
+    ShardCursor,
+    ShouldStop,
+    never_stop,
+    wait_for,
+)
 from vistune.data.near_duplicates import NearDuplicates, find_near_duplicates
 from vistune.data.packing import StagePlan, epoch_size, plan_epoch, plan_stage, steps_of
 from vistune.data.selection import (

@@ -1,17 +1,23 @@
 """Load planned steps as batches, in order, ahead of time in threads. The number of threads changes no result.
 
 StagePlan + Samples + Processor -> (step, [Batch, …]) from any step on
+
+A thread that waits for a network cannot be ended. `Background` has threads that the process can leave behind when a run
+is asked to stop.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from threading import Lock
+from queue import SimpleQueue
+from types import TracebackType
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -22,8 +28,13 @@ from vistune.processor import Processor, blank_batch, collate, load_tiles
 from vistune.processor.processor import PixelReader
 from vistune.types import Batch, Example, ImageRef, Sample, Spec
 
+T = TypeVar("T")
 ShardCursor = tuple[int, int, str]  # position in a lane of shards: window, the step in which it begins, its digest
 PIXEL_CACHE_BYTES = 512 * 2**20
+ShouldStop = Callable[[], bool]  # whether the run is asked to stop
+
+POLL_SECONDS = 0.2  # between two questions whether to stop
+JOIN_SECONDS = 1.0  # for all threads together to end
 
 
 class PixelCache:
@@ -33,7 +44,7 @@ class PixelCache:
         self.limit = limit
         self.bytes = 0
         self.tiles: OrderedDict[tuple[Path, str], Tensor] = OrderedDict()
-        self.lock = Lock()
+        self.lock = threading.Lock()
 
     def __call__(self, image: ImageRef, spec: Spec) -> Tensor:
         if not isinstance(image.source, Path):
@@ -151,3 +162,60 @@ class Loader:
             return self.processor.encode(sample, self.pixels)
         except DataError as error:
             raise DataError(f"{sample.origin}: sample {sample.id!r}: {error.message}", error.hint) from None
+
+
+class Interrupted(Exception):
+    """A wait, or work in the background, ended because the run is asked to stop."""
+
+
+def never_stop() -> bool:
+    return False
+
+
+def wait_for(future: Future[T], should_stop: ShouldStop) -> T:
+    """Return a future's result or raise its error. Raises Interrupted if the run is asked to stop before."""
+    while not wait([future], timeout=POLL_SECONDS).done:
+        if should_stop():
+            raise Interrupted
+    return future.result()
+
+
+class Background:
+    """A pool of daemon threads. At the end of the block `over` is set, and the threads are waited for only briefly."""
+
+    def __init__(self, threads: int, name: str) -> None:
+        self.over = threading.Event()
+        self.calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self.threads = [
+            threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True) for number in range(threads)
+        ]
+        for thread in self.threads:
+            thread.start()
+
+    def submit(self, call: Callable[[], T]) -> Future[T]:
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(call())
+            except BaseException as error:  # raised again where the result is asked for
+                future.set_exception(error)
+
+        self.calls.put(run)
+        return future
+
+    def _work(self) -> None:
+        while (call := self.calls.get()) is not None and not self.over.is_set():
+            call()
+
+    def __enter__(self) -> Background:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.over.set()
+        for _ in self.threads:
+            self.calls.put(None)
+        for thread in self.threads:
+            thread.join(JOIN_SECONDS / len(self.threads))

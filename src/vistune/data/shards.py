@@ -13,7 +13,7 @@ from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from vistune.data.background import Interrupted
+from vistune.data.loader import Interrupted
 from vistune.errors import DataError, DiskError, RecipeError, VistuneError
 from vistune.records import DataFile, columns_read, kind_of_file, needs_unpacking, unpack, unpacked_in
 

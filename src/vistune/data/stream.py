@@ -22,8 +22,7 @@ from threading import Lock as Mutex
 
 import numpy as np
 
-from vistune.data.background import Background, Interrupted, ShouldStop, never_stop, wait_for
-from vistune.data.loader import ShardCursor, in_order
+from vistune.data.loader import Background, Interrupted, ShardCursor, ShouldStop, in_order, never_stop, wait_for
 from vistune.data.packing import PackedRow, StagePlan, pack
 from vistune.data.selection import SampleSequence, Selection, select_records
 from vistune.data.shards import fetch_shard
