@@ -3,12 +3,10 @@
 from vistune.records.conversations import (
     FORMS,
     MARKER,
-    OTHER_IMAGE_NAMES,
     OTHER_MEDIA,
     Turn,
     Turns,
     columns_read,
-    form_of,
     image_names,
     images_in_place,
     kind_of,
@@ -19,8 +17,18 @@ from vistune.records.conversations import (
     refuse_other_names,
     split_markers,
 )
-from vistune.records.errors import RecordError, location_of, printable, shown, text
-from vistune.records.fields import UnreadField, count_unread, lines_of, refuse_unread, unread_fields
+from vistune.records.errors import (
+    RecordError,
+    UnreadField,
+    count_unread,
+    lines_of,
+    location_of,
+    printable,
+    refuse_unread,
+    shown,
+    text,
+    unread_fields,
+)
 from vistune.records.images import ImageFolders
 from vistune.records.json_text import Record
 from vistune.records.reading import SUFFIXES, kind_of_file, open_file, read_records, read_values
@@ -29,7 +37,6 @@ from vistune.records.unpacked import DataFile, needs_unpacking, open_data, unpac
 __all__ = [
     "FORMS",
     "MARKER",
-    "OTHER_IMAGE_NAMES",
     "OTHER_MEDIA",
     "SUFFIXES",
     "DataFile",
@@ -41,7 +48,6 @@ __all__ = [
     "UnreadField",
     "columns_read",
     "count_unread",
-    "form_of",
     "image_names",
     "images_in_place",
     "kind_of",

@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Literal, NamedTuple
 
-from vistune.records.errors import RecordError, shown, text
-from vistune.records.fields import count_unread
+from vistune.records.errors import RecordError, count_unread, shown, text
 from vistune.records.images import ImageFolders
 from vistune.types import Message, Part, Role, Sample
 

@@ -1,12 +1,20 @@
-"""Errors about a record: `file:location:field: problem`, with a hint on how to fix it."""
+"""Errors about a record, and the fields of records that vistune does not read.
+
+An error is `file:location:field: problem`, with a hint on how to fix it. Unread fields are counted, and each is
+reported once with its count: records -> Counter of unread fields -> one UnreadField each, printed as a line or as JSON.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
 
 from vistune.errors import DataError
 
+NAMED = 20  # most fields that are printed per file; --json has all
 _NOT_TEXT = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -28,7 +36,7 @@ class RecordError(DataError):
         super().__init__(f"{location}:{field}: {problem}" if field else f"{location}: {problem}", hint)
         self.reason = f"bad_{re.split(r'[^a-z_]', field)[0] or 'row'}"
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[Callable[[str, str, str], RecordError], tuple[str, str, str]]:
         """Pickle the complete message, so that unpickling does not add the location again."""
         return restored, (self.message, self.hint, self.reason)
 
@@ -40,7 +48,7 @@ def restored(message: str, hint: str, reason: str) -> RecordError:
     return error
 
 
-def text(value: Any, location: str, field: str) -> str:
+def text(value: object, location: str, field: str) -> str:
     """Return `value` if it is text that can be encoded as UTF-8. Raises RecordError."""
     if not isinstance(value, str):
         raise RecordError(location, field, f"expected text, got {shown(value)}", "write it as text")
@@ -49,12 +57,77 @@ def text(value: Any, location: str, field: str) -> str:
     return value
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Format any value for a message: short and printable."""
     written = ascii(value) if isinstance(value, str) and _NOT_TEXT.search(value) else repr(value)
     return written if len(written) <= 40 else f"{written[:37]}…"
 
 
-def printable(name: Any) -> str:
+def printable(name: object) -> str:
     """Format a record's id for a message, of any type."""
     return str(name).encode(errors="replace").decode().replace("\0", "?")
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadField:
+    """A field of a file that vistune does not read.
+
+    `field`: such as `difficulty` or `messages[].score`. `count`: the number of records, or of occurrences for a nested
+    field. `near`: a field that is read and has a similar name.
+    """
+
+    file: str
+    field: str
+    count: int
+    near: str = ""
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        noun = "record" if self.field.isidentifier() or "." not in self.field else "time"
+        times = f"{self.count:,} {noun}{'' if self.count == 1 else 's'}"
+        meant = f" (did you mean `{self.near}`?)" if self.near else ""
+        return f'{self.file}: field "{self.field}" is not read: {times}{meant}'
+
+    def to_dict(self) -> dict[str, str | int]:
+        return asdict(self)
+
+
+def count_unread(record: Mapping[str, object], known: Collection[str], unread: Counter[str], prefix: str = "") -> None:
+    """Count each field of `record` that is not among the `known` ones."""
+    if names := record.keys() - known:
+        unread.update(f"{prefix}{name}" for name in names)
+
+
+def unread_fields(file: object, unread: Mapping[str, int], known: Iterable[str] = ()) -> list[UnreadField]:
+    """The unread fields of one file, most frequent first; `known`: names that are read, for "did you mean"."""
+    names = sorted(known)
+    return [
+        UnreadField(str(file), field, count, "" if field in names else _nearest(field, names))
+        for field, count in sorted(unread.items(), key=lambda item: (-item[1], item[0]))
+    ]
+
+
+def _nearest(field: str, names: list[str]) -> str:
+    """The known field of the same object with nearly this name; of a nested one its last part."""
+    path, _, last = field.rpartition(".")
+    known = [name.rpartition(".")[2] for name in names if name.rpartition(".")[0] == path]
+    return next(iter(get_close_matches(last.lower(), known, n=1, cutoff=0.75)), "")
+
+
+def lines_of(fields: Iterable[UnreadField]) -> list[str]:
+    """Format one line per field, at most NAMED per file, and a line with the number of the others."""
+    by_file: dict[str, list[UnreadField]] = {}
+    for field in fields:
+        by_file.setdefault(field.file, []).append(field)
+    lines: list[str] = []
+    for file, of_file in by_file.items():
+        lines += map(str, of_file[:NAMED])
+        if len(of_file) > NAMED:
+            lines.append(f"{file}: {len(of_file) - NAMED} more fields are not read; --json names them all")
+    return lines
+
+
+def refuse_unread(fields: Iterable[UnreadField]) -> None:
+    """Raise DataError if any field is not read (`--strict`)."""
+    if lines := lines_of(fields):
+        raise DataError("; ".join(lines), "remove these fields, or check without --strict")
