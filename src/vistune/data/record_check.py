@@ -1,23 +1,45 @@
 """Check each record of a file: its form, its images, its tokens and labels; in one process or on all cores.
 
 Records + Processor -> IndexEntry (what the index keeps of a good record) or Fault, in the file's order
+Records -> TextNotes on possible mistakes: repeated ids and records, special tokens, image markers of other formats
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import re
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from vistune.errors import DataError
 from vistune.processor import Processor
-from vistune.records import ImageFolders, Record, RecordError, kind_of, printable, read_sample
+from vistune.records import (
+    FORMS,
+    MARKER,
+    DataFile,
+    ImageFolders,
+    Record,
+    RecordError,
+    kind_of,
+    marker_like,
+    printable,
+    read_sample,
+    shown,
+)
 from vistune.types import IGNORE, IMAGE_ID, Reject
 
 RECORDS_PER_TASK = 500  # records that a process is given at once
+COMPARED_FIELDS = ("image", "images", "system", *FORMS)  # records are equal if these fields are equal
+TEXT_FIELDS = ("value", "content", "user", "assistant")  # fields of a turn that hold text
+LISTED_NOTES = 1000  # notes of one kind that are kept; all are counted
+# Of the templates here and of common language models; a recipe's tokenizer adds its own.
+SPECIAL_TOKENS = (
+    "<s>", "</s>", "<unk>", "<pad>", "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|begin_of_text|>",
+    "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "[INST]", "[/INST]",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,3 +147,63 @@ def _check_task(records: list[Record]) -> _TaskResult:
     checker.warnings, checker.unread, checker.folders.missing = Counter(), Counter(), Counter()
     results = [checker.check(record) for record in records]
     return results, checker.warnings, checker.unread, checker.folders.missing
+
+
+class TextNotes:
+    """Reads files one after another; ids and records are compared across files."""
+
+    def __init__(self, special_tokens: Collection[str] = ()) -> None:
+        names = sorted({*SPECIAL_TOKENS, *special_tokens}, key=len, reverse=True)
+        self.special = re.compile("|".join(re.escape(name) for name in names if name))
+        self.notes: list[Reject] = []
+        self.counts: Counter[str] = Counter()
+        self.files: list[DataFile] = []
+        self.ids: dict[int, tuple[int, int, int]] = {}  # hash -> file, number, number in the list
+        self.records: dict[int, tuple[int, int, int]] = {}
+
+    def read(self, data: DataFile) -> None:
+        """Add the notes on one file. Raises DataError if it cannot be read as a whole."""
+        self.files.append(data)
+        for record in data.records(FORMS):
+            if isinstance(record.value, dict):
+                self._note(record.value, record, (len(self.files) - 1, record.number, record.nth))
+
+    def _note(self, fields: Mapping[str, object], record: Record, key: tuple[int, int, int]) -> None:
+        sample_id = fields.get("id")
+        if sample_id is not None and (first := self.ids.setdefault(hash(str(sample_id)), key)) != key:
+            self._add(record, "same_id", "id", f"{shown(sample_id)} is also the id of {self._location(first)}")
+        compared = [fields.get(name) for name in COMPARED_FIELDS]
+        if (first := self.records.setdefault(hash(repr(compared)), key)) != key:
+            self._add(record, "same_row", "", f"the same record as {self._location(first)}")
+        for path, text in texts_of(fields):
+            if token := self.special.search(text):
+                problem = f"{token.group()!r} is in the text: it is read as characters, not as the token"
+                self._add(record, "special_token", path, problem)
+            if ("<" in text or "[" in text or "&lt;" in text or "＜" in text) and (marker := marker_like(text)):
+                problem = f"{marker!r} looks like an image marker and is read as text; images are marked by {MARKER}"
+                self._add(record, "marker_like", path, problem)
+
+    def _location(self, key: tuple[int, int, int]) -> str:
+        return self.files[key[0]].location(*key[1:])
+
+    def _add(self, record: Record, reason: str, path: str, problem: str) -> None:
+        self.counts[reason] += 1
+        if self.counts[reason] <= LISTED_NOTES:
+            at = f"{record.location}:{path}" if path else record.location
+            name = printable(record.value.get("id", "")) if isinstance(record.value, dict) else ""
+            self.notes.append(Reject(name, record.location, reason, f"{at}: {problem}"))
+
+
+def texts_of(record: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """Yield (field, text) for all texts of a record of any form; skip values of other types."""
+    for form in FORMS.keys() & record.keys():
+        turns = record[form]
+        for k, turn in enumerate(turns if isinstance(turns, list) else ()):
+            for key, content in turn.items() if isinstance(turn, dict) else ():
+                if isinstance(content, str):
+                    if key in TEXT_FIELDS:
+                        yield f"{form}[{k}].{key}", content
+                    continue
+                for n, part in enumerate(content if key in TEXT_FIELDS and isinstance(content, list) else ()):
+                    if isinstance(part, dict) and isinstance(part.get("text"), str):
+                        yield f"{form}[{k}].{key}[{n}].text", part["text"]
