@@ -14,7 +14,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -211,7 +210,7 @@ def _fields(path: Path) -> Iterator[str | int]:
         yield from _walk(value)
 
 
-def _walk(value: Any) -> Iterator[str | int]:
+def _walk(value: object) -> Iterator[str | int]:
     if isinstance(value, Mapping):
         for name, inner in value.items():
             if name in IMAGE_FIELDS and (isinstance(inner, str) or type(inner) is int):

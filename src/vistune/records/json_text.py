@@ -35,7 +35,7 @@ class Record:
     """
 
     location: str
-    value: Any
+    value: object
     number: int = 0
     nth: int = 0
     begin: int = -1

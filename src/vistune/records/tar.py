@@ -54,7 +54,7 @@ def read_tar(
         yield Record(location, value, number)
 
 
-def natural(name: str) -> list[Any]:
+def natural(name: str) -> list[int | str]:
     """Sort key for natural order: `2.jpg` comes before `10.jpg`."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
@@ -78,7 +78,7 @@ def _record_of(sample: _Sample, location: str) -> dict[str, Any]:
     return row | {"images": [{"bytes": sample.images[member], "path": member} for member in members]}
 
 
-def _member(sample: _Sample, named: Any, location: str, key: str) -> str:
+def _member(sample: _Sample, named: object, location: str, key: str) -> str:
     """The member that an image name in the record refers to: by full name, file name, or the part after the key."""
     if isinstance(named, Mapping):
         named = named.get("path")

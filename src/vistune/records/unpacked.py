@@ -16,7 +16,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from vistune.files import committed_folder, own_code, read_json, user_cache, write_json
 from vistune.records.conversations import FORMS, MARKER
@@ -132,11 +131,11 @@ def unpack(
     with (folder / LINES).open("w", encoding="utf-8") as lines:
         for record in records:
             stop()
-            error = record.value
-            bad = isinstance(error, RecordError)
-            problem = error.message.removeprefix(record.location) if isinstance(error, RecordError) else ""
-            value = _with_conversation(error) if kind in TARS else error
-            written = {BAD: [problem, error.hint, error.reason]} if bad else _without_bytes(value, images)
+            value = _with_conversation(record.value) if kind in TARS else record.value
+            if isinstance(value, RecordError):
+                written: object = {BAD: [value.message.removeprefix(record.location), value.hint, value.reason]}
+            else:
+                written = _without_bytes(value, images)
             lines.write(json.dumps(written, ensure_ascii=False, default=str) + "\n")
             keys.append(record.location.removeprefix(f"{name}:"))
     if kind in TARS:
@@ -157,15 +156,15 @@ def _copy_of(name: str) -> str:
     return f"records{kind_of_file(name) or '.jsonl'}"
 
 
-def _with_conversation(value: Any) -> Any:
+def _with_conversation(value: object) -> object:
     """Turn a shard's sample that is only a caption into a conversation: image in, caption out, as in stage 1."""
     if not isinstance(value, dict) or not FORMS.keys().isdisjoint(value) or not isinstance(value.get("caption"), str):
         return value
-    said = {"from": "human", "value": MARKER}, {"from": "gpt", "value": value["caption"].strip()}
-    return {key: item for key, item in value.items() if key != "caption"} | {"conversations": list(said)}
+    turns = [{"from": "human", "value": MARKER}, {"from": "gpt", "value": value["caption"].strip()}]
+    return {key: item for key, item in value.items() if key != "caption"} | {"conversations": turns}
 
 
-def _without_bytes(value: Any, folder: Path) -> Any:
+def _without_bytes(value: object, folder: Path) -> object:
     """Write the bytes of every image in a value to `folder`, and replace them by the file's name."""
     if isinstance(value, list):
         return [_without_bytes(item, folder) for item in value]
