@@ -8,13 +8,8 @@ from vistune.records.conversations import (
     Turns,
     columns_read,
     image_names,
-    images_in_place,
-    kind_of,
     marker_like,
     names_to_suggest,
-    read_sample,
-    refuse_other_media,
-    refuse_other_names,
     split_markers,
 )
 from vistune.records.errors import (
@@ -32,6 +27,13 @@ from vistune.records.errors import (
 from vistune.records.images import ImageFolders
 from vistune.records.json_text import Record
 from vistune.records.reading import SUFFIXES, kind_of_file, open_file, read_records, read_values
+from vistune.records.samples import (
+    images_in_place,
+    kind_of,
+    read_sample,
+    refuse_other_media,
+    refuse_other_names,
+)
 from vistune.records.unpacked import DataFile, needs_unpacking, open_data, unpack, unpacked_in, write_image
 
 __all__ = [

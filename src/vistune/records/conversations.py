@@ -1,20 +1,18 @@
-"""Parse a record of any form into a Sample; only this module turns image markers into ImageRef parts.
+"""Read the turns of a record of any form: their roles, texts and image slots, and the images that the record names.
 
-record -> form (chosen by a field) -> turns of texts and image slots -> slots filled with images -> alternating messages
+record -> form (chosen by a field) -> Turns; `samples` makes a Sample of these
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from typing import Any, Literal, NamedTuple
 
 from vistune.records.errors import RecordError, count_unread, shown, text
-from vistune.records.images import ImageFolders
-from vistune.types import Message, Part, Role, Sample
+from vistune.types import Role
 
 MARKER = "<image>"
 ESCAPED = r"\<image>"  # in a text: the seven characters `<image>`, not an image
@@ -38,7 +36,7 @@ EVERY_FORM = frozenset({"id", "kind", "language", "image", "images", "system", *
 TURN_FIELDS = frozenset({"from", "role", "value", "content", *SUPERVISION})
 PART_FIELDS = frozenset({"type", "text", "image", "image_url", "path", "url", "bytes", "index"})
 _MARKER = re.compile(r"(?<!\\)<image>|(?:Picture \d+: ?)?<img>([^<>\n]+)</img>")  # <img>: first version of Qwen-VL
-_IMAGE_FIELD = re.compile(
+IMAGE_FIELD = re.compile(
     r"(?:images?|imgs?|imgae|pictures?|photos?)(?:[_-]?\d+|[_-]?(?:list|paths?|files?))?", re.IGNORECASE
 )
 _SIGN = re.compile(r"[<\[＜&]")
@@ -152,83 +150,9 @@ def names_to_suggest() -> frozenset[str]:
     return (EVERY_FORM - OTHER_MEDIA) | FORMS.keys() | nested
 
 
-def form_of(record: Fields, location: str) -> str:
-    """Return the form of a record. Raises RecordError that lists its fields and suggests the most similar one."""
-    for name in FORMS:
-        if record.get(name) is not None:
-            return name
-    problem = f"neither {' nor '.join(f'`{field}`' for field in FORMS)}"
-    if not {"caption", "captions", "boxes"}.isdisjoint(record):
-        raise RecordError(location, "", problem, TABLE)
-    there = ", ".join(str(name)[:40] for name in list(record)[:12]) or "none of the fields that are read"
-    near = [
-        (name, form[0])
-        for name in record.keys() - EVERY_FORM - FORMS.keys()
-        if (form := get_close_matches(str(name).lower(), FORMS, n=1, cutoff=0.8))
-    ]
-    hint = f"is `{near[0][0]}` meant to be `{near[0][1]}`? {SEE}" if near else SEE
-    raise RecordError(location, "", f"{problem}; the record has {there}", hint)
-
-
-def read_sample(
-    record: Fields, location: str, images: ImageFolders, warnings: Counter[str], unread: Counter[str] | None = None
-) -> Sample:
-    """Parse a record as a Sample, by the first of FORMS that it has. Raises RecordError `path:line:field: …`.
-
-    `warnings` counts missing parts that were filled in, `unread` counts the fields that are not read.
-    """
-    name = form_of(record, location)
-    form, counted = FORMS[name], Counter[str]() if unread is None else unread
-    if others := record.keys() - EVERY_FORM - {name}:
-        counted.update(field for field in others if field not in form.fields)
-        refuse_other_names(record, others.difference(form.fields), location)
-    if not OTHER_MEDIA.isdisjoint(record):
-        refuse_other_media(record, location)
-    turns = _with_system(form.read(record, location, counted), record, location)
-    messages = images_in_place(turns, location, images, warnings)
-    _check_turns(messages, turns.turns, location, name)
-    return Sample(_id(record, location, warnings), messages, kind=kind_of(record, location), origin=location)
-
-
-def kind_of(record: Fields, location: str) -> str:
-    return text(record.get("kind") or "", location, "kind")
-
-
-def _id(record: Fields, location: str, warnings: Counter[str]) -> str:
-    name = record.get("id")
-    if name is None:
-        warnings["no id: the line number stands in"] += 1
-        name = location.rsplit(":", 1)[-1]
-    if isinstance(name, float) and name.is_integer():  # pandas turns whole numbers into floats if some are missing
-        name = int(name)
-    if isinstance(name, bool) or not isinstance(name, str | int | float):
-        raise RecordError(location, "id", f"expected text or a number, got {shown(name)}", "write it as text")
-    return text(str(name), location, "id")
-
-
-def refuse_other_media(record: Fields, location: str) -> None:
-    """Refuse a record with video or audio: without it, the record would mean something else."""
-    for name in sorted(OTHER_MEDIA):
-        if record.get(name) not in (None, "", [], {}):
-            raise RecordError(location, name, "videos and audio are not read, only images", "leave the record out")
-
-
-def refuse_other_names(record: Fields, unread: Collection[str], location: str) -> None:
-    """Refuse a field that holds images under a name that is not read: the model would train without them.
-
-    A record with images of its own may have others for information, such as `image_url`, but no `image_2`.
-    """
-    has_images = any(_listed_images(record.get(name)) for name in ("image", "images"))
-    for name in sorted(unread):
-        is_more = _IMAGE_FIELD.fullmatch(name) is not None and name[-1].isdecimal()
-        if (is_more or (_means_images(name) and not has_images)) and record[name] not in (None, "", []):
-            hint = f"rename `{name}` to `image` (a path) or `images` (a list of paths)"
-            hint = "list all images in `images`" if is_more else hint
-            raise RecordError(location, name, "is not read; a record names its images by `image` or `images`", hint)
-
-
-def _means_images(name: str) -> bool:
-    return name in OTHER_IMAGE_NAMES or _IMAGE_FIELD.fullmatch(name) is not None
+def means_images(name: str) -> bool:
+    """Return whether a field that is not read probably holds images."""
+    return name in OTHER_IMAGE_NAMES or IMAGE_FIELD.fullmatch(name) is not None
 
 
 def split_markers(content: str) -> tuple[str | Slot, ...]:
@@ -307,13 +231,13 @@ def _is_supervised(turn: Fields, role: Role, location: str, path: str) -> bool:
 
 def _refuse_images_in_turn(turn: Fields, location: str, path: str) -> None:
     for name in turn.keys() - TURN_FIELDS:
-        if _means_images(name) and turn[name] not in (None, "", []):
+        if means_images(name) and turn[name] not in (None, "", []):
             hint = "name it in the record's `image` or `images`, or in a part of the turn's content"
             raise RecordError(location, f"{path}.{name}", "an image in a field of a turn is not read", hint)
 
 
 def _part(
-    part: Any, names: tuple[str, ...], location: str, path: str, prefix: str, unread: Counter[str]
+    part: object, names: tuple[str, ...], location: str, path: str, prefix: str, unread: Counter[str]
 ) -> tuple[str | Slot, ...]:
     """Read a content part as text or Slot. An image part has a file name, an `index` into `names`, or neither."""
     if isinstance(part, str):
@@ -362,12 +286,12 @@ def image_names(
     only = record.get("image")
     if isinstance(only, str) and only and "images" not in record:
         return "image", (only,)
-    given: list[Literal["image", "images"]] = [name for name in ("image", "images") if _listed_images(record.get(name))]
+    given: list[Literal["image", "images"]] = [name for name in ("image", "images") if listed_images(record.get(name))]
     if len(given) > 1:
         raise RecordError(location, "images", "both `image` and `images` name images", "keep one of them")
     if not given:
         return "image" if "image" in record else "images", ()
-    names = _listed_images(record[given[0]])
+    names = listed_images(record[given[0]])
     many = isinstance(record[given[0]], list)
     if many and len(names) < len(record[given[0]]):
         problem = f"{len(record[given[0]]) - len(names)} of {len(record[given[0]])} entries name no image"
@@ -379,12 +303,13 @@ def image_names(
     )
 
 
-def _listed_images(value: Any) -> list[Any]:
+def listed_images(value: object) -> list[object]:
+    """Return the entries of `image` or `images` that name an image."""
     listed = value if isinstance(value, list) else [value]
     return [name for name in listed if name is not None and name != ""]
 
 
-def _image_name(value: Any, location: str, path: str, prefix: str, unread: Counter[str]) -> str:
+def _image_name(value: object, location: str, path: str, prefix: str, unread: Counter[str]) -> str:
     """Return the file name of an image given as text or as a struct `{bytes, path}`. Raises RecordError."""
     if isinstance(value, dict):
         count_unread(value, ("path", "bytes"), unread, prefix)
@@ -395,94 +320,3 @@ def _image_name(value: Any, location: str, path: str, prefix: str, unread: Count
     if not isinstance(value, str) or not value:
         raise RecordError(location, path, f"expected a path or a list of paths, got {shown(value)}", "name a file")
     return value
-
-
-def _with_system(read: Turns, record: Fields, location: str) -> Turns:
-    """Put the record's own `system` prompt in front of its turns."""
-    own = record.get("system")
-    if own is None or own == "":
-        return read
-    own = text(own, location, "system")
-    if read.turns and read.turns[0].role == "system":
-        if read.turns[0].parts == (own,):
-            return read
-        raise RecordError(location, "system", "the first turn is a second system prompt", "keep one of them")
-    return Turns((Turn("system", "system", (own,)), *read.turns), read.names, read.images)
-
-
-def images_in_place(record: Turns, location: str, images: ImageFolders, warnings: Counter[str]) -> tuple[Message, ...]:
-    """Return the turns as messages, with each slot filled by its image, in order.
-
-    Raises RecordError if slots and images do not match.
-    """
-    turns, waiting = record.turns, list(record.names)
-    slots = [part for turn in turns for part in turn.parts if isinstance(part, Slot)]
-    for slot in slots:
-        if slot.name in waiting:  # the image is named in the turn and in the record's list
-            waiting.remove(slot.name)
-    if waiting and not slots:
-        warnings[f"image without {MARKER}: put at the start"] += 1
-        turns, slots = _put_first(turns, len(waiting)), [Slot()] * len(waiting)
-    unnamed = sum(slot.name is None for slot in slots)
-    if unnamed != len(waiting):
-        raise RecordError(
-            location,
-            record.images,
-            f"{unnamed} {MARKER} in the turns but {len(waiting)} images",
-            f"give each marker its image, or remove one of them; the text {MARKER} itself is written {ESCAPED}",
-        )
-    queue = iter(waiting)
-    messages = []
-    for turn in turns:
-        parts: list[Part] = []
-        for part in turn.parts:
-            if isinstance(part, str):
-                parts.append(part)
-                continue
-            if turn.role != "user":
-                hint = f"move it to a question; the text {MARKER} itself is written {ESCAPED}"
-                raise RecordError(location, turn.field, f"an image in a turn of the {turn.role}", hint)
-            field = record.images if part.name is None else turn.field
-            parts.append(images.find(part.name or next(queue), location, field))
-        messages.append(Message(turn.role, tuple(parts), turn.supervised))
-    return tuple(messages)
-
-
-def _put_first(turns: tuple[Turn, ...], count: int) -> tuple[Turn, ...]:
-    """Put slots at the start of the first question."""
-    first = next((k for k, turn in enumerate(turns) if turn.role == "user"), 0)
-    turn = turns[first]
-    filled = Turn(turn.field, turn.role, (*[Slot()] * count, *turn.parts), turn.supervised)
-    return (*turns[:first], filled, *turns[first + 1 :])
-
-
-def _check_turns(messages: Sequence[Message], turns: Sequence[Turn], location: str, form: str) -> None:
-    """Check that user and assistant alternate, begin with the user, end with an answer, and are not empty."""
-    skipped = int(messages[0].role == "system")
-    for k, (message, turn) in enumerate(zip(messages[skipped:], turns[skipped:], strict=True)):
-        expected_role = "user" if k % 2 == 0 else "assistant"
-        if message.role != expected_role:
-            raise RecordError(
-                location,
-                turn.field,
-                f"a turn of the {message.role} where the {expected_role} must speak",
-                _remedy(message, k),
-            )
-        if not message.text.strip() and (expected_role == "assistant" or not message.images):
-            what = "an empty answer" if expected_role == "assistant" else "an empty question"
-            raise RecordError(location, turn.field, what, "write it or remove the turn")
-    if len(messages[skipped:]) % 2 or not messages[skipped:]:
-        raise RecordError(location, form, "the last question has no answer", "add it or remove the question")
-    if not any(message.supervised for message in messages if message.role == "assistant"):
-        hint = "set one of `loss`, `train` or `weight` to true, or leave the record out"
-        raise RecordError(location, form, "no answer is trained on", hint)
-
-
-def _remedy(message: Message, index: int) -> str:
-    if message.role == "system":
-        return "a system prompt is the first turn, and there is one"
-    if index == 0:
-        return "begin with the user"
-    two = "questions" if message.role == "user" else "answers"
-    between = "answer" if message.role == "user" else "question"
-    return f"two {two} in a row: join them, or add the {between} between them"
