@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vistune.errors import DataError
-from vistune.records import Record, RecordError, read_records, read_values
+from vistune.records import Record, RecordError, TableFormat, read_records, read_values
 from vistune.records.json_text import CHUNK_BYTES
 
 TEXT = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0\r"), max_size=30)
@@ -144,10 +144,11 @@ def test_a_file_that_cannot_be_read_is_one_error_with_what_to_do(
 def test_a_table_without_a_header_takes_the_names_given(tmp_path: Path) -> None:
     path = tmp_path / "cc3m.tsv"
     path.write_text('a "quoted dog\thttp://x\nsecond "\thttp://y\n', encoding="utf-8")
-    found = [record.value for record in read_records(path, quotes=False, header=("caption", "url"))]
+    found = [record.value for record in read_records(path, table=TableFormat(quotes=False, header=("caption", "url")))]
     assert found == [{"caption": 'a "quoted dog', "url": "http://x"}, {"caption": 'second "', "url": "http://y"}]
     path.write_text("caption\turl\na\tb\n", encoding="utf-8")
-    assert [record.value for record in read_records(path, header=("caption", "url"))] == [{"caption": "a", "url": "b"}]
+    named = TableFormat(header=("caption", "url"))
+    assert [record.value for record in read_records(path, table=named)] == [{"caption": "a", "url": "b"}]
 
 
 def test_columns_that_nobody_wants_are_counted_and_not_decoded(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from vistune.records.samples import (
     refuse_other_media,
     refuse_other_names,
 )
+from vistune.records.tables import TableFormat
 from vistune.records.unpacked import DataFile, needs_unpacking, open_data, unpack, unpacked_in, write_image
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "ImageFolders",
     "Record",
     "RecordError",
+    "TableFormat",
     "Turn",
     "Turns",
     "UnreadField",

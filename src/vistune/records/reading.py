@@ -10,13 +10,14 @@ import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from io import BufferedReader
 from pathlib import Path
 from typing import IO
 
 from vistune.errors import DataError, VistuneError
 from vistune.records.json_text import Record, read_json
-from vistune.records.tables import read_parquet, read_table
+from vistune.records.tables import BY_SUFFIX, TableFormat, read_parquet, read_table
 from vistune.records.tar import read_tar
 
 JSON = (".json", ".jsonl", ".ndjson")
@@ -61,9 +62,7 @@ def read_records(
     own_fields: Collection[str] = (),
     by_id: tuple[str, str] | None = None,
     unread: Counter[str] | None = None,
-    quotes: bool = True,
-    header: Collection[str] = (),
-    separator: str | None = None,
+    table: TableFormat = BY_SUFFIX,
 ) -> Iterator[Record]:
     """Yield the records of a file one at a time, in the file's order.
 
@@ -73,8 +72,7 @@ def read_records(
         own_fields: Fields that identify a record, to tell a record that contains a list from an object that wraps one.
         by_id: Field names (id, text) for the entries of a JSON object of ids, `{"7": "a cat"}`.
         unread: Counts unread parts of the file itself: columns, fields next to the list, members of a tar.
-        quotes, header: For CSV and TSV, see `tables.read_table`.
-        separator: Cell separator of a table whose suffix is neither .csv nor .tsv.
+        table: How a table is written. A file of another suffix than .csv and .tsv is a table if a separator is given.
 
     For a bad record, a RecordError takes the place of its value; the caller raises or counts it. Raises DataError for a
     file that cannot be read or is cut off. Files with other suffixes are read as JSON.
@@ -89,15 +87,22 @@ def read_records(
         yield from read_tar(path, label, unread=unread)
     else:
         with open_text(path, label) as file:
-            if between := separator or SEPARATORS.get(kind):
-                yield from read_table(file, label, separator=between, quotes=quotes, columns=header)
+            if separator := table.separator or SEPARATORS.get(kind):
+                yield from read_table(file, label, replace(table, separator=separator))
             else:
                 yield from read_json(file, label, own_fields=own_fields, unread=unread, by_id=by_id)
 
 
-def read_values(path: Path, **options: object) -> Iterator[tuple[str, object]]:
+def read_values(
+    path: Path,
+    *,
+    own_fields: Collection[str] = (),
+    by_id: tuple[str, str] | None = None,
+    unread: Counter[str] | None = None,
+    table: TableFormat = BY_SUFFIX,
+) -> Iterator[tuple[str, object]]:
     """(location, value) of every record of a file in which all must be good. Raises DataError for a bad record."""
-    for record in read_records(path, **options):  # type: ignore[arg-type]
+    for record in read_records(path, own_fields=own_fields, by_id=by_id, unread=unread, table=table):
         if isinstance(record.value, DataError):
             raise record.value
         yield record.location, record.value

@@ -6,10 +6,12 @@ batch of rows at a time.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
@@ -18,20 +20,33 @@ from vistune.records.errors import RecordError, location_of
 from vistune.records.json_text import Record
 
 LARGEST_CELL = 1 << 28  # bytes; an image of a dozen megapixels as base64 is a tenth of that
-BOM = b"\xef\xbb\xbf"
 ROWS_AT_ONCE = 256  # of parquet; images may be in the rows
 
 
-def read_table(
-    file: IO[bytes], name: str, *, separator: str, quotes: bool = True, columns: Collection[str] = ()
-) -> Iterator[Record]:
+@dataclass(frozen=True, slots=True)
+class TableFormat:
+    """How a table is written as text.
+
+    Attributes:
+        separator: Between two cells; "" for the one that the file's suffix implies.
+        quotes: Whether quotation marks enclose cells; in CC3M's TSV they are ordinary characters.
+        header: Column names for a file without a header, such as CC3M's; used if the first line has none of them.
+    """
+
+    separator: str = ""
+    quotes: bool = True
+    header: Collection[str] = ()
+
+
+BY_SUFFIX = TableFormat()  # a table with a header and quotes, whose suffix implies the separator
+
+
+def read_table(file: IO[bytes], name: str, table: TableFormat) -> Iterator[Record]:
     """Yield each row as `{column: cell}`, with the line it begins on as its location; empty lines are skipped.
 
-    `quotes`: whether quotation marks enclose cells; in CC3M's TSV they are ordinary characters. `columns`: column names
-    for a file without a header, such as CC3M's; used if the first line has none of them.
     Raises DataError if the header is missing, if it repeats a column, or if the file is not a table.
     """
-    rows = _cells(file, name, separator, quotes)
+    rows = _cells(file, name, table)
     header: list[str] | None = None
     for line, begin, size, crc, is_utf8, cells in rows:
         location = location_of(name, line)
@@ -39,7 +54,7 @@ def read_table(
             if not is_utf8:
                 hint = "save the file as UTF-8 (of Excel: CSV UTF-8)"
                 raise DataError(f"{location}: the column names are not UTF-8", hint)
-            header = list(columns) if columns and not set(columns) & set(cells) else cells
+            header = list(table.header) if table.header and set(table.header).isdisjoint(cells) else cells
             if len(set(header)) != len(header):
                 twice = next(cell for cell in header if header.count(cell) > 1)
                 raise DataError(f"{location}: the column {twice!r} is there twice", "give each column its own name")
@@ -52,7 +67,7 @@ def read_table(
         elif len(cells) == len(header):
             value = dict(zip(header, cells, strict=True))
         else:
-            hint = f"quote cells that hold {'commas' if separator == ',' else 'tabs'}"
+            hint = f"quote cells that hold {'commas' if table.separator == ',' else 'tabs'}"
             value = RecordError(location, "", f"{len(cells)} cells in {len(header)} columns", hint)
         yield Record(location, value, line, 0, begin, size, crc)
     if header is None:
@@ -62,7 +77,7 @@ def read_table(
 Cells = tuple[int, int, int, int, bool, list[str]]
 
 
-def _cells(file: IO[bytes], name: str, separator: str, quotes: bool) -> Iterator[Cells]:
+def _cells(file: IO[bytes], name: str, table: TableFormat) -> Iterator[Cells]:
     """(first line, first byte, bytes, CRC-32, whether it is UTF-8, cells) of each row that is not empty."""
     taken: list[bytes] = []
 
@@ -71,11 +86,11 @@ def _cells(file: IO[bytes], name: str, separator: str, quotes: bool) -> Iterator
             if len(content) > LARGEST_CELL:
                 raise DataError(f"{name}: has a line of over {LARGEST_CELL:,} bytes", "is it a table? Check the file")
             taken.append(content)
-            yield (content.removeprefix(BOM) if number == 0 else content).decode("utf-8", "surrogateescape")
+            yield (content.removeprefix(codecs.BOM_UTF8) if number == 0 else content).decode("utf-8", "surrogateescape")
 
     csv.field_size_limit(LARGEST_CELL)  # of the whole process; a cell may hold an image
-    mode: Literal[0, 3] = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
-    reader, line, begin = csv.reader(lines(), delimiter=separator, strict=True, quoting=mode), 1, 0
+    mode: Literal[0, 3] = csv.QUOTE_MINIMAL if table.quotes else csv.QUOTE_NONE
+    reader, line, begin = csv.reader(lines(), delimiter=table.separator, strict=True, quoting=mode), 1, 0
     try:
         for cells in reader:
             content = b"".join(taken)
@@ -84,7 +99,7 @@ def _cells(file: IO[bytes], name: str, separator: str, quotes: bool) -> Iterator
                 yield line, begin, len(content), zlib.crc32(content), _is_utf8(content), cells
             line, begin = reader.line_num + 1, begin + len(content)
     except csv.Error as error:
-        kind = "CSV" if separator == "," else "TSV"
+        kind = "CSV" if table.separator == "," else "TSV"
         hint = "a quotation mark is not closed? Correct the row"
         raise DataError(f"{location_of(name, line)}: not {kind}: {error}", hint) from None
 

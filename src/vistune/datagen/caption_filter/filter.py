@@ -32,7 +32,7 @@ from vistune.datagen.caption_filter.noun_phrases import FINDERS, Finder
 from vistune.datagen.sources.collector import NULLS
 from vistune.errors import DataError, RecipeError
 from vistune.files import replacing
-from vistune.records import Record, RecordError, kind_of_file, read_records
+from vistune.records import Record, RecordError, TableFormat, kind_of_file, read_records
 from vistune.records.reading import open_text
 from vistune.registry import lookup
 
@@ -235,7 +235,7 @@ def read_captions(
     caption_of = _table_caption(path, column) if kind in TABLES else _json_caption
     done = 0
     fields = (column,) if column else (*NAMES, "conversations")
-    records = read_records(path, quotes=kind != ".tsv", header=header, own_fields=fields)
+    records = read_records(path, own_fields=fields, table=TableFormat(quotes=kind != ".tsv", header=header))
     for number, record in enumerate(records, start=1):
         if number % RECORDS_PER_REPORT == 0:
             advance((record.begin - done) / 1e6)  # unpacked bytes exceed a gzipped file's size; the bar stops at 100 %

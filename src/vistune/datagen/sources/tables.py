@@ -23,6 +23,7 @@ from vistune.errors import DataError, RecipeError
 from vistune.files import parse_json, user_cache
 from vistune.records import (
     RecordError,
+    TableFormat,
     count_unread,
     kind_of_file,
     open_file,
@@ -186,22 +187,22 @@ def _rows(file: Path, unread: Counter[str] | None = None) -> Iterator[tuple[str,
     """Yield (location, row) of a table; the names of Flickr's text files imply their separator and columns."""
     base = file.name.lower()
     if FLICKR in base and base.endswith((".txt", ".token")):
-        for location, row in read_values(file, separator="\t", quotes=False, header=("image", "caption")):
+        for location, row in read_values(file, table=TableFormat("\t", quotes=False, header=("image", "caption"))):
             assert isinstance(row, dict)
             yield location, {**row, "image": row["image"].rpartition("#")[0] or row["image"]}
         return
-    separator = SEPARATORS.get(kind_of_file(file.name), "," if base == "captions.txt" else None)
-    if separator is not None and not base.endswith(".gz"):
+    separator = SEPARATORS.get(kind_of_file(file.name), "," if base == "captions.txt" else "")
+    if separator and not base.endswith(".gz"):
         with open_file(file) as opened:
             first = opened.readline()
         other = next((other for other in OTHER_SEPARATORS if other.encode() in first), separator)
         if separator.encode() not in first and other != separator:
-            for location, row in read_values(file, separator=other, quotes=other != "|"):
+            for location, row in read_values(file, table=TableFormat(other, quotes=other != "|")):
                 assert isinstance(row, dict)
                 yield location, {name.strip(): cell.strip() for name, cell in row.items()}
             return
     fields = [name for name in COLUMNS["image"] if name != "images"]  # an object with `images` wraps a list of them
-    yield from read_values(file, separator=separator, own_fields=fields, unread=unread)
+    yield from read_values(file, own_fields=fields, unread=unread, table=TableFormat(separator))
 
 
 def choose(form: TableForm, present: Sequence[str], file: Path | str) -> Columns:
@@ -252,7 +253,7 @@ def _class_descriptions(collector: SourceCollector, file: Path) -> dict[str, str
     """Return names for the label codes of Open Images, from class-descriptions*.csv next to the table."""
     for path in sorted(file.parent.glob("*class-descriptions*.csv")):
         collector.files.add(path)
-        rows = read_values(path, header=("LabelName", "DisplayName"))
+        rows = read_values(path, table=TableFormat(header=("LabelName", "DisplayName")))
         return {row["LabelName"]: row["DisplayName"] for _, row in rows if isinstance(row, dict)}
     return {}
 
