@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vistune.data import Loader, PixelCache, check, epoch_size, plan_epoch, plan_stage
+from vistune.data import Loader, PixelCache, Prefetch, check, epoch_size, plan_epoch, plan_stage
 from vistune.data.packing import epoch_samples, pack, shuffled
 from vistune.errors import DataError
 from vistune.model import read_spec
@@ -119,7 +119,7 @@ def test_workers_change_nothing(processor: Processor, samples: list[Sample], wor
     lengths = [processor.length(sample) for sample in samples]
     plan = plan_stage(lengths, samples_per_step=4, tokens_per_row=300, steps=7, seed=1)
     inline = list(Loader(samples, processor, plan).steps(start=2))
-    ahead = list(Loader(samples, processor, plan, workers=workers).steps(start=2))
+    ahead = list(Loader(samples, processor, plan, prefetch=Prefetch(workers)).steps(start=2))
     assert [number for number, _ in inline] == [2, 3, 4, 5, 6]
     for (step, rows), (other, others) in zip(inline, ahead, strict=True):
         assert step == other
@@ -141,7 +141,7 @@ def test_a_picture_that_broke_since_names_its_sample(
 def test_a_run_that_stops_early_ends_its_threads(processor: Processor, samples: list[Sample]) -> None:
     plan = plan_stage([9] * 9, samples_per_step=1, tokens_per_row=300, steps=40, seed=1)
     before = threading.active_count()
-    steps = Loader(samples, processor, plan, workers=2).steps()
+    steps = Loader(samples, processor, plan, prefetch=Prefetch(2)).steps()
     next(steps)
     assert threading.active_count() > before
     steps.close()

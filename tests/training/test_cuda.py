@@ -9,7 +9,7 @@ import pytest
 import torch
 from training_stages import ALIGN, LORA, TUNE, MakeRecipe, ask_to_stop, weights
 
-from vistune.data import Loader
+from vistune.data import Loader, Prefetch
 from vistune.data.stages import plan_stages
 from vistune.errors import Stopped
 from vistune.progress import no_progress
@@ -92,5 +92,5 @@ def test_a_runs_model_lies_on_its_gpu(make_recipe: MakeRecipe, tmp_path: Path) -
 def test_rows_for_a_gpu_lie_in_pinned_memory(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     run = Run(make_recipe(ALIGN, workers=1), tmp_path, progress=no_progress, world=World(device="cuda"))
     (planned,), _ = plan_stages(run.recipe, run.processor, no_progress)
-    for _, batches in Loader(planned.samples, planned.processor, planned.plan, workers=1, pin=True).steps():
+    for _, batches in Loader(planned.samples, planned.processor, planned.plan, prefetch=Prefetch(1, pin=True)).steps():
         assert all(batch.images.is_pinned() and batch.input_ids.is_pinned() for batch in batches)

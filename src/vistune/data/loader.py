@@ -12,7 +12,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from vistune.data.packing import StagePlan, deal
 from vistune.data.selection import SampleSequence
-from vistune.errors import DataError
+from vistune.errors import DataError, RecipeError
 from vistune.processor import Processor, blank_batch, collate, load_tiles
 from vistune.processor.processor import PixelReader
 from vistune.types import Batch, Example, ImageRef, Sample, Spec
@@ -64,24 +64,41 @@ class PixelCache:
         return tiles
 
 
+@dataclass(frozen=True, slots=True)
+class Prefetch:
+    """How batches are prepared before they are needed.
+
+    Attributes:
+        workers: Threads that work ahead; with 0, a batch is prepared when it is needed.
+        pin: Whether batches are put into memory that a GPU copies asynchronously.
+    """
+
+    workers: int = 0
+    pin: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise RecipeError(f"workers: {self.workers} is negative", "give 0 or more")
+
+
 def in_order(
-    tasks: Iterable[tuple[int, Callable[[], list[Batch]]]], workers: int, *, pin: bool
+    tasks: Iterable[tuple[int, Callable[[], list[Batch]]]], prefetch: Prefetch
 ) -> Generator[tuple[int, list[Batch]], None, None]:
-    """Yield the results of tasks in order; `workers` threads work ahead. `pin`: use memory that a GPU copies."""
+    """Yield the results of tasks in order, prepared ahead in threads."""
 
     def run(task: Callable[[], list[Batch]]) -> list[Batch]:
-        return [batch.pinned() for batch in task()] if pin else task()
+        return [batch.pinned() for batch in task()] if prefetch.pin else task()
 
-    if workers == 0:
+    if prefetch.workers == 0:
         for number, task in tasks:
             yield number, run(task)
         return
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="loader")
+    pool = ThreadPoolExecutor(prefetch.workers, thread_name_prefix="loader")
     try:
         ahead: deque[tuple[int, Future[list[Batch]]]] = deque()
         for number, task in tasks:
             ahead.append((number, pool.submit(run, task)))
-            if len(ahead) > workers + 1:
+            if len(ahead) > prefetch.workers + 1:
                 first, future = ahead.popleft()
                 yield first, future.result()
         while ahead:
@@ -89,6 +106,9 @@ def in_order(
             yield first, future.result()
     finally:
         pool.shutdown(cancel_futures=True)  # a run that stops early does not wait for steps ahead
+
+
+ON_DEMAND = Prefetch()
 
 
 class Loader:
@@ -99,7 +119,6 @@ class Loader:
         share: (rank, ranks) of this process. All processes get the same number of rows, so that they meet in every
             collective; if the rows do not divide evenly, some are blank.
         costs: Work per sample, by which rows are distributed; by default its tokens.
-        pin: Put batches into memory that a GPU copies.
 
     Raises:
         DataError: An image cannot be read; the error names the sample.
@@ -111,19 +130,17 @@ class Loader:
         processor: Processor,
         plan: StagePlan,
         *,
-        workers: int = 0,
         pixels: PixelReader | None = None,
         share: tuple[int, int] = (0, 1),
         costs: Sequence[float] | None = None,
-        pin: bool = False,
+        prefetch: Prefetch = ON_DEMAND,
     ) -> None:
         self.samples = samples
         self.processor = processor
         self.plan = plan
-        self.workers = workers
         self.pixels = pixels or PixelCache()
         self.share = share
-        self.pin = pin
+        self.prefetch = prefetch
         self.costs = plan.lengths if costs is None else costs
 
     def __len__(self) -> int:
@@ -131,9 +148,7 @@ class Loader:
 
     def steps(self, start: int = 0) -> Generator[tuple[int, list[Batch]], None, None]:
         """Yield (step, its batches) from `start` on."""
-        yield from in_order(
-            ((step, partial(self.load, step)) for step in range(start, len(self))), self.workers, pin=self.pin
-        )
+        yield from in_order(((step, partial(self.load, step)) for step in range(start, len(self))), self.prefetch)
 
     def position(self, step: int) -> dict[int, ShardCursor]:
         """Return nothing: the plan alone says where every step is."""

@@ -22,7 +22,17 @@ from threading import Lock as Mutex
 
 import numpy as np
 
-from vistune.data.loader import Background, Interrupted, ShardCursor, ShouldStop, in_order, never_stop, wait_for
+from vistune.data.loader import (
+    ON_DEMAND,
+    Background,
+    Interrupted,
+    Prefetch,
+    ShardCursor,
+    ShouldStop,
+    in_order,
+    never_stop,
+    wait_for,
+)
 from vistune.data.packing import PackedRow, StagePlan, pack
 from vistune.data.selection import SampleSequence, Selection, select_records
 from vistune.data.shards import fetch_shard
@@ -237,18 +247,16 @@ class ShardLoader:
         stream: ShardStream,
         processor: Processor,
         *,
-        workers: int = 0,
         share: tuple[int, int] = (0, 1),
         on_rejects: Callable[[Sequence[Reject]], None],
         progress: Progress = no_progress,
         should_stop: ShouldStop = never_stop,
-        pin: bool = False,
+        prefetch: Prefetch = ON_DEMAND,
     ) -> None:
         self.stream = stream
         self.processor = processor
-        self.workers = workers
         self.share = share
-        self.pin = pin
+        self.prefetch = prefetch
         self.on_rejects = on_rejects
         self.progress = progress
         self.should_stop = should_stop
@@ -277,7 +285,7 @@ class ShardLoader:
                 for lane in self.lanes.values():
                     lane.next()
                     advance(1)
-            for step, batches in in_order(self._tasks(start), self.workers, pin=self.pin):
+            for step, batches in in_order(self._tasks(start), self.prefetch):
                 for lane in self.lanes.values():
                     lane.forget(step)
                 yield step, batches

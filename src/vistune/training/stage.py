@@ -16,7 +16,7 @@ from pathlib import Path
 
 from torch import nn
 
-from vistune.data import UNREAD, Loader, PixelCache, ShardCursor, ShardLoader, ShouldStop
+from vistune.data import UNREAD, Loader, PixelCache, Prefetch, ShardCursor, ShardLoader, ShouldStop
 from vistune.data.stages import PlannedStage
 from vistune.model import VisionLanguageModel
 from vistune.model.language import is_quantised, unwrap
@@ -84,17 +84,17 @@ def make_loader(
 
     Raises Stopped if the run is asked to stop while the tower's features are computed.
     """
-    share, pin = (world.rank, world.size), world.device.startswith("cuda")
+    share = (world.rank, world.size)
+    prefetch = Prefetch(options.workers, pin=world.device.startswith("cuda"))
     if planned.stream is not None:
         return ShardLoader(
             planned.stream,
             planned.processor,
-            workers=options.workers,
             share=share,
             on_rejects=_list_rejects(world, options),
             progress=options.progress,
             should_stop=options.stopping,
-            pin=pin,
+            prefetch=prefetch,
         )
     features = features_of(
         planned,
@@ -113,11 +113,10 @@ def make_loader(
         planned.samples,
         planned.processor,
         planned.plan,
-        workers=options.workers,
         pixels=features or options.pixels,
         share=share,
-        pin=pin,
         costs=costs,
+        prefetch=prefetch,
     )
 
 
