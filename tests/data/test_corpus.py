@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 from script_modules import load_script
 
-from vistune.data import CheckReport, check, index, select_records
+from vistune.data import CheckReport, SelectionRules, check, index, select_records
 from vistune.errors import DataError
 from vistune.model import read_spec
 from vistune.processor import Processor, load_tokenizer, open_image
-from vistune.progress import no_progress
 from vistune.recipe import DataSource, Model
 from vistune.types import ImageRef
 
@@ -82,14 +81,10 @@ def test_training_sets_the_same_rows_aside(name: str, processor: Processor, tmp_
     case, path = CORPUS.CASES[name], written(name, tmp_path)
     if case.outcome == "refuse":
         with pytest.raises(DataError, match=case.words) as caught:
-            select_records(
-                DataSource(file=path), processor, None, CORPUS.TOKENS_PER_ROW, progress=no_progress, label=""
-            )
+            select_records(DataSource(file=path), processor, SelectionRules(tokens_per_row=CORPUS.TOKENS_PER_ROW))
         assert caught.value.exit_code == 2
         return
-    chosen = select_records(
-        DataSource(file=path), processor, None, CORPUS.TOKENS_PER_ROW, progress=no_progress, label=""
-    )
+    chosen = select_records(DataSource(file=path), processor, SelectionRules(tokens_per_row=CORPUS.TOKENS_PER_ROW))
     assert bool(chosen.faults) == (case.outcome == "reject")
     assert all(fault.error.exit_code == 2 and fault.error.hint for fault in chosen.faults)
     assert (chosen.lengths <= CORPUS.TOKENS_PER_ROW).all()
@@ -97,16 +92,14 @@ def test_training_sets_the_same_rows_aside(name: str, processor: Processor, tmp_
 
 def test_a_row_that_is_cut_is_learnt_as_far_as_its_notes_say(processor: Processor, tmp_path: Path) -> None:
     path = written("D27-cut", tmp_path)
-    chosen = select_records(
-        DataSource(file=path), processor, None, CORPUS.TOKENS_PER_ROW, progress=no_progress, label=""
-    )
+    chosen = select_records(DataSource(file=path), processor, SelectionRules(tokens_per_row=CORPUS.TOKENS_PER_ROW))
     (note,) = chosen.notes
     samples = {sample.id: sample for sample in map(chosen.index.sample, chosen.records.tolist())}
     assert [message.text for message in samples["bad"].messages] == ["What colour?", "red"]
     assert note.reason == "cut_short"
     row = [chosen.index.sample(row).id for row in chosen.records.tolist()].index("bad")
     assert processor.length(samples["bad"]) == chosen.lengths[row]
-    narrow = select_records(DataSource(file=path), processor, None, None, progress=no_progress, label="")
+    narrow = select_records(DataSource(file=path), processor)
     assert not narrow.notes
     assert max(narrow.lengths) > CORPUS.TOKENS_PER_ROW
 

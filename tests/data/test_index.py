@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vistune.data import SampleSequence, check, index, select_records
+from vistune.data import SampleSequence, SelectionRules, check, index, select_records
 from vistune.errors import DataError, RecipeError
 from vistune.files import user_cache
 from vistune.model import read_spec
 from vistune.processor import Processor, load_tokenizer
-from vistune.progress import no_progress
 from vistune.recipe import DataSource, Model
 from vistune.records import ImageFolders, read_sample
 from vistune.types import Sample
@@ -200,7 +199,7 @@ def test_a_choice_takes_kinds_then_the_first_rows(
     def chosen(**settings: object) -> tuple[list[str], list[str]]:
         kinds, longest = settings.pop("kinds", None), settings.pop("longest", None)
         source = DataSource(file=path, **settings)  # type: ignore[arg-type]
-        made = select_records(source, processor, kinds, longest, progress=no_progress, label="")  # type: ignore[arg-type]
+        made = select_records(source, processor, SelectionRules(kinds, longest))  # type: ignore[arg-type]
         return [s.id for s in SampleSequence([(made.index, made.records)])], [
             fault.reject.reason for fault in made.faults
         ]
@@ -218,12 +217,10 @@ def test_a_choice_takes_kinds_then_the_first_rows(
     assert sorted(picked) == picked
     assert len(set(picked)) == 3
     assert picked == chosen(take="random 3")[0]
-    short = select_records(
-        DataSource(file=path, take="random 6"), processor, None, None, progress=no_progress, label=""
-    )  # type: ignore[arg-type]
+    short = select_records(DataSource(file=path, take="random 6"), processor)  # type: ignore[arg-type]
     assert len(short.records) == 5
     assert short.remark == f"{path}: `take: random 6` asks for more records than there are; all 5 are used"
-    enough = select_records(DataSource(file=path, take="last 5"), processor, None, None, progress=no_progress, label="")  # type: ignore[arg-type]
+    enough = select_records(DataSource(file=path, take="last 5"), processor)  # type: ignore[arg-type]
     assert not enough.remark
     assert chosen(kinds=("detail",)) == (["r0"], ["bad_conversations", "bad_kind"])
     lengths = index(path, [tmp_path], processor).lengths
@@ -233,9 +230,7 @@ def test_a_choice_takes_kinds_then_the_first_rows(
     assert "too_long" in reasons
     path.write_text(as_list(rows[:2]), encoding="utf-8")
     with pytest.raises(DataError, match="no record of the kind reasoning; there are caption, detail"):
-        select_records(
-            DataSource(file=path, kinds=("reasoning",)), processor, None, None, progress=no_progress, label=""
-        )
+        select_records(DataSource(file=path, kinds=("reasoning",)), processor)
 
 
 def test_the_pictures_that_rows_show_are_known_in_their_order_without_reading_them(tmp_path: Path) -> None:

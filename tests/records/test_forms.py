@@ -315,14 +315,8 @@ def test_a_second_process_reads_the_unpacked_records_of_the_first(folder: Path, 
     packed = folder / "data.jsonl.gz"
     packed.write_bytes(gzip.compress((folder / "data.jsonl").read_bytes()))
     for _ in range(2):
-        chosen = select_records(DataSource(file=packed), tiny_processor, None, None, progress=_quiet, label="")
+        chosen = select_records(DataSource(file=packed), tiny_processor)
         assert chosen.index.sample(0).origin == f"{packed}:1"
-
-
-def _quiet(label: str, total: int) -> Any:
-    from contextlib import nullcontext
-
-    return nullcontext(lambda *count, **named: None)
 
 
 @pytest.fixture(scope="module")
@@ -390,7 +384,7 @@ def test_the_kept_index_of_one_parquet_file_says_nothing_of_another(folder: Path
     parquet.write_table(pyarrow.Table.from_pylist([{**row, "difficulty": 3} for row in rows]), folder / "more.parquet")
     for name, fields in (("plain", []), ("more", ["difficulty"]), ("plain", [])):
         source = DataSource(file=folder / f"{name}.parquet")
-        chosen = select_records(source, tiny_processor, None, None, progress=_quiet, label="")
+        chosen = select_records(source, tiny_processor)
         assert [field.field for field in chosen.index.unread_fields] == fields
 
 
@@ -472,7 +466,7 @@ def test_the_digest_of_an_index_is_that_of_the_users_file(folder: Path, tiny_pro
         path = folder / name
         parquet.write_table(pyarrow.Table.from_pylist([record]), path)
     for _ in range(2):  # unpacked, then from the cache
-        chosen = select_records(DataSource(file=path), tiny_processor, None, None, progress=_quiet, label="")
+        chosen = select_records(DataSource(file=path), tiny_processor)
         assert chosen.index.digest == sha256_of(chosen.index.path) == sha256_of(path)
 
 

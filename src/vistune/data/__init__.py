@@ -17,7 +17,7 @@ from vistune.data.near_duplicates import NearDuplicates, find_near_duplicates
 from vistune.data.packing import StagePlan, epoch_size, plan_epoch, plan_stage, steps_of
 from vistune.data.selection import (
     SampleSequence,
-    Selection,
+    SelectionRules,
     all_samples,
     image_files_of,
     known_kinds,
@@ -39,7 +39,7 @@ __all__ = [
     "PixelCache",
     "Prefetch",
     "SampleSequence",
-    "Selection",
+    "SelectionRules",
     "ShardCursor",
     "ShardLoader",
     "ShardStream",

@@ -20,10 +20,36 @@ from vistune.data.record_check import Fault
 from vistune.errors import DataError
 from vistune.processor import Processor
 from vistune.processor.tokens import Encoded
-from vistune.progress import Progress
-from vistune.recipe import DataSource, Take
+from vistune.progress import Progress, no_progress
+from vistune.recipe import DataSource, Stage, Take
 from vistune.records import DataFile, ImageFolders, RecordError
 from vistune.types import IGNORE, Reject, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionRules:
+    """Which records of its sources a stage trains on.
+
+    Attributes:
+        kinds: Kinds of the records; a source's own kinds come first. None: all.
+        tokens_per_row: Longest sample; None: any length.
+        cut: Cut samples longer than `tokens_per_row` at the end of a turn. Otherwise, or if no turn fits, they are
+            faults.
+        seed: Selects the records of a source with `take: random N`.
+    """
+
+    kinds: tuple[str, ...] | None = None
+    tokens_per_row: int | None = None
+    cut: bool = True
+    seed: int = 0
+
+    @classmethod
+    def of(cls, stage: Stage, seed: int) -> SelectionRules:
+        """Return the rules of a recipe's stage."""
+        return cls(stage.kinds, stage.tokens_per_row, stage.too_long == "cut", seed)
+
+
+EVERY_RECORD = SelectionRules()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +83,16 @@ class Selection:
 def select_records(
     source: DataSource,
     processor: Processor,
-    kinds: tuple[str, ...] | None,
-    tokens_per_row: int | None,
+    rules: SelectionRules = EVERY_RECORD,
     *,
-    progress: Progress,
-    label: str,
-    seed: int = 0,
-    cut: bool = True,
+    progress: Progress = no_progress,
+    label: str = "",
     keep: bool = True,
     data: DataFile | None = None,
 ) -> Selection:
     """Select the records of the requested kinds (of the source, else of the stage), and of these the ones to `take`.
 
     Args:
-        cut: Cut samples longer than `tokens_per_row` at the end of a turn. Otherwise, or if no turn fits, they are
-            faults.
         keep: Whether their index stays in the cache.
         data: The source's file, if already open.
 
@@ -80,17 +101,17 @@ def select_records(
     """
     data = data or open_source(source.file)
     file = index(data, folders_of(data, source.images), processor, progress=progress, label=label, keep=keep)
-    file = shorten(file, processor, tokens_per_row) if cut else file
-    selected_kinds = source.kinds or kinds
+    file = shorten(file, processor, rules.tokens_per_row) if rules.cut else file
+    selected_kinds = source.kinds or rules.kinds
     records = file.of_kind(selected_kinds)
     faults = [fault for fault in file.faults if not selected_kinds or not fault.kind or fault.kind in selected_kinds]
     if selected_kinds:
         faults += without_kind(file, selected_kinds)
-    faults += [fault for fault in too_long(file, tokens_per_row) if fault.kind in (selected_kinds or file.kinds)]
-    records = records[file.lengths[records] <= (tokens_per_row or np.inf)]
+    faults += [fault for fault in too_long(file, rules.tokens_per_row) if fault.kind in (selected_kinds or file.kinds)]
+    records = records[file.lengths[records] <= (rules.tokens_per_row or np.inf)]
     remark = ""
     if source.take is not None and len(records) >= source.take.rows:
-        records, faults = _take(source.take, file, records, faults, seed)
+        records, faults = _take(source.take, file, records, faults, rules.seed)
     elif source.take is not None:
         take = f"{source.take.which} {source.take.rows:,}"
         remark = f"{data.name}: `take: {take}` asks for more records than there are; all {len(records):,} are used"

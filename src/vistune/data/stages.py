@@ -19,6 +19,7 @@ from vistune.data.packing import StagePlan, epoch_size, plan_stage, steps_of
 from vistune.data.selection import (
     SampleSequence,
     Selection,
+    SelectionRules,
     known_kinds,
     refuse_unknown_kinds,
     select_records,
@@ -145,19 +146,8 @@ def _is_validated(recipe: Recipe, stage: Stage) -> bool:
 def _select(
     recipe: Recipe, stage: Stage, sources: Sequence[DataSource], processor: Processor, progress: Progress, label: str
 ) -> list[Selection]:
-    selections = [
-        select_records(
-            source,
-            processor,
-            stage.kinds,
-            stage.tokens_per_row,
-            progress=progress,
-            label=label,
-            seed=recipe.seed,
-            cut=stage.too_long == "cut",
-        )
-        for source in sources
-    ]
+    rules = SelectionRules.of(stage, recipe.seed)
+    selections = [select_records(source, processor, rules, progress=progress, label=label) for source in sources]
     if stage.kinds and all(selection.is_empty for selection in selections):
         known = {kind for selection in selections for kind in known_kinds(selection.index)}
         refuse_unknown_kinds(known, stage.kinds, f"stage {stage.name}")

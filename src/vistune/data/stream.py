@@ -34,7 +34,7 @@ from vistune.data.loader import (
     wait_for,
 )
 from vistune.data.packing import PackedRow, StagePlan, pack
-from vistune.data.selection import SampleSequence, Selection, select_records
+from vistune.data.selection import SampleSequence, Selection, SelectionRules, select_records
 from vistune.data.shards import fetch_shard
 from vistune.errors import DataError, RecipeError, TooManyRejects
 from vistune.files import scratch_folder, user_cache
@@ -146,20 +146,11 @@ def read_window(
     selections: list[Selection] = []
     bad: list[Reject] = []
     notes: list[Reject] = []
+    rules = SelectionRules(stream.kinds, stream.tokens_per_row, stream.cut)
     for shard in stream.shards_of(lane, number):
         name = stream.shards[shard]
         data = fetch_shard(name, folder / str(shard), over)
-        selection = select_records(
-            DataSource(file=data.path),
-            processor,
-            stream.kinds,
-            stream.tokens_per_row,
-            progress=no_progress,
-            label="",
-            cut=stream.cut,
-            keep=False,
-            data=data,
-        )
+        selection = select_records(DataSource(file=data.path), processor, rules, keep=False, data=data)
         selections.append(selection)
         bad += [fault.reject for fault in selection.faults]
         notes += selection.notes

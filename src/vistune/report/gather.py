@@ -189,21 +189,12 @@ def _samples(recipe: Recipe, checkpoint: Path, run: Path) -> Iterator[dict[str, 
 
 
 def _of_stage(stage: Stage, sources: list[DataSource], processor: Processor, seed: int) -> Iterator[dict[str, Any]]:
-    from vistune.data import select_records
+    from vistune.data import SelectionRules, select_records
     from vistune.data.show import labelled_sample
 
     rows = []
     for source in sources:
-        choice = select_records(
-            source,
-            processor,
-            stage.kinds,
-            stage.tokens_per_row,
-            progress=no_progress,
-            label="",
-            seed=seed,
-            cut=stage.too_long == "cut",
-        )
+        choice = select_records(source, processor, SelectionRules.of(stage, seed))
         kinds = choice.index.columns["kind"][choice.records]
         rows += [(choice.index, row, int(kind)) for row, kind in zip(choice.records.tolist(), kinds, strict=True)]
     for file, row, _ in spread(rows, STAGE_SAMPLES, group=lambda row: (str(row[0].path), row[2]), seed=seed):
