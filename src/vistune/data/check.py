@@ -24,7 +24,7 @@ from vistune.data.selection import shorten, too_long, without_kind
 from vistune.errors import DataError, RecipeError
 from vistune.processor import Processor
 from vistune.processor.images import load_bytes, read_image
-from vistune.progress import Advance, Progress, no_progress
+from vistune.progress import Progress, no_progress
 from vistune.recipe import DataSource
 from vistune.records import UnreadField
 from vistune.records.image_files import DAMAGE
@@ -89,17 +89,14 @@ def check(
 
     Args:
         images: Whether images are looked for and opened.
-        tokens_per_row: Samples longer than this are cut at the end of a turn. Without `cut`, or if the first turn is
-            too long, they are faults.
-        kinds: The kinds that some stage selects, if every stage selects by kind; a record without a kind is then a
-            fault.
+        tokens_per_row: Longer samples are cut at the end of a turn. Without `cut`, or if no turn fits, they are faults.
+        kinds: Kinds that stages select, if all stages select by kind; a record without a kind is then a fault.
 
     Raises:
         RecipeError: `images` is false, but an anyres model needs the images' sizes.
     """
     if processor is not None and processor.spec.image_mode == "anyres" and not images:
         raise RecipeError("the tokens of an anyres model depend on the sizes of the images", "check with the images")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     faults: list[Reject] = []
     skipped = Counter[str]()
     files: list[Index] = []
@@ -108,42 +105,48 @@ def check(
         try:
             data = open_source(source.file)
             folders = folders_of(data, source.images) if images else None
-            file = index(data, folders, processor, progress=progress, processes=cores)
+            file = index(data, folders, processor, progress=progress, processes=_cores())
             texts.read(data)
         except DataError as error:  # the file as a whole: missing, not a list, truncated
             faults.append(Reject("", str(source.file), "bad_file", str(error)))
             continue
-        faults += [fault.reject for fault in file.faults]
-        if selected := source.kinds or kinds:
-            faults += [fault.reject for fault in without_kind(file, selected)]
-            others = {kind: len(file.of_kind([kind])) for kind in file.kinds if kind and kind not in selected}
-            skipped += Counter({f"of kind {kind!r}, which no stage selects": count for kind, count in others.items()})
-        if processor is not None:
-            file = shorten(file, processor, tokens_per_row) if cut else file
-            faults += [fault.reject for fault in too_long(file, tokens_per_row)]
+        if cut and processor is not None:
+            file = shorten(file, processor, tokens_per_row)
+        selected = source.kinds or kinds or ()
+        faults += _faults(file, selected, tokens_per_row)
+        skipped += _unselected(file, selected)
         files.append(file)
     notes = [*texts.notes, *(note for file in files for note in file.notes.values())]
     image_files = shown_images(files)
     if images:
-        with progress("open images", len(image_files)) as advance:
-            bad_images, image_notes = audit_images(image_files, advance)
+        bad_images, image_notes = audit_images(image_files, progress)
         faults, notes = faults + bad_images, notes + image_notes
-    filled_in = sum((Counter(file.warnings) for file in files), Counter[str]())
     noted = Counter(note.reason for note in notes) | texts.counts
-    missing = sum((file.folders.missing for file in files), Counter[str]())
     return CheckReport(
         rows=sum(len(file) + len(file.faults) for file in files),
         samples=sum(map(len, files)),
         images=len(image_files),
-        kinds=dict(sum((_kinds(file) for file in files), Counter[str]())),
+        kinds={kind or "none": count for kind, count in _total(map(_kinds, files)).items()},
         tokens=_min_median_max([file.lengths for file in files] if processor is not None else []),
         learnt_tokens=sum(int(file.columns["supervised"].sum()) for file in files),
-        warnings=dict(filled_in + noted + skipped),
+        warnings=dict(_total(Counter(file.warnings) for file in files) + noted + skipped),
         faults=faults,
         notes=notes,
-        missing=dict(missing.most_common(WORST_FOLDERS)),
+        missing=dict(_total(file.folders.missing for file in files).most_common(WORST_FOLDERS)),
         unread_fields=[field for file in files for field in file.unread_fields],
     )
+
+
+def _faults(file: Index, selected: Sequence[str], tokens_per_row: int | None) -> list[Reject]:
+    """Return a file's bad records, those without a kind if stages select by kind, and those that are too long."""
+    without = without_kind(file, selected) if selected else []
+    return [fault.reject for fault in (*file.faults, *without, *too_long(file, tokens_per_row))]
+
+
+def _unselected(file: Index, selected: Sequence[str]) -> Counter[str]:
+    """Count the samples of kinds that no stage selects, by a text for the report."""
+    others = {kind: count for kind, count in _kinds(file).items() if selected and kind and kind not in selected}
+    return Counter({f"of kind {kind!r}, which no stage selects": count for kind, count in others.items()})
 
 
 def _min_median_max(lengths: Sequence[np.ndarray]) -> dict[str, int]:
@@ -152,8 +155,17 @@ def _min_median_max(lengths: Sequence[np.ndarray]) -> dict[str, int]:
 
 
 def _kinds(file: Index) -> Counter[str]:
+    """Count the samples of each kind; the kind of samples without one is empty."""
     counts = np.bincount(file.columns["kind"], minlength=len(file.kinds))
-    return Counter({kind or "none": int(count) for kind, count in zip(file.kinds, counts, strict=True)})
+    return Counter({kind: int(count) for kind, count in zip(file.kinds, counts, strict=True)})
+
+
+def _total(counts: Iterable[Counter[str]]) -> Counter[str]:
+    return sum(counts, Counter[str]())
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
 @dataclass(slots=True)
@@ -212,13 +224,13 @@ def audit_image(path: Path) -> ImageAudit:
     return ImageAudit(image.format or "", hashlib.sha256(data).digest(), fingerprint)
 
 
-def audit_images(images: Mapping[Path, ShownImage], advance: Advance) -> tuple[list[Reject], list[Reject]]:
+def audit_images(images: Mapping[Path, ShownImage], progress: Progress) -> tuple[list[Reject], list[Reject]]:
     """Return (faults, notes), each at the first record that shows the image. Images are decoded in threads."""
     faults: list[Reject] = []
     notes: list[Reject] = []
     same_bytes: dict[bytes, list[Path]] = defaultdict(list)
     hashes: dict[str, int] = {}
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor() as pool, progress("open images", len(images)) as advance:
         for (path, image), audit in zip(images.items(), pool.map(audit_image, images), strict=True):
             advance(1)
             if audit.fault is not None:
