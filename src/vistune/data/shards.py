@@ -1,25 +1,106 @@
-"""Shards of a source that is too large for one index: list them by name, fetch and unpack them one at a time.
+"""Shards of a source that is too large for one index: list them, plan their order, fetch and unpack them one at a time.
 
 s3://…/{00000..00999}.tar (webdataset), *.parquet, *.jsonl · any path that fsspec opens -> names -> DataFile
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from vistune.data.loader import Interrupted
+from vistune.data.packing import PackedRow, StagePlan, pack
 from vistune.errors import DataError, DiskError, RecipeError, VistuneError
 from vistune.records import DataFile, columns_read, kind_of_file, needs_unpacking, unpack, unpacked_in
 
 KINDS = (".tar", ".tar.gz", ".tgz", ".parquet", ".jsonl", ".json")
 WAITS = (1.0, 4.0, 16.0)  # seconds before each further attempt to fetch a shard
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class ShardStream:
+    """Everything that decides a stage's packed rows: its shards in order, and how they become rows.
+
+    Attributes:
+        window: Number of a lane's shards that are shuffled and packed together.
+        rejects: Whether bad records are skipped; otherwise the first one stops the run.
+        reject_limit: The share of bad records that a process skips before it stops.
+    """
+
+    shards: tuple[str, ...]
+    lanes: int
+    window: int
+    steps: int
+    tokens_per_row: int
+    seed: int
+    kinds: tuple[str, ...] | None = None
+    cut: bool = True
+    rejects: bool = False
+    reject_limit: float = 0.0
+
+    def __post_init__(self) -> None:
+        if len(self.shards) < self.lanes:
+            raise RecipeError(
+                f"{len(self.shards)} shards for {self.lanes} rows per step: each row of a step needs its own shards",
+                "lower tokens_per_step, raise tokens_per_row, or write more, smaller shards",
+            )
+
+    def plan(self) -> StagePlan:
+        """Return a plan of steps whose rows are not known yet."""
+        return StagePlan(
+            ((),) * self.steps,
+            {
+                "shards": len(self.shards),
+                "data": self.digest,
+                "rows_per_step": self.lanes,
+                "window": self.window,
+                "steps": self.steps,
+                "tokens_per_row": self.tokens_per_row,
+                "seed": self.seed,
+                "kinds": repr(self.kinds),
+            },
+        )
+
+    @property
+    def digest(self) -> str:
+        """Checksum of the shards' names; a resumed run checks the content of the shards that it reads."""
+        return hashlib.sha256("\n".join(self.shards).encode()).hexdigest()
+
+    @property
+    def tokens(self) -> int:
+        """Largest possible number of tokens of all steps."""
+        return self.steps * self.lanes * self.tokens_per_row
+
+    def shards_of(self, lane: int, window: int) -> list[int]:
+        """Return the indices of the shards in a lane's window; a window never spans two epochs."""
+        count = len(range(lane, len(self.shards), self.lanes))
+        windows_per_epoch = -(-count // self.window)
+        epoch, number = divmod(window, windows_per_epoch)
+        own = _epoch_order(len(self.shards), self.seed, epoch)[lane :: self.lanes]
+        chosen: list[int] = own[number * self.window : (number + 1) * self.window].tolist()
+        return chosen
+
+    def rows_of(self, lane: int, window: int, lengths: Sequence[int]) -> list[PackedRow]:
+        """Pack a window's samples best-fit and shuffle the rows, so that long rows do not come together."""
+        rows = pack(range(len(lengths)), lengths, self.tokens_per_row)
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, lane, window])))
+        return [rows[k] for k in rng.permutation(len(rows))]
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(shards: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch]))).permutation(shards)
 
 
 def list_shards(patterns: Sequence[str]) -> tuple[str, ...]:

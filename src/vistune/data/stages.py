@@ -24,9 +24,9 @@ from vistune.data.selection import (
     refuse_unknown_kinds,
     select_records,
 )
-from vistune.data.shards import list_shards
+from vistune.data.shards import ShardStream, list_shards
 from vistune.data.split import images_in, split_validation, training_part, validation_part
-from vistune.data.stream import ShardStream, read_window
+from vistune.data.stream import read_window
 from vistune.errors import RecipeError, TooManyRejects
 from vistune.processor import Processor
 from vistune.progress import Progress
