@@ -1,7 +1,7 @@
 """Samples -> Batches: index, mixture, split, packing, loader, shards; checks before training."""
 
 from vistune.data.check import CheckReport, check
-from vistune.data.index import Index, data_path, folders_of, index, open_source
+from vistune.data.index import Index, folders_of, index, open_source
 from vistune.data.loader import (
     Background,
     Interrupted,
@@ -13,19 +13,16 @@ from vistune.data.loader import (
     never_stop,
     wait_for,
 )
-from vistune.data.near_duplicates import NearDuplicates, find_near_duplicates
+from vistune.data.near_duplicates import find_near_duplicates
 from vistune.data.packing import StagePlan, epoch_size, plan_epoch, plan_stage, steps_of
 from vistune.data.selection import (
     SampleSequence,
     SelectionRules,
     all_samples,
     image_files_of,
-    known_kinds,
-    refuse_unknown_kinds,
     select_records,
 )
-from vistune.data.shards import ShardStream, list_shards
-from vistune.data.split import images_in, split_validation, training_part, validation_part
+from vistune.data.shards import ShardStream
 from vistune.data.stream import UNREAD, ShardLoader, read_window
 
 __all__ = [
@@ -35,7 +32,6 @@ __all__ = [
     "Index",
     "Interrupted",
     "Loader",
-    "NearDuplicates",
     "PixelCache",
     "Prefetch",
     "SampleSequence",
@@ -47,25 +43,17 @@ __all__ = [
     "StagePlan",
     "all_samples",
     "check",
-    "data_path",
     "epoch_size",
     "find_near_duplicates",
     "folders_of",
     "image_files_of",
-    "images_in",
     "index",
-    "known_kinds",
-    "list_shards",
     "never_stop",
     "open_source",
     "plan_epoch",
     "plan_stage",
     "read_window",
-    "refuse_unknown_kinds",
     "select_records",
-    "split_validation",
     "steps_of",
-    "training_part",
-    "validation_part",
     "wait_for",
 ]

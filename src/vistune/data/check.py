@@ -203,7 +203,7 @@ def shown_images(files: Sequence[Index]) -> dict[Path, ShownImage]:
     """Return every image file that good records show, in the order of the records."""
     images: dict[Path, ShownImage] = {}
     for file in files:
-        paths = [Path(str(file.folders.find(name, file.data.name, "image").source)) for name in file.names]
+        paths = [Path(file.image_path(name)) for name in file.names]
         records = np.repeat(np.arange(len(file)), file.columns["images"])
         for record, name_index in zip(records.tolist(), file.shown.tolist(), strict=True):
             image = images.setdefault(paths[name_index], ShownImage(file.names[name_index], file, record))

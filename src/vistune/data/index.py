@@ -140,6 +140,10 @@ class Index:
         of_file = Counter(self.data.unread or {})  # columns and members of the user's file
         return unread_fields(self.data.name, of_file + Counter(self.unread), names_to_suggest())
 
+    def image_path(self, name: str) -> str:
+        """Return the file of an image that a record names."""
+        return str(self.folders.find(name, self.data.name, "image").source)
+
     def location(self, record: int) -> str:
         """Return the location of a record in the user's file."""
         return self.data.location(*self.at(record))

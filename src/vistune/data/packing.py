@@ -10,7 +10,7 @@ import hashlib
 import math
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count, islice
 
 import numpy as np
@@ -45,11 +45,20 @@ class StagePlan:
     def digest(self) -> str:
         return hashlib.sha256(repr(self.steps).encode()).hexdigest()
 
+    def of_data(self, checksum: str) -> StagePlan:
+        """Return the plan with a checksum of its samples, by which changed data of the same lengths are noticed."""
+        return replace(self, made_from={**self.made_from, "data": checksum})
+
+
+def rng_of(*numbers: int) -> np.random.Generator:
+    """Return a generator that depends on these numbers only, on every machine."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(numbers)))
+
 
 def shuffled(samples: int, *, seed: int, epoch: int) -> list[int]:
     """Return the sample order of one epoch."""
-    order = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch]))).permutation(samples)
-    return [int(index) for index in order]
+    order: list[int] = rng_of(seed, epoch).permutation(samples).tolist()
+    return order
 
 
 def pack(indices: Sequence[int], lengths: Sequence[int], tokens_per_row: int) -> Step:
@@ -131,8 +140,7 @@ def epoch_samples(mixture: Mixture, *, seed: int, epoch: int) -> np.ndarray:
     for number, (samples, weight) in enumerate(mixture):
         indices = np.arange(begin, begin + samples)
         whole, extra = _times(samples, weight)
-        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch, number])))
-        parts += [np.resize(indices, whole), np.sort(rng.permutation(indices)[:extra])]
+        parts += [np.resize(indices, whole), np.sort(rng_of(seed, epoch, number).permutation(indices)[:extra])]
         begin += samples
     return np.concatenate(parts)
 
@@ -169,14 +177,10 @@ def plan_stage(
     tokens_per_row: int,
     steps: int,
     seed: int,
-    content: str = "",
     tokens_per_step: int | None = None,
     mixture: Mixture | None = None,
 ) -> StagePlan:
-    """Plan `steps` steps, epoch after epoch. No sample may be longer than a packed row.
-
-    `content`: a checksum of the samples, so that changed data are noticed even if all lengths are the same.
-    """
+    """Plan `steps` steps, epoch after epoch. No sample may be longer than a packed row."""
     if not lengths:
         raise DataError("no samples to train on", "check the recipe's data and kinds")
     if max(lengths) > tokens_per_row:
@@ -186,7 +190,7 @@ def plan_stage(
     sizes = {"samples_per_step": samples_per_step, "tokens_per_row": tokens_per_row, "seed": seed}
     sizes |= {} if tokens_per_step is None else {"tokens_per_step": tokens_per_step}
     endless = chain.from_iterable(plan_epoch(lengths, epoch=epoch, mixture=mixture, **sizes) for epoch in count())
-    made_from: dict[str, int | str] = {"samples": len(lengths), "steps": steps, "data": content, **sizes}
+    made_from: dict[str, int | str] = {"samples": len(lengths), "steps": steps, "data": "", **sizes}
     if mixture is not None:
         made_from["mixture"] = repr([weight for _, weight in mixture])
     return StagePlan(tuple(islice(endless, steps)), made_from, lengths)

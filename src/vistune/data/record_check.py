@@ -29,7 +29,7 @@ from vistune.records import (
     read_sample,
     shown,
 )
-from vistune.types import IGNORE, IMAGE_ID, Reject
+from vistune.types import IMAGE_ID, Reject
 
 RECORDS_PER_TASK = 500  # records that a process is given at once
 COMPARED_FIELDS = ("image", "images", "system", *FORMS)  # records are equal if these fields are equal
@@ -98,10 +98,9 @@ class RecordChecker:
         try:
             encoded = self.processor.encode_ids(sample)
             slots = sum(encoded.slots)
-            supervised = len(encoded.labels) - 1 - encoded.labels[1:].count(IGNORE)  # nothing predicts the first token
             if (marks := encoded.ids.count(IMAGE_ID)) != slots:
                 raise DataError(f"{location}: {marks} image tokens for {slots} image features", "report this record")
-            if supervised == 0:
+            if not (supervised := encoded.supervised):
                 raise DataError(f"{sample.origin}: no token is supervised", "give it an answer")
         except DataError as error:
             return Fault(Reject(sample.id, sample.origin, "bad_tokens", str(error)), kind, error, at)

@@ -16,6 +16,7 @@ from typing import overload
 import numpy as np
 
 from vistune.data.index import Index, folders_of, index, open_source
+from vistune.data.packing import rng_of
 from vistune.data.record_check import Fault
 from vistune.errors import DataError
 from vistune.processor import Processor
@@ -23,7 +24,7 @@ from vistune.processor.tokens import Encoded
 from vistune.progress import Progress, no_progress
 from vistune.recipe import DataSource, Stage, Take
 from vistune.records import DataFile, ImageFolders, RecordError
-from vistune.types import IGNORE, Reject, Sample
+from vistune.types import Reject, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +132,7 @@ def _take(
     if take.which == "last":
         records = records[-take.rows :]
         return records, [fault for fault in faults if fault.at > file.at(records[0])]
-    rng = np.random.Generator(np.random.PCG64(seed))
-    return np.sort(rng.permutation(records)[: take.rows]), faults
+    return np.sort(rng_of(seed).permutation(records)[: take.rows]), faults
 
 
 def known_kinds(file: Index) -> list[str]:
@@ -149,8 +149,7 @@ def without_kind(file: Index, selected_kinds: Sequence[str]) -> list[Fault]:
             f"is missing, but the recipe selects {', '.join(selected_kinds)}",
             "add `kind` to the records, or set the stage's kinds to null",
         )
-        reject = Reject(file.sample(record).id, file.location(record), error.reason, str(error))
-        faults.append(Fault(reject, "", error, file.at(record)))
+        faults.append(_fault(file, record, error.reason, error))
     return faults
 
 
@@ -166,14 +165,18 @@ def too_long(file: Index, tokens_per_row: int | None) -> list[Fault]:
     """Return a fault for every sample that is longer than a packed row and cannot be cut."""
     faults = []
     for record in np.flatnonzero(file.lengths > (tokens_per_row or np.inf)).tolist():
-        location, kind = file.location(record), file.kinds[file.columns["kind"][record]]
         error = DataError(
-            f"{location}: {file.lengths[record]} tokens do not fit a row of {tokens_per_row}",
+            f"{file.location(record)}: {file.lengths[record]} tokens do not fit a row of {tokens_per_row}",
             "raise the stage's tokens_per_row, or shorten the sample",
         )
-        reject = Reject(file.sample(record).id, location, "too_long", str(error))
-        faults.append(Fault(reject, kind, error, file.at(record)))
+        faults.append(_fault(file, record, "too_long", error))
     return faults
+
+
+def _fault(file: Index, record: int, reason: str, error: DataError) -> Fault:
+    """Return the fault of a record that is good by itself but does not fit the recipe."""
+    reject = Reject(file.sample(record).id, file.location(record), reason, str(error))
+    return Fault(reject, file.kinds[file.columns["kind"][record]], error, file.at(record))
 
 
 def shorten(file: Index, processor: Processor, tokens_per_row: int | None) -> Index:
@@ -194,7 +197,7 @@ def shorten(file: Index, processor: Processor, tokens_per_row: int | None) -> In
             continue
         encoded = _encode(sample, kept, processor)
         cut[record], lengths[record] = kept, len(encoded.ids)
-        columns["supervised"][record] = _supervised(encoded)
+        columns["supervised"][record] = encoded.supervised
         columns["text_tokens"][record] = len(encoded.ids) - sum(encoded.slots)
         location = file.location(record)
         detail = (
@@ -211,16 +214,11 @@ def _messages_that_fit(sample: Sample, processor: Processor, tokens_per_row: int
     ends = range(skipped + 2, len(sample.messages), 2)
     # The template writes the end of an answer: turns followed by another turn are never shorter than alone.
     fitting = bisect_right(ends, tokens_per_row, key=lambda end: len(_encode(sample, end, processor).ids))
-    return ends[fitting - 1] if fitting and _supervised(_encode(sample, ends[fitting - 1], processor)) else 0
+    return ends[fitting - 1] if fitting and _encode(sample, ends[fitting - 1], processor).supervised else 0
 
 
 def _encode(sample: Sample, messages: int, processor: Processor) -> Encoded:
     return processor.encode_ids(replace(sample, messages=sample.messages[:messages]))
-
-
-def _supervised(encoded: Encoded) -> int:
-    """Return the number of supervised tokens; nothing predicts the first token."""
-    return len(encoded.labels) - 1 - encoded.labels[1:].count(IGNORE)
 
 
 class SampleSequence(Sequence[Sample]):

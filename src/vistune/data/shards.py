@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from vistune.data.loader import Interrupted
-from vistune.data.packing import PackedRow, StagePlan, pack
+from vistune.data.packing import PackedRow, StagePlan, pack, rng_of
 from vistune.errors import DataError, DiskError, RecipeError, VistuneError
 from vistune.records import DataFile, columns_read, kind_of_file, needs_unpacking, unpack, unpacked_in
 
@@ -94,13 +94,12 @@ class ShardStream:
     def rows_of(self, lane: int, window: int, lengths: Sequence[int]) -> list[PackedRow]:
         """Pack a window's samples best-fit and shuffle the rows, so that long rows do not come together."""
         rows = pack(range(len(lengths)), lengths, self.tokens_per_row)
-        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, lane, window])))
-        return [rows[k] for k in rng.permutation(len(rows))]
+        return [rows[k] for k in rng_of(self.seed, lane, window).permutation(len(rows))]
 
 
 @lru_cache(maxsize=2)
 def _epoch_order(shards: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch]))).permutation(shards)
+    return rng_of(seed, epoch).permutation(shards)
 
 
 def list_shards(patterns: Sequence[str]) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ def validation_part(selection: Selection, validation: np.ndarray) -> Selection:
 def images_in(selections: Sequence[Selection]) -> set[str]:
     """Return the files of all images that the selected records show."""
     return {
-        str(selection.index.folders.find(name, selection.index.data.name, "image").source)
+        selection.index.image_path(name)
         for selection in selections
         for names in _image_names(selection)
         for name in names
@@ -63,7 +63,7 @@ def _group_keys(selection: Selection, groups: DisjointSets, names: dict[str, str
             continue
         keys = []
         for name in shown:
-            key = f"picture {file.folders.find(name, file.data.name, 'image').source}"
+            key = f"picture {file.image_path(name)}"
             names[key] = min(f"picture {name}", names.get(key, f"picture {name}"))
             groups.add(key)
             keys.append(key)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vistune.data.packing import StagePlan, epoch_size, plan_stage, steps_of
+from vistune.data.packing import StagePlan, epoch_size, plan_stage, rng_of, steps_of
 from vistune.data.selection import (
     SampleSequence,
     Selection,
@@ -185,14 +185,12 @@ def _plan(recipe: Recipe, data: _StageData, number: int, splits: list[np.ndarray
         "mixture": None if set(data.weights) == {1.0} else mixture,
     }
     steps = stage.steps or steps_of(stage.epochs or 1, lengths, **sizes)
-    plan = plan_stage(
-        lengths, tokens_per_row=stage.tokens_per_row, steps=steps, content=content.hexdigest()[:16], **sizes
-    )
+    plan = plan_stage(lengths, tokens_per_row=stage.tokens_per_row, steps=steps, **sizes)
     return PlannedStage(
         stage,
         SampleSequence([(selection.index, selection.records) for selection in selections]),
         data.processor,
-        plan,
+        plan.of_data(content.hexdigest()[:16]),
         validation=_validation_set(recipe, data, splits),
         remarks=_remarks([*selections, *data.validation]),
     )
@@ -275,8 +273,7 @@ def _validation_set(recipe: Recipe, data: _StageData, splits: list[np.ndarray] |
             f"stage {stage.name}: validation has no record", "raise validation.share, or name files in its `data`"
         )
     if len(chosen) > validation.rows:
-        rng = np.random.Generator(np.random.PCG64(recipe.seed))
-        chosen = [chosen[k] for k in sorted(rng.permutation(len(chosen))[: validation.rows].tolist())]
+        chosen = [chosen[k] for k in sorted(rng_of(recipe.seed).permutation(len(chosen))[: validation.rows].tolist())]
     parts = [
         (selection.index, np.array([record for k, record in chosen if k == number], np.int64))
         for number, selection in enumerate(selections)

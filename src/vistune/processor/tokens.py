@@ -40,6 +40,11 @@ class Encoded:
     images: list[ImageRef] = field(default_factory=list)
     slots: list[int] = field(default_factory=list)
 
+    @property
+    def supervised(self) -> int:
+        """The number of supervised tokens; nothing predicts the first token."""
+        return len(self.labels) - 1 - self.labels[1:].count(IGNORE)
+
     def add(self, ids: Sequence[int], supervised: bool) -> None:
         self.ids += ids
         self.labels += ids if supervised else [IGNORE] * len(ids)
