@@ -27,16 +27,10 @@ from vistune.processor.images import load_bytes, read_image
 from vistune.progress import Progress, no_progress
 from vistune.recipe import DataSource
 from vistune.records import UnreadField
-from vistune.records.image_files import DAMAGE
+from vistune.records.image_files import DAMAGE, FORMAT_SUFFIXES
 from vistune.types import Reject
 
 WORST_FOLDERS = 5  # folders with the most missing images that are named
-SUFFIXES: Mapping[str, tuple[str, ...]] = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
-    "PNG": (".png", ".apng"),
-    "WEBP": (".webp",),
-    "GIF": (".gif",),
-}
 NAMED_IMAGES = 5  # images of a group that one note names
 
 
@@ -237,7 +231,7 @@ def audit_images(images: Mapping[Path, ShownImage], progress: Progress) -> tuple
                 others = f" ({image.uses - 1} more uses)" if image.uses > 1 else ""
                 faults.append(image.reject("bad_picture", f"{audit.fault}{others}"))
                 continue
-            if path.suffix.lower() not in SUFFIXES.get(audit.format, ()):
+            if path.suffix.lower() not in FORMAT_SUFFIXES.get(audit.format, ()):
                 problem = f"{image.name!r} is a {audit.format} file and is read as one"
                 notes.append(image.reject("wrong_suffix", problem))
             same_bytes[audit.digest].append(path)

@@ -8,7 +8,13 @@ import zlib
 
 from PIL import Image
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF")  # Pillow's names
+FORMAT_SUFFIXES = {  # by Pillow's name; files are written with the first suffix
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+}
+FORMATS = tuple(FORMAT_SUFFIXES)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 LARGEST_PIXELS = 40_000_000
 # What Pillow raises on damaged files; LookupError and struct.error are its own slips on what should be there.

@@ -20,13 +20,12 @@ from pathlib import Path
 from vistune.files import committed_folder, own_code, read_json, user_cache, write_json
 from vistune.records.conversations import FORMS, MARKER
 from vistune.records.errors import RecordError, location_of, restored
-from vistune.records.image_files import HEAD, format_of
+from vistune.records.image_files import FORMAT_SUFFIXES, HEAD, format_of
 from vistune.records.json_text import Record
 from vistune.records.reading import TARS, kind_of_file, open_file, open_text, read_records
 from vistune.records.tables import read_parquet
 from vistune.records.tar import read_tar
 
-SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif"}
 LINES, IMAGES, ABOUT = "records.jsonl", "images", "about.json"
 BAD = "__error__"  # the only field of the line for a bad record
 
@@ -180,7 +179,8 @@ def _without_bytes(value: object, folder: Path) -> object:
 
 def write_image(content: bytes, folder: Path) -> str:
     """Write an image to `folder` under the name of its hash. Return the file's name."""
-    suffix = SUFFIXES.get(format_of(content[:HEAD]) or "", ".bin")
+    form = format_of(content[:HEAD])
+    suffix = FORMAT_SUFFIXES[form][0] if form else ".bin"
     file = folder / f"{hashlib.sha256(content).hexdigest()[:32]}{suffix}"
     if not file.exists():
         file.write_bytes(content)
