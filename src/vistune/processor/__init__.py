@@ -2,7 +2,7 @@
 
 from vistune.processor.images import LARGEST_FILE_BYTES, load_bytes, open_image
 from vistune.processor.processor import Processor, blank_batch, collate
-from vistune.processor.templates import chat_template, template_named, templates
+from vistune.processor.templates import chat_template, templates
 from vistune.processor.tiles import View, load_tiles, views_of
 from vistune.processor.tokenizer_files import TokenizerLike, load_tokenizer, save_tokenizer
 
@@ -19,7 +19,6 @@ __all__ = [
     "load_tokenizer",
     "open_image",
     "save_tokenizer",
-    "template_named",
     "templates",
     "views_of",
 ]

@@ -47,11 +47,12 @@ Style = Callable[[str, Turns], list[Piece]]
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A style, the default system sentence, and what ends an answer."""
+    """A style, the default system sentence, the style's file in chat_templates/, and the end of an answer."""
 
     name: str
     style: Style
     system: str
+    jinja: str
     end: Control | TextPiece = Control(EOS)
 
     def render(self, messages: Sequence[Message], *, origin: str = "") -> list[Piece]:
@@ -181,32 +182,16 @@ def templates() -> Mapping[str, Template]:
     """Return all templates by name."""
     strings = system_strings()
     listed = (
-        Template("plain", _plain, "", end=TextPiece("\n")),
-        Template("v0", _vicuna_v0, strings["v0"], end=TextPiece("###")),
-        Template("v1", _vicuna, strings["v1"]),
-        Template("llama_2", _llama_2, strings["llama_2"]),
-        Template("llava_llama_2", _llama_2, strings["llava_llama_2"]),
-        Template("mistral", _llama_2, ""),
-        Template("chatml", _chatml, "You are a helpful assistant.", end=Control("<|im_end|>")),
-        Template("llama_3", _llama_3, "", end=Control("<|eot_id|>")),
+        Template("plain", _plain, "", "plain", end=TextPiece("\n")),
+        Template("v0", _vicuna_v0, strings["v0"], "v0", end=TextPiece("###")),
+        Template("v1", _vicuna, strings["v1"], "v1"),
+        Template("llama_2", _llama_2, strings["llama_2"], "llama_2"),
+        Template("llava_llama_2", _llama_2, strings["llava_llama_2"], "llama_2"),
+        Template("mistral", _llama_2, "", "llama_2"),
+        Template("chatml", _chatml, "You are a helpful assistant.", "chatml", end=Control("<|im_end|>")),
+        Template("llama_3", _llama_3, "", "llama_3", end=Control("<|eot_id|>")),
     )
     return {template.name: template for template in listed}
-
-
-def template_named(name: str) -> Template:
-    return lookup(name, templates(), "template")
-
-
-JINJA_STYLES = {  # template -> its file in chat_templates/
-    "plain": "plain",
-    "v0": "v0",
-    "v1": "v1",
-    "llama_2": "llama_2",
-    "llava_llama_2": "llama_2",
-    "mistral": "llama_2",
-    "chatml": "chatml",
-    "llama_3": "llama_3",
-}
 
 
 def chat_template(name: str, *, tokenization: str, begin: str = "<s>", spaced: bool = True, hides: bool = True) -> str:
@@ -228,16 +213,16 @@ def chat_template(name: str, *, tokenization: str, begin: str = "<s>", spaced: b
     Raises:
         RecipeError: If there is no template of this name.
     """
-    style = lookup(name, JINJA_STYLES, "chat template")
+    template = lookup(name, templates(), "chat template")
     values = {
         "begin": begin,
         "lead": " " if begin and spaced else "",
         "picture": "<image>",
         "gap": " " if spaced and tokenization == "chunks" else "",
         "again": " " if hides and tokenization == "chunks" else "",
-        "system": templates()[name].system,
+        "system": template.system,
     }
-    return _jinja_source(values, "parts", style)
+    return _jinja_source(values, "parts", template.jinja)
 
 
 def taking_parts(source: str, string_roles: Collection[str]) -> str:
