@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from vistune.data.selection import all_samples
 from vistune.errors import DataError
-from vistune.processor import Processor, load_tokenizer
+from vistune.processor import Processor, TokenizerLike, load_tokenizer
 from vistune.progress import OnMessage, ignore_message
 from vistune.recipe import DataSource, source_of
 from vistune.records import lines_of
@@ -38,7 +39,7 @@ def text_processor(template: str = "v1", tokenizer: str = "builtin") -> Processo
     return Processor(loaded, Spec(1, 1, len(loaded), 1, 2, half, half, "identity", template, tokenization="chunks"))
 
 
-def label_runs(encoded: dict[str, Any], tokenizer: Any) -> list[tuple[bool, str]]:
+def label_runs(encoded: Mapping[str, Any], tokenizer: TokenizerLike) -> list[tuple[bool, str]]:
     """Return (supervised, text) of a sample from `Processor.shown`, in order; an image is a run of its own."""
     runs: list[tuple[bool, list[int]]] = []
     for token, label in zip(encoded["input_ids"], encoded["labels"], strict=True):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -141,16 +141,11 @@ class Processor:
         side = self.spec.image_side
         tiles = [pixels(image, self.spec) for image in encoded.images]
         images = torch.cat(tiles) if tiles else torch.zeros((0, 3, side, side), dtype=torch.uint8)
-        slots = self._slots(encoded.images, tiles) if self.spec.image_mode == "anyres" and tiles else None
+        slots = None
+        if self.spec.image_mode == "anyres":
+            of_images = (anyres_slots(image_size(image), self.spec) for image in encoded.images)
+            slots = _joined_slots(zip(of_images, map(len, tiles), strict=True))
         return Example(torch.tensor(encoded.ids), torch.tensor(encoded.labels), images, slots)
-
-    def _slots(self, images: Sequence[ImageRef], tiles: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the images' slots (slots, 2), tiles counted over all of them."""
-        slots, before = [], 0
-        for image, image_tiles in zip(images, tiles, strict=True):
-            slots.append(shift_tiles(anyres_slots(image_size(image), self.spec), before))
-            before += len(image_tiles)
-        return torch.cat(slots)
 
     def shown(self, sample: Sample) -> dict[str, Any]:
         """Return id, input_ids and labels as `vistune show --json` prints them: one -200 per image."""
@@ -212,12 +207,13 @@ def read_spec_file(path: Path) -> Spec:
     """Read a spec.json. Raises DataError if it is not a spec."""
     tree = read_json(path)
     try:
-        return Spec(**{key: _tuples(value) for key, value in tree.items()})
+        fields: dict[str, Any] = {key: _tuples(value) for key, value in tree.items()}
+        return Spec(**fields)
     except TypeError as error:
         raise DataError(f"{path}: not a vistune spec: {error}", f"keys seen: {json.dumps(sorted(tree))}") from None
 
 
-def _tuples(value: Any) -> Any:
+def _tuples(value: object) -> object:
     """Convert JSON lists to tuples, at every level."""
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
@@ -239,7 +235,7 @@ def collate(examples: Sequence[Example], ids: Sequence[str] = ()) -> Batch:
         images=torch.cat(images) if images else blank,
         supervised=int(supervised.sum()),
         ids=tuple(ids),
-        slots=_slots(examples),
+        slots=_joined_slots((example.slots, len(example.images)) for example in examples),
     )
 
 
@@ -255,11 +251,11 @@ def blank_batch(side: int) -> Batch:
     )
 
 
-def _slots(examples: Sequence[Example]) -> torch.Tensor | None:
-    """Return the examples' slots with tiles counted over the row; None if every patch of every tile has its slot."""
+def _joined_slots(parts: Iterable[tuple[torch.Tensor | None, int]]) -> torch.Tensor | None:
+    """Join slots, given with their number of tiles, which are counted over all parts; None if no part has slots."""
     slots, tiles = [], 0
-    for example in examples:
-        if example.slots is not None:
-            slots.append(shift_tiles(example.slots, tiles))
-        tiles += len(example.images)
+    for part, count in parts:
+        if part is not None:
+            slots.append(shift_tiles(part, tiles))
+        tiles += count
     return torch.cat(slots) if slots else None

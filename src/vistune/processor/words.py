@@ -16,6 +16,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
+from tokenizers.normalizers import Normalizer
+from tokenizers.pre_tokenizers import PreTokenizer
 
 CUT = re.compile(r"(?<=[^\s▁]) (?=\S)")
 MERGED = re.compile("[^▁]▁")  # in a token: text on both sides of a cut
@@ -85,7 +87,7 @@ def _never_merges_across(tokenizer: Tokenizer, model: BPE) -> bool:
     return replaces and "▁" in vocabulary and not any(map(MERGED.search, vocabulary))
 
 
-def _steps(component: Any, name: str) -> list[Mapping[str, Any]]:
+def _steps(component: Normalizer | PreTokenizer | None, name: str) -> list[Mapping[str, Any]]:
     """Return the steps of a normalizer or pre-tokenizer in order, as tokenizer.json writes them."""
     if component is None:
         return []
