@@ -8,7 +8,8 @@ from io import BytesIO
 import pytest
 
 from vistune.errors import DataError
-from vistune.records.json_text import CHUNK_BYTES, LARGEST_WINDOW_BYTES, read_json
+from vistune.records.json_text import read_json
+from vistune.records.json_window import CHUNK_BYTES, LARGEST_WINDOW_BYTES
 
 
 class Counting(BytesIO):

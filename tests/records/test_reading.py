@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from vistune.errors import DataError
 from vistune.records import Record, RecordError, TableFormat, read_records, read_values
-from vistune.records.json_text import CHUNK_BYTES
+from vistune.records.json_window import CHUNK_BYTES
 
 TEXT = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0\r"), max_size=30)
 RECORDS = st.lists(st.fixed_dictionaries({"id": TEXT, "caption": TEXT}), min_size=1, max_size=6)

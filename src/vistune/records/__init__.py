@@ -13,6 +13,7 @@ from vistune.records.conversations import (
     split_markers,
 )
 from vistune.records.errors import (
+    Record,
     RecordError,
     UnreadField,
     count_unread,
@@ -25,7 +26,6 @@ from vistune.records.errors import (
     unread_fields,
 )
 from vistune.records.images import ImageFolders
-from vistune.records.json_text import Record
 from vistune.records.reading import SUFFIXES, kind_of_file, open_file, read_records, read_values
 from vistune.records.samples import (
     images_in_place,

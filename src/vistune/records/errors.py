@@ -1,4 +1,4 @@
-"""Errors about a record, and the fields of records that vistune does not read.
+"""A record of a file, errors about it, and fields that vistune does not read.
 
 An error is `file:location:field: problem`, with a hint on how to fix it. Unread fields are counted, and each is
 reported once with its count: records -> Counter of unread fields -> one UnreadField each, printed as a line or as JSON.
@@ -27,6 +27,23 @@ def location_of(file: object, number: int, nth: int = 0) -> str:
     - `shard.tar:key`: the sample with that key in a tar shard
     """
     return f"{file}:{number}[{nth}]" if nth else f"{file}:{number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record of a file: its location, and its value or its error.
+
+    `number`, `nth`: the numbers in `location` (`location_of`). `begin`, `size`, `crc`: the record's
+    byte range and CRC-32, to read it again; -1 if the record cannot be read separately.
+    """
+
+    location: str
+    value: object
+    number: int = 0
+    nth: int = 0
+    begin: int = -1
+    size: int = 0
+    crc: int = 0
 
 
 class RecordError(DataError):

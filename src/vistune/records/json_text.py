@@ -7,40 +7,15 @@ from __future__ import annotations
 
 import codecs
 import json
-import math
-import re
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import count
 from typing import IO, Any
 
 from vistune.errors import DataError
-from vistune.records.errors import RecordError, location_of, shown
-
-LARGEST_RECORD_BYTES = 16 * 2**20  # of JSON; images are in files of their own
-LARGEST_WINDOW_BYTES = 4 * LARGEST_RECORD_BYTES  # a longer value is taken for a broken list
-CHUNK_BYTES = 1 << 20  # read at once of a list
-_SPACE = re.compile(r"[ \t\n\r]*")
-_BETWEEN = re.compile(r"[ \t\n\r]*(,?)[ \t\n\r]*")
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One record of a file: its location, and its value or its error.
-
-    `number`, `nth`: the numbers in `location` (errors.location_of). `begin`, `size`, `crc`: the record's
-    byte range and CRC-32, to read it again; -1 if the record cannot be read separately.
-    """
-
-    location: str
-    value: object
-    number: int = 0
-    nth: int = 0
-    begin: int = -1
-    size: int = 0
-    crc: int = 0
+from vistune.records.errors import Record, RecordError, location_of, shown
+from vistune.records.json_window import LARGEST_RECORD_BYTES, JsonValues, JsonWindow, after_space
 
 
 def read_json(
@@ -64,17 +39,26 @@ def read_json(
         raise DataError(f"{name}: is empty", "give a file with at least one record")
     file.seek(mark)
     if first == b"[":
-        yield from _list_records(_Window(file, name, mark))
+        yield from _list_records(JsonWindow(file, name, mark))
         return
     if first == b"{" and (parsed := _one_object(file, name, mark)) is not None:
         tree, content = parsed
-        if by_id is not None and not _lists(tree, own_fields) and not any(field in tree for field in own_fields):
-            yield from _map_records(content, name, mark, by_id)
-            return
-        if unread is not None and not _is_record(tree, own_fields):
-            lists = _lists(tree, own_fields)
-            unread.update(key for key in tree if key not in lists)
-        yield from _object_records(tree, content, name, mark, own_fields)
+        window = JsonWindow(None, name, mark, content)
+        lists, has_own_field = _lists(tree, own_fields), not tree.keys().isdisjoint(own_fields)
+        if by_id is not None and not lists and not has_own_field:
+            yield from _map_records(window, by_id)
+        elif not own_fields or has_own_field or not lists:
+            if own_fields and not has_own_field and "\n" in content.strip():
+                fields = ", ".join(list(tree)[:10])
+                raise DataError(
+                    f"{name}: is one JSON object ({fields}) in which no list holds the records",
+                    f"write a list of records, or JSON lines; a record has one of {', '.join(own_fields)}",
+                )
+            yield _only_record(window)
+        else:
+            if unread is not None:
+                unread.update(key for key in tree if key not in lists)
+            yield from _wrapped_records(window, lists)
         return
     file.seek(mark)
     yield from _line_records(file, mark, name)
@@ -113,8 +97,8 @@ def _line_records(file: IO[bytes], mark: int, name: str) -> Iterator[Record]:
 def _line_value(content: bytes, values: JsonValues, location: str) -> object:
     try:
         line = content.decode()
-        value, end = values.at(line, _after_space(line, 0), location)
-        if _after_space(line, end) < len(line):
+        value, end = values.at(line, after_space(line, 0), location)
+        if after_space(line, end) < len(line):
             return RecordError(
                 location, "", f"not JSON: more text after the value, at column {end + 1}", "write one record per line"
             )
@@ -127,94 +111,7 @@ def _line_value(content: bytes, values: JsonValues, location: str) -> object:
         return RecordError(location, "", f"not JSON at column {error.colno}: {error.msg}", "correct or remove the line")
 
 
-class _Window:
-    """The part of a JSON text that is in memory; `byte` and `line` give the position of `at` in the file."""
-
-    def __init__(self, file: IO[bytes] | None, name: str, byte: int, text: str = "", line: int = 1) -> None:
-        self.file, self.name = file, name
-        self.decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
-        self.text, self.at = text, 0
-        self.byte, self.line = byte, line
-        self.chunk_bytes = CHUNK_BYTES
-
-    def next_character(self) -> str:
-        """Skip white space. Return the next character without consuming it, or "" at the end."""
-        while True:
-            if (end := _after_space(self.text, self.at)) > self.at:
-                self.skip(end - self.at)
-            if self.at < len(self.text):
-                return self.text[self.at]
-            if not self.read_on():
-                return ""
-
-    def next_separator(self) -> bool:
-        """Skip white space and at most one comma. Return whether there was a comma."""
-        seen = False
-        while True:
-            separator = _BETWEEN.match(self.text, self.at)
-            assert separator is not None  # the pattern also matches the empty string
-            end = separator.start(1) if seen else separator.end()  # a second comma is not consumed
-            seen = seen or bool(separator[1])
-            self.skip(end - self.at)
-            if self.at < len(self.text) or not self.read_on():
-                return seen
-
-    def skip(self, length: int) -> None:
-        """Consume white space or punctuation, one byte per character."""
-        self.line += self.text.count("\n", self.at, self.at + length)
-        self.byte += length
-        self.at += length
-
-    def take(self, length: int) -> tuple[int, int, int | None]:
-        """Consume a value of `length` characters.
-
-        Returns: Its size in bytes, its CRC-32, and the index of its first byte that is not UTF-8 (None: all are).
-        """
-        taken = self.text[self.at : self.at + length]
-        bad_byte = None
-        try:
-            content = taken.encode()
-        except UnicodeEncodeError as error:  # `surrogateescape` stands for bytes that are not UTF-8
-            content = taken.encode(errors="surrogateescape")
-            bad_byte = len(taken[: error.start].encode())
-        self.line += content.count(b"\n")
-        self.byte += len(content)
-        self.at += length
-        return len(content), zlib.crc32(content), bad_byte
-
-    def read_on(self) -> bool:
-        """Append the next piece of the file to `text`. Return False at the end of the file."""
-        if self.file is None:
-            return False
-        block = self.file.read(self.chunk_bytes)
-        piece = self.decoder.decode(block, final=not block)
-        self.text, self.at = self.text[self.at :] + piece, 0
-        return bool(block)
-
-    def value(self, values: JsonValues, location: str) -> tuple[object, int]:
-        """The value at `at`, or a RecordError if it is invalid, and its length. Raises DataError."""
-        self.chunk_bytes = CHUNK_BYTES
-        while True:
-            fault: json.JSONDecodeError
-            try:
-                value, end = values.at(self.text, self.at, location)
-            except RecordError as error:
-                value, end = error, values.end
-            except json.JSONDecodeError as error:
-                value, end, fault = None, -1, error
-            if 0 <= end < len(self.text):  # otherwise a number may continue in the next piece
-                return value, end - self.at
-            line = self.line if end >= 0 else self.line + self.text.count("\n", self.at, max(fault.pos, self.at))
-            # An incomplete value looks like a broken one; only more text can tell them apart.
-            if len(self.text) - self.at < LARGEST_WINDOW_BYTES and self.read_on():
-                self.chunk_bytes *= 2
-                continue
-            if end >= 0:
-                return value, end - self.at
-            raise DataError(f"{self.name}:{line}: not JSON: {fault.msg}", "correct or remove the record")
-
-
-def _list_records(window: _Window, *, rest: bool = False) -> Iterator[Record]:
+def _list_records(window: JsonWindow, *, rest: bool = False) -> Iterator[Record]:
     """The records of the list that begins at the window. `rest`: whether text may follow the list."""
     values, name = JsonValues(), window.name
     window.next_character()
@@ -286,38 +183,26 @@ def _one_object(file: IO[bytes], name: str, mark: int) -> tuple[dict[str, Any], 
     return (value, content) if isinstance(value, dict) else None
 
 
-def _is_record(tree: Mapping[str, Any], own_fields: Collection[str]) -> bool:
-    return not own_fields or any(name in tree for name in own_fields) or not _lists(tree, own_fields)
-
-
 def _lists(tree: Mapping[str, Any], own_fields: Collection[str]) -> list[str]:
     """The fields that are lists of records, judged by the first entry of each list."""
     lists = [key for key, value in tree.items() if isinstance(value, list) and value and isinstance(value[0], dict)]
     return [key for key in lists if not set(own_fields).isdisjoint(tree[key][0])]
 
 
-def _object_records(
-    tree: dict[str, Any], content: str, name: str, mark: int, own_fields: Collection[str]
-) -> Iterator[Record]:
-    window = _Window(None, name, mark, content)
-    if _is_record(tree, own_fields):
-        if own_fields and not any(field in tree for field in own_fields) and "\n" in content.strip():
-            fields = ", ".join(list(tree)[:10])
-            raise DataError(
-                f"{name}: is one JSON object ({fields}) in which no list holds the records",
-                f"write a list of records, or JSON lines; a record has one of {', '.join(own_fields)}",
-            )
-        window.next_character()
-        location = location_of(name, window.line)
-        line, begin = window.line, window.byte
-        value, length = window.value(JsonValues(), location)
-        size, crc, _ = window.take(length)
-        yield Record(location, value, line, 0, begin, size, crc)
-        return
-    lists = _lists(tree, own_fields)
+def _only_record(window: JsonWindow) -> Record:
+    window.next_character()
+    location = location_of(window.name, window.line)
+    line, begin = window.line, window.byte
+    value, length = window.value(JsonValues(), location)
+    size, crc, _ = window.take(length)
+    return Record(location, value, line, 0, begin, size, crc)
+
+
+def _wrapped_records(window: JsonWindow, lists: list[str]) -> Iterator[Record]:
+    """The records of an object's only list of records."""
     if len(lists) > 1:
         raise DataError(
-            f"{name}: is one JSON object with {len(lists)} lists of records ({', '.join(lists)})",
+            f"{window.name}: is one JSON object with {len(lists)} lists of records ({', '.join(lists)})",
             "write the list that holds the records to a file of its own",
         )
     values = JsonValues()
@@ -325,10 +210,10 @@ def _object_records(
         if key == lists[0]:
             yield from _list_records(window, rest=True)
             return
-        window.take(window.value(values, name)[1])
+        window.take(window.value(values, window.name)[1])
 
 
-def _keys(window: _Window, values: JsonValues) -> Iterator[str]:
+def _keys(window: JsonWindow, values: JsonValues) -> Iterator[str]:
     """Yield the keys of the object that begins at the window; the caller must consume the value after each key."""
     window.next_character()
     window.skip(1)
@@ -343,19 +228,19 @@ def _keys(window: _Window, values: JsonValues) -> Iterator[str]:
         window.skip(1)  # the comma
 
 
-def _map_records(content: str, name: str, mark: int, by_id: tuple[str, str]) -> Iterator[Record]:
+def _map_records(window: JsonWindow, by_id: tuple[str, str]) -> Iterator[Record]:
     """The entries of an object of ids: `{"7": {…}}` as `{id: "7", …}`, `{"7": value}` as `{id: "7", text: value}`.
 
     `by_id`: the names of these two fields. A record whose id differs from its key is a RecordError, and so is a
     repeated key.
     """
-    window, values, field, other = _Window(None, name, mark, content), JsonValues(), *by_id
+    values, (field, other) = JsonValues(), by_id
     seen: set[str] = set()
     line_before, nth = 0, 0
     for key in _keys(window, values):
         line = window.line
         nth, line_before = nth + 1 if line == line_before else 0, line
-        location = location_of(name, line, nth)
+        location = location_of(window.name, line, nth)
         value, length = window.value(values, location)
         window.take(length)
         if isinstance(value, dict):
@@ -380,37 +265,3 @@ def _too_large(location: str) -> RecordError:
 
 def _not_utf8(location: str, byte: int) -> RecordError:
     return RecordError(location, "", f"not UTF-8 (byte {byte} of the record)", "save the file as UTF-8")
-
-
-def _after_space(text: str, at: int) -> int:
-    space = _SPACE.match(text, at)
-    assert space is not None  # the pattern also matches the empty string
-    return space.end()
-
-
-class JsonValues:
-    """Decode JSON values inside a longer text; refuse NaN, Infinity and numbers such as 1e999."""
-
-    def __init__(self) -> None:
-        self.constants: list[str] = []
-        self.decoder = json.JSONDecoder(parse_constant=self.constants.append, parse_float=self._number)
-        self.end = 0
-
-    def _number(self, digits: str) -> float:
-        number = float(digits)
-        if math.isinf(number):
-            self.constants.append(digits)
-        return number
-
-    def at(self, text: str, start: int, location: str) -> tuple[object, int]:
-        """The value that begins at `start`, and its end (also in `self.end`). Raises RecordError or JSONDecodeError."""
-        self.constants.clear()
-        try:
-            value, self.end = self.decoder.raw_decode(text, start)
-        except json.JSONDecodeError:
-            raise
-        except (RecursionError, ValueError) as error:  # endless nesting, or a number with thousands of digits
-            raise json.JSONDecodeError(str(error), text, start) from None
-        if self.constants:
-            raise RecordError(location, "", f"{self.constants[0][:20]} is not JSON", "write a number or null")
-        return value, self.end

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import IO
 
 from vistune.errors import DataError, VistuneError
-from vistune.records.json_text import Record, read_json
+from vistune.records.errors import Record
+from vistune.records.json_text import read_json
 from vistune.records.tables import BY_SUFFIX, TableFormat, read_parquet, read_table
 from vistune.records.tar import read_tar
 

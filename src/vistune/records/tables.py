@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from vistune.errors import DataError, RecipeError
-from vistune.records.errors import RecordError, location_of
-from vistune.records.json_text import Record
+from vistune.records.errors import Record, RecordError, location_of
 
 LARGEST_CELL = 1 << 28  # bytes; an image of a dozen megapixels as base64 is a tenth of that
 ROWS_AT_ONCE = 256  # of parquet; images may be in the rows

@@ -17,8 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from vistune.errors import DataError
-from vistune.records.errors import RecordError
-from vistune.records.json_text import Record
+from vistune.records.errors import Record, RecordError
 from vistune.records.tables import LARGEST_CELL
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")

@@ -19,9 +19,8 @@ from pathlib import Path
 
 from vistune.files import committed_folder, own_code, read_json, user_cache, write_json
 from vistune.records.conversations import FORMS, MARKER
-from vistune.records.errors import RecordError, location_of, restored
+from vistune.records.errors import Record, RecordError, location_of, restored
 from vistune.records.image_files import FORMAT_SUFFIXES, HEAD, format_of
-from vistune.records.json_text import Record
 from vistune.records.reading import TARS, kind_of_file, open_file, open_text, read_records
 from vistune.records.tables import read_parquet
 from vistune.records.tar import read_tar
