@@ -482,7 +482,7 @@ def export(
         quantize: Refused with what to do instead: no layout stores 4 or 8 bits.
     """
     from vistune.interop.export import export_model, refuse_quantised
-    from vistune.model.devices import named_dtype, resolve_device
+    from vistune.model.precision import named_dtype, resolve_device
     from vistune.runs.folder import find_model, is_vistune_folder
 
     precision = named_dtype(dtype)

@@ -22,8 +22,8 @@ from vistune.interop.writers import ExportedModel, hf_state, original_state, pef
 from vistune.model import VisionLanguageModel, add_adapters, build_projector
 from vistune.model.attention import register
 from vistune.model.lora import refuse_misfits, shape_of
-from vistune.model.spec import spec_of
 from vistune.model.vision import VisionTower
+from vistune.model.vlm import spec_of
 from vistune.recipe import Lora, Model
 from vistune.runs.checkpoint import language_state
 

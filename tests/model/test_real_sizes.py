@@ -14,8 +14,8 @@ from vistune.model import VisionLanguageModel, build_projector
 from vistune.model.attention import register
 from vistune.model.language import require_supported
 from vistune.model.lora import targets
-from vistune.model.spec import spec_of
 from vistune.model.vision import VisionTower
+from vistune.model.vlm import spec_of
 from vistune.recipe import Model
 
 CONFIGS = Path(__file__).parents[1] / "configs"

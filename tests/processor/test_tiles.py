@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers.image_processing_utils import select_best_resolution
 from transformers.models.llava_next.image_processing_pil_llava_next import LlavaNextImageProcessorPil
 
-from vistune.model.spec import default_canvases
+from vistune.model.vlm import default_canvases
 from vistune.processor import load_tiles, open_image
 from vistune.processor.images import LARGEST_ASPECT, LARGEST_SIDE, SMALLEST_SIDE, image_size
 from vistune.processor.tiles import NEWLINE, anyres_slots, choose_canvas, count_slots, slots_of

@@ -24,7 +24,7 @@ from vistune.evaluation.tasks.file import File
 from vistune.files import write_json
 from vistune.generation import Assistant
 from vistune.interop.load import load
-from vistune.model.devices import resolve_device
+from vistune.model.precision import resolve_device
 from vistune.progress import OnMessage, Progress, ignore_message, no_progress
 from vistune.recipe import Recipe
 from vistune.records import UnreadField, lines_of

@@ -13,8 +13,8 @@ from vistune.errors import CheckpointError
 from vistune.files import read_json
 from vistune.interop.build import SourceModel
 from vistune.interop.folders import by_part, read_config, read_tensors, readable_config, tokenizer_of
-from vistune.model.spec import spec_of
 from vistune.model.vision import has_class_token, image_rules
+from vistune.model.vlm import spec_of
 from vistune.recipe import Model
 
 CLASSES = ("LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration")

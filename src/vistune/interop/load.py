@@ -18,7 +18,7 @@ from vistune.generation import Assistant
 from vistune.interop import build, layouts
 from vistune.interop.build import SourceModel, build_model
 from vistune.model import VisionLanguageModel, read_spec
-from vistune.model.devices import resolve_device, resolve_dtype
+from vistune.model.precision import resolve_device, resolve_dtype
 from vistune.model.shapes import LanguageConfig, VisionConfig
 from vistune.processor import Processor, load_tokenizer
 from vistune.recipe import Model, Origin, Recipe, source_of

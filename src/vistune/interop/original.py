@@ -32,8 +32,8 @@ from vistune.interop.folders import (
 from vistune.model.lora import shape_of
 from vistune.model.peft_folder import read_adapters
 from vistune.model.shapes import LanguageConfig
-from vistune.model.spec import spec_of
 from vistune.model.vision import image_rules
+from vistune.model.vlm import spec_of
 from vistune.recipe import Model
 
 CLASSES = {  # the original's classes and the type of the language model inside

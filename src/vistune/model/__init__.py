@@ -1,22 +1,13 @@
 """Turn batches into hidden states: vision tower, projector, language model, attention, loss, adapters."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from vistune.registry import lazy_names
-
-if TYPE_CHECKING:
-    from vistune.model.cache import KVCache, Prefill, Prefix
-    from vistune.model.lora import add_adapters, load_adapters, merge_adapters
-    from vistune.model.loss import head_loss, next_token_loss, supervised_positions
-    from vistune.model.projectors import PROJECTORS, build_projector
-    from vistune.model.spec import read_spec
-    from vistune.model.vision import load_tower
-    from vistune.model.vlm import VisionLanguageModel, build
+from vistune.model.cache import KVCache, Prefill, Prefix
+from vistune.model.lora import add_adapters, load_adapters, merge_adapters
+from vistune.model.loss import head_loss, next_token_loss, supervised_positions
+from vistune.model.projectors import build_projector
+from vistune.model.vision import load_tower
+from vistune.model.vlm import VisionLanguageModel, build, read_spec
 
 __all__ = [
-    "PROJECTORS",
     "KVCache",
     "Prefill",
     "Prefix",
@@ -32,16 +23,3 @@ __all__ = [
     "read_spec",
     "supervised_positions",
 ]
-
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "cache": ("Prefill", "Prefix", "KVCache"),
-        "lora": ("add_adapters", "load_adapters", "merge_adapters"),
-        "loss": ("head_loss", "supervised_positions", "next_token_loss"),
-        "projectors": ("PROJECTORS", "build_projector"),
-        "vision": ("load_tower",),
-        "spec": ("read_spec",),
-        "vlm": ("VisionLanguageModel", "build"),
-    },
-)

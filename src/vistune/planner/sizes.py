@@ -24,8 +24,8 @@ from vistune.model.shapes import (
     language_shape,
     tower_shape,
 )
-from vistune.model.spec import spec_of
 from vistune.model.vision import layers_kept
+from vistune.model.vlm import spec_of
 from vistune.recipe import Lora, Model, Recipe, Stage
 from vistune.types import Spec
 

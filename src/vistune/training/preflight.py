@@ -17,9 +17,8 @@ from vistune.errors import RecipeError
 from vistune.files import scratch_folder, user_cache
 from vistune.interop.load import ParentModel, recipe_processor
 from vistune.model import VisionLanguageModel, add_adapters, build
-from vistune.model.devices import resolve_device
 from vistune.model.language import quantization
-from vistune.model.precision import matmul_precision
+from vistune.model.precision import matmul_precision, resolve_device
 from vistune.processor import Processor
 from vistune.progress import Progress, no_progress
 from vistune.recipe import Recipe, Stage
