@@ -1,7 +1,7 @@
 """Attention within documents, registered with transformers under the name `vistune`.
 
 With `starts`, each document of a packed row attends causally to itself: on a GPU one kernel computes all documents,
-elsewhere they are computed one after another. With `past` (cache.py), new tokens also attend to what was read before.
+elsewhere they are computed one after another. With `past` (cache.py), new tokens also attend to the tokens before them.
 transformers builds no mask for an attention function without a mask function, and passes further arguments through.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Protocol, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ MOST_SCORES = 2**26  # in memory at once where scores are computed explicitly
 
 
 class Past(Protocol):
-    """What was read before: `Prefill` or `KVCache`, or a recorder of attention weights."""
+    """The tokens that were read before: `Prefill` or `KVCache`, or a recorder of attention weights."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None) -> Tensor:
         """Return (1, heads, tokens, width): attention of the new tokens to the past and themselves."""
@@ -49,7 +49,7 @@ def attend(
     starts_on_device: Tensor | None = None,
     longest: int = 0,
     past: Past | None = None,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> tuple[Tensor, None]:
     """Compute attention in the form that transformers calls; returns (1, tokens, heads, width).
 
@@ -58,7 +58,7 @@ def attend(
         starts: Where documents begin, and the row's end; a tensor must be on the CPU.
         starts_on_device: See `documents`.
         longest: See `documents`.
-        past: What was read before, instead of `starts`.
+        past: The tokens that were read before, instead of `starts`.
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if past is not None:
@@ -76,9 +76,17 @@ def attend(
     return out.transpose(1, 2), None
 
 
-def documents(starts: Tensor, device: torch.device) -> dict[str, Any]:
+class Documents(TypedDict, total=False):
+    """`attend`'s arguments for a packed row; the last two only on a GPU."""
+
+    starts: Tensor
+    starts_on_device: Tensor
+    longest: int
+
+
+def documents(starts: Tensor, device: torch.device) -> Documents:
     """Return `attend`'s arguments for a packed row; on a GPU also `starts` there and the longest document's length."""
-    layout: dict[str, Any] = {"starts": starts}
+    layout: Documents = {"starts": starts}
     if device.type == "cuda":
         layout["starts_on_device"] = starts.to(device, torch.int32, non_blocking=True)
         layout["longest"] = int((starts[1:] - starts[:-1]).max())
@@ -107,11 +115,11 @@ def varlen_attention(
     q, k, v = (t[0].transpose(0, 1) for t in (query, key, value))
     back = -1 if window is None or window >= longest else window - 1
     grouped = q.shape[1] != k.shape[1]
-    out: Any = varlen_attn(
+    out = varlen_attn(
         q, k, v, starts, starts, longest, longest, scale=scaling, window_size=(back, 0), enable_gqa=grouped
     )
-    whole: Tensor = out.transpose(0, 1)[None]
-    return whole
+    assert isinstance(out, Tensor)
+    return out.transpose(0, 1)[None]
 
 
 def packed_attention(

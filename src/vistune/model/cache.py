@@ -1,4 +1,4 @@
-"""Keep keys and values: of prefixes that several prompts share, and of each running sequence after its prefix.
+"""Keep the keys and values of prefixes that several prompts share, and of each running sequence after its prefix.
 
 `Prefill` reads a packed row of new tokens, each document after its prefix. `KVCache` then adds one token per sequence
 and step. Both implement the parts of transformers' cache interface that its attention layers use, `update` and
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
@@ -130,7 +129,9 @@ class Prefill:
         self._prefix_attention = _PrefixAttention(prefixes, list(pairwise(self.starts)), self.positions)
         self._layer = 0
 
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key: Tensor, value: Tensor, layer_idx: int, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         self._layer = layer_idx
         return key, value
 
@@ -227,7 +228,9 @@ class KVCache:
                 by_layer[layer] = _with_room(tensor, tensor[0], len(self), self._longest)
         return self._positions
 
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key: Tensor, value: Tensor, layer_idx: int, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         self._layer = layer_idx
         return key, value
 

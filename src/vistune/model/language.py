@@ -5,17 +5,18 @@ from __future__ import annotations
 import inspect
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vistune.errors import CheckpointError, RecipeError, some
@@ -23,6 +24,9 @@ from vistune.model.attention import attend, register
 from vistune.model.cache import KVCache, Prefill
 from vistune.model.shapes import LanguageConfig
 from vistune.model.vision import read_config
+
+if TYPE_CHECKING:
+    from transformers import BitsAndBytesConfig
 
 SUPPORTED = "use a model with plain attention, such as Llama, Mistral, Qwen2, Qwen3 or Gemma 3"
 TRIAL = "vistune_trial"
@@ -33,9 +37,30 @@ PRODUCT = frozenset({"mm", "bmm", "t", "transpose", "view", "_unsafe_view", "ali
 TRIAL_LENGTHS = [3, 2]  # tokens of the two documents
 
 
+class Decoder(nn.Module):
+    """The parts of transformers' decoders that vistune uses. Only a type: nothing has this class."""
+
+    layers: nn.ModuleList
+
+
+class CausalLM(nn.Module):
+    """The parts of transformers' causal language models that vistune uses. Only a type: nothing has this class."""
+
+    config: LanguageConfig
+    dtype: torch.dtype
+    all_tied_weights_keys: dict[str, str]
+    is_activation_checkpointing: bool
+    activation_checkpointing_enable: Callable[[dict[str, bool]], None]
+    activation_checkpointing_disable: Callable[[], None]
+    get_decoder: Callable[[], Decoder]
+    get_input_embeddings: Callable[[], nn.Embedding]
+    get_output_embeddings: Callable[[], nn.Linear]
+    save_pretrained: Callable[..., object]
+
+
 def language_config(source: str) -> LanguageConfig:
     """Read a language model's config. Raises RecipeError if it is not supported, before any weights are read."""
-    config = read_config(source, "language model")
+    config: LanguageConfig = read_config(source, "language model")
     if getattr(config, "auto_map", None):
         raise RecipeError(
             f"language model {source}: its config needs custom code", "use a model that transformers contains"
@@ -51,8 +76,7 @@ def language_config(source: str) -> LanguageConfig:
             "use the full-precision model, with quantize: 4 or 8",
         )
     require_supported(config, source)
-    supported: LanguageConfig = config
-    return supported
+    return config
 
 
 def load_language(source: str, dtype: torch.dtype, quantize: int | None = None, *, meta: bool = False) -> nn.Module:
@@ -101,7 +125,7 @@ def load_language(source: str, dtype: torch.dtype, quantize: int | None = None, 
     return language
 
 
-def quantization(bits: int, dtype: torch.dtype) -> Any:
+def quantization(bits: int, dtype: torch.dtype) -> BitsAndBytesConfig:
     """Return bitsandbytes' settings: for 4 bits QLoRA's (arXiv 2305.14314), nf4 with double quantisation; or int8.
 
     Products are computed in `dtype`. transformers does not quantise the head.
@@ -132,10 +156,10 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def unwrap(language: nn.Module) -> Any:
+def unwrap(language: nn.Module) -> CausalLM:
     """Return the causal LM inside its PEFT wrapper, or itself if it has none."""
     inner = getattr(language, "get_base_model", None)
-    return inner() if inner is not None else language
+    return cast(CausalLM, language if inner is None else inner())
 
 
 def embed(language: nn.Module, ids: Tensor) -> Tensor:
@@ -146,12 +170,17 @@ def embed(language: nn.Module, ids: Tensor) -> Tensor:
 
 def head_weight(language: nn.Module) -> Tensor:
     """Return the weight of the output layer (vocabulary, width)."""
-    head: Tensor = unwrap(language).get_output_embeddings().weight
-    return head
+    return unwrap(language).get_output_embeddings().weight
 
 
 def run(
-    language: nn.Module, embeddings: Tensor, positions: Tensor, *, at: Tensor | None = None, **attention: Any
+    language: nn.Module,
+    embeddings: Tensor,
+    positions: Tensor,
+    *,
+    at: Tensor | None = None,
+    cache: KVCache | Prefill | None = None,
+    **attention: object,
 ) -> Tensor:
     """Return hidden states after the final norm.
 
@@ -160,10 +189,10 @@ def run(
         embeddings: (batch, tokens, width).
         positions: (batch, tokens).
         at: (n,) the only positions of a single row whose states are used; the other states may be incomplete.
-        attention: Arguments of our attention (`starts`, `past`), and `cache`.
+        cache: Receives keys and values.
+        attention: Arguments of our attention: `starts` or `past`.
     """
     body = unwrap(language).get_decoder()
-    cache = attention.pop("cache", None)
     with last_mlp_at(body, at, embeddings.shape[1]):
         hidden: Tensor = body(
             inputs_embeds=embeddings,
@@ -175,13 +204,13 @@ def run(
     return hidden
 
 
-def require_supported(config: Any, source: str) -> None:
+def require_supported(config: LanguageConfig, source: str) -> None:
     """Raise RecipeError if our packed attention or our head would compute something else than the model does.
 
-    The model is run once on torch's meta device: two packed documents, then one more token of each. This checks what
-    its layers pass to attention, whether every layer calls it, and what happens between hidden states and logits. It
-    does not check arithmetic: a model that rotates its queries by something else than `position_ids` would pass. A
-    model that cannot run without data is refused.
+    The model is run once on torch's meta device: two packed documents, then one more token of each. This checks the
+    arguments that its layers pass to attention, whether every layer calls it, and the operations between hidden states
+    and logits. It does not check arithmetic: a model that rotates its queries by something else than `position_ids`
+    would pass. A model that cannot run without data is refused.
     """
     name = f"language model {source} ({config.model_type})"
     if config.is_encoder_decoder:
@@ -195,12 +224,12 @@ def require_supported(config: Any, source: str) -> None:
 
 
 @cache
-def _first_reason(kind: Any, settings: str) -> str | None:
+def _first_reason(config_type: type[LanguageConfig], settings: str) -> str | None:
     """Return the first reason against a config. Cached: a process tries each config once."""
-    return next(_reasons(kind.from_dict(json.loads(settings))), None)
+    return next(_reasons(config_type.from_dict(json.loads(settings))), None)
 
 
-def _reasons(config: Any) -> Iterator[str]:
+def _reasons(config: LanguageConfig) -> Iterator[str]:
     """Yield the reasons why a model is not supported."""
     from transformers import AttentionInterface, AutoModelForCausalLM
 
@@ -231,7 +260,7 @@ def _reasons(config: Any) -> Iterator[str]:
         yield f"its logits are more than hidden states times the head ({', '.join(sorted(after_body - PRODUCT))})"
 
 
-def _against_windows(config: Any, windows: list[int | None]) -> Iterator[str]:
+def _against_windows(config: LanguageConfig, windows: list[int | None]) -> Iterator[str]:
     """Yield layers whose config names a window, or another range, that attention does not receive."""
     kinds = getattr(config, "layer_types", None)
     if kinds is None:
@@ -243,19 +272,16 @@ def _against_windows(config: Any, windows: list[int | None]) -> Iterator[str]:
             yield f"a layer of {kind} passes a window of {window}"
 
 
-def _run(model: Any) -> set[str]:
+def _run(model: CausalLM) -> set[str]:
     """Run two packed documents and a token of each; return the operations between the decoder and the logits."""
     operations = _Operations()
     prefill = Prefill([None, None], TRIAL_LENGTHS, "meta")
     rows = torch.empty(1, sum(TRIAL_LENGTHS), model.config.hidden_size, dtype=torch.bfloat16, device="meta")
-    hook = model.get_decoder().register_forward_hook(lambda *_: operations.__enter__() and None)
     with torch.no_grad():
-        try:
+        with ExitStack() as stack:
+            hook = model.get_decoder().register_forward_hook(lambda *_: stack.enter_context(operations) and None)
+            stack.callback(hook.remove)
             model(inputs_embeds=rows, position_ids=prefill.positions[None], cache=prefill, past=prefill, use_cache=True)
-        finally:
-            hook.remove()
-            if operations.entered:
-                operations.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         kv_cache = KVCache("meta")
         kv_cache.add(prefill)
         positions = kv_cache.prepare()
@@ -292,20 +318,21 @@ class _Operations(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.names: set[str] = set()
-        self.entered = False
 
-    def __enter__(self) -> Any:
-        self.entered = True
-        return super().__enter__()  # type: ignore[no-untyped-call]
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: OpOverload[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         self.names.add(func.__name__.split(".")[0])
         return func(*args, **(kwargs or {}))
 
 
 def last_mlp(body: nn.Module) -> nn.Module | None:
-    """The MLP of a decoder's last layer; None if its layers have no module of the usual name `mlp`."""
-    layers: Any = getattr(body, "layers", None)
+    """Return the MLP of a decoder's last layer; None if its layers have no module of the usual name `mlp`."""
+    layers = getattr(body, "layers", None)
     mlp = getattr(layers[-1], "mlp", None) if layers is not None else None
     return mlp if isinstance(mlp, nn.Module) else None
 

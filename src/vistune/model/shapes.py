@@ -18,7 +18,7 @@ from vistune.files import read_json
 from vistune.recipe import source_of
 from vistune.recipe.strict_yaml import parse_yaml
 
-# Model types whose parameters are counted here. Keys that a config leaves out have transformers' defaults.
+# Model types whose parameters are counted here. Keys that a config does not have get transformers' defaults.
 BIASED_QKV = ("qwen2",)
 NORMED_QK = ("qwen3",)
 COUNTED = ("llama", "mistral", *BIASED_QKV, *NORMED_QK)
@@ -33,7 +33,7 @@ class ConfigLike(Protocol):
     num_hidden_layers: int
     num_attention_heads: int
 
-    def to_dict(self) -> dict[str, Any]: ...
+    def to_dict(self) -> dict[str, object]: ...
 
 
 class LanguageConfig(ConfigLike, Protocol):
@@ -41,6 +41,14 @@ class LanguageConfig(ConfigLike, Protocol):
 
     vocab_size: int
     tie_word_embeddings: bool
+    is_encoder_decoder: bool
+
+    @classmethod
+    def from_dict(cls, config_dict: Mapping[str, object]) -> LanguageConfig: ...
+
+    def get_text_config(self) -> object: ...
+
+    def to_json_string(self, *, use_diff: bool) -> str: ...
 
 
 class VisionConfig(ConfigLike, Protocol):
@@ -123,11 +131,8 @@ def config_of(name: str, part: str) -> SimpleNamespace:
             f"download it once (hf download {name} config.json), or name a folder",
         )
     listed = tree.get("architectures")
-    if (
-        part == "vision"
-        and isinstance(listed, list)
-        and any(f"{n}".endswith("ForConditionalGeneration") for n in listed)
-    ):
+    names = [str(name) for name in listed] if isinstance(listed, list) else []
+    if part == "vision" and any(name.endswith("ForConditionalGeneration") for name in names):
         raise whole_model(source, str(tree.get("model_type")))
     if part == "vision" and isinstance(tree.get("vision_config"), Mapping):
         joint = {"projection_dim": tree["projection_dim"]} if "projection_dim" in tree else {}

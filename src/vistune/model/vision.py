@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from vistune.errors import RecipeError, reason_of
 from vistune.model.shapes import ConfigLike, VisionConfig, whole_model
 from vistune.types import Spec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 class VisionTower(nn.Module):
@@ -27,7 +30,7 @@ class VisionTower(nn.Module):
         cut: Whether the tower ends at the feature layer already.
     """
 
-    def __init__(self, tower: Any, spec: Spec, *, cut: bool = False) -> None:
+    def __init__(self, tower: PreTrainedModel, spec: Spec, *, cut: bool = False) -> None:
         super().__init__()
         self.joint = spec.space == "joint"
         body = tower.vision_model if self.joint else tower
@@ -56,22 +59,16 @@ class VisionTower(nn.Module):
         is_trained = torch.is_grad_enabled() and next(self.tower.parameters()).requires_grad
         with torch.set_grad_enabled(is_trained):
             normalised = (images.to(self.mean.dtype) - self.mean) / self.std
-            features: Tensor = self._features(normalised.to(self._dtype))
+            features = self._features(normalised.to(next(self.tower.parameters()).dtype))
         return features[:, 1:] if self.drop_first else features
 
     def _features(self, normalised: Tensor) -> Tensor:
+        body = self.tower.vision_model if self.joint else self.tower
+        hidden: Tensor = body(pixel_values=normalised).last_hidden_state
         if not self.joint:
-            hidden: Tensor = self.tower(pixel_values=normalised).last_hidden_state
             return hidden
-        body = self.tower.vision_model
-        hidden = body(pixel_values=normalised).last_hidden_state
         joint: Tensor = self.tower.visual_projection(body.post_layernorm(hidden))
         return joint
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        dtype: torch.dtype = next(self.tower.parameters()).dtype
-        return dtype
 
 
 def layers_kept(layers: int, feature_layer: int) -> int:
@@ -89,12 +86,10 @@ def has_class_token(config: ConfigLike) -> bool:
 
 def tokens_of(config: VisionConfig, feature_tokens: str) -> int:
     """Return the number of tokens of a tile: patches, and the class token if `feature_tokens` keeps it."""
-    patches = (config.image_size // config.patch_size) ** 2
-    if feature_tokens == "cls_patch":
-        if not has_class_token(config):
-            raise RecipeError(f"feature_tokens=cls_patch: {config.model_type} has no class token", "use patch")
-        return int(patches) + 1
-    return int(patches)
+    with_class_token = feature_tokens == "cls_patch"
+    if with_class_token and not has_class_token(config):
+        raise RecipeError(f"feature_tokens=cls_patch: {config.model_type} has no class token", "use patch")
+    return int((config.image_size // config.patch_size) ** 2) + with_class_token
 
 
 def width_of(config: VisionConfig, space: str) -> int:
@@ -110,8 +105,11 @@ def width_of(config: VisionConfig, space: str) -> int:
 
 def vision_config(source: str) -> VisionConfig:
     """Read the tower's config, from a vision folder or the vision part of a CLIP folder."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
     whole = read_config(source, "vision tower")
-    refuse_whole_models(whole, source)
+    if whole.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and hasattr(whole, "vision_config"):
+        raise whole_model(source, whole.model_type)
     config: VisionConfig = getattr(whole, "vision_config", whole)
     if config.model_type not in ("clip_vision_model", "siglip_vision_model"):
         raise RecipeError(
@@ -122,15 +120,7 @@ def vision_config(source: str) -> VisionConfig:
     return config
 
 
-def refuse_whole_models(config: ConfigLike, source: str) -> None:
-    """Raise RecipeError for a vision-language model: its files name the tower's weights differently."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-
-    if config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and hasattr(config, "vision_config"):
-        raise whole_model(source, config.model_type)
-
-
-def read_config(source: str, what: str) -> Any:
+def read_config(source: str, what: str) -> PreTrainedConfig:
     """Read the config.json of a folder or hub name. Custom code is never run."""
     from transformers import AutoConfig
 
@@ -212,10 +202,13 @@ def load_tower(source: str, spec: Spec, dtype: torch.dtype, *, cut: bool = False
     return VisionTower(tower, spec, cut=cut)
 
 
-def tower_class(config: VisionConfig, space: str) -> Any:
+def tower_class(config: VisionConfig, space: str) -> type[PreTrainedModel]:
     """Return transformers' class for a tower, with the projection for the joint space."""
     from transformers import CLIPVisionModel, CLIPVisionModelWithProjection, SiglipVisionModel
 
-    if space == "joint":
-        return CLIPVisionModelWithProjection
-    return {"clip_vision_model": CLIPVisionModel, "siglip_vision_model": SiglipVisionModel}[config.model_type]
+    classes: dict[str, type[PreTrainedModel]] = {
+        "joint": CLIPVisionModelWithProjection,
+        "clip_vision_model": CLIPVisionModel,
+        "siglip_vision_model": SiglipVisionModel,
+    }
+    return classes["joint" if space == "joint" else config.model_type]
