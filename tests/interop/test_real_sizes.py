@@ -21,7 +21,8 @@ from vistune.interop.original import stripped
 from vistune.interop.writers import ExportedModel, hf_state, original_state, peft_state
 from vistune.model import VisionLanguageModel, add_adapters, build_projector
 from vistune.model.attention import register
-from vistune.model.lora import refuse_misfits, shape_of
+from vistune.model.lora import refuse_misfits
+from vistune.model.peft_folder import shape_of
 from vistune.model.vision import VisionTower
 from vistune.model.vlm import spec_of
 from vistune.recipe import Lora, Model

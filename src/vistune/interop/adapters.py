@@ -6,22 +6,25 @@ The language model's adapters stay adapters; those of the tower and the projecto
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from vistune.errors import CheckpointError, some
 from vistune.interop.build import SourceModel, causal_class, load_tower_tensors
-from vistune.interop.folders import PARTS, LazyTensor, Parts, by_part, load_tensor
+from vistune.interop.folders import PARTS, Parts, by_part
 from vistune.model import build_projector
-from vistune.model.lora import load_onto, refuse_misfits, refuse_unloaded, with_empty_adapters
-from vistune.model.peft_folder import PREFIX, Adapters, merge_hint
+from vistune.model.lora import load_onto, refuse_misfits, with_adapters, with_empty_adapters
+from vistune.model.peft_folder import PREFIX, Adapters, LazyTensor, merge_hint
 from vistune.model.vision import tower_class
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
 
 LORA, TOKENS = ".lora_", ".token_adapter."
 KNOWN = ("model.", "language_model.", "vision_tower.", "lm_head.", "multi_modal_projector.", "image_newline")
@@ -99,14 +102,15 @@ def apply_adapters(source: SourceModel, adapters: Adapters) -> SourceModel:
     remarks += _unused_keys(adapters, empty, by_name, parts, naming)
     changed: Parts = {part: dict(source.parts[part]) for part in PARTS}
     if parts["newline"]:
-        newline = {name: load_tensor(tensor) for name, tensor in changed["newline"].items()}
+        newline = {name: tensor[...] for name, tensor in changed["newline"].items()}
         refuse_misfits(newline, parts["newline"], folder)
         changed["newline"] |= parts["newline"]
     for part in ("vision", "projector"):
         if by_name[part].tensors:
             with_empty_adapters(empty[part], by_name[part], meta=True)  # report misfits before weights are read
-            added = _merged(_loaded(part, source), by_name[part])
-            changed[part] |= {name: t for name, t in added.items() if not _is_same(changed[part][name], t)}
+            old = changed[part]
+            merged = _merged(_loaded(part, source), by_name[part])
+            old |= {name: new for name, new in merged.items() if not torch.equal(old[name][...].float(), new.float())}
             remarks.append(f"{folder}: adapters and trained weights of the {part} were merged into its weights")
     inside = source.tower_inside or bool(by_name["vision"].tensors)  # a trained tower is not the named one
     adapt = source.adapt
@@ -128,14 +132,19 @@ def _of_part(
     from peft.tuners.tuners_utils import check_target_module_exists
     from peft.utils.constants import DUMMY_TARGET_MODULES
     from peft.utils.other import get_pattern_key
+    from transformers.pytorch_utils import Conv1D
 
     given = adapters.config
     layers = {name: naming.of(part, name) for name, _ in module.named_modules() if name}  # our name -> theirs
     adapted = {name.split(LORA)[0] for name in tensors if LORA in name}
     rule = copy.copy(given)
-    if str(given.target_modules).lower() == "all-linear":
-        rule.target_modules = set(_linear(module, layers))
-    targets = {name for their, name in _adaptable(module, layers) if check_target_module_exists(rule, their)}
+    modules = [(name, inner) for name, inner in module.named_modules() if name]
+    if str(given.target_modules).lower() == "all-linear":  # every linear layer except the head
+        head = getattr(module, "get_output_embeddings", lambda: None)()
+        linear = (name for name, inner in modules if isinstance(inner, nn.Linear | Conv1D) and inner is not head)
+        rule.target_modules = {layers[name] for name in linear}
+    adaptable = (name for name, inner in modules if isinstance(inner, nn.Linear | nn.Embedding | nn.Conv2d | Conv1D))
+    targets = {name for name in adaptable if check_target_module_exists(rule, layers[name])}
     tied = {"lm_head"} if given.ensure_weight_tying else set()
     if stray := sorted(adapted - targets - tied):
         raise CheckpointError(
@@ -164,27 +173,7 @@ def _of_part(
     return Adapters(config, own, adapters.folder, remarks)
 
 
-def _adaptable(module: nn.Module, layers: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield (their name, ours) of the modules that PEFT can adapt."""
-    from transformers.pytorch_utils import Conv1D
-
-    for name, inner in module.named_modules():
-        if name and isinstance(inner, nn.Linear | nn.Embedding | nn.Conv2d | Conv1D):
-            yield layers[name], name
-
-
-def _linear(module: nn.Module, layers: Mapping[str, str]) -> Iterator[str]:
-    """Yield their names of the modules that `all-linear` selects: every linear layer except the head."""
-    from transformers.pytorch_utils import Conv1D
-
-    find_head = getattr(module, "get_output_embeddings", lambda: None)
-    head = find_head()
-    for name, inner in module.named_modules():
-        if name and isinstance(inner, nn.Linear | Conv1D) and inner is not head:
-            yield layers[name]
-
-
-def _saved_modules(tensors: Mapping[str, LazyTensor], config: Any, layers: Mapping[str, str]) -> list[str]:
+def _saved_modules(tensors: Mapping[str, LazyTensor], config: LoraConfig, layers: Mapping[str, str]) -> list[str]:
     """Return our names of the modules saved whole by `modules_to_save`; none is inside another."""
     listed = tuple(config.modules_to_save or ())
     modules = {name.rpartition(".")[0] for name in tensors if LORA not in name and TOKENS not in name}
@@ -198,7 +187,7 @@ def _is_within(their: str, ends: tuple[str, ...]) -> bool:
     return bool(ends) and any(".".join(steps[:k]).endswith(ends) for k in range(1, len(steps) + 1))
 
 
-def _tokens(tensors: Mapping[str, LazyTensor], config: Any, layers: Mapping[str, str]) -> dict[str, list[int]]:
+def _tokens(tensors: Mapping[str, LazyTensor], config: LoraConfig, layers: Mapping[str, str]) -> dict[str, list[int]]:
     """Return the trained tokens of each embedding, by our module names."""
     given = config.trainable_token_indices
     trained = {name.split(TOKENS)[0] for name in tensors if TOKENS in name}
@@ -253,17 +242,13 @@ def _loaded(part: str, source: SourceModel) -> nn.Module:
     if part == "vision":
         return load_tower_tensors(source, torch.float32)
     projector = build_projector(source.spec, seed=0)
-    projector.load_state_dict({name: load_tensor(tensor).float() for name, tensor in source.parts["projector"].items()})
+    projector.load_state_dict({name: tensor[...].float() for name, tensor in source.parts["projector"].items()})
     return projector
 
 
 def _merged(module: nn.Module, adapters: Adapters) -> dict[str, Tensor]:
     """Return the module's tensors with the adapters merged, by PEFT."""
-    from peft import set_peft_model_state_dict
-
-    model = with_empty_adapters(module, adapters)
-    result = set_peft_model_state_dict(model, {name: load_tensor(tensor) for name, tensor in adapters.tensors.items()})
-    refuse_unloaded(result, adapters.folder)
+    model = with_adapters(module, adapters)
     try:
         merged: nn.Module = model.merge_and_unload(safe_merge=True)
     except (ValueError, RuntimeError, NotImplementedError) as error:  # a kind of layer that PEFT cannot merge
@@ -272,7 +257,3 @@ def _merged(module: nn.Module, adapters: Adapters) -> dict[str, Tensor]:
             merge_hint(adapters.folder),
         ) from None
     return {name: tensor.detach() for name, tensor in merged.state_dict().items()}
-
-
-def _is_same(before: LazyTensor, after: Tensor) -> bool:
-    return torch.equal(load_tensor(before).float(), after.float())

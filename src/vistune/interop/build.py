@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from vistune.errors import CheckpointError
-from vistune.interop.folders import LazyTensor, Parts, load_tensor
+from vistune.interop.folders import Parts
 from vistune.model import VisionLanguageModel, build_projector
 from vistune.model.attention import register
 from vistune.model.language import quantization, require_supported
 from vistune.model.lora import misfits
+from vistune.model.peft_folder import LazyTensor
 from vistune.model.shapes import ConfigLike, LanguageConfig, VisionConfig
 from vistune.model.vision import VisionTower, tower_class
 from vistune.processor import Processor, TokenizerLike
@@ -79,13 +80,13 @@ def build_model(
     with torch.device("meta"):
         projector = build_projector(spec, seed=0)
     fit_tensors(dict(projector.state_dict()), parts["projector"], f"{location}: projector")
-    projector.load_state_dict({name: load_tensor(t).to(dtype) for name, t in parts["projector"].items()}, assign=True)
+    projector.load_state_dict({name: t[...].to(dtype) for name, t in parts["projector"].items()}, assign=True)
     model = VisionLanguageModel(tower, projector, language, spec)
     if model.newline is not None:
         if "newline" not in parts["newline"]:
             raise CheckpointError(f"{location}: anyres without image_newline", "name a LLaVA 1.6 model")
         with torch.no_grad():
-            model.newline.copy_(load_tensor(parts["newline"]["newline"]))
+            model.newline.copy_(parts["newline"]["newline"][...])
     return model.eval()
 
 

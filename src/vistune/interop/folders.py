@@ -12,7 +12,7 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,24 +20,19 @@ from torch import Tensor
 
 from vistune.errors import CheckpointError, DataError, VistuneError, reason_of, some
 from vistune.files import read_json
+from vistune.model.peft_folder import LazyTensor
 from vistune.model.shapes import VisionConfig
 from vistune.model.vision import vision_config
 from vistune.processor import TokenizerLike, load_tokenizer
 
 PARTS = ("vision", "projector", "newline", "language")
-Parts = dict[str, dict[str, "LazyTensor"]]  # tensors by part and name
+Parts = dict[str, dict[str, LazyTensor]]  # tensors by part and name
 
 # Downloaded of a hub name: no code, no weights of other frameworks, no second copy of the same weights.
 SMALL = ("*.json", "*.model", "*.jinja", "*.txt", "mm_projector.bin", "non_lora_trainables.bin", "adapter_model.*")
 FETCHED = [*SMALL, "model*.safetensors"]
 PICKLED = ["pytorch_model*.bin"]
 TOKENIZERS = ("tokenizer.json", "tokenizer.model")
-
-
-class LazyTensor(Protocol):
-    """A Tensor, or a safetensors slice; `[...]` gives the tensor."""
-
-    def __getitem__(self, index: Any, /) -> Tensor: ...
 
 
 @cache
@@ -148,11 +143,6 @@ def written_name(part: str, name: str, layout: str) -> str:
     ours = f"{part}:" + ("" if name == part == "newline" else name)
     old, new = next((old, new) for old, new in names()[layout]["write"] if ours.startswith(old))
     return str(new) + ours.removeprefix(old)
-
-
-def load_tensor(tensor: LazyTensor) -> Tensor:
-    """Read a tensor."""
-    return tensor[...]
 
 
 @contextmanager

@@ -17,7 +17,6 @@ from vistune.interop.adapters import apply_adapters
 from vistune.interop.build import SourceModel
 from vistune.interop.folders import (
     TOKENIZERS,
-    LazyTensor,
     Parts,
     by_part,
     read_config,
@@ -29,8 +28,7 @@ from vistune.interop.folders import (
     tokenizer_of,
     weight_files,
 )
-from vistune.model.lora import shape_of
-from vistune.model.peft_folder import read_adapters
+from vistune.model.peft_folder import LazyTensor, read_adapters, shape_of
 from vistune.model.shapes import LanguageConfig
 from vistune.model.vision import image_rules
 from vistune.model.vlm import spec_of

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from vistune.errors import RecipeError
 from vistune.files import write_atomic, write_json
-from vistune.interop.folders import LazyTensor, load_tensor, written_name
+from vistune.interop.folders import written_name
 from vistune.interop.original import CLASSES
 from vistune.model import VisionLanguageModel
 from vistune.model.language import unwrap
+from vistune.model.peft_folder import LazyTensor
 from vistune.model.shapes import ConfigLike, VisionConfig
 from vistune.processor import Processor, TokenizerLike, save_tokenizer
 from vistune.runs.checkpoint import language_state
@@ -140,7 +141,7 @@ def part_state(exported: ExportedModel, part: str, layout: str) -> dict[str, Ten
     """Return a part's tensors under the layout's names."""
     if part == "vision":
         return {
-            written_name("vision", name, layout): load_tensor(tensor).to(exported.dtype)
+            written_name("vision", name, layout): tensor[...].to(exported.dtype)
             for name, tensor in exported.tower.items()
         }
     state = {name: tensor.to(exported.dtype) for name, tensor in exported.model.projector_state().items()}
@@ -372,8 +373,8 @@ def with_full_depth(
     longer = dict(tower)
     missing = -1 - feature_layer
     for k in range(config.num_hidden_layers, config.num_hidden_layers + missing):
-        longer |= {f"encoder.layers.{k}.{name}": torch.zeros_like(load_tensor(t)) for name, t in layer.items()}
-    width = load_tensor(layer["layer_norm1.weight"])
+        longer |= {f"encoder.layers.{k}.{name}": torch.zeros_like(t[...]) for name, t in layer.items()}
+    width = layer["layer_norm1.weight"][...]
     longer.setdefault("post_layernorm.weight", torch.ones_like(width))
     longer.setdefault("post_layernorm.bias", torch.zeros_like(width))
     config = copy.deepcopy(config)
@@ -423,6 +424,6 @@ def image_processor(spec: Spec) -> Any:
 
 def write_tower(tower: Mapping[str, LazyTensor], config: VisionConfig, spec: Spec, folder: Path) -> None:
     """Write a vision tower into a folder of its own, in transformers' layout."""
-    save_tensors({written_name("vision", name, "tower"): load_tensor(tensor) for name, tensor in tower.items()}, folder)
+    save_tensors({written_name("vision", name, "tower"): tensor[...] for name, tensor in tower.items()}, folder)
     write_config(config, folder)
     image_processor(replace(spec, image_mode="square")).save_pretrained(folder)

@@ -9,15 +9,18 @@ import copy
 import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from vistune.errors import CheckpointError, RecipeError, some
-from vistune.model.language import embed, first_line, is_quantised, run, unwrap
-from vistune.model.peft_folder import Adapters, merge_hint, read_adapters
+from vistune.model.language import CausalLM, embed, first_line, is_quantised, run, unwrap
+from vistune.model.peft_folder import Adapters, LazyTensor, merge_hint, read_adapters, shape_of
 from vistune.recipe import Lora
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 EVERYTHING, ATTENTION = "all-linear", "attention"
 
@@ -84,16 +87,26 @@ def load_onto(language: nn.Module, adapters: Adapters) -> nn.Module:
 
     Raises CheckpointError naming tensors that do not fit.
     """
+    return keep_inner_adapters(with_adapters(unwrap(language), adapters)).eval()
+
+
+def with_adapters(module: nn.Module, adapters: Adapters) -> PeftModel:
+    """Wrap the module in a PeftModel with these adapters.
+
+    Raises CheckpointError if tensors do not fit, or if PEFT leaves an adapter without a tensor or a tensor unused.
+    """
     from peft import set_peft_model_state_dict
 
-    model = with_empty_adapters(unwrap(language), adapters)
-    state = {name: tensor[...] for name, tensor in adapters.tensors.items()}
-    result = set_peft_model_state_dict(model, state)
-    refuse_unloaded(result, adapters.folder)
-    return keep_inner_adapters(model).eval()
+    model = with_empty_adapters(module, adapters)
+    result = set_peft_model_state_dict(model, {name: tensor[...] for name, tensor in adapters.tensors.items()})
+    if unloaded := [*(name for name in result.missing_keys if "lora_" in name), *result.unexpected_keys]:
+        raise CheckpointError(
+            f"{adapters.folder}: adapters that PEFT did not load: {some(unloaded)}", merge_hint(adapters.folder)
+        )
+    return model
 
 
-def with_empty_adapters(module: nn.Module, adapters: Adapters, *, meta: bool = False) -> Any:
+def with_empty_adapters(module: nn.Module, adapters: Adapters, *, meta: bool = False) -> PeftModel:
     """Wrap the module in a PeftModel into which all adapter tensors fit, without loading them.
 
     Args:
@@ -126,7 +139,7 @@ def with_empty_adapters(module: nn.Module, adapters: Adapters, *, meta: bool = F
     return model
 
 
-def refuse_misfits(expected: Mapping[str, Tensor], given: Mapping[str, Any], folder: Path) -> None:
+def refuse_misfits(expected: Mapping[str, Tensor], given: Mapping[str, LazyTensor], folder: Path) -> None:
     """Raise CheckpointError naming adapters' tensors that are missing, unexpected or of another shape."""
     if faults := misfits(expected, given):
         raise CheckpointError(
@@ -134,7 +147,7 @@ def refuse_misfits(expected: Mapping[str, Tensor], given: Mapping[str, Any], fol
         )
 
 
-def misfits(expected: Mapping[str, Tensor], given: Mapping[str, Any], optional: Collection[str] = ()) -> str:
+def misfits(expected: Mapping[str, Tensor], given: Mapping[str, LazyTensor], optional: Collection[str] = ()) -> str:
     """Name the tensors that are missing, unexpected or of another shape; return "" if all fit."""
     faults = {
         "missing": expected.keys() - given.keys() - set(optional),
@@ -145,22 +158,7 @@ def misfits(expected: Mapping[str, Tensor], given: Mapping[str, Any], optional: 
             if shape_of(given[name]) != tuple(expected[name].shape)
         },
     }
-    return "; ".join(f"{what}: {some(names)}" for what, names in faults.items() if names)
-
-
-def refuse_unloaded(result: Any, folder: Path) -> None:
-    """Raise CheckpointError if an adapter got no tensor, or a tensor of the file was not used."""
-    missing = [name for name in result.missing_keys if "lora_" in name]
-    if missing or result.unexpected_keys:
-        raise CheckpointError(
-            f"{folder}: adapters that PEFT did not load: {some([*missing, *result.unexpected_keys])}",
-            merge_hint(folder),
-        )
-
-
-def shape_of(tensor: Any) -> tuple[int, ...]:
-    """Return the shape of a tensor or of a safetensors slice."""
-    return tuple(tensor.get_shape() if hasattr(tensor, "get_shape") else tensor.shape)
+    return "; ".join(f"{fault}: {some(names)}" for fault, names in faults.items() if names)
 
 
 @torch.no_grad()
@@ -174,7 +172,7 @@ def keep_inner_adapters(language: nn.Module) -> nn.Module:
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
-    base: Any = unwrap(language)
+    base = unwrap(language)
     inputs, outputs = base.get_input_embeddings(), base.get_output_embeddings()
     wrapped = [
         (name, module)
@@ -191,6 +189,7 @@ def keep_inner_adapters(language: nn.Module) -> nn.Module:
         if isinstance(module, AuxiliaryTrainingWrapper):
             plain = module.unload_and_optionally_merge_module(merge=True, safe_merge=False, adapter_names=None)
         else:
+            assert isinstance(module, BaseTunerLayer)
             module.merge()
             plain = module.get_base_layer()
         setattr(base.get_submodule(parent), own, plain)
@@ -199,16 +198,14 @@ def keep_inner_adapters(language: nn.Module) -> nn.Module:
     return _without(language, {name for name, _ in wrapped})
 
 
-def _plain(module: Any) -> Any:
+def _plain(module: nn.Embedding | nn.Linear) -> nn.Embedding | nn.Linear:
     """Return the transformers module inside PEFT's wrappers."""
-    while True:
-        inner = getattr(module, "base_layer", None) or getattr(module, "original_module", None)
-        if inner is None:
-            return module
+    while inner := getattr(module, "base_layer", None) or getattr(module, "original_module", None):
         module = inner
+    return module
 
 
-def _tie_if_equal(base: Any) -> None:
+def _tie_if_equal(base: CausalLM) -> None:
     """Tie the head to the embedding if they are equal, and untie them in the config otherwise."""
     embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
     if torch.equal(embedding.weight, head.weight):
@@ -218,12 +215,11 @@ def _tie_if_equal(base: Any) -> None:
     base.all_tied_weights_keys = {}  # transformers reads it when it saves or moves a model
 
 
-def _without(language: Any, removed: set[str]) -> nn.Module:
+def _without(language: PeftModel, removed: set[str]) -> nn.Module:
     """Remove everything from the PeftModel's config and lists that is no longer an adapter."""
     left = [name for name in language.base_model.targeted_module_names if name not in removed]
     if not left:
-        plain: nn.Module = unwrap(language)
-        return plain
+        return unwrap(language)
     config = language.peft_config["default"]
     language.base_model.targeted_module_names = left
     if removed or config.exclude_modules or config.layers_to_transform is not None:
@@ -273,11 +269,11 @@ def merge_adapters(language: nn.Module, *, tolerance: float | None = None) -> nn
     except (RuntimeError, ValueError, NotImplementedError) as error:  # such as `lora_bias` on a layer without a bias
         raise CheckpointError(f"adapters cannot be merged: {first_line(error)}", "export --layout peft") from None
     after = _probe(merged)
-    for what in before:
-        difference = float((after[what] - before[what]).abs().max() / before[what].abs().max())
+    for name in before:
+        difference = float((after[name] - before[name]).abs().max() / before[name].abs().max())
         if not difference <= allowed:  # written so that nan is refused too
             raise CheckpointError(
-                f"merging changes the model: {what} differ by {difference:.2g} of their largest value; "
+                f"merging changes the model: {name} differ by {difference:.2g} of their largest value; "
                 f"at most {allowed:.2g} is allowed",
                 "merge in fp32",
             )

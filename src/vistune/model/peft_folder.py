@@ -8,15 +8,23 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import Field as ConfigField
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import EllipsisType
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
+from torch import Tensor
 
 from vistune.errors import CheckpointError, DataError, reason_of
 from vistune.files import read_json
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+T = TypeVar("T")
 
 PREFIX = "base_model.model."  # PEFT puts it before every tensor's name
 ABOUT_THE_FOLDER = {  # where the adapters came from; no output depends on them
@@ -47,21 +55,34 @@ CONVERT = (
 )
 
 
+class TensorSlice(Protocol):
+    """A tensor of a safetensors file, which is read when it is indexed."""
+
+    def __getitem__(self, index: EllipsisType | slice, /) -> Tensor: ...
+
+    def get_shape(self) -> list[int]: ...
+
+
+LazyTensor = Tensor | TensorSlice  # `[...]` gives the tensor
+
+
+def shape_of(tensor: LazyTensor) -> tuple[int, ...]:
+    """Return the shape of a tensor without reading it."""
+    return tuple(tensor.shape if isinstance(tensor, Tensor) else tensor.get_shape())
+
+
 @dataclass(frozen=True)
 class Adapters:
-    """A PEFT folder's adapters. `tensors`: by PEFT's names; indexing with `[...]` loads a tensor.
+    """A PEFT folder's adapters. `tensors`: by PEFT's names. `remarks`: messages about keys that have no effect."""
 
-    `remarks`: messages about keys of the folder that have no effect.
-    """
-
-    config: Any
-    tensors: Mapping[str, Any]
+    config: LoraConfig
+    tensors: Mapping[str, LazyTensor]
     folder: Path
     remarks: tuple[str, ...] = ()
 
 
 def merge_hint(folder: Path) -> str:
-    """A hint for refused adapters: a line of Python that merges them."""
+    """Return a hint for refused adapters: a line of Python that merges them."""
     return (
         "merge them with PEFT: "
         f'`PeftModel.from_pretrained(model, "{folder}").merge_and_unload().save_pretrained(OUT)`, '
@@ -69,8 +90,8 @@ def merge_hint(folder: Path) -> str:
     )
 
 
-def read_settings(folder: Path) -> tuple[Any, tuple[str, ...]]:
-    """PEFT's LoraConfig of a folder, and remarks on keys without effect.
+def read_settings(folder: Path) -> tuple[LoraConfig, tuple[str, ...]]:
+    """Return PEFT's config of a folder, and remarks on keys without effect.
 
     Raises CheckpointError with the key that is unknown, or whose value is not supported.
     """
@@ -118,7 +139,8 @@ def read_adapters(folder: Path) -> Adapters:
     return Adapters(config, tensors, folder, remarks)
 
 
-def _refuse_keys(raw: Mapping[str, Any], known: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+def _refuse_keys(raw: Mapping[str, object], known: Mapping[str, ConfigField[object]], path: Path) -> tuple[str, ...]:
+    """Refuse keys that vistune does not use; return remarks on those without effect."""
     remarks = []
     for key, value in raw.items():
         if key not in known:
@@ -137,25 +159,25 @@ def _refuse_keys(raw: Mapping[str, Any], known: Mapping[str, Any], path: Path) -
     return tuple(remarks)
 
 
-def _is_default(value: Any, field: Any) -> bool:
-    default = field.default if field.default is not MISSING else field.default_factory()
+def _is_default(value: object, field: ConfigField[object]) -> bool:
+    default = field.default_factory() if callable(field.default_factory) else field.default
     return bool(value == default) or value in (None, False, [], {})
 
 
-def _refuse_initialisation(value: Any, path: Path) -> None:
+def _refuse_initialisation(value: object, path: Path) -> None:
     """Refuse initialisations that PEFT would repeat on loading, changing the base, with a different result."""
     for name, reason in UNREPEATABLE.items():
         if isinstance(value, str) and value.lower().startswith(name):
             raise CheckpointError(f"{path}: init_lora_weights {value!r} was saved unconverted: {reason}", CONVERT)
 
 
-def _begins(value: Any) -> Any:
+def _begins(value: bool | str) -> bool | str:
     if isinstance(value, str) and value not in BEGINNINGS and value.lower() not in ("gaussian", "olora"):
         raise ValueError(f"{value!r} is not known; known: {', '.join(BEGINNINGS)}")
     return value
 
 
-def _regex(value: Any) -> Any:
+def _regex(value: T) -> T:
     for text in [value] if isinstance(value, str) else value if isinstance(value, dict) else ():
         try:
             re.compile(text)
@@ -192,7 +214,7 @@ class _Values(BaseModel):
     use_rslora: bool = False
 
 
-def _refuse_values(given: Mapping[str, Any], path: Path) -> None:
+def _refuse_values(given: Mapping[str, object], path: Path) -> None:
     try:
         _Values.model_validate(dict(given))
     except ValidationError as error:
