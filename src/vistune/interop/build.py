@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -21,6 +21,9 @@ from vistune.model.shapes import ConfigLike, LanguageConfig, VisionConfig
 from vistune.model.vision import VisionTower, tower_class
 from vistune.processor import Processor, TokenizerLike
 from vistune.types import Spec
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def build_model(
     """Build the model with the source's weights, each read once.
 
     Args:
-        source: What was read.
+        source: The contents of the folder.
         dtype: Precision of the weights.
         quantize: Bits of the language model, 4 or 8.
         meta: Do not load weights and adapters, but check them in the same way.
@@ -110,11 +113,12 @@ def load_tower_tensors(source: SourceModel, dtype: torch.dtype, *, meta: bool = 
     return load_part(tower_class(source.vision, "hidden"), source.vision, source.parts["vision"], settings)
 
 
-def causal_class(config: LanguageConfig) -> Any:
+def causal_class(config: LanguageConfig) -> type[PreTrainedModel]:
     """Return transformers' class of causal language model for a config."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    causal: type[PreTrainedModel] = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return causal
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,17 +131,18 @@ class PartSettings:
     meta: bool = False
 
 
-def load_part(kind: Any, config: ConfigLike, tensors: Mapping[str, LazyTensor], settings: PartSettings) -> nn.Module:
+def load_part(
+    kind: type[PreTrainedModel], config: ConfigLike, tensors: Mapping[str, LazyTensor], settings: PartSettings
+) -> nn.Module:
     """Load a transformers model of class `kind` from exactly these tensors. Raises CheckpointError if they misfit."""
     with torch.device("meta"):
-        empty: Any = kind(config)
-    expected = dict(empty.state_dict())
+        empty: nn.Module = kind(config)
+    expected = empty.state_dict()
     tied = {"lm_head.weight"} if getattr(config, "tie_word_embeddings", False) else set()
     optional = tied | {name for name in expected if name.startswith("head.")}
     fit_tensors(expected, tensors, settings.location, optional=optional)
     if settings.meta:
-        unloaded: nn.Module = empty
-        return unloaded
+        return empty
     attention = register() if hasattr(empty, "lm_head") else "sdpa"
     quantized = (
         {} if settings.quantize is None else {"quantization_config": quantization(settings.quantize, settings.dtype)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,12 @@ import torch
 import yaml
 
 from vistune.errors import CheckpointError, RecipeError
-from vistune.files import committed_folder, read_json, read_text
+from vistune.files import committed_folder, read_json, read_json_if_there, read_text
 from vistune.generation import Assistant
 from vistune.interop import layouts
 from vistune.interop.build import SourceModel, build_model, source_processor
-from vistune.interop.folders import is_hub_name, read_tensors, read_tower, resolve
+from vistune.interop.folders import is_hub_name, read_tensors, read_tower, resolve, with_full_depth, write_tower
 from vistune.interop.parity import (
-    Conversations,
     ParityRow,
     ProbeResult,
     compare,
@@ -28,14 +27,12 @@ from vistune.interop.parity import (
     probe_transformers,
     probes,
 )
-from vistune.interop.writers import ExportedModel, with_full_depth, write_hf, write_original, write_peft, write_tower
+from vistune.interop.writers import ExportedModel, write_hf, write_original, write_peft
 from vistune.model import VisionLanguageModel, merge_adapters
+from vistune.model.peft_folder import LazyTensor
 from vistune.registry import guess
 from vistune.runs import checkpoint
 from vistune.types import Spec
-
-Writer = Callable[[ExportedModel, Path], None]
-Loader = Callable[[Path, torch.dtype, Conversations], dict[str, ProbeResult]]
 
 QUANTISED_BY = {  # layout -> how to get it in 4 or 8 bits: loaders quantise while loading
     "llava-hf": "transformers quantises it as it loads, by "
@@ -47,7 +44,7 @@ QUANTISED_BY = {  # layout -> how to get it in 4 or 8 bits: loaders quantise whi
 
 @dataclass(frozen=True, slots=True)
 class ImportResult:
-    """What `import_model` read and wrote.
+    """The model that `import_model` read, and the folder that it wrote.
 
     Attributes:
         layout: The layout that was read.
@@ -92,10 +89,10 @@ def import_model(
     return ImportResult(source.layout, out, source.spec, model.adapted, source.tuned, source.remarks)
 
 
-def stored_dtype(tensors: Mapping[str, Any]) -> torch.dtype:
+def stored_dtype(tensors: Mapping[str, LazyTensor]) -> torch.dtype:
     """Return the precision of a part's weights, from its embedding."""
     first = next(tensors[name] for name in ("model.embed_tokens.weight", *tensors) if name in tensors)
-    return torch.empty(0, dtype=first[:0].dtype).dtype
+    return first[:0].dtype
 
 
 def export_model(
@@ -130,8 +127,7 @@ def export_model(
     if out.exists():
         raise RecipeError(f"{out}: exists already", "give another folder")
     exported = exported_from(folder, dtype, device)
-    conversations = probes()
-    expected = probe_ours(Assistant(exported.model, exported.processor), conversations)
+    expected = probe_ours(exported.assistant, probes())
     merges: list[ParityRow] = []
     if exported.model.adapted and layout != "peft":
         if not merge:
@@ -139,39 +135,48 @@ def export_model(
                 f"{folder}: has adapters, which --layout {layout} cannot store",
                 "add --merge, or export --layout peft",
             )
-        before = {f"merge: {probe}": answer for probe, answer in expected.items()}
-        exported.model.language = merge_adapters(exported.model.language)
-        expected = probe_ours(Assistant(exported.model, exported.processor), conversations)
-        merges = compare(before, {f"merge: {probe}": answer for probe, answer in expected.items()})
-        if exceeds_tolerance(merges, exported.model.head.dtype, merged=True):
-            raise CheckpointError(
-                f"{out}: the model's outputs change when its adapters are merged: {describe_rows(merges)}",
-                "merge in fp32 (--device cpu), or export --layout peft, which keeps adapters",
-            )
+        merges, expected = _merge(exported, expected, out)
     precision = exported.model.head.dtype
     if precision != exported.dtype:
         round_weights(exported.model, exported.dtype, tower=layout != "llava-original" or exported.tower_inside)
-        expected = probe_ours(Assistant(exported.model, exported.processor), conversations)
+        expected = probe_ours(exported.assistant, probes())
         exported.model.to(exported.dtype)  # in the precision of the file, so that no second copy is needed
-    layouts_written: Mapping[str, tuple[Writer, Loader]] = {
-        "llava-hf": (write_hf, partial(from_transformers, device=device)),
-        "llava-original": (write_original, partial(from_original, device=device)),
-        "peft": (partial(write_peft, base=base), partial(from_peft, base=base, device=device)),
+    writers: Mapping[str, Callable[[ExportedModel, Path], None]] = {
+        "llava-hf": write_hf,
+        "llava-original": write_original,
+        "peft": partial(write_peft, base=base),
     }
-    write, read = layouts_written[layout]
     with committed_folder(out) as draft:
-        write(exported, draft)
+        writers[layout](exported, draft)
         del exported  # frees memory for the model that is loaded
-        rows = compare(expected, read(draft, precision, conversations))
+        base_folder = (base or str(draft / "base")) if layout == "peft" else None
+        rows = compare(expected, probe_written(draft, layout, base_folder, precision, device))
         if exceeds_tolerance(rows, precision):
-            own_base = layout == "peft" and base is not None
             raise CheckpointError(
                 f"{out}: the exported model gives other outputs than the original: {describe_rows(rows)}",
                 "remove --base: this model is not that base with adapters"
-                if own_base
+                if layout == "peft" and base is not None
                 else "report this with the model",
             )
     return [*merges, *rows]
+
+
+def _merge(
+    exported: ExportedModel, before: Mapping[str, ProbeResult], out: Path
+) -> tuple[list[ParityRow], dict[str, ProbeResult]]:
+    """Merge the model's adapters; return the comparison of before and after, and the results after.
+
+    Raises CheckpointError if the outputs change.
+    """
+    exported.model.language = merge_adapters(exported.model.language)
+    after = probe_ours(exported.assistant, probes())
+    rows = [replace(row, probe=f"merge: {row.probe}") for row in compare(before, after)]
+    if exceeds_tolerance(rows, exported.model.head.dtype, merged=True):
+        raise CheckpointError(
+            f"{out}: the model's outputs change when its adapters are merged: {describe_rows(rows)}",
+            "merge in fp32 (--device cpu), or export --layout peft, which keeps adapters",
+        )
+    return rows, after
 
 
 def refuse_unknown(layout: str) -> None:
@@ -240,49 +245,32 @@ def exported_from(folder: Path, dtype: torch.dtype | None, device: str) -> Expor
     )
 
 
-def from_transformers(
-    folder: Path, dtype: torch.dtype, conversations: Conversations, *, device: str
+def probe_written(
+    folder: Path, layout: str, base: str | None, dtype: torch.dtype, device: str
 ) -> dict[str, ProbeResult]:
-    """Run the probes on a llava-hf folder with transformers."""
-    from transformers import AutoModelForImageTextToText
+    """Load a written folder, and run the probes on it.
 
-    model: Any = AutoModelForImageTextToText.from_pretrained(str(folder), dtype=dtype)
-    return with_processor(model.eval().to(device), folder, conversations)
-
-
-def with_processor(model: Any, folder: Path, conversations: Conversations) -> dict[str, ProbeResult]:
-    """Run the probes with the processor of a folder."""
-    from transformers import AutoProcessor
-
-    processor = AutoProcessor.from_pretrained(str(folder), backend="pil")
-    return probe_transformers(model, processor, conversations, processor.image_token_id)
-
-
-def from_original(
-    folder: Path, dtype: torch.dtype, conversations: Conversations, *, device: str
-) -> dict[str, ProbeResult]:
-    """Run the probes on an original folder with our reader; the original's code needs old libraries."""
-    return probe_ours(Assistant(*layouts.load(folder, dtype=dtype, device=device)), conversations)
-
-
-def from_peft(
-    folder: Path, dtype: torch.dtype, conversations: Conversations, *, base: str | None, device: str
-) -> dict[str, ProbeResult]:
-    """Run the probes on a PEFT folder with PEFT and transformers."""
+    transformers and PEFT load their layouts. Our reader loads the original's, whose code needs old libraries. `base`:
+    the folder or hub name on which a PEFT folder's adapters are put; None for the other layouts.
+    """
+    if layout == "llava-original":
+        return probe_ours(Assistant(*layouts.load(folder, dtype=dtype, device=device)), probes())
     from peft import PeftModel
-    from transformers import AutoModelForImageTextToText
+    from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    base_folder = base or str(folder / "base")
-    model = PeftModel.from_pretrained(
-        AutoModelForImageTextToText.from_pretrained(base_folder, dtype=dtype), str(folder)
-    )
-    return with_processor(model.eval().to(device), Path(base_folder), conversations)
+    whole = base or str(folder)
+    model = AutoModelForImageTextToText.from_pretrained(whole, dtype=dtype)
+    if base is not None:
+        model = PeftModel.from_pretrained(model, str(folder))
+    processor = AutoProcessor.from_pretrained(whole, backend="pil")
+    return probe_transformers(model.eval().to(device), processor, probes(), processor.image_token_id)
 
 
 def write_card(folder: Path) -> str:
-    """Return a model card: base models, data, trained parts and scores, as far as the folder tells."""
-    recipe = _yaml(folder / "recipe.yaml")
-    parts = _json(folder / "parts.json")
+    """Return a model card: base models, data, trained parts and scores, as far as the folder records them."""
+    path = folder / "recipe.yaml"
+    recipe = _mapping(yaml.safe_load(read_text(path)) if path.is_file() else None)
+    parts = _mapping(read_json_if_there(folder / "parts.json"))
     run = folder.parent.parent if folder.parent.name == "checkpoints" else folder
     origin = parts.get("extra", {}).get("origin", {})
     bases = _bases(recipe, parts, origin)
@@ -328,17 +316,11 @@ def _bases(recipe: dict[str, Any], parts: dict[str, Any], origin: dict[str, Any]
 def _scores(run: Path) -> list[str]:
     rows = []
     for path in sorted((run / "evals").glob("*.json")):
-        metrics = _json(path).get("metrics")
+        metrics = _mapping(read_json_if_there(path)).get("metrics")
         if isinstance(metrics, dict):
             rows.append(f"| {path.stem} | {', '.join(f'{name} {value:.4g}' for name, value in metrics.items())} |")
     return ["| evaluation | scores |", "| --- | --- |", *rows, ""] if rows else []
 
 
-def _json(path: Path) -> dict[str, Any]:
-    value = read_json(path) if path.is_file() else {}
-    return value if isinstance(value, dict) else {}
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    value = yaml.safe_load(read_text(path)) if path.is_file() else {}
+def _mapping(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}

@@ -1,29 +1,37 @@
-"""Read a model folder of another layout: config, tensors by part, tokenizer, vision tower; a path or a hub name.
+"""Read and write the files of model folders of other layouts: config, tensors by part, tokenizer, vision tower.
 
-Tensors are read one at a time. Pickles are loaded with `weights_only`, so no code in them runs.
+A folder to read is a path or a hub name. Tensors are read one at a time. Pickles are loaded with `weights_only`, so no
+code in them runs.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vistune.errors import CheckpointError, DataError, VistuneError, reason_of, some
-from vistune.files import read_json
+from vistune.files import read_json, write_json
 from vistune.model.peft_folder import LazyTensor
 from vistune.model.shapes import VisionConfig
 from vistune.model.vision import vision_config
 from vistune.processor import TokenizerLike, load_tokenizer
+from vistune.types import Spec
+
+if TYPE_CHECKING:
+    from transformers import BaseImageProcessor
 
 PARTS = ("vision", "projector", "newline", "language")
 Parts = dict[str, dict[str, LazyTensor]]  # tensors by part and name
@@ -204,3 +212,67 @@ def read_tower(name: str, parent: Path | None = None) -> tuple[Path, VisionConfi
         if rule is not None and not tensor_name.endswith(tuple(names()["ignored"])):
             tensors[(rule[1] + tensor_name.removeprefix(rule[0])).removeprefix("vision:")] = tensor
     return folder, config, tensors
+
+
+def with_full_depth(
+    tower: Mapping[str, LazyTensor], config: VisionConfig, feature_layer: int
+) -> tuple[dict[str, LazyTensor], VisionConfig]:
+    """Return (tensors, config) of a tower cut at its feature layer, with zero layers in place of the missing ones.
+
+    Their output is not used. The feature layer then has the same number in every loader; if it were the last layer,
+    some loaders would normalise it (vLLM) and others would not. The last norm gets unit weights.
+    """
+    first = "encoder.layers.0."
+    layer = {name.removeprefix(first): tensor for name, tensor in tower.items() if name.startswith(first)}
+    longer = dict(tower)
+    missing = -1 - feature_layer
+    for k in range(config.num_hidden_layers, config.num_hidden_layers + missing):
+        longer |= {f"encoder.layers.{k}.{name}": torch.zeros_like(t[...]) for name, t in layer.items()}
+    width = layer["layer_norm1.weight"][...]
+    longer.setdefault("post_layernorm.weight", torch.ones_like(width))
+    longer.setdefault("post_layernorm.bias", torch.zeros_like(width))
+    config = copy.deepcopy(config)
+    config.num_hidden_layers += missing
+    return longer, config
+
+
+def save_tensors(state: Mapping[str, Tensor], folder: Path) -> None:
+    """Write safetensors in shards of 5 GB, with an index if there are several."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    save_torch_state_dict(tensors, folder, max_shard_size="5GB", metadata={"format": "pt"})
+
+
+def without_paths(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Remove the paths from which parts of a config were read."""
+    kept = {key: value for key, value in tree.items() if key != "_name_or_path"}
+    return {key: without_paths(value) if isinstance(value, dict) else value for key, value in kept.items()}
+
+
+def image_processor(spec: Spec) -> BaseImageProcessor:
+    """Return transformers' image processor that makes the tiles on which this model was trained."""
+    from transformers import (
+        CLIPImageProcessorPil,
+        LlavaImageProcessorPil,
+        LlavaNextImageProcessorPil,
+        SiglipImageProcessorPil,
+    )
+
+    side = {"height": spec.image_side, "width": spec.image_side}
+    common = {"image_mean": list(spec.image_mean), "image_std": list(spec.image_std), "resample": spec.image_resample}
+    crop = {"size": {"shortest_edge": spec.image_side}, "crop_size": side}
+    if spec.image_mode == "anyres":
+        pairs = [[height, width] for width, height in spec.canvases]
+        return LlavaNextImageProcessorPil(**common, **crop, image_grid_pinpoints=pairs)
+    if spec.image_fit == "stretch":
+        return SiglipImageProcessorPil(**common, size=side)
+    if spec.image_mode == "pad":
+        return LlavaImageProcessorPil(**common, **crop, do_pad=True)
+    return CLIPImageProcessorPil(**common, **crop)
+
+
+def write_tower(tower: Mapping[str, LazyTensor], config: VisionConfig, spec: Spec, folder: Path) -> None:
+    """Write a vision tower into a folder of its own, in transformers' layout."""
+    save_tensors({written_name("vision", name, "tower"): tensor[...] for name, tensor in tower.items()}, folder)
+    write_json(folder / "config.json", without_paths(config.to_dict()))
+    image_processor(replace(spec, image_mode="square")).save_pretrained(folder)

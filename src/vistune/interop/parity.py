@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -13,6 +13,9 @@ from torch import Tensor
 from vistune.generation import Assistant, greedy_tokens, read_messages
 from vistune.processor import collate
 from vistune.types import IMAGE_ID
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, ProcessorMixin
 
 Conversations = Mapping[str, Sequence[Mapping[str, Any]]]  # OpenAI-style messages by the probe's name
 
@@ -64,7 +67,7 @@ def probes() -> Conversations:
     """Return conversations that end with a question: with an image, in Korean, of two turns, without an image."""
     image = {"type": "image", "image": probe_image()}
 
-    def asked(text: str, *before: Any) -> dict[str, Any]:
+    def asked(text: str, *before: object) -> dict[str, object]:
         return {"role": "user", "content": [*before, {"type": "text", "text": text}]}
 
     answered = {"role": "assistant", "content": [{"type": "text", "text": "Waves of colour."}]}
@@ -90,7 +93,7 @@ def probe_ours(assistant: Assistant, conversations: Conversations) -> dict[str, 
 
 
 def probe_transformers(
-    model: Any, processor: Any, conversations: Conversations, image_id: int
+    model: PreTrainedModel, processor: ProcessorMixin, conversations: Conversations, image_id: int
 ) -> dict[str, ProbeResult]:
     """Run the probes through transformers' model, with its processor and chat template."""
     results = {}

@@ -5,26 +5,31 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import save_torch_state_dict
 from safetensors.torch import save_file
 from torch import Tensor
 
 from vistune.errors import RecipeError
 from vistune.files import write_atomic, write_json
-from vistune.interop.folders import written_name
+from vistune.generation import Assistant
+from vistune.interop.folders import image_processor, save_tensors, without_paths, write_tower, written_name
 from vistune.interop.original import CLASSES
 from vistune.model import VisionLanguageModel
-from vistune.model.language import unwrap
+from vistune.model.language import CausalLM, unwrap
 from vistune.model.peft_folder import LazyTensor
-from vistune.model.shapes import ConfigLike, VisionConfig
+from vistune.model.shapes import VisionConfig
+from vistune.model.vision import has_class_token
 from vistune.processor import Processor, TokenizerLike, save_tokenizer
 from vistune.runs.checkpoint import language_state
 from vistune.types import Spec
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import GenerationConfig, LlavaConfig, LlavaNextConfig, PreTrainedTokenizerFast
 
 ROWS = 64  # an enlarged vocabulary is rounded up to a multiple of this, as llava-hf's is
 IMAGE, PAD = "<image>", "<pad>"
@@ -55,12 +60,22 @@ class ExportedModel:
     dtype: torch.dtype
 
     @property
+    def assistant(self) -> Assistant:
+        return Assistant(self.model, self.processor)
+
+    @property
     def spec(self) -> Spec:
         return self.processor.spec
 
     @property
-    def language(self) -> Any:
+    def language(self) -> CausalLM:
         return unwrap(self.model.language)
+
+    @property
+    def select_strategy(self) -> str:
+        """transformers' name for the tower's tokens that are used: `default` drops a class token."""
+        drops = has_class_token(self.tower_config) and self.spec.feature_tokens == "patch"
+        return "default" if drops else "full"
 
 
 def write_hf(exported: ExportedModel, folder: Path) -> None:
@@ -81,7 +96,7 @@ def write_hf(exported: ExportedModel, folder: Path) -> None:
 
 def hf_state(exported: ExportedModel, rows: int) -> dict[str, Tensor]:
     """Return every tensor under llava-hf's name, with the vocabulary enlarged to `rows`."""
-    state = {**part_state(exported, "vision", "llava-hf"), **part_state(exported, "projector", "llava-hf")}
+    state = {**tower_state(exported, "llava-hf"), **projector_state(exported, "llava-hf")}
     language = with_more_rows(language_tensors(exported), rows)
     return state | {written_name("language", name, "llava-hf"): tensor for name, tensor in language.items()}
 
@@ -102,13 +117,11 @@ def refuse_for_hf(exported: ExportedModel) -> None:
         )
 
 
-def with_image_token(tokenizer: TokenizerLike, rows: int) -> tuple[Any, int, int]:
+def with_image_token(tokenizer: TokenizerLike, rows: int) -> tuple[PreTrainedTokenizerFast, int, int]:
     """Return a tokenizer with `<image>` and a padding token, the image token's id, and the vocabulary's rows."""
-    from copy import deepcopy
-
     from tokenizers import AddedToken
 
-    own: Any = deepcopy(tokenizer)
+    own: PreTrainedTokenizerFast = copy.deepcopy(tokenizer)
     own.chat_template = None
     if IMAGE not in own.get_vocab():
         own.add_tokens([AddedToken(IMAGE, special=True, normalized=False)], special_tokens=True)
@@ -137,22 +150,22 @@ def with_more_rows(state: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
     return longer
 
 
-def part_state(exported: ExportedModel, part: str, layout: str) -> dict[str, Tensor]:
-    """Return a part's tensors under the layout's names."""
-    if part == "vision":
-        return {
-            written_name("vision", name, layout): tensor[...].to(exported.dtype)
-            for name, tensor in exported.tower.items()
-        }
-    state = {name: tensor.to(exported.dtype) for name, tensor in exported.model.projector_state().items()}
+def tower_state(exported: ExportedModel, layout: str) -> dict[str, Tensor]:
+    """Return the tower's tensors under the layout's names."""
+    tower = exported.tower.items()
+    return {written_name("vision", name, layout): tensor[...].to(exported.dtype) for name, tensor in tower}
+
+
+def projector_state(exported: ExportedModel, layout: str) -> dict[str, Tensor]:
+    """Return the projector's tensors and `newline` under the layout's names."""
     return {
-        written_name("newline" if name == "newline" else "projector", name, layout): tensor
-        for name, tensor in state.items()
+        written_name("newline" if name == "newline" else "projector", name, layout): tensor.to(exported.dtype)
+        for name, tensor in exported.model.projector_state().items()
     }
 
 
-def hf_config(exported: ExportedModel, image_id: int, rows: int, pad_id: int) -> Any:
-    """Return transformers' LlavaConfig or LlavaNextConfig."""
+def hf_config(exported: ExportedModel, image_id: int, rows: int, pad_id: int) -> LlavaConfig | LlavaNextConfig:
+    """Return transformers' config of the whole model."""
     from transformers import LlavaConfig, LlavaNextConfig
 
     text = type(exported.language.config)(
@@ -165,14 +178,12 @@ def hf_config(exported: ExportedModel, image_id: int, rows: int, pad_id: int) ->
         "image_seq_length": exported.spec.slots_per_image,
         "projector_hidden_act": "gelu",
         "vision_feature_layer": exported.spec.feature_layer,
-        "vision_feature_select_strategy": "default" if exported.spec.feature_tokens == "patch" else "full",
+        "vision_feature_select_strategy": exported.select_strategy,
         "dtype": str(exported.dtype).removeprefix("torch."),
     }
-    if exported.tower_config.model_type != "clip_vision_model":  # there is no class token to drop
-        common["vision_feature_select_strategy"] = "full"
     if exported.spec.image_mode == "anyres":
         pairs = [[height, width] for width, height in exported.spec.canvases]
-        config: Any = LlavaNextConfig(**common, image_grid_pinpoints=pairs, use_image_newline_parameter=True)
+        config = LlavaNextConfig(**common, image_grid_pinpoints=pairs, use_image_newline_parameter=True)
         config.architectures = ["LlavaNextForConditionalGeneration"]
     else:
         config = LlavaConfig(**common)
@@ -193,37 +204,31 @@ def with_older_keys(config: Mapping[str, Any]) -> dict[str, Any]:
         older["rope_theta"] = full["rope_theta"]
     if "sliding_attention" in rope:
         older["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
-    elif (kind := rope.get("rope_type", "default")) in (
-        "linear",
-        "dynamic",
-    ):  # the form of the transformers versions that introduced them
+    elif (kind := rope.get("rope_type", "default")) in ("linear", "dynamic"):  # as their first versions wrote them
         older["rope_scaling"] = {"type": kind, "factor": rope["factor"]}
     elif kind != "default":
         older["rope_scaling"] = {key: value for key, value in rope.items() if key != "rope_theta"}
     return older
 
 
-def write_processor(exported: ExportedModel, tokenizer: Any, folder: Path) -> None:
+def write_processor(exported: ExportedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write tokenizer, image processor and chat template, also under the names that older loaders read."""
     from transformers import LlavaNextProcessor, LlavaProcessor
 
-    spec = exported.spec
-    patches = exported.tower_config.patch_size
-    clip = exported.tower_config.model_type == "clip_vision_model"
-    kind = LlavaNextProcessor if spec.image_mode == "anyres" else LlavaProcessor
-    images = image_processor(spec)
+    kind = LlavaNextProcessor if exported.spec.image_mode == "anyres" else LlavaProcessor
+    images = image_processor(exported.spec)
     kind(
         images,
         tokenizer,
-        patch_size=patches,
-        vision_feature_select_strategy="default" if clip and spec.feature_tokens == "patch" else "full",
+        patch_size=exported.tower_config.patch_size,
+        vision_feature_select_strategy=exported.select_strategy,
         chat_template=exported.processor.chat_template,
-        num_additional_image_tokens=1 if clip else 0,
+        num_additional_image_tokens=1 if has_class_token(exported.tower_config) else 0,
     ).save_pretrained(folder)
     images.save_pretrained(folder)
 
 
-def generation_config(exported: ExportedModel, tokenizer: Any) -> Any:
+def generation_config(exported: ExportedModel, tokenizer: TokenizerLike | PreTrainedTokenizerFast) -> GenerationConfig:
     """Return a greedy generation config that stops where the template ends an answer."""
     from transformers import GenerationConfig
 
@@ -287,8 +292,8 @@ def write_original(exported: ExportedModel, folder: Path) -> None:
 
 def original_state(exported: ExportedModel) -> dict[str, Tensor]:
     """Return every tensor under the original's name, including the tower's if the layout contains it."""
-    tower = part_state(exported, "vision", "original") if exported.tower_inside else {}
-    return {**tower, **part_state(exported, "projector", "original"), **language_tensors(exported)}
+    tower = tower_state(exported, "original") if exported.tower_inside else {}
+    return {**tower, **projector_state(exported, "original"), **language_tensors(exported)}
 
 
 def write_peft(exported: ExportedModel, folder: Path, *, base: str | None) -> None:
@@ -306,28 +311,28 @@ def write_peft(exported: ExportedModel, folder: Path, *, base: str | None) -> No
     if not exported.model.adapted:
         raise RecipeError("--layout peft: this model has no adapters", "export --layout llava-hf")
     refuse_for_hf(exported)
-    peft: Any = exported.model.language
-    config = dict(peft.peft_config["default"].to_dict())
-    config |= {
+    peft: PeftModel = exported.model.language
+    config: dict[str, object] = peft.peft_config["default"].to_dict() | {
         "base_model_name_or_path": base or "base",
         "target_modules": rf".*language_model.*\.({'|'.join(_targets(peft))})",
-        "modules_to_save": None,
+        "modules_to_save": None if base is None else ["multi_modal_projector"],
         "task_type": None,
         "inference_mode": True,
         "peft_type": "LORA",
     }
     if base is None:
         write_hf(exported, folder / "base")
-    else:
-        config["modules_to_save"] = ["multi_modal_projector"]
-    write_json(folder / "adapter_config.json", {key: json_value(value) for key, value in config.items()})
+    config = {key: sorted(value) if isinstance(value, set | tuple) else value for key, value in config.items()}
+    write_json(folder / "adapter_config.json", {key: getattr(value, "value", value) for key, value in config.items()})
     tensors = peft_state(exported, with_projector=base is not None)
-    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(stored, folder / "adapter_model.safetensors")
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        folder / "adapter_model.safetensors",
+    )
     write_atomic(folder / "README.md", exported.card)
 
 
-def _targets(peft: Any) -> list[str]:
+def _targets(peft: PeftModel) -> list[str]:
     """Return ends of the adapted layers' names that match no other layer: `q_proj` if all are adapted, else longer."""
     adapted = set(peft.targeted_module_names)
     ends = {name.rsplit(".", 1)[-1] for name in adapted}
@@ -346,84 +351,5 @@ def peft_state(exported: ExportedModel, *, with_projector: bool) -> dict[str, Te
         name.replace(top, f"{top}language_model.", 1): tensor.to(exported.dtype)
         for name, tensor in get_peft_model_state_dict(exported.model.language, save_embedding_layers=False).items()
     }
-    projector = part_state(exported, "projector", "llava-hf") if with_projector else {}
+    projector = projector_state(exported, "llava-hf") if with_projector else {}
     return {**tensors, **{f"{top}{name}": tensor for name, tensor in projector.items()}}
-
-
-def json_value(value: Any) -> Any:
-    """Convert sets and enumerations of PEFT's configs for JSON."""
-    if isinstance(value, set | frozenset | tuple):
-        return sorted(value)
-    return getattr(value, "value", value)
-
-
-SHARD = "5GB"
-
-
-def with_full_depth(
-    tower: Mapping[str, LazyTensor], config: VisionConfig, feature_layer: int
-) -> tuple[dict[str, LazyTensor], VisionConfig]:
-    """Return (tensors, config) of a tower cut at its feature layer, with zero layers in place of the missing ones.
-
-    Their output is not used. The feature layer then has the same number in every loader; if it were the last layer,
-    some loaders would normalise it (vLLM) and others would not. The last norm gets unit weights.
-    """
-    first = "encoder.layers.0."
-    layer = {name.removeprefix(first): tensor for name, tensor in tower.items() if name.startswith(first)}
-    longer = dict(tower)
-    missing = -1 - feature_layer
-    for k in range(config.num_hidden_layers, config.num_hidden_layers + missing):
-        longer |= {f"encoder.layers.{k}.{name}": torch.zeros_like(t[...]) for name, t in layer.items()}
-    width = layer["layer_norm1.weight"][...]
-    longer.setdefault("post_layernorm.weight", torch.ones_like(width))
-    longer.setdefault("post_layernorm.bias", torch.zeros_like(width))
-    config = copy.deepcopy(config)
-    config.num_hidden_layers += missing
-    return longer, config
-
-
-def save_tensors(state: Mapping[str, Tensor], folder: Path) -> None:
-    """Write safetensors in shards of 5 GB, with an index if there are several."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    save_torch_state_dict(tensors, folder, max_shard_size=SHARD, metadata={"format": "pt"})
-
-
-def write_config(config: ConfigLike, folder: Path) -> None:
-    """Write config.json without paths of this machine."""
-    write_json(folder / "config.json", without_paths(config.to_dict()))
-
-
-def without_paths(tree: dict[str, Any]) -> dict[str, Any]:
-    """Remove the paths from which parts of a config were read."""
-    kept = {key: value for key, value in tree.items() if key != "_name_or_path"}
-    return {key: without_paths(value) if isinstance(value, dict) else value for key, value in kept.items()}
-
-
-def image_processor(spec: Spec) -> Any:
-    """Return transformers' image processor that makes the tiles on which this model was trained."""
-    from transformers import (
-        CLIPImageProcessorPil,
-        LlavaImageProcessorPil,
-        LlavaNextImageProcessorPil,
-        SiglipImageProcessorPil,
-    )
-
-    side = {"height": spec.image_side, "width": spec.image_side}
-    common = {"image_mean": list(spec.image_mean), "image_std": list(spec.image_std), "resample": spec.image_resample}
-    crop = {"size": {"shortest_edge": spec.image_side}, "crop_size": side}
-    if spec.image_mode == "anyres":
-        pairs = [[height, width] for width, height in spec.canvases]
-        return LlavaNextImageProcessorPil(**common, **crop, image_grid_pinpoints=pairs)
-    if spec.image_fit == "stretch":
-        return SiglipImageProcessorPil(**common, size=side)
-    if spec.image_mode == "pad":
-        return LlavaImageProcessorPil(**common, **crop, do_pad=True)
-    return CLIPImageProcessorPil(**common, **crop)
-
-
-def write_tower(tower: Mapping[str, LazyTensor], config: VisionConfig, spec: Spec, folder: Path) -> None:
-    """Write a vision tower into a folder of its own, in transformers' layout."""
-    save_tensors({written_name("vision", name, "tower"): tensor[...] for name, tensor in tower.items()}, folder)
-    write_config(config, folder)
-    image_processor(replace(spec, image_mode="square")).save_pretrained(folder)
