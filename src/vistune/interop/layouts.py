@@ -6,19 +6,129 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from vistune.errors import CheckpointError
-from vistune.interop import llava_hf, original
+from vistune.files import read_json
+from vistune.interop import original
 from vistune.interop.adapters import apply_adapters, naming_of
 from vistune.interop.build import SourceModel, build_model, source_processor
-from vistune.interop.folders import read_config, resolve
+from vistune.interop.folders import by_part, read_config, read_tensors, readable_config, resolve, tokenizer_of
 from vistune.model import VisionLanguageModel
 from vistune.model.peft_folder import PREFIX, read_adapters
+from vistune.model.vision import has_class_token, image_rules
+from vistune.model.vlm import spec_of
 from vistune.processor import Processor
+from vistune.recipe import Model
+
+if TYPE_CHECKING:
+    from transformers import LlavaConfig
 
 log = logging.getLogger("vistune.interop")
+
+HF_CLASSES = ("LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration")
+HF_TOKENS: Mapping[str, Literal["patch", "cls_patch"]] = {"default": "patch", "full": "cls_patch"}
+
+
+def is_hf(config: Mapping[str, Any]) -> bool:
+    """Return whether a config is of this layout: by its class, or else by the two configs inside."""
+    listed = config.get("architectures") or []
+    return any(name in HF_CLASSES for name in listed) or (
+        not listed and {"text_config", "vision_config"} <= config.keys()
+    )
+
+
+def read_hf(folder: Path, *, base: str | None, template: str | None, vision: str | None) -> SourceModel:
+    """Read transformers' LlavaForConditionalGeneration or LlavaNextForConditionalGeneration.
+
+    All four tensor namings since transformers 4.36 are read. Raises CheckpointError if something is missing or not
+    supported.
+    """
+    raw = read_config(folder)
+    path = folder / "config.json"
+    if base or vision:
+        raise CheckpointError(f"{folder}: is a complete model; it takes no --base and --vision", "remove them")
+    if raw.get("quantization_config"):
+        raise CheckpointError(f"{path}: stored quantised", "download the full-precision model and use --quantize")
+    from transformers import AutoConfig
+
+    with readable_config(path):
+        config = AutoConfig.from_pretrained(str(folder))
+    refuse_hf(config, path)
+    tokenizer = tokenizer_of(folder)
+    tokenizer.chat_template = processors_template(folder) or tokenizer.chat_template
+    if template is None:
+        template = "tokenizer" if tokenizer.chat_template else "v1"
+    anyres = config.model_type == "llava_next"
+    settings = Model(
+        projector="mlp2x_gelu",
+        feature_layer=config.vision_feature_layer,
+        feature_tokens=tokens_kept(config, path),
+        image_mode="anyres" if anyres else "pad" if pads(folder) else "square",
+        canvases=tuple((width, height) for height, width in config.image_grid_pinpoints) if anyres else None,
+        template=template,
+    )
+    text = config.text_config
+    rules = image_rules(str(folder))
+    return SourceModel(
+        layout="llava-hf",
+        folder=folder,
+        spec=spec_of(settings, config.vision_config, text.hidden_size, text.vocab_size, rules),
+        tokenizer=tokenizer,
+        vision=config.vision_config,
+        language=text,
+        parts=by_part(read_tensors(folder), "llava-hf", str(folder)),
+    )
+
+
+def processors_template(folder: Path) -> str | None:
+    """Return the chat template of the files that transformers' processor reads, or None.
+
+    It is preferred to that of tokenizer_config.json, which is often the language model's and does not know images.
+    """
+    for name in ("processor_config.json", "chat_template.json"):
+        tree = read_json(folder / name) if (folder / name).is_file() else {}
+        template = tree.get("chat_template") if isinstance(tree, dict) else None
+        if isinstance(template, str):
+            return template
+    return None
+
+
+def refuse_hf(config: LlavaConfig, path: Path) -> None:
+    """Raise CheckpointError if this reader does not support the model."""
+    if config.model_type not in ("llava", "llava_next"):
+        raise CheckpointError(f"{path}: model_type {config.model_type!r} is not supported", "use LLaVA 1.5 or 1.6")
+    if not isinstance(config.vision_feature_layer, int) or config.vision_feature_layer >= 0:
+        raise CheckpointError(
+            f"{path}: vision_feature_layer {config.vision_feature_layer!r} is not supported", "use one negative number"
+        )
+    if config.projector_hidden_act != "gelu" or not getattr(config, "multimodal_projector_bias", True):
+        raise CheckpointError(
+            f"{path}: only projectors of two layers with biases and GELU are supported", "use another model"
+        )
+
+
+def tokens_kept(config: LlavaConfig, path: Path) -> Literal["patch", "cls_patch"]:
+    """Return which of the tower's tokens are used. With `default`, transformers drops the first."""
+    strategy = config.vision_feature_select_strategy
+    clip = has_class_token(config.vision_config)
+    kept = HF_TOKENS.get(strategy) if clip else "patch" if strategy == "full" else None
+    if kept is None:
+        raise CheckpointError(
+            f"{path}: vision_feature_select_strategy {strategy!r} does not fit {config.vision_config.model_type}",
+            "use default or full for CLIP, full for SigLIP",
+        )
+    return kept
+
+
+def pads(folder: Path) -> bool:
+    """Return whether images are padded to a square, as in LLaVA 1.5's training; llava-hf's own folders crop."""
+    from transformers import AutoImageProcessor
+
+    rules = AutoImageProcessor.from_pretrained(str(folder), backend="pil")
+    return type(rules).__name__.startswith("LlavaImageProcessor") and bool(rules.do_pad)
 
 
 def read_peft(folder: Path, *, base: str | None, template: str | None, vision: str | None) -> SourceModel:
@@ -36,8 +146,8 @@ def read_peft(folder: Path, *, base: str | None, template: str | None, vision: s
     base_config = read_config(base_folder)
     if original.is_original(base_folder, base_config):
         source = original.read(base_folder, base=None, template=template, vision=vision)
-    elif llava_hf.is_hf(base_config):
-        source = llava_hf.read(base_folder, base=None, template=template, vision=vision)
+    elif is_hf(base_config):
+        source = read_hf(base_folder, base=None, template=template, vision=vision)
     elif original.settings_folder(folder) is not None:  # the original's LoRA checkpoint over a language model
         return original.read(folder, base=str(base_folder), template=template, vision=vision)
     else:
@@ -47,15 +157,10 @@ def read_peft(folder: Path, *, base: str | None, template: str | None, vision: s
             "name a whole LLaVA with --base, or put the training's config.json and projector into the folder",
         )
     source = replace(source, layout="peft", folder=folder)
-    if (
-        config.revision
-        and base is None
-        and not (folder / str(base_name)).is_dir()
-        and not Path(str(base_name)).is_dir()
-    ):
-        remark = (
-            f"{folder / 'adapter_config.json'}: revision {config.revision!r} is not read: the base's newest is used"
-        )
+    is_local = (folder / str(base_name)).is_dir() or Path(str(base_name)).is_dir()
+    if config.revision and base is None and not is_local:
+        path = folder / "adapter_config.json"
+        remark = f"{path}: revision {config.revision!r} is not read: the base's newest is used"
         source = replace(source, remarks=(*source.remarks, remark))
     if naming_of([name.removeprefix(PREFIX) for name in adapters.tensors], folder).layout == "original":
         source = original.with_tuned(source, folder)
@@ -63,7 +168,7 @@ def read_peft(folder: Path, *, base: str | None, template: str | None, vision: s
 
 
 Reader = Callable[..., SourceModel]
-READERS: Mapping[str, Reader] = {"original": original.read, "llava-hf": llava_hf.read, "peft": read_peft}
+READERS: Mapping[str, Reader] = {"original": original.read, "llava-hf": read_hf, "peft": read_peft}
 
 
 def layout_of(folder: Path) -> str:
@@ -77,7 +182,7 @@ def layout_of(folder: Path) -> str:
     config = read_config(folder)
     if original.is_original(folder, config):
         return "original"
-    if llava_hf.is_hf(config):
+    if is_hf(config):
         return "llava-hf"
     listed = ", ".join(original.architectures(config)) or "none"
     raise CheckpointError(
