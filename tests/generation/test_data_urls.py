@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vistune.errors import DataError
-from vistune.generation import messages, read_messages
+from vistune.generation import fields, read_messages
 from vistune.processor import LARGEST_FILE_BYTES, open_image
 
 
@@ -148,7 +148,7 @@ def test_any_bytes_come_back_however_their_base64_is_written(
 ) -> None:
     text = (base64.urlsafe_b64encode if is_url_safe else base64.b64encode)(data).decode().rstrip("=" * is_url_safe)
     lines = "\n".join(textwrap.wrap(text, width))
-    assert messages.bytes_of(f"data:;base64,{quote(lines) if is_quoted else lines}", "x") == data
+    assert fields.bytes_of(f"data:;base64,{quote(lines) if is_quoted else lines}", "x") == data
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from vistune.generation.assistant import Assistant
 from vistune.generation.attention_maps import AttentionMaps, answered_prompt, compute_attention_maps
 from vistune.generation.batch import greedy_tokens
 from vistune.generation.engine import Engine, generate
-from vistune.generation.messages import alternate_turns, read_data_url, read_messages
+from vistune.generation.fields import read_data_url
+from vistune.generation.messages import alternate_turns, read_messages
 from vistune.generation.sampling import GREEDY, Sampling
 
 __all__ = [

@@ -1,27 +1,28 @@
 """Convert OpenAI-style messages to a conversation that every template can render, for the server and for Python.
 
-Messages are checked, their images are loaded, and their roles are brought into alternating turns. Images are `data:`
-URLs as common tools write them; other texts get an error with a remedy.
+Messages are checked, their images are loaded, and their roles are brought into alternating turns.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
-from urllib.parse import unquote_to_bytes
 
 from PIL import Image
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
-from vistune.generation.fields import Body, FieldError, field_error, unused_fields
-from vistune.processor import LARGEST_FILE_BYTES, load_bytes
-from vistune.records.image_files import SUFFIXES
+from vistune.generation.fields import (
+    Body,
+    FieldError,
+    field_error,
+    is_data_url,
+    read_data_url,
+    unused_fields,
+    url_error,
+)
 from vistune.types import ImageRef, Message, Part, Role
 
 logger = logging.getLogger("vistune.generation")
@@ -30,6 +31,8 @@ BETWEEN = "\n\n"  # between the texts of neighbouring messages of one role
 MOST_PARTS = 256  # of a message
 TEXT_FORM = 'send {"type": "text", "text": "..."}'
 IMAGE_FORM = 'send {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,..."}}'
+EACH_FRAME = "this model sees single images; for each frame"
+AS_TEXT = "send a file's text as text"
 RESULT_FORM = "no tools are called here; put what the tool gave into a message of the user"
 PARTS = {  # types of parts that other servers read -> what to do instead
     **dict.fromkeys(("input_text", "output_text"), TEXT_FORM),
@@ -37,12 +40,8 @@ PARTS = {  # types of parts that other servers read -> what to do instead
     **dict.fromkeys(
         ("input_audio", "audio", "audio_url", "output_audio"), "this model hears nothing; leave the part out"
     ),
-    **dict.fromkeys(
-        ("video_url", "video", "input_video"), f"this model sees single images; for each frame {IMAGE_FORM}"
-    ),
-    **dict.fromkeys(
-        ("file", "input_file", "file_url", "document"), f"send a file's text as text; for an image {IMAGE_FORM}"
-    ),
+    **dict.fromkeys(("video_url", "video", "input_video"), f"{EACH_FRAME} {IMAGE_FORM}"),
+    **dict.fromkeys(("file", "input_file", "file_url", "document"), f"{AS_TEXT}; for an image {IMAGE_FORM}"),
     **dict.fromkeys(("tool_use", "tool_call", "tool_result", "function_call_output"), RESULT_FORM),
     **dict.fromkeys(("thinking", "reasoning", "redacted_thinking"), "leave the part out"),
 }
@@ -74,27 +73,10 @@ IMAGE_NAMES = ("image", "images", "image_url", "image_urls", "input_image", "ima
 REFUSED_IN_PARTS = {  # content that a part's type does not name -> what to do instead
     **dict.fromkeys(("text", "input_text", "output_text", "refusal"), OWN_TEXT),
     **dict.fromkeys(IMAGE_NAMES, OWN_PART),
-    **dict.fromkeys(
-        ("video", "videos", "video_url", "input_video"), f"this model sees single images; for each frame {IMAGE_FORM}"
-    ),
+    **dict.fromkeys(("video", "videos", "video_url", "input_video"), f"{EACH_FRAME} {IMAGE_FORM}"),
     **dict.fromkeys(("audio", "audios", "audio_url", "input_audio"), "this model hears nothing; leave it out"),
-    **dict.fromkeys(("file", "files", "input_file", "file_url", "document"), "send a file's text as text"),
+    **dict.fromkeys(("file", "files", "input_file", "file_url", "document"), AS_TEXT),
 }
-
-
-# How images are written in URLs.
-LONGEST_HEADER = 1000  # characters before the comma
-BLANKS = (" ", "\t", "\n", "\r", "\f", "\v")
-BEGINNINGS = {"/9j/": "jpeg", "iVBORw0KGgo": "png", "R0lGOD": "gif", "UklGR": "webp"}  # first bytes in base64
-BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]{64,}={0,2}\s*")
-URL_SAFE = str.maketrans("-_", "+/")
-DATA = re.compile(r"\s*data:", re.IGNORECASE)
-COMMA = re.compile(r",|%2c", re.IGNORECASE)
-WITHOUT_SCHEME = re.compile(r"\s*(image/[\w.+-]+)?\s*;?\s*base64\s*,", re.IGNORECASE)
-LINK = re.compile(r"\s*https?:/", re.IGNORECASE)
-FILE = re.compile(r"\s*(file:|/|\\|~|\.{1,2}[/\\]|[a-z]:[/\\])", re.IGNORECASE)
-SCHEME = re.compile(r"\s*[a-z][a-z0-9+.-]*:", re.IGNORECASE)
-FORM = 'send the image as "data:image/jpeg;base64," and then its bytes in base64'
 
 
 class OnePart(Body):
@@ -127,7 +109,7 @@ class ImagePart(OnePart):
 
     @field_validator("image_url", mode="before", json_schema_input_type=ImageURL | str)
     @classmethod
-    def _one_url(cls, given: Any) -> Any:
+    def _one_url(cls, given: object) -> object:
         return {"url": given} if isinstance(given, str) else given
 
 
@@ -135,11 +117,11 @@ class FilePart(OnePart):
     """An image in memory or in a file: read from Python, never from HTTP."""
 
     type: Literal["image"]
-    image: Any
+    image: object
 
     @field_validator("image")
     @classmethod
-    def _readable(cls, given: Any) -> Any:
+    def _readable(cls, given: object) -> object:
         if not isinstance(given, str | Path | Image.Image):
             raise ValueError
         return given
@@ -160,7 +142,7 @@ class ChatMessage(Body):
         "audio": "send its transcript as text",
         **dict.fromkeys(IMAGE_NAMES, MOVE_IMAGES),
         **dict.fromkeys(("text", "prompt"), "put the text into content"),
-        **dict.fromkeys(("video", "videos"), f"this model sees single images; for each frame {MOVE_IMAGES}"),
+        **dict.fromkeys(("video", "videos"), f"{EACH_FRAME} {MOVE_IMAGES}"),
         **dict.fromkeys(("audios", "file", "files", "document", "documents", "attachments"), "send its text as text"),
     }
 
@@ -170,7 +152,7 @@ class ChatMessage(Body):
 
     @field_validator("content", mode="before", json_schema_input_type=Parts | str | None)
     @classmethod
-    def _one_text(cls, given: Any) -> Any:
+    def _one_text(cls, given: object) -> object:
         return [{"type": "text", "text": given}] if isinstance(given, str) else given
 
     @property
@@ -198,7 +180,7 @@ class PythonMessage(ChatMessage):
 
     @field_validator("content", mode="before")
     @classmethod
-    def _plain(cls, given: Any) -> Any:
+    def _plain(cls, given: object) -> object:
         """Convert any sequence of mappings to lists and dicts."""
         if isinstance(given, Sequence) and not isinstance(given, str | bytes):
             return [dict(part) if isinstance(part, Mapping) else part for part in given]
@@ -314,86 +296,4 @@ def _load(part: ImagePart | FilePart, path: str) -> ImageRef:
         return ImageRef(read_data_url(url, where))
     if isinstance(part.image, str) and is_data_url(part.image):
         return ImageRef(read_data_url(part.image, f"{path}.image"))
-    return ImageRef(part.image if isinstance(part.image, Image.Image) else Path(part.image))
-
-
-def is_data_url(url: str) -> bool:
-    return DATA.match(url) is not None
-
-
-def is_link(url: str) -> bool:
-    return LINK.match(url) is not None
-
-
-def read_data_url(url: str, path: str) -> Image.Image:
-    """Decode the image of a `data:` URL. Raises DataError that names `path`, the field of the URL.
-
-    The limits of image files are checked before anything is decoded. The format is detected from the content; the
-    URL's media type is ignored.
-    """
-    return load_bytes(bytes_of(url, path), path)
-
-
-def bytes_of(url: str, path: str) -> bytes:
-    """The bytes of a `data:` URL. Raises FieldError; for a URL that is too long, before decoding."""
-    scheme = DATA.match(url)
-    if scheme is None:
-        raise url_error(url, path)
-    comma = COMMA.search(url, scheme.end(), scheme.end() + LONGEST_HEADER)
-    if comma is None:
-        raise FieldError(path, "a data: URL without a comma before its bytes", FORM)
-    header = unquote_to_bytes(url[scheme.end() : comma.start()]).decode("ascii", "replace")
-    if "base64" not in [parameter.strip().lower() for parameter in header.split(";")]:
-        raise FieldError(path, "a data: URL whose bytes are not base64", FORM)
-    begin = comma.end()
-    # Computed without a copy: a URL that is too long is refused before its payload is processed.
-    idle = sum(url.count(blank, begin) for blank in BLANKS) + 2 * url.count("%", begin)
-    if len(url) - begin - idle > LARGEST_FILE_BYTES * 4 // 3 + 4:
-        raise FieldError(path, f"larger than {LARGEST_FILE_BYTES >> 20} MB", "send it smaller")
-    return _decoded(url[begin:], path)
-
-
-def _decoded(payload: str, path: str) -> bytes:
-    """Decode base64. Line breaks, percent escapes, the URL-safe alphabet and missing padding are accepted."""
-    if payload.startswith(("b'", 'b"')):
-        hint = "in Python write base64.b64encode(data).decode()"
-        raise FieldError(path, "not base64: it begins with b', as Python writes bytes", hint)
-    try:
-        written = unquote_to_bytes(payload) if "%" in payload else payload.encode("ascii")
-        text = b"".join(written.split()).decode("ascii").translate(URL_SAFE).rstrip("=")
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        raise FieldError(path, "not base64", "send the image's bytes in base64") from None
-
-
-def url_error(
-    url: str,
-    path: str,
-    *,
-    links: tuple[str, str] = ("a link, and links are not fetched here", FORM),
-    files: str = f"the server opens no files; {FORM}",
-) -> FieldError:
-    """The error for a text that is not a `data:` URL: what it is, and what to send instead.
-
-    Args:
-        links: message and hint for an http link.
-        files: hint for a path.
-    """
-    if not url.strip():
-        return FieldError(path, "empty", FORM)
-    if LINK.match(url):
-        return FieldError(path, *links)
-    begin = url[: 2 * LONGEST_HEADER].lstrip()
-    if WITHOUT_SCHEME.match(begin):
-        return FieldError(path, "a data: URL without its first word", 'begin it with "data:image/jpeg;base64,"')
-    bare = begin.removeprefix("b'").removeprefix('b"')
-    known = next((kind for mark, kind in BEGINNINGS.items() if bare.startswith(mark)), None)
-    if known or (BASE64.fullmatch(begin) and not FILE.match(begin)):
-        return FieldError(
-            path, "base64 without a data: prefix", f'put "data:image/{known or "jpeg"};base64," before it'
-        )
-    if FILE.match(begin) or begin.rstrip().lower().endswith(SUFFIXES):
-        return FieldError(path, "a path", files)
-    if SCHEME.match(begin):
-        return FieldError(path, "a link of a kind that is not read", FORM)
-    return FieldError(path, "not a data: URL", FORM)
+    return ImageRef(part.image if isinstance(part.image, Image.Image) else Path(str(part.image)))

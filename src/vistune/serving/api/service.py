@@ -19,7 +19,8 @@ from fastapi import Request
 from vistune.errors import DataError, RecipeError
 from vistune.generation import Assistant, Engine, PendingAnswer, alternate_turns, read_data_url
 from vistune.generation.batch import Prompt, hash_prompt
-from vistune.generation.messages import ChatMessage, ImagePart, is_data_url, is_link, one_message, url_error
+from vistune.generation.fields import is_data_url, is_link, url_error
+from vistune.generation.messages import ChatMessage, ImagePart, one_message
 from vistune.processor import load_bytes
 from vistune.serving.api.fetch import Fetcher
 from vistune.serving.api.limits import Limits
