@@ -6,24 +6,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from queue import SimpleQueue
 from threading import Event
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from vistune.generation.batch import RunningSequence
 from vistune.processor import Processor
 from vistune.types import Completion
+
+if TYPE_CHECKING:
+    from vistune.generation.engine import Engine
 
 Reason = Literal["stop", "length", "cancelled"]
 Listener = Callable[[str | None], None]
 
 WINDOW = 24  # tokens decoded at a time, so that the work per token does not grow with the answer
 KEPT = 8  # tokens kept as context when the window is shortened
-
-
-class Driver(Protocol):
-    """An engine, as an answer sees it."""
-
-    def drive(self, done: Callable[[], bool]) -> None:
-        """Step until `done`, unless a thread of the engine does so."""
 
 
 class TextStream:
@@ -103,7 +99,7 @@ class PendingAnswer:
     """Iterate over it for pieces of text, or call `result` for the whole. Both wait, and raise the answer's error.
 
     Args:
-        driver: The engine.
+        engine: The engine.
         processor: Decodes the tokens.
         sequence: The sequence that the engine extends.
         max_tokens: Most tokens to generate.
@@ -113,7 +109,7 @@ class PendingAnswer:
 
     def __init__(
         self,
-        driver: Driver,
+        engine: Engine,
         processor: Processor,
         sequence: RunningSequence,
         *,
@@ -126,7 +122,7 @@ class PendingAnswer:
         self.error: BaseException | None = None
         self.text = ""
         self.is_cancelled = False
-        self._driver = driver
+        self._engine = engine
         self._processor = processor
         self._max_tokens = max_tokens
         self._stream = TextStream(processor, stop)
@@ -157,7 +153,7 @@ class PendingAnswer:
 
     def __iter__(self) -> Iterator[str]:
         while True:
-            self._driver.drive(lambda: not self._pieces.empty())
+            self._engine.drive(lambda: not self._pieces.empty())
             piece = self._pieces.get()
             if piece is None:
                 self._pieces.put(None)  # iterating again ends at once
@@ -168,7 +164,7 @@ class PendingAnswer:
 
     def result(self) -> Completion:
         """Wait for the end and return the whole answer."""
-        self._driver.drive(self._ended.is_set)
+        self._engine.drive(self._ended.is_set)
         self._ended.wait()
         if self.error is not None:
             raise self.error

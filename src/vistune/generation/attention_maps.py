@@ -1,8 +1,8 @@
 """Compute attention maps: how much each token of an answer attends to the patches of the images.
 
 A token's map shows the attention of the position that generated it, which is the token before it: softmax weights,
-averaged over all heads of the later half of the layers. It tells which patches were read there, not why the answer is
-what it is.
+averaged over all heads of the later half of the layers. It shows which patches were read there, not the reasons for
+the answer.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from vistune.errors import DataError
 from vistune.generation.answer import Listener, PendingAnswer
@@ -52,7 +51,8 @@ class Engine:
     ) -> None:
         self.processor = processor
         self.batch_size = batch_size
-        self.context = _context(model)
+        config = unwrap(model.language).config
+        self.context = float(getattr(config, "max_position_embeddings", None) or "inf")  # in tokens
         self.batch = RunningBatch(model, cache_bytes, prefixes_at_once=prefixes_at_once)
         self._waiting: deque[PendingAnswer] = deque()
         self._running: dict[RunningSequence, PendingAnswer] = {}
@@ -168,7 +168,7 @@ class Engine:
     def __enter__(self) -> Engine:
         return self.start()
 
-    def __exit__(self, *exception: Any) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def _run(self) -> None:
@@ -200,8 +200,12 @@ class Engine:
         sequences = [answer.sequence for answer in ahead]
         try:
             joined = ahead[: len(self.batch.admit(sequences, free))]
-        except Exception:  # one of the prompts is bad: try them one by one, so that the error ends the right answer
-            joined = self._admit_one(ahead[0])
+        except Exception:  # one of the prompts is bad: try the first alone, so that the error ends the right answer
+            joined = ahead[:1]
+            try:
+                self.batch.admit(sequences[:1], 1)
+            except Exception as error:
+                ahead[0].fail(error)
         except BaseException as error:  # Ctrl-C, which may interrupt `admit` anywhere
             self._abandon(error)
             raise
@@ -211,14 +215,6 @@ class Engine:
         joined = [answer for answer in joined if not answer.ended]
         self._running |= {answer.sequence: answer for answer in joined}
         self._update(joined)
-
-    def _admit_one(self, answer: PendingAnswer) -> list[PendingAnswer]:
-        """Admit one request alone; an error ends its answer."""
-        try:
-            self.batch.admit([answer.sequence], 1)
-        except Exception as error:
-            answer.fail(error)
-        return [answer]
 
     def _update(self, answers: Sequence[PendingAnswer]) -> None:
         for answer in answers:
@@ -244,11 +240,6 @@ def _safely(answer: PendingAnswer, action: Callable[[], None]) -> None:
         action()
     except Exception as error:
         answer.fail(error)
-
-
-def _context(model: VisionLanguageModel) -> float:
-    """Return the language model's context length in tokens; infinite if its config does not name one."""
-    return float(getattr(unwrap(model.language).config, "max_position_embeddings", None) or "inf")
 
 
 def generate(
