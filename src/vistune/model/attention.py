@@ -66,11 +66,10 @@ def attend(
     elif starts_on_device is not None and dropout == 0.0 and (half := half_precision(query, value)) is not None:
         q, k, v = (tensor.to(half) for tensor in (query, key, value))
         out = varlen_attention(q, k, v, starts_on_device, longest, scaling, sliding_window)
-    elif isinstance(starts, Tensor) and torch.compiler.is_compiling():
-        out = packed_attention_uncompiled(query, key, value, starts, scaling, sliding_window, dropout)
     elif starts is not None:
-        listed = starts.tolist() if isinstance(starts, Tensor) else starts
-        out = packed_attention(query, key, value, listed, scaling, sliding_window, dropout)
+        is_compiled = isinstance(starts, Tensor) and torch.compiler.is_compiling()
+        packed = packed_attention_uncompiled if is_compiled else packed_attention
+        out = packed(query, key, value, starts, scaling, sliding_window, dropout)
     else:
         raise ValueError("vistune's attention needs `starts` or `past`")
     return out.transpose(1, 2), None
@@ -126,14 +125,15 @@ def packed_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    starts: Sequence[int],
+    starts: Sequence[int] | Tensor,
     scaling: float,
     window: int | None,
     dropout: float = 0.0,
 ) -> Tensor:
     """Attend within each document, one after another; returns (1, heads, tokens, width) like the query."""
     grouped = query.shape[1] != key.shape[1]
-    lengths = [end - begin for begin, end in pairwise(starts)]
+    listed = starts.tolist() if isinstance(starts, Tensor) else starts
+    lengths = [end - begin for begin, end in pairwise(listed)]
     outs = []
     # split instead of slices: the gradient of each slice would be as large as the row
     for q, k, v in zip(*(t.split(lengths, dim=2) for t in (query, key, value)), strict=True):
@@ -146,12 +146,8 @@ def packed_attention(
     return torch.cat(outs, dim=2)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def packed_attention_uncompiled(
-    query: Tensor, key: Tensor, value: Tensor, starts: Tensor, scaling: float, window: int | None, dropout: float
-) -> Tensor:
-    """`packed_attention` outside torch.compile, which would recompile for every number of documents."""
-    return packed_attention(query, key, value, starts.tolist(), scaling, window, dropout)
+# torch.compile would recompile it for every number of documents.
+packed_attention_uncompiled = torch.compiler.disable(packed_attention)
 
 
 def window_mask(tokens: int, window: int | None, device: torch.device) -> Tensor | None:

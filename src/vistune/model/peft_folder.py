@@ -31,11 +31,6 @@ ABOUT_THE_FOLDER = {  # where the adapters came from; no output depends on them
     "auto_mapping", "base_model_name_or_path", "inference_mode", "peft_type", "peft_version", "revision",
     "task_type",
 }  # fmt: skip
-USED = {
-    "alpha_pattern", "bias", "ensure_weight_tying", "exclude_modules", "fan_in_fan_out", "init_lora_weights",
-    "layers_pattern", "layers_to_transform", "lora_alpha", "lora_bias", "lora_dropout", "modules_to_save", "r",
-    "rank_pattern", "target_modules", "trainable_token_indices", "use_dora", "use_rslora",
-}  # fmt: skip
 TRAINING_ONLY = {  # how adapters were initialised and computed; or options of a refused key
     "corda_config", "eva_config", "loftq_config", "lora_ga_config", "megatron_core", "qalora_group_size",
     "runtime_config",
@@ -150,7 +145,7 @@ def _refuse_keys(raw: Mapping[str, object], known: Mapping[str, ConfigField[obje
                     f"update PEFT if a newer one wrote the folder; otherwise {merge_hint(path.parent)}",
                 )
             remarks.append(f"{path}: {key} is not read: the installed PEFT has no such key")
-        elif key in ABOUT_THE_FOLDER or key in USED or _is_default(value, known[key]):
+        elif key in ABOUT_THE_FOLDER or key in _Values.model_fields or _is_default(value, known[key]):
             continue
         elif key in TRAINING_ONLY:
             remarks.append(f"{path}: {key} is not read: it only concerns training")
@@ -190,7 +185,7 @@ Names = Annotated[str | list[str], AfterValidator(_regex)]
 
 
 class _Values(BaseModel):
-    """Types of the keys in USED. PEFT's config accepts any value and fails much later, or not at all."""
+    """The keys that are used, and their types. PEFT's config accepts any value and fails much later, or not at all."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
