@@ -98,13 +98,7 @@ class TextStream:
 class PendingAnswer:
     """Iterate over it for pieces of text, or call `result` for the whole. Both wait, and raise the answer's error.
 
-    Args:
-        engine: The engine.
-        processor: Decodes the tokens.
-        sequence: The sequence that the engine extends.
-        max_tokens: Most tokens to generate.
-        stop: Strings that end the answer.
-        listen: Called in the engine's thread with each piece, and at last with None; iterating then yields nothing.
+    `listen` is called in the engine's thread with each piece, and at last with None; iterating then yields nothing.
     """
 
     def __init__(

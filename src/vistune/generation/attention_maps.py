@@ -69,8 +69,7 @@ class AnsweredPrompt:
 def answered_prompt(processor: Processor, messages: Sequence[Message], answer: str) -> AnsweredPrompt:
     """Encode a conversation that ends with the user's message, and the answer to it, as training would.
 
-    Raises:
-        DataError: If there is no image or no answer, or if the model has no grid of patches.
+    Raises DataError if there is no image or no answer, or if the model has no grid of patches.
     """
     images = [image for message in messages for image in message.images]
     if not images:

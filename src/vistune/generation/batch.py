@@ -172,10 +172,8 @@ class RunningSequence:
 class RunningBatch:
     """The running sequences and their keys and values; sequence k has row k of the KV cache.
 
-    Args:
-        model: The model; its weights must not change.
-        cache_bytes: Size of the prefix cache.
-        prefixes_at_once: How many prefixes may be read while running sequences wait for their next token.
+    The model's weights must not change. `cache_bytes`: size of the prefix cache. `prefixes_at_once`: how many prefixes
+    may be read while running sequences wait for their next token.
     """
 
     def __init__(self, model: VisionLanguageModel, cache_bytes: int, *, prefixes_at_once: int = 1) -> None:

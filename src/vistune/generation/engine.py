@@ -32,9 +32,6 @@ class Engine:
     thread does so. The model's weights must not change while an engine exists.
 
     Args:
-        model: The model.
-        processor: Its processor.
-        batch_size: Most answers at once.
         cache_bytes: Size of the cache of prompt prefixes, in addition to what running sequences need.
         prefixes_at_once: How many new prefixes may be read in one step. More is faster for a batch, but makes the text
             of running answers pause.
@@ -85,15 +82,8 @@ class Engine:
     ) -> PendingAnswer:
         """Submit a request, from any thread. An answer that fills the model's context ends with reason `length`.
 
-        Args:
-            prompt: The prompt, hashed or not.
-            max_tokens: Most tokens to generate.
-            sampling: How to sample.
-            stop: Strings that end the answer.
-            listen: See `PendingAnswer`.
-
-        Raises:
-            DataError: If the prompt is empty or fills the context, or if max_tokens or a stop string is invalid.
+        `stop`: strings that end the answer. `listen`: see `PendingAnswer`. Raises DataError if the prompt is empty or
+        fills the context, or if max_tokens or a stop string is invalid.
         """
         if max_tokens < 1 or not len(prompt) or not all(stop):
             raise DataError(

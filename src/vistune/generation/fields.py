@@ -219,9 +219,7 @@ def url_error(
 ) -> FieldError:
     """Return the error for a text that is not a `data:` URL, with a hint that names the right form.
 
-    Args:
-        links: message and hint for an http link.
-        files: hint for a path.
+    `links`: message and hint for an http link. `files`: hint for a path.
     """
     if not url.strip():
         return FieldError(path, "empty", FORM)

@@ -65,13 +65,10 @@ def build_model(
     """Build the model with the source's weights, each read once.
 
     Args:
-        source: The contents of the folder.
-        dtype: Precision of the weights.
         quantize: Bits of the language model, 4 or 8.
         meta: Do not load weights and adapters, but check them in the same way.
 
-    Raises:
-        CheckpointError: If tensors do not fit.
+    Raises CheckpointError if tensors do not fit.
     """
     spec, parts, location = source.spec, source.parts, str(source.folder)
     tower = VisionTower(load_tower_tensors(source, dtype, meta=meta), spec)

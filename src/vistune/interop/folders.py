@@ -82,14 +82,9 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def read_tensors(folder: Path, *, pickles: bool = False) -> dict[str, LazyTensor]:
-    """Return every tensor of a folder by name.
+    """Return every tensor of a folder by name. `pickles`: also read pytorch_model*.bin; no code in them is run.
 
-    Args:
-        folder: The folder.
-        pickles: Also read pytorch_model*.bin; no code in them is run.
-
-    Raises:
-        CheckpointError: If a file is missing, damaged or not supported.
+    Raises CheckpointError if a file is missing, damaged or not supported.
     """
     files = weight_files(folder)
     if not files:
@@ -174,8 +169,7 @@ def is_hub_name(name: str) -> bool:
 def resolve(name: str, parent: Path | None = None) -> Path:
     """Return the folder of a path (also relative to `parent`) or of a hub name, which is downloaded.
 
-    Raises:
-        CheckpointError: If it is neither.
+    Raises CheckpointError if it is neither.
     """
     for folder in (*([parent / name] if parent is not None else []), Path(name)):
         if folder.is_dir():

@@ -134,8 +134,7 @@ def pads(folder: Path) -> bool:
 def read_peft(folder: Path, *, base: str | None, template: str | None, vision: str | None) -> SourceModel:
     """Read a PEFT folder over a whole LLaVA model; `base` replaces the base model that its config names.
 
-    Raises:
-        CheckpointError: If a key or tensor is not supported; names it.
+    Raises CheckpointError that names a key or tensor that is not supported.
     """
     adapters = read_adapters(folder)
     config = adapters.config
@@ -196,7 +195,6 @@ def read_source(
     """Read a folder or hub name of any known layout. Keys or tensors that have no effect are logged.
 
     Args:
-        folder: The folder or hub name.
         base: The language model, if the folder does not contain it.
         template: Chat template, if the folder does not name its own.
         vision: The tower, if the folder does not contain or name it.

@@ -135,10 +135,7 @@ def compare(ours: Mapping[str, ProbeResult], theirs: Mapping[str, ProbeResult]) 
 def exceeds_tolerance(rows: Sequence[ParityRow], dtype: torch.dtype, *, merged: bool = False) -> bool:
     """Return whether any probe differs by more than rounding. In half precision greedy tokens may differ.
 
-    Args:
-        rows: The comparison.
-        dtype: Precision of the models.
-        merged: Whether separate adapters are compared with merged ones, whose sums are rounded once more.
+    `merged`: whether separate adapters are compared with merged ones, whose sums are rounded once more.
     """
     exact = dtype == torch.float32
     allowed = (MERGED if merged else TOLERANCE)[dtype]

@@ -81,8 +81,7 @@ class ExportedModel:
 def write_hf(exported: ExportedModel, folder: Path) -> None:
     """Write a folder like llava-hf/llava-1.5-7b-hf, which vLLM and transformers load.
 
-    Raises:
-        RecipeError: If the layout cannot represent the model.
+    Raises RecipeError if the layout cannot represent the model.
     """
     refuse_for_hf(exported)
     tokenizer, image_id, rows = with_image_token(exported.processor.tokenizer, exported.language.config.vocab_size)
@@ -245,8 +244,7 @@ def generation_config(exported: ExportedModel, tokenizer: TokenizerLike | PreTra
 def write_original(exported: ExportedModel, folder: Path) -> None:
     """Write a folder like liuhaotian/llava-v1.5-7b, which the original LLaVA's code loads.
 
-    Raises:
-        RecipeError: If the layout cannot represent the model.
+    Raises RecipeError if the layout cannot represent the model.
     """
     names = {kind: name for name, kind in CLASSES.items()}
     kind = exported.language.config.model_type
@@ -299,14 +297,9 @@ def original_state(exported: ExportedModel) -> dict[str, Tensor]:
 def write_peft(exported: ExportedModel, folder: Path, *, base: str | None) -> None:
     """Write adapters over a llava-hf model, as PEFT and vLLM load them.
 
-    Args:
-        exported: The model.
-        folder: Where to write.
-        base: An existing base model; the trained projector is then stored with the adapters (PEFT's
-            `modules_to_save`). Without it the base is written into `base/`.
-
-    Raises:
-        RecipeError: If the model has no adapters, or transformers' LLaVA cannot represent it.
+    With an existing model as `base`, the trained projector is stored with the adapters (PEFT's `modules_to_save`).
+    Without it, the base is written into `base/`. Raises RecipeError if the model has no adapters, or transformers'
+    LLaVA cannot represent it.
     """
     if not exported.model.adapted:
         raise RecipeError("--layout peft: this model has no adapters", "export --layout llava-hf")

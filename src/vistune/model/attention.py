@@ -56,8 +56,7 @@ def attend(
     Args:
         sliding_window: A token attends to itself and to `sliding_window - 1` tokens before it.
         starts: Where documents begin, and the row's end; a tensor must be on the CPU.
-        starts_on_device: See `documents`.
-        longest: See `documents`.
+        starts_on_device, longest: See `documents`.
         past: The tokens that were read before, instead of `starts`.
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -166,9 +165,7 @@ def partial_attention(
 
     Args:
         query: (batch, heads, tokens, width).
-        key: (batch, kv heads, keys, width).
-        value: (batch, kv heads, keys, width).
-        scaling: Factor of the scores.
+        key: (batch, kv heads, keys, width), as `value`.
         seen: (batch or 1, 1, tokens, keys) bool. A token that sees no key gets zeros.
         causal: Whether token k sees the keys 0 to k.
 

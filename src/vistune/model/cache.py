@@ -47,10 +47,7 @@ class Prefix:
 class _PrefixAttention:
     """Attention of new tokens to their prefixes. Documents with the same prefix are computed together.
 
-    Args:
-        prefixes: Each document's prefix.
-        spans: Each document's tokens in the row.
-        positions: (tokens,) how many tokens come before each, prefix included.
+    `spans`: each document's tokens in the row. `positions`: (tokens,) with the prefix included.
     """
 
     def __init__(self, prefixes: Sequence[Prefix | None], spans: Sequence[tuple[int, int]], positions: Tensor) -> None:
@@ -102,11 +99,8 @@ class PrefillDone(Exception):
 class Prefill:
     """A packed row of new tokens, each document after its prefix or at its beginning.
 
-    Args:
-        prefixes: Each document's prefix, or None.
-        lengths: Each document's number of new tokens.
-        device: Where positions are put.
-        layers: If given, raise PrefillDone once this many layers have their keys and values.
+    `lengths`: each document's number of new tokens. With `layers`, raises PrefillDone once this many layers have their
+    keys and values.
     """
 
     def __init__(

@@ -80,17 +80,14 @@ def language_config(source: str) -> LanguageConfig:
 
 
 def load_language(source: str, dtype: torch.dtype, quantize: int | None = None, *, meta: bool = False) -> nn.Module:
-    """Load a causal LM.
+    """Load the causal LM of a folder or hub name.
 
     Args:
-        source: Folder or hub name.
-        dtype: Precision of the weights.
         quantize: Load linear layers except the head in 4 or 8 bits.
         meta: Build it on torch's meta device: only names and shapes of a folder's weights are read, and nothing for a
             hub name.
 
-    Raises:
-        CheckpointError: If tensors are missing or of another shape; none is initialised at random.
+    Raises CheckpointError if tensors are missing or of another shape; none is initialised at random.
     """
     from transformers import AutoModelForCausalLM
 
@@ -185,7 +182,6 @@ def run(
     """Return hidden states after the final norm.
 
     Args:
-        language: The language model.
         embeddings: (batch, tokens, width).
         positions: (batch, tokens).
         at: (n,) the only positions of a single row whose states are used; the other states may be incomplete.

@@ -28,13 +28,8 @@ EVERYTHING, ATTENTION = "all-linear", "attention"
 def targets(language: nn.Module, patterns: tuple[str, ...] | None) -> list[str]:
     """Return the full names of the linear layers to adapt, never the head; without patterns, all of them.
 
-    Args:
-        language: The language model.
-        patterns: `all-linear`, `attention` (linear layers inside modules whose class name ends with Attention), or ends
-            of layers' names, such as `q_proj` or `layers.0.self_attn.q_proj`.
-
-    Raises:
-        RecipeError: If a pattern matches no layer.
+    A pattern is `all-linear`, `attention` (linear layers inside modules whose class name ends with Attention), or an
+    end of layers' names, such as `q_proj` or `layers.0.self_attn.q_proj`. Raises RecipeError if one matches no layer.
     """
     base = unwrap(language)
     head = base.get_output_embeddings()
@@ -109,13 +104,8 @@ def with_adapters(module: nn.Module, adapters: Adapters) -> PeftModel:
 def with_empty_adapters(module: nn.Module, adapters: Adapters, *, meta: bool = False) -> PeftModel:
     """Wrap the module in a PeftModel into which all adapter tensors fit, without loading them.
 
-    Args:
-        module: The module to adapt.
-        adapters: Adapters with this module's names.
-        meta: Whether the module has no weights.
-
-    Raises:
-        CheckpointError: If tensors are missing, unexpected or of another shape.
+    `meta`: whether the module has no weights. Raises CheckpointError if tensors are missing, unexpected or of another
+    shape.
     """
     from peft import get_peft_model, get_peft_model_state_dict
 
@@ -245,7 +235,6 @@ def merge_adapters(language: nn.Module, *, tolerance: float | None = None) -> nn
     afterwards.
 
     Args:
-        language: The language model with or without adapters.
         tolerance: How far hidden states and logits of the probe may change, relative to their largest value; by
             default the square root of the precision's epsilon (half of its digits).
 

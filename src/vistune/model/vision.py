@@ -23,11 +23,7 @@ class VisionTower(nn.Module):
     """A tower that ends at the feature layer; later layers are dropped.
 
     In the joint space, the tower's last norm and its projection are applied to every token of the feature layer.
-
-    Args:
-        tower: transformers' model.
-        spec: Feature layer, tokens, space and normalisation.
-        cut: Whether the tower ends at the feature layer already.
+    `cut`: whether the tower ends at the feature layer already.
     """
 
     def __init__(self, tower: PreTrainedModel, spec: Spec, *, cut: bool = False) -> None:
@@ -135,8 +131,7 @@ def read_config(source: str, what: str) -> PreTrainedConfig:
 def image_rules(source: str) -> dict[str, Any]:
     """Return a spec's image fields from the tower's image processor.
 
-    Raises:
-        RecipeError: If there is none, or it does not resize to one square, rescale by 1/255 and normalise.
+    Raises RecipeError if there is none, or it does not resize to one square, rescale by 1/255 and normalise.
     """
     from transformers import AutoImageProcessor
 
@@ -167,15 +162,10 @@ def load_tower(source: str, spec: Spec, dtype: torch.dtype, *, cut: bool = False
     """Load the tower of a folder or hub name.
 
     Args:
-        source: Folder or hub name.
-        spec: Feature layer, tokens, space and normalisation.
-        dtype: Precision of the weights.
         cut: Whether the tower was saved without the layers after the feature layer.
-        meta: Build it on torch's meta device: only names and shapes of a folder's weights are read, and nothing for a
-            hub name.
+        meta: See `load_language`.
 
-    Raises:
-        RecipeError: If weights are missing, damaged or of another shape.
+    Raises RecipeError if weights are missing, damaged or of another shape.
     """
     config = vision_config(source)
     kind = tower_class(config, spec.space)

@@ -166,8 +166,7 @@ def default_canvases(side: int) -> tuple[tuple[int, int], ...]:
 def spec_of(model: Model, vision: VisionConfig, width: int, vocabulary: int, rules: Mapping[str, Any]) -> Spec:
     """Make a spec from a tower's config, image rules, and the language model's width and vocabulary.
 
-    Raises:
-        RecipeError: If they do not fit.
+    Raises RecipeError if they do not fit.
     """
     vision_width = width_of(vision, model.space)
     if model.projector == "identity" and vision_width != width:
@@ -220,13 +219,10 @@ def build(
     quantize: int | None = None,
     meta: bool = False,
 ) -> VisionLanguageModel:
-    """Load the backbones and initialise a projector.
+    """Load the backbones of a recipe's model section, and initialise a projector from `seed`.
 
     Args:
-        model: The recipe's model section.
-        spec: The spec that `read_spec` returned for it.
-        seed: Seeds the projector.
-        dtype: Precision of the weights.
+        spec: The spec that `read_spec` returned for `model`.
         quantize: Bits of the language model, 4 or 8.
         meta: Do not load the backbones' weights, but check them in the same way.
     """
