@@ -49,11 +49,10 @@ class Naming:
         if part == "vision":
             return self.vision + name
         if part == "projector":
-            first, _, rest = name.partition(".")
-            named = (
-                {"0": "linear_1", "1": "act", "2": "linear_2"}.get(first, first) if self.layout == "llava-hf" else first
-            )
-            return ".".join([self.projector + named, *([rest] if rest else [])])
+            index, dot, rest = name.partition(".")
+            if self.layout == "llava-hf":
+                index = {"0": "linear_1", "1": "act", "2": "linear_2"}.get(index, index)
+            return f"{self.projector}{index}{dot}{rest}"
         return self.language + name.removeprefix("model.") if name.startswith("model.") else self.head + name
 
 
@@ -88,9 +87,9 @@ def apply_adapters(source: SourceModel, adapters: Adapters) -> SourceModel:
     folder = adapters.folder
     named = {name.removeprefix(PREFIX): tensor for name, tensor in adapters.tensors.items()}
     naming = naming_of(named, folder)
-    parts = by_part(
-        named if naming.language != "language_model." else _with_head_names(named), naming.layout, str(folder)
-    )
+    if naming.language == "language_model.":  # LlavaModel, which has no head: by_part knows the names with one
+        named = {f"model.{name}" if name.startswith("language_model.") else name: t for name, t in named.items()}
+    parts = by_part(named, naming.layout, str(folder))
     with torch.device("meta"):
         empty: dict[str, nn.Module] = {
             "vision": tower_class(source.vision, "hidden")(source.vision),
@@ -118,11 +117,6 @@ def apply_adapters(source: SourceModel, adapters: Adapters) -> SourceModel:
         with_empty_adapters(empty["language"], by_name["language"], meta=True)
         adapt = partial(load_onto, adapters=by_name["language"])
     return replace(source, parts=changed, remarks=tuple(remarks), adapt=adapt, tower_inside=inside)
-
-
-def _with_head_names(named: Mapping[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """Rename the tensors of an adapted LlavaModel, LLaVA without its head, to the names with a head."""
-    return {f"model.{name}" if name.startswith("language_model.") else name: t for name, t in named.items()}
 
 
 def _of_part(
@@ -195,11 +189,11 @@ def _tokens(tensors: Mapping[str, LazyTensor], config: LoraConfig, layers: Mappi
         return {}
     if not isinstance(given, dict):
         return {name: list(given) for name in trained}
-    by_module = {}
-    for key, tokens in given.items():
-        ours = next((name for name, their in layers.items() if f".{their}".endswith(f".{key}")), str(key))
-        by_module[ours] = list(tokens)
-    return by_module
+
+    def ours(key: str) -> str:
+        return next((name for name, their in layers.items() if f".{their}".endswith(f".{key}")), key)
+
+    return {ours(key): list(tokens) for key, tokens in given.items()}
 
 
 def _unused_keys(

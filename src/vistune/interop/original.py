@@ -47,7 +47,7 @@ DELTA = 0.1  # a last norm with a smaller mean absolute weight is the difference
 def is_original(folder: Path, config: Mapping[str, Any]) -> bool:
     """Return whether a config is of this layout: by its class or its `mm_*` keys.
 
-    `model_type` does not tell, because it is "llava" in transformers' layout too.
+    `model_type` does not show it, because it is "llava" in transformers' layout too.
     """
     named = any(name.startswith("Llava") and name.endswith("ForCausalLM") for name in architectures(config))
     return named or any(key.startswith("mm_") for key in config)
@@ -60,7 +60,7 @@ def architectures(config: Mapping[str, Any]) -> list[str]:
 
 
 def read(folder: Path, *, base: str | None, template: str | None, vision: str | None) -> SourceModel:
-    """Read a merged folder, a LoRA folder, or a stage-1 projector. Raises CheckpointError for what is missing."""
+    """Read a merged folder, a LoRA folder, or a stage-1 projector. Raises CheckpointError if anything is missing."""
     lora = (folder / "adapter_config.json").is_file()
     config_folder = (settings_folder(folder) if lora else None) or folder
     config = read_config(config_folder)
@@ -106,17 +106,17 @@ def read(folder: Path, *, base: str | None, template: str | None, vision: str | 
 
 
 def refuse(folder: Path, config: Mapping[str, Any]) -> None:
-    """Raise CheckpointError for what this reader does not support."""
+    """Raise CheckpointError if this reader does not support the model."""
     path = folder / "config.json"
     unknown = [name for name in architectures(config) if name.startswith("Llava") and name not in CLASSES]
     if unknown:
         raise CheckpointError(
             f"{path}: {', '.join(unknown)} is not supported", f"supported: {', '.join(sorted(CLASSES))}"
         )
-    if config.get("quantization_config"):
-        raise CheckpointError(
-            f"{path}: stored in {_bits(config)}", "download the full-precision model and use --quantize"
-        )
+    if settings := config.get("quantization_config"):
+        is_4_bit = isinstance(settings, dict) and settings.get("load_in_4bit")
+        form = "4 bits" if is_4_bit else "a quantised form"
+        raise CheckpointError(f"{path}: stored in {form}", "download the full-precision model and use --quantize")
     for key, meaning in (
         ("mm_use_im_start_end", "images between <im_start> and <im_end>"),
         ("mm_resampler_type", "a resampler"),
@@ -141,28 +141,18 @@ def refuse_deltas(folder: Path, language: Mapping[str, LazyTensor]) -> None:
         )
 
 
-def _bits(config: Mapping[str, Any]) -> str:
-    settings = config["quantization_config"]
-    return "4 bits" if isinstance(settings, dict) and settings.get("load_in_4bit") else "a quantised form"
-
-
 def settings_of(folder: Path, config: Mapping[str, Any], parts: Parts, template: str | None) -> Model:
     """Convert the original's keys to a recipe's model section."""
+    path = folder / "config.json"
     mode: Any = config.get("image_aspect_ratio") or "square"
     if mode not in ("square", "pad", "anyres"):
-        raise CheckpointError(
-            f"{folder / 'config.json'}: image_aspect_ratio {mode!r} is not supported", "use square, pad or anyres"
-        )
+        raise CheckpointError(f"{path}: image_aspect_ratio {mode!r} is not supported", "use square, pad or anyres")
     merge = config.get("mm_patch_merge_type", "flat")
     if mode == "anyres" and merge != "spatial_unpad":
-        raise CheckpointError(
-            f"{folder / 'config.json'}: mm_patch_merge_type {merge!r} is not supported", "use spatial_unpad"
-        )
+        raise CheckpointError(f"{path}: mm_patch_merge_type {merge!r} is not supported", "use spatial_unpad")
     canvases = config.get("image_grid_pinpoints") if mode == "anyres" else None
     if canvases is not None and not isinstance(canvases, list):
-        raise CheckpointError(
-            f"{folder / 'config.json'}: image_grid_pinpoints {canvases!r} is not supported", "give a list of pairs"
-        )
+        raise CheckpointError(f"{path}: image_grid_pinpoints {canvases!r} is not supported", "give a list of pairs")
     return Model(
         projector=projector_of(config, parts["projector"]),
         feature_layer=config.get("mm_vision_select_layer", -2),
@@ -215,6 +205,10 @@ def _candidates(folder: Path) -> list[Path]:
     return [folder, folder.absolute().parent] if is_checkpoint(folder) else [folder]
 
 
+def _listed(folder: Path) -> str:
+    return " or ".join(str(candidate) for candidate in _candidates(folder))
+
+
 def tuned_file(folder: Path) -> Path | None:
     """Return the file of other weights that a LoRA training changed, such as the projector, or None."""
     listed = [candidate / name for candidate in _candidates(folder) for name in (TUNED, PROJECTOR)]
@@ -232,17 +226,16 @@ def with_tuned(source: SourceModel, folder: Path) -> SourceModel:
 
 
 def _base_projector(folder: Path) -> str:
-    searched = " or ".join(str(candidate) for candidate in _candidates(folder))
     return (
-        f"{folder}: no {TUNED} and no {PROJECTOR} in {searched}: the base's projector is used, which is wrong if the "
-        "training changed it"
+        f"{folder}: no {TUNED} and no {PROJECTOR} in {_listed(folder)}: the base's projector is used, which is wrong "
+        "if the training changed it"
     )
 
 
 def _put_tuned(parts: Parts, path: Path) -> None:
-    for part, tensors in by_part({stripped(name): t for name, t in read_pickle(path).items()}, "original",
-                                 str(path)).items():  # fmt: skip
-        parts[part] |= tensors
+    tensors = {stripped(name): tensor for name, tensor in read_pickle(path).items()}
+    for part, changed in by_part(tensors, "original", str(path)).items():
+        parts[part] |= changed
 
 
 def _over_base(folder: Path, base: str | None, *, lora: bool) -> tuple[Parts, Path, Path | None]:
@@ -250,17 +243,15 @@ def _over_base(folder: Path, base: str | None, *, lora: bool) -> tuple[Parts, Pa
     if base is None:
         raise CheckpointError(f"{folder}: needs the language model on which it was trained", "name it with --base")
     base_folder = resolve(base)
-    own = folder / PROJECTOR
-    path = tuned_file(folder) if lora else own if own.is_file() else None
-    if path is None and not lora:
+    path = tuned_file(folder) if lora else folder / PROJECTOR
+    if not lora and not (folder / PROJECTOR).is_file():
         raise CheckpointError(f"{folder}: neither model*.safetensors nor {PROJECTOR}", "name a LLaVA folder")
     parts = by_part(read_tensors(base_folder, pickles=True), "original", str(base_folder))
     if path is not None:
         _put_tuned(parts, path)
     elif not parts["projector"]:
-        searched = " or ".join(str(candidate) for candidate in _candidates(folder))
         raise CheckpointError(
-            f"{folder}: no projector: {base_folder} is only a language model, and {searched} contains neither "
+            f"{folder}: no projector: {base_folder} is only a language model, and {_listed(folder)} contains neither "
             f"{TUNED} nor {PROJECTOR}",
             "put the training's projector there, or name a whole LLaVA with --base",
         )
