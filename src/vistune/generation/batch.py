@@ -243,7 +243,7 @@ class RunningBatch:
 
     def _next_tokens(self, hidden: Tensor, sequences: Sequence[RunningSequence]) -> list[int]:
         head = self.model.head
-        # On a CPU, parts of the head that fit its cache take two thirds of the time of one product (16 rows, AVX2).
+        # On a CPU, parts of the head that fit its cache take two thirds of the time of the whole (16 rows, AVX2).
         parts = head.split(HEAD_ROWS if head.device.type == "cpu" else len(head))
         logits = torch.cat([hidden @ rows.T for rows in parts], dim=-1)
         return sample_tokens(logits, [sequence.sampling_state for sequence in sequences])

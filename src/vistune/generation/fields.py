@@ -129,7 +129,7 @@ def field_error(
     """Return the error for the first fault of a body. The message has the type of the value, not its text.
 
     Args:
-        expected: a field's path without indices -> what it must be, so that the message does not depend on pydantic.
+        expected: a field's path without indices -> the kind of value, so that the message does not depend on pydantic.
         instead: a field's path without indices -> known wrong values -> their remedies.
         path: the path of the validated object in the request.
     """

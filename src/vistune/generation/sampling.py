@@ -54,7 +54,7 @@ GREEDY = Sampling()
 
 @dataclass(frozen=True, slots=True)
 class SamplingState:
-    """What the next token of a sequence depends on. `seen`: every token of the prompt and the answer so far."""
+    """The state on which a sequence's next token depends. `seen`: every token of the prompt and the answer so far."""
 
     sampling: Sampling
     rng: torch.Generator

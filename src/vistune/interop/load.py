@@ -38,7 +38,7 @@ def load(
     """Load a run folder, a model folder, or a folder of a layout that `import` reads.
 
     Args:
-        model: The folder. Of a run, its last finished stage's best checkpoint, else its newest.
+        model: The folder. For a run, the best checkpoint of its last finished stage is loaded, else its newest.
         device: `auto` (a GPU if there is one), `cpu`, `cuda` or one GPU such as `cuda:1`.
         dtype: `auto` (bf16 on a GPU, fp32 on a CPU), `fp32`, `bf16` or `fp16`.
         quantize: Load the language model's weights in 4 or 8 bits; tower, projector and head keep their precision.
@@ -54,7 +54,7 @@ def load(
 
 @dataclass(frozen=True, slots=True)
 class ParentModel:
-    """What a run needs to know of the model it continues from; no weights are loaded.
+    """The model that a run continues from, without its weights.
 
     Attributes:
         origin: The `from` section that names exactly this model; for a run, the checkpoint that was chosen.
@@ -64,7 +64,7 @@ class ParentModel:
         cut: Whether its vision tower was trained and ends at the feature layer.
         adapted: Whether it has adapters, which are merged before training.
         folder: Where it is, or for another layout where `bring_in` writes it.
-        source: What `read_source` returned for a folder of another layout; None for a vistune folder.
+        source: The contents of a folder of another layout; None for a vistune folder.
     """
 
     origin: Origin
@@ -105,14 +105,9 @@ class ParentModel:
 def inspect_parent(origin: Origin, out: Path) -> ParentModel:
     """Read configs and tokenizer of the model that `from` names.
 
-    Of a run, this is the checkpoint that is newest or best now, whatever the run does later.
-
-    Args:
-        origin: The recipe's `from` section.
-        out: The run folder; a model of another layout is converted into OUT/from when training begins.
-
-    Raises:
-        CheckpointError, RecipeError: if the folder is not a model, or needs no `base`, `vision` or `template`.
+    For a run, this is the checkpoint that is newest or best now, whatever the run does later. A model of another layout
+    is converted into `out`/from when training begins. Raises CheckpointError or RecipeError if the folder is not a
+    model, or needs no `base`, `vision` or `template`.
     """
     if origin.model.exists() and is_vistune_folder(origin.model):
         parent = _inspect_vistune(origin)
