@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -128,7 +128,16 @@ def read_config(source: str, what: str) -> PreTrainedConfig:
         ) from None
 
 
-def image_rules(source: str) -> dict[str, Any]:
+class ImageRules(TypedDict):
+    """A spec's fields that an image processor decides."""
+
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+    image_fit: NotRequired[str]
+    image_resample: NotRequired[int]
+
+
+def image_rules(source: str) -> ImageRules:
     """Return a spec's image fields from the tower's image processor.
 
     Raises RecipeError if there is none, or it does not resize to one square, rescale by 1/255 and normalise.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ from vistune.model.language import embed, head_weight, language_config, load_lan
 from vistune.model.lora import has_adapters
 from vistune.model.projectors import build_projector, slots_after
 from vistune.model.shapes import VisionConfig
-from vistune.model.vision import VisionTower, image_rules, load_tower, tokens_of, vision_config, width_of
+from vistune.model.vision import ImageRules, VisionTower, image_rules, load_tower, tokens_of, vision_config, width_of
 from vistune.recipe import Model, source_of
 from vistune.types import IMAGE_ID, Batch, Spec
 
@@ -163,7 +162,7 @@ def default_canvases(side: int) -> tuple[tuple[int, int], ...]:
     return tuple((columns * side, rows * side) for columns, rows in ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3)))
 
 
-def spec_of(model: Model, vision: VisionConfig, width: int, vocabulary: int, rules: Mapping[str, Any]) -> Spec:
+def spec_of(model: Model, vision: VisionConfig, width: int, vocabulary: int, rules: ImageRules) -> Spec:
     """Make a spec from a tower's config, image rules, and the language model's width and vocabulary.
 
     Raises RecipeError if they do not fit.
