@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -124,17 +124,15 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
 
 def by_part(tensors: Mapping[str, LazyTensor], layout: str, location: str) -> Parts:
     """Sort tensors into parts, under their names there. Raises CheckpointError naming tensors of no known part."""
-    rules = names()[layout]["read"]
     parts: Parts = {part: {} for part in PARTS}
     unknown = []
     for name, tensor in tensors.items():
         if name.endswith(tuple(names()["ignored"])):
             continue
-        rule = next(((old, new) for old, new in rules if name.startswith(old)), None)
-        if rule is None:
+        if (ours := _renamed(name, names()[layout]["read"])) is None:
             unknown.append(name)
             continue
-        part, _, inner = (rule[1] + name.removeprefix(rule[0])).partition(":")
+        part, _, inner = ours.partition(":")
         parts[part][inner or part] = tensor
     if unknown:
         raise CheckpointError(f"{location}: tensors of no known part: {some(unknown)}", "name a LLaVA model")
@@ -144,8 +142,14 @@ def by_part(tensors: Mapping[str, LazyTensor], layout: str, location: str) -> Pa
 def written_name(part: str, name: str, layout: str) -> str:
     """Return the layout's name for a part's tensor."""
     ours = f"{part}:" + ("" if name == part == "newline" else name)
-    old, new = next((old, new) for old, new in names()[layout]["write"] if ours.startswith(old))
-    return str(new) + ours.removeprefix(old)
+    theirs = _renamed(ours, names()[layout]["write"])
+    assert theirs is not None, ours
+    return theirs
+
+
+def _renamed(name: str, rules: Iterable[tuple[str, str]]) -> str | None:
+    """Replace the beginning of a tensor's name by the first rule that matches; return None if no rule does."""
+    return next((new + name.removeprefix(old) for old, new in rules if name.startswith(old)), None)
 
 
 @contextmanager
@@ -199,12 +203,11 @@ def read_tower(name: str, parent: Path | None = None) -> tuple[Path, VisionConfi
     """Return (folder, config, tensors) of a vision tower, or of the vision part of a CLIP model."""
     folder = resolve(name, parent)
     config = vision_config(str(folder))
-    rules = names()["tower"]["read"]
     tensors: dict[str, LazyTensor] = {}
-    for tensor_name, tensor in read_tensors(folder, pickles=True).items():
-        rule = next(((old, new) for old, new in rules if tensor_name.startswith(old)), None)
-        if rule is not None and not tensor_name.endswith(tuple(names()["ignored"])):
-            tensors[(rule[1] + tensor_name.removeprefix(rule[0])).removeprefix("vision:")] = tensor
+    for theirs, tensor in read_tensors(folder, pickles=True).items():
+        ours = _renamed(theirs, names()["tower"]["read"])
+        if ours is not None and not theirs.endswith(tuple(names()["ignored"])):
+            tensors[ours.removeprefix("vision:")] = tensor
     return folder, config, tensors
 
 
