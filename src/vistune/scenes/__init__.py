@@ -1,7 +1,18 @@
 """The built-in world: drawn images with exact captions, boxes and questions, and the tiny backbones."""
 
-from vistune.scenes.draw import COLORS, HELD_OUT, SHAPES, SIDE, DrawnScene, make_scene, render
-from vistune.scenes.folder import SPLITS, DrawnFolder, scenes_of, write_world
+from vistune.scenes.draw import (
+    COLORS,
+    HELD_OUT,
+    SHAPES,
+    SIDE,
+    SPLITS,
+    DrawnFolder,
+    DrawnScene,
+    make_scene,
+    render,
+    scenes_of,
+    write_world,
+)
 
 __all__ = [
     "COLORS",

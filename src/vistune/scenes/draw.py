@@ -1,18 +1,28 @@
-"""Make random scenes of coloured shapes with exact boxes, and draw them as pixels.
+"""Make random scenes of coloured shapes with exact boxes, draw them as pixels, and write them as a COCO folder.
 
-A scene has a background and one to five shapes in the cells of a 3 x 3 grid.
+A scene has a background and one to five shapes in the cells of a 3 x 3 grid. A folder has OUT/SPLIT/*.jpg,
+OUT/annotations/{captions,instances}_SPLIT.json, and OUT/questions_SPLIT.jsonl with exact answers. Categories are
+shapes; colour and size are `attributes` of each annotation. Each image has an English and a Korean caption.
 """
 
 from __future__ import annotations
 
+import json
 import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from vistune.files import write_jsonl
+from vistune.grounding import QUESTION_TYPES, Scene, ask, brief_cue, caption
 from vistune.types import Box
+
+SPLITS = ("train", "heldout", "combinations")
 
 SIDE = 96  # pixels
 CELL = SIDE // 3
@@ -67,7 +77,7 @@ def make_scene(
     """Return a random scene. With `held_out` at least one shape is a held-out pair, without it none is."""
     count = int(rng.integers(counts[0], counts[1] + 1))
     cells = np.sort(rng.permutation(9)[:count])
-    # Half of the scenes choose from few shapes and colours, so that counts above one and look-alikes are common.
+    # Half of the scenes choose from few shapes and colours, so that counts above one and similar objects are common.
     shapes = rng.permutation(len(SHAPES))[: int(rng.integers(2, 4)) if rng.random() < 0.5 else len(SHAPES)]
     colors = rng.permutation(len(COLORS))[: int(rng.integers(2, 4)) if rng.random() < 0.5 else len(COLORS)]
     pairs = [_pair(rng, shapes, colors) for _ in cells]
@@ -83,10 +93,8 @@ def _pair(rng: np.random.Generator, shapes: np.ndarray, colors: np.ndarray) -> t
         pair = names[int(rng.choice(colors))], SHAPES[int(rng.choice(shapes))]
         if pair not in HELD_OUT:
             return pair
-        shapes, colors = (
-            np.arange(len(SHAPES)),
-            np.arange(len(COLORS)),
-        )  # the chosen shapes and colours may allow only held-out pairs
+        # the chosen shapes and colours may allow only held-out pairs
+        shapes, colors = np.arange(len(SHAPES)), np.arange(len(COLORS))
 
 
 def _thing(rng: np.random.Generator, pair: tuple[str, str], cell: int) -> Thing:
@@ -146,6 +154,30 @@ def _grid() -> tuple[np.ndarray, np.ndarray]:
     return line[:, None], line[None, :]
 
 
+# Polygons, or discs as one (x, y, radius), in units of the radius, y down.
+_OUTLINES: Mapping[str, Sequence[Sequence[tuple[float, ...]]]] = {
+    "circle": [[(0, 0, 0.95)]],
+    "square": [[(-0.78, -0.78), (0.78, -0.78), (0.78, 0.78), (-0.78, 0.78)]],
+    "triangle": [[(0, -0.95), (0.95, 0.75), (-0.95, 0.75)]],
+    "star": [
+        [
+            (reach * math.cos(math.pi * k / 5 - math.pi / 2), reach * math.sin(math.pi * k / 5 - math.pi / 2))
+            for k, reach in enumerate([1.0, 0.42] * 5)
+        ]
+    ],
+    "cross": [
+        [(-0.3, -0.95), (0.3, -0.95), (0.3, 0.95), (-0.3, 0.95)],
+        [(-0.95, -0.3), (0.95, -0.3), (0.95, 0.3), (-0.95, 0.3)],
+    ],
+    "heart": [
+        [(-0.45, -0.35, 0.5)],
+        [(0.45, -0.35, 0.5)],
+        [(-0.92, -0.15), (0.92, -0.15), (0, 0.95)],
+        [(-0.5, -0.4), (0.5, -0.4), (0, 0.4)],
+    ],
+}
+
+
 @cache
 def _mask(shape: str, radius: int, turn: int) -> np.ndarray:
     """Return the coverage (2 * reach, 2 * reach, 1), 0-1, of a shape that fills its radius."""
@@ -154,7 +186,7 @@ def _mask(shape: str, radius: int, turn: int) -> np.ndarray:
     image = Image.new("L", (side, side))
     pen = ImageDraw.Draw(image)
     center, r = side / 2, radius * _OVERSAMPLING
-    for polygon in _outlines(shape):
+    for polygon in _OUTLINES[shape]:
         if len(polygon) == 1:  # a disc: centre x, centre y, radius, in units of the radius
             x, y, disc = polygon[0]
             x, y, disc = center + x * r, center + y * r, disc * r
@@ -167,28 +199,91 @@ def _mask(shape: str, radius: int, turn: int) -> np.ndarray:
     return (np.asarray(small, dtype=np.float32) / 255)[:, :, None]
 
 
-def _outlines(shape: str) -> list[list[tuple[float, ...]]]:
-    """Return polygons, or discs as one (x, y, radius), in units of the radius, y down."""
-    if shape == "circle":
-        return [[(0, 0, 0.95)]]
-    if shape == "square":
-        return [[(-0.78, -0.78), (0.78, -0.78), (0.78, 0.78), (-0.78, 0.78)]]
-    if shape == "triangle":
-        return [[(0, -0.95), (0.95, 0.75), (-0.95, 0.75)]]
-    if shape == "star":
-        points = [(math.pi * k / 5 - math.pi / 2, 1.0 if k % 2 == 0 else 0.42) for k in range(10)]
-        return [[(reach * math.cos(angle), reach * math.sin(angle)) for angle, reach in points]]
-    if shape == "cross":
-        arm = 0.3
-        return [
-            [(-arm, -0.95), (arm, -0.95), (arm, 0.95), (-arm, 0.95)],
-            [(-0.95, -arm), (0.95, -arm), (0.95, arm), (-0.95, arm)],
-        ]
-    if shape == "heart":
-        return [
-            [(-0.45, -0.35, 0.5)],
-            [(0.45, -0.35, 0.5)],
-            [(-0.92, -0.15), (0.92, -0.15), (0, 0.95)],
-            [(-0.5, -0.4), (0.5, -0.4), (0, 0.4)],
-        ]
-    raise ValueError(shape)
+@dataclass(frozen=True, slots=True)
+class DrawnFolder:
+    """A written folder, and the number of images of each split."""
+
+    path: Path
+    counts: dict[str, int]
+
+
+def write_world(
+    out: Path, *, count: int, seed: int, tests: int | None = None, advance: Callable[[int], None] = lambda n: None
+) -> DrawnFolder:
+    """Draw `count` training scenes and `tests` scenes (a tenth, at least 20) for each of the two test splits."""
+    tests = max(20, count // 10) if tests is None else tests
+    counts = {"train": count, "heldout": tests, "combinations": tests}
+    (out / "annotations").mkdir(parents=True, exist_ok=True)
+    first = 1
+    for split, number in counts.items():
+        _write_split(out, split, first=first, count=number, seed=seed, advance=advance)
+        first += number
+    return DrawnFolder(out, counts)
+
+
+def scenes_of(split: str, count: int, seed: int) -> Iterator[DrawnScene]:
+    """Yield the scenes of a split; each split and seed has its own random generator.
+
+    Scenes of the two test splits have at least two shapes, so that every type of question can be asked.
+    """
+    rng = np.random.default_rng([seed, SPLITS.index(split)])
+    for _ in range(count):
+        yield make_scene(rng, held_out=split == "combinations", counts=(1, 5) if split == "train" else (2, 5))
+
+
+def _write_split(out: Path, split: str, *, first: int, count: int, seed: int, advance: Callable[[int], None]) -> None:
+    (out / split).mkdir(exist_ok=True)
+    rng = random.Random(f"{seed}/{split}")
+    images: list[dict[str, object]] = []
+    captions: list[dict[str, object]] = []
+    instances: list[dict[str, object]] = []
+    questions: list[dict[str, object]] = []
+    for number, drawn in enumerate(scenes_of(split, count, seed), start=first):
+        name = f"{number:012d}.jpg"
+        Image.fromarray(render(drawn)).save(out / split / name, "JPEG", quality=92)
+        images.append({"id": number, "file_name": name, "width": SIDE, "height": SIDE})
+        scene = Scene(drawn.boxes())
+        for language in ("en", "ko"):
+            text = caption(scene, language, rng)
+            captions.append({"id": len(captions) + 1, "image_id": number, "caption": text, "language": language})
+        instances.extend(_instances(drawn, number, len(instances)))
+        if split != "train":
+            questions.extend(_questions(scene, name, rng))
+        advance(1)
+    categories = [{"id": k, "name": shape, "supercategory": "shape"} for k, shape in enumerate(SHAPES, start=1)]
+    for kind, records, extra in (("captions", captions, {}), ("instances", instances, {"categories": categories})):
+        info = {"description": "vistune drawn scenes", "seed": seed}
+        content = json.dumps({"info": info, "images": images, "annotations": records, **extra}, ensure_ascii=False)
+        (out / "annotations" / f"{kind}_{split}.json").write_text(content, encoding="utf-8")
+    if questions:
+        write_jsonl(out / f"questions_{split}.jsonl", questions)
+
+
+def _instances(drawn: DrawnScene, image: int, before: int) -> Iterator[dict[str, object]]:
+    for number, thing in enumerate(drawn.things, start=before + 1):
+        x, y, side = thing.x - thing.radius, thing.y - thing.radius, 2 * thing.radius
+        yield {
+            "id": number,
+            "image_id": image,
+            "category_id": SHAPES.index(thing.shape) + 1,
+            "bbox": [x, y, side, side],
+            "area": side * side,
+            "iscrowd": 0,
+            "attributes": {"color": thing.color, "size": thing.size},
+        }
+
+
+def _questions(scene: Scene, image: str, rng: random.Random) -> Iterator[dict[str, object]]:
+    """Yield one question of each type that the scene decides, in a random language."""
+    for kind in QUESTION_TYPES:
+        language = rng.choice(("en", "ko"))
+        item = ask(scene, kind, language, rng)
+        if item is not None:
+            yield {
+                "question_id": f"{image.removesuffix('.jpg')}-{kind}",
+                "image": image,
+                "text": f"{item.question}\n{brief_cue(language)}",
+                "answer": item.answer,
+                "type": kind,
+                "language": language,
+            }
