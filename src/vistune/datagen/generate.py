@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vistune.datagen.sources import AnnotatedSource
+from vistune.datagen.sources.collector import AnnotatedSource
 from vistune.datagen.teachers import rule
 from vistune.datagen.teachers.options import TeacherOptions
 from vistune.datagen.teachers.prompts import OWN_LANGUAGES

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vistune.datagen.caption_filter.noun_phrases import FINDERS, Finder
-from vistune.datagen.sources.collector import NULLS
+from vistune.datagen.sources.boxes import NULLS
 from vistune.errors import DataError, RecipeError
 from vistune.files import replacing
 from vistune.records import Record, RecordError, TableFormat, kind_of_file, read_records

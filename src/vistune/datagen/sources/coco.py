@@ -8,13 +8,26 @@ Datumaro: annotations/SPLIT.json with `items` and label categories, and images/S
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from vistune.datagen.sources.boxes import JsonObject, attributes_of, box_of, is_number, label_of, span
-from vistune.datagen.sources.collector import Family, SourceCollector, count_filled
-from vistune.datagen.sources.tree import READ_SUFFIXES, Tree, split_in
+from vistune.datagen.sources.boxes import (
+    Corners,
+    JsonObject,
+    attributes_of,
+    box_of,
+    count_filled,
+    is_number,
+    label_of,
+    object_in,
+    sized,
+    span,
+    stated_size,
+)
+from vistune.datagen.sources.collector import SourceCollector
+from vistune.datagen.sources.tree import READ_SUFFIXES, Family, Tree, split_in
 from vistune.errors import DataError
 from vistune.files import read_json
 from vistune.records import RecordError, count_unread, shown, text
@@ -32,6 +45,7 @@ ANNOTATION = frozenset(
     {"id", "image_id", "category_id", "bbox", "segmentation", "area", "iscrowd", "attributes", "caption", "extra"}
 )
 CATEGORY = frozenset({"id", "name", "supercategory", "color", "isthing"})
+CORRECT = "correct or remove it"
 
 
 def find(tree: Tree) -> dict[str, list[str]]:
@@ -48,77 +62,43 @@ def find(tree: Tree) -> dict[str, list[str]]:
     return splits
 
 
-def folders(root: Path, files: list[Path], split: str) -> list[Path]:
-    """Return the folders that may contain the images of a split, the most likely first."""
-    near_files = [folder for file in files for folder in (file.parent, file.parent / "images", file.parent / "data")]
-    return [
-        root / split,
-        root / "images" / split,
-        root / split / "images",
-        *near_files,
-        root / "images",
-        root / "data",
-        root,
-    ]
+@dataclass(slots=True)
+class _Images:
+    """The images and annotations of a split's files, by image id."""
+
+    collector: SourceCollector
+    unread: Counter[str] = field(default_factory=Counter)  # of the current file
+    fields: dict[str, JsonObject] = field(default_factory=dict)
+    paths: dict[str, Path | None] = field(default_factory=dict)
+    captions: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    boxes: dict[str, list[Box]] = field(default_factory=lambda: defaultdict(list))
+    crowds: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
 
 def read(collector: SourceCollector, files: list[Path]) -> None:
     """Read the files of one split. Raises DataError for a file that is not in COCO form."""
-    images: dict[str, JsonObject] = {}
-    captions: dict[str, list[str]] = {}
-    boxes: dict[str, list[Box]] = {}
-    crowds: dict[str, set[str]] = {}
-    paths: dict[str, Path | None] = {}
+    images = _Images(collector)
     collector.prefix = f"COCO_{collector.split}_" if collector.split else ""
     for file in files:
         tree = read_json(file)
-        unread = collector.unread(file, ANNOTATION | IMAGE)
-        _check_lists(tree, file)
+        unread = images.unread = collector.unread(file, ANNOTATION | IMAGE)
+        for name in ("images", "annotations"):
+            _check_list(tree.get(name) if isinstance(tree, dict) else None, file, name)
         count_unread(tree, TOP, unread)
         for index, image in enumerate(tree["images"]):
-            location = f"{file}:images[{index}]"
-            key = _add_image(image, images, location)
+            _add_image(image, images, f"{file}:images[{index}]")
             count_unread(image, IMAGE, unread, "images[].")
-            if key not in paths:
-                paths[key] = collector.find(image["file_name"], location, "file_name", *_other_names(image, collector))
         labels = _labels(tree.get("categories") or [], file, unread)
         for index, row in enumerate(tree["annotations"]):
-            location = f"{file}:annotations[{index}]"
-            if not isinstance(row, Mapping):
-                raise RecordError(location, "", f"expected an object, got {shown(row)}", "correct or remove it")
-            count_unread(row, ANNOTATION, unread, "annotations[].")
-            key = _key(row.get("image_id"), location, "image_id")
-            if key not in images:
-                raise RecordError(location, "image_id", f"no image has the id {shown(row.get('image_id'))}",
-                                  "add the image or remove the annotation")  # fmt: skip
-            if "caption" in row:
-                if caption := collector.caption(row["caption"], location, "caption", file, even=False):
-                    captions.setdefault(key, []).append(caption)
-                if row.get("category_id") is None:
-                    continue
-            elif row.get("category_id") is None:
-                raise RecordError(location, "", "neither a `caption` nor a `category_id`", "correct or remove it")
-            category = _key(row.get("category_id"), location, "category_id")
-            if category not in labels:
-                raise RecordError(location, "category_id", f"no category has the id {shown(row.get('category_id'))}",
-                                  "add the category or remove the annotation")  # fmt: skip
-            if row.get("iscrowd"):  # its box covers a group of unknown size
-                crowds.setdefault(key, set()).add(labels[category])
-            elif (path := paths[key]) is not None:
-                box = _box(row, labels[category], images[key], path, location, collector, unread)
-                if box is None:
-                    collector.notes["annotations with a mask (RLE) and no bbox"] += 1
-                else:
-                    boxes.setdefault(key, []).append(box)
-    for key in sorted(images, key=natural):
-        if (path := paths[key]) is not None:
-            collector.add(path, captions=captions.get(key, ()), boxes=boxes.get(key, ()), crowds=crowds.get(key, ()))
+            _add_annotation(row, images, labels, f"{file}:annotations[{index}]", file)
+    for key in sorted(images.fields, key=natural):
+        if (path := images.paths[key]) is not None:
+            collector.add(path, captions=images.captions[key], boxes=images.boxes[key], crowds=images.crowds[key])
 
 
-def _check_lists(tree: object, file: Path) -> None:
-    for key in ("images", "annotations"):
-        if not isinstance(tree, dict) or not isinstance(tree.get(key), list):
-            raise DataError(f"{file}:{key}: a COCO file has a list here", "check that the file is in COCO format")
+def _check_list(value: object, file: Path, name: str) -> None:
+    if not isinstance(value, list):
+        raise DataError(f"{file}:{name}: a COCO file has a list here", "check that the file is in COCO format")
 
 
 def _key(value: object, location: str, field: str) -> str:
@@ -132,35 +112,66 @@ def _key(value: object, location: str, field: str) -> str:
     return text(str(value), location, field)
 
 
-def _add_image(image: object, images: dict[str, JsonObject], location: str) -> str:
-    if not isinstance(image, dict):
-        raise RecordError(location, "", f"expected an object, got {shown(image)}", "correct or remove it")
+def _add_image(value: object, images: _Images, location: str) -> None:
+    image = object_in(value, location, "an object", CORRECT)
     key = _key(image.get("id"), location, "id")
     name = text(image.get("file_name"), location, "file_name")
-    before = images.setdefault(key, image)
+    before = images.fields.setdefault(key, image)
     if before is not image:
         if PurePosixPath(before["file_name"]).name != PurePosixPath(name).name:
             raise RecordError(location, "id", f"{key} is the id of {before['file_name']!r} too", "one id per image")
-        images[key] = {**before, **{name: value for name, value in image.items() if value is not None}}
-    return key
+        images.fields[key] = {**before, **{name: value for name, value in image.items() if value is not None}}
+    if key not in images.paths:
+        other_names = _other_names(name, images.collector.prefix)
+        images.paths[key] = images.collector.find(name, location, "file_name", *other_names)
 
 
-def _other_names(image: JsonObject, collector: SourceCollector) -> tuple[str, ...]:
+def _other_names(name: str, prefix: str) -> tuple[str, ...]:
     """Return the image's name with or without the prefix that COCO uses in 2014 file names but not in 2017 ones."""
-    if not collector.prefix:
-        return ()
-    bare = image["file_name"].removeprefix(collector.prefix)
-    return tuple(name for name in (bare, f"{collector.prefix}{bare}") if name != image["file_name"])
+    bare = name.removeprefix(prefix)
+    return tuple(other for other in (bare, f"{prefix}{bare}") if other != name)
 
 
-def _labels(categories: object, file: Path, unread: Counter[str]) -> dict[str, str]:
-    if not isinstance(categories, list):
-        raise DataError(f"{file}:categories: a COCO file has a list here", "check that the file is in COCO format")
+def _add_annotation(value: object, images: _Images, labels: Mapping[str, str], location: str, file: Path) -> None:
+    collector = images.collector
+    row = object_in(value, location, "an object", CORRECT)
+    count_unread(row, ANNOTATION, images.unread, "annotations[].")
+    image_id, category_id = row.get("image_id"), row.get("category_id")
+    key = _key(image_id, location, "image_id")
+    if key not in images.fields:
+        hint = "add the image or remove the annotation"
+        raise RecordError(location, "image_id", f"no image has the id {shown(image_id)}", hint)
+    if "caption" in row:
+        if caption := collector.caption(row["caption"], location, "caption", file, even=False):
+            images.captions[key].append(caption)
+        if category_id is None:
+            return
+    if category_id is None:
+        raise RecordError(location, "", "neither a `caption` nor a `category_id`", CORRECT)
+    label = labels.get(_key(category_id, location, "category_id"))
+    if label is None:
+        hint = "add the category or remove the annotation"
+        raise RecordError(location, "category_id", f"no category has the id {shown(category_id)}", hint)
+    path = images.paths[key]
+    if row.get("iscrowd"):  # its box covers a group of unknown size
+        images.crowds[key].add(label)
+    elif path is not None:
+        size = collector.size_of(path, location, stated_size(images.fields[key], "width", "height"))
+        corners = _corners(row, location)
+        if corners is None:
+            collector.notes["annotations with a mask (RLE) and no bbox"] += 1
+            return
+        fields = row.get("attributes") or None
+        attributes = attributes_of(fields, location, "attributes", images.unread, "annotations[].")
+        images.boxes[key].append(box_of(label, corners, size, location, "bbox", attributes))
+
+
+def _labels(categories: list[object], file: Path, unread: Counter[str]) -> dict[str, str]:
+    _check_list(categories, file, "categories")
     labels: dict[str, str] = {}
-    for index, category in enumerate(categories):
+    for index, value in enumerate(categories):
         location = f"{file}:categories[{index}]"
-        if not isinstance(category, Mapping):
-            raise RecordError(location, "", f"expected an object, got {shown(category)}", "correct it")
+        category = object_in(value, location, "an object", "correct it")
         count_unread(category, CATEGORY, unread, "categories[].")
         key = _key(category.get("id"), location, "id")
         name = label_of(category.get("name"), location, "name")
@@ -169,33 +180,17 @@ def _labels(categories: object, file: Path, unread: Counter[str]) -> dict[str, s
     return labels
 
 
-def _box(
-    row: JsonObject,
-    label: str,
-    image: JsonObject,
-    path: Path,
-    location: str,
-    collector: SourceCollector,
-    unread: Counter[str],
-) -> Box | None:
-    """Return the box of an annotation, from `bbox` or around its polygons; None if it has only a mask."""
-    stated = image.get("width"), image.get("height")
-    size = collector.size_of(path, location, stated if all(stated) else None)  # type: ignore[arg-type]
-    if row.get("bbox") in (None, []) and row.get("segmentation"):
-        corners = _span_of(row["segmentation"], location)
-        if corners is None:
-            return None
-    else:
-        bbox = row.get("bbox")
-        if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_number, bbox)):
-            raise RecordError(location, "bbox", f"expected [x, y, width, height], got {shown(bbox)}", "correct it")
-        x, y, width, height = bbox
-        corners = x, y, x + width, y + height
-    attributes = attributes_of(row.get("attributes") or None, location, "attributes", unread, "annotations[].")
-    return box_of(label, corners, size, location, "bbox", attributes)
+def _corners(row: JsonObject, location: str) -> Corners | None:
+    """Return the corners of `bbox` or around the polygons; None if there is only a mask."""
+    bbox = row.get("bbox")
+    if bbox in (None, []) and row.get("segmentation"):
+        return _span_of(row["segmentation"], location)
+    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_number, bbox)):
+        raise RecordError(location, "bbox", f"expected [x, y, width, height], got {shown(bbox)}", "correct it")
+    return sized(*bbox)
 
 
-def _span_of(segmentation: object, location: str) -> tuple[float, float, float, float] | None:
+def _span_of(segmentation: object, location: str) -> Corners | None:
     if not isinstance(segmentation, list):
         return None
     polygons = segmentation if any(isinstance(polygon, list) for polygon in segmentation) else [segmentation]
@@ -226,10 +221,6 @@ def find_datumaro(tree: Tree) -> dict[str, list[str]]:
     return {PurePosixPath(name).stem: [name] for name in tree.of_form("Datumaro")}
 
 
-def datumaro_folders(root: Path, files: list[Path], split: str) -> list[Path]:
-    return [root / "images" / split, root / "images", root / split, root, *(file.parent for file in files)]
-
-
 def read_datumaro(collector: SourceCollector, files: list[Path]) -> None:
     for file in files:
         tree = read_json(file)
@@ -244,55 +235,62 @@ def read_datumaro(collector: SourceCollector, files: list[Path]) -> None:
             if not isinstance(item, Mapping) or not isinstance(item.get("annotations", []), list):
                 raise RecordError(location, "", f"expected an item, got {shown(item)}", "export it again")
             count_filled(item, DATUMARO_ITEM, unread, "items[].")
-            image = item.get("image") or item.get("media") or {}
-            name = image.get("path") if isinstance(image, Mapping) else None
             by_id = [f"{item.get('id')}{suffix}" for suffix in READ_SUFFIXES]
-            path = collector.find(name or by_id[0], location, "image.path", *by_id)
+            path = collector.find(_image_of(item).get("path") or by_id[0], location, "image.path", *by_id)
             if path is not None:
                 _add_item(collector, path, item, labels, location, file)
+
+
+def _image_of(item: JsonObject) -> JsonObject:
+    image = item.get("image") or item.get("media")
+    return image if isinstance(image, Mapping) else {}
 
 
 def _add_item(
     collector: SourceCollector, path: Path, item: JsonObject, labels: list[object], location: str, file: Path
 ) -> None:
-    unread = collector.unread(file)
+    unread, prefix = collector.unread(file), "items[].annotations[]"
     captions: list[str] = []
     boxes: list[Box] = []
-    image = item.get("image") or item.get("media") or {}
-    sides = image.get("size") if isinstance(image, Mapping) else None  # height first
+    sides = _image_of(item).get("size")  # height first
     stated = (sides[1], sides[0]) if isinstance(sides, list) and len(sides) == 2 and all(sides) else None
-    for index, row in enumerate(item.get("annotations", [])):
-        item_location = f"{location}.annotations[{index}]"
-        if not isinstance(row, Mapping):
-            raise RecordError(item_location, "", f"expected an annotation, got {shown(row)}", "export it again")
+    for index, value in enumerate(item.get("annotations", [])):
+        at = f"{location}.annotations[{index}]"
+        row = object_in(value, at, "an annotation")
         kind = row.get("type")
         if kind == "caption":
-            if caption := collector.caption(row.get("caption"), item_location, "caption", file):
+            if caption := collector.caption(row.get("caption"), at, "caption", file):
                 captions.append(caption)
         elif kind in ("bbox", "polygon"):
-            count_unread(row, DATUMARO_ANNOTATION, unread, "items[].annotations[].")
+            count_unread(row, DATUMARO_ANNOTATION, unread, f"{prefix}.")
             label = row.get("label_id")
             if not isinstance(label, int) or not 0 <= label < len(labels):
-                raise RecordError(item_location, "label_id", f"no label has the number {shown(label)}", "add the label")
-            fields, prefix = row.get("attributes"), "items[].annotations[]."
-            attributes = attributes_of(fields, item_location, "attributes", unread, prefix)
-            name = label_of(labels[label], item_location, "label_id")
-            size = collector.size_of(path, item_location, stated)
-            boxes.append(box_of(name, _item_corners(row, kind, item_location), size, item_location, kind, attributes))
+                raise RecordError(at, "label_id", f"no label has the number {shown(label)}", "add the label")
+            attributes = attributes_of(row.get("attributes"), at, "attributes", unread, f"{prefix}.")
+            name = label_of(labels[label], at, "label_id")
+            size = collector.size_of(path, at, stated)
+            boxes.append(box_of(name, _item_corners(row, kind, at), size, at, kind, attributes))
         else:
-            unread[f"items[].annotations[] of type {kind}"] += 1
+            unread[f"{prefix} of type {kind}"] += 1
     collector.add(path, captions=captions, boxes=boxes)
 
 
-def _item_corners(row: JsonObject, kind: str, item_location: str) -> tuple[float, ...]:
+def _item_corners(row: JsonObject, kind: str, location: str) -> Corners:
     values = row.get("bbox" if kind == "bbox" else "points")
     if not isinstance(values, list) or len(values) < 4 or not all(type(value) in (int, float) for value in values):
-        raise RecordError(item_location, kind, f"expected numbers, got {shown(values)}", "export it again")
-    if kind == "polygon":
-        return span(values[::2], values[1::2], item_location, "points")
-    x, y, width, height = values[:4]
-    return x, y, x + width, y + height
+        raise RecordError(location, kind, f"expected numbers, got {shown(values)}", "export it again")
+    return span(values[::2], values[1::2], location, "points") if kind == "polygon" else sized(*values[:4])
 
 
-COCO = Family("a COCO .json (images, annotations)", find, folders, read)
-DATUMARO = Family("a Datumaro .json (items, categories)", find_datumaro, datumaro_folders, read_datumaro)
+COCO = Family(
+    "a COCO .json (images, annotations)",
+    find,
+    read,
+    ("{split}", "images/{split}", "{split}/images", "@ @/images @/data", "images", "data", "."),
+)
+DATUMARO = Family(
+    "a Datumaro .json (items, categories)",
+    find_datumaro,
+    read_datumaro,
+    ("images/{split}", "images", "{split}", ".", "@"),
+)

@@ -9,12 +9,12 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from vistune.datagen.sources.boxes import JsonObject, is_number, sizes_of
+from vistune.datagen.sources.boxes import is_missing, is_number, sizes_of
 from vistune.datagen.sources.tree import (
     ANNOTATION_SUFFIXES,
     BOOKKEEPING,
@@ -22,6 +22,7 @@ from vistune.datagen.sources.tree import (
     OTHER_IMAGES,
     READ_SUFFIXES,
     Tree,
+    by_split,
     split_in,
     split_of_folder,
     suffix_of,
@@ -31,7 +32,6 @@ from vistune.records import (
     ImageFolders,
     RecordError,
     UnreadField,
-    count_unread,
     image_files,
     lines_of,
     text,
@@ -39,7 +39,6 @@ from vistune.records import (
 )
 from vistune.types import AnnotatedImage, Box
 
-NULLS = ("", "nan", "none", "null")  # how tables mark a missing caption, in upper or lower case
 NO_ANNOTATION = "no caption or box"
 OTHER_SPLIT = "in another split"
 OUTSIDE = "that are links to files outside the folder (copy the images into it)"
@@ -55,7 +54,7 @@ _FOREIGN = re.compile(r"[A-Za-z]:[\\/]|/")  # start of an absolute path on any s
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedSource:
-    """The annotated images of a source, and a report of what is not used.
+    """The annotated images of a source, and a report of unused images and fields.
 
     - skipped: number of skipped image files by reason
     - unread: fields that are not read
@@ -69,8 +68,8 @@ class AnnotatedSource:
     kind: str
     notes: Mapping[str, int] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report of what is not used, as JSON values."""
+    def to_dict(self) -> dict[str, object]:
+        """Return the report of unused images and fields, as JSON values."""
         return {
             "source": self.kind,
             "skipped_images": dict(self.skipped),
@@ -79,30 +78,12 @@ class AnnotatedSource:
         }
 
     def lines(self) -> list[str]:
-        """Return the report of what is not used, as lines of text."""
-        lines = []
-        if self.skipped:
-            total = sum(self.skipped.values())
-            reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.skipped.items())
-            lines.append(f"{total:,} image{'' if total == 1 else 's'} skipped: {reasons}")
-        notes = [what if count == 1 else f"{count:,} × {what}" for what, count in self.notes.items()]
-        return [*lines, *lines_of(self.unread), *notes]
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """How sources of one tool are found and read.
-
-    - looks_for: what identifies the family, for a message
-    - find: returns the annotation files (or images) of each split; empty if the source is not of this family
-    - folders: returns the folders that may contain the images
-    - read: reads the files of one split into a SourceCollector
-    """
-
-    looks_for: str
-    find: Callable[[Tree], Mapping[str, Sequence[str]]]
-    folders: Callable[[Path, list[Path], str], list[Path]]
-    read: Callable[[SourceCollector, list[Path]], None]
+        """Return the report of unused images and fields, as lines of text."""
+        total = sum(self.skipped.values())
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.skipped.items())
+        skipped = [f"{total:,} image{'' if total == 1 else 's'} skipped: {reasons}"] if self.skipped else []
+        notes = [note if count == 1 else f"{count:,} × {note}" for note, count in self.notes.items()]
+        return [*skipped, *lines_of(self.unread), *notes]
 
 
 @dataclass(slots=True)
@@ -128,11 +109,9 @@ class SourceCollector:
         self._lookup = ImageFolders(self.folders, hint=hint)
         self._real = {os.path.realpath(folder): folder for folder in reversed(self.folders)}
         self._missing: list[tuple[str, RecordError]] = []
-        self._skipped: dict[Path, str] = {}
+        self.skipped: dict[Path, str] = {}  # image -> reason; everything that is added about it is skipped too
         self._size: tuple[Path, tuple[int, int], tuple[int, int]] | None = None  # of the last image
         self._resized: set[Path] = set()
-        self._by_tail: dict[str, list[str]] | None = None
-        self._ends: set[Path] = set()
         self.images: dict[Path, _Image] = {}
         self.unpack_to: Path | None = None  # folder for images that are inside a table
         self.prefix = ""  # start of file names that ids omit
@@ -188,21 +167,13 @@ class SourceCollector:
 
         For a path from another machine, the longest matching end is used, at least the file name.
         """
-        if self.tree is None:
-            return None
-        if self._by_tail is None:
-            self._by_tail = {}
-            for path in (*self.tree.images, *self.tree.other_images):
-                self._by_tail.setdefault(_nfc(os.path.basename(path)), []).append(path)
         parts = [part for part in re.split(r"[\\/]+", _nfc(name)) if part not in ("", ".", "..")]
-        fits = self._by_tail.get(parts[-1], []) if parts else []
-        fits = [path for path in fits if split_of_folder(path) not in self.other_splits]
-        if not fits:
+        if self.tree is None or not parts:
             return None
-        foreign = self._is_foreign(name)
-        for length in range(len(parts), 0 if foreign else len(parts) - 1, -1):
-            tail = parts[-length:]
-            ends = [path for path in fits if _nfc(path).split("/")[-length:] == tail]
+        named_alike = self._images_by_name.get(parts[-1], [])
+        named_alike = [path for path in named_alike if split_of_folder(path) not in self.other_splits]
+        for length in range(len(parts), 0 if self._is_foreign(name) else len(parts) - 1, -1):
+            ends = [path for path in named_alike if _nfc(path).split("/")[-length:] == parts[-length:]]
             if len(ends) > 1:
                 hint = "name the image with its folder, or give one folder with --images"
                 raise RecordError(location, field, f"{name!r} may be {ends[0]} or {ends[1]}", hint)
@@ -212,6 +183,11 @@ class SourceCollector:
                 return self.tree.path(ends[0])
         return None
 
+    @cached_property
+    def _images_by_name(self) -> Mapping[str, list[str]]:
+        images = (*self.tree.images, *self.tree.other_images) if self.tree is not None else ()
+        return by_split(images, lambda path: _nfc(os.path.basename(path)))
+
     def readable(self, path: Path) -> Path | None:
         """Return the path; None if neither its suffix nor its content is of a supported format."""
         if path.suffix.lower() in READ_SUFFIXES:
@@ -220,12 +196,8 @@ class SourceCollector:
             start = file.read(image_files.HEAD)
         if image_files.format_of(start) is not None:
             return path
-        self._skipped[path] = f"{path.suffix.lower() or 'without suffix'} ({CONVERT})"
+        self.skipped[path] = f"{path.suffix.lower() or 'without suffix'} ({CONVERT})"
         return None
-
-    def skip(self, path: Path, reason: str) -> None:
-        """Skip an image, with everything that is added about it, and count it under this reason."""
-        self._skipped[path] = reason
 
     def size_of(self, path: Path, location: str, stated: tuple[float, float] | None = None) -> tuple[float, float]:
         """Return the (width, height) that box pixels refer to: as stated, else of the file, turned upright.
@@ -241,17 +213,16 @@ class SourceCollector:
             except RecordError:
                 if stated is None:
                     raise
-                self.skip(path, UNREADABLE)
+                self.skipped[path] = UNREADABLE
                 return stated
         _, upright, stored = self._size
         if stated is None or stated == upright:
             return upright
-        if stored != upright and (
-            stated == stored or (not _same_shape(stated, upright) and _same_shape(stated, stored))
-        ):
-            self.skip(path, TURNED)
-        elif not _same_shape(stated, upright):
-            self.skip(path, OTHER_SHAPE)
+        fits = _same_shape(stated, upright)
+        if stored != upright and (stated == stored or (not fits and _same_shape(stated, stored))):
+            self.skipped[path] = TURNED
+        elif not fits:
+            self.skipped[path] = OTHER_SHAPE
         elif path not in self._resized:
             self._resized.add(path)
             self.notes[RESIZED] += 1
@@ -265,15 +236,9 @@ class SourceCollector:
         boxes: Iterable[Box] = (),
         crowds: Iterable[str] = (),
         id: str = "",
-        location: str = "",
-        id_field: str = "id",
     ) -> None:
-        """Add annotations of an image. Raises RecordError if its id differs from the earlier one."""
-        image = self.images.get(path)
-        if image is None:
-            image = self.images[path] = _Image(path, id)
-        elif id != image.id:
-            raise RecordError(location, id_field, f"{path.name} was {image.id!r} before", "one id per image")
+        """Add annotations of an image."""
+        image = self.images.setdefault(path, _Image(path, id))
         image.captions += captions
         image.crowds.update(crowds)
         for box in boxes:
@@ -282,32 +247,25 @@ class SourceCollector:
 
     def caption(self, value: object, location: str, field: str, file: Path, *, even: bool = True) -> str:
         """Return a caption, with normalised white space if `even`; "" if the cell marks it as missing (counted)."""
-        if (
-            value is None
-            or (isinstance(value, float) and value != value)
-            or (isinstance(value, str) and value.strip().lower() in NULLS)
-        ):
-            self.notes[f"{self._short(file)}: captions that are empty, nan, None or null"] += 1
+        if is_missing(value):
+            name = file.relative_to(self.source).as_posix() if self.tree is not None else file
+            self.notes[f"{name}: captions that are empty, nan, None or null"] += 1
             return ""
         caption = text(value, location, field)
         return " ".join(caption.split()) if even else caption.strip()
 
-    def _short(self, file: Path) -> str:
-        return file.relative_to(self.source).as_posix() if self.tree is not None else str(file)
-
     def source_of(self, kind: str) -> AnnotatedSource:
         """Return the finished source. Raises DataError if images are missing or two share an id."""
         self._refuse_missing()
-        skipped = Counter(self._skipped.values())
+        skipped = Counter(self.skipped.values())
         if self.tree is not None:
-            skipped += self._left_out(self.tree)
+            skipped += self._unused_images(self.tree)
             self._note_files(self.tree)
         unread = [
             field for file, counts in self._unread.items() for field in unread_fields(file, counts, self._known[file])
         ]
-        images = _with_ids(
-            [image for image in self.images.values() if image.path not in self._skipped], self.source, self.prefix
-        )
+        kept = [image for image in self.images.values() if image.path not in self.skipped]
+        images = _with_ids(kept, self.source, self.prefix)
         return AnnotatedSource(images, dict(skipped.most_common()), unread, kind, dict(self.notes))
 
     def _refuse_missing(self) -> None:
@@ -321,12 +279,10 @@ class SourceCollector:
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         raise DataError(f"{first.message}; {len(names) - 1} more images are missing: {listed}{more}", first.hint)
 
-    def _left_out(self, tree: Tree) -> Counter[str]:
+    def _unused_images(self, tree: Tree) -> Counter[str]:
         """Count the image files of the tree that nothing was read from, by reason."""
-        used = set(self.images) | set(self._skipped)
-        skipped: Counter[str] = Counter()
-        if tree.outside:
-            skipped[OUTSIDE] = len(tree.outside)
+        used = self.images.keys() | self.skipped.keys()
+        skipped: Counter[str] = Counter([OUTSIDE] * len(tree.outside))
         for path in tree.other_images:
             if tree.path(path) not in used:
                 known = suffix_of(path) in OTHER_IMAGES
@@ -338,29 +294,19 @@ class SourceCollector:
 
     def _note_files(self, tree: Tree) -> None:
         """Note the annotation files of the tree that were not read."""
-        left: dict[str, list[str]] = {}
-        for path in tree.with_suffix(*ANNOTATION_SUFFIXES):
-            base = os.path.basename(path)
-            if tree.path(path) in self.files or BOOKKEEPING.fullmatch(base):
-                continue
-            if self.other_splits and _split_of_file(path, self.other_splits):
-                continue
-            left.setdefault(suffix_of(path), []).append(path)
-        for suffix, names in left.items():
+        unread = (
+            path
+            for path in tree.with_suffix(*ANNOTATION_SUFFIXES)
+            if tree.path(path) not in self.files
+            and not BOOKKEEPING.fullmatch(os.path.basename(path))
+            and split_in(path) not in self.other_splits
+            and not PurePosixPath(path).stem.endswith(tuple(self.other_splits))
+        )
+        for suffix, names in by_split(unread, suffix_of).items():
             if len(names) <= NAMED:
                 self.notes.update(f"{name} is not read" for name in names)
             else:
                 self.notes[f"{suffix} files that are not read, such as {names[0]}"] += len(names)
-
-
-def _split_of_file(path: str, splits: Collection[str]) -> bool:
-    return split_in(path) in splits or any(PurePosixPath(path).stem.endswith(split) for split in splits if split)
-
-
-def count_filled(record: JsonObject, known: Collection[str], unread: Counter[str], prefix: str = "") -> None:
-    """Like `count_unread`, but ignore empty fields: tools write many of them."""
-    filled = {name: value for name, value in record.items() if value not in (None, "", [], {}, False)}
-    count_unread(filled, known, unread, prefix)
 
 
 def _same_shape(one: tuple[float, float], other: tuple[float, float]) -> bool:
@@ -380,15 +326,11 @@ def _with_ids(images: Sequence[_Image], source: Path, prefix: str) -> list[Annot
     unnamed = [image for image in images if not image.id]
     common = Path(os.path.commonpath([image.path.parent for image in unnamed])) if unnamed else Path()
     ids = {image.path: image.id or image.path.stem.removeprefix(prefix) for image in images}
-    longer_ids: tuple[Callable[[Path], str], ...] = (
-        lambda path: path.with_suffix("").as_posix(),
-        lambda path: path.as_posix(),
-    )
-    for longer in longer_ids:
+    for with_suffix in (False, True):
         counts = Counter(ids.values())
-        for image in unnamed:
-            if counts[ids[image.path]] > 1:
-                ids[image.path] = longer(image.path.relative_to(common))
+        for path in (image.path for image in unnamed):
+            if counts[ids[path]] > 1:
+                ids[path] = (path if with_suffix else path.with_suffix("")).relative_to(common).as_posix()
     seen: dict[str, Path] = {}
     for path, name in ids.items():
         if (other := seen.setdefault(name, path)) is not path:

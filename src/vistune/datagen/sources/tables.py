@@ -11,14 +11,22 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
-from vistune.datagen.sources import labelme_via
-from vistune.datagen.sources.boxes import JsonObject, attributes_of, box_of, label_of, number
-from vistune.datagen.sources.collector import NULLS, Family, SourceCollector
-from vistune.datagen.sources.tree import Tree, by_split
+from vistune.datagen.sources.boxes import (
+    BoxForm,
+    JsonObject,
+    box_in_form,
+    is_missing,
+    label_of,
+    listed_box,
+    numbers,
+    objects_in,
+)
+from vistune.datagen.sources.collector import SourceCollector
+from vistune.datagen.sources.labelling_json import VIA_CSV, read_via_table
+from vistune.datagen.sources.tree import Family, Tree, by_split
 from vistune.errors import DataError, RecipeError
 from vistune.files import parse_json, user_cache
 from vistune.records import (
@@ -34,7 +42,6 @@ from vistune.records import (
 from vistune.registry import guess
 from vistune.types import Box
 
-BoxForm = Literal["relative", "pixels", "coco"]
 # Fields of a row and their usual column names, in upper or lower case; `--columns` gives other names.
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "image": ("image", "file_name", "image_path", "filename", "image_name", "imageid", "image_id", "img", "images",
@@ -61,9 +68,6 @@ BOX_COLUMNS: Sequence[tuple[BoxForm, tuple[str, str, str, str]]] = (
     ("coco", ("bbox_x", "bbox_y", "bbox_width", "bbox_height")),
 )
 OPEN_IMAGES = "/m/"  # prefix of its label codes; class-descriptions*.csv has their names
-OBJECT_LABELS = ("categories", "category", "labels", "label", "names", "classes")
-OBJECT_BOXES = ("bbox", "bboxes", "boxes", "box")
-OBJECT_IGNORED = ("id", "area", "image_id", "bbox_id")
 FLICKR = "token"  # in the names of Flickr8k.token.txt: `image.jpg#0<TAB>caption`
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 OTHER_SEPARATORS = ("|", ";", "\t")  # in Flickr30k's results.csv, and in CSV files of some countries
@@ -135,7 +139,7 @@ def _fits(tree: Tree, name: str) -> bool:
     """Return whether a file's first row has an image and a caption or box."""
     path = tree.path(name)
     try:
-        row = next((value for _, value in islice(_rows(path), 1)), None)
+        _, row = next(_rows(path), ("", None))
         if not isinstance(row, Mapping):
             return False
         columns = choose(TableForm(), list(row), path)
@@ -146,15 +150,8 @@ def _fits(tree: Tree, name: str) -> bool:
         if "column" not in error.message:  # a package is missing
             raise
         return False
-    return (
-        bool(columns.corners or {"captions", "boxes", "bbox"} & columns.names.keys())
-        or row.keys() >= labelme_via.VIA_CSV
-    )
-
-
-def folders(root: Path, files: list[Path], split: str) -> list[Path]:
-    near_files = [folder for file in files for folder in (file.parent, file.parent / "images", file.parent / "Images")]
-    return [*near_files, root / split, root / "images" / split, root / "images", root]
+    has_content = columns.corners or {"captions", "boxes", "bbox"} & columns.names.keys()
+    return bool(has_content) or row.keys() >= set(VIA_CSV)
 
 
 def read(collector: SourceCollector, files: list[Path]) -> None:
@@ -168,14 +165,13 @@ def read_file(collector: SourceCollector, file: Path, form: TableForm) -> None:
     Raises DataError with file, line and field of the first bad row, RecipeError for unknown columns.
     """
     reader: _Reader | None = None
-    unread = collector.unread(file)
-    for location, row in _rows(file, unread):
+    for location, row in _rows(file, collector.unread(file)):
         if not isinstance(row, Mapping):
             raise RecordError(location, "", f"a row must be an object, got {type(row).__name__}", "one object per row")
-        if row.keys() >= labelme_via.VIA_CSV:
-            labelme_via.read_via_table(collector, file)
+        if row.keys() >= set(VIA_CSV):
+            read_via_table(collector, file)
             return
-        reader = reader or _Reader(collector, file, form, unread, _class_descriptions(collector, file))
+        reader = reader or _Reader(collector, file, form)
         reader.add(row, location)
     if reader is None:
         raise DataError(f"{file}: has no rows", "give a table with at least one image")
@@ -213,15 +209,18 @@ def choose(form: TableForm, present: Sequence[str], file: Path | str) -> Columns
     listed = ", ".join(map(str, present))
     chosen: dict[str, str] = {}
     for name in (*COLUMNS, *CORNERS):
-        if (given := form.columns.get(name)) is not None:
-            if given in present:  # rows of JSON may lack a field
-                chosen[name] = given
+        if name in form.columns:
+            column = form.columns[name]
+            if column in present:  # rows of JSON may lack a field
+                chosen[name] = column
             elif name == "image":
-                raise RecipeError(f"{file}: has no column {given!r}", guess(given, present))
+                raise RecipeError(f"{file}: has no column {column!r}", guess(column, present))
         elif usual := next((usual for usual in COLUMNS.get(name, ()) if usual in lowered), ""):
             chosen[name] = lowered[usual]
     named = [chosen.pop(name) for name in CORNERS if name in chosen]
-    kind, corners = ("pixels", tuple(named)) if len(named) == 4 else _box_columns(present, lowered)
+    kind, corners = _box_columns(present, lowered)
+    if len(named) == 4:
+        kind, corners = "pixels", tuple(named)
     if 0 < sum(name in form.columns for name in CORNERS) < 4:
         raise RecipeError(f"{file}: --columns names some of xmin, ymin, xmax and ymax", "name all four")
     if {"boxes", "label"} & chosen.keys() != {"label"}:
@@ -236,10 +235,10 @@ def choose(form: TableForm, present: Sequence[str], file: Path | str) -> Columns
         corners = ()
     if "image" not in chosen:
         raise RecipeError(f"{file}: no column of images", f"name it: --columns image=…; the columns are {listed}")
-    return Columns(chosen, corners, form.boxes or kind)  # type: ignore[arg-type]
+    return Columns(chosen, corners, form.boxes or kind)
 
 
-def _box_columns(present: Sequence[str], lowered: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
+def _box_columns(present: Sequence[str], lowered: Mapping[str, str]) -> tuple[BoxForm, tuple[str, ...]]:
     for form, names in BOX_COLUMNS:
         if set(names) <= set(present):
             return form, names
@@ -261,10 +260,9 @@ def _class_descriptions(collector: SourceCollector, file: Path) -> dict[str, str
 class _Reader:
     """Reads the rows of one table. Columns are chosen per set of fields, because JSON rows may differ."""
 
-    def __init__(
-        self, collector: SourceCollector, file: Path, form: TableForm, unread: Counter[str], words: Mapping[str, str]
-    ) -> None:
-        self.collector, self.file, self.form, self.unread, self.words = collector, file, form, unread, words
+    def __init__(self, collector: SourceCollector, file: Path, form: TableForm) -> None:
+        self.collector, self.file, self.form, self.unread = collector, file, form, collector.unread(file)
+        self.class_names = _class_descriptions(collector, file)
         self.present: dict[str, None] = {}
         self._columns: dict[tuple[str, ...], Columns] = {}
 
@@ -283,22 +281,19 @@ class _Reader:
         if path is None:
             return
         before = images.get(path)
-        captions = (
-            self._captions(row.get(names["captions"]), location, names["captions"]) if "captions" in names else []
-        )
+        captions = self._captions(row, names["captions"], location) if "captions" in names else []
         boxes, crowds = self._boxes(row, columns, path, location)
         if before is not None:  # merge rows of one image; with a box per row, the id is the box's
             captions = [caption for caption in captions if caption not in before.captions]
             boxes = boxes if columns.corners else [box for box in boxes if box not in before.boxes]
             key = before.id if columns.corners else key
-        self.collector.add(
-            path, captions=dict.fromkeys(captions), boxes=boxes, crowds=crowds, id=key, location=location,
-            id_field=id_field,
-        )  # fmt: skip
+            if key != before.id:
+                raise RecordError(location, id_field, f"{path.name} was {before.id!r} before", "one id per image")
+        self.collector.add(path, captions=dict.fromkeys(captions), boxes=boxes, crowds=crowds, id=key)
 
-    def _captions(self, cell: object, location: str, field: str) -> list[str]:
+    def _captions(self, row: JsonObject, field: str, location: str) -> list[str]:
         captions = []
-        for value in _list(cell, location, field):
+        for value in _list(row.get(field), location, field):
             if isinstance(value, Mapping):  # Karpathy's splits of COCO and Flickr: {"raw": …, "tokens": …}
                 name = next((name for name in ("raw", "caption", "text") if name in value), "")
                 if not name:
@@ -314,11 +309,11 @@ class _Reader:
         """Return (boxes, labels of crowds) of a row."""
         names = columns.names
         if columns.corners:
-            label, box = _row_box(row, columns, self, path, location)
+            label, box = self._row_box(row, columns, path, location)
             is_crowd = str(row.get(names.get("group", ""), "")).lower() in ("1", "true")
             return ([], [label]) if box and is_crowd else ([box] if box else [], [])
         if "boxes" in names:
-            return _listed_boxes(row[names["boxes"]], names["boxes"], self, path, location)
+            return self._listed_boxes(row[names["boxes"]], names["boxes"], path, location)
         if "bbox" in names:
             bbox, labels = _parsed(row[names["bbox"]], location, names["bbox"]), row[names["label"]]
             if bbox in (None, "", []):
@@ -326,8 +321,41 @@ class _Reader:
             is_single = isinstance(bbox, list) and not isinstance(bbox[0], list | tuple)
             labels = [labels] if is_single else _parsed(labels, location, names["label"])
             cell = {"bbox": [bbox] if is_single else bbox, "categories": labels}
-            return _listed_boxes(cell, names["bbox"], self, path, location)
+            return self._listed_boxes(cell, names["bbox"], path, location)
         return [], []
+
+    def _row_box(self, row: JsonObject, columns: Columns, path: Path, location: str) -> tuple[str, Box | None]:
+        """Return (label, the row's one box); no box if its cells are empty, for an image without objects."""
+        if all(is_missing(row.get(column)) for column in columns.corners):
+            return "", None
+        values = numbers(row, "", columns.corners, location)
+        field = columns.names["label"]
+        label = label_of(row.get(field), location, field)
+        if label.startswith(OPEN_IMAGES) and label not in self.class_names:
+            hint = "put class-descriptions-boxable.csv next to the table; Open Images offers it"
+            raise RecordError(location, field, f"{label!r} is a code, and no file says what it means", hint)
+        label = self.class_names.get(label, label)
+        size: tuple[float, float] = (1, 1)
+        if columns.form != "relative":
+            if self.form.boxes is None and 0 < max(values) <= 1:
+                hint = "say how they are written: --boxes-as relative, pixels or coco"
+                raise RecordError(location, columns.corners[0], f"{values} in pixels is a box of one pixel", hint)
+            size = self.collector.size_of(path, location, _stated_size(row, columns, location))
+        return label, box_in_form(label, values, columns.form, size, location, columns.corners[0])
+
+    def _listed_boxes(self, cell: object, field: str, path: Path, location: str) -> tuple[list[Box], list[str]]:
+        """Return (boxes, labels of crowds) of a cell: a list of boxes, or {"bbox": […], "categories": […]}."""
+        usual: BoxForm = "relative"
+        crowds: list[str] = []
+        cell = _parsed(cell, location, field)
+        if isinstance(cell, Mapping):
+            usual = "coco"
+            cell, crowds = objects_in(cell, location, field, self.unread)
+        listed = _list(cell, location, field)
+        form = self.form.boxes or usual
+        size = self.collector.size_of(path, location) if listed and form != "relative" else (1, 1)
+        items = ((f"{field}[{k}]", item) for k, item in enumerate(listed) if item != "")
+        return [listed_box(item, form, size, location, name, self.unread) for name, item in items], crowds
 
     def _image(self, cell: object, location: str, field: str, key: str) -> Path | None:
         """Return the file of a row's image; an image inside the table is written to a file first."""
@@ -380,119 +408,22 @@ def _parsed(cell: object, location: str, field: str) -> object:
 
 def _list(cell: object, location: str, field: str) -> list[object]:
     """Return a cell as a list. The cell is empty, one text, a list, or a list written as JSON."""
-    if cell is None:
-        return []
     cell = _parsed(cell, location, field)
-    if isinstance(cell, str | Mapping):
-        return [cell]
-    if isinstance(cell, list):
-        return cell
-    if isinstance(cell, float) and cell != cell:
+    if cell is None or isinstance(cell, list):
+        return cell or []
+    if isinstance(cell, str | Mapping) or is_missing(cell):
         return [cell]
     raise RecordError(location, field, f"expected a text or a list, got {str(cell)[:40]!r}", "correct the row")
 
 
-def _row_box(row: JsonObject, columns: Columns, reader: _Reader, path: Path, location: str) -> tuple[str, Box | None]:
-    """Return (label, the row's one box); no box if its cells are empty, for an image without objects."""
-    cells = [row.get(column) for column in columns.corners]
-    if all(cell is None or str(cell).strip().lower() in NULLS for cell in cells):
-        return "", None
-    values = [number(cell, location, column) for cell, column in zip(cells, columns.corners, strict=True)]
-    field = columns.names["label"]
-    label = label_of(row.get(field), location, field)
-    if label.startswith(OPEN_IMAGES) and label not in reader.words:
-        hint = "put class-descriptions-boxable.csv next to the table; Open Images offers it"
-        raise RecordError(location, field, f"{label!r} is a code, and no file says what it means", hint)
-    label = reader.words.get(label, label)
-    size: tuple[float, float] = (1, 1)
-    if columns.form != "relative":
-        if reader.form.boxes is None and max(values) <= 1 and max(values) > 0:
-            hint = "say how they are written: --boxes-as relative, pixels or coco"
-            raise RecordError(location, columns.corners[0], f"{values} in pixels is a box of one pixel", hint)
-        sides = [row.get(columns.names.get(side, "")) for side in ("width", "height")]
-        known = columns.form != "coco" and all(side not in (None, "", 0, "0") for side in sides)
-        stated = (number(sides[0], location, "width"), number(sides[1], location, "height")) if known else None
-        size = reader.collector.size_of(path, location, stated)
-    return label, _as_form(label, values, columns.form, size, location, columns.corners[0], {})
+def _stated_size(row: JsonObject, columns: Columns, location: str) -> tuple[float, float] | None:
+    sides = {side: row.get(columns.names.get(side, "")) for side in ("width", "height")}
+    if columns.form == "coco" or any(side in (None, "", 0, "0") for side in sides.values()):
+        return None
+    width, height = numbers(sides, "", ("width", "height"), location)
+    return width, height
 
 
-def _listed_boxes(cell: object, field: str, reader: _Reader, path: Path, location: str) -> tuple[list[Box], list[str]]:
-    """Return (boxes, labels of crowds) of a cell: a list of boxes, or {"bbox": […], "categories": […]}."""
-    usual: BoxForm = "relative"
-    crowds: list[str] = []
-    cell = _parsed(cell, location, field)
-    if isinstance(cell, Mapping):
-        usual = "coco"
-        cell, crowds = _objects(cell, location, field, reader.unread)
-    listed = _list(cell, location, field)
-    kind = reader.form.boxes or usual
-    size = reader.collector.size_of(path, location) if listed and kind != "relative" else (1, 1)
-    boxes = [
-        _box(box, kind, size, location, f"{field}[{k}]", reader.unread) for k, box in enumerate(listed) if box != ""
-    ]
-    return boxes, crowds
-
-
-def _objects(cell: JsonObject, location: str, field: str, unread: Counter[str]) -> tuple[list[JsonObject], list[str]]:
-    bbox = next((name for name in OBJECT_BOXES if name in cell), None)
-    label = next((name for name in OBJECT_LABELS if name in cell), None)
-    if bbox is None or label is None or not isinstance(cell[bbox], list) or not isinstance(cell[label], list):
-        hint = 'write {"bbox": [[x, y, width, height]], "categories": ["dog"]}'
-        raise RecordError(location, field, f"no lists of boxes and labels: {shown(dict(cell))}", hint)
-    count_unread(cell, (bbox, label, "iscrowd", *OBJECT_IGNORED), unread, f"{field}.")
-    if len(cell[bbox]) != len(cell[label]):
-        raise RecordError(
-            location, field, f"{len(cell[bbox])} boxes and {len(cell[label])} labels", "one label per box"
-        )
-    if any(isinstance(name, int) for name in cell[label]):
-        hint = "write the names of the classes instead of their numbers"
-        raise RecordError(location, f"{field}.{label}", f"numbers, not names: {shown(cell[label])}", hint)
-    crowd = cell.get("iscrowd") or [0] * len(cell[bbox])
-    if not isinstance(crowd, list) or len(crowd) != len(cell[bbox]):
-        raise RecordError(location, f"{field}.iscrowd", f"expected a number per box, got {shown(crowd)}", "correct it")
-    rows = list(zip(cell[bbox], cell[label], crowd, strict=True))
-    boxes: list[JsonObject] = [{"label": name, "box": corners} for corners, name, is_crowd in rows if not is_crowd]
-    return boxes, [label_of(name, location, f"{field}.{label}") for _, name, is_crowd in rows if is_crowd]
-
-
-def _box(
-    value: object, form: BoxForm, size: tuple[float, float], location: str, field: str, unread: Counter[str]
-) -> Box:
-    """Parse a box of any form. Raises RecordError."""
-    attributes: dict[str, str] = {}
-    if isinstance(value, Mapping):
-        name = next((name for name in ("label", "category", "class", "name") if name in value), "label")
-        label, corners = value.get(name), value.get("box", value.get("bbox"))
-        count_unread(value, (name, "box", "bbox", "attributes"), unread, f"{field.partition('[')[0]}[].")
-        attributes = attributes_of(value.get("attributes"), location, f"{field}.attributes", unread)
-    elif isinstance(value, list) and len(value) == 5:
-        label, *corners = value
-    else:
-        label = corners = None
-    if not isinstance(label, str) or not isinstance(corners, list) or len(corners) != 4:
-        hint = 'write {"label": "dog", "box": [x0, y0, x1, y1]} or ["dog", x0, y0, x1, y1]'
-        raise RecordError(location, field, f"not a box: {str(value)[:60]}", hint)
-    values = [number(c, location, field) for c in corners]
-    if any(isinstance(c, str | bool) for c in corners):
-        raise RecordError(location, field, f"expected four numbers, got {corners}", "correct the row")
-    return _as_form(label_of(label, location, field), values, form, size, location, field, attributes)
-
-
-def _as_form(
-    label: str, values: list[float], form: BoxForm, size: tuple[float, float], location: str, field: str,
-    attributes: Mapping[str, str],
-) -> Box:  # fmt: skip
-    """Return a box. Raises RecordError if it is far outside the image: it probably has another form."""
-    x0, y0, x1, y1 = values
-    if form == "coco":
-        x1, y1 = x0 + x1, y0 + y1
-    wide, high = size
-    slack = 0.01  # rounding, and boxes drawn a little over the edge
-    if not (-slack <= x0 / wide <= x1 / wide <= 1 + slack and -slack <= y0 / high <= y1 / high <= 1 + slack):
-        hint = "say how they are written: --boxes-as relative, pixels or coco (x, y, width, height)"
-        raise RecordError(location, field, f"{values} is not a box of the form {form!r} in this image", hint)
-    return box_of(label, (x0, y0, x1, y1), size, location, field, attributes)
-
-
-IMAGE_FOLDER = Family("metadata.jsonl or .csv", find_metadata, folders, read)
-TABLE = Family("a table with a column of images and captions or boxes", find, folders, read)
+FOLDERS = ("@ @/images @/Images", "{split}", "images/{split}", "images", ".")
+IMAGE_FOLDER = Family("metadata.jsonl or .csv", find_metadata, read, FOLDERS)
+TABLE = Family("a table with a column of images and captions or boxes", find, read, FOLDERS)

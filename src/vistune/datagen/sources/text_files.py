@@ -14,9 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
-from vistune.datagen.sources.boxes import LARGEST, box_of, span
-from vistune.datagen.sources.collector import Family, SourceCollector, count_filled
-from vistune.datagen.sources.tree import MOST_OPENED, SPLIT_NAME, Tree, by_folder, split_of_folder
+from vistune.datagen.sources.boxes import LARGEST, around, box_of, count_filled, span
+from vistune.datagen.sources.collector import SourceCollector
+from vistune.datagen.sources.tree import MOST_OPENED, SPLIT_NAME, Family, Tree, by_folder, split_of_folder
 from vistune.errors import DataError, RecipeError
 from vistune.files import read_text
 from vistune.recipe.strict_yaml import parse_yaml
@@ -56,7 +56,7 @@ def find_yolo(tree: Tree) -> dict[str, list[str]]:
     """Return the images of each split, if their text files contain only numbers."""
     files = set(tree.files)
     labels = {name: image for image in tree.images if (name := label_file(image, files))}
-    contents = (_content(tree, name) for name in islice(labels, MOST_OPENED))
+    contents = (tree.unless_broken(name, read_text) for name in islice(labels, MOST_OPENED))
     if not any(map(looks_like_yolo, islice(filter(str.strip, contents), SAMPLED))):
         return {}
     declared = _declared(tree)
@@ -67,30 +67,24 @@ def find_yolo(tree: Tree) -> dict[str, list[str]]:
     return by_folder((image for image in tree.images if label_file(image, files)), split_of)
 
 
+def _data_yaml(tree: Tree) -> Iterator[tuple[Path, Mapping[str, object]]]:
+    """Yield each YAML file with class names, and its fields."""
+    for path in map(tree.path, tree.with_suffix(*YAML)):
+        value = parse_yaml(read_text(path), str(path))
+        if isinstance(value, dict) and "names" in value:
+            yield path, value
+
+
 def _declared(tree: Tree) -> dict[str, str]:
     """Return the folders that data.yaml names for its splits: folder -> split."""
     split_of_folder = {}
-    for name in tree.with_suffix(*YAML):
-        value = parse_yaml(read_text(tree.path(name)), str(tree.path(name)))
-        if isinstance(value, dict) and "names" in value:
-            for split in ("train", "val", "test"):
-                named = value.get(split)
-                for folder in named if isinstance(named, list) else [named]:
-                    if isinstance(folder, str):
-                        split_of_folder[f"{re.sub(r'^(?:[.]{1,2}/)+', '', folder).rstrip('/')}/"] = split
+    for _, fields in _data_yaml(tree):
+        for split in ("train", "val", "test"):
+            folders = fields.get(split)
+            for folder in folders if isinstance(folders, list) else [folders]:
+                if isinstance(folder, str):
+                    split_of_folder[f"{re.sub(r'^(?:[.]{1,2}/)+', '', folder).rstrip('/')}/"] = split
     return split_of_folder
-
-
-def _content(tree: Tree, name: str) -> str:
-    try:
-        return read_text(tree.path(name))
-    except DataError as error:
-        tree.broken[name] = error
-        return ""
-
-
-def root_only(root: Path, files: list[Path], split: str) -> list[Path]:
-    return [root]
 
 
 def read_yolo(collector: SourceCollector, images: list[Path]) -> None:
@@ -117,37 +111,29 @@ def read_yolo(collector: SourceCollector, images: list[Path]) -> None:
 def _refuse_orphans(collector: SourceCollector, tree: Tree, files: set[str]) -> None:
     """Refuse label files without an image; Label Studio exports such folders if the images are elsewhere."""
     label_files = {label_file(image, files) for image in (*tree.images, *tree.other_images)}
-    left = [
+    orphans = [
         name
         for name in tree.with_suffix(".txt")
         if name not in label_files
         and split_of_folder(name) not in collector.other_splits
-        and looks_like_yolo(_content(tree, name))
+        and looks_like_yolo(tree.unless_broken(name, read_text))
     ]
-    collector.files.update(tree.path(name) for name in label_files if name and _is_other(tree, name))
+    unread_images = {os.path.splitext(os.path.basename(image))[0] for image in tree.other_images}
+    collector.files.update(tree.path(name) for name in label_files if name and Path(name).stem in unread_images)
     lists = (name for name in tree.files if re.fullmatch(rf"{SPLIT_NAME}\.txt", os.path.basename(name)))
     collector.files.update(map(tree.path, lists))  # lists of a split's images, not needed: the folders give the splits
-    if left:
+    if orphans:
         raise DataError(
-            f"{collector.source}: {len(left)} label files have no image: {', '.join(left[:5])}",
+            f"{collector.source}: {len(orphans)} label files have no image: {', '.join(orphans[:5])}",
             "put the images next to them, or into images/ if the labels are in labels/",
         )
 
 
-def _is_other(tree: Tree, name: str) -> bool:
-    """Return whether a label file belongs to an image in an unsupported format."""
-    stem = os.path.splitext(os.path.basename(name))[0]
-    return any(os.path.splitext(os.path.basename(image))[0] == stem for image in tree.other_images)
-
-
 def _class_names(collector: SourceCollector, tree: Tree) -> tuple[list[str] | Mapping[int, str], bool]:
     """Return class names by number, and whether lines contain key points. Raises RecipeError without class names."""
-    for name in tree.with_suffix(*YAML):
-        path = tree.path(name)
-        value = parse_yaml(read_text(path), str(path))
-        if isinstance(value, dict) and "names" in value:
-            count_filled(value, YAML_FIELDS, collector.unread(path, YAML_FIELDS))
-            return _names_of_yaml(value["names"], path), "kpt_shape" in value
+    for path, fields in _data_yaml(tree):
+        count_filled(fields, YAML_FIELDS, collector.unread(path, YAML_FIELDS))
+        return _names_of_yaml(fields["names"], path), "kpt_shape" in fields
     for file_name in NAMES:
         for name in tree.files:
             if os.path.basename(name).lower() == file_name:
@@ -176,26 +162,25 @@ def _yolo_box(
     """Parse a line: class and box; class, box and confidence; class and polygon; or class, box and key points."""
     if not _LINE.fullmatch(content.strip()):
         raise RecordError(location, "", f"not a YOLO line: {content.strip()[:60]!r}", "write class x y width height")
-    first, *numbers = map(float, content.split())
+    first, *values = map(float, content.split())
     known = range(len(names)) if isinstance(names, list) else names
     index = int(first) if first < LARGEST else -1  # hundreds of digits are infinity
     if index not in known:
         written = content.split(maxsplit=1)[0]
         written = written if len(written) <= 20 else f"{written[:19]}…"
         raise RecordError(location, "class", f"{written} has no name; there are {len(names)} classes", "name the class")
-    if len(numbers) == 5 or (poses and len(numbers) > 5):
-        unread["confidence" if len(numbers) == 5 else "key points"] += 1
-        numbers = numbers[:4]
-    if len(numbers) == 4:
-        x, y, width, height = numbers
-        corners = x - width / 2, y - height / 2, x + width / 2, y + height / 2
-    elif len(numbers) % 2 == 0:
-        corners = span(numbers[::2], numbers[1::2], location, "polygon")
+    if len(values) == 5 or (poses and len(values) > 5):
+        unread["confidence" if len(values) == 5 else "key points"] += 1
+        values = values[:4]
+    if len(values) == 4:
+        x, y, width, height = values
+        corners = around(x, y, width / 2, height / 2)
+    elif len(values) % 2 == 0:
+        corners = span(values[::2], values[1::2], location, "polygon")
     else:
-        raise RecordError(
-            location, "", f"{len(numbers)} numbers after the class", "write x y width height, or a polygon"
-        )
-    return box_of(names[index], corners, (1, 1), location, "", {})
+        hint = "write x y width height, or a polygon"
+        raise RecordError(location, "", f"{len(values)} numbers after the class", hint)
+    return box_of(names[index], corners, (1, 1), location, "")
 
 
 CAPTION_SUFFIXES = (".txt", ".caption")
@@ -231,5 +216,5 @@ def _captions_in(collector: SourceCollector, name: str) -> list[str]:
     return [caption for location, line in lines if (caption := collector.caption(line, location, "", file))]
 
 
-YOLO = Family("text files of numbers next to the images (YOLO)", find_yolo, root_only, read_yolo)
-CAPTIONED = Family("images, with captions in text files of their names", find_captioned, root_only, read_captioned)
+YOLO = Family("text files of numbers next to the images (YOLO)", find_yolo, read_yolo, (".",))
+CAPTIONED = Family("images, with captions in text files of their names", find_captioned, read_captioned, (".",))

@@ -6,9 +6,10 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
@@ -16,6 +17,9 @@ from vistune.errors import DataError
 from vistune.files import read_bytes, read_json
 from vistune.records import image_files
 from vistune.records.tar import natural
+
+if TYPE_CHECKING:
+    from vistune.datagen.sources.collector import SourceCollector
 
 READ_SUFFIXES = (*image_files.SUFFIXES, ".jpe", ".jfif")  # JPEG under its rarer suffixes too
 CONVERT = "convert to PNG or JPEG"
@@ -40,11 +44,9 @@ MOST_OPENED = 10_000  # files that are opened to see their form where the sample
 
 def split_in(path: str) -> str:
     """Return the split named by a folder or the file name of a relative path; "" if there is none."""
-    parts = PurePosixPath(path)
-    for part in parts.parts[:-1]:
-        if match := _WHOLE.fullmatch(part):
-            return match[1]
-    match = _IN_NAME.search(parts.stem)
+    if split := split_of_folder(path):
+        return split
+    match = _IN_NAME.search(PurePosixPath(path).stem)
     return match[1] if match else ""
 
 
@@ -90,9 +92,7 @@ class Tree:
         real = os.path.join(os.path.realpath(root), "")
         self._walk("", {real.rstrip(os.sep)}, real)
         self.images = [path for path in self.files if suffix_of(path) in READ_SUFFIXES]
-        self.other_images = [
-            path for path in self.files if suffix_of(path) in OTHER_IMAGES or self._is_unnamed_image(path)
-        ]
+        self.other_images = [path for path in self.files if self._is_other_image(path)]
         self.broken: dict[str, DataError] = {}
         self._xml_roots: dict[str, str] = {}
 
@@ -101,9 +101,8 @@ class Tree:
             with os.scandir(self.root / folder) as entries:
                 listed = sorted(entries, key=lambda entry: natural(entry.name))
         except OSError as error:
-            raise DataError(
-                f"{self.root / folder}: cannot be read: {error.strerror}", "check its permissions"
-            ) from None
+            problem = f"{self.root / folder}: cannot be read: {error.strerror}"
+            raise DataError(problem, "check its permissions") from None
         if folder and any(entry.name == "generate.json" for entry in listed):
             return
         for entry in listed:
@@ -124,9 +123,12 @@ class Tree:
             except OSError:  # a link to itself
                 continue
 
-    def _is_unnamed_image(self, name: str) -> bool:
-        """Return whether a file is an image by its content and not by its name, such as `a.jpg_large`."""
-        if suffix_of(name) in (*READ_SUFFIXES, *ANNOTATION_SUFFIXES) or BOOKKEEPING.fullmatch(os.path.basename(name)):
+    def _is_other_image(self, name: str) -> bool:
+        """Return whether a file is an image of another format, or by its content only, such as `a.jpg_large`."""
+        suffix = suffix_of(name)
+        if suffix in OTHER_IMAGES:
+            return True
+        if suffix in (*READ_SUFFIXES, *ANNOTATION_SUFFIXES) or BOOKKEEPING.fullmatch(os.path.basename(name)):
             return False
         try:
             with open(self.root / name, "rb") as file:
@@ -143,34 +145,32 @@ class Tree:
     @cached_property
     def json_forms(self) -> Mapping[str, str]:
         """Return the form of each JSON file: one of JSON_FORMS, or ""."""
-        folders = by_split(self.with_suffix(".json"), os.path.dirname)
         forms: dict[str, str] = {}
-        for names in folders.values():
+        for names in by_split(self.with_suffix(".json"), os.path.dirname).values():
             if len(names) <= PER_IMAGE:
                 forms.update((name, self._form(name)) for name in names)
-            else:
-                opened = {name: self._form(name) for name in spread(names)}
-                if set(opened.values()) != {"labelme"}:
-                    opened |= {name: self._form(name) for name in names[:MOST_OPENED] if name not in opened}
-                rest = (
-                    "labelme" if "labelme" in opened.values() else ""
-                )  # its reader looks at each file again, and says what is broken
-                forms.update({name: rest if name in self.broken else opened.get(name, rest) for name in names})
+                continue
+            opened = {name: self._form(name) for name in spread(names)}
+            if set(opened.values()) != {"labelme"}:
+                opened |= {name: self._form(name) for name in names[:MOST_OPENED] if name not in opened}
+            # The reader of labelme checks each file again and reports the broken ones.
+            rest = "labelme" if "labelme" in opened.values() else ""
+            forms.update({name: rest if name in self.broken else opened.get(name, rest) for name in names})
         return forms
 
     def xml_root(self, name: str) -> str:
         """Return the root element of an XML file; "" for a broken file, which is kept in `broken`."""
         if name not in self._xml_roots:
-            try:
-                self._xml_roots[name] = read_xml(self.path(name)).tag
-            except DataError as error:
-                self.broken[name] = error
-                self._xml_roots[name] = ""
+            self._xml_roots[name] = self.unless_broken(name, lambda path: read_xml(path).tag)
         return self._xml_roots[name]
 
     def _form(self, name: str) -> str:
+        return self.unless_broken(name, lambda path: form_of_json(read_json(path)))
+
+    def unless_broken(self, name: str, read: Callable[[Path], str]) -> str:
+        """Return the result of reading a file; "" if it cannot be read, with the error kept in `broken`."""
         try:
-            return form_of_json(read_json(self.path(name)))
+            return read(self.path(name))
         except DataError as error:
             self.broken[name] = error
             return ""
@@ -187,6 +187,33 @@ class Tree:
         named = ", ".join(f"{folder}/" if folder else "the folder itself" for folder in folders[:4])
         more = f" and {len(folders) - 4} more folders" if len(folders) > 4 else ""
         return f"{', '.join(f'{count:,} {suffix}' for suffix, count in counts)} in {named}{more}"
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """How sources of one tool are found and read.
+
+    - looks_for: the files that identify the family, for a message
+    - find: returns the annotation files (or images) of each split; empty if the source is not of this family
+    - read: reads the files of one split into a SourceCollector
+    - folders: the folders that may contain the images, the most likely first, relative to the source. `@` stands for
+      the folder of each annotation file; patterns in one text are tried together for each file
+    """
+
+    looks_for: str
+    find: Callable[[Tree], Mapping[str, Sequence[str]]]
+    read: Callable[[SourceCollector, list[Path]], None]
+    folders: Sequence[str] = ("@", "images", ".")
+
+    def image_folders(self, root: Path, files: Iterable[Path], split: str) -> list[Path]:
+        """Return the folders that may contain the images of a split."""
+        near = dict.fromkeys(map(os.path.dirname, files))
+        return [
+            Path(base, pattern.lstrip("@/").format(split=split))
+            for patterns in self.folders
+            for base in (near if patterns.startswith("@") else (root,))
+            for pattern in patterns.split()
+        ]
 
 
 def _has(value: object, **types: type | tuple[type, ...]) -> TypeGuard[dict[str, object]]:
