@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vistune.datagen import filter_captions
-from vistune.datagen.caption_filter.filter import select
-from vistune.datagen.caption_filter.noun_phrases import FINDERS, noun_phrases, singular
+from vistune.datagen.caption_filter import select
+from vistune.datagen.noun_phrases import FINDERS, noun_phrases, singular
 from vistune.errors import RecipeError
 
 PHRASES = {

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import resources
 
@@ -27,38 +26,22 @@ _AFTER_VOWEL = frozenset(["가", "는", "를", "와", "나", "랑", "로"])
 _RIEUL = 8  # the final consonant that 로 may follow
 
 
-@dataclass(frozen=True, slots=True)
-class _English:
-    function: frozenset[str]
-    determiners: frozenset[str]  # the word after one is part of the phrase: a *stuffed* bear, the *stop*
-    verbs: frozenset[str]
-    nominal: frozenset[str]  # words in -ing, -ed and -ly that are nouns or adjectives
-    singular: Mapping[str, str]
+@cache
+def _lists() -> Mapping[str, Mapping[str, str]]:
+    """Return the words by language and list:
 
-
-@dataclass(frozen=True, slots=True)
-class _Korean:
-    function: frozenset[str]  # and adnominal forms
-    nouns: frozenset[str]  # nouns that seem to end in a particle or like a verb: 고양이, 바다
-    adnominal_ends: tuple[str, ...]
-    predicate_ends: tuple[str, ...]
+    - en: `determiners` make the next word a part of the phrase: a *stuffed* bear, the *stop*. The lists `words_in_…`
+      are nouns and adjectives that end like a verb or an adverb. `singular` has pairs PLURAL:SINGULAR.
+    - ko: `function` includes adnominal forms. `nouns` seem to end in a particle or like a verb: 고양이, 바다.
+    """
+    text = (resources.files("vistune.datagen") / "noun_phrases.json").read_text(encoding="utf-8")
+    lists: Mapping[str, Mapping[str, str]] = json.loads(text)
+    return lists
 
 
 @cache
-def _lexicon() -> tuple[_English, _Korean]:
-    text = (resources.files("vistune.datagen.caption_filter") / "noun_phrases.json").read_text(encoding="utf-8")
-    en, ko = ({name: words.split() for name, words in lists.items()} for lists in json.loads(text).values())
-    english = _English(
-        frozenset(en["function"]),
-        frozenset(en["determiners"]),
-        frozenset(en["verbs"]),
-        frozenset(en["words_in_ing"] + en["words_in_ed"] + en["words_in_ly"]),
-        {plural: one for plural, _, one in (pair.partition(":") for pair in en["singular"])},
-    )
-    korean = _Korean(
-        frozenset(ko["function"]), frozenset(ko["nouns"]), tuple(ko["adnominal_ends"]), tuple(ko["predicate_ends"])
-    )
-    return english, korean
+def _words(language: str, *lists: str) -> frozenset[str]:
+    return frozenset(word for name in lists for word in _lists()[language][name].split())
 
 
 def noun_phrases(caption: str) -> list[str]:
@@ -92,14 +75,13 @@ def _english_phrases(caption: str) -> list[str]:
 
 @lru_cache(1 << 16)
 def _english_kind(token: str) -> str:
-    english, _ = _lexicon()
-    if token in english.determiners or token in ("'s", "’s"):
+    if token in _words("en", "determiners") or token in ("'s", "’s"):
         return "determiner"
-    if not token[0].isalpha() or any(c.isdigit() for c in token) or token in english.function:
+    if not token[0].isalpha() or any(c.isdigit() for c in token) or token in _words("en", "function"):
         return "break"
-    if token in english.nominal:
+    if token in _words("en", "words_in_ing", "words_in_ed", "words_in_ly"):
         return "noun"
-    if token in english.verbs or token.endswith(("ing", "ed")):
+    if token in _words("en", "verbs") or token.endswith(("ing", "ed")):
         return "verb"
     return "adverb" if token.endswith("ly") else "noun"
 
@@ -108,13 +90,17 @@ def _phrase(run: list[str]) -> str:
     return " ".join([*run[:-1], singular(run[-1])])
 
 
+@cache
+def _irregular() -> Mapping[str, str]:
+    return dict(pair.split(":") for pair in _words("en", "singular"))
+
+
 @lru_cache(1 << 16)
 def singular(noun: str) -> str:
     """Return an English noun in the singular and without its 's, by list and ending."""
     noun = _OWNER.sub("", noun)
-    known = _lexicon()[0].singular
-    if noun in known:
-        return known[noun]
+    if noun in _irregular():
+        return _irregular()[noun]
     if len(noun) < 4 or not noun.endswith("s") or noun.endswith(("ss", "us", "is")):
         return noun
     if noun.endswith("ies"):
@@ -127,12 +113,12 @@ def _korean_phrases(caption: str) -> list[str]:
     run: list[str] = []
     tokens = _KO_TOKEN.findall(caption)
     for token, following in zip(tokens, [*tokens[1:], ""], strict=True):
-        stem = _korean_noun(token)
+        noun = _korean_noun(token)
         # A word without a particle before 있다 belongs to the verb: 앉아 있다, 서 있는.
-        breaks = stem is None or (stem == token and following.startswith("있"))
-        if stem is not None and not breaks:
-            run.append(stem)
-        if run and (breaks or stem != token):
+        breaks = noun is None or (noun == token and following.startswith("있"))
+        if noun is not None and not breaks:
+            run.append(noun)
+        if run and (breaks or noun != token):
             phrases.append(" ".join(run))
             run = []
     return [*phrases, " ".join(run)] if run else phrases
@@ -141,26 +127,26 @@ def _korean_phrases(caption: str) -> list[str]:
 @lru_cache(1 << 16)
 def _korean_noun(token: str) -> str | None:
     """Return a Korean noun without its particle, or None for another word."""
-    _, korean = _lexicon()
-    if token in korean.nouns:
+    if token in _words("ko", "nouns"):
         return token
-    if not _HANGUL.search(token) or token in korean.function:
+    if not _HANGUL.search(token) or token in _words("ko", "function"):
         return None
+    adnominal_ends = tuple(_words("ko", "adnominal_ends"))
     match = _PARTICLE.search(token)
     if match:
         particle, final = match.group(), (ord(token[match.start() - 1]) - ord("가")) % 28
-        if particle == "는" and (final or token.endswith(korean.adnominal_ends)):
+        if particle == "는" and (final or token.endswith(adnominal_ends)):
             return None  # 굽는, 서핑하는: an adnominal verb
         if particle in _AFTER_CONSONANT and not (final and (particle != "으로" or final != _RIEUL)):
             match = None  # 나이, 사과: part of the noun
         elif particle in _AFTER_VOWEL and final and not (particle == "로" and final == _RIEUL):
             match = None
-    stem = token[: match.start()] if match else token
-    if stem in korean.function:
+    noun = token[: match.start()] if match else token
+    if noun in _words("ko", "function"):
         return None
-    if match is None and len(token) > 1 and token.endswith(korean.predicate_ends):
+    if match is None and len(token) > 1 and token.endswith(tuple(_words("ko", "predicate_ends"))):
         return None
-    return None if match is None and len(token) > 2 and token.endswith(korean.adnominal_ends) else stem
+    return None if match is None and len(token) > 2 and token.endswith(adnominal_ends) else noun
 
 
 def _by_rules(captions: Iterable[str]) -> Iterator[list[str]]:

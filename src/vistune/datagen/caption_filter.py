@@ -28,7 +28,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from vistune.datagen.caption_filter.noun_phrases import FINDERS, Finder
+from vistune.datagen.noun_phrases import FINDERS, Finder
 from vistune.datagen.sources.boxes import NULLS
 from vistune.errors import DataError, RecipeError
 from vistune.files import replacing
@@ -44,10 +44,6 @@ BOM = b"\xef\xbb\xbf"
 RECORDS_PER_REPORT = 1000  # updating a progress bar takes longer than reading a record
 
 AdvanceMegabytes = Callable[[float], None]
-
-
-def ignore_megabytes(megabytes: float) -> None:
-    """Report no progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +94,7 @@ def filter_captions(
     out: Path,
     options: FilterOptions | None = None,
     *,
-    advance: AdvanceMegabytes = ignore_megabytes,
+    advance: AdvanceMegabytes = lambda megabytes: None,
 ) -> FilteredCaptions:
     """Write the selected records of `source` to `out`, unchanged and in order.
 
@@ -222,9 +218,7 @@ class CaptionRecord:
     reject_reason: str = ""
 
 
-def read_captions(
-    path: Path, column: str | None, advance: AdvanceMegabytes = ignore_megabytes
-) -> Iterator[CaptionRecord]:
+def read_captions(path: Path, column: str | None, advance: AdvanceMegabytes) -> Iterator[CaptionRecord]:
     """Yield every record of a file with its caption. A list of captions is joined into one text.
 
     Raises:
@@ -232,7 +226,7 @@ def read_captions(
     """
     kind = kind_of_file(path.name)
     header = _header_of_tsv(path) if kind == ".tsv" and column is None else ()
-    caption_of = _table_caption(path, column) if kind in TABLES else _json_caption
+    caption_of = _table_caption if kind in TABLES else _json_caption
     done = 0
     fields = (column,) if column else (*NAMES, "conversations")
     records = read_records(path, own_fields=fields, table=TableFormat(quotes=kind != ".tsv", header=header))
@@ -246,7 +240,7 @@ def read_captions(
         elif not isinstance(value, Mapping):
             yield CaptionRecord(record, reject_reason="not_an_object")
         else:
-            yield _checked(record, caption_of(value, column))
+            yield _checked(record, caption_of(value, column, path))
     advance(max(path.stat().st_size - done, 0) / 1e6)
 
 
@@ -340,23 +334,21 @@ def _checked(record: Record, caption: object) -> CaptionRecord:
     return CaptionRecord(record, caption)
 
 
-def _json_caption(record: Mapping[str, object], column: str | None) -> object:
-    if column is not None:
-        return record.get(column)
+def _json_caption(record: Mapping[str, object], column: str | None, path: Path) -> object:
     turns = record.get("conversations")
-    if isinstance(turns, list):
+    if column is None and isinstance(turns, list):
         return next((turn.get("value") for turn in turns if isinstance(turn, dict) and turn.get("from") == "gpt"), None)
-    return next((record[name] for name in NAMES if name in record), None)
+    return next((record[name] for name in _names(column) if name in record), None)
 
 
-def _table_caption(path: Path, column: str | None) -> Callable[[Mapping[str, object], str | None], object]:
-    """Like `_json_caption`, but refuse a table without a caption column at its first row."""
+def _table_caption(row: Mapping[str, object], column: str | None, path: Path) -> object:
+    """Return the caption of a row. Raises DataError at the first row of a table without a caption column."""
+    for name in _names(column):
+        if name in row:
+            return row[name]
+    problem = f"no column {column!r}" if column else "no column of captions"
+    raise DataError(f"{path}:1: {problem}", f"name one of {', '.join(row)[:200]} with --column")
 
-    def caption(row: Mapping[str, object], _: str | None) -> object:
-        for name in (column,) if column else NAMES:
-            if name in row:
-                return row[name]
-        problem = f"no column {column!r}" if column else "no column of captions"
-        raise DataError(f"{path}:1: {problem}", f"name one of {', '.join(row)[:200]} with --column")
 
-    return caption
+def _names(column: str | None) -> tuple[str, ...]:
+    return NAMES if column is None else (column,)
