@@ -9,7 +9,7 @@ import pytest
 
 from vistune import api
 from vistune.datagen import GenerationConfig
-from vistune.grounding.text import find_classes
+from vistune.grounding.claims import find_classes
 from vistune.recipe import load_recipe
 
 

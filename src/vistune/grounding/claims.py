@@ -25,24 +25,115 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from itertools import pairwise
 
-from vistune.grounding.language import CountClaim
-from vistune.grounding.lexicon import class_of, objects
-from vistune.grounding.text import (
-    asserted,
-    find_classes,
-    find_classes_loosely,
-    grammar,
-    is_hedged,
-    is_negated,
-)
+from vistune.grounding import en, ko
+from vistune.grounding.language import CountClaim, Language, NamedClass
+from vistune.grounding.lexicon import class_of, objects, word_lists
 from vistune.types import AnnotatedImage, Box
 
 Turns = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Vocabulary:
+    """A pattern that matches class names and words similar to them; `labels` maps a word to its class or to ""."""
+
+    pattern: re.Pattern[str]
+    labels: Mapping[str, str]
+    narrower: frozenset[str]
+
+
+def grammar(language: str) -> Language:
+    return ko if language == "ko" else en
+
+
+def find_classes(text: str, language: str, *, loosely: bool = False) -> list[NamedClass]:
+    """Return every class that a text names, from left to right, without similar words such as "hot dog" for "dog".
+
+    Args:
+        loosely: Also find looser names ("skier", "ball"), which are counted and located but do not assert the class.
+    """
+    return list(_find(text.lower(), "ko" if language == "ko" else "en", loosely))
+
+
+@cache
+def _vocabulary(language: str, loosely: bool) -> _Vocabulary:
+    inflections = grammar(language).inflections
+
+    def forms(words: Iterable[str], label: str) -> dict[str, str]:
+        return {form: label for word in words for form in inflections(word)}
+
+    similar = forms(word_lists(language)["not_the_class"], "")
+    named: dict[str, str] = {}
+    narrower: dict[str, str] = {}
+    loose: dict[str, str] = {}
+    for label, entry in objects().items():
+        words = entry.words[language]
+        narrower |= forms(words.narrower, label)
+        named |= forms((*words.in_text, *words.narrower), label)
+        loose |= forms(words.loosely if loosely else (), label)
+    labels = {**loose, **similar, **named}
+    return _Vocabulary(_pattern(labels, grammar(language)), labels, frozenset(narrower | loose))
+
+
+def _pattern(words: Mapping[str, str], language: Language) -> re.Pattern[str]:
+    """Match the longest words first, so that "hot dog" and "bus stop" are found before "dog" and "bus".
+
+    The alternatives are grouped by first letter: hundreds of words then cost one comparison at most positions.
+    """
+    rests: dict[str, list[str]] = {}
+    for word in sorted(words, key=len, reverse=True):
+        rests.setdefault(word[0], []).append(re.escape(word[1:]))
+    first_letter = f"(?=[{re.escape(''.join(rests))}])"
+    listed = "|".join(f"{re.escape(letter)}(?:{'|'.join(endings)})" for letter, endings in rests.items())
+    return re.compile(f"{first_letter}{language.WORD_START}(?:{listed}){language.WORD_END}")
+
+
+@lru_cache(1 << 12)  # the captions of an image are read for every reply about it, by several checks
+def _find(text: str, language: str, loosely: bool) -> tuple[NamedClass, ...]:
+    vocabulary, is_noun = _vocabulary(language, loosely), grammar(language).is_noun
+    return tuple(
+        NamedClass(label, match.start(), match.end(), match.group() in vocabulary.narrower)
+        for match in vocabulary.pattern.finditer(text)
+        if (label := vocabulary.labels[match.group()]) and is_noun(text, match)
+    )
+
+
+# English parentheses between commas, which would otherwise end a clause.
+_PARENTHESIS = re.compile(
+    r",\s+((?:by|in) contrast|however|of course|in general|for example|on the other hand|in turn),", re.IGNORECASE
+)
+
+
+def is_negated(clause: str, language: str) -> bool:
+    return bool(grammar(language).NEGATION.search(clause.lower()))
+
+
+def is_hedged(clause: str, language: str) -> bool:
+    return bool(grammar(language).HEDGE.search(clause.lower()))
+
+
+def asserted(text: str, language: str) -> Iterator[str]:
+    """Yield the clauses that claim something, without those that are denied, asked, hedged or meant in general.
+
+    A negation continues through a list: "no cars, trucks or buses" denies all three.
+    """
+    rules = grammar(language)
+    for sentence in re.split(r"(?<=[.!?])\s+|\n", _PARENTHESIS.sub(r" \1 ", text)):
+        is_claimed = True
+        for clause in filter(str.strip, rules.CLAUSE_BREAK.split(sentence)):
+            claim = rules.DENIED_PART.sub("", clause)
+            is_question = claim.rstrip().endswith("?")
+            is_statement = not (is_question or is_negated(claim, language) or is_hedged(claim, language))
+            is_claimed = is_statement and (is_claimed or not rules.continues_list(clause.lower()))
+            if is_claimed:
+                yield claim
+            is_claimed = is_claimed and claim == clause
+
 
 _YES = re.compile(r"^\s*(?:yes|yeah|yep|네|예|그렇습니다|맞습니다)\b", re.IGNORECASE)
 _NO = re.compile(r"^\s*(?:no\b|none\b|아니|없)", re.IGNORECASE)
@@ -59,10 +150,10 @@ def ungrounded(image: AnnotatedImage, turns: Turns, language: str) -> str:
 
 
 def _asserted_classes(question: str, answer: str, language: str) -> Iterator[str]:
-    is_generic, is_presupposed = grammar(language).is_generic, grammar(language).is_presupposed
+    rules = grammar(language)
     for clause in asserted(answer, language):
         for named in find_classes(clause, language):
-            if not is_generic(clause.lower(), named):
+            if not rules.is_generic(clause.lower(), named):
                 yield named.label
     in_question = find_classes(question, language)
     if _YES.match(answer) and not is_hedged(question, language):
@@ -70,7 +161,7 @@ def _asserted_classes(question: str, answer: str, language: str) -> Iterator[str
     if not _NO.match(answer) and not is_negated(answer.split(".")[0], language):
         lowered = question.lower()
         for named in in_question:
-            if is_presupposed(lowered, named) and not is_generic(lowered, named):
+            if rules.is_presupposed(lowered, named) and not rules.is_generic(lowered, named):
                 yield named.label
 
 
@@ -102,10 +193,10 @@ def _evidence() -> tuple[Mapping[str, frozenset[str]], tuple[tuple[str, str], ..
 
 @lru_cache(1 << 12)  # the captions of an image are read for every reply about it
 def _likely_classes(caption: str) -> frozenset[str]:
-    """Return the classes of which a caption in lower case contains a name or a word of evidence."""
+    """Return the classes whose name or evidence a caption in lower case contains."""
     rest = caption
     for named in find_classes(caption, "en"):
-        # A longer name is taken as a whole: a hot dog is no evidence of a dog, a traffic light none of traffic.
+        # A longer name is taken as a whole: "hot dog" is not evidence of a dog, or "traffic light" of traffic.
         if " " in caption[named.start : named.end]:
             rest = rest[: named.start] + " " * (named.end - named.start) + rest[named.end :]
     words, phrases = _evidence()
@@ -164,19 +255,21 @@ _ABOUT = re.compile(r"\b(?:about|around|least|over|more than|roughly|approximate
 def _answered_count(question: str, answer: str, language: str) -> list[CountClaim]:
     """Return the number that answers "how many", if the question asks for one class in the whole image."""
     rules, lowered = grammar(language), answer.lower()
-    found = find_classes_loosely(question, language)
+    classes = find_classes(question, language, loosely=True)
     first = rules.FIRST_NUMBER.search(lowered)
-    if len(found) != 1 or not rules.asks_total(question.lower(), found[0]) or first is None or _ABOUT.search(lowered):
+    if len(classes) != 1 or first is None or _ABOUT.search(lowered):
         return []
-    return [CountClaim(found[0].label, rules.number(first.group()), not found[0].narrow)]
+    [named] = classes
+    if not rules.asks_total(question.lower(), named):
+        return []
+    return [CountClaim(named.label, rules.number(first.group()), not named.narrow)]
 
 
 def _count_claims(clause: str, language: str) -> Iterator[CountClaim]:
-    lowered = clause.lower()
-    found = find_classes_loosely(clause, language)
-    for named in found:
-        if claim := grammar(language).count_claim(lowered, named, found):
-            yield claim
+    classes = find_classes(clause, language, loosely=True)
+    lowered, count_claim = clause.lower(), grammar(language).count_claim
+    claims = (count_claim(lowered, named, classes) for named in classes)
+    return (claim for claim in claims if claim)
 
 
 TOLERANCE = 0.05  # share of the image by which a stated side may be missed
@@ -210,16 +303,16 @@ def _position_claims(question: str, answer: str, language: str) -> list[str]:
 
 def _contradiction(claim: str, single: Mapping[str, Box], language: str) -> str:
     lowered, rules = claim.lower(), grammar(language)
-    found = find_classes_loosely(claim, language)
-    for first, second in pairwise(found):
+    classes = find_classes(claim, language, loosely=True)
+    for first, second in pairwise(classes):
         if first.label in single and second.label in single and first.label != second.label:
             side = rules.side_between(lowered, first, second)
             if side and _is_on_other_side(single[first.label], single[second.label], side):
                 return f"{first.label} {side} {second.label}"
-    if len(found) == 1 and found[0].label in single:
+    if len(classes) == 1 and (label := classes[0].label) in single:
         for side in rules.places(lowered):
-            if _is_in_other_half(single[found[0].label], side):
-                return f"{found[0].label} at the {side}"
+            if _is_in_other_half(single[label], side):
+                return f"{label} at the {side}"
     return ""
 
 
