@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from vistune.llm_client import leftover_tag, unwrap_reply
 
@@ -32,13 +31,11 @@ _LATER_LABEL = re.compile(
 _PAIR_NAMES = (("question", "answer"), ("q", "a"), ("질문", "답변"), ("질문", "답"), ("instruction", "response"))
 _ALL_PAIR_NAMES = frozenset(name for pair in _PAIR_NAMES for name in pair)
 
-_LABELS = frozenset(  # fields that number or name a turn; samples do not keep them
-    (
-        *("id", "idx", "index", "no", "nr", "num", "number", "order", "turn", "turn_id", "round", "step"),
-        *("type", "kind", "category", "language", "lang", "image", "image_id"),
-        *("question_id", "question_number", "question_type", "번호", "순서", "유형", "언어"),
-    )
-)
+_LABELS = frozenset({  # fields that number or name a turn; samples do not keep them
+    "id", "idx", "index", "no", "nr", "num", "number", "order", "turn", "turn_id", "round", "step", "type", "kind",
+    "category", "language", "lang", "image", "image_id", "question_id", "question_number", "question_type",
+    "번호", "순서", "유형", "언어",
+})  # fmt: skip
 _TITLES = frozenset(("title", "topic", "name", "제목", "주제"))  # labels of a whole conversation
 _LONGEST_LABEL = 80
 
@@ -83,10 +80,9 @@ def _unwrap(text: str, *, single: bool) -> str:
     if content is None:
         raise ReplyError("thinking", "the reply is a thought without an end")
     if not content.strip():
-        raise ReplyError(
-            "thinking" if text.strip() else "shape",
-            "the reply is empty" if not text.strip() else "nothing comes after the thought",
-        )
+        if text.strip():
+            raise ReplyError("thinking", "nothing comes after the thought")
+        raise ReplyError("shape", "the reply is empty")
     return content
 
 
@@ -100,7 +96,7 @@ def _single_text(text: str) -> str:
         value = value[0]
     if not isinstance(value, Mapping) or _TRAILING_COMMA.sub(r"\1", text)[end:].strip():
         return ""
-    texts = {str(name).lower(): item for name, item in value.items() if str(name).lower() not in _THOUGHTS}
+    texts = {name.lower(): item for name, item in value.items() if name.lower() not in _THOUGHTS}
     [name, item] = next(iter(texts.items())) if len(texts) == 1 else ("", None)
     return item if _TEXT_NAME.fullmatch(name) and isinstance(item, str) else ""
 
@@ -161,7 +157,7 @@ def _from_lines(text: str) -> list[tuple[str, str]]:
 def _from_json(text: str) -> list[tuple[str, str]]:
     decoder = _decoder()
     text = _TRAILING_COMMA.sub(r"\1", text)
-    values: list[Any] = []
+    values: list[object] = []
     position = 0
     try:
         while position < len(text):
@@ -171,30 +167,30 @@ def _from_json(text: str) -> list[tuple[str, str]]:
                 position += 1
     except (ValueError, RecursionError) as error:
         raise ReplyError("shape", f"JSON that cannot be read: {error}") from None
-    if len(values) == 1 and isinstance(values[0], Mapping):
-        inner = [
-            item for name, item in values[0].items() if isinstance(item, list) and str(name).lower() not in _THOUGHTS
-        ]
-        if len(inner) == 1 and not {str(name).lower() for name in values[0]} & _ALL_PAIR_NAMES:
-            _refuse_unread({name: item for name, item in values[0].items() if item is not inner[0]}, _LABELS | _TITLES)
+    whole = values[0] if len(values) == 1 else None
+    if isinstance(whole, Mapping):
+        inner = [item for name, item in whole.items() if isinstance(item, list) and name.lower() not in _THOUGHTS]
+        if len(inner) == 1 and not {name.lower() for name in whole} & _ALL_PAIR_NAMES:
+            _refuse_unread({name: item for name, item in whole.items() if item is not inner[0]}, _LABELS | _TITLES)
             values = inner[0]
     return [turn for value in values for turn in _json_turns(value)]
 
 
-def _json_turns(value: Any) -> list[tuple[str, str]]:
+def _json_turns(value: object) -> list[tuple[str, str]]:
     if isinstance(value, Mapping):
-        lowered = _object([(str(key).lower(), item) for key, item in value.items()])
-        for question, answer in _PAIR_NAMES:
-            if isinstance(lowered.get(question), str) and isinstance(lowered.get(answer), str):
-                _refuse_unread({name: lowered[name] for name in lowered if name not in (question, answer)}, _LABELS)
-                return [("question", lowered[question].strip()), ("answer", lowered[answer].strip())]
+        lowered = _object([(name.lower(), item) for name, item in value.items()])
+        for names in _PAIR_NAMES:
+            question, answer = map(lowered.get, names)
+            if isinstance(question, str) and isinstance(answer, str):
+                _refuse_unread({name: lowered[name] for name in lowered if name not in names}, _LABELS)
+                return [("question", question.strip()), ("answer", answer.strip())]
         if lowered.keys() & _ALL_PAIR_NAMES:
             raise ReplyError("shape", "a question or an answer is missing")
         by, text = "from" if "from" in lowered else "role", "value" if "value" in lowered else "content"
-        speaker, content = lowered.get(by), lowered.get(text)
-        if isinstance(speaker, str) and speaker in _FROM and isinstance(content, str):
+        role, content = lowered.get(by), lowered.get(text)
+        if isinstance(role, str) and role in _FROM and isinstance(content, str):
             _refuse_unread({name: lowered[name] for name in lowered if name not in (by, text)}, _LABELS)
-            return [(_FROM[speaker], content.strip())]
+            return [(_FROM[role], content.strip())]
     raise ReplyError("shape", f"JSON without questions and answers: {str(value)[:60]}")
 
 
@@ -203,7 +199,7 @@ def _decoder() -> json.JSONDecoder:
     return json.JSONDecoder(strict=False, object_pairs_hook=_object)
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     tree = dict(pairs)
     if len(tree) < len(pairs):
         names = [name for name, _ in pairs]
@@ -212,13 +208,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return tree
 
 
-def _refuse_unread(fields: Mapping[str, Any], labels: frozenset[str]) -> None:
+def _refuse_unread(fields: Mapping[str, object], labels: frozenset[str]) -> None:
     """Raise ReplyError for a field that the sample would lose: not empty, not a label and not a thought."""
     for name, value in fields.items():
-        lowered = str(name).lower()
+        lowered = name.lower()
         is_label = lowered in labels and not isinstance(value, list | dict) and len(str(value)) <= _LONGEST_LABEL
         if value not in (None, "", [], {}) and not is_label and lowered not in _THOUGHTS:
-            raise ReplyError("shape", f"the field {str(name)[:60]!r} next to questions and answers: {str(value)[:60]}")
+            raise ReplyError("shape", f"the field {name[:60]!r} next to questions and answers: {str(value)[:60]}")
 
 
 def _paired(parts: list[tuple[str, str]]) -> Turns:
