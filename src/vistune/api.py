@@ -407,7 +407,7 @@ def score(
     if judge is None:
         result = evaluation.score(task, benchmark, predictions, rule=parse, upload=upload)
     else:
-        from vistune.evaluation.judge.remote import RemoteJudge
+        from vistune.evaluation.judge import RemoteJudge
 
         with progress("judge", 0) as advance:
             remote = RemoteJudge(judge, judgements or predictions.with_name(f"{predictions.name}.judge"), advance)

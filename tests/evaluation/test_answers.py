@@ -22,7 +22,7 @@ from vistune.cli.app import app
 from vistune.errors import DataError, RecipeError
 from vistune.evaluation import TASKS, EvaluationResult, conditions, score
 from vistune.evaluation.answers import AnswerFile, Ranks, differences, read_answers
-from vistune.evaluation.judge.remote import RemoteJudge
+from vistune.evaluation.judge import RemoteJudge
 from vistune.files import read_json, read_jsonl, write_json, write_jsonl
 from vistune.generation import Assistant
 from vistune.llm_client import Endpoint

@@ -8,9 +8,17 @@ import pytest
 from hostile import ENDLESS, REPLIES
 from hypothesis import given, settings
 
-from vistune.evaluation.parsing.choices import first_character, letter_in, matched, option_in
-from vistune.evaluation.parsing.free_replies import choice_of, yes_or_no
-from vistune.evaluation.parsing.vqa_text import evalai_form, one_line, vqa_form
+from vistune.evaluation.parsing import (
+    choice_of,
+    evalai_form,
+    first_character,
+    letter_in,
+    matched,
+    one_line,
+    option_in,
+    vqa_form,
+    yes_or_no,
+)
 from vistune.evaluation.tasks.file import read_verdict
 from vistune.evaluation.tasks.korean import is_korean, read_score
 from vistune.evaluation.tasks.llava_bench import read_pair, read_two_numbers

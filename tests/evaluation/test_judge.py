@@ -13,7 +13,7 @@ import pytest
 from fake_teacher import Behaviour, FakeTeacher, Request, completion, error
 
 from vistune.errors import BudgetError, RecipeError, TeacherError
-from vistune.evaluation.judge.remote import TRIES, RemoteJudge, judgements
+from vistune.evaluation.judge import TRIES, RemoteJudge, judgements
 from vistune.llm_client import Endpoint
 
 

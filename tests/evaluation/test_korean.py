@@ -12,8 +12,7 @@ import pytest
 
 from vistune.errors import DataError, RecipeError
 from vistune.evaluation import score
-from vistune.evaluation.parsing.choices import first_character, letter_in
-from vistune.evaluation.parsing.free_replies import yes_or_no
+from vistune.evaluation.parsing import first_character, letter_in, yes_or_no
 from vistune.evaluation.task import Benchmark, Reply
 from vistune.evaluation.tasks.korean import KDtcBench, KLlavaW, KMMBench, Koffvqa, KSeed, is_korean, read_score
 from vistune.evaluation.tasks.korean_pope import SPLITS, AbsentThings, KPope, things_of

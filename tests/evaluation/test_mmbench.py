@@ -15,8 +15,7 @@ from PIL import Image
 from vistune.errors import DataError
 from vistune.evaluation import EvaluationRequest, score
 from vistune.evaluation.models import ModelOptions, evaluate_models
-from vistune.evaluation.parsing.choices import first_character, matched
-from vistune.evaluation.parsing.free_replies import choice_of, yes_or_no
+from vistune.evaluation.parsing import choice_of, first_character, matched, yes_or_no
 from vistune.evaluation.predictions import read_sheet
 from vistune.evaluation.task import Reply
 from vistune.evaluation.tasks.mmbench import MMBench, MMBenchCn

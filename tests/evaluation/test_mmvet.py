@@ -14,7 +14,7 @@ from fake_teacher import Behaviour, FakeTeacher, Request, completion
 from vistune import api
 from vistune.errors import DataError, RecipeError, TeacherError
 from vistune.evaluation import score
-from vistune.evaluation.judge.remote import RemoteJudge
+from vistune.evaluation.judge import RemoteJudge
 from vistune.evaluation.tasks.mmvet import AGAIN, PROMPT_SHA256, MMVet, again, read_grade, request_of
 from vistune.llm_client import Endpoint
 

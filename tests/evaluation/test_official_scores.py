@@ -13,7 +13,7 @@ import pytest
 
 from vistune.errors import DataError
 from vistune.evaluation import TASKS, ScoreResult, score
-from vistune.evaluation.parsing.vqa_text import evalai_form, one_line, vqa_form
+from vistune.evaluation.parsing import evalai_form, one_line, vqa_form
 from vistune.evaluation.task import LETTER
 from vistune.files import read_json, read_jsonl, write_json, write_jsonl
 

@@ -18,7 +18,7 @@ import vistune
 from vistune.cli.app import app
 from vistune.errors import DataError, RecipeError
 from vistune.evaluation import TASKS, Benchmark, Facts, score
-from vistune.evaluation.parsing.vqa_text import soft_points
+from vistune.evaluation.parsing import soft_points
 from vistune.evaluation.predictions import read_predictions
 from vistune.files import read_json, write_json, write_jsonl
 

@@ -14,8 +14,7 @@ from releases import vqav2
 
 from vistune.errors import DataError
 from vistune.evaluation import TASKS, ScoreResult, score
-from vistune.evaluation.parsing.choices import first_character, letter_in, matched
-from vistune.evaluation.parsing.vqa_text import evalai_form, one_line, vqa_form
+from vistune.evaluation.parsing import evalai_form, first_character, letter_in, matched, one_line, vqa_form
 from vistune.evaluation.task import Reply
 from vistune.evaluation.tasks.korean import KDtcBench, KMMBench, is_korean, read_score
 from vistune.evaluation.tasks.llava_bench import LlavaBench, read_pair

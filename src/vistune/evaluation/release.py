@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vistune.errors import DataError
-from vistune.evaluation.parsing.choices import is_missing
+from vistune.evaluation.parsing import is_missing
 from vistune.evaluation.predictions import plain_id
 from vistune.files import decoded, parse_json, write_atomic
 from vistune.records import read_values

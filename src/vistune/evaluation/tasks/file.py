@@ -16,9 +16,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from vistune.errors import DataError, RecipeError
-from vistune.evaluation.judge.remote import judgements, sha256_of_text
-from vistune.evaluation.parsing.choices import is_missing
-from vistune.evaluation.parsing.free_replies import choice_of
+from vistune.evaluation.judge import judgements, sha256_of_text
+from vistune.evaluation.parsing import choice_of, is_missing
 from vistune.evaluation.predictions import IDS, WHOLE, id_field, missing_field, plain_id
 from vistune.evaluation.release import release_text
 from vistune.evaluation.task import (
@@ -139,7 +138,7 @@ class File(Benchmark):
         """Return the judge's prompt and its source: the file next to the questions, else vistune's own."""
         own = self.path.with_name(PROMPT)
         if not own.is_file():
-            return (files("vistune.evaluation.judge") / PROMPT).read_text(encoding="utf-8"), "vistune"
+            return (files("vistune.evaluation") / PROMPT).read_text(encoding="utf-8"), "vistune"
         prompt = release_text(own)
         if missing := {"question", "answer", "reply"} - set(FILLED.findall(prompt)):
             raise DataError(f"{own}: has no {{{'}, {'.join(sorted(missing))}}}", "add the missing placeholders")

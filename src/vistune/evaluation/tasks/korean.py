@@ -16,9 +16,8 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from vistune.errors import DataError, RecipeError
-from vistune.evaluation.judge.remote import judgements, read_prompt, sha256_of_text
-from vistune.evaluation.parsing.choices import first_character
-from vistune.evaluation.parsing.free_replies import choice_of
+from vistune.evaluation.judge import judgements, read_prompt, sha256_of_text
+from vistune.evaluation.parsing import choice_of, first_character
 from vistune.evaluation.release import ReleaseTable
 from vistune.evaluation.task import (
     BOTH,

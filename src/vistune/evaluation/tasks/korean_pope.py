@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vistune.errors import DataError
-from vistune.evaluation.parsing.free_replies import yes_or_no
+from vistune.evaluation.parsing import yes_or_no
 from vistune.evaluation.predictions import Prediction
 from vistune.evaluation.release import field_of, image_folder, matching, release_json
 from vistune.evaluation.task import OFFICIAL, Facts, Marked, make_question

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from vistune.errors import DataError, RecipeError
-from vistune.evaluation.judge.remote import judgements, sha256_of_text
+from vistune.evaluation.judge import judgements, sha256_of_text
 from vistune.evaluation.predictions import Prediction
 from vistune.evaluation.release import field_of, find_files, id_in, release_json, release_lines
 from vistune.evaluation.task import BOTH, OFFICIAL, Benchmark, Facts, Judge, Marked, Reply, TaskScore, make_question

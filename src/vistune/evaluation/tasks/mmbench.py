@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from vistune.errors import DataError
-from vistune.evaluation.parsing.choices import is_missing, matched
-from vistune.evaluation.parsing.free_replies import choice_of
+from vistune.evaluation.parsing import choice_of, is_missing, matched
 from vistune.evaluation.predictions import Prediction, write_sheet
 from vistune.evaluation.release import ReleaseRow, ReleaseTable
 from vistune.evaluation.task import (

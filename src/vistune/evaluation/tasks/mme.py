@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vistune.errors import DataError
-from vistune.evaluation.parsing.free_replies import yes_or_no
+from vistune.evaluation.parsing import yes_or_no
 from vistune.evaluation.predictions import Prediction, read_predictions
 from vistune.evaluation.release import DOWNLOAD, field_of, image_folder, matching, release_lines, release_text
 from vistune.evaluation.task import (

@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from vistune.errors import DataError, RecipeError
-from vistune.evaluation.judge.remote import Body, judgements, read_prompt, sha256_of_text
+from vistune.evaluation.judge import Body, judgements, read_prompt, sha256_of_text
 from vistune.evaluation.predictions import Prediction
 from vistune.evaluation.release import field_of, find_files, release_json
 from vistune.evaluation.task import OFFICIAL, Benchmark, Facts, Judge, Marked, Reply, Table, TaskScore, make_question

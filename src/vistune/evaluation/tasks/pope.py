@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vistune.errors import DataError
-from vistune.evaluation.parsing.free_replies import yes_or_no
+from vistune.evaluation.parsing import yes_or_no
 from vistune.evaluation.predictions import Prediction
 from vistune.evaluation.release import field_of, find_files, id_in, image_folder, matching, release_lines
 from vistune.evaluation.task import BOTH, LENIENT, OFFICIAL, SHORT, Benchmark, Facts, Marked, Table, make_question

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vistune.errors import DataError
-from vistune.evaluation.parsing.free_replies import choice_of
+from vistune.evaluation.parsing import choice_of
 from vistune.evaluation.predictions import IDS, TEXTS, Prediction, Predictions, prediction_of
 from vistune.evaluation.release import Fields, field_of, find_files, image_folder, matching, release_map, release_text
 from vistune.evaluation.task import (

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from vistune.evaluation.parsing.free_replies import choice_of
+from vistune.evaluation.parsing import choice_of
 from vistune.evaluation.release import Fields, field_of, find_files, id_in, image_folder, matching, release_map
 from vistune.evaluation.task import (
     BOTH,

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vistune.errors import DataError
-from vistune.evaluation.parsing.vqa_text import evalai_form, one_line, soft_points, vqa_form
+from vistune.evaluation.parsing import evalai_form, one_line, soft_points, vqa_form
 from vistune.evaluation.predictions import Prediction, plain_id
 from vistune.evaluation.release import (
     DOWNLOAD,

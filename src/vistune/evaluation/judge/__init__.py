@@ -1,1 +1,0 @@
-"""Grade free-form answers with a judge model."""
