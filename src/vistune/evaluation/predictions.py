@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from vistune.errors import DataError, RecipeError
 from vistune.records import RecordError, location_of, read_values, shown
@@ -235,7 +234,10 @@ def read_sheet(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
         lines = book.worksheets[0].iter_rows(values_only=True)
         header = next(lines, ())
         rows = [(number, row) for number, row in enumerate(lines, start=2) if any(cell is not None for cell in row)]
-        sheets = [book.worksheets[0], *(sheet for sheet in book.worksheets[1:] if _has_cells(sheet))]
+        sheets = [book.worksheets[0]]
+        for sheet in book.worksheets[1:]:
+            if any(_is_filled(cell) for row in sheet.iter_rows(values_only=True) for cell in row):
+                sheets.append(sheet)
     except Exception as error:  # a zip of XML: openpyxl raises whatever its parts raise
         raise DataError(f"{path}: is not a readable xlsx file: {error}", "save it again") from None
     if len(sheets) > 1:
@@ -265,10 +267,6 @@ def _column_names(path: Path, header: Sequence[object], rows: Sequence[tuple[int
                     message, "name the column in the first row, or empty it (pandas: to_excel(index=False))"
                 )
     return names
-
-
-def _has_cells(sheet: Any) -> bool:
-    return any(_is_filled(cell) for row in sheet.iter_rows(values_only=True) for cell in row)
 
 
 def _is_filled(cell: object) -> bool:

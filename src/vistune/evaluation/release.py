@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase as fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vistune.errors import DataError
 from vistune.evaluation.parsing import is_missing
@@ -28,6 +28,7 @@ SHARDS = "*-of-*.parquet"  # as the hub names a dataset's files: dev-00000-of-00
 SHORTEST_IMAGE = 64  # characters; a shorter cell is a path, or the index of the row that contains the image
 PNG = b"\x89PNG"
 Fields = Mapping[str, Any]  # a record of a release
+T = TypeVar("T")
 
 
 def find_files(folder: Path, patterns: Sequence[str]) -> list[Path]:
@@ -66,8 +67,9 @@ def release_text(path: Path) -> str:
         return decoded(file.read(), path)
 
 
-def release_json(path: Path) -> Any:
-    return parse_json(release_text(path), str(path), first_line=1)
+def release_json(path: Path) -> object:
+    value: object = parse_json(release_text(path), str(path), first_line=1)
+    return value
 
 
 def release_map(path: Path) -> Fields:
@@ -83,19 +85,25 @@ def release_lines(path: Path) -> Iterator[tuple[str, Any]]:
     return read_values(path)
 
 
-def field_of(row: object, name: str, kind: type | tuple[type, ...], location: str) -> Any:
+def field_of(row: object, name: str, kind: type[T], location: str) -> T:
     """Return a record's field. Raise DataError if it is absent or of another type."""
     value = row.get(name) if isinstance(row, dict) else None
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise DataError(
-            f"{location}:{name}: is missing or has another type than in the release", "download the file again"
-        )
+        raise _wrong_field(name, location)
     return value
 
 
 def id_in(row: object, name: str, location: str) -> str:
     """Return a record's id as text. Raise DataError if it is absent."""
-    return plain_id(field_of(row, name, (int, str, float), location))
+    value = row.get(name) if isinstance(row, dict) else None
+    if not isinstance(value, int | str | float) or isinstance(value, bool):
+        raise _wrong_field(name, location)
+    return plain_id(value)
+
+
+def _wrong_field(name: str, location: str) -> DataError:
+    problem = "is missing or has another type than in the release"
+    return DataError(f"{location}:{name}: {problem}", "download the file again")
 
 
 def image_folder(folder: Path, *names: str) -> Path:

@@ -201,7 +201,7 @@ class Benchmark(ABC):
 
 
 def make_question(
-    name: str, text: str, image_file: Path | None = None, *, answer: str = "", origin: str = "", **tags: Any
+    name: str, text: str, image_file: Path | None = None, *, answer: str = "", origin: str = "", **tags: object
 ) -> Question:
     """Return a question of one user turn, with its image first."""
     parts: tuple[Part, ...] = (text,) if image_file is None else (ImageRef(image_file), text)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from vistune.errors import RecipeError
 from vistune.files import read_json, read_json_if_there, read_text, write_atomic
@@ -124,7 +123,7 @@ def differences(recipes: Sequence[Path]) -> list[tuple[str, list[str | None]]]:
     return [(key, values) for key, values in rows if len(set(values)) > 1]
 
 
-def _flat(tree: Any, path: str = "") -> Iterator[tuple[str, str]]:
+def _flat(tree: object, path: str = "") -> Iterator[tuple[str, str]]:
     """Yield (key.path, value as text). Items of a list have their `name` or number in the path, as in overrides."""
     if isinstance(tree, Mapping):
         for key, value in tree.items():

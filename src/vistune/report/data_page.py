@@ -10,7 +10,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
@@ -86,7 +85,7 @@ def read_records(data: Path) -> list[Row] | None:
     return [_in_llava_form(record.value, record.location, file.images) for record in file.records(FORMS)]
 
 
-def _in_llava_form(value: Any, location: str, inner_images: Path | None) -> Row:
+def _in_llava_form(value: object, location: str, inner_images: Path | None) -> Row:
     """Convert a record; `inner_images` is the folder of images that were inside the data file."""
     try:
         if isinstance(value, DataError):

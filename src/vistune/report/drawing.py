@@ -29,7 +29,7 @@ from matplotlib.transforms import Affine2D
 from vistune.errors import RecipeError
 from vistune.files import write_atomic
 from vistune.report import plots
-from vistune.report.rendering import render
+from vistune.report.rendering import Labels, render
 
 PNG_DPI = 120
 MIN_SCALE = 0.72  # of a text that is too wide
@@ -40,7 +40,7 @@ ANCHORS = {"start": "left", "middle": "center", "end": "right"}
 class Drawing:
     """A rendered template on a white figure; one SVG unit is a point."""
 
-    def __init__(self, template: str, labels: Mapping[str, Any], **values: Any) -> None:
+    def __init__(self, template: str, labels: Labels, **values: object) -> None:
         try:
             root = ElementTree.fromstring(render(template, labels, **values))  # noqa: S314  # nosec B314 - our template
         except ElementTree.ParseError:

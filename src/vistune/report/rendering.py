@@ -26,7 +26,7 @@ def labels_of(language: str) -> Labels:
     return catalogue("report/labels", language)
 
 
-def render(template: str, labels: Labels, **values: Any) -> str:
+def render(template: str, labels: Labels, **values: object) -> str:
     """Render a template of this folder. It has the labels as `t`, and filters that format numbers and texts."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

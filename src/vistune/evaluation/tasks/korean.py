@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from vistune.errors import DataError, RecipeError
 from vistune.evaluation.judge import judgements, read_prompt, sha256_of_text
@@ -180,7 +180,7 @@ class KLlavaW(LlavaBench):
         }
 
 
-def _lines(caption: Any) -> str:
+def _lines(caption: object) -> str:
     return "\n".join(map(str, caption)) if isinstance(caption, list) else str(caption or "")
 
 

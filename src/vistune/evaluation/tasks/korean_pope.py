@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from vistune.errors import DataError
 from vistune.evaluation.parsing import yes_or_no
@@ -99,7 +99,7 @@ def _instances(folder: Path) -> Path:
     )
 
 
-def things_of(tree: Any, path: Path) -> tuple[dict[int, set[str]], dict[int, str]]:
+def things_of(tree: object, path: Path) -> tuple[dict[int, set[str]], dict[int, str]]:
     """Return the Korean nouns of the things in each image, crowds included, and its file name, both by image id.
 
     Labels with the same Korean noun are one thing.
@@ -122,7 +122,7 @@ def things_of(tree: Any, path: Path) -> tuple[dict[int, set[str]], dict[int, str
     return things, names
 
 
-def _rows(tree: Any, name: str, path: Path) -> Iterator[tuple[str, object]]:
+def _rows(tree: object, name: str, path: Path) -> Iterator[tuple[str, object]]:
     rows = tree.get(name) if isinstance(tree, dict) else None
     if not isinstance(rows, list):
         raise DataError(f"{path}: {name}: expected a list", "check that the file is in COCO's form")
