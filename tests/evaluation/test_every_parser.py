@@ -20,9 +20,8 @@ from vistune.evaluation.parsing import (
     yes_or_no,
 )
 from vistune.evaluation.tasks.file import read_verdict
+from vistune.evaluation.tasks.judged import read_grade, read_pair, read_two_numbers
 from vistune.evaluation.tasks.korean import is_korean, read_score
-from vistune.evaluation.tasks.llava_bench import read_pair, read_two_numbers
-from vistune.evaluation.tasks.mmvet import read_grade
 
 OPTIONS = {"A": "고양이", "B": "the dog", "C": "", "D": "1,000"}
 PARSERS: dict[str, tuple[Callable[[str], object], Callable[[object], bool]]] = {

@@ -14,8 +14,8 @@ from vistune.errors import DataError, RecipeError, TeacherError
 from vistune.evaluation import score
 from vistune.evaluation.judge import TRIES, RemoteJudge
 from vistune.evaluation.task import Reply
+from vistune.evaluation.tasks.judged import LlavaBench, read_pair, read_two_numbers
 from vistune.evaluation.tasks.korean import KLlavaW, Koffvqa
-from vistune.evaluation.tasks.llava_bench import LlavaBench, read_pair, read_two_numbers
 from vistune.llm_client import Endpoint
 
 

@@ -15,7 +15,7 @@ from vistune import api
 from vistune.errors import DataError, RecipeError, TeacherError
 from vistune.evaluation import score
 from vistune.evaluation.judge import RemoteJudge
-from vistune.evaluation.tasks.mmvet import AGAIN, PROMPT_SHA256, MMVet, again, read_grade, request_of
+from vistune.evaluation.tasks.judged import AGAIN, PROMPT_SHA256, MMVet, again, read_grade, request_of
 from vistune.llm_client import Endpoint
 
 

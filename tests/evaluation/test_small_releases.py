@@ -16,10 +16,9 @@ from vistune.errors import DataError
 from vistune.evaluation import TASKS, ScoreResult, score
 from vistune.evaluation.parsing import evalai_form, first_character, letter_in, matched, one_line, vqa_form
 from vistune.evaluation.task import Reply
+from vistune.evaluation.tasks.judged import LlavaBench, MMVet, read_pair, request_of
 from vistune.evaluation.tasks.korean import KDtcBench, KMMBench, is_korean, read_score
-from vistune.evaluation.tasks.llava_bench import LlavaBench, read_pair
 from vistune.evaluation.tasks.mme import COGNITION, PERCEPTION
-from vistune.evaluation.tasks.mmvet import MMVet, request_of
 from vistune.files import write_json, write_jsonl
 
 SHORT = "\nAnswer the question using a single word or phrase."

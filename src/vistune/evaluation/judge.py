@@ -20,13 +20,23 @@ from typing import Any, TypeVar
 
 from vistune.errors import DataError, TeacherError
 from vistune.evaluation.release import matching, release_text
-from vistune.evaluation.task import Judge
+from vistune.evaluation.task import Benchmark, Judge, Marked
 from vistune.llm_client import Endpoint, RequestResult, RequestRunner, content_of, run_workers, unwrap_reply
 
 Body = Mapping[str, Any]  # a chat request without its `model`
 T = TypeVar("T")
 UNENDED = "the reply has a thought but no answer"
 TRIES = 5  # for one unreadable judgement, as in MM-Vet's own scorer
+
+
+class JudgedBenchmark(Benchmark):
+    """A task of free answers whose figures come from a judge only."""
+
+    max_tokens = 1024
+    judged = True
+
+    def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
+        return {}
 
 
 class RemoteJudge:
@@ -162,6 +172,8 @@ def judgements(
         TeacherError: A judgement stays unreadable.
     """
     judged: dict[str, T] = {}
+    if not bodies:
+        return judged
     last: dict[str, str] = {}
     for attempt in range(TRIES):
         unread = [name for name in bodies if name not in judged]

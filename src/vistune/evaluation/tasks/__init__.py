@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from vistune.evaluation.task import Benchmark
 from vistune.evaluation.tasks.file import File
 from vistune.evaluation.tasks.gqa import Gqa
+from vistune.evaluation.tasks.judged import LlavaBench, MMVet
 from vistune.evaluation.tasks.korean import KDtcBench, KLlavaW, KMMBench, Koffvqa, KSeed
 from vistune.evaluation.tasks.korean_pope import KPope
-from vistune.evaluation.tasks.llava_bench import LlavaBench
 from vistune.evaluation.tasks.mmbench import MMBench, MMBenchCn
 from vistune.evaluation.tasks.mme import Mme
-from vistune.evaluation.tasks.mmvet import MMVet
 from vistune.evaluation.tasks.pope import Pope
 from vistune.evaluation.tasks.scenes import Combinations, HeldOut
 from vistune.evaluation.tasks.scienceqa import ScienceQA

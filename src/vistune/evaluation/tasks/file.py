@@ -129,7 +129,7 @@ class File(Benchmark):
             raise RecipeError(f"{len(asked)} of the questions are marked by a judge", "name one with --judge")
         prompt, source = self._prompt()
         bodies = {row.question.id: _body(prompt, row) for row in asked if row.text is not None}
-        verdicts = judgements(judge, bodies, read_verdict) if bodies else {}
+        verdicts = judgements(judge, bodies, read_verdict)
         points = sum(self.mark(row.question, row.text, rule).points for row in rows) + sum(verdicts.values())
         notes = {"prompt": source, "prompt_sha256": sha256_of_text(prompt), "parameters": PARAMETERS}
         return replace(marked, metrics={"accuracy": points / max(len(rows), 1)}, notes={"judge": notes})

@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import ClassVar
 
 from vistune.errors import DataError, RecipeError
-from vistune.evaluation.judge import judgements, read_prompt, sha256_of_text
+from vistune.evaluation.judge import JudgedBenchmark, judgements, read_prompt, sha256_of_text
 from vistune.evaluation.parsing import choice_of, first_character
 from vistune.evaluation.release import ReleaseTable
 from vistune.evaluation.task import (
@@ -34,7 +34,7 @@ from vistune.evaluation.task import (
     mean,
     mean_by,
 )
-from vistune.evaluation.tasks.llava_bench import LlavaBench
+from vistune.evaluation.tasks.judged import LlavaBench
 from vistune.evaluation.tasks.mmbench import RELEASED, MMBench
 from vistune.types import Question
 
@@ -173,9 +173,8 @@ class KLlavaW(LlavaBench):
         ]
 
     def requests(self, rows: Sequence[Reply]) -> dict[str, str]:
-        tags = {row.question.id: row.question.tags for row in rows}
         return {
-            row.question.id: self.request(row, tags[row.question.id]["caption"], tags[row.question.id]["reference"])
+            row.question.id: self.request(row, row.question.tags["caption"], row.question.tags["reference"])
             for row in rows
         }
 
@@ -184,7 +183,7 @@ def _lines(caption: object) -> str:
     return "\n".join(map(str, caption)) if isinstance(caption, list) else str(caption or "")
 
 
-class Koffvqa(Benchmark):
+class Koffvqa(JudgedBenchmark):
     """KOFFVQA. The judge of the publication is google/gemma-2-9b-it, greedy, behind any endpoint."""
 
     facts: ClassVar[Facts] = Facts(
@@ -198,8 +197,6 @@ class Koffvqa(Benchmark):
         size="275 questions",
         paper="https://arxiv.org/abs/2503.23730",
     )
-    max_tokens = 1024
-    judged = True
     prediction_fields = RELEASED | {"review"}  # `review` is a judge's; it is used if every answer has one
 
     def questions(self) -> Sequence[Question]:
@@ -215,9 +212,6 @@ class Koffvqa(Benchmark):
             )
             for name, row in self.table.rows.items()
         ]
-
-    def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
-        return {}  # the figures come from the judge
 
     def score(self, rows: Sequence[Reply], rule: str = OFFICIAL, judge: Judge | None = None) -> TaskScore:
         notes: dict[str, object]
@@ -252,7 +246,7 @@ class Koffvqa(Benchmark):
             raise RecipeError("koffvqa is scored by a judge", "name one with --judge, or give each answer its `review`")
         prompt = read_prompt(self.folder, ["*judge_prompt*.txt"], ["judges.py"], "base_judge_prompt")
         bodies = {row.question.id: {"messages": [_message(prompt, row)], **PARAMETERS} for row in rows}
-        reviews = judgements(judge, bodies, lambda review: review or None) if bodies else {}
+        reviews = judgements(judge, bodies, lambda review: review or None)
         return reviews, {"prompt_sha256": sha256_of_text(prompt), "parameters": PARAMETERS}
 
 
