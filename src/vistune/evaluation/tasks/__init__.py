@@ -4,17 +4,15 @@ from collections.abc import Mapping
 
 from vistune.evaluation.task import Benchmark
 from vistune.evaluation.tasks.file import File
-from vistune.evaluation.tasks.gqa import Gqa
 from vistune.evaluation.tasks.judged import LlavaBench, MMVet
 from vistune.evaluation.tasks.korean import KDtcBench, KLlavaW, KMMBench, Koffvqa, KSeed
 from vistune.evaluation.tasks.korean_pope import KPope
 from vistune.evaluation.tasks.mmbench import MMBench, MMBenchCn
 from vistune.evaluation.tasks.mme import Mme
+from vistune.evaluation.tasks.multiple_choice import ScienceQA, Seed
 from vistune.evaluation.tasks.pope import Pope
 from vistune.evaluation.tasks.scenes import Combinations, HeldOut
-from vistune.evaluation.tasks.scienceqa import ScienceQA
-from vistune.evaluation.tasks.seed import Seed
-from vistune.evaluation.tasks.vqa import TextVqa, VizWiz, VqaV2
+from vistune.evaluation.tasks.vqa import Gqa, TextVqa, VizWiz, VqaV2
 
 TASKS: Mapping[str, type[Benchmark]] = {
     "scenes": HeldOut,

@@ -18,7 +18,7 @@ from typing import Any
 from vistune.errors import DataError
 from vistune.evaluation.parsing import yes_or_no
 from vistune.evaluation.predictions import Prediction
-from vistune.evaluation.release import field_of, find_files, id_in, image_folder, matching, release_lines
+from vistune.evaluation.release import field_of, find_files, id_in, matching, release_lines
 from vistune.evaluation.task import BOTH, LENIENT, OFFICIAL, SHORT, Benchmark, Facts, Marked, Table, make_question
 from vistune.types import Question
 
@@ -55,7 +55,6 @@ class Pope(Benchmark):
             zip(FIRST_ID, find_files(self.folder, [f"coco_pope_{split}.json" for split in FIRST_ID]), strict=True)
         )
         asked = matching(self.folder, "llava_pope_test*.jsonl")
-        images = image_folder(self.folder, "val2014")
         rows = []
         for split, path in paths.items():
             labels = list(release_lines(path))
@@ -73,7 +72,7 @@ class Pope(Benchmark):
             label = field_of(row, "label", str, location).strip().lower()
             if label not in ("yes", "no"):
                 raise DataError(f"{location}:label: {label!r} is not a label", "write yes or no")
-            image, tags = images / row["image"], {"split": split, "bare": text}
+            image, tags = self.folder / "val2014" / row["image"], {"split": split, "bare": text}
             questions.append(
                 make_question(self.own[own][split], text + SHORT, image, answer=label, origin=location, **tags)
             )

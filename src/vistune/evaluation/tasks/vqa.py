@@ -1,4 +1,4 @@
-"""Open questions that are scored against people's answers: VQAv2, TextVQA and VizWiz.
+"""Open questions with short answers: VQAv2, TextVQA, VizWiz and GQA.
 
 VQAv2 (https://arxiv.org/abs/1612.00837): the official vqaEval.py with its quirks. If all ten people say the same,
 answers are compared unchanged, so "Yes." to ten times "yes" is wrong. Figures are rounded to two digits, as it does.
@@ -8,13 +8,19 @@ measured with OCR tokens in the prompt: they are in its question file, and witho
 
 VizWiz (https://arxiv.org/abs/1802.08218): questions of blind people about their photographs. The test answers are on
 the server, so there is only its upload.
+
+GQA (https://arxiv.org/abs/1902.09506): compositional questions over scene graphs. Figures of the benchmark's eval.py:
+accuracy over balanced questions, of yes-no and open questions, by type, steps and words, and the distance of the
+answers' distribution from the right one (lower is better). Validity and plausibility need files that are not released
+for testdev, so they are omitted; the original prints 0.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,19 +79,19 @@ class VqaV2(Benchmark):
 
     def questions(self) -> Sequence[Question]:
         (path,) = find_files(self.folder, ["v2_*questions*.json"])
-        listed = matching(self.folder, "v2_*annotations*.json")
-        gold = self._gold() if listed else {}
+        annotations = matching(self.folder, "v2_*annotations*.json")
+        gold = self._gold() if annotations else {}
         release = read_vqa(path)
         subset = release.get("data_subtype", "val2014")
         split = "test2015" if subset == "test-dev2015" else subset  # test-dev's images are part of test's
-        images = image_folder(self.folder, split)
         questions = []
         for row in field_of(release, "questions", list, str(path)):
             name = id_in(row, "question_id", str(path))
             location = f"{path}:{name}"
-            if listed and name not in gold:
-                raise DataError(f"{location}: has no annotation in {listed[0].name}", "use both files of one split")
-            image = images / f"COCO_{split}_{field_of(row, 'image_id', int, location):012d}.jpg"
+            if annotations and name not in gold:
+                problem = f"{location}: has no annotation in {annotations[0].name}"
+                raise DataError(problem, "use both files of one split")
+            image = self.folder / split / f"COCO_{split}_{field_of(row, 'image_id', int, location):012d}.jpg"
             text = field_of(row, "question", str, location)
             questions.append(make_question(name, text + SHORT, image, origin=location, **gold.get(name, {})))
         return questions
@@ -97,10 +103,7 @@ class VqaV2(Benchmark):
         for row in field_of(read_vqa(path), "annotations", list, str(path)):
             name = id_in(row, "question_id", str(path))
             location = f"{path}:{name}"
-            people = field_of(row, "answers", list, location)
-            if not people or not all(isinstance(answer, str) for answer in people):
-                raise DataError(f"{location}:answers: is not a list of answers", "download the file again")
-            answers = tuple(sys.intern(one_line(answer)) for answer in people)
+            answers = tuple(sys.intern(one_line(answer)) for answer in _people(row, location))
             alike = len(set(answers)) == 1
             answers = answers if alike else tuple(map(vqa_form, answers))
             types = {key: sys.intern(field_of(row, key, str, location)) for key in ("answer_type", "question_type")}
@@ -118,7 +121,8 @@ class VqaV2(Benchmark):
         return super().score(rows, rule)
 
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
-        return {"overall": round(mean(rows), 2), **_rounded(mean_by(rows, "answer_type"))}
+        by_type = {name: round(value, 2) for name, (value, _) in mean_by(rows, "answer_type").items()}
+        return {"overall": round(mean(rows), 2), **by_type}
 
     def tables(self, rows: Sequence[Marked]) -> dict[str, Table]:
         return {
@@ -128,16 +132,20 @@ class VqaV2(Benchmark):
 
     def submission(self, rows: Sequence[Reply]) -> Upload:
         """Return the server's list: every question of the split, in EvalAI's form; empty if it was not asked."""
+        names = [row.question.id for row in rows]
         listed = [
-            {"question_id": int(name) if (name := row.question.id).isdigit() else name,
-             "answer": evalai_form(row.text or "")}
-            for row in rows
-        ]  # fmt: skip
+            {"question_id": int(name) if name.isdigit() else name, "answer": evalai_form(row.text or "")}
+            for name, row in zip(names, rows, strict=True)
+        ]
         return Upload("vqav2_upload.json", json.dumps(listed).encode())
 
 
-def _rounded(table: Table) -> dict[str, float]:
-    return {name: round(value, 2) for name, (value, _) in table.items()}
+def _people(row: Fields, location: str) -> list[str]:
+    """Return people's answers to a question."""
+    answers = field_of(row, "answers", list, location)
+    if not answers or not all(isinstance(answer, str) for answer in answers):
+        raise DataError(f"{location}:answers: is not a list of answers", "download the file again")
+    return answers
 
 
 def read_vqa(path: Path) -> Fields:
@@ -176,21 +184,13 @@ class TextVqa(Benchmark):
         for number, row in enumerate(field_of(release_map(path), "data", list, str(path)), start=1):
             location = f"{path}:data {number}"
             image, text = field_of(row, "image_id", str, location), field_of(row, "question", str, location)
-            answers = field_of(row, "answers", list, location)
-            if not answers or not all(isinstance(answer, str) for answer in answers):
-                raise DataError(f"{location}:answers: is not a list of answers", "download the file again")
+            answers = _people(row, location)
             name = name_of(image, text)
             prompt = prompt_of.get(name, text[:1].upper() + text[1:] + SHORT)
+            tags = {"answers": answers, "also": row.get("question_id")}
+            usual = max(answers, key=answers.count)
             questions.append(
-                make_question(
-                    name,
-                    prompt,
-                    images / f"{image}.jpg",
-                    origin=location,
-                    answer=max(answers, key=answers.count),
-                    answers=answers,
-                    also=row.get("question_id"),
-                )
+                make_question(name, prompt, images / f"{image}.jpg", answer=usual, origin=location, **tags)
             )
         self.numbers = {plain_id(question.tags["also"]): question.id for question in questions}
         return questions
@@ -239,26 +239,21 @@ class VizWiz(Benchmark):
     )
 
     def questions(self) -> Sequence[Question]:
-        images = image_folder(self.folder, "test")
         if listed := matching(self.folder, "test.json"):
-            listed_rows = field_of({"test": release_json(listed[0])}, "test", list, str(listed[0]))
-            rows = [(str(k), row) for k, row in enumerate(listed_rows)]
+            tree = {"test": release_json(listed[0])}
+            rows = [(str(k), row) for k, row in enumerate(field_of(tree, "test", list, str(listed[0])))]
             path, suffix = listed[0], UNANSWERABLE + SHORT
         elif listed := matching(self.folder, "llava_test*.jsonl"):
             rows = [(id_in(row, "question_id", location), row) for location, row in release_lines(listed[0])]
             path, suffix = listed[0], ""
         else:
-            raise DataError(
-                f"{self.folder / 'test.json'}: no such file, nor llava_test*.jsonl",
-                DOWNLOAD,
-            )
+            raise DataError(f"{self.folder / 'test.json'}: no such file, nor llava_test*.jsonl", DOWNLOAD)
         text = "question" if suffix else "text"
         questions = []
         for name, row in rows:
             location = f"{path}:{name}"
-            image = field_of(row, "image", str, location)
-            prompt = field_of(row, text, str, location) + suffix
-            questions.append(make_question(name, prompt, images / image, origin=location, image=image))
+            image, prompt = field_of(row, "image", str, location), field_of(row, text, str, location) + suffix
+            questions.append(make_question(name, prompt, self.folder / "test" / image, origin=location, image=image))
         return questions
 
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
@@ -268,3 +263,85 @@ class VizWiz(Benchmark):
         """Return the server's list, in the order of the questions; a missing reply is an empty answer."""
         listed = [{"image": row.question.tags["image"], "answer": evalai_form(row.text or "")} for row in rows]
         return Upload("vizwiz_upload.json", json.dumps(listed).encode())
+
+
+class Gqa(Benchmark):
+    """The answer is the reply in lower case without final full stops."""
+
+    facts = Facts(
+        about="12,578 balanced testdev questions on 398 images",
+        files=("testdev_balanced_questions.json (or one other *questions*.json)", "images/"),
+        source="https://cs.stanford.edu/people/dorarad/gqa/download.html",
+        licence="CC BY 4.0; images: Visual Genome's terms",
+        size="1.4 GB of questions, 20 GB of images",
+        paper="https://arxiv.org/abs/1902.09506",
+    )
+
+    def questions(self) -> Sequence[Question]:
+        usual = matching(self.folder, "testdev_balanced_questions.json")
+        path = (usual or find_files(self.folder, ["*questions*.json"]))[0]
+        questions = []
+        for name, row in release_map(path).items():
+            location = f"{path}:{name}"
+            if not field_of(row, "question", str, location) or row.get("isBalanced") is False:
+                continue  # the benchmark's figures are over the balanced questions
+            types = row.get("types") or {}
+            tags = {
+                "structural": types.get("structural"),
+                "semantic": types.get("semantic"),
+                "steps": f"{_steps(row['semantic']):02d}" if row.get("semantic") else None,
+                "words": f"{len(row['question'].split()):02d}",
+                "group": (row.get("groups") or {}).get("global"),
+                "form": "open" if types.get("structural") == "query" else "binary",
+            }
+            answer = field_of(row, "answer", str, location)
+            image = self.folder / "images" / f"{row.get('imageId', name)}.jpg"
+            questions.append(
+                make_question(name, row["question"] + SHORT, image, answer=answer, origin=location, **tags)
+            )
+        if not questions:
+            raise DataError(f"{path}: contains no balanced question", "take testdev_balanced_questions.json")
+        return questions
+
+    def parse(self, question: Question, reply: str, rule: str) -> str | None:
+        return _gqa_form(reply)
+
+    def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
+        forms = {form: value for form, (value, _) in mean_by(rows, "form").items()}
+        return {"accuracy": mean(rows), **forms, "distribution": distribution(rows)}
+
+    def tables(self, rows: Sequence[Marked]) -> dict[str, Table]:
+        numbered = {tag: {k.lstrip("0") or "0": v for k, v in mean_by(rows, tag).items()} for tag in ("steps", "words")}
+        return {"structural": mean_by(rows, "structural"), "semantic": mean_by(rows, "semantic"), **numbered}
+
+    def submission(self, rows: Sequence[Reply]) -> Upload:
+        """Return the server's list."""
+        listed = [{"questionId": row.question.id, "prediction": _gqa_form(row.text or "")} for row in rows]
+        return Upload("gqa_submission.json", json.dumps(listed).encode())
+
+
+def _gqa_form(reply: str) -> str:
+    return reply.rstrip(".").lower()
+
+
+def _steps(semantic: Sequence[Mapping[str, object]]) -> int:
+    """Count the operations of a question's programme, except those that only ask the final question."""
+    steps = (f"{step['operation']}: {step['argument']}" for step in semantic)
+    return sum(not any(end in step for end in ("exist", "query: name", "choose name")) for step in steps)
+
+
+def distribution(rows: Sequence[Marked]) -> float:
+    """Return the mean over groups, weighted by size, of the chi-square distance of given from right answers, / 100."""
+    gold: dict[str, Counter[str]] = {}
+    given: dict[str, Counter[str]] = {}
+    for row in rows:
+        group = row.question.tags["group"]
+        if group is not None:
+            gold.setdefault(group, Counter())[row.question.answer] += 1
+            given.setdefault(group, Counter())[row.answer or ""] += 1
+    total = sum(counts.total() for counts in gold.values())
+    distance = sum(
+        counts.total() * sum((given[group][answer] - expected) ** 2 / expected for answer, expected in counts.items())
+        for group, counts in gold.items()
+    )
+    return distance / total / 100 if total else 0.0
