@@ -18,9 +18,11 @@ from typing import Any, TypeVar
 from vistune.errors import DataError
 from vistune.evaluation.parsing import is_missing
 from vistune.evaluation.predictions import plain_id
+from vistune.evaluation.task import make_question
 from vistune.files import decoded, parse_json, write_atomic
 from vistune.records import read_values
 from vistune.records.reading import open_text
+from vistune.types import Question
 
 DOWNLOAD = "`vistune evaluate --list` shows what to download and from where"
 TABLES = (".tsv", ".tsv.gz", ".jsonl", ".jsonl.gz", ".parquet")
@@ -204,6 +206,10 @@ class ReleaseTable:
                 )
             self.rows[name] = row
         self.images = self._images()
+
+    def question(self, name: str, text: str, *, answer: str = "", **tags: object) -> Question:
+        """Return the question of a row, with the row's image."""
+        return make_question(name, text, self.images.get(name), answer=answer, origin=self.rows[name].location, **tags)
 
     def _images(self) -> dict[str, Path]:
         """Return each row's image. A cell contains bytes, base64, a path, or the id of the row with the image."""

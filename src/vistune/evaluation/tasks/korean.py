@@ -30,7 +30,6 @@ from vistune.evaluation.task import (
     Reply,
     Table,
     TaskScore,
-    make_question,
     mean,
     mean_by,
 )
@@ -39,22 +38,25 @@ from vistune.evaluation.tasks.mmbench import RELEASED, MMBench
 from vistune.types import Question
 
 SUFFIX = "주어진 선택지 중 해당 옵션의 문자로 바로 답하세요."
-LICENCE = "CC BY-NC 4.0"
-PAPER = "https://arxiv.org/abs/2411.19103"
 PARAMETERS = {"temperature": 0.0, "max_tokens": 1024}
+
+
+def _ncsoft(name: str, word: str, about: str, size: str, *more_files: str) -> Facts:
+    """Describe a benchmark of NCSOFT, whose table has `word` in its name."""
+    return Facts(
+        about=about,
+        files=(f"*{word}*.tsv or *{word.removesuffix('*ko')}*.jsonl, or the hub's data/*.parquet", *more_files),
+        source=f"https://huggingface.co/datasets/NCSOFT/{name}",
+        licence="CC BY-NC 4.0",
+        size=size,
+        paper="https://arxiv.org/abs/2411.19103",
+    )
 
 
 class KMMBench(MMBench):
     """MMBench's dev questions in Korean: circular accuracy by VLMEvalKit's matcher (its MMBench_DEV_KO)."""
 
-    facts: ClassVar[Facts] = Facts(
-        about="MMBench in Korean",
-        files=("*mmbench*ko*.tsv or *mmbench*.jsonl, or the hub's data/*.parquet",),
-        source="https://huggingface.co/datasets/NCSOFT/K-MMBench",
-        licence=LICENCE,
-        size="1,164 questions, 4,329 rows (dev)",
-        paper=PAPER,
-    )
+    facts = _ncsoft("K-MMBench", "mmbench*ko", "MMBench in Korean", "1,164 questions, 4,329 rows (dev)")
     language = "ko"
     suffix = f"\n{SUFFIX}"
 
@@ -79,17 +81,7 @@ class KoreanChoice(Benchmark):
             tags = {name: row.get(name) for name in self.breakdown}
             text = f"{row.get('question') or ''}\n{self.listed(options)}\n{SUFFIX}"
             answer = row.text("answer").strip().upper()
-            questions.append(
-                make_question(
-                    index,
-                    text,
-                    self.table.images.get(index),
-                    answer=answer,
-                    origin=row.location,
-                    options=options,
-                    **tags,
-                )
-            )
+            questions.append(self.table.question(index, text, answer=answer, options=options, **tags))
         return questions
 
     def listed(self, options: Mapping[str, str]) -> str:
@@ -110,14 +102,7 @@ class KoreanChoice(Benchmark):
 class KSeed(KoreanChoice):
     """SEED-Bench's image questions in Korean."""
 
-    facts: ClassVar[Facts] = Facts(
-        about="SEED-Bench's image questions in Korean",
-        files=("*seed*.tsv or *seed*.jsonl, or the hub's data/*.parquet",),
-        source="https://huggingface.co/datasets/NCSOFT/K-SEED",
-        licence=LICENCE,
-        size="about 3,000 questions",
-        paper=PAPER,
-    )
+    facts = _ncsoft("K-SEED", "seed", "SEED-Bench's image questions in Korean", "about 3,000 questions")
     word = "seed"
     breakdown = ("data_type", "question_type_id", "category")
 
@@ -125,13 +110,11 @@ class KSeed(KoreanChoice):
 class KDtcBench(KoreanChoice):
     """Korean documents, tables and charts."""
 
-    facts: ClassVar[Facts] = Facts(
-        about="documents, tables and charts in Korean",
-        files=("*dtcbench*.tsv or *dtcbench*.jsonl, or the hub's data/*.parquet",),
-        source="https://huggingface.co/datasets/NCSOFT/K-DTCBench",
-        licence=LICENCE,
-        size="240 questions: 80 each on documents, tables, charts",
-        paper=PAPER,
+    facts = _ncsoft(
+        "K-DTCBench",
+        "dtcbench",
+        "documents, tables and charts in Korean",
+        "240 questions: 80 each on documents, tables, charts",
     )
     word = "dtcbench"
     breakdown = ("category",)
@@ -143,16 +126,12 @@ class KDtcBench(KoreanChoice):
 class KLlavaW(LlavaBench):
     """LLaVA-Bench in Korean, with the request of lmms-eval, which the publisher used; VLMEvalKit's is different."""
 
-    facts: ClassVar[Facts] = Facts(
-        about="LLaVA-Bench in Korean, rated by a judge against GPT's answers",
-        files=(
-            "*llava*w*.tsv or *llava*w*.jsonl, or the hub's data/*.parquet",
-            "rule_ko.json (lmms-eval's tasks/llava-in-the-wild/rule_ko.json)",
-        ),
-        source="https://huggingface.co/datasets/NCSOFT/K-LLaVA-W",
-        licence=LICENCE,
-        size="60 questions, 24 images",
-        paper=PAPER,
+    facts = _ncsoft(
+        "K-LLaVA-W",
+        "llava*w",
+        "LLaVA-Bench in Korean, rated by a judge against GPT's answers",
+        "60 questions, 24 images",
+        "rule_ko.json (lmms-eval's tasks/llava-in-the-wild/rule_ko.json)",
     )
     system = "당신은 답변의 품질을 확인하는 유용하고 정확한 어시스턴트입니다."
     headings = ("설명", "질문", "{} 끝")
@@ -160,11 +139,9 @@ class KLlavaW(LlavaBench):
     def questions(self) -> Sequence[Question]:
         self.table = ReleaseTable(self.folder, "llava", "question_id", "index", language="ko")
         return [
-            make_question(
+            self.table.question(
                 name,
                 row.text("question"),
-                self.table.images.get(name),
-                origin=row.location,
                 category=row.text("category"),
                 caption=_lines(row.fields.get("caption")),
                 reference=row.text("gpt_answer"),
@@ -186,7 +163,7 @@ def _lines(caption: object) -> str:
 class Koffvqa(JudgedBenchmark):
     """KOFFVQA. The judge of the publication is google/gemma-2-9b-it, greedy, behind any endpoint."""
 
-    facts: ClassVar[Facts] = Facts(
+    facts = Facts(
         about="free answers in Korean to 275 questions, scored 0 to 10 by a judge with a rubric for each",
         files=(
             "*koffvqa*.tsv, or the hub's data/*.parquet",
@@ -202,13 +179,8 @@ class Koffvqa(JudgedBenchmark):
     def questions(self) -> Sequence[Question]:
         self.table = ReleaseTable(self.folder, "koffvqa", "index", "question_id")
         return [
-            make_question(
-                name,
-                row.get("question") or "",
-                self.table.images.get(name),
-                answer=row.get("answer") or "",
-                origin=row.location,
-                category=row.get("category"),
+            self.table.question(
+                name, row.get("question") or "", answer=row.get("answer") or "", category=row.get("category")
             )
             for name, row in self.table.rows.items()
         ]

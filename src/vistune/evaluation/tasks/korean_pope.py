@@ -11,13 +11,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import ClassVar
 
 from vistune.errors import DataError
 from vistune.evaluation.parsing import yes_or_no
 from vistune.evaluation.predictions import Prediction
 from vistune.evaluation.release import field_of, image_folder, matching, release_json
-from vistune.evaluation.task import OFFICIAL, Facts, Marked, make_question
+from vistune.evaluation.task import OFFICIAL, Benchmark, Facts, Marked, make_question
 from vistune.evaluation.tasks.pope import Pope
 from vistune.grounding import lexicon
 from vistune.types import Question
@@ -32,7 +31,7 @@ KINDS = 3  # kinds of things in the image, and as many others, that each split a
 class KPope(Pope):
     """A reply is read by its Korean yes or no; one that says neither is wrong."""
 
-    facts: ClassVar[Facts] = Facts(
+    facts = Facts(
         about="POPE's three splits in Korean, built here from a COCO folder's boxes",
         files=("annotations/instances_SPLIT.json (one)", "SPLIT/ (its images)"),
         source="https://cocodataset.org or any folder in COCO's form, such as `vistune scenes` draws",
@@ -73,8 +72,8 @@ class KPope(Pope):
         return yes_or_no(reply)
 
     def mark(self, question: Question, text: str | None, rule: str = OFFICIAL) -> Marked:
-        answer = None if text is None else yes_or_no(text)
-        return Marked(question, text, answer, float(answer == question.answer))
+        """Mark a reply. An unparsed one is wrong, other than in POPE."""
+        return Benchmark.mark(self, question, text, rule)
 
 
 def _question(name: str, noun: str, label: str, image: Path, origin: str, split: str) -> Question:

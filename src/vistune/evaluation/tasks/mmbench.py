@@ -7,8 +7,7 @@ The rotations are those of the file: some last options ("all above are not right
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import ClassVar
+from dataclasses import replace
 
 from vistune.errors import DataError
 from vistune.evaluation.parsing import choice_of, is_missing, matched
@@ -24,8 +23,8 @@ from vistune.evaluation.task import (
     Reply,
     Table,
     Upload,
-    make_question,
     mean,
+    mean_by,
 )
 from vistune.types import Question
 
@@ -41,7 +40,7 @@ ROTATION = 1_000_000  # index modulo this is the question, the quotient the rota
 class MMBench(Benchmark):
     """Circular accuracy over questions, by ability; English."""
 
-    facts: ClassVar[Facts] = Facts(
+    facts = Facts(
         about="abilities, every question asked in each rotation of its options",
         files=("mmbench*.tsv",),
         source="https://github.com/open-compass/MMBench (MMBench_DEV_EN.tsv, or LLaVA's mmbench_dev_20230712.tsv)",
@@ -60,25 +59,18 @@ class MMBench(Benchmark):
         self.table = ReleaseTable(self.folder, self.word, "index", "question_id", language=self.language)
         for index, row in self.table.rows.items():
             if not index.isdigit():
-                raise DataError(
-                    f"{row.location}:index: {index!r} is not a whole number", "the index tells the rotation"
-                )
-        return [self._question(index, row, self.table.images.get(index)) for index, row in self.table.rows.items()]
+                problem = f"{row.location}:index: {index!r} is not a whole number"
+                raise DataError(problem, "the index tells the rotation")
+        return [self._question(index, row) for index, row in self.table.rows.items()]
 
-    def _question(self, index: str, row: ReleaseRow, image: Path | None) -> Question:
+    def _question(self, index: str, row: ReleaseRow) -> Question:
         options = options_of(row.fields)
-        text = "\n".join(
-            [
-                *filter(None, [row.get("hint"), row.get("question")]),
-                *(f"{letter}. {option}" for letter, option in options.items() if option),
-            ]
-        )
-        return make_question(
+        lines = [row.get("hint"), row.get("question")]
+        lines += [f"{letter}. {option}" for letter, option in options.items() if option]
+        return self.table.question(
             index,
-            text + self.suffix,
-            image,
+            "\n".join(filter(None, lines)) + self.suffix,
             answer=row.get("answer") or "",
-            origin=row.location,
             options=options,
             category=row.get("category"),
             l2=row.get("l2-category", "l2_category"),
@@ -103,7 +95,10 @@ class MMBench(Benchmark):
 
     def tables(self, rows: Sequence[Marked]) -> dict[str, Table]:
         """Return circular accuracy by coarse (`l2-category`) and fine (`category`) ability, if the file has them."""
-        tables = {"l2-category": _by_ability(rows, "l2"), "category": _by_ability(rows, "category")}
+        if not any(row.question.answer for row in rows):
+            return {}
+        firsts = circular(rows)
+        tables = {"l2-category": mean_by(firsts, "l2"), "category": mean_by(firsts, "category")}
         return {name: table for name, table in tables.items() if table}
 
     def submission(self, rows: Sequence[Reply]) -> Upload:
@@ -114,13 +109,12 @@ class MMBench(Benchmark):
 class MMBenchCn(MMBench):
     """The same questions in Chinese."""
 
-    facts = Facts(
+    facts = replace(
+        MMBench.facts,
         about="MMBench in Chinese",
         files=("mmbench*cn*.tsv",),
         source="https://github.com/open-compass/MMBench (MMBench_DEV_CN.tsv)",
-        licence="as its page states",
         size="1,164 questions, 4,329 rows (dev)",
-        paper="https://arxiv.org/abs/2307.06281",
     )
     language = "cn"
     suffix = "\n请直接回答选项字母。"
@@ -145,16 +139,6 @@ def circular(rows: Sequence[Marked]) -> list[Marked]:
         groups.setdefault(int(row.question.id) % ROTATION, []).append(row)
     firsts = [(min(group, key=lambda row: int(row.question.id)), group) for group in groups.values()]
     return [Marked(f.question, f.text, f.answer, min(row.points for row in group)) for f, group in firsts]
-
-
-def _by_ability(rows: Sequence[Marked], tag: str) -> Table:
-    if not any(row.question.answer for row in rows):
-        return {}
-    groups: dict[str, list[Marked]] = {}
-    for row in circular(rows):
-        if row.question.tags[tag] is not None:
-            groups.setdefault(row.question.tags[tag], []).append(row)
-    return {name: (mean(groups[name]), len(groups[name])) for name in sorted(groups)}
 
 
 UPLOADED = ("index", "question", "A", "B", "C", "D", "answer", "split")
