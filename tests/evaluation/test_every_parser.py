@@ -8,6 +8,7 @@ import pytest
 from hostile import ENDLESS, REPLIES
 from hypothesis import given, settings
 
+from vistune.evaluation.judge import read_verdict
 from vistune.evaluation.parsing import (
     choice_of,
     evalai_form,
@@ -19,7 +20,6 @@ from vistune.evaluation.parsing import (
     vqa_form,
     yes_or_no,
 )
-from vistune.evaluation.tasks.file import read_verdict
 from vistune.evaluation.tasks.judged import read_grade, read_pair, read_two_numbers
 from vistune.evaluation.tasks.korean import is_korean, read_score
 

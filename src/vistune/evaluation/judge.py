@@ -12,20 +12,25 @@ import ast
 import asyncio
 import hashlib
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
 from vistune.errors import DataError, TeacherError
 from vistune.evaluation.release import matching, release_text
-from vistune.evaluation.task import Benchmark, Judge, Marked
+from vistune.evaluation.task import Benchmark, Judge, Marked, Reply
 from vistune.llm_client import Endpoint, RequestResult, RequestRunner, content_of, run_workers, unwrap_reply
 
 Body = Mapping[str, Any]  # a chat request without its `model`
 T = TypeVar("T")
 UNENDED = "the reply has a thought but no answer"
+SAME_MEANING_PROMPT = "judge_prompt.txt"  # whether a reply means the same as the right answer
+SAME_MEANING_PARAMETERS = {"temperature": 0.0, "max_tokens": 8}
+PLACEHOLDER = re.compile(r"\{(question|answer|reply)\}")
 TRIES = 5  # for one unreadable judgement, as in MM-Vet's own scorer
 
 
@@ -228,6 +233,29 @@ def _constant(path: Path, name: str) -> str:
             if isinstance(value, ast.Constant) and isinstance(value.value, str):
                 return value.value.strip() if stripped else value.value
     raise DataError(f"{path}: does not assign a text to {name!r}", "download the official script again")
+
+
+def same_meaning_prompt(own: Path) -> tuple[str, str]:
+    """Return the prompt for the user's own questions, and its source: the file `own`, else vistune's."""
+    if not own.is_file():
+        return (files("vistune.evaluation") / SAME_MEANING_PROMPT).read_text(encoding="utf-8"), "vistune"
+    prompt = release_text(own)
+    if missing := {"question", "answer", "reply"} - set(PLACEHOLDER.findall(prompt)):
+        raise DataError(f"{own}: has no {{{'}, {'.join(sorted(missing))}}}", "add the missing placeholders")
+    return prompt, own.name
+
+
+def same_meaning_request(prompt: str, row: Reply) -> Body:
+    """Fill question, right answer and reply into the prompt. Placeholders in them are not filled."""
+    fills = {"question": row.question.sample.messages[-1].text, "answer": row.question.answer, "reply": row.text or ""}
+    text = PLACEHOLDER.sub(lambda match: fills[match[1]], prompt)
+    return {"messages": [{"role": "user", "content": text}], **SAME_MEANING_PARAMETERS}
+
+
+def read_verdict(reply: str) -> float | None:
+    """Return 1 for "correct" and 0 for "wrong" as the reply's first word; None for anything else."""
+    word = re.match(r"\W*(\w*)", reply)
+    return {"correct": 1.0, "wrong": 0.0}.get(word[1].lower()) if word else None
 
 
 def sha256_of_text(text: str) -> str:

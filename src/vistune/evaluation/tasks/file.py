@@ -12,14 +12,20 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 
 from vistune.errors import DataError, RecipeError
-from vistune.evaluation.judge import judgements, sha256_of_text
+from vistune.evaluation.judge import (
+    SAME_MEANING_PARAMETERS,
+    SAME_MEANING_PROMPT,
+    judgements,
+    read_verdict,
+    same_meaning_prompt,
+    same_meaning_request,
+    sha256_of_text,
+)
 from vistune.evaluation.parsing import choice_of, is_missing
 from vistune.evaluation.predictions import IDS, WHOLE, id_field, missing_field, plain_id
-from vistune.evaluation.release import release_text
 from vistune.evaluation.task import (
     OFFICIAL,
     Benchmark,
@@ -69,9 +75,6 @@ LIKE_AN_IMAGE = re.compile("image|img|photo|picture|pixel|screenshot|이미지|�
 LIKE_OTHER_MEDIA = re.compile("video|audio|speech|영상|음성")
 NAMES_AN_IMAGE = re.compile(r"\.(?:jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?)$", re.IGNORECASE)
 FORM = "each record has question_id, text, and image or images if it is about any; see docs/evaluation.md"
-PARAMETERS = {"temperature": 0.0, "max_tokens": 8}
-PROMPT = "judge_prompt.txt"
-FILLED = re.compile(r"\{(question|answer|reply)\}")
 
 
 class File(Benchmark):
@@ -88,7 +91,7 @@ class File(Benchmark):
         files=(
             "questions.jsonl, .json, .csv, .tsv or .parquet, or name the file with --data",
             "its images",
-            f"{PROMPT} (optional)",
+            f"{SAME_MEANING_PROMPT} (optional)",
         ),
         source="yours",
         licence="yours",
@@ -112,7 +115,7 @@ class File(Benchmark):
         return choice_of(reply, dict(zip(LETTERS, map(str, question.tags["choices"]), strict=False)))
 
     def points(self, question: Question, answer: str) -> float:
-        """Return the points of an answer; 0 if only a judge can tell."""
+        """Return the points of an answer; 0 if only a judge can decide."""
         match = question.tags["match"]
         if match == "judge":
             return 0.0
@@ -127,22 +130,12 @@ class File(Benchmark):
             return marked
         if judge is None:
             raise RecipeError(f"{len(asked)} of the questions are marked by a judge", "name one with --judge")
-        prompt, source = self._prompt()
-        bodies = {row.question.id: _body(prompt, row) for row in asked if row.text is not None}
+        prompt, source = same_meaning_prompt(self.path.with_name(SAME_MEANING_PROMPT))
+        bodies = {row.question.id: same_meaning_request(prompt, row) for row in asked if row.text is not None}
         verdicts = judgements(judge, bodies, read_verdict)
         points = sum(self.mark(row.question, row.text, rule).points for row in rows) + sum(verdicts.values())
-        notes = {"prompt": source, "prompt_sha256": sha256_of_text(prompt), "parameters": PARAMETERS}
-        return replace(marked, metrics={"accuracy": points / max(len(rows), 1)}, notes={"judge": notes})
-
-    def _prompt(self) -> tuple[str, str]:
-        """Return the judge's prompt and its source: the file next to the questions, else vistune's own."""
-        own = self.path.with_name(PROMPT)
-        if not own.is_file():
-            return (files("vistune.evaluation") / PROMPT).read_text(encoding="utf-8"), "vistune"
-        prompt = release_text(own)
-        if missing := {"question", "answer", "reply"} - set(FILLED.findall(prompt)):
-            raise DataError(f"{own}: has no {{{'}, {'.join(sorted(missing))}}}", "add the missing placeholders")
-        return prompt, PROMPT
+        note = {"prompt": source, "prompt_sha256": sha256_of_text(prompt), "parameters": SAME_MEANING_PARAMETERS}
+        return replace(marked, metrics={"accuracy": points / max(len(rows), 1)}, notes={"judge": note})
 
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
         """Return `accuracy` from 0 to 1."""
@@ -152,26 +145,15 @@ class File(Benchmark):
 def own_file(folder: Path) -> Path:
     """Return the given file, or the file named `questions` in the given folder. Raise DataError if several match."""
     usual = folder / "questions.jsonl"
-    if not folder.is_dir() or usual.is_file():
-        return usual if folder.is_dir() else folder
+    if not folder.is_dir():
+        return folder
+    if usual.is_file():
+        return usual
     paths = sorted(path for path in folder.glob("questions.*") if kind_of_file(path.name))
     if len(paths) > 1:
         names = ", ".join(path.name for path in paths)
         raise DataError(f"{folder}: several files match: {names}", "name one with --data FILE")
-    return paths[0] if paths else usual
-
-
-def _body(prompt: str, row: Reply) -> dict[str, object]:
-    """Fill question, right answer and reply into the prompt; filled-in text is not searched for places again."""
-    fills = {"question": row.question.sample.messages[-1].text, "answer": row.question.answer, "reply": row.text or ""}
-    text = FILLED.sub(lambda match: fills[match[1]], prompt)
-    return {"messages": [{"role": "user", "content": text}], **PARAMETERS}
-
-
-def read_verdict(reply: str) -> float | None:
-    """Return 1 for "correct" and 0 for "wrong" as the reply's first word; None for anything else."""
-    word = re.match(r"\W*(\w*)", reply)
-    return {"correct": 1.0, "wrong": 0.0}.get(word[1].lower()) if word else None
+    return next(iter(paths), usual)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,10 +200,9 @@ def read_questions(path: Path, images: Path, *, gold: bool) -> OwnQuestions:
     asked = list(questions.values())
     if is_table and all(WHOLE.fullmatch(question.id) for question in asked):  # integers written as floats
         asked = [replace(question, id=plain_id(question.id)) for question in asked]
-    known = {*FIELDS, *IDS, *TEXTS}
     return OwnQuestions(
         tuple(asked),
-        tuple(unread_fields(path, unread, known)),
+        tuple(unread_fields(path, unread, {*FIELDS, *IDS, *TEXTS})),
         tuple(f"{path}: {count:,} times: {message}" for message, count in warnings.items()),
         tuple(folders.faults),
     )
@@ -253,10 +234,8 @@ class LenientFolders(ImageFolders):
 def _from_cells(cells: Mapping[str, str], location: str) -> dict[str, object]:
     """Convert a table's cells to a record: empty cells are dropped, lists are parsed as JSON."""
     fields: dict[str, object] = dict(cells)
-    for name in FIELDS - {"answer"}:
-        cell = cells.get(name)
-        if cell is None:
-            continue
+    for name in (FIELDS - {"answer"}) & cells.keys():
+        cell = cells[name]
         if is_missing(cell):
             fields[name] = None
         elif name in ("choices", "image", "images") and cell.lstrip().startswith("["):
@@ -292,9 +271,8 @@ def _question(
         unread["choices"] += 1
     answer = _answer(fields, location, needed=gold)
     if gold and match == "choice" and (not choices or answer not in LETTERS[: len(choices)]):
-        raise RecordError(
-            location, "choices", "does not have the option that `answer` names", "list the options; `answer` is A, B …"
-        )
+        problem = "does not have the option that `answer` names"
+        raise RecordError(location, "choices", problem, "list the options; `answer` is A, B …")
     tags = {tag: _tag(fields, tag, location) for tag in ("type", "language")} | {"match": match}
     value = fields[name]
     own_id = value if isinstance(value, str) else plain_id(value)
@@ -307,8 +285,7 @@ def _asked(fields: Mapping[str, object], location: str) -> tuple[str, str]:
     given = [name for name in TEXTS if fields.get(name) is not None]
     if not given:
         if form := next((form for form in FORMS if form in fields), None):
-            problem = f"this is a record to train on (`{form}`), not a question"
-            raise RecordError(location, "text", problem, FORM)
+            raise RecordError(location, "text", f"this is a record to train on (`{form}`), not a question", FORM)
         raise missing_field(fields, location, "text", TEXTS)
     if given[0] != "text" and any(fields[name] != fields[given[0]] for name in given):
         problem = f"{' and '.join(given)} may all be the question"
@@ -334,11 +311,9 @@ def _answer(fields: Mapping[str, object], location: str, *, needed: bool) -> str
 
 def _choices(fields: Mapping[str, object], location: str) -> list[object] | None:
     choices = fields.get("choices")
-    if choices is None:
-        return None
-    if not isinstance(choices, list):
+    if choices is not None and not isinstance(choices, list):
         raise RecordError(location, "choices", f"expected a list, got {shown(choices)}", "list the options' texts")
-    if len(choices) > len(LETTERS):
+    if choices and len(choices) > len(LETTERS):
         problem = f"{len(choices)} options, but only A to E can be chosen"
         raise RecordError(location, "choices", problem, "give at most five")
     return choices
