@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from vistune.errors import DataError, RecipeError
-from vistune.files import read_json, refuse_overwrite, scratch_folder, user_cache, write_atomic, write_json
+from vistune.files import read_json, refuse_overwrite, scratch_folder, user_cache, write_json
 from vistune.planner.plan import PROCESSES
 from vistune.progress import OnMessage, Progress, byte_progress, ignore_message, no_progress
 from vistune.recipe import DataSource, Recipe
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
         EvaluationOptions,
         EvaluationResult,
         Facts,
+        ScoreOptions,
         ScoreResult,
     )
     from vistune.generation import Assistant
     from vistune.interop.export import ImportResult
     from vistune.interop.load import ParentModel
     from vistune.interop.parity import ParityRow
-    from vistune.llm_client import Endpoint
     from vistune.planner.plan import Plan
     from vistune.processor import Processor
     from vistune.runs.provenance import Provenance
@@ -380,42 +380,20 @@ def score(
     data: Path,
     predictions: Path,
     *,
-    parse: str = "official",
-    submission: Path | None = None,
-    judge: Endpoint | None = None,
-    judgements: Path | None = None,
-    opinions: int = 1,
     progress: Progress = no_progress,
+    **options: Unpack[ScoreOptions],
 ) -> ScoreResult:
     """Score anybody's predictions by the benchmark's own protocol; no model is loaded and torch is not imported.
 
     Args:
-        submission: Where to write the file that the benchmark's server takes.
-        judge: Grades free-form answers. Its replies are kept in `judgements` (default: next to the predictions), so
-            that the same call sends no request twice.
-        opinions: How often each answer is graded, for tasks that average.
+        options: Fields of `vistune.evaluation.ScoreRequest`. `submission` is where to write the file that the
+            benchmark's server takes. `judge` grades free-form answers; its replies are kept in `judgements` (default:
+            next to the predictions), so that the same call sends no request twice. `opinions` is how often each answer
+            is graded, for tasks that average.
     """
-    from vistune import evaluation
-    from vistune.registry import lookup
+    from vistune.evaluation.scorer import ScoreRequest, score_file
 
-    benchmark = lookup(task, evaluation.TASKS, "task")(data)
-    if opinions != 1:
-        if not hasattr(benchmark, "judge_runs"):
-            raise RecipeError(f"{task} takes one opinion on each answer", "leave --opinions out")
-        benchmark.judge_runs = opinions
-    upload = submission is not None
-    if judge is None:
-        result = evaluation.score(task, benchmark, predictions, rule=parse, upload=upload)
-    else:
-        from vistune.evaluation.judge import RemoteJudge
-
-        with progress("judge", 0) as advance:
-            remote = RemoteJudge(judge, judgements or predictions.with_name(f"{predictions.name}.judge"), advance)
-            result = evaluation.score(task, benchmark, predictions, rule=parse, judge=remote, upload=upload)
-        result = result.with_judge(remote.describe())
-    if submission is not None and result.upload is not None:
-        write_atomic(submission, result.upload.content)
-    return result
+    return score_file(ScoreRequest(task, data, predictions, **options), progress)
 
 
 def tasks() -> dict[str, Facts]:

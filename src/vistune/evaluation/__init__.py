@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vistune.evaluation.predictions import Prediction
-from vistune.evaluation.scorer import ScoreResult, score
+from vistune.evaluation.scorer import ScoreOptions, ScoreRequest, ScoreResult, score
 from vistune.evaluation.task import Benchmark, Facts, Judge, Marked, Reply, TaskScore
 from vistune.evaluation.tasks import TASKS
 from vistune.registry import lazy_names
@@ -49,6 +49,8 @@ __all__ = [
     "ModelOptions",
     "Prediction",
     "Reply",
+    "ScoreOptions",
+    "ScoreRequest",
     "ScoreResult",
     "TaskScore",
     "compare",

@@ -9,8 +9,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypedDict
 
 from vistune.errors import DataError, RecipeError
+from vistune.evaluation.judge import RemoteJudge
 from vistune.evaluation.predictions import (
     IDS,
     OWN_FIELDS,
@@ -22,8 +24,46 @@ from vistune.evaluation.predictions import (
     other_texts,
 )
 from vistune.evaluation.task import LENIENT, OFFICIAL, Benchmark, Judge, Reply, TaskScore, Upload
+from vistune.evaluation.tasks import TASKS
+from vistune.files import write_atomic
+from vistune.llm_client import Endpoint
+from vistune.progress import Progress
 from vistune.records import UnreadField, count_unread, unread_fields
+from vistune.registry import lookup
 from vistune.types import Question
+
+
+class ScoreOptions(TypedDict, total=False):
+    """Keyword arguments of `vistune.score`: the optional fields of `ScoreRequest`."""
+
+    parse: str
+    submission: Path | None
+    judge: Endpoint | None
+    judgements: Path | None
+    opinions: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """A predictions file to score.
+
+    Attributes:
+        task: A name in TASKS, or `package.module:attribute`.
+        parse: The parse rule, "official" or "lenient".
+        submission: Where to write the file that the benchmark's server takes.
+        judge: Grades free-form answers.
+        judgements: The folder of the judge's replies; by default next to the predictions.
+        opinions: How often each answer is graded, for tasks that average.
+    """
+
+    task: str
+    data: Path
+    predictions: Path
+    parse: str = OFFICIAL
+    submission: Path | None = None
+    judge: Endpoint | None = None
+    judgements: Path | None = None
+    opinions: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +107,28 @@ class ScoreResult:
         if self.other is not None:
             tree[OFFICIAL if self.rule == LENIENT else LENIENT] = dict(self.other)
         return tree
+
+
+def score_file(request: ScoreRequest, progress: Progress) -> ScoreResult:
+    """Score a predictions file as `vistune.score`: have it judged if a judge is given, and write the upload."""
+    name, predictions = request.task, request.predictions
+    task = lookup(name, TASKS, "task")(request.data)
+    if request.opinions != 1:
+        if not hasattr(task, "judge_runs"):
+            raise RecipeError(f"{name} takes one opinion on each answer", "leave --opinions out")
+        task.judge_runs = request.opinions
+    upload = request.submission is not None
+    if request.judge is None:
+        result = score(name, task, predictions, rule=request.parse, upload=upload)
+    else:
+        replies = request.judgements or predictions.with_name(f"{predictions.name}.judge")
+        with progress("judge", 0) as advance:
+            judge = RemoteJudge(request.judge, replies, advance)
+            result = score(name, task, predictions, rule=request.parse, judge=judge, upload=upload)
+        result = result.with_judge(judge.describe())
+    if request.submission is not None and result.upload is not None:
+        write_atomic(request.submission, result.upload.content)
+    return result
 
 
 def score(
