@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 
 from vistune.api import draw
 from vistune.errors import RecipeError
+from vistune.planner.structure import ModelFacts, StageFacts
 from vistune.recipe import load_recipe
-from vistune.report import ModelFacts, StageFacts, draw_diagrams, plots
+from vistune.report import draw_diagrams, plots
 from vistune.report.diagrams import model_drawing, rate_text, stages_drawing
-from vistune.report.drawing import Drawing, drawing_style, short_count, shorten, width_of
+from vistune.report.drawing import Drawing, short_count, shorten, width_of
 from vistune.translations import catalogue
 
 LLAVA = ModelFacts(
@@ -106,7 +107,7 @@ def spoken(path: Path) -> str:
 
 def sheets(language: str) -> dict[str, Drawing]:
     labels = catalogue("report/diagrams", language)
-    with drawing_style():
+    with plots.svg_style():
         return {
             "plain": model_drawing("llava", LLAVA, labels),
             "tiles": model_drawing("llava", TILES, labels),
@@ -207,7 +208,7 @@ def test_rates_read_back_as_they_were(rate: float, text: str) -> None:
 
 def test_texts_that_do_not_fit_keep_both_ends() -> None:
     name = "organisation/" + "some-very-long-model-name-" * 3 + "13b"
-    with drawing_style():
+    with plots.svg_style():
         drawing = model_drawing("llava", replace(LLAVA, projector=name), catalogue("report/diagrams", "en"))
         (drawn,) = (text for text in drawing.axes.texts if text.get_text().startswith("organ"))
         assert re.fullmatch(r"organ.*….*13b", drawn.get_text())

@@ -1,15 +1,12 @@
 """Reports as single HTML files that open offline, and diagrams of recipes."""
 
-from vistune.planner.structure import ModelFacts, StageFacts
 from vistune.report.comparison_pages import write_comparison, write_runs_report
 from vistune.report.data_page import write_check_report, write_data_report
 from vistune.report.diagrams import draw_diagrams
 from vistune.report.run_page import RunDetails, write_run_report
 
 __all__ = [
-    "ModelFacts",
     "RunDetails",
-    "StageFacts",
     "draw_diagrams",
     "write_check_report",
     "write_comparison",

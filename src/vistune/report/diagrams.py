@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vistune.planner.structure import ModelFacts, StageFacts
-from vistune.report.drawing import Drawing, drawing_style, short_count, wrap
+from vistune.report import plots
+from vistune.report.drawing import Drawing, short_count, wrap
 from vistune.report.rendering import Labels, Values
 from vistune.translations import catalogue
 
@@ -24,7 +25,7 @@ def draw_diagrams(
     Raises RecipeError for an unknown language, and for letters that no font of this machine has.
     """
     labels = catalogue("report/diagrams", language)
-    with drawing_style():
+    with plots.svg_style():
         drawings = (
             ("model", labels["model_title"].format(name=name), model_drawing(name, model, labels)),
             ("stages", labels["stages_title"].format(name=name), stages_drawing(name, stages, labels)),

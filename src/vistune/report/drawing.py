@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -57,7 +56,7 @@ class Drawing:
                 getattr(self, f"_{name}")(element.attrib, element.text or "")
 
     def save(self, folder: Path, name: str, title: str) -> list[Path]:
-        """Write NAME.svg and NAME.png, inside `drawing_style()` as the drawing itself."""
+        """Write NAME.svg and NAME.png, inside `plots.svg_style()` as the drawing itself."""
         svg, png = io.StringIO(), io.BytesIO()
         self.figure.savefig(svg, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
         self.figure.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None}, pil_kwargs={"optimize": True})
@@ -127,19 +126,6 @@ class Drawing:
             ha=ANCHORS[given.get("text-anchor", "start")],
             va="baseline",
         )
-
-
-@contextmanager
-def drawing_style() -> Iterator[None]:
-    """Set matplotlib for drawings: letters as paths, dollar signs as they are, the same ids every time."""
-    settings = {
-        "svg.fonttype": "path",
-        "svg.hashsalt": "vistune",
-        "text.parse_math": False,
-        "font.family": list(plots.fonts()),
-    }
-    with plots.quiet_fonts(), matplotlib.rc_context(settings):
-        yield
 
 
 def refuse_undrawable(text: str) -> None:

@@ -34,6 +34,15 @@ PALETTE: Mapping[str, str] = {  # of the page's light theme; blue and orange are
     "purple": "#7b4bc4",
     "pink": "#c2338b",
 }
+PLOT_STYLE = {
+    "font.size": 9,
+    "axes.unicode_minus": False,
+    "text.color": PALETTE["ink"],
+    "axes.edgecolor": PALETTE["muted"],
+    "axes.labelcolor": PALETTE["muted"],
+    "xtick.color": PALETTE["muted"],
+    "ytick.color": PALETTE["muted"],
+}
 SERIES_COLORS = ("blue", "orange", "green", "purple", "pink", "grey")  # of curves, in this order
 HANGUL_FONTS = (
     "Noto Sans CJK KR",
@@ -106,7 +115,7 @@ def missing_font(language: str) -> str | None:
 
 
 @contextmanager
-def quiet_fonts() -> Iterator[None]:
+def _quiet_fonts() -> Iterator[None]:
     """Silence matplotlib's warning that a Korean font names its bold weight "semibold"."""
     log = logging.getLogger("matplotlib.font_manager")
     level = log.level
@@ -136,7 +145,7 @@ def loss_panel(
     validation: Sequence[tuple[int, float]] = (),
 ) -> Markup:
     """Draw the loss of a stage: every step thin, the moving mean thick, validation losses as dots."""
-    with _style():
+    with svg_style(**PLOT_STYLE):
         figure, axes = _panel(2.5, title)
         raw, mean = np.asarray(losses, dtype=float), smooth(losses)
         axes.plot(steps, np.where(np.isfinite(raw), raw, np.nan), color=PALETTE["grey"], linewidth=0.7)
@@ -150,7 +159,7 @@ def loss_panel(
 
 def lines_panel(curves: Sequence[Curve], *, title: str, axis: str, from_zero: bool = True) -> Markup:
     """Draw curves over the steps; a single curve with its last value. The curves may have different steps."""
-    with _style():
+    with svg_style(**PLOT_STYLE):
         figure, axes = _panel(2.5, title)
         for curve in curves:
             color = PALETTE[curve.color]
@@ -191,7 +200,7 @@ def grouped_bars(
     groups: Sequence[tuple[str, Sequence[float | None]]], series: Sequence[Series], *, title: str
 ) -> Markup:
     """Draw horizontal bars: a row per group, a bar per series. Shares of 0-1 are written in per cent."""
-    with _style():
+    with svg_style(**PLOT_STYLE):
         step = BAR * len(series) + 0.14
         figure, axes = _panel(0.35 + step * len(groups), title)
         for row, (_, shares) in enumerate(groups):
@@ -225,7 +234,7 @@ def grouped_bars(
 
 def histogram(values: Sequence[int], *, title: str, axis: str, median: str, limit: int) -> Markup:
     """Draw a histogram of lengths from 1 to `limit` on a log scale, with the median."""
-    with _style():
+    with svg_style(**PLOT_STYLE):
         figure, axes = _panel(2.2, title)
         # Edges are between whole numbers, so that every bin contains a length.
         edges = np.unique(np.round(np.geomspace(1, limit + 1, 31))) - 0.5
@@ -255,21 +264,15 @@ def histogram(values: Sequence[int], *, title: str, axis: str, median: str, limi
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def svg_style(**more: object) -> Iterator[None]:
+    """Set matplotlib for SVG: letters as paths, dollar signs as they are, the same ids every time."""
     settings = {
         "svg.fonttype": "path",
         "svg.hashsalt": "vistune",  # the same numbers draw the same bytes
         "text.parse_math": False,  # names come from users: a dollar sign is a dollar sign
         "font.family": list(fonts()),
-        "font.size": 9,
-        "axes.unicode_minus": False,
-        "text.color": PALETTE["ink"],
-        "axes.edgecolor": PALETTE["muted"],
-        "axes.labelcolor": PALETTE["muted"],
-        "xtick.color": PALETTE["muted"],
-        "ytick.color": PALETTE["muted"],
     }
-    with quiet_fonts(), matplotlib.rc_context(settings):
+    with _quiet_fonts(), matplotlib.rc_context({**settings, **more}):
         yield
 
 
