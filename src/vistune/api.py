@@ -498,7 +498,7 @@ def write_report(
     from vistune.report import gather
 
     if not others:
-        return gather.write_report(path, out=out, images=images, against=against, language=language, progress=progress)
+        return gather.write_report(path, out, images, against, language=language, progress=progress)
     if images or against:
         raise RecipeError("--images and --against need data, not several runs", "remove these options")
     from vistune.evaluation import compare_stored, labels_of

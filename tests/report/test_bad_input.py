@@ -11,7 +11,7 @@ from script_modules import load_script
 from vistune.errors import DataError
 from vistune.report import write_data_report
 from vistune.report.comparison_pages import differences
-from vistune.report.images import thumbnail
+from vistune.report.rendering import thumbnail
 
 IMAGES = load_script("corpus_images").IMAGES
 for name in ("corpus_recipes", "corpus_models", "corpus_requests"):

@@ -14,8 +14,7 @@ import pytest
 
 from vistune.errors import DataError, RecipeError
 from vistune.report import plots, write_data_report, write_run_report
-from vistune.report.images import spread
-from vistune.report.rendering import drawn_text
+from vistune.report.rendering import drawn_text, spread
 from vistune.translations import catalogue
 
 RUN_SECTIONS = ["result", "training", "answers", "mistakes", "descriptions", "cost", "run"]

@@ -9,8 +9,7 @@ from vistune.errors import RecipeError
 from vistune.files import read_json, read_json_if_there, read_text, write_atomic
 from vistune.recipe.strict_yaml import parse_yaml
 from vistune.report import plots
-from vistune.report.images import spread, thumbnail
-from vistune.report.rendering import Labels, Row, Values, drawn_label, labels_of, render
+from vistune.report.rendering import Labels, Row, Values, drawn_label, labels_of, render, spread, thumbnail
 from vistune.report.training_section import read_metrics, stage_summary, stage_table
 
 QUESTIONS = 20  # shown of each side of a pair

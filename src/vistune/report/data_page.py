@@ -17,8 +17,19 @@ from vistune.errors import DataError
 from vistune.files import read_json_if_there, read_jsonl, write_atomic
 from vistune.records import FORMS, MARKER, ImageFolders, columns_read, open_data, read_sample
 from vistune.report import plots
-from vistune.report.images import spread, thumbnail
-from vistune.report.rendering import Labels, Row, Values, drawn_label, drawn_text, labels_of, render, write_page
+from vistune.report.rendering import (
+    Labels,
+    Row,
+    Values,
+    drawn_label,
+    drawn_text,
+    labels_of,
+    render,
+    spread,
+    thumbnail,
+    thumbnails,
+    write_page,
+)
 
 SAMPLES = 20  # on the page
 LISTED_REJECTS = 20  # of each reason on the page of a check
@@ -63,10 +74,7 @@ def write_check_report(page: Path, report: Row, labelled_samples: Sequence[Row])
         report: `vistune.data.CheckReport` as a dict.
         labelled_samples: Samples as `vistune.data.show` gives them.
     """
-    shown = [
-        {**sample, "thumbnails": [thumbnail(Path(str(file)).name, [Path(str(file))]) for file in sample["pictures"]]}
-        for sample in labelled_samples
-    ]
+    shown = [{**sample, "thumbnails": thumbnails(sample["pictures"])} for sample in labelled_samples]
     by_reason = {kind: _by_reason(report[kind], LISTED_REJECTS) for kind in ("faults", "notes")}
     write_atomic(page, render("check.html.j2", labels_of("en"), report=report, samples=shown, **by_reason))
 

@@ -14,7 +14,7 @@ from vistune.recipe import DataSource, Recipe, Stage, load_recipe
 from vistune.report.comparison_pages import write_comparison, write_runs_report
 from vistune.report.data_page import write_check_report, write_data_report
 from vistune.report.diagrams import draw_diagrams
-from vistune.report.images import spread
+from vistune.report.rendering import spread
 from vistune.report.run_page import RunDetails, moved_paths, write_run_report
 
 if TYPE_CHECKING:
@@ -28,13 +28,7 @@ CHECK_SAMPLES = 24  # samples on the page of a check
 
 
 def write_report(
-    path: Path,
-    *,
-    out: Path | None = None,
-    images: Path | None = None,
-    against: Sequence[Path] = (),
-    language: str = "en",
-    progress: Progress = no_progress,
+    path: Path, out: Path | None, images: Path | None, against: Sequence[Path], *, language: str, progress: Progress
 ) -> Path:
     """Write the page of a run folder, a comparison, or data; see `vistune.write_report`."""
     if path.is_dir() and not (path / "generate.json").is_file():
@@ -146,7 +140,7 @@ def report_runs(
 
     Args:
         folders: Run folders by label.
-        comparison: `vistune.evaluation.compare_kept` of their evaluations.
+        comparison: `vistune.evaluation.compare_stored` of their evaluations.
     """
     for pair in (pair for task in comparison["tasks"] for pair in task["pairs"]):
         for question in (*pair["wins"], *pair["losses"]):

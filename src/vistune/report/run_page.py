@@ -15,8 +15,20 @@ from markupsafe import Markup
 
 from vistune.files import read_json, read_json_if_there, read_jsonl, read_text
 from vistune.report import plots
-from vistune.report.images import Thumbnail, spread, svg_uri, thumbnail
-from vistune.report.rendering import Labels, Row, Values, drawn_label, drawn_text, labels_of, write_page
+from vistune.report.rendering import (
+    Labels,
+    Row,
+    Thumbnail,
+    Values,
+    drawn_label,
+    drawn_text,
+    labels_of,
+    spread,
+    svg_uri,
+    thumbnail,
+    thumbnails,
+    write_page,
+)
 from vistune.report.training_section import read_metrics, stage_summary, stage_table, training_section
 
 SERIES = (
@@ -56,10 +68,7 @@ def write_run_report(run: Path, details: RunDetails | None = None, *, language: 
         "diagrams": [(path.stem, svg_uri(path)) for path in details.diagrams],
         "training": training_section(metrics, labels),
         "training_table": stage_table([stage_summary(rows) for rows in metrics.values()], labels),
-        "samples": [
-            {**row, "thumbnails": [thumbnail(Path(str(file)).name, [Path(str(file))]) for file in row["pictures"]]}
-            for row in details.samples
-        ],
+        "samples": [{**row, "thumbnails": thumbnails(row["pictures"])} for row in details.samples],
         "evaluations": evaluation_rows(evaluations),
         "over_training": answers_over_training(run),
         "answers": answers.chosen(),
