@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -150,20 +151,17 @@ def evaluate_all(
     out = fields.pop("out", None)
 
     def requests_of(model: Path) -> list[EvaluationRequest]:
-        folder = _own_folder(model, fields.get("limit")) if out is None else out
-        if out is not None and len(models) > 1:
-            folder = out / labels[models.index(model)]
+        if out is not None:
+            folder = out / labels[models.index(model)] if len(models) > 1 else out
+        else:  # a run keeps its own answers, unless they are to a part of the questions
+            is_whole_run = (model / "run.json").is_file() and fields.get("limit") is None
+            folder = model / "evals" if is_whole_run else None
         return [EvaluationRequest(task, data, out=folder, **fields) for task, data in tasks.items()]
 
     with open_ranks() as ranks:
         results = evaluate_models(models, requests_of, model_options, progress, on_message)
         comparison = compare(dict(zip(labels, results, strict=True)), seed=fields.get("seed", 0))
         return comparison, ranks.is_first
-
-
-def _own_folder(model: Path, limit: int | None) -> Path | None:
-    """Return where a run keeps its own answers; None for a subset of the questions, which is not the run's result."""
-    return model / "evals" if (model / "run.json").is_file() and limit is None else None
 
 
 def evaluate_models(
@@ -185,9 +183,8 @@ def evaluate_models(
             listener = on_message if ranks.is_first and path == models[0] else ignore_message
             if len(models) > 1:
                 shown = _labelled(label, shown)
-            requests = requests_of(path)
             results.append(
-                [measure(model, each, progress=shown, on_message=listener, ranks=ranks) for each in requests]
+                [measure(model, each, progress=shown, on_message=listener, ranks=ranks) for each in requests_of(path)]
             )
     return results
 
@@ -223,14 +220,12 @@ def measure(
     blocks = plan_blocks(questions, blind, possible if request.blind else possible[:1], seed=request.seed)
     run = TaskRun(request.task, task, questions, blocks, request.letters)
     settings = run.settings(model.assistant, model.folder)
-    file = None
-    if request.out is not None:
-        file = AnswerFile(request.out / f"{name}.predictions.jsonl", settings, again=request.again, ranks=ranks)
-    try:
+    with ExitStack() as stack:
+        file = None
+        if request.out is not None:
+            path = request.out / f"{name}.predictions.jsonl"
+            file = stack.enter_context(AnswerFile(path, settings, again=request.again, ranks=ranks))
         answered = run.answer(model.assistant, label=f"ask {name}", progress=progress, file=file, ranks=ranks)
-    finally:
-        if file is not None:
-            file.close()
     answers: dict[str, list[AnsweredQuestion]] = defaultdict(list)
     for answer in answered:
         answers[answer.condition].append(answer)
