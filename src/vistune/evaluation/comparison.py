@@ -38,10 +38,10 @@ class PublishedFigures:
 
 @dataclass(frozen=True, slots=True)
 class DifferentAnswers:
-    """A question that two models answer with different points; `said` and `points` by model."""
+    """A question that two models answer with different points; `replies` and `points` by model."""
 
     question: Question
-    said: Mapping[str, str]
+    replies: Mapping[str, str]
     points: Mapping[str, float]
 
     def to_dict(self) -> dict[str, object]:
@@ -51,7 +51,7 @@ class DifferentAnswers:
             "image": image_of(question) if question.sample.images else None,
             "prompt": question.sample.messages[-1].text,
             "answer": question.answer,
-            "said": dict(self.said),
+            "said": dict(self.replies),
             "points": dict(self.points),
         }
 
@@ -165,21 +165,18 @@ def published() -> Mapping[str, Any]:
 
 def published_on(task: str) -> dict[str, PublishedFigures]:
     """Return the published figures on a task, by model."""
-    models = published()["models"]
     return {
         name: PublishedFigures(model["figures"][task], model["source"])
-        for name, model in models.items()
+        for name, model in published()["models"].items()
         if task in model["figures"]
     }
 
 
 def headlines(task: str, metrics: Sequence[str]) -> list[str]:
     """Return the figures that a table shows; if a judge still has to give them, those that papers name."""
-    metrics = list(metrics) or list(
-        dict.fromkeys(name for paper in published_on(task).values() for name in paper.figures)
-    )
-    named = [name for name in published()["headlines"].get(task, ()) if name in metrics]
-    return named or list(metrics)[: FEW if len(metrics) <= FEW else 1]
+    known = list(metrics or dict.fromkeys(name for paper in published_on(task).values() for name in paper.figures))
+    named = [name for name in published()["headlines"].get(task, ()) if name in known]
+    return named or known[: FEW if len(known) <= FEW else 1]
 
 
 def compare(results: Mapping[str, Sequence[EvaluationResult]], *, seed: int = 0) -> Comparison:
@@ -213,19 +210,14 @@ def compare(results: Mapping[str, Sequence[EvaluationResult]], *, seed: int = 0)
 def _pair(one: str, other: str, results: Mapping[str, EvaluationResult], seed: int) -> ModelPair:
     own, others = (results[label].answers["with_image"] for label in (one, other))
     difference = gap(own, others, seed=seed)
-    both = list(zip(own, others, strict=True))
-
-    def different(a: AnsweredQuestion, b: AnsweredQuestion) -> DifferentAnswers:
-        return DifferentAnswers(a.question, {one: a.text, other: b.text}, {one: a.points, other: b.points})
-
-    return ModelPair(
-        one,
-        other,
-        difference,
-        _describe_difference(one, other, difference),
-        tuple(different(a, b) for a, b in both if a.points > b.points),
-        tuple(different(a, b) for a, b in both if a.points < b.points),
-    )
+    wins: list[DifferentAnswers] = []
+    losses: list[DifferentAnswers] = []
+    for a, b in zip(own, others, strict=True):
+        if a.points != b.points:
+            different = DifferentAnswers(a.question, {one: a.text, other: b.text}, {one: a.points, other: b.points})
+            (wins if a.points > b.points else losses).append(different)
+    words = _describe_difference(one, other, difference)
+    return ModelPair(one, other, difference, words, tuple(wins), tuple(losses))
 
 
 def _describe_difference(one: str, other: str, difference: Estimate) -> str:

@@ -234,9 +234,9 @@ def evalai_form(text: str) -> str:
 
 
 def soft_points(answer: str, people: Sequence[str]) -> float:
-    """Return the mean over people of min(1, number of the others who said `answer` / 3).
+    """Return the mean over people of min(1, number of the others who gave `answer` / 3).
 
-    If n of ten people said it, that is 0, 0.3, 0.6, 0.9 and 1 for n = 0, 1, 2, 3 and more (arXiv:1612.00837).
+    If n of ten people gave it, that is 0, 0.3, 0.6, 0.9 and 1 for n = 0, 1, 2, 3 and more (arXiv:1612.00837).
     """
     same, total = people.count(answer), len(people)
     if not same:

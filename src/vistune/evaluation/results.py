@@ -6,9 +6,8 @@ answered questions -> Estimate (mean and 95 % interval, bootstrapped by image) -
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True, slots=True)
 class AnsweredQuestion:
-    """A question with a model's answer, and its points from 0 to 1 (0 too if only a judge can tell).
+    """A question with a model's answer, and its points from 0 to 1 (0 too if only a judge can decide).
 
     Attributes:
         finish_reason: "stop", or "length" if the answer was cut off at the task's `max_tokens`.
@@ -60,7 +59,7 @@ class Estimate:
     count: int
 
     def to_dict(self) -> dict[str, float | int]:
-        return {"value": self.value, "low": self.low, "high": self.high, "count": self.count}
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,11 +281,8 @@ def evaluation_result(
     scores = {c: score_answers(task, [Reply(a.question, a.text) for a in answers[c]]) for c in asked}
     result = EvaluationResult(name, scores["with_image"], answers=answers)
     if not result.metrics:
-        changed = {}
-        for condition in asked[1:]:
-            share = share_changed(seen, answers[condition], seed=seed)
-            changed[condition] = Change(share, describe_change(share))
-        return replace(result, changed=changed)
+        shares = {condition: share_changed(seen, answers[condition], seed=seed) for condition in asked[1:]}
+        return replace(result, changed={c: Change(share, describe_change(share)) for c, share in shares.items()})
     intervals = {condition: accuracy(answers[condition], seed=seed) for condition in asked}
     against = max((c for c in asked[1:] if answers[c]), key=lambda c: intervals[c].value, default=None)
     blind_gap = None
@@ -300,18 +296,15 @@ def evaluation_result(
         wrong_image=dict(scores["wrong_image"].metrics) if "wrong_image" in scores else None,
         intervals=intervals,
         gap=blind_gap,
-        by_type=_by_group(answers, partial(_tag, "type"), seed),
-        by_language=_by_group(answers, partial(_tag, "language"), seed),
+        by_type=_by_group(answers, "type", seed),
+        by_language=_by_group(answers, "language", seed),
     )
 
 
-def _tag(tag: str, answer: AnsweredQuestion) -> str:
-    return str(answer.question.tags.get(tag, "all"))
+def _by_group(answers: Mapping[str, Sequence[AnsweredQuestion]], tag: str, seed: int) -> dict[str, GroupResult]:
+    def group_of(answer: AnsweredQuestion) -> str:
+        return str(answer.question.tags.get(tag, "all"))
 
-
-def _by_group(
-    answers: Mapping[str, Sequence[AnsweredQuestion]], group_of: Callable[[AnsweredQuestion], str], seed: int
-) -> dict[str, GroupResult]:
     groups = {}
     for group in sorted(set(map(group_of, answers["with_image"]))):
         chosen = {c: [answer for answer in listed if group_of(answer) == group] for c, listed in answers.items()}

@@ -93,11 +93,8 @@ class Mme(Benchmark):
 
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
         scores = {name: accuracy + plus for name, (accuracy, plus) in _by_category(rows).items()}
-        totals = {
-            "Perception": sum(scores.get(name, 0.0) for name in PERCEPTION),
-            "Cognition": sum(scores.get(name, 0.0) for name in COGNITION),
-        }
-        return {**scores, **totals}
+        groups = {"Perception": PERCEPTION, "Cognition": COGNITION}
+        return scores | {group: sum(scores.get(name, 0.0) for name in names) for group, names in groups.items()}
 
     def tables(self, rows: Sequence[Marked]) -> dict[str, Table]:
         count = {c: sum(row.question.tags["category"] == c for row in rows) for c in CATEGORIES}
