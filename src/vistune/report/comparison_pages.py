@@ -9,8 +9,8 @@ from vistune.errors import RecipeError
 from vistune.files import read_json, read_json_if_there, read_text, write_atomic
 from vistune.recipe.strict_yaml import parse_yaml
 from vistune.report import plots
-from vistune.report.rendering import Labels, Row, Values, drawn_label, labels_of, render, spread, thumbnail
-from vistune.report.training_section import read_metrics, stage_summary, stage_table
+from vistune.report.rendering import Labels, Row, Values, labels_of, render, spread, thumbnail
+from vistune.report.training_section import curves_panel, read_metrics, stage_summary, stage_table
 
 QUESTIONS = 20  # shown of each side of a pair
 
@@ -146,7 +146,6 @@ def _stage(stage: str, metrics: Sequence[Sequence[Row]], labels: Labels) -> Valu
                 drawn = values if key == "validation_loss" else plots.smooth(values).tolist()
                 curves.append(plots.Curve([int(row["step"]) for row in rows], drawn, color))
         if curves:
-            title = f"{plots.drawable(stage, '')} · {drawn_label(label, labels)}"
-            panels.append(plots.lines_panel(curves, title=title, axis=drawn_label("step", labels)))
+            panels.append(curves_panel(plots.drawable(stage, ""), label, curves, labels))
     table = stage_table([stage_summary(rows) if rows else None for rows in metrics], labels)
     return {"name": stage, "plots": panels, "rows": table}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
@@ -146,13 +146,19 @@ def spent_on(data: Path) -> Values | None:
     return spent if spent.get("outcomes") else None
 
 
+def _turns(records: Iterable[Row], role: str) -> Iterator[tuple[str, str]]:
+    """Yield (language of the record, text) of each turn of a role."""
+    for record in records:
+        for turn in record["conversations"]:
+            if turn["from"] == role:
+                yield str(record.get("language", "–")), turn["value"]
+
+
 def length_plots(records: Sequence[Row], labels: Labels) -> list[Markup]:
     """Draw a histogram of answer lengths for each language, all on the same scale."""
     by_language: dict[str, list[int]] = defaultdict(list)
-    for record in records:
-        for turn in record["conversations"]:
-            if turn["from"] == "gpt":
-                by_language[str(record.get("language", "–"))].append(len(turn["value"]))
+    for language, answer in _turns(records, "gpt"):
+        by_language[language].append(len(answer))
     limit = max((max(lengths) for lengths in by_language.values()), default=1)
     return [
         plots.histogram(
@@ -172,18 +178,13 @@ def samples(folder: Path, images: Path | None, records: Sequence[Row]) -> list[V
     folders = [images] if images else [folder, *(folder / name for name in listed.get("folders", ()))]
     boxes_file = folder / "pictures.jsonl"
     boxes = {str(row["image"]): row["boxes"] for _, row in read_jsonl(boxes_file)} if boxes_file.is_file() else {}
-    return [
-        {
-            **record,
-            "thumbnail": thumbnail(
-                record["image"], _image_paths(folders, record["image"]), boxes.get(record["image"], ())
-            )
-            if record.get("image")
-            else None,
-            "turns": [(turn["from"], turn["value"].replace("<image>", "").strip()) for turn in record["conversations"]],
-        }
-        for record in spread(records, SAMPLES, group=lambda record: f"{record['kind']}/{record['language']}", seed=0)
-    ]
+    shown = []
+    for record in spread(records, SAMPLES, group=lambda record: f"{record['kind']}/{record['language']}", seed=0):
+        image = record.get("image")
+        small = thumbnail(image, _image_paths(folders, image), boxes.get(image, ())) if image else None
+        turns = [(turn["from"], turn["value"].replace("<image>", "").strip()) for turn in record["conversations"]]
+        shown.append({**record, "thumbnail": small, "turns": turns})
+    return shown
 
 
 def _image_paths(folders: Sequence[Path], name: str) -> list[Path]:
@@ -245,14 +246,11 @@ _KO_PAIR = re.compile(r"([가-힣]{1,8})[을를]\s+([가-힣]{1,6}?)(?:고|며|�
 def question_types(records: Iterable[Row]) -> dict[str, Counter[str]]:
     """Count the questions by type and language, with simple rules for English and Korean."""
     counted: dict[str, Counter[str]] = {name: Counter() for name, _ in _QUESTION_TYPES}
-    for record in records:
-        for turn in record["conversations"]:
-            if turn["from"] == "human":
-                question = turn["value"].replace("<image>", "").strip().lower()
-                for name, pattern in _QUESTION_TYPES:
-                    if pattern.search(question):
-                        counted[name][str(record.get("language", "–"))] += 1
-                        break
+    for language, text in _turns(records, "human"):
+        question = text.replace("<image>", "").strip().lower()
+        kind = next((name for name, pattern in _QUESTION_TYPES if pattern.search(question)), None)
+        if kind is not None:
+            counted[kind][language] += 1
     return {name: by_language for name, by_language in counted.items() if by_language}
 
 
@@ -262,14 +260,12 @@ def verb_nouns(records: Iterable[Row], most: int = 15) -> list[tuple[str, str, i
     In English a pair is an -ing form and its object, in Korean an object (을/를) and its verb.
     """
     pairs: Counter[tuple[str, str]] = Counter()
-    for record in records:
-        for turn in record["conversations"]:
-            if turn["from"] == "gpt":
-                text = turn["value"].lower()
-                for verb, phrase in _EN_PAIR.findall(text):
-                    nouns = [word for word in phrase.split() if word not in _EN_FUNCTION_WORDS]
-                    if nouns and verb not in _EN_NOT_VERBS:
-                        pairs[verb, nouns[-1]] += 1
-                for noun, verb in _KO_PAIR.findall(text):
-                    pairs[verb, noun] += 1
+    for _, answer in _turns(records, "gpt"):
+        text = answer.lower()
+        for verb, phrase in _EN_PAIR.findall(text):
+            nouns = [word for word in phrase.split() if word not in _EN_FUNCTION_WORDS]
+            if nouns and verb not in _EN_NOT_VERBS:
+                pairs[verb, nouns[-1]] += 1
+        for noun, verb in _KO_PAIR.findall(text):
+            pairs[verb, noun] += 1
     return [(verb, noun, count) for (verb, noun), count in pairs.most_common(most)]

@@ -157,7 +157,7 @@ def loss_panel(
         return _svg(figure)
 
 
-def lines_panel(curves: Sequence[Curve], *, title: str, axis: str, from_zero: bool = True) -> Markup:
+def lines_panel(curves: Sequence[Curve], *, title: str, axis: str) -> Markup:
     """Draw curves over the steps; a single curve with its last value. The curves may have different steps."""
     with svg_style(**PLOT_STYLE):
         figure, axes = _panel(2.5, title)
@@ -167,7 +167,7 @@ def lines_panel(curves: Sequence[Curve], *, title: str, axis: str, from_zero: bo
             axes.plot(curve.steps[-1:], curve.values[-1:], color=color, marker="o", markersize=3)  # a single step
         if len(curves) == 1:
             _last_value(axes, curves[0].steps[-1], curves[0].values[-1], curves[0].color)
-        _curves(axes, axis, from_zero=from_zero)
+        _curves(axes, axis)
         return _svg(figure)
 
 
@@ -185,10 +185,9 @@ def _last_value(axes: Axes, step: int, value: float, color: str) -> None:
         )
 
 
-def _curves(axes: Axes, axis: str, *, from_zero: bool = True) -> None:
+def _curves(axes: Axes, axis: str) -> None:
     """Set up axes and grid for curves over steps."""
-    if from_zero:
-        axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=0)
     axes.margins(x=0)
     axes.grid(axis="y", color=PALETTE["rule"], linewidth=0.6)
     axes.set_xlabel(axis)

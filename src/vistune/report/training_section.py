@@ -8,6 +8,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from markupsafe import Markup
+
 from vistune.errors import DataError
 from vistune.files import read_text
 from vistune.report import plots
@@ -109,30 +111,32 @@ def training_section(stages: Mapping[str, Sequence[Row]], labels: Labels) -> lis
     for number, (stage, rows) in enumerate(stages.items(), start=1):
         name = plots.drawable(stage, f"#{number}")
         sources = _by_source(rows)
-        panels = [
-            plots.loss_panel(
-                [int(row["step"]) for row in rows],
-                [float(row["loss"]) for row in rows],
-                title=f"{name} · {drawn_label('loss', labels)}",
-                axis=drawn_label("step", labels),
-                validation=[(row["step"], row["validation_loss"]) for row in rows if "validation_loss" in row],
-            )
-        ]
+        losses = plots.loss_panel(
+            [int(row["step"]) for row in rows],
+            [float(row["loss"]) for row in rows],
+            title=f"{name} · {drawn_label('loss', labels)}",
+            axis=drawn_label("step", labels),
+            validation=[(row["step"], row["validation_loss"]) for row in rows if "validation_loss" in row],
+        )
+        curves = {}
         if len(sources) > 1:
-            curves = [source["curve"] for source in sources if source["curve"] is not None]
-            title = f"{name} · {drawn_label('loss_by_source', labels)}"
-            panels.append(plots.lines_panel(curves, title=title, axis=drawn_label("step", labels)))
+            curves["loss_by_source"] = [source["curve"] for source in sources if source["curve"] is not None]
         for key, label in CURVES:
-            points = [(row["step"], float(row[key])) for row in rows if row.get(key) is not None]
-            if points:
-                curve = plots.Curve([step for step, _ in points], [value for _, value in points], "blue")
-                title = f"{name} · {drawn_label(label, labels)}"
-                panels.append(plots.lines_panel([curve], title=title, axis=drawn_label("step", labels)))
+            if given := [row for row in rows if row.get(key) is not None]:
+                curve = plots.Curve([row["step"] for row in given], [float(row[key]) for row in given], "blue")
+                curves[label] = [curve]
+        panels = [losses, *(curves_panel(name, label, listed, labels) for label, listed in curves.items())]
         warnings = [(row["step"], warning) for row in rows for warning in row.get("doubts", ())]
         section.append(
             {"stage": stage, "plots": panels, "sources": sources, "warnings": warnings, **stage_summary(rows)}
         )
     return section or None
+
+
+def curves_panel(stage: str, label: str, curves: Sequence[plots.Curve], labels: Labels) -> Markup:
+    """Draw curves over the steps of a stage, under the label of what they show."""
+    title = f"{stage} · {drawn_label(label, labels)}"
+    return plots.lines_panel(curves, title=title, axis=drawn_label("step", labels))
 
 
 def _by_source(rows: Sequence[Row]) -> list[Values]:
