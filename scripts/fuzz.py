@@ -25,8 +25,7 @@ from vistune.errors import VistuneError
 from vistune.generation import read_data_url
 from vistune.processor import Processor, load_tokenizer
 from vistune.processor.images import decode
-from vistune.recipe import source_of, validate
-from vistune.recipe.strict_yaml import parse_yaml
+from vistune.recipe import parse_yaml, source_of, validate
 from vistune.records import ImageFolders, read_records, read_sample
 from vistune.serving.api.limits import Limits
 from vistune.serving.api.refusal import Refusal

@@ -14,10 +14,12 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NoReturn, TypeAlias
 from uuid import uuid4
 
 from vistune.errors import DataError, DiskError, RecipeError
+
+JsonValue: TypeAlias = Any  # a parsed JSON or YAML value, whose form the caller checks
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -154,25 +156,25 @@ def refuse_overwrite(out: Path, name: str) -> None:
         raise RecipeError(f"{out}: already has {name}", "give another folder, or remove this one")
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     write_atomic(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
 
-def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
+def write_jsonl(path: Path, rows: Iterable[object]) -> None:
     write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> JsonValue:
     """Read a JSON file. Raises DataError that names the file and line of a syntax error."""
     return parse_json(read_text(path), str(path), first_line=1)
 
 
-def read_json_if_there(path: Path) -> Any:
+def read_json_if_there(path: Path) -> JsonValue:
     """Read a JSON file; None if it does not exist."""
     return read_json(path) if path.is_file() else None
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[int, Any]]:
+def read_jsonl(path: Path) -> Iterator[tuple[int, JsonValue]]:
     """Yield (line number, value) of every non-blank line. Raises DataError at the first bad one."""
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
@@ -205,10 +207,10 @@ def decoded(content: bytes, path: Path) -> str:
         raise DataError(f"{path}:{line}: not UTF-8 (byte {error.start})", "save the file as UTF-8") from None
 
 
-def parse_json(text: str, name: str, *, first_line: int) -> Any:
+def parse_json(text: str, name: str, *, first_line: int) -> JsonValue:
     """Parse strict JSON; NaN and Infinity are refused. `name` names the file in errors."""
 
-    def refuse(constant: str) -> Any:
+    def refuse(constant: str) -> NoReturn:
         raise DataError(f"{name}:{first_line}: {constant} is not JSON", "write a number or null")
 
     try:

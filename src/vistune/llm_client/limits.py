@@ -17,7 +17,7 @@ from pathlib import Path
 
 from vistune.errors import BudgetError, RecipeError, TeacherError
 from vistune.files import read_text
-from vistune.recipe.strict_yaml import parse_yaml
+from vistune.recipe import parse_yaml
 from vistune.registry import guess
 
 CIRCUIT_FAILURES = 20  # failures in a row that open the circuit

@@ -15,8 +15,7 @@ from typing import Any, Protocol
 
 from vistune.errors import RecipeError
 from vistune.files import read_json
-from vistune.recipe import source_of
-from vistune.recipe.strict_yaml import parse_yaml
+from vistune.recipe import parse_yaml, source_of
 
 # Model types whose parameters are counted here. Keys that a config does not have get transformers' defaults.
 BIASED_QKV = ("qwen2",)

@@ -332,7 +332,7 @@ def read_prices(path: Path | None, teacher: str | None) -> Prices:
     from vistune.files import read_text
     from vistune.llm_client import how_to_price
     from vistune.llm_client import read_prices as read_model_prices
-    from vistune.recipe.strict_yaml import parse_yaml
+    from vistune.recipe import parse_yaml
 
     tree = parse_yaml(read_text(path), str(path)) if path is not None else {}
     hourly = tree.get("gpus", {}) if isinstance(tree, dict) else {}

@@ -1,22 +1,7 @@
 """Recipes: one frozen, validated description of a run, read from YAML with dotted overrides."""
 
-from vistune.recipe.schema import (
-    DataSource,
-    Lora,
-    Model,
-    Origin,
-    Recipe,
-    Shards,
-    Stage,
-    Take,
-    Validation,
-    dump,
-    known_recipes,
-    load_recipe,
-    source_of,
-    validate,
-)
-from vistune.recipe.strict_yaml import parse_yaml
+from vistune.recipe.reading import dump, known_recipes, load_recipe, parse_yaml, source_of, validate
+from vistune.recipe.schema import DataSource, Lora, Model, Origin, Recipe, Shards, Stage, Take, Validation
 
 __all__ = [
     "DataSource",

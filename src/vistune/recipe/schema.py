@@ -1,36 +1,24 @@
-"""What a run is: frozen pydantic models, one YAML file per recipe, dotted overrides.
-
-recipe name or file + ["stages.tune.learn.language=1e-4", …] -> Recipe, complete and checked; `dump` writes it again.
-"""
+"""The keys of a recipe: frozen pydantic models, from the whole run down to a data file."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from vistune.errors import RecipeError
-from vistune.files import read_text
-from vistune.recipe.overrides import explain, refuse_secrets, set_key
-from vistune.recipe.strict_yaml import parse_yaml
-from vistune.registry import guess
 
-
-def _unquoted(value: Any) -> Any:
+def _unquoted(value: object) -> object:
     if isinstance(value, str | bool):
         raise ValueError(f"expected a number, got {value!r}; a number in quotes is text")
     return value
@@ -46,7 +34,7 @@ class Strict(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+    def _numbers_are_numbers(cls, value: object, info: ValidationInfo) -> object:
         annotation = cls.model_fields[str(info.field_name)].annotation
         kinds = get_args(annotation) or (annotation,)
         return _unquoted(value) if int in kinds or float in kinds else value
@@ -63,7 +51,7 @@ class Take(Strict):
     rows: int = Field(ge=1, description="Number of samples. If the file has fewer, all are used and the run says so.")
 
 
-def _take(value: Any) -> Any:
+def _take(value: object) -> object:
     """`100`, `last 100` and `random 100` as a Take."""
     if isinstance(value, int) and not isinstance(value, bool):
         return {"rows": value}
@@ -100,7 +88,7 @@ class DataSource(Strict):
     )
 
 
-def _sources(value: Any) -> Any:
+def _sources(value: object) -> object:
     listed = [value] if isinstance(value, str | Path) else value
     if not isinstance(listed, Sequence):
         return listed
@@ -110,7 +98,7 @@ def _sources(value: Any) -> Any:
 Sources = Annotated[tuple[DataSource, ...], BeforeValidator(_sources)]
 
 
-def _names(value: Any) -> Any:
+def _names(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
@@ -184,7 +172,7 @@ class Shards(Strict):
     window: int = Field(default=1, ge=1, description="Number of shards that are shuffled and packed together.")
 
 
-def _shards(value: Any) -> Any:
+def _shards(value: object) -> object:
     return {"files": value} if isinstance(value, str | list | tuple) else value
 
 
@@ -290,7 +278,7 @@ class Stage(Strict):
         return self
 
     def _stream(self) -> None:
-        """Check what shards need: the number of records is unknown, and each row of a step has its own lane."""
+        """Check what shards need: the number of records is unknown, and each row of a step reads its own shards."""
         if self.data is not None:
             raise ValueError("`shards` and `data` exclude each other: keep one")
         if self.steps is None:
@@ -361,7 +349,7 @@ class Origin(Strict):
     )
 
 
-def _origin(value: Any) -> Any:
+def _origin(value: object) -> object:
     return {"model": value} if isinstance(value, str | Path) else value
 
 
@@ -434,73 +422,3 @@ class Recipe(Strict):
                 "finish that run, and name its model's language folder in a run of its own"
             )
         return self
-
-
-def source_of(name: str, part: str) -> str:
-    """Return the folder or hub name of a backbone; `builtin` is the package's own tiny one."""
-    return str(resources.files("vistune.scenes") / "backbones" / part) if name == "builtin" else name
-
-
-def known_recipes() -> list[str]:
-    """Return the names of the shipped recipes."""
-    folder = resources.files("vistune.recipe") / "shipped"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-
-
-def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe by its shipped name or from a file, apply `key.path=value` overrides, and check it.
-
-    Raises RecipeError that names the key path, the value and what is allowed.
-    """
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
-        source, text = str(path), read_text(path)
-    elif name in known_recipes():
-        source, text = (
-            name,
-            (resources.files("vistune.recipe") / "shipped" / f"{name}.yaml").read_text(encoding="utf-8"),
-        )
-    else:
-        raise RecipeError(f"unknown recipe {name!r}", f"{guess(name, known_recipes())}; or give a .yaml file")
-    tree = parse_yaml(text, source)
-    if not isinstance(tree, dict):
-        raise RecipeError(
-            f"{source}: a recipe is a mapping of keys, got {type(tree).__name__}", "start from a shipped recipe"
-        )
-    for override in overrides:
-        set_key(tree, override)
-    return validate(tree, source)
-
-
-def validate(tree: Any, source: str) -> Recipe:
-    """Check a recipe's plain values. `source` names the recipe in errors."""
-    refuse_secrets(tree, source)
-    try:
-        return Recipe.model_validate(tree)
-    except ValidationError as error:
-        raise explain(error, tree, source, _fields_at) from None
-
-
-def dump(recipe: Recipe) -> str:
-    """Return the recipe as YAML that `load_recipe` reads back as an equal recipe."""
-    tree = recipe.model_dump(mode="json", exclude_none=True, by_alias=True)
-    if recipe.origin is not None:
-        del tree["model"]  # `from` names it
-    for stage in tree["stages"]:
-        if "tokens_per_step" in stage:
-            del stage["samples_per_step"]  # an unused default that excludes the other key
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
-
-
-def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
-    model: type[Strict] = Recipe
-    children: dict[str, type[Strict]] = {
-        "model": Model, "stages": Stage, "lora": Lora, "data": DataSource, "take": Take, "shards": Shards,
-        "from": Origin, "validation": Validation,
-    }  # fmt: skip
-    for key in loc:
-        if isinstance(key, str) and key in children:
-            model = children[key]
-        elif key == "learn":
-            return ["vision", "projector", "language", "adapters"]
-    return list(model.model_fields)

@@ -1,0 +1,226 @@
+"""Read a recipe: strict YAML, dotted overrides, and errors by key path.
+
+recipe name or file + ["stages.tune.learn.language=1e-4", …] -> Recipe, complete and checked; `dump` writes it again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from vistune.errors import RecipeError
+from vistune.files import JsonValue, read_text
+from vistune.recipe.schema import (
+    DataSource,
+    Lora,
+    Model,
+    Origin,
+    Recipe,
+    Shards,
+    Stage,
+    Strict,
+    Take,
+    Validation,
+)
+from vistune.registry import guess
+
+SHIPPED = Path(__file__).parent / "shipped"
+SECTIONS: dict[str, type[Strict]] = {
+    "model": Model, "stages": Stage, "lora": Lora, "data": DataSource, "take": Take, "shards": Shards,
+    "from": Origin, "validation": Validation,
+}  # fmt: skip
+
+
+def source_of(name: str, part: str) -> str:
+    """Return the folder or hub name of a backbone; `builtin` is the package's own tiny one."""
+    return str(resources.files("vistune.scenes") / "backbones" / part) if name == "builtin" else name
+
+
+def known_recipes() -> list[str]:
+    """Return the names of the shipped recipes."""
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe by its shipped name or from a file, apply `key.path=value` overrides, and check it.
+
+    Raises RecipeError that names the key path, the value and what is allowed.
+    """
+    path = Path(name)
+    source = str(path)
+    if path.suffix not in (".yaml", ".yml"):
+        if name not in known_recipes():
+            raise RecipeError(f"unknown recipe {name!r}", f"{guess(name, known_recipes())}; or give a .yaml file")
+        path = SHIPPED / f"{name}.yaml"
+    tree = parse_yaml(read_text(path), source)
+    if not isinstance(tree, dict):
+        raise RecipeError(
+            f"{source}: a recipe is a mapping of keys, got {type(tree).__name__}", "start from a shipped recipe"
+        )
+    for override in overrides:
+        set_key(tree, override)
+    return validate(tree, source)
+
+
+def validate(tree: JsonValue, source: str) -> Recipe:
+    """Check a recipe's plain values. `source` names the recipe in errors."""
+    refuse_secrets(tree, source)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise explain(error, tree, source) from None
+
+
+def dump(recipe: Recipe) -> str:
+    """Return the recipe as YAML that `load_recipe` reads back as an equal recipe."""
+    tree = recipe.model_dump(mode="json", exclude_none=True, by_alias=True)
+    if recipe.origin is not None:
+        del tree["model"]  # `from` names it
+    for stage in tree["stages"]:
+        if "tokens_per_step" in stage:
+            del stage["samples_per_step"]  # an unused default that excludes the other key
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+
+
+def set_key(tree: dict[str, JsonValue], override: str) -> None:
+    """Set `a.b.c` in `tree`; list items are found by their `name`."""
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise RecipeError(f"override {override!r} is not key=value", "write for example seed=3")
+    parent: JsonValue = tree
+    keys = path.split(".")
+    for depth, key in enumerate(keys[:-1]):
+        if isinstance(parent, list):
+            named = {str(item.get("name", k)): item for k, item in enumerate(parent) if isinstance(item, dict)}
+            if key not in named:
+                raise RecipeError(f"{path}: no item has the name {key!r}", guess(key, named))
+            parent = named[key]
+        else:
+            if not isinstance(parent.get(key), dict | list):
+                parent[key] = {}
+            parent = parent[key]
+        if not isinstance(parent, dict | list):
+            raise RecipeError(f"{path}: {'.'.join(keys[: depth + 1])} has no keys", "shorten the path")
+    value = parse_yaml(text, f"override {path}")
+    if isinstance(parent, list):
+        raise RecipeError(f"{path}: names a complete list item", f"add one of its keys: {path}.KEY=…")
+    parent[keys[-1]] = value
+
+
+def refuse_secrets(tree: object, path: str) -> None:
+    """Raise RecipeError if a recipe has a key or a value that looks like a secret."""
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            if re.search(r"api[_-]?key|secret|token$|password", str(key), re.IGNORECASE):
+                raise RecipeError(
+                    f"{path}.{key}: a secret does not belong in a recipe", "put it in the environment or a key file"
+                )
+            refuse_secrets(value, f"{path}.{key}")
+    elif isinstance(tree, list):
+        for number, value in enumerate(tree):
+            refuse_secrets(value, f"{path}.{number}")
+    elif isinstance(tree, str) and re.match(r"(?:sk-|hf_|ghp_)[\w-]{16,}$", tree):
+        raise RecipeError(f"{path}: looks like a secret key", "put it in the environment or a key file")
+
+
+def explain(error: ValidationError, tree: JsonValue, name: str) -> RecipeError:
+    """Turn pydantic's errors into one RecipeError, each with its key path, the value, and the most similar key."""
+    lines, hints = [], []
+    for problem in error.errors():
+        where = ".".join(_name_items(problem["loc"], tree)).removesuffix(".[key]")
+        if problem["type"] == "too_short" and problem["input"]:
+            continue  # pydantic counts an item that has an error as absent
+        if problem["type"] == "extra_forbidden" or problem["loc"][-1:] == ("[key]",):
+            lines.append(f"{name}: unknown key {where!r}")
+            *above, key = [part for part in problem["loc"] if part != "[key]"]
+            hints.append(guess(str(key), _fields_at(above)))
+        else:
+            got = problem.get("input")
+            shown = "" if problem["type"] in ("missing", "value_error") or isinstance(got, dict) else f" (got {got!r})"
+            lines.append(f"{name}: {where or 'recipe'}: {problem['msg'].removeprefix('Value error, ')}{shown}")
+    return RecipeError("; ".join(lines), "; ".join(hints) or "edit the recipe")
+
+
+def _name_items(loc: Sequence[int | str], tree: JsonValue) -> list[str]:
+    """Replace list indices by the items' names, as overrides address them."""
+    path: list[str] = []
+    for key in loc:
+        try:
+            tree = tree[key]
+        except (KeyError, IndexError, TypeError):
+            tree = None
+        is_named = isinstance(key, int) and isinstance(tree, dict) and "name" in tree
+        path.append(str(tree["name"] if is_named else key))
+    return path
+
+
+def _fields_at(loc: Sequence[int | str]) -> list[str]:
+    """Return the keys that a recipe may have at a location."""
+    if "learn" in loc:
+        return ["vision", "projector", "language", "adapters"]
+    sections = [SECTIONS[key] for key in loc if isinstance(key, str) and key in SECTIONS]
+    return list((sections[-1] if sections else Recipe).model_fields)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 scalars: only true/false are booleans, `1e-4` is a number; a repeated key is an error."""
+
+
+_OTHER_SCALARS = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "float", "int", "timestamp")}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _OTHER_SCALARS]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"^(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$"), list("-+0123456789")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.(?:inf|nan)$"),
+    list("-+.0123456789"),
+)
+
+
+def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[object, object]:
+    seen: set[object] = set()
+    for key_node, _ in node.value:
+        if not isinstance(key_node, yaml.ScalarNode):
+            raise yaml.constructor.ConstructorError(None, None, "a key is a list or a mapping", key_node.start_mark)
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _mapping)
+# PyYAML reads 010 as an octal number, YAML 1.2 as ten and 0o10 as eight.
+_Loader.add_constructor(
+    "tag:yaml.org,2002:int",
+    lambda loader, node: int(node.value, {"0o": 8, "0x": 16}.get(node.value[:2], 10)),
+)
+
+
+def parse_yaml(text: str, name: str) -> JsonValue:
+    """Parse YAML strictly: YAML 1.2 scalars, no tags, no repeated key, no aliases (nested ones grow without bound).
+
+    Raises RecipeError with `name` and the line.
+    """
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_Loader)):
+            raise RecipeError(f"{name}: YAML aliases (*name) are not read", "write the value out")
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise RecipeError(f"{name}{line}: not YAML: {getattr(error, 'problem', error)}", "mend the line") from None
+    except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        # PyYAML's own constructors, on a tag that does not fit its value, a number of thousands of digits, or brackets
+        # without end.
+        raise RecipeError(f"{name}: not YAML that a recipe holds: {str(error)[:80]}", "write plain values") from None
