@@ -8,9 +8,9 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vistune import api
 from vistune.errors import DataError, RecipeError
@@ -20,7 +20,8 @@ from vistune.recipe import load_recipe
 
 if TYPE_CHECKING:
     from vistune.evaluation import DescriptionScore, EvaluationResult
-    from vistune.evaluation.results import GroupResult
+    from vistune.evaluation.descriptions import PairCounts
+    from vistune.evaluation.results import Estimate, Gap, GroupResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,46 @@ class Size:
     descriptions: int = 60
 
 
+@dataclass(frozen=True, slots=True)
+class QuickstartSummary:
+    """The figures that show whether the model sees.
+
+    Attributes:
+        accuracy: From 0 to 1, after stage 1 (`align`) and stage 2 (`tune`), without the image or with a wrong one, on
+            unseen combinations, and of the most frequent answers (`majority`).
+        intervals: The same figures with their 95 % intervals.
+        gap: The accuracy gain from seeing the image.
+        by_type, by_language: Accuracies of stage 2 by question type and by language.
+        descriptions: Objects that free descriptions name.
+        seconds: Duration of each step.
+        peak_memory_mb: Peak memory of this process.
+    """
+
+    accuracy: Mapping[str, float]
+    intervals: Mapping[str, Estimate]
+    gap: Gap
+    by_type: Mapping[str, Mapping[str, float]]
+    by_language: Mapping[str, Mapping[str, float]]
+    descriptions: PairCounts
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    peak_memory_mb: int = 0
+    seed: int = 0
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the summary as JSON values, as in summary.json."""
+        return {
+            "accuracy": dict(self.accuracy),
+            "intervals": {name: interval.to_dict() for name, interval in self.intervals.items()},
+            "gap": self.gap.to_dict(),
+            "by_type": {name: dict(group) for name, group in self.by_type.items()},
+            "by_language": {name: dict(group) for name, group in self.by_language.items()},
+            "descriptions": self.descriptions.to_dict(),
+            "seconds": dict(self.seconds),
+            "peak_memory_mb": self.peak_memory_mb,
+            "seed": self.seed,
+        }
+
+
 def quickstart(
     out: Path,
     *,
@@ -41,12 +82,12 @@ def quickstart(
     overrides: Sequence[str] = (),
     language: str = "en",
     progress: Progress = no_progress,
-) -> dict[str, Any]:
+) -> QuickstartSummary:
     """Run all steps on the built-in scenes and return the summary.
 
     Args:
         overrides: Changes to the recipe `quickstart`, such as `seed=1`.
-        language: Of the report: en or ko.
+        language: Language of the report, en or ko.
 
     Raises:
         RecipeError: `out` has a run already.
@@ -62,8 +103,8 @@ def quickstart(
     clock = Clock()
     api.draw_scenes(world, count=size.scenes, seed=recipe.seed, tests=size.tests, progress=progress)
     clock.mark("draw")
-    wishes = GenerationConfig(languages=("en", "ko"), mix=(6, 1, 1), per_image=3, seed=recipe.seed)
-    api.generate_data(world, data, wishes, split="train", progress=progress)
+    config = GenerationConfig(languages=("en", "ko"), mix=(6, 1, 1), per_image=3, seed=recipe.seed)
+    api.generate_data(world, data, config, split="train", progress=progress)
     clock.mark("generate")
     checked = api.check_data(recipe.data, recipe=recipe, progress=progress)
     if checked.faults:
@@ -74,63 +115,68 @@ def quickstart(
     api.train(recipe, out, progress=progress)
     clock.mark("train")
     aligned = checkpoints_of(out)[0]
-    evals = out / "evals"
-    asked = size.blind_questions
+    evals, questions = out / "evals", size.blind_questions
     stage_1 = api.evaluate(
-        aligned, task="scenes", data=world, out=evals, blind=False, name="align", limit=asked, progress=progress
+        aligned, task="scenes", data=world, out=evals, blind=False, name="align", limit=questions, progress=progress
     )
-    stage_2 = api.evaluate(out, task="scenes", data=world, out=evals, blind_limit=asked, progress=progress)
+    stage_2 = api.evaluate(out, task="scenes", data=world, out=evals, blind_limit=questions, progress=progress)
     unseen = api.evaluate(out, task="combinations", data=world, out=evals, blind=False, progress=progress)
     described = api.describe(out, world, "heldout", out=evals, limit=size.descriptions, progress=progress)
     clock.mark("evaluate")
-    summary = summarise(stage_1, stage_2, unseen, described)
-    summary |= {"seconds": clock.seconds, "peak_memory_mb": peak_memory_mb(), "seed": recipe.seed}
-    write_json(out / "summary.json", summary)
+    summary = replace(
+        summarise(stage_1, stage_2, unseen, described),
+        seconds=dict(clock.seconds),
+        peak_memory_mb=peak_memory_mb(),
+        seed=recipe.seed,
+    )
+    write_json(out / "summary.json", summary.to_dict())
     api.write_report(out, language=language)
     clock.mark("report")
-    # Written again with the seconds of the report, which reads this file.
-    write_json(out / "summary.json", summary)
+    summary = replace(summary, seconds=clock.seconds)
+    write_json(
+        out / "summary.json", summary.to_dict()
+    )  # again: the report reads the file, and now its seconds are known
     return summary
 
 
 def summarise(
     stage_1: EvaluationResult, stage_2: EvaluationResult, unseen: EvaluationResult, described: DescriptionScore
-) -> dict[str, Any]:
-    """The few numbers that say whether the model sees; accuracies 0-1."""
-
-    def by(groups: Mapping[str, GroupResult]) -> dict[str, dict[str, float]]:
-        names = {"with_image": "tune", "without_image": "without_image", "wrong_image": "wrong_image"}
-        return {
-            name: {
-                **{names[condition]: estimate.value for condition, estimate in group.accuracy.items()},
-                "majority": group.majority,
-            }
-            for name, group in groups.items()
-        }
-
-    if stage_2.without_image is None or stage_2.wrong_image is None or stage_2.gap is None:
+) -> QuickstartSummary:
+    """Sum up the evaluations, without seconds, memory and seed."""
+    majority, gap = stage_2.majority, stage_2.gap
+    if stage_2.without_image is None or stage_2.wrong_image is None or gap is None or majority is None:
         raise DataError("the quickstart's test questions are about fewer than two images", "draw more scenes")
-    intervals = {
-        "align": stage_1.intervals["with_image"],
-        "tune": stage_2.intervals["with_image"],
-        "without_image": stage_2.intervals["without_image"],
-        "wrong_image": stage_2.intervals["wrong_image"],
-        "heldout_combinations": unseen.intervals["with_image"],
-    }
-    return {
-        "accuracy": {
-            "majority": stage_2.majority,
+    return QuickstartSummary(
+        accuracy={
+            "majority": majority,
             "align": stage_1.metrics["accuracy"],
             "tune": stage_2.metrics["accuracy"],
             "without_image": stage_2.without_image["accuracy"],
             "wrong_image": stage_2.wrong_image["accuracy"],
             "heldout_combinations": unseen.metrics["accuracy"],
         },
-        "intervals": {name: interval.to_dict() for name, interval in intervals.items()},
-        "gap": stage_2.gap.to_dict(),
-        "by_type": by(stage_2.by_type),
-        "by_language": by(stage_2.by_language),
-        "descriptions": described.overall.to_dict(),
+        intervals={
+            "align": stage_1.intervals["with_image"],
+            "tune": stage_2.intervals["with_image"],
+            "without_image": stage_2.intervals["without_image"],
+            "wrong_image": stage_2.intervals["wrong_image"],
+            "heldout_combinations": unseen.intervals["with_image"],
+        },
+        gap=gap,
+        by_type=_accuracies(stage_2.by_type),
+        by_language=_accuracies(stage_2.by_language),
+        descriptions=described.overall,
+    )
+
+
+def _accuracies(groups: Mapping[str, GroupResult]) -> dict[str, dict[str, float]]:
+    names = {"with_image": "tune", "without_image": "without_image", "wrong_image": "wrong_image"}
+    return {
+        name: {
+            **{names[condition]: estimate.value for condition, estimate in group.accuracy.items()},
+            "majority": group.majority,
+        }
+        for name, group in groups.items()
     }
 
 

@@ -1,7 +1,7 @@
 """The Python API: one function per verb. Nothing else puts rooms together.
 
 The usual order is draw_scenes, generate_data, check_data, train, evaluate, write_report; `quickstart` runs all of them.
-The functions share nothing but folders, so each step can be repeated alone. Packages that need torch are imported
+The functions share only folders, so each step can be repeated by itself. Packages that need torch are imported
 inside the functions, so that `vistune --help` answers at once.
 """
 
@@ -9,19 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from vistune.errors import DataError, RecipeError
-from vistune.files import read_json, refuse_overwrite, scratch_folder, user_cache, write_json
+from vistune.files import read_json_if_there, refuse_overwrite, scratch_folder, user_cache, write_json
 from vistune.planner.plan import PROCESSES
 from vistune.progress import OnMessage, Progress, byte_progress, ignore_message, no_progress
 from vistune.recipe import DataSource, Recipe
 
 if TYPE_CHECKING:
     from vistune.data import CheckReport
-    from vistune.datagen import FilteredCaptions, GeneratedData, GenerationConfig, TableForm, TeacherOptions
+    from vistune.data.show import ShownSample
+    from vistune.datagen import (
+        AnnotatedSource,
+        FilteredCaptions,
+        FilterOptions,
+        GeneratedData,
+        GenerationConfig,
+        TableForm,
+        TeacherOptions,
+    )
+    from vistune.datagen.teachers.options import CostEstimate
     from vistune.evaluation import (
         AnsweredFile,
         AnswerOptions,
@@ -44,6 +54,23 @@ if TYPE_CHECKING:
     from vistune.serving.api.limits import Settings
     from vistune.training import DryRunStage, GradientComparison
 
+
+class SourceSelection(TypedDict, total=False):
+    """Which images of a source are used, and how a table is read."""
+
+    split: str | None
+    table: TableForm | None
+    limit: int | None
+
+
+class LoadOptions(TypedDict, total=False):
+    """How a model is loaded; `quantize` is 4 or 8 bits."""
+
+    device: str
+    dtype: str
+    quantize: int | None
+
+
 BLIND_QUESTIONS = 600  # questions that are also asked without an image and with a wrong one, chosen by a seed
 
 
@@ -62,14 +89,12 @@ def draw_scenes(
 def generate_data(
     source: Path,
     out: Path,
-    wishes: GenerationConfig,
+    config: GenerationConfig,
     *,
     service: TeacherOptions | None = None,
-    split: str | None = None,
-    table: TableForm | None = None,
-    limit: int | None = None,
     progress: Progress = no_progress,
     on_message: OnMessage | None = None,
+    **selection: Unpack[SourceSelection],
 ) -> GeneratedData:
     """Generate instruction data from annotated images, with the rule teacher or with the model of a `service`.
 
@@ -78,82 +103,84 @@ def generate_data(
     Args:
         on_message: Called with each message for the user, such as a parameter that the service refuses; by default
             messages go to the logger `vistune.llm_client`.
+        selection: `split` and `limit`, which select images, and the `table` form of a table.
 
     Raises:
         NothingWritten: Every sample was rejected. The files are written, with the rejects and their reasons.
     """
-    from vistune import __version__
-    from vistune.datagen import (
-        NothingWritten,
-        described_source,
-        generate_by_model,
-        generate_by_rule,
-        make_requests,
-        needs_request,
-        teacher_record,
-        write_generated,
-    )
+    from vistune import __version__, datagen
     from vistune.datagen.teachers.requests import refuse_untranslated
     from vistune.report import write_data_report
 
     if (service is None or not (out / "journal.jsonl").exists()) and not _wrote_nothing(out):
         refuse_overwrite(out, "samples.json")
     seen = service is not None and service.see
-    described = described_source(source, split, table, limit, seen=seen, unpack_to=out / "images")
+    split, limit = selection.get("split"), selection.get("limit")
+    described = datagen.described_source(
+        source, split, selection.get("table"), limit, seen=seen, unpack_to=out / "images"
+    )
     images = described.images
     if service is None:
-        refuse_untranslated(images, wishes.languages, source)
-    orders = make_requests(images, wishes)
-    if not orders:
+        refuse_untranslated(images, config.languages, source)
+    requests = datagen.make_requests(images, config)
+    if not requests:
         raise RecipeError(f"{source}: nothing to generate", "choose --kinds, and a source with images for them")
     if service is None:
-        with progress("generate", len(orders)) as advance:
-            generated = generate_by_rule(images, wishes, advance)
+        with progress("generate", len(requests)) as advance:
+            generated = datagen.generate_by_rule(images, config, advance)
     else:
         report = {} if on_message is None else {"report": on_message}
-        with progress("generate", sum(map(needs_request, orders))) as advance:
-            generated = generate_by_model(images, wishes, service, out, advance, **report)
+        with progress("generate", sum(map(datagen.needs_request, requests))) as advance:
+            generated = datagen.generate_by_model(images, config, service, out, advance, **report)
     generated = replace(generated, source=described)
-    asked = {"source": source.name, "split": split, "limit": limit, **asdict(wishes), "vistune": __version__}
-    write_generated(out, generated, images, {"teacher": teacher_record(service, wishes), **asked})
+    teacher = {"teacher": datagen.teacher_record(service, config), "source": source.name}
+    record = {**teacher, "split": split, "limit": limit, **asdict(config), "vistune": __version__}
+    datagen.write_generated(out, generated, images, record)
     write_data_report(out)
     if not generated.rows:
-        raise NothingWritten(generated, out)
+        raise datagen.NothingWritten(generated, out)
     return generated
 
 
 def _wrote_nothing(out: Path) -> bool:
     """Return whether a folder has the result of a finished `generate` that wrote no sample."""
-    if not (out / "generate.json").is_file():
-        return False
-    tree = read_json(out / "generate.json")
+    tree = read_json_if_there(out / "generate.json")
     return isinstance(tree, dict) and tree.get("rows") == 0
 
 
+@dataclass(frozen=True, slots=True)
+class GenerationPlan:
+    """The requests that `generate_data` would send, and the images that it would read."""
+
+    cost: CostEstimate
+    source: AnnotatedSource
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the plan as JSON values, without the images."""
+        return self.cost.to_dict() | self.source.to_dict()
+
+
 def plan_generation(
-    source: Path,
-    wishes: GenerationConfig,
-    service: TeacherOptions,
-    *,
-    split: str | None = None,
-    table: TableForm | None = None,
-    limit: int | None = None,
-) -> dict[str, Any]:
+    source: Path, config: GenerationConfig, service: TeacherOptions, **selection: Unpack[SourceSelection]
+) -> GenerationPlan:
     """Estimate number, cost and time of the requests that `generate_data` would send; send nothing."""
-    from vistune.datagen import described_source, estimate, make_requests, needs_request
+    from vistune import datagen
 
-    described = described_source(source, split, table, limit, seen=service.see)
-    orders = make_requests(described.images, wishes)
-    return estimate([order for order in orders if needs_request(order)], service).to_dict() | described.to_dict()
+    split, table, limit = selection.get("split"), selection.get("table"), selection.get("limit")
+    described = datagen.described_source(source, split, table, limit, seen=service.see)
+    requests = filter(datagen.needs_request, datagen.make_requests(described.images, config))
+    return GenerationPlan(datagen.estimate(list(requests), service), described)
 
 
-def filter_captions(source: Path, out: Path, *, progress: Progress = no_progress, **options: Any) -> FilteredCaptions:
-    """Select stage-1 captions balanced by concept; `options` are the fields of `vistune.datagen.FilterOptions`."""
+def filter_captions(
+    source: Path, out: Path, options: FilterOptions | None = None, *, progress: Progress = no_progress
+) -> FilteredCaptions:
+    """Select stage-1 captions balanced by concept."""
     from vistune import datagen
 
     size = 2 * source.stat().st_size if source.is_file() else 0  # it is read twice
     with byte_progress(progress, "filter", size) as advance:
-        return datagen.filter_captions(source, out, datagen.FilterOptions(**options), advance=advance)
+        return datagen.filter_captions(source, out, options or datagen.FilterOptions(), advance=advance)
 
 
 def check_data(
@@ -198,7 +225,7 @@ def show(
     tokenizer: str = "builtin",
     index: int | None = None,
     on_message: OnMessage = ignore_message,
-) -> list[dict[str, Any]]:
+) -> list[ShownSample]:
     """Return the token ids and labels of each sample, or of the one at `index`; no image is opened."""
     from vistune.data.show import show
 
@@ -235,8 +262,8 @@ def plan(
 
     Args:
         samples: Samples of a stage whose data are not on this machine.
-        processes: Processes of FSDP, each of which keeps a share of the model.
-        flops: FLOP/s that a device reaches, instead of what is measured here or assumed of a GPU.
+        processes: Number of FSDP processes. Each keeps a share of the model.
+        flops: FLOP/s that a device reaches, instead of the measured or assumed number.
         prices: YAML file with `gpus: {NAME: dollars per hour}`, and `models` for a teacher.
         teacher: A teacher's model whose price is added.
     """
@@ -397,7 +424,7 @@ def score(
 
 
 def tasks() -> dict[str, Facts]:
-    """Return every task by name: what to download, from where, under which licence."""
+    """Return every task by name, with its files, their source and their licence."""
     from vistune.evaluation import TASKS
 
     return {name: task.facts for name, task in TASKS.items()}
@@ -449,27 +476,24 @@ def export(
     layout: str,
     merge: bool = False,
     base: str | None = None,
-    device: str = "auto",
-    dtype: str = "auto",
-    quantize: int | None = None,
+    **options: Unpack[LoadOptions],
 ) -> list[ParityRow]:
     """Write a model as other tools load it, load it back and compare; return the parity table.
 
     Args:
-        dtype: `auto` keeps the precision in which the language model is stored.
-        quantize: Refused with what to do instead: no layout stores 4 or 8 bits.
+        options: `dtype` is by default the precision in which the language model is stored. `quantize` is refused with
+            what to do instead: no layout stores 4 or 8 bits.
     """
     from vistune.interop.export import export_model, refuse_quantised
     from vistune.model.precision import named_dtype, resolve_device
     from vistune.runs.folder import find_model, is_vistune_folder
 
-    precision = named_dtype(dtype)
-    if quantize is not None:
-        refuse_quantised(layout, quantize)
+    dtype = named_dtype(options.get("dtype", "auto"))
+    if (bits := options.get("quantize")) is not None:
+        refuse_quantised(layout, bits)
     folder = find_model(model) if is_vistune_folder(model) else model
-    return export_model(
-        folder, out, layout=layout, merge=merge, base=base, dtype=precision, device=resolve_device(device)
-    )
+    device = resolve_device(options.get("device", "auto"))
+    return export_model(folder, out, layout=layout, merge=merge, base=base, dtype=dtype, device=device)
 
 
 def draw(recipe: Recipe, out: Path, *, language: str = "en") -> list[Path]:
@@ -527,28 +551,24 @@ def chat(
     *,
     images: Sequence[Path] = (),
     language: str = "en",
-    device: str = "auto",
-    dtype: str = "auto",
-    quantize: int | None = None,
+    **options: Unpack[LoadOptions],
 ) -> None:
     """Chat with a model in the terminal."""
     from vistune.serving.chat.terminal import chat, describe_image
 
     for path in images:
         describe_image(path)  # refuse a file that is not an image before the weights are loaded
-    chat(load(model, device=device, dtype=dtype, quantize=quantize), images=images, language=language)
+    chat(load(model, **options), images=images, language=language)
 
 
 def serve(
     model: Path,
     settings: Settings,
     *,
-    device: str = "auto",
-    dtype: str = "auto",
-    quantize: int | None = None,
     announce: Callable[[str], None] = ignore_message,
+    **options: Unpack[LoadOptions],
 ) -> None:
-    """Serve a model over an OpenAI-compatible HTTP API until the process is told to stop.
+    """Serve a model over an OpenAI-compatible HTTP API until the process is asked to stop.
 
     Args:
         announce: Called with the URL of the server when it listens.
@@ -562,4 +582,4 @@ def serve(
         raise RecipeError(f"vistune serve needs {error.name}", "pip install 'vistune[serve]'") from None
     check(settings)  # before the weights are loaded
     use_one_arena()
-    serve(load(model, device=device, dtype=dtype, quantize=quantize), settings, announce=announce)
+    serve(load(model, **options), settings, announce=announce)

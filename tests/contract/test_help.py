@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from vistune.cli import help as help_texts
+from vistune.cli import commands as help_texts
 from vistune.cli.app import app
 from vistune.errors import RecipeError
 from vistune.translations import catalogue

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from vistune.data import all_samples, check, select_records
-from vistune.data.show import show
+from vistune.data.show import ShownSample, show
 from vistune.errors import DataError
 from vistune.recipe import DataSource
 from vistune.records import ImageFolders, RecordError, read_sample
@@ -204,11 +204,11 @@ def test_turns_say_whether_they_are_trained_on(folder: Path) -> None:
         assert "bad" not in learnt
 
 
-def _supervised_text(seen: dict[str, Any]) -> str:
+def _supervised_text(seen: ShownSample) -> str:
     from vistune.processor import load_tokenizer
     from vistune.recipe import source_of
 
-    ids = [token for token, label in zip(seen["input_ids"], seen["labels"], strict=True) if label != -100]
+    ids = [token for token, label in zip(seen.input_ids, seen.labels, strict=True) if label != -100]
     return str(load_tokenizer(source_of("builtin", "language")).decode(ids))
 
 
@@ -220,7 +220,7 @@ def test_a_record_has_its_own_system_prompt(folder: Path) -> None:
     from vistune.recipe import source_of
 
     [seen] = show(DataSource(file=path))
-    text = load_tokenizer(source_of("builtin", "language")).decode([k for k in seen["input_ids"] if k >= 0])
+    text = load_tokenizer(source_of("builtin", "language")).decode([k for k in seen.input_ids if k >= 0])
     assert text.replace("<s>", "").strip().startswith("Answer in one word. USER:")
     assert sample_of(folder, {"system": "", "messages": [USER, ASSISTANT]}).messages[0].role == "user"
 
@@ -232,7 +232,7 @@ def test_the_marker_itself_can_be_written_in_an_answer(folder: Path) -> None:
     assert sample.messages[1].parts == ("Write <image> where the image goes.",)
     path = write_lines(folder, {"id": "1", "conversations": [ASK, {"from": "gpt", "value": said}]})
     [seen] = show(DataSource(file=path))
-    assert -200 not in seen["input_ids"]  # seven characters, not an image
+    assert -200 not in seen.input_ids  # seven characters, not an image
     assert "Write <image> where" in _supervised_text(seen)
 
 

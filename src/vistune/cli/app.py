@@ -15,20 +15,20 @@ from typing import Annotated
 import typer
 from typer.main import get_command
 
-from vistune.cli import data, evaluation, model, plan
+from vistune.cli import data, evaluation, generate, model
+from vistune.cli.commands import Program, Verb, language_of, set_language
 from vistune.cli.console import stderr
-from vistune.cli.help import Program, Verb, language_of, set_language
 from vistune.errors import VistuneError
 from vistune.translations import translate_message
 
 VERBS: Mapping[str, Callable[..., None]] = {
     "quickstart": model.quickstart,
     "scenes": data.scenes,
-    "generate": data.generate,
+    "generate": generate.generate,
     "filter": data.filter_,
     "check": data.check,
     "show": data.show,
-    "plan": plan.plan,
+    "plan": data.plan,
     "train": model.train,
     "selftest": model.selftest,
     "evaluate": evaluation.evaluate,
@@ -76,6 +76,7 @@ def main() -> None:
     language = "en"
     try:
         command = get_command(app)
+        assert isinstance(command, Program)
         language = language_of(sys.argv[1:], os.environ)
         set_language(command, language)
         command()

@@ -1,12 +1,13 @@
-"""Print results on stdout (for a person, or as JSON), and messages and progress bars on stderr."""
+"""Options that several verbs share; print results on stdout, and messages and progress bars on stderr."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -26,12 +27,25 @@ from vistune.progress import Advance
 stdout = Console(highlight=False, emoji=False, markup=False)  # ids, paths and answers may contain brackets
 stderr = Console(stderr=True, highlight=False, emoji=False)
 
+RecipeName = Annotated[str, typer.Argument(help="Name of a built-in recipe, or a YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="Changes to the recipe: key.path=value, for example data=FILE.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda. auto = a GPU if there is one.")]
+Dtype = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16. auto = bf16 on a GPU, fp32 on a CPU.")]
+Quantize = Annotated[int | None, typer.Option(help="Quantize the weights of the language model to 4 or 8 bits.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document on stdout.")]
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
     """Print a value as one indented JSON document on stdout."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def print_lines(*lines: str | Text) -> None:
+    """Print lines on stdout without breaking long ones."""
+    for line in lines:
+        stdout.print(line, soft_wrap=True)
 
 
 def count_of(number: int, noun: str) -> str:
@@ -52,6 +66,11 @@ class Rate(ProgressColumn):
         speed = (task.finished_speed or task.speed) if took and took >= 1 else None
         rate = "" if not speed else f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each"
         return Text(rate, style="cyan")
+
+
+def is_first_process() -> bool:
+    """Return whether this is the only process or the first of torchrun's, which prints the results."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager

@@ -1,28 +1,40 @@
-"""Verbs on data: scenes, generate, filter, check and show."""
+"""Verbs before training: scenes, filter, check, show and plan."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 from rich.text import Text
 
 from vistune import api
-from vistune.cli.console import Json, count_of, print_json, print_message, progress_bar, stdout
-from vistune.cli.options import refuse_given
+from vistune.cli.commands import refuse_given
+from vistune.cli.console import (
+    Json,
+    Overrides,
+    RecipeName,
+    count_of,
+    print_json,
+    print_lines,
+    print_message,
+    progress_bar,
+    stdout,
+)
 from vistune.errors import RecipeError
+from vistune.planner.plan import PROCESSES, StageForecast
 from vistune.progress import no_progress
 from vistune.recipe import DataSource, Recipe, load_recipe, source_of
-from vistune.records import UnreadField, lines_of, refuse_unread
-from vistune.registry import lookup
+from vistune.records import lines_of, refuse_unread
 
 if TYPE_CHECKING:
     from vistune.data import CheckReport
-    from vistune.datagen import GeneratedData
+    from vistune.data.show import ShownSample
+    from vistune.processor.tokenizer_files import TokenizerLike
+
+UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 def scenes(
@@ -32,259 +44,7 @@ def scenes(
 ) -> None:
     """Draw synthetic scenes. Writes a COCO folder with exact captions and boxes, and question files."""
     drawn = api.draw_scenes(out, count=count, seed=seed, progress=progress_bar)
-    stdout.print(f"{drawn.path}: " + ", ".join(f"{n} {split}" for split, n in drawn.counts.items()), soft_wrap=True)
-
-
-TEACHER_OPTIONS = (  # parameters of `generate` that only a remote teacher uses
-    "base_url", "api_key_file", "see", "concurrency", "requests_per_minute", "tokens_per_minute", "max_tokens",
-    "temperature", "extra_body", "tries", "batch", "budget", "prices", "allow_drift", "dry_run",
-)  # fmt: skip
-
-
-def generate(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            help="Folder of images with annotations (COCO, YOLO, VOC, CVAT, Label Studio, labelme, VIA …), or a "
-            "table. With --see also images without annotations."
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="Output folder.")],
-    teacher: Annotated[
-        str, typer.Option(help="Teacher: rule (offline rules) or openai (any OpenAI-compatible endpoint).")
-    ] = "rule",
-    split: Annotated[str | None, typer.Option(help="Split of the source, for example train.")] = None,
-    columns: Annotated[
-        str | None,
-        typer.Option(
-            help="Tables: names of the columns, for example image=file,captions=text. Also boxes, id, label, "
-            "xmin, ymin, xmax, ymax."
-        ),
-    ] = None,
-    images: Annotated[Path | None, typer.Option(help="Tables: image folder. Default: the folder of the table.")] = None,
-    boxes_as: Annotated[
-        str | None, typer.Option(help="Tables: format of boxes: relative (corners 0-1), pixels (corners) or coco.")
-    ] = None,
-    kinds: Annotated[
-        str, typer.Option(help="Kinds of samples, separated by commas.")
-    ] = "caption,conversation,detail,reasoning",
-    mix: Annotated[str | None, typer.Option(help="Ratio conversation:detail:reasoning, for example 58:23:77.")] = None,
-    per_image: Annotated[int, typer.Option(help="With --mix: samples per image and language.", min=1)] = 1,
-    language: Annotated[
-        str, typer.Option(help="Languages, separated by commas: en,ko. The openai teacher also writes other languages.")
-    ] = "en",
-    limit: Annotated[int | None, typer.Option(help="Use only the first N images.", min=1)] = None,
-    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
-    model: Annotated[str | None, typer.Option(help="openai: name of the model at the endpoint.")] = None,
-    base_url: Annotated[str, typer.Option(help="openai: URL of the endpoint.")] = "https://api.openai.com/v1",
-    api_key_file: Annotated[
-        Path | None, typer.Option(help="openai: file with the API key. Default: the variable OPENAI_API_KEY.")
-    ] = None,
-    see: Annotated[bool, typer.Option("--see", help="openai: also send the image to the model.")] = False,
-    concurrency: Annotated[int, typer.Option(help="openai: maximum number of concurrent requests.", min=1)] = 16,
-    requests_per_minute: Annotated[
-        float | None, typer.Option(help="openai: maximum requests per minute.", min=0.1)
-    ] = None,
-    tokens_per_minute: Annotated[float | None, typer.Option(help="openai: maximum tokens per minute.", min=1)] = None,
-    max_tokens: Annotated[
-        int | None,
-        typer.Option(
-            help="openai: maximum tokens per reply, including reasoning. Default: 96 to 1024, by kind.", min=1
-        ),
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(help="openai: sampling temperature. Default: 0.7.", min=0)
-    ] = None,
-    extra_body: Annotated[
-        str | None,
-        typer.Option(
-            help="openai: JSON object with extra fields for every request, for example '{\"enable_thinking\": false}'."
-        ),
-    ] = None,
-    tries: Annotated[int, typer.Option(help="openai: attempts per sample if the checks reject a reply.", min=1)] = 3,
-    batch: Annotated[
-        bool, typer.Option("--batch", help="openai: use the Batch API (cheaper, takes up to a day).")
-    ] = False,
-    budget: Annotated[
-        float | None,
-        typer.Option(help="openai: maximum cost in dollars. No request is sent that could exceed it.", min=0),
-    ] = None,
-    prices: Annotated[Path | None, typer.Option(help="openai: price table to use instead of the built-in one.")] = None,
-    allow_drift: Annotated[
-        bool, typer.Option("--allow-drift", help="openai: resume although the prompt has changed.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="openai: estimate requests and cost, send nothing.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Generate instruction data from annotated images."""
-    from vistune.datagen import TEACHERS, TEMPERATURE, GenerationConfig, NothingWritten, TableForm, TeacherOptions
-    from vistune.llm_client import read_extra_body
-
-    lookup(teacher, dict.fromkeys(TEACHERS), "teacher")
-    kind_names, languages = _names(kinds), _names(language)
-    if mix is None and per_image != 1:
-        raise RecipeError(f"--per-image {per_image} needs --mix", "add --mix 58:23:77, or remove --per-image")
-    if mix is not None and not {"conversation", "detail", "reasoning"} <= set(kind_names):
-        raise RecipeError("--mix needs the kinds conversation, detail and reasoning", "remove --kinds or --mix")
-    if model is None and teacher == "openai":
-        raise RecipeError("--teacher openai needs a model", "add --model with its name at the endpoint")
-    if model is not None and teacher == "rule":
-        raise RecipeError(f"--model {model}: the rule teacher uses no model", "add --teacher openai, or remove --model")
-    if model is None:
-        refuse_given(
-            TEACHER_OPTIONS,
-            "only used with --teacher openai",
-            "add --teacher openai and --model NAME, or remove the option",
-        )
-    wishes = GenerationConfig(
-        kinds=kind_names,
-        languages=languages,
-        mix=_mix(mix),
-        per_image=per_image,
-        seed=seed,
-    )
-    service = None
-    if model is not None:
-        service = TeacherOptions(
-            model=model,
-            base_url=base_url,
-            key_file=api_key_file,
-            see=see,
-            tries=tries,
-            batch=batch,
-            concurrency=concurrency,
-            requests_per_minute=requests_per_minute,
-            tokens_per_minute=tokens_per_minute,
-            budget=budget,
-            prices=prices,
-            allow_drift=allow_drift,
-            extra_body=read_extra_body(extra_body),
-            max_tokens=max_tokens,
-            temperature=TEMPERATURE if temperature is None else temperature,
-        )
-    table = None
-    if columns is not None or images is not None or boxes_as is not None:
-        table = TableForm(columns=_columns(columns), images=images, boxes=boxes_as)  # type: ignore[arg-type]
-    if dry_run and service is not None:
-        plan = api.plan_generation(source, wishes, service, split=split, table=table, limit=limit)
-        print_json(plan) if as_json else print_plan(plan)
-        return
-    bar = no_progress if as_json else progress_bar
-    try:
-        generated = api.generate_data(
-            source,
-            out,
-            wishes,
-            service=service,
-            split=split,
-            table=table,
-            limit=limit,
-            progress=bar,
-            on_message=print_message,
-        )
-    except NothingWritten as error:
-        if as_json:
-            print_json(counts_of(error.generated))
-        raise
-    if as_json:
-        print_json(counts_of(generated))
-        return
-    for line in summary(out, generated):
-        stdout.print(line, soft_wrap=True)
-
-
-def counts_of(generated: GeneratedData) -> dict[str, Any]:
-    """Return the counts and the cost of a run as JSON values."""
-    reasons = Counter(reject.reason for reject in generated.rejects)
-    return {
-        "samples": len(generated.rows),
-        "rejected": len(generated.rejects),
-        "reasons": dict(reasons.most_common()),
-        "spent": generated.spent_dict,
-        **(generated.source.to_dict() if generated.source else {}),
-    }
-
-
-def _columns(text: str | None) -> dict[str, str]:
-    pairs = [pair.partition("=") for pair in text.split(",")] if text else []
-    if not all(name and column for name, _, column in pairs):
-        raise RecipeError(
-            f"--columns {text}: must be NAME=COLUMN pairs", "write for example image=file_name,captions=text"
-        )
-    return {name.strip(): column.strip() for name, _, column in pairs}
-
-
-def _names(text: str) -> tuple[str, ...]:
-    """Split a list at its commas; each name once."""
-    return tuple(dict.fromkeys(name.strip() for name in text.split(",")))
-
-
-def summary(out: Path, generated: GeneratedData) -> list[str]:
-    """Describe a finished run in a few lines: samples, rejects by reason, tokens and cost."""
-    rejects, spent = generated.rejects, generated.spent
-    reasons = Counter(reject.reason for reject in rejects).most_common()
-    listed = f" ({', '.join(f'{count} {reason}' for reason, count in reasons)}; see rejects.jsonl)" if reasons else ""
-    lines = [f"{out}: {count_of(len(generated.rows), 'sample')}, {len(rejects)} rejected{listed}"]
-    if rejects:
-        from vistune.datagen import describe_top_reject
-
-        lines.append(f"most rejected: {describe_top_reject(rejects)}")
-    if spent:
-        cost = f"${spent.dollars:.2f}" if spent.priced else "cost unknown (add the model's price with --prices)"
-        if spent.priced and spent.maybe_billed:
-            cost += f", and at most ${spent.maybe_dollars:.2f} for requests without an answer"
-        lines.append(
-            f"{spent.model}: {spent.prompt_tokens:,} prompt tokens, {spent.completion_tokens:,} completion "
-            f"tokens; {cost}"
-        )
-    lines += generated.source.lines() if generated.source else []
-    return [*lines, f"report: {out / 'report.html'}"]
-
-
-def print_plan(plan: dict[str, Any]) -> None:
-    """Print how many requests a run would send, what they cost and how long they take."""
-    kinds = plan["kinds"]
-    listed = f" ({', '.join(f'{count:,} {kind}' for kind, count in kinds.items())})" if kinds else ""
-    lines = [
-        f"{count_of(plan['requests'], 'request')}{listed}",
-        f"{plan['prompt_tokens']:,} prompt and {plan['completion_tokens']:,} completion tokens ({plan['tokens_by']})",
-    ]
-    if plan["dollars"] is None:
-        lines.append(f"cost unknown: {plan['how_to_price']}")
-    else:
-        lines.append(f"${plan['dollars']:.2f} expected, ${plan['dollars_at_most']:.2f} at most")
-    if plan["budget"] is not None:
-        lines.append(f"--budget ${plan['budget']:.2f}: {_fit(plan)}")
-    lines.append(f"{plan['minutes']:.1f} minutes ({plan['minutes_by']})")
-    if "caption" in kinds:
-        lines.append("captions are requested only for images without one; to skip them, remove caption from --kinds")
-    if skipped := plan.get("skipped_images"):
-        lines.append(f"images skipped: {', '.join(f'{count:,} {reason}' for reason, count in skipped.items())}")
-    lines += lines_of(UnreadField(**unread) for unread in plan.get("unread_fields", ()))
-    lines.append("no request was sent; --json shows three complete requests")
-    for line in lines:
-        stdout.print(line, soft_wrap=True)
-
-
-def _fit(plan: dict[str, Any]) -> str:
-    """Describe whether the requests fit into the budget."""
-    if plan["dollars_at_most"] <= plan["budget"]:
-        return "the maximum cost fits"
-    if plan["dollars"] <= plan["budget"]:
-        return "the expected cost fits; if the cost exceeds it, the run stops and keeps all answers"
-    return "too low: the run would stop early and keep all answers"
-
-
-def _mix(text: str | None) -> tuple[int, int, int] | None:
-    if text is None:
-        return None
-    try:
-        conversation, detail, reasoning = (int(share) for share in text.split(":"))
-    except ValueError:
-        raise RecipeError(f"--mix {text}: must be three whole numbers", "write for example 58:23:77") from None
-    return conversation, detail, reasoning
+    print_lines(f"{drawn.path}: " + ", ".join(f"{n} {split}" for split, n in drawn.counts.items()))
 
 
 def filter_(
@@ -303,25 +63,18 @@ def filter_(
     as_json: Json = False,
 ) -> None:
     """Select stage-1 captions balanced by concept. LLaVA selected its 595K captions from CC3M in this way."""
-    chosen = api.filter_captions(
-        captions,
-        out,
-        column=column,
-        least=least,
-        most=most,
-        seed=seed,
-        finder=finder,
-        progress=no_progress if as_json else progress_bar,
-    )
+    from vistune.datagen import FilterOptions
+
+    options = FilterOptions(column=column, least=least, most=most, seed=seed, finder=finder)
+    chosen = api.filter_captions(captions, out, options, progress=no_progress if as_json else progress_bar)
     if as_json:
         print_json(asdict(chosen))
         return
     rejected = ", ".join(f"{count} {reason}" for reason, count in chosen.rejects.items())
-    stdout.print(
+    print_lines(
         f"{out}: {chosen.chosen:,} of {chosen.captions:,} captions; {chosen.frequent_enough:,} of {chosen.phrases:,} "
         f"noun phrases are in {least} captions or more; {chosen.without_phrase:,} captions have no noun phrase"
-        + (f"; rejected: {rejected} ({out.name}.rejects.jsonl)" if rejected else ""),
-        soft_wrap=True,
+        + (f"; rejected: {rejected} ({out.name}.rejects.jsonl)" if rejected else "")
     )
 
 
@@ -352,38 +105,37 @@ def check(
     else:
         sources = _recipe_sources(loaded, images)
     bar = no_progress if as_json else progress_bar
-    found = api.check_data(sources, recipe=loaded, images=not no_images, page=page, progress=bar)
+    report = api.check_data(sources, recipe=loaded, images=not no_images, page=page, progress=bar)
     if as_json:
-        print_json(found.to_dict())
+        print_json(report.to_dict())
     else:
-        for line in check_lines(found, tokens=loaded is not None):
-            stdout.print(line, soft_wrap=True)
+        print_lines(*check_lines(report, tokens=loaded is not None))
         if page is not None:
-            stdout.print(f"page: {page}", soft_wrap=True)
+            print_lines(f"page: {page}")
     if strict:
-        refuse_unread(found.unread_fields)
-    if found.faults:
+        refuse_unread(report.unread_fields)
+    if report.faults:
         raise typer.Exit(2)
 
 
-def check_lines(found: CheckReport, *, tokens: bool) -> list[str]:
+def check_lines(report: CheckReport, *, tokens: bool) -> list[str]:
     """Describe the result of a check: the first faults and notes, then the counts."""
-    lines = [fault.detail for fault in found.faults[:50]]
-    lines += [f"note: {note.detail}" for note in found.notes[:20]]
-    kinds = ", ".join(f"{count} {'without kind' if kind == 'none' else kind}" for kind, count in found.kinds.items())
+    lines = [fault.detail for fault in report.faults[:50]]
+    lines += [f"note: {note.detail}" for note in report.notes[:20]]
+    kinds = ", ".join(f"{count} {'without kind' if kind == 'none' else kind}" for kind, count in report.kinds.items())
     lines.append(
-        f"{count_of(found.rows, 'row')}, {count_of(found.images, 'image')} ({kinds or 'none'}); "
-        f"{count_of(len(found.faults), 'fault')}"
+        f"{count_of(report.rows, 'row')}, {count_of(report.images, 'image')} ({kinds or 'none'}); "
+        f"{count_of(len(report.faults), 'fault')}"
     )
     if tokens:
-        low, middle, high = (found.tokens[key] for key in ("min", "median", "max"))
+        low, middle, high = (report.tokens[key] for key in ("min", "median", "max"))
         lines.append(
-            f"tokens per sample: {low} to {high}, median {middle}; {found.learnt_tokens:,} supervised in total"
+            f"tokens per sample: {low} to {high}, median {middle}; {report.learnt_tokens:,} supervised in total"
         )
-    lines += [f"warning: {count} × {what}" for what, count in found.warnings.items()]
-    lines += lines_of(found.unread_fields)
-    if found.missing:
-        folders = ", ".join(f"{folder} ({count})" for folder, count in found.missing.items())
+    lines += [f"warning: {count} × {warning}" for warning, count in report.warnings.items()]
+    lines += lines_of(report.unread_fields)
+    if report.missing:
+        folders = ", ".join(f"{folder} ({count})" for folder, count in report.missing.items())
         lines.append(f"missing images by folder: {folders}")
     return lines
 
@@ -429,32 +181,127 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show samples as the model reads them. Supervised tokens are marked."""
-    rows = api.show(
-        DataSource(file=data), template=template, tokenizer=tokenizer, index=index, on_message=print_message
-    )
+    source = DataSource(file=data)
+    samples = api.show(source, template=template, tokenizer=tokenizer, index=index, on_message=print_message)
     if as_json:
-        print_json(rows)
+        print_json([sample.to_dict() for sample in samples])
         return
-    marking = "green" if stdout.color_system else "between ⟦ and ⟧"
-    for row, label_runs in zip(rows, marked(rows, tokenizer, colour=bool(stdout.color_system)), strict=True):
-        stdout.print(
-            Text.assemble((row["id"], "bold"), f"  {len(row['input_ids'])} tokens; supervised tokens are {marking}"),
-            soft_wrap=True,
-        )
-        stdout.print(label_runs, soft_wrap=True)
-
-
-def marked(rows: Sequence[dict[str, Any]], tokenizer: str = "builtin", *, colour: bool = True) -> list[Text]:
-    """Return each sample's text; supervised tokens are green, or in ⟦brackets⟧ without `colour`."""
-    from vistune.data.show import label_runs
     from vistune.processor import load_tokenizer
 
     loaded = load_tokenizer(source_of(tokenizer, "language"))
-    texts = []
-    for row in rows:
-        text = Text()
-        for supervised, piece in label_runs(row, loaded):
-            bare = colour or not supervised
-            text.append(piece if bare else f"⟦{piece}⟧", style="green" if supervised else "")
-        texts.append(text)
-    return texts
+    colour = bool(stdout.color_system)
+    marking = "green" if colour else "between ⟦ and ⟧"
+    for sample in samples:
+        print_lines(
+            Text.assemble((sample.id, "bold"), f"  {len(sample.input_ids)} tokens; supervised tokens are {marking}")
+        )
+        print_lines(marked(sample, loaded, colour=colour))
+
+
+def marked(sample: ShownSample, tokenizer: TokenizerLike, *, colour: bool) -> Text:
+    """Return a sample's text; supervised tokens are green, or in ⟦brackets⟧ without `colour`."""
+    from vistune.data.show import label_runs
+
+    text = Text()
+    for supervised, piece in label_runs(sample, tokenizer):
+        bare = colour or not supervised
+        text.append(piece if bare else f"⟦{piece}⟧", style="green" if supervised else "")
+    return text
+
+
+def plan(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    samples: Annotated[
+        int | None, typer.Option(help="Number of samples, for stages whose data are not on this machine.", min=1)
+    ] = None,
+    processes: Annotated[int, typer.Option(help="Number of GPUs that FSDP2 shards the model over.", min=2)] = PROCESSES,
+    flops: Annotated[
+        float | None,
+        typer.Option(help="FLOP/s that the device reaches. Default: measured, or assumed from the device type."),
+    ] = None,
+    prices: Annotated[
+        Path | None,
+        typer.Option(help="YAML file with dollars per GPU hour, for example gpus: {H100: 2.5}, and model prices."),
+    ] = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="Also estimate the cost of generating the data with this teacher model.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Estimate memory, time, disk space and cost of training. No weights are read."""
+    planned = api.plan(
+        load_recipe(recipe, overrides or []),
+        samples=samples,
+        processes=processes,
+        flops=flops,
+        prices=prices,
+        teacher=teacher,
+        progress=no_progress if as_json else progress_bar,
+    )
+    if as_json:
+        print_json(planned.to_dict())
+        return
+    for stage in planned.stages:
+        print_stage(stage, planned.processes)
+    if planned.teacher is not None:
+        stdout.print(f"generating as many samples with {planned.teacher.model}: ${planned.teacher.dollars:,.2f}")
+
+
+def print_stage(stage: StageForecast, processes: int) -> None:
+    """Print one stage: its trainable parts, its largest row, then a line per device."""
+    counts = ", ".join(f"{part} {_count(number)}" for part, number in stage.parameters.items())
+    print_lines(Text.assemble((stage.stage, "bold"), f": trains {', '.join(stage.learn)}; parameters: {counts}"))
+    row = stage.row
+    steps = "steps unknown (give --samples)" if stage.steps is None else f"{stage.steps:,} steps"
+    source = f"assumed: {stage.assumed}" if stage.assumed else "counted from the data"
+    largest = f"{row.tokens:,} tokens, {row.tiles} tiles, {row.supervised:,} supervised"
+    print_lines(f"{steps}; largest packed row: {largest} ({source})")
+    stdout.print(_device_table(stage, processes))
+    others = (
+        f"{other.name} {_bytes(other.ddp)}" + ("" if other.fsdp is None else f" ({_bytes(other.fsdp)})")
+        for other in stage.devices[-1].alternatives
+    )
+    print_lines(f"a GPU's memory by DDP (by FSDP2 over {processes}): {', '.join(others)}")
+    disk = stage.disk
+    print_lines(
+        f"disk: a checkpoint {_bytes(disk.checkpoint)}, midway {_bytes(disk.midway)}, kept {_bytes(disk.kept)}; "
+        f"cache {_bytes(disk.cache)}"
+    )
+
+
+def _device_table(stage: StageForecast, processes: int) -> Table:
+    priced = any(device.dollars is not None for device in stage.devices)
+    is_large = max(device.memory.total for device in stage.devices) >= 1e9
+    scale, unit, digits = (1e9, "GB", 2) if is_large else (1e6, "MB", 1)
+    headers = (unit, "weights", "grad.", "optim", "activ.", "logits", "sum", f"fsdp/{processes}", "row ≤", "time")
+    table = Table(box=None, padding=(0, 1), header_style="none")
+    for header in (*headers, *(["dollars"] if priced else [])):
+        table.add_column(header, no_wrap=True, justify="left" if header == unit else "right")
+    for device in stage.devices:
+        memory = device.memory
+        parts = (memory.weights, memory.gradients, memory.optimizer, memory.activations + memory.copies, memory.logits,
+                 memory.total, device.total_fsdp)  # fmt: skip
+        longest = f"{device.longest_row:,}" if device.longest_row else "none"
+        time = "" if device.seconds is None else _time(device.seconds)
+        dollars = [f"${device.dollars:,.0f}" if device.dollars is not None else ""] if priced else []
+        name = device.device.partition(" (")[0].removeprefix("this ")
+        table.add_row(name, *(f"{part / scale:.{digits}f}" for part in parts), longest, time, *dollars)
+    return table
+
+
+def _bytes(number: float) -> str:
+    scale, unit = next((entry for entry in UNITS if number >= entry[0]), (1.0, "B"))
+    return f"{number / scale:.3g} {unit}" if number < 1000 * scale else f"{number / scale:,.0f} {unit}"
+
+
+def _count(number: float) -> str:
+    scales = ((1e9, " G"), (1e6, " M"), (1e3, " k"))
+    scale, unit = next((entry for entry in scales if number >= entry[0]), (1.0, ""))
+    return f"{number / scale:.3g}{unit}"
+
+
+def _time(seconds: float) -> str:
+    units = ((2 * 365 * 86400, 365 * 86400, "y"), (4 * 86400, 86400, "d"), (7200, 3600, "h"), (120, 60, "min"))
+    scale, unit = next(((scale, unit) for least, scale, unit in units if seconds >= least), (1, "s"))
+    return f"{seconds / scale:,.0f} {unit}" if seconds / scale >= 10 else f"{seconds / scale:.1f} {unit}"

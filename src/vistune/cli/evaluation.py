@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,15 +12,26 @@ from rich.table import Table
 from rich.text import Text
 
 from vistune import api
-from vistune.cli.console import Json, count_of, print_json, print_message, progress_bar, stdout
-from vistune.cli.help import current_language
-from vistune.cli.options import Device, Dtype, Quantize, refuse_given
+from vistune.cli.commands import current_language, refuse_given
+from vistune.cli.console import (
+    Device,
+    Dtype,
+    Json,
+    Quantize,
+    count_of,
+    is_first_process,
+    print_json,
+    print_lines,
+    print_message,
+    progress_bar,
+    stdout,
+)
 from vistune.errors import RecipeError
 from vistune.progress import no_progress
 from vistune.records import lines_of
 
 if TYPE_CHECKING:
-    from vistune.evaluation import EvaluationResult, ScoreResult
+    from vistune.evaluation import Comparison, EvaluationResult, ScoreResult
 
 JUDGES = (  # parameters of `score` that only matter with a judge
     "base_url", "api_key_file", "concurrency", "budget", "prices", "judgements", "max_tokens", "extra_body", "opinions",
@@ -88,32 +98,33 @@ def evaluate(
         blind_limit=blind or None,
         letters=letters,
         again=again,
-        device=device,
-        dtype=dtype,
-        quantize=quantize,
         progress=no_progress if as_json else progress_bar,
         on_message=print_message,
+        **api.LoadOptions(device=device, dtype=dtype, quantize=quantize),
     )
     if not is_first_process():
         return
-    results = comparison.results
     if as_json:
-        trees = [result.to_dict() for result in results]
+        trees = [result.to_dict() for result in comparison.results]
         print_json(trees if len(trees) > 1 else trees[0])
-        return
+    else:
+        print_comparison(comparison, out)
+
+
+def print_comparison(comparison: Comparison, out: Path | None) -> None:
+    """Print the figures of one evaluation, or the table of several."""
     from vistune.evaluation import markdown
 
+    results = comparison.results
     if len(results) == 1:
         stdout.print(result_table(results[0]))
         print_unparsed(results[0].score.unparsed, results[0].score.examples)
         if (groups := group_table(results[0])).row_count:
             stdout.print(groups)
     if len(results) > 1 or comparison.tasks[0].published:
-        stdout.print(markdown(comparison), soft_wrap=True)
+        print_lines(markdown(comparison))
     if out is not None and len(results) > 1:
-        stdout.print(
-            f"{out / 'comparison.html'}: all metrics, and the questions on which the models differ", soft_wrap=True
-        )
+        print_lines(f"{out / 'comparison.html'}: all metrics, and the questions on which the models differ")
 
 
 def tasks_of(task: str, data: Path | None, models: Sequence[Path]) -> dict[str, Path]:
@@ -134,11 +145,6 @@ def tasks_of(task: str, data: Path | None, models: Sequence[Path]) -> dict[str, 
     return {name: folder_of(data or world, name, many=len(names) > 1) for name in names}
 
 
-def is_first_process() -> bool:
-    """Return whether this is the only process or the first of torchrun's, which prints the results."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 def answer(
     model: Annotated[Path, typer.Argument(help="Run or model folder.")],
     questions: Annotated[
@@ -155,25 +161,25 @@ def answer(
     as_json: Json = False,
 ) -> None:
     """Answer your own questions. Writes a predictions file. To resume, run the same command again."""
-    found = api.answer(
+    loading = api.LoadOptions(device=device, dtype=dtype, quantize=quantize)
+    bar = no_progress if as_json else progress_bar
+    answered = api.answer(
         model,
         questions,
         out,
         images=images,
         max_tokens=max_tokens,
         again=again,
-        device=device,
-        dtype=dtype,
-        quantize=quantize,
-        progress=no_progress if as_json else progress_bar,
+        progress=bar,
         on_message=print_message,
+        **loading,
     )
     if not is_first_process():
         return
     if as_json:
-        print_json(found.to_dict())
+        print_json(answered.to_dict())
     else:
-        stdout.print(f"{out}: {count_of(found.count, 'answer')}", soft_wrap=True)
+        print_lines(f"{out}: {count_of(answered.count, 'answer')}")
 
 
 def folder_of(data: Path, task: str, *, many: bool) -> Path:
@@ -224,13 +230,11 @@ def print_tasks(as_json: bool) -> None:
     """Print every task with its files, source, licence and size."""
     listed = api.tasks()
     if as_json:
-        print_json([{"task": name, **asdict(facts)} for name, facts in listed.items()])
+        print_json([{"task": name, **asdict(entry)} for name, entry in listed.items()])
         return
-    for name, facts in listed.items():
-        stdout.print(Text.assemble((name, "bold"), f"  {facts.about}"), soft_wrap=True)
-        for file in facts.files:
-            stdout.print(f"    {file}", soft_wrap=True)
-        stdout.print(f"    from {facts.source} · {facts.licence} · {facts.size}", soft_wrap=True)
+    for name, entry in listed.items():
+        print_lines(Text.assemble((name, "bold"), f"  {entry.about}"), *(f"    {file}" for file in entry.files))
+        print_lines(f"    from {entry.source} · {entry.licence} · {entry.size}")
 
 
 def score(
@@ -292,7 +296,7 @@ def score(
             extra_body=read_extra_body(extra_body),
             max_tokens=max_tokens,
         )
-    found = api.score(
+    result = api.score(
         task,
         data,
         predictions,
@@ -303,29 +307,29 @@ def score(
         opinions=opinions,
         progress=no_progress if as_json else progress_bar,
     )
-    for message in (*lines_of(found.unread_fields), *found.warnings):
+    for message in (*lines_of(result.unread_fields), *result.warnings):
         print_message(message)
     if as_json:
-        print_json(found.to_dict())
+        print_json(result.to_dict())
         return
-    print_score(found)
+    print_score(result)
     if submission is not None:
-        stdout.print(f"{submission}: upload this file to the benchmark's server", soft_wrap=True)
+        print_lines(f"{submission}: upload this file to the benchmark's server")
 
 
-def print_score(found: ScoreResult) -> None:
-    """Figures, by both parse rules where they differ; then what was missing or not understood, with examples."""
-    scored, other = found.scored, found.other
-    titles = [found.rule, *(["lenient" if found.rule == "official" else "official"] if other is not None else [])]
-    table = Table("", *titles, title=f"{found.task}, {scored.count} questions")
+def print_score(result: ScoreResult) -> None:
+    """Print the figures, by both parse rules if they differ; then what was missing or not parsed, with examples."""
+    scored, other = result.scored, result.other
+    titles = [result.rule, *(["lenient" if result.rule == "official" else "official"] if other is not None else [])]
+    table = Table("", *titles, title=f"{result.task}, {scored.count} questions")
     for name, value in scored.metrics.items():
         table.add_row(name, f"{value:.4f}", *([f"{other.get(name, value):.4f}"] if other is not None else []))
     if scored.metrics:
         stdout.print(table)
     else:
-        stdout.print(f"{found.task}, {scored.count} questions: no figure here, {NO_FIGURE}", soft_wrap=True)
+        print_lines(f"{result.task}, {scored.count} questions: no figure here, {NO_FIGURE}")
     for title, groups in scored.tables.items():
-        if not groups:  # the data lack what it is told by
+        if not groups:  # the data do not have this breakdown
             continue
         breakdown = Table(title, "figure", "questions")
         for group, (value, count) in groups.items():
@@ -333,21 +337,19 @@ def print_score(found: ScoreResult) -> None:
         stdout.print(breakdown)
     for count, words in (
         (scored.missing, "questions without a prediction: counted as wrong"),
-        (found.repeated, "predictions for a question that has a later one: the last counts"),
+        (result.repeated, "predictions for a question that has a later one: the last counts"),
     ):
         if count:
-            stdout.print(f"{count} {words}", soft_wrap=True)
+            print_lines(f"{count} {words}")
     print_unparsed(scored.unparsed, scored.examples)
 
 
 def print_unparsed(count: int, examples: Sequence[tuple[str, str]]) -> None:
     """Print how many answers could not be parsed, with examples."""
     if count:
-        stdout.print(
-            f"{count} answers cannot be parsed; the benchmark's rules decide how they count. Examples:", soft_wrap=True
-        )
+        print_lines(f"{count} answers cannot be parsed; the benchmark's rules decide how they count. Examples:")
     for name, text in examples:
-        stdout.print(f"    {name}: {text[:200]!r}", soft_wrap=True)
+        print_lines(f"    {name}: {text[:200]!r}")
 
 
 def report(
@@ -378,7 +380,7 @@ def report(
     page = api.write_report(
         *paths, out=out, images=images, against=against or (), language=language, progress=progress_bar
     )
-    stdout.print(str(page), soft_wrap=True)
+    print_lines(str(page))
     from vistune.report.plots import missing_font
 
     if "<svg" in page.read_text(encoding="utf-8") and (missing := missing_font(language)) is not None:

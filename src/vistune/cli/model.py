@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from vistune import api
-from vistune.cli.console import Json, print_json, print_message, progress_bar, stderr, stdout
-from vistune.cli.help import current_language
-from vistune.cli.options import Device, Dtype, Overrides, Quantize, refuse_given
+from vistune.cli.commands import current_language, refuse_given
+from vistune.cli.console import (
+    Device,
+    Dtype,
+    Json,
+    Overrides,
+    Quantize,
+    RecipeName,
+    is_first_process,
+    print_json,
+    print_lines,
+    print_message,
+    progress_bar,
+    stderr,
+    stdout,
+)
 from vistune.errors import RecipeError, VistuneError
 from vistune.recipe import load_recipe
 from vistune.serving.api.limits import Limits, Settings
+
+if TYPE_CHECKING:
+    from vistune._quickstart import QuickstartSummary
 
 DEFAULTS = Limits()
 
@@ -30,17 +45,16 @@ def quickstart(
     summary = quickstart(out, overrides=[f"seed={seed}"], language=current_language(), progress=progress_bar)
     stdout.print(summary_table(summary))
     stdout.print(type_table(summary))
-    stdout.print(
-        f"Accuracy gain from seeing the image: {100 * summary['gap']['value']:.1f} points ({summary['gap']['words']})."
-    )
-    durations = " · ".join(f"{step} {seconds:.0f} s" for step, seconds in summary["seconds"].items())
-    stdout.print(f"{durations} · peak memory {summary['peak_memory_mb']} MB")
+    gap = summary.gap
+    stdout.print(f"Accuracy gain from seeing the image: {100 * gap.difference.value:.1f} points ({gap.words}).")
+    durations = " · ".join(f"{step} {seconds:.0f} s" for step, seconds in summary.seconds.items())
+    stdout.print(f"{durations} · peak memory {summary.peak_memory_mb} MB")
     image = next(iter(sorted((out / "world" / "heldout").glob("*.jpg"))))
-    stdout.print(f"Report: {out / 'report.html'}", soft_wrap=True)
-    stdout.print(f"Chat with it: vistune chat {out} --image {image}", soft_wrap=True)
+    print_lines(f"Report: {out / 'report.html'}")
+    print_lines(f"Chat with it: vistune chat {out} --image {image}")
 
 
-def summary_table(summary: dict[str, Any]) -> Table:
+def summary_table(summary: QuickstartSummary) -> Table:
     """Return the accuracies of a quickstart as a table."""
     rows = {
         "majority": "always the most frequent answer",
@@ -52,26 +66,25 @@ def summary_table(summary: dict[str, Any]) -> Table:
     }
     table = Table("held-out scenes, exact match", "accuracy", "95 % interval", title="Accuracy")
     for key, label in rows.items():
-        interval = summary["intervals"].get(key)
-        shown = f"{100 * interval['low']:.1f} – {100 * interval['high']:.1f}" if interval else ""
-        table.add_row(label, f"{100 * summary['accuracy'][key]:.1f} %", shown)
-    described = summary["descriptions"]
-    objects = f"{described['recall']:.2f} / {described['precision']:.2f}"
+        interval = summary.intervals.get(key)
+        shown = f"{100 * interval.low:.1f} – {100 * interval.high:.1f}" if interval else ""
+        table.add_row(label, f"{100 * summary.accuracy[key]:.1f} %", shown)
+    objects = f"{summary.descriptions.recall:.2f} / {summary.descriptions.precision:.2f}"
     table.add_row("objects in descriptions (recall / precision)", objects, "")
     return table
 
 
-def type_table(summary: dict[str, Any]) -> Table:
+def type_table(summary: QuickstartSummary) -> Table:
     """Return the accuracies in per cent by question type and by language."""
     table = Table("question", "with image", "without", "wrong image", "majority")
-    for group, entry in {**summary["by_type"], **summary["by_language"]}.items():
+    for group, entry in {**summary.by_type, **summary.by_language}.items():
         cells = [f"{100 * entry[key]:.1f}" for key in ("tune", "without_image", "wrong_image", "majority")]
         table.add_row(group, *cells)
     return table
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of a built-in recipe, or a YAML file.")],
+    recipe: RecipeName,
     overrides: Overrides = None,
     out: Annotated[Path | None, typer.Option(help="Run folder. Required unless --dry-run is given.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the newest checkpoint.")] = False,
@@ -90,12 +103,12 @@ def train(
     if resume and not (out / "run.json").is_file():
         raise RecipeError(f"{out}: no run to resume", "check the path, or remove --resume")
     api.train(loaded, out, resume=resume, progress=progress_bar, on_message=print_message)
-    if os.environ.get("RANK", "0") == "0":
-        stdout.print(f"{out}: finished. Chat with it: vistune chat {out} --image FILE", soft_wrap=True)
+    if is_first_process():
+        print_lines(f"{out}: finished. Chat with it: vistune chat {out} --image FILE")
 
 
 def selftest(
-    recipe: Annotated[str, typer.Argument(help="Name of a built-in recipe, or a YAML file.")],
+    recipe: RecipeName,
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
@@ -104,7 +117,7 @@ def selftest(
     Packed, separate, accumulated and parallel steps must give equal gradients.
     """
     comparisons = api.selftest(load_recipe(recipe, overrides or []), progress=progress_bar)
-    if os.environ.get("RANK", "0") != "0":
+    if not is_first_process():
         return
     if as_json:
         print_json([comparison.to_dict() for comparison in comparisons])
@@ -141,7 +154,7 @@ def why(
     else:
         from vistune.runs.provenance import describe_provenance
 
-        stdout.print("\n".join(describe_provenance(entries)), soft_wrap=True)
+        print_lines("\n".join(describe_provenance(entries)))
 
 
 def chat(
@@ -152,7 +165,8 @@ def chat(
     quantize: Quantize = None,
 ) -> None:
     """Chat with a model in the terminal. Only answers are printed on stdout."""
-    api.chat(model, images=image or (), language=current_language(), device=device, dtype=dtype, quantize=quantize)
+    loading = api.LoadOptions(device=device, dtype=dtype, quantize=quantize)
+    api.chat(model, images=image or (), language=current_language(), **loading)
 
 
 def serve(
@@ -218,9 +232,9 @@ def import_(
     spec = imported.spec
     settings = f"projector {spec.projector}, image mode {spec.image_mode}, template {spec.template}"
     adapters = ", with adapters" if imported.adapter else ""
-    stdout.print(f"{out}: converted from the layout {imported.layout}; {settings}{adapters}", soft_wrap=True)
+    print_lines(f"{out}: converted from the layout {imported.layout}; {settings}{adapters}")
     if imported.projector:
-        stdout.print(f"Trained projector: {imported.projector}", soft_wrap=True)
+        print_lines(f"Trained projector: {imported.projector}")
 
 
 def export(
@@ -263,11 +277,11 @@ def export(
 
 
 def draw(
-    recipe: Annotated[str, typer.Argument(help="Name of a built-in recipe, or a YAML file.")],
+    recipe: RecipeName,
     out: Annotated[Path, typer.Argument(help="Output folder for model.svg, stages.svg and the same as .png.")],
     overrides: Overrides = None,
     language: Annotated[str, typer.Option("--lang", help="Language of the labels: en or ko.")] = "en",
 ) -> None:
     """Draw a recipe's model and stages as diagrams. No weights are loaded."""
     for path in api.draw(load_recipe(recipe, overrides or []), out, language=language):
-        stdout.print(str(path), soft_wrap=True)
+        print_lines(str(path))

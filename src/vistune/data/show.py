@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from vistune.data.selection import all_samples
@@ -14,6 +14,24 @@ from vistune.records import lines_of
 from vistune.types import IGNORE, IMAGE_ID, Sample, Spec
 
 
+@dataclass(frozen=True, slots=True)
+class ShownSample:
+    """The tokens of a sample as the model reads them.
+
+    Attributes:
+        input_ids: Token ids, with one -200 per image.
+        labels: Same positions, not shifted; -100 if a token is not supervised.
+    """
+
+    id: str
+    input_ids: list[int]
+    labels: list[int]
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the sample as `vistune show --json` prints it."""
+        return {"id": self.id, "input_ids": self.input_ids, "labels": self.labels}
+
+
 def show(
     source: DataSource,
     *,
@@ -21,7 +39,7 @@ def show(
     tokenizer: str = "builtin",
     index: int | None = None,
     on_message: OnMessage = ignore_message,
-) -> list[dict[str, Any]]:
+) -> list[ShownSample]:
     """Return id, token ids and labels of each sample, or of the one at `index`; images may be missing."""
     processor = text_processor(template, tokenizer)
     samples = all_samples(source, find_images=False)
@@ -29,7 +47,11 @@ def show(
         on_message(line)
     if index is not None and index >= len(samples):
         raise DataError(f"{source.file}: has no sample {index}", f"give an index below {len(samples)}")
-    return [processor.shown(sample) for sample in (samples if index is None else samples[index : index + 1])]
+    return [_shown(sample, processor) for sample in (samples if index is None else samples[index : index + 1])]
+
+
+def _shown(sample: Sample, processor: Processor) -> ShownSample:
+    return ShownSample(**processor.shown(sample))
 
 
 def text_processor(template: str = "v1", tokenizer: str = "builtin") -> Processor:
@@ -39,10 +61,10 @@ def text_processor(template: str = "v1", tokenizer: str = "builtin") -> Processo
     return Processor(loaded, Spec(1, 1, len(loaded), 1, 2, half, half, "identity", template, tokenization="chunks"))
 
 
-def label_runs(encoded: Mapping[str, Any], tokenizer: TokenizerLike) -> list[tuple[bool, str]]:
-    """Return (supervised, text) of a sample from `Processor.shown`, in order; an image is a run of its own."""
+def label_runs(shown: ShownSample, tokenizer: TokenizerLike) -> list[tuple[bool, str]]:
+    """Return (supervised, text) of a sample, in order; an image is a run of its own."""
     runs: list[tuple[bool, list[int]]] = []
-    for token, label in zip(encoded["input_ids"], encoded["labels"], strict=True):
+    for token, label in zip(shown.input_ids, shown.labels, strict=True):
         supervised = label != IGNORE
         if not runs or runs[-1][0] != supervised or token == IMAGE_ID or runs[-1][1][-1] == IMAGE_ID:
             runs.append((supervised, []))
@@ -52,13 +74,13 @@ def label_runs(encoded: Mapping[str, Any], tokenizer: TokenizerLike) -> list[tup
 
 def labelled_sample(sample: Sample, processor: Processor) -> dict[str, Any]:
     """Return what a page shows of a sample: its location, number of tokens, text by label, images."""
-    encoded = processor.shown(sample)
+    shown = _shown(sample, processor)
     return {
         "id": sample.id,
         "origin": sample.origin,
         "kind": sample.kind,
-        "tokens": len(encoded["input_ids"]),
-        "learnt": len(encoded["labels"]) - encoded["labels"].count(IGNORE),
-        "pieces": label_runs(encoded, processor.tokenizer),
+        "tokens": len(shown.input_ids),
+        "learnt": len(shown.labels) - shown.labels.count(IGNORE),
+        "pieces": label_runs(shown, processor.tokenizer),
         "pictures": [image.source for image in sample.images],
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -137,7 +138,7 @@ def sizes_of(
     return ModelSizes(tower, language, count, linear, spec.vision_width, spec.slots_per_image), spec
 
 
-def spec_without_rules(model: Model, vision: VisionConfig, language: LanguageConfig) -> Spec:
+def spec_without_rules(model: Model, vision: VisionConfig, language: LanguageConfig | SimpleNamespace) -> Spec:
     """Return the spec of a model, except how its pixels are normalised."""
     half = (0.5, 0.5, 0.5)
     return spec_of(model, vision, language.hidden_size, language.vocab_size, {"image_mean": half, "image_std": half})

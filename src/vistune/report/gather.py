@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from vistune.errors import DataError, RecipeError, VistuneError
-from vistune.progress import Progress, no_progress
+from vistune.progress import Progress
 from vistune.recipe import DataSource, Recipe, Stage, load_recipe
 from vistune.report.comparison_pages import write_comparison, write_runs_report
 from vistune.report.data_page import write_check_report, write_data_report

@@ -1,4 +1,4 @@
-"""Show the help in the reader's language.
+"""Verbs as typer commands: their help in the reader's language, and the options that were given.
 
 Korean help is laid out here, because typer counts Korean letters as one cell wide while terminals show them in two.
 """
@@ -8,20 +8,74 @@ from __future__ import annotations
 import os
 import sys
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
 from typer.core import TyperCommand, TyperGroup
 
-from vistune.cli.options import remember_given
 from vistune.errors import RecipeError
 from vistune.translations import LANGUAGES, catalogue
 
+if TYPE_CHECKING:
+    from typer._click.core import Context
+
+_GIVEN: ContextVar[Mapping[str, str]] = ContextVar("given", default={})  # noqa: B039 - never changed
 HEADINGS = {"Usage": "사용법", "Arguments": "인자", "Options": "옵션", "Commands": "명령"}
 REMARKS = {"default: ": "기본값: ", "required": "필수"}
 INDENT, GAP = 2, 2
 MAX_WIDTH = 80  # cells
 MAX_NAME_WIDTH = 28  # cells; the help of a longer option begins on the next line
+
+
+class Verb(TyperCommand):
+    """A command whose help is in `language`, and which remembers the options that were given."""
+
+    language = "en"
+
+    def get_help(self, ctx: Context) -> str:
+        return korean_page(self, ctx) if self.language == "ko" else super().get_help(ctx)
+
+    def invoke(self, ctx: Context) -> object:
+        sources = {parameter: ctx.get_parameter_source(parameter.name or "") for parameter in self.params}
+        given = {
+            parameter.name or "": parameter.opts[0]
+            for parameter, source in sources.items()
+            if source is not None and source.name == "COMMANDLINE"
+        }
+        token = _GIVEN.set(given)
+        try:
+            return super().invoke(ctx)
+        finally:
+            _GIVEN.reset(token)
+
+
+class Program(TyperGroup):
+    """The group of all verbs."""
+
+    language = "en"
+
+    def get_help(self, ctx: Context) -> str:
+        return korean_page(self, ctx) if self.language == "ko" else super().get_help(ctx)
+
+
+def set_language(program: Program, language: str) -> None:
+    """Set the language of the program's help and of its verbs' help."""
+    for command in (program, *program.commands.values()):
+        if isinstance(command, Verb | Program):
+            command.language = language
+
+
+def refuse_given(names: Collection[str], why: str, hint: str) -> None:
+    """Raise RecipeError if any of these parameters was written on the command line.
+
+    Args:
+        names: Parameters of the command's function, such as `api_key_file`.
+        why: Why they have no effect here, such as "for a judge, and none is asked".
+    """
+    if options := [option for name, option in _GIVEN.get().items() if name in names]:
+        verb = "is" if len(options) == 1 else "are"
+        raise RecipeError(f"{', '.join(options)} {verb} {why}", hint)
 
 
 def language_of(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
@@ -47,38 +101,12 @@ def current_language() -> str:
     return language_of(sys.argv[1:], os.environ)
 
 
-class TranslatedHelp:
-    """Mixin of typer's commands: `get_help` in `language`."""
-
-    language = "en"
-
-    def get_help(self, ctx: Any) -> str:
-        if self.language == "en":
-            english: str = super().get_help(ctx)  # type: ignore[misc]
-            return english
-        return "\n".join(korean_page(self, ctx))
+def korean_page(command: Verb | Program, ctx: Context) -> str:
+    """Return the Korean help of a verb or of the program."""
+    return "\n".join(_korean_lines(command, ctx))
 
 
-class Verb(TranslatedHelp, TyperCommand):
-    """A command that also remembers which options were given."""
-
-    def invoke(self, ctx: Any) -> Any:
-        with remember_given(ctx):
-            return super().invoke(ctx)
-
-
-class Program(TranslatedHelp, TyperGroup):
-    """The group of all verbs."""
-
-
-def set_language(program: Any, language: str) -> None:
-    """Set the language of the program's help and of its verbs' help."""
-    for command in (program, *program.commands.values()):
-        command.language = language
-
-
-def korean_page(command: Any, ctx: Any) -> Iterator[str]:
-    """Yield the lines of the Korean help of a verb or of the program."""
+def _korean_lines(command: Verb | Program, ctx: Context) -> Iterator[str]:
     width = min(int(os.environ.get("COLUMNS") or MAX_WIDTH), ctx.terminal_width or MAX_WIDTH)
     yield f"{HEADINGS['Usage']}: {ctx.command_path} {' '.join(command.collect_usage_pieces(ctx))}"
     for paragraph in korean(command.help or "").split("\n\n"):
@@ -94,7 +122,7 @@ def korean_page(command: Any, ctx: Any) -> Iterator[str]:
                 remarks = remarks.replace(remark, translation)
             kind = "Arguments" if parameter.param_type_name == "argument" else "Options"
             sections[kind].append((name, korean(english) + remarks))
-    verbs = getattr(command, "commands", {})
+    verbs = command.commands if isinstance(command, Program) else {}
     sections["Commands"] = [(name, korean(verb.help or "").split("\n\n")[0]) for name, verb in verbs.items()]
     for heading, rows in sections.items():
         if rows:

@@ -1,0 +1,275 @@
+"""The verb `generate`: write instruction data from annotated images."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from vistune import api
+from vistune.cli.commands import refuse_given
+from vistune.cli.console import Json, count_of, print_json, print_lines, print_message, progress_bar
+from vistune.errors import RecipeError
+from vistune.progress import no_progress
+from vistune.records import lines_of
+from vistune.registry import lookup
+
+if TYPE_CHECKING:
+    from vistune.datagen import GeneratedData, GenerationConfig, TableForm
+
+TEACHER_OPTIONS = (  # parameters of `generate` that only a remote teacher uses
+    "base_url", "api_key_file", "see", "concurrency", "requests_per_minute", "tokens_per_minute", "max_tokens",
+    "temperature", "extra_body", "tries", "batch", "budget", "prices", "allow_drift", "dry_run",
+)  # fmt: skip
+
+
+Source = Annotated[
+    Path,
+    typer.Argument(
+        help="Folder of images with annotations (COCO, YOLO, VOC, CVAT, Label Studio, labelme, VIA …), or a "
+        "table. With --see also images without annotations."
+    ),
+]
+Out = Annotated[Path, typer.Option(help="Output folder.")]
+Teacher = Annotated[str, typer.Option(help="Teacher: rule (offline rules) or openai (any OpenAI-compatible endpoint).")]
+Split = Annotated[str | None, typer.Option(help="Split of the source, for example train.")]
+Columns = Annotated[
+    str | None,
+    typer.Option(
+        help="Tables: names of the columns, for example image=file,captions=text. Also boxes, id, label, "
+        "xmin, ymin, xmax, ymax."
+    ),
+]
+Images = Annotated[Path | None, typer.Option(help="Tables: image folder. Default: the folder of the table.")]
+BoxesAs = Annotated[
+    str | None, typer.Option(help="Tables: format of boxes: relative (corners 0-1), pixels (corners) or coco.")
+]
+Kinds = Annotated[str, typer.Option(help="Kinds of samples, separated by commas.")]
+Mix = Annotated[str | None, typer.Option(help="Ratio conversation:detail:reasoning, for example 58:23:77.")]
+PerImage = Annotated[int, typer.Option(help="With --mix: samples per image and language.", min=1)]
+Language = Annotated[
+    str, typer.Option(help="Languages, separated by commas: en,ko. The openai teacher also writes other languages.")
+]
+Limit = Annotated[int | None, typer.Option(help="Use only the first N images.", min=1)]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
+Model = Annotated[str | None, typer.Option(help="openai: name of the model at the endpoint.")]
+BaseUrl = Annotated[str, typer.Option(help="openai: URL of the endpoint.")]
+ApiKeyFile = Annotated[
+    Path | None, typer.Option(help="openai: file with the API key. Default: the variable OPENAI_API_KEY.")
+]
+See = Annotated[bool, typer.Option("--see", help="openai: also send the image to the model.")]
+Concurrency = Annotated[int, typer.Option(help="openai: maximum number of concurrent requests.", min=1)]
+RequestsPerMinute = Annotated[float | None, typer.Option(help="openai: maximum requests per minute.", min=0.1)]
+TokensPerMinute = Annotated[float | None, typer.Option(help="openai: maximum tokens per minute.", min=1)]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(help="openai: maximum tokens per reply, including reasoning. Default: 96 to 1024, by kind.", min=1),
+]
+Temperature = Annotated[float | None, typer.Option(help="openai: sampling temperature. Default: 0.7.", min=0)]
+ExtraBody = Annotated[
+    str | None,
+    typer.Option(
+        help="openai: JSON object with extra fields for every request, for example '{\"enable_thinking\": false}'."
+    ),
+]
+Tries = Annotated[int, typer.Option(help="openai: attempts per sample if the checks reject a reply.", min=1)]
+Batch = Annotated[bool, typer.Option("--batch", help="openai: use the Batch API (cheaper, takes up to a day).")]
+Budget = Annotated[
+    float | None, typer.Option(help="openai: maximum cost in dollars. No request is sent that could exceed it.", min=0)
+]
+Prices = Annotated[Path | None, typer.Option(help="openai: price table to use instead of the built-in one.")]
+AllowDrift = Annotated[bool, typer.Option("--allow-drift", help="openai: resume although the prompt has changed.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="openai: estimate requests and cost, send nothing.")]
+
+
+def generate(
+    source: Source,
+    out: Out,
+    teacher: Teacher = "rule",
+    split: Split = None,
+    columns: Columns = None,
+    images: Images = None,
+    boxes_as: BoxesAs = None,
+    kinds: Kinds = "caption,conversation,detail,reasoning",
+    mix: Mix = None,
+    per_image: PerImage = 1,
+    language: Language = "en",
+    limit: Limit = None,
+    seed: Seed = 0,
+    model: Model = None,
+    base_url: BaseUrl = "https://api.openai.com/v1",
+    api_key_file: ApiKeyFile = None,
+    see: See = False,
+    concurrency: Concurrency = 16,
+    requests_per_minute: RequestsPerMinute = None,
+    tokens_per_minute: TokensPerMinute = None,
+    max_tokens: MaxTokens = None,
+    temperature: Temperature = None,
+    extra_body: ExtraBody = None,
+    tries: Tries = 3,
+    batch: Batch = False,
+    budget: Budget = None,
+    prices: Prices = None,
+    allow_drift: AllowDrift = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Generate instruction data from annotated images."""
+    from vistune.datagen import TEACHERS, TEMPERATURE, GenerationConfig, NothingWritten, TeacherOptions
+    from vistune.llm_client import read_extra_body
+
+    lookup(teacher, dict.fromkeys(TEACHERS), "teacher")
+    config = GenerationConfig(
+        kinds=_names(kinds), languages=_names(language), mix=_mix(mix), per_image=per_image, seed=seed
+    )
+    _refuse_contradictions(config, teacher=teacher, model=model)
+    service = None
+    if model is not None:
+        service = TeacherOptions(
+            model=model,
+            base_url=base_url,
+            key_file=api_key_file,
+            see=see,
+            tries=tries,
+            batch=batch,
+            concurrency=concurrency,
+            requests_per_minute=requests_per_minute,
+            tokens_per_minute=tokens_per_minute,
+            budget=budget,
+            prices=prices,
+            allow_drift=allow_drift,
+            extra_body=read_extra_body(extra_body),
+            max_tokens=max_tokens,
+            temperature=TEMPERATURE if temperature is None else temperature,
+        )
+    table = _table(columns, images, boxes_as)
+    if dry_run and service is not None:
+        plan = api.plan_generation(source, config, service, split=split, table=table, limit=limit)
+        print_json(plan.to_dict()) if as_json else print_lines(*plan_lines(plan))
+        return
+    bar = no_progress if as_json else progress_bar
+    selection = api.SourceSelection(split=split, table=table, limit=limit)
+    try:
+        generated = api.generate_data(
+            source, out, config, service=service, progress=bar, on_message=print_message, **selection
+        )
+    except NothingWritten as error:
+        if as_json:
+            print_json(counts_of(error.generated))
+        raise
+    print_json(counts_of(generated)) if as_json else print_lines(*summary(out, generated))
+
+
+def _refuse_contradictions(config: GenerationConfig, *, teacher: str, model: str | None) -> None:
+    """Raise RecipeError for options that do not fit together."""
+    if config.mix is None and config.per_image != 1:
+        raise RecipeError(f"--per-image {config.per_image} needs --mix", "add --mix 58:23:77, or remove --per-image")
+    if config.mix is not None and not {"conversation", "detail", "reasoning"} <= set(config.kinds):
+        raise RecipeError("--mix needs the kinds conversation, detail and reasoning", "remove --kinds or --mix")
+    if model is None and teacher == "openai":
+        raise RecipeError("--teacher openai needs a model", "add --model with its name at the endpoint")
+    if model is not None and teacher == "rule":
+        raise RecipeError(f"--model {model}: the rule teacher uses no model", "add --teacher openai, or remove --model")
+    if model is None:
+        hint = "add --teacher openai and --model NAME, or remove the option"
+        refuse_given(TEACHER_OPTIONS, "only used with --teacher openai", hint)
+
+
+def _table(columns: str | None, images: Path | None, boxes: str | None) -> TableForm | None:
+    from vistune.datagen import TableForm
+
+    if columns is None and images is None and boxes is None:
+        return None
+    return TableForm(columns=_columns(columns), images=images, boxes=boxes)  # type: ignore[arg-type]
+
+
+def counts_of(generated: GeneratedData) -> dict[str, object]:
+    """Return the counts and the cost of a run as JSON values."""
+    reasons = Counter(reject.reason for reject in generated.rejects)
+    return {
+        "samples": len(generated.rows),
+        "rejected": len(generated.rejects),
+        "reasons": dict(reasons.most_common()),
+        "spent": generated.spent_dict,
+        **(generated.source.to_dict() if generated.source else {}),
+    }
+
+
+def _columns(text: str | None) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in text.split(",")] if text else []
+    if not all(name and column for name, _, column in pairs):
+        raise RecipeError(
+            f"--columns {text}: must be NAME=COLUMN pairs", "write for example image=file_name,captions=text"
+        )
+    return {name.strip(): column.strip() for name, _, column in pairs}
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Split a list at its commas; each name once."""
+    return tuple(dict.fromkeys(name.strip() for name in text.split(",")))
+
+
+def summary(out: Path, generated: GeneratedData) -> list[str]:
+    """Describe a finished run in a few lines: samples, rejects by reason, tokens and cost."""
+    rejects, spent = generated.rejects, generated.spent
+    reasons = Counter(reject.reason for reject in rejects).most_common()
+    listed = f" ({', '.join(f'{count} {reason}' for reason, count in reasons)}; see rejects.jsonl)" if reasons else ""
+    lines = [f"{out}: {count_of(len(generated.rows), 'sample')}, {len(rejects)} rejected{listed}"]
+    if rejects:
+        from vistune.datagen import describe_top_reject
+
+        lines.append(f"most rejected: {describe_top_reject(rejects)}")
+    if spent:
+        cost = f"${spent.dollars:.2f}" if spent.priced else "cost unknown (add the model's price with --prices)"
+        if spent.priced and spent.maybe_billed:
+            cost += f", and at most ${spent.maybe_dollars:.2f} for requests without an answer"
+        lines.append(
+            f"{spent.model}: {spent.prompt_tokens:,} prompt tokens, {spent.completion_tokens:,} completion "
+            f"tokens; {cost}"
+        )
+    lines += generated.source.lines() if generated.source else []
+    return [*lines, f"report: {out / 'report.html'}"]
+
+
+def plan_lines(plan: api.GenerationPlan) -> list[str]:
+    """Describe the requests that a run would send: their number, cost and time."""
+    cost, kinds, skipped = plan.cost, plan.cost.kinds, plan.source.skipped
+    listed = f" ({', '.join(f'{count:,} {kind}' for kind, count in kinds.items())})" if kinds else ""
+    lines = [
+        f"{count_of(cost.requests, 'request')}{listed}",
+        f"{cost.prompt_tokens:,} prompt and {cost.completion_tokens:,} completion tokens ({cost.tokens_by})",
+    ]
+    if cost.dollars is None or cost.dollars_at_most is None:
+        lines.append(f"cost unknown: {cost.how_to_price}")
+    else:
+        lines.append(f"${cost.dollars:.2f} expected, ${cost.dollars_at_most:.2f} at most")
+        if cost.budget is not None:
+            lines.append(f"--budget ${cost.budget:.2f}: {_fit(cost.budget, cost.dollars, cost.dollars_at_most)}")
+    lines.append(f"{cost.minutes:.1f} minutes ({cost.minutes_by})")
+    if "caption" in kinds:
+        lines.append("captions are requested only for images without one; to skip them, remove caption from --kinds")
+    if skipped:
+        lines.append(f"images skipped: {', '.join(f'{count:,} {reason}' for reason, count in skipped.items())}")
+    lines += lines_of(plan.source.unread)
+    return [*lines, "no request was sent; --json shows three complete requests"]
+
+
+def _fit(budget: float, expected: float, most: float) -> str:
+    """Describe whether the requests fit into the budget, in dollars."""
+    if most <= budget:
+        return "the maximum cost fits"
+    if expected <= budget:
+        return "the expected cost fits; if the cost exceeds it, the run stops and keeps all answers"
+    return "too low: the run would stop early and keep all answers"
+
+
+def _mix(text: str | None) -> tuple[int, int, int] | None:
+    if text is None:
+        return None
+    try:
+        conversation, detail, reasoning = (int(share) for share in text.split(":"))
+    except ValueError:
+        raise RecipeError(f"--mix {text}: must be three whole numbers", "write for example 58:23:77") from None
+    return conversation, detail, reasoning
