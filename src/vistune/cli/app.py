@@ -39,7 +39,7 @@ VERBS: Mapping[str, Callable[..., None]] = {
     "import": model.import_,
     "export": model.export,
     "draw": model.draw,
-    "report": evaluation.report,
+    "report": model.report,
     "why": model.why,
 }
 

@@ -1,4 +1,4 @@
-"""Verbs that measure: evaluate, answer, score and report."""
+"""Verbs that measure: evaluate, answer and score."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vistune import api
-from vistune.cli.commands import current_language, refuse_given
+from vistune.cli.commands import refuse_given
 from vistune.cli.console import (
     Device,
     Dtype,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 JUDGES = (  # parameters of `score` that only matter with a judge
     "base_url", "api_key_file", "concurrency", "budget", "prices", "judgements", "max_tokens", "extra_body", "opinions",
 )  # fmt: skip
+Again = Annotated[bool, typer.Option("--again", help="Replace saved answers instead of reusing them.")]
 NO_FIGURE = "a judge (vistune score --judge) or the benchmark's server (--submission) gives it"
 
 
@@ -65,7 +66,7 @@ def evaluate(
         Path | None,
         typer.Option(help="Folder for the answers. Default: the run folder, if all questions are asked."),
     ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Replace saved answers instead of reusing them.")] = False,
+    again: Again = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
@@ -154,7 +155,7 @@ def answer(
     out: Annotated[Path, typer.Option(help="Predictions file to write.")],
     images: Annotated[Path | None, typer.Option(help="Image folder. Default: the folder of the questions.")] = None,
     max_tokens: Annotated[int, typer.Option(help="Maximum number of tokens per answer.", min=1)] = 256,
-    again: Annotated[bool, typer.Option("--again", help="Replace saved answers instead of reusing them.")] = False,
+    again: Again = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quantize: Quantize = None,
@@ -350,38 +351,3 @@ def print_unparsed(count: int, examples: Sequence[tuple[str, str]]) -> None:
         print_lines(f"{count} answers cannot be parsed; the benchmark's rules decide how they count. Examples:")
     for name, text in examples:
         print_lines(f"    {name}: {text[:200]!r}")
-
-
-def report(
-    paths: Annotated[
-        list[Path],
-        typer.Argument(
-            help="One or more run folders, the --out folder of a comparison, a folder written by generate, or a "
-            "data file."
-        ),
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Data or several runs: file to write. Default: next to the data, or in the first run."),
-    ] = None,
-    images: Annotated[Path | None, typer.Option(help="Data: image folder.")] = None,
-    against: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Data: evaluation set (image folder or files) to search for the same images. Can be repeated."
-        ),
-    ] = None,
-    language: Annotated[
-        str | None, typer.Option("--lang", help="Language of the page: en or ko. Default: from the locale.")
-    ] = None,
-) -> None:
-    """Write an offline HTML page. It reports a run or a data set, or compares runs or models."""
-    language = language or current_language()
-    page = api.write_report(
-        *paths, out=out, images=images, against=against or (), language=language, progress=progress_bar
-    )
-    print_lines(str(page))
-    from vistune.report.plots import missing_font
-
-    if "<svg" in page.read_text(encoding="utf-8") and (missing := missing_font(language)) is not None:
-        print_message(missing)

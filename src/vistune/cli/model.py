@@ -1,4 +1,4 @@
-"""Verbs on models: quickstart, train, selftest, why, chat, serve, import, export and draw."""
+"""Verbs on models and runs: quickstart, train, selftest, why, chat, serve, import, export, draw and report."""
 
 from __future__ import annotations
 
@@ -32,6 +32,9 @@ from vistune.serving.api.limits import Limits, Settings
 if TYPE_CHECKING:
     from vistune._quickstart import QuickstartSummary
 
+AnyModel = Annotated[
+    Path, typer.Argument(help="Run folder, model folder, or a folder in any layout that import reads.")
+]
 DEFAULTS = Limits()
 
 
@@ -170,9 +173,7 @@ def chat(
 
 
 def serve(
-    model: Annotated[
-        Path, typer.Argument(help="Run folder, model folder, or a folder in any layout that import reads.")
-    ],
+    model: AnyModel,
     host: Annotated[
         str, typer.Option(help="Address to listen on. Other addresses than loopback need API keys.")
     ] = "127.0.0.1",
@@ -238,9 +239,7 @@ def import_(
 
 
 def export(
-    model: Annotated[
-        Path, typer.Argument(help="Run folder, model folder, or a folder in any layout that import reads.")
-    ],
+    model: AnyModel,
     out: Annotated[Path, typer.Argument(help="Output folder.")],
     layout: Annotated[str, typer.Option(help="Layout to write: llava-hf, llava-original or peft.")],
     merge: Annotated[bool, typer.Option(help="Merge LoRA adapters into the weights.")] = False,
@@ -285,3 +284,38 @@ def draw(
     """Draw a recipe's model and stages as diagrams. No weights are loaded."""
     for path in api.draw(load_recipe(recipe, overrides or []), out, language=language):
         print_lines(str(path))
+
+
+def report(
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            help="One or more run folders, the --out folder of a comparison, a folder written by generate, or a "
+            "data file."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Data or several runs: file to write. Default: next to the data, or in the first run."),
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Data: image folder.")] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Data: evaluation set (image folder or files) to search for the same images. Can be repeated."
+        ),
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option("--lang", help="Language of the page: en or ko. Default: from the locale.")
+    ] = None,
+) -> None:
+    """Write an offline HTML page. It reports a run or a data set, or compares runs or models."""
+    language = language or current_language()
+    page = api.write_report(
+        *paths, out=out, images=images, against=against or (), language=language, progress=progress_bar
+    )
+    print_lines(str(page))
+    from vistune.report.plots import missing_font
+
+    if "<svg" in page.read_text(encoding="utf-8") and (missing := missing_font(language)) is not None:
+        print_message(missing)
