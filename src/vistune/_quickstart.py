@@ -19,7 +19,6 @@ from vistune.progress import Progress, no_progress
 from vistune.recipe import load_recipe
 
 if TYPE_CHECKING:
-    from vistune.evaluation import DescriptionScore, EvaluationResult
     from vistune.evaluation.descriptions import PairCounts
     from vistune.evaluation.results import Estimate, Gap, GroupResult
 
@@ -93,7 +92,6 @@ def quickstart(
         RecipeError: `out` has a run already.
     """
     from vistune.datagen import GenerationConfig
-    from vistune.runs.folder import checkpoints_of
 
     if (out / "run.json").exists():
         raise RecipeError(f"{out}: holds a run already", f"look at {out / 'report.html'}, or give another --out")
@@ -114,35 +112,29 @@ def quickstart(
     clock.mark("check")
     api.train(recipe, out, progress=progress)
     clock.mark("train")
-    aligned = checkpoints_of(out)[0]
-    evals, questions = out / "evals", size.blind_questions
-    stage_1 = api.evaluate(
-        aligned, task="scenes", data=world, out=evals, blind=False, name="align", limit=questions, progress=progress
-    )
-    stage_2 = api.evaluate(out, task="scenes", data=world, out=evals, blind_limit=questions, progress=progress)
-    unseen = api.evaluate(out, task="combinations", data=world, out=evals, blind=False, progress=progress)
-    described = api.describe(out, world, "heldout", out=evals, limit=size.descriptions, progress=progress)
+    summary = evaluate(out, world, size, progress)
     clock.mark("evaluate")
-    summary = replace(
-        summarise(stage_1, stage_2, unseen, described),
-        seconds=dict(clock.seconds),
-        peak_memory_mb=peak_memory_mb(),
-        seed=recipe.seed,
-    )
+    summary = replace(summary, seconds=dict(clock.seconds), peak_memory_mb=peak_memory_mb(), seed=recipe.seed)
     write_json(out / "summary.json", summary.to_dict())
     api.write_report(out, language=language)
     clock.mark("report")
+    # Written again with the seconds of the report, which reads this file.
     summary = replace(summary, seconds=clock.seconds)
-    write_json(
-        out / "summary.json", summary.to_dict()
-    )  # again: the report reads the file, and now its seconds are known
+    write_json(out / "summary.json", summary.to_dict())
     return summary
 
 
-def summarise(
-    stage_1: EvaluationResult, stage_2: EvaluationResult, unseen: EvaluationResult, described: DescriptionScore
-) -> QuickstartSummary:
-    """Sum up the evaluations, without seconds, memory and seed."""
+def evaluate(run: Path, world: Path, size: Size, progress: Progress) -> QuickstartSummary:
+    """Evaluate both stages and sum up, without seconds, memory and seed."""
+    from vistune.runs.folder import checkpoints_of
+
+    aligned, evals, questions = checkpoints_of(run)[0], run / "evals", size.blind_questions
+    stage_1 = api.evaluate(
+        aligned, task="scenes", data=world, out=evals, blind=False, name="align", limit=questions, progress=progress
+    )
+    stage_2 = api.evaluate(run, task="scenes", data=world, out=evals, blind_limit=questions, progress=progress)
+    unseen = api.evaluate(run, task="combinations", data=world, out=evals, blind=False, progress=progress)
+    described = api.describe(run, world, "heldout", out=evals, limit=size.descriptions, progress=progress)
     majority, gap = stage_2.majority, stage_2.gap
     if stage_2.without_image is None or stage_2.wrong_image is None or gap is None or majority is None:
         raise DataError("the quickstart's test questions are about fewer than two images", "draw more scenes")
