@@ -219,8 +219,8 @@ def parse_yaml(text: str, name: str) -> JsonValue:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise RecipeError(f"{name}{line}: not YAML: {getattr(error, 'problem', error)}", "mend the line") from None
+        raise RecipeError(f"{name}{line}: not YAML: {getattr(error, 'problem', error)}", "correct the line") from None
     except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         # PyYAML's own constructors, on a tag that does not fit its value, a number of thousands of digits, or brackets
         # without end.
-        raise RecipeError(f"{name}: not YAML that a recipe holds: {str(error)[:80]}", "write plain values") from None
+        raise RecipeError(f"{name}: not YAML that can be read: {str(error)[:80]}", "write plain values") from None
