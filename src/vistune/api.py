@@ -554,7 +554,7 @@ def chat(
     **options: Unpack[LoadOptions],
 ) -> None:
     """Chat with a model in the terminal."""
-    from vistune.serving.chat.terminal import chat, describe_image
+    from vistune.serving.chat import chat, describe_image
 
     for path in images:
         describe_image(path)  # refuse a file that is not an image before the weights are loaded

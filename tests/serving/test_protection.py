@@ -21,8 +21,8 @@ from running_servers import CHAT, Running, body, data_url, png, question, runnin
 from vistune.errors import RecipeError
 from vistune.serving.api import guard
 from vistune.serving.api.fetch import Fetcher, is_public
+from vistune.serving.api.guard import Refusal
 from vistune.serving.api.limits import Limits, Settings
-from vistune.serving.api.refusal import Refusal
 from vistune.serving.api.server import check
 
 KEY, OTHER = "sk-canary-0123456789", "sk-another-9876543210"

@@ -20,9 +20,9 @@ from vistune.errors import DataError
 from vistune.generation import Assistant
 from vistune.recipe import DataSource, Model, Recipe, Stage
 from vistune.runs import checkpoint
-from vistune.serving.chat import terminal
-from vistune.serving.chat.keyboard import Keyboard, printable
-from vistune.serving.chat.terminal import COMMANDS, ChatSession, chat
+from vistune.serving import chat as terminal
+from vistune.serving.chat import COMMANDS, ChatSession, chat
+from vistune.serving.keyboard import Keyboard, printable
 from vistune.translations import catalogue
 
 
@@ -116,7 +116,7 @@ def test_a_picture_option_that_is_none_ends_the_command(tmp_path: Path) -> None:
 
 @pytest.fixture
 def talk(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> ChatSession:
-    monkeypatch.setattr("vistune.serving.chat.terminal.MAX_TOKENS", 4)
+    monkeypatch.setattr("vistune.serving.chat.MAX_TOKENS", 4)
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     return ChatSession(Assistant(bench.model, bench.processor), Keyboard())
 
@@ -215,6 +215,6 @@ def test_every_word_of_the_terminal_has_its_korean() -> None:
     noted = set(re.findall(r'(?:session|self)\.note\(\s*"([^"]+)"', source)) | {
         command.about for command in COMMANDS.values()
     }
-    known = catalogue("serving/chat/terminal", "ko")
+    known = catalogue("serving/chat", "ko")
     assert noted <= set(known)
     assert all(f'"{english}"' in source for english in known), "words that are no longer said"

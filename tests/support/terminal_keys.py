@@ -19,7 +19,7 @@ OWNED = (
 )
 CHAT = "from vistune.cli import main; main()"
 ECHO = """
-from vistune.serving.chat.keyboard import Keyboard
+from vistune.serving.keyboard import Keyboard
 keyboard = Keyboard(["/image", "/help"])
 while True:
     try:

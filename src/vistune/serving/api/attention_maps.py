@@ -16,7 +16,7 @@ from fastapi import Request
 
 from vistune.generation import AttentionMaps, answered_prompt, compute_attention_maps
 from vistune.generation.attention_maps import AnsweredPrompt
-from vistune.serving.api.refusal import Refusal
+from vistune.serving.api.guard import Refusal
 from vistune.serving.api.schema import AttentionBody, AttentionView, read_attention_request
 from vistune.serving.api.service import ActiveRequest, ModelService
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import httpx2
 
 from vistune.processor import LARGEST_FILE_BYTES
-from vistune.serving.api.refusal import Refusal
+from vistune.serving.api.guard import Refusal
 
 SECONDS = 10.0  # per image, including redirects
 REDIRECTS = 3

@@ -1,7 +1,10 @@
-"""Check every request before it reaches a route: host, origin, API key and free capacity.
+"""Refuse requests: errors in OpenAI's format, and the checks of every request before it reaches a route.
 
-Also adds the security headers to every response, and logs an id, the method, the route, the status and the seconds.
-The log contains no text from clients.
+The guard also adds the security headers to every response, and logs an id, the method, the route, the status and the
+seconds. The log contains no text from clients.
+
+An error is {"error": {message, type, param, code}}. Its message never repeats a client's text, except names that
+vistune knows, and contains no path, address or stack trace.
 """
 
 from __future__ import annotations
@@ -14,22 +17,28 @@ import re
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vistune.errors import RecipeError
+from vistune.errors import DataError, RecipeError, VistuneError
 from vistune.files import read_text
-from vistune.serving.api.metrics import ServerMetrics
-from vistune.serving.api.refusal import Refusal
+from vistune.generation.fields import FieldError
 from vistune.serving.api.static import PATHS
+
+if TYPE_CHECKING:
+    from vistune.serving.api.service import ServerMetrics
 
 logger = logging.getLogger("vistune.serving")
 
 CHAT, ATTENTION = MODEL_PATHS = "/v1/chat/completions", "/v1/looks"  # paths whose requests use the model
 OPEN_PATHS = PATHS | {"/health"}  # without a key: a browser has none before the page asks for it
+LONGEST_MESSAGE = 400  # characters
+TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 HEADERS = {
@@ -39,6 +48,54 @@ HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
 }
+
+
+class Refusal(Exception):
+    """An HTTP error (status 400 or more) with its message."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.headers = headers
+        kind = TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
+        self.body = {"error": {"message": message[:LONGEST_MESSAGE], "type": kind, "param": param, "code": code}}
+
+    def response(self) -> JSONResponse:
+        """Return the HTTP response."""
+        return JSONResponse(self.body, self.status, headers=self.headers)
+
+
+def field_refusal(error: FieldError) -> Refusal:
+    """Return the error for a field of a request."""
+    code = "unsupported_parameter" if error.is_unsupported else "invalid_value"
+    return Refusal(400, _with_hint(error), code=code, param=error.path or None)
+
+
+def image_refusal(error: DataError, param: str) -> Refusal:
+    """Return the error for an image that cannot be read."""
+    return Refusal(400, _with_hint(error), code="invalid_image", param=param)
+
+
+def conversation_refusal(error: VistuneError) -> Refusal:
+    """Return the error for a conversation that the template cannot render."""
+    return (
+        field_refusal(error)
+        if isinstance(error, FieldError)
+        else field_refusal(FieldError("messages", error.message, error.hint))
+    )
+
+
+def _with_hint(error: VistuneError) -> str:
+    return f"{error.message}; {error.hint}" if error.hint else error.message
 
 
 def read_keys(path: Path) -> tuple[bytes, ...]:

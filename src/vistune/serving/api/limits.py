@@ -26,7 +26,7 @@ class Limits:
     body_seconds: float = 30.0
     write_seconds: float = 30.0  # time for which a client may leave its answer unread
     answer_seconds: float = 300.0
-    drain_seconds: float = 30.0  # time for running answers after the server was told to stop
+    drain_seconds: float = 30.0  # time for running answers after the server was asked to stop
     heartbeat_seconds: float = 15.0  # between comments on a stream that has no text yet
 
     @property

@@ -23,8 +23,7 @@ from vistune.generation import PendingAnswer
 from vistune.generation.fields import Body
 from vistune.serving.api import schema, static
 from vistune.serving.api.attention_maps import attention_maps
-from vistune.serving.api.guard import ATTENTION, CHAT, is_loopback, log_error, server_error
-from vistune.serving.api.refusal import Refusal
+from vistune.serving.api.guard import ATTENTION, CHAT, Refusal, is_loopback, log_error, server_error
 from vistune.serving.api.schema import AttentionRequest, ChatRequest, unused_header
 from vistune.serving.api.service import ActiveRequest, ModelService
 
@@ -61,50 +60,8 @@ class EventStream(StreamingResponse):
 def make_app(service: ModelService) -> FastAPI:
     """Return the application with all routes of a service."""
     app = FastAPI(title="vistune", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
-
-    @app.exception_handler(Refusal)
-    async def _refused(request: Request, refusal: Refusal) -> Response:
-        service.metrics.rejects.labels(refusal.code).inc()
-        return refusal.response()
-
-    @app.exception_handler(ClientDisconnect)
-    async def _disconnected(request: Request, error: ClientDisconnect) -> Response:
-        return Response(status_code=499)  # only for the metrics: the client has gone
-
-    @app.exception_handler(Exception)
-    async def _failed(request: Request, error: Exception) -> Response:  # raised again, and logged by the guard
-        return server_error(request.state.request_id).response()
-
-    @app.exception_handler(HTTPException)
-    async def _wrong_route(request: Request, error: HTTPException) -> Response:
-        message = wrong_route_message(error.status_code, request, (error.headers or {}).get("Allow", ""))
-        return Refusal(error.status_code, message, code=f"http_{error.status_code}", headers=error.headers).response()
-
-    @app.get("/health", responses=responses(schema.Health, unavailable=schema.Health))
-    async def health() -> Response:
-        alive = service.engine.is_stepping
-        return JSONResponse({"status": "ok" if alive else "engine stopped"}, 200 if alive else 503)
-
-    @app.get("/ready", responses=responses(schema.Readiness, unavailable=schema.Readiness))
-    async def ready() -> Response:
-        is_ready = service.engine.is_stepping and not service.is_draining
-        return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
-
-    @app.get("/metrics", response_class=PlainTextResponse)
-    async def metrics() -> Response:
-        return Response(service.metrics.page(), media_type="text/plain; version=0.0.4")
-
-    @app.get("/v1/models/", include_in_schema=False)
-    @app.get("/v1/models", responses=responses(schema.ModelList))
-    async def models() -> Response:
-        return JSONResponse(schema.ModelList(object="list", data=[service.model_body()]))
-
-    @app.get("/v1/models/{name:path}", responses=responses(schema.ModelBody))
-    async def model(name: str) -> Response:
-        if name.rstrip("/") != service.name:
-            message = f"model: not a model of this server; it serves {service.name!r}"
-            raise Refusal(404, message, code="model_not_found", param="model")
-        return JSONResponse(service.model_body())
+    add_error_handlers(app, service)
+    add_status_routes(app, service)
 
     @app.post(
         ATTENTION,
@@ -142,7 +99,59 @@ def make_app(service: ModelService) -> FastAPI:
     return app
 
 
-def responses(body: Any, *, unavailable: Any = None, streams: bool = False) -> Responses:
+def add_error_handlers(app: FastAPI, service: ModelService) -> None:
+    """Answer every error in OpenAI's format."""
+
+    @app.exception_handler(Refusal)
+    async def _refused(request: Request, refusal: Refusal) -> Response:
+        service.metrics.rejects.labels(refusal.code).inc()
+        return refusal.response()
+
+    @app.exception_handler(ClientDisconnect)
+    async def _disconnected(request: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=499)  # only for the metrics: the client has gone
+
+    @app.exception_handler(Exception)
+    async def _failed(request: Request, error: Exception) -> Response:  # raised again, and logged by the guard
+        return server_error(request.state.request_id).response()
+
+    @app.exception_handler(HTTPException)
+    async def _wrong_route(request: Request, error: HTTPException) -> Response:
+        message = wrong_route_message(error.status_code, request, (error.headers or {}).get("Allow", ""))
+        return Refusal(error.status_code, message, code=f"http_{error.status_code}", headers=error.headers).response()
+
+
+def add_status_routes(app: FastAPI, service: ModelService) -> None:
+    """Add the routes that report the state of the server and its model."""
+
+    @app.get("/health", responses=responses(schema.Health, unavailable=schema.Health))
+    async def health() -> Response:
+        alive = service.engine.is_stepping
+        return JSONResponse({"status": "ok" if alive else "engine stopped"}, 200 if alive else 503)
+
+    @app.get("/ready", responses=responses(schema.Readiness, unavailable=schema.Readiness))
+    async def ready() -> Response:
+        is_ready = service.engine.is_stepping and not service.is_draining
+        return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
+
+    @app.get("/metrics", response_class=PlainTextResponse)
+    async def metrics() -> Response:
+        return Response(service.metrics.page(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/v1/models/", include_in_schema=False)
+    @app.get("/v1/models", responses=responses(schema.ModelList))
+    async def models() -> Response:
+        return JSONResponse(schema.ModelList(object="list", data=[service.model_body()]))
+
+    @app.get("/v1/models/{name:path}", responses=responses(schema.ModelBody))
+    async def model(name: str) -> Response:
+        if name.rstrip("/") != service.name:
+            message = f"model: not a model of this server; it serves {service.name!r}"
+            raise Refusal(404, message, code="model_not_found", param="model")
+        return JSONResponse(service.model_body())
+
+
+def responses(body: type[object], *, unavailable: type[object] | None = None, streams: bool = False) -> Responses:
     """Document the responses of a route: its body, OpenAI's errors, and a body for status 503 if that is no error."""
     documented: Responses = {
         200: {"model": body, "description": "The answer"},

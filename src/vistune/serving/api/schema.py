@@ -34,8 +34,8 @@ from vistune.generation.messages import (
     check_message,
     require_question,
 )
+from vistune.serving.api.guard import Refusal, field_refusal
 from vistune.serving.api.limits import Limits
-from vistune.serving.api.refusal import Refusal, field_refusal
 
 MOST_MESSAGES = 1000
 # Parameters of OpenAI and vLLM that change an answer, with the values that do not; () stands for those of NOTHING.
@@ -124,7 +124,7 @@ class ChatRequest(Body):
 
     @field_validator("stop", mode="before", json_schema_input_type=Stops | Stop | None)
     @classmethod
-    def _one_stop(cls, given: Any) -> Any:
+    def _one_stop(cls, given: object) -> object:
         return [given] if isinstance(given, str) else given
 
     def sampling(self) -> Sampling:

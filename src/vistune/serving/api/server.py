@@ -1,4 +1,4 @@
-"""`vistune serve`: one process, one model, HTTP on one socket until the process is told to stop.
+"""`vistune serve`: one process, one model, HTTP on one socket until the process is asked to stop.
 
 After SIGTERM the server is not ready any more and answers new requests with 503. The process ends with exit code 0 when
 the running answers are finished.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import json
 import logging
 import socket
 import sys
@@ -23,7 +24,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from vistune.errors import RecipeError
 from vistune.generation import Assistant
 from vistune.serving.api.fetch import Fetcher
-from vistune.serving.api.guard import Guard, is_loopback, logger, read_keys
+from vistune.serving.api.guard import Guard, Refusal, is_loopback, logger, read_keys
 from vistune.serving.api.limits import Limits, Settings
 from vistune.serving.api.routes import make_app
 from vistune.serving.api.service import ModelService
@@ -69,8 +70,7 @@ class Protocol(H11Protocol):
         """Answer a malformed request with the status that h11 gives: 431 for headers that are too long."""
         error = sys.exc_info()[1]
         status = getattr(error, "error_status_hint", 400)
-        body = b'{"error": {"message": "not a valid HTTP/1.1 request", "type": "invalid_request_error", "param": null, '
-        body += b'"code": "invalid_http"}}'
+        body = json.dumps(Refusal(400, "not a valid HTTP/1.1 request", code="invalid_http").body).encode()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             headers = [
                 ("content-type", "application/json"),
@@ -165,7 +165,7 @@ class Server(uvicorn.Server):
 
 
 def serve(assistant: Assistant, settings: Settings, *, announce: Callable[[str], None]) -> None:
-    """Answer requests until the process is told to stop; call `announce` with the address when the server listens."""
+    """Answer requests until the process is asked to stop; call `announce` with the address when the server listens."""
     if not logger.handlers:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))

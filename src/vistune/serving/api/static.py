@@ -8,7 +8,6 @@ import random
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -53,7 +52,7 @@ def contents() -> Mapping[str, tuple[str, bytes]]:
 
 def _samples() -> dict[str, tuple[str, bytes]]:
     """Draw held-out scenes, and write their list with a question about each."""
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     files: dict[str, tuple[str, bytes]] = {}
     scenes = list(scenes_of("heldout", max(SAMPLE_SCENES) + 1, SEED))
     for (number, kind), path in zip(SAMPLE_SCENES.items(), SAMPLE_IMAGES, strict=True):
@@ -70,5 +69,5 @@ def _samples() -> dict[str, tuple[str, bytes]]:
 
 def _questions(scene: Scene, kind: str) -> dict[str, str]:
     """Return a question about the scene in each language."""
-    facts = {language: ask(scene, kind, language, random.Random(SEED)) for language in DETAIL}
-    return {language: fact.question for language, fact in facts.items() if fact is not None}
+    asked = {language: ask(scene, kind, language, random.Random(SEED)) for language in DETAIL}
+    return {language: claim.question for language, claim in asked.items() if claim is not None}

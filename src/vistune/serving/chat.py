@@ -1,4 +1,4 @@
-"""Chat with a model in a terminal, in English or Korean (`terminal.ko.json`).
+"""Chat with a model in a terminal, in English or Korean (`chat.ko.json`).
 
 A line is a command or a question. Answers are streamed to stdout. An error is one line, and the chat continues.
 """
@@ -11,7 +11,6 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,7 +18,7 @@ from vistune.errors import DataError, VistuneError
 from vistune.files import write_atomic
 from vistune.generation import Assistant, Sampling
 from vistune.processor import open_image
-from vistune.serving.chat.keyboard import Keyboard, paths_in
+from vistune.serving.keyboard import Keyboard, paths_in
 from vistune.translations import catalogue
 from vistune.types import ImageRef, Message
 
@@ -30,7 +29,7 @@ class ChatSession:
     """One conversation: its messages, the images for the next question, and the sampling temperature."""
 
     def __init__(self, assistant: Assistant, keyboard: Keyboard, *, language: str = "en") -> None:
-        self.texts = catalogue("serving/chat/terminal", language)
+        self.texts = catalogue("serving/chat", language)
         self.assistant = assistant
         self.keyboard = keyboard
         self.messages: list[Message] = []
@@ -237,7 +236,7 @@ def _markdown(messages: Sequence[Message], path: Path) -> str:
 
 def _messages_record(messages: Sequence[Message], path: Path) -> str:
     images = [_relative(image, path) for message in messages for image in message.images]
-    listed: list[dict[str, Any]] = [
+    listed: list[dict[str, object]] = [
         {
             "role": message.role,
             "content": [

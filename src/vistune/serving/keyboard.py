@@ -14,7 +14,7 @@ import sys
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from vistune.files import user_cache
 
@@ -29,7 +29,7 @@ class Keyboard:
         self.is_typed = sys.stdin.isatty()
         self._words = words
         self._history: Path | None = None
-        self._readline: Any = self._edited() if self.is_interactive else None
+        self._readline: ModuleType | None = self._edited() if self.is_interactive else None
 
     def read(self, prompt: str) -> str:
         """Return the next line in Unicode form NFC, like the text that models are trained on.
@@ -59,7 +59,7 @@ class Keyboard:
         sys.stderr.write(printable(text) + end)
         sys.stderr.flush()
 
-    def _edited(self) -> Any:
+    def _edited(self) -> ModuleType | None:
         """Return readline with the user's history, or None if this Python was built without it."""
         if locale.nl_langinfo(locale.CODESET) != "UTF-8":
             # In the C locale readline counts bytes: a backspace would leave a third of a Korean letter. It reads the
@@ -90,7 +90,7 @@ class Keyboard:
 
     def _remember(self, line: str) -> None:
         """Append the line to the history file at once, so that a kill loses nothing."""
-        if self._history is None or not line.strip():
+        if self._readline is None or self._history is None or not line.strip():
             return
         try:
             self._readline.append_history_file(1, self._history)
@@ -99,7 +99,9 @@ class Keyboard:
             self._history = None
 
     def _complete(self, begun: str, number: int) -> str | None:
-        """Return the `number`th completion: of a command at the start of a line, of a file name after a command."""
+        """Return the `number`th completion, of a command at the start of a line or of a file name after a command."""
+        if self._readline is None:
+            return None
         if self._readline.get_begidx() == 0:
             completions = [f"{word} " for word in self._words if begun and word.startswith(begun)]
         elif self._readline.get_line_buffer().startswith("/"):
