@@ -39,7 +39,7 @@ def read(folder: Path) -> tuple[list[Any], list[int]]:
     try:
         found = [record for _, record in journal.records()]
         assert all(journal.read(offset) == record for offset, record in journal.records())
-        return found, [bad.number for bad in journal.bad]
+        return found, list(journal.damaged)
     finally:
         journal.close()
 

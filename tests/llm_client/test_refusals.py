@@ -168,7 +168,7 @@ def test_a_refusal_of_a_value_or_of_something_else_changes_no_parameter(message:
 def test_a_default_that_a_service_does_not_take_is_left_out_and_a_value_of_the_users_never(message: str) -> None:
     body = json.dumps({"model": "m", "messages": [], "max_tokens": 9, "temperature": 0.7}).encode()
     error = ServiceError(message, "invalid_request_error")
-    assert Dialect().adapted(error, body) == Dialect(left_out=("temperature",))
+    assert Dialect().adapted(error, body) == Dialect(omitted=("temperature",))
     assert Dialect().adapted(error, body, kept=("temperature",)) == Dialect()
 
 

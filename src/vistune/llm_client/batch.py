@@ -16,10 +16,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from vistune.errors import BudgetError, RecipeError, TeacherError
-from vistune.llm_client.client import LARGEST_BODY, Outcome
+from vistune.llm_client.client import LARGEST_BODY, Outcome, RequestOptions
 from vistune.llm_client.journal import dollars_of, reply_record
 from vistune.llm_client.refusals import Dialect, read_dialect
 from vistune.llm_client.replies import read_completion
@@ -45,7 +45,7 @@ class BatchRequest:
 async def ask_batch(
     runner: RequestRunner, requests: Sequence[BatchRequest], *, poll_seconds: float, report: Callable[[str], None]
 ) -> None:
-    """Send all requests that have no reply; what a batch leaves unanswered is sent in another batch.
+    """Send all requests that have no reply; a request that a batch leaves unanswered is sent in another one.
 
     Raises:
         TeacherError: A round of batches answered nothing.
@@ -162,7 +162,7 @@ class _BatchRun:
             raise RecipeError(f"batch {batch['id']} failed: {errors}", "fix what the message names")
         return answered
 
-    async def _call(self, method: str, path: str, **options: Any) -> dict[str, Any]:
+    async def _call(self, method: str, path: str, **options: Unpack[RequestOptions]) -> dict[str, Any]:
         """Make a call that costs nothing; a GET is repeated if the service or the network fails."""
         runner = self.runner
         outcome = Outcome("failed", 0, "")

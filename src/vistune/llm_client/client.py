@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 from vistune.errors import RecipeError
 from vistune.files import read_text
@@ -39,6 +39,16 @@ Kind = Literal["reply", "limited", "failed", "unknown", "refused", "adapted", "s
 - stop_quota: the quota is spent
 - stop_recipe: key, model or address is wrong
 """
+
+
+class RequestOptions(TypedDict, total=False):
+    """The body of a request, in one of httpx's forms, and further headers."""
+
+    content: bytes
+    json: Mapping[str, object]
+    data: Mapping[str, str]
+    files: Mapping[str, tuple[str, bytes, str]]
+    headers: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +121,9 @@ class Client:
         outcome = await self.request("POST", self.chat, chat=True, content=body, headers=headers)
         return replace(outcome, seconds=time.monotonic() - began)
 
-    async def request(self, method: str, path: str | httpx2.URL, *, chat: bool = False, **options: Any) -> Outcome:
+    async def request(
+        self, method: str, path: str | httpx2.URL, *, chat: bool = False, **options: Unpack[RequestOptions]
+    ) -> Outcome:
         """Send one request and classify its answer; with `chat`, a streamed answer is joined."""
         import httpx2
 
@@ -169,7 +181,9 @@ class Client:
         return Outcome("reply", 200, "")
 
     @asynccontextmanager
-    async def _stream(self, method: str, path: str | httpx2.URL, **options: Any) -> AsyncIterator[httpx2.Response]:
+    async def _stream(
+        self, method: str, path: str | httpx2.URL, **options: Unpack[RequestOptions]
+    ) -> AsyncIterator[httpx2.Response]:
         connection = min(self.connections, key=lambda each: each.in_flight)
         connection.in_flight += 1
         try:
@@ -199,7 +213,7 @@ async def _read_limited(response: httpx2.Response) -> tuple[bytes, bool]:
 
 
 def classify(status: int, headers: Mapping[str, str], body: str) -> Outcome:
-    """Classify an HTTP answer: what it means for the request and for the run."""
+    """Classify an HTTP answer by its meaning for the request and for the run."""
     if status == 200:
         inside = error_in_reply(body)
         if inside is None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import json
+import mmap
 import os
 import time
 import zlib
@@ -28,14 +29,6 @@ from vistune.llm_client.limits import Price
 from vistune.llm_client.replies import ServiceCompletion
 
 Record = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class BadLine:
-    """A damaged line of the journal: its number, counted from 1, and the reason."""
-
-    number: int
-    why: str
 
 
 def encode_record(record: Record) -> bytes:
@@ -67,7 +60,7 @@ def make_folder(folder: Path) -> None:
 class Journal:
     """An append-only file of records. `append` returns when the record is on disk; many appends share one fsync.
 
-    No reply is kept in memory: `read` reads one record from the disk.
+    Replies are not held in memory: `read` reads one record from the disk.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -77,56 +70,47 @@ class Journal:
             self.lock = Lock(folder / "journal.lock")
             self.handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             sync_folder(folder)
-            self.end = self._cut_torn_tail()
+            self.end = self._cut_incomplete_line()
         except OSError as error:
             raise RecipeError(
                 f"{self.path}: cannot be written: {error.strerror}",
                 "free some space or repair the disk, or give another --out",
             ) from None
-        self.bad: list[BadLine] = []
+        self.damaged: dict[int, str] = {}  # line number, counted from 1 -> reason
         self.waiting: list[tuple[bytes, asyncio.Future[int]]] = []
         self.writer: asyncio.Task[None] | None = None
 
-    def _cut_torn_tail(self) -> int:
+    def _cut_incomplete_line(self) -> int:
         """Remove an incomplete last line, which an interrupted write left; return the new size."""
         size = os.fstat(self.handle).st_size
-        position, chunk = size, b""
-        while position > 0:
-            step = min(position, 1 << 16)
-            chunk = os.pread(self.handle, step, position - step)
-            newline = chunk.rfind(b"\n")
-            if newline >= 0:
-                position = position - step + newline + 1
-                break
-            position -= step
-        if position < size:
-            os.ftruncate(self.handle, position)
+        if size == 0:
+            return 0
+        with mmap.mmap(self.handle, size, access=mmap.ACCESS_READ) as content:
+            end = content.rfind(b"\n") + 1
+        if end < size:
+            os.ftruncate(self.handle, end)
             os.fsync(self.handle)
-        return position
+        return end
 
     def records(self) -> Iterator[tuple[int, Record]]:
-        """Yield (offset in bytes, record) of every intact line; damaged lines are collected in `bad`."""
-        self.bad = []
+        """Yield (offset in bytes, record) of every intact line; damaged lines are collected in `damaged`."""
+        self.damaged = {}
         offset = 0
         with open(self.path, "rb") as file:
             for number, line in enumerate(file, start=1):
                 try:
                     yield offset, decode_record(line)
                 except ValueError as error:
-                    self.bad.append(BadLine(number, str(error)))
+                    self.damaged[number] = str(error)
                 offset += len(line)
 
     def read(self, offset: int) -> Record:
         """Read the record at an offset that `records` or `append` returned."""
-        pieces, position = b"", offset
-        while True:
-            piece = os.pread(self.handle, 1 << 14, position)
-            pieces += piece
-            position += len(piece)
-            if not piece or b"\n" in piece:
-                break
+        with open(self.path, "rb") as file:
+            file.seek(offset)
+            line = file.readline()
         try:
-            return decode_record(pieces[: pieces.find(b"\n") + 1])
+            return decode_record(line)
         except ValueError as error:
             raise DataError(f"{self.path}: the record at byte {offset}: {error}", "check the disk") from None
 
@@ -251,9 +235,9 @@ def read_ledger(journal: Journal) -> Ledger:
         ledger.add(offset, record)
     ledger.count_open_intents_as_spent()
     ledger.refused.clear()  # send refused requests of earlier runs again: their cause may be fixed
-    if journal.bad:
-        ledger.outcomes["damaged_line"] = len(journal.bad)
-        rows = [{"line": bad.number, "why": bad.why} for bad in journal.bad]
+    if journal.damaged:
+        ledger.outcomes["damaged_line"] = len(journal.damaged)
+        rows = [{"line": number, "why": reason} for number, reason in journal.damaged.items()]
         write_jsonl(journal.path.with_name("journal.damaged.jsonl"), rows)
     return ledger
 

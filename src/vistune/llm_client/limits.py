@@ -54,7 +54,7 @@ def backoff_seconds(attempt: int, rng: random.Random, *, first: float = 0.5, mos
 class RateLimiter:
     """Decides how many requests may be in flight and when the next one may be sent.
 
-    The first request is sent alone until it succeeds, so a wrong key or model costs one call. Then all slots open.
+    No other request is sent until the first one succeeds, so a wrong key or model costs one call. Then all slots open.
     A 429 removes a share of the slots, and successes add them again one by one (additive increase, multiplicative
     decrease). Many failures in a row open the circuit: only a probe is sent from time to time.
 
@@ -247,7 +247,7 @@ class Budget:
             self.in_flight += 1
 
     async def settle(self, worst: float, actual: float) -> None:
-        """Replace a reservation by what was really paid."""
+        """Replace a reservation by the actual cost."""
         async with self.changed:
             self.reserved -= worst
             self.spent += actual

@@ -270,7 +270,7 @@ class Dialect:
     """The form of requests that a service accepts; the default is OpenAI's original chat completion."""
 
     length_field: str = "max_tokens"
-    left_out: tuple[str, ...] = ()
+    omitted: tuple[str, ...] = ()  # fields that are not sent
     stream: bool = False
     stream_usage: bool = True
     system: bool = True  # whether system messages are accepted
@@ -278,9 +278,9 @@ class Dialect:
     def apply(self, body: bytes, *, batch: bool = False) -> bytes:
         """Convert a request's body to this form; unchanged bytes for the default form. A batch never streams."""
         stream = self.stream and not batch
-        if self.length_field == "max_tokens" and not self.left_out and not stream and self.system:
+        if self.length_field == "max_tokens" and not self.omitted and not stream and self.system:
             return body
-        tree = {name: value for name, value in json.loads(body).items() if name not in self.left_out}
+        tree = {name: value for name, value in json.loads(body).items() if name not in self.omitted}
         if "max_tokens" in tree:
             tree[self.length_field] = tree.pop("max_tokens")
         if not self.system:
@@ -295,7 +295,7 @@ class Dialect:
         """Return the form to try after a refusal; this form if the refusal names no parameter that we set.
 
         Args:
-            kept: Fields that the user added or set, which are never left out.
+            kept: Fields that the user added or set, which are always sent.
         """
         changed, sent = self, _tree(body)
         length = sent.get("max_tokens")
@@ -306,9 +306,9 @@ class Dialect:
         other = LENGTH_FIELDS[1 - LENGTH_FIELDS.index(self.length_field)]
         if _refuses(error, self.length_field, length) or _requires(error, other):
             changed = replace(changed, length_field=other)
-        for name in sorted(set(sent) - NEEDED - set(kept) - set(self.left_out)):
+        for name in sorted(set(sent) - NEEDED - set(kept) - set(self.omitted)):
             if _refuses(error, name, sent[name]):
-                changed = replace(changed, left_out=(*changed.left_out, name))
+                changed = replace(changed, omitted=(*changed.omitted, name))
         if self.system and _SYSTEM_REFUSED.search(error.message):
             changed = replace(changed, system=False)
         if not batch and _about_stream(error, required=not self.stream):
@@ -320,7 +320,7 @@ class Dialect:
         parts = []
         if self.length_field != before.length_field:
             parts.append(f"takes {self.length_field} in place of {before.length_field}")
-        if names := [name for name in self.left_out if name not in before.left_out]:
+        if names := [name for name in self.omitted if name not in before.omitted]:
             parts.append(f"refuses {', '.join(names)}, which is left out")
         if self.stream != before.stream:
             parts.append("only streams, so replies are streamed" if self.stream else "does not stream")
@@ -330,16 +330,18 @@ class Dialect:
             parts.append("takes no system message, so its text starts the first question")
         return f"the service {' and '.join(parts)}"
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    def to_dict(self) -> dict[str, object]:
+        """Return the form for the journal, in which omitted fields have the key `left_out`."""
+        tree = asdict(self)
+        return {"length_field": tree.pop("length_field"), "left_out": tree.pop("omitted"), **tree}
 
 
 def read_dialect(tree: object) -> Dialect:
     """Read a form that an earlier run wrote into the journal; the default if it is unreadable."""
     if not isinstance(tree, Mapping) or tree.get("length_field") not in LENGTH_FIELDS:
         return Dialect()
-    left_out = tree.get("left_out")
-    names = tuple(str(name) for name in left_out) if isinstance(left_out, list) else ()
+    omitted = tree.get("left_out")
+    names = tuple(str(name) for name in omitted) if isinstance(omitted, list) else ()
     return Dialect(
         str(tree["length_field"]),
         tuple(name for name in names if name not in NEEDED),

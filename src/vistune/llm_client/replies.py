@@ -1,4 +1,4 @@
-"""Read the body of a chat completion: its text, token counts, and what is wrong with it; join streamed replies.
+"""Read the body of a chat completion: its text, token counts and faults; join streamed replies.
 
 body -> ServiceCompletion
 "data: {...}" lines (server-sent events) -> one completion body with reasoning and usage, or the streamed error

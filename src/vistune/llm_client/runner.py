@@ -56,10 +56,10 @@ class RunOptions:
     """Settings of a run of requests.
 
     Attributes:
-        price: Of the model; a `budget` in dollars needs one.
+        price: The model's price; a `budget` in dollars needs one.
         allow_drift: Whether the journal may hold replies to other settings, or of another model version.
-        seed: Of the jitter between retries.
-        own_fields: Fields of the body that the user set, each with its option; they are never left out.
+        seed: Seed of the jitter between retries.
+        own_fields: Fields of the body that the user set, each with its option; they are always sent.
         report: Called with each message for the user.
     """
 
@@ -95,8 +95,8 @@ class RequestRunner:
         self.ledger = read_ledger(journal)
         self.endpoint = f"{client.base_url} {header.get('model')}"
         self.stored_dialect = read_dialect(self.ledger.dialects.get(self.endpoint))
-        left_out = tuple(name for name in self.stored_dialect.left_out if name not in self.own_fields)
-        self.dialect = replace(self.stored_dialect, left_out=left_out)
+        omitted = tuple(name for name in self.stored_dialect.omitted if name not in self.own_fields)
+        self.dialect = replace(self.stored_dialect, omitted=omitted)
         self.tried = {self.dialect}
         self.is_dialect_reported = self.dialect == Dialect()
         self.refusals: Counter[str] = Counter()
@@ -166,7 +166,7 @@ class RequestRunner:
         """Return the result of one request; `prompt_bound` and `completion_bound` are upper bounds of its tokens.
 
         Raises:
-            RecipeError, BudgetError, TeacherError, Stopped: What stops the whole run.
+            RecipeError, BudgetError, TeacherError, Stopped: The whole run stops.
         """
         if key in self.ledger.replies:
             return self.answer_at(self.ledger.replies[key])
