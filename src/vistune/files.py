@@ -34,33 +34,27 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
     Raises DiskError if it cannot be written; no part of the new file remains then.
     """
+    draft: Path | None = None
     try:
-        with _draft(path) as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.tmp-")
+        draft = Path(name)
+        with os.fdopen(handle, "wb") as file:
             yield file
-    except OSError as error:
-        if isinstance(error, DiskError):
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(draft, 0o644)
+        os.replace(draft, path)
+        sync_folder(path.parent)
+    except BaseException as error:
+        if draft is not None:
+            draft.unlink(missing_ok=True)
+        if not isinstance(error, OSError) or isinstance(error, DiskError):
             raise
         raise DiskError(
             f"{path}: cannot be written: {error.strerror or error}",
             "free disk space or repair the disk, then run the same command again",
         ) from error
-
-
-@contextmanager
-def _draft(path: Path) -> Iterator[IO[bytes]]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.tmp-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -127,13 +121,13 @@ class Lock:
 
 
 @contextmanager
-def scratch_folder(place: Path) -> Iterator[Path]:
-    """Yield a temporary folder in `place`, removed at the end; folders that killed processes left there are removed."""
-    place.mkdir(parents=True, exist_ok=True)
-    for left in place.glob("*.lock"):
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """Yield a temporary folder in `parent`, removed at the end, like folders that killed processes left there."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for left in parent.glob("*.lock"):
         with suppress(RecipeError, OSError):  # in use
             _remove(left.with_suffix(""), Lock(left))
-    folder = place / uuid4().hex
+    folder = parent / uuid4().hex
     lock = Lock(folder.with_suffix(".lock"))  # before the folder exists: another process never removes a folder in use
     folder.mkdir()
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from vistune.errors import RecipeError
 
@@ -39,7 +39,7 @@ def lookup(name: str, table: Mapping[str, T], what: str) -> T:
     raise RecipeError(f"unknown {what} {name!r}", guess(name, table))
 
 
-def lazy_names(package: str, modules: Mapping[str, Iterable[str]]) -> Callable[[str], Any]:
+def lazy_names(package: str, modules: Mapping[str, Iterable[str]]) -> Callable[[str], object]:
     """Return a package's `__getattr__` that imports each public name from its module when it is first used.
 
     Args:
@@ -48,9 +48,10 @@ def lazy_names(package: str, modules: Mapping[str, Iterable[str]]) -> Callable[[
     """
     where = {name: module for module, names in modules.items() for name in names}
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         if name not in where:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{package}.{where[name]}"), name)
+        value: object = getattr(importlib.import_module(f"{package}.{where[name]}"), name)
+        return value
 
     return __getattr__
