@@ -178,7 +178,7 @@ class ShownImage:
 
 @dataclass(frozen=True, slots=True)
 class ImageAudit:
-    """What an image file holds.
+    """The result of reading one image file.
 
     Attributes:
         format: Pillow's name of the format.

@@ -29,7 +29,7 @@ NEAR_BITS = 7
 BANDS = 8  # of 16 bits each: two hashes that differ in at most 7 bits agree in one of them
 STEP = 2.0  # grey levels that count as a difference, so that noise on a flat background is not hashed
 IMAGE_FIELDS = ("image", "image_id", "imageId", "img_id", "image_source", "image_path", "file_name", "imagename")
-# File names that show the source, and the sets that are drawn from it (facts of the official releases).
+# File names that show the source, and the sets that are drawn from it (as in the official releases).
 NAMED_SOURCES: Mapping[str, str] = {
     "COCO_val2014_": "COCO val2014, from which POPE, VQAv2 val and LLaVA-Bench (COCO) are drawn",
     "COCO_test2015_": "COCO test2015, from which VQAv2 test is drawn",

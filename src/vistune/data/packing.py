@@ -1,4 +1,4 @@
-"""Plan which samples form which step and packed row, from their lengths alone: the same on every machine.
+"""Plan which samples form which step and packed row, from only their lengths: the same on every machine.
 
 lengths -> plan_epoch, plan_stage -> steps of packed rows of sample indices -> collate -> Batch
 Samples are shuffled by (seed, epoch), cut into steps, and the samples of a step are packed best-fit into rows.
@@ -28,7 +28,7 @@ class StagePlan:
 
     Attributes:
         steps: Steps of packed rows of sample indices.
-        made_from: What the steps were computed from; a resumed run compares this key by key.
+        made_from: The inputs from which the steps were computed; a resumed run compares this key by key.
         lengths: Tokens per sample, by which rows are distributed to several processes.
     """
 

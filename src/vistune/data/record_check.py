@@ -61,7 +61,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class IndexEntry:
-    """What the index keeps of a good record; `names`: its images as the file names them."""
+    """The part of a good record that the index keeps; `names`: its images as the file names them."""
 
     kind: str
     text_tokens: int

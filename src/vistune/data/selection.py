@@ -212,7 +212,7 @@ def _messages_that_fit(sample: Sample, processor: Processor, tokens_per_row: int
     """Return the largest number of messages that fit: complete turns with a supervised token; 0 if none fits."""
     skipped = int(sample.messages[0].role == "system")
     ends = range(skipped + 2, len(sample.messages), 2)
-    # The template writes the end of an answer: turns followed by another turn are never shorter than alone.
+    # The template writes the end of an answer: turns followed by another turn are never shorter than by themselves.
     fitting = bisect_right(ends, tokens_per_row, key=lambda end: len(_encode(sample, end, processor).ids))
     return ends[fitting - 1] if fitting and _encode(sample, ends[fitting - 1], processor).supervised else 0
 
@@ -226,7 +226,7 @@ class SampleSequence(Sequence[Sample]):
 
     Attributes:
         parts: (index, selected records) of each file.
-        sources: What the samples come from: each file's kinds, such as `data/a.json detail`.
+        sources: Where the samples come from: each file's kinds, such as `data/a.json detail`.
     """
 
     def __init__(self, parts: Sequence[tuple[Index, np.ndarray]]) -> None:

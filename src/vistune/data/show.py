@@ -1,4 +1,4 @@
-"""What the model sees of a data file: token ids and labels of each sample, and its text by label."""
+"""Show a data file as the model sees it: token ids and labels of each sample, and its text by label."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def text_processor(template: str = "v1", tokenizer: str = "builtin") -> Processo
 
 
 def label_runs(shown: ShownSample, tokenizer: TokenizerLike) -> list[tuple[bool, str]]:
-    """Return (supervised, text) of a sample, in order; an image is a run of its own."""
+    """Return (supervised, text) of a sample, in order; an image is a separate run."""
     runs: list[tuple[bool, list[int]]] = []
     for token, label in zip(shown.input_ids, shown.labels, strict=True):
         supervised = label != IGNORE

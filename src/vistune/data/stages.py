@@ -61,7 +61,7 @@ class PlannedStage:
         samples: Its samples; empty for shards, whose samples are not known before they are read.
         processor: The processor with the stage's template and image mode.
         plan: Its steps.
-        validation: What is validated, if anything.
+        validation: The samples that are validated, if any.
         stream: For a stage over shards, how these become rows.
         remarks: Where its sources differ from the recipe, for the user.
     """

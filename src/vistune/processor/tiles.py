@@ -70,7 +70,7 @@ def _shown(size: Size, spec: Spec) -> tuple[range, range]:
     """Return the rows and columns of the canvas' patches that show the image, as `unpad_image` computes them.
 
     The original LLaVA truncates. transformers and vLLM round to seven digits first, so that a whole number just missed
-    by floating point stays whole. `tokenization` tells from which of the two a model comes.
+    by floating point stays whole. `tokenization` shows from which of the two a model comes.
     """
 
     def within(patches: int, shown: float) -> range:

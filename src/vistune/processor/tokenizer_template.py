@@ -230,7 +230,7 @@ def _pattern(tokenizer: TokenizerLike, source: str) -> re.Pattern[str]:
 
 
 def _shape_of(messages: Sequence[Message]) -> tuple[Shape, list[str]]:
-    """Return the shape of a conversation and its texts in order. Outer whitespace and empty texts are left out."""
+    """Return the shape of a conversation and its texts in order. Outer whitespace and empty texts are omitted."""
     shape: list[tuple[str, str]] = []
     texts: list[str] = []
     for message in messages:

@@ -130,8 +130,8 @@ class Encoder:
         """
         plain = self.text.encode("a", add_special_tokens=False).ids
         guarded = self.text.encode("\na", add_special_tokens=False)
-        tail = [token for token, (start, _) in zip(guarded.ids, guarded.offsets, strict=True) if start >= 1]
-        return "" if tail == plain else "\n"
+        after = [token for token, (start, _) in zip(guarded.ids, guarded.offsets, strict=True) if start >= 1]
+        return "" if after == plain else "\n"
 
     def _restarts_after_special(self) -> bool:
         """Return whether SentencePiece's space also comes after special tokens (`legacy`, such as Vicuna 1.3's)."""

@@ -17,7 +17,7 @@ FORMAT_SUFFIXES = {  # by Pillow's name; files are written with the first suffix
 FORMATS = tuple(FORMAT_SUFFIXES)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 LARGEST_PIXELS = 40_000_000
-# What Pillow raises on damaged files; LookupError and struct.error are its own slips on what should be there.
+# Errors of Pillow on damaged files; LookupError and struct.error are its own slips on what should be there.
 DAMAGE = (OSError, ValueError, SyntaxError, EOFError, LookupError, struct.error, Image.DecompressionBombError)
 
 CONVERT = "convert it to JPEG or PNG"

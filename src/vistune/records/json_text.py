@@ -26,7 +26,7 @@ def read_json(
     unread: Counter[str] | None = None,
     by_id: tuple[str, str] | None = None,
 ) -> Iterator[Record]:
-    """The records of a JSON file; its first character tells whether it is a list, JSON lines, or one object.
+    """The records of a JSON file; its first character shows whether it is a list, JSON lines, or one object.
 
     An object must contain one list whose objects have one of `own_fields` (`{"data": […]}`), or be a record itself. The
     other fields of the object are counted in `unread`. With `by_id`, any other object is a map of ids, see

@@ -125,7 +125,7 @@ class JsonWindow:
             if 0 <= end < len(self.text):  # otherwise a number may continue in the next piece
                 return value, end - self.at
             line = self.line if end >= 0 else self.line + self.text.count("\n", self.at, max(fault.pos, self.at))
-            # An incomplete value looks like a broken one; only more text can tell them apart.
+            # An incomplete value looks like a broken one; only more text can distinguish them.
             if len(self.text) - self.at < LARGEST_WINDOW_BYTES and self.read_on():
                 self.chunk_bytes *= 2
                 continue

@@ -70,7 +70,7 @@ def read_records(
     Args:
         name: The file's name in locations and errors; default: its path.
         columns: Columns of a parquet file that the caller uses; the others are not decoded.
-        own_fields: Fields that identify a record, to tell a record that contains a list from an object that wraps one.
+        own_fields: Fields that identify a record, to distinguish a record with a list from an object that wraps one.
         by_id: Field names (id, text) for the entries of a JSON object of ids, `{"7": "a cat"}`.
         unread: Counts unread parts of the file itself: columns, fields next to the list, members of a tar.
         table: How a table is written. A file of another suffix than .csv and .tsv is a table if a separator is given.
