@@ -8,7 +8,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from vistune.grounding import lexicon as words
 from vistune.grounding.scene import CLEAR_GAP, CLEAR_RATIO, LARGEST_PLACED_AREA, Scene, name_key, place_of
@@ -33,10 +32,10 @@ class QuestionAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The sentence form of a question, and what fills it: boxes, labels, colours, places, numbers and a truth value."""
+    """The sentence form of a question and its slots: boxes, labels, colours, places, numbers and a truth value."""
 
     form: str
-    slots: Mapping[str, Any]
+    slots: Mapping[str, object]
 
     @property
     def topic(self) -> Hashable:
@@ -72,7 +71,7 @@ def _word(content: Content, kind: str, language: str, rng: random.Random) -> Que
     slots = content.slots
     texts = {name: text for slot, value in slots.items() for name, text in _slot_texts(slot, value, language).items()}
     if "an" in texts and not texts["color"]:  # without a colour the label decides the article: "an airplane"
-        texts["an"] = words.one(texts["label"], slots["label"]).split()[0]
+        texts["an"] = words.one(texts["label"], str(slots["label"])).split()[0]
     texts |= _count_texts(slots, language)
     forms = words.sentences(language)
     form = forms["questions"][content.form]
@@ -85,14 +84,14 @@ def _word(content: Content, kind: str, language: str, rng: random.Random) -> Que
         sentence=words.finished(rng.choice(sentences).format(**texts), language),
         topic=content.topic,
         labels=frozenset(
-            value.label if isinstance(value, Box) else value
+            value.label if isinstance(value, Box) else str(value)
             for slot, value in slots.items()
             if slot in ("a", "b", "box", "label", "other")
         ),
     )
 
 
-def _count_texts(slots: Mapping[str, Any], language: str) -> dict[str, str]:
+def _count_texts(slots: Mapping[str, object], language: str) -> dict[str, str]:
     """Word the numbers with their objects: "two dogs" and "two", "개 두 마리" and "두 마리". 0 stands for a crowd."""
     texts = {}
     for prefix, label_slot, number_slot in (
@@ -100,8 +99,8 @@ def _count_texts(slots: Mapping[str, Any], language: str) -> dict[str, str]:
         ("other_", "other", "other_number"),
         ("all_", "label", "total"),
     ):
-        if label_slot in slots and number_slot in slots:
-            label, count = slots[label_slot], slots[number_slot]
+        label, count = slots.get(label_slot), slots.get(number_slot)
+        if isinstance(label, str) and isinstance(count, int):
             things = words.counted(count, label, language) if count else words.many(label, language)
             counted = things
             if count == 1 and language == "en":  # "one dog", not "a dog"
@@ -112,30 +111,28 @@ def _count_texts(slots: Mapping[str, Any], language: str) -> dict[str, str]:
     return texts
 
 
-def _slot_texts(slot: str, value: Any, language: str) -> dict[str, str]:
+def _slot_texts(slot: str, value: object, language: str) -> dict[str, str]:
     """Word the value of a slot, with the forms that sentences need: article, plural, counter, place."""
     if isinstance(value, Box):
         text = words.name(value, language)
         return {slot: text, f"one_{slot}": words.one(text, value.label) if language == "en" else text}
+    name = str(value)
     if slot in ("label", "other"):
-        text = words.noun(value, language)
-        article = words.one(text, value) if language == "en" else text
-        counter = {"counter": words.counter(value)} if slot == "label" else {}
-        return {slot: text, f"one_{slot}": article, f"{slot}s": words.plural(value, language), **counter}
+        text = words.noun(name, language)
+        article = words.one(text, name) if language == "en" else text
+        counter = {"counter": words.counter(name)} if slot == "label" else {}
+        return {slot: text, f"one_{slot}": article, f"{slot}s": words.plural(name, language), **counter}
     if slot == "color":
-        text = words.color_word(value, language) if value else ""
-        article = "an" if text[:1] in tuple("aeiou") else "a"
-        return {slot: text, "colored": f"{text} " if text else "", "an": article}
+        text = words.color_word(name, language)
+        return {slot: text, "colored": f"{text} " if text else "", "an": "an" if text[:1] in tuple("aeiou") else "a"}
     if slot == "at":
-        return {slot: words.at_place(value, language), "place": words.place_word(value, language)}
+        return {slot: words.at_place(name, language), "place": words.place_word(name, language)}
     if slot == "place":
-        return {slot: words.place_word(value, language)}
+        return {slot: words.place_word(name, language)}
     if slot == "size":
-        return {
-            slot: words.size_word(value, language),
-            "size_answer": words.size_word(value, language, answer=True),
-        }
-    return {slot: str(value)}
+        answer = words.size_word(name, language, answer=True)
+        return {slot: words.size_word(name, language), "size_answer": answer}
+    return {slot: name}
 
 
 def _colour(scene: Scene, rng: random.Random) -> Content | None:
