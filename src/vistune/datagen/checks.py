@@ -83,23 +83,7 @@ _NUMBERS = re.compile(
 def leak(sample: Candidate) -> str:
     """Find words or raw numbers that reveal what the teacher was shown in place of the image."""
     # the question "Write a caption for this image" is not a leak
-    for text in sample.answers if sample.kind == "caption" else sample.texts:
-        if match := _LEAK.search(text) or _NUMBERS.search(text):
-            return match.group()
-    return ""
-
-
-def ungrounded_object(sample: Candidate) -> str:
-    """Find a COCO class that is asserted although neither captions nor boxes name it."""
-    return ungrounded(sample.image, sample.turns, sample.language)
-
-
-def count(sample: Candidate) -> str:
-    return wrong_count(sample.image, sample.turns, sample.language)
-
-
-def position(sample: Candidate) -> str:
-    return wrong_position(sample.image, sample.turns, sample.language)
+    return _first_match(sample.answers if sample.kind == "caption" else sample.texts, _LEAK, _NUMBERS)
 
 
 _SCRIPTS = {
@@ -144,10 +128,12 @@ _REFUSAL = re.compile(
 
 
 def refusal(sample: Candidate) -> str:
-    for answer in sample.answers:
-        if match := _REFUSAL.search(answer):
-            return match.group()
-    return ""
+    return _first_match(sample.answers, _REFUSAL)
+
+
+def _first_match(texts: list[str], *patterns: re.Pattern[str]) -> str:
+    matches = (pattern.search(text) for text in texts for pattern in patterns)
+    return next((match.group() for match in matches if match), "")
 
 
 def _words(text: str) -> list[str]:
@@ -183,27 +169,10 @@ def prompt_echo(sample: Candidate) -> str:
     return ""
 
 
-_STOP_WORDS = frozenset(
-    [
-        "the",
-        "a",
-        "an",
-        "please",
-        "so",
-        "then",
-        "and",
-        "exactly",
-        "is",
-        "are",
-        "was",
-        "were",
-        "of",
-        "do",
-        "does",
-        "did",
-        "혹시",
-    ]
-)
+_STOP_WORDS = frozenset({
+    "the", "a", "an", "please", "so", "then", "and", "exactly", "is", "are", "was", "were", "of", "do", "does", "did",
+    "혹시",
+})  # fmt: skip
 _STEM = re.compile(r"^([a-z]{3,}?)(?:(?<=([a-z]))\2)?(?:ing|s)$")  # "wearing", "wears", "sitting"
 
 
@@ -272,13 +241,11 @@ _SPECIAL = re.compile(
     r"^\s*(?:USER|ASSISTANT|SYSTEM|Human|Assistant|User)\s*:|###\s*(?:Human|Assistant)",
     re.MULTILINE,
 )
+_ROLE = re.compile(r"\b(?:USER|ASSISTANT):")
 
 
 def special_tokens(sample: Candidate) -> str:
-    for text in sample.texts:
-        if match := _SPECIAL.search(text) or re.search(r"\b(?:USER|ASSISTANT):", text):
-            return match.group()
-    return ""
+    return _first_match(sample.texts, _SPECIAL, _ROLE)
 
 
 CHECKS: Mapping[str, Callable[[Candidate], str]] = {
@@ -289,9 +256,10 @@ CHECKS: Mapping[str, Callable[[Candidate], str]] = {
     "language": language,
     "near_duplicate": near_duplicate,
     "length": length,
-    "ungrounded_object": ungrounded_object,
-    "count": count,
-    "position": position,
+    # a COCO class that is asserted although neither captions nor boxes name it, a wrong number, a wrong side
+    "ungrounded_object": lambda sample: ungrounded(sample.image, sample.turns, sample.language),
+    "count": lambda sample: wrong_count(sample.image, sample.turns, sample.language),
+    "position": lambda sample: wrong_position(sample.image, sample.turns, sample.language),
 }
 
 
