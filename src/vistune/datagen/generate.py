@@ -21,7 +21,7 @@ from vistune.datagen.sources.collector import AnnotatedSource
 from vistune.datagen.teachers import rule
 from vistune.datagen.teachers.options import TeacherOptions
 from vistune.datagen.teachers.prompts import OWN_LANGUAGES
-from vistune.datagen.teachers.remote import RequestOutcome, Tally, ask_all, ask_in_batches, turns_of
+from vistune.datagen.teachers.remote import RequestOutcome, ask_all, ask_in_batches, turns_of
 from vistune.datagen.teachers.replies import Turns
 from vistune.datagen.teachers.requests import GenerationConfig, Request, make_requests, needs_request, own_captions
 from vistune.errors import RecipeError, TooManyRejects
@@ -198,8 +198,8 @@ def generate_by_model(
 async def _ask(
     requests: Sequence[Request], options: TeacherOptions, asker: RequestRunner, advance: Advance
 ) -> list[RequestOutcome]:
-    def report(tally: Tally) -> None:
-        top = ", ".join(f"{code} {count}" for code, count in tally.rejected.most_common(3))
+    def report(rejected: Counter[str]) -> None:
+        top = ", ".join(f"{code} {count}" for code, count in rejected.most_common(3))
         money = f"${asker.budget.spent:.2f}" if asker.price else "no price known"
         advance(1, money + (f" · rejected: {top}" if top else ""))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from vistune.datagen.checks import CheckedReply, CheckFailure, check_reply
 from vistune.datagen.teachers.options import TeacherOptions, prepare_request
@@ -19,6 +19,7 @@ from vistune.datagen.teachers.requests import Request
 from vistune.llm_client import BatchRequest, RequestResult, RequestRunner, ask_batch, run_workers, stopping_by_signal
 from vistune.llm_client.runner import LONG_REFUSALS
 
+ReportRejects = Callable[[Counter[str]], None]  # called after each request with the number of rejects by reason
 FINAL = ("refused_by_service", "no_answer")  # asking the same again would not help
 
 
@@ -28,22 +29,6 @@ class RequestOutcome:
 
     key: str | None
     failures: tuple[CheckFailure, ...] = ()
-
-
-@dataclass
-class Tally:
-    """Counts for the progress bar: requests that have ended, accepted ones, and rejected ones by reason."""
-
-    ended: int = 0
-    accepted: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
-
-    def add(self, outcome: RequestOutcome) -> None:
-        self.ended += 1
-        if outcome.failures:
-            self.rejected[outcome.failures[0].code] += 1
-        else:
-            self.accepted += 1
 
 
 def check_answer(request: Request, answer: RequestResult) -> CheckedReply:
@@ -95,18 +80,18 @@ async def ask_until_accepted(
 
 
 async def ask_all(
-    requests: Sequence[Request], options: TeacherOptions, asker: RequestRunner, report: Callable[[Tally], None]
+    requests: Sequence[Request], options: TeacherOptions, asker: RequestRunner, report: ReportRejects
 ) -> list[RequestOutcome]:
     """Ask for every request, `concurrency` at a time. Raises what stopped the run; earlier replies are kept."""
     outcomes: list[RequestOutcome | None] = [None] * len(requests)
     waiting = iter(first_of_each(requests))
-    tally, limits = Tally(), WorkerLimits(options.concurrency)
+    rejected, limits = Counter[str](), WorkerLimits(options.concurrency)
 
     async def work() -> None:
         for index in waiting:
             outcome = outcomes[index] = await ask_until_accepted(requests[index], options, asker, limits)
-            tally.add(outcome)
-            report(tally)
+            rejected.update(failure.code for failure in outcome.failures[:1])
+            report(rejected)
 
     await asker.begin()
     await run_workers(asker, [work() for _ in range(min(len(requests), limits.workers))])
@@ -117,12 +102,12 @@ async def ask_in_batches(
     requests: Sequence[Request],
     options: TeacherOptions,
     asker: RequestRunner,
-    report: Callable[[Tally], None],
+    report: ReportRejects,
     notify: Callable[[str], None],
 ) -> list[RequestOutcome]:
     """Ask for every request through the Batch API, and again in a second round for rejected replies, and so on."""
     outcomes: list[RequestOutcome | None] = [None] * len(requests)
-    tally = Tally()
+    rejected: Counter[str] = Counter()
     await asker.begin()
     task = asyncio.current_task()
     assert task is not None
@@ -140,8 +125,8 @@ async def ask_in_batches(
                 is_last = attempt == options.tries - 1
                 outcome = outcomes[index] = _batch_outcome(requests[index], question.key, asker, is_last=is_last)
                 if outcome is not None:
-                    tally.add(outcome)
-                    report(tally)
+                    rejected.update(failure.code for failure in outcome.failures[:1])
+                    report(rejected)
     return _ended(outcomes, asker)
 
 
