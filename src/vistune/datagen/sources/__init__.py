@@ -12,7 +12,7 @@ from pathlib import Path
 
 from vistune.datagen.sources import coco, labelling_json, tables, text_files, xml_tools
 from vistune.datagen.sources.collector import AnnotatedSource, SourceCollector
-from vistune.datagen.sources.tables import TableForm
+from vistune.datagen.sources.table_columns import TableForm
 from vistune.datagen.sources.tree import (
     CONVERT,
     OTHER_IMAGES,
