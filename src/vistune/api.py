@@ -109,7 +109,7 @@ def generate_data(
         NothingWritten: Every sample was rejected. The files are written, with the rejects and their reasons.
     """
     from vistune import __version__, datagen
-    from vistune.datagen.teachers.requests import refuse_untranslated
+    from vistune.datagen.teachers import refuse_untranslated
     from vistune.report import write_data_report
 
     if (service is None or not (out / "journal.jsonl").exists()) and not _wrote_nothing(out):

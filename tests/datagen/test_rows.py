@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from oracle import settled
 
 from vistune.datagen import GenerationConfig, generate_by_rule, read_coco, write_generated
-from vistune.datagen.teachers import rule
-from vistune.datagen.teachers.requests import deal_kinds, make_requests
+from vistune.datagen.teachers import deal_kinds, make_requests, rule
 from vistune.grounding.lexicon import EN_NUMBERS
 from vistune.scenes import write_world
 from vistune.types import KINDS, AnnotatedImage, Box

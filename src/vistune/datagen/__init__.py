@@ -14,8 +14,8 @@ from vistune.datagen.generate import (
 from vistune.datagen.sources import SOURCES, described_source, read_coco, read_source, splits_of
 from vistune.datagen.sources.collector import AnnotatedSource
 from vistune.datagen.sources.table_columns import TableForm
+from vistune.datagen.teachers import GenerationConfig, Request, make_requests, needs_request
 from vistune.datagen.teachers.options import TEMPERATURE, TeacherOptions, estimate
-from vistune.datagen.teachers.requests import GenerationConfig, Request, make_requests, needs_request
 
 __all__ = [
     "SOURCES",

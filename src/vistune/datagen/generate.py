@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from vistune.datagen.sources.collector import AnnotatedSource
-from vistune.datagen.teachers import rule
+from vistune.datagen.teachers import GenerationConfig, Request, make_requests, needs_request, own_captions, rule
 from vistune.datagen.teachers.options import TeacherOptions
 from vistune.datagen.teachers.prompts import OWN_LANGUAGES
 from vistune.datagen.teachers.remote import RequestOutcome, ask_all, ask_in_batches, turns_of
 from vistune.datagen.teachers.replies import Turns
-from vistune.datagen.teachers.requests import GenerationConfig, Request, make_requests, needs_request, own_captions
 from vistune.errors import RecipeError, TooManyRejects
 from vistune.files import write_atomic, write_json, write_jsonl
 from vistune.llm_client import RequestRunner

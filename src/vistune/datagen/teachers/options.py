@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vistune.datagen.teachers import Request
 from vistune.datagen.teachers.prompts import OWN_LANGUAGES, Message, messages, prompts, system_prompt
-from vistune.datagen.teachers.requests import Request
 from vistune.errors import RecipeError
 from vistune.files import read_text
 from vistune.llm_client import Endpoint, Price, how_to_price

@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vistune.datagen.checks import CheckedReply, CheckFailure, check_reply
+from vistune.datagen.teachers import Request
 from vistune.datagen.teachers.options import TeacherOptions, prepare_request
 from vistune.datagen.teachers.prompts import OWN_LANGUAGES
 from vistune.datagen.teachers.replies import Turns, parse_reply
-from vistune.datagen.teachers.requests import Request
 from vistune.llm_client import BatchRequest, RequestResult, RequestRunner, ask_batch, run_workers, stopping_by_signal
 from vistune.llm_client.runner import LONG_REFUSALS
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 from functools import cache
 from importlib import resources
 
+from vistune.datagen.teachers import own_captions
 from vistune.datagen.teachers.replies import Turns
-from vistune.datagen.teachers.requests import own_captions
 from vistune.grounding import QUESTION_TYPES, Scene, ask, brief_cue, caption, description, reason
 from vistune.grounding import lexicon as words
 from vistune.grounding.claims import supported_classes
