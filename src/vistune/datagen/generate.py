@@ -36,7 +36,7 @@ LlavaRecord = dict[str, Any]  # id, image, kind, language, conversations
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """What a run has cost so far, over all its starts.
+    """The cost of a run so far, over all its starts.
 
     - maybe_dollars, maybe_billed: cost and number of requests without an answer, which the service may have billed
     - priced: whether the price of the model is known
@@ -61,7 +61,7 @@ class GeneratedData:
     """The generated samples in LLaVA form, in the order of the images, and the rejected ones.
 
     - spent: the cost of a remote teacher; None for the rule teacher
-    - source: the report of what the source has and is not used; None if the images did not come from a source
+    - source: the report of unused images and fields; None if the images did not come from a source
     """
 
     rows: list[LlavaRecord]
@@ -109,7 +109,7 @@ def _example(rejects: Sequence[Reject], reason: str) -> str:
 def generate_by_rule(
     images: Sequence[AnnotatedImage], config: GenerationConfig, advance: Callable[[int], None] = lambda count: None
 ) -> GeneratedData:
-    """Write every request with the offline teacher; what it cannot write becomes a reject."""
+    """Write every request with the offline teacher; a sample that it cannot write becomes a reject."""
     for language in config.languages:
         if language not in OWN_LANGUAGES:
             raise RecipeError(
@@ -286,7 +286,7 @@ def write_generated(
 
 
 def _image_facts(image: AnnotatedImage, name: str) -> dict[str, object]:
-    """Return what a teacher knows about an image, for readers of the report."""
+    """Return the captions and boxes of an image, for readers of the report."""
     boxes = [
         {"label": box.label, **{side: round(getattr(box, side), 4) for side in ("x0", "y0", "x1", "y1")}}
         for box in image.boxes
@@ -309,8 +309,8 @@ def _messages(record: LlavaRecord) -> dict[str, object]:
         if "<image>" in turn["value"]:
             content = [{"type": "image"}, {"type": "text", "text": text}]
         messages.append({"role": roles[turn["from"]], "content": content})
-    kept = {name: record[name] for name in ("id", "kind", "language")}
-    return {**kept, "messages": messages, "images": [record["image"]]}
+    labels = {name: record[name] for name in ("id", "kind", "language")}
+    return {**labels, "messages": messages, "images": [record["image"]]}
 
 
 def teacher_record(options: TeacherOptions | None, config: GenerationConfig) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from vistune.grounding.scene import (
 from vistune.types import Box
 
 LARGEST_LISTED = 8  # above this number of objects, a list of single objects reads like an inventory
-MOST_DESCRIBED = 5  # labels that get a sentence of their own; the others are listed
+MOST_DESCRIBED = 5  # labels that get a separate sentence; the others are listed
 MOST_NAMED = 4  # labels in a caption of one sentence
 FEW_LABELS = 2  # up to this many labels, the extent of each object is stated too
 FEWEST_SENTENCES = 3

@@ -35,9 +35,9 @@ class CountClaim:
 class Language(Protocol):
     """The grammar that the checks need from a language; `en` and `ko` implement it as modules.
 
-    Texts are in lower case. The patterns: words of negation and of doubt, the ends of a clause, a part of a clause that
-    denies only what is next to it ("without a dog"), the first number of an answer, and what may precede and follow a
-    class name.
+    Texts are in lower case. The patterns match words of negation and of hedging, the ends of a clause, a part of a
+    clause that denies only the object next to it ("without a dog"), the first number of an answer, and the characters
+    that may precede and follow a class name.
     """
 
     NEGATION: re.Pattern[str]

@@ -188,7 +188,7 @@ def at_place(place: str, language: str) -> str:
 
 
 def name(box: Box, language: str) -> str:
-    """Return colour and noun, "red circle" or "빨간색 원"; the noun alone if the colour is unknown."""
+    """Return colour and noun, "red circle" or "빨간색 원"; only the noun if the colour is unknown."""
     word = noun(box.label, language)
     color = box.attributes.get("color")
     return f"{color_word(color, language)} {word}" if color else word

@@ -18,7 +18,7 @@ from vistune.types import Box
 class QuestionAnswer:
     """A question with its exact short answer, and the same answer as a sentence.
 
-    - topic: what is asked about which objects; equal for every wording of the same question
+    - topic: the question and its objects; equal for every wording of the same question
     - labels: the labels that the question and its answer name
     """
 

@@ -1,4 +1,4 @@
-"""Ask one question whose answer takes several steps, and answer it with the steps, from boxes alone.
+"""Ask one question whose answer takes several steps, and answer it with the steps, from boxes only.
 
 The answer first states counts or places, then draws the conclusion. The sentences are in `en/` and `ko/sentences.json`.
 """

@@ -38,7 +38,7 @@ SPLIT_NAME = r"(?:train|training|val|valid|validation|test|testing|dev|heldout|t
 _IN_NAME = re.compile(rf"(?:^|[_.\- ])({SPLIT_NAME})(?=$|[_.\- ])", re.IGNORECASE)
 _WHOLE = re.compile(rf"(?:obj_)?({SPLIT_NAME})(?:_data)?", re.IGNORECASE)
 PER_IMAGE = 20  # annotation files of one suffix: more than this may be one file per image
-SAMPLED = 9  # of those, how many are opened first; files of one form are not all opened before they are read
+SAMPLED = 9  # number of them that are opened first; files of one form are not all opened before they are read
 MOST_OPENED = 10_000  # files that are opened to see their form where the sampled ones differ or say nothing
 
 

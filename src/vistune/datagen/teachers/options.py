@@ -1,4 +1,4 @@
-"""Settings of a remote teacher, the request bodies that it is sent, and what a run would cost."""
+"""Settings of a remote teacher, the bodies of its requests, and an estimate of the cost of a run."""
 
 from __future__ import annotations
 
@@ -108,12 +108,12 @@ def _parts(message: Message) -> list[Message]:
 
 @dataclass(frozen=True, slots=True)
 class CostEstimate:
-    """What a run of a remote teacher would send, cost and take.
+    """The estimated requests, cost and time of a run with a remote teacher.
 
     - tokens_by: how tokens were counted
     - dollars, dollars_at_most: expected cost and its upper bound; None if the price is unknown
-    - how_to_price: what to do about an unknown price
-    - minutes_by: what limits the speed
+    - how_to_price: how to give an unknown price
+    - minutes_by: the limit that decides the speed
     - examples: three request bodies
     """
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from vistune.types import AnnotatedImage, Box
 
-# What each kind is shown of an image.
+# The parts of an image's description that each kind is shown.
 SHOWN: Mapping[str, tuple[str, ...]] = {
     "conversation": ("captions",),
     "detail": ("captions", "boxes"),

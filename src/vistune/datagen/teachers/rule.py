@@ -51,7 +51,7 @@ def write(image: AnnotatedImage, kind: str, language: str, rng: random.Random, n
 
 
 def _scene(image: AnnotatedImage, language: str) -> Scene:
-    """Name the boxes in the language. What captions mention counts as present, so that no question denies it."""
+    """Name the boxes in the language. Classes that captions name count as present, so that no question denies them."""
     labels = {label: words.label_in(label, language) for label in {*image.crowds, *(box.label for box in image.boxes)}}
     if "toilet" in labels.values():
         labels |= {label: "washbasin" for label, name in labels.items() if name == "sink"}  # Korean has two words

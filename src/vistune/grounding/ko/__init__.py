@@ -1,4 +1,4 @@
-"""Korean grammar for the checks: which words name a class, and what a clause claims about it."""
+"""Korean grammar for the checks: the words that name a class, and the claims of a clause about it."""
 
 from __future__ import annotations
 
