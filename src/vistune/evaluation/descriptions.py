@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vistune.generation import generate
-from vistune.grounding import lexicon as words
+from vistune.grounding import lexicon
 from vistune.model import VisionLanguageModel
 from vistune.processor import Processor
 from vistune.types import AnnotatedImage, ImageRef, Message
@@ -74,8 +74,8 @@ class DescriptionScore:
 
 def named_pairs(text: str, language: str) -> Pairs:
     """Return the (colour, shape) pairs that a text names, each as often as it does."""
-    colors = {words.color_word(color, language): color for color in words.colors()}
-    shapes = {words.noun(label, language): label for label in words.objects() if words.is_shape(label)}
+    colors = {lexicon.color_word(color, language): color for color in lexicon.colors()}
+    shapes = {lexicon.noun(label, language): label for label in lexicon.objects() if lexicon.is_shape(label)}
     longest_first = sorted(shapes, key=len, reverse=True)
     pattern = f"({'|'.join(map(re.escape, colors))})\\s+({'|'.join(map(re.escape, longest_first))})"
     matches = re.findall(pattern, text.lower() if language == "en" else text)

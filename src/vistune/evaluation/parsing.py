@@ -41,11 +41,11 @@ def letter_in(reply: str, letters: Collection[str]) -> str | None:
         return None
     if any(refusal in reply for refusal in _REFUSALS):
         return DECLINED
-    words = reply.translate(_SEPARATORS).split()
-    named = [letter for letter in letters if letter in words]
-    if len(named) == 1 and words.index(named[0]) > len(words) - 5:
+    tokens = reply.translate(_SEPARATORS).split()
+    named = [letter for letter in letters if letter in tokens]
+    if len(named) == 1 and tokens.index(named[0]) > len(tokens) - 5:
         return named[0]
-    if not named and DECLINED in words:
+    if not named and DECLINED in tokens:
         return DECLINED
     bold = _BOLD_ANSWER.search(reply)
     return bold.group(1) if bold and bold.group(1) in letters else None
@@ -211,8 +211,8 @@ def _without_punctuation(text: str) -> str:
 
 def _plain_words(text: str) -> str:
     """Normalise words: lower case, numbers as digits, no articles, contractions with their apostrophes."""
-    words = (NUMBERS.get(word, word) for word in text.lower().split())
-    return " ".join(SPELLED.get(word, word) for word in words if word not in ARTICLES)
+    numbered = (NUMBERS.get(word, word) for word in text.lower().split())
+    return " ".join(SPELLED.get(word, word) for word in numbered if word not in ARTICLES)
 
 
 def one_line(text: str) -> str:

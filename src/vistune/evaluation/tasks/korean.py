@@ -223,7 +223,7 @@ class Koffvqa(JudgedBenchmark):
 
 
 def _message(prompt: str, row: Reply) -> dict[str, str]:
-    """Fill question, answer and rubric into the template; filled-in text is not searched for places again."""
+    """Fill question, answer and rubric into the template; placeholders in them are not filled."""
     fills = {"{0}": row.question.sample.messages[-1].text, "{1}": row.text or "", "{2}": row.question.answer}
     if missing := [marker for marker in fills if marker not in prompt]:
         raise DataError(f"the judge's prompt has no {' '.join(missing)}", "use the published template unchanged")

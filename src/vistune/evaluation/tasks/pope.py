@@ -136,8 +136,8 @@ class Pope(Benchmark):
     def parse(self, question: Question, reply: str, rule: str) -> str | None:
         if rule == LENIENT:
             return yes_or_no(reply)
-        words = reply.split(".", 1)[0].replace(",", "").split(" ")
-        if any(word in words for word in ("No", "not", "no")):
+        tokens = reply.split(".", 1)[0].replace(",", "").split(" ")
+        if any(word in tokens for word in ("No", "not", "no")):
             return "no"
         return "yes" if "yes" in reply.lower() else None
 
