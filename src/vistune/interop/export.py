@@ -109,15 +109,11 @@ def export_model(
 
     Args:
         folder: A model folder of vistune or of any layout that `import` reads.
-        out: The folder to write; it must not exist.
-        layout: `llava-hf`, `llava-original` or `peft`.
         merge: Merge adapters, for a layout that has none.
         base: With `peft`, the llava-hf model on which the adapters are put.
         dtype: Precision of the weights; None keeps that of the stored language model.
-        device: Where both models run.
 
-    Returns:
-        The parity table. If adapters are merged, rows named `merge: …` come first: before and after merging.
+    Returns the parity table. If adapters are merged, rows named `merge: …` come first: before and after merging.
 
     Raises:
         CheckpointError: If the merged model or the written folder gives other outputs; OUT is not written.
