@@ -27,8 +27,8 @@ from vistune.processor import Processor, load_tokenizer
 from vistune.processor.images import decode
 from vistune.recipe import parse_yaml, source_of, validate
 from vistune.records import ImageFolders, read_records, read_sample
+from vistune.serving.api import Limits
 from vistune.serving.api.guard import Refusal
-from vistune.serving.api.limits import Limits
 from vistune.serving.api.schema import read_request
 from vistune.types import IMAGE_ID, Message, Sample, Spec
 

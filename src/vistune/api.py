@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from vistune.processor import Processor
     from vistune.runs.provenance import Provenance
     from vistune.scenes import DrawnFolder
-    from vistune.serving.api.limits import Settings
+    from vistune.serving.api import Settings
     from vistune.training import DryRunStage, GradientComparison
 
 

@@ -11,7 +11,7 @@ from running_servers import Running, running
 
 from vistune.recipe import Model, Recipe, Stage
 from vistune.runs import checkpoint
-from vistune.serving.api.limits import Limits
+from vistune.serving.api import Limits
 
 
 @pytest.fixture(scope="session")

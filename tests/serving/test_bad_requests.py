@@ -15,7 +15,7 @@ from reference import Bench
 from running_servers import CHAT, Running, body, data_url, png, post, question, read_all, running, until
 from script_modules import load_script
 
-from vistune.serving.api.limits import MB, Limits
+from vistune.serving.api import MB, Limits
 
 load_script("corpus_images")
 REQUESTS = load_script("corpus_requests")

@@ -22,7 +22,7 @@ from PIL import Image
 from reference import Bench
 from running_servers import CHAT, PATIENCE, Gate, Running, body, data_url, post, question, read_all, running, until
 
-from vistune.serving.api.limits import Limits
+from vistune.serving.api import Limits
 
 
 @pytest.fixture(scope="module")

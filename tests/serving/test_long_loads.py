@@ -19,7 +19,7 @@ from reference import Bench
 from running_servers import CHAT, PATIENCE, body, data_url, png, question, running, until
 from server_events import event_texts
 
-from vistune.serving.api.limits import Limits
+from vistune.serving.api import Limits
 
 SECONDS = float(os.environ.get("VISTUNE_SOAK_SECONDS", "600"))
 pytestmark = pytest.mark.soak

@@ -11,8 +11,8 @@ from reference import Bench
 from running_servers import Gate, Running, data_url, png, question, running, until
 
 from vistune.generation import answered_prompt, compute_attention_maps, read_messages
+from vistune.serving.api import Limits
 from vistune.serving.api.attention_maps import word_spans
-from vistune.serving.api.limits import Limits
 
 LOOKS = "/v1/looks"
 ANSWER = "The circle is red, 원은 빨간색."

@@ -16,8 +16,7 @@ from PIL import Image
 from reference import Bench
 from running_servers import Gate, Running, png, running, saying, until
 
-from vistune.serving.api import static
-from vistune.serving.api.limits import Limits
+from vistune.serving.api import Limits, static
 
 STORY = "There is **one** circle:\n\n- it is red\n- it is round\n\n```\na < b && c > d\n```\n빨간 원입니다."
 

@@ -19,10 +19,9 @@ from reference import Bench, image
 from running_servers import CHAT, Running, body, data_url, png, question, running, until
 
 from vistune.errors import RecipeError
-from vistune.serving.api import guard
+from vistune.serving.api import Limits, Settings, guard
 from vistune.serving.api.fetch import Fetcher, is_public
 from vistune.serving.api.guard import Refusal
-from vistune.serving.api.limits import Limits, Settings
 from vistune.serving.api.server import check
 
 KEY, OTHER = "sk-canary-0123456789", "sk-another-9876543210"

@@ -20,7 +20,7 @@ from PIL import Image
 from reference import Bench
 
 from vistune.generation import Assistant
-from vistune.serving.api.limits import Settings
+from vistune.serving.api import Settings
 from vistune.serving.api.server import Server
 
 PATIENCE = 60.0  # seconds; only a hang takes as long

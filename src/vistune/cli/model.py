@@ -27,7 +27,7 @@ from vistune.cli.console import (
 )
 from vistune.errors import RecipeError, VistuneError
 from vistune.recipe import load_recipe
-from vistune.serving.api.limits import Limits, Settings
+from vistune.serving.api import Limits, Settings
 
 if TYPE_CHECKING:
     from vistune._quickstart import QuickstartSummary

@@ -34,8 +34,8 @@ from vistune.generation.messages import (
     check_message,
     require_question,
 )
+from vistune.serving.api import Limits
 from vistune.serving.api.guard import Refusal, field_refusal
-from vistune.serving.api.limits import Limits
 
 MOST_MESSAGES = 1000
 # Parameters of OpenAI and vLLM that change an answer, with the values that do not; () stands for those of NOTHING.

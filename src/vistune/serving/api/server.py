@@ -23,9 +23,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vistune.errors import RecipeError
 from vistune.generation import Assistant
+from vistune.serving.api import Limits, Settings
 from vistune.serving.api.fetch import Fetcher
 from vistune.serving.api.guard import Guard, Refusal, is_loopback, logger, read_keys
-from vistune.serving.api.limits import Limits, Settings
 from vistune.serving.api.routes import make_app
 from vistune.serving.api.service import ModelService
 

@@ -23,9 +23,9 @@ from vistune.generation.batch import Prompt, hash_prompt
 from vistune.generation.fields import is_data_url, is_link, url_error
 from vistune.generation.messages import ChatMessage, ImagePart, one_message
 from vistune.processor import load_bytes
+from vistune.serving.api import Limits
 from vistune.serving.api.fetch import Fetcher
 from vistune.serving.api.guard import Refusal, conversation_refusal, image_refusal
-from vistune.serving.api.limits import Limits
 from vistune.serving.api.schema import ChatRequest, ModelBody, read_request
 from vistune.types import ImageRef, Message
 
