@@ -34,15 +34,18 @@ class Processor:
     """The tokenizer, template and image rules of one model. Raises RecipeError if tokenizer and template do not fit."""
 
     def __init__(self, tokenizer: TokenizerLike, spec: Spec) -> None:
-        self.tokenizer = tokenizer
         self.spec = spec
         self.template = template_for(spec.template, tokenizer)
-        turn = self.template.render((Message("user", ("?",)), Message("assistant", ("!",))))
+        own = isinstance(self.template, TokenizerTemplate)
+        self.tokenizer = self.template.tokenizer if own else tokenizer
+        question, answer = Message("user", ("?",)), Message("assistant", ("!",))
+        pieces = [*self.template.render((question, answer)), *self.template.render((question,))]
         self._encoder = Encoder(
             tokenizer,
             slots=self.slots,
             chunks=spec.tokenization == "chunks",
-            controls={piece.token for piece in turn if isinstance(piece, Control)} - {BOS, EOS},
+            controls={piece.token for piece in pieces if isinstance(piece, Control)} - {BOS, EOS},
+            begins=not own or self.template.shows_images,
         )
 
     def slots(self, image: ImageRef) -> int:

@@ -77,9 +77,11 @@ class Encoder:
             the string.
         controls: The template's tokens. User text must not become one of them, even if the tokenizer does not mark
             them as special.
+        begins: Put the tokenizer's own beginning before a conversation, unless the template writes it. False for a
+            template that the tokenizer itself applies, because `apply_chat_template` adds nothing.
 
     Attributes:
-        begin: Ids that the tokenizer puts before every text.
+        begin: Ids that are put before every conversation.
         restarts: Whether text after a special token is also tokenised as if it began a string.
         lead: With `chunks`, the text to write before a text that begins a string with a space. The original's
             SentencePiece puts its own space before that space; transformers' Llama tokenizer does not.
@@ -92,6 +94,7 @@ class Encoder:
         slots: Callable[[ImageRef], int],
         chunks: bool,
         controls: Collection[str] = (),
+        begins: bool = True,
     ) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise RecipeError(
@@ -112,7 +115,7 @@ class Encoder:
         # The unknown token stands for unknown characters, so it may appear in text.
         self.special = {key for key, token in added if token.special} - {tokenizer.unk_token_id}
         self.bos, self.eos = tokenizer.bos_token_id, tokenizer.eos_token_id  # transformers looks them up slowly
-        self.begin = [int(token) for token in tokenizer("", add_special_tokens=True)["input_ids"]]
+        self.begin = [int(token) for token in tokenizer("", add_special_tokens=begins)["input_ids"]]
         if self.begin and self.begin[-1] == self.eos and self.eos != self.bos:
             self.begin = self.begin[:-1]
         self.guard = self._find_guard()
