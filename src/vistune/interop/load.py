@@ -20,7 +20,7 @@ from vistune.interop.build import SourceModel, build_model
 from vistune.model import VisionLanguageModel, read_spec
 from vistune.model.precision import resolve_device, resolve_dtype
 from vistune.model.shapes import LanguageConfig, VisionConfig
-from vistune.processor import Processor, load_tokenizer
+from vistune.processor import Processor, default_template, load_tokenizer
 from vistune.recipe import Model, Origin, Recipe, source_of
 from vistune.runs import checkpoint
 from vistune.runs.folder import find_model, fingerprint, is_vistune_folder
@@ -164,7 +164,13 @@ def recipe_processor(recipe: Recipe, parent: ParentModel | None = None) -> Proce
     """Return the processor of a recipe's model, or of the model that its `from` names; no weights are loaded."""
     if parent is not None:
         return parent.processor
-    return Processor(load_tokenizer(source_of(recipe.model.language, "language")), read_spec(recipe.model))
+    tokenizer = load_tokenizer(source_of(recipe.model.language, "language"))
+    return Processor(tokenizer, read_spec(with_template(recipe.model, default_template(tokenizer))))
+
+
+def with_template(model: Model, template: str) -> Model:
+    """Return a recipe's `model` section with this template if it names none."""
+    return model if model.template else model.model_copy(update={"template": template})
 
 
 def model_section(spec: Spec, vision: str, language: str) -> Model:

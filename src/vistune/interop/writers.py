@@ -214,6 +214,8 @@ def write_processor(exported: ExportedModel, tokenizer: PreTrainedTokenizerFast,
     """Write tokenizer, image processor and chat template, also under the names that older loaders read."""
     from transformers import LlavaNextProcessor, LlavaProcessor
 
+    if not exported.processor.begins:
+        tokenizer.add_bos_token = False  # else transformers' processor would put it before the rendered conversation
     kind = LlavaNextProcessor if exported.spec.image_mode == "anyres" else LlavaProcessor
     images = image_processor(exported.spec)
     kind(

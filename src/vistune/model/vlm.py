@@ -190,7 +190,7 @@ def spec_of(model: Model, vision: VisionConfig, width: int, vocabulary: int, rul
         slots_per_image=slots_after(model.projector, tokens_of(vision, model.feature_tokens)),
         image_side=vision.image_size,
         projector=model.projector,
-        template=model.template,
+        template=model.template or "v1",
         feature_layer=model.feature_layer,
         feature_tokens=model.feature_tokens,
         space=model.space,

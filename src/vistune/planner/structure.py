@@ -113,7 +113,7 @@ def structure_of(recipe: Recipe, parent: ParentModel | None = None) -> Structure
     from vistune.model.vision import vision_config
     from vistune.planner.sizes import spec_without_rules
 
-    model = recipe.model if parent is None else parent.model
+    model = with_own_template(recipe.model) if parent is None else parent.model
     if parent is not None and parent.configs is not None and recipe.origin is not None:
         name = name_of(str(recipe.origin.model))
         return Structure(model, parent.processor.spec, *parent.configs, names=(name, name))
@@ -136,6 +136,17 @@ def config_at_hand(name: str, part: str, read: Callable[[str], Config]) -> Confi
         return read(source)
     known: Config = AutoConfig.for_model(**vars(config_of(name, part)))
     return known
+
+
+def with_own_template(model: Model) -> Model:
+    """Return a recipe's `model` section with the template that a run would use, as far as it is known here."""
+    from vistune.interop.load import with_template
+    from vistune.processor import default_template, load_tokenizer
+
+    source = source_of(model.language, "language")
+    if model.template or not Path(source).is_dir():
+        return model
+    return with_template(model, default_template(load_tokenizer(source)))
 
 
 def without_weights(structure: Structure) -> VisionLanguageModel:
@@ -214,7 +225,7 @@ def stage_facts(stage: Stage, structure: Structure, model: VisionLanguageModel) 
         samples_per_step=stage.samples_per_step,
         optimizer=stage.optimizer,
         schedule=stage.schedule,
-        template=stage.template or structure.model.template,
+        template=stage.template or structure.spec.template,
         kinds=stage.kinds,
     )
 

@@ -5,6 +5,7 @@ from vistune.processor.processor import Processor, blank_batch, collate
 from vistune.processor.templates import chat_template, templates
 from vistune.processor.tiles import View, load_tiles, views_of
 from vistune.processor.tokenizer_files import TokenizerLike, load_tokenizer, save_tokenizer
+from vistune.processor.tokenizer_template import default_template
 
 __all__ = [
     "LARGEST_FILE_BYTES",
@@ -14,6 +15,7 @@ __all__ = [
     "blank_batch",
     "chat_template",
     "collate",
+    "default_template",
     "load_bytes",
     "load_tiles",
     "load_tokenizer",

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from vistune.errors import DataError, RecipeError
 from vistune.files import read_json, write_json
 from vistune.processor.images import image_size
+from vistune.processor.probes import empty_probes, image_probes, text_probes
 from vistune.processor.templates import BOS, EOS, Control, TextPiece, chat_template
 from vistune.processor.tiles import anyres_slots, load_tiles, shift_tiles, slots_of
 from vistune.processor.tokenizer_files import TokenizerLike, load_tokenizer, save_tokenizer
@@ -36,8 +37,7 @@ class Processor:
     def __init__(self, tokenizer: TokenizerLike, spec: Spec) -> None:
         self.spec = spec
         self.template = template_for(spec.template, tokenizer)
-        own = isinstance(self.template, TokenizerTemplate)
-        self.tokenizer = self.template.tokenizer if own else tokenizer
+        self.tokenizer = self.template.tokenizer if isinstance(self.template, TokenizerTemplate) else tokenizer
         question, answer = Message("user", ("?",)), Message("assistant", ("!",))
         pieces = [*self.template.render((question, answer)), *self.template.render((question,))]
         self._encoder = Encoder(
@@ -45,8 +45,17 @@ class Processor:
             slots=self.slots,
             chunks=spec.tokenization == "chunks",
             controls={piece.token for piece in pieces if isinstance(piece, Control)} - {BOS, EOS},
-            begins=not own or self.template.shows_images,
+            begins=self.begins,
         )
+
+    @property
+    def begins(self) -> bool:
+        """Whether conversations begin with the tokens that the tokenizer puts before every text.
+
+        A tokenizer's `apply_chat_template` leaves them out. A vision model's processor, whose template writes images,
+        adds them.
+        """
+        return not isinstance(self.template, TokenizerTemplate) or self.template.shows_images
 
     def slots(self, image: ImageRef) -> int:
         """Return the number of slots of an image; no pixel is decoded."""
@@ -164,36 +173,65 @@ class Processor:
         """Encode probe conversations, to find a template and tokenizer that do not fit before training begins.
 
         Raises:
-            RecipeError: If the tokenizer's own template does not mark the answers.
-            DataError: If a token straddles an answer's edge, if the supervised tokens are not the answers, or if a
-                prompt's ids differ from the beginning of its training example.
+            RecipeError: If it is unknown where the answers of the tokenizer's own template begin or end.
+            DataError: If a token straddles an answer's edge, if the supervised tokens are not the answers and their
+                ends, or if a prompt's ids differ from the beginning of its training example, or from
+                `apply_chat_template`.
         """
+        faults: Iterator[str] = (
+            self._fault(messages[:2] if self.template.name == "plain" else messages) for messages in image_probes()
+        )
         if isinstance(self.template, TokenizerTemplate):
             self.template.require_learnable()
-        image = ImageRef(Image.new("RGB", (2, 2)))
-        for turns in (("What colour is it?", "It is red."), ("무슨 색인가요?", "빨간색입니다.")), (("2 + 2?", "4"),):
-            messages: list[Message] = []
-            for number, (question, answer) in enumerate(turns):
-                parts = (image, question) if number == 0 else (question,)
-                messages += [Message("user", parts), Message("assistant", (answer,))]
-            if self.template.name == "plain":
-                messages = messages[:2]
-            encoded = self.encode_ids(Sample("probe", tuple(messages), origin="start-up probe"))
-            prompt = self._encoder.encode(self.template.render(messages[:-1])).ids
-            labels = [label for label in encoded.labels if label != IGNORE and label not in self.stop_ids]
-            supervised = "".join(self.decode(labels).split())
-            answers = [answer + self.stop_text for _, answer in turns[: len(messages) // 2]]
-            expected = "".join("".join(answers).split())
-            if supervised != expected:
-                fault = f"the supervised tokens read {supervised!r}, the answers are {expected!r}"
-            elif encoded.ids[: len(prompt)] != prompt:
-                fault = "a prompt's ids differ from the beginning of its training example"
-            else:
-                continue
+            faults = chain(faults, self._own_faults(self.template))
+        fault = next(filter(None, faults), "")
+        if fault:
             raise DataError(
                 f"start-up probe: {fault}",
                 f"the template {self.template.name!r} and this tokenizer do not fit: choose another template",
             )
+
+    def _fault(self, messages: Sequence[Message]) -> str:
+        """Return how the encoding of a finished conversation is wrong; "" if it is not."""
+        encoded = self.encode_ids(Sample("probe", tuple(messages), origin="start-up probe"))
+        prompt = self._encoder.encode(self.template.render(messages[:-1])).ids
+        written = [label for label in encoded.labels if label != IGNORE and label not in self._encoder.special]
+        supervised = "".join(self.decode(written).split())
+        answers = [message.text + self.stop_text for message in messages if message.role == "assistant"]
+        expected = "".join("".join(answers).split())
+        if supervised != expected:
+            return f"the supervised tokens read {supervised!r}, the answers are {expected!r}"
+        if encoded.ids[: len(prompt)] != prompt:
+            return "a prompt's ids differ from the beginning of its training example"
+        return ""
+
+    def _is_encodable(self, messages: Sequence[Message]) -> bool:
+        try:
+            self._encoder.encode(self.template.render(messages))
+        except (DataError, RecipeError):
+            return False
+        return True
+
+    def _own_faults(self, template: TokenizerTemplate) -> Iterator[str]:
+        """Yield how encoding with the tokenizer's own template differs from transformers, or lets a user end a turn."""
+        for messages in [*text_probes(system=template.takes_system), *filter(self._is_encodable, empty_probes())]:
+            yield self._fault(messages)
+            encoded, prompt = self.encode_ids(Sample("probe", tuple(messages))), self.encode_prompt(messages[:-1])
+            if not self.stop_text and self.stop_ids.isdisjoint(encoded.labels[len(prompt) :]):
+                yield "no supervised token ends the last answer"
+            chat = template.chat(messages[:-1])
+            ids = self.tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
+            begin = [] if ids[: len(self._encoder.begin)] == self._encoder.begin else self._encoder.begin
+            if prompt.input_ids.tolist() != begin + ids:
+                yield f"the ids of a prompt differ from those of apply_chat_template in {self.tokenizer.decode(ids)!r}"
+        special = self._encoder.special
+        typed = "".join(self.tokenizer.convert_ids_to_tokens(sorted(special)))
+        written = [
+            [token for token in self.encode_prompt((Message("user", (text,)),)).input_ids.tolist() if token in special]
+            for text in ("x", typed)
+        ]
+        if written[0] != written[1]:
+            yield "a question that spells special tokens becomes special tokens"
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer's files and spec.json."""

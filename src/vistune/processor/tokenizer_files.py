@@ -49,6 +49,10 @@ class TokenizerLike(Protocol):
 
     def get_chat_template(self) -> str: ...
 
+    def apply_chat_template(
+        self, conversation: list[dict[str, Any]], *, add_generation_prompt: bool, return_dict: bool
+    ) -> list[int]: ...
+
     def save_pretrained(self, save_directory: str | Path) -> object: ...
 
 

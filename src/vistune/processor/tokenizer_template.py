@@ -51,10 +51,13 @@ GENERATION = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")
 THINKING = "{% set enable_thinking = false %}\n"
 DATE_DIRECTIVES = ("%Y", "%y", "%m", "%-m", "%d", "%-d", "%j", "%B", "%b", "%A", "%a")
 # Roles whose content is given as a list of parts, as vision templates read it; the others' is a string. The first set
-# that works is used.
-ROLES_WITH_PARTS = (frozenset({"system", "user", "assistant"}), frozenset({"user"}), frozenset[str]())
+# that works is used, in this order for a conversation with images, in reverse for one of texts only.
+ALL_ROLES = frozenset({"system", "user", "assistant"})
+ROLES_WITH_PARTS = (frozenset({"user"}), ALL_ROLES, frozenset[str]())
+PRINTED_PARTS = re.compile(r"""['"]type['"]: ?['"]text['"]""")  # a template of strings writes a list as Python or JSON
+TAG = re.compile(r"<[^<>\s]+>|\[/?[A-Z_]+\]")
 REMEDY = (
-    "choose one of our templates, such as template=chatml, or put each answer and its end between {% generation %} and "
+    "choose one of our templates, such as template=v1, or put each answer and its end between {% generation %} and "
     "{% endgeneration %} in the tokenizer's chat_template"
 )
 
@@ -110,6 +113,7 @@ class TokenizerTemplate:
         tokenizer: The tokenizer with this source.
         end: What ends an answer.
         refusal: Why the template cannot be trained with; "" if it can.
+        takes_system: Whether the template takes a system message.
         shows_images: Whether the template writes images itself, as those of vision models.
     """
 
@@ -139,7 +143,9 @@ class TokenizerTemplate:
             self._end, self._missing_end = self._find_end()
         self.end, self.refusal = _end_of(self._pieces_of(ONE_TURN), self._has_generation_marks)
         self.refusal = self.refusal or self._refused_prompt()
-        self.shows_images = self._takes_images()
+        self.takes_system = self._takes((("system", "t"), *ONE_TURN))
+        with_image: Shape = (("user", "it"), ONE_TURN[1])
+        self.shows_images = self._takes(with_image) and "user" in self._roles_with_parts[with_image]
 
     def render(self, messages: Sequence[Message], *, origin: str = "") -> list[Piece]:
         """Return the pieces of a conversation. If the user's message is last, they end where the answer begins."""
@@ -166,14 +172,14 @@ class TokenizerTemplate:
     @property
     def source_for_parts(self) -> str:
         """The source in a form that takes all content as parts, as transformers' processors and vLLM give it."""
-        shape: Shape = (("system", "t"), ("user", "it"), ("assistant", "t"))
-        try:
-            self._pieces_of(shape)
-        except RecipeError:  # many templates take no system message
-            shape = shape[1:]
-            self._pieces_of(shape)
-        string_roles = ROLES_WITH_PARTS[0] - self._roles_with_parts[shape]
-        return taking_parts(self.source, string_roles) if string_roles else self.source
+        shape: Shape = (("user", "it"), ONE_TURN[1])
+        if self.takes_system:
+            shape = (("system", "t"), *shape)
+        self._pieces_of(shape)
+        roles = self._roles_with_parts[shape]
+        if self._render(shape, roles) == self._render(shape, ALL_ROLES):
+            return self.source
+        return taking_parts(self.source, ALL_ROLES - roles)
 
     def require_learnable(self) -> None:
         """Raise RecipeError if an answer's beginning or end is unknown."""
@@ -191,15 +197,15 @@ class TokenizerTemplate:
         texts = "".join(kinds for _, kinds in shape).count("t")
         images = "".join(kinds for _, kinds in shape).count("i")
         reason = ""
-        for roles in ROLES_WITH_PARTS:
-            try:
-                text, spans = self._render_source(_conversation(shape, roles), shape[-1][0] == "user")
-            except (TemplateError, TypeError, ValueError, AttributeError, LookupError) as error:
-                reason = f"{type(error).__name__}: {error}"
+        for roles in ROLES_WITH_PARTS if images else ROLES_WITH_PARTS[::-1]:
+            text, spans, refusal = self._render(shape, roles)
+            if refusal:
+                reason = refusal
                 continue
             pieces = self._cut(text, spans)
             numbers = sorted(piece.number for piece in pieces if isinstance(piece, TextSlot))
-            if numbers == list(range(texts)) and pieces.count(None) == images:
+            complete = numbers == list(range(texts)) and pieces.count(None) == images
+            if complete and not (roles and PRINTED_PARTS.search(text)):
                 if not self._has_generation_marks:
                     text, spans = self._find_answers(shape, text, roles)
                 return Rendering(text, spans, roles)
@@ -210,61 +216,106 @@ class TokenizerTemplate:
             "remove what it does not take, or choose one of our templates, such as template=v1",
         )
 
-    def _render_source(self, conversation: list[dict[str, Any]], open_ended: bool) -> tuple[str, Spans]:
-        """Return the rendered text and the spans between its generation marks, in characters."""
+    def _render(self, shape: Shape, roles: frozenset[str]) -> tuple[str, Spans, str]:
+        """Return a shape's text, the spans between its generation marks, in characters, and the source's refusal."""
         from transformers.utils.chat_template_utils import render_jinja_template
 
-        texts, spans = render_jinja_template(
-            conversations=[conversation],
-            chat_template=self.source,
-            return_assistant_tokens_mask=self._has_generation_marks,
-            add_generation_prompt=open_ended,
-            **self._special_tokens,
-        )
-        return texts[0], spans[0] if self._has_generation_marks else ()
+        try:
+            texts, spans = render_jinja_template(
+                conversations=[_conversation(shape, roles)],
+                chat_template=self.source,
+                return_assistant_tokens_mask=self._has_generation_marks,
+                add_generation_prompt=shape[-1][0] == "user",
+                **self._special_tokens,
+            )
+        except (TemplateError, TypeError, ValueError, AttributeError, LookupError) as error:
+            return "", (), f"{type(error).__name__}: {error}"
+        return texts[0], spans[0] if self._has_generation_marks else (), ""
 
     def _find_answers(self, shape: Shape, text: str, roles: frozenset[str]) -> tuple[str, Spans]:
         """Return a rendered shape and the spans of its answers, each from its prompt's end to the end of its turn.
 
-        If the last answer has no end, the end of an earlier one is appended (GLM, where the next turn ends an answer).
+        The last answer begins with its prompt, and it has an end, if necessary one that the template does not write.
         """
         spans: list[tuple[int, int]] = []
         number = -1
         for index, (role, kinds) in enumerate(shape):
             number += kinds.count("t")
-            if role == "assistant":
-                start, after = _answer_in(text, number)
-                prompt = self._prompt(shape[:index], roles)
-                if text.startswith(prompt) and len(prompt) <= start:
-                    start = len(prompt)
-                spans.append((start, after + self._end_length(text[after:])))
-        if spans and self._missing_end and shape[-1][0] == "assistant":
+            if role != "assistant":
+                continue
+            prompt = self._prompt(shape[:index], roles)
+            start, after = _answer_in(text, number) if kinds else self._empty_answer(shape[:index], text, prompt, roles)
+            if index + 1 == len(shape):
+                place, block = self._empty_block(prompt, text[:start])
+                text = text[:place] + block + text[place:]
+                start, after = start + len(block), after + len(block)
+            stop = after + self._end_length(text[after:])
+            if text.startswith(prompt) and len(prompt) <= start:
+                start = len(prompt)
+            spans.append((start, stop))
+        if self._missing_end and shape[-1][0] == "assistant":
             begin, stop = spans[-1]
             text = text[:stop] + self._missing_end
             spans[-1] = (begin, len(text))
         return text, spans
 
+    def _empty_answer(self, before: Shape, text: str, prompt: str, roles: frozenset[str]) -> tuple[int, int]:
+        """Return the place of an empty answer: where one with text would be, or the prompt's end.
+
+        Raises:
+            RecipeError: If the template leaves an empty answer's turn out.
+        """
+        number = "".join(kinds for _, kinds in before).count("t")
+        answered, _, _ = self._render((*before, ONE_TURN[1]), roles)
+        place, _ = _answer_in(answered, number)
+        if text[:place] != answered[:place]:
+            place = len(prompt)
+            if not text.startswith(prompt):
+                raise RecipeError("the tokenizer's chat template has no turn for an empty answer", "remove the record")
+        return place, place
+
+    def _difference(self, prompt: str, finished: str) -> tuple[int, str]:
+        """Return where a prompt differs from a finished conversation, and its text from there; no token is cut."""
+        start = len(_common_beginning(prompt, finished))
+        for match in self._pattern.finditer(prompt):
+            if match.start() < start < match.end():
+                start = match.start()
+        return start, prompt[start:]
+
+    def _empty_block(self, prompt: str, before_answer: str) -> tuple[int, str]:
+        """Return the thoughts that only the prompt has, opened and closed at once, and where they belong.
+
+        They are "" if there are none. Thoughts that the prompt leaves open are none: the model would not close them.
+        """
+        start, extra = self._difference(prompt, before_answer)
+        tags = TAG.findall(extra)
+        is_block = len(tags) == 2 and extra.strip().startswith(tags[0]) and extra.strip().endswith(tags[1])
+        return start, extra if is_block and not any(tag in before_answer[start:] for tag in tags) else ""
+
     def _prompt(self, shape: Shape, roles: frozenset[str]) -> str:
         """Return the generation prompt of a conversation; "\0", which begins no text, if the template refuses it."""
-        try:
-            return self._render_source(_conversation(shape, roles), open_ended=True)[0]
-        except (TemplateError, TypeError, ValueError, AttributeError, LookupError):
-            return "\0"
+        text, _, refusal = self._render(shape, roles)
+        return "\0" if refusal else text
 
     def _find_end(self) -> tuple[str, str]:
-        """Return what follows each answer, and the end of an earlier answer if the last one has none ("" otherwise)."""
+        """Return what follows each answer, and what is appended to the last answer if nothing follows it.
+
+        Appended is the token that follows earlier answers (for GLM the beginning of the next turn), or the tokenizer's
+        end token. Both are "" if there is nothing of the kind.
+        """
         text = self._rendering(ONE_TURN * 2).text
         (_, first), (_, last) = _answer_in(text, 1), _answer_in(text, 3)
         middle, tail = text[first : text.index(OPEN, first)], text[last:]
         common = _common_beginning(middle, tail)
         if ends := self._first_controls.match(common):
-            return ends.group(), ""
+            before, eos, _ = ends.group().partition(self._special_tokens.get("eos_token", "\0"))
+            return before + eos, ""
         if self._first_control.match(tail):  # the last turn ends with another token than earlier ones
             return "", ""
-        if common.strip():
+        if common.strip():  # text, such as "###"
             return common.rstrip(), ""
         ends = self._first_control.match(middle)
-        return "", ends.group().strip() if ends else ""
+        return "", ends.group().strip() if ends else self._special_tokens.get("eos_token", "")
 
     def _end_length(self, following: str) -> int:
         """Return how many characters of the text after an answer end it."""
@@ -279,20 +330,19 @@ class TokenizerTemplate:
         prompt = self._prompt(ONE_TURN[:1], finished.roles_with_parts)
         answer, _ = _answer_in(finished.text, 1)
         if not finished.text.startswith(prompt):
-            extra = prompt.removeprefix(_common_beginning(prompt, finished.text))
+            _, extra = self._difference(prompt, finished.text)
             return f"its generation prompt ends with {extra!r}, which a finished conversation does not contain"
         header = self._pattern.sub("", finished.text[len(prompt) : answer]).strip()
         if header:
             return f"the model would have to write {header!r} before each answer, because its prompt ends earlier"
         return ""
 
-    def _takes_images(self) -> bool:
-        shape: Shape = (("user", "it"), ("assistant", "t"))
+    def _takes(self, shape: Shape) -> bool:
         try:
             self._pieces_of(shape)
         except RecipeError:
             return False
-        return "user" in self._roles_with_parts[shape]
+        return True
 
     def _cut(self, rendered: str, spans: Spans) -> list[ShapePiece]:
         edges = [edge for span in spans for edge in span]  # supervised text is between an even edge and the next
@@ -422,9 +472,6 @@ def _shape_of(messages: Sequence[Message]) -> tuple[Shape, list[str]]:
             elif part:
                 kinds += "t"
                 texts.append(part)
-        if message.role == "assistant" and not kinds:  # its mark shows where an empty answer is
-            kinds = "t"
-            texts.append("")
         shape.append((message.role, kinds))
     return tuple(shape), texts
 

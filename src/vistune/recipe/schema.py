@@ -319,10 +319,11 @@ class Model(Strict):
         default=None,
         description="anyres: sizes to which images are fitted, `[[width, height], …]` in pixels. Default: LLaVA 1.6's.",
     )
-    template: str = Field(
-        default="v1",
+    template: str | None = Field(
+        default=None,
         description="Chat template: `plain`, `v0`, `v1`, `llama_2`, `llava_llama_2`, `mistral`, `chatml`, `llama_3`, "
-        "or `tokenizer` for the tokenizer's own.",
+        "or `tokenizer` for the tokenizer's own. Default: `tokenizer` if the language model has a chat template, else "
+        "`v1`.",
     )
     tokenization: Literal["whole", "chunks"] = Field(
         default="whole",

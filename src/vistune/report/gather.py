@@ -174,7 +174,7 @@ def _samples(recipe: Recipe, checkpoint: Path, run: Path) -> Iterator[dict[str, 
 
     processor = Processor.load(checkpoint / "tokenizer")
     for stage in recipe.stages:
-        fitted = processor.with_template(stage.template or recipe.model.template)
+        fitted = processor.with_template(stage.template or processor.spec.template)
         fitted = fitted.with_image_mode(stage.image_mode or processor.spec.image_mode)
         if stage.shards is not None:
             continue

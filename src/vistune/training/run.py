@@ -17,10 +17,11 @@ from vistune.data import PixelCache, ShouldStop, never_stop
 from vistune.data.stages import PlannedStage, plan_stages
 from vistune.errors import DiskError, RecipeError, Stopped
 from vistune.files import Lock, write_atomic, write_json, write_jsonl
-from vistune.interop.load import ParentModel, recipe_processor
+from vistune.interop.load import ParentModel, recipe_processor, with_template
 from vistune.model import VisionLanguageModel, add_adapters, build, merge_adapters
 from vistune.model.language import is_quantised, load_language, unwrap
 from vistune.model.precision import parts_in_bf16, store_in_bf16
+from vistune.processor import Processor
 from vistune.progress import Progress
 from vistune.recipe import Recipe, Stage, dump, source_of
 from vistune.runs import checkpoint
@@ -65,6 +66,7 @@ class Run:
         self.processor = recipe_processor(recipe, parent)
         if parent is not None:
             recipe = recipe.model_copy(update={"origin": parent.origin, "model": parent.model})
+        recipe = recipe.model_copy(update={"model": with_template(recipe.model, self.processor.spec.template)})
         self.recipe = recipe
         self.parent = parent
         self.out = out
@@ -105,6 +107,8 @@ class Run:
             if self.world.is_first:
                 mark_finished(self.out, self.recipe.stages[-1].name, point.step)
             return
+        if point is not None and self.processor.spec.template == "tokenizer":
+            self.processor = Processor.load(point.folder / "tokenizer")  # with the date on which the run began
         stages, rejects = self._plan(resumed=point is not None)
         if self.world.is_first:
             self._prepare_folder(rejects, point)
