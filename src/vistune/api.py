@@ -221,7 +221,7 @@ def check_data(
 def show(
     source: DataSource,
     *,
-    template: str = "v1",
+    template: str | None = None,
     tokenizer: str = "builtin",
     index: int | None = None,
     on_message: OnMessage = ignore_message,

@@ -12,7 +12,7 @@ import pytest
 from tiny_spec import SPEC as TINY
 from tokenizers import AddedToken
 
-from vistune.errors import DataError, RecipeError
+from vistune.errors import RecipeError
 from vistune.processor import Processor, load_tokenizer
 from vistune.processor.tokens import collapse_slots
 from vistune.types import IGNORE, IMAGE_ID, ImageRef, Message, Sample
@@ -190,7 +190,7 @@ def test_a_beginning_that_the_template_writes_is_not_doubled(llama: Path) -> Non
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (CONTENT, "marks no answer"),
+        ("{% generation %}{% endgeneration %}" + CONTENT, "marks no answer"),
         ("{% generation %}{{ '!' }}{% endgeneration %}" + CONTENT, "does not contain the answer"),
         ("{% generation %}{{ m.content }}{% endgeneration %}<|im_end|>\n", "lacks the token that ends"),
     ],
@@ -200,13 +200,14 @@ def test_what_cannot_be_trained_with_is_refused_but_answers(tokenizer: Any, body
     with pytest.raises(RecipeError, match=rf"{reason}.*template=v1"):
         fitted.check()
     prompt = tokenizer.decode(fitted.encode_prompt(turns("What?")).input_ids)
-    assert prompt.endswith("What?<|im_end|>\n<|im_start|>assistant\n") or "!" in prompt
+    assert prompt.endswith("<|im_start|>assistant\n")
+    assert "What?" in prompt
     assert tokenizer.convert_tokens_to_ids("<|im_end|>") in fitted.stop_ids
 
 
 def test_a_prompt_that_is_not_how_its_training_begins_is_refused(tokenizer: Any) -> None:
     fitted = processor(tokenizer, chatml(LEARNT, opening="<|im_start|>assistant\n<think>"))
-    with pytest.raises(DataError, match="prompt"):
+    with pytest.raises(RecipeError, match="its generation prompt ends with '<think>'"):
         fitted.check()
 
 

@@ -176,7 +176,9 @@ def _listed(recipe: Recipe) -> list[DataSource]:
 def show(
     data: Annotated[Path, typer.Argument(help="Data file.")],
     index: Annotated[int | None, typer.Option(help="Show only the sample at this index.", min=0)] = None,
-    template: Annotated[str, typer.Option(help="Prompt template.")] = "v1",
+    template: Annotated[
+        str | None, typer.Option(help="Chat template; default: the tokenizer's own if it has one, else v1.")
+    ] = None,
     tokenizer: Annotated[str, typer.Option(help="Tokenizer folder, or builtin.")] = "builtin",
     as_json: Json = False,
 ) -> None:

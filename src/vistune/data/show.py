@@ -7,7 +7,7 @@ from typing import Any
 
 from vistune.data.selection import all_samples
 from vistune.errors import DataError
-from vistune.processor import Processor, TokenizerLike, load_tokenizer
+from vistune.processor import Processor, TokenizerLike, default_template, load_tokenizer
 from vistune.progress import OnMessage, ignore_message
 from vistune.recipe import DataSource, source_of
 from vistune.records import lines_of
@@ -35,13 +35,17 @@ class ShownSample:
 def show(
     source: DataSource,
     *,
-    template: str = "v1",
+    template: str | None = None,
     tokenizer: str = "builtin",
     index: int | None = None,
     on_message: OnMessage = ignore_message,
 ) -> list[ShownSample]:
-    """Return id, token ids and labels of each sample, or of the one at `index`; images may be missing."""
+    """Return id, token ids and labels of each sample, or of the one at `index`; images may be missing.
+
+    `template`: Chat template. Default: the tokenizer's own if it has one, else `v1`.
+    """
     processor = text_processor(template, tokenizer)
+    processor.check()
     samples = all_samples(source, find_images=False)
     for line in lines_of(field for file, _ in samples.parts for field in file.unread_fields):
         on_message(line)
@@ -54,9 +58,10 @@ def _shown(sample: Sample, processor: Processor) -> ShownSample:
     return ShownSample(**processor.shown(sample))
 
 
-def text_processor(template: str = "v1", tokenizer: str = "builtin") -> Processor:
+def text_processor(template: str | None = None, tokenizer: str = "builtin") -> Processor:
     """Return a processor without a vision tower: every image takes one slot."""
     loaded = load_tokenizer(source_of(tokenizer, "language"))
+    template = template or default_template(loaded)
     half = (0.5, 0.5, 0.5)
     return Processor(loaded, Spec(1, 1, len(loaded), 1, 2, half, half, "identity", template, tokenization="chunks"))
 

@@ -132,10 +132,8 @@ class TokenizerTemplate:
         controls = _control_pattern(tokenizer, self.source)
         mark = re.escape(getattr(tokenizer, "image_token", None) or IMAGE)
         self._pattern = re.compile(f"{OPEN}(?P<number>[0-9]+){CLOSE}|(?P<image>{SLOT}|{mark})|(?P<control>{controls})")
-        self._first_control, self._first_controls = (
-            re.compile(rf"\s*(?:{controls})"),
-            re.compile(rf"\s*(?:{controls})+"),
-        )
+        self._first_control = re.compile(rf"\s*(?:{controls})")
+        self._first_controls = re.compile(rf"\s*(?:{controls})+")
         self._pieces: dict[Shape, list[ShapePiece]] = {}
         self._roles_with_parts: dict[Shape, frozenset[str]] = {}
         self._end, self._missing_end = "", ""
@@ -267,12 +265,12 @@ class TokenizerTemplate:
         """
         number = "".join(kinds for _, kinds in before).count("t")
         answered, _, _ = self._render((*before, ONE_TURN[1]), roles)
-        place, _ = _answer_in(answered, number)
-        if text[:place] != answered[:place]:
-            place = len(prompt)
-            if not text.startswith(prompt):
-                raise RecipeError("the tokenizer's chat template has no turn for an empty answer", "remove the record")
-        return place, place
+        start, mark, _ = answered.partition(f"{OPEN}{number}{CLOSE}")
+        if not (mark and text.startswith(start)):
+            start = prompt
+        if not text.startswith(start):
+            raise RecipeError("the tokenizer's chat template has no turn for an empty answer", "remove the record")
+        return len(start), len(start)
 
     def _difference(self, prompt: str, finished: str) -> tuple[int, str]:
         """Return where a prompt differs from a finished conversation, and its text from there; no token is cut."""
