@@ -17,6 +17,7 @@ from tiny_towers import save_towers
 from vistune import api
 from vistune.errors import CheckpointError, RecipeError
 from vistune.generation import Assistant
+from vistune.generation.messages import read_messages
 from vistune.interop import layouts
 from vistune.interop.export import export_model, import_model, write_card
 from vistune.interop.parity import MERGED, TOLERANCE, ParityRow, exceeds_tolerance, probes
@@ -275,3 +276,29 @@ def test_rows_of_a_merge_decide_as_others_do(dtype: torch.dtype) -> None:
     assert exceeds_tolerance([row(0, ids=False)], dtype, merged=True)
     assert exceeds_tolerance([row(0, tokens=False)], dtype, merged=True) == (dtype == torch.float32)
     assert TOLERANCE[dtype] < allowed < 8  # as far apart as a head was that had followed its embedding
+
+
+def test_an_export_begins_conversations_as_the_tokenizers_own_template(
+    tiny_backbones: Path, tuned: Make, tmp_path: Path
+) -> None:
+    """SOLAR and EEVE: the tokenizer puts `<s>` before a text, its chat template does not. A processor would add it."""
+    from transformers import AutoProcessor
+
+    language = shutil.copytree(tiny_backbones / "language", tmp_path / "language")
+    tokenizer: Any = load_tokenizer(language)
+    tokenizer.add_bos_token = True
+    tokenizer.chat_template = (
+        "{% for m in messages %}### {{ m.role }}:\n{{ m.content }}{{ '\n\n' if m.role == 'user' }}{% endfor %}"
+        "{% if add_generation_prompt %}### assistant:\n{% endif %}"
+    )
+    tokenizer.save_pretrained(language)
+    folder = tuned("projector", language=str(language), template="tokenizer")
+    rows = export_model(folder, tmp_path / "hf", layout="llava-hf")
+    assert all(row.same_ids for row in rows)
+    theirs = AutoProcessor.from_pretrained(tmp_path / "hf", backend="pil")
+    messages = [{"role": "user", "content": [{"type": "text", "text": "What?"}]}]
+    ids = theirs.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
+    assert load_tokenizer(language)("a")["input_ids"][0] == tokenizer.bos_token_id
+    assert tokenizer.bos_token_id not in ids[0]
+    _, again = layouts.load(tmp_path / "hf", device="cpu", dtype=torch.float32)
+    assert again.encode_prompt(read_messages(messages)).input_ids.tolist() == ids[0]
