@@ -36,9 +36,9 @@ class AnswerSpans:
         self._end, self._missing_end = self._find_end(two_turns, eos)
 
     def _find_end(self, two_turns: str, eos: str) -> tuple[str, str]:
-        """Return what follows each answer, and what is appended to the last answer if nothing follows it.
+        """Return the text after each answer, and the token to append to a last answer that has none after it.
 
-        Appended is the token that follows earlier answers (for GLM the beginning of the next turn), or the tokenizer's
+        It is the token that follows earlier answers (for GLM the beginning of the next turn), or the tokenizer's
         end token. Both are "" if there is nothing of the kind.
         """
         middle = two_turns.partition(mark_of(1))[2].partition(OPEN)[0]
@@ -75,10 +75,10 @@ class AnswerSpans:
                 start = text.index(mark)
                 after = start + len(mark)
             else:
-                start = after = self._place_of_empty_answer(shape[:index], text, prompt, roles)
+                start = after = self._empty_answer(shape[:index], text, prompt, roles)
             if index + 1 == len(shape):
-                place, block = self._empty_block(prompt, text[:start])
-                text = text[:place] + block + text[place:]
+                position, block = self._empty_block(prompt, text[:start])
+                text = text[:position] + block + text[position:]
                 start, after = start + len(block), after + len(block)
             stop = after + self._end_length(text[after:])
             if text.startswith(prompt) and len(prompt) <= start:
@@ -90,7 +90,7 @@ class AnswerSpans:
             spans[-1] = (start, len(text))
         return text, spans
 
-    def _place_of_empty_answer(self, before: Shape, text: str, prompt: str, roles: Roles) -> int:
+    def _empty_answer(self, before: Shape, text: str, prompt: str, roles: Roles) -> int:
         """Return where an answer with text would be, or else the prompt's end.
 
         Raises:

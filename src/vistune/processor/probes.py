@@ -1,4 +1,4 @@
-"""Conversations that prove at start-up that a template and a tokenizer fit."""
+"""Conversations that show at start-up whether a template and a tokenizer fit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from PIL import Image
 
 from vistune.types import ImageRef, Message
 
-LONG_ANSWER = "The picture shows a red circle and two blue squares. " * 40
+LONG_ANSWER = "The image shows a red circle and two blue squares. " * 40
 MARKUP = "<b>1 < 2</b> {{ x }} {% if y %} ### [x](y) \\n | & &amp;"
 
 

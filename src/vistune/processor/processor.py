@@ -52,7 +52,7 @@ class Processor:
     def begins(self) -> bool:
         """Whether conversations begin with the tokens that the tokenizer puts before every text.
 
-        A tokenizer's `apply_chat_template` leaves them out. A vision model's processor, whose template writes images,
+        A tokenizer's `apply_chat_template` omits them. A vision model's processor, whose template writes images,
         adds them.
         """
         return not isinstance(self.template, TokenizerTemplate) or self.template.shows_images

@@ -2,11 +2,11 @@
 
 A conversation is reduced to its shape: roles, and where texts and images are. The Jinja source renders each shape once,
 with private-use characters in place of the texts, and the result is cut at these marks. The source never sees a user's
-text, so no text can become a control token or end a turn. What the template itself writes becomes TextPiece, or Control
+text, so no text can become a control token or end a turn. The template's own text becomes TextPiece, or Control
 if it is an added token of the tokenizer. transformers renders, in its sandbox.
 
-An answer and its end are supervised. A template says where they are by `{% generation %}`. In a template without these
-marks they are found by rendering (answer_spans.py). Thinking is off, and the date is fixed (template_defaults.py).
+An answer and its end are supervised. A template may mark them by `{% generation %}`. Without these marks they are found
+by rendering (answer_spans.py). Thinking is off, and the date is fixed (template_defaults.py).
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class TokenizerTemplate:
     Attributes:
         source: The Jinja source, with thinking off and the date fixed.
         tokenizer: The tokenizer with this source.
-        end: What ends an answer.
+        end: The end of an answer.
         refusal: Why the template cannot be trained with; "" if it can.
         takes_system: Whether the template takes a system message.
         shows_images: Whether the template writes images itself, as those of vision models.
