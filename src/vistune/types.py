@@ -108,11 +108,14 @@ class Spec:
         slots_per_image: Tokens of one tile after the projector.
         image_side: Side of a tile, pixels.
         image_mean, image_std: Per RGB channel.
-        feature_layer: Layer of the vision tower whose output is used (LLaVA-1.5, section 3: the last but one).
+        feature_layer: Layer of the vision tower whose output is used (LLaVA-1.5, section 3: the last but one), or
+            several, whose features are concatenated along the width.
         feature_tokens: `patch`, or `cls_patch` with the class token.
         space: `hidden`, or `joint`: through the tower's last norm and projection, the space it shares with text.
+        feature_norm: `off`, `tower` (its own final norm on each feature layer) or `layer_norm` (without weights).
         image_mode: `square`, `pad`, or `anyres`: an overview and the tiles of one of `canvases` (LLaVA-1.6).
-        image_fit: `crop` (the shorter edge to the side, then the centre, as CLIP) or `stretch` (as SigLIP).
+        image_fit: `crop` (resize the shorter edge, then cut out the centre, as CLIP) or `stretch` (as SigLIP).
+        image_resize: Pixels to which it is resized before the centre is cut out (DINOv2: 256); 0 is `image_side`.
         image_resample: Pillow's number: 3 bicubic, 2 bilinear.
         canvases: (width, height) in pixels.
         tokenization: `whole`, as transformers, or `chunks`, as the original LLaVA: each text around an image by
@@ -128,12 +131,14 @@ class Spec:
     image_std: tuple[float, float, float]
     projector: str
     template: str
-    feature_layer: int = -2
+    feature_layer: int | tuple[int, ...] = -2
     feature_tokens: str = "patch"
+    feature_norm: str = "off"
     space: str = "hidden"
     image_mode: str = "square"
     image_fit: str = "crop"
     image_resample: int = 3
+    image_resize: int = 0
     canvases: tuple[tuple[int, int], ...] = ()
     tokenization: str = "whole"
 

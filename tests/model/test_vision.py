@@ -22,7 +22,8 @@ from transformers import (
 
 from vistune.errors import RecipeError
 from vistune.model import build, read_spec
-from vistune.model.vision import image_rules, load_tower, vision_config
+from vistune.model.image_rules import image_rules
+from vistune.model.vision import load_tower, vision_config
 from vistune.processor import Processor, load_tokenizer
 from vistune.recipe import Model, Recipe, Stage
 from vistune.runs import checkpoint

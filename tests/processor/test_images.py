@@ -103,7 +103,7 @@ def test_the_processor_is_the_towers_own_after_normalising(tiny_backbones: Path)
     """What the tower is shown is what AutoImageProcessor of its folder makes, to 1/255."""
     from transformers import AutoImageProcessor
 
-    from vistune.model.vision import image_rules
+    from vistune.model.image_rules import image_rules
 
     source = str(tiny_backbones / "vision")
     rules = AutoImageProcessor.from_pretrained(source, backend="pil")

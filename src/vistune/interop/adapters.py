@@ -21,7 +21,7 @@ from vistune.interop.folders import PARTS, Parts, by_part
 from vistune.model import build_projector
 from vistune.model.lora import load_onto, refuse_misfits, with_adapters, with_empty_adapters
 from vistune.model.peft_folder import PREFIX, Adapters, LazyTensor, merge_hint
-from vistune.model.vision import tower_class
+from vistune.model.tower_shape import tower_class
 
 if TYPE_CHECKING:
     from peft import LoraConfig

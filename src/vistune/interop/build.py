@@ -18,7 +18,8 @@ from vistune.model.language import quantization, require_supported
 from vistune.model.lora import misfits
 from vistune.model.peft_folder import LazyTensor
 from vistune.model.shapes import ConfigLike, LanguageConfig, VisionConfig
-from vistune.model.vision import VisionTower, tower_class
+from vistune.model.tower_shape import tower_class
+from vistune.model.vision import VisionTower
 from vistune.processor import Processor, TokenizerLike
 from vistune.types import Spec
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -26,7 +26,8 @@ from vistune.errors import CheckpointError, DataError, VistuneError, reason_of, 
 from vistune.files import read_json, write_json
 from vistune.model.peft_folder import LazyTensor
 from vistune.model.shapes import VisionConfig
-from vistune.model.vision import vision_config
+from vistune.model.tower_shape import as_layers, describe_tower, set_depth, tower_class
+from vistune.model.vision import load_whole_tower, vision_config
 from vistune.processor import TokenizerLike, load_tokenizer
 from vistune.types import Spec
 
@@ -200,36 +201,30 @@ def tokenizer_of(folder: Path) -> TokenizerLike:
 
 
 def read_tower(name: str, parent: Path | None = None) -> tuple[Path, VisionConfig, dict[str, LazyTensor]]:
-    """Return (folder, config, tensors) of a vision tower, or of the vision part of a CLIP model."""
+    """Return (folder, config, tensors) of a vision tower, or of the vision part of a larger model."""
     folder = resolve(name, parent)
     config = vision_config(str(folder))
-    tensors: dict[str, LazyTensor] = {}
-    for theirs, tensor in read_tensors(folder, pickles=True).items():
-        ours = _renamed(theirs, names()["tower"]["read"])
-        if ours is not None and not theirs.endswith(tuple(names()["ignored"])):
-            tensors[ours.removeprefix("vision:")] = tensor
-    return folder, config, tensors
+    return folder, config, dict(load_whole_tower(str(folder), config).state_dict())
 
 
 def with_full_depth(
-    tower: Mapping[str, LazyTensor], config: VisionConfig, feature_layer: int
+    tower: Mapping[str, LazyTensor], config: VisionConfig, feature_layer: int | Sequence[int]
 ) -> tuple[dict[str, LazyTensor], VisionConfig]:
     """Return (tensors, config) of a tower cut at its feature layer, with zero layers in place of the missing ones.
 
     Their output is not used. The feature layer then has the same number in every loader; if it were the last layer,
     some loaders would normalise it (vLLM) and others would not. The last norm gets unit weights.
     """
-    first = "encoder.layers.0."
-    layer = {name.removeprefix(first): tensor for name, tensor in tower.items() if name.startswith(first)}
-    longer = dict(tower)
-    missing = -1 - feature_layer
-    for k in range(config.num_hidden_layers, config.num_hidden_layers + missing):
-        longer |= {f"encoder.layers.{k}.{name}": torch.zeros_like(t[...]) for name, t in layer.items()}
-    width = layer["layer_norm1.weight"][...]
-    longer.setdefault("post_layernorm.weight", torch.ones_like(width))
-    longer.setdefault("post_layernorm.bias", torch.zeros_like(width))
     config = copy.deepcopy(config)
-    config.num_hidden_layers += missing
+    set_depth(config, config.num_hidden_layers - 1 - max(as_layers(feature_layer)))
+    norm = describe_tower(config, feature_layer).norm
+    with torch.device("meta"):
+        expected = tower_class(config)(config).state_dict()
+    dtype = next(iter(tower.values()))[...].dtype
+    longer = dict(tower)
+    for name, tensor in expected.items():
+        is_scale = bool(norm) and name == f"{norm}.weight"
+        longer.setdefault(name, (torch.ones if is_scale else torch.zeros)(tensor.shape, dtype=dtype))
     return longer, config
 
 
@@ -256,20 +251,25 @@ def image_processor(spec: Spec) -> BaseImageProcessor:
     )
 
     side = {"height": spec.image_side, "width": spec.image_side}
+    edge = spec.image_resize or spec.image_side
     common = {"image_mean": list(spec.image_mean), "image_std": list(spec.image_std), "resample": spec.image_resample}
     crop = {"size": {"shortest_edge": spec.image_side}, "crop_size": side}
     if spec.image_mode == "anyres":
         pairs = [[height, width] for width, height in spec.canvases]
         return LlavaNextImageProcessorPil(**common, **crop, image_grid_pinpoints=pairs)
-    if spec.image_fit == "stretch":
-        return SiglipImageProcessorPil(**common, size=side)
     if spec.image_mode == "pad":
         return LlavaImageProcessorPil(**common, **crop, do_pad=True)
-    return CLIPImageProcessorPil(**common, **crop)
+    if spec.image_fit == "crop":
+        return CLIPImageProcessorPil(**common, size={"shortest_edge": edge}, crop_size=side)
+    if edge == spec.image_side:
+        return SiglipImageProcessorPil(**common, size=side)
+    return CLIPImageProcessorPil(**common, size={"height": edge, "width": edge}, crop_size=side)
 
 
 def write_tower(tower: Mapping[str, LazyTensor], config: VisionConfig, spec: Spec, folder: Path) -> None:
     """Write a vision tower into a folder of its own, in transformers' layout."""
-    save_tensors({written_name("vision", name, "tower"): tensor[...] for name, tensor in tower.items()}, folder)
+    older = config.model_type in ("clip_vision_model", "siglip_vision_model")
+    state = {written_name("vision", name, "tower") if older else name: tensor[...] for name, tensor in tower.items()}
+    save_tensors(state, folder)
     write_json(folder / "config.json", without_paths(config.to_dict()))
     image_processor(replace(spec, image_mode="square")).save_pretrained(folder)

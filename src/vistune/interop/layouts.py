@@ -17,8 +17,9 @@ from vistune.interop.adapters import apply_adapters, naming_of
 from vistune.interop.build import SourceModel, build_model, source_processor
 from vistune.interop.folders import by_part, read_config, read_tensors, readable_config, resolve, tokenizer_of
 from vistune.model import VisionLanguageModel
+from vistune.model.image_rules import ImageRules, image_rules
 from vistune.model.peft_folder import PREFIX, read_adapters
-from vistune.model.vision import has_class_token, image_rules
+from vistune.model.tower_shape import as_layers, describe_tower
 from vistune.model.vlm import spec_of
 from vistune.processor import Processor
 from vistune.recipe import Model
@@ -62,16 +63,18 @@ def read_hf(folder: Path, *, base: str | None, template: str | None, vision: str
     if template is None:
         template = "tokenizer" if tokenizer.chat_template else "v1"
     anyres = config.model_type == "llava_next"
+    layers = config.vision_feature_layer
+    rules = image_rules(str(folder))
     settings = Model(
         projector="mlp2x_gelu",
-        feature_layer=config.vision_feature_layer,
-        feature_tokens=tokens_kept(config, path),
+        feature_layer=layers if isinstance(layers, int) else tuple(layers),
+        feature_tokens=tokens_kept(config, rules, path),
+        feature_norm="off",
         image_mode="anyres" if anyres else "pad" if pads(folder) else "square",
         canvases=tuple((width, height) for height, width in config.image_grid_pinpoints) if anyres else None,
         template=template,
     )
     text = config.text_config
-    rules = image_rules(str(folder))
     return SourceModel(
         layout="llava-hf",
         folder=folder,
@@ -100,9 +103,9 @@ def refuse_hf(config: LlavaConfig, path: Path) -> None:
     """Raise CheckpointError if this reader does not support the model."""
     if config.model_type not in ("llava", "llava_next"):
         raise CheckpointError(f"{path}: model_type {config.model_type!r} is not supported", "use LLaVA 1.5 or 1.6")
-    if not isinstance(config.vision_feature_layer, int) or config.vision_feature_layer >= 0:
+    if max(as_layers(config.vision_feature_layer)) >= 0:
         raise CheckpointError(
-            f"{path}: vision_feature_layer {config.vision_feature_layer!r} is not supported", "use one negative number"
+            f"{path}: vision_feature_layer {config.vision_feature_layer!r} is not supported", "use negative numbers"
         )
     if config.projector_hidden_act != "gelu" or not getattr(config, "multimodal_projector_bias", True):
         raise CheckpointError(
@@ -110,15 +113,18 @@ def refuse_hf(config: LlavaConfig, path: Path) -> None:
         )
 
 
-def tokens_kept(config: LlavaConfig, path: Path) -> Literal["patch", "cls_patch"]:
+def tokens_kept(config: LlavaConfig, rules: ImageRules, path: Path) -> Literal["patch", "cls_patch"]:
     """Return which of the tower's tokens are used. With `default`, transformers drops the first."""
     strategy = config.vision_feature_select_strategy
-    clip = has_class_token(config.vision_config)
-    kept = HF_TOKENS.get(strategy) if clip else "patch" if strategy == "full" else None
+    tower = describe_tower(config.vision_config, config.vision_feature_layer, rules.get("image_side"))
+    kept = (
+        HF_TOKENS.get(strategy) if tower.prefix == 1 else "patch" if strategy == "full" and not tower.prefix else None
+    )
     if kept is None:
         raise CheckpointError(
-            f"{path}: vision_feature_select_strategy {strategy!r} does not fit {config.vision_config.model_type}",
-            "use default or full for CLIP, full for SigLIP",
+            f"{path}: vision_feature_select_strategy {strategy!r} does not fit {tower.kind}, "
+            f"which has {tower.prefix} tokens before the patches",
+            "use default or full for a tower with a class token, full for a tower without one",
         )
     return kept
 

@@ -175,7 +175,16 @@ def with_template(model: Model, template: str) -> Model:
 
 def model_section(spec: Spec, vision: str, language: str) -> Model:
     """Return a recipe's `model` section for a spec and the backbones' folders."""
-    keys = ("projector", "feature_layer", "feature_tokens", "space", "image_mode", "template", "tokenization")
+    keys = (
+        "projector",
+        "feature_layer",
+        "feature_tokens",
+        "feature_norm",
+        "space",
+        "image_mode",
+        "template",
+        "tokenization",
+    )
     return Model(
         vision=vision,
         language=language,

@@ -28,9 +28,9 @@ from vistune.interop.folders import (
     tokenizer_of,
     weight_files,
 )
+from vistune.model.image_rules import image_rules
 from vistune.model.peft_folder import LazyTensor, read_adapters, shape_of
 from vistune.model.shapes import LanguageConfig
-from vistune.model.vision import image_rules
 from vistune.model.vlm import spec_of
 from vistune.recipe import Model
 
@@ -157,6 +157,7 @@ def settings_of(folder: Path, config: Mapping[str, Any], parts: Parts, template:
         projector=projector_of(config, parts["projector"]),
         feature_layer=config.get("mm_vision_select_layer", -2),
         feature_tokens=config.get("mm_vision_select_feature", "patch"),
+        feature_norm="off",
         image_mode=mode,
         canvases=tuple((int(width), int(height)) for width, height in canvases) if canvases else None,
         template=template or str(config.get("vistune_template") or "v1"),

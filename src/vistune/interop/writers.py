@@ -22,7 +22,7 @@ from vistune.model import VisionLanguageModel
 from vistune.model.language import CausalLM, unwrap
 from vistune.model.peft_folder import LazyTensor
 from vistune.model.shapes import VisionConfig
-from vistune.model.vision import has_class_token
+from vistune.model.tower_shape import TowerShape, describe_tower
 from vistune.processor import Processor, TokenizerLike, save_tokenizer
 from vistune.runs.checkpoint import language_state
 from vistune.types import Spec
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, LlavaConfig, LlavaNextConfig, PreTrainedTokenizerFast
 
 ROWS = 64  # an enlarged vocabulary is rounded up to a multiple of this, as llava-hf's is
+OLDER_TOWERS = ("clip_vision_model", "siglip_vision_model")  # written with the tensor names of transformers 4
 IMAGE, PAD = "<image>", "<pad>"
 
 
@@ -72,10 +73,13 @@ class ExportedModel:
         return unwrap(self.model.language)
 
     @property
+    def tower_shape(self) -> TowerShape:
+        return describe_tower(self.tower_config, self.spec.feature_layer, self.spec.image_side)
+
+    @property
     def select_strategy(self) -> str:
         """transformers' name for the tower's tokens that are used: `default` drops a class token."""
-        drops = has_class_token(self.tower_config) and self.spec.feature_tokens == "patch"
-        return "default" if drops else "full"
+        return "default" if self.tower_shape.prefix and self.spec.feature_tokens == "patch" else "full"
 
 
 def write_hf(exported: ExportedModel, folder: Path) -> None:
@@ -110,6 +114,18 @@ def refuse_for_hf(exported: ExportedModel) -> None:
         )
     if spec.space != "hidden":
         raise RecipeError("--layout llava-hf: transformers' LLaVA has no joint space", "train with model.space=hidden")
+    if spec.feature_norm != "off":
+        raise RecipeError(
+            "--layout llava-hf: transformers' LLaVA has no norm between tower and projector, this model has "
+            f"feature_norm={spec.feature_norm}",
+            "train with model.feature_norm=off",
+        )
+    if (prefix := exported.tower_shape.prefix) > 1:
+        raise RecipeError(
+            f"--layout llava-hf: transformers' LLaVA drops at most one token before the patches, "
+            f"{exported.tower_shape.kind} has {prefix}",
+            "train with a tower without registers",
+        )
     if spec.image_mode == "pad" and spec.image_fit == "stretch":
         raise RecipeError(
             "--layout llava-hf: no image processor of transformers pads and stretches", "train with image_mode=square"
@@ -152,7 +168,10 @@ def with_more_rows(state: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
 def tower_state(exported: ExportedModel, layout: str) -> dict[str, Tensor]:
     """Return the tower's tensors under the layout's names."""
     tower = exported.tower.items()
-    return {written_name("vision", name, layout): tensor[...].to(exported.dtype) for name, tensor in tower}
+    names = {name: written_name("vision", name, layout) for name, _ in tower}
+    if layout == "llava-hf" and exported.tower_config.model_type not in OLDER_TOWERS:
+        names = {name: f"vision_tower.{name}" for name in names}
+    return {names[name]: tensor[...].to(exported.dtype) for name, tensor in tower}
 
 
 def projector_state(exported: ExportedModel, layout: str) -> dict[str, Tensor]:
@@ -176,7 +195,7 @@ def hf_config(exported: ExportedModel, image_id: int, rows: int, pad_id: int) ->
         "image_token_index": image_id,
         "image_seq_length": exported.spec.slots_per_image,
         "projector_hidden_act": "gelu",
-        "vision_feature_layer": exported.spec.feature_layer,
+        "vision_feature_layer": hf_layers(exported.spec),
         "vision_feature_select_strategy": exported.select_strategy,
         "dtype": str(exported.dtype).removeprefix("torch."),
     }
@@ -188,6 +207,11 @@ def hf_config(exported: ExportedModel, image_id: int, rows: int, pad_id: int) ->
         config = LlavaConfig(**common)
         config.architectures = ["LlavaForConditionalGeneration"]
     return config
+
+
+def hf_layers(spec: Spec) -> int | list[int]:
+    """Return the feature layers as a config of transformers has them."""
+    return spec.feature_layer if isinstance(spec.feature_layer, int) else list(spec.feature_layer)
 
 
 def with_older_keys(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,10 +245,10 @@ def write_processor(exported: ExportedModel, tokenizer: PreTrainedTokenizerFast,
     kind(
         images,
         tokenizer,
-        patch_size=exported.tower_config.patch_size,
+        patch_size=exported.spec.image_side // exported.tower_shape.columns,
         vision_feature_select_strategy=exported.select_strategy,
         chat_template=exported.processor.chat_template,
-        num_additional_image_tokens=1 if has_class_token(exported.tower_config) else 0,
+        num_additional_image_tokens=exported.tower_shape.prefix,
     ).save_pretrained(folder)
     images.save_pretrained(folder)
 
@@ -255,10 +279,18 @@ def write_original(exported: ExportedModel, folder: Path) -> None:
             f"--layout llava-original: the original LLaVA has no class for {kind!r}",
             f"it has {', '.join(sorted(names))}",
         )
-    if "2x2" in exported.spec.projector or exported.spec.space != "hidden" or exported.spec.image_fit == "stretch":
+    only_clip = exported.tower_config.model_type != "clip_vision_model" or not isinstance(
+        exported.spec.feature_layer, int
+    )
+    if "2x2" in exported.spec.projector or exported.spec.space != "hidden" or only_clip:
         raise RecipeError(
             f"--layout llava-original: the original LLaVA has no {exported.spec.projector} over this tower",
             "export --layout llava-hf",
+        )
+    if exported.spec.feature_norm != "off":
+        raise RecipeError(
+            "--layout llava-original: the original LLaVA has no norm between tower and projector",
+            "train with model.feature_norm=off",
         )
     save_tensors(original_state(exported), folder)
     config = {

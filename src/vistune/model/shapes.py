@@ -5,7 +5,6 @@ The config.json is that of a folder, of the hub cache, or one of those in shapes
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -90,36 +89,6 @@ class LanguageShape:
         return self.layers * self.layer + self.embedding * (1 if self.tied else 2) + self.width
 
 
-@dataclass(frozen=True, slots=True)
-class TowerShape:
-    """Sizes of a CLIP or SigLIP tower. `layers`: those up to the feature layer."""
-
-    kind: str
-    width: int
-    inner: int
-    layers: int
-    heads: int
-    patch: int
-    side: int
-    class_token: bool
-    joint: int = 0  # width of the joint space; 0 if features are not taken from it
-
-    @property
-    def tokens(self) -> int:
-        return (self.side // self.patch) ** 2 + self.class_token
-
-    @property
-    def layer(self) -> int:
-        return 4 * (self.width**2 + self.width) + 2 * self.width * self.inner + self.inner + 5 * self.width
-
-    @property
-    def parameters(self) -> int:
-        first = 3 * self.patch**2 * self.width + self.tokens * self.width
-        first += 3 * self.width if self.class_token else self.width  # class token and first norm; or a bias
-        last = 2 * self.width + self.joint * self.width if self.joint else 0
-        return first + self.layers * self.layer + last
-
-
 def config_of(name: str, part: str) -> SimpleNamespace:
     """Return the contents of a backbone's config.json. Raises RecipeError if none is found without a download."""
     source = source_of(name, part)
@@ -129,25 +98,11 @@ def config_of(name: str, part: str) -> SimpleNamespace:
             f"model.{part}={name}: its config.json is neither in a folder of that name nor in the hub cache",
             f"download it once (hf download {name} config.json), or name a folder",
         )
-    listed = tree.get("architectures")
-    names = [str(name) for name in listed] if isinstance(listed, list) else []
-    if part == "vision" and any(name.endswith("ForConditionalGeneration") for name in names):
-        raise whole_model(source, str(tree.get("model_type")))
     if part == "vision" and isinstance(tree.get("vision_config"), Mapping):
         joint = {"projection_dim": tree["projection_dim"]} if "projection_dim" in tree else {}
         tree = {"projection_dim": 512, **tree["vision_config"], **joint}  # the joint folder's own width wins
         tree.setdefault("model_type", "clip_vision_model")
     return SimpleNamespace(**tree)
-
-
-def whole_model(source: str, kind: str) -> RecipeError:
-    """Return the error for a tower that is a whole vision-language model, whose files name its weights differently."""
-    return RecipeError(
-        f"vision tower {source}: {kind!r} is a whole vision-language model, not a tower",
-        "name the tower that it was made from, such as openai/clip-vit-large-patch14-336, or save the tower alone: "
-        "`AutoModelForImageTextToText.from_pretrained(SOURCE).model.vision_tower.save_pretrained(FOLDER)` with its "
-        "preprocessor_config.json; to train the whole model further, name it in `from`",
-    )
 
 
 def _read_locally(source: str) -> dict[str, Any] | None:
@@ -158,14 +113,20 @@ def _read_locally(source: str) -> dict[str, Any] | None:
     known = parse_yaml((resources.files("vistune.model") / "shapes.yaml").read_text(encoding="utf-8"), "shapes.yaml")
     if source in known:
         return dict(known[source])
+    folder = cached_folder(source, "config.json")
+    return None if folder is None else dict(read_json(Path(folder) / "config.json"))
+
+
+def cached_folder(name: str, file: str) -> str | None:
+    """Return the folder of the hub's cache that contains a file of a model; None if there is none."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        cached = try_to_load_from_cache(source, "config.json")
+        cached = try_to_load_from_cache(name, file)
     except HFValidationError:
         return None
-    return json.loads(Path(cached).read_text(encoding="utf-8")) if isinstance(cached, str) else None
+    return str(Path(cached).parent) if isinstance(cached, str) else None
 
 
 def language_shape(config: LanguageConfig | SimpleNamespace) -> LanguageShape:
@@ -192,19 +153,4 @@ def language_shape(config: LanguageConfig | SimpleNamespace) -> LanguageShape:
         vocabulary=config.vocab_size,
         tied=bool(getattr(config, "tie_word_embeddings", False)),
         extra_per_layer=biases + (2 * head if kind in NORMED_QK else 0),
-    )
-
-
-def tower_shape(config: VisionConfig | SimpleNamespace, *, layers: int, space: str) -> TowerShape:
-    """Return the sizes of a vision tower cut after `layers` layers."""
-    return TowerShape(
-        kind=config.model_type,
-        width=config.hidden_size,
-        inner=config.intermediate_size,
-        layers=layers,
-        heads=config.num_attention_heads,
-        patch=config.patch_size,
-        side=config.image_size,
-        class_token=config.model_type == "clip_vision_model",
-        joint=config.projection_dim if space == "joint" else 0,
     )

@@ -1,10 +1,11 @@
-"""The vision tower: a CLIP or SigLIP encoder of transformers, cut after its feature layer."""
+"""The vision tower: any image encoder of transformers, cut after its last feature layer."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -12,40 +13,81 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vistune.errors import RecipeError, reason_of
-from vistune.model.shapes import ConfigLike, VisionConfig, whole_model
+from vistune.model.shapes import VisionConfig
+from vistune.model.tower_shape import (
+    TowerShape,
+    as_layers,
+    describe_tower,
+    set_depth,
+    tokens_first,
+    tower_class,
+    tower_inputs,
+)
 from vistune.types import Spec
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
-class VisionTower(nn.Module):
-    """A tower that ends at the feature layer; later layers are dropped.
+# What stands before a tower's tensor names in the folders of whole models.
+IN_JOINT_FOLDERS = r"^(model\.)?(vision_tower|vision_model|vision_encoder|visual)\."
 
-    In the joint space, the tower's last norm and its projection are applied to every token of the feature layer.
-    `cut`: whether the tower ends at the feature layer already.
+
+class _LastLayer(Exception):
+    """Ends a tower's forward pass after its last feature layer."""
+
+    def __init__(self, state: Tensor) -> None:
+        super().__init__()
+        self.state = state
+
+
+class _End(nn.Module):
+    """Stands after the last feature layer: nothing behind it is computed."""
+
+    def forward(self, state: Tensor, *_: object, **__: object) -> Tensor:
+        raise _LastLayer(state)
+
+
+class VisionTower(nn.Module):
+    """A tower that ends at its last feature layer; later layers are dropped.
+
+    A tower whose hidden states are not the outputs of a list of layers is run as a whole. In the joint space, the
+    tower's last norm and its projection are applied to every token of the feature layer.
+
+    Args:
+        tower: transformers' model.
+        cut: Whether it ends at its last feature layer already.
     """
 
     def __init__(self, tower: PreTrainedModel, spec: Spec, *, cut: bool = False) -> None:
         super().__init__()
         self.joint = spec.space == "joint"
-        body = tower.vision_model if self.joint else tower
-        layers = body.config.num_hidden_layers
-        kept = layers if cut else layers_kept(layers, spec.feature_layer)
-        body.encoder.layers = body.encoder.layers[:kept]
-        body.config.num_hidden_layers = tower.config.num_hidden_layers = kept
-        if not self.joint:
-            # hidden_states[k] is the output of an encoder layer, before the last norm and SigLIP's pooling head.
-            body.post_layernorm = nn.Identity()
-        if hasattr(body, "head"):
-            body.use_head = body.config.vision_use_head = False
-            body.head = None
         self.tower = tower
-        self.drop_first = spec.feature_tokens == "patch" and has_class_token(body.config)
+        self.feature_layers = as_layers(spec.feature_layer, cut=cut and hasattr(self.body.config, "num_hidden_layers"))
+        self.shape = describe_tower(self.body.config, self.feature_layers, spec.image_side)
+        self.has_class_slot = spec.feature_tokens == "cls_patch"
+        # With `layer_norm`, a norm without weights; with `tower`, the name of the tower's own.
+        plain = spec.feature_norm == "layer_norm"
+        self.norm = nn.LayerNorm(self.shape.hidden, elementwise_affine=False) if plain else None
+        self.own_norm = self.shape.norm if self.joint or spec.feature_norm == "tower" else ""
+        self.states: dict[int, Tensor] = {}  # of this forward pass, by index
+        self._drop_unused()
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", 255 * torch.tensor(spec.image_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(spec.image_std).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def body(self) -> Any:
+        """The tower itself, without a projection into a joint space."""
+        return self.tower.vision_model if self.joint else self.tower
+
+    def layers(self) -> list[nn.Module]:
+        """Return the layers, if the tower is cut, except those whose outputs a hook takes."""
+        if not self.shape.cuts:
+            return []
+        stack = list(self.body.get_submodule(self.shape.stack))[:-1]
+        return [layer for layer in stack if not layer._forward_hooks]
 
     def forward(self, images: Tensor) -> Tensor:
         """Encode tiles, uint8 (tiles, 3, side, side), as features (tiles, tokens, width).
@@ -55,63 +97,118 @@ class VisionTower(nn.Module):
         is_trained = torch.is_grad_enabled() and next(self.tower.parameters()).requires_grad
         with torch.set_grad_enabled(is_trained):
             normalised = (images.to(self.mean.dtype) - self.mean) / self.std
-            features = self._features(normalised.to(next(self.tower.parameters()).dtype))
-        return features[:, 1:] if self.drop_first else features
+            states = self._hidden_states(normalised.to(next(self.tower.parameters()).dtype))
+            return torch.cat([self._features(state) for state in states], dim=-1)
 
-    def _features(self, normalised: Tensor) -> Tensor:
-        body = self.tower.vision_model if self.joint else self.tower
-        hidden: Tensor = body(pixel_values=normalised).last_hidden_state
-        if not self.joint:
-            return hidden
-        joint: Tensor = self.tower.visual_projection(body.post_layernorm(hidden))
-        return joint
+    def _hidden_states(self, pixels: Tensor) -> list[Tensor]:
+        """Return the hidden states of the feature layers, as transformers does with `output_hidden_states`."""
+        arguments = tower_inputs(self.body, pixels)
+        if not self.shape.cuts:
+            all_states = self.body(**arguments, output_hidden_states=True).hidden_states
+            return [all_states[layer] for layer in self.feature_layers]
+        self.states.clear()
+        try:
+            self.body(**arguments)
+        except _LastLayer as end:
+            self.states[max(self.feature_layers)] = end.state
+        states = [self.states[layer] for layer in self.feature_layers]
+        self.states.clear()
+        return states
+
+    def _features(self, state: Tensor) -> Tensor:
+        tokens = tokens_first(state)
+        prefix = self.shape.prefix
+        tokens = torch.cat([tokens[:, :1], tokens[:, prefix:]], dim=1) if self.has_class_slot else tokens[:, prefix:]
+        norm = self.body.get_submodule(self.own_norm) if self.own_norm else self.norm
+        features: Tensor = tokens if norm is None else norm(tokens)
+        return self.tower.visual_projection(features) if self.joint else features
+
+    def _drop_unused(self) -> None:
+        """Drop layers after the last feature layer, and parameters on which the features do not depend.
+
+        A tower that is run as a whole keeps them as buffers, which are never trained.
+        """
+        body, shape = self.body, self.shape
+        unused = {name for name in shape.unused if not (self.own_norm and name.startswith(f"{self.own_norm}."))}
+        if not shape.cuts:
+            for name in unused:
+                parent, _, leaf = name.rpartition(".")
+                module = body.get_submodule(parent)
+                value = getattr(module, leaf).detach()
+                delattr(module, leaf)
+                module.register_buffer(leaf, value)
+            return
+        kept = shape.kept
+        stack = list(body.get_submodule(shape.stack))[:kept]
+        for layer in self.feature_layers:
+            if layer < max(self.feature_layers):
+                index = shape.depth + layer
+                stack[index].register_forward_hook(partial(_keep, self.states, layer))
+        parent, _, leaf = shape.stack.rpartition(".")
+        kind = type(body.get_submodule(shape.stack))
+        listed = [*stack, _End()]
+        setattr(body.get_submodule(parent), leaf, kind(*listed) if kind is nn.Sequential else nn.ModuleList(listed))
+        for config in (body.config, self.tower.config):
+            set_depth(config, kept)
+        for path, module in list(body.named_modules()):
+            names = [f"{path}.{name}".removeprefix(".") for name, _ in module.named_parameters()]
+            if path and names and unused.issuperset(names):
+                parent, _, leaf = path.rpartition(".")
+                setattr(body.get_submodule(parent), leaf, nn.Identity())
+        for name, _ in list(body.named_parameters()):
+            if name in unused:
+                parent, _, leaf = name.rpartition(".")
+                setattr(body.get_submodule(parent), leaf, None)
 
 
-def layers_kept(layers: int, feature_layer: int) -> int:
-    """Return the number of layers up to the feature layer: -1 keeps all, -2 all but the last, as in hidden_states."""
-    kept = layers + 1 + feature_layer
-    if not 0 < kept <= layers:
-        raise RecipeError(f"model.feature_layer={feature_layer} is outside the tower's {layers} layers", "-2 is usual")
-    return kept
+def _keep(states: dict[int, Tensor], layer: int, _: nn.Module, __: object, output: Any) -> None:
+    states[layer] = output[0] if isinstance(output, tuple) else output
 
 
-def has_class_token(config: ConfigLike) -> bool:
-    """Return whether a tower has a class token: CLIP has one, SigLIP does not."""
-    return config.model_type == "clip_vision_model"
-
-
-def tokens_of(config: VisionConfig, feature_tokens: str) -> int:
+def slots_of_tile(shape: TowerShape, feature_tokens: str) -> int:
     """Return the number of tokens of a tile: patches, and the class token if `feature_tokens` keeps it."""
     with_class_token = feature_tokens == "cls_patch"
-    if with_class_token and not has_class_token(config):
-        raise RecipeError(f"feature_tokens=cls_patch: {config.model_type} has no class token", "use patch")
-    return int((config.image_size // config.patch_size) ** 2) + with_class_token
+    if with_class_token and not shape.prefix:
+        raise RecipeError(f"feature_tokens=cls_patch: {shape.kind} has no class token", "use patch")
+    return shape.patches + with_class_token
 
 
-def width_of(config: VisionConfig, space: str) -> int:
+def width_of(config: VisionConfig, shape: TowerShape, space: str) -> int:
     """Return the features' width. Raises RecipeError if the tower has no joint space with text."""
     if space == "hidden":
-        return int(config.hidden_size)
-    if not has_class_token(config):
+        return shape.width
+    if shape.kind != "clip_vision_model" or shape.width != shape.hidden:
         raise RecipeError(
-            f"model.space=joint: {config.model_type} has no projection into a joint space", "use a CLIP tower"
+            f"model.space=joint: {shape.kind} has no projection into a joint space",
+            "use a CLIP tower and one feature layer",
         )
     return int(config.projection_dim)
 
 
-def vision_config(source: str) -> VisionConfig:
-    """Read the tower's config, from a vision folder or the vision part of a CLIP folder."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+def resolve_norm(setting: str, shape: TowerShape, space: str) -> str:
+    """Return the norm of the features: `off`, `tower` or `layer_norm`.
 
-    whole = read_config(source, "vision tower")
-    if whole.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES and hasattr(whole, "vision_config"):
-        raise whole_model(source, whole.model_type)
-    config: VisionConfig = getattr(whole, "vision_config", whole)
-    if config.model_type not in ("clip_vision_model", "siglip_vision_model"):
+    `auto` is off for the CLIP and SigLIP families, as LLaVA uses them, and in the joint space. Others get their own
+    final norm: hidden states of DINOv2 have outliers in the hundreds.
+    """
+    if setting in ("tower", "layer_norm") and space == "joint":
+        raise RecipeError(f"model.feature_norm={setting}: space=joint has a norm already", "leave feature_norm out")
+    if setting == "tower" and not shape.norm:
         raise RecipeError(
-            f"vision tower {source}: {config.model_type!r} is not supported", "use a CLIP or SigLIP tower"
+            f"model.feature_norm=tower: {shape.kind} has no final norm of this width", "use feature_norm=layer_norm"
         )
-    if has_class_token(config):  # the joint folder's own width, which its vision part may contradict
+    if setting != "auto":
+        return setting
+    if space == "joint" or "clip" in shape.kind or "siglip" in shape.kind:
+        return "off"
+    return "tower" if shape.norm else "layer_norm"
+
+
+def vision_config(source: str) -> VisionConfig:
+    """Read the tower's config, from a vision folder or the vision part of a joint folder."""
+    whole = read_config(source, "vision tower")
+    config: VisionConfig = getattr(whole, "vision_config", whole)
+    if hasattr(config, "projection_dim"):  # the joint folder's own width, which its vision part may contradict
         config.projection_dim = getattr(whole, "projection_dim", config.projection_dim)
     return config
 
@@ -128,45 +225,6 @@ def read_config(source: str, what: str) -> PreTrainedConfig:
         ) from None
 
 
-class ImageRules(TypedDict):
-    """A spec's fields that an image processor decides."""
-
-    image_mean: tuple[float, float, float]
-    image_std: tuple[float, float, float]
-    image_fit: NotRequired[str]
-    image_resample: NotRequired[int]
-
-
-def image_rules(source: str) -> ImageRules:
-    """Return a spec's image fields from the tower's image processor.
-
-    Raises RecipeError if there is none, or it does not resize to one square, rescale by 1/255 and normalise.
-    """
-    from transformers import AutoImageProcessor
-
-    try:
-        rules = AutoImageProcessor.from_pretrained(source, backend="pil")
-    except (OSError, ValueError) as error:
-        raise RecipeError(
-            f"vision tower {source}: no image processor: {str(error).splitlines()[0]}",
-            "put the tower's preprocessor_config.json into its folder",
-        ) from None
-    cut = (rules.crop_size.height, rules.crop_size.width) if rules.do_center_crop else ()
-    edges = {rules.size.shortest_edge or rules.size.height, rules.size.shortest_edge or rules.size.width, *cut}
-    steps = rules.do_resize and rules.do_rescale and rules.do_normalize
-    if len(edges) > 1 or not steps or abs(255 * rules.rescale_factor - 1) > 1e-6:
-        raise RecipeError(
-            f"vision tower {source}: its image processor does not resize to one square, rescale by 1/255 and normalise",
-            "correct its preprocessor_config.json, or use another tower",
-        )
-    return {
-        "image_mean": tuple(rules.image_mean),
-        "image_std": tuple(rules.image_std),
-        "image_fit": "crop" if rules.size.shortest_edge else "stretch",
-        "image_resample": int(rules.resample),
-    }
-
-
 def load_tower(source: str, spec: Spec, dtype: torch.dtype, *, cut: bool = False, meta: bool = False) -> VisionTower:
     """Load the tower of a folder or hub name.
 
@@ -178,21 +236,20 @@ def load_tower(source: str, spec: Spec, dtype: torch.dtype, *, cut: bool = False
     """
     config = vision_config(source)
     kind = tower_class(config, spec.space)
+    shape = describe_tower(config, -1 if cut else spec.feature_layer, spec.image_side)
     if meta and not Path(source).is_dir():
         with torch.device("meta"):
             empty = kind(config)
         return VisionTower(empty, spec, cut=cut)
     settings = {"device_map": "meta"} if meta else {}
-    try:
-        tower, report = kind.from_pretrained(
-            source, config=config, dtype=dtype, attn_implementation="sdpa", output_loading_info=True, **settings
-        )
-    except (OSError, RuntimeError, SafetensorError, UnpicklingError) as error:
-        raise RecipeError(
-            f"vision tower {source}: its weights cannot be read: {str(error).splitlines()[0]}", "name a complete tower"
-        ) from None
-    unused = ("head.",) if spec.space == "joint" else ("head.", "post_layernorm.")
-    missing = sorted(name for name in report["missing_keys"] if not name.startswith(unused))
+    tower, missing_keys = _read(kind, source, config, dtype=dtype, **settings)
+    own_norm = shape.norm if spec.space == "joint" or spec.feature_norm == "tower" else ""
+    missing = sorted(
+        name
+        for name in missing_keys
+        if (plain := name.removeprefix("vision_model.")) not in shape.unused
+        or (own_norm and plain.startswith(f"{own_norm}."))
+    )
     if missing:  # transformers would initialise them at random
         raise RecipeError(
             f"vision tower {source}: {len(missing)} weights are missing, such as {missing[0]}",
@@ -201,13 +258,26 @@ def load_tower(source: str, spec: Spec, dtype: torch.dtype, *, cut: bool = False
     return VisionTower(tower, spec, cut=cut)
 
 
-def tower_class(config: VisionConfig, space: str) -> type[PreTrainedModel]:
-    """Return transformers' class for a tower, with the projection for the joint space."""
-    from transformers import CLIPVisionModel, CLIPVisionModelWithProjection, SiglipVisionModel
+def load_whole_tower(source: str, config: VisionConfig) -> PreTrainedModel:
+    """Load a tower with all of its layers, as it is stored."""
+    return _read(tower_class(config), source, config, dtype="auto")[0]
 
-    classes: dict[str, type[PreTrainedModel]] = {
-        "joint": CLIPVisionModelWithProjection,
-        "clip_vision_model": CLIPVisionModel,
-        "siglip_vision_model": SiglipVisionModel,
-    }
-    return classes["joint" if space == "joint" else config.model_type]
+
+def _read(
+    kind: type[PreTrainedModel], source: str, config: VisionConfig, **settings: Any
+) -> tuple[PreTrainedModel, list[str]]:
+    """Read a tower's weights; return the model, and the names of weights that transformers drew at random."""
+    try:
+        tower, report = kind.from_pretrained(
+            source,
+            config=config,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+            key_mapping={IN_JOINT_FOLDERS: ""},
+            **settings,
+        )
+    except (OSError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        raise RecipeError(
+            f"vision tower {source}: its weights cannot be read: {str(error).splitlines()[0]}", "name a complete tower"
+        ) from None
+    return tower, list(report["missing_keys"])

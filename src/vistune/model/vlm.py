@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +17,13 @@ from torch import Tensor, nn
 from vistune.errors import RecipeError
 from vistune.model.attention import documents
 from vistune.model.cache import KVCache, Prefill, PrefillDone, Prefix
+from vistune.model.image_rules import ImageRules, image_rules
 from vistune.model.language import embed, head_weight, language_config, load_language, run, unwrap
 from vistune.model.lora import has_adapters
 from vistune.model.projectors import build_projector, slots_after
-from vistune.model.shapes import VisionConfig
-from vistune.model.vision import ImageRules, VisionTower, image_rules, load_tower, tokens_of, vision_config, width_of
+from vistune.model.shapes import VisionConfig, cached_folder
+from vistune.model.tower_shape import describe_tower
+from vistune.model.vision import VisionTower, load_tower, resolve_norm, slots_of_tile, vision_config, width_of
 from vistune.recipe import Model, source_of
 from vistune.types import IMAGE_ID, Batch, Spec
 
@@ -167,7 +170,14 @@ def spec_of(model: Model, vision: VisionConfig, width: int, vocabulary: int, rul
 
     Raises RecipeError if they do not fit.
     """
-    vision_width = width_of(vision, model.space)
+    shape = describe_tower(vision, model.feature_layer, rules.get("image_side"))
+    vision_width = width_of(vision, shape, model.space)
+    # The tower may not take images of its image processor's size.
+    rules = {
+        **rules,
+        "image_side": shape.side,
+        **({"image_resize": 0} if shape.side != rules.get("image_side") else {}),
+    }
     if model.projector == "identity" and vision_width != width:
         raise RecipeError(
             f"model.projector=identity: the tower's width {vision_width} is not the language model's {width}",
@@ -176,29 +186,39 @@ def spec_of(model: Model, vision: VisionConfig, width: int, vocabulary: int, rul
     anyres = model.image_mode == "anyres"
     if anyres and model.feature_tokens != "patch":
         raise RecipeError("model.image_mode=anyres needs features of patches only", "use feature_tokens=patch")
-    canvases = (model.canvases or default_canvases(vision.image_size)) if anyres else ()
+    canvases = (model.canvases or default_canvases(shape.side)) if anyres else ()
     for canvas in canvases:
-        if any(edge % vision.image_size for edge in canvas):
+        if any(edge % shape.side for edge in canvas):
             raise RecipeError(
-                f"model.canvases: {canvas[0]}x{canvas[1]} is not a multiple of the tower's side {vision.image_size}",
+                f"model.canvases: {canvas[0]}x{canvas[1]} is not a multiple of the tower's side {shape.side}",
                 "write multiples of the tower's side, in pixels: [[336, 672], [672, 336]]",
             )
     return Spec(
         vision_width=vision_width,
         language_width=width,
         vocabulary=vocabulary,
-        slots_per_image=slots_after(model.projector, tokens_of(vision, model.feature_tokens)),
-        image_side=vision.image_size,
+        slots_per_image=slots_after(model.projector, slots_of_tile(shape, model.feature_tokens)),
         projector=model.projector,
         template=model.template or "v1",
         feature_layer=model.feature_layer,
         feature_tokens=model.feature_tokens,
+        feature_norm=resolve_norm(model.feature_norm, shape, model.space),
         space=model.space,
         image_mode=model.image_mode,
         canvases=canvases,
         tokenization=model.tokenization,
         **rules,
     )
+
+
+def rules_at_hand(model: Model) -> ImageRules:
+    """Return the image rules of the tower's folder or hub cache; without them, only a usual mean and deviation."""
+    source = source_of(model.vision, "vision")
+    folder = source if Path(source).is_dir() else cached_folder(source, "preprocessor_config.json")
+    with suppress(RecipeError):
+        if folder is not None:
+            return image_rules(folder)
+    return {"image_mean": (0.5, 0.5, 0.5), "image_std": (0.5, 0.5, 0.5)}
 
 
 def read_spec(model: Model) -> Spec:

@@ -10,7 +10,7 @@ compared with the real layers by tests/planner/test_memory.py):
   language, its weights trained  wide 4 d + narrow ((2 or, in bf16, 5) d + 3 q + 2 k + 4 i)
   language, adapters trained     wide 2 d + narrow (inputs of adapted layers + 2 q + 2 k + 3 i + 7 ranks)
   language, frozen               wide 2 d + narrow (2 q + 2 k + 3 i)
-  tower, its weights trained     wide 2 v + narrow ((6 or, in bf16, 8) v + (3 of CLIP, 2 of SigLIP) u)
+  tower, its weights trained     wide 2 v + narrow ((6 or, in bf16, 8) v + (2 or, with quick GELU, 3) u)
   tower, frozen                  nothing; for a moment about 2 v + 4 u of one layer
   a layer that is recomputed     wide 1 width, and one whole layer at a time
   supervised tokens              nothing; for a moment wide 2 vocabularies for each of a chunk of 256 of them
@@ -26,7 +26,8 @@ from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 
 from vistune.model.loss import CHUNK
-from vistune.model.shapes import LanguageShape, TowerShape
+from vistune.model.shapes import LanguageShape
+from vistune.model.tower_shape import TowerShape
 from vistune.planner.sizes import (
     ATTENTION,
     HALF,
@@ -112,8 +113,11 @@ def optimizer_bytes(sizes: ModelSizes, setup: StageSetup) -> float:
     counts = parameters(sizes, setup.lora)
     total = 0.0
     for part in setup.learn:
-        shape = sizes.language if part == "language" else sizes.tower if part == "vision" else None
-        matrices = shape.layers * shape.layer if setup.optimizer == "muon" and shape is not None else 0
+        in_layers = {
+            "language": sizes.language.layers * sizes.language.layer,
+            "vision": sizes.tower.kept * sizes.tower.layer,
+        }
+        matrices = in_layers.get(part, 0) if setup.optimizer == "muon" else 0
         total += 2 * WIDE * (counts[part] - matrices) + WIDE * matrices
     return total
 
@@ -131,7 +135,7 @@ def activations(sizes: ModelSizes, setup: StageSetup, row: RowSize) -> float:
     tower = 0.0
     if "vision" in setup.learn:
         tower = patches * _stack(
-            tower_layer(sizes.tower, setup), WIDE * sizes.tower.width, sizes.tower.layers, "vision" in setup.recompute
+            tower_layer(sizes.tower, setup), WIDE * sizes.tower.hidden, sizes.tower.kept, "vision" in setup.recompute
         )
     inner = setup.narrow * 2 * sizes.language.inner  # gradients inside an MLP
     not_kept: float = 0.0
@@ -145,7 +149,7 @@ def activations(sizes: ModelSizes, setup: StageSetup, row: RowSize) -> float:
     frozen = (
         0.0
         if "vision" in setup.learn
-        else patches * (WIDE * 2 * sizes.tower.width + setup.narrow * 4 * sizes.tower.inner)
+        else patches * (WIDE * 2 * sizes.tower.hidden + setup.narrow * 4 * sizes.tower.inner)
     )
     return max(kept + transient, frozen)
 
@@ -191,8 +195,8 @@ def of_mlp(shape: LanguageShape, setup: StageSetup) -> float:
 
 def tower_layer(shape: TowerShape, setup: StageSetup) -> float:
     """Compute the bytes that one trained layer of the tower keeps per patch."""
-    v, u = shape.width, shape.inner
-    inner = (3 if shape.class_token else 2) * u
+    v, u = shape.hidden, shape.inner
+    inner = (2 if shape.gelu else 3) * u
     sums = WIDE * 4 + WIDE * shape.heads
     return sums + WIDE * 2 * v + setup.narrow * ((8 if setup.bf16 else 6) * v + inner)
 
@@ -210,7 +214,7 @@ def bf16_copies(sizes: ModelSizes, setup: StageSetup, row: RowSize) -> float:
         "language" not in setup.recompute or "language" in setup.learn
     )  # autocast keeps copies of trained weights
     language = HALF * (linear * (shape.layers if all_layers else 1) + adapters)
-    tower = HALF * sizes.tower.layer * sizes.tower.layers if "vision" in setup.learn else 0
+    tower = HALF * sizes.tower.layer * sizes.tower.kept if "vision" in setup.learn else 0
     return head + language + tower + HALF * sizes.projector
 
 
@@ -224,9 +228,7 @@ def _gathered(sizes: ModelSizes, setup: StageSetup, counts: dict[str, int]) -> f
     """Under FSDP: two whole layers (in use, and next), the gradients of one, and the parameters outside of layers."""
     share = 1 - 1 / setup.processes
     largest = max(sizes.language.layer, sizes.tower.layer)
-    outside = (
-        sum(counts.values()) - sizes.language.layers * sizes.language.layer - sizes.tower.layers * sizes.tower.layer
-    )
+    outside = sum(counts.values()) - sizes.language.layers * sizes.language.layer - sizes.tower.kept * sizes.tower.layer
     return share * WIDE * (3 * largest + outside)
 
 

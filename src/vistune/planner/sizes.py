@@ -19,14 +19,12 @@ from vistune.model.projectors import projector_named
 from vistune.model.shapes import (
     LanguageConfig,
     LanguageShape,
-    TowerShape,
     VisionConfig,
     config_of,
     language_shape,
-    tower_shape,
 )
-from vistune.model.vision import layers_kept
-from vistune.model.vlm import spec_of
+from vistune.model.tower_shape import TowerShape, as_layers, describe_tower
+from vistune.model.vlm import rules_at_hand, spec_of
 from vistune.recipe import Lora, Model, Recipe, Stage
 from vistune.types import Spec
 
@@ -128,9 +126,12 @@ def sizes_of(
         cut: Whether the tower already ends at the feature layer.
     """
     vision, text = configs or (config_of(model.vision, "vision"), config_of(model.language, "language"))
-    language, spec = language_shape(text), spec_without_rules(model, vision, text)
-    layers = vision.num_hidden_layers if cut else layers_kept(vision.num_hidden_layers, model.feature_layer)
-    tower = tower_shape(vision, layers=layers, space=model.space)
+    language, spec = language_shape(text), spec_without_weights(model, vision, text, cut=cut)
+    tower = describe_tower(vision, as_layers(model.feature_layer, cut=cut), spec.image_side)
+    more = tower.norm_parameters if spec.feature_norm == "tower" else 0
+    if spec.space == "joint":
+        more = tower.norm_parameters + spec.vision_width * tower.hidden
+    tower = replace(tower, parameters=tower.parameters + more)
     with torch.device("meta"):
         projector = projector_named(model.projector).build(spec.vision_width, language.width)
     count = sum(p.numel() for p in projector.parameters()) + (language.width if model.image_mode == "anyres" else 0)
@@ -138,10 +139,16 @@ def sizes_of(
     return ModelSizes(tower, language, count, linear, spec.vision_width, spec.slots_per_image), spec
 
 
-def spec_without_rules(model: Model, vision: VisionConfig, language: LanguageConfig | SimpleNamespace) -> Spec:
-    """Return the spec of a model, except how its pixels are normalised."""
-    half = (0.5, 0.5, 0.5)
-    return spec_of(model, vision, language.hidden_size, language.vocab_size, {"image_mean": half, "image_std": half})
+def spec_without_weights(
+    model: Model, vision: VisionConfig, language: LanguageConfig | SimpleNamespace, *, cut: bool = False
+) -> Spec:
+    """Return the spec of a model from what is on this machine; nothing is downloaded.
+
+    Without an image processor, images have the size of the tower's config. `cut`: see `sizes_of`.
+    """
+    here = model.model_copy(update={"feature_layer": as_layers(model.feature_layer, cut=cut)})
+    spec = spec_of(here, vision, language.hidden_size, language.vocab_size, rules_at_hand(model))
+    return replace(spec, feature_layer=model.feature_layer)
 
 
 def linear_maps(shape: LanguageShape) -> dict[str, tuple[int, int]]:

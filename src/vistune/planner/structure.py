@@ -111,7 +111,7 @@ def structure_of(recipe: Recipe, parent: ParentModel | None = None) -> Structure
     """
     from vistune.model.language import language_config
     from vistune.model.vision import vision_config
-    from vistune.planner.sizes import spec_without_rules
+    from vistune.planner.sizes import spec_without_weights
 
     model = with_own_template(recipe.model) if parent is None else parent.model
     if parent is not None and parent.configs is not None and recipe.origin is not None:
@@ -122,7 +122,7 @@ def structure_of(recipe: Recipe, parent: ParentModel | None = None) -> Structure
     names = (name_of(model.vision), name_of(model.language))
     if parent is not None:
         return Structure(model, parent.processor.spec, vision, language, names, cut=parent.cut)
-    return Structure(model, spec_without_rules(model, vision, language), vision, language, names)
+    return Structure(model, spec_without_weights(model, vision, language), vision, language, names)
 
 
 def config_at_hand(name: str, part: str, read: Callable[[str], Config]) -> Config:
@@ -155,7 +155,8 @@ def without_weights(structure: Structure) -> VisionLanguageModel:
     from transformers import AutoModelForCausalLM
 
     from vistune.model.projectors import build_projector
-    from vistune.model.vision import VisionTower, tower_class
+    from vistune.model.tower_shape import tower_class
+    from vistune.model.vision import VisionTower
     from vistune.model.vlm import VisionLanguageModel
 
     spec, vision = structure.spec, deepcopy(structure.vision)
@@ -169,24 +170,24 @@ def model_facts(structure: Structure, model: VisionLanguageModel) -> ModelFacts:
     """Return the values of the model's diagram."""
     from torch import nn
 
-    from vistune.model.vision import tokens_of
+    from vistune.model.vision import slots_of_tile
     from vistune.processor.tiles import anyres_slots
 
-    spec, vision = structure.spec, structure.vision
+    spec, tower = structure.spec, model.vision.shape
     leaves = [module for module in model.projector.modules() if not list(module.children())]
     tiles = [width * height // spec.image_side**2 for width, height in spec.canvases]
     # An image in the shape of a canvas fills it; one in a shape between two canvases' takes fewer rows or columns.
     slots = [len(anyres_slots(canvas, spec)) for canvas in spec.canvases] or [spec.slots_per_image]
     return ModelFacts(
         vision=structure.names[0],
-        vision_type=vision.model_type,
-        vision_layers=(model.vision.tower.config.num_hidden_layers, vision.num_hidden_layers),
+        vision_type=tower.kind,
+        vision_layers=(tower.kept, tower.depth),
         vision_width=spec.vision_width,
-        patch=vision.patch_size,
+        patch=tower.side // tower.columns,
         side=spec.image_side,
         class_token=spec.feature_tokens == "cls_patch",
         joint=spec.space == "joint",
-        tower_tokens=tokens_of(vision, spec.feature_tokens),
+        tower_tokens=slots_of_tile(tower, spec.feature_tokens),
         projector=spec.projector,
         projector_steps=tuple(
             (leaf.in_features, leaf.out_features) if isinstance(leaf, nn.Linear) else type(leaf).__name__

@@ -110,8 +110,7 @@ def work_of_model(model: VisionLanguageModel) -> Work:
     """Count the FLOPs that rows need on a model whose trainable parts are set."""
     tower, language = model.vision, unwrap(model.language)
     tower_is_trained = any(p.requires_grad for p in tower.parameters())
-    body = tower.tower.vision_model if tower.joint else tower.tower
-    patches = (body.config.image_size // body.config.patch_size) ** 2
+    tokens = tower.shape.tokens
     config = language.config
     heads = config.num_attention_heads
     query_width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
@@ -120,8 +119,8 @@ def work_of_model(model: VisionLanguageModel) -> Work:
     last = _of_weights(mlp, backward=True, experts=experts) if mlp is not None else 0.0
     head = language.get_output_embeddings()
     return Work(
-        tower=patches * _of_weights(tower, backward=tower_is_trained)
-        + 4 * patches**2 * body.config.hidden_size * body.config.num_hidden_layers * (3 if tower_is_trained else 1),
+        tower=tokens * _of_weights(tower, backward=tower_is_trained)
+        + 4 * tokens**2 * tower.shape.hidden * tower.shape.kept * (3 if tower_is_trained else 1),
         projector=model.spec.slots_per_image * _of_weights(model.projector, backward=tower_is_trained),
         token=_of_weights(model.language, backward=True, without=head, experts=experts) - last,
         pair=3 * 4 * query_width * config.num_hidden_layers,
@@ -167,8 +166,8 @@ def work_of_sizes(sizes: ModelSizes, setup: StageSetup) -> Work:
     last = 0.0 if recomputed else sum(of_map[name] for name in MLP)
     tower_passes = products(backward=vision, trainable=vision, recomputed=vision and "vision" in setup.recompute)
     projector_passes = products(backward=vision, trainable="projector" in setup.learn)
-    patches = 2 * (tower.side // tower.patch) ** 2 * 3 * tower.patch**2 * tower.width
-    layers = tower.layers * (2 * tower.tokens * tower.layer + 4 * tower.tokens**2 * tower.width)
+    patches = 2 * 3 * tower.side**2 * tower.hidden
+    layers = tower.kept * (2 * tower.tokens * tower.layer + 4 * tower.tokens**2 * tower.hidden)
     return Work(
         tower=(patches + layers) * tower_passes,
         projector=2 * sizes.slots * sizes.projector * projector_passes,
@@ -196,7 +195,7 @@ def _muon_flops(sizes: ModelSizes, setup: StageSetup) -> float:
     if "language" in setup.learn:
         total += shape.layers * sum(of(min(sides), max(sides)) for sides in linear_maps(shape).values())
     if "vision" in setup.learn:
-        total += tower.layers * (4 * of(tower.width, tower.width) + 2 * of(tower.width, tower.inner))
+        total += tower.kept * (4 * of(tower.hidden, tower.hidden) + 2 * of(tower.hidden, tower.inner))
     return total
 
 
@@ -238,8 +237,8 @@ def traffic(sizes: ModelSizes, setup: StageSetup, load: Load) -> float:
     """Return the bytes that a stage reads and writes outside of matrix products, the optimizer's included."""
     all_trainable = replace(setup, learn=("language",), lora=None)
     language = load.tokens * sizes.language.layers * language_layer(sizes.language, all_trainable)
-    tower = load.tiles * sizes.tower.tokens * sizes.tower.layers
-    tower *= setup.narrow * (8 * sizes.tower.width + 4 * sizes.tower.inner) * (3 if "vision" in setup.learn else 1)
+    tower = load.tiles * sizes.tower.tokens * sizes.tower.kept
+    tower *= setup.narrow * (8 * sizes.tower.hidden + 4 * sizes.tower.inner) * (3 if "vision" in setup.learn else 1)
     if setup.lora is not None:  # each adapter's output is scaled and added to its layer's, forward and backward
         outputs = sum(outside for _, outside in adapter_layers(sizes.language, setup.lora).values())
         language += load.tokens * sizes.language.layers * setup.narrow * 2 * outputs

@@ -188,14 +188,23 @@ def pad_to_square(image: Image.Image, spec: Spec) -> Image.Image:
 
 
 def fit(image: Image.Image, spec: Spec) -> Image.Image:
-    """Fit an image to the tower's square: resize the shorter edge and crop the centre, or stretch (`image_fit`)."""
+    """Fit an image to the tower's square: resize the shorter edge or stretch (`image_fit`), and cut out the centre."""
     side, resample = spec.image_side, Image.Resampling(spec.image_resample)
-    if spec.image_fit == "stretch":
-        return image if image.size == (side, side) else image.resize((side, side), resample)
-    width, height = image.size
-    scaled = int(side * max(width, height) / min(width, height))
-    size = (side, scaled) if width <= height else (scaled, side)
+    size = resized_to(image.size, spec)
     if image.size != size:
         image = image.resize(size, resample)
-    top, left = math.floor((size[1] - side) / 2), math.floor((size[0] - side) / 2)
-    return image.crop((left, top, left + side, top + side))
+    left, top = math.floor((size[0] - side) / 2), math.floor((size[1] - side) / 2)
+    return image if size == (side, side) else image.crop((left, top, left + side, top + side))
+
+
+def resized_to(size: tuple[int, int], spec: Spec) -> tuple[int, int]:
+    """Return (width, height) to which an image of this size is resized before the centre is cut out.
+
+    A padded image is not cut: padding is meant to keep all of it.
+    """
+    edge = spec.image_resize if spec.image_resize and spec.image_mode != "pad" else spec.image_side
+    width, height = size
+    if spec.image_fit == "stretch":
+        return edge, edge
+    scaled = int(edge * max(width, height) / min(width, height))
+    return (edge, scaled) if width <= height else (scaled, edge)

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from vistune.errors import DataError
-from vistune.processor.images import fit, image_size, open_image, pad_to_square
+from vistune.processor.images import fit, image_size, open_image, pad_to_square, resized_to
 from vistune.types import ImageRef, Spec
 
 NEWLINE = -1  # tile number of a slot that the model's `newline` vector fills
@@ -159,11 +159,8 @@ def _visible_box(size: Size, spec: Spec) -> tuple[float, float, float, float]:
         side = max(size)
         left, top = -((side - width) // 2), -((side - height) // 2)
         return left / width, top / height, (left + side) / width, (top + side) / height
-    if spec.image_fit == "stretch":
-        return 0.0, 0.0, 1.0, 1.0
     side = spec.image_side
-    long = int(side * max(size) / min(size))
-    across, down = (side, long) if width <= height else (long, side)
+    across, down = resized_to(size, spec)
     left, top = math.floor((across - side) / 2), math.floor((down - side) / 2)
     return left / across, top / down, (left + side) / across, (top + side) / down
 

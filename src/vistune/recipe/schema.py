@@ -26,6 +26,7 @@ def _unquoted(value: object) -> object:
 
 Rate = Annotated[float, Field(gt=0, lt=10, allow_inf_nan=False), BeforeValidator(_unquoted)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+FeatureLayer = Annotated[int, Field(le=-1), BeforeValidator(_unquoted)]
 Part = Literal["vision", "projector", "language", "adapters"]
 
 
@@ -292,7 +293,11 @@ class Stage(Strict):
 class Model(Strict):
     """The backbones and how they are joined. A backbone is a folder, a hub name, or `builtin`."""
 
-    vision: str = Field(default="builtin", description="Vision tower: any CLIP or SigLIP tower of transformers.")
+    vision: str = Field(
+        default="builtin",
+        description="Vision tower: an image encoder of transformers, alone or inside the folder of a larger model "
+        "([models](models.md)).",
+    )
     language: str = Field(
         default="builtin", description="Language model: a causal language model of transformers with a fast tokenizer."
     )
@@ -301,11 +306,19 @@ class Model(Strict):
         description="`linear`, `mlp1x_gelu` to `mlp8x_gelu`, `identity`, `pool2x2_mlp2x_gelu`, `shuffle2x2_mlp2x_gelu` "
         "(the last two join four patches into one slot), or `package.module:attribute`.",
     )
-    feature_layer: int = Field(
-        default=-2, le=-1, description="Layer of the vision tower whose output is used. Later layers are not kept."
+    feature_layer: FeatureLayer | Annotated[tuple[FeatureLayer, ...], Field(min_length=1)] = Field(
+        default=-2,
+        description="Layer of the vision tower whose output is used. The features of several, such as `[-2, -5]`, are "
+        "concatenated. Later layers are not kept.",
     )
     feature_tokens: Literal["patch", "cls_patch"] = Field(
         default="patch", description="Use the patch tokens only, or the class token too."
+    )
+    feature_norm: Literal["auto", "off", "tower", "layer_norm"] = Field(
+        default="auto",
+        description="Norm of the features before the projector: the `tower`'s own final norm, a `layer_norm` without "
+        "weights, or `off`. `auto` is `off` for CLIP and SigLIP towers; others get their own norm, or `layer_norm` if "
+        "they have none.",
     )
     space: Literal["hidden", "joint"] = Field(
         default="hidden", description="`joint` passes every token through CLIP's last norm and projection."

@@ -42,7 +42,12 @@ TILES_AT_ONCE = {"cpu": 4, "cuda": 64}  # in the tower; always as many, so that 
 READS_PER_IMAGE = 2  # on average, from which on `auto` caches features
 MOST_OF_THE_DISK = 0.5  # of its free space, that `auto` takes
 UNUSED = 30 * 86400  # seconds after which features that no run has opened are removed
-CODE = ("processor/images.py", "processor/tiles.py", "model/vision.py")  # our code that computes features
+CODE = (
+    "processor/images.py",
+    "processor/tiles.py",
+    "model/tower_shape.py",
+    "model/vision.py",
+)  # our code that computes features
 DIGESTS = "digests"  # file of {path: [bytes, time of change in ns, SHA-256]}, next to the shards
 
 

@@ -197,7 +197,6 @@ def _layers(model: VisionLanguageModel) -> Iterator[nn.Module]:
     The last layer's MLP gets fewer tokens by hooks (`last_mlp_at`), and torch shares one graph among all layers without
     checking their hooks. A quantised model multiplies in kernels that no compiler sees into.
     """
-    body = model.vision.tower.vision_model if model.vision.joint else model.vision.tower
-    yield from body.encoder.layers
+    yield from model.vision.layers()
     if not is_quantised(model.language):
         yield from unwrap(model.language).get_decoder().layers[:-1]

@@ -1,0 +1,99 @@
+"""Read a tower's image rules from its own image processor: size, crop, interpolation, mean and deviation."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NotRequired, TypedDict
+
+from vistune.errors import RecipeError
+
+INTERPOLATIONS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}  # Pillow's numbers
+
+
+class ImageRules(TypedDict):
+    """A spec's fields that an image processor decides."""
+
+    image_mean: tuple[float, float, float]
+    image_std: tuple[float, float, float]
+    image_fit: NotRequired[str]
+    image_resample: NotRequired[int]
+    image_side: NotRequired[int]
+    image_resize: NotRequired[int]
+
+
+def image_rules(source: str) -> ImageRules:
+    """Return a spec's image fields from the image processor of a folder or hub name.
+
+    Raises RecipeError if there is none, or it does something else than resize, crop, rescale by 1/255 and normalise.
+    """
+    processor = _processor(source)
+    if isinstance(processor, dict):
+        return _timm_rules(processor)
+    size, side, resize, fit = processor.size, 0, 0, "stretch"
+    cut = processor.crop_size if getattr(processor, "do_center_crop", False) else None
+    fault = "" if processor.do_resize else "it does not resize"
+    if getattr(processor, "max_num_patches", None):  # SigLIP 2 of variable size, here with a square of patches
+        side = resize = math.isqrt(processor.max_num_patches) * processor.patch_size
+    elif size.shortest_edge:
+        resize, fit = int(size.shortest_edge), "crop"
+        if cut is None and hasattr(processor, "crop_pct"):  # ConvNeXt: crops below 384 pixels, stretches from there on
+            side = resize
+            fit = "crop" if side < 384 else "stretch"
+            resize = int(side / processor.crop_pct) if side < 384 else side
+    elif size.height and size.height == size.width:
+        resize = int(size.height)
+    else:
+        fault = fault or f"its size {size} is neither a square nor a shortest edge"
+    if cut is not None and cut.height != cut.width:
+        fault = fault or f"its crop {cut.height} x {cut.width} is not a square"
+    side = side or (resize if cut is None else int(cut.height))
+    if side > resize:
+        fault = fault or f"it crops {side} pixels out of {resize}"
+    if not processor.do_rescale or abs(255 * processor.rescale_factor - 1) > 1e-6:
+        fault = fault or "it does not rescale by 1/255"
+    if fault:
+        raise RecipeError(
+            f"vision tower {source}: its image processor does not resize to one square and rescale by 1/255: {fault}",
+            "correct its preprocessor_config.json, or use another tower",
+        )
+    normalises = bool(processor.do_normalize)  # RADIO normalises inside the tower
+    return {
+        "image_mean": tuple(processor.image_mean) if normalises else (0.0, 0.0, 0.0),
+        "image_std": tuple(processor.image_std) if normalises else (1.0, 1.0, 1.0),
+        "image_fit": fit,
+        "image_resample": int(processor.resample),
+        "image_side": side,
+        "image_resize": 0 if resize == side else resize,
+    }
+
+
+def _processor(source: str) -> Any:
+    """Load the image processor; of a timm tower, the `pretrained_cfg` in its config.json, which takes its place."""
+    from transformers import AutoConfig, AutoImageProcessor, ViTImageProcessorPil
+
+    try:
+        return AutoImageProcessor.from_pretrained(source, backend="pil")
+    except ImportError:  # without torchvision
+        config = AutoConfig.from_pretrained(source)
+        if config.model_type == "timm_wrapper":
+            return {**config.pretrained_cfg}
+        return ViTImageProcessorPil.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise RecipeError(
+            f"vision tower {source}: no image processor: {str(error).splitlines()[0]}",
+            "put the tower's preprocessor_config.json into its folder",
+        ) from None
+
+
+def _timm_rules(pretrained: dict[str, Any]) -> ImageRules:
+    """Return the rules of timm's evaluation transform."""
+    side = int(list(pretrained["input_size"])[-1])
+    edge = math.floor(side / float(pretrained.get("crop_pct") or 0.875))
+    return {
+        "image_mean": tuple(pretrained["mean"]),
+        "image_std": tuple(pretrained["std"]),
+        "image_fit": "stretch" if pretrained.get("crop_mode") == "squash" else "crop",
+        "image_resample": INTERPOLATIONS[pretrained.get("interpolation") or "bicubic"],
+        "image_side": side,
+        "image_resize": 0 if edge == side else edge,
+    }

@@ -1,0 +1,341 @@
+"""Describe a vision tower by running it once on torch's meta device, without weights.
+
+config, feature layers, side -> TowerShape: tokens before the patches, patch grid, width, layers, final norm
+
+There is no table of architectures: any model of transformers is a tower if it takes `pixel_values` and returns hidden
+states over a grid of patches.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from vistune.errors import RecipeError, reason_of
+from vistune.model.shapes import VisionConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+TILES = 2  # images on the meta device: a tower that packs images into one sequence shows it with two
+MOST_PREFIX_TOKENS = 32  # more tokens outside of the grid are not class tokens and registers
+
+
+@dataclass(frozen=True, slots=True)
+class TowerShape:
+    """A tower up to its last feature layer.
+
+    Attributes:
+        kind: `model_type` of its config.
+        side: Side of its square input, pixels.
+        rows: Rows of patches.
+        columns: Columns of patches.
+        prefix: Number of tokens before the patches: class token, distillation token, registers.
+        width: Width of its features, of all feature layers together.
+        stack: Name of the module list whose k-th module returns hidden state k + 1; "" if there is no such list.
+        depth: Number of layers in the config.
+        kept: Number of layers up to the last feature layer.
+        norm: Name of the final norm, which works on the feature layer's width; "" if there is none.
+        norm_parameters: Number of its parameters.
+        unused: Names of parameters on which the features do not depend.
+        parameters: Number of parameters on which the features depend.
+        layer: Number of parameters of the largest layer.
+        hidden: Width of a token inside the layers.
+        inner: Width of the layers' MLPs.
+        heads: Attention heads.
+        gelu: Whether the MLPs have one activation function; quick GELU keeps one more tensor.
+    """
+
+    kind: str
+    side: int
+    rows: int
+    columns: int
+    prefix: int
+    width: int
+    stack: str
+    depth: int
+    kept: int
+    norm: str
+    norm_parameters: int
+    unused: frozenset[str]
+    parameters: int
+    layer: int
+    hidden: int
+    inner: int
+    heads: int
+    gelu: bool
+
+    @property
+    def patches(self) -> int:
+        return self.rows * self.columns
+
+    @property
+    def tokens(self) -> int:
+        return self.prefix + self.patches
+
+    @property
+    def cuts(self) -> bool:
+        """Whether the tower can end at its last feature layer; else it is run as a whole."""
+        return bool(self.stack)
+
+
+def layers_kept(layers: int, feature_layer: int) -> int:
+    """Return the number of layers up to the feature layer: -1 keeps all, -2 all but the last, as in hidden_states."""
+    kept = layers + 1 + feature_layer
+    if not 0 < kept <= layers:
+        raise RecipeError(f"model.feature_layer={feature_layer} is outside the tower's {layers} layers", "-2 is usual")
+    return kept
+
+
+def as_layers(feature_layer: int | Sequence[int], *, cut: bool = False) -> tuple[int, ...]:
+    """Return the indices of the feature layers; `cut`: in a tower that already ends at the last of them."""
+    layers = (feature_layer,) if isinstance(feature_layer, int) else tuple(feature_layer)
+    return tuple(layer - max(layers) - 1 for layer in layers) if cut else layers
+
+
+def describe_tower(
+    config: VisionConfig | SimpleNamespace, feature_layer: int | Sequence[int] = -2, side: int | None = None
+) -> TowerShape:
+    """Describe the tower of a config.
+
+    Args:
+        feature_layer: One or several indices of hidden states, -1 for the last layer's.
+        side: Side of its square input, pixels. Default: the config's. If the tower does not take images of this side,
+            the config's side is used.
+
+    Raises RecipeError if it is not a tower, or if a feature layer does not exist.
+    """
+    tower: Any = as_config(config)
+    layers = as_layers(feature_layer)
+    own = side_of(tower)
+    first = side or own
+    if first is None:
+        raise RecipeError(
+            f"vision tower: {tower.model_type!r} names no image size", "name its folder with a preprocessor_config.json"
+        )
+    key = json.dumps(tower.to_dict(), sort_keys=True, default=str)
+    try:
+        return _describe(type(tower), key, layers, first)
+    except RecipeError:
+        if own in (None, first):
+            raise
+    return _describe(type(tower), key, layers, own)
+
+
+def as_config(config: VisionConfig | SimpleNamespace) -> PreTrainedConfig:
+    """Return transformers' config for the contents of a config.json."""
+    from transformers import AutoConfig, PreTrainedConfig
+
+    if isinstance(config, PreTrainedConfig):
+        return config
+    return AutoConfig.for_model(**vars(config))
+
+
+def side_of(config: Any) -> int | None:
+    """Return the side of a tower's square input by its config; None if the config does not say it."""
+    side = getattr(config, "image_size", None)
+    if side is None and (patches := getattr(config, "num_patches", None)):
+        return math.isqrt(patches) * int(config.patch_size)
+    if side is None and (pretrained := getattr(config, "pretrained_cfg", None)):
+        side = list(pretrained["input_size"])[-1]
+    if isinstance(side, list | tuple):
+        side = side[0] if len(set(side)) == 1 else None
+    return None if side is None else int(side)
+
+
+def set_depth(config: Any, layers: int) -> None:
+    """Set the number of layers in a tower's config, and the names of stages that backbones' configs derive from it."""
+    config.num_hidden_layers = layers
+    if hasattr(config, "stage_names"):
+        config.stage_names = ["stem", *(f"stage{number}" for number in range(1, layers + 1))]
+        config.set_output_features_output_indices(out_features=None, out_indices=None)
+
+
+def tower_class(config: Any, space: str = "hidden") -> type[PreTrainedModel]:
+    """Return transformers' class for a tower: `AutoModel`'s, or else XVisionModel for an XVisionConfig.
+
+    In the joint space it is CLIP's class with the projection. Raises RecipeError if there is none.
+    """
+    from transformers import MODEL_MAPPING, CLIPVisionModelWithProjection
+
+    name, module = type(config).__name__, type(config).__module__
+    kind: Any = CLIPVisionModelWithProjection
+    if space == "joint":
+        return kind  # type: ignore[no-any-return]
+    if type(config) in MODEL_MAPPING:
+        kind = MODEL_MAPPING[type(config)]
+        return kind[0] if isinstance(kind, tuple) else kind  # type: ignore[no-any-return]
+    modeling = import_module(module.replace(".configuration_", ".modeling_"))
+    kind = getattr(modeling, f"{name.removesuffix('Config')}Model", None)
+    if kind is None:
+        raise _not_a_tower(config.model_type, "transformers has no model for this config alone")
+    return kind  # type: ignore[no-any-return]
+
+
+def tower_inputs(tower: Any, pixels: Tensor) -> dict[str, Tensor | None]:
+    """Return a tower's arguments for normalised pixels (tiles, 3, side, side).
+
+    SigLIP 2 of variable size takes patches (tiles, patches, patch * patch * 3) and the shape of their grid.
+    """
+    if "spatial_shapes" not in inspect.signature(type(tower).forward).parameters:
+        return {"pixel_values": pixels}
+    tiles, channels, height, width = pixels.shape
+    patch = int(tower.config.patch_size)
+    rows, columns = height // patch, width // patch
+    grid = pixels.reshape(tiles, channels, rows, patch, columns, patch).permute(0, 2, 4, 3, 5, 1)
+    return {
+        "pixel_values": grid.reshape(tiles, rows * columns, patch * patch * channels),
+        "pixel_attention_mask": None,
+        "spatial_shapes": torch.tensor([[rows, columns]] * tiles),
+    }
+
+
+def tokens_first(state: Tensor) -> Tensor:
+    """Return a hidden state as (tiles, tokens, width); convolutions give (tiles, width, rows, columns)."""
+    return state.flatten(2).mT if state.ndim == 4 else state
+
+
+@lru_cache(maxsize=64)
+def _describe(kind: type[PreTrainedConfig], key: str, layers: tuple[int, ...], side: int) -> TowerShape:
+    config = kind.from_dict(json.loads(key))
+    name = config.model_type
+    trace = _run_on_meta(config, side)
+    states, depth = trace.states, len(trace.states) - 1
+    stack = trace.stack()
+    if name == "timm_wrapper":  # its hidden states leave out the embeddings
+        depth += 1
+    kept = max(layers_kept(depth, layer) for layer in layers)
+    chosen = [states[layer] for layer in layers]
+    grids = {_grid(state, config, side) for state in chosen}
+    if len(grids) > 1:
+        raise RecipeError(f"model.feature_layer={list(layers)}: {name} has other grids of patches there", "name one")
+    ((rows, columns),) = grids
+    prefix = tokens_first(chosen[0]).shape[1] - rows * columns
+    width = tokens_first(chosen[0]).shape[2]
+    if not 0 <= prefix <= MOST_PREFIX_TOKENS or rows * columns == 0:
+        raise _not_a_tower(
+            name, f"its hidden states have {prefix + rows * columns} tokens for {rows} x {columns} patches"
+        )
+    parameters = dict(trace.tower.named_parameters())
+    gradients = torch.autograd.grad([state.sum() for state in chosen], list(parameters.values()), allow_unused=True)
+    unused = frozenset(name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None)
+    used = {name: tensor for name, tensor in parameters.items() if name not in unused}
+    container = trace.tower.get_submodule(stack) if stack else nn.ModuleList()
+    first = container[0] if stack else trace.tower
+    inner = max((p.shape[0] for n, p in first.named_parameters() if p.ndim == 2 and "gate" not in n), default=0)
+    norm = trace.norm(stack, width) if stack else ""
+    return TowerShape(
+        kind=name,
+        side=side,
+        rows=rows,
+        columns=columns,
+        prefix=prefix,
+        width=width * len(layers),
+        stack=stack if hasattr(config, "num_hidden_layers") else "",
+        depth=depth,
+        kept=kept,
+        norm=norm,
+        norm_parameters=sum(tensor.numel() for tensor in trace.tower.get_submodule(norm).parameters()) if norm else 0,
+        unused=unused,
+        parameters=sum(tensor.numel() for tensor in used.values()),
+        layer=max((sum(p.numel() for p in layer.parameters()) for layer in container), default=0),
+        hidden=width,
+        inner=inner,
+        heads=int(getattr(config, "num_attention_heads", 0) or 0),
+        gelu=getattr(config, "hidden_act", "gelu") != "quick_gelu",
+    )
+
+
+class _Trace:
+    """What a tower on the meta device did: its hidden states, and which modules returned which tensors."""
+
+    def __init__(self, tower: PreTrainedModel) -> None:
+        self.tower = tower
+        self.states: tuple[Tensor, ...] = ()
+        self.calls: list[tuple[str, nn.Module]] = []  # in the order in which they end
+        self.returned: dict[str, Tensor] = {}
+
+    def record(self, module: nn.Module, name: str, output: object) -> None:
+        first = output[0] if isinstance(output, tuple) else output
+        self.calls.append((name, module))
+        if isinstance(first, Tensor):
+            self.returned[name] = first
+
+    def stack(self) -> str:
+        """Return the name of the list of layers; "" if the hidden states are not its modules' outputs."""
+        wanted = self.states[1:]
+        ends = [name for name, tensor in self.returned.items() if wanted and tensor is wanted[0]]
+        for parent, dot, number in (name.rpartition(".") for name in ends):
+            if number == "0" and all(
+                self.returned.get(f"{parent}{dot}{k}") is state for k, state in enumerate(wanted)
+            ):  # fmt: skip
+                return parent
+        return ""
+
+    def norm(self, stack: str, width: int) -> str:
+        """Return the name of the first module with weights after the last layer, if it is a norm of this width."""
+        last = f"{stack}.{len(self.states) - 2}"
+        names = [name for name, _ in self.calls]
+        for name, module in self.calls[names.index(last) + 1 :]:
+            if weights := list(module.parameters(recurse=False)):
+                return name if all(weight.shape == (width,) for weight in weights) else ""
+        return ""
+
+
+def _run_on_meta(config: PreTrainedConfig, side: int) -> _Trace:
+    """Run a tower without weights on blank images. Raises RecipeError if it is not a tower."""
+    name = config.model_type
+    kind = tower_class(config)
+    if "pixel_values" not in inspect.signature(kind.forward).parameters:
+        raise _not_a_tower(name, f"it takes {kind.main_input_name}, not pixel_values")
+    try:
+        with torch.device("meta"):
+            tower = kind(config).eval()
+            pixels = torch.zeros(TILES, 3, side, side)
+        trace = _Trace(tower)
+        for path, module in tower.named_modules():
+            if path:
+                module.register_forward_hook(lambda module, _, output, path=path: trace.record(module, path, output))
+        trace.states = tuple(tower(**tower_inputs(tower, pixels), output_hidden_states=True).hidden_states)
+    except RecipeError:
+        raise
+    except ImportError as error:
+        extra = "timm" if "timm" in str(error) else ""
+        raise RecipeError(
+            f"vision tower: {name!r} needs a package that is not installed: {reason_of(error)}",
+            "pip install 'vistune[timm]'" if extra else "install it",
+        ) from None
+    except Exception as error:
+        raise _not_a_tower(name, f"it does not run on square images of {side} pixels: {reason_of(error)}") from None
+    if not trace.states or any(state.ndim not in (3, 4) or len(state) != TILES for state in trace.states):
+        raise _not_a_tower(name, "it returns no hidden states over the patches of each image")
+    return trace
+
+
+def _grid(state: Tensor, config: PreTrainedConfig, side: int) -> tuple[int, int]:
+    """Return (rows, columns) of a hidden state's patches."""
+    if state.ndim == 4:
+        if state.shape[2] != state.shape[3]:
+            raise _not_a_tower(
+                config.model_type, f"its hidden states {tuple(state.shape)} are not (n, width, rows, columns)"
+            )
+        return state.shape[2], state.shape[3]
+    patch = getattr(config, "patch_size", None)
+    patch = patch[0] if isinstance(patch, list | tuple) else patch
+    if patch is None:
+        raise _not_a_tower(config.model_type, "its config has no patch_size")
+    return side // patch, side // patch
+
+
+def _not_a_tower(kind: str, why: str) -> RecipeError:
+    return RecipeError(f"vision tower: {kind!r} is not supported: {why}", "use a tower with a grid of patches")
