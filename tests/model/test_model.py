@@ -110,7 +110,7 @@ def test_layers_behind_the_feature_layer_are_gone(model: VisionLanguageModel, ti
     mean, std = (torch.tensor(value)[:, None, None] for value in (model.spec.image_mean, model.spec.image_std))
     wanted = stock((tile / 255 - mean) / std, output_hidden_states=True).hidden_states[-2][:, 1:]
     torch.testing.assert_close(model.vision(tile), wanted, atol=1e-5, rtol=1e-5)
-    assert len(model.vision.tower.encoder.layers) == 2
+    assert model.vision.shape.kept == len(model.vision.layers()) == 2
 
 
 def test_only_what_a_stage_names_learns(model: VisionLanguageModel) -> None:

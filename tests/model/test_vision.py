@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_towers import JOINT_WIDTH, KINDS, LAYERS, TEXT, clip
+from tiny_towers import JOINT_WIDTH, KINDS, LAYERS, clip
 from torch import Tensor
 from transformers import (
     AutoImageProcessor,
     CLIPModel,
     CLIPVisionModel,
     CLIPVisionModelWithProjection,
-    Siglip2Config,
     SiglipModel,
     SiglipVisionModel,
 )
@@ -23,6 +22,7 @@ from transformers import (
 from vistune.errors import RecipeError
 from vistune.model import build, read_spec
 from vistune.model.image_rules import image_rules
+from vistune.model.tower_shape import describe_tower
 from vistune.model.vision import load_tower, vision_config
 from vistune.processor import Processor, load_tokenizer
 from vistune.recipe import Model, Recipe, Stage
@@ -77,9 +77,8 @@ def test_features_are_the_hidden_states_of_the_whole_tower(
 
 @pytest.mark.parametrize("layer", [-5, -9])
 def test_a_layer_outside_the_tower_is_refused(layer: int, towers: Path, tiny_backbones: Path) -> None:
-    spec = spec_for(towers / "clip", tiny_backbones, feature_layer=layer)
     with pytest.raises(RecipeError, match=f"feature_layer={layer} is outside the tower's 4 layers"):
-        load_tower(str(towers / "clip"), spec, torch.float32)
+        spec_for(towers / "clip", tiny_backbones, feature_layer=layer)
 
 
 @pytest.mark.parametrize("layer", [-1, -2])
@@ -108,11 +107,9 @@ def test_a_space_that_a_tower_has_not_is_refused(towers: Path, tiny_backbones: P
         load_tower(str(towers / "clip"), spec, torch.float32)
 
 
-def test_towers_that_are_not_served_are_named(tmp_path: Path, tiny_backbones: Path) -> None:
-    Siglip2Config(vision_config={"hidden_size": 32}, text_config=TEXT).save_pretrained(tmp_path / "naflex")
-    for source, name in ((tmp_path / "naflex", "siglip2_vision_model"), (tiny_backbones / "language", "llama")):
-        with pytest.raises(RecipeError, match=f"'{name}' is not supported"):
-            vision_config(str(source))
+def test_a_language_model_is_not_a_tower(tiny_backbones: Path) -> None:
+    with pytest.raises(RecipeError, match="'llama' is not supported: it takes input_ids, not pixel_values"):
+        describe_tower(vision_config(str(tiny_backbones / "language")), side=32)
 
 
 def test_weights_that_do_not_fit_are_never_drawn_at_random(towers: Path, tiny_backbones: Path, tmp_path: Path) -> None:
@@ -215,6 +212,8 @@ def test_picture_rules_of_every_age_are_read(tmp_path: Path) -> None:
         "image_std": (0.2, 0.3, 0.4),
         "image_fit": "crop",
         "image_resample": 3,
+        "image_side": 32,
+        "image_resize": 0,
     }
     fast = {"image_processor_type": "SiglipImageProcessorFast", "size": {"height": 32, "width": 32}}
     rules = image_rules(write_rules(tmp_path, **fast, do_center_crop=None, resample=2))
@@ -224,9 +223,10 @@ def test_picture_rules_of_every_age_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"size": {"shortest_edge": 40}},  # resized to 40, 32 cut out
+        {"size": {"shortest_edge": 24}},  # smaller than the crop
         {"size": {"height": 32, "width": 40}, "do_center_crop": False},
-        {"do_normalize": False},
+        {"crop_size": {"height": 32, "width": 24}},
+        {"do_resize": False},
         {"do_rescale": False},
         {"rescale_factor": 1 / 127.5},
     ],

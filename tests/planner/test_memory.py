@@ -16,9 +16,10 @@ from vistune.errors import RecipeError
 from vistune.model import add_adapters, next_token_loss
 from vistune.model.attention import register
 from vistune.model.language import run
-from vistune.model.shapes import config_of, language_shape, tower_shape
+from vistune.model.shapes import config_of, language_shape
+from vistune.model.tower_shape import describe_tower
 from vistune.planner.memory import bf16_copies, language_layer, longest_row, memory, tower_layer
-from vistune.planner.sizes import ModelSizes, RowSize, StageSetup, adapter_layers, sizes_of
+from vistune.planner.sizes import ModelSizes, RowSize, StageSetup, adapter_layers, sizes_of, tower_of
 from vistune.recipe import Lora, Model, known_recipes, load_recipe
 
 LANGUAGE = {
@@ -64,8 +65,7 @@ def test_a_towers_parameters_are_those_of_the_tower_that_is_loaded(name: str, to
         config = config_of(source, "vision")
         spec = spec_of(Model(space=space), config, 16, 100, image_rules(source))
         tower = load_tower(source, spec, torch.float32)
-        kept = len((tower.tower.vision_model if space == "joint" else tower.tower).encoder.layers)
-        assert tower_shape(config, layers=kept, space=space).parameters == sum(p.numel() for p in tower.parameters())
+        assert tower_of(config, spec).parameters == sum(p.numel() for p in tower.parameters())
 
 
 def test_llava_15_7b_is_known_without_a_folder_or_a_network() -> None:
@@ -162,7 +162,7 @@ def test_a_tower_layer_that_learns_keeps_what_is_foreseen_to_the_byte(kind: str,
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
                 return tower(pixel_values=torch.randn(3, 3, 32, 32)).last_hidden_state
 
-        return kept_by(tower, forward), tower_shape(tower.config, layers=layers, space="hidden")
+        return kept_by(tower, forward), describe_tower(tower.config, -1)
 
     (one, shape), (two, _) = kept(1), kept(2)
     copies = 2 * (4 * 64 * 64 + 2 * 64 * 160) if bf16 else 0

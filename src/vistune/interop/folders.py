@@ -24,7 +24,7 @@ from torch import Tensor
 
 from vistune.errors import CheckpointError, DataError, VistuneError, reason_of, some
 from vistune.files import read_json, write_json
-from vistune.model.peft_folder import LazyTensor
+from vistune.model.peft_folder import LazyTensor, shape_of
 from vistune.model.shapes import VisionConfig
 from vistune.model.tower_shape import as_layers, describe_tower, set_depth, tower_class
 from vistune.model.vision import load_whole_tower, vision_config
@@ -204,7 +204,8 @@ def read_tower(name: str, parent: Path | None = None) -> tuple[Path, VisionConfi
     """Return (folder, config, tensors) of a vision tower, or of the vision part of a larger model."""
     folder = resolve(name, parent)
     config = vision_config(str(folder))
-    return folder, config, dict(load_whole_tower(str(folder), config).state_dict())
+    stored = next(tensor for tensor in read_tensors(folder, pickles=True).values() if len(shape_of(tensor)) > 1)
+    return folder, config, dict(load_whole_tower(str(folder), config, stored[:0].dtype).state_dict())
 
 
 def with_full_depth(

@@ -123,13 +123,14 @@ def describe_tower(
         raise RecipeError(
             f"vision tower: {tower.model_type!r} names no image size", "name its folder with a preprocessor_config.json"
         )
+    kind: Any = type(tower)
     key = json.dumps(tower.to_dict(), sort_keys=True, default=str)
     try:
-        return _describe(type(tower), key, layers, first)
+        return _describe(kind, key, layers, first)
     except RecipeError:
-        if own in (None, first):
+        if own is None or own == first:
             raise
-    return _describe(type(tower), key, layers, own)
+    return _describe(kind, key, layers, own)
 
 
 def as_config(config: VisionConfig | SimpleNamespace) -> PreTrainedConfig:
@@ -206,6 +207,8 @@ def tokens_first(state: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(mode=False)
+@torch.enable_grad()
 def _describe(kind: type[PreTrainedConfig], key: str, layers: tuple[int, ...], side: int) -> TowerShape:
     config = kind.from_dict(json.loads(key))
     name = config.model_type

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
-# What stands before a tower's tensor names in the folders of whole models.
-IN_JOINT_FOLDERS = r"^(model\.)?(vision_tower|vision_model|vision_encoder|visual)\."
+# What is in front of a tower's tensor names in the folder of a whole vision-language model.
+IN_WHOLE_MODELS = r"^(model\.)?(vision_tower|vision_model|vision_encoder|visual)\."
 
 
 class _LastLayer(Exception):
@@ -258,26 +258,27 @@ def load_tower(source: str, spec: Spec, dtype: torch.dtype, *, cut: bool = False
     return VisionTower(tower, spec, cut=cut)
 
 
-def load_whole_tower(source: str, config: VisionConfig) -> PreTrainedModel:
-    """Load a tower with all of its layers, as it is stored."""
-    return _read(tower_class(config), source, config, dtype="auto")[0]
+def load_whole_tower(source: str, config: VisionConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """Load a tower with all of its layers."""
+    return _read(tower_class(config), source, config, dtype=dtype)[0]
 
 
 def _read(
     kind: type[PreTrainedModel], source: str, config: VisionConfig, **settings: Any
 ) -> tuple[PreTrainedModel, list[str]]:
     """Read a tower's weights; return the model, and the names of weights that transformers drew at random."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    inside = read_config(source, "vision tower").model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    renamed = {"key_mapping": {IN_WHOLE_MODELS: ""}} if inside else {}
     try:
         tower, report = kind.from_pretrained(
-            source,
-            config=config,
-            attn_implementation="sdpa",
-            output_loading_info=True,
-            key_mapping={IN_JOINT_FOLDERS: ""},
-            **settings,
+            source, config=config, attn_implementation="sdpa", output_loading_info=True, **renamed, **settings
         )
     except (OSError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise RecipeError(
             f"vision tower {source}: its weights cannot be read: {str(error).splitlines()[0]}", "name a complete tower"
         ) from None
+    if inside:  # transformers would put the prefix back when it saves the tower, and cannot
+        tower._weight_conversions = None
     return tower, list(report["missing_keys"])

@@ -173,11 +173,9 @@ def spec_of(model: Model, vision: VisionConfig, width: int, vocabulary: int, rul
     shape = describe_tower(vision, model.feature_layer, rules.get("image_side"))
     vision_width = width_of(vision, shape, model.space)
     # The tower may not take images of its image processor's size.
-    rules = {
-        **rules,
-        "image_side": shape.side,
-        **({"image_resize": 0} if shape.side != rules.get("image_side") else {}),
-    }
+    rules = rules.copy()
+    if rules.get("image_side") != shape.side:
+        rules["image_side"], rules["image_resize"] = shape.side, 0
     if model.projector == "identity" and vision_width != width:
         raise RecipeError(
             f"model.projector=identity: the tower's width {vision_width} is not the language model's {width}",

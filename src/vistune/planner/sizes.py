@@ -127,16 +127,20 @@ def sizes_of(
     """
     vision, text = configs or (config_of(model.vision, "vision"), config_of(model.language, "language"))
     language, spec = language_shape(text), spec_without_weights(model, vision, text, cut=cut)
-    tower = describe_tower(vision, as_layers(model.feature_layer, cut=cut), spec.image_side)
-    more = tower.norm_parameters if spec.feature_norm == "tower" else 0
-    if spec.space == "joint":
-        more = tower.norm_parameters + spec.vision_width * tower.hidden
-    tower = replace(tower, parameters=tower.parameters + more)
+    tower = tower_of(vision, spec, cut=cut)
     with torch.device("meta"):
         projector = projector_named(model.projector).build(spec.vision_width, language.width)
     count = sum(p.numel() for p in projector.parameters()) + (language.width if model.image_mode == "anyres" else 0)
     linear = sum(isinstance(module, nn.Linear) for module in projector.modules())
     return ModelSizes(tower, language, count, linear, spec.vision_width, spec.slots_per_image), spec
+
+
+def tower_of(vision: VisionConfig, spec: Spec, *, cut: bool = False) -> TowerShape:
+    """Describe the tower that a spec needs, with its final norm and its projection if they are used."""
+    tower = describe_tower(vision, as_layers(spec.feature_layer, cut=cut), spec.image_side)
+    norm = tower.norm_parameters if spec.space == "joint" or spec.feature_norm == "tower" else 0
+    projection = spec.vision_width * tower.hidden if spec.space == "joint" else 0
+    return replace(tower, parameters=tower.parameters + norm + projection)
 
 
 def spec_without_weights(
