@@ -182,7 +182,7 @@ def losses(work: Path) -> tuple[float, float]:
         {f"{place}.{name}": tensor for place, layer in ((0, theirs.linear_1), (2, theirs.linear_2))
          for name, tensor in layer.state_dict().items()}
     )  # fmt: skip
-    words = model.head.shape[0]  # the peer's head has more rows than its tokenizer has tokens
+    words = model.head.weight.shape[0]  # the peer's head has more rows than its tokenizer has tokens
     peer.lm_head.weight = torch.nn.Parameter(peer.lm_head.weight[:words])
     peer.config.text_config.vocab_size = words
     with torch.no_grad():

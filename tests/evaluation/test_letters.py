@@ -41,7 +41,7 @@ def test_a_letter_is_the_likeliest_of_its_options(tmp_path: Path, model: Path) -
     for row in rows[:-1]:
         prompt = known.begin_reply(assistant.processor.encode_prompt(block.messages(row.question)))
         with torch.inference_mode():
-            logits = (assistant.model(collate([prompt])) @ assistant.model.head.T)[-1]
+            logits = assistant.model.head.logits(assistant.model(collate([prompt])))[-1]
         letters = "ABC"[: len(row.question.tags["choices"])]
         assert row.text == max(letters, key=lambda letter: logits[known.ids[letter]])
         assert row.finish_reason == "stop"

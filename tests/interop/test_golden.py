@@ -84,7 +84,7 @@ def test_the_originals_numbers(original_model: Loaded, golden_original: Path, go
             hidden = model(batch)
             loss = next_token_loss(hidden, model.head, batch.labels, batch.starts)
             assert float(loss.sum) / loss.count == pytest.approx(float(expected["per_sample_loss"][k]), abs=1e-4)
-            last = hidden[-1] @ model.head.T
+            last = model.head.logits(hidden[-1])
             np.testing.assert_allclose(last[:64].numpy(), expected["last_logits64"][k], atol=1e-4)
             total, count = total + float(loss.sum), count + loss.count
     assert total / count == pytest.approx(float(expected["batch_loss"]), abs=1e-4)
@@ -101,7 +101,7 @@ def test_transformers_numbers(golden_hf: Path, golden_images: Path) -> None:
         tiles = load_tiles(ImageRef(golden_images / row["image"]), processor.spec)
         batch = collate([Example(ids, torch.full_like(ids, IGNORE), tiles)])
         with torch.inference_mode():
-            logits = model(batch) @ model.head.T
+            logits = model.head.logits(model(batch))
         np.testing.assert_allclose(logits[:, ::97].numpy(), expected[f"logits_{k}"].squeeze(), atol=1e-4)
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from language_table import ACCEPTED, REFUSED
 from safetensors.torch import load_file, save_file
-from tiny_models import KINDS, SIZE, config_of, tiny
+from tiny_models import KINDS, config_of, small_config, tiny
 from torch import Tensor
 
 from vistune.errors import CheckpointError, RecipeError
 from vistune.model import KVCache, Prefill, build, read_spec
 from vistune.model.attention import register
-from vistune.model.language import language_config, load_language, run
+from vistune.model.language import embed, language_config, load_language, run
 from vistune.recipe import Model
 from vistune.types import IGNORE, Example
 
@@ -58,9 +58,9 @@ def test_greedy_answers_are_those_of_transformers_token_by_token(
         rows = model.embed(torch.cat(prompts), torch.zeros(0, 32))
         hidden = model.read(rows, reading)[torch.tensor(reading.starts[1:]) - 1]
         tails.add(reading)
-        tokens = [(hidden @ model.head.T).argmax(dim=-1)]
+        tokens = [model.head.logits(hidden).argmax(dim=-1)]
         while len(tokens) < 24:
-            tokens.append((model.decode(tokens[-1], tails) @ model.head.T).argmax(dim=-1))
+            tokens.append(model.head.logits(model.decode(tokens[-1], tails)).argmax(dim=-1))
     said = torch.stack(tokens, dim=1).tolist()
     assert said == wanted
     assert len(set(said[0] + said[1])) > 4, "the answers are too dull to prove anything"
@@ -77,49 +77,33 @@ def test_a_sliding_window_is_felt() -> None:
     assert not torch.allclose(with_window, model(ids).logits, atol=1e-2)
 
 
-SMALL = {key: value for key, value in SIZE.items() if key not in ("initializer_range", "head_dim")}
-REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
-    "gemma2": ("gemma2", {}, "attn_logit_softcapping"),
-    "gemma2 without caps in attention": ("gemma2", {"attn_logit_softcapping": None}, "final_logit_softcapping"),
-    "gpt-oss": ("gpt_oss", {"num_local_experts": 2, "num_experts_per_tok": 1}, "s_aux"),
-    "sparse attention": (
-        "deepseek_v32",
-        {"q_lora_rank": 16, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8},
-        "deepseek_v32",
-    ),
-    "t5": ("t5", {}, "encoder-decoder"),
-    "bart": ("bart", {}, "encoder-decoder"),
-    "mamba": ("mamba", {}, "state-space"),
-    "jamba": ("jamba", {}, "state-space"),
-    "lfm2": ("lfm2", {"layer_types": ["conv", "full_attention"]}, "get_conv_state"),
-    "mpt": ("mpt", {}, "mpt"),
-    "bloom": ("bloom", {}, "bloom"),
-    "falcon": ("falcon", {"alibi": True}, "AttentionInterface"),
-    "bert": ("bert", {}, "looks ahead"),
-    "chunked attention": ("llama4_text", {"num_local_experts": 1, "intermediate_size_mlp": 32}, "chunked_attention"),
-    "scaled logits": ("granite", {"logits_scaling": 8.0}, "div"),
-    "biased logits": ("gptj", {"rotary_dim": 4}, "addmm"),
-    "learnt masks": ("doge", {}, "attention_mask"),
-    "embeddings of a layer each": ("gemma4_text", {"num_global_key_value_heads": 2}, "gemma4_text"),
-}
-
-
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_would_be_computed_otherwise_is_refused_by_name_before_weights_are_read(case: str, tmp_path: Path) -> None:
     """The folder holds a config alone: a refusal that came after reading weights would speak of missing ones."""
-    from transformers import AutoConfig
-
-    architecture, changes, word = REFUSED[case]
-    AutoConfig.for_model(architecture, **{**SMALL, **changes}).save_pretrained(tmp_path)
+    kind, word = REFUSED[case]
+    small_config(kind.architecture, kind.changes).save_pretrained(tmp_path)
     with pytest.raises(RecipeError, match=word) as caught:
         language_config(str(tmp_path))
     assert str(tmp_path) in str(caught.value)
-    assert architecture in str(caught.value)
+    assert kind.architecture in str(caught.value)
     assert caught.value.hint
 
 
+def test_a_config_that_transformers_cannot_build_is_refused_with_its_reason(tmp_path: Path) -> None:
+    small_config("reformer", {"is_decoder": True}).save_pretrained(tmp_path)
+    with pytest.raises(RecipeError, match=r"transformers cannot build it \(ValueError: .*axial_pos_embds"):
+        language_config(str(tmp_path))
+
+
+def test_infinity_in_a_config_is_no_obstacle(tmp_path: Path) -> None:
+    kind = ACCEPTED["granite 4"]
+    small_config(kind.architecture, kind.changes).save_pretrained(tmp_path)
+    assert "Infinity" in (tmp_path / "config.json").read_text()
+    assert language_config(str(tmp_path)).model_type == "granitemoehybrid"
+
+
 def test_what_a_trial_must_not_refuse() -> None:
-    from vistune.model.language import require_supported
+    from vistune.model.trial import require_supported
 
     for kind in KINDS:
         require_supported(config_of(kind), kind)
@@ -128,18 +112,52 @@ def test_what_a_trial_must_not_refuse() -> None:
 def test_a_trial_draws_nothing_and_changes_no_config(tmp_path: Path) -> None:
     config = config_of("gemma3")
     before, state = config.to_dict(), torch.get_rng_state()
-    from vistune.model.language import require_supported
+    from vistune.model.trial import require_supported
 
     require_supported(config, "here")
     assert config.to_dict() == before
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_a_multimodal_folder_is_refused_by_name(tmp_path: Path) -> None:
-    from transformers import Gemma3Config
+JOINT = {"gemma3": {"mm_tokens_per_image": 4}, "llava": {}}
 
-    Gemma3Config(text_config={**SIZE}).save_pretrained(tmp_path)
-    with pytest.raises(RecipeError, match=r"gemma3 is a multimodal model"):
+
+@pytest.mark.parametrize("architecture", JOINT)
+def test_the_text_model_of_a_multimodal_folder_is_taken_with_its_weights(architecture: str, tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    texts = {"gemma3": "gemma3_text", "llava": "llama"}
+    text = small_config(texts[architecture], {"head_dim": 8}).to_dict()
+    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "image_size": 28, "patch_size": 14}  # fmt: skip
+    if architecture == "llava":
+        vision["model_type"] = "clip_vision_model"
+    torch.manual_seed(1)
+    config = AutoConfig.for_model(architecture, text_config=text, vision_config=vision, **JOINT[architecture])
+    joint = AutoModelForImageTextToText.from_config(config).eval()
+    joint.save_pretrained(tmp_path)
+    language = load_language(str(tmp_path), torch.float32)
+    ids = torch.randint(2, 98, (1, 9))
+    with torch.no_grad():
+        stock = joint.model.language_model(input_ids=ids).last_hidden_state
+        ours = run(language, embed(language, ids), torch.arange(9)[None], starts=[0, 9])
+        torch.testing.assert_close(ours, stock, rtol=1e-4, atol=1e-5)
+    assert torch.equal(language.get_output_embeddings().weight, joint.get_output_embeddings().weight)
+
+
+def test_a_text_model_that_sees_its_whole_prompt_is_refused(tmp_path: Path) -> None:
+    from transformers import PaliGemmaConfig
+
+    PaliGemmaConfig(text_config=small_config("gemma", {"head_dim": 8}).to_dict()).save_pretrained(tmp_path)
+    with pytest.raises(RecipeError, match="looks ahead"):
+        language_config(str(tmp_path))
+
+
+def test_a_text_model_that_transformers_cannot_build_alone_is_refused(tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    AutoConfig.for_model("qwen2_5_vl").save_pretrained(tmp_path)
+    with pytest.raises(RecipeError, match=r"no causal language model for its text model \(qwen2_5_vl_text\)"):
         language_config(str(tmp_path))
 
 

@@ -9,10 +9,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from vistune.model import next_token_loss
+from vistune.model import next_token_loss as head_next_token_loss
+from vistune.model.head import Head, LogitRule
 from vistune.model.loss import CHUNK
+from vistune.types import LossSum
 
 WIDTH, VOCABULARY = 8, 50
+
+
+def next_token_loss(hidden: Tensor, weight: Tensor, labels: Tensor, starts: Tensor) -> LossSum:
+    return head_next_token_loss(hidden, Head(weight), labels, starts)
 
 
 def made(learnt: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -99,3 +105,33 @@ def test_without_gradients_nothing_is_kept() -> None:
         found = next_token_loss(hidden, head, labels, starts)
     torch.testing.assert_close(found.sum, by_torch(hidden, head, labels).detach())
     assert not found.sum.requires_grad
+
+
+RULES = [LogitRule(0.25), LogitRule(cap=2.0), LogitRule(3.0, 2.0), LogitRule()]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("head_learns", [False, True])
+def test_a_scale_a_bias_and_a_cap_have_the_gradients_of_autograd(
+    rule: LogitRule, biased: bool, head_learns: bool
+) -> None:
+    hidden, weight, labels, starts = made(CHUNK + 30, torch.float64)
+    bias = torch.randn(VOCABULARY, dtype=torch.float64) if biased else None
+    tensors = [hidden, *([weight] if head_learns else []), *([bias] if bias is not None and head_learns else [])]
+    weight.requires_grad_(head_learns)
+    for tensor in tensors:
+        tensor.requires_grad_()
+    head, found = Head(weight, bias, rule), []
+    for ours in (True, False):
+        if ours:
+            total = head_next_token_loss(hidden, head, labels, starts).sum
+        else:
+            logits = head.logits(hidden[:-1])
+            total = cross_entropy(logits, labels[1:], reduction="sum", ignore_index=-100)
+        (2 * total).backward()
+        found.append((total.detach().float(), *(tensor.grad for tensor in tensors)))
+        for tensor in tensors:
+            tensor.grad = None
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4, check_dtype=False)

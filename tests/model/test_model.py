@@ -71,7 +71,7 @@ def test_packed_and_separate_documents_give_the_same_loss_and_gradients(model: V
 
 def test_the_loss_is_plain_shifted_cross_entropy(model: VisionLanguageModel) -> None:
     batch = pack([document(20, False, 4)])
-    logits = model(batch) @ model.head.T
+    logits = model.head.logits(model(batch))
     wanted = torch.nn.functional.cross_entropy(
         logits[:-1].float(), batch.labels[1:], reduction="sum", ignore_index=IGNORE
     )

@@ -12,8 +12,8 @@ import torch
 
 from vistune.model import VisionLanguageModel, build_projector
 from vistune.model.attention import register
-from vistune.model.language import require_supported
 from vistune.model.lora import targets
+from vistune.model.trial import require_supported
 from vistune.model.vision import VisionTower
 from vistune.model.vlm import spec_of
 from vistune.recipe import Model
@@ -72,7 +72,7 @@ def test_llava_15_has_its_published_size(name: str, width: int, inner: int, laye
     assert model.spec.slots_per_image == 576
     assert (model.spec.vision_width, model.spec.language_width) == (1024, width)
     assert model.spec.image_side == 336
-    assert tuple(model.head.shape) == (32000, width)
+    assert tuple(model.head.weight.shape) == (32000, width)
     assert {name: tuple(t.shape) for name, t in model.projector_state().items()} == {
         "0.weight": (width, 1024),
         "0.bias": (width,),

@@ -52,13 +52,31 @@ def config_of(kind: str) -> Any:
 
 
 def tiny(kind: str, seed: int = 1) -> Any:
+    return tiny_from(config_of(kind), seed, "eager")
+
+
+def small_config(architecture: str, changes: dict[str, Any]) -> Any:
+    """Only entries that every config has: another one might be a field of the same name with another meaning."""
+    from transformers import AutoConfig
+
+    size = {key: value for key, value in SIZE.items() if key not in ("initializer_range", "head_dim")}
+    return AutoConfig.for_model(architecture, **{**size, **changes})
+
+
+def tiny_of(architecture: str, changes: dict[str, Any], seed: int = 1) -> Any:
+    return tiny_from(small_config(architecture, changes), seed)
+
+
+def tiny_from(config: Any, seed: int = 1, attention: str | None = None) -> Any:
     """With every tensor drawn at random: biases and norms begin as zeros and ones, which would hide a slip."""
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config_of(kind), attn_implementation="eager").eval()
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 1:
                 parameter.add_(0.2 * torch.randn_like(parameter))
+            elif 0 < parameter.std() < 0.1:
+                parameter.mul_(0.2 / parameter.std())
     return model

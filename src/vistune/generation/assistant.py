@@ -73,7 +73,7 @@ class Assistant:
         """Return logits (tokens, vocabulary), image slots expanded, for a conversation rendered as in training."""
         with torch.inference_mode():
             row = collate([self.encode(messages)]).to(self.model.head.device)
-            logits: Tensor = self.model(row) @ self.model.head.T
+            logits: Tensor = self.model.head.logits(self.model(row))
             return logits
 
 

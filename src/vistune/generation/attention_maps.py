@@ -99,7 +99,15 @@ def answered_prompt(processor: Processor, messages: Sequence[Message], answer: s
 
 @torch.inference_mode()
 def compute_attention_maps(model: VisionLanguageModel, processor: Processor, answered: AnsweredPrompt) -> AttentionMaps:
-    """Compute the maps in one forward pass. An engine may use the model at the same time."""
+    """Compute the maps in one forward pass. An engine may use the model at the same time.
+
+    Raises DataError if the model does not use our attention, whose weights are recorded.
+    """
+    if not model.packed:
+        raise DataError(
+            "attention maps: this language model runs transformers' own attention, whose weights are not recorded",
+            "use a model whose documents can share a row (docs/reference/models.md)",
+        )
     example, answer = answered.example, answered.answer
     device = model.head.device
     layers = unwrap(model.language).config.num_hidden_layers
@@ -108,7 +116,8 @@ def compute_attention_maps(model: VisionLanguageModel, processor: Processor, ans
     tiles = torch.cat([model.encode(part.to(device)) for part in example.images.split(TILES_AT_ONCE)])
     slots = hash_prompt(example).slots.to(device)
     embedded = model.embed(example.input_ids.to(device), model.place(tiles, slots))
-    run(model.language, embedded[None], torch.arange(len(example), device=device)[None], past=recorder)
+    positions, starts = torch.arange(len(example), device=device), [0, len(example)]
+    run(model.language, embedded[None], positions[None], starts=starts, past=recorder)
     weights = recorder.mean().cpu()
     lengths = [stop - start for start, stop in answered.spans]
     images = tuple(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from vistune.generation.sampling import GREEDY, Sampling, SamplingState, sample_tokens
-from vistune.model import KVCache, Prefill, Prefix, VisionLanguageModel
+from vistune.model import Prefix, VisionLanguageModel
 from vistune.processor.tiles import NEWLINE
 from vistune.types import IMAGE_ID, Example
 
@@ -162,6 +162,9 @@ class RunningSequence:
     def __post_init__(self) -> None:
         self.rng = torch.Generator().manual_seed(self.sampling.seed)
 
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.tokens)
+
     @property
     def sampling_state(self) -> SamplingState:
         needs_context = self.sampling.repetition_penalty != 1
@@ -182,7 +185,7 @@ class RunningBatch:
         self.prefixes = PrefixCache(cache_bytes)
         self.images: LRUCache[bytes, Tensor] = LRUCache(cache_bytes // 8)  # projected features by tile hash
         self.sequences: list[RunningSequence] = []
-        self._cache = KVCache(model.head.device)
+        self._cache = model.new_cache()
 
     @torch.inference_mode()
     def admit(self, waiting: Sequence[RunningSequence], most: int) -> list[RunningSequence]:
@@ -210,19 +213,41 @@ class RunningBatch:
         if joining:
             begins = [len(prefix) if prefix is not None else 0 for prefix in prefixes]
             rests = [self._embed(s.prompt, slice(b, len(s.prompt))) for s, b in zip(joining, begins, strict=True)]
-            prefill = Prefill(prefixes, [len(rest) for rest in rests], self.model.head.device)
-            hidden = self.model.read(torch.cat(rests), prefill)
-            last = torch.tensor(prefill.starts[1:], device=hidden.device) - 1
-            tokens = self._next_tokens(hidden[last], joining)
-            self._cache.add(prefill)
-            self.sequences += joining
-            for sequence, token in zip(joining, tokens, strict=True):
-                sequence.tokens.append(token)
+            self._join(joining, prefixes, rests)
         return joining
+
+    def _join(
+        self, joining: Sequence[RunningSequence], prefixes: Sequence[Prefix | None], rests: Sequence[Tensor]
+    ) -> None:
+        """Read what follows the prefixes, let the sequences join, and generate a token for each."""
+        prefill = self.model.new_prefill(prefixes, [len(rest) for rest in rests])
+        hidden = self.model.read(torch.cat(list(rests)), prefill)
+        last = torch.tensor(prefill.starts[1:], device=hidden.device) - 1
+        tokens = self._next_tokens(hidden[last], joining)
+        self._cache.add(prefill)
+        self.sequences += joining
+        for sequence, token in zip(joining, tokens, strict=True):
+            sequence.tokens.append(token)
 
     @torch.inference_mode()
     def step(self) -> None:
-        """Generate one token for every sequence."""
+        """Generate one token for every sequence.
+
+        A sequence that has just become longer than the limit of the model's RoPE is read again: from there on all its
+        tokens are rotated differently.
+        """
+        crossing = [sequence for sequence in self.sequences if len(sequence) - 1 == self.model.rope_limit]
+        for sequence in crossing:
+            self.leave(sequence)
+        if self.sequences:
+            self._decode()
+        for sequence in crossing:
+            answer = torch.tensor(sequence.tokens, device=self.model.head.device)
+            prompt = self._embed(sequence.prompt, slice(0, len(sequence.prompt)))
+            whole = torch.cat([prompt, self.model.embed_text(answer)])
+            self._join([sequence], [None], [whole])
+
+    def _decode(self) -> None:
         last = torch.tensor([sequence.tokens[-1] for sequence in self.sequences], device=self.model.head.device)
         tokens = self._next_tokens(self.model.decode(last, self._cache), self.sequences)
         for sequence, token in zip(self.sequences, tokens, strict=True):
@@ -239,21 +264,24 @@ class RunningBatch:
     def clear(self) -> None:
         """Remove all sequences; cached prefixes stay."""
         self.sequences = []
-        self._cache = KVCache(self.model.head.device)
+        self._cache = self.model.new_cache()
 
     def _next_tokens(self, hidden: Tensor, sequences: Sequence[RunningSequence]) -> list[int]:
         head = self.model.head
         # On a CPU, parts of the head that fit its cache take two thirds of the time of the whole (16 rows, AVX2).
-        parts = head.split(HEAD_ROWS if head.device.type == "cpu" else len(head))
-        logits = torch.cat([hidden @ rows.T for rows in parts], dim=-1)
+        parts = head.weight.split(HEAD_ROWS if head.device.type == "cpu" else len(head.weight))
+        logits = head.of_product(torch.cat([hidden @ rows.T for rows in parts], dim=-1))
         return sample_tokens(logits, [sequence.sampling_state for sequence in sequences])
 
     def _plan(self, prompt: Prompt, waiting: Sequence[RunningSequence]) -> tuple[Prefix | None, int]:
         """Return the longest cached prefix, and the end of the prefix that should be read first (0: none).
 
         That prefix contains the images and everything shared with another waiting prompt. It never contains the last
-        token, whose hidden state gives the first token of the answer.
+        token, whose hidden state gives the first token of the answer. A model that shares no rows, or rotates long
+        prompts differently, reads the prompt whole.
         """
+        if not self.model.packed or len(prompt) > (self.model.rope_limit or len(prompt)):
+            return None, 0
         most = len(prompt) - 1
         prefix = self.prefixes.longest(prompt.codes[:most])
         cached = len(prefix) if prefix is not None else 0

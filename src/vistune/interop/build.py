@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -13,12 +13,13 @@ from torch import nn
 from vistune.errors import CheckpointError
 from vistune.interop.folders import Parts
 from vistune.model import VisionLanguageModel, build_projector
-from vistune.model.attention import register
-from vistune.model.language import quantization, require_supported
+from vistune.model.language import attention_for, quantization
 from vistune.model.lora import misfits
 from vistune.model.peft_folder import LazyTensor
+from vistune.model.rotary import rotate_by_document
 from vistune.model.shapes import ConfigLike, LanguageConfig, VisionConfig
 from vistune.model.tower_shape import tower_class
+from vistune.model.trial import require_supported
 from vistune.model.vision import VisionTower
 from vistune.processor import Processor, TokenizerLike
 from vistune.types import Spec
@@ -141,7 +142,8 @@ def load_part(
     fit_tensors(expected, tensors, settings.location, optional=optional)
     if settings.meta:
         return empty
-    attention = register() if hasattr(empty, "lm_head") else "sdpa"
+    is_language = hasattr(config, "vocab_size")
+    attention = attention_for(cast(LanguageConfig, config)) if is_language else "sdpa"
     quantized = (
         {} if settings.quantize is None else {"quantization_config": quantization(settings.quantize, settings.dtype)}
     )
@@ -153,6 +155,7 @@ def load_part(
         attn_implementation=attention,
         **quantized,
     )
+    rotate_by_document(model)
     return model
 
 

@@ -86,7 +86,7 @@ def probe_ours(assistant: Assistant, conversations: Conversations) -> dict[str, 
     for name, messages in conversations.items():
         prompt = processor.encode_prompt(read_messages(messages))
         with torch.inference_mode():
-            logits = model(collate([prompt]).to(model.head.device))[-1] @ model.head.T
+            logits = model.head.logits(model(collate([prompt]).to(model.head.device))[-1:])[0]
         tokens = greedy_tokens(model, prompt, GREEDY_TOKENS)
         results[name] = ProbeResult(prompt.input_ids, logits.float().cpu(), tokens)
     return results

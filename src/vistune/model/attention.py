@@ -7,9 +7,11 @@ transformers builds no mask for an attention function without a mask function, a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from itertools import pairwise
-from typing import Protocol, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +20,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 NAME = "vistune"
 MOST_SCORES = 2**26  # in memory at once where scores are computed explicitly
+# The arguments of the running call. Some layers (StableLM, Nemotron) do not pass arguments through to attention.
+_arguments: ContextVar[Mapping[str, Any] | None] = ContextVar("arguments", default=None)
 
 
 class Past(Protocol):
@@ -33,6 +37,21 @@ def register() -> str:
 
     AttentionInterface.register(NAME, attend)
     return NAME
+
+
+@contextmanager
+def attending(**arguments: object) -> Iterator[None]:
+    """While the block lasts, attention that receives neither `starts` nor `past` gets these arguments."""
+    token = _arguments.set(arguments)
+    try:
+        yield
+    finally:
+        _arguments.reset(token)
+
+
+def attending_again() -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
+    """Return the contexts of torch's checkpoint: a layer that runs again attends as it did the first time."""
+    return nullcontext(), attending(**(_arguments.get() or {}))
 
 
 def attend(
@@ -60,6 +79,10 @@ def attend(
         past: The tokens that were read before, instead of `starts`.
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if starts is None and past is None:
+        beside = _arguments.get() or {}
+        starts, past = beside.get("starts"), beside.get("past")
+        starts_on_device, longest = beside.get("starts_on_device"), beside.get("longest", 0)
     if past is not None:
         out = past.attend(query, key, value, scaling, sliding_window)
     elif starts_on_device is not None and dropout == 0.0 and (half := half_precision(query, value)) is not None:
@@ -71,7 +94,8 @@ def attend(
         out = packed(query, key, value, starts, scaling, sliding_window, dropout)
     else:
         raise ValueError("vistune's attention needs `starts` or `past`")
-    return out.transpose(1, 2), None
+    # Some models (AFMoE) need it contiguous; the others' own reshape would copy it.
+    return out.transpose(1, 2).contiguous(), None
 
 
 class Documents(TypedDict, total=False):

@@ -10,12 +10,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
+from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
 
 from vistune.model.attention import join, packed_attention, partial_attention, window_mask
+
+
+class Cache(Protocol):
+    """What running sequences have read: `KVCache`, or `SeparateCaches` of a model that runs unpacked."""
+
+    def __len__(self) -> int: ...
+
+    def add(self, prefill: Any) -> None:
+        """Add the documents of a prefill of the same kind as sequences, in their order."""
+
+    def drop(self, row: int) -> None:
+        """Remove a sequence; the last one takes its row."""
 
 
 class Prefix:
@@ -120,6 +133,8 @@ class Prefill:
         self.positions = torch.cat(
             [torch.arange(b, b + n, device=device) for b, n in zip(begins, lengths, strict=True)]
         )
+        ends = torch.tensor([b + n for b, n in zip(begins, lengths, strict=True)])
+        self.document_lengths = ends.repeat_interleave(torch.tensor(lengths))  # of each new token's document so far
         self._prefix_attention = _PrefixAttention(prefixes, list(pairwise(self.starts)), self.positions)
         self._layer = 0
 
@@ -244,6 +259,12 @@ class KVCache:
         if not self._prefix_attention.groups:
             return own[0]
         return join(own, self._prefix_attention.attend(query, self._layer, scaling, window))
+
+    @property
+    def document_lengths(self) -> Tensor:
+        """Length of each row's sequence with its new token."""
+        prefixes = _lengths(self.prefixes)
+        return torch.tensor([a + b + 1 for a, b in zip(self.lengths, prefixes, strict=True)])
 
     def advance(self) -> None:
         """End the step: every sequence is one token longer."""

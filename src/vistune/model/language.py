@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import json
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
@@ -16,25 +14,24 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from vistune.errors import CheckpointError, RecipeError, some
-from vistune.model.attention import attend, register
+from vistune.model.attention import NAME, attending, register
 from vistune.model.cache import KVCache, Prefill
+from vistune.model.head import Head, LogitRule
+from vistune.model.rotary import document_lengths, lengths_of, rotate_by_document
 from vistune.model.shapes import LanguageConfig
+from vistune.model.trial import decoder_of, language_traits, require_supported
 from vistune.model.vision import read_config
 
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig
 
-SUPPORTED = "use a model with plain attention, such as Llama, Mistral, Qwen2, Qwen3 or Gemma 3"
-TRIAL = "vistune_trial"
-# Arguments that layers pass to attention without effect on its result.
-HARMLESS = frozenset({"position_ids", "use_cache", "output_attentions", "output_router_logits"})
-# Operations of a head, which is one matrix product.
-PRODUCT = frozenset({"mm", "bmm", "t", "transpose", "view", "_unsafe_view", "alias", "detach", "slice", "_to_copy"})
-TRIAL_LENGTHS = [3, 2]  # tokens of the two documents
+# Names of a text model's weights in the folder of a multimodal model, old and new, and in a folder of its own.
+TEXT_WEIGHTS = {
+    r"^(model\.)?language_model\.lm_head\.": "lm_head.",
+    r"^(model\.)?language_model\.(model\.)?": "model.",
+}
 
 
 class Decoder(nn.Module):
@@ -59,24 +56,37 @@ class CausalLM(nn.Module):
 
 
 def language_config(source: str) -> LanguageConfig:
-    """Read a language model's config. Raises RecipeError if it is not supported, before any weights are read."""
+    """Read a language model's config; of a multimodal model, its text model's.
+
+    Raises RecipeError if it is not supported, before any weights are read.
+    """
     config: LanguageConfig = read_config(source, "language model")
     if getattr(config, "auto_map", None):
         raise RecipeError(
             f"language model {source}: its config needs custom code", "use a model that transformers contains"
-        )
-    if config.get_text_config() is not config:
-        raise RecipeError(
-            f"language model {source}: {config.model_type} is a multimodal model",
-            "save its language model as transformers' causal LM of the text config, and name that folder",
         )
     if getattr(config, "quantization_config", None):
         raise RecipeError(
             f"language model {source}: its weights are stored quantised",
             "use the full-precision model, with quantize: 4 or 8",
         )
+    config = text_config(config, source)
     require_supported(config, source)
     return config
+
+
+def text_config(config: LanguageConfig, source: str) -> LanguageConfig:
+    """Return the config of the text model inside a multimodal model, or the config itself if it is a text model's."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    text: LanguageConfig = config.get_text_config()
+    if text is not config and type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise RecipeError(
+            f"language model {source} ({config.model_type}): transformers has no causal language model for its text "
+            f"model ({text.model_type})",
+            "name a text model's folder; to train the whole model further, name it in `from`",
+        )
+    return text
 
 
 def load_language(source: str, dtype: torch.dtype, quantize: int | None = None, *, meta: bool = False) -> nn.Module:
@@ -92,7 +102,7 @@ def load_language(source: str, dtype: torch.dtype, quantize: int | None = None, 
     from transformers import AutoModelForCausalLM
 
     config = language_config(source)
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = {"attn_implementation": attention_for(config)}
     if quantize is not None:
         settings["quantization_config"] = quantization(quantize, dtype)
     if meta:
@@ -100,12 +110,13 @@ def load_language(source: str, dtype: torch.dtype, quantize: int | None = None, 
             with torch.device("meta"):
                 empty: nn.Module = AutoModelForCausalLM.from_config(config, dtype=dtype)
             return empty
-        settings = {"device_map": "meta"}
+        settings |= {"device_map": "meta"}
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             source,
+            config=config,
             dtype=dtype,
-            attn_implementation=register(),
+            key_mapping=TEXT_WEIGHTS,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are refused below, with their names
             **settings,
@@ -119,7 +130,18 @@ def load_language(source: str, dtype: torch.dtype, quantize: int | None = None, 
             "the folder's config and weights do not fit: name a complete model",
         )
     language: nn.Module = model
+    rotate_by_document(language)
     return language
+
+
+def attention_for(config: LanguageConfig) -> str | None:
+    """Return the attention with which to load a model: ours if it can run packed, else transformers' default."""
+    return None if language_traits(config).unpacked else register()
+
+
+def is_packed(language: nn.Module) -> bool:
+    """Return whether the model was loaded with our attention, so that documents share a row."""
+    return unwrap(language).config._attn_implementation == NAME
 
 
 def quantization(bits: int, dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -159,15 +181,16 @@ def unwrap(language: nn.Module) -> CausalLM:
     return cast(CausalLM, language if inner is None else inner())
 
 
-def embed(language: nn.Module, ids: Tensor) -> Tensor:
-    """Look up input embeddings (tokens, width)."""
+def embed(language: nn.Module, ids: Tensor, scale: float = 1.0) -> Tensor:
+    """Look up input embeddings (tokens, width), times the model's `embedding_scale`."""
     embeddings: Tensor = unwrap(language).get_input_embeddings()(ids)
-    return embeddings
+    return embeddings if scale == 1 else embeddings * scale
 
 
-def head_weight(language: nn.Module) -> Tensor:
-    """Return the weight of the output layer (vocabulary, width)."""
-    return unwrap(language).get_output_embeddings().weight
+def head_of(language: nn.Module, rule: LogitRule) -> Head:
+    """Return the output layer with the rule for its logits."""
+    output = unwrap(language).get_output_embeddings()
+    return Head(output.weight, getattr(output, "bias", None), rule)
 
 
 def run(
@@ -175,155 +198,62 @@ def run(
     embeddings: Tensor,
     positions: Tensor,
     *,
+    starts: Sequence[int] | Tensor,
     at: Tensor | None = None,
-    cache: KVCache | Prefill | None = None,
     **attention: object,
 ) -> Tensor:
-    """Return hidden states after the final norm.
+    """Return hidden states (1, tokens, width) of a packed row after the final norm.
 
     Args:
-        embeddings: (batch, tokens, width).
-        positions: (batch, tokens).
-        at: (n,) the only positions of a single row whose states are used; the other states may be incomplete.
-        cache: Receives keys and values.
-        attention: Arguments of our attention: `starts` or `past`.
+        embeddings: (1, tokens, width).
+        positions: (1, tokens).
+        starts: Where documents begin, and the row's end.
+        at: (n,) the only positions whose states are used; the other states may be incomplete.
+        attention: Further arguments of our attention (see `documents`).
     """
-    body = unwrap(language).get_decoder()
-    with last_mlp_at(body, at, embeddings.shape[1]):
+    if not is_packed(language):
+        return run_separately(language, embeddings, starts)
+    body = decoder_of(unwrap(language))
+    arguments = {"starts": starts, **attention}
+    with last_mlp_at(body, at, embeddings.shape[1]), attending(**arguments), document_lengths(lengths_of(starts)):
         hidden: Tensor = body(
-            inputs_embeds=embeddings,
-            position_ids=positions,
-            cache=cache,
-            use_cache=cache is not None,
-            **attention,
+            inputs_embeds=embeddings, position_ids=positions, use_cache=False, **arguments
         ).last_hidden_state
     return hidden
 
 
-def require_supported(config: LanguageConfig, source: str) -> None:
-    """Raise RecipeError if our packed attention or our head would compute something else than the model does.
+def run_separately(language: nn.Module, embeddings: Tensor, starts: Sequence[int] | Tensor) -> Tensor:
+    """Return hidden states (1, tokens, width) of a row's documents, one after another by transformers' own attention.
 
-    The model is run once on torch's meta device: two packed documents, then one more token of each. This checks the
-    arguments that its layers pass to attention, whether every layer calls it, and the operations between hidden states
-    and logits. It does not check arithmetic: a model that rotates its queries by something else than `position_ids`
-    would pass. A model that cannot run without data is refused.
+    Each document is a batch of one without padding, so that none depends on another.
     """
-    name = f"language model {source} ({config.model_type})"
-    if config.is_encoder_decoder:
-        raise RecipeError(f"{name}: encoder-decoders are not supported", SUPPORTED)
-    for field in ("attn_logit_softcapping", "final_logit_softcapping"):
-        if getattr(config, field, None) is not None:
-            raise RecipeError(f"{name}: soft-capped logits ({field}) are not supported", SUPPORTED)
-    reason = _first_reason(config.__class__, config.to_json_string(use_diff=False))
-    if reason is not None:
-        raise RecipeError(f"{name}: {reason}", SUPPORTED)
+    body = decoder_of(unwrap(language))
+    documents = embeddings.split(torch.as_tensor(starts).diff().tolist(), dim=1)
+    return torch.cat([body(inputs_embeds=rows, use_cache=False).last_hidden_state for rows in documents], dim=1)
 
 
-@cache
-def _first_reason(config_type: type[LanguageConfig], settings: str) -> str | None:
-    """Return the first reason against a config. Cached: a process tries each config once."""
-    return next(_reasons(config_type.from_dict(json.loads(settings))), None)
+def read(language: nn.Module, embeddings: Tensor, cache: KVCache | Prefill, positions: Tensor) -> Tensor:
+    """Return hidden states (tokens, width) of a packed row of new tokens; `cache` receives their keys and values."""
+    body = decoder_of(unwrap(language))
+    with attending(past=cache), document_lengths(cache.document_lengths):
+        hidden: Tensor = body(
+            inputs_embeds=embeddings[None], position_ids=positions[None], cache=cache, past=cache, use_cache=True
+        ).last_hidden_state
+    return hidden[0]
 
 
-def _reasons(config: LanguageConfig) -> Iterator[str]:
-    """Yield the reasons why a model is not supported."""
-    from transformers import AttentionInterface, AutoModelForCausalLM
+def read_alone(language: nn.Module, embeddings: Tensor, cache: object = None, begin: int = 0) -> tuple[Tensor, object]:
+    """Read tokens (tokens, width) of one sequence by transformers' own attention, after `begin` tokens in its cache.
 
-    recorder = _Recorder()
-    AttentionInterface.register(TRIAL, recorder.attend)
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, attn_implementation=TRIAL, dtype=torch.bfloat16).eval()
-        if getattr(model, "_is_stateful", False):
-            yield "its layers keep a state of their own (a state-space or hybrid model)"
-        after_body = _run(model)
-    except Exception as error:  # transformers' models raise many types; the error is the reason
-        if TRIAL in error.args:  # a KeyError: it looks attention up in its own table
-            yield "its attention does not go through transformers' AttentionInterface"
-        yield f"its layers cannot be run with our attention and cache: {type(error).__name__}: {first_line(error)}"
-        return
-    layers = config.num_hidden_layers
-    if len(recorder.windows) != layers:
-        yield f"{len(recorder.windows)} calls of transformers' AttentionInterface in {layers} layers"
-    if recorder.extra:
-        yield f"its attention depends on {', '.join(sorted(recorder.extra))}"
-    if recorder.bidirectional:
-        yield "its attention looks ahead"
-    if "position_ids" not in inspect.signature(model.get_decoder().forward).parameters:
-        yield "it takes no position_ids, which packed rows need"
-    yield from _against_windows(config, recorder.windows)
-    if after_body - PRODUCT:
-        yield f"its logits are more than hidden states times the head ({', '.join(sorted(after_body - PRODUCT))})"
-
-
-def _against_windows(config: LanguageConfig, windows: list[int | None]) -> Iterator[str]:
-    """Yield layers whose config names a window, or another range, that attention does not receive."""
-    kinds = getattr(config, "layer_types", None)
-    if kinds is None:
-        kinds = ["sliding_attention" if getattr(config, "sliding_window", None) else "full_attention"] * len(windows)
-    for kind, window in zip(kinds, windows, strict=True):
-        if kind not in ("full_attention", "sliding_attention"):
-            yield f"layers of {kind}"
-        if (kind == "sliding_attention") != (window is not None):
-            yield f"a layer of {kind} passes a window of {window}"
-
-
-def _run(model: CausalLM) -> set[str]:
-    """Run two packed documents and a token of each; return the operations between the decoder and the logits."""
-    operations = _Operations()
-    prefill = Prefill([None, None], TRIAL_LENGTHS, "meta")
-    rows = torch.empty(1, sum(TRIAL_LENGTHS), model.config.hidden_size, dtype=torch.bfloat16, device="meta")
-    with torch.no_grad():
-        with ExitStack() as stack:
-            hook = model.get_decoder().register_forward_hook(lambda *_: stack.enter_context(operations) and None)
-            stack.callback(hook.remove)
-            model(inputs_embeds=rows, position_ids=prefill.positions[None], cache=prefill, past=prefill, use_cache=True)
-        kv_cache = KVCache("meta")
-        kv_cache.add(prefill)
-        positions = kv_cache.prepare()
-        model.get_decoder()(
-            inputs_embeds=rows[:, :2], position_ids=positions[None], cache=kv_cache, past=kv_cache, use_cache=True
-        )
-    return operations.names
-
-
-class _Recorder:
-    """Run our attention, and record its arguments."""
-
-    def __init__(self) -> None:
-        self.windows: list[int | None] = []  # of each call
-        self.extra: set[str] = set()
-        self.bidirectional = False
-        self.known = set(inspect.signature(attend).parameters)
-
-    def attend(self, module: nn.Module, *states: Tensor, **arguments: Any) -> tuple[Tensor, None]:
-        if isinstance(arguments.get("past"), Prefill):
-            self.windows.append(arguments.get("sliding_window"))
-        if len(states) > 3:
-            arguments["attention_mask"] = states[3]
-        causal = arguments.pop("is_causal", None)
-        self.bidirectional |= causal is False or getattr(module, "is_causal", True) is False
-        passed = {name for name, value in arguments.items() if value is not None}
-        self.extra |= (passed - self.known - HARMLESS) | (passed & {"attention_mask"})
-        return attend(module, *states[:3], **arguments)
-
-
-class _Operations(TorchDispatchMode):
-    """Collect the names of torch's operations while it is active."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.names: set[str] = set()
-
-    def __torch_dispatch__(
-        self,
-        func: OpOverload[..., object],
-        types: object,
-        args: tuple[object, ...] = (),
-        kwargs: dict[str, object] | None = None,
-    ) -> object:
-        self.names.add(func.__name__.split(".")[0])
-        return func(*args, **(kwargs or {}))
+    Returns:
+        The hidden states (tokens, width), and transformers' cache with the new tokens.
+    """
+    body = decoder_of(unwrap(language))
+    # Explicit where possible: some hybrid models would count no tokens if their first layer has no attention.
+    positions = torch.arange(begin, begin + len(embeddings), device=embeddings.device)[None]
+    given = {"position_ids": positions} if "position_ids" in inspect.signature(body.forward).parameters else {}
+    output = body(inputs_embeds=embeddings[None], cache=cache, use_cache=True, **given)
+    return output.last_hidden_state[0], output.cache
 
 
 def last_mlp(body: nn.Module) -> nn.Module | None:

@@ -8,19 +8,19 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from vistune.model.head import Head, LogitRule
 from vistune.types import IGNORE, LossSum
 
 CHUNK = 256  # positions whose logits are in memory at once; the fastest number on two CPU cores
 
 
-def next_token_loss(hidden: Tensor, head: Tensor, labels: Tensor, starts: Tensor) -> LossSum:
+def next_token_loss(hidden: Tensor, head: Head, labels: Tensor, starts: Tensor) -> LossSum:
     """Sum the cross-entropy of the supervised tokens in fp32, and count them.
 
     Position t predicts label t + 1 of the same document; a document's first token is never predicted.
 
     Args:
         hidden: (tokens, width).
-        head: (vocabulary, width).
         labels: (tokens,), not shifted.
         starts: (documents + 1,).
     """
@@ -37,11 +37,13 @@ def supervised_positions(labels: Tensor, starts: Tensor) -> tuple[Tensor, Tensor
     return positions, targets[positions]
 
 
-def head_loss(states: Tensor, head: Tensor, targets: Tensor) -> LossSum:
+def head_loss(states: Tensor, head: Head, targets: Tensor) -> LossSum:
     """Sum the cross-entropy of target tokens (n,), given the states (n, width) that predict them."""
     total: Tensor
     losses: Tensor
-    total, losses = _HeadLoss.apply(states, head, targets, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
+    total, losses = _HeadLoss.apply(  # type: ignore[no-untyped-call]
+        states, head.weight, head.bias, targets, head.rule, torch.is_grad_enabled()
+    )
     return LossSum(total, len(states), losses)
 
 
@@ -53,48 +55,67 @@ class _HeadLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, states: Tensor, head: Tensor, targets: Tensor, with_grad: bool) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, rule: LogitRule, with_grad: bool
+    ) -> tuple[Tensor, Tensor]:
         device = states.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
-        inputs, weight = states.to(dtype), head.to(dtype)
+        inputs, head = states.to(dtype), Head(weight.to(dtype), bias if bias is None else bias.to(dtype), rule)
         states_grad = torch.empty_like(states) if with_grad and states.requires_grad else None
-        head_grad = torch.zeros_like(head) if with_grad and head.requires_grad else None
+        weight_grad = torch.zeros_like(weight) if with_grad and weight.requires_grad else None
+        bias_grad = torch.zeros_like(bias) if with_grad and bias is not None and bias.requires_grad else None
         losses = states.new_empty(len(states), dtype=torch.float32)
         for begin in range(0, len(states), CHUNK):
             part = slice(begin, begin + CHUNK)
-            _add_chunk(inputs[part], weight, targets[part, None], losses[part],
-                       None if states_grad is None else states_grad[part], head_grad)  # fmt: skip
-        ctx.save_for_backward(states_grad, head_grad)
+            _add_chunk(inputs[part], head, targets[part, None], losses[part],
+                       None if states_grad is None else states_grad[part], weight_grad, bias_grad)  # fmt: skip
+        ctx.save_for_backward(states_grad, weight_grad, bias_grad)
         ctx.mark_non_differentiable(losses)
         return losses.sum(), losses
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, sum_grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        states_grad, head_grad = ctx.saved_tensors
+        states_grad, weight_grad, bias_grad = ctx.saved_tensors
         # The factor stays in fp32: rounded to bf16 it would be off by the same amount for a whole step.
         scaled = None if states_grad is None else (states_grad.to(sum_grad.dtype) * sum_grad).to(states_grad.dtype)
-        return scaled, None if head_grad is None else head_grad.mul_(sum_grad), None, None
+        own = (None if grad is None else grad.mul_(sum_grad) for grad in (weight_grad, bias_grad))
+        return scaled, *own, None, None, None
 
 
 def _add_chunk(
     states: Tensor,
-    weight: Tensor,
+    head: Head,
     targets: Tensor,
     losses: Tensor,
     states_grad: Tensor | None,
-    head_grad: Tensor | None,
+    weight_grad: Tensor | None,
+    bias_grad: Tensor | None,
 ) -> None:
-    """Write a chunk's losses and its states' gradients, and add to the head's gradient."""
-    log_probabilities = (states @ weight.T).float().log_softmax(dim=-1)
+    """Write a chunk's losses and its states' gradients, and add to the head's gradients."""
+    product, scale, cap = states @ head.weight.T, head.rule.scale, head.rule.cap
+    logits = (product if head.bias is None else product.add_(head.bias)).float()
+    squashed = None if cap is None else logits.mul_(scale / cap).tanh_()
+    if cap is not None:
+        logits = logits * cap
+    elif scale != 1:
+        logits *= scale
+    log_probabilities = logits.log_softmax(dim=-1)
     losses.copy_(-log_probabilities.gather(1, targets)[:, 0])
-    if states_grad is None and head_grad is None:
+    if states_grad is None and weight_grad is None and bias_grad is None:
         return
     probabilities = log_probabilities.exp_()
-    logits_grad = probabilities.scatter_add_(1, targets, probabilities.new_full(targets.shape, -1.0)).to(states.dtype)
+    logits_grad = probabilities.scatter_add_(1, targets, probabilities.new_full(targets.shape, -1.0))
+    if squashed is not None:
+        logits_grad.mul_(squashed.square_().neg_().add_(1))
+    if scale != 1:
+        logits_grad *= scale
+    product_grad = logits_grad.to(states.dtype)
     if states_grad is not None:
-        states_grad.copy_(logits_grad @ weight)
-    if head_grad is not None and head_grad.dtype == states.dtype:
-        head_grad.addmm_(logits_grad.T, states)  # adds in place, without a temporary of the head's size
-    elif head_grad is not None:
-        head_grad += logits_grad.T @ states
+        states_grad.copy_(product_grad @ head.weight)
+    if weight_grad is not None and weight_grad.dtype == states.dtype:
+        weight_grad.addmm_(product_grad.T, states)  # adds in place, without a temporary of the head's size
+    elif weight_grad is not None:
+        weight_grad += product_grad.T @ states
+    if bias_grad is not None:
+        bias_grad += logits_grad.sum(dim=0)

@@ -38,13 +38,15 @@ class LanguageConfig(ConfigLike, Protocol):
     """A language model's config."""
 
     vocab_size: int
+    max_position_embeddings: int
+    _attn_implementation: str
     tie_word_embeddings: bool
     is_encoder_decoder: bool
 
     @classmethod
     def from_dict(cls, config_dict: Mapping[str, object]) -> LanguageConfig: ...
 
-    def get_text_config(self) -> object: ...
+    def get_text_config(self) -> LanguageConfig: ...
 
     def to_json_string(self, *, use_diff: bool) -> str: ...
 

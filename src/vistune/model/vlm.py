@@ -7,7 +7,7 @@ the backbones' configs before any weights.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,14 +15,28 @@ import torch
 from torch import Tensor, nn
 
 from vistune.errors import RecipeError
-from vistune.model.attention import documents
-from vistune.model.cache import KVCache, Prefill, PrefillDone, Prefix
+from vistune.model.attention import attending_again, documents
+from vistune.model.cache import Cache, KVCache, Prefill, PrefillDone, Prefix
+from vistune.model.head import Head
 from vistune.model.image_rules import ImageRules, image_rules
-from vistune.model.language import embed, head_weight, language_config, load_language, run, unwrap
+from vistune.model.language import (
+    embed,
+    head_of,
+    is_packed,
+    language_config,
+    load_language,
+    read,
+    read_alone,
+    run,
+    unwrap,
+)
 from vistune.model.lora import has_adapters
 from vistune.model.projectors import build_projector, slots_after
+from vistune.model.rotary import rope_limit
+from vistune.model.separate import SeparateCaches, SeparatePrefill
 from vistune.model.shapes import VisionConfig, cached_folder
 from vistune.model.tower_shape import describe_tower
+from vistune.model.trial import language_traits
 from vistune.model.vision import VisionTower, load_tower, resolve_norm, slots_of_tile, vision_config, width_of
 from vistune.recipe import Model, source_of
 from vistune.types import IMAGE_ID, Batch, Spec
@@ -35,7 +49,12 @@ class VisionLanguageModel(nn.Module):
         super().__init__()
         self.vision = vision
         self.projector = projector
-        like = next(projector.parameters(), head_weight(language))  # `newline` has the projector's dtype
+        config = unwrap(language).config
+        self.traits = language_traits(config)
+        self.rope_limit = rope_limit(config)  # longer documents are rotated differently, from their first token on
+        like = next(
+            projector.parameters(), unwrap(language).get_output_embeddings().weight
+        )  # `newline` has the projector's dtype
         newline = torch.zeros(spec.language_width, dtype=like.dtype)
         self.newline = nn.Parameter(newline) if spec.image_mode == "anyres" else None
         self.language = language
@@ -79,12 +98,28 @@ class VisionLanguageModel(nn.Module):
 
     def embed(self, ids: Tensor, images: Tensor) -> Tensor:
         """Return embeddings (tokens, width): the text's, with images (slots, width) at the image slots."""
-        text = embed(self.language, ids.clamp(min=0))
+        text = self.embed_text(ids.clamp(min=0))
         return text.masked_scatter((ids == IMAGE_ID)[:, None], images.to(text.dtype))
 
-    def read(self, embedded: Tensor, prefill: Prefill) -> Tensor:
+    def new_cache(self) -> Cache:
+        """Return an empty cache of running sequences."""
+        return KVCache(self.head.device) if self.packed else SeparateCaches()
+
+    def new_prefill(self, prefixes: Sequence[Prefix | None], lengths: Sequence[int]) -> Prefill | SeparatePrefill:
+        """Return a prefill of new documents, each after its prefix; an unpacked model shares no prefix."""
+        return Prefill(prefixes, lengths, self.head.device) if self.packed else SeparatePrefill(lengths)
+
+    def embed_text(self, ids: Tensor) -> Tensor:
+        """Return embeddings (tokens, width) of token ids."""
+        return embed(self.language, ids, self.traits.embedding_scale)
+
+    def read(self, embedded: Tensor, prefill: Prefill | SeparatePrefill) -> Tensor:
         """Return hidden states (tokens, width) of packed embeddings; `prefill` receives their keys and values."""
-        return run(self.language, embedded[None], prefill.positions[None], cache=prefill, past=prefill)[0]
+        if isinstance(prefill, Prefill):
+            return read(self.language, embedded, prefill, prefill.positions)
+        parts = [read_alone(self.language, rows) for rows in embedded.split(prefill.lengths)]
+        prefill.caches = [cache for _, cache in parts]
+        return torch.cat([hidden for hidden, _ in parts])
 
     def read_prefix(self, embedded: Tensor, prefix: Prefix | None) -> Prefix:
         """Read embeddings after a prefix, or at the beginning, and return both as one prefix."""
@@ -94,18 +129,30 @@ class VisionLanguageModel(nn.Module):
             self.read(embedded, prefill)
         return prefill.prefix(0)
 
-    def decode(self, tokens: Tensor, cache: KVCache) -> Tensor:
+    def decode(self, tokens: Tensor, cache: Cache) -> Tensor:
         """Return hidden states (rows, width) of one more token (rows,) per sequence, and add it to the cache."""
+        embedded = self.embed_text(tokens)
+        if isinstance(cache, SeparateCaches):
+            rows = zip(embedded, cache.caches, cache.lengths, strict=True)
+            parts = [read_alone(self.language, row[None], own, length) for row, own, length in rows]
+            cache.caches = [own for _, own in parts]
+            cache.lengths = [length + 1 for length in cache.lengths]
+            return torch.cat([hidden for hidden, _ in parts])
+        assert isinstance(cache, KVCache)
         positions = cache.prepare()
-        embedded = embed(self.language, tokens)
-        hidden = run(self.language, embedded[None], positions[None], cache=cache, past=cache)[0]
+        hidden = read(self.language, embedded, cache, positions)
         cache.advance()
         return hidden
 
     @property
-    def head(self) -> Tensor:
-        """Weight of the output layer, (vocabulary, width)."""
-        return head_weight(self.language)
+    def packed(self) -> bool:
+        """Whether documents share a row; otherwise the language model reads one document at a time."""
+        return is_packed(self.language)
+
+    @property
+    def head(self) -> Head:
+        """The output layer, which turns hidden states into logits."""
+        return head_of(self.language, self.traits.rule)
 
     def parts(self) -> dict[str, list[tuple[str, nn.Parameter]]]:
         """Return the parameters of each part that a recipe's `learn` can name."""
@@ -151,7 +198,7 @@ class VisionLanguageModel(nn.Module):
         backbones = {"vision": self.vision.tower, "language": unwrap(self.language)}
         for part, module in backbones.items():
             if part in parts:
-                module.activation_checkpointing_enable({"use_reentrant": False})
+                module.activation_checkpointing_enable({"use_reentrant": False, "context_fn": attending_again})
             elif module.is_activation_checkpointing:
                 module.activation_checkpointing_disable()
 

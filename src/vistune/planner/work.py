@@ -28,6 +28,7 @@ from torch import nn
 from vistune.model import VisionLanguageModel
 from vistune.model.language import last_mlp, unwrap
 from vistune.model.precision import matmul_precision
+from vistune.model.trial import decoder_of
 from vistune.planner.memory import language_layer
 from vistune.planner.sizes import MLP, Load, ModelSizes, StageSetup, adapter_layers, linear_maps, parameters
 from vistune.types import Batch
@@ -115,7 +116,7 @@ def work_of_model(model: VisionLanguageModel) -> Work:
     heads = config.num_attention_heads
     query_width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
     experts = int(getattr(config, "num_experts_per_tok", None) or 1)
-    mlp = last_mlp(language.get_decoder())
+    mlp = last_mlp(decoder_of(language))
     last = _of_weights(mlp, backward=True, experts=experts) if mlp is not None else 0.0
     head = language.get_output_embeddings()
     return Work(
@@ -124,7 +125,8 @@ def work_of_model(model: VisionLanguageModel) -> Work:
         projector=model.spec.slots_per_image * _of_weights(model.projector, backward=tower_is_trained),
         token=_of_weights(model.language, backward=True, without=head, experts=experts) - last,
         pair=3 * 4 * query_width * config.num_hidden_layers,
-        supervised=2.0 * model.head.numel() * products(backward=True, trainable=model.head.requires_grad) + last,
+        supervised=2.0 * model.head.weight.numel() * products(backward=True, trainable=model.head.weight.requires_grad)
+        + last,
         window=getattr(config, "sliding_window", None),
     )
 

@@ -20,6 +20,7 @@ from vistune.data import UNREAD, Loader, PixelCache, Prefetch, ShardCursor, Shar
 from vistune.data.stages import PlannedStage
 from vistune.model import VisionLanguageModel
 from vistune.model.language import is_quantised, unwrap
+from vistune.model.trial import decoder_of
 from vistune.planner.sizes import Parallelism, sample_sizes
 from vistune.planner.work import work_of_model
 from vistune.progress import OnMessage, Progress
@@ -198,5 +199,6 @@ def _layers(model: VisionLanguageModel) -> Iterator[nn.Module]:
     checking their hooks. A quantised model multiplies in kernels that no compiler sees into.
     """
     yield from model.vision.layers()
-    if not is_quantised(model.language):
-        yield from unwrap(model.language).get_decoder().layers[:-1]
+    # A model that runs unpacked calls its layers in ways of its own, once per document.
+    if model.packed and not is_quantised(model.language):
+        yield from getattr(decoder_of(unwrap(model.language)), "layers", ())[:-1]
