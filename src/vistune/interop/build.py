@@ -13,10 +13,9 @@ from torch import nn
 from vistune.errors import CheckpointError
 from vistune.interop.folders import Parts
 from vistune.model import VisionLanguageModel, build_projector
-from vistune.model.language import attention_for, quantization
+from vistune.model.language import attention_for, quantization, ready
 from vistune.model.lora import misfits
 from vistune.model.peft_folder import LazyTensor
-from vistune.model.rotary import rotate_by_document
 from vistune.model.shapes import ConfigLike, LanguageConfig, VisionConfig
 from vistune.model.tower_shape import tower_class
 from vistune.model.trial import require_supported
@@ -155,8 +154,7 @@ def load_part(
         attn_implementation=attention,
         **quantized,
     )
-    rotate_by_document(model)
-    return model
+    return ready(model, settings.location) if is_language else model
 
 
 def fit_tensors(

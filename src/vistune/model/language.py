@@ -27,6 +27,7 @@ from vistune.model.vision import read_config
 if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig
 
+log = logging.getLogger("vistune.model")
 # Names of a text model's weights in the folder of a multimodal model, old and new, and in a folder of its own.
 TEXT_WEIGHTS = {
     r"^(model\.)?language_model\.lm_head\.": "lm_head.",
@@ -45,6 +46,8 @@ class CausalLM(nn.Module):
 
     config: LanguageConfig
     dtype: torch.dtype
+    _supports_sdpa: bool
+    set_attn_implementation: Callable[[str], None]
     all_tied_weights_keys: dict[str, str]
     is_activation_checkpointing: bool
     activation_checkpointing_enable: Callable[[dict[str, bool]], None]
@@ -129,8 +132,19 @@ def load_language(source: str, dtype: torch.dtype, quantize: int | None = None, 
             f"language model {source}: tensors missing or of another shape: {some(faults)}",
             "the folder's config and weights do not fit: name a complete model",
         )
-    language: nn.Module = model
+    return model if meta else ready(model, source)
+
+
+def ready(language: nn.Module, source: str) -> nn.Module:
+    """Finish a loaded language model: rotate documents by their own lengths; log if it runs unpacked."""
     rotate_by_document(language)
+    if not is_packed(language):
+        log.warning(
+            "language model %s runs unpacked: %s. It reads one document after another by transformers' own attention: "
+            "steps of many short samples take longer, answers are not computed in parallel, and prompts share nothing",
+            source,
+            language_traits(unwrap(language).config).unpacked,
+        )
     return language
 
 
@@ -240,6 +254,19 @@ def read(language: nn.Module, embeddings: Tensor, cache: KVCache | Prefill, posi
             inputs_embeds=embeddings[None], position_ids=positions[None], cache=cache, past=cache, use_cache=True
         ).last_hidden_state
     return hidden[0]
+
+
+def read_as_transformers(language: nn.Module, embeddings: Tensor) -> Tensor:
+    """Return hidden states (1, tokens, width) of one document by transformers' default attention, for comparison."""
+    base = unwrap(language)
+    body, own = decoder_of(base), base.config._attn_implementation
+    if own == NAME:
+        base.set_attn_implementation("sdpa" if base._supports_sdpa else "eager")
+    try:
+        hidden: Tensor = body(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+    finally:
+        base.set_attn_implementation(own)
+    return hidden
 
 
 def read_alone(language: nn.Module, embeddings: Tensor, cache: object = None, begin: int = 0) -> tuple[Tensor, object]:

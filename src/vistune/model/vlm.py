@@ -197,6 +197,8 @@ class VisionLanguageModel(nn.Module):
         """Turn on activation checkpointing for these parts: layers keep their inputs and recompute the rest."""
         backbones = {"vision": self.vision.tower, "language": unwrap(self.language)}
         for part, module in backbones.items():
+            if part in parts and not getattr(module, "supports_gradient_checkpointing", True):
+                raise RecipeError(f"recompute: {type(module).__name__} cannot recompute its layers", f"remove {part}")
             if part in parts:
                 module.activation_checkpointing_enable({"use_reentrant": False, "context_fn": attending_again})
             elif module.is_activation_checkpointing:

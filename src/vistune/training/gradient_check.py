@@ -1,13 +1,15 @@
 """Check on the user's own model and samples that packing, accumulation and parallelism change no gradient.
 
 recipe -> each stage's first step, its samples packed, one by one, in two halves, and under torchrun over all processes
--> losses and gradients compared
+-> losses and gradients compared; and random documents, some beyond the length at which RoPE changes, packed and each
+alone by transformers' own attention -> losses and hidden states compared
 """
 
 from __future__ import annotations
 
 import copy
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +18,18 @@ from vistune.data import Loader, StagePlan
 from vistune.data.packing import Step
 from vistune.data.stages import PlannedStage, plan_stages, with_first_shard
 from vistune.model import VisionLanguageModel, next_token_loss
+from vistune.model.language import read_as_transformers
+from vistune.processor import blank_batch
 from vistune.training.distributed.parallelism import ModelWithLoss, choose_parallelism, gradient_sync, whole_copy, wrap
 from vistune.training.distributed.world import World
 from vistune.training.run import Run
 from vistune.types import Batch
 
 TOLERANCE = 1e-3  # of the largest entry of a parameter's gradient, in fp32
+# Of the largest entry of all gradients: what is smaller is compared with this. The gradient of a bias that shifts all
+# keys alike is zero but for rounding.
+LEAST = 1e-3
+DOCUMENT = 24  # tokens of a random document that fits any model
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +38,7 @@ class GradientComparison:
 
     Attributes:
         arrangement: How the samples are put into rows.
-        difference: Largest difference of a gradient, over the largest entry of that gradient.
+        difference: Largest difference of a gradient, over the largest entry of that gradient; or of hidden states.
         parameter: Where the difference is largest.
     """
 
@@ -74,6 +82,8 @@ def selftest(run: Run) -> list[GradientComparison]:
         run.prepare(model, planned.stage, number, quantise=False)
         model.set_trainable(planned.stage.learn)
         model.eval()
+        if number == 0:
+            comparisons.append(_against_transformers(model, planned.stage.name, run.device))
         comparisons += _compare(run, model, planned)
     return comparisons
 
@@ -106,16 +116,48 @@ def _compare(run: Run, model: VisionLanguageModel, planned: PlannedStage) -> lis
     return [_comparison(planned.stage.name, name, other, packed) for name, other in others.items()]
 
 
+@torch.no_grad()
+def _against_transformers(model: VisionLanguageModel, stage: str, device: str) -> GradientComparison:
+    """Compare random documents, packed into one row, with each alone by transformers' own attention."""
+    limit = model.rope_limit
+    lengths = [5, DOCUMENT, *([limit + 3] if limit is not None else []), 2]
+    ids = torch.randint(model.spec.vocabulary, (sum(lengths),), generator=torch.Generator().manual_seed(0))
+    starts = torch.tensor([0, *accumulate(lengths)])
+    row = Batch(
+        input_ids=ids,
+        labels=ids,
+        positions=torch.cat([torch.arange(length) for length in lengths]),
+        starts=starts,
+        images=blank_batch(model.spec.image_side).images,
+        supervised=len(ids) - len(lengths),
+    ).to(device)
+    packed, loss_packed = model(row), ModelWithLoss(model)(row)[0]
+    documents = model.embed_text(row.input_ids)[None].split(lengths, dim=1)
+    alone = torch.cat([read_as_transformers(model.language, rows)[0] for rows in documents])
+    loss = next_token_loss(alone, model.head, row.labels, starts).sum
+    difference = float((packed - alone).abs().max() / alone.abs().max())
+    return GradientComparison(
+        stage,
+        "transformers' own attention",
+        len(lengths),
+        float(loss / row.supervised),
+        float(loss_packed / row.supervised),
+        difference,
+        "hidden states",
+    )
+
+
 def _comparison(stage: str, arrangement: str, other: _Gradients, packed: _Gradients) -> GradientComparison:
+    least = LEAST * max(float(gradient.abs().max()) for gradient in packed.by_parameter.values())
     differences = {
-        name: _difference(other.by_parameter[name], gradient) for name, gradient in packed.by_parameter.items()
+        name: _difference(gradient, other.by_parameter[name], least) for name, gradient in packed.by_parameter.items()
     }
     worst = max(differences, key=lambda name: differences[name])
     return GradientComparison(stage, arrangement, other.rows, other.loss, packed.loss, differences[worst], worst)
 
 
-def _difference(one: Tensor, other: Tensor) -> float:
-    return float((one - other).abs().max() / other.abs().max().clamp_min(1e-8))
+def _difference(one: Tensor, other: Tensor, least: float) -> float:
+    return float((one - other).abs().max() / one.abs().max().clamp_min(max(least, 1e-8)))
 
 
 def _gradients(
