@@ -142,7 +142,15 @@ class Index:
 
     def image_path(self, name: str) -> str:
         """Return the file of an image that a record names."""
-        return str(self.folders.find(name, self.data.name, "image").source)
+        return self.folders.path_of(name, self.data.name, "image")
+
+    def images_of(self, records: np.ndarray) -> np.ndarray:
+        """Return the images of these records, one record after another, as indices into `names`."""
+        counts = self.columns["images"][records]
+        ends = np.cumsum(self.columns["images"])[records]
+        offsets = np.repeat(ends - np.cumsum(counts), counts)  # from an image's number here to its index in `shown`
+        images: np.ndarray = self.shown[offsets + np.arange(counts.sum())]
+        return images
 
     def location(self, record: int) -> str:
         """Return the location of a record in the user's file."""

@@ -232,7 +232,6 @@ class SampleSequence(Sequence[Sample]):
     def __init__(self, parts: Sequence[tuple[Index, np.ndarray]]) -> None:
         self.parts = [(file, records) for file, records in parts if len(records)]
         self.ends = list(accumulate(len(records) for _, records in self.parts))
-        self.image_ends = [np.cumsum(file.columns["images"]) for file, _ in self.parts]
         kinds = [(file, code) for file, records in self.parts for code in np.unique(file.columns["kind"][records])]
         paths = {file.path for file, _ in self.parts}
         names = [f"{_short(file.path, paths)} {file.kinds[code]}".strip() for file, code in kinds]
@@ -268,11 +267,8 @@ class SampleSequence(Sequence[Sample]):
         for number, (file, selected) in enumerate(self.parts):
             own = np.flatnonzero(part_of == number)
             records = selected[indices[own] - begin]
-            counts = file.columns["images"][records]
-            ends = self.image_ends[number][records]
-            offsets = np.repeat(ends - np.cumsum(counts), counts)  # from an image's number here to its index in `shown`
-            codes.append(len(names) + file.shown[offsets + np.arange(counts.sum())])
-            orders.append(np.repeat(own, counts))
+            codes.append(len(names) + file.images_of(records))
+            orders.append(np.repeat(own, file.columns["images"][records]))
             names += [(file.folders, name) for name in file.names]
             begin = self.ends[number]
         if not codes:

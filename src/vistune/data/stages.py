@@ -25,7 +25,16 @@ from vistune.data.selection import (
     select_records,
 )
 from vistune.data.shards import ShardStream, list_shards
-from vistune.data.split import images_in, split_validation, training_part, validation_part
+from vistune.data.split import (
+    LARGEST_SHARE,
+    LEAST_IMAGES,
+    choose_by_image,
+    hold_out,
+    images_in,
+    split_validation,
+    training_part,
+    validation_part,
+)
 from vistune.data.stream import read_window
 from vistune.errors import RecipeError, TooManyRejects
 from vistune.processor import Processor
@@ -53,6 +62,19 @@ class ValidationSet:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Samples with images that no stage trains on, for the blind check at a stage's end.
+
+    Attributes:
+        samples: The samples; none if there is no blind check.
+        note: For the user: what is held out of the training data, or why nothing is; "" if there is nothing to say.
+    """
+
+    samples: SampleSequence
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class PlannedStage:
     """A stage with all its steps.
 
@@ -71,6 +93,7 @@ class PlannedStage:
     processor: Processor
     plan: StagePlan
     validation: ValidationSet | None = None
+    held_out: HeldOut = HeldOut(SampleSequence([]))
     stream: ShardStream | None = None
     remarks: tuple[str, ...] = ()
 
@@ -109,11 +132,63 @@ def plan_stages(recipe: Recipe, processor: Processor, progress: Progress) -> tup
         # Over all stages together: no stage trains on what another one validates.
         selections = [selection for item in stages for selection in item.selections]
         splits = split_validation(selections, recipe.validation.share, recipe.seed)
+    stages, held_out = _hold_out(recipe, stages, splits)
     planned = []
-    for number, item in enumerate(stages):
+    for number, (item, held) in enumerate(zip(stages, held_out, strict=True)):
         own = None if splits is None else [splits.pop(0) for _ in item.selections]
-        planned.append(_plan(recipe, item, number, own))
+        planned.append(replace(_plan(recipe, item, number, own), held_out=held))
     return planned, list(rejects.values())
+
+
+def _hold_out(
+    recipe: Recipe, stages: Sequence[_StageData], splits: Sequence[np.ndarray] | None
+) -> tuple[list[_StageData], list[HeldOut]]:
+    """Choose what each stage's blind check measures; return the stages without what is held out for it.
+
+    Validation samples are measured where there are any. Only a stage without them holds images out.
+    """
+    if not recipe.blind_check:
+        return list(stages), [HeldOut(SampleSequence([]))] * len(stages)
+    if splits is None:
+        counts = [0 if item.validation else recipe.blind_check for item in stages]
+        held = hold_out([item.selections for item in stages], counts, recipe.seed)
+    else:
+        held = list(splits)
+    has_files = any(item.validation for item in stages)
+    seen = images_in([selection for item in stages for selection in item.selections]) if has_files else set[str]()
+    training, chosen = [], []
+    for item in stages:
+        own = [held.pop(0) for _ in item.selections]
+        parts = [validation_part(selection, part) for selection, part in zip(item.selections, own, strict=True)]
+        samples = choose_by_image(
+            item.validation or parts, recipe.blind_check, seen if item.validation else (), recipe.seed
+        )
+        chosen.append(HeldOut(samples, _note(item, parts) if splits is None else ""))
+        if splits is None:
+            left = [training_part(selection, part) for selection, part in zip(item.selections, own, strict=True)]
+            item = replace(item, selections=left)
+        training.append(item)
+    return training, chosen
+
+
+def _note(data: _StageData, held: Sequence[Selection]) -> str:
+    """Say what is held out of a stage's data, or why a stage without validation has no blind check."""
+    stage = f"stage {data.stage.name}"
+    images = len(images_in(held))
+    if images:
+        records = sum(len(part.records) for part in held)
+        return (
+            f"{stage}: {images} images with {records} samples are not trained on, so that the blind check can use "
+            "them; set blind_check: 0 to train on all"
+        )
+    if data.validation or not (data.stage.shards or any(selection.index.names for selection in data.selections)):
+        return ""
+    if data.stage.shards is not None:
+        return f"{stage}: no blind check, because shards are not split; name files in validation.data"
+    return (
+        f"{stage}: no blind check, because the data have too few images to hold some out (at least "
+        f"{round(LEAST_IMAGES / LARGEST_SHARE)} are needed); add `validation` to measure whether the model uses them"
+    )
 
 
 def processor_for(stage: Stage, processor: Processor) -> Processor:

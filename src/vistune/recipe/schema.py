@@ -382,6 +382,13 @@ class Recipe(Strict):
     model: Model = Field(default=Model(), description="Backbones of a new model.")
     data: Sources = Field(default=(), description="Data of every stage that has none of its own.")
     validation: Validation | None = Field(default=None, description="Default: nothing is measured.")
+    blind_check: int = Field(
+        default=32,
+        ge=0,
+        description="Number of samples on which each stage measures at its end whether the model uses its images: the "
+        "loss with the right image, with another one and without. Validation samples, or as many images that no stage "
+        "trains on. 0 turns it off.",
+    )
     stages: tuple[Stage, ...] = Field(min_length=1, description="The stages, in order. Each continues the one before.")
     on_bad_sample: Literal["raise", "reject"] = Field(
         default="raise",

@@ -7,6 +7,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup
 
@@ -20,6 +21,10 @@ TABLE = (  # of the stages: label, key of the summary, format
     ("last_loss", "loss", "metric"),
     ("validation_loss", "validation_loss", "metric"),
     ("validation_loss_grey", "validation_loss_without_pictures", "metric"),
+    ("held_out_loss", "with_image", "metric"),
+    ("held_out_loss_wrong_image", "wrong_image", "metric"),
+    ("held_out_loss_without_image", "without_image", "metric"),
+    ("image_gap", "image_gap", "interval"),
     ("tokens", "tokens", "whole"),
     ("supervised", "supervised_tokens", "whole"),
     ("padding", "padding_waste", "percent"),
@@ -60,12 +65,15 @@ def stage_summary(rows: Sequence[Row]) -> Values:
         return values(key)[-1] if values(key) else None
 
     losses = values("loss")
+    check = next((row["blind_check"] for row in reversed(rows) if "blind_check" in row), None)
     tokens, computed = sum(values("tokens")), sum(map(_computed_tokens, rows))
     return {
         "steps": len(rows),
         "loss": statistics.fmean(losses[-max(1, len(losses) // 20) :]),
         "validation_loss": last("validation_loss"),
         "validation_loss_without_pictures": last("validation_loss_without_pictures"),
+        **{form: None if check is None else check[form] for form in ("with_image", "wrong_image", "without_image")},
+        "image_gap": None if check is None else check["gap"],
         "tokens": tokens,
         "supervised_tokens": sum(values("supervised_tokens")),
         "padding_waste": 1 - tokens / computed if computed and values("padding_waste") else None,
@@ -92,10 +100,12 @@ def stage_table(summaries: Sequence[Values | None], labels: Labels) -> list[tupl
     ]
 
 
-def _cell(value: float | None, kind: str, labels: Labels) -> str:
+def _cell(value: Any, kind: str, labels: Labels) -> str:
+    """Format a number, or the dict of a gap with its interval."""
     if value is None:
         return "–"
     formats = {
+        "interval": lambda: f"{value['value']:+.3f} ({value['low']:+.3f} … {value['high']:+.3f})",
         "whole": lambda: f"{value:,.0f}",
         "metric": lambda: metric(value),
         "percent": lambda: f"{100 * value:.1f} %",

@@ -20,6 +20,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -165,6 +166,8 @@ def features_of(
     reads, images = planned.samples.images_of(samples_in_order(planned))
     if not images or (setting == "auto" and reads < READS_PER_IMAGE * len(images)):
         return None
+    held_out = planned.held_out.samples
+    images += held_out.images_of(np.arange(len(held_out)))[1]
     paths = list(dict.fromkeys(Path(str(folders.find(name, "", "").source)) for folders, name in images))
     tower = _FrozenTower(model, planned.processor.spec, uses_bf16(stage.precision, world.device))
     cache = tower.open_cache()

@@ -39,6 +39,7 @@ class DryRunStage:
         shards: Only of a stage over shards, as is `samples_of_first_shard`.
         rows: Packed rows.
         validation_samples: None if the stage has no validation split.
+        blind_check: Samples of the blind check; None if it measures none.
         learn: Peak learning rates by trained part.
         remarks: Where the stage's sources differ from the recipe.
     """
@@ -50,6 +51,7 @@ class DryRunStage:
     steps: int
     rows: int
     validation_samples: int | None = None
+    blind_check: int | None = None
     learn: Mapping[str, float]
     remarks: tuple[str, ...] = ()
 
@@ -100,6 +102,7 @@ def _dry_run_stage(planned: PlannedStage) -> DryRunStage:
         steps=len(planned.plan.steps),
         rows=rows,
         validation_samples=None if planned.validation is None else len(planned.validation.samples),
+        blind_check=len(planned.held_out.samples) or None,
         learn={str(part): rate for part, rate in planned.stage.learn.items()},
         remarks=planned.remarks,
     )

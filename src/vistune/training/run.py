@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from vistune.data import PixelCache, ShouldStop, never_stop
+from vistune.data import Loader, PixelCache, ShouldStop, never_stop
 from vistune.data.stages import PlannedStage, plan_stages
 from vistune.errors import DiskError, RecipeError, Stopped
 from vistune.files import Lock, write_atomic, write_json, write_jsonl
@@ -36,6 +36,7 @@ from vistune.runs.folder import (
     sweep,
 )
 from vistune.runs.provenance import provenance_record, shards_of, versions
+from vistune.training.blind_check import BlindCheck, blind_check
 from vistune.training.checkpointing import Cursor, ResumePoint, Saver, load_state, rehearse, save_state
 from vistune.training.distributed.parallelism import choose_parallelism, copy_on_first, copy_states
 from vistune.training.distributed.watchdog import Watchdog, with_heartbeat
@@ -85,6 +86,7 @@ class Run:
         self.hashes: dict[str, str] = {}  # SHA-256 of each data file
         self.provenance_record: Mapping[str, object] = {}
         self.validation: Mapping[str, float] = {}  # this step's values, such as `validation_loss`
+        self.blind_checks: dict[str, BlindCheck] = {}  # by stage; of a resumed run, those of the stages that it ended
 
     def start(self, *, resume: bool) -> None:
         """Train all stages, or continue from the newest checkpoint; a finished run stays as it is.
@@ -114,6 +116,9 @@ class Run:
             self._prepare_folder(rejects, point)
             for remark in dict.fromkeys(remark for planned in stages for remark in planned.remarks):
                 self.hooks.on_message(remark)
+            for planned in stages:
+                if planned.held_out.note:
+                    self.hooks.on_message(planned.held_out.note)
         model = self._first_model(stages, point)
         first = 0 if point is None else point.next_stage
         unfinished = None if point is None or point.finished else point
@@ -268,8 +273,9 @@ class Run:
             def after_step(report: StepReport) -> None:
                 done = report.step + 1
                 self.validation = validator.measure(done) if validator is not None and validator.is_due(done) else {}
+                checked = self._check_blindness(training) if done == training.steps else None
                 if self.world.is_first:
-                    log.write(report, self.validation)
+                    log.write(report, self.validation, checked)
                 advance(1, note=log.note(report))
                 self.reached = (stage.name, done)
                 asked_to_stop, is_end = self.world.any(self.stopping()), done == training.steps
@@ -283,6 +289,17 @@ class Run:
             flops = trainer.work.token * training.planned.tokens
             with compiled(trainer, training.parallelism, flops, self.hooks.on_message):
                 return trainer.run(start, after_step)
+
+    def _check_blindness(self, training: StageTraining) -> BlindCheck | None:
+        """Measure at the end of a stage whether the model uses its images."""
+        planned, loader = training.planned, training.trainer.loader
+        if not len(planned.held_out.samples):
+            return None
+        pixels = loader.pixels if isinstance(loader, Loader) else self.pixels
+        checked = blind_check(planned, training.trainer, pixels)
+        if checked is not None:
+            self.blind_checks[planned.stage.name] = checked
+        return checked
 
     def _skips_left(self, stage: Stage) -> int:
         """Count the updates that the stage may still skip; rank 0 knows how many it has skipped."""

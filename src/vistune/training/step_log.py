@@ -23,6 +23,7 @@ from vistune.model import VisionLanguageModel
 from vistune.planner.work import matmul_peak
 from vistune.progress import OnMessage
 from vistune.runs.folder import MetricsLog, log
+from vistune.training.blind_check import BlindCheck
 from vistune.training.optimizer import Optimizer
 from vistune.training.trainer import StepReport, Trainer
 
@@ -31,6 +32,7 @@ CONSTANT_STEPS, CONSTANT = 50, 1e-4  # a loss is constant if it moves by less th
 WINDOW = 10  # steps that are averaged, so that one hard batch raises no alarm
 ABOVE_START, ABOVE_BEST = 1.5, 3.0  # a loss explodes if it is above both multiples
 BLIND = 0.01  # a model that sees loses at least this share of its loss by the images
+LOSSES = ("with_image", "wrong_image", "without_image")  # of a blind check, for the trackers
 STRAGGLER_STEPS = 50  # steps over which processes are compared
 SLOW = 1.3  # a process is slow above this multiple of the median
 
@@ -99,7 +101,7 @@ class StepLog:
             f"MFU {100 * self.utilisation(report):.0f} % · {peak_memory(self.device) / 1e3:.1f} GB"
         )
 
-    def write(self, report: StepReport, validation: Mapping[str, float]) -> None:
+    def write(self, report: StepReport, validation: Mapping[str, float], checked: BlindCheck | None = None) -> None:
         """Write a line of metrics.jsonl and the trackers' values; warn of new problems and of a slow process."""
         values = {
             "loss": report.loss,
@@ -115,11 +117,15 @@ class StepLog:
             "seconds": report.seconds,
             **validation,
         }
-        warnings = self._new_warnings(report, validation)
+        warnings = self._new_warnings(report, validation, checked)
         line: dict[str, object] = {"step": report.step, "stage": self.stage.name, **values}
         line["loss_hex"] = report.loss.hex()
         line["peak_gflops"] = round(self.peak / 1e9)  # differs after a resume, or if other work held the cores
         line["by_source"] = {name: asdict(source) for name, source in report.by_source.items()}
+        if checked is not None:
+            line["blind_check"] = checked.to_dict()
+            values |= {f"blind_check.{form}": getattr(checked, form) for form in LOSSES}
+            self.on_message(f"stage {self.stage.name}: {checked.summary}")
         if report.skip_reason:
             line["left_out"] = True
             warnings = [report.skip_reason, *warnings]
@@ -130,7 +136,9 @@ class StepLog:
         if (slow := self.stragglers.slow(report.busy)) is not None:
             log.warning("%s", slow)
 
-    def _new_warnings(self, report: StepReport, validation: Mapping[str, float]) -> list[str]:
+    def _new_warnings(
+        self, report: StepReport, validation: Mapping[str, float], checked: BlindCheck | None
+    ) -> list[str]:
         """Diagnose the step; each problem is reported once, and again after it had gone away."""
         if not report.skip_reason:
             self.losses = [*self.losses[-HISTORY:], report.loss]
@@ -138,7 +146,7 @@ class StepLog:
             "constant": constant_loss(self.losses),
             "explodes": exploding_loss(self.losses),
             "unsupervised": unsupervised_step(report.supervised_tokens, report.step),
-            "blind": blind_model(validation),
+            "blind": blind_model(validation) if checked is None else checked.warning,
         }
         warnings = {problem: warning for problem, warning in checks.items() if warning}
         new = [warning for problem, warning in warnings.items() if problem not in self.warned]

@@ -77,6 +77,14 @@ class StepReport:
         return self.supervised_tokens / max(self.tokens, 1)
 
 
+def documents_of(batch: Batch) -> np.ndarray:
+    """Return the index of the document of each supervised token of a packed row on the CPU, (supervised,)."""
+    starts = batch.starts.numpy()
+    supervised = batch.labels.numpy() != IGNORE
+    supervised[starts[:-1]] = False
+    return np.searchsorted(starts, np.flatnonzero(supervised), side="right") - 1
+
+
 class LossBySource:
     """Sum a step's losses by data source: a file's kind of samples, as `Rows.sources` names it."""
 
@@ -88,11 +96,7 @@ class LossBySource:
         """Add a packed row on the CPU and the losses (supervised,) of its supervised tokens in their order."""
         if not batch.places:  # a blank row
             return
-        starts = batch.starts.numpy()
-        supervised = batch.labels.numpy() != IGNORE
-        supervised[starts[:-1]] = False
-        documents = np.searchsorted(starts, np.flatnonzero(supervised), side="right") - 1
-        sources = np.array([self.samples.source(index) for index in batch.places])[documents]
+        sources = np.array([self.samples.source(index) for index in batch.places])[documents_of(batch)]
         for column, weights in enumerate((losses.cpu().numpy(), None)):
             self.sums[:, column] += np.bincount(sources, weights, minlength=len(self.sums))
 
@@ -247,10 +251,18 @@ class Trainer:
 
     def loss_sum(self, batch: Batch) -> float:
         """Return a validation row's summed loss."""
+        return float(self._losses(batch)[0])
+
+    def token_losses(self, batch: Batch) -> np.ndarray:
+        """Return the losses (supervised,) of a row that is not trained on."""
+        losses: np.ndarray = self._losses(batch)[1].cpu().numpy()
+        return losses
+
+    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
         with matmul_precision(self.stage.precision, self.device), self._autocast():
-            loss, _ = self.model_with_loss(batch.to(self.device))
+            loss, token_losses = self.model_with_loss(batch.to(self.device))
         self.world.heartbeat.beat()
-        return float(loss.detach())
+        return loss.detach(), token_losses
 
     def _agree_on_sizes(self, batches: Sequence[Batch] | None) -> _StepSizes:
         """Add up the step's sizes over all processes.

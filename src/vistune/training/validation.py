@@ -42,6 +42,18 @@ class Hooks:
     evaluate: Evaluate | None = None
 
 
+@contextmanager
+def evaluating(trainer: Trainer) -> Iterator[None]:
+    """Keep the model in evaluation mode and without gradients while the block lasts."""
+    trainer.model.eval()
+    try:
+        # Not compiled: answering would compile further graphs.
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        trainer.model.set_trainable(trainer.stage.learn)
+
+
 class Validator:
     """Measure a stage's validation split; all processes call it together, only rank 0 writes."""
 
@@ -82,7 +94,7 @@ class Validator:
 
     def measure(self, done: int) -> dict[str, float]:
         """Return the mean loss per supervised token, at the stage's end also with grey images, and further scores."""
-        with self._evaluating():
+        with evaluating(self.trainer):
             loss, with_images = self._loss()
             values = {"validation_loss": loss}
             if self._is_last(done) and with_images:
@@ -100,18 +112,6 @@ class Validator:
         spec = self.trainer.model.spec
         processor = self.planned.processor.with_template(spec.template).with_image_mode(spec.image_mode)
         return Assistant(self.trainer.model, processor)
-
-    @contextmanager
-    def _evaluating(self) -> Iterator[None]:
-        """Keep the model in evaluation mode and without gradients while the block lasts."""
-        model = self.trainer.model
-        model.eval()
-        try:
-            # Not compiled: answering would compile further graphs.
-            with torch.no_grad(), torch.compiler.set_stance("force_eager"):
-                yield
-        finally:
-            model.set_trainable(self.trainer.stage.learn)
 
     def _loss(self, *, grey: bool = False) -> tuple[float, bool]:
         """(mean loss, whether any row has an image)."""
