@@ -19,7 +19,8 @@ from vistune.data.packing import rng_of
 from vistune.data.selection import SampleSequence, Selection
 
 LEAST_IMAGES = 8  # held out for the blind check: fewer show nothing
-SHARE, LARGEST_SHARE = 0.05, 0.1  # of a stage's images and records that the blind check holds out; of a small data set
+SHARE = 0.05  # of a stage's images that the blind check holds out
+LARGEST_SHARE = 0.1  # limit of this share in a small data set, and of the share of records
 
 
 def split_validation(selections: Sequence[Selection], share: float, seed: int) -> list[np.ndarray]:
@@ -46,22 +47,22 @@ def validation_part(selection: Selection, validation: np.ndarray) -> Selection:
     return replace(selection, records=records, lengths=lengths, faults=())
 
 
-def hold_out(stages: Sequence[Sequence[Selection]], counts: Sequence[int], seed: int) -> list[np.ndarray]:
+def split_blind_check(stages: Sequence[Sequence[Selection]], counts: Sequence[int], seed: int) -> list[np.ndarray]:
     """Return a boolean array per selection of all stages: which of its records the blind check holds out.
 
-    `counts`: largest number of images to hold out for each stage. An image that is held out for one stage is trained on
+    `counts`: largest number of held-out images of each stage. An image that is held out for one stage is trained on
     in no stage. A stage with too few images holds none out for itself.
     """
     shown = _ShownImages([selection for stage in stages for selection in stage])
     held = np.zeros(shown.records, bool)
     ends = np.cumsum([sum(len(selection.records) for selection in stage) for stage in stages])
     for count, end, stage in zip(counts, ends.tolist(), stages, strict=True):
-        shown.hold_out(held, end - sum(len(selection.records) for selection in stage), end, count, seed)
+        shown.split(held, end - sum(len(selection.records) for selection in stage), end, count, seed)
     sizes = [len(selection.records) for stage in stages for selection in stage]
     return np.split(held, np.cumsum(sizes)[:-1]) if sizes else []
 
 
-def images_to_hold_out(images: int, count: int) -> int:
+def blind_check_images(images: int, count: int) -> int:
     """Return how many of a stage's images the blind check holds out, at most `count`; 0 if there are too few."""
     held = min(count, max(LEAST_IMAGES, int(SHARE * images)))
     return held if 2 <= held <= LARGEST_SHARE * images else 0
@@ -92,11 +93,11 @@ class _ShownImages:
         self.by_image = np.repeat(np.arange(self.records), np.diff(self.begins))[order]
         self.first = np.searchsorted(self.images[order], np.arange(len(numbers) + 1))
 
-    def hold_out(self, held: np.ndarray, begin: int, end: int, count: int, seed: int) -> None:
+    def split(self, held: np.ndarray, begin: int, end: int, count: int, seed: int) -> None:
         """Mark in `held` all records that show up to `count` images of the records from `begin` to `end`."""
         images = np.unique(self.images[self.begins[begin] : self.begins[end]]).tolist()
         images.sort(key=lambda image: _uniform(seed, self.names[image]))
-        wanted, most_records = images_to_hold_out(len(images), count), LARGEST_SHARE * (end - begin)
+        wanted, most_records = blind_check_images(len(images), count), LARGEST_SHARE * (end - begin)
         taken: set[int] = set()
         for image in images:
             if len(taken) >= wanted:

@@ -29,8 +29,8 @@ from vistune.data.split import (
     LARGEST_SHARE,
     LEAST_IMAGES,
     choose_by_image,
-    hold_out,
     images_in,
+    split_blind_check,
     split_validation,
     training_part,
     validation_part,
@@ -63,7 +63,7 @@ class ValidationSet:
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Samples with images that no stage trains on, for the blind check at a stage's end.
+    """Samples with images that no stage trains on, for the blind check at the end of a stage.
 
     Attributes:
         samples: The samples; none if there is no blind check.
@@ -132,7 +132,7 @@ def plan_stages(recipe: Recipe, processor: Processor, progress: Progress) -> tup
         # Over all stages together: no stage trains on what another one validates.
         selections = [selection for item in stages for selection in item.selections]
         splits = split_validation(selections, recipe.validation.share, recipe.seed)
-    stages, held_out = _hold_out(recipe, stages, splits)
+    stages, held_out = _split_for_blind_check(recipe, stages, splits)
     planned = []
     for number, (item, held) in enumerate(zip(stages, held_out, strict=True)):
         own = None if splits is None else [splits.pop(0) for _ in item.selections]
@@ -140,18 +140,18 @@ def plan_stages(recipe: Recipe, processor: Processor, progress: Progress) -> tup
     return planned, list(rejects.values())
 
 
-def _hold_out(
+def _split_for_blind_check(
     recipe: Recipe, stages: Sequence[_StageData], splits: Sequence[np.ndarray] | None
 ) -> tuple[list[_StageData], list[HeldOut]]:
     """Choose what each stage's blind check measures; return the stages without what is held out for it.
 
-    Validation samples are measured where there are any. Only a stage without them holds images out.
+    A stage with validation samples measures those. Any other stage leaves some images of its data to the check.
     """
     if not recipe.blind_check:
         return list(stages), [HeldOut(SampleSequence([]))] * len(stages)
     if splits is None:
         counts = [0 if item.validation else recipe.blind_check for item in stages]
-        held = hold_out([item.selections for item in stages], counts, recipe.seed)
+        held = split_blind_check([item.selections for item in stages], counts, recipe.seed)
     else:
         held = list(splits)
     has_files = any(item.validation for item in stages)

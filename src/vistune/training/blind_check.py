@@ -77,16 +77,18 @@ class BlindCheck:
 
     @property
     def warning(self) -> str | None:
-        """What to do if the model does not use its images; None if it does."""
+        """Advice for a model that makes little use of its images; None for any other model."""
         if not self.is_blind:
             return None
-        effect = "makes no measurable difference" if not self.gap.low > 0 else "hardly makes a difference"
-        return (
-            f"the model is nearly blind: the image {effect} ({self.gap.value:+.3f} nats per token, 95 % interval "
+        effect = (
+            f"another image raises the held-out loss per token by {self.gap.value:+.3f} (95 % interval "
             f"{self.gap.low:+.3f} to {self.gap.high:+.3f}); train the projector on more image-caption pairs, for more "
             "steps or at a higher rate, use questions that cannot be answered without the image, and check that each "
             "sample names its own image (vistune show)"
         )
+        if self.gap.low > 0:
+            return f"the model hardly uses its images: {effect}"
+        return f"the model does not use its images: {effect}"
 
 
 def blind_check(planned: PlannedStage, trainer: Trainer, pixels: PixelReader) -> BlindCheck | None:
@@ -160,18 +162,18 @@ def _length(processor: Processor, sample: Sample) -> int:
     try:
         return processor.length(sample)
     except DataError as error:
-        return _leave_out(sample, error)
+        return _skip(sample, error)
 
 
 def _encoded(processor: Processor, sample: Sample, pixels: PixelReader) -> Example | None:
     try:
         return processor.encode(sample, pixels)
     except DataError as error:  # the stage is trained: an image that was removed meanwhile must not lose it
-        _leave_out(sample, error)
+        _skip(sample, error)
         return None
 
 
-def _leave_out(sample: Sample, error: DataError) -> int:
+def _skip(sample: Sample, error: DataError) -> int:
     log.warning("%s: not measured by the blind check: %s", sample.origin, error.message)
     return 0
 

@@ -86,7 +86,7 @@ class Run:
         self.hashes: dict[str, str] = {}  # SHA-256 of each data file
         self.provenance_record: Mapping[str, object] = {}
         self.validation: Mapping[str, float] = {}  # this step's values, such as `validation_loss`
-        self.blind_checks: dict[str, BlindCheck] = {}  # by stage; of a resumed run, those of the stages that it ended
+        self.blind_checks: dict[str, BlindCheck] = {}  # by stage, for stages that end in this process
 
     def start(self, *, resume: bool) -> None:
         """Train all stages, or continue from the newest checkpoint; a finished run stays as it is.
