@@ -67,7 +67,7 @@ class HeldOut:
 
     Attributes:
         samples: The samples; none if there is no blind check.
-        note: For the user: what is held out of the training data, or why nothing is; "" if there is nothing to say.
+        note: Message for the user: how much of the training data is held out, or why nothing is; may be "".
     """
 
     samples: SampleSequence
