@@ -25,6 +25,7 @@ from vistune.datagen.teachers.remote import RequestOutcome, ask_all, ask_in_batc
 from vistune.datagen.teachers.replies import Turns
 from vistune.errors import RecipeError, TooManyRejects
 from vistune.files import write_atomic, write_json, write_jsonl
+from vistune.grounding.balance import AnswerBalance, fit_balance
 from vistune.llm_client import RequestRunner
 from vistune.llm_client.runner import log
 from vistune.progress import Advance, OnMessage
@@ -118,10 +119,19 @@ def generate_by_rule(
             )
     results: list[LlavaRecord | Reject] = []
     _, names = image_names(images)
-    for request in make_requests(images, config):
-        results.append(_write_by_rule(request, names, config.seed))
+    requests = make_requests(images, config)
+    balances = {language: _balance(requests, language) for language in config.languages}
+    for request in requests:
+        results.append(_write_by_rule(request, names, config.seed, balances[request.language]))
         advance(1)
     return _separate(results)
+
+
+def _balance(requests: Sequence[Request], language: str) -> AnswerBalance:
+    """Balance the answers of all conversations in a language, so that they cannot be guessed without the image."""
+    asked = (request for request in requests if (request.kind, request.language) == ("conversation", language))
+    scenes = ((request.name, rule.scene_of(request.image, language)) for request in asked)
+    return fit_balance([(name, scene) for name, scene in scenes if not scene.drawn])
 
 
 def _separate(results: Sequence[LlavaRecord | Reject]) -> GeneratedData:
@@ -152,9 +162,11 @@ def image_names(images: Sequence[AnnotatedImage]) -> tuple[list[Path], dict[Path
     return [common], {path: path.absolute().relative_to(common).as_posix() for path in paths}
 
 
-def _write_by_rule(request: Request, names: Mapping[Path, str], seed: int) -> LlavaRecord | Reject:
+def _write_by_rule(
+    request: Request, names: Mapping[Path, str], seed: int, balance: AnswerBalance = rule.UNBALANCED
+) -> LlavaRecord | Reject:
     rng = random.Random(f"{seed}/{request.name}")
-    turns = rule.write(request.image, request.kind, request.language, rng, request.number)
+    turns = rule.write(request.image, request.kind, request.language, rng, request.number, balance)
     if turns is None:
         detail = "captions and boxes do not say enough for this kind"
         if request.image.captions and not own_captions(request.image, request.language):

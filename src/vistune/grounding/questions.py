@@ -6,11 +6,12 @@ A question type picks content that the boxes decide; the content is then worded 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 from vistune.grounding import lexicon as words
-from vistune.grounding.scene import CLEAR_GAP, CLEAR_RATIO, LARGEST_PLACED_AREA, Scene, name_key, place_of
+from vistune.grounding.scene import CLEAR_GAP, CLEAR_RATIO, LARGEST_PLACED_AREA, Scene, place_of
 from vistune.types import Box
 
 
@@ -32,10 +33,16 @@ class QuestionAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The sentence form of a question and its slots: boxes, labels, colours, places, numbers and a truth value."""
+    """The sentence form of a question and its slots: boxes, labels, colours, places, numbers and a truth value.
+
+    - asked: the labels, colours and places that the question names, in their order
+    - answer: the same word for the same answer in both languages; "first" or "second" for a choice between two objects
+    """
 
     form: str
     slots: Mapping[str, object]
+    asked: tuple[str, ...]
+    answer: str
 
     @property
     def topic(self) -> Hashable:
@@ -48,6 +55,15 @@ class Content:
             for value in subjects
         )
 
+    @property
+    def labels(self) -> frozenset[str]:
+        """Return the labels that the question and its answer name."""
+        return frozenset(
+            value.label if isinstance(value, Box) else str(value)
+            for slot, value in self.slots.items()
+            if slot in ("a", "b", "box", "label", "other")
+        )
+
 
 _TOPICS = {
     **dict.fromkeys(("colour_label", "colour_place"), "colour"),
@@ -58,8 +74,21 @@ _TOPICS = {
 
 def ask(scene: Scene, kind: str, language: str, rng: random.Random) -> QuestionAnswer | None:
     """Return a question of a type with its answer, or None if the boxes decide none."""
-    content = QUESTION_TYPES[kind](scene, rng)
-    return None if content is None else _word(content, kind, language, rng)
+    return draw(QUESTION_TYPES[kind](scene), kind, language, rng)
+
+
+def draw(contents: Sequence[Content], kind: str, language: str, rng: random.Random) -> QuestionAnswer | None:
+    """Word one of the contents. Its form is drawn first, then its answer, so that a rare answer is not rare."""
+    if not contents:
+        return None
+    forms = list(dict.fromkeys(content.form for content in contents))
+    [form] = rng.choices(forms, [_FORM_WEIGHTS.get(form, 1) for form in forms])
+    answer = rng.choice(list(dict.fromkeys(content.answer for content in contents if content.form == form)))
+    content = rng.choice([content for content in contents if (content.form, content.answer) == (form, answer)])
+    return word(content, kind, language, rng)
+
+
+_FORM_WEIGHTS = {"count_label": 2}
 
 
 def brief_cue(language: str) -> str:
@@ -67,7 +96,8 @@ def brief_cue(language: str) -> str:
     return str(words.sentences(language)["brief"])
 
 
-def _word(content: Content, kind: str, language: str, rng: random.Random) -> QuestionAnswer:
+def word(content: Content, kind: str, language: str, rng: random.Random) -> QuestionAnswer:
+    """Write a question and its answer in one of the wordings of its form."""
     slots = content.slots
     texts = {name: text for slot, value in slots.items() for name, text in _slot_texts(slot, value, language).items()}
     if "an" in texts and not texts["color"]:  # without a colour the label decides the article: "an airplane"
@@ -76,18 +106,15 @@ def _word(content: Content, kind: str, language: str, rng: random.Random) -> Que
     forms = words.sentences(language)
     form = forms["questions"][content.form]
     truth = slots.get("truth")
-    sentences: Sequence[str] = form["sentences"] if truth is None else form["yes" if truth else "no"]
+    which = "sentences" if truth is None else "yes" if truth else "no"
+    sentences: Sequence[str] = form["none" if "none" in form and slots["number"] == 0 else which]
     return QuestionAnswer(
         type=kind,
         question=words.finished(rng.choice(form["questions"]).format(**texts), language),
         answer=form["short"].format(**texts) if truth is None else forms["yes" if truth else "no"],
         sentence=words.finished(rng.choice(sentences).format(**texts), language),
         topic=content.topic,
-        labels=frozenset(
-            value.label if isinstance(value, Box) else str(value)
-            for slot, value in slots.items()
-            if slot in ("a", "b", "box", "label", "other")
-        ),
+        labels=content.labels,
     )
 
 
@@ -135,188 +162,128 @@ def _slot_texts(slot: str, value: object, language: str) -> dict[str, str]:
     return {slot: name}
 
 
-def _colour(scene: Scene, rng: random.Random) -> Content | None:
-    by_label = [box for box in scene.boxes if scene.labels[box.label] == 1 and "color" in box.attributes]
-    by_place = [
-        place for place, box in scene.places.items() if "color" in box.attributes and not words.is_person(box.label)
-    ]
-    forms = ["label"] * bool(by_label) + ["place"] * bool(by_place)
-    if not forms:
-        return None
-    if rng.choice(forms) == "label":
-        box = rng.choice(by_label)
-        return Content("colour_label", {"box": box, "color": box.attributes["color"], "label": box.label})
-    place = rng.choice(by_place)
-    box = scene.places[place]
-    return Content("colour_place", {"box": box, "color": box.attributes["color"], "label": box.label, "place": place})
+def _colour(scene: Scene) -> Iterator[Content]:
+    for box in scene.boxes:
+        if scene.labels[box.label] == 1 and "color" in box.attributes:
+            color = box.attributes["color"]
+            yield Content("colour_label", {"box": box, "color": color, "label": box.label}, (box.label,), color)
+    for place, box in scene.places.items():
+        if "color" in box.attributes and not words.is_person(box.label):
+            color = box.attributes["color"]
+            slots = {"box": box, "color": color, "label": box.label, "place": place}
+            yield Content("colour_place", slots, (place,), color)
 
 
-def _shape(scene: Scene, rng: random.Random) -> Content | None:
-    by_color = [
-        box
-        for box in scene.boxes
-        if scene.colored and scene.colors[box.attributes["color"]] == 1 and not words.is_person(box.label)
-    ]
-    by_place = list(scene.places)
-    forms = ["color"] * bool(by_color) + ["place"] * bool(by_place)
-    if not forms:
-        return None
-    if rng.choice(forms) == "color":
-        box = rng.choice(by_color)
-        return Content(_shape_form("color", box), {"box": box, "color": box.attributes["color"], "label": box.label})
-    place = rng.choice(by_place)
-    box = scene.places[place]
-    return Content(_shape_form("place", box), {"box": box, "label": box.label, "place": place})
+def _shape(scene: Scene) -> Iterator[Content]:
+    for box in scene.boxes if scene.colored else ():
+        color = box.attributes["color"]
+        if scene.colors[color] == 1 and not words.is_person(box.label):
+            slots = {"box": box, "color": color, "label": box.label}
+            yield Content(_shape_form("color", box), slots, (color,), box.label)
+    for place, box in scene.places.items():
+        slots = {"box": box, "label": box.label, "place": place}
+        yield Content(_shape_form("place", box), slots, (place,), box.label)
 
 
 def _shape_form(form: str, box: Box) -> str:
     return f"{'shape' if words.is_shape(box.label) else 'object'}_{form}"
 
 
-def _existence(scene: Scene, rng: random.Random) -> Content | None:
-    present = [name_key(box) for box in scene.boxes if words.has_singular(box.label) and box.label not in scene.vague]
-    if not present:
-        return None
-    truth = rng.random() < 0.5
-    color, label = rng.choice(present) if truth else _absent(scene, rng)
-    slots = {"color": color, "label": label, "truth": truth}
-    if color or scene.drawn:
-        return Content("existence", slots)
-    return Content("existence_seen", {**slots, "number": scene.countable[label]})
+def _existence(scene: Scene) -> Iterator[Content]:
+    present = [name for name in scene.names if words.has_singular(name[1]) and name[1] not in scene.vague]
+    for truth, names in ((True, present), (False, _absent(scene) if present else ())):
+        for color, label in names:
+            slots: dict[str, object] = {"color": color, "label": label, "truth": truth}
+            form = "existence"
+            if not (color or scene.drawn):
+                form = "existence_seen"
+                slots["number"] = scene.countable[label]
+            yield Content(form, slots, (color, label) if color else (label,), "yes" if truth else "no")
 
 
-def _absent(scene: Scene, rng: random.Random) -> tuple[str, str]:
-    """Return a colour and label that are not in the image; in a coloured scene mostly a mix of those that are."""
-    if not scene.colored:
-        present = {words.class_of(label) for label in (*scene.labels, *scene.crowds, *scene.also_present)}
-        absent = [
-            label
-            for label, entry in words.objects().items()
-            if not (entry.shape or entry.of or label in present) and words.has_singular(label)
-        ]
-        return "", rng.choice(absent)
-    colors = list(words.colors())
-    labels = [label for label in words.objects() if words.is_shape(label)]
-    for _ in range(8):
-        mixed = rng.random() < 0.6
-        color = rng.choice(list(scene.colors) if mixed else colors)
-        label = rng.choice(list(scene.labels) if mixed and rng.random() < 0.5 else labels)
-        if (color, label) not in scene.names:
-            return color, label
-    return next((color, label) for color in colors for label in labels if (color, label) not in scene.names)
+def _absent(scene: Scene) -> Iterator[tuple[str, str]]:
+    """Yield colours and labels that are not in the image; in a drawing mostly with a colour that is."""
+    if scene.colored and scene.others is None:
+        for color in (*words.colors(), *scene.colors, *scene.colors):
+            for label in filter(words.is_shape, words.objects()):
+                if (color, label) not in scene.names:
+                    yield color, label
+        return
+    yield from (("", label) for label in scene.absent if words.has_singular(label))
+    for color in scene.colors:
+        yield from ((color, label) for label in scene.labels if (color, label) not in scene.names)
 
 
-def _count(scene: Scene, rng: random.Random) -> Content | None:
-    if not scene.boxes:
-        return None
-    with_objects = scene.colored and not scene.has_people  # people are not counted as objects
-    forms = ["label", "label"] + ["color"] * with_objects + ["all"] * with_objects
-    form = rng.choice(forms)
-    if form == "all":
-        return Content("count_all", {"number": len(scene.boxes)})
-    if form == "color":
-        color = _of_any_number(scene.colors, rng)
-        return Content("count_color", {"color": color, "number": scene.colors[color]})
-    if not scene.countable:
-        return None
-    label = _of_any_number(scene.countable, rng)
-    return Content("count_label" if scene.drawn else "count_seen", {"label": label, "number": scene.countable[label]})
+def _count(scene: Scene) -> Iterator[Content]:
+    if scene.colored and not scene.has_people:  # people are not counted as objects
+        yield Content("count_all", {"number": len(scene.boxes)}, (), str(len(scene.boxes)))
+        for color, number in scene.colors.items():
+            yield Content("count_color", {"color": color, "number": number}, (color,), str(number))
+    counts = dict(scene.countable) | (dict.fromkeys(scene.absent, 0) if scene.others is not None else {})
+    for label, number in counts.items():
+        form = "count_label" if scene.drawn else "count_seen"
+        yield Content(form, {"label": label, "number": number}, (label,), str(number))
 
 
-def _of_any_number(counts: Mapping[str, int], rng: random.Random) -> str:
-    """Choose a number first, then a name with it; otherwise "one" would be the answer to guess."""
-    number = rng.choice(sorted(set(counts.values())))
-    return rng.choice([name for name, count in counts.items() if count == number])
+def _position(scene: Scene) -> Iterator[Content]:
+    for box in scene.unique:
+        if box.area <= LARGEST_PLACED_AREA:
+            place = place_of(box)
+            form, slot = ("position", "place") if scene.drawn else ("position_seen", "at")
+            yield Content(form, {"box": box, slot: place}, (box.label,), place)
 
 
-def _position(scene: Scene, rng: random.Random) -> Content | None:
-    boxes = [box for box in scene.unique if box.area <= LARGEST_PLACED_AREA]
-    if not boxes:
-        return None
-    box = rng.choice(boxes)
+def _size(scene: Scene) -> Iterator[Content]:
+    for box in scene.unique:
+        if "size" in box.attributes:
+            size = box.attributes["size"]
+            yield Content("size", {"box": box, "size": size}, (box.label,), size)
+
+
+def _comparison(scene: Scene) -> Iterator[Content]:
+    seen = "" if scene.drawn else "_seen"
+    for a, b in permutations(scene.unique, 2):
+        pair = (a.label, b.label)
+        if a.area >= CLEAR_RATIO * b.area:
+            yield Content(f"larger{seen}", {"a": a, "b": b, "box": a}, pair, "first")
+            yield Content(f"larger{seen}", {"a": b, "b": a, "box": a}, pair[::-1], "second")
+        for form, axis in (("left_of", 0), (f"above{seen}", 1)):
+            if a.center[axis] <= b.center[axis] - CLEAR_GAP:
+                yield Content(form, {"a": a, "b": b, "truth": True}, pair, "yes")
+                yield Content(form, {"a": b, "b": a, "truth": False}, pair[::-1], "no")
+    for first, second in permutations(scene.countable, 2):
+        numbers = {"number": scene.countable[first], "other_number": scene.countable[second]}
+        if numbers["number"] != numbers["other_number"]:
+            truth = numbers["number"] > numbers["other_number"]
+            slots = {"label": first, "other": second, "truth": truth, **numbers}
+            yield Content(f"more{seen}", slots, (first, second), "yes" if truth else "no")
+
+
+def _removal(scene: Scene) -> Iterator[Content]:
     if scene.drawn:
-        return Content("position", {"box": box, "place": place_of(box)})
-    return Content("position_seen", {"box": box, "at": place_of(box)})
+        for label, removed in scene.labels.items() if len(scene.labels) > 1 and not scene.crowds else ():
+            total = len(scene.boxes)
+            slots = {"label": label, "removed": removed, "total": total, "number": total - removed}
+            yield Content("removal", slots, (label,), str(total - removed))
+        return
+    for label, total in scene.countable.items():  # the number of all objects in a photograph is not known
+        if total > 1:
+            form = "leaving" if words.group(label) in ("person", "animal", "vehicle") else "taking"
+            yield Content(form, {"label": label, "total": total, "number": total - 1}, (label,), str(total - 1))
 
 
-def _size(scene: Scene, rng: random.Random) -> Content | None:
-    boxes = [box for box in scene.unique if "size" in box.attributes]
-    if not boxes:
-        return None
-    box = rng.choice(boxes)
-    return Content("size", {"box": box, "size": box.attributes["size"]})
+def _listed(contents: Callable[[Scene], Iterator[Content]]) -> Callable[[Scene], list[Content]]:
+    return lambda scene: list(contents(scene))
 
 
-def _comparison(scene: Scene, rng: random.Random) -> Content | None:
-    forms = [_larger, _relative_position, _relative_position, _more]
-    rng.shuffle(forms)
-    return next((content for form in forms if (content := form(scene, rng))), None)
-
-
-def _pairs(scene: Scene, is_clear: Callable[[Box, Box], bool]) -> list[tuple[Box, Box]]:
-    return [(a, b) for a in scene.unique for b in scene.unique if a is not b and is_clear(a, b)]
-
-
-def _larger(scene: Scene, rng: random.Random) -> Content | None:
-    pairs = _pairs(scene, lambda a, b: a.area >= CLEAR_RATIO * b.area)
-    if not pairs:
-        return None
-    a, b = rng.choice(pairs)
-    first, second = (a, b) if rng.random() < 0.5 else (b, a)
-    return Content("larger" if scene.drawn else "larger_seen", {"a": first, "b": second, "box": a})
-
-
-def _relative_position(scene: Scene, rng: random.Random) -> Content | None:
-    axis = rng.choice((0, 1))
-    pairs = _pairs(scene, lambda a, b: a.center[axis] <= b.center[axis] - CLEAR_GAP)
-    if not pairs:
-        return None
-    first, second = rng.choice(pairs)
-    truth = rng.random() < 0.5
-    a, b = (first, second) if truth else (second, first)
-    return Content(("left_of", "above" if scene.drawn else "above_seen")[axis], {"a": a, "b": b, "truth": truth})
-
-
-def _more(scene: Scene, rng: random.Random) -> Content | None:
-    counts = scene.countable
-    pairs = [(a, b) for a in counts for b in counts if counts[a] > counts[b]]
-    if not pairs:
-        return None
-    more, fewer = rng.choice(pairs)
-    truth = rng.random() < 0.5
-    first, second = (more, fewer) if truth else (fewer, more)
-    numbers = {"number": scene.labels[first], "other_number": scene.labels[second]}
-    return Content("more" if scene.drawn else "more_seen", {"label": first, "other": second, "truth": truth, **numbers})
-
-
-def _removal(scene: Scene, rng: random.Random) -> Content | None:
-    if not scene.drawn:
-        return _one_less(scene, rng)
-    if len(scene.labels) < 2 or scene.crowds:
-        return None
-    label = rng.choice(list(scene.labels))
-    removed, total = scene.labels[label], len(scene.boxes)
-    return Content("removal", {"label": label, "removed": removed, "total": total, "number": total - removed})
-
-
-def _one_less(scene: Scene, rng: random.Random) -> Content | None:
-    """Ask how many of one label remain; the number of all objects in a photograph is not known."""
-    several = [label for label, count in scene.countable.items() if count > 1]
-    if not several:
-        return None
-    label = rng.choice(several)
-    total = scene.countable[label]
-    form = "leaving" if words.group(label) in ("person", "animal", "vehicle") else "taking"
-    return Content(form, {"label": label, "total": total, "number": total - 1})
-
-
-QUESTION_TYPES: Mapping[str, Callable[[Scene, random.Random], Content | None]] = {
-    "colour": _colour,
-    "shape": _shape,
-    "existence": _existence,
-    "count": _count,
-    "position": _position,
-    "size": _size,
-    "comparison": _comparison,
-    "removal": _removal,
+# All contents of a question type that the boxes of a scene decide.
+QUESTION_TYPES: Mapping[str, Callable[[Scene], Sequence[Content]]] = {
+    "colour": _listed(_colour),
+    "shape": _listed(_shape),
+    "existence": _listed(_existence),
+    "count": _listed(_count),
+    "position": _listed(_position),
+    "size": _listed(_size),
+    "comparison": _listed(_comparison),
+    "removal": _listed(_removal),
 }

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from vistune.grounding.lexicon import class_of, has_singular, is_person, is_shape
+from vistune.grounding.lexicon import class_of, has_singular, is_person, is_shape, objects
 from vistune.types import Box
 
 PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
@@ -36,11 +36,13 @@ class Scene:
 
     - crowds: labels with more objects than boxes
     - also_present: classes that are known to be there, with or without a box; no question may deny them
+    - others: labels of other images, which questions may deny; by default the objects of the lexicon
     """
 
     boxes: tuple[Box, ...]
     crowds: tuple[str, ...] = ()
     also_present: frozenset[str] = frozenset()
+    others: tuple[str, ...] | None = None
 
     @cached_property
     def labels(self) -> Counter[str]:
@@ -50,6 +52,16 @@ class Scene:
     def countable(self) -> Counter[str]:
         """Labels whose number is known: every object of the label has a box."""
         return Counter(box.label for box in self.boxes if box.label not in (*self.crowds, *self.vague))
+
+    @cached_property
+    def absent(self) -> tuple[str, ...]:
+        """Labels whose class the image does not show."""
+        present = {class_of(label) for label in (*self.labels, *self.crowds, *self.also_present)}
+        if self.others is not None:
+            return tuple(label for label in self.others if class_of(label) not in present)
+        return tuple(
+            label for label, entry in objects().items() if not (entry.shape or entry.of or label in present)
+        )
 
     @cached_property
     def vague(self) -> frozenset[str]:

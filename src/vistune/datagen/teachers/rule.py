@@ -6,21 +6,24 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from importlib import resources
 
 from vistune.datagen.teachers import own_captions
 from vistune.datagen.teachers.replies import Turns
-from vistune.grounding import QUESTION_TYPES, Scene, ask, brief_cue, caption, description, reason
+from vistune.grounding import QUESTION_TYPES, QuestionAnswer, Scene, brief_cue, caption, description, reason
 from vistune.grounding import lexicon as words
+from vistune.grounding.balance import AnswerBalance, choose
 from vistune.grounding.claims import supported_classes
+from vistune.grounding.questions import draw, word
 from vistune.types import AnnotatedImage
 
 BRIEF_SHARE = 0.75  # of conversations with short answers, which their first turn asks for, as in LLaVA-1.5's data
 LONGEST_CONVERSATION = 8  # turns
 Instructions = Mapping[str, Mapping[str, Mapping[str, list[str]]]]
+UNBALANCED = AnswerBalance()
 TRIES = 4  # to find a question of a type that has not been asked yet
 
 
@@ -32,14 +35,23 @@ def instructions() -> Instructions:
     return tree
 
 
-def write(image: AnnotatedImage, kind: str, language: str, rng: random.Random, number: int = 0) -> Turns | None:
+def write(
+    image: AnnotatedImage,
+    kind: str,
+    language: str,
+    rng: random.Random,
+    number: int = 0,
+    balance: AnswerBalance = UNBALANCED,
+) -> Turns | None:
     """Write the turns of one sample; return None if captions and boxes do not give enough to say.
 
-    `number`: how many samples of this kind and language the image already has; each gets another instruction.
+    Args:
+        number: How many samples of this kind and language the image already has; each gets another instruction.
+        balance: The answers of the data set, for conversations.
     """
-    scene = _scene(image, language)
+    scene = scene_of(image, language)
     if kind == "conversation":
-        return conversation(scene, language, rng)
+        return conversation(scene, language, rng, balance)
     if kind == "reasoning":
         turn = reason(scene, language, rng)
         return (turn,) if turn else None
@@ -50,7 +62,7 @@ def write(image: AnnotatedImage, kind: str, language: str, rng: random.Random, n
     return ((question, text),)
 
 
-def _scene(image: AnnotatedImage, language: str) -> Scene:
+def scene_of(image: AnnotatedImage, language: str) -> Scene:
     """Name the boxes in the language. Classes that captions name count as present, so that no question denies them."""
     labels = {label: words.label_in(label, language) for label in {*image.crowds, *(box.label for box in image.boxes)}}
     if "toilet" in labels.values():
@@ -85,33 +97,45 @@ def instruction(image_id: str, kind: str, language: str, number: int, *, subject
     return choices[(random.Random(image_id).randrange(len(choices)) + number) % len(choices)]
 
 
-def conversation(scene: Scene, language: str, rng: random.Random, *, turns: int = LONGEST_CONVERSATION) -> Turns | None:
-    """Write questions of different types about one image, all answered briefly or all in sentences.
-
-    No question is asked twice, and in a photograph none asks whether something is there that was named before.
-    """
-    brief = rng.random() < BRIEF_SHARE
-    kinds = list(QUESTION_TYPES)
-    rng.shuffle(kinds)
-    written: dict[Hashable, tuple[str, str]] = {}
-    named: frozenset[str] = frozenset()
-    for kind in kinds + kinds:
-        if len(written) == turns:
-            break
-        for _ in range(TRIES):
-            item = ask(scene, kind, language, rng)
-            is_known = not scene.drawn and kind == "existence" and item is not None and item.labels <= named
-            if item is None or (item.topic not in written and not is_known):
-                break
-        if item is not None and not is_known:
-            named |= item.labels
-            written.setdefault(item.topic, (item.question, item.answer if brief else item.sentence))
-    if not written:
+def conversation(
+    scene: Scene, language: str, rng: random.Random, balance: AnswerBalance = UNBALANCED
+) -> Turns | None:
+    """Write questions of different types about one image, all answered briefly or all in sentences."""
+    items = _about_drawing(scene, language, rng) if scene.drawn else _about_photograph(scene, language, rng, balance)
+    if not items:
         return None
-    pairs = list(written.values())
+    brief = rng.random() < BRIEF_SHARE
+    pairs = [(item.question, item.answer if brief else item.sentence) for item in items]
     if brief:
         pairs[0] = (f"{pairs[0][0]}\n{brief_cue(language)}", pairs[0][1])
     return tuple(pairs)
+
+
+def _about_photograph(
+    scene: Scene, language: str, rng: random.Random, balance: AnswerBalance
+) -> Sequence[QuestionAnswer]:
+    """Ask about each aspect of an object once, and leave out what would be guessed; see `grounding.balance`."""
+    chosen = choose(scene, balance, rng, LONGEST_CONVERSATION)
+    return [word(content, kind, language, rng) for kind, content in chosen]
+
+
+def _about_drawing(scene: Scene, language: str, rng: random.Random) -> Sequence[QuestionAnswer]:
+    """Ask two questions of each type; none is asked twice."""
+    contents = {kind: contents_of(scene) for kind, contents_of in QUESTION_TYPES.items()}
+    kinds = list(contents)
+    rng.shuffle(kinds)
+    written: dict[Hashable, QuestionAnswer] = {}
+    for kind in kinds + kinds:
+        if len(written) == LONGEST_CONVERSATION:
+            break
+        for _ in range(TRIES):
+            item = draw(contents[kind], kind, language, rng)
+            if item is None:
+                break
+            if item.topic not in written:
+                written[item.topic] = item
+                break
+    return list(written.values())
 
 
 def _detail(image: AnnotatedImage, scene: Scene, language: str, rng: random.Random) -> str:

@@ -1,0 +1,269 @@
+"""Choose questions about photographs so that nobody can guess their answers without the image.
+
+Three things would give an answer away: the label ("Is there a toaster?" is mostly answered with "no"), the wording,
+and the turns before it ("Where is the dog?" says that there is one dog). `AnswerBalance` is fitted to the images of a
+data set; `choose` then asks about one image, independent of all other images.
+
+1. `_choose` picks questions that share no aspect of an object, in a random order that does not look at the rates.
+2. Each one is kept with the rate of its label and answer. Because a rejected question keeps its aspects, the expected
+   number of questions with each answer is proportional to its rate, and the rates balance the answers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+
+from vistune.grounding.lexicon import class_of
+from vistune.grounding.questions import QUESTION_TYPES, Content
+from vistune.grounding.scene import Scene
+
+OPPOSITE = {"yes": "no", "no": "yes", "first": "second", "second": "first", "large": "small", "small": "large"}
+MARGIN = 0.05  # by which the share of the most frequent answer may exceed an equal share, unless there are two answers
+KEPT_WRONG = 2 / 3
+FEWEST = 4  # questions about a label that a guesser could learn from; rarer labels are balanced together
+ROUNDS = 10  # of capping; the rates only fall, and hardly change after a few rounds
+LEAST_PREFERENCE = 0.02
+FITTED = 4000  # conversations that the rates are fitted to
+MOST_DRAWS = 40  # of questions for each of them
+PASSES = 3
+Key = tuple[str | int, ...]
+Rates = Mapping[tuple[Key, str], float]
+Cell = tuple[tuple[Key, ...], str]  # all keys of a question, and its answer
+Item = tuple[str, Content]  # a question type and the content of a question
+
+# What a question asks of its objects; questions that are not listed ask for the place. Each aspect of an object is asked
+# about once in a conversation.
+_ASPECTS = {
+    **dict.fromkeys(("existence", "existence_seen", "count_all", "count_color", "count_seen"), "number"),
+    **dict.fromkeys(("more_seen", "leaving", "taking"), "number"),
+    **dict.fromkeys(("size", "larger_seen"), "size"),
+    **dict.fromkeys(("colour_label", "colour_place", "shape_color", "object_color", "shape_place"), "look"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerBalance:
+    """How often each question with each answer is kept, and which labels of the data set a question may deny.
+
+    The default keeps every question and denies no label.
+
+    - labels: number of images that show each label
+    - together: for each label, the number of images that show it with each other label
+    - rates: for a key of the question (see `_keys`) and an answer, the share of questions to keep
+    - preferences: rates of an earlier fit; questions that would be rejected are picked less often
+    """
+
+    labels: Mapping[str, int] = field(default_factory=dict)
+    together: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    rates: Rates = field(default_factory=dict)
+    preferences: Rates = field(default_factory=dict)
+
+    def others(self, scene: Scene) -> dict[str, float]:
+        """Return the labels that the image does not show, with weights: POPE's three ways (arXiv 2305.10355) at once.
+
+        A label is drawn at random, by its frequency (popular), or by how often it is seen with the labels of this
+        image (adversarial). `rates` then leave as many "no" as "yes" for each label.
+        """
+        absent = replace(scene, others=tuple(self.labels)).absent
+        adversarial = Counter[str]()
+        for label in scene.labels:
+            for other, count in self.together.get(label, {}).items():
+                adversarial[other] += count / self.labels[label]
+        weights = dict.fromkeys(absent, 0.0)
+        for way in (Counter(absent), self.labels, adversarial):
+            total = sum(way.get(label, 0) for label in absent)
+            for label in absent if total else ():
+                weights[label] += way.get(label, 0) / total
+        return {label: weight * self.preference(_existence_of(label)) for label, weight in weights.items()}
+
+    def rate(self, content: Content) -> float:
+        """Return the share of questions with this content that are kept."""
+        return _product(self.rates, content)
+
+    def preference(self, content: Content) -> float:
+        """Return the weight with which a question is picked."""
+        return max(LEAST_PREFERENCE, _product(self.preferences, content))
+
+
+def choose(scene: Scene, balance: AnswerBalance, rng: random.Random, most: int) -> list[Item]:
+    """Return (question type, content) for at most `most` questions of a conversation, those about numbers first."""
+    kept = [item for item in _Candidates(scene, balance).choose(rng) if rng.random() < balance.rate(item[1])]
+    rng.shuffle(kept)
+    return sorted(kept[:most], key=lambda item: _ASPECTS.get(item[1].form) != "number")
+
+
+class _Candidates:
+    """All questions that could be asked about an image."""
+
+    def __init__(self, scene: Scene, balance: AnswerBalance) -> None:
+        self.others = balance.others(scene)
+        self.drawn = 2 * len(scene.labels) + 1 if any(self.others.values()) else 0
+        if self.others:
+            scene = replace(scene, others=tuple(self.others))
+        items = [(kind, content) for kind, contents in QUESTION_TYPES.items() for content in contents(scene)]
+        present = Counter(content.form for _, content in items if self.others.keys().isdisjoint(content.labels))
+        self.items = [
+            (item, item[1].labels & self.others.keys(), _claims(item[1]), self._weight(item[1], balance, present))
+            for item in items
+        ]
+
+    @staticmethod
+    def _weight(content: Content, balance: AnswerBalance, present: Mapping[str, int]) -> float:
+        """Return how early a question is considered: equally early for every form, earlier if it is preferred."""
+        return balance.preference(content) / max(1, present[content.form])
+
+    def choose(self, rng: random.Random) -> list[Item]:
+        """Choose questions of which no two ask about the same aspect of an object; their order is random."""
+        drawn = set(rng.choices(list(self.others), list(self.others.values()), k=self.drawn)) if self.drawn else set()
+        times = [
+            (rng.expovariate(weight), number)
+            for number, (_, absent, _, weight) in enumerate(self.items)
+            if absent <= drawn
+        ]
+        chosen: list[Item] = []
+        used: set[tuple[str, str]] = set()
+        for _, number in sorted(times):
+            item, _, claims, _ = self.items[number]
+            if used.isdisjoint(claims):
+                used |= claims
+                chosen.append(item)
+        return _toss(chosen, rng)
+
+
+def _claims(content: Content) -> frozenset[tuple[str, str]]:
+    aspect = _ASPECTS.get(content.form, "place")
+    return frozenset((aspect, name) for name in (*content.labels, *content.asked))
+
+
+def _toss(items: list[Item], rng: random.Random) -> list[Item]:
+    """Decide the answer to each "is there" by a coin, so that the answers before it say nothing about it.
+
+    All objects of the image and as many others would be a fixed number of "yes": after one, "no" would be more likely.
+    """
+    questions = [item for item in items if item[0] == "existence"]
+    by_answer = {answer: [item for item in questions if item[1].answer == answer] for answer in ("yes", "no")}
+    tosses = min(map(len, by_answer.values()))
+    tossed = [by_answer[rng.choice(("yes", "no"))].pop() for _ in range(tosses)]
+    return [item for item in items if item[0] != "existence"] + tossed
+
+
+def fit_balance(scenes: Sequence[tuple[str, Scene]]) -> AnswerBalance:
+    """Fit a balance to (id, scene) of the conversations about a data set; their order makes no difference."""
+    scenes = sorted(scenes, key=lambda item: hashlib.sha256(item[0].encode()).digest())[:FITTED]
+    labels, together = Counter[str](), defaultdict[str, Counter[str]](Counter)
+    for _, scene in scenes:
+        present = sorted({*scene.labels, *scene.crowds})
+        labels.update(present)
+        for label in present:
+            together[label].update(other for other in present if class_of(other) != class_of(label))
+    balance = AnswerBalance(dict(sorted(labels.items())), together)
+    for _ in range(PASSES):  # all but the last are for the preferences
+        balance = replace(balance, preferences=_multiplied(balance.preferences, balance.rates), rates={})
+        balance = replace(balance, rates=_fit_rates(*_chosen(scenes, balance)))
+    return balance
+
+
+def _multiplied(preferences: Rates, rates: Rates) -> Rates:
+    return {cell: preferences.get(cell, 1.0) * rate for cell, rate in rates.items()}
+
+
+def _chosen(scenes: Sequence[tuple[str, Scene]], balance: AnswerBalance) -> tuple[Counter[Cell], int]:
+    """Return how often each cell is chosen, and in how many draws for each scene; a small data set needs many."""
+    draws = min(MOST_DRAWS, max(1, FITTED // max(1, len(scenes))))
+    counts = Counter[Cell]()
+    for seed, scene in scenes:
+        candidates, rng = _Candidates(scene, balance), random.Random(seed)
+        for _ in range(draws):
+            counts.update((tuple(_keys(content)), content.answer) for _, content in candidates.choose(rng))
+    return counts, draws
+
+
+def _existence_of(label: str) -> Content:
+    return Content("existence_seen", {"label": label}, (label,), "no")
+
+
+def _keys(content: Content) -> Iterator[Key]:
+    """Yield what a guesser may learn from: the pair of labels, each label at its position, the form."""
+    if len(content.asked) > 1:
+        yield (content.form, *content.asked)
+    for position, name in enumerate(content.asked):
+        yield content.form, position, name
+    yield (content.form,)
+
+
+def _is_strict(key: Key) -> bool:
+    """Return whether even a single question must be balanced; "is there" can always be, with another image."""
+    return key[0] == "existence_seen" and key[1:2] == (0,)
+
+
+def _product(rates: Rates, content: Content) -> float:
+    if not rates:
+        return 1.0
+    return prod(rates.get((key, content.answer), 0.0 if _is_strict(key) else 1.0) for key in _keys(content))
+
+
+def _fit_rates(cells: Mapping[Cell, int], draws: int) -> dict[tuple[Key, str], float]:
+    """Return rates that balance the answers of every key, from the most specific keys to the form."""
+    members: dict[Key, list[Cell]] = defaultdict(list)
+    for cell in cells:
+        for key in cell[0]:
+            members[key].append(cell)
+    order = [
+        key
+        for key in sorted(members, key=lambda key: (-len(key), str(key)))
+        if _is_strict(key) or sum(cells[cell] for cell in members[key]) >= FEWEST * draws
+    ]
+    weights: dict[Cell, float] = dict(cells)
+    rates = {(key, answer): 1.0 for keys, answer in cells for key in keys}
+    for key in order * ROUNDS:
+        counts = Counter[str]()
+        for cell in members[key]:
+            counts[cell[1]] += weights[cell]
+        kept = _balanced(counts)
+        for cell in members[key]:
+            weights[cell] *= kept[cell[1]]
+        for answer, share in kept.items():
+            rates[key, answer] *= share
+    return rates
+
+
+def _balanced(counts: Mapping[str, float]) -> dict[str, float]:
+    """Return the share of each answer to keep.
+
+    Of two opposite answers, equally many are kept. Otherwise the most frequent answers are kept up to a limit at which
+    none of them exceeds an equal share by more than MARGIN: as many different answers as possible without losing more
+    than a third of the questions that a guess of the most frequent answer gets wrong.
+    """
+    if any(answer in OPPOSITE for answer in counts):
+        limit = min(min(count, counts.get(OPPOSITE.get(answer, ""), 0.0)) for answer, count in counts.items())
+        return {answer: limit / count if count else 0.0 for answer, count in counts.items()}
+    ranked = sorted(filter(counts.__getitem__, counts), key=lambda answer: (-counts[answer], answer))
+    limits: dict[int, float] = {}
+    wrong: dict[int, float] = {}
+    for number in range(2, len(ranked) + 1):
+        kept = [counts[answer] for answer in ranked[:number]]
+        if number > 2 or "0" not in ranked[:2]:  # "none or one" is a question about existence
+            limits[number] = _limit(kept)
+            wrong[number] = sum(min(count, limits[number]) for count in kept) - limits[number]
+    if not wrong:
+        return dict.fromkeys(counts, 0.0)
+    number = max(number for number in wrong if wrong[number] >= KEPT_WRONG * max(wrong.values()))
+    limited = {answer: min(1.0, limits[number] / counts[answer]) for answer in ranked[:number]}
+    return dict.fromkeys(counts, 0.0) | limited
+
+
+def _limit(counts: Sequence[float]) -> float:
+    """Return the largest limit on all counts at which none exceeds an equal share by more than MARGIN."""
+    share = 1 / len(counts) + MARGIN
+    ranked = [*sorted(counts, reverse=True), 0.0]
+    for capped in range(1, len(ranked)):  # the number of counts at the limit
+        rest = 1 - share * capped
+        limit = min(ranked[capped - 1], share * sum(ranked[capped:]) / rest) if rest > 0 else ranked[capped - 1]
+        if limit >= ranked[capped]:
+            return limit
+    return 0.0

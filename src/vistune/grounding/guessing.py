@@ -1,0 +1,248 @@
+"""Measure how many answers can be guessed from the questions of a data set, without any image.
+
+A model learns to look only if looking pays. The guesser is trained on the questions of four fifths of the images and
+answers those of the last fifth, five times. It is the better of two: the most frequent answer to a question with the
+same rare words (the labels), and naive Bayes over words, pairs of words and the turns before. Only questions with a
+short answer are measured: yes or no, a number, or a few words.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from vistune.grounding.claims import grammar
+
+FOLDS = 5
+FEWEST_QUESTIONS = 50  # of a type and language; fewer say nothing
+MOST_QUESTIONS = 20_000  # of a type and language; more change nothing
+MOST_WORDS = 4  # of a short answer
+MOST_ANSWERS = 50  # different answers to one type of question; the rest is one answer
+RARE_ANSWER = 0.01  # answers below this share do not lower the chance level
+COMMON_WORD = 0.3  # words in more questions than this belong to the wording
+MARGINS = {True: 0.05, False: 0.15}  # by which the guesser may exceed chance: yes-no questions, others
+
+# The first pattern that matches names the type. English patterns match at the beginning, Korean ones anywhere.
+_QUESTION_TYPES = (
+    ("how_many", re.compile(r"^how (?:many|much)\b|몇|얼마나 많")),
+    ("where", re.compile(r"^(?:where|at which place|in which part)\b|어디|사진의 어느 쪽")),
+    ("why", re.compile(r"^why\b|왜|까닭|이유")),
+    ("who", re.compile(r"^who\b|누구|누가")),
+    ("which", re.compile(r"^which\b|^does .* or \b|어느|어떤|무슨|인가요, .*인가요")),
+    ("how", re.compile(r"^how\b|어떻게|어떠")),
+    ("what", re.compile(r"^(?:what|in a few words, what)\b|무엇|뭐|뭘")),
+    ("is_there", re.compile(r"^(?:is|are) there\b|^can you see\b|(?:이|가|도) (?:있나요|있습니까|보이나요|보입니까)")),
+    ("yes_no", re.compile(r"^(?:is|are|was|were|do|does|did|can|could|has|have|will)\b|(?:나요|까요?|가요)\s*\?")),
+    ("request", re.compile(r"^\w+|세요|시오|줘|주십시오")),
+)  # fmt: skip
+YES_NO = ("is_there", "yes_no")
+
+
+def question_type(question: str) -> str | None:
+    """Return the type of a question by simple rules for English and Korean; None if no rule matches."""
+    text = question.strip().lower()
+    return next((name for name, pattern in _QUESTION_TYPES if pattern.search(text)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """The (question, answer) turns about one image."""
+
+    image: str
+    language: str
+    turns: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class GuessedAnswers:
+    """How well the questions of one type and language are answered without the image; shares from 0 to 1.
+
+    Attributes:
+        questions: Number of questions with a short answer.
+        chance: Share of right answers if all answers that occur are guessed equally often.
+        guessed: Share of right answers of the better guesser.
+        interval: Its 95 % interval.
+        guesser: `label` (the most frequent answer to a question with the same rare words) or `words` (naive Bayes).
+        is_guessable: Whether the whole interval is above chance and a margin.
+    """
+
+    type: str
+    language: str
+    questions: int
+    chance: float
+    guessed: float
+    interval: tuple[float, float]
+    guesser: str
+    is_guessable: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values as JSON."""
+        return asdict(self)
+
+
+def measure_guessing(conversations: Iterable[Conversation]) -> list[GuessedAnswers]:
+    """Measure the guessers on every type of question and language with enough questions."""
+    groups: dict[tuple[str, str], list[_Question]] = defaultdict(list)
+    for conversation in conversations:
+        for question in _closed_questions(conversation):
+            groups[question.type, conversation.language].append(question)
+    return [
+        _measure(kind, language, sorted(questions, key=lambda question: question.order)[:MOST_QUESTIONS])
+        for (kind, language), questions in sorted(groups.items())
+        if len(questions) >= FEWEST_QUESTIONS
+    ]
+
+
+def guessing_lines(results: Sequence[GuessedAnswers]) -> list[str]:
+    """Describe the result: a warning for each type of question that can be guessed, or one line for all."""
+    guessable = [result for result in results if result.is_guessable]
+    lines = [
+        f"warning: {result.guessed:.0%} of the {result.questions:,} answers of type {result.type} ({result.language}) "
+        f"can be guessed without the image; chance is {result.chance:.0%}"
+        for result in guessable
+    ]
+    if results and not guessable:
+        worst = max(results, key=lambda result: result.guessed - result.chance)
+        lines.append(
+            f"answers guessed without the image: at most {worst.guessed - worst.chance:+.0%} against chance "
+            f"({worst.type}, {worst.language}: {worst.guessed:.0%}, chance {worst.chance:.0%})"
+        )
+    return lines
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A question as the guessers see it; `order` is a checksum that selects and splits by image."""
+
+    type: str
+    words: tuple[str, ...]
+    features: frozenset[str]
+    answer: str
+    order: int
+
+
+_YES = re.compile(r"^\s*(?:yes|yeah|yep|네|예|그렇습니다|맞습니다)\b", re.IGNORECASE)
+_NO = re.compile(r"^\s*(?:no\b(?! \w+s\b)|아니)", re.IGNORECASE)
+_NONE = re.compile(r"\b(?:no|none|zero|not any|cannot see any)\b|없|않")
+_OR = re.compile(r"\bor\b|인가요,|[과와] |아니면|또는")  # between the two options of a choice
+_ENDINGS = re.compile(r"(?<=[가-힣])(?:은|는|이|가|을|를|과|와|의|보다|인가요)$")
+
+
+def _closed_questions(conversation: Conversation) -> Iterable[_Question]:
+    order = zlib.crc32(conversation.image.encode())
+    before: set[str] = set()
+    previous = "-"
+    for number, (text, reply) in enumerate(conversation.turns):
+        question = text.replace("<image>", "").strip().split("\n")[0]
+        kind = question_type(question)
+        words = tuple(_ENDINGS.sub("", word) for word in re.findall(r"\w+", question.lower()))
+        answer = _short_answer(question, reply, kind, conversation.language)
+        if kind is not None and answer:
+            is_choice = answer in ("first", "second")
+            kind = "which" if is_choice else kind if answer in ("yes", "no") or kind not in YES_NO else "what"
+            known = before.intersection(words)
+            features = {*words, *(f"{a} {b}" for a, b in zip(words, words[1:], strict=False))}
+            features |= {f"turn {number}", f"after {previous}", *(f"again {word}" for word in known)}
+            option = _OR.search(question.lower())
+            middle = option.start() if option else len(question) // 2
+            features |= {f"1 {word}" for word in re.findall(r"\w+", question.lower()[:middle])}
+            yield _Question(kind, words, frozenset(features), answer, order)
+        before.update(words)
+        previous = answer or "text"
+
+
+def _short_answer(question: str, reply: str, kind: str | None, language: str) -> str:
+    """Return yes, no, a number, first or second, or the words of a short answer; "" for a long one."""
+    text = reply.strip().lower()
+    if kind == "how_many":
+        rules = grammar(language)
+        number = rules.FIRST_NUMBER.search(text)
+        if number is not None:
+            return str(rules.number(number.group()))
+        return "0" if _NONE.search(text) else ""
+    if _YES.search(text):
+        return "yes"
+    if _NO.search(text):
+        return "no"
+    asked = question.lower()
+    words = re.findall(r"\w+", text)
+    if kind == "which" and (option := _OR.search(asked)):
+        first, second = asked[: option.start()], asked[option.end() :]
+        named = [("first", "second")[word in second] for word in words if (word in first) != (word in second)]
+        if named:
+            return named[0]
+    is_sentence = text.endswith((".", "다", "요")) and len(words) > 1
+    return "" if is_sentence or len(words) > MOST_WORDS else " ".join(words)
+
+
+def _measure(kind: str, language: str, questions: Sequence[_Question]) -> GuessedAnswers:
+    counts = Counter(question.answer for question in questions)
+    answers = [answer for answer, _ in counts.most_common(MOST_ANSWERS)]
+    index = {answer: number for number, answer in enumerate(answers)}
+    truth = np.array([index.get(question.answer, len(answers)) for question in questions])
+    folds = np.array([question.order % FOLDS for question in questions])
+    right = {
+        "label": _by_label(questions, truth, folds) == truth,
+        "words": _by_words(questions, truth, folds) == truth,
+    }
+    guesser = max(right, key=lambda name: float(right[name].mean()))
+    guessed = float(right[guesser].mean())
+    is_binary = kind in YES_NO
+    frequent = sum(count >= RARE_ANSWER * len(questions) for count in counts.values())
+    chance = 0.5 if is_binary else 1 / max(frequent, 1)
+    half = 1.96 * (guessed * (1 - guessed) / len(questions)) ** 0.5
+    interval = (round(max(0.0, guessed - half), 4), round(min(1.0, guessed + half), 4))
+    above = interval[0] > chance + MARGINS[is_binary]
+    return GuessedAnswers(kind, language, len(questions), round(chance, 4), round(guessed, 4), interval, guesser, above)
+
+
+def _by_label(questions: Sequence[_Question], truth: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """Guess the most frequent answer to the questions of the other folds that have the same rare words."""
+    frequency = Counter(word for question in questions for word in set(question.words))
+    common = {word for word, count in frequency.items() if count > COMMON_WORD * len(questions)}
+    keys = [tuple(word for word in question.words if word not in common) for question in questions]
+    by_fold: dict[object, Counter[tuple[int, int]]] = defaultdict(Counter)
+    for key, answer, fold in zip(keys, truth.tolist(), folds.tolist(), strict=True):
+        by_fold[key][fold, answer] += 1
+        by_fold[None][fold, answer] += 1
+    guesses: dict[tuple[object, int], int | None] = {}
+
+    def guess(key: object, fold: int) -> int | None:
+        if (key, fold) not in guesses:
+            others = Counter[int]()
+            for (of, answer), count in by_fold[key].items():
+                others[answer] += count * (of != fold)
+            best, count = max(others.items(), key=lambda item: (item[1], -item[0]))
+            guesses[key, fold] = best if count else None
+        return guesses[key, fold]
+
+    found = ((guess(key, fold), guess(None, fold)) for key, fold in zip(keys, folds.tolist(), strict=True))
+    return np.array([default if best is None else best for best, default in found], dtype=object)
+
+
+def _by_words(questions: Sequence[_Question], truth: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """Guess with naive Bayes over the presence of features, fitted to the other folds."""
+    numbers: dict[str, int] = {}
+    features = [[numbers.setdefault(name, len(numbers)) for name in sorted(q.features)] for q in questions]
+    lengths = np.array([len(each) for each in features])
+    flat = np.array([number for each in features for number in each])
+    answers = int(truth.max()) + 1
+    cells = flat * answers + np.repeat(truth, lengths)
+    guessed = np.zeros(len(questions), np.int64)
+    for fold in range(FOLDS):
+        inside = folds == fold
+        if not inside.any() or inside.all():
+            continue
+        of_answer = np.bincount(truth[~inside], minlength=answers) + 0.5
+        counts = np.bincount(cells[~np.repeat(inside, lengths)], minlength=len(numbers) * answers)
+        scores = np.log((counts.reshape(-1, answers) + 0.5) / (of_answer + 0.5)).astype(np.float32)
+        starts = np.concatenate([[0], np.cumsum(lengths[inside])[:-1]])
+        total = np.add.reduceat(scores[flat[np.repeat(inside, lengths)]], starts) + np.log(of_answer)
+        guessed[inside] = total.argmax(axis=1)
+    return guessed
