@@ -120,18 +120,22 @@ def generate_by_rule(
     results: list[LlavaRecord | Reject] = []
     _, names = image_names(images)
     requests = make_requests(images, config)
-    balances = {language: _balance(requests, language) for language in config.languages}
+    balances = {language: _balance(requests, language, config.seed) for language in config.languages}
     for request in requests:
         results.append(_write_by_rule(request, names, config.seed, balances[request.language]))
         advance(1)
     return _separate(results)
 
 
-def _balance(requests: Sequence[Request], language: str) -> AnswerBalance:
+def _balance(requests: Sequence[Request], language: str, seed: int) -> AnswerBalance:
     """Balance the answers of all conversations in a language, so that they cannot be guessed without the image."""
     asked = (request for request in requests if (request.kind, request.language) == ("conversation", language))
-    scenes = ((request.name, rule.scene_of(request.image, language)) for request in asked)
-    return fit_balance([(name, scene) for name, scene in scenes if not scene.drawn])
+    scenes = ((_seed(request, seed), rule.scene_of(request.image, language)) for request in asked)
+    return fit_balance([(name, scene) for name, scene in scenes if not scene.drawn], rule.LONGEST_CONVERSATION)
+
+
+def _seed(request: Request, seed: int) -> str:
+    return f"{seed}/{request.name}"
 
 
 def _separate(results: Sequence[LlavaRecord | Reject]) -> GeneratedData:
@@ -165,7 +169,7 @@ def image_names(images: Sequence[AnnotatedImage]) -> tuple[list[Path], dict[Path
 def _write_by_rule(
     request: Request, names: Mapping[Path, str], seed: int, balance: AnswerBalance = rule.UNBALANCED
 ) -> LlavaRecord | Reject:
-    rng = random.Random(f"{seed}/{request.name}")
+    rng = random.Random(_seed(request, seed))
     turns = rule.write(request.image, request.kind, request.language, rng, request.number, balance)
     if turns is None:
         detail = "captions and boxes do not say enough for this kind"
@@ -235,7 +239,7 @@ def _result(
     if not turns[0][0]:  # a description or caption, whose question vistune asks
         question = rule.instruction(request.image.id, request.kind, request.language, request.number)
         turns = ((question, turns[0][1]),)
-    return _record(request, names[request.image.path], turns, random.Random(f"{seed}/{request.name}"))
+    return _record(request, names[request.image.path], turns, random.Random(_seed(request, seed)))
 
 
 def _spending(asker: RequestRunner, replies: int, seconds: float) -> Spending:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
@@ -25,7 +25,6 @@ from vistune.grounding.scene import Scene
 OPPOSITE = {"yes": "no", "no": "yes", "first": "second", "second": "first", "large": "small", "small": "large"}
 MARGIN = 0.05  # by which the share of the most frequent answer may exceed an equal share, unless there are two answers
 KEPT_WRONG = 2 / 3
-FEWEST = 4  # questions about a label that a guesser could learn from; rarer labels are balanced together
 ROUNDS = 10  # of capping; the rates only fall, and hardly change after a few rounds
 LEAST_PREFERENCE = 0.02
 FITTED = 4000  # conversations that the rates are fitted to
@@ -56,12 +55,14 @@ class AnswerBalance:
     - together: for each label, the number of images that show it with each other label
     - rates: for a key of the question (see `_keys`) and an answer, the share of questions to keep
     - preferences: rates of an earlier fit; questions that would be rejected are picked less often
+    - draw: which of several draws of all conversations is used; in a small data set, few draws are balanced by chance
     """
 
     labels: Mapping[str, int] = field(default_factory=dict)
     together: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     rates: Rates = field(default_factory=dict)
     preferences: Rates = field(default_factory=dict)
+    draw: int = 0
 
     def others(self, scene: Scene) -> dict[str, float]:
         """Return the labels that the image does not show, with weights: POPE's three ways (arXiv 2305.10355) at once.
@@ -92,9 +93,7 @@ class AnswerBalance:
 
 def choose(scene: Scene, balance: AnswerBalance, rng: random.Random, most: int) -> list[Item]:
     """Return (question type, content) for at most `most` questions of a conversation, those about numbers first."""
-    kept = [item for item in _Candidates(scene, balance).choose(rng) if rng.random() < balance.rate(item[1])]
-    rng.shuffle(kept)
-    return sorted(kept[:most], key=lambda item: _ASPECTS.get(item[1].form) != "number")
+    return _Candidates(scene, balance).draw(balance, rng.random(), most)
 
 
 class _Candidates:
@@ -116,6 +115,13 @@ class _Candidates:
     def _weight(content: Content, balance: AnswerBalance, present: Mapping[str, int]) -> float:
         """Return how early a question is considered: equally early for every form, earlier if it is preferred."""
         return balance.preference(content) / max(1, present[content.form])
+
+    def draw(self, balance: AnswerBalance, seed: float, most: int) -> list[Item]:
+        """Choose questions, and keep them at the rates of the balance."""
+        rng = random.Random(f"{balance.draw}/{seed}")
+        kept = [item for item in self.choose(rng) if rng.random() < balance.rate(item[1])]
+        rng.shuffle(kept)
+        return sorted(kept[:most], key=lambda item: _ASPECTS.get(item[1].form) != "number")
 
     def choose(self, rng: random.Random) -> list[Item]:
         """Choose questions of which no two ask about the same aspect of an object; their order is random."""
@@ -152,9 +158,14 @@ def _toss(items: list[Item], rng: random.Random) -> list[Item]:
     return [item for item in items if item[0] != "existence"] + tossed
 
 
-def fit_balance(scenes: Sequence[tuple[str, Scene]]) -> AnswerBalance:
-    """Fit a balance to (id, scene) of the conversations about a data set; their order makes no difference."""
-    scenes = sorted(scenes, key=lambda item: hashlib.sha256(item[0].encode()).digest())[:FITTED]
+def fit_balance(conversations: Sequence[tuple[str, Scene]], most: int) -> AnswerBalance:
+    """Fit a balance to all conversations of a data set; their order makes no difference.
+
+    Args:
+        conversations: (seed, scene). The seed is that of the generator which `choose` is called with.
+        most: Questions of a conversation.
+    """
+    scenes = sorted(conversations, key=lambda item: hashlib.sha256(item[0].encode()).digest())[:FITTED]
     labels, together = Counter[str](), defaultdict[str, Counter[str]](Counter)
     for _, scene in scenes:
         present = sorted({*scene.labels, *scene.crowds})
@@ -162,25 +173,40 @@ def fit_balance(scenes: Sequence[tuple[str, Scene]]) -> AnswerBalance:
         for label in present:
             together[label].update(other for other in present if class_of(other) != class_of(label))
     balance = AnswerBalance(dict(sorted(labels.items())), together)
+    draws = min(MOST_DRAWS, FITTED // max(1, len(scenes)))
     for _ in range(PASSES):  # all but the last are for the preferences
         balance = replace(balance, preferences=_multiplied(balance.preferences, balance.rates), rates={})
-        balance = replace(balance, rates=_fit_rates(*_chosen(scenes, balance)))
-    return balance
+        balance = replace(balance, rates=_fit_rates(_chosen(scenes, balance, draws), draws))
+    items = [(random.Random(seed).random(), _Candidates(scene, balance)) for seed, scene in scenes]
+    numbered = [replace(balance, draw=number) for number in range(draws)]
+    return min(numbered, key=lambda each: _imbalance(c for s, of in items for _, c in of.draw(each, s, most)))
+
+
+def _imbalance(contents: Iterable[Content]) -> float:
+    """Return how far the counts of opposite answers are apart, summed over the forms in standard deviations squared."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for content in contents:
+        if content.answer in OPPOSITE:
+            counts[content.form][content.answer] += 1
+    return sum(
+        (answers[answer] - answers[OPPOSITE[answer]]) ** 2 / answers.total()
+        for answers in counts.values()
+        for answer in answers
+    )
 
 
 def _multiplied(preferences: Rates, rates: Rates) -> Rates:
     return {cell: preferences.get(cell, 1.0) * rate for cell, rate in rates.items()}
 
 
-def _chosen(scenes: Sequence[tuple[str, Scene]], balance: AnswerBalance) -> tuple[Counter[Cell], int]:
-    """Return how often each cell is chosen, and in how many draws for each scene; a small data set needs many."""
-    draws = min(MOST_DRAWS, max(1, FITTED // max(1, len(scenes))))
+def _chosen(scenes: Sequence[tuple[str, Scene]], balance: AnswerBalance, draws: int) -> Counter[Cell]:
+    """Count how often each cell is chosen in several draws for each scene; a small data set needs many."""
     counts = Counter[Cell]()
     for seed, scene in scenes:
         candidates, rng = _Candidates(scene, balance), random.Random(seed)
         for _ in range(draws):
             counts.update((tuple(_keys(content)), content.answer) for _, content in candidates.choose(rng))
-    return counts, draws
+    return counts
 
 
 def _existence_of(label: str) -> Content:
@@ -201,6 +227,11 @@ def _is_strict(key: Key) -> bool:
     return key[0] == "existence_seen" and key[1:2] == (0,)
 
 
+def _fewest(key: Key, answer: str) -> int:
+    """Return how many questions a key must have to be balanced; a guesser learns little from fewer."""
+    return 0 if _is_strict(key) else 2 if answer in OPPOSITE else 4
+
+
 def _product(rates: Rates, content: Content) -> float:
     if not rates:
         return 1.0
@@ -216,7 +247,7 @@ def _fit_rates(cells: Mapping[Cell, int], draws: int) -> dict[tuple[Key, str], f
     order = [
         key
         for key in sorted(members, key=lambda key: (-len(key), str(key)))
-        if _is_strict(key) or sum(cells[cell] for cell in members[key]) >= FEWEST * draws
+        if sum(cells[cell] for cell in members[key]) >= _fewest(key, members[key][0][1]) * draws
     ]
     weights: dict[Cell, float] = dict(cells)
     rates = {(key, answer): 1.0 for keys, answer in cells for key in keys}
