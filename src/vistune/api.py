@@ -110,6 +110,7 @@ def generate_data(
     """
     from vistune import __version__, datagen
     from vistune.datagen.teachers import refuse_untranslated
+    from vistune.grounding.guessing import conversations_of, measure_guessing
     from vistune.report import write_data_report
 
     if (service is None or not (out / "journal.jsonl").exists()) and not _wrote_nothing(out):
@@ -132,7 +133,8 @@ def generate_data(
         report = {} if on_message is None else {"report": on_message}
         with progress("generate", sum(map(datagen.needs_request, requests))) as advance:
             generated = datagen.generate_by_model(images, config, service, out, advance, **report)
-    generated = replace(generated, source=described)
+    guessing = measure_guessing(conversations_of(generated.rows))
+    generated = replace(generated, source=described, guessing=guessing)
     teacher = {"teacher": datagen.teacher_record(service, config), "source": source.name}
     record = {**teacher, "split": split, "limit": limit, **asdict(config), "vistune": __version__}
     datagen.write_generated(out, generated, images, record)

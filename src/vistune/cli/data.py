@@ -120,6 +120,8 @@ def check(
 
 def check_lines(report: CheckReport, *, tokens: bool) -> list[str]:
     """Describe the result of a check: the first faults and notes, then the counts."""
+    from vistune.grounding.guessing import guessing_lines
+
     lines = [fault.detail for fault in report.faults[:50]]
     lines += [f"note: {note.detail}" for note in report.notes[:20]]
     kinds = ", ".join(f"{count} {'without kind' if kind == 'none' else kind}" for kind, count in report.kinds.items())
@@ -133,6 +135,7 @@ def check_lines(report: CheckReport, *, tokens: bool) -> list[str]:
             f"tokens per sample: {low} to {high}, median {middle}; {report.learnt_tokens:,} supervised in total"
         )
     lines += [f"warning: {count} × {warning}" for warning, count in report.warnings.items()]
+    lines += guessing_lines(report.guessing)
     lines += lines_of(report.unread_fields)
     if report.missing:
         folders = ", ".join(f"{folder} ({count})" for folder, count in report.missing.items())

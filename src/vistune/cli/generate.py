@@ -192,6 +192,7 @@ def counts_of(generated: GeneratedData) -> dict[str, object]:
         "samples": len(generated.rows),
         "rejected": len(generated.rejects),
         "reasons": dict(reasons.most_common()),
+        "guessing": [result.to_dict() for result in generated.guessing],
         "spent": generated.spent_dict,
         **(generated.source.to_dict() if generated.source else {}),
     }
@@ -214,6 +215,8 @@ def _names(text: str) -> tuple[str, ...]:
 def summary(out: Path, generated: GeneratedData) -> list[str]:
     """Describe a finished run in a few lines: samples, rejects by reason, tokens and cost."""
     rejects, spent = generated.rejects, generated.spent
+    from vistune.grounding.guessing import guessing_lines
+
     reasons = Counter(reject.reason for reject in rejects).most_common()
     listed = f" ({', '.join(f'{count} {reason}' for reason, count in reasons)}; see rejects.jsonl)" if reasons else ""
     lines = [f"{out}: {count_of(len(generated.rows), 'sample')}, {len(rejects)} rejected{listed}"]
@@ -229,6 +232,7 @@ def summary(out: Path, generated: GeneratedData) -> list[str]:
             f"{spent.model}: {spent.prompt_tokens:,} prompt tokens, {spent.completion_tokens:,} completion "
             f"tokens; {cost}"
         )
+    lines += guessing_lines(generated.guessing)
     lines += generated.source.lines() if generated.source else []
     return [*lines, f"report: {out / 'report.html'}"]
 

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from vistune.data.near_duplicates import difference_hash, group_near_duplicates
 from vistune.data.record_check import TextNotes
 from vistune.data.selection import shorten, too_long, without_kind
 from vistune.errors import DataError, RecipeError
+from vistune.grounding.guessing import Conversation, GuessedAnswers, language_of, measure_guessing, spread
 from vistune.processor import Processor
 from vistune.processor.images import load_bytes, read_image
 from vistune.progress import Progress, no_progress
@@ -50,6 +52,7 @@ class CheckReport:
         notes: What may be a mistake, each with its location.
         missing: Missing images by folder, for the folders with the most.
         unread_fields: Fields of the files that are not read.
+        guessing: How many answers can be guessed without the image, by type of question and language.
     """
 
     rows: int
@@ -63,6 +66,7 @@ class CheckReport:
     notes: list[Reject]
     missing: dict[str, int]
     unread_fields: list[UnreadField]
+    guessing: list[GuessedAnswers]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as `check --json` prints it; its key `pictures` is the number of images."""
@@ -128,7 +132,22 @@ def check(
         notes=notes,
         missing=dict(_total(file.folders.missing for file in files).most_common(WORST_FOLDERS)),
         unread_fields=[field for file in files for field in file.unread_fields],
+        guessing=measure_guessing(_conversations(files)),
     )
+
+
+def _conversations(files: Sequence[Index]) -> Iterator[Conversation]:
+    """Yield the questions and answers about an image, of at most MOST_RECORDS records."""
+    records = [(file, number) for file in files for number in range(len(file))]
+    for index_file, number in spread(records):
+        sample = index_file.sample(number)
+        turns = [
+            (question.text, answer.text)
+            for question, answer in pairwise(sample.messages)
+            if (question.role, answer.role) == ("user", "assistant")
+        ]
+        if sample.images:
+            yield Conversation(str(sample.images[0].source), language_of(turns), turns)
 
 
 def _faults(file: Index, selected: Sequence[str], tokens_per_row: int | None) -> list[Reject]:

@@ -13,7 +13,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from vistune.datagen.teachers.replies import Turns
 from vistune.errors import RecipeError, TooManyRejects
 from vistune.files import write_atomic, write_json, write_jsonl
 from vistune.grounding.balance import AnswerBalance, fit_balance
+from vistune.grounding.guessing import GuessedAnswers
 from vistune.llm_client import RequestRunner
 from vistune.llm_client.runner import log
 from vistune.progress import Advance, OnMessage
@@ -63,12 +64,14 @@ class GeneratedData:
 
     - spent: the cost of a remote teacher; None for the rule teacher
     - source: the report of unused images and fields; None if the images did not come from a source
+    - guessing: how many answers can be guessed without the image, by type of question and language
     """
 
     rows: list[LlavaRecord]
     rejects: list[Reject]
     spent: Spending | None = None
     source: AnnotatedSource | None = None
+    guessing: list[GuessedAnswers] = field(default_factory=list)
 
     @property
     def spent_dict(self) -> dict[str, Any]:
@@ -293,6 +296,7 @@ def write_generated(
         "images": len(images),
         "counts": dict(sorted(counts.items())),
         "rejects": dict(Counter(reject.reason for reject in generated.rejects)),
+        "guessing": [result.to_dict() for result in generated.guessing],
         "spent": generated.spent_dict,
         "origin": dict(origin or {}),
         **(generated.source.to_dict() if generated.source else {}),

@@ -35,8 +35,8 @@ Rates = Mapping[tuple[Key, str], float]
 Cell = tuple[tuple[Key, ...], str]  # all keys of a question, and its answer
 Item = tuple[str, Content]  # a question type and the content of a question
 
-# What a question asks of its objects; questions that are not listed ask for the place. Each aspect of an object is asked
-# about once in a conversation.
+# The aspect of an object that a question asks for; the place, if its form is not listed. A conversation asks for each
+# aspect of an object once.
 _ASPECTS = {
     **dict.fromkeys(("existence", "existence_seen", "count_all", "count_color", "count_seen"), "number"),
     **dict.fromkeys(("more_seen", "leaving", "taking"), "number"),
@@ -71,12 +71,13 @@ class AnswerBalance:
         image (adversarial). `rates` then leave as many "no" as "yes" for each label.
         """
         absent = replace(scene, others=tuple(self.labels)).absent
-        adversarial = Counter[str]()
+        adversarial: dict[str, float] = defaultdict(float)
         for label in scene.labels:
             for other, count in self.together.get(label, {}).items():
                 adversarial[other] += count / self.labels[label]
         weights = dict.fromkeys(absent, 0.0)
-        for way in (Counter(absent), self.labels, adversarial):
+        ways: tuple[Mapping[str, float], ...] = (dict.fromkeys(absent, 1.0), self.labels, adversarial)
+        for way in ways:
             total = sum(way.get(label, 0) for label in absent)
             for label in absent if total else ():
                 weights[label] += way.get(label, 0) / total
@@ -252,7 +253,7 @@ def _fit_rates(cells: Mapping[Cell, int], draws: int) -> dict[tuple[Key, str], f
     weights: dict[Cell, float] = dict(cells)
     rates = {(key, answer): 1.0 for keys, answer in cells for key in keys}
     for key in order * ROUNDS:
-        counts = Counter[str]()
+        counts: dict[str, float] = defaultdict(float)
         for cell in members[key]:
             counts[cell[1]] += weights[cell]
         kept = _balanced(counts)

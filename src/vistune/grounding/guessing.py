@@ -13,16 +13,20 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, TypeVar
 
 import numpy as np
 
 from vistune.grounding.claims import grammar
 
+T = TypeVar("T")
+
 FOLDS = 5
 FEWEST_QUESTIONS = 50  # of a type and language; fewer say nothing
-MOST_QUESTIONS = 20_000  # of a type and language; more change nothing
+MOST_RECORDS = 20_000  # that are read; more change nothing
 MOST_WORDS = 4  # of a short answer
+MOST_WORDS_OF_CHOICE = 8  # "It is the traffic light."
 MOST_ANSWERS = 50  # different answers to one type of question; the rest is one answer
 RARE_ANSWER = 0.01  # answers below this share do not lower the chance level
 COMMON_WORD = 0.3  # words in more questions than this belong to the wording
@@ -41,6 +45,7 @@ _QUESTION_TYPES = (
     ("yes_no", re.compile(r"^(?:is|are|was|were|do|does|did|can|could|has|have|will)\b|(?:나요|까요?|가요)\s*\?")),
     ("request", re.compile(r"^\w+|세요|시오|줘|주십시오")),
 )  # fmt: skip
+QUESTION_TYPES = tuple(name for name, _ in _QUESTION_TYPES)
 YES_NO = ("is_there", "yes_no")
 
 
@@ -86,6 +91,27 @@ class GuessedAnswers:
         return asdict(self)
 
 
+def conversations_of(records: Sequence[Mapping[str, Any]]) -> list[Conversation]:
+    """Return the conversations about an image of records in LLaVA's form."""
+    conversations = []
+    for record in spread(records):
+        turns = [(turn["from"], turn["value"]) for turn in record["conversations"]]
+        pairs = [(a[1], b[1]) for a, b in pairwise(turns) if (a[0], b[0]) == ("human", "gpt")]
+        if record.get("image"):
+            conversations.append(Conversation(str(record["image"]), language_of(pairs), pairs))
+    return conversations
+
+
+def language_of(turns: Sequence[tuple[str, str]]) -> str:
+    """Return "ko" for turns with Korean letters, else "en"; short answers are alike in most other languages."""
+    return "ko" if any(re.search("[가-힣]", text) for turn in turns for text in turn) else "en"
+
+
+def spread(records: Sequence[T]) -> Sequence[T]:
+    """Return at most MOST_RECORDS records, evenly spaced."""
+    return records[:: max(1, -(-len(records) // MOST_RECORDS))]
+
+
 def measure_guessing(conversations: Iterable[Conversation]) -> list[GuessedAnswers]:
     """Measure the guessers on every type of question and language with enough questions."""
     groups: dict[tuple[str, str], list[_Question]] = defaultdict(list)
@@ -93,7 +119,7 @@ def measure_guessing(conversations: Iterable[Conversation]) -> list[GuessedAnswe
         for question in _closed_questions(conversation):
             groups[question.type, conversation.language].append(question)
     return [
-        _measure(kind, language, sorted(questions, key=lambda question: question.order)[:MOST_QUESTIONS])
+        _measure(kind, language, questions)
         for (kind, language), questions in sorted(groups.items())
         if len(questions) >= FEWEST_QUESTIONS
     ]
@@ -118,7 +144,7 @@ def guessing_lines(results: Sequence[GuessedAnswers]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """A question as the guessers see it; `order` is a checksum that selects and splits by image."""
+    """A question as the guessers see it; `order` is a checksum that splits by image."""
 
     type: str
     words: tuple[str, ...]
@@ -147,7 +173,7 @@ def _closed_questions(conversation: Conversation) -> Iterable[_Question]:
             is_choice = answer in ("first", "second")
             kind = "which" if is_choice else kind if answer in ("yes", "no") or kind not in YES_NO else "what"
             known = before.intersection(words)
-            features = {*words, *(f"{a} {b}" for a, b in zip(words, words[1:], strict=False))}
+            features = {*words, *(f"{a} {b}" for a, b in pairwise(words))}
             features |= {f"turn {number}", f"after {previous}", *(f"again {word}" for word in known)}
             option = _OR.search(question.lower())
             middle = option.start() if option else len(question) // 2
@@ -172,7 +198,7 @@ def _short_answer(question: str, reply: str, kind: str | None, language: str) ->
         return "no"
     asked = question.lower()
     words = re.findall(r"\w+", text)
-    if kind == "which" and (option := _OR.search(asked)):
+    if kind == "which" and len(words) <= MOST_WORDS_OF_CHOICE and (option := _OR.search(asked)):
         first, second = asked[: option.start()], asked[option.end() :]
         named = [("first", "second")[word in second] for word in words if (word in first) != (word in second)]
         if named:

@@ -210,7 +210,7 @@ def _absent(scene: Scene) -> Iterator[tuple[str, str]]:
                     yield color, label
         return
     yield from (("", label) for label in scene.absent if words.has_singular(label))
-    for color in scene.colors:
+    for color in scene.colors if scene.others is not None else ():
         yield from ((color, label) for label in scene.labels if (color, label) not in scene.names)
 
 

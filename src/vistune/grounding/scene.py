@@ -59,9 +59,7 @@ class Scene:
         present = {class_of(label) for label in (*self.labels, *self.crowds, *self.also_present)}
         if self.others is not None:
             return tuple(label for label in self.others if class_of(label) not in present)
-        return tuple(
-            label for label, entry in objects().items() if not (entry.shape or entry.of or label in present)
-        )
+        return tuple(label for label, entry in objects().items() if not (entry.shape or entry.of or label in present))
 
     @cached_property
     def vague(self) -> frozenset[str]:

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from vistune.errors import DataError
 from vistune.files import read_json_if_there, read_jsonl, write_atomic
+from vistune.grounding.guessing import QUESTION_TYPES, conversations_of, measure_guessing, question_type
 from vistune.records import FORMS, MARKER, ImageFolders, columns_read, open_data, read_sample
 from vistune.report import plots
 from vistune.report.rendering import (
@@ -58,6 +59,7 @@ def write_data_report(
         "spent": spent_on(data),
         "lengths": length_plots(records, labels) if records else None,
         "questions": question_types(records) if records else None,
+        "guessing": guessing(data, records) if records else None,
         "verb_nouns": verb_nouns(records) if records else None,
         "near_duplicates": near_duplicates,
         "samples": samples(folder, images, records) if records else None,
@@ -216,19 +218,6 @@ def _by_reason(rejected: Iterable[Row], listed: int) -> list[tuple[str, int, lis
     return [(reason, count, first[reason]) for reason, count in reasons.most_common()]
 
 
-# The first pattern that matches names the type. English patterns match at the beginning, Korean ones anywhere.
-_QUESTION_TYPES = (
-    ("how_many", re.compile(r"^how (?:many|much)\b|몇|얼마나 많")),
-    ("where", re.compile(r"^(?:where|at which place)\b|어디")),
-    ("why", re.compile(r"^why\b|왜|까닭|이유")),
-    ("who", re.compile(r"^who\b|누구|누가")),
-    ("which", re.compile(r"^which\b|어느|어떤|무슨")),
-    ("how", re.compile(r"^how\b|어떻게|어떠")),
-    ("what", re.compile(r"^(?:what|in a few words, what)\b|무엇|뭐|뭘")),
-    ("is_there", re.compile(r"^(?:is|are) there\b|^can you see\b|(?:이|가|도) (?:있나요|있습니까|보이나요|보입니까)")),
-    ("yes_no", re.compile(r"^(?:is|are|was|were|do|does|did|can|could|has|have|will)\b|(?:나요|까요?|가요)\s*\?")),
-    ("request", re.compile(r"^\w+|세요|시오|줘|주십시오")),
-)  # fmt: skip
 _EN_DETERMINERS = frozenset(("the", "a", "an", "his", "her", "its", "their", "some", "two", "three", "several"))
 _EN_FUNCTION_WORDS = _EN_DETERMINERS | set(re.findall(r"\w+", """
     this that these other of to and in on at for with by near from into onto over under up down out off next front as
@@ -245,13 +234,20 @@ _KO_PAIR = re.compile(r"([가-힣]{1,8})[을를]\s+([가-힣]{1,6}?)(?:고|며|�
 
 def question_types(records: Iterable[Row]) -> dict[str, Counter[str]]:
     """Count the questions by type and language, with simple rules for English and Korean."""
-    counted: dict[str, Counter[str]] = {name: Counter() for name, _ in _QUESTION_TYPES}
+    counted: dict[str, Counter[str]] = {name: Counter() for name in QUESTION_TYPES}
     for language, text in _turns(records, "human"):
-        question = text.replace("<image>", "").strip().lower()
-        kind = next((name for name, pattern in _QUESTION_TYPES if pattern.search(question)), None)
+        kind = question_type(text.replace("<image>", ""))
         if kind is not None:
             counted[kind][language] += 1
     return {name: by_language for name, by_language in counted.items() if by_language}
+
+
+def guessing(data: Path, records: Sequence[Row]) -> list[Row]:
+    """Return how many answers can be guessed without the image, from generate.json if it is there."""
+    generated: Row = (read_json_if_there(data / "generate.json") if data.is_dir() else None) or {}
+    if "guessing" in generated:
+        return list(generated["guessing"])
+    return [result.to_dict() for result in measure_guessing(conversations_of(records))]
 
 
 def verb_nouns(records: Iterable[Row], most: int = 15) -> list[tuple[str, str, int]]:

@@ -97,9 +97,7 @@ def instruction(image_id: str, kind: str, language: str, number: int, *, subject
     return choices[(random.Random(image_id).randrange(len(choices)) + number) % len(choices)]
 
 
-def conversation(
-    scene: Scene, language: str, rng: random.Random, balance: AnswerBalance = UNBALANCED
-) -> Turns | None:
+def conversation(scene: Scene, language: str, rng: random.Random, balance: AnswerBalance = UNBALANCED) -> Turns | None:
     """Write questions of different types about one image, all answered briefly or all in sentences."""
     items = _about_drawing(scene, language, rng) if scene.drawn else _about_photograph(scene, language, rng, balance)
     if not items:
