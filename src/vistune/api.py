@@ -7,8 +7,9 @@ inside the functions, so that `vistune --help` answers at once.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
@@ -56,11 +57,12 @@ if TYPE_CHECKING:
 
 
 class SourceSelection(TypedDict, total=False):
-    """Which images of a source are used, and how a table is read."""
+    """Which images of a source are used, how a table is read, and the file with words for labels."""
 
     split: str | None
     table: TableForm | None
     limit: int | None
+    labels: Path | None
 
 
 class LoadOptions(TypedDict, total=False):
@@ -103,14 +105,36 @@ def generate_data(
     Args:
         on_message: Called with each message for the user, such as a parameter that the service refuses; by default
             messages go to the logger `vistune.llm_client`.
-        selection: `split` and `limit`, which select images, and the `table` form of a table.
+        selection: `split` and `limit`, which select images, the `table` form of a table, and `labels`, a file with
+            words for labels that are not in the lexicon.
 
     Raises:
         NothingWritten: Every sample was rejected. The files are written, with the rejects and their reasons.
     """
+    with _labels_of(selection):
+        return _generate_data(source, out, config, service, progress, on_message, selection)
+
+
+def _labels_of(selection: SourceSelection) -> AbstractContextManager[None]:
+    from vistune.grounding.labels import read_labels, using_labels
+
+    path = selection.get("labels")
+    return nullcontext() if path is None else using_labels(read_labels(path))
+
+
+def _generate_data(
+    source: Path,
+    out: Path,
+    config: GenerationConfig,
+    service: TeacherOptions | None,
+    progress: Progress,
+    on_message: OnMessage | None,
+    selection: SourceSelection,
+) -> GeneratedData:
     from vistune import __version__, datagen
     from vistune.datagen.teachers import refuse_untranslated
     from vistune.grounding.guessing import conversations_of, measure_guessing
+    from vistune.grounding.labels import unknown_labels, write_template
     from vistune.report import write_data_report
 
     if (service is None or not (out / "journal.jsonl").exists()) and not _wrote_nothing(out):
@@ -134,9 +158,14 @@ def generate_data(
         with progress("generate", sum(map(datagen.needs_request, requests))) as advance:
             generated = datagen.generate_by_model(images, config, service, out, advance, **report)
     guessing = measure_guessing(conversations_of(generated.rows))
-    generated = replace(generated, source=described, guessing=guessing)
+    unknown = unknown_labels(images)
+    generated = replace(generated, source=described, guessing=guessing, unknown_labels=unknown)
     teacher = {"teacher": datagen.teacher_record(service, config), "source": source.name}
     record = {**teacher, "split": split, "limit": limit, **asdict(config), "vistune": __version__}
+    if labels := selection.get("labels"):
+        record["labels"] = hashlib.sha256(labels.read_bytes()).hexdigest()
+    if unknown:
+        write_template(out / "labels.yaml", unknown)
     datagen.write_generated(out, generated, images, record)
     write_data_report(out)
     if not generated.rows:
@@ -169,9 +198,10 @@ def plan_generation(
     from vistune import datagen
 
     split, table, limit = selection.get("split"), selection.get("table"), selection.get("limit")
-    described = datagen.described_source(source, split, table, limit, seen=service.see)
-    requests = filter(datagen.needs_request, datagen.make_requests(described.images, config))
-    return GenerationPlan(datagen.estimate(list(requests), service), described)
+    with _labels_of(selection):
+        described = datagen.described_source(source, split, table, limit, seen=service.see)
+        requests = filter(datagen.needs_request, datagen.make_requests(described.images, config))
+        return GenerationPlan(datagen.estimate(list(requests), service), described)
 
 
 def filter_captions(

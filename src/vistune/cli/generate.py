@@ -24,6 +24,7 @@ TEACHER_OPTIONS = (  # parameters of `generate` that only a remote teacher uses
     "temperature", "extra_body", "tries", "batch", "budget", "prices", "allow_drift", "dry_run",
 )  # fmt: skip
 
+NAMED_LABELS = 5  # of the labels without words
 
 Source = Annotated[
     Path,
@@ -45,6 +46,10 @@ Columns = Annotated[
 Images = Annotated[Path | None, typer.Option(help="Tables: image folder. Default: the folder of the table.")]
 BoxesAs = Annotated[
     str | None, typer.Option(help="Tables: format of boxes: relative (corners 0-1), pixels (corners) or coco.")
+]
+Labels = Annotated[
+    Path | None,
+    typer.Option(help="YAML or JSON file with English and Korean words for labels that are not in the lexicon."),
 ]
 Kinds = Annotated[str, typer.Option(help="Kinds of samples, separated by commas.")]
 Mix = Annotated[str | None, typer.Option(help="Ratio conversation:detail:reasoning, for example 58:23:77.")]
@@ -92,6 +97,7 @@ def generate(
     columns: Columns = None,
     images: Images = None,
     boxes_as: BoxesAs = None,
+    labels: Labels = None,
     kinds: Kinds = "caption,conversation,detail,reasoning",
     mix: Mix = None,
     per_image: PerImage = 1,
@@ -144,13 +150,12 @@ def generate(
             max_tokens=max_tokens,
             temperature=TEMPERATURE if temperature is None else temperature,
         )
-    table = _table(columns, images, boxes_as)
+    selection = api.SourceSelection(split=split, table=_table(columns, images, boxes_as), limit=limit, labels=labels)
     if dry_run and service is not None:
-        plan = api.plan_generation(source, config, service, split=split, table=table, limit=limit)
+        plan = api.plan_generation(source, config, service, **selection)
         print_json(plan.to_dict()) if as_json else print_lines(*plan_lines(plan))
         return
     bar = no_progress if as_json else progress_bar
-    selection = api.SourceSelection(split=split, table=table, limit=limit)
     try:
         generated = api.generate_data(
             source, out, config, service=service, progress=bar, on_message=print_message, **selection
@@ -193,6 +198,7 @@ def counts_of(generated: GeneratedData) -> dict[str, object]:
         "rejected": len(generated.rejects),
         "reasons": dict(reasons.most_common()),
         "guessing": [result.to_dict() for result in generated.guessing],
+        "unknown_labels": dict(generated.unknown_labels),
         "spent": generated.spent_dict,
         **(generated.source.to_dict() if generated.source else {}),
     }
@@ -233,6 +239,13 @@ def summary(out: Path, generated: GeneratedData) -> list[str]:
             f"tokens; {cost}"
         )
     lines += guessing_lines(generated.guessing)
+    if generated.unknown_labels:
+        names = list(generated.unknown_labels)
+        more = f" and {len(names) - NAMED_LABELS} more" if len(names) > NAMED_LABELS else ""
+        lines.append(
+            f"{count_of(len(names), 'label')} without words in the lexicon: {', '.join(names[:NAMED_LABELS])}{more}; "
+            f"fill in {out / 'labels.yaml'}, and pass it with --labels"
+        )
     lines += generated.source.lines() if generated.source else []
     return [*lines, f"report: {out / 'report.html'}"]
 

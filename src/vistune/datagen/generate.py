@@ -65,6 +65,7 @@ class GeneratedData:
     - spent: the cost of a remote teacher; None for the rule teacher
     - source: the report of unused images and fields; None if the images did not come from a source
     - guessing: how many answers can be guessed without the image, by type of question and language
+    - unknown_labels: labels without words in the lexicon, with their number of boxes
     """
 
     rows: list[LlavaRecord]
@@ -72,6 +73,7 @@ class GeneratedData:
     spent: Spending | None = None
     source: AnnotatedSource | None = None
     guessing: list[GuessedAnswers] = field(default_factory=list)
+    unknown_labels: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def spent_dict(self) -> dict[str, Any]:
@@ -297,6 +299,7 @@ def write_generated(
         "counts": dict(sorted(counts.items())),
         "rejects": dict(Counter(reject.reason for reject in generated.rejects)),
         "guessing": [result.to_dict() for result in generated.guessing],
+        "unknown_labels": dict(generated.unknown_labels),
         "spent": generated.spent_dict,
         "origin": dict(origin or {}),
         **(generated.source.to_dict() if generated.source else {}),

@@ -51,6 +51,12 @@ def grammar(language: str) -> Language:
     return ko if language == "ko" else en
 
 
+def forget() -> None:
+    """Clear everything that was computed from other objects of the lexicon."""
+    for cached in (_vocabulary, _find, _evidence, _likely_classes):
+        cached.cache_clear()
+
+
 def find_classes(text: str, language: str, *, loosely: bool = False) -> list[NamedClass]:
     """Return every class that a text names, from left to right, without similar words such as "hot dog" for "dog".
 

@@ -26,7 +26,7 @@ FOLDS = 5
 FEWEST_QUESTIONS = 50  # of a type and language; fewer say nothing
 MOST_RECORDS = 20_000  # that are read; more change nothing
 MOST_WORDS = 4  # of a short answer
-MOST_WORDS_OF_CHOICE = 8  # "It is the traffic light."
+MOST_WORDS_OF_SENTENCE = 8  # with a number or a choice: "There are two dogs in the picture."
 MOST_ANSWERS = 50  # different answers to one type of question; the rest is one answer
 RARE_ANSWER = 0.01  # answers below this share do not lower the chance level
 COMMON_WORD = 0.3  # words in more questions than this belong to the wording
@@ -72,7 +72,7 @@ class GuessedAnswers:
         questions: Number of questions with a short answer.
         chance: Share of right answers if all answers that occur are guessed equally often.
         guessed: Share of right answers of the better guesser.
-        interval: Its 95 % interval.
+        interval: Its 95 % interval, over images.
         guesser: `label` (the most frequent answer to a question with the same rare words) or `words` (naive Bayes).
         is_guessable: Whether the whole interval is above chance and a margin.
     """
@@ -186,19 +186,19 @@ def _closed_questions(conversation: Conversation) -> Iterable[_Question]:
 def _short_answer(question: str, reply: str, kind: str | None, language: str) -> str:
     """Return yes, no, a number, first or second, or the words of a short answer; "" for a long one."""
     text = reply.strip().lower()
-    if kind == "how_many":
+    words = re.findall(r"\w+", text)
+    if kind == "how_many" and len(words) <= MOST_WORDS_OF_SENTENCE:
         rules = grammar(language)
-        number = rules.FIRST_NUMBER.search(text)
-        if number is not None:
-            return str(rules.number(number.group()))
-        return "0" if _NONE.search(text) else ""
+        numbers = [match.group() for match in rules.FIRST_NUMBER.finditer(text)]
+        if len(numbers) == 1:
+            return str(rules.number(numbers[0]))
+        return "0" if not numbers and _NONE.search(text) else ""
     if _YES.search(text):
         return "yes"
     if _NO.search(text):
         return "no"
     asked = question.lower()
-    words = re.findall(r"\w+", text)
-    if kind == "which" and len(words) <= MOST_WORDS_OF_CHOICE and (option := _OR.search(asked)):
+    if kind == "which" and len(words) <= MOST_WORDS_OF_SENTENCE and (option := _OR.search(asked)):
         first, second = asked[: option.start()], asked[option.end() :]
         named = [("first", "second")[word in second] for word in words if (word in first) != (word in second)]
         if named:
@@ -222,7 +222,9 @@ def _measure(kind: str, language: str, questions: Sequence[_Question]) -> Guesse
     is_binary = kind in YES_NO
     frequent = sum(count >= RARE_ANSWER * len(questions) for count in counts.values())
     chance = 0.5 if is_binary else 1 / max(frequent, 1)
-    half = 1.96 * (guessed * (1 - guessed) / len(questions)) ** 0.5
+    _, images = np.unique([question.order for question in questions], return_inverse=True)
+    surplus = np.bincount(images, weights=right[guesser] - guessed)  # answers about one image are not independent
+    half = 1.96 * float((surplus**2).sum()) ** 0.5 / len(questions)
     interval = (round(max(0.0, guessed - half), 4), round(min(1.0, guessed + half), 4))
     above = interval[0] > chance + MARGINS[is_binary]
     return GuessedAnswers(kind, language, len(questions), round(chance, 4), round(guessed, 4), interval, guesser, above)

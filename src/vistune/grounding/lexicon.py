@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib import resources
@@ -19,6 +20,7 @@ from vistune.types import Box
 LANGUAGES = ("en", "ko")
 EN_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 KO_NUMBERS = ("", "한", "두", "세", "네", "다섯", "여섯", "일곱", "여덟", "아홉", "열")
+HANGUL = re.compile("[가-힣]")
 _EN_AT = {"left": "on", "right": "on", "center": "in"}
 
 
@@ -28,6 +30,7 @@ class Words:
 
     name: str = ""
     one: str = ""
+    article: str = ""
     plural: str = ""
     counter: str = ""
     synonyms: tuple[str, ...] = ()
@@ -59,10 +62,23 @@ def _read(path: str) -> Tree:
     return tree
 
 
-@cache
-def objects() -> Mapping[str, Entry]:
-    """Return every object by its English label."""
+# Every object by its label, if a run has labels of its own; see `grounding.labels`.
+OBJECTS: ContextVar[Mapping[str, Entry] | None] = ContextVar("objects", default=None)
 
+
+def objects() -> Mapping[str, Entry]:
+    """Return every object by its label: those of `lexicon.json`, and the labels of the run."""
+    return OBJECTS.get() or _built_in()
+
+
+def forget() -> None:
+    """Clear everything that was computed from other objects."""
+    _labels.cache_clear()
+    class_of.cache_clear()
+
+
+@cache
+def _built_in() -> Mapping[str, Entry]:
     def tuples(fields: Tree) -> dict[str, Any]:
         return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
@@ -101,7 +117,7 @@ def is_shape(label: str) -> bool:
 @cache
 def _labels() -> Mapping[str, str]:
     """Map every name of an object, singular, plural or Korean, to its label."""
-    labels: dict[str, str] = {}
+    labels = {label.casefold(): label for label in objects()}
     for label, entry in objects().items():
         synonyms = [name for language in LANGUAGES for name in entry.words[language].synonyms]
         names = (label, plural(label, "en"), f"{label}s", noun(label, "ko"), *synonyms, *(f"{s}s" for s in synonyms))
@@ -138,7 +154,7 @@ def label_in(label: str, language: str) -> str:
     Korean and becomes "cat" in English. A name without a known head stays in both.
     """
     name = canonical_label(label)
-    own = "ko" if re.search("[가-힣]", name) else "en"
+    own = "ko" if HANGUL.search(name) else "en"
     return name if own == language else head_of(name)
 
 
@@ -196,9 +212,12 @@ def name(box: Box, language: str) -> str:
 
 def one(text: str, label: str) -> str:
     """Add the English indefinite article: "a red circle", "an orange star", "a pair of skis"."""
-    irregular = entry_of(label).words["en"].one
-    if irregular and text == noun(label, "en"):
-        return irregular
+    words = entry_of(label).words["en"]
+    if text == noun(label, "en"):
+        if words.one:
+            return words.one
+        if words.article:
+            return f"{words.article} {text}"
     return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
 
 

@@ -1,0 +1,102 @@
+"""The guesser without the image: it finds what labels, wordings and earlier turns give away, and nothing else."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from vistune.grounding.guessing import Conversation, guessing_lines, measure_guessing
+
+LABELS = ("dog", "cat", "bus", "kite", "bowl", "oven")
+Turns = list[tuple[str, str]]
+
+
+def asked(write: Callable[[random.Random], Turns], language: str = "en") -> list[Conversation]:
+    rng = random.Random(0)
+    return [Conversation(f"{number}.jpg", language, write(rng)) for number in range(600)]
+
+
+def fair(rng: random.Random) -> Turns:
+    return [(f"Is there a {rng.choice(LABELS)}?", rng.choice(("yes", "no"))) for _ in range(2)]
+
+
+def by_label(rng: random.Random) -> Turns:
+    label = rng.choice(LABELS)
+    return [(f"Is there a {label}?", "yes" if label in LABELS[:3] else "no")]
+
+
+def by_wording(rng: random.Random) -> Turns:
+    answer = rng.choice(("Yes, there is.", "No, there is not."))
+    start = "Is there a" if answer[0] == "Y" else "Are there any signs of a"
+    return [(f"{start} {rng.choice(LABELS)}?", answer)]
+
+
+def by_turn_before(rng: random.Random) -> Turns:
+    first = rng.choice(("yes", "no"))
+    other = "no" if first == "yes" else "yes"
+    return [(f"Is there a {rng.choice(LABELS)}?", first), (f"Is there a {rng.choice(LABELS)}?", other)]
+
+
+def mostly_one(rng: random.Random) -> Turns:
+    return [
+        (f"How many {rng.choice(LABELS)}s are there?", rng.choice(("One.", "1", "one", "two", "There are 3 here.")))
+    ]
+
+
+def larger_of_two(rng: random.Random) -> Turns:
+    a, b = rng.sample(LABELS, 2)
+    return [(f"Which looks larger, the {a} or the {b}?", a if LABELS.index(a) > LABELS.index(b) else b)]
+
+
+@pytest.mark.parametrize(
+    ("write", "least"),
+    [(by_label, 0.95), (by_wording, 0.95), (by_turn_before, 0.65), (mostly_one, 0.55), (larger_of_two, 0.8)],
+)
+def test_what_gives_an_answer_away_is_found(write: Callable[[random.Random], Turns], least: float) -> None:
+    [result] = measure_guessing(asked(write))
+    assert result.guessed > least
+    assert result.is_guessable
+    assert result.interval[0] < result.guessed < result.interval[1] or result.guessed == 1
+    [line] = guessing_lines([result])
+    assert line.startswith("warning: ")
+    assert "can be guessed without the image" in line
+
+
+def test_fair_answers_are_at_chance() -> None:
+    [result] = measure_guessing(asked(fair))
+    assert abs(result.guessed - 0.5) < 0.06
+    assert (result.chance, result.questions, result.is_guessable) == (0.5, 1200, False)
+    assert "against chance" in guessing_lines([result])[0]
+
+
+def test_images_are_not_split_over_the_folds() -> None:
+    """The same answer about the same image, asked many times, is no guess."""
+    rng = random.Random(0)
+    conversations = []
+    for number in range(200):
+        answer = rng.choice(("yes", "no"))
+        conversations += [Conversation(f"{number}.jpg", "en", [(f"Is there a thing{number}?", answer)])] * 5
+    [result] = measure_guessing(conversations)
+    assert result.guessed < 0.65
+    assert result.interval[0] < 0.55
+    assert not result.is_guessable
+
+
+def test_korean_questions_are_measured() -> None:
+    def write(rng: random.Random) -> Turns:
+        label = rng.choice(("사슴", "개구리", "말"))
+        particle = "가" if label == "개구리" else "이"
+        return [(f"{label}{particle} 있나요?", "네" if label == "말" else "아니요, 없습니다.")]
+
+    [result] = measure_guessing(asked(write, "ko"))
+    assert (result.type, result.language) == ("is_there", "ko")
+    assert result.guessed > 0.95
+
+
+def test_open_answers_and_small_groups_are_not_measured() -> None:
+    long = "The man walks along the beach because he wants to look at the waves in the morning."
+    assert measure_guessing(asked(lambda rng: [("Why does the man walk?", long)])) == []
+    assert measure_guessing(asked(by_label)[:20]) == []
+    assert guessing_lines([]) == []
