@@ -71,7 +71,7 @@ def test_a_pair_says_who_answers_what_better(tmp_path: Path) -> None:
     text = markdown(comparison)
     assert "| file | 20 | accuracy | 0.9000 | 0.1500 |" in text
     assert "good answers 16 better than bad, 1 worse; +75.0 points" in text
-    assert "file, good: no sign that the model uses the image: the interval of the gap includes zero" in text
+    assert "file, good: no sign that the model uses the image: the 95 % interval of the gain includes zero" in text
     even = compare({"a": [good], "b": [good]}).to_dict()["tasks"][0]["pairs"][0]
     assert (even["wins"], even["losses"]) == ([], [])
     assert even["words"] == "no sign that either is better: the interval includes zero"

@@ -81,7 +81,7 @@ def _summary(folder: Path) -> None:
                 "low": 0.47,
                 "high": 0.55,
                 "against": "without_image",
-                "words": "the image helps: the interval of the gap is above zero",
+                "words": "the image helps: the 95 % interval of the gain is above zero",
             },
             "intervals": {
                 name: {"value": share, "low": share - 0.03, "high": share + 0.03, "count": 1600}

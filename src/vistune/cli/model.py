@@ -49,7 +49,10 @@ def quickstart(
     stdout.print(summary_table(summary))
     stdout.print(type_table(summary))
     gap = summary.gap
-    stdout.print(f"Accuracy gain from seeing the image: {100 * gap.difference.value:.1f} points ({gap.words}).")
+    stdout.print(
+        f"Accuracy gain from seeing the image: {100 * gap.difference.value:.1f} points, over the questions that were "
+        f"also asked without the image ({gap.words})."
+    )
     durations = " · ".join(f"{step} {seconds:.0f} s" for step, seconds in summary.seconds.items())
     stdout.print(f"{durations} · peak memory {summary.peak_memory_mb} MB")
     image = next(iter(sorted((out / "world" / "heldout").glob("*.jpg"))))

@@ -238,10 +238,10 @@ def gap(seen: Sequence[AnsweredQuestion], blind: Sequence[AnsweredQuestion], *, 
 def describe_gap(difference: Estimate) -> str:
     """Say what the interval of a gap means."""
     if difference.low > 0:
-        return "the image helps: the interval of the gap is above zero"
+        return "the image helps: the 95 % interval of the gain is above zero"
     if difference.high < 0:
-        return "the image hurts: the interval of the gap is below zero"
-    return "no sign that the model uses the image: the interval of the gap includes zero"
+        return "the image hurts: the 95 % interval of the gain is below zero"
+    return "no sign that the model uses the image: the 95 % interval of the gain includes zero"
 
 
 def share_changed(seen: Sequence[AnsweredQuestion], blind: Sequence[AnsweredQuestion], *, seed: int = 0) -> Estimate:
