@@ -89,12 +89,12 @@ def quickstart(
         language: Language of the report, en or ko.
 
     Raises:
-        RecipeError: `out` has a run already.
+        RecipeError: `out` contains a run already.
     """
     from vistune.datagen import GenerationConfig
 
     if (out / "run.json").exists():
-        raise RecipeError(f"{out}: holds a run already", f"look at {out / 'report.html'}, or give another --out")
+        raise RecipeError(f"{out}: contains a run already", f"look at {out / 'report.html'}, or give another --out")
     size = size or Size()
     world, data = out / "world", out / "data"
     recipe = load_recipe("quickstart", [f"data={data / 'samples.json'}", f"stages.tune.steps={size.steps}", *overrides])

@@ -215,7 +215,7 @@ def parse_json(text: str, name: str, *, first_line: int) -> JsonValue:
             f"{name}:{line}: not JSON at column {error.colno}: {error.msg}", "correct or remove the line"
         ) from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
-        raise DataError(f"{name}:{first_line}: not JSON that can be read: {str(error)[:80]}", "correct it") from None
+        raise DataError(f"{name}:{first_line}: cannot be read as JSON: {str(error)[:80]}", "correct it") from None
 
 
 def user_cache() -> Path:

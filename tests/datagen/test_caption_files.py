@@ -119,7 +119,7 @@ def test_a_request_that_cannot_work_is_refused_before_reading(tmp_path: Path) ->
     out = tmp_path / "out.jsonl"
     for arguments, options, words in [
         ((source, tmp_path / "out.json"), {}, "out.jsonl"),
-        ((source, source), {}, "already there"),
+        ((source, source), {}, "already exists"),
         ((tmp_path / "in.parquet", out), {}, "read from .jsonl, .ndjson, .json, .tsv, .csv, also gzipped"),
         ((source, out), {"finder": "spaccy"}, "did you mean 'spacy'"),
         ((source, out), {"seed": -1}, "seed from 0"),
@@ -203,7 +203,7 @@ def test_the_filter_command_with_its_json_and_exit_codes(tmp_path: Path) -> None
     assert report["rejects"] == {"not_json": 1}
     assert report["chosen"] == len((tmp_path / "two.jsonl").read_text(encoding="utf-8").splitlines())
     for arguments, words in [
-        (("in.jsonl", "--out", "two.jsonl"), "two.jsonl: is already there"),
+        (("in.jsonl", "--out", "two.jsonl"), "two.jsonl: already exists"),
         (("in.jsonl", "--out", "x.jsonl", "--column", "nothing"), "5 rows no_caption"),
         (("in.jsonl", "--out", "x.jsonl", "--least", "0"), "--least"),
     ]:

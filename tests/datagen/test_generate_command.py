@@ -136,7 +136,7 @@ def test_the_rule_teacher_gives_reasons_and_does_not_overwrite_its_data(folder: 
         (
             "mine.xlsx",
             (),
-            r"mine.xlsx: is not a table that can be read.*save it as CSV UTF-8",
+            r"mine.xlsx: cannot be read as a table.*save it as CSV UTF-8",
         ),
         ("nowhere.jsonl", (), r"nowhere.jsonl: no such file or folder. Fix: check the path"),
         ("nowhere", (), r"nowhere: no such file or folder. Fix: check the path"),

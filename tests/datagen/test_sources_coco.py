@@ -73,7 +73,7 @@ def test_a_file_is_a_source_by_itself(tmp_path: Path) -> None:
     assert_dogs(read_source(tmp_path / "annotations").images, tmp_path / "val2017/a.jpg")
     write(tmp_path / "one.json", coco("elsewhere/c.jpg"))
     assert_dogs(read_source(tmp_path / "one.json").images, tmp_path / "elsewhere/c.jpg")
-    with pytest.raises(RecipeError, match=r"one\.json is a file and has none"):
+    with pytest.raises(RecipeError, match=r"one\.json is a single file, which has no splits"):
         read_source(tmp_path / "one.json", "train")
 
 

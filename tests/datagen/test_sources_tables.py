@@ -66,7 +66,7 @@ def test_columns_and_forms_of_boxes_may_be_told(tmp_path: Path) -> None:
     columns = {"image": "bild", "label": "was", "xmin": "l", "ymin": "o", "xmax": "r", "ymax": "u"}
     form = TableForm(columns=columns, images=tmp_path / "photos", boxes="relative")
     assert_dogs(read_source(file, form=form).images, tmp_path / "photos/a.jpg")
-    with pytest.raises(RecipeError, match="names some of xmin, ymin, xmax and ymax"):
+    with pytest.raises(RecipeError, match="names only some of xmin, ymin, xmax and ymax"):
         read_source(file, form=TableForm(columns={k: v for k, v in columns.items() if k != "ymax"}))
     with pytest.raises(DataError, match=r"x\.csv:2:l: .* in pixels is a box of one pixel.*--boxes-as relative"):
         read_source(file, form=TableForm(columns=columns, images=tmp_path / "photos"))

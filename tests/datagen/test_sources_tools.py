@@ -146,7 +146,7 @@ def test_a_document_type_in_xml_is_refused(tmp_path: Path, content: str, encodin
     draw(tmp_path, "a.jpg")
     (tmp_path / "a.xml").write_text(content, encoding=encoding)
     for path in (tmp_path, tmp_path / "a.xml"):
-        with pytest.raises(DataError, match=r"a\.xml:1: a document type"):
+        with pytest.raises(DataError, match=r"a\.xml:1: contains a document type"):
             read_source(path)
 
 
@@ -367,7 +367,7 @@ def test_yolos_splits_background_images_and_own_yaml(tmp_path: Path) -> None:
         ),
         (
             {"a.txt": LINE, "data.yaml": "names: {0: dog, '0': cat}\n"},
-            r"data\.yaml:names: two classes have one number",
+            r"data\.yaml:names: two classes have the same number",
         ),
         ({"a.txt": LINE, "b.txt": LINE, "classes.txt": "dog\n"}, r"1 label files have no image: b\.txt"),
         ({"a.txt": LINE + "A dog.\n", "c.txt": LINE, "classes.txt": "dog\n"}, r"a\.txt:2: not a YOLO line: 'A dog\.'"),

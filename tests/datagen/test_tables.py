@@ -136,7 +136,7 @@ def test_a_wrong_cell_is_named(folder: Path, change: dict[str, Any], said: str) 
     [
         ("image,caption\na.jpg,x,y\n", "t.csv", r"t\.csv:2: 3 cells in 2 columns"),
         ('image,caption\na.jpg,"x\ny"\nc.jpg,"x"y\n', "t.csv", r"t\.csv:4: not CSV"),
-        ("image,image\na.jpg,x\n", "t.csv", r"t\.csv:1: the column 'image' is there twice"),
+        ("image,image\na.jpg,x\n", "t.csv", r"t\.csv:1: the column 'image' occurs twice"),
         ("file,caption\n", "t.csv", "has no rows"),
         ("", "t.jsonl", "is empty"),
         ("{}", "t.json", "no column of images"),

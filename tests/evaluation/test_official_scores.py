@@ -89,7 +89,9 @@ def test_pope_refuses_the_other_label_set(vectors: Path, tmp_path: Path, with_qu
     shutil.copytree(pope / "shared" / "coco_head_3df3ba1b", tmp_path / "data")
     if with_questions:
         shutil.copy(pope / "shared" / "llava_pope_test.jsonl", tmp_path / "data")
-    with pytest.raises(DataError, match="labels other questions" if with_questions else "is another question"):
+    with pytest.raises(
+        DataError, match="do not contain the same questions" if with_questions else "differs from that of question"
+    ):
         scored("pope", tmp_path / "data", pope / "open" / "answers_llava-v1.5-13b.jsonl")
 
 

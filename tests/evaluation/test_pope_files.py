@@ -147,5 +147,5 @@ def test_labels_in_capitals_are_the_same_and_others_are_refused(tmp_path: Path) 
 
 def test_a_question_about_something_else_is_refused_all_the_same(tmp_path: Path) -> None:
     rows = labels(tmp_path, SPLIT_BY_10000)
-    with pytest.raises(DataError, match="is another question than '10001' of the data"):
+    with pytest.raises(DataError, match="differs from that of question '10001' in the data"):
         scored(tmp_path, right(rows, prompt=question("car")))

@@ -36,7 +36,7 @@ def test_an_entry_with_another_id_than_its_key_and_a_key_twice_are_bad_records(t
     assert "8 in the record of '7'" in first.message
     assert second == {"question_id": "9", "text": "a"}
     assert isinstance(third, RecordError)
-    assert "'9' is there twice" in third.message
+    assert "'9' occurs twice" in third.message
 
 
 def test_a_record_or_a_list_in_an_object_is_not_an_object_of_ids(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_one_bad_row_of_a_table_is_its_own_fault(tmp_path: Path) -> None:
     ("name", "content", "words"),
     [
         ("a.csv", "", "is empty"),
-        ("a.csv", "id,id\n1,2\n", r"a\.csv:1: the column 'id' is there twice"),
+        ("a.csv", "id,id\n1,2\n", r"a\.csv:1: the column 'id' occurs twice"),
         ("a.csv", 'id,text\n1,"open\n', r"a\.csv:2: not CSV: .*quotation mark"),
         ("a.json", "", "is empty"),
         ("a.json", "[{}, {}", r"a\.json:1: the list is cut off"),

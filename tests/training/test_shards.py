@@ -338,7 +338,7 @@ def test_a_key_that_comes_twice_in_a_row_does_not_hide_a_sample(tmp_path: Path) 
     with tarfile.open(shard, "w") as tar:
         for caption in ("first", "second"):
             add(tar, "same.json", json.dumps({"caption": caption}).encode())
-    with pytest.raises(DataError, match=r"a\.tar:same\.json: is there twice"):
+    with pytest.raises(DataError, match=r"a\.tar:same\.json: the archive contains two files of this name"):
         fetched(shard, tmp_path)
 
 

@@ -142,7 +142,7 @@ def tasks_of(task: str, data: Path | None, models: Sequence[Path]) -> dict[str, 
         )
     names = [name for name in task.split(",") if name]
     if len(set(names)) < len(names) or not names:
-        raise RecipeError(f"--task {task}: names no task, or one twice", "name each task once, separated by commas")
+        raise RecipeError(f"--task {task}: is empty, or names a task twice", "name each task once, separated by commas")
     return {name: folder_of(data or world, name, many=len(names) > 1) for name in names}
 
 

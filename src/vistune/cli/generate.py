@@ -229,7 +229,7 @@ def summary(out: Path, generated: GeneratedData) -> list[str]:
     if rejects:
         from vistune.datagen import describe_top_reject
 
-        lines.append(f"most rejected: {describe_top_reject(rejects)}")
+        lines.append(f"most frequent reason: {describe_top_reject(rejects)}")
     if spent:
         cost = f"${spent.dollars:.2f}" if spent.priced else "cost unknown (add the model's price with --prices)"
         if spent.priced and spent.maybe_billed:

@@ -99,7 +99,10 @@ class RecordChecker:
             encoded = self.processor.encode_ids(sample)
             slots = sum(encoded.slots)
             if (marks := encoded.ids.count(IMAGE_ID)) != slots:
-                raise DataError(f"{location}: {marks} image tokens for {slots} image features", "report this record")
+                raise DataError(
+                    f"{location}: {marks} image tokens for {slots} image features",
+                    "this is a bug of vistune; report it with this record",
+                )
             if not (supervised := encoded.supervised):
                 raise DataError(f"{sample.origin}: no token is supervised", "give it an answer")
         except DataError as error:

@@ -248,7 +248,10 @@ def _plan(recipe: Recipe, data: _StageData, number: int, splits: list[np.ndarray
     mixture = [(len(selection.records), weight) for selection, weight in zip(selections, data.weights, strict=True)]
     _refuse_unused(stage, selections, mixture)
     if not epoch_size(mixture) and splits is not None and any(split.any() for split in splits):
-        raise RecipeError(f"stage {stage.name}: validation.share takes all its records", "lower it, or name files")
+        raise RecipeError(
+            f"stage {stage.name}: validation.share leaves no record for training",
+            "lower validation.share, or name validation files in validation.data",
+        )
     lengths: list[int] = np.concatenate([selection.lengths for selection in selections]).tolist()
     content = hashlib.sha256()
     for selection in selections:

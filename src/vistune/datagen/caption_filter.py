@@ -66,7 +66,7 @@ class FilterOptions:
         if self.least < 1 or self.most < 1 or self.seed < 0:
             raise RecipeError(
                 f"least {self.least}, most {self.most}, seed {self.seed}: a value is too small",
-                "give least and most from 1, and a seed from 0",
+                "give --least and --most of at least 1 and a seed of at least 0",
             )
 
 
@@ -167,9 +167,11 @@ def _check_paths(source: Path, out: Path) -> None:
     if source.exists() and not source.is_file():
         raise RecipeError(f"{source}: is not a regular file", "name a file, because it is read twice")
     if out.suffix.lower() != form:
-        raise RecipeError(f"{out}: the output has the form of its source, unpacked", f"name it {out.stem}{form}")
+        raise RecipeError(
+            f"{out}: the output has the same format as the source and is not compressed", f"name it {out.stem}{form}"
+        )
     if out.exists():
-        raise RecipeError(f"{out}: is already there", "remove it, or give another --out")
+        raise RecipeError(f"{out}: already exists", "remove it, or give another --out")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

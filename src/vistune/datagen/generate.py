@@ -177,7 +177,7 @@ def _write_by_rule(
     rng = random.Random(_seed(request, seed))
     turns = rule.write(request.image, request.kind, request.language, rng, request.number, balance)
     if turns is None:
-        detail = "captions and boxes do not say enough for this kind"
+        detail = "captions and boxes do not say enough for this kind of text"
         if request.image.captions and not own_captions(request.image, request.language):
             detail += f"; its captions are not in {request.language!r}, and the rule teacher does not translate"
         return Reject(request.name, str(request.image.path), "too_little_known", detail)

@@ -143,7 +143,7 @@ class AnswerFile:
             ask_them = f"also ask {' and '.join(left_out)} (--blind), " if left_out else ""
             raise RecipeError(
                 f"{self.path}: contains answers of another run: {'; '.join(changed)}",
-                f"{ask_them}name another --out, or --again to answer anew in their place",
+                f"{ask_them}give another --out, or add --again to replace these answers",
             )
         if before != settings:
             write_json(file, settings)

@@ -212,7 +212,8 @@ def measure(
     _report_unread(task, on_message)
     if request.out is None and not score_answers(task, [Reply(questions[0], None)]).metrics:
         raise RecipeError(
-            f"{request.task}: a judge or the benchmark's server gives its figures, and the answers would not be saved",
+            f"{request.task} is scored by a judge or by the benchmark's server, and without --out the answers would "
+            "be lost",
             "add --out DIR, then run `vistune score` on the saved answers",
         )
     blind = choose_questions(questions, request.blind_limit, request.seed)

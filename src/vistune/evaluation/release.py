@@ -159,7 +159,8 @@ def table_in(folder: Path, word: str, language: str = "") -> Path:
         raise DataError(f"{expected}: {len(matches)} files match ({listed})", "name one with --data FILE")
     if named:
         raise DataError(
-            f"{expected}: only in another language: {named[0].name}", "name it with --data FILE, or use another task"
+            f"{expected}: not found; there is only {named[0].name}, in another language",
+            "name it with --data FILE, or use another task",
         )
     raise DataError(f"{expected}: no such file", DOWNLOAD)
 

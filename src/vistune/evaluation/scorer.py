@@ -115,7 +115,7 @@ def score_file(request: ScoreRequest, progress: Progress) -> ScoreResult:
     task = lookup(name, TASKS, "task")(request.data)
     if request.opinions != 1:
         if not hasattr(task, "judge_runs"):
-            raise RecipeError(f"{name} takes one opinion on each answer", "leave --opinions out")
+            raise RecipeError(f"{name} grades each answer once", "leave --opinions out")
         task.judge_runs = request.opinions
     upload = request.submission is not None
     if request.judge is None:
@@ -194,9 +194,9 @@ def _replies(
     for name, prediction in joined.by_id.items():
         if task.asks_another(by_id[name], prediction):
             raise DataError(
-                f"{prediction.location}:prompt: is another question than {name!r} of the data, "
+                f"{prediction.location}:prompt: differs from that of question {name!r} in the data, "
                 f"{by_id[name].sample.messages[-1].text!r:.90}",
-                "these predictions belong to other label files: use those of the version that was asked",
+                "use the label files of the version from which the questions were asked",
             )
     replies = []
     for question in questions:

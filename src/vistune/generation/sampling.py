@@ -42,7 +42,7 @@ class Sampling:
             ("repetition_penalty", 0 < self.repetition_penalty < float("inf"), "above 0"),
         ):
             if not is_valid:
-                raise DataError(f"{name}: {getattr(self, name)!r} cannot be sampled with", f"give a number {expected}")
+                raise DataError(f"{name}: {getattr(self, name)!r} is not allowed", f"give a number {expected}")
 
     @property
     def is_greedy(self) -> bool:

@@ -121,7 +121,7 @@ def export_model(
     """
     refuse_unknown(layout)
     if out.exists():
-        raise RecipeError(f"{out}: exists already", "give another folder")
+        raise RecipeError(f"{out}: already exists", "give another folder")
     exported = exported_from(folder, dtype, device)
     expected = probe_ours(exported.assistant, probes())
     merges: list[ParityRow] = []

@@ -143,4 +143,7 @@ def check_extra_body(extra: Mapping[str, object]) -> None:
     try:
         json.dumps(dict(extra), allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"extra_body cannot be written as JSON: {error}", "use plain values") from None
+        raise RecipeError(
+            f"extra_body cannot be written as JSON: {error}",
+            "use only numbers, strings, booleans, null, lists and objects",
+        ) from None

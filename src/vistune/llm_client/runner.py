@@ -106,7 +106,8 @@ class RequestRunner:
         is_bound = self.ledger.holds_answers and not self.allow_drift
         if is_bound and self.ledger.header is not None and (diff := header_changes(self.ledger.header, self.header)):
             raise RecipeError(
-                f"{journal.path}: model, parameters or prompts are not those of the answers in it:\n{diff}\n",
+                f"{journal.path}: contains answers that were given with another model, other parameters or "
+                f"other prompts:\n{diff}\n",
                 "give another --out, or --allow-drift to keep the old answers and ask what differs",
             )
         self.budget = Budget(options.budget, spent=self.ledger.dollars + self.ledger.maybe_dollars)

@@ -48,8 +48,8 @@ def targets(language: nn.Module, patterns: tuple[str, ...] | None) -> list[str]:
             known = sorted({name.rsplit(".", 1)[-1] for name in linear})
             raise RecipeError(
                 f"lora.targets {pattern!r}: no such linear layer in the language model",
-                f"use {EVERYTHING}, {ATTENTION}"
-                + (f", or of {', '.join(known)}" if known else "; this model has none"),
+                f"use {EVERYTHING} or {ATTENTION}"
+                + (f", or names from this list: {', '.join(known)}" if known else "; this model has none"),
             )
         chosen |= matched
     return [name for name in linear if name in chosen]

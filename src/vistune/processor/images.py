@@ -73,7 +73,7 @@ def _checked(path: Path) -> Path:
         if not path.is_file():
             raise DataError(f"{path}: no such image", "check the path and the image folder")
         if path.stat().st_size > LARGEST_FILE_BYTES:
-            raise DataError(f"{path}: larger than {LARGEST_FILE_BYTES >> 20} MB", "save it smaller")
+            raise DataError(f"{path}: larger than {LARGEST_FILE_BYTES >> 20} MB", "reduce the image's size or quality")
         with path.open("rb"):
             return path
     except OSError as error:
@@ -134,7 +134,7 @@ def decode(data: bytes, location: str) -> Image.Image:
 def load_bytes(data: bytes, location: str) -> Image.Image:
     """Decode an image without applying its EXIF orientation, after checking its size and header."""
     if len(data) > LARGEST_FILE_BYTES:
-        raise DataError(f"{location}: larger than {LARGEST_FILE_BYTES >> 20} MB", "send it smaller")
+        raise DataError(f"{location}: larger than {LARGEST_FILE_BYTES >> 20} MB", "reduce the image's size or quality")
     image = _open(io.BytesIO(data), location)
     try:
         if image.format == "PNG":

@@ -194,7 +194,7 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[object, object]:
             raise yaml.constructor.ConstructorError(None, None, "a key is a list or a mapping", key_node.start_mark)
         key = loader.construct_object(key_node, deep=True)
         if key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} occurs twice", key_node.start_mark)
         seen.add(key)
     return loader.construct_mapping(node, deep=True)
 
@@ -223,4 +223,7 @@ def parse_yaml(text: str, name: str) -> JsonValue:
     except (ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         # PyYAML's own constructors, on a tag that does not fit its value, a number of thousands of digits, or brackets
         # without end.
-        raise RecipeError(f"{name}: not YAML that can be read: {str(error)[:80]}", "write plain values") from None
+        raise RecipeError(
+            f"{name}: cannot be read as YAML: {str(error)[:80]}",
+            "use only mappings, lists, strings, numbers, true, false and null",
+        ) from None

@@ -179,7 +179,7 @@ def _one_object(file: IO[bytes], name: str, mark: int) -> tuple[dict[str, Any], 
     except UnicodeDecodeError as error:
         raise DataError(f"{name}: not UTF-8 (byte {error.start})", "save the file as UTF-8") from None
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{name}: not JSON that can be read: {str(error)[:80]}", "correct it") from None
+        raise DataError(f"{name}: cannot be read as JSON: {str(error)[:80]}", "correct it") from None
     return (value, content) if isinstance(value, dict) else None
 
 
@@ -252,7 +252,7 @@ def _map_records(window: JsonWindow, by_id: tuple[str, str]) -> Iterator[Record]
         elif not isinstance(value, RecordError):
             value = {field: key, other: value}
         if key in seen:
-            value = RecordError(location, field, f"{shown(key)} is there twice", "keep one of them")
+            value = RecordError(location, field, f"{shown(key)} occurs twice", "keep one of them")
         seen.add(key)
         yield Record(location, value, line, nth)
 

@@ -56,7 +56,7 @@ def read_table(file: IO[bytes], name: str, table: TableFormat) -> Iterator[Recor
             header = list(table.header) if table.header and set(table.header).isdisjoint(cells) else cells
             if len(set(header)) != len(header):
                 twice = next(cell for cell in header if header.count(cell) > 1)
-                raise DataError(f"{location}: the column {twice!r} is there twice", "give each column its own name")
+                raise DataError(f"{location}: the column {twice!r} occurs twice", "give each column its own name")
             if header is cells:
                 continue
             header += [f"column {k + 1}" for k in range(len(header), len(cells))]

@@ -130,9 +130,11 @@ def _grouped(tar: tarfile.TarFile, name: str, unread: Counter[str] | None) -> It
             sample = None
         sample = sample or _Sample(key)
         if member.size > LARGEST_CELL:
-            raise DataError(f"{name}:{member.name}: {member.size:,} bytes", f"at most {LARGEST_CELL:,} are read")
+            hint = f"make it smaller; at most {LARGEST_CELL:,} bytes are read"
+            raise DataError(f"{name}:{member.name}: too large ({member.size:,} bytes)", hint)
         if member.name in sample.members:
-            raise DataError(f"{name}:{member.name}: is there twice", "give each sample a key of its own")
+            hint = "give the files of each sample a base name of their own"
+            raise DataError(f"{name}:{member.name}: the archive contains two files of this name", hint)
         sample.members.add(member.name)
         suffix = path.suffix.lower()
         if suffix in IMAGE_SUFFIXES:

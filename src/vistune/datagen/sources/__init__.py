@@ -78,7 +78,7 @@ def read_source(
     if suffix_of(path.name) in text_files.YAML:  # data.yaml stands for its folder
         return _read_folder(_folder_of(path), split, unpack_to)
     if split is not None:
-        raise RecipeError(f"--split {split}: {path} is a file and has none", "leave --split out")
+        raise RecipeError(f"--split {split}: {path} is a single file, which has no splits", "leave --split out")
     return _read_file(path, form or TableForm(), unpack_to)
 
 
@@ -179,7 +179,7 @@ def _kind_of(path: Path) -> str:
         raise DataError(f"{path}: is a single image", "name its folder, or the file that describes it")
     if not tables.is_table(path.name):
         hint = NOT_READ.get(suffix, f"save it as one of {', '.join(SUFFIXES)}")
-        raise DataError(f"{path}: is not a table that can be read", hint)
+        raise DataError(f"{path}: cannot be read as a table", hint)
     return "table"
 
 
@@ -207,7 +207,7 @@ def is_described(image: AnnotatedImage) -> bool:
 
 
 def _nothing_known(path: Path, source: AnnotatedSource) -> tuple[str, str]:
-    look = "let a teacher look: --teacher openai --see"
+    look = "let a teacher see the images: --teacher openai --see"
     if source.kind in ("table", "image folder"):
         unread = [field.field for field in source.unread]
         columns = f"; columns that are not read: {', '.join(unread)}" if unread else ""
@@ -217,8 +217,8 @@ def _nothing_known(path: Path, source: AnnotatedSource) -> tuple[str, str]:
     names = f"; the names of their folders ({some(folders, 4)}) are not read as descriptions" if folders[1:] else ""
     names += "".join(f"; {note}" for note in source.notes if note.endswith(" is not read"))
     hint = (
-        "name a folder or table with captions or boxes (docs/data.md lists them), write captions into NAME.txt next to "
-        f"NAME.jpg, or {look}"
+        "name a folder or table with captions or boxes (docs/reference/file-formats.md lists them), write captions "
+        f"into NAME.txt next to NAME.jpg, or {look}"
     )
     return f"{path}: no image has a caption or a box{names}", hint
 

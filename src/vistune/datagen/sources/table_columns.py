@@ -97,7 +97,7 @@ def choose(form: TableForm, present: Sequence[str], file: Path | str) -> Columns
     if len(named) == 4:
         kind, corners = "pixels", tuple(named)
     if 0 < sum(name in form.columns for name in CORNERS) < 4:
-        raise RecipeError(f"{file}: --columns names some of xmin, ymin, xmax and ymax", "name all four")
+        raise RecipeError(f"{file}: --columns names only some of xmin, ymin, xmax and ymax", "name all four")
     if {"boxes", "label"} & chosen.keys() != {"label"}:
         chosen.pop("bbox", None)  # boxes without labels are of no use
     if corners and not {"boxes", "bbox"} & chosen.keys():

@@ -151,7 +151,7 @@ def _names_of_yaml(names: object, path: Path) -> list[str] | Mapping[int, str]:
     if isinstance(names, dict) and all(re.fullmatch("[0-9]{1,9}", str(key)) for key in names):
         by_number = {int(key): str(name) for key, name in names.items()}
         if len(by_number) < len(names):
-            raise DataError(f"{path}:names: two classes have one number", "one name per number")
+            raise DataError(f"{path}:names: two classes have the same number", "give each class its own number")
         return by_number
     raise DataError(f"{path}:names: expected a list of names", "write names: [dog, cat] or {0: dog, 1: cat}")
 

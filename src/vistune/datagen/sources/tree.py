@@ -270,8 +270,10 @@ def read_xml(path: Path) -> Element:
     parser.CharacterDataHandler = builder.data
 
     def refuse(*_: object) -> None:
-        hint = "remove the line <!DOCTYPE …>; annotations need none"
-        raise DataError(f"{path}:{parser.CurrentLineNumber}: a document type, which is not read", hint)
+        hint = "remove it; annotations need none"
+        raise DataError(
+            f"{path}:{parser.CurrentLineNumber}: contains a document type (<!DOCTYPE …>), which is not supported", hint
+        )
 
     parser.StartDoctypeDeclHandler = refuse
     try:

@@ -74,7 +74,10 @@ OTHER_ANSWERS = ("answers", "gold", "gt", "gt_answer", "label", "ground_truth", 
 LIKE_AN_IMAGE = re.compile("image|img|photo|picture|pixel|screenshot|이미지|사진|그림")
 LIKE_OTHER_MEDIA = re.compile("video|audio|speech|영상|음성")
 NAMES_AN_IMAGE = re.compile(r"\.(?:jpe?g|jpe|jfif|png|webp|gif|bmp|tiff?)$", re.IGNORECASE)
-FORM = "each record has question_id, text, and image or images if it is about any; see docs/evaluation.md"
+FORM = (
+    "each record has question_id, text, and image or images if it is about any; "
+    "see docs/how-to/ask-your-own-questions.md"
+)
 
 
 class File(Benchmark):

@@ -60,7 +60,9 @@ class MMBench(Benchmark):
         for index, row in self.table.rows.items():
             if not index.isdigit():
                 problem = f"{row.location}:index: {index!r} is not a whole number"
-                raise DataError(problem, "the index tells the rotation")
+                raise DataError(
+                    problem, "take the index from the original file; it encodes the rotation of the options"
+                )
         return [self._question(index, row) for index, row in self.table.rows.items()]
 
     def _question(self, index: str, row: ReleaseRow) -> Question:

@@ -172,7 +172,8 @@ def _with_gold(row: Reply) -> Reply:
         )
     if stated and known and stated != known:
         raise DataError(
-            f"{row.question.id}: {stated!r} is right by the results, {known!r} by the data", "use one release"
+            f"{row.question.id}: the correct answer is {stated!r} in the results file but {known!r} in the data",
+            "use files of the same release",
         )
     return row if known else replace(row, question=replace(row.question, answer=stated))
 

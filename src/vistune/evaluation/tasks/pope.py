@@ -92,8 +92,8 @@ class Pope(Benchmark):
         if unlabelled or expected - counted:
             example = next(iter(unlabelled or expected - counted))
             raise DataError(
-                f"{label_path}: labels other questions than {path.name} asks: {unlabelled.total()} asked "
-                f"without a label, {(expected - counted).total()} labelled and not asked, "
+                f"{label_path} and {path.name} do not contain the same questions: {unlabelled.total()} questions "
+                f"have no label, {(expected - counted).total()} labels have no question, "
                 f"such as {example[1]!r} of {example[0]}",
                 "use the label files of the release that was asked: LLaVA-1.5 used POPE's commit e3e39262",
             )
@@ -125,8 +125,8 @@ class Pope(Benchmark):
             return fits[0]
         raise DataError(
             f"{prediction.location}:question_id: {prediction.id!r} is a question of each of {', '.join(splits)}",
-            "add `category` (adversarial, random or popular) to each line, or number the questions as LLaVA does: "
-            "10,000,000 more in random, 20,000,000 more in popular",
+            "add `category` (adversarial, random or popular) to each line, or add "
+            "10,000,000 to the ids of random and 20,000,000 to those of popular, as LLaVA does",
         )
 
     def asks_another(self, question: Question, prediction: Prediction) -> bool:

@@ -169,7 +169,7 @@ class TextVqa(Benchmark):
     facts = Facts(
         about="5,000 validation questions about text in images",
         files=("TextVQA_0.5.1_val.json", "llava_textvqa_val_v051_ocr.jsonl (LLaVA-1.5's prompts)", "train_images/"),
-        source="https://textvqa.org/dataset and LLaVA's docs/Evaluation.md",
+        source="https://textvqa.org/dataset and https://github.com/haotian-liu/LLaVA/blob/main/docs/Evaluation.md",
         licence="CC BY 4.0",
         size="about 7 GB",
         paper="https://arxiv.org/abs/1904.08920",
