@@ -16,9 +16,14 @@ from vistune.cli import evaluation as measure
 from vistune.cli.app import korean_message
 from vistune.data import all_samples, open_source
 from vistune.errors import RecipeError, VistuneError
+from vistune.evaluation import TASKS
 from vistune.files import read_text
+from vistune.processor.images import load_bytes, open_image
 from vistune.recipe import DataSource, load_recipe
+from vistune.records.samples import form_of
+from vistune.registry import lookup
 from vistune.runs.folder import find_model
+from vistune.types import ImageRef
 
 HERE = Path(__file__).parent
 MISTAKES: dict[str, Callable[[], Any]] = {
@@ -28,6 +33,12 @@ MISTAKES: dict[str, Callable[[], Any]] = {
     "data file": lambda: all_samples(DataSource(file=HERE / "nothere.json")),
     "folder": lambda: open_source(HERE),
     "pictures": lambda: all_samples(DataSource(file=Path(__file__), images=HERE / "nothere")),
+    "record": lambda: form_of({"question": "?"}, "a.json:1"),
+    "empty picture": lambda: load_bytes(b"", "a.jpg"),
+    "web page": lambda: load_bytes(b"<html>", "a.jpg"),
+    "bitmap": lambda: load_bytes(b"BM" + bytes(40), "a.jpg"),
+    "image": lambda: open_image(ImageRef(HERE / "nothere.jpg")),
+    "task": lambda: lookup("scens", TASKS, "task"),
     "model": lambda: find_model(HERE),
     "train": lambda: model.train("quickstart"),
     "resume": lambda: model.train("quickstart", out=HERE / "nothere", resume=True),
