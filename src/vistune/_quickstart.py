@@ -39,12 +39,12 @@ class QuickstartSummary:
     """The figures that show whether the model sees.
 
     Attributes:
-        accuracy: From 0 to 1, after stage 1 (`align`) and stage 2 (`tune`), without the image or with a wrong one, on
-            unseen combinations, and of the most frequent answers (`majority`).
-        intervals: The same figures with their 95 % intervals.
+        accuracy: Accuracies from 0 to 1 by name: `align` and `tune` after stages 1 and 2; for stage 2 also without the
+            image, with a wrong one and on unseen combinations; `majority` for always giving the most frequent answer.
+        intervals: The same accuracies with their 95 % intervals, except `majority`.
         gap: The accuracy gain from seeing the image.
         by_type, by_language: Accuracies of stage 2 by question type and by language.
-        descriptions: Objects that free descriptions name.
+        descriptions: Recall and precision of the objects that free descriptions name.
         seconds: Duration of each step.
         peak_memory_mb: Peak memory of this process.
     """
@@ -118,14 +118,14 @@ def quickstart(
     write_json(out / "summary.json", summary.to_dict())
     api.write_report(out, language=language)
     clock.mark("report")
-    # Written again with the seconds of the report, which reads this file.
+    # The report reads this file. Write it again with the seconds that the report took.
     summary = replace(summary, seconds=clock.seconds)
     write_json(out / "summary.json", summary.to_dict())
     return summary
 
 
 def evaluate(run: Path, world: Path, size: Size, progress: Progress) -> QuickstartSummary:
-    """Evaluate both stages and sum up, without seconds, memory and seed."""
+    """Evaluate both stages and return the summary; the caller fills in seconds, memory and seed."""
     from vistune.runs.folder import checkpoints_of
 
     aligned, evals, questions = checkpoints_of(run)[0], run / "evals", size.blind_questions

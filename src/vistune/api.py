@@ -1,4 +1,4 @@
-"""The Python API: one function per verb. Nothing else puts rooms together.
+"""The Python API: one function per command. The functions put the packages together.
 
 The usual order is draw_scenes, generate_data, check_data, train, evaluate, write_report; `quickstart` runs all of them.
 The functions share only folders, so each step can be repeated by itself. Packages that need torch are imported
@@ -105,8 +105,8 @@ def generate_data(
     Args:
         on_message: Called with each message for the user, such as a parameter that the service refuses; by default
             messages go to the logger `vistune.llm_client`.
-        selection: `split` and `limit`, which select images, the `table` form of a table, and `labels`, a file with
-            words for labels that are not in the lexicon.
+        selection: Which images to use (`split`, `limit`), for a table how its columns are read (`table`), and `labels`, a
+            file with words for labels that are not in the lexicon.
 
     Raises:
         NothingWritten: Every sample was rejected. The files are written, with the rejects and their reasons.
@@ -274,7 +274,7 @@ def parent_of(recipe: Recipe, out: Path = Path("from")) -> ParentModel | None:
 
 
 def check_recipe(recipe: Recipe) -> Processor:
-    """Raise the errors of `train` about model, templates and stages; return the model's processor."""
+    """Check model, templates and stages as `train` does, and raise the same errors; return the processor."""
     from vistune.training.preflight import check_recipe
 
     return check_recipe(recipe, parent_of(recipe))
@@ -293,7 +293,7 @@ def plan(
     """Forecast memory, steps, time, disk and cost of every stage before anything runs; see `vistune.planner.plan`.
 
     Args:
-        samples: Samples of a stage whose data are not on this machine.
+        samples: Number of samples to assume for a stage whose data are not on this machine.
         processes: Number of FSDP processes. Each keeps a share of the model.
         flops: FLOP/s that a device reaches, instead of the measured or assumed number.
         prices: YAML file with `gpus: {NAME: dollars per hour}`, and `models` for a teacher.
@@ -350,7 +350,10 @@ def dry_run(recipe: Recipe, *, progress: Progress = no_progress) -> list[DryRunS
 
 
 def selftest(recipe: Recipe, *, progress: Progress = no_progress) -> list[GradientComparison]:
-    """Compare losses and gradients of each stage's first step: packed, separate, in halves, over all processes."""
+    """Compare the losses and gradients of each stage's first step, computed in several ways.
+
+    The step's samples are packed, computed one by one, in two halves, and by all processes together.
+    """
     from vistune.training import Run, open_world, selftest
 
     # A model of another layout is converted there, and shards are unpacked: both may be large, and /tmp is often small.
@@ -394,9 +397,9 @@ def evaluate_all(
     Args:
         tasks: Task names with their data folders.
         on_message: Called with a message for each unread field of the user's questions.
-        options: As for `evaluate`. `out` is the folder for the answers, with a subfolder per model if there are
-            several, and for comparison.json and comparison.html unless one model is asked one task. Without it each
-            run folder keeps its own answers, provided that all questions are asked.
+        options: As for `evaluate`. `out` is the folder for the answers; with several models, each has a subfolder.
+            comparison.json and comparison.html are written there too, unless there is only one model and one task.
+            Without `out`, answers are stored in each run folder, but only if all questions are asked (no `limit`).
     """
     from vistune.evaluation import models as evaluation
     from vistune.report import write_comparison
@@ -447,8 +450,8 @@ def score(
     Args:
         options: Fields of `vistune.evaluation.ScoreRequest`. `submission` is where to write the file that the
             benchmark's server takes. `judge` grades free-form answers; its replies are kept in `judgements` (default:
-            next to the predictions), so that the same call sends no request twice. `opinions` is how often each answer
-            is graded, for tasks that average.
+            next to the predictions), so that the same call sends no request twice. `opinions` is the number of gradings
+            of each answer, for tasks that use the mean of several gradings.
     """
     from vistune.evaluation.scorer import ScoreRequest, score_file
 
@@ -513,8 +516,8 @@ def export(
     """Write a model as other tools load it, load it back and compare; return the parity table.
 
     Args:
-        options: `dtype` is by default the precision in which the language model is stored. `quantize` is refused with
-            what to do instead: no layout stores 4 or 8 bits.
+        options: `dtype` is by default the precision in which the language model is stored. `quantize` raises an error
+            that says what to do instead, because no layout stores 4 or 8 bits.
     """
     from vistune.interop.export import export_model, refuse_quantised
     from vistune.model.precision import named_dtype, resolve_device
@@ -572,7 +575,7 @@ def write_report(
 
 
 def why(model: Path) -> list[Provenance]:
-    """Return where a model came from, the newest first: recipe, data, teacher, versions, parent models."""
+    """Return the provenance of a model and then of each of its parents: recipe, data, teacher and versions."""
     from vistune.runs.provenance import why
 
     return why(model)

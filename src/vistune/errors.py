@@ -1,4 +1,4 @@
-"""Errors, by who has to act.
+"""The errors of vistune, grouped by what the user has to do.
 
 VistuneError(message, hint)
 ├── RecipeError       edit the recipe or the command                    exit 2

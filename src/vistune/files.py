@@ -122,7 +122,10 @@ class Lock:
 
 @contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
-    """Yield a temporary folder in `parent`, removed at the end, like folders that killed processes left there."""
+    """Yield a temporary folder in `parent` and remove it at the end.
+
+    Folders that killed processes left there are removed too.
+    """
     parent.mkdir(parents=True, exist_ok=True)
     for left in parent.glob("*.lock"):
         with suppress(RecipeError, OSError):  # in use
@@ -227,7 +230,9 @@ def user_cache() -> Path:
 
 @cache
 def own_code(*paths: str) -> str:
-    """Return a checksum of the package's code and data at these paths, so that another version has its own caches.
+    """Return a checksum of these files of the package.
+
+    Caches use it as a key, so that another version of the code does not read them.
 
     Args:
         paths: Files or folders of the package, such as `processor` or `model/vision.py`.

@@ -1,4 +1,4 @@
-"""Texts in the reader's language, from one catalogue per room and language: `ROOM/NAME.LANGUAGE.json`.
+"""Texts in the user's language, from one catalogue per package and language: `PACKAGE/NAME.LANGUAGE.json`.
 
 A catalogue maps keys to texts. If its keys are the English texts themselves, there is no file for English.
 """

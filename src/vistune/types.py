@@ -102,7 +102,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What processor and model must agree on, read from the backbones' configs before either is built.
+    """The settings that processor and model share, read from the backbones' configs before either is built.
 
     Attributes:
         slots_per_image: Tokens of one tile after the projector.
@@ -111,15 +111,17 @@ class Spec:
         feature_layer: Layer of the vision tower whose output is used (LLaVA-1.5, section 3: the last but one), or
             several, whose features are concatenated along the width.
         feature_tokens: `patch`, or `cls_patch` with the class token.
-        space: `hidden`, or `joint`: through the tower's last norm and projection, the space it shares with text.
+        space: `hidden` for the layer's output as it is; `joint` to apply the tower's last norm and projection, which
+            map into the space that images share with texts.
         feature_norm: `off`, `tower` (its own final norm on each feature layer) or `layer_norm` (without weights).
         image_mode: `square`, `pad`, or `anyres`: an overview and the tiles of one of `canvases` (LLaVA-1.6).
-        image_fit: `crop` (resize the shorter edge, then cut out the centre, as CLIP) or `stretch` (as SigLIP).
-        image_resize: Pixels to which it is resized before the centre is cut out (DINOv2: 256); 0 is `image_side`.
+        image_fit: `crop` (scale the shorter edge, then cut out the centre, as CLIP does) or `stretch` (as SigLIP does).
+        image_resize: Length of the shorter edge before the centre is cut out, pixels (DINOv2: 256); 0 is `image_side`.
         image_resample: Pillow's number: 3 bicubic, 2 bilinear.
         canvases: (width, height) in pixels.
-        tokenization: `whole`, as transformers, or `chunks`, as the original LLaVA: each text around an image by
-            itself, and the end of an anyres image among the patches is rounded as there.
+        tokenization: `whole` tokenizes a conversation as one text, as transformers does. `chunks` does two things as
+            the original LLaVA does: it tokenizes each text between images by itself, and it rounds the size of an
+            anyres image in patches.
     """
 
     vision_width: int
@@ -171,9 +173,10 @@ class Batch:
     Attributes:
         input_ids, labels: (tokens,) int64.
         positions: (tokens,) int64, starting at 0 in each document.
-        starts: (documents + 1,) int32, where each document begins, and the end of the row.
+        starts: (documents + 1,) int32, the index at which each document begins, and the end of the row.
         images: (tiles, 3, side, side) uint8, at least one tile: a row without images has one blank tile that no slot
-            uses. If a frozen tower's features are cached, these instead, float (tiles, tokens, width).
+            uses. If the features of a frozen tower are cached, `images` contains those features instead: float (tiles,
+            tokens, width).
         supervised: Number of supervised tokens.
         ids: The documents' sample ids, for messages.
         slots: (slots, 2) int64 or None, as in `Example`, tiles counted over the row.

@@ -1,4 +1,4 @@
-"""Options that several verbs share; print results on stdout, and messages and progress bars on stderr."""
+"""Options that several commands share, and functions that print: results to stdout, messages and bars to stderr."""
 
 from __future__ import annotations
 

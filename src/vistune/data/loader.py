@@ -155,7 +155,7 @@ class Loader:
         return {}
 
     def resume(self, cursors: Sequence[ShardCursor]) -> None:
-        """Continue from the positions of all processes; a plan needs none."""
+        """Do nothing: a planned stage needs no positions to resume (see `ShardLoader.resume`)."""
 
     def load(self, step: int) -> list[Batch]:
         rows = self.plan.steps[step]

@@ -91,7 +91,7 @@ def select_records(
     keep: bool = True,
     data: DataFile | None = None,
 ) -> Selection:
-    """Select the records of the requested kinds (of the source, else of the stage), and of these the ones to `take`.
+    """Select records by kind (the source's `kinds`, else the stage's), and then apply the source's `take`.
 
     Args:
         keep: Whether their index stays in the cache.
@@ -254,10 +254,10 @@ class SampleSequence(Sequence[Sample]):
         return file.sample(record)
 
     def images_of(self, indices: np.ndarray) -> tuple[int, list[tuple[ImageFolders, str]]]:
-        """Return how many images these samples show, and the folders and name of each different one.
+        """Return the number of images in these samples, and the folders and name of each distinct image.
 
-        The different images are in the order of their first sample. No record is read; of a sample that is cut short,
-        the images of the removed turns count too.
+        The distinct images are in the order of their first sample. No record is read, so if a sample is cut short, the
+        images of the removed turns count too.
         """
         part_of = np.searchsorted(np.array(self.ends), indices, side="right")
         orders: list[np.ndarray] = []

@@ -1,10 +1,11 @@
 """A stage over shards: planned shard by shard, in the same order for any number of processes.
 
-shards -> lanes, one per packed row of a step -> windows of a lane's shards -> shuffled, packed -> the lane's next row
+Each packed row of a step is fed by its own *lane*, a sequence of shards. A lane reads its shards in *windows*, and
+shuffles and packs the samples of one window at a time. In each epoch, shards are assigned to lanes at random by (seed,
+epoch). A lane never ends: after the rows of one window come those of the next.
 
-Each epoch assigns shards to lanes anew, by (seed, epoch); the rows of a lane's windows follow one another without end.
 Process r of n reads lanes r, r + n, …: no process needs to know another one's lengths, and all have the same number of
-rows in every step. To resume, a lane needs its window and the step in which that began.
+rows in every step. To resume, a lane needs to know its current window and the step in which that window began.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ class ShardLane:
         self.number = number
 
     def row(self, step: int) -> tuple[Window, PackedRow]:
-        """Return the row of a step: the step after the one before, or the first."""
+        """Return the lane's row for a step. Steps must be requested in order."""
         empty = 0
         while not self.windows or step >= self._end:
             first = self._end if self.windows else self.first
@@ -187,7 +188,7 @@ class ShardLoader:
         return self.stream.steps
 
     def steps(self, start: int = 0) -> Generator[tuple[int, list[Batch]], None, None]:
-        """Yield (step, its batches) from `start` on: 0, or the step of the cursors."""
+        """Yield (step, its batches) from step `start` on: 0, or after `resume` the step of the cursors."""
         rank, ranks = self.share
         with (
             scratch_folder(user_cache() / "shards") as folder,

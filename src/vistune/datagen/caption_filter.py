@@ -5,7 +5,8 @@ frequent phrase selects 100 at random. A caption is kept if any of its phrases s
 
 The paper adds the captions of one phrase after another to a pool, the rarest phrase first, and a frequent phrase draws
 its 100 from all of its captions. Captions that rarer phrases added before do not count against the 100, so the order
-has no effect. If a phrase were only filled up to 100, fewer captions would be selected; the paper does not say so.
+has no effect. In another reading of the paper, captions that were added before do count against the 100, so fewer
+captions are selected. The paper does not say which is meant.
 
 The file is read twice: the first pass keeps eight bytes per phrase and four per caption, the second copies the
 selected records byte for byte.

@@ -1,6 +1,7 @@
 """Check what a teacher wrote: one function per reason of rejection, each with its code in CHECKS.
 
-A check returns the words that it found wrong, or "". The words that refuse, echo or leak are English and Korean.
+A check returns the words that it found wrong, or "". The checks for refusals, repeated prompts and leaks know English
+and Korean words only.
 """
 
 from __future__ import annotations

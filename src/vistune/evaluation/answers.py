@@ -1,7 +1,8 @@
 """Store answers while they arrive, resume after a crash, and share the work among torchrun's processes.
 
-settings (model, prompts, decoding …) + PATH -> answers that PATH already holds -> add lines -> finish: PATH in order
-PATH.asked.json records the settings; answers that were given with other settings are refused.
+Opening PATH reads the answers that are already in it. `add` appends answers as they arrive. `finish` rewrites PATH in
+the order of the questions. PATH.asked.json records the settings (model, prompts, decoding and so on); answers that were
+given with other settings are refused.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class AnswerFile:
     """The answers of one run. With several processes each appends to its own file; the first one's is PATH itself.
 
     Raises:
-        RecipeError: PATH holds answers given with other settings, or another process is writing it.
+        RecipeError: PATH contains answers that were given with other settings, or another process is writing it.
         DataError: A line is not an answer.
         DiskError: The disk refuses.
     """
@@ -183,7 +184,7 @@ class AnswerFile:
             raise self._disk_error(error) from error
 
     def finish(self, lines: Iterable[AnswerLine]) -> None:
-        """Replace what was appended by all lines in order. The first process writes them for all."""
+        """Rewrite the file with all lines in order. The first process writes the lines of all."""
         if self.ranks.is_first:
             write_jsonl(self.path, lines)
             for part in _rank_files(self.path):

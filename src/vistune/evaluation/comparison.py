@@ -1,4 +1,4 @@
-"""Compare models: one table of figures with published ones, and which questions each model answers better.
+"""Compare models: a table of their figures next to published ones, and the questions that each model answers better.
 
 evaluation results (model by task) -> Comparison -> comparison.json, markdown
 RUN/evals/NAME.{json, predictions.jsonl} -> evaluation results of the tasks that all runs share; no model is asked
@@ -142,7 +142,9 @@ class Comparison:
 
 
 def labels_of(models: Sequence[Path]) -> list[str]:
-    """Return a short, distinct name for each model folder: the part of its path after the common one.
+    """Return a short, distinct name for each model folder.
+
+    It is the part of the folder's path that follows the common beginning of all paths.
 
     Raises:
         RecipeError: A folder is named twice.
@@ -173,7 +175,10 @@ def published_on(task: str) -> dict[str, PublishedFigures]:
 
 
 def headlines(task: str, metrics: Sequence[str]) -> list[str]:
-    """Return the figures that a table shows; if a judge still has to give them, those that papers name."""
+    """Return the names of the figures that a table shows.
+
+    If the results are not judged yet, return the names that papers use.
+    """
     known = list(metrics or dict.fromkeys(name for paper in published_on(task).values() for name in paper.figures))
     named = [name for name in published()["headlines"].get(task, ()) if name in known]
     return named or known[: FEW if len(known) <= FEW else 1]
@@ -229,7 +234,7 @@ def _describe_difference(one: str, other: str, difference: Estimate) -> str:
 
 
 def compare_stored(folders: Mapping[str, Path]) -> Comparison:
-    """Compare the results that folders contain, by label; without tasks if they have none in common."""
+    """Compare the results stored in labelled folders; with no task in common, the comparison has no tasks."""
     stored = {label: read_results(folder) for label, folder in folders.items()}
     shared = [
         name

@@ -76,8 +76,8 @@ class ScoreResult:
         repeated: Predictions that a later one for the same question replaced.
         other: The figures by the other parse rule, if they differ.
         upload: The file for the benchmark's server, if it was requested.
-        unread_fields: Of the predictions and of the user's own questions.
-        warnings: About the user's own questions.
+        unread_fields: Fields of the predictions and of the user's own questions that vistune does not read.
+        warnings: Warnings about the user's own questions.
     """
 
     task: str

@@ -1,8 +1,8 @@
 """Compute attention maps: how much each token of an answer attends to the patches of the images.
 
-A token's map shows the attention of the position that generated it, which is the token before it: softmax weights,
-averaged over all heads of the later half of the layers. It shows which patches were read there, not the reasons for
-the answer.
+A token is generated at the position of the token before it. Its map shows the attention from that position: softmax
+weights, averaged over all heads of the later half of the layers. The map shows which patches were read there, not the
+reasons for the answer.
 """
 
 from __future__ import annotations

@@ -38,8 +38,8 @@ class Prompt:
 
     Attributes:
         example: The prompt as tensors.
-        codes: (tokens,) a text token's id, or for a slot a negative number from its tile's hash and its patch. Prompts
-            whose codes begin alike begin alike.
+        codes: (tokens,) a text token's id, or for a slot a negative number from its tile's hash and its patch. If the
+            codes of two prompts begin with the same numbers, the prompts begin with the same text and pixels.
         tiles: A hash of each tile's pixels.
         slots: (slots, 2) tile and patch of each slot, in order.
     """
@@ -77,7 +77,7 @@ def hash_prompt(example: Example) -> Prompt:
 
 
 def common_length(one: Codes, other: Codes) -> int:
-    """Return the number of tokens with which both begin."""
+    """Return the length of the common beginning of two prompts, in tokens."""
     length = min(len(one), len(other))
     differs = one[:length] != other[:length]
     first = int(differs.argmax()) if length else 0

@@ -1,8 +1,8 @@
 """Check what a dialogue claims about the 80 COCO classes against an image's captions and boxes.
 
 Each check returns the first contradiction as text, or "". The checks read English and Korean; a text in another
-language is read with the English rules, which recognise only words that both languages share. A check prefers to miss
-an error over rejecting a correct text:
+language is read with the English rules, which recognise only words that both languages share. The checks are designed
+to miss an error rather than to reject a correct text:
 
 =================  ============================================  ==================================================
 check              detects                                       cannot detect

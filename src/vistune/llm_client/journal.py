@@ -222,7 +222,7 @@ class Ledger:
         return bool(self.replies) or any(chunk["step"] != "finished" for chunk in self.chunks.values())
 
     def count_open_intents_as_spent(self) -> None:
-        """Count the worst case of intents without an outcome, which a killed run left, as spent."""
+        """Count as spent the highest possible cost of requests that a killed run sent without learning the outcome."""
         self.maybe_dollars += sum(self.open_intents.values())
         self.maybe_billed += len(self.open_intents)
         self.open_intents.clear()

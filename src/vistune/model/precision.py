@@ -1,6 +1,6 @@
 """Choose devices and precisions: of a loaded model, of a stage's multiplications, and of its frozen weights.
 
-Whether bf16 is faster than fp32 depends on the hardware only, so one machine always decides alike.
+The choice between bf16 and fp32 depends only on the hardware, so it is always the same on one machine.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def parts_in_bf16(stages: Sequence[Stage], trained: Collection[str], device: str
 
 
 def never_trained(stages: Sequence[Stage], trained: Collection[str]) -> list[str]:
-    """List the parts that no stage of the recipe trains, nor anybody before it.
+    """List the parts that were not trained before this recipe and that none of its stages trains.
 
     Adapters become part of the language model if another stage follows.
     """

@@ -2,7 +2,7 @@
 
 A conversation is rendered once and tokenised once; labels are masked by character spans. An image becomes one IMAGE_ID
 per slot. Text is encoded with the tokenizer's special tokens switched off, so no user text becomes a special token. If
-a vocabulary still gives a special id for a text (Unigram models contain `</s>` as a word), the text is split. The ids
+the tokenizer still gives a special id for a text (Unigram models contain `</s>` as a word), the text is split. The ids
 of words are cached if the tokenizer gives each word the same ids by itself as within a text (words.py).
 """
 
@@ -42,7 +42,7 @@ class Encoded:
 
     @property
     def supervised(self) -> int:
-        """The number of supervised tokens; nothing predicts the first token."""
+        """The number of supervised tokens, without the first token, which no token before it predicts."""
         return len(self.labels) - 1 - self.labels[1:].count(IGNORE)
 
     def add(self, ids: Sequence[int], supervised: bool) -> None:
@@ -83,8 +83,8 @@ class Encoder:
     Attributes:
         begin: Ids that are put before every conversation.
         restarts: Whether text after a special token is also tokenised as if it began a string.
-        lead: With `chunks`, the text to write before a text that begins a string with a space. The original's
-            SentencePiece puts its own space before that space; transformers' Llama tokenizer does not.
+        lead: With `chunks`, a prefix for a text that is at the start of a string and begins with a space. The
+            original's SentencePiece puts its own space before that space; transformers' Llama tokenizer does not.
     """
 
     def __init__(

@@ -94,7 +94,8 @@ def refuse_other_media(record: Fields, location: str) -> None:
 def refuse_other_names(record: Fields, unread: Collection[str], location: str) -> None:
     """Refuse a field that holds images under a name that is not read: the model would train without them.
 
-    A record with images of its own may have others for information, such as `image_url`, but no `image_2`.
+    If a record has images in `image` or `images`, another field that names images, such as `image_url`, is allowed and
+    not used. A numbered field such as `image_2` is still refused.
     """
     has_images = any(listed_images(record.get(name)) for name in ("image", "images"))
     for name in sorted(unread):

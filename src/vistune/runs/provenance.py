@@ -1,6 +1,7 @@
 """Provenance of a model: its recipe, data and their teacher, package versions, and the models before it.
 
-`provenance_record` makes what every checkpoint stores. `why` reads the chain back from the folders, without weights.
+`provenance_record` creates the record that is stored in every checkpoint. `why` reads the chain back from the folders,
+without weights.
 """
 
 from __future__ import annotations

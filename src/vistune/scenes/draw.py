@@ -210,7 +210,10 @@ class DrawnFolder:
 def write_world(
     out: Path, *, count: int, seed: int, tests: int | None = None, advance: Callable[[int], None] = lambda n: None
 ) -> DrawnFolder:
-    """Draw `count` training scenes and `tests` scenes (a tenth, at least 20) for each of the two test splits."""
+    """Draw `count` training scenes, and `tests` scenes for each of the two test splits.
+
+    By default `tests` is a tenth of `count`, at least 20.
+    """
     tests = max(20, count // 10) if tests is None else tests
     counts = {"train": count, "heldout": tests, "combinations": tests}
     (out / "annotations").mkdir(parents=True, exist_ok=True)

@@ -99,7 +99,8 @@ class SourceCollector:
     """Collects the annotations of a reader by image file, in the order in which the images are first named.
 
     - tree: the source's files; None if the source is one file, whose folder may contain unrelated files
-    - folders: where images are looked for, in this order; then anywhere in the tree under the same relative path
+    - folders: searched for images in this order; if none has the image, the whole tree is searched for the same
+      relative path
     """
 
     def __init__(self, source: Path, tree: Tree | None, folders: Sequence[Path], split: str = "") -> None:
@@ -122,15 +123,18 @@ class SourceCollector:
         self.files: set[Path] = set()
 
     def unread(self, file: Path, known: Collection[str] = ()) -> Counter[str]:
-        """Return the counter of a file's unread fields; `known`: names for "did you mean"."""
+        """Return the counter of a file's unread fields; a message may suggest one of `known` instead."""
         self.files.add(file)
         self._known.setdefault(str(file), set()).update(known)
         return self._unread.setdefault(str(file), Counter())
 
     def find(self, name: object, location: str, field: str, *alternatives: str) -> Path | None:
-        """Return the file of an image; None if it is missing (an error at the end) or its format is not read (counted).
+        """Return the file of an image.
 
-        alternatives: other names of the same image. Raises RecordError for a name that is not a path.
+        Return None if it is missing (`source_of` then raises an error) or if its format is not supported (the image is
+        then counted as skipped). `alternatives` are other names of the same image. Raises RecordError for a name that
+        is not a path.
+
         """
         if not isinstance(name, str) or not name.strip():
             raise RecordError(location, field, f"expected the name of an image, got {str(name)[:60]!r}", "name a file")
@@ -189,7 +193,7 @@ class SourceCollector:
         return by_split(images, lambda path: _nfc(os.path.basename(path)))
 
     def readable(self, path: Path) -> Path | None:
-        """Return the path; None if neither its suffix nor its content is of a supported format."""
+        """Return the path, or None if neither its suffix nor its content is of a supported format."""
         if path.suffix.lower() in READ_SUFFIXES:
             return path
         with path.open("rb") as file:
@@ -200,9 +204,10 @@ class SourceCollector:
         return None
 
     def size_of(self, path: Path, location: str, stated: tuple[float, float] | None = None) -> tuple[float, float]:
-        """Return the (width, height) that box pixels refer to: as stated, else of the file, turned upright.
+        """Return the (width, height) in pixels to which the boxes refer.
 
-        An image whose stated size does not fit the upright file is skipped: its boxes may refer to either size.
+        This is the size in the annotations, or else that of the image file after its EXIF rotation. An image whose
+        stated size does not fit the rotated file is skipped, because its boxes may refer to either size.
         Raises RecordError if no size is stated and the file cannot be read.
         """
         if stated is not None and (not all(map(is_number, stated)) or min(stated) <= 0):
@@ -246,7 +251,10 @@ class SourceCollector:
             self.notes.update([WITHOUT_AREA] * (box.area == 0))  # COCO itself has some
 
     def caption(self, value: object, location: str, field: str, file: Path, *, even: bool = True) -> str:
-        """Return a caption, with normalised white space if `even`; "" if the cell marks it as missing (counted)."""
+        """Return a caption. With `even`, white space is normalised.
+
+        If the cell marks the caption as missing, count this and return "".
+        """
         if is_missing(value):
             name = file.relative_to(self.source).as_posix() if self.tree is not None else file
             self.notes[f"{name}: captions that are empty, nan, None or null"] += 1

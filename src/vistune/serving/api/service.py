@@ -1,4 +1,4 @@
-"""One model behind the inference engine, for the event loop: admit requests, read bodies, encode prompts, pass text on.
+"""Connect the web server's event loop to one model and its inference engine.
 
 body -> ActiveRequest -> ChatRequest -> messages -> prompt -> engine -> pieces of text
 """
