@@ -105,8 +105,8 @@ def generate_data(
     Args:
         on_message: Called with each message for the user, such as a parameter that the service refuses; by default
             messages go to the logger `vistune.llm_client`.
-        selection: Which images to use (`split`, `limit`), for a table how its columns are read (`table`), and `labels`, a
-            file with words for labels that are not in the lexicon.
+        selection: Which images to use (`split`, `limit`), for a table how its columns are read (`table`), and
+            `labels`, a file with words for labels that are not in the lexicon.
 
     Raises:
         NothingWritten: Every sample was rejected. The files are written, with the rejects and their reasons.
