@@ -1,4 +1,4 @@
-"""The command line: one command per verb, which parses, calls `vistune.api` and prints. English and Korean."""
+"""The command line: each command parses its options, calls `vistune.api` and prints, in English or Korean."""
 
 from vistune.cli.app import main
 

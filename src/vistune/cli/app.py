@@ -1,4 +1,4 @@
-"""The program `vistune`: all verbs, and how it ends.
+"""The program `vistune`: all commands, and its exit codes.
 
 A VistuneError ends it with a one-line message and the error's exit code. Any other exception is a bug of vistune.
 """

@@ -1,4 +1,4 @@
-"""Verbs as typer commands: their help in the reader's language, and the options that were given.
+"""The typer commands: their help in the user's language, and the options that were given.
 
 Korean help is laid out here, because typer counts Korean letters as one cell wide while terminals show them in two.
 """
@@ -51,7 +51,7 @@ class Verb(TyperCommand):
 
 
 class Program(TyperGroup):
-    """The group of all verbs."""
+    """The group of all commands."""
 
     language = "en"
 
@@ -60,7 +60,7 @@ class Program(TyperGroup):
 
 
 def set_language(program: Program, language: str) -> None:
-    """Set the language of the program's help and of its verbs' help."""
+    """Set the language of the program's help and of its commands' help."""
     for command in (program, *program.commands.values()):
         if isinstance(command, Verb | Program):
             command.language = language
@@ -79,7 +79,7 @@ def refuse_given(names: Collection[str], why: str, hint: str) -> None:
 
 
 def language_of(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
-    """Return the language that `--lang` before the verb names, else Korean for a Korean locale, else English.
+    """Return the language that `--lang` before the command names, else Korean for a Korean locale, else English.
 
     Raises RecipeError for another language.
     """
@@ -102,7 +102,7 @@ def current_language() -> str:
 
 
 def korean_page(command: Verb | Program, ctx: Context) -> str:
-    """Return the Korean help of a verb or of the program."""
+    """Return the Korean help of a command or of the program."""
     return "\n".join(_korean_lines(command, ctx))
 
 

@@ -1,4 +1,4 @@
-"""Verbs before training: scenes, filter, check, show and plan."""
+"""The commands before training: scenes, filter, check, show and plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verbs that measure: evaluate, answer and score."""
+"""The commands that measure: evaluate, answer and score."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verb `generate`: write instruction data from annotated images."""
+"""The command `generate`: write instruction data from annotated images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verbs on models and runs: quickstart, train, selftest, why, chat, serve, import, export, draw and report."""
+"""The commands on models and runs: quickstart, train, selftest, why, chat, serve, import, export, draw and report."""
 
 from __future__ import annotations
 

@@ -151,7 +151,7 @@ class Loader:
         yield from in_order(((step, partial(self.load, step)) for step in range(start, len(self))), self.prefetch)
 
     def position(self, step: int) -> dict[int, ShardCursor]:
-        """Return nothing: every step is in the plan."""
+        """Return an empty dict: every step is in the plan."""
         return {}
 
     def resume(self, cursors: Sequence[ShardCursor]) -> None:

@@ -84,7 +84,7 @@ class PlannedStage:
         processor: The processor with the stage's template and image mode.
         plan: Its steps.
         validation: The samples that are validated, if any.
-        stream: For a stage over shards, how these become rows.
+        stream: For a stage over shards, how the shards become rows.
         remarks: Where its sources differ from the recipe, for the user.
     """
 
@@ -275,7 +275,7 @@ def _plan(recipe: Recipe, data: _StageData, number: int, splits: list[np.ndarray
 
 
 def _refuse_unused(stage: Stage, selections: Sequence[Selection], mixture: Sequence[tuple[int, float]]) -> None:
-    """Raise RecipeError for a file of which no epoch shows any record, if others are shown."""
+    """Raise RecipeError for a file whose records no epoch uses, if it uses records of other files."""
     for selection, (size, weight) in zip(selections, mixture, strict=True):
         if size and not epoch_size([(size, weight)]) and epoch_size(mixture):
             raise RecipeError(

@@ -89,8 +89,8 @@ class TaskComparison:
 
     Attributes:
         headlines: The figures that a table shows.
-        results: By model.
-        published: By published model.
+        results: The results by model.
+        published: The published figures by model.
         pairs: Every two models; empty for a task that a judge or a server scores.
     """
 

@@ -24,7 +24,7 @@ Pairs = Counter[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class PairCounts:
-    """How many colour-shape pairs were named, were there, and both."""
+    """Numbers of colour-shape pairs: named by the text, present in the image, and both."""
 
     named: int = 0
     there: int = 0

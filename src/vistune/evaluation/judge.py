@@ -78,7 +78,7 @@ class RemoteJudge:
         return [text for text in texts if text is not None]
 
     def describe(self) -> dict[str, object]:
-        """Return what a result records about its judge: model, the name that it answers as, URL, day, money."""
+        """Return what a result records about its judge: model, the name that it answers as, URL, day and cost."""
         return {
             **_model_and_url(self.endpoint),
             **self.endpoint.asked_with(),

@@ -35,7 +35,7 @@ from vistune.runs.folder import find_model, is_vistune_folder
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """How a model is loaded: device, dtype, and 4 or 8 bits for quantised weights."""
+    """How a model is loaded: device, dtype, and 4 or 8 bits for quantized weights."""
 
     device: str = "auto"
     dtype: str = "auto"
@@ -76,7 +76,7 @@ class EvaluationRequest:
     Attributes:
         out: Folder for the answers (NAME.predictions.jsonl) and the result (NAME.json).
         name: NAME, by default the task's.
-        limit: About how many questions to ask; None asks all.
+        limit: Approximate number of questions to ask; None asks all.
         blind: Whether to ask the blind conditions too, for about `blind_limit` questions (None: all).
         letters: Whether multiple-choice questions are answered by the likeliest letter, from one forward pass.
         again: Whether to replace the answers that are in `out`.

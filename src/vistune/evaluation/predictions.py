@@ -37,7 +37,7 @@ class Prediction:
     """A model's unparsed reply to one question.
 
     Attributes:
-        location: For messages.
+        location: Location of the record, for messages.
         fields: The whole record, such as its `prompt`.
         read_from: The fields of the id and the reply that are not in OWN_FIELDS.
     """

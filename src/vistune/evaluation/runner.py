@@ -249,7 +249,7 @@ def _unanswered(block: Block, known: Mapping[Key, StoredAnswer], *, exact: bool)
 
 
 def is_exact(assistant: Assistant) -> bool:
-    """Return whether an answer is the same in any batch: all weights are in fp32, none quantised."""
+    """Return whether an answer is the same in any batch: all weights are in fp32, none quantized."""
     return all(weight.dtype == torch.float32 for weight in assistant.model.parameters())
 
 

@@ -53,7 +53,7 @@ class ScoreRequest:
         submission: Where to write the file that the benchmark's server takes.
         judge: Grades free-form answers.
         judgements: The folder of the judge's replies; by default next to the predictions.
-        opinions: How often each answer is graded, for tasks that average.
+        opinions: Number of gradings of each answer, for tasks that use the mean of several gradings.
     """
 
     task: str

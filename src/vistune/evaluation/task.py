@@ -85,7 +85,7 @@ class TaskScore:
 
     Attributes:
         examples: The first unparsed replies.
-        notes: About the scoring: the judge, the hash of its prompt, the rule of the data's version.
+        notes: Notes on the scoring: the judge, the hash of its prompt, the rule of the data's version.
     """
 
     metrics: Mapping[str, float]
@@ -117,11 +117,12 @@ class Benchmark(ABC):
     """Base of all tasks. A task defines `facts`, `questions` and `metrics`, and overrides what else differs.
 
     Attributes:
-        max_tokens: Of a reply, as in the published runs.
+        max_tokens: Longest reply in tokens, as in the published runs.
         rules: Parse rules: official, and lenient if the task has such a rule.
         judged: Whether `score` asks a judge.
         prediction_fields: Fields of predictions that the task uses or that its release contains.
-        unread_fields, warnings: About the user's own questions; known once they are read.
+        unread_fields, warnings: Unread fields of the user's own questions, and warnings about them; known once the
+            questions are read.
         missing: One error per missing image.
     """
 

@@ -79,7 +79,7 @@ def answered_prompt(processor: Processor, messages: Sequence[Message], answer: s
     encoded = processor.encode_ids(Sample("attention map", (*messages, reply)))
     begin = len(prompt)
     if encoded.ids[:begin] != prompt.input_ids.tolist():
-        raise DataError("the answer changes how the prompt before it is tokenised", "change how the answer begins")
+        raise DataError("the answer changes how the prompt before it is tokenized", "change how the answer begins")
     if list(map(id, encoded.images)) != list(map(id, images)):
         raise DataError("this model's template leaves images out or moves them", "use another template")
     rest = encoded.ids[begin:]

@@ -121,7 +121,7 @@ def causal_class(config: LanguageConfig) -> type[PreTrainedModel]:
 
 @dataclass(frozen=True, slots=True)
 class PartSettings:
-    """How to load a part: precision, its name in messages, bits if quantised, and whether only to check its tensors."""
+    """How to load a part: precision, its name in messages, bits if quantized, and whether only to check its tensors."""
 
     dtype: torch.dtype
     location: str

@@ -34,11 +34,11 @@ from vistune.registry import guess
 from vistune.runs import checkpoint
 from vistune.types import Spec
 
-QUANTISED_BY = {  # layout -> how to get it in 4 or 8 bits: loaders quantise while loading
-    "llava-hf": "transformers quantises it as it loads, by "
+QUANTISED_BY = {  # layout -> how to get it in 4 or 8 bits: loaders quantize while loading
+    "llava-hf": "transformers quantizes it as it loads, by "
     "quantization_config=BitsAndBytesConfig(load_in_{bits}bit=True), and so does vLLM, by --quantization bitsandbytes",
-    "llava-original": "the original LLaVA reads full precision and quantises it as it loads: --load-{bits}bit",
-    "peft": "adapters are never quantised; load their base in {bits} bits",
+    "llava-original": "the original LLaVA reads full precision and quantizes it as it loads: --load-{bits}bit",
+    "peft": "adapters are never quantized; load their base in {bits} bits",
 }
 
 
@@ -182,7 +182,7 @@ def refuse_unknown(layout: str) -> None:
 
 
 def refuse_quantised(layout: str, bits: int) -> None:
-    """Raise RecipeError: no layout is written quantised, because rounding cannot be undone."""
+    """Raise RecipeError: no layout is written quantized, because rounding cannot be undone."""
     refuse_unknown(layout)
     reason = QUANTISED_BY[layout].format(bits=bits)
     raise RecipeError(

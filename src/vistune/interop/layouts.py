@@ -52,7 +52,7 @@ def read_hf(folder: Path, *, base: str | None, template: str | None, vision: str
     if base or vision:
         raise CheckpointError(f"{folder}: is a complete model; it takes no --base and --vision", "remove them")
     if raw.get("quantization_config"):
-        raise CheckpointError(f"{path}: stored quantised", "download the full-precision model and use --quantize")
+        raise CheckpointError(f"{path}: stored quantized", "download the full-precision model and use --quantize")
     from transformers import AutoConfig
 
     with readable_config(path):

@@ -115,7 +115,7 @@ def refuse(folder: Path, config: Mapping[str, Any]) -> None:
         )
     if settings := config.get("quantization_config"):
         is_4_bit = isinstance(settings, dict) and settings.get("load_in_4bit")
-        form = "4 bits" if is_4_bit else "a quantised form"
+        form = "4 bits" if is_4_bit else "a quantized form"
         raise CheckpointError(f"{path}: stored in {form}", "download the full-precision model and use --quantize")
     for key, meaning in (
         ("mm_use_im_start_end", "images between <im_start> and <im_end>"),

@@ -40,7 +40,7 @@ class Endpoint:
         key_file: File with the API key; by default it is read from OPENAI_API_KEY.
         budget: Dollars that are never exceeded.
         prices: A price table in place of the shipped one.
-        allow_drift: Whether the journal may hold replies to other settings.
+        allow_drift: Whether the journal may contain replies to other settings.
         extra_body: Fields added to every request, such as {"enable_thinking": False}.
         max_tokens: Limit of every reply, in place of the defaults.
     """

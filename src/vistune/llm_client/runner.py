@@ -57,7 +57,7 @@ class RunOptions:
 
     Attributes:
         price: The model's price; a `budget` in dollars needs one.
-        allow_drift: Whether the journal may hold replies to other settings, or of another model version.
+        allow_drift: Whether the journal may contain replies to other settings, or of another model version.
         seed: Seed of the jitter between retries.
         own_fields: Fields of the body that the user set, each with its option; they are always sent.
         report: Called with each message for the user.
@@ -78,7 +78,7 @@ class RequestRunner:
         header: The settings on which the journal's replies depend.
 
     Raises:
-        RecipeError: The journal holds replies to other settings, or the budget needs a price.
+        RecipeError: The journal contains replies to other settings, or the budget needs a price.
     """
 
     def __init__(

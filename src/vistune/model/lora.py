@@ -240,13 +240,13 @@ def merge_adapters(language: nn.Module, *, tolerance: float | None = None) -> nn
 
     Raises:
         CheckpointError: If they change more.
-        RecipeError: If the base is quantised: its weights would be rounded again.
+        RecipeError: If the base is quantized: its weights would be rounded again.
     """
     if not has_adapters(language):
         return language
     if is_quantised(language):
         raise RecipeError(
-            "adapters cannot be merged into a quantised base: rounding it again would lose most of the training",
+            "adapters cannot be merged into a quantized base: rounding it again would lose most of the training",
             "load the model without --quantize, then merge",
         )
     was_training = language.training

@@ -38,7 +38,7 @@ TRAINING_ONLY = {  # how adapters were initialised and computed; or options of a
 # Initialisations that change the base's weights in a way that loading the folder cannot repeat.
 UNREPEATABLE = {
     "corda": "PEFT needs the covariances of the training data to load it",
-    "loftq": "its base is a quantised one, which PEFT computes anew each time it loads it",
+    "loftq": "its base is a quantized one, which PEFT computes anew each time it loads it",
     "lora_ga": "PEFT needs the gradients that it began with to load it",
     "pissa_niter_": "PEFT draws a random projection each time it loads it",
 }

@@ -1,6 +1,6 @@
 """Encode the pieces of a rendered conversation as token ids and labels.
 
-A conversation is rendered once and tokenised once; labels are masked by character spans. An image becomes one IMAGE_ID
+A conversation is rendered once and tokenized once; labels are masked by character spans. An image becomes one IMAGE_ID
 per slot. Text is encoded with the tokenizer's special tokens switched off, so no user text becomes a special token. If
 the tokenizer still gives a special id for a text (Unigram models contain `</s>` as a word), the text is split. The ids
 of words are cached if the tokenizer gives each word the same ids by itself as within a text (words.py).
@@ -72,7 +72,7 @@ class Encoder:
     Args:
         tokenizer: A fast tokenizer.
         slots: Returns the number of slots of an image.
-        chunks: Tokenise text after an image as if it began a string, as the original LLaVA does (it splits the prompt
+        chunks: Tokenize text after an image as if it began a string, as the original LLaVA does (it splits the prompt
             at `-200`). Otherwise only the first text begins a string, as in transformers, where `<image>` is part of
             the string.
         controls: The template's tokens. User text must not become one of them, even if the tokenizer does not mark
@@ -82,7 +82,7 @@ class Encoder:
 
     Attributes:
         begin: Ids that are put before every conversation.
-        restarts: Whether text after a special token is also tokenised as if it began a string.
+        restarts: Whether text after a special token is also tokenized as if it began a string.
         lead: With `chunks`, a prefix for a text that is at the start of a string and begins with a space. The
             original's SentencePiece puts its own space before that space; transformers' Llama tokenizer does not.
     """

@@ -151,7 +151,7 @@ def names_to_suggest() -> frozenset[str]:
 
 
 def means_images(name: str) -> bool:
-    """Return whether a field that is not read probably holds images."""
+    """Return whether a field that is not read probably contains images."""
     return name in OTHER_IMAGE_NAMES or IMAGE_FIELD.fullmatch(name) is not None
 
 
@@ -195,7 +195,7 @@ def _listed(record: Fields, form: str, location: str) -> list[tuple[str, Fields]
 
 
 def _either(turn: Fields, names: tuple[str, str], path: str, location: str) -> tuple[str, Any]:
-    """Which of two fields a turn has, and its value. Refuse a turn that has both with different values."""
+    """Return which of two fields a turn has, and its value. Refuse a turn that has both with different values."""
     given = [name for name in names if turn.get(name) is not None]
     if len(given) == 2 and turn[names[0]] != turn[names[1]]:
         raise RecordError(location, path, f"both `{names[0]}` and `{names[1]}`, and they differ", "keep one of them")
@@ -213,7 +213,7 @@ def _role(given: tuple[str, Any], location: str, path: str) -> Role:
 
 
 def _is_supervised(turn: Fields, role: Role, location: str, path: str) -> bool:
-    """Whether an answer is trained on, as its `loss`, `loss_mask`, `train` or `weight` says. Raises RecordError."""
+    """Return whether `loss`, `loss_mask`, `train` or `weight` says that an answer is trained on. Raises RecordError."""
     content = {name: turn[name] for name in SUPERVISION if turn.get(name) is not None}
     for name, value in content.items():
         if value not in (0, 1):  # also True, False and 1.0

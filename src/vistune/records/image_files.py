@@ -1,4 +1,4 @@
-"""Which picture files are read, everywhere alike: no other decoder of Pillow's meets a stranger's file."""
+"""The image formats that vistune reads, the same everywhere. No other decoder of Pillow opens a user's file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORMAT_SUFFIXES = {  # by Pillow's name; files are written with the first suffix
 FORMATS = tuple(FORMAT_SUFFIXES)
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
 LARGEST_PIXELS = 40_000_000
-# Errors of Pillow on damaged files; LookupError and struct.error are its own slips on what should be there.
+# Errors of Pillow on damaged files. LookupError and struct.error come from reading parts that are missing.
 DAMAGE = (OSError, ValueError, SyntaxError, EOFError, LookupError, struct.error, Image.DecompressionBombError)
 
 CONVERT = "convert it to JPEG or PNG"
@@ -47,12 +47,12 @@ HEAD = 2000  # first bytes of a file that are inspected
 
 
 def format_of(data: bytes) -> str | None:
-    """The one of FORMATS that a file's first bytes indicate."""
+    """Return the one of FORMATS that a file's first bytes indicate, or None."""
     return next((form for form, mark in MARKS.items() if re.match(mark, data, re.DOTALL)), None)
 
 
 def foreign_kind(data: bytes) -> tuple[str, str]:
-    """(what a file is, what to do) for a file that is in none of FORMATS."""
+    """Return what a file in none of FORMATS is, and what to do about it."""
     head = data[:HEAD]
     if not head:
         return "it is empty", AGAIN
@@ -79,7 +79,7 @@ def _markup(text: str) -> tuple[str, str]:
 
 
 def broken_chunk(png: bytes) -> str | None:
-    """The name of a PNG's first chunk with a wrong checksum; None if all complete chunks are correct."""
+    """Return the name of a PNG's first chunk with a wrong checksum; None if all complete chunks are correct."""
     at = len(PNG_MARK)
     while at + 12 <= len(png):
         length, name = struct.unpack_from(">I4s", png, at)

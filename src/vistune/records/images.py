@@ -37,7 +37,7 @@ ADDRESSES = {
 
 
 class ImageFolders:
-    """Finds an image in the first folder that holds it; each directory is listed once.
+    """Finds an image in the first folder that contains it; each directory is listed once.
 
     `folders` None: images need not exist (`--no-images`). `hint`: what to do about a missing image.
     """
@@ -175,7 +175,7 @@ class ImageFolders:
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Whether a path is a file or a link to a file; a link to itself is neither."""
+    """Return whether a path is a file or a link to a file; a link to itself is neither."""
     try:
         return entry.is_file()
     except OSError:

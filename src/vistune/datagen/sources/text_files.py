@@ -188,7 +188,7 @@ CAPTION_FOLDERS = ("captions", "texts", "text", "txt", "labels")  # folders of c
 
 
 def find_captioned(tree: Tree) -> dict[str, list[str]]:
-    """Return the images of each split by folder; all images as one split if some are in no such folder."""
+    """Return the images of each split by folder; all images as one split if some are not in a split's folder."""
     return by_folder(tree.images)
 
 

@@ -73,7 +73,7 @@ def by_split(paths: Iterable[str], split: Callable[[str], str] = split_in) -> di
 
 
 def by_folder(paths: Iterable[str], split: Callable[[str], str] = split_of_folder) -> dict[str, list[str]]:
-    """Group paths by the folder of their split; one group for all if some are in no such folder."""
+    """Group paths by the folder of their split; one group for all if some are not in a split's folder."""
     listed = list(paths)
     groups = by_split(listed, split)
     return {"": listed} if "" in groups else groups
