@@ -1,0 +1,79 @@
+"""Messages: every Korean translation and every heading of the troubleshooting pages is a message of the program.
+
+Every page that a message names exists.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "vistune"
+FILLED = re.compile(r"\{[^}]*\}|…")
+LISTED = re.compile(", | or | nor ")
+
+
+@cache
+def messages() -> tuple[str, ...]:
+    """Return every text of the package; parts that are filled in at run time are `…`."""
+    found: list[str] = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = (part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+                found.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return tuple(found)
+
+
+@cache
+def patterns() -> tuple[re.Pattern[str], ...]:
+    """Return the texts with parts that are filled in at run time; each has at least five letters of its own."""
+    filled = [text for text in messages() if "…" in text and len(re.findall("[a-z]", text)) >= 5]
+    return tuple(re.compile("(.+)".join(map(re.escape, text.split("…"))), re.DOTALL) for text in filled)
+
+
+def is_printed(message: str) -> bool:
+    """Return whether the program has this message. `{name}` and `…` stand for any text."""
+    problem = re.sub(r"^\{\w+\}: ", "", message)  # a RecordError puts the location before its text
+    fixed = [re.escape(part) for part in FILLED.split(problem) if part.strip(" :,.'")]
+    if not fixed:
+        return True
+    if any(re.search(".*".join(fixed), text, flags=re.DOTALL) for text in messages()):
+        return True
+    return is_put_together(message) or is_put_together(problem)
+
+
+def is_put_together(message: str) -> bool:
+    """Return whether a text of the program with `…` makes this message of other texts, or of a list of them."""
+    for pattern in patterns():
+        if (match := pattern.fullmatch(message)) and all(
+            is_printed(part) for text in match.groups() for part in LISTED.split(text.replace("`", ""))
+        ):
+            return True
+    return False
+
+
+def test_every_korean_error_translates_a_message_of_the_program() -> None:
+    translations = json.loads((PACKAGE / "cli" / "errors.ko.json").read_text(encoding="utf-8"))
+    assert [message for message in translations if not is_printed(message)] == []
+
+
+def test_every_page_that_a_message_names_exists() -> None:
+    pages = {page for text in messages() for page in re.findall(r"(?<![/\w])docs/[\w./-]+\.md", text)}
+    assert sorted(page for page in pages if not (ROOT / page).is_file()) == []
+
+
+@pytest.mark.parametrize("page", ["docs/troubleshooting.md", "docs/ko/troubleshooting.md"])
+def test_every_heading_of_troubleshooting_is_a_message(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    headings = [heading for line in re.findall(r"^### `(.*)`$", text, re.MULTILINE) for heading in line.split("`, `")]
+    assert len(headings) > 50
+    assert [heading for heading in headings if not is_printed(heading)] == []
