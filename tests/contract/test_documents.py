@@ -79,6 +79,8 @@ def refuse(words: list[str]) -> str | None:
         files = [word for word in rest if "/" in word and not word.startswith("-")]
         wrong = [word for word in files if not (ROOT / word).exists()]
         return f"no file {wrong}" if wrong or not files else None
+    if words == [".", ".venv/bin/activate"]:  # the environment that `make install` creates
+        return None
     if words[:2] == ["pip", "install"]:
         extras = set(tomllib.loads(read("pyproject.toml"))["project"]["optional-dependencies"])
         wanted = {extra for word in rest for found in re.findall(r"\[([\w,-]+)\]", word) for extra in found.split(",")}
