@@ -1,7 +1,4 @@
-"""Messages: every Korean translation and every heading of the troubleshooting pages is a message of the program.
-
-Every page that a message names exists.
-"""
+"""Every Korean translation belongs to a message of the program, and every page that a message names exists."""
 
 from __future__ import annotations
 
@@ -10,8 +7,6 @@ import json
 import re
 from functools import cache
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "vistune"
@@ -69,11 +64,3 @@ def test_every_korean_error_translates_a_message_of_the_program() -> None:
 def test_every_page_that_a_message_names_exists() -> None:
     pages = {page for text in messages() for page in re.findall(r"(?<![/\w])docs/[\w./-]+\.md", text)}
     assert sorted(page for page in pages if not (ROOT / page).is_file()) == []
-
-
-@pytest.mark.parametrize("page", ["docs/troubleshooting.md", "docs/ko/troubleshooting.md"])
-def test_every_heading_of_troubleshooting_is_a_message(page: str) -> None:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    headings = [heading for line in re.findall(r"^### `(.*)`$", text, re.MULTILINE) for heading in line.split("`, `")]
-    assert len(headings) > 50
-    assert [heading for heading in headings if not is_printed(heading)] == []
