@@ -122,7 +122,7 @@ def test_a_request_that_cannot_work_is_refused_before_reading(tmp_path: Path) ->
         ((source, source), {}, "already exists"),
         ((tmp_path / "in.parquet", out), {}, "read from .jsonl, .ndjson, .json, .tsv, .csv, also gzipped"),
         ((source, out), {"finder": "spaccy"}, "did you mean 'spacy'"),
-        ((source, out), {"seed": -1}, "seed from 0"),
+        ((source, out), {"seed": -1}, "seed of at least 0"),
         ((source, source / "below" / "out.jsonl"), {}, "cannot be made"),
         ((source, out), {"finder": f"{__name__}:too_few"}, "0 lists for 1 captions"),
     ]:
