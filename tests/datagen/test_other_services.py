@@ -418,7 +418,7 @@ def test_the_options_reach_every_request_and_a_change_of_them_is_noticed(
     for other in (options[2:], [*options[:2], *options[4:]], options[:4], ["--extra-body", "{}", *options[2:]]):
         done = generate(*other)
         assert done.code == 2
-        assert "not those of the answers in it" in done.err
+        assert "contains answers that were given with another model" in done.err
     header = next(record for record in generate.records() if record["t"] == "header")["header"]
     assert header["parameters"]["extra_body"] == json.loads(extra)
 

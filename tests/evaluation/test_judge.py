@@ -183,7 +183,7 @@ def test_the_judge_names_itself(tmp_path: Path, endpoint: FakeTeacher) -> None:
     found = judge.describe()
     assert (found["model"], found["answered_as"], found["base_url"]) == ("fake-1", "fake-1", endpoint.url)
     assert json.dumps(found)
-    with pytest.raises(RecipeError, match="not those of the answers"):
+    with pytest.raises(RecipeError, match="contains answers that were given with another model"):
         RemoteJudge(Endpoint("fake-2", endpoint.url), tmp_path)([body("x")])
 
 
