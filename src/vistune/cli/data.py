@@ -279,14 +279,26 @@ def _device_table(stage: StageForecast, processes: int) -> Table:
     priced = any(device.dollars is not None for device in stage.devices)
     is_large = max(device.memory.total for device in stage.devices) >= 1e9
     scale, unit, digits = (1e9, "GB", 2) if is_large else (1e6, "MB", 1)
-    headers = (unit, "weights", "grad.", "optim", "activ.", "logits", "sum", f"fsdp/{processes}", "row ≤", "time")
+    headers = (
+        unit,
+        "weights",
+        "grad.",
+        "optim",
+        "activ.",
+        "logits",
+        "base",
+        "sum",
+        f"fsdp/{processes}",
+        "row ≤",
+        "time",
+    )
     table = Table(box=None, padding=(0, 1), header_style="none")
     for header in (*headers, *(["dollars"] if priced else [])):
         table.add_column(header, no_wrap=True, justify="left" if header == unit else "right")
     for device in stage.devices:
         memory = device.memory
         parts = (memory.weights, memory.gradients, memory.optimizer, memory.activations + memory.copies, memory.logits,
-                 memory.total, device.total_fsdp)  # fmt: skip
+                 memory.process, memory.total, device.total_fsdp)  # fmt: skip
         longest = f"{device.longest_row:,}" if device.longest_row else "none"
         time = "" if device.seconds is None else _time(device.seconds)
         dollars = [f"${device.dollars:,.0f}" if device.dollars is not None else ""] if priced else []

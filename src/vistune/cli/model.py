@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -108,9 +112,24 @@ def train(
         raise RecipeError("train needs a run folder", "add --out RUN")
     if resume and not (out / "run.json").is_file():
         raise RecipeError(f"{out}: no run to resume", "check the path, or remove --resume")
+    _return_freed_memory()
     api.train(loaded, out, resume=resume, progress=progress_bar, on_message=print_message)
     if is_first_process():
         print_lines(f"{out}: finished. Chat with it: vistune chat {out} --image FILE")
+
+
+def _return_freed_memory() -> None:
+    """Have glibc return every freed block of at least 128 KiB to the system, for training on a CPU.
+
+    By default glibc raises this limit while a process runs. A CPU run then holds up to twice the memory of its tensors
+    (docs/decisions/0036). Settings of the user, such as MALLOC_MMAP_THRESHOLD_, have priority.
+    """
+    import torch
+
+    chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")) for name in os.environ)
+    if sys.platform == "linux" and not chosen and not torch.cuda.is_available():
+        with suppress(AttributeError):  # another C library
+            ctypes.CDLL(None).mallopt(-3, 128 * 1024)  # M_MMAP_THRESHOLD in malloc.h
 
 
 def selftest(

@@ -44,6 +44,7 @@ from vistune.recipe import Recipe
 QUANTISED = {4: 0.5 + 1 / 64 + 4 / (64 * 256), 8: 1.0}  # bytes a weight: nf4 with twice quantised scales; int8
 
 LONGEST_ROW = 1 << 18
+PROCESS = 0.5e9  # resident memory of a process on a CPU before it loads a model: Python, libraries, tokenizer, index
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Memory:
     Attributes:
         copies: Weights in bf16.
         gathered: Under FSDP, layers made whole for the moment of their use.
+        process: On a CPU, the process without its model.
     """
 
     weights: float
@@ -62,6 +64,7 @@ class Memory:
     logits: float
     copies: float
     gathered: float
+    process: float = 0.0
 
     @property
     def total(self) -> float:

@@ -268,7 +268,7 @@ class _StagePlanner:
 
     def _on(self, device: Device, number: int, load: Load) -> DeviceForecast:
         from vistune.model.precision import never_trained
-        from vistune.planner.memory import longest_row, memory
+        from vistune.planner.memory import PROCESS, longest_row, memory
         from vistune.planner.sizes import setup_of
         from vistune.planner.work import GPUS, USABLE_MEMORY, seconds
 
@@ -278,16 +278,18 @@ class _StagePlanner:
         fsdp = replace(single, parallelism="fsdp", processes=self.processes)
         if all(in_bf16):  # frozen weights are then stored in bf16, as model/precision.py's `parts_in_bf16` says
             single = replace(single, bf16_parts=tuple(never_trained(stages, self.trained)))
-        needed, room = memory(sizes, single, load.worst), USABLE_MEMORY * device.memory
+        process = 0.0 if single.on_gpu else PROCESS
+        needed = replace(memory(sizes, single, load.worst), process=process)
+        room = USABLE_MEMORY * device.memory
         took = None if load.steps is None else seconds(sizes, single, load, device)
         price = self.prices.of(device.name)
         return DeviceForecast(
             device=device.name,
             memory=needed,
-            total_fsdp=memory(sizes, fsdp, load.worst).total,
+            total_fsdp=memory(sizes, fsdp, load.worst).total + process,
             fits=needed.total <= room,
-            longest_row=longest_row(sizes, single, load.worst, room),
-            longest_row_fsdp=longest_row(sizes, fsdp, load.worst, room),
+            longest_row=longest_row(sizes, single, load.worst, room - process),
+            longest_row_fsdp=longest_row(sizes, fsdp, load.worst, room - process),
             seconds=took,
             dollars=took / 3600 * price if took is not None and price is not None else None,
             alternatives=self._alternatives(

@@ -1,6 +1,7 @@
 """Try a stage's largest row before the first step: measure the memory it takes, next to the forecast of `plan`.
 
 planned stage + Trainer -> the largest row (of shards, that of the first one), forward and backward -> bytes at its peak
+On a CPU the process's resident memory is reported too. It is larger than its tensors if the C library keeps freed memory.
 A run whose largest row does not fit ends in its first minute. The trial changes nothing: its gradients are dropped, and
 random generators are seeded anew for every row.
 """
@@ -8,6 +9,7 @@ random generators are seeded anew for every row.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -23,7 +25,7 @@ from vistune.data.stages import PlannedStage, with_first_shard
 from vistune.errors import DataError, RecipeError
 from vistune.files import scratch_folder, user_cache
 from vistune.model.language import unwrap
-from vistune.planner.memory import memory, optimizer_bytes
+from vistune.planner.memory import PROCESS, memory, optimizer_bytes
 from vistune.planner.sizes import Parallelism, RowSize, StageSetup, largest_row, load_of, setup_of, sizes_of
 from vistune.progress import OnMessage
 from vistune.recipe import Model
@@ -51,9 +53,11 @@ def try_largest_row(training: StageTraining, model: Model, *, on_message: OnMess
     setup = replace(setup, parallelism=parallelism, processes=world.size, bf16_parts=training.bf16_parts)
     before = bytes_in_use(trainer, parallelism)
     # With several rows per step, the gradients of the first are in memory together with the activations of the last.
-    peak = before + peak_bytes(trainer.device, lambda: trainer.try_row(step, batch, times=min(2, size.rows)))
+    with resident_peak(trainer.device) as resident:
+        peak = before + peak_bytes(trainer.device, lambda: trainer.try_row(step, batch, times=min(2, size.rows)))
     if world.is_first:
-        on_message(f"stage {planned.stage.name}: {_report(trainer, model, setup, size, peak)}")
+        report = _report(trainer, model, setup, size, peak) + compare_with_resident(peak, sum(resident))
+        on_message(f"stage {planned.stage.name}: {report}")
 
 
 def _report(trainer: Trainer, model: Model, setup: StageSetup, size: RowSize, peak: float) -> str:
@@ -102,6 +106,36 @@ def compare_with_forecast(measured: float, forecast: float) -> str:
     if abs(off) <= CLOSE:
         return text
     return f"{text}: trust the measurement, the forecast of vistune plan is more than {CLOSE:.0%} off for this stage"
+
+
+@contextmanager
+def resident_peak(device: str) -> Iterator[list[float]]:
+    """Yield a list that gets the process's largest resident bytes in the block; it stays empty if they are unknown."""
+    found: list[float] = []
+    status = Path("/proc/self/status")
+    known = not device.startswith("cuda") and status.is_file()
+    with suppress(OSError):  # without this right, the peak of an earlier stage counts too
+        if known:
+            Path("/proc/self/clear_refs").write_text("5")
+    yield found
+    if known and (match := re.search(r"VmHWM:\s+(\d+) kB", status.read_text())):
+        found.append(1024.0 * int(match[1]))
+
+
+def compare_with_resident(peak: float, resident: float) -> str:
+    """Format the resident bytes of the process, with advice if they are more than 15 % above its tensors' and its own.
+
+    `resident`: 0 if it is not known.
+    """
+    if not resident:
+        return ""
+    text = f"; the process held {_mb(resident)}"
+    if resident <= (1 + CLOSE) * (peak + PROCESS):
+        return text
+    return (
+        f"{text}, because the C library keeps freed memory: start the run by `vistune train`, or set "
+        "MALLOC_MMAP_THRESHOLD_=131072 in its environment"
+    )
 
 
 def bytes_in_use(trainer: Trainer, parallelism: Parallelism) -> float:
