@@ -1,7 +1,7 @@
 """Try a stage's largest row before the first step: measure the memory it takes, next to the forecast of `plan`.
 
 planned stage + Trainer -> the largest row (of shards, that of the first one), forward and backward -> bytes at its peak
-On a CPU the process's resident memory is reported too. It is larger than its tensors if the C library keeps freed memory.
+On a CPU the process's resident memory is reported too: the C library may keep the memory of freed tensors.
 A run whose largest row does not fit ends in its first minute. The trial changes nothing: its gradients are dropped, and
 random generators are seeded anew for every row.
 """
