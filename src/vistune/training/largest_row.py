@@ -129,7 +129,7 @@ def compare_with_resident(peak: float, resident: float) -> str:
     """
     if not resident:
         return ""
-    text = f"; the process held {_mb(resident)}"
+    text = f"; {_mb(peak + PROCESS)} with Python and its libraries, and the process held {_mb(resident)}"
     if resident <= (1 + CLOSE) * (peak + PROCESS):
         return text
     return (
