@@ -1,7 +1,8 @@
 """What `vistune plan` foresees beside what a run takes: python benchmarks/plan_memory.py [--case NAME] [--steps 4]
 
 Eight stages over random backbones (CLIP 4x256 at 112 pixels, Llama 8x512 of 16,000 tokens), each a process of its own.
-Memory is the most resident memory of the real training, less what the process held before. Time is the median step's,
+Memory is the most resident memory of the real training, less what the process held before. `--vision FOLDER --language
+FOLDER` measures real backbones instead, with shuffle2x2 and chatml. Time is the median step's,
 in one thread and in that thread's own seconds, foreseen from rates measured between the steps: what other work on the
 machine slows, it slows for both.
 """
@@ -94,7 +95,7 @@ def write_data(folder: Path, rows: int) -> None:
     (folder / "data.json").write_text(json.dumps(made))
 
 
-def recipe_of(folder: Path, name: str, steps: int) -> Any:
+def recipe_of(folder: Path, name: str, steps: int, real: dict[str, str] | None = None) -> Any:
     from vistune.recipe import validate
 
     stage = {
@@ -106,10 +107,12 @@ def recipe_of(folder: Path, name: str, steps: int) -> Any:
         **CASES[name],
     }
     model = {"vision": str(folder / "vision"), "language": str(folder / "language")}
+    if real is not None:
+        model = {**real, "projector": "shuffle2x2_mlp2x_gelu", "template": "chatml"}
     return validate({"model": model, "data": str(folder / "data.json"), "stages": [stage]}, "benchmark")
 
 
-def measured(folder: Path, name: str, steps: int) -> dict[str, float]:
+def measured(folder: Path, name: str, steps: int, real: dict[str, str] | None) -> dict[str, float]:
     """One stage run for real in this process: what it held at most and what its steps took."""
     import torch
 
@@ -122,7 +125,7 @@ def measured(folder: Path, name: str, steps: int) -> dict[str, float]:
     from vistune.training import Run
     from vistune.training.trainer import Trainer
 
-    recipe = recipe_of(folder, name, steps)
+    recipe = recipe_of(folder, name, steps, real)
     processor = recipe_processor(recipe)
     (planned,), _ = plan_stages(recipe, processor, no_progress)
     sizes, _ = sizes_of(recipe.model)
@@ -181,7 +184,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=list(CASES))
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--vision", type=Path)
+    parser.add_argument("--language", type=Path)
     given = parser.parse_args()
+    if (given.vision is None) != (given.language is None):
+        parser.error("give both --vision and --language, or neither")
+    real = None if given.vision is None else {"vision": str(given.vision), "language": str(given.language)}
     if any(os.environ.get(name) != value for name, value in QUIET.items()):  # read when a process begins
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **QUIET})
     import vistune.api  # noqa: F401  here, so that no child imports it again
@@ -194,7 +202,7 @@ def main() -> None:
         print("| stage | memory foreseen | measured | off by | a step foreseen | measured | off by |")
         print("| --- " * 7 + "|", flush=True)
         for case in [given.case] if given.case else CASES:
-            found = in_a_child(lambda case=case: measured(folder, case, given.steps))
+            found = in_a_child(lambda case=case: measured(folder, case, given.steps, real))
             memory, step = found["foreseen"] / found["held"] - 1, found["step"] / found["took"] - 1
             print(f"| {case} | {found['foreseen'] / 1e6:,.0f} MB | {found['held'] / 1e6:,.0f} MB | {memory:+.0%} "
                   f"| {found['step']:.2f} s | {found['took']:.2f} s | {step:+.0%} |", flush=True)  # fmt: skip
