@@ -124,10 +124,8 @@ def _return_freed_memory() -> None:
     By default glibc raises this limit while a process runs. A CPU run then holds up to twice the memory of its tensors
     (docs/decisions/0036). Settings of the user, such as MALLOC_MMAP_THRESHOLD_, have priority.
     """
-    import torch
-
     chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")) for name in os.environ)
-    if sys.platform == "linux" and not chosen and not torch.cuda.is_available():
+    if sys.platform == "linux" and not chosen and not Path("/dev/nvidiactl").exists():
         with suppress(AttributeError):  # another C library
             ctypes.CDLL(None).mallopt(-3, 128 * 1024)  # M_MMAP_THRESHOLD in malloc.h
 
