@@ -316,7 +316,7 @@ class _StagePlanner:
 
         def alternative(name: str, setup: StageSetup) -> Alternative:
             ddp = memory(self.sizes, replace(setup, parallelism="ddp"), row).total
-            if setup.quantize is not None:  # bitsandbytes' weights cannot be sharded (docs/how-to/several-gpus.md)
+            if setup.quantize is not None:  # bitsandbytes' weights cannot be sharded (docs/how-to/use-several-gpus.md)
                 return Alternative(name, ddp)
             fsdp = replace(setup, parallelism="fsdp", processes=self.processes, bf16_parts=())
             return Alternative(name, ddp, memory(self.sizes, fsdp, row).total)

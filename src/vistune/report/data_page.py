@@ -101,7 +101,7 @@ def _in_llava_form(value: object, location: str, inner_images: Path | None) -> R
         if isinstance(value, DataError):
             raise value
         if not isinstance(value, Mapping):
-            raise DataError(f"{location}: a record must be an object", "see docs/data.md")
+            raise DataError(f"{location}: a record must be an object", "see docs/reference/file-formats.md")
         sample = read_sample(value, location, ImageFolders(None), Counter())
     except DataError as error:
         raise DataError(error.message, "`vistune check` lists all faults") from None
