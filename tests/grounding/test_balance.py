@@ -18,7 +18,7 @@ KITCHEN, STREET = ("oven", "sink", "bowl", "cup", "spoon"), ("car", "bus", "truc
 
 
 def photographs(count: int, seed: int = 0) -> list[AnnotatedImage]:
-    """Kitchens and streets: labels occur together, most of them once, the first ones more often and at one side."""
+    """Kitchens and streets: labels occur together, most of them once, the first ones more often."""
     rng, images = random.Random(seed), []
     for number in range(count):
         room = rng.choice((KITCHEN, STREET))
@@ -26,7 +26,7 @@ def photographs(count: int, seed: int = 0) -> list[AnnotatedImage]:
         for rank, label in enumerate(room):
             if rng.random() < 0.8 / (rank + 1) + 0.1:
                 for _ in range(rng.choice((1, 1, 1, 1, 2, 3))):
-                    x, y = rng.uniform(0, 0.4) + 0.4 * (rank == 0), rng.uniform(0, 0.8)
+                    x, y = rng.uniform(0, 0.8), rng.uniform(0, 0.8)
                     size = rng.choice((0.05, 0.1, 0.2))
                     boxes.append(Box(label, x, y, x + size, y + size))
         if boxes:

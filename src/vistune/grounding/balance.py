@@ -24,24 +24,26 @@ from vistune.grounding.scene import Scene
 
 OPPOSITE = {"yes": "no", "no": "yes", "first": "second", "second": "first", "large": "small", "small": "large"}
 MARGIN = 0.05  # by which the share of the most frequent answer may exceed an equal share, unless there are two answers
-KEPT_WRONG = 2 / 3
-ROUNDS = 10  # of capping; the rates only fall, and hardly change after a few rounds
+KEPT_WRONG = 1 / 2
 LEAST_PREFERENCE = 0.02
 FITTED = 4000  # conversations that the rates are fitted to
 MOST_DRAWS = 40  # of questions for each of them
 PASSES = 3
 Key = tuple[str | int, ...]
-Rates = Mapping[tuple[Key, str], float]
+Rates = Mapping[Key, Mapping[str, float]]  # of each answer
 Cell = tuple[tuple[Key, ...], str]  # all keys of a question, and its answer
 Item = tuple[str, Content]  # a question type and the content of a question
 
 # The aspect of an object that a question asks for; the place, if its form is not listed. A conversation asks for each
-# aspect of an object once.
+# aspect of an object once, in this order: the answer to "what is on the left" is not named before, and the questions
+# about a size or place say that there is one such object. The name of an object excludes all other questions about it.
+_ORDER = ("name", "number", "size", "look", "place")
 _ASPECTS = {
+    **dict.fromkeys(("object_place", "object_color", "shape_place", "shape_color"), "name"),
     **dict.fromkeys(("existence", "existence_seen", "count_all", "count_color", "count_seen"), "number"),
     **dict.fromkeys(("more_seen", "leaving", "taking"), "number"),
     **dict.fromkeys(("size", "larger_seen"), "size"),
-    **dict.fromkeys(("colour_label", "colour_place", "shape_color", "object_color", "shape_place"), "look"),
+    **dict.fromkeys(("colour_label", "colour_place"), "look"),
 }
 
 
@@ -53,15 +55,15 @@ class AnswerBalance:
 
     - labels: number of images that show each label
     - together: for each label, the number of images that show it with each other label
-    - rates: for a key of the question (see `_keys`) and an answer, the share of questions to keep
-    - preferences: rates of an earlier fit; questions that would be rejected are picked less often
+    - rates: for a key of the question (see `_keys`) and each answer, the share of questions to keep
+    - preferences: rates of earlier fits; questions that would be rejected are picked less often
     - draw: which of several draws of all conversations is used; in a small data set, few draws are balanced by chance
     """
 
     labels: Mapping[str, int] = field(default_factory=dict)
     together: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     rates: Rates = field(default_factory=dict)
-    preferences: Rates = field(default_factory=dict)
+    preferences: tuple[Rates, ...] = ()
     draw: int = 0
 
     def others(self, scene: Scene) -> dict[str, float]:
@@ -85,15 +87,15 @@ class AnswerBalance:
 
     def rate(self, content: Content) -> float:
         """Return the share of questions with this content that are kept."""
-        return _product(self.rates, content)
+        return _rate(self.rates, content)
 
     def preference(self, content: Content) -> float:
         """Return the weight with which a question is picked."""
-        return max(LEAST_PREFERENCE, _product(self.preferences, content))
+        return max(LEAST_PREFERENCE, prod(_rate(rates, content) for rates in self.preferences))
 
 
 def choose(scene: Scene, balance: AnswerBalance, rng: random.Random, most: int) -> list[Item]:
-    """Return (question type, content) for at most `most` questions of a conversation, those about numbers first."""
+    """Return (question type, content) for at most `most` questions of a conversation, in the order of their aspects."""
     return _Candidates(scene, balance).draw(balance, rng.random(), most)
 
 
@@ -122,7 +124,7 @@ class _Candidates:
         rng = random.Random(f"{balance.draw}/{seed}")
         kept = [item for item in self.choose(rng) if rng.random() < balance.rate(item[1])]
         rng.shuffle(kept)
-        return sorted(kept[:most], key=lambda item: _ASPECTS.get(item[1].form) != "number")
+        return sorted(kept[:most], key=lambda item: min(_ORDER.index(_aspect(item[1])), 2))
 
     def choose(self, rng: random.Random) -> list[Item]:
         """Choose questions of which no two ask about the same aspect of an object; their order is random."""
@@ -143,8 +145,13 @@ class _Candidates:
 
 
 def _claims(content: Content) -> frozenset[tuple[str, str]]:
-    aspect = _ASPECTS.get(content.form, "place")
-    return frozenset((aspect, name) for name in (*content.labels, *content.asked))
+    aspect = _aspect(content)
+    aspects = _ORDER if aspect == "name" else (aspect,)
+    return frozenset((each, name) for each in aspects for name in (*content.labels, *content.asked))
+
+
+def _aspect(content: Content) -> str:
+    return _ASPECTS.get(content.form, "place")
 
 
 def _toss(items: list[Item], rng: random.Random) -> list[Item]:
@@ -176,7 +183,7 @@ def fit_balance(conversations: Sequence[tuple[str, Scene]], most: int) -> Answer
     balance = AnswerBalance(dict(sorted(labels.items())), together)
     draws = min(MOST_DRAWS, FITTED // max(1, len(scenes)))
     for _ in range(PASSES):  # all but the last are for the preferences
-        balance = replace(balance, preferences=_multiplied(balance.preferences, balance.rates), rates={})
+        balance = replace(balance, preferences=(*balance.preferences, balance.rates))
         balance = replace(balance, rates=_fit_rates(_chosen(scenes, balance, draws), draws))
     items = [(random.Random(seed).random(), _Candidates(scene, balance)) for seed, scene in scenes]
     numbered = [replace(balance, draw=number) for number in range(draws)]
@@ -194,10 +201,6 @@ def _imbalance(contents: Iterable[Content]) -> float:
         for answers in counts.values()
         for answer in answers
     )
-
-
-def _multiplied(preferences: Rates, rates: Rates) -> Rates:
-    return {cell: preferences.get(cell, 1.0) * rate for cell, rate in rates.items()}
 
 
 def _chosen(scenes: Sequence[tuple[str, Scene]], balance: AnswerBalance, draws: int) -> Counter[Cell]:
@@ -233,34 +236,36 @@ def _fewest(key: Key, answer: str) -> int:
     return 0 if _is_strict(key) else 2 if answer in OPPOSITE else 4
 
 
-def _product(rates: Rates, content: Content) -> float:
+def _rate(rates: Rates, content: Content) -> float:
+    """Return the rate of the most specific key that has one."""
     if not rates:
         return 1.0
-    return prod(rates.get((key, content.answer), 0.0 if _is_strict(key) else 1.0) for key in _keys(content))
+    key = next((key for key in _keys(content) if key in rates), None)
+    if key is None:
+        return 0.0 if content.form == "existence_seen" else 1.0
+    return rates[key].get(content.answer, 0.0)
 
 
-def _fit_rates(cells: Mapping[Cell, int], draws: int) -> dict[tuple[Key, str], float]:
-    """Return rates that balance the answers of every key, from the most specific keys to the form."""
+def _fit_rates(cells: Mapping[Cell, int], draws: int) -> dict[Key, dict[str, float]]:
+    """Return rates that balance the answers of every key.
+
+    The pairs that are asked often enough come first, then the labels, with their rare pairs only, then the forms. If
+    all pairs are balanced, so are their labels.
+    """
     members: dict[Key, list[Cell]] = defaultdict(list)
     for cell in cells:
         for key in cell[0]:
             members[key].append(cell)
-    order = [
-        key
-        for key in sorted(members, key=lambda key: (-len(key), str(key)))
-        if sum(cells[cell] for cell in members[key]) >= _fewest(key, members[key][0][1]) * draws
-    ]
-    weights: dict[Cell, float] = dict(cells)
-    rates = {(key, answer): 1.0 for keys, answer in cells for key in keys}
-    for key in order * ROUNDS:
-        counts: dict[str, float] = defaultdict(float)
+    balanced: set[Cell] = set()
+    rates: dict[Key, dict[str, float]] = {}
+    for key in sorted(members, key=lambda key: (-len(key), str(key))):
+        counts = Counter[str]()
         for cell in members[key]:
-            counts[cell[1]] += weights[cell]
-        kept = _balanced(counts)
-        for cell in members[key]:
-            weights[cell] *= kept[cell[1]]
-        for answer, share in kept.items():
-            rates[key, answer] *= share
+            if cell not in balanced:
+                counts[cell[1]] += cells[cell]
+        if counts and counts.total() >= draws * _fewest(key, next(iter(counts))):
+            rates[key] = _balanced(counts)
+            balanced.update(members[key])
     return rates
 
 
@@ -269,7 +274,7 @@ def _balanced(counts: Mapping[str, float]) -> dict[str, float]:
 
     Of two opposite answers, equally many are kept. Otherwise the most frequent answers are kept up to a limit at which
     none of them exceeds an equal share by more than MARGIN: as many different answers as possible without losing more
-    than a third of the questions that a guess of the most frequent answer gets wrong.
+    than half of the questions that a guess of the most frequent answer gets wrong.
     """
     if any(answer in OPPOSITE for answer in counts):
         limit = min(min(count, counts.get(OPPOSITE.get(answer, ""), 0.0)) for answer, count in counts.items())
