@@ -127,7 +127,7 @@ class _Candidates:
         return sorted(kept[:most], key=lambda item: min(_ORDER.index(_aspect(item[1])), 2))
 
     def choose(self, rng: random.Random) -> list[Item]:
-        """Choose questions of which no two ask about the same aspect of an object; their order is random."""
+        """Choose questions in random order; no two ask about the same aspect of an object."""
         drawn = set(rng.choices(list(self.others), list(self.others.values()), k=self.drawn)) if self.drawn else set()
         times = [
             (rng.expovariate(weight), number)

@@ -161,7 +161,7 @@ _ENDINGS = re.compile(r"(?<=[가-힣])(?:은|는|이|가|을|를|과|와|의|보
 
 
 def _closed_questions(conversation: Conversation) -> Iterable[_Question]:
-    order = zlib.crc32(conversation.image.encode())
+    order = zlib.crc32(conversation.image.rsplit("/", 1)[-1].encode())
     before: set[str] = set()
     previous = "-"
     for number, (text, reply) in enumerate(conversation.turns):
