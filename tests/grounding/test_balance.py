@@ -49,7 +49,7 @@ def test_every_label_is_there_as_often_as_it_is_not(chosen: list[tuple[Scene, li
     for scene, items in chosen:
         for kind, content in items:
             if kind == "existence":
-                [label] = content.asked
+                [label] = content.names
                 assert (content.answer == "yes") == (label in scene.labels)
                 answers[label][content.answer] += 1
     assert set(answers) == {*KITCHEN, *STREET}
@@ -59,7 +59,7 @@ def test_every_label_is_there_as_often_as_it_is_not(chosen: list[tuple[Scene, li
 
 def test_labels_of_the_same_room_are_denied_too(chosen: list[tuple[Scene, list]]) -> None:
     same = Counter(
-        bool({*scene.labels} & {*KITCHEN}) == (content.asked[0] in KITCHEN)
+        bool({*scene.labels} & {*KITCHEN}) == (content.names[0] in KITCHEN)
         for scene, items in chosen
         for kind, content in items
         if kind == "existence" and content.answer == "no"
@@ -84,7 +84,7 @@ def test_counts_choices_and_relations_are_balanced(chosen: list[tuple[Scene, lis
 def test_each_aspect_of_an_object_is_asked_once_and_numbers_come_first(chosen: list[tuple[Scene, list]]) -> None:
     for _, items in chosen:
         numbers = [content for kind, content in items if kind in ("existence", "count", "removal")]
-        asked = [label for content in numbers for label in content.asked]
+        asked = [label for content in numbers for label in content.names]
         assert len(asked) == len(set(asked))
         places = [index for index, (_, content) in enumerate(items) if content.form in ("position_seen", "left_of")]
         last = max((index for index, item in enumerate(items) if item[0] == "existence"), default=-1)
@@ -107,7 +107,7 @@ def test_a_label_that_every_image_shows_is_not_asked_for() -> None:
     assert not any("Is there" in turn["value"] for row in rows for turn in row["conversations"])
 
 
-def test_a_guesser_without_the_image_is_at_chance() -> None:
+def test_a_guesser_without_the_image_guesses_no_better_than_uniformly() -> None:
     images = photographs(1500)
     results = measure_guessing(conversations_of(generate_by_rule(images, CONVERSATIONS).rows))
     assert {(result.type, result.language) for result in results} >= {
@@ -115,5 +115,5 @@ def test_a_guesser_without_the_image_is_at_chance() -> None:
     }
     for result in results:
         margin = 0.05 if result.type in ("is_there", "yes_no") else 0.15
-        assert result.guessed < result.chance + margin, result
+        assert result.guessed < result.uniform_guess + margin, result
         assert not result.is_guessable

@@ -13,7 +13,7 @@ LABELS = ("dog", "cat", "bus", "kite", "bowl", "oven")
 Turns = list[tuple[str, str]]
 
 
-def asked(write: Callable[[random.Random], Turns], language: str = "en") -> list[Conversation]:
+def conversations(write: Callable[[random.Random], Turns], language: str = "en") -> list[Conversation]:
     rng = random.Random(0)
     return [Conversation(f"{number}.jpg", language, write(rng)) for number in range(600)]
 
@@ -55,7 +55,7 @@ def larger_of_two(rng: random.Random) -> Turns:
     [(by_label, 0.95), (by_wording, 0.95), (by_turn_before, 0.65), (mostly_one, 0.55), (larger_of_two, 0.8)],
 )
 def test_what_gives_an_answer_away_is_found(write: Callable[[random.Random], Turns], least: float) -> None:
-    [result] = measure_guessing(asked(write))
+    [result] = measure_guessing(conversations(write))
     assert result.guessed > least
     assert result.is_guessable
     assert result.interval[0] < result.guessed < result.interval[1] or result.guessed == 1
@@ -64,21 +64,21 @@ def test_what_gives_an_answer_away_is_found(write: Callable[[random.Random], Tur
     assert "can be guessed without the image" in line
 
 
-def test_fair_answers_are_at_chance() -> None:
-    [result] = measure_guessing(asked(fair))
+def test_fair_answers_are_not_guessed() -> None:
+    [result] = measure_guessing(conversations(fair))
     assert abs(result.guessed - 0.5) < 0.06
-    assert (result.chance, result.questions, result.is_guessable) == (0.5, 1200, False)
-    assert "against chance" in guessing_lines([result])[0]
+    assert (result.uniform_guess, result.questions, result.is_guessable) == (0.5, 1200, False)
+    assert "against a uniform guess" in guessing_lines([result])[0]
 
 
 def test_images_are_not_split_over_the_folds() -> None:
     """The same answer about the same image, asked many times, is no guess."""
     rng = random.Random(0)
-    conversations = []
+    repeated = []
     for number in range(200):
         answer = rng.choice(("yes", "no"))
-        conversations += [Conversation(f"{number}.jpg", "en", [(f"Is there a thing{number}?", answer)])] * 5
-    [result] = measure_guessing(conversations)
+        repeated += [Conversation(f"{number}.jpg", "en", [(f"Is there a thing{number}?", answer)])] * 5
+    [result] = measure_guessing(repeated)
     assert result.guessed < 0.65
     assert result.interval[0] < 0.55
     assert not result.is_guessable
@@ -90,13 +90,13 @@ def test_korean_questions_are_measured() -> None:
         particle = "가" if label == "개구리" else "이"
         return [(f"{label}{particle} 있나요?", "네" if label == "말" else "아니요, 없습니다.")]
 
-    [result] = measure_guessing(asked(write, "ko"))
+    [result] = measure_guessing(conversations(write, "ko"))
     assert (result.type, result.language) == ("is_there", "ko")
     assert result.guessed > 0.95
 
 
 def test_open_answers_and_small_groups_are_not_measured() -> None:
     long = "The man walks along the beach because he wants to look at the waves in the morning."
-    assert measure_guessing(asked(lambda rng: [("Why does the man walk?", long)])) == []
-    assert measure_guessing(asked(by_label)[:20]) == []
+    assert measure_guessing(conversations(lambda rng: [("Why does the man walk?", long)])) == []
+    assert measure_guessing(conversations(by_label)[:20]) == []
     assert guessing_lines([]) == []

@@ -134,8 +134,8 @@ def generate_by_rule(
 
 def _balance(requests: Sequence[Request], language: str, seed: int) -> AnswerBalance:
     """Balance the answers of all conversations in a language, so that they cannot be guessed without the image."""
-    asked = (request for request in requests if (request.kind, request.language) == ("conversation", language))
-    scenes = ((_seed(request, seed), rule.scene_of(request.image, language)) for request in asked)
+    conversations = (request for request in requests if (request.kind, request.language) == ("conversation", language))
+    scenes = ((_seed(request, seed), rule.scene_of(request.image, language)) for request in conversations)
     return fit_balance([(name, scene) for name, scene in scenes if not scene.drawn], rule.LONGEST_CONVERSATION)
 
 

@@ -34,10 +34,10 @@ Rates = Mapping[Key, Mapping[str, float]]  # of each answer
 Cell = tuple[tuple[Key, ...], str]  # all keys of a question, and its answer
 Item = tuple[str, Content]  # a question type and the content of a question
 
-# The aspect of an object that a question asks for; the place, if its form is not listed. A conversation asks for each
-# aspect of an object once, in this order: the answer to "what is on the left" is not named before, and the questions
-# about a size or place say that there is one such object. The name of an object excludes all other questions about it.
-_ORDER = ("name", "number", "size", "look", "place")
+# The aspect of an object that a question asks for; the position, if its form is not listed. A conversation asks for
+# each aspect of an object once, in this order: "What is on the left?" asks for an object that no earlier turn names, and
+# questions about size or position say that there is one such object.
+_ORDER = ("name", "number", "size", "look", "position")
 _ASPECTS = {
     **dict.fromkeys(("object_place", "object_color", "shape_place", "shape_color"), "name"),
     **dict.fromkeys(("existence", "existence_seen", "count_all", "count_color", "count_seen"), "number"),
@@ -57,7 +57,7 @@ class AnswerBalance:
     - together: for each label, the number of images that show it with each other label
     - rates: for a key of the question (see `_keys`) and each answer, the share of questions to keep
     - preferences: rates of earlier fits; questions that would be rejected are picked less often
-    - draw: which of several draws of all conversations is used; in a small data set, few draws are balanced by chance
+    - draw: which of several draws of all conversations is used; in a small data set, few draws are balanced
     """
 
     labels: Mapping[str, int] = field(default_factory=dict)
@@ -122,9 +122,9 @@ class _Candidates:
     def draw(self, balance: AnswerBalance, seed: float, most: int) -> list[Item]:
         """Choose questions, and keep them at the rates of the balance."""
         rng = random.Random(f"{balance.draw}/{seed}")
-        kept = [item for item in self.choose(rng) if rng.random() < balance.rate(item[1])]
-        rng.shuffle(kept)
-        return sorted(kept[:most], key=lambda item: min(_ORDER.index(_aspect(item[1])), 2))
+        accepted = [item for item in self.choose(rng) if rng.random() < balance.rate(item[1])]
+        rng.shuffle(accepted)
+        return sorted(accepted[:most], key=lambda item: min(_ORDER.index(_aspect(item[1])), 2))
 
     def choose(self, rng: random.Random) -> list[Item]:
         """Choose questions in random order; no two ask about the same aspect of an object."""
@@ -146,12 +146,12 @@ class _Candidates:
 
 def _claims(content: Content) -> frozenset[tuple[str, str]]:
     aspect = _aspect(content)
-    aspects = _ORDER if aspect == "name" else (aspect,)
-    return frozenset((each, name) for each in aspects for name in (*content.labels, *content.asked))
+    aspects = ("name", "number", "position") if aspect == "name" else (aspect,)
+    return frozenset((each, name) for each in aspects for name in (*content.labels, *content.names))
 
 
 def _aspect(content: Content) -> str:
-    return _ASPECTS.get(content.form, "place")
+    return _ASPECTS.get(content.form, "position")
 
 
 def _toss(items: list[Item], rng: random.Random) -> list[Item]:
@@ -182,7 +182,7 @@ def fit_balance(conversations: Sequence[tuple[str, Scene]], most: int) -> Answer
             together[label].update(other for other in present if class_of(other) != class_of(label))
     balance = AnswerBalance(dict(sorted(labels.items())), together)
     draws = min(MOST_DRAWS, FITTED // max(1, len(scenes)))
-    for _ in range(PASSES):  # all but the last are for the preferences
+    for _ in range(PASSES):  # the last one gives the rates, the others the preferences
         balance = replace(balance, preferences=(*balance.preferences, balance.rates))
         balance = replace(balance, rates=_fit_rates(_chosen(scenes, balance, draws), draws))
     items = [(random.Random(seed).random(), _Candidates(scene, balance)) for seed, scene in scenes]
@@ -219,9 +219,9 @@ def _existence_of(label: str) -> Content:
 
 def _keys(content: Content) -> Iterator[Key]:
     """Yield what a guesser may learn from: the pair of labels, each label at its position, the form."""
-    if len(content.asked) > 1:
-        yield (content.form, *content.asked)
-    for position, name in enumerate(content.asked):
+    if len(content.names) > 1:
+        yield (content.form, *content.names)
+    for position, name in enumerate(content.names):
         yield content.form, position, name
     yield (content.form,)
 
@@ -283,10 +283,10 @@ def _balanced(counts: Mapping[str, float]) -> dict[str, float]:
     limits: dict[int, float] = {}
     wrong: dict[int, float] = {}
     for number in range(2, len(ranked) + 1):
-        kept = [counts[answer] for answer in ranked[:number]]
+        highest = [counts[answer] for answer in ranked[:number]]
         if number > 2 or "0" not in ranked[:2]:  # "none or one" is a question about existence
-            limits[number] = _limit(kept)
-            wrong[number] = sum(min(count, limits[number]) for count in kept) - limits[number]
+            limits[number] = _limit(highest)
+            wrong[number] = sum(min(count, limits[number]) for count in highest) - limits[number]
     if not wrong:
         return dict.fromkeys(counts, 0.0)
     number = max(number for number in wrong if wrong[number] >= KEPT_WRONG * max(wrong.values()))

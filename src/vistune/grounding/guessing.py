@@ -28,9 +28,9 @@ MOST_RECORDS = 20_000  # that are read; more change nothing
 MOST_WORDS = 4  # of a short answer
 MOST_WORDS_OF_SENTENCE = 8  # with a number or a choice: "There are two dogs in the picture."
 MOST_ANSWERS = 50  # different answers to one type of question; the rest is one answer
-RARE_ANSWER = 0.01  # answers below this share do not lower the chance level
+RARE_ANSWER = 0.01  # answers below this share do not lower the uniform guess
 COMMON_WORD = 0.3  # words in more questions than this belong to the wording
-MARGINS = {True: 0.05, False: 0.15}  # by which the guesser may exceed chance: yes-no questions, others
+MARGINS = {True: 0.05, False: 0.15}  # by which the guesser may exceed a uniform guess: yes-no questions, others
 
 # The first pattern that matches names the type. English patterns match at the beginning, Korean ones anywhere.
 _QUESTION_TYPES = (
@@ -70,17 +70,17 @@ class GuessedAnswers:
 
     Attributes:
         questions: Number of questions with a short answer.
-        chance: Share of right answers if all answers that occur are guessed equally often.
+        uniform_guess: Share of right answers if all answers that occur are guessed equally often.
         guessed: Share of right answers of the better guesser.
         interval: Its 95 % interval, over images.
         guesser: `label` (the most frequent answer to a question with the same rare words) or `words` (naive Bayes).
-        is_guessable: Whether the whole interval is above chance and a margin.
+        is_guessable: Whether the whole interval is above the uniform guess and a margin.
     """
 
     type: str
     language: str
     questions: int
-    chance: float
+    uniform_guess: float
     guessed: float
     interval: tuple[float, float]
     guesser: str
@@ -130,14 +130,14 @@ def guessing_lines(results: Sequence[GuessedAnswers]) -> list[str]:
     guessable = [result for result in results if result.is_guessable]
     lines = [
         f"warning: {result.guessed:.0%} of the {result.questions:,} answers of type {result.type} ({result.language}) "
-        f"can be guessed without the image; chance is {result.chance:.0%}"
+        f"can be guessed without the image; a uniform guess gets {result.uniform_guess:.0%}"
         for result in guessable
     ]
     if results and not guessable:
-        worst = max(results, key=lambda result: result.guessed - result.chance)
+        worst = max(results, key=lambda result: result.guessed - result.uniform_guess)
         lines.append(
-            f"answers guessed without the image: at most {worst.guessed - worst.chance:+.0%} against chance "
-            f"({worst.type}, {worst.language}: {worst.guessed:.0%}, chance {worst.chance:.0%})"
+            f"answers guessed without the image: at most {worst.guessed - worst.uniform_guess:+.0%} against a uniform "
+            f"guess ({worst.type}, {worst.language}: {worst.guessed:.0%}, uniform {worst.uniform_guess:.0%})"
         )
     return lines
 
@@ -197,9 +197,9 @@ def _short_answer(question: str, reply: str, kind: str | None, language: str) ->
         return "yes"
     if _NO.search(text):
         return "no"
-    asked = question.lower()
-    if kind == "which" and len(words) <= MOST_WORDS_OF_SENTENCE and (option := _OR.search(asked)):
-        first, second = asked[: option.start()], asked[option.end() :]
+    lowered = question.lower()
+    if kind == "which" and len(words) <= MOST_WORDS_OF_SENTENCE and (option := _OR.search(lowered)):
+        first, second = lowered[: option.start()], lowered[option.end() :]
         named = [("first", "second")[word in second] for word in words if (word in first) != (word in second)]
         if named:
             return named[0]
@@ -221,13 +221,15 @@ def _measure(kind: str, language: str, questions: Sequence[_Question]) -> Guesse
     guessed = float(right[guesser].mean())
     is_binary = kind in YES_NO
     frequent = sum(count >= RARE_ANSWER * len(questions) for count in counts.values())
-    chance = 0.5 if is_binary else 1 / max(frequent, 1)
+    uniform_guess = 0.5 if is_binary else 1 / max(frequent, 1)
     _, images = np.unique([question.order for question in questions], return_inverse=True)
     surplus = np.bincount(images, weights=right[guesser] - guessed)  # answers about one image are not independent
     half = 1.96 * float((surplus**2).sum()) ** 0.5 / len(questions)
     interval = (round(max(0.0, guessed - half), 4), round(min(1.0, guessed + half), 4))
-    above = interval[0] > chance + MARGINS[is_binary]
-    return GuessedAnswers(kind, language, len(questions), round(chance, 4), round(guessed, 4), interval, guesser, above)
+    above = interval[0] > uniform_guess + MARGINS[is_binary]
+    return GuessedAnswers(
+        kind, language, len(questions), round(uniform_guess, 4), round(guessed, 4), interval, guesser, above
+    )
 
 
 def _by_label(questions: Sequence[_Question], truth: np.ndarray, folds: np.ndarray) -> np.ndarray:
@@ -250,8 +252,8 @@ def _by_label(questions: Sequence[_Question], truth: np.ndarray, folds: np.ndarr
             guesses[key, fold] = best if count else None
         return guesses[key, fold]
 
-    found = ((guess(key, fold), guess(None, fold)) for key, fold in zip(keys, folds.tolist(), strict=True))
-    return np.array([default if best is None else best for best, default in found], dtype=object)
+    guessed = ((guess(key, fold), guess(None, fold)) for key, fold in zip(keys, folds.tolist(), strict=True))
+    return np.array([default if best is None else best for best, default in guessed], dtype=object)
 
 
 def _by_words(questions: Sequence[_Question], truth: np.ndarray, folds: np.ndarray) -> np.ndarray:

@@ -113,11 +113,11 @@ def _merged(known: Entry | None, entry: Entry) -> Entry:
     if known is None:
         return entry
     words = {}
-    for language, given in entry.words.items():
+    for language, new_words in entry.words.items():
         before = known.words[language]
         changes: dict[str, Any] = {}
         for each in fields(Words):
-            old, new = getattr(before, each.name), getattr(given, each.name)
+            old, new = getattr(before, each.name), getattr(new_words, each.name)
             if new:
                 changes[each.name] = tuple(dict.fromkeys((*old, *new))) if isinstance(new, tuple) else new
         words[language] = replace(before, **changes)

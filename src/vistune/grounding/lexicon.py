@@ -62,7 +62,7 @@ def _read(path: str) -> Tree:
     return tree
 
 
-# Every object by its label, if a run has labels of its own; see `grounding.labels`.
+# Every object by its label, if a run adds labels; see `grounding.labels`.
 OBJECTS: ContextVar[Mapping[str, Entry] | None] = ContextVar("objects", default=None)
 
 

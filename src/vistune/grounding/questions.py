@@ -35,13 +35,13 @@ class QuestionAnswer:
 class Content:
     """The sentence form of a question and its slots: boxes, labels, colours, places, numbers and a truth value.
 
-    - asked: the labels, colours and places that the question names, in their order
+    - names: the labels, colours and positions in the question, in their order
     - answer: the same word for the same answer in both languages; "first" or "second" for a choice between two objects
     """
 
     form: str
     slots: Mapping[str, object]
-    asked: tuple[str, ...]
+    names: tuple[str, ...]
     answer: str
 
     @property
