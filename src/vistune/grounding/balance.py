@@ -35,8 +35,8 @@ Cell = tuple[tuple[Key, ...], str]  # all keys of a question, and its answer
 Item = tuple[str, Content]  # a question type and the content of a question
 
 # The aspect of an object that a question asks for; the position, if its form is not listed. A conversation asks for
-# each aspect of an object once, in this order: "What is on the left?" asks for an object that no earlier turn names, and
-# questions about size or position say that there is one such object.
+# each aspect of an object once, in this order: no earlier turn names the object on the left before a question asks for
+# it, and questions about size or position say that there is one such object.
 _ORDER = ("name", "number", "size", "look", "position")
 _ASPECTS = {
     **dict.fromkeys(("object_place", "object_color", "shape_place", "shape_color"), "name"),
