@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from vistune.generation.batch import RunningBatch, RunningSequence, hash_prompt
 from vistune.model import VisionLanguageModel, build, next_token_loss, read_spec
 from vistune.model.trial import language_traits
+from vistune.planner.language_shape import language_shape
 from vistune.recipe import Model
 from vistune.types import IGNORE, Batch, Example
 
@@ -74,6 +75,8 @@ def test_logits_gradients_and_answers_equal_transformers(name: str, tmp_path: Pa
     assert model.packed is not bool(kind.unpacked)
     assert kind.unpacked in language_traits(stock.config).unpacked
 
+    assert language_shape(stock.config).parameters == sum(p.numel() for p in stock.parameters())
+
     row, alone = packed_row(documents()), []
     for ids in documents():
         # A copy: dynamic RoPE keeps the frequencies of longer texts.
@@ -102,3 +105,23 @@ def test_logits_gradients_and_answers_equal_transformers(name: str, tmp_path: Pa
         # The engine ends an answer that fills the context.
         room = max(1, getattr(stock.config, "max_position_embeddings", GREEDY + len(ids)) - len(ids))
         assert answer[:room] == expected[:room]
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+def test_layers_that_drop_arguments_keep_documents_apart_when_they_are_recomputed(
+    recomputed: bool, tmp_path: Path, tiny_backbones: Path
+) -> None:
+    """StableLM passes no further arguments to its attention: a recomputed layer must find its documents again."""
+    tiny_of("stablelm", {}).save_pretrained(tmp_path)
+    recipe = Model(vision=str(tiny_backbones / "vision"), language=str(tmp_path))
+    model = build(recipe, read_spec(recipe), seed=0)
+    model.set_trainable(["language"])
+    gradients = []
+    for parts in (documents(), documents()[::-1]):
+        model.set_recompute(["language"] if recomputed else [])
+        model.zero_grad()
+        row = packed_row(parts)
+        next_token_loss(model(row), model.head, row.labels, row.starts).sum.backward()
+        gradients.append([p.grad for p in model.language.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from vistune.errors import RecipeError
 from vistune.model import add_adapters, next_token_loss
 from vistune.model.attention import register
+from vistune.model.head import Head
 from vistune.model.language import run
-from vistune.model.shapes import config_of, language_shape
+from vistune.model.shapes import config_of
 from vistune.model.tower_shape import describe_tower
+from vistune.planner.language_shape import language_shape
 from vistune.planner.memory import bf16_copies, language_layer, longest_row, memory, tower_layer
 from vistune.planner.sizes import ModelSizes, RowSize, StageSetup, adapter_layers, sizes_of, tower_of
 from vistune.recipe import Lora, Model, known_recipes, load_recipe
@@ -135,7 +137,7 @@ def test_a_language_layer_keeps_what_is_foreseen_to_the_byte(way: str, bf16: boo
         return kept_by(model, forward), shape
 
     (one, shape), (two, _) = kept(1), kept(2)
-    adapters = sum(lora.rank * (a + b) for a, b in adapter_layers(shape, lora).values()) if lora else 0
+    adapters = sum(m.count * lora.rank * (m.inside + m.outside) for m in adapter_layers(shape, lora)) if lora else 0
     copies = 2 * (shape.linear + adapters) if bf16 else 0
     assert two - one - copies == TOKENS * language_layer(shape, how)
 
@@ -173,7 +175,7 @@ def test_no_token_keeps_logits() -> None:
     hidden, head = torch.randn(100, 64, requires_grad=True), nn.Linear(64, 5000, bias=False)
     labels = torch.full((100,), -100)
     labels[40:70] = 7
-    held = kept_by(head, lambda: next_token_loss(hidden, head.weight, labels, torch.tensor([0, 100])).sum)
+    held = kept_by(head, lambda: next_token_loss(hidden, Head(head.weight), labels, torch.tensor([0, 100])).sum)
     of_head = 4 * head.weight.numel()
     assert of_head <= held <= of_head + 30 * 64 * 4 + 8 * 1024  # its gradient and that of 30 rows, beside indices
 

@@ -6,7 +6,6 @@ The config.json is that of a folder, of the hub cache, or one of those in shapes
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,11 +14,6 @@ from typing import Any, Protocol
 from vistune.errors import RecipeError
 from vistune.files import read_json
 from vistune.recipe import parse_yaml, source_of
-
-# Model types whose parameters are counted here. Keys that a config does not have get transformers' defaults.
-BIASED_QKV = ("qwen2",)
-NORMED_QK = ("qwen3",)
-COUNTED = ("llama", "mistral", *BIASED_QKV, *NORMED_QK)
 
 
 class ConfigLike(Protocol):
@@ -57,38 +51,6 @@ class VisionConfig(ConfigLike, Protocol):
     image_size: int
     patch_size: int
     projection_dim: int
-
-
-@dataclass(frozen=True, slots=True)
-class LanguageShape:
-    """Sizes of a decoder with gated MLPs and RMS norms."""
-
-    width: int
-    inner: int
-    layers: int
-    query_width: int  # heads * head width
-    key_width: int  # key heads * head width
-    heads: int
-    vocabulary: int
-    tied: bool
-    extra_per_layer: int = 0  # biases and norms inside the attention
-
-    @property
-    def linear(self) -> int:
-        """Number of weights of a layer's linear maps."""
-        return self.width * (2 * self.query_width + 2 * self.key_width) + 3 * self.width * self.inner
-
-    @property
-    def layer(self) -> int:
-        return self.linear + 2 * self.width + self.extra_per_layer
-
-    @property
-    def embedding(self) -> int:
-        return self.vocabulary * self.width
-
-    @property
-    def parameters(self) -> int:
-        return self.layers * self.layer + self.embedding * (1 if self.tied else 2) + self.width
 
 
 def config_of(name: str, part: str) -> SimpleNamespace:
@@ -129,30 +91,3 @@ def cached_folder(name: str, file: str) -> str | None:
     except HFValidationError:
         return None
     return str(Path(cached).parent) if isinstance(cached, str) else None
-
-
-def language_shape(config: LanguageConfig | SimpleNamespace) -> LanguageShape:
-    """Return the sizes of a causal language model. Raises RecipeError for a model type that is not in COUNTED."""
-    kind = getattr(config, "model_type", "")
-    if kind not in COUNTED:
-        raise RecipeError(f"language models of type {kind!r} cannot be planned", f"known types: {', '.join(COUNTED)}")
-    width, heads = config.hidden_size, config.num_attention_heads
-    head = getattr(config, "head_dim", None) or (128 if kind in NORMED_QK else width // heads)
-    shared = getattr(config, "num_key_value_heads", None) or heads
-    query, key = heads * head, shared * head
-    biases = query + 2 * key if kind in BIASED_QKV or getattr(config, "attention_bias", False) else 0
-    if getattr(config, "attention_bias", False):
-        biases += width
-    if getattr(config, "mlp_bias", False):
-        biases += 2 * config.intermediate_size + width
-    return LanguageShape(
-        width=width,
-        inner=config.intermediate_size,
-        layers=config.num_hidden_layers,
-        query_width=query,
-        key_width=key,
-        heads=heads,
-        vocabulary=config.vocab_size,
-        tied=bool(getattr(config, "tie_word_embeddings", False)),
-        extra_per_layer=biases + (2 * head if kind in NORMED_QK else 0),
-    )

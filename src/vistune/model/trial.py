@@ -64,7 +64,7 @@ def decoder_of(model: Any) -> Any:
 
 def language_traits(config: LanguageConfig) -> LanguageTraits:
     """Return how a model of this config is run. The first call for a config builds the model on the meta device."""
-    return _traits(_Key(config))
+    return _traits(ConfigKey(config))
 
 
 def require_supported(config: LanguageConfig, source: str) -> None:
@@ -73,7 +73,7 @@ def require_supported(config: LanguageConfig, source: str) -> None:
         raise RecipeError(f"language model {source} ({config.model_type}): {reason}", SUPPORTED)
 
 
-class _Key:
+class ConfigKey:
     """A config that can be a key: equal to another one if their models compute the same."""
 
     def __init__(self, config: LanguageConfig) -> None:
@@ -85,19 +85,19 @@ class _Key:
         self.text = repr((type(config), sorted(entries.items())))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and other.text == self.text
+        return isinstance(other, ConfigKey) and other.text == self.text
 
     def __hash__(self) -> int:
         return hash(self.text)
 
 
 @cache
-def _traits(key: _Key) -> LanguageTraits:
+def _traits(key: ConfigKey) -> LanguageTraits:
     config = key.config
     if config.is_encoder_decoder:
         return LanguageTraits(refused="encoder-decoders are not supported")
     try:
-        model = _on_meta(config, None)
+        model = meta_model(config, None)
     except Exception as error:  # transformers' models raise many types; the error is the reason
         return LanguageTraits(refused=f"transformers cannot build it ({type(error).__name__}: {reason_of(error)})")
     recorder = _Recorder()
@@ -119,7 +119,8 @@ def _traits(key: _Key) -> LanguageTraits:
     return LanguageTraits(rule, scale, unpacked)
 
 
-def _on_meta(config: LanguageConfig, attention: str | None) -> Any:
+def meta_model(config: LanguageConfig, attention: str | None = None) -> Any:
+    """Build the causal language model of a config without weights."""
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
@@ -218,7 +219,7 @@ def _against_packing(config: LanguageConfig, recorder: _Recorder) -> Iterator[st
 
     AttentionInterface.register(TRIAL, recorder.attend)
     try:
-        model = _on_meta(with_plain_rope(config), TRIAL)
+        model = meta_model(with_plain_rope(config), TRIAL)
         if getattr(model, "_is_stateful", False):
             yield "its layers keep a state of their own (a state-space or hybrid model)"
         windows = _run_packed(model, recorder)
@@ -234,7 +235,7 @@ def _against_packing(config: LanguageConfig, recorder: _Recorder) -> Iterator[st
         yield f"its attention depends on {', '.join(sorted(recorder.extra))}"
     if "position_ids" not in inspect.signature(decoder_of(model).forward).parameters:
         yield "it takes no position_ids, which packed rows need"
-    if rope_limit(config) is not None and not rotary_modules(_on_meta(config, None)):
+    if rope_limit(config) is not None and not rotary_modules(meta_model(config, None)):
         yield f"its positions are rotated by {', '.join(DYNAMIC)} RoPE in a module of its own"
     yield from _against_windows(config, windows)
 
@@ -275,7 +276,7 @@ def _run_on_embeddings(config: LanguageConfig, *, with_cache: bool) -> tuple[flo
         there is a cache.
     """
     # Not sdpa: it would look at the values of masks.
-    model = _on_meta(with_plain_rope(config), "eager")
+    model = meta_model(with_plain_rope(config), "eager")
     model.config.pad_token_id = None  # transformers would look for padding in the ids
     body, tokens = decoder_of(model), sum(TRIAL_LENGTHS)
     if "inputs_embeds" not in inspect.signature(body.forward).parameters:

@@ -22,16 +22,14 @@ trainable number, its gradient takes 4, the number itself 4 (1.0 or 0.53 in 8 or
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from vistune.model.loss import CHUNK
-from vistune.model.shapes import LanguageShape
 from vistune.model.tower_shape import TowerShape
+from vistune.planner.language_shape import LanguageShape, LinearMap
 from vistune.planner.sizes import (
-    ATTENTION,
     HALF,
-    MLP,
     WIDE,
     ModelSizes,
     RowSize,
@@ -105,7 +103,7 @@ def _saved_by_quantising(shape: LanguageShape, bits: int | None) -> float:
     return 0.0 if bits is None else shape.layers * shape.linear * (WIDE - QUANTISED[bits])
 
 
-def _of_full_width(sizes: ModelSizes, setup: StageSetup, part: str, count: int) -> int:
+def _of_full_width(sizes: ModelSizes, setup: StageSetup, part: str, count: int) -> float:
     """Numbers of a part that are not quantised."""
     packed = part == "language" and setup.quantize is not None
     return count - sizes.language.layers * sizes.language.linear if packed else count
@@ -171,14 +169,29 @@ def language_layer(shape: LanguageShape, setup: StageSetup) -> float:
     if setup.lora is None:
         return norms + WIDE * 2 * d + narrow * (attention + mlp)
     adapted = adapter_layers(shape, setup.lora)
-    # Maps that share an input keep it once in fp32; bf16 and dropout make a copy for each.
-    copied = setup.bf16 or setup.lora.dropout > 0
-    groups = [[name for name in names if name in adapted] for names in (ATTENTION[:3], MLP[:2])]
-    inputs = sum(d * (len(group) if copied else min(1, len(group))) for group in groups)
-    inputs += q * ("o_proj" in adapted) + i * ("down_proj" in adapted)
+    inputs = _kept_inputs(adapted, setup)
+    ranks = setup.lora.rank * sum(linear.count for linear in adapted)
     masks = inputs * setup.mask_bytes if setup.lora.dropout > 0 else 0
-    ranks = setup.lora.rank * len(adapted)
     return norms + WIDE * 2 * d + narrow * (inputs + attention + mlp + ranks) + masks
+
+
+# Maps with the same input, in the names of most models.
+SHARING = {"q_proj": "attention", "k_proj": "attention", "v_proj": "attention", "gate_proj": "mlp", "up_proj": "mlp"}
+
+
+def _kept_inputs(adapted: Sequence[LinearMap], setup: StageSetup) -> float:
+    """Count the numbers that adapters keep of their inputs, per token.
+
+    Maps that share an input keep it once in fp32; bf16 and dropout make a copy for each.
+    """
+    copied = setup.bf16 or (setup.lora is not None and setup.lora.dropout > 0)
+    total, seen = 0.0, set()
+    for linear in adapted:
+        shared = SHARING.get(linear.name)
+        if copied or shared is None or shared not in seen:
+            total += linear.inside * linear.count
+        seen.add(shared)
+    return total
 
 
 def of_mlp(shape: LanguageShape, setup: StageSetup) -> float:
@@ -188,10 +201,9 @@ def of_mlp(shape: LanguageShape, setup: StageSetup) -> float:
         return setup.narrow * ((2 if setup.bf16 else 1) * d + 4 * i)
     if setup.lora is None:
         return setup.narrow * 3 * i
-    adapted = adapter_layers(shape, setup.lora)
-    above = len({"gate_proj", "up_proj"}.intersection(adapted))
-    inputs = d * (above if setup.bf16 or setup.lora.dropout > 0 else min(1, above)) + i * ("down_proj" in adapted)
-    ranks = setup.lora.rank * len(set(adapted).intersection(MLP))
+    adapted = [linear for linear in adapter_layers(shape, setup.lora) if not linear.attention]
+    inputs = _kept_inputs(adapted, setup)
+    ranks = setup.lora.rank * sum(linear.count for linear in adapted)
     masks = inputs * setup.mask_bytes if setup.lora.dropout > 0 else 0
     return setup.narrow * (inputs + 3 * i + ranks) + masks
 

@@ -18,13 +18,12 @@ from torch import nn
 from vistune.model.projectors import projector_named
 from vistune.model.shapes import (
     LanguageConfig,
-    LanguageShape,
     VisionConfig,
     config_of,
-    language_shape,
 )
 from vistune.model.tower_shape import TowerShape, as_layers, describe_tower
 from vistune.model.vlm import rules_at_hand, spec_of
+from vistune.planner.language_shape import LanguageShape, LinearMap, language_shape
 from vistune.recipe import Lora, Model, Recipe, Stage
 from vistune.types import Spec
 
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 
 WIDE = 4
 HALF = 2  # bytes of a number in bf16
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-MLP = ("gate_proj", "up_proj", "down_proj")
 SAMPLE_TEXT, SAMPLE_SUPERVISED = 200, 100  # text tokens of an assumed sample, and the supervised ones of them
 
 Parallelism = Literal["single", "ddp", "fsdp"]
@@ -155,36 +152,30 @@ def spec_without_weights(
     return replace(spec, feature_layer=model.feature_layer)
 
 
-def linear_maps(shape: LanguageShape) -> dict[str, tuple[int, int]]:
-    """Return (in, out) of the linear maps of one layer, by name."""
-    d, i, q, k = shape.width, shape.inner, shape.query_width, shape.key_width
-    return {"q_proj": (d, q), "k_proj": (d, k), "v_proj": (d, k), "o_proj": (q, d), "gate_proj": (d, i),
-            "up_proj": (d, i), "down_proj": (i, d)}  # fmt: skip
-
-
-def adapter_layers(shape: LanguageShape, lora: Lora) -> dict[str, tuple[int, int]]:
-    """Return (in, out) of the linear maps of one layer that get adapters, by name."""
-    sizes = linear_maps(shape)
+def adapter_layers(shape: LanguageShape, lora: Lora) -> list[LinearMap]:
+    """Return the linear maps of the layers that get adapters."""
     targets = set(lora.targets or ("all-linear",))
     chosen = {target.rsplit(".", 1)[-1] for target in targets}
-    if "all-linear" in targets:
-        return sizes
-    return {
-        name: size for name, size in sizes.items() if name in chosen or ("attention" in targets and name in ATTENTION)
-    }
+    return [
+        linear
+        for linear in shape.maps
+        if linear.adaptable
+        and ("all-linear" in targets or linear.name in chosen or ("attention" in targets and linear.attention))
+    ]
 
 
 def parameters(sizes: ModelSizes, lora: Lora | None = None) -> dict[str, int]:
     """Count the parameters of each part that a recipe's `learn` can name."""
-    adapters = 0
+    adapters = 0.0
     if lora is not None:
-        for inside, outside in adapter_layers(sizes.language, lora).values():
-            adapters += sizes.language.layers * (lora.rank * (inside + outside) + (outside if lora.dora else 0))
+        for linear in adapter_layers(sizes.language, lora):
+            each = lora.rank * (linear.inside + linear.outside) + (linear.outside if lora.dora else 0)
+            adapters += sizes.language.layers * linear.count * each
     counts = {
         "vision": sizes.tower.parameters,
         "projector": sizes.projector,
         "language": sizes.language.parameters,
-        "adapters": adapters,
+        "adapters": round(adapters),
     }
     return {part: count for part, count in counts.items() if count or part != "adapters"}
 

@@ -30,7 +30,7 @@ from vistune.model.language import last_mlp, unwrap
 from vistune.model.precision import matmul_precision
 from vistune.model.trial import decoder_of
 from vistune.planner.memory import language_layer
-from vistune.planner.sizes import MLP, Load, ModelSizes, StageSetup, adapter_layers, linear_maps, parameters
+from vistune.planner.sizes import Load, ModelSizes, StageSetup, adapter_layers, parameters
 from vistune.types import Batch
 
 ATTENTION_PASSES = 3.5  # forward, two gradients of each product, and the scores again in the backward pass
@@ -158,14 +158,15 @@ def work_of_sizes(sizes: ModelSizes, setup: StageSetup) -> Work:
     shape, tower = sizes.language, sizes.tower
     language, vision = "language" in setup.learn, "vision" in setup.learn
     recomputed = "language" in setup.recompute
-    adapted = adapter_layers(shape, setup.lora) if setup.lora is not None else {}
-    of_map: dict[str, float] = {}
-    for name, (inside, outside) in linear_maps(shape).items():
-        of_map[name] = 2 * inside * outside * products(backward=True, trainable=language, recomputed=recomputed)
-        if setup.lora is not None and name in adapted:
-            passes = products(backward=True, trainable=True, recomputed=recomputed)
-            of_map[name] += 2 * setup.lora.rank * (inside + outside) * passes
-    last = 0.0 if recomputed else sum(of_map[name] for name in MLP)
+    passes = products(backward=True, trainable=language, recomputed=recomputed)
+    works = [(linear.attention, 2 * linear.active * linear.size * passes) for linear in shape.maps]
+    if setup.lora is not None:
+        adapter_passes = products(backward=True, trainable=True, recomputed=recomputed)
+        works += [
+            (linear.attention, 2 * linear.count * setup.lora.rank * (linear.inside + linear.outside) * adapter_passes)
+            for linear in adapter_layers(shape, setup.lora)
+        ]
+    last = 0.0 if recomputed else sum(work for is_attention, work in works if not is_attention)
     tower_passes = products(backward=vision, trainable=vision, recomputed=vision and "vision" in setup.recompute)
     projector_passes = products(backward=vision, trainable="projector" in setup.learn)
     patches = 2 * 3 * tower.side**2 * tower.hidden
@@ -173,7 +174,7 @@ def work_of_sizes(sizes: ModelSizes, setup: StageSetup) -> Work:
     return Work(
         tower=(patches + layers) * tower_passes,
         projector=2 * sizes.slots * sizes.projector * projector_passes,
-        token=shape.layers * sum(of_map.values()) - last,
+        token=shape.layers * sum(work for _, work in works) - last,
         pair=4 * shape.query_width * shape.layers * (ATTENTION_PASSES + recomputed),
         supervised=2 * shape.embedding * products(backward=True, trainable=language) + last,
     )
@@ -195,7 +196,8 @@ def _muon_flops(sizes: ModelSizes, setup: StageSetup) -> float:
 
     shape, tower, total = sizes.language, sizes.tower, 0.0
     if "language" in setup.learn:
-        total += shape.layers * sum(of(min(sides), max(sides)) for sides in linear_maps(shape).values())
+        sides = [(m.count, m.inside, m.outside) for m in shape.maps]
+        total += shape.layers * sum(count * of(min(pair), max(pair)) for count, *pair in sides)
     if "vision" in setup.learn:
         total += tower.kept * (4 * of(tower.hidden, tower.hidden) + 2 * of(tower.hidden, tower.inner))
     return total
@@ -242,7 +244,7 @@ def traffic(sizes: ModelSizes, setup: StageSetup, load: Load) -> float:
     tower = load.tiles * sizes.tower.tokens * sizes.tower.kept
     tower *= setup.narrow * (8 * sizes.tower.hidden + 4 * sizes.tower.inner) * (3 if "vision" in setup.learn else 1)
     if setup.lora is not None:  # each adapter's output is scaled and added to its layer's, forward and backward
-        outputs = sum(outside for _, outside in adapter_layers(sizes.language, setup.lora).values())
+        outputs = sum(m.count * m.outside for m in adapter_layers(sizes.language, setup.lora))
         language += load.tokens * sizes.language.layers * setup.narrow * 2 * outputs
     language *= 4 / 3 if "language" in setup.recompute else 1
     logits = load.supervised * sizes.language.vocabulary * 4 * 2

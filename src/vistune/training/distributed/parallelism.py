@@ -41,7 +41,7 @@ class ModelWithLoss(nn.Module):
         return loss.sum, loss.tokens
 
 
-def choose_parallelism(recipe: Recipe, stage: Stage, model: nn.Module, world: World) -> Parallelism:
+def choose_parallelism(recipe: Recipe, stage: Stage, model: VisionLanguageModel, world: World) -> Parallelism:
     """Choose how the processes keep a stage's model. Raises RecipeError if the recipe asks for the impossible."""
     if world.size == 1:
         if recipe.parallel == "fsdp":
@@ -50,9 +50,14 @@ def choose_parallelism(recipe: Recipe, stage: Stage, model: nn.Module, world: Wo
             )
         return "single"
     refuse_shards(recipe, stage)
+    if recipe.parallel == "fsdp" and not model.packed:  # processes would gather shards once per document of their own
+        raise RecipeError(
+            "parallel=fsdp: the language model runs unpacked, so processes would not reach its layers together",
+            "use parallel=ddp",
+        )
     if recipe.parallel != "auto":
         return recipe.parallel
-    if _needs_whole_matrices(stage) or not world.device.startswith("cuda"):
+    if _needs_whole_matrices(stage) or not model.packed or not world.device.startswith("cuda"):
         return "ddp"
     sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in model.parameters()]
     needed = sum(size * (4 if trainable else 1) for size, trainable in sizes)
