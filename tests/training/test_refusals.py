@@ -137,9 +137,9 @@ REFUSED: dict[str, tuple[Build, str]] = {
     ),
     "an identity that joins nothing": (lambda w: w.recipe(projector="identity"), "projector=identity"),
     "an unknown projector": (lambda w: w.recipe(projector="mlp9"), "mlp9"),
-    "a language model with soft caps": (
-        lambda w: w.recipe(language=w.config("language", model_type="gemma2", architectures=["Gemma2ForCausalLM"])),
-        "soft-capped",
+    "a language model that looks ahead": (
+        lambda w: w.recipe(language=w.config("language", model_type="bert", architectures=["BertForMaskedLM"])),
+        "looks ahead",
     ),
     "a state-space model": (
         lambda w: w.recipe(language=w.config("language", model_type="mamba", architectures=["MambaForCausalLM"])),
@@ -149,7 +149,10 @@ REFUSED: dict[str, tuple[Build, str]] = {
         lambda w: w.recipe(language=w.config("language", model_type="t5", is_encoder_decoder=True)),
         "language model",
     ),
-    "a language model of several parts": (lambda w: w.recipe(language=_with_tokenizer(w, "llava")), "multimodal"),
+    "a text model that transformers has inside another only": (
+        lambda w: w.recipe(language=w.config("language", model_type="qwen2_5_vl")),
+        "no causal language model for its text model",
+    ),
     "a language model saved in 4 bits": (
         lambda w: w.recipe(language=w.config("language", quantization_config={"load_in_4bit": True})),
         "stored quantised",
@@ -230,13 +233,6 @@ BY_MACHINE: dict[str, tuple[Build, str]] = {
     ),
 }
 HIDING = "{% for m in messages %}{{ m.role }}: {% if m.role == 'user' %}{{ m.content }}{% endif %}\n{% endfor %}"
-
-
-def _with_tokenizer(w: Workshop, kind: str) -> Path:
-    folder = w.whole_model(kind)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(w.backbones / "language" / name, folder)
-    return folder
 
 
 def _with_template(w: Workshop, text: str) -> Path:

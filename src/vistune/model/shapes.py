@@ -71,14 +71,14 @@ def config_of(name: str, part: str) -> SimpleNamespace:
 
 def _read_locally(source: str) -> dict[str, Any] | None:
     if (Path(source) / "config.json").is_file():
-        return dict(read_json(Path(source) / "config.json"))
+        return dict(_with_floats(read_json(Path(source) / "config.json")))
     if Path(source).is_dir():
         return None
     known = parse_yaml((resources.files("vistune.model") / "shapes.yaml").read_text(encoding="utf-8"), "shapes.yaml")
     if source in known:
         return dict(known[source])
     folder = cached_folder(source, "config.json")
-    return None if folder is None else dict(read_json(Path(folder) / "config.json"))
+    return None if folder is None else dict(_with_floats(read_json(Path(folder) / "config.json")))
 
 
 def cached_folder(name: str, file: str) -> str | None:
@@ -91,3 +91,14 @@ def cached_folder(name: str, file: str) -> str | None:
     except HFValidationError:
         return None
     return str(Path(cached).parent) if isinstance(cached, str) else None
+
+
+def _with_floats(value: Any) -> Any:
+    """Decode infinity, which transformers writes as {"__float__": "Infinity"}."""
+    if isinstance(value, list):
+        return [_with_floats(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"__float__"}:
+        return float(value["__float__"])
+    return {name: _with_floats(item) for name, item in value.items()}

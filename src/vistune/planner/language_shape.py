@@ -84,10 +84,10 @@ class LanguageShape:
 
 def language_shape(config: LanguageConfig | SimpleNamespace) -> LanguageShape:
     """Return the sizes of a causal language model. Raises RecipeError if transformers cannot build one."""
-    return _shape(ConfigKey(_of_transformers(config)))
+    return _shape(ConfigKey(transformers_config(config)))
 
 
-def _of_transformers(config: LanguageConfig | SimpleNamespace) -> LanguageConfig:
+def transformers_config(config: LanguageConfig | SimpleNamespace) -> LanguageConfig:
     """Return transformers' config for the contents of a config.json; of a multimodal model, its text model's."""
     from transformers import AutoConfig
 
@@ -95,8 +95,8 @@ def _of_transformers(config: LanguageConfig | SimpleNamespace) -> LanguageConfig
         return config
     kind = getattr(config, "model_type", "")
     try:
-        made: LanguageConfig = AutoConfig.for_model(**vars(config))
-        return made.get_text_config()
+        whole: LanguageConfig = AutoConfig.for_model(**vars(config))
+        return whole.get_text_config()
     except Exception as error:  # an unknown type, or entries that do not fit: transformers raises many types
         raise RecipeError(
             f"language models of type {kind!r} cannot be planned: {reason_of(error)}",

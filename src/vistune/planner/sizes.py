@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from vistune.errors import RecipeError
 from vistune.model.projectors import projector_named
 from vistune.model.shapes import (
     LanguageConfig,
@@ -23,7 +24,7 @@ from vistune.model.shapes import (
 )
 from vistune.model.tower_shape import TowerShape, as_layers, describe_tower
 from vistune.model.vlm import rules_at_hand, spec_of
-from vistune.planner.language_shape import LanguageShape, LinearMap, language_shape
+from vistune.planner.language_shape import LanguageShape, LinearMap, language_shape, transformers_config
 from vistune.recipe import Lora, Model, Recipe, Stage
 from vistune.types import Spec
 
@@ -122,7 +123,10 @@ def sizes_of(
         configs: The tower's and the language model's, if they are not in folders of their own.
         cut: Whether the tower already ends at the feature layer.
     """
-    vision, text = configs or (config_of(model.vision, "vision"), config_of(model.language, "language"))
+    vision, text = configs or (
+        config_of(model.vision, "vision"),
+        transformers_config(config_of(model.language, "language")),
+    )
     language, spec = language_shape(text), spec_without_weights(model, vision, text, cut=cut)
     tower = tower_of(vision, spec, cut=cut)
     with torch.device("meta"):
@@ -153,15 +157,22 @@ def spec_without_weights(
 
 
 def adapter_layers(shape: LanguageShape, lora: Lora) -> list[LinearMap]:
-    """Return the linear maps of the layers that get adapters."""
+    """Return the linear maps of the layers that get adapters. Raises RecipeError if there are none."""
     targets = set(lora.targets or ("all-linear",))
     chosen = {target.rsplit(".", 1)[-1] for target in targets}
-    return [
+    adapted = [
         linear
         for linear in shape.maps
         if linear.adaptable
         and ("all-linear" in targets or linear.name in chosen or ("attention" in targets and linear.attention))
     ]
+    if not adapted:
+        known = sorted({linear.name for linear in shape.maps if linear.adaptable})
+        raise RecipeError(
+            f"lora.targets {', '.join(sorted(targets))}: no such linear layer in the language model",
+            f"use all-linear, attention, or of {', '.join(known)}" if known else "this model cannot get adapters",
+        )
+    return adapted
 
 
 def parameters(sizes: ModelSizes, lora: Lora | None = None) -> dict[str, int]:

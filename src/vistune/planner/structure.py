@@ -135,7 +135,7 @@ def config_at_hand(name: str, part: str, read: Callable[[str], Config]) -> Confi
     if Path(source).is_dir():
         return read(source)
     known: Config = AutoConfig.for_model(**vars(config_of(name, part)))
-    return known
+    return known.get_text_config() if part == "language" else known  # type: ignore[attr-defined]
 
 
 def with_own_template(model: Model) -> Model:
