@@ -101,6 +101,16 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class TowerInput:
+    """The input of one of two fused towers: side in pixels, normalisation, and the norm of its features."""
+
+    side: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    norm: str
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
     """The settings that processor and model share, read from the backbones' configs before either is built.
 
@@ -118,6 +128,7 @@ class Spec:
         image_fit: `crop` (scale the shorter edge, then cut out the centre, as CLIP does) or `stretch` (as SigLIP does).
         image_resize: Length of the shorter edge before the centre is cut out, pixels (DINOv2: 256); 0 is `image_side`.
         image_resample: Pillow's number: 3 bicubic, 2 bilinear.
+        towers: The inputs of two fused towers, in order; empty for one tower. `image_side` is then the larger side.
         canvases: (width, height) in pixels.
         tokenization: `whole` tokenizes a conversation as one text, as transformers does. `chunks` does two things as
             the original LLaVA does: it tokenizes each text between images by itself, and it rounds the size of an
@@ -141,6 +152,7 @@ class Spec:
     image_fit: str = "crop"
     image_resample: int = 3
     image_resize: int = 0
+    towers: tuple[TowerInput, ...] = ()
     canvases: tuple[tuple[int, int], ...] = ()
     tokenization: str = "whole"
 

@@ -58,8 +58,8 @@ def test_a_language_models_parameters_are_counted_as_transformers_has_them(kind:
 
 @pytest.mark.parametrize("name", ["clip", "joint_clip", "siglip", "joint_siglip"])
 def test_a_towers_parameters_are_those_of_the_tower_that_is_loaded(name: str, towers: Path) -> None:
-    from vistune.model import load_tower
     from vistune.model.image_rules import image_rules
+    from vistune.model.vision import load_tower
     from vistune.model.vlm import spec_of
 
     source = str(towers / name)

@@ -142,7 +142,7 @@ def load_part(
     if settings.meta:
         return empty
     is_language = hasattr(config, "vocab_size")
-    attention = attention_for(cast(LanguageConfig, config)) if is_language else "sdpa"
+    attention = attention_for(cast(LanguageConfig, config)) if is_language else None  # a tower's own default
     quantized = (
         {} if settings.quantize is None else {"quantization_config": quantization(settings.quantize, settings.dtype)}
     )

@@ -211,6 +211,8 @@ def exported_from(folder: Path, dtype: torch.dtype | None, device: str) -> Expor
         language, _ = checkpoint.backbone_of(folder, "language")
         dtype = dtype or stored_dtype(read_tensors(resolve(language), pickles=True))
         model, processor = checkpoint.load(folder, dtype=computes or dtype, device=device)
+        if processor.spec.towers:
+            raise RecipeError(f"{folder}: no layout of other tools has two towers", "train with one tower to export it")
         name, cut = checkpoint.backbone_of(folder, "vision")
         tower_folder, config, tower = read_tower(name)
         if cut:
@@ -305,7 +307,7 @@ def _bases(recipe: dict[str, Any], parts: dict[str, Any], origin: dict[str, Any]
     elif origin:
         names = [origin.get(key) for key in ("base", "tower")]
     else:
-        names = [parts[part]["source"] for part in ("vision", "language") if part in parts]
+        names = [parts[part]["source"] for part in checkpoint.BACKBONES if part in parts]
     return [str(name) for name in names if name]
 
 

@@ -216,6 +216,8 @@ def with_full_depth(
     Their output is not used. The feature layer then has the same number in every loader; if it were the last layer,
     some loaders would normalise it (vLLM) and others would not. The last norm gets unit weights.
     """
+    if not describe_tower(config, -1).cuts:
+        return dict(tower), config
     config = copy.deepcopy(config)
     set_depth(config, config.num_hidden_layers - 1 - max(as_layers(feature_layer)))
     norm = describe_tower(config, feature_layer).norm

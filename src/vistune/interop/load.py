@@ -5,7 +5,7 @@ A folder is a run, a model folder of vistune, or a folder of another layout.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -82,9 +82,9 @@ class ParentModel:
         return ({"vision"} if self.cut else set()) | ({"language"} if self.adapted else set())
 
     @property
-    def configs(self) -> tuple[VisionConfig, LanguageConfig] | None:
+    def configs(self) -> tuple[Sequence[VisionConfig], LanguageConfig] | None:
         """transformers' configs of tower and language model, for another layout."""
-        return None if self.source is None else (self.source.vision, self.source.language)
+        return None if self.source is None else ([self.source.vision], self.source.language)
 
     def bring_in(self) -> Path:
         """Return its vistune folder; one of another layout is converted first, even if the folder exists already."""
@@ -132,14 +132,13 @@ def _inspect_vistune(origin: Origin) -> ParentModel:
         raise RecipeError(f"from: {origin.model} is a complete model", "remove base, vision and template")
     folder = find_model(origin.model)
     processor = Processor.load(folder / "tokenizer")
-    vision, cut = checkpoint.backbone_of(folder, "vision")
-    language, _ = checkpoint.backbone_of(folder, "language")
+    towers, language = checkpoint.backbones_of(folder)
     return ParentModel(
         origin=Origin(model=folder, image_mode=origin.image_mode),
         recorded=fingerprint(folder),
         processor=processor,
-        model=model_section(processor.spec, vision, language),
-        cut=cut,
+        model=model_section(processor.spec, towers, language),
+        cut=checkpoint.backbone_of(folder, "vision")[1],
         adapted=bool(checkpoint.read_parts(folder)["adapter"]),
         folder=folder,
     )
@@ -152,7 +151,7 @@ def _inspect_other_layout(origin: Origin, out: Path) -> ParentModel:
         origin=origin,
         recorded=fingerprint(source.folder),  # for a hub name, the snapshot that was fetched
         processor=build.source_processor(source),
-        model=model_section(source.spec, str(folder / "vision"), str(folder / "language")),
+        model=model_section(source.spec, [str(folder / "vision")], str(folder / "language")),
         cut=False,
         adapted=source.adapt is not None,
         folder=folder,
@@ -173,7 +172,7 @@ def with_template(model: Model, template: str) -> Model:
     return model if model.template else model.model_copy(update={"template": template})
 
 
-def model_section(spec: Spec, vision: str, language: str) -> Model:
+def model_section(spec: Spec, towers: Sequence[str], language: str) -> Model:
     """Return a recipe's `model` section for a spec and the backbones' folders."""
     keys = (
         "projector",
@@ -186,7 +185,7 @@ def model_section(spec: Spec, vision: str, language: str) -> Model:
         "tokenization",
     )
     return Model(
-        vision=vision,
+        vision=towers[0] if len(towers) == 1 else (towers[0], towers[1]),
         language=language,
         canvases=spec.canvases or None,
         **{key: getattr(spec, key) for key in keys},

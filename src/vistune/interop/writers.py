@@ -22,7 +22,7 @@ from vistune.model import VisionLanguageModel
 from vistune.model.language import CausalLM, unwrap
 from vistune.model.peft_folder import LazyTensor
 from vistune.model.shapes import VisionConfig
-from vistune.model.tower_shape import TowerShape, describe_tower
+from vistune.model.tower_shape import TowerShape, describe_tower, takes_patches, tower_class
 from vistune.processor import Processor, TokenizerLike, save_tokenizer
 from vistune.runs.checkpoint import language_state
 from vistune.types import Spec
@@ -120,16 +120,30 @@ def refuse_for_hf(exported: ExportedModel) -> None:
             f"feature_norm={spec.feature_norm}",
             "train with model.feature_norm=off",
         )
-    if (prefix := exported.tower_shape.prefix) > 1:
+    if reason := tower_misfit(exported.tower_config, exported.tower_shape):
         raise RecipeError(
-            f"--layout llava-hf: transformers' LLaVA drops at most one token before the patches, "
-            f"{exported.tower_shape.kind} has {prefix}",
-            "train with a tower without registers",
+            f"--layout llava-hf: transformers' LLaVA cannot use the tower {exported.tower_shape.kind}: {reason}",
+            "train with another tower to export it",
         )
     if spec.image_mode == "pad" and spec.image_fit == "stretch":
         raise RecipeError(
             "--layout llava-hf: no image processor of transformers pads and stretches", "train with image_mode=square"
         )
+
+
+def tower_misfit(config: VisionConfig, shape: TowerShape) -> str:
+    """Return why transformers' LLaVA cannot use a tower; "" if it can."""
+    from transformers import MODEL_MAPPING
+
+    if type(config) not in MODEL_MAPPING:
+        return "AutoModel does not build it"
+    if shape.prefix > 1:
+        return f"it has {shape.prefix} tokens before the patches, and LLaVA drops one"
+    if not shape.cuts:
+        return "its hidden states are not sequences of tokens"
+    if takes_patches(tower_class(config)):
+        return "it takes patches, and LLaVA gives it pixels"
+    return ""
 
 
 def with_image_token(tokenizer: TokenizerLike, rows: int) -> tuple[PreTrainedTokenizerFast, int, int]:

@@ -4,7 +4,7 @@ from vistune.model.cache import KVCache, Prefill, Prefix
 from vistune.model.lora import add_adapters, load_adapters, merge_adapters
 from vistune.model.loss import head_loss, next_token_loss, supervised_positions
 from vistune.model.projectors import build_projector
-from vistune.model.vision import load_tower
+from vistune.model.vision import load_towers
 from vistune.model.vlm import VisionLanguageModel, build, read_spec
 
 __all__ = [
@@ -17,7 +17,7 @@ __all__ = [
     "build_projector",
     "head_loss",
     "load_adapters",
-    "load_tower",
+    "load_towers",
     "merge_adapters",
     "next_token_loss",
     "read_spec",

@@ -97,10 +97,19 @@ def layers_kept(layers: int, feature_layer: int) -> int:
     return kept
 
 
-def as_layers(feature_layer: int | Sequence[int], *, cut: bool = False) -> tuple[int, ...]:
-    """Return the indices of the feature layers; `cut`: in a tower that already ends at the last of them."""
-    layers = (feature_layer,) if isinstance(feature_layer, int) else tuple(feature_layer)
-    return tuple(layer - max(layers) - 1 for layer in layers) if cut else layers
+def as_layers(feature_layer: int | Sequence[int]) -> tuple[int, ...]:
+    """Return the indices of the feature layers."""
+    return (feature_layer,) if isinstance(feature_layer, int) else tuple(feature_layer)
+
+
+def layers_in(
+    config: VisionConfig | SimpleNamespace, feature_layer: int | Sequence[int], side: int | None, *, cut: bool
+) -> tuple[int, ...]:
+    """Return the indices of the feature layers in a stored tower; `cut`: it may end at the last of them already."""
+    layers = as_layers(feature_layer)
+    if cut and describe_tower(config, -1, side).cuts:
+        return tuple(layer - max(layers) - 1 for layer in layers)
+    return layers
 
 
 def describe_tower(
@@ -183,12 +192,17 @@ def tower_class(config: Any, space: str = "hidden") -> type[PreTrainedModel]:
     return kind  # type: ignore[no-any-return]
 
 
+def takes_patches(kind: type[nn.Module]) -> bool:
+    """Return whether a tower takes flattened patches, as SigLIP 2 of variable size does."""
+    return "spatial_shapes" in inspect.signature(kind.forward).parameters
+
+
 def tower_inputs(tower: Any, pixels: Tensor) -> dict[str, Tensor | None]:
     """Return a tower's arguments for normalised pixels (tiles, 3, side, side).
 
     SigLIP 2 of variable size takes patches (tiles, patches, patch * patch * 3) and the shape of their grid.
     """
-    if "spatial_shapes" not in inspect.signature(type(tower).forward).parameters:
+    if not takes_patches(type(tower)):
         return {"pixel_values": pixels}
     tiles, channels, height, width = pixels.shape
     patch = int(tower.config.patch_size)
@@ -237,6 +251,7 @@ def _describe(kind: type[PreTrainedConfig], key: str, layers: tuple[int, ...], s
     first = container[0] if stack else trace.tower
     inner = max((p.shape[0] for n, p in first.named_parameters() if p.ndim == 2 and "gate" not in n), default=0)
     norm = trace.norm(stack, width) if stack else ""
+    can_cut = stack and chosen[0].ndim == 3 and getattr(config, "num_hidden_layers", None) == depth
     return TowerShape(
         kind=name,
         side=side,
@@ -244,7 +259,7 @@ def _describe(kind: type[PreTrainedConfig], key: str, layers: tuple[int, ...], s
         columns=columns,
         prefix=prefix,
         width=width * len(layers),
-        stack=stack if hasattr(config, "num_hidden_layers") else "",
+        stack=stack if can_cut else "",
         depth=depth,
         kept=kept,
         norm=norm,

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from vistune.errors import RecipeError, reason_of
 from vistune.model.shapes import VisionConfig
 from vistune.model.tower_shape import (
     TowerShape,
-    as_layers,
     describe_tower,
+    layers_in,
     set_depth,
     tokens_first,
     tower_class,
@@ -63,7 +66,7 @@ class VisionTower(nn.Module):
         super().__init__()
         self.joint = spec.space == "joint"
         self.tower = tower
-        self.feature_layers = as_layers(spec.feature_layer, cut=cut and hasattr(self.body.config, "num_hidden_layers"))
+        self.feature_layers = layers_in(self.body.config, spec.feature_layer, spec.image_side, cut=cut)
         self.shape = describe_tower(self.body.config, self.feature_layers, spec.image_side)
         self.has_class_slot = spec.feature_tokens == "cls_patch"
         # With `layer_norm`, a norm without weights; with `tower`, the name of the tower's own.
@@ -76,6 +79,11 @@ class VisionTower(nn.Module):
         self.std: Tensor
         self.register_buffer("mean", 255 * torch.tensor(spec.image_mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(spec.image_std).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def towers(self) -> Sequence[VisionTower]:
+        """Return the tower alone, as `FusedTowers` returns both."""
+        return (self,)
 
     @property
     def body(self) -> Any:
@@ -161,6 +169,44 @@ class VisionTower(nn.Module):
                 setattr(body.get_submodule(parent), leaf, None)
 
 
+class FusedTowers(nn.Module):
+    """Two towers over the same image, as in Prismatic (arXiv 2402.07865): their features are concatenated.
+
+    A tile has the larger of their sides; a tower with a smaller one gets it resized. If the second tower has another
+    grid of patches, its features are interpolated to the grid of the first.
+    """
+
+    def __init__(self, towers: Sequence[VisionTower]) -> None:
+        super().__init__()
+        self.fused = nn.ModuleList(towers)
+
+    @property
+    def towers(self) -> Sequence[VisionTower]:
+        """Return both towers."""
+        return cast(Sequence[VisionTower], self.fused)
+
+    def layers(self) -> list[nn.Module]:
+        """Return the layers of both towers that may be compiled."""
+        return [layer for tower in self.towers for layer in tower.layers()]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Encode tiles, uint8 (tiles, 3, side, side), as features (tiles, patches, width of both)."""
+        grid = self.towers[0].shape.rows, self.towers[0].shape.columns
+        features = []
+        for tower in self.towers:
+            shape = tower.shape
+            pixels = images
+            if images.shape[-1] != shape.side:
+                resized = interpolate(images.float(), (shape.side, shape.side), mode="bicubic", antialias=True)
+                pixels = resized.clamp(0, 255)
+            patches = tower(pixels)
+            if (shape.rows, shape.columns) != grid:
+                square = patches.mT.unflatten(2, (shape.rows, shape.columns))
+                patches = interpolate(square, grid, mode="bilinear", antialias=True).flatten(2).mT
+            features.append(patches)
+        return torch.cat(features, dim=-1)
+
+
 def _keep(states: dict[int, Tensor], layer: int, _: nn.Module, __: object, output: Any) -> None:
     states[layer] = output[0] if isinstance(output, tuple) else output
 
@@ -225,6 +271,26 @@ def read_config(source: str, what: str) -> PreTrainedConfig:
         ) from None
 
 
+def load_towers(
+    sources: Sequence[str], spec: Spec, dtype: torch.dtype, *, cut: bool = False, meta: bool = False
+) -> VisionTower | FusedTowers:
+    """Load the tower of a model, or both. Arguments are those of `load_tower`."""
+    if not spec.towers:
+        return load_tower(sources[0], spec, dtype, cut=cut, meta=meta)
+    specs = specs_of_towers(spec)
+    return FusedTowers(
+        [load_tower(source, own, dtype, cut=cut, meta=meta) for source, own in zip(sources, specs, strict=True)]
+    )
+
+
+def specs_of_towers(spec: Spec) -> list[Spec]:
+    """Return a spec for each tower; the spec itself if there is only one."""
+    return [
+        replace(spec, image_side=own.side, image_mean=own.mean, image_std=own.std, feature_norm=own.norm, towers=())
+        for own in spec.towers
+    ] or [spec]
+
+
 def load_tower(source: str, spec: Spec, dtype: torch.dtype, *, cut: bool = False, meta: bool = False) -> VisionTower:
     """Load the tower of a folder or hub name.
 
@@ -236,7 +302,7 @@ def load_tower(source: str, spec: Spec, dtype: torch.dtype, *, cut: bool = False
     """
     config = vision_config(source)
     kind = tower_class(config, spec.space)
-    shape = describe_tower(config, -1 if cut else spec.feature_layer, spec.image_side)
+    shape = describe_tower(config, layers_in(config, spec.feature_layer, spec.image_side, cut=cut), spec.image_side)
     if meta and not Path(source).is_dir():
         with torch.device("meta"):
             empty = kind(config)
@@ -272,9 +338,7 @@ def _read(
     inside = read_config(source, "vision tower").model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
     renamed = {"key_mapping": {IN_WHOLE_MODELS: ""}} if inside else {}
     try:
-        tower, report = kind.from_pretrained(
-            source, config=config, attn_implementation="sdpa", output_loading_info=True, **renamed, **settings
-        )
+        tower, report = kind.from_pretrained(source, config=config, output_loading_info=True, **renamed, **settings)
     except (OSError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise RecipeError(
             f"vision tower {source}: its weights cannot be read: {str(error).splitlines()[0]}", "name a complete tower"

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,15 +39,25 @@ from vistune.model.separate import SeparateCaches, SeparatePrefill
 from vistune.model.shapes import VisionConfig, cached_folder
 from vistune.model.tower_shape import describe_tower
 from vistune.model.trial import language_traits
-from vistune.model.vision import VisionTower, load_tower, resolve_norm, slots_of_tile, vision_config, width_of
+from vistune.model.vision import (
+    FusedTowers,
+    VisionTower,
+    load_towers,
+    resolve_norm,
+    slots_of_tile,
+    vision_config,
+    width_of,
+)
 from vistune.recipe import Model, source_of
-from vistune.types import IMAGE_ID, Batch, Spec
+from vistune.types import IMAGE_ID, Batch, Spec, TowerInput
 
 
 class VisionLanguageModel(nn.Module):
     """Vision tower, projector and language model; for anyres also `newline`, the vector after each row of patches."""
 
-    def __init__(self, vision: VisionTower, projector: nn.Module, language: nn.Module, spec: Spec) -> None:
+    def __init__(
+        self, vision: VisionTower | FusedTowers, projector: nn.Module, language: nn.Module, spec: Spec
+    ) -> None:
         super().__init__()
         self.vision = vision
         self.projector = projector
@@ -195,8 +207,8 @@ class VisionLanguageModel(nn.Module):
 
     def set_recompute(self, parts: Collection[str]) -> None:
         """Turn on activation checkpointing for these parts: layers keep their inputs and recompute the rest."""
-        backbones = {"vision": self.vision.tower, "language": unwrap(self.language)}
-        for part, module in backbones.items():
+        towers: list[tuple[str, Any]] = [("vision", tower.tower) for tower in self.vision.towers]
+        for part, module in (*towers, ("language", unwrap(self.language))):
             if part in parts and not getattr(module, "supports_gradient_checkpointing", True):
                 raise RecipeError(f"recompute: {type(module).__name__} cannot recompute its layers", f"remove {part}")
             if part in parts:
@@ -258,9 +270,35 @@ def spec_of(model: Model, vision: VisionConfig, width: int, vocabulary: int, rul
     )
 
 
-def rules_at_hand(model: Model) -> ImageRules:
-    """Return the image rules of the tower's folder or hub cache; without them, only a usual mean and deviation."""
-    source = source_of(model.vision, "vision")
+def fused_spec(model: Model, specs: Sequence[Spec]) -> Spec:
+    """Join the specs of a model's towers; the first decides the grid, and how an image becomes a square."""
+    first = specs[0]
+    if len(specs) == 1:
+        return first
+    refused = {"image_mode": "anyres", "feature_tokens": "cls_patch", "space": "joint"}
+    for key, value in refused.items():
+        if getattr(model, key) == value:
+            raise RecipeError(
+                f"model.{key}={value}: two fused towers cannot do this", f"remove {key}, or name one tower"
+            )
+    side = max(spec.image_side for spec in specs)
+    return replace(
+        first,
+        vision_width=sum(spec.vision_width for spec in specs),
+        image_side=side,
+        image_resize=round(first.image_resize * side / first.image_side),
+        feature_norm=model.feature_norm,
+        towers=tuple(TowerInput(spec.image_side, spec.image_mean, spec.image_std, spec.feature_norm) for spec in specs),
+    )
+
+
+def tower_sources(model: Model) -> list[str]:
+    """Return the folder or hub name of each tower."""
+    return [source_of(name, "vision") for part, name in model.backbones.items() if part != "language"]
+
+
+def rules_at_hand(source: str) -> ImageRules:
+    """Return the image rules of a tower's folder or hub cache; without them, only a usual mean and deviation."""
     folder = source if Path(source).is_dir() else cached_folder(source, "preprocessor_config.json")
     with suppress(RecipeError):
         if folder is not None:
@@ -270,10 +308,12 @@ def rules_at_hand(model: Model) -> ImageRules:
 
 def read_spec(model: Model) -> Spec:
     """Read the spec of a recipe's model section from the backbones' configs."""
-    vision_source = source_of(model.vision, "vision")
-    vision = vision_config(vision_source)
     language = language_config(source_of(model.language, "language"))
-    return spec_of(model, vision, language.hidden_size, language.vocab_size, image_rules(vision_source))
+    specs = [
+        spec_of(model, vision_config(source), language.hidden_size, language.vocab_size, image_rules(source))
+        for source in tower_sources(model)
+    ]
+    return fused_spec(model, specs)
 
 
 def build(
@@ -293,7 +333,7 @@ def build(
         meta: Do not load the backbones' weights, but check them in the same way.
     """
     built = VisionLanguageModel(
-        load_tower(source_of(model.vision, "vision"), spec, dtype, meta=meta),
+        load_towers(tower_sources(model), spec, dtype, meta=meta),
         build_projector(spec, seed=seed).to(dtype),
         load_language(source_of(model.language, "language"), dtype, quantize, meta=meta),
         spec,

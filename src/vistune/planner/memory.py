@@ -116,7 +116,7 @@ def optimizer_bytes(sizes: ModelSizes, setup: StageSetup) -> float:
     for part in setup.learn:
         in_layers = {
             "language": sizes.language.layers * sizes.language.layer,
-            "vision": sizes.tower.kept * sizes.tower.layer,
+            "vision": sum(tower.kept * tower.layer for tower in sizes.towers),
         }
         matrices = in_layers.get(part, 0) if setup.optimizer == "muon" else 0
         total += 2 * WIDE * (counts[part] - matrices) + WIDE * matrices
@@ -126,18 +126,18 @@ def optimizer_bytes(sizes: ModelSizes, setup: StageSetup) -> float:
 def activations(sizes: ModelSizes, setup: StageSetup, row: RowSize) -> float:
     """Compute the bytes that a row's backward pass needs, and those in use for a moment at the peak."""
     d, tiles = sizes.language.width, row.tiles
-    patches = tiles * sizes.tower.tokens
     features = WIDE * tiles * sizes.slots * (sizes.vision_width + d * (2 * sizes.projector_layers - 1))
-    pixels = tiles * 3 * sizes.tower.side**2 * (1 + (WIDE if "vision" in setup.learn else 0))
+    pixels = tiles * 3 * max(tower.side for tower in sizes.towers) ** 2 * (1 + (WIDE if "vision" in setup.learn else 0))
     language = _stack(
         language_layer(sizes.language, setup), WIDE * d, sizes.language.layers, "language" in setup.recompute
     )
     ends = WIDE * 3 * d  # the embedded row, and the last norm's input and output
-    tower = 0.0
-    if "vision" in setup.learn:
-        tower = patches * _stack(
-            tower_layer(sizes.tower, setup), WIDE * sizes.tower.hidden, sizes.tower.kept, "vision" in setup.recompute
-        )
+    recomputed = "vision" in setup.recompute
+    tower = tiles * sum(
+        each.tokens * _stack(tower_layer(each, setup), WIDE * each.hidden, each.kept, recomputed)
+        for each in sizes.towers
+        if "vision" in setup.learn
+    )
     inner = setup.narrow * 2 * sizes.language.inner  # gradients inside an MLP
     not_kept: float = 0.0
     transient: float = row.tokens * inner
@@ -150,7 +150,8 @@ def activations(sizes: ModelSizes, setup: StageSetup, row: RowSize) -> float:
     frozen = (
         0.0
         if "vision" in setup.learn
-        else patches * (WIDE * 2 * sizes.tower.hidden + setup.narrow * 4 * sizes.tower.inner)
+        else tiles
+        * max(each.tokens * (WIDE * 2 * each.hidden + setup.narrow * 4 * each.inner) for each in sizes.towers)
     )
     return max(kept + transient, frozen)
 
@@ -229,7 +230,7 @@ def bf16_copies(sizes: ModelSizes, setup: StageSetup, row: RowSize) -> float:
         "language" not in setup.recompute or "language" in setup.learn
     )  # autocast keeps copies of trained weights
     language = HALF * (linear * (shape.layers if all_layers else 1) + adapters)
-    tower = HALF * sizes.tower.layer * sizes.tower.kept if "vision" in setup.learn else 0
+    tower = HALF * sum(each.layer * each.kept for each in sizes.towers) if "vision" in setup.learn else 0
     return head + language + tower + HALF * sizes.projector
 
 
@@ -242,8 +243,10 @@ def logit_bytes(shape: LanguageShape, setup: StageSetup, row: RowSize) -> float:
 def _gathered(sizes: ModelSizes, setup: StageSetup, counts: dict[str, int]) -> float:
     """Under FSDP: two whole layers (in use, and next), the gradients of one, and the parameters outside of layers."""
     share = 1 - 1 / setup.processes
-    largest = max(sizes.language.layer, sizes.tower.layer)
-    outside = sum(counts.values()) - sizes.language.layers * sizes.language.layer - sizes.tower.kept * sizes.tower.layer
+    largest = max(sizes.language.layer, *(tower.layer for tower in sizes.towers))
+    in_layers = sizes.language.layers * sizes.language.layer
+    in_layers += sum(tower.kept * tower.layer for tower in sizes.towers)
+    outside = sum(counts.values()) - in_layers
     return share * WIDE * (3 * largest + outside)
 
 

@@ -214,10 +214,10 @@ def _loads(
 
 def backbones_are_there(recipe: Recipe) -> bool:
     """Return whether both backbones are folders with weights and a tokenizer; if not, only their sizes are known."""
-    vision, language = (Path(source_of(getattr(recipe.model, part), part)) for part in ("vision", "language"))
+    folders = [Path(source_of(name, part)) for part, name in recipe.model.backbones.items()]
     weights = ("*.safetensors", "pytorch_model*.bin")
-    complete = all(any(next(folder.glob(name), None) for name in weights) for folder in (vision, language))
-    return complete and any((language / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
+    complete = all(any(next(folder.glob(name), None) for name in weights) for folder in folders)
+    return complete and any((folders[-1] / name).is_file() for name in ("tokenizer.json", "tokenizer.model"))
 
 
 @dataclass(frozen=True, slots=True)

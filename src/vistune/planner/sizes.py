@@ -5,6 +5,7 @@ configs -> ModelSizes; a recipe's stage -> StageSetup; planned stage -> Load, wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -22,8 +23,9 @@ from vistune.model.shapes import (
     VisionConfig,
     config_of,
 )
-from vistune.model.tower_shape import TowerShape, as_layers, describe_tower
-from vistune.model.vlm import rules_at_hand, spec_of
+from vistune.model.tower_shape import TowerShape, describe_tower, layers_in
+from vistune.model.vision import specs_of_towers
+from vistune.model.vlm import fused_spec, rules_at_hand, spec_of, tower_sources
 from vistune.planner.language_shape import LanguageShape, LinearMap, language_shape, transformers_config
 from vistune.recipe import Lora, Model, Recipe, Stage
 from vistune.types import Spec
@@ -49,7 +51,7 @@ class ModelSizes:
         slots: Image slots per tile.
     """
 
-    tower: TowerShape
+    towers: tuple[TowerShape, ...]
     language: LanguageShape
     projector: int
     projector_layers: int
@@ -115,45 +117,50 @@ def setup_of(stage: Stage, *, bf16: bool, on_gpu: bool = False) -> StageSetup:
 
 
 def sizes_of(
-    model: Model, configs: tuple[VisionConfig, LanguageConfig] | None = None, *, cut: bool = False
+    model: Model, configs: tuple[Sequence[VisionConfig], LanguageConfig] | None = None, *, cut: bool = False
 ) -> tuple[ModelSizes, Spec]:
     """Compute a recipe's model sizes from configs only. Raises RecipeError if a config is not on this machine.
 
     Args:
-        configs: The tower's and the language model's, if they are not in folders of their own.
+        configs: The towers' and the language model's, if they are not in folders of their own.
         cut: Whether the tower already ends at the feature layer.
     """
-    vision, text = configs or (
-        config_of(model.vision, "vision"),
+    names = [name for part, name in model.backbones.items() if part != "language"]
+    visions, text = configs or (
+        [config_of(name, "vision") for name in names],
         transformers_config(config_of(model.language, "language")),
     )
-    language, spec = language_shape(text), spec_without_weights(model, vision, text, cut=cut)
-    tower = tower_of(vision, spec, cut=cut)
+    language, spec = language_shape(text), spec_without_weights(model, visions, text, cut=cut)
+    towers = tuple(tower_of(vision, own, cut=cut) for vision, own in zip(visions, specs_of_towers(spec), strict=True))
     with torch.device("meta"):
         projector = projector_named(model.projector).build(spec.vision_width, language.width)
     count = sum(p.numel() for p in projector.parameters()) + (language.width if model.image_mode == "anyres" else 0)
     linear = sum(isinstance(module, nn.Linear) for module in projector.modules())
-    return ModelSizes(tower, language, count, linear, spec.vision_width, spec.slots_per_image), spec
+    return ModelSizes(towers, language, count, linear, spec.vision_width, spec.slots_per_image), spec
 
 
 def tower_of(vision: VisionConfig, spec: Spec, *, cut: bool = False) -> TowerShape:
     """Describe the tower that a spec needs, with its final norm and its projection if they are used."""
-    tower = describe_tower(vision, as_layers(spec.feature_layer, cut=cut), spec.image_side)
+    tower = describe_tower(vision, layers_in(vision, spec.feature_layer, spec.image_side, cut=cut), spec.image_side)
     norm = tower.norm_parameters if spec.space == "joint" or spec.feature_norm == "tower" else 0
     projection = spec.vision_width * tower.hidden if spec.space == "joint" else 0
     return replace(tower, parameters=tower.parameters + norm + projection)
 
 
 def spec_without_weights(
-    model: Model, vision: VisionConfig, language: LanguageConfig | SimpleNamespace, *, cut: bool = False
+    model: Model, visions: Sequence[VisionConfig], language: LanguageConfig | SimpleNamespace, *, cut: bool = False
 ) -> Spec:
     """Return the spec of a model from what is on this machine; nothing is downloaded.
 
     Without an image processor, images have the size of the tower's config. `cut`: see `sizes_of`.
     """
-    here = model.model_copy(update={"feature_layer": as_layers(model.feature_layer, cut=cut)})
-    spec = spec_of(here, vision, language.hidden_size, language.vocab_size, rules_at_hand(model))
-    return replace(spec, feature_layer=model.feature_layer)
+    specs = []
+    for vision, source in zip(visions, tower_sources(model), strict=True):
+        rules = rules_at_hand(source)
+        layers = layers_in(vision, model.feature_layer, rules.get("image_side"), cut=cut)
+        here = model.model_copy(update={"feature_layer": layers})
+        specs.append(spec_of(here, vision, language.hidden_size, language.vocab_size, rules))
+    return replace(fused_spec(model, specs), feature_layer=model.feature_layer)
 
 
 def adapter_layers(shape: LanguageShape, lora: Lora) -> list[LinearMap]:
@@ -183,7 +190,7 @@ def parameters(sizes: ModelSizes, lora: Lora | None = None) -> dict[str, int]:
             each = lora.rank * (linear.inside + linear.outside) + (linear.outside if lora.dora else 0)
             adapters += sizes.language.layers * linear.count * each
     counts = {
-        "vision": sizes.tower.parameters,
+        "vision": sum(tower.parameters for tower in sizes.towers),
         "projector": sizes.projector,
         "language": sizes.language.parameters,
         "adapters": round(adapters),

@@ -5,7 +5,7 @@ Recipe -> configs -> the model on torch's meta device -> ModelFacts, StageFacts 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +90,7 @@ class Structure:
     """The configs and the spec of a recipe's model.
 
     Attributes:
-        vision: transformers' config of the tower.
+        visions: transformers' configs of the towers.
         language: transformers' config of the language model.
         names: Of tower and language model.
         cut: Whether the tower already ends at the feature layer, since it was trained before.
@@ -98,7 +98,7 @@ class Structure:
 
     model: Model
     spec: Spec
-    vision: VisionConfig
+    visions: Sequence[VisionConfig]
     language: LanguageConfig
     names: tuple[str, str]
     cut: bool = False
@@ -117,12 +117,13 @@ def structure_of(recipe: Recipe, parent: ParentModel | None = None) -> Structure
     if parent is not None and parent.configs is not None and recipe.origin is not None:
         name = name_of(str(recipe.origin.model))
         return Structure(model, parent.processor.spec, *parent.configs, names=(name, name))
-    vision = config_at_hand(model.vision, "vision", vision_config)
+    towers = [name for part, name in model.backbones.items() if part != "language"]
+    visions = [config_at_hand(name, "vision", vision_config) for name in towers]
     language = config_at_hand(model.language, "language", language_config)
-    names = (name_of(model.vision), name_of(model.language))
+    names = (" + ".join(map(name_of, towers)), name_of(model.language))
     if parent is not None:
-        return Structure(model, parent.processor.spec, vision, language, names, cut=parent.cut)
-    return Structure(model, spec_without_weights(model, vision, language), vision, language, names)
+        return Structure(model, parent.processor.spec, visions, language, names, cut=parent.cut)
+    return Structure(model, spec_without_weights(model, visions, language), visions, language, names)
 
 
 def config_at_hand(name: str, part: str, read: Callable[[str], Config]) -> Config:
@@ -156,12 +157,16 @@ def without_weights(structure: Structure) -> VisionLanguageModel:
 
     from vistune.model.projectors import build_projector
     from vistune.model.tower_shape import tower_class
-    from vistune.model.vision import VisionTower
+    from vistune.model.vision import FusedTowers, VisionTower, specs_of_towers
     from vistune.model.vlm import VisionLanguageModel
 
-    spec, vision = structure.spec, deepcopy(structure.vision)
+    spec, visions = structure.spec, deepcopy(structure.visions)
     with torch.device("meta"):
-        tower = VisionTower(tower_class(vision, spec.space)(vision), spec, cut=structure.cut)
+        towers = [
+            VisionTower(tower_class(vision, own.space)(vision), own, cut=structure.cut)
+            for vision, own in zip(visions, specs_of_towers(spec), strict=True)
+        ]
+        tower = FusedTowers(towers) if spec.towers else towers[0]
         projector = build_projector(spec, seed=0)
         return VisionLanguageModel(tower, projector, AutoModelForCausalLM.from_config(structure.language), spec)
 
@@ -173,14 +178,14 @@ def model_facts(structure: Structure, model: VisionLanguageModel) -> ModelFacts:
     from vistune.model.vision import slots_of_tile
     from vistune.processor.tiles import anyres_slots
 
-    spec, tower = structure.spec, model.vision.shape
+    spec, tower = structure.spec, model.vision.towers[0].shape
     leaves = [module for module in model.projector.modules() if not list(module.children())]
     tiles = [width * height // spec.image_side**2 for width, height in spec.canvases]
     # An image in the shape of a canvas fills it; one in a shape between two canvases' takes fewer rows or columns.
     slots = [len(anyres_slots(canvas, spec)) for canvas in spec.canvases] or [spec.slots_per_image]
     return ModelFacts(
         vision=structure.names[0],
-        vision_type=tower.kind,
+        vision_type=" + ".join(each.shape.kind for each in model.vision.towers),
         vision_layers=(tower.kept, tower.depth),
         vision_width=spec.vision_width,
         patch=tower.side // tower.columns,

@@ -109,9 +109,8 @@ def products(*, backward: bool, trainable: bool, recomputed: bool = False) -> in
 
 def work_of_model(model: VisionLanguageModel) -> Work:
     """Count the FLOPs that rows need on a model whose trainable parts are set."""
-    tower, language = model.vision, unwrap(model.language)
-    tower_is_trained = any(p.requires_grad for p in tower.parameters())
-    tokens = tower.shape.tokens
+    language = unwrap(model.language)
+    tower_is_trained = any(p.requires_grad for p in model.vision.parameters())
     config = language.config
     heads = config.num_attention_heads
     query_width = heads * (getattr(config, "head_dim", None) or config.hidden_size // heads)
@@ -120,8 +119,11 @@ def work_of_model(model: VisionLanguageModel) -> Work:
     last = _of_weights(mlp, backward=True, experts=experts) if mlp is not None else 0.0
     head = language.get_output_embeddings()
     return Work(
-        tower=tokens * _of_weights(tower, backward=tower_is_trained)
-        + 4 * tokens**2 * tower.shape.hidden * tower.shape.kept * (3 if tower_is_trained else 1),
+        tower=sum(
+            tower.shape.tokens * _of_weights(tower, backward=tower_is_trained)
+            + 4 * tower.shape.tokens**2 * tower.shape.hidden * tower.shape.kept * (3 if tower_is_trained else 1)
+            for tower in model.vision.towers
+        ),
         projector=model.spec.slots_per_image * _of_weights(model.projector, backward=tower_is_trained),
         token=_of_weights(model.language, backward=True, without=head, experts=experts) - last,
         pair=3 * 4 * query_width * config.num_hidden_layers,
@@ -155,7 +157,7 @@ def _of_weights(module: nn.Module, *, backward: bool, without: nn.Module | None 
 
 def work_of_sizes(sizes: ModelSizes, setup: StageSetup) -> Work:
     """Count the FLOPs that a stage's rows cost on a model known by its sizes, recomputed layers included."""
-    shape, tower = sizes.language, sizes.tower
+    shape = sizes.language
     language, vision = "language" in setup.learn, "vision" in setup.learn
     recomputed = "language" in setup.recompute
     passes = products(backward=True, trainable=language, recomputed=recomputed)
@@ -169,10 +171,13 @@ def work_of_sizes(sizes: ModelSizes, setup: StageSetup) -> Work:
     last = 0.0 if recomputed else sum(work for is_attention, work in works if not is_attention)
     tower_passes = products(backward=vision, trainable=vision, recomputed=vision and "vision" in setup.recompute)
     projector_passes = products(backward=vision, trainable="projector" in setup.learn)
-    patches = 2 * 3 * tower.side**2 * tower.hidden
-    layers = tower.kept * (2 * tower.tokens * tower.layer + 4 * tower.tokens**2 * tower.hidden)
+    tower_flops = sum(
+        2 * 3 * tower.side**2 * tower.hidden
+        + tower.kept * (2 * tower.tokens * tower.layer + 4 * tower.tokens**2 * tower.hidden)
+        for tower in sizes.towers
+    )
     return Work(
-        tower=(patches + layers) * tower_passes,
+        tower=tower_flops * tower_passes,
         projector=2 * sizes.slots * sizes.projector * projector_passes,
         token=shape.layers * sum(work for _, work in works) - last,
         pair=4 * shape.query_width * shape.layers * (ATTENTION_PASSES + recomputed),
@@ -194,12 +199,13 @@ def _muon_flops(sizes: ModelSizes, setup: StageSetup) -> float:
     def of(m: int, n: int) -> float:
         return 5 * (4 * m * m * n + 2 * m**3)
 
-    shape, tower, total = sizes.language, sizes.tower, 0.0
+    shape, total = sizes.language, 0.0
     if "language" in setup.learn:
         sides = [(m.count, m.inside, m.outside) for m in shape.maps]
         total += shape.layers * sum(count * of(min(pair), max(pair)) for count, *pair in sides)
     if "vision" in setup.learn:
-        total += tower.kept * (4 * of(tower.hidden, tower.hidden) + 2 * of(tower.hidden, tower.inner))
+        for tower in sizes.towers:
+            total += tower.kept * (4 * of(tower.hidden, tower.hidden) + 2 * of(tower.hidden, tower.inner))
     return total
 
 
@@ -241,8 +247,8 @@ def traffic(sizes: ModelSizes, setup: StageSetup, load: Load) -> float:
     """Return the bytes that a stage reads and writes outside of matrix products, the optimizer's included."""
     all_trainable = replace(setup, learn=("language",), lora=None)
     language = load.tokens * sizes.language.layers * language_layer(sizes.language, all_trainable)
-    tower = load.tiles * sizes.tower.tokens * sizes.tower.kept
-    tower *= setup.narrow * (8 * sizes.tower.hidden + 4 * sizes.tower.inner) * (3 if "vision" in setup.learn else 1)
+    tower = load.tiles * sum(each.tokens * each.kept * (8 * each.hidden + 4 * each.inner) for each in sizes.towers)
+    tower *= setup.narrow * (3 if "vision" in setup.learn else 1)
     if setup.lora is not None:  # each adapter's output is scaled and added to its layer's, forward and backward
         outputs = sum(m.count * m.outside for m in adapter_layers(sizes.language, setup.lora))
         language += load.tokens * sizes.language.layers * setup.narrow * 2 * outputs

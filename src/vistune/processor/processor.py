@@ -26,7 +26,7 @@ from vistune.processor.tiles import anyres_slots, load_tiles, shift_tiles, slots
 from vistune.processor.tokenizer_files import TokenizerLike, load_tokenizer, save_tokenizer
 from vistune.processor.tokenizer_template import TokenizerTemplate, template_for
 from vistune.processor.tokens import Encoded, Encoder, collapse_slots
-from vistune.types import IGNORE, Batch, Example, ImageRef, Message, Sample, Spec
+from vistune.types import IGNORE, Batch, Example, ImageRef, Message, Sample, Spec, TowerInput
 
 PixelReader = Callable[[ImageRef, Spec], torch.Tensor]
 
@@ -249,13 +249,16 @@ def read_spec_file(path: Path) -> Spec:
     tree = read_json(path)
     try:
         fields: dict[str, Any] = {key: _tuples(value) for key, value in tree.items()}
+        fields["towers"] = tuple(TowerInput(**tower) for tower in fields.get("towers", ()))
         return Spec(**fields)
     except TypeError as error:
         raise DataError(f"{path}: not a vistune spec: {error}", f"keys seen: {json.dumps(sorted(tree))}") from None
 
 
-def _tuples(value: object) -> object:
+def _tuples(value: Any) -> Any:
     """Convert JSON lists to tuples, at every level."""
+    if isinstance(value, dict):
+        return {key: _tuples(inner) for key, inner in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 

@@ -38,7 +38,8 @@ SECTIONS: dict[str, type[Strict]] = {
 
 def source_of(name: str, part: str) -> str:
     """Return the folder or hub name of a backbone; `builtin` is the package's own tiny one."""
-    return str(resources.files("vistune.scenes") / "backbones" / part) if name == "builtin" else name
+    folder = resources.files("vistune.scenes") / "backbones" / ("language" if part == "language" else "vision")
+    return str(folder) if name == "builtin" else name
 
 
 def known_recipes() -> list[str]:

@@ -26,6 +26,7 @@ def _unquoted(value: object) -> object:
 
 Rate = Annotated[float, Field(gt=0, lt=10, allow_inf_nan=False), BeforeValidator(_unquoted)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+TOWERS = ("vision", "vision_2")  # names of a model's towers in its folder
 FeatureLayer = Annotated[int, Field(le=-1), BeforeValidator(_unquoted)]
 Part = Literal["vision", "projector", "language", "adapters"]
 
@@ -293,10 +294,10 @@ class Stage(Strict):
 class Model(Strict):
     """The backbones and how they are joined. A backbone is a folder, a hub name, or `builtin`."""
 
-    vision: str = Field(
+    vision: str | tuple[str, str] = Field(
         default="builtin",
         description="Vision tower: an image encoder of transformers, alone or inside the folder of a larger model "
-        "([models](models.md)).",
+        "([models](models.md)). Two, such as `[DINOV2, SIGLIP]`, are fused: their features are concatenated.",
     )
     language: str = Field(
         default="builtin", description="Language model: a causal language model of transformers with a fast tokenizer."
@@ -343,6 +344,12 @@ class Model(Strict):
         description="Tokenize a conversation as a whole, as transformers does, or in chunks around images, as the "
         "original LLaVA code does.",
     )
+
+    @property
+    def backbones(self) -> dict[str, str]:
+        """Folder, hub name or `builtin` of each backbone; a second tower is called `vision_2`."""
+        towers = (self.vision,) if isinstance(self.vision, str) else self.vision
+        return {**dict(zip(TOWERS, towers, strict=False)), "language": self.language}
 
 
 class Origin(Strict):

@@ -157,11 +157,10 @@ def _diagrams(recipe: Recipe, checkpoint: Path, out: Path, language: str) -> lis
     if recipe.origin is not None:
         from vistune.interop.load import model_section
         from vistune.processor import Processor
-        from vistune.runs.checkpoint import backbone_of
+        from vistune.runs.checkpoint import backbones_of
 
         spec = Processor.load(checkpoint / "tokenizer").spec
-        backbones = [backbone_of(checkpoint, part)[0] for part in ("vision", "language")]
-        recipe = recipe.model_copy(update={"origin": None, "model": model_section(spec, *backbones)})
+        recipe = recipe.model_copy(update={"origin": None, "model": model_section(spec, *backbones_of(checkpoint))})
     return [path for path in draw(recipe, None, out, language=language) if path.suffix == ".svg"]
 
 

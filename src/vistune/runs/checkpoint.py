@@ -20,15 +20,15 @@ from torch import Tensor, nn
 
 from vistune.errors import CheckpointError, DataError, DiskError, VistuneError
 from vistune.files import committed_folder, read_json, sha256_of, write_atomic, write_json
-from vistune.model import VisionLanguageModel, build_projector, load_adapters, load_tower
+from vistune.model import VisionLanguageModel, build_projector, load_adapters, load_towers
 from vistune.model.language import load_language, unwrap
 from vistune.model.lora import with_empty_adapters
 from vistune.model.peft_folder import read_adapters
 from vistune.processor import Processor
-from vistune.recipe import Recipe, dump, source_of
+from vistune.recipe import TOWERS, Recipe, dump, source_of
 
 FORMAT = 1
-BACKBONES = ("vision", "language")
+BACKBONES = (*TOWERS, "language")
 
 
 State = Mapping[str, Tensor]
@@ -41,6 +41,7 @@ class Snapshot:
     projector: State
     adapter: State
     vision: State | None = None
+    vision_2: State | None = None
     language: State | None = None
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
@@ -70,7 +71,10 @@ def snapshot(
     return Snapshot(
         projector=take_all(model.projector_state(keep_vars=True)),
         adapter=take_all({name: tensor for name, tensor in adapter.items() if "lora_" in name}),
-        vision=take_all(_own_state(model.vision.tower)) if "vision" in trained else None,
+        **{
+            part: take_all(_own_state(tower.tower)) if "vision" in trained else None
+            for part, tower in zip(TOWERS, model.vision.towers, strict=False)
+        },
         language=take_all(language_state(model, keep_vars=True)) if "language" in trained else None,
     )
 
@@ -104,8 +108,9 @@ def save(
     if bad := [name for name, tensor in tensors if tensor.is_floating_point() and not tensor.isfinite().all()]:
         raise CheckpointError(f"{folder}: not saved: {bad[0]} is not finite", "lower the learning rates in `learn`")
     with disk_errors(folder), committed_folder(folder) as draft:
-        if tensors.vision is not None:
-            model.vision.tower.save_pretrained(draft / "vision", state_dict=dict(tensors.vision))
+        for part, tower in zip(TOWERS, model.vision.towers, strict=False):
+            if (state := getattr(tensors, part)) is not None:
+                tower.tower.save_pretrained(draft / part, state_dict=dict(state))
         if tensors.language is not None:
             unwrap(model.language).save_pretrained(draft / "language", state_dict=dict(tensors.language))
             if model.adapted:  # PEFT reads the base from here: the adapters belong to these weights
@@ -113,9 +118,10 @@ def save(
                 adapters.active_peft_config.base_model_name_or_path = str(folder.absolute() / "language")
         _save_own_parts(model, processor, draft, tensors)
         write_atomic(draft / "recipe.yaml", dump(recipe))
-        sources = {"vision": recipe.model.vision, "language": recipe.model.language}
-        saved = {"vision": tensors.vision is not None, "language": tensors.language is not None}
-        parts = {part: _reference(part, sources[part], saved[part]) for part in BACKBONES}
+        parts = {
+            part: _reference(part, source, getattr(tensors, part) is not None)
+            for part, source in recipe.model.backbones.items()
+        }
         write_json(
             draft / "parts.json", {"format": FORMAT, "adapter": model.adapted, **parts, "extra": dict(extra or {})}
         )
@@ -141,7 +147,10 @@ def save_imported(
         write_tower(draft / "vision")
         save_language(model, draft / "language")
         _save_own_parts(model, processor, draft, snapshot(model, ()))
-        parts = {part: {"source": part, "saved": True, "cut": False, "config_sha256": None} for part in BACKBONES}
+        parts = {
+            part: {"source": part, "saved": True, "cut": False, "config_sha256": None}
+            for part in ("vision", "language")
+        }
         extra = {"finished": True, "origin": dict(origin)}
         write_json(draft / "parts.json", {"format": FORMAT, "adapter": model.adapted, **parts, "extra": extra})
         write_manifest(draft)
@@ -192,7 +201,14 @@ def language_state(model: VisionLanguageModel, *, keep_vars: bool = False) -> di
 def backbone_of(folder: Path, part: str) -> tuple[str, bool]:
     """Return the source of a model's vision or language, and whether it is a tower cut at the feature layer."""
     reference = read_parts(folder)[part]
-    return _locate(folder, part, reference), part == "vision" and is_cut(reference)
+    return _locate(folder, part, reference), part in TOWERS and is_cut(reference)
+
+
+def backbones_of(folder: Path) -> tuple[list[str], str]:
+    """Return the sources of a model's towers, and of its language model."""
+    parts = read_parts(folder)
+    sources = [_locate(folder, part, parts[part]) for part in BACKBONES if part in parts]
+    return sources[:-1], sources[-1]
 
 
 def is_cut(reference: Mapping[str, Any]) -> bool:
@@ -253,13 +269,13 @@ def _read_model(
     parts = read_parts(folder)
     processor = Processor.load(folder / "tokenizer")
     spec = processor.spec
-    sources = {part: _locate(folder, part, parts[part]) for part in BACKBONES}
-    language = load_language(sources["language"], dtype, quantize, meta=meta)
+    towers, language_source = backbones_of(folder)
+    language = load_language(language_source, dtype, quantize, meta=meta)
     if parts["adapter"] and meta:
         language = unwrap(with_empty_adapters(language, read_adapters(folder / "adapter"), meta=True).unload())
     elif parts["adapter"]:
         language = load_adapters(language, folder / "adapter")
-    tower = load_tower(sources["vision"], spec, dtype, cut=is_cut(parts["vision"]), meta=meta)
+    tower = load_towers(towers, spec, dtype, cut=is_cut(parts["vision"]), meta=meta)
     model = VisionLanguageModel(tower, build_projector(spec, seed=0).to(dtype), language, spec)
     try:
         model.load_projector(load_file(folder / "projector.safetensors"))

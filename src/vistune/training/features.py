@@ -243,6 +243,7 @@ class _FrozenTower:
         self.model = model
         self.spec = spec
         self.bf16 = bf16
+        self.device = next(model.vision.parameters()).device
         # Of one image: with anyres an overview and the largest canvas.
         self.most_tiles = 1 + max((width * height // spec.image_side**2 for width, height in spec.canvases), default=0)
 
@@ -255,7 +256,7 @@ class _FrozenTower:
         spec = self.spec
         rules = {key: value for key, value in asdict(spec).items() if key.startswith(("image_", "feature_"))}
         versions = [version(name) for name in ("torch", "transformers", "pillow")]
-        decides = (rules, spec.canvases, spec.space, self._config(), self.bf16, versions, own_code(*CODE))
+        decides = (rules, spec.towers, spec.canvases, spec.space, self._config(), self.bf16, versions, own_code(*CODE))
         digest.update(repr(decides).encode())
         sample = self._run(torch.zeros((1, 3, spec.image_side, spec.image_side), dtype=torch.uint8))
         folder = user_cache() / "features" / digest.hexdigest()[:32]
@@ -266,10 +267,12 @@ class _FrozenTower:
     def _config(self) -> list[tuple[str, object]]:
         """The tower's settings that its weights do not show: activation, heads, the norms' epsilon."""
         about_the_file = ("architectures", "dtype", "transformers_version")
-        config = self.model.vision.tower.config.to_dict()
-        return sorted(
-            (key, value) for key, value in config.items() if not key.startswith("_") and key not in about_the_file
-        )
+        return [
+            (key, value)
+            for tower in self.model.vision.towers
+            for key, value in sorted(tower.tower.config.to_dict().items())
+            if not key.startswith("_") and key not in about_the_file
+        ]
 
     def fill(self, cache: Features, paths: Sequence[Path], progress: Progress, stopping: ShouldStop) -> None:
         """Compute and cache the features of these images, a shard at a time, until a stop is asked for."""
@@ -292,7 +295,7 @@ class _FrozenTower:
 
     def _compute(self, paths: Sequence[Path]) -> Iterator[tuple[Path, Tensor]]:
         """Yield each image with its features on the CPU."""
-        count = TILES_AT_ONCE[self.model.vision.mean.device.type]
+        count = TILES_AT_ONCE[self.device.type]
         waiting: list[tuple[Path, Tensor]] = []
         for number, path in enumerate(paths, start=1):
             waiting.append((path, load_tiles(ImageRef(path), self.spec)))
@@ -308,7 +311,7 @@ class _FrozenTower:
 
     def _run(self, tiles: Tensor) -> Tensor:
         """Run the tower; features (tiles, tokens, width) on the CPU."""
-        device = self.model.vision.mean.device
+        device = self.device
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             features: Tensor = self.model.vision(tiles.to(device))
         return features.to("cpu", torch.bfloat16 if self.bf16 else features.dtype).contiguous()

@@ -64,7 +64,8 @@ def _report(trainer: Trainer, model: Model, setup: StageSetup, size: RowSize, pe
     """The measured peak, the optimizer's state added, next to the forecast."""
     row = f"the largest row ({size.tokens:,} tokens, {size.tiles} tiles, {size.supervised:,} supervised) takes "
     try:
-        configs = trainer.model.vision.tower.config, unwrap(trainer.model.language).config
+        towers = [tower.tower.config for tower in trainer.model.vision.towers]
+        configs = towers, unwrap(trainer.model.language).config
         sizes, _ = sizes_of(model, configs, cut=True)
     except RecipeError as error:
         return f"{row}{_mb(peak)} without the optimizer; there is no forecast: {error.message}"

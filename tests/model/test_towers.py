@@ -1,0 +1,190 @@
+"""Towers of many architectures: features are transformers' own hidden states of the patches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from tower_kinds import COMMON, KINDS, LAYERS, save_tower, side_of
+from transformers import AutoImageProcessor
+
+from vistune.errors import RecipeError
+from vistune.model import build, read_spec
+from vistune.model.tower_shape import tokens_first, tower_inputs
+from vistune.model.vision import load_tower
+from vistune.processor import Processor, load_tiles, load_tokenizer
+from vistune.recipe import Model, Recipe, Stage
+from vistune.runs import checkpoint
+from vistune.types import ImageRef, Spec
+
+SHAPES = ((90, 40), (40, 90), (64, 64), (33, 29))  # width, height
+
+
+def images() -> list[Image.Image]:
+    rng = np.random.default_rng(0)
+    return [Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)) for width, height in SHAPES]
+
+
+def spec_for(folder: Path, backbones: Path, **changes: Any) -> Spec:
+    return read_spec(Model(vision=str(folder), language=str(backbones / "language"), projector="linear", **changes))
+
+
+def tiles(spec: Spec) -> Tensor:
+    return torch.cat([load_tiles(ImageRef(image), spec) for image in images()])
+
+
+def pixels(folder: Path) -> Tensor:
+    """The images as transformers' own image processor gives them."""
+    rules = AutoImageProcessor.from_pretrained(folder, backend="pil")
+    return rules(images(), return_tensors="pt")["pixel_values"]
+
+
+def states(model: Any, values: Tensor) -> tuple[Tensor, ...]:
+    with torch.no_grad():
+        return tuple(model(**tower_inputs(model, values), output_hidden_states=True).hidden_states)
+
+
+@pytest.mark.parametrize("kind", [kind if kind in COMMON else pytest.param(kind, marks=pytest.mark.soak)
+                                  for kind in KINDS])  # fmt: skip
+def test_features_are_transformers_own_on_images_of_four_shapes(
+    kind: str, tiny_backbones: Path, tmp_path: Path
+) -> None:
+    resize = None if kind == "siglip2_vision_model" else side_of(kind) + 8
+    model, prefix = save_tower(kind, tmp_path, resize=resize), KINDS[kind][1]
+    for layer in (-1, -2):
+        spec = spec_for(tmp_path, tiny_backbones, feature_layer=layer, feature_norm="off")
+        ours = load_tower(str(tmp_path), spec, torch.float32)
+        seen = tiles(spec)
+        # A square grid, in place of one with the image's aspect ratio, is a choice of ours: its pixels are not stock.
+        values = (seen - ours.mean) / ours.std if kind == "siglip2_vision_model" else pixels(tmp_path)
+        expected = tokens_first(states(model, values)[layer])[:, prefix:]
+        with torch.no_grad():
+            features = ours(seen)
+        assert features.shape == expected.shape == (len(SHAPES), spec.slots_per_image, spec.vision_width)
+        torch.testing.assert_close(features, expected, atol=1e-4 * float(expected.abs().max()), rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "siglip_vision_model", "convnext"])
+def test_a_tower_ends_at_its_last_feature_layer(kind: str, tiny_backbones: Path, tmp_path: Path) -> None:
+    save_tower(kind, tmp_path)
+    spec = spec_for(tmp_path, tiny_backbones, feature_norm="off")
+    tower = load_tower(str(tmp_path), spec, torch.float32)
+    tower(tiles(spec)).square().mean().backward()
+    unused = [name for name, parameter in tower.named_parameters() if parameter.grad is None]
+    assert not unused
+    assert sum(p.numel() for p in tower.parameters()) == tower.shape.parameters
+
+
+def test_several_feature_layers_are_concatenated(tiny_backbones: Path, tmp_path: Path) -> None:
+    model = save_tower("dinov2", tmp_path)
+    spec = spec_for(tmp_path, tiny_backbones, feature_layer=[-2, -3], feature_norm="off")
+    assert (spec.vision_width, spec.feature_layer) == (64, (-2, -3))
+    tower = load_tower(str(tmp_path), spec, torch.float32)
+    all_states = states(model, pixels(tmp_path))
+    expected = torch.cat([all_states[layer][:, 1:] for layer in (-2, -3)], dim=-1)
+    torch.testing.assert_close(tower(tiles(spec)), expected, atol=1e-4, rtol=1e-4)
+    save_tower("convnext", tmp_path / "convnext")
+    with pytest.raises(RecipeError, match="other grids of patches"):
+        spec_for(tmp_path / "convnext", tiny_backbones, feature_layer=[-1, -2])
+
+
+def test_features_are_normalised_by_the_towers_own_norm_or_without_weights(
+    tiny_backbones: Path, tmp_path: Path
+) -> None:
+    model = save_tower("dinov2", tmp_path)
+    state = states(model, pixels(tmp_path))[-2][:, 1:]
+    plain = torch.nn.functional.layer_norm(state, (32,))
+    for norm, expected in (("tower", model.layernorm(state)), ("layer_norm", plain), ("auto", model.layernorm(state))):
+        spec = spec_for(tmp_path, tiny_backbones, feature_norm=norm)
+        assert spec.feature_norm == ("tower" if norm == "auto" else norm)
+        tower = load_tower(str(tmp_path), spec, torch.float32)
+        torch.testing.assert_close(tower(tiles(spec)), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_norm_is_off_for_clip_and_siglip_and_weightless_without_a_final_norm(
+    tiny_backbones: Path, tmp_path: Path
+) -> None:
+    chosen = {"clip_vision_model": "off", "siglip_vision_model": "off", "metaclip_2_vision_model": "off",
+              "radio": "layer_norm", "vit": "tower"}  # fmt: skip
+    for kind, norm in chosen.items():
+        save_tower(kind, tmp_path / kind)
+        assert spec_for(tmp_path / kind, tiny_backbones).feature_norm == norm
+    with pytest.raises(RecipeError, match="feature_norm=tower: radio has no final norm"):
+        spec_for(tmp_path / "radio", tiny_backbones, feature_norm="tower")
+
+
+@pytest.mark.parametrize("second", ["siglip_vision_model", "convnext"])
+def test_two_towers_see_the_same_image_and_give_both_features(
+    second: str, tiny_backbones: Path, tmp_path: Path
+) -> None:
+    """A second tower of another size and grid sees the larger tile, and is interpolated to the first one's grid."""
+    for kind in ("dinov2", second):
+        save_tower(kind, tmp_path / kind)
+    folders = (str(tmp_path / "dinov2"), str(tmp_path / second))
+    settings = Model(vision=folders, language=str(tiny_backbones / "language"), projector="shuffle2x2_mlp2x_gelu")
+    spec = read_spec(settings)
+    alone = [read_spec(settings.model_copy(update={"vision": folder})) for folder in folders]
+    assert spec.vision_width == sum(each.vision_width for each in alone)
+    assert (spec.slots_per_image, spec.image_side) == (4, max(each.image_side for each in alone))
+    model = build(settings, spec, seed=0).eval()
+    features = model.vision(tiles(spec))
+    assert features.shape == (len(SHAPES), 16, spec.vision_width)
+    if second == "siglip_vision_model":  # of the same side and grid
+        seen = [load_tower(folder, own, torch.float32)(tiles(alone[0]))
+                for folder, own in zip(folders, alone, strict=True)]  # fmt: skip
+        torch.testing.assert_close(features, torch.cat(seen, dim=-1), atol=1e-4, rtol=1e-4)
+
+
+def test_two_trained_towers_come_back(tiny_backbones: Path, tmp_path: Path) -> None:
+    folders = tuple(str(tmp_path / kind) for kind in ("dinov2", "siglip_vision_model"))
+    for folder in folders:
+        save_tower(Path(folder).name, Path(folder))
+    settings = Model(vision=folders, language=str(tiny_backbones / "language"), feature_layer=[-1, -3])
+    recipe = Recipe(model=settings, stages=(Stage(name="all", learn={"vision": 1e-3, "projector": 1e-3}, steps=1),))
+    spec = read_spec(settings)
+    model = build(settings, spec, seed=0).eval()
+    with torch.no_grad():
+        for parameter in model.vision.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    processor = Processor(load_tokenizer(settings.language), spec)
+    for trained in ({"vision", "projector"}, {"projector"}):
+        folder = tmp_path / "_".join(sorted(trained))
+        tensors = checkpoint.snapshot(model, trained)
+        checkpoint.save(folder, model, processor, recipe=recipe, tensors=tensors)
+        loaded, loaded_processor = checkpoint.load(folder)
+        assert loaded_processor.spec == spec
+        same = torch.equal(loaded.vision(tiles(spec)), model.vision(tiles(spec)))
+        assert same == ("vision" in trained)
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "dinov3_vit", "beit", "convnext", "radio"])
+def test_a_trained_tower_of_any_kind_comes_back(kind: str, tiny_backbones: Path, tmp_path: Path) -> None:
+    save_tower(kind, tmp_path / "tower")
+    settings = Model(vision=str(tmp_path / "tower"), language=str(tiny_backbones / "language"))
+    recipe = Recipe(model=settings, stages=(Stage(name="all", learn={"vision": 1e-3, "projector": 1e-3}, steps=1),))
+    spec = read_spec(settings)
+    model = build(settings, spec, seed=0).eval()
+    with torch.no_grad():
+        for parameter in model.vision.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    processor = Processor(load_tokenizer(settings.language), spec)
+    tensors = checkpoint.snapshot(model, {"vision", "projector"})
+    checkpoint.save(tmp_path / "run", model, processor, recipe=recipe, tensors=tensors)
+    loaded, _ = checkpoint.load(tmp_path / "run")
+    assert loaded.vision.state_dict().keys() == model.vision.state_dict().keys()
+    assert torch.equal(loaded.vision(tiles(spec)), model.vision(tiles(spec)))
+
+
+def test_a_tower_whose_tokens_are_not_a_grid_is_refused_with_the_reason(tmp_path: Path, tiny_backbones: Path) -> None:
+    from transformers import BitImageProcessorPil, ViTMAEConfig, ViTMAEModel
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": LAYERS, "num_attention_heads": 4, "intermediate_size": 64}
+    ViTMAEModel(ViTMAEConfig(**sizes, image_size=28, patch_size=7)).save_pretrained(tmp_path)
+    BitImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}).save_pretrained(tmp_path)
+    with pytest.raises(RecipeError, match="'vit_mae' is not supported: its hidden states have 5 tokens for 4 x 4"):
+        spec_for(tmp_path, tiny_backbones)
