@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 from tower_kinds import COMMON, KINDS, LAYERS, save_tower, side_of
-from transformers import AutoImageProcessor
+from transformers import AutoImageProcessor, TimmWrapperConfig
 
 from vistune.errors import RecipeError
 from vistune.model import build, read_spec
+from vistune.model.image_rules import image_rules
 from vistune.model.tower_shape import tokens_first, tower_inputs
 from vistune.model.vision import load_tower
 from vistune.processor import Processor, load_tiles, load_tokenizer
@@ -188,3 +191,27 @@ def test_a_tower_whose_tokens_are_not_a_grid_is_refused_with_the_reason(tmp_path
     BitImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}).save_pretrained(tmp_path)
     with pytest.raises(RecipeError, match="'vit_mae' is not supported: its hidden states have 5 tokens for 4 x 4"):
         spec_for(tmp_path, tiny_backbones)
+
+
+@pytest.mark.skipif(find_spec("timm") is not None, reason="timm is installed")
+def test_a_tower_of_timm_names_the_extra_that_it_needs(tmp_path: Path, tiny_backbones: Path) -> None:
+    config = TimmWrapperConfig(
+        architecture="vit_tiny_patch16_224",
+        pretrained_cfg={"input_size": [3, 224, 224], "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 0.9},
+    )
+    config.save_pretrained(tmp_path)
+    assert image_rules(str(tmp_path))["image_resize"] == 248
+    with pytest.raises(RecipeError, match="'timm_wrapper' needs timm") as caught:
+        spec_for(tmp_path, tiny_backbones)
+    assert "vistune[timm]" in caught.value.hint
+
+
+def test_a_processor_that_needs_torchvision_is_read_without_it(tmp_path: Path) -> None:
+    """DINOv3's has the keys of ViT's, and no backend for Pillow."""
+    rules = {"image_processor_type": "DINOv3ViTImageProcessorFast", "do_resize": True, "do_rescale": True,
+             "do_normalize": True, "rescale_factor": 1 / 255, "resample": 2, "image_mean": [0.485, 0.456, 0.406],
+             "image_std": [0.229, 0.224, 0.225], "size": {"height": 224, "width": 224}}  # fmt: skip
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(rules))
+    read = image_rules(str(tmp_path))
+    assert (read["image_fit"], read["image_side"], read["image_resample"]) == ("stretch", 224, 2)
+    assert read["image_mean"] == (0.485, 0.456, 0.406)

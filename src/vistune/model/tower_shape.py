@@ -328,11 +328,9 @@ def _run_on_meta(config: PreTrainedConfig, side: int) -> _Trace:
     except RecipeError:
         raise
     except ImportError as error:
-        extra = "timm" if "timm" in str(error) else ""
-        raise RecipeError(
-            f"vision tower: {name!r} needs a package that is not installed: {reason_of(error)}",
-            "pip install 'vistune[timm]'" if extra else "install it",
-        ) from None
+        if "timm" in str(error):
+            raise RecipeError(f"vision tower: {name!r} needs timm", "pip install 'vistune[timm]'") from None
+        raise _not_a_tower(name, reason_of(error)) from None
     except Exception as error:
         raise _not_a_tower(name, f"it does not run on square images of {side} pixels: {reason_of(error)}") from None
     if not trace.states or any(state.ndim not in (3, 4) or len(state) != TILES for state in trace.states):

@@ -297,7 +297,8 @@ class Model(Strict):
     vision: str | tuple[str, str] = Field(
         default="builtin",
         description="Vision tower: an image encoder of transformers, alone or inside the folder of a larger model "
-        "([backbones](../how-to/choose-backbones.md)). Two, such as `[DINOV2, SIGLIP]`, are fused: their features are concatenated.",
+        "([backbones](../how-to/choose-backbones.md)). Two, such as `[DINOV2, SIGLIP]`, are fused: their features are "
+        "concatenated.",
     )
     language: str = Field(
         default="builtin", description="Language model: a causal language model of transformers with a fast tokenizer."
