@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from typing import Any, NotRequired, TypedDict
 
 from vistune.errors import RecipeError
@@ -73,12 +74,13 @@ def _processor(source: str) -> Any:
 
     try:
         return AutoImageProcessor.from_pretrained(source, backend="pil")
-    except ImportError:  # without torchvision
-        config = AutoConfig.from_pretrained(source)
-        if config.model_type == "timm_wrapper":
-            return {**config.pretrained_cfg}
-        return ViTImageProcessorPil.from_pretrained(source)
-    except (OSError, ValueError) as error:
+    except (ImportError, OSError, ValueError) as error:
+        with suppress(OSError, ValueError):
+            config = AutoConfig.from_pretrained(source)
+            if config.model_type == "timm_wrapper":
+                return {**config.pretrained_cfg}
+        if isinstance(error, ImportError):  # a class without a backend for Pillow; the keys are those of ViT's
+            return ViTImageProcessorPil.from_pretrained(source)
         raise RecipeError(
             f"vision tower {source}: no image processor: {str(error).splitlines()[0]}",
             "put the tower's preprocessor_config.json into its folder",

@@ -45,7 +45,7 @@ class _LastLayer(Exception):
 
 
 class _End(nn.Module):
-    """Stands after the last feature layer: nothing behind it is computed."""
+    """Follows the last feature layer and ends the forward pass: no norm, pooling or later layer is computed."""
 
     def forward(self, state: Tensor, *_: object, **__: object) -> Tensor:
         raise _LastLayer(state)
@@ -202,7 +202,8 @@ class FusedTowers(nn.Module):
             patches = tower(pixels)
             if (shape.rows, shape.columns) != grid:
                 square = patches.mT.unflatten(2, (shape.rows, shape.columns))
-                patches = interpolate(square, grid, mode="bilinear", antialias=True).flatten(2).mT
+                regridded = interpolate(square.float(), grid, mode="bilinear", antialias=True)  # not there in bf16
+                patches = regridded.flatten(2).mT.to(patches.dtype)
             features.append(patches)
         return torch.cat(features, dim=-1)
 
