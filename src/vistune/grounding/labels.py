@@ -93,7 +93,7 @@ def _entry(location: str, label: str, value: object) -> Entry:
 
 @contextmanager
 def using_labels(labels: Mapping[str, Entry]) -> Iterator[None]:
-    """Add labels to the lexicon for the duration of a block. A known label keeps the words that the file does not name."""
+    """Add labels to the lexicon during a block. A known label keeps the words that the file does not name."""
     merged = {label: _merged(lexicon.objects().get(label), entry) for label, entry in labels.items()}
     token = lexicon.OBJECTS.set({**lexicon.objects(), **merged})
     _forget()
