@@ -43,7 +43,7 @@ class LanguageTraits:
     """How a language model is run.
 
     Attributes:
-        rule: How its logits follow from the product of its head.
+        rule: How its logits follow from the output of its head.
         embedding_scale: Factor by which its decoder multiplies the embeddings of token ids, but not `inputs_embeds`.
         unpacked: Why our packed attention would compute something else; "" if it computes the same.
         refused: Why the model is not supported at all; "" if it is.
@@ -107,7 +107,7 @@ def _traits(key: ConfigKey) -> LanguageTraits:
         return LanguageTraits(refused="its attention looks ahead")
     rule = _logit_rule(model)
     if rule is None:
-        return LanguageTraits(refused="its logits are more than the scaled, biased or capped product of its head")
+        return LanguageTraits(refused="its logits are more than the scaled, biased or capped output of its head")
     try:
         scale, has_cache = _run_on_embeddings(config, with_cache=bool(unpacked))
     except Exception as error:  # as above
@@ -136,7 +136,7 @@ def _rows(model: Any, tokens: int) -> Tensor:
 
 
 def _logit_rule(model: Any) -> LogitRule | None:
-    """Return the rule by which logits follow from the head's product; None if there is none.
+    """Return the rule by which logits follow from its head's output; None if there is none.
 
     The model's forward pass runs on hidden states of our own and a small random head. The rule's numbers are the
     factors that it multiplies by, before and after a tanh; the rule must then give the same logits.
@@ -222,12 +222,12 @@ def _against_packing(config: LanguageConfig, recorder: _Recorder) -> Iterator[st
     try:
         model = meta_model(with_plain_rope(config), TRIAL)
         if getattr(model, "_is_stateful", False):
-            yield "its layers keep a state of their own (a state-space or hybrid model)"
+            yield "its layers keep a recurrent state (a state-space or hybrid model)"
         windows = _run_packed(model, recorder)
     except Exception as error:  # transformers' models raise many types
         if TRIAL in error.args:  # a KeyError: it looks attention up in its own table
             yield "its attention does not go through transformers' AttentionInterface"
-        yield "its attention or its cache is of its own kind"
+        yield "it has a special attention or cache"
         return
     layers = config.num_hidden_layers
     if len(windows) != layers:
@@ -237,7 +237,7 @@ def _against_packing(config: LanguageConfig, recorder: _Recorder) -> Iterator[st
     if "position_ids" not in inspect.signature(decoder_of(model).forward).parameters:
         yield "it takes no position_ids, which packed rows need"
     if rope_limit(config) is not None and not rotary_modules(meta_model(config, None)):
-        yield f"its positions are rotated by {', '.join(DYNAMIC)} RoPE in a module of its own"
+        yield f"its positions are rotated by {', '.join(DYNAMIC)} RoPE in a special module"
     yield from _against_windows(config, windows)
 
 
