@@ -178,6 +178,12 @@ def test_the_recipe_reference_is_current() -> None:
     assert writer.PAGE.read_text(encoding="utf-8") == writer.page(), "run: python scripts/write_recipe_docs.py"
 
 
+@pytest.mark.soak
+def test_the_supported_models_are_those_that_the_tests_run() -> None:
+    writer = load_script("write_model_docs")
+    assert writer.PAGE.read_text(encoding="utf-8") == writer.page(), "run: python scripts/write_model_docs.py"
+
+
 def messages_of_the_source() -> list[str]:
     """Every text of the package, with what is filled in at run time left open."""
     found = []

@@ -270,7 +270,7 @@ class RunningBatch:
         head = self.model.head
         # On a CPU, parts of the head that fit its cache take two thirds of the time of the whole (16 rows, AVX2).
         parts = head.weight.split(HEAD_ROWS if head.device.type == "cpu" else len(head.weight))
-        logits = head.of_product(torch.cat([hidden @ rows.T for rows in parts], dim=-1))
+        logits = head.from_raw(torch.cat([hidden @ rows.T for rows in parts], dim=-1))
         return sample_tokens(logits, [sequence.sampling_state for sequence in sequences])
 
     def _plan(self, prompt: Prompt, waiting: Sequence[RunningSequence]) -> tuple[Prefix | None, int]:

@@ -1,4 +1,4 @@
-"""Turn hidden states into logits: the output layer, and what a model does to its product."""
+"""Turn hidden states into logits: the output layer, and what a model does to its output."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class LogitRule:
-    """How logits follow from the output layer's product: times `scale`, then soft-capped to at most `cap`."""
+    """How logits follow from the output layer's output: times `scale`, then soft-capped to at most `cap`."""
 
     scale: float = 1.0
     cap: float | None = None
@@ -21,7 +21,7 @@ PLAIN = LogitRule()
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Head:
-    """The output layer: `weight` (vocabulary, width), `bias` (vocabulary,) and the rule for its product.
+    """The output layer: `weight` (vocabulary, width), `bias` (vocabulary,) and the rule for its output.
 
     logits = cap * tanh(scale * (states @ weight.T + bias) / cap); without a cap, scale * (states @ weight.T + bias).
     """
@@ -40,11 +40,11 @@ class Head:
 
     def logits(self, states: Tensor) -> Tensor:
         """Return logits (tokens, vocabulary) of hidden states (tokens, width)."""
-        return self.of_product(states @ self.weight.T)
+        return self.from_raw(states @ self.weight.T)
 
-    def of_product(self, product: Tensor) -> Tensor:
+    def from_raw(self, raw: Tensor) -> Tensor:
         """Return logits from `states @ weight.T`."""
-        logits = product if self.bias is None else product + self.bias
+        logits = raw if self.bias is None else raw + self.bias
         scale, cap = self.rule.scale, self.rule.cap
         if cap is not None:
             return cap * torch.tanh(logits * (scale / cap))

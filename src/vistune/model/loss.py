@@ -93,8 +93,8 @@ def _add_chunk(
     bias_grad: Tensor | None,
 ) -> None:
     """Write a chunk's losses and its states' gradients, and add to the head's gradients."""
-    product, scale, cap = states @ head.weight.T, head.rule.scale, head.rule.cap
-    logits = (product if head.bias is None else product.add_(head.bias)).float()
+    raw, scale, cap = states @ head.weight.T, head.rule.scale, head.rule.cap
+    logits = (raw if head.bias is None else raw.add_(head.bias)).float()
     squashed = None if cap is None else logits.mul_(scale / cap).tanh_()
     if cap is not None:
         logits = logits * cap
@@ -110,12 +110,12 @@ def _add_chunk(
         logits_grad.mul_(squashed.square_().neg_().add_(1))
     if scale != 1:
         logits_grad *= scale
-    product_grad = logits_grad.to(states.dtype)
+    raw_grad = logits_grad.to(states.dtype)
     if states_grad is not None:
-        states_grad.copy_(product_grad @ head.weight)
+        states_grad.copy_(raw_grad @ head.weight)
     if weight_grad is not None and weight_grad.dtype == states.dtype:
-        weight_grad.addmm_(product_grad.T, states)  # adds in place, without a temporary of the head's size
+        weight_grad.addmm_(raw_grad.T, states)  # adds in place, without a temporary of the head's size
     elif weight_grad is not None:
-        weight_grad += product_grad.T @ states
+        weight_grad += raw_grad.T @ states
     if bias_grad is not None:
         bias_grad += logits_grad.sum(dim=0)

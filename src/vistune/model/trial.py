@@ -136,7 +136,7 @@ def _rows(model: Any, tokens: int) -> Tensor:
 
 
 def _logit_rule(model: Any) -> LogitRule | None:
-    """Return the rule by which logits follow from its head's output; None if there is none.
+    """Return the rule by which logits follow from the head's output; None if there is none.
 
     The model's forward pass runs on hidden states of our own and a small random head. The rule's numbers are the
     factors that it multiplies by, before and after a tanh; the rule must then give the same logits.
