@@ -176,9 +176,9 @@ def _overlap(path: Path, images: Mapping[str, Path | None], hashes: Mapping[str,
 
 def image_key(name: str) -> str:
     """Return the name under which other data sets know an image: COCO's twelve digits, else the bare file name."""
-    stem = Path(name).stem.lower()
-    number = re.fullmatch(r"(?:coco_[a-z]+\d{4}_)?(\d{12})", stem)
-    return number.group(1) if number else stem
+    base = Path(name).stem.lower()
+    number = re.fullmatch(r"(?:coco_[a-z]+\d{4}_)?(\d{12})", base)
+    return number.group(1) if number else base
 
 
 def _images_of(path: Path) -> Iterator[str | Path | bytes]:

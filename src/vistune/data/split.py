@@ -97,14 +97,14 @@ class _ShownImages:
         """Mark in `held` all records that show up to `count` images of the records from `begin` to `end`."""
         images = np.unique(self.images[self.begins[begin] : self.begins[end]]).tolist()
         images.sort(key=lambda image: _uniform(seed, self.names[image]))
-        wanted, most_records = blind_check_images(len(images), count), LARGEST_SHARE * (end - begin)
+        target, most_records = blind_check_images(len(images), count), LARGEST_SHARE * (end - begin)
         taken: set[int] = set()
         for image in images:
-            if len(taken) >= wanted:
+            if len(taken) >= target:
                 break
-            together, records = self._group(image, wanted)
+            together, records = self._group(image, target)
             own = sum(begin <= record < end and not held[record] for record in records)
-            if len(taken | together) <= wanted and held[begin:end].sum() + own <= most_records:
+            if len(taken | together) <= target and held[begin:end].sum() + own <= most_records:
                 taken |= together
                 held[list(records)] = True
 

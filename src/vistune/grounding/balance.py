@@ -232,7 +232,7 @@ def _is_strict(key: Key) -> bool:
 
 
 def _fewest(key: Key, answer: str) -> int:
-    """Return how many questions a key must have to be balanced; a guesser learns little from fewer."""
+    """Return how many questions a key must have to be balanced; a guesser gains little from fewer."""
     return 0 if _is_strict(key) else 2 if answer in OPPOSITE else 4
 
 

@@ -117,16 +117,16 @@ def tokens_kept(config: LlavaConfig, rules: ImageRules, path: Path) -> Literal["
     """Return which of the tower's tokens are used. With `default`, transformers drops the first."""
     strategy = config.vision_feature_select_strategy
     tower = describe_tower(config.vision_config, config.vision_feature_layer, rules.get("image_side"))
-    kept = (
+    tokens = (
         HF_TOKENS.get(strategy) if tower.prefix == 1 else "patch" if strategy == "full" and not tower.prefix else None
     )
-    if kept is None:
+    if tokens is None:
         raise CheckpointError(
             f"{path}: vision_feature_select_strategy {strategy!r} does not fit {tower.kind}, "
             f"which has {tower.prefix} tokens before the patches",
             "use default or full for a tower with a class token, full for a tower without one",
         )
-    return kept
+    return tokens
 
 
 def pads(folder: Path) -> bool:

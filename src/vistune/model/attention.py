@@ -80,9 +80,9 @@ def attend(
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if starts is None and past is None:
-        beside = _arguments.get() or {}
-        starts, past = beside.get("starts"), beside.get("past")
-        starts_on_device, longest = beside.get("starts_on_device"), beside.get("longest", 0)
+        aside = _arguments.get() or {}
+        starts, past = aside.get("starts"), aside.get("past")
+        starts_on_device, longest = aside.get("starts_on_device"), aside.get("longest", 0)
     if past is not None:
         out = past.attend(query, key, value, scaling, sliding_window)
     elif starts_on_device is not None and dropout == 0.0 and (half := half_precision(query, value)) is not None:

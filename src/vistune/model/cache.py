@@ -20,7 +20,7 @@ from vistune.model.attention import join, packed_attention, partial_attention, w
 
 
 class Cache(Protocol):
-    """What running sequences have read: `KVCache`, or `SeparateCaches` of a model that runs unpacked."""
+    """The cache of running sequences: `KVCache`, or `SeparateCaches` of a model that runs unpacked."""
 
     def __len__(self) -> int: ...
 

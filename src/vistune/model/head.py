@@ -1,4 +1,4 @@
-"""Turn hidden states into logits: the output layer, and what a model does to its output."""
+"""Turn hidden states into logits: the output layer, then scale, bias and cap."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def image_rules(source: str) -> ImageRules:
 
 
 def _processor(source: str) -> Any:
-    """Load the image processor; of a timm tower, the `pretrained_cfg` in its config.json, which takes its place."""
+    """Load the image processor, or for a timm tower the `pretrained_cfg` in its config.json."""
     from transformers import AutoConfig, AutoImageProcessor, ViTImageProcessorPil
 
     try:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import BitsAndBytesConfig
 
 log = logging.getLogger("vistune.model")
-# Names of a text model's weights in the folder of a multimodal model, old and new, and in a folder of its own.
+# Names of a text model's weights in the folder of a multimodal model, old and new, and in a separate folder.
 TEXT_WEIGHTS = {
     r"^(model\.)?language_model\.lm_head\.": "lm_head.",
     r"^(model\.)?language_model\.(model\.)?": "model.",
@@ -59,7 +59,7 @@ class CausalLM(nn.Module):
 
 
 def language_config(source: str) -> LanguageConfig:
-    """Read a language model's config; of a multimodal model, its text model's.
+    """Read the config of a language model, or of the text model inside a multimodal model.
 
     Raises RecipeError if it is not supported, before any weights are read.
     """
@@ -269,17 +269,19 @@ def read_as_transformers(language: nn.Module, embeddings: Tensor) -> Tensor:
     return hidden
 
 
-def read_alone(language: nn.Module, embeddings: Tensor, cache: object = None, begin: int = 0) -> tuple[Tensor, object]:
-    """Read tokens (tokens, width) of one sequence by transformers' own attention, after `begin` tokens in its cache.
+def read_separately(
+    language: nn.Module, embeddings: Tensor, cache: object = None, begin: int = 0
+) -> tuple[Tensor, object]:
+    """Read tokens (tokens, width) of one sequence by transformers' attention, after `begin` tokens in its cache.
 
     Returns:
         The hidden states (tokens, width), and transformers' cache with the new tokens.
     """
     body = decoder_of(unwrap(language))
-    # Explicit where possible: some hybrid models would count no tokens if their first layer has no attention.
+    # Explicit if possible: some hybrid models would count no tokens if their first layer has no attention.
     positions = torch.arange(begin, begin + len(embeddings), device=embeddings.device)[None]
-    given = {"position_ids": positions} if "position_ids" in inspect.signature(body.forward).parameters else {}
-    output = body(inputs_embeds=embeddings[None], cache=cache, use_cache=True, **given)
+    arguments = {"position_ids": positions} if "position_ids" in inspect.signature(body.forward).parameters else {}
+    output = body(inputs_embeds=embeddings[None], cache=cache, use_cache=True, **arguments)
     return output.last_hidden_state[0], output.cache
 
 

@@ -84,7 +84,7 @@ def lengths_of(starts: Sequence[int] | Tensor) -> Tensor:
 
 
 def _rotate(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-    """Replace a rotary module's output for a row: each class of lengths is rotated as if it were alone."""
+    """Replace a rotary module's output for a row: each class of lengths is rotated as in a row of its class only."""
     lengths = _lengths.get()
     limit = rope_limit(module.config)
     positions = kwargs.get("position_ids", args[1] if len(args) > 1 else None)

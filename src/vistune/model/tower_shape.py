@@ -90,11 +90,11 @@ class TowerShape:
 
 
 def layers_kept(layers: int, feature_layer: int) -> int:
-    """Return the number of layers up to the feature layer: -1 keeps all, -2 all but the last, as in hidden_states."""
-    kept = layers + 1 + feature_layer
-    if not 0 < kept <= layers:
+    """Return the number of layers up to the feature layer: -1 keeps all, -2 drops the last, as in hidden_states."""
+    depth = layers + 1 + feature_layer
+    if not 0 < depth <= layers:
         raise RecipeError(f"model.feature_layer={feature_layer} is outside the tower's {layers} layers", "-2 is usual")
-    return kept
+    return depth
 
 
 def as_layers(feature_layer: int | Sequence[int]) -> tuple[int, ...]:
@@ -188,7 +188,7 @@ def tower_class(config: Any, space: str = "hidden") -> type[PreTrainedModel]:
     modeling = import_module(module.replace(".configuration_", ".modeling_"))
     kind = getattr(modeling, f"{name.removesuffix('Config')}Model", None)
     if kind is None:
-        raise _not_a_tower(config.model_type, "transformers has no model for this config alone")
+        raise _not_a_tower(config.model_type, "transformers has no model class for this config")
     return kind  # type: ignore[no-any-return]
 
 
@@ -229,7 +229,7 @@ def _describe(kind: type[PreTrainedConfig], key: str, layers: tuple[int, ...], s
     trace = _run_on_meta(config, side)
     states, depth = trace.states, len(trace.states) - 1
     stack = trace.stack()
-    if name == "timm_wrapper":  # its hidden states leave out the embeddings
+    if name == "timm_wrapper":  # its hidden states begin after the embeddings
         depth += 1
     kept = max(layers_kept(depth, layer) for layer in layers)
     chosen = [states[layer] for layer in layers]
@@ -275,7 +275,7 @@ def _describe(kind: type[PreTrainedConfig], key: str, layers: tuple[int, ...], s
 
 
 class _Trace:
-    """What a tower on the meta device did: its hidden states, and which modules returned which tensors."""
+    """Record a tower's run on the meta device: its hidden states, and which modules returned which tensors."""
 
     def __init__(self, tower: PreTrainedModel) -> None:
         self.tower = tower
@@ -291,11 +291,11 @@ class _Trace:
 
     def stack(self) -> str:
         """Return the name of the list of layers; "" if the hidden states are not its modules' outputs."""
-        wanted = self.states[1:]
-        ends = [name for name, tensor in self.returned.items() if wanted and tensor is wanted[0]]
+        needed = self.states[1:]
+        ends = [name for name, tensor in self.returned.items() if needed and tensor is needed[0]]
         for parent, dot, number in (name.rpartition(".") for name in ends):
             if number == "0" and all(
-                self.returned.get(f"{parent}{dot}{k}") is state for k, state in enumerate(wanted)
+                self.returned.get(f"{parent}{dot}{k}") is state for k, state in enumerate(needed)
             ):  # fmt: skip
                 return parent
         return ""

@@ -138,11 +138,11 @@ def _rows(model: Any, tokens: int) -> Tensor:
 def _logit_rule(model: Any) -> LogitRule | None:
     """Return the rule by which logits follow from the head's output; None if there is none.
 
-    The model's forward pass runs on hidden states of our own and a small random head. The rule's numbers are the
+    The model's forward pass runs on given hidden states and a small random head. The rule's numbers are the
     factors that it multiplies by, before and after a tanh; the rule must then give the same logits.
     """
     head = model.get_output_embeddings()
-    if type(head) is not nn.Linear:  # a subclass computes something of its own
+    if type(head) is not nn.Linear:  # a subclass computes something else
         return None
     rng = torch.Generator().manual_seed(0)
     width, biased = head.in_features, head.bias is not None
@@ -168,7 +168,7 @@ def _logit_rule(model: Any) -> LogitRule | None:
 
 
 class _BodyOutput:
-    """What a decoder returns: `last_hidden_state`, and None for everything else."""
+    """The output of a decoder: `last_hidden_state`, and None for everything else."""
 
     def __init__(self, states: Tensor) -> None:
         self.last_hidden_state = states

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 
-# What is in front of a tower's tensor names in the folder of a whole vision-language model.
+# Prefixes of a tower's tensor names in the folder of a whole vision-language model.
 IN_WHOLE_MODELS = r"^(model\.)?(vision_tower|vision_model|vision_encoder|visual)\."
 
 
@@ -82,7 +82,7 @@ class VisionTower(nn.Module):
 
     @property
     def towers(self) -> Sequence[VisionTower]:
-        """Return the tower alone, as `FusedTowers` returns both."""
+        """Return a list with only this tower, as `FusedTowers` returns both."""
         return (self,)
 
     @property
@@ -239,7 +239,7 @@ def resolve_norm(setting: str, shape: TowerShape, space: str) -> str:
     final norm: hidden states of DINOv2 have outliers in the hundreds.
     """
     if setting in ("tower", "layer_norm") and space == "joint":
-        raise RecipeError(f"model.feature_norm={setting}: space=joint has a norm already", "leave feature_norm out")
+        raise RecipeError(f"model.feature_norm={setting}: space=joint has a norm already", "remove feature_norm")
     if setting == "tower" and not shape.norm:
         raise RecipeError(
             f"model.feature_norm=tower: {shape.kind} has no final norm of this width", "use feature_norm=layer_norm"

@@ -28,7 +28,7 @@ from vistune.model.language import (
     language_config,
     load_language,
     read,
-    read_alone,
+    read_separately,
     run,
     unwrap,
 )
@@ -129,7 +129,7 @@ class VisionLanguageModel(nn.Module):
         """Return hidden states (tokens, width) of packed embeddings; `prefill` receives their keys and values."""
         if isinstance(prefill, Prefill):
             return read(self.language, embedded, prefill, prefill.positions)
-        parts = [read_alone(self.language, rows) for rows in embedded.split(prefill.lengths)]
+        parts = [read_separately(self.language, rows) for rows in embedded.split(prefill.lengths)]
         prefill.caches = [cache for _, cache in parts]
         return torch.cat([hidden for hidden, _ in parts])
 
@@ -146,7 +146,7 @@ class VisionLanguageModel(nn.Module):
         embedded = self.embed_text(tokens)
         if isinstance(cache, SeparateCaches):
             rows = zip(embedded, cache.caches, cache.lengths, strict=True)
-            parts = [read_alone(self.language, row[None], own, length) for row, own, length in rows]
+            parts = [read_separately(self.language, row[None], own, length) for row, own, length in rows]
             cache.caches = [own for _, own in parts]
             cache.lengths = [length + 1 for length in cache.lengths]
             return torch.cat([hidden for hidden, _ in parts])

@@ -27,7 +27,7 @@ class LinearMap:
         inside: Width of its input.
         outside: Width of its output.
         count: How many of them a layer has, on average.
-        active: How many of them a token passes: of a layer's experts, those that it is routed to.
+        active: Number that a token passes: the experts that it is routed to.
         attention: Whether it is inside an attention module.
         adaptable: Whether it is an nn.Linear, which can get adapters.
     """
@@ -51,12 +51,12 @@ class LanguageShape:
     """Sizes of a decoder.
 
     Attributes:
-        width: Of hidden states.
+        width: Width of hidden states.
         inner: Width of a gated MLP with as many weights as a token passes outside of attention.
         layers: Number of layers.
         query_width: Heads times the width of a head.
         key_width: Key heads times the width of a head.
-        parameters: Of the whole model, tied ones once.
+        parameters: Number in the whole model, tied ones once.
         layer: Parameters of a layer, on average.
         maps: The linear maps of the layers.
     """
@@ -88,7 +88,7 @@ def language_shape(config: LanguageConfig | SimpleNamespace) -> LanguageShape:
 
 
 def transformers_config(config: LanguageConfig | SimpleNamespace) -> LanguageConfig:
-    """Return transformers' config for the contents of a config.json; of a multimodal model, its text model's."""
+    """Return transformers' config for the contents of a config.json, or for its text model if it is multimodal."""
     from transformers import AutoConfig
 
     if not isinstance(config, SimpleNamespace):

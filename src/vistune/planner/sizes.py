@@ -122,7 +122,7 @@ def sizes_of(
     """Compute a recipe's model sizes from configs only. Raises RecipeError if a config is not on this machine.
 
     Args:
-        configs: The towers' and the language model's, if they are not in folders of their own.
+        configs: The towers' and the language model's, if they are not in separate folders.
         cut: Whether the tower already ends at the feature layer.
     """
     names = [name for part, name in model.backbones.items() if part != "language"]
@@ -150,7 +150,7 @@ def tower_of(vision: VisionConfig, spec: Spec, *, cut: bool = False) -> TowerSha
 def spec_without_weights(
     model: Model, visions: Sequence[VisionConfig], language: LanguageConfig | SimpleNamespace, *, cut: bool = False
 ) -> Spec:
-    """Return the spec of a model from what is on this machine; nothing is downloaded.
+    """Return the spec of a model from the files on this machine; nothing is downloaded.
 
     Without an image processor, images have the size of the tower's config. `cut`: see `sizes_of`.
     """

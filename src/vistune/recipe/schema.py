@@ -296,7 +296,7 @@ class Model(Strict):
 
     vision: str | tuple[str, str] = Field(
         default="builtin",
-        description="Vision tower: an image encoder of transformers, alone or inside the folder of a larger model "
+        description="Vision tower: an image encoder of transformers, by itself or inside the folder of a larger model "
         "([backbones](../how-to/choose-backbones.md)). Two, such as `[DINOV2, SIGLIP]`, are fused: their features are "
         "concatenated.",
     )

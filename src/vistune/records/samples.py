@@ -88,7 +88,7 @@ def refuse_other_media(record: Fields, location: str) -> None:
     """Refuse a record with video or audio: without it, the record would mean something else."""
     for name in sorted(OTHER_MEDIA):
         if record.get(name) not in (None, "", [], {}):
-            raise RecordError(location, name, "videos and audio are not read, only images", "leave the record out")
+            raise RecordError(location, name, "videos and audio are not read, only images", "remove the record")
 
 
 def refuse_other_names(record: Fields, unread: Collection[str], location: str) -> None:
@@ -183,7 +183,7 @@ def _check_turns(messages: Sequence[Message], turns: Sequence[Turn], location: s
     if len(messages[skipped:]) % 2 or not messages[skipped:]:
         raise RecordError(location, form, "the last question has no answer", "add it or remove the question")
     if not any(message.supervised for message in messages if message.role == "assistant"):
-        hint = "set one of `loss`, `train` or `weight` to true, or leave the record out"
+        hint = "set one of `loss`, `train` or `weight` to true, or remove the record"
         raise RecordError(location, form, "no answer is trained on", hint)
 
 

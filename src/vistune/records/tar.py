@@ -133,7 +133,7 @@ def _grouped(tar: tarfile.TarFile, name: str, unread: Counter[str] | None) -> It
             hint = f"make it smaller; at most {LARGEST_CELL:,} bytes are read"
             raise DataError(f"{name}:{member.name}: too large ({member.size:,} bytes)", hint)
         if member.name in sample.members:
-            hint = "give the files of each sample a base name of their own"
+            hint = "give the files of each sample a separate base name"
             raise DataError(f"{name}:{member.name}: the archive contains two files of this name", hint)
         sample.members.add(member.name)
         suffix = path.suffix.lower()

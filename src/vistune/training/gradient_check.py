@@ -2,7 +2,7 @@
 
 recipe -> each stage's first step, its samples packed, one by one, in two halves, and under torchrun over all processes
 -> losses and gradients compared; and random documents, some beyond the length at which RoPE changes, packed and each
-alone by transformers' own attention -> losses and hidden states compared
+separately by transformers' own attention -> losses and hidden states compared
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from vistune.training.run import Run
 from vistune.types import Batch
 
 TOLERANCE = 1e-3  # of the largest entry of a parameter's gradient, in fp32
-# Of the largest entry of all gradients: what is smaller is compared with this. The gradient of a bias that shifts all
-# keys alike is zero but for rounding.
+# Gradients below this share of the largest entry are compared with that share of it. The gradient of a bias that
+# shifts all keys alike is zero up to rounding.
 LEAST = 1e-3
 DOCUMENT = 24  # tokens of a random document that fits any model
 
@@ -118,7 +118,7 @@ def _compare(run: Run, model: VisionLanguageModel, planned: PlannedStage) -> lis
 
 @torch.no_grad()
 def _against_transformers(model: VisionLanguageModel, stage: str, device: str) -> GradientComparison:
-    """Compare random documents, packed into one row, with each alone by transformers' own attention."""
+    """Compare random documents, packed into one row, with each processed separately by transformers' own attention."""
     limit = model.rope_limit
     lengths = [5, DOCUMENT, *([limit + 3] if limit is not None else []), 2]
     ids = torch.randint(model.spec.vocabulary, (sum(lengths),), generator=torch.Generator().manual_seed(0))
@@ -133,9 +133,9 @@ def _against_transformers(model: VisionLanguageModel, stage: str, device: str) -
     ).to(device)
     packed, loss_packed = model(row), ModelWithLoss(model)(row)[0]
     documents = model.embed_text(row.input_ids)[None].split(lengths, dim=1)
-    alone = torch.cat([read_as_transformers(model.language, rows)[0] for rows in documents])
-    loss = next_token_loss(alone, model.head, row.labels, starts).sum
-    difference = float((packed - alone).abs().max() / alone.abs().max())
+    separate = torch.cat([read_as_transformers(model.language, rows)[0] for rows in documents])
+    loss = next_token_loss(separate, model.head, row.labels, starts).sum
+    difference = float((packed - separate).abs().max() / separate.abs().max())
     return GradientComparison(
         stage,
         "transformers' own attention",

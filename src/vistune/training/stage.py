@@ -199,6 +199,6 @@ def _layers(model: VisionLanguageModel) -> Iterator[nn.Module]:
     checking their hooks. A quantised model multiplies in kernels that no compiler sees into.
     """
     yield from model.vision.layers()
-    # A model that runs unpacked calls its layers in ways of its own, once per document.
+    # A model that runs unpacked calls its layers differently, once per document.
     if model.packed and not is_quantised(model.language):
         yield from getattr(decoder_of(unwrap(model.language)), "layers", ())[:-1]

@@ -112,7 +112,7 @@ def conversation(scene: Scene, language: str, rng: random.Random, balance: Answe
 def _about_photograph(
     scene: Scene, language: str, rng: random.Random, balance: AnswerBalance
 ) -> Sequence[QuestionAnswer]:
-    """Ask about each aspect of an object once, and leave out what would be guessed; see `grounding.balance`."""
+    """Ask about each aspect of an object once, and skip those that could be guessed; see `grounding.balance`."""
     chosen = choose(scene, balance, rng, LONGEST_CONVERSATION)
     return [word(content, kind, language, rng) for kind, content in chosen]
 

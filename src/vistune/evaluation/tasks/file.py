@@ -265,7 +265,7 @@ def _question(
     turn = Turn(key, "user", split_markers(asked))
     messages = images_in_place(Turns((turn,), names, listed), location, folders, Counter())
     if not asked.strip() and not messages[0].images:
-        raise RecordError(location, key, "is empty", "write the question, or leave the record out")
+        raise RecordError(location, key, "is empty", "write the question, or remove the record")
     choices = _choices(fields, location)
     match = fields.get("match") or "exact"
     if match not in MATCHES:
@@ -308,7 +308,7 @@ def _answer(fields: Mapping[str, object], location: str, *, needed: bool) -> str
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise RecordError(location, "answer", f"expected text, got {shown(value)}", "write it as a reply would say it")
     if not bare(str(value)):
-        raise RecordError(location, "answer", "is empty", "write the right answer, or leave the record out")
+        raise RecordError(location, "answer", "is empty", "write the right answer, or remove the record")
     return str(value)
 
 
@@ -341,7 +341,7 @@ def _refuse_image_like(
         if not value or value != value:
             continue
         if LIKE_OTHER_MEDIA.search(written):
-            raise RecordError(location, name, "videos and audio are not read, only images", "leave the record out")
+            raise RecordError(location, name, "videos and audio are not read, only images", "remove the record")
         names_one = isinstance(value, str) and NAMES_AN_IMAGE.search(value.strip()) is not None
         is_named_so = LIKE_AN_IMAGE.search(written) is not None
         if not images and (names_one or is_named_so):
