@@ -14,7 +14,15 @@ The command line prints these as one line. Any other exception is a bug of vistu
 
 from __future__ import annotations
 
+import os
+import sysconfig
+import traceback
 from collections.abc import Iterable
+
+_INSTALLED = (
+    os.path.join(os.path.dirname(__file__), ""),
+    os.path.join(sysconfig.get_path("stdlib"), ""),
+)
 
 
 class VistuneError(Exception):
@@ -74,6 +82,18 @@ class Stopped(VistuneError):
 def reason_of(error: Exception) -> str:
     """Return the message of a library's error on one line, for use in ours."""
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def raised_at(error: Exception) -> str:
+    """Return the type and message of an error of a user's code, with the file and line that raised it."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not is_installed(frame.filename)]
+    line = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {reason_of(error)}{line}"
+
+
+def is_installed(file: str) -> bool:
+    """Return whether a source file is part of vistune, of an installed package or of Python itself."""
+    return file.startswith((*_INSTALLED, "<")) or "site-packages" in file or "dist-packages" in file
 
 
 def some(names: Iterable[str], most: int = 10) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 
 from vistune.errors import RecipeError
 from vistune.model import VisionLanguageModel, build, build_projector, read_spec
-from vistune.model.projectors import PROJECTORS, projector_named, slots_after
+from vistune.model.projectors import PROJECTORS, Projector, projector_named, slots_after
 from vistune.recipe import Model
 from vistune.types import Spec
 
@@ -177,3 +179,83 @@ def test_the_newline_begins_as_llava_begins_it_and_from_the_seed(tiny_backbones:
     wanted = torch.randn(48, generator=torch.Generator().manual_seed(0)) / 48**0.5
     torch.testing.assert_close(newline.detach(), wanted)
     assert model_with(tiny_backbones).newline is None
+
+
+class Padded(nn.Module):
+    """Wraps a linear layer, and puts `more` zero tokens in front of its output."""
+
+    def __init__(self, vision: int, language: int, more: int) -> None:
+        super().__init__()
+        self.linear, self.more = nn.Linear(vision, language), more
+
+    def forward(self, features: Tensor) -> Tensor:
+        return nn.functional.pad(self.linear(features), (0, 0, self.more, 0))
+
+
+class Reading(nn.Linear):
+    """Reads a value, which a tensor on the meta device does not have."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features) * (2.0 if features.sum().item() else 1.0)
+
+
+class Ragged(nn.Linear):
+    def forward(self, features: Tensor) -> Tensor:
+        raise KeyError("scale")
+
+
+OWN: dict[str, object] = {
+    "LINEAR": Projector(nn.Linear),
+    "READING": Projector(Reading),
+    "MORE": Projector(lambda vision, language: Padded(vision, language, 1)),
+    "FEWER": Projector(lambda vision, language: Padded(vision, language, -1)),
+    "GIVEN": Projector(lambda vision, language: Padded(vision, language, 1), slots=lambda tokens: tokens + 1),
+    "NARROW": Projector(lambda vision, language: nn.Linear(vision, vision)),
+    "TUPLE": Projector(lambda vision, language: nn.RNN(vision, language)),
+    "CLASS": nn.Linear,
+    "FLOAT": Projector(nn.Linear, slots=lambda tokens: tokens / 2),  # type: ignore[arg-type,return-value]
+    "RAISING": Projector(Ragged),
+    "ONE": Projector(lambda vision: nn.Linear(vision, 1)),  # type: ignore[arg-type,misc]
+}
+
+
+@pytest.fixture
+def own_projectors(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType("own_projectors")
+    vars(module).update(OWN)
+    monkeypatch.setitem(sys.modules, "own_projectors", module)
+
+
+@pytest.mark.usefixtures("own_projectors")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("MORE", r"returns an output of shape \(2, 5, 48\), expected \(2, 4, 48\).*slots=lambda"),
+        ("FEWER", r"returns an output of shape \(2, 3, 48\), expected \(2, 4, 48\).*slots=lambda"),
+        ("NARROW", r"returns an output of shape \(2, 4, 32\), expected \(2, 4, 48\).*the language model's width"),
+        ("TUPLE", "returns tuple instead of a tensor"),
+        ("CLASS", r"is a class, not a Projector. Fix: write NAME = Projector\(CLASS\)"),
+        ("FLOAT", "`slots` returns 2.0 for 4 tokens"),
+        ("RAISING", r"fails on features of shape \(2, 4, 32\): KeyError: 'scale' \(.*test_projectors.py:\d+\)"),
+        ("ONE", r"fails on features of shape .*takes 1 positional argument but 2 were given"),
+    ],
+)
+def test_a_projector_that_does_not_keep_its_promise_is_refused(name: str, message: str, tiny_backbones: Path) -> None:
+    with pytest.raises(RecipeError, match=f"model.projector=own_projectors:{name}: .*{message}"):
+        model_with(tiny_backbones, projector=f"own_projectors:{name}")
+
+
+@pytest.mark.usefixtures("own_projectors")
+@pytest.mark.parametrize(("name", "slots"), [("LINEAR", 4), ("READING", 4), ("GIVEN", 5)])
+def test_a_projector_that_keeps_its_promise_is_built(name: str, slots: int, tiny_backbones: Path) -> None:
+    model = model_with(tiny_backbones, projector=f"own_projectors:{name}")
+    assert model.spec.slots_per_image == slots
+    assert model.encode(torch.randn(3, 4, 32)).shape == (3, slots, 48)
+
+
+@pytest.mark.usefixtures("own_projectors")
+def test_a_loaded_model_refuses_a_projector_that_changed(tiny_backbones: Path) -> None:
+    model = model_with(tiny_backbones, projector="own_projectors:LINEAR")
+    model.projector = Padded(32, 48, 1)
+    with pytest.raises(RecipeError, match=r"LINEAR: returns an output of shape \(3, 5, 48\), expected \(3, 4, 48\)"):
+        model.encode(torch.randn(3, 4, 32))

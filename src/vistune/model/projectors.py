@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from vistune.errors import RecipeError
+from vistune.errors import RecipeError, raised_at
 from vistune.registry import lookup
 from vistune.types import Spec
 
@@ -95,15 +95,69 @@ PROJECTORS: Mapping[str, Projector] = {
 
 def projector_named(name: str) -> Projector:
     """Return the projector called `name`. Raises RecipeError if there is none."""
-    return lookup(name, PROJECTORS, "projector")
+    entry: object = lookup(name, PROJECTORS, "projector")
+    if not isinstance(entry, Projector):
+        kind = "a class" if isinstance(entry, type) else f"of type {type(entry).__name__}"
+        raise RecipeError(
+            f"model.projector={name}: is {kind}, not a Projector",
+            "write NAME = Projector(CLASS) in that module, and give model.projector=MODULE:NAME",
+        )
+    return entry
 
 
 def slots_after(name: str, tokens: int) -> int:
     """Return the number of slots for a tile's tokens. Raises RecipeError if the projector cannot take them."""
+    projector = projector_named(name)
     try:
-        return projector_named(name).slots(tokens)
+        slots: object = projector.slots(tokens)
     except ValueError as error:
         raise RecipeError(f"model.projector={name}: {error}", "choose another projector or tower") from None
+    except Exception as error:  # a user's function
+        raise RecipeError(f"model.projector={name}: `slots` fails: {raised_at(error)}", "correct `slots`") from error
+    if type(slots) is not int or slots < 1:
+        raise RecipeError(
+            f"model.projector={name}: `slots` returns {slots!r} for {tokens} tokens", "return a whole number above 0"
+        )
+    return slots
+
+
+def tried_slots(name: str, tokens: int, vision_width: int, language_width: int) -> int:
+    """Return the number of slots for a tile's tokens, after running the projector once without weights.
+
+    Raises RecipeError if the projector fails, or if its output does not have this number of slots or this width.
+    """
+    slots = slots_after(name, tokens)
+    try:
+        try:
+            output = _run_once(name, (2, tokens, vision_width), language_width, "meta")
+        except Exception:  # the module may read values, which tensors on the meta device do not have
+            output = _run_once(name, (2, tokens, vision_width), language_width, "cpu")
+    except Exception as error:  # a user's module
+        raise RecipeError(
+            f"model.projector={name}: fails on features of shape {(2, tokens, vision_width)}: {raised_at(error)}",
+            "build it from (vision width, language width); forward takes (tiles, tokens, vision width)",
+        ) from error
+    require_shape(name, output, (2, slots, language_width))
+    return slots
+
+
+def _run_once(name: str, shape: tuple[int, int, int], language_width: int, device: str) -> object:
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.device(device):
+        module = projector_named(name).build(shape[-1], language_width)
+        return module(torch.zeros(shape))
+
+
+def require_shape(name: str, output: object, expected: tuple[int, int, int]) -> None:
+    """Raise RecipeError if a projector's output is not a tensor of the expected shape (tiles, slots, width)."""
+    shape = tuple(output.shape) if isinstance(output, Tensor) else None
+    if shape == expected:
+        return
+    problem = f"an output of shape {shape}" if shape is not None else f"{type(output).__name__} instead of a tensor"
+    hint = "return the language model's width" if shape is not None and shape[:2] == expected[:2] else ""
+    raise RecipeError(
+        f"model.projector={name}: returns {problem}, expected {expected}: tiles, slots, width of the language model",
+        hint or "make forward return this shape, or give the number of slots: Projector(CLASS, slots=lambda tokens: …)",
+    )
 
 
 def build_projector(spec: Spec, *, seed: int) -> nn.Module:

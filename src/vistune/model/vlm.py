@@ -33,7 +33,7 @@ from vistune.model.language import (
     unwrap,
 )
 from vistune.model.lora import has_adapters
-from vistune.model.projectors import build_projector, slots_after
+from vistune.model.projectors import build_projector, require_shape, tried_slots
 from vistune.model.rotary import rope_limit
 from vistune.model.separate import SeparateCaches, SeparatePrefill
 from vistune.model.shapes import VisionConfig, cached_folder
@@ -98,6 +98,8 @@ class VisionLanguageModel(nn.Module):
         features: Tensor = images if images.is_floating_point() else self.vision(images)
         # A frozen tower may be in bf16 and the projector in fp32, and generation uses no autocast.
         tiles: Tensor = self.projector(features.to(next(self.projector.parameters(), features).dtype))
+        # More slots than the text has would shift features from one image to the next without an error.
+        require_shape(self.spec.projector, tiles, (len(images), self.spec.slots_per_image, self.spec.language_width))
         return tiles
 
     def place(self, tiles: Tensor, slots: Tensor) -> Tensor:
@@ -256,7 +258,7 @@ def spec_of(model: Model, vision: VisionConfig, width: int, vocabulary: int, rul
         vision_width=vision_width,
         language_width=width,
         vocabulary=vocabulary,
-        slots_per_image=slots_after(model.projector, slots_of_tile(shape, model.feature_tokens)),
+        slots_per_image=tried_slots(model.projector, slots_of_tile(shape, model.feature_tokens), vision_width, width),
         projector=model.projector,
         template=model.template or "v1",
         feature_layer=model.feature_layer,
