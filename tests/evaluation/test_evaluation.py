@@ -13,7 +13,16 @@ from vistune.errors import DataError
 from vistune.evaluation import AnsweredQuestion
 from vistune.evaluation.conditions import choose_questions, conditions_for, derangement, plan_blocks, prompt_of
 from vistune.evaluation.descriptions import named_pairs
-from vistune.evaluation.results import accuracy, describe_gap, evaluation_result, gap, majority
+from vistune.evaluation.results import (
+    TOO_FEW_IMAGES,
+    accuracy,
+    describe_change,
+    describe_gap,
+    evaluation_result,
+    gap,
+    majority,
+    share_changed,
+)
 from vistune.evaluation.runner import ask
 from vistune.evaluation.task import same_text
 from vistune.evaluation.tasks.file import File
@@ -86,6 +95,25 @@ def test_the_gap_is_paired_and_said_in_words() -> None:
     assert "helps" in describe_gap(gap(better, same))
 
 
+@pytest.mark.parametrize(("images", "per_image"), [(1, 8), (9, 1)])
+def test_few_images_give_no_interval_and_no_claim(images: int, per_image: int) -> None:
+    count = images * per_image
+    right, wrong = rows(*[True] * count, per_image=per_image), rows(*[False] * count, per_image=per_image)
+    share, difference = accuracy(right), gap(right, wrong)
+    assert (share.value, share.low, share.high, share.has_interval) == (1.0, 0.0, 1.0, False)
+    assert (difference.value, difference.low, difference.high) == (1.0, -1.0, 1.0)
+    assert describe_gap(difference) == TOO_FEW_IMAGES
+    assert describe_change(share_changed(right, wrong)) == TOO_FEW_IMAGES
+    assert difference.to_dict()["has_interval"] is False
+
+
+def test_ten_images_give_an_interval() -> None:
+    difference = gap(rows(*[True] * 10), rows(*[False] * 10))
+    assert (difference.low, difference.high) == (1.0, 1.0)
+    assert "has_interval" not in difference.to_dict()
+    assert "helps" in describe_gap(difference)
+
+
 def test_majority_is_by_type_and_language() -> None:
     asked = [
         question("1", "a", "red"),
@@ -108,7 +136,7 @@ def test_a_result_holds_every_condition_and_table() -> None:
 
 
 def test_a_result_as_json_has_its_keys_in_a_fixed_order() -> None:
-    found = {c: rows(*[True] * 2, condition=c) for c in ("with_image", "without_image", "wrong_image")}
+    found = {c: rows(*[True] * 10, condition=c) for c in ("with_image", "without_image", "wrong_image")}
     tree = evaluation_result("scenes", HeldOut(Path()), found).to_dict()
     assert list(tree) == [
         *("task", "metrics", "count", "unparsed", "missing", "examples", "tables", "majority", "without_image"),

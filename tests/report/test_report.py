@@ -201,6 +201,7 @@ def test_the_words_of_the_gap_are_the_scorers_own() -> None:
     korean = catalogue("report/labels", "ko")["words"]
     for low, high in ((0.1, 0.2), (-0.2, -0.1), (-0.1, 0.1)):
         assert scoring.describe_gap(scoring.Estimate(0.0, low, high, 9)) in korean
+    assert scoring.TOO_FEW_IMAGES in korean
 
 
 def test_the_same_folder_writes_the_same_bytes(run_folder: Path) -> None:

@@ -200,7 +200,7 @@ def result_table(result: EvaluationResult) -> Table:
     if not result.metrics:
         table.add_row("no figure here", "", NO_FIGURE)
     for condition, interval in result.intervals.items():
-        shown = f"{100 * interval.low:.1f} – {100 * interval.high:.1f}"
+        shown = f"{100 * interval.low:.1f} – {100 * interval.high:.1f}" if interval.has_interval else "too few images"
         table.add_row(f"accuracy {condition.replace('_', ' ')}", f"{100 * interval.value:.1f} %", shown)
     if result.majority is not None:
         table.add_row("majority answer", f"{100 * result.majority:.1f} %", "")

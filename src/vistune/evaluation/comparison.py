@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from vistune.errors import RecipeError
-from vistune.evaluation.results import AnsweredQuestion, Estimate, EvaluationResult, gap, read_result
+from vistune.evaluation.results import (
+    TOO_FEW_IMAGES,
+    AnsweredQuestion,
+    Estimate,
+    EvaluationResult,
+    gap,
+    read_result,
+)
 from vistune.evaluation.task import image_of
 from vistune.files import parse_json, read_json, read_jsonl
 from vistune.types import ImageRef, Message, Part, Question, Sample
@@ -226,6 +233,8 @@ def _pair(one: str, other: str, results: Mapping[str, EvaluationResult], seed: i
 
 
 def _describe_difference(one: str, other: str, difference: Estimate) -> str:
+    if not difference.has_interval:
+        return TOO_FEW_IMAGES
     if difference.low > 0:
         return f"{one} is better: the interval is above zero"
     if difference.high < 0:
@@ -308,7 +317,8 @@ def _number(value: float | None) -> str:
 
 
 def _points(estimate: Estimate, *, sign: str = "", unit: str = "") -> str:
-    return f"{100 * estimate.value:{sign}.1f}{unit} ({100 * estimate.low:.1f} to {100 * estimate.high:.1f})"
+    interval = f"{100 * estimate.low:.1f} to {100 * estimate.high:.1f}" if estimate.has_interval else "too few images"
+    return f"{100 * estimate.value:{sign}.1f}{unit} ({interval})"
 
 
 def _blind_words(result: EvaluationResult) -> list[str]:

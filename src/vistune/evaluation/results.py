@@ -18,6 +18,9 @@ from vistune.records import UnreadField
 from vistune.types import Question
 
 RESAMPLES = 2000
+# Resampling fewer images than this gives an interval that is too narrow; of one image it has no width at all.
+FEWEST_IMAGES = 10
+TOO_FEW_IMAGES = f"too few images for a confidence interval: ask about at least {FEWEST_IMAGES} images"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +54,22 @@ class AnsweredQuestion:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean from 0 to 1 (a difference: -1 to 1) with its 95 % interval, over `count` questions."""
+    """A mean from 0 to 1 (a difference: -1 to 1) with its 95 % interval, over `count` questions.
+
+    Attributes:
+        has_interval: Whether there are enough images for an interval; otherwise `low` and `high` are the least and the
+            greatest possible value.
+    """
 
     value: float
     low: float
     high: float
     count: int
+    has_interval: bool = True
 
     def to_dict(self) -> dict[str, float | int]:
-        return asdict(self)
+        """Return the fields; `has_interval` only if it is false."""
+        return {name: value for name, value in asdict(self).items() if name != "has_interval" or not value}
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +202,7 @@ def read_result(tree: Mapping[str, Any], answers: Mapping[str, Sequence[Answered
 
 
 def _estimate(tree: Mapping[str, Any]) -> Estimate:
-    return Estimate(tree["value"], tree["low"], tree["high"], tree["count"])
+    return Estimate(tree["value"], tree["low"], tree["high"], tree["count"], tree.get("has_interval", True))
 
 
 def _sums(answers: Sequence[AnsweredQuestion], images: Sequence[str]) -> np.ndarray:
@@ -217,8 +227,11 @@ def accuracy(answers: Sequence[AnsweredQuestion], *, seed: int = 0) -> Estimate:
     if not answers:
         return Estimate(0.0, 0.0, 0.0, 0)
     sums = _sums(answers, sorted({image_of(answer.question) for answer in answers}))
+    value = float(sums[:, 0].sum() / sums[:, 1].sum())
+    if len(sums) < FEWEST_IMAGES:
+        return Estimate(value, 0.0, 1.0, len(answers), has_interval=False)
     low, high = np.quantile(_resample(sums, seed), (0.025, 0.975))
-    return Estimate(float(sums[:, 0].sum() / sums[:, 1].sum()), float(low), float(high), len(answers))
+    return Estimate(value, float(low), float(high), len(answers))
 
 
 def gap(seen: Sequence[AnsweredQuestion], blind: Sequence[AnsweredQuestion], *, seed: int = 0) -> Estimate:
@@ -229,14 +242,18 @@ def gap(seen: Sequence[AnsweredQuestion], blind: Sequence[AnsweredQuestion], *, 
     if not images:
         return Estimate(0.0, 0.0, 0.0, 0)
     with_it, without = _sums(seen, images), _sums(blind, images)
+    value = float(with_it[:, 0].sum() / with_it[:, 1].sum() - without[:, 0].sum() / max(without[:, 1].sum(), 1))
+    if len(images) < FEWEST_IMAGES:
+        return Estimate(value, -1.0, 1.0, len(seen), has_interval=False)
     differences = _resample(with_it, seed) - _resample(without, seed)
     low, high = np.quantile(differences, (0.025, 0.975))
-    value = with_it[:, 0].sum() / with_it[:, 1].sum() - without[:, 0].sum() / max(without[:, 1].sum(), 1)
-    return Estimate(float(value), float(low), float(high), len(seen))
+    return Estimate(value, float(low), float(high), len(seen))
 
 
 def describe_gap(difference: Estimate) -> str:
     """Say what the interval of a gap means."""
+    if not difference.has_interval:
+        return TOO_FEW_IMAGES
     if difference.low > 0:
         return "the image helps: the 95 % interval of the gain is above zero"
     if difference.high < 0:
@@ -252,6 +269,8 @@ def share_changed(seen: Sequence[AnsweredQuestion], blind: Sequence[AnsweredQues
 
 def describe_change(share: Estimate) -> str:
     """Say what the interval of a share of changed answers means."""
+    if not share.has_interval:
+        return TOO_FEW_IMAGES
     if share.low > 0:
         return "its replies depend on the image: the interval of the share is above zero"
     return "no sign that the model uses the image: the interval of the share of changed replies includes zero"
