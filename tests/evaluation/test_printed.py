@@ -60,7 +60,7 @@ def test_popes_confusion_is_of_each_split(tmp_path: Path) -> None:
     right = RELEASES["pope"](tmp_path)
     write_jsonl(tmp_path / "said.jsonl", [{"question_id": int(name), "text": "Yes"} for name in right])
     output = shown("score", "pope", "--data", tmp_path, "--predictions", tmp_path / "said.jsonl")
-    assert "│ random FP      │ 50.00  │ 1         │" in output
+    assert "│ random FP      │ 50.00 │ 1         │" in output
 
 
 def test_what_only_a_server_scores_says_so(tmp_path: Path) -> None:

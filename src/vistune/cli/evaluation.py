@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -119,6 +119,7 @@ def print_comparison(comparison: Comparison, out: Path | None) -> None:
     results = comparison.results
     if len(results) == 1:
         stdout.print(result_table(results[0]))
+        print_breakdowns(results[0].score.tables)
         print_unparsed(results[0].score.unparsed, results[0].score.examples)
         if (groups := group_table(results[0])).row_count:
             stdout.print(groups)
@@ -329,13 +330,7 @@ def print_score(result: ScoreResult) -> None:
         stdout.print(table)
     else:
         print_lines(f"{result.task}, {scored.count} questions: no figure here, {NO_FIGURE}")
-    for title, groups in scored.tables.items():
-        if not groups:  # the data do not have this breakdown
-            continue
-        breakdown = Table(title, "figure", "questions")
-        for group, (value, count) in groups.items():
-            breakdown.add_row(group, f"{value:.2f}", str(count))
-        stdout.print(breakdown)
+    print_breakdowns(scored.tables)
     for count, words in (
         (scored.missing, "questions without a prediction: counted as wrong"),
         (result.repeated, "predictions for a question that has a later one: the last counts"),
@@ -343,6 +338,17 @@ def print_score(result: ScoreResult) -> None:
         if count:
             print_lines(f"{count} {words}")
     print_unparsed(scored.unparsed, scored.examples)
+
+
+def print_breakdowns(tables: Mapping[str, Mapping[str, tuple[float, int]]]) -> None:
+    """Print a task's own tables."""
+    for title, groups in tables.items():
+        if not groups:  # the data do not have this breakdown
+            continue
+        breakdown = Table(title, "value", "questions")
+        for group, (value, count) in groups.items():
+            breakdown.add_row(group, f"{value:.2f}", str(count))
+        stdout.print(breakdown)
 
 
 def print_unparsed(count: int, examples: Sequence[tuple[str, str]]) -> None:

@@ -254,17 +254,23 @@ def compare_stored(folders: Mapping[str, Path]) -> Comparison:
     return compare({label: [tasks[name] for name in shared] for label, tasks in stored.items()})
 
 
+def file_stem(task: str) -> str:
+    """Return the beginning of the names of a task's files; Windows allows no colon, as in `module:CLASS`."""
+    return task.replace(":", ".")
+
+
 def read_results(folder: Path) -> dict[str, EvaluationResult]:
     """Read a folder's results and answers, by task. Results under another name, such as a stage's, are skipped."""
     results = {}
     for path in sorted(folder.glob("*.json")):
         predictions = path.with_name(f"{path.stem}.predictions.jsonl")
         tree = read_json(path)
-        if isinstance(tree, dict) and tree.get("task") == path.stem and predictions.is_file():
+        name = tree.get("task") if isinstance(tree, dict) else None
+        if isinstance(name, str) and path.stem in (name, file_stem(name)) and predictions.is_file():
             answers: dict[str, list[AnsweredQuestion]] = defaultdict(list)
             for _, line in read_jsonl(predictions):
                 answers[line["condition"]].append(_read_answer(line))
-            results[path.stem] = read_result(tree, dict(answers))
+            results[name] = read_result(tree, dict(answers))
     return results
 
 

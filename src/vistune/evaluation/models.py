@@ -15,12 +15,12 @@ from typing import Any, TypedDict
 
 from vistune.errors import DataError, RecipeError
 from vistune.evaluation.answers import AnswerFile, Ranks, device_of_rank, drop_drafts, open_ranks
-from vistune.evaluation.comparison import Comparison, compare, labels_of
+from vistune.evaluation.comparison import Comparison, compare, file_stem, labels_of
 from vistune.evaluation.conditions import choose_questions, conditions_for, plan_blocks
 from vistune.evaluation.results import AnsweredQuestion, EvaluationResult, evaluation_result, score_answers
 from vistune.evaluation.runner import TaskRun
 from vistune.evaluation.task import Benchmark, Reply
-from vistune.evaluation.tasks import TASKS
+from vistune.evaluation.tasks import open_task
 from vistune.evaluation.tasks.file import File
 from vistune.files import write_json
 from vistune.generation import Assistant
@@ -29,7 +29,6 @@ from vistune.model.precision import resolve_device
 from vistune.progress import OnMessage, Progress, ignore_message, no_progress
 from vistune.recipe import Recipe
 from vistune.records import UnreadField, lines_of
-from vistune.registry import lookup
 from vistune.runs.folder import find_model, is_vistune_folder
 
 
@@ -143,7 +142,7 @@ def evaluate_all(
     """Evaluate several models on several tasks; also return whether this is the first process."""
     if len(tasks) > 1:
         for task, data in tasks.items():  # report missing data before the first question is asked
-            benchmark = lookup(task, TASKS, "task")(data)
+            benchmark = open_task(task, data)
             benchmark.questions()
             benchmark.check_images()
     labels = labels_of(models)
@@ -203,8 +202,8 @@ def measure(
 ) -> EvaluationResult:
     """Ask a task's questions, store the answers, and score them."""
     ranks = ranks or Ranks()
-    name = request.name or request.task
-    task = lookup(request.task, TASKS, "task")(request.data)
+    name = file_stem(request.name or request.task)
+    task = open_task(request.task, request.data)
     questions = choose_questions(task.questions(), request.limit, request.seed)
     if not questions:
         raise DataError(f"{request.data}: has no question of {request.task}", "check --data")
@@ -317,7 +316,7 @@ def validation_tasks(recipe: Recipe) -> Callable[[Assistant, Progress], dict[str
         return None
     runs = []
     for name, folder in recipe.validation.tasks.items():
-        task = lookup(name, TASKS, "validation.tasks")(folder)
+        task = open_task(name, folder, "validation.tasks")
         questions = choose_questions(task.questions(), recipe.validation.task_limit, 0)
         runs.append(TaskRun(name, task, questions, plan_blocks(questions, (), ("with_image",))))
     for run in runs:

@@ -285,10 +285,8 @@ def majority(questions: Sequence[Question]) -> float:
 
 
 def score_answers(task: Benchmark, replies: Sequence[Reply]) -> TaskScore:
-    """Return the task's figures without tables; a judged task has none without its judge."""
-    if task.judged:
-        return TaskScore({}, len(replies))
-    return replace(task.score(replies), tables={})
+    """Return the task's figures; a judged task has none without its judge."""
+    return TaskScore({}, len(replies)) if task.judged else task.score(replies)
 
 
 def evaluation_result(

@@ -158,7 +158,7 @@ def ask(
             running[k] = engine.submit(prompts[k], max_tokens=most, sampling=replace(GREEDY, among=allowed[k]))
         except DataError as error:
             question = block.questions[k]
-            raise DataError(f"{question.sample.origin}: {question.id}: {error.message}", error.hint) from None
+            raise DataError(f"{_location(question)}: {error.message}", error.hint) from None
     answers: dict[int, AnsweredQuestion] = {}
     while running:
         engine.step()
@@ -261,10 +261,15 @@ def _prompts(blocks: Sequence[Block]) -> dict[str, object]:
     digest = hashlib.sha256()
     for block in blocks:
         for question in block.questions:
-            shown = partial(_shown, location=question.sample.origin)
+            shown = partial(_shown, location=_location(question))
             messages = [[m.role, list(map(shown, m.parts))] for m in block.messages(question)]
             digest.update(json.dumps([question.id, messages], ensure_ascii=False).encode() + b"\n")
     return {"count": sum(len(block.questions) for block in blocks), "sha256": digest.hexdigest()}
+
+
+def _location(question: Question) -> str:
+    origin = question.sample.origin
+    return f"{origin}: question {question.id}" if origin else f"question {question.id}"
 
 
 def _shown(part: str | ImageRef, location: str) -> str | dict[str, str | int]:

@@ -24,12 +24,11 @@ from vistune.evaluation.predictions import (
     other_texts,
 )
 from vistune.evaluation.task import LENIENT, OFFICIAL, Benchmark, Judge, Reply, TaskScore, Upload
-from vistune.evaluation.tasks import TASKS
+from vistune.evaluation.tasks import open_task
 from vistune.files import write_atomic
 from vistune.llm_client import Endpoint
 from vistune.progress import Progress
 from vistune.records import UnreadField, count_unread, unread_fields
-from vistune.registry import lookup
 from vistune.types import Question
 
 
@@ -112,7 +111,7 @@ class ScoreResult:
 def score_file(request: ScoreRequest, progress: Progress) -> ScoreResult:
     """Score a predictions file as `vistune.score`: have it judged if a judge is given, and write the upload."""
     name, predictions = request.task, request.predictions
-    task = lookup(name, TASKS, "task")(request.data)
+    task = open_task(name, request.data)
     if request.opinions != 1:
         if not hasattr(task, "judge_runs"):
             raise RecipeError(f"{name} grades each answer once", "leave --opinions out")

@@ -14,12 +14,15 @@ import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-from vistune.errors import DataError
+from vistune.errors import DataError, RecipeError
 from vistune.evaluation.predictions import Prediction, read_predictions
 from vistune.records import UnreadField
+from vistune.records.errors import shown
 from vistune.types import ImageRef, Message, Part, Question, Sample
 
 OFFICIAL, LENIENT = "official", "lenient"
@@ -177,9 +180,34 @@ class Benchmark(ABC):
         return {}
 
     def mark(self, question: Question, text: str | None, rule: str = OFFICIAL) -> Marked:
-        """Parse and mark one reply, in linear time and without exceptions for any text."""
+        """Parse and mark one reply, in linear time and without exceptions for any text.
+
+        Raises RecipeError if `parse` or `points` of a user's task returns something else than it must.
+        """
         answer = None if text is None else self.parse(question, text, rule)
-        return Marked(question, text, answer, 0.0 if answer is None else self.points(question, answer))
+        if answer is None:
+            return Marked(question, text, None, 0.0)
+        if not isinstance(answer, str):
+            raise self._wrong("parse", answer, "text, or None if the reply has no answer")
+        points = self.points(question, answer)
+        if not isinstance(points, Real) or not 0 <= points <= 1:
+            raise self._wrong("points", points, "a number from 0 to 1")
+        return Marked(question, text, answer, points)
+
+    def _wrong(self, method: str, value: object, expected: str) -> RecipeError:
+        return RecipeError(f"{type(self).__name__}.{method} returned {shown(value)}", f"return {expected}")
+
+    def _figures(self, rows: Sequence[Marked]) -> tuple[dict[str, float], dict[str, Table]]:
+        """Return `metrics` and `tables`. Raises RecipeError if they are not of the types that they must be."""
+        metrics, tables = self.metrics(rows), self.tables(rows)
+        if not isinstance(metrics, Mapping) or not all(isinstance(value, Real) for value in metrics.values()):
+            raise self._wrong("metrics", metrics, "a dict of numbers by name")
+        groups = [list(table.items()) if isinstance(table, Mapping) else [("", None)] for table in tables.values()]
+        for group, cell in chain.from_iterable(groups):
+            if not (isinstance(cell, tuple | list) and len(cell) == 2 and all(isinstance(n, Real) for n in cell)):
+                problem = f"{type(self).__name__}.tables returned {shown(cell)} for the group {group!r}"
+                raise RecipeError(problem, "return {table: {group: (value, number of questions)}}, as mean_by does")
+        return metrics, tables
 
     def score(self, rows: Sequence[Reply], rule: str = OFFICIAL, judge: Judge | None = None) -> TaskScore:
         """Compute the figures over exactly these questions."""
@@ -187,13 +215,14 @@ class Benchmark(ABC):
         unparsed = [
             UnparsedReply(row.question.id, row.text) for row in marked if row.answer is None and row.text is not None
         ]
+        metrics, tables = self._figures(marked)
         return TaskScore(
-            metrics=self.metrics(marked),
+            metrics=metrics,
             count=len(marked),
             unparsed=len(unparsed),
             missing=sum(row.text is None for row in marked),
             examples=tuple(unparsed[:EXAMPLES]),
-            tables=self.tables(marked),
+            tables=tables,
         )
 
     def submission(self, rows: Sequence[Reply]) -> Upload | None:
@@ -204,7 +233,18 @@ class Benchmark(ABC):
 def make_question(
     name: str, text: str, image_file: Path | None = None, *, answer: str = "", origin: str = "", **tags: object
 ) -> Question:
-    """Return a question of one user turn, with its image first."""
+    """Return a question of one user turn, with its image first.
+
+    Args:
+        origin: Where the question is from, such as file and line, for error messages.
+        tags: What the task's metrics and tables need.
+
+    Raises DataError unless name, text and answer are text: an answer 1 would never equal a reply "1".
+    """
+    for field_name, value in (("name", name), ("text", text), ("answer", answer)):
+        if not isinstance(value, str):
+            location = origin or f"question {name}"
+            raise DataError(f"{location}: {field_name}: expected text, got {shown(value)}", "convert it with str()")
     parts: tuple[Part, ...] = (text,) if image_file is None else (ImageRef(image_file), text)
     return Question(name, Sample(name, (Message("user", parts),), origin=origin), answer, tags)
 

@@ -1,7 +1,9 @@
 """Name every benchmark in `TASKS`; each file of this folder defines one or a few related ones."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
+from vistune.errors import RecipeError
 from vistune.evaluation.task import Benchmark
 from vistune.evaluation.tasks.file import File
 from vistune.evaluation.tasks.judged import LlavaBench, MMVet
@@ -13,6 +15,7 @@ from vistune.evaluation.tasks.multiple_choice import ScienceQA, Seed
 from vistune.evaluation.tasks.pope import Pope
 from vistune.evaluation.tasks.scenes import Combinations, HeldOut
 from vistune.evaluation.tasks.vqa import Gqa, TextVqa, VizWiz, VqaV2
+from vistune.registry import lookup
 
 TASKS: Mapping[str, type[Benchmark]] = {
     "scenes": HeldOut,
@@ -39,4 +42,19 @@ TASKS: Mapping[str, type[Benchmark]] = {
     "k-pope": KPope,
 }
 
-__all__ = ["TASKS"]
+
+def open_task(name: str, folder: Path, what: str = "task") -> Benchmark:
+    """Return the task called `name`, or `package.module:CLASS`, for a data folder.
+
+    Raises RecipeError if there is none, or if it is not a complete class derived from Benchmark.
+    """
+    task: object = lookup(name, TASKS, what)
+    if not isinstance(task, type) or not issubclass(task, Benchmark):
+        kind = "a class that is not derived from Benchmark" if isinstance(task, type) else type(task).__name__
+        raise RecipeError(f"{what} {name!r} is {kind}", "name a class derived from vistune.evaluation.Benchmark")
+    if missing := task.__abstractmethods__:
+        raise RecipeError(f"{what} {name!r} does not define {', '.join(sorted(missing))}", "define it in the class")
+    return task(folder)
+
+
+__all__ = ["TASKS", "open_task"]
