@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from vistune.errors import RecipeError
 from vistune.model import read_spec
 from vistune.processor import Processor, load_tokenizer
 from vistune.recipe import DataSource, Model
+from vistune.records import FORMS
+from vistune.records.conversations import Form, Turn, Turns
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +65,31 @@ def test_what_comes_twice_is_noted_with_both_places(tmp_path: Path) -> None:
     assert report.notes[0].detail.startswith(f"{source.file}:2:id: ")
     assert report.notes[1].detail.endswith(f"{source.file}:1")
     assert report.warnings == {"same_id": 1, "same_row": 2}
+
+
+def test_rows_of_no_form_are_not_the_same(tmp_path: Path) -> None:
+    report = check([write(tmp_path, {"ask": "What?"}, {"ask": "Who?"})], None)
+    assert len(report.faults) == 2
+    assert not report.notes
+
+
+def read_own(record: Mapping[str, Any], location: str, unread: Counter[str]) -> Turns:
+    turns = (Turn("ask", "user", (record["ask"]["text"],)), Turn("say", "assistant", (record["say"],)))
+    return Turns(turns if record["say"] else (), ())
+
+
+def test_a_form_of_ones_own_is_compared_and_its_errors_are_faults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(FORMS, "ask", Form(read_own, fields={"ask", "say"}))  # type: ignore[arg-type]
+    rows = [{"ask": {"text": text}, "say": "red"} for text in ("What?", "Who?", "What?")]
+    report = check([write(tmp_path, *rows, {"ask": ["What?"], "say": "red"}, {"ask": {"text": "?"}, "say": ""})], None)
+    assert [(note.reason, note.origin.rsplit(":", 1)[1]) for note in report.notes] == [("same_row", "3")]
+    assert [fault.detail.removeprefix(str(tmp_path)) for fault in report.faults] == [
+        "/d.jsonl:4:ask: the reader of this form fails: TypeError: list indices must be integers or slices, not str. "
+        "Fix: correct the record, or make the reader refuse it",
+        "/d.jsonl:5:ask: has no turns. Fix: write a question and an answer",
+    ]
 
 
 def test_rows_of_another_file_are_compared_too(tmp_path: Path) -> None:

@@ -174,7 +174,10 @@ class TextNotes:
         sample_id = fields.get("id")
         if sample_id is not None and (first := self.ids.setdefault(hash(str(sample_id)), key)) != key:
             self._add(record, "same_id", "id", f"{shown(sample_id)} is also the id of {self._location(first)}")
-        compared = [fields.get(name) for name in COMPARED_FIELDS]
+        read_by = [form.fields for name, form in FORMS.items() if fields.get(name) is not None]
+        if not read_by:
+            return  # of no form: nothing of it is read
+        compared = [fields.get(name) for name in (*COMPARED_FIELDS, *sorted(read_by[0]))]
         if (first := self.records.setdefault(hash(repr(compared)), key)) != key:
             self._add(record, "same_row", "", f"the same record as {self._location(first)}")
         for path, text in texts_of(fields):

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 
+from vistune.errors import reason_of
 from vistune.records.conversations import (
     ESCAPED,
     EVERY_FORM,
@@ -19,6 +20,7 @@ from vistune.records.conversations import (
     SEE,
     TABLE,
     Fields,
+    Form,
     Slot,
     Turn,
     Turns,
@@ -44,10 +46,24 @@ def read_sample(
         refuse_other_names(record, others.difference(form.fields), location)
     if not OTHER_MEDIA.isdisjoint(record):
         refuse_other_media(record, location)
-    turns = _with_system(form.read(record, location, counted), record, location)
+    turns = _with_system(_read(form, name, record, location, counted), record, location)
     messages = images_in_place(turns, location, images, warnings)
     _check_turns(messages, turns.turns, location, name)
     return Sample(_id(record, location, warnings), messages, kind=kind_of(record, location), origin=location)
+
+
+def _read(form: Form, name: str, record: Fields, location: str, unread: Counter[str]) -> Turns:
+    """Read a record by a form. An exception in the form's reader is an error of this record only."""
+    try:
+        turns = form.read(record, location, unread)
+    except RecordError:
+        raise
+    except Exception as error:  # a reader that somebody added
+        problem = f"the reader of this form fails: {type(error).__name__}: {reason_of(error)}"
+        raise RecordError(location, name, problem, "correct the record, or make the reader refuse it") from error
+    if not turns.turns:
+        raise RecordError(location, name, "has no turns", "write a question and an answer")
+    return turns
 
 
 def form_of(record: Fields, location: str) -> str:
