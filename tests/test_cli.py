@@ -88,6 +88,32 @@ def test_wrong_keys_and_names_get_a_guess(folder: Path) -> None:
     refused(vistune("train", "quickstrat", "--out", "run", folder=folder), "quickstrat", "did you mean 'quickstart'")
     bad_key = vistune("train", "quickstart", "stages.tune.lern.language=1e-4", "--out", "run", folder=folder)
     refused(bad_key, "stages.tune.lern", "did you mean 'learn'")
+def test_a_mistake_in_a_module_of_the_users_is_one_line(folder: Path) -> None:
+    task = (
+        "from vistune.evaluation import Benchmark, Facts\n"
+        "class Task(Benchmark):\n"
+        "    facts = Facts('', (), '', '', '')\n"
+        "    def questions(self):\n"
+        "        return [{}['question']]\n"
+        "    def metrics(self, rows):\n"
+        "        return {}\n"
+    )
+    (folder / "my_task.py").write_text(task)
+    (folder / "said.jsonl").write_text("")
+    result = vistune("score", "my_task:Task", "--data", ".", "--predictions", "said.jsonl", folder=folder)
+    refused(result, "your own module fails: KeyError: 'question'", "my_task.py:5")
+
+
+def test_a_bar_cuts_off_its_note_and_not_its_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    monkeypatch.setattr("vistune.cli.console.stderr", console)
+    with progress_bar("generate", 36) as advance:
+        advance(36, "no price known · rejected: language 12, shape 12")
+    assert isinstance(console.file, io.StringIO)
+    assert " 36/36 " in console.file.getvalue()
+    assert "no price known · rejected" in console.file.getvalue()
+
+
     refused(vistune("train", "quickstart", "--out", "run", folder=folder), "no data")
     refused(vistune("evaluate", "nowhere", "--data", ".", folder=folder), "nowhere")
     refused(vistune("generate", "nowhere", "--out", "data", folder=folder), "nowhere")

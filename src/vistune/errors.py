@@ -9,7 +9,8 @@ VistuneError(message, hint)
 ├── TeacherError      a remote service stayed down after all retries    exit 5
 │   └── BudgetError   the budget or quota is spent                      exit 4
 └── Stopped           stopped on request, state saved; resume           exit 75
-The command line prints these as one line. Any other exception is a bug of vistune and exits with 1.
+The command line prints these as one line, and also an exception that a user's own module raises, such as a task. Any
+other exception is a bug of vistune and exits with 1.
 """
 
 from __future__ import annotations
@@ -89,6 +90,18 @@ def raised_at(error: Exception) -> str:
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not is_installed(frame.filename)]
     line = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {reason_of(error)}{line}"
+
+
+def in_users_code(error: Exception) -> VistuneError | None:
+    """Return an error of one line if a user's module, such as a task or a projector, raised this; None if vistune did.
+
+    A frame is the user's if vistune called it: the file is neither vistune's nor an installed package's.
+    """
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    first = next((k for k, file in enumerate(files) if file.startswith(_INSTALLED[0])), len(files))
+    if all(map(is_installed, files[first:])):
+        return None
+    return VistuneError(f"your own module fails: {raised_at(error)}", "correct it at this line")
 
 
 def is_installed(file: str) -> bool:

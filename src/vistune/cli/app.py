@@ -1,6 +1,7 @@
 """The program `vistune`: all commands, and its exit codes.
 
-A VistuneError ends it with a one-line message and the error's exit code. Any other exception is a bug of vistune.
+A VistuneError ends it with a one-line message and the error's exit code, and so does an exception in a user's module,
+such as a task or a projector. Any other exception is a bug of vistune.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typer.main import get_command
 from vistune.cli import data, evaluation, generate, model
 from vistune.cli.commands import Program, Verb, language_of, set_language
 from vistune.cli.console import stderr
-from vistune.errors import VistuneError
+from vistune.errors import VistuneError, in_users_code
 from vistune.translations import translate_message
 
 VERBS: Mapping[str, Callable[..., None]] = {
@@ -66,7 +67,7 @@ def program(
 
 
 def main() -> None:
-    """Run the command line; print a VistuneError as one line and exit with its code."""
+    """Run the command line; print an error of the user's as one line and exit with its code."""
     # vistune shows its own progress bars, so the libraries' bars and notices are switched off.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -80,7 +81,10 @@ def main() -> None:
         language = language_of(sys.argv[1:], os.environ)
         set_language(command, language)
         command()
-    except VistuneError as error:
+    except Exception as raised:
+        error = raised if isinstance(raised, VistuneError) else in_users_code(raised)
+        if error is None:
+            raise
         message = korean_message(error) if language == "ko" else str(error)
         rank = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
         stderr.print(f"vistune: {rank}{message}", style="red", soft_wrap=True, markup=False, emoji=False)
