@@ -139,7 +139,8 @@ def selftest(
 
     Packed, separate, accumulated and parallel steps must give equal gradients.
     """
-    comparisons = api.selftest(load_recipe(recipe, overrides or []), progress=progress_bar)
+    loaded = load_recipe(recipe, overrides or [])
+    comparisons = api.selftest(loaded, progress=progress_bar)
     if not is_first_process():
         return
     if as_json:
@@ -160,9 +161,11 @@ def selftest(
     if not all(comparison.equal for comparison in comparisons):
         error = VistuneError(
             "the same samples give different gradients when they are arranged differently",
-            "report this model as a bug of vistune",
+            f"correct {projector}, which must treat each tile independently (docs/how-to/add-a-projector.md)"
+            if ":" in (projector := loaded.model.projector)
+            else "report this model as a bug of vistune",
         )
-        error.exit_code = 1  # a bug of vistune, not of the user's input
+        error.exit_code = 1
         raise error
 
 
