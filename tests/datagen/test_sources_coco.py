@@ -11,6 +11,7 @@ from source_folders import assert_dogs, coco, draw, write
 
 from vistune.datagen import read_source
 from vistune.errors import DataError, RecipeError
+from vistune.scenes import write_world
 
 # What a tool writes: (the annotation file, its images as on the disk, the names in the file).
 LAYOUTS = {
@@ -195,3 +196,20 @@ def test_a_crowd_is_a_label_without_a_box(tmp_path: Path) -> None:
     write(draw(tmp_path, "a.jpg") / "x.json", coco("a.jpg", iscrowd=1))
     [image] = read_source(tmp_path).images
     assert (image.boxes, image.crowds) == ((), ("dog",))
+
+
+@pytest.mark.parametrize("split", ["train", "heldout", "combinations"])
+def test_a_folder_of_scenes_is_read_without_warnings(tmp_path: Path, split: str) -> None:
+    write_world(tmp_path, count=3, seed=0, tests=2)
+    source = read_source(tmp_path, split)
+    assert len(source.images) == (3 if split == "train" else 2)
+    assert source.skipped == {"in another split": 4 if split == "train" else 5}
+    assert (source.notes, source.unread) == ({}, [])
+
+
+def test_the_language_of_a_caption_is_unread_in_other_files(tmp_path: Path) -> None:
+    draw(tmp_path, "a.jpg")
+    tree = coco("a.jpg")
+    tree["annotations"][0]["language"] = "en"
+    write(tmp_path / "coco.json", tree)
+    assert [field.field for field in read_source(tmp_path).unread] == ["annotations[].language"]

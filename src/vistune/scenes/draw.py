@@ -24,6 +24,7 @@ from vistune.types import Box
 
 SPLITS = ("train", "heldout", "combinations")
 
+DESCRIPTION = "vistune drawn scenes"  # `info.description` of the annotation files
 SIDE = 96  # pixels
 CELL = SIDE // 3
 SHAPES = ("circle", "square", "triangle", "star", "cross", "heart")
@@ -255,7 +256,7 @@ def _write_split(out: Path, split: str, *, first: int, count: int, seed: int, ad
         advance(1)
     categories = [{"id": k, "name": shape, "supercategory": "shape"} for k, shape in enumerate(SHAPES, start=1)]
     for kind, records, extra in (("captions", captions, {}), ("instances", instances, {"categories": categories})):
-        info = {"description": "vistune drawn scenes", "seed": seed}
+        info = {"description": DESCRIPTION, "seed": seed}
         content = json.dumps({"info": info, "images": images, "annotations": records, **extra}, ensure_ascii=False)
         (out / "annotations" / f"{kind}_{split}.json").write_text(content, encoding="utf-8")
     if questions:

@@ -32,6 +32,7 @@ from vistune.errors import DataError
 from vistune.files import read_json
 from vistune.records import RecordError, count_unread, shown, text
 from vistune.records.tar import natural
+from vistune.scenes.draw import DESCRIPTION, SPLITS
 from vistune.types import Box
 
 OFFICIAL = re.compile(r"(?:.*/)?annotations/(captions|instances)_(.+)\.json")
@@ -44,6 +45,7 @@ IMAGE = frozenset(
 ANNOTATION = frozenset(
     {"id", "image_id", "category_id", "bbox", "segmentation", "area", "iscrowd", "attributes", "caption", "extra"}
 )
+DRAWN_ANNOTATION = ANNOTATION | {"language"}  # of `vistune scenes`; the caption itself shows its language
 CATEGORY = frozenset({"id", "name", "supercategory", "color", "isthing"})
 CORRECT = "correct or remove it"
 
@@ -68,6 +70,7 @@ class _Images:
 
     collector: SourceCollector
     unread: Counter[str] = field(default_factory=Counter)  # of the current file
+    known: frozenset[str] = ANNOTATION  # fields of an annotation in the current file
     fields: dict[str, JsonObject] = field(default_factory=dict)
     paths: dict[str, Path | None] = field(default_factory=dict)
     captions: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
@@ -85,6 +88,11 @@ def read(collector: SourceCollector, files: list[Path]) -> None:
         for name in ("images", "annotations"):
             _check_list(tree.get(name) if isinstance(tree, dict) else None, file, name)
         count_unread(tree, TOP, unread)
+        info = tree.get("info")
+        is_drawn = isinstance(info, dict) and info.get("description") == DESCRIPTION
+        images.known = DRAWN_ANNOTATION if is_drawn else ANNOTATION
+        if is_drawn and collector.tree is not None:  # evaluation questions, which are not annotations
+            collector.files.update(collector.tree.path(f"questions_{split}.jsonl") for split in SPLITS)
         for index, image in enumerate(tree["images"]):
             _add_image(image, images, f"{file}:images[{index}]")
             count_unread(image, IMAGE, unread, "images[].")
@@ -135,7 +143,7 @@ def _other_names(name: str, prefix: str) -> tuple[str, ...]:
 def _add_annotation(value: object, images: _Images, labels: Mapping[str, str], location: str, file: Path) -> None:
     collector = images.collector
     row = object_in(value, location, "an object", CORRECT)
-    count_unread(row, ANNOTATION, images.unread, "annotations[].")
+    count_unread(row, images.known, images.unread, "annotations[].")
     image_id, category_id = row.get("image_id"), row.get("category_id")
     key = _key(image_id, location, "image_id")
     if key not in images.fields:

@@ -295,9 +295,13 @@ class SourceCollector:
             if tree.path(path) not in used:
                 known = suffix_of(path) in OTHER_IMAGES
                 skipped[f"{suffix_of(path)} ({CONVERT})" if known else NO_SUFFIX] += 1
+        # A folder with the name of another split, of any name, unless images of this split were read from it.
+        own = {folder for path in tree.images if tree.path(path) in used for folder in path.split("/")[:-1]}
+        others = self.other_splits - own
         for path in tree.images:
             if tree.path(path) not in used:
-                skipped[OTHER_SPLIT if split_of_folder(path) in self.other_splits else NO_ANNOTATION] += 1
+                is_other = split_of_folder(path) in self.other_splits or not others.isdisjoint(path.split("/")[:-1])
+                skipped[OTHER_SPLIT if is_other else NO_ANNOTATION] += 1
         return skipped
 
     def _note_files(self, tree: Tree) -> None:
