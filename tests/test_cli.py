@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -10,6 +11,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from rich.console import Console
+
+from vistune.cli.console import progress_bar
 
 Result = subprocess.CompletedProcess[str]
 
@@ -84,10 +88,6 @@ def test_bad_rows_may_be_set_aside(folder: Path) -> None:
     assert {(reject["id"], reject["reason"]) for reject in rejects} == {("bad", "bad_image")}
 
 
-def test_wrong_keys_and_names_get_a_guess(folder: Path) -> None:
-    refused(vistune("train", "quickstrat", "--out", "run", folder=folder), "quickstrat", "did you mean 'quickstart'")
-    bad_key = vistune("train", "quickstart", "stages.tune.lern.language=1e-4", "--out", "run", folder=folder)
-    refused(bad_key, "stages.tune.lern", "did you mean 'learn'")
 def test_a_mistake_in_a_module_of_the_users_is_one_line(folder: Path) -> None:
     task = (
         "from vistune.evaluation import Benchmark, Facts\n"
@@ -114,6 +114,10 @@ def test_a_bar_cuts_off_its_note_and_not_its_numbers(monkeypatch: pytest.MonkeyP
     assert "no price known · rejected" in console.file.getvalue()
 
 
+def test_wrong_keys_and_names_get_a_guess(folder: Path) -> None:
+    refused(vistune("train", "quickstrat", "--out", "run", folder=folder), "quickstrat", "did you mean 'quickstart'")
+    bad_key = vistune("train", "quickstart", "stages.tune.lern.language=1e-4", "--out", "run", folder=folder)
+    refused(bad_key, "stages.tune.lern", "did you mean 'learn'")
     refused(vistune("train", "quickstart", "--out", "run", folder=folder), "no data")
     refused(vistune("evaluate", "nowhere", "--data", ".", folder=folder), "nowhere")
     refused(vistune("generate", "nowhere", "--out", "data", folder=folder), "nowhere")

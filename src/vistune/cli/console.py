@@ -20,6 +20,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 from rich.text import Text
 
 from vistune.progress import Advance
@@ -68,6 +69,13 @@ class Rate(ProgressColumn):
         return Text(rate, style="cyan")
 
 
+class Note(ProgressColumn):
+    """The task's note, on one line: cut off at the width that the other columns leave."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields["note"], no_wrap=True, overflow="ellipsis")
+
+
 def is_first_process() -> bool:
     """Return whether this is the only process or the first of torchrun's, which prints the results."""
     return os.environ.get("RANK", "0") == "0"
@@ -76,13 +84,17 @@ def is_first_process() -> bool:
 @contextmanager
 def progress_bar(label: str, total: int) -> Iterator[Advance]:
     """Show a progress bar on stderr: count, rate, remaining time, and a note such as the loss."""
+
+    def whole() -> Column:  # rich shortens the other columns first
+        return Column(no_wrap=True)
+
     columns = (
-        TextColumn("{task.description:<14}"),
-        BarColumn(bar_width=16),
-        MofNCompleteColumn(),
-        Rate(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.description:<14}", table_column=whole()),
+        BarColumn(bar_width=16, table_column=whole()),
+        MofNCompleteColumn(table_column=whole()),
+        Rate(table_column=whole()),
+        TimeRemainingColumn(elapsed_when_finished=True, table_column=whole()),
+        Note(),
     )
     with Progress(*columns, console=stderr) as progress:
         task = progress.add_task(label, total=total, note="")
