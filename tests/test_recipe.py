@@ -51,6 +51,9 @@ def test_a_bad_recipe_is_one_clear_error_and_runs_nothing(
     ("override", "words"),
     [
         ("stages.tune.lern.projector=1", "did you mean 'learn'"),
+        ("stages.tune.lr=1e-3", "did you mean 'learn'"),
+        ("stages.tune.learning_rate=1e-3", "did you mean 'learn'"),
+        ("stages.tune.batch_size=8", "did you mean 'samples_per_step'"),
         ("stages.tun.steps=1", "did you mean 'tune'"),
         ("stages.tune.learn.projectr=1e-3", "projector"),
         ("model.visoin=x", "did you mean 'vision'"),

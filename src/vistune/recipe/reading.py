@@ -34,6 +34,13 @@ SECTIONS: dict[str, type[Strict]] = {
     "model": Model, "stages": Stage, "lora": Lora, "data": DataSource, "take": Take, "shards": Shards,
     "from": Origin, "validation": Validation,
 }  # fmt: skip
+# Keys of other tools, and ours for the same thing.
+OTHER_NAMES = {
+    "lr": "learn",
+    "learning_rate": "learn",
+    "batch_size": "samples_per_step",
+    "max_length": "tokens_per_row",
+}
 
 
 def source_of(name: str, part: str) -> str:
@@ -139,12 +146,20 @@ def explain(error: ValidationError, tree: JsonValue, name: str) -> RecipeError:
         if problem["type"] == "extra_forbidden" or problem["loc"][-1:] == ("[key]",):
             lines.append(f"{name}: unknown key {where!r}")
             *above, key = [part for part in problem["loc"] if part != "[key]"]
-            hints.append(guess(str(key), _fields_at(above)))
+            hints.append(_hint(str(key), _fields_at(above)))
         else:
             got = problem.get("input")
             shown = "" if problem["type"] in ("missing", "value_error") or isinstance(got, dict) else f" (got {got!r})"
             lines.append(f"{name}: {where or 'recipe'}: {problem['msg'].removeprefix('Value error, ')}{shown}")
     return RecipeError("; ".join(lines), "; ".join(hints) or "edit the recipe")
+
+
+def _hint(key: str, known: Sequence[str]) -> str:
+    """Return a hint for an unknown key: the key that means the same, else the most similar one."""
+    same = OTHER_NAMES.get(key)
+    if same in known:
+        return f"did you mean {same!r}? known: {', '.join(sorted(known))}"
+    return guess(key, known)
 
 
 def _name_items(loc: Sequence[int | str], tree: JsonValue) -> list[str]:
