@@ -175,7 +175,7 @@ def test_tasks_asked_with_other_questions_are_not_compared(run: Path, other: Pat
     file = fewer / "evals" / "scenes.predictions.jsonl"
     file.write_text("".join(file.open(encoding="utf-8").readlines()[1:]), encoding="utf-8")
     page = api.write_report(run, fewer, out=tmp_path / "page.html", language="ko")
-    assert "모든 실행에서 같은 문항으로 평가한 과제가 없습니다" in page.read_text(encoding="utf-8")
+    assert "모든 실행에서 같은 질문으로 평가한 과제가 없습니다" in page.read_text(encoding="utf-8")
     with pytest.raises(DataError, match="not a run folder"):
         api.write_report(run, tmp_path)
     with pytest.raises(RecipeError, match="named twice"):
