@@ -1,4 +1,4 @@
-"""A task of the user's own: mistakes are refused in one line, and what it computes is shown by evaluate and score."""
+"""A task of the user's own: mistakes are refused in one line, and evaluate and score show its figures and tables."""
 
 from __future__ import annotations
 

@@ -256,11 +256,11 @@ class ShardLoader:
         try:
             return sample.id, self.processor.encode(sample)
         except DataError as error:
-            origin = sample.origin
-            detail = f"{origin}: sample {sample.id!r}: {error.message}"
+            location = sample.origin
+            detail = f"{location}: sample {sample.id!r}: {error.message}"
             if not self.stream.rejects:
                 raise DataError(detail, error.hint) from None
-            self._reject([Reject(sample.id, origin, "bad_image", detail)])
+            self._reject([Reject(sample.id, location, "bad_image", detail)])
             return None
 
     def _reject(self, rejects: Sequence[Reject], *, records: int = 0) -> None:

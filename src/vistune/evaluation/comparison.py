@@ -254,7 +254,7 @@ def compare_stored(folders: Mapping[str, Path]) -> Comparison:
     return compare({label: [tasks[name] for name in shared] for label, tasks in stored.items()})
 
 
-def file_stem(task: str) -> str:
+def file_name(task: str) -> str:
     """Return the beginning of the names of a task's files; Windows allows no colon, as in `module:CLASS`."""
     return task.replace(":", ".")
 
@@ -266,7 +266,7 @@ def read_results(folder: Path) -> dict[str, EvaluationResult]:
         predictions = path.with_name(f"{path.stem}.predictions.jsonl")
         tree = read_json(path)
         name = tree.get("task") if isinstance(tree, dict) else None
-        if isinstance(name, str) and path.stem in (name, file_stem(name)) and predictions.is_file():
+        if isinstance(name, str) and path.stem in (name, file_name(name)) and predictions.is_file():
             answers: dict[str, list[AnsweredQuestion]] = defaultdict(list)
             for _, line in read_jsonl(predictions):
                 answers[line["condition"]].append(_read_answer(line))

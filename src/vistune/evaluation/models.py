@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 
 from vistune.errors import DataError, RecipeError
 from vistune.evaluation.answers import AnswerFile, Ranks, device_of_rank, drop_drafts, open_ranks
-from vistune.evaluation.comparison import Comparison, compare, file_stem, labels_of
+from vistune.evaluation.comparison import Comparison, compare, file_name, labels_of
 from vistune.evaluation.conditions import choose_questions, conditions_for, plan_blocks
 from vistune.evaluation.results import AnsweredQuestion, EvaluationResult, evaluation_result, score_answers
 from vistune.evaluation.runner import TaskRun
@@ -202,7 +202,7 @@ def measure(
 ) -> EvaluationResult:
     """Ask a task's questions, store the answers, and score them."""
     ranks = ranks or Ranks()
-    name = file_stem(request.name or request.task)
+    name = file_name(request.name or request.task)
     task = open_task(request.task, request.data)
     questions = choose_questions(task.questions(), request.limit, request.seed)
     if not questions:

@@ -18,7 +18,7 @@ from vistune.records import UnreadField
 from vistune.types import Question
 
 RESAMPLES = 2000
-# Resampling fewer images than this gives an interval that is too narrow; of one image it has no width at all.
+# Resampling fewer images than this gives an interval that is too narrow. With one image it has no width at all.
 FEWEST_IMAGES = 10
 TOO_FEW_IMAGES = f"too few images for a confidence interval: ask about at least {FEWEST_IMAGES} images"
 

@@ -268,8 +268,7 @@ def _prompts(blocks: Sequence[Block]) -> dict[str, object]:
 
 
 def _location(question: Question) -> str:
-    origin = question.sample.origin
-    return f"{origin}: question {question.id}" if origin else f"question {question.id}"
+    return ": ".join(filter(None, (question.sample.origin, f"question {question.id}")))
 
 
 def _shown(part: str | ImageRef, location: str) -> str | dict[str, str | int]:

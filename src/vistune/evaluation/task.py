@@ -237,7 +237,7 @@ def make_question(
 
     Args:
         origin: Where the question is from, such as file and line, for error messages.
-        tags: What the task's metrics and tables need.
+        tags: Values for the task's metrics and tables.
 
     Raises DataError unless name, text and answer are text: an answer 1 would never equal a reply "1".
     """

@@ -295,7 +295,7 @@ class SourceCollector:
             if tree.path(path) not in used:
                 known = suffix_of(path) in OTHER_IMAGES
                 skipped[f"{suffix_of(path)} ({CONVERT})" if known else NO_SUFFIX] += 1
-        # A folder with the name of another split, of any name, unless images of this split were read from it.
+        # A folder may have the name of another split, whatever that is, unless images of this split were read from it.
         own = {folder for path in tree.images if tree.path(path) in used for folder in path.split("/")[:-1]}
         others = self.other_splits - own
         for path in tree.images:

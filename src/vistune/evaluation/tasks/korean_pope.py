@@ -76,9 +76,9 @@ class KPope(Pope):
         return Benchmark.mark(self, question, text, rule)
 
 
-def _question(name: str, noun: str, label: str, image: Path, origin: str, split: str) -> Question:
+def _question(name: str, noun: str, label: str, image: Path, location: str, split: str) -> Question:
     text = lexicon.particles(QUESTION.format(noun))
-    return make_question(name, text, image, answer=label, origin=origin, split=split, bare=text, language="ko")
+    return make_question(name, text, image, answer=label, origin=location, split=split, bare=text, language="ko")
 
 
 def _instances(folder: Path) -> Path:
