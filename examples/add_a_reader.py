@@ -1,8 +1,7 @@
 """Add a form of training data: lines of {"picture": "a.jpg", "ask": "What colour?", "say": "red"}.
 
 Enter PAIR in the table FORMS (src/vistune/records/conversations.py) under a field that only these records have.
-To leave the package unchanged, convert the file to a form that is read:
-PYTHONPATH=examples python examples/add_a_reader.py MINE.jsonl DATA.jsonl
+Or convert the file to a form that is read: python examples/add_a_reader.py MINE.jsonl DATA.jsonl
 """
 
 import sys
@@ -13,11 +12,10 @@ from typing import Any
 
 from vistune.files import write_jsonl
 from vistune.records import read_values, text
-from vistune.records.conversations import Form, Slot, Turn, Turns
+from vistune.records.conversations import MARKER, Form, Slot, Turn, Turns
 
 
 def read_pair(record: Mapping[str, Any], location: str, unread: Counter[str]) -> Turns:
-    """Return one question about one image, and its answer. `location` is file and line, for error messages."""
     question, answer = (text(record.get(name), location, name) for name in ("ask", "say"))
     turns = (Turn("ask", "user", (Slot(), question)), Turn("say", "assistant", (answer,)))
     return Turns(turns, (text(record.get("picture"), location, "picture"),))
@@ -26,14 +24,16 @@ def read_pair(record: Mapping[str, Any], location: str, unread: Counter[str]) ->
 PAIR = Form(read_pair, fields={"ask", "say", "picture"})  # FORMS["ask"] = PAIR
 
 
-def as_texts(path: Path, out: Path) -> None:
-    records = []
+def convert(path: Path, out: Path) -> None:
+    records, unread = [], Counter[str]()
     for location, record in read_values(path):
-        pair = read_pair(record, location, Counter())
-        texts = [{"user": pair.turns[0].parts[-1], "assistant": pair.turns[1].parts[0]}]
-        records.append({"id": location, "images": pair.names, "texts": texts})
+        read = read_pair(record, location, unread)
+        unread.update(record.keys() - PAIR.fields)
+        chat = [{"role": t.role, "content": [p if isinstance(p, str) else MARKER for p in t.parts]} for t in read.turns]
+        records.append({"id": location, "kind": "conversation", "images": read.names, "messages": chat})
     write_jsonl(out, records)
+    print(f"{len(records)} records; fields that are not read: {dict(unread)}")
 
 
 if __name__ == "__main__":
-    as_texts(*map(Path, sys.argv[1:3]))
+    convert(*map(Path, sys.argv[1:3]))

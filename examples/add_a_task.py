@@ -2,14 +2,13 @@
 
 The data folder has counts.jsonl with {"id": 1, "image": "a.jpg", "thing": "cats", "count": 3} per line, and the images.
 PYTHONPATH=examples vistune evaluate MODEL --task add_a_task:Counting --data FOLDER
-PYTHONPATH=examples vistune score add_a_task:Counting --data FOLDER --predictions ANSWERS.jsonl
 """
 
 import re
 from collections.abc import Sequence
 
 from vistune.evaluation import Benchmark, Facts, Marked
-from vistune.evaluation.release import find_files, release_lines
+from vistune.evaluation.release import field_of, find_files, id_in, release_lines
 from vistune.evaluation.task import SHORT, make_question, mean, mean_by
 from vistune.types import Question
 
@@ -20,16 +19,17 @@ class Counting(Benchmark):
 
     def questions(self) -> Sequence[Question]:
         (path,) = find_files(self.folder, ["counts.jsonl"])
-        return [self._question(record) for _, record in release_lines(path)]
+        return [self._question(record, location) for location, record in release_lines(path)]
 
-    def _question(self, record: dict[str, str]) -> Question:
-        prompt = f"How many {record['thing']} are in the image?{SHORT}"
-        image = self.folder / record["image"]
-        return make_question(str(record["id"]), prompt, image, answer=str(record["count"]), thing=record["thing"])
+    def _question(self, record: object, location: str) -> Question:
+        thing = field_of(record, "thing", str, location)  # a missing field is an error with file, line and field
+        image = self.folder / field_of(record, "image", str, location)
+        count = str(field_of(record, "count", int, location))  # answers are compared as text
+        prompt, name = f"How many {thing} are in the image?{SHORT}", id_in(record, "id", location)
+        return make_question(name, prompt, image, answer=count, origin=location, thing=thing)
 
     def parse(self, question: Question, reply: str, rule: str) -> str | None:
-        numbers = re.findall(r"[0-9]+", reply)
-        return str(numbers[0]) if len(numbers) == 1 else None
+        return str(numbers[0]) if len(numbers := re.findall(r"[0-9]+", reply)) == 1 else None
 
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
         errors = [abs(int(row.answer) - int(row.question.answer)) for row in rows if row.answer is not None]

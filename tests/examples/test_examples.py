@@ -60,9 +60,17 @@ def test_a_reader_is_one_line_in_the_table(pairs: Path, monkeypatch: pytest.Monk
 
 def test_a_reader_alone_writes_records_that_are_read(pairs: Path) -> None:
     written = pairs.with_name("data.jsonl")
-    example("add_a_reader").as_texts(pairs, written)
+    example("add_a_reader").convert(pairs, written)
     found = check_data([DataSource(file=written)])
     assert (found.rows, found.images, found.faults) == (2, 2, [])
+    assert not [warning for warning in found.warnings if "<image>" in warning]
+
+
+def test_a_converted_record_names_the_fields_that_are_lost(pairs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = {"picture": "a.png", "ask": "What?", "say": "red", "score": 3}
+    pairs.write_text(json.dumps(line) + "\n", encoding="utf-8")
+    example("add_a_reader").convert(pairs, pairs.with_name("data.jsonl"))
+    assert capsys.readouterr().out == "1 records; fields that are not read: {'score': 1}\n"
 
 
 @pytest.fixture
@@ -91,7 +99,7 @@ def test_a_teacher_of_ones_own_writes_data(teacher: str, tmp_path: Path, monkeyp
 
 def test_a_projector_learns_and_comes_back(pairs: Path, tmp_path: Path) -> None:
     written = pairs.with_name("data.jsonl")
-    example("add_a_reader").as_texts(pairs, written)
+    example("add_a_reader").convert(pairs, written)
     name = "model.projector=add_a_projector:NEIGHBOURS"
     few = ["stages.align.steps=1", "stages.tune.steps=1", "stages.align.kinds=null", "stages.tune.kinds=null"]
     train(load_recipe("quickstart", [f"data={written}", name, *few]), tmp_path / "run")
