@@ -306,7 +306,8 @@ class Model(Strict):
     projector: str = Field(
         default="mlp2x_gelu",
         description="`linear`, `mlp1x_gelu` to `mlp8x_gelu`, `identity`, `pool2x2_mlp2x_gelu`, `shuffle2x2_mlp2x_gelu` "
-        "(the last two join four patches into one slot), or `package.module:attribute`.",
+        "(the last two join four patches into one slot), or "
+        "[`package.module:attribute`](../how-to/add-a-projector.md).",
     )
     feature_layer: FeatureLayer | Annotated[tuple[FeatureLayer, ...], Field(min_length=1)] = Field(
         default=-2,
