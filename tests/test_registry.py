@@ -56,3 +56,12 @@ def test_a_module_with_a_mistake_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(RecipeError, match="no_such_module_anywhere"):
         lookup("half_written_teacher:write", {}, "teacher")
     assert "half_written_teacher" not in sys.modules
+
+
+def test_a_module_that_is_not_python_is_named_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "unfinished_task.py").write_text("class Task(\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        RecipeError, match=r"task 'unfinished_task:Task' cannot be imported: .*unfinished_task.py, line 1"
+    ):
+        lookup("unfinished_task:Task", {}, "task")

@@ -31,9 +31,11 @@ def lookup(name: str, table: Mapping[str, T], what: str) -> T:
         module, _, attribute = name.partition(":")
         try:
             entry: T = getattr(importlib.import_module(module), attribute)
-        except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: an empty or relative name
+        # TypeError and ValueError: an empty or relative name
+        except (ImportError, SyntaxError, AttributeError, TypeError, ValueError) as error:
             raise RecipeError(
-                f"{what} {name!r} cannot be imported: {error}", "name an importable module:attribute"
+                f"{what} {name!r} cannot be imported: {error}",
+                "name it as module:attribute, and put the module's folder on PYTHONPATH",
             ) from error
         return entry
     raise RecipeError(f"unknown {what} {name!r}", guess(name, table))
