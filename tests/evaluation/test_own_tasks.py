@@ -16,7 +16,7 @@ from vistune.cli.app import app
 from vistune.errors import DataError, RecipeError
 from vistune.evaluation import Benchmark, Facts, Marked
 from vistune.evaluation.comparison import read_results
-from vistune.evaluation.task import make_question, mean, mean_by
+from vistune.evaluation.task import make_question, mean, mean_by, questions_of
 from vistune.evaluation.tasks import open_task
 from vistune.files import read_json, write_jsonl
 from vistune.types import Question
@@ -46,6 +46,16 @@ class Bare(Benchmark):
 class IntegerAnswer(Own):
     def questions(self) -> Sequence[Question]:
         return [make_question("a", "How many?", answer=1)]  # type: ignore[arg-type]
+
+
+class Records(Own):
+    def questions(self) -> Sequence[Question]:
+        return [{"question": "Which?"}]  # type: ignore[list-item]
+
+
+class Twice(Own):
+    def questions(self) -> Sequence[Question]:
+        return [make_question("a", "Which?"), make_question("a", "Who?")]
 
 
 class Percent(Own):
@@ -96,6 +106,13 @@ def test_an_answer_that_is_not_text_is_refused(tmp_path: Path) -> None:
         make_question(7, "Which?", origin="c.jsonl:7")  # type: ignore[arg-type]
 
 
+def test_questions_are_a_list_of_questions_with_unique_ids(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"Records.questions returned .*Which.* Fix: return a list of questions"):
+        questions_of(Records(tmp_path))
+    with pytest.raises(DataError, match="1 question ids occur twice"):
+        questions_of(Twice(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("task", "message"),
     [
@@ -122,6 +139,7 @@ def test_evaluate_and_score_show_the_tables_of_a_task(tmp_path: Path, model: Pat
     assert shown.exit_code == 0, shown.output
     assert "│ cats  │" in shown.stdout
     assert "too few images" in shown.stdout
+    assert "│ accuracy  " not in shown.stdout.replace("accuracy with", "")
     assert {path.name for path in out.iterdir()} >= {"own_tasks.Own.json", "own_tasks.Own.predictions.jsonl"}
     assert set(read_json(out / "own_tasks.Own.json")["tables"]["thing"]) == {"cats", "dogs"}
     assert list(read_results(out)) == ["own_tasks:Own"]

@@ -196,8 +196,11 @@ def folder_of(data: Path, task: str, *, many: bool) -> Path:
 def result_table(result: EvaluationResult) -> Table:
     """Return the figures of a result as a table."""
     table = Table("", "", "", title=f"{result.task}, {result.count} questions")
-    for name, value in result.metrics.items() if set(result.metrics) != {"accuracy"} else ():
-        table.add_row(name, f"{value:.2f}", "")
+    seen = result.intervals.get("with_image")
+    for name, value in result.metrics.items():
+        is_shown_below = seen is not None and name == "accuracy" and value in (seen.value, 100 * seen.value)
+        if not is_shown_below:
+            table.add_row(name, f"{value:.2f}", "")
     if not result.metrics:
         table.add_row("no figure here", "", NO_FIGURE)
     for condition, interval in result.intervals.items():

@@ -19,7 +19,7 @@ from vistune.evaluation.comparison import Comparison, compare, file_name, labels
 from vistune.evaluation.conditions import choose_questions, conditions_for, plan_blocks
 from vistune.evaluation.results import AnsweredQuestion, EvaluationResult, evaluation_result, score_answers
 from vistune.evaluation.runner import TaskRun
-from vistune.evaluation.task import Benchmark, Reply
+from vistune.evaluation.task import Benchmark, Reply, questions_of
 from vistune.evaluation.tasks import open_task
 from vistune.evaluation.tasks.file import File
 from vistune.files import write_json
@@ -143,7 +143,7 @@ def evaluate_all(
     if len(tasks) > 1:
         for task, data in tasks.items():  # report missing data before the first question is asked
             benchmark = open_task(task, data)
-            benchmark.questions()
+            questions_of(benchmark)
             benchmark.check_images()
     labels = labels_of(models)
     model_options, fields = split_options(options)
@@ -204,7 +204,7 @@ def measure(
     ranks = ranks or Ranks()
     name = file_name(request.name or request.task)
     task = open_task(request.task, request.data)
-    questions = choose_questions(task.questions(), request.limit, request.seed)
+    questions = choose_questions(questions_of(task), request.limit, request.seed)
     if not questions:
         raise DataError(f"{request.data}: has no question of {request.task}", "check --data")
     task.check_images()
@@ -317,7 +317,7 @@ def validation_tasks(recipe: Recipe) -> Callable[[Assistant, Progress], dict[str
     runs = []
     for name, folder in recipe.validation.tasks.items():
         task = open_task(name, folder, "validation.tasks")
-        questions = choose_questions(task.questions(), recipe.validation.task_limit, 0)
+        questions = choose_questions(questions_of(task), recipe.validation.task_limit, 0)
         runs.append(TaskRun(name, task, questions, plan_blocks(questions, (), ("with_image",))))
     for run in runs:
         run.task.check_images()

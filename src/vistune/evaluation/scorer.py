@@ -23,7 +23,7 @@ from vistune.evaluation.predictions import (
     join_predictions,
     other_texts,
 )
-from vistune.evaluation.task import LENIENT, OFFICIAL, Benchmark, Judge, Reply, TaskScore, Upload
+from vistune.evaluation.task import LENIENT, OFFICIAL, Benchmark, Judge, Reply, TaskScore, Upload, questions_of
 from vistune.evaluation.tasks import open_task
 from vistune.files import write_atomic
 from vistune.llm_client import Endpoint
@@ -150,7 +150,7 @@ def score(
     """
     if rule not in task.rules:
         raise RecipeError(f"--parse {rule}: {name} has no such rule", f"use one of: {', '.join(task.rules)}")
-    questions = task.questions()
+    questions = questions_of(task)
     if judge is not None and not task.judged:
         raise RecipeError(f"{name} does not use a judge", "leave --judge out")
     read = task.read(predictions)
@@ -185,8 +185,6 @@ def _replies(
 ) -> tuple[list[Reply], JoinedPredictions]:
     """Return one Reply per question, in the data's order, and the joined predictions."""
     by_id = {question.id: question for question in questions}
-    if len(by_id) != len(questions):
-        raise DataError(f"{len(questions) - len(by_id)} question ids occur twice in the data", "correct the data's ids")
     joined = join_predictions(by_id, predictions, task.identify)
     if not joined.by_id:
         raise DataError(f"{path}: contains no prediction", "name the file with the model's answers")

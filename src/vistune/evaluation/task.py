@@ -175,7 +175,7 @@ class Benchmark(ABC):
     def metrics(self, rows: Sequence[Marked]) -> dict[str, float]:
         """Return the benchmark's figures, named and scaled as it does."""
 
-    def tables(self, rows: Sequence[Marked]) -> dict[str, Table]:
+    def tables(self, rows: Sequence[Marked]) -> Mapping[str, Table]:
         """Return breakdowns of the figures."""
         return {}
 
@@ -197,7 +197,7 @@ class Benchmark(ABC):
     def _wrong(self, method: str, value: object, expected: str) -> RecipeError:
         return RecipeError(f"{type(self).__name__}.{method} returned {shown(value)}", f"return {expected}")
 
-    def _figures(self, rows: Sequence[Marked]) -> tuple[dict[str, float], dict[str, Table]]:
+    def _figures(self, rows: Sequence[Marked]) -> tuple[Mapping[str, float], Mapping[str, Table]]:
         """Return `metrics` and `tables`. Raises RecipeError if they are not of the types that they must be."""
         metrics, tables = self.metrics(rows), self.tables(rows)
         if not isinstance(metrics, Mapping) or not all(isinstance(value, Real) for value in metrics.values()):
@@ -228,6 +228,20 @@ class Benchmark(ABC):
     def submission(self, rows: Sequence[Reply]) -> Upload | None:
         """Return the file for the benchmark's server; None if it has none."""
         return None
+
+
+def questions_of(task: Benchmark) -> Sequence[Question]:
+    """Return a task's questions.
+
+    Raises RecipeError if they are not a list of questions, DataError if an id occurs twice.
+    """
+    questions: object = task.questions()
+    if not isinstance(questions, Sequence) or not all(isinstance(question, Question) for question in questions):
+        problem = f"{type(task).__name__}.questions returned {shown(questions)}"
+        raise RecipeError(problem, "return a list of questions, as make_question builds them")
+    if repeated := len(questions) - len({question.id for question in questions}):
+        raise DataError(f"{repeated} question ids occur twice in the data", "correct the data's ids")
+    return questions
 
 
 def make_question(
