@@ -43,7 +43,7 @@ def test_answers_that_nobody_could_score_later_are_not_asked(tmp_path: Path, mod
     RELEASES["vizwiz"](tmp_path)
     done = CliRunner().invoke(app, ["evaluate", str(model), "--task", "vizwiz", "--data", str(tmp_path)])
     assert isinstance(done.exception, RecipeError)
-    assert "the answers would not be saved" in str(done.exception)
+    assert "the answers would be lost" in str(done.exception)
 
 
 def test_a_table_that_the_data_cannot_fill_is_left_out(tmp_path: Path) -> None:
