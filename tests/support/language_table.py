@@ -122,8 +122,8 @@ ACCEPTED: dict[str, Kind] = {
     # Unpacked.
     "gpt_oss": Kind("gpt_oss", "gpt-oss", {
         "num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 8, **WINDOWED}, "s_aux", soak=False),
-    "bloom": Kind("bloom", "BLOOM", {"n_head": 4, "n_layer": 2}, "of its own kind", soak=False),
-    "mpt": Kind("mpt", "MPT", {"d_model": 32, "n_heads": 4, "n_layers": 2, "expansion_ratio": 2}, "of its own kind"),
+    "bloom": Kind("bloom", "BLOOM", {"n_head": 4, "n_layer": 2}, "special attention", soak=False),
+    "mpt": Kind("mpt", "MPT", {"d_model": 32, "n_heads": 4, "n_layers": 2, "expansion_ratio": 2}, "special attention"),
     "falcon, alibi": Kind("falcon", "Falcon with ALiBi", {"alibi": True}, "AttentionInterface"),
     "mamba": Kind("mamba", "Mamba", {"state_size": 4}, "state", soak=False),
     "mamba2": Kind("mamba2", "Mamba-2", {
@@ -150,7 +150,7 @@ ACCEPTED: dict[str, Kind] = {
     "qwen3_5": Kind("qwen3_5_text", "Qwen3.5", LINEAR, "state"),
     "olmo_hybrid": Kind("olmo_hybrid", "OLMo Hybrid", {}, "state"),
     "minimax": Kind("minimax", "MiniMax-01", {"num_local_experts": 2, "head_dim": 8, "block_size": 8}, "of its own"),
-    "deepseek_v32": Kind("deepseek_v32", "DeepSeek-V3.2", DEEPSEEK, "of its own kind"),
+    "deepseek_v32": Kind("deepseek_v32", "DeepSeek-V3.2", DEEPSEEK, "special attention"),
     "llama4": Kind("llama4_text", "Llama 4", {
         "num_local_experts": 1, "intermediate_size_mlp": 32, "head_dim": 8, "attention_chunk_size": 4}, "chunked"),
     "doge": Kind("doge", "Doge", {}, "attention_mask"),
