@@ -204,7 +204,7 @@ def test_frozen_weights_in_bf16_take_half_and_need_no_copies(sizes: ModelSizes) 
     row = RowSize(2048, 3, 400)
     wide = StageSetup(("projector", "adapters"), Lora(), bf16=True)
     half = replace(wide, bf16_parts=("vision", "language"))
-    frozen = sizes.tower.parameters + sizes.language.parameters
+    frozen = sum(tower.parameters for tower in sizes.towers) + sizes.language.parameters
     assert memory(sizes, wide, row).weights - memory(sizes, half, row).weights == 2 * frozen
     assert bf16_copies(sizes, half, row) < 0.1 * bf16_copies(sizes, wide, row)
     packed = sizes.language.layers * sizes.language.linear

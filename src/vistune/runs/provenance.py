@@ -171,7 +171,7 @@ def _provenance_of(model: Path) -> Provenance:
             for number, stage in enumerate(recipe.stages[: extra["stage"] + 1])
         ),
         steps_of_last_stage=extra["step"],
-        backbones={part: parts[part]["source"] for part in BACKBONES},
+        backbones={part: parts[part]["source"] for part in BACKBONES if part in parts},
         data=tuple(_data_provenance(source, recipe) for source in record.get("data", [])),
         versions=record.get("versions", {}),
         parent=_parent_provenance(record.get("from")),
