@@ -22,10 +22,11 @@ from PIL import Image
 
 from vistune.datagen.teachers.replies import ReplyError, parse_reply
 from vistune.errors import VistuneError
+from vistune.files import parse_yaml
 from vistune.generation import read_data_url
 from vistune.processor import Processor, load_tokenizer
 from vistune.processor.images import decode
-from vistune.recipe import parse_yaml, source_of, validate
+from vistune.recipe import source_of, validate
 from vistune.records import ImageFolders, read_records, read_sample
 from vistune.serving.api import Limits
 from vistune.serving.api.guard import Refusal

@@ -9,7 +9,8 @@ import pytest
 from script_modules import load_script
 
 from vistune.errors import DataError, RecipeError
-from vistune.recipe import Recipe, Stage, Take, dump, load_recipe, parse_yaml, validate
+from vistune.files import parse_yaml
+from vistune.recipe import Recipe, Stage, Take, dump, load_recipe, validate
 from vistune.training.optimizer import rate_schedule
 
 RECIPES = load_script("corpus_recipes").RECIPES

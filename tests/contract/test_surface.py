@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 import vistune
-from vistune.recipe import dump, known_recipes, load_recipe, parse_yaml, validate
+from vistune.files import parse_yaml
+from vistune.recipe import dump, known_recipes, load_recipe, validate
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vistune.errors import DataError
+from vistune.errors import VistuneError
 from vistune.grounding import lexicon
 from vistune.grounding.claims import find_classes, ungrounded
 from vistune.grounding.labels import read_labels, unknown_labels, using_labels, write_template
@@ -83,10 +83,12 @@ def test_unknown_labels_are_counted_and_their_template_can_be_read(tmp_path: Pat
         ("deer: {article: the}", "deer.article: 'the'"),
         ("deer: {group: insect}", "deer.group: 'insect'"),
         ("deer: {synonyms: stag}", "deer.synonyms: expected a list of words"),
-        ("no: {korean: 아니요}", "label False: expected a text"),
-        ("deer: {", "not YAML or JSON"),
+        ("12: {korean: 열둘}", "label 12: expected a text"),
+        ("deer: {", "labels.yaml:1: not YAML"),
+        ("deer: {plural: deer}\ndeer: {korean: 사슴}", "labels.yaml:2: not YAML: the key 'deer' occurs twice"),
+        ("deer: {korean: 사슴, korean: 노루}", "the key 'korean' occurs twice"),
     ],
 )
 def test_a_bad_file_is_refused_with_label_and_field(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(DataError, match=message.replace("{", r"\{")):
+    with pytest.raises(VistuneError, match=message.replace("{", r"\{")):
         read_labels(labels(tmp_path, text))

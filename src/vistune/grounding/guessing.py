@@ -1,10 +1,9 @@
 """Measure how many answers can be guessed from the questions of a data set, without any image.
 
-A model uses the image only if this lowers its loss.
-The guesser is trained on the questions of four fifths of the images and
-answers those of the last fifth, five times. It is the better of two: the most frequent answer to a question with the
-same rare words (the labels), and naive Bayes over words, pairs of words and the turns before. Only questions with a
-short answer are measured: yes or no, a number, or a few words.
+A model uses the image only if this lowers its loss. The guesser is trained on the questions of four fifths of the
+images and answers those of the last fifth, five times. It is the better of two: the most frequent answer to a question
+with the same rare words (the labels), and naive Bayes over words, pairs of words and the turns before. Only questions
+with a short answer are measured: yes or no, a number, or a few words.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from vistune.errors import DataError
-from vistune.files import read_text, write_atomic
+from vistune.files import parse_yaml, read_text, write_atomic
 from vistune.grounding import claims, lexicon
 from vistune.grounding.lexicon import Entry, Words
 from vistune.registry import guess
@@ -33,11 +33,8 @@ TEMPLATE = """\
 
 
 def read_labels(path: Path) -> dict[str, Entry]:
-    """Read a file of labels. Raises DataError that names the label and the field."""
-    try:
-        tree = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise DataError(f"{path}: not YAML or JSON: {error}", "correct the file") from None
+    """Read a file of labels. Raises DataError that names the label and the field, RecipeError if it is not YAML."""
+    tree = parse_yaml(read_text(path), str(path))
     if not isinstance(tree, dict) or not tree:
         raise DataError(f"{path}: has no labels", "write for example deer: {plural: deer, korean: 사슴, counter: 마리}")
     return {_label(path, label): _entry(f"{path}: {label}", str(label), value) for label, value in tree.items()}

@@ -16,8 +16,7 @@ from importlib import resources
 from pathlib import Path
 
 from vistune.errors import BudgetError, RecipeError, TeacherError
-from vistune.files import read_text
-from vistune.recipe import parse_yaml
+from vistune.files import parse_yaml, read_text
 from vistune.registry import guess
 
 CIRCUIT_FAILURES = 20  # failures in a row that open the circuit

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 from typing import Any, Protocol
 
 from vistune.errors import RecipeError
-from vistune.files import read_json
-from vistune.recipe import parse_yaml, source_of
+from vistune.files import parse_yaml, read_json
+from vistune.recipe import source_of
 
 
 class ConfigLike(Protocol):

@@ -331,10 +331,9 @@ class _StagePlanner:
 
 def read_prices(path: Path | None, teacher: str | None) -> Prices:
     """Read the dollars per hour of GPUs and the price of a teacher. Raises RecipeError naming what cannot be read."""
-    from vistune.files import read_text
+    from vistune.files import parse_yaml, read_text
     from vistune.llm_client import how_to_price
     from vistune.llm_client import read_prices as read_model_prices
-    from vistune.recipe import parse_yaml
 
     tree = parse_yaml(read_text(path), str(path)) if path is not None else {}
     hourly = tree.get("gpus", {}) if isinstance(tree, dict) else {}

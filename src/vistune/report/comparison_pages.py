@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from vistune.errors import RecipeError
-from vistune.files import read_json, read_json_if_there, read_text, write_atomic
-from vistune.recipe import parse_yaml
+from vistune.files import parse_yaml, read_json, read_json_if_there, read_text, write_atomic
 from vistune.report import plots
 from vistune.report.rendering import Labels, Row, Values, labels_of, render, spread, thumbnail
 from vistune.report.training_section import curves_panel, read_metrics, stage_summary, stage_table

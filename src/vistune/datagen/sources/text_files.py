@@ -18,8 +18,7 @@ from vistune.datagen.sources.boxes import LARGEST, around, box_of, count_filled,
 from vistune.datagen.sources.collector import SourceCollector
 from vistune.datagen.sources.tree import MOST_OPENED, SPLIT_NAME, Family, Tree, by_folder, split_of_folder
 from vistune.errors import DataError, RecipeError
-from vistune.files import read_text
-from vistune.recipe import parse_yaml
+from vistune.files import parse_yaml, read_text
 from vistune.records import RecordError
 from vistune.types import Box
 
