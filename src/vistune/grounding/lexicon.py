@@ -75,6 +75,7 @@ def forget() -> None:
     """Clear everything that was computed from other objects."""
     _labels.cache_clear()
     class_of.cache_clear()
+    shapes.cache_clear()
 
 
 @cache
@@ -112,6 +113,12 @@ def entry_of(label: str) -> Entry:
 
 def is_shape(label: str) -> bool:
     return entry_of(label).shape
+
+
+@cache
+def shapes() -> tuple[str, ...]:
+    """Return the labels of shapes."""
+    return tuple(filter(is_shape, objects()))
 
 
 @cache

@@ -205,7 +205,7 @@ def _absent(scene: Scene) -> Iterator[tuple[str, str]]:
     """Yield colours and labels that are not in the image; in a drawing mostly with a colour that is."""
     if scene.colored and scene.others is None:
         for color in (*words.colors(), *scene.colors, *scene.colors):
-            for label in filter(words.is_shape, words.objects()):
+            for label in words.shapes():
                 if (color, label) not in scene.names:
                     yield color, label
         return
