@@ -204,8 +204,9 @@ def _existence(scene: Scene) -> Iterator[Content]:
 def _absent(scene: Scene) -> Iterator[tuple[str, str]]:
     """Yield colours and labels that are not in the image; in a drawing mostly with a colour that is."""
     if scene.colored and scene.others is None:
+        shapes = words.shapes()
         for color in (*words.colors(), *scene.colors, *scene.colors):
-            for label in words.shapes():
+            for label in shapes:
                 if (color, label) not in scene.names:
                     yield color, label
         return
