@@ -1,4 +1,4 @@
-"""The quickstart: all steps on the built-in scenes, from drawing them to the report and summary.json.
+"""The quickstart: all steps from data to the report and summary.json, on the built-in scenes or on own photographs.
 
 The file's name begins with an underscore because `vistune.quickstart` is the function.
 """
@@ -16,7 +16,7 @@ from vistune import api
 from vistune.errors import DataError, RecipeError
 from vistune.files import write_json
 from vistune.progress import Progress, no_progress
-from vistune.recipe import load_recipe
+from vistune.recipe import Recipe, load_recipe
 
 if TYPE_CHECKING:
     from vistune.evaluation.descriptions import PairCounts
@@ -35,16 +35,43 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True)
+class Photographs:
+    """Annotated photographs of the user's, and the backbones to train on them.
+
+    Attributes:
+        data: A source of `vistune generate`: a folder of images with annotations, or a table.
+        vision, language_model: Folders or hub names of the backbones; by default those of the recipe `smol`.
+        languages: Languages of questions and answers.
+        labels: File with words for labels that are not in the lexicon.
+        held_out: Share of the images that is only used for evaluation.
+    """
+
+    data: Path
+    vision: str | None = None
+    language_model: str | None = None
+    languages: tuple[str, ...] = ("en", "ko")
+    labels: Path | None = None
+    held_out: float = 0.1
+
+    @property
+    def overrides(self) -> list[str]:
+        """The backbones as overrides of the recipe."""
+        named = {"vision": self.vision, "language": self.language_model}
+        return [f"model.{part}={name}" for part, name in named.items() if name is not None]
+
+
+@dataclass(frozen=True, slots=True)
 class QuickstartSummary:
     """The figures that show whether the model sees.
 
     Attributes:
         accuracy: Accuracies from 0 to 1 by name: `align` and `tune` after stages 1 and 2; for stage 2 also without the
-            image, with a wrong one and on unseen combinations; `majority` for always giving the most frequent answer.
+            image, with a wrong one and, for the built-in scenes, on unseen combinations; `majority` for always giving
+            the most frequent answer.
         intervals: The same accuracies with their 95 % intervals, except `majority`.
         gap: The accuracy gain from seeing the image.
         by_type, by_language: Accuracies of stage 2 by question type and by language.
-        descriptions: Recall and precision of the objects that free descriptions name.
+        descriptions: Recall and precision of the objects that free descriptions of the built-in scenes name.
         seconds: Duration of each step.
         peak_memory_mb: Peak memory of this process.
     """
@@ -54,7 +81,7 @@ class QuickstartSummary:
     gap: Gap
     by_type: Mapping[str, Mapping[str, float]]
     by_language: Mapping[str, Mapping[str, float]]
-    descriptions: PairCounts
+    descriptions: PairCounts | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_memory_mb: int = 0
     seed: int = 0
@@ -67,7 +94,7 @@ class QuickstartSummary:
             "gap": self.gap.to_dict(),
             "by_type": {name: dict(group) for name, group in self.by_type.items()},
             "by_language": {name: dict(group) for name, group in self.by_language.items()},
-            "descriptions": self.descriptions.to_dict(),
+            **({} if self.descriptions is None else {"descriptions": self.descriptions.to_dict()}),
             "seconds": dict(self.seconds),
             "peak_memory_mb": self.peak_memory_mb,
             "seed": self.seed,
@@ -77,42 +104,38 @@ class QuickstartSummary:
 def quickstart(
     out: Path,
     *,
+    photographs: Photographs | None = None,
     size: Size | None = None,
     overrides: Sequence[str] = (),
     language: str = "en",
     progress: Progress = no_progress,
 ) -> QuickstartSummary:
-    """Run all steps on the built-in scenes and return the summary.
+    """Run all steps on the built-in scenes, or on own photographs, and return the summary.
 
     Args:
-        overrides: Changes to the recipe `quickstart`, such as `seed=1`.
+        overrides: Changes to the recipe, such as `seed=1`. The recipe is `quickstart`, and `smol` for photographs.
         language: Language of the report, en or ko.
 
     Raises:
-        RecipeError: `out` contains a run already.
+        RecipeError: `out` contains a run already, or there are too few photographs to hold some out.
+        DataError: The captions and boxes of the photographs give no questions about the held-out ones.
     """
-    from vistune.datagen import GenerationConfig
-
     if (out / "run.json").exists():
         raise RecipeError(f"{out}: contains a run already", f"look at {out / 'report.html'}, or give another --out")
-    size = size or Size()
-    world, data = out / "world", out / "data"
-    recipe = load_recipe("quickstart", [f"data={data / 'samples.json'}", f"stages.tune.steps={size.steps}", *overrides])
-    clock = Clock()
-    api.draw_scenes(world, count=size.scenes, seed=recipe.seed, tests=size.tests, progress=progress)
-    clock.mark("draw")
-    config = GenerationConfig(languages=("en", "ko"), mix=(6, 1, 1), per_image=3, seed=recipe.seed)
-    api.generate_data(world, data, config, split="train", progress=progress)
-    clock.mark("generate")
+    size, clock = size or Size(), Clock()
+    if photographs is None:
+        recipe = _draw_and_generate(out, size, overrides, clock, progress)
+    else:
+        recipe = _generate_from(photographs, out, overrides, clock, progress)
     checked = api.check_data(recipe.data, recipe=recipe, progress=progress)
     if checked.faults:
         raise DataError(
-            f"{data}: {len(checked.faults)} faults, the first: {checked.faults[0].detail}", "run vistune check"
+            f"{out / 'data'}: {len(checked.faults)} faults, the first: {checked.faults[0].detail}", "run vistune check"
         )
     clock.mark("check")
     api.train(recipe, out, progress=progress)
     clock.mark("train")
-    summary = evaluate(out, world, size, progress)
+    summary = evaluate_scenes(out, size, progress) if photographs is None else evaluate_photographs(out, size, progress)
     clock.mark("evaluate")
     summary = replace(summary, seconds=dict(clock.seconds), peak_memory_mb=peak_memory_mb(), seed=recipe.seed)
     write_json(out / "summary.json", summary.to_dict())
@@ -124,20 +147,75 @@ def quickstart(
     return summary
 
 
-def evaluate(run: Path, world: Path, size: Size, progress: Progress) -> QuickstartSummary:
+def _draw_and_generate(out: Path, size: Size, overrides: Sequence[str], clock: Clock, progress: Progress) -> Recipe:
+    """Draw the scenes, generate data about them, and return the recipe."""
+    from vistune.datagen import GenerationConfig
+
+    world, data = out / "world", out / "data"
+    recipe = load_recipe("quickstart", [f"data={data / 'samples.json'}", f"stages.tune.steps={size.steps}", *overrides])
+    api.draw_scenes(world, count=size.scenes, seed=recipe.seed, tests=size.tests, progress=progress)
+    clock.mark("draw")
+    config = GenerationConfig(languages=("en", "ko"), mix=(6, 1, 1), per_image=3, seed=recipe.seed)
+    api.generate_data(world, data, config, split="train", progress=progress)
+    clock.mark("generate")
+    return recipe
+
+
+def _generate_from(
+    photographs: Photographs, out: Path, overrides: Sequence[str], clock: Clock, progress: Progress
+) -> Recipe:
+    """Generate data about the photographs, and return the recipe. Held-out photographs are its validation data."""
+    from vistune.datagen import GenerationConfig
+
+    data = out / "data"
+    validation = f"validation={{data: [{data / 'held_out.json'}]}}"
+    recipe = load_recipe("smol", [f"data={data / 'samples.json'}", validation, *photographs.overrides, *overrides])
+    config = GenerationConfig(
+        kinds=("caption", "conversation", "detail"),
+        languages=photographs.languages,
+        seed=recipe.seed,
+        held_out=photographs.held_out,
+    )
+    generated = api.generate_data(photographs.data, data, config, labels=photographs.labels, progress=progress)
+    clock.mark("generate")
+    if not generated.questions:
+        raise DataError(
+            f"{photographs.data}: captions and boxes give no question about the held-out photographs",
+            "add boxes, or captions that name objects; to train without evaluation, use vistune train",
+        )
+    return recipe
+
+
+def evaluate_scenes(run: Path, size: Size, progress: Progress) -> QuickstartSummary:
     """Evaluate both stages and return the summary; the caller fills in seconds, memory and seed."""
+    evals, world = run / "evals", run / "world"
+    summary = _evaluate_stages(run, "scenes", world, size, progress)
+    unseen = api.evaluate(run, task="combinations", data=world, out=evals, blind=False, progress=progress)
+    described = api.describe(run, world, "heldout", out=evals, limit=size.descriptions, progress=progress)
+    return replace(
+        summary,
+        accuracy={**summary.accuracy, "heldout_combinations": unseen.metrics["accuracy"]},
+        intervals={**summary.intervals, "heldout_combinations": unseen.intervals["with_image"]},
+        descriptions=described.overall,
+    )
+
+
+def evaluate_photographs(run: Path, size: Size, progress: Progress) -> QuickstartSummary:
+    """Evaluate both stages on the questions about held-out photographs."""
+    return _evaluate_stages(run, "file", run / "data" / "questions.jsonl", size, progress)
+
+
+def _evaluate_stages(run: Path, task: str, data: Path, size: Size, progress: Progress) -> QuickstartSummary:
     from vistune.runs.folder import checkpoints_of
 
     aligned, evals, questions = checkpoints_of(run)[0], run / "evals", size.blind_questions
     stage_1 = api.evaluate(
-        aligned, task="scenes", data=world, out=evals, blind=False, name="align", limit=questions, progress=progress
+        aligned, task=task, data=data, out=evals, blind=False, name="align", limit=questions, progress=progress
     )
-    stage_2 = api.evaluate(run, task="scenes", data=world, out=evals, blind_limit=questions, progress=progress)
-    unseen = api.evaluate(run, task="combinations", data=world, out=evals, blind=False, progress=progress)
-    described = api.describe(run, world, "heldout", out=evals, limit=size.descriptions, progress=progress)
+    stage_2 = api.evaluate(run, task=task, data=data, out=evals, blind_limit=questions, progress=progress)
     majority, gap = stage_2.majority, stage_2.gap
     if stage_2.without_image is None or stage_2.wrong_image is None or gap is None or majority is None:
-        raise DataError("the quickstart's test questions are about fewer than two images", "draw more scenes")
+        raise DataError(f"{data}: its questions are about fewer than two images", "use more images")
     return QuickstartSummary(
         accuracy={
             "majority": majority,
@@ -145,19 +223,16 @@ def evaluate(run: Path, world: Path, size: Size, progress: Progress) -> Quicksta
             "tune": stage_2.metrics["accuracy"],
             "without_image": stage_2.without_image["accuracy"],
             "wrong_image": stage_2.wrong_image["accuracy"],
-            "heldout_combinations": unseen.metrics["accuracy"],
         },
         intervals={
             "align": stage_1.intervals["with_image"],
             "tune": stage_2.intervals["with_image"],
             "without_image": stage_2.intervals["without_image"],
             "wrong_image": stage_2.intervals["wrong_image"],
-            "heldout_combinations": unseen.intervals["with_image"],
         },
         gap=gap,
         by_type=_accuracies(stage_2.by_type),
         by_language=_accuracies(stage_2.by_language),
-        descriptions=described.overall,
     )
 
 

@@ -188,3 +188,36 @@ def test_a_caption_in_another_language_is_named_as_the_reason(folder: Path) -> N
     generate(folder, "--language", "ko", "--kinds", "caption", source="two.jsonl")
     [reject] = [json.loads(line) for line in (folder / "out" / "rejects.jsonl").read_text("utf-8").splitlines()]
     assert "its captions are not in 'ko', and the rule teacher does not translate" in reject["detail"]
+
+
+def test_held_out_images_are_in_files_of_their_own(tmp_path: Path) -> None:
+    labels = ("dog", "cat", "car", "bird")
+    rows = []
+    for k in range(60):
+        Image.new("RGB", (40, 40), (4 * k, 0, 0)).save(tmp_path / f"{k}.jpg")
+        boxes = [[labels[(k + n) % 4], 0.5 * n, 0.1, 0.5 * n + 0.3, 0.4] for n in range(1 + k % 2)]
+        rows.append({"image": f"{k}.jpg", "captions": [f"Scene {k}."], "boxes": boxes})
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    printed = generate(tmp_path, "--held-out", "0.25", "--language", "en,ko")
+    out = tmp_path / "out"
+    trained, held = (json.loads((out / name).read_text()) for name in ("samples.json", "held_out.json"))
+    questions = [json.loads(line) for line in (out / "questions.jsonl").read_text().splitlines()]
+    assert f"held out: {len(held)} samples (held_out.json), {len(questions)} questions (questions.jsonl)" in printed
+    images = {row["image"] for row in held}
+    assert len(images) == 15
+    assert not images & {row["image"] for row in trained}
+    assert {Path(each["image"]).name for each in questions} <= images
+    assert all((out / each["image"]).is_file() for each in questions)
+    assert {each["language"] for each in questions} == {"en", "ko"}
+    assert {"existence", "position"} <= {each["type"] for each in questions}
+
+
+@pytest.mark.parametrize(
+    ("share", "message"), [("0.1", "0 of 4 images would be held out"), ("1.5", "must be between 0 and 1")]
+)
+def test_a_share_that_cannot_be_held_out_is_refused_before_anything_is_written(
+    folder: Path, share: str, message: str
+) -> None:
+    with pytest.raises(VistuneError, match=message):
+        generate(folder, "--held-out", share)
+    assert not (folder / "out").exists()

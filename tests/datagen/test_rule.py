@@ -157,3 +157,37 @@ def test_a_picture_known_by_its_captions_alone_is_no_drawing(boxes: tuple[Box, .
     assert wanted in asked
     if wanted == "사진":
         assert "그림" not in asked
+
+
+@pytest.mark.parametrize(("language", "question", "answer"), [("en", "dog", "Yes"), ("ko", "개", "네")])
+def test_photographs_with_captions_only_are_asked_about_in_both_languages(
+    language: str, question: str, answer: str
+) -> None:
+    captions = ("A dog runs over grass.", "A brown dog on a meadow.", "An animal in a field.")
+    images = [AnnotatedImage(str(k), Path(f"{k}.jpg"), captions) for k in range(20)]
+    cats = [AnnotatedImage(f"c{k}", Path(f"c{k}.jpg"), ("A cat sleeps.", "A sleeping cat.")) for k in range(20)]
+    written = generate_by_rule([*images, *cats], GenerationConfig(kinds=("conversation",), languages=(language,)))
+    of_dogs = [row for row in written.rows if not row["image"].startswith("c")]
+    asked = [turn["value"] for row in of_dogs for turn in row["conversations"]]
+    assert any(question in text for text in asked)
+    for turn, reply in zip(asked[::2], asked[1::2], strict=True):
+        assert reply.lower().startswith(answer.lower()) == (question in turn), (turn, reply)
+
+
+def test_a_class_in_one_of_several_captions_is_neither_asked_for_nor_denied() -> None:
+    scene = rule.scene_of(photograph("A dog on grass.", "A brown dog.", "A dog and a frisbee.", boxes=()), "en")
+    assert scene.named == ("dog",)
+    assert "frisbee" not in replace(scene, others=("frisbee", "cat")).absent
+
+
+def test_an_unknown_number_is_not_worded_as_one_or_many() -> None:
+    scene = rule.scene_of(photograph("Two dogs.", boxes=()), "ko")
+    sentences = {ask(scene, "existence", "ko", random.Random(seed)) for seed in range(40)}
+    confirmed = {item.sentence for item in sentences if item is not None and item.answer == "네"}
+    assert confirmed == {"네, 개가 있습니다.", "네, 개가 보입니다."}
+
+
+def test_an_object_in_a_quarter_of_the_image_has_a_position() -> None:
+    quarter = Scene((Box("dog", 0, 0, 0.5, 0.5),))
+    assert ask(quarter, "position", "en", random.Random(0)) is not None
+    assert ask(Scene((Box("dog", 0, 0, 0.6, 0.5),)), "position", "en", random.Random(0)) is None

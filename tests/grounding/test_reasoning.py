@@ -49,7 +49,7 @@ def reasons(boxes: tuple[Box, ...], language: str) -> set[tuple[str, str]]:
                     f"The number of objects is {total} and the number of {ones} is {a}. So {left} would be left.",
                 ),
             }
-    small = [box for box in oracle.known_by_name() if box.area <= 0.2]
+    small = [box for box in oracle.known_by_name() if box.area <= 0.25]
     for a, b in permutations(small, 2):
         across = (b.x0 + b.x1) / 2 - (a.x0 + a.x1) / 2
         if abs(across) < 0.2:
@@ -77,7 +77,7 @@ def reasons(boxes: tuple[Box, ...], language: str) -> set[tuple[str, str]]:
 def higher(oracle: Oracle) -> set[tuple[str, str]]:
     """In photographs: two small objects in different rows, at places whose names include the row."""
     found = set()
-    small = [box for box in oracle.known_by_name() if box.area <= 0.2]
+    small = [box for box in oracle.known_by_name() if box.area <= 0.25]
     for a, b in permutations(small, 2):
         down = (b.y0 + b.y1) / 2 - (a.y0 + a.y1) / 2
         here, there = oracle.place(a), oracle.place(b)

@@ -105,7 +105,7 @@ class Oracle:
                         ),
                     )
             alone = sum(self.place(b) == place for b in self.boxes) == 1 and self.is_open(place, box)
-            if box.area <= 0.2 and alone:
+            if box.area <= 0.25 and alone:
                 if color and box.label != "person":
                     yield (
                         "colour",
@@ -231,7 +231,7 @@ class Oracle:
 
     def _named(self, box: Box) -> Iterator[tuple[str, str, Iterable[str]]]:
         name, size = self.name(box), box.attributes.get("size")
-        if box.area <= 0.2:
+        if box.area <= 0.25:
             yield (
                 "position",
                 self.place(box),

@@ -57,6 +57,13 @@ PerImage = Annotated[int, typer.Option(help="With --mix: samples per image and l
 Language = Annotated[
     str, typer.Option(help="Languages, separated by commas: en,ko. The openai teacher also writes other languages.")
 ]
+HeldOut = Annotated[
+    float | None,
+    typer.Option(
+        help="Share of the images that are held out, for example 0.1: held_out.json has their samples, and "
+        "questions.jsonl asks about them."
+    ),
+]
 Limit = Annotated[int | None, typer.Option(help="Use only the first N images.", min=1)]
 Seed = Annotated[int, typer.Option(help="Random seed.")]
 Model = Annotated[str | None, typer.Option(help="openai: name of the model at the endpoint.")]
@@ -102,6 +109,7 @@ def generate(
     mix: Mix = None,
     per_image: PerImage = 1,
     language: Language = "en",
+    held_out: HeldOut = None,
     limit: Limit = None,
     seed: Seed = 0,
     model: Model = None,
@@ -128,7 +136,12 @@ def generate(
 
     lookup(teacher, dict.fromkeys(TEACHERS), "teacher")
     config = GenerationConfig(
-        kinds=_names(kinds), languages=_names(language), mix=_mix(mix), per_image=per_image, seed=seed
+        kinds=_names(kinds),
+        languages=_names(language),
+        mix=_mix(mix),
+        per_image=per_image,
+        seed=seed,
+        held_out=held_out,
     )
     _refuse_contradictions(config, teacher=teacher, model=model)
     service = None
@@ -195,6 +208,8 @@ def counts_of(generated: GeneratedData) -> dict[str, object]:
     reasons = Counter(reject.reason for reject in generated.rejects)
     return {
         "samples": len(generated.rows),
+        "held_out": len(generated.held_out),
+        "questions": len(generated.questions),
         "rejected": len(generated.rejects),
         "reasons": dict(reasons.most_common()),
         "guessing": [result.to_dict() for result in generated.guessing],
@@ -226,6 +241,11 @@ def summary(out: Path, generated: GeneratedData) -> list[str]:
     reasons = Counter(reject.reason for reject in rejects).most_common()
     listed = f" ({', '.join(f'{count} {reason}' for reason, count in reasons)}; see rejects.jsonl)" if reasons else ""
     lines = [f"{out}: {count_of(len(generated.rows), 'sample')}, {len(rejects)} rejected{listed}"]
+    if generated.held_out:
+        lines.append(
+            f"held out: {count_of(len(generated.held_out), 'sample')} (held_out.json), "
+            f"{count_of(len(generated.questions), 'question')} (questions.jsonl)"
+        )
     if rejects:
         from vistune.datagen import describe_top_reject
 

@@ -30,6 +30,7 @@ from vistune.cli.console import (
     stdout,
 )
 from vistune.errors import RecipeError, VistuneError
+from vistune.files import read_jsonl
 from vistune.recipe import load_recipe
 from vistune.serving.api import Limits, Settings
 
@@ -40,16 +41,43 @@ AnyModel = Annotated[
     Path, typer.Argument(help="Run folder, model folder, or a folder in any layout that import reads.")
 ]
 DEFAULTS = Limits()
+PHOTOGRAPH_OPTIONS = ("vision", "language", "languages", "labels")  # parameters of `quickstart`
 
 
 def quickstart(
+    overrides: Overrides = None,
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/quickstart"),
+    data: Annotated[
+        Path | None, typer.Option(help="Your own photographs, as for generate. Default: the built-in scenes.")
+    ] = None,
+    vision: Annotated[str | None, typer.Option(help="With --data: folder or hub name of the vision tower.")] = None,
+    language: Annotated[str | None, typer.Option(help="With --data: folder or hub name of the language model.")] = None,
+    languages: Annotated[str, typer.Option(help="With --data: languages of the data, separated by commas.")] = "en,ko",
+    labels: Annotated[
+        Path | None, typer.Option(help="With --data: file with words for labels that are not in the lexicon.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
 ) -> None:
-    """Run all steps offline on built-in scenes. The steps are draw, generate, check, train, evaluate and report."""
-    from vistune._quickstart import quickstart
+    """Run all steps offline on built-in scenes, or on your own photographs.
 
-    summary = quickstart(out, overrides=[f"seed={seed}"], language=current_language(), progress=progress_bar)
+    The steps are draw or read, generate, check, train, evaluate and report.
+    """
+    from vistune._quickstart import Photographs, quickstart
+
+    photographs = None
+    if data is None:
+        refuse_given(PHOTOGRAPH_OPTIONS, "only used with --data", "add --data FOLDER, or remove the option")
+    else:
+        named = tuple(name.strip() for name in languages.split(","))
+        photographs = Photographs(data, vision, language, languages=named, labels=labels)
+        _return_freed_memory()
+    summary = quickstart(
+        out,
+        photographs=photographs,
+        overrides=[f"seed={seed}", *(overrides or [])],
+        language=current_language(),
+        progress=progress_bar,
+    )
     stdout.print(summary_table(summary))
     stdout.print(type_table(summary))
     gap = summary.gap
@@ -59,9 +87,17 @@ def quickstart(
     )
     durations = " · ".join(f"{step} {seconds:.0f} s" for step, seconds in summary.seconds.items())
     stdout.print(f"{durations} · peak memory {summary.peak_memory_mb} MB")
-    image = next(iter(sorted((out / "world" / "heldout").glob("*.jpg"))))
     print_lines(f"Report: {out / 'report.html'}")
-    print_lines(f"Chat with it: vistune chat {out} --image {image}")
+    print_lines(f"Chat with it: vistune chat {out} --image {_held_out_image(out)}")
+
+
+def _held_out_image(run: Path) -> Path:
+    """Return an image that a quickstart did not train on."""
+    questions = run / "data" / "questions.jsonl"
+    if questions.is_file():
+        [first, *_] = read_jsonl(questions)
+        return Path(os.path.normpath(questions.parent / first[1]["image"]))
+    return next(iter(sorted((run / "world" / "heldout").glob("*.jpg"))))
 
 
 def summary_table(summary: QuickstartSummary) -> Table:
@@ -74,13 +110,16 @@ def summary_table(summary: QuickstartSummary) -> Table:
         "wrong_image": "stage 2, with a wrong image",
         "heldout_combinations": "stage 2, unseen colour-shape pairs",
     }
-    table = Table("held-out scenes, exact match", "accuracy", "95 % interval", title="Accuracy")
+    images = "photographs" if summary.descriptions is None else "scenes"
+    table = Table(f"held-out {images}, exact match", "accuracy", "95 % interval", title="Accuracy")
     for key, label in rows.items():
-        interval = summary.intervals.get(key)
-        shown = f"{100 * interval.low:.1f} – {100 * interval.high:.1f}" if interval else ""
-        table.add_row(label, f"{100 * summary.accuracy[key]:.1f} %", shown)
-    objects = f"{summary.descriptions.recall:.2f} / {summary.descriptions.precision:.2f}"
-    table.add_row("objects in descriptions (recall / precision)", objects, "")
+        if key in summary.accuracy:
+            interval = summary.intervals.get(key)
+            shown = f"{100 * interval.low:.1f} – {100 * interval.high:.1f}" if interval else ""
+            table.add_row(label, f"{100 * summary.accuracy[key]:.1f} %", shown)
+    if summary.descriptions is not None:
+        objects = f"{summary.descriptions.recall:.2f} / {summary.descriptions.precision:.2f}"
+        table.add_row("objects in descriptions (recall / precision)", objects, "")
     return table
 
 

@@ -12,11 +12,12 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from vistune.datagen.held_out import questions_about
 from vistune.datagen.sources.collector import AnnotatedSource
 from vistune.datagen.teachers import GenerationConfig, Request, make_requests, needs_request, own_captions, rule
 from vistune.datagen.teachers.options import TeacherOptions
@@ -66,6 +67,7 @@ class GeneratedData:
     - source: the report of unused images and fields; None if the images did not come from a source
     - guessing: how many answers can be guessed without the image, by type of question and language
     - unknown_labels: labels without words in the lexicon, with their number of boxes
+    - held_out, questions: samples and test questions about the images that are held out
     """
 
     rows: list[LlavaRecord]
@@ -74,6 +76,8 @@ class GeneratedData:
     source: AnnotatedSource | None = None
     guessing: list[GuessedAnswers] = field(default_factory=list)
     unknown_labels: Mapping[str, int] = field(default_factory=dict)
+    held_out: list[LlavaRecord] = field(default_factory=list)
+    questions: list[dict[str, str]] = field(default_factory=list)
 
     @property
     def spent_dict(self) -> dict[str, Any]:
@@ -147,6 +151,27 @@ def _separate(results: Sequence[LlavaRecord | Reject]) -> GeneratedData:
     return GeneratedData(
         [result for result in results if not isinstance(result, Reject)],
         [result for result in results if isinstance(result, Reject)],
+    )
+
+
+def separate_held_out(
+    generated: GeneratedData,
+    images: Sequence[AnnotatedImage],
+    held_out: Collection[Path],
+    config: GenerationConfig,
+    out: Path,
+) -> GeneratedData:
+    """Move the samples about held-out images out of the training data, and ask test questions about these images."""
+    if not held_out:
+        return generated
+    names = image_names(images)[1]
+    held = {names[path] for path in held_out}
+    about = [image for image in images if image.path in held_out]
+    return replace(
+        generated,
+        rows=[row for row in generated.rows if row["image"] not in held],
+        held_out=[row for row in generated.rows if row["image"] in held],
+        questions=list(questions_about(about, out, config.languages, config.seed)),
     )
 
 
@@ -297,6 +322,7 @@ def write_generated(
         "rows": len(generated.rows),
         "images": len(images),
         "counts": dict(sorted(counts.items())),
+        "held_out": {"rows": len(generated.held_out), "questions": len(generated.questions)},
         "rejects": dict(Counter(reject.reason for reject in generated.rejects)),
         "guessing": [result.to_dict() for result in generated.guessing],
         "unknown_labels": dict(generated.unknown_labels),
@@ -305,6 +331,9 @@ def write_generated(
         **(generated.source.to_dict() if generated.source else {}),
     }
     write_json(out / "generate.json", report)
+    if generated.held_out:
+        write_atomic(out / "held_out.json", _json_list(generated.held_out))
+        write_jsonl(out / "questions.jsonl", generated.questions)
     write_atomic(out / "samples.json", _json_list(generated.rows))
 
 

@@ -74,7 +74,7 @@ class AnswerBalance:
         """
         absent = replace(scene, others=tuple(self.labels)).absent
         adversarial: dict[str, float] = defaultdict(float)
-        for label in scene.labels:
+        for label in (*scene.labels, *scene.named):
             for other, count in self.together.get(label, {}).items():
                 adversarial[other] += count / self.labels[label]
         weights = dict.fromkeys(absent, 0.0)
@@ -104,7 +104,7 @@ class _Candidates:
 
     def __init__(self, scene: Scene, balance: AnswerBalance) -> None:
         self.others = balance.others(scene)
-        self.drawn = 2 * len(scene.labels) + 1 if any(self.others.values()) else 0
+        self.drawn = 2 * len({*scene.labels, *scene.named}) + 1 if any(self.others.values()) else 0
         if self.others:
             scene = replace(scene, others=tuple(self.others))
         items = [(kind, content) for kind, contents in QUESTION_TYPES.items() for content in contents(scene)]
@@ -176,7 +176,7 @@ def fit_balance(conversations: Sequence[tuple[str, Scene]], most: int) -> Answer
     scenes = sorted(conversations, key=lambda item: hashlib.sha256(item[0].encode()).digest())[:FITTED]
     labels, together = Counter[str](), defaultdict[str, Counter[str]](Counter)
     for _, scene in scenes:
-        present = sorted({*scene.labels, *scene.crowds})
+        present = sorted({*scene.labels, *scene.crowds, *scene.named})
         labels.update(present)
         for label in present:
             together[label].update(other for other in present if class_of(other) != class_of(label))

@@ -119,7 +119,10 @@ def word(content: Content, kind: str, language: str, rng: random.Random) -> Ques
 
 
 def _count_texts(slots: Mapping[str, object], language: str) -> dict[str, str]:
-    """Word the numbers with their objects: "two dogs" and "two", "개 두 마리" and "두 마리". 0 stands for a crowd."""
+    """Word the numbers with their objects: "two dogs" and "two", "개 두 마리" and "두 마리".
+
+    0 stands for a crowd. With None, the number is not known: "a dog", "개".
+    """
     texts = {}
     for prefix, label_slot, number_slot in (
         ("", "label", "number"),
@@ -127,6 +130,9 @@ def _count_texts(slots: Mapping[str, object], language: str) -> dict[str, str]:
         ("all_", "label", "total"),
     ):
         label, count = slots.get(label_slot), slots.get(number_slot)
+        if isinstance(label, str) and number_slot in slots and count is None:
+            noun = words.noun(label, language)
+            texts |= {f"{prefix}things": words.one(noun, label) if language == "en" else noun, f"{prefix}are": "is"}
         if isinstance(label, str) and isinstance(count, int):
             things = words.counted(count, label, language) if count else words.many(label, language)
             counted = things
@@ -190,14 +196,15 @@ def _shape_form(form: str, box: Box) -> str:
 
 
 def _existence(scene: Scene) -> Iterator[Content]:
-    present = [name for name in scene.names if words.has_singular(name[1]) and name[1] not in scene.vague]
+    names = [*scene.names, *(("", label) for label in scene.named)]
+    present = [name for name in names if words.has_singular(name[1]) and name[1] not in scene.vague]
     for truth, names in ((True, present), (False, _absent(scene) if present else ())):
         for color, label in names:
             slots: dict[str, object] = {"color": color, "label": label, "truth": truth}
             form = "existence"
             if not (color or scene.drawn):
                 form = "existence_seen"
-                slots["number"] = scene.countable[label]
+                slots["number"] = None if label in scene.named else scene.countable[label]
             yield Content(form, slots, (color, label) if color else (label,), "yes" if truth else "no")
 
 

@@ -11,8 +11,8 @@ from vistune.grounding.lexicon import class_of, has_singular, is_person, is_shap
 from vistune.types import Box
 
 PLACES = ("top left", "top", "top right", "left", "center", "right", "bottom left", "bottom", "bottom right")
-# A box that fills much of the image has no place in it that is worth asking for.
-LARGEST_PLACED_AREA = 0.2
+# A box that fills more than a quarter of the image has no place in it that is worth asking for.
+LARGEST_PLACED_AREA = 0.25
 # Relations are stated only if they are obvious: centres this far apart, areas this many times larger.
 CLEAR_GAP = 0.2
 CLEAR_RATIO = 1.8
@@ -36,6 +36,7 @@ class Scene:
 
     - crowds: labels with more objects than boxes
     - also_present: classes that are known to be there, with or without a box; no question may deny them
+    - named: classes that the captions of an image without boxes name; how many objects there are is not known
     - others: labels of other images, which questions may deny; by default the objects of the lexicon
     """
 
@@ -43,6 +44,7 @@ class Scene:
     crowds: tuple[str, ...] = ()
     also_present: frozenset[str] = frozenset()
     others: tuple[str, ...] | None = None
+    named: tuple[str, ...] = ()
 
     @cached_property
     def labels(self) -> Counter[str]:
@@ -56,7 +58,7 @@ class Scene:
     @cached_property
     def absent(self) -> tuple[str, ...]:
         """Labels whose class the image does not show."""
-        present = {class_of(label) for label in (*self.labels, *self.crowds, *self.also_present)}
+        present = {class_of(label) for label in (*self.labels, *self.crowds, *self.also_present, *self.named)}
         if self.others is not None:
             return tuple(label for label in self.others if class_of(label) not in present)
         return tuple(label for label, entry in objects().items() if not (entry.shape or entry.of or label in present))

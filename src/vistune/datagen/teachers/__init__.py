@@ -38,7 +38,8 @@ class GenerationConfig:
 
     Without `mix`, every image gets each kind in each language. With `mix` (conversation : detail : reasoning, such as
     58:23:77), instruction kinds are dealt over the images in that proportion, `per_image` for each language; captions
-    are still written for every image.
+    are still written for every image. With `held_out`, samples about this share of the images are written to a file of
+    their own, with test questions about them.
     """
 
     kinds: tuple[str, ...] = KINDS
@@ -46,6 +47,7 @@ class GenerationConfig:
     mix: tuple[int, int, int] | None = None
     per_image: int = 1
     seed: int = 0
+    held_out: float | None = None
 
 
 def make_requests(images: Sequence[AnnotatedImage], config: GenerationConfig) -> list[Request]:

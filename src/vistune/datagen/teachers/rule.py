@@ -16,7 +16,7 @@ from vistune.datagen.teachers.replies import Turns
 from vistune.grounding import QUESTION_TYPES, QuestionAnswer, Scene, brief_cue, caption, description, reason
 from vistune.grounding import lexicon as words
 from vistune.grounding.balance import AnswerBalance, choose
-from vistune.grounding.claims import supported_classes
+from vistune.grounding.claims import find_classes, supported_classes
 from vistune.grounding.questions import draw, word
 from vistune.types import AnnotatedImage
 
@@ -63,13 +63,27 @@ def write(
 
 
 def scene_of(image: AnnotatedImage, language: str) -> Scene:
-    """Name the boxes in the language. Classes that captions name count as present, so that no question denies them."""
+    """Name the boxes in the language. Classes that captions name count as present, so that no question denies them.
+
+    Without boxes, questions ask for the classes that at least two captions name, or the only caption.
+    """
     labels = {label: words.label_in(label, language) for label in {*image.crowds, *(box.label for box in image.boxes)}}
     if "toilet" in labels.values():
         labels |= {label: "washbasin" for label, name in labels.items() if name == "sink"}  # Korean has two words
     boxes = tuple(replace(box, label=labels[box.label]) for box in image.boxes)
     scene = Scene(boxes, tuple(dict.fromkeys(labels[label] for label in image.crowds)))
-    return scene if scene.colored else replace(scene, also_present=frozenset(supported_classes(image)))
+    if scene.colored:
+        return scene
+    named = () if image.boxes or image.crowds else _named_classes(image.captions)
+    return replace(scene, also_present=frozenset(supported_classes(image)), named=named)
+
+
+def _named_classes(captions: Sequence[str]) -> tuple[str, ...]:
+    classes = Counter[str]()
+    for text in captions:
+        language = "ko" if words.HANGUL.search(text) else "en"
+        classes.update({name.label for name in find_classes(text, language)})
+    return tuple(label for label, count in classes.items() if count >= min(2, len(captions)))
 
 
 def setting_of(image: AnnotatedImage) -> str:
@@ -99,7 +113,7 @@ def instruction(image_id: str, kind: str, language: str, number: int, *, subject
 
 def conversation(scene: Scene, language: str, rng: random.Random, balance: AnswerBalance = UNBALANCED) -> Turns | None:
     """Write questions of different types about one image, all answered briefly or all in sentences."""
-    items = _about_drawing(scene, language, rng) if scene.drawn else _about_photograph(scene, language, rng, balance)
+    items = questions(scene, language, rng, balance)
     if not items:
         return None
     brief = rng.random() < BRIEF_SHARE
@@ -107,6 +121,15 @@ def conversation(scene: Scene, language: str, rng: random.Random, balance: Answe
     if brief:
         pairs[0] = (f"{pairs[0][0]}\n{brief_cue(language)}", pairs[0][1])
     return tuple(pairs)
+
+
+def questions(
+    scene: Scene, language: str, rng: random.Random, balance: AnswerBalance = UNBALANCED
+) -> Sequence[QuestionAnswer]:
+    """Ask about one image; no question is asked twice."""
+    if scene.drawn:
+        return _about_drawing(scene, language, rng)
+    return _about_photograph(scene, language, rng, balance)
 
 
 def _about_photograph(

@@ -1,0 +1,63 @@
+"""Choose images that are not trained on, and ask questions about them whose answers are certain."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from vistune.datagen.teachers import rule
+from vistune.errors import RecipeError
+from vistune.grounding import brief_cue
+from vistune.grounding.balance import fit_balance
+from vistune.types import AnnotatedImage
+
+FEWEST_IMAGES = 10  # in each part; fewer say nothing
+
+
+def choose_held_out(images: Sequence[AnnotatedImage], share: float | None, seed: int) -> frozenset[Path]:
+    """Choose the images that are held out; none without a share. The order of the images makes no difference.
+
+    Raises RecipeError if fewer than ten images would be held out, or fewer than ten left to train on.
+    """
+    if share is None:
+        return frozenset()
+    if not 0 < share < 1:
+        raise RecipeError(f"held-out share {share:g}: must be between 0 and 1", "a tenth is usual: 0.1")
+    paths = sorted({image.path for image in images}, key=lambda path: _digest(path, seed))
+    count = round(share * len(paths))
+    if min(count, len(paths) - count) < FEWEST_IMAGES:
+        raise RecipeError(
+            f"{count} of {len(paths)} images would be held out; {FEWEST_IMAGES} are needed, and as many to train on",
+            "change the share, or use more images",
+        )
+    return frozenset(paths[:count])
+
+
+def _digest(path: Path, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}/{path.name}".encode()).digest()
+
+
+def questions_about(
+    images: Sequence[AnnotatedImage], folder: Path, languages: Sequence[str], seed: int
+) -> Iterator[dict[str, str]]:
+    """Yield records of the task `file` about images with captions or boxes, balanced like the rule teacher's data.
+
+    The paths of the images are relative to `folder`.
+    """
+    for language in languages:
+        scenes = [(f"{seed}/{image.id}-held-out-{language}", rule.scene_of(image, language)) for image in images]
+        balance = fit_balance([item for item in scenes if not item[1].drawn], rule.LONGEST_CONVERSATION)
+        for image, (name, scene) in zip(images, scenes, strict=True):
+            rng = random.Random(name)
+            for number, item in enumerate(rule.questions(scene, language, rng, balance)):
+                yield {
+                    "question_id": f"{image.id}-{language}-{number}",
+                    "image": Path(os.path.relpath(image.path, folder)).as_posix(),
+                    "text": f"{item.question}\n{brief_cue(language)}",
+                    "answer": item.answer,
+                    "type": item.type,
+                    "language": language,
+                }
