@@ -3,21 +3,23 @@
 ModelSizes + StageSetup + RowSize -> Memory: bytes of weights, gradients, optimizer, activations, logits, copies
 
 d is the language model's width, i its MLP's, q and k the widths of queries and of keys, v and u the tower's width and
-its MLP's. A kept number takes `wide` = 4 bytes; one that a linear layer, an attention or an activation function keeps
-takes `narrow` = 2 bytes under bf16 autocast, else 4. Autograd keeps of a layer per token (counted tensor by tensor, and
-compared with the real layers by tests/planner/test_memory.py):
+its MLP's. Each number that autograd keeps for the backward pass takes `wide` = 4 bytes. If a linear layer, an attention
+or an activation function keeps it, it takes `narrow` bytes: 2 under bf16 autocast, otherwise 4. Per layer and token,
+autograd keeps the following bytes (counted tensor by tensor; tests/planner/test_memory.py compares them with real
+layers):
 
   language, its weights trained  wide 4 d + narrow ((2 or, in bf16, 5) d + 3 q + 2 k + 4 i)
   language, adapters trained     wide 2 d + narrow (inputs of adapted layers + 2 q + 2 k + 3 i + 7 ranks)
   language, frozen               wide 2 d + narrow (2 q + 2 k + 3 i)
   tower, its weights trained     wide 2 v + narrow ((6 or, in bf16, 8) v + (2 or, with quick GELU, 3) u)
   tower, frozen                  nothing; for a moment about 2 v + 4 u of one layer
-  a layer that is recomputed     wide 1 width, and one whole layer at a time
+  a recomputed layer             wide 1 width for its input; in the backward pass also all of one layer at a time
   supervised tokens              nothing; for a moment wide 2 vocabularies for each of a chunk of 256 of them
 
-The last layer keeps its MLP's part (`of_mlp`) of supervised tokens only, unless it is recomputed.
-A weight that takes part in a product under bf16 has a copy of 2 bytes while its layer is kept. AdamW holds 8 bytes per
-trainable number, its gradient takes 4, the number itself 4 (1.0 or 0.53 in 8 or 4 bits).
+In the last layer, the MLP runs on supervised tokens only, so its part (`of_mlp`) is kept for those tokens only, unless
+the layer is recomputed. Under bf16 autocast, each multiplied weight also has a 2-byte copy while its layer is kept. Each
+trainable weight takes 4 bytes, its gradient 4 and AdamW's state 8. A quantized weight takes 1.0 bytes (8 bits) or 0.53
+bytes (4 bits).
 """
 
 from __future__ import annotations
@@ -51,7 +53,7 @@ class Memory:
 
     Attributes:
         copies: Weights in bf16.
-        gathered: Under FSDP, layers made whole for the moment of their use.
+        gathered: Under FSDP, the complete weights of the layers that are in use.
         process: On a CPU, the process without its model.
     """
 
@@ -218,7 +220,7 @@ def tower_layer(shape: TowerShape, setup: StageSetup) -> float:
 
 
 def bf16_copies(sizes: ModelSizes, setup: StageSetup, row: RowSize) -> float:
-    """Compute the copies of weights that products under bf16 keep; recomputed frozen layers keep one layer's."""
+    """Compute the bytes of the bf16 copies of weights. Of recomputed frozen layers, one at a time has copies."""
     if not setup.bf16:
         return 0.0
     shape = sizes.language
@@ -275,7 +277,7 @@ def longest_row(sizes: ModelSizes, setup: StageSetup, row: RowSize, room: float)
 def checkpoint_bytes(
     sizes: ModelSizes, recipe: Recipe, number: int, before: Collection[str] = ()
 ) -> tuple[float, float]:
-    """Return the bytes of (a finished stage's checkpoint, one within the stage): all parts trained so far.
+    """Return the bytes of a checkpoint at the end of a stage and of one during it: all parts trained so far.
 
     A checkpoint within a stage contains AdamW's state too. Adapters become part of the language model when the next
     stage begins. `before`: parts that were trained before this recipe.

@@ -45,8 +45,8 @@ class ModelSizes:
     """A model known by its sizes.
 
     Attributes:
-        projector: Its parameters.
-        projector_layers: Its linear layers.
+        projector: Number of the projector's parameters.
+        projector_layers: Number of its linear layers.
         vision_width: Width of the tower's features.
         slots: Image slots per tile.
     """
@@ -76,7 +76,7 @@ class StageSetup:
     Attributes:
         learn: The trained parts.
         bf16: Whether it multiplies in bf16.
-        processes: Number of processes that keep the model, by `parallelism`.
+        processes: Number of processes. `parallelism` says whether each keeps the whole model or a share.
         bf16_parts: Parts whose frozen weights are stored in bf16.
         on_gpu: Whether it runs on a GPU.
     """
@@ -99,7 +99,7 @@ class StageSetup:
 
     @property
     def mask_bytes(self) -> int:
-        """Bytes per number that dropout keeps: one by CUDA's own kernel, a factor elsewhere."""
+        """Bytes that dropout keeps per number: 1 on CUDA (a mask), elsewhere the bytes of a stored factor."""
         return 1 if self.on_gpu else WIDE
 
 
@@ -220,7 +220,7 @@ class Load:
 
 
 class SampleSizes(NamedTuple):
-    """A number per sample. With anyres an image counts as the tiles that its slots would fill."""
+    """Arrays with one value per sample. With anyres, the number of tiles is estimated from the slots."""
 
     tokens: np.ndarray
     supervised: np.ndarray

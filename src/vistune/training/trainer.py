@@ -1,4 +1,4 @@
-"""Train one stage. Everything that is not the algorithm is a callable handed in.
+"""Train one stage. Logging, saving and validation are passed in as callables.
 
 Loader -> steps of packed rows -> mean loss over the step's supervised tokens, of all processes -> optimizer
 """
@@ -86,7 +86,7 @@ def documents_of(batch: Batch) -> np.ndarray:
 
 
 class LossBySource:
-    """Sum a step's losses by data source: a file's kind of samples, as `Rows.sources` names it."""
+    """Sum a step's losses by data source: one kind of samples of one file; `Rows.sources` lists them."""
 
     def __init__(self, samples: SampleSequence) -> None:
         self.samples = samples

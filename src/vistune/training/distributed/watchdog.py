@@ -1,7 +1,7 @@
 """End the whole run, and say why, if one of its processes is gone, stopped or stuck.
 
 Heartbeat (what this process does) -> Watchdog's thread -> MessageBoard (the launcher's store) -> every other process
-A process that ends writes the stacks of all its threads to OUT/stacks/rank-N.txt and to stderr.
+Before the watchdog ends a process, it writes the stacks of all threads to OUT/stacks/rank-N.txt and to stderr.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Heartbeat:
 
     @contextmanager
     def during(self, phase: str) -> Iterator[None]:
-        """Be in a phase while the block lasts, then in the one before again."""
+        """Set the phase for the duration of the block, then restore the previous one."""
         before = self.phase
         self.beat(phase)
         try:
@@ -96,7 +96,7 @@ class MessageBoard:
         return str(*json.loads(self.store.compare_set(key, "", json.dumps([text]))))
 
     def read(self, key: str, kind: Callable[..., T]) -> T | None:
-        """Return a message, its values as the arguments of `kind`; None if nobody has written it."""
+        """Read a message and return `kind(*values)`; None if nobody has written the message."""
         return kind(*json.loads(self.store.get(key))) if self.store.check([key]) else None
 
     def gone(self) -> list[int]:
