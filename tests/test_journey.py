@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
+from typer.testing import CliRunner
 
 import vistune
 from vistune import api
-from vistune._quickstart import Size, quickstart
+from vistune._quickstart import Photographs, Size, quickstart
+from vistune.cli.app import app
+from vistune.cli.model import _held_out_image, summary_table
+from vistune.errors import DataError, RecipeError
 from vistune.files import read_json
 
 SMALL = Size(scenes=60, tests=20, blind_questions=40, descriptions=4)
@@ -90,3 +95,60 @@ def test_it_answers_in_english_and_korean(run: Path) -> None:
         answer = assistant.ask(image, question, max_tokens=30)
         assert isinstance(answer, str)
         assert answer == "".join(assistant.stream(image, question, max_tokens=30))
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of 60 images with two captions each and one or two boxes."""
+    folder = tmp_path_factory.mktemp("photographs")
+    names = ("dog", "cat", "car", "bird")
+    rows = []
+    for k in range(60):
+        Image.new("RGB", (64, 48), (4 * k, 90, 255 - 4 * k)).save(folder / f"{k}.jpg")
+        shown = [names[(k + n) % 4] for n in range(1 + k % 2)]
+        boxes = [[name, 0.5 * n, 0.1, 0.5 * n + 0.3, 0.4] for n, name in enumerate(shown)]
+        captions = [f"A {shown[0]} outside.", f"This is a {shown[0]}."]
+        rows.append({"image": f"{k}.jpg", "captions": captions, "boxes": boxes if k % 3 else []})
+    (folder / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return folder / "mine.jsonl"
+
+
+def test_own_photographs_go_through_all_steps(photographs: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    mine = Photographs(photographs, vision="builtin", language_model="builtin", held_out=0.25)
+    few = ("epochs=null", "steps=2", "samples_per_step=4")
+    steps = [f"stages.{stage}.{setting}" for stage in ("align", "tune") for setting in few]
+    summary = quickstart(out, photographs=mine, overrides=["model.feature_layer=-2", *steps])
+    assert set(summary.accuracy) == {"majority", "align", "tune", "without_image", "wrong_image"}
+    assert summary.descriptions is None
+    assert {"existence", "position"} <= set(summary.by_type)
+    assert set(summary.by_language) == {"en", "ko"}
+    trained = {row["image"] for row in read_json(out / "data" / "samples.json")}
+    held = {row["image"] for row in read_json(out / "data" / "held_out.json")}
+    assert len(held) == 15
+    assert not trained & held
+    recipe = (out / "recipe.yaml").read_text(encoding="utf-8")
+    assert "held_out.json" in recipe
+    checks = [line for line in (out / "metrics.jsonl").read_text().splitlines() if "blind_check" in line]
+    assert len(checks) == 2
+    assert "desc" not in read_json(out / "summary.json")
+    assert "held-out photographs" in summary_table(summary).columns[0].header
+    assert Path(_held_out_image(out)).name in held
+    with pytest.raises(RecipeError, match="contains a run already"):
+        quickstart(out, photographs=mine)
+
+
+def test_photographs_without_a_question_end_before_training(tmp_path: Path) -> None:
+    for k in range(40):
+        Image.new("RGB", (40, 40), (6 * k, 0, 0)).save(tmp_path / f"{k}.jpg")
+    rows = [{"image": f"{k}.jpg", "captions": ["A view.", "Scenery."]} for k in range(40)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    mine = Photographs(tmp_path / "mine.jsonl", vision="builtin", language_model="builtin", held_out=0.3)
+    with pytest.raises(DataError, match="give no question about the held-out photographs"):
+        quickstart(tmp_path / "run", photographs=mine)
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_options_for_photographs_need_data() -> None:
+    done = CliRunner().invoke(app, ["quickstart", "--vision", "tower", "--labels", "labels.yaml"])
+    assert "--vision, --labels are only used with --data" in str(done.exception)

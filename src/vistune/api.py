@@ -146,7 +146,7 @@ def _generate_data(
     )
     images = described.images
     if service is None:
-        refuse_untranslated(images, config.languages, source)
+        refuse_untranslated(images, config, source)
     held_out = datagen.choose_held_out(images, config.held_out, config.seed)
     requests = datagen.make_requests(images, config)
     if not requests:
@@ -158,7 +158,7 @@ def _generate_data(
         report = {} if on_message is None else {"report": on_message}
         with progress("generate", sum(map(datagen.needs_request, requests))) as advance:
             generated = datagen.generate_by_model(images, config, service, out, advance, **report)
-    generated = datagen.separate_held_out(generated, images, held_out, config, out)
+    generated = datagen.separate_held_out(generated, images, held_out, config)
     guessing = measure_guessing(conversations_of(generated.rows))
     unknown = unknown_labels(images)
     generated = replace(generated, source=described, guessing=guessing, unknown_labels=unknown)

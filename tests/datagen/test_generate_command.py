@@ -207,7 +207,8 @@ def test_held_out_images_are_in_files_of_their_own(tmp_path: Path) -> None:
     assert len(images) == 15
     assert not images & {row["image"] for row in trained}
     assert {Path(each["image"]).name for each in questions} <= images
-    assert all((out / each["image"]).is_file() for each in questions)
+    [folder] = json.loads((out / "images.json").read_text())["folders"]
+    assert all((out / folder / each["image"]).is_file() for each in questions)
     assert {each["language"] for each in questions} == {"en", "ko"}
     assert {"existence", "position"} <= {each["type"] for each in questions}
 

@@ -190,12 +190,12 @@ def test_a_folder_that_generate_wrote_is_not_a_source(tmp_path: Path) -> None:
     ("caption", "language", "code", "words"),
     [
         (
-            "A dog.",
+            "A meadow.",
             "ko",
             2,
             "captions are English, there are no boxes, and the rule teacher does not translate into ko",
         ),
-        ("개 한 마리.", "en", 2, "captions are Korean, there are no boxes"),
+        ("들판 풍경.", "en", 2, "captions are Korean, there are no boxes"),
         ("A dog.", "en,ko", 0, ""),
         ("개 한 마리.", "ko", 0, ""),
     ],

@@ -39,7 +39,7 @@ def folder(tmp_path: Path) -> Path:
 
 def read(folder: Path, *records: Mapping[str, Any], gold: bool = False) -> OwnQuestions:
     write_jsonl(folder / "q.jsonl", records)
-    return read_questions(folder / "q.jsonl", folder, gold=gold)
+    return read_questions(folder / "q.jsonl", [folder], gold=gold)
 
 
 def parts(found: OwnQuestions, nth: int = 0) -> list[str]:
@@ -94,7 +94,7 @@ def test_the_same_questions_in_every_form_of_file(folder: Path, name: str) -> No
     ]
     records = [{**record, "type": kind} for record, kind in zip(records, kinds, strict=True)]
     (folder / name).write_bytes(FORMS[name](records))
-    found = read_questions(folder / name, folder, gold=True)
+    found = read_questions(folder / name, [folder], gold=True)
     assert [question.id for question in found.questions] == ["1", "2", "3"]
     assert [parts(found, k) for k in range(3)] == [["[a.jpg]", "What?"], ["[b.jpg]", "[a.jpg]", "Both?"], ["1 + 1?"]]
     assert [question.answer for question in found.questions] == ["red", "no", "B"]
@@ -107,7 +107,7 @@ def test_images_inside_a_parquet_file_are_read(folder: Path) -> None:
     struct = {"bytes": (folder / "a.jpg").read_bytes(), "path": "elsewhere.jpg"}
     records = [{**BASE, "image": struct}, {"question_id": 2, "text": "?", "image": None}]
     (folder / "q.parquet").write_bytes(as_parquet(records))
-    found = read_questions(folder / "q.parquet", folder, gold=False)
+    found = read_questions(folder / "q.parquet", [folder], gold=False)
     [image] = found.questions[0].sample.images
     assert Path(str(image.source)).read_bytes() == struct["bytes"]
     assert not found.questions[1].sample.images
@@ -117,7 +117,7 @@ def test_images_inside_a_parquet_file_are_read(folder: Path) -> None:
 @pytest.mark.parametrize("name", ["q.jsonl", "q.csv", "q.parquet"])
 def test_ids_that_pandas_made_floats_are_whole_numbers(folder: Path, name: str) -> None:
     (folder / name).write_bytes(FORMS[name]([{"question_id": 241.0, "text": "?"}, {"question_id": 7.0, "text": "?"}]))
-    assert [q.id for q in read_questions(folder / name, folder, gold=False).questions] == ["241", "7"]
+    assert [q.id for q in read_questions(folder / name, [folder], gold=False).questions] == ["241", "7"]
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -325,5 +325,5 @@ def test_choices_that_no_rule_uses_and_members_of_a_tar_are_named(folder: Path) 
             info = tarfile.TarInfo(name)
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
-    named = [field.field for field in read_questions(folder / "q.tar", folder, gold=False).unread_fields]
+    named = [field.field for field in read_questions(folder / "q.tar", [folder], gold=False).unread_fields]
     assert "*.npy" in named

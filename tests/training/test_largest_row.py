@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,32 +59,4 @@ def test_the_resident_memory_of_a_process_is_compared_with_its_tensors() -> None
     assert compare_with_resident(1e9, 1.6e9) == (
         "; 1.50 GB with Python and its libraries, and the process held 1.60 GB"
     )
-    assert "set MALLOC_MMAP_THRESHOLD_=131072" in compare_with_resident(1e9, 3e9)
-
-
-HELD = """
-import sys
-from pathlib import Path
-if sys.argv[1] == "train":
-    from vistune.cli.model import _return_freed_memory
-    _return_freed_memory()
-import torch
-def held():
-    return 1024 * int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0])
-torch.empty(6_000_000).fill_(1)  # freed: glibc would now keep blocks of this size
-before, kept = held(), []
-for _ in range(20):
-    freed = torch.ones(5_000_000)
-    kept.append(torch.ones(500_000))
-    del freed
-print(held() - before)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_the_command_line_gives_freed_memory_back() -> None:
-    """A process that holds 40 MB of tensors, and has freed 400 MB between them, holds little else."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
-    command = [sys.executable, "-c", HELD, "train"]
-    held = int(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
-    assert 38e6 < held < 46e6
+    assert "MALLOC_MMAP_THRESHOLD_=131072 in the environment" in compare_with_resident(1e9, 3e9)

@@ -19,6 +19,7 @@ from typer.main import get_command
 from vistune.cli import data, evaluation, generate, model
 from vistune.cli.commands import Program, Verb, language_of, set_language
 from vistune.cli.console import stderr
+from vistune.cli.heap import restart_with_small_heap
 from vistune.errors import VistuneError, in_users_code
 from vistune.translations import translate_message
 
@@ -74,6 +75,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
     warnings.filterwarnings("ignore", module=r"peft\.mapping_func")
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    restart_with_small_heap()
     language = "en"
     try:
         command = get_command(app)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,6 +29,7 @@ from vistune.cli.console import (
 from vistune.errors import RecipeError, VistuneError
 from vistune.files import read_jsonl
 from vistune.recipe import load_recipe
+from vistune.records import folders_next_to
 from vistune.serving.api import Limits, Settings
 
 if TYPE_CHECKING:
@@ -70,14 +68,13 @@ def quickstart(
     else:
         named = tuple(name.strip() for name in languages.split(","))
         photographs = Photographs(data, vision, language, languages=named, labels=labels)
-        _return_freed_memory()
-    summary = quickstart(
-        out,
-        photographs=photographs,
-        overrides=[f"seed={seed}", *(overrides or [])],
-        language=current_language(),
-        progress=progress_bar,
-    )
+        summary = quickstart(
+            out,
+            photographs=photographs,
+            overrides=[f"seed={seed}", *(overrides or [])],
+            language=current_language(),
+            progress=progress_bar,
+        )
     stdout.print(summary_table(summary))
     stdout.print(type_table(summary))
     gap = summary.gap
@@ -95,8 +92,9 @@ def _held_out_image(run: Path) -> Path:
     """Return an image that a quickstart did not train on."""
     questions = run / "data" / "questions.jsonl"
     if questions.is_file():
-        [first, *_] = read_jsonl(questions)
-        return Path(os.path.normpath(questions.parent / first[1]["image"]))
+        [(_, first), *_] = read_jsonl(questions)
+        named = (folder / first["image"] for folder in folders_next_to(questions))
+        return next(Path(os.path.normpath(path)) for path in named if path.is_file())
     return next(iter(sorted((run / "world" / "heldout").glob("*.jpg"))))
 
 
@@ -151,22 +149,9 @@ def train(
         raise RecipeError("train needs a run folder", "add --out RUN")
     if resume and not (out / "run.json").is_file():
         raise RecipeError(f"{out}: no run to resume", "check the path, or remove --resume")
-    _return_freed_memory()
     api.train(loaded, out, resume=resume, progress=progress_bar, on_message=print_message)
     if is_first_process():
         print_lines(f"{out}: finished. Chat with it: vistune chat {out} --image FILE")
-
-
-def _return_freed_memory() -> None:
-    """Have glibc return every freed block of at least 128 KiB to the system, for training on a CPU.
-
-    By default glibc raises this limit while a process runs. A CPU run then holds up to twice the memory of its tensors
-    (docs/decisions/0036). Settings of the user, such as MALLOC_MMAP_THRESHOLD_, have priority.
-    """
-    chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")) for name in os.environ)
-    if sys.platform == "linux" and not chosen and not Path("/dev/nvidiactl").exists():
-        with suppress(AttributeError):  # another C library
-            ctypes.CDLL(None).mallopt(-3, 128 * 1024)  # M_MMAP_THRESHOLD in malloc.h
 
 
 def selftest(

@@ -21,7 +21,7 @@ import numpy as np
 
 from vistune.data.record_check import Fault, RecordChecker, check_records
 from vistune.errors import DataError
-from vistune.files import own_code, read_json, replacing, user_cache
+from vistune.files import own_code, replacing, user_cache
 from vistune.processor import Processor
 from vistune.progress import Advance, Progress, no_progress
 from vistune.records import (
@@ -30,6 +30,7 @@ from vistune.records import (
     ImageFolders,
     UnreadField,
     columns_read,
+    folders_next_to,
     kind_of_file,
     names_to_suggest,
     open_data,
@@ -83,14 +84,7 @@ def folders_of(data: DataFile, images: Path | None) -> list[Path]:
         if not images.is_dir():
             raise DataError(f"{images}: no such image folder", "check --images, or the recipe's data.images")
         return [*unpacked, images]
-    listing = data.path.parent / "images.json"
-    if not listing.is_file():
-        return [*unpacked, data.path.parent]
-    tree = read_json(listing)
-    folders = tree.get("folders") if isinstance(tree, dict) else None
-    if not isinstance(folders, list) or not all(isinstance(folder, str) for folder in folders):
-        raise DataError(f"{listing}: folders: expected a list of folders", 'write {"folders": ["…"]}')
-    return [*unpacked, *(data.path.parent / folder for folder in folders)]
+    return [*unpacked, *folders_next_to(data.path)]
 
 
 @dataclass(frozen=True, slots=True)

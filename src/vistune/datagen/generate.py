@@ -159,7 +159,6 @@ def separate_held_out(
     images: Sequence[AnnotatedImage],
     held_out: Collection[Path],
     config: GenerationConfig,
-    out: Path,
 ) -> GeneratedData:
     """Move the samples about held-out images out of the training data, and ask test questions about these images."""
     if not held_out:
@@ -171,7 +170,7 @@ def separate_held_out(
         generated,
         rows=[row for row in generated.rows if row["image"] not in held],
         held_out=[row for row in generated.rows if row["image"] in held],
-        questions=list(questions_about(about, out, config.languages, config.seed)),
+        questions=list(questions_about(about, names, config.languages, config.seed)),
     )
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from vistune.datagen.teachers import rule
@@ -41,11 +40,11 @@ def _digest(path: Path, seed: int) -> bytes:
 
 
 def questions_about(
-    images: Sequence[AnnotatedImage], folder: Path, languages: Sequence[str], seed: int
+    images: Sequence[AnnotatedImage], names: Mapping[Path, str], languages: Sequence[str], seed: int
 ) -> Iterator[dict[str, str]]:
     """Yield records of the task `file` about images with captions or boxes, balanced like the rule teacher's data.
 
-    The paths of the images are relative to `folder`.
+    `names`: the name of each image, relative to one of the image folders.
     """
     for language in languages:
         scenes = [(f"{seed}/{image.id}-held-out-{language}", rule.scene_of(image, language)) for image in images]
@@ -55,7 +54,7 @@ def questions_about(
             for number, item in enumerate(rule.questions(scene, language, rng, balance)):
                 yield {
                     "question_id": f"{image.id}-{language}-{number}",
-                    "image": Path(os.path.relpath(image.path, folder)).as_posix(),
+                    "image": names[image.path],
                     "text": f"{item.question}\n{brief_cue(language)}",
                     "answer": item.answer,
                     "type": item.type,

@@ -123,7 +123,7 @@ def _count_texts(slots: Mapping[str, object], language: str) -> dict[str, str]:
 
     0 stands for a crowd. With None, the number is not known: "a dog", "개".
     """
-    texts = {}
+    texts: dict[str, str] = {}
     for prefix, label_slot, number_slot in (
         ("", "label", "number"),
         ("other_", "other", "other_number"),
@@ -196,8 +196,8 @@ def _shape_form(form: str, box: Box) -> str:
 
 
 def _existence(scene: Scene) -> Iterator[Content]:
-    names = [*scene.names, *(("", label) for label in scene.named)]
-    present = [name for name in names if words.has_singular(name[1]) and name[1] not in scene.vague]
+    known = [*scene.names, *(("", label) for label in scene.named)]
+    present = [name for name in known if words.has_singular(name[1]) and name[1] not in scene.vague]
     for truth, names in ((True, present), (False, _absent(scene) if present else ())):
         for color, label in names:
             slots: dict[str, object] = {"color": color, "label": label, "truth": truth}

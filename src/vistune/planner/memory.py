@@ -17,9 +17,9 @@ layers):
   supervised tokens              nothing; for a moment wide 2 vocabularies for each of a chunk of 256 of them
 
 In the last layer, the MLP runs on supervised tokens only, so its part (`of_mlp`) is kept for those tokens only, unless
-the layer is recomputed. Under bf16 autocast, each multiplied weight also has a 2-byte copy while its layer is kept. Each
-trainable weight takes 4 bytes, its gradient 4 and AdamW's state 8. A quantized weight takes 1.0 bytes (8 bits) or 0.53
-bytes (4 bits).
+the layer is recomputed. Under bf16 autocast, each multiplied weight also has a 2-byte copy while its layer is kept.
+Each trainable weight takes 4 bytes, its gradient 4 and AdamW's state 8. A quantized weight takes 1.0 bytes (8 bits) or
+0.53 bytes (4 bits).
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def tower_layer(shape: TowerShape, setup: StageSetup) -> float:
 
 
 def bf16_copies(sizes: ModelSizes, setup: StageSetup, row: RowSize) -> float:
-    """Compute the bytes of the bf16 copies of weights. Of recomputed frozen layers, one at a time has copies."""
+    """Compute the bytes of the bf16 copies of weights. Recomputed frozen layers have them one layer at a time."""
     if not setup.bf16:
         return 0.0
     shape = sizes.language

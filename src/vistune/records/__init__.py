@@ -25,7 +25,7 @@ from vistune.records.errors import (
     text,
     unread_fields,
 )
-from vistune.records.images import ImageFolders
+from vistune.records.images import ImageFolders, folders_next_to
 from vistune.records.reading import SUFFIXES, kind_of_file, open_file, read_records, read_values
 from vistune.records.samples import (
     images_in_place,
@@ -52,6 +52,7 @@ __all__ = [
     "UnreadField",
     "columns_read",
     "count_unread",
+    "folders_next_to",
     "image_names",
     "images_in_place",
     "kind_of",

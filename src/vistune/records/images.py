@@ -17,6 +17,8 @@ from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
+from vistune.errors import DataError
+from vistune.files import read_json
 from vistune.records.errors import RecordError, text
 from vistune.types import ImageRef
 
@@ -34,6 +36,18 @@ ADDRESSES = {
     "gs": ("is an address of object storage", "copy the images into a folder and name the file, or use tar shards"),
     "hf": ("is an address of a hub", "download the image and name the file"),
 }
+
+
+def folders_next_to(path: Path) -> list[Path]:
+    """Return the image folders that images.json next to a data file lists; without one, the file's own folder."""
+    listing = path.parent / "images.json"
+    if not listing.is_file():
+        return [path.parent]
+    tree = read_json(listing)
+    folders = tree.get("folders") if isinstance(tree, dict) else None
+    if not isinstance(folders, list) or not all(isinstance(folder, str) for folder in folders):
+        raise DataError(f"{listing}: folders: expected a list of folders", 'write {"folders": ["…"]}')
+    return [path.parent / folder for folder in folders]
 
 
 class ImageFolders:

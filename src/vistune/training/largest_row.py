@@ -134,8 +134,8 @@ def compare_with_resident(peak: float, resident: float) -> str:
     if resident <= (1 + CLOSE) * (peak + PROCESS):
         return text
     return (
-        f"{text}, because the C library keeps freed memory: start the run by `vistune train`, or set "
-        "MALLOC_MMAP_THRESHOLD_=131072 in its environment"
+        f"{text}, because the C library keeps freed memory; MALLOC_MMAP_THRESHOLD_=131072 in the environment returns "
+        "it, but training then takes about a third more time"
     )
 
 

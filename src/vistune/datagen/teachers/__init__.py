@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from vistune.errors import RecipeError
+from vistune.grounding.claims import find_classes
 from vistune.registry import lookup
 from vistune.types import KINDS, AnnotatedImage
 
@@ -38,8 +39,8 @@ class GenerationConfig:
 
     Without `mix`, every image gets each kind in each language. With `mix` (conversation : detail : reasoning, such as
     58:23:77), instruction kinds are dealt over the images in that proportion, `per_image` for each language; captions
-    are still written for every image. With `held_out`, samples about this share of the images are written to a file of
-    their own, with test questions about them.
+    are still written for every image. With `held_out`, samples about this share of the images are written to a
+    separate file, with test questions about them.
     """
 
     kinds: tuple[str, ...] = KINDS
@@ -85,12 +86,18 @@ def needs_request(request: Request) -> bool:
     return request.kind != "caption" or not own_captions(request.image, request.language)
 
 
-def refuse_untranslated(images: Sequence[AnnotatedImage], languages: Sequence[str], source: object) -> None:
-    """Raise RecipeError if the rule teacher can write nothing: no boxes, and captions only in other languages."""
+def refuse_untranslated(images: Sequence[AnnotatedImage], config: GenerationConfig, source: object) -> None:
+    """Raise RecipeError if the rule teacher can write nothing: no boxes, and captions only in other languages.
+
+    Conversations in every language can ask for the classes that captions name.
+    """
+    languages = config.languages
     captions = [text for image in images for text in image.captions]
     if not captions or any(image.boxes or image.crowds for image in images):
         return
     if any(own_captions(image, language) for image in images for language in languages):
+        return
+    if "conversation" in config.kinds and any(find_classes(text, code) for text in captions for code in ("en", "ko")):
         return
     names = {"en": "English", "ko": "Korean"}
     present = [name for code, name in names.items() if any(own_captions(image, code) for image in images)]

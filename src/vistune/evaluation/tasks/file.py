@@ -49,6 +49,7 @@ from vistune.records import (
     Turns,
     UnreadField,
     count_unread,
+    folders_next_to,
     image_names,
     images_in_place,
     kind_of_file,
@@ -85,7 +86,7 @@ class File(Benchmark):
 
     Args:
         folder: The file itself, or a folder with `questions.jsonl`.
-        images: The folder of the images; by default that of the file.
+        images: The folder of the images; by default the folders in images.json next to the file, else its own folder.
         gold: Whether each record needs a right answer; `vistune answer` does not need it.
     """
 
@@ -104,10 +105,11 @@ class File(Benchmark):
 
     def __init__(self, folder: Path, *, images: Path | None = None, gold: bool = True) -> None:
         self.path = own_file(folder)
-        self.images, self.gold = images or self.path.parent, gold
+        self.images, self.gold = images, gold
 
     def questions(self) -> Sequence[Question]:
-        read = read_questions(self.path, self.images, gold=self.gold)
+        folders = folders_next_to(self.path) if self.images is None else [self.images]
+        read = read_questions(self.path, folders, gold=self.gold)
         self.unread_fields, self.warnings, self.missing = read.unread_fields, read.warnings, read.missing
         self.judged = self.gold and any(question.tags["match"] == "judge" for question in read.questions)
         return read.questions
@@ -169,11 +171,11 @@ class OwnQuestions:
     missing: tuple[DataError, ...]
 
 
-def read_questions(path: Path, images: Path, *, gold: bool) -> OwnQuestions:
+def read_questions(path: Path, images: Sequence[Path], *, gold: bool) -> OwnQuestions:
     """Read the questions of a file in order.
 
     Args:
-        images: The folder of their images.
+        images: The folders of their images.
         gold: Whether each needs an `answer`.
 
     Raises:
@@ -185,7 +187,7 @@ def read_questions(path: Path, images: Path, *, gold: bool) -> OwnQuestions:
     # The images in a parquet or tar file are unpacked once, into the user's cache; other files are read as they are.
     unpacked = open_data(path) if kind_of_file(path.name) in (".parquet", ".tar", ".tar.gz", ".tgz") else None
     inside = [] if unpacked is None or unpacked.images is None else [unpacked.images]
-    folders = LenientFolders([images, *inside], hint="put the image there, or name its folder with --images")
+    folders = LenientFolders([*images, *inside], hint="put the image there, or name its folder with --images")
     is_table = kind_of_file(path.name) in (".csv", ".tsv")
     questions: dict[str, Question] = {}
     for record in _records(path, unpacked, unread):
