@@ -14,8 +14,7 @@ import vistune
 from vistune import api
 from vistune._quickstart import Photographs, Size, quickstart
 from vistune.cli.app import app
-from vistune.cli.model import _held_out_image, summary_table
-from vistune.errors import DataError, RecipeError
+from vistune.errors import DataError
 from vistune.files import read_json
 
 SMALL = Size(scenes=60, tests=20, blind_questions=40, descriptions=4)
@@ -99,12 +98,12 @@ def test_it_answers_in_english_and_korean(run: Path) -> None:
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A table of 60 images with two captions each and one or two boxes."""
+    """A table of 100 images with two captions each and one or two boxes."""
     folder = tmp_path_factory.mktemp("photographs")
     names = ("dog", "cat", "car", "bird")
     rows = []
-    for k in range(60):
-        Image.new("RGB", (64, 48), (4 * k, 90, 255 - 4 * k)).save(folder / f"{k}.jpg")
+    for k in range(100):
+        Image.new("RGB", (64, 48), (2 * k, 90, 255 - 2 * k)).save(folder / f"{k}.jpg")
         shown = [names[(k + n) % 4] for n in range(1 + k % 2)]
         boxes = [[name, 0.5 * n, 0.1, 0.5 * n + 0.3, 0.4] for n, name in enumerate(shown)]
         captions = [f"A {shown[0]} outside.", f"This is a {shown[0]}."]
@@ -115,27 +114,32 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_own_photographs_go_through_all_steps(photographs: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    mine = Photographs(photographs, vision="builtin", language_model="builtin", held_out=0.25)
+    backbones = ("--vision", "builtin", "--language", "builtin")
     few = ("epochs=null", "steps=2", "samples_per_step=4")
     steps = [f"stages.{stage}.{setting}" for stage in ("align", "tune") for setting in few]
-    summary = quickstart(out, photographs=mine, overrides=["model.feature_layer=-2", *steps])
-    assert set(summary.accuracy) == {"majority", "align", "tune", "without_image", "wrong_image"}
-    assert summary.descriptions is None
-    assert {"existence", "position"} <= set(summary.by_type)
-    assert set(summary.by_language) == {"en", "ko"}
+    arguments = ["quickstart", "--data", str(photographs), *backbones, "--out", str(out), "model.feature_layer=-2"]
+    done = CliRunner().invoke(app, [*arguments, *steps])
+    assert done.exit_code == 0, done.output
+    assert "held-out photographs" in done.stdout
+    assert "colour-shape" not in done.stdout
+    summary = read_json(out / "summary.json")
+    assert set(summary["accuracy"]) == {"majority", "align", "tune", "without_image", "wrong_image"}
+    assert "existence" in summary["by_type"]
+    assert set(summary["by_language"]) == {"en", "ko"}
+    assert "descriptions" not in summary
     trained = {row["image"] for row in read_json(out / "data" / "samples.json")}
     held = {row["image"] for row in read_json(out / "data" / "held_out.json")}
-    assert len(held) == 15
+    assert len(held) == 10
     assert not trained & held
     recipe = (out / "recipe.yaml").read_text(encoding="utf-8")
     assert "held_out.json" in recipe
     checks = [line for line in (out / "metrics.jsonl").read_text().splitlines() if "blind_check" in line]
     assert len(checks) == 2
-    assert "desc" not in read_json(out / "summary.json")
-    assert "held-out photographs" in summary_table(summary).columns[0].header
-    assert Path(_held_out_image(out)).name in held
-    with pytest.raises(RecipeError, match="contains a run already"):
-        quickstart(out, photographs=mine)
+    shown = Path(done.stdout.replace("\n", "").split("--image ")[1])
+    assert shown.is_file()
+    assert shown.name in held
+    again = CliRunner().invoke(app, arguments)
+    assert "contains a run already" in str(again.exception)
 
 
 def test_photographs_without_a_question_end_before_training(tmp_path: Path) -> None:

@@ -68,13 +68,13 @@ def quickstart(
     else:
         named = tuple(name.strip() for name in languages.split(","))
         photographs = Photographs(data, vision, language, languages=named, labels=labels)
-        summary = quickstart(
-            out,
-            photographs=photographs,
-            overrides=[f"seed={seed}", *(overrides or [])],
-            language=current_language(),
-            progress=progress_bar,
-        )
+    summary = quickstart(
+        out,
+        photographs=photographs,
+        overrides=[f"seed={seed}", *(overrides or [])],
+        language=current_language(),
+        progress=progress_bar,
+    )
     stdout.print(summary_table(summary))
     stdout.print(type_table(summary))
     gap = summary.gap
