@@ -1,10 +1,11 @@
-"""The quickstart: all steps from data to the report and summary.json, on the built-in scenes or on own photographs.
+"""The quickstart: all steps from data to the report and summary.json, on the built-in scenes or a user's photographs.
 
 The file's name begins with an underscore because `vistune.quickstart` is the function.
 """
 
 from __future__ import annotations
 
+import json
 import resource
 import time
 from collections.abc import Mapping, Sequence
@@ -36,10 +37,11 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Photographs:
-    """Annotated photographs of the user's, and the backbones to train on them.
+    """A user's annotated photographs, and the backbones to train on them.
 
     Attributes:
         data: A source of `vistune generate`: a folder of images with annotations, or a table.
+        split: Split of the source; needed if it has several.
         vision, language_model: Folders or hub names of the backbones; by default those of the recipe `smol`.
         languages: Languages of questions and answers.
         labels: File with words for labels that are not in the lexicon.
@@ -47,6 +49,7 @@ class Photographs:
     """
 
     data: Path
+    split: str | None = None
     vision: str | None = None
     language_model: str | None = None
     languages: tuple[str, ...] = ("en", "ko")
@@ -110,7 +113,7 @@ def quickstart(
     language: str = "en",
     progress: Progress = no_progress,
 ) -> QuickstartSummary:
-    """Run all steps on the built-in scenes, or on own photographs, and return the summary.
+    """Run all steps on the built-in scenes, or on a user's photographs, and return the summary.
 
     Args:
         overrides: Changes to the recipe, such as `seed=1`. The recipe is `quickstart`, and `smol` for photographs.
@@ -168,7 +171,7 @@ def _generate_from(
     from vistune.datagen import GenerationConfig
 
     data = out / "data"
-    validation = f"validation={{data: [{data / 'held_out.json'}]}}"
+    validation = f"validation={{data: [{json.dumps(str(data / 'held_out.json'))}]}}"
     recipe = load_recipe("smol", [f"data={data / 'samples.json'}", validation, *photographs.overrides, *overrides])
     config = GenerationConfig(
         kinds=("caption", "conversation", "detail"),
@@ -176,7 +179,9 @@ def _generate_from(
         seed=recipe.seed,
         held_out=photographs.held_out,
     )
-    generated = api.generate_data(photographs.data, data, config, labels=photographs.labels, progress=progress)
+    generated = api.generate_data(
+        photographs.data, data, config, split=photographs.split, labels=photographs.labels, progress=progress
+    )
     clock.mark("generate")
     if not generated.questions:
         raise DataError(

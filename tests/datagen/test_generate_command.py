@@ -12,7 +12,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from vistune.cli.app import app
+from vistune.datagen.held_out import choose_held_out, questions_about
 from vistune.errors import VistuneError
+from vistune.types import AnnotatedImage, Box
 
 PRICE = "models: {m: {input: 10, output: 100, batch_factor: 0.5}}\n"
 
@@ -222,3 +224,18 @@ def test_a_share_that_cannot_be_held_out_is_refused_before_anything_is_written(
     with pytest.raises(VistuneError, match=message):
         generate(folder, "--held-out", share)
     assert not (folder / "out").exists()
+
+
+def test_held_out_questions_are_asked_in_english_and_korean_only() -> None:
+    boxes = [(Box(label, 0.1, 0.1, 0.4, 0.4),) for label in ("dog", "cat")]
+    images = [AnnotatedImage(str(k), Path(f"{k}.jpg"), (), boxes[k % 2]) for k in range(20)]
+    names = {image.path: image.path.name for image in images}
+    assert not list(questions_about(images, names, ("ja",), 0))
+    assert {each["language"] for each in questions_about(images, names, ("ja", "ko"), 0)} == {"ko"}
+
+
+def test_images_of_one_name_in_two_folders_are_held_out_alike_in_any_order() -> None:
+    images = [AnnotatedImage(f"{d}/{k}", Path(f"{d}/{k}.jpg")) for d in "ab" for k in range(20)]
+    chosen = choose_held_out(images, 0.5, 0)
+    assert chosen == choose_held_out(images[::-1], 0.5, 0)
+    assert len(chosen) == 20

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from vistune.datagen.teachers import rule
+from vistune.datagen.teachers.prompts import OWN_LANGUAGES
 from vistune.errors import RecipeError
 from vistune.grounding import brief_cue
 from vistune.grounding.balance import fit_balance
@@ -25,7 +26,8 @@ def choose_held_out(images: Sequence[AnnotatedImage], share: float | None, seed:
         return frozenset()
     if not 0 < share < 1:
         raise RecipeError(f"held-out share {share:g}: must be between 0 and 1", "a tenth is usual: 0.1")
-    paths = sorted({image.path for image in images}, key=lambda path: _digest(path, seed))
+    ids = {image.path: image.id for image in images}
+    paths = sorted(ids, key=lambda path: _digest(ids[path], seed))
     count = round(share * len(paths))
     if min(count, len(paths) - count) < FEWEST_IMAGES:
         raise RecipeError(
@@ -35,8 +37,8 @@ def choose_held_out(images: Sequence[AnnotatedImage], share: float | None, seed:
     return frozenset(paths[:count])
 
 
-def _digest(path: Path, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}/{path.name}".encode()).digest()
+def _digest(image_id: str, seed: int) -> bytes:
+    return hashlib.sha256(f"{seed}/{image_id}".encode()).digest()
 
 
 def questions_about(
@@ -44,9 +46,9 @@ def questions_about(
 ) -> Iterator[dict[str, str]]:
     """Yield records of the task `file` about images with captions or boxes, balanced like the rule teacher's data.
 
-    `names`: the name of each image, relative to one of the image folders.
+    Only English and Korean questions can be written. `names`: the name of each image in one of the image folders.
     """
-    for language in languages:
+    for language in (each for each in languages if each in OWN_LANGUAGES):
         scenes = [(f"{seed}/{image.id}-held-out-{language}", rule.scene_of(image, language)) for image in images]
         balance = fit_balance([item for item in scenes if not item[1].drawn], rule.LONGEST_CONVERSATION)
         for image, (name, scene) in zip(images, scenes, strict=True):
