@@ -54,6 +54,7 @@ class AnswerBalance:
     The default keeps every question and denies no label.
 
     - labels: number of images that show each label
+    - boxed: labels that have a box in some image; only they are looked for in every image with boxes
     - together: for each label, the number of images that show it with each other label
     - rates: for a key of the question (see `_keys`) and each answer, the share of questions to keep
     - preferences: rates of earlier fits; questions that would be rejected are picked less often
@@ -61,6 +62,7 @@ class AnswerBalance:
     """
 
     labels: Mapping[str, int] = field(default_factory=dict)
+    boxed: frozenset[str] = frozenset()
     together: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     rates: Rates = field(default_factory=dict)
     preferences: tuple[Rates, ...] = ()
@@ -72,7 +74,9 @@ class AnswerBalance:
         A label is drawn at random, by its frequency (popular), or by how often it is seen with the labels of this
         image (adversarial). `rates` then leave as many "no" as "yes" for each label.
         """
-        absent = replace(scene, others=tuple(self.labels)).absent
+        has_boxes = bool(scene.boxes or scene.crowds)
+        others = tuple(label for label in self.labels if label in self.boxed or not has_boxes)
+        absent = replace(scene, others=others).absent
         adversarial: dict[str, float] = defaultdict(float)
         for label in (*scene.labels, *scene.named):
             for other, count in self.together.get(label, {}).items():
@@ -147,7 +151,10 @@ class _Candidates:
 def _claims(content: Content) -> frozenset[tuple[str, str]]:
     aspect = _aspect(content)
     aspects = ("name", "number", "position") if aspect == "name" else (aspect,)
-    return frozenset((each, name) for each in aspects for name in (*content.labels, *content.names))
+    names = {*content.labels, *content.names}
+    if content.form == "existence_seen":  # "a man" answers "a person"
+        names |= {class_of(label) for label in content.labels}
+    return frozenset((each, name) for each in aspects for name in names)
 
 
 def _aspect(content: Content) -> str:
@@ -175,12 +182,14 @@ def fit_balance(conversations: Sequence[tuple[str, Scene]], most: int) -> Answer
     """
     scenes = sorted(conversations, key=lambda item: hashlib.sha256(item[0].encode()).digest())[:FITTED]
     labels, together = Counter[str](), defaultdict[str, Counter[str]](Counter)
+    boxed: set[str] = set()
     for _, scene in scenes:
+        boxed |= {*scene.labels, *scene.crowds}
         present = sorted({*scene.labels, *scene.crowds, *scene.named})
         labels.update(present)
         for label in present:
             together[label].update(other for other in present if class_of(other) != class_of(label))
-    balance = AnswerBalance(dict(sorted(labels.items())), together)
+    balance = AnswerBalance(dict(sorted(labels.items())), frozenset(boxed), together)
     draws = min(MOST_DRAWS, FITTED // max(1, len(scenes)))
     for _ in range(PASSES):  # the last one gives the rates, the others the preferences
         balance = replace(balance, preferences=(*balance.preferences, balance.rates))

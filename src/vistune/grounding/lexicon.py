@@ -31,6 +31,7 @@ class Words:
     name: str = ""
     one: str = ""
     article: str = ""
+    mass: bool = False
     plural: str = ""
     counter: str = ""
     synonyms: tuple[str, ...] = ()
@@ -221,8 +222,8 @@ def one(text: str, label: str) -> str:
     """Add the English indefinite article: "a red circle", "an orange star", "a pair of skis"."""
     words = entry_of(label).words["en"]
     if text == noun(label, "en"):
-        if words.one:
-            return words.one
+        if words.one or words.mass:
+            return words.one or text
         if words.article:
             return f"{words.article} {text}"
     return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from vistune.grounding.caption_things import caption_things
 from vistune.grounding.lexicon import class_of, has_singular, is_person, is_shape, objects
 from vistune.types import Box
 
@@ -36,7 +37,9 @@ class Scene:
 
     - crowds: labels with more objects than boxes
     - also_present: classes that are known to be there, with or without a box; no question may deny them
-    - named: classes that the captions of an image without boxes name; how many objects there are is not known
+    - named: classes and things that the captions of an image without boxes name; how many there are is not known
+    - possible: things that the captions name or make likely, or that too few captions leave open; see
+      `caption_things`. No question may deny them
     - others: labels of other images, which questions may deny; by default the objects of the lexicon
     """
 
@@ -45,6 +48,7 @@ class Scene:
     also_present: frozenset[str] = frozenset()
     others: tuple[str, ...] | None = None
     named: tuple[str, ...] = ()
+    possible: frozenset[str] = frozenset()
 
     @cached_property
     def labels(self) -> Counter[str]:
@@ -60,8 +64,17 @@ class Scene:
         """Labels whose class the image does not show."""
         present = {class_of(label) for label in (*self.labels, *self.crowds, *self.also_present, *self.named)}
         if self.others is not None:
-            return tuple(label for label in self.others if class_of(label) not in present)
-        return tuple(label for label, entry in objects().items() if not (entry.shape or entry.of or label in present))
+            captioned = caption_things() if not (self.boxes or self.crowds) else ()
+            return tuple(
+                label
+                for label in self.others
+                if label not in self.possible and (label in captioned or class_of(label) not in present)
+            )
+        return tuple(
+            label
+            for label, entry in objects().items()
+            if not (entry.shape or entry.of or label in present or label in caption_things())
+        )
 
     @cached_property
     def vague(self) -> frozenset[str]:

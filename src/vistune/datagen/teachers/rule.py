@@ -16,6 +16,7 @@ from vistune.datagen.teachers.replies import Turns
 from vistune.grounding import QUESTION_TYPES, QuestionAnswer, Scene, brief_cue, caption, description, reason
 from vistune.grounding import lexicon as words
 from vistune.grounding.balance import AnswerBalance, choose
+from vistune.grounding.caption_things import ENOUGH, caption_things, named_things, possible_things
 from vistune.grounding.claims import find_classes, supported_classes
 from vistune.grounding.questions import draw, word
 from vistune.types import AnnotatedImage
@@ -74,8 +75,12 @@ def scene_of(image: AnnotatedImage, language: str) -> Scene:
     scene = Scene(boxes, tuple(dict.fromkeys(labels[label] for label in image.crowds)))
     if scene.colored:
         return scene
-    named = () if image.boxes or image.crowds else _named_classes(image.captions)
-    return replace(scene, also_present=frozenset(supported_classes(image)), named=named)
+    scene = replace(scene, also_present=frozenset(supported_classes(image)), possible=possible_things(image.captions))
+    if image.boxes or image.crowds:
+        return scene
+    if len(image.captions) < ENOUGH:
+        scene = replace(scene, possible=frozenset(caption_things()))
+    return replace(scene, named=(*_named_classes(image.captions), *named_things(image.captions)))
 
 
 def _named_classes(captions: Sequence[str]) -> tuple[str, ...]:
