@@ -117,7 +117,7 @@ def test_own_photographs_go_through_all_steps(photographs: Path, tmp_path: Path)
     backbones = ("--vision", "builtin", "--language", "builtin")
     few = ("epochs=null", "steps=2", "samples_per_step=4")
     steps = [f"stages.{stage}.{setting}" for stage in ("align", "tune") for setting in few]
-    arguments = ["quickstart", "--data", str(photographs), *backbones, "--out", str(out), "model.feature_layer=-2"]
+    arguments = ["quickstart", "--data", str(photographs), *backbones, "--out", str(out), "--recipe", "smol-ko"]
     done = CliRunner().invoke(app, [*arguments, *steps])
     assert done.exit_code == 0, done.output
     assert "held-out photographs" in done.stdout
@@ -133,6 +133,7 @@ def test_own_photographs_go_through_all_steps(photographs: Path, tmp_path: Path)
     assert not trained & held
     recipe = (out / "recipe.yaml").read_text(encoding="utf-8")
     assert "held_out.json" in recipe
+    assert "name: smol-ko" in recipe
     checks = [line for line in (out / "metrics.jsonl").read_text().splitlines() if "blind_check" in line]
     assert len(checks) == 2
     shown = Path(done.stdout.replace("\n", "").split("--image ")[1])

@@ -42,7 +42,8 @@ class Photographs:
     Attributes:
         data: A source of `vistune generate`: a folder of images with annotations, or a table.
         split: Split of the source; needed if it has several.
-        vision, language_model: Folders or hub names of the backbones; by default those of the recipe `smol`.
+        recipe: Name of a shipped recipe, or a YAML file.
+        vision, language_model: Folders or hub names of the backbones; by default those of the recipe.
         languages: Languages of questions and answers.
         labels: File with words for labels that are not in the lexicon.
         held_out: Share of the images that is only used for evaluation.
@@ -50,6 +51,7 @@ class Photographs:
 
     data: Path
     split: str | None = None
+    recipe: str = "smol"
     vision: str | None = None
     language_model: str | None = None
     languages: tuple[str, ...] = ("en", "ko")
@@ -116,7 +118,7 @@ def quickstart(
     """Run all steps on the built-in scenes, or on a user's photographs, and return the summary.
 
     Args:
-        overrides: Changes to the recipe, such as `seed=1`. The recipe is `quickstart`, and `smol` for photographs.
+        overrides: Changes to the recipe, such as `seed=1`. The recipe is `quickstart`, or that of `photographs`.
         language: Language of the report, en or ko.
 
     Raises:
@@ -172,7 +174,9 @@ def _generate_from(
 
     data = out / "data"
     validation = f"validation={{data: [{json.dumps(str(data / 'held_out.json'))}]}}"
-    recipe = load_recipe("smol", [f"data={data / 'samples.json'}", validation, *photographs.overrides, *overrides])
+    recipe = load_recipe(
+        photographs.recipe, [f"data={data / 'samples.json'}", validation, *photographs.overrides, *overrides]
+    )
     config = GenerationConfig(
         kinds=("caption", "conversation", "detail"),
         languages=photographs.languages,

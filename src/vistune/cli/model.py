@@ -39,7 +39,7 @@ AnyModel = Annotated[
     Path, typer.Argument(help="Run folder, model folder, or a folder in any layout that import reads.")
 ]
 DEFAULTS = Limits()
-PHOTOGRAPH_OPTIONS = ("split", "vision", "language", "languages", "labels")  # parameters of `quickstart`
+PHOTOGRAPH_OPTIONS = ("split", "recipe", "vision", "language", "languages", "labels")  # parameters of `quickstart`
 
 
 def quickstart(
@@ -49,6 +49,7 @@ def quickstart(
         Path | None, typer.Option(help="Your own photographs, as for generate. Default: the built-in scenes.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="With --data: split of the source, for example train.")] = None,
+    recipe: Annotated[str, typer.Option(help="With --data: a recipe such as smol-ko, or a YAML file.")] = "smol",
     vision: Annotated[str | None, typer.Option(help="With --data: folder or hub name of the vision tower.")] = None,
     language: Annotated[str | None, typer.Option(help="With --data: folder or hub name of the language model.")] = None,
     languages: Annotated[str, typer.Option(help="With --data: languages of the data, separated by commas.")] = "en,ko",
@@ -68,7 +69,7 @@ def quickstart(
         refuse_given(PHOTOGRAPH_OPTIONS, "only used with --data", "add --data FOLDER, or remove the option")
     else:
         named = tuple(name.strip() for name in languages.split(","))
-        photographs = Photographs(data, split, vision, language, languages=named, labels=labels)
+        photographs = Photographs(data, split, recipe, vision, language, languages=named, labels=labels)
     summary = quickstart(
         out,
         photographs=photographs,
