@@ -15,7 +15,6 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ import torch
 import vistune
 from vistune import api
 from vistune.datagen.noun_phrases import noun_phrases
+from vistune.evaluation.results import EvaluationResult
 from vistune.generation import Assistant, generate
 from vistune.types import IGNORE, ImageRef, Message
 
@@ -61,7 +61,7 @@ def loss(assistant: Assistant, image: Path | None, caption: str) -> tuple[float,
 def measure_losses(assistant: Assistant, captions: Mapping[Path, Sequence[str]], most: int) -> dict[str, Any]:
     images = list(captions)
     wrong = dict(zip(images, images[len(images) // 2 :] + images[: len(images) // 2], strict=True))
-    sums = {form: 0.0 for form in FORMS}
+    sums = dict.fromkeys(FORMS, 0.0)
     tokens = better_than_wrong = better_than_none = 0
     for image in images:
         own = [0.0] * len(FORMS)
@@ -103,6 +103,17 @@ def measure_objects(assistant: Assistant, captions: Mapping[Path, Sequence[str]]
     return result
 
 
+def print_accuracies(scored: EvaluationResult) -> None:
+    """Print the accuracy in per cent with the image, without it and with a wrong one, of all questions and by group."""
+    groups = {**{f"type {name}": each for name, each in scored.by_type.items()}, **scored.by_language}
+    for name, group in groups.items():
+        shown = "  ".join(f"{condition} {100 * each.value:5.1f}" for condition, each in group.accuracy.items())
+        count = group.accuracy["with_image"].count
+        print(f"{name:<20} {count:>5}  {shown}  majority {100 * group.majority:5.1f}", flush=True)
+    for condition, each in scored.intervals.items():
+        print(f"all, {condition}: {100 * each.value:.1f} ({100 * each.low:.1f} to {100 * each.high:.1f})", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
@@ -122,9 +133,9 @@ def main() -> None:
         scored = api.evaluate(asked.run, task="file", data=data / "questions.jsonl", dtype="bf16", limit=asked.limit)
         result["questions"] = scored.to_dict()
         results[data.name] = result
-        shown = {key: value for key, value in result.items() if not key.startswith("captions")}
-        print(data.name, json.dumps(shown, ensure_ascii=False, indent=1)[:6000], flush=True)
-        print("mean of types", mean(group.accuracy["with_image"].value for group in scored.by_type.values()))
+        shown = {key: value for key, value in result.items() if not key.startswith(("captions", "questions"))}
+        print(data.name, json.dumps(shown, ensure_ascii=False, indent=1), flush=True)
+        print_accuracies(scored)
     if asked.json:
         asked.json.write_text(json.dumps(results, ensure_ascii=False, indent=1), encoding="utf-8")
 
