@@ -29,13 +29,13 @@ def caption_things() -> Mapping[str, tuple[re.Pattern[str], re.Pattern[str]]]:
     }
 
 
-def _with_lists(words: Iterable[str], lists: Mapping[str, Sequence[str]]) -> list[str]:
-    return [each for word in words for each in (lists[word] if word.isupper() else (word,))]
+def _with_lists(terms: Iterable[str], lists: Mapping[str, Sequence[str]]) -> list[str]:
+    return [each for term in terms for each in (lists[term] if term.isupper() else (term,))]
 
 
-def _pattern(words: Iterable[str]) -> re.Pattern[str]:
-    english = "|".join(re.escape(form) for word in words if word.isascii() for form in en.inflections(word))
-    korean = "|".join(re.escape(word) for word in words if not word.isascii()) or "(?!)"
+def _pattern(terms: Iterable[str]) -> re.Pattern[str]:
+    english = "|".join(re.escape(form) for term in terms if term.isascii() for form in en.inflections(term))
+    korean = "|".join(re.escape(term) for term in terms if not term.isascii()) or "(?!)"
     return re.compile(f"{en.WORD_START}(?:{english}){en.WORD_END}|{ko.WORD_START}(?:{korean}){ko.WORD_END}")
 
 
