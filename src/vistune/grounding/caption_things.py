@@ -1,6 +1,6 @@
 """Find the things that captions name and boxes rarely mark: "man", "water", "snow"; see `caption_things.json`.
 
-A thing may be denied only if no caption names it or makes it likely. A caption leaves out much of an image, so this
+A thing may be denied only if no caption names it or makes it likely. A caption names few parts of an image, so this
 needs `ENOUGH` captions.
 """
 
