@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from marked_block import replace_block
+
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reference" / "models.md"
 BEGIN, END = "<!-- language models: begin, written by scripts/write_model_docs.py -->", "<!-- language models: end -->"
@@ -38,14 +40,12 @@ def block() -> str:
         refused.append(f"| {kind.names} | `{kind.architecture}` | {reason} |")
     parts = ["### Packed", *packed, "### Unpacked", *unpacked, "### Not supported", *refused]
     text = "\n".join(f"\n{part}\n" if part.startswith("###") else part for part in parts)
-    return f"{BEGIN}\n{text}\n\n{END}"
+    return f"\n{text}\n\n"
 
 
 def page() -> str:
     """The page with its tables up to date."""
-    text = PAGE.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN, 1)
-    return before + block() + rest.split(END, 1)[1]
+    return replace_block(PAGE, BEGIN, END, block())
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from marked_block import replace_block
+
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "benchmarks.md"
 BEGIN, END = "<!-- tasks: begin, written by scripts/write_task_docs.py -->", "<!-- tasks: end -->"
 
@@ -29,14 +31,12 @@ def block() -> str:
             f"vistune score {name} --data {data} --predictions answers.jsonl{judge}",
             f"vistune evaluate runs/mine --task {name} --data {data}",
         ]
-    return "\n".join([BEGIN, "", *table, "", "```bash", *commands, "```", "", END])
+    return "\n".join(["", "", *table, "", "```bash", *commands, "```", "", ""])
 
 
 def page() -> str:
     """The page with its table up to date."""
-    text = PAGE.read_text(encoding="utf-8")
-    before, rest = text.split(BEGIN, 1)
-    return before + block() + rest.split(END, 1)[1]
+    return replace_block(PAGE, BEGIN, END, block())
 
 
 if __name__ == "__main__":

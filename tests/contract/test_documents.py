@@ -5,7 +5,6 @@ A block that needs a GPU, a network, real weights or someone who waits stands be
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import shlex
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 from script_modules import load_script
+from source_messages import source_messages
 from typer.main import get_command
 
 import vistune
@@ -184,26 +184,12 @@ def test_the_supported_models_are_those_that_the_tests_run() -> None:
     assert writer.PAGE.read_text(encoding="utf-8") == writer.page(), "run: python scripts/write_model_docs.py"
 
 
-def messages_of_the_source() -> list[str]:
-    """Every text of the package, with what is filled in at run time left open."""
-    found = []
-    for path in (ROOT / "src" / "vistune").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.JoinedStr):
-                parts = (part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
-                found.append("".join(map(str, parts)))
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.append(node.value)
-    return found
-
-
 def test_troubleshooting_quotes_messages_that_exist() -> None:
     quoted = re.findall(r"^### `(.+)`$", read("docs/troubleshooting.md"), flags=re.MULTILINE)
-    source = messages_of_the_source()
     strange = []
     for message in quoted:
         pieces = [re.escape(piece) for piece in re.split(r"[…]", message) if piece.strip(" :,")]
-        if not any(re.search(".*".join(pieces), text, flags=re.DOTALL) for text in source):
+        if not any(re.search(".*".join(pieces), text, flags=re.DOTALL) for text in source_messages()):
             strange.append(message)
     assert not strange, f"docs/troubleshooting.md quotes messages that are not in the source: {strange}"
     assert len(quoted) >= 40

@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from functools import cache
 from pathlib import Path
 
+from source_messages import PACKAGE, source_messages
+
 ROOT = Path(__file__).parents[2]
-PACKAGE = ROOT / "src" / "vistune"
 FILLED = re.compile(r"\{[^}]*\}|…")
 LISTED = re.compile(", | or | nor ")
 
 
 @cache
-def messages() -> tuple[str, ...]:
-    """Return every text of the package; parts that are filled in at run time are `…`."""
-    found: list[str] = []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.JoinedStr):
-                parts = (part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
-                found.append("".join(map(str, parts)))
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.append(node.value)
-    return tuple(found)
-
-
-@cache
 def patterns() -> tuple[re.Pattern[str], ...]:
     """Return the texts with parts that are filled in at run time; each has at least five letters of its own."""
-    filled = [text for text in messages() if "…" in text and len(re.findall("[a-z]", text)) >= 5]
+    filled = [text for text in source_messages() if "…" in text and len(re.findall("[a-z]", text)) >= 5]
     return tuple(re.compile("(.+)".join(map(re.escape, text.split("…"))), re.DOTALL) for text in filled)
 
 
@@ -41,7 +27,7 @@ def is_printed(message: str) -> bool:
     fixed = [re.escape(part) for part in FILLED.split(problem) if part.strip(" :,.'")]
     if not fixed:
         return True
-    if any(re.search(".*".join(fixed), text, flags=re.DOTALL) for text in messages()):
+    if any(re.search(".*".join(fixed), text, flags=re.DOTALL) for text in source_messages()):
         return True
     return is_put_together(message) or is_put_together(problem)
 
@@ -62,5 +48,5 @@ def test_every_korean_error_translates_a_message_of_the_program() -> None:
 
 
 def test_every_page_that_a_message_names_exists() -> None:
-    pages = {page for text in messages() for page in re.findall(r"(?<![/\w])docs/[\w./-]+\.md", text)}
+    pages = {page for text in source_messages() for page in re.findall(r"(?<![/\w])docs/[\w./-]+\.md", text)}
     assert sorted(page for page in pages if not (ROOT / page).is_file()) == []

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_towers import with_changed_tower
 from torch import Tensor
 from tower_kinds import COMMON, KINDS, LAYERS, save_tower, side_of
 from transformers import AutoImageProcessor, TimmWrapperConfig
@@ -20,8 +21,8 @@ from vistune.model import build, read_spec
 from vistune.model.image_rules import image_rules
 from vistune.model.tower_shape import tokens_first, tower_inputs
 from vistune.model.vision import load_tower
-from vistune.processor import Processor, load_tiles, load_tokenizer
-from vistune.recipe import Model, Recipe, Stage
+from vistune.processor import load_tiles
+from vistune.recipe import Model
 from vistune.runs import checkpoint
 from vistune.types import ImageRef, Spec
 
@@ -148,20 +149,14 @@ def test_two_trained_towers_come_back(tiny_backbones: Path, tmp_path: Path) -> N
     for folder in folders:
         save_tower(Path(folder).name, Path(folder))
     settings = Model(vision=folders, language=str(tiny_backbones / "language"), feature_layer=[-1, -3])
-    recipe = Recipe(model=settings, stages=(Stage(name="all", learn={"vision": 1e-3, "projector": 1e-3}, steps=1),))
-    spec = read_spec(settings)
-    model = build(settings, spec, seed=0).eval()
-    with torch.no_grad():
-        for parameter in model.vision.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    processor = Processor(load_tokenizer(settings.language), spec)
+    model, processor, recipe = with_changed_tower(settings)
     for trained in ({"vision", "projector"}, {"projector"}):
         folder = tmp_path / "_".join(sorted(trained))
         tensors = checkpoint.snapshot(model, trained)
         checkpoint.save(folder, model, processor, recipe=recipe, tensors=tensors)
         loaded, loaded_processor = checkpoint.load(folder)
-        assert loaded_processor.spec == spec
-        same = torch.equal(loaded.vision(tiles(spec)), model.vision(tiles(spec)))
+        assert loaded_processor.spec == processor.spec
+        same = torch.equal(loaded.vision(tiles(processor.spec)), model.vision(tiles(processor.spec)))
         assert same == ("vision" in trained)
 
 
@@ -169,18 +164,12 @@ def test_two_trained_towers_come_back(tiny_backbones: Path, tmp_path: Path) -> N
 def test_a_trained_tower_of_any_kind_comes_back(kind: str, tiny_backbones: Path, tmp_path: Path) -> None:
     save_tower(kind, tmp_path / "tower")
     settings = Model(vision=str(tmp_path / "tower"), language=str(tiny_backbones / "language"))
-    recipe = Recipe(model=settings, stages=(Stage(name="all", learn={"vision": 1e-3, "projector": 1e-3}, steps=1),))
-    spec = read_spec(settings)
-    model = build(settings, spec, seed=0).eval()
-    with torch.no_grad():
-        for parameter in model.vision.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    processor = Processor(load_tokenizer(settings.language), spec)
+    model, processor, recipe = with_changed_tower(settings)
     tensors = checkpoint.snapshot(model, {"vision", "projector"})
     checkpoint.save(tmp_path / "run", model, processor, recipe=recipe, tensors=tensors)
     loaded, _ = checkpoint.load(tmp_path / "run")
     assert loaded.vision.state_dict().keys() == model.vision.state_dict().keys()
-    assert torch.equal(loaded.vision(tiles(spec)), model.vision(tiles(spec)))
+    assert torch.equal(loaded.vision(tiles(processor.spec)), model.vision(tiles(processor.spec)))
 
 
 def test_a_tower_whose_tokens_are_not_a_grid_is_refused_with_the_reason(tmp_path: Path, tiny_backbones: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_towers import JOINT_WIDTH, KINDS, LAYERS, clip
+from tiny_towers import JOINT_WIDTH, KINDS, LAYERS, clip, with_changed_tower
 from torch import Tensor
 from transformers import (
     AutoImageProcessor,
@@ -24,8 +24,7 @@ from vistune.model import build, read_spec
 from vistune.model.image_rules import image_rules
 from vistune.model.tower_shape import describe_tower
 from vistune.model.vision import load_tower, vision_config
-from vistune.processor import Processor, load_tokenizer
-from vistune.recipe import Model, Recipe, Stage
+from vistune.recipe import Model, Stage
 from vistune.runs import checkpoint
 from vistune.training.optimizer import make_optimizer
 from vistune.types import Spec
@@ -152,13 +151,7 @@ def test_a_tower_is_frozen_unless_a_stage_gives_it_a_rate(towers: Path, tiny_bac
 @pytest.mark.parametrize(("kind", "space"), [("clip", "hidden"), ("joint_clip", "joint"), ("siglip", "hidden")])
 def test_a_tuned_tower_comes_back(kind: str, space: str, towers: Path, tiny_backbones: Path, tmp_path: Path) -> None:
     settings = Model(vision=str(towers / kind), language=str(tiny_backbones / "language"), space=space)
-    recipe = Recipe(model=settings, stages=(Stage(name="all", learn={"vision": 1e-3, "projector": 1e-3}, steps=1),))
-    spec = read_spec(settings)
-    model = build(settings, spec, seed=0).eval()
-    with torch.no_grad():
-        for parameter in model.vision.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
-    processor = Processor(load_tokenizer(settings.language), spec)
+    model, processor, recipe = with_changed_tower(settings)
     learnt = {"vision", "projector"}
     checkpoint.save(tmp_path / "a", model, processor, recipe=recipe, tensors=checkpoint.snapshot(model, learnt))
     once, _ = checkpoint.load(tmp_path / "a")

@@ -20,6 +20,10 @@ from transformers import (
     SiglipVisionModel,
 )
 
+from vistune.model import VisionLanguageModel, build, read_spec
+from vistune.processor import Processor, load_tokenizer
+from vistune.recipe import Model, Recipe, Stage
+
 LAYERS = 4
 SIZE = {
     "hidden_size": 32,
@@ -75,3 +79,14 @@ def save_towers(folder: Path) -> None:
             else SiglipImageProcessor(size={"height": 32, "width": 32})
         )
         rules.save_pretrained(folder / kind)
+
+
+def with_changed_tower(settings: Model) -> tuple[VisionLanguageModel, Processor, Recipe]:
+    """A model whose tower has other weights than its folder, as after training; its processor and recipe."""
+    recipe = Recipe(model=settings, stages=(Stage(name="all", learn={"vision": 1e-3, "projector": 1e-3}, steps=1),))
+    spec = read_spec(settings)
+    model = build(settings, spec, seed=0).eval()
+    with torch.no_grad():
+        for parameter in model.vision.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model, Processor(load_tokenizer(settings.language), spec), recipe
