@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vistune.cli.heap import TUNABLES, can_profit
+from vistune.cli.app import TUNABLES, can_profit
 
 OLD, NEW = ("glibc", "2.36"), ("glibc", "2.38")
 has_fault = pytest.mark.skipif(
@@ -49,7 +49,7 @@ def test_the_command_starts_once_more_with_the_settings() -> None:
 import os, sys
 sys.argv = ["vistune", "train", "smol"]
 print("started", flush=True)
-from vistune.cli.heap import restart_with_small_heap
+from vistune.cli.app import restart_with_small_heap
 restart_with_small_heap()
 print(os.environ.get("GLIBC_TUNABLES"))
 """

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,9 +21,13 @@ from typer.main import get_command
 from vistune.cli import data, evaluation, generate, model
 from vistune.cli.commands import Program, Verb, language_of, set_language
 from vistune.cli.console import stderr
-from vistune.cli.heap import restart_with_small_heap
 from vistune.errors import VistuneError, in_users_code
-from vistune.translations import translate_message
+from vistune.translations import LANGUAGES, translate_message
+
+TRAINING_VERBS = ("train", "quickstart")
+SETTINGS = {"tcache_count": 0, "mxfast": 0, "trim_threshold": 512 << 20, "mmap_threshold": 32 << 20}
+TUNABLES = ":".join(f"glibc.malloc.{name}={value}" for name, value in SETTINGS.items())
+REUSES_ALIGNED_BLOCKS = (2, 38)
 
 VERBS: Mapping[str, Callable[..., None]] = {
     "quickstart": model.quickstart,
@@ -93,6 +99,28 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def restart_with_small_heap() -> None:
+    """Replace this process by the same command with `TUNABLES`, if it trains on a CPU and can profit.
+
+    glibc before 2.38 does not reuse a freed block for the next tensor of its size, so a process that trains on a CPU
+    holds up to twice the memory of its tensors (docs/decisions/0036). The settings are read when a process starts.
+    """
+    has_gpu = Path("/dev/nvidiactl").exists()
+    if not has_gpu and sys.gettrace() is None and can_profit(sys.argv[1:], os.environ, platform.libc_ver()):
+        os.environ["GLIBC_TUNABLES"] = TUNABLES
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - the same command
+
+
+def can_profit(arguments: Sequence[str], environment: Mapping[str, str], libc: tuple[str, str]) -> bool:
+    """Return whether the command trains, the C library has the fault, and the user has not set up an allocator."""
+    name, version = libc
+    numbers = tuple(int(part) for part in version.split(".") if part.isdigit())
+    has_own = any(key.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")) for key in environment)
+    words = (argument for argument in arguments if not argument.startswith("-") and argument not in LANGUAGES)
+    trains = next(words, "") in TRAINING_VERBS
+    return name == "glibc" and () < numbers < REUSES_ALIGNED_BLOCKS and trains and not has_own
 
 
 def korean_message(error: VistuneError) -> str:

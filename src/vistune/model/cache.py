@@ -299,3 +299,40 @@ def _with_room(tensor: Tensor | None, like: Tensor, rows: int, tokens: int) -> T
     if tensor is not None:
         grown[: old[0], :, : old[2]] = tensor
     return grown
+
+
+class SeparatePrefill:
+    """New documents of a model that our packed attention cannot run; stands for `Prefill`.
+
+    `caches`: transformers' own cache of each document, once it is read from its beginning.
+    """
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.lengths = list(lengths)
+        self.starts = [0, *accumulate(lengths)]
+        self.caches: list[object] = []
+
+
+class SeparateCaches:
+    """transformers' own cache of each running sequence, and its number of tokens; stands for `KVCache`.
+
+    Sequences are computed one after another, so that none depends on another. They share no prefix, because a
+    state-space layer has no keys that could be shared. The last sequence takes the row of one that leaves.
+    """
+
+    def __init__(self) -> None:
+        self.caches: list[object] = []
+        self.lengths: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.caches)
+
+    def add(self, prefill: SeparatePrefill) -> None:
+        """Add the documents of a prefill as sequences, in their order."""
+        self.caches += prefill.caches
+        self.lengths += prefill.lengths
+
+    def drop(self, row: int) -> None:
+        """Remove a sequence; the last one takes its row."""
+        self.caches[row], self.lengths[row] = self.caches[-1], self.lengths[-1]
+        del self.caches[-1], self.lengths[-1]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vistune.errors import RecipeError
 from vistune.model.attention import attending_again, documents
-from vistune.model.cache import Cache, KVCache, Prefill, PrefillDone, Prefix
+from vistune.model.cache import Cache, KVCache, Prefill, PrefillDone, Prefix, SeparateCaches, SeparatePrefill
 from vistune.model.head import Head
 from vistune.model.image_rules import ImageRules, image_rules
 from vistune.model.language import (
@@ -35,7 +35,6 @@ from vistune.model.language import (
 from vistune.model.lora import has_adapters
 from vistune.model.projectors import build_projector, require_shape, tried_slots
 from vistune.model.rotary import rope_limit
-from vistune.model.separate import SeparateCaches, SeparatePrefill
 from vistune.model.shapes import VisionConfig, cached_folder
 from vistune.model.tower_shape import describe_tower
 from vistune.model.trial import language_traits

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 
 from vistune.errors import DataError, RecipeError
 from vistune.files import read_json, write_json
 from vistune.processor.images import image_size
-from vistune.processor.probes import empty_probes, image_probes, text_probes
 from vistune.processor.templates import BOS, EOS, Control, TextPiece, chat_template
 from vistune.processor.tiles import anyres_slots, load_tiles, shift_tiles, slots_of
 from vistune.processor.tokenizer_files import TokenizerLike, load_tokenizer, save_tokenizer
@@ -29,6 +29,9 @@ from vistune.processor.tokens import Encoded, Encoder, collapse_slots
 from vistune.types import IGNORE, Batch, Example, ImageRef, Message, Sample, Spec, TowerInput
 
 PixelReader = Callable[[ImageRef, Spec], torch.Tensor]
+# Texts of the conversations that show at start-up whether a template and a tokenizer fit.
+LONG_ANSWER = "The image shows a red circle and two blue squares. " * 40
+MARKUP = "<b>1 < 2</b> {{ x }} {% if y %} ### [x](y) \\n | & &amp;"
 
 
 class Processor:
@@ -179,7 +182,7 @@ class Processor:
                 `apply_chat_template`.
         """
         faults: Iterator[str] = (
-            self._fault(messages[:2] if self.template.name == "plain" else messages) for messages in image_probes()
+            self._fault(messages[:2] if self.template.name == "plain" else messages) for messages in _image_probes()
         )
         if isinstance(self.template, TokenizerTemplate):
             self.template.require_learnable()
@@ -214,7 +217,7 @@ class Processor:
 
     def _own_faults(self, template: TokenizerTemplate) -> Iterator[str]:
         """Yield how encoding with the tokenizer's own template differs from transformers, or lets a user end a turn."""
-        for messages in [*text_probes(system=template.takes_system), *filter(self._is_encodable, empty_probes())]:
+        for messages in [*_text_probes(system=template.takes_system), *filter(self._is_encodable, _empty_probes())]:
             yield self._fault(messages)
             encoded, prompt = self.encode_ids(Sample("probe", tuple(messages))), self.encode_prompt(messages[:-1])
             if not self.stop_text and self.stop_ids.isdisjoint(encoded.labels[len(prompt) :]):
@@ -303,3 +306,35 @@ def _joined_slots(parts: Iterable[tuple[torch.Tensor | None, int]]) -> torch.Ten
             slots.append(shift_tiles(part, tiles))
         tiles += count
     return torch.cat(slots) if slots else None
+
+
+def _image_probes() -> list[list[Message]]:
+    """Return conversations of one and two turns, whose first question has an image."""
+    image = ImageRef(Image.new("RGB", (2, 2)))
+    english_and_korean = _turns("What colour is it?", "It is red.", "무슨 색인가요?", "빨간색입니다.")
+    conversations = [english_and_korean, _turns("2 + 2?", "4")]
+    for messages in conversations:
+        messages[0] = Message("user", (image, *messages[0].parts))
+    return conversations
+
+
+def _text_probes(*, system: bool) -> list[list[Message]]:
+    """Return conversations of one and several turns without images; `system`: also ones with a system message."""
+    conversations = [
+        _turns("What colour is it?", "It is red."),
+        _turns("무슨 색인가요?", "빨간색입니다.", "And this?", "A circle.", "Why?", LONG_ANSWER.strip()),
+        _turns(MARKUP, MARKUP, "1\n\n2", "- a\n- b"),
+    ]
+    if system:
+        first = Message("system", ("짧게 답하세요. Be brief.",))
+        conversations += [[first, *messages] for messages in conversations[:2]]
+    return conversations
+
+
+def _empty_probes() -> list[list[Message]]:
+    """Return conversations with an empty answer. Not every template and tokenizer can encode these."""
+    return [_turns("What colour is it?", ""), _turns("What?", "", "Why?", "Because.")]
+
+
+def _turns(*texts: str) -> list[Message]:
+    return [Message("assistant" if k % 2 else "user", (text,)) for k, text in enumerate(texts)]
