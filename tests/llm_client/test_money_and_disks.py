@@ -275,7 +275,7 @@ def test_a_second_ctrl_c_ends_it_at_once(tmp_path: Path, teacher: FakeTeacher, i
 
 
 def test_the_grace_ends(tmp_path: Path, teacher: FakeTeacher, images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vistune.llm_client.runner.GRACE_SECONDS", 0.5)
+    monkeypatch.setattr("vistune.llm_client.workers.GRACE_SECONDS", 0.5)
     teacher.behave = lambda request: Behaviour(delay=0 if request.number == 0 else 30)
     child = in_child(lambda: write(images, teacher, tmp_path / "out"))
     while len(teacher.asked) < 5:

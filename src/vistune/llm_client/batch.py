@@ -20,8 +20,8 @@ from typing import Any, Unpack
 
 from vistune.errors import BudgetError, RecipeError, TeacherError
 from vistune.llm_client.client import LARGEST_BODY, Outcome, RequestOptions
+from vistune.llm_client.dialect import Dialect, read_dialect
 from vistune.llm_client.journal import dollars_of, reply_record
-from vistune.llm_client.refusals import Dialect, read_dialect
 from vistune.llm_client.replies import read_completion
 from vistune.llm_client.runner import RequestRunner
 

@@ -14,9 +14,9 @@ from typing import NoReturn
 
 from vistune.errors import RecipeError
 from vistune.llm_client.client import Client, read_key
+from vistune.llm_client.dialect import NEEDED
 from vistune.llm_client.journal import Journal
 from vistune.llm_client.limits import Price, RateLimiter, read_prices, unpriced_model
-from vistune.llm_client.refusals import NEEDED
 from vistune.llm_client.runner import RequestRunner, RunOptions, log
 
 OWN_FIELDS = {  # fields of a request's body that --extra-body must not set -> what sets them

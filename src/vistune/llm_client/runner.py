@@ -1,7 +1,6 @@
 """Send paid requests until each has its reply, and never pay for one twice.
 
 key + body -> in the journal? -> reserve money -> write the intent -> rate limits -> send -> write the reply -> settle
-run_workers runs many such requests at the same time and stops them cleanly on a signal.
 """
 
 from __future__ import annotations
@@ -10,20 +9,19 @@ import asyncio
 import logging
 import random
 import secrets
-import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
-from vistune.errors import BudgetError, RecipeError, Stopped, TeacherError, VistuneError
+from vistune.errors import BudgetError, RecipeError, TeacherError, VistuneError
 from vistune.llm_client.client import Client, Outcome
+from vistune.llm_client.dialect import Dialect, read_dialect
 from vistune.llm_client.journal import Journal, Record, dollars_of, header_changes, read_ledger, reply_record
 from vistune.llm_client.limits import Budget, Price, RateLimiter, backoff_seconds, unpriced_model
-from vistune.llm_client.refusals import Dialect, read_dialect, without_details
+from vistune.llm_client.refusals import without_details
 from vistune.llm_client.replies import ServiceCompletion, read_completion
 
 log = logging.getLogger("vistune.llm_client")
@@ -33,7 +31,6 @@ SAME_REFUSALS = 3  # refusals with the same message, before any reply, that end 
 LONG_REFUSALS = 5  # the same for a prompt that is too long: the first few may be the only long ones
 ANY_REFUSALS = 8  # refusals with any messages, before any reply, that end the run
 DISK_PATIENCE_SECONDS = 30.0  # how long a paid reply is held in memory while the disk refuses it
-GRACE_SECONDS = 30.0  # how long requests in flight may take to end once the run is asked to stop
 
 _HINTS = {
     "": "check the key, --base-url and --model",
@@ -370,64 +367,3 @@ class RequestRunner:
 
 def _refused(reason: str) -> RequestResult:
     return RequestResult(ServiceCompletion(None, "refused_by_service", "", None, None, reason))
-
-
-def stop_requested() -> Stopped:
-    """Return the error of a run that a signal stops."""
-    return Stopped("stopped as requested", "run the same command again to continue")
-
-
-async def run_workers(runner: RequestRunner, work: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Run coroutines that send requests until all have ended; then raise the error that stopped the run, if any."""
-    workers = [asyncio.create_task(each) for each in work]
-    with stopping_by_signal(runner, workers):
-        results = await _wait_for_all(workers, runner)
-    for result in results:
-        if isinstance(result, BaseException) and not isinstance(result, VistuneError | asyncio.CancelledError):
-            raise result
-    runner.check_stopped()
-
-
-async def _wait_for_all(workers: Sequence[asyncio.Task[None]], runner: RequestRunner) -> list[BaseException | None]:
-    """Wait for the workers; once the run is to stop, no longer than GRACE_SECONDS."""
-    pending = set(workers)
-    grace = GRACE_SECONDS
-    while pending:
-        ended, pending = await asyncio.wait(pending, timeout=0.25, return_when=asyncio.FIRST_EXCEPTION)
-        for task in ended:
-            error = None if task.cancelled() else task.exception()
-            if error is not None and runner.stopping is None:
-                runner.stop(error if isinstance(error, VistuneError) else stop_requested())
-        if runner.stopping is not None:
-            grace -= 0.25
-            if grace <= 0:
-                for task in pending:
-                    task.cancel()
-    return await asyncio.gather(*workers, return_exceptions=True)
-
-
-@contextmanager
-def stopping_by_signal(runner: RequestRunner, tasks: Sequence[asyncio.Task[object]]) -> Iterator[None]:
-    """Stop sending at the first SIGINT, SIGTERM or SIGHUP; cancel the tasks at the second."""
-    loop = asyncio.get_running_loop()
-    received: list[int] = []
-
-    def request_stop(number: int) -> None:
-        received.append(number)
-        runner.stop(stop_requested())
-        if len(received) > 1:
-            for task in tasks:
-                task.cancel()
-
-    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    try:
-        for number in signals:
-            loop.add_signal_handler(number, request_stop, number)
-    except (ValueError, RuntimeError):  # not in the main thread: the caller handles signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number in signals:
-            loop.remove_signal_handler(number)
