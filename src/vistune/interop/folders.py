@@ -29,6 +29,7 @@ from vistune.model.shapes import VisionConfig
 from vistune.model.tower_shape import as_layers, describe_tower, set_depth, tower_class
 from vistune.model.vision import load_whole_tower, vision_config
 from vistune.processor import TokenizerLike, load_tokenizer
+from vistune.recipe.hub import fail_fast_without_network
 from vistune.types import Spec
 
 if TYPE_CHECKING:
@@ -182,6 +183,7 @@ def resolve(name: str, parent: Path | None = None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    fail_fast_without_network()
     try:
         fetched = Path(snapshot_download(name, allow_patterns=FETCHED))
         if not weight_files(fetched):  # second, because many models are stored in both forms

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from vistune.errors import RecipeError
 from vistune.files import parse_yaml, read_json
 from vistune.recipe import source_of
+from vistune.recipe.hub import cached_folder
 
 
 class ConfigLike(Protocol):
@@ -79,18 +80,6 @@ def _read_locally(source: str) -> dict[str, Any] | None:
         return dict(known[source])
     folder = cached_folder(source, "config.json")
     return None if folder is None else dict(_with_floats(read_json(Path(folder) / "config.json")))
-
-
-def cached_folder(name: str, file: str) -> str | None:
-    """Return the folder of the hub's cache that contains a file of a model; None if there is none."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        cached = try_to_load_from_cache(name, file)
-    except HFValidationError:
-        return None
-    return str(Path(cached).parent) if isinstance(cached, str) else None
 
 
 def _with_floats(value: Any) -> Any:

@@ -26,6 +26,7 @@ from vistune.model.tower_shape import (
     tower_class,
     tower_inputs,
 )
+from vistune.recipe.hub import fail_fast_without_network
 from vistune.types import Spec
 
 if TYPE_CHECKING:
@@ -264,6 +265,8 @@ def read_config(source: str, what: str) -> PreTrainedConfig:
     """Read the config.json of a folder or hub name. Custom code is never run."""
     from transformers import AutoConfig
 
+    if not Path(source).is_dir():
+        fail_fast_without_network()
     try:
         return AutoConfig.from_pretrained(source)
     except (OSError, ValueError, TypeError, StrictDataclassError) as error:

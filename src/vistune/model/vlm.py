@@ -35,7 +35,7 @@ from vistune.model.language import (
 from vistune.model.lora import has_adapters
 from vistune.model.projectors import build_projector, require_shape, tried_slots
 from vistune.model.rotary import rope_limit
-from vistune.model.shapes import VisionConfig, cached_folder
+from vistune.model.shapes import VisionConfig
 from vistune.model.tower_shape import describe_tower
 from vistune.model.trial import language_traits
 from vistune.model.vision import (
@@ -48,6 +48,7 @@ from vistune.model.vision import (
     width_of,
 )
 from vistune.recipe import Model, source_of
+from vistune.recipe.hub import cached_folder
 from vistune.types import IMAGE_ID, Batch, Spec, TowerInput
 
 

@@ -17,6 +17,7 @@ from tokenizers.models import BPE
 
 from vistune.errors import RecipeError
 from vistune.files import read_json
+from vistune.recipe.hub import fail_fast_without_network
 
 SENTENCEPIECE = "tokenizer.model"
 CLASSES = ("LlamaTokenizer", "LlamaTokenizerFast")  # a lone tokenizer.model may name these, or no class
@@ -69,6 +70,8 @@ def load_tokenizer(source: Path | str) -> TokenizerLike:
 
     if _is_lone(Path(source) / SENTENCEPIECE):
         return load_sentencepiece(Path(source))
+    if not Path(source).is_dir():
+        fail_fast_without_network()
     with _readable(source, "name a folder with tokenizer.json"):
         tokenizer: TokenizerLike = AutoTokenizer.from_pretrained(str(source), use_fast=True)
     fetched = Path(str(tokenizer.init_kwargs.get("vocab_file") or ""))  # where a hub name was downloaded to
@@ -146,7 +149,7 @@ def _readable(folder: Path | str, hint: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # tokenizers and transformers raise many types for damaged files
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise RecipeError(f"tokenizer {folder}: cannot be read: {reason}", hint) from None
 
 
