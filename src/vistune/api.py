@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         FilterOptions,
         GeneratedData,
         GenerationConfig,
+        Request,
         TableForm,
         TeacherOptions,
     )
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from vistune.scenes import DrawnFolder
     from vistune.serving.api import Settings
     from vistune.training import DryRunStage, GradientComparison
+    from vistune.types import AnnotatedImage
 
 
 class SourceSelection(TypedDict, total=False):
@@ -148,9 +150,7 @@ def _generate_data(
     if service is None:
         refuse_untranslated(images, config, source)
     held_out = datagen.choose_held_out(images, config.held_out, config.seed)
-    requests = datagen.make_requests(images, config)
-    if not requests:
-        raise RecipeError(f"{source}: nothing to generate", "choose --kinds, and a source with images for them")
+    requests = _requests_of(images, config, source)
     if service is None:
         with progress("generate", len(requests)) as advance:
             generated = datagen.generate_by_rule(images, config, advance)
@@ -173,6 +173,15 @@ def _generate_data(
     if not generated.rows:
         raise datagen.NothingWritten(generated, out)
     return generated
+
+
+def _requests_of(images: Sequence[AnnotatedImage], config: GenerationConfig, source: Path) -> list[Request]:
+    """Return the requests for all images. Raises RecipeError if there are none."""
+    from vistune.datagen import make_requests
+
+    if requests := make_requests(images, config):
+        return requests
+    raise RecipeError(f"{source}: nothing to generate", "choose --kinds, and a source with images for them")
 
 
 def _wrote_nothing(out: Path) -> bool:
@@ -202,7 +211,8 @@ def plan_generation(
     split, table, limit = selection.get("split"), selection.get("table"), selection.get("limit")
     with _labels_of(selection):
         described = datagen.described_source(source, split, table, limit, seen=service.see)
-        requests = filter(datagen.needs_request, datagen.make_requests(described.images, config))
+        datagen.choose_held_out(described.images, config.held_out, config.seed)  # raises as `generate_data` does
+        requests = filter(datagen.needs_request, _requests_of(described.images, config, source))
         return GenerationPlan(datagen.estimate(list(requests), service), described)
 
 

@@ -223,6 +223,8 @@ def test_a_share_that_cannot_be_held_out_is_refused_before_anything_is_written(
 ) -> None:
     with pytest.raises(VistuneError, match=message):
         generate(folder, "--held-out", share)
+    with pytest.raises(VistuneError, match=message):
+        generate(folder, "--held-out", share, *paid(folder, "--dry-run"))
     assert not (folder / "out").exists()
 
 
