@@ -114,11 +114,10 @@ def check(
         faults += _faults(file, selected, tokens_per_row)
         skipped += _unselected(file, selected)
         files.append(file)
-    notes = [*texts.notes, *(note for file in files for note in file.notes.values())]
     image_files = shown_images(files)
-    if images:
-        bad_images, image_notes = audit_images(image_files, progress)
-        faults, notes = faults + bad_images, notes + image_notes
+    bad_images, image_notes = audit_images(image_files, progress) if images else ([], [])
+    faults += bad_images
+    notes = [*texts.notes, *(note for file in files for note in file.notes.values()), *image_notes]
     noted = Counter(note.reason for note in notes) | texts.counts
     return CheckReport(
         rows=sum(len(file) + len(file.faults) for file in files),

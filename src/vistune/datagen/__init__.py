@@ -8,11 +8,10 @@ from vistune.datagen.generate import (
     describe_top_reject,
     generate_by_model,
     generate_by_rule,
-    separate_held_out,
     teacher_record,
     write_generated,
 )
-from vistune.datagen.held_out import choose_held_out
+from vistune.datagen.held_out import choose_held_out, separate_held_out
 from vistune.datagen.sources import SOURCES, described_source, read_coco, read_source, splits_of
 from vistune.datagen.sources.collector import AnnotatedSource
 from vistune.datagen.sources.table_columns import TableForm

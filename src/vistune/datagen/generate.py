@@ -12,12 +12,11 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vistune.datagen.held_out import questions_about
 from vistune.datagen.sources.collector import AnnotatedSource
 from vistune.datagen.teachers import GenerationConfig, Request, make_requests, needs_request, own_captions, rule
 from vistune.datagen.teachers.options import TeacherOptions
@@ -151,26 +150,6 @@ def _separate(results: Sequence[LlavaRecord | Reject]) -> GeneratedData:
     return GeneratedData(
         [result for result in results if not isinstance(result, Reject)],
         [result for result in results if isinstance(result, Reject)],
-    )
-
-
-def separate_held_out(
-    generated: GeneratedData,
-    images: Sequence[AnnotatedImage],
-    held_out: Collection[Path],
-    config: GenerationConfig,
-) -> GeneratedData:
-    """Move the samples about held-out images out of the training data, and ask test questions about these images."""
-    if not held_out:
-        return generated
-    names = image_names(images)[1]
-    held = {names[path] for path in held_out}
-    about = [image for image in images if image.path in held_out]
-    return replace(
-        generated,
-        rows=[row for row in generated.rows if row["image"] not in held],
-        held_out=[row for row in generated.rows if row["image"] in held],
-        questions=list(questions_about(about, names, config.languages, config.seed)),
     )
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from vistune.datagen.teachers import rule
+from vistune.datagen.generate import GeneratedData, image_names
+from vistune.datagen.teachers import GenerationConfig, rule
 from vistune.datagen.teachers.prompts import OWN_LANGUAGES
 from vistune.errors import RecipeError
 from vistune.grounding import brief_cue
@@ -39,6 +41,26 @@ def choose_held_out(images: Sequence[AnnotatedImage], share: float | None, seed:
 
 def _digest(image_id: str, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}/{image_id}".encode()).digest()
+
+
+def separate_held_out(
+    generated: GeneratedData,
+    images: Sequence[AnnotatedImage],
+    held_out: Collection[Path],
+    config: GenerationConfig,
+) -> GeneratedData:
+    """Move the samples about held-out images out of the training data, and ask test questions about these images."""
+    if not held_out:
+        return generated
+    names = image_names(images)[1]
+    held = {names[path] for path in held_out}
+    about = [image for image in images if image.path in held_out]
+    return replace(
+        generated,
+        rows=[row for row in generated.rows if row["image"] not in held],
+        held_out=[row for row in generated.rows if row["image"] in held],
+        questions=list(questions_about(about, names, config.languages, config.seed)),
+    )
 
 
 def questions_about(
