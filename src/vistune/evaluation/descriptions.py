@@ -87,7 +87,6 @@ def describe(
     processor: Processor,
     images: Sequence[AnnotatedImage],
     *,
-    max_tokens: int = 160,
     advance: Callable[[int], None] = lambda count: None,
 ) -> DescriptionScore:
     """Have a model describe images in each language, and compare the pairs it names with the boxes."""
@@ -95,7 +94,7 @@ def describe(
     by_language = {}
     for language, instruction in INSTRUCTIONS.items():
         prompts = [processor.encode_prompt([Message("user", (ImageRef(i.path), instruction))]) for i in images]
-        completions = generate(model, processor, prompts, max_tokens=max_tokens, advance=advance)
+        completions = generate(model, processor, prompts, max_tokens=160, advance=advance)
         counts = PairCounts()
         for image, completion in zip(images, completions, strict=True):
             there = Counter((box.attributes["color"], box.label) for box in image.boxes)

@@ -88,12 +88,12 @@ def _seen(record: object) -> bool:
     return not isinstance(record, dict) or record.get("condition", "with_image") == "with_image"
 
 
-def prediction_of(record: object, location: str, texts: Sequence[str] = TEXTS) -> Prediction:
+def prediction_of(record: object, location: str) -> Prediction:
     """Convert a record to a Prediction. Raise RecordError if the id or the reply is missing or of the wrong type."""
     if not isinstance(record, dict):
         raise RecordError(location, "", "is not an object", 'each record is {"question_id": …, "text": …}')
     name = id_field(record, location)
-    key = _text_field(record, location, texts)
+    key = _text_field(record, location)
     text = record.get(key)
     if not isinstance(text, str):
         raise RecordError(location, key, f"expected text, got {shown(text)}", "write the model's reply as text")
@@ -127,27 +127,27 @@ def plain_id(value: object) -> str:
     return whole[1] if whole else written
 
 
-def _text_field(record: Mapping[str, object], location: str, texts: Sequence[str]) -> str:
-    key = next((key for key in texts if record.get(key) is not None), None)
+def _text_field(record: Mapping[str, object], location: str) -> str:
+    key = next((key for key in TEXTS if record.get(key) is not None), None)
     if key is not None and key != "answer":
         return key
     likely = [name for name in record if isinstance(record[name], str) and LIKE_A_TEXT.search(bare_name(name))]
     if key is not None:  # `answer` may be the right answer, which must not be scored as the model's
         if likely:
             problem = f"`{likely[0]}` and `answer` may both be the model's reply"
-            raise RecordError(location, likely[0], problem, f"rename `{likely[0]}` to `{texts[0]}`")
+            raise RecordError(location, likely[0], problem, f"rename `{likely[0]}` to `{TEXTS[0]}`")
         if options := next((name for name in ("A", "choice_a", "choices", "options") if name in record), None):
             problem = (
                 f"the record has the question's options (`{options}`), so `answer` is the right answer, not a reply"
             )
-            raise RecordError(location, "answer", problem, f"write the model's reply as `{texts[0]}`")
+            raise RecordError(location, "answer", problem, f"write the model's reply as `{TEXTS[0]}`")
         return key
-    given = [name for name in record if bare_name(name) in map(bare_name, texts) and record[name] is not None]
+    given = [name for name in record if bare_name(name) in map(bare_name, TEXTS) and record[name] is not None]
     if len(given) == 1:
         return given[0]
-    if null := next((name for name in texts if name in record), None):
+    if null := next((name for name in TEXTS if name in record), None):
         return null
-    raise missing_field(record, location, texts[0], texts, given + likely)
+    raise missing_field(record, location, TEXTS[0], TEXTS, given + likely)
 
 
 def other_texts(prediction: Prediction) -> list[str]:

@@ -87,7 +87,8 @@ class AnswerBalance:
             total = sum(way.get(label, 0) for label in absent)
             for label in absent if total else ():
                 weights[label] += way.get(label, 0) / total
-        return {label: weight * self.preference(_existence_of(label)) for label, weight in weights.items()}
+        questions = {label: Content("existence_seen", {"label": label}, (label,), "no") for label in absent}
+        return {label: weight * self.preference(questions[label]) for label, weight in weights.items()}
 
     def rate(self, content: Content) -> float:
         """Return the share of questions with this content that are kept."""
@@ -222,10 +223,6 @@ def _chosen(scenes: Sequence[tuple[str, Scene]], balance: AnswerBalance, draws: 
     return counts
 
 
-def _existence_of(label: str) -> Content:
-    return Content("existence_seen", {"label": label}, (label,), "no")
-
-
 def _keys(content: Content) -> Iterator[Key]:
     """Yield what a guesser may learn from: the pair of labels, each label at its position, the form."""
     if len(content.names) > 1:
@@ -235,14 +232,14 @@ def _keys(content: Content) -> Iterator[Key]:
     yield (content.form,)
 
 
-def _is_strict(key: Key) -> bool:
-    """Return whether even a single question must be balanced; "is there" can always be, with another image."""
-    return key[0] == "existence_seen" and key[1:2] == (0,)
-
-
 def _fewest(key: Key, answer: str) -> int:
-    """Return how many questions a key must have to be balanced; a guesser gains little from fewer."""
-    return 0 if _is_strict(key) else 2 if answer in OPPOSITE else 4
+    """Return how many questions a key must have to be balanced; a guesser gains little from fewer.
+
+    "Is there" can always be balanced, with another image.
+    """
+    if key[0] == "existence_seen" and key[1:2] == (0,):
+        return 0
+    return 2 if answer in OPPOSITE else 4
 
 
 def _rate(rates: Rates, content: Content) -> float:

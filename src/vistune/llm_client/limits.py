@@ -44,9 +44,9 @@ class Quota:
         return start - now
 
 
-def backoff_seconds(attempt: int, rng: random.Random, *, first: float = 0.5, most: float = 30.0) -> float:
-    """Return an exponential delay with jitter: 50 to 100 % of first x 2^attempt, at most `most`."""
-    delay: float = min(most, first * 2**attempt) * rng.uniform(0.5, 1.0)
+def backoff_seconds(attempt: int, rng: random.Random) -> float:
+    """Return an exponential delay with jitter: 50 to 100 % of 0.5 x 2^attempt, at most 30 seconds."""
+    delay: float = min(30.0, 0.5 * 2**attempt) * rng.uniform(0.5, 1.0)
     return delay
 
 

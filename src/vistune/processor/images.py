@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import io
 import math
-import struct
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import Image
 
 from vistune.errors import DataError
-from vistune.records.image_files import DAMAGE, FORMATS, LARGEST_PIXELS, broken_chunk, foreign_kind, format_of
+from vistune.records.image_files import (
+    DAMAGE,
+    FORMATS,
+    LARGEST_PIXELS,
+    broken_chunk,
+    foreign_kind,
+    format_of,
+    orientation_of,
+)
 from vistune.types import ImageRef, Spec
 
 LARGEST_FILE_BYTES = 10 * 2**20
@@ -145,21 +152,13 @@ def load_bytes(data: bytes, location: str) -> Image.Image:
     return image
 
 
-def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation; 1 if there is none or it cannot be read."""
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except (ValueError, TypeError, SyntaxError, struct.error):
-        return 1
-
-
 def _upright_size(image: Image.Image) -> tuple[int, int]:
-    return (image.height, image.width) if _orientation(image) in (5, 6, 7, 8) else image.size
+    return (image.height, image.width) if orientation_of(image) in (5, 6, 7, 8) else image.size
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
     """Apply the EXIF orientation, and convert to RGB: transparency over white, 16 bits scaled to 8."""
-    transposition = TRANSPOSITIONS.get(_orientation(image))
+    transposition = TRANSPOSITIONS.get(orientation_of(image))
     image = image if transposition is None else image.transpose(transposition)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image

@@ -6,7 +6,7 @@ import re
 import struct
 import zlib
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 FORMAT_SUFFIXES = {  # by Pillow's name; files are written with the first suffix
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -76,6 +76,14 @@ def foreign_kind(data: bytes) -> tuple[str, str]:
 
 def _markup(text: str) -> tuple[str, str]:
     return ("it is an SVG drawing", CONVERT) if "<svg" in text else ("it is XML", AGAIN)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """Return the EXIF orientation; 1 (upright) if there is none or it cannot be read."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except (ValueError, TypeError, SyntaxError, struct.error):
+        return 1
 
 
 def broken_chunk(png: bytes) -> str | None:

@@ -250,7 +250,7 @@ def guessing(data: Path, records: Sequence[Row]) -> list[Row]:
     return [result.to_dict() for result in measure_guessing(conversations_of(records))]
 
 
-def verb_nouns(records: Iterable[Row], most: int = 15) -> list[tuple[str, str, int]]:
+def verb_nouns(records: Iterable[Row]) -> list[tuple[str, str, int]]:
     """Return the most frequent (verb, noun, count) of the answers.
 
     In English a pair is an -ing form and its object, in Korean an object (을/를) and its verb.
@@ -264,4 +264,4 @@ def verb_nouns(records: Iterable[Row], most: int = 15) -> list[tuple[str, str, i
                 pairs[verb, nouns[-1]] += 1
         for noun, verb in _KO_PAIR.findall(text):
             pairs[verb, noun] += 1
-    return [(verb, noun, count) for (verb, noun), count in pairs.most_common(most)]
+    return [(verb, noun, count) for (verb, noun), count in pairs.most_common(15)]

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
-from PIL import ExifTags, Image
+from PIL import Image
 
 from vistune.records import RecordError, count_unread, image_files, shown, text
 from vistune.types import Box
@@ -155,19 +155,16 @@ def sizes_of(path: Path, location: str) -> tuple[tuple[int, int], tuple[int, int
     try:
         with Image.open(path, formats=image_files.FORMATS) as image:
             stored = image.size
-            turned = (image.format != "PNG" or _names_orientation(path)) and _orientation(image) in (5, 6, 7, 8)
+            turned = (image.format != "PNG" or _names_orientation(path)) and image_files.orientation_of(image) in (
+                5,
+                6,
+                7,
+                8,
+            )
     except image_files.DAMAGE:
         hint = f"convert it to {', '.join(image_files.FORMATS)}, or give relative boxes"
         raise RecordError(location, "", f"{path} cannot be read as an image", hint) from None
     return (stored[1], stored[0]) if turned else stored, stored
-
-
-def _orientation(image: Image.Image) -> int:
-    """Return EXIF's number; 1 (upright) if it is missing or unreadable, as in training."""
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except (ValueError, TypeError, SyntaxError, struct.error):
-        return 1
 
 
 def _names_orientation(path: Path) -> bool:
