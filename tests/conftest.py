@@ -121,7 +121,7 @@ def tiny_backbones(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def towers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`clip/ joint_clip/ siglip/ joint_siglip/`, random weights: see tiny_towers."""
+    """`clip/ joint_clip/ siglip/ joint_siglip/ naflex/`, random weights: see tiny_towers."""
     from tiny_towers import save_towers
 
     folder = tmp_path_factory.mktemp("towers")

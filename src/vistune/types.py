@@ -22,6 +22,7 @@ IMAGE_ID = -200  # an image slot in `input_ids`; not in the vocabulary, so no te
 
 Role = Literal["system", "user", "assistant"]
 KINDS = ("caption", "conversation", "detail", "reasoning")
+SIZED_MODES = ("anyres", "naflex")  # image modes in which the number of slots of an image depends on its size
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +112,26 @@ class TowerInput:
 
 
 @dataclass(frozen=True, slots=True)
+class PatchBudget:
+    """How a NaFlex tower divides each image into a grid of patches that keeps the image's aspect ratio.
+
+    Attributes:
+        patch: Side of a patch, pixels.
+        most: The most patches of an image (`max_num_patches`).
+        cell: Both sides of a grid are multiples of this: the projector joins cell x cell patches into one slot.
+    """
+
+    patch: int
+    most: int
+    cell: int = 1
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
     """The settings that processor and model share, read from the backbones' configs before either is built.
 
     Attributes:
-        slots_per_image: Tokens of one tile after the projector.
+        slots_per_image: Tokens of one tile after the projector; with `naflex`, the most tokens of an image.
         image_side: Side of a tile, pixels.
         image_mean, image_std: Per RGB channel.
         feature_layer: Layer of the vision tower whose output is used (LLaVA-1.5, section 3: the last but one), or
@@ -124,12 +140,14 @@ class Spec:
         space: `hidden` for the layer's output as it is; `joint` to apply the tower's last norm and projection, which
             map into the space that images share with texts.
         feature_norm: `off`, `tower` (its own final norm on each feature layer) or `layer_norm` (without weights).
-        image_mode: `square`, `pad`, or `anyres`: an overview and the tiles of one of `canvases` (LLaVA-1.6).
+        image_mode: `square`, `pad`, `anyres` (an overview and the tiles of one of `canvases`, LLaVA-1.6) or `naflex`
+            (a grid of patches with the image's aspect ratio, arXiv 2502.14786, section 2.4.2).
         image_fit: `crop` (scale the shorter edge, then cut out the centre, as CLIP does) or `stretch` (as SigLIP does).
         image_resize: Length of the shorter edge before the centre is cut out, pixels (DINOv2: 256); 0 is `image_side`.
         image_resample: Pillow's number: 3 bicubic, 2 bilinear.
         towers: The inputs of two fused towers, in order; empty for one tower. `image_side` is then the larger side.
         canvases: (width, height) in pixels.
+        patch_budget: The patches of an image with `naflex`; else None.
         tokenization: `whole` tokenizes a conversation as one text, as transformers does. `chunks` does two things as
             the original LLaVA does: it tokenizes each text between images by itself, and it rounds the size of an
             anyres image in patches.
@@ -154,7 +172,13 @@ class Spec:
     image_resize: int = 0
     towers: tuple[TowerInput, ...] = ()
     canvases: tuple[tuple[int, int], ...] = ()
+    patch_budget: PatchBudget | None = None
     tokenization: str = "whole"
+
+    @property
+    def slots_vary(self) -> bool:
+        """Whether the number of slots of an image depends on its size."""
+        return self.image_mode in SIZED_MODES
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,18 +188,25 @@ class Example:
     Attributes:
         input_ids: (tokens,) int64, IMAGE_ID at every image slot.
         labels: (tokens,) int64, same positions, not shifted; IGNORE where a token is not supervised.
-        images: (tiles, 3, side, side) uint8, in the order of their slots.
+        images: (tiles, 3, side, side) uint8, in the order of their slots; with `naflex` (images, most patches, values
+            of a patch), zeros after an image's last patch.
         slots: (slots, 2) int64, the tile and the patch that fill each slot; tile -1 is the newline that ends a row of
             patches. None if every patch of every tile has its slot, in order.
+        grids: (images, 2) int64 with `naflex`, the rows and columns of each image's patches; else None.
     """
 
     input_ids: torch.Tensor
     labels: torch.Tensor
     images: torch.Tensor
     slots: torch.Tensor | None = None
+    grids: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.input_ids.shape[0])
+
+    def tiles(self, chosen: slice | list[int], device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return some tiles and their grids on a device."""
+        return self.images[chosen].to(device), None if self.grids is None else self.grids[chosen].to(device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,12 +217,13 @@ class Batch:
         input_ids, labels: (tokens,) int64.
         positions: (tokens,) int64, starting at 0 in each document.
         starts: (documents + 1,) int32, the index at which each document begins, and the end of the row.
-        images: (tiles, 3, side, side) uint8, at least one tile: a row without images has one blank tile that no slot
-            uses. If the features of a frozen tower are cached, `images` contains those features instead: float (tiles,
-            tokens, width).
+        images: As in `Example`, at least one tile: a row without images has one blank tile that no slot uses. If the
+            features of a frozen tower are cached, `images` contains those features instead: float (tiles, tokens,
+            width).
         supervised: Number of supervised tokens.
         ids: The documents' sample ids, for messages.
         slots: (slots, 2) int64 or None, as in `Example`, tiles counted over the row.
+        grids: (tiles, 2) int64 or None, as in `Example`.
         number: Index of the row within its step; seeds dropout.
         places: The documents' indices among the stage's samples.
     """
@@ -204,6 +236,7 @@ class Batch:
     supervised: int
     ids: tuple[str, ...] = ()
     slots: torch.Tensor | None = None
+    grids: torch.Tensor | None = None
     number: int = 0
     places: tuple[int, ...] = ()
 
@@ -218,7 +251,7 @@ class Batch:
     def _changed(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         changed: dict[str, Any] = {
             name: change(tensor)
-            for name in ("input_ids", "labels", "positions", "images", "slots")
+            for name in ("input_ids", "labels", "positions", "images", "slots", "grids")
             if (tensor := getattr(self, name)) is not None
         }
         return replace(self, **changed)

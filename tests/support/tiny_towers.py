@@ -13,6 +13,9 @@ from transformers import (
     CLIPModel,
     CLIPVisionConfig,
     CLIPVisionModel,
+    Siglip2ImageProcessorPil,
+    Siglip2VisionConfig,
+    Siglip2VisionModel,
     SiglipConfig,
     SiglipImageProcessor,
     SiglipModel,
@@ -35,6 +38,7 @@ SIZE = {
 }
 TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 50}
 JOINT_WIDTH = 24
+NAFLEX_PATCHES = 22  # not the square of a whole number, and more than the tower's position embeddings
 
 
 def clip() -> Any:
@@ -55,6 +59,12 @@ def joint_siglip() -> Any:
     return SiglipModel(SiglipConfig(vision_config=SIZE, text_config=TEXT))
 
 
+def naflex() -> Any:
+    """SigLIP 2 of variable size: position embeddings of a 4 x 4 grid, resized to the grid of each image."""
+    config = Siglip2VisionConfig(**{key: SIZE[key] for key in SIZE if key != "image_size"}, num_patches=16)
+    return Siglip2VisionModel(config)
+
+
 KINDS: dict[str, Callable[[], Any]] = {
     "clip": clip,
     "joint_clip": joint_clip,
@@ -64,8 +74,8 @@ KINDS: dict[str, Callable[[], Any]] = {
 
 
 def save_towers(folder: Path) -> None:
-    """Every kind in a folder of its name, with its picture rules."""
-    for number, (kind, make) in enumerate(KINDS.items()):
+    """Every kind in a folder of its name, with its image rules."""
+    for number, (kind, make) in enumerate({**KINDS, "naflex": naflex}.items()):
         torch.manual_seed(number)
         model = make()
         with torch.no_grad():  # fresh norms are the identity and would hide one left out
@@ -77,6 +87,8 @@ def save_towers(folder: Path) -> None:
             CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
             if "clip" in kind
             else SiglipImageProcessor(size={"height": 32, "width": 32})
+            if "siglip" in kind
+            else Siglip2ImageProcessorPil(patch_size=8, max_num_patches=NAFLEX_PATCHES)
         )
         rules.save_pretrained(folder / kind)
 

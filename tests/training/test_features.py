@@ -61,6 +61,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "joint": {"vision": "joint_clip", "space": "joint", "feature_tokens": "cls_patch"},
     "siglip": {"vision": "siglip"},
     "pooled": {"vision": "joint_clip", "projector": "pool2x2_mlp2x_gelu", "image_mode": "pad"},
+    "naflex": {"vision": "naflex"},
+    "naflex_pooled": {"vision": "naflex", "projector": "pool2x2_mlp2x_gelu"},
 }
 
 

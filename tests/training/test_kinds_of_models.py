@@ -26,6 +26,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "shuffled": {"vision": "siglip", "projector": "shuffle2x2_mlp2x_gelu", "feature_layer": -1},
     "joint": {"vision": "joint_clip", "space": "joint", "feature_tokens": "cls_patch"},
     "siglip": {"vision": "siglip"},
+    "naflex": {"vision": "naflex"},
+    "naflex_shuffled": {"vision": "naflex", "projector": "shuffle2x2_mlp2x_gelu"},
 }
 
 
@@ -82,7 +84,7 @@ def test_every_kind_trains_saves_and_answers(
     assert isinstance(half.ask(image, "What colour?", max_tokens=2), str)
 
 
-@pytest.mark.parametrize("kind", ["anyres", "joint"])
+@pytest.mark.parametrize("kind", ["anyres", "joint", "naflex"])
 def test_a_stopped_run_resumes_to_the_same_weights(
     kind: str, towers: Path, tiny_backbones: Path, rows: Path, tmp_path: Path
 ) -> None:
@@ -106,14 +108,15 @@ def test_a_stopped_run_resumes_to_the_same_weights(
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_a_stage_has_no_mode_of_its_own_over_a_model_in_tiles(
-    towers: Path, tiny_backbones: Path, rows: Path, tmp_path: Path
+@pytest.mark.parametrize("kind", ["anyres", "naflex"])
+def test_a_stage_has_no_mode_of_its_own_over_a_model_whose_tokens_vary(
+    kind: str, towers: Path, tiny_backbones: Path, rows: Path, tmp_path: Path
 ) -> None:
-    recipe = recipe_of("anyres", towers, tiny_backbones, rows, steps=1)
+    recipe = recipe_of(kind, towers, tiny_backbones, rows, steps=1)
     origin = api.train(recipe, tmp_path / "first")
     stage = {"name": "more", "learn": {"projector": 1e-3}, "steps": 1, "image_mode": "square"}
     going_on = validate({"from": str(origin), "data": str(rows), "stages": [stage]}, "test")
-    with pytest.raises(RecipeError, match="image_mode: square: this model was trained with anyres"):
+    with pytest.raises(RecipeError, match=f"image_mode: square: this model was trained with {kind}"):
         api.dry_run(going_on)
 
 
@@ -128,12 +131,13 @@ def test_a_frozen_tower_is_named_and_not_copied(towers: Path, tiny_backbones: Pa
     assert torch.equal(kept["visual_projection.weight"], stock["visual_projection.weight"])
 
 
-def test_rows_of_any_length_give_the_same_losses_in_tiles(
-    towers: Path, tiny_backbones: Path, rows: Path, tmp_path: Path
+@pytest.mark.parametrize("kind", ["anyres", "naflex"])
+def test_rows_of_any_length_give_the_same_losses_of_images_of_any_size(
+    kind: str, towers: Path, tiny_backbones: Path, rows: Path, tmp_path: Path
 ) -> None:
     losses = []
     for length in (512, 4096):
-        recipe = recipe_of("anyres", towers, tiny_backbones, rows, steps=3, tokens_per_row=length)
+        recipe = recipe_of(kind, towers, tiny_backbones, rows, steps=3, tokens_per_row=length)
         api.train(recipe, tmp_path / str(length))
         losses.append([row["loss"] for row in MetricsLog(tmp_path / str(length) / "metrics.jsonl").read()])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)

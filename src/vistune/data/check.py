@@ -91,10 +91,13 @@ def check(
         kinds: Kinds that stages select, if all stages select by kind; a record without a kind is then a fault.
 
     Raises:
-        RecipeError: `images` is false, but an anyres model needs the images' sizes.
+        RecipeError: `images` is false, but the number of tokens of an image depends on its size (anyres, naflex).
     """
-    if processor is not None and processor.spec.image_mode == "anyres" and not images:
-        raise RecipeError("the tokens of an anyres model depend on the sizes of the images", "check with the images")
+    if processor is not None and processor.spec.slots_vary and not images:
+        raise RecipeError(
+            f"the tokens of a model with image_mode={processor.spec.image_mode} depend on the sizes of the images",
+            "check with the images",
+        )
     faults: list[Reject] = []
     skipped = Counter[str]()
     files: list[Index] = []

@@ -264,11 +264,14 @@ class _Builder:
     def index_of(
         self, columns: dict[str, np.ndarray], shown: np.ndarray, texts: dict[str, Any], faults: Sequence[Fault] = ()
     ) -> Index:
-        """Build the Index from its arrays. Raises DataError if an image is missing, or unreadable for anyres."""
+        """Build the Index from its arrays.
+
+        Raises DataError if an image is missing, or if its size is needed and cannot be read.
+        """
         names, kinds = tuple(texts["names"]), tuple(texts["kinds"])
         self.folders.find_all(names, self.data.name, "image")
         slots = np.full(len(names), self.processor.spec.slots_per_image if self.processor else 0, np.int64)
-        if self.processor is not None and self.processor.spec.image_mode == "anyres":
+        if self.processor is not None and self.processor.spec.slots_vary:
             images = (self.folders.find(name, self.data.name, "image") for name in names)
             slots = np.array([self.processor.slots(image) for image in images], np.int64)
         sums = np.concatenate([[0], np.cumsum(slots[shown])])

@@ -163,7 +163,7 @@ class Loader:
         numbers = list(range(len(rows))) if ranks == 1 else deal(rows, self.costs, ranks)[rank]
         batches = [self.row(step, number) for number in numbers]
         even = -(-len(rows) // ranks)
-        return batches + [blank_batch(self.processor.spec.image_side)] * (even - len(batches))
+        return batches + [blank_batch(self.processor.spec)] * (even - len(batches))
 
     def row(self, step: int, number: int) -> Batch:
         """Load one packed row of a step, whichever process it belongs to."""

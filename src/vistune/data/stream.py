@@ -241,14 +241,14 @@ class ShardLoader:
             yield step, partial(self._load, rows)
 
     def _load(self, rows: dict[int, tuple[Window, PackedRow]]) -> list[Batch]:
-        side = self.processor.spec.image_side
+        blank = blank_batch(self.processor.spec)
         batches = []
         for number, (window, row) in rows.items():
             encoded = [pair for k in row if (pair := self._encode(window, k)) is not None]
-            batch = collate([e for _, e in encoded], [name for name, _ in encoded]) if encoded else blank_batch(side)
+            batch = collate([e for _, e in encoded], [name for name, _ in encoded]) if encoded else blank
             batches.append(replace(batch, number=number))
         even = -(-self.stream.lanes // self.share[1])
-        return batches + [blank_batch(side)] * (even - len(batches))
+        return batches + [blank] * (even - len(batches))
 
     def _encode(self, window: Window, index: int) -> tuple[str, Example] | None:
         """Encode a sample; None if an image cannot be read and bad records are skipped."""

@@ -8,7 +8,7 @@ reasons for the answer.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 import torch
@@ -90,7 +90,7 @@ def answered_prompt(processor: Processor, messages: Sequence[Message], answer: s
     slots = [int(position) for position in torch.nonzero(prompt.input_ids < 0).flatten()]
     bounds = [0, *accumulate(encoded.slots)]
     return AnsweredPrompt(
-        Example(ids, torch.zeros_like(ids), prompt.images, prompt.slots),
+        replace(prompt, input_ids=ids, labels=torch.zeros_like(ids)),
         range(begin, end),
         tuple((slots[start], slots[stop - 1] + 1) for start, stop in pairwise(bounds)),
         tuple(views_of(image_size(image), processor.spec) for image in encoded.images),
@@ -113,7 +113,8 @@ def compute_attention_maps(model: VisionLanguageModel, processor: Processor, ans
     layers = unwrap(model.language).config.num_hidden_layers
     columns = torch.cat([torch.arange(*span) for span in answered.spans]).to(device)
     recorder = _AttentionRecorder(rows=range(answer.start - 1, answer.stop - 1), columns=columns, first=layers // 2)
-    tiles = torch.cat([model.encode(part.to(device)) for part in example.images.split(TILES_AT_ONCE)])
+    parts = (slice(begin, begin + TILES_AT_ONCE) for begin in range(0, len(example.images), TILES_AT_ONCE))
+    tiles = torch.cat([model.encode(*example.tiles(part, device)) for part in parts])
     slots = hash_prompt(example).slots.to(device)
     embedded = model.embed(example.input_ids.to(device), model.place(tiles, slots))
     positions, starts = torch.arange(len(example), device=device), [0, len(example)]

@@ -40,7 +40,7 @@ class Prompt:
         example: The prompt as tensors.
         codes: (tokens,) a text token's id, or for a slot a negative number from its tile's hash and its patch. If the
             codes of two prompts begin with the same numbers, the prompts begin with the same text and pixels.
-        tiles: A hash of each tile's pixels.
+        tiles: A hash of each tile's pixels, and of its grid with NaFlex.
         slots: (slots, 2) tile and patch of each slot, in order.
     """
 
@@ -62,6 +62,9 @@ class Prompt:
 def hash_prompt(example: Example) -> Prompt:
     """Hash the pixels of a prompt: equal images have equal codes, whatever file they came from."""
     tiles = tuple(hashlib.sha256(tile.contiguous().numpy()).digest() for tile in example.images)
+    if example.grids is not None:  # the same patches in another grid are another image
+        pairs = zip(tiles, example.grids.numpy(), strict=True)
+        tiles = tuple(hashlib.sha256(tile + grid.tobytes()).digest() for tile, grid in pairs)
     codes: Codes = example.input_ids.numpy().copy()
     is_slot = codes == IMAGE_ID
     count = int(is_slot.sum())
@@ -324,7 +327,7 @@ class RunningBatch:
         missing = [k for k in numbers if k not in features]
         for begin in range(0, len(missing), TILES_AT_ONCE):
             part = missing[begin : begin + TILES_AT_ONCE]
-            encoded = self.model.encode(prompt.example.images[part].to(self.model.head.device))
+            encoded = self.model.encode(*prompt.example.tiles(part, self.model.head.device))
             for k, tile in zip(part, encoded, strict=True):
                 features[k] = tile.clone()  # a view would keep the whole batch of tiles alive
                 self.images.put(prompt.tiles[k], features[k], tile.nbytes)

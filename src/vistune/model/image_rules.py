@@ -1,4 +1,7 @@
-"""Read a tower's image rules from its own image processor: size, crop, interpolation, mean and deviation."""
+"""Read a tower's image rules from its own image processor: size, crop, interpolation, mean and deviation.
+
+Also decide the image mode, which depends on the tower and the projector.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,12 @@ from contextlib import suppress
 from typing import Any, NotRequired, TypedDict
 
 from vistune.errors import RecipeError
+from vistune.model.projectors import budget_for
+from vistune.model.shapes import VisionConfig
+from vistune.model.tower_inputs import takes_patches
+from vistune.model.tower_shape import as_config, tower_class
+from vistune.recipe import Model
+from vistune.types import PatchBudget
 
 INTERPOLATIONS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}  # Pillow's numbers
 
@@ -20,6 +29,7 @@ class ImageRules(TypedDict):
     image_resample: NotRequired[int]
     image_side: NotRequired[int]
     image_resize: NotRequired[int]
+    patch_budget: NotRequired[PatchBudget]
 
 
 def image_rules(source: str) -> ImageRules:
@@ -31,10 +41,12 @@ def image_rules(source: str) -> ImageRules:
     if isinstance(processor, dict):
         return _timm_rules(processor)
     size, side, resize, fit = processor.size, 0, 0, "stretch"
+    budget: PatchBudget | None = None
     cut = processor.crop_size if getattr(processor, "do_center_crop", False) else None
     fault = "" if processor.do_resize else "it does not resize"
-    if getattr(processor, "max_num_patches", None):  # SigLIP 2 of variable size, here with a square of patches
-        side = resize = math.isqrt(processor.max_num_patches) * processor.patch_size
+    if getattr(processor, "max_num_patches", None):  # SigLIP 2 of variable size; the side is that of a square image
+        budget = PatchBudget(int(processor.patch_size), int(processor.max_num_patches))
+        side = resize = math.isqrt(budget.most) * budget.patch
     elif size.shortest_edge:
         resize, fit = int(size.shortest_edge), "crop"
         if cut is None and hasattr(processor, "crop_pct"):  # ConvNeXt: crops below 384 pixels, stretches from there on
@@ -58,7 +70,7 @@ def image_rules(source: str) -> ImageRules:
             "correct its preprocessor_config.json, or use another tower",
         )
     normalises = bool(processor.do_normalize)  # RADIO normalises inside the tower
-    return {
+    rules: ImageRules = {
         "image_mean": tuple(processor.image_mean) if normalises else (0.0, 0.0, 0.0),
         "image_std": tuple(processor.image_std) if normalises else (1.0, 1.0, 1.0),
         "image_fit": fit,
@@ -66,6 +78,7 @@ def image_rules(source: str) -> ImageRules:
         "image_side": side,
         "image_resize": 0 if resize == side else resize,
     }
+    return {**rules, "patch_budget": budget} if budget is not None else rules
 
 
 def _processor(source: str) -> Any:
@@ -99,3 +112,39 @@ def _timm_rules(pretrained: dict[str, Any]) -> ImageRules:
         "image_side": side,
         "image_resize": 0 if edge == side else edge,
     }
+
+
+def resolve_image_mode(
+    model: Model, vision: VisionConfig, budget: PatchBudget | None
+) -> tuple[str, PatchBudget | None]:
+    """Return the image mode and, with `naflex`, the patch budget with the projector's cell.
+
+    `auto` is `naflex` for a NaFlex tower and `square` for any other, and for two towers, which share a square tile.
+
+    Args:
+        budget: The image processor's. Default: the config's number of patches.
+
+    Raises RecipeError if the tower or the projector cannot keep the aspect ratio.
+    """
+    config: Any = as_config(vision)
+    is_naflex = takes_patches(tower_class(config))
+    has_one_tower = isinstance(model.vision, str) or len(model.vision) == 1
+    mode = model.image_mode
+    if mode == "auto":
+        mode = "naflex" if is_naflex and has_one_tower else "square"
+    if mode != "naflex":
+        return mode, None
+    if not is_naflex:
+        raise RecipeError(
+            f"model.image_mode=naflex: {vision.model_type} takes images of one size",
+            "use square, pad or anyres, or a NaFlex tower such as google/siglip2-base-patch16-naflex",
+        )
+    if not has_one_tower:
+        raise RecipeError("model.image_mode=naflex: two fused towers share a square tile", "use square or one tower")
+    patch = int(config.patch_size)
+    if budget is not None and budget.patch != patch:
+        raise RecipeError(
+            f"vision tower: its image processor cuts patches of {budget.patch} pixels, its config says {patch}",
+            "correct patch_size in its preprocessor_config.json",
+        )
+    return mode, budget_for(model.projector, budget or PatchBudget(patch, int(config.num_patches)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,18 +16,24 @@ from torch.nn.functional import avg_pool2d
 
 from vistune.errors import RecipeError, raised_at
 from vistune.registry import lookup
-from vistune.types import Spec
+from vistune.types import PatchBudget, Spec
 
 
 @dataclass(frozen=True, slots=True)
 class Projector:
     """How to build a projector from two widths, and its number of slots for a tile's tokens.
 
-    `slots` raises ValueError for a number of tokens that the projector cannot take.
+    Attributes:
+        slots: Raises ValueError for a number of tokens that the projector cannot take.
+        cell: For NaFlex towers, whose images have different grids: the projector makes one slot of cell x cell patches,
+            1 if it projects each patch by itself. Above 1, `forward` takes (features, grids), the rows and columns of
+            each tile; both are multiples of `cell`, and tokens after the last patch may be anything. None: the
+            projector is not for NaFlex.
     """
 
     build: Callable[[int, int], nn.Module]
     slots: Callable[[int], int] = lambda tokens: tokens
+    cell: int | None = None
 
 
 def _mlp(depth: int) -> Callable[[int, int], nn.Module]:
@@ -42,11 +48,31 @@ def _mlp(depth: int) -> Callable[[int, int], nn.Module]:
     return build
 
 
+def cells_of(features: Tensor, grids: Tensor) -> Tensor:
+    """Group the patches of NaFlex tiles by 2x2 cells: (tiles, patches, width) -> (tiles, patches // 4, 4, width).
+
+    A tile's cells are in rows; those after its last cell repeat other patches.
+    """
+    tokens = features.shape[1]
+    cells = torch.arange(tokens // 4, device=features.device)[None, :]
+    columns = grids[:, 1:]
+    across = (columns // 2).clamp(min=1)  # a blank tile has one patch
+    first = (cells // across * 2 * columns + cells % across * 2)[..., None]
+    right, below = (
+        torch.tensor([0, 1, 0, 1], device=features.device),
+        torch.tensor([0, 0, 1, 1], device=features.device),
+    )
+    indices = (first + right + below * columns[..., None]).clamp(max=tokens - 1)
+    return features[torch.arange(len(features), device=features.device)[:, None, None], indices]
+
+
 class Pool(nn.Module):
     """Average 2x2 patches; at an odd edge, the patches that exist."""
 
-    def forward(self, features: Tensor) -> Tensor:
-        """(tiles, side * side, width) -> (tiles, ceil(side / 2) ** 2, width)"""
+    def forward(self, features: Tensor, grids: Tensor | None = None) -> Tensor:
+        """(tiles, side * side, width) -> (tiles, ceil(side / 2) ** 2, width); with grids, the means of `cells_of`."""
+        if grids is not None:
+            return cells_of(features, grids).mean(dim=2)
         side = math.isqrt(features.shape[1])
         grid = features.mT.reshape(len(features), -1, side, side)
         return avg_pool2d(grid, 2, ceil_mode=True, count_include_pad=False).flatten(2).mT
@@ -55,12 +81,24 @@ class Pool(nn.Module):
 class Shuffle(nn.Module):
     """Concatenate 2x2 patches to one of four times the width (space to depth, as in InternVL and Idefics3)."""
 
-    def forward(self, features: Tensor) -> Tensor:
-        """(tiles, side * side, width) -> (tiles, (side / 2) ** 2, 4 * width)"""
+    def forward(self, features: Tensor, grids: Tensor | None = None) -> Tensor:
+        """(tiles, side * side, width) -> (tiles, (side / 2) ** 2, 4 * width); with grids, the cells of `cells_of`."""
+        if grids is not None:
+            return cells_of(features, grids).flatten(2)
         tiles, tokens, width = features.shape
         half = math.isqrt(tokens) // 2
         grid = features.reshape(tiles, half, 2, half, 2, width)
         return grid.transpose(2, 3).reshape(tiles, half * half, 4 * width)
+
+
+class Joining(nn.Sequential):
+    """Join 2x2 patches, then project each result."""
+
+    def forward(self, features: Tensor, grids: Tensor | None = None) -> Tensor:
+        """(tiles, tokens, width) -> (tiles, slots, language width); with grids, of NaFlex tiles."""
+        joined, project = self
+        slots: Tensor = project(joined(features, grids))
+        return slots
 
 
 def _side(tokens: int) -> int:
@@ -83,12 +121,14 @@ def _shuffled(tokens: int) -> int:
 
 
 PROJECTORS: Mapping[str, Projector] = {
-    "linear": Projector(nn.Linear),
-    **{f"mlp{depth}x_gelu": Projector(_mlp(depth)) for depth in range(1, 9)},
-    "identity": Projector(lambda vision, language: nn.Identity()),
-    "pool2x2_mlp2x_gelu": Projector(lambda vision, language: nn.Sequential(Pool(), _mlp(2)(vision, language)), _pooled),
+    "linear": Projector(nn.Linear, cell=1),
+    **{f"mlp{depth}x_gelu": Projector(_mlp(depth), cell=1) for depth in range(1, 9)},
+    "identity": Projector(lambda vision, language: nn.Identity(), cell=1),
+    "pool2x2_mlp2x_gelu": Projector(
+        lambda vision, language: Joining(Pool(), _mlp(2)(vision, language)), _pooled, cell=2
+    ),
     "shuffle2x2_mlp2x_gelu": Projector(
-        lambda vision, language: nn.Sequential(Shuffle(), _mlp(2)(4 * vision, language)), _shuffled
+        lambda vision, language: Joining(Shuffle(), _mlp(2)(4 * vision, language)), _shuffled, cell=2
     ),
 }
 
@@ -121,17 +161,40 @@ def slots_after(name: str, tokens: int) -> int:
     return slots
 
 
-def tried_slots(name: str, tokens: int, vision_width: int, language_width: int) -> int:
+def budget_for(name: str, budget: PatchBudget) -> PatchBudget:
+    """Return the patch budget of a NaFlex tower with this projector's cell. Raises RecipeError if they do not fit."""
+    cell = projector_named(name).cell
+    if cell is None:
+        raise RecipeError(
+            f"model.projector={name}: it does not say how it takes a NaFlex tower's images, whose grids of patches "
+            "differ",
+            "give Projector(..., cell=1) if it projects each patch by itself, or use model.image_mode=square",
+        )
+    if budget.most < cell**2:
+        raise RecipeError(
+            f"model.projector={name}: joins {cell} x {cell} patches, the tower has at most {budget.most}",
+            "increase max_num_patches in its preprocessor_config.json, or use mlp2x_gelu",
+        )
+    return replace(budget, cell=cell)
+
+
+def tried_slots(
+    name: str, tokens: int, vision_width: int, language_width: int, budget: PatchBudget | None = None
+) -> int:
     """Return the number of slots for a tile's tokens, after running the projector once without weights.
+
+    Args:
+        budget: The patch budget of a NaFlex tower; `tokens` is then the most tokens of an image.
 
     Raises RecipeError if the projector fails, or if its output does not have this number of slots or this width.
     """
-    slots = slots_after(name, tokens)
+    slots = slots_after(name, tokens) if budget is None else budget.most // budget.cell**2
+    cell = 1 if budget is None else budget.cell
     try:
         try:
-            output = _run_once(name, (2, tokens, vision_width), language_width, "meta")
+            output = _run_once(name, (2, tokens, vision_width), language_width, "meta", cell)
         except Exception:  # the module may read values, which tensors on the meta device do not have
-            output = _run_once(name, (2, tokens, vision_width), language_width, "cpu")
+            output = _run_once(name, (2, tokens, vision_width), language_width, "cpu", cell)
     except Exception as error:  # a user's module
         raise RecipeError(
             f"model.projector={name}: fails on features of shape {(2, tokens, vision_width)}: {raised_at(error)}",
@@ -141,10 +204,10 @@ def tried_slots(name: str, tokens: int, vision_width: int, language_width: int) 
     return slots
 
 
-def _run_once(name: str, shape: tuple[int, int, int], language_width: int, device: str) -> object:
+def _run_once(name: str, shape: tuple[int, int, int], language_width: int, device: str, cell: int) -> object:
     with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.device(device):
         module = projector_named(name).build(shape[-1], language_width)
-        return module(torch.zeros(shape))
+        return module(torch.zeros(shape), *([torch.full((shape[0], 2), cell)] if cell > 1 else []))
 
 
 def require_shape(name: str, output: object, expected: tuple[int, int, int]) -> None:

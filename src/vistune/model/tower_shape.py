@@ -12,7 +12,7 @@ import inspect
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import import_module
 from types import SimpleNamespace
@@ -23,6 +23,8 @@ from torch import Tensor, nn
 
 from vistune.errors import RecipeError, reason_of
 from vistune.model.shapes import VisionConfig
+from vistune.model.tower_inputs import tower_inputs
+from vistune.types import PatchBudget
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -82,6 +84,10 @@ class TowerShape:
     @property
     def tokens(self) -> int:
         return self.prefix + self.patches
+
+    def padded_to(self, budget: PatchBudget | None) -> TowerShape:
+        """Return the shape with the most patches of a NaFlex tower, to which each image is padded; else itself."""
+        return self if budget is None else replace(self, rows=1, columns=budget.most)
 
     @property
     def cuts(self) -> bool:
@@ -190,29 +196,6 @@ def tower_class(config: Any, space: str = "hidden") -> type[PreTrainedModel]:
     if kind is None:
         raise _not_a_tower(config.model_type, "transformers has no model class for this config")
     return kind  # type: ignore[no-any-return]
-
-
-def takes_patches(kind: type[nn.Module]) -> bool:
-    """Return whether a tower takes flattened patches, as SigLIP 2 of variable size does."""
-    return "spatial_shapes" in inspect.signature(kind.forward).parameters
-
-
-def tower_inputs(tower: Any, pixels: Tensor) -> dict[str, Tensor | None]:
-    """Return a tower's arguments for normalised pixels (tiles, 3, side, side).
-
-    SigLIP 2 of variable size takes patches (tiles, patches, patch * patch * 3) and the shape of their grid.
-    """
-    if not takes_patches(type(tower)):
-        return {"pixel_values": pixels}
-    tiles, channels, height, width = pixels.shape
-    patch = int(tower.config.patch_size)
-    rows, columns = height // patch, width // patch
-    grid = pixels.reshape(tiles, channels, rows, patch, columns, patch).permute(0, 2, 4, 3, 5, 1)
-    return {
-        "pixel_values": grid.reshape(tiles, rows * columns, patch * patch * channels),
-        "pixel_attention_mask": None,
-        "spatial_shapes": torch.tensor([[rows, columns]] * tiles),
-    }
 
 
 def tokens_first(state: Tensor) -> Tensor:

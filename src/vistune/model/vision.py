@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch.nn.functional import interpolate
 
 from vistune.errors import RecipeError, reason_of
 from vistune.model.shapes import VisionConfig
+from vistune.model.tower_inputs import normalised, tower_inputs
 from vistune.model.tower_shape import (
     TowerShape,
     describe_tower,
@@ -24,7 +25,6 @@ from vistune.model.tower_shape import (
     set_depth,
     tokens_first,
     tower_class,
-    tower_inputs,
 )
 from vistune.recipe.hub import fail_fast_without_network
 from vistune.types import Spec
@@ -68,7 +68,8 @@ class VisionTower(nn.Module):
         self.joint = spec.space == "joint"
         self.tower = tower
         self.feature_layers = layers_in(self.body.config, spec.feature_layer, spec.image_side, cut=cut)
-        self.shape = describe_tower(self.body.config, self.feature_layers, spec.image_side)
+        shape = describe_tower(self.body.config, self.feature_layers, spec.image_side)
+        self.shape = shape.padded_to(spec.patch_budget)
         self.has_class_slot = spec.feature_tokens == "cls_patch"
         # With `layer_norm`, a norm without weights; with `tower`, the name of the tower's own.
         plain = spec.feature_norm == "layer_norm"
@@ -98,20 +99,20 @@ class VisionTower(nn.Module):
         stack = list(self.body.get_submodule(self.shape.stack))[:-1]
         return [layer for layer in stack if not layer._forward_hooks]
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, grids: Tensor | None = None) -> Tensor:
         """Encode tiles, uint8 (tiles, 3, side, side), as features (tiles, tokens, width).
 
-        A frozen tower keeps no activations.
+        With `grids` (tiles, 2), tiles are NaFlex patches, uint8 (tiles, patches, values); the features after a tile's
+        rows * columns patches mean nothing. A frozen tower keeps no activations.
         """
         is_trained = torch.is_grad_enabled() and next(self.tower.parameters()).requires_grad
         with torch.set_grad_enabled(is_trained):
-            normalised = (images.to(self.mean.dtype) - self.mean) / self.std
-            states = self._hidden_states(normalised.to(next(self.tower.parameters()).dtype))
+            pixels = normalised(images, self.mean, self.std).to(next(self.tower.parameters()).dtype)
+            states = self._hidden_states(tower_inputs(self.body, pixels, grids))
             return torch.cat([self._features(state) for state in states], dim=-1)
 
-    def _hidden_states(self, pixels: Tensor) -> list[Tensor]:
+    def _hidden_states(self, arguments: Mapping[str, Tensor | None]) -> list[Tensor]:
         """Return the hidden states of the feature layers, as transformers does with `output_hidden_states`."""
-        arguments = tower_inputs(self.body, pixels)
         if not self.shape.cuts:
             all_states = self.body(**arguments, output_hidden_states=True).hidden_states
             return [all_states[layer] for layer in self.feature_layers]
@@ -190,7 +191,7 @@ class FusedTowers(nn.Module):
         """Return the layers of both towers that may be compiled."""
         return [layer for tower in self.towers for layer in tower.layers()]
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, grids: None = None) -> Tensor:
         """Encode tiles, uint8 (tiles, 3, side, side), as features (tiles, patches, width of both)."""
         grid = self.towers[0].shape.rows, self.towers[0].shape.columns
         features = []

@@ -20,7 +20,7 @@ from vistune.errors import RecipeError
 from vistune.model.attention import attending_again, documents
 from vistune.model.cache import Cache, KVCache, Prefill, PrefillDone, Prefix, SeparateCaches, SeparatePrefill
 from vistune.model.head import Head
-from vistune.model.image_rules import ImageRules, image_rules
+from vistune.model.image_rules import ImageRules, image_rules, resolve_image_mode
 from vistune.model.language import (
     embed,
     head_of,
@@ -87,17 +87,23 @@ class VisionLanguageModel(nn.Module):
 
     def features(self, batch: Batch) -> Tensor:
         """Return the features (slots, width) of the row's image slots; without images, those of its blank tile."""
-        tiles = self.encode(batch.images)
-        if self.newline is None or batch.slots is None:
-            flat: Tensor = tiles.flatten(0, 1)
-            return flat if self.newline is None else torch.cat([flat, self.newline[None].to(flat.dtype)])
-        return self.place(tiles, batch.slots)
+        tiles = self.encode(batch.images, batch.grids)
+        if batch.slots is not None:
+            return self.place(tiles, batch.slots)
+        flat: Tensor = tiles.flatten(0, 1)
+        return flat if self.newline is None else torch.cat([flat, self.newline[None].to(flat.dtype)])
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Encode tiles, uint8 (tiles, 3, side, side) or a frozen tower's features, as (tiles, slots, width)."""
-        features: Tensor = images if images.is_floating_point() else self.vision(images)
+    def encode(self, images: Tensor, grids: Tensor | None = None) -> Tensor:
+        """Encode tiles (`Batch.images`, `Batch.grids`) as (tiles, slots, width).
+
+        A NaFlex tile is padded: an image uses the first of its slots (`Batch.slots`).
+        """
+        features: Tensor = images if images.is_floating_point() else self.vision(images, grids)
         # A frozen tower may be in bf16 and the projector in fp32, and generation uses no autocast.
-        tiles: Tensor = self.projector(features.to(next(self.projector.parameters(), features).dtype))
+        features = features.to(next(self.projector.parameters(), features).dtype)
+        budget = self.spec.patch_budget
+        joins = budget is not None and budget.cell > 1
+        tiles: Tensor = self.projector(features, grids) if joins else self.projector(features)
         # More slots than the text has would shift features from one image to the next without an error.
         require_shape(self.spec.projector, tiles, (len(images), self.spec.slots_per_image, self.spec.language_width))
         return tiles
@@ -239,12 +245,16 @@ def spec_of(model: Model, vision: VisionConfig, width: int, vocabulary: int, rul
     rules = rules.copy()
     if rules.get("image_side") != shape.side:
         rules["image_side"], rules["image_resize"] = shape.side, 0
+    mode, budget = resolve_image_mode(model, vision, rules.pop("patch_budget", None))
+    tokens = slots_of_tile(shape, model.feature_tokens)
+    if budget is not None:
+        rules["patch_budget"], tokens = budget, budget.most
     if model.projector == "identity" and vision_width != width:
         raise RecipeError(
             f"model.projector=identity: the tower's width {vision_width} is not the language model's {width}",
             "use linear or mlp2x_gelu",
         )
-    anyres = model.image_mode == "anyres"
+    anyres = mode == "anyres"
     if anyres and model.feature_tokens != "patch":
         raise RecipeError("model.image_mode=anyres needs features of patches only", "use feature_tokens=patch")
     canvases = (model.canvases or default_canvases(shape.side)) if anyres else ()
@@ -258,14 +268,14 @@ def spec_of(model: Model, vision: VisionConfig, width: int, vocabulary: int, rul
         vision_width=vision_width,
         language_width=width,
         vocabulary=vocabulary,
-        slots_per_image=tried_slots(model.projector, slots_of_tile(shape, model.feature_tokens), vision_width, width),
+        slots_per_image=tried_slots(model.projector, tokens, vision_width, width, budget),
         projector=model.projector,
         template=model.template or "v1",
         feature_layer=model.feature_layer,
         feature_tokens=model.feature_tokens,
         feature_norm=resolve_norm(model.feature_norm, shape, model.space),
         space=model.space,
-        image_mode=model.image_mode,
+        image_mode=mode,
         canvases=canvases,
         tokenization=model.tokenization,
         **rules,

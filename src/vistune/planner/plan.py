@@ -175,7 +175,7 @@ def plan(
     if parent is None:
         sizes, spec = sizes_of(recipe.model)
     else:
-        sizes, spec = sizes_of(parent.model, parent.configs, cut=parent.cut)
+        sizes, spec = sizes_of(parent.model, parent.configs, cut=parent.cut, spec=parent.processor.spec)
     loads = _loads(recipe, parent, spec, options.samples, progress)
     cpu = this_cpu(sizes, bf16=uses_bf16("auto", "cpu"))
     devices = [replace(device, flops=options.flops or device.flops) for device in (cpu, *GPUS.values())]

@@ -117,20 +117,26 @@ def setup_of(stage: Stage, *, bf16: bool, on_gpu: bool = False) -> StageSetup:
 
 
 def sizes_of(
-    model: Model, configs: tuple[Sequence[VisionConfig], LanguageConfig] | None = None, *, cut: bool = False
+    model: Model,
+    configs: tuple[Sequence[VisionConfig], LanguageConfig] | None = None,
+    *,
+    cut: bool = False,
+    spec: Spec | None = None,
 ) -> tuple[ModelSizes, Spec]:
     """Compute a recipe's model sizes from configs only. Raises RecipeError if a config is not on this machine.
 
     Args:
         configs: The towers' and the language model's, if they are not in separate folders.
         cut: Whether the tower already ends at the feature layer.
+        spec: The model's spec if it is known. Default: read from the backbones' files.
     """
     names = [name for part, name in model.backbones.items() if part != "language"]
     visions, text = configs or (
         [config_of(name, "vision") for name in names],
         transformers_config(config_of(model.language, "language")),
     )
-    language, spec = language_shape(text), spec_without_weights(model, visions, text, cut=cut)
+    language = language_shape(text)
+    spec = spec or spec_without_weights(model, visions, text, cut=cut)
     towers = tuple(tower_of(vision, own, cut=cut) for vision, own in zip(visions, specs_of_towers(spec), strict=True))
     with torch.device("meta"):
         projector = projector_named(model.projector).build(spec.vision_width, language.width)
@@ -144,7 +150,7 @@ def tower_of(vision: VisionConfig, spec: Spec, *, cut: bool = False) -> TowerSha
     tower = describe_tower(vision, layers_in(vision, spec.feature_layer, spec.image_side, cut=cut), spec.image_side)
     norm = tower.norm_parameters if spec.space == "joint" or spec.feature_norm == "tower" else 0
     projection = spec.vision_width * tower.hidden if spec.space == "joint" else 0
-    return replace(tower, parameters=tower.parameters + norm + projection)
+    return replace(tower.padded_to(spec.patch_budget), parameters=tower.parameters + norm + projection)
 
 
 def spec_without_weights(
@@ -220,7 +226,10 @@ class Load:
 
 
 class SampleSizes(NamedTuple):
-    """Arrays with one value per sample. With anyres, the number of tiles is estimated from the slots."""
+    """Arrays with one value per sample. With anyres, the number of tiles is estimated from the slots.
+
+    With NaFlex, every image is one tile, which the tower pads to the most patches.
+    """
 
     tokens: np.ndarray
     supervised: np.ndarray
@@ -232,6 +241,9 @@ def sample_sizes(planned: PlannedStage) -> SampleSizes:
     parts, spec = planned.samples.parts, planned.processor.spec
     tokens = np.concatenate([index.lengths[rows] for index, rows in parts])
     supervised = np.concatenate([index.columns["supervised"][rows] for index, rows in parts])
+    if spec.image_mode == "naflex":
+        images = np.concatenate([index.columns["images"][rows] for index, rows in parts])
+        return SampleSizes(tokens, supervised, images.astype(int))
     text = np.concatenate([index.columns["text_tokens"][rows] for index, rows in parts])
     return SampleSizes(tokens, supervised, np.ceil((tokens - text) / spec.slots_per_image).astype(int))
 

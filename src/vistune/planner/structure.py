@@ -35,6 +35,7 @@ class ModelFacts:
         slots_per_tile: Per tile, after the projector.
         tiles: (least, most) of the canvas; None if an image is one tile.
         slots: (least, most) of an image, row ends included.
+        most_patches: With NaFlex, the most patches of an image, which keeps its aspect ratio; else None.
         parameters: By part.
     """
 
@@ -59,6 +60,7 @@ class ModelFacts:
     vocabulary: int
     template: str
     parameters: Mapping[str, int]
+    most_patches: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,16 +181,18 @@ def model_facts(structure: Structure, model: VisionLanguageModel) -> ModelFacts:
     from vistune.processor.tiles import anyres_slots
 
     spec, tower = structure.spec, model.vision.towers[0].shape
+    budget = spec.patch_budget
     leaves = [module for module in model.projector.modules() if not list(module.children())]
     tiles = [width * height // spec.image_side**2 for width, height in spec.canvases]
     # An image in the shape of a canvas fills it; one in a shape between two canvases' takes fewer rows or columns.
     slots = [len(anyres_slots(canvas, spec)) for canvas in spec.canvases] or [spec.slots_per_image]
+    slots += [1] if budget is not None else []
     return ModelFacts(
         vision=structure.names[0],
         vision_type=" + ".join(each.shape.kind for each in model.vision.towers),
         vision_layers=(tower.kept, tower.depth),
         vision_width=spec.vision_width,
-        patch=tower.side // tower.columns,
+        patch=tower.side // tower.columns if budget is None else budget.patch,
         side=spec.image_side,
         class_token=spec.feature_tokens == "cls_patch",
         joint=spec.space == "joint",
@@ -209,6 +213,7 @@ def model_facts(structure: Structure, model: VisionLanguageModel) -> ModelFacts:
         vocabulary=spec.vocabulary,
         template=spec.template,
         parameters=parameters_of(model),
+        most_patches=None if budget is None else budget.most,
     )
 
 

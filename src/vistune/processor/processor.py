@@ -22,16 +22,35 @@ from vistune.errors import DataError, RecipeError
 from vistune.files import read_json, write_json
 from vistune.processor.images import image_size
 from vistune.processor.templates import BOS, EOS, Control, TextPiece, chat_template
-from vistune.processor.tiles import anyres_slots, load_tiles, shift_tiles, slots_of
+from vistune.processor.tiles import (
+    blank_tiles,
+    grids_of_sizes,
+    load_tiles,
+    shift_tiles,
+    slots_of,
+    slots_of_size,
+)
 from vistune.processor.tokenizer_files import TokenizerLike, load_tokenizer, save_tokenizer
 from vistune.processor.tokenizer_template import TokenizerTemplate, template_for
 from vistune.processor.tokens import Encoded, Encoder, collapse_slots
-from vistune.types import IGNORE, Batch, Example, ImageRef, Message, Sample, Spec, TowerInput
+from vistune.types import (
+    IGNORE,
+    SIZED_MODES,
+    Batch,
+    Example,
+    ImageRef,
+    Message,
+    PatchBudget,
+    Sample,
+    Spec,
+    TowerInput,
+)
 
 PixelReader = Callable[[ImageRef, Spec], torch.Tensor]
 # Texts of the conversations that show at start-up whether a template and a tokenizer fit.
 LONG_ANSWER = "The image shows a red circle and two blue squares. " * 40
 MARKUP = "<b>1 < 2</b> {{ x }} {% if y %} ### [x](y) \\n | & &amp;"
+ONE_PATCH = torch.ones((1, 2), dtype=torch.int64)  # grid of a blank tile
 
 
 class Processor:
@@ -82,11 +101,12 @@ class Processor:
         """Return a processor with another image mode.
 
         Raises:
-            RecipeError: If only one of the two modes is anyres, whose models have a newline vector.
+            RecipeError: If the modes differ and one is anyres, whose models have a newline vector, or naflex, whose
+                images have different numbers of tokens.
         """
         if mode == self.spec.image_mode:
             return self
-        if "anyres" in (mode, self.spec.image_mode):
+        if {mode, self.spec.image_mode} & set(SIZED_MODES):
             raise RecipeError(
                 f"image_mode: {mode}: this model was trained with {self.spec.image_mode}", "remove image_mode"
             )
@@ -153,14 +173,14 @@ class Processor:
         return replace(example, labels=torch.full_like(example.input_ids, IGNORE))
 
     def _example(self, encoded: Encoded, pixels: PixelReader = load_tiles) -> Example:
-        side = self.spec.image_side
-        tiles = [pixels(image, self.spec) for image in encoded.images]
-        images = torch.cat(tiles) if tiles else torch.zeros((0, 3, side, side), dtype=torch.uint8)
-        slots = None
-        if self.spec.image_mode == "anyres":
-            of_images = (anyres_slots(image_size(image), self.spec) for image in encoded.images)
-            slots = _joined_slots(zip(of_images, map(len, tiles), strict=True))
-        return Example(torch.tensor(encoded.ids), torch.tensor(encoded.labels), images, slots)
+        spec, ids, labels = self.spec, torch.tensor(encoded.ids), torch.tensor(encoded.labels)
+        tiles = [pixels(image, spec) for image in encoded.images]
+        images = torch.cat(tiles) if tiles else blank_tiles(spec, 0)
+        if not spec.slots_vary:
+            return Example(ids, labels, images)
+        sizes = [image_size(image) for image in encoded.images]
+        slots = _joined_slots(zip((slots_of_size(size, spec) for size in sizes), map(len, tiles), strict=True))
+        return Example(ids, labels, images, slots, grids_of_sizes(sizes, spec))
 
     def shown(self, sample: Sample) -> dict[str, Any]:
         """Return id, input_ids and labels as `vistune show --json` prints them: one -200 per image."""
@@ -253,6 +273,8 @@ def read_spec_file(path: Path) -> Spec:
     try:
         fields: dict[str, Any] = {key: _tuples(value) for key, value in tree.items()}
         fields["towers"] = tuple(TowerInput(**tower) for tower in fields.get("towers", ()))
+        if fields.get("patch_budget"):
+            fields["patch_budget"] = PatchBudget(**fields["patch_budget"])
         return Spec(**fields)
     except TypeError as error:
         raise DataError(f"{path}: not a vistune spec: {error}", f"keys seen: {json.dumps(sorted(tree))}") from None
@@ -274,6 +296,7 @@ def collate(examples: Sequence[Example], ids: Sequence[str] = ()) -> Batch:
     supervised = labels != IGNORE
     supervised[starts[:-1]] = False  # a document's first token has no token before it to be predicted from
     blank = torch.zeros((1, *examples[0].images.shape[1:]), dtype=torch.uint8)
+    grids = [example.grids for example in examples if example.grids is not None]
     return Batch(
         input_ids=torch.cat([example.input_ids for example in examples]),
         labels=labels,
@@ -283,18 +306,20 @@ def collate(examples: Sequence[Example], ids: Sequence[str] = ()) -> Batch:
         supervised=int(supervised.sum()),
         ids=tuple(ids),
         slots=_joined_slots((example.slots, len(example.images)) for example in examples),
+        grids=(torch.cat(grids) if images else ONE_PATCH) if grids else None,
     )
 
 
-def blank_batch(side: int) -> Batch:
+def blank_batch(spec: Spec) -> Batch:
     """Return a row of one token, one blank tile and no label, for a process without a row of its own in a step."""
     return Batch(
         input_ids=torch.zeros(1, dtype=torch.int64),
         labels=torch.full((1,), IGNORE),
         positions=torch.zeros(1, dtype=torch.int64),
         starts=torch.tensor([0, 1], dtype=torch.int32),
-        images=torch.zeros((1, 3, side, side), dtype=torch.uint8),
+        images=blank_tiles(spec, 1),
         supervised=0,
+        grids=ONE_PATCH if spec.image_mode == "naflex" else None,
     )
 
 

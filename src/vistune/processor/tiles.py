@@ -1,14 +1,15 @@
 """Cut an image into tiles, and map its slots to tiles, patches and areas of the image.
 
-`square` and `pad` make one tile. `anyres` makes an overview and the tiles of the canvas that fits the image best
-(LLaVA 1.6, https://llava-vl.github.io/blog/2024-01-30-llava-next). The area that the canvas adds around the image gets
-no slots, and every row of patches ends in one slot for the model's `newline` vector. The number of slots depends only
-on the image's size.
+`square` and `pad` make one tile. `naflex` makes one tile of patches (`patch_grids.py`). `anyres` makes an overview and
+the tiles of the canvas that fits the image best (LLaVA 1.6, https://llava-vl.github.io/blog/2024-01-30-llava-next). The
+area that the canvas adds around the image gets no slots, and every row of patches ends in one slot for the model's
+`newline` vector. The number of slots depends only on the image's size.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,6 +19,7 @@ from PIL import Image
 
 from vistune.errors import DataError
 from vistune.processor.images import fit, image_size, open_image, pad_to_square, resized_to
+from vistune.processor.patch_grids import budget_of, grid_of, load_patches, naflex_slots
 from vistune.types import ImageRef, Spec
 
 NEWLINE = -1  # tile number of a slot that the model's `newline` vector fills
@@ -37,13 +39,42 @@ def choose_canvas(size: Size, canvases: tuple[Size, ...]) -> Size:
 
 def slots_of(image: ImageRef, spec: Spec) -> int:
     """Return the number of slots of an image; no pixel is decoded."""
-    return count_slots(image_size(image), spec) if spec.image_mode == "anyres" else spec.slots_per_image
+    return count_slots(image_size(image), spec) if spec.slots_vary else spec.slots_per_image
 
 
 def count_slots(size: Size, spec: Spec) -> int:
-    """Return the number of slots of an anyres image: overview, and each row of patches with its newline."""
+    """Return the number of slots of an image of a model in which it varies.
+
+    anyres: the overview, and each row of patches with its newline. naflex: the image's own grid.
+    """
+    if spec.image_mode == "naflex":
+        budget = budget_of(spec)
+        return math.prod(grid_of(size, budget)) // budget.cell**2
     rows, columns = (len(span) for span in _shown(size, spec))
     return spec.slots_per_image + rows * (columns + 1)
+
+
+def slots_of_size(size: Size, spec: Spec) -> torch.Tensor | None:
+    """Return the tile and patch of each slot, (slots, 2) int64; None if every patch of every tile has a slot."""
+    if spec.image_mode == "naflex":
+        return naflex_slots(size, spec)
+    return anyres_slots(size, spec) if spec.image_mode == "anyres" else None
+
+
+def blank_tiles(spec: Spec, tiles: int) -> torch.Tensor:
+    """Return black tiles in the shape of `Example.images`."""
+    if spec.image_mode == "naflex":
+        budget = budget_of(spec)
+        return torch.zeros((tiles, budget.most, 3 * budget.patch**2), dtype=torch.uint8)
+    return torch.zeros((tiles, 3, spec.image_side, spec.image_side), dtype=torch.uint8)
+
+
+def grids_of_sizes(sizes: Sequence[Size], spec: Spec) -> torch.Tensor | None:
+    """Return the rows and columns of patches of each image, (images, 2) int64; None if the model is not NaFlex."""
+    if spec.image_mode != "naflex":
+        return None
+    grids = [grid_of(size, budget_of(spec)) for size in sizes]
+    return torch.tensor(grids, dtype=torch.int64).reshape(-1, 2)
 
 
 @lru_cache(maxsize=4096)
@@ -85,8 +116,10 @@ def _shown(size: Size, spec: Spec) -> tuple[range, range]:
 
 
 def load_tiles(image: ImageRef, spec: Spec) -> torch.Tensor:
-    """Return uint8 (tiles, 3, side, side), as the tower's own image processor gives before normalising."""
+    """Return an image as in `Example.images`, as the tower's own image processor gives it before normalising."""
     opened = open_image(image)
+    if spec.image_mode == "naflex":
+        return load_patches(opened, spec)
     if spec.image_mode == "anyres":
         return torch.stack([_tensor(tile) for tile in _anyres(opened, spec)])
     whole = pad_to_square(opened, spec) if spec.image_mode == "pad" else opened
@@ -139,6 +172,10 @@ def views_of(size: Size, spec: Spec) -> tuple[View, ...]:
     Raises:
         DataError: If the slots of a tile do not form a square grid.
     """
+    if spec.image_mode == "naflex":
+        budget = budget_of(spec)
+        rows, columns = (edge // budget.cell for edge in grid_of(size, budget))
+        return (View(rows, columns, torch.arange(rows * columns), (0.0, 0.0, 1.0, 1.0)),)
     skipped = int(spec.feature_tokens == "cls_patch")
     side = math.isqrt(spec.slots_per_image - skipped)
     if side * side != spec.slots_per_image - skipped:

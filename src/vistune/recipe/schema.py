@@ -326,10 +326,11 @@ class Model(Strict):
     space: Literal["hidden", "joint"] = Field(
         default="hidden", description="`joint` passes every token through CLIP's last norm and projection."
     )
-    image_mode: Literal["square", "pad", "anyres"] = Field(
-        default="square",
+    image_mode: Literal["auto", "square", "pad", "anyres", "naflex"] = Field(
+        default="auto",
         description="How an image becomes the tower's input: `square` follows the tower's own resize and crop rules, "
-        "`pad` pads to a square as LLaVA 1.5, `anyres` cuts tiles as LLaVA 1.6.",
+        "`pad` pads to a square as LLaVA 1.5, `anyres` cuts tiles as LLaVA 1.6, `naflex` keeps the aspect ratio in a "
+        "grid of patches, for SigLIP 2 NaFlex towers. `auto` is `naflex` for these towers and `square` for others.",
     )
     canvases: tuple[tuple[int, int], ...] | None = Field(
         default=None,
@@ -443,8 +444,11 @@ class Recipe(Strict):
             raise ValueError(f"validation.stages: {unknown[0]!r} is no stage; there are {', '.join(names)}")
         if any(stage.quantize is not None for stage in self.stages[:-1]):
             raise ValueError("`quantize` is for the last stage: adapters cannot be merged into a quantised base")
-        if self.model.image_mode == "anyres" and (own := [stage.name for stage in self.stages if stage.image_mode]):
-            raise ValueError(f"stage {own[0]} has an `image_mode` of its own, which an anyres model cannot: remove it")
+        mode, own = self.model.image_mode, [stage.name for stage in self.stages if stage.image_mode]
+        if mode in ("anyres", "naflex") and own:
+            raise ValueError(
+                f"stage {own[0]} has an `image_mode` of its own, which a model with {mode} cannot: remove it"
+            )
         changed = [stage.name for stage in self.stages[:-1] if {"language", "adapters"} & set(stage.learn)]
         if self.stages[-1].quantize is not None and changed:
             raise ValueError(

@@ -54,7 +54,7 @@ def model_drawing(name: str, facts: ModelFacts, labels: Labels) -> Drawing:
         aim=labels["model_aim"].format(count=f"{sum(facts.parameters.values()):,}"),
         has_tiles=facts.tiles is not None,
         patches=min(facts.side // facts.patch, MAX_PATCHES),
-        image_lines=[*tiles, labels["tile_pixels" if tiles else "pixels"].format(side=facts.side)],
+        image_lines=[*tiles, labels[_image_label(facts)].format(side=facts.side)],
         parts={
             part: {"source": source, "lines": lines[part], **_count(facts.parameters[part], labels)}
             for part, source in sources.items()
@@ -94,14 +94,21 @@ def _range_label(tiles: tuple[int, int], labels: Labels) -> str:
     return str(labels["tiles" if low < high else "tiles_same"].format(low=low, high=high))
 
 
-def _vision_lines(facts: ModelFacts, labels: Labels) -> list[str]:
-    used, all_layers = facts.vision_layers
-    tower = TOWERS.get(facts.vision_type, facts.vision_type)
+def _image_label(model: ModelFacts) -> str:
+    if model.most_patches is not None:
+        return "own_grid"
+    return "pixels" if model.tiles is None else "tile_pixels"
+
+
+def _vision_lines(model: ModelFacts, labels: Labels) -> list[str]:
+    used, all_layers = model.vision_layers
+    tower = TOWERS.get(model.vision_type, model.vision_type)
+    patches = labels["patches" if model.most_patches is None else "most_patches"]
     return [
         f"{tower} · {labels['used_layers'].format(kept=used, all=all_layers)}",
-        labels["patches"].format(grid=facts.side // facts.patch, patch=facts.patch),
-        *([labels["class_token"]] if facts.class_token else []),
-        *([labels["joint"]] if facts.joint else []),
+        patches.format(grid=model.side // model.patch, patch=model.patch, most=model.most_patches),
+        *([labels["class_token"]] if model.class_token else []),
+        *([labels["joint"]] if model.joint else []),
     ]
 
 

@@ -150,7 +150,7 @@ def _token_losses(
         for number in range(int(max(count for (count,) in trainer.world.gather(len(rows))))):
             row = rows[number] if number < len(rows) else ()
             examples = {k: example for k in row if (example := _encoded(processor, samples[k], pixels)) is not None}
-            batch = collate(list(examples.values())) if examples else blank_batch(processor.spec.image_side)
+            batch = collate(list(examples.values())) if examples else blank_batch(processor.spec)
             of_row, documents = trainer.token_losses(batch), documents_of(batch)
             for document, k in enumerate(examples):
                 losses[k] = of_row[documents == document]

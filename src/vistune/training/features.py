@@ -31,8 +31,9 @@ from vistune.files import own_code, replacing, user_cache, write_atomic, write_j
 from vistune.model import VisionLanguageModel
 from vistune.model.precision import uses_bf16
 from vistune.planner.sizes import samples_in_order
-from vistune.processor import load_tiles
-from vistune.processor.images import read_image
+from vistune.processor import blank_batch, load_tiles
+from vistune.processor.images import image_size, read_image
+from vistune.processor.tiles import grids_of_sizes
 from vistune.progress import OnMessage, Progress, no_progress
 from vistune.recipe import Stage
 from vistune.training.distributed.world import World
@@ -45,7 +46,9 @@ MOST_OF_THE_DISK = 0.5  # of its free space, that `auto` takes
 UNUSED = 30 * 86400  # seconds after which features that no run has opened are removed
 CODE = (
     "processor/images.py",
+    "processor/patch_grids.py",
     "processor/tiles.py",
+    "model/tower_inputs.py",
     "model/tower_shape.py",
     "model/vision.py",
 )  # our code that computes features
@@ -256,9 +259,11 @@ class _FrozenTower:
         spec = self.spec
         rules = {key: value for key, value in asdict(spec).items() if key.startswith(("image_", "feature_"))}
         versions = [version(name) for name in ("torch", "transformers", "pillow")]
-        decides = (rules, spec.towers, spec.canvases, spec.space, self._config(), self.bf16, versions, own_code(*CODE))
+        inputs = (spec.towers, spec.canvases, spec.patch_budget)
+        decides = (rules, inputs, spec.space, self._config(), self.bf16, versions, own_code(*CODE))
         digest.update(repr(decides).encode())
-        sample = self._run(torch.zeros((1, 3, spec.image_side, spec.image_side), dtype=torch.uint8))
+        blank = blank_batch(spec)
+        sample = self._run(blank.images, blank.grids)
         folder = user_cache() / "features" / digest.hexdigest()[:32]
         cache = Features(folder, (sample.shape[1], sample.shape[2]), sample.dtype)
         cache.refresh()
@@ -301,17 +306,27 @@ class _FrozenTower:
             waiting.append((path, load_tiles(ImageRef(path), self.spec)))
             if sum(len(tiles) for _, tiles in waiting) < count and number < len(paths):
                 continue
-            parts = []
-            for part in torch.cat([tiles for _, tiles in waiting]).split(count):
-                full = torch.cat([part, part.new_zeros((count - len(part), *part.shape[1:]))])
-                parts.append(self._run(full)[: len(part)])
-            features = torch.cat(parts).split([len(tiles) for _, tiles in waiting])
-            yield from zip([path for path, _ in waiting], features, strict=True)
+            of_images = [path for path, _ in waiting]
+            tiles = torch.cat([tiles for _, tiles in waiting])
+            grids = grids_of_sizes([image_size(ImageRef(path)) for path in of_images], self.spec)
+            features = torch.cat(list(self._in_parts(tiles, grids, count)))
+            yield from zip(of_images, features.split([len(tiles) for _, tiles in waiting]), strict=True)
             waiting.clear()
 
-    def _run(self, tiles: Tensor) -> Tensor:
+    def _in_parts(self, tiles: Tensor, grids: Tensor | None, count: int) -> Iterator[Tensor]:
+        """Yield the features of `count` tiles at a time; the last ones are filled up with blank tiles."""
+        for begin in range(0, len(tiles), count):
+            part = tiles[begin : begin + count]
+            full = torch.cat([part, part.new_zeros((count - len(part), *part.shape[1:]))])
+            of_part = None if grids is None else grids[begin : begin + count]
+            if of_part is not None:
+                of_part = torch.cat([of_part, of_part.new_ones((count - len(part), 2))])
+            yield self._run(full, of_part)[: len(part)]
+
+    def _run(self, tiles: Tensor, grids: Tensor | None) -> Tensor:
         """Run the tower; features (tiles, tokens, width) on the CPU."""
         device = self.device
+        grids = None if grids is None else grids.to(device)
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
-            features: Tensor = self.model.vision(tiles.to(device))
+            features: Tensor = self.model.vision(tiles.to(device), grids)
         return features.to("cpu", torch.bfloat16 if self.bf16 else features.dtype).contiguous()

@@ -123,13 +123,15 @@ def _against_transformers(model: VisionLanguageModel, stage: str, device: str) -
     lengths = [5, DOCUMENT, *([limit + 3] if limit is not None else []), 2]
     ids = torch.randint(model.spec.vocabulary, (sum(lengths),), generator=torch.Generator().manual_seed(0))
     starts = torch.tensor([0, *accumulate(lengths)])
+    blank = blank_batch(model.spec)
     row = Batch(
         input_ids=ids,
         labels=ids,
         positions=torch.cat([torch.arange(length) for length in lengths]),
         starts=starts,
-        images=blank_batch(model.spec.image_side).images,
+        images=blank.images,
         supervised=len(ids) - len(lengths),
+        grids=blank.grids,
     ).to(device)
     packed, loss_packed = model(row), ModelWithLoss(model)(row)[0]
     documents = model.embed_text(row.input_ids)[None].split(lengths, dim=1)

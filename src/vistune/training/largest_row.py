@@ -66,7 +66,7 @@ def _report(trainer: Trainer, model: Model, setup: StageSetup, size: RowSize, pe
     try:
         towers = [tower.tower.config for tower in trainer.model.vision.towers]
         configs = towers, unwrap(trainer.model.language).config
-        sizes, _ = sizes_of(model, configs, cut=True)
+        sizes, _ = sizes_of(model, configs, cut=True, spec=trainer.model.spec)
     except RecipeError as error:
         return f"{row}{_mb(peak)} without the optimizer; there is no forecast: {error.message}"
     processes = setup.processes if setup.parallelism == "fsdp" else 1

@@ -182,7 +182,7 @@ class Trainer:
         from a run that never stopped.
         """
         if isinstance(self.model_with_loss, DistributedDataParallel) and self.world.size > 2:
-            self._add_gradients(0, blank_batch(self.model.spec.image_side), 1, last=True)
+            self._add_gradients(0, blank_batch(self.model.spec), 1, last=True)
             self._forget()
 
     def run(self, start: int, after_step: Callable[[StepReport], None]) -> int:
