@@ -24,11 +24,10 @@ from vistune.types import Sample
 SAID = ["red", "빨간 원이 있습니다", "two <s> dots", "é", "🐶 a dog", "none"]
 
 
-@pytest.fixture(params=["square", "anyres"])
-def processor(tiny_backbones: Path, request: pytest.FixtureRequest) -> Processor:
-    model = Model(
-        vision=str(tiny_backbones / "vision"), language=str(tiny_backbones / "language"), image_mode=request.param
-    )
+@pytest.fixture(params=["square", "anyres", "naflex"])
+def processor(tiny_backbones: Path, towers: Path, request: pytest.FixtureRequest) -> Processor:
+    vision = towers / "naflex" if request.param == "naflex" else tiny_backbones / "vision"
+    model = Model(vision=str(vision), language=str(tiny_backbones / "language"), image_mode=request.param)
     return Processor(load_tokenizer(tiny_backbones / "language"), read_spec(model))
 
 
@@ -154,7 +153,7 @@ def test_a_picture_damaged_since_is_a_fault_of_its_row_where_its_size_counts(
     built(path, processor)
     (tmp_path / "3.png").write_bytes(b"no picture")
     faults = index(path, [tmp_path], processor).faults
-    assert [fault.reject.id for fault in faults] == (["r3"] if processor.spec.image_mode == "anyres" else [])
+    assert [fault.reject.id for fault in faults] == (["r3"] if processor.spec.slots_vary else [])
 
 
 def test_tokens_are_checked_without_pictures_only_where_none_is_needed(
@@ -165,7 +164,7 @@ def test_tokens_are_checked_without_pictures_only_where_none_is_needed(
     wanted = check([DataSource(file=path)], processor).tokens
     for image in tmp_path.glob("*.png"):
         image.unlink()
-    if processor.spec.image_mode == "anyres":
+    if processor.spec.slots_vary:
         with pytest.raises(RecipeError, match="sizes of the images"):
             check([DataSource(file=path)], processor, images=False)
     else:

@@ -46,6 +46,8 @@ LLAVA = ModelFacts(
     parameters={"vision": 290_909_184, "projector": 20_979_712, "language": 6_738_415_616},
 )
 TILES = replace(LLAVA, tiles=(2, 4), slots=(1752, 2928), class_token=True, joint=True, projector_steps=("GELU",) * 15)
+NAFLEX = replace(LLAVA, vision_type="siglip2_vision_model", patch=16, side=256, tower_tokens=256, slots_per_tile=256,
+                 slots=(1, 256), most_patches=256)  # fmt: skip
 TINY = replace(LLAVA, side=32, patch=16, tower_tokens=4, slots_per_tile=4, slots=(4, 4), projector_steps=())
 ALIGN = StageFacts(
     name="align",
@@ -111,6 +113,7 @@ def sheets(language: str) -> dict[str, Drawing]:
         return {
             "plain": model_drawing("llava", LLAVA, labels),
             "tiles": model_drawing("llava", TILES, labels),
+            "naflex": model_drawing("llava", NAFLEX, labels),
             "tiny": model_drawing("a-name-without-an-end" * 10, TINY, labels),
             "stages": stages_drawing("llava", [ALIGN, TUNE, FULL], labels),
         }

@@ -74,6 +74,7 @@ def test_every_kind_trains_saves_and_answers(
         assert any(not torch.equal(learnt[name], started[name]) for name in learnt if name.startswith(part)), part
     spec = assistant.processor.spec
     assert spec == run.processor.spec
+    assert run.recipe.model.image_mode == spec.image_mode != "auto"
     image = Image.open(rows.parent / "0.png")
     example = assistant.encode([{"role": "user", "content": [{"type": "image", "image": image}]},
                                 {"role": "assistant", "content": "red"}])  # fmt: skip
@@ -118,6 +119,25 @@ def test_a_stage_has_no_mode_of_its_own_over_a_model_whose_tokens_vary(
     going_on = validate({"from": str(origin), "data": str(rows), "stages": [stage]}, "test")
     with pytest.raises(RecipeError, match=f"image_mode: square: this model was trained with {kind}"):
         api.dry_run(going_on)
+
+
+def test_a_naflex_model_goes_on_is_planned_and_is_not_exported(
+    towers: Path, tiny_backbones: Path, rows: Path, tmp_path: Path
+) -> None:
+    recipe = recipe_of("naflex_shuffled", towers, tiny_backbones, rows, steps=1)
+    origin = api.train(recipe, tmp_path / "first")
+    for layout in ("llava-hf", "llava-original", "peft"):
+        with pytest.raises(RecipeError, match=f"--layout {layout}: .* this model's images have different grids"):
+            api.export(origin, tmp_path / layout, layout=layout)
+    stage = {"name": "more", "learn": {"projector": 1e-3}, "steps": 1, "samples_per_step": 6, "tokens_per_row": 4096}
+    going_on = validate({"from": str(origin), "data": str(rows), "stages": [stage]}, "test")
+    run = Run(going_on, tmp_path / "second", progress=no_progress)
+    (planned,) = api.plan(going_on).stages
+    run.start(resume=False)
+    (step,) = MetricsLog(tmp_path / "second" / "metrics.jsonl").read()
+    assert (planned.row.tokens, planned.row.tiles) == (step["tokens"], 6)  # the tower in the checkpoint has no rules
+    spec = api.load(tmp_path / "second", device="cpu").processor.spec
+    assert spec == api.load(origin, device="cpu").processor.spec
 
 
 def test_a_frozen_tower_is_named_and_not_copied(towers: Path, tiny_backbones: Path, rows: Path, tmp_path: Path) -> None:

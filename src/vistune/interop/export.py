@@ -123,6 +123,7 @@ def export_model(
     if out.exists():
         raise RecipeError(f"{out}: already exists", "give another folder")
     exported = exported_from(folder, dtype, device)
+    refuse_naflex(exported.spec, layout)
     expected = probe_ours(exported.assistant, probes())
     merges: list[ParityRow] = []
     if exported.model.adapted and layout != "peft":
@@ -179,6 +180,16 @@ def refuse_unknown(layout: str) -> None:
     """Raise RecipeError for a layout that is not written."""
     if layout not in QUANTISED_BY:
         raise RecipeError(f"--layout {layout!r} is not known", guess(layout, QUANTISED_BY))
+
+
+def refuse_naflex(spec: Spec, layout: str) -> None:
+    """Raise RecipeError for a NaFlex model, before its outputs are computed."""
+    if spec.image_mode == "naflex":
+        raise RecipeError(
+            f"--layout {layout}: LLaVA's tower takes square images; this model's images have different grids of "
+            "patches",
+            "use this folder with vistune, or train with another vision tower to export the model",
+        )
 
 
 def refuse_quantised(layout: str, bits: int) -> None:

@@ -172,6 +172,11 @@ def with_template(model: Model, template: str) -> Model:
     return model if model.template else model.model_copy(update={"template": template})
 
 
+def as_resolved(model: Model, spec: Spec) -> Model:
+    """Return a recipe's `model` section with the template and the image mode that its spec has."""
+    return model.model_copy(update={"template": model.template or spec.template, "image_mode": spec.image_mode})
+
+
 def model_section(spec: Spec, towers: Sequence[str], language: str) -> Model:
     """Return a recipe's `model` section for a spec and the backbones' folders."""
     keys = (

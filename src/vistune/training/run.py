@@ -17,7 +17,7 @@ from vistune.data import Loader, PixelCache, ShouldStop, never_stop
 from vistune.data.stages import PlannedStage, plan_stages
 from vistune.errors import DiskError, RecipeError, Stopped
 from vistune.files import Lock, write_atomic, write_json, write_jsonl
-from vistune.interop.load import ParentModel, recipe_processor, with_template
+from vistune.interop.load import ParentModel, as_resolved, recipe_processor
 from vistune.model import VisionLanguageModel, add_adapters, build, merge_adapters
 from vistune.model.language import is_quantised, load_language, unwrap
 from vistune.model.precision import parts_in_bf16, store_in_bf16
@@ -67,7 +67,7 @@ class Run:
         self.processor = recipe_processor(recipe, parent)
         if parent is not None:
             recipe = recipe.model_copy(update={"origin": parent.origin, "model": parent.model})
-        recipe = recipe.model_copy(update={"model": with_template(recipe.model, self.processor.spec.template)})
+        recipe = recipe.model_copy(update={"model": as_resolved(recipe.model, self.processor.spec)})
         self.recipe = recipe
         self.parent = parent
         self.out = out
