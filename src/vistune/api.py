@@ -150,7 +150,8 @@ def _generate_data(
     held_out = datagen.choose_held_out(images, config.held_out, config.seed)
     requests = datagen.make_requests(images, config)
     if not requests:
-        raise RecipeError(f"{source}: nothing to generate", "choose --kinds, and a source with images for them")
+        hint = "select other --kinds, or a source whose images have the captions or boxes that these kinds need"
+        raise RecipeError(f"{source}: nothing to generate", hint)
     if service is None:
         with progress("generate", len(requests)) as advance:
             generated = datagen.generate_by_rule(images, config, advance)

@@ -64,7 +64,10 @@ def evaluate(
     ] = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for the answers. Default: the run folder, if all questions are asked."),
+        typer.Option(
+            help="Folder for the answers. Default: the run folder. With --limit, answers are stored only if --out is "
+            "given."
+        ),
     ] = None,
     again: Again = False,
     device: Device = "auto",
@@ -162,7 +165,7 @@ def answer(
     quantize: Quantize = None,
     as_json: Json = False,
 ) -> None:
-    """Answer your own questions. Writes a predictions file. To resume, run the same command again."""
+    """Let a model answer your questions. Writes a predictions file. To resume, run the same command again."""
     loading = api.LoadOptions(device=device, dtype=dtype, quantize=quantize)
     bar = no_progress if as_json else progress_bar
     answered = api.answer(

@@ -21,7 +21,7 @@ REUSES_ALIGNED_BLOCKS = (2, 38)
 
 
 def restart_with_small_heap() -> None:
-    """Replace this process by the same command with `TUNABLES`, if it trains on a CPU and can profit."""
+    """Replace this process by the same command with `TUNABLES`, if it trains on a CPU and its glibc needs them."""
     has_gpu = Path("/dev/nvidiactl").exists()
     if not has_gpu and sys.gettrace() is None and can_profit(sys.argv[1:], os.environ, platform.libc_ver()):
         os.environ["GLIBC_TUNABLES"] = TUNABLES
@@ -29,7 +29,7 @@ def restart_with_small_heap() -> None:
 
 
 def can_profit(arguments: Sequence[str], environment: Mapping[str, str], libc: tuple[str, str]) -> bool:
-    """Return whether the command trains, the C library has the fault, and the user has not set up an allocator."""
+    """Return whether the command trains, glibc is older than 2.38, and the environment sets up no allocator."""
     name, version = libc
     numbers = tuple(int(part) for part in version.split(".") if part.isdigit())
     has_own = any(key.startswith(("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD")) for key in environment)

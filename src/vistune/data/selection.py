@@ -94,8 +94,8 @@ def select_records(
     """Select records by kind (the source's `kinds`, else the stage's), and then apply the source's `take`.
 
     Args:
-        keep: Whether their index stays in the cache.
-        data: The source's file, if already open.
+        keep: Whether to keep the index of the file's records in the cache.
+        data: The source's file, if it is already open.
 
     Raises:
         DataError: The file cannot be read, or has no record of the source's own kinds.

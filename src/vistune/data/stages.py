@@ -115,7 +115,7 @@ class _StageData:
 
 
 def plan_stages(recipe: Recipe, processor: Processor, progress: Progress) -> tuple[list[PlannedStage], list[Reject]]:
-    """Plan every stage; return the plans and the rejects of all, each once.
+    """Plan every stage. Return the plans and the rejected records of all stages, without repetitions.
 
     Raises:
         DataError: The data are bad or missing.

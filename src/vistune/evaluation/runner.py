@@ -141,7 +141,7 @@ def ask(
 
     Args:
         letters: Whether multiple-choice questions are answered by the likeliest letter, from one forward pass.
-        on_answers: Called with the answers that have just ended.
+        on_answers: Called with answers as they are completed.
     """
     pixels = PixelCache()  # decodes an image once for all of its questions
     engine = Engine(model, processor, batch_size=BATCH, prefixes_at_once=BATCH)  # no stream waits for its first token

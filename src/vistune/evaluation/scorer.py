@@ -114,7 +114,7 @@ def score_file(request: ScoreRequest, progress: Progress) -> ScoreResult:
     task = open_task(name, request.data)
     if request.opinions != 1:
         if not hasattr(task, "judge_runs"):
-            raise RecipeError(f"{name} grades each answer once", "leave --opinions out")
+            raise RecipeError(f"--opinions {request.opinions}: {name} uses no repeated judgements", "remove --opinions")
         task.judge_runs = request.opinions
     upload = request.submission is not None
     if request.judge is None:

@@ -188,7 +188,7 @@ class PythonMessage(ChatMessage):
 
 
 def check_message(message: ChatMessage, path: str) -> None:
-    """Raise FieldError if the role may not have images, or must have content."""
+    """Raise FieldError if a role other than user has an image, or a role other than assistant has no content."""
     if message.content is None and message.role != "assistant":
         what = "null" if "content" in message.model_fields_set else "missing"
         raise FieldError(f"{path}.content", what, f"give {EXPECTED['messages[].content']}")

@@ -72,7 +72,9 @@ def read(folder: Path, *, base: str | None, template: str | None, vision: str | 
         parts, base_folder = by_part(read_tensors(folder, pickles=True), "original", str(folder)), folder
         refuse_deltas(folder, parts["language"])
         if base:
-            raise CheckpointError(f"{folder}: contains a whole language model; --base is for LoRA folders", "remove it")
+            raise CheckpointError(
+                f"{folder}: contains a whole language model; --base is for LoRA folders", "remove --base"
+            )
     tower_name = vision or config.get("mm_vision_tower") or config.get("vision_tower")
     if not tower_name:
         raise CheckpointError(

@@ -107,7 +107,7 @@ def _traits(key: ConfigKey) -> LanguageTraits:
         return LanguageTraits(refused="its attention looks ahead")
     rule = _logit_rule(model)
     if rule is None:
-        return LanguageTraits(refused="its logits are more than the scaled, biased or capped output of its head")
+        return LanguageTraits(refused="its logits are not just its head's output with a scale, a bias or a soft cap")
     try:
         scale, has_cache = _run_on_embeddings(config, with_cache=bool(unpacked))
     except Exception as error:  # as above

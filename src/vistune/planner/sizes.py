@@ -177,7 +177,9 @@ def adapter_layers(shape: LanguageShape, lora: Lora) -> list[LinearMap]:
         known = sorted({linear.name for linear in shape.maps if linear.adaptable})
         raise RecipeError(
             f"lora.targets {', '.join(sorted(targets))}: no such linear layer in the language model",
-            f"use all-linear, attention, or of {', '.join(known)}" if known else "this model cannot get adapters",
+            f"use all-linear, attention, or names of layers: {', '.join(known)}"
+            if known
+            else "this model cannot get adapters: remove lora",
         )
     return adapted
 

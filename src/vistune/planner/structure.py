@@ -105,7 +105,7 @@ class Structure:
 
 
 def structure_of(recipe: Recipe, parent: ParentModel | None = None) -> Structure:
-    """Read the structure of a recipe's model, or of the model of `from`, which then names the parts in its folder.
+    """Read the structure of a recipe's model. With `from`, it is that of the given model, whose folder names the parts.
 
     Nothing is downloaded: the config of a hub name is read from `shapes.yaml` or the hub's cache.
     """

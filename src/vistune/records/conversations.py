@@ -219,7 +219,7 @@ def _is_supervised(turn: Fields, role: Role, location: str, path: str) -> bool:
         if value not in (0, 1):  # also True, False and 1.0
             raise RecordError(
                 location, f"{path}.{name}", f"expected true, false, 0 or 1, got {shown(value)}",
-                "weights between them are not supported: repeat the record, or give its file a `weight` in the recipe",
+                "other weights are not supported: repeat the record, or give its file a `weight` in the recipe",
             )  # fmt: skip
         if value and role != "assistant":
             hint = "only answers are: remove the field, or set it to false"

@@ -22,7 +22,7 @@ def location_of(file: object, number: int, nth: int = 0) -> str:
     """Format the location of a record in the user's file. All messages use this format.
 
     - `file:12`: line 12
-    - `file:12[3]`: index 3 of a JSON list, if an earlier record begins on the same line
+    - `file:12[3]`: index 3 of a JSON list, on line 12; only if another record begins on that line before it
     - `file.parquet:12`: row 12 of a parquet file, from 1
     - `shard.tar:key`: the sample with that key in a tar shard
     """

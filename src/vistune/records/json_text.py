@@ -26,11 +26,12 @@ def read_json(
     unread: Counter[str] | None = None,
     by_id: tuple[str, str] | None = None,
 ) -> Iterator[Record]:
-    """The records of a JSON file; its first character shows whether it is a list, JSON lines, or one object.
+    """Yield the records of a JSON file. Its first character shows whether it is a list, JSON lines, or one object.
 
     An object must contain one list whose objects have one of `own_fields` (`{"data": […]}`), or be a record itself. The
-    other fields of the object are counted in `unread`. With `by_id`, any other object is a map of ids, see
-    `_map_records`. Raises DataError if the file is empty, a list is cut off, or no list of records is found.
+    other fields of the object are counted in `unread`. `by_id` is the names of the id field and the text field. If it
+    is given, an object without such a list maps ids to records or texts. Raises DataError if the file is empty, a list
+    is cut off, or no list of records is found.
     """
     mark = len(codecs.BOM_UTF8) if file.read(3) == codecs.BOM_UTF8 else 0
     file.seek(mark)

@@ -54,7 +54,7 @@ class RunDetails:
 
 
 def write_run_report(run: Path, details: RunDetails | None = None, *, language: str = "en") -> Path:
-    """Write RUN/report.html, from the result to the recipe with which to repeat the run."""
+    """Write RUN/report.html. The page begins with the result and ends with the recipe for repeating the run."""
     labels = labels_of(language)
     details = details or RunDetails()
     summary = read_json_if_there(run / "summary.json") or {}

@@ -99,7 +99,8 @@ def newest_whole(out: Path, *, warn: bool = True) -> Path | None:
                 write_json(out / "skipped_checkpoint.json", {"path": path.name, "reason": str(error)})
     if saved:
         raise CheckpointError(
-            f"{out}: all checkpoints are damaged; see skipped_checkpoint.json for the oldest", "start a new run"
+            f"{out}: all checkpoints are damaged; skipped_checkpoint.json says what is wrong with the oldest",
+            "start a new run",
         )
     return None
 

@@ -140,7 +140,8 @@ def refuse_features(stage: Stage) -> None:
     """Raise RecipeError if a stage caches features but trains the tower that computes them."""
     if stage.cache_features == "on" and "vision" in stage.learn:
         raise RecipeError(
-            f"stage {stage.name}: cache_features is on, but the stage trains the vision tower", "leave one of them out"
+            f"stage {stage.name}: cache_features is on, but the stage trains the vision tower",
+            "set cache_features: off, or remove vision from learn",
         )
 
 

@@ -1,9 +1,9 @@
-"""Try a stage's largest row before the first step: measure the memory it takes, next to the forecast of `plan`.
+"""Run a stage's largest packed row before the first step, and compare its memory with the forecast of `plan`.
 
-planned stage + Trainer -> the largest row (of shards, that of the first one), forward and backward -> bytes at its peak
+planned stage + Trainer -> largest packed row (with shards: of the first shard) -> forward, backward -> peak bytes
 On a CPU the process's resident memory is reported too: the C library may keep the memory of freed tensors.
-A run whose largest row does not fit ends in its first minute. The trial changes nothing: its gradients are dropped, and
-random generators are seeded anew for every row.
+A run whose largest row does not fit ends in its first minute. This trial does not change the run: its gradients are
+dropped, and random generators are seeded anew for every row.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ def try_largest_row(training: StageTraining, model: Model, *, on_message: OnMess
     """Report the memory of the stage's largest row in the first process. Raises VistuneError if it does not fit.
 
     Args:
-        model: The recipe's.
-        stopping: If the run is asked to stop while the first shard is fetched, nothing is tried.
+        model: The `model` section of the recipe.
+        stopping: Returns whether the run was asked to stop. If it was while the first shard is fetched, nothing is
+            tried.
     """
     planned, trainer, parallelism = training.planned, training.trainer, training.parallelism
     world = trainer.world

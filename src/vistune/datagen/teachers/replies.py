@@ -123,7 +123,7 @@ def _refuse_chatter(turns: Turns) -> None:
     first, last = turns[0], turns[-1][1].rstrip().split("\n")[-1]
     opening = _OPENING.match(first[1]) if not first[0] else None
     if match := opening or _CLOSING.search(re.split(r"(?<=[.!?])\s+", last)[-1]):
-        raise ReplyError("shape", f"words about the reply: {match.group()[:60]!r}")
+        raise ReplyError("shape", f"the reply has words to the user around the text: {match.group()[:60]!r}")
 
 
 def _single_turn(parts: list[tuple[str, str]], text: str) -> Turns:

@@ -1,7 +1,8 @@
 """The bodies of requests and responses.
 
-Every number, list and string of a request has a bound. An unused field that would change the answer is refused by name.
-The others are returned, and listed in a response header.
+Every number, list and string of a request has a bound. A field that vistune does not support and that would change the
+answer is refused by name. `read_request` returns the paths of the other unsupported fields, and the response lists them
+in the header X-Ignored-Parameters.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Keep one model in several processes: DDP keeps a copy in each, FSDP2 a shard of every tensor.
 
 model -> ModelWithLoss -> DDP, or fully_shard by layer -> gradients averaged over all processes
-Copies of tensors and optimizer state are unsharded, so that any number of processes can resume from them.
+Checkpoints contain whole tensors and optimizer state, so any number of processes can resume from them.
 """
 
 from __future__ import annotations
