@@ -1,8 +1,8 @@
 """Send one request to an OpenAI-compatible endpoint and classify its answer.
 
-body -> POST -> Outcome: a reply, or a failure and what the caller must do: wait, send again, skip this request, or stop
-the run. Callers handle retries, rate limits, budget and journal. This module speaks the protocol, with limits on time
-and bytes.
+body -> POST -> Outcome: a reply, or a failure with the action of the caller: wait, send again, skip this request, or
+stop the run. Callers handle retries, rate limits, budget and journal. This module speaks the protocol, with limits on
+time and bytes.
 """
 
 from __future__ import annotations
