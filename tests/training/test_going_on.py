@@ -137,7 +137,7 @@ def test_a_tower_that_learnt_stays_whole_in_what_follows(make_recipe: MakeRecipe
 
 
 def test_from_and_model_exclude_each_other(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="`from` brings its model"):
+    with pytest.raises(RecipeError, match="`from` and `model` exclude each other"):
         validate({"from": "somewhere", "model": {}, "stages": [ALIGN]}, "test")
     recipe = validate({"from": {"model": "somewhere", "base": "vicuna"}, "stages": [ALIGN]}, "test")
     (tmp_path / "again.yaml").write_text(dump(recipe))
