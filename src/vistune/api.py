@@ -355,7 +355,7 @@ def dry_run(recipe: Recipe, *, progress: Progress = no_progress) -> list[DryRunS
 def selftest(recipe: Recipe, *, progress: Progress = no_progress) -> list[GradientComparison]:
     """Compare the losses and gradients of each stage's first step, computed in several ways.
 
-    The step's samples are packed, computed one by one, in two halves, and by all processes together.
+    The step's samples are packed, computed with one sample per row, in two accumulated halves, and by all processes.
     """
     from vistune.training import Run, open_world, selftest
 
@@ -426,7 +426,7 @@ def answer(
     on_message: OnMessage = ignore_message,
     **options: Unpack[AnswerOptions],
 ) -> AnsweredFile:
-    """Answer a user's own questions into a predictions file; a killed call resumes.
+    """Let a model answer a user's questions, and write a predictions file. After a kill, the same call resumes.
 
     Args:
         on_message: Called with a message for each unread field of the questions.

@@ -188,7 +188,7 @@ def answer(
 
 
 def folder_of(data: Path, task: str, *, many: bool) -> Path:
-    """Return the data folder of a task: of `many` tasks the subfolder with its name, if there is one, else `data`.
+    """Return the data folder of a task: `data`, or with `many` tasks the subfolder with the task's name if it exists.
 
     The folder of the synthetic scenes has an image folder called `scenes`, which is not the data of the task `scenes`.
     """

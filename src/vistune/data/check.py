@@ -38,7 +38,7 @@ NAMED_IMAGES = 5  # images of a group that one note names
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What the data hold and what is wrong with them.
+    """Counts of the data, and everything that is wrong with them.
 
     Attributes:
         rows: Number of records.
@@ -48,8 +48,8 @@ class CheckReport:
         tokens: Smallest, median and largest sample, image slots included; zeros without a processor.
         learnt_tokens: Number of supervised tokens.
         warnings: Counts of values filled in while reading, and of notes by reason.
-        faults: What stops training, each with its location.
-        notes: What may be a mistake, each with its location.
+        faults: Faults that stop training, each with its location.
+        notes: Possible mistakes, each with its location.
         missing: Missing images by folder, for the folders with the most.
         unread_fields: Fields of the files that are not read.
         guessing: How many answers can be guessed without the image, by type of question and language.

@@ -89,7 +89,7 @@ def folders_of(data: DataFile, images: Path | None) -> list[Path]:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """The good records of one file in its order, one array per column, and the faults of the others.
+    """The good records of one file in the file's order, one array per column, and the faults of the bad records.
 
     Attributes:
         data: The file.

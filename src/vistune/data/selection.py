@@ -32,7 +32,7 @@ class SelectionRules:
     """Which records of its sources a stage trains on.
 
     Attributes:
-        kinds: Kinds of the records; a source's own kinds come first. None: all.
+        kinds: Kinds of the records, for sources without `kinds`. None: all.
         tokens_per_row: Longest sample; None: any length.
         cut: Cut samples longer than `tokens_per_row` at the end of a turn. Otherwise, or if no turn fits, they are
             faults.

@@ -120,7 +120,7 @@ def word(content: Content, kind: str, language: str, rng: random.Random) -> Ques
 
 
 def _count_texts(slots: Mapping[str, object], language: str) -> dict[str, str]:
-    """Word the numbers with their objects: "two dogs" and "two", "개 두 마리" and "두 마리".
+    """Return the texts of the numbers with their objects: "two dogs" and "two", "개 두 마리" and "두 마리".
 
     0 stands for a crowd. With None, the number is not known: "a dog", "개".
     """
@@ -146,7 +146,7 @@ def _count_texts(slots: Mapping[str, object], language: str) -> dict[str, str]:
 
 
 def _slot_texts(slot: str, value: object, language: str) -> dict[str, str]:
-    """Word the value of a slot, with the forms that sentences need: article, plural, counter, place."""
+    """Return the texts of a slot's value, with the forms that sentences need: article, plural, counting word, place."""
     if isinstance(value, Box):
         text = words.name(value, language)
         return {slot: text, f"one_{slot}": words.one(text, value.label) if language == "en" else text}

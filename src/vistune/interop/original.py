@@ -45,7 +45,7 @@ DELTA = 0.1  # a last norm with a smaller mean absolute weight is the difference
 
 
 def is_original(folder: Path, config: Mapping[str, Any]) -> bool:
-    """Return whether a config is of this layout: by its class or its `mm_*` keys.
+    """Return whether a config has the original LLaVA's layout, by its class or its `mm_*` keys.
 
     `model_type` does not show it, because it is "llava" in transformers' layout too.
     """

@@ -58,8 +58,9 @@ class Outcome:
 
     Attributes:
         body: The response body, cut at LARGEST_BODY; a stream is joined into one completion.
-        reason, error: The service's message, in one line and parsed.
-        about: The subject of a refusal.
+        reason: The service's message in one line.
+        error: The service's message, parsed.
+        about: The subject of a refusal, such as the key or the model.
         seconds: Wall time.
     """
 

@@ -267,7 +267,7 @@ class RequestRunner:
             await self.rate_limiter.refused()
 
     def note_reach(self, outcome: Outcome) -> None:
-        """Note whether the address ever answered. Outages of one that did are waited out."""
+        """Note whether the address has ever answered. If it has, the run waits for the end of an outage."""
         self.reached = self.reached or outcome.kind != "failed" or outcome.status != 0
         self.unreached += not self.reached
 

@@ -154,7 +154,7 @@ def attention_for(config: LanguageConfig) -> str | None:
 
 
 def is_packed(language: nn.Module) -> bool:
-    """Return whether the model was loaded with our attention, so that documents share a row."""
+    """Return whether the model was loaded with our attention, so that it reads packed rows of several documents."""
     return unwrap(language).config._attn_implementation == NAME
 
 
@@ -296,8 +296,8 @@ def last_mlp(body: nn.Module) -> nn.Module | None:
 def last_mlp_at(body: nn.Module, at: Tensor | None, tokens: int) -> Iterator[None]:
     """While the block lasts, compute the last layer's MLP only at positions `at` (n,) of the row, zeros elsewhere.
 
-    The MLP's output reaches nothing but its own token's state, and training uses the states of a fifth of the tokens or
-    fewer. The whole MLP is computed if layers are recomputed, and if `at` is empty: every weight then has a gradient of
+    The MLP's output affects only the state of its own token, and training usually uses a fifth of the states or fewer.
+    The whole MLP is computed if layers are recomputed, and if `at` is empty: every weight then has a gradient of
     zeros, as all processes of a run need it.
     """
     mlp = last_mlp(body)

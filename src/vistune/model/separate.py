@@ -1,7 +1,7 @@
 """Caches of a language model that our packed attention cannot run: transformers' own, one per sequence.
 
-`SeparatePrefill` and `SeparateCaches` stand for `Prefill` and `KVCache` in generation. Sequences are computed one after
-another, so that none depends on another, and no prefix is shared: a state-space layer has no keys that could be.
+`SeparatePrefill` and `SeparateCaches` replace `Prefill` and `KVCache` in generation. Sequences are computed one after
+another, so that none depends on another. No prefix is shared, because a state-space layer has no keys to share.
 """
 
 from __future__ import annotations

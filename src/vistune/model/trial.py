@@ -63,7 +63,7 @@ def decoder_of(model: Any) -> Any:
 
 
 def language_traits(config: LanguageConfig) -> LanguageTraits:
-    """Return how a model of this config is run. The first call for a config builds the model on the meta device."""
+    """Return the traits of a config's model. The first call for a config builds the model on the meta device."""
     with torch.device("cpu"):  # the caller may build its own model on the meta device
         return _traits(ConfigKey(config))
 

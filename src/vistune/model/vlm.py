@@ -160,7 +160,7 @@ class VisionLanguageModel(nn.Module):
 
     @property
     def packed(self) -> bool:
-        """Whether documents share a row; otherwise the language model reads one document at a time."""
+        """Whether the language model reads packed rows of several documents; otherwise it reads one at a time."""
         return is_packed(self.language)
 
     @property

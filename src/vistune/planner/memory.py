@@ -108,7 +108,7 @@ def _saved_by_quantising(shape: LanguageShape, bits: int | None) -> float:
 
 
 def _of_full_width(sizes: ModelSizes, setup: StageSetup, part: str, count: int) -> float:
-    """Numbers of a part that are not quantised."""
+    """Return how many numbers of a part are not quantised."""
     packed = part == "language" and setup.quantize is not None
     return count - sizes.language.layers * sizes.language.linear if packed else count
 
@@ -128,7 +128,7 @@ def optimizer_bytes(sizes: ModelSizes, setup: StageSetup) -> float:
 
 
 def activations(sizes: ModelSizes, setup: StageSetup, row: RowSize) -> float:
-    """Compute the bytes that a row's backward pass needs, and those in use for a moment at the peak."""
+    """Compute the bytes kept for a row's backward pass, and the temporary bytes at the peak."""
     d, tiles = sizes.language.width, row.tiles
     features = WIDE * tiles * sizes.slots * (sizes.vision_width + d * (2 * sizes.projector_layers - 1))
     pixels = tiles * 3 * max(tower.side for tower in sizes.towers) ** 2 * (1 + (WIDE if "vision" in setup.learn else 0))

@@ -116,7 +116,7 @@ class StageForecast:
         parameters: By part.
         learn: The trained parts.
         steps: None if it depends on data that are not on this machine.
-        samples: None likewise.
+        samples: None if the data are not on this machine.
         assumed: How the data were assumed; "" if they were counted.
         row: The packed row that takes most memory.
     """

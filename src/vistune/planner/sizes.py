@@ -206,7 +206,7 @@ class Load:
 
     Attributes:
         worst: The packed row that takes most memory.
-        steps: None if nobody can know it.
+        steps: None if it is unknown.
         pairs: Pairs of a token with itself and with each one before it in its document.
         assumed: How the numbers were assumed; "" if they were counted in the data.
     """

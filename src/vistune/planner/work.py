@@ -2,14 +2,15 @@
 
 model, or sizes + setup -> Work (FLOPs per tile, token, pair of tokens, supervised token) -> FLOPs of a row, a stage
 
-A multiplication and an addition count as two FLOPs. A weight takes part in one product per token forward, in one
-backward if something before it is trained, and in one more if it is trained itself. `work_of_model` counts what a row
-needs, for MFU: recomputed activations earn nothing. `work_of_sizes` counts what the machine does, for the forecast of
-time: recomputed layers run forward twice, and attention computes its scores again in the backward pass.
+A multiplication and an addition count as two FLOPs. A weight is multiplied once per token in the forward pass, once in
+the backward pass if something before it is trained, and once more if it is trained itself. `work_of_model` counts the
+FLOPs that a row needs, for MFU; recomputed activations do not count. `work_of_sizes` counts the FLOPs that the machine
+computes, for the forecast of time: recomputed layers run forward twice, and attention computes its scores again in the
+backward pass.
 
-Time is FLOPs over a rate, plus bytes read and written outside of matrix products over a bandwidth, AdamW's 36 bytes per
-trainable number and step included. Both rates of this CPU are measured in a moment; those of a named GPU are a share of
-its data sheet's, and an assumption.
+Time is FLOPs divided by a rate, plus the bytes that are read and written outside of matrix multiplications (with
+AdamW's 36 bytes per trainable number and step) divided by a bandwidth. Rate and bandwidth are measured on this CPU. For
+a GPU they are an assumption: a share of the values in its data sheet.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Work:
     def of_samples(
         self, lengths: np.ndarray, supervised: np.ndarray, tiles: np.ndarray, *, cached: bool = False
     ) -> np.ndarray:
-        """Return the FLOPs of each sample: the weights by which rows are dealt to processes."""
+        """Return the FLOPs of each sample, by which rows are distributed to processes."""
         return self.total(tiles=tiles, tokens=lengths, pairs=self._pairs(lengths), supervised=supervised, cached=cached)
 
     def _pairs(self, lengths: np.ndarray) -> np.ndarray:
@@ -259,7 +260,7 @@ def traffic(sizes: ModelSizes, setup: StageSetup, load: Load) -> float:
 
 
 def this_cpu(sizes: ModelSizes, *, bf16: bool) -> Device:
-    """Measure this CPU in a moment: a product about as wide as the model's, and a pass over 16 MB."""
+    """Measure this CPU: a matrix multiplication about as wide as the model's, and a pass over 16 MB."""
     dtype = torch.bfloat16 if bf16 else torch.float32
     width, inner = min(sizes.language.width, 1024), min(sizes.language.inner, 3072)
     left, right = torch.ones(256, width, dtype=dtype), torch.ones(width, inner, dtype=dtype)

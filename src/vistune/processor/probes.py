@@ -1,4 +1,4 @@
-"""Conversations that show at start-up whether a template and a tokenizer fit."""
+"""Test conversations that show before training whether a template fits a tokenizer."""
 
 from __future__ import annotations
 

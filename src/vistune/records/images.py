@@ -1,4 +1,4 @@
-"""Find the file of an image name: one rule for training data, questions, tables and annotated images.
+"""Find the file of an image name, by the same rule for training data, questions, tables and annotated images.
 
 name -> file inside one of the image folders; files elsewhere are refused
 

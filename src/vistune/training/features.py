@@ -156,9 +156,12 @@ def features_of(
 ) -> Features | None:
     """Return a stage's images as features, computed if they are not cached; None if the stage reads pixels.
 
-    Each process computes a part of the missing features; all decide together, though their disks may differ. Raises
-    RecipeError if features are asked for but the disk has no room, Stopped if the run is asked to stop meanwhile: what
-    is cached stays.
+    Each process computes a part of the missing features. All processes make the same decision, although their disks may
+    differ.
+
+    Raises:
+        RecipeError: The recipe asks for cached features, but the disk has no room.
+        Stopped: The run is asked to stop meanwhile; features that are cached stay in the cache.
     """
     stage, setting = planned.stage, planned.stage.cache_features
     if setting == "off" or "vision" in stage.learn or planned.stream is not None:

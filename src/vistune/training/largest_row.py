@@ -62,7 +62,7 @@ def try_largest_row(training: StageTraining, model: Model, *, on_message: OnMess
 
 
 def _report(trainer: Trainer, model: Model, setup: StageSetup, size: RowSize, peak: float) -> str:
-    """The measured peak, the optimizer's state added, next to the forecast."""
+    """Format the measured peak, with the optimizer's state added, next to the forecast."""
     row = f"the largest row ({size.tokens:,} tokens, {size.tiles} tiles, {size.supervised:,} supervised) takes "
     try:
         towers = [tower.tower.config for tower in trainer.model.vision.towers]
@@ -125,8 +125,9 @@ def resident_peak(device: str) -> Iterator[list[float]]:
 
 
 def compare_with_resident(peak: float, resident: float) -> str:
-    """Format the resident bytes of the process, with advice if they are more than 15 % above its tensors' and its own.
+    """Format the resident bytes of the process, with advice if they are high.
 
+    They are high if they exceed the bytes of the tensors and of the process without a model by more than 15 %.
     `resident`: 0 if it is not known.
     """
     if not resident:

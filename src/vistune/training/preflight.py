@@ -78,7 +78,7 @@ def check_recipe(recipe: Recipe, parent: ParentModel | None = None) -> Processor
 def dry_run(
     recipe: Recipe, parent: ParentModel | None = None, *, progress: Progress = no_progress
 ) -> list[DryRunStage]:
-    """Read, encode and plan like a run, and raise the same errors; train nothing. Of shards, only the first is read."""
+    """Read, encode and plan like a run, and raise the same errors; train nothing. Only the first shard is read."""
     refuse_adapted(recipe, parent)
     processor = recipe_processor(recipe, parent)
     refuse_missing(recipe.track)

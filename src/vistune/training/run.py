@@ -51,7 +51,7 @@ from vistune.types import Reject
 
 
 class Run:
-    """A run folder and the model trained in it; of several processes of a `world`, only rank 0 writes."""
+    """A run folder and the model trained in it. If a `world` has several processes, only rank 0 writes."""
 
     def __init__(
         self,
@@ -357,7 +357,7 @@ class Run:
 
     @contextmanager
     def _recording_the_end(self) -> Iterator[None]:
-        """Write to run.json how the block ends; raise the cause of an error that another process caused."""
+        """Write to run.json how the block ends. If another process caused its error, raise that cause."""
         try:
             yield
         except Stopped as stop:

@@ -139,7 +139,7 @@ class StepLog:
     def _new_warnings(
         self, report: StepReport, validation: Mapping[str, float], checked: BlindCheck | None
     ) -> list[str]:
-        """Diagnose the step; each problem is reported once, and again after it had gone away."""
+        """Return the new problems of a step. A problem is reported once, and again if it went away and came back."""
         if not report.skip_reason:
             self.losses = [*self.losses[-HISTORY:], report.loss]
         checks = {

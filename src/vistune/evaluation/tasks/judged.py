@@ -124,7 +124,10 @@ def request_of(prompt: str, question: Question, reply: str) -> str:
 
 
 def again(body: Body, attempt: int) -> Body:
-    """Return the request after a reply without a grade: plainer, and warmer by 0.5 each time from the third on."""
+    """Return the request to send after a reply without a grade.
+
+    It is plainer than the first one. From the third attempt on, the temperature rises by 0.5 each time.
+    """
     [message] = body["messages"]
     warmer = {"temperature": 0.5 * (attempt - 1)}
     return {**body, **warmer, "messages": [{**message, "content": message["content"] + AGAIN}]}

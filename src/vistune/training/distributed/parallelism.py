@@ -42,7 +42,7 @@ class ModelWithLoss(nn.Module):
 
 
 def choose_parallelism(recipe: Recipe, stage: Stage, model: VisionLanguageModel, world: World) -> Parallelism:
-    """Choose how the processes keep a stage's model. Raises RecipeError if the recipe asks for the impossible."""
+    """Choose how the processes keep a stage's model. Raises RecipeError if the recipe's choice is not possible."""
     if world.size == 1:
         if recipe.parallel == "fsdp":
             raise RecipeError(
@@ -106,7 +106,7 @@ def layers_of(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def gradient_sync(model: nn.Module, *, last: bool) -> AbstractContextManager[object]:
-    """Wrap one row of a step: DDP exchanges gradients once, after the last row; FSDP2 shards them after each."""
+    """Wrap the computation of one row: DDP exchanges gradients only after a step's last row, FSDP2 after every row."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) and not last else nullcontext()
 
 

@@ -160,7 +160,7 @@ def culprit(signs: Sequence[SignOfLife], own: SignOfLife, *, now: float, limit: 
 
 
 def _describe(sign: SignOfLife, what: str, steps: int) -> str:
-    """`steps`: of the reporting process, which may know more than the last sign of the other one."""
+    """Describe a process. `steps` are those of the reporting process, which may be newer than the last sign."""
     return f"rank {sign.rank} {what}; steps done: {max(sign.steps, steps)}"
 
 
