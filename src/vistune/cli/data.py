@@ -164,7 +164,7 @@ def _recipe_sources(recipe: Recipe | None, images: list[Path] | None) -> list[Da
     if recipe is None or images:
         raise RecipeError("check needs data", "name data files or folders, or a --recipe that names them")
     if not (listed := _listed(recipe)):
-        raise RecipeError(f"check: the recipe {recipe.name} names no data files", "name them before --recipe")
+        raise RecipeError(f"check: the recipe {recipe.name} names no data files", "name data files before --recipe")
     return listed
 
 

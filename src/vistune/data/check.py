@@ -94,7 +94,10 @@ def check(
         RecipeError: `images` is false, but an anyres model needs the images' sizes.
     """
     if processor is not None and processor.spec.image_mode == "anyres" and not images:
-        raise RecipeError("the tokens of an anyres model depend on the sizes of the images", "check with the images")
+        raise RecipeError(
+            "the tokens of an anyres model depend on the sizes of the images",
+            "check with the images, without --no-images",
+        )
     faults: list[Reject] = []
     skipped = Counter[str]()
     files: list[Index] = []

@@ -136,7 +136,7 @@ class AnswerFile:
             raise RecipeError(
                 f"{self.path}: contains answers, but {file.name} with their settings is missing: an older vistune "
                 "wrote them, or the file was lost",
-                "add --again to answer anew in their place, or keep them and name another --out",
+                "add --again to replace these answers, or name another --out to keep them",
             )
         before = read_json(file) if file.is_file() else None
         if before is not None and (changed := differences(before, _without_new_conditions(settings, before))):

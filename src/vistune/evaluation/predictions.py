@@ -213,7 +213,7 @@ def join_predictions(
         if question_id is None:
             raise DataError(
                 f"{prediction.location}:question_id: {name!r} is not in the data",
-                "score against the complete data, of the version from which the questions were asked",
+                "use the complete data of the version whose questions you asked",
             )
         repeated += question_id in by_id
         by_id[question_id] = prediction

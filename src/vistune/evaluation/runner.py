@@ -218,7 +218,7 @@ def read_letters(processor: Processor) -> LetterTokens:
     before = len(list(takewhile(lambda column: len(set(column)) == 1, zip(*replies, strict=False))))
     ids = {letter: reply[before] for letter, reply in zip(LETTERS, replies, strict=True)}
     if len(set(ids.values())) < len(LETTERS):
-        raise RecipeError("--letters: this tokenizer writes a letter as several tokens", "leave --letters out")
+        raise RecipeError("--letters: this tokenizer writes a letter as several tokens", "remove --letters")
     return LetterTokens(tuple(replies[0][:before]), ids)
 
 

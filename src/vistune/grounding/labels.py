@@ -53,7 +53,7 @@ def _label(path: Path, label: object) -> str:
 
 def _entry(location: str, label: str, value: object) -> Entry:
     if not isinstance(value, dict):
-        raise DataError(f"{location}: expected fields", f"choose from {', '.join(FIELDS)}")
+        raise DataError(f"{location}: expected the fields of a label", f"choose from {', '.join(FIELDS)}")
     for name, content in value.items():
         if name not in FIELDS:
             raise DataError(f"{location}.{name}: unknown field", guess(str(name), FIELDS))

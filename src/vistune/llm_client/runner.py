@@ -295,7 +295,7 @@ class RequestRunner:
         await self.budget.settle(worst, dollars)
         if before and completion.model and completion.model != before and not self.allow_drift:
             error = RecipeError(
-                f"the service now answers as {completion.model!r}, before as {before!r}",
+                f"the service now answers with the model {completion.model!r}; earlier answers are from {before!r}",
                 "name the exact version with --model, or --allow-drift",
             )
             self.stop(error)

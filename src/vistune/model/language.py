@@ -130,7 +130,7 @@ def load_language(source: str, dtype: torch.dtype, quantize: int | None = None, 
     if faults:
         raise CheckpointError(
             f"language model {source}: tensors missing or of another shape: {some(faults)}",
-            "the folder's config and weights do not fit: name a complete model",
+            "name a complete model, whose config and weights belong together",
         )
     return model if meta else ready(model, source)
 
@@ -141,7 +141,8 @@ def ready(language: nn.Module, source: str) -> nn.Module:
     if not is_packed(language):
         log.warning(
             "language model %s runs unpacked: %s. It reads one document after another by transformers' own attention: "
-            "steps of many short samples take longer, answers are not computed in parallel, and prompts share nothing",
+            "steps with many short samples take longer, answers are not computed in parallel, and prompts "
+            "share no prefix",
             source,
             language_traits(unwrap(language).config).unpacked,
         )

@@ -281,7 +281,7 @@ def fused_spec(model: Model, specs: Sequence[Spec]) -> Spec:
     for key, value in refused.items():
         if getattr(model, key) == value:
             raise RecipeError(
-                f"model.{key}={value}: two fused towers cannot do this", f"remove {key}, or name one tower"
+                f"model.{key}={value}: not possible with two fused towers", f"remove {key}, or name one tower"
             )
     side = max(spec.image_side for spec in specs)
     return replace(

@@ -250,7 +250,10 @@ def read_spec_file(path: Path) -> Spec:
         fields["towers"] = tuple(TowerInput(**tower) for tower in fields.get("towers", ()))
         return Spec(**fields)
     except TypeError as error:
-        raise DataError(f"{path}: not a vistune spec: {error}", f"keys seen: {json.dumps(sorted(tree))}") from None
+        raise DataError(
+            f"{path}: not a vistune spec: {error}; its keys are {json.dumps(sorted(tree))}",
+            "use a folder that vistune wrote",
+        ) from None
 
 
 def _tuples(value: Any) -> Any:

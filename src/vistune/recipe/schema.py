@@ -452,15 +452,18 @@ class Recipe(Strict):
             raise ValueError(f"two stages share a name: {', '.join(names)}")
         measured = self.validation.stages or () if self.validation is not None else ()
         if unknown := [name for name in measured if name not in names]:
-            raise ValueError(f"validation.stages: {unknown[0]!r} is no stage; there are {', '.join(names)}")
+            raise ValueError(f"validation.stages: {unknown[0]!r} is not a stage; there are {', '.join(names)}")
         if any(stage.quantize is not None for stage in self.stages[:-1]):
             raise ValueError("`quantize` is for the last stage: adapters cannot be merged into a quantised base")
         if self.model.image_mode == "anyres" and (own := [stage.name for stage in self.stages if stage.image_mode]):
-            raise ValueError(f"stage {own[0]} has an `image_mode` of its own, which an anyres model cannot: remove it")
+            raise ValueError(
+                f"the model is anyres, so stage {own[0]} cannot have another `image_mode`: remove it there"
+            )
         changed = [stage.name for stage in self.stages[:-1] if {"language", "adapters"} & set(stage.learn)]
         if self.stages[-1].quantize is not None and changed:
             raise ValueError(
-                f"`quantize` reads the language model anew, but stage {changed[0]} changes it: "
-                "finish that run, and name its model's language folder in a run of its own"
+                f"`quantize` loads the original language model, but stage {changed[0]} trains it: "
+                "first finish a run without the last stage, then name its language folder as `model.language` "
+                "of a second run"
             )
         return self

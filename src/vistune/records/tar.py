@@ -72,7 +72,7 @@ def _record_of(sample: _Sample, location: str) -> dict[str, Any]:
         listed = named if isinstance(named, list) else [named]
         members = [_member(sample, image, location, key) for image in listed]
         if left := [member for member in sample.images if member not in members]:
-            hint = f"name it in `{key}`, or leave it out of the shard"
+            hint = f"name it in `{key}`, or remove it from the shard"
             raise RecordError(location, key, f"the image {left[0]!r} is in the shard but not named", hint)
     return row | {"images": [{"bytes": sample.images[member], "path": member} for member in members]}
 

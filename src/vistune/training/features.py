@@ -181,7 +181,8 @@ def features_of(
     if setting == "auto" and world.any(least > free * MOST_OF_THE_DISK):
         if world.is_first:
             on_message(
-                f"stage {stage.name}: features of {len(paths):,} images are not cached, {free / 1e9:.2f} GB are free"
+                f"stage {stage.name}: features of {len(paths):,} images are not cached, because they would take more "
+                f"than half of the free disk space ({free / 1e9:.2f} GB)"
             )
         return None
     missing = _missing(cache, paths, progress, stopping)
