@@ -516,7 +516,7 @@ def export(
     base: str | None = None,
     **options: Unpack[LoadOptions],
 ) -> list[ParityRow]:
-    """Write a model as other tools load it, load it back and compare; return the parity table.
+    """Write a model in a layout of other tools, load the result, and compare both; return the parity table.
 
     Args:
         options: `dtype` is by default the precision in which the language model is stored. `quantize` raises an error

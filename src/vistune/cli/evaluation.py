@@ -326,7 +326,7 @@ def score(
 
 
 def print_score(result: ScoreResult) -> None:
-    """Print the figures, by both parse rules if they differ; then what was missing or not parsed, with examples."""
+    """Print the figures, by both parse rules if they differ, and examples of missing and unparsed replies."""
     scored, other = result.scored, result.other
     titles = [result.rule, *(["lenient" if result.rule == "official" else "official"] if other is not None else [])]
     table = Table("", *titles, title=f"{result.task}, {scored.count} questions")

@@ -47,7 +47,7 @@ class CheckReport:
         kinds: Samples by kind.
         tokens: Smallest, median and largest sample, image slots included; zeros without a processor.
         learnt_tokens: Number of supervised tokens.
-        warnings: Counts of values filled in while reading, and of notes by reason.
+        warnings: Counts of missing values that were filled in, and of notes by reason.
         faults: Faults that stop training, each with its location.
         notes: Possible mistakes, each with its location.
         missing: Missing images by folder, for the folders with the most.

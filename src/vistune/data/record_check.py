@@ -71,7 +71,7 @@ class IndexEntry:
 
 @dataclass(slots=True)
 class RecordChecker:
-    """Checks the records of one file. `warnings` counts values filled in while reading, `unread` unread fields."""
+    """Checks the records of one file. `warnings` counts missing values that were filled in, `unread` unread fields."""
 
     folders: ImageFolders
     processor: Processor | None

@@ -151,7 +151,7 @@ def _text_field(record: Mapping[str, object], location: str, texts: Sequence[str
 
 
 def other_texts(prediction: Prediction) -> list[str]:
-    """Return the fields with another reply than the scored one, except `answer`, often the right answer."""
+    """Return the fields with another reply than the scored one, except `answer`, which often is the right answer."""
     given = {name: prediction.fields.get(name) for name in TEXTS if name != "answer"}
     return [name for name, text in given.items() if isinstance(text, str) and text != prediction.text]
 

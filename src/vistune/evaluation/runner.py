@@ -283,7 +283,7 @@ def _shown(part: str | ImageRef, location: str) -> str | dict[str, str | int]:
 
 
 def fingerprint(folder: Path) -> str:
-    """Return a hash that identifies a model: of its manifest, else of its configs and parts of its weight files."""
+    """Return a hash of a model: that of its manifest, or else of its configs and parts of its weight files."""
     digest = hashlib.sha256()
     if (folder / "manifest.json").is_file():
         digest.update((folder / "manifest.json").read_bytes())

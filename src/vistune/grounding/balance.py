@@ -219,7 +219,7 @@ def _existence_of(label: str) -> Content:
 
 
 def _keys(content: Content) -> Iterator[Key]:
-    """Yield what a guesser may learn from: the pair of labels, each label at its position, the form."""
+    """Yield the keys that may help a guesser: the pair of labels, each label at its position, the form."""
     if len(content.names) > 1:
         yield (content.form, *content.names)
     for position, name in enumerate(content.names):
@@ -228,7 +228,7 @@ def _keys(content: Content) -> Iterator[Key]:
 
 
 def _is_strict(key: Key) -> bool:
-    """Return whether even a single question must be balanced; "is there" can always be, with another image."""
+    """Return whether a key must be balanced even if it has a single question: "is there" about one label."""
     return key[0] == "existence_seen" and key[1:2] == (0,)
 
 

@@ -123,7 +123,7 @@ def inspect_parent(origin: Origin, out: Path) -> ParentModel:
 
 
 def _outside(origin: Origin) -> dict[str, Any]:
-    """Files outside the model's folder."""
+    """Return the settings that only folders of other layouts need."""
     return {"base": origin.base, "vision": origin.vision, "template": origin.template}
 
 

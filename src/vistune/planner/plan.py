@@ -300,7 +300,7 @@ class _StagePlanner:
     def _alternatives(
         self, stage: Stage, setup: StageSetup, row: RowSize, *, language_in_bf16: bool
     ) -> tuple[Alternative, ...]:
-        """Memory of the same rows with all weights trained, and with adapters on full and quantised weights."""
+        """Return the memory of the rows with all weights trained, and with adapters on full and quantised weights."""
         from vistune.planner.memory import memory
 
         others = tuple(part for part in setup.bf16_parts if part != "language")

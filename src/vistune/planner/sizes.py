@@ -264,7 +264,7 @@ def largest_row(planned: PlannedStage) -> tuple[int, int]:
 
 
 def _largest(rows: np.ndarray) -> int:
-    """Index of a row that is long and has many supervised tokens."""
+    """Return the index of a row that is long and has many supervised tokens."""
     tokens, supervised, _ = rows.max(axis=0)
     return int((rows[:, 0] / tokens + rows[:, 1] / max(supervised, 1)).argmax())
 
@@ -276,7 +276,7 @@ def samples_in_order(planned: PlannedStage) -> np.ndarray:
 
 
 def _row_sizes(planned: PlannedStage) -> np.ndarray:
-    """(rows, 3): tokens, supervised tokens and tiles of each row of all steps."""
+    """Return (rows, 3): tokens, supervised tokens and tiles of each row of all steps."""
     ends = np.cumsum([len(row) for row in chain.from_iterable(planned.plan.steps)])
     begins = np.concatenate([[0], ends[:-1]])
     samples = samples_in_order(planned)

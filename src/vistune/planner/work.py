@@ -104,7 +104,7 @@ class Work:
 
 
 def products(*, backward: bool, trainable: bool, recomputed: bool = False) -> int:
-    """Count the products of a weight per token: forward, `backward` into its inputs, into itself, forward again."""
+    """Count the multiplications of a weight per token: forward, `backward` for inputs, for itself, forward again."""
     return 1 + backward + trainable + recomputed
 
 
@@ -135,7 +135,7 @@ def work_of_model(model: VisionLanguageModel) -> Work:
 
 
 def _of_weights(module: nn.Module, *, backward: bool, without: nn.Module | None = None, experts: int = 1) -> float:
-    """FLOPs per token of a module's matrix products; `experts`: how many of a layer's experts a token visits."""
+    """Return the FLOPs per token of a module's matrices; `experts`: how many of a layer's experts a token visits."""
     total = 0.0
     for part in module.modules():
         if part is without:
@@ -195,7 +195,10 @@ def flops_of(sizes: ModelSizes, setup: StageSetup, load: Load) -> float:
 
 
 def _muon_flops(sizes: ModelSizes, setup: StageSetup) -> float:
-    """FLOPs of one update: for each m x n matrix (m <= n) five rounds of x x', its square, and their product with x."""
+    """Return the FLOPs of an update.
+
+    For each m x n matrix (m <= n), these are five rounds of x x', its square, and their product with x.
+    """
 
     def of(m: int, n: int) -> float:
         return 5 * (4 * m * m * n + 2 * m**3)
@@ -273,7 +276,7 @@ def this_cpu(sizes: ModelSizes, *, bf16: bool) -> Device:
 
 
 def _fastest_call(call: Callable[[], object]) -> float:
-    """Seconds of the fastest of all calls within MEASURING seconds."""
+    """Return the seconds of the fastest call within MEASURING seconds."""
     call()
     best, end = float("inf"), time.perf_counter() + MEASURING
     while (start := time.perf_counter()) < end:
@@ -288,8 +291,8 @@ _fastest: dict[tuple[str, torch.dtype, str], float] = {}  # FLOP/s that this pro
 def matmul_peak(device: str, dtype: torch.dtype, precision: str = "fp32") -> float:
     """Measure the FLOP/s of a large product on this device: the fastest so far, as other work may hold a core.
 
-    The sides double until a product takes long enough. `precision`: a stage's; tf32 multiplies fp32 several times as
-    fast.
+    The sides double until a product takes long enough. `precision`: the stage's, because tf32 multiplies fp32 several
+    times as fast.
     """
     kind = device.split(":")[0]
     wait: Callable[[], object] = torch.cuda.synchronize if kind == "cuda" else lambda: None

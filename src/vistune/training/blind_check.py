@@ -139,7 +139,7 @@ def forms(sample: Sample, wrong: Mapping[str, ImageRef]) -> Iterator[Sample]:
 def _token_losses(
     planned: PlannedStage, trainer: Trainer, pixels: PixelReader, samples: Sequence[Sample]
 ) -> list[np.ndarray | None]:
-    """The losses of each sample's supervised tokens; None for a sample that cannot be read any more."""
+    """Return the losses of each sample's supervised tokens; None for a sample that cannot be read any more."""
     processor = planned.processor
     losses: list[np.ndarray | None] = [None] * len(samples)
     lengths = [_length(processor, sample) for sample in samples]
@@ -158,7 +158,7 @@ def _token_losses(
 
 
 def _length(processor: Processor, sample: Sample) -> int:
-    """A sample's tokens; 0 if it cannot be encoded."""
+    """Return a sample's number of tokens; 0 if it cannot be encoded."""
     try:
         return processor.length(sample)
     except DataError as error:

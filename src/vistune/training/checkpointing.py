@@ -167,7 +167,7 @@ def load_state(folder: Path, optimizer: Optimizer, *, plan: StagePlan) -> Cursor
 
 
 def _fits(states: Sequence[State], optimizer: Optimizer) -> bool:
-    """Whether the states have the number and shapes of the optimizer's parameters."""
+    """Return whether the states have the number and shapes of the optimizer's parameters."""
     parameters = optimizer.parameters()
     return len(states) == len(parameters) and all(
         index < len(trainable) and all(value.shape in (trainable[index].shape, ()) for value in entry.values())

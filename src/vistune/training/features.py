@@ -212,7 +212,7 @@ def features_of(
 
 
 def _missing(cache: Features, paths: Sequence[Path], progress: Progress, stopping: ShouldStop) -> list[Path]:
-    """A file of each image whose features are not cached; not all of them if a stop is asked for."""
+    """Return a file for each image whose features are not cached. If a stop is requested, some may be missing."""
     unread = [path for path in paths if not cache.is_unchanged(path)]
     with progress("read images", len(unread)) if unread else no_progress("", 0) as advance:
         for path in unread:
@@ -270,7 +270,7 @@ class _FrozenTower:
         return cache
 
     def _config(self) -> list[tuple[str, object]]:
-        """The tower's settings that its weights do not show: activation, heads, the norms' epsilon."""
+        """Return the tower's settings that its weights do not show: activation, heads, the norms' epsilon."""
         about_the_file = ("architectures", "dtype", "transformers_version")
         return [
             (key, value)

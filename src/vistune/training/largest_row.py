@@ -78,7 +78,7 @@ def _report(trainer: Trainer, model: Model, setup: StageSetup, size: RowSize, pe
 def _read_largest_row(
     trainer: Trainer, planned: PlannedStage, on_message: OnMessage, stopping: ShouldStop
 ) -> tuple[int, Batch, RowSize] | None:
-    """(step, batch, size) of the stage's largest row; None if there is nothing to try."""
+    """Return (step, batch, size) of the stage's largest row; None if there is nothing to try."""
     world = trainer.world
     scratch = nullcontext(Path()) if planned.stream is None else scratch_folder(user_cache() / "shards")
     with scratch as folder, Background(1, "first shard") as thread:

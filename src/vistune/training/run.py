@@ -132,7 +132,7 @@ class Run:
             self.metrics.settle()
 
     def _resume_point(self, resume: bool) -> ResumePoint | None:
-        """Where the newest complete checkpoint ends; None for a new run. Raises RecipeError if the recipe differs."""
+        """Return the position of the newest complete checkpoint; None for a new run. Raises if the recipe differs."""
         folder = None
         if resume:
             folder = newest_whole(self.out, warn=self.world.is_first)
@@ -174,7 +174,7 @@ class Run:
         write_jsonl(self.out / "rejects.jsonl", ({"id": r.id, "reason": r.reason, "detail": r.detail} for r in rejects))
 
     def _first_model(self, stages: Sequence[PlannedStage], point: ResumePoint | None) -> VisionLanguageModel:
-        """The model to train; metrics written after its checkpoint are removed."""
+        """Return the model to train; metrics written after its checkpoint are removed."""
         if self.world.is_first:
             earlier = 0 if point is None else sum(len(each.plan.steps) for each in stages[: point.stage]) + point.step
             self.metrics.cut(earlier)

@@ -193,7 +193,7 @@ def compiled(
 
 
 def _layers(model: VisionLanguageModel) -> Iterator[nn.Module]:
-    """The layers of both stacks, except the language model's last one and those of a quantised model.
+    """Return the layers of both stacks, except the language model's last one and those of a quantised model.
 
     The last layer's MLP gets fewer tokens by hooks (`last_mlp_at`), and torch shares one graph among all layers without
     checking their hooks. A quantised model multiplies in kernels that no compiler sees into.

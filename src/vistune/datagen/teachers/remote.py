@@ -32,7 +32,7 @@ class RequestOutcome:
 
 
 def check_answer(request: Request, answer: RequestResult) -> CheckedReply:
-    """Check the reply of an answer, or return why the answer has none."""
+    """Check the reply in a service's answer. If there is no reply, return the reason."""
     completion = answer.completion
     if completion.text is None:
         detail = completion.detail or "the service's answer has no usable text"
@@ -131,7 +131,7 @@ async def ask_in_batches(
 
 
 def _batch_outcome(request: Request, key: str, asker: RequestRunner, *, is_last: bool) -> RequestOutcome | None:
-    """Return the outcome of a request after a batch; None if it is asked once more."""
+    """Return the outcome of a request after a batch; None if the request is sent again."""
     if key not in asker.ledger.replies:
         return RequestOutcome(None, (CheckFailure("refused_by_service", asker.ledger.refused.get(key, "")),))
     failures = check_answer(request, asker.answer_at(asker.ledger.replies[key])).failures

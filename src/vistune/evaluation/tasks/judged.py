@@ -192,7 +192,7 @@ def _rounded(value: float) -> float:
 
 
 class LlavaBench(JudgedBenchmark):
-    """The judge of the publication, gpt-4-0314, is retired; figures of other judges are not comparable with its."""
+    """The judge of the publication, gpt-4-0314, is retired; figures of other judges are not comparable."""
 
     facts = Facts(
         about="60 open questions on 24 images, rated by a judge against GPT-4's answers",

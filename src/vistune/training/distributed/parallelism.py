@@ -152,7 +152,7 @@ def shard_states(states: Sequence[State], parameters: Sequence[Sequence[nn.Param
 
 
 def _map_state(state: State, change: Callable[[int, object], object]) -> State:
-    """An optimizer's state with every value of every parameter changed; `change` gets the parameter's index too."""
+    """Change every value in an optimizer's state. `change` gets the value and the index of its parameter."""
     return {
         "state": {
             index: {key: change(index, value) for key, value in entry.items()}

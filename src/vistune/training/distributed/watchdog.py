@@ -205,7 +205,7 @@ class Watchdog:
                 self._end(reason)
 
     def _check(self) -> str | None:
-        """Why the run must end, if it must."""
+        """Return why the run must end; None if it need not."""
         now = time.time()
         if self.heartbeat.count != self.seen[0]:
             self.seen = (self.heartbeat.count, now)
