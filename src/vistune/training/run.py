@@ -132,7 +132,7 @@ class Run:
             self.metrics.settle()
 
     def _resume_point(self, resume: bool) -> ResumePoint | None:
-        """Return the position of the newest complete checkpoint; None for a new run. Raises if the recipe differs."""
+        """Return the newest complete checkpoint's position, or None. Raises RecipeError for another recipe."""
         folder = None
         if resume:
             folder = newest_whole(self.out, warn=self.world.is_first)
