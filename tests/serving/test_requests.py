@@ -240,7 +240,7 @@ def test_every_field_of_the_schema_has_words_for_what_it_must_be(kind: type[Chat
         ({"stream_options": {}}, "stream_options", "stream_options: only for streams; set stream to true"),
         ({"tools": [{"type": "function"}]}, "tools", "tools: not supported; leave it out"),
         ({"messages": [{"content": "hi"}]}, "messages[0].role", "missing; give system, developer, user or assistant"),
-        ({"messages": said(("tool", "x"))}, "messages[0].role", "put what the tool gave into a message of the user"),
+        ({"messages": said(("tool", "x"))}, "messages[0].role", "put the result of the tool into a message"),
         ({"messages": said(("user", None))}, "messages[0].content", "null; give text, or a list of"),
         ({"messages": said(("user", 5))}, "messages[0].content", "must be text, or a list of at most 256 parts; got"),
         ({"messages": said(("user", ["hi"]))}, "messages[0].content[0]", 'must be an object with a type: {"type": "te'),

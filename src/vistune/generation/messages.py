@@ -33,7 +33,7 @@ TEXT_FORM = 'send {"type": "text", "text": "..."}'
 IMAGE_FORM = 'send {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,..."}}'
 EACH_FRAME = "this model sees single images; for each frame"
 AS_TEXT = "send a file's text as text"
-RESULT_FORM = "no tools are called here; put what the tool gave into a message of the user"
+RESULT_FORM = "this server calls no tools; put the result of the tool into a message of the user"
 PARTS = {  # types of parts that other servers read -> what to do instead
     **dict.fromkeys(("input_text", "output_text"), TEXT_FORM),
     **dict.fromkeys(("image", "input_image", "image_file", "image_base64", "image_pil"), IMAGE_FORM),
@@ -67,8 +67,8 @@ EXPECTED = {  # a field's path -> what it must be
 }
 INSTEAD = {"messages[].role": ROLES, "messages[].content[].type": PARTS}
 MOVE_IMAGES = f"put each image into content: {IMAGE_FORM}"
-OWN_PART = f"put each image into a part of its own: {IMAGE_FORM}"
-OWN_TEXT = 'put the text into a part of its own: {"type": "text", "text": "..."}'
+OWN_PART = f"put each image into a separate part: {IMAGE_FORM}"
+OWN_TEXT = 'put the text into a separate part: {"type": "text", "text": "..."}'
 IMAGE_NAMES = ("image", "images", "image_url", "image_urls", "input_image", "image_file", "image_base64", "image_pil")
 REFUSED_IN_PARTS = {  # content that a part's type does not name -> what to do instead
     **dict.fromkeys(("text", "input_text", "output_text", "refusal"), OWN_TEXT),
@@ -137,7 +137,7 @@ class ChatMessage(Body):
     """A message whose fields have the right types. Only an assistant's content may be null or absent."""
 
     refused: ClassVar[Mapping[str, str]] = {
-        "tool_calls": "no tools are called here; send the assistant's text as its content",
+        "tool_calls": "this server calls no tools; send the assistant's text as its content",
         "function_call": "no functions are called here; send the assistant's text as its content",
         "audio": "send its transcript as text",
         **dict.fromkeys(IMAGE_NAMES, MOVE_IMAGES),

@@ -358,13 +358,13 @@ class RequestRunner:
         """Return the error of a run whose requests are all refused, with the service's message."""
         count = self.refusals.total()
         times = f"the first {count} requests" if count > 1 else "the request"
-        hint = _HINTS["context"] if about == "context" else "change what it names"
+        hint = _HINTS["context"] if about == "context" else "correct the setting that the message names"
         if name := next((name for name in self.own_fields if name in reason), ""):
             option = self.own_fields[name]
             hint = f"change or remove {name} in {option}" if option == "--extra-body" else f"change or remove {option}"
         return RecipeError(
             f"{self.client.base_url} refused {times} and answered none: {reason}",
-            f"{hint}, then run the same command again: refused requests are asked again",
+            f"{hint}, then run the same command again: refused requests are sent again",
         )
 
 
