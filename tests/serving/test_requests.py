@@ -238,7 +238,7 @@ def test_every_field_of_the_schema_has_words_for_what_it_must_be(kind: type[Chat
         ({"stop": [5]}, "stop[0]", "stop[0]: must be text of 1 to 256 characters; got a whole number"),
         ({"n": 2}, "n", "n: must be 1; for more answers send the request again"),
         ({"stream_options": {}}, "stream_options", "stream_options: only for streams; set stream to true"),
-        ({"tools": [{"type": "function"}]}, "tools", "tools: not supported; leave it out"),
+        ({"tools": [{"type": "function"}]}, "tools", "tools: not supported; remove it"),
         ({"messages": [{"content": "hi"}]}, "messages[0].role", "missing; give system, developer, user or assistant"),
         ({"messages": said(("tool", "x"))}, "messages[0].role", "put the result of the tool into a message"),
         ({"messages": said(("user", None))}, "messages[0].content", "null; give text, or a list of"),
@@ -259,7 +259,7 @@ def test_every_field_of_the_schema_has_words_for_what_it_must_be(kind: type[Chat
         (
             {"messages": said(("user", [{"type": "input_audio", "input_audio": {}}]))},
             "messages[0].content[0].type",
-            "'input_audio' is not supported; this model hears nothing",
+            "'input_audio' is not supported; this model does not read audio",
         ),
         (
             {"messages": said(("user", "hi"), images=["aGk="])},
@@ -290,8 +290,8 @@ UNREAD: dict[str, tuple[dict[str, Any], str]] = {
     "messages[0].content[0].image": ({"messages": said(("user", [{**TEXT, "image": IMAGE}]))}, IMAGE_FORM),
     "messages[0].content[1].images": ({"messages": said(("user", [TEXT, {**TEXT, "images": [IMAGE]}]))}, IMAGE_FORM),
     "messages[0].content[0].video": ({"messages": said(("user", [{**TEXT, "video": "a.mp4"}]))}, "for each frame"),
-    "messages[0].content[0].audio": ({"messages": said(("user", [{**TEXT, "audio": {"data": "x"}}]))}, "hears nothing"),
-    "messages[0].content[0].text": ({"messages": said(("user", [{**SEEN, "text": "What?"}]))}, "of its own"),
+    "messages[0].content[0].audio": ({"messages": said(("user", [{**TEXT, "audio": {"data": "x"}}]))}, "read audio"),
+    "messages[0].content[0].text": ({"messages": said(("user", [{**SEEN, "text": "What?"}]))}, "a separate part"),
     "messages[0].text": ({"messages": said(("user", [SEEN]), text="What?")}, "put the text into content"),
     "images": ({"images": [IMAGE]}, "put it into messages"),
     "image": ({"image": IMAGE}, "put it into messages"),

@@ -38,7 +38,7 @@ PARTS = {  # types of parts that other servers read -> what to do instead
     **dict.fromkeys(("input_text", "output_text"), TEXT_FORM),
     **dict.fromkeys(("image", "input_image", "image_file", "image_base64", "image_pil"), IMAGE_FORM),
     **dict.fromkeys(
-        ("input_audio", "audio", "audio_url", "output_audio"), "this model hears nothing; leave the part out"
+        ("input_audio", "audio", "audio_url", "output_audio"), "this model does not read audio; remove the part"
     ),
     **dict.fromkeys(("video_url", "video", "input_video"), f"{EACH_FRAME} {IMAGE_FORM}"),
     **dict.fromkeys(("file", "input_file", "file_url", "document"), f"{AS_TEXT}; for an image {IMAGE_FORM}"),
@@ -74,7 +74,7 @@ REFUSED_IN_PARTS = {  # content that a part's type does not name -> what to do i
     **dict.fromkeys(("text", "input_text", "output_text", "refusal"), OWN_TEXT),
     **dict.fromkeys(IMAGE_NAMES, OWN_PART),
     **dict.fromkeys(("video", "videos", "video_url", "input_video"), f"{EACH_FRAME} {IMAGE_FORM}"),
-    **dict.fromkeys(("audio", "audios", "audio_url", "input_audio"), "this model hears nothing; leave it out"),
+    **dict.fromkeys(("audio", "audios", "audio_url", "input_audio"), "this model does not read audio; remove it"),
     **dict.fromkeys(("file", "files", "input_file", "file_url", "document"), AS_TEXT),
 }
 

@@ -106,7 +106,7 @@ class ChatRequest(Body):
     https://platform.openai.com/docs/api-reference/chat/create
     """
 
-    refused: ClassVar[Mapping[str, str]] = {**dict.fromkeys(UNSUPPORTED, "leave it out"), **OUTSIDE_MESSAGES}
+    refused: ClassVar[Mapping[str, str]] = {**dict.fromkeys(UNSUPPORTED, "remove it"), **OUTSIDE_MESSAGES}
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = UNSUPPORTED
 
     model: str
