@@ -105,7 +105,7 @@ def test_adapters_of_the_model_begun_with_are_never_lost_under_a_quantised_stage
     torch.set_num_threads(1)
     origin = api.train(first, tmp_path / "first")
     recipe = going_on(first, origin, ALIGN, {**LORA, "quantize": 4})
-    with pytest.raises(RecipeError, match="the model of `from` has adapters"):
+    with pytest.raises(RecipeError, match="the model that `from` names has adapters"):
         api.train(recipe, tmp_path / "second")
     assert not (tmp_path / "second").exists()
 
